@@ -1,0 +1,2 @@
+//! The `tieline` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pumps messages between lines: serve, connect, bridge

@@ -1,0 +1,1 @@
+//! Framing without I/O: how a byte stream is cut into messages

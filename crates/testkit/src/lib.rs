@@ -1,0 +1,1 @@
+//! Fixtures and the conformance suite for tests

@@ -1,0 +1,1 @@
+//! Endpoints, connections and channels of messages

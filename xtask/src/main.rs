@@ -1,0 +1,2 @@
+//! The project's only script runner.
+fn main() {}
