@@ -1,1 +1,41 @@
-//! Framing without I/O: how a byte stream is cut into messages
+//! Protocol machines of tieline: bytes go in, messages come out.
+//!
+//! Nothing in this crate owns a socket, a clock, a random source or a runtime. Every machine takes
+//! what it needs as an argument, so that a test can drive it through any cut of the bytes and a
+//! fuzzer can reach every state.
+//!
+//! ```text
+//!   bytes as they come            Framing::decode            whole messages, or one Fault each
+//!   "{\"a\":1}\n{\"b\"" ─────▶ BytesMut ───────────▶ Frame::Message("{\"a\":1}")
+//!
+//!   messages                      Framing::encode            bytes for one vectored write
+//!   Bytes ─────────────────────────────────────────▶ WriteBuf
+//! ```
+//!
+//! # Example
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use tieline_proto::{Frame, Framing, Lines};
+//!
+//! let mut lines = Lines::default();
+//! let mut buffer = BytesMut::from(&b"{\"id\":1}\n{\"id\""[..]);
+//! assert_eq!(lines.decode(&mut buffer)?, Some(Frame::Message("{\"id\":1}".into())));
+//! assert_eq!(lines.decode(&mut buffer)?, None); // the rest is not whole yet
+//! # Ok::<(), tieline_proto::FrameError>(())
+//! ```
+
+mod byte_size;
+mod framing;
+pub mod json;
+mod write_buf;
+
+pub use byte_size::{ByteSize, ByteSizeError};
+pub use framing::{
+    Codec, ContentLength, EncodeError, Ending, Fault, Frame, FrameError, Framing, FramingKind,
+    Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, Truncated, UnknownFraming,
+};
+pub use write_buf::WriteBuf;
+
+/// The largest message that is taken or sent unless configured otherwise: 16 MiB.
+pub const DEFAULT_MAX_MESSAGE: ByteSize = ByteSize::mib(16);

@@ -1,0 +1,165 @@
+//! `Content-Length` header blocks, as the Language Server Protocol frames its messages
+//! (Language Server Protocol specification, "Base Protocol").
+
+use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr;
+
+use super::{
+    EncodeError, Ending, Frame, FrameError, Framing, Truncated, refuse_oversize, take_message,
+};
+use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
+
+/// The longest header block, its blank line included: 8 KiB.
+pub const MAX_HEADER_BLOCK: ByteSize = ByteSize::kib(8);
+
+/// A block of `Name: value` lines, each ended by CR LF, a blank line, and then as many bytes as
+/// `Content-Length` says.
+///
+/// The length stands there exactly once, in plain decimal digits. Other headers are allowed and
+/// ignored. Everything else ends the line, because the next message cannot be found.
+#[derive(Clone, Debug)]
+pub struct ContentLength {
+    max_message: ByteSize,
+    state: State,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// `line` is where the first header line not yet understood begins.
+    Header { line: usize, length: Option<u64> },
+    /// The header block is gone from the buffer; this much body follows.
+    Body { length: usize },
+}
+
+const START: State = State::Header { line: 0, length: None };
+
+impl ContentLength {
+    /// Bodies of at most `max_message`.
+    pub const fn new(max_message: ByteSize) -> Self {
+        Self { max_message, state: START }
+    }
+
+    /// Understands header lines one by one; the body's length and the header block's, once it ended.
+    fn header(&mut self, buffer: &BytesMut) -> Result<Option<(usize, usize)>, FrameError> {
+        let State::Header { line, length } = &mut self.state else {
+            return Ok(None);
+        };
+        let window = buffer.get(..MAX_HEADER_BLOCK.bytes()).unwrap_or(buffer);
+        loop {
+            let rest = window.get(*line..).unwrap_or_default();
+            let Some(end) = memchr(b'\n', rest) else {
+                refuse_nonsense(rest)?;
+                if window.len() == MAX_HEADER_BLOCK.bytes() {
+                    return Err(FrameError::HeaderBlockOversize);
+                }
+                return Ok(None);
+            };
+            *line += end + 1;
+            let text = rest.get(..end).unwrap_or_default();
+            let Some(text) = text.strip_suffix(b"\r") else {
+                return Err(FrameError::MalformedHeader);
+            };
+            if text.is_empty() {
+                let length = length.ok_or(FrameError::MissingContentLength)?;
+                let header = *line;
+                return Ok(Some((self.admit(length)?, header)));
+            }
+            if let Some(found) = content_length(text)?
+                && length.replace(found).is_some()
+            {
+                return Err(FrameError::DuplicateContentLength);
+            }
+        }
+    }
+
+    fn admit(&self, length: u64) -> Result<usize, FrameError> {
+        usize::try_from(length)
+            .ok()
+            .filter(|length| *length <= self.max_message.bytes())
+            .ok_or(FrameError::Oversize { length, limit: self.max_message })
+    }
+}
+
+impl Default for ContentLength {
+    fn default() -> Self {
+        Self::new(DEFAULT_MAX_MESSAGE)
+    }
+}
+
+impl Framing for ContentLength {
+    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+        if let Some((length, header)) = self.header(buffer)? {
+            buffer.advance(header);
+            self.state = State::Body { length };
+        }
+        match self.state {
+            State::Body { length } if buffer.len() >= length => {
+                self.state = START;
+                Ok(Some(Frame::Message(take_message(buffer, length))))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn finish(&mut self, buffer: &mut BytesMut) -> Ending {
+        let received = buffer.len();
+        let ending = match self.state {
+            State::Header { .. } if received == 0 => Ending::Clean,
+            State::Header { .. } => Ending::Truncated(Truncated { received, expected: None }),
+            State::Body { length } => {
+                Ending::Truncated(Truncated { received, expected: Some(length) })
+            }
+        };
+        buffer.clear();
+        self.state = START;
+        ending
+    }
+
+    fn encode(&self, message: &Bytes, out: &mut WriteBuf) -> Result<(), EncodeError> {
+        refuse_oversize(message.len(), self.max_message)?;
+        out.put_slice(format!("Content-Length: {}\r\n\r\n", message.len()).as_bytes());
+        out.put_bytes(message);
+        Ok(())
+    }
+
+    fn missing(&self, buffer: &BytesMut) -> usize {
+        match self.state {
+            State::Header { .. } => 0,
+            State::Body { length } => length.saturating_sub(buffer.len()),
+        }
+    }
+}
+
+/// The number, when this header line is a `Content-Length`.
+fn content_length(line: &[u8]) -> Result<Option<u64>, FrameError> {
+    let colon = memchr(b':', line).ok_or(FrameError::MalformedHeader)?;
+    let (name, value) = line.split_at(colon);
+    if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
+        return Err(FrameError::MalformedHeader);
+    }
+    if !name.eq_ignore_ascii_case(b"Content-Length") {
+        return Ok(None);
+    }
+    let digits = value.strip_prefix(b":").unwrap_or(value).trim_ascii();
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(FrameError::InvalidContentLength);
+    }
+    let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    number.map(Some).ok_or(FrameError::InvalidContentLength)
+}
+
+/// Ends the wait at once when the unfinished line can no longer become a header: a peer that sends
+/// plain JSON lines must not hang until it has sent a whole header block of them.
+fn refuse_nonsense(unfinished: &[u8]) -> Result<(), FrameError> {
+    let name = memchr(b':', unfinished).and_then(|colon| unfinished.get(..colon));
+    let is_blank_line_begun = unfinished == b"\r";
+    if is_blank_line_begun || name.unwrap_or(unfinished).iter().all(|b| is_token(*b)) {
+        return Ok(());
+    }
+    Err(FrameError::MalformedHeader)
+}
+
+/// The characters of a header's name (RFC 9110, section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}

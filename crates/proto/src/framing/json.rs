@@ -1,0 +1,70 @@
+//! A framing whose messages are JSON, for lines that must not carry anything else.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{EncodeError, Ending, Fault, Frame, FrameError, Framing, Truncated};
+use crate::WriteBuf;
+use crate::json::{self, Limits};
+
+/// How much of a bad message its [`Fault::NotJson`] shows.
+const HEAD: usize = 200;
+
+/// Another framing, with every message that arrives checked to be JSON within [`Limits`].
+///
+/// One that is not becomes a [`Fault::NotJson`], and the line goes on. On the way out, a message
+/// that the framing refuses for its raw newlines is checked and rewritten with spaces between its
+/// tokens, which is the same JSON: so bodies of one framing pass into lines of another, and one
+/// message can never become two.
+#[derive(Clone, Debug)]
+pub struct Json<F> {
+    framing: F,
+    limits: Limits,
+}
+
+impl<F: Framing> Json<F> {
+    /// Checks the messages of `framing` against `limits`.
+    pub const fn new(framing: F, limits: Limits) -> Self {
+        Self { framing, limits }
+    }
+}
+
+impl<F: Framing> Framing for Json<F> {
+    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+        let frame = self.framing.decode(buffer)?;
+        let Some(Frame::Message(message)) = frame else {
+            return Ok(frame);
+        };
+        Ok(Some(match json::check(&message, self.limits) {
+            Ok(()) => Frame::Message(message),
+            Err(error) => {
+                let length = message.len();
+                let head = Bytes::copy_from_slice(message.get(..HEAD).unwrap_or(&message));
+                Frame::Fault(Fault::NotJson { head, length, error })
+            }
+        }))
+    }
+
+    fn finish(&mut self, buffer: &mut BytesMut) -> Ending {
+        match self.framing.finish(buffer) {
+            // A last line that is not JSON was most likely cut off.
+            Ending::Unterminated(line) if json::check(&line, self.limits).is_err() => {
+                Ending::Truncated(Truncated { received: line.len(), expected: None })
+            }
+            ending => ending,
+        }
+    }
+
+    fn encode(&self, message: &Bytes, out: &mut WriteBuf) -> Result<(), EncodeError> {
+        match self.framing.encode(message, out) {
+            Err(EncodeError::RawNewline) => {
+                let line = json::to_one_line(message, self.limits).map_err(EncodeError::NotJson)?;
+                self.framing.encode(&line, out)
+            }
+            result => result,
+        }
+    }
+
+    fn missing(&self, buffer: &BytesMut) -> usize {
+        self.framing.missing(buffer)
+    }
+}

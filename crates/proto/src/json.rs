@@ -1,0 +1,414 @@
+//! Is it JSON, and within limits? One pass over the bytes that builds nothing (RFC 8259).
+
+use std::fmt;
+
+use bytes::Bytes;
+
+/// How much structure one message may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How deep arrays and objects may nest; at most 128, which is the default.
+    pub depth: u32,
+    /// How many object members it may have in all; 100,000 by default.
+    pub keys: u32,
+}
+
+/// The deepest nesting that can be allowed: one bit of a `u128` remembers each level.
+const MAX_DEPTH: u32 = u128::BITS;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { depth: MAX_DEPTH, keys: 100_000 }
+    }
+}
+
+/// Where and why bytes are not JSON within the limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JsonError {
+    /// The offset of the first byte that does not fit.
+    pub at: usize,
+    /// What is wrong there.
+    pub problem: Problem,
+}
+
+/// What is wrong with a JSON text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Problem {
+    /// Bytes that are not UTF-8.
+    NotUtf8,
+    /// A byte that the grammar does not allow here.
+    Unexpected(u8),
+    /// The text ends too early.
+    UnexpectedEnd,
+    /// Nested deeper than [`Limits::depth`].
+    TooDeep,
+    /// More object members than [`Limits::keys`].
+    TooManyKeys,
+}
+
+impl fmt::Display for JsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, problem } = self;
+        match problem {
+            Problem::NotUtf8 => write!(f, "invalid UTF-8 at byte {at}"),
+            Problem::Unexpected(byte) => {
+                write!(f, "unexpected `{}` at byte {at}", byte.escape_ascii())
+            }
+            Problem::UnexpectedEnd => write!(f, "it ends too early, at byte {at}"),
+            Problem::TooDeep => write!(f, "nested too deep at byte {at}"),
+            Problem::TooManyKeys => write!(f, "too many object members at byte {at}"),
+        }
+    }
+}
+
+impl std::error::Error for JsonError {}
+
+/// Checks that `text` is one JSON value within `limits`, white space around it allowed.
+///
+/// Takes time linear in the length and no memory.
+///
+/// # Errors
+/// The first place that does not fit.
+pub fn check(text: &[u8], limits: Limits) -> Result<(), JsonError> {
+    if let Err(error) = std::str::from_utf8(text) {
+        return Err(JsonError { at: error.valid_up_to(), problem: Problem::NotUtf8 });
+    }
+    Scanner { text, at: 0, limits, depth: 0, objects: 0, keys: 0 }.document()
+}
+
+/// The same JSON on one line: raw newlines, which can only stand between tokens, become spaces.
+///
+/// # Errors
+/// `text` is not JSON within `limits`.
+pub fn to_one_line(text: &[u8], limits: Limits) -> Result<Bytes, JsonError> {
+    check(text, limits)?;
+    let is_newline = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    Ok(text.iter().map(|byte| if is_newline(byte) { b' ' } else { *byte }).collect())
+}
+
+struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+    limits: Limits,
+    depth: u32,
+    /// One bit a level, the innermost lowest: set for an object, clear for an array.
+    objects: u128,
+    keys: u32,
+}
+
+impl Scanner<'_> {
+    /// A value, then either what its container wants next or the end: no recursion, so depth costs
+    /// nothing but a bit.
+    fn document(mut self) -> Result<(), JsonError> {
+        loop {
+            self.skip_space();
+            let opened = match self.peek() {
+                Some(b'{') => self.open(true)?,
+                Some(b'[') => self.open(false)?,
+                Some(b'"') => self.string().map(|()| false)?,
+                Some(b'-' | b'0'..=b'9') => self.number().map(|()| false)?,
+                Some(b't') => self.word(b"true").map(|()| false)?,
+                Some(b'f') => self.word(b"false").map(|()| false)?,
+                Some(b'n') => self.word(b"null").map(|()| false)?,
+                _ => return Err(self.unexpected()),
+            };
+            if opened {
+                continue;
+            }
+            if self.after_value()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Enters a container. True when a value comes next, false when it was empty and is closed.
+    fn open(&mut self, object: bool) -> Result<bool, JsonError> {
+        if self.depth >= self.limits.depth.min(MAX_DEPTH) {
+            return Err(self.error(Problem::TooDeep));
+        }
+        self.at += 1;
+        self.depth += 1;
+        self.objects = self.objects << 1 | u128::from(object);
+        self.skip_space();
+        let end = if object { b'}' } else { b']' };
+        if self.peek() == Some(end) {
+            self.close();
+            return Ok(false);
+        }
+        if object {
+            self.key()?;
+        }
+        Ok(true)
+    }
+
+    fn close(&mut self) {
+        self.at += 1;
+        self.depth -= 1;
+        self.objects >>= 1;
+    }
+
+    /// Behind a value: closes what ends here. True at the end of the document, false when another
+    /// value comes.
+    fn after_value(&mut self) -> Result<bool, JsonError> {
+        loop {
+            self.skip_space();
+            if self.depth == 0 {
+                return if self.peek().is_none() { Ok(true) } else { Err(self.unexpected()) };
+            }
+            let in_object = self.objects & 1 == 1;
+            match self.peek() {
+                Some(b',') => {
+                    self.at += 1;
+                    if in_object {
+                        self.skip_space();
+                        self.key()?;
+                    }
+                    return Ok(false);
+                }
+                Some(b'}') if in_object => self.close(),
+                Some(b']') if !in_object => self.close(),
+                _ => return Err(self.unexpected()),
+            }
+        }
+    }
+
+    fn key(&mut self) -> Result<(), JsonError> {
+        if self.keys >= self.limits.keys {
+            return Err(self.error(Problem::TooManyKeys));
+        }
+        self.keys += 1;
+        if self.peek() != Some(b'"') {
+            return Err(self.unexpected());
+        }
+        self.string()?;
+        self.skip_space();
+        if self.peek() != Some(b':') {
+            return Err(self.unexpected());
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn string(&mut self) -> Result<(), JsonError> {
+        self.at += 1;
+        loop {
+            let rest = self.text.get(self.at..).unwrap_or_default();
+            let plain = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f));
+            self.at += plain.unwrap_or(rest.len());
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => self.escape()?,
+                _ => return Err(self.unexpected()),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), JsonError> {
+        self.at += 1;
+        match self.peek() {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+            Some(b'u') => {
+                self.at += 1;
+                for _ in 0..4 {
+                    if !self.peek().is_some_and(|b| b.is_ascii_hexdigit()) {
+                        return Err(self.unexpected());
+                    }
+                    self.at += 1;
+                }
+            }
+            _ => return Err(self.unexpected()),
+        }
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), JsonError> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    /// One digit or more.
+    fn digits(&mut self) -> Result<(), JsonError> {
+        if !self.peek().is_some_and(|b| b.is_ascii_digit()) {
+            return Err(self.unexpected());
+        }
+        while self.peek().is_some_and(|b| b.is_ascii_digit()) {
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    fn word(&mut self, word: &[u8]) -> Result<(), JsonError> {
+        for expected in word {
+            if self.peek() != Some(*expected) {
+                return Err(self.unexpected());
+            }
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    fn skip_space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    fn unexpected(&self) -> JsonError {
+        self.error(self.peek().map_or(Problem::UnexpectedEnd, Problem::Unexpected))
+    }
+
+    fn error(&self, problem: Problem) -> JsonError {
+        JsonError { at: self.at, problem }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn problem(text: &[u8]) -> Problem {
+        check(text, Limits::default()).unwrap_err().problem
+    }
+
+    #[test]
+    fn what_the_grammar_allows_is_json() {
+        for text in [
+            "0",
+            "-0",
+            "1.5e+10",
+            "1E9",
+            "\"\"",
+            "\"\\u00e9\\n\\ud800\"",
+            "null",
+            "true",
+            "false",
+            "[]",
+            "{}",
+            " [ ] ",
+            "{\"a\":{\"b\":[1,2,{}]},\"c\":\"é\"}",
+            "[[[]],[]]",
+            "\r\n{\r\n}\r\n",
+        ] {
+            assert_eq!(check(text.as_bytes(), Limits::default()), Ok(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_it_does_not_allow_is_told_apart() {
+        assert_eq!(problem(b""), Problem::UnexpectedEnd);
+        assert_eq!(problem(b"{\"a\":1"), Problem::UnexpectedEnd);
+        assert_eq!(problem(b"\"a"), Problem::UnexpectedEnd);
+        assert_eq!(problem(b"01"), Problem::Unexpected(b'1'));
+        assert_eq!(problem(b"[1,]"), Problem::Unexpected(b']'));
+        assert_eq!(problem(b"{\"a\"}"), Problem::Unexpected(b'}'));
+        assert_eq!(problem(b"[1}"), Problem::Unexpected(b'}'));
+        assert_eq!(problem(b"{}{}"), Problem::Unexpected(b'{'));
+        assert_eq!(problem(b"nul"), Problem::UnexpectedEnd);
+        assert_eq!(problem(b"NaN"), Problem::Unexpected(b'N'));
+        assert_eq!(problem(b"\"a\nb\""), Problem::Unexpected(b'\n'));
+        assert_eq!(problem(b"\"\\x\""), Problem::Unexpected(b'x'));
+        assert_eq!(problem(b"\"\xff\""), Problem::NotUtf8);
+        assert_eq!(problem(b"{\"a\":1,}"), Problem::Unexpected(b'}'));
+    }
+
+    #[test]
+    fn limits_hold_at_the_edge() {
+        let limits = Limits { depth: 3, keys: 2 };
+        assert_eq!(check(b"[[[]]]", limits), Ok(()));
+        assert_eq!(check(b"[[[[]]]]", limits).unwrap_err().problem, Problem::TooDeep);
+        assert_eq!(check(br#"{"a":{"b":1}}"#, limits), Ok(()));
+        let error = check(br#"{"a":{"b":1},"c":2}"#, limits).unwrap_err();
+        assert_eq!(error.problem, Problem::TooManyKeys);
+        let deepest = [vec![b'['; 128], vec![b']'; 128]].concat();
+        assert_eq!(check(&deepest, Limits { depth: u32::MAX, keys: 0 }), Ok(()));
+        let deeper = [vec![b'['; 129], vec![b']'; 129]].concat();
+        let error = check(&deeper, Limits { depth: u32::MAX, keys: 0 }).unwrap_err();
+        assert_eq!(error, JsonError { at: 128, problem: Problem::TooDeep });
+    }
+
+    #[test]
+    fn a_million_levels_are_refused_without_a_stack() {
+        assert_eq!(problem(&vec![b'['; 1_000_000]), Problem::TooDeep);
+    }
+
+    #[test]
+    fn one_line_keeps_the_value() {
+        let pretty = b"{\r\n  \"a\": [\n1,\r2]\n}";
+        let line = to_one_line(pretty, Limits::default()).unwrap();
+        assert!(!line.contains(&b'\n') && !line.contains(&b'\r'));
+        let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&line), value(pretty));
+    }
+
+    /// JSON-ish text: mostly right, sometimes not.
+    fn almost_json() -> impl Strategy<Value = String> {
+        let token = proptest::sample::select(vec![
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "\"a\"",
+            "\"\\u12aF\"",
+            "\"\\u12\"",
+            "1",
+            "-",
+            "0",
+            ".5",
+            "e3",
+            "true",
+            "null",
+            " ",
+            "\n",
+            "\"",
+            "\\",
+            "é",
+            "x",
+        ]);
+        proptest::collection::vec(token, 0..12).prop_map(|tokens| tokens.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        /// The same verdict as serde_json, which has no opinion on our limits at this size.
+        #[test]
+        fn agrees_with_serde_json(text in almost_json()) {
+            let theirs = serde_json::from_str::<&serde_json::value::RawValue>(&text).is_ok();
+            prop_assert_eq!(check(text.as_bytes(), Limits::default()).is_ok(), theirs, "{}", text);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(text: Vec<u8>) {
+            let _ = check(&text, Limits::default());
+        }
+    }
+}
