@@ -1,2 +1,87 @@
-//! The project's only script runner.
-fn main() {}
+//! The project's only script runner: what people type and what CI runs are the same commands.
+//!
+//! Each subcommand is a module with its own help text; this file only tells them apart and turns
+//! their outcome into an exit status: 0, 1 for a failure, 2 for a wrong command line.
+
+mod bench;
+mod fixtures;
+mod needs;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+The project's script runner.
+
+Usage: cargo xtask <command> [options]
+
+Commands:
+  test   find (or install) what the tests need, then run all of them
+  bench  run the benchmarks and write bench/RESULTS.md
+  tidy   format, lints, docs and the project's own rules
+
+`cargo xtask <command> --help` says more.
+Exit status: 0 success, 1 failure, 2 wrong usage.";
+
+fn main() -> ExitCode {
+    match run(env::args_os().skip(1)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(why)) => {
+            eprintln!("xtask: {why}\n\n{HELP}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(why)) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
+    let args = args
+        .map(|arg| arg.into_string().map_err(|arg| usage(format!("{arg:?} is not UTF-8"))))
+        .collect::<Result<Vec<_>, _>>()?;
+    let Some((command, args)) = args.split_first() else {
+        return Err(usage("a command is missing"));
+    };
+    match command.as_str() {
+        "test" => test::run(args),
+        "bench" => bench::run(args),
+        "tidy" => tidy::run(args),
+        "help" | "--help" | "-h" => {
+            println!("{HELP}");
+            Ok(())
+        }
+        unknown => Err(usage(format!("there is no command {unknown:?}"))),
+    }
+}
+
+/// Why a command ended without success.
+#[derive(Debug)]
+enum Failure {
+    Usage(String),
+    Failed(String),
+}
+
+fn usage(why: impl Display) -> Failure {
+    Failure::Usage(why.to_string())
+}
+
+fn failed(why: impl Display) -> Failure {
+    Failure::Failed(why.to_string())
+}
+
+/// True where help is asked for; what stands behind `--` belongs to somebody else.
+fn wants_help(args: &[String]) -> bool {
+    args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--help" || arg == "-h")
+}
+
+/// True on a CI machine, where everything may be installed and everything is checked.
+fn is_ci() -> bool {
+    env::var_os("CI").is_some_and(|value| value == "true")
+}

@@ -1,0 +1,183 @@
+//! The programs the tests talk to that are no Debian packages: built from `fixtures/` once for each
+//! state of their sources, into a cache outside the checkout, and handed to the tests by
+//! environment variables.
+
+use std::collections::hash_map::DefaultHasher;
+use std::env;
+use std::fs::{self, File};
+use std::hash::Hasher;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::workspace::{Workspace, run_aside};
+use crate::{Failure, failed};
+
+/// A program, or a folder of them, that is built from a folder of `fixtures/`.
+pub(crate) struct Fixture {
+    name: &'static str,
+    /// The environment variable that tells the tests where it is.
+    pub(crate) variable: &'static str,
+    source: PathBuf,
+    /// Exists only when it is whole; named after a hash of the source, so a changed lock file or
+    /// script is built anew.
+    directory: PathBuf,
+    /// What the variable names, inside the directory.
+    product: &'static str,
+    build: Build,
+}
+
+/// Fills an empty folder from the sources. May keep what makes the next build faster in the cache.
+type Build = fn(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure>;
+
+/// All fixtures, built or not.
+pub(crate) fn all(workspace: &Workspace) -> Result<[Fixture; 2], Failure> {
+    Ok([
+        Fixture::new(workspace, "node", "TIELINE_NODE_FIXTURES", "", install_node)?,
+        Fixture::new(workspace, "xi-core", "TIELINE_XI_CORE", "bin/xi-core", install_xi_core)?,
+    ])
+}
+
+impl Fixture {
+    fn new(
+        workspace: &Workspace,
+        name: &'static str,
+        variable: &'static str,
+        product: &'static str,
+        build: Build,
+    ) -> Result<Self, Failure> {
+        let source = workspace.root().join("fixtures").join(name);
+        let key = hash(&source).map_err(|error| failed_at(&source, &error))?;
+        let directory = cache()?.join(format!("{name}-{key:016x}"));
+        Ok(Self { name, variable, source, directory, product, build })
+    }
+
+    /// The name people know it by.
+    pub(crate) fn source_folder(&self) -> String {
+        format!("fixtures/{}", self.name)
+    }
+
+    pub(crate) fn is_built(&self) -> bool {
+        self.directory.exists()
+    }
+
+    /// What the tests are told: the program, or the folder with the programs.
+    pub(crate) fn location(&self) -> PathBuf {
+        self.directory.join(self.product)
+    }
+
+    /// Builds beside the final place and renames, so that an interrupted build is never taken for a
+    /// whole one. Two runs at once build one after the other.
+    pub(crate) fn build(&self, workspace: &Workspace) -> Result<(), Failure> {
+        let partial = self.directory.with_extension("partial");
+        let io = |error: io::Error| failed_at(&partial, &error);
+
+        fs::create_dir_all(cache()?).map_err(io)?;
+        let lock = File::create(cache()?.join("lock")).map_err(io)?;
+        lock.lock().map_err(io)?;
+        if self.is_built() {
+            return Ok(());
+        }
+        remove_if_there(&partial).map_err(io)?;
+        fs::create_dir(&partial).map_err(io)?;
+        (self.build)(workspace, &self.source, &partial)?;
+        fs::rename(&partial, &self.directory).map_err(io)
+    }
+}
+
+/// The scripts and, from npm, what they need. No package's own install script is run.
+fn install_node(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure> {
+    for file in files(source).map_err(|error| failed_at(source, &error))? {
+        let to = into.join(file.file_name().unwrap_or_default());
+        fs::copy(&file, &to).map_err(|error| failed_at(&to, &error))?;
+    }
+    let quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+    run_aside(workspace.command("npm").arg("ci").args(quiet).current_dir(into))
+}
+
+fn install_xi_core(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure> {
+    run_aside(
+        workspace
+            .cargo()
+            .args(["install", "--debug", "--locked", "--no-track", "--path"])
+            .arg(source)
+            .arg("--root")
+            .arg(into)
+            // A changed main is then a matter of seconds.
+            .env("CARGO_TARGET_DIR", cache()?.join("xi-core-target")),
+    )
+}
+
+/// Deleting it at any time only costs time.
+fn cache() -> Result<PathBuf, Failure> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("XDG_CACHE_HOME")
+        .or_else(|| Some(variable("HOME")?.join(".cache")))
+        .map(|caches| caches.join("tieline"))
+        .ok_or_else(|| failed("no place for a cache: set HOME or XDG_CACHE_HOME"))
+}
+
+/// Of the names and contents of all files. Only compared on this machine, by this program.
+fn hash(source: &Path) -> io::Result<u64> {
+    let mut hasher = DefaultHasher::new();
+    for file in files(source)? {
+        let content = fs::read(&file)?;
+        hasher.write(file.strip_prefix(source).unwrap_or(&file).as_os_str().as_encoded_bytes());
+        hasher.write_usize(content.len());
+        hasher.write(&content);
+    }
+    Ok(hasher.finish())
+}
+
+/// The source files in a folder and below, sorted; what somebody built there by hand is none.
+fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.ends_with("target") || path.ends_with("node_modules") {
+            continue;
+        }
+        match path.is_dir() {
+            true => found.extend(files(&path)?),
+            false => found.push(path),
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn remove_if_there(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+fn failed_at(path: &Path, error: &io::Error) -> Failure {
+    failed(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_follows_names_and_contents_but_not_build_products() {
+        let source = env::temp_dir().join(format!("tieline-xtask-hash-{}", std::process::id()));
+        fs::create_dir_all(source.join("src")).unwrap();
+        fs::write(source.join("lock"), "1").unwrap();
+        let first = hash(&source).unwrap();
+
+        fs::write(source.join("lock"), "2").unwrap();
+        let other_content = hash(&source).unwrap();
+        assert_ne!(first, other_content);
+
+        fs::rename(source.join("lock"), source.join("src/lock")).unwrap();
+        assert_ne!(other_content, hash(&source).unwrap());
+
+        fs::rename(source.join("src/lock"), source.join("lock")).unwrap();
+        fs::create_dir(source.join("target")).unwrap();
+        fs::write(source.join("target/built"), "").unwrap();
+        assert_eq!(other_content, hash(&source).unwrap());
+        fs::remove_dir_all(&source).unwrap();
+    }
+}

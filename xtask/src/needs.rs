@@ -1,0 +1,195 @@
+//! What the tests need beyond Rust, what of it is missing, and how to get it.
+//!
+//! Programs are looked for as commands, not as packages: node may well come from elsewhere, and
+//! then Debian's must not be put beside it.
+
+use std::process::{Command, Stdio};
+
+use crate::fixtures::{self, Fixture};
+use crate::workspace::{Workspace, output, run_aside};
+use crate::{Failure, failed, is_ci};
+
+/// A command that must start.
+struct Program {
+    name: &'static str,
+    /// A command line that succeeds, and prints the version where a version is asked for.
+    check: &'static [&'static str],
+    /// The first number of the oldest version that will do.
+    oldest: Option<u32>,
+    from: Source,
+}
+
+enum Source {
+    Debian(&'static [&'static str]),
+    Rustup(&'static str),
+}
+
+const FOR_TESTS: &[Program] = &[
+    program("C compiler", &["cc", "--version"], &["gcc", "libc6-dev"]),
+    program("socat", &["socat", "-V"], &["socat"]),
+    program("python3", &["python3", "--version"], &["python3"]),
+    Program {
+        name: "node (18 or newer)",
+        oldest: Some(18),
+        ..program("", &["node", "--version"], &["nodejs"])
+    },
+    program("npm", &["npm", "--version"], &["npm"]),
+];
+
+const FOR_TIDY: &[Program] = &[
+    program("git", &["git", "--version"], &["git"]),
+    component("rustfmt", &["cargo", "fmt", "--version"]),
+    component("clippy", &["cargo", "clippy", "--version"]),
+];
+
+const fn program(
+    name: &'static str,
+    check: &'static [&'static str],
+    packages: &'static [&'static str],
+) -> Program {
+    Program { name, check, oldest: None, from: Source::Debian(packages) }
+}
+
+const fn component(name: &'static str, check: &'static [&'static str]) -> Program {
+    Program { name, check, oldest: None, from: Source::Rustup(name) }
+}
+
+/// Returns the fixtures, all of them built, with every program they and the tests need; or fails
+/// with the names of what is missing. Installs only where it may.
+pub(crate) fn provide(
+    workspace: &Workspace,
+    for_tidy: bool,
+    may_install: bool,
+) -> Result<[Fixture; 2], Failure> {
+    let fixtures = fixtures::all(workspace)?;
+    let programs = || FOR_TESTS.iter().chain(FOR_TIDY.iter().filter(|_| for_tidy));
+
+    let missing: Vec<&Program> = programs().filter(|it| !it.is_here(workspace)).collect();
+    let unbuilt: Vec<&Fixture> = fixtures.iter().filter(|it| !it.is_built()).collect();
+    if missing.is_empty() && unbuilt.is_empty() {
+        return Ok(fixtures);
+    }
+    report(&missing, &unbuilt);
+    if !may_install {
+        let programs = missing.iter().map(|it| it.name.to_owned());
+        let names = programs.chain(unbuilt.iter().map(|it| it.source_folder()));
+        return Err(failed(format!(
+            "missing: {} (`cargo xtask test --install` gets all of it)",
+            names.collect::<Vec<_>>().join(", ")
+        )));
+    }
+
+    install(workspace, &missing)?;
+    if let Some(still) = programs().find(|it| !it.is_here(workspace)) {
+        return Err(failed(format!("missing: {}, also after installing", still.name)));
+    }
+    for fixture in unbuilt {
+        fixture.build(workspace)?;
+    }
+    Ok(fixtures)
+}
+
+fn report(missing: &[&Program], unbuilt: &[&Fixture]) {
+    eprintln!("xtask: the tests need what is not here:");
+    for program in missing {
+        let how = match program.from {
+            Source::Debian(packages) => format!("apt-get install {}", packages.join(" ")),
+            Source::Rustup(component) => format!("rustup component add {component}"),
+        };
+        eprintln!("  {:<20} {how}", program.name);
+    }
+    for fixture in unbuilt {
+        eprintln!("  {:<20} cargo xtask test --install", fixture.source_folder());
+    }
+}
+
+fn install(workspace: &Workspace, missing: &[&Program]) -> Result<(), Failure> {
+    let mut packages = Vec::new();
+    for program in missing {
+        match program.from {
+            Source::Debian(of_program) => packages.extend_from_slice(of_program),
+            Source::Rustup(component) => {
+                run_aside(workspace.command("rustup").args(["component", "add", component]))?;
+            }
+        }
+    }
+    match packages.is_empty() {
+        true => Ok(()),
+        false => install_packages(workspace, &packages),
+    }
+}
+
+fn install_packages(workspace: &Workspace, packages: &[&str]) -> Result<(), Failure> {
+    let as_root = become_root(workspace)?;
+    let apt_get = |args: &[&str]| {
+        let command = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"];
+        run_aside(&mut command_line(workspace, &[as_root, &command, args].concat()))
+    };
+    // One unreachable repository among many need not matter: the next step tells.
+    if let Err(Failure::Failed(why)) = apt_get(&["update"]) {
+        eprintln!("xtask: {why}; trying with the lists that are here");
+    }
+    apt_get(&[&["install", "-y", "--no-install-recommends"], packages].concat())
+}
+
+/// What to put before a command so that root runs it.
+fn become_root(workspace: &Workspace) -> Result<&'static [&'static str], Failure> {
+    let is_root = output(workspace.command("id").arg("-u"))?.trim() == "0";
+    match is_root {
+        true => Ok(&[]),
+        false if !starts(workspace, &["sudo", "--version"]) => {
+            Err(failed("installing packages needs root, or sudo"))
+        }
+        // Nobody is there to type a password.
+        false if is_ci() => Ok(&["sudo", "--non-interactive"]),
+        false => Ok(&["sudo"]),
+    }
+}
+
+impl Program {
+    fn is_here(&self, workspace: &Workspace) -> bool {
+        let Some(oldest) = self.oldest else { return starts(workspace, self.check) };
+        let version = stdout_of(workspace, self.check);
+        version.and_then(|version| major(&version)).is_some_and(|major| major >= oldest)
+    }
+}
+
+/// The first number of `v20.20.2` or `3.11`.
+fn major(version: &str) -> Option<u32> {
+    version.trim().trim_start_matches('v').split('.').next()?.parse().ok()
+}
+
+fn starts(workspace: &Workspace, command: &[&str]) -> bool {
+    stdout_of(workspace, command).is_some()
+}
+
+/// None where the command is not there or fails; being on the PATH alone proves nothing.
+fn stdout_of(workspace: &Workspace, command: &[&str]) -> Option<String> {
+    let output = command_line(workspace, command).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn command_line(workspace: &Workspace, line: &[&str]) -> Command {
+    let mut words = line.iter();
+    let mut command = workspace.command(words.next().copied().unwrap_or_default());
+    command.args(words);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_by_their_first_number() {
+        for (version, expected) in [
+            ("v20.20.2\n", Some(20)),
+            ("9.2.0", Some(9)),
+            ("18", Some(18)),
+            ("", None),
+            ("x", None),
+        ] {
+            assert_eq!(major(version), expected, "{version:?}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What cargo and its tools say. Their own messages stand on the screen above the finding, which
+//! names the command to repeat.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use crate::tidy::Finding;
+use crate::workspace::{Workspace, succeeds};
+use crate::{Failure, failed};
+
+pub(super) fn format(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
+    let list = (workspace.cargo().args(["fmt", "--all", "--check", "--", "-l"]))
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(failed)?;
+    let stdout = String::from_utf8_lossy(&list.stdout);
+    if !list.status.success() && stdout.is_empty() {
+        return Err(failed("`cargo fmt` failed"));
+    }
+    let relative = |file| Path::new(file).strip_prefix(workspace.root()).unwrap_or(Path::new(file));
+    Ok((stdout.lines().map(relative))
+        .map(|file| Finding::new(file.display(), "is not formatted", "run `cargo fmt --all`"))
+        .collect())
+}
+
+/// The fixtures' lock files too: each has its own.
+pub(super) fn lock(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
+    let mut findings = Vec::new();
+    for lock in workspace.files()?.iter().filter(|file| file.ends_with("Cargo.lock")) {
+        let manifest = lock.with_file_name("Cargo.toml");
+        let update = ["update", "--workspace", "--quiet", "--manifest-path"];
+        if !succeeds(workspace.cargo().args(update).arg(&manifest).arg("--locked"))? {
+            let remedy = format!("run `cargo {} {}`", update.join(" "), manifest.display());
+            findings.push(Finding::new(lock.display(), "does not fit its Cargo.toml", remedy));
+        }
+    }
+    Ok(findings)
+}
+
+pub(super) fn lints(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
+    let command = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    match succeeds(workspace.cargo().args(command))? {
+        true => Ok(Vec::new()),
+        false => Ok(vec![above("clippy", &format!("`cargo {}`", command.join(" ")))]),
+    }
+}
+
+pub(super) fn docs(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
+    let command = ["doc", "--workspace", "--no-deps", "--locked"];
+    match succeeds(workspace.cargo().args(command).env("RUSTDOCFLAGS", "-D warnings"))? {
+        true => Ok(Vec::new()),
+        false => {
+            let again = format!("`RUSTDOCFLAGS=\"-D warnings\" cargo {}`", command.join(" "));
+            Ok(vec![above("rustdoc", &again)])
+        }
+    }
+}
+
+fn above(tool: &str, again: &str) -> Finding {
+    Finding::new(
+        "workspace",
+        format!("{tool} has complaints, see above"),
+        format!("mend, and repeat {again}"),
+    )
+}

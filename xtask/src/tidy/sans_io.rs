@@ -1,0 +1,121 @@
+//! The protocol crate has no I/O, no clock, no randomness and no runtime: neither by a dependency
+//! nor through the standard library. Its tests may have all of them.
+
+use std::path::Path;
+
+use crate::Failure;
+use crate::tidy::{Finding, code};
+use crate::workspace::{Crate, Kind, Workspace};
+
+const CRATE: &str = "tieline-proto";
+const FORBIDDEN_CRATES: &[&str] = &["tokio", "rand", "rustix", "libc", "socket2", "mio"];
+const FORBIDDEN_MODULES: &[&str] = &["net", "fs", "process", "thread"];
+const FORBIDDEN_CALLS: &[&str] = &["Instant::now", "SystemTime::now"];
+
+pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
+    let crates = workspace.crates()?;
+    let Some(it) = crates.iter().find(|it| it.name == CRATE) else { return Ok(Vec::new()) };
+    let mut findings = dependencies(it);
+    let sources = code::sources(workspace, &it.directory.join("src"))?;
+    for (file, code) in code::product(&sources) {
+        findings
+            .extend(forbidden(&code).into_iter().map(|(line, what)| finding(&file, line, &what)));
+    }
+    Ok(findings)
+}
+
+fn dependencies(it: &Crate) -> Vec<Finding> {
+    let manifest = it.directory.join("Cargo.toml");
+    (it.dependencies.iter())
+        .filter(|dependency| dependency.kind != Kind::Dev)
+        .filter(|dependency| FORBIDDEN_CRATES.contains(&dependency.name.as_str()))
+        .map(|dependency| {
+            let what = format!("{CRATE} depends on {}", dependency.name);
+            Finding::new(manifest.display(), what, "move what needs it up to tieline-transport")
+        })
+        .collect()
+}
+
+fn finding(file: &Path, line: usize, what: &str) -> Finding {
+    Finding::new(
+        format!("{}:{line}", file.display()),
+        format!("{CRATE} uses {what}"),
+        "take it as an argument, or move the code up to tieline-transport",
+    )
+}
+
+/// Lines with what may not be there, in the order of the file.
+fn forbidden(code: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for call in FORBIDDEN_CALLS {
+        found.extend(code::places(code, call).map(|(line, _)| (line, (*call).to_owned())));
+    }
+    for (line, behind) in code::places(code, "std") {
+        let Some(path) = behind.strip_prefix("::") else { continue };
+        for segment in first_segments(path) {
+            if FORBIDDEN_MODULES.contains(&segment) {
+                found.push((line, format!("std::{segment}")));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// `fs` of `fs::read`; `io` and `net` of `{io, net::{TcpStream}}`.
+fn first_segments(path: &str) -> Vec<&str> {
+    let Some(group) = path.strip_prefix('{') else { return vec![first_word(path)] };
+    let mut depth = 0_usize;
+    let end = group.find(|character| {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 0 => return true,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        false
+    });
+    let members = group.get(..end.unwrap_or(group.len())).unwrap_or_default();
+    let mut depth = 0_usize;
+    let members = members.split(|character| {
+        match character {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        depth == 0 && character == ','
+    });
+    members.map(str::trim_start).map(first_word).collect()
+}
+
+fn first_word(text: &str) -> &str {
+    text.split(|character: char| !character.is_alphanumeric() && character != '_')
+        .next()
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_protocol_may_not_touch_is_found() {
+        for (code, expected) in [
+            ("use std::net::TcpStream;", &["1 std::net"][..]),
+            ("a\nlet now = std::time::Instant::now();", &["2 Instant::now"]),
+            ("SystemTime::now()", &["1 SystemTime::now"]),
+            (
+                "use std::{io, fs::{self, File}, thread}; fn net() { {} }",
+                &["1 std::fs", "1 std::thread"],
+            ),
+            ("use std::{io::{Read, net}, fmt}; fn f() { a(b, fs) }", &[]),
+            ("use std::{\n    collections::{HashMap, process},\n};\nfs, net", &[]),
+            ("use core::net::IpAddr; use std::time::{Duration, Instant};", &[]),
+            ("use std::io; use mystd::fs; fn now(instant: Instant) {}", &[]),
+        ] {
+            let found: Vec<_> =
+                forbidden(code).iter().map(|(line, what)| format!("{line} {what}")).collect();
+            assert_eq!(found, expected, "{code}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Words that stay out of the repository: paths that exist on one machine only, and, in lock files
+//! of npm, the address a package was once downloaded from.
+
+use std::fs;
+use std::path::Path;
+
+use crate::tidy::Finding;
+use crate::workspace::Workspace;
+use crate::{Failure, failed};
+
+/// Folders at the root of somebody's machine.
+const MACHINE_FOLDERS: &[&str] = &["work", "root"];
+/// Folders with one folder for each person.
+const HOMES: &[&str] = &["home", "Users"];
+/// People who are nobody.
+const ANYBODY: &[&str] = &["you", "me", "user", "USER", "username", "name", "alice", "bob"];
+
+pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
+    let mut findings = Vec::new();
+    for file in workspace.files()? {
+        let content = fs::read(workspace.root().join(&file))
+            .map_err(|error| failed(format!("{}: {error}", file.display())))?;
+        // Whatever is not UTF-8 is no text.
+        if let Ok(text) = str::from_utf8(&content) {
+            findings.extend(judge(&file, text));
+        }
+    }
+    Ok(findings)
+}
+
+fn judge(file: &Path, text: &str) -> Vec<Finding> {
+    let is_npm_lock = file.ends_with("package-lock.json");
+    let mut findings = Vec::new();
+    for (line, number) in text.lines().zip(1..) {
+        let mut finding = |what: String, remedy: &str| {
+            findings.push(Finding::new(format!("{}:{number}", file.display()), what, remedy));
+        };
+        if let Some(path) = machine_path(line) {
+            finding(format!("{path} is a path of one machine"), "say it relative, or in general");
+        }
+        if is_npm_lock && line.contains("\"resolved\"") {
+            let remedy = "remove it: `npm install --omit-lockfile-registry-resolved`";
+            finding("a download address".to_owned(), remedy);
+        }
+    }
+    findings
+}
+
+/// The beginning of the first path in the line that names a machine's or a person's folder.
+fn machine_path(line: &str) -> Option<&str> {
+    line.match_indices('/').find_map(|(at, _)| {
+        let (before, path) = line.split_at_checked(at)?;
+        // `crates/root/x` and `$HOME/work/x` do not begin at this slash.
+        let is_absolute =
+            !before.ends_with(|c: char| c.is_alphanumeric() || "_-.~}>)]*".contains(c));
+        let mut segments = path.strip_prefix('/')?.split('/');
+        let top = segments.next()?;
+        let below = segments.next()?;
+        let person = below.split(|c: char| !c.is_alphanumeric() && !"._-".contains(c)).next()?;
+
+        let names_person = HOMES.contains(&top) && !person.is_empty() && !ANYBODY.contains(&person);
+        let shown = if names_person { top.len() + person.len() + 2 } else { top.len() + 2 };
+        (is_absolute && (MACHINE_FOLDERS.contains(&top) || names_person))
+            .then(|| path.get(..shown))
+            .flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Written without its first slash in the tables, or this file would be found itself.
+    fn path_in(line: &str) -> Option<String> {
+        machine_path(&line.replace('|', "/")).map(|path| path.replacen('/', "|", 1))
+    }
+
+    #[test]
+    fn a_path_of_one_machine_is_found() {
+        for (line, expected) in [
+            ("cd |work/main", "|work/"),
+            ("\"|root/.cargo\"", "|root/"),
+            ("see |home/jane/x", "|home/jane"),
+            ("(|Users/j.doe)", "|Users/j.doe"),
+            ("file://|home/jane", "|home/jane"),
+            ("|home/you/a and |work/b", "|work/"),
+            ("PATH=a:|root/bin", "|root/"),
+        ] {
+            assert_eq!(path_in(line).as_deref(), Some(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_general_or_relative_is_let_through() {
+        for line in [
+            "|home/you/.config",
+            "|home/<name>/x",
+            "|home/$USER/x",
+            "|home/",
+            "crates/root/src",
+            "network/work/x",
+            ".|work/x",
+            "$HOME|work/x",
+            "{root}|work/x",
+            "https://example.com/home/jane",
+            "|working/x",
+            "|root",
+            "|run/agent.sock",
+        ] {
+            assert_eq!(path_in(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn download_addresses_are_refused_in_lock_files_of_npm() {
+        let line = "  \"resolved\": \"https://example.com/a.tgz\",";
+        let found = judge(Path::new("fixtures/node/package-lock.json"), line);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].to_string().starts_with("fixtures/node/package-lock.json:1: "));
+        assert!(judge(Path::new("README.md"), line).is_empty());
+    }
+}

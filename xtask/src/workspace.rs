@@ -1,0 +1,178 @@
+//! The checkout this runs in: its root, its cargo, its crates and its files.
+
+use std::env;
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::{Failure, failed};
+
+/// The root of the checkout.
+pub(crate) struct Workspace {
+    root: PathBuf,
+}
+
+/// A member of the workspace, as far as the checks ask.
+pub(crate) struct Crate {
+    pub(crate) name: String,
+    /// Relative to the root, as are all paths in findings.
+    pub(crate) directory: PathBuf,
+    pub(crate) is_published: bool,
+    pub(crate) dependencies: Vec<Dependency>,
+    pub(crate) has_examples: bool,
+}
+
+pub(crate) struct Dependency {
+    /// The package's name.
+    pub(crate) name: String,
+    /// The name the code uses: identifiers know no dashes, and a dependency can be renamed.
+    pub(crate) identifier: String,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Normal,
+    Dev,
+    Build,
+}
+
+impl Workspace {
+    /// Finds the checkout through cargo's environment, so that a binary built in one checkout and
+    /// cached for another never works on the wrong one.
+    pub(crate) fn here() -> Result<Self, Failure> {
+        env::var_os("CARGO_MANIFEST_DIR")
+            .and_then(|xtask| Path::new(&xtask).parent().map(Path::to_path_buf))
+            .map(|root| Self { root })
+            .ok_or_else(|| failed("start it as `cargo xtask`: CARGO_MANIFEST_DIR is not set"))
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The cargo that started this program, in the root.
+    pub(crate) fn cargo(&self) -> Command {
+        self.command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    }
+
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.root).stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn crates(&self) -> Result<Vec<Crate>, Failure> {
+        let args = ["metadata", "--no-deps", "--format-version", "1"];
+        let metadata = output(self.cargo().args(args))?;
+        let metadata: Value = serde_json::from_str(&metadata)
+            .map_err(|error| failed(format!("cargo metadata: {error}")))?;
+        array(&metadata, "packages").map(|package| self.read_crate(package)).collect()
+    }
+
+    /// All files git has or would take, relative to the root: what a commit can contain.
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Failure> {
+        // A checkout made by another user, as in a container, is read all the same.
+        let trust = format!("safe.directory={}", self.root.display());
+        let list = output(self.command("git").args(["-c", &trust, "ls-files", "-z"]).args([
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ]))?;
+        let mut files: Vec<PathBuf> = list
+            .split_terminator('\0')
+            .map(PathBuf::from)
+            .filter(|file| self.root.join(file).is_file()) // deleted, but not yet in git
+            .collect();
+        files.sort();
+        files.dedup();
+        Ok(files)
+    }
+
+    fn read_crate(&self, package: &Value) -> Result<Crate, Failure> {
+        let manifest = Path::new(text(package, "manifest_path")?);
+        let directory = manifest
+            .parent()
+            .and_then(|directory| directory.strip_prefix(&self.root).ok())
+            .ok_or_else(|| failed(format!("{} lies outside the root", manifest.display())))?;
+        Ok(Crate {
+            name: text(package, "name")?.to_owned(),
+            directory: directory.to_owned(),
+            // Absent is "anywhere", an empty list is `publish = false`.
+            is_published: !matches!(package.get("publish"), Some(Value::Array(to)) if to.is_empty()),
+            dependencies: array(package, "dependencies")
+                .map(read_dependency)
+                .collect::<Result<_, _>>()?,
+            has_examples: array(package, "targets")
+                .any(|target| array(target, "kind").any(|kind| kind == "example")),
+        })
+    }
+}
+
+fn read_dependency(dependency: &Value) -> Result<Dependency, Failure> {
+    let name = text(dependency, "name")?;
+    let used_as = dependency.get("rename").and_then(Value::as_str).unwrap_or(name);
+    Ok(Dependency {
+        name: name.to_owned(),
+        identifier: used_as.replace('-', "_"),
+        kind: match dependency.get("kind").and_then(Value::as_str) {
+            None => Kind::Normal,
+            Some("dev") => Kind::Dev,
+            Some("build") => Kind::Build,
+            Some(other) => return Err(failed(format!("{name}: a dependency of kind {other:?}"))),
+        },
+    })
+}
+
+fn array<'a>(value: &'a Value, member: &str) -> impl Iterator<Item = &'a Value> {
+    value.get(member).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn text<'a>(value: &'a Value, member: &str) -> Result<&'a str, Failure> {
+    value
+        .get(member)
+        .and_then(Value::as_str)
+        .ok_or_else(|| failed(format!("cargo metadata has no text {member:?}")))
+}
+
+/// Runs a command to its end with our own output; false where it failed.
+pub(crate) fn succeeds(command: &mut Command) -> Result<bool, Failure> {
+    command.status().map(|status| status.success()).map_err(|error| not_started(command, &error))
+}
+
+/// Runs a helper whose output is news for people: stdout stays free for the results.
+pub(crate) fn run_aside(command: &mut Command) -> Result<(), Failure> {
+    eprintln!("xtask: {}", shown(command));
+    match succeeds(command.stdout(io::stderr()))? {
+        true => Ok(()),
+        false => Err(failed(format!("`{}` failed", shown(command)))),
+    }
+}
+
+/// What a command prints on stdout; its failure is ours.
+pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
+    let output =
+        command.stderr(Stdio::inherit()).output().map_err(|error| not_started(command, &error))?;
+    if !output.status.success() {
+        return Err(failed(format!("`{}` failed", shown(command))));
+    }
+    String::from_utf8(output.stdout)
+        .map_err(|_| failed(format!("`{}` printed something that is not UTF-8", shown(command))))
+}
+
+fn not_started(command: &Command, error: &io::Error) -> Failure {
+    failed(format!("`{}` did not start: {error}", shown(command)))
+}
+
+/// A command line for people: the program's name without its folder.
+fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    std::iter::once(program)
+        .chain(command.get_args())
+        .map(|part| part.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
