@@ -1,1 +1,99 @@
-//! Endpoints, connections and channels of messages
+//! Byte streams and the messages on them.
+//!
+//! ```text
+//!   Endpoint     unix:/run/agent.sock · exec:claude --verbose · stdio: · mem:name
+//!      │
+//!      ▼
+//!   Transport ── connect, listen ──▶ Connection      bytes, identity, health, close
+//!      │ + Framing (tieline-proto)
+//!      ▼
+//!   Connector ── connect ──┐
+//!   Acceptor ─── accept ───┴───────▶ Channel         whole messages: Sender + Receiver
+//! ```
+//!
+//! [`Registry`] goes from an endpoint's text to a [`Channel`] of messages in one step. With types
+//! known at compile time, [`Framed`] puts a framing on a transport: `Framed<Unix, Lines>`. One's own
+//! transport implements [`Transport`] and registers its scheme.
+//!
+//! # Example
+//!
+//! ```
+//! use tieline_transport::{Channel, Endpoint, Incoming, Options, ReceiverExt, Registry, SenderExt};
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! let endpoint: Endpoint = "exec:cat".parse()?;
+//! let channel = Registry::new().connect(&endpoint, &Options::default()).await?;
+//! let (mut sender, mut receiver) = channel.split();
+//!
+//! sender.send(r#"{"hello":"world"}"#).await?;
+//! sender.close().await?; // the end of cat's input
+//!
+//! let Incoming::Message(message) = receiver.recv().await else { panic!("no message") };
+//! assert_eq!(message, r#"{"hello":"world"}"#);
+//! let Incoming::End(reason) = receiver.recv().await else { panic!("no end") };
+//! assert!(reason.is_clean(), "{reason}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What holds everywhere
+//! - A channel is passive: nothing moves unless somebody sends or receives, and no task runs for
+//!   it, except that a child's stderr is always read.
+//! - Every queue is bounded. A `recv` that is dropped half-way loses nothing; a `send` that is
+//!   dropped half-way has queued the whole message or nothing of it.
+//! - Dropping both halves ends the line and what stands behind it, at once and without a runtime.
+//! - One bad message is a [`Fault`](tieline_proto::Fault) and costs that message; the end of a line
+//!   is a [`CloseReason`] that can be cloned and asked for later.
+
+mod channel;
+mod close;
+mod connection;
+mod control;
+mod endpoint;
+mod error;
+mod info;
+mod memory;
+mod options;
+mod profile;
+mod registry;
+
+#[cfg(unix)]
+mod process;
+#[cfg(unix)]
+mod readiness;
+#[cfg(unix)]
+mod stdio;
+#[cfg(unix)]
+mod unix;
+
+pub use channel::{
+    Acceptor, BoxChannel, Channel, Connector, DynAcceptor, DynConnector, Framed, FramedAcceptor,
+    FramedChannel, FramedReceiver, FramedSender, Incoming, Receiver, ReceiverExt, SendError,
+    Sender, SenderExt, SharedSender,
+};
+pub use close::{ChildExit, CloseReason};
+pub use connection::{
+    BoxConnection, Connection, ConnectionExt, DynListener, DynTransport, IoConnection, Listener,
+    NoListener, ReadHalf, Transport, TransportConfig, WriteEnd, WriteHalf,
+};
+pub use control::{Backing, BoxFuture, Control, ControlBuilder};
+pub use endpoint::{Address, Endpoint};
+pub use error::{ConfigError, ErrorKind, Operation, TransportError};
+pub use info::{Capabilities, ConnectionInfo, Health, PeerIdentity, TransportKind};
+pub use memory::{
+    Memory, MemoryChannel, MemoryConfig, MemoryConnection, MemoryListener, memory_pair,
+};
+pub use options::{ChannelConfig, Options};
+pub use profile::PerformanceProfile;
+pub use registry::{Registry, Scheme};
+
+#[cfg(unix)]
+pub use process::{
+    ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, StopTimeouts, resolve,
+};
+#[cfg(unix)]
+pub use stdio::{Stdin, Stdio, StdioConfig, StdioConnection, Stdout};
+#[cfg(unix)]
+pub use unix::{Unix, UnixAddress, UnixConfig, UnixConnection, UnixListener, UnixWriteHalf};

@@ -1,0 +1,110 @@
+//! A byte-stream transport and a framing make a connector, an acceptor, and their channels.
+
+use std::time::Instant;
+
+use tieline_proto::Framing;
+
+use super::{Acceptor, Channel, Connector, FramedReceiver, FramedSender};
+use crate::{
+    ChannelConfig, Connection, Control, Endpoint, Listener, Transport, TransportConfig,
+    TransportError,
+};
+
+/// A [`Connector`] over the transport `T` in the framing `F`.
+#[derive(Clone, Debug)]
+pub struct Framed<T: Transport, F> {
+    transport: T,
+    config: T::Config,
+    framing: F,
+    channel: ChannelConfig,
+}
+
+impl<T: Transport, F: Framing> Framed<T, F> {
+    /// Checks both configurations; does no I/O.
+    ///
+    /// # Errors
+    /// A value is out of bounds.
+    pub fn new(
+        transport: T,
+        config: T::Config,
+        framing: F,
+        channel: ChannelConfig,
+    ) -> Result<Self, TransportError> {
+        config.validate()?;
+        channel.validate()?;
+        Ok(Self { transport, config, framing, channel })
+    }
+
+    /// Starts to listen.
+    ///
+    /// # Errors
+    /// As [`Transport::listen`].
+    pub async fn listen(self) -> Result<FramedAcceptor<T::Listener, F>, TransportError> {
+        let listener = self.transport.listen(&self.config).await?;
+        Ok(FramedAcceptor { listener, framing: self.framing, channel: self.channel })
+    }
+}
+
+impl<T: Transport, F: Framing> Connector for Framed<T, F> {
+    type Channel = FramedChannel<T::Connection, F>;
+
+    async fn connect(&self) -> Result<Self::Channel, TransportError> {
+        let begun = Instant::now();
+        let connection = self.transport.connect(&self.config).await?;
+        connection.control().note_connect(begun.elapsed());
+        Ok(FramedChannel::new(connection, self.framing.clone(), self.channel))
+    }
+}
+
+/// An [`Acceptor`] over the listener `L` in the framing `F`.
+pub struct FramedAcceptor<L, F> {
+    listener: L,
+    framing: F,
+    channel: ChannelConfig,
+}
+
+impl<L: Listener, F: Framing> Acceptor for FramedAcceptor<L, F> {
+    type Channel = FramedChannel<L::Connection, F>;
+
+    async fn accept(&mut self) -> Result<Self::Channel, TransportError> {
+        let connection = self.listener.accept().await?;
+        Ok(FramedChannel::new(connection, self.framing.clone(), self.channel))
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        self.listener.endpoint()
+    }
+}
+
+/// A [`Channel`] over one connection in one framing.
+pub struct FramedChannel<C: Connection, F> {
+    sender: FramedSender<C::WriteHalf, F>,
+    receiver: FramedReceiver<C::ReadHalf, F>,
+    control: Control,
+}
+
+impl<C: Connection, F: Framing> FramedChannel<C, F> {
+    /// Speaks `framing` over `connection`.
+    pub fn new(connection: C, framing: F, config: ChannelConfig) -> Self {
+        let control = connection.control().clone();
+        let (read, write) = connection.into_split();
+        Self {
+            sender: FramedSender::new(write, framing.clone(), config, control.clone()),
+            receiver: FramedReceiver::new(read, framing, control.clone()),
+            control,
+        }
+    }
+}
+
+impl<C: Connection, F: Framing> Channel for FramedChannel<C, F> {
+    type Sender = FramedSender<C::WriteHalf, F>;
+    type Receiver = FramedReceiver<C::ReadHalf, F>;
+
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
+    fn split(self) -> (Self::Sender, Self::Receiver) {
+        (self.sender, self.receiver)
+    }
+}

@@ -1,0 +1,270 @@
+//! Level two: messages. Everything from here up knows nothing of what is below.
+
+mod boxed;
+mod framed;
+mod receive;
+mod send;
+mod shared;
+
+use std::fmt;
+use std::future::Future;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tieline_proto::{EncodeError, Fault};
+
+pub use boxed::{BoxChannel, DynAcceptor, DynConnector};
+pub use framed::{Framed, FramedAcceptor, FramedChannel};
+pub use receive::FramedReceiver;
+pub use send::FramedSender;
+pub use shared::SharedSender;
+
+use crate::{CloseReason, Control, Endpoint, ErrorKind, Operation, TransportError};
+
+/// A duplex of whole messages.
+///
+/// It is passive: nothing moves unless somebody sends or receives. Dropping it, or both of its
+/// halves, ends the line and what stands behind it at once;
+/// [`Control::stop`] ends it politely.
+pub trait Channel: Send + 'static {
+    /// Where messages go out.
+    type Sender: Sender;
+    /// Where messages come in.
+    type Receiver: Receiver;
+
+    /// The handle that outlives the split.
+    fn control(&self) -> &Control;
+
+    /// The two directions, each to be used from another task.
+    fn split(self) -> (Self::Sender, Self::Receiver);
+
+    /// The same channel, with its type forgotten.
+    fn boxed(self) -> BoxChannel
+    where
+        Self: Sized,
+    {
+        BoxChannel::new(self)
+    }
+}
+
+/// The outgoing half of a [`Channel`]. [`SenderExt`] has the methods to await.
+///
+/// One message after another: `poll_ready`, then `start_send`, and `poll_flush` when it matters
+/// that they leave. Sending in batches is sending several before one flush.
+pub trait Sender: Send + 'static {
+    /// Ready when the queue has room for another message.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] once the line has ended.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>>;
+
+    /// Queues one whole message. Call it after `poll_ready` said yes: the queue has no other
+    /// bound.
+    ///
+    /// # Errors
+    /// [`SendError::Message`]: this message cannot be sent, and the line goes on.
+    /// [`SendError::Closed`]: the line has ended. Nothing was queued in either case.
+    fn start_send(&mut self, message: Bytes) -> Result<(), SendError>;
+
+    /// Ready when everything queued was handed to the operating system.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] once the line has ended.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>>;
+
+    /// Flushes and ends this direction: the far side sees the end of its input, and its answers
+    /// still arrive where the transport has a
+    /// [half-close](crate::Capabilities::half_close).
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] if the line ended before everything was flushed.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>>;
+
+    /// Ready when the far side is gone altogether, so that nothing sent will be read; never where
+    /// that is not [noticed](crate::Capabilities::notices_hangup) without writing.
+    ///
+    /// A far side that only ended its own direction is not gone: it waits for answers.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Pending
+    }
+}
+
+/// The incoming half of a [`Channel`]. [`ReceiverExt`] has the method to await.
+pub trait Receiver: Send + 'static {
+    /// The next thing that comes in. After [`Incoming::End`] it gives the same end again.
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming>;
+}
+
+/// What comes in.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Incoming {
+    /// One whole message.
+    Message(Bytes),
+    /// One message that could not be delivered; the line goes on.
+    Fault(Fault),
+    /// The line has ended, and nothing more will come.
+    End(CloseReason),
+}
+
+/// Why a message was not sent.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum SendError {
+    /// This message cannot be sent in this framing or within the limit; the line goes on.
+    Message(EncodeError),
+    /// The line has ended.
+    Closed(CloseReason),
+}
+
+impl SendError {
+    /// The same as a [`TransportError`], with the line's endpoint.
+    pub fn into_error(self, endpoint: &Endpoint) -> TransportError {
+        let kind = match self {
+            Self::Message(error) => ErrorKind::Message(error),
+            Self::Closed(reason) => ErrorKind::Closed(reason),
+        };
+        TransportError::new(kind, Operation::Send).at(endpoint)
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Message(error) => error.fmt(f),
+            Self::Closed(reason) => write!(f, "the line has ended: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for SendError {}
+
+impl From<EncodeError> for SendError {
+    fn from(error: EncodeError) -> Self {
+        Self::Message(error)
+    }
+}
+
+/// What can be done with any [`Sender`].
+pub trait SenderExt: Sender {
+    /// Waits for room, queues the message and flushes it.
+    ///
+    /// Dropped half-way, it has queued the whole message or nothing of it; a queued message leaves
+    /// with the next send, flush or close.
+    ///
+    /// # Errors
+    /// As [`Sender::start_send`].
+    fn send(
+        &mut self,
+        message: impl Into<Bytes> + Send,
+    ) -> impl Future<Output = Result<(), SendError>> + Send {
+        async move {
+            self.feed(message).await?;
+            self.flush().await
+        }
+    }
+
+    /// Waits for room and queues the message; a flush must follow. Cancel-safe as
+    /// [`send`](Self::send).
+    ///
+    /// # Errors
+    /// As [`Sender::start_send`].
+    fn feed(
+        &mut self,
+        message: impl Into<Bytes> + Send,
+    ) -> impl Future<Output = Result<(), SendError>> + Send {
+        async move {
+            std::future::poll_fn(|cx| self.poll_ready(cx)).await?;
+            self.start_send(message.into())
+        }
+    }
+
+    /// Waits until everything queued was handed to the operating system. Cancel-safe.
+    ///
+    /// # Errors
+    /// The line has ended.
+    fn flush(&mut self) -> impl Future<Output = Result<(), SendError>> + Send {
+        std::future::poll_fn(|cx| self.poll_flush(cx))
+    }
+
+    /// Flushes and ends this direction ([`Sender::poll_close`]). Cancel-safe: call it again.
+    ///
+    /// # Errors
+    /// The line ended before everything was flushed.
+    fn close(&mut self) -> impl Future<Output = Result<(), SendError>> + Send {
+        std::future::poll_fn(|cx| self.poll_close(cx))
+    }
+
+    /// Waits until the far side is gone altogether ([`Sender::poll_gone`]). Cancel-safe.
+    fn gone(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::poll_fn(|cx| self.poll_gone(cx))
+    }
+}
+
+impl<S: Sender + ?Sized> SenderExt for S {}
+
+/// What can be done with any [`Receiver`].
+pub trait ReceiverExt: Receiver {
+    /// Waits for the next thing that comes in. Cancel-safe: dropped half-way, it loses nothing.
+    fn recv(&mut self) -> impl Future<Output = Incoming> + Send {
+        std::future::poll_fn(|cx| self.poll_recv(cx))
+    }
+}
+
+impl<R: Receiver + ?Sized> ReceiverExt for R {}
+
+impl Sender for Box<dyn Sender> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        (**self).poll_ready(cx)
+    }
+
+    fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
+        (**self).start_send(message)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        (**self).poll_flush(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        (**self).poll_close(cx)
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_gone(cx)
+    }
+}
+
+impl Receiver for Box<dyn Receiver> {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        (**self).poll_recv(cx)
+    }
+}
+
+/// Yields a new channel each time it is asked.
+pub trait Connector: Send + Sync + 'static {
+    /// What it yields.
+    type Channel: Channel;
+
+    /// Connects. Cancel-safe: a dropped attempt leaves nothing behind.
+    ///
+    /// # Errors
+    /// Each cause has its own [`ErrorKind`].
+    fn connect(&self) -> impl Future<Output = Result<Self::Channel, TransportError>> + Send;
+}
+
+/// Yields the channels that come in. Dropping it stops listening.
+pub trait Acceptor: Send + 'static {
+    /// What it yields.
+    type Channel: Channel;
+
+    /// Waits for the next channel. Cancel-safe.
+    ///
+    /// # Errors
+    /// One that [is retryable](TransportError::is_retryable) concerns the moment, not the acceptor.
+    fn accept(&mut self) -> impl Future<Output = Result<Self::Channel, TransportError>> + Send;
+
+    /// Where it listens.
+    fn endpoint(&self) -> &Endpoint;
+}

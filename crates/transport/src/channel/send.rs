@@ -1,0 +1,180 @@
+//! The outgoing half over a byte stream: encode into one queue, write it out in batches, and
+//! notice when the far side has stopped reading.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tieline_proto::{Framing, WriteBuf};
+use tokio::time::Sleep;
+
+use super::{SendError, Sender};
+use crate::{ChannelConfig, CloseReason, Control, WriteEnd};
+
+/// How many pieces one write takes at most.
+const MAX_SLICES: usize = 64;
+
+/// The outgoing half of a [`FramedChannel`](super::FramedChannel).
+pub struct FramedSender<W, F> {
+    write: W,
+    framing: F,
+    queue: WriteBuf,
+    config: ChannelConfig,
+    control: Control,
+    /// Set while a write makes no progress.
+    blocked: Option<Blocked>,
+    state: State,
+}
+
+struct Blocked {
+    since: Instant,
+    bytes: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
+enum State {
+    Open,
+    /// Nothing more is taken; the queue and the end of input are on their way.
+    Closing,
+    Closed(CloseReason),
+}
+
+impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
+    pub(crate) fn new(write: W, framing: F, config: ChannelConfig, control: Control) -> Self {
+        let queue = WriteBuf::new();
+        Self { write, framing, queue, config, control, blocked: None, state: State::Open }
+    }
+
+    /// Writes until at most `allowed` bytes wait.
+    fn poll_drain(&mut self, cx: &mut Context<'_>, allowed: usize) -> Poll<Result<(), SendError>> {
+        while self.queue.len() > allowed {
+            match self.poll_write_once(cx) {
+                Poll::Ready(Ok(0)) => {
+                    let error = io::Error::from(io::ErrorKind::WriteZero);
+                    return Poll::Ready(Err(self.end(error.into())));
+                }
+                Poll::Ready(Ok(written)) => {
+                    self.queue.advance(written);
+                    if let Some(blocked) = self.blocked.take() {
+                        self.control.note_write(blocked.bytes, blocked.since.elapsed());
+                    }
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.end(error.into()))),
+                Poll::Pending => {
+                    ready!(self.poll_stalled(cx));
+                    self.control.abort();
+                    return Poll::Ready(Err(self.end(CloseReason::Stalled)));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_once(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut slices = [io::IoSlice::new(&[]); MAX_SLICES];
+        let filled = self.queue.chunks(&mut slices);
+        let slices = slices.get(..filled).unwrap_or_default();
+        let write = Pin::new(&mut self.write);
+        match slices {
+            [one] => write.poll_write(cx, one),
+            several => write.poll_write_vectored(cx, several),
+        }
+    }
+
+    /// Ready when a write has made no progress for too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.config.stall_timeout;
+        let bytes = self.queue.len();
+        let blocked = self.blocked.get_or_insert_with(|| Blocked::new(bytes, limit));
+        blocked.deadline.as_mut().poll(cx)
+    }
+
+    /// Ends this direction; what waits is lost.
+    fn end(&mut self, reason: CloseReason) -> SendError {
+        let reason = match reason {
+            CloseReason::Stalled => self.control.end(reason),
+            // A failed write says that the far side is gone; why, the receiver finds out.
+            other => self.control.close_reason().unwrap_or(other),
+        };
+        if !self.queue.is_empty() {
+            let (endpoint, bytes) = (self.control.endpoint(), self.queue.len());
+            tracing::debug!(%endpoint, bytes, %reason, "queued bytes were not sent");
+            self.queue = WriteBuf::new();
+        }
+        self.blocked = None;
+        self.state = State::Closed(reason.clone());
+        SendError::Closed(reason)
+    }
+
+    fn check_open(&self) -> Result<(), SendError> {
+        match &self.state {
+            State::Open => Ok(()),
+            State::Closing => Err(SendError::Closed(CloseReason::ByUs)),
+            State::Closed(reason) => Err(SendError::Closed(reason.clone())),
+        }
+    }
+}
+
+impl Blocked {
+    fn new(bytes: usize, limit: Duration) -> Self {
+        Self { since: Instant::now(), bytes, deadline: Box::pin(tokio::time::sleep(limit)) }
+    }
+}
+
+impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.check_open()?;
+        let room = self.config.write_queue.bytes().saturating_sub(1);
+        self.poll_drain(cx, room)
+    }
+
+    fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
+        self.check_open()?;
+        if let Err(error) = self.framing.encode(&message, &mut self.queue) {
+            self.control.meter().faults.fetch_add(1, Relaxed);
+            return Err(error.into());
+        }
+        self.control.meter().messages_out.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        if let State::Closed(reason) = &self.state {
+            return Poll::Ready(Err(SendError::Closed(reason.clone())));
+        }
+        ready!(self.poll_drain(cx, 0))?;
+        let flushed = ready!(Pin::new(&mut self.write).poll_flush(cx));
+        Poll::Ready(flushed.map_err(|error| self.end(error.into())))
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        match &self.state {
+            State::Closed(CloseReason::ByUs) => return Poll::Ready(Ok(())),
+            State::Closed(reason) => return Poll::Ready(Err(SendError::Closed(reason.clone()))),
+            State::Open | State::Closing => {}
+        }
+        self.state = State::Closing;
+        self.control.closing();
+        ready!(self.poll_drain(cx, 0))?;
+        let shut = ready!(Pin::new(&mut self.write).poll_shutdown(cx));
+        match shut {
+            // The far side closed first; there is no one left to tell.
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => {
+                Poll::Ready(Err(self.end(error.into())))
+            }
+            _ => {
+                // Only this direction has ended: why the line ends is still to be seen.
+                self.state = State::Closed(CloseReason::ByUs);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.write.poll_gone(cx)
+    }
+}

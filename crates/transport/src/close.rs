@@ -1,0 +1,103 @@
+//! Why a line ended.
+
+use std::fmt;
+use std::io;
+use std::process::ExitStatus;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tieline_proto::{FrameError, Truncated};
+
+/// Why a line ended. It can be cloned and asked for as long as anybody holds the line's
+/// [`Control`](crate::Control).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// This side closed first.
+    ByUs,
+    /// The other side closed, between two messages.
+    ByPeer,
+    /// The other side closed behind a last line without a newline, which was delivered.
+    Unterminated,
+    /// The other side was cut off in the middle of a message, which was not delivered.
+    Truncated(Truncated),
+    /// Something did not happen in time.
+    TimedOut,
+    /// A write made no progress for too long: the other side has stopped reading.
+    Stalled,
+    /// The child process has ended.
+    ChildExited(ChildExit),
+    /// The other side broke the framing.
+    Protocol(FrameError),
+    /// The operating system reported an error.
+    Io(Arc<io::Error>),
+}
+
+impl CloseReason {
+    /// Whether everything went as it should: closed by either side between two messages, or by a
+    /// child that reported success.
+    pub fn is_clean(&self) -> bool {
+        match self {
+            Self::ByUs | Self::ByPeer | Self::Unterminated => true,
+            Self::ChildExited(exit) => exit.status.success() && exit.truncated.is_none(),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ByUs => f.write_str("closed by this side"),
+            Self::ByPeer => f.write_str("closed by the other side"),
+            Self::Unterminated => {
+                f.write_str("closed by the other side, behind a last line that is unterminated")
+            }
+            Self::Truncated(truncated) => write!(f, "cut off: {truncated}"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Stalled => f.write_str("stalled: the other side has stopped reading"),
+            Self::ChildExited(exit) => exit.fmt(f),
+            Self::Protocol(error) => write!(f, "broken framing: {error}"),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<io::Error> for CloseReason {
+    fn from(error: io::Error) -> Self {
+        Self::Io(Arc::new(error))
+    }
+}
+
+/// How a child process ended.
+#[derive(Clone, Debug)]
+pub struct ChildExit {
+    /// What the operating system says.
+    pub status: ExitStatus,
+    /// The last of what it wrote to stderr, at most 64 KiB.
+    pub stderr_tail: Bytes,
+    /// Its last line had no newline, and was delivered.
+    pub unterminated: bool,
+    /// It ended in the middle of a message, which was not delivered.
+    pub truncated: Option<Truncated>,
+}
+
+impl fmt::Display for ChildExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the child ended with {}", self.status)?;
+        if let Some(truncated) = &self.truncated {
+            write!(f, "; {truncated}")?;
+        }
+        if let Some(line) = last_line(&self.stderr_tail) {
+            write!(f, "; its last words: {}", line.escape_debug())?;
+        }
+        Ok(())
+    }
+}
+
+/// The last line of stderr that says something, at most 500 bytes of it.
+fn last_line(stderr: &[u8]) -> Option<String> {
+    let line = stderr.rsplit(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty())?;
+    let line = line.trim_ascii();
+    Some(String::from_utf8_lossy(line.get(..500).unwrap_or(line)).into_owned())
+}

@@ -1,0 +1,224 @@
+//! What both halves of a line share, and what outlives them: identity, counts, health, the end.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::info::Meter;
+use crate::profile::SlowLog;
+use crate::{
+    Capabilities, ChildExit, CloseReason, ConnectionInfo, Endpoint, Health, PeerIdentity,
+    PerformanceProfile, TransportKind,
+};
+
+/// A boxed future, for the object-safe twins of the async traits.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What stands behind a connection's bytes, for those who write a transport.
+///
+/// Everything has a default that suits a plain pair of byte streams.
+pub trait Backing: Send + Sync + 'static {
+    /// Whether it is alive, without asking it.
+    fn health(&self) -> Health {
+        Health::Up
+    }
+
+    /// Completes when it is known how the far side ended, once its stream has. `None`: there is
+    /// nothing to know beyond the end of the stream.
+    fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    /// Ends what stands behind, politely first. The write half was closed before.
+    fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    /// Ends what stands behind at once. MUST NOT block and MUST NOT need a runtime: it is called
+    /// when the last half of the line is dropped.
+    fn abort(&self) {}
+}
+
+/// Nothing but the bytes.
+impl Backing for () {}
+
+/// A handle on a line, apart from its halves: who it is, how it does, and its end.
+///
+/// It is cheap to clone and keeps nothing alive: when both halves are dropped the line ends,
+/// whoever holds a `Control`.
+#[derive(Clone)]
+pub struct Control(Arc<Shared>);
+
+struct Shared {
+    kind: TransportKind,
+    endpoint: Endpoint,
+    peer: Option<PeerIdentity>,
+    capabilities: Capabilities,
+    profile: PerformanceProfile,
+    meter: Meter,
+    slow: SlowLog,
+    closed_by_us: AtomicBool,
+    reason: OnceLock<CloseReason>,
+    backing: Arc<dyn Backing>,
+}
+
+/// What a transport knows of a connection that it just made.
+pub struct ControlBuilder {
+    /// The transport.
+    pub kind: TransportKind,
+    /// Where it leads, or on which listener it came in.
+    pub endpoint: Endpoint,
+    /// Who is on the other end.
+    pub peer: Option<PeerIdentity>,
+    /// What the connection can do.
+    pub capabilities: Capabilities,
+    /// What it is expected to do.
+    pub profile: PerformanceProfile,
+    /// What stands behind it.
+    pub backing: Arc<dyn Backing>,
+}
+
+impl ControlBuilder {
+    /// The handle; the connection's time begins now.
+    pub fn build(self) -> Control {
+        let Self { kind, endpoint, peer, capabilities, profile, backing } = self;
+        Control(Arc::new(Shared {
+            kind,
+            endpoint,
+            peer,
+            capabilities,
+            profile,
+            meter: Meter::new(),
+            slow: SlowLog::default(),
+            closed_by_us: AtomicBool::new(false),
+            reason: OnceLock::new(),
+            backing,
+        }))
+    }
+}
+
+impl Control {
+    /// A snapshot of what is known.
+    pub fn info(&self) -> ConnectionInfo {
+        use std::sync::atomic::Ordering::Relaxed;
+        let meter = &self.0.meter;
+        ConnectionInfo {
+            kind: self.0.kind,
+            endpoint: self.0.endpoint.clone(),
+            peer: self.0.peer,
+            since: meter.since,
+            last_activity: meter.last_activity(),
+            bytes_in: meter.bytes_in.load(Relaxed),
+            bytes_out: meter.bytes_out.load(Relaxed),
+            messages_in: meter.messages_in.load(Relaxed),
+            messages_out: meter.messages_out.load(Relaxed),
+            faults: meter.faults.load(Relaxed),
+        }
+    }
+
+    /// Where the line leads, or on which listener it came in.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.0.endpoint
+    }
+
+    /// Who is on the other end.
+    pub fn peer(&self) -> Option<PeerIdentity> {
+        self.0.peer
+    }
+
+    /// What the line can do.
+    pub fn capabilities(&self) -> Capabilities {
+        self.0.capabilities
+    }
+
+    /// What the transport is expected to do.
+    pub fn profile(&self) -> PerformanceProfile {
+        self.0.profile
+    }
+
+    /// Whether it is alive, as far as can be told without asking the far side.
+    pub fn health(&self) -> Health {
+        if self.0.reason.get().is_some() { Health::Down } else { self.0.backing.health() }
+    }
+
+    /// Why the line ended; `None` as long as it has not, or nobody has noticed.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.0.reason.get().cloned()
+    }
+
+    /// Ends what stands behind the line, in stages, and says why the line ended. Close the
+    /// [`Sender`](crate::Sender) first: the stages begin with the end of the child's input.
+    ///
+    /// For anything but a child process there is nothing to end and this returns at once.
+    ///
+    /// Dropping the future leaves the stages where they are; dropping the halves ends the line.
+    pub async fn stop(&self) -> CloseReason {
+        self.0.closed_by_us.store(true, Ordering::Relaxed);
+        let exit = self.0.backing.stop().await;
+        self.end(exit.map_or(CloseReason::ByUs, CloseReason::ChildExited))
+    }
+
+    /// Ends what stands behind the line at once.
+    pub fn abort(&self) {
+        self.0.closed_by_us.store(true, Ordering::Relaxed);
+        self.0.backing.abort();
+    }
+
+    /// Notes why the line ended; the first reason stays.
+    pub(crate) fn end(&self, reason: CloseReason) -> CloseReason {
+        self.0.reason.get_or_init(|| reason).clone()
+    }
+
+    pub(crate) fn closing(&self) {
+        self.0.closed_by_us.store(true, Ordering::Relaxed);
+    }
+
+    /// A clean end of the stream: whose doing was it?
+    pub(crate) fn clean_end(&self) -> CloseReason {
+        let by_us = self.0.closed_by_us.load(Ordering::Relaxed);
+        if by_us { CloseReason::ByUs } else { CloseReason::ByPeer }
+    }
+
+    pub(crate) fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
+        self.0.backing.ended()
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.0.meter
+    }
+
+    pub(crate) fn note_write(&self, bytes: usize, elapsed: Duration) {
+        let allowed = self.0.profile.slow_write(bytes);
+        self.0.slow.note(&self.0.endpoint, "write", elapsed, allowed);
+    }
+
+    pub(crate) fn note_connect(&self, elapsed: Duration) {
+        let allowed = self.0.profile.slow_connect();
+        self.0.slow.note(&self.0.endpoint, "connect", elapsed, allowed);
+    }
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.info().fmt(f)
+    }
+}
+
+/// Held by both halves: the line ends with the last of them.
+#[derive(Debug)]
+pub(crate) struct Lifeline(Control);
+
+impl Lifeline {
+    pub(crate) fn new(control: Control) -> Arc<Self> {
+        Arc::new(Self(control))
+    }
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        self.0.0.backing.abort();
+        self.0.end(CloseReason::ByUs);
+    }
+}

@@ -1,0 +1,322 @@
+//! Where to go, as text: `unix:/run/a.sock`, `content-length+exec:pylsp`, `mem:name`.
+
+mod argv;
+mod percent;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::str::FromStr;
+
+use tieline_proto::FramingKind;
+
+use crate::{ErrorKind, Operation, TransportError};
+
+/// Where to go.
+///
+/// As text it is `[framing+]scheme:rest`:
+///
+/// | text | meaning |
+/// |---|---|
+/// | `unix:/run/agent.sock` | a Unix socket; `%XX` stands for any byte, and `%25` and `%3F` must stand for `%` and `?` |
+/// | `unix:@agent` | an abstract Unix socket (Linux) |
+/// | `exec:claude --verbose` | a child process; words are separated by blanks, quotes hold blanks, a backslash is itself |
+/// | `exec:["claude","-p","a \"b\""]` | the same, exact: a JSON array of strings |
+/// | `stdio:` | this process's own stdin and stdout |
+/// | `mem:name` | inside this process |
+/// | `content-length+exec:pylsp` | with the framing in front |
+///
+/// Printing and parsing are each other's inverse.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    framing: Option<FramingKind>,
+    address: Address,
+}
+
+/// An [`Endpoint`] without its framing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// A Unix socket's path.
+    Unix(OsString),
+    /// A Linux abstract Unix socket's name.
+    UnixAbstract(OsString),
+    /// A program and its arguments; never empty.
+    Exec(Vec<OsString>),
+    /// Own stdin and stdout.
+    Stdio,
+    /// A name inside this process.
+    Memory(String),
+    /// Any other scheme and what stands behind its colon.
+    Other {
+        /// Lower-case letters, digits, `.` and `-`, beginning with a letter.
+        scheme: String,
+        /// Everything behind the colon, as it was written.
+        rest: String,
+    },
+}
+
+impl Endpoint {
+    /// An endpoint with the transport's usual framing.
+    pub fn new(address: Address) -> Self {
+        Self { framing: None, address }
+    }
+
+    /// The Unix socket at `path`.
+    pub fn unix(path: impl AsRef<OsStr>) -> Self {
+        Self::new(Address::Unix(path.as_ref().to_owned()))
+    }
+
+    /// A child process: `program` with `args`.
+    pub fn exec<A: AsRef<OsStr>>(
+        program: impl AsRef<OsStr>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let program = program.as_ref().to_owned();
+        let args = args.into_iter().map(|arg| arg.as_ref().to_owned());
+        Self::new(Address::Exec(std::iter::once(program).chain(args).collect()))
+    }
+
+    /// This process's own stdin and stdout.
+    pub fn stdio() -> Self {
+        Self::new(Address::Stdio)
+    }
+
+    /// A name inside this process.
+    pub fn memory(name: impl Into<String>) -> Self {
+        Self::new(Address::Memory(name.into()))
+    }
+
+    /// The same place, spoken to in `framing`.
+    #[must_use]
+    pub fn with_framing(mut self, framing: FramingKind) -> Self {
+        self.framing = Some(framing);
+        self
+    }
+
+    /// The framing that stands in front, if one does.
+    pub fn framing(&self) -> Option<FramingKind> {
+        self.framing
+    }
+
+    /// Where it is, without the framing.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// What stands in front of the colon.
+    pub fn scheme(&self) -> &str {
+        match &self.address {
+            Address::Unix(_) | Address::UnixAbstract(_) => "unix",
+            Address::Exec(_) => "exec",
+            Address::Stdio => "stdio",
+            Address::Memory(_) => "mem",
+            Address::Other { scheme, .. } => scheme,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(framing) = self.framing {
+            write!(f, "{framing}+")?;
+        }
+        write!(f, "{}:", self.scheme())?;
+        match &self.address {
+            // A path that begins with `@` would read as an abstract name.
+            Address::Unix(path) if path.as_encoded_bytes().starts_with(b"@") => {
+                f.write_str("%40")?;
+                percent::write(f, path.as_encoded_bytes().get(1..).unwrap_or_default())
+            }
+            Address::Unix(path) => percent::write(f, path.as_encoded_bytes()),
+            Address::UnixAbstract(name) => {
+                f.write_str("@")?;
+                percent::write(f, name.as_encoded_bytes())
+            }
+            Address::Exec(argv) => argv::write(f, argv),
+            Address::Stdio => Ok(()),
+            Address::Memory(name) => f.write_str(name),
+            Address::Other { rest, .. } => f.write_str(rest),
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = TransportError;
+
+    fn from_str(text: &str) -> Result<Self, TransportError> {
+        let (head, rest) = text.split_once(':').ok_or_else(|| {
+            bad(format!("`{text}` has no scheme"), "write it like unix:/run/agent.sock")
+        })?;
+        let (framing, scheme) = match head.split_once('+') {
+            None => (None, head),
+            Some((name, scheme)) => {
+                let unknown = |error: tieline_proto::UnknownFraming| {
+                    bad(format!("`{name}` in front of `+`: {error}"), "")
+                };
+                (Some(name.parse().map_err(unknown)?), scheme)
+            }
+        };
+        Ok(Self { framing, address: parse_address(scheme, rest)? })
+    }
+}
+
+fn parse_address(scheme: &str, rest: &str) -> Result<Address, TransportError> {
+    match scheme {
+        "unix" => parse_unix(rest),
+        "exec" => argv::parse(rest).map(Address::Exec),
+        "stdio" if rest.is_empty() => Ok(Address::Stdio),
+        "stdio" => Err(bad("nothing stands behind `stdio:`".into(), "write stdio:")),
+        "mem" if rest.is_empty() => {
+            Err(bad("`mem:` needs a name".into(), "write it like mem:agent"))
+        }
+        "mem" => Ok(Address::Memory(rest.to_owned())),
+        _ if is_scheme(scheme) => {
+            Ok(Address::Other { scheme: scheme.to_owned(), rest: rest.to_owned() })
+        }
+        _ => Err(bad(
+            format!("`{scheme}` is not the name of a scheme"),
+            "write it like unix:/run/agent.sock",
+        )),
+    }
+}
+
+fn parse_unix(rest: &str) -> Result<Address, TransportError> {
+    if rest.contains('?') {
+        return Err(bad(
+            "a unix endpoint takes no options behind `?`".into(),
+            "if the path has a question mark, write it as %3F",
+        ));
+    }
+    let (name, is_abstract) = rest.strip_prefix('@').map_or((rest, false), |name| (name, true));
+    let name = percent::decode(name)?;
+    if name.is_empty() {
+        return Err(bad("`unix:` needs a path".into(), "write it like unix:/run/agent.sock"));
+    }
+    if !is_abstract && name.as_encoded_bytes().contains(&0) {
+        return Err(bad("a path cannot hold a NUL byte".into(), ""));
+    }
+    Ok(if is_abstract { Address::UnixAbstract(name) } else { Address::Unix(name) })
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+}
+
+fn bad(problem: String, hint: &'static str) -> TransportError {
+    let error = TransportError::new(ErrorKind::InvalidEndpoint { problem }, Operation::Parse);
+    if hint.is_empty() { error } else { error.with_hint(hint) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn argv(words: &[&str]) -> Address {
+        Address::Exec(words.iter().map(Into::into).collect())
+    }
+
+    #[test]
+    fn endpoints_are_read() {
+        for (text, address) in [
+            ("unix:/run/a.sock", Address::Unix("/run/a.sock".into())),
+            ("unix:a b", Address::Unix("a b".into())),
+            ("unix:/a%20b%25%3F", Address::Unix("/a b%?".into())),
+            ("unix:@agent", Address::UnixAbstract("agent".into())),
+            ("unix:%40agent", Address::Unix("@agent".into())),
+            ("exec:claude --verbose", argv(&["claude", "--verbose"])),
+            ("exec: a\t'b c' \"d 'e'\" f''g", argv(&["a", "b c", "d 'e'", "fg"])),
+            (r"exec:C:\bin\a.exe \x", argv(&[r"C:\bin\a.exe", r"\x"])),
+            ("exec:a ''", argv(&["a", ""])),
+            (r#"exec:["a b","\"c\"",""]"#, argv(&["a b", "\"c\"", ""])),
+            ("stdio:", Address::Stdio),
+            ("mem:a:b", Address::Memory("a:b".into())),
+            ("ws://host/x?y", Address::Other { scheme: "ws".into(), rest: "//host/x?y".into() }),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap(), Endpoint::new(address), "{text}");
+        }
+        let framed: Endpoint = "content-length+exec:pylsp".parse().unwrap();
+        assert_eq!(framed.framing(), Some(FramingKind::ContentLength));
+        assert_eq!(framed.address(), &argv(&["pylsp"]));
+    }
+
+    #[test]
+    fn what_is_no_endpoint_says_why() {
+        for (text, says) in [
+            ("/run/a.sock", "no scheme"),
+            ("", "no scheme"),
+            ("unix:", "needs a path"),
+            ("unix:@", "needs a path"),
+            ("unix:/a?resume", "no options"),
+            ("unix:/a%", "two hexadecimal digits"),
+            ("unix:/a%zz", "two hexadecimal digits"),
+            ("unix:/a%00", "NUL"),
+            ("exec:", "needs a program"),
+            ("exec:   ", "needs a program"),
+            ("exec:''", "needs a program"),
+            ("exec:[]", "needs a program"),
+            ("exec:[1]", "array of strings"),
+            ("exec:[\"a\"", "array of strings"),
+            ("exec:a 'b", "quote"),
+            ("exec:a\0b", "NUL"),
+            ("stdio:x", "nothing stands behind"),
+            ("mem:", "needs a name"),
+            ("gzip+unix:/a", "no such framing"),
+            ("UNIX:/a", "not the name of a scheme"),
+            ("+unix:/a", "no such framing"),
+        ] {
+            let error = text.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    fn any_address() -> impl Strategy<Value = Address> {
+        let name = "[ -~é\\t]{1,12}";
+        prop_oneof![
+            name.prop_map(|path| Address::Unix(path.into())),
+            name.prop_map(|name| Address::UnixAbstract(name.into())),
+            ("[a-zé\\[\"' \\\\]{1,8}", proptest::collection::vec("[ -~é\\n\\t]{0,8}", 0..4))
+                .prop_map(|(program, args)| {
+                    Address::Exec(
+                        std::iter::once(program).chain(args).map(OsString::from).collect(),
+                    )
+                }),
+            Just(Address::Stdio),
+            "[ -~]{1,12}".prop_map(Address::Memory),
+            ("x-[a-z0-9.-]{0,6}", "[ -~]{0,12}")
+                .prop_map(|(scheme, rest)| Address::Other { scheme, rest }),
+        ]
+    }
+
+    fn any_framing() -> impl Strategy<Value = Option<FramingKind>> {
+        proptest::option::of(proptest::sample::select(FramingKind::ALL.to_vec()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2048))]
+
+        #[test]
+        fn printing_and_parsing_are_inverse(address in any_address(), framing in any_framing()) {
+            let endpoint = Endpoint { framing, address };
+            let text = endpoint.to_string();
+            prop_assert_eq!(text.parse::<Endpoint>().unwrap(), endpoint, "{}", text);
+        }
+
+        #[test]
+        fn what_parses_prints_to_the_same_endpoint(text in "(lines\\+)?(unix|exec|mem|a):[ -~é]{0,16}") {
+            if let Ok(endpoint) = text.parse::<Endpoint>() {
+                prop_assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_of_any_bytes_survives() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = OsString::from_vec((1..=255).collect());
+        let endpoint = Endpoint::unix(path);
+        assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
+    }
+}

@@ -1,0 +1,65 @@
+//! `%XX` in the path of a Unix socket, so that any bytes can be written (RFC 3986, section 2.1).
+
+use std::ffi::OsString;
+use std::fmt;
+
+use super::bad;
+use crate::TransportError;
+
+/// Writes UTF-8 as it is and everything else, control characters, `%` and `?` as `%XX`.
+pub(super) fn write(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() || matches!(character, '%' | '?') {
+                let mut utf8 = [0; 4];
+                escape(f, character.encode_utf8(&mut utf8).as_bytes())?;
+            } else {
+                fmt::Write::write_char(f, character)?;
+            }
+        }
+        escape(f, chunk.invalid())?;
+    }
+    Ok(())
+}
+
+fn escape(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "%{byte:02X}"))
+}
+
+pub(super) fn decode(text: &str) -> Result<OsString, TransportError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        if *byte != b'%' {
+            bytes.push(*byte);
+            continue;
+        }
+        let digits = rest.split_first_chunk::<2>();
+        let decoded =
+            digits.and_then(|(&[high, low], after)| Some((hex(high)? << 4 | hex(low)?, after)));
+        let Some((byte, after)) = decoded else {
+            let problem = "`%` is not followed by two hexadecimal digits".into();
+            return Err(bad(problem, "write a percent sign as %25"));
+        };
+        bytes.push(byte);
+        rest = after;
+    }
+    from_bytes(bytes)
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    (digit as char).to_digit(16).and_then(|value| value.try_into().ok())
+}
+
+#[cfg(unix)]
+fn from_bytes(bytes: Vec<u8>) -> Result<OsString, TransportError> {
+    use std::os::unix::ffi::OsStringExt;
+    Ok(OsString::from_vec(bytes))
+}
+
+#[cfg(not(unix))]
+fn from_bytes(bytes: Vec<u8>) -> Result<OsString, TransportError> {
+    let text = String::from_utf8(bytes);
+    text.map(Into::into).map_err(|_| bad("the path is not UTF-8".into(), ""))
+}

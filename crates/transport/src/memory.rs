@@ -1,0 +1,187 @@
+//! Inside this process: for tests, for embedding, and for anything that should not care.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tieline_proto::{ByteSize, LengthPrefix};
+use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+
+use crate::control::ControlBuilder;
+use crate::{
+    Address, Capabilities, ChannelConfig, ConfigError, Endpoint, ErrorKind, FramedChannel,
+    IoConnection, Listener, Operation, Options, PerformanceProfile, Transport, TransportConfig,
+    TransportError, TransportKind,
+};
+
+/// Named listeners inside this process. Each value is a name space of its own; clones share it.
+///
+/// Its usual framing is `length-prefix`, which carries any bytes.
+#[derive(Clone, Default)]
+pub struct Memory(Arc<Mutex<HashMap<String, mpsc::Sender<MemoryConnection>>>>);
+
+/// A connection inside this process.
+pub type MemoryConnection = IoConnection<ReadHalf<DuplexStream>, WriteHalf<DuplexStream>>;
+
+/// A channel of messages inside this process.
+pub type MemoryChannel = FramedChannel<MemoryConnection, LengthPrefix>;
+
+/// Two ends of one line inside this process, carrying messages of any bytes.
+///
+/// ```
+/// use tieline_transport::{Channel, Incoming, ReceiverExt, SenderExt};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # runtime.block_on(async {
+/// let (ours, theirs) = tieline_transport::memory_pair();
+/// let (mut sender, _keep) = ours.split();
+/// let (_keep_too, mut receiver) = theirs.split();
+/// sender.send("hello").await?;
+/// let Incoming::Message(message) = receiver.recv().await else { panic!("no message") };
+/// assert_eq!(message, "hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn memory_pair() -> (MemoryChannel, MemoryChannel) {
+    let config = MemoryConfig::new("pair");
+    let channel = ChannelConfig::default();
+    let (left, right) = connection_pair(&config);
+    let framed = |end| FramedChannel::new(end, LengthPrefix::default(), channel);
+    (framed(left), framed(right))
+}
+
+/// What [`Memory`] needs to know.
+#[derive(Clone, Debug)]
+pub struct MemoryConfig {
+    /// The listener's name.
+    pub name: String,
+    /// How many bytes each direction holds; 64 KiB by default.
+    pub buffer: ByteSize,
+}
+
+impl MemoryConfig {
+    /// The listener called `name`, with the defaults.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), buffer: ByteSize::kib(64) }
+    }
+}
+
+impl TransportConfig for MemoryConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        if self.name.is_empty() {
+            return Err(ConfigError { field: "name", must: "not be empty" });
+        }
+        if self.buffer.bytes() == 0 {
+            return Err(ConfigError { field: "buffer", must: "be at least 1 B" });
+        }
+        Ok(())
+    }
+}
+
+/// How many connections wait to be accepted.
+const BACKLOG: usize = 128;
+
+const PROFILE: PerformanceProfile = PerformanceProfile {
+    connect: Duration::from_micros(50),
+    round_trip: Duration::from_micros(50),
+    throughput: ByteSize::new(1_000_000_000),
+};
+
+impl Memory {
+    fn names(&self) -> MutexGuard<'_, HashMap<String, mpsc::Sender<MemoryConnection>>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Transport for Memory {
+    type Config = MemoryConfig;
+    type Connection = MemoryConnection;
+    type Listener = MemoryListener;
+
+    fn kind(&self) -> TransportKind {
+        TransportKind::MEMORY
+    }
+
+    fn profile(&self) -> PerformanceProfile {
+        PROFILE
+    }
+
+    fn config(&self, endpoint: &Endpoint, _: &Options) -> Result<MemoryConfig, TransportError> {
+        match endpoint.address() {
+            Address::Memory(name) => Ok(MemoryConfig::new(name)),
+            _ => Err(crate::registry::foreign(endpoint)),
+        }
+    }
+
+    async fn connect(&self, config: &MemoryConfig) -> Result<MemoryConnection, TransportError> {
+        let endpoint = Endpoint::memory(&config.name);
+        config.validate().map_err(|error| TransportError::from(error).at(&endpoint))?;
+        let fail = |kind| TransportError::new(kind, Operation::Connect).at(&endpoint);
+        let listener = self.names().get(&config.name).cloned();
+        let listener = listener.ok_or_else(|| fail(ErrorKind::NotFound))?;
+        let (ours, theirs) = connection_pair(config);
+        listener.send(theirs).await.map_err(|_| fail(ErrorKind::Refused))?;
+        Ok(ours)
+    }
+
+    async fn listen(&self, config: &MemoryConfig) -> Result<MemoryListener, TransportError> {
+        let endpoint = Endpoint::memory(&config.name);
+        config.validate().map_err(|error| TransportError::from(error).at(&endpoint))?;
+        let mut names = self.names();
+        if names.get(&config.name).is_some_and(|listener| !listener.is_closed()) {
+            let in_use = TransportError::new(ErrorKind::AddressInUse, Operation::Listen);
+            return Err(in_use.at(&endpoint));
+        }
+        let (sender, incoming) = mpsc::channel(BACKLOG);
+        names.insert(config.name.clone(), sender);
+        drop(names);
+        Ok(MemoryListener { incoming, endpoint, name: config.name.clone(), memory: self.clone() })
+    }
+}
+
+/// A name inside this process that is listened on. Dropping it frees the name.
+pub struct MemoryListener {
+    incoming: mpsc::Receiver<MemoryConnection>,
+    endpoint: Endpoint,
+    name: String,
+    memory: Memory,
+}
+
+impl Listener for MemoryListener {
+    type Connection = MemoryConnection;
+
+    async fn accept(&mut self) -> Result<MemoryConnection, TransportError> {
+        // The name space holds a sender for as long as this value lives.
+        let accepted = self.incoming.recv().await;
+        accepted.ok_or_else(|| TransportError::new(ErrorKind::Io, Operation::Accept))
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+impl Drop for MemoryListener {
+    fn drop(&mut self) {
+        self.memory.names().remove(&self.name);
+    }
+}
+
+fn connection_pair(config: &MemoryConfig) -> (MemoryConnection, MemoryConnection) {
+    let (left, right) = tokio::io::duplex(config.buffer.bytes());
+    let connection = |stream| {
+        let (read, write) = tokio::io::split(stream);
+        let control = ControlBuilder {
+            kind: TransportKind::MEMORY,
+            endpoint: Endpoint::memory(&config.name),
+            peer: None,
+            capabilities: Capabilities { half_close: true, ..Capabilities::default() },
+            profile: PROFILE,
+            backing: Arc::new(()),
+        };
+        IoConnection::new(read, write, control.build())
+    };
+    (connection(left), connection(right))
+}

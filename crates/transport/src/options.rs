@@ -1,0 +1,113 @@
+//! What can be asked for beyond the endpoint's text.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind};
+
+use crate::ConfigError;
+
+/// What can be asked for beyond the endpoint's text. The defaults are safe; each transport takes
+/// what concerns it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How the line itself behaves.
+    pub channel: ChannelConfig,
+    /// The framing where the endpoint names none; `None`: the transport's usual one.
+    pub framing: Option<FramingKind>,
+    /// Every message must be JSON; one that is not is a fault.
+    pub json: bool,
+    /// How long connecting may take; 5 s by default.
+    pub connect_timeout: Duration,
+    /// Users other than our own and root whose processes are accepted on the other end.
+    pub allow_uids: Vec<u32>,
+    /// The working directory of a child process; ours by default.
+    pub cwd: Option<PathBuf>,
+    /// Environment variables of a child process, on top of ours.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            channel: ChannelConfig::default(),
+            framing: None,
+            json: false,
+            connect_timeout: Duration::from_secs(5),
+            allow_uids: Vec::new(),
+            cwd: None,
+            env: Vec::new(),
+        }
+    }
+}
+
+/// How a line of messages behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelConfig {
+    /// The largest message either way; 16 MiB by default.
+    pub max_message: ByteSize,
+    /// How many encoded bytes may wait before a sender must; 256 KiB by default. An empty queue
+    /// takes one message of any legal size.
+    pub write_queue: ByteSize,
+    /// A write that makes no progress for this long ends the line; 10 s by default.
+    pub stall_timeout: Duration,
+}
+
+impl Default for ChannelConfig {
+    fn default() -> Self {
+        Self {
+            max_message: DEFAULT_MAX_MESSAGE,
+            write_queue: ByteSize::kib(256),
+            stall_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl ChannelConfig {
+    /// Refuses values that are out of bounds.
+    ///
+    /// # Errors
+    /// The first field that is out of bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        // Above 4 GiB the framings disagree on what they can say.
+        let largest = ByteSize::new(u32::MAX as usize);
+        if self.max_message.bytes() == 0 || self.max_message > largest {
+            return Err(ConfigError { field: "max_message", must: "be between 1 B and 4 GiB - 1" });
+        }
+        if self.write_queue.bytes() == 0 {
+            return Err(ConfigError { field: "write_queue", must: "be at least 1 B" });
+        }
+        if self.stall_timeout.is_zero() {
+            return Err(ConfigError { field: "stall_timeout", must: "be longer than zero" });
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn validate_timeout(field: &'static str, timeout: Duration) -> Result<(), ConfigError> {
+    if timeout.is_zero() {
+        return Err(ConfigError { field, must: "be longer than zero" });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_out_of_bounds_are_refused_by_name() {
+        let good = ChannelConfig::default();
+        assert_eq!(good.validate(), Ok(()));
+        for (config, field) in [
+            (ChannelConfig { max_message: ByteSize::new(0), ..good }, "max_message"),
+            (ChannelConfig { max_message: ByteSize::new(1 << 33), ..good }, "max_message"),
+            (ChannelConfig { write_queue: ByteSize::new(0), ..good }, "write_queue"),
+            (ChannelConfig { stall_timeout: Duration::ZERO, ..good }, "stall_timeout"),
+        ] {
+            assert_eq!(config.validate().unwrap_err().field, field);
+        }
+        assert!(validate_timeout("connect_timeout", Duration::ZERO).is_err());
+    }
+}

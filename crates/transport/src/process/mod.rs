@@ -1,0 +1,220 @@
+//! A child process on pipes: its stdin and stdout are the line, its stderr is always read.
+//!
+//! The child leads a process group of its own. When the line ends, however it ends, the group is
+//! ended with it. A descendant that left the group escapes; closing that gap is the place of
+//! [`lifecycle`], which alone signals and reaps.
+
+mod lifecycle;
+mod pipes;
+mod reaper;
+mod resolve;
+mod stderr;
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tieline_proto::ByteSize;
+
+pub use pipes::{ChildStdin, ChildStdout};
+pub use resolve::resolve;
+
+use crate::control::ControlBuilder;
+use crate::options::validate_timeout;
+use crate::{
+    Address, Capabilities, ConfigError, Endpoint, ErrorKind, IoConnection, NoListener, Operation,
+    Options, PerformanceProfile, Transport, TransportConfig, TransportError, TransportKind,
+};
+use lifecycle::Lifecycle;
+
+/// Child processes on pipes. Each connection starts one process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Process;
+
+/// The connection to a child process.
+///
+/// Shutting down the writing half closes the child's stdin. The stream ends when the child's stdout
+/// does, or [`StopTimeouts::drain`] after the child has ended, whichever comes first.
+pub type ProcessConnection = IoConnection<ChildStdout, ChildStdin>;
+
+/// What [`Process`] needs to know. There is no shell: the arguments arrive as they are.
+#[derive(Clone, Debug)]
+pub struct ProcessConfig {
+    /// The program: a path, or a name to look for in `PATH`.
+    pub program: OsString,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Its working directory; ours by default.
+    pub cwd: Option<PathBuf>,
+    /// Environment variables on top of ours.
+    pub env: Vec<(OsString, OsString)>,
+    /// How long each stage of stopping may take.
+    pub stop: StopTimeouts,
+}
+
+/// How long each stage of stopping a child may take before the next begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopTimeouts {
+    /// After the end of its input, before SIGTERM; 2 s by default.
+    pub end_of_input: Duration,
+    /// After SIGTERM, before SIGKILL; 5 s by default.
+    pub terminate: Duration,
+    /// After its end, for what others still hold open of its stdout; 1 s by default.
+    pub drain: Duration,
+}
+
+impl Default for StopTimeouts {
+    fn default() -> Self {
+        Self {
+            end_of_input: Duration::from_secs(2),
+            terminate: Duration::from_secs(5),
+            drain: Duration::from_secs(1),
+        }
+    }
+}
+
+impl ProcessConfig {
+    /// `program` with no arguments and the defaults.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            cwd: None,
+            env: Vec::new(),
+            stop: StopTimeouts::default(),
+        }
+    }
+
+    /// The same with these arguments behind those it has.
+    #[must_use]
+    pub fn with_args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// What a person calls the child: the file name of its program.
+    pub fn name(&self) -> String {
+        let program = std::path::Path::new(&self.program);
+        program.file_name().unwrap_or(&self.program).to_string_lossy().into_owned()
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::exec(&self.program, &self.args)
+    }
+}
+
+impl TransportConfig for ProcessConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let has_nul = |text: &OsString| text.as_encoded_bytes().contains(&0);
+        if self.program.is_empty() || has_nul(&self.program) {
+            return Err(ConfigError { field: "program", must: "be a name or a path" });
+        }
+        if self.args.iter().any(has_nul) {
+            return Err(ConfigError { field: "args", must: "hold no NUL byte" });
+        }
+        let is_name = |name: &OsString| {
+            !name.is_empty() && !has_nul(name) && !name.as_encoded_bytes().contains(&b'=')
+        };
+        if !self.env.iter().all(|(name, value)| is_name(name) && !has_nul(value)) {
+            return Err(ConfigError { field: "env", must: "have names without `=` and NUL bytes" });
+        }
+        validate_timeout("stop.drain", self.stop.drain)
+    }
+}
+
+impl Transport for Process {
+    type Config = ProcessConfig;
+    type Connection = ProcessConnection;
+    type Listener = NoListener<ProcessConnection>;
+
+    fn kind(&self) -> TransportKind {
+        TransportKind::PROCESS
+    }
+
+    fn profile(&self) -> PerformanceProfile {
+        PROFILE
+    }
+
+    fn config(
+        &self,
+        endpoint: &Endpoint,
+        options: &Options,
+    ) -> Result<ProcessConfig, TransportError> {
+        let Address::Exec(argv) = endpoint.address() else {
+            return Err(crate::registry::foreign(endpoint));
+        };
+        let (program, args) =
+            argv.split_first().ok_or_else(|| crate::registry::foreign(endpoint))?;
+        Ok(ProcessConfig {
+            cwd: options.cwd.clone(),
+            env: options.env.clone(),
+            ..ProcessConfig::new(program).with_args(args)
+        })
+    }
+
+    async fn connect(&self, config: &ProcessConfig) -> Result<ProcessConnection, TransportError> {
+        let endpoint = config.endpoint();
+        launch(config, &endpoint).await.map_err(|error| error.at(&endpoint))
+    }
+
+    async fn listen(
+        &self,
+        config: &ProcessConfig,
+    ) -> Result<NoListener<ProcessConnection>, TransportError> {
+        Err(TransportError::new(ErrorKind::UnsupportedOperation, Operation::Listen)
+            .at(&config.endpoint())
+            .with_hint("a child process cannot be listened on; connect to it"))
+    }
+}
+
+const PROFILE: PerformanceProfile = PerformanceProfile {
+    // What it takes to start a small program.
+    connect: Duration::from_millis(10),
+    round_trip: Duration::from_millis(1),
+    throughput: ByteSize::new(10_000_000),
+};
+
+async fn launch(
+    config: &ProcessConfig,
+    endpoint: &Endpoint,
+) -> Result<ProcessConnection, TransportError> {
+    config.validate()?;
+    let program = resolve(&config.program, config.cwd.as_deref())?;
+    let mut command = Command::new(program);
+    command.args(&config.args).envs(config.env.iter().map(|(name, value)| (name, value)));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    if let Some(cwd) = &config.cwd {
+        command.current_dir(cwd);
+    }
+    let mut child = reaper::spawn(command).await.map_err(launch_failed)?;
+    let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    // From here on the child is ended with this value, also when the rest fails.
+    let lifecycle = Lifecycle::new(child, config.stop).map_err(launch_failed)?;
+    let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
+        return Err(launch_failed(io::ErrorKind::BrokenPipe.into()));
+    };
+    let read = ChildStdout::new(stdout, &lifecycle).map_err(launch_failed)?;
+    let write = ChildStdin::new(stdin).map_err(launch_failed)?;
+    lifecycle.watch(stderr, config.name()).map_err(launch_failed)?;
+    let control = ControlBuilder {
+        kind: TransportKind::PROCESS,
+        endpoint: endpoint.clone(),
+        peer: None,
+        capabilities: Capabilities { half_close: true, peer_identity: false, notices_hangup: true },
+        profile: PROFILE,
+        backing: Arc::new(lifecycle),
+    };
+    Ok(IoConnection::new(read, write, control.build()))
+}
+
+fn launch_failed(error: io::Error) -> TransportError {
+    let kind = match crate::error::common_kind(&error) {
+        ErrorKind::Io => ErrorKind::LaunchFailed,
+        kind => kind,
+    };
+    TransportError::new(kind, Operation::Launch).because(error)
+}

@@ -1,0 +1,72 @@
+//! Finding the program before it is started, so that "not found" can say where it was looked for.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Access;
+
+use crate::{ErrorKind, Operation, TransportError};
+
+/// The file that `program` names: itself if it has a slash, taken from `cwd` when it is relative,
+/// and otherwise the first executable of that name in `PATH`.
+///
+/// # Errors
+/// [`DirectoryMissing`](ErrorKind::DirectoryMissing) for `cwd`,
+/// [`CommandNotFound`](ErrorKind::CommandNotFound) with the places searched, or
+/// [`NotExecutable`](ErrorKind::NotExecutable).
+pub fn resolve(program: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, TransportError> {
+    let fail = |kind| Err(TransportError::new(kind, Operation::Launch));
+    if let Some(cwd) = cwd
+        && !cwd.is_dir()
+    {
+        return fail(ErrorKind::DirectoryMissing(cwd.to_owned()));
+    }
+    let candidates = if program.as_encoded_bytes().contains(&b'/') {
+        vec![cwd.unwrap_or(Path::new("")).join(program)]
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).map(|directory| directory.join(program)).collect()
+    };
+    let files = || candidates.iter().filter(|candidate| candidate.is_file());
+    if let Some(found) = files().find(|file| rustix::fs::access(*file, Access::EXEC_OK).is_ok()) {
+        // A relative path would be looked up again after the child changed its directory.
+        return Ok(std::path::absolute(found).unwrap_or_else(|_| found.clone()));
+    }
+    match files().next() {
+        Some(file) => fail(ErrorKind::NotExecutable(file.clone())),
+        None => fail(ErrorKind::CommandNotFound { searched: candidates }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_program_is_found_by_name_and_by_path() {
+        let found = resolve("sh".as_ref(), None).unwrap();
+        assert!(found.is_absolute() && found.ends_with("sh"), "{found:?}");
+        assert_eq!(resolve(found.as_os_str(), None).unwrap(), found);
+        assert_eq!(resolve("bin/sh".as_ref(), Some("/".as_ref())).unwrap(), Path::new("/bin/sh"));
+    }
+
+    #[test]
+    fn each_way_of_not_being_there_is_its_own_error() {
+        let kind = |program: &str, cwd: Option<&Path>| match resolve(program.as_ref(), cwd) {
+            Err(error) => format!("{:?}", error.kind()),
+            Ok(found) => panic!("{found:?}"),
+        };
+        let missing = kind("no-such-program-here", None);
+        assert!(missing.starts_with("CommandNotFound"), "{missing}");
+        assert!(missing.contains("/bin/no-such-program-here"), "{missing}");
+        assert!(kind("./no-such-program", None).starts_with("CommandNotFound"));
+        assert!(kind("/", None).starts_with("CommandNotFound"));
+        assert!(kind("sh", Some(Path::new("/no/such/dir"))).starts_with("DirectoryMissing"));
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("plain");
+        std::fs::write(&file, "").unwrap();
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(kind("./plain", Some(directory.path())).starts_with("NotExecutable"));
+    }
+}

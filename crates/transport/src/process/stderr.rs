@@ -1,0 +1,191 @@
+//! A child's stderr: always read, so that the child never blocks on it; its last part is kept for
+//! the day it dies, and its lines go to logging, at a rate that harms nobody.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use tieline_proto::{ByteSize, Ending, Frame, Framing, Lines};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+
+/// How much of the end is kept.
+const TAIL: usize = 64 * 1024;
+
+/// A line of stderr longer than this is not logged.
+const LONGEST_LINE: ByteSize = ByteSize::kib(8);
+
+/// At most this many lines a second go to logging, and as many at once if it was quiet before.
+const LINES_A_SECOND: u32 = 100;
+
+/// What a child wrote to stderr.
+#[derive(Clone, Debug)]
+pub(super) struct Stderr {
+    tail: Arc<Mutex<VecDeque<u8>>>,
+    finished: watch::Sender<bool>,
+}
+
+impl Default for Stderr {
+    fn default() -> Self {
+        Self { tail: Arc::default(), finished: watch::Sender::new(false) }
+    }
+}
+
+impl Stderr {
+    /// The last of it.
+    pub(super) fn tail(&self) -> Bytes {
+        let tail = self.tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        tail.iter().copied().collect()
+    }
+
+    /// Completes when it is at its end.
+    pub(super) async fn finished(&self) {
+        let _ = self.finished.subscribe().wait_for(|finished| *finished).await;
+    }
+
+    /// Reads until the end. The future ends with the stream, or when it is dropped.
+    pub(super) fn drain(
+        &self,
+        stderr: std::process::ChildStderr,
+        name: String,
+        pid: i32,
+    ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
+        let mut pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))?;
+        let this = self.clone();
+        Ok(async move {
+            let mut log = LineLog::new(name, pid);
+            let mut lines = Lines::new(LONGEST_LINE);
+            let mut buffer = BytesMut::with_capacity(8 * 1024);
+            loop {
+                let kept = buffer.len();
+                match pipe.read_buf(&mut buffer).await {
+                    Ok(1..) => this.keep(buffer.get(kept..).unwrap_or_default()),
+                    Ok(0) | Err(_) => break,
+                }
+                while let Ok(Some(frame)) = lines.decode(&mut buffer) {
+                    log.frame(&frame);
+                }
+            }
+            if let Ending::Unterminated(line) = lines.finish(&mut buffer) {
+                log.frame(&Frame::Message(line));
+            }
+            log.say_suppressed();
+            this.finished.send_replace(true);
+        })
+    }
+
+    fn keep(&self, bytes: &[u8]) {
+        let mut tail = self.tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let fresh = bytes.get(bytes.len().saturating_sub(TAIL)..).unwrap_or_default();
+        let excess = (tail.len() + fresh.len()).saturating_sub(TAIL);
+        let dropped = excess.min(tail.len());
+        tail.drain(..dropped);
+        tail.extend(fresh);
+    }
+}
+
+/// Lines to logging, at a limited rate; those in between are counted.
+struct LineLog {
+    name: String,
+    pid: i32,
+    allowance: u32,
+    refilled: Instant,
+    suppressed: u64,
+}
+
+impl LineLog {
+    fn new(name: String, pid: i32) -> Self {
+        Self { name, pid, allowance: LINES_A_SECOND, refilled: Instant::now(), suppressed: 0 }
+    }
+
+    fn frame(&mut self, frame: &Frame) {
+        if !self.admit(Instant::now()) {
+            return;
+        }
+        self.say_suppressed();
+        let Self { name, pid, .. } = self;
+        match frame {
+            Frame::Message(line) => {
+                let line = printable(line);
+                tracing::info!(target: "tieline::child", child = %name, pid, "{line}");
+            }
+            Frame::Fault(fault) => {
+                tracing::info!(target: "tieline::child", child = %name, pid, "{fault}");
+            }
+        }
+    }
+
+    fn admit(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.refilled) >= Duration::from_secs(1) {
+            self.refilled = now;
+            self.allowance = LINES_A_SECOND;
+        }
+        if self.allowance == 0 {
+            self.suppressed += 1;
+            return false;
+        }
+        self.allowance -= 1;
+        true
+    }
+
+    fn say_suppressed(&mut self) {
+        let suppressed = std::mem::take(&mut self.suppressed);
+        if suppressed > 0 {
+            let Self { name, pid, .. } = self;
+            tracing::warn!(target: "tieline::child", child = %name, pid, suppressed, "too many lines on stderr");
+        }
+    }
+}
+
+/// Nothing in it can move a terminal's cursor or colour it.
+fn printable(line: &[u8]) -> String {
+    let mut text = String::with_capacity(line.len());
+    for character in String::from_utf8_lossy(line).chars() {
+        if character.is_control() && character != '\t' {
+            text.extend(character.escape_default());
+        } else {
+            text.push(character);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_the_last_64_kib() {
+        let stderr = Stderr::default();
+        stderr.keep(b"early");
+        assert_eq!(stderr.tail(), &b"early"[..]);
+        stderr.keep(&[b'x'; TAIL - 2]);
+        stderr.keep(b"z");
+        let tail = stderr.tail();
+        assert_eq!(tail.len(), TAIL);
+        assert!(tail.starts_with(b"yx"), "{:?}", &tail[..3]);
+        assert!(tail.ends_with(b"xz"));
+        stderr.keep(&[b'w'; 3 * TAIL]);
+        assert_eq!(stderr.tail(), vec![b'w'; TAIL]);
+    }
+
+    #[test]
+    fn a_flood_of_lines_is_counted_and_not_logged() {
+        let mut log = LineLog::new("child".into(), 1);
+        let start = log.refilled;
+        let admitted = (0..1000).filter(|_| log.admit(start)).count();
+        assert_eq!(admitted, LINES_A_SECOND as usize);
+        assert_eq!(log.suppressed, 1000 - u64::from(LINES_A_SECOND));
+        assert!(log.admit(start + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn escape_sequences_reach_no_terminal() {
+        assert_eq!(printable(b"\x1b[31mred\x07\ttab \xff"), "\\u{1b}[31mred\\u{7}\ttab \u{fffd}");
+    }
+}

@@ -1,0 +1,204 @@
+//! Writing an inherited descriptor from async code: a thread takes what is queued and writes it,
+//! waiting for room together with a pipe that says when to stop.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::AsyncWrite;
+
+use crate::WriteEnd;
+
+/// How much is queued before the writer must wait.
+const QUEUE: usize = 64 * 1024;
+
+/// A pipe that polls as writable takes this much without blocking (PIPE_BUF on Linux).
+const WRITE: usize = 4096;
+
+/// The real stdout. Shutting it down writes what is queued and closes it; dropping it loses what
+/// was not flushed.
+pub struct Stdout {
+    shared: Arc<Shared>,
+    /// Closing it wakes the thread from its poll.
+    _stop: OwnedFd,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    queued: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: Vec<u8>,
+    /// The thread has taken bytes that it has not written yet.
+    writing: bool,
+    stage: Stage,
+    error: Option<io::ErrorKind>,
+    waker: Option<Waker>,
+}
+
+#[derive(Default, PartialEq)]
+enum Stage {
+    #[default]
+    Open,
+    /// What is queued is written, and then the descriptor is closed.
+    Closing,
+    /// The descriptor is closed.
+    Closed,
+    /// Nobody waits for anything any more.
+    Dropped,
+}
+
+impl Stdout {
+    pub(super) fn new(stdout: OwnedFd) -> io::Result<Self> {
+        let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
+        let shared = Arc::new(Shared::default());
+        let thread = shared.clone();
+        let builder = std::thread::Builder::new().name("tieline-stdout".into());
+        builder.spawn(move || thread.run(stdout, &stopped))?;
+        Ok(Self { shared, _stop: stop })
+    }
+}
+
+impl Drop for Stdout {
+    fn drop(&mut self) {
+        self.shared.lock().stage = Stage::Dropped;
+        self.shared.queued.notify_one();
+    }
+}
+
+impl WriteEnd for Stdout {}
+
+impl AsyncWrite for Stdout {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.shared.lock();
+        state.check()?;
+        if state.stage != Stage::Open {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let room = QUEUE.saturating_sub(state.queue.len()).min(bytes.len());
+        if room == 0 && !bytes.is_empty() {
+            state.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        state.queue.extend_from_slice(bytes.get(..room).unwrap_or_default());
+        self.shared.queued.notify_one();
+        Poll::Ready(Ok(room))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.shared.lock();
+        state.check()?;
+        if state.queue.is_empty() && !state.writing {
+            return Poll::Ready(Ok(()));
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.shared.lock();
+        if state.stage == Stage::Open {
+            state.stage = Stage::Closing;
+            self.shared.queued.notify_one();
+        }
+        if state.stage == Stage::Closed {
+            return Poll::Ready(state.check());
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl State {
+    fn check(&self) -> io::Result<()> {
+        self.error.map_or(Ok(()), |kind| Err(kind.into()))
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Owns the descriptor: it is closed when this returns, or before it says so.
+    fn run(&self, stdout: OwnedFd, stopped: &OwnedFd) {
+        let mut batch = Vec::new();
+        while self.take(&mut batch) {
+            let written = write_or_stop(&stdout, stopped, &batch);
+            let mut state = self.lock();
+            state.writing = false;
+            if let Err(errno) = written {
+                state.error = Some(io::Error::from(errno).kind());
+                break;
+            }
+            state.wake();
+        }
+        drop(stdout);
+        let mut state = self.lock();
+        state.queue = Vec::new();
+        state.writing = false;
+        state.stage = Stage::Closed;
+        state.wake();
+    }
+
+    /// Waits for bytes to write; false when there will be none.
+    fn take(&self, batch: &mut Vec<u8>) -> bool {
+        batch.clear();
+        let mut state = self.lock();
+        loop {
+            match state.stage {
+                Stage::Dropped | Stage::Closed => return false,
+                _ if !state.queue.is_empty() => break,
+                Stage::Closing => return false,
+                Stage::Open => {}
+            }
+            state = self.queued.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        std::mem::swap(&mut state.queue, batch);
+        state.writing = true;
+        state.wake();
+        true
+    }
+}
+
+/// Writes everything, a piece at a time as there is room; gives up when told to stop.
+fn write_or_stop(stdout: &OwnedFd, stopped: &OwnedFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        let mut fds = [PollFd::new(stdout, PollFlags::OUT), PollFd::new(stopped, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            result => result?,
+        };
+        let [output, stop] = &fds;
+        if !stop.revents().is_empty() {
+            return Err(Errno::CANCELED);
+        }
+        if output.revents().is_empty() {
+            continue;
+        }
+        match rustix::io::write(stdout, bytes.get(..WRITE).unwrap_or(bytes)) {
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) => return Err(errno),
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! Connecting to a Unix socket, with each way of failing told apart.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::SocketAddrUnix;
+use tokio::net::UnixStream;
+
+use super::{
+    UnixAddress, UnixConfig, UnixConnection, admit, directory, socket_address, stream_socket,
+};
+use crate::{Endpoint, ErrorKind, Operation, TransportError};
+
+/// The first wait when the listener's queue is full, and the longest. Linux has no event for it.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+pub(super) async fn connect(
+    config: &UnixConfig,
+    endpoint: &Endpoint,
+) -> Result<UnixConnection, TransportError> {
+    let address = socket_address(config, Operation::Connect).map_err(|error| error.at(endpoint))?;
+    let limit = config.connect_timeout;
+    let connected = tokio::time::timeout(limit, connect_patiently(&address)).await;
+    let stream = connected
+        .map_err(|_| {
+            TransportError::new(ErrorKind::TimedOut(limit), Operation::Connect).at(endpoint)
+        })?
+        .map_err(|errno| explain(errno, &config.address).at(endpoint))?;
+    let stream = std::os::unix::net::UnixStream::from(stream);
+    let stream = UnixStream::from_std(stream).map_err(|error| {
+        let kind = crate::error::common_kind(&error);
+        TransportError::new(kind, Operation::Connect).at(endpoint).because(error)
+    })?;
+    admit(stream, config, endpoint, Operation::Connect)
+}
+
+/// A full queue is no refusal: somebody is alive there and will make room.
+async fn connect_patiently(address: &SocketAddrUnix) -> rustix::io::Result<OwnedFd> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match connect_once(address) {
+            Err(Errno::AGAIN) => tokio::time::sleep(pause).await,
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// One attempt, which never blocks: a Unix socket connects at once or not at all.
+pub(super) fn connect_once(address: &SocketAddrUnix) -> rustix::io::Result<OwnedFd> {
+    let socket = stream_socket()?;
+    rustix::net::connect(&socket, address)?;
+    Ok(socket)
+}
+
+fn explain(errno: Errno, address: &UnixAddress) -> TransportError {
+    let kind = match (errno, address) {
+        (Errno::NOENT, UnixAddress::Path(path)) if !directory(path).is_dir() => {
+            ErrorKind::DirectoryMissing(directory(path).to_owned())
+        }
+        (Errno::NOENT, _) => ErrorKind::NotFound,
+        // The kernel refuses a plain file in the same words as a dead socket.
+        (Errno::CONNREFUSED, UnixAddress::Path(path)) if !is_socket(path) => ErrorKind::NotASocket,
+        (Errno::CONNREFUSED, UnixAddress::Path(_)) => ErrorKind::Refused,
+        (Errno::CONNREFUSED, UnixAddress::Abstract(_)) => ErrorKind::NotFound,
+        (Errno::NOTDIR | Errno::PROTOTYPE, _) => ErrorKind::NotASocket,
+        (other, _) => crate::error::common_kind(&io::Error::from(other)),
+    };
+    let error = TransportError::new(kind, Operation::Connect).because(errno.into());
+    match errno {
+        Errno::PROTOTYPE => error.with_hint("it is a datagram socket; tieline speaks over streams"),
+        _ => error,
+    }
+}
+
+pub(super) fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+}

@@ -1,0 +1,177 @@
+//! Listening on a Unix socket: never over a live one, never open to others even for a moment, and
+//! only what is ours is removed.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use tokio::net::UnixListener as TokioListener;
+
+use super::connect::connect_once;
+use super::lock::SocketLock;
+use super::{
+    UnixAddress, UnixConfig, UnixConnection, admit, directory, socket_address, stream_socket,
+};
+use crate::error::common_kind;
+use crate::{Endpoint, ErrorKind, Listener, Operation, TransportError};
+
+/// A Unix socket that is listened on. Dropping it stops listening and removes the socket, if the
+/// one at the path is still ours; the lock file beside it stays, empty.
+#[derive(Debug)]
+pub struct UnixListener {
+    listener: TokioListener,
+    config: UnixConfig,
+    endpoint: Endpoint,
+    /// Dropped before the lock is: who takes the lock next finds nothing or what is not ours.
+    _socket: SocketFile,
+    _lock: SocketLock,
+}
+
+pub(super) fn listen(
+    config: &UnixConfig,
+    endpoint: Endpoint,
+) -> Result<UnixListener, TransportError> {
+    let UnixAddress::Path(path) = &config.address else {
+        return Err(TransportError::new(ErrorKind::UnsupportedOperation, Operation::Listen)
+            .at(&endpoint)
+            .with_hint("an abstract socket has no owner and no permissions; listen on a path"));
+    };
+    let bound = bind(path, config).map_err(|error| error.at(&endpoint))?;
+    let (lock, socket_file, socket) = bound;
+    let listener = std::os::unix::net::UnixListener::from(socket);
+    let listener = TokioListener::from_std(listener).map_err(|error| {
+        TransportError::new(common_kind(&error), Operation::Listen).at(&endpoint).because(error)
+    })?;
+    Ok(UnixListener {
+        listener,
+        config: config.clone(),
+        endpoint,
+        _socket: socket_file,
+        _lock: lock,
+    })
+}
+
+impl Listener for UnixListener {
+    type Connection = UnixConnection;
+
+    async fn accept(&mut self) -> Result<UnixConnection, TransportError> {
+        loop {
+            let accepted = self.listener.accept().await;
+            let admitted = match accepted {
+                Ok((stream, _)) => admit(stream, &self.config, &self.endpoint, Operation::Accept),
+                Err(error) => {
+                    let kind = common_kind(&error);
+                    let failed = TransportError::new(kind, Operation::Accept).because(error);
+                    return Err(failed.at(&self.endpoint));
+                }
+            };
+            match admitted {
+                // Not theirs to fail the listener with.
+                Err(error) if !matches!(error.kind(), ErrorKind::ResourcesExhausted) => {
+                    tracing::warn!("refused a connection: {error}");
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+fn bind(
+    path: &Path,
+    config: &UnixConfig,
+) -> Result<(SocketLock, SocketFile, OwnedFd), TransportError> {
+    let address = socket_address(config, Operation::Listen)?;
+    if !directory(path).is_dir() {
+        let kind = ErrorKind::DirectoryMissing(directory(path).to_owned());
+        return Err(TransportError::new(kind, Operation::Listen));
+    }
+    // What is visibly not a socket needs no lock file left beside it.
+    refuse_non_socket(path)?;
+    let lock = SocketLock::take(path)?;
+    remove_if_dead(path, &address)?;
+    let fail = |errno: Errno| {
+        let kind = match errno {
+            Errno::ADDRINUSE => ErrorKind::AddressInUse,
+            other => common_kind(&io::Error::from(other)),
+        };
+        TransportError::new(kind, Operation::Listen).because(errno.into())
+    };
+    let socket = stream_socket().map_err(fail)?;
+    if cfg!(target_os = "linux") {
+        // The socket's file takes over this mode when it is made, so it never has another.
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(fail)?;
+    }
+    rustix::net::bind(&socket, &address).map_err(fail)?;
+    let socket_file = SocketFile::of(path).map_err(|error| {
+        TransportError::new(common_kind(&error), Operation::Listen).because(error)
+    })?;
+    if cfg!(not(target_os = "linux")) {
+        // Nobody can connect before it listens.
+        rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR).map_err(fail)?;
+    }
+    rustix::net::listen(&socket, i32::from(config.backlog)).map_err(fail)?;
+    Ok((lock, socket_file, socket))
+}
+
+fn refuse_non_socket(path: &Path) -> Result<(), TransportError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(()),
+        Ok(_) => Err(TransportError::new(ErrorKind::NotASocket, Operation::Listen)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => {
+            Err(TransportError::new(common_kind(&error), Operation::Listen).because(error))
+        }
+    }
+}
+
+/// Removes the socket at `path` if nobody answers there. The lock is held, so no other tieline is
+/// about to listen on it; a full queue, a refused permission or anything unknown counts as alive.
+fn remove_if_dead(
+    path: &Path,
+    address: &rustix::net::SocketAddrUnix,
+) -> Result<(), TransportError> {
+    refuse_non_socket(path)?;
+    let alive = || TransportError::new(ErrorKind::AddressInUse, Operation::Listen);
+    match connect_once(address) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(|error| {
+            TransportError::new(common_kind(&error), Operation::Listen).because(error)
+        }),
+        Err(errno) => Err(alive().because(errno.into())),
+        Ok(_) => Err(alive()),
+    }
+}
+
+/// The file that binding made, by its identity.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::symlink_metadata(path)?;
+        // The working directory may change before the file is to be removed.
+        let path = std::path::absolute(path)?;
+        Ok(Self { path, device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let still_ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
+        if still_ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the socket could not be removed");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The lock beside a socket: who holds it may judge whether the socket is dead.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use crate::{ErrorKind, Operation, TransportError};
+
+/// Held for as long as the listener lives. The file is never unlinked: two processes that each
+/// locked a file of that name would both believe that they hold it.
+#[derive(Debug)]
+pub(super) struct SocketLock {
+    _file: File,
+}
+
+impl SocketLock {
+    /// Takes the lock for the socket at `path`, without waiting.
+    pub(super) fn take(path: &Path) -> Result<Self, TransportError> {
+        let lock = lock_path(path);
+        let fail = |kind| TransportError::new(kind, Operation::Listen);
+        // std opens with O_CLOEXEC: a lock that a child inherits would outlive us.
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
+            .open(&lock);
+        let file = opened.map_err(|error| explain(error, path, &lock))?;
+        let metadata = file.metadata().map_err(|error| fail(ErrorKind::Io).because(error))?;
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(fail(ErrorKind::ForeignLock(lock)));
+        }
+        if !metadata.is_file() {
+            return Err(
+                fail(ErrorKind::Io).with_hint(format!("{} is no plain file", lock.display()))
+            );
+        }
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(fail(ErrorKind::AddressInUse)),
+            Err(TryLockError::Error(error)) => Err(fail(ErrorKind::Io).because(error)),
+        }
+    }
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".lock");
+    lock.into()
+}
+
+fn explain(error: io::Error, path: &Path, lock: &Path) -> TransportError {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => ErrorKind::DirectoryMissing(super::directory(path).to_owned()),
+        io::ErrorKind::PermissionDenied if is_foreign(lock) => {
+            ErrorKind::ForeignLock(lock.to_owned())
+        }
+        _ => crate::error::common_kind(&error),
+    };
+    TransportError::new(kind, Operation::Listen).because(error)
+}
+
+fn is_foreign(lock: &Path) -> bool {
+    let ours = rustix::process::geteuid().as_raw();
+    std::fs::symlink_metadata(lock).is_ok_and(|metadata| metadata.uid() != ours)
+}

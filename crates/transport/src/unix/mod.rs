@@ -1,0 +1,251 @@
+//! Unix sockets: for their owner alone, without a moment's gap, and never over a live one.
+
+mod connect;
+mod listen;
+mod lock;
+mod write_half;
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::SocketAddrUnix;
+use tieline_proto::ByteSize;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+
+pub use listen::UnixListener;
+pub use write_half::UnixWriteHalf;
+
+use crate::control::ControlBuilder;
+use crate::options::validate_timeout;
+use crate::{
+    Address, Capabilities, ConfigError, Endpoint, ErrorKind, IoConnection, Operation, Options,
+    PeerIdentity, PerformanceProfile, Transport, TransportConfig, TransportError, TransportKind,
+};
+
+/// Unix stream sockets.
+///
+/// A listener's socket is readable and writable for its owner alone from the moment it appears.
+/// Beside it stands a lock file (`….lock`), which stays when the listener goes and is empty. A
+/// socket at the path is removed only if its lock is free *and* nobody answers there; whatever else
+/// is at the path is left alone.
+///
+/// The process on the other end must belong to our own user or root, on both sides, unless its
+/// user is allowed by [`UnixConfig::allow_uids`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unix;
+
+/// A connection over a Unix socket.
+pub type UnixConnection = IoConnection<OwnedReadHalf, UnixWriteHalf>;
+
+/// What [`Unix`] needs to know.
+#[derive(Clone, Debug)]
+pub struct UnixConfig {
+    /// Where the socket is.
+    pub address: UnixAddress,
+    /// Users other than our own and root whose processes are accepted on the other end.
+    pub allow_uids: Vec<u32>,
+    /// How long connecting may take when the listener's queue is full; 5 s by default.
+    pub connect_timeout: Duration,
+    /// How many connections wait to be accepted; 1,024 by default, within what the system allows.
+    pub backlog: u16,
+}
+
+/// Where a Unix socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnixAddress {
+    /// In the file system.
+    Path(PathBuf),
+    /// In Linux's abstract name space; for connecting only, as anybody may listen there.
+    Abstract(OsString),
+}
+
+impl UnixConfig {
+    /// The socket at `path`, with the defaults.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            address: UnixAddress::Path(path.into()),
+            allow_uids: Vec::new(),
+            connect_timeout: Duration::from_secs(5),
+            backlog: 1024,
+        }
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::new(match &self.address {
+            UnixAddress::Path(path) => Address::Unix(path.clone().into()),
+            UnixAddress::Abstract(name) => Address::UnixAbstract(name.clone()),
+        })
+    }
+
+    fn is_allowed(&self, peer: &PeerIdentity) -> bool {
+        let ours = rustix::process::geteuid().as_raw();
+        peer.uid == ours || peer.uid == 0 || self.allow_uids.contains(&peer.uid)
+    }
+}
+
+impl TransportConfig for UnixConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        validate_timeout("connect_timeout", self.connect_timeout)?;
+        if self.backlog == 0 {
+            return Err(ConfigError { field: "backlog", must: "be at least 1" });
+        }
+        let is_empty = match &self.address {
+            UnixAddress::Path(path) => path.as_os_str().is_empty(),
+            UnixAddress::Abstract(name) => name.is_empty(),
+        };
+        if is_empty {
+            return Err(ConfigError { field: "address", must: "not be empty" });
+        }
+        Ok(())
+    }
+}
+
+impl Transport for Unix {
+    type Config = UnixConfig;
+    type Connection = UnixConnection;
+    type Listener = UnixListener;
+
+    fn kind(&self) -> TransportKind {
+        TransportKind::UNIX
+    }
+
+    fn profile(&self) -> PerformanceProfile {
+        PROFILE
+    }
+
+    fn config(&self, endpoint: &Endpoint, options: &Options) -> Result<UnixConfig, TransportError> {
+        let address = match endpoint.address() {
+            Address::Unix(path) => UnixAddress::Path(path.into()),
+            Address::UnixAbstract(name) => UnixAddress::Abstract(name.clone()),
+            _ => return Err(crate::registry::foreign(endpoint)),
+        };
+        Ok(UnixConfig {
+            address,
+            allow_uids: options.allow_uids.clone(),
+            connect_timeout: options.connect_timeout,
+            ..UnixConfig::new("")
+        })
+    }
+
+    async fn connect(&self, config: &UnixConfig) -> Result<UnixConnection, TransportError> {
+        let endpoint = config.endpoint();
+        config.validate().map_err(|error| TransportError::from(error).at(&endpoint))?;
+        connect::connect(config, &endpoint).await
+    }
+
+    async fn listen(&self, config: &UnixConfig) -> Result<UnixListener, TransportError> {
+        let endpoint = config.endpoint();
+        config.validate().map_err(|error| TransportError::from(error).at(&endpoint))?;
+        listen::listen(config, endpoint)
+    }
+}
+
+const PROFILE: PerformanceProfile = PerformanceProfile {
+    connect: Duration::from_micros(100),
+    round_trip: Duration::from_micros(100),
+    throughput: ByteSize::new(1_000_000_000),
+};
+
+/// The longest path that fits a socket address, its closing NUL not counted.
+const MAX_PATH: usize = if cfg!(target_os = "macos") { 103 } else { 107 };
+
+fn socket_address(
+    config: &UnixConfig,
+    operation: Operation,
+) -> Result<SocketAddrUnix, TransportError> {
+    let made = match &config.address {
+        UnixAddress::Path(path) => {
+            let length = path.as_os_str().len();
+            if length > MAX_PATH {
+                let kind = ErrorKind::PathTooLong { length, limit: MAX_PATH };
+                return Err(TransportError::new(kind, operation));
+            }
+            SocketAddrUnix::new(path.as_path())
+        }
+        UnixAddress::Abstract(name) => abstract_address(name, operation)?,
+    };
+    made.map_err(|errno| TransportError::new(ErrorKind::Io, operation).because(errno.into()))
+}
+
+#[cfg(target_os = "linux")]
+fn abstract_address(
+    name: &std::ffi::OsStr,
+    operation: Operation,
+) -> Result<rustix::io::Result<SocketAddrUnix>, TransportError> {
+    let length = name.len();
+    if length > MAX_PATH {
+        return Err(TransportError::new(
+            ErrorKind::PathTooLong { length, limit: MAX_PATH },
+            operation,
+        ));
+    }
+    Ok(SocketAddrUnix::new_abstract_name(name.as_encoded_bytes()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn abstract_address(
+    _: &std::ffi::OsStr,
+    operation: Operation,
+) -> Result<rustix::io::Result<SocketAddrUnix>, TransportError> {
+    let error = TransportError::new(ErrorKind::UnsupportedPlatform, operation);
+    Err(error.with_hint("abstract sockets are Linux's; use a path"))
+}
+
+/// A non-blocking, close-on-exec stream socket.
+fn stream_socket() -> rustix::io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketType};
+    #[cfg(not(target_os = "macos"))]
+    {
+        use rustix::net::{SocketFlags, socket_with};
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+    }
+    #[cfg(target_os = "macos")]
+    {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(socket)
+    }
+}
+
+/// Makes the connection of a connected stream, unless the peer is somebody else's.
+fn admit(
+    stream: UnixStream,
+    config: &UnixConfig,
+    endpoint: &Endpoint,
+    operation: Operation,
+) -> Result<UnixConnection, TransportError> {
+    let credentials = stream.peer_cred().map_err(|error| {
+        TransportError::new(crate::error::common_kind(&error), operation)
+            .at(endpoint)
+            .because(error)
+    })?;
+    let peer = PeerIdentity {
+        pid: credentials.pid().and_then(|pid| pid.try_into().ok()),
+        uid: credentials.uid(),
+        gid: credentials.gid(),
+    };
+    if !config.is_allowed(&peer) {
+        return Err(TransportError::new(ErrorKind::PeerNotAllowed(peer), operation).at(endpoint));
+    }
+    let (read, write) = stream.into_split();
+    let control = ControlBuilder {
+        kind: TransportKind::UNIX,
+        endpoint: endpoint.clone(),
+        peer: Some(peer),
+        capabilities: Capabilities { half_close: true, peer_identity: true, notices_hangup: true },
+        profile: PROFILE,
+        backing: Arc::new(()),
+    };
+    Ok(IoConnection::new(read, UnixWriteHalf::new(write), control.build()))
+}
+
+/// A path's directory; a bare name is in the current one.
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
