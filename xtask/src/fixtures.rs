@@ -68,11 +68,12 @@ impl Fixture {
     /// Builds beside the final place and renames, so that an interrupted build is never taken for a
     /// whole one. Two runs at once build one after the other.
     pub(crate) fn build(&self, workspace: &Workspace) -> Result<(), Failure> {
-        let partial = self.directory.with_extension("partial");
+        let cache = cache()?;
+        let partial = cache.join(format!("{}.partial", self.name));
         let io = |error: io::Error| failed_at(&partial, &error);
 
-        fs::create_dir_all(cache()?).map_err(io)?;
-        let lock = File::create(cache()?.join("lock")).map_err(io)?;
+        fs::create_dir_all(&cache).map_err(io)?;
+        let lock = File::create(cache.join("lock")).map_err(io)?;
         lock.lock().map_err(io)?;
         if self.is_built() {
             return Ok(());
@@ -98,7 +99,7 @@ fn install_xi_core(workspace: &Workspace, source: &Path, into: &Path) -> Result<
     run_aside(
         workspace
             .cargo()
-            .args(["install", "--debug", "--locked", "--no-track", "--path"])
+            .args(["install", "--quiet", "--debug", "--locked", "--no-track", "--path"])
             .arg(source)
             .arg("--root")
             .arg(into)

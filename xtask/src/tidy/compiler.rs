@@ -23,7 +23,8 @@ pub(super) fn format(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
         .collect())
 }
 
-/// The fixtures' lock files too: each has its own.
+/// The fixtures' lock files too: each has its own. (The workspace's was mended when cargo built this
+/// program, unless that was told `--locked`, as CI does; what is left then is to commit it.)
 pub(super) fn lock(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
     for lock in workspace.files()?.iter().filter(|file| file.ends_with("Cargo.lock")) {

@@ -33,7 +33,7 @@ fn judge(it: &Crate, sources: &[(PathBuf, String)]) -> Vec<Finding> {
         .filter(|dependency| !is_used(dependency))
         .map(|dependency| {
             let (kind, place) = match dependency.kind {
-                Kind::Normal => ("dependency", "the code in src, tests aside,"),
+                Kind::Normal => ("dependency", "src outside tests"),
                 Kind::Dev => ("dev-dependency", "tests, benches, examples and src"),
                 Kind::Build => ("build-dependency", "build.rs"),
             };
