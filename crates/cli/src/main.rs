@@ -1,2 +1,49 @@
-//! The `tieline` program.
-fn main() {}
+//! The `tieline` program: what was typed becomes what is meant, and the libraries do it.
+
+mod args;
+mod connect;
+mod demo;
+mod logging;
+mod rendezvous;
+mod report;
+mod serve;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Args, Command};
+use report::Failure;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    logging::start(&args.logging);
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    // Many lines want every core; a single one is quickest on the thread that waits for it.
+    let mut runtime = match &args.command {
+        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = runtime.enable_all().build()?;
+    let quiet = args.logging.is_quiet();
+    match args.command {
+        Command::Serve(serve) => runtime.block_on(serve::run(serve, quiet)),
+        Command::Connect(connect) => runtime.block_on(connect::connect(connect, quiet)),
+        Command::Bridge(bridge) => runtime.block_on(connect::bridge(bridge)),
+        Command::DemoAgent => runtime.block_on(demo::run()),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "tieline", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}

@@ -1,1 +1,18 @@
-//! Pumps messages between lines: serve, connect, bridge
+//! Pumps messages between lines: what `tieline serve`, `connect` and `bridge` do.
+//!
+//! ```text
+//!   near (a client)                                        far (a child, a server)
+//!      Receiver ──▶ messages ──▶ [tap] ──▶ Sender             end of input is passed on
+//!      Sender   ◀── [tap] ◀── messages ◀── Receiver           its end is the line's end
+//! ```
+//!
+//! [`bridge`] joins two channels; [`Server`] accepts many and gives each a far end of its own.
+//! Nothing is ever put into the stream that did not come from the other side.
+
+mod bridge;
+mod serve;
+mod tap;
+
+pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge};
+pub use serve::{Server, ServerReport};
+pub use tap::{Tap, TapEnd};

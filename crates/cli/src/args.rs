@@ -1,0 +1,231 @@
+//! The command line: each option with its help, its parsing and its default.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind};
+use tieline_transport::{ChannelConfig, Endpoint, Options, TransportError};
+
+/// One line between two processes: whole messages over whatever lies underneath.
+#[derive(Parser)]
+#[command(name = "tieline", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(propagate_version = true, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) logging: Logging,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tieline serve                                   try it, with a built-in agent
+  tieline serve -- my-agent --verbose             put a program on a Unix socket
+  echo '{\"id\":1}' | tieline connect unix:/run/user/1000/tieline/my-agent.sock
+  tieline bridge stdio: content-length+exec:pylsp speak lines to a language server
+
+Endpoints:
+  unix:PATH  unix:@ABSTRACT  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:
+  A framing may stand in front: lines+ (the usual), content-length+, length-prefix+
+
+Exit status: 0 all went well, 1 something failed, 2 the command line is wrong.";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Put a stdio program on a socket; each client gets a process of its own.
+    Serve(Serve),
+    /// Speak to an endpoint: lines from stdin go out, messages come to stdout.
+    Connect(Connect),
+    /// Pump messages both ways between two endpoints, converting the framing.
+    Bridge(Bridge),
+    /// The built-in JSON-RPC agent on stdio: echo, add, sleep, count, crash, flood.
+    DemoAgent,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Group)]
+#[command(after_help = "\
+Prints each endpoint that it listens on, one a line, on stdout; everything else goes to stderr.
+SIGINT and SIGTERM end it: no new client, each program gets the end of its input and what it still
+says is delivered; a second signal ends everything at once. The sockets are removed.
+
+Examples:
+  tieline serve
+  tieline serve -- npx -y @modelcontextprotocol/server-everything stdio
+  tieline serve --listen unix:/tmp/lsp.sock --framing content-length -- pylsp
+  tieline serve --listen lines+unix:/tmp/a.sock --tap said.ndjson -- my-agent")]
+pub(crate) struct Serve {
+    /// Where to listen; may be given several times [default: a socket named after the command]
+    #[arg(long, value_name = "ENDPOINT", value_parser = endpoint)]
+    pub(crate) listen: Vec<Endpoint>,
+    /// How the program frames its messages: lines, content-length or length-prefix
+    #[arg(long, value_name = "FRAMING", default_value = "lines", value_parser = framing)]
+    pub(crate) framing: FramingKind,
+    /// How many clients are served at once; more are turned away
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
+    pub(crate) max_connections: usize,
+    /// The program's working directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<PathBuf>,
+    /// A variable of the program's environment, on top of ours; may be given several times
+    #[arg(long, value_name = "K=V", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) line: Line,
+    /// The program and its arguments; there is no shell [default: the built-in demo agent]
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Group)]
+#[command(after_help = "\
+The end of stdin is passed on, and what the other side still has to say is printed before it ends.
+
+Examples:
+  echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"add\",\"params\":[2,3]}' | tieline connect unix:/tmp/a.sock
+  tieline connect exec:my-agent --verbose          by hand; Ctrl-D ends the input")]
+pub(crate) struct Connect {
+    /// Where to connect; words behind an exec: endpoint are its arguments
+    #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
+    pub(crate) endpoint: Endpoint,
+    #[command(flatten)]
+    pub(crate) line: Line,
+}
+
+#[derive(Group)]
+#[command(after_help = "\
+The first endpoint is the client's side: the end of its input is passed on to the second, and when
+the second ends, all ends. Between two framings every message must be JSON.
+
+Examples:
+  tieline bridge stdio: content-length+exec:pylsp
+  tieline bridge content-length+stdio: unix:/tmp/agent.sock")]
+pub(crate) struct Bridge {
+    /// The client's side
+    #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
+    pub(crate) near: Endpoint,
+    /// The server's side
+    #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
+    pub(crate) far: Endpoint,
+    #[command(flatten)]
+    pub(crate) line: Line,
+}
+
+/// What every line can be told.
+#[derive(Group)]
+pub(crate) struct Line {
+    /// The largest message, like 512KiB or 64MiB
+    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE)]
+    pub(crate) max_message: ByteSize,
+    /// End a line whose reader has taken nothing for so long, like 10s or 5m
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) stall_timeout: Duration,
+    /// Accept processes of this user on the other end, beside our own and root's; may be given
+    /// several times
+    #[arg(long, value_name = "UID")]
+    pub(crate) allow_uid: Vec<u32>,
+    /// Record every message, with its time and direction, in this file as NDJSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tap: Option<PathBuf>,
+}
+
+impl Line {
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            channel: ChannelConfig {
+                max_message: self.max_message,
+                stall_timeout: self.stall_timeout,
+                ..ChannelConfig::default()
+            },
+            allow_uids: self.allow_uid.clone(),
+            ..Options::default()
+        }
+    }
+}
+
+#[derive(Group)]
+pub(crate) struct Logging {
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Say only what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// How log lines look
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+impl Logging {
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    pub(crate) fn level(&self) -> tracing::Level {
+        match (self.quiet, self.verbose) {
+            (true, _) => tracing::Level::ERROR,
+            (false, 0) => tracing::Level::INFO,
+            (false, 1) => tracing::Level::DEBUG,
+            (false, _) => tracing::Level::TRACE,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// For programs, an object a line
+    Json,
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, String> {
+    let explain = |error: TransportError| match error.hint() {
+        Some(hint) => format!("{}; {hint}", error.kind()),
+        None => error.kind().to_string(),
+    };
+    text.parse().map_err(explain)
+}
+
+fn framing(name: &str) -> Result<FramingKind, tieline_proto::UnknownFraming> {
+    name.parse()
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "not a whole number above 0".into())
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("not of the form NAME=VALUE".into()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn variables_are_split_at_the_first_equals_sign() {
+        assert_eq!(variable("A=b=c"), Ok(("A".into(), "b=c".into())));
+        assert_eq!(variable("A="), Ok(("A".into(), String::new())));
+        assert!(variable("A").is_err() && variable("=b").is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! `tieline connect` and `tieline bridge`: one line between two endpoints.
+
+use std::io::IsTerminal;
+
+use tieline_gateway::{BridgeEnd, Tap};
+use tieline_proto::FramingKind;
+use tieline_transport::{Address, Endpoint, Options, Registry};
+
+use crate::args::{Bridge, Connect, Line};
+use crate::report::Failure;
+use crate::signals::Signals;
+
+pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
+    let by_hand = std::io::stdin().is_terminal() && !quiet;
+    if by_hand {
+        eprintln!("tieline: one message a line; Ctrl-D ends the input, Ctrl-C everything");
+    }
+    join(Endpoint::stdio(), args.endpoint, args.line).await
+}
+
+pub(crate) async fn bridge(args: Bridge) -> Result<(), Failure> {
+    join(args.near, args.far, args.line).await
+}
+
+async fn join(near: Endpoint, far: Endpoint, line: Line) -> Result<(), Failure> {
+    let signals = Signals::listen()?;
+    let registry = Registry::new();
+    let json = framing(&near) != framing(&far);
+    let options = Options { json, ..line.options() };
+    // The far side first: until it is there, nothing is taken from the near side.
+    let far = registry.connect(&far, &options).await?;
+    let near = registry.connect(&near, &options).await?;
+    let (tap, tap_end) = Tap::open_if_any(line.tap.as_deref())?;
+    let how = tieline_gateway::Bridge { tap, ..Default::default() };
+    let report = tokio::select! {
+        report = tieline_gateway::bridge(near, far, how, signals.first()) => report,
+        () = signals.second() => return Err(Failure::Said("ended at once by a second signal".into())),
+    };
+    if let Some(end) = tap_end {
+        end.written().await;
+    }
+    tracing::debug!(
+        to_far = report.to_far,
+        to_near = report.to_near,
+        lost = report.lost,
+        "{}",
+        report.end
+    );
+    match (&report.end, report.lost) {
+        (BridgeEnd::Stopped(_), _) => Err(Failure::Said("ended by a signal".into())),
+        (end, _) if !end.is_clean() => Err(Failure::Said(format!("the line has ended: {end}"))),
+        (_, 0) => Ok(()),
+        (_, lost) => Err(Failure::Said(format!("{lost} messages were not passed on"))),
+    }
+}
+
+fn framing(endpoint: &Endpoint) -> FramingKind {
+    let usual = match endpoint.address() {
+        Address::Memory(_) => FramingKind::LengthPrefix,
+        _ => FramingKind::Lines,
+    };
+    endpoint.framing().unwrap_or(usual)
+}

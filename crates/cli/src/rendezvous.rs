@@ -1,0 +1,118 @@
+//! Where a server listens when nobody says where: a place of the user's own, named after the
+//! program.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use tieline_transport::{DynAcceptor, Endpoint, ErrorKind, Options, Registry};
+
+use crate::report::Failure;
+
+/// How many servers of one name may run before a person is asked to say where.
+const MOST: u32 = 1000;
+
+/// Listens on a socket named after `program`; where that is in use, on the next number.
+pub(crate) async fn listen(
+    registry: &Registry,
+    program: &OsStr,
+    options: &Options,
+) -> Result<Box<dyn DynAcceptor>, Failure> {
+    let directory = directory()?;
+    let name = socket_name(program);
+    for number in 1..=MOST {
+        let file =
+            if number == 1 { format!("{name}.sock") } else { format!("{name}-{number}.sock") };
+        let endpoint = Endpoint::unix(directory.join(file));
+        match registry.listen(&endpoint, options).await {
+            Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {}
+            result => return Ok(result?),
+        }
+    }
+    let directory = directory.display();
+    Err(Failure::Said(format!("{MOST} sockets in {directory} are in use; say where: --listen")))
+}
+
+/// `$XDG_RUNTIME_DIR/tieline`, or where there is no such thing `tieline-UID` under the system's
+/// temporary directory. Made if need be; refused if it is anybody else's.
+fn directory() -> Result<PathBuf, Failure> {
+    let uid = rustix::process::geteuid().as_raw();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let runtime = runtime.filter(|path| path.is_absolute() && path.is_dir());
+    let directory = match runtime {
+        Some(runtime) => runtime.join("tieline"),
+        None => std::env::temp_dir().join(format!("tieline-{uid}")),
+    };
+    let made = std::fs::DirBuilder::new().mode(0o700).create(&directory);
+    match made {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            let directory = directory.display();
+            Err(Failure::Said(format!("cannot make {directory}: {error}; say where: --listen")))
+        }
+        _ => check(&directory, uid).map(|()| directory),
+    }
+}
+
+/// In a directory that others can write to, anybody may have made this one first.
+fn check(directory: &Path, uid: u32) -> Result<(), Failure> {
+    let metadata = std::fs::symlink_metadata(directory)?;
+    let problem = if !metadata.is_dir() {
+        "is not a directory"
+    } else if metadata.uid() != uid {
+        "belongs to another user"
+    } else if metadata.mode() & 0o077 != 0 {
+        "is open to other users; chmod 700 it"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::Said(format!("{} {problem}; or say where: --listen", directory.display())))
+}
+
+/// The program's file name without its ending, in characters that need no quoting anywhere.
+fn socket_name(program: &OsStr) -> String {
+    let stem = Path::new(program).file_stem().unwrap_or(program).to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let name: String = stem.chars().map(|c| if plain(c) { c } else { '-' }).take(40).collect();
+    if name.trim_matches(['.', '-']).is_empty() { "program".into() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn sockets_are_named_after_the_program() {
+        for (program, name) in [
+            ("cat", "cat"),
+            ("/usr/bin/my agent.py", "my-agent"),
+            ("./a/b.c.sh", "b.c"),
+            ("..", "program"),
+            ("é", "program"),
+            (&"x".repeat(100), &"x".repeat(40)),
+        ] {
+            assert_eq!(socket_name(OsStr::new(program)), name, "{program}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_the_users_own_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let uid = rustix::process::geteuid().as_raw();
+        let said = |path: &Path, uid| match check(path, uid) {
+            Err(Failure::Said(sentence)) => sentence,
+            other => panic!("{other:?}"),
+        };
+        let open = |mode| std::fs::set_permissions(base.path(), PermissionsExt::from_mode(mode));
+        open(0o700).unwrap();
+        assert!(check(base.path(), uid).is_ok());
+        assert!(said(base.path(), uid + 1).contains("another user"));
+        open(0o750).unwrap();
+        assert!(said(base.path(), uid).contains("open to other users"));
+        open(0o700).unwrap();
+        let link = base.path().join("link");
+        symlink(base.path(), &link).unwrap();
+        assert!(said(&link, uid).contains("not a directory"));
+    }
+}

@@ -1,0 +1,135 @@
+//! `tieline serve`: a program, the places where it is to be reached, and the end of it all.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use tieline_gateway::{Bridge, Server, ServerReport, Tap};
+use tieline_proto::FramingKind;
+use tieline_transport::{DynAcceptor, DynConnector, Endpoint, Options, Registry, resolve};
+
+use crate::args::Serve;
+use crate::rendezvous;
+use crate::report::Failure;
+use crate::signals::Signals;
+
+pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
+    let signals = Signals::listen()?;
+    let registry = Registry::new();
+    let program = Program::of(&args)?;
+    let (tap, tap_end) = Tap::open_if_any(args.line.tap.as_deref())?;
+    let bridge = Bridge { tap, ..Bridge::default() };
+    let mut server = Server::new(args.max_connections, bridge);
+    let mut endpoints = Vec::new();
+    for entrance in entrances(&args, &registry, &program).await? {
+        let Entrance { acceptor, json } = entrance;
+        endpoints.push(acceptor.endpoint().clone());
+        server.add(acceptor, target(&args, &registry, &program, json)?);
+    }
+    announce(&endpoints, &program, quiet);
+
+    let served = tokio::select! {
+        report = server.run(signals.first()) => report,
+        () = signals.second() => return Err(Failure::Said("ended at once by a second signal".into())),
+    };
+    if let Some(end) = tap_end {
+        end.written().await;
+    }
+    let ServerReport { served, refused, failed, lost, .. } = served;
+    tracing::info!(served, refused, failed, lost, "ended");
+    Ok(())
+}
+
+/// What each client is joined to.
+struct Program {
+    argv: Vec<OsString>,
+    name: String,
+    is_demo: bool,
+}
+
+impl Program {
+    /// Found before anybody is told that it is served.
+    fn of(args: &Serve) -> Result<Self, Failure> {
+        let Some(program) = args.command.first() else {
+            let argv = vec![std::env::current_exe()?.into(), "demo-agent".into()];
+            return Ok(Self { argv, name: "demo-agent".into(), is_demo: true });
+        };
+        let endpoint = Endpoint::exec(program, args.command.get(1..).unwrap_or_default());
+        resolve(program, args.cwd.as_deref()).map_err(|error| error.at(&endpoint))?;
+        let name = program.to_string_lossy().into_owned();
+        Ok(Self { argv: args.command.clone(), name, is_demo: false })
+    }
+}
+
+struct Entrance {
+    acceptor: Box<dyn DynAcceptor>,
+    /// Its framing is not the program's, so every message must be JSON.
+    json: bool,
+}
+
+async fn entrances(
+    args: &Serve,
+    registry: &Registry,
+    program: &Program,
+) -> Result<Vec<Entrance>, Failure> {
+    let mut entrances = Vec::new();
+    for endpoint in &args.listen {
+        // Without a framing of its own an entrance speaks lines, whatever the program does.
+        let json = endpoint.framing().unwrap_or(FramingKind::Lines) != args.framing;
+        let options = Options { json, ..args.line.options() };
+        entrances.push(Entrance { acceptor: registry.listen(endpoint, &options).await?, json });
+    }
+    if entrances.is_empty() {
+        let json = args.framing != FramingKind::Lines;
+        let options = Options { json, ..args.line.options() };
+        let acceptor = rendezvous::listen(registry, program.name.as_ref(), &options).await?;
+        entrances.push(Entrance { acceptor, json });
+    }
+    Ok(entrances)
+}
+
+fn target(
+    args: &Serve,
+    registry: &Registry,
+    program: &Program,
+    json: bool,
+) -> Result<Arc<dyn DynConnector>, Failure> {
+    let (command, arguments) =
+        program.argv.split_first().ok_or_else(|| Failure::Said("there is no command".into()))?;
+    let endpoint = Endpoint::exec(command, arguments).with_framing(args.framing);
+    let env = args.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let options = Options { json, cwd: args.cwd.clone(), env, ..args.line.options() };
+    Ok(Arc::from(registry.connector(&endpoint, &options)?))
+}
+
+/// The endpoints, for programs, on stdout; what a person can paste, on stderr.
+fn announce(endpoints: &[Endpoint], program: &Program, quiet: bool) {
+    for endpoint in endpoints {
+        println!("{endpoint}");
+    }
+    if quiet {
+        return;
+    }
+    let built_in = if program.is_demo { " (built in)" } else { "" };
+    eprintln!(
+        "tieline: serving {}{built_in}, a process for each client; Ctrl-C ends it",
+        program.name
+    );
+    eprintln!("try, in another terminal:");
+    let tieline = std::env::args().next().unwrap_or_else(|| "tieline".into());
+    for endpoint in endpoints {
+        let connect = format!("{tieline} connect {}", quote(&endpoint.to_string()));
+        if program.is_demo {
+            eprintln!("  echo '{DEMO_REQUEST}' | {connect}");
+        } else {
+            eprintln!("  {connect}");
+        }
+    }
+}
+
+const DEMO_REQUEST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}"#;
+
+/// For a POSIX shell.
+fn quote(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:+@%".contains(c);
+    if text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}

@@ -1,0 +1,279 @@
+//! One line from a near channel to a far one, and every way in which it can end.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::Duration;
+
+use tieline_transport::{
+    BoxChannel, Channel, CloseReason, Incoming, Receiver, ReceiverExt, SendError, Sender, SenderExt,
+};
+
+use crate::Tap;
+
+/// How two channels are joined.
+#[derive(Clone, Debug)]
+pub struct Bridge {
+    /// Names the line in logs and in the tap.
+    pub line: u64,
+    /// Where every message is recorded.
+    pub tap: Option<Tap>,
+    /// How long what is under way may still be handed over when the line is stopped; 10 s by
+    /// default.
+    pub grace: Duration,
+}
+
+impl Default for Bridge {
+    fn default() -> Self {
+        Self { line: 1, tap: None, grace: Duration::from_secs(10) }
+    }
+}
+
+/// What went over a line, and why it ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BridgeReport {
+    /// Messages from near to far.
+    pub to_far: u64,
+    /// Messages from far to near.
+    pub to_near: u64,
+    /// Messages that were not passed on: not deliverable, or not sendable in the other framing.
+    pub lost: u64,
+    /// Why the line ended.
+    pub end: BridgeEnd,
+}
+
+/// Which side ended the line.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum BridgeEnd {
+    /// The far side ended, by itself or after the end of its input.
+    Far(CloseReason),
+    /// The near side is gone, stopped reading, or broke its framing. The far side was stopped.
+    Near {
+        /// What became of the near side.
+        near: CloseReason,
+        /// How the far side ended when it was stopped.
+        far: CloseReason,
+    },
+    /// It was asked to end, and the far side was stopped.
+    Stopped(CloseReason),
+}
+
+impl BridgeEnd {
+    /// Whether everything went as it should.
+    pub fn is_clean(&self) -> bool {
+        match self {
+            Self::Far(reason) => reason.is_clean(),
+            Self::Near { .. } => false,
+            Self::Stopped(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for BridgeEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Far(reason) => reason.fmt(f),
+            Self::Near { near, .. } => write!(f, "the client is gone: {near}"),
+            Self::Stopped(reason) => write!(f, "stopped; {reason}"),
+        }
+    }
+}
+
+/// Passes messages both ways until the line ends, and leaves nothing of it behind.
+///
+/// - The end of the near side's input is passed on; what the far side still has to say arrives.
+/// - The end of the far side is the end of the line, as soon as all it said was handed over.
+/// - When the near side is gone, or `stop` completes, the far side is stopped in stages.
+/// - One message that cannot be passed on is counted and logged, and the line goes on.
+///
+/// Dropping the future ends both sides at once.
+pub async fn bridge(
+    near: BoxChannel,
+    far: BoxChannel,
+    options: Bridge,
+    stop: impl Future<Output = ()>,
+) -> BridgeReport {
+    let far_control = far.control().clone();
+    let (mut near_sender, mut near_receiver) = near.split();
+    let (mut far_sender, mut far_receiver) = far.split();
+    let to_far = Direction::new(&options, "client");
+    let to_near = Direction::new(&options, "server");
+    // Once the near side said its last word, its going away is noticed without a write.
+    let last_word = AtomicBool::new(false);
+
+    let mut down = Box::pin(to_near.pump(&mut far_receiver, &mut near_sender, Some(&last_word)));
+    let outcome = {
+        let mut up = pin!(async {
+            let end = to_far.pump(&mut near_receiver, &mut far_sender, None).await;
+            // A far side that stopped reading needs no end of input.
+            let _ = far_sender.close().await;
+            end
+        });
+        let mut stop = pin!(stop);
+        loop {
+            tokio::select! {
+                end = &mut up, if !last_word.load(Relaxed) => match end {
+                    PumpEnd::Source(reason) if is_failure(&reason) => break Outcome::Near(reason),
+                    PumpEnd::Source(_) | PumpEnd::Sink(_) => last_word.store(true, Relaxed),
+                },
+                end = &mut down => break match end {
+                    PumpEnd::Source(reason) => Outcome::Far(reason),
+                    PumpEnd::Sink(reason) => Outcome::Near(reason),
+                },
+                () = &mut stop => break Outcome::Stop,
+            }
+        }
+    };
+    let stopped = pin!(async {
+        let _ = far_sender.close().await;
+        far_control.stop().await
+    });
+    let end = match outcome {
+        Outcome::Far(reason) => {
+            drop(down);
+            stopped.await;
+            BridgeEnd::Far(reason)
+        }
+        Outcome::Near(near) => {
+            drop(down);
+            let far = tokio::select! {
+                far = stopped => far,
+                never = discard(&mut far_receiver) => match never {},
+            };
+            BridgeEnd::Near { near, far }
+        }
+        Outcome::Stop => {
+            // What it still says while it is being stopped arrives.
+            let (far, _) = tokio::join!(stopped, tokio::time::timeout(options.grace, &mut down));
+            drop(down);
+            BridgeEnd::Stopped(far)
+        }
+    };
+    // It may be gone already.
+    let _ = near_sender.close().await;
+    BridgeReport {
+        to_far: to_far.passed.load(Relaxed),
+        to_near: to_near.passed.load(Relaxed),
+        lost: to_far.lost.load(Relaxed) + to_near.lost.load(Relaxed),
+        end,
+    }
+}
+
+enum Outcome {
+    Far(CloseReason),
+    Near(CloseReason),
+    Stop,
+}
+
+/// The near side did not merely come to the end of its input.
+fn is_failure(reason: &CloseReason) -> bool {
+    matches!(reason, CloseReason::Io(_) | CloseReason::Protocol(_) | CloseReason::Stalled)
+}
+
+/// Reads on, so that a far side that is being stopped does not block on its own output.
+async fn discard(receiver: &mut impl Receiver) -> Infallible {
+    loop {
+        if let Incoming::End(_) = receiver.recv().await {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// One of the two ways.
+struct Direction<'a> {
+    options: &'a Bridge,
+    /// Who speaks.
+    from: &'static str,
+    passed: AtomicU64,
+    lost: AtomicU64,
+}
+
+enum PumpEnd {
+    /// No more will come.
+    Source(CloseReason),
+    /// No more can be handed over.
+    Sink(CloseReason),
+}
+
+impl<'a> Direction<'a> {
+    fn new(options: &'a Bridge, from: &'static str) -> Self {
+        Self { options, from, passed: AtomicU64::new(0), lost: AtomicU64::new(0) }
+    }
+
+    /// Passes messages on until one end is reached; all that was taken was then handed over, or
+    /// the sink has ended. The flush comes when nothing more is there to be taken, so that a batch
+    /// leaves in one write.
+    async fn pump(
+        &self,
+        source: &mut impl Receiver,
+        sink: &mut impl Sender,
+        watch_sink: Option<&AtomicBool>,
+    ) -> PumpEnd {
+        loop {
+            let next = poll_fn(|cx| {
+                if let Poll::Ready(incoming) = source.poll_recv(cx) {
+                    return Poll::Ready(Ok(incoming));
+                }
+                if let Poll::Ready(Err(error)) = sink.poll_flush(cx) {
+                    return Poll::Ready(Err(error));
+                }
+                let watches = watch_sink.is_some_and(|watch| watch.load(Relaxed));
+                if watches && sink.poll_gone(cx).is_ready() {
+                    return Poll::Ready(Err(SendError::Closed(CloseReason::ByPeer)));
+                }
+                Poll::Pending
+            });
+            let passed = match next.await {
+                Ok(Incoming::Message(message)) => {
+                    if let Some(tap) = &self.options.tap {
+                        tap.record(self.options.line, self.from, &message).await;
+                    }
+                    sink.feed(message).await
+                }
+                Ok(Incoming::End(reason)) => {
+                    if let CloseReason::Truncated(truncated) = &reason {
+                        self.lose(truncated);
+                    }
+                    return match sink.flush().await {
+                        Ok(()) => PumpEnd::Source(reason),
+                        Err(error) => PumpEnd::Sink(closed(error)),
+                    };
+                }
+                Ok(Incoming::Fault(fault)) => {
+                    self.lose(&fault);
+                    continue;
+                }
+                Ok(_) => continue,
+                Err(error) => Err(error),
+            };
+            match passed {
+                Ok(()) => drop(self.passed.fetch_add(1, Relaxed)),
+                Err(SendError::Message(error)) => self.lose(&error),
+                Err(error) => return PumpEnd::Sink(closed(error)),
+            }
+        }
+    }
+
+    /// Counts a message that is not passed on; the first of a direction is worth a warning.
+    fn lose(&self, why: &dyn fmt::Display) {
+        let (line, from) = (self.options.line, self.from);
+        if self.lost.fetch_add(1, Relaxed) == 0 {
+            tracing::warn!(line, "a message from the {from} was lost: {why}");
+        } else {
+            tracing::debug!(line, "a message from the {from} was lost: {why}");
+        }
+    }
+}
+
+fn closed(error: SendError) -> CloseReason {
+    match error {
+        SendError::Closed(reason) => reason,
+        // Flushing and closing refuse no single message.
+        _ => CloseReason::ByUs,
+    }
+}

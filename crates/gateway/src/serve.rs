@@ -1,0 +1,196 @@
+//! Many clients at once, a far end for each.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tieline_transport::{BoxChannel, Channel, DynAcceptor, DynConnector, TransportError};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinSet};
+
+use crate::{Bridge, BridgeReport, bridge};
+
+/// Accepts clients and gives each a far end of its own.
+pub struct Server {
+    entrances: Vec<Entrance>,
+    max_connections: usize,
+    bridge: Bridge,
+}
+
+struct Entrance {
+    acceptor: Box<dyn DynAcceptor>,
+    target: Arc<dyn DynConnector>,
+}
+
+/// What a [`Server`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerReport {
+    /// Clients that were given a far end.
+    pub served: u64,
+    /// Clients that were turned away: too many at once, or no far end could be had.
+    pub refused: u64,
+    /// Lines that did not end as they should.
+    pub failed: u64,
+    /// Messages that were not passed on.
+    pub lost: u64,
+}
+
+impl Server {
+    /// A server without an entrance, for at most `max_connections` clients at once. `bridge` says
+    /// how each is joined to its far end.
+    pub fn new(max_connections: usize, bridge: Bridge) -> Self {
+        Self { entrances: Vec::new(), max_connections, bridge }
+    }
+
+    /// Whoever comes in at `acceptor` is joined to a new channel from `target`.
+    pub fn add(&mut self, acceptor: Box<dyn DynAcceptor>, target: Arc<dyn DynConnector>) {
+        self.entrances.push(Entrance { acceptor, target });
+    }
+
+    /// Serves until `stop` completes; then stops listening, lets every line end within the bridge's
+    /// grace, and says what was done.
+    ///
+    /// Dropping the future ends everything at once.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> ServerReport {
+        let Self { entrances, max_connections, bridge } = self;
+        let (arrived, mut arrivals) = mpsc::channel(1);
+        let mut entrances: JoinSet<()> =
+            entrances.into_iter().map(|entrance| accept(entrance, arrived.clone())).collect();
+        drop(arrived);
+        let (stopping, _) = watch::channel(false);
+        let mut lines = Lines::default();
+        let mut stop = pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                Some(ended) = lines.tasks.join_next_with_id() => lines.ended(ended),
+                Some(arrival) = arrivals.recv() => {
+                    if lines.tasks.len() >= max_connections {
+                        lines.refuse(&format!("there are {max_connections} already"));
+                    } else {
+                        lines.start(arrival, bridge.clone(), stopping.subscribe());
+                    }
+                }
+            }
+        }
+        drop(arrivals);
+        entrances.shutdown().await;
+        stopping.send_replace(true);
+        while let Some(ended) = lines.tasks.join_next_with_id().await {
+            lines.ended(ended);
+        }
+        lines.report
+    }
+}
+
+struct Arrival {
+    client: BoxChannel,
+    target: Arc<dyn DynConnector>,
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Hands over who comes in. An error concerns the moment (no descriptor left, most likely): wait,
+/// longer each time, and go on.
+async fn accept(entrance: Entrance, arrivals: mpsc::Sender<Arrival>) {
+    let Entrance { mut acceptor, target } = entrance;
+    let mut pause = None;
+    loop {
+        match acceptor.accept().await {
+            Ok(client) => {
+                if pause.take().is_some() {
+                    tracing::info!("accepting again on {}", acceptor.endpoint());
+                }
+                let target = target.clone();
+                if arrivals.send(Arrival { client, target }).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                if pause.is_none() {
+                    log_error("will try again", &error);
+                }
+                let wait = pause.map_or(FIRST_PAUSE, |last: Duration| last * 2).min(LONGEST_PAUSE);
+                pause = Some(wait);
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Lines {
+    tasks: JoinSet<Option<BridgeReport>>,
+    numbers: BTreeMap<Id, u64>,
+    last: u64,
+    report: ServerReport,
+}
+
+impl Lines {
+    fn refuse(&mut self, why: &str) {
+        self.report.refused += 1;
+        tracing::warn!("refused a client: {why}");
+    }
+
+    fn start(&mut self, arrival: Arrival, bridge: Bridge, stopping: watch::Receiver<bool>) {
+        self.last += 1;
+        let line = self.last;
+        let peer = arrival.client.control().peer();
+        let peer = peer.map_or_else(String::new, |peer| format!(" ({peer})"));
+        tracing::info!(line, "a client has connected{peer}");
+        let task = self.tasks.spawn(run(arrival, Bridge { line, ..bridge }, stopping));
+        self.numbers.insert(task.id(), line);
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Option<BridgeReport>), tokio::task::JoinError>) {
+        let id = ended.as_ref().map_or_else(|error| error.id(), |(id, _)| *id);
+        let line = self.numbers.remove(&id).unwrap_or_default();
+        match ended {
+            Ok((_, Some(BridgeReport { to_far, to_near, lost, end }))) => {
+                self.report.served += 1;
+                self.report.lost += lost;
+                if end.is_clean() {
+                    tracing::info!(line, to_far, to_near, lost, "the line has ended: {end}");
+                } else {
+                    self.report.failed += 1;
+                    tracing::warn!(line, to_far, to_near, lost, "the line has ended: {end}");
+                }
+            }
+            Ok((_, None)) => self.report.refused += 1,
+            Err(error) => {
+                self.report.failed += 1;
+                tracing::error!(line, "the line's task has failed: {error}");
+            }
+        }
+    }
+}
+
+/// One client's line from its far end's beginning to its own end; `None` if there was no far end.
+async fn run(
+    arrival: Arrival,
+    bridge_options: Bridge,
+    mut stopping: watch::Receiver<bool>,
+) -> Option<BridgeReport> {
+    let far = match arrival.target.connect().await {
+        Ok(far) => far,
+        Err(error) => {
+            log_error("the client was turned away", &error);
+            return None;
+        }
+    };
+    let stop = async {
+        // The server that holds the other end outlives this task.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    Some(bridge(arrival.client, far, bridge_options, stop).await)
+}
+
+fn log_error(consequence: &str, error: &TransportError) {
+    let cause = std::error::Error::source(error).map_or_else(String::new, |c| format!(" ({c})"));
+    let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+    tracing::error!("{error}{cause}; {consequence}{hint}");
+}
