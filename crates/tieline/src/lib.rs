@@ -1,1 +1,119 @@
-//! One line between two processes
+//! One line between two processes: it carries whole messages over whatever lies underneath.
+//!
+//! ```text
+//!            connect("exec:my-agent")                      listen("unix:/run/me/agent.sock")
+//!                      │                                                 │ accept
+//!                      ▼                                                 ▼
+//!                  Channel ◀───────── whole messages, both ways ─────▶ Channel
+//!                 ┌────┴─────┐
+//!              Sender     Receiver ── Message(bytes) │ Fault(one bad message) │ End(reason)
+//! ```
+//!
+//! An [`Endpoint`] is text. Whatever it names, what comes out is the same [`Channel`], with the same
+//! limits, errors and end:
+//!
+//! | endpoint | what it is |
+//! |---|---|
+//! | `unix:/run/agent.sock` | a Unix socket, for its owner alone |
+//! | `exec:claude --verbose` | a child process on its stdin and stdout |
+//! | `stdio:` | this process's own stdin and stdout |
+//! | `mem:name` | inside this process |
+//! | `content-length+exec:pylsp` | any of them, with the framing in front |
+//!
+//! # Talk to a program
+//!
+//! ```
+//! use tieline::{Channel, Incoming, ReceiverExt, SenderExt};
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! let (mut sender, mut receiver) = tieline::connect("exec:cat").await?.split();
+//! sender.send(r#"{"jsonrpc":"2.0","method":"hello"}"#).await?;
+//! match receiver.recv().await {
+//!     Incoming::Message(message) => assert_eq!(message, r#"{"jsonrpc":"2.0","method":"hello"}"#),
+//!     Incoming::Fault(fault) => eprintln!("one bad message: {fault}"),
+//!     Incoming::End(reason) => eprintln!("the line has ended: {reason}"),
+//!     _ => {}
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Be reached
+//!
+//! ```
+//! use tieline::{Channel, Incoming, ReceiverExt, SenderExt};
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("agent.sock");
+//! # runtime.block_on(async {
+//! let endpoint = format!("unix:{}", path.display());
+//! let mut acceptor = tieline::listen(&endpoint).await?;
+//! let client = tokio::spawn(async move { tieline::connect(&endpoint).await });
+//!
+//! let channel = acceptor.accept().await?;
+//! println!("{:?} has connected", channel.control().peer());
+//! let (mut sender, _receiver) = channel.split();
+//! sender.send("welcome").await?;
+//!
+//! let (_sender, mut receiver) = client.await??.split();
+//! assert!(matches!(receiver.recv().await, Incoming::Message(m) if m == "welcome"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where to read on
+//! - [`Options`]: message limits, timeouts, framing, environment of a child.
+//! - [`Registry`]: schemes of one's own beside the built-in ones.
+//! - [`Framed`]: a transport and a framing known at compile time, with nothing boxed.
+//! - [`Control`]: who is on the other end, what was counted, and why it ended.
+//! - [`TransportError`]: what failed, where, whether to try again, and what to do about it.
+//!
+//! Needs a tokio runtime with time and I/O enabled.
+
+use std::sync::LazyLock;
+
+pub use tieline_proto::*;
+pub use tieline_transport::*;
+
+/// The schemes behind [`connect`] and [`listen`].
+static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
+
+/// Connects to `endpoint` with the default [`Options`]. Cancel-safe: a dropped attempt leaves
+/// nothing behind.
+///
+/// # Errors
+/// The text is no endpoint, or its transport cannot connect: each cause has its own [`ErrorKind`].
+pub async fn connect(endpoint: &str) -> Result<BoxChannel, TransportError> {
+    connect_with(endpoint, &Options::default()).await
+}
+
+/// Connects to `endpoint` with `options`. Cancel-safe: a dropped attempt leaves nothing behind.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_with(endpoint: &str, options: &Options) -> Result<BoxChannel, TransportError> {
+    REGISTRY.connect(&endpoint.parse()?, options).await
+}
+
+/// Listens on `endpoint` with the default [`Options`], until the acceptor is dropped.
+///
+/// # Errors
+/// The text is no endpoint, or its transport cannot listen: each cause has its own [`ErrorKind`].
+pub async fn listen(endpoint: &str) -> Result<Box<dyn DynAcceptor>, TransportError> {
+    listen_with(endpoint, &Options::default()).await
+}
+
+/// Listens on `endpoint` with `options`, until the acceptor is dropped.
+///
+/// # Errors
+/// As [`listen`].
+pub async fn listen_with(
+    endpoint: &str,
+    options: &Options,
+) -> Result<Box<dyn DynAcceptor>, TransportError> {
+    REGISTRY.listen(&endpoint.parse()?, options).await
+}
