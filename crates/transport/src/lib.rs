@@ -58,6 +58,7 @@ mod memory;
 mod options;
 mod profile;
 mod registry;
+mod transport;
 
 #[cfg(unix)]
 mod process;
@@ -75,8 +76,7 @@ pub use channel::{
 };
 pub use close::{ChildExit, CloseReason};
 pub use connection::{
-    BoxConnection, Connection, ConnectionExt, DynListener, DynTransport, IoConnection, Listener,
-    NoListener, ReadHalf, Transport, TransportConfig, WriteEnd, WriteHalf,
+    BoxConnection, Connection, ConnectionExt, IoConnection, ReadHalf, WriteEnd, WriteHalf,
 };
 pub use control::{Backing, BoxFuture, Control, ControlBuilder};
 pub use endpoint::{Address, Endpoint};
@@ -88,6 +88,7 @@ pub use memory::{
 pub use options::{ChannelConfig, Options};
 pub use profile::PerformanceProfile;
 pub use registry::{Registry, Scheme};
+pub use transport::{DynListener, DynTransport, Listener, NoListener, Transport, TransportConfig};
 
 #[cfg(unix)]
 pub use process::{

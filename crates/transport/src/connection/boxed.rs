@@ -1,0 +1,48 @@
+//! The object-safe twin of a connection.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::io::delegate_io;
+use super::{Connection, WriteEnd};
+use crate::Control;
+
+/// A [`Connection`] of any transport.
+pub struct BoxConnection {
+    read: Box<dyn AsyncRead + Send + Unpin>,
+    write: Box<dyn WriteEnd>,
+    control: Control,
+}
+
+impl BoxConnection {
+    /// Forgets of which transport the connection is.
+    pub fn new(connection: impl Connection) -> Self {
+        let control = connection.control().clone();
+        let (read, write) = connection.into_split();
+        Self { read: Box::new(read), write: Box::new(write), control }
+    }
+}
+
+impl Connection for BoxConnection {
+    type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+    type WriteHalf = Box<dyn WriteEnd>;
+
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
+    fn into_split(self) -> (Self::ReadHalf, Self::WriteHalf) {
+        (self.read, self.write)
+    }
+}
+
+delegate_io!(BoxConnection, [], read, write);
+
+impl WriteEnd for Box<dyn WriteEnd> {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_gone(cx)
+    }
+}

@@ -1,0 +1,112 @@
+//! Level one: what a byte stream between two processes is.
+
+mod boxed;
+mod io;
+
+use std::future::Future;
+use std::io::Result;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+pub use boxed::BoxConnection;
+pub use io::{IoConnection, ReadHalf, WriteHalf};
+
+use crate::{Capabilities, CloseReason, ConnectionInfo, Control, Health};
+
+/// A byte stream both ways, with identity, health and an end.
+///
+/// Dropping it, or both of its halves, ends it at once.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Where its bytes come in.
+    type ReadHalf: AsyncRead + Send + Unpin + 'static;
+    /// Where its bytes go out. Shutting it down is the end of input for the far side.
+    type WriteHalf: WriteEnd;
+
+    /// The handle that outlives the split.
+    fn control(&self) -> &Control;
+
+    /// The two directions, each to be used from another task.
+    fn into_split(self) -> (Self::ReadHalf, Self::WriteHalf);
+
+    /// A snapshot of what is known.
+    fn info(&self) -> ConnectionInfo {
+        self.control().info()
+    }
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities {
+        self.control().capabilities()
+    }
+
+    /// Whether what stands behind it is alive.
+    fn health(&self) -> Health {
+        self.control().health()
+    }
+}
+
+/// Where a connection's bytes go out.
+pub trait WriteEnd: AsyncWrite + Send + Unpin + 'static {
+    /// Ready when the far side is gone altogether, so that nothing sent will be read; where that is
+    /// not [noticed](Capabilities::notices_hangup) without writing, never.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Pending
+    }
+}
+
+impl<T: AsyncWrite + Send + 'static> WriteEnd for tokio::io::WriteHalf<T> {}
+
+/// What can be done with any connection.
+pub trait ConnectionExt: Connection {
+    /// Reads up to `buffer.len()` bytes; 0 is the end of the stream. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`TimedOut`](std::io::ErrorKind::TimedOut) after `limit`; nothing is lost by it.
+    fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        limit: Duration,
+    ) -> impl Future<Output = Result<usize>> + Send {
+        async move { tokio::time::timeout(limit, self.read(buffer)).await? }
+    }
+
+    /// Writes all of `bytes` and flushes. Not cancel-safe: a part may have been written.
+    ///
+    /// # Errors
+    /// [`TimedOut`](std::io::ErrorKind::TimedOut) after `limit`; a part may have been written.
+    fn send(&mut self, bytes: &[u8], limit: Duration) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            let whole = async {
+                self.write_all(bytes).await?;
+                self.flush().await
+            };
+            tokio::time::timeout(limit, whole).await?
+        }
+    }
+
+    /// Ends the stream for the far side, waits for what stands behind it to end, in stages, and
+    /// says why it ended. What still comes in is thrown away.
+    fn close(self) -> impl Future<Output = CloseReason> + Send
+    where
+        Self: Sized,
+    {
+        async move {
+            let control = self.control().clone();
+            control.closing();
+            let (mut read, mut write) = self.into_split();
+            // A far side that is gone needs no end of input.
+            let _ = write.shutdown().await;
+            drop(write);
+            let mut sink = tokio::io::sink();
+            let drain = async {
+                let _ = tokio::io::copy(&mut read, &mut sink).await;
+                std::future::pending().await
+            };
+            tokio::select! { reason = control.stop() => reason, never = drain => never }
+        }
+    }
+}
+
+impl<C: Connection + ?Sized> ConnectionExt for C {}
