@@ -1,6 +1,6 @@
 //! `tieline connect` and `tieline bridge`: one line between two endpoints.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use tieline_gateway::{BridgeEnd, Tap};
 use tieline_proto::FramingKind;
@@ -10,10 +10,12 @@ use crate::args::{Bridge, Connect, Line};
 use crate::report::Failure;
 use crate::signals::Signals;
 
+const BY_HAND: &[u8] = b"tieline: one message a line; Ctrl-D ends the input, Ctrl-C everything\n";
+
 pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
     let by_hand = std::io::stdin().is_terminal() && !quiet;
     if by_hand {
-        eprintln!("tieline: one message a line; Ctrl-D ends the input, Ctrl-C everything");
+        let _ = std::io::stderr().write_all(BY_HAND);
     }
     join(Endpoint::stdio(), args.endpoint, args.line).await
 }

@@ -1,5 +1,6 @@
 //! The built-in agent: a small JSON-RPC 2.0 program on stdio, for trying out and for tests.
 
+use std::io::Write;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -80,7 +81,7 @@ async fn call<S: Sender>(method: &str, params: &Value, sender: &SharedSender<S>)
             Ok(json!({ "counted": to }))
         }
         "crash" => {
-            eprintln!("demo-agent: crashing, as asked");
+            let _ = std::io::stderr().write_all(b"demo-agent: crashing, as asked\n");
             std::process::exit(3)
         }
         "flood" => {

@@ -19,7 +19,8 @@ pub(crate) fn start(logging: &Logging) {
         _ => (usual(logging), None),
     };
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    // Its complaint about a stderr that nobody reads would go to that stderr.
+    let lines = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let lines = match logging.log_format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text => lines.compact().with_target(false).with_ansi(colour).boxed(),

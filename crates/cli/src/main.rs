@@ -9,6 +9,7 @@ mod report;
 mod serve;
 mod signals;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -42,8 +43,9 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Bridge(bridge) => runtime.block_on(connect::bridge(bridge)),
         Command::DemoAgent => runtime.block_on(demo::run()),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "tieline", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "tieline", &mut script);
+            Ok(std::io::stdout().write_all(&script)?)
         }
     }
 }

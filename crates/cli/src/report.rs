@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io::Write;
 
 use tieline_transport::TransportError;
 
@@ -14,21 +15,26 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Says it on stderr, where somebody may be reading.
     pub(crate) fn print(&self) {
-        match self {
-            Self::Transport(error) => {
-                eprintln!("tieline: {error}");
-                let mut cause = error.source();
-                while let Some(error) = cause {
-                    eprintln!("  because: {error}");
-                    cause = error.source();
-                }
-                if let Some(hint) = error.hint() {
-                    eprintln!("  hint: {hint}");
-                }
-            }
-            Self::Said(sentence) => eprintln!("tieline: {sentence}"),
+        let _ = std::io::stderr().write_all(self.text().as_bytes());
+    }
+
+    fn text(&self) -> String {
+        let error = match self {
+            Self::Said(sentence) => return format!("tieline: {sentence}\n"),
+            Self::Transport(error) => error,
+        };
+        let mut text = format!("tieline: {error}\n");
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text.push_str(&format!("  because: {error}\n"));
+            cause = error.source();
         }
+        if let Some(hint) = error.hint() {
+            text.push_str(&format!("  hint: {hint}\n"));
+        }
+        text
     }
 }
 

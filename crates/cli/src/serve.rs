@@ -1,6 +1,7 @@
 //! `tieline serve`: a program, the places where it is to be reached, and the end of it all.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::sync::Arc;
 
 use tieline_gateway::{Bridge, Server, ServerReport, Tap};
@@ -96,37 +97,40 @@ fn target(
     let (command, arguments) =
         program.argv.split_first().ok_or_else(|| Failure::Said("there is no command".into()))?;
     let endpoint = Endpoint::exec(command, arguments).with_framing(args.framing);
-    let env = args.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let env = args.env.iter().cloned().collect();
     let options = Options { json, cwd: args.cwd.clone(), env, ..args.line.options() };
     Ok(Arc::from(registry.connector(&endpoint, &options)?))
 }
 
 /// The endpoints, for programs, on stdout; what a person can paste, on stderr.
 fn announce(endpoints: &[Endpoint], program: &Program, quiet: bool) {
+    // Nobody may be reading either of them; it serves all the same.
+    let mut stdout = std::io::stdout();
     for endpoint in endpoints {
-        println!("{endpoint}");
+        let _ = writeln!(stdout, "{endpoint}");
     }
-    if quiet {
-        return;
-    }
-    let built_in = if program.is_demo { " (built in)" } else { "" };
-    eprintln!(
-        "tieline: serving {}{built_in}, a process for each client; Ctrl-C ends it",
-        program.name
-    );
-    eprintln!("try, in another terminal:");
-    let tieline = std::env::args().next().unwrap_or_else(|| "tieline".into());
-    for endpoint in endpoints {
-        let connect = format!("{tieline} connect {}", quote(&endpoint.to_string()));
-        if program.is_demo {
-            eprintln!("  echo '{DEMO_REQUEST}' | {connect}");
-        } else {
-            eprintln!("  {connect}");
-        }
+    if !quiet {
+        let _ = std::io::stderr().write_all(invitation(endpoints, program).as_bytes());
     }
 }
 
-const DEMO_REQUEST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}"#;
+fn invitation(endpoints: &[Endpoint], program: &Program) -> String {
+    let built_in = if program.is_demo { " (built in)" } else { "" };
+    let mut text = format!(
+        "tieline: serving {}{built_in}, a process for each client; Ctrl-C ends it\n\
+         try, in another terminal:\n",
+        program.name
+    );
+    let tieline = std::env::args().next().unwrap_or_else(|| "tieline".into());
+    for endpoint in endpoints {
+        let say = if program.is_demo { DEMO_REQUEST } else { "" };
+        let endpoint = quote(&endpoint.to_string());
+        text.push_str(&format!("  {say}{} connect {endpoint}\n", quote(&tieline)));
+    }
+    text
+}
+
+const DEMO_REQUEST: &str = r#"echo '{"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}' | "#;
 
 /// For a POSIX shell.
 fn quote(text: &str) -> String {

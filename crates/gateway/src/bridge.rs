@@ -129,9 +129,13 @@ pub async fn bridge(
             }
         }
     };
+    // A far side that does not read must not hold up its own end.
     let stopped = pin!(async {
-        let _ = far_sender.close().await;
-        far_control.stop().await
+        let end_input = async {
+            let _ = far_sender.close().await;
+            std::future::pending::<Infallible>().await
+        };
+        tokio::select! { reason = far_control.stop() => reason, never = end_input => match never {} }
     });
     let end = match outcome {
         Outcome::Far(reason) => {

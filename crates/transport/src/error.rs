@@ -221,9 +221,7 @@ impl ErrorKind {
             Self::ForeignLock(_) => "choose another path; this one was used by another user",
             Self::NotFound => "start the server first, or check the path",
             Self::Refused => "the server that made this socket is gone; start it again",
-            Self::PeerNotAllowed(_) => {
-                "allow that user by name of its uid (--allow-uid) if it is trusted"
-            }
+            Self::PeerNotAllowed(_) => "if that user is trusted, allow its uid (--allow-uid)",
             Self::CommandNotFound { .. } => "install it, or give its full path",
             Self::NotExecutable(_) => "make it executable: chmod +x",
             Self::LaunchFailed => {

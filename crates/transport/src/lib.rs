@@ -85,7 +85,7 @@ pub use info::{Capabilities, ConnectionInfo, Health, PeerIdentity, TransportKind
 pub use memory::{
     Memory, MemoryChannel, MemoryConfig, MemoryConnection, MemoryListener, memory_pair,
 };
-pub use options::{ChannelConfig, Options};
+pub use options::{ChannelConfig, Environment, Options};
 pub use profile::PerformanceProfile;
 pub use registry::{Registry, Scheme};
 pub use transport::{DynListener, DynTransport, Listener, NoListener, Transport, TransportConfig};

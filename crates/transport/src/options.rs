@@ -1,6 +1,7 @@
 //! What can be asked for beyond the endpoint's text.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub struct Options {
     /// The working directory of a child process; ours by default.
     pub cwd: Option<PathBuf>,
     /// Environment variables of a child process, on top of ours.
-    pub env: Vec<(OsString, OsString)>,
+    pub env: Environment,
 }
 
 impl Default for Options {
@@ -37,8 +38,45 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             allow_uids: Vec::new(),
             cwd: None,
-            env: Vec::new(),
+            env: Environment::default(),
         }
+    }
+}
+
+/// Environment variables of a child process. `Debug` shows their names alone: values are often
+/// secrets.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Environment(Vec<(OsString, OsString)>);
+
+impl Environment {
+    /// Names and values, in the order in which they were given.
+    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    }
+
+    /// Refuses what the operating system would misunderstand.
+    ///
+    /// # Errors
+    /// A name is empty or has a `=`, or something has a NUL byte.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let has = |text: &OsStr, byte| text.as_encoded_bytes().contains(&byte);
+        let is_name = |name: &OsStr| !name.is_empty() && !has(name, b'=') && !has(name, 0);
+        if self.iter().all(|(name, value)| is_name(name) && !has(value, 0)) {
+            return Ok(());
+        }
+        Err(ConfigError { field: "env", must: "have names without `=`, and no NUL bytes" })
+    }
+}
+
+impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(|(name, _)| name)).finish()
     }
 }
 
@@ -109,5 +147,16 @@ mod tests {
             assert_eq!(config.validate().unwrap_err().field, field);
         }
         assert!(validate_timeout("connect_timeout", Duration::ZERO).is_err());
+    }
+
+    #[test]
+    fn an_environment_shows_no_values_and_takes_no_nonsense() {
+        let env: Environment = [("TOKEN", "hush"), ("EMPTY", "")].into_iter().collect();
+        assert_eq!(env.validate(), Ok(()));
+        assert_eq!(format!("{env:?}"), r#"{"TOKEN", "EMPTY"}"#);
+        for (name, value) in [("", "v"), ("A=B", "v"), ("A\0", "v"), ("A", "v\0")] {
+            let env: Environment = [(name, value)].into_iter().collect();
+            assert_eq!(env.validate().unwrap_err().field, "env");
+        }
     }
 }

@@ -181,7 +181,7 @@ impl Life {
     /// Kills the group and gives up the child. The leader is not reaped yet, so the number is ours.
     fn end_group(&self) -> Option<Child> {
         let child = lock(&self.child).take()?;
-        let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+        reaper::kill_group(&child);
         Some(child)
     }
 

@@ -12,6 +12,7 @@ mod stderr;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -25,8 +26,9 @@ pub use resolve::resolve;
 use crate::control::ControlBuilder;
 use crate::options::validate_timeout;
 use crate::{
-    Address, Capabilities, ConfigError, Endpoint, ErrorKind, IoConnection, NoListener, Operation,
-    Options, PerformanceProfile, Transport, TransportConfig, TransportError, TransportKind,
+    Address, Capabilities, ConfigError, Endpoint, Environment, ErrorKind, IoConnection, NoListener,
+    Operation, Options, PerformanceProfile, Transport, TransportConfig, TransportError,
+    TransportKind,
 };
 use lifecycle::Lifecycle;
 
@@ -50,7 +52,7 @@ pub struct ProcessConfig {
     /// Its working directory; ours by default.
     pub cwd: Option<PathBuf>,
     /// Environment variables on top of ours.
-    pub env: Vec<(OsString, OsString)>,
+    pub env: Environment,
     /// How long each stage of stopping may take.
     pub stop: StopTimeouts,
 }
@@ -83,7 +85,7 @@ impl ProcessConfig {
             program: program.as_ref().to_owned(),
             args: Vec::new(),
             cwd: None,
-            env: Vec::new(),
+            env: Environment::default(),
             stop: StopTimeouts::default(),
         }
     }
@@ -115,12 +117,7 @@ impl TransportConfig for ProcessConfig {
         if self.args.iter().any(has_nul) {
             return Err(ConfigError { field: "args", must: "hold no NUL byte" });
         }
-        let is_name = |name: &OsString| {
-            !name.is_empty() && !has_nul(name) && !name.as_encoded_bytes().contains(&b'=')
-        };
-        if !self.env.iter().all(|(name, value)| is_name(name) && !has_nul(value)) {
-            return Err(ConfigError { field: "env", must: "have names without `=` and NUL bytes" });
-        }
+        self.env.validate()?;
         validate_timeout("stop.drain", self.stop.drain)
     }
 }
@@ -184,9 +181,9 @@ async fn launch(
     config.validate()?;
     let program = resolve(&config.program, config.cwd.as_deref())?;
     let mut command = Command::new(program);
-    command.args(&config.args).envs(config.env.iter().map(|(name, value)| (name, value)));
+    command.args(&config.args).envs(config.env.iter());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.arg0(&config.program).process_group(0);
     if let Some(cwd) = &config.cwd {
         command.current_dir(cwd);
     }

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
 use tokio::sync::oneshot;
 
 enum Job {
@@ -46,6 +47,14 @@ fn thread() -> io::Result<Sender<Job>> {
     started.clone().map_err(io::Error::from)
 }
 
+/// Kills the group that `child` leads. Its number is its own for as long as it is not reaped.
+pub(super) fn kill_group(child: &Child) {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // There may be nobody left in it.
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+}
+
 /// A killed child is gone within milliseconds, unless the kernel holds it: so look again and again,
 /// and let none hold up the others.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -60,8 +69,8 @@ fn run(jobs: &Receiver<Job>) {
         };
         match job {
             Ok(Job::Spawn(mut command, answer)) => {
-                if let Err(Ok(mut unwanted)) = answer.send(command.spawn()) {
-                    let _ = unwanted.kill();
+                if let Err(Ok(unwanted)) = answer.send(command.spawn()) {
+                    kill_group(&unwanted);
                     dying.push(unwanted);
                 }
             }
