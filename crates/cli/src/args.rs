@@ -150,6 +150,7 @@ impl Line {
 }
 
 #[derive(Group)]
+#[command(next_help_heading = "Logging")]
 pub(crate) struct Logging {
     /// Say more; twice for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -157,8 +158,9 @@ pub(crate) struct Logging {
     /// Say only what went wrong
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// How log lines look
+    /// How log lines look: text for people, json for programs
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    #[arg(hide_possible_values = true)]
     pub(crate) log_format: LogFormat,
 }
 

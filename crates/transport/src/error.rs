@@ -227,7 +227,7 @@ impl ErrorKind {
             Self::LaunchFailed => {
                 "check that the file is a program for this machine and that the interpreter in its first line exists"
             }
-            Self::AlreadyTaken => "keep the channel that was made first",
+            Self::AlreadyTaken => "a process has one stdin and one stdout; use another endpoint",
             Self::TimedOut(_) => "try again, or allow more time",
             Self::ResourcesExhausted => {
                 "raise the limit of open files (ulimit -n), or use fewer connections"

@@ -25,7 +25,13 @@ pub fn resolve(program: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, Transport
         vec![cwd.unwrap_or(Path::new("")).join(program)]
     } else {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).map(|directory| directory.join(program)).collect()
+        let mut places: Vec<PathBuf> = Vec::new();
+        for place in std::env::split_paths(&path).map(|directory| directory.join(program)) {
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        places
     };
     let files = || candidates.iter().filter(|candidate| candidate.is_file());
     if let Some(found) = files().find(|file| rustix::fs::access(*file, Access::EXEC_OK).is_ok()) {

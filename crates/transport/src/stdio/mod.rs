@@ -65,11 +65,11 @@ impl Transport for Stdio {
     async fn connect(&self, _: &StdioConfig) -> Result<StdioConnection, TransportError> {
         let endpoint = Endpoint::stdio();
         let taken = takeover::take().map_err(|error| {
-            let kind = match error.kind() {
-                io::ErrorKind::AlreadyExists => ErrorKind::AlreadyTaken,
-                _ => crate::error::common_kind(&error),
-            };
-            TransportError::new(kind, Operation::Connect).at(&endpoint).because(error)
+            let failed = |kind| TransportError::new(kind, Operation::Connect).at(&endpoint);
+            match error.kind() {
+                io::ErrorKind::AlreadyExists => failed(ErrorKind::AlreadyTaken),
+                _ => failed(crate::error::common_kind(&error)).because(error),
+            }
         })?;
         let failed = |error| {
             TransportError::new(ErrorKind::ResourcesExhausted, Operation::Connect).because(error)

@@ -74,6 +74,7 @@ fn explain(errno: Errno, address: &UnixAddress) -> TransportError {
     let error = TransportError::new(kind, Operation::Connect).because(errno.into());
     match errno {
         Errno::PROTOTYPE => error.with_hint("it is a datagram socket; tieline speaks over streams"),
+        Errno::NOENT => error.with_hint("start the server first, or check the path"),
         _ => error,
     }
 }
