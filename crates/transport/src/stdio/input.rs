@@ -1,7 +1,7 @@
 //! Reading an inherited descriptor from async code: a thread polls it together with a pipe that
 //! says when to stop, and hands over what it read.
 
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -9,7 +9,6 @@ use std::task::{Context, Poll, Waker};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// One read brings at most this much, and the thread reads ahead no further.
@@ -19,7 +18,7 @@ const CHUNK: usize = 64 * 1024;
 pub struct Stdin {
     shared: Arc<Shared>,
     /// Closing it wakes the thread from its poll.
-    _stop: OwnedFd,
+    _stop: PipeWriter,
 }
 
 #[derive(Default)]
@@ -40,7 +39,7 @@ struct State {
 
 impl Stdin {
     pub(super) fn new(stdin: OwnedFd) -> io::Result<Self> {
-        let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stopped, stop) = io::pipe()?;
         let shared = Arc::new(Shared::default());
         let thread = shared.clone();
         let builder = std::thread::Builder::new().name("tieline-stdin".into());
@@ -91,7 +90,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn run(&self, stdin: &OwnedFd, stopped: &OwnedFd) {
+    fn run(&self, stdin: &OwnedFd, stopped: &PipeReader) {
         let mut chunk = vec![0; CHUNK];
         loop {
             let read = match read_or_stop(stdin, stopped, &mut chunk) {
@@ -140,7 +139,7 @@ fn wake(state: &mut State) {
 /// Reads once there is something to read; `None` when told to stop.
 fn read_or_stop(
     stdin: &OwnedFd,
-    stopped: &OwnedFd,
+    stopped: &PipeReader,
     chunk: &mut [u8],
 ) -> rustix::io::Result<Option<usize>> {
     loop {

@@ -1,7 +1,7 @@
 //! Writing an inherited descriptor from async code: a thread takes what is queued and writes it,
 //! waiting for room together with a pipe that says when to stop.
 
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -9,7 +9,6 @@ use std::task::{Context, Poll, Waker};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncWrite;
 
 use crate::WriteEnd;
@@ -25,7 +24,7 @@ const WRITE: usize = 4096;
 pub struct Stdout {
     shared: Arc<Shared>,
     /// Closing it wakes the thread from its poll.
-    _stop: OwnedFd,
+    _stop: PipeWriter,
 }
 
 #[derive(Default)]
@@ -58,7 +57,7 @@ enum Stage {
 
 impl Stdout {
     pub(super) fn new(stdout: OwnedFd) -> io::Result<Self> {
-        let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stopped, stop) = io::pipe()?;
         let shared = Arc::new(Shared::default());
         let thread = shared.clone();
         let builder = std::thread::Builder::new().name("tieline-stdout".into());
@@ -139,7 +138,7 @@ impl Shared {
     }
 
     /// Owns the descriptor: it is closed when this returns, or before it says so.
-    fn run(&self, stdout: OwnedFd, stopped: &OwnedFd) {
+    fn run(&self, stdout: OwnedFd, stopped: &PipeReader) {
         let mut batch = Vec::new();
         while self.take(&mut batch) {
             let written = write_or_stop(&stdout, stopped, &batch);
@@ -180,7 +179,11 @@ impl Shared {
 }
 
 /// Writes everything, a piece at a time as there is room; gives up when told to stop.
-fn write_or_stop(stdout: &OwnedFd, stopped: &OwnedFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
+fn write_or_stop(
+    stdout: &OwnedFd,
+    stopped: &PipeReader,
+    mut bytes: &[u8],
+) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         let mut fds = [PollFd::new(stdout, PollFlags::OUT), PollFd::new(stopped, PollFlags::IN)];
         match poll(&mut fds, None) {
