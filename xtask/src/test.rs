@@ -49,16 +49,17 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         command.envs(fixtures.iter().map(|it| (it.variable, it.location())));
         succeeds(&mut command)
     };
-    if !cargo_test(options.breadth())? {
-        failures.push("cargo test");
-    }
-    // `cargo test` only builds the examples; their tests run when asked for by name.
+    // `cargo test` only builds the examples; their tests run when asked for by name. They come
+    // first, so that the last result on stdout is not that of an example without tests.
     let has_examples = workspace.crates()?.iter().any(|it| it.has_examples);
     if has_examples
         && !options.names_targets()
         && !cargo_test(&[options.breadth(), &["--examples"]].concat())?
     {
         failures.push("the tests of the examples");
+    }
+    if !cargo_test(options.breadth())? {
+        failures.push("cargo test");
     }
     match failures.is_empty() {
         true => Ok(()),
