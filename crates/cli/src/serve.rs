@@ -22,8 +22,8 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     let mut server = Server::new(args.max_connections, bridge);
     let mut endpoints = Vec::new();
     for entrance in entrances(&args, &registry, &program).await? {
-        let Entrance { acceptor, json } = entrance;
-        endpoints.push(acceptor.endpoint().clone());
+        let Entrance { acceptor, endpoint, json } = entrance;
+        endpoints.push(endpoint);
         server.add(acceptor, target(&args, &registry, &program, json)?);
     }
     announce(&endpoints, &program, quiet);
@@ -63,6 +63,8 @@ impl Program {
 
 struct Entrance {
     acceptor: Box<dyn DynAcceptor>,
+    /// What a client needs to be told, the framing included.
+    endpoint: Endpoint,
     /// Its framing is not the program's, so every message must be JSON.
     json: bool,
 }
@@ -77,13 +79,20 @@ async fn entrances(
         // Without a framing of its own an entrance speaks lines, whatever the program does.
         let json = endpoint.framing().unwrap_or(FramingKind::Lines) != args.framing;
         let options = Options { json, ..args.line.options() };
-        entrances.push(Entrance { acceptor: registry.listen(endpoint, &options).await?, json });
+        let acceptor = registry.listen(endpoint, &options).await?;
+        let listening = acceptor.endpoint().clone();
+        let endpoint = match endpoint.framing() {
+            Some(framing) => listening.with_framing(framing),
+            None => listening,
+        };
+        entrances.push(Entrance { acceptor, endpoint, json });
     }
     if entrances.is_empty() {
         let json = args.framing != FramingKind::Lines;
         let options = Options { json, ..args.line.options() };
         let acceptor = rendezvous::listen(registry, program.name.as_ref(), &options).await?;
-        entrances.push(Entrance { acceptor, json });
+        let endpoint = acceptor.endpoint().clone();
+        entrances.push(Entrance { acceptor, endpoint, json });
     }
     Ok(entrances)
 }
