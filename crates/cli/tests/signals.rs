@@ -1,0 +1,162 @@
+//! How `serve` and `connect` end when they are asked to, and when they are not asked twice.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use rustix::process::Signal;
+use serde_json::json;
+use support::{Program, Serve, Talk, is_running, request, sh, tieline, until};
+
+#[test]
+fn sigterm_and_sigint_end_everything_cleanly() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut serve = Serve::in_framings(&["", "content-length+"], ["--", "cat"]);
+        let mut clients = [serve.client(), serve.client()];
+        for client in &mut clients {
+            client.send("hello");
+            assert_eq!(client.line().as_deref(), Some("hello"));
+        }
+        assert_eq!(serve.processes().len(), 2);
+
+        serve.program.signal(signal);
+        let finished = serve.program.wait();
+        assert_eq!(finished.code, Some(0), "{signal:?}: {finished:?}");
+        assert!(finished.stderr.contains("served=2 refused=0 failed=0"), "{finished:?}");
+        serve.assert_nothing_left();
+        for client in &mut clients {
+            assert_eq!(client.line(), None);
+        }
+    }
+}
+
+#[test]
+fn without_a_client_a_signal_ends_it_too() {
+    Serve::start(["--", "cat"]).stop();
+}
+
+#[test]
+fn no_client_is_let_in_after_the_signal() {
+    // Its program ends when it is told to, not before.
+    let script = r#"trap "" TERM; echo up; cat; read -r word < "$0"; echo "$word""#;
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let serve = Serve::start([&sh(script)[..], &[pipe.to_str().unwrap()]].concat());
+    let mut client = serve.client();
+    assert_eq!(client.line().as_deref(), Some("up"));
+
+    serve.program.signal(Signal::TERM);
+    until("the socket is gone", || !serve.path().exists());
+    std::fs::write(&pipe, "goodbye\n").unwrap();
+    assert_eq!(client.line().as_deref(), Some("goodbye"), "pending output was lost");
+    assert_eq!(client.line(), None);
+    let mut serve = serve;
+    assert_eq!(serve.program.wait().code, Some(0));
+    serve.assert_nothing_left();
+}
+
+#[test]
+fn what_a_program_says_at_the_end_of_its_input_is_delivered() {
+    let script = "echo up; cat > /dev/null; seq 1 100000; echo last";
+    let mut serve = Serve::start(sh(script));
+    let mut client = serve.client();
+    assert_eq!(client.line().as_deref(), Some("up"));
+    serve.program.signal(Signal::TERM);
+    let said = String::from_utf8(client.rest()).unwrap();
+    assert_eq!(said.lines().count(), 100_001);
+    assert!(said.ends_with("100000\nlast\n"));
+    assert_eq!(serve.program.wait().code, Some(0));
+    serve.assert_nothing_left();
+}
+
+#[test]
+fn calls_under_way_are_answered_after_a_signal() {
+    let mut serve = Serve::start::<&str>([]);
+    let mut client = serve.client();
+    client.send(&request(1, "sleep", json!([300])).to_string());
+    // The agent has read the first call when it answers the second.
+    assert_eq!(client.call(&request(2, "echo", json!([1])))["result"], json!([1]));
+    serve.program.signal(Signal::TERM);
+    assert_eq!(client.json()["result"], json!({ "slept": 300 }));
+    assert_eq!(client.line(), None);
+    assert_eq!(serve.program.wait().code, Some(0));
+    serve.assert_nothing_left();
+}
+
+/// Ignores everything that can be ignored, with a child that does the same.
+const STUBBORN: &str = r#"trap "" TERM INT HUP; echo up; while :; do sleep 1000; done"#;
+
+#[test]
+fn a_second_signal_ends_everything_at_once() {
+    for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM)] {
+        let mut serve = Serve::start(sh(STUBBORN));
+        let mut client = serve.client();
+        assert_eq!(client.line().as_deref(), Some("up"));
+        serve.wait_processes(2);
+
+        serve.program.signal(first);
+        until("the first signal was noticed", || !serve.path().exists());
+        serve.program.signal(second);
+        let finished = serve.program.wait();
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        assert!(finished.stderr.contains("ended at once by a second signal"), "{finished:?}");
+        // They were killed, and are init's to reap.
+        until("nothing is left", || serve.processes().is_empty());
+        serve.assert_nothing_left();
+        assert_eq!(client.line(), None);
+    }
+}
+
+#[test]
+fn a_program_that_ignores_everything_is_killed_in_the_end() {
+    let mut serve = Serve::start(sh(STUBBORN));
+    let mut client = serve.client();
+    assert_eq!(client.line().as_deref(), Some("up"));
+    serve.wait_processes(2);
+    serve.program.signal(Signal::TERM);
+    let finished = serve.program.wait();
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(finished.stderr.contains("signal: 9 (SIGKILL)"), "{finished:?}");
+    serve.assert_nothing_left();
+}
+
+#[test]
+fn a_signal_ends_connect_and_the_program_it_started() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let script = "exec:[\"sh\",\"-c\",\"echo $$; cat; echo bye\"]";
+        let mut connect = Program::start(&mut tieline(["connect", script]));
+        let pid: u32 = connect.line().unwrap().parse().unwrap();
+        assert!(is_running(pid));
+        connect.signal(signal);
+        let finished = connect.wait();
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        assert!(finished.stderr.contains("ended by a signal"), "{finished:?}");
+        assert!(finished.stdout.ends_with("bye\n"), "{finished:?}");
+        assert!(!is_running(pid));
+    }
+}
+
+#[test]
+fn a_second_signal_ends_connect_at_once() {
+    let endpoint = format!("exec:{}", json!(["sh", "-c", STUBBORN.replace("up", "$$")]));
+    let mut connect = Program::start(&mut tieline(["connect", &endpoint]));
+    let pid: u32 = connect.line().unwrap().parse().unwrap();
+    connect.signal(Signal::TERM);
+    // The end of the program's input is the first thing that is done; the program shows it.
+    let stdin = format!("/proc/{pid}/fd/0");
+    until("the first signal was noticed", || !has_writer(&stdin, connect.pid()));
+    connect.signal(Signal::TERM);
+    let finished = connect.wait();
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stderr.contains("ended at once by a second signal"), "{finished:?}");
+    until("the program is gone", || !is_running(pid));
+}
+
+/// Whether `process` holds the pipe that is at this place.
+fn has_writer(pipe: &str, process: u32) -> bool {
+    let pipe = std::fs::read_link(pipe).unwrap();
+    let fds = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().flatten();
+    fds.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|link| link == pipe))
+}

@@ -1,0 +1,44 @@
+//! The real programs that `cargo xtask test` provides. One that is missing fails the test.
+
+use std::path::PathBuf;
+
+/// The xi editor core.
+#[track_caller]
+pub(crate) fn xi_core() -> String {
+    text(from("TIELINE_XI_CORE", ""))
+}
+
+/// The MCP project's server of everything, as a command line: it speaks over stdio.
+#[track_caller]
+pub(crate) fn server_everything() -> [String; 3] {
+    let script = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
+    ["node".into(), text(from("TIELINE_NODE_FIXTURES", script)), "stdio".into()]
+}
+
+/// A server in Content-Length framing, as a command line.
+#[track_caller]
+pub(crate) fn content_length_server() -> [String; 2] {
+    ["node".into(), text(from("TIELINE_NODE_FIXTURES", "content-length-server.js"))]
+}
+
+/// The directory in which node finds the reference implementation of Content-Length framing.
+#[track_caller]
+pub(crate) fn vscode_jsonrpc() -> PathBuf {
+    let manifest = from("TIELINE_NODE_FIXTURES", "node_modules/vscode-jsonrpc/package.json");
+    manifest.ancestors().nth(3).expect("it has three").to_owned()
+}
+
+#[track_caller]
+fn from(variable: &str, below: &str) -> PathBuf {
+    let remedy = "get it with `cargo xtask test --install`, and run tests by `cargo xtask test`";
+    let Some(value) = std::env::var_os(variable) else {
+        panic!("{variable} does not say where the fixture is; {remedy}");
+    };
+    let path = if below.is_empty() { value.into() } else { PathBuf::from(value).join(below) };
+    assert!(path.is_file(), "{variable} leads to no {}; {remedy}", path.display());
+    path
+}
+
+fn text(path: PathBuf) -> String {
+    path.into_os_string().into_string().expect("a path in UTF-8")
+}

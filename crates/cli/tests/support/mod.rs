@@ -1,0 +1,35 @@
+//! What the end-to-end tests share: the program under test, started and surely ended again; clients
+//! that never wait for ever; what `/proc` knows; the real programs to talk to.
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
+
+mod client;
+mod fixtures;
+mod proc;
+mod program;
+mod serve;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use client::{Client, Talk, request};
+pub(crate) use fixtures::{content_length_server, server_everything, vscode_jsonrpc, xi_core};
+pub(crate) use proc::{Usage, children_of, is_running, marked, usage};
+pub(crate) use program::{Finished, Program, tieline};
+pub(crate) use serve::{Serve, path_of};
+
+/// Nothing that a test waits for takes this long on any machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Looks again and again until it is so, for what has no event to wait for.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The arguments of a shell script as a program: `sh -c script`.
+pub(crate) fn sh(script: &str) -> [&str; 4] {
+    ["--", "sh", "-c", script]
+}

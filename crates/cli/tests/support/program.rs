@@ -1,0 +1,205 @@
+//! A process that a test started: all it says is collected, and it is ended with its value.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{LIMIT, Talk};
+
+/// The program under test, in an environment that says nothing to it.
+pub(crate) fn tieline<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
+    command.args(args).env_remove("RUST_LOG").env_remove("XDG_RUNTIME_DIR");
+    command
+}
+
+/// A running process on pipes.
+pub(crate) struct Program {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Arc<Said>,
+    stderr: Arc<Said>,
+    /// How much of stdout was given out as lines.
+    taken: usize,
+}
+
+/// How a process ended, and all it said.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// `None` when a signal killed it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Program {
+    #[track_caller]
+    pub(crate) fn start(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let started = command.spawn();
+        let mut child = started.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stdout = Said::collect(child.stdout.take().expect("piped"));
+        let stderr = Said::collect(child.stderr.take().expect("piped"));
+        Self { stdin: child.stdin.take(), child, stdout, stderr, taken: 0 }
+    }
+
+    /// Runs to its end, with this on stdin.
+    #[track_caller]
+    pub(crate) fn run(command: &mut Command, stdin: impl AsRef<[u8]>) -> Finished {
+        let mut program = Self::start(command);
+        // It may end without reading it.
+        let _ = program.stdin.as_mut().expect("open").write_all(stdin.as_ref());
+        program.finish()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("it is not reaped yet");
+    }
+
+    pub(crate) fn end_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Ends its input and waits for its end.
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> Finished {
+        self.end_input();
+        self.wait()
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> Finished {
+        let deadline = Instant::now() + LIMIT;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("our child") {
+                break status;
+            }
+            let said = self.stderr.text();
+            assert!(Instant::now() < deadline, "it has not ended in {LIMIT:?}; stderr: {said}");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let code = status.code();
+        Finished { code, stdout: self.stdout.whole(), stderr: self.stderr.whole() }
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// Waits until stderr has this in it, so many times.
+    #[track_caller]
+    pub(crate) fn wait_stderr_times(&self, text: &str, times: usize) {
+        let found = |said: &str| said.matches(text).count() >= times;
+        let said = self.stderr.wait_for(&format!("`{text}`, {times} times, on stderr"), found);
+        assert!(found(&said), "it ended without `{text}`, {times} times, on stderr: {said}");
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_stderr(&self, text: &str) {
+        self.wait_stderr_times(text, 1);
+    }
+}
+
+impl Talk for Program {
+    #[track_caller]
+    fn send_raw(&mut self, bytes: &[u8]) {
+        self.stdin.as_mut().expect("its input was not ended").write_all(bytes).expect("sent");
+    }
+
+    #[track_caller]
+    fn line(&mut self) -> Option<String> {
+        let taken = self.taken;
+        let stdout = self.stdout.wait_for("a line on stdout", |said| said[taken..].contains('\n'));
+        let line = stdout[taken..].lines().next()?.to_owned();
+        self.taken = taken + line.len() + 1;
+        Some(line)
+    }
+}
+
+impl Drop for Program {
+    /// Ends it as a person would who is in a hurry, so that it can end what it started; then by
+    /// force.
+    fn drop(&mut self) {
+        let deadline = Instant::now() + LIMIT;
+        while let Ok(None) = self.child.try_wait() {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// What came out of a pipe so far. What is not UTF-8 stands there as U+FFFD.
+#[derive(Default)]
+struct Said {
+    state: Mutex<State>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    bytes: Vec<u8>,
+    ended: bool,
+}
+
+impl Said {
+    fn collect(mut pipe: impl Read + Send + 'static) -> Arc<Self> {
+        let said = Arc::new(Self::default());
+        let collected = said.clone();
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                let read = pipe.read(&mut buffer).unwrap_or(0);
+                let mut state = collected.state.lock().expect("no panic");
+                state.bytes.extend_from_slice(&buffer[..read]);
+                state.ended = read == 0;
+                collected.more.notify_all();
+                if state.ended {
+                    return;
+                }
+            }
+        });
+        said
+    }
+
+    fn text(&self) -> String {
+        let state = self.state.lock().expect("no panic");
+        String::from_utf8_lossy(&state.bytes).into_owned()
+    }
+
+    /// All of it, once it has ended.
+    #[track_caller]
+    fn whole(&self) -> String {
+        self.wait_for("the end of a pipe", |_| false)
+    }
+
+    /// The text, once it is as wanted or will not change any more.
+    #[track_caller]
+    fn wait_for(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + LIMIT;
+        let mut state = self.state.lock().expect("no panic");
+        loop {
+            let text = String::from_utf8_lossy(&state.bytes);
+            if is_so(&text) || state.ended {
+                return text.into_owned();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "waited {LIMIT:?} in vain: {what}; there is: {text}");
+            state = self.more.wait_timeout(state, left).expect("no panic").0;
+        }
+    }
+}
