@@ -28,6 +28,7 @@
 mod byte_size;
 mod framing;
 pub mod json;
+pub mod jsonrpc;
 mod write_buf;
 
 pub use byte_size::{ByteSize, ByteSizeError};

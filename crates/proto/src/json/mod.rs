@@ -1,8 +1,14 @@
 //! Is it JSON, and within limits? One pass over the bytes that builds nothing (RFC 8259).
 
+mod scan;
+mod text;
+
 use std::fmt;
 
 use bytes::Bytes;
+
+pub(crate) use scan::Scanner;
+pub use text::{unescape, write_string};
 
 /// How much structure one message may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +68,13 @@ impl fmt::Display for JsonError {
     }
 }
 
+impl JsonError {
+    /// It is JSON, as far as was looked, with more structure than is allowed.
+    pub fn is_limit(&self) -> bool {
+        matches!(self.problem, Problem::TooDeep | Problem::TooManyKeys)
+    }
+}
+
 impl std::error::Error for JsonError {}
 
 /// Checks that `text` is one JSON value within `limits`, white space around it allowed.
@@ -71,10 +84,15 @@ impl std::error::Error for JsonError {}
 /// # Errors
 /// The first place that does not fit.
 pub fn check(text: &[u8], limits: Limits) -> Result<(), JsonError> {
-    if let Err(error) = std::str::from_utf8(text) {
-        return Err(JsonError { at: error.valid_up_to(), problem: Problem::NotUtf8 });
+    check_utf8(text)?;
+    Scanner::new(text, limits).document()
+}
+
+pub(crate) fn check_utf8(text: &[u8]) -> Result<(), JsonError> {
+    match std::str::from_utf8(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(JsonError { at: error.valid_up_to(), problem: Problem::NotUtf8 }),
     }
-    Scanner { text, at: 0, limits, depth: 0, objects: 0, keys: 0 }.document()
 }
 
 /// The same JSON on one line: raw newlines, which can only stand between tokens, become spaces.
@@ -85,207 +103,6 @@ pub fn to_one_line(text: &[u8], limits: Limits) -> Result<Bytes, JsonError> {
     check(text, limits)?;
     let is_newline = |byte: &u8| matches!(byte, b'\n' | b'\r');
     Ok(text.iter().map(|byte| if is_newline(byte) { b' ' } else { *byte }).collect())
-}
-
-struct Scanner<'a> {
-    text: &'a [u8],
-    at: usize,
-    limits: Limits,
-    depth: u32,
-    /// One bit a level, the innermost lowest: set for an object, clear for an array.
-    objects: u128,
-    keys: u32,
-}
-
-impl Scanner<'_> {
-    /// A value, then either what its container wants next or the end: no recursion, so depth costs
-    /// nothing but a bit.
-    fn document(mut self) -> Result<(), JsonError> {
-        loop {
-            self.skip_space();
-            let opened = match self.peek() {
-                Some(b'{') => self.open(true)?,
-                Some(b'[') => self.open(false)?,
-                Some(b'"') => self.string().map(|()| false)?,
-                Some(b'-' | b'0'..=b'9') => self.number().map(|()| false)?,
-                Some(b't') => self.word(b"true").map(|()| false)?,
-                Some(b'f') => self.word(b"false").map(|()| false)?,
-                Some(b'n') => self.word(b"null").map(|()| false)?,
-                _ => return Err(self.unexpected()),
-            };
-            if opened {
-                continue;
-            }
-            if self.after_value()? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Enters a container. True when a value comes next, false when it was empty and is closed.
-    fn open(&mut self, object: bool) -> Result<bool, JsonError> {
-        if self.depth >= self.limits.depth.min(MAX_DEPTH) {
-            return Err(self.error(Problem::TooDeep));
-        }
-        self.at += 1;
-        self.depth += 1;
-        self.objects = self.objects << 1 | u128::from(object);
-        self.skip_space();
-        let end = if object { b'}' } else { b']' };
-        if self.peek() == Some(end) {
-            self.close();
-            return Ok(false);
-        }
-        if object {
-            self.key()?;
-        }
-        Ok(true)
-    }
-
-    fn close(&mut self) {
-        self.at += 1;
-        self.depth -= 1;
-        self.objects >>= 1;
-    }
-
-    /// Behind a value: closes what ends here. True at the end of the document, false when another
-    /// value comes.
-    fn after_value(&mut self) -> Result<bool, JsonError> {
-        loop {
-            self.skip_space();
-            if self.depth == 0 {
-                return if self.peek().is_none() { Ok(true) } else { Err(self.unexpected()) };
-            }
-            let in_object = self.objects & 1 == 1;
-            match self.peek() {
-                Some(b',') => {
-                    self.at += 1;
-                    if in_object {
-                        self.skip_space();
-                        self.key()?;
-                    }
-                    return Ok(false);
-                }
-                Some(b'}') if in_object => self.close(),
-                Some(b']') if !in_object => self.close(),
-                _ => return Err(self.unexpected()),
-            }
-        }
-    }
-
-    fn key(&mut self) -> Result<(), JsonError> {
-        if self.keys >= self.limits.keys {
-            return Err(self.error(Problem::TooManyKeys));
-        }
-        self.keys += 1;
-        if self.peek() != Some(b'"') {
-            return Err(self.unexpected());
-        }
-        self.string()?;
-        self.skip_space();
-        if self.peek() != Some(b':') {
-            return Err(self.unexpected());
-        }
-        self.at += 1;
-        Ok(())
-    }
-
-    fn string(&mut self) -> Result<(), JsonError> {
-        self.at += 1;
-        loop {
-            let rest = self.text.get(self.at..).unwrap_or_default();
-            let plain = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f));
-            self.at += plain.unwrap_or(rest.len());
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                Some(b'\\') => self.escape()?,
-                _ => return Err(self.unexpected()),
-            }
-        }
-    }
-
-    fn escape(&mut self) -> Result<(), JsonError> {
-        self.at += 1;
-        match self.peek() {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
-            Some(b'u') => {
-                self.at += 1;
-                for _ in 0..4 {
-                    if !self.peek().is_some_and(|b| b.is_ascii_hexdigit()) {
-                        return Err(self.unexpected());
-                    }
-                    self.at += 1;
-                }
-            }
-            _ => return Err(self.unexpected()),
-        }
-        Ok(())
-    }
-
-    fn number(&mut self) -> Result<(), JsonError> {
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        if self.peek() == Some(b'0') {
-            self.at += 1;
-        } else {
-            self.digits()?;
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.at += 1;
-            if matches!(self.peek(), Some(b'+' | b'-')) {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
-        Ok(())
-    }
-
-    /// One digit or more.
-    fn digits(&mut self) -> Result<(), JsonError> {
-        if !self.peek().is_some_and(|b| b.is_ascii_digit()) {
-            return Err(self.unexpected());
-        }
-        while self.peek().is_some_and(|b| b.is_ascii_digit()) {
-            self.at += 1;
-        }
-        Ok(())
-    }
-
-    fn word(&mut self, word: &[u8]) -> Result<(), JsonError> {
-        for expected in word {
-            if self.peek() != Some(*expected) {
-                return Err(self.unexpected());
-            }
-            self.at += 1;
-        }
-        Ok(())
-    }
-
-    fn skip_space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
-        }
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
-    }
-
-    fn unexpected(&self) -> JsonError {
-        self.error(self.peek().map_or(Problem::UnexpectedEnd, Problem::Unexpected))
-    }
-
-    fn error(&self, problem: Problem) -> JsonError {
-        JsonError { at: self.at, problem }
-    }
 }
 
 #[cfg(test)]

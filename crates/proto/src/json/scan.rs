@@ -1,0 +1,268 @@
+//! One pass over a JSON text, by position.
+
+use std::ops::Range;
+
+use super::{JsonError, Limits, MAX_DEPTH, Problem};
+
+/// A position in a JSON text, and how deep it is there.
+pub(crate) struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+    limits: Limits,
+    depth: u32,
+    /// One bit a level, the innermost lowest: set for an object, clear for an array.
+    objects: u128,
+    keys: u32,
+}
+
+impl<'a> Scanner<'a> {
+    /// At the start of `text`, which must be UTF-8.
+    pub(crate) fn new(text: &'a [u8], limits: Limits) -> Self {
+        Self { text, at: 0, limits, depth: 0, objects: 0, keys: 0 }
+    }
+
+    /// The whole text is one value.
+    pub(crate) fn document(mut self) -> Result<(), JsonError> {
+        self.value()?;
+        self.end()
+    }
+
+    /// Nothing but white space is left.
+    pub(crate) fn end(&mut self) -> Result<(), JsonError> {
+        self.skip_space();
+        if self.peek().is_none() { Ok(()) } else { Err(self.unexpected()) }
+    }
+
+    /// Where the next value stands. No recursion, so depth costs nothing but a bit.
+    pub(crate) fn value(&mut self) -> Result<Range<usize>, JsonError> {
+        self.skip_space();
+        let (start, floor) = (self.at, self.depth);
+        loop {
+            self.skip_space();
+            let opened = match self.peek() {
+                Some(b'{') => self.open(true)?,
+                Some(b'[') => self.open(false)?,
+                Some(b'"') => self.string().map(|_| false)?,
+                Some(b'-' | b'0'..=b'9') => self.number().map(|()| false)?,
+                Some(b't') => self.word(b"true").map(|()| false)?,
+                Some(b'f') => self.word(b"false").map(|()| false)?,
+                Some(b'n') => self.word(b"null").map(|()| false)?,
+                _ => return Err(self.unexpected()),
+            };
+            if !opened && self.after_value(floor)? {
+                return Ok(start..self.at);
+            }
+        }
+    }
+
+    /// Enters an object or an array, if that comes next, without looking into it.
+    pub(crate) fn enter(&mut self, bracket: u8) -> Result<bool, JsonError> {
+        self.skip_space();
+        if self.peek() != Some(bracket) {
+            return Ok(false);
+        }
+        self.descend(bracket == b'{')?;
+        Ok(true)
+    }
+
+    /// The next key of the object that was entered, without its quotes; `None` at its end.
+    pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Range<usize>>, JsonError> {
+        if !self.next_item(first, b'}')? {
+            return Ok(None);
+        }
+        self.key().map(Some)
+    }
+
+    /// Whether another element of the array that was entered comes.
+    pub(crate) fn next_element(&mut self, first: bool) -> Result<bool, JsonError> {
+        self.next_item(first, b']')
+    }
+
+    fn next_item(&mut self, first: bool, end: u8) -> Result<bool, JsonError> {
+        self.skip_space();
+        match self.peek() {
+            Some(byte) if byte == end => {
+                self.close();
+                return Ok(false);
+            }
+            Some(b',') if !first => self.at += 1,
+            Some(_) if first => {}
+            _ => return Err(self.unexpected()),
+        }
+        self.skip_space();
+        Ok(true)
+    }
+
+    /// Enters a container. True when a value comes next, false when it was empty and is closed.
+    fn open(&mut self, object: bool) -> Result<bool, JsonError> {
+        self.descend(object)?;
+        self.skip_space();
+        let end = if object { b'}' } else { b']' };
+        if self.peek() == Some(end) {
+            self.close();
+            return Ok(false);
+        }
+        if object {
+            self.key()?;
+        }
+        Ok(true)
+    }
+
+    fn descend(&mut self, object: bool) -> Result<(), JsonError> {
+        if self.depth >= self.limits.depth.min(MAX_DEPTH) {
+            return Err(self.error(Problem::TooDeep));
+        }
+        self.at += 1;
+        self.depth += 1;
+        self.objects = (self.objects << 1) | u128::from(object);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.at += 1;
+        self.depth -= 1;
+        self.objects >>= 1;
+    }
+
+    /// Behind a value: closes what ends here. True when that is back at the depth of `floor`, false
+    /// when another value comes.
+    fn after_value(&mut self, floor: u32) -> Result<bool, JsonError> {
+        loop {
+            if self.depth == floor {
+                return Ok(true);
+            }
+            self.skip_space();
+            let in_object = self.objects & 1 == 1;
+            match self.peek() {
+                Some(b',') => {
+                    self.at += 1;
+                    if in_object {
+                        self.skip_space();
+                        self.key()?;
+                    }
+                    return Ok(false);
+                }
+                Some(b'}') if in_object => self.close(),
+                Some(b']') if !in_object => self.close(),
+                _ => return Err(self.unexpected()),
+            }
+        }
+    }
+
+    /// A key and its colon; where the key stands, without its quotes.
+    fn key(&mut self) -> Result<Range<usize>, JsonError> {
+        if self.keys >= self.limits.keys {
+            return Err(self.error(Problem::TooManyKeys));
+        }
+        self.keys += 1;
+        if self.peek() != Some(b'"') {
+            return Err(self.unexpected());
+        }
+        let key = self.string()?;
+        self.skip_space();
+        if self.peek() != Some(b':') {
+            return Err(self.unexpected());
+        }
+        self.at += 1;
+        Ok(key)
+    }
+
+    /// Where the string stands, without its quotes.
+    fn string(&mut self) -> Result<Range<usize>, JsonError> {
+        self.at += 1;
+        let start = self.at;
+        loop {
+            let rest = self.text.get(self.at..).unwrap_or_default();
+            let plain = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f));
+            self.at += plain.unwrap_or(rest.len());
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(start..self.at - 1);
+                }
+                Some(b'\\') => self.escape()?,
+                _ => return Err(self.unexpected()),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), JsonError> {
+        self.at += 1;
+        match self.peek() {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+            Some(b'u') => {
+                self.at += 1;
+                for _ in 0..4 {
+                    if !self.peek().is_some_and(|b| b.is_ascii_hexdigit()) {
+                        return Err(self.unexpected());
+                    }
+                    self.at += 1;
+                }
+            }
+            _ => return Err(self.unexpected()),
+        }
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), JsonError> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    /// One digit or more.
+    fn digits(&mut self) -> Result<(), JsonError> {
+        if !self.peek().is_some_and(|b| b.is_ascii_digit()) {
+            return Err(self.unexpected());
+        }
+        while self.peek().is_some_and(|b| b.is_ascii_digit()) {
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    fn word(&mut self, word: &[u8]) -> Result<(), JsonError> {
+        for expected in word {
+            if self.peek() != Some(*expected) {
+                return Err(self.unexpected());
+            }
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    fn skip_space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    fn unexpected(&self) -> JsonError {
+        self.error(self.peek().map_or(Problem::UnexpectedEnd, Problem::Unexpected))
+    }
+
+    fn error(&self, problem: Problem) -> JsonError {
+        JsonError { at: self.at, problem }
+    }
+}

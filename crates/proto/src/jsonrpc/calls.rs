@@ -1,0 +1,126 @@
+//! Which answer belongs to which call.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// The id of a call of ours: a number that counts up and is never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(u64);
+
+impl CallId {
+    /// The id that a response carries, if it can be one of ours.
+    pub fn parse(id: &[u8]) -> Option<Self> {
+        let canonical = id == b"0" || id.first().is_some_and(|digit| *digit != b'0');
+        let digits = canonical && id.iter().all(u8::is_ascii_digit);
+        let number = std::str::from_utf8(id).ok().filter(|_| digits)?;
+        number.parse().ok().map(Self)
+    }
+}
+
+impl fmt::Display for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The calls under way, each with what its answer is for.
+#[derive(Debug)]
+pub struct Calls<T> {
+    last: u64,
+    waiting: HashMap<u64, T, BuildHasherDefault<Spread>>,
+}
+
+impl<T> Default for Calls<T> {
+    fn default() -> Self {
+        Self { last: 0, waiting: HashMap::default() }
+    }
+}
+
+impl<T> Calls<T> {
+    /// A new call.
+    pub fn begin(&mut self, waiting: T) -> CallId {
+        self.last += 1;
+        self.waiting.insert(self.last, waiting);
+        CallId(self.last)
+    }
+
+    /// The call's answer has come, or it was given up. `None`: there is no such call, or it ended
+    /// before.
+    pub fn end(&mut self, id: CallId) -> Option<T> {
+        self.waiting.remove(&id.0)
+    }
+
+    /// What the call is for.
+    pub fn get_mut(&mut self, id: CallId) -> Option<&mut T> {
+        self.waiting.get_mut(&id.0)
+    }
+
+    /// Whether a call with this id was ever made: an answer to it is late, and not a stranger's.
+    pub fn was_made(&self, id: CallId) -> bool {
+        (1..=self.last).contains(&id.0)
+    }
+
+    /// Ends all of them.
+    pub fn end_all(&mut self) -> impl Iterator<Item = (CallId, T)> {
+        std::mem::take(&mut self.waiting).into_iter().map(|(id, waiting)| (CallId(id), waiting))
+    }
+
+    /// How many are under way.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// Numbers that count up need spreading, not protection: nobody else chooses them.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0 ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // The golden ratio's fraction: neighbours end far apart, in the high bits too.
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_never_used_again() {
+        let mut calls = Calls::default();
+        let first = calls.begin("first");
+        assert_eq!(calls.end(first), Some("first"));
+        let second = calls.begin("second");
+        assert_ne!(first, second);
+        assert_eq!(calls.end(first), None);
+        assert!(calls.was_made(first));
+        assert_eq!(calls.end_all().collect::<Vec<_>>(), [(second, "second")]);
+        assert!(calls.is_empty());
+    }
+
+    #[test]
+    fn only_what_we_could_have_written_is_our_id() {
+        assert_eq!(CallId::parse(b"17"), Some(CallId(17)));
+        for id in ["017", "1.0", "1e1", "-1", "\"1\"", "null", "", "+1", "18446744073709551616"] {
+            assert_eq!(CallId::parse(id.as_bytes()), None, "{id}");
+        }
+        assert!(!Calls::<()>::default().was_made(CallId(1)));
+    }
+}

@@ -1,0 +1,200 @@
+//! What a message is, in one pass: which members are there, in any order.
+
+use bytes::Bytes;
+
+use super::{
+    Dialect, Invalid, InvalidProblem, MAX_BATCH, MAX_ID, Message, Notification, Request, Response,
+    Span,
+};
+use crate::json::{self, JsonError, Limits, Scanner};
+
+/// Finds out what `message` is. Takes time linear in its length, and memory only for the elements
+/// of a batch.
+///
+/// Limits are held before anything is built; a message beyond them is
+/// [`Invalid`](Message::Invalid), with its id if that came first.
+pub fn classify(message: &Bytes, dialect: &Dialect, limits: Limits) -> Message {
+    let invalid = |problem| invalid(message, None, problem);
+    if let Err(error) = json::check_utf8(message) {
+        return invalid(InvalidProblem::Json(error));
+    }
+    let mut scanner = Scanner::new(message, limits);
+    let classified = match scanner.enter(b'[') {
+        Ok(true) => batch(message, &mut scanner, dialect),
+        Ok(false) => Ok(one(message, &mut scanner, dialect)),
+        Err(error) => Err(error),
+    };
+    // What stands behind the value makes none of it valid.
+    let ended = match &classified {
+        Ok(Message::Invalid(Invalid { problem: InvalidProblem::Json(_), .. })) => Ok(()),
+        Ok(_) => scanner.end(),
+        Err(_) => Ok(()),
+    };
+    match (classified, ended) {
+        (Ok(message), Ok(())) => message,
+        (Err(error), _) | (_, Err(error)) => invalid(InvalidProblem::Json(error)),
+    }
+}
+
+/// The elements of a batch. An invalid one costs itself; what is not JSON costs the batch.
+fn batch(
+    message: &Bytes,
+    scanner: &mut Scanner<'_>,
+    dialect: &Dialect,
+) -> Result<Message, JsonError> {
+    let mut elements = Vec::new();
+    let mut length = 0;
+    while scanner.next_element(length == 0)? {
+        length += 1;
+        let element = one(message, scanner, dialect);
+        if let Message::Invalid(Invalid { problem: InvalidProblem::Json(error), .. }) = element {
+            return Err(error);
+        }
+        // The rest is still looked at: it may not be JSON at all.
+        if dialect.batches && length <= MAX_BATCH {
+            elements.push(element);
+        }
+    }
+    Ok(match length {
+        _ if !dialect.batches => invalid(message, None, InvalidProblem::NoBatches),
+        0 => invalid(message, None, InvalidProblem::EmptyBatch),
+        1..=MAX_BATCH => Message::Batch(elements),
+        _ => invalid(message, None, InvalidProblem::LongBatch),
+    })
+}
+
+/// The members that mean something, where they stand.
+#[derive(Default)]
+struct Members {
+    jsonrpc: Option<Span>,
+    id: Option<Span>,
+    method: Option<Span>,
+    params: Option<Span>,
+    result: Option<Span>,
+    error: Option<Span>,
+    doubled: Option<&'static str>,
+}
+
+impl Members {
+    fn slot(&mut self, key: &str) -> Option<(&'static str, &mut Option<Span>)> {
+        Some(match key {
+            "jsonrpc" => ("jsonrpc", &mut self.jsonrpc),
+            "id" => ("id", &mut self.id),
+            "method" => ("method", &mut self.method),
+            "params" => ("params", &mut self.params),
+            "result" => ("result", &mut self.result),
+            "error" => ("error", &mut self.error),
+            _ => return None,
+        })
+    }
+
+    fn read(&mut self, message: &Bytes, scanner: &mut Scanner<'_>) -> Result<(), JsonError> {
+        let mut first = true;
+        while let Some(key) = scanner.next_key(first)? {
+            first = false;
+            let value = Span::from(scanner.value()?);
+            let key = json::unescape(Span::from(key).text(message));
+            if let Some((name, slot)) = self.slot(&key)
+                && slot.replace(value).is_some()
+            {
+                self.doubled = self.doubled.or(Some(name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One message that is not a batch.
+fn one(message: &Bytes, scanner: &mut Scanner<'_>, dialect: &Dialect) -> Message {
+    let mut members = Members::default();
+    match scanner.enter(b'{') {
+        Ok(true) => {}
+        Ok(false) => {
+            let problem =
+                scanner.value().map_or_else(InvalidProblem::Json, |_| InvalidProblem::NotAnObject);
+            return invalid(message, None, problem);
+        }
+        Err(error) => return invalid(message, None, InvalidProblem::Json(error)),
+    }
+    let read = members.read(message, scanner);
+    let judged = match read {
+        Err(error) => Err(InvalidProblem::Json(error)),
+        Ok(()) => judge(message, &members, dialect),
+    };
+    judged.unwrap_or_else(|problem| {
+        let id = members.id.filter(|id| is_id(id.of(message)));
+        let is_syntax_error = matches!(problem, InvalidProblem::Json(error) if !error.is_limit());
+        Message::Invalid(Invalid {
+            message: message.clone(),
+            id: if is_syntax_error { None } else { id },
+            problem,
+            is_response: members.method.is_none()
+                && (members.result.is_some() || members.error.is_some()),
+        })
+    })
+}
+
+fn judge(message: &Bytes, members: &Members, dialect: &Dialect) -> Result<Message, InvalidProblem> {
+    if let Some(member) = members.doubled {
+        return Err(InvalidProblem::Doubled(member));
+    }
+    if dialect.version {
+        let version = members.jsonrpc.ok_or(InvalidProblem::Missing("jsonrpc"))?;
+        if version.of(message) != br#""2.0""# {
+            return Err(InvalidProblem::Wrong("jsonrpc"));
+        }
+    }
+    if let Some(id) = members.id
+        && !is_id(id.of(message))
+    {
+        return Err(InvalidProblem::Wrong("id"));
+    }
+    let message = message.clone();
+    match (members.method, members.id) {
+        (Some(method), id) => {
+            let method = without_quotes(method, &message).ok_or(InvalidProblem::Wrong("method"))?;
+            let params = params(members.params, &message)?;
+            Ok(match id {
+                Some(id) => Message::Request(Request { message, id, method, params }),
+                None => Message::Notification(Notification { message, method, params }),
+            })
+        }
+        (None, Some(id)) => {
+            let outcome = match (members.result, members.error) {
+                (Some(result), None) => Ok(result),
+                (None, Some(error)) if error.of(&message).starts_with(b"{") => Err(error),
+                (None, Some(_)) => return Err(InvalidProblem::Wrong("error")),
+                (Some(_), Some(_)) => return Err(InvalidProblem::ResultAndError),
+                (None, None) => return Err(InvalidProblem::Missing("method")),
+            };
+            Ok(Message::Response(Response { message, id, outcome }))
+        }
+        (None, None) if members.result.is_some() || members.error.is_some() => {
+            Err(InvalidProblem::Missing("id"))
+        }
+        (None, None) => Err(InvalidProblem::Missing("method")),
+    }
+}
+
+/// A string, a number or `null`, and not too long to be kept.
+fn is_id(id: &[u8]) -> bool {
+    id.len() <= MAX_ID && matches!(id.first(), Some(b'"' | b'-' | b'0'..=b'9' | b'n'))
+}
+
+fn without_quotes(method: Span, message: &Bytes) -> Option<Span> {
+    let is_string = method.of(message).starts_with(b"\"");
+    is_string.then(|| Span { start: method.start + 1, end: method.end - 1 })
+}
+
+/// `null` is sent by some for "none".
+fn params(params: Option<Span>, message: &Bytes) -> Result<Option<Span>, InvalidProblem> {
+    match params.map(|params| params.of(message).first()) {
+        None | Some(Some(b'n')) => Ok(None),
+        Some(Some(b'{' | b'[')) => Ok(params),
+        Some(_) => Err(InvalidProblem::Wrong("params")),
+    }
+}
+
+fn invalid(message: &Bytes, id: Option<Span>, problem: InvalidProblem) -> Message {
+    Message::Invalid(Invalid { message: message.clone(), id, problem, is_response: false })
+}
