@@ -76,6 +76,14 @@ impl Client {
         self.0.get_ref().shutdown(Shutdown::Write).expect("half-closed");
     }
 
+    /// So many bytes, which must be text.
+    #[track_caller]
+    pub(crate) fn exact(&mut self, length: usize) -> String {
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes).expect("read");
+        String::from_utf8(bytes).expect("text")
+    }
+
     /// Everything that still comes, up to the end.
     #[track_caller]
     pub(crate) fn rest(&mut self) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -164,7 +164,7 @@ impl Said {
             let mut buffer = vec![0; 64 * 1024];
             loop {
                 let read = pipe.read(&mut buffer).unwrap_or(0);
-                let mut state = collected.state.lock().expect("no panic");
+                let mut state = collected.lock();
                 state.bytes.extend_from_slice(&buffer[..read]);
                 state.ended = read == 0;
                 collected.more.notify_all();
@@ -176,8 +176,13 @@ impl Said {
         said
     }
 
+    /// A test that waited in vain panics with the lock held; the bytes are as good as before.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn text(&self) -> String {
-        let state = self.state.lock().expect("no panic");
+        let state = self.lock();
         String::from_utf8_lossy(&state.bytes).into_owned()
     }
 
@@ -191,7 +196,7 @@ impl Said {
     #[track_caller]
     fn wait_for(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + LIMIT;
-        let mut state = self.state.lock().expect("no panic");
+        let mut state = self.lock();
         loop {
             let text = String::from_utf8_lossy(&state.bytes);
             if is_so(&text) || state.ended {
@@ -199,7 +204,8 @@ impl Said {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "waited {LIMIT:?} in vain: {what}; there is: {text}");
-            state = self.more.wait_timeout(state, left).expect("no panic").0;
+            let waited = self.more.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

@@ -1,0 +1,286 @@
+//! The programs behind a line: how they are started, what happens when they end, and that none is
+//! left when their client is.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::json;
+use support::{Finished, Program, Serve, Talk, request, sh, tieline};
+
+/// A server that must not come about: how it ended, and that it left no socket.
+#[track_caller]
+fn refused(directory: &Path, args: &[&str]) -> Finished {
+    let listen = format!("unix:{}", directory.join("a.sock").display());
+    let finished = Program::run(tieline(["serve", "--listen", &listen]).args(args), "");
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+    assert!(!directory.join("a.sock").exists(), "a socket was left");
+    finished
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named_before_anybody_is_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+
+    let places = format!("{}:/no/such/place", path.display());
+    let listen = format!("unix:{}", path.join("a.sock").display());
+    let mut command = tieline(["serve", "--listen", &listen, "--", "no-such-program"]);
+    let finished = Program::run(command.env("PATH", places), "");
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    let searched = path.join("no-such-program").display().to_string();
+    for words in [&*searched, "/no/such/place/no-such-program", "hint: install it"] {
+        assert!(finished.stderr.contains(words), "no `{words}`: {finished:?}");
+    }
+    assert!(!path.join("a.sock").exists(), "a socket was left");
+
+    let finished = refused(path, &["--", "/no/such/program"]);
+    assert!(finished.stderr.contains("looked for /no/such/program\n"), "{finished:?}");
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_is_named_before_anybody_is_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let file = path.join("plain");
+    fs::write(&file, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+    let finished = refused(path, &["--", file.to_str().unwrap()]);
+    assert!(finished.stderr.contains("is not executable"), "{finished:?}");
+    assert!(finished.stderr.contains("hint: make it executable: chmod +x"), "{finished:?}");
+
+    let finished = refused(path, &["--", path.to_str().unwrap()]);
+    assert!(finished.stderr.contains("no such program"), "{finished:?}");
+}
+
+#[test]
+fn a_working_directory_that_is_not_there_is_named_before_anybody_is_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let finished = refused(directory.path(), &["--cwd", "/no/such/place", "--", "cat"]);
+    assert!(finished.stderr.contains("there is no directory /no/such/place"), "{finished:?}");
+    assert!(finished.stderr.contains("hint: "), "{finished:?}");
+}
+
+#[test]
+fn a_program_that_is_gone_for_a_while_costs_those_clients_who_come_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("program");
+    let install = || {
+        // Not by this process: what one of its threads is writing, another could not start.
+        let copied = Command::new("cp").arg("/bin/cat").arg(&program).status().unwrap();
+        assert!(copied.success());
+    };
+    install();
+    let serve = Serve::start(["--", program.to_str().unwrap()]);
+    fs::remove_file(&program).unwrap();
+    assert_eq!(serve.client().rest(), b"");
+    serve.program.wait_stderr("no such program; looked for");
+    serve.program.wait_stderr("the client was turned away");
+    install();
+    let mut client = serve.client();
+    client.send("hello");
+    assert_eq!(client.line().as_deref(), Some("hello"));
+}
+
+#[test]
+fn arguments_arrive_as_they_are() {
+    let tricky = [
+        "two words",
+        "'single'",
+        "\"double\"",
+        "$(touch x)",
+        "`x`",
+        "$HOME",
+        ";",
+        "&&",
+        "|",
+        "*",
+        "~",
+        "\\",
+        "%s",
+        "",
+        "--help",
+        "-",
+        "--",
+        "{}",
+        "ünï",
+        "a\tb",
+    ];
+    let shown: String = tricky.iter().map(|arg| format!("[{arg}]\n")).collect();
+    let serve = Serve::start([&["--", "printf", "[%s]\n"], &tricky[..]].concat());
+    assert_eq!(String::from_utf8(serve.client().rest()).unwrap(), shown);
+
+    // The same in an endpoint.
+    let argv = [&["printf", "[%s]\n"], &tricky[..]].concat();
+    let finished = Program::run(&mut tieline(["connect", &format!("exec:{}", json!(argv))]), "");
+    assert_eq!(finished.stdout, shown, "{finished:?}");
+    let words = r#"exec:printf "[%s]\n" 'two words' "it's" """#;
+    let finished = Program::run(&mut tieline(["connect", words]), "");
+    assert_eq!(finished.stdout, "[two words]\n[it's]\n[]\n", "{finished:?}");
+}
+
+#[test]
+fn environment_and_working_directory_reach_the_program() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().canonicalize().unwrap();
+    let program = place.join("program");
+    fs::write(&program, "#!/bin/sh\npwd\necho \"$A|$B|$C|$PATH\"\n").unwrap();
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let cwd = place.to_str().unwrap();
+    let args = ["--cwd", cwd, "--env", "A=1", "--env", "B=x y=z", "--env", "C=", "--", "./program"];
+    let serve = Serve::start(args);
+    let path = std::env::var("PATH").unwrap();
+    let expected = format!("{cwd}\n1|x y=z||{path}\n");
+    assert_eq!(String::from_utf8(serve.client().rest()).unwrap(), expected);
+}
+
+#[test]
+fn a_program_inherits_no_descriptor_but_its_own_three() {
+    let list = "ls /proc/self/fd | tr '\\n' ' '";
+    // What the tests were started with they hand on too.
+    let expected = Program::run(Command::new("sh").args(["-c", list]), "").stdout + "\n";
+    assert!(expected.starts_with("0 1 "), "{expected}");
+    let serve = Serve::start(sh(list));
+    let mut others = [serve.client(), serve.client()];
+    assert_eq!(String::from_utf8(serve.client().rest()).unwrap(), expected);
+    for other in &mut others {
+        assert_eq!(String::from_utf8(other.rest()).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_program_that_ends_at_once_is_explained_on_stderr_and_nowhere_else() {
+    let serve = Serve::start(sh("echo no model found >&2; echo >&2; exit 7"));
+    for number in 1..=3 {
+        assert_eq!(serve.client().rest(), b"");
+        let reason = "exit status: 7; its last words: no model found";
+        serve.program.wait_stderr_times(reason, number);
+    }
+    let Finished { stderr, .. } = serve.stop();
+    assert!(stderr.contains("failed=3"), "{stderr}");
+}
+
+#[test]
+fn a_program_that_crashes_in_mid_call_ends_its_own_line_alone() {
+    let serve = Serve::start::<&str>([]);
+    let (mut crashing, mut other) = (serve.client(), serve.client());
+    assert_eq!(other.call(&request(1, "add", json!([1, 1])))["result"], 2);
+    crashing.send(r#"{"jsonrpc":"2.0","id":1,"method":"sleep","params":[60000]}"#);
+    crashing.send(r#"{"jsonrpc":"2.0","id":2,"method":"crash"}"#);
+    assert_eq!(crashing.rest(), b"", "something was put into the stream");
+    serve.program.wait_stderr("exit status: 3; its last words: demo-agent: crashing, as asked");
+    assert_eq!(other.call(&request(2, "add", json!([2, 2])))["result"], 4);
+    serve.wait_processes(1);
+}
+
+#[test]
+fn a_last_line_without_newline_counts_if_the_program_ended_well() {
+    let serve = Serve::start(sh("echo whole; printf half; exit 0"));
+    assert_eq!(serve.client().rest(), b"whole\nhalf\n");
+    let Finished { stderr, .. } = serve.stop();
+    assert!(stderr.contains("failed=0 lost=0"), "{stderr}");
+
+    let serve = Serve::start(sh("echo whole; printf half; echo out of paper >&2; exit 1"));
+    assert_eq!(serve.client().rest(), b"whole\n");
+    serve.program.wait_stderr("4 bytes of an unfinished message arrived");
+    serve.program.wait_stderr("exit status: 1");
+    serve.program.wait_stderr("its last words: out of paper");
+    serve.stop();
+
+    let serve = Serve::start(sh("echo whole; printf half; kill -9 $$"));
+    assert_eq!(serve.client().rest(), b"whole\n");
+    serve.program.wait_stderr("signal: 9 (SIGKILL)");
+    serve.stop();
+}
+
+#[test]
+fn all_output_of_a_program_arrives_before_its_end_is_reported() {
+    let serve = Serve::start(sh("seq 1 200000; exit 5"));
+    let said = String::from_utf8(serve.client().rest()).unwrap();
+    assert_eq!(said.lines().count(), 200_000);
+    assert!(said.ends_with("\n200000\n"));
+}
+
+#[test]
+fn what_a_program_leaves_behind_in_its_group_is_ended_with_it() {
+    // A background process holds stdout open, so the end of the pipe never comes.
+    let serve = Serve::start(sh("sleep 1000 & echo started; exit 0"));
+    assert_eq!(serve.client().rest(), b"started\n");
+    serve.wait_nothing_left();
+    serve.stop();
+}
+
+/// Says its word, and then takes no notice of its input or of the end of its client.
+const DEAF: &str = "echo up; sleep 1000";
+
+#[test]
+fn a_client_that_vanishes_takes_its_program_with_it() {
+    let serve = Serve::start(sh(DEAF));
+    let mut staying = serve.client();
+    assert_eq!(staying.line().as_deref(), Some("up"));
+
+    // One is killed, one just closes; one has sent what nobody read, one has not read what was sent.
+    let mut killed = Program::start(&mut serve.connect());
+    assert_eq!(killed.line().as_deref(), Some("up"));
+    let mut closing = serve.client();
+    assert_eq!(closing.line().as_deref(), Some("up"));
+    closing.send("is anybody there?");
+    let unread = serve.client();
+    serve.wait_processes(8);
+    killed.signal(Signal::KILL);
+    drop((closing, unread));
+
+    serve.wait_processes(2);
+    serve.program.wait_stderr_times("the client is gone", 3);
+    drop(staying);
+    serve.wait_nothing_left();
+    serve.stop();
+}
+
+#[test]
+fn a_client_that_vanishes_under_a_flood_takes_its_program_with_it() {
+    let serve = Serve::start(["--", "yes", &"y".repeat(1000)]);
+    let mut client = serve.client();
+    assert_eq!(client.line(), Some("y".repeat(1000)));
+    drop(client);
+    serve.wait_nothing_left();
+    serve.stop();
+}
+
+#[test]
+fn a_client_that_only_ends_its_input_still_hears_everything() {
+    let serve = Serve::start(sh("cat > /dev/null; seq 1 50000; echo last"));
+    let mut client = serve.client();
+    client.end_input();
+    assert!(client.rest().ends_with(b"50000\nlast\n"));
+    serve.wait_nothing_left();
+}
+
+#[test]
+fn a_client_that_stops_reading_is_ended_and_takes_its_program_with_it() {
+    let serve = Serve::start(["--stall-timeout", "200ms", "--", "yes", &"y".repeat(1000)]);
+    let mut client = serve.client();
+    serve.program.wait_stderr("the other side has stopped reading");
+    serve.wait_nothing_left();
+    // What it has not read is there, up to the end.
+    assert!(client.rest().starts_with(b"yyyy"));
+}
+
+#[test]
+fn a_flood_on_stderr_harms_nobody() {
+    // 64 MiB and more, while answers go through.
+    let serve = Serve::start(sh("yes 'a line of no importance' | head -c 70000000 >&2; exec cat"));
+    let mut client = serve.client();
+    client.send("hello");
+    assert_eq!(client.line().as_deref(), Some("hello"));
+    serve.program.wait_stderr("too many lines on stderr");
+    let lines = serve.program.stderr().lines().count();
+    assert!(lines < 20_000, "{lines} lines were logged");
+    assert!(support::usage(serve.program.pid()).peak_kib < 100 * 1024);
+}
