@@ -1,0 +1,75 @@
+//! Interleaved rounds: what else happens on the machine happens to every side.
+
+use std::ops::AsyncFnMut;
+
+use tokio::runtime::Runtime;
+
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// What the rows are run with.
+pub(crate) struct Bench {
+    pub(crate) runtime: Runtime,
+    pub(crate) quick: bool,
+}
+
+/// One way of doing a row's work. Each call is one round of it and gives one figure.
+pub(crate) type Side<'a> = Box<dyn FnMut() -> Result<f64> + 'a>;
+
+/// The runtime of every process of every row.
+pub(crate) fn runtime() -> Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+impl Bench {
+    /// How many rounds there are, at the least seven.
+    pub(crate) fn rounds(&self) -> usize {
+        if self.quick { 7 } else { 31 }
+    }
+
+    /// A side that does its rounds on the runtime.
+    pub(crate) fn side<'a>(&'a self, mut round: impl AsyncFnMut() -> Result<f64> + 'a) -> Side<'a> {
+        Box::new(move || self.runtime.block_on(round()))
+    }
+
+    /// Rounds of all sides in turn, after one that warms up and does not count. Gives each side's
+    /// figures.
+    pub(crate) fn interleave<const N: usize>(
+        &self,
+        mut sides: [Side<'_>; N],
+    ) -> Result<[Vec<f64>; N]> {
+        let mut figures = std::array::from_fn(|_| Vec::new());
+        for side in &mut sides {
+            side()?;
+        }
+        for _ in 0..self.rounds() {
+            for (side, figures) in sides.iter_mut().zip(&mut figures) {
+                figures.push(side()?);
+            }
+        }
+        Ok(figures)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    #[test]
+    fn sides_take_turns_and_the_first_round_does_not_count() {
+        let bench = Bench { runtime: runtime().unwrap(), quick: true };
+        let order = RefCell::new(String::new());
+        let side = |name| {
+            let order = &order;
+            bench.side(async move || {
+                order.borrow_mut().push(name);
+                Ok(order.borrow().len() as f64)
+            })
+        };
+        let [a, b] = bench.interleave([side('A'), side('B')]).unwrap();
+        assert_eq!(order.borrow().as_str(), "ABABABABABABABAB");
+        assert_eq!((a.len(), b.len()), (7, 7));
+        assert_eq!((a[0], b[0]), (3.0, 4.0));
+    }
+}

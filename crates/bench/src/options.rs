@@ -1,0 +1,134 @@
+//! The command line.
+
+use crate::rows::ROWS;
+
+/// What was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Help,
+    Bench(Options),
+    /// Hidden: the other process of a row.
+    Peer {
+        role: String,
+        socket: String,
+    },
+    /// Hidden: encode and decode this many messages, for counting instructions.
+    Codec {
+        messages: usize,
+    },
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) quick: bool,
+    /// The scheduler decides where the processes run.
+    pub(crate) all_cores: bool,
+    /// A missed goal is a failure.
+    pub(crate) check: bool,
+    /// The rows to run; none named: all of them, but those that take minutes only if not quick.
+    pub(crate) rows: Vec<String>,
+}
+
+impl Options {
+    /// Only then do the results stand for the whole.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.quick && !self.all_cores && self.rows.is_empty()
+    }
+}
+
+pub(crate) fn help() -> String {
+    let mut help = String::from(
+        "\
+Measures tieline beside what does the same work without it.
+
+Usage: cargo xtask bench [--quick] [--check] [--all-cores] [ROW…]
+
+  --quick      fewer rounds: under a minute in all
+  --check      fail if a goal is missed
+  --all-cores  leave it to the scheduler where the processes run; without it, on one core
+
+Only a run of all rows without --quick and --all-cores writes bench/RESULTS.md. The rows:
+
+",
+    );
+    for row in ROWS {
+        help.push_str(&format!("  {:<13} {}\n", row.name, row.about));
+    }
+    help
+}
+
+/// What the arguments mean, or what is wrong with them.
+pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, String> {
+    let args: Vec<String> = args.into_iter().collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["peer", role, socket] => {
+            let (role, socket) = ((*role).to_owned(), (*socket).to_owned());
+            return Ok(Command::Peer { role, socket });
+        }
+        ["codec", messages] => {
+            let messages = messages.parse().map_err(|_| format!("{messages:?} is no number"))?;
+            return Ok(Command::Codec { messages });
+        }
+        _ => {}
+    }
+    let mut options = Options::default();
+    for arg in args {
+        match arg.as_str() {
+            "--help" | "-h" => return Ok(Command::Help),
+            "--quick" => options.quick = true,
+            "--all-cores" => options.all_cores = true,
+            "--check" => options.check = true,
+            name if ROWS.iter().any(|row| row.name == name) => options.rows.push(arg),
+            unknown => return Err(format!("there is no row or option {unknown:?}")),
+        }
+    }
+    Ok(Command::Bench(options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn what_is_asked_for_is_understood() {
+        let bench = |quick, check, all_cores, rows: &[&str]| {
+            let rows = rows.iter().map(|row| (*row).to_owned()).collect();
+            Ok(Command::Bench(Options { quick, check, all_cores, rows }))
+        };
+        for (line, expected) in [
+            ("", bench(false, false, false, &[])),
+            ("--quick --all-cores", bench(true, false, true, &[])),
+            ("echo --check connect", bench(false, true, false, &["echo", "connect"])),
+            ("--quick --help", Ok(Command::Help)),
+            ("codec 12", Ok(Command::Codec { messages: 12 })),
+            (
+                "peer echo-raw a.sock",
+                Ok(Command::Peer { role: "echo-raw".into(), socket: "a.sock".into() }),
+            ),
+        ] {
+            assert_eq!(parsed(line), expected, "{line}");
+        }
+        for line in ["--fast", "no-such-row", "peer echo-raw", "codec many"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn only_a_whole_run_counts() {
+        for (line, full) in [
+            ("", true),
+            ("--check", true),
+            ("--quick", false),
+            ("--all-cores", false),
+            ("echo", false),
+        ] {
+            let Ok(Command::Bench(options)) = parsed(line) else { panic!("{line}") };
+            assert_eq!(options.is_full(), full, "{line}");
+        }
+    }
+}

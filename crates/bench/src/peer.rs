@@ -1,0 +1,117 @@
+//! The other process of a row: this program again, with a hidden subcommand.
+
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use tempfile::TempDir;
+use tieline_proto::Framing;
+use tieline_transport::{ChannelConfig, Framed, FramedAcceptor, Unix, UnixConfig, UnixListener};
+
+use crate::compare::{Result, runtime};
+
+/// What a peer does until it is ended: listen on the socket and serve.
+pub(crate) type Role = fn(PathBuf) -> Pin<Box<dyn Future<Output = Result<()>>>>;
+
+/// A peer that runs. Dropping it ends it.
+pub(crate) struct Peer {
+    child: Child,
+    /// The peer ends when this closes, so also when we are killed.
+    _lifeline: Option<ChildStdin>,
+    directory: TempDir,
+}
+
+impl Peer {
+    /// Starts a peer, which listens when this returns.
+    pub(crate) fn start(role: &str) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["peer", role])
+            .arg(socket_in(directory.path()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Ctrl-C is for us; the peer then cleans up.
+            .process_group(0)
+            .spawn()?;
+        let (lifeline, stdout) = (child.stdin.take(), child.stdout.take());
+        let peer = Self { child, _lifeline: lifeline, directory };
+        let mut word = [0; READY.len()];
+        if let Some(mut stdout) = stdout {
+            stdout.read_exact(&mut word)?;
+        }
+        Ok(peer)
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket_in(self.directory.path())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn socket_in(directory: &Path) -> PathBuf {
+    directory.join("bench.sock")
+}
+
+const READY: &[u8] = b"ready\n";
+
+/// What the peer says once it listens.
+pub(crate) fn announce() -> Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(READY)?;
+    Ok(stdout.flush()?)
+}
+
+/// Listens with tieline, on its defaults, and announces it.
+pub(crate) async fn listen<F: Framing>(
+    socket: PathBuf,
+    framing: F,
+) -> Result<FramedAcceptor<UnixListener, F>> {
+    let acceptor = connector(socket, framing)?.listen().await?;
+    announce()?;
+    Ok(acceptor)
+}
+
+/// Listens without tieline and announces it.
+pub(crate) fn listen_raw(socket: PathBuf) -> Result<tokio::net::UnixListener> {
+    let listener = tokio::net::UnixListener::bind(socket)?;
+    announce()?;
+    Ok(listener)
+}
+
+/// tieline's own way to a socket, on its defaults, with all types known.
+pub(crate) fn connector<F: Framing>(socket: PathBuf, framing: F) -> Result<Framed<Unix, F>> {
+    Ok(Framed::new(Unix, UnixConfig::new(socket), framing, ChannelConfig::default())?)
+}
+
+/// The peer's `main`.
+pub(crate) fn run(role: Role, socket: PathBuf) -> Result<()> {
+    let made = socket.clone();
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        remove(&made);
+        std::process::exit(0);
+    });
+    runtime()?.block_on(role(socket))
+}
+
+/// For when whoever made the directory cannot: removes what a peer makes, and nothing else.
+fn remove(socket: &Path) {
+    let _ = std::fs::remove_file(socket);
+    let _ = std::fs::remove_file(socket.with_extension("sock.lock"));
+    if let Some(directory) = socket.parent() {
+        let _ = std::fs::remove_dir(directory);
+    }
+}

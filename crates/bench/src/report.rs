@@ -1,0 +1,251 @@
+//! The table: one line for each claim.
+
+use std::fmt::{self, Write};
+
+use crate::stats::Spread;
+
+/// One line of the table.
+pub(crate) struct Line {
+    work: String,
+    against: &'static str,
+    ours: String,
+    theirs: String,
+    ratio: Option<Spread>,
+    goal: Option<Goal>,
+    verdict: Verdict,
+}
+
+/// What a figure counts. The figures themselves are in seconds, bytes or pieces.
+#[derive(Clone, Copy)]
+pub(crate) enum Unit {
+    Time,
+    MessagesPerSecond,
+    BytesPerSecond,
+    Bytes,
+    Pieces,
+}
+
+/// What is wanted, of the ratio to what stands beside it or of tieline's own figure.
+#[derive(Clone, Copy)]
+pub(crate) enum Goal {
+    RatioAtMost(f64),
+    RatioAtLeast { bar: f64, aim: f64 },
+    AtMost(f64, Unit),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Met,
+    /// The bar is passed, the aim beyond it is not reached.
+    BelowAim,
+    Missed,
+    /// There is no goal, or no figure.
+    None,
+}
+
+impl Line {
+    /// tieline beside something else, from the figures of the same rounds.
+    pub(crate) fn compared(
+        work: impl Into<String>,
+        against: &'static str,
+        unit: Unit,
+        (ours, theirs): (&[f64], &[f64]),
+        goal: Goal,
+    ) -> Self {
+        let ratio = Spread::of_ratios(ours, theirs);
+        let median = |figures: &[f64]| Spread::of(figures.iter().copied()).median;
+        let (ours, theirs) = (median(ours), median(theirs));
+        Self {
+            work: work.into(),
+            against,
+            ours: unit.show(ours),
+            theirs: unit.show(theirs),
+            ratio: Some(ratio),
+            goal: Some(goal),
+            verdict: goal.judge(ours, ratio.median),
+        }
+    }
+
+    /// tieline alone.
+    pub(crate) fn alone(
+        work: impl Into<String>,
+        unit: Unit,
+        figure: f64,
+        goal: Option<Goal>,
+    ) -> Self {
+        Self {
+            work: work.into(),
+            against: "",
+            ours: unit.show(figure),
+            theirs: String::new(),
+            ratio: None,
+            goal,
+            verdict: goal.map_or(Verdict::None, |goal| goal.judge(figure, f64::NAN)),
+        }
+    }
+
+    /// What could not be measured here, and why.
+    pub(crate) fn skipped(work: impl Into<String>, why: &str) -> Self {
+        Self {
+            work: work.into(),
+            against: "",
+            ours: format!("skipped: {why}"),
+            theirs: String::new(),
+            ratio: None,
+            goal: None,
+            verdict: Verdict::None,
+        }
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+}
+
+impl Unit {
+    fn show(self, figure: f64) -> String {
+        match self {
+            Self::Time if figure < 1e-3 => format!("{:.1} µs", figure * 1e6),
+            Self::Time if figure < 1.0 => format!("{:.1} ms", figure * 1e3),
+            Self::Time => format!("{figure:.0} s"),
+            Self::MessagesPerSecond => format!("{:.2} M/s", figure / 1e6),
+            Self::BytesPerSecond => format!("{:.2} GB/s", figure / 1e9),
+            Self::Bytes => format!("{:.1} KiB", figure / 1024.0),
+            Self::Pieces => format!("{figure:.0}"),
+        }
+    }
+}
+
+impl Goal {
+    fn judge(self, ours: f64, ratio: f64) -> Verdict {
+        let is_met = match self {
+            Self::RatioAtMost(most) => ratio <= most,
+            Self::RatioAtLeast { bar, .. } => ratio >= bar,
+            Self::AtMost(most, _) => ours <= most,
+        };
+        match self {
+            _ if !is_met => Verdict::Missed,
+            Self::RatioAtLeast { aim, .. } if ratio < aim => Verdict::BelowAim,
+            _ => Verdict::Met,
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::RatioAtMost(most) => write!(f, "≤ {most} ×"),
+            Self::RatioAtLeast { bar, aim } if aim > bar => write!(f, "≥ {bar} ×, aim {aim} ×"),
+            Self::RatioAtLeast { bar, .. } => write!(f, "≥ {bar} ×"),
+            Self::AtMost(most, unit) => write!(f, "≤ {}", unit.show(most)),
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Met => "met",
+            Self::BelowAim => "met, below the aim",
+            Self::Missed => "MISSED",
+            Self::None => "",
+        })
+    }
+}
+
+const HEAD: [&str; 7] =
+    ["work", "tieline", "beside it", "", "ratio (quartiles)", "goal", "verdict"];
+
+/// The lines as a Markdown table, its columns aligned for reading as it stands.
+pub(crate) fn table(lines: &[Line]) -> String {
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    rows.extend(lines.iter().map(cells));
+    let widths: [usize; HEAD.len()] = std::array::from_fn(|column| {
+        let width = |row: &[String; HEAD.len()]| row.get(column).map_or(0, |it| it.chars().count());
+        rows.iter().map(width).max().unwrap_or_default()
+    });
+    rows.insert(1, widths.map(|width| "-".repeat(width)));
+    let mut table = String::new();
+    for row in &rows {
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(table, "| {cell:width$} ");
+        }
+        table.push_str("|\n");
+    }
+    table
+}
+
+fn cells(line: &Line) -> [String; HEAD.len()] {
+    let ratio = line
+        .ratio
+        .map(|Spread { median, lower, upper }| format!("{median:.2} ({lower:.2} to {upper:.2})"));
+    [
+        line.work.clone(),
+        line.ours.clone(),
+        line.theirs.clone(),
+        line.against.to_owned(),
+        ratio.unwrap_or_default(),
+        line.goal.map(|goal| goal.to_string()).unwrap_or_default(),
+        line.verdict.to_string(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goals_are_judged_by_the_median() {
+        use Goal::{AtMost, RatioAtLeast, RatioAtMost};
+        for (goal, ours, ratio, expected) in [
+            (RatioAtMost(1.15), 9.0, 1.15, Verdict::Met),
+            (RatioAtMost(1.15), 9.0, 1.16, Verdict::Missed),
+            (RatioAtLeast { bar: 0.8, aim: 0.9 }, 9.0, 0.95, Verdict::Met),
+            (RatioAtLeast { bar: 0.8, aim: 0.9 }, 9.0, 0.85, Verdict::BelowAim),
+            (RatioAtLeast { bar: 0.8, aim: 0.9 }, 9.0, 0.75, Verdict::Missed),
+            (AtMost(100.0, Unit::Pieces), 100.0, f64::NAN, Verdict::Met),
+            (AtMost(100.0, Unit::Pieces), 101.0, f64::NAN, Verdict::Missed),
+            // No figure is no success.
+            (RatioAtMost(2.0), f64::NAN, f64::NAN, Verdict::Missed),
+        ] {
+            assert_eq!(goal.judge(ours, ratio), expected, "{goal} of {ours}, {ratio}");
+        }
+    }
+
+    #[test]
+    fn figures_are_shown_in_the_unit_people_think_in() {
+        for (unit, figure, shown) in [
+            (Unit::Time, 52.14e-6, "52.1 µs"),
+            (Unit::Time, 0.0021, "2.1 ms"),
+            (Unit::Time, 61.2, "61 s"),
+            (Unit::MessagesPerSecond, 2.5e6, "2.50 M/s"),
+            (Unit::BytesPerSecond, 1.25e9, "1.25 GB/s"),
+            (Unit::Bytes, 16384.0, "16.0 KiB"),
+            (Unit::Pieces, 99.0, "99"),
+        ] {
+            assert_eq!(unit.show(figure), shown);
+        }
+    }
+
+    #[test]
+    fn the_table_is_markdown_and_aligned() {
+        let lines = [
+            Line::compared(
+                "echo",
+                "raw",
+                Unit::Time,
+                (&[2e-6, 2e-6], &[1e-6, 1e-6]),
+                Goal::RatioAtMost(1.5),
+            ),
+            Line::alone("crates", Unit::Pieces, 20.0, None),
+            Line::skipped("instructions", "no valgrind"),
+        ];
+        let table = table(&lines);
+        let rows: Vec<&str> = table.lines().collect();
+        assert_eq!(rows.len(), 5);
+        assert!(rows[2].contains("2.0 µs") && rows[2].contains("MISSED"), "{table}");
+        assert!(rows[4].contains("skipped: no valgrind"), "{table}");
+        let width = rows[0].chars().count();
+        assert!(rows.iter().all(|row| row.chars().count() == width), "{table}");
+    }
+}

@@ -1,0 +1,115 @@
+//! The rows: each a piece of work, done by tieline and by something else.
+//!
+//! A row is a function from [`Bench`] to lines of the table. What its other process does is a role,
+//! by name.
+
+mod build;
+mod bulk;
+mod child;
+pub(crate) mod codec;
+mod connect;
+mod echo;
+mod memory;
+mod stream;
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use tieline_transport::{Incoming, Receiver, ReceiverExt, Sender, SenderExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::compare::{Bench, Result};
+use crate::peer::Role;
+use crate::report::Line;
+
+/// A row as it is named on the command line.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    /// It is left out of a quick run unless it is named.
+    pub(crate) takes_minutes: bool,
+    /// It runs on one core unless all are asked for.
+    pub(crate) on_one_core: bool,
+    pub(crate) run: fn(&Bench) -> Result<Vec<Line>>,
+}
+
+pub(crate) const ROWS: &[Row] = &[
+    row("echo", "Unix socket: a small message there and back, one at a time", echo::run),
+    row("stream", "Unix socket: small messages one way, as many as go", stream::run),
+    row("bulk", "Unix socket: messages of 1 MiB one way", bulk::run),
+    row("child", "child process: small messages there and back, and streamed", child::run),
+    row("connect", "Unix socket: connect and accept", connect::run),
+    row("memory", "Unix socket: memory of an idle connection", memory::run),
+    row("instructions", "instructions a message in encoding and decoding", codec::run),
+    Row {
+        takes_minutes: true,
+        on_one_core: false,
+        ..row("build", "cold release build; number of crates", build::run)
+    },
+];
+
+const fn row(name: &'static str, about: &'static str, run: fn(&Bench) -> Result<Vec<Line>>) -> Row {
+    Row { name, about, takes_minutes: false, on_one_core: true, run }
+}
+
+/// What the peer of that name does.
+pub(crate) fn role(name: &str) -> Option<Role> {
+    let role: Role = match name {
+        "echo-raw" => |socket| Box::pin(echo::serve_raw(socket)),
+        "echo-typed" => |socket| Box::pin(echo::serve_typed(socket)),
+        "echo-boxed" => |socket| Box::pin(echo::serve_boxed(socket)),
+        "stream-raw" => |socket| Box::pin(stream::serve_raw(socket)),
+        "stream-typed" => |socket| Box::pin(stream::serve_typed(socket)),
+        "bulk-raw" => |socket| Box::pin(bulk::serve_raw(socket)),
+        "bulk-length-prefix" => |socket| Box::pin(bulk::serve_length_prefix(socket)),
+        "bulk-lines" => |socket| Box::pin(bulk::serve_lines(socket)),
+        "connect-raw" => |socket| Box::pin(connect::serve_raw(socket)),
+        "connect-typed" => |socket| Box::pin(connect::serve_typed(socket)),
+        _ => return None,
+    };
+    Some(role)
+}
+
+/// A payload that any framing carries.
+fn payload(length: usize) -> Bytes {
+    vec![b'x'; length].into()
+}
+
+/// The next message; anything else is an error.
+async fn message(receiver: &mut impl Receiver) -> Result<Bytes> {
+    match receiver.recv().await {
+        Incoming::Message(message) => Ok(message),
+        other => Err(format!("no message but {other:?}").into()),
+    }
+}
+
+/// A message there and back, one at a time: seconds for one.
+async fn ping_pong(
+    sender: &mut impl Sender,
+    receiver: &mut impl Receiver,
+    ping: &Bytes,
+    times: u32,
+) -> Result<f64> {
+    let begun = Instant::now();
+    for _ in 0..times {
+        sender.send(ping.clone()).await?;
+        message(receiver).await?;
+    }
+    Ok(begun.elapsed().as_secs_f64() / f64::from(times))
+}
+
+/// The same bytes by hand: their number is known, so nothing is searched.
+async fn ping_pong_raw(
+    write: &mut (impl AsyncWrite + Unpin),
+    read: &mut (impl AsyncRead + Unpin),
+    ping: &[u8],
+    times: u32,
+) -> Result<f64> {
+    let mut pong = vec![0; ping.len()];
+    let begun = Instant::now();
+    for _ in 0..times {
+        write.write_all(ping).await?;
+        read.read_exact(&mut pong).await?;
+    }
+    Ok(begun.elapsed().as_secs_f64() / f64::from(times))
+}

@@ -1,0 +1,102 @@
+//! From the command line to the table.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::compare::{Bench, Result, runtime};
+use crate::options::{Command, Options, help, parse};
+use crate::pin::Pinned;
+use crate::report::{Verdict, table};
+use crate::rows::{self, ROWS, Row};
+use crate::{machine, peer};
+
+pub(crate) fn main() -> ExitCode {
+    let command = match parse(std::env::args().skip(1)) {
+        Ok(command) => command,
+        Err(why) => {
+            eprintln!("tieline-bench: {why}\n\n{}", help());
+            return ExitCode::from(2);
+        }
+    };
+    match run(command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tieline-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Help => print!("{}", help()),
+        Command::Peer { role, socket } => {
+            let role = rows::role(&role).ok_or_else(|| format!("there is no role {role:?}"))?;
+            peer::run(role, socket.into())?;
+        }
+        Command::Codec { messages } => rows::codec::work(messages)?,
+        Command::Bench(options) => return bench(&options),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn bench(options: &Options) -> Result<ExitCode> {
+    let bench = Bench { runtime: runtime()?, quick: options.quick };
+    let mut text = head(&bench, options);
+    let mut lines = Vec::new();
+    for row in ROWS.iter().filter(|row| is_wanted(row, options)) {
+        eprintln!("measuring: {}", row.name);
+        let is_pinned = row.on_one_core && !options.all_cores;
+        let _pinned = is_pinned.then(Pinned::to_one_core).transpose()?;
+        lines.extend((row.run)(&bench)?);
+    }
+    text.push_str(&table(&lines));
+    print!("{text}");
+    if options.is_full() {
+        let folder = workspace_root()?.join("bench");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("RESULTS.md"), text)?;
+    }
+    let missed = lines.iter().any(|line| line.verdict() == Verdict::Missed);
+    Ok(if missed && options.check { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn is_wanted(row: &Row, options: &Options) -> bool {
+    if options.rows.is_empty() {
+        return !(row.takes_minutes && options.quick);
+    }
+    options.rows.iter().any(|name| name == row.name)
+}
+
+fn head(bench: &Bench, options: &Options) -> String {
+    let cores = if options.all_cores {
+        "wherever the scheduler puts them"
+    } else {
+        "and both on the same core, so that what is compared is the work of both ends and not how \
+         fast the machine wakes a sleeping core"
+    };
+    format!(
+        "# Benchmarks
+
+What `cargo xtask bench` measured. The ratios are what counts: the sides of a line take turns in \
+the same run, a ratio is taken in each of {} rounds, and the median of these is printed with their \
+quartiles. Absolute figures are medians of their own and belong to the machine. All processes, on \
+every side, run tokio's current-thread runtime; both ends of a line are processes of their own, \
+{cores}. tieline is on its defaults.
+
+Machine: {}
+
+",
+        bench.rounds(),
+        machine::facts(),
+    )
+}
+
+/// Found through cargo, so that a binary built in one checkout never writes to another.
+pub(crate) fn workspace_root() -> Result<PathBuf> {
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+        .ok_or("start it as `cargo xtask bench`: CARGO_MANIFEST_DIR is not set")?;
+    let root = PathBuf::from(manifest).ancestors().nth(2).map(PathBuf::from);
+    root.ok_or_else(|| "the crate is not in a workspace".into())
+}
