@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind};
-use tieline_transport::{ChannelConfig, Endpoint, Options, TransportError};
+use tieline_transport::{Address, ChannelConfig, Endpoint, Options, TransportError};
 
 /// One line between two processes: whole messages over whatever lies underneath.
 #[derive(Parser)]
@@ -41,8 +41,16 @@ pub(crate) enum Command {
     /// Pump messages both ways between two endpoints, converting the framing.
     Bridge(Bridge),
     /// The built-in JSON-RPC agent on stdio: echo, add, sleep, count, crash, flood.
+    #[command(after_help = "\
+Examples:
+  echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"add\",\"params\":[2,3]}' | tieline demo-agent
+  tieline connect 'exec:tieline demo-agent'")]
     DemoAgent,
     /// Print a completion script for a shell.
+    #[command(after_help = "\
+Examples:
+  tieline completions bash > ~/.local/share/bash-completion/completions/tieline
+  tieline completions fish > ~/.config/fish/completions/tieline.fish")]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -89,9 +97,9 @@ The end of stdin is passed on, and what the other side still has to say is print
 
 Examples:
   echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"add\",\"params\":[2,3]}' | tieline connect unix:/tmp/a.sock
-  tieline connect exec:my-agent --verbose          by hand; Ctrl-D ends the input")]
+  tieline connect 'exec:my-agent --verbose'        by hand; Ctrl-D ends the input")]
 pub(crate) struct Connect {
-    /// Where to connect; words behind an exec: endpoint are its arguments
+    /// Where to connect; quote an exec: endpoint that has arguments
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) endpoint: Endpoint,
     #[command(flatten)]
@@ -192,7 +200,11 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
         Some(hint) => format!("{}; {hint}", error.kind()),
         None => error.kind().to_string(),
     };
-    text.parse().map_err(explain)
+    let endpoint: Endpoint = text.parse().map_err(explain)?;
+    match endpoint.address() {
+        Address::Memory(_) => Err("`mem:` is inside one process; nobody else gets there".into()),
+        _ => Ok(endpoint),
+    }
 }
 
 fn framing(name: &str) -> Result<FramingKind, tieline_proto::UnknownFraming> {
