@@ -173,8 +173,9 @@ pub(crate) struct Logging {
 }
 
 impl Logging {
+    /// Nothing but log lines goes to stderr: no advice, no invitation.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.quiet
+        self.quiet || self.log_format == LogFormat::Json
     }
 
     pub(crate) fn level(&self) -> tracing::Level {

@@ -20,11 +20,12 @@ use report::Failure;
 fn main() -> ExitCode {
     let args = Args::parse();
     logging::start(&args.logging);
+    let format = args.logging.log_format;
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.print();
-            ExitCode::FAILURE
+            failure.print(format);
+            failure.status()
         }
     }
 }

@@ -3,10 +3,15 @@
 use std::error::Error;
 use std::fmt;
 use std::io::Write;
+use std::process::ExitCode;
+use std::time::SystemTime;
 
-use tieline_transport::TransportError;
+use serde_json::json;
+use tieline_transport::{ErrorKind, TransportError};
 
-/// Why the program ends with status 1.
+use crate::args::LogFormat;
+
+/// Why the program did not do what it should.
 pub(crate) enum Failure {
     /// A transport could not do something.
     Transport(TransportError),
@@ -16,8 +21,41 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// Says it on stderr, where somebody may be reading.
-    pub(crate) fn print(&self) {
-        let _ = std::io::stderr().write_all(self.text().as_bytes());
+    pub(crate) fn print(&self, format: LogFormat) {
+        let text = match format {
+            LogFormat::Text => self.text(),
+            LogFormat::Json => self.json(),
+        };
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+
+    /// Status 2 when what was typed can never be done, 1 otherwise.
+    pub(crate) fn status(&self) -> ExitCode {
+        let Self::Transport(error) = self else { return ExitCode::FAILURE };
+        match error.kind() {
+            ErrorKind::InvalidConfig(_)
+            | ErrorKind::UnknownScheme { .. }
+            | ErrorKind::UnsupportedPlatform
+            | ErrorKind::UnsupportedOperation => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
+    /// One line, like the log's.
+    fn json(&self) -> String {
+        let (message, because, hint) = match self {
+            Self::Said(sentence) => (sentence.clone(), None, None),
+            Self::Transport(error) => {
+                let because = error.source().map(ToString::to_string);
+                (error.to_string(), because, error.hint())
+            }
+        };
+        let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+        let line = json!({
+            "timestamp": timestamp, "level": "ERROR",
+            "message": message, "because": because, "hint": hint,
+        });
+        format!("{line}\n")
     }
 
     fn text(&self) -> String {
