@@ -16,6 +16,22 @@ impl CallId {
         let number = std::str::from_utf8(id).ok().filter(|_| digits)?;
         number.parse().ok().map(Self)
     }
+
+    /// The id as it goes into a message, written to the end of `buffer`.
+    pub fn digits(self, buffer: &mut [u8; 20]) -> &[u8] {
+        let mut rest = self.0;
+        let mut start = buffer.len();
+        for (at, digit) in buffer.iter_mut().enumerate().rev() {
+            // A remainder of ten fits a byte.
+            *digit = b'0' + (rest % 10) as u8;
+            start = at;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        buffer.get(start..).unwrap_or_default()
+    }
 }
 
 impl fmt::Display for CallId {
@@ -54,6 +70,11 @@ impl<T> Calls<T> {
     /// What the call is for.
     pub fn get_mut(&mut self, id: CallId) -> Option<&mut T> {
         self.waiting.get_mut(&id.0)
+    }
+
+    /// All of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (CallId, &mut T)> {
+        self.waiting.iter_mut().map(|(id, waiting)| (CallId(*id), waiting))
     }
 
     /// Whether a call with this id was ever made: an answer to it is late, and not a stranger's.
@@ -113,6 +134,16 @@ mod tests {
         assert!(calls.was_made(first));
         assert_eq!(calls.end_all().collect::<Vec<_>>(), [(second, "second")]);
         assert!(calls.is_empty());
+    }
+
+    #[test]
+    fn an_id_is_written_as_it_is_read() {
+        for id in [0, 1, 9, 10, 12_345, u64::MAX] {
+            let mut buffer = [0; 20];
+            let digits = CallId(id).digits(&mut buffer);
+            assert_eq!(digits, id.to_string().as_bytes());
+            assert_eq!(CallId::parse(digits), Some(CallId(id)));
+        }
     }
 
     #[test]

@@ -198,3 +198,21 @@ fn params(params: Option<Span>, message: &Bytes) -> Result<Option<Span>, Invalid
 fn invalid(message: &Bytes, id: Option<Span>, problem: InvalidProblem) -> Message {
     Message::Invalid(Invalid { message: message.clone(), id, problem, is_response: false })
 }
+
+/// The value of the member `name` of a JSON object, as it was written.
+pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let text = std::str::from_utf8(object).ok()?;
+    let mut scanner = Scanner::new(object, Limits::default());
+    let mut first = true;
+    if !scanner.enter(b'{').ok()? {
+        return None;
+    }
+    while let Some(key) = scanner.next_key(first).ok()? {
+        first = false;
+        let value = scanner.value().ok()?;
+        if json::unescape(text.get(key)?) == name {
+            return object.get(value);
+        }
+    }
+    None
+}

@@ -16,7 +16,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 pub use calls::{CallId, Calls};
-pub use classify::classify;
+pub use classify::{classify, member};
 pub use dialect::{CancelStyle, Dialect};
 pub use write::{write_error, write_notification, write_request, write_result};
 

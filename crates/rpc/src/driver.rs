@@ -1,0 +1,356 @@
+//! The future that owns the line: reads, hands over, writes, and ends.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tieline_proto::jsonrpc::{
+    INVALID_REQUEST, Invalid, Message, Notification, PARSE_ERROR, Response, classify, write_error,
+};
+use tieline_proto::{Fault, json, jsonrpc};
+use tieline_transport::{
+    BoxFuture, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender,
+};
+use tokio::time::Sleep;
+
+use crate::inbound::{Batch, Inbound};
+use crate::shared::Shared;
+use crate::{CallError, ErrorObject, Handler, Peer};
+
+/// Everything that a peer's line does happens while this is awaited: spawn it, or await it beside
+/// the calls. It ends when the line has ended, and says why.
+///
+/// Dropping it ends the line and what stands behind it at once; calls that wait end as not sent or
+/// unknown, and handlers that run are dropped.
+#[must_use = "nothing moves on the line unless its driver is awaited"]
+pub struct Driver<C: Channel, H: Handler> {
+    sender: C::Sender,
+    receiver: C::Receiver,
+    control: Control,
+    inbound: Inbound<H>,
+    shared: Arc<Shared>,
+    stage: Stage,
+    /// A message that the sender had no room for yet.
+    unsent: Option<crate::shared::Outgoing>,
+    /// Runs while the other side's notifications are too many to be taken.
+    overfull: Option<Pin<Box<Sleep>>>,
+}
+
+enum Stage {
+    Open,
+    /// Nothing new is taken; what is under way may end until the time is over.
+    Closing(Pin<Box<Sleep>>),
+    /// The other side will say no more; what it asked for is still answered.
+    Answering(CloseReason),
+    /// This direction is being ended, and what stands behind the line.
+    Stopping(CloseReason, BoxFuture<'static, CloseReason>),
+    Ended(CloseReason),
+}
+
+/// Nothing in it is pinned in place.
+impl<C: Channel, H: Handler> Unpin for Driver<C, H> {}
+
+/// After so many messages, what they caused is written before more are read.
+const MOST_AT_ONCE: usize = 1024;
+
+/// With so many answers unsent the other side is not reading: more of its requests are not taken.
+const MOST_UNSENT: usize = 4096;
+
+impl<C: Channel, H: Handler> Driver<C, H> {
+    pub(crate) fn new(channel: C, handler: H, peer: Peer, shared: Arc<Shared>) -> Self {
+        let control = channel.control().clone();
+        let (sender, receiver) = channel.split();
+        let inbound = Inbound::new(handler, peer, shared.clone());
+        Self {
+            sender,
+            receiver,
+            control,
+            inbound,
+            shared,
+            stage: Stage::Open,
+            unsent: None,
+            overfull: None,
+        }
+    }
+
+    /// Takes what has come in. True if anything had.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> bool {
+        for taken in 0..MOST_AT_ONCE {
+            if !matches!(self.stage, Stage::Open | Stage::Closing(_)) || self.is_overfull(cx) {
+                return taken > 0;
+            }
+            match self.receiver.poll_recv(cx) {
+                Poll::Ready(Incoming::Message(message)) => self.message(&message),
+                Poll::Ready(Incoming::Fault(fault)) => self.fault(&fault),
+                Poll::Ready(Incoming::End(reason)) => self.no_more(reason),
+                Poll::Ready(_) => {}
+                Poll::Pending => return taken > 0,
+            }
+        }
+        true
+    }
+
+    /// More notifications wait than may, or the other side reads none of its answers: reading
+    /// stops, for as long as a write may make no progress, and then the line ends.
+    fn is_overfull(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.inbound.is_full() && self.shared.backlog() < MOST_UNSENT {
+            self.overfull = None;
+            return false;
+        }
+        let patience = self.shared.options.grace;
+        let deadline = self.overfull.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        if deadline.as_mut().poll(cx).is_ready() {
+            self.stop(CloseReason::Stalled);
+        }
+        true
+    }
+
+    fn message(&mut self, message: &Bytes) {
+        let options = &self.shared.options;
+        match classify(message, &options.dialect, options.limits) {
+            Message::Batch(elements) => {
+                let wants_answer =
+                    |it: &Message| matches!(it, Message::Request(_)) || is_answerable(it);
+                let batch = Batch::new(elements.iter().filter(|it| wants_answer(it)).count());
+                for element in elements {
+                    self.one(element, Some(&batch));
+                }
+            }
+            one => self.one(one, None),
+        }
+    }
+
+    fn one(&mut self, message: Message, batch: Option<&Arc<Batch>>) {
+        match message {
+            Message::Request(request) if self.shared.is_closing() => {
+                let closing = "the line is being closed";
+                let dialect = &self.shared.options.dialect;
+                let id = request.id();
+                let answer = write_error(dialect, id, jsonrpc::OVERLOADED, closing, None);
+                self.reply(answer, batch);
+            }
+            Message::Request(request) => self.inbound.request(request, batch.cloned()),
+            Message::Notification(notification) => self.notification(notification),
+            Message::Response(response) => self.response(response),
+            Message::Invalid(invalid) => self.invalid(&invalid, batch),
+            // There is no batch in a batch.
+            Message::Batch(_) => {}
+        }
+    }
+
+    fn notification(&mut self, notification: Notification) {
+        let cancel = self.shared.options.dialect.cancel;
+        if let Some(cancel) = cancel.filter(|cancel| cancel.method == notification.method()) {
+            let params = notification.params().unwrap_or_default();
+            if let Some(id) = jsonrpc::member(params, cancel.id) {
+                self.inbound.cancel(id);
+            }
+            return;
+        }
+        self.inbound.notification(notification);
+    }
+
+    fn response(&mut self, response: Response) {
+        let id = Bytes::copy_from_slice(response.id());
+        let answer = response.into_outcome().map_err(|error| match ErrorObject::parse(&error) {
+            Ok(error) => CallError::Remote(error),
+            Err(_) => CallError::InvalidResponse,
+        });
+        self.shared.answer(&id, answer);
+    }
+
+    fn invalid(&mut self, invalid: &Invalid, batch: Option<&Arc<Batch>>) {
+        if invalid.is_response() {
+            self.shared.answer(invalid.id(), Err(CallError::InvalidResponse));
+            return;
+        }
+        let dialect = &self.shared.options.dialect;
+        let problem = invalid.problem().to_string();
+        self.reply(write_error(dialect, invalid.id(), invalid.code(), &problem, None), batch);
+    }
+
+    /// A message that is lost is answered as one that could not be read: its id is lost with it.
+    fn fault(&mut self, fault: &Fault) {
+        let code = match fault {
+            Fault::NotJson { .. } => PARSE_ERROR,
+            _ => INVALID_REQUEST,
+        };
+        let dialect = &self.shared.options.dialect;
+        self.reply(write_error(dialect, b"null", code, &fault.to_string(), None), None);
+        self.inbound.handler().fault(fault);
+    }
+
+    fn reply(&self, answer: Vec<u8>, batch: Option<&Arc<Batch>>) {
+        match batch {
+            Some(batch) => batch.answered(Some(answer), &self.shared),
+            None => self.shared.push_answer(answer.into()),
+        }
+    }
+
+    /// Writes what is queued. True when all of it was handed to the operating system.
+    fn poll_outgoing(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            let next = match self.unsent.take() {
+                Some(unsent) => unsent,
+                None => match self.shared.next_outgoing() {
+                    Some(next) => next,
+                    None => break,
+                },
+            };
+            match self.sender.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return self.cannot_send(error),
+                Poll::Pending => {
+                    self.unsent = Some(next);
+                    return false;
+                }
+            }
+            match self.sender.start_send(next.message.clone()) {
+                Ok(()) => {}
+                Err(SendError::Message(error)) => match next.call {
+                    Some(call) => self.shared.refused(call, error),
+                    None => self.refused(&next.message, error),
+                },
+                Err(error) => return self.cannot_send(error),
+            }
+        }
+        match self.sender.poll_flush(cx) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(error)) => self.cannot_send(error),
+            Poll::Pending => false,
+        }
+    }
+
+    /// An answer that the line does not carry is replaced by one that says so.
+    fn refused(&mut self, message: &Bytes, error: tieline_proto::EncodeError) {
+        let options = &self.shared.options;
+        let lost = classify(message, &options.dialect, json::Limits::default());
+        tracing::warn!("a message was not sent: {error}");
+        if let Message::Response(response) = lost {
+            let text = format!("internal error: the answer cannot be sent: {error}");
+            let code = jsonrpc::INTERNAL_ERROR;
+            let answer = write_error(&options.dialect, response.id(), code, &text, None);
+            // It is short and on one line, so it cannot be refused in its turn.
+            let _ = self.sender.start_send(answer.into());
+        }
+    }
+
+    /// The other side reads no more. What it still says may tell why the line ended.
+    fn cannot_send(&mut self, error: SendError) -> bool {
+        let SendError::Closed(reason) = error else { return true };
+        self.stop(reason);
+        true
+    }
+
+    /// The other side says no more. No call of ours can be answered any more.
+    fn no_more(&mut self, reason: CloseReason) {
+        self.shared.end_calls(&reason);
+        if reason.is_clean() {
+            self.shared.begin_close();
+            self.stage = Stage::Answering(reason);
+        } else {
+            self.stop(reason);
+        }
+    }
+
+    fn stop(&mut self, reason: CloseReason) {
+        if matches!(self.stage, Stage::Stopping(..) | Stage::Ended(_)) {
+            return;
+        }
+        let control = self.control.clone();
+        let stopped = Box::pin(async move { control.stop().await });
+        self.stage = Stage::Stopping(reason, stopped);
+    }
+
+    /// Whether nothing is left to be done on either side.
+    fn is_idle(&self) -> bool {
+        self.unsent.is_none() && self.inbound.is_idle() && self.shared.is_idle()
+    }
+
+    /// Moves on to the next stage of the end, if it is time. True if it was.
+    fn poll_stage(&mut self, cx: &mut Context<'_>, is_flushed: bool) -> bool {
+        match &mut self.stage {
+            Stage::Open if self.shared.is_closing() => {
+                let grace = tokio::time::sleep(self.shared.options.grace);
+                self.stage = Stage::Closing(Box::pin(grace));
+                true
+            }
+            Stage::Closing(grace) => {
+                let is_over = grace.as_mut().poll(cx).is_ready();
+                if is_over || (is_flushed && self.is_idle()) {
+                    self.stop(CloseReason::ByUs);
+                    return true;
+                }
+                false
+            }
+            Stage::Answering(reason) => {
+                let reason = reason.clone();
+                let is_gone = self.sender.poll_gone(cx).is_ready();
+                if is_gone || (is_flushed && self.is_idle()) {
+                    self.stop(reason);
+                    return true;
+                }
+                false
+            }
+            Stage::Stopping(reason, stopped) => {
+                let reason = reason.clone();
+                // What stands behind is stopped also when it does not take the end of its input.
+                let _ = self.sender.poll_close(cx);
+                // And it must not block on what nobody reads.
+                while let Poll::Ready(incoming) = self.receiver.poll_recv(cx) {
+                    if matches!(incoming, Incoming::End(_)) {
+                        break;
+                    }
+                }
+                if stopped.as_mut().poll(cx).is_pending() {
+                    return false;
+                }
+                let reason = match (&reason, self.control.close_reason()) {
+                    (CloseReason::Io(_), Some(known)) => known,
+                    _ => reason,
+                };
+                self.stage = Stage::Ended(reason.clone());
+                self.shared.end(reason);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl<C: Channel, H: Handler> Future for Driver<C, H> {
+    type Output = CloseReason;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let this = &mut *self;
+        loop {
+            if let Stage::Ended(reason) = &this.stage {
+                return Poll::Ready(reason.clone());
+            }
+            let mut went_on = this.poll_incoming(cx);
+            went_on |= this.inbound.poll(cx);
+            let is_flushed = this.poll_outgoing(cx);
+            went_on |= this.poll_stage(cx, is_flushed);
+            // What a handle queued meanwhile did not wake us: we were not asleep.
+            let may_sleep = this.shared.sleep(cx.waker()).is_ok() || !is_flushed;
+            if !went_on && may_sleep {
+                return Poll::Pending;
+            }
+            ready!(tokio::task::coop::poll_proceed(cx)).made_progress();
+        }
+    }
+}
+
+impl<C: Channel, H: Handler> Drop for Driver<C, H> {
+    fn drop(&mut self) {
+        if !matches!(self.stage, Stage::Ended(_)) {
+            self.shared.end(CloseReason::ByUs);
+        }
+    }
+}
+
+fn is_answerable(message: &Message) -> bool {
+    matches!(message, Message::Invalid(invalid) if !invalid.is_response())
+}

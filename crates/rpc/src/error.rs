@@ -1,0 +1,125 @@
+//! How a call can fail, and what a handler can answer instead of a result.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tieline_proto::EncodeError;
+use tieline_proto::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND};
+use tieline_transport::CloseReason;
+
+/// Why a call gave no result.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The other side answered with an error.
+    Remote(ErrorObject),
+    /// The request was not sent: calling again is safe.
+    NotSent(NotSent),
+    /// The request was sent, and the line ended before an answer came. Whether it was carried out
+    /// is unknown: only the caller can tell if calling again is safe.
+    Unknown(CloseReason),
+    /// No answer came in time. The call was cancelled where the dialect can.
+    TimedOut,
+    /// What came is no answer, or not one of the type that was asked for.
+    BadAnswer(serde_json::Error),
+    /// What came under the call's id is not a valid response.
+    InvalidResponse,
+}
+
+/// Why a request or a notification was not sent.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum NotSent {
+    /// The line has ended.
+    Closed(CloseReason),
+    /// The line is being closed and takes nothing new.
+    Closing,
+    /// The parameters are not JSON, or not an object or an array.
+    Params(serde_json::Error),
+    /// The message is beyond what the line takes.
+    Message(EncodeError),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remote(error) => error.fmt(f),
+            Self::NotSent(why) => write!(f, "not sent: {why}"),
+            Self::Unknown(reason) => write!(f, "sent, and no answer came: {reason}"),
+            Self::TimedOut => f.write_str("no answer came in time"),
+            Self::BadAnswer(error) => write!(f, "the answer is not what was asked for: {error}"),
+            Self::InvalidResponse => f.write_str("what came is not a valid response"),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+impl fmt::Display for NotSent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(reason) => write!(f, "the line has ended: {reason}"),
+            Self::Closing => f.write_str("the line is being closed"),
+            Self::Params(error) => write!(f, "the parameters cannot be sent: {error}"),
+            Self::Message(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for NotSent {}
+
+impl From<NotSent> for CallError {
+    fn from(why: NotSent) -> Self {
+        Self::NotSent(why)
+    }
+}
+
+/// An error as it travels (JSON-RPC 2.0 Specification, section 5.1).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorObject {
+    /// What kind of error it is; −32768 to −32000 are reserved.
+    pub code: i64,
+    /// What is wrong, as a sentence for people.
+    #[serde(default)]
+    pub message: Cow<'static, str>,
+    /// More about it, as JSON that was not looked into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Box<RawValue>>,
+}
+
+impl ErrorObject {
+    /// An error without data.
+    pub fn new(code: i64, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), data: None }
+    }
+
+    /// There is no such method (−32601).
+    pub fn method_not_found(method: &str) -> Self {
+        Self::new(METHOD_NOT_FOUND, format!("method not found: {method}"))
+    }
+
+    /// The parameters do not fit (−32602).
+    pub fn invalid_params(why: impl fmt::Display) -> Self {
+        Self::new(INVALID_PARAMS, format!("invalid params: {why}"))
+    }
+
+    /// The method has failed in itself (−32603).
+    pub fn internal(why: impl fmt::Display) -> Self {
+        Self::new(INTERNAL_ERROR, format!("internal error: {why}"))
+    }
+
+    pub(crate) fn parse(raw: &Bytes) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(raw)
+    }
+}
+
+impl fmt::Display for ErrorObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error {}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for ErrorObject {}

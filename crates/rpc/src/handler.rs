@@ -1,0 +1,56 @@
+//! What answers the other side: a trait for everything, and what its answers may be.
+
+use bytes::Bytes;
+use tieline_proto::Fault;
+use tieline_proto::jsonrpc::{Notification, Request};
+use tieline_transport::BoxFuture;
+
+use crate::{ErrorObject, Peer};
+
+/// The result of a request: JSON as it goes into the answer, or an error.
+pub type Outcome = Result<Bytes, ErrorObject>;
+
+/// What a handler gives back: something that is there, or will be.
+pub enum Answer<T> {
+    /// It is there, at the cost of no allocation.
+    Now(T),
+    /// It will be. The future is polled once where the request came in, and goes on in a task of
+    /// its own if it is not ready then. It is dropped when the request is cancelled or the line ends.
+    Later(BoxFuture<'static, T>),
+}
+
+impl<T> Answer<T> {
+    /// An answer that will be there.
+    pub fn later(answer: impl Future<Output = T> + Send + 'static) -> Self {
+        Self::Later(Box::pin(answer))
+    }
+}
+
+/// What answers the other side. [`Router`](crate::Router) is one made of closures; a handler that
+/// holds another is a middleware.
+///
+/// A handler that panics is answered for with −32603; the line goes on.
+pub trait Handler: Send + Sync + 'static {
+    /// A request has come, and everything notified before it was handled. Requests run
+    /// concurrently.
+    fn request(&self, request: Request, peer: &Peer) -> Answer<Outcome>;
+
+    /// A notification has come. The next is not handled before this one was.
+    fn notification(&self, notification: Notification, peer: &Peer) -> Answer<()>;
+
+    /// A message could not be delivered; the line goes on, and the other side was told.
+    fn fault(&self, fault: &Fault) {
+        tracing::warn!("a message was not delivered: {fault}");
+    }
+}
+
+/// Answers nothing: for a side that only calls.
+impl Handler for () {
+    fn request(&self, request: Request, _: &Peer) -> Answer<Outcome> {
+        Answer::Now(Err(ErrorObject::method_not_found(&request.method())))
+    }
+
+    fn notification(&self, _: Notification, _: &Peer) -> Answer<()> {
+        Answer::Now(())
+    }
+}

@@ -1,0 +1,284 @@
+//! What the other side asked for: in which order it is handled, how much of it at once, and what
+//! becomes of its answers.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tieline_proto::jsonrpc::{
+    Dialect, Notification, OVERLOADED, Request, write_error, write_result,
+};
+use tieline_transport::BoxFuture;
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+
+use crate::handler::{Answer, Handler, Outcome};
+use crate::options::weight;
+use crate::shared::Shared;
+use crate::{ErrorObject, Peer};
+
+/// Handles notifications one after the other in the order of their arrival, and requests
+/// concurrently, none before the notifications that came before it.
+pub(crate) struct Inbound<H> {
+    handler: Arc<H>,
+    peer: Peer,
+    shared: Arc<Shared>,
+    /// Counts arrivals.
+    arrived: u64,
+    notifications: VecDeque<(u64, Notification)>,
+    notifications_weight: usize,
+    /// The notification that is being handled.
+    handling: Option<(u64, BoxFuture<'static, ()>)>,
+    requests: VecDeque<Waiting>,
+    running: JoinSet<Outcome>,
+    /// The requests that run, by task.
+    replies: HashMap<Id, Reply>,
+}
+
+struct Waiting {
+    arrival: u64,
+    request: Request,
+    batch: Option<Arc<Batch>>,
+}
+
+/// Where an answer goes.
+struct Reply {
+    id: Bytes,
+    batch: Option<Arc<Batch>>,
+    task: Option<AbortHandle>,
+}
+
+impl<H: Handler> Inbound<H> {
+    pub(crate) fn new(handler: H, peer: Peer, shared: Arc<Shared>) -> Self {
+        Self {
+            handler: Arc::new(handler),
+            peer,
+            shared,
+            arrived: 0,
+            notifications: VecDeque::new(),
+            notifications_weight: 0,
+            handling: None,
+            requests: VecDeque::new(),
+            running: JoinSet::new(),
+            replies: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    /// Queues a request, or answers at once that there are too many.
+    pub(crate) fn request(&mut self, request: Request, batch: Option<Arc<Batch>>) {
+        if self.requests.len() >= self.shared.options.max_waiting {
+            let reply = Reply { id: Bytes::copy_from_slice(request.id()), batch, task: None };
+            let limit = self.shared.options.max_in_flight;
+            let overloaded = format!("overloaded: {limit} requests are under way; try again later");
+            return self.answer(reply, Err(ErrorObject::new(OVERLOADED, overloaded)));
+        }
+        self.arrived += 1;
+        self.requests.push_back(Waiting { arrival: self.arrived, request, batch });
+    }
+
+    /// Queues a notification.
+    pub(crate) fn notification(&mut self, notification: Notification) {
+        self.arrived += 1;
+        self.notifications_weight += self.weight_of(&notification);
+        self.notifications.push_back((self.arrived, notification));
+    }
+
+    fn weight_of(&self, notification: &Notification) -> usize {
+        weight(notification.message().len(), self.shared.options.queue)
+    }
+
+    /// Whether more notifications wait than may.
+    pub(crate) fn is_full(&self) -> bool {
+        self.notifications_weight >= self.shared.options.queue.bytes()
+    }
+
+    /// Whether everything was handled and answered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.notifications.is_empty()
+            && self.handling.is_none()
+            && self.requests.is_empty()
+            && self.running.is_empty()
+    }
+
+    /// Goes on with what can go on. True if anything did.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut went_on = false;
+        while let Poll::Ready(Some(ended)) = self.running.poll_join_next_with_id(cx) {
+            went_on = true;
+            self.ended(ended);
+        }
+        loop {
+            let handled = self.poll_notification(cx);
+            let started = self.start_request(cx);
+            if !handled && !started {
+                return went_on;
+            }
+            went_on = true;
+        }
+    }
+
+    fn poll_notification(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some((_, handling)) = &mut self.handling {
+            let polled = contain(|| handling.as_mut().poll(cx));
+            if polled.is_ok_and(|polled| polled.is_pending()) {
+                return false;
+            }
+            self.handling = None;
+            return true;
+        }
+        let Some((arrival, notification)) = self.notifications.pop_front() else { return false };
+        let weight = self.weight_of(&notification);
+        self.notifications_weight = self.notifications_weight.saturating_sub(weight);
+        let (handler, peer) = (&self.handler, &self.peer);
+        if let Ok(Answer::Later(handling)) = contain(|| handler.notification(notification, peer)) {
+            self.handling = Some((arrival, handling));
+        }
+        true
+    }
+
+    /// Starts the request that has waited longest, if nothing that was notified before it is left.
+    fn start_request(&mut self, cx: &mut Context<'_>) -> bool {
+        let unhandled = self.handling.as_ref().map(|(arrival, _)| *arrival);
+        let unhandled = unhandled.or_else(|| self.notifications.front().map(|(at, _)| *at));
+        let is_due = |waiting: &Waiting| unhandled.is_none_or(|at| waiting.arrival < at);
+        let has_room = self.running.len() < self.shared.options.max_in_flight;
+        if !has_room || !self.requests.front().is_some_and(is_due) {
+            return false;
+        }
+        let Some(Waiting { request, batch, .. }) = self.requests.pop_front() else { return false };
+        let id = Bytes::copy_from_slice(request.id());
+        let mut reply = Reply { id, batch, task: None };
+        let (handler, peer) = (&self.handler, &self.peer);
+        let outcome = match contain(|| handler.request(request, peer)) {
+            Ok(Answer::Now(outcome)) => outcome,
+            Ok(Answer::Later(mut answer)) => match contain(|| answer.as_mut().poll(cx)) {
+                Ok(Poll::Ready(outcome)) => outcome,
+                Ok(Poll::Pending) => {
+                    let task = self.running.spawn(answer);
+                    let id = task.id();
+                    reply.task = Some(task);
+                    self.replies.insert(id, reply);
+                    return true;
+                }
+                Err(panicked) => Err(panicked),
+            },
+            Err(panicked) => Err(panicked),
+        };
+        self.answer(reply, outcome);
+        true
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Outcome), JoinError>) {
+        let (id, outcome) = match ended {
+            Ok((id, outcome)) => (id, outcome),
+            Err(error) if error.is_cancelled() => (error.id(), Err(cancelled(&self.dialect()))),
+            Err(error) => (error.id(), Err(panicked())),
+        };
+        if let Some(reply) = self.replies.remove(&id) {
+            self.answer(reply, outcome);
+        }
+    }
+
+    /// The other side takes back a request of its own: one that waits is not carried out, one that
+    /// runs is dropped.
+    pub(crate) fn cancel(&mut self, id: &[u8]) {
+        let is_it = |waiting: &Waiting| waiting.request.id() == id;
+        if let Some(at) = self.requests.iter().position(is_it) {
+            if let Some(Waiting { batch, .. }) = self.requests.remove(at) {
+                let reply = Reply { id: Bytes::copy_from_slice(id), batch, task: None };
+                let cancelled = cancelled(&self.dialect());
+                self.answer(reply, Err(cancelled));
+            }
+            return;
+        }
+        // A request that has been answered, or never was, is no matter.
+        let running = self.replies.values().find(|reply| reply.id == id);
+        if let Some(task) = running.and_then(|reply| reply.task.as_ref()) {
+            task.abort();
+        }
+    }
+
+    /// Sends an answer, alone or with the rest of its batch.
+    fn answer(&self, reply: Reply, outcome: Outcome) {
+        let dialect = self.dialect();
+        let Reply { id, batch, .. } = reply;
+        let message = match outcome {
+            // Where a cancelled request has no answer, it has none.
+            Err(error) if is_unanswered(&error) => None,
+            Ok(result) => Some(write_result(&dialect, &id, &result)),
+            Err(ErrorObject { code, message, data }) => {
+                let data = data.as_ref().map(|data| data.get().as_bytes());
+                Some(write_error(&dialect, &id, code, &message, data))
+            }
+        };
+        match batch {
+            Some(batch) => batch.answered(message, &self.shared),
+            None => {
+                if let Some(message) = message {
+                    self.shared.push_answer(message.into());
+                }
+            }
+        }
+    }
+
+    fn dialect(&self) -> Dialect {
+        self.shared.options.dialect
+    }
+}
+
+/// Runs a piece of a handler; its panic is an error of its request and of nothing else.
+fn contain<T>(piece: impl FnOnce() -> T) -> Result<T, ErrorObject> {
+    catch_unwind(AssertUnwindSafe(piece)).map_err(|_| panicked())
+}
+
+fn panicked() -> ErrorObject {
+    ErrorObject::internal("the handler has panicked")
+}
+
+/// What no dialect uses: a cancelled request that is not answered at all.
+const UNANSWERED: i64 = i64::MIN;
+
+fn cancelled(dialect: &Dialect) -> ErrorObject {
+    let code = dialect.cancel.and_then(|cancel| cancel.code);
+    ErrorObject::new(code.unwrap_or(UNANSWERED), "cancelled")
+}
+
+fn is_unanswered(error: &ErrorObject) -> bool {
+    error.code == UNANSWERED
+}
+
+/// The answers of one batch, which leave together as one message when the last is there.
+pub(crate) struct Batch(Mutex<Answers>);
+
+struct Answers {
+    missing: usize,
+    joined: Vec<u8>,
+}
+
+impl Batch {
+    /// A batch that waits for `missing` answers.
+    pub(crate) fn new(missing: usize) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Answers { missing, joined: vec![b'['] })))
+    }
+
+    /// One more is there, or will not be.
+    pub(crate) fn answered(&self, message: Option<Vec<u8>>, shared: &Shared) {
+        let mut answers = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(message) = message {
+            if answers.joined.len() > 1 {
+                answers.joined.push(b',');
+            }
+            answers.joined.extend_from_slice(&message);
+        }
+        answers.missing = answers.missing.saturating_sub(1);
+        if answers.missing == 0 && answers.joined.len() > 1 {
+            answers.joined.push(b']');
+            shared.push_answer(std::mem::take(&mut answers.joined).into());
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! How a peer behaves.
+
+use std::time::Duration;
+
+use tieline_proto::ByteSize;
+use tieline_proto::json::Limits;
+use tieline_proto::jsonrpc::Dialect;
+
+/// How a peer behaves. The defaults are safe.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerOptions {
+    /// What the other side speaks; strict JSON-RPC 2.0 by default.
+    pub dialect: Dialect,
+    /// How much structure a message may have.
+    pub limits: Limits,
+    /// How many requests of the other side are carried out at once; 256 by default.
+    pub max_in_flight: usize,
+    /// How many more of them wait; 256 by default. Those beyond are answered `overloaded`.
+    pub max_waiting: usize,
+    /// How many bytes wait to be sent, and how many of notifications to be handled; 16 MiB each by
+    /// default. A message counts as 64 KiB at least, so that there are no more than 256 of them.
+    pub queue: ByteSize,
+    /// How long a call waits for its answer, unless it says otherwise; for ever by default.
+    pub call_timeout: Option<Duration>,
+    /// How long [`Peer::close`](crate::Peer::close) waits for what is under way; 10 s by default.
+    pub grace: Duration,
+}
+
+impl Default for PeerOptions {
+    fn default() -> Self {
+        Self {
+            dialect: Dialect::STRICT,
+            limits: Limits::default(),
+            max_in_flight: 256,
+            max_waiting: 256,
+            queue: ByteSize::mib(16),
+            call_timeout: None,
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+impl PeerOptions {
+    /// The defaults, for another dialect.
+    pub fn new(dialect: Dialect) -> Self {
+        Self { dialect, ..Self::default() }
+    }
+}
+
+/// The least that a message counts for in a queue.
+const LEAST_WEIGHT: usize = 64 * 1024;
+
+/// What a message counts for: its bytes, and at least as much as keeps 16 MiB below 256 messages.
+/// One that is larger than the queue fills it.
+pub(crate) fn weight(length: usize, queue: ByteSize) -> usize {
+    length.max(LEAST_WEIGHT).min(queue.bytes().max(1))
+}

@@ -1,0 +1,163 @@
+//! The handle: calls and notifications from any task.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tieline_proto::jsonrpc::CallId;
+use tieline_transport::{Channel, CloseReason, Control};
+
+use crate::shared::Shared;
+use crate::{CallError, Driver, ErrorObject, Handler, NotSent, PeerOptions};
+
+/// One side of a JSON-RPC line: calls the other side, from any task. Cheap to clone.
+///
+/// Nothing moves unless its [`Driver`] is awaited. The line lives until one side closes it; dropping
+/// the handles does not end it, dropping the driver does.
+#[derive(Clone)]
+pub struct Peer {
+    shared: Arc<Shared>,
+    control: Control,
+}
+
+impl Peer {
+    /// A peer over `channel`, whose `handler` answers the other side.
+    pub fn new<C: Channel, H: Handler>(
+        channel: C,
+        handler: H,
+        options: PeerOptions,
+    ) -> (Self, Driver<C, H>) {
+        let control = channel.control().clone();
+        let shared = Arc::new(Shared::new(options));
+        let peer = Self { shared: shared.clone(), control };
+        let driver = Driver::new(channel, handler, peer.clone(), shared);
+        (peer, driver)
+    }
+
+    /// Calls `method` and waits for its result.
+    ///
+    /// Dropped before the answer came, it takes back a request that was not sent yet, and cancels
+    /// one that was where the dialect can; a late answer is counted and dropped.
+    ///
+    /// # Errors
+    /// [`CallError`] tells an error of the other side from a call that was not sent and from one
+    /// whose fate is unknown.
+    pub async fn call<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: impl Serialize,
+    ) -> Result<R, CallError> {
+        let params = serialize(&params)?;
+        let result = self.call_raw(method, params.as_deref(), self.timeout()).await?;
+        serde_json::from_slice(&result).map_err(CallError::BadAnswer)
+    }
+
+    /// Calls `method` with `params` as they are, which must be a JSON object or array, and gives the
+    /// result as it came. `timeout` is how long to wait; `None`: for ever. Cancel-safe as
+    /// [`call`](Self::call).
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn call_raw(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+        timeout: Option<Duration>,
+    ) -> Result<Bytes, CallError> {
+        let whole = async {
+            let id = self.shared.begin_call(method, params).await?;
+            let call = Call { shared: &self.shared, id };
+            poll_fn(|cx| call.shared.poll_answer(call.id, cx.waker())).await
+        };
+        match timeout {
+            None => whole.await,
+            Some(limit) => match tokio::time::timeout(limit, whole).await {
+                Ok(answer) => answer,
+                Err(_) => Err(CallError::TimedOut),
+            },
+        }
+    }
+
+    /// Notifies the other side: queues the message, and waits only for room in the queue.
+    /// Cancel-safe: it is queued or not.
+    ///
+    /// # Errors
+    /// It was not queued.
+    pub async fn notify(&self, method: &str, params: impl Serialize) -> Result<(), NotSent> {
+        let params = serialize(&params)?;
+        self.shared.notify(method, params.as_deref()).await
+    }
+
+    /// As [`notify`](Self::notify), with `params` as they are: a JSON object or array.
+    ///
+    /// # Errors
+    /// It was not queued.
+    pub async fn notify_raw(&self, method: &str, params: Option<&[u8]>) -> Result<(), NotSent> {
+        self.shared.notify(method, params).await
+    }
+
+    /// Takes nothing new, lets what is under way on both sides end within
+    /// [`PeerOptions::grace`], closes the line, and says why it ended. Cancel-safe; the close goes on.
+    pub async fn close(&self) -> CloseReason {
+        self.shared.begin_close();
+        self.closed().await
+    }
+
+    /// Waits until the line has ended, and says why. Cancel-safe.
+    pub async fn closed(&self) -> CloseReason {
+        let mut ended = self.shared.ended.subscribe();
+        // The sender lives in `self`.
+        let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or(CloseReason::ByUs)
+    }
+
+    /// Who is on the other end, and what was counted.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.shared.options.call_timeout
+    }
+}
+
+/// Given up when it is dropped; that an answer was taken before does no harm.
+struct Call<'a> {
+    shared: &'a Shared,
+    id: CallId,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.shared.abandon(self.id);
+    }
+}
+
+/// Parameters as they go into the message; `()` and `None` are none.
+fn serialize(params: &impl Serialize) -> Result<Option<Vec<u8>>, NotSent> {
+    let params = serde_json::to_vec(params).map_err(NotSent::Params)?;
+    match params.first() {
+        Some(b'{' | b'[') => Ok(Some(params)),
+        Some(b'n') => Ok(None),
+        _ => {
+            let problem = "parameters must be an object, an array, or nothing";
+            Err(NotSent::Params(<serde_json::Error as serde::ser::Error>::custom(problem)))
+        }
+    }
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer").field("control", &self.control).finish_non_exhaustive()
+    }
+}
+
+/// What a call that the other side refused says.
+impl From<ErrorObject> for CallError {
+    fn from(error: ErrorObject) -> Self {
+        Self::Remote(error)
+    }
+}

@@ -1,0 +1,151 @@
+//! A handler made of closures, one for each method.
+
+use std::collections::HashMap;
+use std::future::Future;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tieline_proto::jsonrpc::{Notification, Request};
+
+use crate::handler::{Answer, Handler, Outcome};
+use crate::{ErrorObject, Peer};
+
+type OnRequest = Box<dyn Fn(Request, &Peer) -> Answer<Outcome> + Send + Sync>;
+type OnNotification = Box<dyn Fn(Notification, &Peer) -> Answer<()> + Send + Sync>;
+
+/// A handler made of closures, one for each method.
+///
+/// ```
+/// use tieline_rpc::{ErrorObject, Router};
+///
+/// let router = Router::new()
+///     .request("add", |(a, b): (f64, f64), _peer| async move { Ok(a + b) })
+///     .request("greet", |name: [String; 1], _peer| async move {
+///         match name[0].as_str() {
+///             "" => Err(ErrorObject::invalid_params("who?")),
+///             name => Ok(format!("hello {name}")),
+///         }
+///     })
+///     .notification("log", |line: serde_json::Value, _peer| async move { eprintln!("{line}") });
+/// # drop(router);
+/// ```
+#[derive(Default)]
+pub struct Router {
+    requests: HashMap<String, OnRequest>,
+    notifications: HashMap<String, OnNotification>,
+    other_requests: Option<OnRequest>,
+    other_notifications: Option<OnNotification>,
+}
+
+impl Router {
+    /// A router without methods: every request is answered −32601, every notification ignored.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Answers `method`. Parameters that do not fit `P` are answered −32602; where there are none,
+    /// `P` is read from `null`.
+    #[must_use]
+    pub fn request<P, R, F, A>(self, method: impl Into<String>, handler: F) -> Self
+    where
+        P: DeserializeOwned,
+        R: Serialize,
+        F: Fn(P, Peer) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<R, ErrorObject>> + Send + 'static,
+    {
+        self.raw_request(method, move |request, peer| {
+            match serde_json::from_slice(request.params().unwrap_or(b"null")) {
+                Err(error) => Answer::Now(Err(ErrorObject::invalid_params(error))),
+                Ok(params) => {
+                    let answer = handler(params, peer.clone());
+                    Answer::later(async move { serialize(&answer.await?) })
+                }
+            }
+        })
+    }
+
+    /// Answers `method` with whatever `handler` makes of the request as it came.
+    #[must_use]
+    pub fn raw_request(
+        mut self,
+        method: impl Into<String>,
+        handler: impl Fn(Request, &Peer) -> Answer<Outcome> + Send + Sync + 'static,
+    ) -> Self {
+        self.requests.insert(method.into(), Box::new(handler));
+        self
+    }
+
+    /// Handles the notification `method`. Parameters that do not fit `P` are logged.
+    #[must_use]
+    pub fn notification<P, F, A>(self, method: impl Into<String>, handler: F) -> Self
+    where
+        P: DeserializeOwned,
+        F: Fn(P, Peer) -> A + Send + Sync + 'static,
+        A: Future<Output = ()> + Send + 'static,
+    {
+        self.raw_notification(method, move |notification, peer| {
+            match serde_json::from_slice(notification.params().unwrap_or(b"null")) {
+                Ok(params) => Answer::later(handler(params, peer.clone())),
+                Err(error) => {
+                    tracing::warn!("the notification {}: {error}", notification.method());
+                    Answer::Now(())
+                }
+            }
+        })
+    }
+
+    /// Handles the notification `method` as it came.
+    #[must_use]
+    pub fn raw_notification(
+        mut self,
+        method: impl Into<String>,
+        handler: impl Fn(Notification, &Peer) -> Answer<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.notifications.insert(method.into(), Box::new(handler));
+        self
+    }
+
+    /// Answers every request that has no handler of its own.
+    #[must_use]
+    pub fn other_requests(
+        mut self,
+        handler: impl Fn(Request, &Peer) -> Answer<Outcome> + Send + Sync + 'static,
+    ) -> Self {
+        self.other_requests = Some(Box::new(handler));
+        self
+    }
+
+    /// Handles every notification that has no handler of its own.
+    #[must_use]
+    pub fn other_notifications(
+        mut self,
+        handler: impl Fn(Notification, &Peer) -> Answer<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.other_notifications = Some(Box::new(handler));
+        self
+    }
+}
+
+impl Handler for Router {
+    fn request(&self, request: Request, peer: &Peer) -> Answer<Outcome> {
+        let handler = self.requests.get(&*request.method()).or(self.other_requests.as_ref());
+        match handler {
+            Some(handler) => handler(request, peer),
+            None => Answer::Now(Err(ErrorObject::method_not_found(&request.method()))),
+        }
+    }
+
+    fn notification(&self, notification: Notification, peer: &Peer) -> Answer<()> {
+        let handler = self.notifications.get(&*notification.method());
+        match handler.or(self.other_notifications.as_ref()) {
+            Some(handler) => handler(notification, peer),
+            None => Answer::Now(()),
+        }
+    }
+}
+
+/// A result as it goes into the answer.
+pub(crate) fn serialize(result: &impl Serialize) -> Outcome {
+    serde_json::to_vec(result).map(Bytes::from).map_err(ErrorObject::internal)
+}

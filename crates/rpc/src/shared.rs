@@ -1,0 +1,290 @@
+//! What the handles and the driver of a peer share: the queue of what is to be sent, and the calls
+//! that wait for an answer. One lock, held for moments.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+use std::task::{Poll, Waker};
+
+use bytes::Bytes;
+use tieline_proto::ByteSize;
+use tieline_proto::jsonrpc::{CallId, Calls, write_notification, write_request};
+use tieline_transport::CloseReason;
+use tokio::sync::{Semaphore, watch};
+
+use crate::options::weight;
+use crate::{CallError, NotSent, PeerOptions};
+
+pub(crate) struct Shared {
+    pub(crate) options: PeerOptions,
+    /// Room in the queue for calls and notifications, by weight. Answers and cancellations need
+    /// none: they are bounded by what they answer and cancel.
+    room: Semaphore,
+    state: Mutex<State>,
+    /// Set once the line has ended.
+    pub(crate) ended: watch::Sender<Option<CloseReason>>,
+}
+
+struct State {
+    outgoing: VecDeque<Outgoing>,
+    calls: Calls<Pending>,
+    phase: Phase,
+    /// The driver's, when it sleeps.
+    driver: Option<Waker>,
+    strays: u64,
+}
+
+pub(crate) enum Phase {
+    Open,
+    /// Nothing new is taken.
+    Closing,
+    Closed(CloseReason),
+}
+
+pub(crate) struct Outgoing {
+    pub(crate) message: Bytes,
+    pub(crate) call: Option<CallId>,
+    weight: usize,
+}
+
+/// A call that waits.
+#[derive(Default)]
+struct Pending {
+    sent: bool,
+    answer: Option<Result<Bytes, CallError>>,
+    waker: Option<Waker>,
+}
+
+impl Shared {
+    pub(crate) fn new(options: PeerOptions) -> Self {
+        let room = options.queue.bytes().clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            options: PeerOptions { queue: ByteSize::new(room), ..options },
+            room: Semaphore::new(room),
+            state: Mutex::new(State {
+                outgoing: VecDeque::new(),
+                calls: Calls::default(),
+                phase: Phase::Open,
+                driver: None,
+                strays: 0,
+            }),
+            ended: watch::Sender::new(None),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Waits for room for a message of `length` bytes, first come, first served. The room is the
+    /// caller's to give back.
+    async fn reserve(&self, length: usize) -> Result<usize, NotSent> {
+        let weight = weight(length, self.options.queue);
+        let permits = u32::try_from(weight).unwrap_or(u32::MAX);
+        match self.room.acquire_many(permits).await {
+            Ok(room) => {
+                room.forget();
+                Ok(permits as usize)
+            }
+            Err(_) => self.lock().check_open().and(Err(NotSent::Closing)),
+        }
+    }
+
+    /// Queues a request. Cancel-safe: it is queued or not.
+    pub(crate) async fn begin_call(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+    ) -> Result<CallId, NotSent> {
+        let weight = self.reserve(method.len() + params.map_or(0, <[u8]>::len)).await?;
+        let mut state = self.lock();
+        if let Err(why) = state.check_open() {
+            self.room.add_permits(weight);
+            return Err(why);
+        }
+        let id = state.calls.begin(Pending::default());
+        let mut digits = [0; 20];
+        let message = write_request(&self.options.dialect, id.digits(&mut digits), method, params);
+        state.push(Outgoing { message: message.into(), call: Some(id), weight });
+        Ok(id)
+    }
+
+    /// Queues a notification. Cancel-safe: it is queued or not.
+    pub(crate) async fn notify(&self, method: &str, params: Option<&[u8]>) -> Result<(), NotSent> {
+        let weight = self.reserve(method.len() + params.map_or(0, <[u8]>::len)).await?;
+        let mut state = self.lock();
+        if let Err(why) = state.check_open() {
+            self.room.add_permits(weight);
+            return Err(why);
+        }
+        let message = write_notification(&self.options.dialect, method, params);
+        state.push(Outgoing { message: message.into(), call: None, weight });
+        Ok(())
+    }
+
+    /// Queues what needs no room: an answer, or a cancellation.
+    pub(crate) fn push_answer(&self, message: Bytes) {
+        self.lock().push(Outgoing { message, call: None, weight: 0 });
+    }
+
+    /// The answer to a call, once it is there. Taking it ends the call.
+    pub(crate) fn poll_answer(&self, id: CallId, waker: &Waker) -> Poll<Result<Bytes, CallError>> {
+        let mut state = self.lock();
+        let Some(pending) = state.calls.get_mut(id) else {
+            return Poll::Ready(Err(CallError::InvalidResponse));
+        };
+        if let Some(answer) = pending.answer.take() {
+            state.calls.end(id);
+            return Poll::Ready(answer);
+        }
+        match &mut pending.waker {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Nobody waits for this call any more. A request that is still queued is not sent; one that was
+    /// is cancelled, where the dialect can.
+    pub(crate) fn abandon(&self, id: CallId) {
+        let mut state = self.lock();
+        let Some(pending) = state.calls.end(id) else { return };
+        if !pending.sent
+            && let Some(at) = state.outgoing.iter().position(|out| out.call == Some(id))
+        {
+            let weight = state.outgoing.remove(at).map_or(0, |out| out.weight);
+            self.room.add_permits(weight);
+        } else if pending.sent && pending.answer.is_none() {
+            let mut digits = [0; 20];
+            if let Some(message) = self.options.dialect.cancellation(id.digits(&mut digits)) {
+                state.push(Outgoing { message: message.into(), call: None, weight: 0 });
+            }
+        }
+    }
+
+    /// An answer has come. False when nobody waits for it.
+    pub(crate) fn answer(&self, id: &[u8], answer: Result<Bytes, CallError>) -> bool {
+        let mut state = self.lock();
+        let call = CallId::parse(id);
+        let pending = call.and_then(|id| state.calls.get_mut(id));
+        let Some(pending) = pending.filter(|pending| pending.answer.is_none()) else {
+            state.strays += 1;
+            // An answer to a call that was given up is late, which is nobody's fault.
+            let is_late = call.is_some_and(|id| state.calls.was_made(id));
+            if !is_late && state.strays == 1 {
+                tracing::warn!("an answer came to a question that nobody asked");
+            }
+            return false;
+        };
+        pending.answer = Some(answer);
+        let waker = pending.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// The next message to send. Its call counts as sent from here on.
+    pub(crate) fn next_outgoing(&self) -> Option<Outgoing> {
+        let mut state = self.lock();
+        let next = state.outgoing.pop_front()?;
+        if let Some(pending) = next.call.and_then(|id| state.calls.get_mut(id)) {
+            pending.sent = true;
+        }
+        drop(state);
+        if next.weight > 0 {
+            self.room.add_permits(next.weight);
+        }
+        Some(next)
+    }
+
+    /// A message could not be sent, and the line goes on.
+    pub(crate) fn refused(&self, call: CallId, error: tieline_proto::EncodeError) {
+        let mut digits = [0; 20];
+        self.answer(call.digits(&mut digits), Err(NotSent::Message(error).into()));
+    }
+
+    /// The driver is woken by whatever is queued from here on; `Err` when something was before.
+    pub(crate) fn sleep(&self, waker: &Waker) -> Result<(), ()> {
+        let mut state = self.lock();
+        match &mut state.driver {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        if state.outgoing.is_empty() { Ok(()) } else { Err(()) }
+    }
+
+    /// Whether anything waits to be sent, and whether any call waits for its answer.
+    pub(crate) fn is_idle(&self) -> bool {
+        let mut state = self.lock();
+        state.outgoing.is_empty() && !state.calls.iter_mut().any(|(_, it)| it.answer.is_none())
+    }
+
+    /// How much waits to be sent, in messages.
+    pub(crate) fn backlog(&self) -> usize {
+        self.lock().outgoing.len()
+    }
+
+    /// Takes nothing new from here on.
+    pub(crate) fn begin_close(&self) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Open) {
+            state.phase = Phase::Closing;
+        }
+        self.room.close();
+        if let Some(driver) = state.driver.take() {
+            driver.wake();
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        !matches!(self.lock().phase, Phase::Open)
+    }
+
+    /// No answer can come any more: every call that waits ends as not sent or as unknown.
+    pub(crate) fn end_calls(&self, reason: &CloseReason) {
+        let mut state = self.lock();
+        state.outgoing.retain(|out| out.call.is_none());
+        let mut wakers = Vec::new();
+        for (_, pending) in state.calls.iter_mut().filter(|(_, it)| it.answer.is_none()) {
+            pending.answer = Some(Err(match pending.sent {
+                true => CallError::Unknown(reason.clone()),
+                false => NotSent::Closed(reason.clone()).into(),
+            }));
+            wakers.extend(pending.waker.take());
+        }
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The line has ended, and everybody who waits is told.
+    pub(crate) fn end(&self, reason: CloseReason) {
+        {
+            let mut state = self.lock();
+            state.phase = Phase::Closed(reason.clone());
+            state.driver = None;
+        }
+        self.room.close();
+        self.end_calls(&reason);
+        self.lock().outgoing.clear();
+        self.ended.send_replace(Some(reason));
+    }
+}
+
+impl State {
+    fn check_open(&self) -> Result<(), NotSent> {
+        match &self.phase {
+            Phase::Open => Ok(()),
+            Phase::Closing => Err(NotSent::Closing),
+            Phase::Closed(reason) => Err(NotSent::Closed(reason.clone())),
+        }
+    }
+
+    /// Wakes the driver only if it sleeps: it looks here again before it does.
+    fn push(&mut self, outgoing: Outgoing) {
+        self.outgoing.push_back(outgoing);
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+}
