@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::info::Meter;
@@ -61,6 +62,8 @@ struct Shared {
     slow: SlowLog,
     closed_by_us: AtomicBool,
     reason: OnceLock<CloseReason>,
+    /// The receiver, while it waits for bytes.
+    receiver: Mutex<Option<Waker>>,
     backing: Arc<dyn Backing>,
 }
 
@@ -94,6 +97,7 @@ impl ControlBuilder {
             slow: SlowLog::default(),
             closed_by_us: AtomicBool::new(false),
             reason: OnceLock::new(),
+            receiver: Mutex::new(None),
             backing,
         }))
     }
@@ -164,6 +168,34 @@ impl Control {
     pub fn abort(&self) {
         self.0.closed_by_us.store(true, Ordering::Relaxed);
         self.0.backing.abort();
+    }
+
+    /// Ends the line because the far side has stopped reading, and lets the receiver know.
+    pub(crate) fn stalled(&self) -> CloseReason {
+        let reason = self.end(CloseReason::Stalled);
+        self.abort();
+        let receiver = self.receiver().take();
+        if let Some(receiver) = receiver {
+            receiver.wake();
+        }
+        reason
+    }
+
+    /// Ready when the line has [stalled](Self::stalled).
+    pub(crate) fn poll_stalled(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let mut receiver = self.receiver();
+        if let Some(reason @ CloseReason::Stalled) = self.0.reason.get() {
+            return Poll::Ready(reason.clone());
+        }
+        match &mut *receiver {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    fn receiver(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.0.receiver.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Notes why the line ended; the first reason stays.

@@ -106,14 +106,18 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> Receiver for FramedRecei
             match &mut self.stage {
                 Stage::Reading => match self.decode() {
                     Ok(Some(incoming)) => return Poll::Ready(incoming),
-                    Ok(None) => match ready!(self.poll_fill(cx)) {
-                        Ok(0) => {
+                    Ok(None) => match self.poll_fill(cx) {
+                        Poll::Ready(Ok(0)) => {
                             let ending = self.framing.finish(&mut self.buffer);
                             let ended = self.control.ended();
                             self.stage = Stage::Ending { ending, ended };
                         }
-                        Ok(_) => {}
-                        Err(error) => return Poll::Ready(self.end(error.into())),
+                        Poll::Ready(Ok(_)) => {}
+                        Poll::Ready(Err(error)) => return Poll::Ready(self.end(error.into())),
+                        Poll::Pending => {
+                            let reason = ready!(self.control.poll_stalled(cx));
+                            return Poll::Ready(self.end(reason));
+                        }
                     },
                     Err(reason) => return Poll::Ready(self.end(reason)),
                 },

@@ -33,6 +33,8 @@ pub struct FramedSender<W, F> {
 struct Blocked {
     since: Instant,
     bytes: usize,
+    /// How many bytes waited when the deadline was set.
+    waiting: usize,
     deadline: Pin<Box<Sleep>>,
 }
 
@@ -59,19 +61,34 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
                 }
                 Poll::Ready(Ok(written)) => {
                     self.queue.advance(written);
-                    if let Some(blocked) = self.blocked.take() {
-                        self.control.note_write(blocked.bytes, blocked.since.elapsed());
-                    }
+                    self.progressed();
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.end(error.into()))),
-                Poll::Pending => {
-                    ready!(self.poll_stalled(cx));
-                    self.control.abort();
-                    return Poll::Ready(Err(self.end(CloseReason::Stalled)));
-                }
+                Poll::Pending => return self.poll_stalled(cx).map(Err),
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Passes on the outcome of a flush or a shutdown, unless nothing has moved for too long.
+    fn poll_finished(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<()>>,
+    ) -> Poll<Result<io::Result<()>, SendError>> {
+        match polled {
+            Poll::Ready(outcome) => {
+                self.progressed();
+                Poll::Ready(Ok(outcome))
+            }
+            Poll::Pending => self.poll_stalled(cx).map(Err),
+        }
+    }
+
+    fn progressed(&mut self) {
+        if let Some(blocked) = self.blocked.take() {
+            self.control.note_write(blocked.bytes, blocked.since.elapsed());
+        }
     }
 
     fn poll_write_once(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -85,18 +102,24 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         }
     }
 
-    /// Ready when a write has made no progress for too long.
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready, with the line ended, when nothing has moved for too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<SendError> {
         let limit = self.config.stall_timeout;
-        let bytes = self.queue.len();
-        let blocked = self.blocked.get_or_insert_with(|| Blocked::new(bytes, limit));
-        blocked.deadline.as_mut().poll(cx)
+        let waiting = self.queue.len() + self.write.unflushed();
+        let blocked = self.blocked.get_or_insert_with(|| Blocked::new(waiting, limit));
+        while blocked.deadline.as_mut().poll(cx).is_ready() {
+            if waiting >= blocked.waiting {
+                return Poll::Ready(self.end(CloseReason::Stalled));
+            }
+            blocked.wait_again(waiting, limit);
+        }
+        Poll::Pending
     }
 
     /// Ends this direction; what waits is lost.
     fn end(&mut self, reason: CloseReason) -> SendError {
         let reason = match reason {
-            CloseReason::Stalled => self.control.end(reason),
+            CloseReason::Stalled => self.control.stalled(),
             // A failed write says that the far side is gone; why, the receiver finds out.
             other => self.control.close_reason().unwrap_or(other),
         };
@@ -120,8 +143,15 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
 }
 
 impl Blocked {
-    fn new(bytes: usize, limit: Duration) -> Self {
-        Self { since: Instant::now(), bytes, deadline: Box::pin(tokio::time::sleep(limit)) }
+    fn new(waiting: usize, limit: Duration) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(limit));
+        Self { since: Instant::now(), bytes: waiting, waiting, deadline }
+    }
+
+    /// Something has moved since the deadline was set.
+    fn wait_again(&mut self, waiting: usize, limit: Duration) {
+        self.waiting = waiting;
+        self.deadline = Box::pin(tokio::time::sleep(limit));
     }
 }
 
@@ -147,7 +177,8 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
             return Poll::Ready(Err(SendError::Closed(reason.clone())));
         }
         ready!(self.poll_drain(cx, 0))?;
-        let flushed = ready!(Pin::new(&mut self.write).poll_flush(cx));
+        let flushed = Pin::new(&mut self.write).poll_flush(cx);
+        let flushed = ready!(self.poll_finished(cx, flushed))?;
         Poll::Ready(flushed.map_err(|error| self.end(error.into())))
     }
 
@@ -160,8 +191,8 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
         self.state = State::Closing;
         self.control.closing();
         ready!(self.poll_drain(cx, 0))?;
-        let shut = ready!(Pin::new(&mut self.write).poll_shutdown(cx));
-        match shut {
+        let shut = Pin::new(&mut self.write).poll_shutdown(cx);
+        match ready!(self.poll_finished(cx, shut))? {
             // The far side closed first; there is no one left to tell.
             Err(error) if error.kind() != io::ErrorKind::NotConnected => {
                 Poll::Ready(Err(self.end(error.into())))

@@ -45,4 +45,8 @@ impl WriteEnd for Box<dyn WriteEnd> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         (**self).poll_gone(cx)
     }
+
+    fn unflushed(&self) -> usize {
+        (**self).unflushed()
+    }
 }

@@ -122,6 +122,10 @@ impl<W: WriteEnd> WriteEnd for WriteHalf<W> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.io.poll_gone(cx)
     }
+
+    fn unflushed(&self) -> usize {
+        self.io.unflushed()
+    }
 }
 
 /// Reading and writing of a whole connection are those of its halves.

@@ -54,6 +54,12 @@ pub trait WriteEnd: AsyncWrite + Send + Unpin + 'static {
         let _ = cx;
         Poll::Pending
     }
+
+    /// How many bytes were taken and are not handed to the operating system yet: what a flush waits
+    /// for. That it shrinks tells a slow far side from one that has stopped reading.
+    fn unflushed(&self) -> usize {
+        0
+    }
 }
 
 impl<T: AsyncWrite + Send + 'static> WriteEnd for tokio::io::WriteHalf<T> {}

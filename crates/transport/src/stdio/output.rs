@@ -36,8 +36,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: Vec<u8>,
-    /// The thread has taken bytes that it has not written yet.
-    writing: bool,
+    /// How many bytes the thread has taken and not written yet.
+    writing: usize,
     stage: Stage,
     error: Option<io::ErrorKind>,
     waker: Option<Waker>,
@@ -73,7 +73,11 @@ impl Drop for Stdout {
     }
 }
 
-impl WriteEnd for Stdout {}
+impl WriteEnd for Stdout {
+    fn unflushed(&self) -> usize {
+        self.shared.lock().unwritten()
+    }
+}
 
 impl AsyncWrite for Stdout {
     fn poll_write(
@@ -99,7 +103,7 @@ impl AsyncWrite for Stdout {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.shared.lock();
         state.check()?;
-        if state.queue.is_empty() && !state.writing {
+        if state.unwritten() == 0 {
             return Poll::Ready(Ok(()));
         }
         state.waker = Some(cx.waker().clone());
@@ -121,6 +125,10 @@ impl AsyncWrite for Stdout {
 }
 
 impl State {
+    fn unwritten(&self) -> usize {
+        self.queue.len() + self.writing
+    }
+
     fn check(&self) -> io::Result<()> {
         self.error.map_or(Ok(()), |kind| Err(kind.into()))
     }
@@ -141,9 +149,10 @@ impl Shared {
     fn run(&self, stdout: OwnedFd, stopped: &PipeReader) {
         let mut batch = Vec::new();
         while self.take(&mut batch) {
-            let written = write_or_stop(&stdout, stopped, &batch);
+            let written = write_or_stop(&stdout, stopped, &batch, |written| {
+                self.lock().writing -= written;
+            });
             let mut state = self.lock();
-            state.writing = false;
             if let Err(errno) = written {
                 state.error = Some(io::Error::from(errno).kind());
                 break;
@@ -153,7 +162,7 @@ impl Shared {
         drop(stdout);
         let mut state = self.lock();
         state.queue = Vec::new();
-        state.writing = false;
+        state.writing = 0;
         state.stage = Stage::Closed;
         state.wake();
     }
@@ -172,17 +181,19 @@ impl Shared {
             state = self.queued.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         std::mem::swap(&mut state.queue, batch);
-        state.writing = true;
+        state.writing = batch.len();
         state.wake();
         true
     }
 }
 
-/// Writes everything, a piece at a time as there is room; gives up when told to stop.
+/// Writes everything, a piece at a time as there is room, and tells of each; gives up when told to
+/// stop.
 fn write_or_stop(
     stdout: &OwnedFd,
     stopped: &PipeReader,
     mut bytes: &[u8],
+    wrote: impl Fn(usize),
 ) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         let mut fds = [PollFd::new(stdout, PollFlags::OUT), PollFd::new(stopped, PollFlags::IN)];
@@ -200,7 +211,10 @@ fn write_or_stop(
         match rustix::io::write(stdout, bytes.get(..WRITE).unwrap_or(bytes)) {
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(errno) => return Err(errno),
-            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Ok(written) => {
+                wrote(written);
+                bytes = bytes.get(written..).unwrap_or_default();
+            }
         }
     }
     Ok(())
