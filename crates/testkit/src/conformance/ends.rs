@@ -1,0 +1,109 @@
+//! How a line of messages ends.
+
+use std::time::Duration;
+
+use tieline_proto::{ByteSize, Lines};
+use tieline_transport::{
+    Channel, ChannelConfig, CloseReason, Control, FramedChannel, Health, Incoming, Receiver,
+    ReceiverExt, SendError, Sender, SenderExt,
+};
+
+use super::Subject;
+use super::messages::{channel, expect_message};
+
+/// From the receiver, from the sender, from the handle that outlives both.
+pub async fn the_end_can_be_asked_for_again(subject: Subject) {
+    let channel = channel(subject.line().await, Lines::default());
+    let control = channel.control().clone();
+    let (mut sender, mut receiver) = channel.split();
+    sender.send("question").await.unwrap();
+    sender.close().await.unwrap();
+    assert_eq!(expect_message(&mut receiver).await, "question");
+
+    let reason = expect_end(&mut receiver).await;
+    assert!(reason.is_clean(), "{reason}");
+    assert_eq!(expect_end(&mut receiver).await.to_string(), reason.to_string());
+    assert_eq!(control.close_reason().unwrap().to_string(), reason.to_string());
+    assert_eq!(control.health(), Health::Down);
+    sender.close().await.unwrap();
+    assert!(matches!(sender.send("late").await, Err(SendError::Closed(_))));
+    drop((sender, receiver));
+    assert_eq!(control.close_reason().unwrap().to_string(), reason.to_string());
+}
+
+/// Sending to somebody who does not read fails at last, and the receiver learns of it.
+pub async fn a_far_side_that_does_not_read_ends_the_line_as_stalled(subject: Subject) {
+    let (control, mut sender, mut receiver) = impatient(&subject).await;
+    let error = loop {
+        if let Err(error) = sender.send("x".repeat(5000)).await {
+            break error;
+        }
+    };
+    assert_stalled(&error, &control);
+    assert_stalled(&sender.send("more").await.unwrap_err(), &control);
+    assert_stalled(&sender.flush().await.unwrap_err(), &control);
+    assert_ends_as_stalled(&mut receiver).await;
+}
+
+/// Also where all of it fitted into what stands between the queue and the far side.
+pub async fn a_flush_that_makes_no_progress_ends_the_line_as_stalled(subject: Subject) {
+    let (control, mut sender, mut receiver) = impatient(&subject).await;
+    let error = loop {
+        if let Err(error) = sender.feed("x".repeat(50)).await {
+            break error;
+        }
+        if let Err(error) = sender.flush().await {
+            break error;
+        }
+    };
+    assert_stalled(&error, &control);
+    assert_ends_as_stalled(&mut receiver).await;
+}
+
+/// Closing waits for what is queued, and not for ever.
+pub async fn a_close_that_makes_no_progress_ends_the_line_as_stalled(subject: Subject) {
+    let (control, mut sender, mut receiver) = impatient(&subject).await;
+    fill(&mut sender).await;
+    assert_stalled(&sender.close().await.unwrap_err(), &control);
+    assert_ends_as_stalled(&mut receiver).await;
+}
+
+async fn impatient(subject: &Subject) -> (Control, impl Sender, impl Receiver) {
+    let stall_timeout = Duration::from_millis(300);
+    let config =
+        ChannelConfig { stall_timeout, write_queue: ByteSize::kib(4), ..Default::default() };
+    let channel = FramedChannel::new(subject.line().await, Lines::default(), config);
+    let control = channel.control().clone();
+    let (sender, receiver) = channel.split();
+    (control, sender, receiver)
+}
+
+/// Queues one message that is larger than all buffers on the way together.
+async fn fill(sender: &mut impl Sender) {
+    sender.feed("x".repeat(4 << 20)).await.unwrap();
+}
+
+#[track_caller]
+fn assert_stalled(error: &SendError, control: &Control) {
+    assert!(matches!(error, SendError::Closed(CloseReason::Stalled)), "{error:?}");
+    assert!(matches!(control.close_reason(), Some(CloseReason::Stalled)), "{control:?}");
+    assert_eq!(control.health(), Health::Down);
+}
+
+/// What had come back before may be delivered first.
+async fn assert_ends_as_stalled(receiver: &mut impl Receiver) {
+    loop {
+        match receiver.recv().await {
+            Incoming::Message(_) => {}
+            Incoming::End(CloseReason::Stalled) => return,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub(super) async fn expect_end(receiver: &mut impl Receiver) -> CloseReason {
+    match receiver.recv().await {
+        Incoming::End(reason) => reason,
+        other => panic!("no end: {other:?}"),
+    }
+}

@@ -1,0 +1,204 @@
+//! The checks that take both ends of a line in hand.
+
+use std::sync::Arc;
+
+use tieline_proto::{LengthPrefix, Lines};
+use tieline_transport::{
+    Channel, CloseReason, Connection, ErrorKind, Health, Incoming, Operation, ReceiverExt,
+    SendError, SenderExt,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+
+use super::Subject;
+use super::bytes::{assert_same, pattern, read_pieces, write_pieces};
+use super::ends::expect_end;
+use super::messages::{channel, expect_message};
+use crate::wait::poll_once;
+
+/// And it says where, during what, and what to do.
+pub async fn connecting_to_nothing_is_its_own_error(subject: Subject) {
+    let Err(error) = subject.connect().await else { panic!("somebody was there") };
+    assert!(matches!(error.kind(), ErrorKind::NotFound), "{error:?}");
+    assert_eq!(error.operation(), Operation::Connect);
+    assert_eq!(error.endpoint(), Some(subject.endpoint()));
+    assert!(error.is_retryable(), "a server may yet be started");
+    assert!(error.hint().is_some());
+}
+
+/// The first listener goes on; the place is free when it is dropped.
+pub async fn listening_twice_is_address_in_use(subject: Subject) {
+    for _ in 0..2 {
+        let mut listener = subject.listen().await.unwrap();
+        assert_eq!(listener.endpoint(), subject.endpoint());
+        let Err(error) = subject.listen().await else { panic!("two listen at once") };
+        assert!(matches!(error.kind(), ErrorKind::AddressInUse), "{error:?}");
+        assert_eq!(error.operation(), Operation::Listen);
+        assert_eq!(error.endpoint(), Some(subject.endpoint()));
+        assert!(error.hint().is_some());
+        let (near, far) = tokio::join!(subject.connect(), listener.accept());
+        assert_eq!(near.unwrap().health(), Health::Up);
+        drop(far);
+    }
+}
+
+/// Every connection comes out of some later accept.
+pub async fn accept_dropped_half_way_loses_no_connection(subject: Subject) {
+    const CONNECTIONS: u8 = 20;
+    let mut listener = subject.listen().await.unwrap();
+    assert!(poll_once(listener.accept()).await.is_none());
+
+    let subject = Arc::new(subject);
+    let mut connecting = JoinSet::new();
+    for number in 0..CONNECTIONS {
+        let subject = subject.clone();
+        connecting.spawn(async move {
+            let mut near = subject.connect().await.unwrap();
+            near.write_all(&[number]).await.unwrap();
+            near.flush().await.unwrap();
+            near
+        });
+    }
+    let mut accepted = Vec::new();
+    while accepted.len() < usize::from(CONNECTIONS) {
+        match poll_once(listener.accept()).await {
+            Some(connection) => accepted.push(connection.unwrap()),
+            None => tokio::task::yield_now().await,
+        }
+    }
+    let _near_ends = connecting.join_all().await;
+    let mut numbers = Vec::new();
+    for mut connection in accepted {
+        numbers.push(connection.read_u8().await.unwrap());
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, Vec::from_iter(0..CONNECTIONS));
+}
+
+/// Kind, endpoint and peer, on both ends.
+pub async fn both_ends_know_each_other(subject: Subject) {
+    let (near, far) = subject.pair().await;
+    for end in [&near, &far] {
+        assert_eq!(end.info().kind, subject.kind());
+        assert_eq!(&end.info().endpoint, subject.endpoint());
+        assert_eq!(end.info().peer.is_some(), end.capabilities().peer_identity);
+        assert_eq!(end.health(), Health::Up);
+    }
+    assert_eq!(near.capabilities(), far.capabilities());
+    // Both ends are this process.
+    for peer in [near.info().peer, far.info().peer].into_iter().flatten() {
+        assert_eq!(peer.pid, Some(std::process::id()));
+    }
+    assert_eq!(near.info().peer, far.info().peer);
+}
+
+/// Each end writes and reads at the same time.
+pub async fn bulk_goes_both_ways_at_once(subject: Subject) {
+    let (near, far) = subject.pair().await;
+    let ((mut near_read, mut near_write), (mut far_read, mut far_write)) =
+        (near.into_split(), far.into_split());
+    let (there, back) = (pattern(1 << 20), pattern((1 << 20) + 7));
+    let (at_far, at_near, (), ()) = tokio::join!(
+        read_pieces(&mut far_read, there.len(), 1000),
+        read_pieces(&mut near_read, back.len(), 100_000),
+        write_pieces(&mut near_write, &there, 100_000),
+        write_pieces(&mut far_write, &back, 1000),
+    );
+    assert_same(&at_far, &there);
+    assert_same(&at_near, &back);
+}
+
+/// The end that still may, talks on.
+pub async fn one_direction_ends_while_the_other_goes_on(subject: Subject) {
+    let (near, far) = subject.pair().await;
+    assert!(
+        near.capabilities().half_close,
+        "a check for lines without half-close is to be written"
+    );
+    let ((mut near_read, mut near_write), (mut far_read, mut far_write)) =
+        (near.into_split(), far.into_split());
+    near_write.write_all(b"all of it").await.unwrap();
+    near_write.shutdown().await.unwrap();
+    let mut received = Vec::new();
+    far_read.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"all of it");
+
+    let answer = pattern(300_000);
+    let (received, ()) = tokio::join!(
+        read_pieces(&mut near_read, answer.len(), 5000),
+        write_pieces(&mut far_write, &answer, 5000)
+    );
+    assert_same(&received, &answer);
+    far_write.shutdown().await.unwrap();
+    assert_eq!(near_read.read(&mut [0; 1]).await.unwrap(), 0);
+}
+
+/// Reading finds the end, writing finds that nobody is there.
+pub async fn a_dropped_end_is_the_end_for_the_other(subject: Subject) {
+    let (near, mut far) = subject.pair().await;
+    drop(near);
+    assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0);
+    // What is under way may hide it for a moment.
+    while far.write_all(&[0; 5000]).await.is_ok() && far.flush().await.is_ok() {}
+}
+
+/// Whether the far side shut down its direction or went away.
+pub async fn an_end_between_messages_is_clean(subject: Subject) {
+    for goes_away in [false, true] {
+        let (near, far) = subject.pair().await;
+        let channel = channel(near, LengthPrefix::default());
+        let control = channel.control().clone();
+        let (mut sender, mut receiver) = channel.split();
+        let (far_read, mut far_write) = far.into_split();
+        far_write.write_all(b"\0\0\0\x05hello").await.unwrap();
+        far_write.shutdown().await.unwrap();
+        let far_read = (!goes_away).then_some(far_read);
+        drop(far_write);
+
+        assert_eq!(expect_message(&mut receiver).await, "hello");
+        let reason = expect_end(&mut receiver).await;
+        assert!(matches!(reason, CloseReason::ByPeer), "{reason:?}");
+        assert_eq!(control.health(), Health::Down);
+        if let Some(mut far_read) = far_read {
+            sender.send("answer").await.unwrap();
+            let answer = read_pieces(&mut far_read, 10, 100).await;
+            assert_eq!(answer, b"\0\0\0\x06answer");
+        }
+    }
+}
+
+/// The part that came is no message.
+pub async fn an_end_inside_a_message_is_not_clean(subject: Subject) {
+    for part in [&b"\0\0"[..], b"\0\0\0\x05", b"\0\0\0\x05hel"] {
+        let (near, mut far) = subject.pair().await;
+        let (_sender, mut receiver) = channel(near, LengthPrefix::default()).split();
+        far.write_all(part).await.unwrap();
+        far.flush().await.unwrap();
+        drop(far);
+        let reason = expect_end(&mut receiver).await;
+        assert!(matches!(reason, CloseReason::Truncated(_)), "{reason:?}");
+        assert!(!reason.is_clean());
+    }
+}
+
+/// Nothing is written to find out.
+pub async fn a_far_side_that_is_gone_is_noticed_and_one_that_ended_its_direction_is_not_gone(
+    subject: Subject,
+) {
+    let (near, far) = subject.pair().await;
+    let notices = near.capabilities().notices_hangup;
+    let (mut sender, mut receiver) = channel(near, Lines::default()).split();
+    let (far_read, mut far_write) = far.into_split();
+    far_write.write_all(b"goodbye\n").await.unwrap();
+    far_write.shutdown().await.unwrap();
+    assert!(matches!(receiver.recv().await, Incoming::Message(_)));
+    assert!(matches!(receiver.recv().await, Incoming::End(_)));
+    assert!(poll_once(sender.gone()).await.is_none(), "it waits for answers");
+    sender.send("answer").await.unwrap();
+
+    drop((far_read, far_write));
+    if notices {
+        sender.gone().await;
+    }
+    while !matches!(sender.send("x".repeat(5000)).await, Err(SendError::Closed(_))) {}
+}

@@ -1,0 +1,115 @@
+//! Another process that is this test binary, started again for the calling test alone.
+//!
+//! ```no_run
+//! use tieline_testkit::{helper, test_name};
+//!
+//! // In a test:
+//! let mut other = helper::plain(test_name!(), || {
+//!     // What stands here runs in the other process.
+//! });
+//! helper::succeeds(&mut other);
+//! ```
+//!
+//! In the other process the test runs up to the call, then what was passed to it, and no further.
+
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::stdio;
+
+use crate::wait::LIMIT;
+
+const VARIABLE: &str = "TIELINE_TEST_HELPER";
+
+/// The exit code that says that everything passed was done. A test harness that found no test of
+/// the name ends with 0, and one whose test failed with 101.
+const DONE: i32 = 42;
+
+/// A helper process. Its stdout also carries what the test harness says.
+pub fn plain(test: String, body: impl FnOnce()) -> Command {
+    if is_helper(&test) {
+        body();
+        std::process::exit(DONE);
+    }
+    // By this name a process finds its own program also where another user may not look for it.
+    let program = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { this_program() };
+    let mut command = Command::new(program);
+    command.args(harness_args(&test)).env(VARIABLE, test);
+    command
+}
+
+/// A helper process whose stdin, stdout and stderr are its own from the first byte to the last. It
+/// holds descriptor 3 too, as another way to stderr.
+pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
+    if is_helper(&test) {
+        put_stdio_back();
+        body();
+        std::process::exit(DONE);
+    }
+    // What the harness says goes nowhere; stdout waits in the place of stderr, and stderr behind it.
+    let script = r#"exec "$@" 3>&2 2>&1 1>/dev/null"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(this_program());
+    command.args(harness_args(&test)).env(VARIABLE, test);
+    command
+}
+
+/// Runs the helper to its end, which must be a good one, and gives what it wrote to stdout.
+#[track_caller]
+pub fn succeeds(command: &mut Command) -> String {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = finish(command.spawn().unwrap());
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Waits for the end of a helper, which must be a good one, and gives what came out of those of its
+/// pipes that nobody took. One that does not end is killed.
+#[track_caller]
+pub fn finish(mut helper: Child) -> Output {
+    let stdout = helper.stdout.take().map(read_aside);
+    let stderr = helper.stderr.take().map(read_aside);
+    let deadline = Instant::now() + LIMIT * 2;
+    let status = loop {
+        match helper.try_wait().unwrap() {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                helper.kill().unwrap();
+                break helper.wait().unwrap();
+            }
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    let [stdout, stderr] = [stdout, stderr].map(|it| it.map(|it| it.join().unwrap()));
+    let (stdout, stderr) = (stdout.unwrap_or_default(), stderr.unwrap_or_default());
+    assert!(status.code() == Some(DONE), "{status}: {}", String::from_utf8_lossy(&stderr));
+    Output { status, stdout, stderr }
+}
+
+fn read_aside(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut read = Vec::new();
+        pipe.read_to_end(&mut read).unwrap();
+        read
+    })
+}
+
+fn is_helper(test: &str) -> bool {
+    std::env::var_os(VARIABLE).is_some_and(|helped| helped == test)
+}
+
+fn this_program() -> std::path::PathBuf {
+    std::env::current_exe().unwrap()
+}
+
+fn harness_args(test: &str) -> [&str; 4] {
+    [test, "--exact", "--nocapture", "--include-ignored"]
+}
+
+fn put_stdio_back() {
+    let real_stderr = OpenOptions::new().append(true).open("/dev/fd/3").unwrap();
+    stdio::dup2_stdout(stdio::stderr()).unwrap();
+    stdio::dup2_stderr(&real_stderr).unwrap();
+}

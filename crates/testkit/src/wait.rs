@@ -1,0 +1,61 @@
+//! Waiting for events. The limits are there to fail a test that hangs; none is a claim about speed.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+/// No event that a test waits for takes this long on any machine.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// The outcome of `event`, which must come within [`LIMIT`].
+pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(LIMIT, event).await {
+        Ok(outcome) => outcome,
+        Err(_) => panic!("waited {LIMIT:?} in vain: {what}"),
+    }
+}
+
+/// Looks again and again until it is so, for what has no event to wait for.
+#[track_caller]
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Polls once, and drops the future: what it gave, if it was ready.
+pub async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Waits until the process is gone without a trace, not even a zombie.
+#[cfg(target_os = "linux")]
+#[track_caller]
+pub fn until_reaped(pid: u32) {
+    until(&format!("the end of process {pid}"), || process_state(pid).is_none());
+}
+
+/// Waits until the process has ended, whoever has to reap it.
+#[cfg(target_os = "linux")]
+#[track_caller]
+pub fn until_ended(pid: u32) {
+    until(&format!("the end of process {pid}"), || {
+        matches!(process_state(pid), None | Some('Z' | 'X'))
+    });
+}
+
+/// The letter that `/proc` has for it: `R`, `S`, `Z` …; `None` when there is no such process.
+#[cfg(target_os = "linux")]
+pub fn process_state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, closing parentheses too.
+    stat.rsplit_once(") ")?.1.chars().next()
+}
