@@ -1,0 +1,236 @@
+//! A transport that scrambles the bytes of another one.
+//!
+//! It keeps no secret. It shows what a transport consists of, and two things that are easy to get
+//! wrong: a write may take only a part of what it is given, and what the transport below knows of
+//! the peer, its health and its end must not be lost on the way up.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tieline_transport::{
+    Address, Backing, BoxFuture, ChildExit, CloseReason, ConfigError, Connection, Control,
+    ControlBuilder, Endpoint, ErrorKind, Health, IoConnection, Listener, Operation, Options,
+    PerformanceProfile, Transport, TransportConfig, TransportError, TransportKind, WriteEnd,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+const KIND: TransportKind = TransportKind::custom("xor");
+
+/// Scrambling needs a copy; this much of a large write is taken at a time.
+const LARGEST_WRITE: usize = 64 * 1024;
+
+/// `xor:KEY@ENDPOINT`: the endpoint of the transport below, with its bytes scrambled by a number
+/// from 1 to 255 that both ends know.
+#[derive(Clone)]
+pub(crate) struct Xor<T>(T);
+
+impl<T: Transport> Xor<T> {
+    /// Scrambles what `below` carries.
+    pub(crate) fn over(below: T) -> Self {
+        Self(below)
+    }
+}
+
+/// What [`Xor`] needs to know.
+#[derive(Clone)]
+pub(crate) struct XorConfig<C> {
+    key: u8,
+    below: C,
+    /// As the user wrote it, for [`info`](Connection::info) and for errors.
+    endpoint: Endpoint,
+}
+
+impl<C: TransportConfig> TransportConfig for XorConfig<C> {
+    fn validate(&self) -> Result<(), ConfigError> {
+        if self.key == 0 {
+            return Err(ConfigError { field: "key", must: "change the bytes, so not be 0" });
+        }
+        self.below.validate()
+    }
+}
+
+/// What [`Xor`] makes of a connection of the transport below.
+pub(crate) type XorConnection<C> =
+    IoConnection<Scrambled<<C as Connection>::ReadHalf>, Scrambled<<C as Connection>::WriteHalf>>;
+
+impl<T: Transport> Transport for Xor<T> {
+    type Config = XorConfig<T::Config>;
+    type Connection = XorConnection<T::Connection>;
+    type Listener = XorListener<T::Listener>;
+
+    fn kind(&self) -> TransportKind {
+        KIND
+    }
+
+    fn profile(&self) -> PerformanceProfile {
+        self.0.profile()
+    }
+
+    fn config(
+        &self,
+        endpoint: &Endpoint,
+        options: &Options,
+    ) -> Result<Self::Config, TransportError> {
+        let parsed = match endpoint.address() {
+            Address::Other { scheme, rest } if scheme == KIND.as_str() => rest.split_once('@'),
+            _ => None,
+        };
+        let Some((Ok(key), below)) = parsed.map(|(key, below)| (key.parse(), below)) else {
+            let problem = "it is not of the form xor:KEY@ENDPOINT".into();
+            let kind = ErrorKind::InvalidEndpoint { problem };
+            return Err(TransportError::new(kind, Operation::Configure).at(endpoint));
+        };
+        let below = self.0.config(&below.parse()?, options)?;
+        Ok(XorConfig { key, below, endpoint: endpoint.clone() })
+    }
+
+    async fn connect(&self, config: &Self::Config) -> Result<Self::Connection, TransportError> {
+        config.validate()?;
+        let connected = self.0.connect(&config.below).await;
+        connected
+            .map(|below| scramble(below, config.key, &config.endpoint))
+            .map_err(|error| error.at(&config.endpoint))
+    }
+
+    async fn listen(&self, config: &Self::Config) -> Result<Self::Listener, TransportError> {
+        config.validate()?;
+        let listening = self.0.listen(&config.below).await;
+        listening
+            .map(|below| XorListener { below, key: config.key, endpoint: config.endpoint.clone() })
+            .map_err(|error| error.at(&config.endpoint))
+    }
+}
+
+/// The listener of the transport below, whose connections come out scrambled.
+pub(crate) struct XorListener<L> {
+    below: L,
+    key: u8,
+    endpoint: Endpoint,
+}
+
+impl<L: Listener> Listener for XorListener<L> {
+    type Connection = XorConnection<L::Connection>;
+
+    async fn accept(&mut self) -> Result<Self::Connection, TransportError> {
+        let accepted = self.below.accept().await;
+        accepted
+            .map(|below| scramble(below, self.key, &self.endpoint))
+            .map_err(|error| error.at(&self.endpoint))
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+fn scramble<C: Connection>(below: C, key: u8, endpoint: &Endpoint) -> XorConnection<C> {
+    let control = ControlBuilder {
+        kind: KIND,
+        endpoint: endpoint.clone(),
+        peer: below.control().peer(),
+        capabilities: below.capabilities(),
+        profile: below.control().profile(),
+        backing: Arc::new(Below(below.control().clone())),
+    };
+    let (read, write) = below.into_split();
+    let read = Scrambled { io: read, key, position: 0 };
+    let write = Scrambled { io: write, key, position: 0 };
+    IoConnection::new(read, write, control.build())
+}
+
+/// Life and death are the business of the transport below.
+struct Below(Control);
+
+impl Backing for Below {
+    fn health(&self) -> Health {
+        self.0.health()
+    }
+
+    fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
+        // Only the transport of child processes has more to say than that the stream ended.
+        Box::pin(std::future::ready(None))
+    }
+
+    fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
+        let control = self.0.clone();
+        Box::pin(async move {
+            match control.stop().await {
+                CloseReason::ChildExited(exit) => Some(exit),
+                _ => None,
+            }
+        })
+    }
+
+    fn abort(&self) {
+        self.0.abort();
+    }
+}
+
+/// One direction.
+pub(crate) struct Scrambled<I> {
+    io: I,
+    key: u8,
+    /// How many bytes have passed: each is scrambled by its place in the stream, so one that is
+    /// lost or doubled spoils all that follow.
+    position: u64,
+}
+
+impl<I> Scrambled<I> {
+    /// Scrambles, or unscrambles, the bytes that stand next in the stream.
+    fn apply(&self, bytes: &mut [u8]) {
+        for (byte, position) in bytes.iter_mut().zip(self.position..) {
+            *byte ^= self.key.wrapping_mul(position as u8 | 1);
+        }
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Scrambled<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // The caller's buffer may hold other bytes already.
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        let fresh = buffer.filled_mut().get_mut(before..).unwrap_or_default();
+        self.apply(fresh);
+        self.position += fresh.len() as u64;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Scrambled<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut scrambled = bytes.get(..LARGEST_WRITE).unwrap_or(bytes).to_vec();
+        self.apply(&mut scrambled);
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, &scrambled))?;
+        // Only what was taken has passed; the rest will be offered again.
+        self.position += written as u64;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl<W: WriteEnd> WriteEnd for Scrambled<W> {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.io.poll_gone(cx)
+    }
+
+    fn unflushed(&self) -> usize {
+        self.io.unflushed()
+    }
+}

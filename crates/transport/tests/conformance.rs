@@ -1,0 +1,64 @@
+//! The conformance suite over every transport of this crate, and over the one in `examples/`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use tieline_testkit::{Subject, conformance};
+use tieline_transport::{Endpoint, Memory};
+
+#[path = "../examples/custom_transport/xor.rs"]
+mod xor;
+
+conformance!(memory, listening, |check| {
+    check.run(Subject::listening(Memory::default(), Endpoint::memory("agent")));
+});
+
+conformance!(custom_over_memory, listening, |check| {
+    let endpoint = "xor:7@mem:agent".parse().unwrap();
+    check.run(Subject::listening(xor::Xor::over(Memory::default()), endpoint));
+});
+
+#[cfg(unix)]
+mod on_unix {
+    use std::process::Stdio as Piped;
+
+    use tieline_testkit::{Check, Subject, conformance, helper};
+    use tieline_transport::{Endpoint, Process, Stdio, Unix};
+
+    use super::xor::Xor;
+
+    conformance!(unix, listening, |check| {
+        let directory = tempfile::tempdir().unwrap();
+        let endpoint = Endpoint::unix(directory.path().join("socket"));
+        check.run(Subject::listening(Unix, endpoint).with(directory));
+    });
+
+    conformance!(custom_over_unix, listening, |check| {
+        let directory = tempfile::tempdir().unwrap();
+        let endpoint = format!("xor:255@unix:{}/socket", directory.path().display());
+        let endpoint = endpoint.parse().unwrap();
+        check.run(Subject::listening(Xor::over(Unix), endpoint).with(directory));
+    });
+
+    conformance!(process, echoing, |check| {
+        check.run(Subject::echoing(Process, Endpoint::exec("cat", [""; 0])));
+    });
+
+    conformance!(stdio, echoing, over_own_stdio);
+
+    /// A process can take its stdio once, so each check runs in a process of its own; this one is
+    /// its far side.
+    fn over_own_stdio(check: Check) {
+        let test = check.test().to_owned();
+        let mut helper = helper::with_own_stdio(test, || {
+            check.run(Subject::echoing(Stdio, Endpoint::stdio()));
+        });
+        let helper = helper.stdin(Piped::piped()).stdout(Piped::piped()).stderr(Piped::piped());
+        let mut helper = helper.spawn().unwrap();
+        let (mut input, mut output) = (helper.stdout.take().unwrap(), helper.stdin.take().unwrap());
+        let echo = std::thread::spawn(move || {
+            // A helper that fails goes away in the middle.
+            let _ = std::io::copy(&mut input, &mut output);
+        });
+        helper::finish(helper);
+        echo.join().unwrap();
+    }
+}
