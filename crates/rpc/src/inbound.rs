@@ -71,9 +71,11 @@ impl<H: Handler> Inbound<H> {
 
     /// Queues a request, or answers at once that there are too many.
     pub(crate) fn request(&mut self, request: Request, batch: Option<Arc<Batch>>) {
-        if self.requests.len() >= self.shared.options.max_waiting {
+        let limit = self.shared.options.max_in_flight;
+        // What came in one read waits, also if it could run: nothing was started meanwhile.
+        let taken = self.requests.len() + self.running.len();
+        if taken >= limit.saturating_add(self.shared.options.max_waiting) {
             let reply = Reply { id: Bytes::copy_from_slice(request.id()), batch, task: None };
-            let limit = self.shared.options.max_in_flight;
             let overloaded = format!("overloaded: {limit} requests are under way; try again later");
             return self.answer(reply, Err(ErrorObject::new(OVERLOADED, overloaded)));
         }

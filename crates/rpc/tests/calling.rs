@@ -1,0 +1,384 @@
+//! What becomes of a call: answered, given up, lost, and all of it at once.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{peer_and_raw, two_peers, with_options, within};
+use tieline_proto::ByteSize;
+use tieline_rpc::{CallError, Dialect, NotSent, Peer, PeerOptions, Router};
+use tieline_transport::SenderExt;
+
+/// Lets the call do what it can without an answer.
+async fn poll_once<F: Future>(mut call: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match call.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+fn answer(id: &Value, result: Value) -> String {
+    json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string()
+}
+
+#[tokio::test]
+async fn a_call_gets_its_result_or_its_error() {
+    let (peer, _driver, mut raw) = peer_and_raw(());
+    let calls = tokio::spawn(async move {
+        let right: String = peer.call("right", json!({ "a": 1 })).await.unwrap();
+        let wrong = peer.call::<Value>("wrong", ()).await.unwrap_err();
+        let other = peer.call::<u32>("other", [1]).await.unwrap_err();
+        (right, wrong, other)
+    });
+    let question = raw.hear().await;
+    assert_eq!(
+        question,
+        json!({ "jsonrpc": "2.0", "id": 1, "method": "right", "params": { "a": 1 } })
+    );
+    raw.say(&answer(&question["id"], json!("yes"))).await;
+    let question = raw.hear_text().await;
+    assert_eq!(question, r#"{"jsonrpc":"2.0","id":2,"method":"wrong"}"#);
+    raw.say(r#"{"jsonrpc":"2.0","id":2,"error":{"code":-5,"message":"no","data":[1]}}"#).await;
+    let question = raw.hear().await;
+    raw.say(&answer(&question["id"], json!("not a number"))).await;
+    let (right, wrong, other) = within(calls).await.unwrap();
+    assert_eq!(right, "yes");
+    let CallError::Remote(error) = wrong else { panic!("{wrong:?}") };
+    assert_eq!((error.code, &*error.message, error.data.unwrap().get()), (-5, "no", "[1]"));
+    assert!(matches!(other, CallError::BadAnswer(_)), "{other:?}");
+}
+
+#[tokio::test]
+async fn a_null_result_is_a_result() {
+    let (peer, _driver, mut raw) = peer_and_raw(());
+    let call = tokio::spawn(async move { peer.call::<Option<u32>>("m", ()).await });
+    let question = raw.hear().await;
+    raw.say(&answer(&question["id"], Value::Null)).await;
+    assert_eq!(within(call).await.unwrap().unwrap(), None);
+}
+
+#[tokio::test]
+async fn answers_to_nobody_are_dropped_and_the_line_goes_on() {
+    let (peer, _driver, mut raw) = peer_and_raw(());
+    for stray in ["99", "\"1\"", "null", "-1", "1.0", "01e0"] {
+        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":{stray},"result":0}}"#)).await;
+    }
+    let call = tokio::spawn(async move { peer.call::<u32>("m", ()).await });
+    // "01e0" is not JSON, so it alone is answered.
+    assert_eq!(raw.hear().await["error"]["code"], -32700);
+    let question = raw.hear().await;
+    raw.say(&answer(&question["id"], json!(1))).await;
+    raw.say(&answer(&question["id"], json!(2))).await;
+    assert_eq!(within(call).await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_response_that_is_none_fails_its_call_at_once() {
+    let (peer, _driver, mut raw) = peer_and_raw(());
+    for bad in [r#""result":1,"error":{}"#, r#""error":"no""#, r#""error":{"code":"x"}"#] {
+        let peer = peer.clone();
+        let call = tokio::spawn(async move { peer.call::<u32>("m", ()).await });
+        let id = raw.hear().await["id"].clone();
+        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},{bad}}}"#)).await;
+        let error = within(call).await.unwrap().unwrap_err();
+        assert!(matches!(error, CallError::InvalidResponse), "{bad}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn parameters_that_are_no_structure_are_not_sent() {
+    let (peer, _driver, _raw) = peer_and_raw(());
+    let error = peer.call::<()>("m", 5).await.unwrap_err();
+    assert!(matches!(error, CallError::NotSent(NotSent::Params(_))), "{error:?}");
+    let error = peer.notify("m", "text").await.unwrap_err();
+    assert!(matches!(error, NotSent::Params(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_message_above_the_limit_is_not_sent_and_the_line_goes_on() {
+    let (ours, theirs) = tokio::io::duplex(65536);
+    let config =
+        tieline_transport::ChannelConfig { max_message: ByteSize::new(100), ..Default::default() };
+    let (peer, driver) = Peer::new(support::lines(ours, config), (), PeerOptions::default());
+    tokio::spawn(driver);
+    let (_keep, mut receiver) = tieline_transport::Channel::split(support::lines(theirs, config));
+    let error = within(peer.call::<()>("m", ["x".repeat(200)])).await.unwrap_err();
+    assert!(matches!(error, CallError::NotSent(NotSent::Message(_))), "{error:?}");
+    peer.notify("after", ()).await.unwrap();
+    assert_eq!(support::message(&mut receiver).await["method"], "after");
+}
+
+#[tokio::test]
+async fn a_call_dropped_before_it_was_sent_is_never_sent() {
+    let (ours, theirs) = tieline_transport::memory_pair();
+    let (peer, driver) = Peer::new(ours, (), PeerOptions::new(Dialect::LSP));
+    {
+        let mut call = pin!(peer.call::<()>("given up", ()));
+        assert!(poll_once(call.as_mut()).await.is_none());
+    }
+    peer.notify("after", ()).await.unwrap();
+    tokio::spawn(driver);
+    let (_keep, mut receiver) = tieline_transport::Channel::split(theirs);
+    assert_eq!(support::message(&mut receiver).await["method"], "after");
+}
+
+#[tokio::test]
+async fn a_call_dropped_after_it_was_sent_is_cancelled_as_the_dialect_says() {
+    for (dialect, cancel) in [
+        (
+            Dialect::LSP,
+            Some(json!({ "jsonrpc": "2.0", "method": "$/cancelRequest", "params": { "id": 1 } })),
+        ),
+        (
+            Dialect::MCP,
+            Some(
+                json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": 1 } }),
+            ),
+        ),
+        (
+            Dialect::ACP,
+            Some(
+                json!({ "jsonrpc": "2.0", "method": "$/cancel_request", "params": { "requestId": 1 } }),
+            ),
+        ),
+        (Dialect::STRICT, None),
+        (Dialect::XI, None),
+    ] {
+        let (peer, _driver, mut raw) = with_options((), PeerOptions::new(dialect));
+        let caller = peer.clone();
+        let call = tokio::spawn(async move { caller.call::<()>("slow", ()).await });
+        assert_eq!(raw.hear().await["method"], "slow");
+        call.abort();
+        let _ = within(call).await;
+        peer.notify("after", ()).await.unwrap();
+        if let Some(cancel) = cancel {
+            assert_eq!(raw.hear().await, cancel);
+        }
+        assert_eq!(raw.hear().await["method"], "after", "{}", dialect.name);
+        // The answer comes all the same, and harms nobody.
+        raw.say(&answer(&json!(1), json!(0))).await;
+        let call = tokio::spawn(async move { peer.call::<u32>("next", ()).await });
+        let question = raw.hear().await;
+        assert_ne!(question["id"], 1, "ids are never used again");
+        raw.say(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": 3 }).to_string()).await;
+        assert_eq!(within(call).await.unwrap().unwrap(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_takes_too_long_is_cancelled() {
+    let options = PeerOptions {
+        call_timeout: Some(Duration::from_secs(5)),
+        ..PeerOptions::new(Dialect::MCP)
+    };
+    let (peer, _driver, mut raw) = with_options((), options);
+    let call = tokio::spawn(async move { peer.call::<()>("slow", ()).await });
+    assert_eq!(raw.hear().await["method"], "slow");
+    assert_eq!(raw.hear().await["method"], "notifications/cancelled");
+    let error = within(call).await.unwrap().unwrap_err();
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+}
+
+#[tokio::test]
+async fn when_the_line_ends_a_sent_call_is_unknown_and_a_later_one_not_sent() {
+    let (peer, driver, mut raw) = peer_and_raw(());
+    let caller = peer.clone();
+    let call = tokio::spawn(async move { caller.call::<()>("m", ()).await });
+    raw.hear().await;
+    drop(raw);
+    let error = within(call).await.unwrap().unwrap_err();
+    assert!(matches!(error, CallError::Unknown(_)), "{error:?}");
+    within(driver).await.unwrap();
+    let error = within(peer.call::<()>("m", ())).await.unwrap_err();
+    assert!(matches!(error, CallError::NotSent(_)), "{error:?}");
+    assert!(within(peer.notify("m", ())).await.is_err());
+}
+
+#[tokio::test]
+async fn a_call_that_never_left_is_not_sent_when_the_driver_goes() {
+    let (ours, _theirs) = tieline_transport::memory_pair();
+    let (peer, driver) = Peer::new(ours, (), PeerOptions::default());
+    let mut call = pin!(peer.call::<()>("m", ()));
+    assert!(poll_once(call.as_mut()).await.is_none());
+    drop(driver);
+    let error = within(call).await.unwrap_err();
+    assert!(matches!(error, CallError::NotSent(NotSent::Closed(_))), "{error:?}");
+}
+
+#[tokio::test]
+async fn ten_thousand_calls_at_once_get_their_own_answers_in_any_order() {
+    const CALLS: u64 = 10_000;
+    let (peer, _driver, mut raw) = peer_and_raw(());
+    let calls: Vec<_> = (0..CALLS)
+        .map(|n| {
+            let peer = peer.clone();
+            tokio::spawn(async move { peer.call::<u64>("double", [n]).await })
+        })
+        .collect();
+    let mut questions = Vec::new();
+    for _ in 0..CALLS {
+        questions.push(raw.hear().await);
+    }
+    // A fixed shuffle: 7,919 has no factor in common with 10,000.
+    for n in 0..CALLS {
+        let question = &questions[(n * 7919 % CALLS) as usize];
+        let double = question["params"][0].as_u64().unwrap() * 2;
+        raw.sender.feed(answer(&question["id"], json!(double))).await.unwrap();
+    }
+    raw.sender.flush().await.unwrap();
+    for (n, call) in calls.into_iter().enumerate() {
+        assert_eq!(within(call).await.unwrap().unwrap(), n as u64 * 2);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_calls_back_into_its_caller() {
+    let countdown = || {
+        Router::new().request("countdown", |[n]: [u32; 1], peer: Peer| async move {
+            match n {
+                0 => Ok(vec![0]),
+                _ => {
+                    let mut rest: Vec<u32> = peer.call("countdown", [n - 1]).await.unwrap();
+                    rest.insert(0, n);
+                    Ok(rest)
+                }
+            }
+        })
+    };
+    let (one, _other) = two_peers(countdown(), countdown());
+    let counted: Vec<u32> = within(one.call("countdown", [20])).await.unwrap();
+    assert_eq!(counted, (0..=20).rev().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn both_sides_flood_each_other_and_neither_waits_for_ever() {
+    let echo = || Router::new().request("echo", |text: [String; 1], _| async move { Ok(text) });
+    let (one, other) = two_peers(echo(), echo());
+    let flood = |peer: Peer| async move {
+        let text = "x".repeat(10_000);
+        let calls: Vec<_> = (0..500)
+            .map(|_| {
+                let (peer, text) = (peer.clone(), text.clone());
+                tokio::spawn(async move { peer.call::<[String; 1]>("echo", [text]).await })
+            })
+            .collect();
+        let mut answered = 0;
+        for call in calls {
+            match call.await.unwrap() {
+                Ok([text]) => answered += usize::from(text.len() == 10_000),
+                // Too many at once is an answer too.
+                Err(CallError::Remote(error)) if error.code == -32000 => answered += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        answered
+    };
+    assert_eq!(within(async { tokio::join!(flood(one), flood(other)) }).await, (500, 500));
+}
+
+#[tokio::test]
+async fn closing_lets_what_is_under_way_end_and_takes_nothing_new() {
+    let (go, gate) = tokio::sync::watch::channel(false);
+    let router = Router::new().request("wait", move |(): (), _| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|open| *open).await.unwrap();
+            Ok("done")
+        }
+    });
+    let (peer, driver, mut raw) = peer_and_raw(router);
+    raw.say(r#"{"jsonrpc":"2.0","id":"theirs","method":"wait"}"#).await;
+    let caller = peer.clone();
+    let call = tokio::spawn(async move { caller.call::<u32>("ours", ()).await });
+    let question = raw.hear().await;
+    let closer = peer.clone();
+    let closing = tokio::spawn(async move { closer.close().await });
+    let refused = loop {
+        match peer.notify("new", ()).await {
+            Err(refused) => break refused,
+            Ok(()) => tokio::task::yield_now().await,
+        }
+    };
+    assert!(matches!(refused, NotSent::Closing), "{refused:?}");
+    go.send_replace(true);
+    let mut answered = raw.hear().await;
+    while answered["method"] == "new" {
+        answered = raw.hear().await;
+    }
+    assert_eq!(answered["result"], "done");
+    raw.say(&answer(&question["id"], json!(5))).await;
+    assert_eq!(within(call).await.unwrap().unwrap(), 5);
+    raw.hear_end().await;
+    within(closing).await.unwrap();
+    within(driver).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_asked_before_the_end_of_input_is_still_answered() {
+    let router = Router::new().request("wait", |(): (), _| async move {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        Ok("done")
+    });
+    let (_peer, driver, mut raw) = peer_and_raw(router);
+    raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"wait"}"#).await;
+    raw.sender.close().await.unwrap();
+    assert_eq!(raw.hear().await["result"], "done");
+    raw.hear_end().await;
+    assert!(within(driver).await.unwrap().is_clean());
+}
+
+#[tokio::test]
+async fn the_other_side_takes_back_a_request_as_the_dialect_says() {
+    for (dialect, cancel, code) in [
+        (
+            Dialect::LSP,
+            r#"{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":"a"}}"#,
+            Some(-32800),
+        ),
+        (
+            Dialect::ACP,
+            r#"{"jsonrpc":"2.0","method":"$/cancel_request","params":{"requestId":"a"}}"#,
+            Some(-32800),
+        ),
+        (
+            Dialect::MCP,
+            r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"reason":"x","requestId":"a"}}"#,
+            None,
+        ),
+    ] {
+        for max_in_flight in [1, 0] {
+            // With none in flight the request still waits when it is taken back.
+            let (dropped, mut is_dropped) = tokio::sync::mpsc::unbounded_channel::<()>();
+            let router = Router::new().request("hang", move |(): (), _| {
+                let held = dropped.clone();
+                async move {
+                    std::future::pending::<()>().await;
+                    drop(held);
+                    Ok(())
+                }
+            });
+            let options = PeerOptions { max_in_flight, ..PeerOptions::new(dialect) };
+            let (peer, driver, mut raw) = with_options(router, options);
+            raw.say(r#"{"jsonrpc":"2.0","id":"a","method":"hang"}"#).await;
+            raw.say(cancel).await;
+            if let Some(code) = code {
+                let answer = raw.hear().await;
+                assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("a"), &json!(code)));
+            }
+            peer.notify("after", ()).await.unwrap();
+            assert_eq!(raw.hear().await["method"], "after", "{}", dialect.name);
+            drop(raw);
+            within(driver).await.unwrap();
+            assert_eq!(within(is_dropped.recv()).await, None, "the handler is gone");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! A peer on one end, and on the other somebody who says exactly what the test says.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::panic)]
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tieline_proto::{ByteSize, Lines};
+use tieline_rpc::{Handler, Peer, PeerOptions};
+use tieline_transport::{
+    Capabilities, Channel, ChannelConfig, CloseReason, ControlBuilder, Endpoint, FramedChannel,
+    Incoming, IoConnection, MemoryChannel, PerformanceProfile, Receiver, ReceiverExt, SenderExt,
+    TransportKind, memory_pair,
+};
+use tokio::task::JoinHandle;
+
+/// The raw end of a line.
+pub(crate) struct Raw {
+    pub(crate) sender: <MemoryChannel as Channel>::Sender,
+    pub(crate) receiver: <MemoryChannel as Channel>::Receiver,
+}
+
+impl Raw {
+    pub(crate) async fn say(&mut self, message: &str) {
+        within(self.sender.send(message.to_owned())).await.unwrap();
+    }
+
+    /// The next message, as text.
+    pub(crate) async fn hear_text(&mut self) -> String {
+        match within(self.receiver.recv()).await {
+            Incoming::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
+            other => panic!("no message: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn hear(&mut self) -> Value {
+        serde_json::from_str(&self.hear_text().await).unwrap()
+    }
+
+    pub(crate) async fn hear_end(&mut self) -> CloseReason {
+        match within(self.receiver.recv()).await {
+            Incoming::End(reason) => reason,
+            other => panic!("not the end: {other:?}"),
+        }
+    }
+}
+
+pub(crate) fn with_options(
+    handler: impl Handler,
+    options: PeerOptions,
+) -> (Peer, JoinHandle<CloseReason>, Raw) {
+    let (ours, theirs) = memory_pair();
+    let (peer, driver) = Peer::new(ours, handler, options);
+    let (sender, receiver) = theirs.split();
+    (peer, tokio::spawn(driver), Raw { sender, receiver })
+}
+
+pub(crate) fn peer_and_raw(handler: impl Handler) -> (Peer, JoinHandle<CloseReason>, Raw) {
+    with_options(handler, PeerOptions::default())
+}
+
+/// Two peers that talk to each other.
+pub(crate) fn two_peers(one: impl Handler, other: impl Handler) -> (Peer, Peer) {
+    let (ours, theirs) = memory_pair();
+    let (peer, driver) = Peer::new(ours, one, PeerOptions::default());
+    let (other_peer, other_driver) = Peer::new(theirs, other, PeerOptions::default());
+    tokio::spawn(driver);
+    tokio::spawn(other_driver);
+    (peer, other_peer)
+}
+
+/// What does not come in half a minute does not come: an error, and not a hang.
+pub(crate) async fn within<T>(what: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(Duration::from_secs(30), what).await {
+        Ok(there) => there,
+        Err(_) => panic!("it did not come in half a minute"),
+    }
+}
+
+/// A channel of lines over any byte stream.
+pub(crate) fn lines(stream: tokio::io::DuplexStream, config: ChannelConfig) -> impl Channel {
+    let (read, write) = tokio::io::split(stream);
+    let control = ControlBuilder {
+        kind: TransportKind::custom("test"),
+        endpoint: Endpoint::memory("test"),
+        peer: None,
+        capabilities: Capabilities { half_close: true, ..Capabilities::default() },
+        profile: PerformanceProfile {
+            connect: Duration::from_secs(1),
+            round_trip: Duration::from_secs(1),
+            throughput: ByteSize::mib(1),
+        },
+        backing: Arc::new(()),
+    };
+    let connection = IoConnection::new(read, write, control.build());
+    FramedChannel::new(connection, Lines::new(config.max_message), config)
+}
+
+/// The next message, as JSON.
+pub(crate) async fn message(receiver: &mut impl Receiver) -> Value {
+    match within(receiver.recv()).await {
+        Incoming::Message(message) => serde_json::from_slice(&message).unwrap(),
+        other => panic!("no message: {other:?}"),
+    }
+}
