@@ -149,6 +149,14 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             }
             return;
         }
+        let progress = self.shared.options.dialect.progress;
+        if let Some(progress) = progress.filter(|it| it.method == notification.method()) {
+            let params = notification.params().unwrap_or_default();
+            let token = jsonrpc::member(params, progress.token);
+            if token.is_some_and(|token| self.shared.progress(token, params)) {
+                return;
+            }
+        }
         self.inbound.notification(notification);
     }
 

@@ -1,17 +1,13 @@
 //! The handle: calls and notifications from any task.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tieline_proto::jsonrpc::CallId;
 use tieline_transport::{Channel, CloseReason, Control};
 
 use crate::shared::Shared;
-use crate::{CallError, Driver, ErrorObject, Handler, NotSent, PeerOptions};
+use crate::{CallError, Driver, ErrorObject, Handler, Invocation, NotSent, PeerOptions};
 
 /// One side of a JSON-RPC line: calls the other side, from any task. Cheap to clone.
 ///
@@ -50,35 +46,12 @@ impl Peer {
         method: &str,
         params: impl Serialize,
     ) -> Result<R, CallError> {
-        let params = serialize(&params)?;
-        let result = self.call_raw(method, params.as_deref(), self.timeout()).await?;
-        serde_json::from_slice(&result).map_err(CallError::BadAnswer)
+        self.method(method).params(params).call().await
     }
 
-    /// Calls `method` with `params` as they are, which must be a JSON object or array, and gives the
-    /// result as it came. `timeout` is how long to wait; `None`: for ever. Cancel-safe as
-    /// [`call`](Self::call).
-    ///
-    /// # Errors
-    /// As [`call`](Self::call).
-    pub async fn call_raw(
-        &self,
-        method: &str,
-        params: Option<&[u8]>,
-        timeout: Option<Duration>,
-    ) -> Result<Bytes, CallError> {
-        let whole = async {
-            let id = self.shared.begin_call(method, params).await?;
-            let call = Call { shared: &self.shared, id };
-            poll_fn(|cx| call.shared.poll_answer(call.id, cx.waker())).await
-        };
-        match timeout {
-            None => whole.await,
-            Some(limit) => match tokio::time::timeout(limit, whole).await {
-                Ok(answer) => answer,
-                Err(_) => Err(CallError::TimedOut),
-            },
-        }
+    /// A call of `method` about which more is to be said.
+    pub fn method<'a>(&'a self, method: &'a str) -> Invocation<'a> {
+        Invocation::new(self, method)
     }
 
     /// Notifies the other side: queues the message, and waits only for room in the queue.
@@ -119,25 +92,13 @@ impl Peer {
         &self.control
     }
 
-    fn timeout(&self) -> Option<Duration> {
-        self.shared.options.call_timeout
-    }
-}
-
-/// Given up when it is dropped; that an answer was taken before does no harm.
-struct Call<'a> {
-    shared: &'a Shared,
-    id: CallId,
-}
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        self.shared.abandon(self.id);
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 }
 
 /// Parameters as they go into the message; `()` and `None` are none.
-fn serialize(params: &impl Serialize) -> Result<Option<Vec<u8>>, NotSent> {
+pub(crate) fn serialize(params: &impl Serialize) -> Result<Option<Vec<u8>>, NotSent> {
     let params = serde_json::to_vec(params).map_err(NotSent::Params)?;
     match params.first() {
         Some(b'{' | b'[') => Ok(Some(params)),

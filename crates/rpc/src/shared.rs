@@ -52,6 +52,17 @@ struct Pending {
     sent: bool,
     answer: Option<Result<Bytes, CallError>>,
     waker: Option<Waker>,
+    wants_progress: bool,
+    /// What was told and not heard yet; the latest only, as progress goes.
+    progress: Option<Bytes>,
+}
+
+/// What a call that waits comes to know.
+pub(crate) enum News {
+    /// It has moved on; the parameters of the notification.
+    Progress(Bytes),
+    /// It has ended.
+    Answer(Result<Bytes, CallError>),
 }
 
 impl Shared {
@@ -94,6 +105,7 @@ impl Shared {
         &self,
         method: &str,
         params: Option<&[u8]>,
+        wants_progress: bool,
     ) -> Result<CallId, NotSent> {
         let weight = self.reserve(method.len() + params.map_or(0, <[u8]>::len)).await?;
         let mut state = self.lock();
@@ -101,9 +113,11 @@ impl Shared {
             self.room.add_permits(weight);
             return Err(why);
         }
-        let id = state.calls.begin(Pending::default());
+        let id = state.calls.begin(Pending { wants_progress, ..Pending::default() });
         let mut digits = [0; 20];
-        let message = write_request(&self.options.dialect, id.digits(&mut digits), method, params);
+        let (dialect, digits) = (&self.options.dialect, id.digits(&mut digits));
+        let token = if wants_progress { dialect.with_progress(digits, params) } else { None };
+        let message = write_request(dialect, digits, method, token.as_deref().or(params));
         state.push(Outgoing { message: message.into(), call: Some(id), weight });
         Ok(id)
     }
@@ -126,15 +140,18 @@ impl Shared {
         self.lock().push(Outgoing { message, call: None, weight: 0 });
     }
 
-    /// The answer to a call, once it is there. Taking it ends the call.
-    pub(crate) fn poll_answer(&self, id: CallId, waker: &Waker) -> Poll<Result<Bytes, CallError>> {
+    /// What is new of a call. Taking the answer ends the call.
+    pub(crate) fn poll_call(&self, id: CallId, waker: &Waker) -> Poll<News> {
         let mut state = self.lock();
         let Some(pending) = state.calls.get_mut(id) else {
-            return Poll::Ready(Err(CallError::InvalidResponse));
+            return Poll::Ready(News::Answer(Err(CallError::InvalidResponse)));
         };
+        if let Some(progress) = pending.progress.take() {
+            return Poll::Ready(News::Progress(progress));
+        }
         if let Some(answer) = pending.answer.take() {
             state.calls.end(id);
-            return Poll::Ready(answer);
+            return Poll::Ready(News::Answer(answer));
         }
         match &mut pending.waker {
             Some(known) => known.clone_from(waker),
@@ -176,6 +193,20 @@ impl Shared {
             return false;
         };
         pending.answer = Some(answer);
+        let waker = pending.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// A call tells of its progress. False when none that wants to know has this token.
+    pub(crate) fn progress(&self, token: &[u8], params: &[u8]) -> bool {
+        let mut state = self.lock();
+        let pending = CallId::parse(token).and_then(|id| state.calls.get_mut(id));
+        let Some(pending) = pending.filter(|pending| pending.wants_progress) else { return false };
+        pending.progress = Some(Bytes::copy_from_slice(params));
         let waker = pending.waker.take();
         drop(state);
         if let Some(waker) = waker {

@@ -186,6 +186,39 @@ async fn a_call_that_takes_too_long_is_cancelled() {
     assert!(matches!(error, CallError::TimedOut), "{error:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn word_of_progress_pushes_a_timeout_out_up_to_a_hard_total() {
+    let (peer, _driver, mut raw) = with_options((), PeerOptions::new(Dialect::MCP));
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let call = tokio::spawn(async move {
+        peer.method("slow")
+            .params(json!({ "a": 1 }))
+            .timeout(Duration::from_secs(10))
+            .total(Duration::from_secs(35))
+            .on_progress(move |progress| told.send(progress.to_vec()).unwrap())
+            .call::<()>()
+            .await
+    });
+    let question = raw.hear().await;
+    let token = question["params"]["_meta"]["progressToken"].clone();
+    assert_eq!(token, question["id"]);
+    for step in 1..=4 {
+        let progress = json!({ "progressToken": token, "progress": step });
+        raw.say(
+            &json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": progress })
+                .to_string(),
+        )
+        .await;
+        let told: Value = serde_json::from_slice(&within(heard.recv()).await.unwrap()).unwrap();
+        assert_eq!(told["progress"], step);
+        assert!(!call.is_finished(), "after {step} steps");
+        tokio::time::advance(Duration::from_secs(8)).await;
+    }
+    let error = within(call).await.unwrap().unwrap_err();
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert_eq!(raw.hear().await["method"], "notifications/cancelled");
+}
+
 #[tokio::test]
 async fn when_the_line_ends_a_sent_call_is_unknown_and_a_later_one_not_sent() {
     let (peer, driver, mut raw) = peer_and_raw(());

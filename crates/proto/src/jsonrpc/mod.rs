@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 pub use calls::{CallId, Calls};
 pub use classify::{classify, member};
-pub use dialect::{CancelStyle, Dialect};
+pub use dialect::{CancelStyle, Dialect, ProgressStyle};
 pub use write::{write_error, write_notification, write_request, write_result};
 
 use crate::json::{self, JsonError};

@@ -1,0 +1,152 @@
+//! One call: its parameters, how long it may take, and what is told of it meanwhile.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tieline_proto::jsonrpc::CallId;
+use tokio::time::{Instant, timeout_at};
+
+use crate::peer::serialize;
+use crate::shared::{News, Shared};
+use crate::{CallError, NotSent, Peer};
+
+/// A call that was not made yet: [`call`](Self::call) makes it.
+///
+/// ```no_run
+/// # async fn example(peer: tieline_rpc::Peer) -> Result<(), tieline_rpc::CallError> {
+/// use std::time::Duration;
+///
+/// let report: serde_json::Value = peer
+///     .method("tools/call")
+///     .params(serde_json::json!({ "name": "long-running" }))
+///     .timeout(Duration::from_secs(10)) // without an answer, or word of progress
+///     .total(Duration::from_secs(600)) // with whatever progress
+///     .on_progress(|progress| println!("{}", String::from_utf8_lossy(progress)))
+///     .call()
+///     .await?;
+/// # drop(report);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing is called before `call` is awaited"]
+pub struct Invocation<'a> {
+    peer: &'a Peer,
+    method: &'a str,
+    params: Result<Option<Vec<u8>>, NotSent>,
+    timeout: Option<Duration>,
+    total: Option<Duration>,
+    on_progress: Option<OnProgress<'a>>,
+}
+
+type OnProgress<'a> = Box<dyn FnMut(&[u8]) + Send + 'a>;
+
+impl<'a> Invocation<'a> {
+    pub(crate) fn new(peer: &'a Peer, method: &'a str) -> Self {
+        let timeout = peer.shared().options.call_timeout;
+        Self { peer, method, params: Ok(None), timeout, total: None, on_progress: None }
+    }
+
+    /// With these parameters: an object, an array, or nothing.
+    pub fn params(mut self, params: impl Serialize) -> Self {
+        self.params = serialize(&params);
+        self
+    }
+
+    /// With these parameters as they are: a JSON object or array.
+    pub fn raw_params(mut self, params: impl Into<Vec<u8>>) -> Self {
+        self.params = Ok(Some(params.into()));
+        self
+    }
+
+    /// Waits so long for the answer; word of progress begins the time anew.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// Waits so long in all, whatever the progress.
+    pub fn total(mut self, limit: Duration) -> Self {
+        self.total = Some(limit);
+        self
+    }
+
+    /// Asks to be told of progress, where the dialect can, and hears of it: the parameters of the
+    /// notification as they came. When it comes faster than it is heard, the latest counts.
+    pub fn on_progress(mut self, hear: impl FnMut(&[u8]) + Send + 'a) -> Self {
+        self.on_progress = Some(Box::new(hear));
+        self
+    }
+
+    /// Calls, and waits for the result.
+    ///
+    /// Dropped before the answer came, it takes back a request that was not sent yet, and cancels
+    /// one that was where the dialect can; a late answer is counted and dropped.
+    ///
+    /// # Errors
+    /// [`CallError`] tells an error of the other side from a call that was not sent and from one
+    /// whose fate is unknown.
+    pub async fn call<R: DeserializeOwned>(self) -> Result<R, CallError> {
+        let result = self.call_raw().await?;
+        serde_json::from_slice(&result).map_err(CallError::BadAnswer)
+    }
+
+    /// Calls, and gives the result as it came. Cancel-safe as [`call`](Self::call).
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn call_raw(self) -> Result<Bytes, CallError> {
+        let Self { peer, method, params, timeout, total, mut on_progress } = self;
+        let (shared, params) = (peer.shared(), params?);
+        let begun = Instant::now();
+        let end = total.map(|total| begun + total);
+        // Room in the queue is waited for within the same time.
+        let begin = shared.begin_call(method, params.as_deref(), on_progress.is_some());
+        let id = within(deadline(timeout, end), begin).await??;
+        let call = Call { shared, id };
+        loop {
+            let news = poll_fn(|cx| call.shared.poll_call(call.id, cx.waker()));
+            match within(deadline(timeout, end), news).await? {
+                News::Answer(answer) => return answer,
+                News::Progress(progress) => {
+                    if let Some(hear) = &mut on_progress {
+                        hear(&progress);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// When it is too late: so long from now, and never behind the end.
+fn deadline(timeout: Option<Duration>, end: Option<Instant>) -> Option<Instant> {
+    let soon = timeout.map(|timeout| Instant::now() + timeout);
+    match (soon, end) {
+        (Some(soon), Some(end)) => Some(soon.min(end)),
+        (one, other) => one.or(other),
+    }
+}
+
+async fn within<T>(
+    deadline: Option<Instant>,
+    what: impl Future<Output = T>,
+) -> Result<T, CallError> {
+    match deadline {
+        None => Ok(what.await),
+        Some(deadline) => timeout_at(deadline, what).await.map_err(|_| CallError::TimedOut),
+    }
+}
+
+/// Given up when it is dropped; after its answer was taken that does nothing.
+struct Call<'a> {
+    shared: &'a Shared,
+    id: CallId,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.shared.abandon(self.id);
+    }
+}
