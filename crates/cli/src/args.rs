@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind};
+use tieline_rpc::Dialect;
 use tieline_transport::{Address, ChannelConfig, Endpoint, Options, TransportError};
 
 /// One line between two processes: whole messages over whatever lies underneath.
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Speak to an endpoint: lines from stdin go out, messages come to stdout.
     Connect(Connect),
+    /// Call a JSON-RPC method and print its result.
+    Call(Call),
     /// Pump messages both ways between two endpoints, converting the framing.
     Bridge(Bridge),
     /// The built-in JSON-RPC agent on stdio: echo, add, sleep, count, crash, flood.
@@ -108,6 +111,42 @@ pub(crate) struct Connect {
 
 #[derive(Group)]
 #[command(after_help = "\
+The result goes to stdout, indented on a terminal and on one line elsewhere. An error that the other
+side answers goes to stderr with its code, and the status is 1.
+
+Examples:
+  tieline call unix:/tmp/agent.sock add '[2,3]'
+  tieline call 'exec:tieline demo-agent' count '{\"to\":3}' --follow
+  tieline call unix:/tmp/agent.sock log '[\"hello\"]' --notify
+  echo '{\"name\":\"x\"}' | tieline call unix:/tmp/agent.sock greet -")]
+pub(crate) struct Call {
+    /// Where to connect; an exec: endpoint with arguments is written in quotes
+    #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
+    pub(crate) endpoint: Endpoint,
+    /// The method
+    #[arg(value_name = "METHOD")]
+    pub(crate) method: String,
+    /// Its parameters: a JSON array or object, or `-` to read it from stdin
+    #[arg(value_name = "PARAMS", allow_hyphen_values = true)]
+    pub(crate) params: Option<String>,
+    /// Send it as a notification, and wait for no answer
+    #[arg(long)]
+    pub(crate) notify: bool,
+    /// Give up after so long, like 10s or 5m [default: wait for the answer]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// What the other side speaks: strict, lsp, mcp, mcp-2025-03-26, acp or xi
+    #[arg(long, value_name = "DIALECT", default_value = "strict", value_parser = dialect)]
+    pub(crate) dialect: Dialect,
+    /// Print notifications that come meanwhile, a line each, before the result
+    #[arg(long)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Group)]
+#[command(after_help = "\
 The first endpoint is the client's side: the end of its input is passed on to the second, and when
 the second ends, all ends. Between two framings every message must be JSON.
 
@@ -125,9 +164,25 @@ pub(crate) struct Bridge {
     pub(crate) line: Line,
 }
 
-/// What every line can be told.
+/// What every line can be told, and where it is recorded.
 #[derive(Group)]
 pub(crate) struct Line {
+    #[command(flatten)]
+    reach: Reach,
+    /// Record every message, with its time and direction, in this file as NDJSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tap: Option<PathBuf>,
+}
+
+impl Line {
+    pub(crate) fn options(&self) -> Options {
+        self.reach.options()
+    }
+}
+
+/// What every line can be told.
+#[derive(Group)]
+pub(crate) struct Reach {
     /// The largest message, like 512KiB or 64MiB
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE)]
     pub(crate) max_message: ByteSize,
@@ -138,12 +193,9 @@ pub(crate) struct Line {
     /// several times
     #[arg(long, value_name = "UID")]
     pub(crate) allow_uid: Vec<u32>,
-    /// Record every message, with its time and direction, in this file as NDJSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tap: Option<PathBuf>,
 }
 
-impl Line {
+impl Reach {
     pub(crate) fn options(&self) -> Options {
         Options {
             channel: ChannelConfig {
@@ -206,6 +258,12 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
         Address::Memory(_) => Err("`mem:` is inside one process; nobody else gets there".into()),
         _ => Ok(endpoint),
     }
+}
+
+fn dialect(name: &str) -> Result<Dialect, String> {
+    let found = Dialect::ALL.into_iter().find(|dialect| dialect.name == name);
+    let names: Vec<_> = Dialect::ALL.iter().map(|dialect| dialect.name).collect();
+    found.ok_or_else(|| format!("no such dialect; there are {}", names.join(", ")))
 }
 
 fn framing(name: &str) -> Result<FramingKind, tieline_proto::UnknownFraming> {

@@ -3,124 +3,74 @@
 use std::io::Write;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
-use tieline_transport::{Channel, Incoming, Options, ReceiverExt, Registry, Sender, SharedSender};
-use tokio::task::JoinSet;
+use tieline_rpc::{Answer, ErrorObject, Peer, PeerOptions, Router};
+use tieline_transport::{Endpoint, Options, Registry};
 
 use crate::report::Failure;
 
-/// With so many calls under way, the next is not read before one has ended.
-const MOST_CALLS: usize = 256;
-
 pub(crate) async fn run() -> Result<(), Failure> {
-    let options = Options { json: true, ..Options::default() };
-    let endpoint = tieline_transport::Endpoint::stdio();
-    let channel = Registry::new().connect(&endpoint, &options).await?;
-    let (sender, mut receiver) = channel.split();
-    let sender = SharedSender::new(sender);
-    let mut calls = JoinSet::new();
-    loop {
-        tokio::select! {
-            Some(_) = calls.join_next() => {}
-            incoming = receiver.recv(), if calls.len() < MOST_CALLS => match incoming {
-                Incoming::Message(message) => {
-                    let request = serde_json::from_slice(&message).unwrap_or_default();
-                    calls.spawn(answer(request, sender.clone()));
-                }
-                Incoming::Fault(fault) => {
-                    let parse_error = error(Value::Null, -32700, &format!("parse error: {fault}"));
-                    say(&sender, parse_error).await;
-                }
-                _ => break,
-            },
-        }
+    let channel = Registry::new().connect(&Endpoint::stdio(), &Options::default()).await?;
+    let (_peer, driver) = Peer::new(channel, agent(), PeerOptions::default());
+    let reason = driver.await;
+    if reason.is_clean() {
+        return Ok(());
     }
-    // What was asked before the end of the input is answered.
-    while calls.join_next().await.is_some() {}
-    let _ = sender.close().await;
-    Ok(())
+    Err(Failure::Said(format!("the line has ended: {reason}")))
 }
 
-/// Answers one request; a notification is carried out and not answered.
-async fn answer<S: Sender>(request: Value, sender: SharedSender<S>) {
-    let id = request.get("id").cloned();
-    let params = request.get("params").unwrap_or(&Value::Null);
-    let outcome = match request.get("method").and_then(Value::as_str) {
-        Some(method) => call(method, params, &sender).await,
-        None => Err((-32600, "not a request: it has no method")),
-    };
-    let is_request = !matches!(outcome, Err((-32600, _)));
-    let id = match (id, is_request) {
-        (Some(id), _) => id,
-        (None, false) => Value::Null,
-        (None, true) => return,
-    };
-    let answer = match outcome {
-        Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
-        Err((code, message)) => error(id, code, message),
-    };
-    say(&sender, answer).await;
-}
-
-type Outcome = Result<Value, (i32, &'static str)>;
-
-async fn call<S: Sender>(method: &str, params: &Value, sender: &SharedSender<S>) -> Outcome {
-    match method {
-        "echo" => Ok(params.clone()),
-        "add" => add(params),
-        "sleep" => {
-            let milliseconds = number(params, "ms")?;
+fn agent() -> Router {
+    Router::new()
+        .raw_request("echo", |request, _| {
+            let params = request.params().unwrap_or(b"null");
+            Answer::Now(Ok(Bytes::copy_from_slice(params)))
+        })
+        .request("add", |terms: Vec<f64>, _| async move {
+            let sum: f64 = terms.iter().sum();
+            let is_whole = sum.fract() == 0.0 && sum.abs() < 9e15;
+            Ok(if is_whole { json!(sum as i64) } else { json!(sum) })
+        })
+        .request("sleep", |params: Value, _| async move {
+            let milliseconds = number(&params, "ms")?;
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
             Ok(json!({ "slept": milliseconds }))
-        }
-        "count" => {
-            let to = number(params, "to")?;
+        })
+        .request("count", |params: Value, peer| async move {
+            let to = number(&params, "to")?;
             for n in 1..=to {
-                say(sender, notification("count", json!({ "n": n }))).await;
+                tell(&peer, "count", json!({ "n": n })).await?;
             }
             Ok(json!({ "counted": to }))
-        }
-        "crash" => {
+        })
+        .request("flood", |params: Value, peer| async move {
+            let bytes = number(&params, "bytes")?;
+            let data = "x".repeat(1024);
+            let messages = bytes.div_ceil(1024);
+            for _ in 0..messages {
+                tell(&peer, "flood", json!({ "data": data })).await?;
+            }
+            Ok(json!({ "flooded": messages * 1024 }))
+        })
+        .raw_request("crash", |_, _| {
             let _ = std::io::stderr().write_all(b"demo-agent: crashing, as asked\n");
             std::process::exit(3)
-        }
-        "flood" => {
-            let bytes = number(params, "bytes")?;
-            let chunk = "x".repeat(1024);
-            for _ in 0..bytes.div_ceil(1024) {
-                say(sender, notification("flood", json!({ "data": chunk }))).await;
-            }
-            Ok(json!({ "flooded": bytes.div_ceil(1024) * 1024 }))
-        }
-        _ => Err((-32601, "no such method; there are echo, add, sleep, count, crash and flood")),
-    }
+        })
+        .other_requests(|request, _| {
+            let known = "there are echo, add, sleep, count, flood and crash";
+            let mut error = ErrorObject::method_not_found(&request.method());
+            error.message = format!("{}; {known}", error.message).into();
+            Answer::Now(Err(error))
+        })
 }
 
-fn add(params: &Value) -> Outcome {
-    let numbers = match params {
-        Value::Array(numbers) => numbers.iter().map(Value::as_f64).collect::<Option<Vec<_>>>(),
-        _ => None,
-    };
-    let sum: f64 = numbers.ok_or((-32602, "params must be an array of numbers"))?.iter().sum();
-    let whole = sum.fract() == 0.0 && sum.abs() < 9e15;
-    Ok(if whole { json!(sum as i64) } else { json!(sum) })
+async fn tell(peer: &Peer, method: &str, params: Value) -> Result<(), ErrorObject> {
+    peer.notify(method, params).await.map_err(ErrorObject::internal)
 }
 
 /// The first parameter: `[n]` or `{"name": n}`.
-fn number(params: &Value, name: &str) -> Result<u64, (i32, &'static str)> {
+fn number(params: &Value, name: &str) -> Result<u64, ErrorObject> {
     let value = params.get(name).or_else(|| params.get(0));
-    value.and_then(Value::as_u64).ok_or((-32602, "params must be a whole number"))
-}
-
-fn error(id: Value, code: i32, message: &str) -> Value {
-    json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message } })
-}
-
-fn notification(method: &str, params: Value) -> Value {
-    json!({ "jsonrpc": "2.0", "method": method, "params": params })
-}
-
-/// A client that is gone needs to hear nothing.
-async fn say<S: Sender>(sender: &SharedSender<S>, message: Value) {
-    let _ = sender.send(message.to_string()).await;
+    let number = value.and_then(Value::as_u64);
+    number.ok_or_else(|| ErrorObject::invalid_params(format!("a whole number is wanted: {name}")))
 }

@@ -1,9 +1,11 @@
 //! The `tieline` program: what was typed becomes what is meant, and the libraries do it.
 
 mod args;
+mod call;
 mod connect;
 mod demo;
 mod logging;
+mod pretty;
 mod rendezvous;
 mod report;
 mod serve;
@@ -41,6 +43,7 @@ fn run(args: Args) -> Result<(), Failure> {
     match args.command {
         Command::Serve(serve) => runtime.block_on(serve::run(serve, quiet)),
         Command::Connect(connect) => runtime.block_on(connect::connect(connect, quiet)),
+        Command::Call(call) => runtime.block_on(call::run(call)),
         Command::Bridge(bridge) => runtime.block_on(connect::bridge(bridge)),
         Command::DemoAgent => runtime.block_on(demo::run()),
         Command::Completions { shell } => {

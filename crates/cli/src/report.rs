@@ -15,6 +15,8 @@ use crate::args::LogFormat;
 pub(crate) enum Failure {
     /// A transport could not do something.
     Transport(TransportError),
+    /// What was typed can never be done.
+    Usage(String),
     /// Anything else, said in one sentence.
     Said(String),
 }
@@ -31,7 +33,11 @@ impl Failure {
 
     /// Status 2 when what was typed can never be done, 1 otherwise.
     pub(crate) fn status(&self) -> ExitCode {
-        let Self::Transport(error) = self else { return ExitCode::FAILURE };
+        let error = match self {
+            Self::Transport(error) => error,
+            Self::Usage(_) => return ExitCode::from(2),
+            Self::Said(_) => return ExitCode::FAILURE,
+        };
         match error.kind() {
             ErrorKind::InvalidConfig(_)
             | ErrorKind::UnknownScheme { .. }
@@ -44,7 +50,7 @@ impl Failure {
     /// One line, like the log's.
     fn json(&self) -> String {
         let (message, because, hint) = match self {
-            Self::Said(sentence) => (sentence.clone(), None, None),
+            Self::Said(sentence) | Self::Usage(sentence) => (sentence.clone(), None, None),
             Self::Transport(error) => {
                 let because = error.source().map(ToString::to_string);
                 (error.to_string(), because, error.hint())
@@ -60,7 +66,9 @@ impl Failure {
 
     fn text(&self) -> String {
         let error = match self {
-            Self::Said(sentence) => return format!("tieline: {sentence}\n"),
+            Self::Said(sentence) | Self::Usage(sentence) => {
+                return format!("tieline: {sentence}\n");
+            }
             Self::Transport(error) => error,
         };
         let mut text = format!("tieline: {error}\n");
@@ -92,7 +100,7 @@ impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Transport(error) => error.fmt(f),
-            Self::Said(sentence) => sentence.fmt(f),
+            Self::Said(sentence) | Self::Usage(sentence) => sentence.fmt(f),
         }
     }
 }
