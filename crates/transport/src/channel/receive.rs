@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use tieline_proto::{Ending, Frame, Framing};
+use tieline_proto::{Ending, Frame, Framing, Truncated};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{Incoming, Receiver};
@@ -92,6 +92,16 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
         polled
     }
 
+    /// The end of a stream that did not end cleanly: what had come of a message is none.
+    fn cut_off(&mut self, error: io::Error) -> Incoming {
+        let truncated = match self.framing.finish(&mut self.buffer) {
+            Ending::Clean => return self.end(error.into()),
+            Ending::Unterminated(line) => Truncated { received: line.len(), expected: None },
+            Ending::Truncated(truncated) => truncated,
+        };
+        self.end(CloseReason::Truncated(truncated))
+    }
+
     fn end(&mut self, reason: CloseReason) -> Incoming {
         let reason = self.control.end(reason);
         self.buffer = BytesMut::new();
@@ -113,7 +123,7 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> Receiver for FramedRecei
                             self.stage = Stage::Ending { ending, ended };
                         }
                         Poll::Ready(Ok(_)) => {}
-                        Poll::Ready(Err(error)) => return Poll::Ready(self.end(error.into())),
+                        Poll::Ready(Err(error)) => return Poll::Ready(self.cut_off(error)),
                         Poll::Pending => {
                             let reason = ready!(self.control.poll_stalled(cx));
                             return Poll::Ready(self.end(reason));
@@ -147,7 +157,7 @@ fn judge(
         Ending::Clean => (None, None),
         Ending::Unterminated(line) if failed => {
             let received = line.len();
-            (None, Some(tieline_proto::Truncated { received, expected: None }))
+            (None, Some(Truncated { received, expected: None }))
         }
         Ending::Unterminated(line) => (Some(line.clone()), None),
         Ending::Truncated(truncated) => (None, Some(*truncated)),
