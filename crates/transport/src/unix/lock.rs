@@ -12,9 +12,7 @@ use crate::{ErrorKind, Operation, TransportError};
 /// Held for as long as the listener lives. The file is never unlinked: two processes that each
 /// locked a file of that name would both believe that they hold it.
 #[derive(Debug)]
-pub(super) struct SocketLock {
-    _file: File,
-}
+pub(super) struct SocketLock(File);
 
 impl SocketLock {
     /// Takes the lock for the socket at `path`, without waiting.
@@ -41,10 +39,18 @@ impl SocketLock {
             );
         }
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(fail(ErrorKind::AddressInUse)),
             Err(TryLockError::Error(error)) => Err(fail(ErrorKind::Io).because(error)),
         }
+    }
+}
+
+impl Drop for SocketLock {
+    fn drop(&mut self) {
+        // Closing would not do: between its fork and its exec, a child that somebody just starts
+        // holds a copy of the descriptor, and with it the lock.
+        let _ = self.0.unlock();
     }
 }
 
