@@ -88,10 +88,7 @@ fn bind(
     config: &UnixConfig,
 ) -> Result<(SocketLock, SocketFile, OwnedFd), TransportError> {
     let address = socket_address(config, Operation::Listen)?;
-    if !directory(path).is_dir() {
-        let kind = ErrorKind::DirectoryMissing(directory(path).to_owned());
-        return Err(TransportError::new(kind, Operation::Listen));
-    }
+    refuse_missing_directory(directory(path))?;
     // What is visibly not a socket needs no lock file left beside it.
     refuse_non_socket(path)?;
     let lock = SocketLock::take(path)?;
@@ -118,6 +115,19 @@ fn bind(
     }
     rustix::net::listen(&socket, i32::from(config.backlog)).map_err(fail)?;
     Ok((lock, socket_file, socket))
+}
+
+fn refuse_missing_directory(directory: &Path) -> Result<(), TransportError> {
+    match std::fs::metadata(directory) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(TransportError::new(ErrorKind::PermissionDenied, Operation::Listen).because(error))
+        }
+        _ => {
+            let kind = ErrorKind::DirectoryMissing(directory.to_owned());
+            Err(TransportError::new(kind, Operation::Listen))
+        }
+    }
 }
 
 fn refuse_non_socket(path: &Path) -> Result<(), TransportError> {
