@@ -11,6 +11,8 @@
 //! ```
 //!
 //! In the other process the test runs up to the call, then what was passed to it, and no further.
+//! A test with several helpers tells them apart by what it puts behind its name:
+//! `test_name!() + "#client"`.
 
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -105,6 +107,7 @@ fn this_program() -> std::path::PathBuf {
 }
 
 fn harness_args(test: &str) -> [&str; 4] {
+    let (test, _) = test.split_once('#').unwrap_or((test, ""));
     [test, "--exact", "--nocapture", "--include-ignored"]
 }
 
