@@ -1,0 +1,235 @@
+//! What is at the path already, and what is left there afterwards.
+
+use std::os::unix::net::{UnixDatagram, UnixListener as StdListener, UnixStream};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tieline_testkit::{helper, test_name};
+use tieline_transport::Listener;
+
+use super::*;
+
+fn is_in_use(kind: &ErrorKind) -> bool {
+    matches!(kind, ErrorKind::AddressInUse)
+}
+
+fn is_not_a_socket(kind: &ErrorKind) -> bool {
+    matches!(kind, ErrorKind::NotASocket)
+}
+
+#[tokio::test]
+async fn a_live_socket_is_never_removed() {
+    // None of them has a lock file beside it.
+    let (_directory, path) = place();
+    let live = StdListener::bind(&path).unwrap();
+    let before = inode(&path);
+    assert_error(&error_of(listen(&path).await), &path, is_in_use, "another path");
+    assert_eq!(inode(&path), before);
+    UnixStream::connect(&path).unwrap();
+    drop(live);
+
+    let (_directory, path) = place();
+    let _datagram = UnixDatagram::bind(&path).unwrap();
+    let before = inode(&path);
+    assert_error(&error_of(listen(&path).await), &path, is_in_use, "another path");
+    assert_eq!(inode(&path), before);
+}
+
+#[tokio::test]
+async fn a_live_socket_whose_queue_is_full_is_never_removed() {
+    let (_directory, path) = place();
+    let (_live, _waiting) = scarcity::full_backlog(&path);
+    let before = inode(&path);
+    assert_error(&error_of(listen(&path).await), &path, is_in_use, "another path");
+    assert_eq!(inode(&path), before);
+}
+
+#[tokio::test]
+async fn a_dead_socket_is_replaced() {
+    let (_directory, path) = place();
+    drop(StdListener::bind(&path).unwrap());
+    assert!(path.exists(), "std leaves it behind");
+    let mut listener = listen(&path).await.unwrap();
+    let (near, far) = tokio::join!(connect(&path), listener.accept());
+    near.unwrap();
+    far.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_a_socket_is_left_alone() {
+    type Make = fn(&Path);
+    let makes: [(&str, Make); 6] = [
+        ("a file", |path| std::fs::write(path, "precious").unwrap()),
+        ("a directory", |path| std::fs::create_dir(path).unwrap()),
+        ("a named pipe", |path| {
+            let kind = rustix::fs::FileType::Fifo;
+            let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+            rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
+        }),
+        ("a link to a file", |path| {
+            std::fs::write(path.with_extension("file"), "precious").unwrap();
+            std::os::unix::fs::symlink(path.with_extension("file"), path).unwrap();
+        }),
+        ("a link to a dead socket", |path| {
+            drop(StdListener::bind(path.with_extension("dead")).unwrap());
+            std::os::unix::fs::symlink(path.with_extension("dead"), path).unwrap();
+        }),
+        ("a link to nothing", |path| {
+            std::os::unix::fs::symlink(path.with_extension("nothing"), path).unwrap();
+        }),
+    ];
+    for (what, make) in makes {
+        let (directory, path) = place();
+        make(&path);
+        let before = (inode(&path), entries(directory.path()));
+        let error = error_of(listen(&path).await);
+        assert_error(&error, &path, is_not_a_socket, "another path");
+        assert_eq!((inode(&path), entries(directory.path())), before, "{what}: nothing is added");
+    }
+}
+
+#[tokio::test]
+async fn a_link_in_the_place_of_the_lock_file_is_not_followed() {
+    let (directory, path) = place();
+    let target = directory.path().join("precious");
+    std::os::unix::fs::symlink(&target, lock_file(&path)).unwrap();
+    let error = error_of(listen(&path).await);
+    assert!(!error.is_retryable(), "{error:?}");
+    assert!(!target.exists() && !path.exists());
+}
+
+#[test]
+fn of_fifty_that_start_at_once_exactly_one_wins() {
+    const STARTERS: usize = 50;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for round in 0..20 {
+        let (_directory, path) = place();
+        if round % 2 == 1 {
+            drop(StdListener::bind(&path).unwrap());
+        }
+        let barrier = Barrier::new(STARTERS);
+        let start = || {
+            barrier.wait();
+            runtime.block_on(listen(&path))
+        };
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let starters: Vec<_> = (0..STARTERS).map(|_| scope.spawn(start)).collect();
+            starters.into_iter().map(|starter| starter.join().unwrap()).collect()
+        });
+        let (winners, losers): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
+        assert_eq!(winners.len(), 1, "round {round}");
+        for loser in losers {
+            assert_error(&error_of(loser), &path, is_in_use, "another path");
+        }
+        // And what is at the path is the winner's.
+        let mut winner = winners.into_iter().next().unwrap().unwrap();
+        let (near, far) = runtime.block_on(async { tokio::join!(connect(&path), winner.accept()) });
+        near.unwrap();
+        far.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_child_does_not_keep_the_lock() {
+    let (_directory, path) = place();
+    let listener = listen(&path).await.unwrap();
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    drop(listener);
+    let again = listen(&path).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    again.unwrap();
+}
+
+#[test]
+fn children_that_are_just_being_started_do_not_keep_the_lock() {
+    let (_directory, path) = place();
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                Command::new("true").status().unwrap();
+            }
+        });
+        let failed = block_on(async {
+            for _ in 0..5000 {
+                if let Err(error) = listen(&path).await {
+                    return Some(error);
+                }
+            }
+            None
+        });
+        is_done.store(true, Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
+}
+
+#[tokio::test]
+async fn dropping_removes_the_socket_and_leaves_an_empty_lock_file() {
+    let (directory, path) = place();
+    drop(listen(&path).await.unwrap());
+    assert_eq!(entries(directory.path()), [lock_file(&path)]);
+    assert_eq!(std::fs::read(lock_file(&path)).unwrap(), b"");
+}
+
+#[tokio::test]
+async fn dropping_removes_only_what_is_ours() {
+    for replace in [
+        |path: &Path| drop(StdListener::bind(path).unwrap()),
+        |path: &Path| std::fs::write(path, "precious").unwrap(),
+        |path: &Path| std::fs::create_dir(path).unwrap(),
+    ] {
+        let (directory, path) = place();
+        let listener = listen(&path).await.unwrap();
+        // Moved, not removed: its inode stays taken.
+        std::fs::rename(&path, directory.path().join("aside")).unwrap();
+        replace(&path);
+        let before = inode(&path);
+        drop(listener);
+        assert_eq!(inode(&path), before);
+    }
+}
+
+#[test]
+fn a_relative_path_is_found_again_after_the_directory_was_changed() {
+    let mut helper = helper::plain(test_name!(), || {
+        block_on(async {
+            let directory = tempfile::tempdir().unwrap();
+            std::env::set_current_dir(directory.path()).unwrap();
+            let mut listener = listen(Path::new("socket")).await.unwrap();
+            let (near, far) = tokio::join!(connect(Path::new("socket")), listener.accept());
+            near.unwrap();
+            far.unwrap();
+            std::env::set_current_dir("/").unwrap();
+            drop(listener);
+            assert_eq!(entries(directory.path()), [directory.path().join("socket.lock")]);
+        });
+    });
+    helper::succeeds(&mut helper);
+}
+
+#[tokio::test]
+async fn each_way_of_not_listening_is_its_own_error() {
+    let (directory, _) = place();
+    let long = directory.path().join("x".repeat(108));
+    let missing = directory.path().join("missing/socket");
+    std::fs::write(directory.path().join("file"), "").unwrap();
+    let below_a_file = directory.path().join("file/socket");
+    type Case<'a> = (&'a Path, fn(&ErrorKind) -> bool, &'a str);
+    let cases: [Case<'_>; 3] = [
+        (&long, |kind| matches!(kind, ErrorKind::PathTooLong { limit: 107, .. }), "shorter"),
+        (&missing, |kind| matches!(kind, ErrorKind::DirectoryMissing(_)), "mkdir"),
+        (&below_a_file, |kind| matches!(kind, ErrorKind::DirectoryMissing(_)), "mkdir"),
+    ];
+    for (path, kind, hint) in cases {
+        assert_error(&error_of(listen(path).await), path, kind, hint);
+    }
+    assert_eq!(entries(directory.path()), [directory.path().join("file")]);
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let mut entries: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    entries
+}
