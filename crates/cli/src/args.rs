@@ -28,7 +28,7 @@ Examples:
   tieline bridge stdio: content-length+exec:pylsp speak lines to a language server
 
 Endpoints:
-  unix:PATH  unix:@ABSTRACT  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:
+  unix:PATH  unix:@ABSTRACT  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:  tcp:HOST:PORT
   A framing may stand in front: lines+ (the usual), content-length+, length-prefix+
 
 Exit status: 0 all went well, 1 something failed, 2 the command line is wrong.";
@@ -87,6 +87,10 @@ pub(crate) struct Serve {
     /// A variable of the program's environment, on top of ours; may be given several times
     #[arg(long, value_name = "K=V", value_parser = variable)]
     pub(crate) env: Vec<(String, String)>,
+    /// Listen on tcp: endpoints, although whoever reaches the port may connect: every user of the
+    /// machine, and every web page in a browser
+    #[arg(long)]
+    pub(crate) allow_unauthenticated_tcp: bool,
     #[command(flatten)]
     pub(crate) line: Line,
     /// The program and its arguments; there is no shell [default: the built-in demo agent]

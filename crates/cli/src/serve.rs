@@ -78,7 +78,8 @@ async fn entrances(
     for endpoint in &args.listen {
         // Without a framing of its own an entrance speaks lines, whatever the program does.
         let json = endpoint.framing().unwrap_or(FramingKind::Lines) != args.framing;
-        let options = Options { json, ..args.line.options() };
+        let allow_unauthenticated_tcp = args.allow_unauthenticated_tcp;
+        let options = Options { json, allow_unauthenticated_tcp, ..args.line.options() };
         let acceptor = registry.listen(endpoint, &options).await?;
         let listening = acceptor.endpoint().clone();
         let endpoint = match endpoint.framing() {

@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tieline_transport::{BoxChannel, Channel, DynAcceptor, DynConnector, TransportError};
+use bytes::Bytes;
+use tieline_proto::json::{self, Limits};
+use tieline_transport::{
+    BoxChannel, Channel, DynAcceptor, DynConnector, Incoming, Receiver, ReceiverExt, TransportError,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 
@@ -175,6 +180,7 @@ async fn run(
     bridge_options: Bridge,
     mut stopping: watch::Receiver<bool>,
 ) -> Option<BridgeReport> {
+    let client = admit(arrival.client).await?;
     let far = match arrival.target.connect().await {
         Ok(far) => far,
         Err(error) => {
@@ -186,7 +192,46 @@ async fn run(
         // The server that holds the other end outlives this task.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
-    Some(bridge(arrival.client, far, bridge_options, stop).await)
+    Some(bridge(client, far, bridge_options, stop).await)
+}
+
+/// How long somebody whom nobody vouches for may take to send a first message.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// Where anybody may connect, nothing is started for a client that has not sent a whole message of
+/// JSON: a web page that posts to the port sends a request line first.
+async fn admit(client: BoxChannel) -> Option<BoxChannel> {
+    if !client.control().capabilities().unauthenticated {
+        return Some(client);
+    }
+    let control = client.control().clone();
+    let (sender, mut receiver) = client.split();
+    let problem = match tokio::time::timeout(FIRST_MESSAGE, receiver.recv()).await {
+        Ok(Incoming::Message(first)) if json::check(&first, Limits::default()).is_ok() => {
+            let receiver = Box::new(Replay { first: Some(first), rest: receiver });
+            return Some(BoxChannel::from_parts(sender, receiver, control));
+        }
+        Ok(Incoming::End(reason)) => format!("it has sent no message: {reason}"),
+        Ok(_) => "its first message is not JSON".into(),
+        Err(_) => format!("it has sent no message in {FIRST_MESSAGE:?}"),
+    };
+    tracing::warn!("refused a client on {}: {problem}", control.endpoint());
+    None
+}
+
+/// A receiver whose first message was already looked at.
+struct Replay {
+    first: Option<Bytes>,
+    rest: Box<dyn Receiver>,
+}
+
+impl Receiver for Replay {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Incoming::Message(first)),
+            None => self.rest.poll_recv(cx),
+        }
+    }
 }
 
 fn log_error(consequence: &str, error: &TransportError) {

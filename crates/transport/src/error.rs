@@ -177,6 +177,8 @@ pub enum ErrorKind {
     Refused,
     /// The process on the other end belongs to a user who is not allowed.
     PeerNotAllowed(PeerIdentity),
+    /// Listening there would let anybody in.
+    Unauthenticated,
     /// No such program.
     CommandNotFound {
         /// Where it was looked for.
@@ -222,6 +224,9 @@ impl ErrorKind {
             Self::NotFound => "start the server first, or check the path",
             Self::Refused => "the server that made this socket is gone; start it again",
             Self::PeerNotAllowed(_) => "if that user is trusted, allow its uid (--allow-uid)",
+            Self::Unauthenticated => {
+                "listen on unix:, or say that anybody may connect: --allow-unauthenticated-tcp"
+            }
             Self::CommandNotFound { .. } => "install it, or give its full path",
             Self::NotExecutable(_) => "make it executable: chmod +x",
             Self::LaunchFailed => {
@@ -260,6 +265,9 @@ impl fmt::Display for ErrorKind {
             Self::NotFound => f.write_str("there is nothing at this address"),
             Self::Refused => f.write_str("nobody listens there"),
             Self::PeerNotAllowed(peer) => write!(f, "the peer ({peer}) is another user"),
+            Self::Unauthenticated => f.write_str(
+                "whoever reaches the port could connect, every web page in a browser included",
+            ),
             Self::CommandNotFound { searched } => {
                 f.write_str("no such program; looked for ")?;
                 for (position, place) in searched.iter().enumerate() {

@@ -17,6 +17,8 @@ impl TransportKind {
     pub const PROCESS: Self = Self("exec");
     /// Own stdin and stdout.
     pub const STDIO: Self = Self("stdio");
+    /// TCP.
+    pub const TCP: Self = Self("tcp");
     /// Inside this process.
     pub const MEMORY: Self = Self("mem");
 
@@ -66,6 +68,9 @@ pub struct Capabilities {
     pub peer_identity: bool,
     /// The far side's disappearance is noticed without writing to it.
     pub notices_hangup: bool,
+    /// Anybody may have made this connection, a web page included: believe nothing before it has
+    /// sent a whole message of the right kind.
+    pub unauthenticated: bool,
 }
 
 /// Whether what stands behind a connection is alive, as far as can be told without asking it.

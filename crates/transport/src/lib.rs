@@ -1,7 +1,7 @@
 //! Byte streams and the messages on them.
 //!
 //! ```text
-//!   Endpoint     unix:/run/agent.sock · exec:claude --verbose · stdio: · mem:name
+//!   Endpoint     unix:/run/agent.sock · exec:claude --verbose · stdio: · tcp:host:port · mem:name
 //!      │
 //!      ▼
 //!   Transport ── connect, listen ──▶ Connection      bytes, identity, health, close
@@ -58,6 +58,7 @@ mod memory;
 mod options;
 mod profile;
 mod registry;
+mod tcp;
 mod transport;
 
 #[cfg(unix)]
@@ -88,6 +89,7 @@ pub use memory::{
 pub use options::{ChannelConfig, Environment, Options};
 pub use profile::PerformanceProfile;
 pub use registry::{Registry, Scheme};
+pub use tcp::{Tcp, TcpConfig, TcpConnection, TcpListener};
 pub use transport::{DynListener, DynTransport, Listener, NoListener, Transport, TransportConfig};
 
 #[cfg(unix)]

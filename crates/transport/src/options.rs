@@ -23,6 +23,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Users other than our own and root whose processes are accepted on the other end.
     pub allow_uids: Vec<u32>,
+    /// Listening on `tcp:` is allowed, although whoever reaches the port may connect.
+    pub allow_unauthenticated_tcp: bool,
     /// The working directory of a child process; ours by default.
     pub cwd: Option<PathBuf>,
     /// Environment variables of a child process, on top of ours.
@@ -37,6 +39,7 @@ impl Default for Options {
             json: false,
             connect_timeout: Duration::from_secs(5),
             allow_uids: Vec::new(),
+            allow_unauthenticated_tcp: false,
             cwd: None,
             env: Environment::default(),
         }

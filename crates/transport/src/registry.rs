@@ -91,6 +91,7 @@ impl Registry {
     pub fn new() -> Self {
         let mut registry = Self::default();
         registry.register("mem", Memory::default());
+        registry.register("tcp", crate::Tcp);
         #[cfg(unix)]
         {
             registry.register("unix", crate::Unix);

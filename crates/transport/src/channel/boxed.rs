@@ -15,7 +15,16 @@ impl BoxChannel {
     pub fn new(channel: impl Channel) -> Self {
         let control = channel.control().clone();
         let (sender, receiver) = channel.split();
-        Self { sender: Box::new(sender), receiver: Box::new(receiver), control }
+        Self::from_parts(Box::new(sender), Box::new(receiver), control)
+    }
+
+    /// A channel of two halves that belong together, for those who put something in between.
+    pub fn from_parts(
+        sender: Box<dyn Sender>,
+        receiver: Box<dyn Receiver>,
+        control: Control,
+    ) -> Self {
+        Self { sender, receiver, control }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{ErrorKind, Operation, TransportError};
 /// | `exec:claude --verbose` | a child process; words are separated by blanks, quotes hold blanks, a backslash is itself |
 /// | `exec:["claude","-p","a \"b\""]` | the same, exact: a JSON array of strings |
 /// | `stdio:` | this process's own stdin and stdout |
+/// | `tcp:127.0.0.1:7000`, `tcp:[::1]:7000` | a TCP port |
 /// | `mem:name` | inside this process |
 /// | `content-length+exec:pylsp` | with the framing in front |
 ///
@@ -44,6 +45,13 @@ pub enum Address {
     Exec(Vec<OsString>),
     /// Own stdin and stdout.
     Stdio,
+    /// A TCP port.
+    Tcp {
+        /// A name or an address, an IPv6 address without its brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
     /// A name inside this process.
     Memory(String),
     /// Any other scheme and what stands behind its colon.
@@ -109,6 +117,7 @@ impl Endpoint {
             Address::Unix(_) | Address::UnixAbstract(_) => "unix",
             Address::Exec(_) => "exec",
             Address::Stdio => "stdio",
+            Address::Tcp { .. } => "tcp",
             Address::Memory(_) => "mem",
             Address::Other { scheme, .. } => scheme,
         }
@@ -134,6 +143,8 @@ impl fmt::Display for Endpoint {
             }
             Address::Exec(argv) => argv::write(f, argv),
             Address::Stdio => Ok(()),
+            Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Address::Tcp { host, port } => write!(f, "{host}:{port}"),
             Address::Memory(name) => f.write_str(name),
             Address::Other { rest, .. } => f.write_str(rest),
         }
@@ -166,6 +177,7 @@ fn parse_address(scheme: &str, rest: &str) -> Result<Address, TransportError> {
         "exec" => argv::parse(rest).map(Address::Exec),
         "stdio" if rest.is_empty() => Ok(Address::Stdio),
         "stdio" => Err(bad("nothing stands behind `stdio:`".into(), "write stdio:")),
+        "tcp" => parse_tcp(rest),
         "mem" if rest.is_empty() => {
             Err(bad("`mem:` needs a name".into(), "write it like mem:agent"))
         }
@@ -196,6 +208,29 @@ fn parse_unix(rest: &str) -> Result<Address, TransportError> {
         return Err(bad("a path cannot hold a NUL byte".into(), ""));
     }
     Ok(if is_abstract { Address::UnixAbstract(name) } else { Address::Unix(name) })
+}
+
+fn parse_tcp(rest: &str) -> Result<Address, TransportError> {
+    let malformed = || {
+        let hint = "write it like tcp:127.0.0.1:7000 or tcp:[::1]:7000";
+        bad(format!("`{rest}` is not a host and a port"), hint)
+    };
+    let (host, port) = rest.rsplit_once(':').ok_or_else(malformed)?;
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !"[]/?#@%".contains(c);
+    let host = match bracketed {
+        Some(address) if address.parse::<std::net::Ipv6Addr>().is_ok() => address,
+        None if !host.contains(':') => host,
+        _ => return Err(malformed()),
+    };
+    // `parse` alone would take a sign.
+    let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    match port.parse() {
+        Ok(port) if is_number && !host.is_empty() && host.chars().all(is_plain) => {
+            Ok(Address::Tcp { host: host.to_owned(), port })
+        }
+        _ => Err(malformed()),
+    }
 }
 
 fn is_scheme(text: &str) -> bool {
@@ -231,6 +266,8 @@ mod tests {
             ("exec:a ''", argv(&["a", ""])),
             (r#"exec:["a b","\"c\"",""]"#, argv(&["a b", "\"c\"", ""])),
             ("stdio:", Address::Stdio),
+            ("tcp:localhost:80", Address::Tcp { host: "localhost".into(), port: 80 }),
+            ("tcp:[::1]:0", Address::Tcp { host: "::1".into(), port: 0 }),
             ("mem:a:b", Address::Memory("a:b".into())),
             ("ws://host/x?y", Address::Other { scheme: "ws".into(), rest: "//host/x?y".into() }),
         ] {
@@ -261,6 +298,14 @@ mod tests {
             ("exec:a 'b", "quote"),
             ("exec:a\0b", "NUL"),
             ("stdio:x", "nothing stands behind"),
+            ("tcp:", "not a host and a port"),
+            ("tcp:7000", "not a host and a port"),
+            ("tcp::7000", "not a host and a port"),
+            ("tcp:a:+1", "not a host and a port"),
+            ("tcp:a:65536", "not a host and a port"),
+            ("tcp:::1:80", "not a host and a port"),
+            ("tcp:[a]:80", "not a host and a port"),
+            ("tcp:a b:80", "not a host and a port"),
             ("mem:", "needs a name"),
             ("gzip+unix:/a", "no such framing"),
             ("UNIX:/a", "not the name of a scheme"),
@@ -283,6 +328,8 @@ mod tests {
                     )
                 }),
             Just(Address::Stdio),
+            ("[a-z0-9.-]{1,9}|::1|fe80::2", any::<u16>())
+                .prop_map(|(host, port)| Address::Tcp { host, port }),
             "[ -~]{1,12}".prop_map(Address::Memory),
             ("x-[a-z0-9.-]{0,6}", "[ -~]{0,12}")
                 .prop_map(|(scheme, rest)| Address::Other { scheme, rest }),

@@ -201,7 +201,11 @@ async fn launch(
         kind: TransportKind::PROCESS,
         endpoint: endpoint.clone(),
         peer: None,
-        capabilities: Capabilities { half_close: true, peer_identity: false, notices_hangup: true },
+        capabilities: Capabilities {
+            half_close: true,
+            notices_hangup: true,
+            ..Capabilities::default()
+        },
         profile: PROFILE,
         backing: Arc::new(lifecycle),
     };

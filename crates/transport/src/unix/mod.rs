@@ -238,7 +238,12 @@ fn admit(
         kind: TransportKind::UNIX,
         endpoint: endpoint.clone(),
         peer: Some(peer),
-        capabilities: Capabilities { half_close: true, peer_identity: true, notices_hangup: true },
+        capabilities: Capabilities {
+            half_close: true,
+            peer_identity: true,
+            notices_hangup: true,
+            unauthenticated: false,
+        },
         profile: PROFILE,
         backing: Arc::new(()),
     };
