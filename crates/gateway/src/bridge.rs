@@ -129,13 +129,21 @@ pub async fn bridge(
             }
         }
     };
-    // A far side that does not read must not hold up its own end.
+    // The end of input goes out first, but a child that does not read must not hold up its own end.
+    // Where nothing is behind the far side to be ended, its input still has to end.
     let stopped = pin!(async {
-        let end_input = async {
-            let _ = far_sender.close().await;
-            std::future::pending::<Infallible>().await
-        };
-        tokio::select! { reason = far_control.stop() => reason, never = end_input => match never {} }
+        let mut end_input = pin!(tokio::time::timeout(options.grace, far_sender.close()));
+        let mut stop = pin!(far_control.stop());
+        tokio::select! {
+            biased;
+            _ = &mut end_input => stop.await,
+            reason = &mut stop => {
+                if !matches!(reason, CloseReason::ChildExited(_)) {
+                    let _ = end_input.await;
+                }
+                reason
+            }
+        }
     });
     let end = match outcome {
         Outcome::Far(reason) => {
