@@ -1,0 +1,200 @@
+//! `tieline connect` and `tieline bridge`, as one end of a pipeline.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use support::{Program, Serve, Talk, request, tieline, until};
+
+#[test]
+fn the_end_of_stdin_cuts_no_answer_off() {
+    let serve = Serve::start::<&str>([]);
+    let questions: String =
+        (1..=50).map(|id| format!("{}\n", request(id, "sleep", json!([300 - id])))).collect();
+    for mut connect in [serve.connect(), tieline(["connect", &demo_agent()])] {
+        let finished = Program::run(&mut connect, &questions);
+        assert_eq!((finished.code, &*finished.stderr), (Some(0), ""), "{finished:?}");
+        let mut answered: Vec<u64> = finished
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_u64().unwrap())
+            .collect();
+        answered.sort_unstable();
+        assert_eq!(answered, (1..=50).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_last_line_without_newline_is_sent() {
+    let serve = Serve::start(["--", "cat"]);
+    let finished = Program::run(&mut serve.connect(), "one\r\n\ntwo");
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), "one\ntwo\n"), "{finished:?}");
+}
+
+#[test]
+fn connecting_to_nothing_says_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| format!("unix:{}", directory.path().join(name).display());
+    drop(std::os::unix::net::UnixListener::bind(directory.path().join("dead")).unwrap());
+    std::fs::write(directory.path().join("file"), "").unwrap();
+    for (endpoint, problem, hint) in [
+        (at("none"), "there is nothing at this address", "start the server first"),
+        (at("dead"), "nobody listens there", "start it again"),
+        (at("file"), "not a socket", "choose another path"),
+        (at("no/such"), "there is no directory", "hint: "),
+        (at(&"x".repeat(200)), "a socket's path at most", "choose a shorter path"),
+        ("unix:@tieline-no-such".into(), "there is nothing", "start the server first"),
+        ("exec:no-such-program".into(), "no such program; looked for /", "install it"),
+    ] {
+        let finished = Program::run(&mut tieline(["connect", &endpoint]), "unsent\n");
+        assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{endpoint}: {finished:?}");
+        for words in [problem, hint] {
+            assert!(finished.stderr.contains(words), "{endpoint}: no `{words}`: {finished:?}");
+        }
+    }
+}
+
+#[test]
+fn the_exit_status_tells_how_a_program_ended() {
+    for (script, code, said) in [
+        ("exit 0", 0, ""),
+        ("exit 3", 1, "exit status: 3"),
+        ("echo no >&2; exit 1", 1, "its last words: no"),
+        ("kill -9 $$", 1, "signal: 9 (SIGKILL)"),
+        ("cat; exit 4", 1, "exit status: 4"),
+    ] {
+        let finished =
+            Program::run(&mut tieline(["connect", &format!("exec:sh -c '{script}'")]), "");
+        assert_eq!(finished.code, Some(code), "{script}: {finished:?}");
+        assert!(finished.stderr.contains(said), "{script}: {finished:?}");
+    }
+}
+
+#[test]
+fn a_server_that_goes_ends_connect() {
+    let serve = Serve::start(["--", "cat"]);
+    let mut connect = Program::start(&mut serve.connect());
+    connect.send("hello");
+    assert_eq!(connect.line().as_deref(), Some("hello"));
+    serve.stop();
+    // Its stdin is open all the while.
+    let finished = connect.wait();
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), "hello\n"), "{finished:?}");
+}
+
+#[test]
+fn a_stdout_that_is_closed_early_ends_connect_without_a_panic() {
+    for endpoint in [demo_agent(), format!("exec:yes {}", "y".repeat(1000))] {
+        let mut connect = tieline(["connect", &endpoint]);
+        connect.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut connect = connect.spawn().unwrap();
+        // It may go before it has taken all of this.
+        let _ = std::io::Write::write_all(
+            connect.stdin.as_mut().unwrap(),
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"count\",\"params\":[1000000]}\n",
+        );
+        let mut head = Command::new("head");
+        let said = head.arg("-1").stdin(connect.stdout.take().unwrap()).output().unwrap();
+        assert!(!said.stdout.is_empty());
+        // It holds the pipe's end for as long as it could start another.
+        drop(head);
+        // Its stdin is still open: only the closed stdout can end it.
+        let mut stderr = String::new();
+        let pipe = connect.stderr.as_mut().unwrap();
+        std::io::Read::read_to_string(pipe, &mut stderr).unwrap();
+        assert_eq!(connect.wait().unwrap().code(), Some(1), "{stderr}");
+        assert!(stderr.contains("the client is gone"), "{stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+}
+
+#[test]
+fn own_stdio_can_be_one_end_only() {
+    for line in [&["bridge", "stdio:", "stdio:"][..], &["connect", "stdio:"]] {
+        // Its stdin stays open, so that waiting for it would show.
+        let mut program = Program::start(&mut tieline(line));
+        let finished = program.wait();
+        assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{line:?}: {finished:?}");
+        assert!(finished.stderr.contains("stdin and stdout were taken before"), "{finished:?}");
+    }
+}
+
+#[test]
+fn nothing_is_taken_from_stdin_before_the_other_end_is_there() {
+    let finished = Program::run(
+        Command::new("sh")
+            .args(["-c", r#"printf 'a\nb\n' | { "$0" connect unix:/no/such 2> /dev/null; cat; }"#])
+            .arg(env!("CARGO_BIN_EXE_tieline")),
+        "",
+    );
+    assert_eq!(finished.stdout, "a\nb\n");
+}
+
+#[test]
+fn a_bridge_that_is_stopped_says_goodbye_to_a_server() {
+    let near = Serve::in_framings(&["length-prefix+"], ["--", "cat"]);
+    let far = Serve::in_framings(&["content-length+"], ["--", "cat"]);
+    for _ in 0..5 {
+        // Both echo, so that one message would go round for ever: none is sent here.
+        let mut bridge = Program::start(&mut tieline(["bridge", near.endpoint(), far.endpoint()]));
+        near.wait_processes(1);
+        far.wait_processes(1);
+        bridge.signal(rustix::process::Signal::TERM);
+        assert_eq!(bridge.wait().code, Some(1));
+        near.wait_nothing_left();
+        far.wait_nothing_left();
+    }
+    // Its program saw the end of its input, and not only its client's disappearance.
+    let finished = far.stop();
+    assert!(finished.stderr.contains("served=5 refused=0 failed=0"), "{finished:?}");
+}
+
+#[test]
+fn lines_pass_a_chain_of_framings_unharmed() {
+    let serve =
+        Serve::in_framings(&["length-prefix+"], ["--framing", "content-length", "--", "cat"]);
+    let message = json!({ "text": "ünï\n\"x\"\u{7f}", "n": 12345678901234567890u64, "e": 1e-7 });
+    let raw = format!("{message}\n{}\n", r#"{"a":1,  "a":2, "b":0.10000000000000000555}"#);
+    let finished = Program::run(&mut serve.connect(), &raw);
+    assert_eq!(finished.stdout, raw, "{finished:?}");
+    assert_eq!(finished.code, Some(0));
+}
+
+#[test]
+fn a_large_message_passes_whole() {
+    let serve = Serve::start(["--", "cat"]);
+    let line = format!("\"{}\"\n", "x".repeat((16 << 20) - 2));
+    let finished = Program::run(&mut serve.connect(), &line);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stdout == line, "{} bytes came back", finished.stdout.len());
+}
+
+#[test]
+fn a_slow_reader_loses_nothing() {
+    // Reads in pieces, while much more than all buffers together waits for it.
+    let serve = Serve::start(["--", "seq", "1", "300000"]);
+    let mut client = serve.client();
+    for number in 1..=1000 {
+        assert_eq!(client.line(), Some(number.to_string()));
+    }
+    until("the program waits for its reader", || {
+        serve.processes().iter().any(|pid| is_waiting_to_write(*pid))
+    });
+    for number in 1001..=300_000 {
+        assert_eq!(client.line(), Some(number.to_string()));
+    }
+    assert_eq!(client.line(), None);
+}
+
+/// Whether the kernel has it wait for room in a pipe.
+fn is_waiting_to_write(pid: u32) -> bool {
+    let place = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+    place.contains("pipe_write")
+}
+
+fn demo_agent() -> String {
+    format!("exec:{}", json!([env!("CARGO_BIN_EXE_tieline"), "demo-agent"]))
+}
