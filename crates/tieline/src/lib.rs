@@ -17,6 +17,7 @@
 //! | `unix:/run/agent.sock` | a Unix socket, for its owner alone |
 //! | `exec:claude --verbose` | a child process on its stdin and stdout |
 //! | `stdio:` | this process's own stdin and stdout |
+//! | `tcp:127.0.0.1:7000` | a TCP port, without authentication |
 //! | `mem:name` | inside this process |
 //! | `content-length+exec:pylsp` | any of them, with the framing in front |
 //!
@@ -65,6 +66,24 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Call and answer
+//!
+//! [`rpc::Peer`] speaks JSON-RPC 2.0 over any channel, both ways:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use tieline::rpc::{Peer, PeerOptions};
+//!
+//! let channel = tieline::connect("exec:my-agent").await?;
+//! let (peer, driver) = Peer::new(channel, (), PeerOptions::default());
+//! tokio::spawn(driver);
+//! let sum: f64 = peer.call("add", (2, 3)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An agent that answers is thirty lines: `crates/tieline/examples/agent.rs`.
+//!
 //! # Where to read on
 //! - [`Options`]: message limits, timeouts, framing, environment of a child.
 //! - [`Registry`]: schemes of one's own beside the built-in ones.
@@ -75,6 +94,11 @@
 //! Needs a tokio runtime with time and I/O enabled.
 
 use std::sync::LazyLock;
+
+/// The JSON-RPC 2.0 peer.
+pub mod rpc {
+    pub use tieline_rpc::*;
+}
 
 pub use tieline_proto::*;
 pub use tieline_transport::*;

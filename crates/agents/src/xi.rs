@@ -1,0 +1,269 @@
+//! The xi-core editor: its front-end protocol, as far as a type helps
+//! (xi-editor documentation, "Frontend protocol").
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use tieline_agents::xi::{Event, Xi};
+//! use tieline_transport::{Endpoint, Options, Registry};
+//!
+//! let channel = Registry::new().connect(&Endpoint::exec("xi-core", [""; 0]), &Options::default()).await?;
+//! let (xi, mut events, driver) = Xi::start(channel).await?;
+//! tokio::spawn(driver);
+//!
+//! let view = xi.open("notes.txt").await?;
+//! view.insert("a line\n").await?;
+//! view.save("notes.txt").await?;
+//! while let Some(event) = events.next().await {
+//!     if let Event::ScrollTo { line, col, .. } = event {
+//!         println!("the cursor is at {line}:{col}");
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tieline_rpc::{
+    Answer, CallError, Dialect, Driver, ErrorObject, Handler, NotSent, Notification, Outcome, Peer,
+    PeerOptions, Request,
+};
+use tieline_transport::Channel;
+use tokio::sync::mpsc;
+
+/// How many events wait to be taken before the core has to wait.
+const EVENTS: usize = 256;
+
+/// A running xi-core. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Xi {
+    peer: Peer,
+}
+
+impl Xi {
+    /// Introduces itself to the core on the other end of `channel`. Nothing moves unless the driver
+    /// is awaited.
+    ///
+    /// Take the events, or drop them: while they wait, the core has to.
+    ///
+    /// # Errors
+    /// The line has ended.
+    pub async fn start<C: Channel>(
+        channel: C,
+    ) -> Result<(Self, Events, Driver<C, Forward>), NotSent> {
+        let (forward, events) = mpsc::channel(EVENTS);
+        let options = PeerOptions::new(Dialect::XI);
+        let (peer, driver) = Peer::new(channel, Forward(forward), options);
+        peer.notify("client_started", json!({})).await?;
+        Ok((Self { peer }, Events(events), driver))
+    }
+
+    /// Opens an empty view.
+    ///
+    /// # Errors
+    /// As [`Peer::call`].
+    pub async fn new_view(&self) -> Result<View, CallError> {
+        self.view(json!({})).await
+    }
+
+    /// Opens a view of the file at `path`, which need not exist yet.
+    ///
+    /// # Errors
+    /// As [`Peer::call`].
+    pub async fn open(&self, path: impl AsRef<Path>) -> Result<View, CallError> {
+        self.view(json!({ "file_path": path.as_ref().to_string_lossy() })).await
+    }
+
+    async fn view(&self, params: Value) -> Result<View, CallError> {
+        let id = self.peer.call("new_view", params).await?;
+        Ok(View { peer: self.peer.clone(), id })
+    }
+
+    /// The peer, for whatever has no method here.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+}
+
+/// One view of a buffer.
+#[derive(Clone, Debug)]
+pub struct View {
+    peer: Peer,
+    id: String,
+}
+
+impl View {
+    /// The name that the core gave it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Inserts `text` at the cursor.
+    ///
+    /// # Errors
+    /// It was not queued.
+    pub async fn insert(&self, text: &str) -> Result<(), NotSent> {
+        self.edit("insert", json!({ "chars": text })).await
+    }
+
+    /// Tells the core which lines are visible.
+    ///
+    /// # Errors
+    /// It was not queued.
+    pub async fn scroll(&self, first: u64, last: u64) -> Result<(), NotSent> {
+        self.edit("scroll", json!([first, last])).await
+    }
+
+    /// Any other edit: `move_up`, `delete_backward`, `undo`, …
+    ///
+    /// # Errors
+    /// It was not queued.
+    pub async fn edit(&self, method: &str, params: Value) -> Result<(), NotSent> {
+        let edit = json!({ "view_id": self.id, "method": method, "params": params });
+        self.peer.notify("edit", edit).await
+    }
+
+    /// Saves the buffer, and waits until the core has done so. That it failed is an
+    /// [`Event::Alert`].
+    ///
+    /// # Errors
+    /// As [`Peer::call`].
+    pub async fn save(&self, path: impl AsRef<Path>) -> Result<(), CallError> {
+        let path = path.as_ref().to_string_lossy();
+        self.peer.notify("save", json!({ "view_id": self.id, "file_path": path })).await?;
+        // The core handles one thing after the other: what is answered now came after the save.
+        self.peer.call::<Value>("get_config", json!({ "view_id": self.id })).await.map(drop)
+    }
+
+    /// The whole text.
+    ///
+    /// # Errors
+    /// As [`Peer::call`].
+    pub async fn contents(&self) -> Result<String, CallError> {
+        self.peer.call("debug_get_contents", json!({ "view_id": self.id })).await
+    }
+
+    /// Closes the view.
+    ///
+    /// # Errors
+    /// It was not queued.
+    pub async fn close(self) -> Result<(), NotSent> {
+        self.peer.notify("close_view", json!({ "view_id": self.id })).await
+    }
+}
+
+/// What the core tells.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Lines of a view have changed.
+    Update {
+        /// The view.
+        view_id: String,
+        /// The operations on the line cache, as they came.
+        update: Value,
+    },
+    /// The cursor should be visible.
+    ScrollTo {
+        /// The view.
+        view_id: String,
+        /// The line, counted from 0.
+        line: u64,
+        /// The column in bytes of UTF-8, counted from 0.
+        col: u64,
+    },
+    /// Settings of a view have changed.
+    ConfigChanged {
+        /// The view.
+        view_id: String,
+        /// Those that have.
+        changes: Value,
+    },
+    /// Something that a person should read.
+    Alert(String),
+    /// Anything else.
+    Other {
+        /// Its name.
+        method: String,
+        /// Its parameters.
+        params: Value,
+    },
+}
+
+impl Event {
+    fn of(notification: &Notification) -> Self {
+        #[derive(Deserialize)]
+        struct Update {
+            view_id: String,
+            update: Value,
+        }
+        #[derive(Deserialize)]
+        struct ScrollTo {
+            view_id: String,
+            line: u64,
+            col: u64,
+        }
+        #[derive(Deserialize)]
+        struct ConfigChanged {
+            view_id: String,
+            changes: Value,
+        }
+        #[derive(Deserialize)]
+        struct Alert {
+            msg: String,
+        }
+        let params = notification.params().unwrap_or(b"null");
+        let method = notification.method();
+        let known = match &*method {
+            "update" => serde_json::from_slice(params)
+                .map(|Update { view_id, update }| Self::Update { view_id, update }),
+            "scroll_to" => serde_json::from_slice(params)
+                .map(|ScrollTo { view_id, line, col }| Self::ScrollTo { view_id, line, col }),
+            "config_changed" => serde_json::from_slice(params)
+                .map(|ConfigChanged { view_id, changes }| Self::ConfigChanged { view_id, changes }),
+            "alert" => serde_json::from_slice(params).map(|Alert { msg }| Self::Alert(msg)),
+            _ => serde_json::from_slice(params)
+                .map(|params| Self::Other { method: method.clone().into_owned(), params }),
+        };
+        // What a later core says differently is still told.
+        known.unwrap_or_else(|_| Self::Other {
+            params: serde_json::from_slice(params).unwrap_or_default(),
+            method: method.into_owned(),
+        })
+    }
+}
+
+/// What the core tells, in order.
+#[derive(Debug)]
+pub struct Events(mpsc::Receiver<Event>);
+
+impl Events {
+    /// Waits for the next; `None` once the line has ended and all were taken. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.0.recv().await
+    }
+}
+
+/// Hands what the core tells to [`Events`].
+#[derive(Debug)]
+pub struct Forward(mpsc::Sender<Event>);
+
+impl Handler for Forward {
+    fn request(&self, request: Request, _: &Peer) -> Answer<Outcome> {
+        Answer::Now(Err(ErrorObject::method_not_found(&request.method())))
+    }
+
+    fn notification(&self, notification: Notification, _: &Peer) -> Answer<()> {
+        let event = match self.0.try_send(Event::of(&notification)) {
+            Err(mpsc::error::TrySendError::Full(event)) => event,
+            // Nobody wants to know any more.
+            _ => return Answer::Now(()),
+        };
+        let events = self.0.clone();
+        Answer::later(async move {
+            let _ = events.send(event).await;
+        })
+    }
+}

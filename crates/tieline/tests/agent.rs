@@ -1,0 +1,54 @@
+//! The agent in thirty lines, unchanged: in memory, over a Unix socket, and on its own stdio.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../examples/agent.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod agent;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tieline::Channel;
+use tieline::rpc::{Peer, PeerOptions, Router};
+
+/// Adds, and is greeted in German, because it says so when it is asked.
+async fn use_it(channel: impl Channel) {
+    let german = Router::new().request("language", |(): (), _| async move { Ok("de") });
+    let (peer, driver) = Peer::new(channel, german, PeerOptions::default());
+    let driver = tokio::spawn(driver);
+    assert_eq!(within(peer.call::<f64>("add", (2, 3))).await.unwrap(), 5.0);
+    let greeting: String = within(peer.call("greet", ["Welt"])).await.unwrap();
+    assert_eq!(greeting, "Hallo Welt");
+    within(peer.close()).await;
+    within(driver).await.unwrap();
+}
+
+async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it did not come")
+}
+
+#[tokio::test]
+async fn in_memory() {
+    let (ours, theirs) = tieline::memory_pair();
+    tokio::spawn(agent::serve(theirs));
+    use_it(ours).await;
+}
+
+#[tokio::test]
+async fn over_a_unix_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let endpoint = format!("unix:{}", directory.path().join("agent.sock").display());
+    let mut acceptor = tieline::listen(&endpoint).await.unwrap();
+    tokio::spawn(async move { agent::serve(acceptor.accept().await.unwrap()).await });
+    use_it(tieline::connect(&endpoint).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn on_its_own_stdio() {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples/agent");
+    assert!(program.exists(), "the example is built with the tests, by `cargo test`");
+    let endpoint = tieline::Endpoint::exec(&program, [""; 0]).to_string();
+    use_it(tieline::connect(&endpoint).await.unwrap()).await;
+}
