@@ -14,7 +14,7 @@ pub(crate) use client::{Client, Talk, request};
 pub(crate) use fixtures::{content_length_server, server_everything, vscode_jsonrpc, xi_core};
 pub(crate) use proc::{Usage, children_of, is_running, marked, usage};
 pub(crate) use program::{Finished, Program, tieline};
-pub(crate) use serve::{Serve, path_of};
+pub(crate) use serve::{Serve, new_mark, path_of};
 
 /// Nothing that a test waits for takes this long on any machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);

@@ -1,0 +1,112 @@
+//! What happens when something runs out: descriptors, room for more clients.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::process::Command;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::json;
+use support::{Client, Serve, Talk, request, until, usage};
+
+/// Sets how many descriptors another process may have, and returns what it was.
+fn limit_descriptors(process: u32, most: u64) -> u64 {
+    let pid = Pid::from_raw(process.try_into().unwrap());
+    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit { current: Some(most), maximum };
+    prlimit(pid, Resource::Nofile, limit).unwrap().current.unwrap()
+}
+
+#[test]
+fn without_descriptors_it_waits_patiently_and_serves_again_when_there_are_some() {
+    let serve = Serve::start::<&str>([]);
+    let pid = serve.program.pid();
+    let mut early = serve.client();
+    assert_eq!(early.call(&request(1, "add", json!([1, 1])))["result"], 2);
+
+    // Not one more, from now on.
+    let before = limit_descriptors(pid, 3);
+    let mut late: Vec<Client> = (0..20).map(|_| serve.client()).collect();
+    for client in &mut late {
+        client.send(&request(1, "add", json!([2, 2])).to_string());
+    }
+    serve.program.wait_stderr("out of descriptors or memory");
+    serve.program.wait_stderr("will try again; raise the limit of open files (ulimit -n)");
+
+    // For two seconds of the clock, those who are in are served, and it does not spin.
+    let ticks = usage(pid).ticks;
+    assert_eq!(early.call(&request(2, "sleep", json!([2000])))["result"]["slept"], 2000);
+    for number in 0..100 {
+        assert_eq!(early.call(&request(3, "echo", json!([number])))["result"], json!([number]));
+    }
+    let used = usage(pid).ticks - ticks;
+    assert!(used < 50, "it used {used} ticks of about 200");
+    let complaints = serve.program.stderr().matches("will try again").count();
+    assert_eq!(complaints, 1, "one is enough: {}", serve.program.stderr());
+
+    limit_descriptors(pid, before);
+    serve.program.wait_stderr("accepting again");
+    for client in &mut late {
+        assert_eq!(client.json()["result"], 4);
+    }
+    drop((early, late));
+    serve.wait_nothing_left();
+    serve.stop();
+}
+
+#[test]
+fn more_clients_than_descriptors_leave_a_server_that_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}", directory.path().join("a.sock").display());
+    let mark = support::new_mark();
+    let env = format!("TIELINE_TEST_MARK={mark}");
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -n 40; exec "$@""#, "sh"]);
+    command
+        .arg(env!("CARGO_BIN_EXE_tieline"))
+        .args(["serve", "--listen", &listen, "--env", &env, "--", "cat"]);
+    let serve = Serve::launch(&mut command, 1, mark, directory);
+
+    let mut first = serve.client();
+    first.send("hello");
+    assert_eq!(first.line().as_deref(), Some("hello"));
+    // Some are served and some turned away, and some may still be waiting at the door.
+    let crowd: Vec<Client> = (0..100).map(|_| serve.client()).collect();
+    serve.program.wait_stderr("out of descriptors or memory");
+    first.send("still there?");
+    assert_eq!(first.line().as_deref(), Some("still there?"));
+    drop((first, crowd));
+    serve.wait_nothing_left();
+
+    // All descriptors are back: as many as fit at once can be served, one after another.
+    for _ in 0..3 {
+        let mut client = None;
+        until("somebody is served", || {
+            let mut candidate = serve.client();
+            candidate.send_refused(b"hello\n");
+            let is_served = candidate.line().as_deref() == Some("hello");
+            client = is_served.then_some(candidate);
+            is_served
+        });
+    }
+    serve.wait_nothing_left();
+    assert!(serve.program.stderr().matches("panicked").count() == 0);
+    serve.stop();
+}
+
+#[test]
+fn idle_clients_cost_little_memory() {
+    let serve = Serve::start(["--", "cat"]);
+    let mut clients: Vec<Client> = (0..100).map(|_| serve.client()).collect();
+    // Each has had a large message, and is idle now.
+    let large = "x".repeat(1 << 20);
+    for client in &mut clients {
+        client.send(&large);
+        assert_eq!(client.line().map(|line| line.len()), Some(large.len()));
+    }
+    let resident = std::fs::read_to_string(format!("/proc/{}/statm", serve.program.pid())).unwrap();
+    let pages: u64 = resident.split(' ').nth(1).unwrap().parse().unwrap();
+    let mebibytes = pages * 4096 / (1 << 20);
+    assert!(mebibytes < 60, "{mebibytes} MiB for 100 idle clients");
+}
