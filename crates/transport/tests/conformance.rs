@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use tieline_testkit::{Subject, conformance};
-use tieline_transport::{Endpoint, Memory};
+use tieline_transport::{Endpoint, Memory, Options};
 
 #[path = "../examples/custom_transport/xor.rs"]
 mod xor;
@@ -15,6 +15,23 @@ conformance!(custom_over_memory, listening, |check| {
     let endpoint = "xor:7@mem:agent".parse().unwrap();
     check.run(Subject::listening(xor::Xor::over(Memory::default()), endpoint));
 });
+
+#[cfg(target_os = "linux")]
+conformance!(tcp, listening, |check| {
+    let options = Options { allow_unauthenticated_tcp: true, ..Options::default() };
+    let endpoint = format!("tcp:{}:7000", loopback_of_its_own()).parse().unwrap();
+    check.run(Subject::listening(tieline_transport::Tcp, endpoint).with_options(options));
+});
+
+/// An address of this machine that no other test uses: the whole of 127.0.0.0/8 is loopback, and
+/// each process has a part of it.
+#[cfg(target_os = "linux")]
+fn loopback_of_its_own() -> std::net::Ipv4Addr {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    std::net::Ipv4Addr::new(127, high, low, NEXT.fetch_add(1, Ordering::Relaxed))
+}
 
 #[cfg(unix)]
 mod on_unix {

@@ -72,7 +72,8 @@ async fn impatient(subject: &Subject) -> (Control, impl Sender, impl Receiver) {
     let stall_timeout = Duration::from_millis(300);
     let config =
         ChannelConfig { stall_timeout, write_queue: ByteSize::kib(4), ..Default::default() };
-    let channel = FramedChannel::new(subject.line().await, Lines::default(), config);
+    let lines = Lines::new(ByteSize::mib(64));
+    let channel = FramedChannel::new(subject.line().await, lines, config);
     let control = channel.control().clone();
     let (sender, receiver) = channel.split();
     (control, sender, receiver)
@@ -80,7 +81,7 @@ async fn impatient(subject: &Subject) -> (Control, impl Sender, impl Receiver) {
 
 /// Queues one message that is larger than all buffers on the way together.
 async fn fill(sender: &mut impl Sender) {
-    sender.feed("x".repeat(4 << 20)).await.unwrap();
+    sender.feed("x".repeat(40 << 20)).await.unwrap();
 }
 
 #[track_caller]

@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 pub struct Subject {
     transport: Box<dyn DynTransport>,
     endpoint: Endpoint,
+    options: Options,
     far_side: FarSide,
     _guard: Option<Box<dyn Any + Send + Sync>>,
 }
@@ -26,13 +27,25 @@ enum FarSide {
 impl Subject {
     /// A transport that listens, at a place where there is nothing yet.
     pub fn listening(transport: impl Transport, endpoint: Endpoint) -> Self {
-        Self { transport: Box::new(transport), endpoint, far_side: FarSide::Listens, _guard: None }
+        Self {
+            transport: Box::new(transport),
+            endpoint,
+            options: Options::default(),
+            far_side: FarSide::Listens,
+            _guard: None,
+        }
     }
 
     /// A transport that connects to something that gives back every byte, and ends when its input
     /// does.
     pub fn echoing(transport: impl Transport, endpoint: Endpoint) -> Self {
         Self { far_side: FarSide::Echoes, ..Self::listening(transport, endpoint) }
+    }
+
+    /// The same, with other options than the defaults.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Self {
+        Self { options, ..self }
     }
 
     /// The same, with something that must live as long: the directory of a socket.
@@ -70,11 +83,11 @@ impl Subject {
     }
 
     pub(super) async fn connect(&self) -> Result<BoxConnection, TransportError> {
-        self.transport.connect(&self.endpoint, &Options::default()).await
+        self.transport.connect(&self.endpoint, &self.options).await
     }
 
     pub(super) async fn listen(&self) -> Result<Box<dyn DynListener>, TransportError> {
-        self.transport.listen(&self.endpoint, &Options::default()).await
+        self.transport.listen(&self.endpoint, &self.options).await
     }
 }
 
