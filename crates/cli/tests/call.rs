@@ -1,0 +1,113 @@
+//! `tieline call`: one method, its result, and every way of not getting one.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use support::{Finished, Program, Serve, tieline};
+
+/// Calls the built-in agent without a socket in between.
+fn call(args: &[&str]) -> Finished {
+    call_with(args, "")
+}
+
+fn call_with(args: &[&str], stdin: &str) -> Finished {
+    let agent = format!(r#"exec:["{}","demo-agent"]"#, env!("CARGO_BIN_EXE_tieline"));
+    Program::run(tieline(["call", &agent]).args(args), stdin)
+}
+
+#[test]
+fn the_result_alone_is_on_stdout() {
+    for (args, result) in [
+        (&["add", "[2,3]"][..], "5\n"),
+        (
+            &["echo", r#"{"b":[1.50,9007199254740993],"a":"é"}"#],
+            "{\"b\":[1.50,9007199254740993],\"a\":\"é\"}\n",
+        ),
+        (&["echo", "[\n1,\n2]"], "[ 1, 2]\n"),
+        (&["echo"], "null\n"),
+    ] {
+        let finished = call(args);
+        assert_eq!((finished.code, &*finished.stdout, &*finished.stderr), (Some(0), result, ""));
+    }
+}
+
+#[test]
+fn parameters_may_come_from_stdin() {
+    let finished = call_with(&["echo", "-"], "{\n\"a\": 1\n}\n");
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), "{ \"a\": 1 }\n"), "{finished:?}");
+}
+
+#[test]
+fn an_error_of_the_other_side_is_status_1_with_code_and_message() {
+    let finished = call(&["no-such-method"]);
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), ""));
+    assert!(finished.stderr.contains("error -32601: method not found"), "{finished:?}");
+    let finished = call(&["add", r#"["x"]"#]);
+    assert!(finished.stderr.contains("-32602"), "{finished:?}");
+}
+
+#[test]
+fn parameters_that_cannot_be_sent_are_a_mistake_of_the_command_line() {
+    for params in ["5", "\"text\"", "{", "[1,]", "null"] {
+        let finished = call(&["add", params]);
+        assert_eq!((finished.code, &*finished.stdout), (Some(2), ""), "{params}");
+        assert!(finished.stderr.contains("PARAMS"), "{finished:?}");
+    }
+    let finished = call(&["add", "[1]", "--dialect", "esperanto"]);
+    assert_eq!(finished.code, Some(2));
+    assert!(finished.stderr.contains("strict, lsp, mcp"), "{finished:?}");
+}
+
+#[test]
+fn notifications_are_printed_meanwhile_when_they_are_followed() {
+    let finished = call(&["count", r#"{"to":3}"#, "--follow"]);
+    let lines: Vec<_> = finished.stdout.lines().collect();
+    assert_eq!(lines.len(), 4, "{finished:?}");
+    for (n, line) in lines[..3].iter().enumerate() {
+        assert_eq!(
+            *line,
+            format!(r#"{{"jsonrpc":"2.0","method":"count","params":{{"n":{}}}}}"#, n + 1)
+        );
+    }
+    assert_eq!(lines[3], r#"{"counted":3}"#);
+    let finished = call(&["count", r#"{"to":3}"#]);
+    assert_eq!(finished.stdout, "{\"counted\":3}\n");
+}
+
+#[test]
+fn a_notification_waits_for_no_answer() {
+    let serve = Serve::start(["--", "cat"]);
+    let finished =
+        Program::run(&mut tieline(["call", serve.endpoint(), "note", "[1]", "--notify"]), "");
+    assert_eq!((finished.code, &*finished.stdout, &*finished.stderr), (Some(0), "", ""));
+    serve.stop();
+}
+
+#[test]
+fn a_call_that_takes_too_long_is_given_up() {
+    let finished = call(&["sleep", "[600000]", "--timeout", "50ms"]);
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+    assert!(finished.stderr.contains("no answer came in time"), "{finished:?}");
+}
+
+#[test]
+fn a_program_that_dies_is_told_apart_from_one_that_was_never_asked() {
+    let finished = call(&["crash"]);
+    assert_eq!(finished.code, Some(1));
+    assert!(finished.stderr.contains("sent, and no answer came"), "{finished:?}");
+    assert!(finished.stderr.contains("exit status: 3"), "{finished:?}");
+    let finished = Program::run(&mut tieline(["call", "exec:no-such-program", "m"]), "");
+    assert_eq!(finished.code, Some(1));
+    assert!(finished.stderr.contains("no such program"), "{finished:?}");
+}
+
+#[test]
+fn xi_is_spoken_to_in_its_dialect() {
+    let core = support::xi_core();
+    let endpoint = format!(r#"exec:["{core}"]"#);
+    // Before it was introduced, the core does not answer; a notification is what it takes first.
+    let args = ["call", &endpoint, "client_started", "{}", "--notify", "--dialect", "xi"];
+    let finished = Program::run(&mut tieline(args), "");
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), ""), "{finished:?}");
+}

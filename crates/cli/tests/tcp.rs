@@ -1,0 +1,108 @@
+//! `tcp:` endpoints: refused unless asked for by an ugly name, and then nothing is started for
+//! whoever has not sent a whole message.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use support::{Program, children_of, tieline};
+
+const ADD: &str = r#"{"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}"#;
+
+/// A server on a port of its own.
+struct Served {
+    program: Program,
+    endpoint: String,
+}
+
+impl Served {
+    fn start(framing: &str) -> Self {
+        use support::Talk;
+        let endpoint = format!("{framing}tcp:127.0.0.1:0");
+        let args = ["serve", "--allow-unauthenticated-tcp", "--listen", &endpoint];
+        let mut program = Program::start(&mut tieline(args));
+        let endpoint = program.line().expect("an endpoint");
+        Self { program, endpoint }
+    }
+
+    /// Sends `bytes`, ends the input, and reads until the other side ends.
+    fn exchange(&self, bytes: &[u8]) -> Vec<u8> {
+        let (_, address) = self.endpoint.split_once("tcp:").unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(bytes).unwrap();
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("it hangs"),
+            _ => answer,
+        }
+    }
+}
+
+#[test]
+fn listening_on_tcp_is_refused_unless_it_is_asked_for_by_name() {
+    let finished = Program::run(&mut tieline(["serve", "--listen", "tcp:127.0.0.1:0"]), "");
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+    assert!(finished.stderr.contains("--allow-unauthenticated-tcp"), "{finished:?}");
+}
+
+#[test]
+fn a_line_of_json_is_served_and_connect_and_call_reach_it() {
+    let served = Served::start("");
+    let finished = Program::run(&mut tieline(["connect", &served.endpoint]), format!("{ADD}\n"));
+    assert_eq!((finished.code, finished.stdout.contains("5")), (Some(0), true), "{finished:?}");
+    let finished = Program::run(&mut tieline(["call", &served.endpoint, "add", "[2,3]"]), "");
+    assert_eq!(finished.stdout, "5\n", "{finished:?}");
+    let answer = served.exchange(format!("{ADD}\n").as_bytes());
+    assert!(String::from_utf8(answer).unwrap().contains(r#""result":5"#));
+}
+
+#[test]
+fn a_web_page_that_posts_to_the_port_starts_no_process_and_sends_no_message() {
+    let body = format!("{ADD}\n");
+    let post = format!(
+        "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/plain\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    for framing in ["", "content-length+"] {
+        let served = Served::start(framing);
+        let answer = served.exchange(post.as_bytes());
+        assert_eq!(answer, b"", "{}", String::from_utf8_lossy(&answer));
+        served.program.wait_stderr("refused a client");
+        assert_eq!(children_of(served.program.pid()), [0; 0]);
+        assert!(!served.program.stderr().contains("to_far"), "no line has begun");
+    }
+}
+
+#[test]
+fn whoever_sends_nothing_or_nonsense_starts_no_process() {
+    let served = Served::start("");
+    for nonsense in
+        [&b""[..], b"\n\n", b"hello\n", b"\xff\xfe\n", b"{\"half\":", b"GET / HTTP/1.1\r\n\r\n"]
+    {
+        assert_eq!(served.exchange(nonsense), b"", "{}", nonsense.escape_ascii());
+    }
+    served.program.wait_stderr_times("refused a client", 6);
+    assert_eq!(children_of(served.program.pid()), [0; 0]);
+    let answer = served.exchange(format!("{ADD}\n").as_bytes());
+    assert!(!answer.is_empty(), "the next is served");
+}
+
+#[test]
+fn a_port_in_use_and_a_port_without_a_server_each_say_so() {
+    let served = Served::start("");
+    let args = ["serve", "--allow-unauthenticated-tcp", "--listen", &served.endpoint];
+    let finished = Program::run(&mut tieline(args), "");
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stderr.contains("somebody is alive there"), "{finished:?}");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let finished = Program::run(&mut tieline(["connect", &format!("tcp:{free}")]), "");
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stderr.contains("start the server first"), "{finished:?}");
+}
