@@ -180,17 +180,20 @@ async fn run(
     bridge_options: Bridge,
     mut stopping: watch::Receiver<bool>,
 ) -> Option<BridgeReport> {
-    let client = admit(arrival.client).await?;
+    let mut stop = pin!(async {
+        // The server that holds the other end outlives this task.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    });
+    let client = tokio::select! {
+        client = admit(arrival.client) => client?,
+        () = &mut stop => return None,
+    };
     let far = match arrival.target.connect().await {
         Ok(far) => far,
         Err(error) => {
             log_error("the client was turned away", &error);
             return None;
         }
-    };
-    let stop = async {
-        // The server that holds the other end outlives this task.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
     };
     Some(bridge(client, far, bridge_options, stop).await)
 }
