@@ -29,7 +29,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
     let raw = bench.side(async || {
         let begun = Instant::now();
         for _ in 0..MESSAGES {
-            stream.write_all(&bytes).await?;
+            stream.write_all(bytes).await?;
         }
         stream.read_u8().await?;
         Ok((SIZE * MESSAGES) as f64 / begun.elapsed().as_secs_f64())
@@ -52,7 +52,7 @@ fn side<'a>(bench: &'a Bench, peer: &Peer, framing: impl Framing) -> Result<Side
     let bytes = payload(SIZE);
     Ok(bench.side(async move || {
         let begun = Instant::now();
-        stream::send(&mut sender, &bytes, MESSAGES).await?;
+        stream::send(&mut sender, bytes, MESSAGES).await?;
         message(&mut receiver).await?;
         Ok((SIZE * MESSAGES) as f64 / begun.elapsed().as_secs_f64())
     }))

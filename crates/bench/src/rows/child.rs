@@ -27,9 +27,9 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
 fn there_and_back(bench: &Bench) -> Result<Line> {
     let ping = payload(PAYLOAD);
     let (mut sender, mut receiver) = bench.runtime.block_on(cat())?.split();
-    let typed = bench.side(async || ping_pong(&mut sender, &mut receiver, &ping, TIMES).await);
+    let typed = bench.side(async || ping_pong(&mut sender, &mut receiver, ping, TIMES).await);
 
-    let line = [&ping, &b"\n"[..]].concat();
+    let line = [ping, b"\n"].concat();
     let (_child, mut stdin, mut stdout) = bench.runtime.block_on(cat_raw())?;
     let raw = bench.side(async || ping_pong_raw(&mut stdin, &mut stdout, &line, TIMES).await);
 
@@ -40,11 +40,11 @@ fn there_and_back(bench: &Bench) -> Result<Line> {
 
 fn streamed(bench: &Bench) -> Result<Line> {
     let (mut sender, mut receiver) = bench.runtime.block_on(cat())?.split();
-    let line = stream::message_to_send();
+    let line = stream::line();
     let typed = bench.side(async || {
         let begun = Instant::now();
         tokio::try_join!(
-            stream::send(&mut sender, &line, MESSAGES),
+            stream::send(&mut sender, line, MESSAGES),
             stream::receive(&mut receiver, MESSAGES)
         )?;
         Ok(MESSAGES as f64 / begun.elapsed().as_secs_f64())

@@ -4,7 +4,7 @@
 use std::io::IoSlice;
 use std::process::Command;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tieline_proto::{Frame, Framing, Lines, WriteBuf};
 
 use super::payload;
@@ -48,7 +48,7 @@ fn collected(report: &str) -> Option<u64> {
 
 /// What is counted: messages into the queue a batch at a time, and out of the bytes again.
 pub(crate) fn work(messages: usize) -> Result<()> {
-    let message = payload(PAYLOAD);
+    let message = Bytes::from_static(payload(PAYLOAD));
     let mut lines = Lines::default();
     let mut queue = WriteBuf::new();
     let mut buffer = BytesMut::new();

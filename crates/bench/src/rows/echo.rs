@@ -27,13 +27,13 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
     let peer = Peer::start("echo-typed")?;
     let connector = connector(peer.socket(), Lines::default())?;
     let (mut sender, mut receiver) = runtime.block_on(connector.connect())?.split();
-    let typed = bench.side(async || ping_pong(&mut sender, &mut receiver, &ping, TIMES).await);
+    let typed = bench.side(async || ping_pong(&mut sender, &mut receiver, ping, TIMES).await);
 
     let peer = Peer::start("echo-boxed")?;
     let (endpoint, options) = (endpoint(peer.socket()), Options::default());
     let channel = runtime.block_on(Registry::new().connect(&endpoint, &options))?;
     let (mut sender, mut receiver) = channel.split();
-    let boxed = bench.side(async || ping_pong(&mut sender, &mut receiver, &ping, TIMES).await);
+    let boxed = bench.side(async || ping_pong(&mut sender, &mut receiver, ping, TIMES).await);
 
     let peer = Peer::start("echo-raw")?;
     let (mut read, mut write) = runtime.block_on(UnixStream::connect(peer.socket()))?.into_split();

@@ -4,14 +4,13 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use bytes::Bytes;
 use memchr::memchr_iter;
 use tieline_proto::Lines;
 use tieline_transport::{Acceptor, Channel, Connector, Receiver, Sender, SenderExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::message;
+use super::{message, payload};
 use crate::compare::{Bench, Result};
 use crate::peer::{Peer, connector, listen, listen_raw};
 use crate::report::{Goal, Line, Unit};
@@ -30,10 +29,10 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
     let peer = Peer::start("stream-typed")?;
     let connector = connector(peer.socket(), Lines::default())?;
     let (mut sender, mut receiver) = runtime.block_on(connector.connect())?.split();
-    let line = message_to_send();
+    let line = line();
     let typed = bench.side(async || {
         let begun = Instant::now();
-        send(&mut sender, &line, MESSAGES).await?;
+        send(&mut sender, line, MESSAGES).await?;
         message(&mut receiver).await?;
         Ok(MESSAGES as f64 / begun.elapsed().as_secs_f64())
     });
@@ -70,14 +69,18 @@ pub(super) async fn serve_raw(socket: PathBuf) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn message_to_send() -> Bytes {
-    Bytes::from_static(&[b'x'; PAYLOAD])
+pub(super) fn line() -> &'static [u8] {
+    payload(PAYLOAD)
 }
 
 /// Many into the queue and one flush behind them.
-pub(super) async fn send(sender: &mut impl Sender, line: &Bytes, messages: usize) -> Result<()> {
+pub(super) async fn send(
+    sender: &mut impl Sender,
+    message: &'static [u8],
+    messages: usize,
+) -> Result<()> {
     for _ in 0..messages {
-        sender.feed(line.clone()).await?;
+        sender.feed(message).await?;
     }
     Ok(sender.flush().await?)
 }
@@ -91,7 +94,7 @@ pub(super) async fn receive(receiver: &mut impl Receiver, messages: usize) -> Re
 
 /// The same bytes, in chunks made beforehand.
 pub(super) async fn send_raw(write: &mut (impl AsyncWrite + Unpin), chunks: usize) -> Result<()> {
-    let line = [&message_to_send(), &b"\n"[..]].concat();
+    let line = [line(), b"\n"].concat();
     let chunk = line.repeat(LINES_A_CHUNK);
     for _ in 0..chunks {
         write.write_all(&chunk).await?;
