@@ -7,8 +7,10 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use support::{Program, children_of, tieline};
 
 const ADD: &str = r#"{"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}"#;
@@ -29,10 +31,13 @@ impl Served {
         Self { program, endpoint }
     }
 
+    fn address(&self) -> &str {
+        self.endpoint.split_once("tcp:").unwrap().1
+    }
+
     /// Sends `bytes`, ends the input, and reads until the other side ends.
     fn exchange(&self, bytes: &[u8]) -> Vec<u8> {
-        let (_, address) = self.endpoint.split_once("tcp:").unwrap();
-        let mut stream = TcpStream::connect(address).unwrap();
+        let mut stream = TcpStream::connect(self.address()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream.write_all(bytes).unwrap();
         let _ = stream.shutdown(Shutdown::Write);
@@ -105,4 +110,32 @@ fn a_port_in_use_and_a_port_without_a_server_each_say_so() {
     let finished = Program::run(&mut tieline(["connect", &format!("tcp:{free}")]), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.stderr.contains("start the server first"), "{finished:?}");
+}
+
+#[test]
+fn a_page_in_a_real_engine_gets_no_answer_and_starts_no_process() {
+    for framing in ["", "content-length+", "length-prefix+"] {
+        let served = Served::start(framing);
+        let page = format!(
+            "fetch('http://{}', {{ method: 'POST', body: '{ADD}\\n' }})
+                .then(() => process.exit(1), () => process.exit(0))",
+            served.address()
+        );
+        let page = Program::run(Command::new("node").args(["-e", &page]), "");
+        assert_eq!(page.code, Some(0), "{framing}: it had an answer: {page:?}");
+        served.program.wait_stderr("refused a client");
+        assert_eq!(children_of(served.program.pid()), [0; 0]);
+    }
+}
+
+#[test]
+fn a_client_that_has_said_nothing_does_not_hold_up_the_end() {
+    let mut served = Served::start("");
+    let mut silent = TcpStream::connect(served.address()).unwrap();
+    served.program.wait_stderr("a client has connected");
+    served.program.signal(Signal::TERM);
+    let finished = served.program.wait();
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(!finished.stderr.contains("no message in"), "it was waited for: {finished:?}");
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
 }
