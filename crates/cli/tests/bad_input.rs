@@ -22,12 +22,20 @@ fn nonsense_is_answered_by_the_agent_and_the_line_goes_on() {
     client.send_raw(b"{\"id\":1,\"method\":\"\xff\"}\n");
     let answer = client.json();
     assert!(parse_error(&answer), "{answer}");
-    client.send(&"[".repeat(100_000));
-    let answer = client.json();
-    assert!(parse_error(&answer), "{answer}");
-    for (request, code) in [("1", -32600), ("[]", -32600), (r#"{"id":1,"method":"no"}"#, -32601)] {
+    // What is JSON but no request, or goes beyond a limit, is answered with the id if there is one.
+    let bomb =
+        format!(r#"{{"jsonrpc":"2.0","id":9,"method":"echo","params":{}"#, "[".repeat(100_000));
+    for (request, code, id) in [
+        ("1", -32600, json!(null)),
+        ("[]", -32600, json!(null)),
+        (&bomb, -32600, json!(9)),
+        (r#"{"id":"a","method":"echo"}"#, -32600, json!("a")),
+        (r#"{"jsonrpc":"2.0","id":12345678901234567890}"#, -32600, json!(12345678901234567890u64)),
+        (r#"{"jsonrpc":"2.0","id":5,"method":"no"}"#, -32601, json!(5)),
+    ] {
         client.send(request);
-        assert_eq!(client.json()["error"]["code"], code, "{request}");
+        let answer = client.json();
+        assert_eq!((&answer["error"]["code"], &answer["id"]), (&json!(code), &id), "{answer}");
     }
     // Blank lines are no messages.
     client.send_raw(b"\n\r\n  \n");
@@ -39,7 +47,7 @@ fn nonsense_is_answered_by_the_agent_and_the_line_goes_on() {
 fn half_a_line_at_the_end_of_the_input_is_a_message() {
     let serve = Serve::start::<&str>([]);
     let mut client = serve.client();
-    client.send_raw(br#"{"id":1,"method":"add","params":[2,3]}"#);
+    client.send_raw(br#"{"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}"#);
     client.end_input();
     assert_eq!(client.json()["result"], 5);
     assert_eq!(client.line(), None);
