@@ -1,7 +1,11 @@
-//! What it takes to build the program: the time of a cold release build and the number of crates.
+//! What it takes to get the program: the time of a cold release build, from there to the first
+//! answered message, and the number of crates.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use crate::compare::{Bench, Result};
@@ -14,17 +18,25 @@ const PROGRAM: [&str; 3] = ["--locked", "--package", "tieline-cli"];
 pub(super) fn run(_: &Bench) -> Result<Vec<Line>> {
     // What has to be downloaded is no part of building.
     succeed(cargo()?.args(["fetch", "--locked"]))?;
-    let mut best = f64::INFINITY;
+    let (mut built, mut answered) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..TIMES {
-        best = best.min(build()?);
+        let folder = tempfile::tempdir()?;
+        built = built.min(build(folder.path())?);
+        answered = answered.min(first_answer(folder.path())?);
     }
     let minutes = 2.5;
     Ok(vec![
         Line::alone(
             format!("cold release build of the program, best of {TIMES}"),
             Unit::Time,
-            best,
+            built,
             Some(Goal::AtMost(minutes * 60.0, Unit::Time)),
+        ),
+        Line::alone(
+            format!("from its start to the first answered message, best of {TIMES}"),
+            Unit::Time,
+            answered,
+            None,
         ),
         Line::alone(
             "crates of the program, its own included",
@@ -36,15 +48,53 @@ pub(super) fn run(_: &Bench) -> Result<Vec<Line>> {
 }
 
 /// Seconds for one build into an empty folder.
-fn build() -> Result<f64> {
-    let folder = tempfile::tempdir()?;
+fn build(folder: &Path) -> Result<f64> {
     let mut cargo = cargo()?;
     cargo.args(["build", "--release", "--quiet"]).args(PROGRAM);
     // A wrapper would answer from its cache.
-    cargo.env("CARGO_TARGET_DIR", folder.path()).env("RUSTC_WRAPPER", "");
+    cargo.env("CARGO_TARGET_DIR", folder).env("RUSTC_WRAPPER", "");
     let begun = Instant::now();
     succeed(&mut cargo)?;
     Ok(begun.elapsed().as_secs_f64())
+}
+
+/// Seconds from the start of what was built to an answer of its demo agent.
+fn first_answer(folder: &Path) -> Result<f64> {
+    let socket = folder.join("bench.sock");
+    let mut endpoint = std::ffi::OsString::from("unix:");
+    endpoint.push(&socket);
+    let begun = Instant::now();
+    let mut server = Server(
+        Command::new(folder.join("release/tieline"))
+            .args(["serve", "--quiet", "--listen"])
+            .arg(endpoint)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?,
+    );
+    let stdout = server.0.stdout.take().ok_or("the program has no stdout")?;
+    // It says where it listens once it does.
+    BufReader::new(stdout).read_line(&mut String::new())?;
+    let mut stream = UnixStream::connect(&socket)?;
+    stream.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":[\"x\"]}\n")?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    let elapsed = begun.elapsed().as_secs_f64();
+    if answer.contains("\"result\"") {
+        Ok(elapsed)
+    } else {
+        Err(format!("no answer: {answer}").into())
+    }
+}
+
+/// Ends with the value; the agent behind it has ended with its line.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn crates() -> Result<usize> {

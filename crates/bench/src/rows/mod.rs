@@ -5,6 +5,7 @@
 
 mod build;
 mod bulk;
+mod calls;
 mod child;
 pub(crate) mod codec;
 mod connect;
@@ -38,13 +39,14 @@ pub(crate) const ROWS: &[Row] = &[
     row("stream", "Unix socket: small messages one way, as many as go", stream::run),
     row("bulk", "Unix socket: messages of 1 MiB one way", bulk::run),
     row("child", "child process: small messages there and back, and streamed", child::run),
+    row("calls", "JSON-RPC over a Unix socket: one at a time, and 64 in flight", calls::run),
     row("connect", "Unix socket: connect and accept", connect::run),
     row("memory", "Unix socket: memory of an idle connection", memory::run),
     row("instructions", "instructions a message in encoding and decoding", codec::run),
     Row {
         takes_minutes: true,
         on_one_core: false,
-        ..row("build", "cold release build; number of crates", build::run)
+        ..row("build", "cold release build, first answer, number of crates", build::run)
     },
 ];
 
@@ -63,6 +65,9 @@ pub(crate) fn role(name: &str) -> Option<Role> {
         "bulk-raw" => |socket| Box::pin(bulk::serve_raw(socket)),
         "bulk-length-prefix" => |socket| Box::pin(bulk::serve_length_prefix(socket)),
         "bulk-lines" => |socket| Box::pin(bulk::serve_lines(socket)),
+        "calls-tieline" => |socket| Box::pin(calls::serve_tieline(socket)),
+        "calls-by-hand" => |socket| Box::pin(calls::serve_by_hand(socket)),
+        "echo-raw-call" => |socket| Box::pin(calls::serve_raw(socket)),
         "connect-raw" => |socket| Box::pin(connect::serve_raw(socket)),
         "connect-typed" => |socket| Box::pin(connect::serve_typed(socket)),
         _ => return None,
