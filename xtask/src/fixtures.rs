@@ -30,9 +30,10 @@ pub(crate) struct Fixture {
 type Build = fn(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure>;
 
 /// All fixtures, built or not.
-pub(crate) fn all(workspace: &Workspace) -> Result<[Fixture; 2], Failure> {
+pub(crate) fn all(workspace: &Workspace) -> Result<[Fixture; 3], Failure> {
     Ok([
         Fixture::new(workspace, "node", "TIELINE_NODE_FIXTURES", "", install_node)?,
+        Fixture::new(workspace, "python", "TIELINE_PYTHON_FIXTURES", "", install_python)?,
         Fixture::new(workspace, "xi-core", "TIELINE_XI_CORE", "bin/xi-core", install_xi_core)?,
     ])
 }
@@ -93,6 +94,24 @@ fn install_node(workspace: &Workspace, source: &Path, into: &Path) -> Result<(),
     }
     let quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
     run_aside(workspace.command("npm").arg("ci").args(quiet).current_dir(into))
+}
+
+/// A virtual environment with exactly the packages that are listed, none of whose own code is run
+/// here. It works where it is renamed to, except for the scripts in `bin`, which name the place they
+/// were made at: `bin/python -m module` is the way to start what is in it.
+fn install_python(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure> {
+    run_aside(workspace.command("python3").args(["-m", "venv"]).arg(into))?;
+    let quiet = ["--quiet", "--no-input", "--disable-pip-version-check"];
+    let exact = ["--no-deps", "--only-binary=:all:"];
+    run_aside(
+        workspace
+            .command(into.join("bin/python"))
+            .args(["-m", "pip", "install"])
+            .args(quiet)
+            .args(exact)
+            .arg("--requirement")
+            .arg(source.join("requirements.txt")),
+    )
 }
 
 fn install_xi_core(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure> {

@@ -28,6 +28,7 @@ const FOR_TESTS: &[Program] = &[
     program("C compiler", &["cc", "--version"], &["gcc", "libc6-dev"]),
     program("socat", &["socat", "-V"], &["socat"]),
     program("python3", &["python3", "--version"], &["python3"]),
+    program("python3 venv", &["python3", "-c", "import ensurepip, venv"], &["python3-venv"]),
     Program {
         name: "node (18 or newer)",
         oldest: Some(18),
@@ -60,7 +61,7 @@ pub(crate) fn provide(
     workspace: &Workspace,
     for_tidy: bool,
     may_install: bool,
-) -> Result<[Fixture; 2], Failure> {
+) -> Result<[Fixture; 3], Failure> {
     let fixtures = fixtures::all(workspace)?;
     let programs = || FOR_TESTS.iter().chain(FOR_TIDY.iter().filter(|_| for_tidy));
 

@@ -12,12 +12,13 @@ Finds what the tests need and runs all of them: unit, integration, documentation
 Usage: cargo xtask test [--install] [--tidy] [arguments for cargo test]
 
   --install  get what is missing: Debian packages (as root or through sudo), fixture
-             programs from npm and crates (into ~/.cache/tieline or XDG_CACHE_HOME).
+             programs from npm, PyPI and crates (into ~/.cache/tieline or XDG_CACHE_HOME).
              Without it, anything missing is named and the run fails.
   --tidy     run `cargo xtask tidy` first
 
 CI=true in the environment means both. The tests are told where the fixtures are by
-TIELINE_XI_CORE (the program) and TIELINE_NODE_FIXTURES (the folder with node_modules).
+TIELINE_XI_CORE (the program), TIELINE_NODE_FIXTURES (the folder with node_modules) and
+TIELINE_PYTHON_FIXTURES (the virtual environment).
 
   cargo xtask test -p tieline-proto lines     the tests of one crate whose name has `lines`
   cargo xtask test --test serve -- --nocapture";
