@@ -1,0 +1,100 @@
+//! The real programs that the tests talk to, and what they say by themselves.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use tieline_rpc::{Answer, Peer, PeerOptions, Router};
+use tieline_transport::{CloseReason, Endpoint, Options, Registry};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// A program on the other end of a line.
+pub(crate) struct Program {
+    pub(crate) peer: Peer,
+    driver: JoinHandle<CloseReason>,
+}
+
+impl Program {
+    pub(crate) async fn start(
+        endpoint: &Endpoint,
+        options: &Options,
+        peer: PeerOptions,
+        router: Router,
+    ) -> Self {
+        let registry = Registry::new();
+        let channel = registry.connect(endpoint, options).await.unwrap();
+        let (peer, driver) = Peer::new(channel, router, peer);
+        Self { peer, driver: tokio::spawn(driver) }
+    }
+
+    /// How many messages have come in so far.
+    pub(crate) fn messages_in(&self) -> u64 {
+        self.peer.control().info().messages_in
+    }
+
+    /// Closes the line, which must end as it should.
+    pub(crate) async fn close(self) {
+        let reason = within("the line's end", self.peer.close()).await;
+        assert!(reason.is_clean(), "{reason}");
+        within("the driver's end", self.driver).await.unwrap();
+    }
+
+    /// The end that the program makes.
+    pub(crate) async fn ended(self) -> CloseReason {
+        within("the program's end", self.driver).await.unwrap()
+    }
+}
+
+/// What was told without being asked for, in order.
+pub(crate) struct Heard(mpsc::UnboundedReceiver<(String, Value)>);
+
+/// The router, which also records every notification that it has no handler for.
+pub(crate) fn recording(router: Router) -> (Router, Heard) {
+    let (tell, heard) = mpsc::unbounded_channel();
+    let router = router.other_notifications(move |notification, _| {
+        let params = serde_json::from_slice(notification.params().unwrap_or(b"null")).unwrap();
+        // A test may have heard enough.
+        let _ = tell.send((notification.method().into_owned(), params));
+        Answer::Now(())
+    });
+    (router, Heard(heard))
+}
+
+impl Heard {
+    /// The parameters of the next notification of `method`; others before it are passed over.
+    pub(crate) async fn next(&mut self, method: &str) -> Value {
+        let next = async {
+            loop {
+                let (heard, params) = self.0.recv().await.expect("the line lives");
+                if heard == method {
+                    return params;
+                }
+            }
+        };
+        within(method, next).await
+    }
+}
+
+/// A file or folder among the programs that `variable` leads to.
+#[track_caller]
+pub(crate) fn fixture(variable: &str, below: impl AsRef<Path>) -> PathBuf {
+    let remedy = "get it with `cargo xtask test --install`, and run tests by `cargo xtask test`";
+    let Some(folder) = std::env::var_os(variable) else {
+        panic!("{variable} does not say where the fixture is; {remedy}");
+    };
+    let path = PathBuf::from(folder).join(below);
+    assert!(path.exists(), "{variable} leads to no {}; {remedy}", path.display());
+    path
+}
+
+/// What does not come in a minute does not come.
+pub(crate) async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(Duration::from_secs(60), event).await {
+        Ok(there) => there,
+        Err(_) => panic!("waited a minute in vain: {what}"),
+    }
+}
