@@ -1,0 +1,155 @@
+//! The Model Context Protocol project's server of everything, over its stdin and stdout.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{Heard, Program, fixture, recording, within};
+use tieline_rpc::{CallError, Dialect, ErrorObject, PeerOptions, Router};
+use tieline_transport::{Endpoint, Options};
+use tokio::sync::{mpsc, oneshot};
+
+/// Starts the server and shakes hands with it.
+async fn start(capabilities: Value, router: Router) -> (Program, Heard) {
+    let script = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
+    let script = fixture("TIELINE_NODE_FIXTURES", script);
+    let endpoint = Endpoint::exec("node", [script.as_os_str(), "stdio".as_ref()]);
+    let (router, heard) = recording(router);
+    let peer = PeerOptions::new(Dialect::MCP);
+    let server = Program::start(&endpoint, &Options::default(), peer, router).await;
+
+    let params = json!({
+        "protocolVersion": "2025-11-25",
+        "capabilities": capabilities,
+        "clientInfo": { "name": "tieline", "version": "0" },
+    });
+    let answer: Value = within("initialize", server.peer.call("initialize", params)).await.unwrap();
+    assert_eq!(answer["protocolVersion"], "2025-11-25");
+    assert_eq!(answer["serverInfo"]["name"], "mcp-servers/everything");
+    server.peer.notify("notifications/initialized", ()).await.unwrap();
+    (server, heard)
+}
+
+fn tool(name: &str, arguments: Value) -> Value {
+    json!({ "name": name, "arguments": arguments })
+}
+
+/// What the tool says.
+async fn call(server: &Program, name: &str, arguments: Value) -> Result<String, CallError> {
+    let result: Value = within(name, server.peer.call("tools/call", tool(name, arguments))).await?;
+    Ok(text(&result))
+}
+
+fn text(result: &Value) -> String {
+    result["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{result}")).to_owned()
+}
+
+#[tokio::test]
+async fn tools_are_listed_and_called() {
+    let (server, _heard) = start(json!({}), Router::new()).await;
+    let list: Value = within("the list", server.peer.call("tools/list", json!({}))).await.unwrap();
+    let names: Vec<_> = list["tools"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
+    assert!(names.contains(&&json!("echo")), "{names:?}");
+    assert!(!names.contains(&&json!("trigger-sampling-request")), "it is not offered to us");
+
+    let message = "two\nlines, \"quoted\", and 🧵";
+    let answer = call(&server, "echo", json!({ "message": message })).await.unwrap();
+    assert_eq!(answer, format!("Echo: {message}"));
+    let refused = within("an error", server.peer.call::<Value>("no/such/method", ())).await;
+    let Err(CallError::Remote(ErrorObject { code, .. })) = refused else { panic!("{refused:?}") };
+    assert_eq!(code, -32601);
+    server.close().await;
+}
+
+#[tokio::test]
+async fn progress_is_told_and_pushes_the_timeout_out() {
+    let (server, _heard) = start(json!({}), Router::new()).await;
+    let params = tool("trigger-long-running-operation", json!({ "duration": 3, "steps": 6 }));
+    let told = Mutex::new(Vec::new());
+    let limit = Duration::from_secs(2);
+    let long = || server.peer.method("tools/call").params(&params).timeout(limit);
+
+    let hear = |progress: &[u8]| {
+        let progress: Value = serde_json::from_slice(progress).unwrap();
+        told.lock().unwrap().push((progress["progress"].clone(), progress["total"].clone()));
+    };
+    let both = async { tokio::join!(long().on_progress(hear).call(), long().call::<Value>()) };
+    let (patient, hasty) = within("both operations", both).await;
+    let answer = text(&patient.unwrap());
+    assert_eq!(answer, "Long running operation completed. Duration: 3 seconds, Steps: 6.");
+    assert!(matches!(hasty, Err(CallError::TimedOut)), "{hasty:?}");
+    let told = told.into_inner().unwrap();
+    assert_eq!(told, (1..=6).map(|n| (json!(n), json!(6))).collect::<Vec<_>>());
+    server.close().await;
+}
+
+#[tokio::test]
+async fn the_server_logs_at_the_level_that_was_asked_for() {
+    let (server, mut heard) = start(json!({}), Router::new()).await;
+    let level = json!({ "level": "debug" });
+    let done: Value =
+        within("the level", server.peer.call("logging/setLevel", level)).await.unwrap();
+    assert_eq!(done, json!({}));
+    call(&server, "toggle-simulated-logging", json!({})).await.unwrap();
+    let logged = heard.next("notifications/message").await;
+    assert!(logged["data"].as_str().unwrap().contains("essage"), "{logged}");
+    server.close().await;
+}
+
+#[tokio::test]
+async fn the_server_asks_for_a_sample_and_uses_our_answer() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let router = Router::new().request("sampling/createMessage", {
+        let asked = asked.clone();
+        move |params: Value, _| {
+            asked.lock().unwrap().push(params);
+            async { Ok(sample("the sample of the test")) }
+        }
+    });
+    let (server, _heard) = start(json!({ "sampling": {} }), router).await;
+    let arguments = json!({ "prompt": "say something", "maxTokens": 7 });
+    let answer = call(&server, "trigger-sampling-request", arguments).await.unwrap();
+    assert!(answer.contains("the sample of the test"), "{answer}");
+    let asked = asked.lock().unwrap();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0]["maxTokens"], 7);
+    let prompt = asked[0]["messages"][0]["content"]["text"].as_str().unwrap();
+    assert!(prompt.ends_with("say something"), "{prompt}");
+    server.close().await;
+}
+
+fn sample(text: &str) -> Value {
+    let content = json!({ "type": "text", "text": text });
+    json!({ "role": "assistant", "content": content, "model": "none", "stopReason": "endTurn" })
+}
+
+/// The tool hangs in our hands, so that it is certain to be cancelled while it runs.
+#[tokio::test]
+async fn a_dropped_call_is_cancelled_at_the_server_and_the_line_goes_on() {
+    let (tell, mut asked) = mpsc::unbounded_channel();
+    let router = Router::new().request("sampling/createMessage", move |_: Value, _| {
+        let (answer, answered) = oneshot::channel();
+        tell.send(answer).unwrap();
+        async move { answered.await.map_err(ErrorObject::internal) }
+    });
+    let (server, _heard) = start(json!({ "sampling": {} }), router).await;
+    let arguments = json!({ "prompt": "never mind" });
+    let answer = tokio::select! {
+        result = call(&server, "trigger-sampling-request", arguments) => panic!("{result:?}"),
+        answer = within("the question", asked.recv()) => answer.unwrap(),
+    };
+    within("a pong", server.peer.call::<Value>("ping", ())).await.unwrap();
+
+    // Its tool ends now, and a server that knows of the cancellation says nothing of that: between
+    // here and the next tool's answer there is no other message.
+    let before = server.messages_in();
+    answer.send(sample("too late")).unwrap();
+    let echo = call(&server, "echo", json!({ "message": "still here" })).await.unwrap();
+    assert_eq!(echo, "Echo: still here");
+    assert_eq!(server.messages_in() - before, 1);
+    server.close().await;
+}
