@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -102,22 +102,18 @@ async fn the_server_logs_at_the_level_that_was_asked_for() {
 
 #[tokio::test]
 async fn the_server_asks_for_a_sample_and_uses_our_answer() {
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let router = Router::new().request("sampling/createMessage", {
-        let asked = asked.clone();
-        move |params: Value, _| {
-            asked.lock().unwrap().push(params);
-            async { Ok(sample("the sample of the test")) }
-        }
+    let (tell, mut asked) = mpsc::unbounded_channel();
+    let router = Router::new().request("sampling/createMessage", move |params: Value, _| {
+        tell.send(params).unwrap();
+        async { Ok(sample("the sample of the test")) }
     });
     let (server, _heard) = start(json!({ "sampling": {} }), router).await;
     let arguments = json!({ "prompt": "say something", "maxTokens": 7 });
     let answer = call(&server, "trigger-sampling-request", arguments).await.unwrap();
     assert!(answer.contains("the sample of the test"), "{answer}");
-    let asked = asked.lock().unwrap();
-    assert_eq!(asked.len(), 1);
-    assert_eq!(asked[0]["maxTokens"], 7);
-    let prompt = asked[0]["messages"][0]["content"]["text"].as_str().unwrap();
+    let asked = asked.try_recv().unwrap();
+    assert_eq!(asked["maxTokens"], 7);
+    let prompt = asked["messages"][0]["content"]["text"].as_str().unwrap();
     assert!(prompt.ends_with("say something"), "{prompt}");
     server.close().await;
 }
