@@ -118,10 +118,15 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
 
     /// Ends this direction; what waits is lost.
     fn end(&mut self, reason: CloseReason) -> SendError {
-        let reason = match reason {
-            CloseReason::Stalled => self.control.stalled(),
+        let known = match reason {
+            CloseReason::Stalled => Some(self.control.stalled()),
             // A failed write says that the far side is gone; why, the receiver finds out.
-            other => self.control.close_reason().unwrap_or(other),
+            _ => self.control.close_reason(),
+        };
+        let reason = match known {
+            // All that the receiver found was the end of the input, which is no end of ours.
+            None | Some(CloseReason::ByPeer | CloseReason::Unterminated) => reason,
+            Some(known) => known,
         };
         if !self.queue.is_empty() {
             let (endpoint, bytes) = (self.control.endpoint(), self.queue.len());
