@@ -112,6 +112,16 @@ fn a_stdout_that_is_closed_early_ends_connect_without_a_panic() {
 }
 
 #[test]
+fn a_stdout_that_takes_nothing_more_is_named_as_the_reason() {
+    let mut connect = Command::new("sh");
+    connect.args(["-c", r#"exec "$0" connect "$1" > /dev/full"#]);
+    connect.args([env!("CARGO_BIN_EXE_tieline"), "exec:cat"]);
+    let finished = Program::run(&mut connect, "hello\n");
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stderr.contains("no storage space"), "{finished:?}");
+}
+
+#[test]
 fn own_stdio_can_be_one_end_only() {
     for line in [&["bridge", "stdio:", "stdio:"][..], &["connect", "stdio:"]] {
         // Its stdin stays open, so that waiting for it would show.
