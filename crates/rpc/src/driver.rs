@@ -82,7 +82,11 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 return taken > 0;
             }
             match self.receiver.poll_recv(cx) {
-                Poll::Ready(Incoming::Message(message)) => self.message(&message),
+                Poll::Ready(Incoming::Message(message)) => {
+                    self.message(&message);
+                    // At once, so that what many requests of one read wait for is not each other.
+                    self.inbound.poll(cx);
+                }
                 Poll::Ready(Incoming::Fault(fault)) => self.fault(&fault),
                 Poll::Ready(Incoming::End(reason)) => self.no_more(reason),
                 Poll::Ready(_) => {}

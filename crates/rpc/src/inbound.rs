@@ -72,7 +72,6 @@ impl<H: Handler> Inbound<H> {
     /// Queues a request, or answers at once that there are too many.
     pub(crate) fn request(&mut self, request: Request, batch: Option<Arc<Batch>>) {
         let limit = self.shared.options.max_in_flight;
-        // What came in one read waits, also if it could run: nothing was started meanwhile.
         let taken = self.requests.len() + self.running.len();
         if taken >= limit.saturating_add(self.shared.options.max_waiting) {
             let reply = Reply { id: Bytes::copy_from_slice(request.id()), batch, task: None };
