@@ -63,8 +63,8 @@ Examples:
 #[derive(Group)]
 #[command(after_help = "\
 Prints each endpoint that it listens on, one a line, on stdout; everything else goes to stderr.
-SIGINT and SIGTERM end it: no new client, each program gets the end of its input and what it still
-says is delivered; a second signal ends everything at once. The sockets are removed.
+SIGINT, SIGTERM and SIGHUP end it: no new client, each program gets the end of its input and what it
+still says is delivered; a second signal ends everything at once. The sockets are removed.
 
 Examples:
   tieline serve

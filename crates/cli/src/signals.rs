@@ -5,11 +5,11 @@ use std::io;
 
 use tokio::sync::watch;
 
-/// The two signals that end the program.
+/// The signals that end the program.
 pub(crate) struct Signals(watch::Receiver<u32>);
 
 impl Signals {
-    /// Listens for SIGINT and SIGTERM. Must be called in a runtime.
+    /// Listens for SIGINT, SIGTERM and SIGHUP. Must be called in a runtime.
     pub(crate) fn listen() -> io::Result<Self> {
         let (count, counted) = watch::channel(0);
         let mut next = next()?;
@@ -47,20 +47,46 @@ impl Signals {
 struct Next {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    /// The terminal was closed.
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
 fn next() -> io::Result<Next> {
     use tokio::signal::unix::{SignalKind, signal};
+    // Listening would undo what nohup did.
+    let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
     Ok(Next {
         interrupt: signal(SignalKind::interrupt())?,
         terminate: signal(SignalKind::terminate())?,
+        hangup,
     })
+}
+
+/// Whether the process was started with SIGHUP ignored; where that cannot be known, it counts as
+/// ignored.
+#[cfg(unix)]
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // A bit for each signal, and SIGHUP is the first.
+    ignored.is_none_or(|mask| mask & 1 != 0)
 }
 
 #[cfg(unix)]
 impl Next {
     async fn next(&mut self) {
-        tokio::select! { _ = self.interrupt.recv() => {} _ = self.terminate.recv() => {} }
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = hangup => {}
+        }
     }
 }

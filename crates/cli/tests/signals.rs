@@ -4,13 +4,15 @@
 
 mod support;
 
+use std::process::Command;
+
 use rustix::process::Signal;
 use serde_json::json;
 use support::{Program, Serve, Talk, is_running, request, sh, tieline, until};
 
 #[test]
-fn sigterm_and_sigint_end_everything_cleanly() {
-    for signal in [Signal::TERM, Signal::INT] {
+fn each_signal_that_asks_for_an_end_ends_everything_cleanly() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let mut serve = Serve::in_framings(&["", "content-length+"], ["--", "cat"]);
         let mut clients = [serve.client(), serve.client()];
         for client in &mut clients {
@@ -31,6 +33,19 @@ fn sigterm_and_sigint_end_everything_cleanly() {
 }
 
 #[test]
+fn nohup_keeps_it_alive() {
+    let directory = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}", directory.path().join("a.sock").display());
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap "" HUP; exec "$@""#, "sh", env!("CARGO_BIN_EXE_tieline")]);
+    command.args(["serve", "--listen", &listen, "--", "cat"]);
+    let serve = Serve::launch(&mut command, 1, "unused".into(), directory);
+    serve.program.signal(Signal::HUP);
+    assert_eq!(Program::run(&mut serve.connect(), "hello\n").stdout, "hello\n");
+    serve.stop();
+}
+
+#[test]
 fn without_a_client_a_signal_ends_it_too() {
     Serve::start(["--", "cat"]).stop();
 }
@@ -41,7 +56,7 @@ fn no_client_is_let_in_after_the_signal() {
     let script = r#"trap "" TERM; echo up; cat; read -r word < "$0"; echo "$word""#;
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("pipe");
-    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
     let serve = Serve::start([&sh(script)[..], &[pipe.to_str().unwrap()]].concat());
     let mut client = serve.client();
@@ -124,7 +139,7 @@ fn a_program_that_ignores_everything_is_killed_in_the_end() {
 
 #[test]
 fn a_signal_ends_connect_and_the_program_it_started() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let script = "exec:[\"sh\",\"-c\",\"echo $$; cat; echo bye\"]";
         let mut connect = Program::start(&mut tieline(["connect", script]));
         let pid: u32 = connect.line().unwrap().parse().unwrap();
