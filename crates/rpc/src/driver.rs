@@ -82,11 +82,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 return taken > 0;
             }
             match self.receiver.poll_recv(cx) {
-                Poll::Ready(Incoming::Message(message)) => {
-                    self.message(&message);
-                    // At once, so that what many requests of one read wait for is not each other.
-                    self.inbound.poll(cx);
-                }
+                Poll::Ready(Incoming::Message(message)) => self.message(&message, cx),
                 Poll::Ready(Incoming::Fault(fault)) => self.fault(&fault),
                 Poll::Ready(Incoming::End(reason)) => self.no_more(reason),
                 Poll::Ready(_) => {}
@@ -111,7 +107,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         true
     }
 
-    fn message(&mut self, message: &Bytes) {
+    fn message(&mut self, message: &Bytes, cx: &mut Context<'_>) {
         let options = &self.shared.options;
         match classify(message, &options.dialect, options.limits) {
             Message::Batch(elements) => {
@@ -119,14 +115,14 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                     |it: &Message| matches!(it, Message::Request(_)) || is_answerable(it);
                 let batch = Batch::new(elements.iter().filter(|it| wants_answer(it)).count());
                 for element in elements {
-                    self.one(element, Some(&batch));
+                    self.one(element, Some(&batch), cx);
                 }
             }
-            one => self.one(one, None),
+            one => self.one(one, None, cx),
         }
     }
 
-    fn one(&mut self, message: Message, batch: Option<&Arc<Batch>>) {
+    fn one(&mut self, message: Message, batch: Option<&Arc<Batch>>, cx: &mut Context<'_>) {
         match message {
             Message::Request(request) if self.shared.is_closing() => {
                 let closing = "the line is being closed";
@@ -142,6 +138,8 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             // There is no batch in a batch.
             Message::Batch(_) => {}
         }
+        // At once, so that what many requests of one read wait for is not each other.
+        self.inbound.poll(cx);
     }
 
     fn notification(&mut self, notification: Notification) {
