@@ -1,0 +1,181 @@
+//! One line between two channels, without processes: what passes, and each way to end.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::future::pending;
+use std::time::Duration;
+
+use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, bridge};
+use tieline_proto::Lines;
+use tieline_transport::{
+    Channel, ChannelConfig, CloseReason, Endpoint, FramedChannel, Incoming, IoConnection,
+    MemoryChannel, PerformanceProfile, Receiver, ReceiverExt, SenderExt, TransportKind,
+    memory_pair,
+};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// A line under way, seen from both of its ends.
+struct Line {
+    client: MemoryChannel,
+    server: MemoryChannel,
+    stop: oneshot::Sender<()>,
+    report: JoinHandle<BridgeReport>,
+}
+
+fn line() -> Line {
+    let (client, near) = memory_pair();
+    let (far, server) = memory_pair();
+    let (stop, stopped) = oneshot::channel();
+    let stopped = async {
+        if stopped.await.is_err() {
+            pending::<()>().await;
+        }
+    };
+    let report = tokio::spawn(bridge(near.boxed(), far.boxed(), Bridge::default(), stopped));
+    Line { client, server, stop, report }
+}
+
+async fn message(receiver: &mut impl Receiver) -> String {
+    match receiver.recv().await {
+        Incoming::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
+        other => panic!("no message: {other:?}"),
+    }
+}
+
+async fn ended(receiver: &mut impl Receiver) {
+    let incoming = receiver.recv().await;
+    assert!(matches!(incoming, Incoming::End(_)), "{incoming:?}");
+}
+
+#[tokio::test]
+async fn messages_pass_both_ways_in_order_and_are_counted() {
+    let Line { client, server, report, .. } = line();
+    let (mut to_server, mut from_server) = client.split();
+    let (mut to_client, mut from_client) = server.split();
+    for number in 0..1000 {
+        to_server.send(format!("up {number}")).await.unwrap();
+        to_client.send(format!("down {number}")).await.unwrap();
+        assert_eq!(message(&mut from_client).await, format!("up {number}"));
+        assert_eq!(message(&mut from_server).await, format!("down {number}"));
+    }
+    drop((to_client, from_client));
+    ended(&mut from_server).await;
+    let report = report.await.unwrap();
+    assert_eq!((report.to_far, report.to_near, report.lost), (1000, 1000, 0));
+    assert!(matches!(report.end, BridgeEnd::Far(CloseReason::ByPeer)), "{}", report.end);
+    assert!(report.end.is_clean());
+}
+
+#[tokio::test]
+async fn the_end_of_input_is_passed_on_and_answers_still_arrive() {
+    let Line { client, server, report, .. } = line();
+    let (mut to_server, mut from_server) = client.split();
+    let (mut to_client, mut from_client) = server.split();
+    to_server.send("question").await.unwrap();
+    to_server.close().await.unwrap();
+    assert_eq!(message(&mut from_client).await, "question");
+    ended(&mut from_client).await;
+    let answering = tokio::spawn(async move {
+        for number in 0..10_000 {
+            to_client.send(format!("answer {number}")).await.unwrap();
+        }
+        to_client.close().await.unwrap();
+    });
+    for number in 0..10_000 {
+        assert_eq!(message(&mut from_server).await, format!("answer {number}"));
+    }
+    answering.await.unwrap();
+    let report = report.await.unwrap();
+    assert_eq!((report.to_far, report.to_near), (1, 10_000));
+    assert!(report.end.is_clean(), "{}", report.end);
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_ends_a_server_that_speaks_to_it() {
+    let Line { client, server, report, .. } = line();
+    drop(client);
+    let (mut to_client, mut from_client) = server.split();
+    ended(&mut from_client).await;
+    while to_client.send("is anybody there?").await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let report = report.await.unwrap();
+    assert!(matches!(report.end, BridgeEnd::Near { .. }), "{}", report.end);
+    assert!(!report.end.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_says_goodbye_and_delivers_the_last_words() {
+    let Line { client, server, stop, report } = line();
+    let (_to_server, mut from_server) = client.split();
+    let (mut to_client, mut from_client) = server.split();
+    stop.send(()).unwrap();
+    ended(&mut from_client).await;
+    to_client.send("goodbye").await.unwrap();
+    to_client.close().await.unwrap();
+    assert_eq!(message(&mut from_server).await, "goodbye");
+    ended(&mut from_server).await;
+    let report = report.await.unwrap();
+    assert!(matches!(report.end, BridgeEnd::Stopped(_)) && report.end.is_clean());
+    assert_eq!(report.to_near, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_waits_for_the_grace_and_no_longer() {
+    let Line { client, server, stop, report } = line();
+    let begun = tokio::time::Instant::now();
+    stop.send(()).unwrap();
+    let report = report.await.unwrap();
+    assert!(matches!(report.end, BridgeEnd::Stopped(_)), "{}", report.end);
+    let grace = Bridge::default().grace;
+    assert!((grace..grace + Duration::from_secs(1)).contains(&begun.elapsed()));
+    drop((client, server));
+}
+
+#[tokio::test]
+async fn dropping_it_ends_both_sides_at_once() {
+    let Line { client, server, report, .. } = line();
+    report.abort();
+    ended(&mut client.split().1).await;
+    ended(&mut server.split().1).await;
+}
+
+#[tokio::test]
+async fn a_message_that_the_other_framing_cannot_carry_is_lost_alone() {
+    let (client, near) = memory_pair();
+    let (far, server) = lines_pair();
+    let report = tokio::spawn(bridge(near.boxed(), far.boxed(), Bridge::default(), pending()));
+    let (mut to_server, _from_server) = client.split();
+    let (to_client, mut from_client) = server.split();
+    for sent in ["one", "two\nlines", "", "three"] {
+        to_server.send(sent).await.unwrap();
+    }
+    assert_eq!(message(&mut from_client).await, "one");
+    assert_eq!(message(&mut from_client).await, "three");
+    drop((to_client, from_client));
+    let report = report.await.unwrap();
+    assert_eq!((report.to_far, report.lost), (2, 2));
+}
+
+/// Two ends of a line that speaks lines.
+fn lines_pair() -> (impl Channel, impl Channel) {
+    let (left, right) = tokio::io::duplex(64 * 1024);
+    let framed = |end| {
+        let (read, write) = tokio::io::split(end);
+        let control = tieline_transport::ControlBuilder {
+            kind: TransportKind::MEMORY,
+            endpoint: Endpoint::memory("lines"),
+            peer: None,
+            capabilities: Default::default(),
+            profile: PerformanceProfile {
+                connect: Duration::from_secs(1),
+                round_trip: Duration::from_secs(1),
+                throughput: tieline_proto::ByteSize::mib(1),
+            },
+            backing: std::sync::Arc::new(()),
+        };
+        let connection = IoConnection::new(read, write, control.build());
+        FramedChannel::new(connection, Lines::default(), ChannelConfig::default())
+    };
+    (framed(left), framed(right))
+}

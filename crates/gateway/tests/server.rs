@@ -1,0 +1,158 @@
+//! Many clients without sockets: a far end for each, and what happens when one cannot be had.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tieline_gateway::{Bridge, Server, ServerReport};
+use tieline_transport::{
+    BoxChannel, BoxFuture, Channel, DynAcceptor, DynConnector, Endpoint, ErrorKind, Incoming,
+    Operation, Options, ReceiverExt, Registry, SenderExt, TransportError, memory_pair,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+/// Far ends, whose other ends come out of a queue.
+struct Target(mpsc::UnboundedSender<BoxChannel>);
+
+impl DynConnector for Target {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        let (far, server) = memory_pair();
+        let given = self.0.send(server.boxed());
+        let gone = |_| TransportError::new(ErrorKind::Refused, Operation::Connect);
+        Box::pin(std::future::ready(given.map(|()| far.boxed()).map_err(gone)))
+    }
+}
+
+struct Served {
+    registry: Registry,
+    endpoint: Endpoint,
+    far_ends: mpsc::UnboundedReceiver<BoxChannel>,
+    stop: oneshot::Sender<()>,
+    report: JoinHandle<ServerReport>,
+}
+
+impl Served {
+    async fn start(max_connections: usize) -> Self {
+        let registry = Registry::new();
+        let endpoint = Endpoint::memory("door");
+        let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
+        let (target, far_ends) = mpsc::unbounded_channel();
+        let mut server = Server::new(max_connections, Bridge::default());
+        server.add(acceptor, Arc::new(Target(target)));
+        let (stop, stopped) = oneshot::channel();
+        let report = tokio::spawn(server.run(async {
+            let _ = stopped.await;
+        }));
+        Self { registry, endpoint, far_ends, stop, report }
+    }
+
+    async fn client(&self) -> BoxChannel {
+        self.registry.connect(&self.endpoint, &Options::default()).await.unwrap()
+    }
+
+    async fn stop(self) -> ServerReport {
+        self.stop.send(()).unwrap();
+        self.report.await.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_client_has_a_far_end_of_its_own() {
+    let mut served = Served::start(100).await;
+    let mut lines = Vec::new();
+    for number in 0..100 {
+        let (mut sender, receiver) = served.client().await.split();
+        sender.send(format!("from {number}")).await.unwrap();
+        let (to_client, mut from_client) = served.far_ends.recv().await.unwrap().split();
+        let Incoming::Message(message) = from_client.recv().await else { panic!("no message") };
+        assert_eq!(message, format!("from {number}"));
+        lines.push((sender, receiver, to_client, from_client));
+    }
+    for (number, (_, _, to_client, _)) in lines.iter_mut().enumerate() {
+        to_client.send(format!("to {number}")).await.unwrap();
+    }
+    for (number, (_, receiver, _, _)) in lines.iter_mut().enumerate() {
+        let Incoming::Message(message) = receiver.recv().await else { panic!("no message") };
+        assert_eq!(message, format!("to {number}"));
+    }
+    drop(lines);
+    let report = served.stop().await;
+    assert_eq!((report.served, report.refused, report.lost), (100, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_far_end_the_client_is_turned_away_and_the_next_is_asked_again() {
+    let mut served = Served::start(10).await;
+    served.far_ends.close();
+    for _ in 0..3 {
+        let (_sender, mut receiver) = served.client().await.split();
+        assert!(matches!(receiver.recv().await, Incoming::End(_)));
+    }
+    let report = served.stop().await;
+    assert_eq!((report.served, report.refused), (0, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_most_that_is_allowed_is_allowed_again_when_one_has_left() {
+    let mut served = Served::start(2).await;
+    let first = served.client().await;
+    let first_far = served.far_ends.recv().await.unwrap();
+    let _second = served.client().await;
+    let _second_far = served.far_ends.recv().await.unwrap();
+    let (_sender, mut third) = served.client().await.split();
+    assert!(matches!(third.recv().await, Incoming::End(_)));
+
+    drop(first_far);
+    // When the client has seen the end, the line is about to be over.
+    assert!(matches!(first.split().1.recv().await, Incoming::End(_)));
+    loop {
+        let _fourth = served.client().await;
+        let far = tokio::time::timeout(Duration::from_secs(1), served.far_ends.recv()).await;
+        if far.is_ok() {
+            break;
+        }
+    }
+    let report = served.stop().await;
+    assert_eq!(report.served, 3);
+    assert!(report.refused >= 1);
+}
+
+/// Nobody can be let in, for as long as it lasts.
+struct Exhausted {
+    endpoint: Endpoint,
+    attempts: Arc<AtomicU32>,
+}
+
+impl DynAcceptor for Exhausted {
+    fn accept(&mut self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        let error = TransportError::new(ErrorKind::ResourcesExhausted, Operation::Accept);
+        Box::pin(std::future::ready(Err(error)))
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_door_that_fails_is_tried_again_in_growing_pauses() {
+    let attempts = Arc::new(AtomicU32::new(0));
+    let mut server = Server::new(1, Bridge::default());
+    let door = Exhausted { endpoint: Endpoint::memory("door"), attempts: attempts.clone() };
+    let (target, _far_ends) = mpsc::unbounded_channel();
+    server.add(Box::new(door), Arc::new(Target(target)));
+    let server = tokio::spawn(server.run(pending()));
+    let mut after = Vec::new();
+    for seconds in [1, 10, 60] {
+        let _ = tokio::time::timeout(Duration::from_secs(seconds), pending::<()>()).await;
+        after.push(attempts.swap(0, Ordering::Relaxed));
+    }
+    // At 0, 50, 150, 350 and 750 ms, and then once a second.
+    assert_eq!(after[0], 5);
+    assert!((9..=11).contains(&after[1]) && (59..=61).contains(&after[2]), "{after:?}");
+    server.abort();
+}
