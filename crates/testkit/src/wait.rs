@@ -16,6 +16,17 @@ pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
     }
 }
 
+/// Runs `test` in a runtime of its own with two threads, within [`LIMIT`].
+#[track_caller]
+pub fn block_on<T>(test: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+    match runtime.block_on(async { tokio::time::timeout(LIMIT, test).await }) {
+        Ok(outcome) => outcome,
+        Err(_) => panic!("waited {LIMIT:?} in vain"),
+    }
+}
+
 /// Looks again and again until it is so, for what has no event to wait for.
 #[track_caller]
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -40,21 +51,25 @@ pub async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
 #[cfg(target_os = "linux")]
 #[track_caller]
 pub fn until_reaped(pid: u32) {
-    until(&format!("the end of process {pid}"), || process_state(pid).is_none());
+    until(&format!("the end of process {pid}"), || state_of(pid).is_none());
 }
 
 /// Waits until the process has ended, whoever has to reap it.
 #[cfg(target_os = "linux")]
 #[track_caller]
 pub fn until_ended(pid: u32) {
-    until(&format!("the end of process {pid}"), || {
-        matches!(process_state(pid), None | Some('Z' | 'X'))
-    });
+    until(&format!("the end of process {pid}"), || !is_running(pid));
 }
 
-/// The letter that `/proc` has for it: `R`, `S`, `Z` …; `None` when there is no such process.
+/// Whether there is such a process that has not ended.
 #[cfg(target_os = "linux")]
-pub fn process_state(pid: u32) -> Option<char> {
+pub fn is_running(pid: u32) -> bool {
+    !matches!(state_of(pid), None | Some('Z' | 'X'))
+}
+
+/// The letter that `/proc` has for it.
+#[cfg(target_os = "linux")]
+fn state_of(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, closing parentheses too.
     stat.rsplit_once(") ")?.1.chars().next()

@@ -29,7 +29,7 @@ use std::pin::Pin;
 
 pub use subject::Subject;
 
-use crate::wait::within;
+use crate::wait::block_on;
 
 /// One rule.
 pub struct Check {
@@ -50,9 +50,7 @@ impl Check {
 
     /// Panics where the subject breaks the rule.
     pub fn run(&self, subject: Subject) {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(within(&self.test, (self.run)(subject)));
+        block_on((self.run)(subject));
     }
 }
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
+use tieline_testkit::wait::block_on;
 use tieline_transport::{
     Endpoint, ErrorKind, Transport, TransportError, Unix, UnixConfig, UnixConnection, UnixListener,
 };
@@ -73,12 +74,6 @@ fn as_nobody<'a>(helper: &'a mut Command, path: &Path) -> &'a mut Command {
 
 fn path_of_helper() -> PathBuf {
     std::env::var_os(PATH).unwrap().into()
-}
-
-fn block_on<T>(test: impl Future<Output = T>) -> T {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(tieline_testkit::wait::within("the test", test))
 }
 
 #[track_caller]

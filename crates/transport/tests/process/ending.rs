@@ -1,0 +1,169 @@
+//! How a child's end is noticed and told.
+
+use rustix::process::{Pid, Signal, kill_process};
+use tieline_testkit::wait::block_on;
+use tieline_transport::{Health, SendError, SenderExt};
+
+use super::*;
+
+#[test]
+fn an_exit_is_noticed_at_once_without_a_write() {
+    block_on(async {
+        // Nothing here waits for time: the line would outlast the test.
+        let config = ProcessConfig { stop: PATIENT, ..shell("echo $$; exec sleep 10000") };
+        let (_sender, mut receiver, control) = lines(&config).await;
+        let child = pid(&mut receiver).await;
+        assert_eq!(control.health(), Health::Up);
+        assert!(wait::poll_once(receiver.recv()).await.is_none());
+
+        kill_process(Pid::from_raw(child as i32).unwrap(), Signal::KILL).unwrap();
+        let reason = end(receiver.recv().await);
+        assert!(!reason.is_clean());
+        assert_eq!(Exit::from(exit(reason)), Exit::signal(9));
+        assert_eq!(control.health(), Health::Down);
+    });
+}
+
+#[test]
+fn the_reason_has_the_exit_code_and_the_last_of_stderr() {
+    for (script, expected) in [
+        ("exit 0", Exit::code(0, "")),
+        ("echo oops >&2; exit 3", Exit::code(3, "oops\n")),
+        ("echo out; echo first >&2; echo last >&2; exit 255", Exit::code(255, "first\nlast\n")),
+        ("printf unfinished >&2; exit 1", Exit::code(1, "unfinished")),
+        ("kill -TERM $$", Exit::signal(15)),
+    ] {
+        block_on(async {
+            let (_sender, mut receiver, control) = lines(&shell(script)).await;
+            let reason = loop {
+                match receiver.recv().await {
+                    Incoming::Message(message) => assert_eq!(message, "out"),
+                    other => break end(other),
+                }
+            };
+            assert_eq!(reason.is_clean(), expected.code == Some(0), "{reason}");
+            let told = control.close_reason().unwrap();
+            assert_eq!(told.to_string(), reason.to_string());
+            assert_eq!(Exit::from(exit(reason)), expected, "{script}");
+            assert!(told.to_string().contains(&expected.code.unwrap_or(15).to_string()), "{told}");
+        });
+    }
+}
+
+#[test]
+fn the_last_words_of_a_child_are_in_the_reasons_text() {
+    block_on(async {
+        let script = "echo 'panicked at x.rs:1' >&2; echo >&2; exit 101";
+        let (_sender, mut receiver, _) = lines(&shell(script)).await;
+        let reason = end(receiver.recv().await).to_string();
+        assert!(reason.contains("exit status: 101"), "{reason}");
+        assert!(reason.contains("panicked at x.rs:1"), "{reason}");
+    });
+}
+
+#[test]
+fn half_a_line_is_a_message_only_from_a_child_that_ended_well() {
+    for (script, is_message) in [
+        ("echo whole; printf half; exit 0", true),
+        ("echo whole; printf half; exit 1", false),
+        ("echo whole; printf half; kill -KILL $$", false),
+    ] {
+        block_on(async {
+            let (_sender, mut receiver, control) = lines(&shell(script)).await;
+            assert_eq!(message(receiver.recv().await), "whole");
+            if is_message {
+                assert_eq!(message(receiver.recv().await), "half");
+            }
+            let reason = end(receiver.recv().await);
+            assert_eq!(reason.is_clean(), is_message, "{reason}");
+            let exit = exit(reason);
+            assert_eq!(exit.unterminated, is_message, "{script}");
+            assert_eq!(exit.truncated.map(|it| it.received), (!is_message).then_some(4));
+            assert_eq!(control.info().messages_in, 1 + u64::from(is_message));
+        });
+    }
+}
+
+#[test]
+fn everything_that_was_written_before_the_exit_arrives() {
+    block_on(async {
+        // More than the pipe holds, read only when the child has written the last of it.
+        let script = "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done; exit 7";
+        let (_sender, mut receiver, _) = lines(&shell(script)).await;
+        for number in 0..20_000 {
+            assert_eq!(message(receiver.recv().await), number.to_string());
+        }
+        assert_eq!(Exit::from(exit(end(receiver.recv().await))), Exit::code(7, ""));
+    });
+}
+
+#[test]
+fn a_child_that_closes_its_stdout_and_lives_on_ends_the_line_until_it_is_dropped() {
+    block_on(async {
+        let drain = Duration::from_millis(50);
+        let stop = StopTimeouts { drain, ..StopTimeouts::default() };
+        let config = shell("echo $$; exec >&-; exec sleep 10000");
+        let (sender, mut receiver, control) = lines(&ProcessConfig { stop, ..config }).await;
+        let child = pid(&mut receiver).await;
+        let reason = end(receiver.recv().await);
+        assert!(matches!(reason, CloseReason::ByPeer), "{reason:?}");
+        assert!(matches!(control.close_reason(), Some(CloseReason::ByPeer)));
+        assert!(wait::is_running(child));
+        drop((sender, receiver));
+        wait::until_reaped(child);
+    });
+}
+
+#[test]
+fn a_child_that_closes_its_stdin_may_still_speak() {
+    block_on(async {
+        let script = "exec <&-; echo deaf; echo but not dumb; exit 5";
+        let (mut sender, mut receiver, _) = lines(&shell(script)).await;
+        assert_eq!(message(receiver.recv().await), "deaf");
+        let error = loop {
+            if let Err(error) = sender.send("hello?").await {
+                break error;
+            }
+        };
+        assert!(matches!(error, SendError::Closed(_)), "{error:?}");
+        assert_eq!(message(receiver.recv().await), "but not dumb");
+        assert_eq!(Exit::from(exit(end(receiver.recv().await))), Exit::code(5, ""));
+    });
+}
+
+#[test]
+fn a_grandchild_that_holds_stdout_does_not_keep_the_line() {
+    for (script, code) in [
+        ("sleep 10000 & echo $!; exit 0", 0),
+        // It holds stderr alone, or ignores what would end it politely.
+        ("sleep 10000 >/dev/null & echo $!; exit 4", 4),
+        ("trap '' TERM HUP; sleep 10000 & echo $!; exit 0", 0),
+    ] {
+        block_on(async {
+            let drain = Duration::from_millis(50);
+            let stop = StopTimeouts { drain, ..StopTimeouts::default() };
+            let config = ProcessConfig { stop, ..shell(script) };
+            let (_sender, mut receiver, _) = lines(&config).await;
+            let grandchild = pid(&mut receiver).await;
+            let reason = end(receiver.recv().await);
+            assert_eq!(Exit::from(exit(reason)), Exit::code(code, ""), "{script}");
+            wait::until_ended(grandchild);
+        });
+    }
+}
+
+#[test]
+fn a_grandchild_is_heard_out_after_the_childs_exit() {
+    block_on(async {
+        let config = shell("exec 3<&0; (read line <&3; echo \"heard $line\") & exit 6");
+        let config = ProcessConfig { stop: PATIENT, ..config };
+        let (mut sender, mut receiver, control) = lines(&config).await;
+        while control.health() == Health::Up {
+            assert!(wait::poll_once(receiver.recv()).await.is_none());
+            tokio::task::yield_now().await;
+        }
+        sender.send("it").await.unwrap();
+        assert_eq!(message(receiver.recv().await), "heard it");
+        assert_eq!(Exit::from(exit(end(receiver.recv().await))), Exit::code(6, ""));
+    });
+}

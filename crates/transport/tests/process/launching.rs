@@ -1,0 +1,268 @@
+//! What a child is given, and what each failure to start one is called.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tieline_testkit::wait::block_on;
+use tieline_testkit::{helper, test_name};
+use tieline_transport::{Connection, Endpoint, ErrorKind, Operation, Options};
+use tokio::io::AsyncReadExt;
+
+use super::*;
+
+#[test]
+fn arguments_arrive_as_they_are() {
+    let words = [
+        "",
+        " ",
+        "two words",
+        "$HOME",
+        "`id`",
+        "$(id)",
+        "; exit 1",
+        "a'b\"c",
+        "\\",
+        "*",
+        "--flag=x",
+        "-",
+        "a\nb",
+        "é",
+        "%s",
+        "{\"json\":[1]}",
+        "&&",
+        "|",
+        ">x",
+        "#",
+        "~",
+        "!!",
+    ];
+    let mut words = words.map(OsString::from).to_vec();
+    words.push(OsString::from_vec(vec![0xff, 0xfe, 0x80]));
+    // Also when they went through an endpoint's text, where they are text.
+    let direct = ProcessConfig::new("printf").with_args(["%s\\0"]).with_args(&words);
+    assert_eq!(output(&direct), joined(&words));
+    words.pop();
+    let endpoint = Endpoint::exec("printf", [OsString::from("%s\\0")].iter().chain(&words));
+    let endpoint: Endpoint = endpoint.to_string().parse().unwrap();
+    let through_text = Process.config(&endpoint, &Options::default()).unwrap();
+    assert_eq!(output(&through_text), joined(&words));
+}
+
+fn joined(words: &[OsString]) -> Vec<u8> {
+    words.iter().flat_map(|word| [word.as_encoded_bytes(), b"\0"].concat()).collect()
+}
+
+#[test]
+fn the_child_gets_its_directory_and_its_environment_on_top_of_ours() {
+    let directory = tempfile::tempdir().unwrap();
+    let cwd = fs::canonicalize(directory.path()).unwrap();
+    let options = Options {
+        cwd: Some(cwd.clone()),
+        env: [("TIELINE_TEST_A", "a b\nc"), ("TIELINE_TEST_B", "")].into_iter().collect(),
+        ..Options::default()
+    };
+    let script = r#"printf '%s|' "$PWD" "$TIELINE_TEST_A" "${TIELINE_TEST_B-unset}" "$PATH""#;
+    let endpoint = Endpoint::exec("sh", ["-c", script]);
+    let config = Process.config(&endpoint, &options).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let expected = format!("{}|a b\nc||{path}|", cwd.display());
+    assert_eq!(String::from_utf8(output(&config)).unwrap(), expected);
+}
+
+#[test]
+fn a_relative_program_is_looked_for_in_the_childs_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    program(&directory.path().join("hello"), "#!/bin/sh\necho hello\n", 0o755);
+    let cwd = Some(directory.path().to_owned());
+    let config = ProcessConfig { cwd, ..ProcessConfig::new("./hello") };
+    assert_eq!(output(&config), b"hello\n");
+}
+
+#[test]
+fn the_child_inherits_no_descriptors_but_the_three() {
+    // Whatever this process has open, and opens at this moment.
+    let _file = fs::File::open("/dev/null").unwrap();
+    let (_left, _right) = std::os::unix::net::UnixStream::pair().unwrap();
+    let _pipe = std::io::pipe().unwrap();
+    block_on(async {
+        let mut others = Vec::new();
+        for _ in 0..3 {
+            others.push(launch(&shell("cat")).await.unwrap());
+        }
+        let (_sender, mut receiver, _) = lines(&shell("ls /proc/$$/fd; echo end")).await;
+        let mut descriptors = BTreeSet::new();
+        loop {
+            match message(receiver.recv().await).as_str() {
+                "end" => break,
+                number => assert!(descriptors.insert(number.parse::<u32>().unwrap())),
+            }
+        }
+        // What was open and inheritable when the tests began is not ours to close.
+        let expected: BTreeSet<u32> = (0..3).chain(inherited()).collect();
+        assert_eq!(descriptors, expected);
+    });
+}
+
+/// Our own descriptors that are not close-on-exec, above the three.
+fn inherited() -> Vec<u32> {
+    let is_inherited = |descriptor: &u32| {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}"));
+        let flags = info.ok().and_then(|info| {
+            let flags =
+                info.lines().find_map(|line| line.strip_prefix("flags:"))?.trim().to_owned();
+            u32::from_str_radix(&flags, 8).ok()
+        });
+        flags.is_some_and(|flags| flags & 0o2_000_000 == 0)
+    };
+    let open = fs::read_dir("/proc/self/fd").unwrap();
+    let numbers = open.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
+    numbers.filter(|descriptor| *descriptor > 2).filter(is_inherited).collect()
+}
+
+#[test]
+fn the_child_leads_a_group_of_its_own_and_dies_of_a_broken_pipe_as_any_program() {
+    block_on(async {
+        let script = "cut -d' ' -f1,5 /proc/$$/stat; grep SigIgn /proc/$$/status; :";
+        let (_sender, mut receiver, _) = lines(&shell(script)).await;
+        let stat = message(receiver.recv().await);
+        let (pid, group) = stat.split_once(' ').unwrap();
+        assert_eq!(pid, group);
+        // This process ignores SIGPIPE, as every program in Rust.
+        let ignored = message(receiver.recv().await);
+        let ignored = ignored.trim_start_matches("SigIgn:").trim();
+        assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & 1 << (13 - 1), 0);
+    });
+}
+
+#[test]
+fn each_way_of_not_starting_is_its_own_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    program(&at("no-interpreter"), "#!/no/such/interpreter\n", 0o755);
+    program(&at("no-program"), "echo a shell would run this\n", 0o755);
+    program(&at("not-executable"), "#!/bin/sh\n", 0o644);
+    fs::create_dir(at("directory")).unwrap();
+
+    type Kind = fn(&ErrorKind) -> bool;
+    let not_found: Kind = |kind| matches!(kind, ErrorKind::CommandNotFound { .. });
+    let not_executable: Kind = |kind| matches!(kind, ErrorKind::NotExecutable(_));
+    let failed: Kind = |kind| matches!(kind, ErrorKind::LaunchFailed);
+    let cases: [(ProcessConfig, Kind, &str); 7] = [
+        (ProcessConfig::new("tieline-no-such-program"), not_found, "full path"),
+        (ProcessConfig::new(at("missing")), not_found, "full path"),
+        (ProcessConfig::new(at("directory")), not_found, "full path"),
+        (ProcessConfig::new(at("not-executable")), not_executable, "chmod"),
+        (ProcessConfig::new(at("no-interpreter")), failed, "interpreter"),
+        (ProcessConfig::new(at("no-program")), failed, "interpreter"),
+        (
+            ProcessConfig { cwd: Some(at("missing")), ..ProcessConfig::new("cat") },
+            |kind| matches!(kind, ErrorKind::DirectoryMissing(_)),
+            "mkdir",
+        ),
+    ];
+    for (config, kind, hint) in cases {
+        let Err(error) = block_on(launch(&config)) else { panic!("{config:?} was started") };
+        assert!(kind(error.kind()), "{:?}: {:?}", config.program, error.kind());
+        assert_eq!(error.operation(), Operation::Launch);
+        assert_eq!(error.endpoint().unwrap().scheme(), "exec");
+        assert!(!error.is_retryable());
+        assert!(error.hint().unwrap().contains(hint), "{error}; {:?}", error.hint());
+    }
+}
+
+#[test]
+fn a_program_that_is_not_found_was_looked_for_in_each_directory_of_the_path() {
+    let config = ProcessConfig::new("tieline-no-such-program");
+    let Err(error) = block_on(launch(&config)) else { panic!("it was started") };
+    let ErrorKind::CommandNotFound { searched } = error.kind() else { panic!("{error:?}") };
+    let path = std::env::var_os("PATH").unwrap();
+    for directory in std::env::split_paths(&path) {
+        assert!(searched.contains(&directory.join("tieline-no-such-program")), "{searched:?}");
+    }
+}
+
+#[test]
+fn what_the_operating_system_would_misunderstand_is_refused_by_its_fields_name() {
+    let good = ProcessConfig::new("cat");
+    let with_env = |name: &str, value: &str| ProcessConfig {
+        env: [(name, value)].into_iter().collect(),
+        ..good.clone()
+    };
+    let no_drain = StopTimeouts { drain: Duration::ZERO, ..StopTimeouts::default() };
+    for (config, field) in [
+        (ProcessConfig::new(""), "program"),
+        (ProcessConfig::new("ca\0t"), "program"),
+        (good.clone().with_args(["a", "b\0c"]), "args"),
+        (with_env("", "x"), "env"),
+        (with_env("A=B", "x"), "env"),
+        (with_env("A\0", "x"), "env"),
+        (with_env("A", "x\0y"), "env"),
+        (ProcessConfig { stop: no_drain, ..good.clone() }, "stop.drain"),
+    ] {
+        let Err(error) = block_on(launch(&config)) else { panic!("{config:?} was started") };
+        match error.kind() {
+            ErrorKind::InvalidConfig(refused) => assert_eq!(refused.field, field),
+            other => panic!("{config:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn listening_is_an_unsupported_operation() {
+    let listening = block_on(Process.listen(&ProcessConfig::new("cat")));
+    let error = listening.map(drop).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::UnsupportedOperation), "{error:?}");
+    assert!(error.hint().unwrap().contains("connect"));
+}
+
+#[test]
+fn a_lack_of_descriptors_is_an_error_of_the_moment_and_leaves_nothing() {
+    // The limit is the whole process's.
+    let mut helper = helper::plain(test_name!(), || {
+        use rustix::process::{Resource, Rlimit};
+        let limit = Rlimit { current: Some(64), ..rustix::process::getrlimit(Resource::Nofile) };
+        rustix::process::setrlimit(Resource::Nofile, limit).unwrap();
+        block_on(async {
+            drop(launch(&shell("cat")).await.unwrap());
+            let null = || fs::File::open("/dev/null");
+            let mut taken: Vec<_> = std::iter::repeat_with(null).map_while(Result::ok).collect();
+            // One more each time, so that every step of the way fails once.
+            loop {
+                let error = match launch(&shell("cat")).await {
+                    Ok(_) => break,
+                    Err(error) => error,
+                };
+                assert!(matches!(error.kind(), ErrorKind::ResourcesExhausted), "{error:?}");
+                assert!(error.is_retryable());
+                taken.pop().unwrap();
+            }
+            drop(taken);
+            wait::until("the end of all children", || children().is_empty());
+        });
+    });
+    helper::succeeds(&mut helper);
+}
+
+fn children() -> String {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap()).collect()
+}
+
+/// All that the child writes, to its end.
+fn output(config: &ProcessConfig) -> Vec<u8> {
+    block_on(async {
+        let (mut read, _write) = launch(config).await.unwrap().into_split();
+        let mut output = Vec::new();
+        read.read_to_end(&mut output).await.unwrap();
+        output
+    })
+}
+
+fn program(path: &Path, text: &str, mode: u32) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}

@@ -1,0 +1,100 @@
+//! Child processes as lines: how they are started, how they end, and what is left of them.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod ending;
+mod launching;
+mod stopping;
+mod talking;
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_proto::Lines;
+use tieline_testkit::wait;
+use tieline_transport::{
+    Channel, ChannelConfig, ChildExit, CloseReason, Control, FramedChannel, FramedReceiver,
+    FramedSender, Incoming, Process, ProcessConfig, ProcessConnection, Receiver, ReceiverExt,
+    StopTimeouts, Transport, TransportError,
+};
+
+/// The patience of a line that is never to run out of it.
+const PATIENT: StopTimeouts = StopTimeouts { end_of_input: LONG, terminate: LONG, drain: LONG };
+const LONG: Duration = Duration::from_secs(10_000);
+
+/// A shell script as the child.
+fn shell(script: &str) -> ProcessConfig {
+    ProcessConfig::new("sh").with_args(["-c", script])
+}
+
+async fn launch(config: &ProcessConfig) -> Result<ProcessConnection, TransportError> {
+    Process.connect(config).await
+}
+
+type Sender = FramedSender<<ProcessConnection as tieline_transport::Connection>::WriteHalf, Lines>;
+type Recv = FramedReceiver<<ProcessConnection as tieline_transport::Connection>::ReadHalf, Lines>;
+
+/// The child's lines, in both directions, and the handle that outlives them.
+async fn lines(config: &ProcessConfig) -> (Sender, Recv, Control) {
+    let patient = ChannelConfig { stall_timeout: wait::LIMIT, ..ChannelConfig::default() };
+    let connection = launch(config).await.unwrap();
+    let channel = FramedChannel::new(connection, Lines::default(), patient);
+    let control = channel.control().clone();
+    let (sender, receiver) = channel.split();
+    (sender, receiver, control)
+}
+
+#[track_caller]
+fn message(incoming: Incoming) -> String {
+    match incoming {
+        Incoming::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
+        other => panic!("no message: {other:?}"),
+    }
+}
+
+/// The process id that the child wrote as a line.
+async fn pid(receiver: &mut impl Receiver) -> u32 {
+    message(receiver.recv().await).trim().parse().unwrap()
+}
+
+#[track_caller]
+fn end(incoming: Incoming) -> CloseReason {
+    match incoming {
+        Incoming::End(reason) => reason,
+        other => panic!("no end: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn exit(reason: CloseReason) -> ChildExit {
+    match reason {
+        CloseReason::ChildExited(exit) => exit,
+        other => panic!("no exit: {other:?}"),
+    }
+}
+
+/// A child's end in a form to compare with: its code or its signal, and its stderr.
+#[derive(Debug, PartialEq)]
+struct Exit {
+    code: Option<i32>,
+    signal: Option<i32>,
+    stderr: Bytes,
+}
+
+impl Exit {
+    fn code(code: i32, stderr: &'static str) -> Self {
+        Self { code: Some(code), signal: None, stderr: stderr.into() }
+    }
+
+    fn signal(signal: i32) -> Self {
+        Self { code: None, signal: Some(signal), stderr: Bytes::new() }
+    }
+}
+
+impl From<ChildExit> for Exit {
+    fn from(exit: ChildExit) -> Self {
+        let ChildExit { status, stderr_tail, .. } = exit;
+        Self { code: status.code(), signal: status.signal(), stderr: stderr_tail }
+    }
+}

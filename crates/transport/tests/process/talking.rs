@@ -1,0 +1,65 @@
+//! Messages to and from a child that lives.
+
+use tieline_testkit::wait::block_on;
+use tieline_transport::SenderExt;
+
+use super::*;
+
+#[test]
+fn what_cat_is_sent_comes_back_and_the_end_of_its_input_ends_it() {
+    block_on(async {
+        let (mut sender, mut receiver, control) = lines(&ProcessConfig::new("cat")).await;
+        for text in ["{\"id\":1}", "two words", "é"] {
+            sender.send(text).await.unwrap();
+            assert_eq!(message(receiver.recv().await), text);
+        }
+        sender.close().await.unwrap();
+        let reason = end(receiver.recv().await);
+        assert!(reason.is_clean());
+        assert_eq!(Exit::from(exit(reason)), Exit::code(0, ""));
+        assert_eq!(control.info().messages_in, 3);
+    });
+}
+
+#[test]
+fn recv_dropped_in_the_middle_of_a_line_loses_nothing() {
+    block_on(async {
+        let script = "printf hel; read more; echo \"$more\"";
+        let (mut sender, mut receiver, control) = lines(&shell(script)).await;
+        while control.info().bytes_in < 3 {
+            assert!(wait::poll_once(receiver.recv()).await.is_none());
+            tokio::task::yield_now().await;
+        }
+        sender.send("lo").await.unwrap();
+        assert_eq!(message(receiver.recv().await), "hello");
+    });
+}
+
+#[test]
+fn a_flood_on_stderr_does_not_block_the_child() {
+    block_on(async {
+        // 200 MB without a single line, and 4 MB of short ones.
+        let script =
+            "head -c 200000000 /dev/zero >&2; yes | head -c 4000000 >&2; echo done; read x; exit 3";
+        let (mut sender, mut receiver, _) = lines(&shell(script)).await;
+        assert_eq!(message(receiver.recv().await), "done");
+        sender.close().await.unwrap();
+        let exit = exit(end(receiver.recv().await));
+        assert_eq!(exit.status.code(), Some(3));
+        assert_eq!(exit.stderr_tail, "y\n".repeat(32 * 1024), "the last 64 KiB");
+    });
+}
+
+#[test]
+fn a_child_that_is_never_read_from_or_written_to_has_its_stderr_read() {
+    block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let config = shell("head -c 1000000 /dev/zero >&2; echo > done; sleep 1000");
+        let config = ProcessConfig { cwd: Some(directory.path().to_owned()), ..config };
+        let _connection = launch(&config).await.unwrap();
+        let done = directory.path().join("done");
+        tokio::task::spawn_blocking(move || wait::until("the file", || done.exists()))
+            .await
+            .unwrap();
+    });
+}
