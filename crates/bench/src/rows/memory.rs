@@ -1,12 +1,18 @@
 //! What a server's memory grows by for each connection that was used and is idle now.
 
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::task::Poll;
+
+use tieline_proto::Lines;
+use tieline_transport::{Acceptor, Channel, Incoming, Receiver, Sender, SenderExt};
 
 use super::echo::FRAME;
 use crate::compare::{Bench, Result, Side};
 use crate::machine;
-use crate::peer::Peer;
+use crate::peer::{Peer, listen};
 use crate::report::{Goal, Line, Unit};
 
 const GOAL: Goal = Goal::AtMost(16.0 * 1024.0, Unit::Bytes);
@@ -27,7 +33,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
 fn measure(bench: &Bench, connections: usize, (used_for, lines): (&str, usize)) -> Result<Line> {
     let side =
         |role: &'static str| -> Side<'_> { Box::new(move || growth(role, connections, lines)) };
-    let [typed, raw] = bench.interleave([side("echo-typed"), side("echo-raw")])?;
+    let [typed, raw] = bench.interleave([side("memory-typed"), side("echo-raw")])?;
     let work = format!("Unix memory, each of {connections} idle after {used_for}");
     Ok(Line::compared(work, "raw tokio task", Unit::Bytes, (&typed, &raw), GOAL))
 }
@@ -52,4 +58,27 @@ fn used(peer: &Peer, lines: usize) -> Result<UnixStream> {
     let mut echoed = vec![0; burst.len()];
     stream.read_exact(&mut echoed)?;
     Ok(stream)
+}
+
+pub(super) async fn serve_typed(socket: PathBuf) -> Result<()> {
+    let mut acceptor = listen(socket, Lines::default()).await?;
+    loop {
+        tokio::spawn(echo(acceptor.accept().await?));
+    }
+}
+
+/// What came together is answered together, as a server does that means well.
+async fn echo(channel: impl Channel) -> Result<()> {
+    let (mut sender, mut receiver) = channel.split();
+    loop {
+        let incoming = poll_fn(|cx| match receiver.poll_recv(cx) {
+            Poll::Ready(incoming) => Poll::Ready(Ok(incoming)),
+            Poll::Pending => match sender.poll_flush(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                _ => Poll::Pending,
+            },
+        });
+        let Incoming::Message(message) = incoming.await? else { return Ok(()) };
+        sender.feed(message).await?;
+    }
 }

@@ -68,6 +68,7 @@ pub(crate) fn role(name: &str) -> Option<Role> {
         "calls-tieline" => |socket| Box::pin(calls::serve_tieline(socket)),
         "calls-by-hand" => |socket| Box::pin(calls::serve_by_hand(socket)),
         "echo-raw-call" => |socket| Box::pin(calls::serve_raw(socket)),
+        "memory-typed" => |socket| Box::pin(memory::serve_typed(socket)),
         "connect-raw" => |socket| Box::pin(connect::serve_raw(socket)),
         "connect-typed" => |socket| Box::pin(connect::serve_typed(socket)),
         _ => return None,
