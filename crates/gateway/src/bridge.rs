@@ -145,6 +145,7 @@ pub async fn bridge(
             }
         }
     });
+    let mut out_of_grace = false;
     let end = match outcome {
         Outcome::Far(reason) => {
             drop(down);
@@ -161,13 +162,16 @@ pub async fn bridge(
         }
         Outcome::Stop => {
             // What it still says while it is being stopped arrives.
-            let (far, _) = tokio::join!(stopped, tokio::time::timeout(options.grace, &mut down));
+            let last_words = tokio::time::timeout(options.grace, &mut down);
+            let (far, delivered) = tokio::join!(stopped, last_words);
+            out_of_grace = delivered.is_err();
             drop(down);
             BridgeEnd::Stopped(far)
         }
     };
-    // It may be gone already.
-    let _ = near_sender.close().await;
+    // It may be gone already, and one that does not read must not hold up the end.
+    let patience = if out_of_grace { Duration::ZERO } else { options.grace };
+    let _ = tokio::time::timeout(patience, near_sender.close()).await;
     BridgeReport {
         to_far: to_far.passed.load(Relaxed),
         to_near: to_near.passed.load(Relaxed),

@@ -8,8 +8,8 @@ use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, bridge};
 use tieline_proto::Lines;
 use tieline_transport::{
     Channel, ChannelConfig, CloseReason, Endpoint, FramedChannel, Incoming, IoConnection,
-    MemoryChannel, PerformanceProfile, Receiver, ReceiverExt, SenderExt, TransportKind,
-    memory_pair,
+    MemoryChannel, Options, PerformanceProfile, Receiver, ReceiverExt, Registry, SenderExt,
+    TransportKind, memory_pair,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -130,6 +130,34 @@ async fn stopping_waits_for_the_grace_and_no_longer() {
     let grace = Bridge::default().grace;
     assert!((grace..grace + Duration::from_secs(1)).contains(&begun.elapsed()));
     drop((client, server));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_cannot_hold_up_the_end() {
+    let patient = ChannelConfig { stall_timeout: Duration::from_secs(3600), ..Default::default() };
+    let options = Options { channel: patient, ..Options::default() };
+    let (registry, door) = (Registry::new(), Endpoint::memory("door"));
+    let mut acceptor = registry.listen(&door, &options).await.unwrap();
+    let client = registry.connect(&door, &options).await.unwrap();
+    let near = acceptor.accept().await.unwrap();
+    let (far, server) = memory_pair();
+    let (stop, stopped) = oneshot::channel();
+    let report = tokio::spawn(bridge(near, far.boxed(), Bridge::default(), async {
+        stopped.await.unwrap();
+    }));
+    let (mut to_client, from_client) = server.split();
+    let flood =
+        tokio::spawn(async move { while to_client.send("x".repeat(1000)).await.is_ok() {} });
+    // Until nothing moves any more, which in paused time is when the clock moves.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let begun = tokio::time::Instant::now();
+    stop.send(()).unwrap();
+    let report = report.await.unwrap();
+    assert!(matches!(report.end, BridgeEnd::Stopped(_)), "{}", report.end);
+    assert!(begun.elapsed() < Duration::from_secs(11), "{:?}", begun.elapsed());
+    drop((client, from_client));
+    flood.await.unwrap();
 }
 
 #[tokio::test]
