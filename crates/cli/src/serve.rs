@@ -51,6 +51,11 @@ impl Program {
     /// Found before anybody is told that it is served.
     fn of(args: &Serve) -> Result<Self, Failure> {
         let Some(program) = args.command.first() else {
+            if args.framing != FramingKind::Lines {
+                let why = "--framing is the program's, and the built-in agent speaks lines; for clients \
+                           that speak otherwise: --listen content-length+unix:PATH";
+                return Err(Failure::Usage(why.into()));
+            }
             let argv = vec![std::env::current_exe()?.into(), "demo-agent".into()];
             return Ok(Self { argv, name: "demo-agent".into(), is_demo: true });
         };
