@@ -1,7 +1,7 @@
 //! What every transport must keep, one check for each rule.
 //!
 //! The far side of a line under test gives back every byte, and ends when its input does: so one
-//! set of checks ([`line`]) fits a child process like `cat` and a transport that listens. What takes
+//! set of checks ([`mod@line`]) fits a child process like `cat` and a transport that listens. What takes
 //! both ends in hand ([`listening`]) is for those that listen.
 //!
 //! ```
