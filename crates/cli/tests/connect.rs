@@ -106,7 +106,7 @@ fn a_stdout_that_is_closed_early_ends_connect_without_a_panic() {
         let pipe = connect.stderr.as_mut().unwrap();
         std::io::Read::read_to_string(pipe, &mut stderr).unwrap();
         assert_eq!(connect.wait().unwrap().code(), Some(1), "{stderr}");
-        assert!(stderr.contains("the client is gone"), "{stderr}");
+        assert!(stderr.contains("the client's side has ended"), "{stderr}");
         assert!(!stderr.contains("panicked"), "{stderr}");
     }
 }

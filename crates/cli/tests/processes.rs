@@ -237,7 +237,7 @@ fn a_client_that_vanishes_takes_its_program_with_it() {
     drop((closing, unread));
 
     serve.wait_processes(2);
-    serve.program.wait_stderr_times("the client is gone", 3);
+    serve.program.wait_stderr_times("the client's side has ended", 3);
     drop(staying);
     serve.wait_nothing_left();
     serve.stop();

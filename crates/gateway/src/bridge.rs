@@ -78,7 +78,7 @@ impl fmt::Display for BridgeEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Far(reason) => reason.fmt(f),
-            Self::Near { near, .. } => write!(f, "the client is gone: {near}"),
+            Self::Near { near, .. } => write!(f, "the client's side has ended: {near}"),
             Self::Stopped(reason) => write!(f, "stopped; {reason}"),
         }
     }
