@@ -43,7 +43,7 @@ enum Stage {
     /// Nothing new is taken; what is under way may end until the time is over.
     Closing(Pin<Box<Sleep>>),
     /// The other side will say no more; what it asked for is still answered.
-    Answering(CloseReason),
+    Answering(CloseReason, Option<Pin<Box<Sleep>>>),
     /// This direction is being ended, and what stands behind the line.
     Stopping(CloseReason, BoxFuture<'static, CloseReason>),
     Ended(CloseReason),
@@ -54,9 +54,6 @@ impl<C: Channel, H: Handler> Unpin for Driver<C, H> {}
 
 /// After so many messages, what they caused is written before more are read.
 const MOST_AT_ONCE: usize = 1024;
-
-/// With so many answers unsent the other side is not reading: more of its requests are not taken.
-const MOST_UNSENT: usize = 4096;
 
 impl<C: Channel, H: Handler> Driver<C, H> {
     pub(crate) fn new(channel: C, handler: H, peer: Peer, shared: Arc<Shared>) -> Self {
@@ -95,14 +92,16 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     /// More notifications wait than may, or the other side reads none of its answers: reading
     /// stops, for as long as a write may make no progress, and then the line ends.
     fn is_overfull(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.inbound.is_full() && self.shared.backlog() < MOST_UNSENT {
+        if !self.inbound.is_full() && !self.shared.is_clogged() {
             self.overfull = None;
             return false;
         }
         let patience = self.shared.options.grace;
         let deadline = self.overfull.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         if deadline.as_mut().poll(cx).is_ready() {
-            self.stop(CloseReason::Stalled);
+            let reading =
+                if self.inbound.is_full() { CloseReason::Overrun } else { CloseReason::Stalled };
+            self.stop(reading);
         }
         true
     }
@@ -259,7 +258,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         self.shared.end_calls(&reason);
         if reason.is_clean() {
             self.shared.begin_close();
-            self.stage = Stage::Answering(reason);
+            self.stage = Stage::Answering(reason, None);
         } else {
             self.stop(reason);
         }
@@ -295,9 +294,15 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 }
                 false
             }
-            Stage::Answering(reason) => {
+            Stage::Answering(reason, grace) => {
                 let reason = reason.clone();
-                let is_gone = self.sender.poll_gone(cx).is_ready();
+                // Handlers have all the time that the other side waits, unless this side wants an end.
+                if self.shared.is_close_requested() && grace.is_none() {
+                    *grace = Some(Box::pin(tokio::time::sleep(self.shared.options.grace)));
+                }
+                let is_over =
+                    grace.as_mut().is_some_and(|grace| grace.as_mut().poll(cx).is_ready());
+                let is_gone = is_over || self.sender.poll_gone(cx).is_ready();
                 if is_gone || (is_flushed && self.is_idle()) {
                     self.stop(reason);
                     return true;
@@ -343,9 +348,10 @@ impl<C: Channel, H: Handler> Future for Driver<C, H> {
             went_on |= this.inbound.poll(cx);
             let is_flushed = this.poll_outgoing(cx);
             went_on |= this.poll_stage(cx, is_flushed);
-            // What a handle queued meanwhile did not wake us: we were not asleep.
-            let may_sleep = this.shared.sleep(cx.waker()).is_ok() || !is_flushed;
-            if !went_on && may_sleep {
+            // Reading that was held up goes on, now that there is room.
+            went_on |= this.overfull.is_some() && !this.is_overfull(cx);
+            // What a handle changed meanwhile did not wake us: we were not asleep.
+            if !went_on && this.shared.sleep(cx.waker()).is_ok() {
                 return Poll::Pending;
             }
             ready!(tokio::task::coop::poll_proceed(cx)).made_progress();

@@ -36,6 +36,10 @@ pub trait Handler: Send + Sync + 'static {
     fn request(&self, request: Request, peer: &Peer) -> Answer<Outcome>;
 
     /// A notification has come. The next is not handled before this one was.
+    ///
+    /// While more wait than [`PeerOptions::queue`](crate::PeerOptions::queue) allows, nothing is read,
+    /// and after [`PeerOptions::grace`](crate::PeerOptions::grace) the line ends: a handler that waits
+    /// for a call of its own should do so in a task.
     fn notification(&self, notification: Notification, peer: &Peer) -> Answer<()>;
 
     /// A message could not be delivered; the line goes on, and the other side was told.

@@ -14,7 +14,6 @@ use tieline_transport::BoxFuture;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use crate::handler::{Answer, Handler, Outcome};
-use crate::options::weight;
 use crate::shared::Shared;
 use crate::{ErrorObject, Peer};
 
@@ -31,10 +30,15 @@ pub(crate) struct Inbound<H> {
     /// The notification that is being handled.
     handling: Option<(u64, BoxFuture<'static, ()>)>,
     requests: VecDeque<Waiting>,
+    /// How many bytes the requests that wait and run have.
+    taken_bytes: usize,
     running: JoinSet<Outcome>,
     /// The requests that run, by task.
     replies: HashMap<Id, Reply>,
 }
+
+/// The least that a notification counts for: 16 MiB of them are 4,096 at most.
+const LEAST_NOTIFICATION: usize = 4096;
 
 struct Waiting {
     arrival: u64,
@@ -47,6 +51,8 @@ struct Reply {
     id: Bytes,
     batch: Option<Arc<Batch>>,
     task: Option<AbortHandle>,
+    /// The length of its request.
+    size: usize,
 }
 
 impl<H: Handler> Inbound<H> {
@@ -60,6 +66,7 @@ impl<H: Handler> Inbound<H> {
             notifications_weight: 0,
             handling: None,
             requests: VecDeque::new(),
+            taken_bytes: 0,
             running: JoinSet::new(),
             replies: HashMap::new(),
         }
@@ -73,11 +80,15 @@ impl<H: Handler> Inbound<H> {
     pub(crate) fn request(&mut self, request: Request, batch: Option<Arc<Batch>>) {
         let limit = self.shared.options.max_in_flight;
         let taken = self.requests.len() + self.running.len();
-        if taken >= limit.saturating_add(self.shared.options.max_waiting) {
-            let reply = Reply { id: Bytes::copy_from_slice(request.id()), batch, task: None };
-            let overloaded = format!("overloaded: {limit} requests are under way; try again later");
+        let size = request.message().len();
+        let is_large = taken > 0 && self.taken_bytes + size > self.shared.options.queue.bytes();
+        if is_large || taken >= limit.saturating_add(self.shared.options.max_waiting) {
+            let id = Bytes::copy_from_slice(request.id());
+            let reply = Reply { id, batch, task: None, size: 0 };
+            let overloaded = "overloaded: too many requests are under way; try again later";
             return self.answer(reply, Err(ErrorObject::new(OVERLOADED, overloaded)));
         }
+        self.taken_bytes += size;
         self.arrived += 1;
         self.requests.push_back(Waiting { arrival: self.arrived, request, batch });
     }
@@ -90,7 +101,7 @@ impl<H: Handler> Inbound<H> {
     }
 
     fn weight_of(&self, notification: &Notification) -> usize {
-        weight(notification.message().len(), self.shared.options.queue)
+        notification.message().len().max(LEAST_NOTIFICATION)
     }
 
     /// Whether more notifications wait than may.
@@ -153,7 +164,8 @@ impl<H: Handler> Inbound<H> {
         }
         let Some(Waiting { request, batch, .. }) = self.requests.pop_front() else { return false };
         let id = Bytes::copy_from_slice(request.id());
-        let mut reply = Reply { id, batch, task: None };
+        let size = request.message().len();
+        let mut reply = Reply { id, batch, task: None, size };
         let (handler, peer) = (&self.handler, &self.peer);
         let outcome = match contain(|| handler.request(request, peer)) {
             Ok(Answer::Now(outcome)) => outcome,
@@ -190,8 +202,9 @@ impl<H: Handler> Inbound<H> {
     pub(crate) fn cancel(&mut self, id: &[u8]) {
         let is_it = |waiting: &Waiting| waiting.request.id() == id;
         if let Some(at) = self.requests.iter().position(is_it) {
-            if let Some(Waiting { batch, .. }) = self.requests.remove(at) {
-                let reply = Reply { id: Bytes::copy_from_slice(id), batch, task: None };
+            if let Some(Waiting { batch, request, .. }) = self.requests.remove(at) {
+                let size = request.message().len();
+                let reply = Reply { id: Bytes::copy_from_slice(id), batch, task: None, size };
                 let cancelled = cancelled(&self.dialect());
                 self.answer(reply, Err(cancelled));
             }
@@ -205,9 +218,10 @@ impl<H: Handler> Inbound<H> {
     }
 
     /// Sends an answer, alone or with the rest of its batch.
-    fn answer(&self, reply: Reply, outcome: Outcome) {
+    fn answer(&mut self, reply: Reply, outcome: Outcome) {
         let dialect = self.dialect();
-        let Reply { id, batch, .. } = reply;
+        let Reply { id, batch, size, .. } = reply;
+        self.taken_bytes = self.taken_bytes.saturating_sub(size);
         let message = match outcome {
             // Where a cancelled request has no answer, it has none.
             Err(error) if is_unanswered(&error) => None,

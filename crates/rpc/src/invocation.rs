@@ -101,7 +101,7 @@ impl<'a> Invocation<'a> {
         let Self { peer, method, params, timeout, total, mut on_progress } = self;
         let (shared, params) = (peer.shared(), params?);
         let begun = Instant::now();
-        let end = total.map(|total| begun + total);
+        let end = total.and_then(|total| begun.checked_add(total));
         // Room in the queue is waited for within the same time.
         let begin = shared.begin_call(method, params.as_deref(), on_progress.is_some());
         let id = within(deadline(timeout, end), begin).await??;
@@ -122,7 +122,8 @@ impl<'a> Invocation<'a> {
 
 /// When it is too late: so long from now, and never behind the end.
 fn deadline(timeout: Option<Duration>, end: Option<Instant>) -> Option<Instant> {
-    let soon = timeout.map(|timeout| Instant::now() + timeout);
+    // A time beyond all clocks is none.
+    let soon = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     match (soon, end) {
         (Some(soon), Some(end)) => Some(soon.min(end)),
         (one, other) => one.or(other),

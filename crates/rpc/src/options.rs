@@ -17,8 +17,10 @@ pub struct PeerOptions {
     pub max_in_flight: usize,
     /// How many more of them wait; 256 by default. Those beyond are answered `overloaded`.
     pub max_waiting: usize,
-    /// How many bytes wait to be sent, and how many of notifications to be handled; 16 MiB each by
-    /// default. A message counts as 64 KiB at least, so that there are no more than 256 of them.
+    /// How many bytes wait: of calls and notifications to be sent, of notifications to be handled, and
+    /// of requests that wait and run; 16 MiB each by default. A message to be sent counts as 64 KiB at
+    /// least and a notification to be handled as 4 KiB, so that there are no more than 256 and 4,096.
+    /// With twice as many bytes of answers unsent, nothing more is read.
     pub queue: ByteSize,
     /// How long a call waits for its answer, unless it says otherwise; for ever by default.
     pub call_timeout: Option<Duration>,

@@ -75,7 +75,7 @@ impl Peer {
     /// Takes nothing new, lets what is under way on both sides end within
     /// [`PeerOptions::grace`], closes the line, and says why it ended. Cancel-safe; the close goes on.
     pub async fn close(&self) -> CloseReason {
-        self.shared.begin_close();
+        self.shared.request_close();
         self.closed().await
     }
 

@@ -14,6 +14,9 @@ use tokio::sync::{Semaphore, watch};
 use crate::options::weight;
 use crate::{CallError, NotSent, PeerOptions};
 
+/// With so many messages unsent the other side is not reading: more of its requests are not taken.
+const MOST_UNSENT: usize = 4096;
+
 pub(crate) struct Shared {
     pub(crate) options: PeerOptions,
     /// Room in the queue for calls and notifications, by weight. Answers and cancellations need
@@ -28,8 +31,13 @@ struct State {
     outgoing: VecDeque<Outgoing>,
     calls: Calls<Pending>,
     phase: Phase,
+    close_requested: bool,
+    /// How many bytes of messages wait to be sent.
+    outgoing_bytes: usize,
     /// The driver's, when it sleeps.
     driver: Option<Waker>,
+    /// Something has changed that the driver has not looked at yet.
+    changed: bool,
     strays: u64,
 }
 
@@ -73,9 +81,12 @@ impl Shared {
             room: Semaphore::new(room),
             state: Mutex::new(State {
                 outgoing: VecDeque::new(),
+                outgoing_bytes: 0,
                 calls: Calls::default(),
                 phase: Phase::Open,
+                close_requested: false,
                 driver: None,
+                changed: false,
                 strays: 0,
             }),
             ended: watch::Sender::new(None),
@@ -168,14 +179,18 @@ impl Shared {
         if !pending.sent
             && let Some(at) = state.outgoing.iter().position(|out| out.call == Some(id))
         {
-            let weight = state.outgoing.remove(at).map_or(0, |out| out.weight);
-            self.room.add_permits(weight);
+            if let Some(out) = state.outgoing.remove(at) {
+                state.outgoing_bytes -= out.message.len();
+                self.room.add_permits(out.weight);
+            }
         } else if pending.sent && pending.answer.is_none() {
             let mut digits = [0; 20];
             if let Some(message) = self.options.dialect.cancellation(id.digits(&mut digits)) {
                 state.push(Outgoing { message: message.into(), call: None, weight: 0 });
             }
         }
+        // A line that is being closed may have waited for this one.
+        state.wake_driver();
     }
 
     /// An answer has come. False when nobody waits for it.
@@ -219,6 +234,7 @@ impl Shared {
     pub(crate) fn next_outgoing(&self) -> Option<Outgoing> {
         let mut state = self.lock();
         let next = state.outgoing.pop_front()?;
+        state.outgoing_bytes -= next.message.len();
         if let Some(pending) = next.call.and_then(|id| state.calls.get_mut(id)) {
             pending.sent = true;
         }
@@ -235,14 +251,18 @@ impl Shared {
         self.answer(call.digits(&mut digits), Err(NotSent::Message(error).into()));
     }
 
-    /// The driver is woken by whatever is queued from here on; `Err` when something was before.
+    /// The driver is woken by whatever changes from here on; `Err` when something has since it last
+    /// asked, and it must look again.
     pub(crate) fn sleep(&self, waker: &Waker) -> Result<(), ()> {
         let mut state = self.lock();
+        if std::mem::take(&mut state.changed) {
+            return Err(());
+        }
         match &mut state.driver {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
-        if state.outgoing.is_empty() { Ok(()) } else { Err(()) }
+        Ok(())
     }
 
     /// Whether anything waits to be sent, and whether any call waits for its answer.
@@ -251,9 +271,11 @@ impl Shared {
         state.outgoing.is_empty() && !state.calls.iter_mut().any(|(_, it)| it.answer.is_none())
     }
 
-    /// How much waits to be sent, in messages.
-    pub(crate) fn backlog(&self) -> usize {
-        self.lock().outgoing.len()
+    /// Whether so much waits to be sent that no more should be caused.
+    pub(crate) fn is_clogged(&self) -> bool {
+        let state = self.lock();
+        state.outgoing.len() >= MOST_UNSENT
+            || state.outgoing_bytes >= self.options.queue.bytes().saturating_mul(2)
     }
 
     /// Takes nothing new from here on.
@@ -263,9 +285,17 @@ impl Shared {
             state.phase = Phase::Closing;
         }
         self.room.close();
-        if let Some(driver) = state.driver.take() {
-            driver.wake();
-        }
+        state.wake_driver();
+    }
+
+    /// As [`begin_close`](Self::begin_close), and what is under way has a time to end in.
+    pub(crate) fn request_close(&self) {
+        self.lock().close_requested = true;
+        self.begin_close();
+    }
+
+    pub(crate) fn is_close_requested(&self) -> bool {
+        self.lock().close_requested
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -276,6 +306,7 @@ impl Shared {
     pub(crate) fn end_calls(&self, reason: &CloseReason) {
         let mut state = self.lock();
         state.outgoing.retain(|out| out.call.is_none());
+        state.outgoing_bytes = state.outgoing.iter().map(|out| out.message.len()).sum();
         let mut wakers = Vec::new();
         for (_, pending) in state.calls.iter_mut().filter(|(_, it)| it.answer.is_none()) {
             pending.answer = Some(Err(match pending.sent {
@@ -297,7 +328,10 @@ impl Shared {
         }
         self.room.close();
         self.end_calls(&reason);
-        self.lock().outgoing.clear();
+        let mut state = self.lock();
+        state.outgoing.clear();
+        state.outgoing_bytes = 0;
+        drop(state);
         self.ended.send_replace(Some(reason));
     }
 }
@@ -311,9 +345,15 @@ impl State {
         }
     }
 
-    /// Wakes the driver only if it sleeps: it looks here again before it does.
     fn push(&mut self, outgoing: Outgoing) {
+        self.outgoing_bytes += outgoing.message.len();
         self.outgoing.push_back(outgoing);
+        self.wake_driver();
+    }
+
+    /// Only if it sleeps: otherwise it looks again before it does.
+    fn wake_driver(&mut self) {
+        self.changed = true;
         if let Some(driver) = self.driver.take() {
             driver.wake();
         }

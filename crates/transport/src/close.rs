@@ -25,6 +25,8 @@ pub enum CloseReason {
     TimedOut,
     /// A write made no progress for too long: the other side has stopped reading.
     Stalled,
+    /// More came in than was handled in time.
+    Overrun,
     /// The child process has ended.
     ChildExited(ChildExit),
     /// The other side broke the framing.
@@ -56,6 +58,7 @@ impl fmt::Display for CloseReason {
             Self::Truncated(truncated) => write!(f, "cut off: {truncated}"),
             Self::TimedOut => f.write_str("timed out"),
             Self::Stalled => f.write_str("stalled: the other side has stopped reading"),
+            Self::Overrun => f.write_str("overrun: more came in than was handled in time"),
             Self::ChildExited(exit) => exit.fmt(f),
             Self::Protocol(error) => write!(f, "broken framing: {error}"),
             Self::Io(error) => error.fmt(f),

@@ -1,0 +1,129 @@
+//! Closing ends: at once when nothing is under way, within the grace when something is, always.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::json;
+use support::{peer_and_raw, with_options, within};
+use tieline_rpc::{CallError, Peer, PeerOptions, Router};
+use tieline_transport::{CloseReason, Incoming, ReceiverExt, SenderExt, memory_pair};
+
+fn hanging() -> Router {
+    Router::new().request("hang", |(): (), _| async move {
+        std::future::pending::<()>().await;
+        Ok(())
+    })
+}
+
+/// A wakeup that is lost once in tens of thousands shows here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_close_races_with_everything_and_always_ends() {
+    for _ in 0..20_000 {
+        let (ours, theirs) = memory_pair();
+        let (peer, driver) = Peer::new(ours, (), PeerOptions::default());
+        let driver = tokio::spawn(driver);
+        peer.notify("last words", ()).await.unwrap();
+        within(peer.close()).await;
+        within(driver).await.unwrap();
+        drop(theirs);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_hangs_delays_a_close_by_the_grace_and_no_more() {
+    for input_ends_first in [false, true] {
+        let (peer, driver, mut raw) = peer_and_raw(hanging());
+        raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"hang"}"#).await;
+        raw.say("[]").await;
+        raw.hear().await;
+        if input_ends_first {
+            raw.sender.close().await.unwrap();
+        }
+        let begun = tokio::time::Instant::now();
+        within(peer.close()).await;
+        within(driver).await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 10, "in virtual time");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_waited_for_a_call_ends_when_the_call_is_given_up() {
+    let options = PeerOptions {
+        call_timeout: Some(Duration::from_secs(3)),
+        grace: Duration::from_secs(1000),
+        ..PeerOptions::default()
+    };
+    let (peer, driver, mut raw) = with_options((), options);
+    let caller = peer.clone();
+    let call = tokio::spawn(async move { caller.call::<()>("never answered", ()).await });
+    raw.hear().await;
+    within(peer.close()).await;
+    within(driver).await.unwrap();
+    assert!(matches!(within(call).await.unwrap(), Err(CallError::TimedOut)));
+}
+
+#[tokio::test]
+async fn reading_goes_on_as_soon_as_the_answers_are_taken() {
+    // With a grace without end, whoever waits for it waits for ever.
+    let options = PeerOptions { grace: Duration::from_secs(100_000), ..PeerOptions::default() };
+    let router = Router::new().request("echo", |text: [String; 1], _| async move { Ok(text) });
+    let (_peer, _driver, raw) = with_options(router, options);
+    let (mut sender, mut receiver) = (raw.sender, raw.receiver);
+    const REQUESTS: u32 = 20_000;
+    let sending = tokio::spawn(async move {
+        for id in 0..REQUESTS {
+            let params = [format!("{id:0>100}")];
+            let echo = json!({ "jsonrpc": "2.0", "id": id, "method": "echo", "params": params });
+            sender.send(echo.to_string()).await.unwrap();
+        }
+        sender
+    });
+    // Nothing is read until the sender can go no further.
+    for _ in 0..10_000 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..REQUESTS {
+        match within(receiver.recv()).await {
+            Incoming::Message(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(within(sending).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn notifications_that_are_never_handled_end_the_line_and_say_so() {
+    let router =
+        Router::new().notification("n", |_: serde_json::Value, _| std::future::pending::<()>());
+    let (_peer, driver, raw) = peer_and_raw(router);
+    let mut sender = raw.sender;
+    let flood = tokio::spawn(async move {
+        while sender.send(r#"{"jsonrpc":"2.0","method":"n","params":[]}"#).await.is_ok() {}
+    });
+    let reason = driver.await.unwrap();
+    assert!(matches!(reason, CloseReason::Overrun), "{reason:?}");
+    drop(raw.receiver);
+    within(flood).await.unwrap();
+}
+
+#[tokio::test]
+async fn notifications_whose_handlers_call_back_get_their_answers() {
+    let router = Router::new().notification("n", |[n]: [u32; 1], peer: Peer| async move {
+        assert_eq!(peer.call::<u32>("back", [n]).await.unwrap(), n);
+    });
+    let (_peer, _driver, mut raw) = peer_and_raw(router);
+    for n in 0..1000 {
+        let notification = json!({ "jsonrpc": "2.0", "method": "n", "params": [n] });
+        raw.sender.feed(notification.to_string()).await.unwrap();
+    }
+    raw.sender.flush().await.unwrap();
+    for n in 0..1000 {
+        let question = raw.hear().await;
+        assert_eq!(question["params"], json!([n]));
+        let answer = json!({ "jsonrpc": "2.0", "id": question["id"], "result": n });
+        raw.say(&answer.to_string()).await;
+    }
+}
