@@ -45,7 +45,8 @@ enum Stage {
     /// The other side will say no more; what it asked for is still answered.
     Answering(CloseReason, Option<Pin<Box<Sleep>>>),
     /// This direction is being ended, and what stands behind the line.
-    Stopping(CloseReason, BoxFuture<'static, CloseReason>),
+    /// With a time in it, the other side may still come to its own end before that is over.
+    Stopping(CloseReason, BoxFuture<'static, CloseReason>, Option<Pin<Box<Sleep>>>),
     Ended(CloseReason),
 }
 
@@ -265,12 +266,16 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     }
 
     fn stop(&mut self, reason: CloseReason) {
+        self.stop_within(reason, None);
+    }
+
+    fn stop_within(&mut self, reason: CloseReason, linger: Option<Pin<Box<Sleep>>>) {
         if matches!(self.stage, Stage::Stopping(..) | Stage::Ended(_)) {
             return;
         }
         let control = self.control.clone();
         let stopped = Box::pin(async move { control.stop().await });
-        self.stage = Stage::Stopping(reason, stopped);
+        self.stage = Stage::Stopping(reason, stopped, linger);
     }
 
     /// Whether nothing is left to be done on either side.
@@ -287,12 +292,18 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 true
             }
             Stage::Closing(grace) => {
-                let is_over = grace.as_mut().poll(cx).is_ready();
-                if is_over || (is_flushed && self.is_idle()) {
+                if grace.as_mut().poll(cx).is_ready() {
                     self.stop(CloseReason::ByUs);
                     return true;
                 }
-                false
+                if !is_flushed || !self.is_idle() {
+                    return false;
+                }
+                // The other side may be busy with what it was told last.
+                if let Stage::Closing(grace) = std::mem::replace(&mut self.stage, Stage::Open) {
+                    self.stop_within(CloseReason::ByUs, Some(grace));
+                }
+                true
             }
             Stage::Answering(reason, grace) => {
                 let reason = reason.clone();
@@ -309,15 +320,22 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 }
                 false
             }
-            Stage::Stopping(reason, stopped) => {
+            Stage::Stopping(reason, stopped, linger) => {
                 let reason = reason.clone();
                 // What stands behind is stopped also when it does not take the end of its input.
                 let _ = self.sender.poll_close(cx);
                 // And it must not block on what nobody reads.
-                while let Poll::Ready(incoming) = self.receiver.poll_recv(cx) {
-                    if matches!(incoming, Incoming::End(_)) {
-                        break;
+                let has_ended = loop {
+                    match self.receiver.poll_recv(cx) {
+                        Poll::Ready(Incoming::End(_)) => break true,
+                        Poll::Ready(_) => {}
+                        Poll::Pending => break false,
                     }
+                };
+                let is_late =
+                    linger.as_mut().is_none_or(|linger| linger.as_mut().poll(cx).is_ready());
+                if !has_ended && !is_late {
+                    return false;
                 }
                 if stopped.as_mut().poll(cx).is_pending() {
                     return false;

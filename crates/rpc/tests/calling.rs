@@ -349,6 +349,7 @@ async fn closing_lets_what_is_under_way_end_and_takes_nothing_new() {
     raw.say(&answer(&question["id"], json!(5))).await;
     assert_eq!(within(call).await.unwrap().unwrap(), 5);
     raw.hear_end().await;
+    drop(raw);
     within(closing).await.unwrap();
     within(driver).await.unwrap();
 }

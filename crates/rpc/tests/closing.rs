@@ -9,13 +9,19 @@ use std::time::Duration;
 use serde_json::json;
 use support::{peer_and_raw, with_options, within};
 use tieline_rpc::{CallError, Peer, PeerOptions, Router};
-use tieline_transport::{CloseReason, Incoming, ReceiverExt, SenderExt, memory_pair};
+use tieline_transport::{Channel, CloseReason, Incoming, ReceiverExt, SenderExt, memory_pair};
 
 fn hanging() -> Router {
     Router::new().request("hang", |(): (), _| async move {
         std::future::pending::<()>().await;
         Ok(())
     })
+}
+
+/// Listens until the other side has said all, and goes.
+async fn until_the_end(channel: impl Channel) {
+    let (_sender, mut receiver) = channel.split();
+    while !matches!(receiver.recv().await, Incoming::End(_)) {}
 }
 
 /// A wakeup that is lost once in tens of thousands shows here.
@@ -25,10 +31,10 @@ async fn a_close_races_with_everything_and_always_ends() {
         let (ours, theirs) = memory_pair();
         let (peer, driver) = Peer::new(ours, (), PeerOptions::default());
         let driver = tokio::spawn(driver);
+        tokio::spawn(until_the_end(theirs));
         peer.notify("last words", ()).await.unwrap();
         within(peer.close()).await;
         within(driver).await.unwrap();
-        drop(theirs);
     }
 }
 
@@ -60,6 +66,7 @@ async fn a_close_that_waited_for_a_call_ends_when_the_call_is_given_up() {
     let caller = peer.clone();
     let call = tokio::spawn(async move { caller.call::<()>("never answered", ()).await });
     raw.hear().await;
+    tokio::spawn(async move { raw.hear_end().await });
     within(peer.close()).await;
     within(driver).await.unwrap();
     assert!(matches!(within(call).await.unwrap(), Err(CallError::TimedOut)));

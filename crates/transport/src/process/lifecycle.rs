@@ -188,7 +188,7 @@ impl Life {
     fn signal_group(&self, signal: Signal) {
         let child = lock(&self.child);
         if child.is_some() {
-            let _ = rustix::process::kill_process_group(self.pid, signal);
+            reaper::signal_group(self.pid, signal);
         }
     }
 }

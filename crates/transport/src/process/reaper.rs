@@ -47,11 +47,20 @@ fn thread() -> io::Result<Sender<Job>> {
     started.clone().map_err(io::Error::from)
 }
 
-/// Kills the group that `child` leads. Its number is its own for as long as it is not reaped.
+/// Kills `child` and the group that it was started to lead.
 pub(super) fn kill_group(child: &Child) {
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        // There may be nobody left in it.
-        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        signal_group(pid, Signal::KILL);
+    }
+}
+
+/// Signals the group, and the child itself where it has left the group. Its number is its own, and
+/// so is the group's, for as long as it is not reaped.
+pub(super) fn signal_group(child: Pid, signal: Signal) {
+    // There may be nobody left in it, or nothing but a zombie.
+    let _ = rustix::process::kill_process_group(child, signal);
+    if rustix::process::getpgid(Some(child)) != Ok(child) {
+        let _ = rustix::process::kill_process(child, signal);
     }
 }
 

@@ -1,8 +1,10 @@
 //! Listening on a Unix socket: never over a live one, never open to others even for a moment, and
 //! only what is ours is removed.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -151,12 +153,40 @@ fn remove_if_dead(
     let alive = || TransportError::new(ErrorKind::AddressInUse, Operation::Listen);
     match connect_once(address) {
         Err(Errno::NOENT) => Ok(()),
+        Err(Errno::CONNREFUSED) if is_bound(path) => Err(alive()),
         Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(|error| {
             TransportError::new(common_kind(&error), Operation::Listen).because(error)
         }),
         Err(errno) => Err(alive().because(errno.into())),
         Ok(_) => Err(alive()),
     }
+}
+
+/// Whether some process holds a socket of that name, which may yet begin to listen. The kernel's
+/// list has names as they were bound, so a relative one is compared by its last part.
+#[cfg(target_os = "linux")]
+fn is_bound(path: &Path) -> bool {
+    let Ok(list) = std::fs::read("/proc/net/unix") else { return false };
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    list.split(|byte| *byte == b'\n').any(|line| {
+        // Seven columns of numbers, and then the name.
+        let mut name = line;
+        for _ in 0..7 {
+            let column = name.trim_ascii_start();
+            let end = column.iter().position(|byte| *byte == b' ').unwrap_or(column.len());
+            name = column.get(end..).unwrap_or_default();
+        }
+        let name = Path::new(OsStr::from_bytes(name.strip_prefix(b" ").unwrap_or(name)));
+        match name.is_absolute() {
+            true => name == absolute,
+            false => name.file_name().is_some() && name.file_name() == path.file_name(),
+        }
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_bound(_: &Path) -> bool {
+    false
 }
 
 /// The file that binding made, by its identity.

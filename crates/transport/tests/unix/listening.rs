@@ -44,6 +44,21 @@ async fn a_live_socket_whose_queue_is_full_is_never_removed() {
     assert_eq!(inode(&path), before);
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_socket_that_somebody_has_bound_and_not_listened_on_yet_is_never_removed() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, socket};
+    let (_directory, path) = place();
+    let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    let before = inode(&path);
+    let error = error_of(listen(&path).await);
+    assert!(matches!(error.kind(), ErrorKind::AddressInUse), "{error:?}");
+    assert_eq!(inode(&path), before);
+    drop(socket);
+    listen(&path).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_dead_socket_is_replaced() {
     let (_directory, path) = place();
