@@ -1,11 +1,12 @@
 //! `tieline call`: one method of a JSON-RPC program.
 
 use std::io::{IsTerminal, Read, Write};
-use std::time::Duration;
 
+use tieline_proto::ByteSize;
 use tieline_proto::json::{self, Limits};
 use tieline_rpc::{Answer, CallError, Peer, PeerOptions, Router};
 use tieline_transport::Registry;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::args::Call;
 use crate::pretty::pretty;
@@ -14,17 +15,19 @@ use crate::signals::Signals;
 
 pub(crate) async fn run(args: Call) -> Result<(), Failure> {
     let signals = Signals::listen()?;
-    let params = params(args.params.as_deref())?;
     tokio::select! {
-        called = call(&args, params) => called,
+        called = call(&args) => called,
         () = signals.first() => Err(Failure::Said("ended by a signal".into())),
     }
 }
 
-async fn call(args: &Call, params: Option<Vec<u8>>) -> Result<(), Failure> {
-    let channel = Registry::new().connect(&args.endpoint, &args.reach.options()).await?;
-    let options = PeerOptions { grace: GRACE, ..PeerOptions::new(args.dialect) };
-    let (peer, driver) = Peer::new(channel, follower(args.follow), options);
+async fn call(args: &Call) -> Result<(), Failure> {
+    let options = args.reach.options();
+    let params = params(args.params.as_deref(), options.channel.max_message).await?;
+    let channel = Registry::new().connect(&args.endpoint, &options).await?;
+    let (printer, printed) = Printer::start()?;
+    let follower = follower(args.follow, &printer);
+    let (peer, driver) = Peer::new(channel, follower, PeerOptions::new(args.dialect));
     let driver = tokio::spawn(driver);
     let said = |why: String| Failure::Said(format!("{}: {why}", args.method));
     if args.notify {
@@ -39,63 +42,93 @@ async fn call(args: &Call, params: Option<Vec<u8>>) -> Result<(), Failure> {
             call = call.timeout(timeout);
         }
         let result = call.call_raw().await.map_err(|error| said(explain(&error)))?;
-        print(&result)?;
+        let is_terminal = std::io::stdout().is_terminal();
+        let result = if is_terminal { pretty(&result).into_bytes() } else { result.to_vec() };
+        printer.print(result).await;
     }
     peer.close().await;
-    // What it was connected to has ended with it.
+    // The follower goes with it, and the last who can print anything.
     let _ = driver.await;
+    drop((peer, printer));
+    printed.await.unwrap_or(Ok(()))?;
     Ok(())
 }
 
-/// How long the other side may take to let go of the line once all was said.
-const GRACE: Duration = Duration::from_secs(10);
-
 /// Prints what is told meanwhile, if it is asked for. Nothing that is asked of us is answered.
-fn follower(follow: bool) -> Router {
+fn follower(follow: bool, printer: &Printer) -> Router {
     if !follow {
         return Router::new();
     }
-    Router::new().other_notifications(|notification, _| {
-        let _ = print_line(notification.message());
-        Answer::Now(())
+    let printer = printer.clone();
+    Router::new().other_notifications(move |notification, _| {
+        let (printer, line) = (printer.clone(), notification.message().to_vec());
+        Answer::later(async move { printer.print(line).await })
     })
 }
 
-fn params(text: Option<&str>) -> Result<Option<Vec<u8>>, Failure> {
-    let text = match text {
-        None => return Ok(None),
-        Some("-") => {
-            let mut text = Vec::new();
-            std::io::stdin().read_to_end(&mut text)?;
-            text
-        }
-        Some(text) => text.as_bytes().to_vec(),
-    };
+async fn params(text: Option<&str>, limit: ByteSize) -> Result<Option<Vec<u8>>, Failure> {
     let not = |why: String| {
         Failure::Usage(format!("PARAMS {why}; write it like '[1,2]' or '{{\"a\":1}}'"))
     };
+    let text = match text {
+        None => return Ok(None),
+        Some("-") => read_stdin(limit).await?,
+        Some(text) => text.as_bytes().to_vec(),
+    };
+    if text.len() > limit.bytes() {
+        return Err(Failure::Said(format!("PARAMS are longer than --max-message, {limit}")));
+    }
     // On one line, as most framings want it.
     let text = json::to_one_line(&text, Limits::default())
-        .map_err(|e| not(format!("is not JSON: {e}")))?;
+        .map_err(|error| not(format!("is not JSON: {error}")))?;
     match text.trim_ascii().first() {
         Some(b'[' | b'{') => Ok(Some(text.trim_ascii().to_vec())),
         _ => Err(not("is not an array or an object".into())),
     }
 }
 
-fn print(result: &[u8]) -> std::io::Result<()> {
-    if std::io::stdout().is_terminal() {
-        print_line(pretty(result).as_bytes())
-    } else {
-        print_line(result)
-    }
+/// All of stdin, or a little more than `limit`. A thread waits for it, so that a signal need not.
+async fn read_stdin(limit: ByteSize) -> std::io::Result<Vec<u8>> {
+    let (done, wait) = oneshot::channel();
+    std::thread::Builder::new().name("tieline-params".into()).spawn(move || {
+        let mut text = Vec::new();
+        let most = limit.bytes() as u64 + 1;
+        let read = std::io::stdin().take(most).read_to_end(&mut text);
+        let _ = done.send(read.map(|_| text));
+    })?;
+    wait.await.unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()))
 }
 
-fn print_line(line: &[u8]) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(line)?;
-    stdout.write_all(b"\n")?;
-    stdout.flush()
+/// Prints lines on stdout, by a thread, so that a reader that is slow holds up no signal.
+#[derive(Clone)]
+struct Printer(mpsc::Sender<Vec<u8>>);
+
+impl Printer {
+    /// And what completes when all is printed, once every printer is gone.
+    fn start() -> std::io::Result<(Self, oneshot::Receiver<std::io::Result<()>>)> {
+        let (lines, mut queue) = mpsc::channel::<Vec<u8>>(64);
+        let (done, wait) = oneshot::channel();
+        std::thread::Builder::new().name("tieline-print".into()).spawn(move || {
+            let mut stdout = std::io::stdout().lock();
+            let mut print = |mut line: Vec<u8>| {
+                line.push(b'\n');
+                stdout.write_all(&line)?;
+                stdout.flush()
+            };
+            let mut printed = Ok(());
+            while printed.is_ok() {
+                let Some(line) = queue.blocking_recv() else { break };
+                printed = print(line);
+            }
+            let _ = done.send(printed);
+        })?;
+        Ok((Self(lines), wait))
+    }
+
+    async fn print(&self, line: Vec<u8>) {
+        // One that failed says so in the end.
+        let _ = self.0.send(line).await;
+    }
 }
 
 /// The error, with its data where it has some.

@@ -1,6 +1,6 @@
 //! `tieline connect` and `tieline bridge`: one line between two endpoints.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use tieline_gateway::{BridgeEnd, Tap};
 use tieline_proto::FramingKind;
@@ -15,7 +15,7 @@ const BY_HAND: &[u8] = b"tieline: one message a line; Ctrl-D ends the input, Ctr
 pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
     let by_hand = std::io::stdin().is_terminal() && !quiet;
     if by_hand {
-        let _ = std::io::stderr().write_all(BY_HAND);
+        crate::stderr::say(BY_HAND);
     }
     join(Endpoint::stdio(), args.endpoint, args.line).await
 }
@@ -38,9 +38,7 @@ async fn join(near: Endpoint, far: Endpoint, line: Line) -> Result<(), Failure> 
         report = tieline_gateway::bridge(near, far, how, signals.first()) => report,
         () = signals.second() => return Err(Failure::Said("ended at once by a second signal".into())),
     };
-    if let Some(end) = tap_end {
-        end.written().await;
-    }
+    signals.written(tap_end).await;
     tracing::debug!(
         to_far = report.to_far,
         to_near = report.to_near,

@@ -8,6 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
 use crate::args::{LogFormat, Logging};
+use crate::stderr::Stderr;
 
 /// Starts logging. `RUST_LOG`, where it is set, says what is logged (`info,tieline_gateway=debug`).
 pub(crate) fn start(logging: &Logging) {
@@ -19,8 +20,7 @@ pub(crate) fn start(logging: &Logging) {
         _ => (usual(logging), None),
     };
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    // Its complaint about a stderr that nobody reads would go to that stderr.
-    let lines = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
+    let lines = fmt::layer().with_writer(|| Stderr).log_internal_errors(false);
     let lines = match logging.log_format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text => lines.compact().with_target(false).with_ansi(colour).boxed(),

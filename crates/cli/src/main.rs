@@ -10,26 +10,33 @@ mod rendezvous;
 mod report;
 mod serve;
 mod signals;
+mod stderr;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 
 use args::{Args, Command};
 use report::Failure;
 
+/// How long the end waits for somebody to read what was said.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let args = Args::parse();
     logging::start(&args.logging);
     let format = args.logging.log_format;
-    match run(args) {
+    let status = match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.print(format);
             failure.status()
         }
-    }
+    };
+    stderr::flush(LAST_WORDS);
+    status
 }
 
 fn run(args: Args) -> Result<(), Failure> {

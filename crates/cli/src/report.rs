@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -28,7 +27,7 @@ impl Failure {
             LogFormat::Text => self.text(),
             LogFormat::Json => self.json(),
         };
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        crate::stderr::say(text.as_bytes());
     }
 
     /// Status 2 when what was typed can never be done, 1 otherwise.

@@ -32,9 +32,7 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
         report = server.run(signals.first()) => report,
         () = signals.second() => return Err(Failure::Said("ended at once by a second signal".into())),
     };
-    if let Some(end) = tap_end {
-        end.written().await;
-    }
+    signals.written(tap_end).await;
     let ServerReport { served, refused, failed, lost, .. } = served;
     tracing::info!(served, refused, failed, lost, "ended");
     Ok(())
@@ -125,7 +123,7 @@ fn announce(endpoints: &[Endpoint], program: &Program, quiet: bool) {
         let _ = writeln!(stdout, "{endpoint}");
     }
     if !quiet {
-        let _ = std::io::stderr().write_all(invitation(endpoints, program).as_bytes());
+        crate::stderr::say(invitation(endpoints, program).as_bytes());
     }
 }
 

@@ -2,8 +2,13 @@
 
 use std::future::{Future, pending};
 use std::io;
+use std::time::Duration;
 
+use tieline_gateway::TapEnd;
 use tokio::sync::watch;
+
+/// How long the end waits for a disk.
+const TAP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The signals that end the program.
 pub(crate) struct Signals(watch::Receiver<u32>);
@@ -30,6 +35,16 @@ impl Signals {
     /// Completes with the second.
     pub(crate) fn second(&self) -> impl Future<Output = ()> + Send + use<> {
         self.nth(2)
+    }
+
+    /// Waits until the tap's file is written, as long as that does not take too long for a person.
+    pub(crate) async fn written(&self, tap: Option<TapEnd>) {
+        let Some(tap) = tap else { return };
+        tokio::select! {
+            () = tap.written() => {}
+            () = self.second() => {}
+            () = tokio::time::sleep(TAP_PATIENCE) => tracing::error!("the tap's file is not all written"),
+        }
     }
 
     fn nth(&self, n: u32) -> impl Future<Output = ()> + Send + use<> {

@@ -9,8 +9,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tieline_transport::{
-    BoxChannel, Channel, CloseReason, Incoming, Receiver, ReceiverExt, SendError, Sender, SenderExt,
+    BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, ReceiverExt, SendError, Sender,
+    SenderExt,
 };
+use tokio::task::coop;
 
 use crate::Tap;
 
@@ -68,7 +70,7 @@ impl BridgeEnd {
     pub fn is_clean(&self) -> bool {
         match self {
             Self::Far(reason) => reason.is_clean(),
-            Self::Near { .. } => false,
+            Self::Near { near, .. } => near.is_clean(),
             Self::Stopped(_) => true,
         }
     }
@@ -107,62 +109,63 @@ pub async fn bridge(
     let last_word = AtomicBool::new(false);
 
     let mut down = Box::pin(to_near.pump(&mut far_receiver, &mut near_sender, Some(&last_word)));
+    let mut up = Box::pin(async {
+        let end = to_far.pump(&mut near_receiver, &mut far_sender, None).await;
+        // A far side that stopped reading needs no end of input.
+        let _ = far_sender.close().await;
+        end
+    });
     let outcome = {
-        let mut up = pin!(async {
-            let end = to_far.pump(&mut near_receiver, &mut far_sender, None).await;
-            // A far side that stopped reading needs no end of input.
-            let _ = far_sender.close().await;
-            end
-        });
         let mut stop = pin!(stop);
         loop {
             tokio::select! {
                 end = &mut up, if !last_word.load(Relaxed) => match end {
-                    PumpEnd::Source(reason) if is_failure(&reason) => break Outcome::Near(reason),
+                    PumpEnd::Source(reason) if is_failure(&reason) => break Outcome::Broken(reason),
                     PumpEnd::Source(_) | PumpEnd::Sink(_) => last_word.store(true, Relaxed),
                 },
                 end = &mut down => break match end {
                     PumpEnd::Source(reason) => Outcome::Far(reason),
-                    PumpEnd::Sink(reason) => Outcome::Near(reason),
+                    PumpEnd::Sink(reason) => Outcome::Deaf(reason),
                 },
                 () = &mut stop => break Outcome::Stop,
             }
         }
     };
-    // The end of input goes out first, but a child that does not read must not hold up its own end.
-    // Where nothing is behind the far side to be ended, its input still has to end.
-    let stopped = pin!(async {
-        let mut end_input = pin!(tokio::time::timeout(options.grace, far_sender.close()));
-        let mut stop = pin!(far_control.stop());
-        tokio::select! {
-            biased;
-            _ = &mut end_input => stop.await,
-            reason = &mut stop => {
-                if !matches!(reason, CloseReason::ChildExited(_)) {
-                    let _ = end_input.await;
-                }
-                reason
-            }
-        }
-    });
+    let grace = options.grace;
     let mut out_of_grace = false;
     let end = match outcome {
         Outcome::Far(reason) => {
-            drop(down);
-            stopped.await;
+            drop((up, down));
+            stop_far(&mut far_sender, &far_control, grace).await;
             BridgeEnd::Far(reason)
         }
-        Outcome::Near(near) => {
+        Outcome::Broken(ref near) | Outcome::Deaf(ref near) => {
+            let near = near.clone();
+            let has_more_to_say = matches!(outcome, Outcome::Deaf(_)) && !last_word.load(Relaxed);
             drop(down);
+            if has_more_to_say {
+                // It hears no more, but what it said before it went still counts.
+                let said = coop::unconstrained(poll_fn(|cx| {
+                    let is_over = up.as_mut().poll(cx).is_ready() || to_far.is_idle.load(Relaxed);
+                    if is_over { Poll::Ready(()) } else { Poll::Pending }
+                }));
+                tokio::select! {
+                    _ = tokio::time::timeout(grace, said) => {}
+                    never = discard(&mut far_receiver) => match never {},
+                }
+            }
+            drop(up);
             let far = tokio::select! {
-                far = stopped => far,
+                far = stop_far(&mut far_sender, &far_control, grace) => far,
                 never = discard(&mut far_receiver) => match never {},
             };
             BridgeEnd::Near { near, far }
         }
         Outcome::Stop => {
+            drop(up);
             // What it still says while it is being stopped arrives.
-            let last_words = tokio::time::timeout(options.grace, &mut down);
+            let stopped = stop_far(&mut far_sender, &far_control, grace);
+            let last_words = tokio::time::timeout(grace, &mut down);
             let (far, delivered) = tokio::join!(stopped, last_words);
             out_of_grace = delivered.is_err();
             drop(down);
@@ -181,9 +184,31 @@ pub async fn bridge(
 }
 
 enum Outcome {
+    /// The far side has ended.
     Far(CloseReason),
-    Near(CloseReason),
+    /// The near side's input has failed.
+    Broken(CloseReason),
+    /// The near side takes no more.
+    Deaf(CloseReason),
     Stop,
+}
+
+/// Ends the far side's input, and then what is behind it. The end of input goes out first, but a
+/// child that does not read must not hold up its own end; where nothing is behind the far side to be
+/// ended, its input still has to end.
+async fn stop_far(far: &mut impl Sender, control: &Control, grace: Duration) -> CloseReason {
+    let mut end_input = pin!(tokio::time::timeout(grace, far.close()));
+    let mut stop = pin!(control.stop());
+    tokio::select! {
+        biased;
+        _ = &mut end_input => stop.await,
+        reason = &mut stop => {
+            if !matches!(reason, CloseReason::ChildExited(_)) {
+                let _ = end_input.await;
+            }
+            reason
+        }
+    }
 }
 
 /// The near side did not merely come to the end of its input.
@@ -207,6 +232,8 @@ struct Direction<'a> {
     from: &'static str,
     passed: AtomicU64,
     lost: AtomicU64,
+    /// All that was there to be taken is handed over.
+    is_idle: AtomicBool,
 }
 
 enum PumpEnd {
@@ -218,7 +245,13 @@ enum PumpEnd {
 
 impl<'a> Direction<'a> {
     fn new(options: &'a Bridge, from: &'static str) -> Self {
-        Self { options, from, passed: AtomicU64::new(0), lost: AtomicU64::new(0) }
+        Self {
+            options,
+            from,
+            passed: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            is_idle: AtomicBool::new(false),
+        }
     }
 
     /// Passes messages on until one end is reached; all that was taken was then handed over, or
@@ -235,7 +268,9 @@ impl<'a> Direction<'a> {
                 if let Poll::Ready(incoming) = source.poll_recv(cx) {
                     return Poll::Ready(Ok(incoming));
                 }
-                if let Poll::Ready(Err(error)) = sink.poll_flush(cx) {
+                let flushed = sink.poll_flush(cx);
+                self.is_idle.store(flushed.is_ready(), Relaxed);
+                if let Poll::Ready(Err(error)) = flushed {
                     return Poll::Ready(Err(error));
                 }
                 let watches = watch_sink.is_some_and(|watch| watch.load(Relaxed));

@@ -53,6 +53,16 @@ impl Tap {
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let refused =
             |e: io::Error| io::Error::new(e.kind(), format!("tap {}: {e}", path.display()));
+        #[cfg(unix)]
+        if std::fs::metadata(path)
+            .is_ok_and(|it| std::os::unix::fs::FileTypeExt::is_fifo(&it.file_type()))
+        {
+            // Whoever reads it could hold up every line, or this very call.
+            return Err(io::Error::other(format!(
+                "tap {}: a pipe; a tap is a file",
+                path.display()
+            )));
+        }
         let file = options.open(path).map_err(refused)?;
         let (records, queue) = mpsc::channel(QUEUE_MESSAGES);
         let (ended, end) = oneshot::channel();
