@@ -50,6 +50,7 @@ async fn join(near: Endpoint, far: Endpoint, line: Line) -> Result<(), Failure> 
         (BridgeEnd::Stopped(_), _) => Err(Failure::Said("ended by a signal".into())),
         (end, _) if !end.is_clean() => Err(Failure::Said(format!("the line has ended: {end}"))),
         (_, 0) => Ok(()),
+        (_, 1) => Err(Failure::Said("a message was not passed on".into())),
         (_, lost) => Err(Failure::Said(format!("{lost} messages were not passed on"))),
     }
 }

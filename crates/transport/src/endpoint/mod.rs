@@ -156,7 +156,12 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, TransportError> {
         let (head, rest) = text.split_once(':').ok_or_else(|| {
-            bad(format!("`{text}` has no scheme"), "write it like unix:/run/agent.sock")
+            let error =
+                bad(format!("`{text}` has no scheme"), "write it like unix:/run/agent.sock");
+            match text.contains('/') {
+                true => error.with_hint(format!("if it is a socket, write unix:{text}")),
+                false => error,
+            }
         })?;
         let (framing, scheme) = match head.split_once('+') {
             None => (None, head),

@@ -71,8 +71,10 @@ fn explain(errno: Errno, address: &UnixAddress) -> TransportError {
         (Errno::NOTDIR | Errno::PROTOTYPE, _) => ErrorKind::NotASocket,
         (other, _) => crate::error::common_kind(&io::Error::from(other)),
     };
+    let is_no_socket = matches!(kind, ErrorKind::NotASocket);
     let error = TransportError::new(kind, Operation::Connect).because(errno.into());
     match errno {
+        Errno::CONNREFUSED | Errno::NOTDIR if is_no_socket => error.with_hint("check the path"),
         Errno::PROTOTYPE => error.with_hint("it is a datagram socket; tieline speaks over streams"),
         Errno::NOENT => error.with_hint("start the server first, or check the path"),
         _ => error,

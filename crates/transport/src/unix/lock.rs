@@ -68,7 +68,11 @@ fn explain(error: io::Error, path: &Path, lock: &Path) -> TransportError {
         }
         _ => crate::error::common_kind(&error),
     };
-    TransportError::new(kind, Operation::Listen).because(error)
+    let failed = TransportError::new(kind, Operation::Listen).because(error);
+    match failed.kind() {
+        ErrorKind::Io => failed.with_hint(format!("look at the lock file {}", lock.display())),
+        _ => failed,
+    }
 }
 
 fn is_foreign(lock: &Path) -> bool {
