@@ -17,7 +17,7 @@
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::process::{Child, Command, Output, Stdio};
-use std::thread::JoinHandle;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use rustix::stdio;
@@ -84,18 +84,24 @@ pub fn finish(mut helper: Child) -> Output {
             None => std::thread::sleep(Duration::from_millis(2)),
         }
     };
-    let [stdout, stderr] = [stdout, stderr].map(|it| it.map(|it| it.join().unwrap()));
-    let (stdout, stderr) = (stdout.unwrap_or_default(), stderr.unwrap_or_default());
+    let [stdout, stderr] =
+        [stdout, stderr].map(|pipe| match pipe.map(|it| it.recv_timeout(LIMIT)) {
+            Some(Ok(read)) => read,
+            Some(Err(_)) => panic!("{status}, and somebody else holds a pipe of the helper"),
+            None => Vec::new(),
+        });
     assert!(status.code() == Some(DONE), "{status}: {}", String::from_utf8_lossy(&stderr));
     Output { status, stdout, stderr }
 }
 
-fn read_aside(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+fn read_aside(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (done, all) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut read = Vec::new();
         pipe.read_to_end(&mut read).unwrap();
-        read
-    })
+        done.send(read)
+    });
+    all
 }
 
 fn is_helper(test: &str) -> bool {

@@ -27,6 +27,17 @@ pub fn block_on<T>(test: impl Future<Output = T>) -> T {
     }
 }
 
+/// What `call` gives, which blocks and must not do so for longer than [`LIMIT`].
+#[track_caller]
+pub fn blocking<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, outcome) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(call()));
+    match outcome.recv_timeout(LIMIT) {
+        Ok(outcome) => outcome,
+        Err(_) => panic!("waited {LIMIT:?} in vain: {what}"),
+    }
+}
+
 /// Looks again and again until it is so, for what has no event to wait for.
 #[track_caller]
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {

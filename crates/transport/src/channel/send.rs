@@ -23,6 +23,8 @@ pub struct FramedSender<W, F> {
     write: W,
     framing: F,
     queue: WriteBuf,
+    /// How many bytes the writing end has taken.
+    written: u64,
     config: ChannelConfig,
     control: Control,
     /// Set while a write makes no progress.
@@ -33,8 +35,8 @@ pub struct FramedSender<W, F> {
 struct Blocked {
     since: Instant,
     bytes: usize,
-    /// How many bytes waited when the deadline was set.
-    waiting: usize,
+    /// How many bytes had left the writing end when the deadline was set.
+    left: u64,
     deadline: Pin<Box<Sleep>>,
 }
 
@@ -48,7 +50,8 @@ enum State {
 impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
     pub(crate) fn new(write: W, framing: F, config: ChannelConfig, control: Control) -> Self {
         let queue = WriteBuf::new();
-        Self { write, framing, queue, config, control, blocked: None, state: State::Open }
+        let (blocked, state) = (None, State::Open);
+        Self { write, framing, queue, written: 0, config, control, blocked, state }
     }
 
     /// Writes until at most `allowed` bytes wait.
@@ -61,6 +64,7 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
                 }
                 Poll::Ready(Ok(written)) => {
                     self.queue.advance(written);
+                    self.written += written as u64;
                     self.progressed();
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.end(error.into()))),
@@ -105,15 +109,16 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
     /// Ready, with the line ended, when nothing has moved for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<SendError> {
         let limit = self.config.stall_timeout;
-        let waiting = self.queue.len() + self.write.unflushed();
-        let blocked = self.blocked.get_or_insert_with(|| Blocked::new(waiting, limit));
-        while blocked.deadline.as_mut().poll(cx).is_ready() {
-            if waiting >= blocked.waiting {
-                return Poll::Ready(self.end(CloseReason::Stalled));
-            }
-            blocked.wait_again(waiting, limit);
+        let unflushed = self.write.unflushed();
+        let waiting = self.queue.len() + unflushed;
+        let left = self.written.saturating_sub(unflushed as u64);
+        let blocked = self.blocked.get_or_insert_with(|| Blocked::new(waiting, left, limit));
+        if left > blocked.left {
+            blocked.left = left;
+            blocked.deadline.as_mut().reset(tokio::time::Instant::now() + limit);
         }
-        Poll::Pending
+        ready!(blocked.deadline.as_mut().poll(cx));
+        Poll::Ready(self.end(CloseReason::Stalled))
     }
 
     /// Ends this direction; what waits is lost.
@@ -148,15 +153,9 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
 }
 
 impl Blocked {
-    fn new(waiting: usize, limit: Duration) -> Self {
+    fn new(bytes: usize, left: u64, limit: Duration) -> Self {
         let deadline = Box::pin(tokio::time::sleep(limit));
-        Self { since: Instant::now(), bytes: waiting, waiting, deadline }
-    }
-
-    /// Something has moved since the deadline was set.
-    fn wait_again(&mut self, waiting: usize, limit: Duration) {
-        self.waiting = waiting;
-        self.deadline = Box::pin(tokio::time::sleep(limit));
+        Self { since: Instant::now(), bytes, left, deadline }
     }
 }
 

@@ -18,6 +18,7 @@ async fn line() -> (FramedChannel<UnixConnection, Lines>, UnixStream) {
     let listener = StdListener::bind(&path).unwrap();
     let near = connect(&path).await.unwrap();
     let (far, _) = listener.accept().unwrap();
+    far.set_read_timeout(Some(wait::LIMIT)).unwrap();
     let config = ChannelConfig { stall_timeout: wait::LIMIT, ..ChannelConfig::default() };
     (FramedChannel::new(near, Lines::default(), config), far)
 }

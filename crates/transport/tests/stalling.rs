@@ -1,0 +1,155 @@
+//! What counts as progress of a write, in virtual time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tieline_proto::Lines;
+use tieline_testkit::wait::poll_once;
+use tieline_transport::{
+    Channel, ChannelConfig, CloseReason, ControlBuilder, Endpoint, FramedChannel, IoConnection,
+    PerformanceProfile, SendError, Sender, SenderExt, TransportKind, WriteEnd,
+};
+use tokio::io::AsyncWrite;
+
+const LIMIT: Duration = Duration::from_secs(10);
+const ALMOST: Duration = Duration::from_millis(9_999);
+const A_LITTLE: Duration = Duration::from_millis(2);
+
+/// A writing end that takes so much and hands on only what it is told to.
+#[derive(Clone, Default)]
+struct Hands {
+    room: Arc<AtomicUsize>,
+    held: Arc<AtomicUsize>,
+}
+
+impl AsyncWrite for Hands {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let taken = bytes.len().min(self.room.load(Relaxed));
+        if taken == 0 {
+            return Poll::Pending;
+        }
+        self.room.fetch_sub(taken, Relaxed);
+        self.held.fetch_add(taken, Relaxed);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.load(Relaxed) == 0 { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+impl WriteEnd for Hands {
+    fn unflushed(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+}
+
+/// A sender of lines with ten seconds of patience.
+fn sender(hands: &Hands) -> impl Sender + use<> {
+    let control = ControlBuilder {
+        kind: TransportKind::custom("hands"),
+        endpoint: Endpoint::memory("hands"),
+        peer: None,
+        capabilities: Default::default(),
+        profile: PerformanceProfile {
+            connect: LIMIT,
+            round_trip: LIMIT,
+            throughput: tieline_proto::ByteSize::mib(1),
+        },
+        backing: Arc::new(()),
+    };
+    let connection = IoConnection::new(tokio::io::empty(), hands.clone(), control.build());
+    let config = ChannelConfig { stall_timeout: LIMIT, ..ChannelConfig::default() };
+    FramedChannel::new(connection, Lines::default(), config).split().0
+}
+
+async fn flushes(sender: &mut impl Sender) -> Option<Result<(), SendError>> {
+    poll_once(sender.flush()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_takes_nothing_for_the_limit_is_stalled() {
+    let hands = Hands::default();
+    let mut sender = sender(&hands);
+    sender.feed("hello").await.unwrap();
+    assert!(flushes(&mut sender).await.is_none());
+    tokio::time::advance(ALMOST).await;
+    assert!(flushes(&mut sender).await.is_none());
+    tokio::time::advance(A_LITTLE).await;
+    let stalled = flushes(&mut sender).await.unwrap().unwrap_err();
+    assert!(matches!(stalled, SendError::Closed(CloseReason::Stalled)), "{stalled:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_byte_now_and_then_is_progress() {
+    let hands = Hands::default();
+    let mut sender = sender(&hands);
+    sender.feed("hello, world").await.unwrap();
+    for _ in 0.."hello, world".len() {
+        assert!(flushes(&mut sender).await.is_none());
+        tokio::time::advance(ALMOST).await;
+        hands.room.fetch_add(1, Relaxed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_leave_the_writing_end_are_progress_of_a_flush() {
+    let hands = Hands::default();
+    let mut sender = sender(&hands);
+    hands.room.store("hello, world\n".len(), Relaxed);
+    sender.feed("hello, world").await.unwrap();
+    assert!(flushes(&mut sender).await.is_none());
+    assert_eq!(hands.held.load(Relaxed), 13, "it has taken all of it");
+    for number in 0..12 {
+        tokio::time::advance(ALMOST).await;
+        hands.held.fetch_sub(1, Relaxed);
+        assert!(flushes(&mut sender).await.is_none());
+        // What is queued meanwhile hides no progress.
+        sender.feed(format!("{number}")).await.unwrap();
+    }
+    tokio::time::advance(ALMOST).await;
+    assert!(flushes(&mut sender).await.is_none());
+    tokio::time::advance(A_LITTLE).await;
+    let stalled = flushes(&mut sender).await.unwrap().unwrap_err();
+    assert!(matches!(stalled, SendError::Closed(CloseReason::Stalled)), "{stalled:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_begins_anew_with_each_message() {
+    let hands = Hands::default();
+    let mut sender = sender(&hands);
+    for _ in 0..5 {
+        sender.feed("hello").await.unwrap();
+        assert!(flushes(&mut sender).await.is_none());
+        tokio::time::advance(ALMOST).await;
+        hands.room.store(6, Relaxed);
+        assert!(flushes(&mut sender).await.is_none());
+        hands.held.store(0, Relaxed);
+        assert!(flushes(&mut sender).await.unwrap().is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_makes_no_progress_is_stalled() {
+    let hands = Hands::default();
+    let mut sender = sender(&hands);
+    hands.room.store(100, Relaxed);
+    sender.feed("hello").await.unwrap();
+    assert!(poll_once(sender.close()).await.is_none());
+    tokio::time::advance(LIMIT + A_LITTLE).await;
+    let stalled = poll_once(sender.close()).await.unwrap().unwrap_err();
+    assert!(matches!(stalled, SendError::Closed(CloseReason::Stalled)), "{stalled:?}");
+}
