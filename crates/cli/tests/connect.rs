@@ -43,7 +43,7 @@ fn connecting_to_nothing_says_what_to_do() {
     for (endpoint, problem, hint) in [
         (at("none"), "there is nothing at this address", "start the server first"),
         (at("dead"), "nobody listens there", "start it again"),
-        (at("file"), "not a socket", "choose another path"),
+        (at("file"), "not a socket", "check the path"),
         (at("no/such"), "there is no directory", "hint: "),
         (at(&"x".repeat(200)), "a socket's path at most", "choose a shorter path"),
         ("unix:@tieline-no-such".into(), "there is nothing", "start the server first"),
