@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tieline_proto::{ByteSize, LengthPrefix};
-use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
+use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use crate::control::ControlBuilder;
@@ -22,7 +22,7 @@ use crate::{
 pub struct Memory(Arc<Mutex<HashMap<String, mpsc::Sender<MemoryConnection>>>>);
 
 /// A connection inside this process.
-pub type MemoryConnection = IoConnection<ReadHalf<DuplexStream>, WriteHalf<DuplexStream>>;
+pub type MemoryConnection = IoConnection<DuplexStream, DuplexStream>;
 
 /// A channel of messages inside this process.
 pub type MemoryChannel = FramedChannel<MemoryConnection, LengthPrefix>;
@@ -170,9 +170,10 @@ impl Drop for MemoryListener {
 }
 
 fn connection_pair(config: &MemoryConfig) -> (MemoryConnection, MemoryConnection) {
-    let (left, right) = tokio::io::duplex(config.buffer.bytes());
-    let connection = |stream| {
-        let (read, write) = tokio::io::split(stream);
+    // A stream for each direction, so that dropping a half ends its direction, as everywhere.
+    let ((to_right, from_left), (to_left, from_right)) =
+        (tokio::io::duplex(config.buffer.bytes()), tokio::io::duplex(config.buffer.bytes()));
+    let connection = |read, write| {
         let control = ControlBuilder {
             kind: TransportKind::MEMORY,
             endpoint: Endpoint::memory(&config.name),
@@ -183,5 +184,5 @@ fn connection_pair(config: &MemoryConfig) -> (MemoryConnection, MemoryConnection
         };
         IoConnection::new(read, write, control.build())
     };
-    (connection(left), connection(right))
+    (connection(from_right, to_right), connection(from_left, to_left))
 }
