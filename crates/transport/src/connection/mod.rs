@@ -63,6 +63,7 @@ pub trait WriteEnd: AsyncWrite + Send + Unpin + 'static {
 }
 
 impl<T: AsyncWrite + Send + 'static> WriteEnd for tokio::io::WriteHalf<T> {}
+impl WriteEnd for tokio::io::DuplexStream {}
 
 /// What can be done with any connection.
 pub trait ConnectionExt: Connection {
@@ -94,6 +95,9 @@ pub trait ConnectionExt: Connection {
 
     /// Ends the stream for the far side, waits for what stands behind it to end, in stages, and
     /// says why it ended. What still comes in is thrown away.
+    ///
+    /// What was written before is waited for as long as it goes out; a far side that takes nothing
+    /// of it for 2 s loses it.
     fn close(self) -> impl Future<Output = CloseReason> + Send
     where
         Self: Sized,
@@ -102,15 +106,32 @@ pub trait ConnectionExt: Connection {
             let control = self.control().clone();
             control.closing();
             let (mut read, mut write) = self.into_split();
-            // A far side that is gone needs no end of input.
-            let _ = write.shutdown().await;
-            drop(write);
+            let end = async {
+                shut_down(&mut write).await;
+                drop(write);
+                control.stop().await
+            };
+            // A far side that is not read from may not read either.
             let mut sink = tokio::io::sink();
             let drain = async {
                 let _ = tokio::io::copy(&mut read, &mut sink).await;
                 std::future::pending().await
             };
-            tokio::select! { reason = control.stop() => reason, never = drain => never }
+            tokio::select! { reason = end => reason, never = drain => never }
+        }
+    }
+}
+
+/// How long closing waits while nothing moves, as long as a child has after the end of its input.
+const LAST_WRITE: Duration = Duration::from_secs(2);
+
+async fn shut_down(write: &mut impl WriteEnd) {
+    let mut unflushed = write.unflushed();
+    // A far side that is gone needs no end of input.
+    while tokio::time::timeout(LAST_WRITE, write.shutdown()).await.is_err() {
+        let before = std::mem::replace(&mut unflushed, write.unflushed());
+        if unflushed >= before {
+            break;
         }
     }
 }
