@@ -12,12 +12,13 @@ use std::process::{Child, Command, Stdio as Piped};
 
 use rustix::fs::OFlags;
 use tieline_proto::Lines;
-use tieline_testkit::wait::{self, block_on};
+use tieline_testkit::wait::{self, block_on, poll_once};
 use tieline_testkit::{helper, test_name};
 use tieline_transport::{
-    Channel, ChannelConfig, CloseReason, ErrorKind, FramedChannel, Incoming, Operation, Receiver,
-    ReceiverExt, SendError, Sender, SenderExt, Stdio, StdioConfig, Transport,
+    Channel, ChannelConfig, CloseReason, ConnectionExt, ErrorKind, FramedChannel, Incoming,
+    Operation, Receiver, ReceiverExt, SendError, Sender, SenderExt, Stdio, StdioConfig, Transport,
 };
+use tokio::io::AsyncWriteExt;
 
 /// In the helper process: the line.
 async fn take() -> (impl Sender, impl Receiver) {
@@ -143,21 +144,21 @@ fn the_descriptors_stay_in_blocking_mode_for_those_who_share_them() {
 fn the_process_ends_while_its_stdin_is_open_and_its_stdout_is_full() {
     fn fill(sender: &mut (impl Sender + ?Sized)) -> impl Future<Output = ()> {
         let sent = sender.send("x".repeat(1 << 20));
-        async { assert!(wait::poll_once(sent).await.is_none()) }
+        async { assert!(poll_once(sent).await.is_none()) }
     }
     type Body = fn();
     let bodies: [(&str, Body); 4] = [
         ("dropped", || {
             block_on(async {
                 let (mut sender, mut receiver) = take().await;
-                assert!(wait::poll_once(receiver.recv()).await.is_none());
+                assert!(poll_once(receiver.recv()).await.is_none());
                 fill(&mut sender).await;
             });
         }),
         ("kept", || {
             let line = block_on(async {
                 let (mut sender, mut receiver) = take().await;
-                assert!(wait::poll_once(receiver.recv()).await.is_none());
+                assert!(poll_once(receiver.recv()).await.is_none());
                 fill(&mut sender).await;
                 (sender, receiver)
             });
@@ -313,6 +314,22 @@ fn a_reader_that_goes_away_is_an_error_and_no_signal() {
     let mut running = spawn(&mut helper);
     drop(running.stdout.take());
     running.stdin.take().unwrap().write_all(b"gone\nyes\n").unwrap();
+    helper::finish(running);
+}
+
+#[test]
+fn closing_does_not_wait_for_ever_for_a_far_side_that_does_not_read() {
+    let mut helper = helper::with_own_stdio(test_name!(), || {
+        block_on(async {
+            let mut connection = Stdio.connect(&StdioConfig).await.unwrap();
+            // More than the pipe holds, and not more than is taken on the way to it.
+            connection.write_all(&[b'x'; 100_000]).await.unwrap();
+            let reason = connection.close().await;
+            assert!(matches!(reason, CloseReason::ByUs), "{reason:?}");
+        });
+    });
+    let mut running = spawn(&mut helper);
+    let _held = (running.stdin.take(), running.stdout.take());
     helper::finish(running);
 }
 

@@ -104,6 +104,22 @@ pub async fn close_says_why_and_health_goes_down(subject: Subject) {
     assert_eq!(control.close_reason().unwrap().to_string(), reason.to_string());
 }
 
+/// As shutting it down, but for what was not flushed.
+pub async fn dropping_the_writing_half_is_the_far_sides_end_of_input(subject: Subject) {
+    let line = subject.line().await;
+    assert!(
+        line.capabilities().half_close,
+        "a check for lines without half-close is to be written"
+    );
+    let (mut read, mut write) = line.into_split();
+    write.write_all(b"question").await.unwrap();
+    write.flush().await.unwrap();
+    drop(write);
+    let mut answer = Vec::new();
+    read.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"question");
+}
+
 /// Nothing that outlives the halves keeps the line.
 pub async fn dropping_both_halves_ends_the_line(subject: Subject) {
     let line = subject.line().await;

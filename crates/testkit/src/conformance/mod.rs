@@ -85,6 +85,7 @@ macro_rules! line_checks {
             info_says_what_it_is_and_counts_what_moves
             receive_times_out_and_loses_nothing
             close_says_why_and_health_goes_down
+            dropping_the_writing_half_is_the_far_sides_end_of_input
             dropping_both_halves_ends_the_line
             messages_come_whole_and_in_order
             recv_dropped_half_way_loses_nothing
