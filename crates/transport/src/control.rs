@@ -152,6 +152,12 @@ impl Control {
         self.0.reason.get().cloned()
     }
 
+    /// Completes when it is known how the far side ended, once its stream has ([`Backing::ended`]):
+    /// for a transport that stands on another.
+    pub fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
+        self.0.backing.ended()
+    }
+
     /// Ends what stands behind the line, in stages, and says why the line ended. Close the
     /// [`Sender`](crate::Sender) first: the stages begin with the end of the child's input.
     ///
@@ -211,10 +217,6 @@ impl Control {
     pub(crate) fn clean_end(&self) -> CloseReason {
         let by_us = self.0.closed_by_us.load(Ordering::Relaxed);
         if by_us { CloseReason::ByUs } else { CloseReason::ByPeer }
-    }
-
-    pub(crate) fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
-        self.0.backing.ended()
     }
 
     pub(crate) fn meter(&self) -> &Meter {

@@ -37,8 +37,12 @@ fn loopback_of_its_own() -> std::net::Ipv4Addr {
 mod on_unix {
     use std::process::Stdio as Piped;
 
-    use tieline_testkit::{Check, Subject, conformance, helper};
-    use tieline_transport::{Endpoint, Process, Stdio, Unix};
+    use tieline_proto::Lines;
+    use tieline_testkit::{Check, Subject, conformance, helper, wait};
+    use tieline_transport::{
+        Channel, CloseReason, Endpoint, FramedChannel, Incoming, Options, Process, ReceiverExt,
+        Stdio, Transport, Unix,
+    };
 
     use super::xor::Xor;
 
@@ -54,6 +58,31 @@ mod on_unix {
         let endpoint = endpoint.parse().unwrap();
         check.run(Subject::listening(Xor::over(Unix), endpoint).with(directory));
     });
+
+    // What is scrambled on its way to `cat` is unscrambled on its way back.
+    conformance!(custom_over_process, echoing, |check| {
+        let endpoint = "xor:7@exec:cat".parse().unwrap();
+        check.run(Subject::echoing(Xor::over(Process), endpoint));
+    });
+
+    #[test]
+    fn a_transport_over_another_hands_on_how_the_child_ended() {
+        wait::block_on(async {
+            let xor = Xor::over(Process);
+            let endpoint = "xor:7@exec:sh -c 'echo oops >&2; exit 3'".parse().unwrap();
+            let config = xor.config(&endpoint, &Options::default()).unwrap();
+            let connection = xor.connect(&config).await.unwrap();
+            let channel = FramedChannel::new(connection, Lines::default(), Default::default());
+            let (_sender, mut receiver) = channel.split();
+            match receiver.recv().await {
+                Incoming::End(CloseReason::ChildExited(exit)) => {
+                    assert_eq!(exit.status.code(), Some(3));
+                    assert_eq!(exit.stderr_tail, "oops\n");
+                }
+                other => panic!("{other:?}"),
+            }
+        });
+    }
 
     conformance!(process, echoing, |check| {
         check.run(Subject::echoing(Process, Endpoint::exec("cat", [""; 0])));

@@ -149,8 +149,7 @@ impl Backing for Below {
     }
 
     fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
-        // Only the transport of child processes has more to say than that the stream ended.
-        Box::pin(std::future::ready(None))
+        self.0.ended()
     }
 
     fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
