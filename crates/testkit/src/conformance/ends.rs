@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tieline_proto::{ByteSize, Lines};
 use tieline_transport::{
-    Channel, ChannelConfig, CloseReason, Control, FramedChannel, Health, Incoming, Receiver,
-    ReceiverExt, SendError, Sender, SenderExt,
+    BoxConnection, Channel, ChannelConfig, CloseReason, Control, FramedChannel, Health, Incoming,
+    Receiver, ReceiverExt, SendError, Sender, SenderExt,
 };
 
 use super::Subject;
@@ -33,7 +33,7 @@ pub async fn the_end_can_be_asked_for_again(subject: Subject) {
 
 /// Sending to somebody who does not read fails at last, and the receiver learns of it.
 pub async fn a_far_side_that_does_not_read_ends_the_line_as_stalled(subject: Subject) {
-    let (control, mut sender, mut receiver) = impatient(&subject).await;
+    let (control, mut sender, mut receiver) = impatient(subject.line().await);
     let error = loop {
         if let Err(error) = sender.send("x".repeat(5000)).await {
             break error;
@@ -47,7 +47,7 @@ pub async fn a_far_side_that_does_not_read_ends_the_line_as_stalled(subject: Sub
 
 /// Also where all of it fitted into what stands between the queue and the far side.
 pub async fn a_flush_that_makes_no_progress_ends_the_line_as_stalled(subject: Subject) {
-    let (control, mut sender, mut receiver) = impatient(&subject).await;
+    let (control, mut sender, mut receiver) = impatient(subject.line().await);
     let error = loop {
         if let Err(error) = sender.feed("x".repeat(50)).await {
             break error;
@@ -62,18 +62,19 @@ pub async fn a_flush_that_makes_no_progress_ends_the_line_as_stalled(subject: Su
 
 /// Closing waits for what is queued, and not for ever.
 pub async fn a_close_that_makes_no_progress_ends_the_line_as_stalled(subject: Subject) {
-    let (control, mut sender, mut receiver) = impatient(&subject).await;
+    let (control, mut sender, mut receiver) = impatient(subject.line().await);
     fill(&mut sender).await;
     assert_stalled(&sender.close().await.unwrap_err(), &control);
     assert_ends_as_stalled(&mut receiver).await;
 }
 
-async fn impatient(subject: &Subject) -> (Control, impl Sender, impl Receiver) {
+/// A line of messages with little patience.
+pub(super) fn impatient(line: BoxConnection) -> (Control, impl Sender, impl Receiver) {
     let stall_timeout = Duration::from_millis(300);
     let config =
         ChannelConfig { stall_timeout, write_queue: ByteSize::kib(4), ..Default::default() };
     let lines = Lines::new(ByteSize::mib(64));
-    let channel = FramedChannel::new(subject.line().await, lines, config);
+    let channel = FramedChannel::new(line, lines, config);
     let control = channel.control().clone();
     let (sender, receiver) = channel.split();
     (control, sender, receiver)

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::Subject;
 use super::bytes::{assert_same, pattern, read_pieces, write_pieces};
-use super::ends::expect_end;
+use super::ends::{expect_end, impatient};
 use super::messages::{channel, expect_message};
 use crate::wait::poll_once;
 
@@ -204,4 +204,15 @@ pub async fn a_far_side_that_is_gone_is_noticed_and_one_that_ended_its_direction
         sender.gone().await;
     }
     while !matches!(sender.send("x".repeat(5000)).await, Err(SendError::Closed(_))) {}
+}
+
+/// Somebody waits for a message while somebody else sends in vain.
+pub async fn a_line_that_stalls_wakes_a_receiver_that_waits(subject: Subject) {
+    let (near, _far) = subject.pair().await;
+    let (control, mut sender, mut receiver) = impatient(near);
+    let waiting = tokio::spawn(async move { receiver.recv().await });
+    while sender.send("x".repeat(5000)).await.is_ok() {}
+    assert!(matches!(control.close_reason(), Some(CloseReason::Stalled)), "{control:?}");
+    let woken = waiting.await.unwrap();
+    assert!(matches!(woken, Incoming::End(CloseReason::Stalled)), "{woken:?}");
 }

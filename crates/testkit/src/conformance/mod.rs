@@ -116,6 +116,7 @@ macro_rules! listening_checks {
             a_dropped_end_is_the_end_for_the_other
             an_end_between_messages_is_clean
             an_end_inside_a_message_is_not_clean
+            a_line_that_stalls_wakes_a_receiver_that_waits
             a_far_side_that_is_gone_is_noticed_and_one_that_ended_its_direction_is_not_gone
         );
     };
