@@ -275,7 +275,7 @@ impl<'a> Direction<'a> {
                 }
                 let watches = watch_sink.is_some_and(|watch| watch.load(Relaxed));
                 if watches && sink.poll_gone(cx).is_ready() {
-                    return Poll::Ready(Err(SendError::Closed(CloseReason::ByPeer)));
+                    return Poll::Ready(Err(SendError::Closed(Box::new(CloseReason::ByPeer))));
                 }
                 Poll::Pending
             });
@@ -323,7 +323,7 @@ impl<'a> Direction<'a> {
 
 fn closed(error: SendError) -> CloseReason {
     match error {
-        SendError::Closed(reason) => reason,
+        SendError::Closed(reason) => *reason,
         // Flushing and closing refuse no single message.
         _ => CloseReason::ByUs,
     }

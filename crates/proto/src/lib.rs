@@ -34,7 +34,7 @@ mod write_buf;
 pub use byte_size::{ByteSize, ByteSizeError};
 pub use framing::{
     Codec, ContentLength, EncodeError, Ending, Fault, Frame, FrameError, Framing, FramingKind,
-    Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, Truncated, UnknownFraming,
+    Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, NotJson, Truncated, UnknownFraming,
 };
 pub use write_buf::WriteBuf;
 

@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
+use memchr::memchr2;
 
 /// Payloads from here on are kept by reference; below, a copy is cheaper than another segment.
 const REFERENCE_FROM: usize = 16 * 1024;
 
-/// An emptied buffer larger than this is given back to the allocator.
-const KEEP_CAPACITY: usize = 64 * 1024;
+/// An emptied queue keeps this much.
+const KEEP_CAPACITY: usize = 8 * 1024;
 
 /// A queue of bytes to write.
 ///
@@ -20,7 +21,9 @@ pub struct WriteBuf {
     /// Whole segments, written before `tail`.
     segments: VecDeque<Bytes>,
     /// Where small writes are copied together.
-    tail: BytesMut,
+    tail: Vec<u8>,
+    /// This much of `tail` is written.
+    gone: usize,
     len: usize,
 }
 
@@ -31,6 +34,7 @@ impl WriteBuf {
     }
 
     /// How many bytes wait to be written.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -40,27 +44,90 @@ impl WriteBuf {
         self.len == 0
     }
 
-    /// Appends a copy of `bytes`.
-    pub fn put_slice(&mut self, bytes: &[u8]) {
-        self.tail.extend_from_slice(bytes);
-        self.len += bytes.len();
+    /// Appends a message and what its frame has `before` and `behind` it: the message by reference
+    /// when it is large, all else copied.
+    pub fn put_frame(&mut self, before: &[u8], message: &Bytes, behind: &[u8]) {
+        let length = before.len() + message.len() + behind.len();
+        self.len += length;
+        if message.len() < REFERENCE_FROM {
+            self.make_room(length);
+            self.tail.extend_from_slice(before);
+            self.tail.extend_from_slice(message);
+        } else {
+            self.tail.extend_from_slice(before);
+            self.seal_tail();
+            self.segments.push_back(message.clone());
+        }
+        self.tail.extend_from_slice(behind);
     }
 
-    /// Appends `bytes`, by reference when they are large.
-    pub fn put_bytes(&mut self, bytes: &Bytes) {
-        if bytes.len() < REFERENCE_FROM {
-            return self.put_slice(bytes);
+    /// Appends a message and a newline, unless it holds a CR or LF: then nothing is appended, and
+    /// the answer is no.
+    #[inline]
+    pub(crate) fn put_line(&mut self, message: &Bytes) -> bool {
+        if message.len() >= REFERENCE_FROM {
+            let holds_break = memchr2(b'\n', b'\r', message).is_some();
+            if !holds_break {
+                self.put_frame(b"", message, b"\n");
+            }
+            return !holds_break;
         }
-        if !self.tail.is_empty() {
-            self.segments.push_back(self.tail.split().freeze());
+        let before = self.tail.len();
+        let length = message.len() + 1;
+        self.make_room(length);
+        // Checked and copied in one pass, which the compiler turns into vector instructions.
+        let mut breaks = 0;
+        self.tail.extend(message.iter().map(|byte| {
+            breaks |= u8::from(*byte == b'\n') | u8::from(*byte == b'\r');
+            *byte
+        }));
+        if breaks != 0 {
+            self.tail.truncate(before);
+            return false;
         }
-        self.segments.push_back(bytes.clone());
-        self.len += bytes.len();
+        self.tail.push(b'\n');
+        self.len += length;
+        true
+    }
+
+    /// Room for `more` in the tail. What is gone is used again once moving the rest is cheap.
+    #[inline]
+    fn make_room(&mut self, more: usize) {
+        if self.tail.capacity() - self.tail.len() < more {
+            if self.gone > self.tail.len() / 2 {
+                self.tail.drain(..self.gone);
+                self.gone = 0;
+            }
+            self.tail.reserve(more);
+        }
+    }
+
+    /// Makes what waits in the tail a segment, and begins a new tail.
+    fn seal_tail(&mut self) {
+        let mut tail = Bytes::from(std::mem::take(&mut self.tail));
+        tail.advance(std::mem::take(&mut self.gone));
+        if !tail.is_empty() {
+            self.segments.push_back(tail);
+        }
+    }
+
+    /// What is to be written next, in one piece.
+    pub fn first_chunk(&self) -> &[u8] {
+        self.segments.front().map_or(self.tail(), AsRef::as_ref)
+    }
+
+    /// Whether [`first_chunk`](Self::first_chunk) is all that waits.
+    pub fn is_one_chunk(&self) -> bool {
+        self.first_chunk().len() == self.len
+    }
+
+    fn tail(&self) -> &[u8] {
+        self.tail.get(self.gone..).unwrap_or_default()
     }
 
     /// Fills `slices` with what is to be written next, in order, and says how many were filled.
     pub fn chunks<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let tail = (!self.tail.is_empty()).then_some(self.tail.as_ref());
+        let tail = Some(self.tail()).filter(|tail| !tail.is_empty());
         let waiting = self.segments.iter().map(AsRef::as_ref).chain(tail);
         let mut filled = 0;
         for (slot, chunk) in slices.iter_mut().zip(waiting) {
@@ -82,20 +149,29 @@ impl WriteBuf {
             left -= segment.len();
             self.segments.pop_front();
         }
-        self.tail.advance(left);
-        if self.tail.is_empty() && self.tail.capacity() > KEEP_CAPACITY {
-            self.tail = BytesMut::new();
+        self.gone += left;
+        if self.gone == self.tail.len() {
+            self.tail.clear();
+            self.gone = 0;
+        }
+    }
+
+    /// Gives the memory of an empty queue back to the allocator, if it is more than a line that
+    /// idles should keep.
+    pub fn shrink(&mut self) {
+        if self.is_empty() && self.tail.capacity() > KEEP_CAPACITY {
+            self.tail = Vec::new();
         }
     }
 
     /// Everything that waits, in one piece, for tests and for transports without vectored writes.
     pub fn to_bytes(&self) -> Bytes {
-        let mut all = BytesMut::with_capacity(self.len);
+        let mut all = Vec::with_capacity(self.len);
         for segment in &self.segments {
             all.extend_from_slice(segment);
         }
-        all.extend_from_slice(&self.tail);
-        all.freeze()
+        all.extend_from_slice(self.tail());
+        all.into()
     }
 }
 
@@ -113,10 +189,13 @@ mod tests {
         ) {
             let mut queue = WriteBuf::new();
             let mut expected = Vec::new();
-            for (byte, len, by_reference) in pieces {
+            for (byte, len, in_frame) in pieces {
                 let piece = vec![byte; len];
+                let (before, behind) = if in_frame { (&b"<<"[..], &b">"[..]) } else { (&b""[..], &b""[..]) };
+                expected.extend_from_slice(before);
                 expected.extend_from_slice(&piece);
-                if by_reference { queue.put_bytes(&Bytes::from(piece)) } else { queue.put_slice(&piece) }
+                expected.extend_from_slice(behind);
+                queue.put_frame(before, &Bytes::from(piece), behind);
             }
             prop_assert_eq!(queue.len(), expected.len());
             let mut written = Vec::new();
@@ -136,8 +215,7 @@ mod tests {
     fn a_large_payload_is_not_copied() {
         let large = Bytes::from(vec![7; REFERENCE_FROM]);
         let mut queue = WriteBuf::new();
-        queue.put_slice(b"head");
-        queue.put_bytes(&large);
+        queue.put_frame(b"head", &large, b"");
         let mut slices = [IoSlice::new(&[]); 4];
         assert_eq!(queue.chunks(&mut slices), 2);
         assert_eq!(slices[1].as_ptr(), large.as_ptr());

@@ -151,6 +151,20 @@ fn ten_million_blank_lines_are_nothing() {
 }
 
 #[test]
+fn short_lines_that_came_together_keep_little_alive() {
+    let mut lines = Lines::default();
+    let mut buffer = BytesMut::from(&b"one of many lines\n".repeat(10_000)[..]);
+    let read = buffer.as_ptr_range();
+    let mut messages = 0;
+    while let Some(Frame::Message(message)) = lines.decode(&mut buffer).unwrap() {
+        assert_eq!(message, "one of many lines");
+        assert!(!read.contains(&message.as_ptr()), "the read buffer is kept alive");
+        messages += 1;
+    }
+    assert_eq!(messages, 10_000);
+}
+
+#[test]
 fn lines_refuse_to_send_what_would_become_two_messages_or_none() {
     let lines = Lines::new(limit(8));
     for text in [&b"a\nb"[..], b"a\rb", b"a\n", b"\r"] {
@@ -295,20 +309,16 @@ fn json_framing_turns_what_is_not_json_into_one_fault_each() {
     assert_eq!(seen.frames.len(), 4);
     assert_eq!(seen.frames[0], message(b"{\"a\":1}"));
     assert_eq!(seen.frames[2], message(b"[1]"));
-    let Frame::Fault(Fault::NotJson { head, length: 4, .. }) = &seen.frames[1] else {
-        panic!("{seen:?}")
-    };
-    assert_eq!(head, &b"oops"[..]);
+    let Frame::Fault(Fault::NotJson(oops)) = &seen.frames[1] else { panic!("{seen:?}") };
+    assert_eq!((&oops.head[..], oops.length), (&b"oops"[..], 4));
 }
 
 #[test]
 fn a_json_fault_shows_the_first_200_bytes() {
     let framing = Json::new(Lines::default(), Limits::default());
     let seen = decode(framing, [&[&[b'x'; 1000][..], b"\n"].concat()[..]]);
-    let Frame::Fault(Fault::NotJson { head, length, .. }) = &seen.frames[0] else {
-        panic!("{seen:?}")
-    };
-    assert_eq!((head.len(), *length), (200, 1000));
+    let Frame::Fault(Fault::NotJson(long)) = &seen.frames[0] else { panic!("{seen:?}") };
+    assert_eq!((long.head.len(), long.length), (200, 1000));
 }
 
 #[test]

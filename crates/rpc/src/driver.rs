@@ -184,7 +184,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     /// A message that is lost is answered as one that could not be read: its id is lost with it.
     fn fault(&mut self, fault: &Fault) {
         let code = match fault {
-            Fault::NotJson { .. } => PARSE_ERROR,
+            Fault::NotJson(_) => PARSE_ERROR,
             _ => INVALID_REQUEST,
         };
         let dialect = &self.shared.options.dialect;
@@ -220,8 +220,8 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             match self.sender.start_send(next.message.clone()) {
                 Ok(()) => {}
                 Err(SendError::Message(error)) => match next.call {
-                    Some(call) => self.shared.refused(call, error),
-                    None => self.refused(&next.message, error),
+                    Some(call) => self.shared.refused(call, *error),
+                    None => self.refused(&next.message, *error),
                 },
                 Err(error) => return self.cannot_send(error),
             }
@@ -250,7 +250,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     /// The other side reads no more. What it still says may tell why the line ended.
     fn cannot_send(&mut self, error: SendError) -> bool {
         let SendError::Closed(reason) = error else { return true };
-        self.stop(reason);
+        self.stop(*reason);
         true
     }
 

@@ -28,7 +28,7 @@ pub enum CloseReason {
     /// More came in than was handled in time.
     Overrun,
     /// The child process has ended.
-    ChildExited(ChildExit),
+    ChildExited(Arc<ChildExit>),
     /// The other side broke the framing.
     Protocol(FrameError),
     /// The operating system reported an error.

@@ -106,7 +106,6 @@ impl ControlBuilder {
 impl Control {
     /// A snapshot of what is known.
     pub fn info(&self) -> ConnectionInfo {
-        use std::sync::atomic::Ordering::Relaxed;
         let meter = &self.0.meter;
         ConnectionInfo {
             kind: self.0.kind,
@@ -114,11 +113,11 @@ impl Control {
             peer: self.0.peer,
             since: meter.since,
             last_activity: meter.last_activity(),
-            bytes_in: meter.bytes_in.load(Relaxed),
-            bytes_out: meter.bytes_out.load(Relaxed),
-            messages_in: meter.messages_in.load(Relaxed),
-            messages_out: meter.messages_out.load(Relaxed),
-            faults: meter.faults.load(Relaxed),
+            bytes_in: meter.bytes_in.get(),
+            bytes_out: meter.bytes_out.get(),
+            messages_in: meter.messages_in.get(),
+            messages_out: meter.messages_out.get(),
+            faults: meter.faults(),
         }
     }
 
@@ -167,7 +166,8 @@ impl Control {
     pub async fn stop(&self) -> CloseReason {
         self.0.closed_by_us.store(true, Ordering::Relaxed);
         let exit = self.0.backing.stop().await;
-        self.end(exit.map_or(CloseReason::ByUs, CloseReason::ChildExited))
+        let exit = exit.map(|exit| CloseReason::ChildExited(Arc::new(exit)));
+        self.end(exit.unwrap_or(CloseReason::ByUs))
     }
 
     /// Ends what stands behind the line at once.

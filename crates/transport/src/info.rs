@@ -109,16 +109,33 @@ pub struct ConnectionInfo {
     pub faults: u64,
 }
 
-/// Counts what moves. Relaxed: a snapshot need not be of one instant.
+/// A count to which only one half of a line adds, so that adding needs no locked instruction.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    #[inline]
+    pub(crate) fn add(&self, more: u64) {
+        self.0.store(self.get() + more, Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Counts what moves. A snapshot need not be of one instant.
 #[derive(Debug)]
 pub(crate) struct Meter {
     pub(crate) since: Instant,
     last_activity_us: AtomicU64,
-    pub(crate) bytes_in: AtomicU64,
-    pub(crate) bytes_out: AtomicU64,
-    pub(crate) messages_in: AtomicU64,
-    pub(crate) messages_out: AtomicU64,
-    pub(crate) faults: AtomicU64,
+    pub(crate) bytes_in: Count,
+    pub(crate) bytes_out: Count,
+    pub(crate) messages_in: Count,
+    pub(crate) messages_out: Count,
+    /// Of both halves.
+    faults: AtomicU64,
 }
 
 impl Meter {
@@ -126,21 +143,29 @@ impl Meter {
         Self {
             since: Instant::now(),
             last_activity_us: AtomicU64::new(0),
-            bytes_in: AtomicU64::new(0),
-            bytes_out: AtomicU64::new(0),
-            messages_in: AtomicU64::new(0),
-            messages_out: AtomicU64::new(0),
+            bytes_in: Count::default(),
+            bytes_out: Count::default(),
+            messages_in: Count::default(),
+            messages_out: Count::default(),
             faults: AtomicU64::new(0),
         }
     }
 
+    pub(crate) fn fault(&self) {
+        self.faults.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn faults(&self) -> u64 {
+        self.faults.load(Relaxed)
+    }
+
     pub(crate) fn read(&self, bytes: usize) {
-        self.bytes_in.fetch_add(bytes as u64, Relaxed);
+        self.bytes_in.add(bytes as u64);
         self.touch();
     }
 
     pub(crate) fn wrote(&self, bytes: usize) {
-        self.bytes_out.fetch_add(bytes as u64, Relaxed);
+        self.bytes_out.add(bytes as u64);
         self.touch();
     }
 

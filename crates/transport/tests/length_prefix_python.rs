@@ -2,6 +2,8 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tieline_proto::{DEFAULT_MAX_MESSAGE, EncodeError, FramingKind};
 use tieline_testkit::wait::block_on;
@@ -55,7 +57,8 @@ fn a_message_above_the_limit_is_refused_and_the_peer_sees_nothing_of_it() {
         let (mut sender, mut receiver) = channel.split();
         let large = vec![0; DEFAULT_MAX_MESSAGE.bytes() + 1];
         let refused = sender.send(large).await.unwrap_err();
-        assert!(matches!(refused, SendError::Message(EncodeError::Oversize { .. })), "{refused:?}");
+        let SendError::Message(error) = refused else { panic!("{refused:?}") };
+        assert!(matches!(*error, EncodeError::Oversize { .. }), "{error:?}");
         sender.send("abc").await.unwrap();
         let Incoming::Message(answer) = receiver.recv().await else { panic!("no answer") };
         assert_eq!(answer, "cba");
@@ -87,7 +90,7 @@ fn the_peer_finds_an_end_inside_a_frame_where_we_make_one() {
 
 async fn exit(receiver: &mut impl Receiver) -> ChildExit {
     match receiver.recv().await {
-        Incoming::End(CloseReason::ChildExited(exit)) => exit,
+        Incoming::End(CloseReason::ChildExited(exit)) => Arc::unwrap_or_clone(exit),
         other => panic!("no exit: {other:?}"),
     }
 }

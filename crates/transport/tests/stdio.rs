@@ -16,7 +16,7 @@ use tieline_testkit::wait::{self, block_on, poll_once};
 use tieline_testkit::{helper, test_name};
 use tieline_transport::{
     Channel, ChannelConfig, CloseReason, ConnectionExt, ErrorKind, FramedChannel, Incoming,
-    Operation, Receiver, ReceiverExt, SendError, Sender, SenderExt, Stdio, StdioConfig, Transport,
+    Operation, Receiver, ReceiverExt, Sender, SenderExt, Stdio, StdioConfig, Transport,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -306,7 +306,7 @@ fn a_reader_that_goes_away_is_an_error_and_no_signal() {
                     break error;
                 }
             };
-            assert!(matches!(error, SendError::Closed(CloseReason::Io(_))), "{error:?}");
+            assert!(matches!(error.close_reason(), Some(CloseReason::Io(_))), "{error:?}");
             // The other direction goes on.
             assert!(matches!(receiver.recv().await, Incoming::Message(it) if it == "yes"));
         });

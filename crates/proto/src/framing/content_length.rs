@@ -95,7 +95,7 @@ impl Framing for ContentLength {
         match self.state {
             State::Body { length } if buffer.len() >= length => {
                 self.state = START;
-                Ok(Some(Frame::Message(take_message(buffer, length))))
+                Ok(Some(Frame::Message(take_message(buffer, length, 0))))
             }
             _ => Ok(None),
         }
@@ -117,8 +117,8 @@ impl Framing for ContentLength {
 
     fn encode(&self, message: &Bytes, out: &mut WriteBuf) -> Result<(), EncodeError> {
         refuse_oversize(message.len(), self.max_message)?;
-        out.put_slice(format!("Content-Length: {}\r\n\r\n", message.len()).as_bytes());
-        out.put_bytes(message);
+        let header = format!("Content-Length: {}\r\n\r\n", message.len());
+        out.put_frame(header.as_bytes(), message, b"");
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{EncodeError, Ending, Fault, Frame, FrameError, Framing, Truncated};
+use super::{EncodeError, Ending, Fault, Frame, FrameError, Framing, NotJson, Truncated};
 use crate::WriteBuf;
 use crate::json::{self, Limits};
 
@@ -39,7 +39,7 @@ impl<F: Framing> Framing for Json<F> {
             Err(error) => {
                 let length = message.len();
                 let head = Bytes::copy_from_slice(message.get(..HEAD).unwrap_or(&message));
-                Frame::Fault(Fault::NotJson { head, length, error })
+                Frame::Fault(Fault::NotJson(Box::new(NotJson { head, length, error })))
             }
         }))
     }

@@ -46,7 +46,7 @@ impl Framing for LengthPrefix {
             return Ok(None);
         }
         buffer.advance(PREFIX);
-        Ok(Some(Frame::Message(take_message(buffer, length))))
+        Ok(Some(Frame::Message(take_message(buffer, length, 0))))
     }
 
     fn finish(&mut self, buffer: &mut BytesMut) -> Ending {
@@ -65,8 +65,7 @@ impl Framing for LengthPrefix {
     fn encode(&self, message: &Bytes, out: &mut WriteBuf) -> Result<(), EncodeError> {
         refuse_oversize(message.len(), self.max_message)?;
         // The limit fits 32 bits, so the length does.
-        out.put_slice(&(message.len() as u32).to_be_bytes());
-        out.put_bytes(message);
+        out.put_frame(&(message.len() as u32).to_be_bytes(), message, b"");
         Ok(())
     }
 

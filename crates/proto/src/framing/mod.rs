@@ -71,14 +71,18 @@ pub enum Fault {
         limit: ByteSize,
     },
     /// A message that is not JSON where JSON is expected.
-    NotJson {
-        /// Its first bytes, at most 200.
-        head: Bytes,
-        /// Its whole length in bytes.
-        length: usize,
-        /// Where and why it is not JSON.
-        error: JsonError,
-    },
+    NotJson(Box<NotJson>),
+}
+
+/// A message that is not JSON where JSON is expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotJson {
+    /// Its first bytes, at most 200.
+    pub head: Bytes,
+    /// Its whole length in bytes.
+    pub length: usize,
+    /// Where and why it is not JSON.
+    pub error: JsonError,
 }
 
 impl fmt::Display for Fault {
@@ -87,7 +91,8 @@ impl fmt::Display for Fault {
             Self::Oversize { limit } => {
                 write!(f, "a message above the limit of {limit} was discarded")
             }
-            Self::NotJson { head, length, error } => {
+            Self::NotJson(message) => {
+                let NotJson { head, length, error } = message.as_ref();
                 write!(
                     f,
                     "a message of {length} bytes is not JSON ({error}): {}",
@@ -216,6 +221,7 @@ impl fmt::Display for EncodeError {
 
 impl std::error::Error for EncodeError {}
 
+#[inline]
 fn refuse_oversize(length: usize, limit: ByteSize) -> Result<(), EncodeError> {
     if length > limit.bytes() {
         return Err(EncodeError::Oversize { length, limit });
@@ -329,14 +335,19 @@ impl Framing for Codec {
 /// buffer alive for as long as somebody holds a few bytes of it.
 const COPY_UP_TO: usize = 1024;
 
-/// Takes `length` bytes off the front of `buffer` as a message.
-fn take_message(buffer: &mut BytesMut, length: usize) -> Bytes {
+/// Takes `length` bytes off the front of `buffer` as a message, and drops the rest of its frame
+/// `behind` it.
+#[inline]
+fn take_message(buffer: &mut BytesMut, length: usize, behind: usize) -> Bytes {
     use bytes::Buf;
     let length = length.min(buffer.len());
-    if length > COPY_UP_TO {
-        return buffer.split_to(length).freeze();
-    }
-    let message = buffer.get(..length).map(Bytes::copy_from_slice).unwrap_or_default();
-    buffer.advance(length);
+    let message = if length > COPY_UP_TO {
+        buffer.split_to(length).freeze()
+    } else {
+        let message = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
+        buffer.advance(length);
+        message
+    };
+    buffer.advance(behind.min(buffer.len()));
     message
 }

@@ -106,7 +106,9 @@ pub async fn one_bad_message_is_a_fault_and_the_line_goes_on(subject: Subject) {
     }
     assert_eq!(expect_message(&mut receiver).await, "{\"a\":1}");
     match receiver.recv().await {
-        Incoming::Fault(Fault::NotJson { head, length: 7, .. }) => assert_eq!(head, "no JSON"),
+        Incoming::Fault(Fault::NotJson(bad)) => {
+            assert_eq!((&bad.head[..], bad.length), (&b"no JSON"[..], 7));
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(expect_message(&mut receiver).await, "[2]");
@@ -139,7 +141,7 @@ pub async fn a_message_that_cannot_be_sent_costs_only_itself(subject: Subject) {
         (oversize, EncodeError::Oversize { length: 2000, limit: ByteSize::kib(1) }),
     ] {
         match sender.send(message).await {
-            Err(SendError::Message(error)) => assert_eq!(error, refusal),
+            Err(SendError::Message(error)) => assert_eq!(*error, refusal),
             other => panic!("{other:?}"),
         }
     }

@@ -156,7 +156,7 @@ impl Backing for Below {
         let control = self.0.clone();
         Box::pin(async move {
             match control.stop().await {
-                CloseReason::ChildExited(exit) => Some(exit),
+                CloseReason::ChildExited(exit) => Some(Arc::unwrap_or_clone(exit)),
                 _ => None,
             }
         })

@@ -8,7 +8,7 @@ mod shared;
 
 use std::fmt;
 use std::future::Future;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tieline_proto::{EncodeError, Fault};
@@ -108,22 +108,30 @@ pub enum Incoming {
     End(CloseReason),
 }
 
-/// Why a message was not sent.
+/// Why a message was not sent. The details are boxed: what a success is returned in stays small.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SendError {
     /// This message cannot be sent in this framing or within the limit; the line goes on.
-    Message(EncodeError),
+    Message(Box<EncodeError>),
     /// The line has ended.
-    Closed(CloseReason),
+    Closed(Box<CloseReason>),
 }
 
 impl SendError {
+    /// Why the line has ended, if it has.
+    pub fn close_reason(&self) -> Option<&CloseReason> {
+        match self {
+            Self::Closed(reason) => Some(reason),
+            Self::Message(_) => None,
+        }
+    }
+
     /// The same as a [`TransportError`], with the line's endpoint.
     pub fn into_error(self, endpoint: &Endpoint) -> TransportError {
         let kind = match self {
-            Self::Message(error) => ErrorKind::Message(error),
-            Self::Closed(reason) => ErrorKind::Closed(reason),
+            Self::Message(error) => ErrorKind::Message(*error),
+            Self::Closed(reason) => ErrorKind::Closed(*reason),
         };
         TransportError::new(kind, Operation::Send).at(endpoint)
     }
@@ -142,7 +150,7 @@ impl std::error::Error for SendError {}
 
 impl From<EncodeError> for SendError {
     fn from(error: EncodeError) -> Self {
-        Self::Message(error)
+        Self::Message(Box::new(error))
     }
 }
 
@@ -174,10 +182,12 @@ pub trait SenderExt: Sender {
         &mut self,
         message: impl Into<Bytes> + Send,
     ) -> impl Future<Output = Result<(), SendError>> + Send {
-        async move {
-            std::future::poll_fn(|cx| self.poll_ready(cx)).await?;
-            self.start_send(message.into())
-        }
+        let mut message = Some(message);
+        std::future::poll_fn(move |cx| {
+            ready!(self.poll_ready(cx))?;
+            let Some(message) = message.take() else { return Poll::Pending };
+            Poll::Ready(self.start_send(message.into()))
+        })
     }
 
     /// Waits until everything queued was handed to the operating system. Cancel-safe.

@@ -4,7 +4,6 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -96,14 +95,13 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
     }
 
     fn poll_write_once(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.write);
+        if self.queue.is_one_chunk() {
+            return write.poll_write(cx, self.queue.first_chunk());
+        }
         let mut slices = [io::IoSlice::new(&[]); MAX_SLICES];
         let filled = self.queue.chunks(&mut slices);
-        let slices = slices.get(..filled).unwrap_or_default();
-        let write = Pin::new(&mut self.write);
-        match slices {
-            [one] => write.poll_write(cx, one),
-            several => write.poll_write_vectored(cx, several),
-        }
+        write.poll_write_vectored(cx, slices.get(..filled).unwrap_or_default())
     }
 
     /// Ready, with the line ended, when nothing has moved for too long.
@@ -140,15 +138,21 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         }
         self.blocked = None;
         self.state = State::Closed(reason.clone());
-        SendError::Closed(reason)
+        SendError::Closed(Box::new(reason))
     }
 
+    #[inline]
     fn check_open(&self) -> Result<(), SendError> {
-        match &self.state {
-            State::Open => Ok(()),
-            State::Closing => Err(SendError::Closed(CloseReason::ByUs)),
-            State::Closed(reason) => Err(SendError::Closed(reason.clone())),
-        }
+        if let State::Open = self.state { Ok(()) } else { Err(self.not_open()) }
+    }
+
+    #[cold]
+    fn not_open(&self) -> SendError {
+        let reason = match &self.state {
+            State::Closed(reason) => reason.clone(),
+            State::Open | State::Closing => CloseReason::ByUs,
+        };
+        SendError::Closed(Box::new(reason))
     }
 }
 
@@ -160,27 +164,30 @@ impl Blocked {
 }
 
 impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         self.check_open()?;
-        let room = self.config.write_queue.bytes().saturating_sub(1);
-        self.poll_drain(cx, room)
+        let bound = self.config.write_queue.bytes();
+        if self.queue.len() < bound { Poll::Ready(Ok(())) } else { self.poll_drain(cx, bound - 1) }
     }
 
+    #[inline]
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
         self.check_open()?;
         if let Err(error) = self.framing.encode(&message, &mut self.queue) {
-            self.control.meter().faults.fetch_add(1, Relaxed);
+            self.control.meter().fault();
             return Err(error.into());
         }
-        self.control.meter().messages_out.fetch_add(1, Relaxed);
+        self.control.meter().messages_out.add(1);
         Ok(())
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         if let State::Closed(reason) = &self.state {
-            return Poll::Ready(Err(SendError::Closed(reason.clone())));
+            return Poll::Ready(Err(SendError::Closed(Box::new(reason.clone()))));
         }
         ready!(self.poll_drain(cx, 0))?;
+        self.queue.shrink();
         let flushed = Pin::new(&mut self.write).poll_flush(cx);
         let flushed = ready!(self.poll_finished(cx, flushed))?;
         Poll::Ready(flushed.map_err(|error| self.end(error.into())))
@@ -189,7 +196,9 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         match &self.state {
             State::Closed(CloseReason::ByUs) => return Poll::Ready(Ok(())),
-            State::Closed(reason) => return Poll::Ready(Err(SendError::Closed(reason.clone()))),
+            State::Closed(reason) => {
+                return Poll::Ready(Err(SendError::Closed(Box::new(reason.clone()))));
+            }
             State::Open | State::Closing => {}
         }
         self.state = State::Closing;

@@ -8,6 +8,7 @@ mod stopping;
 mod talking;
 
 use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -69,7 +70,7 @@ fn end(incoming: Incoming) -> CloseReason {
 #[track_caller]
 fn exit(reason: CloseReason) -> ChildExit {
     match reason {
-        CloseReason::ChildExited(exit) => exit,
+        CloseReason::ChildExited(exit) => Arc::unwrap_or_clone(exit),
         other => panic!("no exit: {other:?}"),
     }
 }
