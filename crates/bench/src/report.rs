@@ -23,6 +23,8 @@ pub(crate) enum Unit {
     BytesPerSecond,
     Bytes,
     Pieces,
+    /// Pieces of something else for each: not a whole number.
+    Average,
 }
 
 /// What is wanted, of the ratio to what stands beside it or of tieline's own figure.
@@ -112,6 +114,7 @@ impl Unit {
             Self::BytesPerSecond => format!("{:.2} GB/s", figure / 1e9),
             Self::Bytes => format!("{:.1} KiB", figure / 1024.0),
             Self::Pieces => format!("{figure:.0}"),
+            Self::Average => format!("{figure:.1}"),
         }
     }
 }
@@ -222,6 +225,7 @@ mod tests {
             (Unit::BytesPerSecond, 1.25e9, "1.25 GB/s"),
             (Unit::Bytes, 16384.0, "16.0 KiB"),
             (Unit::Pieces, 99.0, "99"),
+            (Unit::Average, 7.04, "7.0"),
         ] {
             assert_eq!(unit.show(figure), shown);
         }
