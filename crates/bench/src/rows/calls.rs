@@ -163,8 +163,9 @@ pub(super) async fn serve_raw(socket: PathBuf) -> Result<()> {
     let listener = crate::peer::listen_raw(socket)?;
     let (mut stream, _) = listener.accept().await?;
     let mut line = vec![0; ON_THE_WIRE];
-    loop {
-        stream.read_exact(&mut line).await?;
+    // Who calls goes away when done.
+    while stream.read_exact(&mut line).await.is_ok() {
         stream.write_all(&line).await?;
     }
+    Ok(())
 }
