@@ -82,12 +82,15 @@ pub(crate) fn connector<F: Framing>(socket: PathBuf, framing: F) -> Result<Frame
 /// The peer's `main`.
 pub(crate) fn run(role: Role, socket: PathBuf) -> Result<()> {
     let made = socket.clone();
-    std::thread::spawn(move || {
+    let end = std::thread::spawn(move || {
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         remove(&made);
         std::process::exit(0);
     });
-    runtime()?.block_on(role(socket))
+    runtime()?.block_on(role(socket))?;
+    // A role that served a single client is done before it is told to end.
+    let _ = end.join();
+    Ok(())
 }
 
 /// For when whoever made the directory cannot: removes what a peer makes, and nothing else.
