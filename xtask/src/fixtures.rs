@@ -1,6 +1,6 @@
-//! The programs the tests talk to that are no Debian packages: built from `fixtures/` once for each
-//! state of their sources, into a cache outside the checkout, and handed to the tests by
-//! environment variables.
+//! The programs the tests and the benchmarks talk to that are no Debian packages: built from
+//! `fixtures/` once for each state of their sources, into a cache outside the checkout, and handed
+//! over by environment variables.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -15,7 +15,7 @@ use crate::{Failure, failed};
 /// A program, or a folder of them, that is built from a folder of `fixtures/`.
 pub(crate) struct Fixture {
     name: &'static str,
-    /// The environment variable that tells the tests where it is.
+    /// The environment variable that tells where it is.
     pub(crate) variable: &'static str,
     source: PathBuf,
     /// Exists only when it is whole; named after a hash of the source, so a changed lock file or
@@ -29,13 +29,18 @@ pub(crate) struct Fixture {
 /// Fills an empty folder from the sources. May keep what makes the next build faster in the cache.
 type Build = fn(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure>;
 
-/// All fixtures, built or not.
+/// All fixtures of the tests, built or not.
 pub(crate) fn all(workspace: &Workspace) -> Result<[Fixture; 3], Failure> {
     Ok([
         Fixture::new(workspace, "node", "TIELINE_NODE_FIXTURES", "", install_node)?,
         Fixture::new(workspace, "python", "TIELINE_PYTHON_FIXTURES", "", install_python)?,
         Fixture::new(workspace, "xi-core", "TIELINE_XI_CORE", "bin/xi-core", install_xi_core)?,
     ])
+}
+
+/// What the benchmarks put beside tieline, built or not. The tests do without: it takes minutes.
+pub(crate) fn peers(workspace: &Workspace) -> Result<Fixture, Failure> {
+    Fixture::new(workspace, "peers", "TIELINE_PEERS", "bin/peers", install_peers)
 }
 
 impl Fixture {
@@ -61,7 +66,7 @@ impl Fixture {
         self.directory.exists()
     }
 
-    /// What the tests are told: the program, or the folder with the programs.
+    /// What the variable tells: the program, or the folder with the programs.
     pub(crate) fn location(&self) -> PathBuf {
         self.directory.join(self.product)
     }
@@ -115,15 +120,32 @@ fn install_python(workspace: &Workspace, source: &Path, into: &Path) -> Result<(
 }
 
 fn install_xi_core(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure> {
+    install_crate(workspace, source, into, &["--debug"], "xi-core-target")
+}
+
+fn install_peers(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure> {
+    install_crate(workspace, source, into, &[], "peers-target")
+}
+
+/// In release mode unless told otherwise. The target folder stays in the cache: a changed main is
+/// then a matter of seconds.
+fn install_crate(
+    workspace: &Workspace,
+    source: &Path,
+    into: &Path,
+    profile: &[&str],
+    target: &str,
+) -> Result<(), Failure> {
     run_aside(
         workspace
             .cargo()
-            .args(["install", "--quiet", "--debug", "--locked", "--no-track", "--path"])
+            .args(["install", "--quiet", "--locked", "--no-track"])
+            .args(profile)
+            .arg("--path")
             .arg(source)
             .arg("--root")
             .arg(into)
-            // A changed main is then a matter of seconds.
-            .env("CARGO_TARGET_DIR", cache()?.join("xi-core-target")),
+            .env("CARGO_TARGET_DIR", cache()?.join(target)),
     )
 }
 

@@ -16,6 +16,9 @@ pub(crate) struct Bench {
 /// One way of doing a row's work. Each call is one round of it and gives one figure.
 pub(crate) type Side<'a> = Box<dyn FnMut() -> Result<f64> + 'a>;
 
+/// What the rounds of a side gave.
+pub(crate) type Figures = Vec<f64>;
+
 /// The runtime of every process of every row.
 pub(crate) fn runtime() -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
@@ -34,20 +37,29 @@ impl Bench {
 
     /// Rounds of all sides in turn, after one that warms up and does not count. Gives each side's
     /// figures.
-    pub(crate) fn interleave<const N: usize>(
+    pub(crate) fn interleave<const N: usize>(&self, sides: [Side<'_>; N]) -> Result<[Figures; N]> {
+        let (figures, _) = self.interleave_with(sides, Vec::new())?;
+        Ok(figures)
+    }
+
+    /// The same with sides that may be there or not, after those that are.
+    pub(crate) fn interleave_with<'a, const N: usize>(
         &self,
-        mut sides: [Side<'_>; N],
-    ) -> Result<[Vec<f64>; N]> {
+        mut sides: [Side<'a>; N],
+        mut more: Vec<Side<'a>>,
+    ) -> Result<([Figures; N], Vec<Figures>)> {
         let mut figures = std::array::from_fn(|_| Vec::new());
-        for side in &mut sides {
+        let mut of_more = vec![Vec::new(); more.len()];
+        for side in sides.iter_mut().chain(&mut more) {
             side()?;
         }
         for _ in 0..self.rounds() {
-            for (side, figures) in sides.iter_mut().zip(&mut figures) {
+            let all = sides.iter_mut().zip(&mut figures);
+            for (side, figures) in all.chain(more.iter_mut().zip(&mut of_more)) {
                 figures.push(side()?);
             }
         }
-        Ok(figures)
+        Ok((figures, of_more))
     }
 }
 
@@ -71,5 +83,16 @@ mod tests {
         assert_eq!(order.borrow().as_str(), "ABABABABABABABAB");
         assert_eq!((a.len(), b.len()), (7, 7));
         assert_eq!((a[0], b[0]), (3.0, 4.0));
+    }
+
+    #[test]
+    fn more_sides_come_after_the_others() {
+        let bench = Bench { runtime: runtime().unwrap(), quick: true };
+        let side = |figure| bench.side(async move || Ok(figure));
+        let (figures, more) =
+            bench.interleave_with([side(1.0)], vec![side(2.0), side(3.0)]).unwrap();
+        assert_eq!((figures, more), ([vec![1.0; 7]], vec![vec![2.0; 7], vec![3.0; 7]]));
+        let (_, more) = bench.interleave_with([side(1.0)], Vec::new()).unwrap();
+        assert!(more.is_empty());
     }
 }

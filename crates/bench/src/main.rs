@@ -11,7 +11,8 @@
 //!                                        stats.rs           report.rs
 //! ```
 //!
-//! The peer is this same program with a hidden subcommand (`peer.rs`). Both processes run on tokio's
+//! The peer is this same program with a hidden subcommand (`peer.rs`), or, where tieline stands
+//! beside another library, a program of `fixtures/peers` at both ends. Both processes run on tokio's
 //! current-thread runtime, whatever the side, and tieline with its defaults.
 //!
 //! A new row is a module in `rows/` and a line in the table there.
@@ -33,7 +34,11 @@ mod rows;
 #[cfg(unix)]
 mod run;
 #[cfg(unix)]
+mod running;
+#[cfg(unix)]
 mod stats;
+#[cfg(unix)]
+mod valgrind;
 
 #[cfg(unix)]
 fn main() -> std::process::ExitCode {

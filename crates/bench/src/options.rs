@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::str::FromStr;
+
 use crate::rows::ROWS;
 
 /// What was asked for.
@@ -15,6 +17,17 @@ pub(crate) enum Command {
     /// Hidden: encode and decode this many messages, for counting instructions.
     Codec {
         messages: usize,
+    },
+    /// Hidden: this many calls by so many tasks, between two ends in this process.
+    CallsInMemory {
+        tasks: u32,
+        calls: usize,
+    },
+    /// Hidden: the same, to a peer.
+    CallsOver {
+        socket: String,
+        tasks: u32,
+        calls: usize,
     },
 }
 
@@ -66,9 +79,13 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, S
             let (role, socket) = ((*role).to_owned(), (*socket).to_owned());
             return Ok(Command::Peer { role, socket });
         }
-        ["codec", messages] => {
-            let messages = messages.parse().map_err(|_| format!("{messages:?} is no number"))?;
-            return Ok(Command::Codec { messages });
+        ["codec", messages] => return Ok(Command::Codec { messages: number(messages)? }),
+        ["calls-in-memory", tasks, calls] => {
+            return Ok(Command::CallsInMemory { tasks: number(tasks)?, calls: number(calls)? });
+        }
+        ["calls-over", socket, tasks, calls] => {
+            let (tasks, calls) = (number(tasks)?, number(calls)?);
+            return Ok(Command::CallsOver { socket: (*socket).to_owned(), tasks, calls });
         }
         _ => {}
     }
@@ -84,6 +101,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, S
         }
     }
     Ok(Command::Bench(options))
+}
+
+fn number<N: FromStr>(word: &str) -> Result<N, String> {
+    word.parse().map_err(|_| format!("{word:?} is no number"))
 }
 
 #[cfg(test)]
@@ -106,6 +127,11 @@ mod tests {
             ("echo --check connect", bench(false, true, false, &["echo", "connect"])),
             ("--quick --help", Ok(Command::Help)),
             ("codec 12", Ok(Command::Codec { messages: 12 })),
+            ("calls-in-memory 64 128", Ok(Command::CallsInMemory { tasks: 64, calls: 128 })),
+            (
+                "calls-over a.sock 1 9",
+                Ok(Command::CallsOver { socket: "a.sock".into(), tasks: 1, calls: 9 }),
+            ),
             (
                 "peer echo-raw a.sock",
                 Ok(Command::Peer { role: "echo-raw".into(), socket: "a.sock".into() }),
@@ -113,7 +139,8 @@ mod tests {
         ] {
             assert_eq!(parsed(line), expected, "{line}");
         }
-        for line in ["--fast", "no-such-row", "peer echo-raw", "codec many"] {
+        for line in ["--fast", "no-such-row", "peer echo-raw", "codec many", "calls-over a.sock 1"]
+        {
             assert!(parsed(line).is_err(), "{line}");
         }
     }

@@ -1,26 +1,24 @@
 //! The other process of a row: this program again, with a hidden subcommand.
 
 use std::future::Future;
-use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
 use tieline_proto::Framing;
 use tieline_transport::{ChannelConfig, Framed, FramedAcceptor, Unix, UnixConfig, UnixListener};
 
 use crate::compare::{Result, runtime};
+use crate::running::Running;
 
 /// What a peer does until it is ended: listen on the socket and serve.
 pub(crate) type Role = fn(PathBuf) -> Pin<Box<dyn Future<Output = Result<()>>>>;
 
 /// A peer that runs. Dropping it ends it.
 pub(crate) struct Peer {
-    child: Child,
-    /// The peer ends when this closes, so also when we are killed.
-    _lifeline: Option<ChildStdin>,
+    process: Running,
     directory: TempDir,
 }
 
@@ -28,21 +26,13 @@ impl Peer {
     /// Starts a peer, which listens when this returns.
     pub(crate) fn start(role: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["peer", role])
-            .arg(socket_in(directory.path()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            // Ctrl-C is for us; the peer then cleans up.
-            .process_group(0)
-            .spawn()?;
-        let (lifeline, stdout) = (child.stdin.take(), child.stdout.take());
-        let peer = Self { child, _lifeline: lifeline, directory };
-        let mut word = [0; READY.len()];
-        if let Some(mut stdout) = stdout {
-            stdout.read_exact(&mut word)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["peer", role]).arg(socket_in(directory.path()));
+        let mut process = Running::start(&mut command)?;
+        match process.hear()?.as_str() {
+            READY => Ok(Self { process, directory }),
+            other => Err(format!("the peer says {other:?}").into()),
         }
-        Ok(peer)
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -50,14 +40,7 @@ impl Peer {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.pid()
     }
 }
 
@@ -65,12 +48,12 @@ fn socket_in(directory: &Path) -> PathBuf {
     directory.join("bench.sock")
 }
 
-const READY: &[u8] = b"ready\n";
+const READY: &str = "ready";
 
 /// What the peer says once it listens.
 pub(crate) fn announce() -> Result<()> {
     let mut stdout = io::stdout();
-    stdout.write_all(READY)?;
+    writeln!(stdout, "{READY}")?;
     Ok(stdout.flush()?)
 }
 
@@ -99,12 +82,15 @@ pub(crate) fn connector<F: Framing>(socket: PathBuf, framing: F) -> Result<Frame
 /// The peer's `main`.
 pub(crate) fn run(role: Role, socket: PathBuf) -> Result<()> {
     let made = socket.clone();
-    std::thread::spawn(move || {
+    let end = std::thread::spawn(move || {
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         remove(&made);
         std::process::exit(0);
     });
-    runtime()?.block_on(role(socket))
+    runtime()?.block_on(role(socket))?;
+    // A role that served a single client is done before it is told to end.
+    let _ = end.join();
+    Ok(())
 }
 
 /// For when whoever made the directory cannot: removes what a peer makes, and nothing else.

@@ -23,6 +23,8 @@ pub(crate) enum Unit {
     BytesPerSecond,
     Bytes,
     Pieces,
+    /// Pieces of something else for each: not a whole number.
+    Average,
 }
 
 /// What is wanted, of the ratio to what stands beside it or of tieline's own figure.
@@ -108,10 +110,12 @@ impl Unit {
             Self::Time if figure < 1e-3 => format!("{:.1} µs", figure * 1e6),
             Self::Time if figure < 1.0 => format!("{:.1} ms", figure * 1e3),
             Self::Time => format!("{figure:.0} s"),
+            Self::MessagesPerSecond if figure < 1e6 => format!("{:.0} k/s", figure / 1e3),
             Self::MessagesPerSecond => format!("{:.2} M/s", figure / 1e6),
             Self::BytesPerSecond => format!("{:.2} GB/s", figure / 1e9),
             Self::Bytes => format!("{:.1} KiB", figure / 1024.0),
             Self::Pieces => format!("{figure:.0}"),
+            Self::Average => format!("{figure:.1}"),
         }
     }
 }
@@ -218,10 +222,12 @@ mod tests {
             (Unit::Time, 52.14e-6, "52.1 µs"),
             (Unit::Time, 0.0021, "2.1 ms"),
             (Unit::Time, 61.2, "61 s"),
+            (Unit::MessagesPerSecond, 33_400.0, "33 k/s"),
             (Unit::MessagesPerSecond, 2.5e6, "2.50 M/s"),
             (Unit::BytesPerSecond, 1.25e9, "1.25 GB/s"),
             (Unit::Bytes, 16384.0, "16.0 KiB"),
             (Unit::Pieces, 99.0, "99"),
+            (Unit::Average, 7.04, "7.0"),
         ] {
             assert_eq!(unit.show(figure), shown);
         }

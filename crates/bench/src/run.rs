@@ -8,6 +8,7 @@ use crate::compare::{Bench, Result, runtime};
 use crate::options::{Command, Options, help, parse};
 use crate::pin::Pinned;
 use crate::report::{Verdict, table};
+use crate::rows::calls::counted;
 use crate::rows::{self, ROWS, Row};
 use crate::{machine, peer};
 
@@ -36,6 +37,10 @@ fn run(command: Command) -> Result<ExitCode> {
             peer::run(role, socket.into())?;
         }
         Command::Codec { messages } => rows::codec::work(messages)?,
+        Command::CallsInMemory { tasks, calls } => counted::in_memory(tasks, calls)?,
+        Command::CallsOver { socket, tasks, calls } => {
+            counted::over(socket.into(), tasks, calls)?;
+        }
         Command::Bench(options) => return bench(&options),
     }
     Ok(ExitCode::SUCCESS)

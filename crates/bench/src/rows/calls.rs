@@ -1,7 +1,9 @@
-//! JSON-RPC calls over a Unix socket: one at a time beside the raw bytes, and 64 in flight beside
-//! what a good user writes by hand.
+//! JSON-RPC calls over a Unix socket: one at a time beside the raw bytes, 64 in flight beside what a
+//! good user writes by hand, and both beside other libraries.
 
 mod by_hand;
+pub(crate) mod counted;
+mod libraries;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -12,6 +14,7 @@ use tieline_transport::{Acceptor, Connector};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
+use self::libraries::{Ends, LIBRARIES, Library};
 use super::ping_pong_raw;
 use crate::compare::{Bench, Result};
 use crate::peer::{Peer as Process, connector, listen};
@@ -38,7 +41,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
         Ok(begun.elapsed().as_secs_f64() / f64::from(ONE_AT_A_TIME))
     });
     let many = bench.side(async || {
-        in_flight(|| {
+        calls_a_second(|| {
             let (peer, text) = (peer.clone(), text.clone());
             async move {
                 for _ in 0..CALLS_EACH {
@@ -60,7 +63,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
     let process = Process::start("calls-by-hand")?;
     let client = runtime.block_on(by_hand::Client::connect(process.socket()))?;
     let by_hand = bench.side(async || {
-        in_flight(|| {
+        calls_a_second(|| {
             let (client, text) = (client.clone(), text.clone());
             async move {
                 for _ in 0..CALLS_EACH {
@@ -72,50 +75,82 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
         .await
     });
 
-    let [one, raw] = bench.interleave([one, raw])?;
-    let [many, by_hand] = bench.interleave([many, by_hand])?;
-    Ok(vec![
-        Line::compared(
-            "JSON-RPC call, 64 bytes, one at a time",
-            "raw tokio",
-            Unit::Time,
-            (&one, &raw),
-            Goal::RatioAtMost(1.15),
-        ),
-        Line::compared(
-            "JSON-RPC calls, 64 bytes, 64 in flight",
-            "lines and serde_json by hand",
-            Unit::MessagesPerSecond,
-            (&many, &by_hand),
-            Goal::RatioAtLeast { bar: 2.5, aim: 3.0 },
-        ),
-    ])
+    // What cannot be started is said in the table.
+    let (mut running, mut missing) = (Vec::new(), Vec::new());
+    for library in LIBRARIES {
+        match library.start() {
+            Ok(ends) => running.push((library, ends)),
+            Err(why) => missing.push((library, why)),
+        }
+    }
+    let (libraries, mut theirs): (Vec<Library>, Vec<_>) = running.into_iter().unzip();
+    let others = theirs.iter_mut().map(Ends::one).collect();
+    let ([one, raw], others_one) = bench.interleave_with([one, raw], others)?;
+    let others = theirs.iter_mut().map(Ends::many).collect();
+    let ([many, by_hand], others_many) = bench.interleave_with([many, by_hand], others)?;
+
+    let compared_one = |against, theirs: &[f64], goal| {
+        Line::compared(ONE, against, Unit::Time, (&one, theirs), goal)
+    };
+    let compared_many = |against, theirs: &[f64], goal| {
+        Line::compared(MANY, against, Unit::MessagesPerSecond, (&many, theirs), goal)
+    };
+    let mut lines = vec![compared_one("raw tokio", &raw, Goal::RatioAtMost(1.15))];
+    lines.extend(
+        (libraries.iter().zip(&others_one))
+            .map(|(it, theirs)| compared_one(it.against, theirs, it.goal_of_one())),
+    );
+    let goal = Goal::RatioAtLeast { bar: 2.5, aim: 3.0 };
+    lines.push(compared_many("lines and serde_json by hand", &by_hand, goal));
+    lines.extend(
+        (libraries.iter().zip(&others_many))
+            .map(|(it, theirs)| compared_many(it.against, theirs, it.goal_of_many())),
+    );
+    lines.extend(missing.iter().map(|(library, why)| {
+        Line::skipped(format!("JSON-RPC calls beside {}", library.against), &why.to_string())
+    }));
+    Ok(lines)
 }
+
+const ONE: &str = "JSON-RPC call, 64 bytes, one at a time";
+const MANY: &str = "JSON-RPC calls, 64 bytes, 64 in flight";
 
 /// `{"jsonrpc":"2.0","id":1000,"method":"echo","params":["…"]}` and its newline, about.
 const ON_THE_WIRE: usize = PAYLOAD + 60;
 
 /// Calls a second, of all tasks together.
-async fn in_flight<F>(task: impl Fn() -> F) -> Result<f64>
+async fn calls_a_second<F>(task: impl Fn() -> F) -> Result<f64>
 where
     F: Future<Output = Result<()>> + Send + 'static,
 {
     let begun = Instant::now();
-    let mut tasks: JoinSet<Result<()>> = (0..IN_FLIGHT).map(|_| task()).collect();
+    in_flight(IN_FLIGHT, task).await?;
+    Ok(f64::from(IN_FLIGHT * CALLS_EACH) / begun.elapsed().as_secs_f64())
+}
+
+/// So many tasks at once, to their end.
+async fn in_flight<F>(tasks: u32, task: impl Fn() -> F) -> Result<()>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let mut tasks: JoinSet<Result<()>> = (0..tasks).map(|_| task()).collect();
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
-    Ok(f64::from(IN_FLIGHT * CALLS_EACH) / begun.elapsed().as_secs_f64())
+    Ok(())
 }
 
 pub(super) async fn serve_tieline(socket: PathBuf) -> Result<()> {
     let mut acceptor = listen(socket, Lines::default()).await?;
     loop {
-        let router = Router::new().request("echo", |text: (String,), _| async move { Ok(text) });
         let channel = acceptor.accept().await?;
-        let (_peer, driver) = Peer::new(channel, router, PeerOptions::default());
+        let (_peer, driver) = Peer::new(channel, router(), PeerOptions::default());
         tokio::spawn(driver);
     }
+}
+
+fn router() -> Router {
+    Router::new().request("echo", |text: (String,), _| async move { Ok(text) })
 }
 
 pub(super) async fn serve_by_hand(socket: PathBuf) -> Result<()> {
@@ -128,8 +163,9 @@ pub(super) async fn serve_raw(socket: PathBuf) -> Result<()> {
     let listener = crate::peer::listen_raw(socket)?;
     let (mut stream, _) = listener.accept().await?;
     let mut line = vec![0; ON_THE_WIRE];
-    loop {
-        stream.read_exact(&mut line).await?;
+    // Who calls goes away when done.
+    while stream.read_exact(&mut line).await.is_ok() {
         stream.write_all(&line).await?;
     }
+    Ok(())
 }

@@ -5,7 +5,7 @@
 
 mod build;
 mod bulk;
-mod calls;
+pub(crate) mod calls;
 mod child;
 pub(crate) mod codec;
 mod connect;
@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::compare::{Bench, Result};
 use crate::peer::Role;
 use crate::report::Line;
+use crate::valgrind;
 
 /// A row as it is named on the command line.
 pub(crate) struct Row {
@@ -39,10 +40,15 @@ pub(crate) const ROWS: &[Row] = &[
     row("stream", "Unix socket: small messages one way, as many as go", stream::run),
     row("bulk", "Unix socket: messages of 1 MiB one way", bulk::run),
     row("child", "child process: small messages there and back, and streamed", child::run),
-    row("calls", "JSON-RPC over a Unix socket: one at a time, and 64 in flight", calls::run),
+    row("calls", "JSON-RPC: one at a time, and 64 in flight; other libraries too", calls::run),
     row("connect", "Unix socket: connect and accept", connect::run),
     row("memory", "Unix socket: memory of an idle connection", memory::run),
-    row("instructions", "instructions a message in encoding and decoding", codec::run),
+    row(
+        "instructions",
+        "instructions of a message in the codec, and of a JSON-RPC call",
+        instructions,
+    ),
+    row("allocations", "allocations of a JSON-RPC call", calls::counted::allocations),
     Row {
         takes_minutes: true,
         on_one_core: false,
@@ -52,6 +58,15 @@ pub(crate) const ROWS: &[Row] = &[
 
 const fn row(name: &'static str, about: &'static str, run: fn(&Bench) -> Result<Vec<Line>>) -> Row {
     Row { name, about, takes_minutes: false, on_one_core: true, run }
+}
+
+fn instructions(bench: &Bench) -> Result<Vec<Line>> {
+    if !valgrind::is_installed() {
+        return Ok(vec![Line::skipped("instructions", "valgrind is not installed")]);
+    }
+    let mut lines = codec::instructions(bench)?;
+    lines.extend(calls::counted::instructions(bench)?);
+    Ok(lines)
 }
 
 /// What the peer of that name does.

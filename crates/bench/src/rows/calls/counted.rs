@@ -1,0 +1,125 @@
+//! What a JSON-RPC call costs in instructions and in allocations: repeatable where time is not, so
+//! a guard of the hot path.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use tieline_proto::Lines;
+use tieline_rpc::{Peer, PeerOptions};
+use tieline_transport::{Channel, Connector, memory_pair};
+
+use super::{IN_FLIGHT, PAYLOAD, in_flight, router};
+use crate::compare::{Bench, Result, runtime};
+use crate::peer::connector;
+use crate::report::{Line, Unit};
+use crate::running::Running;
+use crate::valgrind::{self, Count, Counting};
+
+/// A whole number of calls for each task.
+const CALLS: usize = 50 * IN_FLIGHT as usize;
+const PATTERNS: [(u32, &str); 2] = [(1, "one at a time"), (IN_FLIGHT, "64 in flight")];
+
+/// Of both ends, between which there is memory.
+pub(crate) fn instructions(_: &Bench) -> Result<Vec<Line>> {
+    let lines = PATTERNS.iter().map(|(tasks, pattern)| {
+        let work = format!("instructions, JSON-RPC call in memory, both ends, {pattern}");
+        let each = valgrind::each(CALLS, |calls| {
+            let args = ["calls-in-memory", &tasks.to_string(), &calls.to_string()];
+            valgrind::count(Count::Instructions, &args)
+        })?;
+        Ok(Line::alone(work, Unit::Pieces, each, None))
+    });
+    lines.collect()
+}
+
+/// Of each end, in processes of their own.
+pub(crate) fn allocations(_: &Bench) -> Result<Vec<Line>> {
+    if !valgrind::is_installed() {
+        let work = "allocations, JSON-RPC call";
+        return Ok(vec![Line::skipped(work, "valgrind is not installed")]);
+    }
+    let mut lines = Vec::new();
+    for (tasks, pattern) in PATTERNS {
+        for (end, name) in [(End::Client, "client"), (End::Server, "server")] {
+            let work = format!("allocations, JSON-RPC call, {name}, {pattern}");
+            let each = valgrind::each(CALLS, |calls| allocated(end, tasks, calls))?;
+            lines.push(Line::alone(work, Unit::Average, each, None));
+        }
+    }
+    Ok(lines)
+}
+
+/// The end that is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Client,
+    Server,
+}
+
+fn allocated(end: End, tasks: u32, calls: usize) -> Result<u64> {
+    let counting = Counting::new(Count::Allocations)?;
+    let program = |this: End| match this == end {
+        true => counting.command(),
+        false => Ok(Command::new(std::env::current_exe()?)),
+    };
+    let directory = tempfile::tempdir()?;
+    let socket = directory.path().join("bench.sock");
+    let mut server = program(End::Server)?;
+    let mut server = Running::start(server.args(["peer", "calls-tieline"]).arg(&socket))?;
+    server.hear()?;
+    let mut client = program(End::Client)?;
+    client.arg("calls-over").arg(&socket).args([tasks.to_string(), calls.to_string()]);
+    if !client.status()?.success() {
+        return Err("the client of the counted calls failed".into());
+    }
+    server.finish()?;
+    counting.total()
+}
+
+/// What is counted where both ends are in this process.
+pub(crate) fn in_memory(tasks: u32, calls: usize) -> Result<()> {
+    runtime()?.block_on(async {
+        let (ours, theirs) = memory_pair();
+        let (_peer, driver) = Peer::new(theirs, router(), PeerOptions::default());
+        tokio::spawn(driver);
+        call(ours, tasks, calls).await
+    })
+}
+
+/// What is counted, or causes what is counted, where the server is another process.
+pub(crate) fn over(socket: PathBuf, tasks: u32, calls: usize) -> Result<()> {
+    runtime()?.block_on(async {
+        let channel = connector(socket, Lines::default())?.connect().await?;
+        call(channel, tasks, calls).await
+    })
+}
+
+async fn call(channel: impl Channel, tasks: u32, calls: usize) -> Result<()> {
+    let (peer, driver) = Peer::new(channel, (), PeerOptions::default());
+    tokio::spawn(driver);
+    let text: Arc<str> = "x".repeat(PAYLOAD).into();
+    let calls_each = calls / tasks.max(1) as usize;
+    in_flight(tasks, || {
+        let (peer, text) = (peer.clone(), text.clone());
+        async move {
+            for _ in 0..calls_each {
+                peer.call::<(String,)>("echo", (&*text,)).await?;
+            }
+            Ok(())
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counted_work_ends() {
+        for (tasks, _) in PATTERNS {
+            in_memory(tasks, CALLS).unwrap();
+        }
+    }
+}
