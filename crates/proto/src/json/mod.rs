@@ -4,11 +4,12 @@ mod scan;
 mod text;
 
 use std::fmt;
+use std::str::Utf8Error;
 
 use bytes::Bytes;
 
 pub(crate) use scan::Scanner;
-pub use text::{unescape, write_string};
+pub use text::{escape, unescape};
 
 /// How much structure one message may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,15 +85,13 @@ impl std::error::Error for JsonError {}
 /// # Errors
 /// The first place that does not fit.
 pub fn check(text: &[u8], limits: Limits) -> Result<(), JsonError> {
-    check_utf8(text)?;
-    Scanner::new(text, limits).document()
+    Scanner::new(utf8(text)?, limits).document()
 }
 
-pub(crate) fn check_utf8(text: &[u8]) -> Result<(), JsonError> {
-    match std::str::from_utf8(text) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(JsonError { at: error.valid_up_to(), problem: Problem::NotUtf8 }),
-    }
+pub(crate) fn utf8(text: &[u8]) -> Result<&str, JsonError> {
+    let not_utf8 =
+        |error: Utf8Error| JsonError { at: error.valid_up_to(), problem: Problem::NotUtf8 };
+    std::str::from_utf8(text).map_err(not_utf8)
 }
 
 /// The same JSON on one line: raw newlines, which can only stand between tokens, become spaces.

@@ -1,12 +1,20 @@
 //! One pass over a JSON text, by position.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
+use super::text::{plain, unescape};
 use super::{JsonError, Limits, MAX_DEPTH, Problem};
+
+/// Where a string stands, without its quotes.
+struct Str {
+    range: Range<usize>,
+    is_escaped: bool,
+}
 
 /// A position in a JSON text, and how deep it is there.
 pub(crate) struct Scanner<'a> {
-    text: &'a [u8],
+    text: &'a str,
     at: usize,
     limits: Limits,
     depth: u32,
@@ -16,8 +24,8 @@ pub(crate) struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// At the start of `text`, which must be UTF-8.
-    pub(crate) fn new(text: &'a [u8], limits: Limits) -> Self {
+    /// At the start of `text`.
+    pub(crate) fn new(text: &'a str, limits: Limits) -> Self {
         Self { text, at: 0, limits, depth: 0, objects: 0, keys: 0 }
     }
 
@@ -65,12 +73,14 @@ impl<'a> Scanner<'a> {
         Ok(true)
     }
 
-    /// The next key of the object that was entered, without its quotes; `None` at its end.
-    pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Range<usize>>, JsonError> {
+    /// The next key of the object that was entered; `None` at its end.
+    pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Cow<'a, str>>, JsonError> {
         if !self.next_item(first, b'}')? {
             return Ok(None);
         }
-        self.key().map(Some)
+        let key = self.key()?;
+        let raw = self.text.get(key.range).unwrap_or_default();
+        Ok(Some(if key.is_escaped { unescape(raw) } else { Cow::Borrowed(raw) }))
     }
 
     /// Whether another element of the array that was entered comes.
@@ -149,8 +159,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A key and its colon; where the key stands, without its quotes.
-    fn key(&mut self) -> Result<Range<usize>, JsonError> {
+    /// A key and its colon.
+    fn key(&mut self) -> Result<Str, JsonError> {
         if self.keys >= self.limits.keys {
             return Err(self.error(Problem::TooManyKeys));
         }
@@ -167,20 +177,21 @@ impl<'a> Scanner<'a> {
         Ok(key)
     }
 
-    /// Where the string stands, without its quotes.
-    fn string(&mut self) -> Result<Range<usize>, JsonError> {
+    fn string(&mut self) -> Result<Str, JsonError> {
         self.at += 1;
         let start = self.at;
+        let mut is_escaped = false;
         loop {
-            let rest = self.text.get(self.at..).unwrap_or_default();
-            let plain = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f));
-            self.at += plain.unwrap_or(rest.len());
+            self.at += plain(self.text.as_bytes().get(self.at..).unwrap_or_default());
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(start..self.at - 1);
+                    return Ok(Str { range: start..self.at - 1, is_escaped });
                 }
-                Some(b'\\') => self.escape()?,
+                Some(b'\\') => {
+                    is_escaped = true;
+                    self.escape()?;
+                }
                 _ => return Err(self.unexpected()),
             }
         }
@@ -255,7 +266,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
+        self.text.as_bytes().get(self.at).copied()
     }
 
     fn unexpected(&self) -> JsonError {

@@ -52,22 +52,55 @@ fn hex4(text: &str) -> Option<(u32, &str)> {
     Some((u32::from_str_radix(digits, 16).ok()?, rest))
 }
 
-/// Appends `text` as a JSON string with its quotes.
-pub fn write_string(text: &str, out: &mut Vec<u8>) {
+/// `text` as it stands between the quotes of a JSON string.
+pub fn escape(text: &str) -> Cow<'_, str> {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.push(b'"');
-    for byte in text.bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            0..=0x1f => {
-                out.extend_from_slice(b"\\u00");
-                let digit = |value: u8| HEX.get(usize::from(value)).copied().unwrap_or(b'0');
-                out.extend_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+    let digit = |value: u8| HEX.get(usize::from(value)).copied().map_or('0', char::from);
+    let mut rest = text;
+    let mut escaped = String::new();
+    while let Some((plain, behind)) = rest.split_at_checked(plain(rest.as_bytes())) {
+        let mut characters = behind.chars();
+        let Some(special) = characters.next() else { break };
+        escaped.push_str(plain);
+        match special {
+            '"' | '\\' => escaped.extend(['\\', special]),
+            _ => {
+                let byte = special as u8;
+                escaped.push_str("\\u00");
+                escaped.extend([digit(byte >> 4), digit(byte & 15)]);
             }
-            _ => out.push(byte),
+        }
+        rest = characters.as_str();
+    }
+    if escaped.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    escaped.push_str(rest);
+    Cow::Owned(escaped)
+}
+
+/// How many bytes at the front of `text` stand for themselves in a JSON string: no quote, no
+/// backslash, no control character.
+pub(super) fn plain(text: &[u8]) -> usize {
+    let (words, rest) = text.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let special = special(u64::from_le_bytes(*word));
+        if special != 0 {
+            return index * 8 + (special.trailing_zeros() / 8) as usize;
         }
     }
-    out.push(b'"');
+    let special = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
+    words.len() * 8 + special.unwrap_or(rest.len())
+}
+
+/// Finds the special bytes of eight at once: the lowest bit that is set is the high bit of the
+/// first of them. (A borrow can mark more bytes, but only behind a true one.)
+fn special(word: u64) -> u64 {
+    const EACH: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = EACH << 7;
+    let below = |word: u64, bound: u8| word.wrapping_sub(EACH * u64::from(bound)) & !word;
+    let is = |byte: u8| below(word ^ (EACH * u64::from(byte)), 1);
+    (below(word, 0x20) | is(b'"') | is(b'\\')) & HIGH
 }
 
 #[cfg(test)]
@@ -91,12 +124,28 @@ mod tests {
         }
     }
 
+    /// Every byte at every place of a word, with the bytes that could be mistaken for it around.
+    #[test]
+    fn a_special_byte_is_found_wherever_it_stands() {
+        for byte in 0..=u8::MAX {
+            let is_special = matches!(byte, b'"' | b'\\' | 0..=0x1f);
+            for (before, behind) in [(b'x', b'x'), (0x80, 0x80), (b'#', b'!'), (0xff, 0x00)] {
+                for at in 0..20 {
+                    let mut text = [vec![before; at], vec![byte]].concat();
+                    let expected = if is_special { at } else { at + 1 };
+                    assert_eq!(plain(&text), expected, "{byte:#x} at {at}");
+                    text.extend([behind; 20]);
+                    let end = text.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f));
+                    assert_eq!(plain(&text), end.unwrap_or(text.len()), "{byte:#x} at {at}");
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn agrees_with_serde_json_both_ways(text: String) {
-            let mut ours = Vec::new();
-            write_string(&text, &mut ours);
-            let ours = String::from_utf8(ours).unwrap();
+            let ours = format!("\"{}\"", escape(&text));
             prop_assert_eq!(&serde_json::from_str::<String>(&ours).unwrap(), &text);
             let theirs = serde_json::to_string(&text).unwrap();
             prop_assert_eq!(unescape(&theirs[1..theirs.len() - 1]), text);

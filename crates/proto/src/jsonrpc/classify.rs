@@ -15,10 +15,10 @@ use crate::json::{self, JsonError, Limits, Scanner};
 /// [`Invalid`](Message::Invalid), with its id if that came first.
 pub fn classify(message: &Bytes, dialect: &Dialect, limits: Limits) -> Message {
     let invalid = |problem| invalid(message, None, problem);
-    if let Err(error) = json::check_utf8(message) {
-        return invalid(InvalidProblem::Json(error));
-    }
-    let mut scanner = Scanner::new(message, limits);
+    let mut scanner = match json::utf8(message) {
+        Ok(text) => Scanner::new(text, limits),
+        Err(error) => return invalid(InvalidProblem::Json(error)),
+    };
     let classified = match scanner.enter(b'[') {
         Ok(true) => batch(message, &mut scanner, dialect),
         Ok(false) => Ok(one(message, &mut scanner, dialect)),
@@ -88,12 +88,11 @@ impl Members {
         })
     }
 
-    fn read(&mut self, message: &Bytes, scanner: &mut Scanner<'_>) -> Result<(), JsonError> {
+    fn read(&mut self, scanner: &mut Scanner<'_>) -> Result<(), JsonError> {
         let mut first = true;
         while let Some(key) = scanner.next_key(first)? {
             first = false;
             let value = Span::from(scanner.value()?);
-            let key = json::unescape(Span::from(key).text(message));
             if let Some((name, slot)) = self.slot(&key)
                 && slot.replace(value).is_some()
             {
@@ -116,7 +115,7 @@ fn one(message: &Bytes, scanner: &mut Scanner<'_>, dialect: &Dialect) -> Message
         }
         Err(error) => return invalid(message, None, InvalidProblem::Json(error)),
     }
-    let read = members.read(message, scanner);
+    let read = members.read(scanner);
     let judged = match read {
         Err(error) => Err(InvalidProblem::Json(error)),
         Ok(()) => judge(message, &members, dialect),
@@ -202,7 +201,7 @@ fn invalid(message: &Bytes, id: Option<Span>, problem: InvalidProblem) -> Messag
 /// The value of the member `name` of a JSON object, as it was written.
 pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let text = std::str::from_utf8(object).ok()?;
-    let mut scanner = Scanner::new(object, Limits::default());
+    let mut scanner = Scanner::new(text, Limits::default());
     let mut first = true;
     if !scanner.enter(b'{').ok()? {
         return None;
@@ -210,7 +209,7 @@ pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
     while let Some(key) = scanner.next_key(first).ok()? {
         first = false;
         let value = scanner.value().ok()?;
-        if json::unescape(text.get(key)?) == name {
+        if key == name {
             return object.get(value);
         }
     }
