@@ -90,10 +90,13 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         true
     }
 
-    /// More notifications wait than may, or the other side reads none of its answers: reading
+    /// More notifications wait than may, or the other side reads none of its refusals: reading
     /// stops, for as long as a write may make no progress, and then the line ends.
+    ///
+    /// The answers to what was carried out do not count. Two sides that wait for each other to read
+    /// them would wait for ever; instead no more is started until they have left.
     fn is_overfull(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.inbound.is_full() && !self.shared.is_clogged() {
+        if !self.inbound.is_full() && !self.shared.is_flooded() {
             self.overfull = None;
             return false;
         }
@@ -194,8 +197,11 @@ impl<C: Channel, H: Handler> Driver<C, H> {
 
     fn reply(&self, answer: Vec<u8>, batch: Option<&Arc<Batch>>) {
         match batch {
-            Some(batch) => batch.answered(Some(answer), &self.shared),
-            None => self.shared.push_answer(answer.into()),
+            Some(batch) => batch.refused(answer, &self.shared),
+            None => {
+                let length = answer.len();
+                self.shared.push_answer(answer.into(), length);
+            }
         }
     }
 
@@ -365,6 +371,7 @@ impl<C: Channel, H: Handler> Future for Driver<C, H> {
             let mut went_on = this.poll_incoming(cx);
             went_on |= this.inbound.poll(cx);
             let is_flushed = this.poll_outgoing(cx);
+            went_on |= this.inbound.can_resume();
             went_on |= this.poll_stage(cx, is_flushed);
             // Reading that was held up goes on, now that there is room.
             went_on |= this.overfull.is_some() && !this.is_overfull(cx);

@@ -20,7 +20,9 @@ pub struct PeerOptions {
     /// How many bytes wait: of calls and notifications to be sent, of notifications to be handled, and
     /// of requests that wait and run; 16 MiB each by default. A message to be sent counts as 64 KiB at
     /// least and a notification to be handled as 4 KiB, so that there are no more than 256 and 4,096.
-    /// With twice as many bytes of answers unsent, nothing more is read.
+    /// With twice as many bytes of answers unsent,
+    /// or 4,096 messages, no more requests are started; with twice as many bytes of refusals alone
+    /// unsent, nothing more is read.
     pub queue: ByteSize,
     /// How long a call waits for its answer, unless it says otherwise; for ever by default.
     pub call_timeout: Option<Duration>,
