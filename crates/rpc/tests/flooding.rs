@@ -19,10 +19,10 @@ use tokio::sync::{Semaphore, mpsc};
 /// have to wait for the other to read.
 #[tokio::test]
 async fn both_sides_flood_with_more_than_their_queues_hold_and_all_of_it_is_answered() {
-    const CALLS: usize = 2000;
-    const LENGTH: usize = 20_000;
+    const CALLS: usize = 1000;
+    const LENGTH: usize = 40_000;
     let long = || Router::new().request("long", |(): (), _| async move { Ok("x".repeat(LENGTH)) });
-    let options = PeerOptions { queue: ByteSize::mib(1), ..PeerOptions::default() };
+    let options = PeerOptions { queue: ByteSize::kib(256), ..PeerOptions::default() };
     let (ours, theirs) = memory_pair();
     let (one, driver) = Peer::new(ours, long(), options);
     let (other, other_driver) = Peer::new(theirs, long(), options);
@@ -149,4 +149,21 @@ async fn a_side_that_reads_nothing_is_not_read_for_ever() {
     let said = within(flood).await.unwrap();
     // The requests that wait, as many refusals, and what is on the way.
     assert!(said < 6 * 1024 * 1024, "{said} bytes were taken");
+}
+
+#[tokio::test]
+async fn requests_held_back_while_answers_left_are_carried_out_afterwards() {
+    let router = Router::new().request("long", |_: Value, _| async move { Ok("x".repeat(1000)) });
+    let options = PeerOptions { queue: ByteSize::new(1000), ..PeerOptions::default() };
+    let (_peer, _driver, mut raw) = with_options(router, options);
+    // All that is answered before the queue is full leaves at once, and nothing else wakes the peer.
+    for id in 0..15 {
+        let ask = json!({ "jsonrpc": "2.0", "id": id, "method": "long" });
+        raw.sender.feed(ask.to_string()).await.unwrap();
+    }
+    raw.sender.flush().await.unwrap();
+    for id in 0..15 {
+        let answer = raw.hear().await;
+        assert_eq!((&answer["id"], answer["result"].as_str().unwrap().len()), (&json!(id), 1000));
+    }
 }
