@@ -65,4 +65,5 @@ pub use invocation::Invocation;
 pub use options::PeerOptions;
 pub use peer::Peer;
 pub use router::Router;
+pub use shared::UnclaimedAnswers;
 pub use tieline_proto::jsonrpc::{Dialect, Notification, Request};

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tieline_transport::{Channel, CloseReason, Control};
 
-use crate::shared::Shared;
+use crate::shared::{Shared, UnclaimedAnswers};
 use crate::{CallError, Driver, ErrorObject, Handler, Invocation, NotSent, PeerOptions};
 
 /// One side of a JSON-RPC line: calls the other side, from any task. Cheap to clone.
@@ -90,6 +90,12 @@ impl Peer {
     /// Who is on the other end, and what was counted.
     pub fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// How many answers came that nobody waited for. They are dropped, and harm nobody; the first
+    /// that nobody asked for is also logged.
+    pub fn unclaimed_answers(&self) -> UnclaimedAnswers {
+        self.shared.unclaimed()
     }
 
     pub(crate) fn shared(&self) -> &Shared {

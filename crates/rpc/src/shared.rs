@@ -40,7 +40,17 @@ struct State {
     driver: Option<Waker>,
     /// Something has changed that the driver has not looked at yet.
     changed: bool,
-    strays: u64,
+    unclaimed: UnclaimedAnswers,
+}
+
+/// Answers that came and that nobody waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnclaimedAnswers {
+    /// To calls that were given up, or that were answered before.
+    pub late: u64,
+    /// To ids that no call ever had.
+    pub unasked: u64,
 }
 
 pub(crate) enum Phase {
@@ -92,7 +102,7 @@ impl Shared {
                 close_requested: false,
                 driver: None,
                 changed: false,
-                strays: 0,
+                unclaimed: UnclaimedAnswers::default(),
             }),
             ended: watch::Sender::new(None),
         }
@@ -205,10 +215,15 @@ impl Shared {
         let call = CallId::parse(id);
         let pending = call.and_then(|id| state.calls.get_mut(id));
         let Some(pending) = pending.filter(|pending| pending.answer.is_none()) else {
-            state.strays += 1;
             // An answer to a call that was given up is late, which is nobody's fault.
-            let is_late = call.is_some_and(|id| state.calls.was_made(id));
-            if !is_late && state.strays == 1 {
+            if call.is_some_and(|id| state.calls.was_made(id)) {
+                state.unclaimed.late += 1;
+                return false;
+            }
+            state.unclaimed.unasked += 1;
+            let is_first = state.unclaimed.unasked == 1;
+            drop(state);
+            if is_first {
                 tracing::warn!("an answer came to a question that nobody asked");
             }
             return false;
@@ -220,6 +235,10 @@ impl Shared {
             waker.wake();
         }
         true
+    }
+
+    pub(crate) fn unclaimed(&self) -> UnclaimedAnswers {
+        self.lock().unclaimed
     }
 
     /// A call tells of its progress. False when none that wants to know has this token.

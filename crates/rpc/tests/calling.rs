@@ -4,25 +4,14 @@
 
 mod support;
 
-use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{peer_and_raw, two_peers, with_options, within};
+use support::{peer_and_raw, poll_once, two_peers, with_options, within};
 use tieline_proto::ByteSize;
 use tieline_rpc::{CallError, Dialect, NotSent, Peer, PeerOptions, Router};
 use tieline_transport::SenderExt;
-
-/// Lets the call do what it can without an answer.
-async fn poll_once<F: Future>(mut call: std::pin::Pin<&mut F>) -> Option<F::Output> {
-    poll_fn(|cx| match call.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
-}
 
 fn answer(id: &Value, result: Value) -> String {
     json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string()

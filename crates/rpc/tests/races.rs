@@ -4,12 +4,10 @@
 
 mod support;
 
-use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::Poll;
 
 use serde_json::json;
-use support::{Raw, peer_and_raw, with_options, within};
+use support::{Raw, peer_and_raw, poll_once, with_options, within};
 use tieline_proto::ByteSize;
 use tieline_rpc::{Answer, CallError, Dialect, NotSent, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, SenderExt};
@@ -19,10 +17,6 @@ fn narrow() -> PeerOptions {
     PeerOptions { queue: ByteSize::kib(64), ..PeerOptions::new(Dialect::LSP) }
 }
 
-async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
-    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await
-}
-
 #[tokio::test]
 async fn a_call_dropped_while_it_waits_for_room_takes_none() {
     let (ours, theirs) = tieline_transport::memory_pair();
@@ -30,7 +24,7 @@ async fn a_call_dropped_while_it_waits_for_room_takes_none() {
     peer.notify("first", ()).await.unwrap();
     for _ in 0..10 {
         let mut waiting = pin!(peer.call::<()>("given up", ()));
-        assert!(!poll_once(waiting.as_mut()).await);
+        assert!(poll_once(waiting.as_mut()).await.is_none());
     }
     tokio::spawn(driver);
     let (_keep, mut receiver) = theirs.split();
@@ -45,10 +39,10 @@ async fn a_call_dropped_in_the_queue_gives_its_room_to_the_next() {
     let (peer, driver) = Peer::new(ours, (), narrow());
     {
         let mut queued = pin!(peer.call::<()>("given up", ()));
-        assert!(!poll_once(queued.as_mut()).await);
+        assert!(poll_once(queued.as_mut()).await.is_none());
     }
     let mut next = pin!(peer.notify("next", ()));
-    assert!(poll_once(next.as_mut()).await, "there is room at once");
+    assert!(poll_once(next.as_mut()).await.is_some(), "there is room at once");
     tokio::spawn(driver);
     let (_keep, mut receiver) = theirs.split();
     assert_eq!(support::message(&mut receiver).await["method"], "next");
@@ -87,7 +81,7 @@ async fn a_line_that_ends_at_any_point_of_a_call_ends_the_call() {
             driver
         };
         let mut call = pin!(caller.call::<()>("m", ()));
-        assert!(!poll_once(call.as_mut()).await);
+        assert!(poll_once(call.as_mut()).await.is_none());
         if point == 1 {
             drop(driver);
             let error = within(call).await.unwrap_err();

@@ -2,8 +2,10 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -96,6 +98,15 @@ pub(crate) fn lines(stream: tokio::io::DuplexStream, config: ChannelConfig) -> i
     };
     let connection = IoConnection::new(read, write, control.build());
     FramedChannel::new(connection, Lines::new(config.max_message), config)
+}
+
+/// Lets the future do what it can without waiting.
+pub(crate) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// The next message, as JSON.
