@@ -208,6 +208,48 @@ async fn word_of_progress_pushes_a_timeout_out_up_to_a_hard_total() {
     assert_eq!(raw.hear().await["method"], "notifications/cancelled");
 }
 
+#[tokio::test(start_paused = true)]
+async fn no_progress_pushes_a_call_beyond_its_total() {
+    let (peer, _driver, mut raw) = with_options((), PeerOptions::new(Dialect::MCP));
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let begun = tokio::time::Instant::now();
+    let call = tokio::spawn(async move {
+        peer.method("slow")
+            .timeout(Duration::from_secs(10))
+            .total(Duration::from_secs(35))
+            .on_progress(move |_| told.send(()).unwrap())
+            .call::<()>()
+            .await
+    });
+    let token = raw.hear().await["params"]["_meta"]["progressToken"].clone();
+    let progress = json!({ "progressToken": token, "progress": 1 });
+    let progress =
+        json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": progress });
+    // The last word comes at 32 s, and would carry the call to 42.
+    for step in 0..=8 {
+        raw.say(&progress.to_string()).await;
+        within(heard.recv()).await.unwrap();
+        assert!(!call.is_finished(), "after {step} steps");
+        tokio::time::advance(Duration::from_secs(4)).await;
+    }
+    let error = within(call).await.unwrap().unwrap_err();
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert_eq!(begun.elapsed().as_secs(), 36, "in virtual time");
+    assert_eq!(raw.hear().await["method"], "notifications/cancelled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_timeout_a_call_waits_as_long_as_the_line_lives() {
+    let (peer, _driver, mut raw) = peer_and_raw(());
+    let mut call = pin!(peer.call::<u32>("slow", ()));
+    assert!(poll_once(call.as_mut()).await.is_none());
+    let question = raw.hear().await;
+    tokio::time::advance(Duration::from_secs(1_000_000)).await;
+    assert!(poll_once(call.as_mut()).await.is_none());
+    raw.say(&answer(&question["id"], json!(1))).await;
+    assert_eq!(call.await.unwrap(), 1);
+}
+
 #[tokio::test]
 async fn when_the_line_ends_a_sent_call_is_unknown_and_a_later_one_not_sent() {
     let (peer, driver, mut raw) = peer_and_raw(());

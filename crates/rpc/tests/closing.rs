@@ -4,10 +4,11 @@
 
 mod support;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::json;
-use support::{peer_and_raw, with_options, within};
+use support::{peer_and_raw, poll_once, with_options, within};
 use tieline_rpc::{CallError, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, CloseReason, Incoming, ReceiverExt, SenderExt, memory_pair};
 
@@ -73,17 +74,29 @@ async fn a_close_that_waited_for_a_call_ends_when_the_call_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_close_that_is_given_up_goes_on() {
+    let (peer, driver, mut raw) = peer_and_raw(());
+    assert!(poll_once(pin!(peer.close())).await.is_none());
+    assert!(poll_once(pin!(peer.closed())).await.is_none());
+    raw.hear_end().await;
+    drop(raw);
+    within(driver).await.unwrap();
+    within(peer.closed()).await;
+}
+
+#[tokio::test]
 async fn reading_goes_on_as_soon_as_the_answers_are_taken() {
     // With a grace without end, whoever waits for it waits for ever.
     let options = PeerOptions { grace: Duration::from_secs(100_000), ..PeerOptions::default() };
     let router = Router::new().request("echo", |text: [String; 1], _| async move { Ok(text) });
     let (_peer, _driver, raw) = with_options(router, options);
     let (mut sender, mut receiver) = (raw.sender, raw.receiver);
+    // The refusals of the most of them are too many to be kept.
     const REQUESTS: u32 = 20_000;
     let sending = tokio::spawn(async move {
         for id in 0..REQUESTS {
-            let params = [format!("{id:0>100}")];
-            let echo = json!({ "jsonrpc": "2.0", "id": id, "method": "echo", "params": params });
+            let id = format!("{id:0>4000}");
+            let echo = json!({ "jsonrpc": "2.0", "id": id, "method": "echo", "params": ["text"] });
             sender.send(echo.to_string()).await.unwrap();
         }
         sender
