@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::{peer_and_raw, poll_once, with_options, within};
+use tieline_proto::ByteSize;
 use tieline_rpc::{CallError, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, CloseReason, Incoming, ReceiverExt, SenderExt, memory_pair};
 
@@ -87,12 +88,16 @@ async fn a_close_that_is_given_up_goes_on() {
 #[tokio::test]
 async fn reading_goes_on_as_soon_as_the_answers_are_taken() {
     // With a grace without end, whoever waits for it waits for ever.
-    let options = PeerOptions { grace: Duration::from_secs(100_000), ..PeerOptions::default() };
+    let options = PeerOptions {
+        queue: ByteSize::mib(1),
+        grace: Duration::from_secs(100_000),
+        ..PeerOptions::default()
+    };
     let router = Router::new().request("echo", |text: [String; 1], _| async move { Ok(text) });
     let (_peer, _driver, raw) = with_options(router, options);
     let (mut sender, mut receiver) = (raw.sender, raw.receiver);
     // The refusals of the most of them are too many to be kept.
-    const REQUESTS: u32 = 20_000;
+    const REQUESTS: u32 = 2000;
     let sending = tokio::spawn(async move {
         for id in 0..REQUESTS {
             let id = format!("{id:0>4000}");
