@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{Dialect, Invalid, Message, classify};
+use tieline_proto::{Frame, Framing, Json, Lines};
 
 fn read(message: &str) -> Message {
     classify(&Bytes::copy_from_slice(message.as_bytes()), &Dialect::STRICT, Limits::default())
@@ -85,4 +86,19 @@ fn each_dialect_is_what_its_specification_says() {
         (dialect.name, dialect.version, dialect.batches, cancel)
     });
     assert_eq!(seen, all);
+}
+
+#[test]
+fn limits_are_held_also_on_json_that_only_passes_through() {
+    let framing = || Json::new(Lines::default(), Limits::default());
+    let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
+    let members: Vec<_> = (0..100_001).map(|n| format!("\"{n}\":0")).collect();
+    let wide = format!("{{{}}}", members.join(","));
+    for beyond in [deep, wide] {
+        let mut stream = BytesMut::from(format!("{beyond}\n{{}}\n").as_bytes());
+        let mut framing = framing();
+        assert!(matches!(framing.decode(&mut stream).unwrap(), Some(Frame::Fault(_))));
+        let next = framing.decode(&mut stream).unwrap();
+        assert!(matches!(next, Some(Frame::Message(next)) if next == "{}"), "the line goes on");
+    }
 }

@@ -187,7 +187,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     /// A message that is lost is answered as one that could not be read: its id is lost with it.
     fn fault(&mut self, fault: &Fault) {
         let code = match fault {
-            Fault::NotJson(_) => PARSE_ERROR,
+            Fault::NotJson(it) if !it.error.is_limit() => PARSE_ERROR,
             _ => INVALID_REQUEST,
         };
         let dialect = &self.shared.options.dialect;

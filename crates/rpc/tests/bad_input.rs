@@ -8,7 +8,8 @@ mod support;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use support::{Raw, peer_and_raw, within};
-use tieline_proto::ByteSize;
+use tieline_proto::json::Limits;
+use tieline_proto::{ByteSize, Json, Lines};
 use tieline_rpc::{Answer, ErrorObject, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, ChannelConfig, SenderExt};
 
@@ -213,4 +214,41 @@ async fn a_number_as_long_as_a_message_is_a_number_and_one_of_100_mb_costs_its_l
     }
     sender.send(r#"{"jsonrpc":"2.0","id":8,"method":"length"}"#).await.unwrap();
     assert_eq!(support::message(&mut receiver).await["result"], 0);
+}
+
+/// A channel that checks its messages itself hands on what is wrong with them.
+#[tokio::test]
+async fn what_a_checking_framing_refuses_is_answered_by_what_is_wrong_with_it() {
+    let (ours, theirs) = tokio::io::duplex(65536);
+    let config = ChannelConfig::default();
+    let framing = Json::new(Lines::new(config.max_message), Limits::default());
+    let channel = support::framed(ours, framing, config);
+    let (_peer, driver) = Peer::new(channel, methods(), PeerOptions::default());
+    tokio::spawn(driver);
+    let (mut sender, mut receiver) = support::lines(theirs, config).split();
+    for (message, code) in [("nonsense".to_owned(), -32700), ("[".repeat(200), -32600)] {
+        sender.send(message).await.unwrap();
+        let answer = support::message(&mut receiver).await;
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&Value::Null, &json!(code)));
+    }
+    sender.send(r#"{"jsonrpc":"2.0","id":8,"method":"length"}"#).await.unwrap();
+    assert_eq!(support::message(&mut receiver).await["result"], 0);
+}
+
+#[tokio::test]
+async fn a_message_of_16_mib_is_taken_by_default_and_not_a_byte_more() {
+    let (ours, theirs) = tokio::io::duplex(1024 * 1024);
+    let channel = support::lines(ours, ChannelConfig::default());
+    let (_peer, driver) = Peer::new(channel, methods(), PeerOptions::default());
+    tokio::spawn(driver);
+    let roomy = ChannelConfig { max_message: ByteSize::mib(200), ..Default::default() };
+    let (mut sender, mut receiver) = support::lines(theirs, roomy).split();
+    let ask = r#"{"jsonrpc":"2.0","id":7,"method":"length"}"#;
+    for (length, code) in [(16 << 20, Value::Null), ((16 << 20) + 1, json!(-32600))] {
+        let ask = format!("{ask}{}", " ".repeat(length - ask.len()));
+        let (sent, heard) =
+            within(async { tokio::join!(sender.send(ask), support::message(&mut receiver)) }).await;
+        sent.unwrap();
+        assert_eq!(heard["error"]["code"], code);
+    }
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{peer_and_raw, poll_once, with_options, within};
-use tieline_rpc::{CallError, Dialect, PeerOptions};
+use tieline_proto::ByteSize;
+use tieline_rpc::{CallError, Dialect, Peer, PeerOptions};
+use tieline_transport::{Channel, memory_pair};
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_takes_too_long_is_cancelled() {
@@ -98,4 +100,25 @@ async fn without_a_timeout_a_call_waits_as_long_as_the_line_lives() {
     assert!(poll_once(call.as_mut()).await.is_none());
     raw.say(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": 1 }).to_string()).await;
     assert_eq!(call.await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_and_the_answer_are_waited_for_within_one_timeout() {
+    let options = PeerOptions { queue: ByteSize::kib(64), ..PeerOptions::new(Dialect::MCP) };
+    let (ours, theirs) = memory_pair();
+    let (peer, driver) = Peer::new(ours, (), options);
+    peer.notify("fills the queue", ()).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let mut call = pin!(peer.method("slow").timeout(Duration::from_secs(10)).call::<()>());
+    assert!(poll_once(call.as_mut()).await.is_none());
+    tokio::time::advance(Duration::from_secs(6)).await;
+    tokio::spawn(driver);
+    let (_keep, mut receiver) = theirs.split();
+    assert_eq!(support::message(&mut receiver).await["method"], "fills the queue");
+    let error = call.await.unwrap_err();
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert_eq!(begun.elapsed().as_secs(), 10, "in virtual time");
+    for method in ["slow", "notifications/cancelled"] {
+        assert_eq!(support::message(&mut receiver).await["method"], method);
+    }
 }

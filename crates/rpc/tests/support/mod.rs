@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use serde_json::Value;
-use tieline_proto::{ByteSize, Lines};
+use tieline_proto::{ByteSize, Framing, Lines};
 use tieline_rpc::{Handler, Peer, PeerOptions};
 use tieline_transport::{
     Capabilities, Channel, ChannelConfig, CloseReason, ControlBuilder, Endpoint, FramedChannel,
@@ -83,6 +83,15 @@ pub(crate) async fn within<T>(what: impl Future<Output = T>) -> T {
 
 /// A channel of lines over any byte stream.
 pub(crate) fn lines(stream: tokio::io::DuplexStream, config: ChannelConfig) -> impl Channel {
+    framed(stream, Lines::new(config.max_message), config)
+}
+
+/// A channel over any byte stream.
+pub(crate) fn framed(
+    stream: tokio::io::DuplexStream,
+    framing: impl Framing,
+    config: ChannelConfig,
+) -> impl Channel {
     let (read, write) = tokio::io::split(stream);
     let control = ControlBuilder {
         kind: TransportKind::custom("test"),
@@ -97,7 +106,7 @@ pub(crate) fn lines(stream: tokio::io::DuplexStream, config: ChannelConfig) -> i
         backing: Arc::new(()),
     };
     let connection = IoConnection::new(read, write, control.build());
-    FramedChannel::new(connection, Lines::new(config.max_message), config)
+    FramedChannel::new(connection, framing, config)
 }
 
 /// Lets the future do what it can without waiting.
