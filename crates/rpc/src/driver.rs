@@ -9,13 +9,14 @@ use bytes::Bytes;
 use tieline_proto::jsonrpc::{
     INVALID_REQUEST, Invalid, Message, Notification, PARSE_ERROR, Response, classify, write_error,
 };
-use tieline_proto::{Fault, json, jsonrpc};
+use tieline_proto::{Fault, jsonrpc};
 use tieline_transport::{
     BoxFuture, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender,
 };
 use tokio::time::Sleep;
 
 use crate::inbound::{Batch, Inbound};
+use crate::instead::instead_of;
 use crate::shared::Shared;
 use crate::{CallError, ErrorObject, Handler, Peer};
 
@@ -239,33 +240,13 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         }
     }
 
-    /// An answer that the line does not carry is replaced by one that says so, and so are the answers
-    /// to a batch.
+    /// An answer that the line does not carry is replaced by one that says so.
     fn refused(&mut self, message: &Bytes, error: tieline_proto::EncodeError) {
-        let dialect = &self.shared.options.dialect;
-        // What a handler has answered may have more structure than what the other side may say.
-        let lost = classify(message, dialect, json::Limits { depth: u32::MAX, keys: u32::MAX });
         tracing::warn!("a message was not sent: {error}");
-        let text = format!("internal error: the answer cannot be sent: {error}");
-        let instead = |id: &[u8]| write_error(dialect, id, jsonrpc::INTERNAL_ERROR, &text, None);
-        let answer = match &lost {
-            Message::Response(response) => instead(response.id()),
-            Message::Invalid(invalid) if invalid.is_response() => instead(invalid.id()),
-            Message::Batch(answers) => {
-                let ids = answers.iter().filter_map(|answer| match answer {
-                    Message::Response(response) => Some(response.id()),
-                    Message::Invalid(invalid) if invalid.is_response() => Some(invalid.id()),
-                    _ => None,
-                });
-                let errors: Vec<_> = ids.map(instead).collect();
-                [b"[", &errors.join(&b',')[..], b"]"].concat()
+        for answer in instead_of(message, &error, &self.shared.options.dialect) {
+            if self.sender.start_send(answer.into()).is_ok() {
+                return;
             }
-            Message::Invalid(_) => instead(b"null"),
-            Message::Request(_) | Message::Notification(_) => return,
-        };
-        // One is short and on one line, so it cannot be refused in its turn; many may be too long.
-        if self.sender.start_send(answer.into()).is_err() && matches!(lost, Message::Batch(_)) {
-            let _ = self.sender.start_send(instead(b"null").into());
         }
     }
 

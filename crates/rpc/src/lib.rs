@@ -112,6 +112,7 @@ mod driver;
 mod error;
 mod handler;
 mod inbound;
+mod instead;
 mod invocation;
 mod options;
 mod peer;

@@ -99,6 +99,9 @@ async fn a_message_above_the_limit_is_not_sent_and_the_line_goes_on() {
     let (_keep, mut receiver) = tieline_transport::Channel::split(support::lines(theirs, config));
     let error = within(peer.call::<()>("m", ["x".repeat(200)])).await.unwrap_err();
     assert!(matches!(error, CallError::NotSent(NotSent::Message(_))), "{error:?}");
+    // Nor is anything sent in the place of a notification, whatever is in it.
+    let deep = [vec![b'['; 200], vec![b']'; 200]].concat();
+    peer.notify_raw("m", Some(&deep)).await.unwrap();
     peer.notify("after", ()).await.unwrap();
     assert_eq!(support::message(&mut receiver).await["method"], "after");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::{peer_and_raw, poll_once, with_options, within};
 use tieline_proto::ByteSize;
-use tieline_rpc::{CallError, Dialect, Peer, PeerOptions};
+use tieline_rpc::{CallError, Dialect, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, memory_pair};
 
 #[tokio::test(start_paused = true)]
@@ -58,6 +58,29 @@ async fn word_of_progress_pushes_a_timeout_out() {
     let error = within(call).await.unwrap().unwrap_err();
     assert!(matches!(error, CallError::TimedOut), "{error:?}");
     assert_eq!(raw.hear().await["method"], "notifications/cancelled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_that_nobody_asked_for_is_a_notification_and_pushes_nothing_out() {
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let router = Router::new().notification("notifications/progress", move |params: Value, _| {
+        let told = told.clone();
+        async move { told.send(params).unwrap() }
+    });
+    let (peer, _driver, mut raw) = with_options(router, PeerOptions::new(Dialect::MCP));
+    let begun = tokio::time::Instant::now();
+    let mut call = pin!(peer.method("slow").timeout(Duration::from_secs(10)).call::<()>());
+    assert!(poll_once(call.as_mut()).await.is_none());
+    let question = raw.hear().await;
+    assert_eq!(question["params"], Value::Null, "no token is given away");
+    tokio::time::advance(Duration::from_secs(6)).await;
+    let progress = json!({ "progressToken": question["id"], "progress": 1 });
+    let say = json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": progress });
+    raw.say(&say.to_string()).await;
+    assert_eq!(within(heard.recv()).await, Some(progress));
+    let error = call.await.unwrap_err();
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert_eq!(begun.elapsed().as_secs(), 10, "in virtual time");
 }
 
 #[tokio::test(start_paused = true)]
