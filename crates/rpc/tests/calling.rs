@@ -93,14 +93,14 @@ async fn parameters_that_are_no_structure_are_not_sent() {
 async fn a_message_above_the_limit_is_not_sent_and_the_line_goes_on() {
     let (ours, theirs) = tokio::io::duplex(65536);
     let config =
-        tieline_transport::ChannelConfig { max_message: ByteSize::new(100), ..Default::default() };
+        tieline_transport::ChannelConfig { max_message: ByteSize::new(500), ..Default::default() };
     let (peer, driver) = Peer::new(support::lines(ours, config), (), PeerOptions::default());
     tokio::spawn(driver);
     let (_keep, mut receiver) = tieline_transport::Channel::split(support::lines(theirs, config));
-    let error = within(peer.call::<()>("m", ["x".repeat(200)])).await.unwrap_err();
+    let error = within(peer.call::<()>("m", ["x".repeat(1000)])).await.unwrap_err();
     assert!(matches!(error, CallError::NotSent(NotSent::Message(_))), "{error:?}");
     // Nor is anything sent in the place of a notification, whatever is in it.
-    let deep = [vec![b'['; 200], vec![b']'; 200]].concat();
+    let deep = [vec![b'['; 1000], vec![b']'; 1000]].concat();
     peer.notify_raw("m", Some(&deep)).await.unwrap();
     peer.notify("after", ()).await.unwrap();
     assert_eq!(support::message(&mut receiver).await["method"], "after");
@@ -381,5 +381,21 @@ async fn a_cancellation_of_what_is_not_under_way_is_nothing() {
         raw.say(&json!({ "jsonrpc": "2.0", "method": method }).to_string()).await;
         raw.say(echo).await;
         assert_eq!(raw.hear().await["result"], json!([5]), "{}", dialect.name);
+    }
+}
+
+#[tokio::test]
+async fn of_several_requests_the_one_that_was_named_is_taken_back() {
+    let router = Router::new().request("hang", |(): (), _| std::future::pending::<Result<(), _>>());
+    let (_peer, _driver, mut raw) = with_options(router, PeerOptions::new(Dialect::LSP));
+    for id in ["1", "\"1\"", "1.0", "2"] {
+        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"hang"}}"#)).await;
+    }
+    for id in ["1.0", "2", "\"1\"", "1"] {
+        let params = format!(r#"{{"id":{id}}}"#);
+        raw.say(&format!(r#"{{"jsonrpc":"2.0","method":"$/cancelRequest","params":{params}}}"#))
+            .await;
+        let answer = raw.hear_text().await;
+        assert!(answer.contains(&format!(r#""id":{id},"error":{{"code":-32800,"#)), "{answer}");
     }
 }

@@ -74,6 +74,24 @@ async fn a_close_that_waited_for_a_call_ends_when_the_call_is_given_up() {
     assert!(matches!(within(call).await.unwrap(), Err(CallError::TimedOut)));
 }
 
+/// What was asked before is still carried out, as another test has it.
+#[tokio::test]
+async fn what_is_asked_during_a_close_is_answered_that_it_is_one() {
+    let (peer, driver, mut raw) = peer_and_raw(hanging());
+    let mut waiting = pin!(peer.call::<u32>("keeps the line open", ()));
+    assert!(poll_once(waiting.as_mut()).await.is_none());
+    assert_eq!(raw.hear().await["id"], 1);
+    assert!(poll_once(pin!(peer.close())).await.is_none());
+    raw.say(r#"{"jsonrpc":"2.0","id":"new","method":"hang"}"#).await;
+    let refused = raw.hear().await;
+    assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!("new"), &json!(-32000)));
+    raw.say(r#"{"jsonrpc":"2.0","id":1,"result":5}"#).await;
+    assert_eq!(within(waiting).await.unwrap(), 5);
+    raw.hear_end().await;
+    drop(raw);
+    within(driver).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_close_that_is_given_up_goes_on() {
     let (peer, driver, mut raw) = peer_and_raw(());

@@ -145,3 +145,20 @@ async fn room_and_the_answer_are_waited_for_within_one_timeout() {
         assert_eq!(support::message(&mut receiver).await["method"], method);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_never_finds_room_ends_at_its_timeout_and_is_never_sent() {
+    let options = PeerOptions { queue: ByteSize::kib(64), ..PeerOptions::new(Dialect::MCP) };
+    let (ours, theirs) = memory_pair();
+    let (peer, driver) = Peer::new(ours, (), options);
+    peer.notify("fills the queue", ()).await.unwrap();
+    let call = peer.method("slow").timeout(Duration::from_secs(10)).call::<()>();
+    let error = within(call).await.unwrap_err();
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    tokio::spawn(driver);
+    within(peer.notify("after", ())).await.unwrap();
+    let (_keep, mut receiver) = theirs.split();
+    for method in ["fills the queue", "after"] {
+        assert_eq!(support::message(&mut receiver).await["method"], method);
+    }
+}
