@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::{peer_and_raw, poll_once, with_options, within};
-use tieline_proto::ByteSize;
 use tieline_rpc::{CallError, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, CloseReason, Incoming, ReceiverExt, SenderExt, memory_pair};
 
@@ -101,40 +100,6 @@ async fn a_close_that_is_given_up_goes_on() {
     drop(raw);
     within(driver).await.unwrap();
     within(peer.closed()).await;
-}
-
-#[tokio::test]
-async fn reading_goes_on_as_soon_as_the_answers_are_taken() {
-    // With a grace without end, whoever waits for it waits for ever.
-    let options = PeerOptions {
-        queue: ByteSize::mib(1),
-        grace: Duration::from_secs(100_000),
-        ..PeerOptions::default()
-    };
-    let router = Router::new().request("echo", |text: [String; 1], _| async move { Ok(text) });
-    let (_peer, _driver, raw) = with_options(router, options);
-    let (mut sender, mut receiver) = (raw.sender, raw.receiver);
-    // The refusals of the most of them are too many to be kept.
-    const REQUESTS: u32 = 2000;
-    let sending = tokio::spawn(async move {
-        for id in 0..REQUESTS {
-            let id = format!("{id:0>4000}");
-            let echo = json!({ "jsonrpc": "2.0", "id": id, "method": "echo", "params": ["text"] });
-            sender.send(echo.to_string()).await.unwrap();
-        }
-        sender
-    });
-    // Nothing is read until the sender can go no further.
-    for _ in 0..10_000 {
-        tokio::task::yield_now().await;
-    }
-    for _ in 0..REQUESTS {
-        match within(receiver.recv()).await {
-            Incoming::Message(_) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-    drop(within(sending).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]

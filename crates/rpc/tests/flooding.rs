@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::{with_options, within};
 use tieline_proto::ByteSize;
 use tieline_rpc::{CallError, Peer, PeerOptions, Router};
-use tieline_transport::{CloseReason, SenderExt, memory_pair};
+use tieline_transport::{Channel, ChannelConfig, CloseReason, SenderExt, memory_pair};
 use tokio::sync::{Semaphore, mpsc};
 
 /// Small questions with large answers: each side has far more to say than fits its queue, and would
@@ -151,19 +151,51 @@ async fn a_side_that_reads_nothing_is_not_read_for_ever() {
     assert!(said < 6 * 1024 * 1024, "{said} bytes were taken");
 }
 
+/// A line so wide that all that waits leaves at once, when it moves again.
+const WIDE: usize = 4 * 1024 * 1024;
+
+/// Asks `count` times, reads nothing until nothing moves any more, and then everything. A peer that
+/// has gone to sleep with something to do is woken by nothing else.
+async fn ask_first_and_listen_later(options: PeerOptions, count: usize, id_length: usize) {
+    let router = Router::new().request("long", |(): (), _| async move { Ok("x".repeat(4096)) });
+    let (ours, theirs) = tokio::io::duplex(WIDE);
+    let config = ChannelConfig::default();
+    // With a grace without end, whoever waits for it waits for ever.
+    let options = PeerOptions { grace: Duration::from_secs(100_000), ..options };
+    let (_peer, driver) = Peer::new(support::lines(ours, config), router, options);
+    tokio::spawn(driver);
+    let (mut sender, mut receiver) = support::lines(theirs, config).split();
+    let asking = tokio::spawn(async move {
+        for n in 0..count {
+            let ask = format!(r#"{{"jsonrpc":"2.0","id":"{n:0>id_length$}","method":"long"}}"#);
+            sender.send(ask).await.unwrap();
+        }
+        sender
+    });
+    for _ in 0..10_000 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..count {
+        support::message(&mut receiver).await;
+    }
+    drop(within(asking).await.unwrap());
+}
+
 #[tokio::test]
-async fn requests_held_back_while_answers_left_are_carried_out_afterwards() {
-    let router = Router::new().request("long", |_: Value, _| async move { Ok("x".repeat(1000)) });
-    let options = PeerOptions { queue: ByteSize::new(1000), ..PeerOptions::default() };
-    let (_peer, _driver, mut raw) = with_options(router, options);
-    // All that is answered before the queue is full leaves at once, and nothing else wakes the peer.
-    for id in 0..15 {
-        let ask = json!({ "jsonrpc": "2.0", "id": id, "method": "long" });
-        raw.sender.feed(ask.to_string()).await.unwrap();
-    }
-    raw.sender.flush().await.unwrap();
-    for id in 0..15 {
-        let answer = raw.hear().await;
-        assert_eq!((&answer["id"], answer["result"].as_str().unwrap().len()), (&json!(id), 1000));
-    }
+async fn reading_goes_on_as_soon_as_the_refusals_are_taken() {
+    let options = PeerOptions {
+        max_in_flight: 0,
+        max_waiting: 0,
+        queue: ByteSize::new(1000),
+        ..PeerOptions::default()
+    };
+    ask_first_and_listen_later(options, 2500, 4000).await;
+}
+
+#[tokio::test]
+async fn requests_held_back_are_carried_out_as_soon_as_the_answers_are_taken() {
+    let options = PeerOptions { queue: ByteSize::new(4000), ..PeerOptions::default() };
+    // As many answers as the line and its queue hold, and forty.
+    let count = (WIDE + 256 * 1024) / 4136 + 40;
+    ask_first_and_listen_later(options, count, 4).await;
 }
