@@ -9,13 +9,14 @@ use bytes::Bytes;
 use tieline_proto::jsonrpc::{
     INVALID_REQUEST, Invalid, Message, Notification, PARSE_ERROR, Response, classify, write_error,
 };
-use tieline_proto::{Fault, json, jsonrpc};
+use tieline_proto::{Fault, jsonrpc};
 use tieline_transport::{
     BoxFuture, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender,
 };
 use tokio::time::Sleep;
 
 use crate::inbound::{Batch, Inbound};
+use crate::instead::instead_of;
 use crate::shared::Shared;
 use crate::{CallError, ErrorObject, Handler, Peer};
 
@@ -90,10 +91,13 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         true
     }
 
-    /// More notifications wait than may, or the other side reads none of its answers: reading
+    /// More notifications wait than may, or the other side reads none of its refusals: reading
     /// stops, for as long as a write may make no progress, and then the line ends.
+    ///
+    /// The answers to what was carried out do not count. Two sides that wait for each other to read
+    /// them would wait for ever; instead no more is started until they have left.
     fn is_overfull(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.inbound.is_full() && !self.shared.is_clogged() {
+        if !self.inbound.is_full() && !self.shared.is_flooded() {
             self.overfull = None;
             return false;
         }
@@ -184,7 +188,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     /// A message that is lost is answered as one that could not be read: its id is lost with it.
     fn fault(&mut self, fault: &Fault) {
         let code = match fault {
-            Fault::NotJson(_) => PARSE_ERROR,
+            Fault::NotJson(it) if !it.error.is_limit() => PARSE_ERROR,
             _ => INVALID_REQUEST,
         };
         let dialect = &self.shared.options.dialect;
@@ -194,8 +198,11 @@ impl<C: Channel, H: Handler> Driver<C, H> {
 
     fn reply(&self, answer: Vec<u8>, batch: Option<&Arc<Batch>>) {
         match batch {
-            Some(batch) => batch.answered(Some(answer), &self.shared),
-            None => self.shared.push_answer(answer.into()),
+            Some(batch) => batch.refused(answer, &self.shared),
+            None => {
+                let length = answer.len();
+                self.shared.push_answer(answer.into(), length);
+            }
         }
     }
 
@@ -235,15 +242,11 @@ impl<C: Channel, H: Handler> Driver<C, H> {
 
     /// An answer that the line does not carry is replaced by one that says so.
     fn refused(&mut self, message: &Bytes, error: tieline_proto::EncodeError) {
-        let options = &self.shared.options;
-        let lost = classify(message, &options.dialect, json::Limits::default());
         tracing::warn!("a message was not sent: {error}");
-        if let Message::Response(response) = lost {
-            let text = format!("internal error: the answer cannot be sent: {error}");
-            let code = jsonrpc::INTERNAL_ERROR;
-            let answer = write_error(&options.dialect, response.id(), code, &text, None);
-            // It is short and on one line, so it cannot be refused in its turn.
-            let _ = self.sender.start_send(answer.into());
+        for answer in instead_of(message, &error, &self.shared.options.dialect) {
+            if self.sender.start_send(answer.into()).is_ok() {
+                return;
+            }
         }
     }
 
@@ -365,6 +368,7 @@ impl<C: Channel, H: Handler> Future for Driver<C, H> {
             let mut went_on = this.poll_incoming(cx);
             went_on |= this.inbound.poll(cx);
             let is_flushed = this.poll_outgoing(cx);
+            went_on |= this.inbound.can_resume();
             went_on |= this.poll_stage(cx, is_flushed);
             // Reading that was held up goes on, now that there is room.
             went_on |= this.overfull.is_some() && !this.is_overfull(cx);

@@ -14,18 +14,21 @@ use tieline_transport::CloseReason;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The other side answered with an error.
+    /// The other side answered with an error. A tieline peer answers −32000 when it has too many
+    /// requests under way or is being closed: the request was not carried out.
     Remote(ErrorObject),
     /// The request was not sent: calling again is safe.
     NotSent(NotSent),
     /// The request was sent, and the line ended before an answer came. Whether it was carried out
     /// is unknown: only the caller can tell if calling again is safe.
     Unknown(CloseReason),
-    /// No answer came in time. The call was cancelled where the dialect can.
+    /// No answer came in time. A request that was still queued was taken back; one that was sent was
+    /// cancelled where the dialect can, and may have been carried out.
     TimedOut,
-    /// What came is no answer, or not one of the type that was asked for.
+    /// A result came, and it is not of the type that was asked for.
     BadAnswer(serde_json::Error),
-    /// What came under the call's id is not a valid response.
+    /// What came under the call's id is not a valid response, or is beyond
+    /// [`PeerOptions::limits`](crate::PeerOptions::limits).
     InvalidResponse,
 }
 

@@ -7,7 +7,10 @@ use tieline_transport::BoxFuture;
 
 use crate::{ErrorObject, Peer};
 
-/// The result of a request: JSON as it goes into the answer, or an error.
+/// The result of a request: JSON as it goes into the answer, or an error. The JSON is not checked.
+///
+/// When the answer is longer than the line takes, or has a raw newline on a line that cannot carry one,
+/// the other side gets −32603 in its place.
 pub type Outcome = Result<Bytes, ErrorObject>;
 
 /// What a handler gives back: something that is there, or will be.
@@ -32,7 +35,10 @@ impl<T> Answer<T> {
 /// A handler that panics is answered for with −32603; the line goes on.
 pub trait Handler: Send + Sync + 'static {
     /// A request has come, and everything notified before it was handled. Requests run
-    /// concurrently.
+    /// concurrently, up to [`PeerOptions::max_in_flight`](crate::PeerOptions::max_in_flight).
+    ///
+    /// It runs where the line is driven: while it blocks, nothing else happens on the line.
+    /// What takes time belongs into [`Answer::Later`].
     fn request(&self, request: Request, peer: &Peer) -> Answer<Outcome>;
 
     /// A notification has come. The next is not handled before this one was.

@@ -30,6 +30,8 @@ pub(crate) struct Inbound<H> {
     /// The notification that is being handled.
     handling: Option<(u64, BoxFuture<'static, ()>)>,
     requests: VecDeque<Waiting>,
+    /// A request was not started, because too much waits to be sent.
+    held_back: bool,
     /// How many bytes the requests that wait and run have.
     taken_bytes: usize,
     running: JoinSet<Outcome>,
@@ -66,6 +68,7 @@ impl<H: Handler> Inbound<H> {
             notifications_weight: 0,
             handling: None,
             requests: VecDeque::new(),
+            held_back: false,
             taken_bytes: 0,
             running: JoinSet::new(),
             replies: HashMap::new(),
@@ -86,7 +89,7 @@ impl<H: Handler> Inbound<H> {
             let id = Bytes::copy_from_slice(request.id());
             let reply = Reply { id, batch, task: None, size: 0 };
             let overloaded = "overloaded: too many requests are under way; try again later";
-            return self.answer(reply, Err(ErrorObject::new(OVERLOADED, overloaded)));
+            return self.refuse(reply, overloaded);
         }
         self.taken_bytes += size;
         self.arrived += 1;
@@ -107,6 +110,11 @@ impl<H: Handler> Inbound<H> {
     /// Whether more notifications wait than may.
     pub(crate) fn is_full(&self) -> bool {
         self.notifications_weight >= self.shared.options.queue.bytes()
+    }
+
+    /// Whether a request was held back that need not be any more.
+    pub(crate) fn can_resume(&self) -> bool {
+        self.held_back && !self.shared.is_clogged()
     }
 
     /// Whether everything was handled and answered.
@@ -160,6 +168,10 @@ impl<H: Handler> Inbound<H> {
         let is_due = |waiting: &Waiting| unhandled.is_none_or(|at| waiting.arrival < at);
         let has_room = self.running.len() < self.shared.options.max_in_flight;
         if !has_room || !self.requests.front().is_some_and(is_due) {
+            return false;
+        }
+        self.held_back = self.shared.is_clogged();
+        if self.held_back {
             return false;
         }
         let Some(Waiting { request, batch, .. }) = self.requests.pop_front() else { return false };
@@ -235,8 +247,20 @@ impl<H: Handler> Inbound<H> {
             Some(batch) => batch.answered(message, &self.shared),
             None => {
                 if let Some(message) = message {
-                    self.shared.push_answer(message.into());
+                    self.shared.push_answer(message.into(), 0);
                 }
+            }
+        }
+    }
+
+    /// Answers a request that is not carried out.
+    fn refuse(&self, reply: Reply, why: &str) {
+        let message = write_error(&self.dialect(), &reply.id, OVERLOADED, why, None);
+        match reply.batch {
+            Some(batch) => batch.refused(message, &self.shared),
+            None => {
+                let length = message.len();
+                self.shared.push_answer(message.into(), length);
             }
         }
     }
@@ -273,17 +297,30 @@ pub(crate) struct Batch(Mutex<Answers>);
 struct Answers {
     missing: usize,
     joined: Vec<u8>,
+    /// How many bytes answer what was never carried out.
+    refusal: usize,
 }
 
 impl Batch {
     /// A batch that waits for `missing` answers.
     pub(crate) fn new(missing: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Answers { missing, joined: vec![b'['] })))
+        Arc::new(Self(Mutex::new(Answers { missing, joined: vec![b'['], refusal: 0 })))
     }
 
     /// One more is there, or will not be.
     pub(crate) fn answered(&self, message: Option<Vec<u8>>, shared: &Shared) {
+        self.add(message, 0, shared);
+    }
+
+    /// One more is there, to what is not carried out.
+    pub(crate) fn refused(&self, message: Vec<u8>, shared: &Shared) {
+        let length = message.len();
+        self.add(Some(message), length, shared);
+    }
+
+    fn add(&self, message: Option<Vec<u8>>, refusal: usize, shared: &Shared) {
         let mut answers = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        answers.refusal += refusal;
         if let Some(message) = message {
             if answers.joined.len() > 1 {
                 answers.joined.push(b',');
@@ -293,7 +330,7 @@ impl Batch {
         answers.missing = answers.missing.saturating_sub(1);
         if answers.missing == 0 && answers.joined.len() > 1 {
             answers.joined.push(b']');
-            shared.push_answer(std::mem::take(&mut answers.joined).into());
+            shared.push_answer(std::mem::take(&mut answers.joined).into(), answers.refusal);
         }
     }
 }

@@ -49,25 +49,27 @@ impl<'a> Invocation<'a> {
         Self { peer, method, params: Ok(None), timeout, total: None, on_progress: None }
     }
 
-    /// With these parameters: an object, an array, or nothing.
+    /// With these parameters: an object, an array, or nothing, as for [`Peer::call`].
     pub fn params(mut self, params: impl Serialize) -> Self {
         self.params = serialize(&params);
         self
     }
 
-    /// With these parameters as they are: a JSON object or array.
+    /// With these parameters as they are: a JSON object or array, which is not checked.
     pub fn raw_params(mut self, params: impl Into<Vec<u8>>) -> Self {
         self.params = Ok(Some(params.into()));
         self
     }
 
-    /// Waits so long for the answer; word of progress begins the time anew.
+    /// Waits so long for room in the queue and for the answer, instead of
+    /// [`PeerOptions::call_timeout`](crate::PeerOptions::call_timeout). Word of progress begins the time
+    /// anew, if [it was asked for](Self::on_progress).
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
     }
 
-    /// Waits so long in all, whatever the progress.
+    /// Waits so long in all, for room and for the answer, whatever the progress.
     pub fn total(mut self, limit: Duration) -> Self {
         self.total = Some(limit);
         self
@@ -75,6 +77,9 @@ impl<'a> Invocation<'a> {
 
     /// Asks to be told of progress, where the dialect can, and hears of it: the parameters of the
     /// notification as they came. When it comes faster than it is heard, the latest counts.
+    ///
+    /// `hear` runs where the call is awaited, and must not block. In a dialect without progress, and
+    /// with parameters that are an array, it hears nothing.
     pub fn on_progress(mut self, hear: impl FnMut(&[u8]) + Send + 'a) -> Self {
         self.on_progress = Some(Box::new(hear));
         self
@@ -102,18 +107,20 @@ impl<'a> Invocation<'a> {
         let (shared, params) = (peer.shared(), params?);
         let begun = Instant::now();
         let end = total.and_then(|total| begun.checked_add(total));
+        let mut due = deadline(timeout, end);
         // Room in the queue is waited for within the same time.
         let begin = shared.begin_call(method, params.as_deref(), on_progress.is_some());
-        let id = within(deadline(timeout, end), begin).await??;
+        let id = within(due, begin).await??;
         let call = Call { shared, id };
         loop {
             let news = poll_fn(|cx| call.shared.poll_call(call.id, cx.waker()));
-            match within(deadline(timeout, end), news).await? {
+            match within(due, news).await? {
                 News::Answer(answer) => return answer,
                 News::Progress(progress) => {
                     if let Some(hear) = &mut on_progress {
                         hear(&progress);
                     }
+                    due = deadline(timeout, end);
                 }
             }
         }

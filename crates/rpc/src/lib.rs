@@ -34,8 +34,64 @@
 //!
 //! # Answer
 //!
-//! [`Router`] is a [`Handler`] made of closures. An agent that serves its own stdin and stdout is a
-//! router, `tieline::connect("stdio:")`, and `driver.await`.
+//! [`Router`] is a [`Handler`] made of closures. An agent is a router on a channel, and `driver.await`:
+//!
+//! ```
+//! use tieline_rpc::{ErrorObject, Peer, PeerOptions, Router};
+//! # use tieline_transport::{Channel, CloseReason, memory_pair};
+//!
+//! # async fn serve(channel: impl Channel) -> CloseReason {
+//! let agent = Router::new()
+//!     .request("divide", |(a, b): (i64, i64), _peer| async move {
+//!         a.checked_div(b).ok_or_else(|| ErrorObject::invalid_params("no number times b is a"))
+//!     })
+//!     .request("greet", |[name]: [String; 1], peer: Peer| async move {
+//!         // It asks its caller back before it answers.
+//!         let language: String = peer.call("language", ()).await.map_err(ErrorObject::internal)?;
+//!         Ok(if language == "de" { format!("Hallo {name}") } else { format!("hello {name}") })
+//!     })
+//!     .notification("log", |[line]: [String; 1], _peer| async move { eprintln!("{line}") });
+//!
+//! let (_peer, driver) = Peer::new(channel, agent, PeerOptions::default());
+//! let reason = driver.await;
+//! eprintln!("the line has ended: {reason}");
+//! # reason
+//! # }
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! # let (ours, theirs) = memory_pair();
+//! # let agent = tokio::spawn(serve(theirs));
+//! # let german = Router::new().request("language", |(): (), _| async move { Ok("de") });
+//! # let (peer, driver) = Peer::new(ours, german, PeerOptions::default());
+//! # tokio::spawn(driver);
+//! # peer.notify("log", ["a line"]).await?;
+//! # assert_eq!(peer.call::<String>("greet", ["Welt"]).await?, "Hallo Welt");
+//! # assert_eq!(peer.call::<i64>("divide", (6, 3)).await?, 2);
+//! # assert!(peer.call::<i64>("divide", (6, 0)).await.is_err());
+//! # peer.close().await;
+//! # agent.await?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The channel is any: `tieline::connect("stdio:")` for an agent that somebody starts,
+//! `tieline::connect("exec:some-agent")` for its caller, what an acceptor accepts, or
+//! [`memory_pair`](tieline_transport::memory_pair) in a test.
+//!
+//! # What waits, and for how long
+//!
+//! | what | waits for | until |
+//! |---|---|---|
+//! | [`call`](Peer::call), [`notify`](Peer::notify) | room in the queue | there is, or the call's timeout |
+//! | a call that was queued | its answer | its timeout: none by default |
+//! | a request of theirs | notifications before it; one of 256 places | it starts; 256 wait, others are `overloaded` |
+//! | an answer of ours | the line | the channel's stall timeout, 10 s without progress |
+//! | a notification of theirs | the ones before it | 16 MiB of them wait; then reading stops, for 10 s at most |
+//! | [`close`](Peer::close) | what is under way on both sides | the grace, 10 s |
+//!
+//! [`PeerOptions`] has the numbers. An answer that is lost, because it is longer than the channel takes
+//! or has no id that can be read, ends no call: who cannot wait for ever sets a timeout.
 //!
 //! # What holds
 //! - Notifications are handled one after the other, in the order of their arrival; a request starts
@@ -47,11 +103,16 @@
 //! - A call that is dropped is taken back if it was not sent, and cancelled if the dialect can.
 //! - What is malformed is answered as the specification says, and costs itself alone. A handler
 //!   that panics costs its request.
+//! - Dropping the [`Driver`] ends the line at once; dropping a [`Peer`] ends nothing.
+//!
+//! A driver must be polled inside a tokio runtime with time enabled: it starts a task for each handler
+//! that has to wait.
 
 mod driver;
 mod error;
 mod handler;
 mod inbound;
+mod instead;
 mod invocation;
 mod options;
 mod peer;
@@ -65,4 +126,5 @@ pub use invocation::Invocation;
 pub use options::PeerOptions;
 pub use peer::Peer;
 pub use router::Router;
+pub use shared::UnclaimedAnswers;
 pub use tieline_proto::jsonrpc::{Dialect, Notification, Request};

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tieline_transport::{Channel, CloseReason, Control};
 
-use crate::shared::Shared;
+use crate::shared::{Shared, UnclaimedAnswers};
 use crate::{CallError, Driver, ErrorObject, Handler, Invocation, NotSent, PeerOptions};
 
 /// One side of a JSON-RPC line: calls the other side, from any task. Cheap to clone.
@@ -20,7 +20,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A peer over `channel`, whose `handler` answers the other side.
+    /// A peer over `channel`, whose `handler` answers the other side: a [`Router`](crate::Router), `()`
+    /// for a side that only calls, or one's own. Nothing happens yet.
     pub fn new<C: Channel, H: Handler>(
         channel: C,
         handler: H,
@@ -35,12 +36,20 @@ impl Peer {
 
     /// Calls `method` and waits for its result.
     ///
+    /// `params` are what serializes to an array (a tuple, a slice), to an object (a struct, a map), or
+    /// to nothing (`()`, `None`). `R` is read from the result as it came; where that says nothing,
+    /// take `()`, and where it does not matter, `serde::de::IgnoredAny`. It waits as long as
+    /// [`PeerOptions::call_timeout`] says; [`method`](Self::method) makes a call that waits otherwise.
+    ///
     /// Dropped before the answer came, it takes back a request that was not sent yet, and cancels
     /// one that was where the dialect can; a late answer is counted and dropped.
     ///
     /// # Errors
     /// [`CallError`] tells an error of the other side from a call that was not sent and from one
     /// whose fate is unknown.
+    ///
+    /// # Cancel safety
+    /// Dropping the future is how a call is given up. The other side may have carried it out.
     pub async fn call<R: DeserializeOwned>(
         &self,
         method: &str,
@@ -54,8 +63,11 @@ impl Peer {
         Invocation::new(self, method)
     }
 
-    /// Notifies the other side: queues the message, and waits only for room in the queue.
-    /// Cancel-safe: it is queued or not.
+    /// Notifies the other side: queues the message, and waits only for room in the queue. `params` are
+    /// as those of [`call`](Self::call). Cancel-safe: it is queued or not.
+    ///
+    /// What was queued is lost without further word when the line ends first, and with a warning in the
+    /// log when it is longer than the line takes.
     ///
     /// # Errors
     /// It was not queued.
@@ -64,7 +76,8 @@ impl Peer {
         self.shared.notify(method, params.as_deref()).await
     }
 
-    /// As [`notify`](Self::notify), with `params` as they are: a JSON object or array.
+    /// As [`notify`](Self::notify), with `params` as they are: a JSON object or array, which is not
+    /// checked.
     ///
     /// # Errors
     /// It was not queued.
@@ -73,7 +86,8 @@ impl Peer {
     }
 
     /// Takes nothing new, lets what is under way on both sides end within
-    /// [`PeerOptions::grace`], closes the line, and says why it ended. Cancel-safe; the close goes on.
+    /// [`PeerOptions::grace`], closes the line, and says why it ended. Meanwhile requests of the other
+    /// side are answered −32000. Cancel-safe; the close goes on.
     pub async fn close(&self) -> CloseReason {
         self.shared.request_close();
         self.closed().await
@@ -87,9 +101,15 @@ impl Peer {
         reason.unwrap_or(CloseReason::ByUs)
     }
 
-    /// Who is on the other end, and what was counted.
+    /// Who is on the other end, how many messages came and went, and why the line ended.
     pub fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// How many answers came that nobody waited for. They are dropped, and harm nobody; the first
+    /// that nobody asked for is also logged.
+    pub fn unclaimed_answers(&self) -> UnclaimedAnswers {
+        self.shared.unclaimed()
     }
 
     pub(crate) fn shared(&self) -> &Shared {

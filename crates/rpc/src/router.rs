@@ -45,7 +45,11 @@ impl Router {
     }
 
     /// Answers `method`. Parameters that do not fit `P` are answered −32602; where there are none,
-    /// `P` is read from `null`.
+    /// `P` is read from `null`. An array fits a tuple, an array or a struct; an object fits a struct or
+    /// a map; take `serde_json::Value` for anything.
+    ///
+    /// The future is dropped when the request is cancelled or the line ends. Of two handlers for one
+    /// method the later counts.
     #[must_use]
     pub fn request<P, R, F, A>(self, method: impl Into<String>, handler: F) -> Self
     where
@@ -76,7 +80,8 @@ impl Router {
         self
     }
 
-    /// Handles the notification `method`. Parameters that do not fit `P` are logged.
+    /// Handles the notification `method`. Parameters that do not fit `P` are logged. The next
+    /// notification waits until this one was handled; see [`Handler::notification`].
     #[must_use]
     pub fn notification<P, F, A>(self, method: impl Into<String>, handler: F) -> Self
     where

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::options::weight;
 use crate::{CallError, NotSent, PeerOptions};
 
-/// With so many messages unsent the other side is not reading: more of its requests are not taken.
+/// With so many messages unsent, no more requests of the other side are started.
 const MOST_UNSENT: usize = 4096;
 
 pub(crate) struct Shared {
@@ -34,11 +34,23 @@ struct State {
     close_requested: bool,
     /// How many bytes of messages wait to be sent.
     outgoing_bytes: usize,
+    /// How many of them answer what was never carried out.
+    refusal_bytes: usize,
     /// The driver's, when it sleeps.
     driver: Option<Waker>,
     /// Something has changed that the driver has not looked at yet.
     changed: bool,
-    strays: u64,
+    unclaimed: UnclaimedAnswers,
+}
+
+/// Answers that came and that nobody waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnclaimedAnswers {
+    /// To calls that were given up, or that were answered before.
+    pub late: u64,
+    /// To ids that no call ever had.
+    pub unasked: u64,
 }
 
 pub(crate) enum Phase {
@@ -52,6 +64,8 @@ pub(crate) struct Outgoing {
     pub(crate) message: Bytes,
     pub(crate) call: Option<CallId>,
     weight: usize,
+    /// How many of its bytes answer what was never carried out.
+    refusal: usize,
 }
 
 /// A call that waits.
@@ -82,12 +96,13 @@ impl Shared {
             state: Mutex::new(State {
                 outgoing: VecDeque::new(),
                 outgoing_bytes: 0,
+                refusal_bytes: 0,
                 calls: Calls::default(),
                 phase: Phase::Open,
                 close_requested: false,
                 driver: None,
                 changed: false,
-                strays: 0,
+                unclaimed: UnclaimedAnswers::default(),
             }),
             ended: watch::Sender::new(None),
         }
@@ -129,7 +144,7 @@ impl Shared {
         let (dialect, digits) = (&self.options.dialect, id.digits(&mut digits));
         let token = if wants_progress { dialect.with_progress(digits, params) } else { None };
         let message = write_request(dialect, digits, method, token.as_deref().or(params));
-        state.push(Outgoing { message: message.into(), call: Some(id), weight });
+        state.push(Outgoing { message: message.into(), call: Some(id), weight, refusal: 0 });
         Ok(id)
     }
 
@@ -142,13 +157,13 @@ impl Shared {
             return Err(why);
         }
         let message = write_notification(&self.options.dialect, method, params);
-        state.push(Outgoing { message: message.into(), call: None, weight });
+        state.push(Outgoing { message: message.into(), call: None, weight, refusal: 0 });
         Ok(())
     }
 
-    /// Queues what needs no room: an answer, or a cancellation.
-    pub(crate) fn push_answer(&self, message: Bytes) {
-        self.lock().push(Outgoing { message, call: None, weight: 0 });
+    /// Queues an answer, which needs no room. `refusal` bytes of it answer what was not carried out.
+    pub(crate) fn push_answer(&self, message: Bytes, refusal: usize) {
+        self.lock().push(Outgoing { message, call: None, weight: 0, refusal });
     }
 
     /// What is new of a call. Taking the answer ends the call.
@@ -186,7 +201,8 @@ impl Shared {
         } else if pending.sent && pending.answer.is_none() {
             let mut digits = [0; 20];
             if let Some(message) = self.options.dialect.cancellation(id.digits(&mut digits)) {
-                state.push(Outgoing { message: message.into(), call: None, weight: 0 });
+                let message = message.into();
+                state.push(Outgoing { message, call: None, weight: 0, refusal: 0 });
             }
         }
         // A line that is being closed may have waited for this one.
@@ -199,10 +215,15 @@ impl Shared {
         let call = CallId::parse(id);
         let pending = call.and_then(|id| state.calls.get_mut(id));
         let Some(pending) = pending.filter(|pending| pending.answer.is_none()) else {
-            state.strays += 1;
             // An answer to a call that was given up is late, which is nobody's fault.
-            let is_late = call.is_some_and(|id| state.calls.was_made(id));
-            if !is_late && state.strays == 1 {
+            if call.is_some_and(|id| state.calls.was_made(id)) {
+                state.unclaimed.late += 1;
+                return false;
+            }
+            state.unclaimed.unasked += 1;
+            let is_first = state.unclaimed.unasked == 1;
+            drop(state);
+            if is_first {
                 tracing::warn!("an answer came to a question that nobody asked");
             }
             return false;
@@ -214,6 +235,10 @@ impl Shared {
             waker.wake();
         }
         true
+    }
+
+    pub(crate) fn unclaimed(&self) -> UnclaimedAnswers {
+        self.lock().unclaimed
     }
 
     /// A call tells of its progress. False when none that wants to know has this token.
@@ -235,6 +260,7 @@ impl Shared {
         let mut state = self.lock();
         let next = state.outgoing.pop_front()?;
         state.outgoing_bytes -= next.message.len();
+        state.refusal_bytes -= next.refusal;
         if let Some(pending) = next.call.and_then(|id| state.calls.get_mut(id)) {
             pending.sent = true;
         }
@@ -271,11 +297,17 @@ impl Shared {
         state.outgoing.is_empty() && !state.calls.iter_mut().any(|(_, it)| it.answer.is_none())
     }
 
-    /// Whether so much waits to be sent that no more should be caused.
+    /// Whether so much waits to be sent that no more requests should be started. The other side's
+    /// answers are still read: it may be waiting in the same way for this side to read.
     pub(crate) fn is_clogged(&self) -> bool {
         let state = self.lock();
         state.outgoing.len() >= MOST_UNSENT
             || state.outgoing_bytes >= self.options.queue.bytes().saturating_mul(2)
+    }
+
+    /// Whether so much of what waits to be sent are mere refusals that no more should be read.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.lock().refusal_bytes >= self.options.queue.bytes().saturating_mul(2)
     }
 
     /// Takes nothing new from here on.
@@ -331,6 +363,7 @@ impl Shared {
         let mut state = self.lock();
         state.outgoing.clear();
         state.outgoing_bytes = 0;
+        state.refusal_bytes = 0;
         drop(state);
         self.ended.send_replace(Some(reason));
     }
@@ -347,6 +380,7 @@ impl State {
 
     fn push(&mut self, outgoing: Outgoing) {
         self.outgoing_bytes += outgoing.message.len();
+        self.refusal_bytes += outgoing.refusal;
         self.outgoing.push_back(outgoing);
         self.wake_driver();
     }

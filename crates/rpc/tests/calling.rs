@@ -4,25 +4,13 @@
 
 mod support;
 
-use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::Poll;
-use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{peer_and_raw, two_peers, with_options, within};
+use support::{peer_and_raw, poll_once, two_peers, with_options, within};
 use tieline_proto::ByteSize;
 use tieline_rpc::{CallError, Dialect, NotSent, Peer, PeerOptions, Router};
 use tieline_transport::SenderExt;
-
-/// Lets the call do what it can without an answer.
-async fn poll_once<F: Future>(mut call: std::pin::Pin<&mut F>) -> Option<F::Output> {
-    poll_fn(|cx| match call.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
-}
 
 fn answer(id: &Value, result: Value) -> String {
     json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string()
@@ -105,12 +93,15 @@ async fn parameters_that_are_no_structure_are_not_sent() {
 async fn a_message_above_the_limit_is_not_sent_and_the_line_goes_on() {
     let (ours, theirs) = tokio::io::duplex(65536);
     let config =
-        tieline_transport::ChannelConfig { max_message: ByteSize::new(100), ..Default::default() };
+        tieline_transport::ChannelConfig { max_message: ByteSize::new(500), ..Default::default() };
     let (peer, driver) = Peer::new(support::lines(ours, config), (), PeerOptions::default());
     tokio::spawn(driver);
     let (_keep, mut receiver) = tieline_transport::Channel::split(support::lines(theirs, config));
-    let error = within(peer.call::<()>("m", ["x".repeat(200)])).await.unwrap_err();
+    let error = within(peer.call::<()>("m", ["x".repeat(1000)])).await.unwrap_err();
     assert!(matches!(error, CallError::NotSent(NotSent::Message(_))), "{error:?}");
+    // Nor is anything sent in the place of a notification, whatever is in it.
+    let deep = [vec![b'['; 1000], vec![b']'; 1000]].concat();
+    peer.notify_raw("m", Some(&deep)).await.unwrap();
     peer.notify("after", ()).await.unwrap();
     assert_eq!(support::message(&mut receiver).await["method"], "after");
 }
@@ -170,53 +161,6 @@ async fn a_call_dropped_after_it_was_sent_is_cancelled_as_the_dialect_says() {
         raw.say(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": 3 }).to_string()).await;
         assert_eq!(within(call).await.unwrap().unwrap(), 3);
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_call_that_takes_too_long_is_cancelled() {
-    let options = PeerOptions {
-        call_timeout: Some(Duration::from_secs(5)),
-        ..PeerOptions::new(Dialect::MCP)
-    };
-    let (peer, _driver, mut raw) = with_options((), options);
-    let call = tokio::spawn(async move { peer.call::<()>("slow", ()).await });
-    assert_eq!(raw.hear().await["method"], "slow");
-    assert_eq!(raw.hear().await["method"], "notifications/cancelled");
-    let error = within(call).await.unwrap().unwrap_err();
-    assert!(matches!(error, CallError::TimedOut), "{error:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn word_of_progress_pushes_a_timeout_out_up_to_a_hard_total() {
-    let (peer, _driver, mut raw) = with_options((), PeerOptions::new(Dialect::MCP));
-    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    let call = tokio::spawn(async move {
-        peer.method("slow")
-            .params(json!({ "a": 1 }))
-            .timeout(Duration::from_secs(10))
-            .total(Duration::from_secs(35))
-            .on_progress(move |progress| told.send(progress.to_vec()).unwrap())
-            .call::<()>()
-            .await
-    });
-    let question = raw.hear().await;
-    let token = question["params"]["_meta"]["progressToken"].clone();
-    assert_eq!(token, question["id"]);
-    for step in 1..=4 {
-        let progress = json!({ "progressToken": token, "progress": step });
-        raw.say(
-            &json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": progress })
-                .to_string(),
-        )
-        .await;
-        let told: Value = serde_json::from_slice(&within(heard.recv()).await.unwrap()).unwrap();
-        assert_eq!(told["progress"], step);
-        assert!(!call.is_finished(), "after {step} steps");
-        tokio::time::advance(Duration::from_secs(8)).await;
-    }
-    let error = within(call).await.unwrap().unwrap_err();
-    assert!(matches!(error, CallError::TimedOut), "{error:?}");
-    assert_eq!(raw.hear().await["method"], "notifications/cancelled");
 }
 
 #[tokio::test]
@@ -414,5 +358,44 @@ async fn the_other_side_takes_back_a_request_as_the_dialect_says() {
             within(driver).await.unwrap();
             assert_eq!(within(is_dropped.recv()).await, None, "the handler is gone");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_cancellation_of_what_is_not_under_way_is_nothing() {
+    for dialect in [Dialect::LSP, Dialect::MCP, Dialect::ACP] {
+        let (method, member) =
+            dialect.cancel.map(|cancel| (cancel.method, cancel.id)).unwrap_or_default();
+        let router = Router::new().request("echo", |n: [u32; 1], _| async move { Ok(n) });
+        let (_peer, _driver, mut raw) = with_options(router, PeerOptions::new(dialect));
+        let echo = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":[5]}"#;
+        raw.say(echo).await;
+        assert_eq!(raw.hear().await["result"], json!([5]));
+        // What was answered, what never was, what is no id, and nothing at all.
+        for params in
+            [json!({ member: 1 }), json!({ member: "x" }), json!({ member: [] }), json!([])]
+        {
+            let cancel = json!({ "jsonrpc": "2.0", "method": method, "params": params });
+            raw.say(&cancel.to_string()).await;
+        }
+        raw.say(&json!({ "jsonrpc": "2.0", "method": method }).to_string()).await;
+        raw.say(echo).await;
+        assert_eq!(raw.hear().await["result"], json!([5]), "{}", dialect.name);
+    }
+}
+
+#[tokio::test]
+async fn of_several_requests_the_one_that_was_named_is_taken_back() {
+    let router = Router::new().request("hang", |(): (), _| std::future::pending::<Result<(), _>>());
+    let (_peer, _driver, mut raw) = with_options(router, PeerOptions::new(Dialect::LSP));
+    for id in ["1", "\"1\"", "1.0", "2"] {
+        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"hang"}}"#)).await;
+    }
+    for id in ["1.0", "2", "\"1\"", "1"] {
+        let params = format!(r#"{{"id":{id}}}"#);
+        raw.say(&format!(r#"{{"jsonrpc":"2.0","method":"$/cancelRequest","params":{params}}}"#))
+            .await;
+        let answer = raw.hear_text().await;
+        assert!(answer.contains(&format!(r#""id":{id},"error":{{"code":-32800,"#)), "{answer}");
     }
 }

@@ -4,10 +4,11 @@
 
 mod support;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::json;
-use support::{peer_and_raw, with_options, within};
+use support::{peer_and_raw, poll_once, with_options, within};
 use tieline_rpc::{CallError, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, CloseReason, Incoming, ReceiverExt, SenderExt, memory_pair};
 
@@ -72,33 +73,33 @@ async fn a_close_that_waited_for_a_call_ends_when_the_call_is_given_up() {
     assert!(matches!(within(call).await.unwrap(), Err(CallError::TimedOut)));
 }
 
+/// What was asked before is still carried out, as another test has it.
 #[tokio::test]
-async fn reading_goes_on_as_soon_as_the_answers_are_taken() {
-    // With a grace without end, whoever waits for it waits for ever.
-    let options = PeerOptions { grace: Duration::from_secs(100_000), ..PeerOptions::default() };
-    let router = Router::new().request("echo", |text: [String; 1], _| async move { Ok(text) });
-    let (_peer, _driver, raw) = with_options(router, options);
-    let (mut sender, mut receiver) = (raw.sender, raw.receiver);
-    const REQUESTS: u32 = 20_000;
-    let sending = tokio::spawn(async move {
-        for id in 0..REQUESTS {
-            let params = [format!("{id:0>100}")];
-            let echo = json!({ "jsonrpc": "2.0", "id": id, "method": "echo", "params": params });
-            sender.send(echo.to_string()).await.unwrap();
-        }
-        sender
-    });
-    // Nothing is read until the sender can go no further.
-    for _ in 0..10_000 {
-        tokio::task::yield_now().await;
-    }
-    for _ in 0..REQUESTS {
-        match within(receiver.recv()).await {
-            Incoming::Message(_) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-    drop(within(sending).await.unwrap());
+async fn what_is_asked_during_a_close_is_answered_that_it_is_one() {
+    let (peer, driver, mut raw) = peer_and_raw(hanging());
+    let mut waiting = pin!(peer.call::<u32>("keeps the line open", ()));
+    assert!(poll_once(waiting.as_mut()).await.is_none());
+    assert_eq!(raw.hear().await["id"], 1);
+    assert!(poll_once(pin!(peer.close())).await.is_none());
+    raw.say(r#"{"jsonrpc":"2.0","id":"new","method":"hang"}"#).await;
+    let refused = raw.hear().await;
+    assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!("new"), &json!(-32000)));
+    raw.say(r#"{"jsonrpc":"2.0","id":1,"result":5}"#).await;
+    assert_eq!(within(waiting).await.unwrap(), 5);
+    raw.hear_end().await;
+    drop(raw);
+    within(driver).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_close_that_is_given_up_goes_on() {
+    let (peer, driver, mut raw) = peer_and_raw(());
+    assert!(poll_once(pin!(peer.close())).await.is_none());
+    assert!(poll_once(pin!(peer.closed())).await.is_none());
+    raw.hear_end().await;
+    drop(raw);
+    within(driver).await.unwrap();
+    within(peer.closed()).await;
 }
 
 #[tokio::test(start_paused = true)]

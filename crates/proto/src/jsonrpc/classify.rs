@@ -73,6 +73,8 @@ struct Members {
     result: Option<Span>,
     error: Option<Span>,
     doubled: Option<&'static str>,
+    /// A result or an error begins, whether or not it is within the limits.
+    answers: bool,
 }
 
 impl Members {
@@ -92,6 +94,7 @@ impl Members {
         let mut first = true;
         while let Some(key) = scanner.next_key(first)? {
             first = false;
+            self.answers |= matches!(&*key, "result" | "error");
             let value = Span::from(scanner.value()?);
             if let Some((name, slot)) = self.slot(&key)
                 && slot.replace(value).is_some()
@@ -127,8 +130,8 @@ fn one(message: &Bytes, scanner: &mut Scanner<'_>, dialect: &Dialect) -> Message
             message: message.clone(),
             id: if is_syntax_error { None } else { id },
             problem,
-            is_response: members.method.is_none()
-                && (members.result.is_some() || members.error.is_some()),
+            // What is not JSON is not a response either: nobody can tell what it was to be.
+            is_response: !is_syntax_error && members.method.is_none() && members.answers,
         })
     })
 }
@@ -168,9 +171,7 @@ fn judge(message: &Bytes, members: &Members, dialect: &Dialect) -> Result<Messag
             };
             Ok(Message::Response(Response { message, id, outcome }))
         }
-        (None, None) if members.result.is_some() || members.error.is_some() => {
-            Err(InvalidProblem::Missing("id"))
-        }
+        (None, None) if members.answers => Err(InvalidProblem::Missing("id")),
         (None, None) => Err(InvalidProblem::Missing("method")),
     }
 }

@@ -2,12 +2,14 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use serde_json::Value;
-use tieline_proto::{ByteSize, Lines};
+use tieline_proto::{ByteSize, Framing, Lines};
 use tieline_rpc::{Handler, Peer, PeerOptions};
 use tieline_transport::{
     Capabilities, Channel, ChannelConfig, CloseReason, ControlBuilder, Endpoint, FramedChannel,
@@ -81,6 +83,15 @@ pub(crate) async fn within<T>(what: impl Future<Output = T>) -> T {
 
 /// A channel of lines over any byte stream.
 pub(crate) fn lines(stream: tokio::io::DuplexStream, config: ChannelConfig) -> impl Channel {
+    framed(stream, Lines::new(config.max_message), config)
+}
+
+/// A channel over any byte stream.
+pub(crate) fn framed(
+    stream: tokio::io::DuplexStream,
+    framing: impl Framing,
+    config: ChannelConfig,
+) -> impl Channel {
     let (read, write) = tokio::io::split(stream);
     let control = ControlBuilder {
         kind: TransportKind::custom("test"),
@@ -95,7 +106,16 @@ pub(crate) fn lines(stream: tokio::io::DuplexStream, config: ChannelConfig) -> i
         backing: Arc::new(()),
     };
     let connection = IoConnection::new(read, write, control.build());
-    FramedChannel::new(connection, Lines::new(config.max_message), config)
+    FramedChannel::new(connection, framing, config)
+}
+
+/// Lets the future do what it can without waiting.
+pub(crate) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// The next message, as JSON.

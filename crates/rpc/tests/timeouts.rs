@@ -1,0 +1,164 @@
+//! How long a call waits: until its answer, its timeout, what progress makes of that, or its total.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::pin::pin;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{peer_and_raw, poll_once, with_options, within};
+use tieline_proto::ByteSize;
+use tieline_rpc::{CallError, Dialect, Peer, PeerOptions, Router};
+use tieline_transport::{Channel, memory_pair};
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_takes_too_long_is_cancelled() {
+    let options = PeerOptions {
+        call_timeout: Some(Duration::from_secs(5)),
+        ..PeerOptions::new(Dialect::MCP)
+    };
+    let (peer, _driver, mut raw) = with_options((), options);
+    let call = tokio::spawn(async move { peer.call::<()>("slow", ()).await });
+    assert_eq!(raw.hear().await["method"], "slow");
+    assert_eq!(raw.hear().await["method"], "notifications/cancelled");
+    let error = within(call).await.unwrap().unwrap_err();
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn word_of_progress_pushes_a_timeout_out() {
+    let (peer, _driver, mut raw) = with_options((), PeerOptions::new(Dialect::MCP));
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let call = tokio::spawn(async move {
+        peer.method("slow")
+            .params(json!({ "a": 1 }))
+            .timeout(Duration::from_secs(10))
+            .total(Duration::from_secs(35))
+            .on_progress(move |progress| told.send(progress.to_vec()).unwrap())
+            .call::<()>()
+            .await
+    });
+    let question = raw.hear().await;
+    let token = question["params"]["_meta"]["progressToken"].clone();
+    assert_eq!(token, question["id"]);
+    for step in 1..=4 {
+        let progress = json!({ "progressToken": token, "progress": step });
+        raw.say(
+            &json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": progress })
+                .to_string(),
+        )
+        .await;
+        let told: Value = serde_json::from_slice(&within(heard.recv()).await.unwrap()).unwrap();
+        assert_eq!(told["progress"], step);
+        assert!(!call.is_finished(), "after {step} steps");
+        tokio::time::advance(Duration::from_secs(8)).await;
+    }
+    let error = within(call).await.unwrap().unwrap_err();
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert_eq!(raw.hear().await["method"], "notifications/cancelled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_that_nobody_asked_for_is_a_notification_and_pushes_nothing_out() {
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let router = Router::new().notification("notifications/progress", move |params: Value, _| {
+        let told = told.clone();
+        async move { told.send(params).unwrap() }
+    });
+    let (peer, _driver, mut raw) = with_options(router, PeerOptions::new(Dialect::MCP));
+    let begun = tokio::time::Instant::now();
+    let mut call = pin!(peer.method("slow").timeout(Duration::from_secs(10)).call::<()>());
+    assert!(poll_once(call.as_mut()).await.is_none());
+    let question = raw.hear().await;
+    assert_eq!(question["params"], Value::Null, "no token is given away");
+    tokio::time::advance(Duration::from_secs(6)).await;
+    let progress = json!({ "progressToken": question["id"], "progress": 1 });
+    let say = json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": progress });
+    raw.say(&say.to_string()).await;
+    assert_eq!(within(heard.recv()).await, Some(progress));
+    let error = call.await.unwrap_err();
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert_eq!(begun.elapsed().as_secs(), 10, "in virtual time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_progress_pushes_a_call_beyond_its_total() {
+    let (peer, _driver, mut raw) = with_options((), PeerOptions::new(Dialect::MCP));
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let begun = tokio::time::Instant::now();
+    let call = tokio::spawn(async move {
+        peer.method("slow")
+            .timeout(Duration::from_secs(10))
+            .total(Duration::from_secs(35))
+            .on_progress(move |_| told.send(()).unwrap())
+            .call::<()>()
+            .await
+    });
+    let token = raw.hear().await["params"]["_meta"]["progressToken"].clone();
+    let progress = json!({ "progressToken": token, "progress": 1 });
+    let progress =
+        json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": progress });
+    // The last word comes at 32 s, and would carry the call to 42.
+    for step in 0..=8 {
+        raw.say(&progress.to_string()).await;
+        within(heard.recv()).await.unwrap();
+        assert!(!call.is_finished(), "after {step} steps");
+        tokio::time::advance(Duration::from_secs(4)).await;
+    }
+    let error = within(call).await.unwrap().unwrap_err();
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert_eq!(begun.elapsed().as_secs(), 36, "in virtual time");
+    assert_eq!(raw.hear().await["method"], "notifications/cancelled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_timeout_a_call_waits_as_long_as_the_line_lives() {
+    let (peer, _driver, mut raw) = peer_and_raw(());
+    let mut call = pin!(peer.call::<u32>("slow", ()));
+    assert!(poll_once(call.as_mut()).await.is_none());
+    let question = raw.hear().await;
+    tokio::time::advance(Duration::from_secs(1_000_000)).await;
+    assert!(poll_once(call.as_mut()).await.is_none());
+    raw.say(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": 1 }).to_string()).await;
+    assert_eq!(call.await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_and_the_answer_are_waited_for_within_one_timeout() {
+    let options = PeerOptions { queue: ByteSize::kib(64), ..PeerOptions::new(Dialect::MCP) };
+    let (ours, theirs) = memory_pair();
+    let (peer, driver) = Peer::new(ours, (), options);
+    peer.notify("fills the queue", ()).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let mut call = pin!(peer.method("slow").timeout(Duration::from_secs(10)).call::<()>());
+    assert!(poll_once(call.as_mut()).await.is_none());
+    tokio::time::advance(Duration::from_secs(6)).await;
+    tokio::spawn(driver);
+    let (_keep, mut receiver) = theirs.split();
+    assert_eq!(support::message(&mut receiver).await["method"], "fills the queue");
+    let error = call.await.unwrap_err();
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert_eq!(begun.elapsed().as_secs(), 10, "in virtual time");
+    for method in ["slow", "notifications/cancelled"] {
+        assert_eq!(support::message(&mut receiver).await["method"], method);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_never_finds_room_ends_at_its_timeout_and_is_never_sent() {
+    let options = PeerOptions { queue: ByteSize::kib(64), ..PeerOptions::new(Dialect::MCP) };
+    let (ours, theirs) = memory_pair();
+    let (peer, driver) = Peer::new(ours, (), options);
+    peer.notify("fills the queue", ()).await.unwrap();
+    let call = peer.method("slow").timeout(Duration::from_secs(10)).call::<()>();
+    let error = within(call).await.unwrap_err();
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    tokio::spawn(driver);
+    within(peer.notify("after", ())).await.unwrap();
+    let (_keep, mut receiver) = theirs.split();
+    for method in ["fills the queue", "after"] {
+        assert_eq!(support::message(&mut receiver).await["method"], method);
+    }
+}

@@ -1,0 +1,170 @@
+//! Answers that nobody waits for: counted, dropped, and harmless; and answers that come early.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::json;
+use support::{Raw, peer_and_raw, poll_once, with_options, within};
+use tieline_rpc::{CallError, Dialect, Peer, PeerOptions, UnclaimedAnswers};
+use tieline_transport::{Channel, memory_pair};
+
+/// Late, and unasked.
+fn counts(peer: &Peer) -> (u64, u64) {
+    let UnclaimedAnswers { late, unasked, .. } = peer.unclaimed_answers();
+    (late, unasked)
+}
+
+fn result(id: impl std::fmt::Display, result: u32) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
+}
+
+/// Everything that was said before has been dealt with: a bad message is answered in its turn.
+async fn settled(raw: &mut Raw) {
+    raw.say("[]").await;
+    assert_eq!(raw.hear().await["error"]["code"], -32600);
+}
+
+/// Counts the warnings of this crate.
+struct Warnings(Arc<AtomicU64>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("tieline_rpc") && *metadata.level() == tracing::Level::WARN
+    }
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn answers_that_nobody_asked_for_are_each_counted_and_logged_once_also_behind_a_late_one() {
+    let warnings = Arc::new(AtomicU64::new(0));
+    let _here = tracing::subscriber::set_default(Warnings(warnings.clone()));
+    let (peer, _driver, mut raw) = peer_and_raw(());
+    {
+        let mut given_up = pin!(peer.call::<u32>("given up", ()));
+        assert!(poll_once(given_up.as_mut()).await.is_none());
+        assert_eq!(raw.hear().await["id"], 1);
+    }
+    raw.say(&result(1, 0)).await;
+    settled(&mut raw).await;
+    assert_eq!((counts(&peer), warnings.load(Ordering::Relaxed)), ((1, 0), 0));
+    let strange = ["2", "0", "99", "\"1\"", "null", "-1", "1.0", "18446744073709551616"];
+    for (id, count) in strange.iter().zip(1..) {
+        raw.say(&result(id, 0)).await;
+        settled(&mut raw).await;
+        assert_eq!(counts(&peer), (1, count), "{id}");
+    }
+    assert_eq!(warnings.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_late_answer_to_a_cancelled_call_is_counted_and_dropped() {
+    for dialect in Dialect::ALL {
+        let (peer, _driver, mut raw) = with_options((), PeerOptions::new(dialect));
+        {
+            let mut call = pin!(peer.call::<u32>("given up", ()));
+            assert!(poll_once(call.as_mut()).await.is_none());
+            assert_eq!(raw.hear().await["method"], "given up");
+        }
+        if dialect.cancel.is_some() {
+            raw.hear().await;
+        }
+        let call = peer.call::<u32>("next", ());
+        let answering = async {
+            let next = raw.hear().await["id"].clone();
+            raw.say(&json!({ "jsonrpc": "2.0", "id": 1, "result": 1 }).to_string()).await;
+            raw.say(&json!({ "jsonrpc": "2.0", "id": next, "result": 2 }).to_string()).await;
+        };
+        let (answer, ()) = within(async { tokio::join!(call, answering) }).await;
+        assert_eq!((answer.unwrap(), counts(&peer)), (2, (1, 0)), "{}", dialect.name);
+    }
+}
+
+#[tokio::test]
+async fn of_two_answers_to_one_call_the_first_counts_also_when_both_come_before_it_looks() {
+    let (peer, _driver, mut raw) = peer_and_raw(());
+    let mut call = pin!(peer.call::<u32>("m", ()));
+    assert!(poll_once(call.as_mut()).await.is_none());
+    assert_eq!(raw.hear().await["id"], 1);
+    raw.say(&result(1, 1)).await;
+    raw.say(&result(1, 2)).await;
+    raw.say(r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"no"}}"#).await;
+    settled(&mut raw).await;
+    assert_eq!(counts(&peer), (2, 0));
+    assert_eq!(within(call).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_before_any_call_does_not_answer_the_call_that_gets_its_id() {
+    let (peer, _driver, mut raw) = peer_and_raw(());
+    raw.say(&result(1, 1)).await;
+    settled(&mut raw).await;
+    let mut call = pin!(peer.call::<u32>("m", ()));
+    assert!(poll_once(call.as_mut()).await.is_none());
+    assert_eq!(raw.hear().await["id"], 1);
+    settled(&mut raw).await;
+    assert!(poll_once(call.as_mut()).await.is_none());
+    raw.say(&result(1, 2)).await;
+    assert_eq!(within(call).await.unwrap(), 2);
+    assert_eq!(counts(&peer), (0, 1));
+}
+
+/// The other side guesses the id of a call that is queued and has not left.
+#[tokio::test]
+async fn an_answer_that_comes_before_the_call_has_left_ends_it_and_the_line_goes_on() {
+    let (ours, theirs) = memory_pair();
+    let (peer, driver) = Peer::new(ours, (), PeerOptions::default());
+    let (sender, receiver) = theirs.split();
+    let mut raw = Raw { sender, receiver };
+    let mut call = pin!(peer.call::<u32>("m", ()));
+    assert!(poll_once(call.as_mut()).await.is_none());
+    raw.say(&result(1, 1)).await;
+    tokio::spawn(driver);
+    assert_eq!(within(call).await.unwrap(), 1);
+    let mut next = pin!(peer.call::<u32>("next", ()));
+    assert!(poll_once(next.as_mut()).await.is_none());
+    let mut asked = raw.hear().await;
+    if asked["method"] == "m" {
+        asked = raw.hear().await;
+    }
+    raw.say(&result(&asked["id"], 2)).await;
+    assert_eq!(within(next).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_beyond_the_limits_fails_its_call_and_is_not_answered() {
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let keys: String = (0..100_001).map(|n| format!("\"{n}\":0,")).collect();
+    for beyond in [
+        format!(r#""result":{deep}"#),
+        format!(r#""result":{{{keys}"z":0}}"#),
+        format!(r#""error":{{"code":1,"message":"m","data":{deep}}}"#),
+    ] {
+        let (peer, _driver, mut raw) = peer_and_raw(());
+        let mut call = pin!(peer.call::<serde_json::Value>("m", ()));
+        assert!(poll_once(call.as_mut()).await.is_none());
+        assert_eq!(raw.hear().await["id"], 1);
+        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":1,{beyond}}}"#)).await;
+        let error = within(call).await.unwrap_err();
+        assert!(matches!(error, CallError::InvalidResponse), "{error:?}");
+        // Both sides count from 1: an error with this id would answer a call of theirs.
+        peer.notify("after", ()).await.unwrap();
+        assert_eq!(raw.hear().await["method"], "after");
+    }
+}
