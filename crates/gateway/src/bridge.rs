@@ -304,7 +304,7 @@ impl<'a> Direction<'a> {
             };
             match passed {
                 Ok(()) => drop(self.passed.fetch_add(1, Relaxed)),
-                Err(SendError::Message(error)) => self.lose(&error),
+                Err(SendError::Message(refused)) => self.lose(&refused.error),
                 Err(error) => return PumpEnd::Sink(closed(error)),
             }
         }

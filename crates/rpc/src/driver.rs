@@ -7,11 +7,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tieline_proto::jsonrpc::{
-    INVALID_REQUEST, Invalid, Message, Notification, PARSE_ERROR, Response, classify, write_error,
+    CallId, INVALID_REQUEST, Invalid, Message, Notification, PARSE_ERROR, Response, classify,
+    write_error,
 };
 use tieline_proto::{Fault, jsonrpc};
 use tieline_transport::{
-    BoxFuture, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender,
+    BoxFuture, Channel, CloseReason, Control, Incoming, Receiver, Refused, SendError, Sender,
 };
 use tokio::time::Sleep;
 
@@ -81,7 +82,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 return taken > 0;
             }
             match self.receiver.poll_recv(cx) {
-                Poll::Ready(Incoming::Message(message)) => self.message(&message, cx),
+                Poll::Ready(Incoming::Message(message)) => self.message(message, cx),
                 Poll::Ready(Incoming::Fault(fault)) => self.fault(&fault),
                 Poll::Ready(Incoming::End(reason)) => self.no_more(reason),
                 Poll::Ready(_) => {}
@@ -111,7 +112,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         true
     }
 
-    fn message(&mut self, message: &Bytes, cx: &mut Context<'_>) {
+    fn message(&mut self, message: Bytes, cx: &mut Context<'_>) {
         let options = &self.shared.options;
         match classify(message, &options.dialect, options.limits) {
             Message::Batch(elements) => {
@@ -167,17 +168,18 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     }
 
     fn response(&mut self, response: Response) {
-        let id = Bytes::copy_from_slice(response.id());
+        let call = CallId::parse(response.id());
         let answer = response.into_outcome().map_err(|error| match ErrorObject::parse(&error) {
             Ok(error) => CallError::Remote(error),
             Err(_) => CallError::InvalidResponse,
         });
-        self.shared.answer(&id, answer);
+        self.shared.answer(call, answer);
     }
 
     fn invalid(&mut self, invalid: &Invalid, batch: Option<&Arc<Batch>>) {
         if invalid.is_response() {
-            self.shared.answer(invalid.id(), Err(CallError::InvalidResponse));
+            let call = CallId::parse(invalid.id());
+            self.shared.answer(call, Err(CallError::InvalidResponse));
             return;
         }
         let dialect = &self.shared.options.dialect;
@@ -224,11 +226,11 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                     return false;
                 }
             }
-            match self.sender.start_send(next.message.clone()) {
+            match self.sender.start_send(next.message) {
                 Ok(()) => {}
-                Err(SendError::Message(error)) => match next.call {
-                    Some(call) => self.shared.refused(call, *error),
-                    None => self.refused(&next.message, *error),
+                Err(SendError::Message(refused)) => match next.call {
+                    Some(call) => self.shared.refused(call, refused.error),
+                    None => self.refused(&refused),
                 },
                 Err(error) => return self.cannot_send(error),
             }
@@ -241,9 +243,10 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     }
 
     /// An answer that the line does not carry is replaced by one that says so.
-    fn refused(&mut self, message: &Bytes, error: tieline_proto::EncodeError) {
+    fn refused(&mut self, refused: &Refused) {
+        let Refused { message, error } = refused;
         tracing::warn!("a message was not sent: {error}");
-        for answer in instead_of(message, &error, &self.shared.options.dialect) {
+        for answer in instead_of(message, error, &self.shared.options.dialect) {
             if self.sender.start_send(answer.into()).is_ok() {
                 return;
             }

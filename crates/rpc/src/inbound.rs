@@ -86,7 +86,7 @@ impl<H: Handler> Inbound<H> {
         let size = request.message().len();
         let is_large = taken > 0 && self.taken_bytes + size > self.shared.options.queue.bytes();
         if is_large || taken >= limit.saturating_add(self.shared.options.max_waiting) {
-            let id = Bytes::copy_from_slice(request.id());
+            let id = request.to_id();
             let reply = Reply { id, batch, task: None, size: 0 };
             let overloaded = "overloaded: too many requests are under way; try again later";
             return self.refuse(reply, overloaded);
@@ -128,7 +128,9 @@ impl<H: Handler> Inbound<H> {
     /// Goes on with what can go on. True if anything did.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let mut went_on = false;
-        while let Poll::Ready(Some(ended)) = self.running.poll_join_next_with_id(cx) {
+        while !self.running.is_empty()
+            && let Poll::Ready(Some(ended)) = self.running.poll_join_next_with_id(cx)
+        {
             went_on = true;
             self.ended(ended);
         }
@@ -175,7 +177,7 @@ impl<H: Handler> Inbound<H> {
             return false;
         }
         let Some(Waiting { request, batch, .. }) = self.requests.pop_front() else { return false };
-        let id = Bytes::copy_from_slice(request.id());
+        let id = request.to_id();
         let size = request.message().len();
         let mut reply = Reply { id, batch, task: None, size };
         let (handler, peer) = (&self.handler, &self.peer);

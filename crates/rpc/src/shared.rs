@@ -210,9 +210,8 @@ impl Shared {
     }
 
     /// An answer has come. False when nobody waits for it.
-    pub(crate) fn answer(&self, id: &[u8], answer: Result<Bytes, CallError>) -> bool {
+    pub(crate) fn answer(&self, call: Option<CallId>, answer: Result<Bytes, CallError>) -> bool {
         let mut state = self.lock();
-        let call = CallId::parse(id);
         let pending = call.and_then(|id| state.calls.get_mut(id));
         let Some(pending) = pending.filter(|pending| pending.answer.is_none()) else {
             // An answer to a call that was given up is late, which is nobody's fault.
@@ -273,8 +272,7 @@ impl Shared {
 
     /// A message could not be sent, and the line goes on.
     pub(crate) fn refused(&self, call: CallId, error: tieline_proto::EncodeError) {
-        let mut digits = [0; 20];
-        self.answer(call.digits(&mut digits), Err(NotSent::Message(error).into()));
+        self.answer(Some(call), Err(NotSent::Message(error).into()));
     }
 
     /// The driver is woken by whatever changes from here on; `Err` when something has since it last

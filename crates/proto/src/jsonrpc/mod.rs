@@ -117,12 +117,12 @@ impl From<Range<usize>> for Span {
 }
 
 impl Span {
-    fn of(self, message: &Bytes) -> &[u8] {
+    fn of(self, message: &[u8]) -> &[u8] {
         message.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
     /// The message is UTF-8: it was checked before anything was found in it.
-    fn text(self, message: &Bytes) -> &str {
+    fn text(self, message: &[u8]) -> &str {
         std::str::from_utf8(self.of(message)).unwrap_or_default()
     }
 
@@ -140,6 +140,17 @@ impl Request {
         self.id.of(&self.message)
     }
 
+    /// The id, to be kept: of a short message a slice, of a long one a copy, which does not keep the
+    /// message alive.
+    pub fn to_id(&self) -> Bytes {
+        let id = self.id();
+        if self.message.len() > SHORT {
+            Bytes::copy_from_slice(id)
+        } else {
+            self.message.slice_ref(id)
+        }
+    }
+
     /// The method's name.
     pub fn method(&self) -> Cow<'_, str> {
         json::unescape(self.method.text(&self.message))
@@ -155,6 +166,9 @@ impl Request {
         &self.message
     }
 }
+
+/// A message up to this length may be kept alive by its id.
+const SHORT: usize = 1024;
 
 impl Notification {
     /// The method's name.
