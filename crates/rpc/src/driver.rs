@@ -75,18 +75,18 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         }
     }
 
-    /// Takes what has come in. True if anything had.
+    /// Takes what has come in. True if there may be more.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> bool {
-        for taken in 0..MOST_AT_ONCE {
+        for _ in 0..MOST_AT_ONCE {
             if !matches!(self.stage, Stage::Open | Stage::Closing(_)) || self.is_overfull(cx) {
-                return taken > 0;
+                return false;
             }
             match self.receiver.poll_recv(cx) {
                 Poll::Ready(Incoming::Message(message)) => self.message(message, cx),
                 Poll::Ready(Incoming::Fault(fault)) => self.fault(&fault),
                 Poll::Ready(Incoming::End(reason)) => self.no_more(reason),
                 Poll::Ready(_) => {}
-                Poll::Pending => return taken > 0,
+                Poll::Pending => return false,
             }
         }
         true
@@ -368,15 +368,15 @@ impl<C: Channel, H: Handler> Future for Driver<C, H> {
             if let Stage::Ended(reason) = &this.stage {
                 return Poll::Ready(reason.clone());
             }
-            let mut went_on = this.poll_incoming(cx);
-            went_on |= this.inbound.poll(cx);
+            let mut goes_on = this.poll_incoming(cx);
+            this.inbound.poll(cx);
             let is_flushed = this.poll_outgoing(cx);
-            went_on |= this.inbound.can_resume();
-            went_on |= this.poll_stage(cx, is_flushed);
+            goes_on |= this.inbound.can_resume();
+            goes_on |= this.poll_stage(cx, is_flushed);
             // Reading that was held up goes on, now that there is room.
-            went_on |= this.overfull.is_some() && !this.is_overfull(cx);
+            goes_on |= this.overfull.is_some() && !this.is_overfull(cx);
             // What a handle changed meanwhile did not wake us: we were not asleep.
-            if !went_on && this.shared.sleep(cx.waker()).is_ok() {
+            if !goes_on && this.shared.sleep(cx.waker()).is_ok() {
                 return Poll::Pending;
             }
             ready!(tokio::task::coop::poll_proceed(cx)).made_progress();

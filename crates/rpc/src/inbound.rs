@@ -125,23 +125,20 @@ impl<H: Handler> Inbound<H> {
             && self.running.is_empty()
     }
 
-    /// Goes on with what can go on. True if anything did.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut went_on = false;
-        while !self.running.is_empty()
-            && let Poll::Ready(Some(ended)) = self.running.poll_join_next_with_id(cx)
-        {
-            went_on = true;
-            self.ended(ended);
+    /// Goes on with what can go on, until nothing can and all of it is waited for.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) {
+        while self.poll_running(cx) | self.poll_notification(cx) | self.start_request(cx) {}
+    }
+
+    fn poll_running(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.running.is_empty() {
+            return false;
         }
-        loop {
-            let handled = self.poll_notification(cx);
-            let started = self.start_request(cx);
-            if !handled && !started {
-                return went_on;
-            }
-            went_on = true;
-        }
+        let Poll::Ready(Some(ended)) = self.running.poll_join_next_with_id(cx) else {
+            return false;
+        };
+        self.ended(ended);
+        true
     }
 
     fn poll_notification(&mut self, cx: &mut Context<'_>) -> bool {

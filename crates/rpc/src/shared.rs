@@ -2,6 +2,7 @@
 //! that wait for an answer. One lock, held for moments.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Poll, Waker};
 
@@ -23,6 +24,10 @@ pub(crate) struct Shared {
     /// none: they are bounded by what they answer and cancel.
     room: Semaphore,
     state: Mutex<State>,
+    /// How many bytes that wait to be sent answer what was never carried out.
+    refusal_bytes: AtomicUsize,
+    /// Nothing new is taken. It stays so.
+    closing: AtomicBool,
     /// Set once the line has ended.
     pub(crate) ended: watch::Sender<Option<CloseReason>>,
 }
@@ -34,10 +39,9 @@ struct State {
     close_requested: bool,
     /// How many bytes of messages wait to be sent.
     outgoing_bytes: usize,
-    /// How many of them answer what was never carried out.
-    refusal_bytes: usize,
-    /// The driver's, when it sleeps.
     driver: Option<Waker>,
+    /// The driver waits to be woken.
+    asleep: bool,
     /// Something has changed that the driver has not looked at yet.
     changed: bool,
     unclaimed: UnclaimedAnswers,
@@ -93,14 +97,16 @@ impl Shared {
         Self {
             options: PeerOptions { queue: ByteSize::new(room), ..options },
             room: Semaphore::new(room),
+            refusal_bytes: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
             state: Mutex::new(State {
                 outgoing: VecDeque::new(),
                 outgoing_bytes: 0,
-                refusal_bytes: 0,
                 calls: Calls::default(),
                 phase: Phase::Open,
                 close_requested: false,
                 driver: None,
+                asleep: false,
                 changed: false,
                 unclaimed: UnclaimedAnswers::default(),
             }),
@@ -145,6 +151,7 @@ impl Shared {
         let token = if wants_progress { dialect.with_progress(digits, params) } else { None };
         let message = write_request(dialect, digits, method, token.as_deref().or(params));
         state.push(Outgoing { message: message.into(), call: Some(id), weight, refusal: 0 });
+        state.wake_driver();
         Ok(id)
     }
 
@@ -158,11 +165,14 @@ impl Shared {
         }
         let message = write_notification(&self.options.dialect, method, params);
         state.push(Outgoing { message: message.into(), call: None, weight, refusal: 0 });
+        state.wake_driver();
         Ok(())
     }
 
     /// Queues an answer, which needs no room. `refusal` bytes of it answer what was not carried out.
+    /// Only the driver does: it looks at the queue before it sleeps.
     pub(crate) fn push_answer(&self, message: Bytes, refusal: usize) {
+        self.refusal_bytes.fetch_add(refusal, Relaxed);
         self.lock().push(Outgoing { message, call: None, weight: 0, refusal });
     }
 
@@ -255,11 +265,17 @@ impl Shared {
     }
 
     /// The next message to send. Its call counts as sent from here on.
+    ///
+    /// With none left the driver has seen all that has changed so far, provided that it looks at
+    /// everything else after this.
     pub(crate) fn next_outgoing(&self) -> Option<Outgoing> {
         let mut state = self.lock();
-        let next = state.outgoing.pop_front()?;
+        let Some(next) = state.outgoing.pop_front() else {
+            state.changed = false;
+            return None;
+        };
         state.outgoing_bytes -= next.message.len();
-        state.refusal_bytes -= next.refusal;
+        self.refusal_bytes.fetch_sub(next.refusal, Relaxed);
         if let Some(pending) = next.call.and_then(|id| state.calls.get_mut(id)) {
             pending.sent = true;
         }
@@ -286,6 +302,7 @@ impl Shared {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
+        state.asleep = true;
         Ok(())
     }
 
@@ -305,7 +322,7 @@ impl Shared {
 
     /// Whether so much of what waits to be sent are mere refusals that no more should be read.
     pub(crate) fn is_flooded(&self) -> bool {
-        self.lock().refusal_bytes >= self.options.queue.bytes().saturating_mul(2)
+        self.refusal_bytes.load(Relaxed) >= self.options.queue.bytes().saturating_mul(2)
     }
 
     /// Takes nothing new from here on.
@@ -314,6 +331,7 @@ impl Shared {
         if matches!(state.phase, Phase::Open) {
             state.phase = Phase::Closing;
         }
+        self.closing.store(true, Relaxed);
         self.room.close();
         state.wake_driver();
     }
@@ -329,7 +347,7 @@ impl Shared {
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        !matches!(self.lock().phase, Phase::Open)
+        self.closing.load(Relaxed)
     }
 
     /// No answer can come any more: every call that waits ends as not sent or as unknown.
@@ -356,12 +374,13 @@ impl Shared {
             state.phase = Phase::Closed(reason.clone());
             state.driver = None;
         }
+        self.closing.store(true, Relaxed);
         self.room.close();
         self.end_calls(&reason);
         let mut state = self.lock();
         state.outgoing.clear();
         state.outgoing_bytes = 0;
-        state.refusal_bytes = 0;
+        self.refusal_bytes.store(0, Relaxed);
         drop(state);
         self.ended.send_replace(Some(reason));
     }
@@ -378,16 +397,16 @@ impl State {
 
     fn push(&mut self, outgoing: Outgoing) {
         self.outgoing_bytes += outgoing.message.len();
-        self.refusal_bytes += outgoing.refusal;
         self.outgoing.push_back(outgoing);
-        self.wake_driver();
     }
 
     /// Only if it sleeps: otherwise it looks again before it does.
     fn wake_driver(&mut self) {
         self.changed = true;
-        if let Some(driver) = self.driver.take() {
-            driver.wake();
+        if std::mem::take(&mut self.asleep)
+            && let Some(driver) = &self.driver
+        {
+            driver.wake_by_ref();
         }
     }
 }
