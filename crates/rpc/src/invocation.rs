@@ -105,8 +105,7 @@ impl<'a> Invocation<'a> {
     pub async fn call_raw(self) -> Result<Bytes, CallError> {
         let Self { peer, method, params, timeout, total, mut on_progress } = self;
         let (shared, params) = (peer.shared(), params?);
-        let begun = Instant::now();
-        let end = total.and_then(|total| begun.checked_add(total));
+        let end = total.and_then(|total| Instant::now().checked_add(total));
         let mut due = deadline(timeout, end);
         // Room in the queue is waited for within the same time.
         let begin = shared.begin_call(method, params.as_deref(), on_progress.is_some());
