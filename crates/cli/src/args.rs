@@ -70,7 +70,8 @@ Examples:
   tieline serve
   tieline serve -- npx -y @modelcontextprotocol/server-everything stdio
   tieline serve --listen unix:/tmp/lsp.sock --framing content-length -- pylsp
-  tieline serve --listen lines+unix:/tmp/a.sock --tap said.ndjson -- my-agent")]
+  tieline serve --listen lines+unix:/tmp/a.sock --tap said.ndjson -- my-agent
+  tieline serve --dialect mcp -- my-mcp-server     its clients hear when it crashes")]
 pub(crate) struct Serve {
     /// Where to listen; may be given several times [default: a socket named after the command]
     #[arg(long, value_name = "ENDPOINT", value_parser = endpoint)]
@@ -78,6 +79,10 @@ pub(crate) struct Serve {
     /// How the program frames its messages: lines, content-length or length-prefix
     #[arg(long, value_name = "FRAMING", default_value = "lines", value_parser = framing)]
     pub(crate) framing: FramingKind,
+    /// What the program speaks, if that is JSON-RPC: strict, lsp, mcp, mcp-2025-03-26, acp or xi.
+    /// When it ends, requests that it has not answered are answered with an error that says how
+    #[arg(long, value_name = "DIALECT", value_parser = dialect)]
+    pub(crate) dialect: Option<Dialect>,
     /// How many clients are served at once; more are turned away
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
     pub(crate) max_connections: usize,

@@ -18,7 +18,7 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     let registry = Registry::new();
     let program = Program::of(&args)?;
     let (tap, tap_end) = Tap::open_if_any(args.line.tap.as_deref())?;
-    let bridge = Bridge { tap, ..Bridge::default() };
+    let bridge = Bridge { tap, dialect: args.dialect, ..Bridge::default() };
     let mut server = Server::new(args.max_connections, bridge);
     let mut endpoints = Vec::new();
     for entrance in entrances(&args, &registry, &program).await? {

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
+use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
     BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, ReceiverExt, SendError, Sender,
     SenderExt,
@@ -15,6 +17,7 @@ use tieline_transport::{
 use tokio::task::coop;
 
 use crate::Tap;
+use crate::unanswered::Unanswered;
 
 /// How two channels are joined.
 #[derive(Clone, Debug)]
@@ -26,11 +29,15 @@ pub struct Bridge {
     /// How long what is under way may still be handed over when the line is stopped; 10 s by
     /// default.
     pub grace: Duration,
+    /// What is spoken, where that is JSON-RPC: when the far side ends, each request that it has not
+    /// answered is answered −32000 in its place, with how it ended. Without one, and for
+    /// [xi](Dialect::XI), nothing is put into the stream.
+    pub dialect: Option<Dialect>,
 }
 
 impl Default for Bridge {
     fn default() -> Self {
-        Self { line: 1, tap: None, grace: Duration::from_secs(10) }
+        Self { line: 1, tap: None, grace: Duration::from_secs(10), dialect: None }
     }
 }
 
@@ -103,8 +110,10 @@ pub async fn bridge(
     let far_control = far.control().clone();
     let (mut near_sender, mut near_receiver) = near.split();
     let (mut far_sender, mut far_receiver) = far.split();
-    let to_far = Direction::new(&options, "client");
-    let to_near = Direction::new(&options, "server");
+    let dialect = options.dialect.filter(|dialect| *dialect != Dialect::XI);
+    let unanswered = dialect.map(Unanswered::new);
+    let to_far = Direction::new(&options, Side::Client, unanswered.as_ref());
+    let to_near = Direction::new(&options, Side::Server, unanswered.as_ref());
     // Once the near side said its last word, its going away is noticed without a write.
     let last_word = AtomicBool::new(false);
 
@@ -174,7 +183,17 @@ pub async fn bridge(
     };
     // It may be gone already, and one that does not read must not hold up the end.
     let patience = if out_of_grace { Duration::ZERO } else { options.grace };
-    let _ = tokio::time::timeout(patience, near_sender.close()).await;
+    let _ = tokio::time::timeout(patience, async {
+        if let BridgeEnd::Far(reason) | BridgeEnd::Stopped(reason) = &end {
+            for answer in unanswered.iter().flat_map(|unanswered| unanswered.answers(reason)) {
+                if to_near.pass(answer.into(), &mut near_sender).await.is_err() {
+                    return;
+                }
+            }
+        }
+        let _ = near_sender.close().await;
+    })
+    .await;
     BridgeReport {
         to_far: to_far.passed.load(Relaxed),
         to_near: to_near.passed.load(Relaxed),
@@ -225,11 +244,27 @@ async fn discard(receiver: &mut impl Receiver) -> Infallible {
     }
 }
 
+/// Who speaks.
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Server,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
 /// One of the two ways.
 struct Direction<'a> {
     options: &'a Bridge,
-    /// Who speaks.
-    from: &'static str,
+    from: Side,
+    unanswered: Option<&'a Unanswered>,
     passed: AtomicU64,
     lost: AtomicU64,
     /// All that was there to be taken is handed over.
@@ -244,10 +279,11 @@ enum PumpEnd {
 }
 
 impl<'a> Direction<'a> {
-    fn new(options: &'a Bridge, from: &'static str) -> Self {
+    fn new(options: &'a Bridge, from: Side, unanswered: Option<&'a Unanswered>) -> Self {
         Self {
             options,
             from,
+            unanswered,
             passed: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             is_idle: AtomicBool::new(false),
@@ -280,12 +316,7 @@ impl<'a> Direction<'a> {
                 Poll::Pending
             });
             let passed = match next.await {
-                Ok(Incoming::Message(message)) => {
-                    if let Some(tap) = &self.options.tap {
-                        tap.record(self.options.line, self.from, &message).await;
-                    }
-                    sink.feed(message).await
-                }
+                Ok(Incoming::Message(message)) => self.pass(message, sink).await,
                 Ok(Incoming::End(reason)) => {
                     if let CloseReason::Truncated(truncated) = &reason {
                         self.lose(truncated);
@@ -302,17 +333,33 @@ impl<'a> Direction<'a> {
                 Ok(_) => continue,
                 Err(error) => Err(error),
             };
-            match passed {
-                Ok(()) => drop(self.passed.fetch_add(1, Relaxed)),
-                Err(SendError::Message(refused)) => self.lose(&refused.error),
-                Err(error) => return PumpEnd::Sink(closed(error)),
+            if let Err(error) = passed {
+                return PumpEnd::Sink(closed(error));
             }
         }
     }
 
+    /// Passes one message on, or counts it as lost.
+    async fn pass(&self, message: Bytes, sink: &mut impl Sender) -> Result<(), SendError> {
+        if let Some(tap) = &self.options.tap {
+            tap.record(self.options.line, self.from.name(), &message).await;
+        }
+        match (self.unanswered, self.from) {
+            (Some(unanswered), Side::Client) => unanswered.asked(&message),
+            (Some(unanswered), Side::Server) => unanswered.answered(&message),
+            (None, _) => {}
+        }
+        match sink.feed(message).await {
+            Ok(()) => drop(self.passed.fetch_add(1, Relaxed)),
+            Err(SendError::Message(refused)) => self.lose(&refused.error),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// Counts a message that is not passed on; the first of a direction is worth a warning.
     fn lose(&self, why: &dyn fmt::Display) {
-        let (line, from) = (self.options.line, self.from);
+        let (line, from) = (self.options.line, self.from.name());
         if self.lost.fetch_add(1, Relaxed) == 0 {
             tracing::warn!(line, "a message from the {from} was lost: {why}");
         } else {
