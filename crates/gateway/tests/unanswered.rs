@@ -127,7 +127,7 @@ async fn the_answer_says_how_a_child_has_ended() {
     let (client, near) = memory_pair();
     let script =
         "read line; echo first >&2; head -c 9000 /dev/zero | tr '\\0' x >&2; echo last >&2; exit 7";
-    let endpoint = tieline_transport::Endpoint::exec("sh", &["-c", script]);
+    let endpoint = tieline_transport::Endpoint::exec("sh", ["-c", script]);
     let far = Registry::new().connect(&endpoint, &Options::default()).await.unwrap();
     let options = Bridge { dialect: Some(Dialect::MCP), ..Bridge::default() };
     let report = tokio::spawn(bridge(near.boxed(), far, options, pending()));
