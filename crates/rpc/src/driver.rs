@@ -169,10 +169,11 @@ impl<C: Channel, H: Handler> Driver<C, H> {
 
     fn response(&mut self, response: Response) {
         let call = CallId::parse(response.id());
-        let answer = response.into_outcome().map_err(|error| match ErrorObject::parse(&error) {
-            Ok(error) => CallError::Remote(error),
-            Err(_) => CallError::InvalidResponse,
-        });
+        let answer = match response.outcome().map_err(ErrorObject::parse) {
+            Ok(_) => Ok(response),
+            Err(Ok(error)) => Err(CallError::Remote(error)),
+            Err(Err(_)) => Err(CallError::InvalidResponse),
+        };
         self.shared.answer(call, answer);
     }
 

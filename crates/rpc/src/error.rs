@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tieline_proto::EncodeError;
@@ -114,7 +113,7 @@ impl ErrorObject {
         Self::new(INTERNAL_ERROR, format!("internal error: {why}"))
     }
 
-    pub(crate) fn parse(raw: &Bytes) -> Result<Self, serde_json::Error> {
+    pub(crate) fn parse(raw: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(raw)
     }
 }

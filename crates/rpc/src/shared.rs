@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use tieline_proto::ByteSize;
-use tieline_proto::jsonrpc::{CallId, Calls, write_notification, write_request};
+use tieline_proto::jsonrpc::{CallId, Calls, Response, write_notification, write_request};
 use tieline_transport::CloseReason;
 use tokio::sync::{Semaphore, watch};
 
@@ -76,7 +76,7 @@ pub(crate) struct Outgoing {
 #[derive(Default)]
 struct Pending {
     sent: bool,
-    answer: Option<Result<Bytes, CallError>>,
+    answer: Option<Result<Response, CallError>>,
     waker: Option<Waker>,
     wants_progress: bool,
     /// What was told and not heard yet; the latest only, as progress goes.
@@ -87,8 +87,8 @@ struct Pending {
 pub(crate) enum News {
     /// It has moved on; the parameters of the notification.
     Progress(Bytes),
-    /// It has ended.
-    Answer(Result<Bytes, CallError>),
+    /// It has ended; the response has a result.
+    Answer(Result<Response, CallError>),
 }
 
 impl Shared {
@@ -220,7 +220,7 @@ impl Shared {
     }
 
     /// An answer has come. False when nobody waits for it.
-    pub(crate) fn answer(&self, call: Option<CallId>, answer: Result<Bytes, CallError>) -> bool {
+    pub(crate) fn answer(&self, call: Option<CallId>, answer: Result<Response, CallError>) -> bool {
         let mut state = self.lock();
         let pending = call.and_then(|id| state.calls.get_mut(id));
         let Some(pending) = pending.filter(|pending| pending.answer.is_none()) else {

@@ -7,6 +7,7 @@
 mod calls;
 mod classify;
 mod dialect;
+mod id;
 mod write;
 
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ use bytes::{Buf, Bytes};
 pub use calls::{CallId, Calls};
 pub use classify::{classify, member};
 pub use dialect::{CancelStyle, Dialect, ProgressStyle};
+pub use id::Id;
 pub use write::{write_error, write_notification, write_request, write_result};
 
 use crate::json::{self, JsonError};
@@ -140,17 +142,6 @@ impl Request {
         self.id.of(&self.message)
     }
 
-    /// The id, to be kept: of a short message a slice, of a long one a copy, which does not keep the
-    /// message alive.
-    pub fn to_id(&self) -> Bytes {
-        let id = self.id();
-        if self.message.len() > SHORT {
-            Bytes::copy_from_slice(id)
-        } else {
-            self.message.slice_ref(id)
-        }
-    }
-
     /// The method's name.
     pub fn method(&self) -> Cow<'_, str> {
         json::unescape(self.method.text(&self.message))
@@ -166,9 +157,6 @@ impl Request {
         &self.message
     }
 }
-
-/// A message up to this length may be kept alive by its id.
-const SHORT: usize = 1024;
 
 impl Notification {
     /// The method's name.
