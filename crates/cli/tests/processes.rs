@@ -198,6 +198,22 @@ fn where_the_dialect_is_known_a_crash_answers_what_it_left() {
 }
 
 #[test]
+fn a_client_goes_on_after_a_crash_where_the_program_is_started_again() {
+    let serve = Serve::start(["--dialect", "strict", "--restart", "on-failure"]);
+    let mut client = serve.client();
+    for round in 1..=3 {
+        assert_eq!(client.call(&request(round, "add", json!([round, 1])))["result"], round + 1);
+        let crashed = client.call(&request(round, "crash", json!(null)));
+        assert_eq!((&crashed["id"], &crashed["error"]["code"]), (&json!(round), &json!(-32000)));
+    }
+    assert_eq!(client.call(&request(9, "add", json!([2, 2])))["result"], 4);
+    serve.wait_processes(1);
+    let Finished { stderr, .. } = serve.stop();
+    assert!(stderr.contains("starting it again in"), "{stderr}");
+    assert!(stderr.contains("restarted=3"), "{stderr}");
+}
+
+#[test]
 fn a_last_line_without_newline_counts_if_the_program_ended_well() {
     let serve = Serve::start(sh("echo whole; printf half; exit 0"));
     assert_eq!(serve.client().rest(), b"whole\nhalf\n");

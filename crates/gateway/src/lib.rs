@@ -11,10 +11,12 @@
 //! [dialect](Bridge::dialect) is given: then requests that the far side leaves behind are answered.
 
 mod bridge;
+mod line;
+mod pump;
 mod serve;
 mod tap;
 mod unanswered;
 
-pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge};
+pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge, bridge_supervised};
 pub use serve::{Server, ServerReport};
 pub use tap::{Tap, TapEnd};
