@@ -147,7 +147,7 @@ mod tests {
             truncated: None,
         }));
         let before = peak();
-        let lengths: Vec<_> = unanswered.answers(&reason).into_iter().map(|it| it.len()).collect();
+        let lengths: Vec<_> = unanswered.answers(&reason).map(|it| it.len()).collect();
         let all = lengths.iter().sum::<usize>() / 1024;
         assert!(lengths.len() == COUNT && all > 100_000, "{all} KiB");
         let grown = peak() - before;

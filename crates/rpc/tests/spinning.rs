@@ -20,8 +20,7 @@ use tieline_transport::{Channel, CloseReason, SenderExt, memory_pair};
 /// Requests that were held back, because the other side did not read, and that it then takes back.
 #[tokio::test]
 async fn a_driver_whose_held_back_requests_were_cancelled_sleeps() {
-    let router =
-        Router::new().request("long", |(): (), _| async move { Ok("x".repeat(100_000)) });
+    let router = Router::new().request("long", |(): (), _| async move { Ok("x".repeat(100_000)) });
     let options = PeerOptions { queue: ByteSize::kib(64), ..PeerOptions::new(Dialect::MCP) };
     let (ours, theirs) = memory_pair();
     let (_peer, driver) = Peer::new(ours, router, options);
@@ -67,7 +66,8 @@ struct CallsAgain(Mutex<Option<Later>>);
 impl Wake for CallsAgain {
     fn wake(self: Arc<Self>) {
         let mut next = self.0.lock().unwrap();
-        let polled = next.as_mut().map(|it| it.as_mut().poll(&mut Context::from_waker(Waker::noop())));
+        let polled =
+            next.as_mut().map(|it| it.as_mut().poll(&mut Context::from_waker(Waker::noop())));
         if polled.is_some_and(|polled| polled.is_ready()) {
             *next = None;
         }
