@@ -62,8 +62,9 @@ impl Unanswered {
         });
     }
 
-    /// The program has ended: what is to be said to the client in its place.
-    pub(crate) fn answers(&self, reason: &CloseReason) -> Vec<Vec<u8>> {
+    /// The program has ended: what is to be said to the client in its place. Each is made when it is
+    /// asked for: together they may be far larger than what they answer.
+    pub(crate) fn answers(&self, reason: &CloseReason) -> impl Iterator<Item = Vec<u8>> + use<> {
         let mut ids: Vec<_> = self.lock().ids.drain().collect();
         ids.sort_unstable_by_key(|(_, order)| *order);
         let text = format!("the program has ended: {reason}");
@@ -71,10 +72,11 @@ impl Unanswered {
             CloseReason::ChildExited(exit) => Some(evidence(exit).to_string()),
             _ => None,
         };
-        let data = data.as_ref().map(String::as_bytes);
+        let dialect = self.dialect;
         // The same code as for a request that is not carried out: the range is too narrow for more.
-        let error = |id: &Bytes| write_error(&self.dialect, id, OVERLOADED, &text, data);
-        ids.iter().map(|(id, _)| error(id)).collect()
+        ids.into_iter().map(move |(id, _)| {
+            write_error(&dialect, &id, OVERLOADED, &text, data.as_ref().map(String::as_bytes))
+        })
     }
 
     fn each(&self, message: &Bytes, look: impl Fn(&mut Waiting, &Message)) {
@@ -110,4 +112,45 @@ fn evidence(exit: &ChildExit) -> serde_json::Value {
         "status": exit.status.to_string(),
         "stderr": String::from_utf8_lossy(tail),
     })
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// The most memory that this process ever had, in KiB.
+    fn peak() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// A program with long last words that leaves many requests, and a client that reads slowly.
+    #[test]
+    fn answers_take_no_memory_before_they_are_sent() {
+        const COUNT: usize = 8192;
+        let unanswered = Unanswered::new(Dialect::STRICT);
+        for id in 0..COUNT {
+            let request = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"m"}}"#);
+            unanswered.asked(&request.into());
+        }
+        let reason = CloseReason::ChildExited(Arc::new(ChildExit {
+            status: ExitStatus::from_raw(256),
+            stderr_tail: vec![1; 64 * 1024].into(),
+            unterminated: false,
+            truncated: None,
+        }));
+        let before = peak();
+        let lengths: Vec<_> = unanswered.answers(&reason).map(|it| it.len()).collect();
+        let all = lengths.iter().sum::<usize>() / 1024;
+        assert!(lengths.len() == COUNT && all > 100_000, "{all} KiB");
+        let grown = peak() - before;
+        assert!(grown < all / 4, "{grown} KiB for {all} KiB of answers");
+    }
 }

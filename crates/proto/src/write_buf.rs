@@ -72,9 +72,9 @@ impl WriteBuf {
             }
             return !holds_break;
         }
-        let before = self.tail.len();
         let length = message.len() + 1;
         self.make_room(length);
+        let before = self.tail.len();
         // Checked and copied in one pass, which the compiler turns into vector instructions.
         let mut breaks = 0;
         self.tail.extend(message.iter().map(|byte| {
@@ -208,6 +208,45 @@ mod tests {
                 queue.advance(next.len());
             }
             prop_assert_eq!(written, expected);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        /// Lines that are refused leave no byte behind, whatever was written in between.
+        #[test]
+        fn a_refused_line_leaves_nothing_of_itself(
+            steps in proptest::collection::vec(
+                (0usize..4, prop_oneof![0usize..200, 3_000usize..6_000, 16_380usize..16_390], 0usize..20_000),
+                1..40,
+            ),
+        ) {
+            let mut queue = WriteBuf::new();
+            let mut expected = Vec::new();
+            for (index, (what, len, step)) in steps.into_iter().enumerate() {
+                let mut line = vec![index as u8 | 0x80; len];
+                if what == 0 && len > 0 {
+                    line[step % len] = if step % 2 == 0 { b'\n' } else { b'\r' };
+                }
+                let is_taken = queue.put_line(&Bytes::from(line.clone()));
+                prop_assert_eq!(is_taken, what != 0 || len == 0);
+                if is_taken {
+                    expected.extend_from_slice(&line);
+                    expected.push(b'\n');
+                }
+                if what > 1 {
+                    let written = step.min(expected.len());
+                    queue.advance(written);
+                    expected.drain(..written);
+                }
+                if what == 3 {
+                    queue.shrink();
+                }
+                prop_assert_eq!(queue.len(), expected.len());
+                prop_assert_eq!(queue.is_empty(), expected.is_empty());
+                prop_assert!(queue.to_bytes() == expected, "other bytes after step {index}");
+            }
         }
     }
 

@@ -263,9 +263,12 @@ impl<C: Channel, H: Handler> Driver<C, H> {
 
     /// The other side says no more. No call of ours can be answered any more.
     fn no_more(&mut self, reason: CloseReason) {
+        if reason.is_clean() {
+            // First, or a call that is made meanwhile would wait for ever.
+            self.shared.begin_close();
+        }
         self.shared.end_calls(&reason);
         if reason.is_clean() {
-            self.shared.begin_close();
             self.stage = Stage::Answering(reason, None);
         } else {
             self.stop(reason);

@@ -165,11 +165,10 @@ impl<H: Handler> Inbound<H> {
         let unhandled = unhandled.or_else(|| self.notifications.front().map(|(at, _)| *at));
         let is_due = |waiting: &Waiting| unhandled.is_none_or(|at| waiting.arrival < at);
         let has_room = self.running.len() < self.shared.options.max_in_flight;
-        if !has_room || !self.requests.front().is_some_and(is_due) {
-            return false;
-        }
-        self.held_back = self.shared.is_clogged();
-        if self.held_back {
+        let can_start = has_room && self.requests.front().is_some_and(is_due);
+        // Said anew each time: what was held back may have been cancelled since.
+        self.held_back = can_start && self.shared.is_clogged();
+        if !can_start || self.held_back {
             return false;
         }
         let Some(Waiting { request, batch, .. }) = self.requests.pop_front() else { return false };

@@ -59,6 +59,10 @@ impl WriteEnd for Hands {
 
 /// A sender of lines with ten seconds of patience.
 fn sender(hands: &Hands) -> impl Sender + use<> {
+    sender_with(hands, ChannelConfig::default())
+}
+
+fn sender_with(hands: &Hands, config: ChannelConfig) -> impl Sender + use<> {
     let control = ControlBuilder {
         kind: TransportKind::custom("hands"),
         endpoint: Endpoint::memory("hands"),
@@ -72,7 +76,7 @@ fn sender(hands: &Hands) -> impl Sender + use<> {
         backing: Arc::new(()),
     };
     let connection = IoConnection::new(tokio::io::empty(), hands.clone(), control.build());
-    let config = ChannelConfig { stall_timeout: LIMIT, ..ChannelConfig::default() };
+    let config = ChannelConfig { stall_timeout: LIMIT, ..config };
     FramedChannel::new(connection, Lines::default(), config).split().0
 }
 
@@ -152,4 +156,16 @@ async fn a_close_that_makes_no_progress_is_stalled() {
     tokio::time::advance(LIMIT + A_LITTLE).await;
     let stalled = poll_once(sender.close()).await.unwrap().unwrap_err();
     assert!(matches!(stalled.close_reason(), Some(CloseReason::Stalled)), "{stalled:?}");
+}
+
+/// Nobody checks the configuration of a channel of one's own.
+#[tokio::test(start_paused = true)]
+async fn a_queue_of_no_bytes_takes_one_message_at_a_time() {
+    let hands = Hands::default();
+    let none = ChannelConfig { write_queue: tieline_proto::ByteSize::new(0), ..Default::default() };
+    let mut sender = sender_with(&hands, none);
+    sender.feed("1").await.unwrap();
+    assert!(poll_once(sender.feed("2")).await.is_none(), "the first is still there");
+    hands.room.store(2, Relaxed);
+    sender.feed("2").await.unwrap();
 }

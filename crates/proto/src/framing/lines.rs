@@ -219,3 +219,93 @@ fn without_cr(line: &[u8]) -> &[u8] {
 fn is_blank(line: &[u8]) -> bool {
     line.iter().all(u8::is_ascii_whitespace)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What the lines of `all` are, one after the other and with nothing clever about it.
+    fn plainly(all: &[u8], limit: usize) -> (Vec<Option<Vec<u8>>>, Ending) {
+        let mut pieces: Vec<_> = all.split(|byte| *byte == b'\n').collect();
+        let last = pieces.pop().unwrap_or_default();
+        let fits = |line: &[u8]| line.len() <= limit;
+        let mut frames: Vec<_> = pieces
+            .into_iter()
+            .map(without_cr)
+            .filter(|line| !fits(line) || !is_blank(line))
+            .map(|line| fits(line).then(|| line.to_vec()))
+            .collect();
+        let whole = last.len();
+        let last = without_cr(last);
+        let ending = if !fits(last) {
+            frames.push(None);
+            Ending::Truncated(Truncated { received: whole, expected: None })
+        } else if is_blank(last) {
+            Ending::Clean
+        } else {
+            Ending::Unterminated(Bytes::copy_from_slice(last))
+        };
+        (frames, ending)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        /// However the bytes are cut, and wherever the ends of the lines fall in a block.
+        #[test]
+        fn blocks_are_not_to_be_seen(
+            lines in proptest::collection::vec(
+                (
+                    prop_oneof![
+                        8 => 0usize..80, 2 => 900usize..1100, 3 => 4080usize..4110,
+                        1 => 8180usize..8200, 1 => 16_380usize..16_390,
+                    ],
+                    0u8..8,
+                ),
+                0..60,
+            ),
+            limit in prop_oneof![
+                1usize..64, 1000usize..1100, 4085usize..4105, 8180usize..8200, Just(1 << 20),
+            ],
+            cuts in proptest::collection::vec(
+                prop_oneof![1usize..40, 4090usize..4100, 1usize..40_000], 1..20,
+            ),
+            unterminated: bool,
+        ) {
+            let mut all = Vec::new();
+            for (index, (length, kind)) in lines.iter().enumerate() {
+                let byte = match kind { 0 => b' ', 1 => b'\r', _ => b'a' + (index % 26) as u8 };
+                all.resize(all.len() + length, byte);
+                all.extend_from_slice(if *kind == 2 { b"\r\n" } else { b"\n" });
+            }
+            if unterminated {
+                all.pop();
+            }
+            let (expected, expected_ending) = plainly(&all, limit);
+            let mut framing = Lines::new(ByteSize::new(limit));
+            let mut buffer = BytesMut::new();
+            let mut rest = &all[..];
+            let mut frames = Vec::new();
+            for cut in cuts.iter().cycle() {
+                let (piece, behind) = rest.split_at(*cut.min(&rest.len()));
+                buffer.extend_from_slice(piece);
+                rest = behind;
+                while let Some(frame) = framing.decode(&mut buffer).unwrap() {
+                    frames.push(match frame {
+                        Frame::Message(line) => Some(line.to_vec()),
+                        Frame::Fault(_) => None,
+                    });
+                }
+                if rest.is_empty() { break }
+            }
+            prop_assert!(frames == expected, "other lines");
+            let ending = framing.finish(&mut buffer);
+            match (&ending, &expected_ending) {
+                // It has seen no more than one CR of what it counts.
+                (Ending::Truncated(_), Ending::Truncated(_)) => {}
+                _ => prop_assert_eq!(ending, expected_ending),
+            }
+        }
+    }
+}

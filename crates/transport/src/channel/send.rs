@@ -168,7 +168,11 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         self.check_open()?;
         let bound = self.config.write_queue.bytes();
-        if self.queue.len() < bound { Poll::Ready(Ok(())) } else { self.poll_drain(cx, bound - 1) }
+        if self.queue.len() < bound {
+            Poll::Ready(Ok(()))
+        } else {
+            self.poll_drain(cx, bound.saturating_sub(1))
+        }
     }
 
     #[inline]

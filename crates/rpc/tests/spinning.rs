@@ -1,0 +1,96 @@
+//! What a driver must not do when nothing is left to be done: go round in circles.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use serde_json::json;
+use support::{poll_once, within};
+use tieline_proto::ByteSize;
+use tieline_rpc::{CallError, Dialect, Peer, PeerOptions, Router};
+use tieline_transport::{Channel, CloseReason, SenderExt, memory_pair};
+
+/// Requests that were held back, because the other side did not read, and that it then takes back.
+#[tokio::test]
+async fn a_driver_whose_held_back_requests_were_cancelled_sleeps() {
+    let router = Router::new().request("long", |(): (), _| async move { Ok("x".repeat(100_000)) });
+    let options = PeerOptions { queue: ByteSize::kib(64), ..PeerOptions::new(Dialect::MCP) };
+    let (ours, theirs) = memory_pair();
+    let (_peer, driver) = Peer::new(ours, router, options);
+    let polls = Arc::new(AtomicUsize::new(0));
+    let counted = polls.clone();
+    let mut driver = Box::pin(driver);
+    let driver = tokio::spawn(std::future::poll_fn(move |cx| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        driver.as_mut().poll(cx)
+    }));
+    let (mut sender, mut receiver) = theirs.split();
+    const ASKED: usize = 100;
+    let said = async {
+        for id in 1..=ASKED {
+            let request = json!({"jsonrpc": "2.0", "id": id, "method": "long"});
+            sender.send(request.to_string()).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for id in 1..=ASKED {
+            let params = json!({"requestId": id});
+            let method = "notifications/cancelled";
+            let cancel = json!({"jsonrpc": "2.0", "method": method, "params": params});
+            sender.send(cancel.to_string()).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    within(said).await;
+    let read = async { while !support::message(&mut receiver).await.is_null() {} };
+    tokio::time::timeout(Duration::from_millis(500), read).await.unwrap_err();
+    let before = polls.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let busy = polls.load(Ordering::Relaxed) - before;
+    assert!(busy < 10, "polled {busy} times with nothing to do");
+    drop((sender, receiver));
+    within(driver).await.unwrap();
+}
+
+type Later = Pin<Box<dyn Future<Output = Result<(), CallError>> + Send>>;
+
+/// Calls again at once when it is woken, on the thread that wakes it.
+struct CallsAgain(Mutex<Option<Later>>);
+
+impl Wake for CallsAgain {
+    fn wake(self: Arc<Self>) {
+        let mut next = self.0.lock().unwrap();
+        let polled =
+            next.as_mut().map(|it| it.as_mut().poll(&mut Context::from_waker(Waker::noop())));
+        if polled.is_some_and(|polled| polled.is_ready()) {
+            *next = None;
+        }
+    }
+}
+
+/// The other side has ended its direction and waits for the end of ours: no call may slip in
+/// between and wait for an answer that cannot come.
+#[tokio::test]
+async fn a_call_made_while_the_others_are_told_of_the_end_holds_up_nothing() {
+    let (ours, theirs) = memory_pair();
+    let (peer, driver) = Peer::new(ours, (), PeerOptions::default());
+    let (mut sender, mut receiver) = theirs.split();
+    let driver = tokio::spawn(driver);
+    let second = peer.clone();
+    let later: Later = Box::pin(async move { second.call::<()>("second", ()).await });
+    let again = Arc::new(CallsAgain(Mutex::new(Some(later))));
+    let mut first = pin!(peer.call::<()>("first", ()));
+    let waker = Waker::from(again.clone());
+    assert!(matches!(first.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Pending));
+    assert_eq!(support::message(&mut receiver).await["method"], "first");
+    within(sender.close()).await.unwrap();
+    let reason = tokio::time::timeout(Duration::from_secs(5), driver).await;
+    assert!(matches!(reason.unwrap().unwrap(), CloseReason::ByPeer));
+    assert!(matches!(poll_once(first.as_mut()).await, Some(Err(CallError::Unknown(_)))));
+}
