@@ -110,7 +110,7 @@ pub async fn bridge(
     let line = Line::new(&options);
     let (mut sender, mut receiver) = near.split();
     let joined = line.join((&mut sender, &mut receiver), far, pin!(stop)).await;
-    line.end(sender, joined).await
+    line.end((sender, receiver), joined).await
 }
 
 /// As [`bridge`], with a far side from `target` that is connected again after it has ended, as
@@ -135,7 +135,9 @@ pub async fn bridge_supervised(
     loop {
         let started = Instant::now();
         let joined = line.join((&mut sender, &mut receiver), far, stop.as_mut()).await;
-        let BridgeEnd::Far(reason) = &joined.end else { return Ok(line.end(sender, joined).await) };
+        let BridgeEnd::Far(reason) = &joined.end else {
+            return Ok(line.end((sender, receiver), joined).await);
+        };
         let mut verdict =
             restarts.ended(begun.elapsed(), started.elapsed(), !reason.is_clean(), random());
         if joined.near_has_ended || !line.answer(reason, &mut sender).await {
@@ -144,17 +146,17 @@ pub async fn bridge_supervised(
         far = loop {
             let after = match verdict {
                 Verdict::Restart { after } => after,
-                Verdict::Leave => return Ok(line.end(sender, joined).await),
+                Verdict::Leave => return Ok(line.end((sender, receiver), joined).await),
                 Verdict::Failed => {
                     tracing::error!(line = options.line, "given up: too many restarts");
-                    return Ok(line.end(sender, joined).await);
+                    return Ok(line.end((sender, receiver), joined).await);
                 }
             };
             tracing::warn!(line = options.line, "starting it again in {after:?}: {reason}");
             tokio::select! {
                 () = tokio::time::sleep(after) => {}
-                () = sender.gone() => return Ok(line.end(sender, joined).await),
-                () = &mut stop => return Ok(line.end(sender, joined).await),
+                () = sender.gone() => return Ok(line.end((sender, receiver), joined).await),
+                () = &mut stop => return Ok(line.end((sender, receiver), joined).await),
             }
             match target.connect().await {
                 Ok(far) => break far,

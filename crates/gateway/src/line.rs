@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tieline_proto::jsonrpc::Dialect;
@@ -14,7 +14,7 @@ use tieline_transport::{
 use tokio::task::coop;
 
 use crate::pump::{Direction, PumpEnd, Side};
-use crate::unanswered::Unanswered;
+use crate::unanswered::{MOST, Unanswered};
 use crate::{Bridge, BridgeEnd, BridgeReport};
 
 /// What is counted and remembered of a line, whatever becomes of its far side.
@@ -131,26 +131,66 @@ impl<'a> Line<'a> {
         Joined { end, near_has_ended, out_of_grace }
     }
 
-    /// Answers what the far side has left behind. False when the near side does not take it.
+    /// Answers what the far side has left behind. False when the near side does not take it all.
     pub(crate) async fn answer(&self, reason: &CloseReason, near: &mut impl Sender) -> bool {
-        let answers = self.unanswered.iter().flat_map(|unanswered| unanswered.answers(reason));
+        let Some(unanswered) = &self.unanswered else { return true };
+        let mut answers = unanswered.answers(reason);
+        let mut taken = false;
         let answered = async {
-            for answer in answers {
+            for answer in &mut answers {
                 self.to_near.pass(answer.into(), near, None).await?;
             }
-            near.flush().await
+            near.flush().await.inspect(|()| taken = true)
         };
-        tokio::time::timeout(self.options.grace, answered).await.is_ok_and(|sent| sent.is_ok())
+        let _ = tokio::time::timeout(self.options.grace, answered).await;
+        let unsaid = answers.len();
+        if unsaid > 0 {
+            self.to_near.lose_many(unsaid, &"the client does not read it");
+        }
+        taken
+    }
+
+    /// The far side will not be there again: what the near side has sent and nobody has read is
+    /// lost, and its requests are to be answered. At most `most` messages; says how many there were.
+    fn drain(&self, near: &mut impl Receiver, most: usize) -> usize {
+        let Some(unanswered) = &self.unanswered else { return 0 };
+        let mut cx = Context::from_waker(Waker::noop());
+        for drained in 0..most {
+            match near.poll_recv(&mut cx) {
+                Poll::Ready(Incoming::Message(message)) => {
+                    unanswered.asked(&message);
+                    self.to_far.lose(&"the other side has ended");
+                }
+                Poll::Ready(Incoming::End(_)) | Poll::Pending => return drained,
+                Poll::Ready(_) => {}
+            }
+        }
+        most
     }
 
     /// The near side is told of the end. It may be gone already, and one that does not read must not
     /// hold up the end.
-    pub(crate) async fn end(self, mut near: Box<dyn Sender>, joined: Joined) -> BridgeReport {
+    pub(crate) async fn end(
+        self,
+        (mut near, mut receiver): (Box<dyn Sender>, Box<dyn Receiver>),
+        joined: Joined,
+    ) -> BridgeReport {
         let Joined { end, out_of_grace, .. } = joined;
         let is_heard = match &end {
             _ if out_of_grace => false,
             BridgeEnd::Far(reason) | BridgeEnd::Stopped(reason) => {
-                self.answer(reason, &mut near).await
+                let mut most = MOST;
+                loop {
+                    // It goes on sending until it hears of the end, so not for ever.
+                    let drained = self.drain(&mut receiver, most);
+                    most -= drained;
+                    if !self.answer(reason, &mut near).await {
+                        break false;
+                    }
+                    if drained == 0 {
+                        break true;
+                    }
+                }
             }
             BridgeEnd::Near { .. } => true,
         };

@@ -145,12 +145,16 @@ impl<'a> Direction<'a> {
     }
 
     /// Counts a message that is not passed on; the first of a direction is worth a warning.
-    fn lose(&self, why: &dyn fmt::Display) {
+    pub(crate) fn lose(&self, why: &dyn fmt::Display) {
+        self.lose_many(1, why);
+    }
+
+    pub(crate) fn lose_many(&self, count: usize, why: &dyn fmt::Display) {
         let (line, from) = (self.options.line, self.from.name());
-        if self.lost.fetch_add(1, Relaxed) == 0 {
-            tracing::warn!(line, "a message from the {from} was lost: {why}");
+        if self.lost.fetch_add(count as u64, Relaxed) == 0 {
+            tracing::warn!(line, count, "a message from the {from} was lost: {why}");
         } else {
-            tracing::debug!(line, "a message from the {from} was lost: {why}");
+            tracing::debug!(line, count, "a message from the {from} was lost: {why}");
         }
     }
 }

@@ -9,8 +9,9 @@ use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{Dialect, Message, OVERLOADED, classify, member, write_error};
 use tieline_transport::{ChildExit, CloseReason};
 
-/// So many are remembered; those beyond wait in vain.
-const MOST: usize = 65_536;
+/// So many are remembered, and so many bytes of their ids; those beyond wait in vain.
+pub(crate) const MOST: usize = 65_536;
+const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// How much of the program's last words an answer holds, in bytes.
 const LAST_WORDS: usize = 4096;
@@ -25,6 +26,7 @@ pub(crate) struct Unanswered {
 struct Waiting {
     last: u64,
     ids: HashMap<Bytes, u64>,
+    bytes: usize,
 }
 
 impl Unanswered {
@@ -35,10 +37,7 @@ impl Unanswered {
     /// The client has said this.
     pub(crate) fn asked(&self, message: &Bytes) {
         self.each(message, |waiting, message| match message {
-            Message::Request(request) if waiting.ids.len() < MOST => {
-                waiting.last += 1;
-                waiting.ids.insert(Bytes::copy_from_slice(request.id()), waiting.last);
-            }
+            Message::Request(request) => waiting.asked(request.id()),
             Message::Notification(notification) => {
                 // Where a cancelled request has no answer, nobody waits for one.
                 let cancel = self.dialect.cancel.filter(|cancel| cancel.code.is_none());
@@ -64,8 +63,12 @@ impl Unanswered {
 
     /// The program has ended: what is to be said to the client in its place. Each is made when it is
     /// asked for: together they may be far larger than what they answer.
-    pub(crate) fn answers(&self, reason: &CloseReason) -> impl Iterator<Item = Vec<u8>> + use<> {
-        let mut ids: Vec<_> = self.lock().ids.drain().collect();
+    pub(crate) fn answers(
+        &self,
+        reason: &CloseReason,
+    ) -> impl ExactSizeIterator<Item = Vec<u8>> + use<> {
+        let Waiting { ids, .. } = std::mem::take(&mut *self.lock());
+        let mut ids: Vec<_> = ids.into_iter().collect();
         ids.sort_unstable_by_key(|(_, order)| *order);
         let text = format!("the program has ended: {reason}");
         let data = match reason {
@@ -96,9 +99,19 @@ impl Unanswered {
 }
 
 impl Waiting {
+    fn asked(&mut self, id: &[u8]) {
+        if self.ids.len() >= MOST || self.bytes + id.len() > MOST_BYTES {
+            return;
+        }
+        self.last += 1;
+        if self.ids.insert(Bytes::copy_from_slice(id), self.last).is_none() {
+            self.bytes += id.len();
+        }
+    }
+
     fn answered(&mut self, id: Option<&[u8]>) {
-        if let Some(id) = id {
-            self.ids.remove(id);
+        if let Some((id, _)) = id.and_then(|id| self.ids.remove_entry(id)) {
+            self.bytes -= id.len();
         }
     }
 }

@@ -122,6 +122,33 @@ async fn nothing_is_put_into_raw_lines_or_xi() {
     }
 }
 
+/// Far more than the program's pipe takes, so that most is still on its way when it ends.
+#[tokio::test]
+async fn what_the_program_has_not_even_read_is_answered_and_counted() {
+    let (client, near) = memory_pair();
+    let endpoint = tieline_transport::Endpoint::exec("sh", ["-c", "read line; exit 3"]);
+    let far = Registry::new().connect(&endpoint, &Options::default()).await.unwrap();
+    let (mut to_server, mut from_server) = client.split();
+    let padding = "x".repeat(1000);
+    let asking = tokio::spawn(async move {
+        for id in 0..2000 {
+            let request = json!({"jsonrpc": "2.0", "id": id, "method": "m", "params": [padding]});
+            if to_server.send(request.to_string()).await.is_err() {
+                break;
+            }
+        }
+    });
+    let options = Bridge { dialect: Some(Dialect::STRICT), ..Bridge::default() };
+    let report = tokio::spawn(bridge(near.boxed(), far, options, pending()));
+    let heard = heard(&mut from_server).await;
+    let report = report.await.unwrap();
+    asking.await.unwrap();
+    let answered = ids(&heard);
+    assert_eq!(answered, (0..answered.len()).map(|id| json!(id)).collect::<Vec<_>>());
+    assert_eq!(report.to_far + report.lost, answered.len() as u64);
+    assert!(report.lost > 0, "all of it was read");
+}
+
 #[tokio::test]
 async fn the_answer_says_how_a_child_has_ended() {
     let (client, near) = memory_pair();

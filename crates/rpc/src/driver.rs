@@ -16,7 +16,7 @@ use tieline_transport::{
 };
 use tokio::time::Sleep;
 
-use crate::inbound::{Batch, Inbound};
+use crate::inbound::{Batch, Inbound, contain};
 use crate::instead::instead_of;
 use crate::shared::Shared;
 use crate::{CallError, ErrorObject, Handler, Peer};
@@ -196,7 +196,8 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         };
         let dialect = &self.shared.options.dialect;
         self.reply(write_error(dialect, b"null", code, &fault.to_string(), None), None);
-        self.inbound.handler().fault(fault);
+        // Its panic costs what it was told, and nothing else.
+        let _ = contain(|| self.inbound.handler().fault(fault));
     }
 
     fn reply(&self, answer: Vec<u8>, batch: Option<&Arc<Batch>>) {

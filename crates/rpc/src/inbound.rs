@@ -268,7 +268,7 @@ impl<H: Handler> Inbound<H> {
 }
 
 /// Runs a piece of a handler; its panic is an error of its request and of nothing else.
-fn contain<T>(piece: impl FnOnce() -> T) -> Result<T, ErrorObject> {
+pub(crate) fn contain<T>(piece: impl FnOnce() -> T) -> Result<T, ErrorObject> {
     catch_unwind(AssertUnwindSafe(piece)).map_err(|_| panicked())
 }
 
