@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use super::wire::{Order, Report, Request, Role, send};
+use super::wire::{Order, Report, Request, send};
 use crate::process::{ProcessConfig, reaper};
 use crate::{BoxFuture, Guardian, guardian};
 
@@ -46,13 +46,12 @@ impl Leash {
         let mut leash = Self { guardian: Some(started), line, pid };
 
         let request = Request {
-            guardian: 0,
             program: program.to_owned(),
             argv: [&config.program].into_iter().chain(&config.args).cloned().collect(),
             cwd: config.cwd.clone(),
             env: config.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         };
-        leash.request(&request.encode(Role::Guard), stdio).await?;
+        leash.request(&request.encode(), stdio).await?;
         match report(&leash.line).await? {
             Some(Report::Started(pid)) => {
                 leash.pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;

@@ -10,9 +10,10 @@
 //! kills and reaps until the kernel says that it has no children. A descendant that calls `setsid`
 //! and loses its parent becomes its child, so there is none that it does not find.
 //!
-//! [`leash`] is our side, [`ward`] the guardian's, [`wire`] what they say, [`tree`] how processes are
-//! listed and signalled.
+//! [`leash`] is our side, [`ward`] the guardian's, [`exec`] how it starts the program, [`wire`] what
+//! they say, [`tree`] how processes are listed and signalled.
 
+mod exec;
 pub(super) mod leash;
 pub(super) mod tree;
 mod ward;

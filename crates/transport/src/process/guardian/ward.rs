@@ -13,21 +13,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, kill_process,
-    set_child_subreaper, set_parent_process_death_signal, wait, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, set_child_subreaper,
+    wait, waitid,
 };
 
-use super::tree;
-use super::wire::{Order, Report, Request, Role, send};
+use super::wire::{Order, Report, Request};
+use super::{exec, tree};
 
 /// Does what the socket on stdin asks for.
 pub(crate) fn run() -> ! {
     let done = take_stdin().and_then(|mut line| {
-        let (role, request, descriptors) = Request::receive(&mut line)?;
-        match role {
-            Role::Guard => guard(line, &request, descriptors),
-            Role::Become => turn_into(line, &request, descriptors),
-        }
+        let (request, stdio) = Request::receive(&mut line)?;
+        guard(line, &request, stdio)
     });
     // Whoever it is, they did not start this as it is meant.
     let status = if let Err(error) = done {
@@ -132,62 +129,15 @@ fn lock(ward: &Mutex<Ward>) -> MutexGuard<'_, Ward> {
     ward.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Starts the program by way of a process that first ties itself to us ([`turn_into`]).
 fn start(request: &Request, stdio: Vec<OwnedFd>) -> io::Result<Pid> {
-    let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(stdio) else {
-        return Err(rustix::io::Errno::INVAL.into());
-    };
-    let (mut ours, theirs) = UnixStream::pair()?;
-    let mut command = Command::new("/proc/self/exe");
-    command.args(std::env::args_os().skip(1)).process_group(0);
-    command.stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
-    let child = command.spawn()?;
-    drop(command);
-    let guardian = getpid().as_raw_nonzero().get();
-    let message = Request { guardian, ..request.clone() }.encode(Role::Become);
-    let mut left = &*message;
-    let stdins = [stdin.as_fd()];
-    let mut descriptors = stdins.as_slice();
-    while !left.is_empty() {
-        let Ok(sent) = send(&ours, left, descriptors) else { break };
-        left = left.get(sent..).unwrap_or_default();
-        descriptors = &[];
-    }
-    drop(stdin);
-    // Its end of the socket is closed when the program runs.
-    let mut report = [0; Report::LENGTH];
-    let number = match ours.read_exact(&mut report) {
-        Ok(()) => Report::decode(report),
-        Err(_) => None,
-    };
-    match number {
-        Some(Report::Failed(number)) => Err(io::Error::from_raw_os_error(number)),
-        _ => Ok(Pid::from_child(&child)),
-    }
-}
-
-/// Becomes the program. It is killed when its guardian is, which the kernel forgets of a program
-/// that takes another user's rights when it starts.
-fn turn_into(mut line: UnixStream, request: &Request, stdin: Vec<OwnedFd>) -> io::Result<()> {
-    let failed = set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from);
-    let failed = failed.and_then(|()| {
-        let stdin = stdin.into_iter().next().ok_or(rustix::io::Errno::BADF)?;
-        Ok(rustix::stdio::dup2_stdin(stdin)?)
-    });
+    let [stdin, stdout, stderr] =
+        <[OwnedFd; 3]>::try_from(stdio).map_err(|_| rustix::io::Errno::BADF)?;
     let mut command = Command::new(&request.program);
-    let mut argv = request.argv.iter();
-    command.arg0(argv.next().map_or(request.program.as_os_str(), |name| name)).args(argv);
-    command.envs(request.env.iter().map(|(name, value)| (name, value)));
+    command.process_group(0).stdin(stdin).stdout(stdout).stderr(stderr);
     if let Some(cwd) = &request.cwd {
         command.current_dir(cwd);
     }
-    let error = match failed {
-        Err(error) => error,
-        // It went before the kernel knew.
-        Ok(()) if getppid() != Pid::from_raw(request.guardian) => exit(1),
-        Ok(()) => command.exec(),
-    };
-    let report = Report::Failed(error.raw_os_error().unwrap_or_default());
-    let _ = line.write_all(&report.encode());
-    exit(1)
+    exec::tie(&mut command, request)?;
+    // Our copies of its stdio go with the command.
+    Ok(Pid::from_child(&command.spawn()?))
 }

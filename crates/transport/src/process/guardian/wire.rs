@@ -13,26 +13,12 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// The most descriptors that go with a request: the child's stdin, stdout and stderr.
+/// The descriptors that go with a request: the child's stdin, stdout and stderr.
 const DESCRIPTORS: usize = 3;
-
-/// What comes of a request.
-pub(super) const HEADER: usize = 5;
-
-/// Who is to do something with a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Start the program, and hold all that comes of it. With stdin, stdout and stderr.
-    Guard,
-    /// Become the program. With stdin.
-    Become,
-}
 
 /// A program to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
-    /// Whose end is to be the program's end; for [`Role::Become`].
-    pub(super) guardian: i32,
     pub(super) program: PathBuf,
     /// The name it is called by, and its arguments.
     pub(super) argv: Vec<OsString>,
@@ -42,15 +28,14 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// Header and body.
-    pub(super) fn encode(&self, role: Role) -> Vec<u8> {
+    /// The length of it, and all it says.
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         let mut put = |word: &std::ffi::OsStr| {
             let bytes = word.as_encoded_bytes();
             body.extend((bytes.len() as u32).to_le_bytes());
             body.extend(bytes);
         };
-        put(self.guardian.to_string().as_ref());
         put(self.program.as_os_str());
         put(self.cwd.clone().unwrap_or_default().as_os_str());
         put(self.argv.len().to_string().as_ref());
@@ -61,8 +46,7 @@ impl Request {
             put(name);
             put(value);
         }
-        let mut message = vec![if role == Role::Guard { b'G' } else { b'B' }];
-        message.extend((body.len() as u32).to_le_bytes());
+        let mut message = (body.len() as u32).to_le_bytes().to_vec();
         message.extend(body);
         message
     }
@@ -75,7 +59,6 @@ impl Request {
             body = rest;
         }
         let mut words = words.into_iter();
-        let guardian = words.next()?.to_str()?.parse().ok()?;
         let program = words.next()?.into();
         let cwd = words.next().filter(|cwd| !cwd.is_empty()).map(PathBuf::from);
         let count = words.next()?.to_str()?.parse().ok()?;
@@ -84,15 +67,15 @@ impl Request {
         while let (Some(name), Some(value)) = (words.next(), words.next()) {
             env.push((name, value));
         }
-        Some(Self { guardian, program, argv, cwd, env })
+        Some(Self { program, argv, cwd, env })
     }
 
     /// Waits for a request, and what comes with it.
-    pub(super) fn receive(line: &mut UnixStream) -> io::Result<(Role, Self, Vec<OwnedFd>)> {
-        let mut header = [0; HEADER];
+    pub(super) fn receive(line: &mut UnixStream) -> io::Result<(Self, Vec<OwnedFd>)> {
+        let mut length = [0; 4];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut iov = [IoSliceMut::new(&mut header)];
+        let mut iov = [IoSliceMut::new(&mut length)];
         let received = recvmsg(&mut *line, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC)?;
         let mut descriptors = Vec::new();
         for message in control.drain() {
@@ -100,13 +83,11 @@ impl Request {
                 descriptors.extend(received);
             }
         }
-        line.read_exact(header.get_mut(received.bytes..).unwrap_or_default())?;
-        let [role, length @ ..] = header;
-        let role = if role == b'G' { Role::Guard } else { Role::Become };
+        line.read_exact(length.get_mut(received.bytes..).unwrap_or_default())?;
         let mut body = vec![0; u32::from_le_bytes(length) as usize];
         line.read_exact(&mut body)?;
         let request = Self::decode(&body).ok_or(io::ErrorKind::InvalidData)?;
-        Ok((role, request, descriptors))
+        Ok((request, descriptors))
     }
 }
 
@@ -187,7 +168,6 @@ mod tests {
     fn a_request_arrives_as_it_was_sent_with_its_descriptors() {
         let odd = OsString::from_vec(vec![0xff, b' ', b'\n']);
         let plain = Request {
-            guardian: 7,
             program: "/bin/x".into(),
             argv: vec!["x".into(), String::new().into(), odd.clone()],
             cwd: None,
@@ -198,14 +178,14 @@ mod tests {
             env: vec![("A".into(), odd), ("B".into(), OsString::new())],
             ..plain.clone()
         };
-        for (role, request) in [(Role::Guard, plain), (Role::Become, full)] {
+        for request in [plain, full] {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
-            let message = request.encode(role);
+            let message = request.encode();
             let null = std::fs::File::open("/dev/null").unwrap();
             let sent = send(&ours, &message, &[null.as_fd(), null.as_fd()]).unwrap();
             assert_eq!(sent, message.len());
-            let (its_role, received, descriptors) = Request::receive(&mut theirs).unwrap();
-            assert_eq!((its_role, received, descriptors.len()), (role, request, 2));
+            let (received, descriptors) = Request::receive(&mut theirs).unwrap();
+            assert_eq!((received, descriptors.len()), (request, 2));
         }
     }
 
