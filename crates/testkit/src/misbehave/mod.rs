@@ -34,13 +34,15 @@ pub fn command(mark: &str, to_do: &[&str]) -> Vec<String> {
     line.into_iter().map(str::to_owned).collect()
 }
 
-/// Who has the mark among their arguments: everybody that such a program has started. Not zombies,
-/// which have no arguments any more.
+/// Such a program with this mark, and everybody that it has started. Not zombies, which have no
+/// arguments any more.
 #[cfg(target_os = "linux")]
 pub fn survivors(mark: &str) -> Vec<u32> {
     let is_marked = |pid: &u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|argument| argument == mark.as_bytes())
+        // Not who was told to start one.
+        let mut line = line.split(|byte| *byte == 0);
+        line.next() == Some(b"perl") && line.any(|argument| argument == mark.as_bytes())
     };
     pids().filter(is_marked).collect()
 }

@@ -56,7 +56,8 @@ for (@ARGV) {
     elsif ($do eq 'echo')     { while (<STDIN>) { print } }
     elsif ($do eq 'close')    { POSIX::close(1) }
     elsif ($do eq 'guardian') { kill $what, getppid }
-    elsif ($do eq 'group')    { kill $what, 0 }
+    # Never that of who started it.
+    elsif ($do eq 'group')    { getpgrp == $$ or die; kill $what, 0 }
     elsif ($do eq 'exit')     { exit $what }
     elsif ($do eq 'stay')     { stay() }
     else                      { die "what is $do?" }

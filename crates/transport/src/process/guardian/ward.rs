@@ -52,7 +52,8 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
     // When nobody listens any more, the line is at its end, which is noticed below.
     let _ = line.write_all(&report.encode());
     let listening = line.try_clone()?;
-    let ward = Arc::new(Mutex::new(Ward { line, child, is_ending: child.is_none() }));
+    let ward = Ward { line, child, is_ending: child.is_none(), is_child_killed: false };
+    let ward = Arc::new(Mutex::new(ward));
     let listener = ward.clone();
     // Without a thread there is nobody to listen for the end: let it be now.
     std::thread::Builder::new()
@@ -74,6 +75,7 @@ struct Ward {
     /// Until it has ended.
     child: Option<Pid>,
     is_ending: bool,
+    is_child_killed: bool,
 }
 
 impl Ward {
@@ -91,9 +93,17 @@ impl Ward {
                 Err(_) => return,
             }
         }
-        if self.is_ending {
-            for child in tree::children() {
+        match self.child {
+            _ if !self.is_ending => {}
+            // Mostly there is nobody else, and then nobody has to be looked for: this is called
+            // again when it has ended, and if it takes its time.
+            Some(child) if !std::mem::replace(&mut self.is_child_killed, true) => {
                 let _ = kill_process(child, Signal::KILL);
+            }
+            _ => {
+                for child in tree::children() {
+                    let _ = kill_process(child, Signal::KILL);
+                }
             }
         }
     }
