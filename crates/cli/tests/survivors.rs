@@ -92,6 +92,21 @@ fn a_program_that_kills_its_guardian_ends_its_own_line_alone() {
 }
 
 #[test]
+fn a_guardian_takes_no_signal_and_its_program_all_of_them() {
+    let masks = "grep -E 'SigBlk|SigIgn' /proc/self/status";
+    let signals = "kill -TERM $PPID; kill -HUP $PPID; kill -INT $PPID; kill -USR1 $PPID";
+    let serve = Serve::start(support::sh(&format!("{signals}; {masks}; read -r word; echo $word")));
+    let mut client = serve.client();
+    let expected = Program::run(Command::new("sh").args(["-c", masks]), "").stdout;
+    for mask in expected.lines() {
+        assert_eq!(client.line().as_deref(), Some(mask));
+    }
+    client.send("still");
+    assert_eq!(client.line().as_deref(), Some("still"));
+    serve.stop();
+}
+
+#[test]
 fn connect_that_is_killed_leaves_nothing() {
     let mark = misbehave::new_mark();
     let command = serde_json::to_string(&misbehave::command(&mark, &WORST)).unwrap();

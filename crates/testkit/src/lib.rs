@@ -12,7 +12,7 @@
 pub mod conformance;
 #[cfg(unix)]
 pub mod helper;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 pub mod misbehave;
 pub mod wait;
 

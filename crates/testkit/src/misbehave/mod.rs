@@ -36,7 +36,6 @@ pub fn command(mark: &str, to_do: &[&str]) -> Vec<String> {
 
 /// Such a program with this mark, and everybody that it has started. Not zombies, which have no
 /// arguments any more.
-#[cfg(target_os = "linux")]
 pub fn survivors(mark: &str) -> Vec<u32> {
     let is_marked = |pid: &u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -48,7 +47,6 @@ pub fn survivors(mark: &str) -> Vec<u32> {
 }
 
 /// The children of a process, zombies included.
-#[cfg(target_os = "linux")]
 pub fn children_of(parent: u32) -> Vec<u32> {
     let is_child = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -58,7 +56,6 @@ pub fn children_of(parent: u32) -> Vec<u32> {
     pids().filter(is_child).collect()
 }
 
-#[cfg(target_os = "linux")]
 fn pids() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())

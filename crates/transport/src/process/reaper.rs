@@ -61,13 +61,14 @@ fn hand_over(mut dying: Dying) {
 ///
 /// What ends later than this program is still ended: by its guardian, where it has one.
 pub fn until_children_are_gone(limit: Duration) -> bool {
+    let Some(Ok(thread)) = THREAD.get() else { return true };
     let (told, wait) = channel();
-    let asked = thread().is_ok_and(|thread| thread.send(Job::Tell(told)).is_ok());
-    asked && wait.recv_timeout(limit).is_ok()
+    thread.send(Job::Tell(told)).is_ok() && wait.recv_timeout(limit).is_ok()
 }
 
+static THREAD: OnceLock<Result<Sender<Job>, io::ErrorKind>> = OnceLock::new();
+
 fn thread() -> io::Result<Sender<Job>> {
-    static THREAD: OnceLock<Result<Sender<Job>, io::ErrorKind>> = OnceLock::new();
     let started = THREAD.get_or_init(|| {
         let (sender, jobs) = channel();
         let builder = std::thread::Builder::new().name("tieline-process".into());

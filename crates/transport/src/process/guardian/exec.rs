@@ -1,4 +1,5 @@
-//! How a guardian starts the program: tied to it, and by no shell.
+//! What the standard library has no safe words for: how a guardian starts the program, tied to it and
+//! by no shell, and that it takes no signal.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use super::wire::Request;
 ///
 /// The standard library would do the last step by `execvp`, which gives to a shell what the kernel
 /// refuses.
-pub(super) fn tie(command: &mut Command, request: &Request) -> io::Result<()> {
+pub(super) fn tie(command: &mut Command, request: &Request, signals: Blocked) -> io::Result<()> {
     let mut environment: BTreeMap<_, _> = std::env::vars_os().collect();
     environment.extend(request.env.iter().cloned());
     let variables = environment.into_iter().map(|(mut variable, value)| {
@@ -37,15 +38,35 @@ pub(super) fn tie(command: &mut Command, request: &Request) -> io::Result<()> {
             // It went before the kernel knew.
             return Err(rustix::io::Errno::SRCH.into());
         }
-        // SAFETY: the arrays end with a null pointer, and the others point to strings that live as
-        // long as the arrays do, which this closure owns.
-        unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), environment.as_ptr()) };
+        // SAFETY: the set is one that the system gave. The arrays end with a null pointer, and the
+        // others point to strings that live as long as the arrays do, which this closure owns.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &signals.0, null_mut());
+            libc::execve(program.as_ptr(), argv.as_ptr(), environment.as_ptr());
+        }
         Err(io::Error::last_os_error())
     };
     // SAFETY: between fork and exec the closure makes system calls and nothing else: it takes no
     // lock, and allocates and frees nothing, as all that it needs is there before.
     unsafe { command.pre_exec(become_program) };
     Ok(())
+}
+
+/// The signals that this process did not take when it was started.
+#[derive(Clone, Copy)]
+pub(super) struct Blocked(libc::sigset_t);
+
+/// Nothing but SIGKILL and SIGSTOP reaches this process any more: whoever signals all processes of a
+/// service means the programs. Threads that it starts later inherit that.
+pub(super) fn take_no_signal() -> Blocked {
+    // SAFETY: zeroes are a set of signals; the calls write to the two sets alone, and change nothing
+    // but which signals this thread takes.
+    unsafe {
+        let (mut all, mut before) = std::mem::zeroed::<(libc::sigset_t, libc::sigset_t)>();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        Blocked(before)
+    }
 }
 
 /// Strings, and an array of pointers to them as the kernel wants it. Nobody writes to them;

@@ -44,8 +44,9 @@ fn take_stdin() -> io::Result<UnixStream> {
 }
 
 fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Result<()> {
+    let signals = exec::take_no_signal();
     set_child_subreaper(Some(getpid()))?;
-    let (child, report) = match start(request, stdio) {
+    let (child, report) = match start(request, stdio, signals) {
         Ok(child) => (Some(child), Report::Started(child.as_raw_nonzero().get())),
         Err(error) => (None, Report::Failed(error.raw_os_error().unwrap_or_default())),
     };
@@ -139,7 +140,7 @@ fn lock(ward: &Mutex<Ward>) -> MutexGuard<'_, Ward> {
     ward.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn start(request: &Request, stdio: Vec<OwnedFd>) -> io::Result<Pid> {
+fn start(request: &Request, stdio: Vec<OwnedFd>, signals: exec::Blocked) -> io::Result<Pid> {
     let [stdin, stdout, stderr] =
         <[OwnedFd; 3]>::try_from(stdio).map_err(|_| rustix::io::Errno::BADF)?;
     let mut command = Command::new(&request.program);
@@ -147,7 +148,7 @@ fn start(request: &Request, stdio: Vec<OwnedFd>) -> io::Result<Pid> {
     if let Some(cwd) = &request.cwd {
         command.current_dir(cwd);
     }
-    exec::tie(&mut command, request)?;
+    exec::tie(&mut command, request, signals)?;
     // Our copies of its stdio go with the command.
     Ok(Pid::from_child(&command.spawn()?))
 }
