@@ -1,8 +1,8 @@
 //! A child process on pipes: its stdin and stdout are the line, its stderr is always read.
 //!
 //! The child leads a process group of its own. When the line ends, however it ends, the group is
-//! ended with it. A descendant that left the group escapes; closing that gap is the place of
-//! [`lifecycle`], which alone signals and reaps.
+//! ended with it, and with a [`Guardian`] all that came of the child, whatever it did to get away. How a
+//! child is held is [`held`]'s; its life is [`lifecycle`]'s, and signals and reaping are nobody else's.
 
 mod ended;
 #[cfg(target_os = "linux")]
