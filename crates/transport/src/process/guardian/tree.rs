@@ -29,8 +29,8 @@ pub(in super::super) fn children() -> Vec<Pid> {
     }
 }
 
-/// Sends SIGTERM to all descendants, each once. Those that the line of whose parents was lost
-/// meanwhile are left out; they become children, and will be found when it comes to SIGKILL.
+/// Sends SIGTERM to all descendants, each once. One whose parent ends meanwhile may be left out; it
+/// becomes a child of ours, and is found when it comes to SIGKILL.
 pub(super) fn terminate() {
     let mut found: Vec<(Pid, OwnedFd)> = Vec::new();
     let parents = every_parent();
@@ -87,6 +87,45 @@ fn parent_of(pid: Pid) -> Option<Pid> {
     self::pid(fields.split_ascii_whitespace().nth(1)?)
 }
 
+/// The kernel writes -1 for who is gone and 0 for who is elsewhere.
 fn pid(text: &str) -> Option<Pid> {
-    text.parse().ok().and_then(Pid::from_raw)
+    text.parse().ok().filter(|number| *number > 0).and_then(Pid::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn children_are_listed_until_they_are_reaped() {
+        let mut command = Command::new("cat");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        assert!(children().contains(&pid));
+        assert!(descendant(pid, getpid()).is_some());
+        assert!(descendant(pid, pid).is_none(), "it is not its own child");
+        drop(child.stdin.take());
+        let exited =
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), exited).unwrap();
+        // It has ended, and has its number until somebody asks for its end.
+        assert!(children().contains(&pid) && is_held(pid, &pidfd));
+        child.wait().unwrap();
+        assert!(!children().contains(&pid) && !is_held(pid, &pidfd));
+    }
+
+    #[test]
+    fn a_name_that_looks_like_the_end_of_it_does_not_confuse() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("x) 1 1 1");
+        std::fs::write(&program, "#!/bin/sh\nread -r _\n").unwrap();
+        let mode: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).unwrap();
+        let mut child = Command::new(&program).stdin(Stdio::piped()).spawn().unwrap();
+        assert_eq!(parent_of(Pid::from_child(&child)), Some(getpid()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
 }
