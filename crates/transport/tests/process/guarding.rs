@@ -169,6 +169,22 @@ fn a_program_that_is_killed_takes_everything_with_it() {
     }
 }
 
+#[test]
+fn a_guardian_that_cannot_be_started_is_named() {
+    let none = Some(Guardian::new("/no/such/guardian"));
+    let config = ProcessConfig { guardian: none, ..ProcessConfig::new("cat") };
+    let Err(error) = block_on(launch(&config)) else { panic!("it was started") };
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("/no/such/guardian"), "{error:?}");
+    // One that is something else altogether.
+    let other = Some(Guardian::new("/bin/true"));
+    let config = ProcessConfig { guardian: other, ..ProcessConfig::new("cat") };
+    let Err(error) = block_on(launch(&config)) else { panic!("it was started") };
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("guardian"), "{error:?}");
+    assert!(until_children_are_gone(wait::LIMIT));
+}
+
 /// Ends what a test has shown to be left.
 #[track_caller]
 pub(super) fn end_by_hand(mark: &str) {

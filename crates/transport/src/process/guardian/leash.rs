@@ -40,7 +40,13 @@ impl Leash {
         let mut command = Command::new(by.program());
         command.arg(guardian::ASKED).args(by.args()).process_group(0);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
-        let started = reaper::spawn(command).await?;
+        let started = reaper::spawn(command).await.map_err(|error| match error.kind() {
+            // Otherwise it would seem to be the program.
+            kind @ (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                io::Error::new(kind, format!("its guardian, {}: {error}", by.program().display()))
+            }
+            _ => error,
+        })?;
         // From here on the guardian is ended with this value.
         let pid = Pid::from_child(&started);
         let mut leash = Self { guardian: Some(started), line, pid };
