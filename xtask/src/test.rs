@@ -9,14 +9,16 @@ use crate::{Failure, failed, is_ci, needs, tidy, wants_help};
 const HELP: &str = "\
 Finds what the tests need and runs all of them: unit, integration, documentation, examples.
 
-Usage: cargo xtask test [--install] [--tidy] [arguments for cargo test]
+Usage: cargo xtask test [--install] [--tidy] [--soak] [arguments for cargo test]
 
   --install  get what is missing: Debian packages (as root or through sudo), fixture
              programs from npm, PyPI and crates (into ~/.cache/tieline or XDG_CACHE_HOME).
              Without it, anything missing is named and the run fails.
   --tidy     run `cargo xtask tidy` first
+  --soak     what is done again and again is done so ten thousand times, and not a few: for an hour
+             in which nobody waits (TIELINE_SOAK=1)
 
-CI=true in the environment means both. The tests are told where the fixtures are by
+CI=true in the environment means --install and --tidy. The tests are told where the fixtures are by
 TIELINE_XI_CORE (the program), TIELINE_NODE_FIXTURES (the folder with node_modules) and
 TIELINE_PYTHON_FIXTURES (the virtual environment).
 
@@ -27,6 +29,7 @@ TIELINE_PYTHON_FIXTURES (the virtual environment).
 struct Options<'a> {
     install: bool,
     tidy: bool,
+    soak: bool,
     cargo_args: Vec<&'a str>,
 }
 
@@ -47,6 +50,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     let cargo_test = |more: &[&str]| {
         let mut command = workspace.cargo();
         command.args(["test", "--locked"]).args(more).args(&options.cargo_args);
+        command.envs(options.soak.then_some(("TIELINE_SOAK", "1")));
         command.envs(fixtures.iter().map(|it| (it.variable, it.location())));
         succeeds(&mut command)
     };
@@ -71,11 +75,13 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
 impl<'a> Options<'a> {
     fn read(args: &'a [String]) -> Self {
         let ours = args.iter().take_while(|arg| *arg != "--").count();
-        let is_ours = |at: usize, arg: &str| at < ours && matches!(arg, "--install" | "--tidy");
+        let is_ours =
+            |at: usize, arg: &str| at < ours && matches!(arg, "--install" | "--tidy" | "--soak");
         let given = |name| args.iter().take(ours).any(|arg| arg == name);
         Self {
             install: given("--install"),
             tidy: given("--tidy"),
+            soak: given("--soak"),
             cargo_args: (args.iter().map(String::as_str).enumerate())
                 .filter(|(at, arg)| !is_ours(*at, arg))
                 .map(|(_, arg)| arg)
@@ -124,10 +130,10 @@ mod tests {
 
     #[test]
     fn our_options_are_taken_and_cargo_gets_the_rest() {
-        let args = ["--install", "-p", "x", "name", "--", "--tidy", "--nocapture"];
+        let args = ["--install", "--soak", "-p", "x", "name", "--", "--tidy", "--nocapture"];
         let args = args.map(String::from);
         let options = Options::read(&args);
-        assert!(options.install);
+        assert!(options.install && options.soak);
         assert!(!options.tidy, "behind `--` it belongs to the tests");
         assert_eq!(options.cargo_args, ["-p", "x", "name", "--", "--tidy", "--nocapture"]);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind, RestartPolicy};
 use tieline_rpc::Dialect;
-use tieline_transport::{Address, ChannelConfig, Endpoint, Options, TransportError};
+use tieline_transport::{Address, ChannelConfig, Endpoint, Guardian, Options, TransportError};
 
 /// One line between two processes: whole messages over whatever lies underneath.
 #[derive(Parser)]
@@ -218,6 +218,8 @@ impl Reach {
                 ..ChannelConfig::default()
             },
             allow_uids: self.allow_uid.clone(),
+            // As `main` did first of all.
+            guardian: Some(Guardian::of_this_program()),
             ..Options::default()
         }
     }

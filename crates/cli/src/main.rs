@@ -20,13 +20,20 @@ use clap::{CommandFactory, Parser};
 
 use args::{Args, Command};
 use report::Failure;
+use tieline_transport::Guardian;
 
 /// How long the end waits for somebody to read what was said.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How long the end waits for what was killed to be gone.
+const LAST_BREATH: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
+    // Before anything else: the guardian of each child is this program, started again.
+    Guardian::of_this_program();
     let args = Args::parse();
     logging::start(&args.logging);
+    adopt_orphans();
     let format = args.logging.log_format;
     let status = match run(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -35,8 +42,17 @@ fn main() -> ExitCode {
             failure.status()
         }
     };
+    tieline_transport::until_children_are_gone(LAST_BREATH);
     stderr::flush(LAST_WORDS);
     status
+}
+
+/// Whoever comes to us because somebody killed a guardian is ended, too.
+fn adopt_orphans() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = tieline_transport::adopt_orphans() {
+        tracing::warn!("what loses its guardian will be left behind: {error}");
+    }
 }
 
 fn run(args: Args) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 //! - [`conformance!`] makes a test of each rule that every transport must keep.
 //! - [`helper`] starts the test binary again as another process: for what can be done once per
 //!   process, as another user, or with other limits.
+//! - [`misbehave`] is a program that does what programs must not, and counts who is left of it.
 //! - [`wait`] waits for events, with a limit that turns a hang into a failure.
 //!
 //! What fails here fails by a panic: these are tests.
@@ -11,6 +12,8 @@
 pub mod conformance;
 #[cfg(unix)]
 pub mod helper;
+#[cfg(target_os = "linux")]
+pub mod misbehave;
 pub mod wait;
 
 pub use conformance::{Check, Subject};

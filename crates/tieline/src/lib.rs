@@ -86,6 +86,7 @@
 //!
 //! # Where to read on
 //! - [`Options`]: message limits, timeouts, framing, environment of a child.
+//! - [`Guardian`]: nothing that comes of a child is left, also when this program is killed (Linux).
 //! - [`Registry`]: schemes of one's own beside the built-in ones.
 //! - [`Framed`]: a transport and a framing known at compile time, with nothing boxed.
 //! - [`Control`]: who is on the other end, what was counted, and why it ended.

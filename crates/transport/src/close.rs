@@ -83,11 +83,16 @@ pub struct ChildExit {
     pub unterminated: bool,
     /// It ended in the middle of a message, which was not delivered.
     pub truncated: Option<Truncated>,
+    /// Somebody else had killed its guardian, and it was killed for that.
+    pub guardian_lost: bool,
 }
 
 impl fmt::Display for ChildExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the child ended with {}", self.status)?;
+        if self.guardian_lost {
+            f.write_str(", because somebody killed its guardian")?;
+        }
         if let Some(truncated) = &self.truncated {
             write!(f, "; {truncated}")?;
         }

@@ -53,6 +53,7 @@ mod connection;
 mod control;
 mod endpoint;
 mod error;
+mod guardian;
 mod info;
 mod memory;
 mod options;
@@ -82,6 +83,7 @@ pub use connection::{
 pub use control::{Backing, BoxFuture, Control, ControlBuilder};
 pub use endpoint::{Address, Endpoint};
 pub use error::{ConfigError, ErrorKind, Operation, TransportError};
+pub use guardian::Guardian;
 pub use info::{Capabilities, ConnectionInfo, Health, PeerIdentity, TransportKind};
 pub use memory::{
     Memory, MemoryChannel, MemoryConfig, MemoryConnection, MemoryListener, memory_pair,
@@ -92,9 +94,12 @@ pub use registry::{Registry, Scheme};
 pub use tcp::{Tcp, TcpConfig, TcpConnection, TcpListener};
 pub use transport::{DynListener, DynTransport, Listener, NoListener, Transport, TransportConfig};
 
+#[cfg(target_os = "linux")]
+pub use process::adopt_orphans;
 #[cfg(unix)]
 pub use process::{
     ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, StopTimeouts, resolve,
+    until_children_are_gone,
 };
 #[cfg(unix)]
 pub use stdio::{Stdin, Stdio, StdioConfig, StdioConnection, Stdout};

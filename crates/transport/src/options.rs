@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind};
 
-use crate::ConfigError;
+use crate::{ConfigError, Guardian};
 
 /// What can be asked for beyond the endpoint's text. The defaults are safe; each transport takes
 /// what concerns it.
@@ -29,6 +29,9 @@ pub struct Options {
     pub cwd: Option<PathBuf>,
     /// Environment variables of a child process, on top of ours.
     pub env: Environment,
+    /// What stands between us and a child process, so that nothing that comes of it is left; none by
+    /// default.
+    pub guardian: Option<Guardian>,
 }
 
 impl Default for Options {
@@ -42,6 +45,7 @@ impl Default for Options {
             allow_unauthenticated_tcp: false,
             cwd: None,
             env: Environment::default(),
+            guardian: None,
         }
     }
 }

@@ -1,8 +1,11 @@
-//! The life of one child: its end is noticed before anybody reaps it, its group is ended with it,
-//! and nothing is ever signalled that may be somebody else's.
+//! The life of one child: its end is noticed before anybody reaps it, what came of it is ended with
+//! it, and nothing is ever signalled that may be somebody else's.
 
 use std::io;
-use std::process::{Child, ExitStatus};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::process::{Pid, Signal};
@@ -10,8 +13,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::StopTimeouts;
+use super::held::{End, Held};
 use super::stderr::Stderr;
-use super::{StopTimeouts, reaper};
 use crate::control::Backing;
 use crate::{BoxFuture, ChildExit, Health};
 
@@ -22,9 +26,11 @@ pub(super) enum Phase {
     Running,
     /// It has ended and is not reaped; others may still hold its pipes.
     Exited,
-    /// Its group was ended and it was reaped: what has not come out of its pipes by now is not
-    /// waited for.
+    /// All that came of it was told to end: what has not come out of its pipes by now is not waited
+    /// for.
     Over,
+    /// It was reaped, and nothing is left.
+    Gone,
 }
 
 /// One child and all that belongs to it.
@@ -32,28 +38,28 @@ pub(super) struct Lifecycle(Arc<Life>);
 
 struct Life {
     pid: Pid,
-    /// `None` once it is reaped, or left to the reaper: after that the number may be a stranger's,
-    /// so signals are sent only while this is held.
-    child: Mutex<Option<Child>>,
+    /// `None` once it is left to the reaper.
+    held: Mutex<Option<Held>>,
     phase: watch::Sender<Phase>,
     status: Mutex<Option<ExitStatus>>,
+    guardian_lost: AtomicBool,
     stderr: Stderr,
     stop: StopTimeouts,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Lifecycle {
-    pub(super) fn new(child: Child, stop: StopTimeouts) -> io::Result<Self> {
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let Some(pid) = pid else {
-            reaper::reap(child);
+    pub(super) fn new(held: Held, stop: StopTimeouts) -> io::Result<Self> {
+        let Some(pid) = held.pid() else {
+            held.end(None);
             return Err(io::ErrorKind::InvalidData.into());
         };
         Ok(Self(Arc::new(Life {
             pid,
-            child: Mutex::new(Some(child)),
+            held: Mutex::new(Some(held)),
             phase: watch::Sender::new(Phase::Running),
             status: Mutex::new(None),
+            guardian_lost: AtomicBool::new(false),
             stderr: Stderr::default(),
             stop,
             tasks: Mutex::new(Vec::new()),
@@ -65,14 +71,17 @@ impl Lifecycle {
     }
 
     /// Starts to read stderr and to wait for the end. Must be called in a runtime.
-    pub(super) fn watch(&self, stderr: std::process::ChildStderr, name: String) -> io::Result<()> {
-        let ended = ended::Watch::new(self.0.pid)?;
+    pub(super) fn watch(&self, stderr: OwnedFd, name: String) -> io::Result<()> {
+        let ended = match &*lock(&self.0.held) {
+            Some(held) => held.ended(self.0.pid)?,
+            None => return Ok(()),
+        };
         let drain = self.0.stderr.drain(stderr, name, self.0.pid.as_raw_nonzero().get())?;
         let life = self.0.clone();
         let wait = tokio::spawn(async move {
-            ended.wait().await;
-            life.exited();
-            tokio::time::sleep(life.stop.drain).await;
+            if life.exited(ended.await) {
+                tokio::time::sleep(life.stop.drain).await;
+            }
             life.finish();
         });
         lock(&self.0.tasks).extend([tokio::spawn(drain), wait]);
@@ -107,21 +116,23 @@ impl Backing for Lifecycle {
     fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
         let life = self.0.clone();
         Box::pin(async move {
-            let stages = [
-                (life.stop.end_of_input, Some(Signal::TERM)),
-                (life.stop.terminate, Some(Signal::KILL)),
-                (life.stop.drain, None),
+            let stages: [(_, fn(&Held)); 3] = [
+                (life.stop.end_of_input, Held::terminate),
+                (life.stop.terminate, Held::kill),
+                (life.stop.drain, |_| ()),
             ];
             for (patience, then) in stages {
                 if timeout(patience, life.reach(Phase::Exited)).await.is_ok() {
                     break;
                 }
-                if let Some(signal) = then {
-                    life.signal_group(signal);
+                if let Some(held) = &*lock(&life.held) {
+                    then(held);
                 }
             }
             let exit = life.exit().await;
             life.finish();
+            // What takes longer is the reaper's.
+            let _ = timeout(life.stop.drain, life.reach(Phase::Gone)).await;
             exit
         })
     }
@@ -138,10 +149,18 @@ impl Life {
         let _ = phase.wait_for(|phase| *phase >= wanted).await;
     }
 
-    /// Notes the status without reaping: until the group is ended its number must stay taken.
-    fn exited(&self) {
-        *lock(&self.status) = ended::peek(self.pid);
+    /// Notes how it ended; whether others may still have something to say in its pipes.
+    fn exited(&self, end: End) -> bool {
+        let (status, is_heard) = match end {
+            End::Status(status) => (status, true),
+            End::GuardianLost => {
+                self.guardian_lost.store(true, Ordering::Relaxed);
+                (Some(ExitStatus::from_raw(Signal::KILL.as_raw())), false)
+            }
+        };
+        *lock(&self.status) = status;
         self.phase.send_if_modified(|phase| advance(phase, Phase::Exited));
+        is_heard
     }
 
     /// What the end was, with all of stderr that can be had without waiting for a stranger.
@@ -153,17 +172,15 @@ impl Life {
             stderr_tail: self.stderr.tail(),
             unterminated: false,
             truncated: None,
+            guardian_lost: self.guardian_lost.load(Ordering::Relaxed),
         })
     }
 
-    /// Ends what is left of the group and reaps the child.
+    /// Ends what is left of it.
     fn finish(&self) {
-        let child = self.end_group();
-        if let Some(mut child) = child {
-            let status = child.try_wait().ok().flatten();
-            lock(&self.status).get_or_insert_with(|| status.unwrap_or_default());
-            reaper::reap(child);
-        }
+        let status = self.end();
+        let status = || status.unwrap_or_else(|| ExitStatus::from_raw(Signal::KILL.as_raw()));
+        lock(&self.status).get_or_insert_with(status);
         self.phase.send_if_modified(|phase| advance(phase, Phase::Over));
     }
 
@@ -172,24 +189,16 @@ impl Life {
         for task in lock(&self.tasks).drain(..) {
             task.abort();
         }
-        if let Some(child) = self.end_group() {
-            reaper::reap(child);
-        }
+        self.end();
         self.phase.send_if_modified(|phase| advance(phase, Phase::Over));
     }
 
-    /// Kills the group and gives up the child. The leader is not reaped yet, so the number is ours.
-    fn end_group(&self) -> Option<Child> {
-        let child = lock(&self.child).take()?;
-        reaper::kill_group(&child);
-        Some(child)
-    }
-
-    fn signal_group(&self, signal: Signal) {
-        let child = lock(&self.child);
-        if child.is_some() {
-            reaper::signal_group(self.pid, signal);
-        }
+    fn end(&self) -> Option<ExitStatus> {
+        let held = lock(&self.held).take()?;
+        let phase = self.phase.clone();
+        held.end(Some(Box::new(move || {
+            phase.send_if_modified(|phase| advance(phase, Phase::Gone));
+        })))
     }
 }
 
@@ -202,65 +211,4 @@ fn advance(phase: &mut Phase, to: Phase) -> bool {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-/// How the end of a child is noticed before it is reaped.
-mod ended {
-    use super::*;
-    use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
-    use std::os::unix::process::ExitStatusExt;
-
-    #[cfg(target_os = "linux")]
-    pub(super) struct Watch(tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>);
-
-    #[cfg(target_os = "linux")]
-    impl Watch {
-        pub(super) fn new(pid: Pid) -> io::Result<Self> {
-            use rustix::process::{PidfdFlags, pidfd_open};
-            let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-            let interest = tokio::io::Interest::READABLE;
-            crate::readiness::register(pidfd, interest).map(Self)
-        }
-
-        pub(super) async fn wait(self) {
-            // Fails only when the runtime goes, and this task with it.
-            let _ = self.0.readable().await;
-        }
-    }
-
-    /// Elsewhere a thread waits, for as long as the child lives.
-    #[cfg(not(target_os = "linux"))]
-    pub(super) struct Watch(tokio::sync::oneshot::Receiver<()>);
-
-    #[cfg(not(target_os = "linux"))]
-    impl Watch {
-        pub(super) fn new(pid: Pid) -> io::Result<Self> {
-            let (ended, wait) = tokio::sync::oneshot::channel();
-            let builder = std::thread::Builder::new().name("tieline-wait".into());
-            builder.spawn(move || {
-                let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-                while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), options) {}
-                let _ = ended.send(());
-            })?;
-            Ok(Self(wait))
-        }
-
-        pub(super) async fn wait(self) {
-            let _ = self.0.await;
-        }
-    }
-
-    /// The status of a child that has ended, which stays to be reaped.
-    pub(super) fn peek(pid: Pid) -> Option<ExitStatus> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        waitid(WaitId::Pid(pid), options).ok().flatten().map(|status| wait_status(&status))
-    }
-
-    /// As `wait` would have put it: the exit code in the second byte, or the signal in the first.
-    fn wait_status(status: &WaitIdStatus) -> ExitStatus {
-        let signal = status.terminating_signal().unwrap_or_default();
-        let core = if status.dumped() { 0x80 } else { 0 };
-        let code = status.exit_status().unwrap_or_default();
-        ExitStatus::from_raw((code & 0xff) << 8 | signal | core)
-    }
 }

@@ -1,9 +1,13 @@
 //! A child process on pipes: its stdin and stdout are the line, its stderr is always read.
 //!
 //! The child leads a process group of its own. When the line ends, however it ends, the group is
-//! ended with it. A descendant that left the group escapes; closing that gap is the place of
-//! [`lifecycle`], which alone signals and reaps.
+//! ended with it, and with a [`Guardian`] all that came of the child, whatever it did to get away. How a
+//! child is held is [`held`]'s; its life is [`lifecycle`]'s, and signals and reaping are nobody else's.
 
+mod ended;
+#[cfg(target_os = "linux")]
+mod guardian;
+mod held;
 mod lifecycle;
 mod pipes;
 mod reaper;
@@ -12,24 +16,33 @@ mod stderr;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_proto::ByteSize;
 
 pub use pipes::{ChildStdin, ChildStdout};
+#[cfg(target_os = "linux")]
+pub use reaper::adopt_orphans;
+pub use reaper::until_children_are_gone;
 pub use resolve::resolve;
 
 use crate::control::ControlBuilder;
 use crate::options::validate_timeout;
 use crate::{
-    Address, Capabilities, ConfigError, Endpoint, Environment, ErrorKind, IoConnection, NoListener,
-    Operation, Options, PerformanceProfile, Transport, TransportConfig, TransportError,
+    Address, Capabilities, ConfigError, Endpoint, Environment, ErrorKind, Guardian, IoConnection,
+    NoListener, Operation, Options, PerformanceProfile, Transport, TransportConfig, TransportError,
     TransportKind,
 };
+#[cfg(target_os = "linux")]
+pub(crate) use guardian::guard;
+#[cfg(target_os = "linux")]
+use guardian::leash::Leash;
+use held::Held;
 use lifecycle::Lifecycle;
 
 /// Child processes on pipes. Each connection starts one process.
@@ -55,6 +68,9 @@ pub struct ProcessConfig {
     pub env: Environment,
     /// How long each stage of stopping may take.
     pub stop: StopTimeouts,
+    /// What stands between us and the child, so that nothing that comes of it is left; none by
+    /// default, and then its process group is all that is ended with it.
+    pub guardian: Option<Guardian>,
 }
 
 /// How long each stage of stopping a child may take before the next begins.
@@ -87,6 +103,7 @@ impl ProcessConfig {
             cwd: None,
             env: Environment::default(),
             stop: StopTimeouts::default(),
+            guardian: None,
         }
     }
 
@@ -148,6 +165,7 @@ impl Transport for Process {
         Ok(ProcessConfig {
             cwd: options.cwd.clone(),
             env: options.env.clone(),
+            guardian: options.guardian.clone(),
             ..ProcessConfig::new(program).with_args(args)
         })
     }
@@ -180,20 +198,10 @@ async fn launch(
 ) -> Result<ProcessConnection, TransportError> {
     config.validate()?;
     let program = resolve(&config.program, config.cwd.as_deref())?;
-    let mut command = Command::new(program);
-    command.args(&config.args).envs(config.env.iter());
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.arg0(&config.program).process_group(0);
-    if let Some(cwd) = &config.cwd {
-        command.current_dir(cwd);
-    }
-    let mut child = reaper::spawn(command).await.map_err(launch_failed)?;
-    let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (held, pipes) = start(config, &program).await.map_err(launch_failed)?;
     // From here on the child is ended with this value, also when the rest fails.
-    let lifecycle = Lifecycle::new(child, config.stop).map_err(launch_failed)?;
-    let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
-        return Err(launch_failed(io::ErrorKind::BrokenPipe.into()));
-    };
+    let lifecycle = Lifecycle::new(held, config.stop).map_err(launch_failed)?;
+    let [stdin, stdout, stderr] = pipes;
     let read = ChildStdout::new(stdout, &lifecycle).map_err(launch_failed)?;
     let write = ChildStdin::new(stdin).map_err(launch_failed)?;
     lifecycle.watch(stderr, config.name()).map_err(launch_failed)?;
@@ -210,6 +218,29 @@ async fn launch(
         backing: Arc::new(lifecycle),
     };
     Ok(IoConnection::new(read, write, control.build()))
+}
+
+/// The child, and our ends of its stdin, stdout and stderr.
+async fn start(config: &ProcessConfig, program: &Path) -> io::Result<(Held, [OwnedFd; 3])> {
+    let (stdin, to_child) = io::pipe()?;
+    let (from_child, stdout) = io::pipe()?;
+    let (errors, stderr) = io::pipe()?;
+    let ours = [to_child.into(), from_child.into(), errors.into()];
+    let theirs: [OwnedFd; 3] = [stdin.into(), stdout.into(), stderr.into()];
+    #[cfg(target_os = "linux")]
+    if let Some(guardian) = &config.guardian {
+        let leash = Leash::start(guardian, config, program, theirs).await?;
+        return Ok((Held::Leash(leash), ours));
+    }
+    let [stdin, stdout, stderr] = theirs;
+    let mut command = Command::new(program);
+    command.args(&config.args).envs(config.env.iter());
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
+    command.arg0(&config.program).process_group(0);
+    if let Some(cwd) = &config.cwd {
+        command.current_dir(cwd);
+    }
+    Ok((Held::Group(reaper::spawn(command).await?), ours))
 }
 
 fn launch_failed(error: io::Error) -> TransportError {

@@ -16,8 +16,8 @@ use crate::{BoxFuture, WriteEnd};
 pub struct ChildStdin(Option<pipe::Sender>);
 
 impl ChildStdin {
-    pub(super) fn new(stdin: std::process::ChildStdin) -> io::Result<Self> {
-        Ok(Self(Some(pipe::Sender::from_owned_fd(OwnedFd::from(stdin))?)))
+    pub(super) fn new(stdin: OwnedFd) -> io::Result<Self> {
+        Ok(Self(Some(pipe::Sender::from_owned_fd(stdin)?)))
     }
 
     fn open(&mut self) -> io::Result<Pin<&mut pipe::Sender>> {
@@ -77,15 +77,12 @@ enum Stage {
 }
 
 impl ChildStdout {
-    pub(super) fn new(
-        stdout: std::process::ChildStdout,
-        lifecycle: &Lifecycle,
-    ) -> io::Result<Self> {
+    pub(super) fn new(stdout: OwnedFd, lifecycle: &Lifecycle) -> io::Result<Self> {
         let mut phase = lifecycle.phase();
         let over = async move {
-            let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
+            let _ = phase.wait_for(|phase| *phase >= Phase::Over).await;
         };
-        let pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(stdout))?;
+        let pipe = pipe::Receiver::from_owned_fd(stdout)?;
         Ok(Self { pipe, stage: Stage::Open(Box::pin(over)) })
     }
 }

@@ -4,6 +4,7 @@
 //! that a thread of the runtime does not have. And a child whose line was dropped must be waited
 //! for without a runtime, or it stays a zombie.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::process::{Child, Command};
 use std::sync::OnceLock;
@@ -13,9 +14,20 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use tokio::sync::oneshot;
 
+/// What is to be done once somebody is reaped.
+pub(super) type Reaped = Box<dyn FnOnce() + Send>;
+
 enum Job {
     Spawn(Command, oneshot::Sender<io::Result<Child>>),
-    Reap(Child),
+    Reap(Dying),
+    Tell(Sender<()>),
+}
+
+/// Somebody who was killed, or told to end.
+struct Dying {
+    child: Child,
+    is_guardian: bool,
+    then: Option<Reaped>,
 }
 
 /// Starts `command`. Cancel-safe: a child that nobody waits for any more is ended at once.
@@ -26,22 +38,41 @@ pub(super) async fn spawn(command: Command) -> io::Result<Child> {
 }
 
 /// Waits for a child that was killed. Never blocks.
-pub(super) fn reap(mut child: Child) {
-    if let Ok(Some(_)) = child.try_wait() {
-        return;
-    }
-    if let Ok(thread) = thread() {
+pub(super) fn reap(child: Child, then: Option<Reaped>) {
+    hand_over(Dying { child, is_guardian: false, then });
+}
+
+/// Waits for a guardian that was told to end. Never blocks.
+#[cfg(target_os = "linux")]
+pub(super) fn reap_guardian(guardian: Child, then: Option<Reaped>) {
+    hand_over(Dying { child: guardian, is_guardian: true, then });
+}
+
+fn hand_over(mut dying: Dying) {
+    match thread() {
         // The thread ends only with the process.
-        let _ = thread.send(Job::Reap(child));
+        Ok(thread) => _ = thread.send(Job::Reap(dying)),
+        Err(_) => _ = dying.is_over(),
     }
 }
 
+/// Waits until everything that was started and whose line has ended is gone, at most so long; false
+/// when something is not. Blocks; for the end of a program.
+///
+/// What ends later than this program is still ended: by its guardian, where it has one.
+pub fn until_children_are_gone(limit: Duration) -> bool {
+    let Some(Ok(thread)) = THREAD.get() else { return true };
+    let (told, wait) = channel();
+    thread.send(Job::Tell(told)).is_ok() && wait.recv_timeout(limit).is_ok()
+}
+
+static THREAD: OnceLock<Result<Sender<Job>, io::ErrorKind>> = OnceLock::new();
+
 fn thread() -> io::Result<Sender<Job>> {
-    static THREAD: OnceLock<Result<Sender<Job>, io::ErrorKind>> = OnceLock::new();
     let started = THREAD.get_or_init(|| {
         let (sender, jobs) = channel();
         let builder = std::thread::Builder::new().name("tieline-process".into());
-        let spawned = builder.spawn(move || run(&jobs));
+        let spawned = builder.spawn(move || Reaper::default().run(&jobs));
         spawned.map(|_| sender).map_err(|error| error.kind())
     });
     started.clone().map_err(io::Error::from)
@@ -66,27 +97,137 @@ pub(super) fn signal_group(child: Pid, signal: Signal) {
 
 /// A killed child is gone within milliseconds, unless the kernel holds it: so look again and again,
 /// and let none hold up the others.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+const LOOK_AT_LEAST: Duration = Duration::from_millis(50);
 
-fn run(jobs: &Receiver<Job>) {
-    let mut dying: Vec<Child> = Vec::new();
-    loop {
-        let job = if dying.is_empty() {
-            jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            jobs.recv_timeout(LOOK_AGAIN)
-        };
-        match job {
-            Ok(Job::Spawn(mut command, answer)) => {
-                if let Err(Ok(unwanted)) = answer.send(command.spawn()) {
-                    kill_group(&unwanted);
-                    dying.push(unwanted);
+#[derive(Default)]
+struct Reaper {
+    /// Everybody whom this thread has started and who is not reaped.
+    started: BTreeSet<u32>,
+    dying: Vec<Dying>,
+    /// A guardian was lost, and its orphans may have come to us.
+    has_orphans: bool,
+    waiting: Vec<Sender<()>>,
+}
+
+impl Reaper {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        let mut pause = LOOK_AGAIN;
+        loop {
+            let job = if self.dying.is_empty() && !self.has_orphans {
+                jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                jobs.recv_timeout(pause)
+            };
+            pause = LOOK_AGAIN;
+            match job {
+                Ok(Job::Spawn(mut command, answer)) => {
+                    let spawned = command.spawn();
+                    self.started.extend(spawned.as_ref().ok().map(Child::id));
+                    if let Err(Ok(unwanted)) = answer.send(spawned) {
+                        kill_group(&unwanted);
+                        self.dying.push(Dying { child: unwanted, is_guardian: false, then: None });
+                    }
                 }
+                Ok(Job::Reap(dying)) => self.dying.push(dying),
+                Ok(Job::Tell(waiting)) => self.waiting.push(waiting),
+                Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(LOOK_AT_LEAST),
+                Err(RecvTimeoutError::Disconnected) => return,
             }
-            Ok(Job::Reap(child)) => dying.push(child),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+            self.look();
         }
-        dying.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+
+    fn look(&mut self) {
+        let Self { started, dying, has_orphans, waiting } = self;
+        dying.retain_mut(|dying| match dying.is_over() {
+            None => true,
+            Some(went_well) => {
+                started.remove(&dying.child.id());
+                *has_orphans |= dying.is_guardian && !went_well;
+                if let Some(then) = dying.then.take() {
+                    then();
+                }
+                false
+            }
+        });
+        if *has_orphans {
+            *has_orphans = orphans::kill(started);
+        }
+        if dying.is_empty() && !*has_orphans {
+            for waiting in waiting.drain(..) {
+                // It may have waited long enough.
+                let _ = waiting.send(());
+            }
+        }
+    }
+}
+
+impl Dying {
+    /// Reaps it, if it has ended: did it end well?
+    fn is_over(&mut self) -> Option<bool> {
+        match self.child.try_wait() {
+            Ok(None) => {
+                #[cfg(target_os = "linux")]
+                if self.is_guardian {
+                    super::guardian::leash::wake(&self.child);
+                }
+                None
+            }
+            Ok(Some(status)) => Some(status.success()),
+            Err(_) => Some(false),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub use orphans::adopt_orphans;
+
+/// The orphans of a guardian that somebody killed.
+#[cfg(target_os = "linux")]
+mod orphans {
+    use super::*;
+    use crate::process::guardian::tree;
+    use rustix::process::{WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static ADOPTED: AtomicBool = AtomicBool::new(false);
+
+    /// Lets the orphans of a guardian that somebody kills come to this process, which ends them.
+    /// Without this they are init's, and nobody's.
+    ///
+    /// This process MUST have no child processes but those of its lines: when a guardian was
+    /// killed, whoever is a child of this process and of no line is an orphan, and is killed.
+    ///
+    /// # Errors
+    /// The kernel does not let it be.
+    pub fn adopt_orphans() -> io::Result<()> {
+        set_child_subreaper(Some(getpid()))?;
+        ADOPTED.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Kills and reaps all who are children of ours and were not started by us; whether there was
+    /// anybody.
+    pub(super) fn kill(started: &BTreeSet<u32>) -> bool {
+        if !ADOPTED.load(Ordering::Relaxed) {
+            return false;
+        }
+        let is_ours = |pid: &Pid| started.contains(&pid.as_raw_nonzero().get().unsigned_abs());
+        let mut orphans = tree::children();
+        orphans.retain(|pid| !is_ours(pid));
+        for orphan in &orphans {
+            // Only this thread reaps it, so the number is its own.
+            let _ = kill_process(*orphan, Signal::KILL);
+            let _ = waitpid(Some(*orphan), WaitOptions::NOHANG);
+        }
+        !orphans.is_empty()
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod orphans {
+    pub(super) fn kill(_: &std::collections::BTreeSet<u32>) -> bool {
+        false
     }
 }

@@ -51,11 +51,11 @@ impl Stderr {
     /// Reads until the end. The future ends with the stream, or when it is dropped.
     pub(super) fn drain(
         &self,
-        stderr: std::process::ChildStderr,
+        stderr: OwnedFd,
         name: String,
         pid: i32,
     ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
-        let mut pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))?;
+        let mut pipe = pipe::Receiver::from_owned_fd(stderr)?;
         let this = self.clone();
         Ok(async move {
             let mut log = LineLog::new(name, pid);

@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod ending;
+mod guarding;
 mod launching;
+mod leaving;
+mod soaking;
 mod stopping;
 mod talking;
 
@@ -16,8 +19,8 @@ use tieline_proto::Lines;
 use tieline_testkit::wait;
 use tieline_transport::{
     Channel, ChannelConfig, ChildExit, CloseReason, Control, FramedChannel, FramedReceiver,
-    FramedSender, Incoming, Process, ProcessConfig, ProcessConnection, Receiver, ReceiverExt,
-    StopTimeouts, Transport, TransportError,
+    FramedSender, Guardian, Incoming, Process, ProcessConfig, ProcessConnection, Receiver,
+    ReceiverExt, StopTimeouts, Transport, TransportError,
 };
 
 /// The patience of a line that is never to run out of it.
@@ -30,7 +33,24 @@ fn shell(script: &str) -> ProcessConfig {
 }
 
 async fn launch(config: &ProcessConfig) -> Result<ProcessConnection, TransportError> {
-    Process.connect(config).await
+    let guardian = std::env::var_os(GUARDED).map(|_| guardian());
+    let guardian = config.guardian.clone().or(guardian);
+    Process.connect(&ProcessConfig { guardian, ..config.clone() }).await
+}
+
+/// With this in the environment, each child of these tests has a guardian.
+const GUARDED: &str = "TIELINE_TEST_GUARDED";
+
+/// This program is its own guardian, by way of a test that is one.
+fn guardian() -> Guardian {
+    let is_that_test = ["guardian_of_these_tests", "--exact", "--nocapture"];
+    Guardian::new("/proc/self/exe").with_args(is_that_test)
+}
+
+#[test]
+fn guardian_of_these_tests() {
+    // Returns where it was not started to be one.
+    Guardian::of_this_program();
 }
 
 type Sender = FramedSender<<ProcessConnection as tieline_transport::Connection>::WriteHalf, Lines>;

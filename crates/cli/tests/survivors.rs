@@ -1,0 +1,175 @@
+//! Programs that do all they can to be left behind, and that nothing is left of them.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::Signal;
+use support::{Client, Program, Serve, Talk, children_of, is_running, path_of, tieline, until};
+use tieline_testkit::misbehave::{self, survivors};
+
+/// A server whose programs do this, and the mark of all that comes of them.
+fn serve(to_do: &[&str]) -> (Serve, String) {
+    let mark = misbehave::new_mark();
+    let command = misbehave::command(&mark, to_do);
+    let args = ["--"].into_iter().chain(command.iter().map(String::as_str));
+    (Serve::start(args.collect::<Vec<_>>()), mark)
+}
+
+#[track_caller]
+fn up(serve: &Serve) -> Client {
+    let mut client = serve.client();
+    assert_eq!(client.line().as_deref(), Some("up"));
+    client
+}
+
+/// The worst of them: three for each client, of which no signal but SIGKILL ends any.
+const WORST: [&str; 6] = ["ignore", "daemon", "holder", "child", "say=up", "stay"];
+
+#[test]
+fn a_client_that_vanishes_leaves_nothing() {
+    let (serve, mark) = serve(&WORST);
+    let clients = [up(&serve), up(&serve), up(&serve)];
+    assert_eq!(survivors(&mark).len(), 12);
+    drop(clients);
+    until("nothing is left", || survivors(&mark).is_empty());
+    serve.wait_nothing_left();
+    serve.stop();
+}
+
+#[test]
+fn a_server_that_is_killed_leaves_nothing() {
+    for _ in 0..5 {
+        let (mut serve, mark) = serve(&WORST);
+        let _clients = [up(&serve), up(&serve), up(&serve)];
+        assert_eq!(survivors(&mark).len(), 12);
+        let guardians = children_of(serve.program.pid());
+        assert_eq!(guardians.len(), 3);
+        serve.program.signal(Signal::KILL);
+        serve.program.wait();
+        until("nothing is left", || survivors(&mark).is_empty());
+        until("no guardian is left", || !guardians.iter().any(|pid| is_running(*pid)));
+    }
+}
+
+#[test]
+fn a_server_that_has_ended_has_left_nothing() {
+    // Politely, and at once by a second signal: when it has ended, all has.
+    for signals in 1..=2 {
+        let (mut serve, mark) = serve(&WORST);
+        let _clients = [up(&serve), up(&serve), up(&serve)];
+        let guardians = children_of(serve.program.pid());
+        serve.program.signal(Signal::TERM);
+        until("the first signal was noticed", || !serve.path().exists());
+        if signals == 2 {
+            serve.program.signal(Signal::TERM);
+        }
+        let finished = serve.program.wait();
+        assert_eq!(finished.code, Some(signals - 1), "{finished:?}");
+        assert_eq!(survivors(&mark), [0; 0]);
+        assert!(guardians.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
+    }
+}
+
+#[test]
+fn a_program_that_kills_its_guardian_ends_its_own_line_alone() {
+    let to_do = ["ignore", "daemon", "child", "say=up", "read", "guardian=KILL", "stay"];
+    let (serve, mark) = serve(&to_do);
+    let (mut attacker, _other) = (up(&serve), up(&serve));
+    attacker.send("now");
+    assert_eq!(attacker.rest(), b"");
+    serve.program.wait_stderr("because somebody killed its guardian");
+    until("its own are gone", || survivors(&mark).len() == 3);
+    until("nobody waits to be reaped", || children_of(serve.program.pid()).len() == 1);
+    serve.stop();
+    assert_eq!(survivors(&mark), [0; 0]);
+}
+
+#[test]
+fn a_guardian_takes_no_signal_and_its_program_all_of_them() {
+    let masks = "grep -E 'SigBlk|SigIgn' /proc/self/status";
+    let signals = "kill -TERM $PPID; kill -HUP $PPID; kill -INT $PPID; kill -USR1 $PPID";
+    let serve = Serve::start(support::sh(&format!("{signals}; {masks}; read -r word; echo $word")));
+    let mut client = serve.client();
+    let expected = Program::run(Command::new("sh").args(["-c", masks]), "").stdout;
+    for mask in expected.lines() {
+        assert_eq!(client.line().as_deref(), Some(mask));
+    }
+    client.send("still");
+    assert_eq!(client.line().as_deref(), Some("still"));
+    serve.stop();
+}
+
+#[test]
+fn connect_that_is_killed_leaves_nothing() {
+    let mark = misbehave::new_mark();
+    let command = serde_json::to_string(&misbehave::command(&mark, &WORST)).unwrap();
+    let mut connect = Program::start(&mut tieline(["connect", &format!("exec:{command}")]));
+    assert_eq!(connect.line().as_deref(), Some("up"));
+    assert_eq!(survivors(&mark).len(), 4);
+    connect.signal(Signal::KILL);
+    connect.wait();
+    until("nothing is left", || survivors(&mark).is_empty());
+}
+
+/// The program in a place that everybody can reach, for its owner and others alone to execute.
+fn copied(directory: &Path) -> std::path::PathBuf {
+    fs::set_permissions(directory, PermissionsExt::from_mode(0o777)).unwrap();
+    let copy = directory.join("tieline");
+    // Not by this process: what one of its threads is writing, another could not start.
+    let original = env!("CARGO_BIN_EXE_tieline");
+    assert!(Command::new("cp").args([Path::new(original), &copy]).status().unwrap().success());
+    copy
+}
+
+#[test]
+fn an_ordinary_user_leaves_nothing_either() {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run as root: in all these tests it was an ordinary user");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(copied(directory.path()));
+    let socket = directory.path().join("a.sock");
+    let mark = misbehave::new_mark();
+    command.args(["serve", "--allow-uid", "0", "--listen", &format!("unix:{}", socket.display())]);
+    command.arg("--").args(misbehave::command(&mark, &WORST)).uid(NOBODY).gid(NOBODY);
+    let mut serve = Serve::launch(&mut command, 1, "unused".into(), directory);
+    let _clients = [up(&serve), up(&serve)];
+    assert_eq!(survivors(&mark).len(), 8);
+    serve.program.signal(Signal::KILL);
+    serve.program.wait();
+    until("nothing is left", || survivors(&mark).is_empty());
+}
+
+#[test]
+fn a_program_that_was_replaced_is_still_its_own_guardian() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = copied(directory.path());
+    let mut command = Command::new(&program);
+    let socket = directory.path().join("a.sock");
+    command.args(["serve", "--listen", &format!("unix:{}", socket.display()), "--", "cat"]);
+    let serve = Serve::launch(&mut command, 1, "unused".into(), directory);
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, "something else").unwrap();
+    let mut client = Client::connect(&path_of(serve.endpoint()));
+    client.send("hello");
+    assert_eq!(client.line().as_deref(), Some("hello"));
+    serve.stop();
+}
+
+#[test]
+fn a_guardian_that_a_person_starts_says_what_it_is() {
+    let finished = Program::run(&mut tieline(["tieline-guard"]), "");
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    assert!(finished.stderr.contains("guardian"), "{finished:?}");
+    let help = Program::run(&mut tieline(["--help"]), "");
+    assert!(!help.stdout.contains("guard"), "{help:?}");
+}

@@ -1,0 +1,76 @@
+//! Which executable becomes the guardian of a child, and how a program is one itself.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+/// The first argument of a process that is started to be a guardian.
+pub(crate) const ASKED: &str = "tieline-guard";
+
+/// The executable that becomes the guardian of each child: a small process between us and the
+/// child, to which every orphan of the child's processes comes back. When the line ends, or this
+/// process does, however it goes, the guardian kills what is left of them, also what has called
+/// `setsid` or lost its parent.
+///
+/// Linux only; elsewhere it is ignored. Without one, a child's process group is ended with it: what
+/// has left the group escapes, and all of it does when this process is killed.
+///
+/// ```no_run
+/// use tieline_transport::{Guardian, Options};
+///
+/// fn main() {
+///     // Before anything else: the guardians are this program, started again.
+///     let guardian = Guardian::of_this_program();
+///     let options = Options { guardian: Some(guardian), ..Options::default() };
+///     // …
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guardian {
+    program: PathBuf,
+    args: Vec<OsString>,
+}
+
+impl Guardian {
+    /// This program. MUST be called first in `main`: where the process was started to be a guardian,
+    /// this does not return.
+    pub fn of_this_program() -> Self {
+        let is_asked = std::env::args_os().nth(1).is_some_and(|asked| asked == ASKED);
+        if is_asked {
+            become_guardian();
+        }
+        // Also after the file was replaced, what runs here is what is started.
+        Self::new("/proc/self/exe")
+    }
+
+    /// Another program, whose `main` begins with [`of_this_program`](Self::of_this_program).
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), args: Vec::new() }
+    }
+
+    /// The same with these arguments behind the one that makes it a guardian.
+    #[must_use]
+    pub fn with_args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    pub(crate) fn args(&self) -> &[OsString] {
+        &self.args
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn become_guardian() -> ! {
+    crate::process::guard()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn become_guardian() -> ! {
+    std::process::exit(2)
+}

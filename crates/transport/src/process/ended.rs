@@ -1,0 +1,61 @@
+//! How the end of a child of our own is noticed before it is reaped.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, waitid};
+
+#[cfg(target_os = "linux")]
+pub(super) struct Watch(tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>);
+
+#[cfg(target_os = "linux")]
+impl Watch {
+    pub(super) fn new(pid: Pid) -> io::Result<Self> {
+        use rustix::process::{PidfdFlags, pidfd_open};
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let interest = tokio::io::Interest::READABLE;
+        crate::readiness::register(pidfd, interest).map(Self)
+    }
+
+    pub(super) async fn wait(self) {
+        // Fails only when the runtime goes, and this task with it.
+        let _ = self.0.readable().await;
+    }
+}
+
+/// Elsewhere a thread waits, for as long as the child lives.
+#[cfg(not(target_os = "linux"))]
+pub(super) struct Watch(tokio::sync::oneshot::Receiver<()>);
+
+#[cfg(not(target_os = "linux"))]
+impl Watch {
+    pub(super) fn new(pid: Pid) -> io::Result<Self> {
+        let (ended, wait) = tokio::sync::oneshot::channel();
+        let builder = std::thread::Builder::new().name("tieline-wait".into());
+        builder.spawn(move || {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), options) {}
+            let _ = ended.send(());
+        })?;
+        Ok(Self(wait))
+    }
+
+    pub(super) async fn wait(self) {
+        let _ = self.0.await;
+    }
+}
+
+/// The status of a child that has ended, which stays to be reaped.
+pub(super) fn peek(pid: Pid) -> Option<ExitStatus> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    waitid(WaitId::Pid(pid), options).ok().flatten().map(|status| wait_status(&status))
+}
+
+/// As `wait` would have put it: the exit code in the second byte, or the signal in the first.
+fn wait_status(status: &WaitIdStatus) -> ExitStatus {
+    let signal = status.terminating_signal().unwrap_or_default();
+    let core = if status.dumped() { 0x80 } else { 0 };
+    let code = status.exit_status().unwrap_or_default();
+    ExitStatus::from_raw((code & 0xff) << 8 | signal | core)
+}

@@ -1,0 +1,158 @@
+//! Our side of a guardian.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use rustix::net::{SendFlags, Shutdown, shutdown};
+use rustix::process::{Pid, Signal};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+use super::wire::{Order, Report, Request, send};
+use crate::process::{ProcessConfig, reaper};
+use crate::{BoxFuture, Guardian, guardian};
+
+/// A child and its guardian, held by the guardian's socket. Dropping it ends them at once.
+pub(in super::super) struct Leash {
+    /// The guardian; `None` once it is the reaper's.
+    guardian: Option<Child>,
+    line: Arc<UnixStream>,
+    /// The child itself, whose number is the guardian's to use.
+    pub(in super::super) pid: Pid,
+}
+
+impl Leash {
+    /// Starts `program` under a guardian. Cancel-safe: nothing is left of an attempt that nobody
+    /// waits for any more.
+    pub(in super::super) async fn start(
+        by: &Guardian,
+        config: &ProcessConfig,
+        program: &Path,
+        stdio: [OwnedFd; 3],
+    ) -> io::Result<Self> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let line = Arc::new(UnixStream::from_std(ours)?);
+        let mut command = Command::new(by.program());
+        command.arg(guardian::ASKED).args(by.args()).process_group(0);
+        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+        let started = reaper::spawn(command).await.map_err(|error| match error.kind() {
+            // Otherwise it would seem to be the program.
+            kind @ (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                io::Error::new(kind, format!("its guardian, {}: {error}", by.program().display()))
+            }
+            _ => error,
+        })?;
+        // From here on the guardian is ended with this value.
+        let pid = Pid::from_child(&started);
+        let mut leash = Self { guardian: Some(started), line, pid };
+
+        let request = Request {
+            program: program.to_owned(),
+            argv: [&config.program].into_iter().chain(&config.args).cloned().collect(),
+            cwd: config.cwd.clone(),
+            env: config.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        };
+        leash.request(&request.encode(), stdio).await?;
+        match report(&leash.line).await? {
+            Some(Report::Started(pid)) => {
+                leash.pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
+                Ok(leash)
+            }
+            Some(Report::Failed(error)) => Err(io::Error::from_raw_os_error(error)),
+            Some(Report::Ended(_)) | None => {
+                Err(io::Error::other("the guardian ended before it could start the program"))
+            }
+        }
+    }
+
+    async fn request(&self, message: &[u8], stdio: [OwnedFd; 3]) -> io::Result<()> {
+        let mut left = message;
+        let stdio = stdio.each_ref().map(AsFd::as_fd);
+        let mut descriptors: &[BorrowedFd<'_>] = &stdio;
+        while !left.is_empty() {
+            let send = || send(&*self.line, left, descriptors);
+            let sent = self.line.async_io(Interest::WRITABLE, send).await?;
+            left = left.get(sent..).unwrap_or_default();
+            descriptors = &[];
+        }
+        Ok(())
+    }
+
+    /// SIGTERM for the child and all that came of it.
+    pub(in super::super) fn terminate(&self) {
+        self.tell(Order::Terminate);
+    }
+
+    /// SIGKILL for all of them.
+    pub(in super::super) fn kill(&self) {
+        self.tell(Order::Kill);
+    }
+
+    fn tell(&self, order: Order) {
+        // There is room for more orders than there are; a guardian that is gone needs none.
+        let _ = rustix::net::send(&*self.line, &order.encode(), SendFlags::NOSIGNAL);
+    }
+
+    /// Completes with the child's end, or with `None` at the guardian's, when that comes first.
+    pub(in super::super) fn ended(&self) -> BoxFuture<'static, Option<ExitStatus>> {
+        let line = self.line.clone();
+        Box::pin(async move {
+            match report(&line).await {
+                Ok(Some(Report::Ended(status))) => Some(ExitStatus::from_raw(status)),
+                _ => None,
+            }
+        })
+    }
+
+    /// Ends everything at once: the guardian kills the child and all that came of it, and then is
+    /// the reaper's.
+    pub(in super::super) fn release(mut self) -> Option<Child> {
+        self.close()
+    }
+
+    fn close(&mut self) -> Option<Child> {
+        let guardian = self.guardian.take()?;
+        // Whoever else holds the socket for a moment.
+        let _ = shutdown(&*self.line, Shutdown::Both);
+        wake(&guardian);
+        Some(guardian)
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        if let Some(guardian) = self.close() {
+            reaper::reap_guardian(guardian, None);
+        }
+    }
+}
+
+/// A guardian that somebody has stopped goes on. It is ours and not reaped.
+pub(in super::super) fn wake(guardian: &Child) {
+    let _ = rustix::process::kill_process(Pid::from_child(guardian), Signal::CONT);
+}
+
+/// The next report; `None` at the end of the line.
+async fn report(line: &UnixStream) -> io::Result<Option<Report>> {
+    let mut report = [0; Report::LENGTH];
+    let mut filled = 0;
+    loop {
+        line.readable().await?;
+        match line.try_read(report.get_mut(filled..).unwrap_or_default()) {
+            Ok(0) => return Ok(None),
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // With an order unread, its end looks like this.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        if filled == Report::LENGTH {
+            return Ok(Report::decode(report));
+        }
+    }
+}

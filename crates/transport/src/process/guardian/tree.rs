@@ -1,0 +1,131 @@
+//! Our own children and theirs, as the kernel lists them, and how they are signalled: nobody who
+//! may be a stranger is.
+//!
+//! A child's number is its own until it is reaped, so all of this is for who alone reaps, and does
+//! not do so meanwhile.
+
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal,
+};
+
+/// Our children, those that have ended included.
+pub(in super::super) fn children() -> Vec<Pid> {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")));
+    match lists.collect::<Result<String, _>>() {
+        Ok(list) => list.split_ascii_whitespace().filter_map(pid).collect(),
+        // Not every kernel has these lists.
+        Err(_) => {
+            let us = getpid();
+            every_parent()
+                .into_iter()
+                .filter(|(_, parent)| *parent == us)
+                .map(|(it, _)| it)
+                .collect()
+        }
+    }
+}
+
+/// Sends SIGTERM to all descendants, each once. One whose parent ends meanwhile may be left out; it
+/// becomes a child of ours, and is found when it comes to SIGKILL.
+pub(super) fn terminate() {
+    let mut found: Vec<(Pid, OwnedFd)> = Vec::new();
+    let parents = every_parent();
+    for child in children() {
+        match pidfd_open(child, PidfdFlags::empty()) {
+            Ok(pidfd) => found.push((child, pidfd)),
+            Err(_) => _ = kill_process(child, Signal::TERM),
+        }
+    }
+    let mut next = 0;
+    while let Some((parent, _)) = found.get(next) {
+        let parent = *parent;
+        let of_parent = parents.iter().filter(|(_, its_parent)| *its_parent == parent);
+        let below = of_parent.filter_map(|(pid, _)| descendant(*pid, parent)).collect::<Vec<_>>();
+        // Only now is it certain that it was the parent, and no stranger of the same number.
+        if found.get(next).is_some_and(|(pid, pidfd)| is_held(*pid, pidfd)) {
+            found.extend(below);
+        }
+        next += 1;
+    }
+    for (_, pidfd) in &found {
+        // It may have ended.
+        let _ = pidfd_send_signal(pidfd, Signal::TERM);
+    }
+}
+
+/// The process, if it is a child of that parent.
+fn descendant(pid: Pid, parent: Pid) -> Option<(Pid, OwnedFd)> {
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    let is_child = parent_of(pid) == Some(parent) && is_held(pid, &pidfd);
+    is_child.then_some((pid, pidfd))
+}
+
+/// Whether the descriptor's process still has its number: it has not been reaped.
+fn is_held(pid: Pid, pidfd: &OwnedFd) -> bool {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
+    let info = info.unwrap_or_default();
+    let number = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+    number.and_then(|number| self::pid(number.trim())) == Some(pid)
+}
+
+/// Every process that we may see, with its parent.
+fn every_parent() -> Vec<(Pid, Pid)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| pid(entry.file_name().to_str()?));
+    pids.filter_map(|pid| Some((pid, parent_of(pid)?))).collect()
+}
+
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // The name in parentheses may hold anything, closing parentheses too.
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
+    self::pid(fields.split_ascii_whitespace().nth(1)?)
+}
+
+/// The kernel writes -1 for who is gone and 0 for who is elsewhere.
+fn pid(text: &str) -> Option<Pid> {
+    text.parse().ok().filter(|number| *number > 0).and_then(Pid::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn children_are_listed_until_they_are_reaped() {
+        let mut command = Command::new("cat");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        assert!(children().contains(&pid));
+        assert!(descendant(pid, getpid()).is_some());
+        assert!(descendant(pid, pid).is_none(), "it is not its own child");
+        drop(child.stdin.take());
+        let exited =
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), exited).unwrap();
+        // It has ended, and has its number until somebody asks for its end.
+        assert!(children().contains(&pid) && is_held(pid, &pidfd));
+        child.wait().unwrap();
+        assert!(!children().contains(&pid) && !is_held(pid, &pidfd));
+    }
+
+    #[test]
+    fn a_name_that_looks_like_the_end_of_it_does_not_confuse() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("x) 1 1 1");
+        std::fs::write(&program, "#!/bin/sh\nread -r _\n").unwrap();
+        let mode: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).unwrap();
+        let mut child = Command::new(&program).stdin(Stdio::piped()).spawn().unwrap();
+        assert_eq!(parent_of(Pid::from_child(&child)), Some(getpid()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+}

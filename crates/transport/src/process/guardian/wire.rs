@@ -1,0 +1,202 @@
+//! What we and a guardian say to each other, over a socket pair that nobody else holds.
+
+use std::ffi::OsString;
+use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+/// The descriptors that go with a request: the child's stdin, stdout and stderr.
+const DESCRIPTORS: usize = 3;
+
+/// A program to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) program: PathBuf,
+    /// The name it is called by, and its arguments.
+    pub(super) argv: Vec<OsString>,
+    pub(super) cwd: Option<PathBuf>,
+    /// On top of the guardian's own environment, which is ours.
+    pub(super) env: Vec<(OsString, OsString)>,
+}
+
+impl Request {
+    /// The length of it, and all it says.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut body = Vec::new();
+        let mut put = |word: &std::ffi::OsStr| {
+            let bytes = word.as_encoded_bytes();
+            body.extend((bytes.len() as u32).to_le_bytes());
+            body.extend(bytes);
+        };
+        put(self.program.as_os_str());
+        put(self.cwd.clone().unwrap_or_default().as_os_str());
+        put(self.argv.len().to_string().as_ref());
+        for word in &self.argv {
+            put(word);
+        }
+        for (name, value) in &self.env {
+            put(name);
+            put(value);
+        }
+        let mut message = (body.len() as u32).to_le_bytes().to_vec();
+        message.extend(body);
+        message
+    }
+
+    fn decode(mut body: &[u8]) -> Option<Self> {
+        let mut words = Vec::new();
+        while let Some((length, rest)) = body.split_first_chunk() {
+            let (word, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+            words.push(OsString::from_vec(word.to_vec()));
+            body = rest;
+        }
+        let mut words = words.into_iter();
+        let program = words.next()?.into();
+        let cwd = words.next().filter(|cwd| !cwd.is_empty()).map(PathBuf::from);
+        let count = words.next()?.to_str()?.parse().ok()?;
+        let argv = words.by_ref().take(count).collect();
+        let mut env = Vec::new();
+        while let (Some(name), Some(value)) = (words.next(), words.next()) {
+            env.push((name, value));
+        }
+        Some(Self { program, argv, cwd, env })
+    }
+
+    /// Waits for a request, and what comes with it.
+    pub(super) fn receive(line: &mut UnixStream) -> io::Result<(Self, Vec<OwnedFd>)> {
+        let mut length = [0; 4];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut iov = [IoSliceMut::new(&mut length)];
+        let received = recvmsg(&mut *line, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let mut descriptors = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                descriptors.extend(received);
+            }
+        }
+        line.read_exact(length.get_mut(received.bytes..).unwrap_or_default())?;
+        let mut body = vec![0; u32::from_le_bytes(length) as usize];
+        line.read_exact(&mut body)?;
+        let request = Self::decode(&body).ok_or(io::ErrorKind::InvalidData)?;
+        Ok((request, descriptors))
+    }
+}
+
+/// Sends the beginning of a request, with its descriptors; how much went.
+pub(super) fn send(
+    line: impl AsFd,
+    message: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let iov = [IoSlice::new(message)];
+    Ok(sendmsg(line, &iov, &mut control, SendFlags::NOSIGNAL)?)
+}
+
+/// What a guardian is told; the end of the line means [`Kill`](Self::Kill) too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// SIGTERM for all.
+    Terminate,
+    /// SIGKILL for all, and then go.
+    Kill,
+}
+
+impl Order {
+    pub(super) fn encode(self) -> [u8; 1] {
+        [if self == Self::Terminate { b'T' } else { b'K' }]
+    }
+
+    pub(super) fn decode([byte]: [u8; 1]) -> Self {
+        if byte == b'T' { Self::Terminate } else { Self::Kill }
+    }
+}
+
+/// What a guardian reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// The child runs, by this number.
+    Started(i32),
+    /// It could not be started: an error number of the operating system.
+    Failed(i32),
+    /// It has ended, with this wait status.
+    Ended(i32),
+}
+
+impl Report {
+    pub(super) const LENGTH: usize = 5;
+
+    pub(super) fn encode(self) -> [u8; Self::LENGTH] {
+        let (kind, number) = match self {
+            Self::Started(number) => (b'S', number),
+            Self::Failed(number) => (b'F', number),
+            Self::Ended(number) => (b'X', number),
+        };
+        let [a, b, c, d] = number.to_le_bytes();
+        [kind, a, b, c, d]
+    }
+
+    pub(super) fn decode([kind, number @ ..]: [u8; Self::LENGTH]) -> Option<Self> {
+        let number = i32::from_le_bytes(number);
+        match kind {
+            b'S' => Some(Self::Started(number)),
+            b'F' => Some(Self::Failed(number)),
+            b'X' => Some(Self::Ended(number)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_arrives_as_it_was_sent_with_its_descriptors() {
+        let odd = OsString::from_vec(vec![0xff, b' ', b'\n']);
+        let plain = Request {
+            program: "/bin/x".into(),
+            argv: vec!["x".into(), String::new().into(), odd.clone()],
+            cwd: None,
+            env: Vec::new(),
+        };
+        let full = Request {
+            cwd: Some("/".into()),
+            env: vec![("A".into(), odd), ("B".into(), OsString::new())],
+            ..plain.clone()
+        };
+        for request in [plain, full] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let message = request.encode();
+            let null = std::fs::File::open("/dev/null").unwrap();
+            let sent = send(&ours, &message, &[null.as_fd(), null.as_fd()]).unwrap();
+            assert_eq!(sent, message.len());
+            let (received, descriptors) = Request::receive(&mut theirs).unwrap();
+            assert_eq!((received, descriptors.len()), (request, 2));
+        }
+    }
+
+    #[test]
+    fn orders_and_reports_arrive_as_they_were_given() {
+        for order in [Order::Terminate, Order::Kill] {
+            assert_eq!(Order::decode(order.encode()), order);
+        }
+        for report in [Report::Started(1), Report::Failed(2), Report::Ended(i32::MIN)] {
+            assert_eq!(Report::decode(report.encode()), Some(report));
+        }
+        assert_eq!(Report::decode(*b"?1234"), None);
+    }
+}

@@ -1,0 +1,105 @@
+//! How we hold a child: as the leader of a group of its own, or by a guardian.
+
+use std::io;
+use std::process::{Child, ExitStatus};
+
+use rustix::process::{Pid, Signal};
+
+use super::ended;
+#[cfg(target_os = "linux")]
+use super::guardian::leash::Leash;
+use super::reaper::{self, Reaped};
+use crate::BoxFuture;
+
+/// A child that is not reaped. Signals are sent only while this is held: afterwards its number may
+/// be a stranger's.
+pub(super) enum Held {
+    /// It is our own, and leads its group.
+    Group(Child),
+    /// It is its guardian's.
+    #[cfg(target_os = "linux")]
+    Leash(Leash),
+}
+
+/// How a child ended.
+pub(super) enum End {
+    /// By itself, or by what we did: as it says.
+    Status(Option<ExitStatus>),
+    /// Somebody has killed its guardian, and the kernel the child with it.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    GuardianLost,
+}
+
+impl Held {
+    pub(super) fn pid(&self) -> Option<Pid> {
+        match self {
+            Self::Group(child) => i32::try_from(child.id()).ok().and_then(Pid::from_raw),
+            #[cfg(target_os = "linux")]
+            Self::Leash(leash) => Some(leash.pid),
+        }
+    }
+
+    /// Completes when it has ended; nothing is reaped by that. Must be called in a runtime.
+    pub(super) fn ended(&self, pid: Pid) -> io::Result<BoxFuture<'static, End>> {
+        match self {
+            Self::Group(_) => {
+                let watch = ended::Watch::new(pid)?;
+                Ok(Box::pin(async move {
+                    watch.wait().await;
+                    End::Status(ended::peek(pid))
+                }))
+            }
+            #[cfg(target_os = "linux")]
+            Self::Leash(leash) => {
+                let ended = leash.ended();
+                Ok(Box::pin(async move {
+                    ended.await.map_or(End::GuardianLost, |status| End::Status(Some(status)))
+                }))
+            }
+        }
+    }
+
+    /// SIGTERM, for its whole group or all that came of it.
+    pub(super) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGKILL, likewise. It can still be asked for its end.
+    pub(super) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        match self {
+            Self::Group(_) => {
+                if let Some(pid) = self.pid() {
+                    reaper::signal_group(pid, signal);
+                }
+            }
+            #[cfg(target_os = "linux")]
+            Self::Leash(leash) if signal == Signal::KILL => leash.kill(),
+            #[cfg(target_os = "linux")]
+            Self::Leash(leash) => leash.terminate(),
+        }
+    }
+
+    /// Ends all of it at once and gives it up. Never blocks. `then` is called when it is reaped; the
+    /// status is that of a child of our own which had ended.
+    pub(super) fn end(self, then: Option<Reaped>) -> Option<ExitStatus> {
+        match self {
+            Self::Group(mut child) => {
+                reaper::kill_group(&child);
+                let status = child.try_wait().ok().flatten();
+                reaper::reap(child, then);
+                status
+            }
+            #[cfg(target_os = "linux")]
+            Self::Leash(leash) => {
+                if let Some(guardian) = leash.release() {
+                    reaper::reap_guardian(guardian, then);
+                }
+                None
+            }
+        }
+    }
+}

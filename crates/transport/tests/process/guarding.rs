@@ -1,0 +1,196 @@
+//! What a guardian adds, and that it takes nothing away.
+
+use rustix::process::{Pid, Signal, kill_process};
+use tieline_testkit::wait::block_on;
+use tieline_testkit::{helper, misbehave, test_name};
+use tieline_transport::{SenderExt, adopt_orphans, until_children_are_gone};
+
+use super::*;
+
+#[test]
+fn everything_here_holds_with_a_guardian_too() {
+    let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
+    for theirs in ["everything_here", "guarding::", "leaving::", "soaking::"] {
+        tests.args(["--skip", theirs]);
+    }
+    let output = tests.env(GUARDED, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.lines().any(|line| line.starts_with("test result: ok. 3")), "{said}");
+}
+
+/// A misbehaving program, under a guardian.
+pub(super) fn guarded(mark: &str, to_do: &[&str]) -> ProcessConfig {
+    ProcessConfig { guardian: Some(guardian()), ..misbehaving(mark, to_do) }
+}
+
+pub(super) fn misbehaving(mark: &str, to_do: &[&str]) -> ProcessConfig {
+    let command = misbehave::command(mark, to_do);
+    ProcessConfig::new(&command[0]).with_args(&command[1..])
+}
+
+pub(super) fn until_none_survives(mark: &str) {
+    wait::until("no survivor", || misbehave::survivors(mark).is_empty());
+}
+
+#[test]
+fn sigterm_reaches_what_has_left_the_group() {
+    block_on(async {
+        let mark = misbehave::new_mark();
+        // The one that leads the group ignores it, and waits for the other, which does not.
+        let config = guarded(&mark, &["ignore", "setsid", "polite", "say=up", "stay"]);
+        let stop = StopTimeouts { end_of_input: Duration::ZERO, ..PATIENT };
+        let (mut sender, mut receiver, control) = lines(&ProcessConfig { stop, ..config }).await;
+        assert_eq!(message(receiver.recv().await), "up");
+        sender.close().await.unwrap();
+        assert_eq!(Exit::from(exit(control.stop().await)), Exit::code(0, ""));
+        assert_eq!(message(receiver.recv().await), "bye");
+        assert_eq!(misbehave::survivors(&mark), [0; 0]);
+    });
+}
+
+#[test]
+fn nothing_is_left_when_a_stop_is_over() {
+    block_on(async {
+        let mark = misbehave::new_mark();
+        let stop = StopTimeouts {
+            end_of_input: Duration::ZERO,
+            terminate: Duration::from_millis(20),
+            drain: LONG,
+        };
+        let to_do = ["ignore", "daemon", "daemon", "child", "say=up", "stay"];
+        let config = ProcessConfig { stop, ..guarded(&mark, &to_do) };
+        let (mut sender, mut receiver, control) = lines(&config).await;
+        assert_eq!(message(receiver.recv().await), "up");
+        assert_eq!(misbehave::survivors(&mark).len(), 4);
+        sender.close().await.unwrap();
+        let reason = control.stop().await;
+        assert_eq!(misbehave::survivors(&mark), [0; 0]);
+        assert_eq!(Exit::from(exit(reason)), Exit::signal(9));
+    });
+}
+
+#[test]
+fn a_child_that_kills_its_guardian_is_ended_and_what_it_left_is_adopted() {
+    let mut helper = helper::plain(test_name!(), || {
+        adopt_orphans().unwrap();
+        let to_do =
+            ["ignore", "daemon", "holder", "child", "say=up", "read", "guardian=KILL", "stay"];
+        for _ in 0..3 {
+            let mark = misbehave::new_mark();
+            block_on(async {
+                let other = misbehave::new_mark();
+                let (mut bystander, mut heard, _) = lines(&guarded(&other, &["echo"])).await;
+                let (mut sender, mut receiver, _) = lines(&guarded(&mark, &to_do)).await;
+                assert_eq!(message(receiver.recv().await), "up");
+                sender.send("now").await.unwrap();
+                let reason = end(receiver.recv().await);
+                assert!(reason.to_string().contains("somebody killed its guardian"), "{reason}");
+                let exit = exit(reason);
+                assert!(exit.guardian_lost);
+                assert_eq!(Exit::from(exit), Exit::signal(9));
+                until_none_survives(&mark);
+                // The others have theirs.
+                bystander.send("still there?").await.unwrap();
+                assert_eq!(message(heard.recv().await), "still there?");
+            });
+            assert!(until_children_are_gone(wait::LIMIT));
+            assert_eq!(misbehave::children_of(std::process::id()), [0; 0]);
+        }
+    });
+    helper::succeeds(&mut helper);
+}
+
+#[test]
+fn without_adoption_the_child_of_a_killed_guardian_is_killed_and_what_had_left_it_is_not() {
+    block_on(async {
+        let mark = misbehave::new_mark();
+        let to_do = ["daemon", "say=up", "pid", "read", "guardian=KILL", "stay"];
+        let (mut sender, mut receiver, _) = lines(&guarded(&mark, &to_do)).await;
+        assert_eq!(message(receiver.recv().await), "up");
+        let child = pid(&mut receiver).await;
+        sender.send("now").await.unwrap();
+        assert!(exit(end(receiver.recv().await)).guardian_lost);
+        wait::until_ended(child);
+        let left = misbehave::survivors(&mark);
+        assert_eq!(left.len(), 1, "the gap is smaller than it is said to be");
+        end_by_hand(&mark);
+    });
+}
+
+#[test]
+fn a_guardian_that_is_stopped_is_made_to_go_on() {
+    let mark = misbehave::new_mark();
+    block_on(async {
+        let to_do = ["ignore", "daemon", "child", "guardian=STOP", "say=up", "stay"];
+        let (sender, mut receiver, _) = lines(&guarded(&mark, &to_do)).await;
+        assert_eq!(message(receiver.recv().await), "up");
+        drop((sender, receiver));
+    });
+    until_none_survives(&mark);
+}
+
+#[test]
+fn a_program_that_is_killed_takes_everything_with_it() {
+    let mark = misbehave::new_mark();
+    let mut helper = helper::plain(test_name!(), || {
+        let mark = std::env::var("MARK").unwrap();
+        block_on(async {
+            let mut lines_held = Vec::new();
+            for to_do in [
+                &["ignore", "daemon", "holder", "child", "say=up", "stay"][..],
+                &["relay", "daemon", "say=up", "exit=0"],
+                &["ignore", "daemon", "setsid", "say=up", "close", "stay"],
+                &["say=up", "echo"],
+            ] {
+                let line = lines(&guarded(&mark, to_do)).await;
+                lines_held.push(line);
+                let (_, receiver, _) = lines_held.last_mut().unwrap();
+                assert_eq!(message(receiver.recv().await), "up");
+            }
+            eprintln!("all are up");
+            std::future::pending::<()>().await;
+        });
+    });
+    for _ in 0..if soaking::is_long() { 500 } else { 20 } {
+        helper.env("MARK", &mark).stdout(std::process::Stdio::null());
+        let mut started = helper.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let stderr = std::io::BufReader::new(started.stderr.take().unwrap());
+        let up =
+            std::io::BufRead::lines(stderr).find(|line| line.as_ref().unwrap() == "all are up");
+        assert!(up.is_some());
+        assert!(misbehave::survivors(&mark).len() >= 8);
+        let guardians = misbehave::children_of(started.id());
+        assert_eq!(guardians.len(), 4);
+        kill_process(Pid::from_child(&started), Signal::KILL).unwrap();
+        started.wait().unwrap();
+        until_none_survives(&mark);
+        guardians.into_iter().for_each(wait::until_ended);
+    }
+}
+
+#[test]
+fn a_guardian_that_cannot_be_started_is_named() {
+    let none = Some(Guardian::new("/no/such/guardian"));
+    let config = ProcessConfig { guardian: none, ..ProcessConfig::new("cat") };
+    let Err(error) = block_on(launch(&config)) else { panic!("it was started") };
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("/no/such/guardian"), "{error:?}");
+    // One that is something else altogether.
+    let other = Some(Guardian::new("/bin/true"));
+    let config = ProcessConfig { guardian: other, ..ProcessConfig::new("cat") };
+    let Err(error) = block_on(launch(&config)) else { panic!("it was started") };
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("guardian"), "{error:?}");
+    assert!(until_children_are_gone(wait::LIMIT));
+}
+
+/// Ends what a test has shown to be left.
+#[track_caller]
+pub(super) fn end_by_hand(mark: &str) {
+    for survivor in misbehave::survivors(mark) {
+        // It ignores what it can, and is nobody else's: it has the mark.
+        let _ = kill_process(Pid::from_raw(survivor as i32).unwrap(), Signal::KILL);
+    }
+    until_none_survives(mark);
+}

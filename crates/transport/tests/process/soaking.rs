@@ -1,0 +1,67 @@
+//! Many times over: nothing adds up. `TIELINE_SOAK=1` for ten thousand lines and five hundred deaths
+//! instead of a sample.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use tieline_testkit::{helper, misbehave, test_name};
+use tieline_transport::until_children_are_gone;
+
+use super::guarding::guarded;
+use super::leaving::{ENDS, MISBEHAVING, run};
+use super::*;
+
+pub(super) fn is_long() -> bool {
+    std::env::var_os("TIELINE_SOAK").is_some()
+}
+
+/// What a process has that it could lose.
+#[derive(Debug, PartialEq)]
+struct Holdings {
+    descriptors: BTreeMap<String, usize>,
+    threads: usize,
+    children: Vec<u32>,
+}
+
+impl Holdings {
+    fn now() -> Self {
+        let mut descriptors = BTreeMap::new();
+        for descriptor in fs::read_dir("/proc/self/fd").unwrap() {
+            let target = fs::read_link(descriptor.unwrap().path());
+            let target = target.map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
+            // Pipes and sockets have a number of their own each.
+            let kind = target.split(':').next().unwrap_or_default().to_owned();
+            *descriptors.entry(kind).or_default() += 1;
+        }
+        let threads = fs::read_dir("/proc/self/task").unwrap().count();
+        Self { descriptors, threads, children: misbehave::children_of(std::process::id()) }
+    }
+}
+
+#[test]
+fn starting_and_ending_adds_up_to_nothing() {
+    let mut helper = helper::plain(test_name!(), || {
+        let rounds = if is_long() { 10_000 } else { 200 };
+        let mark = misbehave::new_mark();
+        let well_behaved: &[&str] = &["say=up", "echo"];
+        run(guarded(&mark, well_behaved), ENDS[0]);
+        assert!(until_children_are_gone(wait::LIMIT));
+        let before = Holdings::now();
+        for round in 0..rounds {
+            let (misbehaving, _) = MISBEHAVING[round / 2 % MISBEHAVING.len()];
+            let to_do = if round % 2 == 0 { well_behaved } else { misbehaving };
+            run(guarded(&mark, to_do), ENDS[round % ENDS.len()]);
+        }
+        assert!(until_children_are_gone(wait::LIMIT));
+        assert_eq!(misbehave::survivors(&mark), [0; 0]);
+        wait::until("the end of the last runtime's threads", || {
+            Holdings::now().threads <= before.threads
+        });
+        assert_eq!(Holdings::now(), before);
+    });
+    // One that is long has no limit but its own.
+    match is_long() {
+        true => assert_eq!(helper.status().unwrap().code(), Some(42)),
+        false => _ = helper::succeeds(&mut helper),
+    }
+}
