@@ -191,6 +191,11 @@ impl Session {
         self.0.cli.end()
     }
 
+    /// As [`Cli::control`].
+    pub fn control(&self) -> &Control {
+        self.0.cli.control()
+    }
+
     /// What was lost so far.
     pub fn counts(&self) -> Counts {
         Counts {

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufRea
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::support::fixture;
+use crate::support::fixture;
 
 /// What the model says next.
 #[derive(Clone)]
@@ -256,12 +256,4 @@ fn events(reply: &Reply) -> Vec<Value> {
         ]);
     }
     events
-}
-
-/// A program of `sh` lines in place of the real one, for what that cannot be made to do.
-pub(crate) fn scripted(directory: &Path, script: &str) -> Options {
-    let program = directory.join("scripted");
-    fs::write(&program, format!("#!/bin/sh\n{script}")).unwrap();
-    fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
-    Options { program: Some(program), ..Options::default() }
 }
