@@ -20,12 +20,20 @@ pub async fn query(prompt: impl Into<Value>, options: &Options) -> Result<Query,
     if stays_open || options.agents.is_some() {
         session.initialize().await?;
     }
-    session.say(prompt).await?;
+    // Of a program that has gone already, the first message says why.
+    told(session.say(prompt).await)?;
     if !stays_open {
-        session.end_input().await?;
+        told(session.end_input().await)?;
     }
     let input = if stays_open { Input::Open } else { Input::Ended };
     Ok(Query { session, inbox, input, tells_state: false })
+}
+
+fn told(written: Result<(), Error>) -> Result<(), Error> {
+    match written {
+        Err(Error::Closed(_)) => Ok(()),
+        written => written,
+    }
 }
 
 /// An answer under way. Dropped, it ends the program at once.

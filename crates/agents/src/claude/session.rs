@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tieline_transport::Control;
+use tieline_transport::{CloseReason, Control};
 use tokio::sync::{OnceCell, mpsc};
 use tokio::task::AbortHandle;
 
@@ -145,20 +145,19 @@ impl Session {
     }
 
     async fn request_within(&self, request: Value, limit: Duration) -> Result<Value, Error> {
-        let name =
-            || request.get("subtype").and_then(Value::as_str).unwrap_or("request").to_owned();
-        let name = name();
+        let name = request.get("subtype").and_then(Value::as_str).unwrap_or("request").to_owned();
         let calls = &self.0.calls;
         let mut waiting = calls.begin().map_err(Error::Closed)?;
         let asked = async {
-            self.0.cli.write(&frames::request(&waiting.id, request)).await?;
+            match self.0.cli.write(&frames::request(&waiting.id, request)).await {
+                // The program has gone; who reads learns how.
+                Err(Error::Closed(reason)) if !matches!(reason, CloseReason::ByUs) => {}
+                written => written?,
+            }
             match waiting.answered().await {
                 Some(Ok(answer)) => Ok(answer),
                 Some(Err(message)) => Err(Error::Refused { request: name.clone(), message }),
-                None => {
-                    let reason = calls.ended().unwrap_or(tieline_transport::CloseReason::ByUs);
-                    Err(Error::Closed(reason))
-                }
+                None => Err(Error::Closed(calls.ended().unwrap_or(CloseReason::ByUs))),
             }
         };
         match tokio::time::timeout(limit, asked).await {
