@@ -102,6 +102,11 @@ impl Cli {
     ///
     /// Dropped half-way, the stages stay where they are; call it again.
     pub async fn close(&self) -> End {
+        self.close_beside(self.0.discard()).await
+    }
+
+    /// The same while somebody else sees to it that the program can write.
+    pub(super) async fn close_beside(&self, taking: impl Future<Output = ()>) -> End {
         let line = &*self.0;
         if line.control.health() != Health::Down {
             line.closed_by_us.store(true, Ordering::Relaxed);
@@ -113,7 +118,7 @@ impl Cli {
         let mut stopped = pin!(line.control.stop());
         let reason = tokio::select! {
             reason = &mut stopped => reason,
-            () = line.discard() => stopped.await,
+            () = taking => stopped.await,
         };
         line.ended(reason)
     }

@@ -38,7 +38,15 @@
 //! - Nothing waits for a callback but what it answers.
 //! - Dropping everything ends the program and all of its process group at once; `close` does it in
 //!   stages.
+//! - What nobody takes holds up the program, not our memory: a session keeps 16 MiB.
 //! - The program's stderr is always read, and its last words are in the reason of its end.
+//!
+//! # Seen of the program (2.1.329)
+//! - A line on its stdin that is not JSON ends it with status 1; one of an unknown type it passes over.
+//! - The text of an answer comes twice, in the `assistant` message and in the `result`: a line limit
+//!   costs both.
+//! - It says `init` with the first turn, not when it starts, and again with each.
+//! - It denies what would need a permission if nobody answers for it, without asking.
 
 mod callbacks;
 mod calls;

@@ -18,7 +18,7 @@ pub struct Options {
     /// Its working directory, which is its project; ours by default.
     pub cwd: Option<PathBuf>,
     /// Environment variables on top of ours.
-    pub env: Vec<(OsString, OsString)>,
+    pub env: Environment,
     /// Who uses it, as the program is told by `CLAUDE_CODE_ENTRYPOINT`; `sdk-tieline` by default.
     pub entrypoint: String,
     /// `--system-prompt`: instead of its own.
@@ -103,7 +103,7 @@ impl Default for Options {
         Self {
             program: None,
             cwd: None,
-            env: Vec::new(),
+            env: Environment::default(),
             entrypoint: "sdk-tieline".to_owned(),
             system_prompt: None,
             append_system_prompt: None,
@@ -197,7 +197,8 @@ impl Options {
         let state = ("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1");
         let ours = ours.into_iter().chain(self.session_state_events.then_some(state));
         let ours = ours.map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        ours.chain(self.env.iter().cloned()).collect()
+        let given = self.env.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        ours.chain(given).collect()
     }
 }
 
@@ -239,8 +240,6 @@ mod tests {
     #[test]
     fn each_option_is_one_argument() {
         type Set = fn(&mut Options);
-        let list = |values: &[&str]| values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
-        assert_eq!(list(&["a"]), ["a"]);
         let table: &[(Set, &[&str])] = &[
             (|_| (), &[]),
             (|o| o.system_prompt = Some("be\nbrief".into()), &["--system-prompt=be\nbrief"]),
@@ -317,11 +316,13 @@ mod tests {
         assert_eq!(named(&plain, "CLAUDECODE").unwrap(), "");
         assert_eq!(named(&plain, "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS"), None);
         let mine = Options {
-            env: vec![("CLAUDE_CODE_ENTRYPOINT".into(), "mine".into())],
+            env: [("CLAUDE_CODE_ENTRYPOINT", "mine")].into_iter().collect(),
             session_state_events: true,
             ..Options::default()
         };
         assert_eq!(named(&mine, "CLAUDE_CODE_ENTRYPOINT").unwrap(), "mine");
         assert_eq!(named(&mine, "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS").unwrap(), "1");
+        // Values are often secrets.
+        assert!(!format!("{mine:?}").contains("\"mine\""), "{mine:?}");
     }
 }

@@ -175,9 +175,11 @@ impl Session {
         self.0.cli.end_input().await
     }
 
-    /// Ends the program in stages, as [`Cli::close`].
+    /// Ends the program in stages, as [`Cli::close`]. What it says meanwhile still comes, as far as
+    /// there is room for it; the rest is [counted](Counts::lost).
     pub async fn close(&self) -> End {
-        self.0.cli.close().await
+        // The task reads on, and waits for nobody any more.
+        self.0.cli.close_beside(std::future::pending()).await
     }
 
     /// As [`Cli::is_ready`].

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tieline_agents::claude::{Cli, Error, Message, Session};
+use tieline_agents::claude::{Cli, Error, Message, Options, Session};
 use tieline_proto::Fault;
 use tieline_testkit::wait::until_ended;
 use tieline_transport::{CloseReason, StopTimeouts};
@@ -128,13 +128,36 @@ async fn what_nobody_takes_is_bounded_and_not_lost() {
 async fn a_close_needs_nobody_who_takes() {
     let (_directory, options) = scripted("yes '{\"type\":\"flood\"}'");
     let stop = StopTimeouts { end_of_input: Duration::from_millis(100), ..options.stop };
-    let options = tieline_agents::claude::Options { stop, ..options };
+    let options = Options { stop, ..options };
     let (session, _inbox) = Session::connect(&options).await.unwrap();
     let end = within("the close", session.close()).await;
     assert!(end.by_us && !end.is_failure(), "{end}");
     let cli = Cli::connect(&options).await.unwrap();
     let end = within("the close", cli.close()).await;
     assert!(end.by_us && !end.is_failure(), "{end}");
+}
+
+#[tokio::test]
+async fn a_program_that_still_writes_when_it_is_closed_ends_by_itself() {
+    let (_directory, options) = scripted(&format!("while read -r line; do :; done; {FLOOD}"));
+    let patient = StopTimeouts { end_of_input: Duration::from_secs(60), ..options.stop };
+    let options = Options { stop: patient, ..options };
+    let cli = Cli::connect(&options).await.unwrap();
+    let end = within("the close", cli.close()).await;
+    assert!(end.by_us && end.reason.is_clean(), "{end}");
+    let (session, _inbox) = Session::connect(&options).await.unwrap();
+    let end = within("the close", session.close()).await;
+    assert!(end.by_us && end.reason.is_clean(), "{end}");
+    assert!(session.counts().lost > 0);
+}
+
+#[tokio::test]
+async fn messages_that_nobody_wants_hold_up_no_answer() {
+    let (_directory, options) = scripted(&format!("{FLOOD}; hear; answer \"$id\" 1; tell_all"));
+    let (session, inbox) = Session::connect(&options).await.unwrap();
+    drop(inbox);
+    let answer = within("an answer", session.request(json!({ "subtype": "any" }))).await;
+    assert_eq!(answer.unwrap(), json!({ "ok": 1 }));
 }
 
 /// Its process id and that of a child, neither of which ends by itself.
@@ -152,7 +175,7 @@ async fn a_close_ends_also_what_does_not_want_to() {
     let (_directory, options) = scripted(STUBBORN);
     let short = Duration::from_millis(50);
     let stop = StopTimeouts { end_of_input: short, terminate: short, drain: short };
-    let options = tieline_agents::claude::Options { stop, ..options };
+    let options = Options { stop, ..options };
     let cli = Cli::connect(&options).await.unwrap();
     let message = within("a message", cli.messages().next()).await.unwrap().unwrap();
     let end = within("the close", cli.close()).await;
@@ -179,7 +202,7 @@ async fn what_is_dropped_is_ended_at_once() {
 async fn a_program_that_is_missing_is_an_error_with_the_place() {
     let (directory, options) = scripted("");
     let missing = directory.path().join("no-such-claude");
-    let options = tieline_agents::claude::Options { program: Some(missing.clone()), ..options };
+    let options = Options { program: Some(missing.clone()), ..options };
     let error = Session::connect(&options).await.unwrap_err();
     assert!(matches!(error, Error::Launch(_)));
     assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");

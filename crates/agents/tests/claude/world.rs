@@ -1,7 +1,7 @@
 //! The real Claude CLI, and in place of the service that it asks, a server on the loopback that says
 //! what the test wants.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -112,7 +112,7 @@ impl World {
     /// The program as on a machine on which nothing is set, with nothing to reach but the server.
     pub(crate) fn options(&self) -> Options {
         let config = self.home.path().join("config");
-        let env: Vec<(OsString, OsString)> = [
+        let env = [
             ("HOME", self.home.path().as_os_str()),
             ("CLAUDE_CONFIG_DIR", config.as_os_str()),
             ("ANTHROPIC_BASE_URL", self.url.as_ref()),
@@ -126,8 +126,9 @@ impl World {
             ("NO_PROXY", "127.0.0.1".as_ref()),
             ("no_proxy", "127.0.0.1".as_ref()),
         ]
-        .map(|(name, value): (_, &std::ffi::OsStr)| (name.into(), value.to_owned()))
-        .into();
+        .into_iter()
+        .map(|(name, value): (&str, &OsStr)| (name, value.to_owned()))
+        .collect();
         Options {
             program: Some(self.program.clone()),
             cwd: Some(self.project()),
