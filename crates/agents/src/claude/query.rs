@@ -62,6 +62,7 @@ impl Query {
     pub async fn next(&mut self) -> Option<Result<Message, Error>> {
         loop {
             tokio::select! {
+                biased;
                 // That it failed means that the program has gone, which is what comes next.
                 _ = self.session.end_input(), if self.input == Input::Ending => {
                     self.input = Input::Ended;

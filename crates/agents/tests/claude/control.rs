@@ -1,10 +1,11 @@
 //! The control protocol against a program that breaks its rules, or is older.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 use tieline_agents::claude::{Callbacks, Error, Message, Options, Permission, Session, query};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::scripted::{scripted, told};
 use crate::support::within;
@@ -191,15 +192,28 @@ async fn a_callback_that_panics_is_an_error_and_nothing_else() {
     }
 }
 
-/// Runs a query against the script, which gets no `tell_all`: it ends by itself.
+/// Runs a query against the script, which ends by itself. What it asks is answered once it has said
+/// `later`.
 async fn results_of(script: &str) -> usize {
     let (_directory, options) = scripted(script);
-    let callbacks = Callbacks::new().can_use_tool(|_| async { Permission::allow() });
+    let later = Arc::new(Notify::new());
+    let said_later = later.clone();
+    let callbacks = Callbacks::new().can_use_tool(move |_| {
+        let later = said_later.clone();
+        async move {
+            later.notified().await;
+            Permission::allow()
+        }
+    });
     let options = Options { callbacks, ..options };
     let mut answer = within("the start", query("hello", &options)).await.unwrap();
     let mut results = 0;
     while let Some(message) = within("a message", answer.next()).await {
-        results += usize::from(matches!(message.unwrap(), Message::Result(_)));
+        match message.unwrap() {
+            Message::Result(_) => results += 1,
+            Message::Other(raw) if raw["type"] == "later" => later.notify_one(),
+            _ => {}
+        }
     }
     results
 }
@@ -212,7 +226,7 @@ async fn a_query_stays_open_until_the_session_is_idle() {
     };
     let result = r#"say '{"type":"result","subtype":"success","is_error":false,"result":"x"}'"#;
     let script = format!(
-        r#"hear; answer "$id" 1; hear; {}; {result}; ask a '{ASK}'
+        r#"hear; answer "$id" 1; hear; {}; {result}; ask a '{ASK}'; say '{{"type":"later"}}'
         IFS= read -r line || exit 5; case $line in *control_response*) ;; *) exit 6;; esac
         {result}; {}; IFS= read -r line && exit 7; exit 0"#,
         state("running"),
