@@ -7,6 +7,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -91,6 +92,23 @@ fn a_program_that_is_missing_is_looked_for_in_every_usual_place() {
     }
     assert!(finished.stderr.contains("/usr/local/bin/claude"), "{}", finished.stderr);
     assert!(finished.stderr.contains("hint: install it"), "{}", finished.stderr);
+}
+
+#[test]
+fn the_program_does_not_take_itself_for_its_own_child() {
+    let home = tempfile::tempdir().unwrap();
+    let program = home.path().join("program");
+    // Any JSON line is a message.
+    let script = r#"#!/bin/sh
+        printf '{"type":"result","subtype":"success","entry":"%s%s"}\n' "$CLAUDECODE" "$CLAUDE_CODE_ENTRYPOINT""#;
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+    let program = program.to_str().unwrap();
+    let mut command = tieline(["claude", "-p", "hello", "--output=json", "--program", program]);
+    command.env("CLAUDECODE", "1").env("CLAUDE_CODE_ENTRYPOINT", "cli");
+    let finished = Program::start(&mut command).finish();
+    let said: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!((finished.code, &said["entry"]), (Some(0), &json!("tieline")), "{finished:?}");
 }
 
 #[test]

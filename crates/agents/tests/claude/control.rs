@@ -24,20 +24,22 @@ async fn an_answer_that_comes_twice_is_counted() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_too_late_is_counted() {
-    // The second line is the withdrawal of the first.
+async fn an_answer_that_comes_too_late_is_counted_and_initialize_has_more_time() {
+    // The third line is the withdrawal of the second.
     let (_directory, options) = scripted(
-        r#"hear; tell; late=$id; hear; tell; answer "$late" 1; hear; answer "$id" 2; tell_all"#,
+        r#"hear; init=$id; hear; tell; late=$id; hear; tell
+        answer "$late" 1; answer "$init" 2; tell_all"#,
     );
     let options = Options { request_timeout: Duration::from_millis(300), ..options };
     let (session, mut inbox) = Session::connect(&options).await.unwrap();
-    let error = within("no answer", session.request(json!({ "subtype": "slow" }))).await;
+    let slow = session.request(json!({ "subtype": "slow" }));
+    let (initialized, error) =
+        within("both", async { tokio::join!(session.initialize(), slow) }).await;
     assert!(matches!(error, Err(Error::TimedOut { request, .. }) if request == "slow"));
+    assert_eq!(initialized.unwrap(), &json!({ "ok": 2 }));
     let (asked, withdrawn) = (told(&mut inbox).await, told(&mut inbox).await);
     assert_eq!(withdrawn["type"], "control_cancel_request");
     assert_eq!(withdrawn["request_id"], asked["request_id"]);
-    // `initialize` has more time than others.
-    assert_eq!(within("an answer", session.initialize()).await.unwrap(), &json!({ "ok": 2 }));
     assert_eq!((session.counts().unclaimed, session.pending()), (1, 0));
 }
 

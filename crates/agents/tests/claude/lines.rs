@@ -48,6 +48,27 @@ async fn a_value_that_nobody_can_hold_costs_its_line() {
 }
 
 #[tokio::test]
+async fn a_sign_of_life_is_no_message() {
+    let (_directory, options) = scripted(r#"say '{"type":"keep_alive"}'; say '{"type":"a"}'"#);
+    let (_session, mut inbox) = Session::connect(&options).await.unwrap();
+    let first = within("a message", inbox.next()).await.unwrap().unwrap();
+    assert_eq!(first, Message::Other(json!({ "type": "a" })));
+}
+
+#[tokio::test]
+async fn a_failure_that_nobody_noticed_is_not_ours_to_have_closed() {
+    let (_directory, options) = scripted("exit 3");
+    let cli = Cli::connect(&options).await.unwrap();
+    within("its end", async { while cli.control().ended().await.is_none() {} }).await;
+    assert!(!cli.is_ready());
+    let end = within("the close", cli.close()).await;
+    assert!(!end.by_us && end.is_failure(), "{end}");
+    // Whoever still takes messages learns of it.
+    let last = within("the failure", cli.messages().next()).await;
+    assert!(matches!(last, Some(Err(Error::Closed(_)))), "{last:?}");
+}
+
+#[tokio::test]
 async fn a_line_in_pieces_is_one_message() {
     let (_directory, options) =
         scripted(r#"printf '{"ty'; hear; printf 'pe":"whole"'; hear; printf '}\n'"#);
