@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: the benchmarks, in release mode. They write their results themselves.
+//! `cargo xtask bench`: the benchmarks, built as what is shipped. They write their results
+//! themselves.
 
 use crate::fixtures::{self, Fixture};
 use crate::workspace::{Workspace, succeeds};
@@ -8,7 +9,7 @@ use crate::{Failure, failed, wants_help};
 const WITH_PEERS: &str = "calls";
 
 const HELP: &str = "\
-Runs the benchmarks in release mode; they write bench/RESULTS.md.
+Runs the benchmarks, built with the profile `dist`; they write bench/RESULTS.md.
 
 Usage: cargo xtask bench [--quick] [arguments]
 
@@ -25,7 +26,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         return Ok(());
     }
     let workspace = Workspace::here()?;
-    let fixed = ["run", "--release", "--locked", "--package", "tieline-bench", "--"];
+    let fixed = ["run", "--profile", "dist", "--locked", "--package", "tieline-bench", "--"];
     let mut benchmarks = workspace.cargo();
     benchmarks.args(fixed).args(args);
     if wants_peers(args) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
-use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind};
+use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind, RestartPolicy};
 use tieline_rpc::Dialect;
 use tieline_transport::{Address, ChannelConfig, Endpoint, Options, TransportError};
 
@@ -73,7 +73,8 @@ Examples:
   tieline serve
   tieline serve -- npx -y @modelcontextprotocol/server-everything stdio
   tieline serve --listen unix:/tmp/lsp.sock --framing content-length -- pylsp
-  tieline serve --listen lines+unix:/tmp/a.sock --tap said.ndjson -- my-agent")]
+  tieline serve --listen lines+unix:/tmp/a.sock --tap said.ndjson -- my-agent
+  tieline serve --dialect mcp --restart on-failure -- my-mcp-server")]
 pub(crate) struct Serve {
     /// Where to listen; may be given several times [default: a socket named after the command]
     #[arg(long, value_name = "ENDPOINT", value_parser = endpoint)]
@@ -81,6 +82,14 @@ pub(crate) struct Serve {
     /// How the program frames its messages: lines, content-length or length-prefix
     #[arg(long, value_name = "FRAMING", default_value = "lines", value_parser = framing)]
     pub(crate) framing: FramingKind,
+    /// What the program speaks, if that is JSON-RPC: strict, lsp, mcp, mcp-2025-03-26, acp or xi.
+    /// When it ends, requests that it has not answered are answered with an error that says how
+    #[arg(long, value_name = "DIALECT", value_parser = dialect)]
+    pub(crate) dialect: Option<Dialect>,
+    /// Whether to start the program again when it ends under a client: no, on-failure or always. Five
+    /// times in ten seconds at most
+    #[arg(long, value_name = "POLICY", default_value = "no", value_parser = restart_policy)]
+    pub(crate) restart: RestartPolicy,
     /// How many clients are served at once; more are turned away
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
     pub(crate) max_connections: usize,
@@ -271,6 +280,10 @@ fn dialect(name: &str) -> Result<Dialect, String> {
     let found = Dialect::ALL.into_iter().find(|dialect| dialect.name == name);
     let names: Vec<_> = Dialect::ALL.iter().map(|dialect| dialect.name).collect();
     found.ok_or_else(|| format!("no such dialect; there are {}", names.join(", ")))
+}
+
+fn restart_policy(name: &str) -> Result<RestartPolicy, tieline_proto::UnknownRestartPolicy> {
+    name.parse()
 }
 
 fn framing(name: &str) -> Result<FramingKind, tieline_proto::UnknownFraming> {

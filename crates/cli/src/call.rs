@@ -1,5 +1,6 @@
 //! `tieline call`: one method of a JSON-RPC program.
 
+use std::error::Error;
 use std::io::{IsTerminal, Read, Write};
 
 use tieline_proto::ByteSize;
@@ -137,13 +138,16 @@ impl Printer {
     }
 }
 
-/// The error, with its data where it has some.
+/// The error, with its cause or its data where it has some.
 fn explain(error: &CallError) -> String {
     match error {
         CallError::Remote(remote) => match &remote.data {
             Some(data) => format!("{remote}; {}", data.get()),
             None => remote.to_string(),
         },
-        other => other.to_string(),
+        other => match other.source() {
+            Some(cause) => format!("{other}: {cause}"),
+            None => other.to_string(),
+        },
     }
 }

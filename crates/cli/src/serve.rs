@@ -18,8 +18,9 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     let registry = Registry::new();
     let program = Program::of(&args)?;
     let (tap, tap_end) = Tap::open_if_any(args.line.tap.as_deref())?;
-    let bridge = Bridge { tap, ..Bridge::default() };
+    let bridge = Bridge { tap, dialect: args.dialect, ..Bridge::default() };
     let mut server = Server::new(args.max_connections, bridge);
+    server.restart(args.restart);
     let mut endpoints = Vec::new();
     for entrance in entrances(&args, &registry, &program).await? {
         let Entrance { acceptor, endpoint, json } = entrance;
@@ -33,8 +34,8 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
         () = signals.second() => return Err(Failure::Said("ended at once by a second signal".into())),
     };
     signals.written(tap_end).await;
-    let ServerReport { served, refused, failed, lost, .. } = served;
-    tracing::info!(served, refused, failed, lost, "ended");
+    let ServerReport { served, refused, failed, lost, restarted, .. } = served;
+    tracing::info!(served, refused, failed, lost, restarted, "ended");
     Ok(())
 }
 

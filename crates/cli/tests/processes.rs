@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{Finished, Program, Serve, Talk, request, sh, tieline};
 
 /// A server that must not come about: how it ended, and that it left no socket.
@@ -177,6 +177,40 @@ fn a_program_that_crashes_in_mid_call_ends_its_own_line_alone() {
     serve.program.wait_stderr("exit status: 3; its last words: demo-agent: crashing, as asked");
     assert_eq!(other.call(&request(2, "add", json!([2, 2])))["result"], 4);
     serve.wait_processes(1);
+}
+
+#[test]
+fn where_the_dialect_is_known_a_crash_answers_what_it_left() {
+    let serve = Serve::start(["--dialect", "strict"]);
+    let mut client = serve.client();
+    assert_eq!(client.call(&request(1, "add", json!([1, 1])))["result"], 2);
+    client.send(r#"{"jsonrpc":"2.0","id":"two","method":"sleep","params":[60000]}"#);
+    client.send(r#"{"jsonrpc":"2.0","id":3,"method":"crash"}"#);
+    let rest = String::from_utf8(client.rest()).unwrap();
+    let answers: Vec<Value> = rest.lines().map(|it| serde_json::from_str(it).unwrap()).collect();
+    let ids: Vec<_> = answers.iter().map(|answer| &answer["id"]).collect();
+    assert_eq!(ids, [&json!("two"), &json!(3)]);
+    for answer in &answers {
+        assert_eq!(answer["error"]["code"], -32000);
+        assert_eq!(answer["error"]["data"]["code"], 3);
+        assert_eq!(answer["error"]["data"]["stderr"], "demo-agent: crashing, as asked\n");
+    }
+}
+
+#[test]
+fn a_client_goes_on_after_a_crash_where_the_program_is_started_again() {
+    let serve = Serve::start(["--dialect", "strict", "--restart", "on-failure"]);
+    let mut client = serve.client();
+    for round in 1..=3 {
+        assert_eq!(client.call(&request(round, "add", json!([round, 1])))["result"], round + 1);
+        let crashed = client.call(&request(round, "crash", json!(null)));
+        assert_eq!((&crashed["id"], &crashed["error"]["code"]), (&json!(round), &json!(-32000)));
+    }
+    assert_eq!(client.call(&request(9, "add", json!([2, 2])))["result"], 4);
+    serve.wait_processes(1);
+    let Finished { stderr, .. } = serve.stop();
+    assert!(stderr.contains("starting it again in"), "{stderr}");
+    assert!(stderr.contains("restarted=3"), "{stderr}");
 }
 
 #[test]

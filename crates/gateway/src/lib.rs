@@ -7,12 +7,16 @@
 //! ```
 //!
 //! [`bridge`] joins two channels; [`Server`] accepts many and gives each a far end of its own.
-//! Nothing is ever put into the stream that did not come from the other side.
+//! Nothing is ever put into the stream that did not come from the other side, unless a
+//! [dialect](Bridge::dialect) is given: then requests that the far side leaves behind are answered.
 
 mod bridge;
+mod line;
+mod pump;
 mod serve;
 mod tap;
+mod unanswered;
 
-pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge};
+pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge, bridge_supervised};
 pub use serve::{Server, ServerReport};
 pub use tap::{Tap, TapEnd};

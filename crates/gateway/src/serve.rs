@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tieline_proto::RestartPolicy;
 use tieline_proto::json::{self, Limits};
 use tieline_transport::{
     BoxChannel, Channel, DynAcceptor, DynConnector, Incoming, Receiver, ReceiverExt, TransportError,
@@ -15,13 +16,14 @@ use tieline_transport::{
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 
-use crate::{Bridge, BridgeReport, bridge};
+use crate::{Bridge, BridgeReport, bridge_supervised};
 
 /// Accepts clients and gives each a far end of its own.
 pub struct Server {
     entrances: Vec<Entrance>,
     max_connections: usize,
     bridge: Bridge,
+    restart: RestartPolicy,
 }
 
 struct Entrance {
@@ -41,13 +43,21 @@ pub struct ServerReport {
     pub failed: u64,
     /// Messages that were not passed on.
     pub lost: u64,
+    /// How often a far end was replaced.
+    pub restarted: u64,
 }
 
 impl Server {
     /// A server without an entrance, for at most `max_connections` clients at once. `bridge` says
     /// how each is joined to its far end.
     pub fn new(max_connections: usize, bridge: Bridge) -> Self {
-        Self { entrances: Vec::new(), max_connections, bridge }
+        Self { entrances: Vec::new(), max_connections, bridge, restart: RestartPolicy::Never }
+    }
+
+    /// After which ends a far end is replaced while its client is still there, as
+    /// [`bridge_supervised`] does; after none by default.
+    pub fn restart(&mut self, policy: RestartPolicy) {
+        self.restart = policy;
     }
 
     /// Whoever comes in at `acceptor` is joined to a new channel from `target`.
@@ -60,7 +70,7 @@ impl Server {
     ///
     /// Dropping the future ends everything at once.
     pub async fn run(self, stop: impl Future<Output = ()>) -> ServerReport {
-        let Self { entrances, max_connections, bridge } = self;
+        let Self { entrances, max_connections, bridge, restart } = self;
         let (arrived, mut arrivals) = mpsc::channel(1);
         let mut entrances: JoinSet<()> =
             entrances.into_iter().map(|entrance| accept(entrance, arrived.clone())).collect();
@@ -76,7 +86,8 @@ impl Server {
                     if lines.tasks.len() >= max_connections {
                         lines.refuse(&format!("there are {max_connections} already"));
                     } else {
-                        lines.start(arrival, bridge.clone(), stopping.subscribe());
+                        let joined = Joined { restart, bridge: bridge.clone() };
+                        lines.start(arrival, joined, stopping.subscribe());
                     }
                 }
             }
@@ -89,6 +100,12 @@ impl Server {
         }
         lines.report
     }
+}
+
+/// How a client is joined to its far end.
+struct Joined {
+    restart: RestartPolicy,
+    bridge: Bridge,
 }
 
 struct Arrival {
@@ -141,13 +158,14 @@ impl Lines {
         tracing::warn!("refused a client: {why}");
     }
 
-    fn start(&mut self, arrival: Arrival, bridge: Bridge, stopping: watch::Receiver<bool>) {
+    fn start(&mut self, arrival: Arrival, mut joined: Joined, stopping: watch::Receiver<bool>) {
         self.last += 1;
         let line = self.last;
         let peer = arrival.client.control().peer();
         let peer = peer.map_or_else(String::new, |peer| format!(" ({peer})"));
         tracing::info!(line, "a client has connected{peer}");
-        let task = self.tasks.spawn(run(arrival, Bridge { line, ..bridge }, stopping));
+        joined.bridge.line = line;
+        let task = self.tasks.spawn(run(arrival, joined, stopping));
         self.numbers.insert(task.id(), line);
     }
 
@@ -155,14 +173,29 @@ impl Lines {
         let id = ended.as_ref().map_or_else(|error| error.id(), |(id, _)| *id);
         let line = self.numbers.remove(&id).unwrap_or_default();
         match ended {
-            Ok((_, Some(BridgeReport { to_far, to_near, lost, end }))) => {
+            Ok((_, Some(BridgeReport { to_far, to_near, lost, restarted, end }))) => {
                 self.report.served += 1;
                 self.report.lost += lost;
+                self.report.restarted += restarted;
                 if end.is_clean() {
-                    tracing::info!(line, to_far, to_near, lost, "the line has ended: {end}");
+                    tracing::info!(
+                        line,
+                        to_far,
+                        to_near,
+                        lost,
+                        restarted,
+                        "the line has ended: {end}"
+                    );
                 } else {
                     self.report.failed += 1;
-                    tracing::warn!(line, to_far, to_near, lost, "the line has ended: {end}");
+                    tracing::warn!(
+                        line,
+                        to_far,
+                        to_near,
+                        lost,
+                        restarted,
+                        "the line has ended: {end}"
+                    );
                 }
             }
             Ok((_, None)) => self.report.refused += 1,
@@ -177,7 +210,7 @@ impl Lines {
 /// One client's line from its far end's beginning to its own end; `None` if there was no far end.
 async fn run(
     arrival: Arrival,
-    bridge_options: Bridge,
+    Joined { restart, bridge }: Joined,
     mut stopping: watch::Receiver<bool>,
 ) -> Option<BridgeReport> {
     let mut stop = pin!(async {
@@ -188,14 +221,13 @@ async fn run(
         client = admit(arrival.client) => client?,
         () = &mut stop => return None,
     };
-    let far = match arrival.target.connect().await {
-        Ok(far) => far,
+    match bridge_supervised(client, &*arrival.target, restart, bridge, stop).await {
+        Ok(report) => Some(report),
         Err(error) => {
             log_error("the client was turned away", &error);
-            return None;
+            None
         }
-    };
-    Some(bridge(client, far, bridge_options, stop).await)
+    }
 }
 
 /// How long somebody whom nobody vouches for may take to send a first message.

@@ -25,17 +25,21 @@
 //! # Ok::<(), tieline_proto::FrameError>(())
 //! ```
 
+mod backoff;
 mod byte_size;
 mod framing;
 pub mod json;
 pub mod jsonrpc;
+mod restart;
 mod write_buf;
 
+pub use backoff::{Backoff, BackoffConfig};
 pub use byte_size::{ByteSize, ByteSizeError};
 pub use framing::{
     Codec, ContentLength, EncodeError, Ending, Fault, Frame, FrameError, Framing, FramingKind,
     Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, NotJson, Truncated, UnknownFraming,
 };
+pub use restart::{RestartPolicy, Restarts, UnknownRestartPolicy, Verdict};
 pub use write_buf::WriteBuf;
 
 /// The largest message that is taken or sent unless configured otherwise: 16 MiB.

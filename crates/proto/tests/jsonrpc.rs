@@ -13,7 +13,7 @@ use tieline_proto::jsonrpc::{
 };
 
 fn read(message: &str) -> Message {
-    classify(&Bytes::copy_from_slice(message.as_bytes()), &Dialect::STRICT, Limits::default())
+    classify(Bytes::copy_from_slice(message.as_bytes()), &Dialect::STRICT, Limits::default())
 }
 
 /// A message in one line: what it is, and what it carries.
@@ -184,7 +184,7 @@ fn a_bad_response_is_never_answered() {
 #[test]
 fn invalid_utf8_and_nul_bytes_are_a_parse_error() {
     for message in [&b"{\"jsonrpc\":\"2.0\",\"method\":\"\xff\"}"[..], b"\0", b"{\0}", b"\"\0\""] {
-        let read = classify(&Bytes::from_static(message), &Dialect::STRICT, Limits::default());
+        let read = classify(Bytes::from_static(message), &Dialect::STRICT, Limits::default());
         assert_eq!(show(&read), "invalid -32700 null");
     }
 }
@@ -230,7 +230,7 @@ fn a_batch_has_an_end() {
 #[test]
 fn dialects_differ_as_their_specifications_do() {
     let read = |message: &str, dialect| {
-        show(&classify(&Bytes::copy_from_slice(message.as_bytes()), &dialect, Limits::default()))
+        show(&classify(Bytes::copy_from_slice(message.as_bytes()), &dialect, Limits::default()))
     };
     assert_eq!(read(r#"{"id":1,"method":"m"}"#, Dialect::XI), "request 1 m -");
     assert_eq!(read(r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#, Dialect::XI), "request 1 m -");
@@ -250,7 +250,7 @@ fn dialects_differ_as_their_specifications_do() {
 fn what_is_written_is_read_as_the_same() {
     for dialect in Dialect::ALL {
         let back =
-            |message: Vec<u8>| show(&classify(&Bytes::from(message), &dialect, Limits::default()));
+            |message: Vec<u8>| show(&classify(Bytes::from(message), &dialect, Limits::default()));
         assert_eq!(
             back(write_request(&dialect, b"1", "a\"\n", Some(b"[1]"))),
             "request 1 a\"\n [1]"
@@ -349,7 +349,7 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(text: Vec<u8>) {
         for dialect in Dialect::ALL {
-            let _ = classify(&Bytes::copy_from_slice(&text), &dialect, Limits::default());
+            let _ = classify(Bytes::copy_from_slice(&text), &dialect, Limits::default());
         }
     }
 

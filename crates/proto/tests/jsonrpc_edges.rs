@@ -8,7 +8,7 @@ use tieline_proto::jsonrpc::{Dialect, Invalid, Message, classify};
 use tieline_proto::{Frame, Framing, Json, Lines};
 
 fn read(message: &str) -> Message {
-    classify(&Bytes::copy_from_slice(message.as_bytes()), &Dialect::STRICT, Limits::default())
+    classify(Bytes::copy_from_slice(message.as_bytes()), &Dialect::STRICT, Limits::default())
 }
 
 fn invalid(message: &str) -> Invalid {

@@ -7,11 +7,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tieline_proto::jsonrpc::{
-    INVALID_REQUEST, Invalid, Message, Notification, PARSE_ERROR, Response, classify, write_error,
+    CallId, INVALID_REQUEST, Invalid, Message, Notification, PARSE_ERROR, Response, classify,
+    write_error,
 };
 use tieline_proto::{Fault, jsonrpc};
 use tieline_transport::{
-    BoxFuture, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender,
+    BoxFuture, Channel, CloseReason, Control, Incoming, Receiver, Refused, SendError, Sender,
 };
 use tokio::time::Sleep;
 
@@ -74,18 +75,18 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         }
     }
 
-    /// Takes what has come in. True if anything had.
+    /// Takes what has come in. True if there may be more.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> bool {
-        for taken in 0..MOST_AT_ONCE {
+        for _ in 0..MOST_AT_ONCE {
             if !matches!(self.stage, Stage::Open | Stage::Closing(_)) || self.is_overfull(cx) {
-                return taken > 0;
+                return false;
             }
             match self.receiver.poll_recv(cx) {
-                Poll::Ready(Incoming::Message(message)) => self.message(&message, cx),
+                Poll::Ready(Incoming::Message(message)) => self.message(message, cx),
                 Poll::Ready(Incoming::Fault(fault)) => self.fault(&fault),
                 Poll::Ready(Incoming::End(reason)) => self.no_more(reason),
                 Poll::Ready(_) => {}
-                Poll::Pending => return taken > 0,
+                Poll::Pending => return false,
             }
         }
         true
@@ -111,7 +112,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         true
     }
 
-    fn message(&mut self, message: &Bytes, cx: &mut Context<'_>) {
+    fn message(&mut self, message: Bytes, cx: &mut Context<'_>) {
         let options = &self.shared.options;
         match classify(message, &options.dialect, options.limits) {
             Message::Batch(elements) => {
@@ -167,17 +168,19 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     }
 
     fn response(&mut self, response: Response) {
-        let id = Bytes::copy_from_slice(response.id());
-        let answer = response.into_outcome().map_err(|error| match ErrorObject::parse(&error) {
-            Ok(error) => CallError::Remote(error),
-            Err(_) => CallError::InvalidResponse,
-        });
-        self.shared.answer(&id, answer);
+        let call = CallId::parse(response.id());
+        let answer = match response.outcome().map_err(ErrorObject::parse) {
+            Ok(_) => Ok(response),
+            Err(Ok(error)) => Err(CallError::Remote(error)),
+            Err(Err(_)) => Err(CallError::InvalidResponse),
+        };
+        self.shared.answer(call, answer);
     }
 
     fn invalid(&mut self, invalid: &Invalid, batch: Option<&Arc<Batch>>) {
         if invalid.is_response() {
-            self.shared.answer(invalid.id(), Err(CallError::InvalidResponse));
+            let call = CallId::parse(invalid.id());
+            self.shared.answer(call, Err(CallError::InvalidResponse));
             return;
         }
         let dialect = &self.shared.options.dialect;
@@ -224,11 +227,11 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                     return false;
                 }
             }
-            match self.sender.start_send(next.message.clone()) {
+            match self.sender.start_send(next.message) {
                 Ok(()) => {}
-                Err(SendError::Message(error)) => match next.call {
-                    Some(call) => self.shared.refused(call, *error),
-                    None => self.refused(&next.message, *error),
+                Err(SendError::Message(refused)) => match next.call {
+                    Some(call) => self.shared.refused(call, refused.error),
+                    None => self.refused(&refused),
                 },
                 Err(error) => return self.cannot_send(error),
             }
@@ -241,9 +244,10 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     }
 
     /// An answer that the line does not carry is replaced by one that says so.
-    fn refused(&mut self, message: &Bytes, error: tieline_proto::EncodeError) {
+    fn refused(&mut self, refused: &Refused) {
+        let Refused { message, error } = refused;
         tracing::warn!("a message was not sent: {error}");
-        for answer in instead_of(message, &error, &self.shared.options.dialect) {
+        for answer in instead_of(message, error, &self.shared.options.dialect) {
             if self.sender.start_send(answer.into()).is_ok() {
                 return;
             }
@@ -365,15 +369,15 @@ impl<C: Channel, H: Handler> Future for Driver<C, H> {
             if let Stage::Ended(reason) = &this.stage {
                 return Poll::Ready(reason.clone());
             }
-            let mut went_on = this.poll_incoming(cx);
-            went_on |= this.inbound.poll(cx);
+            let mut goes_on = this.poll_incoming(cx);
+            this.inbound.poll(cx);
             let is_flushed = this.poll_outgoing(cx);
-            went_on |= this.inbound.can_resume();
-            went_on |= this.poll_stage(cx, is_flushed);
+            goes_on |= this.inbound.can_resume();
+            goes_on |= this.poll_stage(cx, is_flushed);
             // Reading that was held up goes on, now that there is room.
-            went_on |= this.overfull.is_some() && !this.is_overfull(cx);
+            goes_on |= this.overfull.is_some() && !this.is_overfull(cx);
             // What a handle changed meanwhile did not wake us: we were not asleep.
-            if !went_on && this.shared.sleep(cx.waker()).is_ok() {
+            if !goes_on && this.shared.sleep(cx.waker()).is_ok() {
                 return Poll::Pending;
             }
             ready!(tokio::task::coop::poll_proceed(cx)).made_progress();

@@ -1,9 +1,9 @@
 //! How a call can fail, and what a handler can answer instead of a result.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tieline_proto::EncodeError;
@@ -53,26 +53,43 @@ impl fmt::Display for CallError {
             Self::NotSent(why) => write!(f, "not sent: {why}"),
             Self::Unknown(reason) => write!(f, "sent, and no answer came: {reason}"),
             Self::TimedOut => f.write_str("no answer came in time"),
-            Self::BadAnswer(error) => write!(f, "the answer is not what was asked for: {error}"),
+            Self::BadAnswer(_) => f.write_str("the answer is not what was asked for"),
             Self::InvalidResponse => f.write_str("what came is not a valid response"),
         }
     }
 }
 
-impl std::error::Error for CallError {}
+impl Error for CallError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::BadAnswer(error) => Some(error),
+            // What it says is said already.
+            Self::NotSent(why) => why.source(),
+            _ => None,
+        }
+    }
+}
 
 impl fmt::Display for NotSent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed(reason) => write!(f, "the line has ended: {reason}"),
             Self::Closing => f.write_str("the line is being closed"),
-            Self::Params(error) => write!(f, "the parameters cannot be sent: {error}"),
-            Self::Message(error) => error.fmt(f),
+            Self::Params(_) => f.write_str("the parameters cannot be sent"),
+            Self::Message(_) => f.write_str("the message cannot be sent"),
         }
     }
 }
 
-impl std::error::Error for NotSent {}
+impl Error for NotSent {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Params(error) => Some(error),
+            Self::Message(error) => Some(error),
+            Self::Closed(_) | Self::Closing => None,
+        }
+    }
+}
 
 impl From<NotSent> for CallError {
     fn from(why: NotSent) -> Self {
@@ -114,7 +131,7 @@ impl ErrorObject {
         Self::new(INTERNAL_ERROR, format!("internal error: {why}"))
     }
 
-    pub(crate) fn parse(raw: &Bytes) -> Result<Self, serde_json::Error> {
+    pub(crate) fn parse(raw: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(raw)
     }
 }
@@ -125,4 +142,45 @@ impl fmt::Display for ErrorObject {
     }
 }
 
-impl std::error::Error for ErrorObject {}
+impl Error for ErrorObject {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that an error says, one level after the other.
+    fn said(error: &dyn Error) -> Vec<String> {
+        let mut said = vec![error.to_string()];
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            said.push(error.to_string());
+            cause = error.source();
+        }
+        said
+    }
+
+    #[test]
+    fn each_level_says_its_own_and_the_cause_stands_behind_it() {
+        let not_json = || serde_json::from_str::<u8>("x").unwrap_err();
+        let cause = not_json().to_string();
+        assert_eq!(
+            said(&CallError::BadAnswer(not_json())),
+            ["the answer is not what was asked for", &*cause]
+        );
+        assert_eq!(
+            said(&CallError::from(NotSent::Params(not_json()))),
+            ["not sent: the parameters cannot be sent", &*cause]
+        );
+        assert_eq!(
+            said(&CallError::from(NotSent::Message(EncodeError::RawNewline))),
+            [
+                "not sent: the message cannot be sent",
+                "a message with a raw newline cannot be sent as one line"
+            ]
+        );
+        assert_eq!(
+            said(&CallError::from(NotSent::Closing)),
+            ["not sent: the line is being closed"]
+        );
+    }
+}

@@ -6,12 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use tieline_proto::jsonrpc::{
-    Dialect, Notification, OVERLOADED, Request, write_error, write_result,
+    Dialect, Id, Notification, OVERLOADED, Request, write_error, write_result,
 };
 use tieline_transport::BoxFuture;
-use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::task::{self, AbortHandle, JoinError, JoinSet};
 
 use crate::handler::{Answer, Handler, Outcome};
 use crate::shared::Shared;
@@ -36,7 +35,7 @@ pub(crate) struct Inbound<H> {
     taken_bytes: usize,
     running: JoinSet<Outcome>,
     /// The requests that run, by task.
-    replies: HashMap<Id, Reply>,
+    replies: HashMap<task::Id, Reply>,
 }
 
 /// The least that a notification counts for: 16 MiB of them are 4,096 at most.
@@ -50,7 +49,7 @@ struct Waiting {
 
 /// Where an answer goes.
 struct Reply {
-    id: Bytes,
+    id: Id,
     batch: Option<Arc<Batch>>,
     task: Option<AbortHandle>,
     /// The length of its request.
@@ -86,7 +85,7 @@ impl<H: Handler> Inbound<H> {
         let size = request.message().len();
         let is_large = taken > 0 && self.taken_bytes + size > self.shared.options.queue.bytes();
         if is_large || taken >= limit.saturating_add(self.shared.options.max_waiting) {
-            let id = Bytes::copy_from_slice(request.id());
+            let id = Id::from(request.id());
             let reply = Reply { id, batch, task: None, size: 0 };
             let overloaded = "overloaded: too many requests are under way; try again later";
             return self.refuse(reply, overloaded);
@@ -125,21 +124,20 @@ impl<H: Handler> Inbound<H> {
             && self.running.is_empty()
     }
 
-    /// Goes on with what can go on. True if anything did.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut went_on = false;
-        while let Poll::Ready(Some(ended)) = self.running.poll_join_next_with_id(cx) {
-            went_on = true;
-            self.ended(ended);
+    /// Goes on with what can go on, until nothing can and all of it is waited for.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) {
+        while self.poll_running(cx) | self.poll_notification(cx) | self.start_request(cx) {}
+    }
+
+    fn poll_running(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.running.is_empty() {
+            return false;
         }
-        loop {
-            let handled = self.poll_notification(cx);
-            let started = self.start_request(cx);
-            if !handled && !started {
-                return went_on;
-            }
-            went_on = true;
-        }
+        let Poll::Ready(Some(ended)) = self.running.poll_join_next_with_id(cx) else {
+            return false;
+        };
+        self.ended(ended);
+        true
     }
 
     fn poll_notification(&mut self, cx: &mut Context<'_>) -> bool {
@@ -175,7 +173,7 @@ impl<H: Handler> Inbound<H> {
             return false;
         }
         let Some(Waiting { request, batch, .. }) = self.requests.pop_front() else { return false };
-        let id = Bytes::copy_from_slice(request.id());
+        let id = Id::from(request.id());
         let size = request.message().len();
         let mut reply = Reply { id, batch, task: None, size };
         let (handler, peer) = (&self.handler, &self.peer);
@@ -198,7 +196,7 @@ impl<H: Handler> Inbound<H> {
         true
     }
 
-    fn ended(&mut self, ended: Result<(Id, Outcome), JoinError>) {
+    fn ended(&mut self, ended: Result<(task::Id, Outcome), JoinError>) {
         let (id, outcome) = match ended {
             Ok((id, outcome)) => (id, outcome),
             Err(error) if error.is_cancelled() => (error.id(), Err(cancelled(&self.dialect()))),
@@ -216,14 +214,14 @@ impl<H: Handler> Inbound<H> {
         if let Some(at) = self.requests.iter().position(is_it) {
             if let Some(Waiting { batch, request, .. }) = self.requests.remove(at) {
                 let size = request.message().len();
-                let reply = Reply { id: Bytes::copy_from_slice(id), batch, task: None, size };
+                let reply = Reply { id: Id::from(id), batch, task: None, size };
                 let cancelled = cancelled(&self.dialect());
                 self.answer(reply, Err(cancelled));
             }
             return;
         }
         // A request that has been answered, or never was, is no matter.
-        let running = self.replies.values().find(|reply| reply.id == id);
+        let running = self.replies.values().find(|reply| *reply.id == *id);
         if let Some(task) = running.and_then(|reply| reply.task.as_ref()) {
             task.abort();
         }

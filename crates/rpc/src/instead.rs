@@ -12,7 +12,7 @@ pub(crate) fn instead_of(message: &Bytes, why: &EncodeError, dialect: &Dialect) 
     let text = format!("internal error: the answer cannot be sent: {why}");
     let error = |id: &[u8]| write_error(dialect, id, INTERNAL_ERROR, &text, None);
     // What a handler has answered may have more structure than what the other side may say.
-    let lost = classify(message, dialect, Limits { depth: u32::MAX, keys: u32::MAX });
+    let lost = classify(message.clone(), dialect, Limits { depth: u32::MAX, keys: u32::MAX });
     match &lost {
         Message::Batch(answers) => {
             let errors: Vec<_> = answers.iter().filter_map(id_of).map(error).collect();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tieline_proto::jsonrpc::CallId;
+use tieline_proto::jsonrpc::{CallId, Response};
 use tokio::time::{Instant, timeout_at};
 
 use crate::peer::serialize;
@@ -94,8 +94,9 @@ impl<'a> Invocation<'a> {
     /// [`CallError`] tells an error of the other side from a call that was not sent and from one
     /// whose fate is unknown.
     pub async fn call<R: DeserializeOwned>(self) -> Result<R, CallError> {
-        let result = self.call_raw().await?;
-        serde_json::from_slice(&result).map_err(CallError::BadAnswer)
+        let response = self.response().await?;
+        let (Ok(result) | Err(result)) = response.outcome();
+        serde_json::from_slice(result).map_err(CallError::BadAnswer)
     }
 
     /// Calls, and gives the result as it came. Cancel-safe as [`call`](Self::call).
@@ -103,10 +104,15 @@ impl<'a> Invocation<'a> {
     /// # Errors
     /// As [`call`](Self::call).
     pub async fn call_raw(self) -> Result<Bytes, CallError> {
+        let (Ok(result) | Err(result)) = self.response().await?.into_outcome();
+        Ok(result)
+    }
+
+    /// The response, which has a result.
+    async fn response(self) -> Result<Response, CallError> {
         let Self { peer, method, params, timeout, total, mut on_progress } = self;
         let (shared, params) = (peer.shared(), params?);
-        let begun = Instant::now();
-        let end = total.and_then(|total| begun.checked_add(total));
+        let end = total.and_then(|total| Instant::now().checked_add(total));
         let mut due = deadline(timeout, end);
         // Room in the queue is waited for within the same time.
         let begin = shared.begin_call(method, params.as_deref(), on_progress.is_some());

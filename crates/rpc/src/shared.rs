@@ -2,12 +2,13 @@
 //! that wait for an answer. One lock, held for moments.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use tieline_proto::ByteSize;
-use tieline_proto::jsonrpc::{CallId, Calls, write_notification, write_request};
+use tieline_proto::jsonrpc::{CallId, Calls, Response, write_notification, write_request};
 use tieline_transport::CloseReason;
 use tokio::sync::{Semaphore, watch};
 
@@ -23,6 +24,10 @@ pub(crate) struct Shared {
     /// none: they are bounded by what they answer and cancel.
     room: Semaphore,
     state: Mutex<State>,
+    /// How many bytes that wait to be sent answer what was never carried out.
+    refusal_bytes: AtomicUsize,
+    /// Nothing new is taken. It stays so.
+    closing: AtomicBool,
     /// Set once the line has ended.
     pub(crate) ended: watch::Sender<Option<CloseReason>>,
 }
@@ -34,10 +39,9 @@ struct State {
     close_requested: bool,
     /// How many bytes of messages wait to be sent.
     outgoing_bytes: usize,
-    /// How many of them answer what was never carried out.
-    refusal_bytes: usize,
-    /// The driver's, when it sleeps.
     driver: Option<Waker>,
+    /// The driver waits to be woken.
+    asleep: bool,
     /// Something has changed that the driver has not looked at yet.
     changed: bool,
     unclaimed: UnclaimedAnswers,
@@ -72,7 +76,7 @@ pub(crate) struct Outgoing {
 #[derive(Default)]
 struct Pending {
     sent: bool,
-    answer: Option<Result<Bytes, CallError>>,
+    answer: Option<Result<Response, CallError>>,
     waker: Option<Waker>,
     wants_progress: bool,
     /// What was told and not heard yet; the latest only, as progress goes.
@@ -83,8 +87,8 @@ struct Pending {
 pub(crate) enum News {
     /// It has moved on; the parameters of the notification.
     Progress(Bytes),
-    /// It has ended.
-    Answer(Result<Bytes, CallError>),
+    /// It has ended; the response has a result.
+    Answer(Result<Response, CallError>),
 }
 
 impl Shared {
@@ -93,14 +97,16 @@ impl Shared {
         Self {
             options: PeerOptions { queue: ByteSize::new(room), ..options },
             room: Semaphore::new(room),
+            refusal_bytes: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
             state: Mutex::new(State {
                 outgoing: VecDeque::new(),
                 outgoing_bytes: 0,
-                refusal_bytes: 0,
                 calls: Calls::default(),
                 phase: Phase::Open,
                 close_requested: false,
                 driver: None,
+                asleep: false,
                 changed: false,
                 unclaimed: UnclaimedAnswers::default(),
             }),
@@ -145,6 +151,7 @@ impl Shared {
         let token = if wants_progress { dialect.with_progress(digits, params) } else { None };
         let message = write_request(dialect, digits, method, token.as_deref().or(params));
         state.push(Outgoing { message: message.into(), call: Some(id), weight, refusal: 0 });
+        state.wake_driver();
         Ok(id)
     }
 
@@ -158,11 +165,14 @@ impl Shared {
         }
         let message = write_notification(&self.options.dialect, method, params);
         state.push(Outgoing { message: message.into(), call: None, weight, refusal: 0 });
+        state.wake_driver();
         Ok(())
     }
 
     /// Queues an answer, which needs no room. `refusal` bytes of it answer what was not carried out.
+    /// Only the driver does: it looks at the queue before it sleeps.
     pub(crate) fn push_answer(&self, message: Bytes, refusal: usize) {
+        self.refusal_bytes.fetch_add(refusal, Relaxed);
         self.lock().push(Outgoing { message, call: None, weight: 0, refusal });
     }
 
@@ -210,9 +220,8 @@ impl Shared {
     }
 
     /// An answer has come. False when nobody waits for it.
-    pub(crate) fn answer(&self, id: &[u8], answer: Result<Bytes, CallError>) -> bool {
+    pub(crate) fn answer(&self, call: Option<CallId>, answer: Result<Response, CallError>) -> bool {
         let mut state = self.lock();
-        let call = CallId::parse(id);
         let pending = call.and_then(|id| state.calls.get_mut(id));
         let Some(pending) = pending.filter(|pending| pending.answer.is_none()) else {
             // An answer to a call that was given up is late, which is nobody's fault.
@@ -256,11 +265,17 @@ impl Shared {
     }
 
     /// The next message to send. Its call counts as sent from here on.
+    ///
+    /// With none left the driver has seen all that has changed so far, provided that it looks at
+    /// everything else after this.
     pub(crate) fn next_outgoing(&self) -> Option<Outgoing> {
         let mut state = self.lock();
-        let next = state.outgoing.pop_front()?;
+        let Some(next) = state.outgoing.pop_front() else {
+            state.changed = false;
+            return None;
+        };
         state.outgoing_bytes -= next.message.len();
-        state.refusal_bytes -= next.refusal;
+        self.refusal_bytes.fetch_sub(next.refusal, Relaxed);
         if let Some(pending) = next.call.and_then(|id| state.calls.get_mut(id)) {
             pending.sent = true;
         }
@@ -273,8 +288,7 @@ impl Shared {
 
     /// A message could not be sent, and the line goes on.
     pub(crate) fn refused(&self, call: CallId, error: tieline_proto::EncodeError) {
-        let mut digits = [0; 20];
-        self.answer(call.digits(&mut digits), Err(NotSent::Message(error).into()));
+        self.answer(Some(call), Err(NotSent::Message(error).into()));
     }
 
     /// The driver is woken by whatever changes from here on; `Err` when something has since it last
@@ -288,6 +302,7 @@ impl Shared {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
+        state.asleep = true;
         Ok(())
     }
 
@@ -307,7 +322,7 @@ impl Shared {
 
     /// Whether so much of what waits to be sent are mere refusals that no more should be read.
     pub(crate) fn is_flooded(&self) -> bool {
-        self.lock().refusal_bytes >= self.options.queue.bytes().saturating_mul(2)
+        self.refusal_bytes.load(Relaxed) >= self.options.queue.bytes().saturating_mul(2)
     }
 
     /// Takes nothing new from here on.
@@ -316,6 +331,7 @@ impl Shared {
         if matches!(state.phase, Phase::Open) {
             state.phase = Phase::Closing;
         }
+        self.closing.store(true, Relaxed);
         self.room.close();
         state.wake_driver();
     }
@@ -331,7 +347,7 @@ impl Shared {
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        !matches!(self.lock().phase, Phase::Open)
+        self.closing.load(Relaxed)
     }
 
     /// No answer can come any more: every call that waits ends as not sent or as unknown.
@@ -358,12 +374,13 @@ impl Shared {
             state.phase = Phase::Closed(reason.clone());
             state.driver = None;
         }
+        self.closing.store(true, Relaxed);
         self.room.close();
         self.end_calls(&reason);
         let mut state = self.lock();
         state.outgoing.clear();
         state.outgoing_bytes = 0;
-        state.refusal_bytes = 0;
+        self.refusal_bytes.store(0, Relaxed);
         drop(state);
         self.ended.send_replace(Some(reason));
     }
@@ -380,16 +397,16 @@ impl State {
 
     fn push(&mut self, outgoing: Outgoing) {
         self.outgoing_bytes += outgoing.message.len();
-        self.refusal_bytes += outgoing.refusal;
         self.outgoing.push_back(outgoing);
-        self.wake_driver();
     }
 
     /// Only if it sleeps: otherwise it looks again before it does.
     fn wake_driver(&mut self) {
         self.changed = true;
-        if let Some(driver) = self.driver.take() {
-            driver.wake();
+        if std::mem::take(&mut self.asleep)
+            && let Some(driver) = &self.driver
+        {
+            driver.wake_by_ref();
         }
     }
 }

@@ -187,17 +187,22 @@ impl Control {
         reason
     }
 
-    /// Ready when the line has [stalled](Self::stalled).
-    pub(crate) fn poll_stalled(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        let mut receiver = self.receiver();
-        if let Some(reason @ CloseReason::Stalled) = self.0.reason.get() {
-            return Poll::Ready(reason.clone());
+    /// Ready when the line has [stalled](Self::stalled). `registered` is the receiver's waker that
+    /// is known here already.
+    pub(crate) fn poll_stalled(
+        &self,
+        cx: &mut Context<'_>,
+        registered: &mut Option<Waker>,
+    ) -> Poll<CloseReason> {
+        if registered.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            *registered = Some(cx.waker().clone());
+            *self.receiver() = registered.clone();
         }
-        match &mut *receiver {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
+        // It stalls first and wakes then, so this is not missed.
+        match self.0.reason.get() {
+            Some(reason @ CloseReason::Stalled) => Poll::Ready(reason.clone()),
+            _ => Poll::Pending,
         }
-        Poll::Pending
     }
 
     fn receiver(&self) -> MutexGuard<'_, Option<Waker>> {

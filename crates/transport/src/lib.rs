@@ -72,8 +72,8 @@ mod unix;
 
 pub use channel::{
     Acceptor, BoxChannel, Channel, Connector, DynAcceptor, DynConnector, Framed, FramedAcceptor,
-    FramedChannel, FramedReceiver, FramedSender, Incoming, Receiver, ReceiverExt, SendError,
-    Sender, SenderExt, SharedSender,
+    FramedChannel, FramedReceiver, FramedSender, Incoming, Receiver, ReceiverExt, Refused,
+    SendError, Sender, SenderExt, SharedSender,
 };
 pub use close::{ChildExit, CloseReason};
 pub use connection::{

@@ -57,8 +57,8 @@ fn a_message_above_the_limit_is_refused_and_the_peer_sees_nothing_of_it() {
         let (mut sender, mut receiver) = channel.split();
         let large = vec![0; DEFAULT_MAX_MESSAGE.bytes() + 1];
         let refused = sender.send(large).await.unwrap_err();
-        let SendError::Message(error) = refused else { panic!("{refused:?}") };
-        assert!(matches!(*error, EncodeError::Oversize { .. }), "{error:?}");
+        let SendError::Message(refused) = refused else { panic!("{refused:?}") };
+        assert!(matches!(refused.error, EncodeError::Oversize { .. }), "{:?}", refused.error);
         sender.send("abc").await.unwrap();
         let Incoming::Message(answer) = receiver.recv().await else { panic!("no answer") };
         assert_eq!(answer, "cba");

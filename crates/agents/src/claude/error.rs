@@ -73,7 +73,7 @@ impl From<SendError> for Error {
         match error.close_reason() {
             Some(reason) => Self::Closed(reason.clone()),
             None => match error {
-                SendError::Message(error) => Self::NotSent(*error),
+                SendError::Message(refused) => Self::NotSent(refused.error),
                 _ => Self::Closed(CloseReason::ByUs),
             },
         }

@@ -170,6 +170,9 @@ impl Block {
     /// Moves the whole lines within the first `window` bytes of `buffer` here, unless the first
     /// one, which ends at `end`, is the only one.
     fn fill(&mut self, buffer: &mut BytesMut, window: usize, end: usize) -> bool {
+        if buffer.len() == end + 1 {
+            return false;
+        }
         let window = buffer.get(..window).unwrap_or(buffer);
         match memrchr(b'\n', window) {
             Some(last) if last > end => {

@@ -13,41 +13,70 @@ use crate::json::{self, JsonError, Limits, Scanner};
 ///
 /// Limits are held before anything is built; a message beyond them is
 /// [`Invalid`](Message::Invalid), with its id if that came first.
-pub fn classify(message: &Bytes, dialect: &Dialect, limits: Limits) -> Message {
-    let invalid = |problem| invalid(message, None, problem);
+pub fn classify(message: Bytes, dialect: &Dialect, limits: Limits) -> Message {
+    let shape = shape(&message, dialect, limits);
+    shape.of(message)
+}
+
+/// What a message is, apart from its bytes.
+enum Shape {
+    Request { id: Span, method: Span, params: Option<Span> },
+    Notification { method: Span, params: Option<Span> },
+    Response { id: Span, outcome: Result<Span, Span> },
+    Batch(Vec<Shape>),
+    Invalid { id: Option<Span>, problem: InvalidProblem, is_response: bool },
+}
+
+impl Shape {
+    fn of(self, message: Bytes) -> Message {
+        match self {
+            Self::Request { id, method, params } => {
+                Message::Request(Request { message, id, method, params })
+            }
+            Self::Notification { method, params } => {
+                Message::Notification(Notification { message, method, params })
+            }
+            Self::Response { id, outcome } => Message::Response(Response { message, id, outcome }),
+            Self::Batch(elements) => {
+                let elements = elements.into_iter().map(|element| element.of(message.clone()));
+                Message::Batch(elements.collect())
+            }
+            Self::Invalid { id, problem, is_response } => {
+                Message::Invalid(Invalid { message, id, problem, is_response })
+            }
+        }
+    }
+}
+
+fn shape(message: &[u8], dialect: &Dialect, limits: Limits) -> Shape {
     let mut scanner = match json::utf8(message) {
         Ok(text) => Scanner::new(text, limits),
         Err(error) => return invalid(InvalidProblem::Json(error)),
     };
-    let classified = match scanner.enter(b'[') {
+    let shape = match scanner.enter(b'[') {
         Ok(true) => batch(message, &mut scanner, dialect),
         Ok(false) => Ok(one(message, &mut scanner, dialect)),
         Err(error) => Err(error),
     };
     // What stands behind the value makes none of it valid.
-    let ended = match &classified {
-        Ok(Message::Invalid(Invalid { problem: InvalidProblem::Json(_), .. })) => Ok(()),
+    let ended = match &shape {
+        Ok(Shape::Invalid { problem: InvalidProblem::Json(_), .. }) | Err(_) => Ok(()),
         Ok(_) => scanner.end(),
-        Err(_) => Ok(()),
     };
-    match (classified, ended) {
-        (Ok(message), Ok(())) => message,
+    match (shape, ended) {
+        (Ok(shape), Ok(())) => shape,
         (Err(error), _) | (_, Err(error)) => invalid(InvalidProblem::Json(error)),
     }
 }
 
 /// The elements of a batch. An invalid one costs itself; what is not JSON costs the batch.
-fn batch(
-    message: &Bytes,
-    scanner: &mut Scanner<'_>,
-    dialect: &Dialect,
-) -> Result<Message, JsonError> {
+fn batch(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Result<Shape, JsonError> {
     let mut elements = Vec::new();
     let mut length = 0;
     while scanner.next_element(length == 0)? {
         length += 1;
         let element = one(message, scanner, dialect);
-        if let Message::Invalid(Invalid { problem: InvalidProblem::Json(error), .. }) = element {
+        if let Shape::Invalid { problem: InvalidProblem::Json(error), .. } = element {
             return Err(error);
         }
         // The rest is still looked at: it may not be JSON at all.
@@ -56,10 +85,10 @@ fn batch(
         }
     }
     Ok(match length {
-        _ if !dialect.batches => invalid(message, None, InvalidProblem::NoBatches),
-        0 => invalid(message, None, InvalidProblem::EmptyBatch),
-        1..=MAX_BATCH => Message::Batch(elements),
-        _ => invalid(message, None, InvalidProblem::LongBatch),
+        _ if !dialect.batches => invalid(InvalidProblem::NoBatches),
+        0 => invalid(InvalidProblem::EmptyBatch),
+        1..=MAX_BATCH => Shape::Batch(elements),
+        _ => invalid(InvalidProblem::LongBatch),
     })
 }
 
@@ -107,16 +136,16 @@ impl Members {
 }
 
 /// One message that is not a batch.
-fn one(message: &Bytes, scanner: &mut Scanner<'_>, dialect: &Dialect) -> Message {
+fn one(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Shape {
     let mut members = Members::default();
     match scanner.enter(b'{') {
         Ok(true) => {}
         Ok(false) => {
             let problem =
                 scanner.value().map_or_else(InvalidProblem::Json, |_| InvalidProblem::NotAnObject);
-            return invalid(message, None, problem);
+            return invalid(problem);
         }
-        Err(error) => return invalid(message, None, InvalidProblem::Json(error)),
+        Err(error) => return invalid(InvalidProblem::Json(error)),
     }
     let read = members.read(scanner);
     let judged = match read {
@@ -126,17 +155,16 @@ fn one(message: &Bytes, scanner: &mut Scanner<'_>, dialect: &Dialect) -> Message
     judged.unwrap_or_else(|problem| {
         let id = members.id.filter(|id| is_id(id.of(message)));
         let is_syntax_error = matches!(problem, InvalidProblem::Json(error) if !error.is_limit());
-        Message::Invalid(Invalid {
-            message: message.clone(),
+        Shape::Invalid {
             id: if is_syntax_error { None } else { id },
             problem,
             // What is not JSON is not a response either: nobody can tell what it was to be.
             is_response: !is_syntax_error && members.method.is_none() && members.answers,
-        })
+        }
     })
 }
 
-fn judge(message: &Bytes, members: &Members, dialect: &Dialect) -> Result<Message, InvalidProblem> {
+fn judge(message: &[u8], members: &Members, dialect: &Dialect) -> Result<Shape, InvalidProblem> {
     if let Some(member) = members.doubled {
         return Err(InvalidProblem::Doubled(member));
     }
@@ -151,25 +179,24 @@ fn judge(message: &Bytes, members: &Members, dialect: &Dialect) -> Result<Messag
     {
         return Err(InvalidProblem::Wrong("id"));
     }
-    let message = message.clone();
     match (members.method, members.id) {
         (Some(method), id) => {
-            let method = without_quotes(method, &message).ok_or(InvalidProblem::Wrong("method"))?;
-            let params = params(members.params, &message)?;
+            let method = without_quotes(method, message).ok_or(InvalidProblem::Wrong("method"))?;
+            let params = params(members.params, message)?;
             Ok(match id {
-                Some(id) => Message::Request(Request { message, id, method, params }),
-                None => Message::Notification(Notification { message, method, params }),
+                Some(id) => Shape::Request { id, method, params },
+                None => Shape::Notification { method, params },
             })
         }
         (None, Some(id)) => {
             let outcome = match (members.result, members.error) {
                 (Some(result), None) => Ok(result),
-                (None, Some(error)) if error.of(&message).starts_with(b"{") => Err(error),
+                (None, Some(error)) if error.of(message).starts_with(b"{") => Err(error),
                 (None, Some(_)) => return Err(InvalidProblem::Wrong("error")),
                 (Some(_), Some(_)) => return Err(InvalidProblem::ResultAndError),
                 (None, None) => return Err(InvalidProblem::Missing("method")),
             };
-            Ok(Message::Response(Response { message, id, outcome }))
+            Ok(Shape::Response { id, outcome })
         }
         (None, None) if members.answers => Err(InvalidProblem::Missing("id")),
         (None, None) => Err(InvalidProblem::Missing("method")),
@@ -181,13 +208,13 @@ fn is_id(id: &[u8]) -> bool {
     id.len() <= MAX_ID && matches!(id.first(), Some(b'"' | b'-' | b'0'..=b'9' | b'n'))
 }
 
-fn without_quotes(method: Span, message: &Bytes) -> Option<Span> {
+fn without_quotes(method: Span, message: &[u8]) -> Option<Span> {
     let is_string = method.of(message).starts_with(b"\"");
     is_string.then(|| Span { start: method.start + 1, end: method.end - 1 })
 }
 
 /// `null` is sent by some for "none".
-fn params(params: Option<Span>, message: &Bytes) -> Result<Option<Span>, InvalidProblem> {
+fn params(params: Option<Span>, message: &[u8]) -> Result<Option<Span>, InvalidProblem> {
     match params.map(|params| params.of(message).first()) {
         None | Some(Some(b'n')) => Ok(None),
         Some(Some(b'{' | b'[')) => Ok(params),
@@ -195,8 +222,8 @@ fn params(params: Option<Span>, message: &Bytes) -> Result<Option<Span>, Invalid
     }
 }
 
-fn invalid(message: &Bytes, id: Option<Span>, problem: InvalidProblem) -> Message {
-    Message::Invalid(Invalid { message: message.clone(), id, problem, is_response: false })
+fn invalid(problem: InvalidProblem) -> Shape {
+    Shape::Invalid { id: None, problem, is_response: false }
 }
 
 /// The value of the member `name` of a JSON object, as it was written.

@@ -7,6 +7,7 @@
 mod calls;
 mod classify;
 mod dialect;
+mod id;
 mod write;
 
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ use bytes::{Buf, Bytes};
 pub use calls::{CallId, Calls};
 pub use classify::{classify, member};
 pub use dialect::{CancelStyle, Dialect, ProgressStyle};
+pub use id::Id;
 pub use write::{write_error, write_notification, write_request, write_result};
 
 use crate::json::{self, JsonError};
@@ -117,12 +119,12 @@ impl From<Range<usize>> for Span {
 }
 
 impl Span {
-    fn of(self, message: &Bytes) -> &[u8] {
+    fn of(self, message: &[u8]) -> &[u8] {
         message.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
     /// The message is UTF-8: it was checked before anything was found in it.
-    fn text(self, message: &Bytes) -> &str {
+    fn text(self, message: &[u8]) -> &str {
         std::str::from_utf8(self.of(message)).unwrap_or_default()
     }
 

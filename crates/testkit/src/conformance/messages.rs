@@ -140,8 +140,10 @@ pub async fn a_message_that_cannot_be_sent_costs_only_itself(subject: Subject) {
         (Bytes::new(), EncodeError::Empty),
         (oversize, EncodeError::Oversize { length: 2000, limit: ByteSize::kib(1) }),
     ] {
-        match sender.send(message).await {
-            Err(SendError::Message(error)) => assert_eq!(*error, refusal),
+        match sender.send(message.clone()).await {
+            Err(SendError::Message(refused)) => {
+                assert_eq!((refused.message, refused.error), (message, refusal));
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -113,9 +113,18 @@ pub enum Incoming {
 #[non_exhaustive]
 pub enum SendError {
     /// This message cannot be sent in this framing or within the limit; the line goes on.
-    Message(Box<EncodeError>),
+    Message(Box<Refused>),
     /// The line has ended.
     Closed(Box<CloseReason>),
+}
+
+/// A message that was not sent, and why.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// The message.
+    pub message: Bytes,
+    /// Why it cannot be sent.
+    pub error: EncodeError,
 }
 
 impl SendError {
@@ -130,7 +139,7 @@ impl SendError {
     /// The same as a [`TransportError`], with the line's endpoint.
     pub fn into_error(self, endpoint: &Endpoint) -> TransportError {
         let kind = match self {
-            Self::Message(error) => ErrorKind::Message(*error),
+            Self::Message(refused) => ErrorKind::Message(refused.error),
             Self::Closed(reason) => ErrorKind::Closed(*reason),
         };
         TransportError::new(kind, Operation::Send).at(endpoint)
@@ -140,19 +149,13 @@ impl SendError {
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Message(error) => error.fmt(f),
+            Self::Message(refused) => refused.error.fmt(f),
             Self::Closed(reason) => write!(f, "the line has ended: {reason}"),
         }
     }
 }
 
 impl std::error::Error for SendError {}
-
-impl From<EncodeError> for SendError {
-    fn from(error: EncodeError) -> Self {
-        Self::Message(Box::new(error))
-    }
-}
 
 /// What can be done with any [`Sender`].
 pub trait SenderExt: Sender {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tieline_proto::{Ending, Frame, Framing, Truncated};
@@ -31,6 +31,8 @@ pub struct FramedReceiver<R, F> {
     next_read: usize,
     /// The length of the last message.
     last_length: usize,
+    /// Whom a stall wakes.
+    waker: Option<Waker>,
     control: Control,
     stage: Stage,
 }
@@ -54,6 +56,7 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
             buffer: BytesMut::new(),
             next_read: SMALLEST_READ,
             last_length: 0,
+            waker: None,
             control,
             stage: Stage::Reading,
         }
@@ -111,7 +114,7 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
             Poll::Ready(Ok(_)) => return Poll::Ready(None),
             Poll::Ready(Err(error)) => self.cut_off(error),
             Poll::Pending => {
-                let reason = ready!(self.control.poll_stalled(cx));
+                let reason = ready!(self.control.poll_stalled(cx, &mut self.waker));
                 self.end(reason)
             }
         };

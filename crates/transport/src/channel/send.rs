@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tieline_proto::{Framing, WriteBuf};
 use tokio::time::Sleep;
 
-use super::{SendError, Sender};
+use super::{Refused, SendError, Sender};
 use crate::{ChannelConfig, CloseReason, Control, WriteEnd};
 
 /// How many pieces one write takes at most.
@@ -176,7 +176,7 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
         self.check_open()?;
         if let Err(error) = self.framing.encode(&message, &mut self.queue) {
             self.control.meter().fault();
-            return Err(error.into());
+            return Err(SendError::Message(Box::new(Refused { message, error })));
         }
         self.control.meter().messages_out.add(1);
         Ok(())

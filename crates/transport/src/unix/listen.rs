@@ -1,10 +1,8 @@
 //! Listening on a Unix socket: never over a live one, never open to others even for a moment, and
 //! only what is ours is removed.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -166,6 +164,9 @@ fn remove_if_dead(
 /// list has names as they were bound, so a relative one is compared by its last part.
 #[cfg(target_os = "linux")]
 fn is_bound(path: &Path) -> bool {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     let Ok(list) = std::fs::read("/proc/net/unix") else { return false };
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     list.split(|byte| *byte == b'\n').any(|line| {

@@ -1,0 +1,143 @@
+//! Requests that a program leaves behind: answered in its place where the dialect is known.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::future::pending;
+
+use serde_json::{Value, json};
+use tieline_gateway::{Bridge, BridgeReport, bridge};
+use tieline_proto::jsonrpc::Dialect;
+use tieline_transport::{
+    Channel, Incoming, MemoryChannel, Options, Receiver, ReceiverExt, Registry, SenderExt,
+    memory_pair,
+};
+use tokio::task::JoinHandle;
+
+fn line(dialect: Option<Dialect>) -> (MemoryChannel, MemoryChannel, JoinHandle<BridgeReport>) {
+    let (client, near) = memory_pair();
+    let (far, server) = memory_pair();
+    let options = Bridge { dialect, ..Bridge::default() };
+    let report = tokio::spawn(bridge(near.boxed(), far.boxed(), options, pending()));
+    (client, server, report)
+}
+
+/// What the client hears until the end.
+async fn heard(receiver: &mut impl Receiver) -> Vec<Value> {
+    let mut heard = Vec::new();
+    loop {
+        match receiver.recv().await {
+            Incoming::Message(message) => heard.push(serde_json::from_slice(&message).unwrap()),
+            Incoming::End(_) => return heard,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// What the client hears after it has said `said`, the server has answered with `answers` and
+/// ended.
+async fn after(dialect: Option<Dialect>, said: &[Value], answers: &[Value]) -> Vec<Value> {
+    let (client, server, report) = line(dialect);
+    let (mut to_server, mut from_server) = client.split();
+    let (mut to_client, mut from_client) = server.split();
+    for message in said {
+        to_server.send(message.to_string()).await.unwrap();
+        let Incoming::Message(arrived) = from_client.recv().await else { panic!("no message") };
+        assert_eq!(arrived, message.to_string());
+    }
+    for answer in answers {
+        to_client.send(answer.to_string()).await.unwrap();
+    }
+    drop((to_client, from_client));
+    let heard = heard(&mut from_server).await;
+    report.await.unwrap();
+    heard
+}
+
+fn request(id: Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": "m"})
+}
+
+fn ids(heard: &[Value]) -> Vec<Value> {
+    heard.iter().map(|message| message["id"].clone()).collect()
+}
+
+#[tokio::test]
+async fn what_a_program_leaves_behind_is_answered_in_the_order_it_was_asked() {
+    let said: Vec<_> = (0..50).rev().map(|id| request(json!(id))).collect();
+    let heard = after(Some(Dialect::STRICT), &said, &[]).await;
+    assert_eq!(ids(&heard), (0..50).rev().map(|id| json!(id)).collect::<Vec<_>>());
+    for answer in &heard {
+        assert_eq!(answer["error"]["code"], -32000);
+        let text = answer["error"]["message"].as_str().unwrap();
+        assert!(text.starts_with("the program has ended: closed by the other side"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_answered_is_not_answered_again() {
+    let said = [request(json!("a")), request(json!(1)), request(json!(2)), request(json!("b"))];
+    let answers = [
+        json!({"jsonrpc": "2.0", "id": 1, "result": null}),
+        json!({"jsonrpc": "2.0", "id": "a", "error": {"code": 1, "message": "no"}}),
+        // Nobody asked this.
+        json!({"jsonrpc": "2.0", "id": "2", "result": null}),
+    ];
+    let heard = after(Some(Dialect::STRICT), &said, &answers).await;
+    assert_eq!(ids(&heard), [json!(1), json!("a"), json!("2"), json!(2), json!("b")]);
+    assert_eq!(heard[..3], answers);
+}
+
+#[tokio::test]
+async fn notifications_and_answers_of_the_client_wait_for_nothing() {
+    let said = [
+        json!({"jsonrpc": "2.0", "method": "m"}),
+        json!({"jsonrpc": "2.0", "id": 4, "result": 1}),
+        json!("no message at all"),
+    ];
+    assert_eq!(after(Some(Dialect::STRICT), &said, &[]).await, Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn each_request_of_a_batch_is_answered() {
+    let batch = json!([request(json!(1)), {"jsonrpc": "2.0", "method": "m"}, request(json!(2))]);
+    let answered = json!([{"jsonrpc": "2.0", "id": 2, "result": 0}]);
+    let heard = after(Some(Dialect::STRICT), &[batch], std::slice::from_ref(&answered)).await;
+    assert_eq!((&heard[0], ids(&heard[1..])), (&answered, vec![json!(1)]));
+}
+
+#[tokio::test]
+async fn a_cancelled_request_is_answered_only_where_cancelled_requests_are() {
+    let cancel =
+        |method: &str, id: &str| json!({"jsonrpc": "2.0", "method": method, "params": {id: 1}});
+    let said = [request(json!(1)), cancel("notifications/cancelled", "requestId")];
+    assert_eq!(after(Some(Dialect::MCP), &said, &[]).await, Vec::<Value>::new());
+    let said = [request(json!(1)), cancel("$/cancelRequest", "id")];
+    assert_eq!(ids(&after(Some(Dialect::LSP), &said, &[]).await), [json!(1)]);
+}
+
+#[tokio::test]
+async fn nothing_is_put_into_raw_lines_or_xi() {
+    for dialect in [None, Some(Dialect::XI)] {
+        let said = [request(json!(1)), json!({"id": 2, "method": "new_view", "params": {}})];
+        assert_eq!(after(dialect, &said, &[]).await, Vec::<Value>::new(), "{dialect:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_answer_says_how_a_child_has_ended() {
+    let (client, near) = memory_pair();
+    let script =
+        "read line; echo first >&2; head -c 9000 /dev/zero | tr '\\0' x >&2; echo last >&2; exit 7";
+    let endpoint = tieline_transport::Endpoint::exec("sh", ["-c", script]);
+    let far = Registry::new().connect(&endpoint, &Options::default()).await.unwrap();
+    let options = Bridge { dialect: Some(Dialect::MCP), ..Bridge::default() };
+    let report = tokio::spawn(bridge(near.boxed(), far, options, pending()));
+    let (mut to_server, mut from_server) = client.split();
+    to_server.send(request(json!(1)).to_string()).await.unwrap();
+    let heard = heard(&mut from_server).await;
+    report.await.unwrap();
+    assert_eq!(ids(&heard), [json!(1)]);
+    let data = &heard[0]["error"]["data"];
+    assert_eq!((&data["code"], &data["status"]), (&json!(7), &json!("exit status: 7")));
+    let stderr = data["stderr"].as_str().unwrap();
+    assert!(stderr.ends_with("xlast\n") && stderr.len() == 4096, "{} bytes", stderr.len());
+}

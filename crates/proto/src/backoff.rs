@@ -1,0 +1,125 @@
+//! How long to wait before the next attempt: longer each time, up to a bound, and never for all at
+//! the same moment (the gRPC connection backoff protocol, with bounds of its own for what is local).
+
+use std::time::Duration;
+
+/// How the waits grow. The first attempt after a loss waits up to `first`; attempt *n* from the
+/// second on waits `min(initial · 1.6^(n−2), max)`, a fifth more or less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackoffConfig {
+    /// The most that the first attempt waits, spread evenly from nothing: so that ten thousand who
+    /// lost the same server do not come back at once.
+    pub first: Duration,
+    /// What the second attempt waits.
+    pub initial: Duration,
+    /// The most that any waits, the spread not counted.
+    pub max: Duration,
+}
+
+impl BackoffConfig {
+    /// For what is on this machine: at once, then 50 ms up to 5 s.
+    pub const LOCAL: Self = Self {
+        first: Duration::ZERO,
+        initial: Duration::from_millis(50),
+        max: Duration::from_secs(5),
+    };
+
+    /// For what is elsewhere: within 5 s, then 1 s up to 120 s.
+    pub const REMOTE: Self = Self {
+        first: Duration::from_secs(5),
+        initial: Duration::from_secs(1),
+        max: Duration::from_secs(120),
+    };
+}
+
+const GROWTH: f64 = 1.6;
+const SPREAD: f64 = 0.2;
+
+/// The waits between one attempt and the next, since the last time that all was well.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    config: BackoffConfig,
+    attempts: u32,
+}
+
+impl Backoff {
+    /// No attempt was made yet.
+    pub const fn new(config: BackoffConfig) -> Self {
+        Self { config, attempts: 0 }
+    }
+
+    /// How long to wait before the next attempt. `random` is evenly spread from 0 to 1.
+    pub fn next(&mut self, random: f64) -> Duration {
+        let random = if random.is_nan() { 0.5 } else { random.clamp(0.0, 1.0) };
+        self.attempts = self.attempts.saturating_add(1);
+        if self.attempts == 1 {
+            return self.config.first.mul_f64(random);
+        }
+        // Beyond any bound long before the power is infinite.
+        let growth = GROWTH.powi(i32::try_from(self.attempts - 2).unwrap_or(i32::MAX).min(1000));
+        let longest = self.config.max.as_secs_f64();
+        let wait = (self.config.initial.as_secs_f64() * growth).min(longest);
+        Duration::from_secs_f64(wait * (1.0 - SPREAD + 2.0 * SPREAD * random))
+    }
+
+    /// How many attempts were made since all was well.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// All is well: the next attempt is a first one.
+    pub fn reset(&mut self) {
+        self.attempts = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn waits(config: BackoffConfig, random: f64, attempts: usize) -> Vec<u128> {
+        let mut backoff = Backoff::new(config);
+        (0..attempts).map(|_| backoff.next(random).as_millis()).collect()
+    }
+
+    #[test]
+    fn what_is_local_is_tried_at_once_and_then_ever_more_rarely() {
+        assert_eq!(
+            waits(BackoffConfig::LOCAL, 0.5, 13),
+            [0, 50, 80, 128, 204, 327, 524, 838, 1342, 2147, 3435, 5000, 5000]
+        );
+    }
+
+    #[test]
+    fn what_is_elsewhere_is_not_tried_by_all_at_once() {
+        assert_eq!(waits(BackoffConfig::REMOTE, 0.0, 3), [0, 800, 1280]);
+        assert_eq!(waits(BackoffConfig::REMOTE, 1.0, 3), [5000, 1200, 1920]);
+    }
+
+    #[test]
+    fn all_is_well_begins_anew() {
+        let mut backoff = Backoff::new(BackoffConfig::LOCAL);
+        for _ in 0..5 {
+            backoff.next(0.5);
+        }
+        assert_eq!(backoff.attempts(), 5);
+        backoff.reset();
+        assert_eq!((backoff.next(0.5), backoff.attempts()), (Duration::ZERO, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn no_wait_is_beyond_its_bounds(random in any::<f64>(), attempts in 1u32..5000) {
+            let mut backoff = Backoff::new(BackoffConfig::REMOTE);
+            let mut last = Duration::ZERO;
+            for _ in 0..attempts {
+                last = backoff.next(random);
+                prop_assert!(last <= BackoffConfig::REMOTE.max.mul_f64(1.2));
+            }
+            if attempts > 20 {
+                prop_assert!(last >= BackoffConfig::REMOTE.max.mul_f64(0.8));
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! An id, kept for as long as its request is under way.
+
+use std::fmt;
+use std::ops::Deref;
+
+/// What most ids fit into: a UUID is longer, a number never.
+const SHORT: usize = 22;
+
+/// The id of somebody else's request, byte for byte: raw JSON. A short one costs no allocation.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Id(Kept);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Kept {
+    Short { length: u8, bytes: [u8; SHORT] },
+    Long(Box<[u8]>),
+}
+
+impl From<&[u8]> for Id {
+    fn from(id: &[u8]) -> Self {
+        let mut bytes = [0; SHORT];
+        match (bytes.get_mut(..id.len()), u8::try_from(id.len())) {
+            (Some(place), Ok(length)) => {
+                place.copy_from_slice(id);
+                Self(Kept::Short { length, bytes })
+            }
+            _ => Self(Kept::Long(id.into())),
+        }
+    }
+}
+
+impl Deref for Id {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Kept::Short { length, bytes } => bytes.get(..usize::from(*length)).unwrap_or_default(),
+            Kept::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_any_length_is_kept_as_it_was() {
+        for length in 0..100 {
+            let id = vec![b'7'; length];
+            let kept = Id::from(&id[..]);
+            assert_eq!(&*kept, &id[..]);
+            assert_eq!(matches!(kept.0, Kept::Short { .. }), length <= SHORT);
+        }
+        assert!(size_of::<Id>() <= 24);
+    }
+}
