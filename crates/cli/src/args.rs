@@ -43,6 +43,9 @@ pub(crate) enum Command {
     Call(Call),
     /// Pump messages both ways between two endpoints, converting the framing.
     Bridge(Bridge),
+    /// Ask the Claude CLI, and print its answer as it comes.
+    #[cfg(unix)]
+    Claude(crate::claude::Claude),
     /// The built-in JSON-RPC agent on stdio: echo, add, sleep, count, crash, flood.
     #[command(after_help = "\
 Examples:

@@ -89,7 +89,7 @@ async fn params(text: Option<&str>, limit: ByteSize) -> Result<Option<Vec<u8>>, 
 }
 
 /// All of stdin, or a little more than `limit`. A thread waits for it, so that a signal need not.
-async fn read_stdin(limit: ByteSize) -> std::io::Result<Vec<u8>> {
+pub(crate) async fn read_stdin(limit: ByteSize) -> std::io::Result<Vec<u8>> {
     let (done, wait) = oneshot::channel();
     std::thread::Builder::new().name("tieline-params".into()).spawn(move || {
         let mut text = Vec::new();
@@ -100,35 +100,41 @@ async fn read_stdin(limit: ByteSize) -> std::io::Result<Vec<u8>> {
     wait.await.unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()))
 }
 
-/// Prints lines on stdout, by a thread, so that a reader that is slow holds up no signal.
+/// Prints on stdout, by a thread, so that a reader that is slow holds up no signal.
 #[derive(Clone)]
-struct Printer(mpsc::Sender<Vec<u8>>);
+pub(crate) struct Printer(mpsc::Sender<Vec<u8>>);
 
 impl Printer {
     /// And what completes when all is printed, once every printer is gone.
-    fn start() -> std::io::Result<(Self, oneshot::Receiver<std::io::Result<()>>)> {
-        let (lines, mut queue) = mpsc::channel::<Vec<u8>>(64);
+    pub(crate) fn start() -> std::io::Result<(Self, oneshot::Receiver<std::io::Result<()>>)> {
+        let (texts, mut queue) = mpsc::channel::<Vec<u8>>(64);
         let (done, wait) = oneshot::channel();
         std::thread::Builder::new().name("tieline-print".into()).spawn(move || {
             let mut stdout = std::io::stdout().lock();
-            let mut print = |mut line: Vec<u8>| {
-                line.push(b'\n');
-                stdout.write_all(&line)?;
+            let mut print = |text: Vec<u8>| {
+                stdout.write_all(&text)?;
                 stdout.flush()
             };
             let mut printed = Ok(());
             while printed.is_ok() {
-                let Some(line) = queue.blocking_recv() else { break };
-                printed = print(line);
+                let Some(text) = queue.blocking_recv() else { break };
+                printed = print(text);
             }
             let _ = done.send(printed);
         })?;
-        Ok((Self(lines), wait))
+        Ok((Self(texts), wait))
     }
 
-    async fn print(&self, line: Vec<u8>) {
+    /// Prints a line.
+    pub(crate) async fn print(&self, mut line: Vec<u8>) {
+        line.push(b'\n');
+        self.write(line).await;
+    }
+
+    /// Prints a piece of one.
+    pub(crate) async fn write(&self, text: Vec<u8>) {
         // One that failed says so in the end.
-        let _ = self.0.send(line).await;
+        let _ = self.0.send(text).await;
     }
 }
 

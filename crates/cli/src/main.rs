@@ -2,6 +2,8 @@
 
 mod args;
 mod call;
+#[cfg(unix)]
+mod claude;
 mod connect;
 mod demo;
 mod logging;
@@ -67,6 +69,8 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Serve(serve) => runtime.block_on(serve::run(serve, quiet)),
         Command::Connect(connect) => runtime.block_on(connect::connect(connect, quiet)),
         Command::Call(call) => runtime.block_on(call::run(call)),
+        #[cfg(unix)]
+        Command::Claude(claude) => runtime.block_on(claude::run(claude)),
         Command::Bridge(bridge) => runtime.block_on(connect::bridge(bridge)),
         Command::DemoAgent => runtime.block_on(demo::run()),
         Command::Completions { shell } => {

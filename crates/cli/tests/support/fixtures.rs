@@ -15,6 +15,20 @@ pub(crate) fn server_everything() -> [String; 3] {
     ["node".into(), text(from("TIELINE_NODE_FIXTURES", script)), "stdio".into()]
 }
 
+/// The Claude CLI: the program of the package for this platform.
+#[track_caller]
+pub(crate) fn claude() -> String {
+    let wrapper =
+        from("TIELINE_NODE_FIXTURES", "node_modules/@anthropic-ai/claude-code/package.json");
+    let packages = wrapper.ancestors().nth(2).expect("it has two");
+    let packages = std::fs::read_dir(packages).expect("a folder").flatten();
+    let mut programs: Vec<_> = packages.map(|package| package.path().join("claude")).collect();
+    programs.retain(|program| program.is_file());
+    // Of glibc's and musl's, where both are there, the plain name sorts first.
+    programs.sort();
+    text(programs.into_iter().next().expect("a package for this platform"))
+}
+
 /// A server in Content-Length framing, as a command line.
 #[track_caller]
 pub(crate) fn content_length_server() -> [String; 2] {

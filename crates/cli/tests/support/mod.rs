@@ -11,7 +11,9 @@ mod serve;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Talk, request};
-pub(crate) use fixtures::{content_length_server, server_everything, vscode_jsonrpc, xi_core};
+pub(crate) use fixtures::{
+    claude, content_length_server, server_everything, vscode_jsonrpc, xi_core,
+};
 pub(crate) use proc::{Usage, children_of, is_running, marked, usage};
 pub(crate) use program::{Finished, Program, tieline};
 pub(crate) use serve::{Serve, new_mark, path_of};

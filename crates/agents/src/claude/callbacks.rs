@@ -1,0 +1,228 @@
+//! What the program may ask of us: whether a tool may be used, what a hook says, and messages to MCP
+//! servers that live here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use tieline_transport::BoxFuture;
+
+type Callback<A, R> = Arc<dyn Fn(A) -> BoxFuture<'static, R> + Send + Sync>;
+
+/// What answers the program. Each callback runs in a task of its own: none holds up the messages, or
+/// another. One that panics is an error to the program; one whose request the program withdraws is
+/// dropped where it waits.
+#[derive(Clone, Default)]
+pub struct Callbacks {
+    can_use_tool: Option<Callback<ToolRequest, Permission>>,
+    hooks: Vec<Hook>,
+    mcp: BTreeMap<String, Callback<Value, Value>>,
+}
+
+#[derive(Clone)]
+struct Hook {
+    event: String,
+    matcher: Option<String>,
+    callback: Callback<Value, Value>,
+}
+
+/// A tool that the program would like to use.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ToolRequest {
+    /// The tool.
+    pub tool_name: String,
+    /// What it would be used with.
+    pub input: Value,
+    /// The whole request: `tool_use_id`, `permission_suggestions`, …
+    pub raw: Value,
+}
+
+/// Whether a tool may be used.
+#[derive(Clone, Debug)]
+pub enum Permission {
+    /// It may.
+    Allow {
+        /// With this input; `None`: as it was asked for.
+        updated_input: Option<Value>,
+        /// Rules to keep, in the form of the request's `permission_suggestions`.
+        updated_permissions: Option<Value>,
+    },
+    /// It may not.
+    Deny {
+        /// Why, for the model to read.
+        message: String,
+        /// The turn ends, too.
+        interrupt: bool,
+    },
+}
+
+impl Permission {
+    /// As it was asked for.
+    pub fn allow() -> Self {
+        Self::Allow { updated_input: None, updated_permissions: None }
+    }
+
+    /// No, and the turn goes on.
+    pub fn deny(message: impl Into<String>) -> Self {
+        Self::Deny { message: message.into(), interrupt: false }
+    }
+
+    fn into_value(self, input: Value) -> Value {
+        match self {
+            Self::Allow { updated_input, updated_permissions } => {
+                let input = updated_input.unwrap_or(input);
+                let mut answer = json!({ "behavior": "allow", "updatedInput": input });
+                if let (Some(rules), Some(answer)) = (updated_permissions, answer.as_object_mut()) {
+                    answer.insert("updatedPermissions".to_owned(), rules);
+                }
+                answer
+            }
+            Self::Deny { message, interrupt: false } => {
+                json!({ "behavior": "deny", "message": message })
+            }
+            Self::Deny { message, interrupt: true } => {
+                json!({ "behavior": "deny", "message": message, "interrupt": true })
+            }
+        }
+    }
+}
+
+impl Callbacks {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks `callback` for each tool that is neither allowed nor forbidden by rule.
+    #[must_use]
+    pub fn can_use_tool<F>(
+        mut self,
+        callback: impl Fn(ToolRequest) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Permission> + Send + 'static,
+    {
+        self.can_use_tool = Some(Arc::new(move |request| Box::pin(callback(request))));
+        self
+    }
+
+    /// Calls `callback` at each `event` (`PreToolUse`, `Stop`, …), for tools that `matcher` matches.
+    /// It gets the hook's input and gives its output, `{}` to change nothing.
+    #[must_use]
+    pub fn hook<F>(
+        mut self,
+        event: impl Into<String>,
+        matcher: Option<&str>,
+        callback: impl Fn(Value) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Value> + Send + 'static,
+    {
+        let callback: Callback<_, _> = Arc::new(move |input| Box::pin(callback(input)));
+        self.hooks.push(Hook {
+            event: event.into(),
+            matcher: matcher.map(str::to_owned),
+            callback,
+        });
+        self
+    }
+
+    /// Is the MCP server `name`: gets each JSON-RPC message to it, and gives the answer. What is given
+    /// for a notification is not looked at.
+    #[must_use]
+    pub fn mcp_server<F>(
+        mut self,
+        name: impl Into<String>,
+        callback: impl Fn(Value) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Value> + Send + 'static,
+    {
+        self.mcp.insert(name.into(), Arc::new(move |message| Box::pin(callback(message))));
+        self
+    }
+
+    /// Nothing can be asked.
+    pub fn is_empty(&self) -> bool {
+        self.can_use_tool.is_none() && self.hooks.is_empty() && self.mcp.is_empty()
+    }
+
+    pub(super) fn answers_permissions(&self) -> bool {
+        self.can_use_tool.is_some()
+    }
+
+    /// What `initialize` says of them.
+    pub(super) fn describe(&self, request: &mut Map<String, Value>) {
+        let mut events: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+        for (index, hook) in self.hooks.iter().enumerate() {
+            let matcher = json!({ "matcher": hook.matcher, "hookCallbackIds": [hook_id(index)] });
+            events.entry(&hook.event).or_default().push(matcher);
+        }
+        if !events.is_empty() {
+            request.insert("hooks".to_owned(), json!(events));
+        }
+        if !self.mcp.is_empty() {
+            request.insert("sdkMcpServers".to_owned(), self.mcp.keys().cloned().collect());
+        }
+    }
+
+    /// What will answer `request`, or, at once, why nothing does.
+    pub(super) fn answer(&self, request: Value) -> Result<BoxFuture<'static, Value>, String> {
+        let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
+        match text("subtype") {
+            "can_use_tool" => {
+                let callback = self.can_use_tool.clone();
+                let callback = callback.ok_or("nobody here answers for tools")?;
+                let input = request.get("input").cloned().unwrap_or_default();
+                let tool_name = text("tool_name").to_owned();
+                let asked = callback(ToolRequest { tool_name, input: input.clone(), raw: request });
+                Ok(Box::pin(async move { asked.await.into_value(input) }))
+            }
+            "hook_callback" => {
+                let id = text("callback_id");
+                let mut hooks = self.hooks.iter().enumerate();
+                let found = hooks.find(|(index, _)| hook_id(*index) == id);
+                let (_, hook) = found.ok_or_else(|| format!("no hook has the id {id}"))?;
+                Ok((hook.callback)(request.get("input").cloned().unwrap_or_default()))
+            }
+            "mcp_message" => {
+                let message = request.get("message").cloned().unwrap_or_default();
+                let id = message.get("id").cloned();
+                let answered = match self.mcp.get(text("server_name")) {
+                    Some(callback) => callback(message),
+                    None => {
+                        let refusal = format!("there is no MCP server {}", text("server_name"));
+                        let error = json!({ "code": -32601, "message": refusal });
+                        let answer = json!({ "jsonrpc": "2.0", "id": id, "error": error });
+                        Box::pin(std::future::ready(answer))
+                    }
+                };
+                Ok(Box::pin(async move {
+                    let answer = answered.await;
+                    // A notification has no answer, and the program wants something that looks like one.
+                    let nothing = || json!({ "jsonrpc": "2.0", "id": 0, "result": {} });
+                    json!({ "mcp_response": if id.is_some() { answer } else { nothing() } })
+                }))
+            }
+            other => Err(format!("unsupported control request: {other}")),
+        }
+    }
+}
+
+impl fmt::Debug for Callbacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hooks: Vec<_> = self.hooks.iter().map(|hook| (&hook.event, &hook.matcher)).collect();
+        f.debug_struct("Callbacks")
+            .field("can_use_tool", &self.can_use_tool.is_some())
+            .field("hooks", &hooks)
+            .field("mcp", &self.mcp.keys())
+            .finish()
+    }
+}
+
+fn hook_id(index: usize) -> String {
+    format!("hook_{index}")
+}

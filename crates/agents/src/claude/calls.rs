@@ -1,0 +1,151 @@
+//! Requests to the program that wait for their answers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+use tieline_transport::CloseReason;
+use tokio::sync::{mpsc, oneshot};
+
+/// An answer: the response, or why there is none.
+type Answered = Result<Value, String>;
+
+/// Who waits for which answer. An entry lives as long as its [`Waiting`].
+pub(super) struct Calls {
+    table: Mutex<Table>,
+    /// Requests that nobody waits for any more, for the program to be told.
+    withdrawn: mpsc::UnboundedSender<String>,
+}
+
+#[derive(Default)]
+struct Table {
+    last: u64,
+    waiting: HashMap<String, oneshot::Sender<Answered>>,
+    ended: Option<CloseReason>,
+    unclaimed: u64,
+}
+
+impl Calls {
+    /// And where the ids of withdrawn requests come out.
+    pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
+        let (withdrawn, ids) = mpsc::unbounded_channel();
+        (Arc::new(Self { table: Mutex::default(), withdrawn }), ids)
+    }
+
+    /// A new request.
+    pub(super) fn begin(self: &Arc<Self>) -> Result<Waiting, CloseReason> {
+        let mut table = self.table();
+        if let Some(reason) = &table.ended {
+            return Err(reason.clone());
+        }
+        table.last += 1;
+        let id = format!("tieline_{}", table.last);
+        let (answer, answered) = oneshot::channel();
+        table.waiting.insert(id.clone(), answer);
+        Ok(Waiting { calls: self.clone(), id, answered })
+    }
+
+    /// Hands an answer to who waits for it. One that is late, doubled or unasked for is counted.
+    pub(super) fn answer(&self, id: &str, answer: Answered) {
+        let mut table = self.table();
+        let is_claimed = match table.waiting.remove(id) {
+            Some(waiting) => waiting.send(answer).is_ok(),
+            None => false,
+        };
+        if !is_claimed {
+            table.unclaimed += 1;
+            tracing::debug!(id, "an answer that nobody waits for was dropped");
+        }
+    }
+
+    /// The line has ended: whoever waits is told, and so is whoever asks from now on.
+    pub(super) fn end(&self, reason: CloseReason) {
+        let mut table = self.table();
+        table.ended.get_or_insert(reason);
+        table.waiting.clear();
+    }
+
+    pub(super) fn ended(&self) -> Option<CloseReason> {
+        self.table().ended.clone()
+    }
+
+    pub(super) fn unclaimed(&self) -> u64 {
+        self.table().unclaimed
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.table().waiting.len()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One request. Dropped before its answer came, it is withdrawn.
+pub(super) struct Waiting {
+    calls: Arc<Calls>,
+    pub(super) id: String,
+    answered: oneshot::Receiver<Answered>,
+}
+
+impl Waiting {
+    /// The answer; `None` when the line ended before. Cancel-safe.
+    pub(super) async fn answered(&mut self) -> Option<Answered> {
+        (&mut self.answered).await.ok()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.calls.table().waiting.remove(&self.id).is_some() {
+            // Nobody is left to be told once the line has ended.
+            let _ = self.calls.withdrawn.send(std::mem::take(&mut self.id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn each_answer_reaches_who_asked() {
+        let (calls, _withdrawn) = Calls::new();
+        let (mut one, mut two) = (calls.begin().unwrap(), calls.begin().unwrap());
+        assert_ne!(one.id, two.id);
+        calls.answer(&two.id, Ok(json!(2)));
+        calls.answer(&one.id, Err("no".into()));
+        assert_eq!(two.answered().await.unwrap().unwrap(), json!(2));
+        assert_eq!(one.answered().await.unwrap().unwrap_err(), "no");
+        calls.answer(&one.id, Ok(json!(1)));
+        calls.answer("nobody", Ok(json!(1)));
+        assert_eq!((calls.unclaimed(), calls.waiting()), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn who_no_longer_waits_leaves_nothing_but_a_withdrawal() {
+        let (calls, mut withdrawn) = Calls::new();
+        let waiting = calls.begin().unwrap();
+        let id = waiting.id.clone();
+        drop(waiting);
+        assert_eq!(withdrawn.try_recv().unwrap(), id);
+        assert_eq!(calls.waiting(), 0);
+        let answered = calls.begin().unwrap();
+        calls.answer(&answered.id, Ok(json!(1)));
+        drop(answered);
+        assert!(withdrawn.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn the_end_reaches_everybody() {
+        let (calls, mut withdrawn) = Calls::new();
+        let mut waiting = calls.begin().unwrap();
+        calls.end(CloseReason::ByPeer);
+        assert!(waiting.answered().await.is_none());
+        drop(waiting);
+        assert!(withdrawn.try_recv().is_err());
+        assert!(calls.begin().is_err());
+    }
+}

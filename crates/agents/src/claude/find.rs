@@ -1,0 +1,122 @@
+//! Where the program is. No environment variable says it: a path is an option, and everything else is
+//! where its installers put it.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use tieline_transport::{ErrorKind, Operation, TransportError, resolve};
+
+/// What it is called.
+const NAME: &str = "claude";
+
+/// Below the home folder: the native installer, the two ways of npm, yarn, and the program's own
+/// local installation.
+const IN_HOME: &[&str] = &[
+    ".local/bin/claude",
+    ".claude/local/claude",
+    ".npm-global/bin/claude",
+    "node_modules/.bin/claude",
+    ".yarn/bin/claude",
+];
+
+const ANYWHERE: &[&str] = &["/usr/local/bin/claude", "/opt/homebrew/bin/claude"];
+
+const HINT: &str = "install it (npm install -g @anthropic-ai/claude-code), or give its full path";
+
+/// The Claude CLI: `program` if it is given, otherwise the first one in `PATH` and in the places where
+/// its installers put it.
+///
+/// # Errors
+/// [`CommandNotFound`](ErrorKind::CommandNotFound) with every place searched, or
+/// [`NotExecutable`](ErrorKind::NotExecutable) if that is all there was.
+pub fn find(program: Option<&Path>) -> Result<PathBuf, TransportError> {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    match program {
+        Some(program) => first(&[program.as_os_str()]),
+        None => {
+            let usual = usual_places(home.as_deref());
+            let places = [OsStr::new(NAME)].into_iter().chain(usual.iter().map(|p| p.as_os_str()));
+            first(&places.collect::<Vec<_>>())
+        }
+    }
+}
+
+fn usual_places(home: Option<&Path>) -> Vec<PathBuf> {
+    let in_home = home.into_iter().flat_map(|home| IN_HOME.iter().map(|place| home.join(place)));
+    in_home.chain(ANYWHERE.iter().map(PathBuf::from)).collect()
+}
+
+fn first(names: &[&OsStr]) -> Result<PathBuf, TransportError> {
+    let mut searched: Vec<PathBuf> = Vec::new();
+    let mut other = None;
+    for name in names {
+        let error = match resolve(name, None) {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        match error.kind() {
+            ErrorKind::CommandNotFound { searched: here } => {
+                searched.extend(
+                    here.iter()
+                        .filter(|place| !searched.contains(place))
+                        .cloned()
+                        .collect::<Vec<_>>(),
+                );
+            }
+            _ => other = other.or(Some(error)),
+        }
+    }
+    let nowhere = || {
+        TransportError::new(ErrorKind::CommandNotFound { searched }, Operation::Launch)
+            .with_hint(HINT)
+    };
+    Err(other.unwrap_or_else(nowhere))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_path_that_is_given_is_the_only_place() {
+        assert!(find(Some(Path::new("/bin/sh"))).is_ok());
+        let error = find(Some(Path::new("/no/such/claude"))).unwrap_err();
+        let text = error.to_string();
+        assert!(text.ends_with("looked for /no/such/claude"), "{text}");
+        assert!(error.hint().unwrap().contains("npm install"), "{error:?}");
+    }
+
+    #[test]
+    fn every_place_that_was_searched_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let places = usual_places(Some(home.path()));
+        let mut names: Vec<&OsStr> = places.iter().map(|place| place.as_os_str()).collect();
+        names.retain(|name| {
+            name.as_encoded_bytes().starts_with(home.path().as_os_str().as_encoded_bytes())
+        });
+        names.insert(0, OsStr::new("no-such-program-anywhere"));
+        let text = first(&names).unwrap_err().to_string();
+        assert!(text.contains("/bin/no-such-program-anywhere"), "{text}");
+        for place in IN_HOME {
+            assert!(text.contains(place), "{place}: {text}");
+        }
+        // A file that cannot be executed is worth saying, and one that can ends the search.
+        let plain = home.path().join(IN_HOME[0]);
+        let good = home.path().join(IN_HOME[1]);
+        for file in [&plain, &good] {
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "#!/bin/sh\n").unwrap();
+        }
+        let mode = |file, mode| {
+            std::fs::set_permissions(file, PermissionsExt::from_mode(mode)).unwrap();
+        };
+        mode(&plain, 0o600);
+        mode(&good, 0o600);
+        assert!(
+            matches!(first(&names).unwrap_err().kind(), ErrorKind::NotExecutable(it) if *it == plain)
+        );
+        mode(&good, 0o700);
+        assert_eq!(first(&names).unwrap(), good);
+    }
+}

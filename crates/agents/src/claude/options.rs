@@ -1,0 +1,328 @@
+//! What can be asked of the program when it is started, and the command line that says it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use tieline_transport::{ChannelConfig, Environment, StopTimeouts};
+
+use super::Callbacks;
+
+/// What the program is asked for when it is started. Everything has a default that is the program's
+/// own; what is not here goes into [`extra_args`](Self::extra_args).
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The program; [found](super::find) by default.
+    pub program: Option<PathBuf>,
+    /// Its working directory, which is its project; ours by default.
+    pub cwd: Option<PathBuf>,
+    /// Environment variables on top of ours.
+    pub env: Environment,
+    /// Who uses it, as the program is told by `CLAUDE_CODE_ENTRYPOINT`; `sdk-tieline` by default.
+    pub entrypoint: String,
+    /// `--system-prompt`: instead of its own.
+    pub system_prompt: Option<String>,
+    /// `--append-system-prompt`: behind its own.
+    pub append_system_prompt: Option<String>,
+    /// `--tools`: the built-in tools that exist at all; an empty list is none.
+    pub tools: Option<Vec<String>>,
+    /// `--allowedTools`: used without asking.
+    pub allowed_tools: Vec<String>,
+    /// `--disallowedTools`: never used.
+    pub disallowed_tools: Vec<String>,
+    /// `--max-turns`.
+    pub max_turns: Option<u32>,
+    /// `--max-budget-usd`, in dollars.
+    pub max_budget_usd: Option<f64>,
+    /// `--model`.
+    pub model: Option<String>,
+    /// `--fallback-model`.
+    pub fallback_model: Option<String>,
+    /// `--betas`.
+    pub betas: Vec<String>,
+    /// `--agent`.
+    pub agent: Option<String>,
+    /// Agents of one's own, by name, as `initialize` takes them.
+    pub agents: Option<Value>,
+    /// `--permission-mode`: `acceptEdits`, `plan`, …
+    pub permission_mode: Option<String>,
+    /// `--permission-prompt-tool`; `stdio` by itself where [`Callbacks::can_use_tool`] is given.
+    pub permission_prompt_tool: Option<String>,
+    /// `--continue`: the last conversation in this directory.
+    pub continue_conversation: bool,
+    /// `--resume`: the conversation of this session.
+    pub resume: Option<String>,
+    /// `--session-id`: a UUID for the new session.
+    pub session_id: Option<String>,
+    /// `--fork-session`: resume under a new id.
+    pub fork_session: bool,
+    /// `--no-session-persistence`: nothing of it is kept on disk.
+    pub no_session_persistence: bool,
+    /// `--settings`: a file, or JSON.
+    pub settings: Option<String>,
+    /// `--setting-sources`: of `user`, `project` and `local`; an empty list is none.
+    pub setting_sources: Option<Vec<String>>,
+    /// `--add-dir`, each.
+    pub add_dirs: Vec<PathBuf>,
+    /// `--mcp-config`, each: a file, or JSON.
+    pub mcp_configs: Vec<String>,
+    /// `--strict-mcp-config`: no other MCP servers.
+    pub strict_mcp_config: bool,
+    /// `--plugin-dir`, each.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// `--include-partial-messages`: [`Message::StreamEvent`](super::Message::StreamEvent)s come.
+    pub include_partial_messages: bool,
+    /// `--include-hook-events`.
+    pub include_hook_events: bool,
+    /// `--max-thinking-tokens`.
+    pub max_thinking_tokens: Option<u32>,
+    /// `--effort`.
+    pub effort: Option<String>,
+    /// `--json-schema`: what the result must look like.
+    pub json_schema: Option<Value>,
+    /// `--debug-file`.
+    pub debug_file: Option<PathBuf>,
+    /// Behind all the others, as they are. Write `--flag=value` where the value is somebody else's.
+    pub extra_args: Vec<OsString>,
+    /// The program tells when a session begins to work and when it is idle.
+    pub session_state_events: bool,
+    /// What the program may ask of us.
+    pub callbacks: Callbacks,
+    /// How the line behaves: the largest message is 16 MiB by default.
+    pub channel: ChannelConfig,
+    /// How long each stage of [`close`](super::Cli::close) may take.
+    pub stop: StopTimeouts,
+    /// How long an answer to a control request may take; 60 s by default. `initialize` has 60 s at
+    /// least.
+    pub request_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            program: None,
+            cwd: None,
+            env: Environment::default(),
+            entrypoint: "sdk-tieline".to_owned(),
+            system_prompt: None,
+            append_system_prompt: None,
+            tools: None,
+            allowed_tools: Vec::new(),
+            disallowed_tools: Vec::new(),
+            max_turns: None,
+            max_budget_usd: None,
+            model: None,
+            fallback_model: None,
+            betas: Vec::new(),
+            agent: None,
+            agents: None,
+            permission_mode: None,
+            permission_prompt_tool: None,
+            continue_conversation: false,
+            resume: None,
+            session_id: None,
+            fork_session: false,
+            no_session_persistence: false,
+            settings: None,
+            setting_sources: None,
+            add_dirs: Vec::new(),
+            mcp_configs: Vec::new(),
+            strict_mcp_config: false,
+            plugin_dirs: Vec::new(),
+            include_partial_messages: false,
+            include_hook_events: false,
+            max_thinking_tokens: None,
+            effort: None,
+            json_schema: None,
+            debug_file: None,
+            extra_args: Vec::new(),
+            session_state_events: false,
+            callbacks: Callbacks::default(),
+            channel: ChannelConfig::default(),
+            stop: StopTimeouts::default(),
+            request_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Options {
+    /// The command line, without the program. A value always shares an argument with its flag, so
+    /// that none is ever taken for a flag.
+    pub fn args(&self) -> Vec<OsString> {
+        let mut args = Args(Vec::new());
+        for always in ["--output-format=stream-json", "--verbose", "--input-format=stream-json"] {
+            args.0.push(always.into());
+        }
+        args.value("--system-prompt", &self.system_prompt);
+        args.value("--append-system-prompt", &self.append_system_prompt);
+        args.value("--tools", &self.tools.as_ref().map(|tools| tools.join(",")));
+        args.list("--allowedTools", &self.allowed_tools);
+        args.list("--disallowedTools", &self.disallowed_tools);
+        args.value("--max-turns", &self.max_turns.map(|n| n.to_string()));
+        args.value("--max-budget-usd", &self.max_budget_usd.map(|dollars| dollars.to_string()));
+        args.value("--model", &self.model);
+        args.value("--fallback-model", &self.fallback_model);
+        args.list("--betas", &self.betas);
+        args.value("--agent", &self.agent);
+        args.value("--permission-mode", &self.permission_mode);
+        let asks_us = self.callbacks.answers_permissions().then(|| "stdio".to_owned());
+        args.value("--permission-prompt-tool", &self.permission_prompt_tool.clone().or(asks_us));
+        args.flag("--continue", self.continue_conversation);
+        args.value("--resume", &self.resume);
+        args.value("--session-id", &self.session_id);
+        args.flag("--fork-session", self.fork_session);
+        args.flag("--no-session-persistence", self.no_session_persistence);
+        args.value("--settings", &self.settings);
+        let sources = self.setting_sources.as_ref().map(|sources| sources.join(","));
+        args.value("--setting-sources", &sources);
+        args.each("--add-dir", &self.add_dirs);
+        args.each("--mcp-config", &self.mcp_configs);
+        args.flag("--strict-mcp-config", self.strict_mcp_config);
+        args.each("--plugin-dir", &self.plugin_dirs);
+        args.flag("--include-partial-messages", self.include_partial_messages);
+        args.flag("--include-hook-events", self.include_hook_events);
+        args.value("--max-thinking-tokens", &self.max_thinking_tokens.map(|n| n.to_string()));
+        args.value("--effort", &self.effort);
+        args.value("--json-schema", &self.json_schema.as_ref().map(Value::to_string));
+        args.value("--debug-file", &self.debug_file);
+        args.0.extend(self.extra_args.iter().cloned());
+        args.0
+    }
+
+    /// The environment on top of ours. `CLAUDECODE`, by which the program knows that it was started
+    /// by itself, is emptied, which it takes for absent. `TRACEPARENT` is inherited like all others.
+    pub fn environment(&self) -> Environment {
+        let ours = [("CLAUDE_CODE_ENTRYPOINT", self.entrypoint.as_str()), ("CLAUDECODE", "")];
+        let state = ("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1");
+        let ours = ours.into_iter().chain(self.session_state_events.then_some(state));
+        let ours = ours.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let given = self.env.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        ours.chain(given).collect()
+    }
+}
+
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn value<V: Clone + Into<OsString>>(&mut self, flag: &str, value: &Option<V>) {
+        if let Some(value) = value {
+            let mut arg = OsString::from(flag);
+            arg.push("=");
+            arg.push(value.clone().into());
+            self.0.push(arg);
+        }
+    }
+
+    fn list(&mut self, flag: &str, values: &[String]) {
+        self.value(flag, &(!values.is_empty()).then(|| values.join(",")));
+    }
+
+    fn each<V: Clone + Into<OsString>>(&mut self, flag: &str, values: &[V]) {
+        for value in values {
+            self.value(flag, &Some(value.clone()));
+        }
+    }
+
+    fn flag(&mut self, flag: &str, is_set: bool) {
+        self.0.extend(is_set.then(|| flag.into()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claude::Permission;
+    use serde_json::json;
+
+    const ALWAYS: usize = 3;
+
+    #[test]
+    fn each_option_is_one_argument() {
+        type Set = fn(&mut Options);
+        let table: &[(Set, &[&str])] = &[
+            (|_| (), &[]),
+            (|o| o.system_prompt = Some("be\nbrief".into()), &["--system-prompt=be\nbrief"]),
+            (|o| o.append_system_prompt = Some("-x".into()), &["--append-system-prompt=-x"]),
+            (|o| o.tools = Some(vec![]), &["--tools="]),
+            (|o| o.tools = Some(vec!["Read".into(), "Edit".into()]), &["--tools=Read,Edit"]),
+            (
+                |o| o.allowed_tools = vec!["Bash(git *)".into(), "Read".into()],
+                &["--allowedTools=Bash(git *),Read"],
+            ),
+            (|o| o.disallowed_tools = vec!["Write".into()], &["--disallowedTools=Write"]),
+            (|o| o.max_turns = Some(3), &["--max-turns=3"]),
+            (|o| o.max_budget_usd = Some(0.5), &["--max-budget-usd=0.5"]),
+            (|o| o.model = Some("--evil".into()), &["--model=--evil"]),
+            (|o| o.fallback_model = Some("sonnet".into()), &["--fallback-model=sonnet"]),
+            (|o| o.betas = vec!["a".into(), "b".into()], &["--betas=a,b"]),
+            (|o| o.agent = Some("a".into()), &["--agent=a"]),
+            (|o| o.agents = Some(json!({})), &[]),
+            (|o| o.permission_mode = Some("plan".into()), &["--permission-mode=plan"]),
+            (
+                |o| o.permission_prompt_tool = Some("mcp__x".into()),
+                &["--permission-prompt-tool=mcp__x"],
+            ),
+            (
+                |o| {
+                    o.callbacks = Callbacks::new().can_use_tool(|_| async { Permission::allow() });
+                },
+                &["--permission-prompt-tool=stdio"],
+            ),
+            (|o| o.continue_conversation = true, &["--continue"]),
+            (|o| o.resume = Some("id; rm".into()), &["--resume=id; rm"]),
+            (|o| o.session_id = Some("u".into()), &["--session-id=u"]),
+            (|o| o.fork_session = true, &["--fork-session"]),
+            (|o| o.no_session_persistence = true, &["--no-session-persistence"]),
+            (|o| o.settings = Some("{}".into()), &["--settings={}"]),
+            (|o| o.setting_sources = Some(vec![]), &["--setting-sources="]),
+            (
+                |o| o.setting_sources = Some(vec!["user".into(), "local".into()]),
+                &["--setting-sources=user,local"],
+            ),
+            (|o| o.add_dirs = vec!["/a b".into(), "c".into()], &["--add-dir=/a b", "--add-dir=c"]),
+            (|o| o.mcp_configs = vec!["{}".into()], &["--mcp-config={}"]),
+            (|o| o.strict_mcp_config = true, &["--strict-mcp-config"]),
+            (|o| o.plugin_dirs = vec!["p".into()], &["--plugin-dir=p"]),
+            (|o| o.include_partial_messages = true, &["--include-partial-messages"]),
+            (|o| o.include_hook_events = true, &["--include-hook-events"]),
+            (|o| o.max_thinking_tokens = Some(9), &["--max-thinking-tokens=9"]),
+            (|o| o.effort = Some("low".into()), &["--effort=low"]),
+            (|o| o.json_schema = Some(json!({"a": 1})), &[r#"--json-schema={"a":1}"#]),
+            (|o| o.debug_file = Some("d.log".into()), &["--debug-file=d.log"]),
+            (|o| o.extra_args = vec!["--x".into(), "y".into()], &["--x", "y"]),
+        ];
+        for (set, expected) in table {
+            let mut options = Options::default();
+            set(&mut options);
+            let args = options.args();
+            assert_eq!(
+                args[..ALWAYS],
+                ["--output-format=stream-json", "--verbose", "--input-format=stream-json"]
+            );
+            assert_eq!(args[ALWAYS..], **expected);
+        }
+    }
+
+    #[test]
+    fn the_environment_says_who_we_are_and_not_that_we_are_the_program_itself() {
+        let named = |options: &Options, wanted: &str| {
+            let environment = options.environment();
+            let found = environment.iter().filter(|(name, _)| *name == wanted).last();
+            found.map(|(_, value)| value.to_owned())
+        };
+        let plain = Options::default();
+        assert_eq!(named(&plain, "CLAUDE_CODE_ENTRYPOINT").unwrap(), "sdk-tieline");
+        assert_eq!(named(&plain, "CLAUDECODE").unwrap(), "");
+        assert_eq!(named(&plain, "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS"), None);
+        let mine = Options {
+            env: [("CLAUDE_CODE_ENTRYPOINT", "mine")].into_iter().collect(),
+            session_state_events: true,
+            ..Options::default()
+        };
+        assert_eq!(named(&mine, "CLAUDE_CODE_ENTRYPOINT").unwrap(), "mine");
+        assert_eq!(named(&mine, "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS").unwrap(), "1");
+        // Values are often secrets.
+        assert!(!format!("{mine:?}").contains("\"mine\""), "{mine:?}");
+    }
+}

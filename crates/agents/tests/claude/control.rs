@@ -1,0 +1,246 @@
+//! The control protocol against a program that breaks its rules, or is older.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tieline_agents::claude::{Callbacks, Error, Message, Options, Permission, Session, query};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::scripted::{scripted, told};
+use crate::support::within;
+
+#[tokio::test]
+async fn an_answer_that_comes_twice_is_counted() {
+    let (_directory, options) = scripted(
+        r#"hear; answer "$id" 1; answer "$id" 2; answer nobody 3; hear; answer "$id" 4; tell_all"#,
+    );
+    let (session, _inbox) = Session::connect(&options).await.unwrap();
+    for expected in [1, 4] {
+        let answer = within("an answer", session.request(json!({ "subtype": "any" }))).await;
+        assert_eq!(answer.unwrap(), json!({ "ok": expected }));
+    }
+    assert_eq!((session.counts().unclaimed, session.pending()), (2, 0));
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_too_late_is_counted_and_initialize_has_more_time() {
+    // The third line is the withdrawal of the second.
+    let (_directory, options) = scripted(
+        r#"hear; init=$id; hear; tell; late=$id; hear; tell
+        answer "$late" 1; answer "$init" 2; tell_all"#,
+    );
+    let options = Options { request_timeout: Duration::from_millis(300), ..options };
+    let (session, mut inbox) = Session::connect(&options).await.unwrap();
+    let slow = session.request(json!({ "subtype": "slow" }));
+    let (initialized, error) =
+        within("both", async { tokio::join!(session.initialize(), slow) }).await;
+    assert!(matches!(error, Err(Error::TimedOut { request, .. }) if request == "slow"));
+    assert_eq!(initialized.unwrap(), &json!({ "ok": 2 }));
+    let (asked, withdrawn) = (told(&mut inbox).await, told(&mut inbox).await);
+    assert_eq!(withdrawn["type"], "control_cancel_request");
+    assert_eq!(withdrawn["request_id"], asked["request_id"]);
+    assert_eq!((session.counts().unclaimed, session.pending()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_is_withdrawn() {
+    let (_directory, options) = scripted("tell_all");
+    let (session, mut inbox) = Session::connect(&options).await.unwrap();
+    let asking = session.clone();
+    let call = tokio::spawn(async move { asking.request(json!({ "subtype": "any" })).await });
+    let asked = told(&mut inbox).await;
+    assert_eq!(session.pending(), 1);
+    call.abort();
+    let withdrawn = told(&mut inbox).await;
+    assert_eq!(withdrawn["type"], "control_cancel_request");
+    assert_eq!(withdrawn["request_id"], asked["request_id"]);
+    assert_eq!(session.pending(), 0);
+}
+
+#[tokio::test]
+async fn those_who_wait_learn_of_the_end() {
+    let (_directory, options) = scripted("hear; exit 7");
+    let (session, _inbox) = Session::connect(&options).await.unwrap();
+    let error = within("an answer", session.request(json!({ "subtype": "any" }))).await;
+    assert!(matches!(&error, Err(Error::Closed(reason)) if reason.to_string().contains('7')));
+    assert_eq!(session.pending(), 0);
+}
+
+#[tokio::test]
+async fn initialize_is_asked_once_and_again_only_if_it_failed() {
+    let (_directory, options) = scripted(
+        r#"hear; tell
+        say "{\"type\":\"control_response\",\"response\":{\"subtype\":\"error\",\"request_id\":\"$id\",\"error\":\"not yet\"}}"
+        hear; tell; answer "$id" 1; tell_all"#,
+    );
+    let agents = json!({ "mine": {} });
+    let callbacks = Callbacks::new().hook("Stop", None, |_| async { json!({}) });
+    let options = Options { agents: Some(agents.clone()), callbacks, ..options };
+    let (session, mut inbox) = Session::connect(&options).await.unwrap();
+    let first = within("an answer", session.initialize()).await;
+    assert!(matches!(first, Err(Error::Refused { message, .. }) if message == "not yet"));
+    let (one, two) = tokio::join!(session.initialize(), session.initialize());
+    assert_eq!((one.unwrap(), two.unwrap()), (&json!({ "ok": 1 }), &json!({ "ok": 1 })));
+    for _ in 0..2 {
+        let request = &told(&mut inbox).await["request"];
+        assert_eq!(request["agents"], agents);
+        let hook = json!([{ "matcher": null, "hookCallbackIds": ["hook_0"] }]);
+        assert_eq!(request["hooks"], json!({ "Stop": hook }));
+    }
+    // What is told next is not a third one.
+    session.say("hello").await.unwrap();
+    assert_eq!(told(&mut inbox).await["type"], "user");
+}
+
+const ASK: &str = r#"{"subtype":"can_use_tool","tool_name":"T","input":{"a":1}}"#;
+
+#[tokio::test]
+async fn a_withdrawn_question_gets_no_answer_and_holds_up_nothing() {
+    struct Dropped(Option<oneshot::Sender<()>>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            let _ = self.0.take().map(|dropped| dropped.send(()));
+        }
+    }
+    let wait = ASK.replace('T', "Wait");
+    let (_directory, options) = scripted(&format!(
+        "ask a '{wait}'; say '{{\"type\":\"keep_alive\"}}'; withdraw a; withdraw nobody
+        ask b '{ASK}'; tell_all"
+    ));
+    let (tell, mut dropped) = mpsc::unbounded_channel();
+    let callbacks = Callbacks::new().can_use_tool(move |tool| {
+        let (drop, is_dropped) = oneshot::channel();
+        let held = (tool.tool_name == "Wait").then(|| Dropped(Some(drop)));
+        if held.is_some() {
+            tell.send(is_dropped).unwrap();
+        }
+        async move {
+            match held {
+                Some(_held) => std::future::pending().await,
+                None => Permission::Deny { message: "no".into(), interrupt: true },
+            }
+        }
+    });
+    let options = Options { callbacks, ..options };
+    let (session, mut inbox) = Session::connect(&options).await.unwrap();
+    let answer = json!({ "behavior": "deny", "message": "no", "interrupt": true });
+    let response = json!({ "subtype": "success", "request_id": "b", "response": answer });
+    let expected = json!({ "type": "control_response", "response": response });
+    assert_eq!(told(&mut inbox).await, expected);
+    let is_dropped = within("the question", dropped.recv()).await.unwrap();
+    within("its end", is_dropped).await.unwrap();
+    assert_eq!(session.counts().lost, 0);
+}
+
+#[tokio::test]
+async fn a_question_that_is_asked_twice_is_answered_once() {
+    let (_directory, options) = scripted(&format!("ask a '{ASK}'; ask a '{ASK}'; tell_all"));
+    let (tell, mut asked) = mpsc::unbounded_channel();
+    let callbacks = Callbacks::new().can_use_tool(move |_| {
+        let (answer, answered) = oneshot::channel();
+        tell.send(answer).unwrap();
+        async move { answered.await.unwrap() }
+    });
+    let options = Options { callbacks, ..options };
+    let (session, mut inbox) = Session::connect(&options).await.unwrap();
+    // Sent behind the second, so that both have come when it is told.
+    let answer = within("the question", asked.recv()).await.unwrap();
+    session.say("both?").await.unwrap();
+    assert_eq!(told(&mut inbox).await["type"], "user");
+    answer.send(Permission::allow()).unwrap();
+    let response = told(&mut inbox).await["response"].take();
+    assert_eq!(response["response"], json!({ "behavior": "allow", "updatedInput": { "a": 1 } }));
+    assert!(asked.try_recv().is_err());
+    assert_eq!(session.counts().lost, 1);
+}
+
+#[tokio::test]
+async fn what_nobody_answers_is_refused_in_words() {
+    let (_directory, options) = scripted(&format!(
+        r#"ask tool '{ASK}'; hear; tell
+        ask hook '{{"subtype":"hook_callback","callback_id":"hook_9","input":{{}}}}'; hear; tell
+        ask new '{{"subtype":"brand_new"}}'; hear; tell
+        ask odd '"not an object"'; hear; tell
+        ask mcp '{{"subtype":"mcp_message","server_name":"s","message":{{"jsonrpc":"2.0","id":5,"method":"m"}}}}'
+        tell_all"#
+    ));
+    let (_session, mut inbox) = Session::connect(&options).await.unwrap();
+    for (id, words) in [("tool", "tools"), ("hook", "hook_9"), ("new", "brand_new"), ("odd", "")] {
+        let response = told(&mut inbox).await["response"].take();
+        assert_eq!((&response["subtype"], &response["request_id"]), (&json!("error"), &json!(id)));
+        assert!(response["error"].as_str().unwrap().contains(words), "{response}");
+    }
+    // An MCP client knows no refusal but an error of JSON-RPC.
+    let response = told(&mut inbox).await["response"].take();
+    assert_eq!(response["subtype"], "success");
+    let answer = &response["response"]["mcp_response"];
+    assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(5), &json!(-32601)));
+}
+
+#[tokio::test]
+async fn a_callback_that_panics_is_an_error_and_nothing_else() {
+    let (_directory, options) =
+        scripted(&format!("ask a '{ASK}'; hear; tell; ask b '{ASK}'; tell_all"));
+    let callbacks = Callbacks::new().can_use_tool(|tool| async move {
+        assert!(tool.raw["tool_name"] != "T", "on purpose");
+        Permission::allow()
+    });
+    let options = Options { callbacks, ..options };
+    let (_session, mut inbox) = Session::connect(&options).await.unwrap();
+    for id in ["a", "b"] {
+        let response = told(&mut inbox).await["response"].take();
+        assert_eq!((&response["subtype"], &response["request_id"]), (&json!("error"), &json!(id)));
+    }
+}
+
+/// Runs a query against the script, which ends by itself. What it asks is answered once it has said
+/// `later`.
+async fn results_of(script: &str) -> usize {
+    let (_directory, options) = scripted(script);
+    let later = Arc::new(Notify::new());
+    let said_later = later.clone();
+    let callbacks = Callbacks::new().can_use_tool(move |_| {
+        let later = said_later.clone();
+        async move {
+            later.notified().await;
+            Permission::allow()
+        }
+    });
+    let options = Options { callbacks, ..options };
+    let mut answer = within("the start", query("hello", &options)).await.unwrap();
+    let mut results = 0;
+    while let Some(message) = within("a message", answer.next()).await {
+        match message.unwrap() {
+            Message::Result(_) => results += 1,
+            Message::Other(raw) if raw["type"] == "later" => later.notify_one(),
+            _ => {}
+        }
+    }
+    results
+}
+
+#[tokio::test]
+async fn a_query_stays_open_until_the_session_is_idle() {
+    // It asks behind the first result, and fails unless it is answered and then left alone.
+    let state = |state| {
+        format!(r#"say '{{"type":"system","subtype":"session_state_changed","state":"{state}"}}'"#)
+    };
+    let result = r#"say '{"type":"result","subtype":"success","is_error":false,"result":"x"}'"#;
+    let script = format!(
+        r#"hear; answer "$id" 1; hear; {}; {result}; ask a '{ASK}'; say '{{"type":"later"}}'
+        IFS= read -r line || exit 5; case $line in *control_response*) ;; *) exit 6;; esac
+        {result}; {}; IFS= read -r line && exit 7; exit 0"#,
+        state("running"),
+        state("idle"),
+    );
+    assert_eq!(results_of(&script).await, 2);
+}
+
+#[tokio::test]
+async fn a_query_of_an_older_program_ends_with_its_result() {
+    let script = r#"hear; answer "$id" 1; hear
+        say '{"type":"result","subtype":"success","is_error":false,"result":"x"}'
+        IFS= read -r line && exit 7; exit 0"#;
+    assert_eq!(results_of(script).await, 1);
+}

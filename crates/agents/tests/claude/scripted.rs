@@ -1,0 +1,44 @@
+//! A program of `sh` lines in place of the real one.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tieline_agents::claude::{Inbox, Message, Options};
+
+use crate::next;
+
+/// What the lines may use.
+const PRELUDE: &str = r#"#!/bin/sh
+# The next line, and in $id whose it is.
+hear() { IFS= read -r line || exit 0; id=${line#*\"request_id\":\"}; id=${id%%\"*}; }
+say() { printf '%s\n' "$1"; }
+# Tells the test of the line.
+tell() { say "{\"type\":\"told\",\"it\":$line}"; }
+ask() { say "{\"type\":\"control_request\",\"request_id\":\"$1\",\"request\":$2}"; }
+withdraw() { say "{\"type\":\"control_cancel_request\",\"request_id\":\"$1\"}"; }
+answer() {
+  say "{\"type\":\"control_response\",\"response\":{\"subtype\":\"success\",\"request_id\":\"$1\",\"response\":{\"ok\":$2}}}"
+}
+tell_all() { while :; do hear; tell; done; }
+"#;
+
+/// The program; the directory that it is in must live as long.
+pub(crate) fn scripted(script: &str) -> (TempDir, Options) {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("scripted");
+    fs::write(&program, format!("{PRELUDE}{script}\n")).unwrap();
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+    let cwd = Some(directory.path().to_owned());
+    (directory, Options { program: Some(program), cwd, ..Options::default() })
+}
+
+/// The next line that the program told of.
+pub(crate) async fn told(inbox: &mut Inbox) -> Value {
+    next(inbox, "a line told of", |message| match message {
+        Message::Other(mut raw) if raw["type"] == "told" => Some(raw["it"].take()),
+        _ => None,
+    })
+    .await
+}

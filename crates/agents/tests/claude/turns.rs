@@ -1,0 +1,185 @@
+//! Conversations with the real program.
+
+use serde_json::json;
+use tieline_agents::claude::{Callbacks, Cli, Error, Message, Options, Permission, Session, query};
+
+use crate::support::within;
+use crate::world::{Asked, Reply, World};
+use crate::{first_piece, result};
+
+/// Says back what it was told, as far as a person wrote it.
+fn echo(asked: &Asked) -> Reply {
+    Reply::Text(format!("you said {}", asked.text()))
+}
+
+#[tokio::test]
+async fn a_turn_is_had_with_the_six_methods() {
+    let world = World::new(echo).await;
+    let cli = within("the start", Cli::connect(&world.options())).await.unwrap();
+    assert!(cli.is_ready());
+    let mut messages = cli.messages();
+    let user = json!({
+        "type": "user", "session_id": "", "parent_tool_use_id": null,
+        "message": { "role": "user", "content": "hello" },
+    });
+    cli.write(&user).await.unwrap();
+    let mut types = Vec::new();
+    loop {
+        let message = within("a message", messages.next()).await.unwrap().unwrap();
+        types.push(message["type"].as_str().unwrap().to_owned());
+        if message["type"] == "result" {
+            assert!(message["result"].as_str().unwrap().contains("you said"), "{message}");
+            break;
+        }
+    }
+    assert_eq!(types, ["system", "assistant", "result"]);
+    cli.end_input().await.unwrap();
+    assert!(!cli.is_ready());
+    assert!(within("the end", messages.next()).await.is_none());
+    let end = within("the close", cli.close()).await;
+    assert!(!end.is_failure() && end.reason.is_clean(), "{end}");
+}
+
+#[tokio::test]
+async fn one_session_has_many_turns() {
+    let world = World::new(|asked| {
+        Reply::Text(format!(
+            "{} before, {}",
+            asked.turns(),
+            asked.body()["model"].as_str().unwrap()
+        ))
+    })
+    .await;
+    let (session, mut inbox) = Session::connect(&world.options()).await.unwrap();
+    let told = within("the initialize", session.initialize()).await.unwrap().clone();
+    assert!(told["commands"].is_array(), "{told}");
+    // The second time nothing is asked.
+    assert_eq!(within("it again", session.initialize()).await.unwrap(), &told);
+    session.say("one").await.unwrap();
+    assert!(result(&mut inbox).await.text().unwrap().starts_with("0 before"));
+    within("the model", session.set_model(Some("claude-sonnet-4-5"))).await.unwrap();
+    session.say(json!([{ "type": "text", "text": "two" }])).await.unwrap();
+    let second = result(&mut inbox).await;
+    assert_eq!((second.text(), second.is_error()), (Some("1 before, claude-sonnet-4-5"), false));
+    within("the mode", session.set_permission_mode("plan")).await.unwrap();
+    let refused = within("a mode", session.set_permission_mode("no such mode")).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+    let status = session.request(json!({ "subtype": "mcp_status" }));
+    assert!(within("the status", status).await.unwrap()["mcpServers"].is_array());
+    let end = within("the close", session.close()).await;
+    assert!(end.by_us && end.reason.is_clean(), "{end}");
+    assert_eq!(session.pending(), 0);
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_the_turn_and_not_the_session() {
+    let world = World::new(|asked| match asked.text().contains("go on and on") {
+        true => Reply::Endless("on and"),
+        false => Reply::Text("here".to_owned()),
+    })
+    .await;
+    let options = Options { include_partial_messages: true, ..world.options() };
+    let (session, mut inbox) = Session::connect(&options).await.unwrap();
+    session.say("go on and on").await.unwrap();
+    assert_eq!(first_piece(&mut inbox).await, "on and");
+    within("the interrupt", session.interrupt()).await.unwrap();
+    assert!(result(&mut inbox).await.is_error());
+    session.say("and now?").await.unwrap();
+    assert_eq!(result(&mut inbox).await.text(), Some("here"));
+    within("the close", session.close()).await;
+}
+
+#[tokio::test]
+async fn the_program_takes_every_option() {
+    let world = World::new(|asked| {
+        let system = asked.body()["system"].to_string();
+        Reply::Text(format!("{} {}", asked.body()["model"], system.contains("-- be brief")))
+    })
+    .await;
+    let plugins = world.project().join("plugins");
+    std::fs::create_dir(&plugins).unwrap();
+    let options = Options {
+        system_prompt: Some("-- be brief".into()),
+        append_system_prompt: Some("--and honest".into()),
+        tools: Some(vec!["Read".into(), "Bash".into()]),
+        allowed_tools: vec!["Read".into(), "Bash(git *)".into()],
+        disallowed_tools: vec!["Write".into()],
+        max_turns: Some(3),
+        max_budget_usd: Some(0.5),
+        model: Some("claude-opus-4-5".into()),
+        fallback_model: Some("claude-sonnet-4-5".into()),
+        betas: vec!["context-1m-2025-08-07".into()],
+        agent: Some("Explore".into()),
+        agents: Some(json!({ "mine": { "description": "d", "prompt": "p" } })),
+        permission_mode: Some("plan".into()),
+        session_id: Some("6b1d7c0e-6a2e-4c59-9c8f-0d8f1a2b3c4d".into()),
+        no_session_persistence: true,
+        settings: Some("{}".into()),
+        add_dirs: vec![plugins.clone()],
+        mcp_configs: vec![r#"{"mcpServers":{}}"#.into()],
+        strict_mcp_config: true,
+        plugin_dirs: vec![plugins],
+        include_partial_messages: true,
+        include_hook_events: true,
+        max_thinking_tokens: Some(1024),
+        effort: Some("low".into()),
+        json_schema: None,
+        debug_file: Some(world.project().join("debug.log")),
+        callbacks: Callbacks::new().can_use_tool(|_| async { Permission::allow() }),
+        ..world.options()
+    };
+    let mut answer = within("the start", query("hello", &options)).await.unwrap();
+    let mut result = None;
+    while let Some(message) = within("a message", answer.next()).await {
+        let message = message.unwrap();
+        if let Message::Result(_) = message {
+            result = Some(message);
+        }
+    }
+    let result = result.unwrap();
+    assert_eq!(result.session_id(), Some("6b1d7c0e-6a2e-4c59-9c8f-0d8f1a2b3c4d"));
+    assert_eq!(result.raw()["result"], r#""claude-opus-4-5" true"#);
+    assert!(world.project().join("debug.log").exists());
+}
+
+#[tokio::test]
+async fn a_session_is_resumed() {
+    let world = World::new(|asked| Reply::Text(format!("{} before", asked.turns()))).await;
+    let mut options = world.options();
+    for (turn, is_fork) in [(0, false), (1, false), (2, true)] {
+        let mut answer = within("the start", query("go on", &options)).await.unwrap();
+        let mut session = None;
+        while let Some(message) = within("a message", answer.next()).await {
+            let message = message.unwrap();
+            if let Message::Result(result) = &message {
+                assert_eq!(result.text(), Some(format!("{turn} before").as_str()));
+                session = message.session_id().map(str::to_owned);
+            }
+        }
+        assert!(session.is_some());
+        assert_eq!(options.resume.is_some() && options.resume != session, is_fork);
+        // The last is another session that begins with this one.
+        options = Options { resume: session, fork_session: turn == 1, ..options };
+    }
+}
+
+#[tokio::test]
+async fn an_answer_has_the_shape_that_was_asked_for() {
+    let world = World::new(|asked| match asked.tool_result() {
+        Some(_) => Reply::Text("done".to_owned()),
+        None => Reply::Tool("StructuredOutput", json!({ "sum": 5 })),
+    })
+    .await;
+    let schema = json!({
+        "type": "object", "properties": { "sum": { "type": "integer" } }, "required": ["sum"],
+    });
+    let options = Options { json_schema: Some(schema), ..world.options() };
+    let mut answer = within("the start", query("2 and 3", &options)).await.unwrap();
+    let mut output = None;
+    while let Some(message) = within("a message", answer.next()).await {
+        if let Message::Result(result) = message.unwrap() {
+            output = result.raw().get("structured_output").cloned();
+        }
+    }
+    assert_eq!(output, Some(json!({ "sum": 5 })));
+}

@@ -1,0 +1,260 @@
+//! The real Claude CLI, and in place of the service that it asks, a server on the loopback that says
+//! what the test wants.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tieline_agents::claude::Options;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::support::fixture;
+
+/// What the model says next.
+#[derive(Clone)]
+pub(crate) enum Reply {
+    Text(String),
+    Tool(&'static str, Value),
+    /// Begins with this, and never goes on.
+    Endless(&'static str),
+    /// The service fails with this status.
+    Fails(u16),
+}
+
+/// What the model is asked.
+pub(crate) struct Asked(Value);
+
+impl Asked {
+    /// All text of the newest message that a person wrote.
+    pub(crate) fn text(&self) -> String {
+        self.blocks().filter_map(|block| block.get("text")?.as_str().map(str::to_owned)).collect()
+    }
+
+    /// The newest message is about a tool that was used, or not: its words.
+    pub(crate) fn tool_result(&self) -> Option<String> {
+        let mut blocks = self.blocks();
+        let result = blocks.find(|block| block["type"] == "tool_result")?;
+        Some(result["content"].to_string())
+    }
+
+    /// How many times the model has spoken before.
+    pub(crate) fn turns(&self) -> usize {
+        self.messages().iter().filter(|message| message["role"] == "assistant").count()
+    }
+
+    pub(crate) fn body(&self) -> &Value {
+        &self.0
+    }
+
+    fn messages(&self) -> &[Value] {
+        self.0["messages"].as_array().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = Value> {
+        // The program has a last word of its own behind the person's.
+        let newest = self.messages().iter().rfind(|message| message["role"] == "user").cloned();
+        let blocks = match newest.map(|mut newest| newest["content"].take()) {
+            Some(Value::String(text)) => vec![json!({ "type": "text", "text": text })],
+            Some(Value::Array(blocks)) => blocks,
+            _ => Vec::new(),
+        };
+        blocks.into_iter()
+    }
+}
+
+/// A home for the program, and the service that it asks. Both go with it.
+pub(crate) struct World {
+    home: TempDir,
+    url: String,
+    program: PathBuf,
+    _server: JoinSet<()>,
+}
+
+impl World {
+    /// The model says what `mind` says.
+    pub(crate) async fn new(mind: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let mut server = JoinSet::new();
+        server.spawn(serve(listener, Arc::new(mind)));
+        for below in ["project", "config"] {
+            fs::create_dir(home.path().join(below)).unwrap();
+        }
+        // Says who it is before it is the program, so that a test can end what is its own.
+        let program = home.path().join("claude");
+        let real = real_program();
+        let script = format!(
+            "#!/bin/sh\necho $$ > '{}'\nexec '{}' \"$@\"\n",
+            home.path().join("pid").display(),
+            real.display()
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+        Self { home, url, program, _server: server }
+    }
+
+    pub(crate) fn project(&self) -> PathBuf {
+        self.home.path().join("project")
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        let pid = fs::read_to_string(self.home.path().join("pid")).unwrap();
+        pid.trim().parse().unwrap()
+    }
+
+    /// The program as on a machine on which nothing is set, with nothing to reach but the server.
+    pub(crate) fn options(&self) -> Options {
+        let config = self.home.path().join("config");
+        let env = [
+            ("HOME", self.home.path().as_os_str()),
+            ("CLAUDE_CONFIG_DIR", config.as_os_str()),
+            ("ANTHROPIC_BASE_URL", self.url.as_ref()),
+            ("ANTHROPIC_API_KEY", "none".as_ref()),
+            ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".as_ref()),
+            ("DISABLE_AUTOUPDATER", "1".as_ref()),
+            ("DISABLE_TELEMETRY", "1".as_ref()),
+            ("DISABLE_ERROR_REPORTING", "1".as_ref()),
+            // What the service cannot do is not tried again for minutes.
+            ("CLAUDE_CODE_MAX_RETRIES", "0".as_ref()),
+            ("NO_PROXY", "127.0.0.1".as_ref()),
+            ("no_proxy", "127.0.0.1".as_ref()),
+        ]
+        .into_iter()
+        .map(|(name, value): (&str, &OsStr)| (name, value.to_owned()))
+        .collect();
+        Options {
+            program: Some(self.program.clone()),
+            cwd: Some(self.project()),
+            env,
+            setting_sources: Some(Vec::new()),
+            ..Options::default()
+        }
+    }
+}
+
+/// The program of the package for this platform. What npm links as `claude` is a stub where no install
+/// script has run.
+fn real_program() -> PathBuf {
+    let packages = fixture("TIELINE_NODE_FIXTURES", "node_modules/@anthropic-ai");
+    let programs =
+        fs::read_dir(&packages).unwrap().map(|entry| entry.unwrap().path().join("claude"));
+    let mut programs: Vec<_> = programs.filter(|program| program.is_file()).collect();
+    // Of glibc's and musl's, where both are there, the plain name sorts first.
+    programs.sort();
+    programs.into_iter().next().expect("a package of the program for this platform")
+}
+
+async fn serve(listener: TcpListener, mind: Arc<impl Fn(&Asked) -> Reply + Send + Sync + 'static>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let mind = mind.clone();
+        connections.spawn(async move {
+            // A program that is killed leaves its request half done.
+            let _ = answer(stream, &*mind).await;
+        });
+    }
+}
+
+async fn answer(mut stream: TcpStream, mind: &impl Fn(&Asked) -> Reply) -> std::io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut read = BufReader::new(read);
+    let (mut first, mut length) = (String::new(), 0);
+    read.read_line(&mut first).await?;
+    loop {
+        let mut header = String::new();
+        read.read_line(&mut header).await?;
+        match header.trim_end().split_once(':') {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.trim().parse().unwrap();
+            }
+            Some(_) => {}
+            None => break,
+        }
+    }
+    let mut body = vec![0; length];
+    read.read_exact(&mut body).await?;
+    let is_question = first.starts_with("POST /v1/messages") && !first.contains("count_tokens");
+    let asked = is_question.then(|| Asked(serde_json::from_slice(&body).unwrap()));
+    let reply = match &asked {
+        // A model is tried out before it is used, without a stream.
+        Some(asked) if asked.0["stream"] != true => return whole(&mut write, 200, message()).await,
+        Some(asked) => mind(asked),
+        None => Reply::Fails(404),
+    };
+    if let Reply::Fails(status) = reply {
+        let error = json!({ "type": "error", "error": { "type": "x", "message": "it failed" } });
+        return whole(&mut write, status, error).await;
+    }
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+    write.write_all(head.as_bytes()).await?;
+    for event in events(&reply) {
+        let kind = event["type"].as_str().unwrap();
+        write.write_all(format!("event: {kind}\ndata: {event}\n\n").as_bytes()).await?;
+    }
+    if matches!(reply, Reply::Endless(_)) {
+        // Until the program hangs up.
+        read.read_u8().await?;
+    }
+    Ok(())
+}
+
+async fn whole(
+    write: &mut (impl AsyncWrite + Unpin),
+    status: u16,
+    body: Value,
+) -> std::io::Result<()> {
+    let body = body.to_string();
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n");
+    let rest = format!("Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    write.write_all((head + &rest).as_bytes()).await
+}
+
+fn message() -> Value {
+    json!({
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "loopback", "content": [],
+        "stop_reason": null, "stop_sequence": null,
+        "usage": { "input_tokens": 1, "output_tokens": 1 },
+    })
+}
+
+/// The event stream of the Messages API (Anthropic API documentation, "Streaming messages").
+fn events(reply: &Reply) -> Vec<Value> {
+    let (block, delta, stop) = match reply {
+        Reply::Tool(name, input) => (
+            json!({ "type": "tool_use", "id": "toolu_1", "name": name, "input": {} }),
+            json!({ "type": "input_json_delta", "partial_json": input.to_string() }),
+            "tool_use",
+        ),
+        reply => {
+            let text = match reply {
+                Reply::Text(text) => text,
+                Reply::Endless(text) => *text,
+                _ => "",
+            };
+            let block = json!({ "type": "text", "text": "" });
+            (block, json!({ "type": "text_delta", "text": text }), "end_turn")
+        }
+    };
+    let end = json!({ "stop_reason": stop, "stop_sequence": null });
+    let mut events = vec![
+        json!({ "type": "message_start", "message": message() }),
+        json!({ "type": "content_block_start", "index": 0, "content_block": block }),
+        json!({ "type": "content_block_delta", "index": 0, "delta": delta }),
+    ];
+    if !matches!(reply, Reply::Endless(_)) {
+        events.extend([
+            json!({ "type": "content_block_stop", "index": 0 }),
+            json!({ "type": "message_delta", "delta": end, "usage": { "output_tokens": 5 } }),
+            json!({ "type": "message_stop" }),
+        ]);
+    }
+    events
+}

@@ -1,0 +1,190 @@
+//! `tieline claude`, with the real Claude CLI and a service on the loopback.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::{Finished, LIMIT, Program, Talk, children_of, claude, is_running, tieline, until};
+
+/// Asks with these arguments, of the real program, in a home of its own.
+fn asking(home: &Path, service: &str, args: &[&str]) -> Command {
+    let program = claude();
+    let mut command = tieline(["claude", "--program", &program]);
+    command.args(args).current_dir(home);
+    command.env("HOME", home).env("CLAUDE_CONFIG_DIR", home.join("config"));
+    command.env("ANTHROPIC_BASE_URL", service).env("ANTHROPIC_API_KEY", "none");
+    for name in ["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "DISABLE_AUTOUPDATER"] {
+        command.env(name, "1");
+    }
+    for name in ["DISABLE_TELEMETRY", "DISABLE_ERROR_REPORTING"] {
+        command.env(name, "1");
+    }
+    command.env("CLAUDE_CODE_MAX_RETRIES", "0").env("NO_PROXY", "127.0.0.1");
+    command.env("no_proxy", "127.0.0.1");
+    command
+}
+
+fn ask(service: &str, args: &[&str]) -> Finished {
+    let home = tempfile::tempdir().unwrap();
+    Program::start(&mut asking(home.path(), service, args)).finish()
+}
+
+#[test]
+fn the_answer_is_printed_as_text() {
+    let service = service(|asked| {
+        let is_asked = asked["messages"].to_string().contains("how are you?");
+        said(if is_asked { "fine, and \u{1b}[1myou" } else { "what?" }, true)
+    });
+    let finished = ask(&service, &["-p", "how are you?"]);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(0), "fine, and \u{1b}[1myou\n"));
+    let home = tempfile::tempdir().unwrap();
+    let mut command = asking(home.path(), &service, &["--prompt", "-", "--model=m"]);
+    let finished = Program::run(&mut command, "how are you?");
+    assert_eq!((finished.code, finished.stdout.len()), (Some(0), 18), "{finished:?}");
+}
+
+#[test]
+fn everything_is_printed_as_json() {
+    let service = service(|_| said("an answer", true));
+    let finished = ask(&service, &["-p", "--help", "--output", "json"]);
+    let lines = finished.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let types: Vec<_> = lines.map(|line| line["type"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(
+        (finished.code, types),
+        (Some(0), ["system", "assistant", "result"].map(Into::into).into())
+    );
+}
+
+#[test]
+fn an_answer_that_is_an_error_says_so() {
+    let service = service(|_| None);
+    let finished = ask(&service, &["-p", "hello"]);
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stderr.contains("tieline: claude: ") && finished.stderr.contains("it failed"));
+}
+
+#[test]
+fn an_option_that_the_program_does_not_know_is_its_last_word() {
+    let finished = ask("http://127.0.0.1:9", &["-p", "hello", "--", "--no-such-option"]);
+    assert_eq!(finished.code, Some(1));
+    assert!(finished.stderr.contains("unknown option '--no-such-option'"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_program_that_is_missing_is_looked_for_in_every_usual_place() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = tieline(["claude", "-p", "hello"]);
+    command.env("PATH", home.path().join("bin")).env("HOME", home.path());
+    let finished = Program::start(&mut command).finish();
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(1), ""));
+    for place in ["bin/claude", ".local/bin/claude", ".claude/local/claude"] {
+        let place = home.path().join(place).display().to_string();
+        assert!(finished.stderr.contains(&place), "{place}: {}", finished.stderr);
+    }
+    assert!(finished.stderr.contains("/usr/local/bin/claude"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("hint: install it"), "{}", finished.stderr);
+}
+
+#[test]
+fn the_program_does_not_take_itself_for_its_own_child() {
+    let home = tempfile::tempdir().unwrap();
+    let program = home.path().join("program");
+    // Any JSON line is a message.
+    let script = r#"#!/bin/sh
+        printf '{"type":"result","subtype":"success","entry":"%s%s"}\n' "$CLAUDECODE" "$CLAUDE_CODE_ENTRYPOINT""#;
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+    let program = program.to_str().unwrap();
+    let mut command = tieline(["claude", "-p", "hello", "--output=json", "--program", program]);
+    command.env("CLAUDECODE", "1").env("CLAUDE_CODE_ENTRYPOINT", "cli");
+    let finished = Program::start(&mut command).finish();
+    let said: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!((finished.code, &said["entry"]), (Some(0), &json!("tieline")), "{finished:?}");
+}
+
+#[test]
+fn an_interrupted_question_leaves_nothing_behind() {
+    // The first words, and then nothing more.
+    let service = service(|_| said("once upon a time\n", false));
+    let home = tempfile::tempdir().unwrap();
+    let mut program = Program::start(&mut asking(home.path(), &service, &["-p", "a story"]));
+    assert_eq!(program.line().as_deref(), Some("once upon a time"));
+    let children = children_of(program.pid());
+    assert!(!children.is_empty());
+    program.signal(Signal::INT);
+    let finished = program.wait();
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    until("the end of what it started", || children.iter().all(|child| !is_running(*child)));
+}
+
+/// A service that says what `mind` makes of each question; `None` is an error. It ends with the test.
+fn service(mind: impl Fn(&Value) -> Option<String> + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mind = std::sync::Arc::new(mind);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mind = mind.clone();
+            // Whoever was interrupted has hung up.
+            std::thread::spawn(move || answer(stream, &*mind).ok());
+        }
+    });
+    url
+}
+
+fn answer(mut stream: TcpStream, mind: impl Fn(&Value) -> Option<String>) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    let mut read = BufReader::new(stream.try_clone()?);
+    let (mut length, mut line) = (0, String::new());
+    while read.read_line(&mut line)? > 2 {
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    read.read_exact(&mut body)?;
+    let Some(events) = serde_json::from_slice(&body).ok().and_then(|asked| mind(&asked)) else {
+        let error = r#"{"type":"error","error":{"type":"x","message":"it failed"}}"#;
+        let head = "HTTP/1.1 400 X\r\nContent-Type: application/json\r\nConnection: close\r\n";
+        return write!(stream, "{head}Content-Length: {}\r\n\r\n{error}", error.len());
+    };
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+    write!(stream, "{head}{events}")?;
+    if !events.contains("message_stop") {
+        read.read_exact(&mut [0])?;
+    }
+    Ok(())
+}
+
+/// The events of an answer (Anthropic API documentation, "Streaming messages"), or of its beginning.
+fn said(text: &str, is_whole: bool) -> Option<String> {
+    let message = json!({
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [],
+        "stop_reason": null, "stop_sequence": null, "usage": { "input_tokens": 1, "output_tokens": 1 },
+    });
+    let block = json!({ "type": "text", "text": "" });
+    let delta = json!({ "type": "text_delta", "text": text });
+    let end = json!({ "stop_reason": "end_turn", "stop_sequence": null });
+    let events = [
+        json!({ "type": "message_start", "message": message }),
+        json!({ "type": "content_block_start", "index": 0, "content_block": block }),
+        json!({ "type": "content_block_delta", "index": 0, "delta": delta }),
+        json!({ "type": "content_block_stop", "index": 0 }),
+        json!({ "type": "message_delta", "delta": end, "usage": { "output_tokens": 5 } }),
+        json!({ "type": "message_stop" }),
+    ];
+    let count = if is_whole { events.len() } else { 3 };
+    let event =
+        |event: &Value| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap());
+    Some(events[..count].iter().map(event).collect())
+}
