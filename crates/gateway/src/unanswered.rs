@@ -158,6 +158,7 @@ mod tests {
             stderr_tail: vec![1; 64 * 1024].into(),
             unterminated: false,
             truncated: None,
+            guardian_lost: false,
         }));
         let before = peak();
         let lengths: Vec<_> = unanswered.answers(&reason).map(|it| it.len()).collect();

@@ -57,7 +57,11 @@ impl Leash {
             cwd: config.cwd.clone(),
             env: config.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         };
-        leash.request(&request.encode(), stdio).await?;
+        match leash.request(&request.encode(), stdio).await {
+            // It may have gone before it heard anything; the line's end says so, too.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+            _ => {}
+        }
         match report(&leash.line).await? {
             Some(Report::Started(pid)) => {
                 leash.pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
