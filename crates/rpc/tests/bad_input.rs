@@ -9,8 +9,9 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use support::{Raw, peer_and_raw, within};
 use tieline_proto::json::Limits;
-use tieline_proto::{ByteSize, Json, Lines};
-use tieline_rpc::{Answer, ErrorObject, Peer, PeerOptions, Router};
+use tieline_proto::jsonrpc::{Notification, Request};
+use tieline_proto::{ByteSize, Fault, Json, Lines};
+use tieline_rpc::{Answer, ErrorObject, Handler, Outcome, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, ChannelConfig, SenderExt};
 
 fn methods() -> Router {
@@ -231,6 +232,38 @@ async fn what_a_checking_framing_refuses_is_answered_by_what_is_wrong_with_it() 
         let answer = support::message(&mut receiver).await;
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&Value::Null, &json!(code)));
     }
+    sender.send(r#"{"jsonrpc":"2.0","id":8,"method":"length"}"#).await.unwrap();
+    assert_eq!(support::message(&mut receiver).await["result"], 0);
+}
+
+/// Answers like [`methods`], and panics when it is told of a fault.
+struct Nervous(Router);
+
+impl Handler for Nervous {
+    fn request(&self, request: Request, peer: &Peer) -> Answer<Outcome> {
+        Handler::request(&self.0, request, peer)
+    }
+
+    fn notification(&self, notification: Notification, peer: &Peer) -> Answer<()> {
+        Handler::notification(&self.0, notification, peer)
+    }
+
+    fn fault(&self, fault: &Fault) {
+        panic!("told of {fault}");
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_when_it_is_told_of_a_fault_does_not_end_the_line() {
+    let (ours, theirs) = tokio::io::duplex(65536);
+    let config = ChannelConfig::default();
+    let framing = Json::new(Lines::new(config.max_message), Limits::default());
+    let channel = support::framed(ours, framing, config);
+    let (_peer, driver) = Peer::new(channel, Nervous(methods()), PeerOptions::default());
+    tokio::spawn(driver);
+    let (mut sender, mut receiver) = support::lines(theirs, config).split();
+    sender.send("nonsense").await.unwrap();
+    assert_eq!(support::message(&mut receiver).await["error"]["code"], -32700);
     sender.send(r#"{"jsonrpc":"2.0","id":8,"method":"length"}"#).await.unwrap();
     assert_eq!(support::message(&mut receiver).await["result"], 0);
 }
