@@ -115,8 +115,8 @@ pub async fn bridge(
 
 /// As [`bridge`], with a far side from `target` that is connected again after it has ended, as
 /// `policy` says, for as long as the near side has more to say. What the near side says meanwhile
-/// waits. It hears nothing of a restart unless the [dialect](Bridge::dialect) is known: then what was
-/// under way is answered.
+/// waits; what was on its way to the one that ended is lost with it. The near side hears nothing of a
+/// restart unless the [dialect](Bridge::dialect) is known: then what was under way is answered.
 ///
 /// # Errors
 /// The first far side could not be connected to.
@@ -132,42 +132,44 @@ pub async fn bridge_supervised(
     let (mut sender, mut receiver) = near.split();
     let mut stop = pin!(stop);
     let (mut restarts, begun) = (Restarts::new(policy), Instant::now());
-    loop {
+    let joined = 'line: loop {
         let started = Instant::now();
         let joined = line.join((&mut sender, &mut receiver), far, stop.as_mut()).await;
-        let BridgeEnd::Far(reason) = &joined.end else {
-            return Ok(line.end((sender, receiver), joined).await);
-        };
-        let mut verdict =
-            restarts.ended(begun.elapsed(), started.elapsed(), !reason.is_clean(), random());
+        let BridgeEnd::Far(reason) = &joined.end else { break joined };
+        let (mut ran, mut failure) = (started.elapsed(), !reason.is_clean());
         if joined.near_has_ended || !line.answer(reason, &mut sender).await {
-            verdict = Verdict::Leave;
+            break joined;
         }
         far = loop {
-            let after = match verdict {
+            let after = match restarts.ended(begun.elapsed(), ran, failure, random()) {
                 Verdict::Restart { after } => after,
-                Verdict::Leave => return Ok(line.end((sender, receiver), joined).await),
+                Verdict::Leave => break 'line joined,
                 Verdict::Failed => {
                     tracing::error!(line = options.line, "given up: too many restarts");
-                    return Ok(line.end((sender, receiver), joined).await);
+                    break 'line joined;
                 }
             };
             tracing::warn!(line = options.line, "starting it again in {after:?}: {reason}");
-            tokio::select! {
-                () = tokio::time::sleep(after) => {}
-                () = sender.gone() => return Ok(line.end((sender, receiver), joined).await),
-                () = &mut stop => return Ok(line.end((sender, receiver), joined).await),
-            }
-            match target.connect().await {
+            let connected = async {
+                tokio::time::sleep(after).await;
+                target.connect().await
+            };
+            let connected = tokio::select! {
+                connected = connected => connected,
+                () = sender.gone() => break 'line joined,
+                () = &mut stop => break 'line joined,
+            };
+            match connected {
                 Ok(far) => break far,
                 Err(error) => {
                     tracing::error!(line = options.line, "{error}");
-                    verdict = restarts.ended(begun.elapsed(), Duration::ZERO, true, random());
+                    (ran, failure) = (Duration::ZERO, true);
                 }
             }
         };
         line.restarted.fetch_add(1, Relaxed);
-    }
+    };
+    Ok(line.end((sender, receiver), joined).await)
 }
 
 /// Evenly spread from 0 to 1. Each of the standard library's hashers begins with a random key.

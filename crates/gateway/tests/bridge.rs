@@ -1,15 +1,17 @@
 //! One line between two channels, without processes: what passes, and each way to end.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod support;
+
 use std::future::pending;
 use std::time::Duration;
 
+use support::{ended, message};
 use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, bridge};
 use tieline_proto::Lines;
 use tieline_transport::{
-    Channel, ChannelConfig, CloseReason, Endpoint, FramedChannel, Incoming, IoConnection,
-    MemoryChannel, Options, PerformanceProfile, Receiver, ReceiverExt, Registry, SenderExt,
-    TransportKind, memory_pair,
+    Channel, ChannelConfig, CloseReason, Endpoint, FramedChannel, IoConnection, MemoryChannel,
+    Options, PerformanceProfile, Registry, SenderExt, TransportKind, memory_pair,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -33,18 +35,6 @@ fn line() -> Line {
     };
     let report = tokio::spawn(bridge(near.boxed(), far.boxed(), Bridge::default(), stopped));
     Line { client, server, stop, report }
-}
-
-async fn message(receiver: &mut impl Receiver) -> String {
-    match receiver.recv().await {
-        Incoming::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
-        other => panic!("no message: {other:?}"),
-    }
-}
-
-async fn ended(receiver: &mut impl Receiver) {
-    let incoming = receiver.recv().await;
-    assert!(matches!(incoming, Incoming::End(_)), "{incoming:?}");
 }
 
 #[tokio::test]

@@ -1,15 +1,18 @@
 //! A far end that ends and is started again under a client that stays.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod support;
+
 use std::future::pending;
 
 use serde_json::{Value, json};
+use support::{ended, message};
 use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, bridge_supervised};
 use tieline_proto::RestartPolicy;
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
-    Channel, CloseReason, DynConnector, Endpoint, Incoming, MemoryChannel, Options, Receiver,
-    ReceiverExt, Registry, SenderExt, memory_pair,
+    Channel, CloseReason, DynConnector, Endpoint, Incoming, MemoryChannel, Options, ReceiverExt,
+    Registry, SenderExt, memory_pair,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -42,28 +45,16 @@ fn start(
     (client, stop, report)
 }
 
-async fn heard(receiver: &mut impl Receiver) -> String {
-    match receiver.recv().await {
-        Incoming::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
-        other => panic!("no message: {other:?}"),
-    }
-}
-
-async fn ended(receiver: &mut impl Receiver) {
-    let incoming = receiver.recv().await;
-    assert!(matches!(incoming, Incoming::End(_)), "{incoming:?}");
-}
-
 #[tokio::test]
 async fn a_client_goes_on_with_a_new_process_after_a_failure() {
     let (client, _stop, report) = start(PROGRAM, RestartPolicy::OnFailure, None);
     let (mut to_server, mut from_server) = client.split();
-    let mut last = heard(&mut from_server).await;
+    let mut last = message(&mut from_server).await;
     for _ in 0..3 {
         to_server.send("one").await.unwrap();
-        assert_eq!(heard(&mut from_server).await, "heard one");
+        assert_eq!(message(&mut from_server).await, "heard one");
         to_server.send("fail").await.unwrap();
-        let begun = heard(&mut from_server).await;
+        let begun = message(&mut from_server).await;
         assert!(begun.starts_with("begun ") && begun != last, "{begun}, {last}");
         last = begun;
     }
@@ -78,7 +69,7 @@ async fn a_client_goes_on_with_a_new_process_after_a_failure() {
 async fn without_a_policy_the_first_end_is_the_last() {
     let (client, _stop, report) = start(PROGRAM, RestartPolicy::Never, None);
     let (mut to_server, mut from_server) = client.split();
-    heard(&mut from_server).await;
+    message(&mut from_server).await;
     to_server.send("fail").await.unwrap();
     ended(&mut from_server).await;
     assert_eq!(report.await.unwrap().restarted, 0);
@@ -89,7 +80,7 @@ async fn a_program_that_always_fails_is_given_up_and_the_last_end_is_told() {
     let (client, _stop, report) = start("echo begun; exit 4", RestartPolicy::OnFailure, None);
     let (_to_server, mut from_server) = client.split();
     for _ in 0..6 {
-        assert_eq!(heard(&mut from_server).await, "begun");
+        assert_eq!(message(&mut from_server).await, "begun");
     }
     ended(&mut from_server).await;
     let report = report.await.unwrap();
@@ -104,10 +95,10 @@ async fn a_program_that_always_fails_is_given_up_and_the_last_end_is_told() {
 async fn a_client_with_nothing_more_to_say_gets_no_new_process() {
     let (client, _stop, report) = start(PROGRAM, RestartPolicy::Always, None);
     let (mut to_server, mut from_server) = client.split();
-    heard(&mut from_server).await;
+    message(&mut from_server).await;
     to_server.send("last").await.unwrap();
     to_server.close().await.unwrap();
-    assert_eq!(heard(&mut from_server).await, "heard last");
+    assert_eq!(message(&mut from_server).await, "heard last");
     ended(&mut from_server).await;
     assert_eq!(report.await.unwrap().restarted, 0);
 }
@@ -117,8 +108,8 @@ async fn a_stop_while_it_waits_to_start_again_is_the_end() {
     let (client, stop, report) = start("echo begun; exit 4", RestartPolicy::Always, None);
     let (_to_server, mut from_server) = client.split();
     // The second restart does not come at once.
-    assert_eq!(heard(&mut from_server).await, "begun");
-    assert_eq!(heard(&mut from_server).await, "begun");
+    assert_eq!(message(&mut from_server).await, "begun");
+    assert_eq!(message(&mut from_server).await, "begun");
     stop.send(()).unwrap();
     loop {
         match from_server.recv().await {
@@ -135,17 +126,17 @@ async fn what_was_under_way_is_answered_before_the_new_process_speaks() {
     let program = "echo '\"begun\"'; read line; read line; exit 9";
     let (client, _stop, report) = start(program, RestartPolicy::OnFailure, Some(Dialect::STRICT));
     let (mut to_server, mut from_server) = client.split();
-    assert_eq!(heard(&mut from_server).await, "\"begun\"");
+    assert_eq!(message(&mut from_server).await, "\"begun\"");
     for id in [1, 2] {
         let request = json!({"jsonrpc": "2.0", "id": id, "method": "m"});
         to_server.send(request.to_string()).await.unwrap();
     }
     for id in [1, 2] {
-        let answer: Value = serde_json::from_str(&heard(&mut from_server).await).unwrap();
+        let answer: Value = serde_json::from_str(&message(&mut from_server).await).unwrap();
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(id), &json!(-32000)));
         assert_eq!(answer["error"]["data"]["code"], 9);
     }
-    assert_eq!(heard(&mut from_server).await, "\"begun\"");
+    assert_eq!(message(&mut from_server).await, "\"begun\"");
     drop((to_server, from_server));
     report.await.unwrap();
 }

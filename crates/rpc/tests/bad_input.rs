@@ -218,15 +218,20 @@ async fn a_number_as_long_as_a_message_is_a_number_and_one_of_100_mb_costs_its_l
 }
 
 /// A channel that checks its messages itself hands on what is wrong with them.
-#[tokio::test]
-async fn what_a_checking_framing_refuses_is_answered_by_what_is_wrong_with_it() {
+/// A line to a peer that takes nothing but JSON.
+fn to_checking_peer(handler: impl Handler) -> impl Channel {
     let (ours, theirs) = tokio::io::duplex(65536);
     let config = ChannelConfig::default();
     let framing = Json::new(Lines::new(config.max_message), Limits::default());
     let channel = support::framed(ours, framing, config);
-    let (_peer, driver) = Peer::new(channel, methods(), PeerOptions::default());
+    let (_peer, driver) = Peer::new(channel, handler, PeerOptions::default());
     tokio::spawn(driver);
-    let (mut sender, mut receiver) = support::lines(theirs, config).split();
+    support::lines(theirs, config)
+}
+
+#[tokio::test]
+async fn what_a_checking_framing_refuses_is_answered_by_what_is_wrong_with_it() {
+    let (mut sender, mut receiver) = to_checking_peer(methods()).split();
     for (message, code) in [("nonsense".to_owned(), -32700), ("[".repeat(200), -32600)] {
         sender.send(message).await.unwrap();
         let answer = support::message(&mut receiver).await;
@@ -255,13 +260,7 @@ impl Handler for Nervous {
 
 #[tokio::test]
 async fn a_handler_that_panics_when_it_is_told_of_a_fault_does_not_end_the_line() {
-    let (ours, theirs) = tokio::io::duplex(65536);
-    let config = ChannelConfig::default();
-    let framing = Json::new(Lines::new(config.max_message), Limits::default());
-    let channel = support::framed(ours, framing, config);
-    let (_peer, driver) = Peer::new(channel, Nervous(methods()), PeerOptions::default());
-    tokio::spawn(driver);
-    let (mut sender, mut receiver) = support::lines(theirs, config).split();
+    let (mut sender, mut receiver) = to_checking_peer(Nervous(methods())).split();
     sender.send("nonsense").await.unwrap();
     assert_eq!(support::message(&mut receiver).await["error"]["code"], -32700);
     sender.send(r#"{"jsonrpc":"2.0","id":8,"method":"length"}"#).await.unwrap();

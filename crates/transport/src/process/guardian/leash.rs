@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use super::wire::{Order, Report, Request, send};
+use super::wire::{MOST, Order, Report, Request, send};
 use crate::process::{ProcessConfig, reaper};
 use crate::{BoxFuture, Guardian, guardian};
 
@@ -57,7 +57,11 @@ impl Leash {
             cwd: config.cwd.clone(),
             env: config.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         };
-        match leash.request(&request.encode(), stdio).await {
+        let request = request.encode();
+        if request.len() > MOST {
+            return Err(rustix::io::Errno::TOOBIG.into());
+        }
+        match leash.request(&request, stdio).await {
             // It may have gone before it heard anything; the line's end says so, too.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
             _ => {}

@@ -13,6 +13,9 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+/// The longest request, in bytes. No kernel takes arguments and an environment that are longer.
+pub(super) const MOST: usize = 16 * 1024 * 1024;
+
 /// The descriptors that go with a request: the child's stdin, stdout and stderr.
 const DESCRIPTORS: usize = 3;
 
@@ -84,7 +87,11 @@ impl Request {
             }
         }
         line.read_exact(length.get_mut(received.bytes..).unwrap_or_default())?;
-        let mut body = vec![0; u32::from_le_bytes(length) as usize];
+        let length = u32::from_le_bytes(length) as usize;
+        if length > MOST {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut body = vec![0; length];
         line.read_exact(&mut body)?;
         let request = Self::decode(&body).ok_or(io::ErrorKind::InvalidData)?;
         Ok((request, descriptors))
