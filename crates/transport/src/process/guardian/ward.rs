@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use rustix::process::{
@@ -53,13 +54,15 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
     // When nobody listens any more, the line is at its end, which is noticed below.
     let _ = line.write_all(&report.encode());
     let listening = line.try_clone()?;
-    let ward = Ward { line, child, is_ending: child.is_none(), is_child_killed: false };
+    let orders = Arc::new(Orders::default());
+    orders.end.store(child.is_none(), Relaxed);
+    let ward = Ward { line, child, orders: orders.clone(), is_child_killed: false };
     let ward = Arc::new(Mutex::new(ward));
     let listener = ward.clone();
     // Without a thread there is nobody to listen for the end: let it be now.
     std::thread::Builder::new()
         .stack_size(256 << 10)
-        .spawn(move || listen(listening, &listener))?;
+        .spawn(move || listen(listening, &orders, &listener))?;
     loop {
         let ended = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         lock(&ward).settle();
@@ -70,32 +73,64 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
     }
 }
 
+/// What it was told, and has not done yet.
+#[derive(Default)]
+struct Orders {
+    terminate: AtomicBool,
+    /// To be done until there is nobody left.
+    end: AtomicBool,
+}
+
+/// So many are reaped before orders are looked at again. Children may end as fast as they are reaped,
+/// for ever.
+const AT_ONCE: usize = 64;
+
 /// What a guardian answers for. Whoever has the lock may signal: nobody is reaped meanwhile.
 struct Ward {
     line: UnixStream,
     /// Until it has ended.
     child: Option<Pid>,
-    is_ending: bool,
+    orders: Arc<Orders>,
     is_child_killed: bool,
 }
 
 impl Ward {
-    /// Reaps who has ended; kills who is left, where that is asked for, and goes when nobody is.
+    /// Does what was ordered, and reaps who has ended. Goes when nobody is left, where that is asked
+    /// for.
     fn settle(&mut self) {
         loop {
+            if self.orders.terminate.swap(false, Relaxed) {
+                tree::terminate();
+            }
+            let are_more = self.reap();
+            if self.orders.end.load(Relaxed) {
+                self.kill();
+            }
+            if !are_more {
+                return;
+            }
+        }
+    }
+
+    /// Reaps who has ended; whether there may be more of them.
+    fn reap(&mut self) -> bool {
+        for _ in 0..AT_ONCE {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if self.child == Some(pid) => {
                     self.child = None;
                     let _ = self.line.write_all(&Report::Ended(status.as_raw()).encode());
                 }
                 Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
-                Ok(None) => break,
-                Err(_) if self.is_ending => exit(0),
-                Err(_) => return,
+                Ok(None) => return false,
+                Err(_) if self.orders.end.load(Relaxed) => exit(0),
+                Err(_) => return false,
             }
         }
+        true
+    }
+
+    fn kill(&mut self) {
         match self.child {
-            _ if !self.is_ending => {}
             // Mostly there is nobody else, and then nobody has to be looked for: this is called
             // again when it has ended, and if it takes its time.
             Some(child) if !std::mem::replace(&mut self.is_child_killed, true) => {
@@ -115,24 +150,36 @@ impl Ward {
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const LOOK_AT_LEAST: Duration = Duration::from_millis(200);
 
-fn listen(mut line: UnixStream, ward: &Mutex<Ward>) {
+fn listen(mut line: UnixStream, orders: &Orders, ward: &Mutex<Ward>) {
     let mut byte = [0];
     loop {
         match line.read(&mut byte) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(1) if Order::decode(byte) == Order::Terminate => {
-                let _ward = lock(ward);
-                tree::terminate();
+                orders.terminate.store(true, Relaxed);
+                // Whoever has the lock may keep it for long, and then does it.
+                while orders.terminate.load(Relaxed) {
+                    settle_or(ward, LOOK_AGAIN);
+                }
             }
             _ => break,
         }
     }
-    lock(ward).is_ending = true;
+    orders.end.store(true, Relaxed);
     let mut pause = LOOK_AGAIN;
     loop {
-        lock(ward).settle();
+        settle_or(ward, Duration::ZERO);
         std::thread::sleep(pause);
         pause = (pause * 2).min(LOOK_AT_LEAST);
+    }
+}
+
+/// Settles, if nobody does already.
+fn settle_or(ward: &Mutex<Ward>, pause: Duration) {
+    match ward.try_lock() {
+        Ok(mut ward) => ward.settle(),
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().settle(),
+        Err(TryLockError::WouldBlock) => std::thread::sleep(pause),
     }
 }
 
