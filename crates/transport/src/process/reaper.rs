@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 pub(super) type Reaped = Box<dyn FnOnce() + Send>;
 
 enum Job {
-    Spawn(Command, oneshot::Sender<io::Result<Child>>),
+    Spawn(Command, oneshot::Sender<io::Result<Unclaimed>>),
     Reap(Dying),
     Tell(Sender<()>),
 }
@@ -34,7 +34,27 @@ struct Dying {
 pub(super) async fn spawn(command: Command) -> io::Result<Child> {
     let (answer, started) = oneshot::channel();
     thread()?.send(Job::Spawn(command, answer)).map_err(|_| io::ErrorKind::BrokenPipe)?;
-    started.await.map_err(|_| io::ErrorKind::BrokenPipe)?
+    let started = started.await.map_err(|_| io::ErrorKind::BrokenPipe)??;
+    started.claim().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+}
+
+/// A child that was started, until somebody takes it: who asked for it may be gone when it is handed
+/// over, or in the moment behind that.
+struct Unclaimed(Option<Child>);
+
+impl Unclaimed {
+    fn claim(mut self) -> Option<Child> {
+        self.0.take()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(child) = self.0.take() {
+            kill_group(&child);
+            reap(child, None);
+        }
+    }
 }
 
 /// Waits for a child that was killed. Never blocks.
@@ -124,10 +144,8 @@ impl Reaper {
                 Ok(Job::Spawn(mut command, answer)) => {
                     let spawned = command.spawn();
                     self.started.extend(spawned.as_ref().ok().map(Child::id));
-                    if let Err(Ok(unwanted)) = answer.send(spawned) {
-                        kill_group(&unwanted);
-                        self.dying.push(Dying { child: unwanted, is_guardian: false, then: None });
-                    }
+                    // Where nobody waits for it any more, it is dropped, and comes back to be reaped.
+                    let _ = answer.send(spawned.map(|child| Unclaimed(Some(child))));
                 }
                 Ok(Job::Reap(dying)) => self.dying.push(dying),
                 Ok(Job::Tell(waiting)) => self.waiting.push(waiting),
@@ -189,33 +207,36 @@ mod orphans {
     use super::*;
     use crate::process::guardian::tree;
     use rustix::process::{WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
-    use std::sync::atomic::{AtomicBool, Ordering};
 
-    static ADOPTED: AtomicBool = AtomicBool::new(false);
+    /// Who was a child of ours before we adopted anybody: a shell may have started others before it
+    /// became this program.
+    static ADOPTED: OnceLock<BTreeSet<u32>> = OnceLock::new();
 
     /// Lets the orphans of a guardian that somebody kills come to this process, which ends them.
     /// Without this they are init's, and nobody's.
     ///
-    /// This process MUST have no child processes but those of its lines: when a guardian was
-    /// killed, whoever is a child of this process and of no line is an orphan, and is killed.
+    /// From here on this process MUST start no child processes but those of its lines: when a guardian
+    /// was killed, whoever is a child of this process and of no line is an orphan, and is killed.
+    /// Children that are there when this is called first are left alone; the orphans of theirs are not.
     ///
     /// # Errors
     /// The kernel does not let it be.
     pub fn adopt_orphans() -> io::Result<()> {
-        set_child_subreaper(Some(getpid()))?;
-        ADOPTED.store(true, Ordering::Relaxed);
-        Ok(())
+        // Before any orphan can come.
+        ADOPTED.get_or_init(|| tree::children().into_iter().map(number).collect());
+        Ok(set_child_subreaper(Some(getpid()))?)
     }
 
     /// Kills and reaps all who are children of ours and were not started by us; whether there was
     /// anybody.
     pub(super) fn kill(started: &BTreeSet<u32>) -> bool {
-        if !ADOPTED.load(Ordering::Relaxed) {
-            return false;
-        }
-        let is_ours = |pid: &Pid| started.contains(&pid.as_raw_nonzero().get().unsigned_abs());
+        let Some(strangers) = ADOPTED.get() else { return false };
+        let is_orphan = |pid: &Pid| {
+            let number = number(*pid);
+            !started.contains(&number) && !strangers.contains(&number)
+        };
         let mut orphans = tree::children();
-        orphans.retain(|pid| !is_ours(pid));
+        orphans.retain(is_orphan);
         for orphan in &orphans {
             // Only this thread reaps it, so the number is its own.
             let _ = kill_process(*orphan, Signal::KILL);
@@ -223,11 +244,40 @@ mod orphans {
         }
         !orphans.is_empty()
     }
+
+    fn number(pid: Pid) -> u32 {
+        pid.as_raw_nonzero().get().unsigned_abs()
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod orphans {
     pub(super) fn kill(_: &std::collections::BTreeSet<u32>) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::process::CommandExt;
+    use std::process::Stdio;
+
+    #[test]
+    fn a_child_that_was_started_and_never_taken_is_ended() {
+        let (said, write) = io::pipe().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$; exec sleep 10000"]).process_group(0);
+        command.stdin(Stdio::null()).stdout(write);
+        let (answer, started) = oneshot::channel();
+        thread().unwrap().send(Job::Spawn(command, answer)).ok().unwrap();
+        let mut pid = String::new();
+        BufReader::new(said).read_line(&mut pid).unwrap();
+        // Whatever was asked before this is done: it is on its way to who asked.
+        assert!(until_children_are_gone(tieline_testkit::wait::LIMIT));
+        drop(started);
+        tieline_testkit::wait::until_ended(pid.trim().parse().unwrap());
+        assert!(until_children_are_gone(tieline_testkit::wait::LIMIT));
     }
 }

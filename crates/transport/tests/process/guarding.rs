@@ -102,6 +102,29 @@ fn a_child_that_kills_its_guardian_is_ended_and_what_it_left_is_adopted() {
 }
 
 #[test]
+fn who_was_a_child_before_anybody_was_adopted_is_left_alone() {
+    let mut helper = helper::plain(test_name!(), || {
+        let mut before = std::process::Command::new("cat");
+        before.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+        let mut before = before.spawn().unwrap();
+        adopt_orphans().unwrap();
+        let mark = misbehave::new_mark();
+        block_on(async {
+            let to_do = ["daemon", "say=up", "read", "guardian=KILL", "stay"];
+            let (mut sender, mut receiver, _) = lines(&guarded(&mark, &to_do)).await;
+            assert_eq!(message(receiver.recv().await), "up");
+            sender.send("now").await.unwrap();
+            assert!(exit(end(receiver.recv().await)).guardian_lost);
+        });
+        assert!(until_children_are_gone(wait::LIMIT));
+        assert_eq!(misbehave::survivors(&mark), [0; 0]);
+        drop(before.stdin.take());
+        assert_eq!(before.wait().unwrap().code(), Some(0));
+    });
+    helper::succeeds(&mut helper);
+}
+
+#[test]
 fn without_adoption_the_child_of_a_killed_guardian_is_killed_and_what_had_left_it_is_not() {
     block_on(async {
         let mark = misbehave::new_mark();
