@@ -1,6 +1,8 @@
 //! What a guardian adds, and that it takes nothing away.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid,
+};
 use tieline_testkit::wait::block_on;
 use tieline_testkit::{helper, misbehave, test_name};
 use tieline_transport::{SenderExt, adopt_orphans, until_children_are_gone};
@@ -151,6 +153,33 @@ fn a_guardian_that_is_stopped_is_made_to_go_on() {
         drop((sender, receiver));
     });
     until_none_survives(&mark);
+}
+
+#[test]
+fn a_stopped_guardian_goes_on_when_the_program_is_killed() {
+    let mark = misbehave::new_mark();
+    let mut helper = helper::plain(test_name!(), || {
+        let mark = std::env::var("MARK").unwrap();
+        block_on(async {
+            let to_do = ["ignore", "daemon", "guardian=STOP", "say=up", "stay"];
+            let (_sender, mut receiver, _) = lines(&guarded(&mark, &to_do)).await;
+            assert_eq!(message(receiver.recv().await), "up");
+            eprintln!("it is up");
+            std::future::pending::<()>().await;
+        });
+    });
+    // Else the kernel wakes what has stopped, as nobody of its session is its parent any more.
+    set_child_subreaper(Some(getpid())).unwrap();
+    helper.env("MARK", &mark).stdout(std::process::Stdio::null());
+    let mut started = helper.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let stderr = std::io::BufReader::new(started.stderr.take().unwrap());
+    assert!(std::io::BufRead::lines(stderr).any(|line| line.unwrap() == "it is up"));
+    let [guardian] = misbehave::children_of(started.id())[..] else { panic!("not one guardian") };
+    kill_process(Pid::from_child(&started), Signal::KILL).unwrap();
+    started.wait().unwrap();
+    until_none_survives(&mark);
+    waitpid(Pid::from_raw(guardian as i32), WaitOptions::empty()).unwrap();
+    set_child_subreaper(None).unwrap();
 }
 
 #[test]

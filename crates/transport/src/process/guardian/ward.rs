@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, set_child_subreaper,
-    wait, waitid,
+    set_parent_process_death_signal, wait, waitid,
 };
 
 use super::wire::{Order, Report, Request};
@@ -47,6 +47,8 @@ fn take_stdin() -> io::Result<UnixStream> {
 fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Result<()> {
     let signals = exec::take_no_signal();
     set_child_subreaper(Some(getpid()))?;
+    // One that somebody has stopped goes on at our end. The thread that started it lives as long as we.
+    set_parent_process_death_signal(Some(Signal::CONT))?;
     let (child, report) = match start(request, stdio, signals) {
         Ok(child) => (Some(child), Report::Started(child.as_raw_nonzero().get())),
         Err(error) => (None, Report::Failed(error.raw_os_error().unwrap_or_default())),
