@@ -11,6 +11,19 @@ use tieline_transport::BoxFuture;
 
 type Callback<A, R> = Arc<dyn Fn(A) -> BoxFuture<'static, R> + Send + Sync>;
 
+/// All of it is done where the future is awaited, what stands before its first `await` too.
+fn callback<A, R, F>(callback: impl Fn(A) -> F + Send + Sync + 'static) -> Callback<A, R>
+where
+    A: Send + 'static,
+    F: Future<Output = R> + Send + 'static,
+{
+    let callback = Arc::new(callback);
+    Arc::new(move |argument| {
+        let callback = callback.clone();
+        Box::pin(async move { callback(argument).await })
+    })
+}
+
 /// What answers the program. Each callback runs in a task of its own: none holds up the messages, or
 /// another. One that panics is an error to the program; one whose request the program withdraws is
 /// dropped where it waits.
@@ -96,36 +109,35 @@ impl Callbacks {
         Self::default()
     }
 
-    /// Asks `callback` for each tool that is neither allowed nor forbidden by rule.
+    /// Asks `answer` for each tool that is neither allowed nor forbidden by rule.
     #[must_use]
     pub fn can_use_tool<F>(
         mut self,
-        callback: impl Fn(ToolRequest) -> F + Send + Sync + 'static,
+        answer: impl Fn(ToolRequest) -> F + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = Permission> + Send + 'static,
     {
-        self.can_use_tool = Some(Arc::new(move |request| Box::pin(callback(request))));
+        self.can_use_tool = Some(callback(answer));
         self
     }
 
-    /// Calls `callback` at each `event` (`PreToolUse`, `Stop`, …), for tools that `matcher` matches.
+    /// Calls `answer` at each `event` (`PreToolUse`, `Stop`, …), for tools that `matcher` matches.
     /// It gets the hook's input and gives its output, `{}` to change nothing.
     #[must_use]
     pub fn hook<F>(
         mut self,
         event: impl Into<String>,
         matcher: Option<&str>,
-        callback: impl Fn(Value) -> F + Send + Sync + 'static,
+        answer: impl Fn(Value) -> F + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = Value> + Send + 'static,
     {
-        let callback: Callback<_, _> = Arc::new(move |input| Box::pin(callback(input)));
         self.hooks.push(Hook {
             event: event.into(),
             matcher: matcher.map(str::to_owned),
-            callback,
+            callback: callback(answer),
         });
         self
     }
@@ -136,12 +148,12 @@ impl Callbacks {
     pub fn mcp_server<F>(
         mut self,
         name: impl Into<String>,
-        callback: impl Fn(Value) -> F + Send + Sync + 'static,
+        answer: impl Fn(Value) -> F + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = Value> + Send + 'static,
     {
-        self.mcp.insert(name.into(), Arc::new(move |message| Box::pin(callback(message))));
+        self.mcp.insert(name.into(), callback(answer));
         self
     }
 

@@ -105,7 +105,7 @@ async fn a_withdrawn_question_gets_no_answer_and_holds_up_nothing() {
     }
     let wait = ASK.replace('T', "Wait");
     let (_directory, options) = scripted(&format!(
-        "ask a '{wait}'; say '{{\"type\":\"keep_alive\"}}'; withdraw a; withdraw nobody
+        "ask a '{wait}'; hear; say '{{\"type\":\"keep_alive\"}}'; withdraw a; withdraw nobody
         ask b '{ASK}'; tell_all"
     ));
     let (tell, mut dropped) = mpsc::unbounded_channel();
@@ -124,11 +124,12 @@ async fn a_withdrawn_question_gets_no_answer_and_holds_up_nothing() {
     });
     let options = Options { callbacks, ..options };
     let (session, mut inbox) = Session::connect(&options).await.unwrap();
+    let is_dropped = within("the question", dropped.recv()).await.unwrap();
+    session.say("withdraw it").await.unwrap();
     let answer = json!({ "behavior": "deny", "message": "no", "interrupt": true });
     let response = json!({ "subtype": "success", "request_id": "b", "response": answer });
     let expected = json!({ "type": "control_response", "response": response });
     assert_eq!(told(&mut inbox).await, expected);
-    let is_dropped = within("the question", dropped.recv()).await.unwrap();
     within("its end", is_dropped).await.unwrap();
     assert_eq!(session.counts().lost, 0);
 }
@@ -191,6 +192,26 @@ async fn a_callback_that_panics_is_an_error_and_nothing_else() {
     for id in ["a", "b"] {
         let response = told(&mut inbox).await["response"].take();
         assert_eq!((&response["subtype"], &response["request_id"]), (&json!("error"), &json!(id)));
+    }
+}
+
+#[tokio::test]
+async fn a_callback_that_panics_before_it_waits_is_an_error_and_nothing_else() {
+    fn fails<T>(value: &serde_json::Value) -> std::future::Ready<T> {
+        panic!("on purpose: {value}")
+    }
+    let hook = r#"{"subtype":"hook_callback","callback_id":"hook_0","input":{}}"#;
+    let mcp = r#"{"subtype":"mcp_message","server_name":"s","message":{"id":1}}"#;
+    let (_directory, options) = scripted(&format!(
+        "for it in '{ASK}' '{hook}' '{mcp}'; do ask a \"$it\"; hear; tell; done; tell_all"
+    ));
+    let callbacks = Callbacks::new().can_use_tool(|tool| fails(&tool.raw));
+    let callbacks = callbacks.hook("Stop", None, |it| fails(&it)).mcp_server("s", |it| fails(&it));
+    let options = Options { callbacks, ..options };
+    let (_session, mut inbox) = Session::connect(&options).await.unwrap();
+    for _ in 0..3 {
+        let response = told(&mut inbox).await["response"].take();
+        assert_eq!((&response["subtype"], &response["request_id"]), (&json!("error"), &json!("a")));
     }
 }
 
