@@ -52,6 +52,7 @@ impl Cli {
             cwd: options.cwd.clone(),
             env: options.environment(),
             stop: options.stop,
+            guardian: options.guardian.clone(),
             ..ProcessConfig::new(program).with_args(options.args())
         };
         let framing = Json::new(Lines::new(options.channel.max_message), Limits::default());
@@ -71,8 +72,8 @@ impl Cli {
         })))
     }
 
-    /// Writes one message, as one line. Waits while the program does not read; after 10 s without
-    /// progress the line ends. Dropped half-way, it has queued the whole line or nothing of it.
+    /// Writes one message, as one line. Waits while the program does not read; after
+    /// [`Options::channel`]'s `stall_timeout`, 60 s, without progress the line ends. Dropped half-way, it has queued the whole line or nothing of it.
     ///
     /// # Errors
     /// [`Error::NotSent`]: the message is above the limit. [`Error::Closed`]: the line has ended, or

@@ -37,7 +37,7 @@
 //! - A line that is no message costs that line, and is an item of the stream.
 //! - Nothing waits for a callback but what it answers.
 //! - Dropping everything ends the program and all of its process group at once; `close` does it in
-//!   stages.
+//!   stages. With a [`guardian`](Options::guardian) nothing of it is left, whatever happens.
 //! - What nobody takes holds up the program, not our memory: a session keeps 16 MiB.
 //! - The program's stderr is always read, and its last words are in the reason of its end.
 //!

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use tieline_transport::{ChannelConfig, Environment, StopTimeouts};
+use tieline_transport::{ChannelConfig, Environment, Guardian, StopTimeouts};
 
 use super::Callbacks;
 
@@ -89,14 +89,21 @@ pub struct Options {
     pub session_state_events: bool,
     /// What the program may ask of us.
     pub callbacks: Callbacks,
-    /// How the line behaves: the largest message is 16 MiB by default.
+    /// How the line behaves: by default the largest message is 16 MiB, and a program that reads nothing
+    /// for 60 s while something is to be written is given up; it may be starting MCP servers.
     pub channel: ChannelConfig,
     /// How long each stage of [`close`](super::Cli::close) may take.
     pub stop: StopTimeouts,
+    /// What ends all that came of the program, whatever it did to get away: the commands it runs lead
+    /// groups of their own. None by default, and then the program's own group is all that is ended.
+    pub guardian: Option<Guardian>,
     /// How long an answer to a control request may take; 60 s by default. `initialize` has 60 s at
     /// least.
     pub request_timeout: Duration,
 }
+
+/// What the program is given to begin to read, and to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Default for Options {
     fn default() -> Self {
@@ -139,9 +146,10 @@ impl Default for Options {
             extra_args: Vec::new(),
             session_state_events: false,
             callbacks: Callbacks::default(),
-            channel: ChannelConfig::default(),
+            channel: ChannelConfig { stall_timeout: PATIENCE, ..ChannelConfig::default() },
             stop: StopTimeouts::default(),
-            request_timeout: Duration::from_secs(60),
+            guardian: None,
+            request_timeout: PATIENCE,
         }
     }
 }
@@ -302,6 +310,13 @@ mod tests {
             );
             assert_eq!(args[ALWAYS..], **expected);
         }
+    }
+
+    #[test]
+    fn a_program_that_is_slow_to_start_is_waited_for() {
+        // As long for its reading as for its answer to what it reads.
+        let options = Options::default();
+        assert!(options.channel.stall_timeout >= options.request_timeout);
     }
 
     #[test]
