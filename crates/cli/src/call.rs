@@ -13,6 +13,7 @@ use crate::args::Call;
 use crate::pretty::pretty;
 use crate::report::Failure;
 use crate::signals::Signals;
+use crate::terminal::spelled;
 
 pub(crate) async fn run(args: Call) -> Result<(), Failure> {
     let signals = Signals::listen()?;
@@ -44,7 +45,10 @@ async fn call(args: &Call) -> Result<(), Failure> {
         }
         let result = call.call_raw().await.map_err(|error| said(explain(&error)))?;
         let is_terminal = std::io::stdout().is_terminal();
-        let result = if is_terminal { pretty(&result).into_bytes() } else { result.to_vec() };
+        let result = match is_terminal {
+            true => spelled(&pretty(&result)).into_bytes(),
+            false => result.to_vec(),
+        };
         printer.print(result).await;
     }
     peer.close().await;
@@ -123,6 +127,11 @@ impl Printer {
             let _ = done.send(printed);
         })?;
         Ok((Self(texts), wait))
+    }
+
+    /// Completes when nothing can be printed any more.
+    pub(crate) async fn closed(&self) {
+        self.0.closed().await;
     }
 
     /// Prints a line.

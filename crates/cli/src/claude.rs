@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use tieline_agents::claude::{Error, Message, Options, query};
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE};
-use tieline_transport::{ChannelConfig, CloseReason};
+use tieline_transport::{ChannelConfig, CloseReason, Guardian};
 
 use crate::call::{Printer, read_stdin};
 use crate::report::Failure;
 use crate::signals::Signals;
+use crate::terminal::{harmless, spelled};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -70,7 +71,7 @@ pub(crate) async fn run(args: Claude) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     tokio::select! {
         asked = ask(args) => asked,
-        // Dropping the answer ends the program and its group.
+        // Dropping the answer ends the program and all that came of it.
         () = signals.first() => Err(Failure::Said("ended by a signal".into())),
     }
 }
@@ -86,14 +87,20 @@ async fn ask(args: Claude) -> Result<(), Failure> {
     let mut text = Text::default();
     let is_terminal = std::io::stdout().is_terminal();
     let mut outcome = Outcome::default();
-    while let Some(message) = answer.next().await {
+    loop {
+        let message = tokio::select! {
+            message = answer.next() => message,
+            // Nobody reads what else is said.
+            () = printer.closed() => break,
+        };
         let message = match message {
-            Ok(message) => message,
-            Err(Error::Closed(reason)) => {
+            None => break,
+            Some(Ok(message)) => message,
+            Some(Err(Error::Closed(reason))) => {
                 outcome.closed = Some(reason);
                 continue;
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 tracing::warn!("{error}");
                 continue;
             }
@@ -102,6 +109,9 @@ async fn ask(args: Claude) -> Result<(), Failure> {
         let said = match output {
             Output::Text if is_terminal => text.of(&message).map(|said| harmless(&said)),
             Output::Text => text.of(&message),
+            Output::Json if is_terminal => {
+                Some(format!("{}\n", spelled(&message.raw().to_string())))
+            }
             Output::Json => Some(format!("{}\n", message.raw())),
         };
         if let Some(said) = said {
@@ -124,6 +134,7 @@ async fn from_stdin(limit: ByteSize) -> Result<String, Failure> {
 
 impl Claude {
     fn options(self) -> Options {
+        let defaults = Options::default();
         Options {
             program: self.program,
             cwd: self.cwd,
@@ -134,8 +145,10 @@ impl Claude {
             resume: self.resume,
             extra_args: self.more,
             include_partial_messages: self.output == Output::Text,
-            channel: ChannelConfig { max_message: self.max_message, ..ChannelConfig::default() },
-            ..Options::default()
+            channel: ChannelConfig { max_message: self.max_message, ..defaults.channel },
+            // As `main` did first of all.
+            guardian: Some(Guardian::of_this_program()),
+            ..defaults
         }
     }
 }
@@ -145,12 +158,6 @@ fn failure(error: Error) -> Failure {
         Error::Launch(error) => Failure::Transport(error),
         error => Failure::Said(error.to_string()),
     }
-}
-
-/// Without what would make a terminal do something.
-fn harmless(text: &str) -> String {
-    let is_shown = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-    text.chars().filter(is_shown).collect()
 }
 
 /// How it went.
@@ -220,15 +227,5 @@ impl Text {
     /// What ends the last line.
     fn end(&mut self) -> &'static str {
         if std::mem::take(&mut self.open) { "\n" } else { "" }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_terminal_gets_no_commands() {
-        assert_eq!(harmless("a\u{1b}]0;title\u{7}\tb\r\n\u{9b}1mé"), "a]0;title\tb\n1mé");
     }
 }

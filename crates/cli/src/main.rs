@@ -13,6 +13,7 @@ mod report;
 mod serve;
 mod signals;
 mod stderr;
+mod terminal;
 
 use std::io::Write;
 use std::process::ExitCode;

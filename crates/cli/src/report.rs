@@ -9,6 +9,7 @@ use serde_json::json;
 use tieline_transport::{ErrorKind, TransportError};
 
 use crate::args::LogFormat;
+use crate::terminal::spelled;
 
 /// Why the program did not do what it should.
 pub(crate) enum Failure {
@@ -24,7 +25,8 @@ impl Failure {
     /// Says it on stderr, where somebody may be reading.
     pub(crate) fn print(&self, format: LogFormat) {
         let text = match format {
-            LogFormat::Text => self.text(),
+            // Much of it is somebody else's words, and it is read at a terminal.
+            LogFormat::Text => spelled(&self.text()),
             LogFormat::Json => self.json(),
         };
         crate::stderr::say(text.as_bytes());

@@ -111,6 +111,55 @@ fn the_program_does_not_take_itself_for_its_own_child() {
     assert_eq!((finished.code, &said["entry"]), (Some(0), &json!("tieline")), "{finished:?}");
 }
 
+/// A program in place of the real one.
+fn scripted(home: &Path, script: &str) -> Command {
+    let program = home.join("program");
+    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+    tieline(["claude", "-p", "hello", "--program", program.to_str().unwrap()])
+}
+
+#[test]
+fn the_words_of_an_error_are_no_commands_to_a_terminal() {
+    let home = tempfile::tempdir().unwrap();
+    let said = r#"{"type":"result","is_error":true,"result":"\u001b[31mred\u009b0m"}"#;
+    let mut command = scripted(home.path(), &format!("printf '%s\\n' '{said}'"));
+    let finished = Program::start(&mut command).finish();
+    let expected = "tieline: claude: \\u001b[31mred\\u009b0m\n";
+    assert!(finished.stderr.ends_with(expected), "{finished:?}");
+}
+
+#[test]
+fn an_answer_that_nobody_reads_is_ended() {
+    let home = tempfile::tempdir().unwrap();
+    let said = r#"{"type":"assistant","message":{"content":"and so on\n"}}"#;
+    // For ever, and it does not mind.
+    let script =
+        format!("trap '' PIPE TERM; while :; do printf '%s\\n' '{said}'; done 2>/dev/null");
+    let mut command = scripted(home.path(), &script);
+    let (read, write) = std::io::pipe().unwrap();
+    command.stdin(std::process::Stdio::null()).stdout(write).stderr(std::process::Stdio::piped());
+    /// Ended with the test, too.
+    struct Started(std::process::Child);
+    impl Drop for Started {
+        fn drop(&mut self) {
+            let _ = self.0.kill().and_then(|()| self.0.wait());
+        }
+    }
+    let mut started = Started(command.spawn().unwrap());
+    // What holds the writing end, too.
+    drop(command);
+    let mut read = BufReader::new(read);
+    read.read_line(&mut String::new()).unwrap();
+    drop(read);
+    let mut status = None;
+    until("it ends", || {
+        status = started.0.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.unwrap().code(), Some(1));
+}
+
 #[test]
 fn an_interrupted_question_leaves_nothing_behind() {
     // The first words, and then nothing more.

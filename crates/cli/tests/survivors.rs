@@ -118,6 +118,31 @@ fn connect_that_is_killed_leaves_nothing() {
     until("nothing is left", || survivors(&mark).is_empty());
 }
 
+#[test]
+fn a_question_that_is_interrupted_or_killed_leaves_nothing() {
+    for signal in [Signal::INT, Signal::KILL] {
+        let mark = misbehave::new_mark();
+        let home = tempfile::tempdir().unwrap();
+        let text = r#"{"type":"assistant","message":{"content":"up"}}"#;
+        let say = format!("say={text}");
+        let to_do = ["ignore", "daemon", "holder", "child", &say, "stay"];
+        let words = misbehave::command(&mark, &to_do);
+        let quoted = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''")));
+        let script = format!("#!/bin/sh\nexec {}\n", quoted.collect::<Vec<_>>().join(" "));
+        let program = home.path().join("claude");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+        let args = ["claude", "-p", "hello", "--program", program.to_str().unwrap()];
+        let mut asked = Program::start(&mut tieline(args));
+        // Not a whole line: the answer may go on.
+        until("it speaks", || asked.stdout() == "up");
+        assert_eq!(survivors(&mark).len(), 4);
+        asked.signal(signal);
+        asked.wait();
+        until("nothing is left", || survivors(&mark).is_empty());
+    }
+}
+
 /// The program in a place that everybody can reach, for its owner and others alone to execute.
 fn copied(directory: &Path) -> std::path::PathBuf {
     fs::set_permissions(directory, PermissionsExt::from_mode(0o777)).unwrap();

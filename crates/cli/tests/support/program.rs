@@ -92,6 +92,10 @@ impl Program {
         Finished { code, stdout: self.stdout.whole(), stderr: self.stderr.whole() }
     }
 
+    pub(crate) fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
     pub(crate) fn stderr(&self) -> String {
         self.stderr.text()
     }
