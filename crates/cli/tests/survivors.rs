@@ -143,6 +143,27 @@ fn a_question_that_is_interrupted_or_killed_leaves_nothing() {
     }
 }
 
+#[test]
+fn nothing_is_left_where_proc_is_another_namespaces() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run as root: no namespace can be made");
+        return;
+    }
+    let mark = misbehave::new_mark();
+    let to_do = ["ignore", "daemon", "child", "say=up", "exit=0"];
+    let command = serde_json::to_string(&misbehave::command(&mark, &to_do)).unwrap();
+    let mut namespace = Command::new("unshare");
+    namespace.args(["--pid", "--fork", "--kill-child", "sh", "-c"]);
+    // The namespace lives on when the line has ended.
+    namespace.arg("\"$0\" connect \"$1\"; echo over; read -r _");
+    namespace.args([env!("CARGO_BIN_EXE_tieline"), &format!("exec:{command}")]);
+    let mut namespace = Program::start(&mut namespace);
+    assert_eq!(namespace.line().as_deref(), Some("up"));
+    assert_eq!(namespace.line().as_deref(), Some("over"));
+    until("nothing is left", || survivors(&mark).is_empty());
+    namespace.finish();
+}
+
 /// The program in a place that everybody can reach, for its owner and others alone to execute.
 fn copied(directory: &Path) -> std::path::PathBuf {
     fs::set_permissions(directory, PermissionsExt::from_mode(0o777)).unwrap();

@@ -16,7 +16,11 @@ pub(in super::super) fn children() -> Vec<Pid> {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")));
     match lists.collect::<Result<String, _>>() {
-        Ok(list) => list.split_ascii_whitespace().filter_map(pid).collect(),
+        Ok(list) => {
+            let numbered = Numbering::of_proc();
+            let listed = list.split_ascii_whitespace().filter_map(pid);
+            listed.filter_map(|listed| numbered.number(listed)).collect()
+        }
         // Not every kernel has these lists.
         Err(_) => {
             let us = getpid();
@@ -27,6 +31,42 @@ pub(in super::super) fn children() -> Vec<Pid> {
                 .collect()
         }
     }
+}
+
+/// How `/proc` numbers processes. In a process namespace without a `/proc` of its own there is that of
+/// another, in which each has another number.
+enum Numbering {
+    Ours,
+    /// A process is listed with a number for each namespace; ours is the one at this place.
+    Foreign(usize),
+}
+
+impl Numbering {
+    fn of_proc() -> Self {
+        let this = fs::read_link("/proc/self").ok();
+        let this = this.as_deref().and_then(|this| this.to_str()).and_then(pid);
+        match numbers("self").len().checked_sub(1) {
+            Some(place) if this != Some(getpid()) => Self::Foreign(place),
+            _ => Self::Ours,
+        }
+    }
+
+    /// The number by which the process is signalled.
+    fn number(&self, listed: Pid) -> Option<Pid> {
+        match self {
+            Self::Ours => Some(listed),
+            Self::Foreign(place) => {
+                numbers(&listed.as_raw_nonzero().to_string()).get(*place).copied()
+            }
+        }
+    }
+}
+
+/// The numbers of a process, from the namespace of `/proc` down to its own.
+fn numbers(name: &str) -> Vec<Pid> {
+    let status = fs::read_to_string(format!("/proc/{name}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    numbers.split_ascii_whitespace().filter_map(pid).collect()
 }
 
 /// Sends SIGTERM to all descendants, each once. One whose parent ends meanwhile may be left out; it
