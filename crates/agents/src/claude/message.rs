@@ -141,7 +141,7 @@ impl TurnResult {
 
     /// The last text, or the words of the error.
     pub fn text(&self) -> Option<&str> {
-        self.0.get("result")?.as_str()
+        self.0.get("result").or_else(|| self.0.get("errors")?.get(0))?.as_str()
     }
 
     /// What it has cost, in dollars.
@@ -281,6 +281,21 @@ mod tests {
         let plain = json!({ "type": "user", "message": { "content": "hello" } });
         let Message::User(user) = Message::of(plain) else { panic!("not the user") };
         assert_eq!(user.blocks().collect::<Vec<_>>(), [Block::Text("hello")]);
+    }
+
+    #[test]
+    fn the_words_of_an_error_are_found_where_they_are() {
+        for (raw, words) in [
+            (json!({ "result": "done" }), Some("done")),
+            (
+                json!({ "subtype": "error_x", "errors": ["no such session", "x"] }),
+                Some("no such session"),
+            ),
+            (json!({ "subtype": "error_x", "errors": [] }), None),
+            (json!({ "subtype": "error_x", "errors": 7 }), None),
+        ] {
+            assert_eq!(TurnResult(raw.clone()).text(), words, "{raw}");
+        }
     }
 
     #[test]
