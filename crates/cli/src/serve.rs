@@ -18,7 +18,8 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     let registry = Registry::new();
     let program = Program::of(&args)?;
     let (tap, tap_end) = Tap::open_if_any(args.line.tap.as_deref())?;
-    let bridge = Bridge { tap, dialect: args.dialect, ..Bridge::default() };
+    let grace = args.line.grace();
+    let bridge = Bridge { tap, dialect: args.dialect, grace, ..Bridge::default() };
     let mut server = Server::new(args.max_connections, bridge);
     server.restart(args.restart);
     let mut endpoints = Vec::new();
@@ -111,7 +112,7 @@ fn target(
     let (command, arguments) =
         program.argv.split_first().ok_or_else(|| Failure::Said("there is no command".into()))?;
     let endpoint = Endpoint::exec(command, arguments).with_framing(args.framing);
-    let env = args.env.iter().cloned().collect();
+    let env = args.environment();
     let options = Options { json, cwd: args.cwd.clone(), env, ..args.line.options() };
     Ok(Arc::from(registry.connector(&endpoint, &options)?))
 }

@@ -52,6 +52,7 @@ mod close;
 mod connection;
 mod control;
 mod endpoint;
+mod environment;
 mod error;
 mod guardian;
 mod info;
@@ -82,13 +83,14 @@ pub use connection::{
 };
 pub use control::{Backing, BoxFuture, Control, ControlBuilder};
 pub use endpoint::{Address, Endpoint};
+pub use environment::Environment;
 pub use error::{ConfigError, ErrorKind, Operation, TransportError};
 pub use guardian::Guardian;
 pub use info::{Capabilities, ConnectionInfo, Health, PeerIdentity, TransportKind};
 pub use memory::{
     Memory, MemoryChannel, MemoryConfig, MemoryConnection, MemoryListener, memory_pair,
 };
-pub use options::{ChannelConfig, Environment, Options};
+pub use options::{ChannelConfig, Options, StopTimeouts};
 pub use profile::PerformanceProfile;
 pub use registry::{Registry, Scheme};
 pub use tcp::{Tcp, TcpConfig, TcpConnection, TcpListener};
@@ -98,7 +100,7 @@ pub use transport::{DynListener, DynTransport, Listener, NoListener, Transport, 
 pub use process::adopt_orphans;
 #[cfg(unix)]
 pub use process::{
-    ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, StopTimeouts, resolve,
+    ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, resolve,
     until_children_are_gone,
 };
 #[cfg(unix)]

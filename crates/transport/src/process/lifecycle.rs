@@ -13,11 +13,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::StopTimeouts;
 use super::held::{End, Held};
 use super::stderr::Stderr;
 use crate::control::Backing;
-use crate::{BoxFuture, ChildExit, Health};
+use crate::{BoxFuture, ChildExit, Health, StopTimeouts};
 
 /// How far a child's life has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -35,8 +35,8 @@ use crate::control::ControlBuilder;
 use crate::options::validate_timeout;
 use crate::{
     Address, Capabilities, ConfigError, Endpoint, Environment, ErrorKind, Guardian, IoConnection,
-    NoListener, Operation, Options, PerformanceProfile, Transport, TransportConfig, TransportError,
-    TransportKind,
+    NoListener, Operation, Options, PerformanceProfile, StopTimeouts, Transport, TransportConfig,
+    TransportError, TransportKind,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use guardian::guard;
@@ -58,40 +58,19 @@ pub type ProcessConnection = IoConnection<ChildStdout, ChildStdin>;
 /// What [`Process`] needs to know. There is no shell: the arguments arrive as they are.
 #[derive(Clone, Debug)]
 pub struct ProcessConfig {
-    /// The program: a path, or a name to look for in `PATH`.
+    /// The program: a path, or a name to look for in our own `PATH`, whatever the child's will be.
     pub program: OsString,
     /// Its arguments.
     pub args: Vec<OsString>,
     /// Its working directory; ours by default.
     pub cwd: Option<PathBuf>,
-    /// Environment variables on top of ours.
+    /// Its environment variables; ours by default.
     pub env: Environment,
     /// How long each stage of stopping may take.
     pub stop: StopTimeouts,
     /// What stands between us and the child, so that nothing that comes of it is left; none by
     /// default, and then its process group is all that is ended with it.
     pub guardian: Option<Guardian>,
-}
-
-/// How long each stage of stopping a child may take before the next begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StopTimeouts {
-    /// After the end of its input, before SIGTERM; 2 s by default.
-    pub end_of_input: Duration,
-    /// After SIGTERM, before SIGKILL; 5 s by default.
-    pub terminate: Duration,
-    /// After its end, for what others still hold open of its stdout; 1 s by default.
-    pub drain: Duration,
-}
-
-impl Default for StopTimeouts {
-    fn default() -> Self {
-        Self {
-            end_of_input: Duration::from_secs(2),
-            terminate: Duration::from_secs(5),
-            drain: Duration::from_secs(1),
-        }
-    }
 }
 
 impl ProcessConfig {
@@ -165,6 +144,7 @@ impl Transport for Process {
         Ok(ProcessConfig {
             cwd: options.cwd.clone(),
             env: options.env.clone(),
+            stop: options.stop,
             guardian: options.guardian.clone(),
             ..ProcessConfig::new(program).with_args(args)
         })
@@ -234,7 +214,10 @@ async fn start(config: &ProcessConfig, program: &Path) -> io::Result<(Held, [Own
     }
     let [stdin, stdout, stderr] = theirs;
     let mut command = Command::new(program);
-    command.args(&config.args).envs(config.env.iter());
+    command.args(&config.args);
+    if !config.env.is_ours() {
+        command.env_clear().envs(config.env.resolve(std::env::vars_os()));
+    }
     command.stdin(stdin).stdout(stdout).stderr(stderr);
     command.arg0(&config.program).process_group(0);
     if let Some(cwd) = &config.cwd {

@@ -2,7 +2,6 @@
 //! by no shell, and that it takes no signal.
 #![allow(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::ffi::{CString, OsString, c_char};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
@@ -22,9 +21,7 @@ use super::wire::Request;
 /// The standard library would do the last step by `execvp`, which gives to a shell what the kernel
 /// refuses.
 pub(super) fn tie(command: &mut Command, request: &Request, signals: Blocked) -> io::Result<()> {
-    let mut environment: BTreeMap<_, _> = std::env::vars_os().collect();
-    environment.extend(request.env.iter().cloned());
-    let variables = environment.into_iter().map(|(mut variable, value)| {
+    let variables = request.env.iter().cloned().map(|(mut variable, value)| {
         variable.push("=");
         variable.push(value);
         variable

@@ -55,7 +55,7 @@ impl Leash {
             program: program.to_owned(),
             argv: [&config.program].into_iter().chain(&config.args).cloned().collect(),
             cwd: config.cwd.clone(),
-            env: config.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            env: config.env.resolve(std::env::vars_os()),
         };
         let request = request.encode();
         if request.len() > MOST {

@@ -26,7 +26,7 @@ pub(super) struct Request {
     /// The name it is called by, and its arguments.
     pub(super) argv: Vec<OsString>,
     pub(super) cwd: Option<PathBuf>,
-    /// On top of the guardian's own environment, which is ours.
+    /// All of its environment.
     pub(super) env: Vec<(OsString, OsString)>,
 }
 
