@@ -8,8 +8,11 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind, RestartPolicy};
 use tieline_rpc::Dialect;
 use tieline_transport::{
-    Address, ChannelConfig, Endpoint, Environment, Guardian, Options, StopTimeouts, TransportError,
+    Address, ChannelConfig, Endpoint, Environment, Guardian, Hold, Options, StopTimeouts,
+    TransportError,
 };
+
+use crate::report::Failure;
 
 /// One line between two processes: whole messages over whatever lies underneath.
 #[derive(Parser)]
@@ -228,6 +231,14 @@ impl Line {
         self.reach.options()
     }
 
+    pub(crate) fn is_isolated(&self) -> bool {
+        self.reach.hold() == Hold::Isolated
+    }
+
+    pub(crate) fn for_programs_at(&self, endpoints: &[&Endpoint]) -> Result<(), Failure> {
+        self.reach.for_programs_at(endpoints)
+    }
+
     /// How long what is under way may be handed over: the program's time to end is not cut short.
     pub(crate) fn grace(&self) -> Duration {
         let usual = StopTimeouts::default().terminate;
@@ -252,9 +263,40 @@ pub(crate) struct Reach {
     /// most a day. SIGTERM comes 2 s after the end of its input
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = up_to_a_day)]
     pub(crate) stop_timeout: Duration,
+    /// Start programs in a PID namespace of their own, which the kernel ends as a whole: nothing is
+    /// left even if tieline and the guardian of a program are killed at the same moment. Fails where
+    /// namespaces are not allowed
+    #[cfg(target_os = "linux")]
+    #[arg(long)]
+    pub(crate) isolate: bool,
+    /// How a guardian holds what comes of its program: for tests
+    #[cfg(target_os = "linux")]
+    #[arg(long, value_name = "HOLD", default_value = "auto", hide = true, value_parser = hold)]
+    hold: Hold,
 }
 
 impl Reach {
+    #[cfg(target_os = "linux")]
+    fn hold(&self) -> Hold {
+        if self.isolate { Hold::Isolated } else { self.hold }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn hold(&self) -> Hold {
+        Hold::Auto
+    }
+
+    /// Isolation is for a program that is started here: refused where there is none.
+    pub(crate) fn for_programs_at(&self, endpoints: &[&Endpoint]) -> Result<(), Failure> {
+        let starts = endpoints.iter().any(|it| matches!(it.address(), Address::Exec(_)));
+        if self.hold() == Hold::Isolated && !starts {
+            let why =
+                "--isolate is for a program that is started here, and there is no exec: endpoint";
+            return Err(Failure::Usage(why.into()));
+        }
+        Ok(())
+    }
+
     pub(crate) fn options(&self) -> Options {
         Options {
             channel: ChannelConfig {
@@ -264,7 +306,7 @@ impl Reach {
             },
             allow_uids: self.allow_uid.clone(),
             // As `main` did first of all.
-            guardian: Some(Guardian::of_this_program()),
+            guardian: Some(Guardian::of_this_program().with_hold(self.hold())),
             stop: StopTimeouts { terminate: self.stop_timeout, ..StopTimeouts::default() },
             ..Options::default()
         }
@@ -351,6 +393,16 @@ fn variable_name(name: &str) -> Result<String, String> {
     match name.is_empty() || name.contains('=') {
         true => Err("not the name of a variable".into()),
         false => Ok(name.into()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn hold(name: &str) -> Result<Hold, String> {
+    match name {
+        "auto" => Ok(Hold::Auto),
+        "descent" => Ok(Hold::Descent),
+        "cgroup" => Ok(Hold::Cgroup),
+        _ => Err("there are auto, descent and cgroup".into()),
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) async fn bridge(args: Bridge) -> Result<(), Failure> {
 }
 
 async fn join(near: Endpoint, far: Endpoint, line: Line) -> Result<(), Failure> {
+    line.for_programs_at(&[&near, &far])?;
     let signals = Signals::listen()?;
     let registry = Registry::new();
     let json = framing(&near) != framing(&far);

@@ -47,6 +47,7 @@
 //! - One bad message is a [`Fault`](tieline_proto::Fault) and costs that message; the end of a line
 //!   is a [`CloseReason`] that can be cloned and asked for later.
 
+mod account;
 mod channel;
 mod close;
 mod connection;
@@ -72,6 +73,7 @@ mod stdio;
 #[cfg(unix)]
 mod unix;
 
+pub use account::{ProcessAccount, ProcessCounts};
 pub use channel::{
     Acceptor, BoxChannel, Channel, Connector, DynAcceptor, DynConnector, Framed, FramedAcceptor,
     FramedChannel, FramedReceiver, FramedSender, Incoming, Receiver, ReceiverExt, Refused,
@@ -85,7 +87,7 @@ pub use control::{Backing, BoxFuture, Control, ControlBuilder};
 pub use endpoint::{Address, Endpoint};
 pub use environment::Environment;
 pub use error::{ConfigError, ErrorKind, Operation, TransportError};
-pub use guardian::Guardian;
+pub use guardian::{Guardian, Hold};
 pub use info::{Capabilities, ConnectionInfo, Health, PeerIdentity, TransportKind};
 pub use memory::{
     Memory, MemoryChannel, MemoryConfig, MemoryConnection, MemoryListener, memory_pair,

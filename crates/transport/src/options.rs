@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind};
 
-use crate::{ConfigError, Environment, Guardian};
+use crate::{ConfigError, Environment, Guardian, ProcessAccount};
 
 /// What can be asked for beyond the endpoint's text. The defaults are safe; each transport takes
 /// what concerns it.
@@ -32,6 +32,8 @@ pub struct Options {
     /// What stands between us and a child process, so that nothing that comes of it is left; none by
     /// default.
     pub guardian: Option<Guardian>,
+    /// Where child processes are counted, and how they ended; nowhere by default.
+    pub account: Option<ProcessAccount>,
 }
 
 impl Default for Options {
@@ -47,6 +49,7 @@ impl Default for Options {
             env: Environment::default(),
             stop: StopTimeouts::default(),
             guardian: None,
+            account: None,
         }
     }
 }

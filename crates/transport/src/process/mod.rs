@@ -34,14 +34,14 @@ pub use resolve::resolve;
 use crate::control::ControlBuilder;
 use crate::options::validate_timeout;
 use crate::{
-    Address, Capabilities, ConfigError, Endpoint, Environment, ErrorKind, Guardian, IoConnection,
-    NoListener, Operation, Options, PerformanceProfile, StopTimeouts, Transport, TransportConfig,
-    TransportError, TransportKind,
+    Address, Capabilities, ConfigError, Endpoint, Environment, ErrorKind, Guardian, Hold,
+    IoConnection, NoListener, Operation, Options, PerformanceProfile, ProcessAccount, StopTimeouts,
+    Transport, TransportConfig, TransportError, TransportKind,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use guardian::guard;
 #[cfg(target_os = "linux")]
-use guardian::leash::Leash;
+use guardian::leash::{Leash, Refused};
 use held::Held;
 use lifecycle::Lifecycle;
 
@@ -71,6 +71,8 @@ pub struct ProcessConfig {
     /// What stands between us and the child, so that nothing that comes of it is left; none by
     /// default, and then its process group is all that is ended with it.
     pub guardian: Option<Guardian>,
+    /// Where it is counted how it ended, and what it left.
+    pub account: Option<ProcessAccount>,
 }
 
 impl ProcessConfig {
@@ -83,6 +85,7 @@ impl ProcessConfig {
             env: Environment::default(),
             stop: StopTimeouts::default(),
             guardian: None,
+            account: None,
         }
     }
 
@@ -112,6 +115,11 @@ impl TransportConfig for ProcessConfig {
         }
         if self.args.iter().any(has_nul) {
             return Err(ConfigError { field: "args", must: "hold no NUL byte" });
+        }
+        let isolates = self.guardian.as_ref().is_some_and(|it| it.hold() == Hold::Isolated);
+        if isolates && cfg!(not(target_os = "linux")) {
+            let must = "not isolate: that is possible on Linux alone";
+            return Err(ConfigError { field: "guardian", must });
         }
         self.env.validate()?;
         validate_timeout("stop.drain", self.stop.drain)
@@ -146,6 +154,7 @@ impl Transport for Process {
             env: options.env.clone(),
             stop: options.stop,
             guardian: options.guardian.clone(),
+            account: options.account.clone(),
             ..ProcessConfig::new(program).with_args(args)
         })
     }
@@ -180,11 +189,11 @@ async fn launch(
     let program = resolve(&config.program, config.cwd.as_deref())?;
     let (held, pipes) = start(config, &program).await.map_err(launch_failed)?;
     // From here on the child is ended with this value, also when the rest fails.
-    let lifecycle = Lifecycle::new(held, config.stop).map_err(launch_failed)?;
+    let lifecycle = Lifecycle::new(held, config).map_err(launch_failed)?;
     let [stdin, stdout, stderr] = pipes;
     let read = ChildStdout::new(stdout, &lifecycle).map_err(launch_failed)?;
-    let write = ChildStdin::new(stdin).map_err(launch_failed)?;
-    lifecycle.watch(stderr, config.name()).map_err(launch_failed)?;
+    let write = ChildStdin::new(stdin, &lifecycle).map_err(launch_failed)?;
+    lifecycle.watch(stderr).map_err(launch_failed)?;
     let control = ControlBuilder {
         kind: TransportKind::PROCESS,
         endpoint: endpoint.clone(),
@@ -227,6 +236,14 @@ async fn start(config: &ProcessConfig, program: &Path) -> io::Result<(Held, [Own
 }
 
 fn launch_failed(error: io::Error) -> TransportError {
+    #[cfg(target_os = "linux")]
+    if let Some(refused) = error.get_ref().and_then(|it| it.downcast_ref::<Refused>()) {
+        let kind = match refused.hold {
+            Hold::Isolated => ErrorKind::IsolationRefused,
+            _ => ErrorKind::LaunchFailed,
+        };
+        return TransportError::new(kind, Operation::Launch).because(error);
+    }
     let kind = match crate::error::common_kind(&error) {
         ErrorKind::Io => ErrorKind::LaunchFailed,
         kind => kind,
