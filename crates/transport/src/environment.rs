@@ -32,7 +32,7 @@ pub struct Environment {
 impl Environment {
     /// No variable at all.
     pub fn empty() -> Self {
-        Self::only([OsString::new(); 0])
+        Self { kept: Some(Vec::new()), changes: Vec::new() }
     }
 
     /// Of our variables those with these names, as far as there are any.

@@ -170,8 +170,24 @@ fn a_guardian_that_is_stopped_is_made_to_go_on() {
 
 #[test]
 fn a_program_that_is_killed_takes_everything_with_it() {
+    killed(test_name!(), Hold::Descent);
+}
+
+#[test]
+fn a_program_that_is_killed_takes_everything_with_it_from_its_groups() {
+    if holds().contains(&Hold::Cgroup) {
+        killed(test_name!(), Hold::Cgroup);
+    }
+}
+
+#[test]
+fn a_program_that_is_killed_takes_everything_with_it_from_its_namespaces() {
+    killed(test_name!(), Hold::Isolated);
+}
+
+fn killed(test: String, hold: Hold) {
     let mark = misbehave::new_mark();
-    let mut helper = helper::plain(test_name!(), || {
+    let mut helper = helper::plain(test, || {
         let mark = std::env::var("MARK").unwrap();
         let hold = hold_of(&std::env::var(GUARDED).unwrap());
         block_on(async {
@@ -191,8 +207,7 @@ fn a_program_that_is_killed_takes_everything_with_it() {
             std::future::pending::<()>().await;
         });
     });
-    let rounds = if soaking::is_long() { 500 } else { 10 };
-    for hold in holds().into_iter().flat_map(|hold| std::iter::repeat_n(hold, rounds)) {
+    for _ in 0..if soaking::is_long() { 500 } else { 10 } {
         helper
             .env("MARK", &mark)
             .env(GUARDED, format!("{hold:?}"))

@@ -156,25 +156,24 @@ impl Drop for Delegated {
 const PLACE: &str = "TIELINE_TEST_CGROUP";
 
 /// Runs this in a process in a delegated cgroup, as that user.
-fn in_a_group(test: String, user: u32, body: impl FnOnce()) {
+pub(super) fn in_a_group(test: String, user: u32, body: impl FnOnce()) {
     let mut inner = helper::plain(format!("{test}#{user}"), body);
     let mut outer = helper::plain(format!("{test}#outer{user}"), || {
         let place = PathBuf::from(std::env::var_os(PLACE).unwrap());
         fs::write(place.join("cgroup.procs"), "0").unwrap();
         std::os::unix::process::CommandExt::uid(&mut inner, user);
         std::os::unix::process::CommandExt::gid(&mut inner, user);
-        helper::succeeds(inner.current_dir("/"));
+        soaking::succeeds(inner.current_dir("/"));
     });
     if !is_root() {
         return;
     }
     let delegated = Delegated::to(user);
-    helper::succeeds(outer.env(PLACE, &delegated.0));
+    soaking::succeeds(outer.env(PLACE, &delegated.0));
 }
 
 fn all_that_misbehave() {
-    let rounds = if soaking::is_long() { 20 } else { 1 };
-    for (to_do, _) in leaving::MISBEHAVING.repeat(rounds) {
+    for (to_do, _) in leaving::MISBEHAVING {
         for how in leaving::ENDS {
             let mark = misbehave::new_mark();
             leaving::run(held(Hold::Cgroup, &mark, to_do), how);
