@@ -11,7 +11,14 @@ use super::*;
 fn everything_here_holds_with_a_guardian_too() {
     for hold in holds() {
         let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
-        for theirs in ["everything_here", "guarding::", "holding::", "leaving::", "soaking::"] {
+        for theirs in [
+            "everything_here",
+            "guarding::",
+            "holding::",
+            "leaving::",
+            "renumbering::",
+            "soaking::",
+        ] {
             tests.args(["--skip", theirs]);
         }
         if hold == Hold::Isolated {

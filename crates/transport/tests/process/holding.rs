@@ -267,7 +267,7 @@ fn isolated_a_program_is_who_it_was_and_sees_only_its_own() {
 
 #[test]
 fn isolation_that_is_refused_is_an_error_and_no_silence() {
-    let mut helper = helper::plain(test_name!(), || {
+    let helper = helper::plain(test_name!(), || {
         let config = ProcessConfig {
             guardian: Some(guardian().with_hold(Hold::Isolated)),
             ..shell("echo here")

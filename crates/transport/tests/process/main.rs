@@ -7,6 +7,7 @@ mod guarding;
 mod holding;
 mod launching;
 mod leaving;
+mod renumbering;
 mod soaking;
 mod stopping;
 mod talking;
