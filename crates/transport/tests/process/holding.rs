@@ -24,15 +24,18 @@ fn is_root() -> bool {
     is_root
 }
 
-/// Has all children of this test's helper die at one instant: it, and the guardians that it has.
+/// Has them die at one instant: a helper, and the guardians that it has.
 fn kill_at_once(started: &mut std::process::Child, guardians: &[u32]) {
-    // They stop first, so that none of them does anything about the end of another.
+    let signal = |pid: &u32, signal| {
+        kill_process(Pid::from_raw(*pid as i32).unwrap(), signal).unwrap();
+    };
+    // They stop first, so that none of them does anything about the end of another; nor does the one
+    // that is inside of a namespace.
     let all = [&[started.id()], guardians].concat();
-    for signal in [Signal::STOP, Signal::KILL] {
-        for pid in &all {
-            kill_process(Pid::from_raw(*pid as i32).unwrap(), signal).unwrap();
-        }
-    }
+    all.iter().for_each(|pid| signal(pid, Signal::STOP));
+    let below = guardians.iter().flat_map(|guardian| misbehave::children_of(*guardian));
+    below.for_each(|pid| signal(&pid, Signal::STOP));
+    all.iter().for_each(|pid| signal(pid, Signal::KILL));
     started.wait().unwrap();
 }
 
