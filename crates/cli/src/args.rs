@@ -7,7 +7,12 @@ use std::time::Duration;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind, RestartPolicy};
 use tieline_rpc::Dialect;
-use tieline_transport::{Address, ChannelConfig, Endpoint, Guardian, Options, TransportError};
+use tieline_transport::{
+    Address, ChannelConfig, Endpoint, Environment, Guardian, Hold, Options, StopTimeouts,
+    TransportError,
+};
+
+use crate::report::Failure;
 
 /// One line between two processes: whole messages over whatever lies underneath.
 #[derive(Parser)]
@@ -97,9 +102,8 @@ pub(crate) struct Serve {
     /// The program's working directory
     #[arg(long, value_name = "DIR")]
     pub(crate) cwd: Option<PathBuf>,
-    /// A variable of the program's environment, on top of ours; may be given several times
-    #[arg(long, value_name = "K=V", value_parser = variable)]
-    pub(crate) env: Vec<(String, String)>,
+    #[command(flatten)]
+    environment: Variables,
     /// Listen on tcp: endpoints, although whoever reaches the port may connect: every user of the
     /// machine, and every web page in a browser
     #[arg(long)]
@@ -181,6 +185,37 @@ pub(crate) struct Bridge {
     pub(crate) line: Line,
 }
 
+/// What a program's environment is. It begins as ours.
+#[derive(Group)]
+struct Variables {
+    /// A variable of the program's environment; may be given several times
+    #[arg(long, value_name = "K=V", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// A variable of ours that the program does not get; may be given several times
+    #[arg(long, value_name = "NAME", value_parser = variable_name)]
+    unset_env: Vec<String>,
+    /// The program gets no variable of ours
+    #[arg(long)]
+    clear_env: bool,
+    /// Of our variables the program gets this one and no other; may be given several times
+    #[arg(long, value_name = "NAME", value_parser = variable_name)]
+    pass_env: Vec<String>,
+}
+
+impl Serve {
+    /// What the program's environment is to be: first what is passed on, then what is removed, then
+    /// what is set. The program itself is looked for in our own `PATH`.
+    pub(crate) fn environment(&self) -> Environment {
+        let Variables { env, unset_env, clear_env, pass_env } = &self.environment;
+        let begin = match *clear_env || !pass_env.is_empty() {
+            true => Environment::only(pass_env),
+            false => Environment::default(),
+        };
+        let fewer = unset_env.iter().fold(begin, Environment::without);
+        env.iter().fold(fewer, |all, (name, value)| all.with(name, value))
+    }
+}
+
 /// What every line can be told, and where it is recorded.
 #[derive(Group)]
 pub(crate) struct Line {
@@ -194,6 +229,20 @@ pub(crate) struct Line {
 impl Line {
     pub(crate) fn options(&self) -> Options {
         self.reach.options()
+    }
+
+    pub(crate) fn is_isolated(&self) -> bool {
+        self.reach.hold() == Hold::Isolated
+    }
+
+    pub(crate) fn for_programs_at(&self, endpoints: &[&Endpoint]) -> Result<(), Failure> {
+        self.reach.for_programs_at(endpoints)
+    }
+
+    /// How long what is under way may be handed over: the program's time to end is not cut short.
+    pub(crate) fn grace(&self) -> Duration {
+        let usual = StopTimeouts::default().terminate;
+        tieline_gateway::Bridge::default().grace + self.reach.stop_timeout.saturating_sub(usual)
     }
 }
 
@@ -210,9 +259,44 @@ pub(crate) struct Reach {
     /// several times
     #[arg(long, value_name = "UID")]
     pub(crate) allow_uid: Vec<u32>,
+    /// How long a program may take to end after SIGTERM, before SIGKILL, like 500ms, 10s or 5m; at
+    /// most a day. SIGTERM comes 2 s after the end of its input
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = up_to_a_day)]
+    pub(crate) stop_timeout: Duration,
+    /// Start programs in a PID namespace of their own, which the kernel ends as a whole: nothing is
+    /// left even if tieline and the guardian of a program are killed at the same moment. Fails where
+    /// namespaces are not allowed
+    #[cfg(target_os = "linux")]
+    #[arg(long)]
+    pub(crate) isolate: bool,
+    /// How a guardian holds what comes of its program: for tests
+    #[cfg(target_os = "linux")]
+    #[arg(long, value_name = "HOLD", default_value = "auto", hide = true, value_parser = hold)]
+    hold: Hold,
 }
 
 impl Reach {
+    #[cfg(target_os = "linux")]
+    fn hold(&self) -> Hold {
+        if self.isolate { Hold::Isolated } else { self.hold }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn hold(&self) -> Hold {
+        Hold::Auto
+    }
+
+    /// Isolation is for a program that is started here: refused where there is none.
+    pub(crate) fn for_programs_at(&self, endpoints: &[&Endpoint]) -> Result<(), Failure> {
+        let starts = endpoints.iter().any(|it| matches!(it.address(), Address::Exec(_)));
+        if self.hold() == Hold::Isolated && !starts {
+            let why =
+                "--isolate is for a program that is started here, and there is no exec: endpoint";
+            return Err(Failure::Usage(why.into()));
+        }
+        Ok(())
+    }
+
     pub(crate) fn options(&self) -> Options {
         Options {
             channel: ChannelConfig {
@@ -222,7 +306,8 @@ impl Reach {
             },
             allow_uids: self.allow_uid.clone(),
             // As `main` did first of all.
-            guardian: Some(Guardian::of_this_program()),
+            guardian: Some(Guardian::of_this_program().with_hold(self.hold())),
+            stop: StopTimeouts { terminate: self.stop_timeout, ..StopTimeouts::default() },
             ..Options::default()
         }
     }
@@ -304,6 +389,33 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn variable_name(name: &str) -> Result<String, String> {
+    match name.is_empty() || name.contains('=') {
+        true => Err("not the name of a variable".into()),
+        false => Ok(name.into()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn hold(name: &str) -> Result<Hold, String> {
+    match name {
+        "auto" => Ok(Hold::Auto),
+        "descent" => Ok(Hold::Descent),
+        "cgroup" => Ok(Hold::Cgroup),
+        _ => Err("there are auto, descent and cgroup".into()),
+    }
+}
+
+const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn up_to_a_day(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Ok(time) if time <= A_DAY => Ok(time),
+        Ok(_) => Err("longer than a day".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     humantime::parse_duration(text)
 }
@@ -323,5 +435,16 @@ mod tests {
         assert_eq!(variable("A=b=c"), Ok(("A".into(), "b=c".into())));
         assert_eq!(variable("A="), Ok(("A".into(), String::new())));
         assert!(variable("A").is_err() && variable("=b").is_err());
+        assert_eq!(variable_name("A"), Ok("A".into()));
+        assert!(variable_name("").is_err() && variable_name("A=b").is_err());
+    }
+
+    #[test]
+    fn a_stop_may_take_a_day_and_no_longer() {
+        assert_eq!(up_to_a_day("0s"), Ok(Duration::ZERO));
+        assert_eq!(up_to_a_day("1day"), Ok(A_DAY));
+        for bad in ["1day 1ms", "5", "-1s", "", "soon", "99999999999999999999s"] {
+            assert!(up_to_a_day(bad).is_err(), "{bad}");
+        }
     }
 }

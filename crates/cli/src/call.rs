@@ -24,6 +24,7 @@ pub(crate) async fn run(args: Call) -> Result<(), Failure> {
 }
 
 async fn call(args: &Call) -> Result<(), Failure> {
+    args.reach.for_programs_at(&[&args.endpoint])?;
     let options = args.reach.options();
     let params = params(args.params.as_deref(), options.channel.max_message).await?;
     let channel = Registry::new().connect(&args.endpoint, &options).await?;

@@ -25,6 +25,7 @@ pub(crate) async fn bridge(args: Bridge) -> Result<(), Failure> {
 }
 
 async fn join(near: Endpoint, far: Endpoint, line: Line) -> Result<(), Failure> {
+    line.for_programs_at(&[&near, &far])?;
     let signals = Signals::listen()?;
     let registry = Registry::new();
     let json = framing(&near) != framing(&far);
@@ -33,7 +34,7 @@ async fn join(near: Endpoint, far: Endpoint, line: Line) -> Result<(), Failure> 
     let far = registry.connect(&far, &options).await?;
     let near = registry.connect(&near, &options).await?;
     let (tap, tap_end) = Tap::open_if_any(line.tap.as_deref())?;
-    let how = tieline_gateway::Bridge { tap, ..Default::default() };
+    let how = tieline_gateway::Bridge { tap, grace: line.grace(), ..Default::default() };
     let report = tokio::select! {
         report = tieline_gateway::bridge(near, far, how, signals.first()) => report,
         () = signals.second() => return Err(Failure::Said("ended at once by a second signal".into())),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use tieline_gateway::{Bridge, Server, ServerReport, Tap};
 use tieline_proto::FramingKind;
-use tieline_transport::{DynAcceptor, DynConnector, Endpoint, Options, Registry, resolve};
+use tieline_transport::{
+    DynAcceptor, DynConnector, Endpoint, Options, ProcessAccount, ProcessCounts, Registry, resolve,
+};
 
 use crate::args::Serve;
 use crate::rendezvous;
@@ -17,25 +19,61 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     let registry = Registry::new();
     let program = Program::of(&args)?;
+    if args.line.is_isolated() {
+        try_isolation(&args).await?;
+    }
+    let account = ProcessAccount::default();
     let (tap, tap_end) = Tap::open_if_any(args.line.tap.as_deref())?;
-    let bridge = Bridge { tap, dialect: args.dialect, ..Bridge::default() };
+    let grace = args.line.grace();
+    let bridge = Bridge { tap, dialect: args.dialect, grace, ..Bridge::default() };
     let mut server = Server::new(args.max_connections, bridge);
     server.restart(args.restart);
+    server.account(account.clone());
     let mut endpoints = Vec::new();
     for entrance in entrances(&args, &registry, &program).await? {
         let Entrance { acceptor, endpoint, json } = entrance;
         endpoints.push(endpoint);
-        server.add(acceptor, target(&args, &registry, &program, json)?);
+        server.add(acceptor, target(&args, &registry, &program, json, &account)?);
     }
     announce(&endpoints, &program, quiet);
 
     let served = tokio::select! {
         report = server.run(signals.first()) => report,
-        () = signals.second() => return Err(Failure::Said("ended at once by a second signal".into())),
+        () = signals.second() => {
+            // With the server, all lines are dropped.
+            log_programs(account.settled(crate::LAST_BREATH).await);
+            return Err(Failure::Said("ended at once by a second signal".into()));
+        }
     };
     signals.written(tap_end).await;
-    let ServerReport { served, refused, failed, lost, restarted, .. } = served;
+    let ServerReport { served, refused, failed, lost, restarted, programs, .. } = served;
     tracing::info!(served, refused, failed, lost, restarted, "ended");
+    log_programs(programs);
+    Ok(())
+}
+
+/// What became of every program, and whether anything is left of one: as far as their guardians have
+/// said so.
+fn log_programs(programs: ProcessCounts) {
+    let ProcessCounts { started, by_itself, asked, terminated, killed, left, .. } = programs;
+    let (under_way, unchecked) = (programs.under_way(), programs.unchecked);
+    if programs.none_left() {
+        let words = "programs; nothing is left of them";
+        tracing::info!(started, by_itself, asked, terminated, killed, left, "{words}");
+    } else {
+        let words = "programs; of some it is not known that nothing is left";
+        tracing::warn!(
+            started, by_itself, asked, terminated, killed, left, under_way, unchecked, "{words}"
+        );
+    }
+}
+
+/// Whether this machine allows it is found out before anybody is told that something is served.
+async fn try_isolation(args: &Serve) -> Result<(), Failure> {
+    let endpoint = Endpoint::exec("/proc/self/exe", ["--version"]);
+    let options = args.line.options();
+    let line = Registry::new().connect(&endpoint, &options).await?;
+    drop(line);
     Ok(())
 }
 
@@ -107,12 +145,14 @@ fn target(
     registry: &Registry,
     program: &Program,
     json: bool,
+    account: &ProcessAccount,
 ) -> Result<Arc<dyn DynConnector>, Failure> {
     let (command, arguments) =
         program.argv.split_first().ok_or_else(|| Failure::Said("there is no command".into()))?;
     let endpoint = Endpoint::exec(command, arguments).with_framing(args.framing);
-    let env = args.env.iter().cloned().collect();
-    let options = Options { json, cwd: args.cwd.clone(), env, ..args.line.options() };
+    let env = args.environment();
+    let (cwd, account) = (args.cwd.clone(), Some(account.clone()));
+    let options = Options { json, cwd, env, account, ..args.line.options() };
     Ok(Arc::from(registry.connector(&endpoint, &options)?))
 }
 

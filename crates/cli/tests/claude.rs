@@ -100,7 +100,7 @@ fn the_program_does_not_take_itself_for_its_own_child() {
     let program = home.path().join("program");
     // Any JSON line is a message.
     let script = r#"#!/bin/sh
-        printf '{"type":"result","subtype":"success","entry":"%s%s"}\n' "$CLAUDECODE" "$CLAUDE_CODE_ENTRYPOINT""#;
+        printf '{"type":"result","subtype":"success","entry":"%s%s"}\n' "${CLAUDECODE+there}" "$CLAUDE_CODE_ENTRYPOINT""#;
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
     let program = program.to_str().unwrap();

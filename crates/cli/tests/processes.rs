@@ -140,6 +140,65 @@ fn environment_and_working_directory_reach_the_program() {
     assert_eq!(String::from_utf8(serve.client().rest()).unwrap(), expected);
 }
 
+/// What the program's environment is for a client, without what the tests and the shell need.
+fn environment_with(args: &[&str], ours: &[(&str, &str)]) -> Vec<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}", directory.path().join("a.sock").display());
+    let mut command = tieline(["serve", "--listen", &listen]);
+    command.args(args).args(["--", "env"]).envs(ours.iter().copied());
+    let serve = Serve::launch(&mut command, 1, "unused".into(), directory);
+    let said = String::from_utf8(serve.client().rest()).unwrap();
+    let mut said: Vec<_> = said.lines().map(str::to_owned).collect();
+    let Finished { stderr, .. } = serve.stop();
+    assert!(!stderr.contains("hush"), "a value was logged: {stderr}");
+    said.sort();
+    said
+}
+
+#[test]
+fn a_program_gets_of_our_environment_what_it_is_given_and_no_more() {
+    let ours = [("A", "hush-a"), ("B", "hush-b"), ("C", "hush-c")];
+    let with = |args: &[&str]| environment_with(&[&["-vv"], args].concat(), &ours);
+    let has = |all: &[String], variable: &str| all.iter().any(|it| it == variable);
+
+    let all = with(&["--unset-env", "A", "--unset-env", "no-such", "--env", "B=hush-x"]);
+    assert!(!all.iter().any(|it| it.starts_with("A=")), "{all:?}");
+    assert!(has(&all, "B=hush-x") && has(&all, "C=hush-c") && !has(&all, "B=hush-b"), "{all:?}");
+    assert!(all.iter().any(|it| it.starts_with("PATH=")), "{all:?}");
+
+    // Found in our own PATH, although the program has none, or another.
+    assert_eq!(with(&["--clear-env"]), [""; 0]);
+    assert_eq!(with(&["--clear-env", "--env", "B=hush-x"]), ["B=hush-x"]);
+    let elsewhere = ["--pass-env", "A", "--pass-env", "Z", "--env", "PATH=/no/such/place"];
+    assert_eq!(with(&elsewhere), ["A=hush-a", "PATH=/no/such/place"]);
+    assert_eq!(with(&["--clear-env", "--pass-env", "C"]), ["C=hush-c"]);
+    // What is set is set, whatever is removed.
+    assert_eq!(with(&["--pass-env", "A", "--unset-env", "A", "--env", "A=hush"]), ["A=hush"]);
+}
+
+#[test]
+fn a_program_that_takes_long_to_end_has_the_time_it_is_given() {
+    // It goes on for a second after SIGTERM, and then is done with what it does.
+    let slow = "trap 'sleep 1; echo done; exit 0' TERM; echo up; while :; do sleep 0.05; done";
+    for (time, code, words) in [("60s", 0, &b"done\n"[..]), ("0s", 9, b"")] {
+        let args = [&["--stop-timeout", time], &sh(slow)[..]].concat();
+        let serve = Serve::start(args);
+        let mut client = serve.client();
+        assert_eq!(client.line().as_deref(), Some("up"));
+        let reader = std::thread::spawn(move || client.rest());
+        let Finished { stderr, .. } = serve.stop();
+        assert_eq!(reader.join().unwrap(), words, "{stderr}");
+        let end = if code == 0 { "exit status: 0" } else { "signal: 9 (SIGKILL)" };
+        assert!(stderr.contains(end), "{stderr}");
+    }
+    let finished = Program::run(&mut tieline(["serve", "--stop-timeout", "soon"]), "");
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    assert!(finished.stderr.contains("'--stop-timeout <TIME>'"), "{finished:?}");
+    let finished = Program::run(&mut tieline(["connect", "stdio:", "--stop-timeout", "2days"]), "");
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    assert!(finished.stderr.contains("longer than a day"), "{finished:?}");
+}
+
 #[test]
 fn a_program_inherits_no_descriptor_but_its_own_three() {
     let list = "ls /proc/self/fd | tr '\\n' ' '";

@@ -11,7 +11,9 @@ use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
-use support::{Client, Program, Serve, Talk, children_of, is_running, path_of, tieline, until};
+use support::{
+    Client, Finished, Program, Serve, Talk, children_of, is_running, path_of, tieline, until,
+};
 use tieline_testkit::misbehave::{self, survivors};
 
 /// A server whose programs do this, and the mark of all that comes of them.
@@ -75,6 +77,94 @@ fn a_server_that_has_ended_has_left_nothing() {
         assert_eq!(survivors(&mark), [0; 0]);
         assert!(guardians.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
     }
+}
+
+/// Every way to hold that is possible here.
+fn holds() -> &'static [&'static [&'static str]] {
+    let all: &[&[&str]] = &[&["--hold=descent"], &["--isolate"], &["--hold=cgroup"]];
+    match rustix::process::geteuid().is_root() {
+        true => all,
+        false => {
+            eprintln!("not run as root: an ordinary user often has no cgroup, and has none here");
+            &all[..2]
+        }
+    }
+}
+
+#[test]
+fn however_it_is_held_nothing_is_left_of_a_program_and_the_account_says_so() {
+    for hold in holds() {
+        let mark = misbehave::new_mark();
+        let command = misbehave::command(&mark, &WORST);
+        let args = hold.iter().copied().chain(["--stop-timeout=0s", "--"]);
+        let args: Vec<_> = args.chain(command.iter().map(String::as_str)).collect();
+
+        let serve = Serve::start(&args);
+        let (_one, gone) = (up(&serve), up(&serve));
+        assert_eq!(survivors(&mark).len(), 8);
+        drop(gone);
+        until("the other's are left alone", || survivors(&mark).len() == 4);
+        let Finished { stderr, .. } = serve.stop();
+        assert_eq!(survivors(&mark), [0; 0]);
+        let account = "programs; nothing is left of them started=2 by_itself=0 asked=0 terminated=0 \
+                       killed=2 left=6";
+        assert!(stderr.contains(account), "{hold:?}: {stderr}");
+
+        let mut serve = Serve::start(&args);
+        let _clients = [up(&serve), up(&serve)];
+        serve.program.signal(Signal::KILL);
+        serve.program.wait();
+        until("nothing is left", || survivors(&mark).is_empty());
+    }
+}
+
+#[test]
+fn at_once_ended_by_a_second_signal_it_accounts_for_its_programs_too() {
+    let (mut serve, mark) = serve(&WORST);
+    let _client = up(&serve);
+    serve.program.signal(Signal::TERM);
+    until("the first signal was noticed", || !serve.path().exists());
+    serve.program.signal(Signal::TERM);
+    let Finished { stderr, .. } = serve.program.wait();
+    assert_eq!(survivors(&mark), [0; 0]);
+    assert!(stderr.contains("nothing is left of them started=1"), "{stderr}");
+}
+
+#[test]
+fn of_programs_that_end_in_every_way_each_is_counted() {
+    let script = "echo up; read -r word; case $word in end) exit 3;; esac; exec cat > /dev/null";
+    let serve = Serve::start(support::sh(script));
+    let mut clients = [up(&serve), up(&serve), up(&serve)];
+    clients[0].send("end");
+    assert_eq!(clients[0].rest(), b"");
+    clients[1].end_input();
+    assert_eq!(clients[1].rest(), b"");
+    let Finished { stderr, .. } = serve.stop();
+    let account =
+        "nothing is left of them started=3 by_itself=1 asked=2 terminated=0 killed=0 left=0";
+    assert!(stderr.contains(account), "{stderr}");
+}
+
+#[test]
+fn isolation_that_is_refused_or_of_nothing_is_said_before_anybody_is_served() {
+    let finished = Program::run(&mut tieline(["connect", "--isolate", "unix:/no/such"]), "");
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    assert!(finished.stderr.contains("there is no exec: endpoint"), "{finished:?}");
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run as root, who alone can make a place where namespaces are refused");
+        return;
+    }
+    let script = "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$0\" \"$@\"";
+    let directory = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}", directory.path().join("a.sock").display());
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "sh", "-c", script, env!("CARGO_BIN_EXE_tieline")]);
+    let serve = ["serve", "--isolate", "--listen", &listen, "--", "cat"];
+    let finished = Program::run(command.args(serve), "");
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+    assert!(finished.stderr.contains("does not allow the namespaces"), "{finished:?}");
+    assert!(finished.stderr.contains("hint: allow user namespaces"), "{finished:?}");
+    assert!(!directory.path().join("a.sock").exists(), "a socket was left");
 }
 
 #[test]

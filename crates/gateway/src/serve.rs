@@ -11,7 +11,8 @@ use bytes::Bytes;
 use tieline_proto::RestartPolicy;
 use tieline_proto::json::{self, Limits};
 use tieline_transport::{
-    BoxChannel, Channel, DynAcceptor, DynConnector, Incoming, Receiver, ReceiverExt, TransportError,
+    BoxChannel, Channel, DynAcceptor, DynConnector, Incoming, ProcessAccount, ProcessCounts,
+    Receiver, ReceiverExt, TransportError,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
@@ -24,6 +25,7 @@ pub struct Server {
     max_connections: usize,
     bridge: Bridge,
     restart: RestartPolicy,
+    account: Option<ProcessAccount>,
 }
 
 struct Entrance {
@@ -45,13 +47,23 @@ pub struct ServerReport {
     pub lost: u64,
     /// How often a far end was replaced.
     pub restarted: u64,
+    /// What became of the programs in its [account](Server::account).
+    pub programs: ProcessCounts,
 }
 
 impl Server {
     /// A server without an entrance, for at most `max_connections` clients at once. `bridge` says
     /// how each is joined to its far end.
     pub fn new(max_connections: usize, bridge: Bridge) -> Self {
-        Self { entrances: Vec::new(), max_connections, bridge, restart: RestartPolicy::Never }
+        let (entrances, restart) = (Vec::new(), RestartPolicy::Never);
+        Self { entrances, max_connections, bridge, restart, account: None }
+    }
+
+    /// Where the programs at the far ends are counted, as their
+    /// [options](tieline_transport::Options::account) say, too: the report has what it says when all
+    /// of them are gone, or 2 s after the last line's end. None by default.
+    pub fn account(&mut self, account: ProcessAccount) {
+        self.account = Some(account);
     }
 
     /// After which ends a far end is replaced while its client is still there, as
@@ -70,7 +82,7 @@ impl Server {
     ///
     /// Dropping the future ends everything at once.
     pub async fn run(self, stop: impl Future<Output = ()>) -> ServerReport {
-        let Self { entrances, max_connections, bridge, restart } = self;
+        let Self { entrances, max_connections, bridge, restart, account } = self;
         let (arrived, mut arrivals) = mpsc::channel(1);
         let mut entrances: JoinSet<()> =
             entrances.into_iter().map(|entrance| accept(entrance, arrived.clone())).collect();
@@ -98,9 +110,15 @@ impl Server {
         while let Some(ended) = lines.tasks.join_next_with_id().await {
             lines.ended(ended);
         }
+        if let Some(account) = account {
+            lines.report.programs = account.settled(LAST_BREATH).await;
+        }
         lines.report
     }
 }
+
+/// How long the report waits for what was killed to be gone.
+const LAST_BREATH: Duration = Duration::from_secs(2);
 
 /// How a client is joined to its far end.
 struct Joined {

@@ -188,6 +188,8 @@ pub enum ErrorKind {
     NotExecutable(PathBuf),
     /// The operating system could not start the program.
     LaunchFailed,
+    /// The operating system does not allow the namespaces in which the program was to be isolated.
+    IsolationRefused,
     /// This process's stdin and stdout were taken before.
     AlreadyTaken,
     /// It took too long.
@@ -231,6 +233,9 @@ impl ErrorKind {
             Self::NotExecutable(_) => "make it executable: chmod +x",
             Self::LaunchFailed => {
                 "check that the file is a program for this machine and that the interpreter in its first line exists"
+            }
+            Self::IsolationRefused => {
+                "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns; in a container, its security options), or do without --isolate"
             }
             Self::AlreadyTaken => "a process has one stdin and one stdout; use another endpoint",
             Self::TimedOut(_) => "try again, or allow more time",
@@ -278,6 +283,9 @@ impl fmt::Display for ErrorKind {
             }
             Self::NotExecutable(path) => write!(f, "{} is not executable", path.display()),
             Self::LaunchFailed => f.write_str("the operating system did not start it"),
+            Self::IsolationRefused => {
+                f.write_str("the operating system does not allow the namespaces to isolate it in")
+            }
             Self::AlreadyTaken => f.write_str("stdin and stdout were taken before"),
             Self::TimedOut(limit) => write!(f, "it took longer than {limit:?}"),
             Self::ResourcesExhausted => f.write_str("out of descriptors or memory"),

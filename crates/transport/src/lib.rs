@@ -47,11 +47,13 @@
 //! - One bad message is a [`Fault`](tieline_proto::Fault) and costs that message; the end of a line
 //!   is a [`CloseReason`] that can be cloned and asked for later.
 
+mod account;
 mod channel;
 mod close;
 mod connection;
 mod control;
 mod endpoint;
+mod environment;
 mod error;
 mod guardian;
 mod info;
@@ -71,6 +73,7 @@ mod stdio;
 #[cfg(unix)]
 mod unix;
 
+pub use account::{ProcessAccount, ProcessCounts};
 pub use channel::{
     Acceptor, BoxChannel, Channel, Connector, DynAcceptor, DynConnector, Framed, FramedAcceptor,
     FramedChannel, FramedReceiver, FramedSender, Incoming, Receiver, ReceiverExt, Refused,
@@ -82,13 +85,14 @@ pub use connection::{
 };
 pub use control::{Backing, BoxFuture, Control, ControlBuilder};
 pub use endpoint::{Address, Endpoint};
+pub use environment::Environment;
 pub use error::{ConfigError, ErrorKind, Operation, TransportError};
-pub use guardian::Guardian;
+pub use guardian::{Guardian, Hold};
 pub use info::{Capabilities, ConnectionInfo, Health, PeerIdentity, TransportKind};
 pub use memory::{
     Memory, MemoryChannel, MemoryConfig, MemoryConnection, MemoryListener, memory_pair,
 };
-pub use options::{ChannelConfig, Environment, Options};
+pub use options::{ChannelConfig, Options, StopTimeouts};
 pub use profile::PerformanceProfile;
 pub use registry::{Registry, Scheme};
 pub use tcp::{Tcp, TcpConfig, TcpConnection, TcpListener};
@@ -98,7 +102,7 @@ pub use transport::{DynListener, DynTransport, Listener, NoListener, Transport, 
 pub use process::adopt_orphans;
 #[cfg(unix)]
 pub use process::{
-    ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, StopTimeouts, resolve,
+    ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, resolve,
     until_children_are_gone,
 };
 #[cfg(unix)]

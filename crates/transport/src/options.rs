@@ -1,13 +1,11 @@
 //! What can be asked for beyond the endpoint's text.
 
-use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind};
 
-use crate::{ConfigError, Guardian};
+use crate::{ConfigError, Environment, Guardian, ProcessAccount};
 
 /// What can be asked for beyond the endpoint's text. The defaults are safe; each transport takes
 /// what concerns it.
@@ -27,11 +25,15 @@ pub struct Options {
     pub allow_unauthenticated_tcp: bool,
     /// The working directory of a child process; ours by default.
     pub cwd: Option<PathBuf>,
-    /// Environment variables of a child process, on top of ours.
+    /// Environment variables of a child process; ours by default.
     pub env: Environment,
+    /// How long each stage of stopping a child process may take.
+    pub stop: StopTimeouts,
     /// What stands between us and a child process, so that nothing that comes of it is left; none by
     /// default.
     pub guardian: Option<Guardian>,
+    /// Where child processes are counted, and how they ended; nowhere by default.
+    pub account: Option<ProcessAccount>,
 }
 
 impl Default for Options {
@@ -45,45 +47,31 @@ impl Default for Options {
             allow_unauthenticated_tcp: false,
             cwd: None,
             env: Environment::default(),
+            stop: StopTimeouts::default(),
             guardian: None,
+            account: None,
         }
     }
 }
 
-/// Environment variables of a child process. `Debug` shows their names alone: values are often
-/// secrets.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Environment(Vec<(OsString, OsString)>);
+/// How long each stage of stopping a child process may take before the next begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopTimeouts {
+    /// After the end of its input, before SIGTERM; 2 s by default.
+    pub end_of_input: Duration,
+    /// After SIGTERM, before SIGKILL; 5 s by default.
+    pub terminate: Duration,
+    /// After its end, for what others still hold open of its stdout; 1 s by default.
+    pub drain: Duration,
+}
 
-impl Environment {
-    /// Names and values, in the order in which they were given.
-    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
-        self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
-    }
-
-    /// Refuses what the operating system would misunderstand.
-    ///
-    /// # Errors
-    /// A name is empty or has a `=`, or something has a NUL byte.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let has = |text: &OsStr, byte| text.as_encoded_bytes().contains(&byte);
-        let is_name = |name: &OsStr| !name.is_empty() && !has(name, b'=') && !has(name, 0);
-        if self.iter().all(|(name, value)| is_name(name) && !has(value, 0)) {
-            return Ok(());
+impl Default for StopTimeouts {
+    fn default() -> Self {
+        Self {
+            end_of_input: Duration::from_secs(2),
+            terminate: Duration::from_secs(5),
+            drain: Duration::from_secs(1),
         }
-        Err(ConfigError { field: "env", must: "have names without `=`, and no NUL bytes" })
-    }
-}
-
-impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
-    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
-        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
-    }
-}
-
-impl fmt::Debug for Environment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.iter().map(|(name, _)| name)).finish()
     }
 }
 
@@ -154,16 +142,5 @@ mod tests {
             assert_eq!(config.validate().unwrap_err().field, field);
         }
         assert!(validate_timeout("connect_timeout", Duration::ZERO).is_err());
-    }
-
-    #[test]
-    fn an_environment_shows_no_values_and_takes_no_nonsense() {
-        let env: Environment = [("TOKEN", "hush"), ("EMPTY", "")].into_iter().collect();
-        assert_eq!(env.validate(), Ok(()));
-        assert_eq!(format!("{env:?}"), r#"{"TOKEN", "EMPTY"}"#);
-        for (name, value) in [("", "v"), ("A=B", "v"), ("A\0", "v"), ("A", "v\0")] {
-            let env: Environment = [(name, value)].into_iter().collect();
-            assert_eq!(env.validate().unwrap_err().field, "env");
-        }
     }
 }

@@ -17,7 +17,7 @@ pub struct Options {
     pub program: Option<PathBuf>,
     /// Its working directory, which is its project; ours by default.
     pub cwd: Option<PathBuf>,
-    /// Environment variables on top of ours.
+    /// Its environment variables; ours by default.
     pub env: Environment,
     /// Who uses it, as the program is told by `CLAUDE_CODE_ENTRYPOINT`; `sdk-tieline` by default.
     pub entrypoint: String,
@@ -198,15 +198,18 @@ impl Options {
         args.0
     }
 
-    /// The environment on top of ours. `CLAUDECODE`, by which the program knows that it was started
-    /// by itself, is emptied, which it takes for absent. `TRACEPARENT` is inherited like all others.
+    /// The program's environment: what is asked for, beginning with who we are. `CLAUDECODE`, by which
+    /// the program knows that it was started by itself, is removed. `TRACEPARENT` is inherited like
+    /// all others.
     pub fn environment(&self) -> Environment {
-        let ours = [("CLAUDE_CODE_ENTRYPOINT", self.entrypoint.as_str()), ("CLAUDECODE", "")];
-        let state = ("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1");
-        let ours = ours.into_iter().chain(self.session_state_events.then_some(state));
-        let ours = ours.map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        let given = self.env.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        ours.chain(given).collect()
+        let ours = Environment::default()
+            .with("CLAUDE_CODE_ENTRYPOINT", &self.entrypoint)
+            .without("CLAUDECODE");
+        let ours = match self.session_state_events {
+            true => ours.with("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1"),
+            false => ours,
+        };
+        self.env.clone().with_defaults(ours)
     }
 }
 
@@ -322,13 +325,13 @@ mod tests {
     #[test]
     fn the_environment_says_who_we_are_and_not_that_we_are_the_program_itself() {
         let named = |options: &Options, wanted: &str| {
-            let environment = options.environment();
-            let found = environment.iter().filter(|(name, _)| *name == wanted).last();
-            found.map(|(_, value)| value.to_owned())
+            let around_us = ("CLAUDECODE".into(), "1".into());
+            let environment = options.environment().resolve([around_us]);
+            environment.into_iter().find(|(name, _)| name == wanted).map(|(_, value)| value)
         };
         let plain = Options::default();
         assert_eq!(named(&plain, "CLAUDE_CODE_ENTRYPOINT").unwrap(), "sdk-tieline");
-        assert_eq!(named(&plain, "CLAUDECODE").unwrap(), "");
+        assert_eq!(named(&plain, "CLAUDECODE"), None);
         assert_eq!(named(&plain, "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS"), None);
         let mine = Options {
             env: [("CLAUDE_CODE_ENTRYPOINT", "mine")].into_iter().collect(),

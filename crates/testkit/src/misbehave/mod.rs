@@ -18,6 +18,7 @@
 //! | `exit=N`, `stay` | ends; does nothing for ever |
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const PROGRAM: &str = include_str!("program.pl");
@@ -54,6 +55,26 @@ pub fn children_of(parent: u32) -> Vec<u32> {
         fields.split(' ').nth(1) == Some(&parent.to_string())
     };
     pids().filter(is_child).collect()
+}
+
+/// The directory of the cgroup (v2) that this process is in, where it can make others: root can.
+pub fn own_group() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(Path::new(mount).join(own))
+}
+
+/// The groups beside us that were made by these guardians.
+pub fn groups_of(guardians: &[u32]) -> Vec<String> {
+    let Some(own) = own_group() else { return Vec::new() };
+    let names = fs::read_dir(own).unwrap().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_theirs = |name: &String| {
+        guardians.iter().any(|pid| name.starts_with(&format!("tieline-guardian-{pid}-")))
+    };
+    names.filter(is_theirs).collect()
 }
 
 fn pids() -> impl Iterator<Item = u32> {

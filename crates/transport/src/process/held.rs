@@ -95,9 +95,7 @@ impl Held {
             }
             #[cfg(target_os = "linux")]
             Self::Leash(leash) => {
-                if let Some(guardian) = leash.release() {
-                    reaper::reap_guardian(guardian, then);
-                }
+                leash.release(then);
                 None
             }
         }

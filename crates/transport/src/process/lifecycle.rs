@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::process::{Pid, Signal};
@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::StopTimeouts;
+use super::ProcessConfig;
 use super::held::{End, Held};
 use super::stderr::Stderr;
 use crate::control::Backing;
-use crate::{BoxFuture, ChildExit, Health};
+use crate::{BoxFuture, ChildExit, Health, ProcessAccount, StopTimeouts};
 
 /// How far a child's life has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,11 +33,39 @@ pub(super) enum Phase {
     Gone,
 }
 
+/// What was done so far to end a child, each more than the one before.
+#[derive(Debug, Default)]
+pub(super) struct Pressure(AtomicU8);
+
+impl Pressure {
+    /// Its input has ended.
+    pub(super) const ASKED: u8 = 1;
+    const TERMINATED: u8 = 2;
+    const KILLED: u8 = 3;
+
+    pub(super) fn raise(&self, to: u8) {
+        self.0.fetch_max(to, Ordering::Relaxed);
+    }
+
+    fn words(&self) -> &'static str {
+        match self.0.load(Ordering::Relaxed) {
+            0 => "by itself",
+            Self::ASKED => "after the end of its input",
+            Self::TERMINATED => "after SIGTERM",
+            _ => "killed",
+        }
+    }
+}
+
 /// One child and all that belongs to it.
 pub(super) struct Lifecycle(Arc<Life>);
 
 struct Life {
     pid: Pid,
+    name: String,
+    account: Option<ProcessAccount>,
+    pressure: Arc<Pressure>,
+    is_counted: AtomicBool,
     /// `None` once it is left to the reaper.
     held: Mutex<Option<Held>>,
     phase: watch::Sender<Phase>,
@@ -49,19 +77,26 @@ struct Life {
 }
 
 impl Lifecycle {
-    pub(super) fn new(held: Held, stop: StopTimeouts) -> io::Result<Self> {
+    pub(super) fn new(held: Held, config: &ProcessConfig) -> io::Result<Self> {
         let Some(pid) = held.pid() else {
             held.end(None);
             return Err(io::ErrorKind::InvalidData.into());
         };
+        if let Some(account) = &config.account {
+            account.note(|counts| counts.started += 1);
+        }
         Ok(Self(Arc::new(Life {
             pid,
+            name: config.name(),
+            account: config.account.clone(),
+            pressure: Arc::default(),
+            is_counted: AtomicBool::new(false),
             held: Mutex::new(Some(held)),
             phase: watch::Sender::new(Phase::Running),
             status: Mutex::new(None),
             guardian_lost: AtomicBool::new(false),
             stderr: Stderr::default(),
-            stop,
+            stop: config.stop,
             tasks: Mutex::new(Vec::new()),
         })))
     }
@@ -70,13 +105,18 @@ impl Lifecycle {
         self.0.phase.subscribe()
     }
 
+    pub(super) fn pressure(&self) -> Arc<Pressure> {
+        self.0.pressure.clone()
+    }
+
     /// Starts to read stderr and to wait for the end. Must be called in a runtime.
-    pub(super) fn watch(&self, stderr: OwnedFd, name: String) -> io::Result<()> {
+    pub(super) fn watch(&self, stderr: OwnedFd) -> io::Result<()> {
         let ended = match &*lock(&self.0.held) {
             Some(held) => held.ended(self.0.pid)?,
             None => return Ok(()),
         };
-        let drain = self.0.stderr.drain(stderr, name, self.0.pid.as_raw_nonzero().get())?;
+        let drain =
+            self.0.stderr.drain(stderr, self.0.name.clone(), self.0.pid.as_raw_nonzero().get())?;
         let life = self.0.clone();
         let wait = tokio::spawn(async move {
             if life.exited(ended.await) {
@@ -116,15 +156,17 @@ impl Backing for Lifecycle {
     fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
         let life = self.0.clone();
         Box::pin(async move {
-            let stages: [(_, fn(&Held)); 3] = [
-                (life.stop.end_of_input, Held::terminate),
-                (life.stop.terminate, Held::kill),
-                (life.stop.drain, |_| ()),
+            life.pressure.raise(Pressure::ASKED);
+            let stages: [(_, _, fn(&Held)); 3] = [
+                (life.stop.end_of_input, Pressure::TERMINATED, Held::terminate),
+                (life.stop.terminate, Pressure::KILLED, Held::kill),
+                (life.stop.drain, Pressure::KILLED, |_| ()),
             ];
-            for (patience, then) in stages {
+            for (patience, pressure, then) in stages {
                 if timeout(patience, life.reach(Phase::Exited)).await.is_ok() {
                     break;
                 }
+                life.pressure.raise(pressure);
                 if let Some(held) = &*lock(&life.held) {
                     then(held);
                 }
@@ -154,11 +196,13 @@ impl Life {
         let (status, is_heard) = match end {
             End::Status(status) => (status, true),
             End::GuardianLost => {
+                self.pressure.raise(Pressure::KILLED);
                 self.guardian_lost.store(true, Ordering::Relaxed);
                 (Some(ExitStatus::from_raw(Signal::KILL.as_raw())), false)
             }
         };
         *lock(&self.status) = status;
+        self.count(status);
         self.phase.send_if_modified(|phase| advance(phase, Phase::Exited));
         is_heard
     }
@@ -193,10 +237,46 @@ impl Life {
         self.phase.send_if_modified(|phase| advance(phase, Phase::Over));
     }
 
+    /// Enters in the account how the child itself has ended.
+    fn count(&self, status: Option<ExitStatus>) {
+        if self.is_counted.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (pid, name, how) = (self.pid, &self.name, self.pressure.words());
+        let status = status.map_or_else(String::new, |status| format!(", {status}"));
+        tracing::debug!(%pid, "{name} has ended {how}{status}");
+        let Some(account) = &self.account else { return };
+        account.note(|counts| match self.pressure.0.load(Ordering::Relaxed) {
+            0 => counts.by_itself += 1,
+            Pressure::ASKED => counts.asked += 1,
+            Pressure::TERMINATED => counts.terminated += 1,
+            _ => counts.killed += 1,
+        });
+    }
+
     fn end(&self) -> Option<ExitStatus> {
         let held = lock(&self.held).take()?;
-        let phase = self.phase.clone();
-        held.end(Some(Box::new(move || {
+        if *self.phase.borrow() < Phase::Exited {
+            self.pressure.raise(Pressure::KILLED);
+        }
+        self.count(None);
+        let (phase, account) = (self.phase.clone(), self.account.clone());
+        let (pid, name) = (self.pid, self.name.clone());
+        held.end(Some(Box::new(move |left| {
+            match left {
+                Some(0) => tracing::debug!(%pid, "{name} has left nothing"),
+                Some(left) => tracing::debug!(%pid, left, "{name} has left others, now killed"),
+                None => tracing::debug!(%pid, "{name} is gone; nobody can say what it has left"),
+            }
+            if let Some(account) = account {
+                account.note(|counts| match left {
+                    Some(left) => {
+                        counts.gone += 1;
+                        counts.left += u64::from(left);
+                    }
+                    None => counts.unchecked += 1,
+                });
+            }
             phase.send_if_modified(|phase| advance(phase, Phase::Gone));
         })))
     }

@@ -34,14 +34,14 @@ pub use resolve::resolve;
 use crate::control::ControlBuilder;
 use crate::options::validate_timeout;
 use crate::{
-    Address, Capabilities, ConfigError, Endpoint, Environment, ErrorKind, Guardian, IoConnection,
-    NoListener, Operation, Options, PerformanceProfile, Transport, TransportConfig, TransportError,
-    TransportKind,
+    Address, Capabilities, ConfigError, Endpoint, Environment, ErrorKind, Guardian, Hold,
+    IoConnection, NoListener, Operation, Options, PerformanceProfile, ProcessAccount, StopTimeouts,
+    Transport, TransportConfig, TransportError, TransportKind,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use guardian::guard;
 #[cfg(target_os = "linux")]
-use guardian::leash::Leash;
+use guardian::leash::{Leash, Refused};
 use held::Held;
 use lifecycle::Lifecycle;
 
@@ -58,40 +58,21 @@ pub type ProcessConnection = IoConnection<ChildStdout, ChildStdin>;
 /// What [`Process`] needs to know. There is no shell: the arguments arrive as they are.
 #[derive(Clone, Debug)]
 pub struct ProcessConfig {
-    /// The program: a path, or a name to look for in `PATH`.
+    /// The program: a path, or a name to look for in our own `PATH`, whatever the child's will be.
     pub program: OsString,
     /// Its arguments.
     pub args: Vec<OsString>,
     /// Its working directory; ours by default.
     pub cwd: Option<PathBuf>,
-    /// Environment variables on top of ours.
+    /// Its environment variables; ours by default.
     pub env: Environment,
     /// How long each stage of stopping may take.
     pub stop: StopTimeouts,
     /// What stands between us and the child, so that nothing that comes of it is left; none by
     /// default, and then its process group is all that is ended with it.
     pub guardian: Option<Guardian>,
-}
-
-/// How long each stage of stopping a child may take before the next begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StopTimeouts {
-    /// After the end of its input, before SIGTERM; 2 s by default.
-    pub end_of_input: Duration,
-    /// After SIGTERM, before SIGKILL; 5 s by default.
-    pub terminate: Duration,
-    /// After its end, for what others still hold open of its stdout; 1 s by default.
-    pub drain: Duration,
-}
-
-impl Default for StopTimeouts {
-    fn default() -> Self {
-        Self {
-            end_of_input: Duration::from_secs(2),
-            terminate: Duration::from_secs(5),
-            drain: Duration::from_secs(1),
-        }
-    }
+    /// Where it is counted how it ended, and what it left.
+    pub account: Option<ProcessAccount>,
 }
 
 impl ProcessConfig {
@@ -104,6 +85,7 @@ impl ProcessConfig {
             env: Environment::default(),
             stop: StopTimeouts::default(),
             guardian: None,
+            account: None,
         }
     }
 
@@ -133,6 +115,11 @@ impl TransportConfig for ProcessConfig {
         }
         if self.args.iter().any(has_nul) {
             return Err(ConfigError { field: "args", must: "hold no NUL byte" });
+        }
+        let isolates = self.guardian.as_ref().is_some_and(|it| it.hold() == Hold::Isolated);
+        if isolates && cfg!(not(target_os = "linux")) {
+            let must = "not isolate: that is possible on Linux alone";
+            return Err(ConfigError { field: "guardian", must });
         }
         self.env.validate()?;
         validate_timeout("stop.drain", self.stop.drain)
@@ -165,7 +152,9 @@ impl Transport for Process {
         Ok(ProcessConfig {
             cwd: options.cwd.clone(),
             env: options.env.clone(),
+            stop: options.stop,
             guardian: options.guardian.clone(),
+            account: options.account.clone(),
             ..ProcessConfig::new(program).with_args(args)
         })
     }
@@ -200,11 +189,11 @@ async fn launch(
     let program = resolve(&config.program, config.cwd.as_deref())?;
     let (held, pipes) = start(config, &program).await.map_err(launch_failed)?;
     // From here on the child is ended with this value, also when the rest fails.
-    let lifecycle = Lifecycle::new(held, config.stop).map_err(launch_failed)?;
+    let lifecycle = Lifecycle::new(held, config).map_err(launch_failed)?;
     let [stdin, stdout, stderr] = pipes;
     let read = ChildStdout::new(stdout, &lifecycle).map_err(launch_failed)?;
-    let write = ChildStdin::new(stdin).map_err(launch_failed)?;
-    lifecycle.watch(stderr, config.name()).map_err(launch_failed)?;
+    let write = ChildStdin::new(stdin, &lifecycle).map_err(launch_failed)?;
+    lifecycle.watch(stderr).map_err(launch_failed)?;
     let control = ControlBuilder {
         kind: TransportKind::PROCESS,
         endpoint: endpoint.clone(),
@@ -234,7 +223,10 @@ async fn start(config: &ProcessConfig, program: &Path) -> io::Result<(Held, [Own
     }
     let [stdin, stdout, stderr] = theirs;
     let mut command = Command::new(program);
-    command.args(&config.args).envs(config.env.iter());
+    command.args(&config.args);
+    if !config.env.is_ours() {
+        command.env_clear().envs(config.env.resolve(std::env::vars_os()));
+    }
     command.stdin(stdin).stdout(stdout).stderr(stderr);
     command.arg0(&config.program).process_group(0);
     if let Some(cwd) = &config.cwd {
@@ -244,6 +236,14 @@ async fn start(config: &ProcessConfig, program: &Path) -> io::Result<(Held, [Own
 }
 
 fn launch_failed(error: io::Error) -> TransportError {
+    #[cfg(target_os = "linux")]
+    if let Some(refused) = error.get_ref().and_then(|it| it.downcast_ref::<Refused>()) {
+        let kind = match refused.hold {
+            Hold::Isolated => ErrorKind::IsolationRefused,
+            _ => ErrorKind::LaunchFailed,
+        };
+        return TransportError::new(kind, Operation::Launch).because(error);
+    }
     let kind = match crate::error::common_kind(&error) {
         ErrorKind::Io => ErrorKind::LaunchFailed,
         kind => kind,

@@ -3,25 +3,36 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
 
-use super::lifecycle::{Lifecycle, Phase};
+use super::lifecycle::{Lifecycle, Phase, Pressure};
 use crate::{BoxFuture, WriteEnd};
 
 /// Our end of the child's stdin. Shutting it down closes it.
 #[derive(Debug)]
-pub struct ChildStdin(Option<pipe::Sender>);
+pub struct ChildStdin {
+    pipe: Option<pipe::Sender>,
+    pressure: Arc<Pressure>,
+}
 
 impl ChildStdin {
-    pub(super) fn new(stdin: OwnedFd) -> io::Result<Self> {
-        Ok(Self(Some(pipe::Sender::from_owned_fd(stdin)?)))
+    pub(super) fn new(stdin: OwnedFd, lifecycle: &Lifecycle) -> io::Result<Self> {
+        let pipe = Some(pipe::Sender::from_owned_fd(stdin)?);
+        Ok(Self { pipe, pressure: lifecycle.pressure() })
     }
 
     fn open(&mut self) -> io::Result<Pin<&mut pipe::Sender>> {
-        self.0.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+        self.pipe.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Drop for ChildStdin {
+    fn drop(&mut self) {
+        self.pressure.raise(Pressure::ASKED);
     }
 }
 
@@ -54,7 +65,8 @@ impl AsyncWrite for ChildStdin {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0 = None;
+        self.pressure.raise(Pressure::ASKED);
+        self.pipe = None;
         Poll::Ready(Ok(()))
     }
 }

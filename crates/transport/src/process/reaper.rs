@@ -7,26 +7,32 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::process::{Child, Command};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
+use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
-/// What is to be done once somebody is reaped.
-pub(super) type Reaped = Box<dyn FnOnce() + Send>;
+/// What is to be done once somebody is reaped. It is told how many others a guardian had to kill, if
+/// it has said that none is left.
+pub(super) type Reaped = Box<dyn FnOnce(Option<u32>) + Send>;
 
 enum Job {
     Spawn(Command, oneshot::Sender<io::Result<Unclaimed>>),
     Reap(Dying),
     Tell(Sender<()>),
+    /// Groups are to be removed that were left by others who were killed.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    Sweep,
 }
 
 /// Somebody who was killed, or told to end.
 struct Dying {
     child: Child,
-    is_guardian: bool,
+    /// A guardian's.
+    line: Option<Arc<UnixStream>>,
     then: Option<Reaped>,
 }
 
@@ -59,13 +65,24 @@ impl Drop for Unclaimed {
 
 /// Waits for a child that was killed. Never blocks.
 pub(super) fn reap(child: Child, then: Option<Reaped>) {
-    hand_over(Dying { child, is_guardian: false, then });
+    hand_over(Dying { child, line: None, then });
 }
 
 /// Waits for a guardian that was told to end. Never blocks.
 #[cfg(target_os = "linux")]
-pub(super) fn reap_guardian(guardian: Child, then: Option<Reaped>) {
-    hand_over(Dying { child: guardian, is_guardian: true, then });
+pub(super) fn reap_guardian(guardian: Child, line: Arc<UnixStream>, then: Option<Reaped>) {
+    hand_over(Dying { child: guardian, line: Some(line), then });
+}
+
+/// Before the first group is made: what others have left in the same place is removed.
+#[cfg(target_os = "linux")]
+pub(super) fn sweep_at_first() {
+    static FIRST: std::sync::Once = std::sync::Once::new();
+    FIRST.call_once(|| {
+        if let Ok(thread) = thread() {
+            let _ = thread.send(Job::Sweep);
+        }
+    });
 }
 
 fn hand_over(mut dying: Dying) {
@@ -127,14 +144,19 @@ struct Reaper {
     dying: Vec<Dying>,
     /// A guardian was lost, and its orphans may have come to us.
     has_orphans: bool,
+    /// How often more somebody's group is looked for that was left.
+    sweeps: u32,
     waiting: Vec<Sender<()>>,
 }
+
+/// Who was killed in a group is gone within milliseconds; one that is not is left to the next.
+const MOST_SWEEPS: u32 = 100;
 
 impl Reaper {
     fn run(mut self, jobs: &Receiver<Job>) {
         let mut pause = LOOK_AGAIN;
         loop {
-            let job = if self.dying.is_empty() && !self.has_orphans {
+            let job = if self.dying.is_empty() && !self.has_orphans && self.sweeps == 0 {
                 jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
                 jobs.recv_timeout(pause)
@@ -149,6 +171,7 @@ impl Reaper {
                 }
                 Ok(Job::Reap(dying)) => self.dying.push(dying),
                 Ok(Job::Tell(waiting)) => self.waiting.push(waiting),
+                Ok(Job::Sweep) => self.sweeps = MOST_SWEEPS,
                 Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(LOOK_AT_LEAST),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -157,22 +180,25 @@ impl Reaper {
     }
 
     fn look(&mut self) {
-        let Self { started, dying, has_orphans, waiting } = self;
+        let Self { started, dying, has_orphans, sweeps, waiting } = self;
         dying.retain_mut(|dying| match dying.is_over() {
             None => true,
             Some(went_well) => {
                 started.remove(&dying.child.id());
-                *has_orphans |= dying.is_guardian && !went_well;
+                let lost = dying.line.is_some() && !went_well;
+                *has_orphans |= lost;
+                *sweeps = if lost { MOST_SWEEPS } else { *sweeps };
                 if let Some(then) = dying.then.take() {
-                    then();
+                    then(dying.last_words());
                 }
                 false
             }
         });
+        *sweeps = if *sweeps > 0 && sweep() { *sweeps - 1 } else { 0 };
         if *has_orphans {
             *has_orphans = orphans::kill(started);
         }
-        if dying.is_empty() && !*has_orphans {
+        if dying.is_empty() && !*has_orphans && *sweeps == 0 {
             for waiting in waiting.drain(..) {
                 // It may have waited long enough.
                 let _ = waiting.send(());
@@ -187,7 +213,7 @@ impl Dying {
         match self.child.try_wait() {
             Ok(None) => {
                 #[cfg(target_os = "linux")]
-                if self.is_guardian {
+                if self.line.is_some() {
                     super::guardian::leash::wake(&self.child);
                 }
                 None
@@ -196,6 +222,20 @@ impl Dying {
             Err(_) => Some(false),
         }
     }
+
+    fn last_words(&self) -> Option<u32> {
+        #[cfg(target_os = "linux")]
+        return super::guardian::leash::last_words(self.line.as_deref()?);
+        #[cfg(not(target_os = "linux"))]
+        None
+    }
+}
+
+fn sweep() -> bool {
+    #[cfg(target_os = "linux")]
+    return super::guardian::group::sweep();
+    #[cfg(not(target_os = "linux"))]
+    false
 }
 
 #[cfg(target_os = "linux")]

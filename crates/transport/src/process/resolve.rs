@@ -8,7 +8,7 @@ use rustix::fs::Access;
 use crate::{ErrorKind, Operation, TransportError};
 
 /// The file that `program` names: itself if it has a slash, taken from `cwd` when it is relative,
-/// and otherwise the first executable of that name in `PATH`.
+/// and otherwise the first executable of that name in our own `PATH`: what the program's environment will be does not matter.
 ///
 /// # Errors
 /// [`DirectoryMissing`](ErrorKind::DirectoryMissing) for `cwd`,

@@ -7,7 +7,7 @@ use tieline_testkit::{helper, misbehave, test_name};
 use tieline_transport::{SenderExt, until_children_are_gone};
 use tokio::runtime::Runtime;
 
-use super::guarding::{end_by_hand, guarded, misbehaving, until_none_survives};
+use super::guarding::{end_by_hand, held, holds, misbehaving, until_none_survives};
 use super::*;
 
 /// What a program does, and how many of its processes are beyond the reach of its group then.
@@ -72,11 +72,13 @@ pub(super) fn run(config: ProcessConfig, how: End) {
 #[test]
 fn nothing_is_left_under_a_guardian() {
     let mut helper = helper::plain(test_name!(), || {
-        for (to_do, _) in MISBEHAVING {
-            for how in ENDS {
-                let mark = misbehave::new_mark();
-                run(guarded(&mark, to_do), how);
-                until_none_survives(&mark);
+        for hold in holds() {
+            for (to_do, _) in MISBEHAVING {
+                for how in ENDS {
+                    let mark = misbehave::new_mark();
+                    run(held(hold, &mark, to_do), how);
+                    until_none_survives(&mark);
+                }
             }
         }
         assert!(until_children_are_gone(wait::LIMIT));

@@ -4,8 +4,10 @@
 
 mod ending;
 mod guarding;
+mod holding;
 mod launching;
 mod leaving;
+mod renumbering;
 mod soaking;
 mod stopping;
 mod talking;
@@ -19,7 +21,7 @@ use tieline_proto::Lines;
 use tieline_testkit::wait;
 use tieline_transport::{
     Channel, ChannelConfig, ChildExit, CloseReason, Control, FramedChannel, FramedReceiver,
-    FramedSender, Guardian, Incoming, Process, ProcessConfig, ProcessConnection, Receiver,
+    FramedSender, Guardian, Hold, Incoming, Process, ProcessConfig, ProcessConnection, Receiver,
     ReceiverExt, StopTimeouts, Transport, TransportError,
 };
 
@@ -33,13 +35,18 @@ fn shell(script: &str) -> ProcessConfig {
 }
 
 async fn launch(config: &ProcessConfig) -> Result<ProcessConnection, TransportError> {
-    let guardian = std::env::var_os(GUARDED).map(|_| guardian());
+    let guardian = std::env::var(GUARDED).ok().map(|hold| guardian().with_hold(hold_of(&hold)));
     let guardian = config.guardian.clone().or(guardian);
     Process.connect(&ProcessConfig { guardian, ..config.clone() }).await
 }
 
-/// With this in the environment, each child of these tests has a guardian.
+/// With this in the environment, each child of these tests has a guardian that holds it so.
 const GUARDED: &str = "TIELINE_TEST_GUARDED";
+
+fn hold_of(name: &str) -> Hold {
+    let all = [Hold::Auto, Hold::Descent, Hold::Cgroup, Hold::Isolated];
+    all.into_iter().find(|hold| format!("{hold:?}") == name).unwrap()
+}
 
 /// This program is its own guardian, by way of a test that is one.
 fn guardian() -> Guardian {

@@ -7,7 +7,8 @@ use std::fs;
 use tieline_testkit::{helper, misbehave, test_name};
 use tieline_transport::until_children_are_gone;
 
-use super::guarding::guarded;
+use super::guarding::held;
+use super::holding::in_a_group;
 use super::leaving::{ENDS, MISBEHAVING, run};
 use super::*;
 
@@ -38,30 +39,45 @@ impl Holdings {
     }
 }
 
-#[test]
-fn starting_and_ending_adds_up_to_nothing() {
-    let mut helper = helper::plain(test_name!(), || {
-        let rounds = if is_long() { 10_000 } else { 200 };
-        let mark = misbehave::new_mark();
-        let well_behaved: &[&str] = &["say=up", "echo"];
-        run(guarded(&mark, well_behaved), ENDS[0]);
-        assert!(until_children_are_gone(wait::LIMIT));
-        let before = Holdings::now();
-        for round in 0..rounds {
-            let (misbehaving, _) = MISBEHAVING[round / 2 % MISBEHAVING.len()];
-            let to_do = if round % 2 == 0 { well_behaved } else { misbehaving };
-            run(guarded(&mark, to_do), ENDS[round % ENDS.len()]);
-        }
-        assert!(until_children_are_gone(wait::LIMIT));
-        assert_eq!(misbehave::survivors(&mark), [0; 0]);
-        wait::until("the end of the last runtime's threads", || {
-            Holdings::now().threads <= before.threads
-        });
-        assert_eq!(Holdings::now(), before);
-    });
-    // One that is long has no limit but its own.
+/// As [`helper::succeeds`]; one that is long has no limit but its own.
+pub(super) fn succeeds(helper: &mut std::process::Command) {
     match is_long() {
         true => assert_eq!(helper.status().unwrap().code(), Some(42)),
-        false => _ = helper::succeeds(&mut helper),
+        false => _ = helper::succeeds(helper),
     }
+}
+
+fn start_and_end(hold: Hold) {
+    let rounds = if is_long() { 10_000 } else { 100 };
+    let mark = misbehave::new_mark();
+    let well_behaved: &[&str] = &["say=up", "echo"];
+    run(held(hold, &mark, well_behaved), ENDS[0]);
+    assert!(until_children_are_gone(wait::LIMIT));
+    let before = Holdings::now();
+    for round in 0..rounds {
+        let (misbehaving, _) = MISBEHAVING[round / 2 % MISBEHAVING.len()];
+        let to_do = if round % 2 == 0 { well_behaved } else { misbehaving };
+        run(held(hold, &mark, to_do), ENDS[round % ENDS.len()]);
+    }
+    assert!(until_children_are_gone(wait::LIMIT));
+    assert_eq!(misbehave::survivors(&mark), [0; 0]);
+    wait::until("the end of the last runtime's threads", || {
+        Holdings::now().threads <= before.threads
+    });
+    assert_eq!(Holdings::now(), before);
+}
+
+#[test]
+fn starting_and_ending_adds_up_to_nothing() {
+    succeeds(&mut helper::plain(test_name!(), || start_and_end(Hold::Descent)));
+}
+
+#[test]
+fn starting_and_ending_in_groups_adds_up_to_nothing_and_leaves_no_group() {
+    in_a_group(test_name!(), 0, || start_and_end(Hold::Cgroup));
+}
+
+#[test]
+fn starting_and_ending_in_namespaces_adds_up_to_nothing() {
+    succeeds(&mut helper::plain(test_name!(), || start_and_end(Hold::Isolated)));
 }

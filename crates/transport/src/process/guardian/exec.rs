@@ -1,17 +1,19 @@
-//! What the standard library has no safe words for: how a guardian starts the program, tied to it and
-//! by no shell, and that it takes no signal.
+//! What the standard library has no safe words for: how a guardian starts the program, tied to it, in a
+//! group and by no shell, how it makes namespaces, and that it takes no signal.
 #![allow(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::ffi::{CString, OsString, c_char};
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::null_mut;
 use std::sync::atomic::AtomicPtr;
 
-use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitpid,
+};
 
 use super::wire::Request;
 
@@ -22,9 +24,7 @@ use super::wire::Request;
 /// The standard library would do the last step by `execvp`, which gives to a shell what the kernel
 /// refuses.
 pub(super) fn tie(command: &mut Command, request: &Request, signals: Blocked) -> io::Result<()> {
-    let mut environment: BTreeMap<_, _> = std::env::vars_os().collect();
-    environment.extend(request.env.iter().cloned());
-    let variables = environment.into_iter().map(|(mut variable, value)| {
+    let variables = request.env.iter().cloned().map(|(mut variable, value)| {
         variable.push("=");
         variable.push(value);
         variable
@@ -51,6 +51,75 @@ pub(super) fn tie(command: &mut Command, request: &Request, signals: Blocked) ->
     unsafe { command.pre_exec(become_program) };
     Ok(())
 }
+
+/// Starts `command`, in that cgroup from its first instruction. It is for a process with one thread.
+pub(super) fn spawn(mut command: Command, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Pid> {
+    let (mut failure, mut report) = io::pipe()?;
+    if let Some(child) = fork(Namespaces::Ours, cgroup)? {
+        drop((command, report));
+        let mut error = [0; 4];
+        return match failure.read_exact(&mut error) {
+            Ok(()) => {
+                let _ = waitpid(Some(child), WaitOptions::empty());
+                Err(io::Error::from_raw_os_error(i32::from_le_bytes(error)))
+            }
+            // The program has taken the other end's place.
+            Err(_) => Ok(child),
+        };
+    }
+    let error = command.exec().raw_os_error().unwrap_or(libc::EIO);
+    let _ = report.write_all(&error.to_le_bytes());
+    // SAFETY: it ends this process, which is the other's copy, and does nothing that the other still
+    // has to do.
+    unsafe { libc::_exit(127) }
+}
+
+/// In which namespaces a process is started.
+#[derive(Clone, Copy)]
+pub(super) enum Namespaces {
+    /// In ours.
+    Ours,
+    /// As the first in a PID namespace, with a mount namespace.
+    Plain,
+    /// The same, in a user namespace of its own.
+    InUserNamespace,
+}
+
+/// Goes on as two processes: `None` in the one that is new. It is for a process with one thread: what
+/// others were doing is not finished in the copy.
+pub(super) fn fork(
+    namespaces: Namespaces,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<Option<Pid>> {
+    let flags = match namespaces {
+        Namespaces::Ours => 0,
+        Namespaces::Plain => libc::CLONE_NEWPID | libc::CLONE_NEWNS,
+        Namespaces::InUserNamespace => libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUSER,
+    };
+    // SAFETY: zeroes ask for nothing.
+    let mut asked = unsafe { std::mem::zeroed::<libc::clone_args>() };
+    asked.flags = u64::from(flags.unsigned_abs());
+    asked.exit_signal = libc::SIGCHLD.unsigned_abs().into();
+    if let Some(cgroup) = cgroup {
+        asked.flags |= INTO_CGROUP;
+        asked.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
+    }
+    let made = match asked.flags {
+        // Some containers know no other way.
+        // SAFETY: the new process has a copy of all memory and the one thread that calls this.
+        0 => unsafe { libc::fork() }.into(),
+        // SAFETY: the same, as no memory is asked to be shared. The structure is one of this size.
+        _ => unsafe { libc::syscall(libc::SYS_clone3, &raw mut asked, size_of_val(&asked)) },
+    };
+    match i32::try_from(made) {
+        Ok(0) => Ok(None),
+        Ok(child) if child > 0 => Ok(Pid::from_raw(child)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `CLONE_INTO_CGROUP`.
+const INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// The signals that this process did not take when it was started.
 #[derive(Clone, Copy)]

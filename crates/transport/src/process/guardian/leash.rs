@@ -1,5 +1,6 @@
 //! Our side of a guardian.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -7,14 +8,14 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
-use rustix::net::{SendFlags, Shutdown, shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, shutdown};
 use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use super::wire::{MOST, Order, Report, Request, send};
-use crate::process::{ProcessConfig, reaper};
-use crate::{BoxFuture, Guardian, guardian};
+use crate::process::{ProcessConfig, reaper, reaper::Reaped};
+use crate::{BoxFuture, Guardian, Hold, guardian};
 
 /// A child and its guardian, held by the guardian's socket. Dropping it ends them at once.
 pub(in super::super) struct Leash {
@@ -34,6 +35,9 @@ impl Leash {
         program: &Path,
         stdio: [OwnedFd; 3],
     ) -> io::Result<Self> {
+        if matches!(by.hold(), Hold::Auto | Hold::Cgroup) {
+            reaper::sweep_at_first();
+        }
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let line = Arc::new(UnixStream::from_std(ours)?);
@@ -55,7 +59,8 @@ impl Leash {
             program: program.to_owned(),
             argv: [&config.program].into_iter().chain(&config.args).cloned().collect(),
             cwd: config.cwd.clone(),
-            env: config.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            env: config.env.resolve(std::env::vars_os()),
+            hold: by.hold(),
         };
         let request = request.encode();
         if request.len() > MOST {
@@ -67,12 +72,17 @@ impl Leash {
             _ => {}
         }
         match report(&leash.line).await? {
-            Some(Report::Started(pid)) => {
+            Some(Report::Started(held, pid)) => {
                 leash.pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
+                tracing::debug!(pid, ?held, "{} runs under a guardian", config.name());
                 Ok(leash)
             }
             Some(Report::Failed(error)) => Err(io::Error::from_raw_os_error(error)),
-            Some(Report::Ended(_)) | None => {
+            Some(Report::Refused(error)) => {
+                let error = io::Error::from_raw_os_error(error);
+                Err(io::Error::other(Refused { hold: by.hold(), error }))
+            }
+            Some(Report::Ended(_) | Report::Gone(_)) | None => {
                 Err(io::Error::other("the guardian ended before it could start the program"))
             }
         }
@@ -119,24 +129,22 @@ impl Leash {
 
     /// Ends everything at once: the guardian kills the child and all that came of it, and then is
     /// the reaper's.
-    pub(in super::super) fn release(mut self) -> Option<Child> {
-        self.close()
+    pub(in super::super) fn release(mut self, then: Option<Reaped>) {
+        self.close(then);
     }
 
-    fn close(&mut self) -> Option<Child> {
-        let guardian = self.guardian.take()?;
-        // Whoever else holds the socket for a moment.
-        let _ = shutdown(&*self.line, Shutdown::Both);
+    fn close(&mut self, then: Option<Reaped>) {
+        let Some(guardian) = self.guardian.take() else { return };
+        // Whoever else holds the socket for a moment. Its last words are still heard.
+        let _ = shutdown(&*self.line, Shutdown::Write);
         wake(&guardian);
-        Some(guardian)
+        reaper::reap_guardian(guardian, self.line.clone(), then);
     }
 }
 
 impl Drop for Leash {
     fn drop(&mut self) {
-        if let Some(guardian) = self.close() {
-            reaper::reap_guardian(guardian, None);
-        }
+        self.close(None);
     }
 }
 
@@ -144,6 +152,35 @@ impl Drop for Leash {
 pub(in super::super) fn wake(guardian: &Child) {
     let _ = rustix::process::kill_process(Pid::from_child(guardian), Signal::CONT);
 }
+
+/// What a guardian that has ended has said at last: how many it had to kill, and that none is left.
+pub(in super::super) fn last_words(line: &UnixStream) -> Option<u32> {
+    let mut said = [0; 4 * Report::LENGTH];
+    let (_, length) = rustix::net::recv(line, &mut said, RecvFlags::DONTWAIT).ok()?;
+    let (reports, _) = said.get(..length)?.as_chunks();
+    reports.iter().find_map(|report| match Report::decode(*report) {
+        Some(Report::Gone(killed)) => Some(killed.unsigned_abs()),
+        _ => None,
+    })
+}
+
+/// The child cannot be held as was asked for.
+#[derive(Debug)]
+pub(in super::super) struct Refused {
+    pub(in super::super) hold: Hold,
+    error: io::Error,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.hold {
+            Hold::Isolated => write!(f, "no namespaces: {}", self.error),
+            _ => write!(f, "no cgroup can be made below this process's own: {}", self.error),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
 
 /// The next report; `None` at the end of the line.
 async fn report(line: &UnixStream) -> io::Result<Option<Report>> {

@@ -10,10 +10,16 @@
 //! kills and reaps until the kernel says that it has no children. A descendant that calls `setsid`
 //! and loses its parent becomes its child, so there is none that it does not find.
 //!
-//! [`leash`] is our side, [`ward`] the guardian's, [`exec`] how it starts the program, [`wire`] what
-//! they say, [`tree`] how processes are listed and signalled.
+//! Where it can, the guardian puts the child into a cgroup, and where it is asked to, into a PID
+//! namespace ([`Hold`](crate::Hold)).
+//!
+//! [`leash`] is our side, [`ward`] the guardian's, [`exec`] how it starts the program, [`group`] and
+//! [`isolate`] the two that hold more firmly, [`wire`] what they say, [`tree`] how processes are listed
+//! and signalled.
 
 mod exec;
+pub(super) mod group;
+mod isolate;
 pub(super) mod leash;
 pub(super) mod tree;
 mod ward;

@@ -14,12 +14,15 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, set_child_subreaper,
-    set_parent_process_death_signal, wait, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, kill_process_group,
+    set_child_subreaper, set_parent_process_death_signal, wait, waitid,
 };
 
-use super::wire::{Order, Report, Request};
-use super::{exec, tree};
+use super::group::Group;
+use super::isolate::{Inside, Side};
+use super::wire::{Held, Order, Report, Request};
+use super::{exec, isolate, tree};
+use crate::Hold;
 
 /// Does what the socket on stdin asks for.
 pub(crate) fn run() -> ! {
@@ -46,19 +49,46 @@ fn take_stdin() -> io::Result<UnixStream> {
 
 fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Result<()> {
     let signals = exec::take_no_signal();
-    set_child_subreaper(Some(getpid()))?;
     // One that somebody has stopped goes on at our end. The thread that started it lives as long as we.
     set_parent_process_death_signal(Some(Signal::CONT))?;
-    let (child, report) = match start(request, stdio, signals) {
-        Ok(child) => (Some(child), Report::Started(child.as_raw_nonzero().get())),
-        Err(error) => (None, Report::Failed(error.raw_os_error().unwrap_or_default())),
+    let inside = match (request.hold == Hold::Isolated).then(isolate::enter).transpose() {
+        Ok(Some(Side::Outside(outside))) => {
+            drop((line, stdio));
+            outside.wait()
+        }
+        Ok(Some(Side::Inside(inside))) => Some(inside),
+        Ok(None) => None,
+        Err(error) => return line.write_all(&Report::Refused(number(&error)).encode()),
+    };
+    set_child_subreaper(Some(getpid()))?;
+    let grip = match request.hold {
+        Hold::Isolated => Ok(Grip::Namespace),
+        Hold::Descent => Ok(Grip::Descent),
+        Hold::Cgroup => Group::make().map(Grip::Cgroup),
+        _ => Ok(Group::make().map_or(Grip::Descent, Grip::Cgroup)),
+    };
+    let mut grip = match grip {
+        Ok(grip) => grip,
+        Err(error) => return line.write_all(&Report::Refused(number(&error)).encode()),
+    };
+    let (child, report) = match start(request, stdio, signals, &mut grip) {
+        Ok(child) => (Some(child), started(child, &grip, inside)),
+        Err(error) => (None, Report::Failed(number(&error))),
     };
     // When nobody listens any more, the line is at its end, which is noticed below.
     let _ = line.write_all(&report.encode());
     let listening = line.try_clone()?;
     let orders = Arc::new(Orders::default());
     orders.end.store(child.is_none(), Relaxed);
-    let ward = Ward { line, child, orders: orders.clone(), is_child_killed: false };
+    let ward = Ward {
+        line,
+        grip,
+        child,
+        orders: orders.clone(),
+        is_child_killed: false,
+        killed: 0,
+        removals: MOST_REMOVALS,
+    };
     let ward = Arc::new(Mutex::new(ward));
     let listener = ward.clone();
     // Without a thread there is nobody to listen for the end: let it be now.
@@ -87,13 +117,51 @@ struct Orders {
 /// for ever.
 const AT_ONCE: usize = 64;
 
+fn number(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or_default()
+}
+
+fn started(child: Pid, grip: &Grip, inside: Option<Inside>) -> Report {
+    let held = match (grip, &inside) {
+        (Grip::Descent, _) => Held::Descent,
+        (Grip::Cgroup(_), _) => Held::Cgroup,
+        (Grip::Namespace, Some(inside)) if inside.has_proc => Held::Isolated,
+        (Grip::Namespace, _) => Held::IsolatedWithoutProc,
+    };
+    let outside = inside.and_then(Inside::child_outside).unwrap_or(child);
+    Report::Started(held, outside.as_raw_nonzero().get())
+}
+
+/// What a guardian has in its hand, beside that every orphan comes to it.
+enum Grip {
+    Descent,
+    Cgroup(Group),
+    /// It is the first process of a PID namespace.
+    Namespace,
+}
+
+/// Everybody in the namespace of which this is the first process, but us. Anywhere else it would be
+/// everybody on the machine.
+fn signal_everybody(signal: Signal) {
+    if getpid() == Pid::INIT {
+        let _ = kill_process_group(Pid::INIT, signal);
+    }
+}
+
+/// How often a group is asked to go in which there is nobody of ours.
+const MOST_REMOVALS: u32 = 50;
+
 /// What a guardian answers for. Whoever has the lock may signal: nobody is reaped meanwhile.
 struct Ward {
     line: UnixStream,
+    grip: Grip,
     /// Until it has ended.
     child: Option<Pid>,
     orders: Arc<Orders>,
     is_child_killed: bool,
+    /// How many others were killed.
+    killed: i32,
+    removals: u32,
 }
 
 impl Ward {
@@ -102,7 +170,7 @@ impl Ward {
     fn settle(&mut self) {
         loop {
             if self.orders.terminate.swap(false, Relaxed) {
-                tree::terminate();
+                self.terminate();
             }
             let are_more = self.reap();
             if self.orders.end.load(Relaxed) {
@@ -122,16 +190,29 @@ impl Ward {
                     self.child = None;
                     let _ = self.line.write_all(&Report::Ended(status.as_raw()).encode());
                 }
-                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+                Ok(Some((_, status))) => {
+                    let is_killed = status.terminating_signal() == Some(Signal::KILL.as_raw());
+                    self.killed += i32::from(is_killed && self.orders.end.load(Relaxed));
+                }
+                Err(rustix::io::Errno::INTR) => {}
                 Ok(None) => return false,
-                Err(_) if self.orders.end.load(Relaxed) => exit(0),
-                Err(_) => return false,
+                Err(_) => {
+                    if self.orders.end.load(Relaxed) {
+                        self.leave();
+                    }
+                    return false;
+                }
             }
         }
         true
     }
 
     fn kill(&mut self) {
+        match &self.grip {
+            Grip::Descent => {}
+            Grip::Cgroup(group) => group.kill(),
+            Grip::Namespace => return signal_everybody(Signal::KILL),
+        }
         match self.child {
             // Mostly there is nobody else, and then nobody has to be looked for: this is called
             // again when it has ended, and if it takes its time.
@@ -144,6 +225,30 @@ impl Ward {
                 }
             }
         }
+    }
+
+    /// SIGTERM for all.
+    fn terminate(&self) {
+        match self.grip {
+            Grip::Namespace => signal_everybody(Signal::TERM),
+            _ => tree::terminate(),
+        }
+    }
+
+    /// There is nobody who could become a child of ours.
+    fn leave(&mut self) {
+        if let Grip::Cgroup(group) = &self.grip
+            && !group.remove()
+        {
+            // Somebody else is in it, whom the program has put there.
+            self.removals = self.removals.saturating_sub(1);
+            if self.removals > 0 {
+                return;
+            }
+            exit(1);
+        }
+        let _ = self.line.write_all(&Report::Gone(self.killed).encode());
+        exit(0)
     }
 }
 
@@ -189,15 +294,40 @@ fn lock(ward: &Mutex<Ward>) -> MutexGuard<'_, Ward> {
     ward.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn start(request: &Request, stdio: Vec<OwnedFd>, signals: exec::Blocked) -> io::Result<Pid> {
-    let [stdin, stdout, stderr] =
-        <[OwnedFd; 3]>::try_from(stdio).map_err(|_| rustix::io::Errno::BADF)?;
+/// Where the kernel does not start it in its group, and it need not be in one, it is in none.
+fn start(
+    request: &Request,
+    stdio: Vec<OwnedFd>,
+    signals: exec::Blocked,
+    grip: &mut Grip,
+) -> io::Result<Pid> {
+    let stdio = <[OwnedFd; 3]>::try_from(stdio).map_err(|_| rustix::io::Errno::BADF)?;
+    if let Grip::Cgroup(group) = grip {
+        let copies = stdio.each_ref().map(OwnedFd::try_clone);
+        let [stdin, stdout, stderr] = copies;
+        let command = command(request, [stdin?, stdout?, stderr?], signals)?;
+        match exec::spawn(command, Some(group.directory())) {
+            Err(_) if request.hold == Hold::Auto => {
+                group.remove();
+                *grip = Grip::Descent;
+            }
+            started => return started,
+        }
+    }
+    exec::spawn(command(request, stdio, signals)?, None)
+}
+
+/// Our copies of its stdio go with the command.
+fn command(
+    request: &Request,
+    [stdin, stdout, stderr]: [OwnedFd; 3],
+    signals: exec::Blocked,
+) -> io::Result<Command> {
     let mut command = Command::new(&request.program);
     command.process_group(0).stdin(stdin).stdout(stdout).stderr(stderr);
     if let Some(cwd) = &request.cwd {
         command.current_dir(cwd);
     }
     exec::tie(&mut command, request, signals)?;
-    // Our copies of its stdio go with the command.
-    Ok(Pid::from_child(&command.spawn()?))
+    Ok(command)
 }

@@ -13,6 +13,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+use crate::Hold;
+
 /// The longest request, in bytes. No kernel takes arguments and an environment that are longer.
 pub(super) const MOST: usize = 16 * 1024 * 1024;
 
@@ -26,9 +28,19 @@ pub(super) struct Request {
     /// The name it is called by, and its arguments.
     pub(super) argv: Vec<OsString>,
     pub(super) cwd: Option<PathBuf>,
-    /// On top of the guardian's own environment, which is ours.
+    /// All of its environment.
     pub(super) env: Vec<(OsString, OsString)>,
+    /// How it is to be held.
+    pub(super) hold: Hold,
 }
+
+/// Each way to hold, and how it is said.
+const HOLDS: [(&str, Hold); 4] = [
+    ("auto", Hold::Auto),
+    ("descent", Hold::Descent),
+    ("cgroup", Hold::Cgroup),
+    ("isolated", Hold::Isolated),
+];
 
 impl Request {
     /// The length of it, and all it says.
@@ -41,6 +53,8 @@ impl Request {
         };
         put(self.program.as_os_str());
         put(self.cwd.clone().unwrap_or_default().as_os_str());
+        let hold = HOLDS.iter().find(|(_, hold)| *hold == self.hold);
+        put(hold.map_or("", |(said, _)| *said).as_ref());
         put(self.argv.len().to_string().as_ref());
         for word in &self.argv {
             put(word);
@@ -64,13 +78,15 @@ impl Request {
         let mut words = words.into_iter();
         let program = words.next()?.into();
         let cwd = words.next().filter(|cwd| !cwd.is_empty()).map(PathBuf::from);
+        let hold = words.next()?;
+        let hold = HOLDS.iter().find(|(said, _)| hold == *said)?.1;
         let count = words.next()?.to_str()?.parse().ok()?;
         let argv = words.by_ref().take(count).collect();
         let mut env = Vec::new();
         while let (Some(name), Some(value)) = (words.next(), words.next()) {
             env.push((name, value));
         }
-        Some(Self { program, argv, cwd, env })
+        Some(Self { program, argv, cwd, env, hold })
     }
 
     /// Waits for a request, and what comes with it.
@@ -135,12 +151,27 @@ impl Order {
 /// What a guardian reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Report {
-    /// The child runs, by this number.
-    Started(i32),
+    /// The child runs, held in this way, by this number.
+    Started(Held, i32),
     /// It could not be started: an error number of the operating system.
     Failed(i32),
+    /// It cannot be held as was asked for: likewise.
+    Refused(i32),
     /// It has ended, with this wait status.
     Ended(i32),
+    /// The guardian goes, as the kernel says that it has no children: beside the child it had to kill
+    /// so many.
+    Gone(i32),
+}
+
+/// How a child is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    Descent,
+    Cgroup,
+    /// In a namespace with a `/proc` of its own.
+    Isolated,
+    IsolatedWithoutProc,
 }
 
 impl Report {
@@ -148,9 +179,14 @@ impl Report {
 
     pub(super) fn encode(self) -> [u8; Self::LENGTH] {
         let (kind, number) = match self {
-            Self::Started(number) => (b'S', number),
+            Self::Started(Held::Descent, number) => (b'S', number),
+            Self::Started(Held::Cgroup, number) => (b'C', number),
+            Self::Started(Held::Isolated, number) => (b'I', number),
+            Self::Started(Held::IsolatedWithoutProc, number) => (b'P', number),
             Self::Failed(number) => (b'F', number),
+            Self::Refused(number) => (b'R', number),
             Self::Ended(number) => (b'X', number),
+            Self::Gone(number) => (b'G', number),
         };
         let [a, b, c, d] = number.to_le_bytes();
         [kind, a, b, c, d]
@@ -159,9 +195,14 @@ impl Report {
     pub(super) fn decode([kind, number @ ..]: [u8; Self::LENGTH]) -> Option<Self> {
         let number = i32::from_le_bytes(number);
         match kind {
-            b'S' => Some(Self::Started(number)),
+            b'S' => Some(Self::Started(Held::Descent, number)),
+            b'C' => Some(Self::Started(Held::Cgroup, number)),
+            b'I' => Some(Self::Started(Held::Isolated, number)),
+            b'P' => Some(Self::Started(Held::IsolatedWithoutProc, number)),
             b'F' => Some(Self::Failed(number)),
+            b'R' => Some(Self::Refused(number)),
             b'X' => Some(Self::Ended(number)),
+            b'G' => Some(Self::Gone(number)),
             _ => None,
         }
     }
@@ -179,10 +220,12 @@ mod tests {
             argv: vec!["x".into(), String::new().into(), odd.clone()],
             cwd: None,
             env: Vec::new(),
+            hold: Hold::Auto,
         };
         let full = Request {
             cwd: Some("/".into()),
             env: vec![("A".into(), odd), ("B".into(), OsString::new())],
+            hold: Hold::Isolated,
             ..plain.clone()
         };
         for request in [plain, full] {
@@ -201,7 +244,10 @@ mod tests {
         for order in [Order::Terminate, Order::Kill] {
             assert_eq!(Order::decode(order.encode()), order);
         }
-        for report in [Report::Started(1), Report::Failed(2), Report::Ended(i32::MIN)] {
+        let held = [Held::Descent, Held::Cgroup, Held::Isolated, Held::IsolatedWithoutProc];
+        let others =
+            [Report::Failed(2), Report::Refused(3), Report::Ended(i32::MIN), Report::Gone(0)];
+        for report in held.map(|held| Report::Started(held, 1)).into_iter().chain(others) {
             assert_eq!(Report::decode(report.encode()), Some(report));
         }
         assert_eq!(Report::decode(*b"?1234"), None);

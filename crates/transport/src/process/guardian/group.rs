@@ -1,0 +1,240 @@
+//! A cgroup (v2) for all that comes of one child, below the one that we are in: where that is
+//! possible, the kernel kills all of it in one step.
+//!
+//! A group is its guardian's, which holds a lock on the directory for as long as it lives. One that
+//! nobody has locked was left by a guardian that somebody killed: whoever finds it kills what is in
+//! it and removes it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fstatfs, mkdirat, openat,
+    unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::{geteuid, getpid};
+
+/// Nobody else would name a group so: behind it are the number of its guardian and another.
+const PREFIX: &str = "tieline-guardian-";
+
+/// What `statfs` says of a cgroup2 file system. A directory can be made in others, too.
+const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
+
+/// How deep the groups are that a program may have made below its own.
+const DEEPEST: usize = 32;
+
+/// A group of ours.
+pub(super) struct Group {
+    parent: OwnedFd,
+    name: String,
+    /// Locked.
+    directory: OwnedFd,
+    /// Whatever is written to it kills.
+    kill: OwnedFd,
+}
+
+impl Group {
+    /// Makes a group below our own.
+    ///
+    /// # Errors
+    /// There is no cgroup2 file system, we may not, or it is older than `cgroup.kill` (Linux 5.14).
+    pub(super) fn make() -> io::Result<Self> {
+        let parent = own()?;
+        for attempt in 0..100 {
+            let name = format!("{PREFIX}{}-{attempt}", getpid());
+            match mkdirat(&parent, &name, Mode::from_raw_mode(0o755)) {
+                Err(Errno::EXIST) => continue,
+                made => made?,
+            }
+            match take(parent.as_fd(), &name) {
+                Ok((directory, kill)) => return Ok(Self { parent, name, directory, kill }),
+                // Somebody was quicker and takes it for one that was left.
+                Err(Errno::WOULDBLOCK | Errno::NODEV) => continue,
+                Err(error) => {
+                    let _ = unlinkat(&parent, &name, AtFlags::REMOVEDIR);
+                    return Err(error.into());
+                }
+            }
+        }
+        Err(Errno::EXIST.into())
+    }
+
+    /// Its directory, for who is to be started in it.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// SIGKILL for all in it, and for those that come while the kernel does that.
+    pub(super) fn kill(&self) {
+        // It may be removed already.
+        let _ = rustix::io::write(&self.kill, b"1");
+    }
+
+    /// Removes it, with the groups that were made below it, once nobody is in it; whether it is gone.
+    pub(super) fn remove(&self) -> bool {
+        self.kill();
+        remove(self.parent.as_fd(), self.name.as_ref(), DEEPEST).is_ok()
+    }
+}
+
+/// Removes the groups of guardians that are gone, and kills who is in them. Whether some could not be
+/// removed yet.
+pub(in super::super) fn sweep() -> bool {
+    let Ok(parent) = own() else { return false };
+    let entries = Dir::read_from(&parent).into_iter().flatten().flatten();
+    let mut is_left = false;
+    for entry in entries {
+        let name = entry.file_name().to_bytes();
+        if !is_guardians(name) {
+            continue;
+        }
+        let name = OsStr::from_bytes(name);
+        let Ok(group) = open(parent.as_fd(), name) else { continue };
+        let is_ours = fstat(&group).is_ok_and(|it| it.st_uid == geteuid().as_raw());
+        if is_ours && flock(&group, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            if let Ok(kill) = openat(&group, "cgroup.kill", TO_WRITE, Mode::empty()) {
+                let _ = rustix::io::write(kill, b"1");
+            }
+            is_left |= remove(parent.as_fd(), name, DEEPEST).is_err();
+        }
+    }
+    is_left
+}
+
+fn is_guardians(name: &[u8]) -> bool {
+    let Some(numbers) = name.strip_prefix(PREFIX.as_bytes()) else { return false };
+    let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let numbers: Vec<_> = numbers.split(|byte| *byte == b'-').collect();
+    numbers.len() == 2 && numbers.into_iter().all(is_number)
+}
+
+const TO_WRITE: OFlags = OFlags::WRONLY.union(OFlags::CLOEXEC);
+
+fn open(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty())
+}
+
+/// The directory, locked, and its `cgroup.kill`.
+fn take(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let directory = open(parent, name.as_ref())?;
+    flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
+    // It is not there any more where the group was removed in between.
+    let kill = openat(&directory, "cgroup.kill", TO_WRITE, Mode::empty())?;
+    Ok((directory, kill))
+}
+
+fn remove(parent: BorrowedFd<'_>, name: &OsStr, depth: usize) -> rustix::io::Result<()> {
+    let remove_it = || match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed,
+    };
+    match remove_it() {
+        Err(Errno::BUSY | Errno::NOTEMPTY) if depth > 0 => {}
+        removed => return removed,
+    }
+    let directory = open(parent, name)?;
+    for entry in Dir::read_from(&directory)?.flatten() {
+        let below = entry.file_name().to_bytes();
+        if entry.file_type() == FileType::Directory && below != b"." && below != b".." {
+            let _ = remove(directory.as_fd(), OsStr::from_bytes(below), depth - 1);
+        }
+    }
+    remove_it()
+}
+
+/// The directory of the group that we are in.
+fn own() -> io::Result<OwnedFd> {
+    let [mounts, groups] = [fs::read("/proc/self/mountinfo")?, fs::read("/proc/self/cgroup")?];
+    let [mounts, groups] = [&mounts, &groups].map(|it| String::from_utf8_lossy(it));
+    let place = place(&mounts, &groups).ok_or(io::ErrorKind::NotFound)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(place, flags, Mode::empty())?;
+    match fstatfs(&directory)?.f_type as u64 {
+        CGROUP2_SUPER_MAGIC => Ok(directory),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// Where the group that we are in is to be found, if it can be.
+fn place(mounts: &str, groups: &str) -> Option<PathBuf> {
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let own = Path::new(own);
+    if own.components().any(|part| part == std::path::Component::ParentDir) {
+        // Outside of what our cgroup namespace shows.
+        return None;
+    }
+    mounts.lines().find_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        if file_system.split(' ').next() != Some("cgroup2") {
+            return None;
+        }
+        let mut mount = mount.split(' ').skip(3);
+        let (root, point) = (unescape(mount.next()?), unescape(mount.next()?));
+        let below = own.strip_prefix(root).ok()?;
+        Some(Path::new(&point).join(below))
+    })
+}
+
+/// The kernel writes blanks and the like as a backslash and three octal digits.
+fn unescape(text: &str) -> String {
+    let mut parts = text.split('\\');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let code = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(code) => {
+                plain.push(char::from(code));
+                plain.push_str(part.get(3..).unwrap_or_default());
+            }
+            None => plain.extend(["\\", part]),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIFIED: &str = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw";
+    const HYBRID: &str = "\
+        31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
+        32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n\
+        41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw";
+    const BOUND: &str = "55 50 0:26 /user.slice /mnt/my\\040groups rw - cgroup2 none rw";
+
+    #[test]
+    fn our_own_group_is_found_in_what_the_kernel_says_of_mounts_and_groups() {
+        for (mounts, groups, expected) in [
+            (UNIFIED, "0::/a.slice/b.scope\n", Some("/sys/fs/cgroup/a.slice/b.scope")),
+            (UNIFIED, "0::/\n", Some("/sys/fs/cgroup/")),
+            (HYBRID, "4:memory:/x\n1:cpu:/\n0::/y\n", Some("/sys/fs/cgroup/unified/y")),
+            (BOUND, "0::/user.slice/x", Some("/mnt/my groups/x")),
+            (BOUND, "0::/system.slice/x", None),
+            (UNIFIED, "0::/../elsewhere", None),
+            (UNIFIED, "1:cpu:/\n", None),
+            ("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw", "0::/", None),
+            ("nonsense", "0::/", None),
+            ("", "", None),
+        ] {
+            assert_eq!(place(mounts, groups).as_deref(), expected.map(Path::new), "{groups}");
+        }
+        for (name, expected) in [
+            ("tieline-guardian-12-0", true),
+            ("tieline-guardian-12", false),
+            ("tieline-guardian-12-", false),
+            ("tieline-guardian-12-0-1", false),
+            ("tieline-guardian-x-0", false),
+            ("tieline-12-0", false),
+        ] {
+            assert_eq!(is_guardians(name.as_bytes()), expected, "{name}");
+        }
+        assert_eq!(unescape("a\\040b\\134\\"), "a b\\\\");
+    }
+}
