@@ -352,7 +352,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                     return false;
                 }
                 let reason = match (&reason, self.control.close_reason()) {
-                    (CloseReason::Io(_), Some(known)) => known,
+                    (CloseReason::Io(_) | CloseReason::StdinClosed, Some(known)) => known,
                     _ => reason,
                 };
                 self.stage = Stage::Ended(reason.clone());

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_proto::EncodeError;
@@ -15,15 +16,15 @@ use crate::{CloseReason, Endpoint, PeerIdentity};
 ///
 /// `Display` prints one level; the operating system's own words are behind
 /// [`source`](Error::source), what to do next is [`hint`](Self::hint).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TransportError(Box<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     kind: ErrorKind,
     operation: Operation,
     endpoint: Option<Endpoint>,
-    source: Option<io::Error>,
+    source: Option<Arc<io::Error>>,
     hint: Option<Cow<'static, str>>,
 }
 
@@ -43,7 +44,7 @@ impl TransportError {
     /// The same error, caused by `source`.
     #[must_use]
     pub fn because(mut self, source: io::Error) -> Self {
-        self.0.source = Some(source);
+        self.0.source = Some(Arc::new(source));
         self
     }
 
@@ -93,7 +94,7 @@ impl fmt::Display for TransportError {
 
 impl Error for TransportError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.as_ref().map(|source| source as _)
+        self.0.source.as_deref().map(|source| source as _)
     }
 }
 
@@ -117,6 +118,8 @@ pub enum Operation {
     Send,
     /// Receiving a message.
     Receive,
+    /// Ending a connection.
+    Close,
 }
 
 impl fmt::Display for Operation {
@@ -130,12 +133,13 @@ impl fmt::Display for Operation {
             Self::Launch => "launch",
             Self::Send => "send to",
             Self::Receive => "receive from",
+            Self::Close => "disconnect from",
         })
     }
 }
 
 /// What failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The text is no endpoint.
@@ -188,6 +192,8 @@ pub enum ErrorKind {
     NotExecutable(PathBuf),
     /// The operating system could not start the program.
     LaunchFailed,
+    /// The operating system could not make the pipes for a child process.
+    PipeFailed,
     /// This process's stdin and stdout were taken before.
     AlreadyTaken,
     /// It took too long.
@@ -198,6 +204,15 @@ pub enum ErrorKind {
     Message(EncodeError),
     /// The line has ended.
     Closed(CloseReason),
+    /// The line was lost under messages that had been taken and may not have left; it comes back.
+    Lost {
+        /// How many.
+        messages: u64,
+    },
+    /// There is no connection.
+    NotConnected,
+    /// There is a connection already.
+    AlreadyConnected,
     /// Anything else that the operating system reports.
     Io,
 }
@@ -206,11 +221,15 @@ impl ErrorKind {
     fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::NotFound | Self::Refused | Self::TimedOut(_) | Self::ResourcesExhausted
+            Self::NotFound
+                | Self::Refused
+                | Self::TimedOut(_)
+                | Self::ResourcesExhausted
+                | Self::PipeFailed
         )
     }
 
-    fn hint(&self) -> Option<&'static str> {
+    fn hint(&self) -> Option<&str> {
         Some(match self {
             Self::UnsupportedOperation => "choose another endpoint for this",
             Self::PathTooLong { .. } => "choose a shorter path, or a relative one",
@@ -234,7 +253,12 @@ impl ErrorKind {
             }
             Self::AlreadyTaken => "a process has one stdin and one stdout; use another endpoint",
             Self::TimedOut(_) => "try again, or allow more time",
-            Self::ResourcesExhausted => {
+            Self::UnsupportedPlatform => "choose a transport that exists here",
+            Self::Closed(reason) => return reason.hint(),
+            Self::Lost { .. } => "send them again if having them twice does no harm",
+            Self::NotConnected => "connect first",
+            Self::AlreadyConnected => "disconnect first, or use the connection there is",
+            Self::ResourcesExhausted | Self::PipeFailed => {
                 "raise the limit of open files (ulimit -n), or use fewer connections"
             }
             _ => return None,
@@ -278,6 +302,12 @@ impl fmt::Display for ErrorKind {
             }
             Self::NotExecutable(path) => write!(f, "{} is not executable", path.display()),
             Self::LaunchFailed => f.write_str("the operating system did not start it"),
+            Self::PipeFailed => f.write_str("its pipes could not be made"),
+            Self::Lost { messages } => {
+                write!(f, "the line was lost, and {messages} messages may not have left")
+            }
+            Self::NotConnected => f.write_str("there is no connection"),
+            Self::AlreadyConnected => f.write_str("there is a connection already"),
             Self::AlreadyTaken => f.write_str("stdin and stdout were taken before"),
             Self::TimedOut(limit) => write!(f, "it took longer than {limit:?}"),
             Self::ResourcesExhausted => f.write_str("out of descriptors or memory"),

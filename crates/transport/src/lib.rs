@@ -74,9 +74,9 @@ mod unix;
 pub use channel::{
     Acceptor, BoxChannel, Channel, Connector, DynAcceptor, DynConnector, Framed, FramedAcceptor,
     FramedChannel, FramedReceiver, FramedSender, Incoming, Receiver, ReceiverExt, Refused,
-    SendError, Sender, SenderExt, SharedSender,
+    Reset, SendError, Sender, SenderExt, SharedSender,
 };
-pub use close::{ChildExit, CloseReason};
+pub use close::{ChildExit, CloseReason, GivenUp};
 pub use connection::{
     BoxConnection, Connection, ConnectionExt, IoConnection, ReadHalf, WriteEnd, WriteHalf,
 };
