@@ -17,6 +17,8 @@ use crate::{CallError, Driver, ErrorObject, Handler, Invocation, NotSent, PeerOp
 pub struct Peer {
     shared: Arc<Shared>,
     control: Control,
+    /// Goes first on this line, while it is being begun.
+    first_on: Option<u64>,
 }
 
 impl Peer {
@@ -29,7 +31,7 @@ impl Peer {
     ) -> (Self, Driver<C, H>) {
         let control = channel.control().clone();
         let shared = Arc::new(Shared::new(options));
-        let peer = Self { shared: shared.clone(), control };
+        let peer = Self { shared: shared.clone(), control, first_on: None };
         let driver = Driver::new(channel, handler, peer.clone(), shared);
         (peer, driver)
     }
@@ -73,7 +75,7 @@ impl Peer {
     /// It was not queued.
     pub async fn notify(&self, method: &str, params: impl Serialize) -> Result<(), NotSent> {
         let params = serialize(&params)?;
-        self.shared.notify(method, params.as_deref()).await
+        self.shared.notify(method, params.as_deref(), self.first_on).await
     }
 
     /// As [`notify`](Self::notify), with `params` as they are: a JSON object or array, which is not
@@ -82,7 +84,7 @@ impl Peer {
     /// # Errors
     /// It was not queued.
     pub async fn notify_raw(&self, method: &str, params: Option<&[u8]>) -> Result<(), NotSent> {
-        self.shared.notify(method, params).await
+        self.shared.notify(method, params, self.first_on).await
     }
 
     /// Takes nothing new, lets what is under way on both sides end within
@@ -110,6 +112,15 @@ impl Peer {
     /// that nobody asked for is also logged.
     pub fn unclaimed_answers(&self) -> UnclaimedAnswers {
         self.shared.unclaimed()
+    }
+
+    /// The same, which goes first on line `epoch`.
+    pub(crate) fn first_on(&self, epoch: u64) -> Self {
+        Self { first_on: Some(epoch), ..self.clone() }
+    }
+
+    pub(crate) fn goes_first_on(&self) -> Option<u64> {
+        self.first_on
     }
 
     pub(crate) fn shared(&self) -> &Shared {

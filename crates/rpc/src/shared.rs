@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tieline_proto::ByteSize;
 use tieline_proto::jsonrpc::{CallId, Calls, Response, write_notification, write_request};
 use tieline_transport::CloseReason;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::options::weight;
 use crate::{CallError, NotSent, PeerOptions};
@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     refusal_bytes: AtomicUsize,
     /// Nothing new is taken. It stays so.
     closing: AtomicBool,
+    /// Tells those who wait behind the gate that it has moved.
+    gate_moved: Notify,
     /// Set once the line has ended.
     pub(crate) ended: watch::Sender<Option<CloseReason>>,
 }
@@ -36,6 +38,7 @@ struct State {
     outgoing: VecDeque<Outgoing>,
     calls: Calls<Pending>,
     phase: Phase,
+    gate: Gate,
     close_requested: bool,
     /// How many bytes of messages wait to be sent.
     outgoing_bytes: usize,
@@ -55,6 +58,15 @@ pub struct UnclaimedAnswers {
     pub late: u64,
     /// To ids that no call ever had.
     pub unasked: u64,
+}
+
+/// Who may send over a line that has just come.
+enum Gate {
+    Open,
+    /// Nobody, for this reason: what the line before has left is still being handled.
+    Shut(CloseReason),
+    /// Who begins anew on this line. The others wait.
+    First(u64),
 }
 
 pub(crate) enum Phase {
@@ -104,12 +116,14 @@ impl Shared {
                 outgoing_bytes: 0,
                 calls: Calls::default(),
                 phase: Phase::Open,
+                gate: Gate::Open,
                 close_requested: false,
                 driver: None,
                 asleep: false,
                 changed: false,
                 unclaimed: UnclaimedAnswers::default(),
             }),
+            gate_moved: Notify::new(),
             ended: watch::Sender::new(None),
         }
     }
@@ -132,19 +146,42 @@ impl Shared {
         }
     }
 
+    /// Waits until a message of `length` bytes may be queued, and for the room that it needs.
+    async fn admit(
+        &self,
+        length: usize,
+        first_on: Option<u64>,
+    ) -> Result<(usize, MutexGuard<'_, State>), NotSent> {
+        loop {
+            let weight = self.reserve(length).await?;
+            // Before the look, so that nothing is missed behind it.
+            let mut moved = std::pin::pin!(self.gate_moved.notified());
+            moved.as_mut().enable();
+            {
+                let state = self.lock();
+                match state.check_gate(first_on) {
+                    Ok(true) => return Ok((weight, state)),
+                    Ok(false) => self.room.add_permits(weight),
+                    Err(why) => {
+                        self.room.add_permits(weight);
+                        return Err(why);
+                    }
+                }
+            }
+            moved.await;
+        }
+    }
+
     /// Queues a request. Cancel-safe: it is queued or not.
     pub(crate) async fn begin_call(
         &self,
         method: &str,
         params: Option<&[u8]>,
         wants_progress: bool,
+        first_on: Option<u64>,
     ) -> Result<CallId, NotSent> {
-        let weight = self.reserve(method.len() + params.map_or(0, <[u8]>::len)).await?;
-        let mut state = self.lock();
-        if let Err(why) = state.check_open() {
-            self.room.add_permits(weight);
-            return Err(why);
-        }
+        let length = method.len() + params.map_or(0, <[u8]>::len);
+        let (weight, mut state) = self.admit(length, first_on).await?;
         let id = state.calls.begin(Pending { wants_progress, ..Pending::default() });
         let mut digits = [0; 20];
         let (dialect, digits) = (&self.options.dialect, id.digits(&mut digits));
@@ -156,13 +193,14 @@ impl Shared {
     }
 
     /// Queues a notification. Cancel-safe: it is queued or not.
-    pub(crate) async fn notify(&self, method: &str, params: Option<&[u8]>) -> Result<(), NotSent> {
-        let weight = self.reserve(method.len() + params.map_or(0, <[u8]>::len)).await?;
-        let mut state = self.lock();
-        if let Err(why) = state.check_open() {
-            self.room.add_permits(weight);
-            return Err(why);
-        }
+    pub(crate) async fn notify(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+        first_on: Option<u64>,
+    ) -> Result<(), NotSent> {
+        let length = method.len() + params.map_or(0, <[u8]>::len);
+        let (weight, mut state) = self.admit(length, first_on).await?;
         let message = write_notification(&self.options.dialect, method, params);
         state.push(Outgoing { message: message.into(), call: None, weight, refusal: 0 });
         state.wake_driver();
@@ -333,6 +371,7 @@ impl Shared {
         }
         self.closing.store(true, Relaxed);
         self.room.close();
+        self.gate_moved.notify_waiters();
         state.wake_driver();
     }
 
@@ -355,16 +394,43 @@ impl Shared {
         let mut state = self.lock();
         state.outgoing.retain(|out| out.call.is_none());
         state.outgoing_bytes = state.outgoing.iter().map(|out| out.message.len()).sum();
-        let mut wakers = Vec::new();
-        for (_, pending) in state.calls.iter_mut().filter(|(_, it)| it.answer.is_none()) {
-            pending.answer = Some(Err(match pending.sent {
-                true => CallError::Unknown(reason.clone()),
-                false => NotSent::Closed(reason.clone()).into(),
-            }));
-            wakers.extend(pending.waker.take());
-        }
+        let wakers = state.fail_calls(reason, NotSent::Closed);
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// A message that was taken was not handed to the line.
+    pub(crate) fn put_down(&self, unsent: &Outgoing) {
+        let mut state = self.lock();
+        if let Some(pending) = unsent.call.and_then(|id| state.calls.get_mut(id)) {
+            pending.sent = false;
+        }
+    }
+
+    /// Another line has come. What waits to be sent was meant for the one before, and what waits for
+    /// an answer waits in vain. Nothing is taken until somebody is to begin anew.
+    pub(crate) fn reset(&self, cause: &CloseReason) {
+        let mut state = self.lock();
+        let dropped = std::mem::take(&mut state.outgoing);
+        state.outgoing_bytes = 0;
+        self.refusal_bytes.store(0, Relaxed);
+        state.gate = Gate::Shut(cause.clone());
+        let wakers = state.fail_calls(cause, NotSent::Reset);
+        drop(state);
+        self.room.add_permits(dropped.iter().map(|out| out.weight).sum());
+        self.gate_moved.notify_waiters();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Somebody begins anew on line `epoch`.
+    pub(crate) fn first_on(&self, epoch: u64) {
+        self.lock().gate = Gate::First(epoch);
+    }
+
+    /// It was begun, and everybody goes on.
+    pub(crate) fn begun(&self) {
+        self.lock().gate = Gate::Open;
+        self.gate_moved.notify_waiters();
     }
 
     /// The line has ended, and everybody who waits is told.
@@ -376,6 +442,7 @@ impl Shared {
         }
         self.closing.store(true, Relaxed);
         self.room.close();
+        self.gate_moved.notify_waiters();
         self.end_calls(&reason);
         let mut state = self.lock();
         state.outgoing.clear();
@@ -393,6 +460,33 @@ impl State {
             Phase::Closing => Err(NotSent::Closing),
             Phase::Closed(reason) => Err(NotSent::Closed(reason.clone())),
         }
+    }
+
+    /// Whether a message may be queued now; not while somebody else goes first.
+    fn check_gate(&self, first_on: Option<u64>) -> Result<bool, NotSent> {
+        self.check_open()?;
+        match &self.gate {
+            Gate::Open => Ok(true),
+            Gate::Shut(cause) => Err(NotSent::Reset(cause.clone())),
+            Gate::First(epoch) => Ok(first_on == Some(*epoch)),
+        }
+    }
+
+    /// Ends every call that waits. Gives whom to wake.
+    fn fail_calls(
+        &mut self,
+        reason: &CloseReason,
+        not_sent: fn(CloseReason) -> NotSent,
+    ) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        for (_, pending) in self.calls.iter_mut().filter(|(_, it)| it.answer.is_none()) {
+            pending.answer = Some(Err(match pending.sent {
+                true => CallError::Unknown(reason.clone()),
+                false => not_sent(reason.clone()).into(),
+            }));
+            wakers.extend(pending.waker.take());
+        }
+        wakers
     }
 
     fn push(&mut self, outgoing: Outgoing) {
