@@ -268,7 +268,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         if let Some(unsent) = self.unsent.take() {
             self.shared.put_down(&unsent);
         }
-        self.shared.reset(&reset.cause);
+        self.shared.reset(reset.epoch, &reset.cause);
         self.inbound.reset(reset);
         self.inbound.poll(cx);
     }

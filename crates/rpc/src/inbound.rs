@@ -176,7 +176,7 @@ impl<H: Handler> Inbound<H> {
     /// Somebody begins anew, and goes first while what comes over the new line is handled.
     fn begin(&mut self, reset: Reset) {
         let peer = self.peer.first_on(reset.epoch);
-        self.shared.first_on(reset.epoch);
+        self.shared.begin();
         match contain(|| self.handler.reset(reset, &peer)) {
             Ok(Answer::Later(beginning)) => self.beginning = Some(beginning),
             Ok(Answer::Now(())) | Err(_) => self.shared.begun(),

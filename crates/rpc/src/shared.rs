@@ -13,6 +13,7 @@ use tieline_transport::CloseReason;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::options::weight;
+use crate::peer::Bound;
 use crate::{CallError, NotSent, PeerOptions};
 
 /// With so many messages unsent, no more requests of the other side are started.
@@ -39,6 +40,9 @@ struct State {
     calls: Calls<Pending>,
     phase: Phase,
     gate: Gate,
+    /// Which line of a Link it is, and how the one before was lost.
+    line: u64,
+    lost: Option<CloseReason>,
     close_requested: bool,
     /// How many bytes of messages wait to be sent.
     outgoing_bytes: usize,
@@ -64,9 +68,9 @@ pub struct UnclaimedAnswers {
 enum Gate {
     Open,
     /// Nobody, for this reason: what the line before has left is still being handled.
-    Shut(CloseReason),
-    /// Who begins anew on this line. The others wait.
-    First(u64),
+    Shut,
+    /// Who begins anew. The others wait.
+    First,
 }
 
 pub(crate) enum Phase {
@@ -117,6 +121,8 @@ impl Shared {
                 calls: Calls::default(),
                 phase: Phase::Open,
                 gate: Gate::Open,
+                line: 1,
+                lost: None,
                 close_requested: false,
                 driver: None,
                 asleep: false,
@@ -150,7 +156,7 @@ impl Shared {
     async fn admit(
         &self,
         length: usize,
-        first_on: Option<u64>,
+        bound: Option<Bound>,
     ) -> Result<(usize, MutexGuard<'_, State>), NotSent> {
         loop {
             let weight = self.reserve(length).await?;
@@ -159,7 +165,7 @@ impl Shared {
             moved.as_mut().enable();
             {
                 let state = self.lock();
-                match state.check_gate(first_on) {
+                match state.check_gate(bound) {
                     Ok(true) => return Ok((weight, state)),
                     Ok(false) => self.room.add_permits(weight),
                     Err(why) => {
@@ -178,10 +184,10 @@ impl Shared {
         method: &str,
         params: Option<&[u8]>,
         wants_progress: bool,
-        first_on: Option<u64>,
+        bound: Option<Bound>,
     ) -> Result<CallId, NotSent> {
         let length = method.len() + params.map_or(0, <[u8]>::len);
-        let (weight, mut state) = self.admit(length, first_on).await?;
+        let (weight, mut state) = self.admit(length, bound).await?;
         let id = state.calls.begin(Pending { wants_progress, ..Pending::default() });
         let mut digits = [0; 20];
         let (dialect, digits) = (&self.options.dialect, id.digits(&mut digits));
@@ -197,10 +203,10 @@ impl Shared {
         &self,
         method: &str,
         params: Option<&[u8]>,
-        first_on: Option<u64>,
+        bound: Option<Bound>,
     ) -> Result<(), NotSent> {
         let length = method.len() + params.map_or(0, <[u8]>::len);
-        let (weight, mut state) = self.admit(length, first_on).await?;
+        let (weight, mut state) = self.admit(length, bound).await?;
         let message = write_notification(&self.options.dialect, method, params);
         state.push(Outgoing { message: message.into(), call: None, weight, refusal: 0 });
         state.wake_driver();
@@ -409,12 +415,13 @@ impl Shared {
 
     /// Another line has come. What waits to be sent was meant for the one before, and what waits for
     /// an answer waits in vain. Nothing is taken until somebody is to begin anew.
-    pub(crate) fn reset(&self, cause: &CloseReason) {
+    pub(crate) fn reset(&self, line: u64, cause: &CloseReason) {
         let mut state = self.lock();
         let dropped = std::mem::take(&mut state.outgoing);
         state.outgoing_bytes = 0;
         self.refusal_bytes.store(0, Relaxed);
-        state.gate = Gate::Shut(cause.clone());
+        state.gate = Gate::Shut;
+        (state.line, state.lost) = (line, Some(cause.clone()));
         let wakers = state.fail_calls(cause, NotSent::Reset);
         drop(state);
         self.room.add_permits(dropped.iter().map(|out| out.weight).sum());
@@ -422,9 +429,14 @@ impl Shared {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Somebody begins anew on line `epoch`.
-    pub(crate) fn first_on(&self, epoch: u64) {
-        self.lock().gate = Gate::First(epoch);
+    /// Somebody begins anew.
+    pub(crate) fn begin(&self) {
+        self.lock().gate = Gate::First;
+    }
+
+    /// Which line it is.
+    pub(crate) fn line(&self) -> u64 {
+        self.lock().line
     }
 
     /// It was begun, and everybody goes on.
@@ -463,13 +475,19 @@ impl State {
     }
 
     /// Whether a message may be queued now; not while somebody else goes first.
-    fn check_gate(&self, first_on: Option<u64>) -> Result<bool, NotSent> {
+    fn check_gate(&self, bound: Option<Bound>) -> Result<bool, NotSent> {
         self.check_open()?;
+        let is_late = bound.is_some_and(|bound| bound.line != self.line);
         match &self.gate {
+            Gate::Shut => Err(self.lost()),
+            _ if is_late => Err(self.lost()),
             Gate::Open => Ok(true),
-            Gate::Shut(cause) => Err(NotSent::Reset(cause.clone())),
-            Gate::First(epoch) => Ok(first_on == Some(*epoch)),
+            Gate::First => Ok(bound.is_some_and(|bound| bound.goes_first)),
         }
+    }
+
+    fn lost(&self) -> NotSent {
+        NotSent::Reset(self.lost.clone().unwrap_or(CloseReason::ByPeer))
     }
 
     /// Ends every call that waits. Gives whom to wake.

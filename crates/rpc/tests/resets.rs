@@ -163,6 +163,23 @@ async fn what_was_asked_over_the_old_line_is_not_answered_over_the_new() {
 }
 
 #[tokio::test]
+async fn what_is_for_one_line_alone_does_not_go_over_the_next() {
+    let (peer, _driver, mut far) = linked(()).await;
+    let mut raw = far.next().await;
+    let view = peer.on_this_line();
+    view.notify("edit", ()).await.unwrap();
+    assert_eq!(raw.hear().await["method"], "edit");
+    let lost = spawn_call(&peer, "lost");
+    drop(raw);
+    within(lost).await.unwrap().unwrap_err();
+    let late = view.notify("edit", ()).await.unwrap_err();
+    assert!(matches!(late, NotSent::Reset(CloseReason::ByPeer)), "{late:?}");
+    assert!(matches!(view.on_this_line().notify("x", ()).await, Err(NotSent::Reset(_))));
+    peer.on_this_line().notify("new", ()).await.unwrap();
+    assert_eq!(far.next().await.hear().await["method"], "new");
+}
+
+#[tokio::test]
 async fn a_reset_while_it_begins_begins_again() {
     let (told, mut resets) = mpsc::unbounded_channel();
     let router = Router::new().on_reset(move |reset, peer| {
