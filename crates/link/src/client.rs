@@ -125,12 +125,8 @@ impl Client {
         let (sender, receiver) = link.split();
         let receiver = Arc::new(Mutex::new(Some(receiver)));
         let sender = Arc::new(tokio::sync::Mutex::new(sender));
-        let connection = Connection {
-            shared,
-            control: control.clone(),
-            sender,
-            receiver: receiver.clone(),
-        };
+        let connection =
+            Connection { shared, control: control.clone(), sender, receiver: receiver.clone() };
         let mut slot = lock(&self.slot);
         if !attempt.is_current(&slot) {
             drop(slot);

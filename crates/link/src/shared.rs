@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::Waker;
 
+use crate::State;
+use crate::receiver::Receiving;
+use crate::state::Told;
 use tieline_transport::{
     Backing, BoxFuture, ChildExit, CloseReason, ConnectionInfo, Control, DynConnector, Health,
     PeerIdentity, Sender,
 };
-use crate::State;
-use crate::receiver::Receiving;
-use crate::state::Told;
 
 pub(crate) struct Shared {
     pub(crate) connector: Arc<dyn DynConnector>,

@@ -7,10 +7,12 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::{Step, World, drain, end, kill, message, pid, poll_once, reset, shell, state, within};
+use support::{
+    Step, World, drain, end, kill, message, pid, poll_once, reset, shell, state, within,
+};
 use tieline_link::{Client, ClientOptions, LinkOptions, Recovery, State};
 use tieline_proto::RestartPolicy;
-use tieline_testkit::wait;
+use tieline_testkit::{helper, test_name, wait};
 use tieline_transport::{
     Channel, CloseReason, DynConnector, Endpoint, ErrorKind, Options, ReceiverExt, Registry,
     TransportError,
@@ -169,8 +171,12 @@ async fn it_goes_on_after_a_kill() {
     assert_eq!(client.control().unwrap().info().messages_out, 1);
 }
 
-#[tokio::test]
-async fn a_client_that_is_dropped_lets_go_of_everything_at_once() {
+#[test]
+fn a_client_that_is_dropped_lets_go_of_everything_at_once() {
+    alone(test_name!(), dropped);
+}
+
+async fn dropped() {
     let client = client(shell(ECHO));
     let mut states = client.states();
     let mut messages = client.connect().await.unwrap();
@@ -212,7 +218,10 @@ async fn a_send_waits_for_a_line_for_so_long_and_no_longer() {
     });
     world.waits(1).await;
     let error = client.send("in vain").await.unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::TimedOut(limit) if limit.as_secs() == 9), "{error:?}");
+    assert!(
+        matches!(error.kind(), ErrorKind::TimedOut(limit) if limit.as_secs() == 9),
+        "{error:?}"
+    );
     world.go_on();
     let _messages = receiving.await.unwrap();
     client.send("now").await.unwrap();
@@ -234,6 +243,15 @@ async fn disconnecting_from_a_server_ends_the_messages_that_are_left() {
     assert!(poll_once(far_ends.recv()).await.is_none());
 }
 
+/// Descriptors and children are the whole process's.
+fn alone<F: Future<Output = ()>>(test: String, body: impl FnOnce() -> F) {
+    let mut helper = helper::plain(test, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(body());
+    });
+    helper::succeeds(&mut helper);
+}
+
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
@@ -246,8 +264,12 @@ fn children() -> String {
     tasks.map(children).collect()
 }
 
-#[tokio::test]
-async fn a_thousand_rounds_leave_nothing() {
+#[test]
+fn a_thousand_rounds_leave_nothing() {
+    alone(test_name!(), rounds);
+}
+
+async fn rounds() {
     let client = client(shell(ECHO));
     // The first makes what stays for good: the thread that starts children, for one.
     drop(client.connect().await.unwrap());

@@ -10,9 +10,7 @@ use support::{Step, drain, end, kill, last, link, message, pid, reset, shell, st
 use tieline_link::{Link, LinkOptions, Recovery, State};
 use tieline_proto::{BackoffConfig, RestartPolicy};
 use tieline_testkit::wait;
-use tieline_transport::{
-    Channel, CloseReason, ErrorKind, Incoming, ReceiverExt, SenderExt,
-};
+use tieline_transport::{Channel, CloseReason, ErrorKind, Incoming, ReceiverExt, SenderExt};
 use tokio::time::Instant;
 
 fn restart(policy: RestartPolicy) -> LinkOptions {

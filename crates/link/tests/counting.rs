@@ -125,7 +125,9 @@ async fn every_message_comes_back_or_was_under_way_when_a_line_was_lost() {
     };
     let (_sender, told) = within("the sender", sending).await.unwrap();
     let accepted = accepted.load(Relaxed);
-    println!("{accepted} accepted, {came_back} back, {missing} missing, {lost} reported, {resets} resets");
+    println!(
+        "{accepted} accepted, {came_back} back, {missing} missing, {lost} reported, {resets} resets"
+    );
     assert_eq!(last_of_all, accepted, "seed {seed}");
     assert_eq!(came_back + missing, accepted, "seed {seed}");
     // Both sides were told the same.

@@ -126,7 +126,10 @@ impl Peer {
     /// another process: a view, an opened document. Over any other channel it is no different.
     pub fn on_this_line(&self) -> Self {
         let line = self.shared.line();
-        Self { bound: Some(self.bound.unwrap_or(Bound { line, goes_first: false })), ..self.clone() }
+        Self {
+            bound: Some(self.bound.unwrap_or(Bound { line, goes_first: false })),
+            ..self.clone()
+        }
     }
 
     /// The same, which goes first on `line`.

@@ -72,7 +72,9 @@ impl CloseReason {
             Self::StdoutClosed => {
                 "a program on a line must keep its stdout open and speak over it alone"
             }
-            Self::StdinClosed => "look at how the program ends, and send nothing behind its last input",
+            Self::StdinClosed => {
+                "look at how the program ends, and send nothing behind its last input"
+            }
             Self::GivenUp(_) => "mend what its last words complain of, and connect again",
             Self::Unreachable(error) => return error.hint(),
             _ => return None,

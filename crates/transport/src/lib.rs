@@ -73,8 +73,8 @@ mod unix;
 
 pub use channel::{
     Acceptor, BoxChannel, Channel, Connector, DynAcceptor, DynConnector, Framed, FramedAcceptor,
-    FramedChannel, FramedReceiver, FramedSender, Incoming, Receiver, ReceiverExt, Refused,
-    Reset, SendError, Sender, SenderExt, SharedSender,
+    FramedChannel, FramedReceiver, FramedSender, Incoming, Receiver, ReceiverExt, Refused, Reset,
+    SendError, Sender, SenderExt, SharedSender,
 };
 pub use close::{ChildExit, CloseReason, GivenUp};
 pub use connection::{

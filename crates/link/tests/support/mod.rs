@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use tieline_link::{Link, LinkOptions, State, States};
+pub(crate) use tieline_testkit::wait::{poll_once, within};
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, Endpoint, ErrorKind, Incoming,
     MemoryChannel, Operation, Options, Receiver, ReceiverExt, Registry, Reset, TransportError,
     memory_pair,
 };
-pub(crate) use tieline_testkit::wait::{poll_once, within};
 use tokio::sync::{mpsc, watch};
 
 /// What an attempt to connect comes to.

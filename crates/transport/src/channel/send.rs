@@ -129,9 +129,9 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         let reason = match known {
             // All that the receiver found was the end of the input, which is no end of ours.
             None
-            | Some(
-                CloseReason::ByPeer | CloseReason::Unterminated | CloseReason::StdoutClosed,
-            ) => self.refined(reason),
+            | Some(CloseReason::ByPeer | CloseReason::Unterminated | CloseReason::StdoutClosed) => {
+                self.refined(reason)
+            }
             Some(known) => known,
         };
         if !self.queue.is_empty() {

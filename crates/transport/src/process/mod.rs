@@ -233,11 +233,7 @@ fn make_pipes() -> io::Result<([OwnedFd; 3], [OwnedFd; 3])> {
 }
 
 /// The child, with its ends of the pipes.
-async fn start(
-    config: &ProcessConfig,
-    program: &Path,
-    theirs: [OwnedFd; 3],
-) -> io::Result<Held> {
+async fn start(config: &ProcessConfig, program: &Path, theirs: [OwnedFd; 3]) -> io::Result<Held> {
     #[cfg(target_os = "linux")]
     if let Some(guardian) = &config.guardian {
         let leash = Leash::start(guardian, config, program, theirs).await?;
