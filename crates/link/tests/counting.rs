@@ -1,6 +1,6 @@
 //! Nothing is lost silently: over many kills, every message is accounted for.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 

@@ -1,6 +1,8 @@
 //! What the handles and the driver of a peer share: the queue of what is to be sent, and the calls
 //! that wait for an answer. One lock, held for moments.
 
+mod gate;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
@@ -12,6 +14,7 @@ use tieline_proto::jsonrpc::{CallId, Calls, Response, write_notification, write_
 use tieline_transport::CloseReason;
 use tokio::sync::{Notify, Semaphore, watch};
 
+use self::gate::Gate;
 use crate::options::weight;
 use crate::peer::Bound;
 use crate::{CallError, NotSent, PeerOptions};
@@ -40,9 +43,6 @@ struct State {
     calls: Calls<Pending>,
     phase: Phase,
     gate: Gate,
-    /// Which line of a Link it is, and how the one before was lost.
-    line: u64,
-    lost: Option<CloseReason>,
     close_requested: bool,
     /// How many bytes of messages wait to be sent.
     outgoing_bytes: usize,
@@ -62,15 +62,6 @@ pub struct UnclaimedAnswers {
     pub late: u64,
     /// To ids that no call ever had.
     pub unasked: u64,
-}
-
-/// Who may send over a line that has just come.
-enum Gate {
-    Open,
-    /// Nobody, for this reason: what the line before has left is still being handled.
-    Shut,
-    /// Who begins anew. The others wait.
-    First,
 }
 
 pub(crate) enum Phase {
@@ -120,9 +111,7 @@ impl Shared {
                 outgoing_bytes: 0,
                 calls: Calls::default(),
                 phase: Phase::Open,
-                gate: Gate::Open,
-                line: 1,
-                lost: None,
+                gate: Gate::default(),
                 close_requested: false,
                 driver: None,
                 asleep: false,
@@ -149,32 +138,6 @@ impl Shared {
                 Ok(permits as usize)
             }
             Err(_) => self.lock().check_open().and(Err(NotSent::Closing)),
-        }
-    }
-
-    /// Waits until a message of `length` bytes may be queued, and for the room that it needs.
-    async fn admit(
-        &self,
-        length: usize,
-        bound: Option<Bound>,
-    ) -> Result<(usize, MutexGuard<'_, State>), NotSent> {
-        loop {
-            let weight = self.reserve(length).await?;
-            // Before the look, so that nothing is missed behind it.
-            let mut moved = std::pin::pin!(self.gate_moved.notified());
-            moved.as_mut().enable();
-            {
-                let state = self.lock();
-                match state.check_gate(bound) {
-                    Ok(true) => return Ok((weight, state)),
-                    Ok(false) => self.room.add_permits(weight),
-                    Err(why) => {
-                        self.room.add_permits(weight);
-                        return Err(why);
-                    }
-                }
-            }
-            moved.await;
         }
     }
 
@@ -405,46 +368,6 @@ impl Shared {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// A message that was taken was not handed to the line.
-    pub(crate) fn put_down(&self, unsent: &Outgoing) {
-        let mut state = self.lock();
-        if let Some(pending) = unsent.call.and_then(|id| state.calls.get_mut(id)) {
-            pending.sent = false;
-        }
-    }
-
-    /// Another line has come. What waits to be sent was meant for the one before, and what waits for
-    /// an answer waits in vain. Nothing is taken until somebody is to begin anew.
-    pub(crate) fn reset(&self, line: u64, cause: &CloseReason) {
-        let mut state = self.lock();
-        let dropped = std::mem::take(&mut state.outgoing);
-        state.outgoing_bytes = 0;
-        self.refusal_bytes.store(0, Relaxed);
-        state.gate = Gate::Shut;
-        (state.line, state.lost) = (line, Some(cause.clone()));
-        let wakers = state.fail_calls(cause, NotSent::Reset);
-        drop(state);
-        self.room.add_permits(dropped.iter().map(|out| out.weight).sum());
-        self.gate_moved.notify_waiters();
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    /// Somebody begins anew.
-    pub(crate) fn begin(&self) {
-        self.lock().gate = Gate::First;
-    }
-
-    /// Which line it is.
-    pub(crate) fn line(&self) -> u64 {
-        self.lock().line
-    }
-
-    /// It was begun, and everybody goes on.
-    pub(crate) fn begun(&self) {
-        self.lock().gate = Gate::Open;
-        self.gate_moved.notify_waiters();
-    }
-
     /// The line has ended, and everybody who waits is told.
     pub(crate) fn end(&self, reason: CloseReason) {
         {
@@ -472,22 +395,6 @@ impl State {
             Phase::Closing => Err(NotSent::Closing),
             Phase::Closed(reason) => Err(NotSent::Closed(reason.clone())),
         }
-    }
-
-    /// Whether a message may be queued now; not while somebody else goes first.
-    fn check_gate(&self, bound: Option<Bound>) -> Result<bool, NotSent> {
-        self.check_open()?;
-        let is_late = bound.is_some_and(|bound| bound.line != self.line);
-        match &self.gate {
-            Gate::Shut => Err(self.lost()),
-            _ if is_late => Err(self.lost()),
-            Gate::Open => Ok(true),
-            Gate::First => Ok(bound.is_some_and(|bound| bound.goes_first)),
-        }
-    }
-
-    fn lost(&self) -> NotSent {
-        NotSent::Reset(self.lost.clone().unwrap_or(CloseReason::ByPeer))
     }
 
     /// Ends every call that waits. Gives whom to wake.

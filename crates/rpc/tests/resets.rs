@@ -1,6 +1,6 @@
 //! A peer over a link: what becomes of calls when a line is lost, and how the next is begun.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 

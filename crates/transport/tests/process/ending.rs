@@ -2,7 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use tieline_testkit::wait::block_on;
-use tieline_transport::{Health, SendError, SenderExt};
+use tieline_transport::{Health, SenderExt};
 
 use super::*;
 
