@@ -64,7 +64,9 @@ struct Live {
     /// It has carried a message.
     carried: bool,
     /// Set when the sender cannot go on: what is behind the line is stopped, and may have its say.
-    stopping: Option<BoxFuture<'static, ()>>,
+    stopping: Option<BoxFuture<'static, CloseReason>>,
+    /// What it came to.
+    stopped: Option<CloseReason>,
 }
 
 struct Away {
@@ -106,6 +108,8 @@ impl Receiving {
                         Poll::Pending if shared.is_hung_up.load(Ordering::Acquire) => {
                             self.stage = Stage::Ended;
                         }
+                        // Where nothing could be stopped, nobody may ever end it.
+                        Poll::Pending if live.has_no_end() => self.lost(shared, CloseReason::ByUs),
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(incoming) => {
                             live.carried |= matches!(incoming, Incoming::Message(_));
@@ -196,7 +200,19 @@ impl Receiving {
 
 impl Live {
     fn new(receiver: Box<dyn Receiver>, control: Control) -> Self {
-        Self { receiver, control, since: Instant::now(), carried: false, stopping: None }
+        Self {
+            receiver,
+            control,
+            since: Instant::now(),
+            carried: false,
+            stopping: None,
+            stopped: None,
+        }
+    }
+
+    /// It takes no more, and behind it is no child whose end is still to be told.
+    fn has_no_end(&self) -> bool {
+        self.stopped.as_ref().is_some_and(|reason| reason.child_exit().is_none())
     }
 
     /// A line that takes no more is stopped in stages, and its end comes in.
@@ -204,16 +220,17 @@ impl Live {
         if !shared.is_broken.load(Ordering::Acquire) {
             return;
         }
+        if self.stopped.is_some() {
+            return;
+        }
         let control = &self.control;
         let stopping = self.stopping.get_or_insert_with(|| {
             let control = control.clone();
-            Box::pin(async move {
-                control.stop().await;
-                // It may be polled again.
-                std::future::pending().await
-            })
+            Box::pin(async move { control.stop().await })
         });
-        let _ = stopping.as_mut().poll(cx);
+        if let Poll::Ready(reason) = stopping.as_mut().poll(cx) {
+            self.stopped = Some(reason);
+        }
     }
 }
 
@@ -246,9 +263,10 @@ impl Away {
 
 /// Ends the input of what is left of a line, and then that itself. What does not take the end of its
 /// input must not hold up its own.
-async fn end_line(sender: Option<Box<dyn Sender>>, control: Control) {
+async fn end_line(mut sender: Option<Box<dyn Sender>>, control: Control) {
     let mut stop = pin!(control.stop());
-    if let Some(mut sender) = sender {
+    // It is kept until all is over: the last half that is dropped ends the line at once.
+    if let Some(sender) = &mut sender {
         tokio::select! {
             biased;
             _ = sender.close() => {}

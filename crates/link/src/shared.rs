@@ -252,10 +252,12 @@ impl Shared {
         self.wake(true);
     }
 
-    /// Takes what has come in, and waits for nothing more.
+    /// Sends no more, and takes what has come in, without waiting for more.
     pub(crate) fn hang_up(&self) {
         self.is_hung_up.store(true, Ordering::Release);
-        self.wake(false);
+        let sender = lock(&self.sending).take();
+        drop(sender);
+        self.wake(true);
     }
 
     /// Ends everything at once.

@@ -243,6 +243,27 @@ async fn disconnecting_from_a_server_ends_the_messages_that_are_left() {
     assert!(poll_once(far_ends.recv()).await.is_none());
 }
 
+#[tokio::test]
+async fn disconnecting_releases_who_sends_to_a_server_that_does_not_read() {
+    let (world, mut far_ends) = World::new([]);
+    let client = Arc::new(client(world));
+    let _messages = client.connect().await.unwrap();
+    let _far = far_ends.recv().await.unwrap();
+    let mut senders = Vec::new();
+    for _ in 0..3 {
+        let client = client.clone();
+        senders.push(tokio::spawn(async move { client.send(vec![b'x'; 1 << 20]).await }));
+    }
+    tokio::task::yield_now().await;
+    assert!(senders.iter().all(|sender| !sender.is_finished()));
+    within("the end", client.disconnect()).await.unwrap();
+    for sender in senders {
+        let error = within("the release", sender).await.unwrap().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Closed(CloseReason::ByUs)), "{error:?}");
+    }
+    client.connect().await.unwrap();
+}
+
 /// Descriptors and children are the whole process's.
 fn alone<F: Future<Output = ()>>(test: String, body: impl FnOnce() -> F) {
     let mut helper = helper::plain(test, || {

@@ -9,9 +9,12 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use support::{
-    FarEnds, Step, World, drain, end, last, link, message, poll_once, reset, state, within,
+    FarEnds, Step, World, drain, end, kill, last, link, message, pid, poll_once, reset, shell,
+    state, within,
 };
-use tieline_link::{LinkOptions, LinkReceiver, LinkSender, State, States};
+use tieline_link::{Link, LinkOptions, LinkReceiver, LinkSender, Recovery, State, States};
+use tieline_proto::BackoffConfig;
+use tieline_testkit::wait;
 use tieline_transport::{
     Channel, CloseReason, Control, Incoming, ReceiverExt, SendError, SenderExt,
 };
@@ -211,4 +214,82 @@ async fn half_of_a_link_goes_on_as_half_of_a_line_does() {
             break assert!(error.close_reason().is_some(), "{error:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_line_that_takes_no_more_is_left_though_it_still_lives() {
+    let (link, far, _world, mut far_ends) = link([], LinkOptions::default()).await;
+    let (mut sender, mut receiver) = link.split();
+    let (mut their_sender, their_receiver) = far.split();
+    their_sender.send("said before").await.unwrap();
+    drop(their_receiver);
+    let lost = loop {
+        if let Err(error) = within("the send", sender.send("anybody?")).await {
+            break error;
+        }
+    };
+    assert!(matches!(lost, SendError::Lost(1)), "{lost:?}");
+    assert_eq!(message(&mut receiver).await, "said before");
+    let reset = reset(&mut receiver).await;
+    assert!(matches!(reset.cause, CloseReason::Io(_)), "{}", reset.cause);
+    sender.send("hello").await.unwrap();
+    let (_their_sender, mut far) = far_ends.recv().await.unwrap().split();
+    assert_eq!(message(&mut far).await, "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_waits_for_its_time_is_ended_by_every_way_out() {
+    for way_out in 0..5 {
+        let options = LinkOptions::recovering(Recovery::Reconnect(BackoffConfig::REMOTE));
+        let (link, far, _world, mut far_ends) = link([], options).await;
+        let (mut states, control) = (link.states(), link.control().clone());
+        let (mut sender, mut receiver) = link.split();
+        drop(far);
+        assert!(poll_once(receiver.recv()).await.is_none());
+        assert!(matches!(states.present(), State::Backoff { .. }), "{}", states.present());
+        match way_out {
+            0 => drop((sender, receiver)),
+            1 => assert!(matches!(control.stop().await, CloseReason::ByUs)),
+            2 => control.abort(),
+            3 => sender.close().await.unwrap(),
+            _ => drop(receiver),
+        }
+        assert!(last(&mut states).await.0, "{way_out}");
+        assert!(matches!(control.close_reason(), Some(CloseReason::ByUs)), "{way_out}");
+        assert!(far_ends.try_recv().is_err(), "{way_out}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_lost_line_goes_with_the_link() {
+    // It has closed its stdout, and takes neither the end of its input nor a signal to end.
+    let script = "trap '' TERM; echo $$; exec >&-; while :; do sleep 10000; done";
+    let link = Link::connect(shell(script), LinkOptions::default()).await.unwrap();
+    let mut states = link.states();
+    let (sender, mut receiver) = link.split();
+    let child = pid(&mut receiver).await;
+    let receiving = tokio::spawn(async move { receiver.recv().await });
+    state(&mut states, |state| matches!(state, State::Backoff { .. })).await;
+    assert!(wait::is_running(child));
+    receiving.abort();
+    drop(sender);
+    let _ = receiving.await;
+    wait::until_reaped(child);
+    assert!(last(&mut states).await.0);
+}
+
+#[tokio::test]
+async fn a_child_that_is_killed_while_it_is_being_closed_does_not_come_back() {
+    // It does not take the end of its input.
+    let script = "echo $$; while :; do sleep 10000; done";
+    let link = Link::connect(shell(script), LinkOptions::default()).await.unwrap();
+    let mut states = link.states();
+    let (mut sender, mut receiver) = link.split();
+    let child = pid(&mut receiver).await;
+    sender.close().await.unwrap();
+    state(&mut states, |state| matches!(state, State::Draining)).await;
+    kill(child);
+    let reason = drain(&mut receiver).await;
+    assert!(reason.child_exit().is_some(), "{reason}");
+    assert!(last(&mut states).await.0);
 }
