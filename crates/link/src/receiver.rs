@@ -147,7 +147,9 @@ impl Receiving {
             Next::End(reason) => shared.finish(reason),
             Next::TryAfter(after) => {
                 let endpoint = live.control.endpoint();
-                tracing::warn!(%endpoint, ?after, "the line was lost: {cause}");
+                let is_child = cause.child_exit().is_some();
+                let what = if is_child { "starting it again" } else { "connecting again" };
+                tracing::warn!(%endpoint, "{what} in {after:?}: {cause}");
                 let ending = end_line(shared.uninstall(), live.control);
                 let until = Instant::now() + after;
                 shared.publish(State::Backoff { until, cause: cause.clone() });
