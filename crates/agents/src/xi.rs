@@ -30,7 +30,7 @@ use tieline_rpc::{
     Answer, CallError, Dialect, Driver, ErrorObject, Handler, NotSent, Notification, Outcome, Peer,
     PeerOptions, Request,
 };
-use tieline_transport::Channel;
+use tieline_transport::{Channel, Reset};
 use tokio::sync::mpsc;
 
 /// How many events wait to be taken before the core has to wait.
@@ -44,7 +44,8 @@ pub struct Xi {
 
 impl Xi {
     /// Introduces itself to the core on the other end of `channel`. Nothing moves unless the driver
-    /// is awaited.
+    /// is awaited. Over a Link it introduces itself to each core that comes
+    /// ([`Event::Restarted`]).
     ///
     /// Take the events, or drop them: while they wait, the core has to.
     ///
@@ -77,8 +78,9 @@ impl Xi {
     }
 
     async fn view(&self, params: Value) -> Result<View, CallError> {
-        let id = self.peer.call("new_view", params).await?;
-        Ok(View { peer: self.peer.clone(), id })
+        let peer = self.peer.on_this_line();
+        let id = peer.call("new_view", params).await?;
+        Ok(View { peer, id })
     }
 
     /// The peer, for whatever has no method here.
@@ -181,6 +183,13 @@ pub enum Event {
         /// Those that have.
         changes: Value,
     },
+    /// Over a Link, the core was lost and another has come in its place. Its views are gone with it,
+    /// and what was not saved: open them anew. What uses a view of before is not sent
+    /// ([`NotSent::Reset`]).
+    Restarted {
+        /// Which core it is, the first being 1.
+        epoch: u64,
+    },
     /// Something that a person should read.
     Alert(String),
     /// Anything else.
@@ -253,6 +262,16 @@ pub struct Forward(mpsc::Sender<Event>);
 impl Handler for Forward {
     fn request(&self, request: Request, _: &Peer) -> Answer<Outcome> {
         Answer::Now(Err(ErrorObject::method_not_found(&request.method())))
+    }
+
+    fn reset(&self, reset: Reset, peer: &Peer) -> Answer<()> {
+        let (events, peer) = (self.0.clone(), peer.clone());
+        Answer::later(async move {
+            // If not, that one is lost, too.
+            if peer.notify("client_started", json!({})).await.is_ok() {
+                let _ = events.send(Event::Restarted { epoch: reset.epoch }).await;
+            }
+        })
     }
 
     fn notification(&self, notification: Notification, _: &Peer) -> Answer<()> {

@@ -6,6 +6,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use tieline_agents::xi::{Event, Events, Xi};
+use tieline_link::{Link, LinkOptions, State};
+use tieline_rpc::{CallError, NotSent};
 use tieline_transport::{CloseReason, Endpoint, Options, Registry};
 use tokio::task::JoinHandle;
 
@@ -74,4 +76,110 @@ async fn events_that_nobody_takes_do_not_stop_the_answers() {
     }
     let text = within(view.contents()).await.unwrap();
     assert_eq!(text.lines().count(), 500);
+}
+
+fn pid_of_child() -> u32 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let children = |task: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default()
+    };
+    let children: String = tasks.map(children).collect();
+    children.split_whitespace().next().expect("a child").parse().unwrap()
+}
+
+/// Each test is a process of its own, or its children would be mixed up.
+#[test]
+fn a_core_that_is_killed_is_replaced_and_the_client_edits_on() {
+    let mut helper = tieline_testkit::helper::plain(tieline_testkit::test_name!(), || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(edited_across_kills());
+    });
+    tieline_testkit::helper::succeeds(&mut helper);
+}
+
+async fn edited_across_kills() {
+    let core = std::env::var_os("TIELINE_XI_CORE");
+    let core = core.expect("xi-core is not here; run the tests by `cargo xtask test --install`");
+    let endpoint = Endpoint::exec(core, [""; 0]);
+    let connector = Registry::new().connector(&endpoint, &Options::default()).unwrap();
+    let link = Link::connect(connector.into(), LinkOptions::default()).await.unwrap();
+    let mut states = link.states();
+    let (xi, mut events, driver) = Xi::start(link).await.unwrap();
+    let driver = tokio::spawn(driver);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notes.txt");
+    std::fs::write(&path, "").unwrap();
+    let mut expected = String::new();
+    for round in 1..4 {
+        let view = within(xi.open(&path)).await.unwrap();
+        let line = format!("line {round}\n");
+        view.insert(&line).await.unwrap();
+        within(view.save(&path)).await.unwrap();
+        expected.insert_str(0, &line);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+        // A stopped core answers nothing: what is asked of it is under way when it is killed.
+        let pid = rustix::process::Pid::from_raw(pid_of_child().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let asked = {
+            let view = view.clone();
+            tokio::spawn(async move { view.contents().await })
+        };
+        let sent = xi.peer().control().info().messages_out;
+        while xi.peer().control().info().messages_out == sent {
+            tokio::task::yield_now().await;
+        }
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let error = within(asked).await.unwrap().unwrap_err();
+        let CallError::Unknown(reason) = &error else { panic!("{error:?}") };
+        assert!(reason.child_exit().is_some(), "{reason}");
+        let restarted = within(async {
+            loop {
+                match events.next().await.expect("the core comes back") {
+                    Event::Restarted { epoch } => return epoch,
+                    _ => continue,
+                }
+            }
+        });
+        assert_eq!(restarted.await, round + 1);
+        let present = states.wait_for(State::is_connected).await.unwrap();
+        assert!(matches!(present, State::Connected { epoch } if epoch == round + 1), "{present}");
+        // Its view is nothing to the new core.
+        let late = view.insert("late").await.unwrap_err();
+        assert!(matches!(late, NotSent::Reset(_)), "{late:?}");
+    }
+    assert_eq!(within(within(xi.open(&path)).await.unwrap().contents()).await.unwrap(), expected);
+    let reason = within(xi.peer().close()).await;
+    assert!(reason.is_clean(), "{reason}");
+    within(driver).await.unwrap();
+    while let Some(state) = within(states.next()).await {
+        if let State::Closed { by_us, .. } = state {
+            assert!(by_us);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_core_that_cannot_begin_is_given_up_with_the_evidence() {
+    let script = "echo 'no library' >&2; exit 127";
+    let endpoint = Endpoint::exec("sh", ["-c", script]);
+    let connector = Registry::new().connector(&endpoint, &Options::default()).unwrap();
+    let link = Link::connect(connector.into(), LinkOptions::default()).await.unwrap();
+    let mut states = link.states();
+    let (xi, _events, driver) = Xi::start(link).await.unwrap();
+    let driver = tokio::spawn(driver);
+    let error = within(async {
+        loop {
+            match xi.new_view().await.unwrap_err() {
+                CallError::Unknown(_) | CallError::NotSent(NotSent::Reset(_)) => {}
+                other => return other,
+            }
+        }
+    });
+    error.await;
+    let reason = within(driver).await.unwrap();
+    assert!(matches!(reason, CloseReason::GivenUp(_)), "{reason}");
+    let exit = reason.child_exit().unwrap();
+    assert_eq!((exit.status.code(), &*exit.stderr_tail), (Some(127), &b"no library\n"[..]));
+    let closed = within(states.wait_for(State::is_closed)).await.unwrap();
+    assert!(closed.is_failure(), "{closed}");
 }

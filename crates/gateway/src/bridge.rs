@@ -1,18 +1,15 @@
 //! One line from a near channel to a far one, and every way in which it can end.
 
-use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::future::Future;
-use std::hash::{BuildHasher, Hasher};
 use std::pin::pin;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use tieline_link::{Link, LinkOptions, Recovery};
+use tieline_proto::RestartPolicy;
 use tieline_proto::jsonrpc::Dialect;
-use tieline_proto::{RestartPolicy, Restarts, Verdict};
-use tieline_transport::{
-    BoxChannel, Channel, CloseReason, DynConnector, SenderExt, TransportError,
-};
+use tieline_transport::{BoxChannel, Channel, CloseReason, DynConnector, TransportError};
 
 use crate::Tap;
 use crate::line::Line;
@@ -96,7 +93,8 @@ impl fmt::Display for BridgeEnd {
 /// Passes messages both ways until the line ends, and leaves nothing of it behind.
 ///
 /// - The end of the near side's input is passed on; what the far side still has to say arrives.
-/// - The end of the far side is the end of the line, as soon as all it said was handed over.
+/// - The end of the far side is the end of the line, as soon as all it said was handed over. One that
+///   comes back (a [`Link`]) goes on; what it left unanswered is answered where the dialect is known.
 /// - When the near side is gone, or `stop` completes, the far side is stopped in stages.
 /// - One message that cannot be passed on is counted and logged, and the line goes on.
 ///
@@ -122,58 +120,12 @@ pub async fn bridge(
 /// The first far side could not be connected to.
 pub async fn bridge_supervised(
     near: BoxChannel,
-    target: &dyn DynConnector,
+    target: Arc<dyn DynConnector>,
     policy: RestartPolicy,
     options: Bridge,
     stop: impl Future<Output = ()>,
 ) -> Result<BridgeReport, TransportError> {
-    let mut far = target.connect().await?;
-    let line = Line::new(&options);
-    let (mut sender, mut receiver) = near.split();
-    let mut stop = pin!(stop);
-    let (mut restarts, begun) = (Restarts::new(policy), Instant::now());
-    let joined = 'line: loop {
-        let started = Instant::now();
-        let joined = line.join((&mut sender, &mut receiver), far, stop.as_mut()).await;
-        let BridgeEnd::Far(reason) = &joined.end else { break joined };
-        let (mut ran, mut failure) = (started.elapsed(), !reason.is_clean());
-        if joined.near_has_ended || !line.answer(reason, &mut sender).await {
-            break joined;
-        }
-        far = loop {
-            let after = match restarts.ended(begun.elapsed(), ran, failure, random()) {
-                Verdict::Restart { after } => after,
-                Verdict::Leave => break 'line joined,
-                Verdict::Failed => {
-                    tracing::error!(line = options.line, "given up: too many restarts");
-                    break 'line joined;
-                }
-            };
-            tracing::warn!(line = options.line, "starting it again in {after:?}: {reason}");
-            let connected = async {
-                tokio::time::sleep(after).await;
-                target.connect().await
-            };
-            let connected = tokio::select! {
-                connected = connected => connected,
-                () = sender.gone() => break 'line joined,
-                () = &mut stop => break 'line joined,
-            };
-            match connected {
-                Ok(far) => break far,
-                Err(error) => {
-                    tracing::error!(line = options.line, "{error}");
-                    (ran, failure) = (Duration::ZERO, true);
-                }
-            }
-        };
-        line.restarted.fetch_add(1, Relaxed);
-    };
-    Ok(line.end((sender, receiver), joined).await)
-}
-
-/// Evenly spread from 0 to 1. Each of the standard library's hashers begins with a random key.
-fn random() -> f64 {
-    let bits = RandomState::new().build_hasher().finish();
-    (bits >> 11) as f64 / (1_u64 << 53) as f64
+    let recovery = LinkOptions::recovering(Recovery::Restart(policy));
+    let far = Link::connect(target, recovery).await?.boxed();
+    Ok(bridge(near, far, options, stop).await)
 }

@@ -1,4 +1,4 @@
-//! A line under way: a near side that stays, and far sides that come and go.
+//! A line under way, and the stages of its end.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -23,14 +23,12 @@ pub(crate) struct Line<'a> {
     to_far: Direction<'a>,
     to_near: Direction<'a>,
     unanswered: Option<Unanswered>,
-    pub(crate) restarted: AtomicU64,
+    restarted: AtomicU64,
 }
 
-/// A far side's time on a line.
+/// How a line ended.
 pub(crate) struct Joined {
-    pub(crate) end: BridgeEnd,
-    /// The near side will say no more.
-    pub(crate) near_has_ended: bool,
+    end: BridgeEnd,
     /// The near side did not take in time what was left.
     out_of_grace: bool,
 }
@@ -59,10 +57,23 @@ impl<'a> Line<'a> {
         let (mut far_sender, mut far_receiver) = far.split();
         // Once the near side said its last word, its going away is noticed without a write.
         let last_word = AtomicBool::new(false);
-        let mut near_has_ended = false;
 
-        let mut down =
-            Box::pin(to_near.pump(&mut far_receiver, near_sender, unanswered, Some(&last_word)));
+        let mut down = Box::pin(async {
+            loop {
+                let watch = Some(&last_word);
+                match to_near.pump(&mut far_receiver, near_sender, unanswered, watch).await {
+                    PumpEnd::Reset(reset) => {
+                        self.restarted.fetch_add(1, Relaxed);
+                        to_far.lose_many(reset.lost, &reset.cause);
+                        // At once: what is asked from here on is asked of the new one.
+                        if !self.answer(&reset.cause, near_sender).await {
+                            break PumpEnd::Sink(CloseReason::Stalled);
+                        }
+                    }
+                    end => break end,
+                }
+            }
+        });
         let mut up = Box::pin(async {
             let end = to_far.pump(near_receiver, &mut far_sender, unanswered, None).await;
             // A far side that stopped reading needs no end of input.
@@ -73,14 +84,13 @@ impl<'a> Line<'a> {
             tokio::select! {
                 end = &mut up, if !last_word.load(Relaxed) => match end {
                     PumpEnd::Source(reason) if is_failure(&reason) => break Outcome::Broken(reason),
-                    end => {
-                        near_has_ended = matches!(end, PumpEnd::Source(_));
-                        last_word.store(true, Relaxed);
-                    }
+                    _ => last_word.store(true, Relaxed),
                 },
                 end = &mut down => break match end {
                     PumpEnd::Source(reason) => Outcome::Far(reason),
                     PumpEnd::Sink(reason) => Outcome::Deaf(reason),
+                    // Taken care of.
+                    PumpEnd::Reset(_) => continue,
                 },
                 () = &mut stop => break Outcome::Stop,
             }
@@ -128,11 +138,11 @@ impl<'a> Line<'a> {
                 BridgeEnd::Stopped(far)
             }
         };
-        Joined { end, near_has_ended, out_of_grace }
+        Joined { end, out_of_grace }
     }
 
     /// Answers what the far side has left behind. False when the near side does not take it all.
-    pub(crate) async fn answer(&self, reason: &CloseReason, near: &mut impl Sender) -> bool {
+    async fn answer(&self, reason: &CloseReason, near: &mut impl Sender) -> bool {
         let Some(unanswered) = &self.unanswered else { return true };
         let mut answers = unanswered.answers(reason);
         let mut taken = false;
@@ -145,7 +155,7 @@ impl<'a> Line<'a> {
         let _ = tokio::time::timeout(self.options.grace, answered).await;
         let unsaid = answers.len();
         if unsaid > 0 {
-            self.to_near.lose_many(unsaid, &"the client does not read it");
+            self.to_near.lose_many(unsaid as u64, &"the client does not read it");
         }
         taken
     }
@@ -175,7 +185,7 @@ impl<'a> Line<'a> {
         (mut near, mut receiver): (Box<dyn Sender>, Box<dyn Receiver>),
         joined: Joined,
     ) -> BridgeReport {
-        let Joined { end, out_of_grace, .. } = joined;
+        let Joined { end, out_of_grace } = joined;
         let is_heard = match &end {
             _ if out_of_grace => false,
             BridgeEnd::Far(reason) | BridgeEnd::Stopped(reason) => {

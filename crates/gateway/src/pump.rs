@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 
 use bytes::Bytes;
-use tieline_transport::{CloseReason, Incoming, Receiver, SendError, Sender, SenderExt};
+use tieline_transport::{CloseReason, Incoming, Receiver, Reset, SendError, Sender, SenderExt};
 
 use crate::Bridge;
 use crate::unanswered::Unanswered;
@@ -28,11 +28,22 @@ impl Side {
 }
 
 /// A message that is neither passed on nor lost yet.
-struct InHand<'a>(&'a Direction<'a>);
+struct InHand<'a> {
+    direction: &'a Direction<'a>,
+    /// Who remembers that a client has asked it.
+    asked: Option<(&'a Unanswered, Bytes)>,
+    is_passed: bool,
+}
 
 impl Drop for InHand<'_> {
     fn drop(&mut self) {
-        self.0.lose(&"the other side has ended");
+        if self.is_passed {
+            return;
+        }
+        self.direction.lose(&"the other side has ended");
+        if let Some((unanswered, message)) = &self.asked {
+            unanswered.asked(message);
+        }
     }
 }
 
@@ -51,6 +62,8 @@ pub(crate) enum PumpEnd {
     Source(CloseReason),
     /// No more can be handed over.
     Sink(CloseReason),
+    /// The source is another from here on.
+    Reset(Box<Reset>),
 }
 
 impl<'a> Direction<'a> {
@@ -81,8 +94,10 @@ impl<'a> Direction<'a> {
                 }
                 let flushed = sink.poll_flush(cx);
                 self.is_idle.store(flushed.is_ready(), Relaxed);
-                if let Poll::Ready(Err(error)) = flushed {
-                    return Poll::Ready(Err(error));
+                match flushed {
+                    // The reset will tell.
+                    Poll::Ready(Ok(()) | Err(SendError::Lost(_))) | Poll::Pending => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 }
                 let watches = watch_sink.is_some_and(|watch| watch.load(Relaxed));
                 if watches && sink.poll_gone(cx).is_ready() {
@@ -97,7 +112,7 @@ impl<'a> Direction<'a> {
                         self.lose(truncated);
                     }
                     return match sink.flush().await {
-                        Ok(()) => PumpEnd::Source(reason),
+                        Ok(()) | Err(SendError::Lost(_)) => PumpEnd::Source(reason),
                         Err(error) => PumpEnd::Sink(closed(error)),
                     };
                 }
@@ -105,6 +120,7 @@ impl<'a> Direction<'a> {
                     self.lose(&fault);
                     continue;
                 }
+                Ok(Incoming::Reset(reset)) => return PumpEnd::Reset(reset),
                 Ok(_) => continue,
                 Err(error) => Err(error),
             };
@@ -122,18 +138,21 @@ impl<'a> Direction<'a> {
         sink: &mut impl Sender,
         unanswered: Option<&Unanswered>,
     ) -> Result<(), SendError> {
-        let in_hand = InHand(self);
+        let from_client = unanswered.filter(|_| matches!(self.from, Side::Client));
+        let asked = from_client.map(|unanswered| (unanswered, message.clone()));
+        let mut in_hand = InHand { direction: self, asked, is_passed: false };
         if let Some(tap) = &self.options.tap {
             tap.record(self.options.line, self.from.name(), &message).await;
         }
+        poll_fn(|cx| sink.poll_ready(cx)).await?;
+        // It is asked of whoever there is room for it with: by now that may be another.
+        in_hand.is_passed = true;
         match (unanswered, self.from) {
             (Some(unanswered), Side::Client) => unanswered.asked(&message),
             (Some(unanswered), Side::Server) => unanswered.answered(&message),
             (None, _) => {}
         }
-        let passed = sink.feed(message).await;
-        std::mem::forget(in_hand);
-        match passed {
+        match sink.start_send(message) {
             Ok(()) => drop(self.passed.fetch_add(1, Relaxed)),
             Err(SendError::Message(refused)) => self.lose(&refused.error),
             Err(error) => {
@@ -149,9 +168,12 @@ impl<'a> Direction<'a> {
         self.lose_many(1, why);
     }
 
-    pub(crate) fn lose_many(&self, count: usize, why: &dyn fmt::Display) {
+    pub(crate) fn lose_many(&self, count: u64, why: &dyn fmt::Display) {
+        if count == 0 {
+            return;
+        }
         let (line, from) = (self.options.line, self.from.name());
-        if self.lost.fetch_add(count as u64, Relaxed) == 0 {
+        if self.lost.fetch_add(count, Relaxed) == 0 {
             tracing::warn!(line, count, "a message from the {from} was lost: {why}");
         } else {
             tracing::debug!(line, count, "a message from the {from} was lost: {why}");

@@ -239,7 +239,7 @@ async fn run(
         client = admit(arrival.client) => client?,
         () = &mut stop => return None,
     };
-    match bridge_supervised(client, &*arrival.target, restart, bridge, stop).await {
+    match bridge_supervised(client, arrival.target, restart, bridge, stop).await {
         Ok(report) => Some(report),
         Err(error) => {
             log_error("the client was turned away", &error);

@@ -71,10 +71,7 @@ impl Unanswered {
         let mut ids: Vec<_> = ids.into_iter().collect();
         ids.sort_unstable_by_key(|(_, order)| *order);
         let text = format!("the program has ended: {reason}");
-        let data = match reason {
-            CloseReason::ChildExited(exit) => Some(evidence(exit).to_string()),
-            _ => None,
-        };
+        let data = reason.child_exit().map(|exit| evidence(exit).to_string());
         let dialect = self.dialect;
         // The same code as for a request that is not carried out: the range is too narrow for more.
         ids.into_iter().map(move |(id, _)| {

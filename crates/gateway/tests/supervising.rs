@@ -4,6 +4,7 @@
 mod support;
 
 use std::future::pending;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use support::{ended, message};
@@ -33,7 +34,7 @@ fn start(
     let (stop, stopped) = oneshot::channel();
     let report = tokio::spawn(async move {
         let target = Registry::new().connector(&endpoint, &Options::default()).unwrap();
-        let target: &dyn DynConnector = &*target;
+        let target: Arc<dyn DynConnector> = target.into();
         let options = Bridge { dialect, ..Bridge::default() };
         let stopped = async {
             if stopped.await.is_err() {
@@ -85,9 +86,10 @@ async fn a_program_that_always_fails_is_given_up_and_the_last_end_is_told() {
     ended(&mut from_server).await;
     let report = report.await.unwrap();
     assert_eq!(report.restarted, 5);
-    let BridgeEnd::Far(CloseReason::ChildExited(exit)) = report.end else {
+    let BridgeEnd::Far(reason @ CloseReason::GivenUp(_)) = report.end else {
         panic!("{}", report.end)
     };
+    let exit = reason.child_exit().unwrap();
     assert_eq!(exit.status.code(), Some(4));
 }
 
@@ -138,5 +140,33 @@ async fn what_was_under_way_is_answered_before_the_new_process_speaks() {
     }
     assert_eq!(message(&mut from_server).await, "\"begun\"");
     drop((to_server, from_server));
+    report.await.unwrap();
+}
+
+#[tokio::test]
+async fn each_request_is_answered_once_whichever_process_it_reaches() {
+    let program = r#"while read -r line; do
+        case $line in *fail*) exit 3;; esac
+        id=${line#*'"id":'}; id=${id%%,*}
+        echo '{"jsonrpc":"2.0","id":'$id',"result":1}'
+    done"#;
+    let (client, _stop, report) = start(program, RestartPolicy::OnFailure, Some(Dialect::STRICT));
+    let (mut to_server, mut from_server) = client.split();
+    let mut heard = Vec::new();
+    for round in 0..5 {
+        for (id, method) in [(2 * round, "fail"), (2 * round + 1, "m")] {
+            let request = json!({"jsonrpc": "2.0", "id": id, "method": method}).to_string();
+            to_server.send(request).await.unwrap();
+        }
+        for _ in 0..2 {
+            let answer: Value = serde_json::from_str(&message(&mut from_server).await).unwrap();
+            heard.push(answer["id"].as_i64().unwrap());
+        }
+    }
+    to_server.close().await.unwrap();
+    // Nothing comes behind the last answer: none was given twice.
+    ended(&mut from_server).await;
+    heard.sort_unstable();
+    assert_eq!(heard, (0..10).collect::<Vec<_>>());
     report.await.unwrap();
 }

@@ -12,7 +12,7 @@ use tieline_proto::jsonrpc::{
 };
 use tieline_proto::{Fault, jsonrpc};
 use tieline_transport::{
-    BoxFuture, Channel, CloseReason, Control, Incoming, Receiver, Refused, SendError, Sender,
+    BoxFuture, Channel, CloseReason, Control, Incoming, Receiver, Refused, Reset, SendError, Sender,
 };
 use tokio::time::Sleep;
 
@@ -84,6 +84,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             match self.receiver.poll_recv(cx) {
                 Poll::Ready(Incoming::Message(message)) => self.message(message, cx),
                 Poll::Ready(Incoming::Fault(fault)) => self.fault(&fault),
+                Poll::Ready(Incoming::Reset(reset)) => self.reset(*reset, cx),
                 Poll::Ready(Incoming::End(reason)) => self.no_more(reason),
                 Poll::Ready(_) => {}
                 Poll::Pending => return false,
@@ -262,6 +263,16 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         true
     }
 
+    /// Another line has come in place of the one that was lost.
+    fn reset(&mut self, reset: Reset, cx: &mut Context<'_>) {
+        if let Some(unsent) = self.unsent.take() {
+            self.shared.put_down(&unsent);
+        }
+        self.shared.reset(reset.epoch, &reset.cause);
+        self.inbound.reset(reset);
+        self.inbound.poll(cx);
+    }
+
     /// The other side says no more. No call of ours can be answered any more.
     fn no_more(&mut self, reason: CloseReason) {
         if reason.is_clean() {
@@ -352,7 +363,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                     return false;
                 }
                 let reason = match (&reason, self.control.close_reason()) {
-                    (CloseReason::Io(_), Some(known)) => known,
+                    (CloseReason::Io(_) | CloseReason::StdinClosed, Some(known)) => known,
                     _ => reason,
                 };
                 self.stage = Stage::Ended(reason.clone());

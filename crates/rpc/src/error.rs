@@ -19,7 +19,7 @@ pub enum CallError {
     Remote(ErrorObject),
     /// The request was not sent: calling again is safe.
     NotSent(NotSent),
-    /// The request was sent, and the line ended before an answer came. Whether it was carried out
+    /// The request was sent, and the line ended or was lost before an answer came. Whether it was carried out
     /// is unknown: only the caller can tell if calling again is safe.
     Unknown(CloseReason),
     /// No answer came in time. A request that was still queued was taken back; one that was sent was
@@ -40,6 +40,8 @@ pub enum NotSent {
     Closed(CloseReason),
     /// The line is being closed and takes nothing new.
     Closing,
+    /// The line was lost, and another has come in its place. The peer goes on with that one.
+    Reset(CloseReason),
     /// The parameters are not JSON, or not an object or an array.
     Params(serde_json::Error),
     /// The message is beyond what the line takes.
@@ -75,6 +77,7 @@ impl fmt::Display for NotSent {
         match self {
             Self::Closed(reason) => write!(f, "the line has ended: {reason}"),
             Self::Closing => f.write_str("the line is being closed"),
+            Self::Reset(cause) => write!(f, "the line was lost: {cause}"),
             Self::Params(_) => f.write_str("the parameters cannot be sent"),
             Self::Message(_) => f.write_str("the message cannot be sent"),
         }
@@ -86,7 +89,7 @@ impl Error for NotSent {
         match self {
             Self::Params(error) => Some(error),
             Self::Message(error) => Some(error),
-            Self::Closed(_) | Self::Closing => None,
+            Self::Closed(_) | Self::Closing | Self::Reset(_) => None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tieline_proto::Fault;
 use tieline_proto::jsonrpc::{Notification, Request};
-use tieline_transport::BoxFuture;
+use tieline_transport::{BoxFuture, Reset};
 
 use crate::{ErrorObject, Peer};
 
@@ -47,6 +47,18 @@ pub trait Handler: Send + Sync + 'static {
     /// and after [`PeerOptions::grace`](crate::PeerOptions::grace) the line ends: a handler that waits
     /// for a call of its own should do so in a task.
     fn notification(&self, notification: Notification, peer: &Peer) -> Answer<()>;
+
+    /// Over a Link, another line has come in place of one that was lost: the other side knows nothing
+    /// any more, and here is the place to begin anew (`initialize`, open what was open). It is told
+    /// behind what was notified over the old line, and before anything that came over the new one.
+    ///
+    /// Until the answer is there, calls and notifications wait, but for those made through this `peer`,
+    /// which goes first for this line only. What waits for an ordinary one of them in here waits for
+    /// ever. With the next reset the answer is dropped.
+    fn reset(&self, reset: Reset, peer: &Peer) -> Answer<()> {
+        let _ = (reset, peer);
+        Answer::Now(())
+    }
 
     /// A message could not be delivered; the line goes on, and the other side was told.
     fn fault(&self, fault: &Fault) {

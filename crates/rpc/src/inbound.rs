@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tieline_proto::jsonrpc::{
     Dialect, Id, Notification, OVERLOADED, Request, write_error, write_result,
 };
-use tieline_transport::BoxFuture;
+use tieline_transport::{BoxFuture, Reset};
 use tokio::task::{self, AbortHandle, JoinError, JoinSet};
 
 use crate::handler::{Answer, Handler, Outcome};
@@ -24,10 +24,12 @@ pub(crate) struct Inbound<H> {
     shared: Arc<Shared>,
     /// Counts arrivals.
     arrived: u64,
-    notifications: VecDeque<(u64, Notification)>,
+    notifications: VecDeque<(u64, Told)>,
     notifications_weight: usize,
     /// The notification that is being handled.
     handling: Option<(u64, BoxFuture<'static, ()>)>,
+    /// A new line is being begun.
+    beginning: Option<BoxFuture<'static, ()>>,
     requests: VecDeque<Waiting>,
     /// A request was not started, because too much waits to be sent.
     held_back: bool,
@@ -40,6 +42,12 @@ pub(crate) struct Inbound<H> {
 
 /// The least that a notification counts for: 16 MiB of them are 4,096 at most.
 const LEAST_NOTIFICATION: usize = 4096;
+
+/// What is handled in the order of its arrival.
+enum Told {
+    Notification(Notification),
+    Reset(Reset),
+}
 
 struct Waiting {
     arrival: u64,
@@ -66,6 +74,7 @@ impl<H: Handler> Inbound<H> {
             notifications: VecDeque::new(),
             notifications_weight: 0,
             handling: None,
+            beginning: None,
             requests: VecDeque::new(),
             held_back: false,
             taken_bytes: 0,
@@ -99,7 +108,27 @@ impl<H: Handler> Inbound<H> {
     pub(crate) fn notification(&mut self, notification: Notification) {
         self.arrived += 1;
         self.notifications_weight += self.weight_of(&notification);
-        self.notifications.push_back((self.arrived, notification));
+        self.notifications.push_back((self.arrived, Told::Notification(notification)));
+    }
+
+    /// Another line has come. What was asked over the one before is given up: nobody waits for the
+    /// answers any more, and their ids may mean something else by now.
+    pub(crate) fn reset(&mut self, mut reset: Reset) {
+        self.running.abort_all();
+        self.replies.clear();
+        self.requests.clear();
+        self.taken_bytes = 0;
+        self.beginning = None;
+        // One that nobody was told of yet is no matter any more, but for what was lost.
+        self.notifications.retain(|(_, told)| match told {
+            Told::Notification(_) => true,
+            Told::Reset(earlier) => {
+                reset.lost += earlier.lost;
+                false
+            }
+        });
+        self.arrived += 1;
+        self.notifications.push_back((self.arrived, Told::Reset(reset)));
     }
 
     fn weight_of(&self, notification: &Notification) -> usize {
@@ -120,13 +149,38 @@ impl<H: Handler> Inbound<H> {
     pub(crate) fn is_idle(&self) -> bool {
         self.notifications.is_empty()
             && self.handling.is_none()
+            && self.beginning.is_none()
             && self.requests.is_empty()
             && self.running.is_empty()
     }
 
     /// Goes on with what can go on, until nothing can and all of it is waited for.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) {
-        while self.poll_running(cx) | self.poll_notification(cx) | self.start_request(cx) {}
+        while self.poll_running(cx)
+            | self.poll_beginning(cx)
+            | self.poll_notification(cx)
+            | self.start_request(cx)
+        {}
+    }
+
+    fn poll_beginning(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(beginning) = &mut self.beginning else { return false };
+        if contain(|| beginning.as_mut().poll(cx)).is_ok_and(|polled| polled.is_pending()) {
+            return false;
+        }
+        self.beginning = None;
+        self.shared.begun();
+        true
+    }
+
+    /// Somebody begins anew, and goes first while what comes over the new line is handled.
+    fn begin(&mut self, reset: Reset) {
+        let peer = self.peer.first_on(reset.epoch);
+        self.shared.begin();
+        match contain(|| self.handler.reset(reset, &peer)) {
+            Ok(Answer::Later(beginning)) => self.beginning = Some(beginning),
+            Ok(Answer::Now(())) | Err(_) => self.shared.begun(),
+        }
     }
 
     fn poll_running(&mut self, cx: &mut Context<'_>) -> bool {
@@ -149,7 +203,15 @@ impl<H: Handler> Inbound<H> {
             self.handling = None;
             return true;
         }
-        let Some((arrival, notification)) = self.notifications.pop_front() else { return false };
+        let notification = match self.notifications.pop_front() {
+            Some((arrival, Told::Notification(notification))) => (arrival, notification),
+            Some((_, Told::Reset(reset))) => {
+                self.begin(reset);
+                return true;
+            }
+            None => return false,
+        };
+        let (arrival, notification) = notification;
         let weight = self.weight_of(&notification);
         self.notifications_weight = self.notifications_weight.saturating_sub(weight);
         let (handler, peer) = (&self.handler, &self.peer);

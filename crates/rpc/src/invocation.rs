@@ -115,7 +115,8 @@ impl<'a> Invocation<'a> {
         let end = total.and_then(|total| Instant::now().checked_add(total));
         let mut due = deadline(timeout, end);
         // Room in the queue is waited for within the same time.
-        let begin = shared.begin_call(method, params.as_deref(), on_progress.is_some());
+        let (wants_progress, bound) = (on_progress.is_some(), peer.bound());
+        let begin = shared.begin_call(method, params.as_deref(), wants_progress, bound);
         let id = within(due, begin).await??;
         let call = Call { shared, id };
         loop {

@@ -93,6 +93,35 @@
 //! [`PeerOptions`] has the numbers. An answer that is lost, because it is longer than the channel takes
 //! or has no id that can be read, ends no call: who cannot wait for ever sets a timeout.
 //!
+//! # Over a line that comes back
+//!
+//! Over a Link, the other side may be lost and another come in its place. Then
+//!
+//! - every call in flight ends at once: as *unknown* if it was handed to the line, else as
+//!   [not sent](NotSent::Reset). What else was queued for the line that was lost is dropped;
+//! - what the other side had asked over it is given up, and not answered over the new one;
+//! - the handler is told ([`Handler::reset`], [`Router::on_reset`]), and begins anew before any other
+//!   call goes out: those wait until it is done;
+//! - a handle [for one line alone](Peer::on_this_line) stays behind with its line.
+//!
+//! A loss is heard of when the new line is there. Until then calls in flight wait, as long as their
+//! timeouts let them, and new ones are queued, to end as not sent.
+//!
+//! ```
+//! use tieline_rpc::{Peer, PeerOptions, Router};
+//! # use tieline_transport::Channel;
+//!
+//! # fn start(link: impl Channel) {
+//! let router = Router::new().on_reset(|reset, peer: Peer| async move {
+//!     eprintln!("the server was lost: {}", reset.cause);
+//!     // Through this `peer`: others wait for it.
+//!     let _ = peer.call::<serde_json::Value>("initialize", ()).await;
+//! });
+//! let (peer, driver) = Peer::new(link, router, PeerOptions::default());
+//! # drop((peer, driver));
+//! # }
+//! ```
+//!
 //! # What holds
 //! - Notifications are handled one after the other, in the order of their arrival; a request starts
 //!   only after the notifications that came before it. Requests run concurrently, up to a limit;

@@ -17,6 +17,15 @@ use crate::{CallError, Driver, ErrorObject, Handler, Invocation, NotSent, PeerOp
 pub struct Peer {
     shared: Arc<Shared>,
     control: Control,
+    bound: Option<Bound>,
+}
+
+/// A handle that is for one line of a Link only.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound {
+    pub(crate) line: u64,
+    /// It goes first while the line is being begun.
+    pub(crate) goes_first: bool,
 }
 
 impl Peer {
@@ -29,7 +38,7 @@ impl Peer {
     ) -> (Self, Driver<C, H>) {
         let control = channel.control().clone();
         let shared = Arc::new(Shared::new(options));
-        let peer = Self { shared: shared.clone(), control };
+        let peer = Self { shared: shared.clone(), control, bound: None };
         let driver = Driver::new(channel, handler, peer.clone(), shared);
         (peer, driver)
     }
@@ -73,7 +82,7 @@ impl Peer {
     /// It was not queued.
     pub async fn notify(&self, method: &str, params: impl Serialize) -> Result<(), NotSent> {
         let params = serialize(&params)?;
-        self.shared.notify(method, params.as_deref()).await
+        self.shared.notify(method, params.as_deref(), self.bound).await
     }
 
     /// As [`notify`](Self::notify), with `params` as they are: a JSON object or array, which is not
@@ -82,7 +91,7 @@ impl Peer {
     /// # Errors
     /// It was not queued.
     pub async fn notify_raw(&self, method: &str, params: Option<&[u8]>) -> Result<(), NotSent> {
-        self.shared.notify(method, params).await
+        self.shared.notify(method, params, self.bound).await
     }
 
     /// Takes nothing new, lets what is under way on both sides end within
@@ -110,6 +119,26 @@ impl Peer {
     /// that nobody asked for is also logged.
     pub fn unclaimed_answers(&self) -> UnclaimedAnswers {
         self.shared.unclaimed()
+    }
+
+    /// The same peer, for the present line of a Link alone: once another has come in its place, calls and
+    /// notifications through this handle are not sent ([`NotSent::Reset`]). For what means nothing to
+    /// another process: a view, an opened document. Over any other channel it is no different.
+    pub fn on_this_line(&self) -> Self {
+        let line = self.shared.line();
+        Self {
+            bound: Some(self.bound.unwrap_or(Bound { line, goes_first: false })),
+            ..self.clone()
+        }
+    }
+
+    /// The same, which goes first on `line`.
+    pub(crate) fn first_on(&self, line: u64) -> Self {
+        Self { bound: Some(Bound { line, goes_first: true }), ..self.clone() }
+    }
+
+    pub(crate) fn bound(&self) -> Option<Bound> {
+        self.bound
     }
 
     pub(crate) fn shared(&self) -> &Shared {

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tieline_proto::jsonrpc::{Notification, Request};
+use tieline_transport::Reset;
 
 use crate::handler::{Answer, Handler, Outcome};
 use crate::{ErrorObject, Peer};
 
 type OnRequest = Box<dyn Fn(Request, &Peer) -> Answer<Outcome> + Send + Sync>;
+type OnReset = Box<dyn Fn(Reset, &Peer) -> Answer<()> + Send + Sync>;
 type OnNotification = Box<dyn Fn(Notification, &Peer) -> Answer<()> + Send + Sync>;
 
 /// A handler made of closures, one for each method.
@@ -36,6 +38,7 @@ pub struct Router {
     notifications: HashMap<String, OnNotification>,
     other_requests: Option<OnRequest>,
     other_notifications: Option<OnNotification>,
+    on_reset: Option<OnReset>,
 }
 
 impl Router {
@@ -111,6 +114,18 @@ impl Router {
         self
     }
 
+    /// Begins anew when a Link has come back with another line; see [`Handler::reset`].
+    #[must_use]
+    pub fn on_reset<F, A>(mut self, handler: F) -> Self
+    where
+        F: Fn(Reset, Peer) -> A + Send + Sync + 'static,
+        A: Future<Output = ()> + Send + 'static,
+    {
+        let begin = move |reset, peer: &Peer| Answer::later(handler(reset, peer.clone()));
+        self.on_reset = Some(Box::new(begin));
+        self
+    }
+
     /// Answers every request that has no handler of its own.
     #[must_use]
     pub fn other_requests(
@@ -147,6 +162,10 @@ impl Handler for Router {
             Some(handler) => handler(notification, peer),
             None => Answer::Now(()),
         }
+    }
+
+    fn reset(&self, reset: Reset, peer: &Peer) -> Answer<()> {
+        self.on_reset.as_ref().map_or(Answer::Now(()), |handler| handler(reset, peer))
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the handles and the driver of a peer share: the queue of what is to be sent, and the calls
 //! that wait for an answer. One lock, held for moments.
 
+mod gate;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
@@ -10,9 +12,11 @@ use bytes::Bytes;
 use tieline_proto::ByteSize;
 use tieline_proto::jsonrpc::{CallId, Calls, Response, write_notification, write_request};
 use tieline_transport::CloseReason;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
+use self::gate::Gate;
 use crate::options::weight;
+use crate::peer::Bound;
 use crate::{CallError, NotSent, PeerOptions};
 
 /// With so many messages unsent, no more requests of the other side are started.
@@ -28,6 +32,8 @@ pub(crate) struct Shared {
     refusal_bytes: AtomicUsize,
     /// Nothing new is taken. It stays so.
     closing: AtomicBool,
+    /// Tells those who wait behind the gate that it has moved.
+    gate_moved: Notify,
     /// Set once the line has ended.
     pub(crate) ended: watch::Sender<Option<CloseReason>>,
 }
@@ -36,6 +42,7 @@ struct State {
     outgoing: VecDeque<Outgoing>,
     calls: Calls<Pending>,
     phase: Phase,
+    gate: Gate,
     close_requested: bool,
     /// How many bytes of messages wait to be sent.
     outgoing_bytes: usize,
@@ -104,12 +111,14 @@ impl Shared {
                 outgoing_bytes: 0,
                 calls: Calls::default(),
                 phase: Phase::Open,
+                gate: Gate::default(),
                 close_requested: false,
                 driver: None,
                 asleep: false,
                 changed: false,
                 unclaimed: UnclaimedAnswers::default(),
             }),
+            gate_moved: Notify::new(),
             ended: watch::Sender::new(None),
         }
     }
@@ -138,13 +147,10 @@ impl Shared {
         method: &str,
         params: Option<&[u8]>,
         wants_progress: bool,
+        bound: Option<Bound>,
     ) -> Result<CallId, NotSent> {
-        let weight = self.reserve(method.len() + params.map_or(0, <[u8]>::len)).await?;
-        let mut state = self.lock();
-        if let Err(why) = state.check_open() {
-            self.room.add_permits(weight);
-            return Err(why);
-        }
+        let length = method.len() + params.map_or(0, <[u8]>::len);
+        let (weight, mut state) = self.admit(length, bound).await?;
         let id = state.calls.begin(Pending { wants_progress, ..Pending::default() });
         let mut digits = [0; 20];
         let (dialect, digits) = (&self.options.dialect, id.digits(&mut digits));
@@ -156,13 +162,14 @@ impl Shared {
     }
 
     /// Queues a notification. Cancel-safe: it is queued or not.
-    pub(crate) async fn notify(&self, method: &str, params: Option<&[u8]>) -> Result<(), NotSent> {
-        let weight = self.reserve(method.len() + params.map_or(0, <[u8]>::len)).await?;
-        let mut state = self.lock();
-        if let Err(why) = state.check_open() {
-            self.room.add_permits(weight);
-            return Err(why);
-        }
+    pub(crate) async fn notify(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+        bound: Option<Bound>,
+    ) -> Result<(), NotSent> {
+        let length = method.len() + params.map_or(0, <[u8]>::len);
+        let (weight, mut state) = self.admit(length, bound).await?;
         let message = write_notification(&self.options.dialect, method, params);
         state.push(Outgoing { message: message.into(), call: None, weight, refusal: 0 });
         state.wake_driver();
@@ -333,6 +340,7 @@ impl Shared {
         }
         self.closing.store(true, Relaxed);
         self.room.close();
+        self.gate_moved.notify_waiters();
         state.wake_driver();
     }
 
@@ -355,14 +363,7 @@ impl Shared {
         let mut state = self.lock();
         state.outgoing.retain(|out| out.call.is_none());
         state.outgoing_bytes = state.outgoing.iter().map(|out| out.message.len()).sum();
-        let mut wakers = Vec::new();
-        for (_, pending) in state.calls.iter_mut().filter(|(_, it)| it.answer.is_none()) {
-            pending.answer = Some(Err(match pending.sent {
-                true => CallError::Unknown(reason.clone()),
-                false => NotSent::Closed(reason.clone()).into(),
-            }));
-            wakers.extend(pending.waker.take());
-        }
+        let wakers = state.fail_calls(reason, NotSent::Closed);
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -376,6 +377,7 @@ impl Shared {
         }
         self.closing.store(true, Relaxed);
         self.room.close();
+        self.gate_moved.notify_waiters();
         self.end_calls(&reason);
         let mut state = self.lock();
         state.outgoing.clear();
@@ -393,6 +395,23 @@ impl State {
             Phase::Closing => Err(NotSent::Closing),
             Phase::Closed(reason) => Err(NotSent::Closed(reason.clone())),
         }
+    }
+
+    /// Ends every call that waits. Gives whom to wake.
+    fn fail_calls(
+        &mut self,
+        reason: &CloseReason,
+        not_sent: fn(CloseReason) -> NotSent,
+    ) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        for (_, pending) in self.calls.iter_mut().filter(|(_, it)| it.answer.is_none()) {
+            pending.answer = Some(Err(match pending.sent {
+                true => CallError::Unknown(reason.clone()),
+                false => not_sent(reason.clone()).into(),
+            }));
+            wakers.extend(pending.waker.take());
+        }
+        wakers
     }
 
     fn push(&mut self, outgoing: Outgoing) {

@@ -84,6 +84,32 @@
 //!
 //! An agent that answers is thirty lines: `crates/tieline/examples/agent.rs`.
 //!
+//! # Come back
+//!
+//! [`link::Link`] is a channel that connects again: a program that has failed is started again, a
+//! server is sought until it is there. [`link::Client`] is for hosts that connect and disconnect as
+//! they like. Both tell how far they have come ([`link::State`]).
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use tieline::link::ClientOptions;
+//! use tieline::{Incoming, Options, ReceiverExt};
+//!
+//! let client = tieline::client("exec:my-server", &Options::default(), ClientOptions::default())?;
+//! let mut messages = client.connect().await?;
+//! client.send(r#"{"jsonrpc":"2.0","method":"hello"}"#).await?;
+//! loop {
+//!     match messages.recv().await {
+//!         Incoming::Message(message) => println!("{message:?}"),
+//!         Incoming::Reset(reset) => println!("a new one, after {}", reset.cause),
+//!         Incoming::End(_) => break println!("{}", client.state()),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Where to read on
 //! - [`Options`]: message limits, timeouts, framing, environment of a child.
 //! - [`Guardian`]: nothing that comes of a child is left, also when this program is killed (Linux).
@@ -95,6 +121,11 @@
 //! Needs a tokio runtime with time and I/O enabled.
 
 use std::sync::LazyLock;
+
+/// Lines that come back, and clients that come and go.
+pub mod link {
+    pub use tieline_link::*;
+}
 
 /// The JSON-RPC 2.0 peer.
 pub mod rpc {
@@ -141,4 +172,30 @@ pub async fn listen_with(
     options: &Options,
 ) -> Result<Box<dyn DynAcceptor>, TransportError> {
     REGISTRY.listen(&endpoint.parse()?, options).await
+}
+
+/// A client of `endpoint`, which connects when it is told to. Does no I/O.
+///
+/// # Errors
+/// The text is no endpoint, or an option does not fit.
+pub fn client(
+    endpoint: &str,
+    options: &Options,
+    client: link::ClientOptions,
+) -> Result<link::Client, TransportError> {
+    link::Client::new(&REGISTRY, &endpoint.parse()?, options, client)
+}
+
+/// Connects to `endpoint` by a line that comes back. Cancel-safe: a dropped attempt leaves nothing
+/// behind.
+///
+/// # Errors
+/// As [`connect`], of the first connection.
+pub async fn connect_link(
+    endpoint: &str,
+    options: &Options,
+    link: link::LinkOptions,
+) -> Result<link::Link, TransportError> {
+    let connector = REGISTRY.connector(&endpoint.parse()?, options)?;
+    link::Link::connect(connector.into(), link).await
 }

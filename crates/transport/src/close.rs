@@ -8,6 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tieline_proto::{FrameError, Truncated};
 
+use crate::TransportError;
+
 /// Why a line ended. It can be cloned and asked for as long as anybody holds the line's
 /// [`Control`](crate::Control).
 #[derive(Clone, Debug)]
@@ -29,6 +31,15 @@ pub enum CloseReason {
     Overrun,
     /// The child process has ended.
     ChildExited(Arc<ChildExit>),
+    /// The child process has closed its stdout and goes on without it.
+    StdoutClosed,
+    /// The child process takes no more input: it has closed its stdin, or has ended. What it still
+    /// says arrives, and how it ended is for the receiver to say.
+    StdinClosed,
+    /// The line was lost, and came back to be lost again, too often in too short a time.
+    GivenUp(Arc<GivenUp>),
+    /// The line was lost, and trying again to connect is in vain.
+    Unreachable(TransportError),
     /// The other side broke the framing.
     Protocol(FrameError),
     /// The operating system reported an error.
@@ -45,6 +56,30 @@ impl CloseReason {
             _ => false,
         }
     }
+
+    /// How the child process ended, where there was one; of several the last.
+    pub fn child_exit(&self) -> Option<&ChildExit> {
+        match self {
+            Self::ChildExited(exit) => Some(exit),
+            Self::GivenUp(given_up) => given_up.last.child_exit(),
+            _ => None,
+        }
+    }
+
+    /// What to do about it, as a sentence for people.
+    pub fn hint(&self) -> Option<&str> {
+        Some(match self {
+            Self::StdoutClosed => {
+                "a program on a line must keep its stdout open and speak over it alone"
+            }
+            Self::StdinClosed => {
+                "look at how the program ends, and send nothing behind its last input"
+            }
+            Self::GivenUp(_) => "mend what its last words complain of, and connect again",
+            Self::Unreachable(error) => return error.hint(),
+            _ => return None,
+        })
+    }
 }
 
 impl fmt::Display for CloseReason {
@@ -60,6 +95,10 @@ impl fmt::Display for CloseReason {
             Self::Stalled => f.write_str("stalled: the other side has stopped reading"),
             Self::Overrun => f.write_str("overrun: more came in than was handled in time"),
             Self::ChildExited(exit) => exit.fmt(f),
+            Self::StdoutClosed => f.write_str("the child has closed its stdout and goes on"),
+            Self::StdinClosed => f.write_str("the child takes no more input"),
+            Self::GivenUp(given_up) => given_up.fmt(f),
+            Self::Unreachable(error) => error.fmt(f),
             Self::Protocol(error) => write!(f, "broken framing: {error}"),
             Self::Io(error) => error.fmt(f),
         }
@@ -69,6 +108,21 @@ impl fmt::Display for CloseReason {
 impl From<io::Error> for CloseReason {
     fn from(error: io::Error) -> Self {
         Self::Io(Arc::new(error))
+    }
+}
+
+/// A line that was lost too often.
+#[derive(Clone, Debug)]
+pub struct GivenUp {
+    /// How often it had come back in all.
+    pub restarts: u64,
+    /// Why it was lost for the last time.
+    pub last: CloseReason,
+}
+
+impl fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "given up after {} restarts: {}", self.restarts, self.last)
     }
 }
 

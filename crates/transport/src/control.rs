@@ -37,6 +37,16 @@ pub trait Backing: Send + Sync + 'static {
         Box::pin(std::future::ready(None))
     }
 
+    /// Who is on the other end, where that changes.
+    fn peer(&self) -> Option<PeerIdentity> {
+        None
+    }
+
+    /// Adds what moved elsewhere than through the connection's own halves.
+    fn count(&self, info: &mut ConnectionInfo) {
+        let _ = info;
+    }
+
     /// Ends what stands behind at once. MUST NOT block and MUST NOT need a runtime: it is called
     /// when the last half of the line is dropped.
     fn abort(&self) {}
@@ -107,10 +117,10 @@ impl Control {
     /// A snapshot of what is known.
     pub fn info(&self) -> ConnectionInfo {
         let meter = &self.0.meter;
-        ConnectionInfo {
+        let mut info = ConnectionInfo {
             kind: self.0.kind,
             endpoint: self.0.endpoint.clone(),
-            peer: self.0.peer,
+            peer: self.peer(),
             since: meter.since,
             last_activity: meter.last_activity(),
             bytes_in: meter.bytes_in.get(),
@@ -118,7 +128,9 @@ impl Control {
             messages_in: meter.messages_in.get(),
             messages_out: meter.messages_out.get(),
             faults: meter.faults(),
-        }
+        };
+        self.0.backing.count(&mut info);
+        info
     }
 
     /// Where the line leads, or on which listener it came in.
@@ -128,7 +140,7 @@ impl Control {
 
     /// Who is on the other end.
     pub fn peer(&self) -> Option<PeerIdentity> {
-        self.0.peer
+        self.0.peer.or_else(|| self.0.backing.peer())
     }
 
     /// What the line can do.
@@ -209,8 +221,9 @@ impl Control {
         self.0.receiver.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Notes why the line ended; the first reason stays.
-    pub(crate) fn end(&self, reason: CloseReason) -> CloseReason {
+    /// Notes why the line ended, and says which reason it is: the first stays. For those who write a
+    /// channel of their own.
+    pub fn end(&self, reason: CloseReason) -> CloseReason {
         self.0.reason.get_or_init(|| reason).clone()
     }
 
@@ -221,7 +234,17 @@ impl Control {
     /// A clean end of the stream: whose doing was it?
     pub(crate) fn clean_end(&self) -> CloseReason {
         let by_us = self.0.closed_by_us.load(Ordering::Relaxed);
-        if by_us { CloseReason::ByUs } else { CloseReason::ByPeer }
+        match self.is_child() {
+            _ if by_us => CloseReason::ByUs,
+            // It would have been waited for in vain, had it not gone on.
+            true => CloseReason::StdoutClosed,
+            false => CloseReason::ByPeer,
+        }
+    }
+
+    /// What is on the other end is a child process.
+    pub(crate) fn is_child(&self) -> bool {
+        self.0.kind == TransportKind::PROCESS
     }
 
     pub(crate) fn meter(&self) -> &Meter {

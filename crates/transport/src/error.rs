@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_proto::EncodeError;
@@ -15,15 +16,15 @@ use crate::{CloseReason, Endpoint, PeerIdentity};
 ///
 /// `Display` prints one level; the operating system's own words are behind
 /// [`source`](Error::source), what to do next is [`hint`](Self::hint).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TransportError(Box<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     kind: ErrorKind,
     operation: Operation,
     endpoint: Option<Endpoint>,
-    source: Option<io::Error>,
+    source: Option<Arc<io::Error>>,
     hint: Option<Cow<'static, str>>,
 }
 
@@ -43,7 +44,7 @@ impl TransportError {
     /// The same error, caused by `source`.
     #[must_use]
     pub fn because(mut self, source: io::Error) -> Self {
-        self.0.source = Some(source);
+        self.0.source = Some(Arc::new(source));
         self
     }
 
@@ -93,7 +94,7 @@ impl fmt::Display for TransportError {
 
 impl Error for TransportError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.as_ref().map(|source| source as _)
+        self.0.source.as_deref().map(|source| source as _)
     }
 }
 
@@ -117,6 +118,8 @@ pub enum Operation {
     Send,
     /// Receiving a message.
     Receive,
+    /// Ending a connection.
+    Close,
 }
 
 impl fmt::Display for Operation {
@@ -130,12 +133,13 @@ impl fmt::Display for Operation {
             Self::Launch => "launch",
             Self::Send => "send to",
             Self::Receive => "receive from",
+            Self::Close => "disconnect from",
         })
     }
 }
 
 /// What failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The text is no endpoint.
@@ -190,6 +194,8 @@ pub enum ErrorKind {
     LaunchFailed,
     /// The operating system does not allow the namespaces in which the program was to be isolated.
     IsolationRefused,
+    /// The operating system could not make the pipes for a child process.
+    PipeFailed,
     /// This process's stdin and stdout were taken before.
     AlreadyTaken,
     /// It took too long.
@@ -200,6 +206,15 @@ pub enum ErrorKind {
     Message(EncodeError),
     /// The line has ended.
     Closed(CloseReason),
+    /// The line was lost under messages that had been taken and may not have left; it comes back.
+    Lost {
+        /// How many.
+        messages: u64,
+    },
+    /// There is no connection.
+    NotConnected,
+    /// There is a connection already.
+    AlreadyConnected,
     /// Anything else that the operating system reports.
     Io,
 }
@@ -208,11 +223,15 @@ impl ErrorKind {
     fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::NotFound | Self::Refused | Self::TimedOut(_) | Self::ResourcesExhausted
+            Self::NotFound
+                | Self::Refused
+                | Self::TimedOut(_)
+                | Self::ResourcesExhausted
+                | Self::PipeFailed
         )
     }
 
-    fn hint(&self) -> Option<&'static str> {
+    fn hint(&self) -> Option<&str> {
         Some(match self {
             Self::UnsupportedOperation => "choose another endpoint for this",
             Self::PathTooLong { .. } => "choose a shorter path, or a relative one",
@@ -239,7 +258,12 @@ impl ErrorKind {
             }
             Self::AlreadyTaken => "a process has one stdin and one stdout; use another endpoint",
             Self::TimedOut(_) => "try again, or allow more time",
-            Self::ResourcesExhausted => {
+            Self::UnsupportedPlatform => "choose a transport that exists here",
+            Self::Closed(reason) => return reason.hint(),
+            Self::Lost { .. } => "send them again if having them twice does no harm",
+            Self::NotConnected => "connect first",
+            Self::AlreadyConnected => "disconnect first, or use the connection there is",
+            Self::ResourcesExhausted | Self::PipeFailed => {
                 "raise the limit of open files (ulimit -n), or use fewer connections"
             }
             _ => return None,
@@ -286,6 +310,12 @@ impl fmt::Display for ErrorKind {
             Self::IsolationRefused => {
                 f.write_str("the operating system does not allow the namespaces to isolate it in")
             }
+            Self::PipeFailed => f.write_str("its pipes could not be made"),
+            Self::Lost { messages } => {
+                write!(f, "the line was lost, and {messages} messages may not have left")
+            }
+            Self::NotConnected => f.write_str("there is no connection"),
+            Self::AlreadyConnected => f.write_str("there is a connection already"),
             Self::AlreadyTaken => f.write_str("stdin and stdout were taken before"),
             Self::TimedOut(limit) => write!(f, "it took longer than {limit:?}"),
             Self::ResourcesExhausted => f.write_str("out of descriptors or memory"),

@@ -76,10 +76,10 @@ mod unix;
 pub use account::{ProcessAccount, ProcessCounts};
 pub use channel::{
     Acceptor, BoxChannel, Channel, Connector, DynAcceptor, DynConnector, Framed, FramedAcceptor,
-    FramedChannel, FramedReceiver, FramedSender, Incoming, Receiver, ReceiverExt, Refused,
+    FramedChannel, FramedReceiver, FramedSender, Incoming, Receiver, ReceiverExt, Refused, Reset,
     SendError, Sender, SenderExt, SharedSender,
 };
-pub use close::{ChildExit, CloseReason};
+pub use close::{ChildExit, CloseReason, GivenUp};
 pub use connection::{
     BoxConnection, Connection, ConnectionExt, IoConnection, ReadHalf, WriteEnd, WriteHalf,
 };

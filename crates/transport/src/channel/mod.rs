@@ -104,8 +104,24 @@ pub enum Incoming {
     Message(Bytes),
     /// One message that could not be delivered; the line goes on.
     Fault(Fault),
+    /// Behind a Link, another line has taken the place of the one that was lost. The other side
+    /// remembers nothing: what comes from here on comes from a new one.
+    Reset(Box<Reset>),
     /// The line has ended, and nothing more will come.
     End(CloseReason),
+}
+
+/// A line that came back.
+#[derive(Clone, Debug)]
+pub struct Reset {
+    /// Which line it is now; the first was 1.
+    pub epoch: u64,
+    /// Of the messages that were accepted for the line that was lost, so many, the last, are not known
+    /// to have been handed to the operating system. They are not sent again. What became of those
+    /// before them only the other side could tell.
+    pub lost: u64,
+    /// Why the line before was lost.
+    pub cause: CloseReason,
 }
 
 /// Why a message was not sent. The details are boxed: what a success is returned in stays small.
@@ -116,6 +132,10 @@ pub enum SendError {
     Message(Box<Refused>),
     /// The line has ended.
     Closed(Box<CloseReason>),
+    /// Behind a Link, the line was lost under messages that had been accepted: so many are not known to
+    /// have been handed to the operating system, and are not sent again. It is said once for each loss
+    /// of a line, and the Link goes on.
+    Lost(u64),
 }
 
 /// A message that was not sent, and why.
@@ -132,7 +152,7 @@ impl SendError {
     pub fn close_reason(&self) -> Option<&CloseReason> {
         match self {
             Self::Closed(reason) => Some(reason),
-            Self::Message(_) => None,
+            Self::Message(_) | Self::Lost(_) => None,
         }
     }
 
@@ -141,6 +161,7 @@ impl SendError {
         let kind = match self {
             Self::Message(refused) => ErrorKind::Message(refused.error),
             Self::Closed(reason) => ErrorKind::Closed(*reason),
+            Self::Lost(messages) => ErrorKind::Lost { messages },
         };
         TransportError::new(kind, Operation::Send).at(endpoint)
     }
@@ -151,6 +172,9 @@ impl fmt::Display for SendError {
         match self {
             Self::Message(refused) => refused.error.fmt(f),
             Self::Closed(reason) => write!(f, "the line has ended: {reason}"),
+            Self::Lost(messages) => {
+                write!(f, "the line was lost, and {messages} messages may not have left")
+            }
         }
     }
 }

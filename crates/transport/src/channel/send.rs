@@ -128,7 +128,10 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         };
         let reason = match known {
             // All that the receiver found was the end of the input, which is no end of ours.
-            None | Some(CloseReason::ByPeer | CloseReason::Unterminated) => reason,
+            None
+            | Some(CloseReason::ByPeer | CloseReason::Unterminated | CloseReason::StdoutClosed) => {
+                self.refined(reason)
+            }
             Some(known) => known,
         };
         if !self.queue.is_empty() {
@@ -139,6 +142,18 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         self.blocked = None;
         self.state = State::Closed(reason.clone());
         SendError::Closed(Box::new(reason))
+    }
+
+    /// A child whose pipe is broken has said something by it.
+    fn refined(&self, reason: CloseReason) -> CloseReason {
+        match reason {
+            CloseReason::Io(error)
+                if error.kind() == io::ErrorKind::BrokenPipe && self.control.is_child() =>
+            {
+                CloseReason::StdinClosed
+            }
+            reason => reason,
+        }
     }
 
     #[inline]

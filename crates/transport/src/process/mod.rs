@@ -187,10 +187,13 @@ async fn launch(
 ) -> Result<ProcessConnection, TransportError> {
     config.validate()?;
     let program = resolve(&config.program, config.cwd.as_deref())?;
-    let (held, pipes) = start(config, &program).await.map_err(launch_failed)?;
+    let (ours, theirs) = make_pipes().map_err(|error| {
+        TransportError::new(ErrorKind::PipeFailed, Operation::Launch).because(error)
+    })?;
+    let held = start(config, &program, theirs).await.map_err(launch_failed)?;
     // From here on the child is ended with this value, also when the rest fails.
     let lifecycle = Lifecycle::new(held, config).map_err(launch_failed)?;
-    let [stdin, stdout, stderr] = pipes;
+    let [stdin, stdout, stderr] = ours;
     let read = ChildStdout::new(stdout, &lifecycle).map_err(launch_failed)?;
     let write = ChildStdin::new(stdin, &lifecycle).map_err(launch_failed)?;
     lifecycle.watch(stderr).map_err(launch_failed)?;
@@ -209,17 +212,21 @@ async fn launch(
     Ok(IoConnection::new(read, write, control.build()))
 }
 
-/// The child, and our ends of its stdin, stdout and stderr.
-async fn start(config: &ProcessConfig, program: &Path) -> io::Result<(Held, [OwnedFd; 3])> {
+/// Our ends of a child's stdin, stdout and stderr, and its own.
+fn make_pipes() -> io::Result<([OwnedFd; 3], [OwnedFd; 3])> {
     let (stdin, to_child) = io::pipe()?;
     let (from_child, stdout) = io::pipe()?;
     let (errors, stderr) = io::pipe()?;
     let ours = [to_child.into(), from_child.into(), errors.into()];
-    let theirs: [OwnedFd; 3] = [stdin.into(), stdout.into(), stderr.into()];
+    Ok((ours, [stdin.into(), stdout.into(), stderr.into()]))
+}
+
+/// The child, with its ends of the pipes.
+async fn start(config: &ProcessConfig, program: &Path, theirs: [OwnedFd; 3]) -> io::Result<Held> {
     #[cfg(target_os = "linux")]
     if let Some(guardian) = &config.guardian {
         let leash = Leash::start(guardian, config, program, theirs).await?;
-        return Ok((Held::Leash(leash), ours));
+        return Ok(Held::Leash(leash));
     }
     let [stdin, stdout, stderr] = theirs;
     let mut command = Command::new(program);
@@ -232,7 +239,7 @@ async fn start(config: &ProcessConfig, program: &Path) -> io::Result<(Held, [Own
     if let Some(cwd) = &config.cwd {
         command.current_dir(cwd);
     }
-    Ok((Held::Group(reaper::spawn(command).await?), ours))
+    Ok(Held::Group(reaper::spawn(command).await?))
 }
 
 fn launch_failed(error: io::Error) -> TransportError {

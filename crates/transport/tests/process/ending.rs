@@ -2,7 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use tieline_testkit::wait::block_on;
-use tieline_transport::{Health, SendError, SenderExt};
+use tieline_transport::{Health, SenderExt};
 
 use super::*;
 
@@ -106,8 +106,9 @@ fn a_child_that_closes_its_stdout_and_lives_on_ends_the_line_until_it_is_dropped
         let (sender, mut receiver, control) = lines(&ProcessConfig { stop, ..config }).await;
         let child = pid(&mut receiver).await;
         let reason = end(receiver.recv().await);
-        assert!(matches!(reason, CloseReason::ByPeer), "{reason:?}");
-        assert!(matches!(control.close_reason(), Some(CloseReason::ByPeer)));
+        assert!(matches!(reason, CloseReason::StdoutClosed), "{reason:?}");
+        assert!(!reason.is_clean() && reason.hint().is_some());
+        assert!(matches!(control.close_reason(), Some(CloseReason::StdoutClosed)));
         assert!(wait::is_running(child));
         drop((sender, receiver));
         wait::until_reaped(child);
@@ -125,7 +126,7 @@ fn a_child_that_closes_its_stdin_may_still_speak() {
                 break error;
             }
         };
-        assert!(matches!(error, SendError::Closed(_)), "{error:?}");
+        assert!(matches!(error.close_reason(), Some(CloseReason::StdinClosed)), "{error:?}");
         assert_eq!(message(receiver.recv().await), "but not dumb");
         assert_eq!(Exit::from(exit(end(receiver.recv().await))), Exit::code(5, ""));
     });

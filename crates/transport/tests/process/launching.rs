@@ -231,15 +231,23 @@ fn a_lack_of_descriptors_is_an_error_of_the_moment_and_leaves_nothing() {
             let null = || fs::File::open("/dev/null");
             let mut taken: Vec<_> = std::iter::repeat_with(null).map_while(Result::ok).collect();
             // One more each time, so that every step of the way fails once.
+            let mut pipes = 0;
             loop {
                 let error = match launch(&shell("cat")).await {
                     Ok(_) => break,
                     Err(error) => error,
                 };
-                assert!(matches!(error.kind(), ErrorKind::ResourcesExhausted), "{error:?}");
+                match error.kind() {
+                    ErrorKind::PipeFailed => pipes += 1,
+                    ErrorKind::ResourcesExhausted => {}
+                    _ => panic!("{error:?}"),
+                }
                 assert!(error.is_retryable());
+                assert!(error.hint().unwrap().contains("ulimit"), "{error:?}");
+                assert!(std::error::Error::source(&error).is_some(), "{error:?}");
                 taken.pop().unwrap();
             }
+            assert!(pipes > 0);
             drop(taken);
             wait::until("the end of all children", || children().is_empty());
         });

@@ -1,0 +1,242 @@
+//! The line that comes back, and its outgoing half.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tieline_transport::{
+    Channel, CloseReason, Control, ControlBuilder, DynConnector, SendError, Sender, TransportError,
+};
+
+use crate::receiver::{LinkReceiver, Receiving};
+use crate::recovery::Decider;
+use crate::shared::{Behind, Sending, Shared, lock};
+use crate::state::Told;
+use crate::{Recovery, State, States};
+
+/// How a link behaves.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct LinkOptions {
+    /// How it comes back; by default as [suits the transport](Recovery::of).
+    pub recovery: Option<Recovery>,
+}
+
+impl LinkOptions {
+    /// The defaults, but for how it comes back.
+    pub fn recovering(recovery: Recovery) -> Self {
+        Self { recovery: Some(recovery) }
+    }
+}
+
+/// A [`Channel`] that comes back: behind the end of one line it connects another.
+///
+/// It is as passive as any channel: whoever [receives](LinkReceiver) does the work. Dropping both
+/// halves ends everything at once; so does [`Control::abort`]. [`Control::stop`] ends it in stages. The
+/// [crate's documentation](crate) says what becomes of messages.
+pub struct Link {
+    sender: LinkSender,
+    receiver: LinkReceiver,
+    control: Control,
+}
+
+impl Link {
+    /// Makes the first connection. Cancel-safe: a dropped attempt leaves nothing behind.
+    ///
+    /// # Errors
+    /// There is no first connection. It is not sought again: here is somebody who can be told.
+    pub async fn connect(
+        connector: Arc<dyn DynConnector>,
+        options: LinkOptions,
+    ) -> Result<Self, TransportError> {
+        let told = Told::first(State::Connecting { attempt: 1 });
+        Self::connect_as(connector, options, told).await
+    }
+
+    /// The same, told to those who watch already.
+    pub(crate) async fn connect_as(
+        connector: Arc<dyn DynConnector>,
+        options: LinkOptions,
+        told: Told,
+    ) -> Result<Self, TransportError> {
+        let line = connector.connect().await?;
+        let of_line = line.control().clone();
+        let (sender, receiver) = line.split();
+        let kind = of_line.info().kind;
+        let recovery = options.recovery.unwrap_or_else(|| Recovery::of(kind));
+        let receiving = Receiving::new(receiver, of_line.clone(), Decider::new(recovery));
+        let shared = Shared::new(connector, told, sender, receiving, of_line.clone());
+        let shared = Arc::new(shared);
+        let control = ControlBuilder {
+            kind,
+            endpoint: of_line.endpoint().clone(),
+            peer: None,
+            capabilities: of_line.capabilities(),
+            profile: of_line.profile(),
+            backing: Arc::new(Behind(Arc::downgrade(&shared))),
+        };
+        let control = control.build();
+        let _ = shared.control.set(control.clone());
+        shared.publish(State::Connected { epoch: 1 });
+        Ok(Self { sender: LinkSender(shared.clone()), receiver: LinkReceiver(shared), control })
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.sender.0.clone()
+    }
+
+    /// How far it has come, from here on. Ask before the split; what it gives outlives the link.
+    pub fn states(&self) -> States {
+        States::of(self.sender.0.told(), true)
+    }
+}
+
+impl Channel for Link {
+    type Sender = LinkSender;
+    type Receiver = LinkReceiver;
+
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
+    fn split(self) -> (LinkSender, LinkReceiver) {
+        (self.sender, self.receiver)
+    }
+}
+
+/// The outgoing half of a [`Link`].
+///
+/// While there is no line it takes nothing: senders wait, and nothing is queued. Once it is closed or
+/// dropped, the link comes back no more.
+pub struct LinkSender(Arc<Shared>);
+
+impl LinkSender {
+    /// Waits for the next line or the end.
+    fn wait(&self, cx: &Context<'_>) -> Poll<Result<(), SendError>> {
+        // Whoever puts a line in place needs the lock that is held here, and wakes behind it.
+        self.0.register_sender(cx.waker());
+        match self.0.end() {
+            Some(reason) => Poll::Ready(Err(closed(reason))),
+            None => Poll::Pending,
+        }
+    }
+
+    /// What `act` does with the line there is; `None` if there is none, or it has just failed.
+    fn on_line(
+        &self,
+        sending: &mut Sending,
+        act: impl FnOnce(&mut dyn Sender) -> Poll<Result<(), SendError>>,
+    ) -> Option<Poll<Result<(), SendError>>> {
+        match act(sending.line.as_deref_mut()?) {
+            Poll::Ready(Err(SendError::Closed(reason))) => {
+                self.0.broken(sending, *reason);
+                None
+            }
+            polled => Some(polled),
+        }
+    }
+
+    fn not_open(&self) -> SendError {
+        closed(self.0.end().unwrap_or(CloseReason::ByUs))
+    }
+}
+
+fn closed(reason: CloseReason) -> SendError {
+    SendError::Closed(Box::new(reason))
+}
+
+impl Sender for LinkSender {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let mut sending = lock(&self.0.sending);
+        if sending.is_closing {
+            return Poll::Ready(Err(self.not_open()));
+        }
+        match self.on_line(&mut sending, |line| line.poll_ready(cx)) {
+            Some(Poll::Pending) => {
+                // Another line may come in place of one that is stuck.
+                self.0.register_sender(cx.waker());
+                Poll::Pending
+            }
+            Some(ready) => ready,
+            None => self.wait(cx),
+        }
+    }
+
+    fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
+        let mut sending = lock(&self.0.sending);
+        if sending.is_closing {
+            return Err(self.not_open());
+        }
+        let sent = self.on_line(&mut sending, |line| Poll::Ready(line.start_send(message)));
+        match (sent, self.0.end()) {
+            (Some(Poll::Ready(Ok(()))), _) => sending.unflushed += 1,
+            (Some(Poll::Ready(Err(error))), _) => return Err(error),
+            (_, Some(reason)) => return Err(closed(reason)),
+            // The line that had room for it is gone. The next is somebody else's to begin.
+            (_, None) => sending.lose(1),
+        }
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let mut sending = lock(&self.0.sending);
+        match self.on_line(&mut sending, |line| line.poll_flush(cx)) {
+            Some(Poll::Pending) => {
+                self.0.register_sender(cx.waker());
+                return Poll::Pending;
+            }
+            Some(Poll::Ready(Ok(()))) => sending.unflushed = 0,
+            Some(Poll::Ready(error)) => return Poll::Ready(error),
+            None => {}
+        }
+        if let (Some(reason), None) = (self.0.end(), &sending.line) {
+            return Poll::Ready(Err(closed(reason)));
+        }
+        match std::mem::take(&mut sending.untold) {
+            // Without a line nothing is left to be flushed.
+            0 => Poll::Ready(Ok(())),
+            lost => Poll::Ready(Err(SendError::Lost(lost))),
+        }
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let mut sending = lock(&self.0.sending);
+        if !std::mem::replace(&mut sending.is_closing, true) {
+            drop(sending);
+            self.0.leave();
+            sending = lock(&self.0.sending);
+        }
+        match self.on_line(&mut sending, |line| line.poll_close(cx)) {
+            Some(Poll::Pending) => {
+                self.0.register_sender(cx.waker());
+                Poll::Pending
+            }
+            Some(Poll::Ready(closed)) => {
+                sending.unflushed = 0;
+                Poll::Ready(closed)
+            }
+            None => match std::mem::take(&mut sending.untold) {
+                0 => Poll::Ready(Ok(())),
+                lost => Poll::Ready(Err(SendError::Lost(lost))),
+            },
+        }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut sending = lock(&self.0.sending);
+        self.0.register_sender(cx.waker());
+        match (self.0.end(), &mut sending.line) {
+            (None, _) => Poll::Pending,
+            (Some(_), None) => Poll::Ready(()),
+            (Some(_), Some(line)) => line.poll_gone(cx),
+        }
+    }
+}
+
+impl Drop for LinkSender {
+    fn drop(&mut self) {
+        self.0.leave();
+        let line = lock(&self.0.sending).take();
+        drop(line);
+    }
+}

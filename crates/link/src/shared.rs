@@ -1,0 +1,353 @@
+//! What the halves of a link and its control share: the line of the moment, and how it all ended.
+//!
+//! Locks are taken in this order: `receiving`, `sending`, `life`. Nothing is woken under `life`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::task::Waker;
+
+use crate::State;
+use crate::receiver::Receiving;
+use crate::state::Told;
+use tieline_transport::{
+    Backing, BoxFuture, ChildExit, CloseReason, ConnectionInfo, Control, DynConnector, Health,
+    PeerIdentity, Sender,
+};
+
+pub(crate) struct Shared {
+    pub(crate) connector: Arc<dyn DynConnector>,
+    told: Told,
+    pub(crate) sending: Mutex<Sending>,
+    pub(crate) receiving: Mutex<Receiving>,
+    /// The sender has found the line broken, and the receiver has not seen its end.
+    pub(crate) is_broken: AtomicBool,
+    /// Nothing more is waited for, only taken if it is there.
+    pub(crate) is_hung_up: AtomicBool,
+    pub(crate) control: OnceLock<Control>,
+    life: Mutex<Life>,
+}
+
+/// The outgoing half of the line of the moment.
+#[derive(Default)]
+pub(crate) struct Sending {
+    pub(crate) line: Option<Box<dyn Sender>>,
+    /// Nothing more is taken.
+    pub(crate) is_closing: bool,
+    /// Messages that the line has taken since it was last flushed.
+    pub(crate) unflushed: u64,
+    /// Messages that were lost with a line, for the next reset to tell.
+    lost: u64,
+    /// Those of them that the sender is yet to tell.
+    pub(crate) untold: u64,
+}
+
+impl Sending {
+    /// Takes the line away; what it may not have written is lost.
+    pub(crate) fn take(&mut self) -> Option<Box<dyn Sender>> {
+        let unflushed = std::mem::take(&mut self.unflushed);
+        self.lose(unflushed);
+        self.line.take()
+    }
+
+    pub(crate) fn lose(&mut self, messages: u64) {
+        self.lost += messages;
+        self.untold += messages;
+    }
+}
+
+/// Where the link stands.
+#[derive(Default)]
+struct Life {
+    line: Option<Control>,
+    /// What went over the lines before.
+    earlier: Totals,
+    /// Why the sender could not go on, if it was the first to know.
+    failure: Option<CloseReason>,
+    /// It does not come back from here on.
+    is_leaving: bool,
+    is_receiver_gone: bool,
+    end: Option<CloseReason>,
+    sender: Option<Waker>,
+    receiver: Option<Waker>,
+    /// Something has changed that the receiver has not looked at.
+    is_news: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    bytes_in: u64,
+    bytes_out: u64,
+    messages_in: u64,
+    messages_out: u64,
+    faults: u64,
+}
+
+impl Totals {
+    fn add(&mut self, info: &ConnectionInfo) {
+        self.bytes_in += info.bytes_in;
+        self.bytes_out += info.bytes_out;
+        self.messages_in += info.messages_in;
+        self.messages_out += info.messages_out;
+        self.faults += info.faults;
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        connector: Arc<dyn DynConnector>,
+        told: Told,
+        sender: Box<dyn Sender>,
+        receiving: Receiving,
+        line: Control,
+    ) -> Self {
+        let sending = Sending { line: Some(sender), ..Sending::default() };
+        Self {
+            connector,
+            told,
+            sending: Mutex::new(sending),
+            receiving: Mutex::new(receiving),
+            is_broken: AtomicBool::new(false),
+            is_hung_up: AtomicBool::new(false),
+            control: OnceLock::new(),
+            life: Mutex::new(Life { line: Some(line), ..Life::default() }),
+        }
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
+        lock(&self.life)
+    }
+
+    pub(crate) fn told(&self) -> &Told {
+        &self.told
+    }
+
+    pub(crate) fn end(&self) -> Option<CloseReason> {
+        self.life().end.clone()
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.life().is_leaving
+    }
+
+    /// `sending`'s line has failed. It is taken away, and the receiver is told.
+    pub(crate) fn broken(&self, sending: &mut Sending, reason: CloseReason) {
+        drop(sending.take());
+        let nobody_reads = {
+            let mut life = self.life();
+            life.failure = Some(reason.clone());
+            life.is_receiver_gone
+        };
+        self.is_broken.store(true, Ordering::Release);
+        if nobody_reads { self.finish(reason) } else { self.wake(false) }
+    }
+
+    /// The sender is woken by a new line and by the end.
+    pub(crate) fn register_sender(&self, waker: &Waker) {
+        let mut life = self.life();
+        match &mut life.sender {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    /// The receiver is woken by whatever concerns it. False if something has changed since it last
+    /// asked.
+    pub(crate) fn register_receiver(&self, waker: &Waker) -> bool {
+        let mut life = self.life();
+        match &mut life.receiver {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        !std::mem::take(&mut life.is_news)
+    }
+
+    /// Wakes the receiver, and the sender if it concerns both.
+    fn wake(&self, both: bool) {
+        let (receiver, sender) = {
+            let mut life = self.life();
+            life.is_news = true;
+            let sender = if both { life.sender.take() } else { None };
+            (life.receiver.take(), sender)
+        };
+        receiver.into_iter().chain(sender).for_each(Waker::wake);
+    }
+
+    /// The line of the moment is done with.
+    pub(crate) fn uninstall(&self) -> Option<Box<dyn Sender>> {
+        let mut sending = lock(&self.sending);
+        let mut life = self.life();
+        if let Some(line) = life.line.take() {
+            life.earlier.add(&line.info());
+        }
+        sending.take()
+    }
+
+    /// Why the line of the moment has ended, as far as both halves know.
+    pub(crate) fn cause(&self, reason: CloseReason) -> CloseReason {
+        match (self.life().failure.clone(), reason) {
+            // It ended because it was stopped, as it took no more.
+            (Some(failure), CloseReason::ByUs) => failure,
+            (_, reason) => reason,
+        }
+    }
+
+    /// There is a line again, in place of one under which so many messages were lost. `None`: it is
+    /// not wanted any more.
+    pub(crate) fn install(&self, sender: Box<dyn Sender>, line: Control) -> Option<u64> {
+        let lost = {
+            let mut sending = lock(&self.sending);
+            let mut life = self.life();
+            if life.is_leaving || life.end.is_some() {
+                return None;
+            }
+            life.line = Some(line);
+            life.failure = None;
+            self.is_broken.store(false, Ordering::Release);
+            sending.line = Some(sender);
+            std::mem::take(&mut sending.lost)
+        };
+        self.wake(true);
+        Some(lost)
+    }
+
+    /// Nothing is told behind the end, nor that anything is hoped for on the way to it.
+    pub(crate) fn publish(&self, state: State) {
+        let life = self.life();
+        if life.end.is_none() && !life.is_leaving {
+            self.told.tell(state);
+        }
+    }
+
+    /// This side wants no other line. Gives the one there is, which is still to end.
+    pub(crate) fn leave(&self) -> Option<Control> {
+        let is_first = {
+            let mut life = self.life();
+            let is_first = !std::mem::replace(&mut life.is_leaving, true);
+            if is_first && life.end.is_none() {
+                self.told.tell(State::Draining);
+            }
+            is_first
+        };
+        // What is on its way to a new line has no end of its own to wait for.
+        if is_first && lock(&self.receiving).cut_if_away() {
+            self.finish(CloseReason::ByUs);
+        }
+        self.life().line.clone()
+    }
+
+    /// The link has ended; the first reason stays.
+    pub(crate) fn finish(&self, reason: CloseReason) {
+        let reason = match self.control.get() {
+            Some(control) => control.end(reason),
+            None => reason,
+        };
+        {
+            let mut life = self.life();
+            if life.end.is_none() {
+                life.end = Some(reason.clone());
+                let by_us = life.is_leaving;
+                self.told.tell(State::Closed { by_us, reason });
+            }
+        }
+        self.wake(true);
+    }
+
+    /// Sends no more, and takes what has come in, without waiting for more.
+    pub(crate) fn hang_up(&self) {
+        self.is_hung_up.store(true, Ordering::Release);
+        let sender = lock(&self.sending).take();
+        drop(sender);
+        self.wake(true);
+    }
+
+    /// Ends everything at once.
+    pub(crate) fn abort(&self) {
+        let line = {
+            let mut life = self.life();
+            life.is_leaving |= life.end.is_none();
+            life.line.clone()
+        };
+        if let Some(line) = line {
+            line.abort();
+        }
+        let receiver = lock(&self.receiving).cut();
+        let sender = lock(&self.sending).take();
+        drop((receiver, sender));
+        self.finish(CloseReason::ByUs);
+    }
+
+    /// The receiver's half was dropped. The sender may go on for as long as its line does.
+    pub(crate) fn receiver_gone(&self) {
+        self.life().is_receiver_gone = true;
+        self.leave();
+        drop(lock(&self.receiving).cut());
+        if lock(&self.sending).line.is_none() {
+            self.finish(CloseReason::ByUs);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.life().is_leaving = true;
+        self.finish(CloseReason::ByUs);
+    }
+}
+
+/// What the link's control knows of it. It keeps nothing alive.
+pub(crate) struct Behind(pub(crate) Weak<Shared>);
+
+impl Behind {
+    fn line(&self) -> Option<Control> {
+        self.0.upgrade()?.life().line.clone()
+    }
+}
+
+impl Backing for Behind {
+    fn health(&self) -> Health {
+        self.line().map_or(Health::Down, |line| line.health())
+    }
+
+    fn peer(&self) -> Option<PeerIdentity> {
+        self.line()?.peer()
+    }
+
+    fn count(&self, info: &mut ConnectionInfo) {
+        let Some(shared) = self.0.upgrade() else { return };
+        let life = shared.life();
+        let mut totals = life.earlier;
+        if let Some(line) = &life.line {
+            let line = line.info();
+            totals.add(&line);
+            info.last_activity = info.last_activity.max(line.last_activity);
+        }
+        info.bytes_in += totals.bytes_in;
+        info.bytes_out += totals.bytes_out;
+        info.messages_in += totals.messages_in;
+        info.messages_out += totals.messages_out;
+        info.faults += totals.faults;
+    }
+
+    fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
+        let link = self.0.clone();
+        Box::pin(async move {
+            let line = link.upgrade()?.leave()?;
+            let reason = line.stop().await;
+            let exit = reason.child_exit().cloned();
+            if let Some(shared) = link.upgrade() {
+                shared.finish(reason);
+            }
+            exit
+        })
+    }
+
+    fn abort(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.abort();
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

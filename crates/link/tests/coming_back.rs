@@ -1,0 +1,246 @@
+//! How a line comes back, when it does not, and what is told of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Step, drain, end, kill, last, link, message, pid, reset, shell, state, within};
+use tieline_link::{Link, LinkOptions, Recovery, State};
+use tieline_proto::{BackoffConfig, RestartPolicy};
+use tieline_testkit::wait;
+use tieline_transport::{Channel, CloseReason, ErrorKind, Incoming, ReceiverExt, SenderExt};
+use tokio::time::Instant;
+
+fn restart(policy: RestartPolicy) -> LinkOptions {
+    LinkOptions::recovering(Recovery::Restart(policy))
+}
+
+const ECHO: &str = "echo $$; exec cat";
+
+#[tokio::test]
+async fn a_child_that_was_killed_is_replaced_and_the_receiver_told() {
+    let link = Link::connect(shell(ECHO), LinkOptions::default()).await.unwrap();
+    let control = link.control().clone();
+    let (mut sender, mut receiver) = link.split();
+    let mut last_pid = 0;
+    for epoch in 2..5 {
+        let child = pid(&mut receiver).await;
+        assert_ne!(child, last_pid);
+        last_pid = child;
+        sender.send("echo").await.unwrap();
+        assert_eq!(message(&mut receiver).await, "echo");
+        kill(child);
+        let reset = reset(&mut receiver).await;
+        assert_eq!((reset.epoch, reset.lost), (epoch, 0));
+        let exit = reset.cause.child_exit().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&exit.status), Some(9));
+        wait::until_reaped(child);
+    }
+    // What went over all of them is counted together.
+    let info = control.info();
+    assert_eq!((info.messages_out, info.messages_in, info.bytes_out), (3, 6, 15));
+}
+
+#[tokio::test]
+async fn the_policy_says_which_ends_are_followed_by_another_beginning() {
+    for (policy, script, comes_back) in [
+        (RestartPolicy::Never, "exit 3", false),
+        (RestartPolicy::OnFailure, "exit 0", false),
+        (RestartPolicy::OnFailure, "exit 3", true),
+        (RestartPolicy::Always, "exit 0", true),
+    ] {
+        let link = Link::connect(shell(script), restart(policy)).await.unwrap();
+        let (_sender, mut receiver) = link.split();
+        match within("what comes", receiver.recv()).await {
+            Incoming::Reset(_) => assert!(comes_back, "{policy}, {script}"),
+            Incoming::End(reason) => {
+                assert!(!comes_back, "{policy}, {script}: {reason}");
+                assert_eq!(reason.is_clean(), script == "exit 0");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_fails_too_often_is_given_up_with_the_evidence() {
+    let script = "echo begun; echo 'no such table' >&2; exit 4";
+    let link = Link::connect(shell(script), restart(RestartPolicy::OnFailure)).await.unwrap();
+    let mut states = link.states();
+    let (mut sender, mut receiver) = link.split();
+    for epoch in 1..=6 {
+        if epoch > 1 {
+            assert_eq!(reset(&mut receiver).await.epoch, epoch);
+        }
+        assert_eq!(message(&mut receiver).await, "begun");
+    }
+    let reason = end(&mut receiver).await;
+    let CloseReason::GivenUp(given_up) = &reason else { panic!("{reason:?}") };
+    assert_eq!(given_up.restarts, 5);
+    let exit = reason.child_exit().unwrap();
+    assert_eq!(exit.status.code(), Some(4));
+    assert_eq!(exit.stderr_tail, "no such table\n");
+    assert!(reason.to_string().contains("no such table") && reason.hint().is_some());
+    let (by_us, told) = last(&mut states).await;
+    assert!(!by_us && matches!(told, CloseReason::GivenUp(_)), "{told:?}");
+    let late = sender.send("late").await.unwrap_err();
+    assert!(matches!(late.close_reason(), Some(CloseReason::GivenUp(_))), "{late:?}");
+    // And the end stays the end.
+    end(&mut receiver).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_is_sought_for_as_long_as_it_takes_and_ever_more_rarely() {
+    let refusals = (0..9).map(|_| Step::Fail(ErrorKind::Refused));
+    let script = [Step::Line].into_iter().chain(refusals);
+    let options = LinkOptions::recovering(Recovery::Reconnect(BackoffConfig::LOCAL));
+    let (link, far, _world, mut far_ends) = link(script, options).await;
+    let mut states = link.states();
+    let (_sender, mut receiver) = link.split();
+    let begun = Instant::now();
+    drop(far);
+    let watching = tokio::spawn(async move {
+        let mut waits = Vec::new();
+        loop {
+            match states.next().await.unwrap() {
+                State::Backoff { until, .. } => waits.push(until.duration_since(Instant::now())),
+                State::Connected { epoch: 2 } => return waits,
+                _ => {}
+            }
+        }
+    });
+    assert_eq!(reset(&mut receiver).await.epoch, 2);
+    let waits = within("the states", watching).await.unwrap();
+    // What is local is tried at once, which nobody sees; then in 50 ms and longer each time.
+    assert_eq!(waits.len(), 9, "{waits:?}");
+    assert!(waits[0] >= Duration::from_millis(39) && waits[8] > waits[4], "{waits:?}");
+    assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
+    within("the far end", far_ends.recv()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_error_that_will_not_pass_is_not_tried_again() {
+    let permanent = ErrorKind::CommandNotFound { searched: vec!["/nowhere".into()] };
+    let script = [Step::Line, Step::Fail(permanent), Step::Line];
+    let (link, far, _world, _far_ends) = link(script, LinkOptions::default()).await;
+    let mut states = link.states();
+    let (_sender, mut receiver) = link.split();
+    drop(far);
+    let reason = end(&mut receiver).await;
+    let CloseReason::Unreachable(error) = &reason else { panic!("{reason:?}") };
+    assert!(matches!(error.kind(), ErrorKind::CommandNotFound { .. }), "{error}");
+    assert!(reason.to_string().contains("/nowhere") && reason.hint().is_some());
+    assert!(!last(&mut states).await.0);
+}
+
+#[tokio::test]
+async fn without_a_first_connection_there_is_no_link() {
+    let (world, _far_ends) = support::World::new([Step::Fail(ErrorKind::Refused)]);
+    let error = Link::connect(world, LinkOptions::default()).await.map(drop).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Refused), "{error}");
+}
+
+#[tokio::test]
+async fn who_comes_late_sees_the_present_state_and_everybody_sees_the_last() {
+    let script = [Step::Line, Step::Wait];
+    let (link, far, world, _far_ends) = link(script, LinkOptions::default()).await;
+    let mut early = link.states();
+    assert!(matches!(early.next().await, Some(State::Connected { epoch: 1 })));
+    let (sender, mut receiver) = link.split();
+    drop(far);
+    let receiving = tokio::spawn(async move {
+        let reset = reset(&mut receiver).await;
+        (receiver, reset)
+    });
+    world.waits(1).await;
+    let mut late = early.clone();
+    assert!(matches!(late.next().await, Some(State::Connecting { attempt: 1 })));
+    world.go_on();
+    let (receiver, _) = within("the new line", receiving).await.unwrap();
+    state(&mut early, State::is_connected).await;
+    let mut later = late.clone();
+    assert!(matches!(later.next().await, Some(State::Connected { epoch: 2 })));
+    drop((sender, receiver));
+    let mut last_of_all = late.clone();
+    for mut states in [early, late, later, last_of_all.clone()] {
+        assert!(last(&mut states).await.0);
+    }
+    // Behind its end there is nothing, though it can be asked for still.
+    assert!(last_of_all.next().await.unwrap().is_closed());
+    assert!(last_of_all.next().await.is_none());
+    assert!(last_of_all.present().is_closed());
+}
+
+#[tokio::test]
+async fn ended_by_us_and_by_failure_are_told_apart() {
+    let script = "read line; exit 3";
+    for by_us in [true, false] {
+        let link = Link::connect(shell(script), restart(RestartPolicy::Never)).await.unwrap();
+        let (mut states, control) = (link.states(), link.control().clone());
+        let (mut sender, mut receiver) = link.split();
+        if by_us {
+            sender.close().await.unwrap();
+            control.stop().await;
+        } else {
+            sender.send("go").await.unwrap();
+        }
+        let reason = drain(&mut receiver).await;
+        assert_eq!(reason.child_exit().unwrap().status.code(), Some(3));
+        let present = states.present();
+        assert_eq!(present.is_failure(), !by_us);
+        let (told, reason) = last(&mut states).await;
+        assert_eq!(told, by_us);
+        assert_eq!(reason.child_exit().unwrap().status.code(), Some(3));
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_closes_its_stdout_and_stays_is_replaced_and_ended() {
+    // It ends when its input does, and only the second speaks.
+    let directory = tempfile::tempdir().unwrap();
+    let mark = directory.path().join("mark");
+    let script = format!(
+        "echo $$; if test -e {0}; then exec cat; fi; touch {0}; exec >&-; read line; exit 0",
+        mark.display()
+    );
+    let link = Link::connect(shell(&script), LinkOptions::default()).await.unwrap();
+    let (mut sender, mut receiver) = link.split();
+    let first = pid(&mut receiver).await;
+    let reset = reset(&mut receiver).await;
+    assert!(matches!(reset.cause, CloseReason::StdoutClosed), "{}", reset.cause);
+    wait::until_reaped(first);
+    pid(&mut receiver).await;
+    sender.send("heard").await.unwrap();
+    assert_eq!(message(&mut receiver).await, "heard");
+}
+
+#[tokio::test]
+async fn a_child_that_closes_its_stdin_and_stays_is_stopped_and_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let mark = directory.path().join("mark");
+    let script = format!(
+        "if test -e {0}; then exec cat; fi; touch {0}; exec <&-; echo deaf; exec sleep 10000",
+        mark.display()
+    );
+    let link = Link::connect(shell(&script), LinkOptions::default()).await.unwrap();
+    let (mut sender, mut receiver) = link.split();
+    assert_eq!(message(&mut receiver).await, "deaf");
+    let receiving = tokio::spawn(async move {
+        let reset = reset(&mut receiver).await;
+        (receiver, reset)
+    });
+    // One of them finds the pipe broken; the next waits for the new child.
+    let mut told = 0;
+    for _ in 0..2 {
+        match within("a send", sender.send("hello?")).await {
+            Ok(()) => {}
+            Err(tieline_transport::SendError::Lost(lost)) => told += lost,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    let (mut receiver, reset) = within("the new child", receiving).await.unwrap();
+    assert_eq!((told, reset.lost), (1, 1));
+    assert_eq!(message(&mut receiver).await, "hello?");
+}

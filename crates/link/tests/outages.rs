@@ -1,0 +1,295 @@
+//! What becomes of messages while there is no line, and of a link that is ended then.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use support::{
+    FarEnds, Step, World, drain, end, kill, last, link, message, pid, poll_once, reset, shell,
+    state, within,
+};
+use tieline_link::{Link, LinkOptions, LinkReceiver, LinkSender, Recovery, State, States};
+use tieline_proto::BackoffConfig;
+use tieline_testkit::wait;
+use tieline_transport::{
+    Channel, CloseReason, Control, Incoming, ReceiverExt, SendError, SenderExt,
+};
+use tokio::task::JoinHandle;
+
+/// A link whose line was lost and whose next attempt waits.
+struct Outage {
+    sender: LinkSender,
+    /// What the receiver gets, and itself.
+    receiving: JoinHandle<(Incoming, LinkReceiver)>,
+    control: Control,
+    states: States,
+    world: Arc<World>,
+    far_ends: FarEnds,
+}
+
+async fn outage() -> Outage {
+    let script = [Step::Line, Step::Wait];
+    let (link, far, world, far_ends) = link(script, LinkOptions::default()).await;
+    let (states, control) = (link.states(), link.control().clone());
+    let (sender, mut receiver) = link.split();
+    drop(far);
+    let receiving = tokio::spawn(async move {
+        let incoming = within("what comes", receiver.recv()).await;
+        (incoming, receiver)
+    });
+    world.waits(1).await;
+    Outage { sender, receiving, control, states, world, far_ends }
+}
+
+#[tokio::test]
+async fn a_send_during_an_outage_waits_for_the_next_line_and_takes_nothing() {
+    let Outage { mut sender, receiving, world, mut far_ends, .. } = outage().await;
+    // Given up half-way, it has sent nothing.
+    assert!(poll_once(sender.send("given up")).await.is_none());
+    let sending = tokio::spawn(async move { (sender.send("kept").await, sender) });
+    world.go_on();
+    let (sent, _sender) = within("the send", sending).await.unwrap();
+    sent.unwrap();
+    let (incoming, _receiver) = within("the receiver", receiving).await.unwrap();
+    let Incoming::Reset(reset) = incoming else { panic!("{incoming:?}") };
+    assert_eq!((reset.epoch, reset.lost), (2, 0));
+    let (_their_sender, mut far) = far_ends.recv().await.unwrap().split();
+    assert_eq!(message(&mut far).await, "kept");
+}
+
+#[tokio::test]
+async fn what_was_not_written_is_told_to_both_sides_and_not_sent_again() {
+    let (link, far, _world, mut far_ends) = link([], LinkOptions::default()).await;
+    let (mut sender, mut receiver) = link.split();
+    sender.send("written").await.unwrap();
+    for _ in 0..3 {
+        sender.feed("queued").await.unwrap();
+    }
+    drop(far);
+    assert_eq!(reset(&mut receiver).await.lost, 3);
+    sender.feed("new").await.unwrap();
+    assert!(matches!(sender.flush().await, Err(SendError::Lost(3))));
+    sender.flush().await.unwrap();
+    let (_their_sender, mut far) = far_ends.recv().await.unwrap().split();
+    assert_eq!(message(&mut far).await, "new");
+    // Each loss is told once.
+    drop((_their_sender, far));
+    assert_eq!(reset(&mut receiver).await.lost, 0);
+    sender.flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_send_under_which_the_line_is_lost_says_so() {
+    let (link, far, _world, _far_ends) = link([], LinkOptions::default()).await;
+    let (mut sender, mut receiver) = link.split();
+    // More than the line holds, and nobody reads.
+    let mut sending = pin!(sender.send(vec![b'x'; 1 << 20]));
+    assert!(poll_once(&mut sending).await.is_none());
+    drop(far);
+    let (sent, reset) = tokio::join!(within("the send", sending), reset(&mut receiver));
+    assert!(matches!(sent, Err(SendError::Lost(1))), "{sent:?}");
+    assert_eq!(reset.lost, 1);
+}
+
+/// Ends an outage while a sender waits in it, which must be released.
+async fn released<F: Future<Output = ()>>(
+    ends: impl FnOnce(Control) -> F,
+) -> (SendError, CloseReason) {
+    let Outage { mut sender, receiving, control, mut states, world, .. } = outage().await;
+    let sending = tokio::spawn(async move { sender.send("never").await });
+    tokio::task::yield_now().await;
+    ends(control.clone()).await;
+    let refused = within("the sender's release", sending).await.unwrap().unwrap_err();
+    let (incoming, receiver) = within("the receiver's release", receiving).await.unwrap();
+    let Incoming::End(reason) = incoming else { panic!("{incoming:?}") };
+    world.waits(0).await;
+    assert!(matches!(control.close_reason(), Some(CloseReason::ByUs)));
+    drop(receiver);
+    assert!(last(&mut states).await.0);
+    (refused, reason)
+}
+
+#[tokio::test]
+async fn a_stop_during_an_outage_releases_everybody() {
+    let (refused, reason) = released(|control| async move {
+        assert!(matches!(control.stop().await, CloseReason::ByUs));
+    })
+    .await;
+    assert!(matches!(refused.close_reason(), Some(CloseReason::ByUs)), "{refused:?}");
+    assert!(matches!(reason, CloseReason::ByUs));
+}
+
+#[tokio::test]
+async fn an_abort_during_an_outage_releases_everybody() {
+    let (refused, reason) = released(|control| async move { control.abort() }).await;
+    assert!(matches!(refused.close_reason(), Some(CloseReason::ByUs)), "{refused:?}");
+    assert!(matches!(reason, CloseReason::ByUs));
+}
+
+#[tokio::test]
+async fn a_sender_that_closes_or_goes_during_an_outage_ends_it() {
+    for closes in [true, false] {
+        let Outage { mut sender, receiving, mut states, world, .. } = outage().await;
+        if closes {
+            sender.close().await.unwrap();
+        } else {
+            drop(sender);
+        }
+        let (incoming, _receiver) = within("the receiver", receiving).await.unwrap();
+        assert!(matches!(incoming, Incoming::End(CloseReason::ByUs)), "{incoming:?}");
+        world.waits(0).await;
+        assert!(last(&mut states).await.0);
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_goes_during_an_outage_ends_it() {
+    let Outage { mut sender, receiving, mut states, world, .. } = outage().await;
+    receiving.abort();
+    let refused = within("the send", sender.send("never")).await.unwrap_err();
+    assert!(matches!(refused.close_reason(), Some(CloseReason::ByUs)), "{refused:?}");
+    world.waits(0).await;
+    assert!(last(&mut states).await.0);
+}
+
+#[tokio::test]
+async fn a_link_that_is_dropped_while_it_is_connected_ends_the_line() {
+    let (link, far, _world, _far_ends) = link([], LinkOptions::default()).await;
+    let (mut states, control) = (link.states(), link.control().clone());
+    drop(link);
+    assert!(last(&mut states).await.0);
+    assert!(matches!(control.close_reason(), Some(CloseReason::ByUs)));
+    let (_their_sender, mut far) = far.split();
+    end(&mut far).await;
+}
+
+#[tokio::test]
+async fn an_abort_lets_go_of_the_line_at_once_whoever_holds_its_halves() {
+    let (link, far, _world, _far_ends) = link([], LinkOptions::default()).await;
+    let control = link.control().clone();
+    let (mut sender, mut receiver) = link.split();
+    control.abort();
+    let (mut their_sender, mut far) = far.split();
+    end(&mut far).await;
+    assert!(within("the write", their_sender.send("x")).await.is_err());
+    assert!(matches!(end(&mut receiver).await, CloseReason::ByUs));
+    assert!(sender.send("x").await.is_err());
+}
+
+#[tokio::test]
+async fn a_line_that_this_side_closes_does_not_come_back() {
+    let (link, far, _world, mut far_ends) = link([], LinkOptions::default()).await;
+    let mut states = link.states();
+    let (mut sender, mut receiver) = link.split();
+    let (mut their_sender, mut far) = far.split();
+    sender.send("last").await.unwrap();
+    sender.close().await.unwrap();
+    state(&mut states, |state| matches!(state, State::Draining)).await;
+    assert_eq!(message(&mut far).await, "last");
+    end(&mut far).await;
+    // What is still said arrives.
+    their_sender.send("answer").await.unwrap();
+    drop((their_sender, far));
+    assert_eq!(message(&mut receiver).await, "answer");
+    drain(&mut receiver).await;
+    assert!(far_ends.try_recv().is_err());
+    assert!(last(&mut states).await.0);
+}
+
+#[tokio::test]
+async fn half_of_a_link_goes_on_as_half_of_a_line_does() {
+    let (link, far, _world, _far_ends) = link([], LinkOptions::default()).await;
+    let (mut sender, receiver) = link.split();
+    let (_their_sender, mut far) = far.split();
+    drop(receiver);
+    sender.send("one way").await.unwrap();
+    assert_eq!(message(&mut far).await, "one way");
+    drop((_their_sender, far));
+    loop {
+        if let Err(error) = within("the send", sender.send("gone?")).await {
+            break assert!(error.close_reason().is_some(), "{error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_takes_no_more_is_left_though_it_still_lives() {
+    let (link, far, _world, mut far_ends) = link([], LinkOptions::default()).await;
+    let (mut sender, mut receiver) = link.split();
+    let (mut their_sender, their_receiver) = far.split();
+    their_sender.send("said before").await.unwrap();
+    drop(their_receiver);
+    let lost = loop {
+        if let Err(error) = within("the send", sender.send("anybody?")).await {
+            break error;
+        }
+    };
+    assert!(matches!(lost, SendError::Lost(1)), "{lost:?}");
+    assert_eq!(message(&mut receiver).await, "said before");
+    let reset = reset(&mut receiver).await;
+    assert!(matches!(reset.cause, CloseReason::Io(_)), "{}", reset.cause);
+    sender.send("hello").await.unwrap();
+    let (_their_sender, mut far) = far_ends.recv().await.unwrap().split();
+    assert_eq!(message(&mut far).await, "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_waits_for_its_time_is_ended_by_every_way_out() {
+    for way_out in 0..5 {
+        let options = LinkOptions::recovering(Recovery::Reconnect(BackoffConfig::REMOTE));
+        let (link, far, _world, mut far_ends) = link([], options).await;
+        let (mut states, control) = (link.states(), link.control().clone());
+        let (mut sender, mut receiver) = link.split();
+        drop(far);
+        assert!(poll_once(receiver.recv()).await.is_none());
+        assert!(matches!(states.present(), State::Backoff { .. }), "{}", states.present());
+        match way_out {
+            0 => drop((sender, receiver)),
+            1 => assert!(matches!(control.stop().await, CloseReason::ByUs)),
+            2 => control.abort(),
+            3 => sender.close().await.unwrap(),
+            _ => drop(receiver),
+        }
+        assert!(last(&mut states).await.0, "{way_out}");
+        assert!(matches!(control.close_reason(), Some(CloseReason::ByUs)), "{way_out}");
+        assert!(far_ends.try_recv().is_err(), "{way_out}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_lost_line_goes_with_the_link() {
+    // It has closed its stdout, and takes neither the end of its input nor a signal to end.
+    let script = "trap '' TERM; echo $$; exec >&-; while :; do sleep 10000; done";
+    let link = Link::connect(shell(script), LinkOptions::default()).await.unwrap();
+    let mut states = link.states();
+    let (sender, mut receiver) = link.split();
+    let child = pid(&mut receiver).await;
+    let receiving = tokio::spawn(async move { receiver.recv().await });
+    state(&mut states, |state| matches!(state, State::Backoff { .. })).await;
+    assert!(wait::is_running(child));
+    receiving.abort();
+    drop(sender);
+    let _ = receiving.await;
+    wait::until_reaped(child);
+    assert!(last(&mut states).await.0);
+}
+
+#[tokio::test]
+async fn a_child_that_is_killed_while_it_is_being_closed_does_not_come_back() {
+    // It does not take the end of its input.
+    let script = "echo $$; while :; do sleep 10000; done";
+    let link = Link::connect(shell(script), LinkOptions::default()).await.unwrap();
+    let mut states = link.states();
+    let (mut sender, mut receiver) = link.split();
+    let child = pid(&mut receiver).await;
+    sender.close().await.unwrap();
+    state(&mut states, |state| matches!(state, State::Draining)).await;
+    kill(child);
+    let reason = drain(&mut receiver).await;
+    assert!(reason.child_exit().is_some(), "{reason}");
+    assert!(last(&mut states).await.0);
+}

@@ -1,0 +1,297 @@
+//! A peer over a link: what becomes of calls when a line is lost, and how the next is begun.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{Raw, poll_once, within};
+use tieline_link::{Link, LinkOptions, Recovery};
+use tieline_proto::BackoffConfig;
+use tieline_rpc::{CallError, Handler, NotSent, Peer, PeerOptions, Router};
+use tieline_transport::{
+    BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, Incoming, MemoryChannel,
+    TransportError, memory_pair,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Makes lines, and gives their far ends to the test.
+struct Lines(mpsc::UnboundedSender<MemoryChannel>);
+
+impl DynConnector for Lines {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        let (ours, theirs) = memory_pair();
+        let _ = self.0.send(theirs);
+        Box::pin(async { Ok(ours.boxed()) })
+    }
+}
+
+struct Far(mpsc::UnboundedReceiver<MemoryChannel>);
+
+impl Far {
+    async fn next(&mut self) -> Raw {
+        let (sender, receiver) = within(self.0.recv()).await.unwrap().split();
+        Raw { sender, receiver }
+    }
+}
+
+async fn linked(handler: impl Handler) -> (Peer, JoinHandle<CloseReason>, Far) {
+    let (far_ends, given) = mpsc::unbounded_channel();
+    let at_once = BackoffConfig { initial: Duration::ZERO, ..BackoffConfig::LOCAL };
+    let options = LinkOptions::recovering(Recovery::Reconnect(at_once));
+    let link = Link::connect(Arc::new(Lines(far_ends)), options).await.unwrap();
+    let (peer, driver) = Peer::new(link, handler, PeerOptions::default());
+    (peer, tokio::spawn(driver), Far(given))
+}
+
+fn spawn_call(peer: &Peer, method: &'static str) -> JoinHandle<Result<Value, CallError>> {
+    let peer = peer.clone();
+    tokio::spawn(async move { peer.call(method, ()).await })
+}
+
+async fn answer(raw: &mut Raw) -> String {
+    let request = raw.hear().await;
+    let answer = json!({"jsonrpc": "2.0", "id": request["id"], "result": request["method"]});
+    raw.say(&answer.to_string()).await;
+    request["method"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_call_under_way_is_unknown_and_the_peer_goes_on_with_the_next_line() {
+    let (peer, _driver, mut far) = linked(()).await;
+    let mut raw = far.next().await;
+    let lost = spawn_call(&peer, "lost");
+    assert_eq!(raw.hear().await["method"], "lost");
+    drop(raw);
+    let error = within(lost).await.unwrap().unwrap_err();
+    assert!(matches!(error, CallError::Unknown(CloseReason::ByPeer)), "{error:?}");
+    let mut raw = far.next().await;
+    let next = spawn_call(&peer, "next");
+    assert_eq!(answer(&mut raw).await, "next");
+    assert_eq!(within(next).await.unwrap().unwrap(), "next");
+    assert!(peer.control().close_reason().is_none());
+}
+
+#[tokio::test]
+async fn a_call_that_was_not_written_is_not_sent_and_stays_unsent() {
+    let (peer, _driver, mut far) = linked(()).await;
+    let raw = far.next().await;
+    // So long that the line is full of it: the next has no room.
+    let long = peer.clone();
+    let long = tokio::spawn(async move { long.call::<Value>("long", ["x".repeat(1 << 20)]).await });
+    tokio::task::yield_now().await;
+    let queued = spawn_call(&peer, "queued");
+    tokio::task::yield_now().await;
+    drop(raw);
+    let unknown = within(long).await.unwrap().unwrap_err();
+    assert!(matches!(unknown, CallError::Unknown(_)), "{unknown:?}");
+    let not_sent = within(queued).await.unwrap().unwrap_err();
+    assert!(matches!(not_sent, CallError::NotSent(NotSent::Reset(_))), "{not_sent:?}");
+    let mut raw = far.next().await;
+    let next = spawn_call(&peer, "next");
+    // Neither comes over the new line.
+    assert_eq!(answer(&mut raw).await, "next");
+    within(next).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_session_is_begun_anew_before_anything_else_goes_out() {
+    let (told, mut resets) = mpsc::unbounded_channel();
+    let router = Router::new().on_reset(move |reset, peer| {
+        let told = told.clone();
+        async move {
+            let hello: Value = peer.call("initialize", ()).await.unwrap();
+            peer.notify("initialized", ()).await.unwrap();
+            told.send((reset.epoch, hello)).unwrap();
+        }
+    });
+    let (peer, _driver, mut far) = linked(router).await;
+    drop(far.next().await);
+    let mut raw = far.next().await;
+    let request = raw.hear().await;
+    assert_eq!(request["method"], "initialize");
+    // An ordinary call waits for the beginning.
+    let call = spawn_call(&peer, "work");
+    let mut notified = std::pin::pin!(peer.notify("note", ()));
+    assert!(poll_once(notified.as_mut()).await.is_none());
+    let hello = json!({"jsonrpc": "2.0", "id": request["id"], "result": "hello"});
+    raw.say(&hello.to_string()).await;
+    assert_eq!(raw.hear().await["method"], "initialized");
+    assert_eq!(within(resets.recv()).await.unwrap(), (2, json!("hello")));
+    within(notified).await.unwrap();
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        let message = raw.hear().await;
+        heard.push(message["method"].as_str().unwrap().to_owned());
+        if message["method"] == "work" {
+            let answer = json!({"jsonrpc": "2.0", "id": message["id"], "result": 1});
+            raw.say(&answer.to_string()).await;
+        }
+    }
+    heard.sort();
+    assert_eq!(heard, ["note", "work"]);
+    within(call).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_was_asked_over_the_old_line_is_not_answered_over_the_new() {
+    let (begun, mut started) = mpsc::unbounded_channel();
+    let (finish, finished) = watch::channel(false);
+    let router = Router::new().request("slow", move |(): (), _| {
+        begun.send(()).unwrap();
+        let mut finished = finished.clone();
+        async move { Ok(finished.wait_for(|it| *it).await.is_ok()) }
+    });
+    let (peer, _driver, mut far) = linked(router).await;
+    let mut raw = far.next().await;
+    raw.say(r#"{"jsonrpc":"2.0","id":7,"method":"slow"}"#).await;
+    within(started.recv()).await.unwrap();
+    drop(raw);
+    let mut raw = far.next().await;
+    finish.send_replace(true);
+    // The same id again: it must get its own answer and no other.
+    raw.say(r#"{"jsonrpc":"2.0","id":7,"method":"nothing"}"#).await;
+    assert_eq!(raw.hear().await["error"]["code"], -32601);
+    let call = spawn_call(&peer, "next");
+    assert_eq!(answer(&mut raw).await, "next");
+    within(call).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_for_one_line_alone_does_not_go_over_the_next() {
+    let (peer, _driver, mut far) = linked(()).await;
+    let mut raw = far.next().await;
+    let view = peer.on_this_line();
+    view.notify("edit", ()).await.unwrap();
+    assert_eq!(raw.hear().await["method"], "edit");
+    let lost = spawn_call(&peer, "lost");
+    drop(raw);
+    within(lost).await.unwrap().unwrap_err();
+    let late = view.notify("edit", ()).await.unwrap_err();
+    assert!(matches!(late, NotSent::Reset(CloseReason::ByPeer)), "{late:?}");
+    assert!(matches!(view.on_this_line().notify("x", ()).await, Err(NotSent::Reset(_))));
+    peer.on_this_line().notify("new", ()).await.unwrap();
+    assert_eq!(far.next().await.hear().await["method"], "new");
+}
+
+#[tokio::test]
+async fn a_reset_while_it_begins_begins_again() {
+    let (told, mut resets) = mpsc::unbounded_channel();
+    let router = Router::new().on_reset(move |reset, peer| {
+        let told = told.clone();
+        async move {
+            told.send(reset.epoch).unwrap();
+            drop(peer.call::<Value>("initialize", ()).await);
+        }
+    });
+    let (peer, _driver, mut far) = linked(router).await;
+    drop(far.next().await);
+    for epoch in 2..5 {
+        let mut raw = far.next().await;
+        assert_eq!(raw.hear().await["method"], "initialize");
+        assert_eq!(within(resets.recv()).await, Some(epoch));
+    }
+    let mut raw = far.next().await;
+    let call = spawn_call(&peer, "work");
+    assert_eq!(answer(&mut raw).await, "initialize");
+    assert_eq!(answer(&mut raw).await, "work");
+    within(call).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_beginning_that_panics_or_is_none_holds_nobody_up() {
+    for panics in [true, false] {
+        let router = match panics {
+            true => Router::new().on_reset(|_, _| async { panic!("on purpose") }),
+            false => Router::new(),
+        };
+        let (peer, _driver, mut far) = linked(router).await;
+        drop(far.next().await);
+        let mut raw = far.next().await;
+        // It says something only once the peer has seen the reset.
+        raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).await;
+        raw.hear().await;
+        let call = spawn_call(&peer, "work");
+        assert_eq!(answer(&mut raw).await, "work");
+        within(call).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_waits_to_send_while_it_begins_is_released_by_the_end() {
+    let router = Router::new().on_reset(|_, _| std::future::pending());
+    let (peer, driver, mut far) = linked(router).await;
+    drop(far.next().await);
+    let mut raw = far.next().await;
+    raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).await;
+    raw.hear().await;
+    let call = spawn_call(&peer, "work");
+    let mut notified = std::pin::pin!(peer.notify("note", ()));
+    assert!(poll_once(notified.as_mut()).await.is_none());
+    driver.abort();
+    let error = within(call).await.unwrap().unwrap_err();
+    assert!(matches!(error, CallError::NotSent(_)), "{error:?}");
+    assert!(within(notified).await.is_err());
+}
+
+/// Every call is answered, or is said to be unknown or not sent; and what was not sent never arrived.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_many_cuts_every_call_is_accounted_for() {
+    const CUTS: u64 = 300;
+    let (peer, driver, mut far) = linked(()).await;
+    let served = Arc::new(AtomicU64::new(0));
+    let serving = {
+        let served = served.clone();
+        tokio::spawn(async move {
+            for cut in 0..CUTS {
+                let (mut sender, mut receiver) = within(far.0.recv()).await.unwrap().split();
+                for number in 0..(cut * 7919) % 40 {
+                    use tieline_transport::{ReceiverExt, SenderExt};
+                    let Incoming::Message(request) = within(receiver.recv()).await else { break };
+                    served.fetch_add(1, Relaxed);
+                    let request: Value = serde_json::from_slice(&request).unwrap();
+                    // Some are carried out and not answered.
+                    if number % 5 != 4 {
+                        let answer = json!({"jsonrpc": "2.0", "id": request["id"], "result": 1});
+                        sender.send(answer.to_string()).await.unwrap();
+                    }
+                }
+            }
+        })
+    };
+    let mut callers = Vec::new();
+    let (enough, is_enough) = watch::channel(false);
+    for _ in 0..8 {
+        let (peer, is_enough) = (peer.clone(), is_enough.clone());
+        callers.push(tokio::spawn(async move {
+            let (mut answered, mut unknown, mut not_sent) = (0, 0, 0);
+            while !*is_enough.borrow() {
+                match peer.call::<Value>("work", ()).await {
+                    Ok(_) => answered += 1,
+                    Err(CallError::Unknown(_)) => unknown += 1,
+                    Err(CallError::NotSent(_)) => not_sent += 1,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            (answered, unknown, not_sent)
+        }));
+    }
+    tokio::time::timeout(Duration::from_secs(60), serving).await.unwrap().unwrap();
+    enough.send_replace(true);
+    driver.abort();
+    let (mut answered, mut unknown, mut not_sent) = (0, 0, 0);
+    for caller in callers {
+        let (a, u, n) = within(caller).await.unwrap();
+        (answered, unknown, not_sent) = (answered + a, unknown + u, not_sent + n);
+    }
+    let served = served.load(Relaxed);
+    println!("{served} served, {answered} answered, {unknown} unknown, {not_sent} not sent");
+    // Whatever was served was answered or is unknown, and not said to be unsent.
+    assert!(answered <= served && served <= answered + unknown);
+    assert!(unknown >= CUTS / 2 && answered > CUTS);
+}
