@@ -151,7 +151,7 @@ fn remove_if_dead(
     let alive = || TransportError::new(ErrorKind::AddressInUse, Operation::Listen);
     match connect_once(address) {
         Err(Errno::NOENT) => Ok(()),
-        Err(Errno::CONNREFUSED) if is_bound(path) => Err(alive()),
+        Err(Errno::CONNREFUSED) if may_be_alive(path, address) => Err(alive()),
         Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(|error| {
             TransportError::new(common_kind(&error), Operation::Listen).because(error)
         }),
@@ -160,33 +160,22 @@ fn remove_if_dead(
     }
 }
 
-/// Whether some process holds a socket of that name, which may yet begin to listen. The kernel's
-/// list has names as they were bound, so a relative one is compared by its last part.
+/// Whether some process holds the socket at `path`, though it has just refused a connection: it may
+/// have been about to listen.
 #[cfg(target_os = "linux")]
-fn is_bound(path: &Path) -> bool {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
-
-    let Ok(list) = std::fs::read("/proc/net/unix") else { return false };
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    list.split(|byte| *byte == b'\n').any(|line| {
-        // Seven columns of numbers, and then the name.
-        let mut name = line;
-        for _ in 0..7 {
-            let column = name.trim_ascii_start();
-            let end = column.iter().position(|byte| *byte == b' ').unwrap_or(column.len());
-            name = column.get(end..).unwrap_or_default();
+fn may_be_alive(path: &Path, address: &rustix::net::SocketAddrUnix) -> bool {
+    match super::held::find(path) {
+        None => false,
+        Some(super::held::Held::Bound) => true,
+        // By now it answers, if it is the one. If not, it only has the same name.
+        Some(super::held::Held::Listening) => {
+            !matches!(connect_once(address), Err(Errno::CONNREFUSED))
         }
-        let name = Path::new(OsStr::from_bytes(name.strip_prefix(b" ").unwrap_or(name)));
-        match name.is_absolute() {
-            true => name == absolute,
-            false => name.file_name().is_some() && name.file_name() == path.file_name(),
-        }
-    })
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_bound(_: &Path) -> bool {
+fn may_be_alive(_: &Path, _: &rustix::net::SocketAddrUnix) -> bool {
     false
 }
 

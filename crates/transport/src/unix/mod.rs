@@ -1,6 +1,8 @@
 //! Unix sockets: for their owner alone, without a moment's gap, and never over a live one.
 
 mod connect;
+#[cfg(target_os = "linux")]
+mod held;
 mod listen;
 mod lock;
 mod write_half;

@@ -70,6 +70,21 @@ async fn a_dead_socket_is_replaced() {
     far.unwrap();
 }
 
+/// The kernel lists sockets by the names they were bound by, which others may have used as well.
+#[tokio::test]
+async fn a_dead_socket_is_replaced_whatever_others_call_theirs() {
+    let (_directory, path) = place();
+    drop(StdListener::bind(&path).unwrap());
+    let (_elsewhere, other) = place();
+    let up: PathBuf = std::env::current_dir().unwrap().iter().skip(1).map(|_| "..").collect();
+    let relative = up.join(other.strip_prefix("/").unwrap());
+    let listening = StdListener::bind(&relative).unwrap();
+    let _near = std::os::unix::net::UnixStream::connect(&relative).unwrap();
+    let _accepted = listening.accept().unwrap();
+    assert_eq!(other.file_name(), path.file_name());
+    listen(&path).await.unwrap();
+}
+
 #[tokio::test]
 async fn what_is_not_a_socket_is_left_alone() {
     type Make = fn(&Path);
