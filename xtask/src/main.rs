@@ -4,7 +4,9 @@
 //! their outcome into an exit status: 0, 1 for a failure, 2 for a wrong command line.
 
 mod bench;
+mod debian;
 mod fixtures;
+mod macos;
 mod needs;
 mod test;
 mod tidy;
@@ -24,6 +26,7 @@ Commands:
   test   find (or install) what the tests need, then run all of them
   bench  run the benchmarks and write bench/RESULTS.md
   tidy   format, lints, docs and the project's own rules
+  macos  type-check the workspace for macOS
 
 `cargo xtask <command> --help` says more.
 Exit status: 0 success, 1 failure, 2 wrong usage.";
@@ -53,6 +56,7 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         "test" => test::run(args),
         "bench" => bench::run(args),
         "tidy" => tidy::run(args),
+        "macos" => macos::run(args),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())

@@ -10,7 +10,7 @@ use crate::workspace::{Workspace, output, run_aside};
 use crate::{Failure, failed, is_ci};
 
 /// A command that must start.
-struct Program {
+pub(crate) struct Program {
     name: &'static str,
     /// A command line that succeeds, and prints the version where a version is asked for.
     check: &'static [&'static str],
@@ -44,7 +44,7 @@ const FOR_TIDY: &[Program] = &[
     component("clippy", &["cargo", "clippy", "--version"]),
 ];
 
-const fn program(
+pub(crate) const fn program(
     name: &'static str,
     check: &'static [&'static str],
     packages: &'static [&'static str],
@@ -81,18 +81,46 @@ pub(crate) fn provide(
         )));
     }
 
-    install(workspace, &missing)?;
-    if let Some(still) = programs().find(|it| !it.is_here(workspace)) {
-        return Err(failed(format!("missing: {}, also after installing", still.name)));
-    }
+    install_all(workspace, &missing)?;
     for fixture in unbuilt {
         fixture.build(workspace)?;
     }
     Ok(fixtures)
 }
 
+/// Sees to it that these are here, for `cargo xtask COMMAND`; or fails with the names of those that
+/// are not. Installs only where it may.
+pub(crate) fn programs(
+    workspace: &Workspace,
+    wanted: &[Program],
+    command: &str,
+    may_install: bool,
+) -> Result<(), Failure> {
+    let missing: Vec<&Program> = wanted.iter().filter(|it| !it.is_here(workspace)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    report(&missing, &[]);
+    if !may_install {
+        let names: Vec<_> = missing.iter().map(|it| it.name).collect();
+        return Err(failed(format!(
+            "missing: {} (`cargo xtask {command} --install` gets all of it)",
+            names.join(", ")
+        )));
+    }
+    install_all(workspace, &missing)
+}
+
+fn install_all(workspace: &Workspace, missing: &[&Program]) -> Result<(), Failure> {
+    install(workspace, missing)?;
+    match missing.iter().find(|it| !it.is_here(workspace)) {
+        Some(still) => Err(failed(format!("missing: {}, also after installing", still.name))),
+        None => Ok(()),
+    }
+}
+
 fn report(missing: &[&Program], unbuilt: &[&Fixture]) {
-    eprintln!("xtask: the tests need what is not here:");
+    eprintln!("xtask: what is needed is not here:");
     for program in missing {
         let how = match program.from {
             Source::Debian(packages) => format!("apt-get install {}", packages.join(" ")),

@@ -1,6 +1,6 @@
 //! The Claude CLI: the real program, and a scripted one for what that cannot be made to do.
 
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod callbacks;
