@@ -33,7 +33,7 @@ Examples:
   tieline bridge stdio: content-length+exec:pylsp speak lines to a language server
 
 Endpoints:
-  unix:PATH  unix:@ABSTRACT  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:  tcp:HOST:PORT
+  unix:PATH  unix:@ABSTRACT  pipe:NAME (Windows)  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:  tcp:HOST:PORT
   A framing may stand in front: lines+ (the usual), content-length+, length-prefix+
 
 Exit status: 0 all went well, 1 something failed, 2 the command line is wrong.";
@@ -257,6 +257,7 @@ pub(crate) struct Reach {
     pub(crate) stall_timeout: Duration,
     /// Accept processes of this user on the other end, beside our own and root's; may be given
     /// several times
+    #[cfg(unix)]
     #[arg(long, value_name = "UID")]
     pub(crate) allow_uid: Vec<u32>,
     /// How long a program may take to end after SIGTERM, before SIGKILL, like 500ms, 10s or 5m; at
@@ -273,6 +274,11 @@ pub(crate) struct Reach {
     #[cfg(target_os = "linux")]
     #[arg(long, value_name = "HOLD", default_value = "auto", hide = true, value_parser = hold)]
     hold: Hold,
+    /// Who may connect to a pipe that is listened on, as a security descriptor in SDDL [default: this
+    /// user alone]
+    #[cfg(windows)]
+    #[arg(long, value_name = "SDDL")]
+    pub(crate) pipe_security: Option<String>,
 }
 
 impl Reach {
@@ -304,7 +310,10 @@ impl Reach {
                 stall_timeout: self.stall_timeout,
                 ..ChannelConfig::default()
             },
+            #[cfg(unix)]
             allow_uids: self.allow_uid.clone(),
+            #[cfg(windows)]
+            pipe_security: self.pipe_security.clone(),
             // As `main` did first of all.
             guardian: Some(Guardian::of_this_program().with_hold(self.hold())),
             stop: StopTimeouts { terminate: self.stop_timeout, ..StopTimeouts::default() },

@@ -8,6 +8,7 @@ mod connect;
 mod demo;
 mod logging;
 mod pretty;
+#[cfg_attr(windows, path = "rendezvous_pipe.rs")]
 mod rendezvous;
 mod report;
 mod serve;

@@ -1,11 +1,17 @@
 //! The first signal asks for an end, the second does not ask.
 
+#[cfg(windows)]
+mod windows;
+
 use std::future::{Future, pending};
 use std::io;
 use std::time::Duration;
 
 use tieline_gateway::TapEnd;
 use tokio::sync::watch;
+
+#[cfg(windows)]
+use windows::next;
 
 /// How long the end waits for a disk.
 const TAP_PATIENCE: Duration = Duration::from_secs(10);
@@ -14,7 +20,8 @@ const TAP_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Signals(watch::Receiver<u32>);
 
 impl Signals {
-    /// Listens for SIGINT, SIGTERM and SIGHUP. Must be called in a runtime.
+    /// Listens for SIGINT, SIGTERM and SIGHUP, or for what takes their place. Must be called in a
+    /// runtime.
     pub(crate) fn listen() -> io::Result<Self> {
         let (count, counted) = watch::channel(0);
         let mut next = next()?;

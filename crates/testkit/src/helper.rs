@@ -14,12 +14,14 @@
 //! A test with several helpers tells them apart by what it puts behind its name:
 //! `test_name!() + "#client"`.
 
+#[cfg(unix)]
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
 use rustix::stdio;
 
 use crate::wait::LIMIT;
@@ -45,6 +47,7 @@ pub fn plain(test: String, body: impl FnOnce()) -> Command {
 
 /// A helper process whose stdin, stdout and stderr are its own from the first byte to the last. It
 /// holds descriptor 3 too, as another way to stderr.
+#[cfg(unix)]
 pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
     if is_helper(&test) {
         put_stdio_back();
@@ -57,6 +60,34 @@ pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
     command.args(["-c", script, "sh"]).arg(this_program());
     command.args(harness_args(&test)).env(VARIABLE, test);
     command
+}
+
+/// A helper process whose stdin and stderr are its own; so is its stdout, [behind](own_stdout) what the
+/// test harness says.
+#[cfg(windows)]
+pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
+    use std::io::Write;
+
+    plain(test, || {
+        let mut stdout = std::io::stdout();
+        stdout.write_all(BEGINNING).and_then(|()| stdout.flush()).unwrap();
+        body();
+    })
+}
+
+/// What a helper's stdout says before what it says itself.
+#[cfg(windows)]
+const BEGINNING: &[u8] = b"\0 the helper begins\n";
+
+/// Reads to where the helper itself begins to speak.
+#[cfg(windows)]
+pub fn own_stdout(stdout: &mut impl Read) {
+    let mut read = Vec::new();
+    while !read.ends_with(BEGINNING) {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).unwrap();
+        read.extend(byte);
+    }
 }
 
 /// Runs the helper to its end, which must be a good one, and gives what it wrote to stdout.
@@ -117,6 +148,7 @@ fn harness_args(test: &str) -> [&str; 4] {
     [test, "--exact", "--nocapture", "--include-ignored"]
 }
 
+#[cfg(unix)]
 fn put_stdio_back() {
     let real_stderr = OpenOptions::new().append(true).open("/dev/fd/3").unwrap();
     stdio::dup2_stdout(stdio::stderr()).unwrap();

@@ -10,7 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod conformance;
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 pub mod helper;
 #[cfg(target_os = "linux")]
 pub mod misbehave;

@@ -17,6 +17,8 @@ impl TransportKind {
     pub const PROCESS: Self = Self("exec");
     /// Own stdin and stdout.
     pub const STDIO: Self = Self("stdio");
+    /// Windows named pipes.
+    pub const PIPE: Self = Self("pipe");
     /// TCP.
     pub const TCP: Self = Self("tcp");
     /// Inside this process.
@@ -39,7 +41,11 @@ impl fmt::Display for TransportKind {
     }
 }
 
+#[cfg(windows)]
+pub use crate::windows::PeerIdentity;
+
 /// Who is on the other end, as the operating system vouches for it.
+#[cfg(not(windows))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
     /// The process, where it is known. It may have ended since.
@@ -50,6 +56,7 @@ pub struct PeerIdentity {
     pub gid: u32,
 }
 
+#[cfg(not(windows))]
 impl fmt::Display for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(pid) = self.pid {

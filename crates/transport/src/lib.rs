@@ -1,7 +1,7 @@
 //! Byte streams and the messages on them.
 //!
 //! ```text
-//!   Endpoint     unix:/run/agent.sock · exec:claude --verbose · stdio: · tcp:host:port · mem:name
+//!   Endpoint     unix:/run/agent.sock · pipe:agent · exec:claude --verbose · stdio: · tcp:host:port · mem:name
 //!      │
 //!      ▼
 //!   Transport ── connect, listen ──▶ Connection      bytes, identity, health, close
@@ -59,12 +59,13 @@ mod guardian;
 mod info;
 mod memory;
 mod options;
+mod pipe;
 mod profile;
 mod registry;
 mod tcp;
 mod transport;
 
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 mod process;
 #[cfg(unix)]
 mod readiness;
@@ -72,6 +73,8 @@ mod readiness;
 mod stdio;
 #[cfg(unix)]
 mod unix;
+#[cfg(windows)]
+mod windows;
 
 pub use account::{ProcessAccount, ProcessCounts};
 pub use channel::{
@@ -93,6 +96,7 @@ pub use memory::{
     Memory, MemoryChannel, MemoryConfig, MemoryConnection, MemoryListener, memory_pair,
 };
 pub use options::{ChannelConfig, Options, StopTimeouts};
+pub use pipe::{Pipe, PipeConfig, PipeConnection, PipeListener};
 pub use profile::PerformanceProfile;
 pub use registry::{Registry, Scheme};
 pub use tcp::{Tcp, TcpConfig, TcpConnection, TcpListener};
@@ -100,7 +104,7 @@ pub use transport::{DynListener, DynTransport, Listener, NoListener, Transport, 
 
 #[cfg(target_os = "linux")]
 pub use process::adopt_orphans;
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 pub use process::{
     ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, resolve,
     until_children_are_gone,
@@ -109,3 +113,7 @@ pub use process::{
 pub use stdio::{Stdin, Stdio, StdioConfig, StdioConnection, Stdout};
 #[cfg(unix)]
 pub use unix::{Unix, UnixAddress, UnixConfig, UnixConnection, UnixListener, UnixWriteHalf};
+#[cfg(windows)]
+pub use windows::stdio::{Stdin, Stdio, StdioConfig, StdioConnection, Stdout};
+#[cfg(windows)]
+pub use windows::{PipeReadHalf, PipeWriteHalf, Sid};

@@ -21,6 +21,9 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Users other than our own and root whose processes are accepted on the other end.
     pub allow_uids: Vec<u32>,
+    /// Who may connect to a named pipe that is listened on, as a security descriptor in SDDL; `None`:
+    /// our own user alone.
+    pub pipe_security: Option<String>,
     /// Listening on `tcp:` is allowed, although whoever reaches the port may connect.
     pub allow_unauthenticated_tcp: bool,
     /// The working directory of a child process; ours by default.
@@ -44,6 +47,7 @@ impl Default for Options {
             json: false,
             connect_timeout: Duration::from_secs(5),
             allow_uids: Vec::new(),
+            pipe_security: None,
             allow_unauthenticated_tcp: false,
             cwd: None,
             env: Environment::default(),

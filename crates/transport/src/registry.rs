@@ -92,9 +92,15 @@ impl Registry {
         let mut registry = Self::default();
         registry.register("mem", Memory::default());
         registry.register("tcp", crate::Tcp);
+        registry.register("pipe", crate::Pipe);
         #[cfg(unix)]
         {
             registry.register("unix", crate::Unix);
+            registry.register("exec", crate::Process);
+            registry.register("stdio", crate::Stdio);
+        }
+        #[cfg(windows)]
+        {
             registry.register("exec", crate::Process);
             registry.register("stdio", crate::Stdio);
         }
@@ -170,7 +176,7 @@ impl Registry {
 /// What exists on another operating system, and what to use on this one.
 fn elsewhere(scheme: &str) -> Option<&'static str> {
     match scheme {
-        "pipe" if cfg!(not(windows)) => Some("named pipes are Windows's; use unix: here"),
+        "unix" if cfg!(not(unix)) => Some("there are no Unix sockets here; use pipe:"),
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use tieline_testkit::{Subject, conformance};
-use tieline_transport::{Endpoint, Memory, Options};
+use tieline_transport::{Endpoint, Memory};
 
 #[path = "../examples/custom_transport/xor.rs"]
 mod xor;
@@ -18,7 +18,8 @@ conformance!(custom_over_memory, listening, |check| {
 
 #[cfg(target_os = "linux")]
 conformance!(tcp, listening, |check| {
-    let options = Options { allow_unauthenticated_tcp: true, ..Options::default() };
+    let options =
+        tieline_transport::Options { allow_unauthenticated_tcp: true, ..Default::default() };
     let endpoint = format!("tcp:{}:7000", loopback_of_its_own()).parse().unwrap();
     check.run(Subject::listening(tieline_transport::Tcp, endpoint).with_options(options));
 });
@@ -101,6 +102,62 @@ mod on_unix {
         let mut helper = helper.spawn().unwrap();
         let (mut input, mut output) = (helper.stdout.take().unwrap(), helper.stdin.take().unwrap());
         let echo = std::thread::spawn(move || {
+            // A helper that fails goes away in the middle.
+            let _ = std::io::copy(&mut input, &mut output);
+        });
+        helper::finish(helper);
+        echo.join().unwrap();
+    }
+}
+
+#[cfg(windows)]
+mod on_windows {
+    use std::process::Stdio as Piped;
+
+    use tieline_testkit::{Check, Subject, conformance, helper};
+    use tieline_transport::{Address, Endpoint, Pipe, Process, Stdio};
+
+    use super::xor::Xor;
+
+    /// Of this process, and used once.
+    fn name() -> String {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        format!("tieline-test-{}-{number}", std::process::id())
+    }
+
+    fn echo() -> Endpoint {
+        let tests = std::env::current_exe().unwrap();
+        let program = tests.parent().unwrap().parent().unwrap().join("examples/echo.exe");
+        Endpoint::exec(program, [""; 0])
+    }
+
+    conformance!(pipe, listening, |check| {
+        check.run(Subject::listening(Pipe, Endpoint::new(Address::Pipe(name()))));
+    });
+
+    conformance!(custom_over_pipe, listening, |check| {
+        let endpoint = format!("xor:255@pipe:{}", name()).parse().unwrap();
+        check.run(Subject::listening(Xor::over(Pipe), endpoint));
+    });
+
+    conformance!(process, echoing, |check| {
+        check.run(Subject::echoing(Process, echo()));
+    });
+
+    conformance!(stdio, echoing, over_own_stdio);
+
+    fn over_own_stdio(check: Check) {
+        let test = check.test().to_owned();
+        let mut helper = helper::with_own_stdio(test, || {
+            check.run(Subject::echoing(Stdio, Endpoint::stdio()));
+        });
+        let helper = helper.stdin(Piped::piped()).stdout(Piped::piped()).stderr(Piped::piped());
+        let mut helper = helper.spawn().unwrap();
+        let (mut input, mut output) = (helper.stdout.take().unwrap(), helper.stdin.take().unwrap());
+        let echo = std::thread::spawn(move || {
+            helper::own_stdout(&mut input);
             // A helper that fails goes away in the middle.
             let _ = std::io::copy(&mut input, &mut output);
         });

@@ -111,29 +111,57 @@ pub async fn bulk_goes_both_ways_at_once(subject: Subject) {
     assert_same(&at_near, &back);
 }
 
-/// The end that still may, talks on.
+/// The end that still may, talks on. Where there is no half-close both directions end, and what was
+/// written before arrives all the same.
 pub async fn one_direction_ends_while_the_other_goes_on(subject: Subject) {
     let (near, far) = subject.pair().await;
-    assert!(
-        near.capabilities().half_close,
-        "a check for lines without half-close is to be written"
-    );
+    let half_close = near.capabilities().half_close;
     let ((mut near_read, mut near_write), (mut far_read, mut far_write)) =
         (near.into_split(), far.into_split());
-    near_write.write_all(b"all of it").await.unwrap();
-    near_write.shutdown().await.unwrap();
-    let mut received = Vec::new();
-    far_read.read_to_end(&mut received).await.unwrap();
-    assert_eq!(received, b"all of it");
-
-    let answer = pattern(300_000);
+    let all_of_it = pattern(if half_close { 8 } else { 200_000 });
     let (received, ()) = tokio::join!(
-        read_pieces(&mut near_read, answer.len(), 5000),
-        write_pieces(&mut far_write, &answer, 5000)
+        async {
+            let mut received = Vec::new();
+            far_read.read_to_end(&mut received).await.unwrap();
+            received
+        },
+        async {
+            write_pieces(&mut near_write, &all_of_it, 50_000).await;
+            near_write.shutdown().await.unwrap();
+        }
     );
-    assert_same(&received, &answer);
-    far_write.shutdown().await.unwrap();
+    assert_same(&received, &all_of_it);
+
+    if half_close {
+        let answer = pattern(300_000);
+        let (received, ()) = tokio::join!(
+            read_pieces(&mut near_read, answer.len(), 5000),
+            write_pieces(&mut far_write, &answer, 5000)
+        );
+        assert_same(&received, &answer);
+        far_write.shutdown().await.unwrap();
+    } else {
+        while far_write.write_all(&[0; 5000]).await.is_ok() {}
+    }
     assert_eq!(near_read.read(&mut [0; 1]).await.unwrap(), 0);
+}
+
+/// It fits into what stands between the two ends, so nobody has to read for it to be written.
+pub async fn what_was_written_before_the_end_is_there_for_who_reads_late(subject: Subject) {
+    for shuts_down in [true, false] {
+        let (near, mut far) = subject.pair().await;
+        let (near_read, mut near_write) = near.into_split();
+        let said = pattern(4000);
+        near_write.write_all(&said).await.unwrap();
+        near_write.flush().await.unwrap();
+        if shuts_down {
+            near_write.shutdown().await.unwrap();
+        }
+        drop((near_read, near_write));
+        let mut received = Vec::new();
+        far.read_to_end(&mut received).await.unwrap();
+        assert_same(&received, &said);
+    }
 }
 
 /// Reading finds the end, writing finds that nobody is there.
@@ -149,6 +177,7 @@ pub async fn a_dropped_end_is_the_end_for_the_other(subject: Subject) {
 pub async fn an_end_between_messages_is_clean(subject: Subject) {
     for goes_away in [false, true] {
         let (near, far) = subject.pair().await;
+        let half_close = near.capabilities().half_close;
         let channel = channel(near, LengthPrefix::default());
         let control = channel.control().clone();
         let (mut sender, mut receiver) = channel.split();
@@ -162,7 +191,7 @@ pub async fn an_end_between_messages_is_clean(subject: Subject) {
         let reason = expect_end(&mut receiver).await;
         assert!(matches!(reason, CloseReason::ByPeer), "{reason:?}");
         assert_eq!(control.health(), Health::Down);
-        if let Some(mut far_read) = far_read {
+        if let Some(mut far_read) = far_read.filter(|_| half_close) {
             sender.send("answer").await.unwrap();
             let answer = read_pieces(&mut far_read, 10, 100).await;
             assert_eq!(answer, b"\0\0\0\x06answer");
@@ -189,15 +218,17 @@ pub async fn a_far_side_that_is_gone_is_noticed_and_one_that_ended_its_direction
     subject: Subject,
 ) {
     let (near, far) = subject.pair().await;
-    let notices = near.capabilities().notices_hangup;
+    let Capabilities { notices_hangup: notices, half_close, .. } = near.capabilities();
     let (mut sender, mut receiver) = channel(near, Lines::default()).split();
     let (far_read, mut far_write) = far.into_split();
     far_write.write_all(b"goodbye\n").await.unwrap();
     far_write.shutdown().await.unwrap();
     assert!(matches!(receiver.recv().await, Incoming::Message(_)));
     assert!(matches!(receiver.recv().await, Incoming::End(_)));
-    assert!(poll_once(sender.gone()).await.is_none(), "it waits for answers");
-    sender.send("answer").await.unwrap();
+    if half_close {
+        assert!(poll_once(sender.gone()).await.is_none(), "it waits for answers");
+        sender.send("answer").await.unwrap();
+    }
 
     drop((far_read, far_write));
     if notices {

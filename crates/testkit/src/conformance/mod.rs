@@ -113,6 +113,7 @@ macro_rules! listening_checks {
             both_ends_know_each_other
             bulk_goes_both_ways_at_once
             one_direction_ends_while_the_other_goes_on
+            what_was_written_before_the_end_is_there_for_who_reads_late
             a_dropped_end_is_the_end_for_the_other
             an_end_between_messages_is_clean
             an_end_inside_a_message_is_not_clean

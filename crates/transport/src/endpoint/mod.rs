@@ -19,6 +19,7 @@ use crate::{ErrorKind, Operation, TransportError};
 /// |---|---|
 /// | `unix:/run/agent.sock` | a Unix socket; `%XX` stands for any byte, and `%25` and `%3F` must stand for `%` and `?` |
 /// | `unix:@agent` | an abstract Unix socket (Linux) |
+/// | `pipe:agent`, `pipe:\\.\pipe\agent`, `\\.\pipe\agent` | a Windows named pipe; behind `pipe:`, `%XX` as above |
 /// | `exec:claude --verbose` | a child process; words are separated by blanks, quotes hold blanks, a backslash is itself |
 /// | `exec:["claude","-p","a \"b\""]` | the same, exact: a JSON array of strings |
 /// | `stdio:` | this process's own stdin and stdout |
@@ -41,6 +42,8 @@ pub enum Address {
     Unix(OsString),
     /// A Linux abstract Unix socket's name.
     UnixAbstract(OsString),
+    /// A Windows named pipe's name, without `\\.\pipe\`.
+    Pipe(String),
     /// A program and its arguments; never empty.
     Exec(Vec<OsString>),
     /// Own stdin and stdout.
@@ -115,6 +118,7 @@ impl Endpoint {
     pub fn scheme(&self) -> &str {
         match &self.address {
             Address::Unix(_) | Address::UnixAbstract(_) => "unix",
+            Address::Pipe(_) => "pipe",
             Address::Exec(_) => "exec",
             Address::Stdio => "stdio",
             Address::Tcp { .. } => "tcp",
@@ -141,6 +145,11 @@ impl fmt::Display for Endpoint {
                 f.write_str("@")?;
                 percent::write(f, name.as_encoded_bytes())
             }
+            Address::Pipe(name) if name.starts_with('\\') => {
+                f.write_str("%5C")?;
+                percent::write(f, name.as_bytes().get(1..).unwrap_or_default())
+            }
+            Address::Pipe(name) => percent::write(f, name.as_bytes()),
             Address::Exec(argv) => argv::write(f, argv),
             Address::Stdio => Ok(()),
             Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
@@ -155,6 +164,9 @@ impl FromStr for Endpoint {
     type Err = TransportError;
 
     fn from_str(text: &str) -> Result<Self, TransportError> {
+        if let Some(name) = text.strip_prefix(PIPES).filter(|name| !name.is_empty()) {
+            return Ok(Self::new(Address::Pipe(name.to_owned())));
+        }
         let (head, rest) = text.split_once(':').ok_or_else(|| {
             let error =
                 bad(format!("`{text}` has no scheme"), "write it like unix:/run/agent.sock");
@@ -179,6 +191,7 @@ impl FromStr for Endpoint {
 fn parse_address(scheme: &str, rest: &str) -> Result<Address, TransportError> {
     match scheme {
         "unix" => parse_unix(rest),
+        "pipe" => parse_pipe(rest),
         "exec" => argv::parse(rest).map(Address::Exec),
         "stdio" if rest.is_empty() => Ok(Address::Stdio),
         "stdio" => Err(bad("nothing stands behind `stdio:`".into(), "write stdio:")),
@@ -213,6 +226,29 @@ fn parse_unix(rest: &str) -> Result<Address, TransportError> {
         return Err(bad("a path cannot hold a NUL byte".into(), ""));
     }
     Ok(if is_abstract { Address::UnixAbstract(name) } else { Address::Unix(name) })
+}
+
+/// Where Windows has its named pipes; a path that begins so needs no scheme.
+const PIPES: &str = r"\\.\pipe\";
+
+fn parse_pipe(rest: &str) -> Result<Address, TransportError> {
+    let name = rest.strip_prefix(PIPES).unwrap_or(rest);
+    if name.contains('?') {
+        return Err(bad(
+            "a pipe endpoint takes no options behind `?`".into(),
+            "if the name has a question mark, write it as %3F",
+        ));
+    }
+    if name.starts_with(r"\\") {
+        let problem = format!("`{name}` is not a pipe of this machine");
+        return Err(bad(problem, r"write it like pipe:agent or pipe:\\.\pipe\agent"));
+    }
+    let name = percent::decode(name)?.into_string();
+    let name = name.map_err(|_| bad("the name of a pipe is not UTF-8".into(), ""))?;
+    if name.is_empty() {
+        return Err(bad("`pipe:` needs a name".into(), "write it like pipe:agent"));
+    }
+    Ok(Address::Pipe(name))
 }
 
 fn parse_tcp(rest: &str) -> Result<Address, TransportError> {
@@ -265,6 +301,10 @@ mod tests {
             ("unix:/a%20b%25%3F", Address::Unix("/a b%?".into())),
             ("unix:@agent", Address::UnixAbstract("agent".into())),
             ("unix:%40agent", Address::Unix("@agent".into())),
+            ("pipe:agent", Address::Pipe("agent".into())),
+            (r"pipe:\\.\pipe\a b", Address::Pipe("a b".into())),
+            (r"\\.\pipe\a:b%?", Address::Pipe("a:b%?".into())),
+            ("pipe:a%3Fb%25", Address::Pipe("a?b%".into())),
             ("exec:claude --verbose", argv(&["claude", "--verbose"])),
             ("exec: a\t'b c' \"d 'e'\" f''g", argv(&["a", "b c", "d 'e'", "fg"])),
             (r"exec:C:\bin\a.exe \x", argv(&[r"C:\bin\a.exe", r"\x"])),
@@ -294,6 +334,12 @@ mod tests {
             ("unix:/a%", "two hexadecimal digits"),
             ("unix:/a%zz", "two hexadecimal digits"),
             ("unix:/a%00", "NUL"),
+            ("pipe:", "needs a name"),
+            (r"pipe:\\.\pipe\", "needs a name"),
+            (r"\\.\pipe\", "no scheme"),
+            (r"pipe:\\server\pipe\a", "not a pipe of this machine"),
+            ("pipe:a?resume", "no options"),
+            ("pipe:a%FF", "not UTF-8"),
             ("exec:", "needs a program"),
             ("exec:   ", "needs a program"),
             ("exec:''", "needs a program"),
@@ -326,6 +372,7 @@ mod tests {
         prop_oneof![
             name.prop_map(|path| Address::Unix(path.into())),
             name.prop_map(|name| Address::UnixAbstract(name.into())),
+            name.prop_map(Address::Pipe),
             ("[a-zé\\[\"' \\\\]{1,8}", proptest::collection::vec("[ -~é\\n\\t]{0,8}", 0..4))
                 .prop_map(|(program, args)| {
                     Address::Exec(
@@ -356,7 +403,7 @@ mod tests {
         }
 
         #[test]
-        fn what_parses_prints_to_the_same_endpoint(text in "(lines\\+)?(unix|exec|mem|a):[ -~é]{0,16}") {
+        fn what_parses_prints_to_the_same_endpoint(text in "(lines\\+)?(unix|pipe|exec|mem|a):[ -~é]{0,16}") {
             if let Ok(endpoint) = text.parse::<Endpoint>() {
                 prop_assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
             }

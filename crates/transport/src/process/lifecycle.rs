@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::process::{Pid, Signal};
+use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -115,8 +116,9 @@ impl Lifecycle {
             Some(held) => held.ended(self.0.pid)?,
             None => return Ok(()),
         };
-        let drain =
-            self.0.stderr.drain(stderr, self.0.name.clone(), self.0.pid.as_raw_nonzero().get())?;
+        let stderr = pipe::Receiver::from_owned_fd(stderr)?;
+        let pid = self.0.pid.as_raw_nonzero().get().cast_unsigned();
+        let drain = self.0.stderr.drain(stderr, self.0.name.clone(), pid);
         let life = self.0.clone();
         let wait = tokio::spawn(async move {
             if life.exited(ended.await) {

@@ -4,46 +4,55 @@
 //! ended with it, and with a [`Guardian`] all that came of the child, whatever it did to get away. How a
 //! child is held is [`held`]'s; its life is [`lifecycle`]'s, and signals and reaping are nobody else's.
 
+#[cfg(unix)]
 mod ended;
 #[cfg(target_os = "linux")]
 mod guardian;
+#[cfg(unix)]
 mod held;
+#[cfg(unix)]
+mod launch;
+#[cfg(unix)]
 mod lifecycle;
+#[cfg(unix)]
 mod pipes;
+#[cfg(unix)]
 mod reaper;
+#[cfg(unix)]
 mod resolve;
 mod stderr;
 
 use std::ffi::{OsStr, OsString};
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tieline_proto::ByteSize;
 
+#[cfg(windows)]
+pub use crate::windows::process::{ChildStdin, ChildStdout, resolve, until_children_are_gone};
+#[cfg(unix)]
 pub use pipes::{ChildStdin, ChildStdout};
 #[cfg(target_os = "linux")]
 pub use reaper::adopt_orphans;
+#[cfg(unix)]
 pub use reaper::until_children_are_gone;
+#[cfg(unix)]
 pub use resolve::resolve;
 
-use crate::control::ControlBuilder;
 use crate::options::validate_timeout;
+#[cfg(windows)]
+use crate::windows::process::launch;
 use crate::{
-    Address, Capabilities, ConfigError, Endpoint, Environment, ErrorKind, Guardian, Hold,
-    IoConnection, NoListener, Operation, Options, PerformanceProfile, ProcessAccount, StopTimeouts,
-    Transport, TransportConfig, TransportError, TransportKind,
+    Address, ConfigError, Endpoint, Environment, ErrorKind, Guardian, IoConnection, NoListener,
+    Operation, Options, PerformanceProfile, ProcessAccount, StopTimeouts, Transport,
+    TransportConfig, TransportError, TransportKind,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use guardian::guard;
-#[cfg(target_os = "linux")]
-use guardian::leash::{Leash, Refused};
-use held::Held;
-use lifecycle::Lifecycle;
+#[cfg(unix)]
+use launch::launch;
+#[cfg(windows)]
+pub(crate) use stderr::Stderr;
 
 /// Child processes on pipes. Each connection starts one process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -174,86 +183,9 @@ impl Transport for Process {
     }
 }
 
-const PROFILE: PerformanceProfile = PerformanceProfile {
+pub(crate) const PROFILE: PerformanceProfile = PerformanceProfile {
     // What it takes to start a small program.
     connect: Duration::from_millis(10),
     round_trip: Duration::from_millis(1),
     throughput: ByteSize::new(10_000_000),
 };
-
-async fn launch(
-    config: &ProcessConfig,
-    endpoint: &Endpoint,
-) -> Result<ProcessConnection, TransportError> {
-    config.validate()?;
-    let program = resolve(&config.program, config.cwd.as_deref())?;
-    let (ours, theirs) = make_pipes().map_err(|error| {
-        TransportError::new(ErrorKind::PipeFailed, Operation::Launch).because(error)
-    })?;
-    let held = start(config, &program, theirs).await.map_err(launch_failed)?;
-    // From here on the child is ended with this value, also when the rest fails.
-    let lifecycle = Lifecycle::new(held, config).map_err(launch_failed)?;
-    let [stdin, stdout, stderr] = ours;
-    let read = ChildStdout::new(stdout, &lifecycle).map_err(launch_failed)?;
-    let write = ChildStdin::new(stdin, &lifecycle).map_err(launch_failed)?;
-    lifecycle.watch(stderr).map_err(launch_failed)?;
-    let control = ControlBuilder {
-        kind: TransportKind::PROCESS,
-        endpoint: endpoint.clone(),
-        peer: None,
-        capabilities: Capabilities {
-            half_close: true,
-            notices_hangup: true,
-            ..Capabilities::default()
-        },
-        profile: PROFILE,
-        backing: Arc::new(lifecycle),
-    };
-    Ok(IoConnection::new(read, write, control.build()))
-}
-
-/// Our ends of a child's stdin, stdout and stderr, and its own.
-fn make_pipes() -> io::Result<([OwnedFd; 3], [OwnedFd; 3])> {
-    let (stdin, to_child) = io::pipe()?;
-    let (from_child, stdout) = io::pipe()?;
-    let (errors, stderr) = io::pipe()?;
-    let ours = [to_child.into(), from_child.into(), errors.into()];
-    Ok((ours, [stdin.into(), stdout.into(), stderr.into()]))
-}
-
-/// The child, with its ends of the pipes.
-async fn start(config: &ProcessConfig, program: &Path, theirs: [OwnedFd; 3]) -> io::Result<Held> {
-    #[cfg(target_os = "linux")]
-    if let Some(guardian) = &config.guardian {
-        let leash = Leash::start(guardian, config, program, theirs).await?;
-        return Ok(Held::Leash(leash));
-    }
-    let [stdin, stdout, stderr] = theirs;
-    let mut command = Command::new(program);
-    command.args(&config.args);
-    if !config.env.is_ours() {
-        command.env_clear().envs(config.env.resolve(std::env::vars_os()));
-    }
-    command.stdin(stdin).stdout(stdout).stderr(stderr);
-    command.arg0(&config.program).process_group(0);
-    if let Some(cwd) = &config.cwd {
-        command.current_dir(cwd);
-    }
-    Ok(Held::Group(reaper::spawn(command).await?))
-}
-
-fn launch_failed(error: io::Error) -> TransportError {
-    #[cfg(target_os = "linux")]
-    if let Some(refused) = error.get_ref().and_then(|it| it.downcast_ref::<Refused>()) {
-        let kind = match refused.hold {
-            Hold::Isolated => ErrorKind::IsolationRefused,
-            _ => ErrorKind::LaunchFailed,
-        };
-        return TransportError::new(kind, Operation::Launch).because(error);
-    }
-    let kind = match crate::error::common_kind(&error) {
-        ErrorKind::Io => ErrorKind::LaunchFailed,
-        kind => kind,
-    };
-    TransportError::new(kind, Operation::Launch).because(error)
-}

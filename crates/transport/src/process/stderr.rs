@@ -3,15 +3,12 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tieline_proto::{ByteSize, Ending, Frame, Framing, Lines};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 
 /// How much of the end is kept.
@@ -25,7 +22,7 @@ const LINES_A_SECOND: u32 = 100;
 
 /// What a child wrote to stderr.
 #[derive(Clone, Debug)]
-pub(super) struct Stderr {
+pub(crate) struct Stderr {
     tail: Arc<Mutex<VecDeque<u8>>>,
     finished: watch::Sender<bool>,
 }
@@ -38,26 +35,25 @@ impl Default for Stderr {
 
 impl Stderr {
     /// The last of it.
-    pub(super) fn tail(&self) -> Bytes {
+    pub(crate) fn tail(&self) -> Bytes {
         let tail = self.tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         tail.iter().copied().collect()
     }
 
     /// Completes when it is at its end.
-    pub(super) async fn finished(&self) {
+    pub(crate) async fn finished(&self) {
         let _ = self.finished.subscribe().wait_for(|finished| *finished).await;
     }
 
     /// Reads until the end. The future ends with the stream, or when it is dropped.
-    pub(super) fn drain(
+    pub(crate) fn drain<R: AsyncRead + Send + Unpin>(
         &self,
-        stderr: OwnedFd,
+        mut pipe: R,
         name: String,
-        pid: i32,
-    ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
-        let mut pipe = pipe::Receiver::from_owned_fd(stderr)?;
+        pid: u32,
+    ) -> impl Future<Output = ()> + Send + use<R> {
         let this = self.clone();
-        Ok(async move {
+        async move {
             let mut log = LineLog::new(name, pid);
             let mut lines = Lines::new(LONGEST_LINE);
             let mut buffer = BytesMut::with_capacity(8 * 1024);
@@ -76,7 +72,7 @@ impl Stderr {
             }
             log.say_suppressed();
             this.finished.send_replace(true);
-        })
+        }
     }
 
     fn keep(&self, bytes: &[u8]) {
@@ -92,14 +88,14 @@ impl Stderr {
 /// Lines to logging, at a limited rate; those in between are counted.
 struct LineLog {
     name: String,
-    pid: i32,
+    pid: u32,
     allowance: u32,
     refilled: Instant,
     suppressed: u64,
 }
 
 impl LineLog {
-    fn new(name: String, pid: i32) -> Self {
+    fn new(name: String, pid: u32) -> Self {
         Self { name, pid, allowance: LINES_A_SECOND, refilled: Instant::now(), suppressed: 0 }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! What another user may and may not do is tried as another user, which takes root; without it
 //! those tests fail and say so.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod connecting;

@@ -1,0 +1,57 @@
+//! Where a server listens when nobody says where: a pipe named after the program.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use tieline_transport::{Address, DynAcceptor, Endpoint, ErrorKind, Options, Registry};
+
+use crate::report::Failure;
+
+/// How many servers of one name may run before a person is asked to say where.
+const MOST: u32 = 1000;
+
+/// Listens on a pipe named after `program`; where that is in use, also by another user, on the next
+/// number.
+pub(crate) async fn listen(
+    registry: &Registry,
+    program: &OsStr,
+    options: &Options,
+) -> Result<Box<dyn DynAcceptor>, Failure> {
+    let name = pipe_name(program);
+    for number in 1..=MOST {
+        let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
+        let endpoint = Endpoint::new(Address::Pipe(name));
+        match registry.listen(&endpoint, options).await {
+            Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {}
+            result => return Ok(result?),
+        }
+    }
+    Err(Failure::Said(format!("{MOST} pipes of this name are in use; say where: --listen")))
+}
+
+/// The program's file name without its ending, in characters that need no quoting anywhere. All pipes
+/// of a machine are in one place, so it says whose it is.
+fn pipe_name(program: &OsStr) -> String {
+    let stem = Path::new(program).file_stem().unwrap_or(program).to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let name: String = stem.chars().map(|c| if plain(c) { c } else { '-' }).take(40).collect();
+    let name = if name.trim_matches(['.', '-']).is_empty() { "program" } else { &name };
+    format!("tieline-{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipes_are_named_after_the_program() {
+        for (program, name) in [
+            ("cat", "tieline-cat"),
+            (r"C:\Program Files\my agent.exe", "tieline-my-agent"),
+            ("..", "tieline-program"),
+            ("é", "tieline-program"),
+        ] {
+            assert_eq!(pipe_name(OsStr::new(program)), name, "{program}");
+        }
+    }
+}

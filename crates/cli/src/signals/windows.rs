@@ -1,0 +1,40 @@
+//! What Windows says when it wants an end: keys on the console, its closing, a logoff, a shutdown.
+
+use std::io;
+
+use tokio::signal::windows::{
+    CtrlBreak, CtrlC, CtrlClose, CtrlLogoff, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close,
+    ctrl_logoff, ctrl_shutdown,
+};
+
+pub(super) struct Next {
+    interrupt: CtrlC,
+    /// It reaches a program that was started in a group of its own, too.
+    terminate: CtrlBreak,
+    /// The console was closed. The system ends the program soon after.
+    close: CtrlClose,
+    logoff: CtrlLogoff,
+    shutdown: CtrlShutdown,
+}
+
+pub(super) fn next() -> io::Result<Next> {
+    Ok(Next {
+        interrupt: ctrl_c()?,
+        terminate: ctrl_break()?,
+        close: ctrl_close()?,
+        logoff: ctrl_logoff()?,
+        shutdown: ctrl_shutdown()?,
+    })
+}
+
+impl Next {
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.close.recv() => {}
+            _ = self.logoff.recv() => {}
+            _ = self.shutdown.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Named pipes where there are none: the types exist, and everything says what to use instead.
+
+use tokio::io::DuplexStream;
+
+use super::PipeConfig;
+use crate::{Endpoint, ErrorKind, IoConnection, NoListener, Operation, TransportError};
+
+/// A connection over a named pipe. There is none outside Windows.
+pub type PipeConnection = IoConnection<DuplexStream, DuplexStream>;
+
+/// A named pipe that is listened on. There is none outside Windows.
+pub type PipeListener = NoListener<PipeConnection>;
+
+/// What to do instead.
+pub(crate) const INSTEAD: &str = "named pipes are Windows's; use unix: here";
+
+pub(super) async fn connect(
+    _: &PipeConfig,
+    _: &Endpoint,
+) -> Result<PipeConnection, TransportError> {
+    Err(unsupported(Operation::Connect))
+}
+
+pub(super) fn listen(_: &PipeConfig, _: &Endpoint) -> Result<PipeListener, TransportError> {
+    Err(unsupported(Operation::Listen))
+}
+
+fn unsupported(operation: Operation) -> TransportError {
+    TransportError::new(ErrorKind::UnsupportedPlatform, operation).with_hint(INSTEAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Options, Pipe, Registry, Transport};
+
+    #[tokio::test]
+    async fn every_use_says_that_it_is_the_wrong_system_and_what_to_use_instead() {
+        let config = PipeConfig::new("agent");
+        let endpoint: Endpoint = "pipe:agent".parse().unwrap();
+        let (registry, options) = (Registry::new(), Options::default());
+        for error in [
+            Pipe.connect(&config).await.err().unwrap(),
+            Pipe.listen(&config).await.err().unwrap(),
+            registry.connect(&endpoint, &options).await.err().unwrap(),
+            registry.listen(&endpoint, &options).await.err().unwrap(),
+        ] {
+            assert!(matches!(error.kind(), ErrorKind::UnsupportedPlatform), "{error}");
+            assert_eq!(error.endpoint(), Some(&endpoint));
+            assert!(error.hint().unwrap().contains("use unix:"), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Connecting to a named pipe, and to nobody else's.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tokio::net::windows::named_pipe::{ClientOptions, NamedPipeClient};
+use tokio::time::{sleep, timeout};
+use windows_sys::Win32::Foundation::{ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND, ERROR_PIPE_BUSY};
+use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
+
+use super::{End, PipeConnection, connection, path};
+use crate::error::common_kind;
+use crate::windows::{is_code, security};
+use crate::{Endpoint, ErrorKind, Operation, PipeConfig, TransportError};
+
+/// The first wait when every instance is busy, and the longest. The system's own waiting would take a
+/// thread.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a pipe may be away: a server that makes its next instance only when it has handed out the
+/// last one leaves a gap.
+const GAP: Duration = Duration::from_millis(200);
+
+pub(crate) async fn connect(
+    config: &PipeConfig,
+    endpoint: &Endpoint,
+) -> Result<PipeConnection, TransportError> {
+    let path = path(config);
+    let limit = config.connect_timeout;
+    let opened = timeout(limit, open_patiently(&path)).await;
+    let pipe = match opened {
+        Ok(opened) => opened.map_err(explain)?,
+        Err(_) => {
+            return Err(TransportError::new(ErrorKind::TimedOut(limit), Operation::Connect)
+                .with_hint("every instance of the pipe is taken; try again, or allow more time"));
+        }
+    };
+    admit(End::Client(pipe), endpoint)
+}
+
+async fn open_patiently(path: &Path) -> io::Result<NamedPipeClient> {
+    let mut options = ClientOptions::new();
+    // It may know who we are, and not do anything as if it were us.
+    options.security_qos_flags(SECURITY_IDENTIFICATION);
+    let begun = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match options.open(path) {
+            Err(error) if is_code(&error, &[ERROR_PIPE_BUSY]) => {}
+            Err(error) if is_missing(&error) && begun.elapsed() < GAP => {}
+            opened => return opened,
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    is_code(error, &[ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND])
+}
+
+fn explain(error: io::Error) -> TransportError {
+    let kind = if is_missing(&error) { ErrorKind::NotFound } else { common_kind(&error) };
+    let failed = TransportError::new(kind, Operation::Connect);
+    let failed = match failed.kind() {
+        ErrorKind::NotFound => failed.with_hint("start the server first, or check the name"),
+        ErrorKind::PermissionDenied => {
+            failed.with_hint("the pipe of a server is for its own user; check who that is")
+        }
+        _ => failed,
+    };
+    failed.because(error)
+}
+
+/// Anybody may make a pipe of any name that is free, so the one that is there must be the right one's.
+fn admit(end: End, endpoint: &Endpoint) -> Result<PipeConnection, TransportError> {
+    let fail = |error: io::Error| {
+        TransportError::new(common_kind(&error), Operation::Connect).because(error)
+    };
+    let owner = end.ask(security::owner_of).map_err(fail)?;
+    let mut peer = end.peer().map_err(fail)?;
+    let is_right = owner.is_root() || owner == security::current_user().map_err(fail)?;
+    if !is_right {
+        peer.user = Some(owner);
+        return Err(TransportError::new(ErrorKind::PeerNotAllowed(peer), Operation::Connect)
+            .with_hint("somebody else has made a pipe of this name; choose another one"));
+    }
+    peer.user = peer.user.or(Some(owner));
+    Ok(connection(end, peer, endpoint))
+}

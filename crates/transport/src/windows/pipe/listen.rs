@@ -1,0 +1,167 @@
+//! Listening on a named pipe: the first of its name, and always with an instance to connect to.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::path::PathBuf;
+use std::task::Poll;
+
+use tokio::net::windows::named_pipe::{NamedPipeServer, ServerOptions};
+use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY};
+
+use super::{End, PipeConnection, connection, path};
+use crate::error::common_kind;
+use crate::windows::is_code;
+use crate::windows::security::{self, Descriptor, Sid};
+use crate::{
+    BoxFuture, ConfigError, Endpoint, ErrorKind, Listener, Operation, PipeConfig, TransportError,
+};
+
+/// What an instance holds in each direction before a writer waits.
+const BUFFER: u32 = 64 * 1024;
+
+/// A named pipe that is listened on. Dropping it stops listening; what was accepted goes on.
+pub struct PipeListener {
+    path: PathBuf,
+    endpoint: Endpoint,
+    descriptor: Descriptor,
+    /// Nobody but this user's processes may connect; `None` where that was left to a descriptor.
+    only: Option<Sid>,
+    backlog: usize,
+    /// The instances that nobody has connected to yet. Each is used once: when its client is gone it is
+    /// closed, and never disconnected to be connected again.
+    waiting: Vec<BoxFuture<'static, io::Result<NamedPipeServer>>>,
+}
+
+pub(crate) fn listen(
+    config: &PipeConfig,
+    endpoint: &Endpoint,
+) -> Result<PipeListener, TransportError> {
+    let io = |error: io::Error| {
+        TransportError::new(common_kind(&error), Operation::Listen).because(error)
+    };
+    let (descriptor, only) = match &config.security {
+        None => (Descriptor::private().map_err(io)?, Some(security::current_user().map_err(io)?)),
+        Some(text) => {
+            let parsed = Descriptor::parse(text).map_err(|error| {
+                let must = "be a security descriptor in SDDL that says who may: D:P(A;;GA;;;BA)";
+                TransportError::from(ConfigError { field: "security", must }).because(error)
+            });
+            (parsed?, None)
+        }
+    };
+    let mut listener = PipeListener {
+        path: path(config),
+        endpoint: endpoint.clone(),
+        descriptor,
+        only,
+        backlog: usize::from(config.backlog),
+        waiting: Vec::new(),
+    };
+    listener.make_instance(true).map_err(|error| {
+        // What the system says of a second one that wants to be the first.
+        let is_taken = is_code(&error, &[ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY]);
+        let kind = if is_taken { ErrorKind::AddressInUse } else { common_kind(&error) };
+        TransportError::new(kind, Operation::Listen)
+            .because(error)
+            .with_hint("choose another name, or stop the program that listens there")
+    })?;
+    listener.fill().map_err(io)?;
+    Ok(listener)
+}
+
+impl PipeListener {
+    fn make_instance(&mut self, is_first: bool) -> io::Result<()> {
+        let mut options = ServerOptions::new();
+        options.first_pipe_instance(is_first).reject_remote_clients(true);
+        options.in_buffer_size(BUFFER).out_buffer_size(BUFFER);
+        let pipe = self.descriptor.create(&options, &self.path)?;
+        self.waiting.push(Box::pin(async move { pipe.connect().await.map(|()| pipe) }));
+        Ok(())
+    }
+
+    /// Makes the instances that are missing; an error only where there is not even one.
+    fn fill(&mut self) -> io::Result<()> {
+        while self.waiting.len() < self.backlog {
+            match self.make_instance(false) {
+                Ok(()) => {}
+                Err(error) if self.waiting.is_empty() => return Err(error),
+                Err(error) => {
+                    tracing::debug!("no further instance of {}: {error}", self.endpoint);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Who connects next. Nothing is lost when the future is dropped.
+    async fn next(&mut self) -> io::Result<NamedPipeServer> {
+        poll_fn(|cx| {
+            let connected = self.waiting.iter_mut().enumerate().find_map(|(at, instance)| {
+                match instance.as_mut().poll(cx) {
+                    Poll::Ready(connected) => Some((at, connected)),
+                    Poll::Pending => None,
+                }
+            });
+            let Some((at, connected)) = connected else { return Poll::Pending };
+            drop(self.waiting.swap_remove(at));
+            // The next one is there before this one is handed out.
+            if let Err(error) = self.make_instance(false) {
+                tracing::debug!("no further instance of {}: {error}", self.endpoint);
+            }
+            Poll::Ready(connected)
+        })
+        .await
+    }
+
+    fn admit(&self, pipe: NamedPipeServer) -> Result<PipeConnection, TransportError> {
+        let end = End::Server(pipe);
+        let peer = end.peer().map_err(|error| {
+            TransportError::new(common_kind(&error), Operation::Accept).because(error)
+        })?;
+        // Where it cannot be asked who that is, the system has let in nobody else.
+        if let (Some(only), Some(user)) = (self.only, peer.user)
+            && user != only
+            && !user.is_root()
+        {
+            return Err(TransportError::new(ErrorKind::PeerNotAllowed(peer), Operation::Accept));
+        }
+        Ok(connection(end, peer, &self.endpoint))
+    }
+}
+
+impl Listener for PipeListener {
+    type Connection = PipeConnection;
+
+    async fn accept(&mut self) -> Result<PipeConnection, TransportError> {
+        loop {
+            let connected = match self.fill() {
+                Ok(()) => self.next().await,
+                Err(error) => Err(error),
+            };
+            let pipe = connected.map_err(|error| {
+                TransportError::new(ErrorKind::ResourcesExhausted, Operation::Accept)
+                    .at(&self.endpoint)
+                    .because(error)
+            })?;
+            match self.admit(pipe) {
+                Ok(connection) => return Ok(connection),
+                // Not theirs to fail the listener with.
+                Err(error) => {
+                    tracing::warn!("refused a connection: {}", error.at(&self.endpoint));
+                }
+            }
+        }
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+impl fmt::Debug for PipeListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipeListener").field("path", &self.path).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,77 @@
+//! Named pipes as connections.
+
+mod connect;
+mod listen;
+mod stream;
+
+use std::io;
+use std::os::windows::io::{AsRawHandle, BorrowedHandle};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::windows::named_pipe::{NamedPipeClient, NamedPipeServer};
+
+pub(crate) use connect::connect;
+pub use listen::PipeListener;
+pub(crate) use listen::listen;
+pub use stream::{PipeReadHalf, PipeWriteHalf};
+
+use super::{PeerIdentity, security};
+use crate::control::ControlBuilder;
+use crate::pipe::PROFILE;
+use crate::{Capabilities, Endpoint, IoConnection, PipeConfig, TransportKind};
+
+/// A connection over a named pipe.
+pub type PipeConnection = IoConnection<PipeReadHalf, PipeWriteHalf>;
+
+fn path(config: &PipeConfig) -> PathBuf {
+    format!(r"\\.\pipe\{}", config.name).into()
+}
+
+/// Our end of a connected pipe.
+#[derive(Debug)]
+enum End {
+    Server(NamedPipeServer),
+    Client(NamedPipeClient),
+}
+
+impl End {
+    /// Asks a question of the system about the pipe.
+    #[allow(unsafe_code)]
+    fn ask<T>(&self, question: impl FnOnce(BorrowedHandle<'_>) -> T) -> T {
+        let handle = match self {
+            Self::Server(pipe) => pipe.as_raw_handle(),
+            Self::Client(pipe) => pipe.as_raw_handle(),
+        };
+        // SAFETY: the pipe is borrowed for as long as the handle is, and closes it no sooner.
+        question(unsafe { BorrowedHandle::borrow_raw(handle) })
+    }
+
+    /// Who is on the other end, as far as can be found out.
+    fn peer(&self) -> io::Result<PeerIdentity> {
+        let pid = match self {
+            Self::Server(_) => self.ask(security::client_of)?,
+            Self::Client(_) => self.ask(security::server_of)?,
+        };
+        Ok(PeerIdentity { pid: Some(pid), user: security::user_of(pid).ok() })
+    }
+}
+
+fn connection(end: End, peer: PeerIdentity, endpoint: &Endpoint) -> PipeConnection {
+    let (read, write) = stream::split(end);
+    let control = ControlBuilder {
+        kind: TransportKind::PIPE,
+        endpoint: endpoint.clone(),
+        peer: Some(peer),
+        capabilities: Capabilities {
+            half_close: false,
+            peer_identity: true,
+            // Reading finds it, and tells the writing half.
+            notices_hangup: true,
+            unauthenticated: false,
+        },
+        profile: PROFILE,
+        backing: Arc::new(()),
+    };
+    IoConnection::new(read, write, control.build())
+}

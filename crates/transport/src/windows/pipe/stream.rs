@@ -1,0 +1,192 @@
+//! The two halves of a connected pipe. It has one end, and no half of it can be closed: the end of
+//! the writing half is the end of the line.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use windows_sys::Win32::Foundation::{ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED};
+
+use super::End;
+use crate::WriteEnd;
+use crate::windows::is_code;
+
+/// One write hands the system this much at most. The runtime keeps what a slow reader has not taken of
+/// it, and nobody sees how far that has come: so it is little enough to move within a stall's time.
+const WRITE: usize = 64 * 1024;
+
+/// The reading half of a named pipe.
+#[derive(Debug)]
+pub struct PipeReadHalf(Arc<Shared>);
+
+/// The writing half of a named pipe. Shutting it down ends the line, once everything was handed to the
+/// system; dropping it ends the line, too, and what was taken before is still handed over.
+#[derive(Debug)]
+pub struct PipeWriteHalf {
+    shared: Arc<Shared>,
+    /// What comes in several pieces leaves in one.
+    joined: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Shared(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// `None` once the line has ended on this side. Closing it, and not disconnecting it, leaves to the
+    /// other side what it has not read yet.
+    end: Option<End>,
+    /// The other side is gone.
+    is_gone: bool,
+    /// Who waits for bytes.
+    reader: Option<Waker>,
+    /// Who waits for the other side to go.
+    watcher: Option<Waker>,
+}
+
+pub(super) fn split(end: End) -> (PipeReadHalf, PipeWriteHalf) {
+    let state = State { end: Some(end), is_gone: false, reader: None, watcher: None };
+    let shared = Arc::new(Shared(Mutex::new(state)));
+    (PipeReadHalf(shared.clone()), PipeWriteHalf { shared, joined: Vec::new() })
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn close(&self) {
+        let mut state = self.lock();
+        let (end, reader, watcher) = (state.end.take(), state.reader.take(), state.watcher.take());
+        drop(state);
+        drop(end);
+        reader.into_iter().chain(watcher).for_each(Waker::wake);
+    }
+}
+
+impl AsyncRead for PipeReadHalf {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut state = self.0.lock();
+        let Some(end) = state.end.as_mut().filter(|_| buffer.remaining() > 0) else {
+            return Poll::Ready(Ok(()));
+        };
+        let before = buffer.filled().len();
+        let polled = match end {
+            End::Server(pipe) => Pin::new(pipe).poll_read(cx, buffer),
+            End::Client(pipe) => Pin::new(pipe).poll_read(cx, buffer),
+        };
+        let is_over = match polled {
+            Poll::Pending => {
+                keep(&mut state.reader, cx);
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(())) => buffer.filled().len() == before,
+            // A server may disconnect and not close: that is an end as well.
+            Poll::Ready(Err(error))
+                if is_code(&error, &[ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED]) =>
+            {
+                true
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+        };
+        if is_over {
+            state.is_gone = true;
+            if let Some(watcher) = state.watcher.take() {
+                watcher.wake();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl PipeWriteHalf {
+    fn poll_write_to(
+        state: &mut State,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let bytes = bytes.get(..WRITE).unwrap_or(bytes);
+        match &mut state.end {
+            Some(End::Server(pipe)) => Pin::new(pipe).poll_write(cx, bytes),
+            Some(End::Client(pipe)) => Pin::new(pipe).poll_write(cx, bytes),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+}
+
+impl WriteEnd for PipeWriteHalf {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.shared.lock();
+        if state.is_gone || state.end.is_none() {
+            return Poll::Ready(());
+        }
+        keep(&mut state.watcher, cx);
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for PipeWriteHalf {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        Self::poll_write_to(&mut self.shared.lock(), cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        this.joined.clear();
+        for slice in slices {
+            let room = WRITE - this.joined.len();
+            this.joined.extend_from_slice(slice.get(..room).unwrap_or(slice));
+        }
+        if this.joined.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        Self::poll_write_to(&mut this.shared.lock(), cx, &this.joined)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What was taken is on its way without anybody's help.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // One write is under way at a time, and on a pipe of bytes an empty one is nothing: when it is
+        // taken, everything before it was handed to the system. One that fails has nobody to read it.
+        let _ = ready!(Self::poll_write_to(&mut self.shared.lock(), cx, &[]));
+        self.shared.close();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for PipeWriteHalf {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+fn keep(waker: &mut Option<Waker>, cx: &Context<'_>) {
+    match waker {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *waker = Some(cx.waker().clone()),
+    }
+}

@@ -1,0 +1,180 @@
+//! The pipes between us and a child. Ours are overlapped ends of named pipes, as the anonymous ones
+//! cannot be read without a thread that nothing can interrupt; the child's are plain handles.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::windows::fs::OpenOptionsExt;
+use std::os::windows::io::{AsRawHandle, BorrowedHandle};
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::windows::named_pipe::{NamedPipeServer, ServerOptions};
+use tokio::time::Sleep;
+use windows_sys::Win32::Foundation::{ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED};
+use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
+
+use super::lifecycle::{Lifecycle, Phase};
+use crate::windows::is_code;
+use crate::windows::security::{self, Descriptor};
+use crate::{BoxFuture, WriteEnd};
+
+/// What a pipe holds before its writer waits.
+const BUFFER: u32 = 64 * 1024;
+
+/// One write hands the system this much at most.
+const WRITE: usize = 64 * 1024;
+
+/// A pipe to the child: our end and its.
+pub(super) fn to_child() -> io::Result<(NamedPipeServer, File)> {
+    let mut options = ServerOptions::new();
+    options.access_inbound(false);
+    pair(&mut options, OpenOptions::new().read(true))
+}
+
+/// A pipe from the child: our end and its.
+pub(super) fn from_child() -> io::Result<(NamedPipeServer, File)> {
+    let mut options = ServerOptions::new();
+    options.access_outbound(false);
+    pair(&mut options, OpenOptions::new().write(true))
+}
+
+/// Must be called in a runtime.
+fn pair(
+    server: &mut ServerOptions,
+    client: &mut OpenOptions,
+) -> io::Result<(NamedPipeServer, File)> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path: PathBuf = format!(r"\\.\pipe\tieline-child-{}-{number}", std::process::id()).into();
+    server.first_pipe_instance(true).max_instances(1).reject_remote_clients(true);
+    server.in_buffer_size(BUFFER).out_buffer_size(BUFFER);
+    let ours = Descriptor::private()?.create(server, &path)?;
+    let theirs = client.security_qos_flags(SECURITY_IDENTIFICATION).open(&path)?;
+    {
+        // Somebody has come already, so there is nothing to wait for.
+        let mut connecting = pin!(ours.connect());
+        let Poll::Ready(connected) =
+            connecting.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        connected?;
+    }
+    check_client(&ours)?;
+    Ok((ours, theirs))
+}
+
+/// There is one instance, and it was us who came.
+#[allow(unsafe_code)]
+fn check_client(ours: &NamedPipeServer) -> io::Result<()> {
+    // SAFETY: the pipe is borrowed for longer than the handle.
+    let handle = unsafe { BorrowedHandle::borrow_raw(ours.as_raw_handle()) };
+    match security::client_of(handle)? == std::process::id() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::PermissionDenied.into()),
+    }
+}
+
+/// Our end of the child's stdin. Shutting it down closes it, once everything was handed to the system.
+#[derive(Debug)]
+pub struct ChildStdin(Option<NamedPipeServer>);
+
+impl ChildStdin {
+    pub(super) fn new(stdin: NamedPipeServer) -> Self {
+        Self(Some(stdin))
+    }
+
+    fn poll_write_to(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let pipe = self.0.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        Pin::new(pipe).poll_write(cx, bytes.get(..WRITE).unwrap_or(bytes))
+    }
+}
+
+/// A child that closed its stdin may still be answering: its end is noticed by its exit.
+impl WriteEnd for ChildStdin {}
+
+impl AsyncWrite for ChildStdin {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        self.poll_write_to(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // An empty write is nothing to the child, and is taken when the one before it is done.
+        let _ = ready!(self.poll_write_to(cx, &[]));
+        self.0 = None;
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Our end of the child's stdout.
+pub struct ChildStdout {
+    pipe: NamedPipeServer,
+    stage: Stage,
+    drain: Duration,
+}
+
+enum Stage {
+    /// Until the future is ready, the end of the pipe is the end of the stream.
+    Open(BoxFuture<'static, ()>),
+    /// All that could write was killed, so the end is near. Somebody outside the job may hold the pipe
+    /// all the same; for that long it is read, and no longer.
+    Over(Pin<Box<Sleep>>),
+}
+
+impl ChildStdout {
+    pub(super) fn new(pipe: NamedPipeServer, lifecycle: &Lifecycle, drain: Duration) -> Self {
+        let mut phase = lifecycle.phase();
+        let over = async move {
+            let _ = phase.wait_for(|phase| *phase >= Phase::Over).await;
+        };
+        Self { pipe, stage: Stage::Open(Box::pin(over)), drain }
+    }
+}
+
+impl AsyncRead for ChildStdout {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            if let Poll::Ready(read) = Pin::new(&mut this.pipe).poll_read(cx, buffer) {
+                return Poll::Ready(read.or_else(end_of_pipe));
+            }
+            match &mut this.stage {
+                Stage::Open(over) => {
+                    ready!(over.as_mut().poll(cx));
+                    this.stage = Stage::Over(Box::pin(tokio::time::sleep(this.drain)));
+                }
+                Stage::Over(patience) => {
+                    ready!(patience.as_mut().poll(cx));
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+/// Nobody holds the other end any more.
+pub(super) fn end_of_pipe(error: io::Error) -> io::Result<()> {
+    match is_code(&error, &[ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED]) {
+        true => Ok(()),
+        false => Err(error),
+    }
+}

@@ -1,0 +1,113 @@
+//! Finding the program before it is started, so that "not found" can say where it was looked for, and
+//! so that nothing is started from where nobody looked.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use crate::{ErrorKind, Operation, TransportError};
+
+/// The file that `program` names: itself if it has a separator, taken from `cwd` when it is relative,
+/// and otherwise the first of that name in `PATH`. A name without an ending is tried with those of
+/// `PATHEXT`, in their order: `npx` finds `npx.cmd`. The current directory is not searched.
+///
+/// # Errors
+/// [`DirectoryMissing`](ErrorKind::DirectoryMissing) for `cwd`,
+/// [`CommandNotFound`](ErrorKind::CommandNotFound) with the places searched, or
+/// [`NotExecutable`](ErrorKind::NotExecutable) for a file whose ending is not in `PATHEXT`.
+pub fn resolve(program: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, TransportError> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let endings = variable("PATHEXT").unwrap_or_else(|| ".COM;.EXE;.BAT;.CMD".into());
+    let path = variable("PATH").unwrap_or_default();
+    resolve_in(program, cwd, &path, &endings.to_string_lossy())
+}
+
+fn resolve_in(
+    program: &OsStr,
+    cwd: Option<&Path>,
+    path: &OsStr,
+    endings: &str,
+) -> Result<PathBuf, TransportError> {
+    let fail = |kind| Err(TransportError::new(kind, Operation::Launch));
+    if let Some(cwd) = cwd
+        && !cwd.is_dir()
+    {
+        return fail(ErrorKind::DirectoryMissing(cwd.to_owned()));
+    }
+    let endings: Vec<&str> = endings.split(';').filter(|ending| ending.starts_with('.')).collect();
+    let has_separator =
+        program.as_encoded_bytes().iter().any(|byte| matches!(byte, b'/' | b'\\' | b':'));
+    let places = if has_separator {
+        vec![cwd.unwrap_or(Path::new("")).join(program)]
+    } else {
+        // An empty or a relative entry would be the current directory, where anybody may have put
+        // something.
+        let places = std::env::split_paths(path).filter(|place| place.is_absolute());
+        places.map(|place| place.join(program)).collect()
+    };
+    let mut searched = Vec::new();
+    for place in places {
+        for candidate in candidates(&place, &endings) {
+            if candidate.is_file() {
+                return Ok(std::path::absolute(&candidate).unwrap_or(candidate));
+            }
+            if !searched.contains(&candidate) {
+                searched.push(candidate);
+            }
+        }
+        if has_separator && place.is_file() {
+            return fail(ErrorKind::NotExecutable(place));
+        }
+    }
+    fail(ErrorKind::CommandNotFound { searched })
+}
+
+/// As it is, where it has an ending of a program, and then with each of them.
+fn candidates(place: &Path, endings: &[&str]) -> Vec<PathBuf> {
+    let has_ending = place.extension().is_some_and(|has| {
+        let has = has.to_string_lossy();
+        endings.iter().any(|ending| ending.get(1..).is_some_and(|it| it.eq_ignore_ascii_case(&has)))
+    });
+    let with = |ending: &&str| {
+        let mut name: OsString = place.as_os_str().to_owned();
+        name.push(ending.to_ascii_lowercase());
+        PathBuf::from(name)
+    };
+    has_ending.then(|| place.to_owned()).into_iter().chain(endings.iter().map(with)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_tried_with_the_endings_of_programs_in_their_order() {
+        let base = tempfile::tempdir().unwrap();
+        let [first, second] = ["first", "second"].map(|name| base.path().join(name));
+        for (directory, files) in
+            [(&first, &["npx", "npx.cmd", "npx.exe.txt"][..]), (&second, &["npx.exe", "a.b.exe"])]
+        {
+            std::fs::create_dir(directory).unwrap();
+            for file in files {
+                std::fs::write(directory.join(file), "").unwrap();
+            }
+        }
+        let path = std::env::join_paths([Path::new(""), Path::new("."), &first, &second]).unwrap();
+        let found = |name: &str| {
+            let found = resolve_in(name.as_ref(), None, &path, ".EXE;.CMD;bad;;").ok()?;
+            Some(found.strip_prefix(base.path()).unwrap().to_string_lossy().replace('\\', "/"))
+        };
+        assert_eq!(found("npx").as_deref(), Some("first/npx.cmd"), "the first in PATH");
+        assert_eq!(found("npx.exe").as_deref(), Some("second/npx.exe"));
+        assert_eq!(found("a.b").as_deref(), Some("second/a.b.exe"));
+        assert_eq!(found("nothing"), None);
+        let by_path = resolve_in(first.join("npx").as_os_str(), None, &path, ".CMD").unwrap();
+        assert!(by_path.ends_with("npx.cmd"), "{by_path:?}");
+        let error = resolve_in(first.join("npx").as_os_str(), None, &path, ".EXE").unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::NotExecutable(_)), "{error:?}");
+        let relative = resolve_in("./npx".as_ref(), Some(&first), &path, ".CMD").unwrap();
+        assert!(relative.is_absolute() && relative.ends_with("npx.cmd"), "{relative:?}");
+        let missing = Path::new(r"C:\no\such\directory");
+        let error = resolve_in("npx".as_ref(), Some(missing), &path, ".EXE").unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::DirectoryMissing(_)), "{error:?}");
+    }
+}

@@ -1,0 +1,245 @@
+//! Users and who may do what: security identifiers and descriptors.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::fmt;
+use std::io;
+use std::os::windows::io::{AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle, RawHandle};
+use std::path::Path;
+use std::ptr::null_mut;
+
+use tokio::net::windows::named_pipe::{NamedPipeServer, ServerOptions};
+use windows_sys::Win32::Foundation::{HANDLE, LocalFree};
+use windows_sys::Win32::Security::Authorization::{
+    ConvertStringSecurityDescriptorToSecurityDescriptorW, GetSecurityInfo, SDDL_REVISION_1,
+    SE_KERNEL_OBJECT,
+};
+use windows_sys::Win32::Security::{
+    GetLengthSid, GetSecurityDescriptorDacl, GetTokenInformation, OWNER_SECURITY_INFORMATION,
+    PSECURITY_DESCRIPTOR, PSID, SECURITY_ATTRIBUTES, TOKEN_QUERY, TOKEN_USER, TokenUser,
+};
+use windows_sys::Win32::System::Pipes::{GetNamedPipeClientProcessId, GetNamedPipeServerProcessId};
+use windows_sys::Win32::System::Threading::{
+    GetCurrentProcess, OpenProcess, OpenProcessToken, PROCESS_QUERY_LIMITED_INFORMATION,
+};
+
+/// SECURITY_MAX_SID_SIZE.
+const LONGEST: usize = 68;
+
+/// A user or a group, as Windows names them: `S-1-5-21-…`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Sid {
+    /// Zero behind its length.
+    bytes: [u8; LONGEST],
+}
+
+impl Sid {
+    /// LocalSystem and the administrators: who may do everything anyway.
+    pub(super) fn is_root(&self) -> bool {
+        let text = self.to_string();
+        text == "S-1-5-18" || text == "S-1-5-32-544"
+    }
+
+    /// # Safety
+    /// `sid` must be a valid security identifier.
+    unsafe fn copied(sid: PSID) -> io::Result<Self> {
+        // SAFETY: it is valid, says the caller.
+        let length = unsafe { GetLengthSid(sid) } as usize;
+        let mut bytes = [0; LONGEST];
+        let room = bytes.get_mut(..length).ok_or(io::ErrorKind::InvalidData)?;
+        // SAFETY: a valid identifier has as many bytes as it says.
+        room.copy_from_slice(unsafe { std::slice::from_raw_parts(sid.cast::<u8>(), length) });
+        Ok(Self { bytes })
+    }
+}
+
+impl fmt::Display for Sid {
+    /// As the system's tools write it ([MS-DTYP] section 2.4.2.1).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [revision, count, a, b, c, d, e, g, rest @ ..] = &self.bytes;
+        let authority = u64::from_be_bytes([0, 0, *a, *b, *c, *d, *e, *g]);
+        write!(f, "S-{revision}-{authority}")?;
+        let (parts, _) = rest.as_chunks::<4>();
+        let mut parts = parts.iter().take(usize::from(*count));
+        parts.try_for_each(|part| write!(f, "-{}", u32::from_le_bytes(*part)))
+    }
+}
+
+impl fmt::Debug for Sid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The user this process runs as.
+pub(super) fn current_user() -> io::Result<Sid> {
+    // SAFETY: it takes nothing, and what it returns needs no closing.
+    user_behind(unsafe { GetCurrentProcess() })
+}
+
+/// The user that a process runs as.
+pub(super) fn user_of(pid: u32) -> io::Result<Sid> {
+    // SAFETY: it takes no pointer.
+    let process = unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, pid) };
+    user_behind(owned(process)?.as_raw_handle())
+}
+
+fn user_behind(process: HANDLE) -> io::Result<Sid> {
+    let mut token = null_mut();
+    // SAFETY: the process is open, and the token is written to a place of its size.
+    check(unsafe { OpenProcessToken(process, TOKEN_QUERY, &mut token) })?;
+    let token = owned(token)?;
+    // Words, as what is written there begins with a pointer.
+    let mut buffer = [0_usize; (size_of::<TOKEN_USER>() + LONGEST).div_ceil(size_of::<usize>())];
+    let size = size_of_val(&buffer) as u32;
+    let mut needed = 0;
+    let place = buffer.as_mut_ptr().cast::<c_void>();
+    // SAFETY: the buffer is as large as is said, and the token is open.
+    check(unsafe {
+        GetTokenInformation(token.as_raw_handle(), TokenUser, place, size, &mut needed)
+    })?;
+    // SAFETY: the call has put a TOKEN_USER there, whose identifier lies in the same buffer.
+    unsafe { Sid::copied((*place.cast::<TOKEN_USER>()).User.Sid) }
+}
+
+/// Whose object it is.
+pub(super) fn owner_of(object: BorrowedHandle<'_>) -> io::Result<Sid> {
+    let (mut owner, mut descriptor) = (null_mut(), null_mut());
+    // SAFETY: the handle is open; both places are of a pointer's size, the others are not asked for.
+    let failed = unsafe {
+        GetSecurityInfo(
+            object.as_raw_handle(),
+            SE_KERNEL_OBJECT,
+            OWNER_SECURITY_INFORMATION,
+            &mut owner,
+            null_mut(),
+            null_mut(),
+            null_mut(),
+            &mut descriptor,
+        )
+    };
+    if failed != 0 {
+        return Err(io::Error::from_raw_os_error(failed as i32));
+    }
+    let owner = match owner.is_null() {
+        true => Err(io::ErrorKind::NotFound.into()),
+        // SAFETY: it points into the descriptor, which is freed below.
+        false => unsafe { Sid::copied(owner) },
+    };
+    // SAFETY: the call has allocated it, and nobody else frees it.
+    unsafe { LocalFree(descriptor) };
+    owner
+}
+
+/// The process at the other end of a connected pipe.
+pub(super) fn client_of(pipe: BorrowedHandle<'_>) -> io::Result<u32> {
+    let mut pid = 0;
+    // SAFETY: the handle is open, and the number is written to a place of its size.
+    check(unsafe { GetNamedPipeClientProcessId(pipe.as_raw_handle(), &mut pid) })?;
+    Ok(pid)
+}
+
+/// The process that has made the pipe's instance.
+pub(super) fn server_of(pipe: BorrowedHandle<'_>) -> io::Result<u32> {
+    let mut pid = 0;
+    // SAFETY: the handle is open, and the number is written to a place of its size.
+    check(unsafe { GetNamedPipeServerProcessId(pipe.as_raw_handle(), &mut pid) })?;
+    Ok(pid)
+}
+
+/// Who owns an object and who may use it: a security descriptor in one piece of memory.
+#[derive(Debug)]
+pub(super) struct Descriptor(Box<[usize]>);
+
+impl Descriptor {
+    /// For our own user alone, who is its owner too.
+    pub(super) fn private() -> io::Result<Self> {
+        let user = current_user()?;
+        Self::parse(&format!("O:{user}D:P(A;;GA;;;{user})"))
+    }
+
+    /// From SDDL. One without a list of who may is refused: it would let in everybody.
+    pub(super) fn parse(text: &str) -> io::Result<Self> {
+        let wide: Vec<u16> = text.encode_utf16().chain([0]).collect();
+        let (mut descriptor, mut size): (PSECURITY_DESCRIPTOR, u32) = (null_mut(), 0);
+        // SAFETY: the text ends with a zero, and what is made is written to places of its size.
+        check(unsafe {
+            ConvertStringSecurityDescriptorToSecurityDescriptorW(
+                wide.as_ptr(),
+                SDDL_REVISION_1,
+                &mut descriptor,
+                &mut size,
+            )
+        })?;
+        let (mut present, mut list, mut defaulted) = (0, null_mut(), 0);
+        // SAFETY: it was just made, and the answers are written to places of their size.
+        let asked = check(unsafe {
+            GetSecurityDescriptorDacl(descriptor, &mut present, &mut list, &mut defaulted)
+        });
+        let size = size as usize;
+        let mut words = vec![0_usize; size.div_ceil(size_of::<usize>())].into_boxed_slice();
+        // SAFETY: a descriptor made from text is in one piece of that size, there is room for it, and
+        // nobody else frees it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(descriptor.cast::<u8>(), words.as_mut_ptr().cast(), size);
+            LocalFree(descriptor);
+        }
+        asked?;
+        match present != 0 && !list.is_null() {
+            true => Ok(Self(words)),
+            false => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no list of who may (D:)"))
+            }
+        }
+    }
+
+    /// An instance of a pipe that has this descriptor.
+    pub(super) fn create(
+        &self,
+        options: &ServerOptions,
+        path: &Path,
+    ) -> io::Result<NamedPipeServer> {
+        let mut attributes = SECURITY_ATTRIBUTES {
+            nLength: size_of::<SECURITY_ATTRIBUTES>() as u32,
+            lpSecurityDescriptor: self.0.as_ptr().cast_mut().cast(),
+            bInheritHandle: 0,
+        };
+        // SAFETY: these are valid attributes, and the system only reads them during the call.
+        unsafe { options.create_with_security_attributes_raw(path, (&raw mut attributes).cast()) }
+    }
+}
+
+/// A handle that a call has returned, and nobody else closes.
+pub(super) fn owned(handle: RawHandle) -> io::Result<OwnedHandle> {
+    if handle.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just opened for us.
+    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+}
+
+/// What a call that returns a BOOL says.
+pub(super) fn check(done: i32) -> io::Result<()> {
+    if done == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_user_has_a_name_and_is_found_by_process_number() {
+        let user = current_user().unwrap();
+        assert!(user.to_string().starts_with("S-1-5-"), "{user}");
+        assert_eq!(user_of(std::process::id()).unwrap(), user);
+    }
+
+    #[test]
+    fn a_descriptor_that_lets_in_everybody_by_leaving_out_is_refused() {
+        assert!(Descriptor::private().is_ok());
+        assert!(Descriptor::parse("D:P(A;;GA;;;WD)").is_ok(), "said in so many words");
+        for text in ["", "O:WD", "no SDDL"] {
+            assert!(Descriptor::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

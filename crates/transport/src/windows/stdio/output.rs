@@ -1,0 +1,197 @@
+//! Writing stdout from async code: a thread takes what is queued and writes it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+
+use tokio::io::AsyncWrite;
+
+use super::takeover::{Sink, interrupt};
+use crate::WriteEnd;
+
+/// How much is queued before the writer must wait.
+const QUEUE: usize = 64 * 1024;
+
+/// One write hands the system this much at most, so that its progress can be seen.
+const WRITE: usize = 16 * 1024;
+
+/// The real stdout. Shutting it down writes what is queued and closes it; dropping it loses what
+/// was not flushed.
+pub struct Stdout {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    queued: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: Vec<u8>,
+    /// How many bytes the thread has taken and not written yet.
+    writing: usize,
+    stage: Stage,
+    error: Option<io::ErrorKind>,
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Stage {
+    #[default]
+    Open,
+    /// What is queued is written, and then the handle is closed.
+    Closing,
+    /// The handle is closed.
+    Closed,
+    /// Nobody waits for anything any more.
+    Dropped,
+}
+
+impl Stdout {
+    pub(super) fn new(sink: Sink) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let worker = shared.clone();
+        let builder = std::thread::Builder::new().name("tieline-stdout".into());
+        let thread = builder.spawn(move || worker.run(sink))?;
+        Ok(Self { shared, thread })
+    }
+}
+
+impl Drop for Stdout {
+    fn drop(&mut self) {
+        let was = std::mem::replace(&mut self.shared.lock().stage, Stage::Dropped);
+        if was != Stage::Closed {
+            self.shared.queued.notify_one();
+            interrupt(&self.thread);
+        }
+    }
+}
+
+impl WriteEnd for Stdout {
+    fn unflushed(&self) -> usize {
+        self.shared.lock().unwritten()
+    }
+}
+
+impl AsyncWrite for Stdout {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.shared.lock();
+        state.check()?;
+        if state.stage != Stage::Open {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let room = QUEUE.saturating_sub(state.queue.len()).min(bytes.len());
+        if room == 0 && !bytes.is_empty() {
+            state.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        state.queue.extend_from_slice(bytes.get(..room).unwrap_or_default());
+        self.shared.queued.notify_one();
+        Poll::Ready(Ok(room))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.shared.lock();
+        state.check()?;
+        if state.unwritten() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.shared.lock();
+        if state.stage == Stage::Open {
+            state.stage = Stage::Closing;
+            self.shared.queued.notify_one();
+        }
+        if state.stage == Stage::Closed {
+            return Poll::Ready(state.check());
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl State {
+    fn unwritten(&self) -> usize {
+        self.queue.len() + self.writing
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.error.map_or(Ok(()), |kind| Err(kind.into()))
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Owns the handle: it is closed before this says so.
+    fn run(&self, mut sink: Sink) {
+        let mut batch = Vec::new();
+        while self.take(&mut batch) {
+            let written = self.write(&mut sink, &batch);
+            let mut state = self.lock();
+            if let Err(error) = written {
+                state.error = Some(error.kind());
+                break;
+            }
+            state.wake();
+        }
+        drop(sink);
+        let mut state = self.lock();
+        state.queue = Vec::new();
+        state.writing = 0;
+        state.stage = Stage::Closed;
+        state.wake();
+    }
+
+    /// Waits for bytes to write; false when there will be none.
+    fn take(&self, batch: &mut Vec<u8>) -> bool {
+        batch.clear();
+        let mut state = self.lock();
+        loop {
+            match state.stage {
+                Stage::Dropped | Stage::Closed => return false,
+                _ if !state.queue.is_empty() => break,
+                Stage::Closing => return false,
+                Stage::Open => {}
+            }
+            state = self.queued.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        std::mem::swap(&mut state.queue, batch);
+        state.writing = batch.len();
+        state.wake();
+        true
+    }
+
+    fn write(&self, sink: &mut Sink, bytes: &[u8]) -> io::Result<()> {
+        for piece in bytes.chunks(WRITE) {
+            if self.lock().stage == Stage::Dropped {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            sink.write_all(piece)?;
+            sink.flush()?;
+            self.lock().writing -= piece.len();
+        }
+        Ok(())
+    }
+}

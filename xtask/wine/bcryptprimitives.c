@@ -1,0 +1,16 @@
+/* The one function that Rust's standard library wants of a library that Wine 8 does not have. */
+#include <windows.h>
+
+BOOLEAN NTAPI SystemFunction036(PVOID buffer, ULONG length); /* RtlGenRandom, of advapi32 */
+
+__declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE buffer, SIZE_T length)
+{
+    while (length > 0) {
+        ULONG piece = length < 0x10000000 ? (ULONG)length : 0x10000000;
+        if (!SystemFunction036(buffer, piece))
+            return FALSE;
+        buffer += piece;
+        length -= piece;
+    }
+    return TRUE;
+}
