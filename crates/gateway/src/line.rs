@@ -52,8 +52,14 @@ impl<'a> Line<'a> {
         far: BoxChannel,
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Joined {
-        let (to_far, to_near, unanswered) = (&self.to_far, &self.to_near, self.unanswered.as_ref());
+        let (to_far, to_near) = (&self.to_far, &self.to_near);
         let far_control = far.control().clone();
+        // Without a half-close the end of the near side's input is the end of the line, so what is still
+        // to come is waited for.
+        let half_close = far_control.capabilities().half_close;
+        let awaited = (!half_close && self.unanswered.is_none())
+            .then(|| Unanswered::new(self.options.dialect.unwrap_or(Dialect::STRICT)));
+        let unanswered = self.unanswered.as_ref().or(awaited.as_ref());
         let (mut far_sender, mut far_receiver) = far.split();
         // Once the near side said its last word, its going away is noticed without a write.
         let last_word = AtomicBool::new(false);
@@ -65,6 +71,9 @@ impl<'a> Line<'a> {
                     PumpEnd::Reset(reset) => {
                         self.restarted.fetch_add(1, Relaxed);
                         to_far.lose_many(reset.lost, &reset.cause);
+                        if let Some(awaited) = &awaited {
+                            drop(awaited.answers(&reset.cause));
+                        }
                         // At once: what is asked from here on is asked of the new one.
                         if !self.answer(&reset.cause, near_sender).await {
                             break PumpEnd::Sink(CloseReason::Stalled);
@@ -76,15 +85,26 @@ impl<'a> Line<'a> {
         });
         let mut up = Box::pin(async {
             let end = to_far.pump(near_receiver, &mut far_sender, unanswered, None).await;
+            if let (PumpEnd::Source(reason), Some(unanswered), false) =
+                (&end, unanswered, half_close)
+                && !is_failure(reason)
+            {
+                last_word.store(true, Relaxed);
+                unanswered.settled().await;
+            }
             // A far side that stopped reading needs no end of input.
             let _ = far_sender.close().await;
             end
         });
+        let mut up_is_over = false;
         let outcome = loop {
             tokio::select! {
-                end = &mut up, if !last_word.load(Relaxed) => match end {
+                end = &mut up, if !up_is_over => match end {
                     PumpEnd::Source(reason) if is_failure(&reason) => break Outcome::Broken(reason),
-                    _ => last_word.store(true, Relaxed),
+                    _ => {
+                        up_is_over = true;
+                        last_word.store(true, Relaxed);
+                    }
                 },
                 end = &mut down => break match end {
                     PumpEnd::Source(reason) => Outcome::Far(reason),

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{Dialect, Message, OVERLOADED, classify, member, write_error};
 use tieline_transport::{ChildExit, CloseReason};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// So many are remembered, and so many bytes of their ids; those beyond wait in vain.
 pub(crate) const MOST: usize = 65_536;
@@ -16,14 +19,22 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// How much of the program's last words an answer holds, in bytes.
 const LAST_WORDS: usize = 4096;
 
+/// How long the program must have been silent before it is believed that nothing more will come, where
+/// something was said to it that is no JSON-RPC.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// The ids that wait, by the order in which they came.
 pub(crate) struct Unanswered {
     dialect: Dialect,
     waiting: Mutex<Waiting>,
+    /// The program has said something.
+    spoken: Notify,
 }
 
 #[derive(Default)]
 struct Waiting {
+    /// The client has said what may or may not have an answer.
+    is_unclear: bool,
     last: u64,
     ids: HashMap<Bytes, u64>,
     bytes: usize,
@@ -31,7 +42,24 @@ struct Waiting {
 
 impl Unanswered {
     pub(crate) fn new(dialect: Dialect) -> Self {
-        Self { dialect, waiting: Mutex::default() }
+        Self { dialect, waiting: Mutex::default(), spoken: Notify::new() }
+    }
+
+    /// Completes when every request has its answer; and, where the client has also said what is no
+    /// JSON-RPC, when the program has been silent for [`SILENCE`].
+    pub(crate) async fn settled(&self) {
+        loop {
+            let (waits, is_unclear) = {
+                let waiting = self.lock();
+                (!waiting.ids.is_empty(), waiting.is_unclear)
+            };
+            match (waits, is_unclear) {
+                (true, _) => self.spoken.notified().await,
+                (false, false) => return,
+                (false, true) if timeout(SILENCE, self.spoken.notified()).await.is_err() => return,
+                (false, true) => {}
+            }
+        }
     }
 
     /// The client has said this.
@@ -46,7 +74,8 @@ impl Unanswered {
                     waiting.answered(member(params, cancel.id));
                 }
             }
-            _ => {}
+            Message::Response(_) | Message::Batch(_) => {}
+            Message::Invalid(_) => waiting.is_unclear = true,
         });
     }
 
@@ -59,6 +88,7 @@ impl Unanswered {
             }
             _ => {}
         });
+        self.spoken.notify_one();
     }
 
     /// The program has ended: what is to be said to the client in its place. Each is made when it is
@@ -68,6 +98,7 @@ impl Unanswered {
         reason: &CloseReason,
     ) -> impl ExactSizeIterator<Item = Vec<u8>> + use<> {
         let Waiting { ids, .. } = std::mem::take(&mut *self.lock());
+        self.spoken.notify_one();
         let mut ids: Vec<_> = ids.into_iter().collect();
         ids.sort_unstable_by_key(|(_, order)| *order);
         let text = format!("the program has ended: {reason}");

@@ -11,7 +11,8 @@ use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, bridge};
 use tieline_proto::Lines;
 use tieline_transport::{
     Channel, ChannelConfig, CloseReason, Endpoint, FramedChannel, IoConnection, MemoryChannel,
-    Options, PerformanceProfile, Registry, SenderExt, TransportKind, memory_pair,
+    Options, PerformanceProfile, Receiver, ReceiverExt, Registry, Sender, SenderExt, TransportKind,
+    memory_pair,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -173,6 +174,85 @@ async fn a_message_that_the_other_framing_cannot_carry_is_lost_alone() {
     drop((to_client, from_client));
     let report = report.await.unwrap();
     assert_eq!((report.to_far, report.lost), (2, 2));
+}
+
+/// `lines_pair` has no half-close: its end is the end of both directions.
+#[tokio::test(start_paused = true)]
+async fn without_a_half_close_answers_are_waited_for_before_the_end() {
+    for (asked, answers) in [
+        (
+            &[r#"{"jsonrpc":"2.0","id":1,"method":"a"}"#][..],
+            &[r#"{"jsonrpc":"2.0","id":1,"result":1}"#][..],
+        ),
+        (
+            &[r#"[{"jsonrpc":"2.0","id":"x","method":"a"},{"jsonrpc":"2.0","id":2,"method":"a"}]"#],
+            &[
+                r#"{"jsonrpc":"2.0","method":"meanwhile"}"#,
+                r#"{"jsonrpc":"2.0","id":2,"error":{"code":1,"message":"no"}}"#,
+                r#"{"jsonrpc":"2.0","id":"x","result":1}"#,
+            ],
+        ),
+    ] {
+        let (mut to_server, mut from_server, mut to_client, mut from_client, report) =
+            no_half_close();
+        for asked in asked {
+            to_server.send(*asked).await.unwrap();
+        }
+        to_server.close().await.unwrap();
+        for asked in asked {
+            assert_eq!(message(&mut from_client).await, *asked);
+        }
+        for answer in answers {
+            // However long each takes, the line does not end before.
+            let early = tokio::time::timeout(Duration::from_secs(100), from_client.recv()).await;
+            assert!(early.is_err(), "{early:?}");
+            to_client.send(*answer).await.unwrap();
+            assert_eq!(message(&mut from_server).await, *answer);
+        }
+        ended(&mut from_client).await;
+        drop((to_client, from_client));
+        ended(&mut from_server).await;
+        let report = report.await.unwrap();
+        assert_eq!((report.to_near, report.lost), (answers.len() as u64, 0));
+        assert!(report.end.is_clean(), "{}", report.end);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_half_close_and_json_rpc_the_end_comes_with_silence() {
+    let (mut to_server, mut from_server, mut to_client, mut from_client, _report) = no_half_close();
+    to_server.send("hello").await.unwrap();
+    to_server.close().await.unwrap();
+    assert_eq!(message(&mut from_client).await, "hello");
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        to_client.send("and more").await.unwrap();
+        assert_eq!(message(&mut from_server).await, "and more");
+    }
+    let begun = tokio::time::Instant::now();
+    ended(&mut from_client).await;
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_half_close_what_wants_no_answer_is_not_waited_for() {
+    let (mut to_server, _from_server, _to_client, mut from_client, _report) = no_half_close();
+    to_server.send(r#"{"jsonrpc":"2.0","method":"a"}"#).await.unwrap();
+    to_server.close().await.unwrap();
+    let begun = tokio::time::Instant::now();
+    message(&mut from_client).await;
+    ended(&mut from_client).await;
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+/// A bridge to a far side without half-close, from both its ends.
+fn no_half_close()
+-> (impl Sender, impl Receiver, impl Sender, impl Receiver, JoinHandle<BridgeReport>) {
+    let (client, near) = memory_pair();
+    let (far, server) = lines_pair();
+    let report = tokio::spawn(bridge(near.boxed(), far.boxed(), Bridge::default(), pending()));
+    let ((to_server, from_server), (to_client, from_client)) = (client.split(), server.split());
+    (to_server, from_server, to_client, from_client, report)
 }
 
 /// Two ends of a line that speaks lines.

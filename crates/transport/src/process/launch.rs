@@ -12,9 +12,9 @@ use super::guardian::leash::{Leash, Refused};
 use super::held::Held;
 use super::lifecycle::Lifecycle;
 use super::{ChildStdin, ChildStdout, PROFILE, ProcessConfig, ProcessConnection, reaper, resolve};
-use crate::control::ControlBuilder;
 #[cfg(target_os = "linux")]
 use crate::Hold;
+use crate::control::ControlBuilder;
 use crate::{
     Capabilities, Endpoint, ErrorKind, IoConnection, Operation, TransportConfig, TransportError,
     TransportKind,
