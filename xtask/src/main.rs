@@ -10,6 +10,7 @@ mod macos;
 mod needs;
 mod test;
 mod tidy;
+mod windows;
 mod workspace;
 
 use std::env;
@@ -23,10 +24,11 @@ The project's script runner.
 Usage: cargo xtask <command> [options]
 
 Commands:
-  test   find (or install) what the tests need, then run all of them
-  bench  run the benchmarks and write bench/RESULTS.md
-  tidy   format, lints, docs and the project's own rules
-  macos  type-check the workspace for macOS
+  test     find (or install) what the tests need, then run all of them
+  bench    run the benchmarks and write bench/RESULTS.md
+  tidy     format, lints, docs and the project's own rules
+  macos    type-check the workspace for macOS
+  windows  build the workspace for Windows, and run its tests under Wine
 
 `cargo xtask <command> --help` says more.
 Exit status: 0 success, 1 failure, 2 wrong usage.";
@@ -57,6 +59,7 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         "bench" => bench::run(args),
         "tidy" => tidy::run(args),
         "macos" => macos::run(args),
+        "windows" => windows::run(args),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())

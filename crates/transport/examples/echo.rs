@@ -1,9 +1,24 @@
 //! Gives back what comes in, byte for byte: the far side of tests where there is no `cat`.
+//!
+//! With `--pids` it first says its process number, and that of another one that it starts and leaves
+//! to itself.
 
 use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 
 fn main() -> std::io::Result<()> {
     let (mut stdin, mut stdout) = (std::io::stdin(), std::io::stdout());
+    match std::env::args().nth(1).as_deref() {
+        Some("--pids") => {
+            let mut other = Command::new(std::env::current_exe()?);
+            let other = other.arg("--wait").stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+            writeln!(stdout, "{} {}", std::process::id(), other.id())?;
+        }
+        Some("--wait") => loop {
+            std::thread::park();
+        },
+        _ => {}
+    }
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = stdin.read(&mut buffer)?;

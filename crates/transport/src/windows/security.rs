@@ -158,8 +158,17 @@ impl Descriptor {
         Self::parse(&format!("O:{user}D:P(A;;GA;;;{user})"))
     }
 
+    /// From SDDL, and our own user's where it names no owner: what the system would put there may be a
+    /// group, and a client wants to know whose pipe it is.
+    pub(super) fn owned_by_us(text: &str) -> io::Result<Self> {
+        match text.trim_start().starts_with("O:") {
+            true => Self::parse(text),
+            false => Self::parse(&format!("O:{}{text}", current_user()?)),
+        }
+    }
+
     /// From SDDL. One without a list of who may is refused: it would let in everybody.
-    pub(super) fn parse(text: &str) -> io::Result<Self> {
+    fn parse(text: &str) -> io::Result<Self> {
         let wide: Vec<u16> = text.encode_utf16().chain([0]).collect();
         let (mut descriptor, mut size): (PSECURITY_DESCRIPTOR, u32) = (null_mut(), 0);
         // SAFETY: the text ends with a zero, and what is made is written to places of its size.

@@ -43,7 +43,7 @@ pub(crate) fn listen(
     let (descriptor, only) = match &config.security {
         None => (Descriptor::private().map_err(io)?, Some(security::current_user().map_err(io)?)),
         Some(text) => {
-            let parsed = Descriptor::parse(text).map_err(|error| {
+            let parsed = Descriptor::owned_by_us(text).map_err(|error| {
                 let must = "be a security descriptor in SDDL that says who may: D:P(A;;GA;;;BA)";
                 TransportError::from(ConfigError { field: "security", must }).because(error)
             });

@@ -1,0 +1,217 @@
+//! The program on Windows, from end to end: what is served on a pipe, who calls it, and how it ends.
+//! `cargo xtask windows` runs it under Wine.
+#![cfg(windows)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::windows::process::CommandExt;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tieline_testkit::wait::{blocking, until};
+use windows_sys::Win32::System::Console::{
+    AllocConsole, CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent, GetConsoleCP,
+};
+use windows_sys::Win32::System::Threading::CREATE_NEW_PROCESS_GROUP;
+
+fn tieline<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
+    command.args(args).env_remove("RUST_LOG");
+    command
+}
+
+/// A pipe's endpoint, of this process and used once.
+fn endpoint() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("pipe:tieline-cli-test-{}-{number}", std::process::id())
+}
+
+/// A server that listens; killed with its value.
+struct Serve {
+    process: Child,
+    stdout: BufReader<ChildStdout>,
+    endpoint: String,
+}
+
+impl Serve {
+    fn start(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut process = command.spawn().unwrap();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
+        let mut endpoint = String::new();
+        stdout.read_line(&mut endpoint).unwrap();
+        assert!(endpoint.starts_with("pipe:"), "{endpoint:?}");
+        Self { process, stdout, endpoint: endpoint.trim_end().to_owned() }
+    }
+
+    fn at(endpoint: &str) -> Self {
+        Self::start(&mut tieline(["serve", "--quiet", "--listen", endpoint]))
+    }
+
+    /// TerminateProcess, and the end of all that held its stdout.
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        let mut rest = std::mem::replace(&mut self.stdout, BufReader::new(empty()));
+        blocking("the end of what the server had started", move || {
+            rest.read_to_end(&mut Vec::new()).unwrap();
+        });
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A pipe at its end.
+fn empty() -> ChildStdout {
+    let mut none = tieline(["--version"]).stdout(Stdio::piped()).spawn().unwrap();
+    none.wait().unwrap();
+    none.stdout.take().unwrap()
+}
+
+/// Runs to its end with this on stdin.
+fn run(command: &mut Command, stdin: &str) -> Output {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    let _ = process.stdin.take().unwrap().write_all(stdin.as_bytes());
+    blocking("the end of a client", move || process.wait_with_output().unwrap())
+}
+
+#[track_caller]
+fn assert_says(output: &Output, said: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), said, "{stderr}");
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+}
+
+#[test]
+fn another_process_calls_what_is_served_on_a_pipe_also_after_the_first_was_killed() {
+    let endpoint = endpoint();
+    for _ in 0..2 {
+        let serve = Serve::at(&endpoint);
+        assert_eq!(serve.endpoint, endpoint);
+        assert_says(&run(&mut tieline(["call", &endpoint, "add", "[2,3]"]), ""), "5\n");
+        let full = endpoint.replace("pipe:", r"\\.\pipe\");
+        assert_says(&run(&mut tieline(["call", &full, "add", "[2,4]"]), ""), "6\n");
+        serve.kill();
+        let output = run(&mut tieline(["call", &endpoint, "add", "[2,3]"]), "");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    }
+}
+
+#[test]
+fn the_usual_place_is_a_pipe_named_after_the_program() {
+    let serve = Serve::start(&mut tieline(["serve", "--quiet"]));
+    assert!(serve.endpoint.starts_with("pipe:tieline-demo-agent"), "{}", serve.endpoint);
+    assert_says(&run(&mut tieline(["call", &serve.endpoint, "add", "[1,1]"]), ""), "2\n");
+}
+
+#[test]
+fn a_bridge_and_a_connection_end_when_what_was_asked_is_answered() {
+    let serve = Serve::at(&endpoint());
+    let asked = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"sleep\",\"params\":{\"ms\":300}}\n\
+                 {\"jsonrpc\":\"2.0\",\"id\":\"x\",\"method\":\"add\",\"params\":[2,3]}\n";
+    let answers = [
+        "{\"jsonrpc\":\"2.0\",\"id\":\"x\",\"result\":5}\n",
+        "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"slept\":300}}\n",
+    ];
+    for command in [&["connect", &serve.endpoint][..], &["bridge", "stdio:", &serve.endpoint]] {
+        let output = run(&mut tieline(command.iter().copied()), asked);
+        assert_says(&output, &answers.concat());
+    }
+    let framed = format!(
+        "Content-Length: 58\r\n\r\n{}",
+        r#"{"jsonrpc":"2.0","id":1,"method":"add","params":[200,300]}"#
+    );
+    let output = run(&mut tieline(["bridge", "content-length+stdio:", &serve.endpoint]), &framed);
+    assert_says(&output, "Content-Length: 37\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":500}");
+    // What is no JSON-RPC may have an answer or none: it is waited for until there is silence.
+    let output = run(&mut tieline(["connect", &serve.endpoint]), "no JSON\n");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("-32700"), "{output:?}");
+}
+
+#[test]
+fn a_blocked_stdin_does_not_hold_up_the_end() {
+    let serve = Serve::at(&endpoint());
+    let mut connect = tieline(["connect", &serve.endpoint]);
+    let connect = connect.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut connect = connect.spawn().unwrap();
+    let (mut stdin, stdout) = (connect.stdin.take().unwrap(), connect.stdout.take().unwrap());
+    stdin
+        .write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"add\",\"params\":[2,3]}\n")
+        .unwrap();
+    let mut answer = String::new();
+    BufReader::new(stdout).read_line(&mut answer).unwrap();
+    assert!(answer.contains("\"result\":5"), "{answer}");
+    // The far side goes, while nothing comes in on a stdin that stays open.
+    serve.kill();
+    let status = blocking("the end of a client", move || connect.wait().unwrap());
+    assert!(status.code().is_some());
+    let _still_open: ChildStdin = stdin;
+}
+
+#[test]
+fn many_clients_at_once_are_all_served() {
+    let serve = Serve::at(&endpoint());
+    let clients: Vec<_> = (0..20)
+        .map(|n| {
+            let endpoint = serve.endpoint.clone();
+            std::thread::spawn(move || {
+                let params = format!("[{n},1]");
+                let output = run(&mut tieline(["call", &endpoint, "add", &params]), "");
+                assert_says(&output, &format!("{}\n", n + 1));
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().unwrap();
+    }
+}
+
+#[test]
+fn backslashes_in_an_exec_endpoint_arrive() {
+    let agent = format!("exec:{} demo-agent", env!("CARGO_BIN_EXE_tieline").replace('/', r"\"));
+    assert_says(&run(&mut tieline(["call", &agent, "add", "[2,3]"]), ""), "5\n");
+}
+
+#[test]
+fn a_unix_socket_is_another_systems_and_the_hint_says_what_to_use() {
+    let output = run(&mut tieline(["call", "unix:/tmp/a", "add"]), "");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("unsupported platform") && stderr.contains("use pipe:"), "{stderr}");
+}
+
+/// It shares our console; a group of its own, so that we are not meant.
+#[test]
+#[allow(unsafe_code)]
+fn ctrl_break_ends_a_server_and_all_that_it_started() {
+    // SAFETY: neither takes a pointer.
+    let has_console = unsafe { GetConsoleCP() != 0 || AllocConsole() != 0 };
+    assert!(has_console, "no console can be had");
+    let mut command = tieline(["serve", "--quiet", "--listen", &endpoint()]);
+    let mut serve = Serve::start(command.creation_flags(CREATE_NEW_PROCESS_GROUP));
+    let mut connect = tieline(["connect", &serve.endpoint]);
+    let connect = connect.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut connect = connect.spawn().unwrap();
+    let mut stdin = connect.stdin.take().unwrap();
+    stdin
+        .write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"add\",\"params\":[2,3]}\n")
+        .unwrap();
+    let mut stdout = BufReader::new(connect.stdout.take().unwrap());
+    let mut answer = String::new();
+    stdout.read_line(&mut answer).unwrap();
+    assert!(answer.contains("\"result\":5"), "{answer}");
+
+    // SAFETY: it takes no pointer, and the process is not waited for yet.
+    assert_ne!(unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, serve.process.id()) }, 0);
+    until("the end of the server", || serve.process.try_wait().unwrap().is_some());
+    assert_eq!(serve.process.wait().unwrap().code(), Some(0), "it was asked to end, and did");
+    let status = blocking("the end of the client", move || connect.wait().unwrap());
+    assert!(status.code().is_some());
+}

@@ -1,0 +1,138 @@
+//! What becomes of children and of all that they started, and how they are named and told things.
+
+use std::path::Path;
+
+use tieline_proto::Lines;
+use tieline_testkit::wait::{block_on, until};
+use tieline_transport::{
+    Channel, CloseReason, ErrorKind, FramedChannel, Incoming, Process, ProcessConfig, ReceiverExt,
+    SenderExt, Transport, resolve,
+};
+use windows_sys::Win32::Foundation::{CloseHandle, WAIT_TIMEOUT};
+use windows_sys::Win32::System::Threading::{
+    OpenProcess, PROCESS_SYNCHRONIZE, WaitForSingleObject,
+};
+
+use crate::echo;
+
+#[allow(unsafe_code)]
+fn is_running(pid: u32) -> bool {
+    // SAFETY: none of them takes a pointer, and the handle is closed once.
+    unsafe {
+        let process = OpenProcess(PROCESS_SYNCHRONIZE, 0, pid);
+        if process.is_null() {
+            return false;
+        }
+        let waited = WaitForSingleObject(process, 0);
+        CloseHandle(process);
+        waited == WAIT_TIMEOUT
+    }
+}
+
+async fn lines(config: &ProcessConfig) -> FramedChannel<impl tieline_transport::Connection, Lines> {
+    let connection = Process.connect(config).await.unwrap();
+    FramedChannel::new(connection, Lines::default(), Default::default())
+}
+
+async fn line(receiver: &mut impl tieline_transport::Receiver) -> String {
+    match receiver.recv().await {
+        Incoming::Message(message) => String::from_utf8_lossy(&message).trim_end().to_owned(),
+        other => panic!("no line: {other:?}"),
+    }
+}
+
+/// Each has started another one, which knows nothing of the line.
+#[test]
+fn two_hundred_rounds_leave_no_process() {
+    let config = ProcessConfig::new(echo()).with_args(["--pids"]);
+    let mut pids = Vec::new();
+    for part in 0..8 {
+        block_on(async {
+            for _ in 0..25 {
+                let (sender, mut receiver) = lines(&config).await.split();
+                let said = line(&mut receiver).await;
+                let both: Vec<u32> = said.split(' ').map(|pid| pid.parse().unwrap()).collect();
+                if part == 0 {
+                    assert!(both.iter().all(|pid| is_running(*pid)), "{both:?}");
+                }
+                pids.extend(both);
+                drop((sender, receiver));
+            }
+        });
+    }
+    assert_eq!(pids.len(), 400);
+    until("the end of all of them", || !pids.iter().any(|pid| is_running(*pid)));
+}
+
+#[test]
+fn a_child_ends_with_its_input_and_what_it_left_is_ended_with_it() {
+    block_on(async {
+        let channel = lines(&ProcessConfig::new(echo()).with_args(["--pids"])).await;
+        let control = channel.control().clone();
+        let (mut sender, mut receiver) = channel.split();
+        let both = line(&mut receiver).await;
+        sender.close().await.unwrap();
+        let CloseReason::ChildExited(exit) = control.stop().await else { panic!("{control:?}") };
+        assert_eq!(exit.status.code(), Some(0), "it came to its end by itself");
+        let both: Vec<u32> = both.split(' ').map(|pid| pid.parse().unwrap()).collect();
+        until("the end of both", || !both.iter().any(|pid| is_running(*pid)));
+    });
+}
+
+#[test]
+fn one_that_does_not_end_with_its_input_is_killed() {
+    block_on(async {
+        let mut config = ProcessConfig::new(echo()).with_args(["--wait"]);
+        config.stop.end_of_input = std::time::Duration::from_millis(50);
+        config.stop.terminate = std::time::Duration::from_millis(50);
+        let channel = lines(&config).await;
+        let control = channel.control().clone();
+        let (mut sender, _receiver) = channel.split();
+        sender.close().await.unwrap();
+        let CloseReason::ChildExited(exit) = control.stop().await else { panic!("{control:?}") };
+        assert!(!exit.status.success(), "{exit}");
+    });
+}
+
+#[test]
+fn a_name_is_found_with_the_endings_of_programs() {
+    let found = resolve("cmd".as_ref(), None).unwrap();
+    assert!(found.is_absolute() && found.to_string_lossy().ends_with("cmd.exe"), "{found:?}");
+    assert_eq!(resolve(found.as_os_str(), None).unwrap(), found);
+    let error = resolve("no-such-program-here".as_ref(), None).unwrap_err();
+    let ErrorKind::CommandNotFound { searched } = error.kind() else { panic!("{error:?}") };
+    assert!(searched.iter().any(|it| it.ends_with("no-such-program-here.cmd")), "{searched:?}");
+}
+
+#[test]
+fn backslashes_in_an_endpoint_arrive() {
+    block_on(async {
+        let endpoint = format!("exec:{} --pids", echo().display());
+        assert!(endpoint.contains('\\'), "{endpoint}");
+        let options = tieline_transport::Options::default();
+        let channel =
+            tieline_transport::Registry::new().connect(&endpoint.parse().unwrap(), &options).await;
+        let (_sender, mut receiver) = channel.unwrap().split();
+        assert!(line(&mut receiver).await.contains(' '));
+    });
+}
+
+#[test]
+fn arguments_of_a_batch_file_arrive_or_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("say.cmd");
+    std::fs::write(&file, "@echo off\r\necho 1 %1\r\necho 2 %2\r\n").unwrap();
+    block_on(async {
+        // By its name without the ending, as `npx` is; what the shell would act on is in quotes.
+        let program = Path::new(&file).with_extension("");
+        let config = ProcessConfig::new(program).with_args(["a b", "c&echo&d"]);
+        let (_sender, mut receiver) = lines(&config).await.split();
+        assert_eq!(line(&mut receiver).await, "1 \"a b\"");
+        assert_eq!(line(&mut receiver).await, "2 \"c&echo&d\"");
+
+        let config = ProcessConfig::new(&file).with_args(["two\r\nlines"]);
+        let error = Process.connect(&config).await.err().unwrap();
+        assert!(matches!(error.kind(), ErrorKind::LaunchFailed), "{error:?}");
+        assert!(error.hint().unwrap().contains("cmd.exe"), "{error:?}");
+    });
+}

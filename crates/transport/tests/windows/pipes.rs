@@ -1,0 +1,143 @@
+//! Who finds an instance, who has to wait for one, and who is not let in.
+
+use std::time::Duration;
+
+use tieline_testkit::wait::{block_on, poll_once};
+use tieline_transport::{
+    Connection, ErrorKind, Listener, Pipe, PipeConfig, PipeConnection, PipeListener, Transport,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::windows::named_pipe::ClientOptions;
+use tokio::task::JoinSet;
+
+use crate::name;
+
+const BUSY: i32 = 231;
+
+/// Gives back every byte to everybody.
+async fn echo(mut listener: PipeListener) {
+    loop {
+        let (mut read, mut write) = listener.accept().await.unwrap().into_split();
+        tokio::spawn(async move {
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        });
+    }
+}
+
+async fn there_and_back(line: &mut PipeConnection, said: [u8; 8]) {
+    line.write_all(&said).await.unwrap();
+    let mut heard = [0; 8];
+    line.read_exact(&mut heard).await.unwrap();
+    assert_eq!(heard, said);
+}
+
+#[test]
+fn a_thousand_rounds_of_fifty_clients_lose_and_refuse_nobody() {
+    block_on(async {
+        let config =
+            PipeConfig { connect_timeout: Duration::from_secs(50), ..PipeConfig::new(name()) };
+        let server = tokio::spawn(echo(Pipe.listen(&config).await.unwrap()));
+        let mut clients = JoinSet::new();
+        for client in 0..50_u32 {
+            let config = config.clone();
+            clients.spawn(async move {
+                for round in 0..20_u32 {
+                    let mut line = Pipe.connect(&config).await.unwrap();
+                    let said = u64::from(client) << 32 | u64::from(round);
+                    there_and_back(&mut line, said.to_be_bytes()).await;
+                }
+            });
+        }
+        assert_eq!(clients.join_all().await.len(), 50);
+        server.abort();
+    });
+}
+
+#[test]
+fn there_is_always_an_instance_to_connect_to() {
+    block_on(async {
+        let config = PipeConfig { backlog: 1, ..PipeConfig::new(name()) };
+        let path = format!(r"\\.\pipe\{}", config.name);
+        let mut listener = Pipe.listen(&config).await.unwrap();
+        let mut lines = Vec::new();
+        for _ in 0..20 {
+            // A client that knows nothing of waiting: whenever somebody was accepted, the next one can
+            // come, without an accept being under way.
+            let near = ClientOptions::new().open(&path).unwrap();
+            let far = listener.accept().await.unwrap();
+            lines.push((near, far));
+        }
+        // And with nobody accepting there is one place, and then the pipe is busy, and not missing.
+        let _waits = ClientOptions::new().open(&path).unwrap();
+        let refused = ClientOptions::new().open(&path).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(BUSY));
+    });
+}
+
+#[test]
+fn who_finds_every_instance_taken_waits_within_its_time() {
+    block_on(async {
+        let config = PipeConfig {
+            backlog: 1,
+            connect_timeout: Duration::from_millis(300),
+            ..PipeConfig::new(name())
+        };
+        let mut listener = Pipe.listen(&config).await.unwrap();
+        let _first = Pipe.connect(&config).await.unwrap();
+        let error = Pipe.connect(&config).await.err().unwrap();
+        assert!(matches!(error.kind(), ErrorKind::TimedOut(_)), "{error:?}");
+        assert!(error.is_retryable());
+
+        let patient = PipeConfig { connect_timeout: Duration::from_secs(50), ..config };
+        let mut waiting = Box::pin(Pipe.connect(&patient));
+        assert!(poll_once(&mut waiting).await.is_none(), "it is taken");
+        let _accepted = listener.accept().await.unwrap();
+        let mut line = waiting.await.unwrap();
+        let mut accepted = listener.accept().await.unwrap();
+        line.write_all(b"hello").await.unwrap();
+        let mut heard = [0; 5];
+        accepted.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"hello");
+    });
+}
+
+#[test]
+fn a_client_that_left_before_it_was_accepted_is_no_error() {
+    block_on(async {
+        let config = PipeConfig::new(name());
+        let path = format!(r"\\.\pipe\{}", config.name);
+        let mut listener = Pipe.listen(&config).await.unwrap();
+        assert!(poll_once(listener.accept()).await.is_none());
+        drop(ClientOptions::new().open(&path).unwrap());
+        let mut gone = listener.accept().await.unwrap();
+        assert_eq!(gone.read(&mut [0; 1]).await.unwrap(), 0);
+        let (near, far) = tokio::join!(Pipe.connect(&config), listener.accept());
+        let (mut near, mut far) = (near.unwrap(), far.unwrap());
+        near.write_all(b"x").await.unwrap();
+        assert_eq!(far.read_u8().await.unwrap(), b'x');
+    });
+}
+
+#[test]
+fn a_descriptor_that_says_nothing_of_who_may_is_refused() {
+    block_on(async {
+        for text in ["O:WD", "no SDDL at all"] {
+            let config = PipeConfig { security: Some(text.into()), ..PipeConfig::new(name()) };
+            let error = Pipe.listen(&config).await.err().unwrap();
+            let ErrorKind::InvalidConfig(config) = error.kind() else { panic!("{error:?}") };
+            assert_eq!(config.field, "security");
+        }
+    });
+}
+
+#[test]
+fn whom_the_descriptor_does_not_name_is_not_let_in() {
+    block_on(async {
+        // LocalSystem alone, so not even us; the first instance is made all the same.
+        let security = Some("D:P(A;;GA;;;SY)".into());
+        let config = PipeConfig { security, ..PipeConfig::new(name()) };
+        let _listener = Pipe.listen(&config).await.unwrap();
+        let error = Pipe.connect(&config).await.err().expect("it was let in");
+        assert!(matches!(error.kind(), ErrorKind::PermissionDenied), "{error:?}");
+    });
+}

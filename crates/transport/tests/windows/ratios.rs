@@ -1,0 +1,109 @@
+//! How a line over a named pipe compares with raw pipes of the runtime's, in the same run: under Wine
+//! every operation goes through a server, so nothing but a ratio says anything.
+
+use std::time::{Duration, Instant};
+
+use tieline_testkit::wait::block_on;
+use tieline_transport::{Connection, Listener, Pipe, PipeConfig, Transport};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::windows::named_pipe::{ClientOptions, ServerOptions};
+
+use crate::name;
+
+/// So many short turns for each. The shortest counts: others use the machine, too, and one of many
+/// turns is not disturbed.
+const TURNS: usize = 60;
+const ROUND_TRIPS: usize = 20;
+const STREAMED: usize = 512 * 1024;
+
+/// How long a round trip may take, and how much of a stream's throughput is to be left.
+const ROUND_TRIP: f64 = 1.2;
+const STREAM: f64 = 0.8;
+
+#[test]
+fn round_trips_and_streams_keep_up_with_raw_pipes() {
+    block_on(async {
+        let mut raw = raw().await;
+        let mut ours = ours().await;
+        let shortest = |so_far: &mut Duration, now| *so_far = now.min(*so_far);
+        let (mut raw_best, mut our_best) = ([Duration::MAX; 2], [Duration::MAX; 2]);
+        for _ in 0..TURNS {
+            // In turns, so that what disturbs one disturbs the other.
+            shortest(&mut raw_best[0], raw.round_trips().await);
+            shortest(&mut our_best[0], ours.round_trips().await);
+            shortest(&mut raw_best[1], raw.stream().await);
+            shortest(&mut our_best[1], ours.stream().await);
+        }
+        let round_trip = our_best[0].as_secs_f64() / raw_best[0].as_secs_f64();
+        let stream = raw_best[1].as_secs_f64() / our_best[1].as_secs_f64();
+        println!("round trip {round_trip:.2} of a raw pipe's time, stream {stream:.2} of its rate");
+        assert!(round_trip <= ROUND_TRIP, "{round_trip}: {our_best:?} and {raw_best:?}");
+        assert!(stream >= STREAM, "{stream}: {our_best:?} and {raw_best:?}");
+    });
+}
+
+/// The near end of a pipe whose far end does what is asked for by the first byte.
+struct Near<R, W> {
+    read: R,
+    write: W,
+}
+
+async fn ours() -> Near<impl AsyncRead + Unpin, impl AsyncWrite + Unpin> {
+    let config = PipeConfig::new(name());
+    let mut listener = Pipe.listen(&config).await.unwrap();
+    let (near, far) = tokio::join!(Pipe.connect(&config), listener.accept());
+    let (read, write) = far.unwrap().into_split();
+    tokio::spawn(far_side(read, write));
+    let (read, write) = near.unwrap().into_split();
+    Near { read, write }
+}
+
+async fn raw() -> Near<impl AsyncRead + Unpin, impl AsyncWrite + Unpin> {
+    let path = format!(r"\\.\pipe\{}", name());
+    let server = ServerOptions::new().first_pipe_instance(true).create(&path).unwrap();
+    let client = ClientOptions::new().open(&path).unwrap();
+    server.connect().await.unwrap();
+    let (read, write) = tokio::io::split(server);
+    tokio::spawn(far_side(read, write));
+    let (read, write) = tokio::io::split(client);
+    Near { read, write }
+}
+
+/// Gives back a message as long as the first byte is 0, and else takes a stream.
+async fn far_side(mut read: impl AsyncRead + Unpin, mut write: impl AsyncWrite + Unpin) {
+    let mut message = [0; 64];
+    let mut buffer = vec![0; 64 * 1024];
+    while read.read_exact(&mut message).await.is_ok() {
+        if message[0] == 1 {
+            let mut left = STREAMED;
+            while left > 0 {
+                left -= read.read(&mut buffer).await.unwrap();
+            }
+        }
+        write.write_all(&message).await.unwrap();
+    }
+}
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Near<R, W> {
+    async fn round_trips(&mut self) -> Duration {
+        let mut message = [0; 64];
+        let begun = Instant::now();
+        for _ in 0..ROUND_TRIPS {
+            self.write.write_all(&message).await.unwrap();
+            self.read.read_exact(&mut message).await.unwrap();
+        }
+        begun.elapsed()
+    }
+
+    async fn stream(&mut self) -> Duration {
+        let mut message = [1; 64];
+        let piece = vec![1; 64 * 1024];
+        let begun = Instant::now();
+        self.write.write_all(&message).await.unwrap();
+        for _ in 0..STREAMED / piece.len() {
+            self.write.write_all(&piece).await.unwrap();
+        }
+        self.read.read_exact(&mut message).await.unwrap();
+        begun.elapsed()
+    }
+}

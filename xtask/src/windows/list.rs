@@ -1,0 +1,67 @@
+//! Which tests must have run under Wine, and which cannot be judged there.
+
+/// A test that says nothing of tieline under Wine.
+pub(super) struct Unproven {
+    /// The suite: the crate's folder, and the name of a test binary.
+    pub(super) suite: &'static str,
+    pub(super) test: &'static str,
+    pub(super) why: &'static str,
+}
+
+impl Unproven {
+    /// What to type on Windows.
+    pub(super) fn command(&self) -> String {
+        let Self { suite, test, .. } = self;
+        let (package, target) = suite.split_once("::").unwrap_or((suite, "--lib"));
+        format!(
+            "cargo test -p tieline-{package} --test {target} -- --exact --include-ignored {test}"
+        )
+    }
+}
+
+const FIRST: &str = "Wine 8 lets a second listener be the first instance of a pipe";
+const DACL: &str = "Wine 8 lets in whom a pipe's descriptor does not";
+const CONSOLE: &str = "Wine has no console without a screen, so nobody can be sent CTRL_BREAK";
+
+pub(super) const UNPROVEN: &[Unproven] = &[
+    Unproven {
+        suite: "transport::conformance",
+        test: "on_windows::pipe::listening_twice_is_address_in_use",
+        why: FIRST,
+    },
+    Unproven {
+        suite: "transport::conformance",
+        test: "on_windows::custom_over_pipe::listening_twice_is_address_in_use",
+        why: FIRST,
+    },
+    Unproven {
+        suite: "transport::windows",
+        test: "pipes::whom_the_descriptor_does_not_name_is_not_let_in",
+        why: DACL,
+    },
+    Unproven {
+        suite: "cli::windows",
+        test: "ctrl_break_ends_a_server_and_all_that_it_started",
+        why: CONSOLE,
+    },
+];
+
+/// Each of these says something that nothing else says. A test that is renamed is renamed here.
+pub(super) const MUST_RUN: &[&str] = &[
+    "cli::windows::another_process_calls_what_is_served_on_a_pipe_also_after_the_first_was_killed",
+    "cli::windows::a_bridge_and_a_connection_end_when_what_was_asked_is_answered",
+    "cli::windows::a_blocked_stdin_does_not_hold_up_the_end",
+    "cli::windows::many_clients_at_once_are_all_served",
+    "cli::windows::the_usual_place_is_a_pipe_named_after_the_program",
+    "transport::conformance::on_windows::pipe::bytes_go_there_and_back",
+    "transport::conformance::on_windows::pipe::both_ends_know_each_other",
+    "transport::conformance::on_windows::process::bytes_go_there_and_back",
+    "transport::conformance::on_windows::stdio::bytes_go_there_and_back",
+    "transport::windows::children::a_name_is_found_with_the_endings_of_programs",
+    "transport::windows::children::arguments_of_a_batch_file_arrive_or_are_refused",
+    "transport::windows::children::two_hundred_rounds_leave_no_process",
+    "transport::windows::pipes::a_thousand_rounds_of_fifty_clients_lose_and_refuse_nobody",
+    "transport::windows::pipes::there_is_always_an_instance_to_connect_to",
+    "transport::windows::pipes::who_finds_every_instance_taken_waits_within_its_time",
+    "transport::windows::ratios::round_trips_and_streams_keep_up_with_raw_pipes",
+];
