@@ -4,7 +4,7 @@
 //! added behind them there.
 
 use crate::workspace::{Workspace, succeeds};
-use crate::{Failure, failed, is_ci, needs, tidy, wants_help};
+use crate::{Failure, failed, is_ci, macos, needs, tidy, wants_help, windows};
 
 const HELP: &str = "\
 Finds what the tests need and runs all of them: unit, integration, documentation, examples.
@@ -18,7 +18,8 @@ Usage: cargo xtask test [--install] [--tidy] [--soak] [arguments for cargo test]
   --soak     what is done again and again is done so ten thousand times, and not a few: for an hour
              in which nobody waits (TIELINE_SOAK=1)
 
-CI=true in the environment means --install and --tidy. The tests are told where the fixtures are by
+CI=true in the environment means --install and --tidy, and, where nothing is singled out, `cargo xtask
+macos` and `cargo xtask windows` as well. The tests are told where the fixtures are by
 TIELINE_XI_CORE (the program), TIELINE_NODE_FIXTURES (the folder with node_modules) and
 TIELINE_PYTHON_FIXTURES (the virtual environment).
 
@@ -46,6 +47,16 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     let mut failures = Vec::new();
     if run_tidy && !tidy::check(&workspace) {
         failures.push("tidy");
+    }
+    if is_ci() && options.cargo_args.is_empty() {
+        let elsewhere: [(_, fn(&Workspace, bool) -> Result<(), Failure>); 2] =
+            [("macos", macos::check), ("windows", windows::check)];
+        for (name, check) in elsewhere {
+            if let Err(Failure::Failed(why) | Failure::Usage(why)) = check(&workspace, true) {
+                eprintln!("xtask: {why}");
+                failures.push(name);
+            }
+        }
     }
     let cargo_test = |more: &[&str]| {
         let mut command = workspace.cargo();

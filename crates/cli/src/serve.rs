@@ -177,17 +177,28 @@ fn invitation(endpoints: &[Endpoint], program: &Program) -> String {
     );
     let tieline = std::env::args().next().unwrap_or_else(|| "tieline".into());
     for endpoint in endpoints {
-        let say = if program.is_demo { DEMO_REQUEST } else { "" };
-        let endpoint = quote(&endpoint.to_string());
-        text.push_str(&format!("  {say}{} connect {endpoint}\n", quote(&tieline)));
+        let (tieline, endpoint) = (quote(&tieline), quote(&endpoint.to_string()));
+        text.push_str(&match program.is_demo {
+            // Its shells do not agree on how to write the other.
+            true if cfg!(windows) => format!("  {tieline} call {endpoint} add [2,3]\n"),
+            true => format!("  {DEMO_REQUEST}{tieline} connect {endpoint}\n"),
+            false => format!("  {tieline} connect {endpoint}\n"),
+        });
     }
     text
 }
 
 const DEMO_REQUEST: &str = r#"echo '{"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}' | "#;
 
-/// For a POSIX shell.
+/// For a POSIX shell, or one of Windows's.
 fn quote(text: &str) -> String {
+    if cfg!(windows) {
+        return if text.contains([' ', '&', '%', '^']) {
+            format!("\"{text}\"")
+        } else {
+            text.into()
+        };
+    }
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:+@%".contains(c);
     if text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

@@ -15,6 +15,7 @@
 //! | endpoint | what it is |
 //! |---|---|
 //! | `unix:/run/agent.sock` | a Unix socket, for its owner alone |
+//! | `pipe:agent` | a Windows named pipe, for its owner alone |
 //! | `exec:claude --verbose` | a child process on its stdin and stdout |
 //! | `stdio:` | this process's own stdin and stdout |
 //! | `tcp:127.0.0.1:7000` | a TCP port, without authentication |

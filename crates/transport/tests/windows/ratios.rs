@@ -25,7 +25,7 @@ fn round_trips_and_streams_keep_up_with_raw_pipes() {
     block_on(async {
         let mut raw = raw().await;
         let mut ours = ours().await;
-        let shortest = |so_far: &mut Duration, now| *so_far = now.min(*so_far);
+        let shortest = |so_far: &mut Duration, now: Duration| *so_far = now.min(*so_far);
         let (mut raw_best, mut our_best) = ([Duration::MAX; 2], [Duration::MAX; 2]);
         for _ in 0..TURNS {
             // In turns, so that what disturbs one disturbs the other.

@@ -50,10 +50,11 @@ impl End {
     /// Who is on the other end, as far as can be found out.
     fn peer(&self) -> io::Result<PeerIdentity> {
         let pid = match self {
-            Self::Server(_) => self.ask(security::client_of)?,
-            Self::Client(_) => self.ask(security::server_of)?,
+            // Somebody who has left already is nobody, and no error.
+            Self::Server(_) => self.ask(security::client_of).ok(),
+            Self::Client(_) => Some(self.ask(security::server_of)?),
         };
-        Ok(PeerIdentity { pid: Some(pid), user: security::user_of(pid).ok() })
+        Ok(PeerIdentity { pid, user: pid.and_then(|pid| security::user_of(pid).ok()) })
     }
 }
 
