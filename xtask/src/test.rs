@@ -49,10 +49,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         failures.push("tidy");
     }
     if is_ci() && options.cargo_args.is_empty() {
-        let elsewhere: [(_, fn(&Workspace, bool) -> Result<(), Failure>); 2] =
-            [("macos", macos::check), ("windows", windows::check)];
-        for (name, check) in elsewhere {
-            if let Err(Failure::Failed(why) | Failure::Usage(why)) = check(&workspace, true) {
+        let checks = [
+            ("macos", macos::check(&workspace, true)),
+            ("windows", windows::check(&workspace, true)),
+        ];
+        for (name, checked) in checks {
+            if let Err(Failure::Failed(why) | Failure::Usage(why)) = checked {
                 eprintln!("xtask: {why}");
                 failures.push(name);
             }

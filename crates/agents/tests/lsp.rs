@@ -1,5 +1,6 @@
 //! A language server that people use, from its first message to its exit.
 
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;

@@ -1,5 +1,6 @@
 //! The Model Context Protocol project's server of everything, over its stdin and stdout.
 
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;

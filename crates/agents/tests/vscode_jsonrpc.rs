@@ -1,6 +1,7 @@
 //! The reference implementation of the Language Server Protocol's JSON-RPC, vscode-jsonrpc, on
 //! either side.
 
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;

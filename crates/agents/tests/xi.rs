@@ -1,5 +1,6 @@
 //! The real xi-core: open, edit, save, and what it tells meanwhile.
 
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::future::Future;

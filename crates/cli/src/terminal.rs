@@ -1,6 +1,7 @@
 //! What a terminal may be given: nothing in it makes the terminal do something.
 
 /// Without control characters.
+#[cfg(any(unix, test))]
 pub(crate) fn harmless(text: &str) -> String {
     text.chars().filter(|c| !is_command(*c)).collect()
 }

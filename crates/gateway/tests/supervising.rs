@@ -1,4 +1,5 @@
 //! A far end that ends and is started again under a client that stays.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 use tieline_gateway::{Bridge, BridgeReport, bridge};
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
-    Channel, Incoming, MemoryChannel, Options, Receiver, ReceiverExt, Registry, SenderExt,
-    memory_pair,
+    Channel, Incoming, MemoryChannel, Receiver, ReceiverExt, SenderExt, memory_pair,
 };
 use tokio::task::JoinHandle;
 
@@ -123,11 +122,15 @@ async fn nothing_is_put_into_raw_lines_or_xi() {
 }
 
 /// Far more than the program's pipe takes, so that most is still on its way when it ends.
+#[cfg(unix)]
 #[tokio::test]
 async fn what_the_program_has_not_even_read_is_answered_and_counted() {
     let (client, near) = memory_pair();
     let endpoint = tieline_transport::Endpoint::exec("sh", ["-c", "read line; exit 3"]);
-    let far = Registry::new().connect(&endpoint, &Options::default()).await.unwrap();
+    let far = tieline_transport::Registry::new()
+        .connect(&endpoint, &tieline_transport::Options::default())
+        .await
+        .unwrap();
     let (mut to_server, mut from_server) = client.split();
     let padding = "x".repeat(1000);
     let asking = tokio::spawn(async move {
@@ -149,13 +152,17 @@ async fn what_the_program_has_not_even_read_is_answered_and_counted() {
     assert!(report.lost > 0, "all of it was read");
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn the_answer_says_how_a_child_has_ended() {
     let (client, near) = memory_pair();
     let script =
         "read line; echo first >&2; head -c 9000 /dev/zero | tr '\\0' x >&2; echo last >&2; exit 7";
     let endpoint = tieline_transport::Endpoint::exec("sh", ["-c", script]);
-    let far = Registry::new().connect(&endpoint, &Options::default()).await.unwrap();
+    let far = tieline_transport::Registry::new()
+        .connect(&endpoint, &tieline_transport::Options::default())
+        .await
+        .unwrap();
     let options = Bridge { dialect: Some(Dialect::MCP), ..Bridge::default() };
     let report = tokio::spawn(bridge(near.boxed(), far, options, pending()));
     let (mut to_server, mut from_server) = client.split();

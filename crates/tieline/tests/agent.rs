@@ -1,4 +1,4 @@
-//! The agent in thirty lines, unchanged: in memory, over a Unix socket, and on its own stdio.
+//! The agent in thirty lines, unchanged: in memory, over a Unix socket or a named pipe, and on its own stdio.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -35,6 +35,7 @@ async fn in_memory() {
     use_it(ours).await;
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn over_a_unix_socket() {
     let directory = tempfile::tempdir().unwrap();
@@ -44,10 +45,20 @@ async fn over_a_unix_socket() {
     use_it(tieline::connect(&endpoint).await.unwrap()).await;
 }
 
+#[cfg(windows)]
+#[tokio::test]
+async fn over_a_named_pipe() {
+    let endpoint = format!("pipe:tieline-agent-test-{}", std::process::id());
+    let mut acceptor = tieline::listen(&endpoint).await.unwrap();
+    tokio::spawn(async move { agent::serve(acceptor.accept().await.unwrap()).await });
+    use_it(tieline::connect(&endpoint).await.unwrap()).await;
+}
+
 #[tokio::test]
 async fn on_its_own_stdio() {
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples/agent");
+    let program = program.with_extension(std::env::consts::EXE_EXTENSION);
     assert!(program.exists(), "the example is built with the tests, by `cargo test`");
     let endpoint = tieline::Endpoint::exec(&program, [""; 0]).to_string();
     use_it(tieline::connect(&endpoint).await.unwrap()).await;
