@@ -2,6 +2,7 @@
 
 mod argv;
 mod percent;
+mod pipe;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -145,11 +146,7 @@ impl fmt::Display for Endpoint {
                 f.write_str("@")?;
                 percent::write(f, name.as_encoded_bytes())
             }
-            Address::Pipe(name) if name.starts_with('\\') => {
-                f.write_str("%5C")?;
-                percent::write(f, name.as_bytes().get(1..).unwrap_or_default())
-            }
-            Address::Pipe(name) => percent::write(f, name.as_bytes()),
+            Address::Pipe(name) => pipe::write(f, name),
             Address::Exec(argv) => argv::write(f, argv),
             Address::Stdio => Ok(()),
             Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
@@ -164,7 +161,7 @@ impl FromStr for Endpoint {
     type Err = TransportError;
 
     fn from_str(text: &str) -> Result<Self, TransportError> {
-        if let Some(name) = text.strip_prefix(PIPES).filter(|name| !name.is_empty()) {
+        if let Some(name) = pipe::name_in_path(text) {
             return Ok(Self::new(Address::Pipe(name.to_owned())));
         }
         let (head, rest) = text.split_once(':').ok_or_else(|| {
@@ -191,7 +188,7 @@ impl FromStr for Endpoint {
 fn parse_address(scheme: &str, rest: &str) -> Result<Address, TransportError> {
     match scheme {
         "unix" => parse_unix(rest),
-        "pipe" => parse_pipe(rest),
+        "pipe" => pipe::parse(rest).map(Address::Pipe),
         "exec" => argv::parse(rest).map(Address::Exec),
         "stdio" if rest.is_empty() => Ok(Address::Stdio),
         "stdio" => Err(bad("nothing stands behind `stdio:`".into(), "write stdio:")),
@@ -226,29 +223,6 @@ fn parse_unix(rest: &str) -> Result<Address, TransportError> {
         return Err(bad("a path cannot hold a NUL byte".into(), ""));
     }
     Ok(if is_abstract { Address::UnixAbstract(name) } else { Address::Unix(name) })
-}
-
-/// Where Windows has its named pipes; a path that begins so needs no scheme.
-const PIPES: &str = r"\\.\pipe\";
-
-fn parse_pipe(rest: &str) -> Result<Address, TransportError> {
-    let name = rest.strip_prefix(PIPES).unwrap_or(rest);
-    if name.contains('?') {
-        return Err(bad(
-            "a pipe endpoint takes no options behind `?`".into(),
-            "if the name has a question mark, write it as %3F",
-        ));
-    }
-    if name.starts_with(r"\\") {
-        let problem = format!("`{name}` is not a pipe of this machine");
-        return Err(bad(problem, r"write it like pipe:agent or pipe:\\.\pipe\agent"));
-    }
-    let name = percent::decode(name)?.into_string();
-    let name = name.map_err(|_| bad("the name of a pipe is not UTF-8".into(), ""))?;
-    if name.is_empty() {
-        return Err(bad("`pipe:` needs a name".into(), "write it like pipe:agent"));
-    }
-    Ok(Address::Pipe(name))
 }
 
 fn parse_tcp(rest: &str) -> Result<Address, TransportError> {

@@ -1,0 +1,45 @@
+//! The text of a `pipe:` endpoint: a name, or the whole path that Windows has for it.
+
+use std::fmt;
+
+use super::{bad, percent};
+use crate::TransportError;
+
+/// Where Windows has its named pipes.
+const PIPES: &str = r"\\.\pipe\";
+
+/// The name in a path that needs no scheme, for it can be nothing else.
+pub(super) fn name_in_path(text: &str) -> Option<&str> {
+    text.strip_prefix(PIPES).filter(|name| !name.is_empty())
+}
+
+pub(super) fn write(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+    // A name that begins with a backslash would read as a path.
+    match name.strip_prefix('\\') {
+        Some(rest) => {
+            f.write_str("%5C")?;
+            percent::write(f, rest.as_bytes())
+        }
+        None => percent::write(f, name.as_bytes()),
+    }
+}
+
+pub(super) fn parse(rest: &str) -> Result<String, TransportError> {
+    let name = rest.strip_prefix(PIPES).unwrap_or(rest);
+    if name.contains('?') {
+        return Err(bad(
+            "a pipe endpoint takes no options behind `?`".into(),
+            "if the name has a question mark, write it as %3F",
+        ));
+    }
+    if name.starts_with(r"\\") {
+        let problem = format!("`{name}` is not a pipe of this machine");
+        return Err(bad(problem, r"write it like pipe:agent or pipe:\\.\pipe\agent"));
+    }
+    let name = percent::decode(name)?.into_string();
+    let name = name.map_err(|_| bad("the name of a pipe is not UTF-8".into(), ""))?;
+    match name.is_empty() {
+        true => Err(bad("`pipe:` needs a name".into(), "write it like pipe:agent")),
+        false => Ok(name),
+    }
+}
