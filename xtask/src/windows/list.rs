@@ -60,6 +60,8 @@ pub(super) const MUST_RUN: &[&str] = &[
     "transport::windows::children::a_name_is_found_with_the_endings_of_programs",
     "transport::windows::children::arguments_of_a_batch_file_arrive_or_are_refused",
     "transport::windows::children::two_hundred_rounds_leave_no_process",
+    "transport::windows::children::what_a_killed_program_had_started_ends_with_it",
+    "transport::windows::pipes::a_pipe_of_somebody_else_is_not_connected_to",
     "transport::windows::pipes::a_thousand_rounds_of_fifty_clients_lose_and_refuse_nobody",
     "transport::windows::pipes::there_is_always_an_instance_to_connect_to",
     "transport::windows::pipes::who_finds_every_instance_taken_waits_within_its_time",

@@ -1,9 +1,12 @@
 //! What becomes of children and of all that they started, and how they are named and told things.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 
 use tieline_proto::Lines;
 use tieline_testkit::wait::{block_on, until};
+use tieline_testkit::{helper, test_name};
 use tieline_transport::{
     Channel, CloseReason, ErrorKind, FramedChannel, Incoming, Process, ProcessConfig, ReceiverExt,
     SenderExt, Transport, resolve,
@@ -77,6 +80,29 @@ fn a_child_ends_with_its_input_and_what_it_left_is_ended_with_it() {
         let both: Vec<u32> = both.split(' ').map(|pid| pid.parse().unwrap()).collect();
         until("the end of both", || !both.iter().any(|pid| is_running(*pid)));
     });
+}
+
+/// TerminateProcess, so that nothing of ours can do anything about it any more.
+#[test]
+fn what_a_killed_program_had_started_ends_with_it() {
+    let mut helper = helper::with_own_stdio(test_name!(), || {
+        block_on(async {
+            let channel = lines(&ProcessConfig::new(echo()).with_args(["--pids"])).await;
+            let (_sender, mut receiver) = channel.split();
+            println!("{}", line(&mut receiver).await);
+            std::future::pending::<()>().await;
+        });
+    });
+    let mut helper = helper.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(helper.stdout.take().unwrap());
+    helper::own_stdout(&mut stdout);
+    let mut pids = String::new();
+    stdout.read_line(&mut pids).unwrap();
+    let pids: Vec<u32> = pids.trim().split(' ').map(|pid| pid.parse().unwrap()).collect();
+    assert!(pids.len() == 2 && pids.iter().all(|pid| is_running(*pid)), "{pids:?}");
+    helper.kill().unwrap();
+    helper.wait().unwrap();
+    until("the end of both", || !pids.iter().any(|pid| is_running(*pid)));
 }
 
 #[test]

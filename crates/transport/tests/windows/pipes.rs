@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::name;
 
 const BUSY: i32 = 231;
+const INVALID_OWNER: i32 = 1307;
 
 /// Gives back every byte to everybody.
 async fn echo(mut listener: PipeListener) {
@@ -126,6 +127,27 @@ fn a_descriptor_that_says_nothing_of_who_may_is_refused() {
             let error = Pipe.listen(&config).await.err().unwrap();
             let ErrorKind::InvalidConfig(config) = error.kind() else { panic!("{error:?}") };
             assert_eq!(config.field, "security");
+        }
+    });
+}
+
+/// Whoever comes first has the name. It is everybody's here, which Windows lets nobody say but Wine
+/// does: so there is somebody else to be.
+#[test]
+fn a_pipe_of_somebody_else_is_not_connected_to() {
+    block_on(async {
+        let security = Some("O:WDD:P(A;;GA;;;WD)".into());
+        let config = PipeConfig { security, ..PipeConfig::new(name()) };
+        match Pipe.listen(&config).await {
+            Ok(_listener) => {
+                let error = Pipe.connect(&config).await.err().expect("it was connected to");
+                assert!(matches!(error.kind(), ErrorKind::PeerNotAllowed(_)), "{error:?}");
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error).and_then(|it| it.downcast_ref());
+                let cause: &std::io::Error = cause.unwrap();
+                assert_eq!(cause.raw_os_error(), Some(INVALID_OWNER), "{error:?}");
+            }
         }
     });
 }
