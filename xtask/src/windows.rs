@@ -43,10 +43,11 @@ const PROGRAMS: [Program; 2] = [
 ];
 
 /// What a user gets, and what it is tested with.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
     "tieline-proto",
     "tieline-transport",
     "tieline-rpc",
+    "tieline-link",
     "tieline-gateway",
     "tieline-agents",
     "tieline-testkit",

@@ -43,8 +43,8 @@ use crate::options::validate_timeout;
 #[cfg(windows)]
 use crate::windows::process::launch;
 use crate::{
-    Address, ConfigError, Endpoint, Environment, ErrorKind, Guardian, IoConnection, NoListener,
-    Operation, Options, PerformanceProfile, ProcessAccount, StopTimeouts, Transport,
+    Address, ConfigError, Endpoint, Environment, ErrorKind, Guardian, Hold, IoConnection,
+    NoListener, Operation, Options, PerformanceProfile, ProcessAccount, StopTimeouts, Transport,
     TransportConfig, TransportError, TransportKind,
 };
 #[cfg(target_os = "linux")]

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 
 use super::job::{self, Job, KILLED};
 use crate::control::Backing;
-use crate::process::{Stderr, StopTimeouts};
-use crate::{BoxFuture, ChildExit, Health};
+use crate::process::Stderr;
+use crate::{BoxFuture, ChildExit, Health, StopTimeouts};
 
 /// How far a child's life has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

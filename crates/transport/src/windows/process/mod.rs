@@ -87,7 +87,10 @@ fn start(config: &ProcessConfig, program: PathBuf) -> io::Result<Started> {
     let (stderr, theirs_err) = pipes::from_child()?;
     let shares_console = job::has_console();
     let mut command = Command::new(plain(&program));
-    command.args(&config.args).envs(config.env.iter());
+    command.args(&config.args);
+    if !config.env.is_ours() {
+        command.env_clear().envs(config.env.resolve(std::env::vars_os()));
+    }
     command.stdin(Stdio::from(theirs_in)).stdout(Stdio::from(theirs_out));
     command.stderr(Stdio::from(theirs_err));
     // In a group of its own Ctrl-C is not for it: it ends when its line does. Where there is no console
