@@ -25,7 +25,7 @@ pub(super) fn listen(_: &PipeConfig, _: &Endpoint) -> Result<PipeListener, Trans
     Err(unsupported(Operation::Listen))
 }
 
-fn unsupported(operation: Operation) -> TransportError {
+pub(super) fn unsupported(operation: Operation) -> TransportError {
     TransportError::new(ErrorKind::UnsupportedPlatform, operation).with_hint(INSTEAD)
 }
 
@@ -42,6 +42,7 @@ mod tests {
         for error in [
             Pipe.connect(&config).await.err().unwrap(),
             Pipe.listen(&config).await.err().unwrap(),
+            registry.connector(&endpoint, &options).err().unwrap(),
             registry.connect(&endpoint, &options).await.err().unwrap(),
             registry.listen(&endpoint, &options).await.err().unwrap(),
         ] {

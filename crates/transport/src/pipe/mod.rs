@@ -113,10 +113,14 @@ impl Transport for Pipe {
         PROFILE
     }
 
+    #[cfg_attr(not(windows), expect(unused_variables))]
     fn config(&self, endpoint: &Endpoint, options: &Options) -> Result<PipeConfig, TransportError> {
         let Address::Pipe(name) = endpoint.address() else {
             return Err(crate::registry::foreign(endpoint));
         };
+        #[cfg(not(windows))]
+        return Err(elsewhere::unsupported(crate::Operation::Configure).at(endpoint));
+        #[cfg(windows)]
         Ok(PipeConfig {
             security: options.pipe_security.clone(),
             connect_timeout: options.connect_timeout,
