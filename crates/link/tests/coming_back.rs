@@ -1,6 +1,6 @@
 //! How a line comes back, when it does not, and what is told of it.
 
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;

@@ -1,6 +1,6 @@
 //! Nothing is lost silently: over many kills, every message is accounted for.
 
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;

@@ -1,6 +1,6 @@
 //! What becomes of messages while there is no line, and of a link that is ended then.
 
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
