@@ -60,8 +60,9 @@ pub enum Hold {
 }
 
 impl Guardian {
-    /// This program. MUST be called first in `main`: where the process was started to be a guardian,
-    /// this does not return.
+    /// This program. MUST be called first in `main`, before there is another thread (and so not below
+    /// `#[tokio::main]`): where the process was started to be a guardian, this does not return, and
+    /// with other threads about it refuses to be one, which it says on stderr.
     pub fn of_this_program() -> Self {
         let is_asked = std::env::args_os().nth(1).is_some_and(|asked| asked == ASKED);
         if is_asked {

@@ -303,6 +303,25 @@ fn a_guardian_that_cannot_be_started_is_named() {
     assert!(until_children_are_gone(wait::LIMIT));
 }
 
+#[test]
+fn a_guardian_with_other_threads_refuses_to_be_one() {
+    let late = ["guarding::called_late", "--exact", "--nocapture"];
+    let late = Some(Guardian::new("/proc/self/exe").with_args(late));
+    let mark = misbehave::new_mark();
+    let config = ProcessConfig { guardian: late, ..misbehaving(&mark, &["say=up", "echo"]) };
+    let Err(error) = block_on(launch(&config)) else { panic!("it was started") };
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("guardian"), "{error:?}");
+    assert!(until_children_are_gone(wait::LIMIT));
+    assert_eq!(misbehave::survivors(&mark), [0; 0]);
+}
+
+/// What is asked to be that guardian, in a thread of its own as every test is.
+#[test]
+fn called_late() {
+    Guardian::of_this_program();
+}
+
 /// Ends what a test has shown to be left.
 #[track_caller]
 pub(super) fn end_by_hand(mark: &str) {

@@ -26,7 +26,7 @@ use crate::Hold;
 
 /// Does what the socket on stdin asks for.
 pub(crate) fn run() -> ! {
-    let done = take_stdin().and_then(|mut line| {
+    let done = be_alone().and_then(|()| take_stdin()).and_then(|mut line| {
         let (request, stdio) = Request::receive(&mut line)?;
         guard(line, &request, stdio)
     });
@@ -38,6 +38,17 @@ pub(crate) fn run() -> ! {
         0
     };
     exit(status)
+}
+
+/// A copy of this process is made, in which nothing goes on that other threads have begun: a lock that
+/// one holds would be held for ever.
+fn be_alone() -> io::Result<()> {
+    match std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count) {
+        0 | 1 => Ok(()),
+        _ => Err(io::Error::other(
+            "there are other threads: Guardian::of_this_program must be called first in main",
+        )),
+    }
 }
 
 /// The socket, which no program inherits; stdin is nothing from now on.
