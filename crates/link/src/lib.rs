@@ -105,9 +105,10 @@
 //!
 //! Like any channel it is passive: the loss is noticed and another line sought by whoever receives. It
 //! comes back no more once its sender was closed or dropped, its receiver dropped, or
-//! [`Control::stop`](tieline_transport::Control::stop) called; without a line it ends then at once, and
-//! a sender that waits is released. [`Control::abort`](tieline_transport::Control::abort), and dropping
-//! both halves or the [`Client`], end everything at once: line, child, attempt and wait.
+//! [`Control::stop`](tieline_transport::Control::stop) called; without a line it ends then at once, with
+//! the reason for which the last one was lost, and a sender that waits is released.
+//! [`Control::abort`](tieline_transport::Control::abort), and dropping both halves or the [`Client`],
+//! end everything at once: line, child, attempt and wait.
 
 mod client;
 mod link;
