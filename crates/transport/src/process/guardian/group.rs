@@ -228,6 +228,7 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
     const UNIFIED: &str = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw";
     const HYBRID: &str = "\
@@ -263,5 +264,24 @@ mod tests {
             assert_eq!(is_guardians(name.as_bytes()), expected, "{name}");
         }
         assert_eq!(unescape("a\\040b\\134\\"), "a b\\\\");
+    }
+    #[test]
+    fn a_group_is_made_also_while_somebody_sweeps() {
+        match Group::make() {
+            Ok(group) => assert!(group.remove()),
+            Err(error) => return eprintln!("not run where no group can be made: {error}"),
+        }
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    sweep();
+                }
+            });
+            let made = (0..1000).map(|_| Group::make().map(|group| group.remove()));
+            let failed: Vec<_> = made.filter(|made| !matches!(made, Ok(true))).collect();
+            is_over.store(true, Relaxed);
+            assert!(failed.is_empty(), "{failed:?}");
+        });
     }
 }
