@@ -98,8 +98,9 @@
 //! | accepted by a line and not known to be written when it was lost | lost: counted in [`Reset::lost`](tieline_transport::Reset::lost), and the sender's next flush says [`Lost`](tieline_transport::SendError::Lost) |
 //! | written before the line was lost | unknown: only the other side could tell. Answers that came before the loss are delivered before the reset |
 //!
-//! None is sent a second time. Nothing goes over a new line before its `Reset` was given to whoever
-//! receives.
+//! None is sent a second time. When a new line is there its `Reset` is on its way to whoever receives, and
+//! what waits to be sent may leave at the same moment: who must begin anew first (a JSON-RPC peer does)
+//! lets nothing wait.
 //!
 //! # What ends it
 //!
