@@ -20,7 +20,7 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     let registry = Registry::new();
     let program = Program::of(&args)?;
     if args.line.is_isolated() {
-        try_isolation(&args).await?;
+        try_isolation(&args, &program).await?;
     }
     let account = ProcessAccount::default();
     let (tap, tap_end) = Tap::open_if_any(args.line.tap.as_deref())?;
@@ -69,11 +69,19 @@ fn log_programs(programs: ProcessCounts) {
 }
 
 /// Whether this machine allows it is found out before anybody is told that something is served.
-async fn try_isolation(args: &Serve) -> Result<(), Failure> {
+async fn try_isolation(args: &Serve, program: &Program) -> Result<(), Failure> {
     let endpoint = Endpoint::exec("/proc/self/exe", ["--version"]);
     let options = args.line.options();
-    let line = Registry::new().connect(&endpoint, &options).await?;
-    drop(line);
+    match Registry::new().connect(&endpoint, &options).await {
+        Ok(line) => drop(line),
+        // It was tried with us, and would be the same with what was asked for.
+        Err(error) => match program.argv.split_first() {
+            Some((command, arguments)) => {
+                return Err(error.at(&Endpoint::exec(command, arguments)).into());
+            }
+            None => return Err(error.into()),
+        },
+    }
     Ok(())
 }
 

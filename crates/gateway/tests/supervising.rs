@@ -13,10 +13,10 @@ use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, bridge_supervised};
 use tieline_proto::RestartPolicy;
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
-    Channel, CloseReason, DynConnector, Endpoint, Incoming, MemoryChannel, Options, ReceiverExt,
-    Registry, SenderExt, memory_pair,
+    BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, Endpoint, Incoming, MemoryChannel,
+    Options, ReceiverExt, Registry, SenderExt, TransportError, memory_pair,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// A program that says with which process it does, ends as it is told, and answers anything else.
@@ -122,6 +122,52 @@ async fn a_stop_while_it_waits_to_start_again_is_the_end() {
         }
     }
     report.await.unwrap();
+}
+
+/// Connects once; the next attempt comes to nothing, and to no end.
+struct Once {
+    target: Arc<dyn DynConnector>,
+    attempts: watch::Sender<u32>,
+}
+
+impl DynConnector for Once {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        Box::pin(async move {
+            self.attempts.send_modify(|attempts| *attempts += 1);
+            if *self.attempts.borrow() > 1 {
+                pending::<()>().await;
+            }
+            self.target.connect().await
+        })
+    }
+}
+
+#[tokio::test]
+async fn who_has_said_all_before_there_is_another_hears_how_the_last_one_ended() {
+    let (client, near) = memory_pair();
+    let endpoint = Endpoint::exec("sh", ["-c", "read line; echo sorry >&2; exit 9"]);
+    let target = Registry::new().connector(&endpoint, &Options::default()).unwrap().into();
+    let attempts = watch::Sender::new(0);
+    let mut attempted = attempts.subscribe();
+    let target = Arc::new(Once { target, attempts });
+    let bridge = Bridge { dialect: Some(Dialect::STRICT), ..Bridge::default() };
+    let report = tokio::spawn(bridge_supervised(
+        near.boxed(),
+        target,
+        RestartPolicy::OnFailure,
+        bridge,
+        pending(),
+    ));
+    let (mut to_server, mut from_server) = client.split();
+    let request = json!({"jsonrpc": "2.0", "id": 1, "method": "m"});
+    to_server.send(request.to_string()).await.unwrap();
+    attempted.wait_for(|attempts| *attempts == 2).await.unwrap();
+    to_server.close().await.unwrap();
+    let answer: Value = serde_json::from_str(&message(&mut from_server).await).unwrap();
+    assert_eq!((&answer["id"], &answer["error"]["data"]["code"]), (&json!(1), &json!(9)));
+    ended(&mut from_server).await;
+    let report = report.await.unwrap().unwrap();
+    assert!(!report.end.is_clean(), "{}", report.end);
 }
 
 #[tokio::test]

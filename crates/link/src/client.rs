@@ -189,7 +189,8 @@ impl Client {
         let limit = self.options.send_timeout;
         let fed = timeout(limit, async {
             let mut sender = sender.lock().await;
-            sender.feed(message).await.map(|()| sender)
+            // Of what others gave up half-way they heard: this is about ours.
+            sender.feed_as_first(message.into()).await.map(|()| sender)
         });
         let sent = match fed.await {
             Ok(Ok(mut sender)) => sender.flush().await,

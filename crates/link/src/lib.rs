@@ -98,16 +98,18 @@
 //! | accepted by a line and not known to be written when it was lost | lost: counted in [`Reset::lost`](tieline_transport::Reset::lost), and the sender's next flush says [`Lost`](tieline_transport::SendError::Lost) |
 //! | written before the line was lost | unknown: only the other side could tell. Answers that came before the loss are delivered before the reset |
 //!
-//! None is sent a second time. Nothing goes over a new line before its `Reset` was given to whoever
-//! receives.
+//! None is sent a second time. When a new line is there its `Reset` is on its way to whoever receives, and
+//! what waits to be sent may leave at the same moment: who must begin anew first (a JSON-RPC peer does)
+//! lets nothing wait.
 //!
 //! # What ends it
 //!
 //! Like any channel it is passive: the loss is noticed and another line sought by whoever receives. It
 //! comes back no more once its sender was closed or dropped, its receiver dropped, or
-//! [`Control::stop`](tieline_transport::Control::stop) called; without a line it ends then at once, and
-//! a sender that waits is released. [`Control::abort`](tieline_transport::Control::abort), and dropping
-//! both halves or the [`Client`], end everything at once: line, child, attempt and wait.
+//! [`Control::stop`](tieline_transport::Control::stop) called; without a line it ends then at once, with
+//! the reason for which the last one was lost, and a sender that waits is released.
+//! [`Control::abort`](tieline_transport::Control::abort), and dropping both halves or the [`Client`],
+//! end everything at once: line, child, attempt and wait.
 
 mod client;
 mod link;

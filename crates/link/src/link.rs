@@ -136,6 +136,29 @@ impl LinkSender {
         }
     }
 
+    /// Sends a message of somebody else's than those before: what was lost of theirs is not told to them.
+    pub(crate) async fn feed_as_first(&mut self, message: Bytes) -> Result<(), SendError> {
+        std::future::poll_fn(|cx| self.poll_ready(cx)).await?;
+        let mut sending = lock(&self.0.sending);
+        sending.untold = 0;
+        self.start(&mut sending, message)
+    }
+
+    fn start(&self, sending: &mut Sending, message: Bytes) -> Result<(), SendError> {
+        if sending.is_closing {
+            return Err(self.not_open());
+        }
+        let sent = self.on_line(sending, |line| Poll::Ready(line.start_send(message)));
+        match (sent, self.0.end()) {
+            (Some(Poll::Ready(Ok(()))), _) => sending.unflushed += 1,
+            (Some(Poll::Ready(Err(error))), _) => return Err(error),
+            (_, Some(reason)) => return Err(closed(reason)),
+            // The line that had room for it is gone. The next is somebody else's to begin.
+            (_, None) => sending.lose(1),
+        }
+        Ok(())
+    }
+
     fn not_open(&self) -> SendError {
         closed(self.0.end().unwrap_or(CloseReason::ByUs))
     }
@@ -164,18 +187,7 @@ impl Sender for LinkSender {
 
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
         let mut sending = lock(&self.0.sending);
-        if sending.is_closing {
-            return Err(self.not_open());
-        }
-        let sent = self.on_line(&mut sending, |line| Poll::Ready(line.start_send(message)));
-        match (sent, self.0.end()) {
-            (Some(Poll::Ready(Ok(()))), _) => sending.unflushed += 1,
-            (Some(Poll::Ready(Err(error))), _) => return Err(error),
-            (_, Some(reason)) => return Err(closed(reason)),
-            // The line that had room for it is gone. The next is somebody else's to begin.
-            (_, None) => sending.lose(1),
-        }
-        Ok(())
+        self.start(&mut sending, message)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {

@@ -89,13 +89,12 @@ impl Receiving {
         std::mem::replace(&mut self.stage, Stage::Ended)
     }
 
-    /// Seeks no more. True if it did.
-    pub(crate) fn cut_if_away(&mut self) -> bool {
-        let is_away = matches!(self.stage, Stage::Away(_));
-        if is_away {
-            self.stage = Stage::Ended;
-        }
-        is_away
+    /// Seeks no more. Gives why it did, if it did.
+    pub(crate) fn cut_if_away(&mut self) -> Option<CloseReason> {
+        let Stage::Away(away) = &self.stage else { return None };
+        let cause = away.cause.clone();
+        self.stage = Stage::Ended;
+        Some(cause)
     }
 
     fn poll(&mut self, shared: &Arc<Shared>, cx: &mut Context<'_>) -> Poll<Incoming> {

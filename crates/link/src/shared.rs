@@ -174,12 +174,19 @@ impl Shared {
 
     /// The line of the moment is done with.
     pub(crate) fn uninstall(&self) -> Option<Box<dyn Sender>> {
-        let mut sending = lock(&self.sending);
-        let mut life = self.life();
-        if let Some(line) = life.line.take() {
-            life.earlier.add(&line.info());
+        let (line, waiting) = {
+            let mut sending = lock(&self.sending);
+            let mut life = self.life();
+            if let Some(line) = life.line.take() {
+                life.earlier.add(&line.info());
+            }
+            (sending.take(), life.sender.take())
+        };
+        // Who flushes has nothing to wait for any more, and is told what was lost.
+        if let Some(waiting) = waiting {
+            waiting.wake();
         }
-        sending.take()
+        line
     }
 
     /// Why the line of the moment has ended, as far as both halves know.
@@ -229,8 +236,10 @@ impl Shared {
             is_first
         };
         // What is on its way to a new line has no end of its own to wait for.
-        if is_first && lock(&self.receiving).cut_if_away() {
-            self.finish(CloseReason::ByUs);
+        // How the last one was lost is the last that is known of the other side.
+        let cause = if is_first { lock(&self.receiving).cut_if_away() } else { None };
+        if let Some(cause) = cause {
+            self.finish(cause);
         }
         self.life().line.clone()
     }

@@ -1,7 +1,7 @@
 //! How far a line has come, for those who only watch.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tieline_transport::CloseReason;
 use tokio::sync::watch;
@@ -34,7 +34,8 @@ pub enum State {
     Draining,
     /// It has ended.
     Closed {
-        /// This side wanted it to. The reason is then how the other side took it.
+        /// This side wanted it to. The reason is then how the other side took it, or how it had been
+        /// lost before.
         by_us: bool,
         /// Why, with the evidence: the exit status and the last of stderr.
         reason: CloseReason,
@@ -77,29 +78,39 @@ impl fmt::Display for State {
 /// Where one line tells how far it has come. Lines that come one after the other tell the same
 /// watchers, each in its turn.
 pub(crate) struct Told {
-    states: Arc<watch::Sender<(u64, State)>>,
+    states: Weak<Watched>,
+    /// They come to their end with the first: what is left of a later line holds up nobody.
+    _first: Option<Arc<Watched>>,
+    seen: watch::Receiver<(u64, State)>,
     turn: u64,
 }
+
+type Watched = watch::Sender<(u64, State)>;
 
 impl Told {
     /// The first, of which `state` is told.
     pub(crate) fn first(state: State) -> Self {
-        Self { states: Arc::new(watch::Sender::new((0, state))), turn: 0 }
+        let states = Arc::new(Watched::new((0, state)));
+        let seen = states.subscribe();
+        Self { states: Arc::downgrade(&states), _first: Some(states), seen, turn: 0 }
     }
 
     /// The next takes over, and says what it has come to.
     pub(crate) fn next(&self, state: State) -> Self {
         let mut turn = 0;
-        self.states.send_modify(|last| {
-            turn = last.0 + 1;
-            *last = (turn, state);
-        });
-        Self { states: self.states.clone(), turn }
+        if let Some(states) = self.states.upgrade() {
+            states.send_modify(|last| {
+                turn = last.0 + 1;
+                *last = (turn, state);
+            });
+        }
+        Self { states: self.states.clone(), _first: None, seen: self.seen.clone(), turn }
     }
 
     /// Tells of `state`, if it is still this one's turn.
     pub(crate) fn tell(&self, state: State) {
-        self.states.send_if_modified(|last| {
+        let Some(states) = self.states.upgrade() else { return };
+        states.send_if_modified(|last| {
             let is_due = last.0 == self.turn;
             if is_due {
                 last.1 = state;
@@ -109,7 +120,7 @@ impl Told {
     }
 
     pub(crate) fn present(&self) -> State {
-        self.states.borrow().1.clone()
+        self.seen.borrow().1.clone()
     }
 }
 
@@ -127,7 +138,7 @@ pub struct States {
 
 impl States {
     pub(crate) fn of(told: &Told, ends: bool) -> Self {
-        let mut states = told.states.subscribe();
+        let mut states = told.seen.clone();
         states.mark_changed();
         Self { states, ends, is_over: false }
     }

@@ -231,6 +231,35 @@ async fn a_send_waits_for_a_line_for_so_long_and_no_longer() {
 }
 
 #[tokio::test]
+async fn what_others_lost_is_not_told_to_who_sends_next() {
+    let (world, mut far_ends) = World::new([]);
+    let client = client(world);
+    let mut messages = client.connect().await.unwrap();
+    let far = far_ends.recv().await.unwrap();
+    // Whoever has sent it does not wait for what becomes of it.
+    assert!(poll_once(client.send(vec![b'x'; 1 << 20])).await.is_none());
+    drop(far);
+    assert_eq!(reset(&mut messages).await.lost, 1);
+    client.send("mine").await.unwrap();
+    let (_their_sender, mut far) = far_ends.recv().await.unwrap().split();
+    assert_eq!(message(&mut far).await, "mine");
+}
+
+#[tokio::test]
+async fn states_end_with_the_client_whoever_still_has_messages() {
+    let (world, mut far_ends) = World::new([]);
+    let client = never(world);
+    let mut states = client.states();
+    let mut messages = client.connect().await.unwrap();
+    drop(far_ends.recv().await.unwrap());
+    end(&mut messages).await;
+    state(&mut states, State::is_closed).await;
+    drop(client);
+    assert!(within("the last state", states.next()).await.is_none());
+    drop(messages);
+}
+
+#[tokio::test]
 async fn disconnecting_from_a_server_ends_the_messages_that_are_left() {
     let (world, mut far_ends) = World::new([]);
     let client = client(world);

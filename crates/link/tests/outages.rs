@@ -96,6 +96,22 @@ async fn a_send_under_which_the_line_is_lost_says_so() {
     assert_eq!(reset.lost, 1);
 }
 
+#[tokio::test]
+async fn a_flush_ends_with_its_line_and_does_not_wait_for_the_next() {
+    let script = [Step::Line, Step::Wait];
+    let (link, far, world, _far_ends) = link(script, LinkOptions::default()).await;
+    let (mut sender, mut receiver) = link.split();
+    let sending = tokio::spawn(async move { (sender.send(vec![b'x'; 1 << 20]).await, sender) });
+    tokio::task::yield_now().await;
+    // The other side says its last word, and neither reads nor goes.
+    let (mut their_sender, _their_receiver) = far.split();
+    their_sender.close().await.unwrap();
+    let _receiving = tokio::spawn(async move { receiver.recv().await });
+    world.waits(1).await;
+    let (sent, _sender) = within("the flush", sending).await.unwrap();
+    assert!(matches!(sent, Err(SendError::Lost(1))), "{sent:?}");
+}
+
 /// Ends an outage while a sender waits in it, which must be released.
 async fn released<F: Future<Output = ()>>(
     ends: impl FnOnce(Control) -> F,
@@ -108,20 +124,20 @@ async fn released<F: Future<Output = ()>>(
     let (incoming, receiver) = within("the receiver's release", receiving).await.unwrap();
     let Incoming::End(reason) = incoming else { panic!("{incoming:?}") };
     world.waits(0).await;
-    assert!(matches!(control.close_reason(), Some(CloseReason::ByUs)));
+    assert_eq!(control.close_reason().unwrap().to_string(), reason.to_string());
     drop(receiver);
     assert!(last(&mut states).await.0);
     (refused, reason)
 }
 
 #[tokio::test]
-async fn a_stop_during_an_outage_releases_everybody() {
+async fn a_stop_during_an_outage_releases_everybody_and_says_what_is_known() {
     let (refused, reason) = released(|control| async move {
-        assert!(matches!(control.stop().await, CloseReason::ByUs));
+        assert!(matches!(control.stop().await, CloseReason::ByPeer));
     })
     .await;
-    assert!(matches!(refused.close_reason(), Some(CloseReason::ByUs)), "{refused:?}");
-    assert!(matches!(reason, CloseReason::ByUs));
+    assert!(matches!(refused.close_reason(), Some(CloseReason::ByPeer)), "{refused:?}");
+    assert!(matches!(reason, CloseReason::ByPeer));
 }
 
 #[tokio::test]
@@ -141,7 +157,7 @@ async fn a_sender_that_closes_or_goes_during_an_outage_ends_it() {
             drop(sender);
         }
         let (incoming, _receiver) = within("the receiver", receiving).await.unwrap();
-        assert!(matches!(incoming, Incoming::End(CloseReason::ByUs)), "{incoming:?}");
+        assert!(matches!(incoming, Incoming::End(CloseReason::ByPeer)), "{incoming:?}");
         world.waits(0).await;
         assert!(last(&mut states).await.0);
     }
@@ -152,7 +168,7 @@ async fn a_receiver_that_goes_during_an_outage_ends_it() {
     let Outage { mut sender, receiving, mut states, world, .. } = outage().await;
     receiving.abort();
     let refused = within("the send", sender.send("never")).await.unwrap_err();
-    assert!(matches!(refused.close_reason(), Some(CloseReason::ByUs)), "{refused:?}");
+    assert!(matches!(refused.close_reason(), Some(CloseReason::ByPeer)), "{refused:?}");
     world.waits(0).await;
     assert!(last(&mut states).await.0);
 }
@@ -250,13 +266,16 @@ async fn a_link_that_waits_for_its_time_is_ended_by_every_way_out() {
         assert!(matches!(states.present(), State::Backoff { .. }), "{}", states.present());
         match way_out {
             0 => drop((sender, receiver)),
-            1 => assert!(matches!(control.stop().await, CloseReason::ByUs)),
+            1 => assert!(matches!(control.stop().await, CloseReason::ByPeer)),
             2 => control.abort(),
             3 => sender.close().await.unwrap(),
             _ => drop(receiver),
         }
         assert!(last(&mut states).await.0, "{way_out}");
-        assert!(matches!(control.close_reason(), Some(CloseReason::ByUs)), "{way_out}");
+        match control.close_reason() {
+            Some(CloseReason::ByUs) => assert_eq!(way_out, 2),
+            reason => assert!(matches!(reason, Some(CloseReason::ByPeer)), "{way_out}: {reason:?}"),
+        }
         assert!(far_ends.try_recv().is_err(), "{way_out}");
     }
 }

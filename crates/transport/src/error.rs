@@ -254,7 +254,7 @@ impl ErrorKind {
                 "check that the file is a program for this machine and that the interpreter in its first line exists"
             }
             Self::IsolationRefused => {
-                "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns; in a container, its security options), or do without --isolate"
+                "allow namespaces (sysctl user.max_user_namespaces and the others there, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns; in a container, its security options), or do without --isolate"
             }
             Self::AlreadyTaken => "a process has one stdin and one stdout; use another endpoint",
             Self::TimedOut(_) => "try again, or allow more time",

@@ -202,7 +202,11 @@ fn groups_that_a_program_makes_below_its_own_go_with_it() {
         let script = r#"
             group=$(sed -n 's/^0:://p' /proc/self/cgroup)
             mount=$(sed -n 's/^\S* \S* \S* \S* \(\S*\) .* - cgroup2 .*/\1/p' /proc/self/mountinfo)
-            mkdir -p "$mount$group/a/b" && echo $$ > "$mount$group/a/b/cgroup.procs" && echo up
+            mkdir -p "$mount$group/a/b" && echo $$ > "$mount$group/a/b/cgroup.procs" || exit
+            deep=d/d
+            for level in 1 2 3 4 5 6; do deep=$deep/$deep; done
+            mkdir -p "$mount$group/$deep" "$mount$group/e/f" || exit
+            chmod 0 "$mount$group/d/d" "$mount$group/e" && echo up
             exec cat"#;
         let config = ProcessConfig { guardian: Some(guardian()), ..shell(script) };
         block_on(async {

@@ -5,7 +5,7 @@
 //! nobody has locked was left by a guardian that somebody killed: whoever finds it kills what is in
 //! it and removes it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,8 +13,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fstatfs, mkdirat, openat,
-    unlinkat,
+    AtFlags, Dir, DirEntry, FileType, FlockOperation, Mode, OFlags, chmodat, flock, fstat, fstatfs,
+    mkdirat, openat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{geteuid, getpid};
@@ -25,8 +25,9 @@ const PREFIX: &str = "tieline-guardian-";
 /// What `statfs` says of a cgroup2 file system. A directory can be made in others, too.
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
-/// How deep the groups are that a program may have made below its own.
-const DEEPEST: usize = 32;
+/// How many groups a program may have made below its own, to be removed at once: those beyond are
+/// removed when it is asked for again.
+const MOST_GROUPS: usize = 65_536;
 
 /// A group of ours.
 pub(super) struct Group {
@@ -54,7 +55,7 @@ impl Group {
             match take(parent.as_fd(), &name) {
                 Ok((directory, kill)) => return Ok(Self { parent, name, directory, kill }),
                 // Somebody was quicker and takes it for one that was left.
-                Err(Errno::WOULDBLOCK | Errno::NODEV) => continue,
+                Err(Errno::WOULDBLOCK | Errno::NODEV | Errno::NOENT) => continue,
                 Err(error) => {
                     let _ = unlinkat(&parent, &name, AtFlags::REMOVEDIR);
                     return Err(error.into());
@@ -78,7 +79,7 @@ impl Group {
     /// Removes it, with the groups that were made below it, once nobody is in it; whether it is gone.
     pub(super) fn remove(&self) -> bool {
         self.kill();
-        remove(self.parent.as_fd(), self.name.as_ref(), DEEPEST).is_ok()
+        remove(self.parent.as_fd(), self.name.as_ref()).is_ok()
     }
 }
 
@@ -100,7 +101,7 @@ pub(in super::super) fn sweep() -> bool {
             if let Ok(kill) = openat(&group, "cgroup.kill", TO_WRITE, Mode::empty()) {
                 let _ = rustix::io::write(kill, b"1");
             }
-            is_left |= remove(parent.as_fd(), name, DEEPEST).is_err();
+            is_left |= remove(parent.as_fd(), name).is_err();
         }
     }
     is_left
@@ -129,23 +130,49 @@ fn take(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<(OwnedFd, Owne
     Ok((directory, kill))
 }
 
-fn remove(parent: BorrowedFd<'_>, name: &OsStr, depth: usize) -> rustix::io::Result<()> {
-    let remove_it = || match unlinkat(parent, name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOENT) => Ok(()),
-        removed => removed,
-    };
-    match remove_it() {
-        Err(Errno::BUSY | Errno::NOTEMPTY) if depth > 0 => {}
+/// Removes a group and those below it, however deep they are, the last first.
+fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
+    match remove_one(parent, name) {
+        Err(Errno::BUSY | Errno::NOTEMPTY) => {}
         removed => return removed,
     }
-    let directory = open(parent, name)?;
-    for entry in Dir::read_from(&directory)?.flatten() {
-        let below = entry.file_name().to_bytes();
-        if entry.file_type() == FileType::Directory && below != b"." && below != b".." {
-            let _ = remove(directory.as_fd(), OsStr::from_bytes(below), depth - 1);
+    let mut here = open_to_empty(parent, name)?;
+    let mut names = Vec::new();
+    for _ in 0..MOST_GROUPS {
+        if let Some(below) = first_below(&here)? {
+            here = open_to_empty(here.as_fd(), &below)?;
+            names.push(below);
+        } else if let Some(name) = names.pop() {
+            here = open(here.as_fd(), "..".as_ref())?;
+            remove_one(here.as_fd(), &name)?;
+        } else {
+            break;
         }
     }
-    remove_it()
+    remove_one(parent, name)
+}
+
+fn remove_one(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
+    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed,
+    }
+}
+
+/// A group's directory. Who has made it may have kept everybody out.
+fn open_to_empty(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let _ = chmodat(parent, name, Mode::RWXU, AtFlags::empty());
+    open(parent, name)
+}
+
+/// Some group directly below this one.
+fn first_below(group: &OwnedFd) -> rustix::io::Result<Option<OsString>> {
+    let is_below = |entry: &DirEntry| {
+        let name = entry.file_name().to_bytes();
+        entry.file_type() == FileType::Directory && name != b"." && name != b".."
+    };
+    let found = Dir::read_from(group)?.flatten().find(is_below);
+    Ok(found.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()))
 }
 
 /// The directory of the group that we are in.
@@ -201,6 +228,7 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
     const UNIFIED: &str = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw";
     const HYBRID: &str = "\
@@ -236,5 +264,24 @@ mod tests {
             assert_eq!(is_guardians(name.as_bytes()), expected, "{name}");
         }
         assert_eq!(unescape("a\\040b\\134\\"), "a b\\\\");
+    }
+    #[test]
+    fn a_group_is_made_also_while_somebody_sweeps() {
+        match Group::make() {
+            Ok(group) => assert!(group.remove()),
+            Err(error) => return eprintln!("not run where no group can be made: {error}"),
+        }
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    sweep();
+                }
+            });
+            let made = (0..1000).map(|_| Group::make().map(|group| group.remove()));
+            let failed: Vec<_> = made.filter(|made| !matches!(made, Ok(true))).collect();
+            is_over.store(true, Relaxed);
+            assert!(failed.is_empty(), "{failed:?}");
+        });
     }
 }
