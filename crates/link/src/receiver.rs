@@ -148,7 +148,7 @@ impl Receiving {
                 let endpoint = live.control.endpoint();
                 let is_child = cause.child_exit().is_some();
                 let what = if is_child { "starting it again" } else { "connecting again" };
-                tracing::warn!(%endpoint, "{what} in {after:?}: {cause}");
+                tracing::warn!(%endpoint, "{what} in {} ms: {cause}", after.as_millis());
                 let ending = end_line(shared.uninstall(), live.control);
                 let until = Instant::now() + after;
                 shared.publish(State::Backoff { until, cause: cause.clone() });
