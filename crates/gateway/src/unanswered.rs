@@ -33,7 +33,7 @@ pub(crate) struct Unanswered {
 
 #[derive(Default)]
 struct Waiting {
-    /// The client has said what may or may not have an answer.
+    /// The client has said what may or may not have an answer, or more than is remembered.
     is_unclear: bool,
     last: u64,
     ids: HashMap<Bytes, u64>,
@@ -129,6 +129,8 @@ impl Unanswered {
 impl Waiting {
     fn asked(&mut self, id: &[u8]) {
         if self.ids.len() >= MOST || self.bytes + id.len() > MOST_BYTES {
+            // Its answer may come all the same.
+            self.is_unclear = true;
             return;
         }
         self.last += 1;

@@ -16,6 +16,8 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// A running Wine. Dropping it ends its server, and with that every process in it.
 pub(super) struct Wine {
     prefix: PathBuf,
+    /// Nobody else runs in the prefix: ending its server would end their tests.
+    _alone: fs::File,
 }
 
 /// What a test binary said.
@@ -29,7 +31,11 @@ pub(super) struct Said {
 impl Wine {
     /// In a prefix beside what is built, with the library that Wine 8 lacks beside every program.
     pub(super) fn start(workspace: &Workspace, target: &Path) -> Result<Self, Failure> {
-        let wine = Self { prefix: target.join("wine") };
+        let alone = target.join("wine.lock");
+        let alone = fs::File::create(&alone)
+            .and_then(|file| file.lock().map(|()| file))
+            .map_err(|error| failed(format!("{}: {error}", alone.display())))?;
+        let wine = Self { prefix: target.join("wine"), _alone: alone };
         let shim = target.join("bcryptprimitives.dll");
         run_aside(
             workspace
@@ -91,7 +97,10 @@ impl Wine {
     /// Ends the server of this prefix, and of no other.
     fn end(&self) {
         for how in ["--kill", "--wait"] {
-            let _ = self.environment(Command::new("wineserver").arg(how)).status();
+            let ended = self.environment(Command::new("wineserver").arg(how)).status();
+            if let Err(error) = ended {
+                eprintln!("windows: wineserver {how}: {error}");
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What only Windows has, or has in its own way.
 
+mod ended;
 pub(crate) mod pipe;
 pub(crate) mod process;
 mod security;

@@ -1,5 +1,7 @@
 //! Who finds an instance, who has to wait for one, and who is not let in.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::time::Duration;
 
 use tieline_testkit::wait::{block_on, poll_once};
@@ -7,7 +9,7 @@ use tieline_transport::{
     Connection, ErrorKind, Listener, Pipe, PipeConfig, PipeConnection, PipeListener, Transport,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::windows::named_pipe::ClientOptions;
+use tokio::net::windows::named_pipe::{ClientOptions, ServerOptions};
 use tokio::task::JoinSet;
 
 use crate::name;
@@ -116,6 +118,38 @@ fn a_client_that_left_before_it_was_accepted_is_no_error() {
         let (mut near, mut far) = (near.unwrap(), far.unwrap());
         near.write_all(b"x").await.unwrap();
         assert_eq!(far.read_u8().await.unwrap(), b'x');
+    });
+}
+
+/// The system ends a read with it, as it does at the end: a raw pipe shows that it does.
+#[test]
+fn an_empty_write_is_not_the_end() {
+    block_on(async {
+        let path = format!(r"\\.\pipe\{}", name());
+        let mut raw = ServerOptions::new().create(&path).unwrap();
+        let mut client = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        raw.connect().await.unwrap();
+        let mut heard = [0; 1];
+        let mut reading = Box::pin(raw.read(&mut heard));
+        assert!(poll_once(&mut reading).await.is_none(), "nothing was said");
+        assert_eq!(client.write(&[]).unwrap(), 0);
+        client.write_all(b"x").unwrap();
+        assert_eq!(reading.await.unwrap(), 0, "an empty write is nothing here");
+
+        let config = PipeConfig::new(name());
+        let path = format!(r"\\.\pipe\{}", config.name);
+        let mut listener = Pipe.listen(&config).await.unwrap();
+        let mut client = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let mut line = listener.accept().await.unwrap();
+        let mut heard = [0; 1];
+        let mut reading = Box::pin(line.read(&mut heard));
+        assert!(poll_once(&mut reading).await.is_none(), "nothing was said");
+        assert_eq!(client.write(&[]).unwrap(), 0);
+        client.write_all(b"x").unwrap();
+        assert_eq!(reading.await.unwrap(), 1);
+        assert_eq!(&heard, b"x");
+        drop(client);
+        assert_eq!(line.read(&mut heard).await.unwrap(), 0);
     });
 }
 

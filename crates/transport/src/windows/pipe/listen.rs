@@ -44,7 +44,8 @@ pub(crate) fn listen(
         None => (Descriptor::private().map_err(io)?, Some(security::current_user().map_err(io)?)),
         Some(text) => {
             let parsed = Descriptor::owned_by_us(text).map_err(|error| {
-                let must = "be a security descriptor in SDDL that says who may: D:P(A;;GA;;;BA)";
+                let must = "be a security descriptor in SDDL that says who may: \
+                            D:P(A;;GA;;;OW)(A;;0x12019b;;;BA)";
                 TransportError::from(ConfigError { field: "security", must }).because(error)
             });
             (parsed?, None)

@@ -11,6 +11,7 @@ use windows_sys::Win32::Foundation::{ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED
 
 use super::End;
 use crate::WriteEnd;
+use crate::windows::ended::has_ended;
 use crate::windows::is_code;
 
 /// One write hands the system this much at most. The runtime keeps what a slow reader has not taken of
@@ -77,9 +78,16 @@ impl AsyncRead for PipeReadHalf {
             return Poll::Ready(Ok(()));
         };
         let before = buffer.filled().len();
-        let polled = match end {
-            End::Server(pipe) => Pin::new(pipe).poll_read(cx, buffer),
-            End::Client(pipe) => Pin::new(pipe).poll_read(cx, buffer),
+        let polled = loop {
+            let polled = match end {
+                End::Server(pipe) => Pin::new(pipe).poll_read(cx, buffer),
+                End::Client(pipe) => Pin::new(pipe).poll_read(cx, buffer),
+            };
+            let is_nothing =
+                matches!(polled, Poll::Ready(Ok(())) if buffer.filled().len() == before);
+            if !is_nothing || end.ask(has_ended) {
+                break polled;
+            }
         };
         let is_over = match polled {
             Poll::Pending => {
@@ -170,8 +178,9 @@ impl AsyncWrite for PipeWriteHalf {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // One write is under way at a time, and on a pipe of bytes an empty one is nothing: when it is
-        // taken, everything before it was handed to the system. One that fails has nobody to read it.
+        // One write is under way at a time: when an empty one is taken, everything before it was handed
+        // to the system. To a reader it is nothing, or the end, which is what follows. One that fails has
+        // nobody to read it.
         let _ = ready!(Self::poll_write_to(&mut self.shared.lock(), cx, &[]));
         self.shared.close();
         Poll::Ready(Ok(()))

@@ -7,13 +7,13 @@ use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::net::windows::named_pipe::NamedPipeServer;
 use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::job::{self, Job, KILLED};
+use super::pipes::Output;
 use crate::control::Backing;
 use crate::process::Stderr;
 use crate::{BoxFuture, ChildExit, Health, StopTimeouts};
@@ -77,7 +77,7 @@ impl Lifecycle {
     }
 
     /// Starts to read stderr and to wait for the end. Must be called in a runtime.
-    pub(super) fn watch(&self, stderr: NamedPipeServer, name: String) {
+    pub(super) fn watch(&self, stderr: Output, name: String) {
         let Some(mut child) = lock(&self.0.child).take() else { return };
         let drain = self.0.stderr.drain(stderr, name, self.0.pid);
         let life = self.0.clone();

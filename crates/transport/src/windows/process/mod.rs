@@ -30,6 +30,7 @@ use crate::{
 };
 use job::Job;
 use lifecycle::Lifecycle;
+use pipes::Output;
 
 /// True: what a line has killed is the system's to clear away, and nothing is left to wait for.
 pub fn until_children_are_gone(_: Duration) -> bool {
@@ -43,8 +44,8 @@ struct Started {
     /// It has our console, and so hears CTRL_BREAK.
     shares_console: bool,
     stdin: NamedPipeServer,
-    stdout: NamedPipeServer,
-    stderr: NamedPipeServer,
+    stdout: Output,
+    stderr: Output,
 }
 
 pub(crate) async fn launch(
@@ -55,6 +56,8 @@ pub(crate) async fn launch(
     let program = resolve(&config.program, config.cwd.as_deref())?;
     // Starting a program takes milliseconds that a thread of the runtime does not have. A child that
     // nobody waits for any more goes with its job.
+    let is_batch_file = is_batch_file(&program);
+    let launch_failed = |error| launch_failed(error, is_batch_file);
     let wanted = config.clone();
     let started = tokio::task::spawn_blocking(move || start(&wanted, program)).await;
     let started = started.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
@@ -113,14 +116,24 @@ fn start(config: &ProcessConfig, program: PathBuf) -> io::Result<Started> {
     Ok(Started { child, job, shares_console, stdin, stdout, stderr })
 }
 
-/// Without the `\\?\` that some programs do not understand in their own name.
+/// Without the `\\?\` that some programs do not understand in their own name. Only before a drive: what
+/// else may follow it would be a relative path without it, and be looked for somewhere else.
 fn plain(program: &Path) -> &Path {
     let text = program.to_str().and_then(|text| text.strip_prefix(r"\\?\"));
-    text.filter(|text| !text.starts_with("UNC")).map_or(program, Path::new)
+    let on_drive = text.filter(
+        |text| matches!(text.as_bytes(), [drive, b':', b'\\', ..] if drive.is_ascii_alphabetic()),
+    );
+    on_drive.map_or(program, Path::new)
 }
 
-fn launch_failed(error: io::Error) -> TransportError {
-    let is_refused = error.kind() == io::ErrorKind::InvalidInput;
+/// Whether cmd.exe reads it.
+fn is_batch_file(program: &Path) -> bool {
+    let ending = program.extension();
+    ending.is_some_and(|it| it.eq_ignore_ascii_case("cmd") || it.eq_ignore_ascii_case("bat"))
+}
+
+fn launch_failed(error: io::Error, is_batch_file: bool) -> TransportError {
+    let is_refused = is_batch_file && error.kind() == io::ErrorKind::InvalidInput;
     let kind = match crate::error::common_kind(&error) {
         ErrorKind::Io => ErrorKind::LaunchFailed,
         kind => kind,
@@ -133,5 +146,32 @@ fn launch_failed(error: io::Error) -> TransportError {
              start the program that it starts",
         ),
         false => failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_taken_only_from_what_is_absolute_without_it() {
+        for (program, expected) in [
+            (r"\\?\C:\a\agent.exe", r"C:\a\agent.exe"),
+            (r"C:\agent.exe", r"C:\agent.exe"),
+            (r"\\?\UNC\server\share\agent.exe", r"\\?\UNC\server\share\agent.exe"),
+            (r"\\?\Volume{1}\agent.exe", r"\\?\Volume{1}\agent.exe"),
+            (r"\\?\C:agent.exe", r"\\?\C:agent.exe"),
+        ] {
+            assert_eq!(plain(Path::new(program)), Path::new(expected), "{program}");
+        }
+    }
+
+    #[test]
+    fn only_batch_files_are_read_by_a_shell() {
+        for (program, expected) in
+            [("a.cmd", true), ("a.BAT", true), ("a.exe", false), ("cmd", false)]
+        {
+            assert_eq!(is_batch_file(Path::new(program)), expected, "{program}");
+        }
     }
 }

@@ -2,12 +2,12 @@
 //! cannot be read without a thread that nothing can interrupt; the child's are plain handles.
 
 use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::windows::fs::OpenOptionsExt;
 use std::os::windows::io::{AsRawHandle, BorrowedHandle};
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use windows_sys::Win32::Foundation::{ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED
 use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
 
 use super::lifecycle::{Lifecycle, Phase};
+use crate::windows::ended::has_ended;
 use crate::windows::is_code;
 use crate::windows::security::{self, Descriptor};
 use crate::{BoxFuture, WriteEnd};
@@ -36,10 +37,11 @@ pub(super) fn to_child() -> io::Result<(NamedPipeServer, File)> {
 }
 
 /// A pipe from the child: our end and its.
-pub(super) fn from_child() -> io::Result<(NamedPipeServer, File)> {
+pub(super) fn from_child() -> io::Result<(Output, File)> {
     let mut options = ServerOptions::new();
     options.access_outbound(false);
-    pair(&mut options, OpenOptions::new().write(true))
+    let (ours, theirs) = pair(&mut options, OpenOptions::new().write(true))?;
+    Ok((Output(ours), theirs))
 }
 
 /// Must be called in a runtime.
@@ -47,9 +49,10 @@ fn pair(
     server: &mut ServerOptions,
     client: &mut OpenOptions,
 ) -> io::Result<(NamedPipeServer, File)> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let path: PathBuf = format!(r"\\.\pipe\tieline-child-{}-{number}", std::process::id()).into();
+    // Whoever can guess the name can take it before us, and then no program starts: the hasher begins
+    // with something random.
+    let random = RandomState::new().hash_one(std::process::id());
+    let path: PathBuf = format!(r"\\.\pipe\tieline-child-{random:016x}").into();
     server.first_pipe_instance(true).max_instances(1).reject_remote_clients(true);
     server.in_buffer_size(BUFFER).out_buffer_size(BUFFER);
     let ours = Descriptor::private()?.create(server, &path)?;
@@ -68,12 +71,15 @@ fn pair(
     Ok((ours, theirs))
 }
 
-/// There is one instance, and it was us who came.
 #[allow(unsafe_code)]
+fn handle(pipe: &NamedPipeServer) -> BorrowedHandle<'_> {
+    // SAFETY: the pipe is borrowed for as long as the handle, and closes it no sooner.
+    unsafe { BorrowedHandle::borrow_raw(pipe.as_raw_handle()) }
+}
+
+/// There is one instance, and it was us who came.
 fn check_client(ours: &NamedPipeServer) -> io::Result<()> {
-    // SAFETY: the pipe is borrowed for longer than the handle.
-    let handle = unsafe { BorrowedHandle::borrow_raw(ours.as_raw_handle()) };
-    match security::client_of(handle)? == std::process::id() {
+    match security::client_of(handle(ours))? == std::process::id() {
         true => Ok(()),
         false => Err(io::ErrorKind::PermissionDenied.into()),
     }
@@ -114,16 +120,38 @@ impl AsyncWrite for ChildStdin {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // An empty write is nothing to the child, and is taken when the one before it is done.
+        // An empty write is taken when the one before it is done, and tells the child nothing else than
+        // the end that follows it.
         let _ = ready!(self.poll_write_to(cx, &[]));
         self.0 = None;
         Poll::Ready(Ok(()))
     }
 }
 
+/// Our end of what the child writes. It is read until nobody holds the other end any more.
+#[derive(Debug)]
+pub(super) struct Output(NamedPipeServer);
+
+impl AsyncRead for Output {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        loop {
+            ready!(Pin::new(&mut self.0).poll_read(cx, buffer)).or_else(end_of_pipe)?;
+            let has_room = buffer.remaining() > 0;
+            if buffer.filled().len() > before || !has_room || has_ended(handle(&self.0)) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
 /// Our end of the child's stdout.
 pub struct ChildStdout {
-    pipe: NamedPipeServer,
+    pipe: Output,
     stage: Stage,
     drain: Duration,
 }
@@ -137,7 +165,7 @@ enum Stage {
 }
 
 impl ChildStdout {
-    pub(super) fn new(pipe: NamedPipeServer, lifecycle: &Lifecycle, drain: Duration) -> Self {
+    pub(super) fn new(pipe: Output, lifecycle: &Lifecycle, drain: Duration) -> Self {
         let mut phase = lifecycle.phase();
         let over = async move {
             let _ = phase.wait_for(|phase| *phase >= Phase::Over).await;
@@ -155,7 +183,7 @@ impl AsyncRead for ChildStdout {
         let this = &mut *self;
         loop {
             if let Poll::Ready(read) = Pin::new(&mut this.pipe).poll_read(cx, buffer) {
-                return Poll::Ready(read.or_else(end_of_pipe));
+                return Poll::Ready(read);
             }
             match &mut this.stage {
                 Stage::Open(over) => {
@@ -172,7 +200,7 @@ impl AsyncRead for ChildStdout {
 }
 
 /// Nobody holds the other end any more.
-pub(super) fn end_of_pipe(error: io::Error) -> io::Result<()> {
+fn end_of_pipe(error: io::Error) -> io::Result<()> {
     match is_code(&error, &[ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED]) {
         true => Ok(()),
         false => Err(error),

@@ -7,6 +7,7 @@ use std::os::windows::io::{AsHandle, AsRawHandle, FromRawHandle, IntoRawHandle, 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
 use windows_sys::Win32::System::Console::{
     STD_HANDLE, STD_INPUT_HANDLE, STD_OUTPUT_HANDLE, SetStdHandle,
 };
@@ -60,19 +61,25 @@ fn replace(
     instead: OwnedHandle,
 ) -> io::Result<OwnedHandle> {
     let raw = real.as_raw_handle();
-    let copy = match real.as_handle().try_clone_to_owned() {
-        Ok(copy) => copy,
-        // A process may be started without it: then it is at its end from the start.
-        Err(_) => OpenOptions::new().read(true).write(true).open("NUL")?.into(),
+    // A process may be started without it: then it is at its end from the start. What stands for that
+    // can be copied all the same, but not read.
+    let is_there = !raw.is_null() && raw != INVALID_HANDLE_VALUE;
+    let copy = match is_there.then(|| real.as_handle().try_clone_to_owned()) {
+        Some(Ok(copy)) => copy,
+        _ => null()?,
     };
     // SAFETY: the handle is open, and from here on it is never closed.
     check(unsafe { SetStdHandle(place, instead.into_raw_handle()) })?;
-    if !raw.is_null() && !others.contains(&raw) {
+    if is_there && !others.contains(&raw) {
         // SAFETY: it was this process's standard handle, which is now another one, and this is done
         // once; whoever asks for the standard handle from here on does not find it.
         drop(unsafe { OwnedHandle::from_raw_handle(raw) });
     }
     Ok(copy)
+}
+
+fn null() -> io::Result<OwnedHandle> {
+    Ok(OpenOptions::new().read(true).write(true).open("NUL")?.into())
 }
 
 /// Makes a read or a write that blocks in `thread` fail. One that begins just then goes on: the thread
