@@ -225,7 +225,8 @@ async fn without_a_half_close_and_json_rpc_the_end_comes_with_silence() {
     to_server.close().await.unwrap();
     assert_eq!(message(&mut from_client).await, "hello");
     for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(900)).await;
+        let early = tokio::time::timeout(Duration::from_millis(900), from_client.recv()).await;
+        assert!(early.is_err(), "{early:?}");
         to_client.send("and more").await.unwrap();
         assert_eq!(message(&mut from_server).await, "and more");
     }

@@ -27,7 +27,9 @@ impl Recovery {
         match kind {
             TransportKind::PROCESS => Self::Restart(RestartPolicy::OnFailure),
             TransportKind::STDIO => Self::Restart(RestartPolicy::Never),
-            TransportKind::UNIX | TransportKind::MEMORY => Self::Reconnect(BackoffConfig::LOCAL),
+            TransportKind::UNIX | TransportKind::PIPE | TransportKind::MEMORY => {
+                Self::Reconnect(BackoffConfig::LOCAL)
+            }
             _ => Self::Reconnect(BackoffConfig::REMOTE),
         }
     }
@@ -115,4 +117,25 @@ fn is_permanent(error: &TransportError) -> bool {
 fn random() -> f64 {
     let bits = RandomState::new().build_hasher().finish();
     (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_this_machine_is_sought_at_once_and_a_child_started_again_after_a_failure() {
+        let local = Recovery::Reconnect(BackoffConfig::LOCAL);
+        for (kind, expected) in [
+            (TransportKind::UNIX, local),
+            (TransportKind::PIPE, local),
+            (TransportKind::MEMORY, local),
+            (TransportKind::TCP, Recovery::Reconnect(BackoffConfig::REMOTE)),
+            (TransportKind::custom("other"), Recovery::Reconnect(BackoffConfig::REMOTE)),
+            (TransportKind::PROCESS, Recovery::Restart(RestartPolicy::OnFailure)),
+            (TransportKind::STDIO, Recovery::Restart(RestartPolicy::Never)),
+        ] {
+            assert_eq!(Recovery::of(kind), expected, "{kind}");
+        }
+    }
 }

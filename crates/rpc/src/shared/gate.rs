@@ -59,21 +59,17 @@ impl Shared {
     ) -> Result<(usize, MutexGuard<'_, State>), NotSent> {
         loop {
             let weight = self.reserve(length).await?;
-            // Before the look, so that nothing is missed behind it.
-            let mut moved = std::pin::pin!(self.gate_moved.notified());
-            moved.as_mut().enable();
-            {
+            let moved = {
                 let state = self.lock();
                 match state.check_open().and_then(|()| state.gate.check(bound)) {
                     Ok(true) => return Ok((weight, state)),
-                    Ok(false) => self.room.add_permits(weight),
-                    Err(why) => {
-                        self.room.add_permits(weight);
-                        return Err(why);
-                    }
+                    // Under the lock, so that nothing is missed behind the look.
+                    Ok(false) => Ok(self.gate_moved.notified()),
+                    Err(why) => Err(why),
                 }
-            }
-            moved.await;
+            };
+            self.room.add_permits(weight);
+            moved?.await;
         }
     }
 
