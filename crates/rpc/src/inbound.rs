@@ -203,7 +203,7 @@ impl<H: Handler> Inbound<H> {
             self.handling = None;
             return true;
         }
-        let notification = match self.notifications.pop_front() {
+        let (arrival, notification) = match self.notifications.pop_front() {
             Some((arrival, Told::Notification(notification))) => (arrival, notification),
             Some((_, Told::Reset(reset))) => {
                 self.begin(reset);
@@ -211,7 +211,6 @@ impl<H: Handler> Inbound<H> {
             }
             None => return false,
         };
-        let (arrival, notification) = notification;
         let weight = self.weight_of(&notification);
         self.notifications_weight = self.notifications_weight.saturating_sub(weight);
         let (handler, peer) = (&self.handler, &self.peer);
