@@ -88,7 +88,7 @@ What `cargo xtask bench` measured. The ratios are what counts: the sides of a li
 the same run, a ratio is taken in each of {} rounds, and the median of these is printed with their \
 quartiles. Absolute figures are medians of their own and belong to the machine. All processes, on \
 every side, run tokio's current-thread runtime; both ends of a line are processes of their own, \
-{cores}. All of them are built with the profile `dist` (thin LTO), as what is shipped; tieline is on \
+{cores}. All of them are built with the profile `dist` (fat LTO), as what is shipped; tieline is on \
 its defaults.
 
 Machine: {}
