@@ -31,6 +31,7 @@ mod framing;
 pub mod json;
 pub mod jsonrpc;
 mod restart;
+pub mod session;
 mod write_buf;
 
 pub use backoff::{Backoff, BackoffConfig};

@@ -1,0 +1,316 @@
+//! A resumable session: what survives the connection that carries it.
+//!
+//! ```text
+//!    one end                                                    the other
+//!   send(m) ─▶ Outgoing ── next() ─▶ frame ═ connection ═▶ receive() ─▶ Incoming ─▶ message
+//!               replay buffer                 may break                 takes exactly last + 1
+//!                   ▲ acknowledged ◀────────── rides on data, or alone ────────┘
+//! ```
+//!
+//! Each direction numbers its messages, and keeps them until the other side has said that it took
+//! them over. When a connection breaks, the client makes another and proves with a secret that it is
+//! who it was; both sides say what they have received, and what the other lacks is sent again. The
+//! promise: *within a session every message is delivered once, in order, or the session ends with an
+//! error that says what was delivered.*
+//!
+//! [`Session`] is one end's messages; [`Ticket`] and [`Lease`] are the two ends' knowledge of who may
+//! resume it, [`Frame`] is what stands on the wire. Time is that since any fixed moment.
+
+mod incoming;
+mod lease;
+mod outgoing;
+mod ticket;
+mod wire;
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use incoming::Received;
+pub use lease::Lease;
+pub use ticket::Ticket;
+pub use wire::{
+    Farewell, Frame, Head, Hello, Malformed, OVERHEAD, Position, Refusal, VERSION, Welcome,
+};
+
+use incoming::Incoming;
+use outgoing::Outgoing;
+
+/// The number of a message in its direction. The first is 1.
+pub type Sequence = u64;
+
+/// What names a session: 128 random bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub [u8; 16]);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Who knows it may resume the session: 128 random bits, never printed.
+#[derive(Clone)]
+pub struct Secret(pub [u8; 16]);
+
+impl Secret {
+    /// Whether they are the same, in a time that does not tell where they differ.
+    pub fn matches(&self, other: &Self) -> bool {
+        let differing = self.0.iter().zip(&other.0).fold(0, |all, (a, b)| all | (a ^ b));
+        std::hint::black_box(differing) == 0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// The bounds of a session, for one end of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// So many messages are kept that the other side has not acknowledged; by default 1,024.
+    pub replay_messages: usize,
+    /// So many bytes of them; by default 8 MiB. An empty buffer takes one message of any size.
+    pub replay_bytes: usize,
+    /// A message is acknowledged when the consumer [commits](Session::commit) it, not when it is
+    /// handed over; by default not.
+    pub commits: bool,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self { replay_messages: 1024, replay_bytes: 8 << 20, commits: false }
+    }
+}
+
+/// What the other side is known to have taken over, of what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// All up to this number were acknowledged.
+    pub acknowledged: Sequence,
+    /// Up to this number was sent or waits to be. What lies between may have arrived or not.
+    pub sent: Sequence,
+}
+
+/// The messages of one end of a session, on whatever connection it has.
+///
+/// After an error that [`receive`](Self::receive) or [`resume`](Self::resume) gives, the session is
+/// over: the other side is not who it says, or is broken.
+#[derive(Clone, Debug)]
+pub struct Session {
+    outgoing: Outgoing,
+    incoming: Incoming,
+    /// Answers to the other side's ping wait here for their turn; the last counts.
+    pong: Option<u64>,
+    ping: Option<u64>,
+}
+
+impl Session {
+    /// One that has neither sent nor received. It has a connection from the start.
+    pub fn new(config: SessionConfig) -> Self {
+        Self {
+            outgoing: Outgoing::new(config),
+            incoming: Incoming::new(config.commits),
+            pong: None,
+            ping: None,
+        }
+    }
+
+    /// Whether another message may be [sent](Self::send).
+    pub fn has_room(&self) -> bool {
+        self.outgoing.has_room()
+    }
+
+    /// Takes a message over, to be kept until it is acknowledged. Gives its number.
+    ///
+    /// Ask [`has_room`](Self::has_room) before: there is no other bound. After [`end`](Self::end)
+    /// nothing more is taken: `None`.
+    pub fn send(&mut self, message: Bytes) -> Option<Sequence> {
+        self.outgoing.send(message)
+    }
+
+    /// Nothing more will be sent. The other side is told behind the last message.
+    pub fn end(&mut self) {
+        self.outgoing.end();
+    }
+
+    /// The next frame for the connection there is. Call it when that has room for a frame; a frame
+    /// that is not wholly written when the connection breaks will be sent again.
+    pub fn next(&mut self, now: Duration) -> Option<Frame> {
+        if let Some(token) = self.pong.take() {
+            return Some(Frame::Pong { token });
+        }
+        if let Some(token) = self.ping.take() {
+            return Some(Frame::Ping { token });
+        }
+        let acknowledged = self.incoming.acknowledged();
+        if let Some(frame) = self.outgoing.next(acknowledged) {
+            self.incoming.told();
+            return Some(frame);
+        }
+        self.incoming.is_due(now).then(|| {
+            self.incoming.told();
+            Frame::Ack { acknowledged }
+        })
+    }
+
+    /// When [`next`](Self::next) will have an acknowledgement although nothing happens before.
+    pub fn wake_at(&self) -> Option<Duration> {
+        self.incoming.due()
+    }
+
+    /// Takes a frame that came over the connection. [`Frame`]s of the handshake are no part of it.
+    ///
+    /// # Errors
+    /// The other side breaks the protocol. Nothing of it is ever passed over in silence.
+    pub fn receive(&mut self, now: Duration, frame: Frame) -> Result<Option<Received>, Violation> {
+        match frame {
+            Frame::Data { sequence, acknowledged, message } => {
+                self.outgoing.acknowledged(acknowledged)?;
+                self.incoming.message(now, sequence, message)
+            }
+            Frame::End { sequence, acknowledged } => {
+                self.outgoing.acknowledged(acknowledged)?;
+                self.incoming.end(now, sequence)
+            }
+            Frame::Ack { acknowledged } => {
+                self.outgoing.acknowledged(acknowledged)?;
+                Ok(None)
+            }
+            Frame::Ping { token } => {
+                self.pong = Some(token);
+                Ok(None)
+            }
+            Frame::Pong { token } => Ok(Some(Received::Pong(token))),
+            Frame::Bye(farewell) => Ok(Some(Received::Bye(farewell))),
+            Frame::Hello(_) | Frame::Welcome(_) | Frame::Refused { .. } => {
+                Err(Violation::Handshake)
+            }
+        }
+    }
+
+    /// The consumer has taken over all messages up to this one, and needs none of them again. Only
+    /// where the session [commits](SessionConfig::commits); numbers that were not received are taken
+    /// as the last that was.
+    pub fn commit(&mut self, now: Duration, sequence: Sequence) {
+        self.incoming.commit(now, sequence);
+    }
+
+    /// Asks the other side for a sign of life, behind what is being written.
+    pub fn ping(&mut self, token: u64) {
+        self.ping = Some(token);
+    }
+
+    /// Where this end stands, for the handshake.
+    pub fn position(&self) -> Position {
+        Position {
+            received: self.incoming.received(),
+            acknowledged: self.incoming.acknowledged(),
+            sent: self.outgoing.sent(),
+        }
+    }
+
+    /// Whether the other side's place fits to this one's: neither has forgotten anything, and neither
+    /// knows what the other never sent.
+    ///
+    /// # Errors
+    /// What does not fit, in the terms of a refusal.
+    pub fn check(&self, theirs: Position) -> Result<(), Refusal> {
+        self.outgoing.check(theirs)?;
+        // They have forgotten what they sent to us.
+        if theirs.sent < self.incoming.received() { Err(Refusal::Gap) } else { Ok(()) }
+    }
+
+    /// There is another connection, on which the other side stands so: what it has not received is
+    /// sent again, in order, by the next calls of [`next`](Self::next). Gives how many that are.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check); then nothing has changed.
+    pub fn resume(&mut self, theirs: Position) -> Result<u64, Refusal> {
+        self.check(theirs)?;
+        self.pong = None;
+        self.ping = None;
+        self.incoming.told();
+        Ok(self.outgoing.resume(theirs))
+    }
+
+    /// What the other side has taken over of what was sent here.
+    pub fn delivered(&self) -> Delivered {
+        self.outgoing.delivered()
+    }
+
+    /// So many messages and bytes of them are kept for the other side.
+    pub fn kept(&self) -> (usize, usize) {
+        self.outgoing.kept()
+    }
+
+    /// Both sides have said that they have ended, and both know it of each other: nothing is left to
+    /// be resumed.
+    pub fn is_over(&self) -> bool {
+        self.outgoing.is_over() && self.incoming.is_over()
+    }
+
+    /// This end has said that it has ended, and the other has acknowledged that and all before it.
+    pub fn is_settled(&self) -> bool {
+        self.outgoing.is_over()
+    }
+}
+
+/// How the other side broke the protocol of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Violation {
+    /// A message is missing before this one.
+    Gap {
+        /// The one that was to come.
+        expected: Sequence,
+        /// The one that came.
+        got: Sequence,
+    },
+    /// It acknowledges what was never sent.
+    NeverSent {
+        /// What it acknowledges.
+        acknowledged: Sequence,
+        /// The last that was sent.
+        sent: Sequence,
+    },
+    /// A message came behind the end of its direction.
+    AfterEnd,
+    /// A frame of the handshake came where none is due, or none where one is.
+    Handshake,
+    /// A frame cannot be read.
+    Malformed(Malformed),
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gap { expected, got } => {
+                write!(f, "message {expected} is missing: {got} came in its place")
+            }
+            Self::NeverSent { acknowledged, sent } => {
+                write!(f, "message {acknowledged} is acknowledged, and {sent} was the last sent")
+            }
+            Self::AfterEnd => f.write_str("a message came behind the end of its direction"),
+            Self::Handshake => f.write_str("a frame of the handshake is out of its place"),
+            Self::Malformed(malformed) => malformed.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Violation {}
+
+impl From<Malformed> for Violation {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}

@@ -1,0 +1,148 @@
+//! The direction in which messages go: each is kept until it is acknowledged.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::{Delivered, Frame, Position, Refusal, Sequence, SessionConfig, Violation};
+
+#[derive(Clone, Debug)]
+pub(super) struct Outgoing {
+    messages: usize,
+    bytes: usize,
+    /// What is not acknowledged, oldest first. The oldest has the number `acknowledged + 1`.
+    kept: VecDeque<Bytes>,
+    kept_bytes: usize,
+    acknowledged: Sequence,
+    /// How many of those kept the connection of the moment was given.
+    given: usize,
+    /// The last number ever given to a connection; what lies beyond cannot have been seen.
+    shown: Sequence,
+    end: End,
+}
+
+/// What has become of the end of this direction, which has a number as messages have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Open,
+    /// It stands behind all that is kept.
+    Waiting,
+    Given,
+    Acknowledged,
+}
+
+impl Outgoing {
+    pub(super) fn new(config: SessionConfig) -> Self {
+        Self {
+            messages: config.replay_messages,
+            bytes: config.replay_bytes,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            acknowledged: 0,
+            given: 0,
+            shown: 0,
+            end: End::Open,
+        }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.kept.is_empty() || (self.kept.len() < self.messages && self.kept_bytes < self.bytes)
+    }
+
+    pub(super) fn send(&mut self, message: Bytes) -> Option<Sequence> {
+        if self.end != End::Open {
+            return None;
+        }
+        self.kept_bytes += message.len();
+        self.kept.push_back(message);
+        Some(self.last_message())
+    }
+
+    pub(super) fn end(&mut self) {
+        if self.end == End::Open {
+            self.end = End::Waiting;
+        }
+    }
+
+    fn last_message(&self) -> Sequence {
+        self.acknowledged + self.kept.len() as u64
+    }
+
+    pub(super) fn next(&mut self, acknowledged: Sequence) -> Option<Frame> {
+        let sequence = self.acknowledged + self.given as u64 + 1;
+        let frame = match (self.kept.get(self.given), self.end) {
+            (Some(message), _) => {
+                self.given += 1;
+                Frame::Data { sequence, acknowledged, message: message.clone() }
+            }
+            (None, End::Waiting) => {
+                self.end = End::Given;
+                Frame::End { sequence, acknowledged }
+            }
+            (None, _) => return None,
+        };
+        self.shown = self.shown.max(sequence);
+        Some(frame)
+    }
+
+    /// The other side has taken over all up to this one.
+    pub(super) fn acknowledged(&mut self, sequence: Sequence) -> Result<(), Violation> {
+        if sequence > self.shown {
+            return Err(Violation::NeverSent { acknowledged: sequence, sent: self.shown });
+        }
+        self.release(sequence);
+        Ok(())
+    }
+
+    fn release(&mut self, sequence: Sequence) {
+        // One that was overtaken by a later one says nothing new.
+        while self.acknowledged < sequence {
+            match self.kept.pop_front() {
+                Some(message) => {
+                    self.kept_bytes -= message.len();
+                    self.given = self.given.saturating_sub(1);
+                }
+                None if self.end == End::Acknowledged => return,
+                None => self.end = End::Acknowledged,
+            }
+            self.acknowledged += 1;
+        }
+    }
+
+    pub(super) fn sent(&self) -> Sequence {
+        self.shown
+    }
+
+    pub(super) fn check(&self, theirs: Position) -> Result<(), Refusal> {
+        if theirs.received > self.shown || theirs.acknowledged > theirs.received {
+            return Err(Refusal::NeverSent);
+        }
+        // What it lacks is not here any more.
+        if theirs.received < self.acknowledged { Err(Refusal::Gap) } else { Ok(()) }
+    }
+
+    pub(super) fn resume(&mut self, theirs: Position) -> u64 {
+        self.release(theirs.acknowledged);
+        if self.end == End::Given {
+            self.end = End::Waiting;
+        }
+        let received = theirs.received.saturating_sub(self.acknowledged) as usize;
+        self.given = received.min(self.kept.len());
+        if received > self.kept.len() && self.end == End::Waiting {
+            self.end = End::Given;
+        }
+        self.shown.saturating_sub(theirs.received)
+    }
+
+    pub(super) fn delivered(&self) -> Delivered {
+        Delivered { acknowledged: self.acknowledged, sent: self.last_message().max(self.shown) }
+    }
+
+    pub(super) fn kept(&self) -> (usize, usize) {
+        (self.kept.len(), self.kept_bytes)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.end == End::Acknowledged
+    }
+}
