@@ -33,7 +33,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
 
 fn frame() -> impl Strategy<Value = Frame> {
     let message = || proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from);
-    let text = || "\\PC{0,40}";
+    let text = || proptest::collection::vec(any::<char>(), 0..6).prop_map(String::from_iter);
     let resumes = (any::<[u8; 16]>(), any::<[u8; 16]>(), number(), position());
     let welcome = (any::<[u8; 16]>(), any::<[u8; 16]>(), number(), position());
     prop_oneof![

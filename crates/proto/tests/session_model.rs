@@ -10,6 +10,9 @@ use tieline_proto::session::{
     SessionConfig, SessionId, Violation,
 };
 
+/// Two of them are more than is left unacknowledged.
+static LARGE: [u8; 600_000] = [3; 600_000];
+
 /// The numbers in it are taken modulo what is sensible there, and now and then are not.
 #[derive(Clone, Debug)]
 enum Step {
@@ -32,7 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..40_usize).prop_map(Step::Send),
         1 => Just(Step::End),
         6 => (1..6_usize).prop_map(Step::Next),
-        8 => (offset(), 0..8_u64, prop_oneof![20 => 0..40_usize, 1 => Just(600_000)])
+        8 => (offset(), 0..8_u64, prop_oneof![20 => 0..40_usize, 1 => Just(LARGE.len())])
             .prop_map(|(offset, ack, length)| Step::Data { offset, ack, length }),
         1 => (offset(), 0..8_u64).prop_map(|(offset, ack)| Step::TheirEnd { offset, ack }),
         4 => (0..8_u64).prop_map(Step::Ack),
@@ -265,7 +268,7 @@ fn run(session: &mut Session, model: &mut Model, step: Step) -> Result<bool, Tes
         }
         Step::Data { offset, ack: back, length } => {
             let (sequence, acknowledged) = (near(model.received, offset), ack(model, back));
-            let message = Bytes::from(vec![3; length]);
+            let message = Bytes::from_static(&LARGE[..length]);
             let frame = Frame::Data { sequence, acknowledged, message: message.clone() };
             let got = session.receive(now(model), frame);
             let expected = model.ack(acknowledged).and_then(|()| model.takes(sequence));

@@ -39,6 +39,7 @@ pub(super) struct End {
     pub(super) session: Session,
     pub(super) app: App,
     pub(super) commits: bool,
+    most_kept: usize,
     pub(super) record: Option<usize>,
     pub(super) connection: Option<usize>,
     pub(super) wake: Option<Time>,
@@ -75,6 +76,7 @@ impl End {
             session: Session::new(config),
             app,
             commits,
+            most_kept: config.replay_messages.max(1),
             record: None,
             connection: None,
             wake: None,
@@ -103,6 +105,12 @@ impl End {
             let sequence = self.session.send(message);
             if sequence != Some(place as u64 + 1) {
                 return Err(format!("message {} was numbered {sequence:?}", place + 1));
+            }
+            let kept = self.session.kept().0;
+            if kept > self.most_kept
+                || kept as u64 + self.session.delivered().acknowledged < place as u64
+            {
+                return Err(format!("{kept} messages are kept of {}", place + 1));
             }
             self.app.sent.push(mark);
             self.app.left -= 1;

@@ -85,6 +85,12 @@ impl World<'_> {
         self.events.push(self.now + self.random.below(pause), Event::Fault);
         self.check_words()?;
         let side = if self.random.percent(50) { Side::Client } else { Side::Server };
+        // Mostly while the connection lives on which they were said, the secret of which still fits.
+        if self.random.percent(50)
+            && let Some((side, memory)) = self.snapshot.take()
+        {
+            return self.crash(side, Memory::Earlier(memory));
+        }
         match self.random.below(8) {
             0 | 1 => self.abandon(),
             2 => {
@@ -100,10 +106,7 @@ impl World<'_> {
             4 => self.freeze(side),
             _ => match self.kind {
                 Kind::Kept => self.abandon(),
-                Kind::RolledBack => match self.snapshot.take() {
-                    None => self.snapshot = Some(self.remember(side)),
-                    Some(memory) => self.crash(memory.0, Memory::Earlier(memory.1))?,
-                },
+                Kind::RolledBack => self.snapshot = Some(self.remember(side)),
                 Kind::Lost if self.random.percent(30) => self.say_bye(side)?,
                 Kind::Lost => self.crash(side, Memory::Lost)?,
             },

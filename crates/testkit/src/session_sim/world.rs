@@ -377,7 +377,7 @@ impl<'a> World<'a> {
     /// What goes on, goes on without a contradiction.
     pub(super) fn check_agreement(&self) -> Result<(), String> {
         let Some((client, server)) = self.both() else { return Ok(()) };
-        if client.connection != server.connection {
+        if client.connection != server.connection || !self.is_open {
             // The welcome is older than the server's memory: the next greeting will tell.
             return Ok(());
         }
@@ -389,6 +389,11 @@ impl<'a> World<'a> {
     fn is_complete(&mut self) -> Result<bool, String> {
         let Some((client, server)) = self.both() else { return Ok(false) };
         if !client.session.is_settled() || !server.session.is_settled() {
+            return Ok(false);
+        }
+        let is_resumed = self.is_open && client.connection == server.connection;
+        if self.kind == Kind::RolledBack && !is_resumed {
+            // What is settled for one may be what the other has forgotten.
             return Ok(false);
         }
         for (end, other) in [(client, server), (server, client)] {
