@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tieline_proto::session::{
     Frame, Lease, Position, Received, Refusal, Secret, Session, SessionConfig, SessionId, Ticket,
 };
@@ -190,7 +190,7 @@ impl Ours {
                     let event = self.session.receive(self.begun.elapsed(), frame).unwrap();
                     if let Some(Received::Message { message, .. }) = event {
                         self.received.push(String::from_utf8(message.into()).unwrap());
-                        if self.received.len() % 70 == 0 {
+                        if self.received.len().is_multiple_of(70) {
                             return false;
                         }
                     }
