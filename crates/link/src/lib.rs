@@ -115,6 +115,7 @@ mod client;
 mod link;
 mod receiver;
 mod recovery;
+mod session;
 mod shared;
 mod state;
 
@@ -122,4 +123,8 @@ pub use client::{Client, ClientOptions, Messages};
 pub use link::{Link, LinkOptions, LinkSender};
 pub use receiver::LinkReceiver;
 pub use recovery::Recovery;
+pub use session::{
+    Commits, LineOptions, Session, SessionOptions, SessionReceiver, SessionSender, Sessions,
+    connector, listen,
+};
 pub use state::{State, States};

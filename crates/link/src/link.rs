@@ -20,12 +20,14 @@ use crate::{Recovery, State, States};
 pub struct LinkOptions {
     /// How it comes back; by default as [suits the transport](Recovery::of).
     pub recovery: Option<Recovery>,
+    /// It carries a session: what broke the framing would be sent again, and break it again.
+    pub(crate) is_carrier: bool,
 }
 
 impl LinkOptions {
     /// The defaults, but for how it comes back.
     pub fn recovering(recovery: Recovery) -> Self {
-        Self { recovery: Some(recovery) }
+        Self { recovery: Some(recovery), ..Self::default() }
     }
 }
 
@@ -64,7 +66,8 @@ impl Link {
         let (sender, receiver) = line.split();
         let kind = of_line.info().kind;
         let recovery = options.recovery.unwrap_or_else(|| Recovery::of(kind));
-        let receiving = Receiving::new(receiver, of_line.clone(), Decider::new(recovery));
+        let receiving = Receiving::new(receiver, of_line.clone(), Decider::new(recovery))
+            .carrying(options.is_carrier);
         let shared = Shared::new(connector, told, sender, receiving, of_line.clone());
         let shared = Arc::new(shared);
         let control = ControlBuilder {
@@ -141,14 +144,23 @@ impl LinkSender {
         std::future::poll_fn(|cx| self.poll_ready(cx)).await?;
         let mut sending = lock(&self.0.sending);
         sending.untold = 0;
-        self.start(&mut sending, message)
+        self.start(&mut sending, |line| line.start_send(message))
     }
 
-    fn start(&self, sending: &mut Sending, message: Bytes) -> Result<(), SendError> {
+    /// Whether there is a line now.
+    pub(crate) fn has_line(&self) -> bool {
+        lock(&self.0.sending).line.is_some()
+    }
+
+    fn start(
+        &self,
+        sending: &mut Sending,
+        start: impl FnOnce(&mut dyn Sender) -> Result<(), SendError>,
+    ) -> Result<(), SendError> {
         if sending.is_closing {
             return Err(self.not_open());
         }
-        let sent = self.on_line(sending, |line| Poll::Ready(line.start_send(message)));
+        let sent = self.on_line(sending, |line| Poll::Ready(start(line)));
         match (sent, self.0.end()) {
             (Some(Poll::Ready(Ok(()))), _) => sending.unflushed += 1,
             (Some(Poll::Ready(Err(error))), _) => return Err(error),
@@ -187,7 +199,12 @@ impl Sender for LinkSender {
 
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
         let mut sending = lock(&self.0.sending);
-        self.start(&mut sending, message)
+        self.start(&mut sending, |line| line.start_send(message))
+    }
+
+    fn start_send_behind(&mut self, head: &[u8], message: Bytes) -> Result<(), SendError> {
+        let mut sending = lock(&self.0.sending);
+        self.start(&mut sending, |line| line.start_send_behind(head, message))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {

@@ -14,7 +14,7 @@ use tieline_transport::{
 use tokio::time::{Instant, Sleep};
 
 use crate::State;
-use crate::recovery::{Decider, Next};
+use crate::recovery::{Decider, Next, WELL_AFTER};
 use crate::shared::{Shared, lock};
 
 /// The incoming half of a [`Link`](crate::Link).
@@ -49,6 +49,7 @@ pub(crate) struct Receiving {
     stage: Stage,
     epoch: u64,
     decider: Decider,
+    is_carrier: bool,
 }
 
 enum Stage {
@@ -81,7 +82,13 @@ struct Away {
 
 impl Receiving {
     pub(crate) fn new(receiver: Box<dyn Receiver>, control: Control, decider: Decider) -> Self {
-        Self { stage: Stage::Live(Live::new(receiver, control)), epoch: 1, decider }
+        let stage = Stage::Live(Live::new(receiver, control));
+        Self { stage, epoch: 1, decider, is_carrier: false }
+    }
+
+    /// Whether it carries a session, which no other line would help once the framing is broken.
+    pub(crate) fn carrying(self, is_carrier: bool) -> Self {
+        Self { is_carrier, ..self }
     }
 
     /// Seeks and receives no more. What is given was still there, and ends when it is dropped.
@@ -137,10 +144,15 @@ impl Receiving {
     fn lost(&mut self, shared: &Shared, reason: CloseReason) {
         let Stage::Live(live) = std::mem::replace(&mut self.stage, Stage::Ended) else { return };
         let cause = shared.cause(reason);
-        let (lived, restarts) = (live.since.elapsed(), self.epoch - 1);
-        let next = match shared.is_leaving() {
+        let restarts = self.epoch - 1;
+        let (lived, carried) = match shared.is_well.swap(false, Ordering::AcqRel) {
+            true => (WELL_AFTER, true),
+            false => (live.since.elapsed(), live.carried),
+        };
+        let is_hopeless = self.is_carrier && matches!(cause, CloseReason::Protocol(_));
+        let next = match shared.is_leaving() || is_hopeless {
             true => Next::End(cause.clone()),
-            false => self.decider.lost(&cause, restarts, lived, live.carried),
+            false => self.decider.lost(&cause, restarts, lived, carried),
         };
         match next {
             Next::End(reason) => shared.finish(reason),

@@ -36,7 +36,7 @@ impl Recovery {
 }
 
 /// A connection that lived so long and carried a message was well.
-const WELL_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const WELL_AFTER: Duration = Duration::from_secs(10);
 
 /// What is to be done about a loss.
 pub(crate) enum Next {

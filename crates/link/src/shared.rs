@@ -21,6 +21,8 @@ pub(crate) struct Shared {
     pub(crate) receiving: Mutex<Receiving>,
     /// The sender has found the line broken, and the receiver has not seen its end.
     pub(crate) is_broken: AtomicBool,
+    /// A session has come on over the line of the moment: if that is lost, the wait begins anew.
+    pub(crate) is_well: AtomicBool,
     /// Nothing more is waited for, only taken if it is there.
     pub(crate) is_hung_up: AtomicBool,
     pub(crate) control: OnceLock<Control>,
@@ -107,6 +109,7 @@ impl Shared {
             sending: Mutex::new(sending),
             receiving: Mutex::new(receiving),
             is_broken: AtomicBool::new(false),
+            is_well: AtomicBool::new(false),
             is_hung_up: AtomicBool::new(false),
             control: OnceLock::new(),
             life: Mutex::new(Life { line: Some(line), ..Life::default() }),
@@ -139,6 +142,14 @@ impl Shared {
         };
         self.is_broken.store(true, Ordering::Release);
         if nobody_reads { self.finish(reason) } else { self.wake(false) }
+    }
+
+    /// The line of the moment is given up, for a reason that only this side knows.
+    pub(crate) fn give_up_line(&self, reason: CloseReason) {
+        let mut sending = lock(&self.sending);
+        if sending.line.is_some() {
+            self.broken(&mut sending, reason);
+        }
     }
 
     /// The sender is woken by a new line and by the end.

@@ -4,8 +4,10 @@ use std::fmt;
 use std::io;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tieline_proto::session::{Delivered, Refusal, Violation};
 use tieline_proto::{FrameError, Truncated};
 
 use crate::TransportError;
@@ -40,6 +42,8 @@ pub enum CloseReason {
     GivenUp(Arc<GivenUp>),
     /// The line was lost, and trying again to connect is in vain.
     Unreachable(TransportError),
+    /// A session has ended before both sides had ended it. What was delivered is said.
+    SessionLost(Arc<SessionLost>),
     /// The other side broke the framing.
     Protocol(FrameError),
     /// The operating system reported an error.
@@ -62,6 +66,10 @@ impl CloseReason {
         match self {
             Self::ChildExited(exit) => Some(exit),
             Self::GivenUp(given_up) => given_up.last.child_exit(),
+            Self::SessionLost(lost) => match &lost.cause {
+                LostBy::Line(reason) => reason.child_exit(),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -77,6 +85,9 @@ impl CloseReason {
             }
             Self::GivenUp(_) => "mend what its last words complain of, and connect again",
             Self::Unreachable(error) => return error.hint(),
+            Self::SessionLost(_) => {
+                "send again what was not acknowledged, if having it twice does no harm"
+            }
             _ => return None,
         })
     }
@@ -99,6 +110,7 @@ impl fmt::Display for CloseReason {
             Self::StdinClosed => f.write_str("the child takes no more input"),
             Self::GivenUp(given_up) => given_up.fmt(f),
             Self::Unreachable(error) => error.fmt(f),
+            Self::SessionLost(lost) => lost.fmt(f),
             Self::Protocol(error) => write!(f, "broken framing: {error}"),
             Self::Io(error) => error.fmt(f),
         }
@@ -123,6 +135,57 @@ pub struct GivenUp {
 impl fmt::Display for GivenUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "given up after {} restarts: {}", self.restarts, self.last)
+    }
+}
+
+/// A session that ended before both sides had ended it.
+#[derive(Clone, Debug)]
+pub struct SessionLost {
+    /// What the other side is known to have taken over. What was sent behind that may have arrived or
+    /// not, and is not sent again.
+    pub delivered: Delivered,
+    /// Which of its connections was the last.
+    pub epoch: u64,
+    /// Why.
+    pub cause: LostBy,
+}
+
+/// Why a session was lost.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum LostBy {
+    /// The other side refused to resume it: with its own words, if it had any.
+    Refused(Refusal, String),
+    /// The other side broke its protocol.
+    Violation(Violation),
+    /// The other side has ended it, and said why.
+    Farewell(String),
+    /// Nobody has resumed it in so long.
+    Expired(Duration),
+    /// Its line ended so that no other is sought.
+    Line(CloseReason),
+}
+
+impl fmt::Display for SessionLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cause {
+            LostBy::Refused(refusal, text) if text.is_empty() => {
+                write!(f, "the session was not resumed: {refusal}")?;
+            }
+            LostBy::Refused(refusal, text) => {
+                write!(f, "the session was not resumed: {refusal} (\"{}\")", text.escape_debug())?;
+            }
+            LostBy::Violation(violation) => {
+                write!(f, "the other side broke the session's protocol: {violation}")?;
+            }
+            LostBy::Farewell(text) => {
+                write!(f, "the other side has ended the session: {}", text.escape_debug())?;
+            }
+            LostBy::Expired(limit) => write!(f, "nobody resumed the session in {limit:?}")?,
+            LostBy::Line(reason) => write!(f, "the session has lost its line for good: {reason}")?,
+        }
+        let Delivered { acknowledged, sent } = self.delivered;
+        write!(f, "; {acknowledged} of {sent} messages sent were acknowledged")
     }
 }
 

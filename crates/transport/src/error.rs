@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_proto::EncodeError;
+use tieline_proto::session::Refusal;
 
 use crate::{CloseReason, Endpoint, PeerIdentity};
 
@@ -211,6 +212,13 @@ pub enum ErrorKind {
         /// How many.
         messages: u64,
     },
+    /// The other side does not grant the session, or not to us.
+    SessionRefused(Refusal),
+    /// The other side did not answer as one does that speaks the session protocol.
+    NoSession {
+        /// What it did instead.
+        problem: String,
+    },
     /// There is no connection.
     NotConnected,
     /// There is a connection already.
@@ -221,6 +229,9 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     fn is_retryable(&self) -> bool {
+        if let Self::SessionRefused(refusal) = self {
+            return refusal.may_pass();
+        }
         matches!(
             self,
             Self::NotFound
@@ -261,6 +272,9 @@ impl ErrorKind {
             Self::UnsupportedPlatform => "choose a transport that exists here",
             Self::Closed(reason) => return reason.hint(),
             Self::Lost { .. } => "send them again if having them twice does no harm",
+            Self::NoSession { .. } => {
+                "leave out `resume+` if the other side is no resumable end of tieline's (serve --resume)"
+            }
             Self::NotConnected => "connect first",
             Self::AlreadyConnected => "disconnect first, or use the connection there is",
             Self::ResourcesExhausted | Self::PipeFailed => {
@@ -314,6 +328,8 @@ impl fmt::Display for ErrorKind {
             Self::Lost { messages } => {
                 write!(f, "the line was lost, and {messages} messages may not have left")
             }
+            Self::SessionRefused(refusal) => write!(f, "no session: {refusal}"),
+            Self::NoSession { problem } => write!(f, "no session: {problem}"),
             Self::NotConnected => f.write_str("there is no connection"),
             Self::AlreadyConnected => f.write_str("there is a connection already"),
             Self::AlreadyTaken => f.write_str("stdin and stdout were taken before"),

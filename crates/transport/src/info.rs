@@ -57,6 +57,14 @@ pub struct PeerIdentity {
 }
 
 #[cfg(not(windows))]
+impl PeerIdentity {
+    /// Whether both are processes of the same user.
+    pub fn is_same_user(&self, other: &Self) -> bool {
+        self.uid == other.uid
+    }
+}
+
+#[cfg(not(windows))]
 impl fmt::Display for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(pid) = self.pid {

@@ -82,7 +82,7 @@ pub use channel::{
     FramedChannel, FramedReceiver, FramedSender, Incoming, Receiver, ReceiverExt, Refused, Reset,
     SendError, Sender, SenderExt, SharedSender,
 };
-pub use close::{ChildExit, CloseReason, GivenUp};
+pub use close::{ChildExit, CloseReason, GivenUp, LostBy, SessionLost};
 pub use connection::{
     BoxConnection, Connection, ConnectionExt, IoConnection, ReadHalf, WriteEnd, WriteHalf,
 };

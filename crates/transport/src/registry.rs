@@ -157,6 +157,11 @@ impl Registry {
         operation: Operation,
     ) -> Result<&dyn Scheme, TransportError> {
         let name = endpoint.scheme();
+        if endpoint.is_resumable() {
+            let hint = "make it by tieline_link::Sessions, which speaks the session protocol";
+            let error = TransportError::new(ErrorKind::UnsupportedOperation, operation);
+            return Err(error.at(endpoint).with_hint(hint));
+        }
         if let Some(scheme) = self.0.get(name) {
             return Ok(&**scheme);
         }

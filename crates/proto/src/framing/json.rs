@@ -21,6 +21,16 @@ pub struct Json<F> {
     limits: Limits,
 }
 
+impl Fault {
+    /// What is wrong with a message where JSON within `limits` is expected.
+    pub fn unless_json(message: &Bytes, limits: Limits) -> Option<Self> {
+        let error = json::check(message, limits).err()?;
+        let length = message.len();
+        let head = Bytes::copy_from_slice(message.get(..HEAD).unwrap_or(message));
+        Some(Self::NotJson(Box::new(NotJson { head, length, error })))
+    }
+}
+
 impl<F: Framing> Json<F> {
     /// Checks the messages of `framing` against `limits`.
     pub const fn new(framing: F, limits: Limits) -> Self {
@@ -34,13 +44,9 @@ impl<F: Framing> Framing for Json<F> {
         let Some(Frame::Message(message)) = frame else {
             return Ok(frame);
         };
-        Ok(Some(match json::check(&message, self.limits) {
-            Ok(()) => Frame::Message(message),
-            Err(error) => {
-                let length = message.len();
-                let head = Bytes::copy_from_slice(message.get(..HEAD).unwrap_or(&message));
-                Frame::Fault(Fault::NotJson(Box::new(NotJson { head, length, error })))
-            }
+        Ok(Some(match Fault::unless_json(&message, self.limits) {
+            None => Frame::Message(message),
+            Some(fault) => Frame::Fault(fault),
         }))
     }
 

@@ -9,6 +9,9 @@ use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
 
 const PREFIX: usize = size_of::<u32>();
 
+/// What stands in front of a message is put together with the prefix if it is no longer than this.
+const MOST_HEAD: usize = 32;
+
 /// Each message stands behind its length in bytes as an unsigned 32-bit number, most significant
 /// byte first. Any bytes are a message, none at all too.
 ///
@@ -66,6 +69,25 @@ impl Framing for LengthPrefix {
         refuse_oversize(message.len(), self.max_message)?;
         // The limit fits 32 bits, so the length does.
         out.put_frame(&(message.len() as u32).to_be_bytes(), message, b"");
+        Ok(())
+    }
+
+    fn encode_behind(
+        &self,
+        head: &[u8],
+        message: &Bytes,
+        out: &mut WriteBuf,
+    ) -> Result<(), EncodeError> {
+        let length = head.len() + message.len();
+        refuse_oversize(length, self.max_message)?;
+        let mut front = [0; PREFIX + MOST_HEAD];
+        let Some(place) = front.get_mut(..PREFIX + head.len()) else {
+            return self.encode(&[head, message].concat().into(), out);
+        };
+        let (prefix, behind) = place.split_at_mut(PREFIX);
+        prefix.copy_from_slice(&(length as u32).to_be_bytes());
+        behind.copy_from_slice(head);
+        out.put_frame(place, message, b"");
         Ok(())
     }
 

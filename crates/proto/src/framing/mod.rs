@@ -45,6 +45,20 @@ pub trait Framing: Clone + Send + Sync + 'static {
     /// The message is too large, or the framing has no way to write it as one message.
     fn encode(&self, message: &Bytes, out: &mut WriteBuf) -> Result<(), EncodeError>;
 
+    /// The same for a message that is `head` and behind it `message`, where they need not be joined
+    /// first.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    fn encode_behind(
+        &self,
+        head: &[u8],
+        message: &Bytes,
+        out: &mut WriteBuf,
+    ) -> Result<(), EncodeError> {
+        self.encode(&[head, message].concat().into(), out)
+    }
+
     /// How many more bytes the message under way certainly needs; never above the message limit.
     fn missing(&self, buffer: &BytesMut) -> usize {
         let _ = buffer;
@@ -324,6 +338,15 @@ impl Framing for Codec {
 
     fn encode(&self, message: &Bytes, out: &mut WriteBuf) -> Result<(), EncodeError> {
         each!(self, framing => framing.encode(message, out))
+    }
+
+    fn encode_behind(
+        &self,
+        head: &[u8],
+        message: &Bytes,
+        out: &mut WriteBuf,
+    ) -> Result<(), EncodeError> {
+        each!(self, framing => framing.encode_behind(head, message, out))
     }
 
     fn missing(&self, buffer: &BytesMut) -> usize {

@@ -163,6 +163,11 @@ impl Session {
         })
     }
 
+    /// Whether [`next`](Self::next) would have an acknowledgement alone.
+    pub fn owes(&self, now: Duration) -> bool {
+        self.incoming.is_due(now)
+    }
+
     /// When [`next`](Self::next) will have an acknowledgement although nothing happens before.
     pub fn wake_at(&self) -> Option<Duration> {
         self.incoming.due()

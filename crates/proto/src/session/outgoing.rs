@@ -141,7 +141,9 @@ impl Outgoing {
     }
 
     pub(super) fn delivered(&self) -> Delivered {
-        Delivered { acknowledged: self.acknowledged, sent: self.last_message().max(self.shown) }
+        // The end has a number, and is no message.
+        let sent = self.last_message() - u64::from(self.end == End::Acknowledged);
+        Delivered { acknowledged: self.acknowledged.min(sent), sent }
     }
 
     pub(super) fn kept(&self) -> (usize, usize) {

@@ -66,6 +66,15 @@ pub trait Sender: Send + 'static {
     /// [`SendError::Closed`]: the line has ended. Nothing was queued in either case.
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError>;
 
+    /// The same for a message that is `head` and behind it `message`: where a protocol puts something
+    /// in front, this saves a copy.
+    ///
+    /// # Errors
+    /// As [`start_send`](Self::start_send). What is given back is the whole.
+    fn start_send_behind(&mut self, head: &[u8], message: Bytes) -> Result<(), SendError> {
+        self.start_send([head, &message].concat().into())
+    }
+
     /// Ready when everything queued was handed to the operating system.
     ///
     /// # Errors
@@ -258,6 +267,10 @@ impl Sender for Box<dyn Sender> {
 
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
         (**self).start_send(message)
+    }
+
+    fn start_send_behind(&mut self, head: &[u8], message: Bytes) -> Result<(), SendError> {
+        (**self).start_send_behind(head, message)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {

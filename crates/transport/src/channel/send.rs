@@ -201,6 +201,18 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
         Ok(())
     }
 
+    #[inline]
+    fn start_send_behind(&mut self, head: &[u8], message: Bytes) -> Result<(), SendError> {
+        self.check_open()?;
+        if let Err(error) = self.framing.encode_behind(head, &message, &mut self.queue) {
+            self.control.meter().fault();
+            let message = [head, &message].concat().into();
+            return Err(SendError::Message(Box::new(Refused { message, error })));
+        }
+        self.control.meter().messages_out.add(1);
+        Ok(())
+    }
+
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         if let State::Closed(reason) = &self.state {
             return Poll::Ready(Err(SendError::Closed(Box::new(reason.clone()))));

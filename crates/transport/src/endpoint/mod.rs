@@ -14,7 +14,7 @@ use crate::{ErrorKind, Operation, TransportError};
 
 /// Where to go.
 ///
-/// As text it is `[framing+]scheme:rest`:
+/// As text it is `[framing+|resume+]scheme:rest`:
 ///
 /// | text | meaning |
 /// |---|---|
@@ -27,11 +27,13 @@ use crate::{ErrorKind, Operation, TransportError};
 /// | `tcp:127.0.0.1:7000`, `tcp:[::1]:7000` | a TCP port |
 /// | `mem:name` | inside this process |
 /// | `content-length+exec:pylsp` | with the framing in front |
+/// | `resume+unix:/run/agent.sock` | by a session that survives its connection, in place of a framing |
 ///
 /// Printing and parsing are each other's inverse.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     framing: Option<FramingKind>,
+    resumes: bool,
     address: Address,
 }
 
@@ -70,7 +72,7 @@ pub enum Address {
 impl Endpoint {
     /// An endpoint with the transport's usual framing.
     pub fn new(address: Address) -> Self {
-        Self { framing: None, address }
+        Self { framing: None, resumes: false, address }
     }
 
     /// The Unix socket at `path`.
@@ -102,7 +104,27 @@ impl Endpoint {
     #[must_use]
     pub fn with_framing(mut self, framing: FramingKind) -> Self {
         self.framing = Some(framing);
+        self.resumes = false;
         self
+    }
+
+    /// The same place, spoken to in a session that survives its connection. It has a framing of its own.
+    #[must_use]
+    pub fn resumable(mut self) -> Self {
+        self.framing = None;
+        self.resumes = true;
+        self
+    }
+
+    /// Whether it is spoken to in a session that survives its connection.
+    pub fn is_resumable(&self) -> bool {
+        self.resumes
+    }
+
+    /// Where a session's connections are made: the same place, in the framing that carries its frames.
+    #[must_use]
+    pub fn carrier(&self) -> Self {
+        self.clone().with_framing(FramingKind::LengthPrefix)
     }
 
     /// The framing that stands in front, if one does.
@@ -131,6 +153,9 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.resumes {
+            f.write_str("resume+")?;
+        }
         if let Some(framing) = self.framing {
             write!(f, "{framing}+")?;
         }
@@ -172,6 +197,14 @@ impl FromStr for Endpoint {
                 false => error,
             }
         })?;
+        let (resumes, head) = match head.strip_prefix("resume+") {
+            None => (false, head),
+            Some(scheme) if scheme.contains('+') => {
+                let hint = "leave out the framing behind `resume+`";
+                return Err(bad("a session has a framing of its own".into(), hint));
+            }
+            Some(scheme) => (true, scheme),
+        };
         let (framing, scheme) = match head.split_once('+') {
             None => (None, head),
             Some((name, scheme)) => {
@@ -181,7 +214,7 @@ impl FromStr for Endpoint {
                 (Some(name.parse().map_err(unknown)?), scheme)
             }
         };
-        Ok(Self { framing, address: parse_address(scheme, rest)? })
+        Ok(Self { framing, resumes, address: parse_address(scheme, rest)? })
     }
 }
 
@@ -211,7 +244,7 @@ fn parse_unix(rest: &str) -> Result<Address, TransportError> {
     if rest.contains('?') {
         return Err(bad(
             "a unix endpoint takes no options behind `?`".into(),
-            "if the path has a question mark, write it as %3F",
+            "if the path has a question mark, write it as %3F; for a session, write resume+unix:PATH",
         ));
     }
     let (name, is_abstract) = rest.strip_prefix('@').map_or((rest, false), |name| (name, true));
@@ -305,6 +338,8 @@ mod tests {
             ("unix:", "needs a path"),
             ("unix:@", "needs a path"),
             ("unix:/a?resume", "no options"),
+            ("resume+lines+unix:/a", "a framing of its own"),
+            ("lines+resume+unix:/a", "not the name of a scheme"),
             ("unix:/a%", "two hexadecimal digits"),
             ("unix:/a%zz", "two hexadecimal digits"),
             ("unix:/a%00", "NUL"),
@@ -370,14 +405,19 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2048))]
 
         #[test]
-        fn printing_and_parsing_are_inverse(address in any_address(), framing in any_framing()) {
-            let endpoint = Endpoint { framing, address };
+        fn printing_and_parsing_are_inverse(
+            address in any_address(),
+            framing in any_framing(),
+            resumes in any::<bool>(),
+        ) {
+            let framing = framing.filter(|_| !resumes);
+            let endpoint = Endpoint { framing, resumes, address };
             let text = endpoint.to_string();
             prop_assert_eq!(text.parse::<Endpoint>().unwrap(), endpoint, "{}", text);
         }
 
         #[test]
-        fn what_parses_prints_to_the_same_endpoint(text in "(lines\\+)?(unix|pipe|exec|mem|a):[ -~é]{0,16}") {
+        fn what_parses_prints_to_the_same_endpoint(text in "(lines\\+|resume\\+)?(unix|pipe|exec|mem|a):[ -~é]{0,16}") {
             if let Ok(endpoint) = text.parse::<Endpoint>() {
                 prop_assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
             }

@@ -21,6 +21,13 @@ pub struct PeerIdentity {
     pub user: Option<Sid>,
 }
 
+impl PeerIdentity {
+    /// Whether both are processes of the same user, as far as that could be asked.
+    pub fn is_same_user(&self, other: &Self) -> bool {
+        self.user == other.user
+    }
+}
+
 impl fmt::Display for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pid {

@@ -1,0 +1,379 @@
+//! The server's part of the handshake, and the sessions there are.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use tieline_proto::session::{Frame, Hello, Lease, Malformed, Refusal, Secret, SessionId, Welcome};
+use tieline_transport::{
+    Acceptor, BoxChannel, BoxFuture, Channel, CloseReason, Control, DynAcceptor, DynConnector,
+    Endpoint, ErrorKind, Incoming, LostBy, Operation, PeerIdentity, ReceiverExt, SenderExt,
+    TransportError,
+};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::halves::assemble;
+use super::shared::{Core, Offer, Role, Shared};
+use super::{LineOptions, Session, SessionOptions};
+use crate::shared::lock;
+
+/// So many connections may be at their handshake at once; more wait to be accepted.
+const HANDSHAKES: usize = 256;
+/// So many new sessions wait to be accepted.
+const BACKLOG: usize = 16;
+/// How long a failing acceptor is left alone.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// An [`Acceptor`] of sessions: it yields each when it begins, and hands its later connections to it.
+///
+/// A task of its own takes connections, so that a session is resumed whether or not anybody accepts.
+/// Dropping it stops listening; the sessions there are go on with the connections they have.
+pub struct Sessions {
+    arrivals: mpsc::Receiver<Result<Session, TransportError>>,
+    endpoint: Endpoint,
+    /// What the task polls. It is dropped with this, and not when the runtime comes round to it.
+    keeping: Arc<Mutex<Option<BoxFuture<'static, ()>>>>,
+    task: AbortHandle,
+}
+
+impl Sessions {
+    /// Takes the connections of `acceptor`, which speak the framing `length-prefix`, with room for
+    /// [`OVERHEAD`](super::OVERHEAD) bytes beside a message. Needs a tokio runtime.
+    pub fn new(acceptor: Box<dyn DynAcceptor>, options: SessionOptions, line: LineOptions) -> Self {
+        let endpoint = acceptor.endpoint().clone().resumable();
+        let (arrived, arrivals) = mpsc::channel(BACKLOG);
+        let table = Arc::new(Table::default());
+        let door = Door { table, options: options.as_server(), line, arrived };
+        let keeping: BoxFuture<'static, ()> = Box::pin(door.keep(acceptor));
+        let keeping = Arc::new(Mutex::new(Some(keeping)));
+        let kept = keeping.clone();
+        let task = tokio::spawn(poll_fn(move |cx| match &mut *lock(&kept) {
+            Some(keeping) => keeping.as_mut().poll(cx),
+            None => Poll::Ready(()),
+        }));
+        Self { arrivals, endpoint, keeping, task: task.abort_handle() }
+    }
+}
+
+impl Acceptor for Sessions {
+    type Channel = Session;
+
+    async fn accept(&mut self) -> Result<Session, TransportError> {
+        match self.arrivals.recv().await {
+            Some(arrival) => arrival,
+            None => {
+                let kind = ErrorKind::Closed(CloseReason::ByUs);
+                Err(TransportError::new(kind, Operation::Accept).at(&self.endpoint))
+            }
+        }
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        let keeping = lock(&self.keeping).take();
+        drop(keeping);
+        self.task.abort();
+    }
+}
+
+/// The sessions there are, by name.
+type Table = Mutex<HashMap<SessionId, Weak<Shared>>>;
+
+/// Whose a session is: whoever knows its secret, and is the user that the operating system vouches
+/// for, where it does.
+#[derive(Clone, Copy)]
+struct Principal(Option<PeerIdentity>);
+
+impl PartialEq for Principal {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => one.is_same_user(other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What the server's end of a session knows besides its messages.
+pub(super) struct Server {
+    lease: Lease<Principal>,
+    /// The first welcome, until it was sent.
+    first: Option<Welcome>,
+    offer: Option<Offer>,
+    offered: Arc<Notify>,
+    table: Weak<Table>,
+}
+
+impl Server {
+    /// A frame came over the connection of the moment.
+    pub(super) fn seen(&mut self) {
+        self.lease.seen();
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.lease.epoch()
+    }
+
+    /// Nobody can resume it any more.
+    pub(super) fn over(&self) {
+        if let Some(table) = self.table.upgrade() {
+            lock(&table).remove(&self.lease.session());
+        }
+    }
+}
+
+/// Where connections come in.
+struct Door {
+    table: Arc<Table>,
+    options: SessionOptions,
+    line: LineOptions,
+    arrived: mpsc::Sender<Result<Session, TransportError>>,
+}
+
+impl Door {
+    async fn keep(self, mut acceptor: Box<dyn DynAcceptor>) {
+        let door = Arc::new(self);
+        let mut handshakes = JoinSet::new();
+        let mut resting = None;
+        loop {
+            let is_ready = handshakes.len() < HANDSHAKES && resting.is_none();
+            let rest = resting;
+            tokio::select! {
+                accepted = acceptor.accept(), if is_ready => match accepted {
+                    Ok(line) => {
+                        let door = door.clone();
+                        handshakes.spawn(async move { door.meet(line).await });
+                    }
+                    Err(error) => {
+                        // Whoever accepts says so, and there may be nobody.
+                        let _ = door.arrived.try_send(Err(error));
+                        resting = Some(Instant::now() + PAUSE);
+                    }
+                },
+                Some(_) = handshakes.join_next() => {}
+                () = sleep_until(rest.unwrap_or_else(Instant::now)), if rest.is_some() => {
+                    resting = None;
+                }
+            }
+        }
+    }
+
+    /// Hears what somebody who has connected wants.
+    async fn meet(&self, line: BoxChannel) {
+        let control = line.control().clone();
+        let (sender, mut receiver) = line.split();
+        let limit = self.options.handshake_timeout;
+        let greeting = match timeout(limit, receiver.recv()).await {
+            Ok(Incoming::Message(greeting)) => greeting,
+            // Whoever leaves without a word, or says nothing, is not worth one.
+            Ok(Incoming::End(_)) | Err(_) => return,
+            Ok(_) => return,
+        };
+        let line = BoxChannel::from_parts(sender, receiver, control.clone());
+        let hello = match Frame::decode(greeting) {
+            Ok(Frame::Hello(hello)) => hello,
+            Ok(_) => return refuse(line, limit, Refusal::Malformed, "no greeting").await,
+            Err(problem) => {
+                let refusal = match problem {
+                    Malformed::Version(_) => Refusal::Version,
+                    _ => Refusal::Malformed,
+                };
+                return refuse(line, limit, refusal, &problem.to_string()).await;
+            }
+        };
+        let principal = Principal(control.peer());
+        let offered = match &hello.resumes {
+            None => self.begin(line, hello, principal, &control).await,
+            Some((id, ..)) => {
+                let known = lock(&self.table).get(id).and_then(Weak::upgrade);
+                match known {
+                    Some(session) => offer(&session, line, hello, principal),
+                    None => Err((line, Refusal::Unknown)),
+                }
+            }
+        };
+        if let Err((line, refusal)) = offered {
+            let endpoint = control.endpoint();
+            tracing::info!(%endpoint, "a session was refused: {refusal}");
+            refuse(line, limit, refusal, "").await;
+        }
+    }
+
+    async fn begin(
+        &self,
+        line: BoxChannel,
+        hello: Hello,
+        principal: Principal,
+        control: &Control,
+    ) -> Result<(), (BoxChannel, Refusal)> {
+        if lock(&self.table).len() >= self.options.max_sessions {
+            return Err((line, Refusal::Full));
+        }
+        let (Some(id), Some(secret)) = (random(), random()) else {
+            let endpoint = control.endpoint();
+            tracing::error!(%endpoint, "the operating system gives no random bytes");
+            return Err((line, Refusal::Full));
+        };
+        let id = SessionId(id);
+        let (lease, welcome) = Lease::new(id, principal, Secret(secret));
+        let server = Server {
+            lease,
+            first: Some(welcome),
+            offer: Some(Offer { line, hello }),
+            offered: Arc::new(Notify::new()),
+            table: Arc::downgrade(&self.table),
+        };
+        let shared = Arc::new(Shared::new(Role::Server(Box::new(server)), self.options, self.line));
+        lock(&self.table).insert(id, Arc::downgrade(&shared));
+        let handed = Handed { shared: Arc::downgrade(&shared) };
+        // It fails if the client is gone already.
+        if let Ok(session) = assemble(shared, Arc::new(handed)).await {
+            let _ = self.arrived.send(Ok(session)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Hands a connection to the session that it is for, if whoever made it may have it.
+fn offer(
+    session: &Arc<Shared>,
+    line: BoxChannel,
+    hello: Hello,
+    principal: Principal,
+) -> Result<(), (BoxChannel, Refusal)> {
+    let replaced = {
+        let mut core = session.core();
+        let position = hello.position;
+        let fits = core.machine.check(position);
+        let Role::Server(server) = &mut core.role else { return Err((line, Refusal::Unknown)) };
+        if let Err(refusal) = server.lease.check(&hello, &principal).and(fits) {
+            return Err((line, refusal));
+        }
+        server.offered.notify_one();
+        let replaced = server.offer.replace(Offer { line, hello });
+        session.fence(&mut core, CloseReason::ByPeer);
+        replaced
+    };
+    drop(replaced);
+    Ok(())
+}
+
+/// Says why not, and leaves. Who does not read it is not waited for.
+async fn refuse(line: BoxChannel, limit: Duration, refusal: Refusal, text: &str) {
+    let (mut sender, mut receiver) = line.split();
+    let frame = Frame::Refused { refusal, text: text.to_owned() }.to_bytes();
+    let _ = timeout(limit, async {
+        let _ = sender.send(frame).await;
+        let _ = sender.close().await;
+        // What is unread when a connection is closed may cost the other side what we said.
+        while let Incoming::Message(_) = receiver.recv().await {}
+    })
+    .await;
+}
+
+/// The server's connector: it waits for the connection that the client makes.
+struct Handed {
+    shared: Weak<Shared>,
+}
+
+impl Handed {
+    async fn connect(&self) -> Result<BoxChannel, TransportError> {
+        let gone =
+            || TransportError::new(ErrorKind::Closed(CloseReason::ByPeer), Operation::Accept);
+        let shared = self.shared.upgrade().ok_or_else(gone)?;
+        let (grace, limit) = (shared.options.grace, shared.options.handshake_timeout);
+        let deadline = Instant::now() + grace;
+        loop {
+            let (granted, offered, is_first) = {
+                let mut core = shared.core();
+                let Role::Server(server) = &mut core.role else { return Err(gone()) };
+                let is_first = server.first.is_some();
+                let (offer, offered) = (server.offer.take(), server.offered.clone());
+                (offer.map(|offer| shared.grant(&mut core, offer)), offered, is_first)
+            };
+            match granted {
+                None => {}
+                Some(Ok((line, welcome))) => {
+                    let control = line.control().clone();
+                    let (mut sender, receiver) = line.split();
+                    let welcome = Frame::Welcome(welcome).to_bytes();
+                    if let Ok(Ok(())) = timeout(limit, sender.send(welcome)).await {
+                        return Ok(BoxChannel::from_parts(sender, receiver, control));
+                    }
+                    if is_first {
+                        return Err(gone());
+                    }
+                }
+                Some(Err((line, refusal))) => refuse(line, limit, refusal, "").await,
+            }
+            tokio::select! {
+                () = offered.notified() => {}
+                () = sleep_until(deadline) => {
+                    shared.expired(grace);
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Resumes the session, or begins it, for whoever is behind an offer.
+    fn grant(
+        &self,
+        core: &mut Core,
+        offer: Offer,
+    ) -> Result<(BoxChannel, Welcome), (BoxChannel, Refusal)> {
+        let Offer { line, hello } = offer;
+        let Core { role: Role::Server(server), machine, .. } = core else {
+            return Err((line, Refusal::Unknown));
+        };
+        if let Some(welcome) = server.first.take() {
+            self.resumed(core);
+            return Ok((line, welcome));
+        }
+        let Some(secret) = random() else { return Err((line, Refusal::Full)) };
+        let principal = Principal(line.control().peer());
+        let position = machine.position();
+        let granted = server
+            .lease
+            .check(&hello, &principal)
+            .and_then(|()| machine.resume(hello.position))
+            .and_then(|_| server.lease.resume(&hello, &principal, Secret(secret), position));
+        match granted {
+            Ok(welcome) => {
+                self.resumed(core);
+                Ok((line, welcome))
+            }
+            Err(refusal) => Err((line, refusal)),
+        }
+    }
+
+    /// Nobody has resumed it in time. The task that is told is the one that has waited for it.
+    fn expired(&self, grace: Duration) {
+        let mut core = self.core();
+        core.doom = Some(core.lost(LostBy::Expired(grace)));
+    }
+}
+
+impl DynConnector for Handed {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        Box::pin(self.connect())
+    }
+}
+
+/// Random bits that nobody can guess.
+fn random() -> Option<[u8; 16]> {
+    let mut bits = [0; 16];
+    getrandom::fill(&mut bits).ok()?;
+    Some(bits)
+}

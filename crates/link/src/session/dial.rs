@@ -1,0 +1,117 @@
+//! The client's part of the handshake.
+
+use std::sync::{Arc, Weak};
+
+use tieline_proto::session::{Frame, Refusal, Welcome};
+use tieline_transport::{
+    BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, ErrorKind, Incoming, Operation,
+    ReceiverExt, SenderExt, TransportError,
+};
+
+use super::halves::assemble;
+use super::shared::{Role, Shared};
+use super::{LineOptions, Session, SessionOptions};
+
+pub(super) async fn connect(
+    dialer: Arc<dyn DynConnector>,
+    options: SessionOptions,
+    line: LineOptions,
+) -> Result<Session, TransportError> {
+    let shared = Arc::new(Shared::new(Role::Client(None), options, line));
+    let dialing = Dialing { dialer, shared: Arc::downgrade(&shared) };
+    assemble(shared, Arc::new(dialing)).await
+}
+
+/// Connects, and greets: what it gives is a connection of the session.
+struct Dialing {
+    dialer: Arc<dyn DynConnector>,
+    shared: Weak<Shared>,
+}
+
+/// How the other side has answered.
+enum Answer {
+    Granted(BoxChannel, Box<Welcome>),
+    Refused(Refusal, String),
+}
+
+impl Dialing {
+    async fn greet(&self, shared: &Shared, greeting: Frame) -> Result<Answer, TransportError> {
+        let line = self.dialer.connect().await?;
+        let control = line.control().clone();
+        let error = |kind| TransportError::new(kind, Operation::Connect).at(control.endpoint());
+        let (mut sender, mut receiver) = line.split();
+        let limit = shared.options.handshake_timeout;
+        let answer = tokio::time::timeout(limit, async {
+            // If it cannot be written, the answer says more.
+            let _ = sender.send(greeting.to_bytes()).await;
+            receiver.recv().await
+        });
+        let no_session = |problem: String| error(ErrorKind::NoSession { problem });
+        let answer = match answer.await {
+            Err(_) => return Err(error(ErrorKind::TimedOut(limit))),
+            Ok(Incoming::Message(answer)) => answer,
+            Ok(Incoming::End(reason @ CloseReason::Protocol(_))) => {
+                return Err(no_session(format!("its answer is no frame: {reason}")));
+            }
+            Ok(Incoming::End(reason)) => return Err(error(ErrorKind::Closed(reason))),
+            Ok(_) => return Err(no_session("its answer is no frame".into())),
+        };
+        match Frame::decode(answer) {
+            Ok(Frame::Welcome(welcome)) => {
+                let line = BoxChannel::from_parts(sender, receiver, control);
+                Ok(Answer::Granted(line, Box::new(welcome)))
+            }
+            Ok(Frame::Refused { refusal, text }) => Ok(Answer::Refused(refusal, text)),
+            Ok(_) => Err(no_session("it answers the greeting with something else".into())),
+            Err(malformed) => Err(no_session(malformed.to_string())),
+        }
+    }
+
+    async fn connect(&self) -> Result<BoxChannel, TransportError> {
+        let gone = || TransportError::new(ErrorKind::Closed(CloseReason::ByUs), Operation::Connect);
+        // A session that is not there any more is followed by one that is new.
+        for _ in 0..2 {
+            let shared = self.shared.upgrade().ok_or_else(gone)?;
+            let (greeting, resumes) = shared.greeting();
+            match self.greet(&shared, Frame::Hello(greeting)).await? {
+                Answer::Granted(line, welcome) => match shared.welcomed(&welcome) {
+                    Ok(()) => return Ok(line),
+                    Err(reason) => {
+                        shared.core().doom = Some(reason.clone());
+                        return Err(TransportError::new(
+                            ErrorKind::Closed(reason),
+                            Operation::Connect,
+                        ));
+                    }
+                },
+                Answer::Refused(refusal, text) if resumes && is_about_it(refusal) => {
+                    if !shared.forget(refusal, text) {
+                        break;
+                    }
+                }
+                Answer::Refused(refusal, text) => {
+                    let error =
+                        TransportError::new(ErrorKind::SessionRefused(refusal), Operation::Connect);
+                    tracing::debug!(%refusal, text, "no session");
+                    return Err(match shared.endpoint() {
+                        Some(endpoint) => error.at(endpoint),
+                        None => error,
+                    });
+                }
+            }
+        }
+        Err(gone())
+    }
+}
+
+/// Whether it is refused because of the session, and not of the moment or the version.
+fn is_about_it(refusal: Refusal) -> bool {
+    use Refusal::{Epoch, Gap, NeverSent, Principal, Secret, Unknown};
+    matches!(refusal, Unknown | Secret | Principal | Epoch | Gap | NeverSent)
+}
+
+impl DynConnector for Dialing {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        Box::pin(self.connect())
+    }
+}

@@ -1,0 +1,156 @@
+//! The task of a session: it reads, acknowledges and answers, whatever the consumer does.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_transport::{CloseReason, Incoming, LostBy, Receiver};
+use tokio::time::Sleep;
+
+use super::shared::Shared;
+use crate::LinkReceiver;
+
+/// So many frames are taken before they are looked at.
+const BATCH: usize = 64;
+/// So many batches before others have their turn.
+const BATCHES: usize = 16;
+
+/// How long an acknowledgement waits at most for something to ride on.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    receiver: LinkReceiver,
+    batch: Vec<Bytes>,
+    timer: Pin<Box<Sleep>>,
+    /// When it rings.
+    armed: Option<Duration>,
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>, receiver: LinkReceiver) -> Self {
+        let timer = Box::pin(tokio::time::sleep_until(shared.begun()));
+        Self { shared, receiver, batch: Vec::with_capacity(BATCH), timer, armed: None }
+    }
+
+    /// Takes frames from the connection. Why the Link has ended, if it has.
+    fn gather(&mut self, cx: &mut Context<'_>, room: bool) -> Option<CloseReason> {
+        while self.batch.len() < BATCH {
+            let is_fenced = self.shared.core().is_fenced;
+            let is_broken =
+                self.shared.link().is_some_and(|link| link.is_broken.load(Ordering::Acquire));
+            if !room && !is_fenced && !is_broken {
+                break;
+            }
+            match self.receiver.poll_recv(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Incoming::Message(_)) if is_fenced || !room => {}
+                Poll::Ready(Incoming::Message(frame)) => self.batch.push(frame),
+                Poll::Ready(Incoming::End(reason)) => return Some(reason),
+                Poll::Ready(_) => {}
+            }
+        }
+        None
+    }
+
+    /// What has come is taken, what waits is written. Why the session is over, if it is.
+    fn work(&mut self) -> Result<(), CloseReason> {
+        let Self { shared, batch, .. } = self;
+        let mut core = shared.core();
+        let received = batch.drain(..).try_for_each(|frame| shared.receive(&mut core, frame));
+        let receiver = if core.inbound.is_empty() { None } else { core.receiver.take() };
+        let written = shared.pump(&mut core);
+        let is_free = written.is_ready() || core.machine.has_room() || core.machine.is_settled();
+        let sender = if is_free { core.sender.take() } else { None };
+        let is_over = core.is_over() && (written.is_ready() || !core.has_line());
+        let by_us = core.is_closing;
+        drop(core);
+        sender.into_iter().chain(receiver).for_each(Waker::wake);
+        received?;
+        match is_over {
+            true if by_us => Err(CloseReason::ByUs),
+            true => Err(CloseReason::ByPeer),
+            false => Ok(()),
+        }
+    }
+
+    /// The timer rings when an acknowledgement would be late.
+    fn watch_the_clock(&mut self, cx: &mut Context<'_>) -> bool {
+        {
+            let mut core = self.shared.core();
+            // What waits for the consumer will have to be acknowledged.
+            let waits = (!core.inbound.is_empty()).then(|| core.now.saturating_add(PATIENCE));
+            let due = core.machine.wake_at().or(waits).filter(|_| core.has_line());
+            if let (None, Some(due)) = (self.armed, due) {
+                self.armed = Some(due);
+                self.timer.as_mut().reset(self.shared.begun() + due);
+            }
+            core.is_timed = self.armed.is_some();
+            if self.armed.is_none() {
+                return false;
+            }
+        }
+        if self.timer.as_mut().poll(cx).is_ready() {
+            self.armed = None;
+            return true;
+        }
+        false
+    }
+
+    /// The session is over. Whoever broke a rule is told which.
+    fn over(&self, reason: CloseReason) {
+        if let CloseReason::SessionLost(lost) = &reason {
+            match &lost.cause {
+                LostBy::Violation(violation) => self.shared.say_farewell(&violation.to_string()),
+                LostBy::Line(line @ CloseReason::Protocol(_)) => {
+                    self.shared.say_farewell(&line.to_string());
+                }
+                _ => {}
+            }
+        }
+        self.shared.finish(reason);
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..BATCHES {
+            let (doom, room) = {
+                let shared = self.shared.clone();
+                let mut core = shared.core();
+                shared.register_task(&mut core, cx.waker());
+                if core.end.is_some() {
+                    return Poll::Ready(());
+                }
+                let room = !core.is_full();
+                core.is_held_up = !room;
+                (core.doom.take(), room)
+            };
+            let end = match doom {
+                Some(doom) => Some(doom),
+                None => {
+                    let ended = self.gather(cx, room);
+                    ended.map(|reason| self.shared.core().ended(reason))
+                }
+            };
+            let is_full = self.batch.len() >= BATCH;
+            let worked = self.work();
+            let doom = self.shared.core().doom.take();
+            if let Some(reason) = worked.err().or(end).or(doom) {
+                self.over(reason);
+                return Poll::Ready(());
+            }
+            if !is_full && !self.watch_the_clock(cx) {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

@@ -1,0 +1,479 @@
+//! What the halves of a session, its task and its handshakes share.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_proto::Fault;
+use tieline_proto::session::{
+    Delivered, Farewell, Frame, Hello, Received, Refusal, Sequence, Session as Machine, Ticket,
+    Violation, Welcome,
+};
+use tieline_transport::{
+    BoxChannel, CloseReason, Control, Endpoint, LostBy, Reset, SendError, Sender, SessionLost,
+};
+use tokio::time::Instant;
+
+use super::accept::Server;
+use super::{LineOptions, SessionOptions};
+use crate::LinkSender;
+use crate::shared::{Shared as LinkShared, lock};
+
+/// What came in waits for the consumer up to so many messages,
+const INBOUND_MESSAGES: usize = 1024;
+/// or so many bytes of them; one message of any legal size besides.
+const INBOUND_BYTES: usize = 8 << 20;
+
+pub(super) struct Shared {
+    core: Mutex<Core>,
+    begun: Instant,
+    pub(super) options: SessionOptions,
+    pub(super) line: LineOptions,
+    /// Set once the first connection is there.
+    link: OnceLock<Arc<LinkShared>>,
+    control: OnceLock<Control>,
+    /// What was counted, once it is over.
+    pub(super) total: Arc<OnceLock<Counted>>,
+}
+
+pub(super) struct Core {
+    pub(super) machine: Machine,
+    pub(super) role: Role,
+    line: Option<LinkSender>,
+    /// When the task last looked.
+    pub(super) now: Duration,
+    pub(super) inbound: VecDeque<Item>,
+    inbound_bytes: usize,
+    /// The task has stopped reading until the consumer has taken something.
+    pub(super) is_held_up: bool,
+    /// The task looks again by itself before an acknowledgement is late.
+    pub(super) is_timed: bool,
+    /// Counts the machines: a session that could not be resumed was followed by another.
+    pub(super) generation: u64,
+    /// Which connection of all it is.
+    lines: u64,
+    /// How far both directions had come when it was last looked.
+    progress: (Sequence, Sequence),
+    /// The session was lost, and the consumer is to be told when there is another.
+    reset: Option<(u64, CloseReason)>,
+    /// Messages of a lost session that the sender is yet to tell.
+    pub(super) untold: u64,
+    pub(super) counted: Counted,
+    /// This side has ended its direction.
+    pub(super) is_closing: bool,
+    has_ended: bool,
+    /// The other side has ended its direction.
+    has_ended_by_itself: bool,
+    is_receiver_gone: bool,
+    pub(super) end: Option<CloseReason>,
+    /// The task is to end the session: who found out holds locks of the Link's.
+    pub(super) doom: Option<CloseReason>,
+    /// What still comes over the connection of the moment will come again over the next.
+    pub(super) is_fenced: bool,
+    pub(super) task: Option<Waker>,
+    pub(super) sender: Option<Waker>,
+    pub(super) receiver: Option<Waker>,
+}
+
+/// Messages of machines before this one, and of this one what the consumer was given.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Counted {
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) faults: u64,
+}
+
+/// Which end of the session this is.
+pub(super) enum Role {
+    /// What it is resumed with; `None` before it was granted.
+    Client(Option<Ticket>),
+    Server(Box<Server>),
+}
+
+/// What waits for the consumer.
+pub(super) enum Item {
+    Message(Sequence, Bytes),
+    Fault(Sequence, Fault),
+    Reset(Box<Reset>),
+    End(CloseReason),
+}
+
+impl Shared {
+    pub(super) fn new(role: Role, options: SessionOptions, line: LineOptions) -> Self {
+        let core = Core {
+            machine: machine(&options),
+            role,
+            line: None,
+            now: Duration::ZERO,
+            inbound: VecDeque::new(),
+            inbound_bytes: 0,
+            is_held_up: false,
+            is_timed: false,
+            generation: 0,
+            lines: 0,
+            progress: (0, 0),
+            reset: None,
+            untold: 0,
+            counted: Counted::default(),
+            is_closing: false,
+            has_ended: false,
+            has_ended_by_itself: false,
+            is_receiver_gone: false,
+            end: None,
+            doom: None,
+            is_fenced: false,
+            task: None,
+            sender: None,
+            receiver: None,
+        };
+        Self {
+            core: Mutex::new(core),
+            begun: Instant::now(),
+            options,
+            line,
+            link: OnceLock::new(),
+            control: OnceLock::new(),
+            total: Arc::default(),
+        }
+    }
+
+    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
+        lock(&self.core)
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    /// The Link is there that carries the session.
+    pub(super) fn carried(&self, sender: LinkSender, link: Arc<LinkShared>, control: Control) {
+        let _ = self.link.set(link);
+        let _ = self.control.set(control);
+        self.core().line = Some(sender);
+    }
+
+    pub(super) fn link(&self) -> Option<&Arc<LinkShared>> {
+        self.link.get()
+    }
+
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        self.control.get().map(Control::endpoint)
+    }
+
+    /// The client's greeting, and whether it is to resume a session.
+    pub(super) fn greeting(&self) -> (Hello, bool) {
+        let core = self.core();
+        match &core.role {
+            Role::Client(Some(ticket)) => (ticket.present(core.machine.position()), true),
+            _ => (Ticket::ask(), false),
+        }
+    }
+
+    /// The server has granted the session. What the other side lacks leaves on the connection that it
+    /// came over.
+    pub(super) fn welcomed(&self, welcome: &Welcome) -> Result<(), CloseReason> {
+        let mut core = self.core();
+        let Core { machine, role, .. } = &mut *core;
+        let Role::Client(ticket) = role else { return Err(CloseReason::ByUs) };
+        let granted = match ticket {
+            Some(ticket) => match machine.check(welcome.position) {
+                Ok(()) => ticket.renewed(welcome),
+                Err(refusal) => return Err(core.lost(LostBy::Refused(refusal, String::new()))),
+            },
+            None => Ticket::granted(welcome).map(|granted| *ticket = Some(granted)),
+        };
+        if let Err(violation) = granted {
+            return Err(core.lost(LostBy::Violation(violation)));
+        }
+        // It was checked.
+        let _ = core.machine.resume(welcome.position);
+        self.resumed(&mut core);
+        Ok(())
+    }
+
+    /// The session cannot be resumed. Whether another is to be asked for: not if this one was about to
+    /// end.
+    pub(super) fn forget(&self, refusal: Refusal, text: String) -> bool {
+        let mut core = self.core();
+        let cause = core.lost(LostBy::Refused(refusal, text));
+        if core.is_closing || core.has_ended {
+            core.doom = Some(cause);
+            return false;
+        }
+        let Delivered { acknowledged, sent } = core.machine.delivered();
+        let lost = sent - acknowledged;
+        core.counted.sent += sent;
+        core.counted.received += core.machine.position().received;
+        core.machine = machine(&self.options);
+        core.role = Role::Client(None);
+        core.generation += 1;
+        core.untold += lost;
+        let before = core.reset.take().map_or(0, |(lost, _)| lost);
+        core.reset = Some((before + lost, cause));
+        true
+    }
+
+    /// The session is over; the first reason stays. The Link that carries it ends, too.
+    pub(super) fn finish(&self, reason: CloseReason) {
+        let (wakers, reason, line) = {
+            let mut core = self.core();
+            if core.end.is_some() {
+                return;
+            }
+            let reason = self.control.get().map_or(reason.clone(), |control| control.end(reason));
+            core.end = Some(reason.clone());
+            let _ = self.total.set(core.count());
+            if !core.has_ended {
+                core.has_ended = true;
+                core.inbound.push_back(Item::End(reason.clone()));
+            }
+            if let Role::Server(server) = &core.role {
+                server.over();
+            }
+            let wakers = [core.task.take(), core.sender.take(), core.receiver.take()];
+            (wakers, reason, core.line.take())
+        };
+        if let Some(link) = self.link.get() {
+            if let CloseReason::ByUs = reason {
+                link.leave();
+            }
+            link.finish(reason);
+            link.abort();
+        }
+        drop(line);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Ends the session at once.
+    pub(super) fn leave(&self) {
+        self.say_farewell("");
+        self.finish(CloseReason::ByUs);
+    }
+
+    /// Tells the other side that the session is over, if that needs no waiting.
+    pub(super) fn say_farewell(&self, text: &str) {
+        let mut core = self.core();
+        let received = core.machine.position().received;
+        let _ = self.pump(&mut core);
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Some(line) = &mut core.line
+            && let Poll::Ready(Ok(())) = line.poll_ready(&mut cx)
+        {
+            let farewell = Farewell { received, text: text.to_owned() };
+            let _ = line.start_send(Frame::Bye(farewell).to_bytes());
+            let _ = line.poll_flush(&mut cx);
+        }
+    }
+
+    /// The task has come by, and wants to be woken.
+    pub(super) fn register_task(&self, core: &mut Core, waker: &Waker) {
+        core.now = self.now();
+        match &mut core.task {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    /// Writes what the machine has for the connection there is. Ready when nothing is left to be
+    /// written. It is the task that is woken to go on: whoever sends may give up.
+    pub(super) fn pump(&self, core: &mut Core) -> Poll<()> {
+        let Core { machine, line, task, now, .. } = core;
+        let (Some(line), Some(task)) = (line, task) else { return Poll::Pending };
+        let mut cx = Context::from_waker(task);
+        loop {
+            match line.poll_ready(&mut cx) {
+                Poll::Pending => return Poll::Pending,
+                // The Link has ended, and the task hears of it.
+                Poll::Ready(Err(_)) => return Poll::Pending,
+                Poll::Ready(Ok(())) => {}
+            }
+            let Some(frame) = machine.next(*now) else { break };
+            let (head, message) = frame.encode();
+            // What a broken line does not take is sent again on the next.
+            let _ = match head.is_empty() {
+                true => line.start_send(message),
+                false => line.start_send_behind(&head, message),
+            };
+        }
+        line.poll_flush(&mut cx).map(|_| ())
+    }
+
+    /// Takes a frame that has come.
+    pub(super) fn receive(&self, core: &mut Core, frame: Bytes) -> Result<(), CloseReason> {
+        let received = Frame::decode(frame)
+            .map_err(Violation::from)
+            .and_then(|frame| core.machine.receive(core.now, frame));
+        self.note_progress(core);
+        if let Role::Server(server) = &mut core.role {
+            server.seen();
+        }
+        match received {
+            Ok(None | Some(Received::Pong(_))) => {}
+            Ok(Some(Received::Message { sequence, message })) => {
+                self.message(core, sequence, message);
+            }
+            Ok(Some(Received::End)) => {
+                core.has_ended = true;
+                core.has_ended_by_itself = true;
+                let by_us = core.is_closing;
+                let reason = if by_us { CloseReason::ByUs } else { CloseReason::ByPeer };
+                core.inbound.push_back(Item::End(reason));
+            }
+            Ok(Some(Received::Bye(farewell))) if farewell.text.is_empty() => {
+                return Err(CloseReason::ByPeer);
+            }
+            Ok(Some(Received::Bye(farewell))) => {
+                return Err(core.lost(LostBy::Farewell(farewell.text)));
+            }
+            Err(violation) => return Err(core.lost(LostBy::Violation(violation))),
+        }
+        Ok(())
+    }
+
+    /// There is a connection, and the machine knows where the other side stands.
+    pub(super) fn resumed(&self, core: &mut Core) {
+        core.lines += 1;
+        core.is_fenced = false;
+        self.note_progress(core);
+        if let Some((lost, cause)) = core.reset.take() {
+            let reset = Reset { epoch: core.lines, lost, cause };
+            core.inbound.push_back(Item::Reset(Box::new(reset)));
+        }
+    }
+
+    /// If either side has come on since the last look, the next wait for a connection is a first one
+    /// again.
+    fn note_progress(&self, core: &mut Core) {
+        let position = (core.machine.delivered().acknowledged, core.machine.position().received);
+        if position != core.progress {
+            core.progress = position;
+            if let Some(link) = self.link.get() {
+                link.is_well.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn message(&self, core: &mut Core, sequence: Sequence, message: Bytes) {
+        if core.is_receiver_gone {
+            // Nobody takes it over, so it is not acknowledged.
+            return;
+        }
+        let limits = self.line.json;
+        if let Some(fault) = limits.and_then(|limits| Fault::unless_json(&message, limits)) {
+            core.counted.faults += 1;
+            core.inbound.push_back(Item::Fault(sequence, fault));
+            return;
+        }
+        core.inbound_bytes += message.len();
+        core.inbound.push_back(Item::Message(sequence, message));
+    }
+
+    /// The receiver was dropped.
+    pub(super) fn receiver_gone(&self) {
+        let waker = {
+            let mut core = self.core();
+            core.is_receiver_gone = true;
+            core.inbound.clear();
+            core.inbound_bytes = 0;
+            core.task.clone()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The connection of the moment has been overtaken by another, or is dead. The one that follows is
+    /// granted under the same lock, so it is not this that is given up in its place.
+    pub(super) fn fence(&self, core: &mut Core, reason: CloseReason) {
+        core.is_fenced = true;
+        if let Some(link) = self.link.get() {
+            link.give_up_line(reason);
+        }
+        if let Some(task) = &core.task {
+            task.wake_by_ref();
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let core = self.core.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Role::Server(server) = &core.role {
+            server.over();
+        }
+    }
+}
+
+impl Core {
+    /// No more is read until the consumer has taken something.
+    pub(super) fn is_full(&self) -> bool {
+        self.inbound.len() >= INBOUND_MESSAGES || self.inbound_bytes >= INBOUND_BYTES
+    }
+
+    /// Everything that waits is given to the consumer.
+    pub(super) fn take_inbound(&mut self, into: &mut VecDeque<Item>) {
+        std::mem::swap(&mut self.inbound, into);
+        self.inbound_bytes = 0;
+    }
+
+    /// How many messages went over all connections.
+    pub(super) fn count(&self) -> Counted {
+        // The end of a direction has a number, and is no message.
+        let received = self.machine.position().received - u64::from(self.has_ended_by_itself);
+        Counted {
+            sent: self.counted.sent + self.machine.delivered().sent,
+            received: self.counted.received + received,
+            faults: self.counted.faults,
+        }
+    }
+
+    /// The session is lost for this reason.
+    pub(super) fn lost(&self, cause: LostBy) -> CloseReason {
+        let epoch = match &self.role {
+            Role::Client(ticket) => ticket.as_ref().map_or(0, Ticket::epoch),
+            Role::Server(server) => server.epoch(),
+        };
+        let delivered = self.machine.delivered();
+        CloseReason::SessionLost(Arc::new(SessionLost { delivered, epoch, cause }))
+    }
+
+    /// Why the session has ended with its Link.
+    pub(super) fn ended(&self, reason: CloseReason) -> CloseReason {
+        match reason {
+            CloseReason::ByUs => CloseReason::ByUs,
+            reason => self.lost(LostBy::Line(reason)),
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.machine.is_over()
+    }
+
+    pub(super) fn has_line(&self) -> bool {
+        self.line.as_ref().is_some_and(LinkSender::has_line)
+    }
+
+    pub(super) fn closed(&self) -> Option<SendError> {
+        self.end.clone().map(|reason| SendError::Closed(Box::new(reason)))
+    }
+}
+
+/// A connection on which somebody has greeted.
+pub(super) struct Offer {
+    pub(super) line: BoxChannel,
+    pub(super) hello: Hello,
+}
+
+fn machine(options: &SessionOptions) -> Machine {
+    // A message is taken over when the consumer has it, not when it waits for the consumer.
+    let mut config = options.session;
+    config.commits = true;
+    Machine::new(config)
+}

@@ -1,0 +1,326 @@
+//! Sessions over real sockets that are cut under them.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::future::{Future, poll_fn};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tieline_link::{SessionOptions, connector, listen};
+use tieline_testkit::wait::block_on;
+use tieline_transport::{
+    BoxChannel, Channel, CloseReason, DynAcceptor, Endpoint, ErrorKind, Incoming, LostBy, Options,
+    Receiver, ReceiverExt, Registry, SendError, Sender, SenderExt,
+};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+/// A way to a socket that can be cut.
+struct Proxy {
+    path: PathBuf,
+    connections: Arc<Mutex<JoinSet<()>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    fn to(target: &Path, at: &Path) -> Self {
+        let listener = UnixListener::bind(at).unwrap();
+        let connections = Arc::new(Mutex::new(JoinSet::new()));
+        let (target, pairs) = (target.to_owned(), connections.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let target = target.clone();
+                pairs.lock().unwrap().spawn(async move {
+                    if let Ok(mut server) = UnixStream::connect(target).await {
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    }
+                });
+            }
+        });
+        Self { path: at.to_owned(), connections, task }
+    }
+
+    fn cut(&self) {
+        self.scissors()();
+    }
+
+    fn scissors(&self) -> impl Fn() + Clone + Send + 'static {
+        let connections = self.connections.clone();
+        move || connections.lock().unwrap().abort_all()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Stage {
+    _directory: tempfile::TempDir,
+    proxy: Proxy,
+    socket: PathBuf,
+    acceptor: Box<dyn DynAcceptor>,
+}
+
+fn resumable(path: &Path) -> Endpoint {
+    Endpoint::unix(path).resumable()
+}
+
+impl Stage {
+    async fn new(options: SessionOptions) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (socket, way) = (directory.path().join("s"), directory.path().join("p"));
+        let acceptor = serve(&socket, options).await;
+        let proxy = Proxy::to(&socket, &way);
+        Self { _directory: directory, proxy, socket, acceptor }
+    }
+
+    async fn connect(&self, options: SessionOptions) -> BoxChannel {
+        let endpoint = resumable(&self.proxy.path);
+        let connector = connector(&Registry::new(), &endpoint, &Options::default(), options);
+        connector.unwrap().connect().await.unwrap()
+    }
+
+    async fn pair(&mut self, options: SessionOptions) -> (BoxChannel, BoxChannel) {
+        let client = self.connect(options).await;
+        (client, self.acceptor.accept().await.unwrap())
+    }
+}
+
+async fn serve(socket: &Path, options: SessionOptions) -> Box<dyn DynAcceptor> {
+    let endpoint = resumable(socket);
+    listen(&Registry::new(), &endpoint, &Options::default(), options).await.unwrap()
+}
+
+async fn next(receiver: &mut impl Receiver) -> String {
+    match receiver.recv().await {
+        Incoming::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn send_numbers(mut sender: Box<dyn Sender>, count: u64) -> u64 {
+    for number in 0..count {
+        sender.feed(number.to_string()).await.unwrap();
+        if number % 7 == 0 {
+            sender.flush().await.unwrap();
+        }
+    }
+    sender.close().await.unwrap();
+    // With the last half the session ends, and the other side may not have heard it all.
+    poll_fn(|cx| sender.poll_gone(cx)).await;
+    count
+}
+
+/// Everything that comes until the end, which is to be clean. At every so manieth, `at` is called.
+async fn take_numbers(mut receiver: impl Receiver, every: u64, at: impl Fn()) -> u64 {
+    let mut count = 0;
+    loop {
+        match receiver.recv().await {
+            Incoming::Message(message) => {
+                assert_eq!(message, count.to_string());
+                count += 1;
+                if count % every == 0 {
+                    at();
+                }
+            }
+            Incoming::End(reason) => {
+                assert!(reason.is_clean(), "{reason}");
+                return count;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn whatever_is_cut_all_arrives_once_and_in_order_both_ways() {
+    const COUNT: u64 = 50_000;
+    block_on(async {
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let (client, server) = stage.pair(SessionOptions::default()).await;
+        let control = client.control().clone();
+        let ((to_server, from_server), (to_client, from_client)) = (client.split(), server.split());
+        let cut = stage.proxy.scissors();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { send_numbers(to_server, COUNT).await });
+        tasks.spawn(async move { send_numbers(to_client, COUNT).await });
+        tasks.spawn(take_numbers(from_server, 997, cut.clone()));
+        tasks.spawn(take_numbers(from_client, 1_009, cut));
+        while let Some(done) = tasks.join_next().await {
+            assert_eq!(done.unwrap(), COUNT);
+        }
+        let info = control.info();
+        assert_eq!((info.messages_in, info.messages_out), (COUNT, COUNT));
+    });
+}
+
+#[test]
+fn what_was_sent_in_an_outage_arrives_behind_it() {
+    block_on(async {
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let (client, server) = stage.pair(SessionOptions::default()).await;
+        let ((mut to_server, _from_server), (mut to_client, mut from_client)) =
+            (client.split(), server.split());
+        stage.proxy.cut();
+        for word in ["one", "two"] {
+            to_server.send(word).await.unwrap();
+            to_client.send(word).await.unwrap();
+        }
+        assert_eq!(next(&mut from_client).await, "one");
+        stage.proxy.cut();
+        assert_eq!(next(&mut from_client).await, "two");
+        to_server.close().await.unwrap();
+        assert!(matches!(from_client.recv().await, Incoming::End(CloseReason::ByPeer)));
+    });
+}
+
+#[test]
+fn a_full_replay_buffer_holds_the_sender_up_and_nothing_is_evicted() {
+    block_on(async {
+        let mut few = SessionOptions::default();
+        few.session.replay_messages = 4;
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let (client, server) = stage.pair(few).await;
+        let ((mut to_server, _from_server), (_to_client, mut from_client)) =
+            (client.split(), server.split());
+        for number in 0..4 {
+            to_server.send(number.to_string()).await.unwrap();
+        }
+        {
+            let mut fifth = Box::pin(to_server.send("4"));
+            let waker = std::task::Waker::noop();
+            let mut cx = std::task::Context::from_waker(waker);
+            assert!(fifth.as_mut().poll(&mut cx).is_pending());
+            for number in 0..4 {
+                assert_eq!(next(&mut from_client).await, number.to_string());
+            }
+            // Who asks for more has taken over what came before.
+            let (sent, fifth) = tokio::join!(fifth, next(&mut from_client));
+            sent.unwrap();
+            assert_eq!(fifth, "4");
+        }
+    });
+}
+
+#[test]
+fn a_server_that_has_forgotten_it_ends_the_session_visibly_and_another_begins() {
+    block_on(async {
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let (client, server) = stage.pair(SessionOptions::default()).await;
+        let (mut to_server, mut from_server) = client.split();
+        let (to_client, mut from_client) = server.split();
+        to_server.send("heard").await.unwrap();
+        assert_eq!(next(&mut from_client).await, "heard");
+        // It dies without a word.
+        stage.proxy.cut();
+        stage.proxy.task.abort();
+        drop((to_client, from_client));
+        drop(std::fs::remove_file(&stage.proxy.path));
+        to_server.send("unheard").await.unwrap();
+        drop(stage.acceptor);
+        let mut acceptor = serve(&stage.socket, SessionOptions::default()).await;
+        let proxy = Proxy::to(&stage.socket, &stage.proxy.path);
+
+        let accepted = acceptor.accept();
+        let (reset, server) = tokio::join!(from_server.recv(), accepted);
+        let Incoming::Reset(reset) = reset else { panic!("{reset:?}") };
+        let CloseReason::SessionLost(lost) = &reset.cause else { panic!("{}", reset.cause) };
+        assert!(matches!(lost.cause, LostBy::Refused(..)), "{lost}");
+        assert_eq!(lost.delivered.sent, 2);
+        assert_eq!(reset.lost, 2 - lost.delivered.acknowledged);
+        let told = to_server.flush().await;
+        assert!(matches!(told, Err(SendError::Lost(lost)) if lost == reset.lost), "{told:?}");
+        to_server.send("again").await.unwrap();
+        let (_to_client, mut from_client) = server.unwrap().split();
+        assert_eq!(next(&mut from_client).await, "again");
+        drop(proxy);
+    });
+}
+
+#[test]
+fn nobody_comes_back_and_the_session_expires() {
+    block_on(async {
+        let short =
+            SessionOptions { grace: Duration::from_millis(50), ..SessionOptions::default() };
+        let mut stage = Stage::new(short).await;
+        let (client, server) = stage.pair(SessionOptions::default()).await;
+        stage.proxy.task.abort();
+        drop(std::fs::remove_file(&stage.proxy.path));
+        stage.proxy.cut();
+        let (mut to_client, mut from_client) = server.split();
+        let _ = to_client.send("unheard").await;
+        let Incoming::End(CloseReason::SessionLost(lost)) = from_client.recv().await else {
+            panic!("no end")
+        };
+        assert!(matches!(lost.cause, LostBy::Expired(_)), "{lost}");
+        assert_eq!((lost.delivered.acknowledged, lost.delivered.sent), (0, 1));
+        drop(client);
+    });
+}
+
+#[test]
+fn who_drops_both_halves_ends_the_session_for_the_other_side_at_once() {
+    block_on(async {
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let (client, server) = stage.pair(SessionOptions::default()).await;
+        let (mut to_server, from_server) = client.split();
+        to_server.send("last words").await.unwrap();
+        drop((to_server, from_server));
+        let (_to_client, mut from_client) = server.split();
+        assert_eq!(next(&mut from_client).await, "last words");
+        assert!(matches!(from_client.recv().await, Incoming::End(CloseReason::ByPeer)));
+    });
+}
+
+#[test]
+fn somebody_who_speaks_no_sessions_is_told_apart() {
+    block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let plain = Registry::new().listen(&Endpoint::unix(&socket), &Options::default()).await;
+        let mut plain = plain.unwrap();
+        let echo = tokio::spawn(async move {
+            let (mut sender, mut receiver) = plain.accept().await.unwrap().split();
+            while let Incoming::Message(_) | Incoming::Fault(_) = receiver.recv().await {}
+            let _ = sender.send("{\"what\":\"is this\"}").await;
+        });
+        let quick = SessionOptions {
+            handshake_timeout: Duration::from_millis(100),
+            ..SessionOptions::default()
+        };
+        let endpoint = resumable(&socket);
+        let connector = connector(&Registry::new(), &endpoint, &Options::default(), quick).unwrap();
+        let error = connector.connect().await.err().unwrap();
+        assert!(matches!(error.kind(), ErrorKind::TimedOut(_)), "{error}");
+        echo.abort();
+    });
+}
+
+#[test]
+fn a_message_that_the_other_side_cannot_take_ends_the_session_with_its_words() {
+    block_on(async {
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let mut small = Options::default();
+        small.channel.max_message = tieline_proto::ByteSize::kib(1);
+        drop(stage.acceptor);
+        let endpoint = resumable(&stage.socket);
+        let options = SessionOptions::default();
+        stage.acceptor = listen(&Registry::new(), &endpoint, &small, options).await.unwrap();
+        let (client, server) = stage.pair(SessionOptions::default()).await;
+        let ((mut to_server, mut from_server), (_to_client, mut from_client)) =
+            (client.split(), server.split());
+        to_server.send(vec![b'x'; 1024]).await.unwrap();
+        assert_eq!(next(&mut from_client).await.len(), 1024);
+        to_server.send(vec![b'x'; 1025]).await.unwrap();
+        let ends = tokio::join!(from_client.recv(), from_server.recv());
+        let (Incoming::End(CloseReason::SessionLost(here)), Incoming::End(there)) = ends else {
+            panic!("no ends")
+        };
+        assert!(matches!(&here.cause, LostBy::Line(CloseReason::Protocol(_))), "{here}");
+        assert!(there.to_string().contains("ended the session"), "{there}");
+    });
+}
