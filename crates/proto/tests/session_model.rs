@@ -342,8 +342,8 @@ proptest! {
             }
             let (received, acknowledged) = (model.received, model.taken);
             prop_assert_eq!(session.position(), Position { received, acknowledged, sent: model.shown });
-            let sent = model.shown.max(model.sent.len() as u64);
-            let delivered = Delivered { acknowledged: model.acknowledged, sent };
+            let sent = model.sent.len() as u64;
+            let delivered = Delivered { acknowledged: model.acknowledged.min(sent), sent };
             prop_assert_eq!(session.delivered(), delivered);
             let bytes = model.kept().iter().map(Bytes::len).sum();
             prop_assert_eq!(session.kept(), (model.kept().len(), bytes));
@@ -353,6 +353,8 @@ proptest! {
             prop_assert_eq!(session.is_over(), is_over);
             let due = model.untold_since.map(|since| Duration::from_millis(since + 100));
             prop_assert_eq!(session.wake_at(), due);
+            let owes = session.owes(Duration::from_millis(model.now));
+            prop_assert_eq!(owes, model.must_acknowledge());
         }
     }
 }

@@ -60,6 +60,7 @@ impl World<'_> {
             id,
             received: [0; 2],
             taken: [0; 2],
+            has_ended: [false; 2],
             is_rolled_back: [false; 2],
         });
         let mut end = End::new(Side::Server, self.server_life, self.to_client, &mut self.random);

@@ -284,7 +284,7 @@ impl<'a> World<'a> {
         let pause = 1 + self.random.below(30 * MILLISECOND);
         let Some(end) = self.end(who) else { return };
         let (side, record) = (end.side as usize, end.record);
-        let (received, taken) = (end.received(), end.taken());
+        let (received, taken, has_ended) = (end.received(), end.taken(), end.app.has_ended);
         if end.commits && !end.is_commit_planned && end.app.committed < end.app.delivered.len() {
             end.is_commit_planned = true;
             self.events.push(now + pause, Event::Commit(who));
@@ -292,6 +292,7 @@ impl<'a> World<'a> {
         if let Some(record) = record.and_then(|record| self.records.get_mut(record)) {
             record.received[side] = record.received[side].max(received);
             record.taken[side] = record.taken[side].max(taken);
+            record.has_ended[side] |= has_ended;
         }
     }
 
