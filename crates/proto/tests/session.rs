@@ -1,11 +1,12 @@
 //! Two ends of a session over connections that break.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::session::{
-    Delivered, Frame, Lease, Received, Refusal, Secret, Session, SessionConfig, SessionId, Ticket,
-    Violation,
+    Delivered, Farewell, Frame, Lease, Received, Refusal, Secret, Session, SessionConfig,
+    SessionId, Ticket, Violation,
 };
 
 const NOW: Duration = Duration::ZERO;
@@ -80,4 +81,77 @@ fn a_secret_is_worth_nothing_once_the_next_was_seen() {
     lease.seen();
     assert_eq!(lease.check(&first, &1000), Err(Refusal::Secret));
     assert_eq!(lease.check(&ticket.present(Default::default()), &1000), Ok(()));
+}
+
+#[test]
+fn what_was_committed_during_the_handshake_is_acknowledged_behind_it() {
+    let commits = SessionConfig { commits: true, ..SessionConfig::default() };
+    let (mut a, mut b) = (Session::new(SessionConfig::default()), Session::new(commits));
+    a.send("one".into());
+    pass(&mut a, &mut b);
+    // The greeting says that nothing was taken over yet; then it is.
+    let of_b = b.position();
+    b.commit(NOW, 1);
+    a.resume(of_b).expect("it fits");
+    b.resume(a.position()).expect("it fits");
+    assert_eq!(a.kept(), (1, 3));
+    pass(&mut b, &mut a);
+    assert_eq!(a.kept(), (0, 0));
+}
+
+#[test]
+fn a_client_with_nothing_to_say_shows_that_it_has_seen_the_welcome() {
+    let mut client = Session::new(SessionConfig::default());
+    client.resume(Session::new(SessionConfig::default()).position()).expect("it fits");
+    assert!(matches!(client.next(NOW), Some(Frame::Ack { acknowledged: 0 })));
+    assert!(client.next(NOW).is_none());
+}
+
+#[test]
+fn a_greeting_that_comes_late_locks_nobody_out() {
+    let secret = |byte| Secret([byte; 16]);
+    let (mut lease, welcome) = Lease::new(SessionId([7; 16]), (), secret(1));
+    let mut ticket = Ticket::granted(&welcome).expect("the first");
+    let greeting = ticket.present(Default::default());
+    let of_second = lease.resume(&greeting, &(), secret(2), Default::default()).expect("admitted");
+    ticket.renewed(&of_second).expect("newer");
+    // The first connection's greeting was long on its way; that connection was given up.
+    lease.resume(&greeting, &(), secret(3), Default::default()).expect("admitted");
+    assert_eq!(lease.check(&ticket.present(Default::default()), &()), Ok(()));
+    // Many of them push out the oldest offer, never what the client has shown.
+    for byte in 4..40 {
+        lease.resume(&greeting, &(), secret(byte), Default::default()).expect("admitted");
+    }
+    assert_eq!(lease.check(&ticket.present(Default::default()), &()), Err(Refusal::Secret));
+    assert_eq!(lease.check(&greeting, &()), Ok(()));
+}
+
+#[test]
+fn an_offer_that_is_shown_ends_all_others() {
+    let secret = |byte| Secret([byte; 16]);
+    let (mut lease, welcome) = Lease::new(SessionId([7; 16]), (), secret(1));
+    let first = Ticket::granted(&welcome).expect("the first");
+    let greeting = first.present(Default::default());
+    let mut tickets = [2, 3].map(|byte| {
+        let mut ticket = first.clone();
+        let welcome = lease.resume(&greeting, &(), secret(byte), Default::default());
+        ticket.renewed(&welcome.expect("admitted")).expect("newer");
+        ticket
+    });
+    let [second, third] = tickets.each_mut().map(|ticket| ticket.present(Default::default()));
+    lease.resume(&second, &(), secret(4), Default::default()).expect("admitted");
+    assert_eq!(lease.check(&greeting, &()), Err(Refusal::Secret));
+    assert_eq!(lease.check(&third, &()), Err(Refusal::Secret));
+    assert_eq!(lease.check(&second, &()), Ok(()));
+}
+
+#[test]
+fn a_farewell_that_claims_what_was_never_sent_is_a_violation() {
+    let mut session = Session::new(SessionConfig::default());
+    session.send("mine".into());
+    let bye = |received| Frame::Bye(Farewell { received, text: String::new() });
+    let lie = session.receive(NOW, bye(1));
+    assert_eq!(lie, Err(Violation::NeverSent { acknowledged: 1, sent: 0 }));
+    assert!(session.next(NOW).is_some());
+    assert!(matches!(session.receive(NOW, bye(1)), Ok(Some(Received::Bye(_)))));
 }

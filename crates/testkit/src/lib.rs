@@ -4,6 +4,7 @@
 //! - [`helper`] starts the test binary again as another process: for what can be done once per
 //!   process, as another user, or with other limits.
 //! - [`misbehave`] is a program that does what programs must not, and counts who is left of it.
+//! - [`session_sim`] drives two ends of a session over a virtual network.
 //! - [`wait`] waits for events, with a limit that turns a hang into a failure.
 //!
 //! What fails here fails by a panic: these are tests.
@@ -14,6 +15,7 @@ pub mod conformance;
 pub mod helper;
 #[cfg(target_os = "linux")]
 pub mod misbehave;
+pub mod session_sim;
 pub mod wait;
 
 pub use conformance::{Check, Subject};

@@ -43,7 +43,7 @@ pub(super) struct Incoming {
     /// When it is to be told, at the latest.
     due: Option<Duration>,
     has_ended: bool,
-    /// It did not notice, or its acknowledgement was lost: it is told once more.
+    /// It did not notice, or what it was told may have been lost: it is told once more.
     tell_again: bool,
 }
 
@@ -146,6 +146,12 @@ impl Incoming {
         // Who has ended waits for nothing but this.
         let is_last = waiting > 0 && self.has_ended && self.taken == self.received;
         self.tell_again || is_much || is_last || self.due.is_some_and(|due| due <= now)
+    }
+
+    /// There is another connection. Something may have been taken over since the handshake said how
+    /// far this side has come, so it is said again.
+    pub(super) fn resume(&mut self) {
+        self.tell_again = true;
     }
 
     /// The other side is told how far this one has come.

@@ -1,20 +1,28 @@
 //! What the server knows of who may resume a session.
 
+use std::collections::VecDeque;
+
 use super::{Hello, Position, Refusal, Secret, SessionId, Welcome};
+
+/// So many welcomes are remembered that the client may have seen or not; of more, the last.
+const MOST_OFFERS: usize = 8;
 
 /// The server's knowledge of one session: whose it is, and with what it is resumed.
 ///
 /// Each connection gets a secret of its own. The client may never have seen the last one, if its
 /// connection broke first: so the one before stays valid until a frame came that only who has seen
-/// the last welcome can have sent.
+/// the last welcome can have sent. A greeting that was long on its way, from a connection that the
+/// client gave up, may even come behind the one that was welcomed: so the offers between stay valid
+/// as long.
 #[derive(Clone, Debug)]
 pub struct Lease<P> {
     session: SessionId,
     principal: P,
     /// The last secret that the client has shown, or shown to have seen.
     proven: (Secret, u64),
-    /// The one of the last welcome, if the client may not have seen it.
-    offered: Option<(Secret, u64)>,
+    /// Those of the welcomes since, none of which the client has shown to have seen. The last is
+    /// that of the connection there is.
+    offered: VecDeque<(Secret, u64)>,
     epoch: u64,
 }
 
@@ -23,7 +31,10 @@ impl<P: PartialEq> Lease<P> {
     pub fn new(session: SessionId, principal: P, secret: Secret) -> (Self, Welcome) {
         let welcome =
             Welcome { session, secret: secret.clone(), epoch: 1, position: Position::default() };
-        (Self { session, principal, proven: (secret, 1), offered: None, epoch: 1 }, welcome)
+        (
+            Self { session, principal, proven: (secret, 1), offered: VecDeque::new(), epoch: 1 },
+            welcome,
+        )
     }
 
     /// Whether this greeting may resume the session. Changes nothing.
@@ -38,9 +49,8 @@ impl<P: PartialEq> Lease<P> {
         if *principal != self.principal {
             return Err(Refusal::Principal);
         }
-        let known = [Some(&self.proven), self.offered.as_ref()];
-        let known = known.into_iter().flatten().find(|(known, _)| known.matches(secret));
-        match known {
+        let mut known = std::iter::once(&self.proven).chain(&self.offered);
+        match known.find(|(known, _)| known.matches(secret)) {
             None => Err(Refusal::Secret),
             Some((_, of)) if of != epoch => Err(Refusal::Epoch),
             Some(_) => Ok(()),
@@ -61,21 +71,25 @@ impl<P: PartialEq> Lease<P> {
     ) -> Result<Welcome, Refusal> {
         self.check(hello, principal)?;
         let shown = hello.resumes.as_ref().map(|(_, secret, _)| secret);
-        if let (Some((offered, of)), Some(shown)) = (&self.offered, shown)
-            && offered.matches(shown)
-        {
-            self.proven = (offered.clone(), *of);
+        let is_shown = |(offered, _): &&_| shown.is_some_and(|shown| shown.matches(offered));
+        if let Some(offered) = self.offered.iter().find(is_shown).cloned() {
+            self.proven = offered;
+            self.offered.clear();
+        }
+        if self.offered.len() == MOST_OFFERS {
+            self.offered.pop_front();
         }
         self.epoch += 1;
-        self.offered = Some((secret.clone(), self.epoch));
+        self.offered.push_back((secret.clone(), self.epoch));
         Ok(Welcome { session: self.session, secret, epoch: self.epoch, position })
     }
 
-    /// A frame came over the connection of the last welcome: the client has seen its secret, and the
-    /// one before is worth nothing any more.
+    /// A frame came over the connection of the last welcome: the client has seen its secret, and those
+    /// before are worth nothing any more. One over an older connection shows nothing.
     pub fn seen(&mut self) {
-        if let Some(offered) = self.offered.take() {
-            self.proven = offered;
+        if let Some(last) = self.offered.pop_back() {
+            self.proven = last;
+            self.offered.clear();
         }
     }
 

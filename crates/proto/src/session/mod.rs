@@ -132,8 +132,8 @@ impl Session {
 
     /// Takes a message over, to be kept until it is acknowledged. Gives its number.
     ///
-    /// Ask [`has_room`](Self::has_room) before: there is no other bound. After [`end`](Self::end)
-    /// nothing more is taken: `None`.
+    /// Ask [`has_room`](Self::has_room) before: there is no other bound, and a message that is taken
+    /// may itself go beyond that in bytes. After [`end`](Self::end) nothing more is taken: `None`.
     pub fn send(&mut self, message: Bytes) -> Option<Sequence> {
         self.outgoing.send(message)
     }
@@ -218,7 +218,10 @@ impl Session {
                 Ok(None)
             }
             Frame::Pong { token } => Ok(Some(Received::Pong(token))),
-            Frame::Bye(farewell) => Ok(Some(Received::Bye(farewell))),
+            Frame::Bye(farewell) => {
+                self.outgoing.refuse_never_sent(farewell.received)?;
+                Ok(Some(Received::Bye(farewell)))
+            }
             Frame::Hello(_) | Frame::Welcome(_) | Frame::Refused { .. } => {
                 Err(Violation::Handshake)
             }
@@ -260,13 +263,17 @@ impl Session {
     /// There is another connection, on which the other side stands so: what it has not received is
     /// sent again, in order, by the next calls of [`next`](Self::next). Gives how many that are.
     ///
+    /// There is an acknowledgement at once, with or without something new in it. It says what was
+    /// taken over since the position for the handshake was read; and it shows the server that the
+    /// client has seen the new secret.
+    ///
     /// # Errors
     /// As [`check`](Self::check); then nothing has changed.
     pub fn resume(&mut self, theirs: Position) -> Result<u64, Refusal> {
         self.check(theirs)?;
         self.pong = None;
         self.ping = None;
-        self.incoming.told();
+        self.incoming.resume();
         Ok(self.outgoing.resume(theirs))
     }
 
@@ -280,8 +287,9 @@ impl Session {
         self.outgoing.kept()
     }
 
-    /// Both sides have said that they have ended, and both know it of each other: nothing is left to
-    /// be resumed.
+    /// Both sides have said that they have ended, and each was given the other's acknowledgement:
+    /// nothing is left to be sent. This end's own may have been lost with its connection: who wants the
+    /// other to end well, too, resumes once more for those who ask, or says [`Bye`](Frame::Bye).
     pub fn is_over(&self) -> bool {
         self.outgoing.is_over() && self.incoming.is_over()
     }

@@ -92,10 +92,16 @@ impl Outgoing {
 
     /// The other side has taken over all up to this one.
     pub(super) fn acknowledged(&mut self, sequence: Sequence) -> Result<(), Violation> {
+        self.refuse_never_sent(sequence)?;
+        self.release(sequence);
+        Ok(())
+    }
+
+    /// Nobody can have what no connection was ever given.
+    pub(super) fn refuse_never_sent(&self, sequence: Sequence) -> Result<(), Violation> {
         if sequence > self.shown {
             return Err(Violation::NeverSent { acknowledged: sequence, sent: self.shown });
         }
-        self.release(sequence);
         Ok(())
     }
 

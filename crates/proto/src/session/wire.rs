@@ -163,6 +163,8 @@ pub enum Malformed {
     Version(u8),
     /// The first message of a direction is 1.
     Zero,
+    /// A greeting asks neither for a new session nor for the one that was.
+    Flag(u8),
 }
 
 impl Frame {
@@ -266,8 +268,10 @@ impl Hello {
             return Err(Malformed::Magic);
         }
         versioned(from)?;
-        if byte(from)? == 0 {
-            return Ok(Self { resumes: None, position: Position::default() });
+        match byte(from)? {
+            0 => return Ok(Self { resumes: None, position: Position::default() }),
+            1 => {}
+            other => return Err(Malformed::Flag(other)),
         }
         let resumes = (SessionId(array(from)?), Secret(array(from)?), number(from)?);
         Ok(Self { resumes: Some(resumes), position: Position::decode(from)? })
@@ -380,6 +384,9 @@ impl fmt::Display for Malformed {
                 "the session protocol is spoken in version {version}, and here only in {VERSION}"
             ),
             Self::Zero => f.write_str("a message of the session has the number 0"),
+            Self::Flag(flag) => {
+                write!(f, "a greeting is for a new session (0) or the same (1), not for {flag}")
+            }
         }
     }
 }
@@ -452,7 +459,7 @@ fn number(from: &mut Bytes) -> Result<u64, Malformed> {
     from.try_get_u64().map_err(|_| Malformed::Short)
 }
 
-/// No number of a message may leave no room for the next.
+/// No message has the number 0: it would be one that everybody has received.
 fn sequence(from: &mut Bytes) -> Result<Sequence, Malformed> {
     match number(from)? {
         0 => Err(Malformed::Zero),

@@ -1,0 +1,320 @@
+//! The session protocol against another implementation of it, in Python, over a Unix socket that is
+//! closed again and again, by either side, between two frames and inside of one.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tieline_proto::session::{
+    Frame, Lease, Position, Received, Refusal, Secret, Session, SessionConfig, SessionId, Ticket,
+};
+use tieline_proto::{Framing, LengthPrefix, WriteBuf};
+
+const MESSAGES: usize = 300;
+/// Long enough for a machine that does much else: it only turns a hang into a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder of the test's own, for a socket.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("tieline-{name}-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The other implementation, ended with the test.
+struct Python {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Python {
+    fn start(role: &str, with: &Path) -> Self {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/python/session.py");
+        let mut command = Command::new("python3");
+        command.arg(program).arg(role).arg(with);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, input, output }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// All messages, with cuts between them, and the end of input.
+    fn feed(&mut self) {
+        let mut lines = String::new();
+        for at in 0..MESSAGES {
+            lines += &format!("send {}\n", message("python", at));
+            match at % 60 {
+                20 => lines += "cut\n",
+                // Within the frames that follow: before, in and behind the head of one.
+                40 => lines += &format!("cut {}\n", 1 + at / 4),
+                _ => {}
+            }
+        }
+        let mut input = self.input.take().unwrap();
+        // It takes them as its session has room, so somebody else must wait for that.
+        std::thread::spawn(move || input.write_all(lines.as_bytes()).unwrap());
+    }
+
+    /// What it says until it ends, which must be well.
+    fn rest(&mut self) -> Vec<String> {
+        let lines = (&mut self.output).lines().map(|line| line.unwrap()).collect();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {lines:?}");
+        lines
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn message(from: &str, at: usize) -> String {
+    format!("{from} {at} {}", "€".repeat(at % 7))
+}
+
+/// A connection as a loop that blocks sees it.
+struct Line {
+    stream: UnixStream,
+    framing: LengthPrefix,
+    received: BytesMut,
+    begun: Instant,
+}
+
+impl Line {
+    fn new(stream: UnixStream) -> Self {
+        // A read ends now and then, so that acknowledgements go out in time.
+        stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        let (framing, received) = (LengthPrefix::default(), BytesMut::new());
+        Self { stream, framing, received, begun: Instant::now() }
+    }
+
+    /// False if the connection is gone.
+    fn write(&mut self, frame: Frame) -> bool {
+        let mut out = WriteBuf::new();
+        self.framing.encode(&frame.to_bytes(), &mut out).unwrap();
+        self.stream.write_all(&out.to_bytes()).is_ok()
+    }
+
+    /// The next frame, `None` if the time is over, and an error if the connection is gone.
+    fn frame(&mut self) -> Result<Option<Frame>, ()> {
+        loop {
+            assert!(self.begun.elapsed() < PATIENCE, "nothing moves");
+            if let Some(tieline_proto::Frame::Message(frame)) =
+                self.framing.decode(&mut self.received).unwrap()
+            {
+                return Ok(Some(Frame::decode(frame).unwrap()));
+            }
+            let mut part = [0; 4096];
+            match self.stream.read(&mut part) {
+                Ok(0) => return Err(()),
+                Ok(length) => self.received.extend_from_slice(&part[..length]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock) => return Ok(None),
+                Err(_) => return Err(()),
+            }
+        }
+    }
+
+    fn greeting(&mut self) -> Option<Frame> {
+        loop {
+            match self.frame() {
+                Ok(None) => {}
+                Ok(frame) => return frame,
+                Err(()) => return None,
+            }
+        }
+    }
+}
+
+/// Our end: it sends its messages as there is room, and cuts the connection behind every 70th that
+/// comes.
+struct Ours {
+    session: Session,
+    sent: usize,
+    received: Vec<String>,
+    begun: Instant,
+}
+
+impl Ours {
+    fn new() -> Self {
+        let config = SessionConfig { replay_messages: 50, ..SessionConfig::default() };
+        Self { session: Session::new(config), sent: 0, received: Vec::new(), begun: Instant::now() }
+    }
+
+    /// Speaks until the connection is gone, or all is over: then true.
+    fn speak(&mut self, line: &mut Line, mut seen: impl FnMut()) -> bool {
+        loop {
+            while self.sent < MESSAGES && self.session.has_room() {
+                self.session.send(message("ours", self.sent).into()).unwrap();
+                self.sent += 1;
+            }
+            if self.sent == MESSAGES {
+                self.session.end();
+            }
+            while let Some(frame) = self.session.next(self.begun.elapsed()) {
+                if !line.write(frame) {
+                    return false;
+                }
+            }
+            if self.session.is_over() {
+                return true;
+            }
+            match line.frame() {
+                Err(()) => return false,
+                Ok(None) => {}
+                Ok(Some(frame)) => {
+                    seen();
+                    let event = self.session.receive(self.begun.elapsed(), frame).unwrap();
+                    if let Some(Received::Message { message, .. }) = event {
+                        self.received.push(String::from_utf8(message.into()).unwrap());
+                        if self.received.len().is_multiple_of(70) {
+                            return false;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything came, on both sides, once and in order.
+    fn check(&self, said: &[String]) {
+        let theirs: Vec<_> = (0..MESSAGES).map(|at| message("python", at)).collect();
+        assert_eq!(self.received, theirs);
+        let messages = said.iter().filter(|line| line.starts_with("message "));
+        let ours = (1..).zip((0..MESSAGES).map(|at| message("ours", at)));
+        let ours: Vec<_> = ours.map(|(number, it)| format!("message {number} {it}")).collect();
+        assert!(messages.eq(&ours), "{said:?}");
+        let count = |word: &str| said.iter().filter(|line| line.starts_with(word)).count();
+        assert_eq!((count("ended 301"), count("over")), (1, 1), "{said:?}");
+        // Ten cuts of its own and four of ours, many of which fall together.
+        assert!(count("closed") >= 5 && count("open ") >= count("closed"), "{said:?}");
+    }
+}
+
+#[test]
+fn the_other_implementation_agrees_on_the_golden_vectors() {
+    let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/session-1.txt");
+    assert_eq!(Python::start("vectors", Path::new(vectors)).rest(), [""; 0]);
+}
+
+#[test]
+fn a_client_of_the_other_implementation_gets_and_gives_everything_once() {
+    let folder = Folder::new("python-client");
+    let socket = folder.0.join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut python = Python::start("client", &socket);
+    python.feed();
+    let mut ours = Ours::new();
+    let mut lease: Option<Lease<()>> = None;
+    for number in 1_u8.. {
+        let mut line = Line::new(listener.accept().unwrap().0);
+        let Some(Frame::Hello(hello)) = line.greeting() else { continue };
+        let secret = Secret([number; 16]);
+        let welcome = match &mut lease {
+            None => {
+                let (new, welcome) = Lease::new(SessionId([7; 16]), (), secret);
+                lease = Some(new);
+                welcome
+            }
+            Some(lease) => {
+                lease.check(&hello, &()).unwrap();
+                ours.session.resume(hello.position).unwrap();
+                lease.resume(&hello, &(), secret, ours.session.position()).unwrap()
+            }
+        };
+        // Some welcomes are lost, and so the next greeting has the secret before.
+        if number % 5 == 3 {
+            continue;
+        }
+        let lease = lease.as_mut().unwrap();
+        if line.write(Frame::Welcome(welcome)) && ours.speak(&mut line, || lease.seen()) {
+            break;
+        }
+    }
+    ours.check(&python.rest());
+}
+
+#[test]
+fn a_server_of_the_other_implementation_gets_and_gives_everything_once() {
+    let folder = Folder::new("python-server");
+    let socket = folder.0.join("socket");
+    let mut python = Python::start("server", &socket);
+    assert_eq!(python.line(), "listening");
+    python.feed();
+    let mut ours = Ours::new();
+    let mut ticket: Option<Ticket> = None;
+    let mut shown = Vec::new();
+    for number in 1.. {
+        let mut line = Line::new(UnixStream::connect(&socket).unwrap());
+        let hello = match &ticket {
+            None => Ticket::ask(),
+            Some(ticket) => ticket.present(ours.session.position()),
+        };
+        shown.push(hello.clone());
+        line.write(Frame::Hello(hello));
+        // Some connections are given up before the answer came.
+        if number % 5 == 3 {
+            continue;
+        }
+        let Some(Frame::Welcome(welcome)) = line.greeting() else { continue };
+        match &mut ticket {
+            None => ticket = Some(Ticket::granted(&welcome).unwrap()),
+            Some(ticket) => {
+                ticket.renewed(&welcome).unwrap();
+                ours.session.resume(welcome.position).unwrap();
+            }
+        }
+        if ours.speak(&mut line, || ()) {
+            // Nobody else gets in: not with an old secret, a wrong one, to another session or to a
+            // second one.
+            let wrong = |of: &Ticket| {
+                let mut hello = of.present(Position::default());
+                hello.resumes = hello.resumes.map(|(id, _, epoch)| (id, Secret([0; 16]), epoch));
+                hello
+            };
+            let mut elsewhere = shown.last().unwrap().clone();
+            elsewhere.resumes =
+                elsewhere.resumes.map(|(_, secret, epoch)| (SessionId([0; 16]), secret, epoch));
+            for (hello, refusal) in [
+                (shown[1].clone(), Refusal::Secret),
+                (wrong(ticket.as_ref().unwrap()), Refusal::Secret),
+                (elsewhere, Refusal::Unknown),
+                (Ticket::ask(), Refusal::Full),
+            ] {
+                let mut other = Line::new(UnixStream::connect(&socket).unwrap());
+                other.write(Frame::Hello(hello));
+                let answer = other.greeting();
+                let Some(Frame::Refused { refusal: got, .. }) = answer else {
+                    panic!("{refusal:?}: {answer:?}")
+                };
+                assert_eq!(got, refusal);
+            }
+            break;
+        }
+    }
+    ours.check(&python.rest());
+    assert!(!socket.exists());
+}

@@ -1,0 +1,195 @@
+//! One end: its machine, what uses it, and what really became of its messages.
+
+use std::time::Duration;
+
+use tieline_proto::session::{Delivered, Session, SessionConfig, SessionId};
+
+use super::messages::{Mark, Messages};
+use super::network::{MILLISECOND, Side, Time};
+use super::random::Random;
+
+/// What really happened in a session, whatever the ends remember of it.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) id: SessionId,
+    /// How far each side has received, its end included, and how far it has taken over.
+    pub(super) received: [u64; 2],
+    pub(super) taken: [u64; 2],
+    /// The side has received the other's end.
+    pub(super) has_ended: [bool; 2],
+    /// The side has forgotten something that others have seen.
+    pub(super) is_rolled_back: [bool; 2],
+}
+
+/// What uses a session. It is remembered and forgotten together with the machine.
+#[derive(Clone, Debug)]
+pub(super) struct App {
+    pub(super) life: u32,
+    pub(super) left: usize,
+    pub(super) sent: Vec<Mark>,
+    pub(super) delivered: Vec<Mark>,
+    pub(super) has_ended: bool,
+    pub(super) committed: usize,
+    /// The longest pause between two bursts, and the largest of those.
+    pace: Time,
+    burst: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) side: Side,
+    pub(super) session: Session,
+    pub(super) app: App,
+    pub(super) commits: bool,
+    most_kept: usize,
+    pub(super) record: Option<usize>,
+    pub(super) connection: Option<usize>,
+    pub(super) wake: Option<Time>,
+    pub(super) waits_for_room: bool,
+    pub(super) is_commit_planned: bool,
+}
+
+impl End {
+    pub(super) fn new(side: Side, life: u32, messages: usize, random: &mut Random) -> Self {
+        let commits = random.percent(25);
+        let config = SessionConfig {
+            replay_messages: random.pick(&[1, 3, 30, 200, 1024, 1024]),
+            replay_bytes: random.pick(&[1, 100, 2000, 8 << 20, 8 << 20]),
+            commits,
+        };
+        let (pace, burst) = random.pick(&[
+            (MILLISECOND, 64),
+            (5 * MILLISECOND, 64),
+            (20 * MILLISECOND, 200),
+            (300 * MILLISECOND, 200),
+        ]);
+        let app = App {
+            life,
+            left: messages,
+            sent: Vec::new(),
+            delivered: Vec::new(),
+            has_ended: false,
+            committed: 0,
+            pace,
+            burst,
+        };
+        Self {
+            side,
+            session: Session::new(config),
+            app,
+            commits,
+            most_kept: config.replay_messages.max(1),
+            record: None,
+            connection: None,
+            wake: None,
+            waits_for_room: false,
+            is_commit_planned: false,
+        }
+    }
+
+    /// Sends some of what is left. Gives the pause until there is more, if that depends on time alone.
+    pub(super) fn produce(
+        &mut self,
+        messages: &Messages,
+        random: &mut Random,
+    ) -> Result<Option<Time>, String> {
+        for _ in 0..1 + random.below(self.app.burst) {
+            if self.app.left == 0 {
+                self.session.end();
+                return Ok(None);
+            }
+            if !self.session.has_room() {
+                self.waits_for_room = true;
+                return Ok(None);
+            }
+            let place = self.app.sent.len();
+            let (mark, message) = messages.get(self.side.sends(), self.app.life, place);
+            let sequence = self.session.send(message);
+            if sequence != Some(place as u64 + 1) {
+                return Err(format!("message {} was numbered {sequence:?}", place + 1));
+            }
+            let kept = self.session.kept().0;
+            if kept > self.most_kept
+                || kept as u64 + self.session.delivered().acknowledged < place as u64
+            {
+                return Err(format!("{kept} messages are kept of {}", place + 1));
+            }
+            self.app.sent.push(mark);
+            self.app.left -= 1;
+        }
+        Ok(Some(1 + random.below(self.app.pace)))
+    }
+
+    /// The consumer has used some of what it has.
+    pub(super) fn commit(&mut self, now: Time, random: &mut Random) {
+        let waiting = self.app.delivered.len() - self.app.committed;
+        if waiting == 0 {
+            return;
+        }
+        self.app.committed += 1 + random.below(waiting as u64) as usize;
+        self.session.commit(Duration::from_micros(now), self.app.committed as u64);
+    }
+
+    /// How far it has received, the end of the other side included.
+    pub(super) fn received(&self) -> u64 {
+        self.app.delivered.len() as u64 + u64::from(self.app.has_ended)
+    }
+
+    /// How far it has taken over.
+    pub(super) fn taken(&self) -> u64 {
+        if !self.commits || self.app.committed == self.app.delivered.len() {
+            return self.received();
+        }
+        self.app.committed as u64
+    }
+
+    /// What it has is the beginning of what the other has sent.
+    pub(super) fn agrees_with(&self, other: &Self) -> Result<(), String> {
+        let (had, sent) = (&self.app.delivered, &other.app.sent);
+        match had.iter().zip(sent).position(|(a, b)| a != b) {
+            None if had.len() <= sent.len() => Ok(()),
+            None => Err(format!("{:?} has {} of {} messages", self.side, had.len(), sent.len())),
+            Some(at) => {
+                Err(format!("{:?} has another message {} than was sent", self.side, at + 1))
+            }
+        }
+    }
+
+    /// What the machine says of what was delivered is true.
+    pub(super) fn check_words(&self, records: &[Record]) -> Result<(), String> {
+        let Delivered { acknowledged, sent } = self.session.delivered();
+        let other = self.side.other() as usize;
+        let Some(record) = self.record.and_then(|record| records.get(record)) else {
+            return match acknowledged {
+                0 => Ok(()),
+                _ => Err(format!("{acknowledged} acknowledged without a session")),
+            };
+        };
+        if acknowledged > record.taken[other] {
+            let taken = record.taken[other];
+            return Err(format!("{acknowledged} are said to be delivered, and {taken} were"));
+        }
+        // The end of a direction has a number, and is no message.
+        let received = record.received[other] - u64::from(record.has_ended[other]);
+        if received > sent && !record.is_rolled_back[self.side as usize] {
+            return Err(format!("{sent} are said to be sent, and {received} arrived"));
+        }
+        Ok(())
+    }
+
+    /// Started again: nothing of the process is left but what it remembers.
+    pub(super) fn restart(&mut self) {
+        self.connection = None;
+        self.wake = None;
+        self.waits_for_room = false;
+        self.is_commit_planned = false;
+    }
+
+    /// It has forgotten what came behind, and will say other things under the same numbers.
+    pub(super) fn diverge(&mut self, records: &mut [Record]) {
+        self.app.life += 1;
+        if let Some(record) = self.record.and_then(|record| records.get_mut(record)) {
+            record.is_rolled_back[self.side as usize] = true;
+        }
+    }
+}
