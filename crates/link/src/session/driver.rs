@@ -55,6 +55,9 @@ impl Driver {
                 Gathered::All => return None,
                 Gathered::Many if takes => return None,
                 Gathered::Other(Incoming::End(reason)) => return Some(reason),
+                // Another connection: what the one before has brought comes again, and shows nothing
+                // of the other side's having seen this one's welcome.
+                Gathered::Other(Incoming::Reset(_)) => batch.clear(),
                 Gathered::Many | Gathered::Other(_) => {}
             }
         }
@@ -67,7 +70,11 @@ impl Driver {
         let received = batch.drain(..).try_for_each(|frame| shared.receive(&mut core, frame));
         let receiver = if core.inbound.is_empty() { None } else { core.receiver.take() };
         let written = shared.pump(&mut core);
-        let is_free = written.is_ready() || core.machine.has_room() || core.machine.is_settled();
+        // Who waits for room is woken for more than one message.
+        let is_free = match core.waits_for_room {
+            true => core.machine.is_half_free(),
+            false => written.is_ready() || core.machine.is_settled(),
+        };
         let sender = if is_free { core.sender.take() } else { None };
         let is_over = core.is_over() && (written.is_ready() || !core.has_line());
         let by_us = core.is_closing;

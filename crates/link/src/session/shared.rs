@@ -75,6 +75,8 @@ pub(super) struct Core {
     pub(super) is_fenced: bool,
     pub(super) task: Option<Waker>,
     pub(super) sender: Option<Waker>,
+    /// It is room that the sender waits for, and not that something has left.
+    pub(super) waits_for_room: bool,
     pub(super) receiver: Option<Waker>,
 }
 
@@ -127,6 +129,7 @@ impl Shared {
             is_fenced: false,
             task: None,
             sender: None,
+            waits_for_room: false,
             receiver: None,
         };
         Self {
