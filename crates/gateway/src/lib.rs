@@ -9,8 +9,11 @@
 //! [`bridge`] joins two channels; [`Server`] accepts many and gives each a far end of its own.
 //! Nothing is ever put into the stream that did not come from the other side, unless a
 //! [dialect](Bridge::dialect) is given: then requests that the far side leaves behind are answered.
+//!
+//! [`Chaos`] is the opposite: it joins byte streams, knows no message, and does them harm on purpose.
 
 mod bridge;
+mod chaos;
 mod line;
 mod pump;
 mod serve;
@@ -18,5 +21,6 @@ mod tap;
 mod unanswered;
 
 pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge, bridge_supervised};
+pub use chaos::{Chaos, ChaosReport, Faults};
 pub use serve::{Server, ServerReport};
 pub use tap::{Tap, TapEnd};

@@ -287,7 +287,7 @@ impl Receiver for Replay {
     }
 }
 
-fn log_error(consequence: &str, error: &TransportError) {
+pub(crate) fn log_error(consequence: &str, error: &TransportError) {
     let cause = std::error::Error::source(error).map_or_else(String::new, |c| format!(" ({c})"));
     let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
     tracing::error!("{error}{cause}; {consequence}{hint}");
