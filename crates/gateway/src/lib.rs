@@ -19,8 +19,10 @@ mod pump;
 mod serve;
 mod tap;
 mod unanswered;
+mod watch;
 
 pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge, bridge_supervised};
 pub use chaos::{Chaos, ChaosReport, Faults};
 pub use serve::{Server, ServerReport};
 pub use tap::{Tap, TapEnd};
+pub use watch::{LineView, ProgramView, ServerView, ServerWatch, Traffic};
