@@ -6,6 +6,7 @@ mod connect;
 mod line;
 mod logging;
 mod serve;
+mod status;
 mod values;
 
 use clap::{Parser, Subcommand};
@@ -16,6 +17,7 @@ pub(crate) use connect::{Bridge, Connect};
 pub(crate) use line::Line;
 pub(crate) use logging::{LogFormat, Logging};
 pub(crate) use serve::Serve;
+pub(crate) use status::Status;
 
 /// One line between two processes: whole messages over whatever lies underneath.
 #[derive(Parser)]
@@ -55,6 +57,8 @@ pub(crate) enum Command {
     /// Ask the Claude CLI, and print its answer as it comes.
     #[cfg(unix)]
     Claude(crate::claude::Claude),
+    /// Say what the servers of this user are doing.
+    Status(Status),
     /// Stand between a client and a server, and cut, delay, throttle, swallow or spoil their bytes.
     Chaos(Chaos),
     /// The built-in JSON-RPC agent on stdio: echo, add, sleep, count, crash, flood.

@@ -53,6 +53,9 @@ pub(crate) struct Serve {
     /// machine, and every web page in a browser
     #[arg(long)]
     pub(crate) allow_unauthenticated_tcp: bool,
+    /// Do not answer `tieline status`
+    #[arg(long)]
+    pub(crate) no_status: bool,
     #[command(flatten)]
     pub(crate) line: Line,
     /// The program and its arguments; there is no shell [default: the built-in demo agent]
