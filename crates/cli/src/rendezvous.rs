@@ -58,7 +58,7 @@ pub(crate) fn existing() -> Result<Option<PathBuf>, String> {
 
 /// `$XDG_RUNTIME_DIR/tieline`, or where there is no such thing `tieline-UID` under the system's
 /// temporary directory.
-fn place() -> PathBuf {
+pub(crate) fn place() -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     match runtime.filter(|path| path.is_absolute() && path.is_dir()) {
         Some(runtime) => runtime.join("tieline"),

@@ -61,9 +61,15 @@ async fn look(args: &Status, printer: &Printer) -> Result<(), Failure> {
         let answers = ask_all(args.endpoint.as_ref()).await?;
         let text = match args.json {
             true => json!({ "serves": answers }).to_string(),
-            // Some of it is somebody else's words, and it is read at a terminal.
-            false => spelled(&table::of(&answers)),
+            false if answers.is_empty() => format!(
+                "no server of yours is running, as far as {} says; begin with: tieline serve -- \
+                 COMMAND\n",
+                place::name()
+            ),
+            false => table::of(&answers),
         };
+        // Some of it is somebody else's words, and it may be read at a terminal.
+        let text = spelled(&text);
         if redraws {
             printer.write(format!("{CLEAR}{text}").into_bytes()).await;
         } else {
@@ -101,8 +107,9 @@ async fn ask_all(wanted: Option<&Endpoint>) -> Result<Vec<Value>, Failure> {
     }
     match wanted {
         Some(endpoint) if answers.is_empty() => Err(Failure::Said(format!(
-            "no server of yours that can be asked listens at {endpoint}; `tieline status` lists \
-             those that can, and one that runs with --no-status cannot"
+            "no server of yours that can be asked in {} listens at {endpoint}; `tieline status` \
+             lists those that can, and one that runs with --no-status cannot",
+            place::name()
         ))),
         _ => Ok(answers),
     }

@@ -76,7 +76,7 @@ impl Server {
     }
 
     /// After which ends a far end is replaced while its client is still there, as
-    /// [`bridge_supervised`] does; after none by default.
+    /// [`bridge_supervised`](crate::bridge_supervised) does; after none by default.
     pub fn restart(&mut self, policy: RestartPolicy) {
         self.restart = policy;
     }

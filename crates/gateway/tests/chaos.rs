@@ -10,9 +10,11 @@ use tieline_transport::{BoxConnection, DynListener, Endpoint, ErrorKind, Options
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
+/// In virtual time: who would wait for ever fails at once.
+const LIMIT: Duration = Duration::from_secs(1_000_000);
 /// As fine as the runtime's clock is.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -56,13 +58,13 @@ impl Rig {
 
 async fn rest(connection: &mut BoxConnection) -> Vec<u8> {
     let mut rest = Vec::new();
-    connection.read_to_end(&mut rest).await.unwrap();
+    timeout(LIMIT, connection.read_to_end(&mut rest)).await.expect("an end").unwrap();
     rest
 }
 
 async fn exact(connection: &mut BoxConnection, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
-    connection.read_exact(&mut bytes).await.unwrap();
+    timeout(LIMIT, connection.read_exact(&mut bytes)).await.expect("bytes").unwrap();
     bytes
 }
 
@@ -122,7 +124,7 @@ async fn a_reader_that_takes_nothing_holds_up_the_writer() {
         let mut rig = Rig::new(Faults { delay, ..Faults::default() }).await;
         let (mut client, _target) = rig.pair().await;
         let mut taken = 0;
-        while let Ok(written) = tokio::time::timeout(100 * SECOND, client.write(&[7; 4096])).await {
+        while let Ok(written) = timeout(100 * SECOND, client.write(&[7; 4096])).await {
             taken += written.unwrap();
             assert!(taken <= most, "{taken} bytes are held for nobody");
         }
@@ -158,7 +160,7 @@ async fn nothing_that_stands_still_outlives_the_cut() {
     let mut rig = Rig::new(faults).await;
     let (mut client, _reads_nothing) = rig.pair().await;
     let flood = async { while client.write_all(&[1; 4096]).await.is_ok() {} };
-    tokio::time::timeout(2 * SECOND, flood).await.expect("it is cut");
+    timeout(2 * SECOND, flood).await.expect("it is cut");
     assert_eq!(rig.stop().await.cut, 1);
 }
 
@@ -263,7 +265,7 @@ async fn a_black_hole_takes_everything_and_passes_nothing_on() {
     // However much it is, and the end.
     client.write_all(&bytes(1 << 20)).await.unwrap();
     drop(client);
-    let silence = tokio::time::timeout(10_000 * SECOND, target.read_u8()).await;
+    let silence = timeout(10_000 * SECOND, target.read_u8()).await;
     assert!(silence.is_err(), "{silence:?}");
     target.write_all(b"still there?").await.unwrap();
     // Half of it is still open: that of whoever has ended it on both sides is not.
@@ -297,7 +299,20 @@ async fn when_one_side_is_gone_the_other_is_ended() {
     assert_eq!(rest(&mut client).await, b"");
     // It goes on talking to nobody: it is told, and not held up.
     let talk = async { while client.write_all(&[1; 4096]).await.is_ok() {} };
-    tokio::time::timeout(SECOND, talk).await.expect("it is told");
+    timeout(SECOND, talk).await.expect("it is told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_words_of_one_that_is_gone_arrive_while_the_other_talks_on() {
+    let mut rig = Rig::new(Faults::default()).await;
+    let (mut client, mut target) = rig.pair().await;
+    // More than the client's side takes while it does not read.
+    let words = bytes(150 * 1024);
+    target.write_all(&words).await.unwrap();
+    drop(target);
+    let talk = client.write_all(&[1; 1 << 20]);
+    timeout(SECOND, talk).await.expect("it is not held up").unwrap();
+    assert!(rest(&mut client).await == words);
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,6 +71,11 @@ impl Drop for Place {
     }
 }
 
+/// Where they are looked for, for people.
+pub(super) fn name() -> String {
+    rendezvous::place().display().to_string()
+}
+
 /// The servers of this user that may be there, and those that were killed.
 pub(super) fn all() -> Result<Vec<(u32, Endpoint)>, String> {
     let Some(directory) = rendezvous::existing()? else { return Ok(Vec::new()) };

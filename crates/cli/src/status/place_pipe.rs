@@ -30,6 +30,11 @@ impl Place {
     }
 }
 
+/// Where they are looked for, for people.
+pub(super) fn name() -> String {
+    PIPES.into()
+}
+
 /// The servers that there are; those of other users will not be spoken to.
 pub(super) fn all() -> Result<Vec<(u32, Endpoint)>, String> {
     let entries = std::fs::read_dir(PIPES).map_err(|error| format!("{PIPES}: {error}"))?;

@@ -84,7 +84,7 @@ const MOST: usize = 1024;
 /// Without faults nobody notices it. The end of one direction is passed on; when one side ends, the
 /// other does. What has been read and not written is at most 64 KiB a direction, or 1 MiB where there
 /// is a delay; then no more is read. A child process as a target is ended in stages when its
-/// connection has ended by itself, and at once when that was cut.
+/// connection has ended by itself, and at once when that was cut or has failed.
 ///
 /// ```
 /// use std::time::Duration;
