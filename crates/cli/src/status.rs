@@ -123,25 +123,35 @@ enum Answer {
 }
 
 async fn ask(endpoint: &Endpoint) -> Answer {
+    match ask_once(endpoint).await {
+        // It has ended, and is then not there any more, or it has let go of the first of very many.
+        None => ask_once(endpoint).await.unwrap_or(Answer::Silent("it hangs up".into())),
+        Some(answer) => answer,
+    }
+}
+
+/// `None` if the line was lost.
+async fn ask_once(endpoint: &Endpoint) -> Option<Answer> {
     let options = Options { connect_timeout: PATIENCE, ..Options::default() };
     let channel = match Registry::new().connect(endpoint, &options).await {
         Ok(channel) => channel,
         Err(error) => {
-            return match error.kind() {
+            return Some(match error.kind() {
                 ErrorKind::Refused | ErrorKind::NotFound => Answer::Gone,
                 kind => Answer::Silent(kind.to_string()),
-            };
+            });
         }
     };
     let (peer, driver) = Peer::new(channel, (), PeerOptions::new(Dialect::STRICT));
     let call = peer.method(METHOD).timeout(PATIENCE).call::<Value>();
     tokio::select! {
+        // What was said before the end counts.
+        biased;
         answer = call => match answer {
-            Ok(said) => Answer::Said(said),
-            // It ended while it was asked.
-            Err(CallError::Unknown(_) | CallError::NotSent(_)) => Answer::Gone,
-            Err(error) => Answer::Silent(error.to_string()),
+            Ok(said) => Some(Answer::Said(said)),
+            Err(CallError::Unknown(_) | CallError::NotSent(_)) => None,
+            Err(error) => Some(Answer::Silent(error.to_string())),
         },
-        _ = driver => Answer::Gone,
+        _ = driver => None,
     }
 }

@@ -260,6 +260,8 @@ fn any_json_rpc_client_of_the_user_can_ask() {
     let mut nonsense = support::Client::connect(&place.socket_of(&serve));
     nonsense.send("nonsense");
     assert_eq!(nonsense.json()["error"]["code"], -32700);
+    let silent = || support::Client::connect(&place.socket_of(&serve));
+    let _many: Vec<_> = std::iter::repeat_with(silent).take(50).collect();
     assert_eq!(place.serves().len(), 1);
     serve.stop();
 }

@@ -1,5 +1,6 @@
 //! The server's side: it says what it is doing to whoever of its own user asks.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,13 +9,13 @@ use bytes::Bytes;
 use tieline_gateway::ServerWatch;
 use tieline_rpc::{Answer, ErrorObject, Peer, PeerOptions, Router};
 use tieline_transport::{BoxChannel, Endpoint, Registry};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::place::Place;
 use super::{METHOD, said};
 
-/// So many may ask at once; more wait.
+/// So many may ask at once; for one more, the first of them is let go: it has most likely nothing to ask.
 const MOST: usize = 16;
 
 /// Nobody asks for longer than this.
@@ -53,11 +54,17 @@ impl Offer {
     pub(crate) async fn run(mut self, about: About) -> Infallible {
         let about = Arc::new(about);
         let mut asking = JoinSet::new();
+        let mut in_order: VecDeque<AbortHandle> = VecDeque::new();
         loop {
             tokio::select! {
-                Some(_) = asking.join_next() => {}
-                accepted = self.0.accept(), if asking.len() < MOST => match accepted {
-                    Ok(channel) => drop(asking.spawn(answer(channel, about.clone()))),
+                Some(_) = asking.join_next() => in_order.retain(|asker| !asker.is_finished()),
+                accepted = self.0.accept() => match accepted {
+                    Ok(channel) => {
+                        if in_order.len() >= MOST && let Some(first) = in_order.pop_front() {
+                            first.abort();
+                        }
+                        in_order.push_back(asking.spawn(answer(channel, about.clone())));
+                    }
                     Err(error) => {
                         tracing::debug!("{error}");
                         sleep(PAUSE).await;
