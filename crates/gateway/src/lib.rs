@@ -25,4 +25,5 @@ pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge, bridge_supervised};
 pub use chaos::{Chaos, ChaosReport, Faults};
 pub use serve::{Server, ServerReport};
 pub use tap::{Tap, TapEnd};
+pub use tieline_link::State;
 pub use watch::{LineView, ProgramView, ServerView, ServerWatch, Traffic};

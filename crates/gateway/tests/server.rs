@@ -14,6 +14,9 @@ use tieline_transport::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+/// In virtual time.
+const TICK: Duration = Duration::from_millis(1);
+
 /// Far ends, whose other ends come out of a queue.
 struct Target(mpsc::UnboundedSender<BoxChannel>);
 
@@ -92,9 +95,12 @@ async fn who_watches_sees_the_lines_there_are_and_the_sum_of_all_there_were() {
     assert_eq!((traffic.messages_in, traffic.bytes_in, traffic.bytes_out), (2, 16, 16));
 
     lines.remove(0);
-    while watch.now().lines.len() > 1 {
-        tokio::task::yield_now().await;
-    }
+    let over = async {
+        while watch.now().lines.len() > 1 {
+            tokio::time::sleep(TICK).await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), over).await.expect("a line is over");
     let view = watch.now();
     assert_eq!((view.lines[0].id, view.report.served), (2, 1));
     assert_eq!(view.traffic, traffic, "what went over a line that is over still counts");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tieline_gateway::{LineView, ProgramView};
+use tieline_gateway::{LineView, ProgramView, State};
 use tieline_transport::{Address, Endpoint, PeerIdentity};
 
 use super::About;
@@ -180,7 +180,6 @@ impl From<PeerIdentity> for Identity {
 
 impl From<ProgramView> for Program {
     fn from(ProgramView { state, pid, restarts, .. }: ProgramView) -> Self {
-        use tieline_link::State;
         let (name, until, cause) = match state {
             State::Connected { .. } => ("running", None, None),
             State::Backoff { until, cause } => ("backoff", Some(until), Some(cause)),
