@@ -131,7 +131,6 @@ impl Printer {
     }
 
     /// Completes when nothing can be printed any more.
-    #[cfg(unix)]
     pub(crate) async fn closed(&self) {
         self.0.closed().await;
     }

@@ -1,6 +1,7 @@
 //! `tieline serve`: a program, the places where it is to be reached, and the end of it all.
 
 use std::ffi::OsString;
+use std::future::pending;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use crate::args::Serve;
 use crate::rendezvous;
 use crate::report::Failure;
 use crate::signals::Signals;
+use crate::status::{About, Offer};
 
 pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     let signals = Signals::listen()?;
@@ -35,10 +37,19 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
         endpoints.push(endpoint);
         server.add(acceptor, target(&args, &registry, &program, json, &account)?);
     }
+    let offer = if args.no_status { None } else { offer(&registry).await };
+    let about = About::new(program.name.clone(), &endpoints, server.watch());
     announce(&endpoints, &program, quiet);
 
+    let asked = async {
+        match offer {
+            Some(offer) => offer.run(about).await,
+            None => pending().await,
+        }
+    };
     let served = tokio::select! {
         report = server.run(signals.first()) => report,
+        never = asked => match never {},
         () = signals.second() => {
             // With the server, all lines are dropped.
             log_programs(account.settled(crate::LAST_BREATH).await);
@@ -50,6 +61,12 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     tracing::info!(served, refused, failed, lost, restarted, "ended");
     log_programs(programs);
     Ok(())
+}
+
+/// Where `tieline status` asks. That nobody can ask is no reason not to serve.
+async fn offer(registry: &Registry) -> Option<Offer> {
+    let offered = Offer::listen(registry).await;
+    offered.map_err(|why| tracing::warn!("tieline status will not see this server: {why}")).ok()
 }
 
 /// What became of every program, and whether anything is left of one: as far as their guardians have
