@@ -40,7 +40,8 @@ Examples:
 
 Endpoints:
   unix:PATH  unix:@ABSTRACT  pipe:NAME (Windows)  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:  tcp:HOST:PORT
-  A framing may stand in front: lines+ (the usual), content-length+, length-prefix+
+  A framing may stand in front: lines+ (the usual), content-length+, length-prefix+; or resume+, for
+  a session that survives its connection
 
 Exit status: 0 all went well, 1 something failed, 2 the command line is wrong.";
 

@@ -13,6 +13,7 @@ mod pretty;
 mod rendezvous;
 mod report;
 mod serve;
+mod sessions;
 mod signals;
 mod status;
 mod stderr;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use tieline_transport::{DynAcceptor, Endpoint, ErrorKind, Options, Registry};
 
 use crate::report::Failure;
+use crate::sessions::{self, Served};
 
 /// How many servers of one name may run before a person is asked to say where.
 const MOST: u32 = 1000;
@@ -18,6 +19,7 @@ pub(crate) async fn listen(
     registry: &Registry,
     program: &OsStr,
     options: &Options,
+    served: Served,
 ) -> Result<Box<dyn DynAcceptor>, Failure> {
     let elsewhere = |problem| Failure::Said(format!("{problem}; or say where: --listen"));
     let directory = directory().map_err(elsewhere)?;
@@ -26,7 +28,7 @@ pub(crate) async fn listen(
         let file =
             if number == 1 { format!("{name}.sock") } else { format!("{name}-{number}.sock") };
         let endpoint = Endpoint::unix(directory.join(file));
-        match registry.listen(&endpoint, options).await {
+        match sessions::listen(registry, endpoint, options, served).await {
             Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {}
             result => return Ok(result?),
         }

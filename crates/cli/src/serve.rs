@@ -14,6 +14,7 @@ use tieline_transport::{
 use crate::args::Serve;
 use crate::rendezvous;
 use crate::report::Failure;
+use crate::sessions::{self, Served};
 use crate::signals::Signals;
 use crate::status::{About, Offer};
 
@@ -141,24 +142,27 @@ async fn entrances(
     registry: &Registry,
     program: &Program,
 ) -> Result<Vec<Entrance>, Failure> {
+    let served = Served { resume: args.resume, most: args.max_connections };
     let mut entrances = Vec::new();
     for endpoint in &args.listen {
         // Without a framing of its own an entrance speaks lines, whatever the program does.
-        let json = endpoint.framing().unwrap_or(FramingKind::Lines) != args.framing;
+        let converts = !endpoint.is_resumable() && served.resume.is_none();
+        let json = converts && endpoint.framing().unwrap_or(FramingKind::Lines) != args.framing;
         let allow_unauthenticated_tcp = args.allow_unauthenticated_tcp;
         let options = Options { json, allow_unauthenticated_tcp, ..args.line.options() };
-        let acceptor = registry.listen(endpoint, &options).await?;
+        let acceptor = sessions::listen(registry, endpoint.clone(), &options, served).await?;
         let listening = acceptor.endpoint().clone();
         let endpoint = match endpoint.framing() {
-            Some(framing) => listening.with_framing(framing),
-            None => listening,
+            Some(framing) if converts => listening.with_framing(framing),
+            _ => listening,
         };
         entrances.push(Entrance { acceptor, endpoint, json });
     }
     if entrances.is_empty() {
-        let json = args.framing != FramingKind::Lines;
+        let json = served.resume.is_none() && args.framing != FramingKind::Lines;
         let options = Options { json, ..args.line.options() };
-        let acceptor = rendezvous::listen(registry, program.name.as_ref(), &options).await?;
+        let name = program.name.as_ref();
+        let acceptor = rendezvous::listen(registry, name, &options, served).await?;
         let endpoint = acceptor.endpoint().clone();
         entrances.push(Entrance { acceptor, endpoint, json });
     }

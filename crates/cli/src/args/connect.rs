@@ -12,11 +12,16 @@ The end of stdin is passed on, and what the other side still has to say is print
 
 Examples:
   echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"add\",\"params\":[2,3]}' | tieline connect unix:/tmp/a.sock
-  tieline connect 'exec:my-agent --verbose'        by hand; Ctrl-D ends the input")]
+  tieline connect 'exec:my-agent --verbose'        by hand; Ctrl-D ends the input
+  tieline connect --resume unix:/tmp/a.sock        the same as resume+unix:/tmp/a.sock")]
 pub(crate) struct Connect {
     /// Where to connect; quote an exec: endpoint that has arguments
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) endpoint: Endpoint,
+    /// Speak in a session, which survives its connection: nothing is lost or doubled when that breaks.
+    /// The other side is `tieline serve --resume`
+    #[arg(long)]
+    pub(crate) resume: bool,
     #[command(flatten)]
     pub(crate) line: Line,
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args as Group;
 use tieline_proto::{FramingKind, RestartPolicy};
@@ -10,7 +11,7 @@ use tieline_transport::{Endpoint, Environment};
 
 use super::line::Line;
 use super::values::{
-    at_least_one, dialect, endpoint, framing, restart_policy, variable, variable_name,
+    at_least_one, dialect, endpoint, framing, restart_policy, up_to_a_day, variable, variable_name,
 };
 
 #[derive(Group)]
@@ -24,7 +25,8 @@ Examples:
   tieline serve -- npx -y @modelcontextprotocol/server-everything stdio
   tieline serve --listen unix:/tmp/lsp.sock --framing content-length -- pylsp
   tieline serve --listen lines+unix:/tmp/a.sock --tap said.ndjson -- my-agent
-  tieline serve --dialect mcp --restart on-failure -- my-mcp-server")]
+  tieline serve --dialect mcp --restart on-failure -- my-mcp-server
+  tieline serve --resume=1h -- my-agent")]
 pub(crate) struct Serve {
     /// Where to listen; may be given several times [default: a socket named after the command]
     #[arg(long, value_name = "ENDPOINT", value_parser = endpoint)]
@@ -44,6 +46,12 @@ pub(crate) struct Serve {
     /// How many clients are served at once; more are turned away
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
     pub(crate) max_connections: usize,
+    /// Every client is to speak in a session, which survives its connection: `connect --resume`, or
+    /// `resume+` in front of the endpoint. One that is gone is waited for so long, with its program
+    /// running [default: 2m]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+          default_missing_value = "2m", value_parser = up_to_a_day)]
+    pub(crate) resume: Option<Duration>,
     /// The program's working directory
     #[arg(long, value_name = "DIR")]
     pub(crate) cwd: Option<PathBuf>,
