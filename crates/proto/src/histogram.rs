@@ -145,7 +145,12 @@ mod tests {
         assert_eq!((histogram.count(), histogram.max()), (2, Duration::MAX));
         assert_eq!(histogram.quantile(0.5), us(0));
         assert_eq!(histogram.quantile(1.0), us(LARGEST));
-        assert!(histogram.buckets.capacity() * 8 <= 7 * 1024, "{}", histogram.buckets.capacity());
+        let mut growing = Histogram::new();
+        for value in [31, 32, 1000, 1001, u64::from(u32::MAX / 2), u64::MAX] {
+            growing.record(us(value));
+            assert_eq!(growing.quantile(1.0), us(value.min(LARGEST)), "exactly the longest");
+            assert!(growing.buckets.capacity() * 8 <= 7 * 1024, "{}", growing.buckets.capacity());
+        }
     }
 
     proptest! {

@@ -16,7 +16,8 @@ fn run(heartbeat: &mut Heartbeat, from: u64, end: u64) -> Vec<(u64, Beat)> {
         while let Some(beat) = heartbeat.poll(now) {
             said.push((now.as_secs(), beat));
         }
-        now = now.max(heartbeat.next_wake());
+        assert!(heartbeat.next_wake() > now, "woken in vain at {now:?}");
+        now = heartbeat.next_wake();
     }
     said
 }
@@ -88,6 +89,7 @@ fn a_machine_that_slept_asks_at_once_and_a_long_sleep_is_one_missed_answer() {
     heartbeat.alive(s(3601));
     heartbeat.probe_now();
     heartbeat.probe_now();
+    assert!(heartbeat.next_wake() <= s(3602), "at once");
     assert_eq!(run(&mut heartbeat, 3602, 3603), [(3602, Beat::Ping)]);
     // One that is awaited is not asked again.
     heartbeat.probe_now();
@@ -221,7 +223,8 @@ proptest! {
                 continue;
             }
             let wake = heartbeat.next_wake().as_secs();
-            now = (now + 1).max(next.peek().map_or(wake, |(at, _)| wake.min(*at)));
+            prop_assert!(wake > now, "woken in vain at {now}");
+            now = next.peek().map_or(wake, |(at, _)| wake.min(*at));
         }
         said.retain(|(at, _)| *at <= end);
         prop_assert_eq!(said, model.said);
