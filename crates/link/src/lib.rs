@@ -111,15 +111,20 @@
 //! [`Control::abort`](tieline_transport::Control::abort), and dropping both halves or the [`Client`],
 //! end everything at once: line, child, attempt and wait.
 
+mod breaker;
 mod client;
 mod link;
+mod pool;
 mod receiver;
 mod recovery;
 mod shared;
 mod state;
+mod sync;
 
+pub use breaker::{BreakerOpen, CallPermit, SharedBreaker};
 pub use client::{Client, ClientOptions, Messages};
 pub use link::{Link, LinkOptions, LinkSender};
+pub use pool::{Pool, PoolConfig, PoolError, PoolStats, Pooled};
 pub use receiver::LinkReceiver;
 pub use recovery::Recovery;
 pub use state::{State, States};
