@@ -113,6 +113,7 @@
 
 mod breaker;
 mod client;
+mod health;
 mod link;
 mod pool;
 mod receiver;
@@ -123,6 +124,7 @@ mod sync;
 
 pub use breaker::{BreakerOpen, CallPermit, SharedBreaker};
 pub use client::{Client, ClientOptions, Messages};
+pub use health::{HealthMonitor, HealthReport};
 pub use link::{Link, LinkOptions, LinkSender};
 pub use pool::{Pool, PoolConfig, PoolError, PoolStats, Pooled};
 pub use receiver::LinkReceiver;

@@ -231,7 +231,7 @@ impl<T> Core<T> {
 
 impl<T> State<T> {
     fn take(&mut self, now: Instant, at: Place) -> Option<Grant<T>> {
-        if self.is_closed || !self.waiting.is_empty() {
+        if self.is_closed {
             return None;
         }
         let grant = match self.idle.pop_back() {
