@@ -176,6 +176,24 @@ async fn those_who_wait_are_served_in_order_and_one_who_gives_up_leaves_its_plac
 }
 
 #[tokio::test]
+async fn who_began_to_wait_in_another_task_is_woken_where_it_waits_now() {
+    let (pool, _far_ends) = pool(1, []);
+    let first = get(&pool).await;
+    let mut waits = Box::pin(pool.get());
+    let mut elsewhere = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(waits.as_mut().poll(&mut elsewhere).is_pending());
+    let (here, ()) = within("the line", async {
+        tokio::join!(waits, async {
+            // It waits here by now.
+            tokio::task::yield_now().await;
+            first.give_back();
+        })
+    })
+    .await;
+    here.unwrap().give_back();
+}
+
+#[tokio::test]
 async fn a_line_that_was_given_to_one_who_gives_up_goes_to_the_next() {
     let (pool, _far_ends) = pool(1, []);
     let first = get(&pool).await;

@@ -4,17 +4,19 @@
 //! [`Lease`], with a line or without. What is let go of is given to who has waited longest, under the
 //! same lock; so nobody overtakes, and while anybody waits nothing is idle or vacant.
 //!
-//! Lines are dropped, and wakers woken, without the lock.
+//! Lines are dropped, and wakers woken and dropped, without the lock.
+
+mod acquire;
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::panic::Location;
-use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+pub(crate) use acquire::{Acquire, Lease};
 
 use crate::sync::{Mutex, MutexGuard};
 
@@ -152,12 +154,7 @@ impl<T> Core<T> {
     }
 
     fn lease(self: &Arc<Self>, grant: Grant<T>, now: Instant) -> Lease<T> {
-        let Grant { slot, rested } = grant;
-        let idle_for = rested.as_ref().map(|rested| now.saturating_duration_since(rested.since));
-        let retire_at = rested.as_ref().and_then(|rested| rested.retire_at);
-        let line = rested.map(|rested| rested.line);
-        let (core, idle_for) = (self.clone(), idle_for.unwrap_or_default());
-        Lease { core, slot, line, retire_at, idle_for, is_kept: false }
+        Lease::new(self.clone(), grant, now)
     }
 
     /// Nothing is given out any more. Who waits is told, and gives what was idle.
@@ -314,131 +311,4 @@ impl Held {
 
 fn warn((held_for, at): (Duration, Place)) {
     tracing::warn!(?held_for, taken_at = %at, "a line of the pool is held for long");
-}
-
-/// A slot that is held, with its line or vacant. Dropping it ends the line and lets go of the slot.
-pub(crate) struct Lease<T> {
-    core: Arc<Core<T>>,
-    slot: usize,
-    line: Option<T>,
-    /// When its line has lived for long enough; `None`: never.
-    pub(crate) retire_at: Option<Instant>,
-    /// How long the line was idle before.
-    pub(crate) idle_for: Duration,
-    is_kept: bool,
-}
-
-impl<T> Lease<T> {
-    /// Takes the line out of the slot, which stays held.
-    pub(crate) fn take_line(&mut self) -> Option<T> {
-        self.line.take()
-    }
-
-    /// Whether its line has lived for as long as it may.
-    pub(crate) fn is_old(&self) -> bool {
-        self.retire_at.is_some_and(|at| at <= Instant::now())
-    }
-
-    /// Lets go of the slot, with a line for others to use. One that has lived for too long is ended.
-    pub(crate) fn give_back(mut self, line: T) {
-        self.line = Some(line);
-        self.is_kept = !self.is_old();
-        if !self.is_kept {
-            self.core.count_expired();
-        }
-    }
-}
-
-impl<T> Drop for Lease<T> {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            drop(self.line.take());
-        }
-        let (now, retire_at) = (Instant::now(), self.retire_at);
-        let rested = self.line.take().map(|line| Rested { line, since: now, retire_at });
-        self.core.let_go(Grant { slot: self.slot, rested }, now);
-    }
-}
-
-/// Waits for a slot. Dropped half-way it passes on what it may have been given already.
-pub(crate) struct Acquire<'a, T> {
-    core: &'a Arc<Core<T>>,
-    at: Place,
-    /// Its number, while it waits.
-    number: Option<u64>,
-}
-
-impl<'a, T> Acquire<'a, T> {
-    pub(crate) fn new(core: &'a Arc<Core<T>>, at: Place) -> Self {
-        Self { core, at, number: None }
-    }
-
-    fn poll_waiting(&mut self, number: u64, cx: &Context<'_>) -> Poll<Result<Lease<T>, Refused>> {
-        let (core, now) = (self.core, Instant::now());
-        let mut state = core.state();
-        if let Some(place) = state.granted.iter().position(|(other, _)| *other == number) {
-            let (_, grant) = state.granted.swap_remove(place);
-            self.number = None;
-            return Poll::Ready(Ok(core.lease(grant, now)));
-        }
-        match state.waiting.binary_search_by_key(&number, |waiting| waiting.number) {
-            Ok(place) => {
-                if let Some(waiting) = state.waiting.get_mut(place) {
-                    waiting.waker.clone_from(cx.waker());
-                }
-                Poll::Pending
-            }
-            Err(_) => {
-                self.number = None;
-                Poll::Ready(Err(Refused::Closed))
-            }
-        }
-    }
-}
-
-impl<T> Future for Acquire<'_, T> {
-    type Output = Result<Lease<T>, Refused>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(number) = self.number {
-            return self.poll_waiting(number, cx);
-        }
-        let (core, now) = (self.core, Instant::now());
-        let mut state = core.state();
-        if state.is_closed {
-            return Poll::Ready(Err(Refused::Closed));
-        }
-        if let Some(grant) = state.take(now, self.at) {
-            return Poll::Ready(Ok(core.lease(grant, now)));
-        }
-        if state.waiting.len() >= core.limits.max_waiting {
-            return Poll::Ready(Err(Refused::Full));
-        }
-        let number = state.next_number;
-        state.next_number += 1;
-        state.waiting.push_back(Waiting { number, waker: cx.waker().clone(), at: self.at });
-        drop(state);
-        self.number = Some(number);
-        Poll::Pending
-    }
-}
-
-impl<T> Drop for Acquire<'_, T> {
-    fn drop(&mut self) {
-        let Some(number) = self.number else { return };
-        let granted = {
-            let mut state = self.core.state();
-            let place = state.granted.iter().position(|(other, _)| *other == number);
-            let granted = place.map(|place| state.granted.swap_remove(place).1);
-            if granted.is_none()
-                && let Ok(place) = state.waiting.binary_search_by_key(&number, |it| it.number)
-            {
-                state.waiting.remove(place);
-            }
-            granted
-        };
-        if let Some(grant) = granted {
-            self.core.let_go(grant, Instant::now());
-        }
-    }
 }
