@@ -1,5 +1,6 @@
 //! Whether the other side is there, whether the line may be used, and how long it takes.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -149,7 +150,6 @@ async fn a_line_that_cannot_ping_is_never_asked() {
     assert!(!monitor.report().live);
 }
 
-#[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_child_that_has_ended_is_not_live() {
     let line = support::shell("echo $$; exec sleep 1000").connect().await.unwrap();

@@ -1,6 +1,6 @@
 //! Lines that are kept for the next: whose they are, when they are closed, and who waits.
 
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -299,7 +299,9 @@ async fn idle_lines_are_closed_after_ten_minutes_on_use_and_by_maintenance() {
 #[tokio::test(start_paused = true)]
 async fn a_line_lives_for_half_an_hour_a_tenth_more_or_less() {
     for is_maintained in [false, true] {
-        let (pool, _far_ends) = pool(1, []);
+        let (world, _far_ends) = World::new([]);
+        let config = PoolConfig { max: 1, idle_timeout: s(86_400), ..PoolConfig::default() };
+        let pool = Pool::new(world, config).unwrap();
         let test = async {
             let begun = Instant::now();
             while pool.stats().expired == 0 {
@@ -314,11 +316,17 @@ async fn a_line_lives_for_half_an_hour_a_tenth_more_or_less() {
         } else {
             test.await
         }
-        // Also one that is in use all the time.
+        // Also one that grows old while nobody looks, and one that is in use all the time.
+        get(&pool).await.give_back();
+        sleep(s(34 * 60)).await;
+        let before = pool.stats();
+        drop(get(&pool).await);
+        let after = pool.stats();
+        assert_eq!((after.expired, after.connected), (before.expired + 1, before.connected + 1));
         let held = get(&pool).await;
         sleep(s(34 * 60)).await;
         held.give_back();
-        assert_eq!((pool.stats().expired, pool.stats().dirty, rests(&pool)), (2, 0, (true, 0)));
+        assert_eq!((pool.stats().expired, pool.stats().dirty, rests(&pool)), (3, 1, (true, 0)));
     }
 }
 
@@ -438,6 +446,20 @@ async fn closing_ends_an_idle_child_in_stages() {
     assert_eq!(exit.status.code(), Some(7));
 }
 
+#[tokio::test]
+async fn a_dropped_pool_keeps_no_line_whoever_still_holds_one() {
+    let (pool, mut far_ends) = pool(2, []);
+    let (held, idle) = (get(&pool).await, get(&pool).await);
+    let (_keep, mut far_of_held) = far_ends.recv().await.unwrap().split();
+    let (_keep_too, mut far_of_idle) = far_ends.recv().await.unwrap().split();
+    idle.give_back();
+    drop(pool);
+    assert!(matches!(within("the end", far_of_idle.recv()).await, Incoming::End(_)));
+    assert!(poll_once(far_of_held.recv()).await.is_none());
+    held.give_back();
+    assert!(matches!(within("the end", far_of_held.recv()).await, Incoming::End(_)));
+}
+
 /// Numbers from a seed (xorshift).
 struct Random(u64);
 
@@ -457,8 +479,15 @@ async fn whatever_is_given_up_nothing_is_lost() {
         std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
     };
     println!("seed {seed}");
-    let (pool, mut far_ends) = pool(3, []);
-    let pool = Arc::new(pool);
+    for check_after in [PoolConfig::default().check_after, Duration::ZERO] {
+        give_up(seed, check_after).await;
+    }
+}
+
+async fn give_up(seed: u64, check_after: Duration) {
+    let (world, mut far_ends) = World::new([]);
+    let config = PoolConfig { max: 3, check_after, ..PoolConfig::default() };
+    let pool = Arc::new(Pool::new(world, config).unwrap());
     let echo = tokio::spawn(async move {
         let mut echoes = tokio::task::JoinSet::new();
         while let Some(far) = far_ends.recv().await {

@@ -121,7 +121,7 @@ impl Pool {
 
     /// A line that was in use a moment ago, and so need not be checked.
     fn fresh(&self, lease: &mut Lease<Line>) -> Option<Line> {
-        if lease.idle_for > self.config.check_after || lease.is_old() {
+        if lease.idle_for() > self.config.check_after || lease.is_old() {
             return None;
         }
         let line = lease.take_line()?;
@@ -165,16 +165,19 @@ impl Pool {
         if let Some(fresh) = self.fresh(lease) {
             return Some(fresh);
         }
-        let mut line = lease.take_line()?;
         if lease.is_old() {
+            let old = lease.take_line()?;
             self.core.count_expired();
+            drop(old);
             return None;
         }
-        if !line.check().await {
-            self.totals.broken.add_one();
-            return None;
+        let is_well = lease.looked_at()?.check().await;
+        let line = lease.take_line()?;
+        if is_well {
+            return Some(line);
         }
-        Some(line)
+        self.totals.broken.add_one();
+        None
     }
 
     async fn connect(&self, lease: &mut Lease<Line>) -> Result<Line, PoolError> {

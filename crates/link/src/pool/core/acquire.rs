@@ -17,8 +17,9 @@ pub(crate) struct Lease<T> {
     line: Option<T>,
     /// When its line has lived for long enough; `None`: never.
     pub(crate) retire_at: Option<Instant>,
-    /// How long the line was idle before.
-    pub(crate) idle_for: Duration,
+    /// When its line was used last.
+    since: Instant,
+    /// Dropped, it lets go of the line, too, and does not end it.
     is_kept: bool,
 }
 
@@ -27,14 +28,25 @@ impl<T> Lease<T> {
         let Grant { slot, rested } = grant;
         let Some(Rested { line, since, retire_at }) = rested else {
             let (line, retire_at) = (None, None);
-            return Self { core, slot, line, retire_at, idle_for: Duration::ZERO, is_kept: false };
+            return Self { core, slot, line, retire_at, since: now, is_kept: false };
         };
-        let idle_for = now.saturating_duration_since(since);
-        Self { core, slot, line: Some(line), retire_at, idle_for, is_kept: false }
+        Self { core, slot, line: Some(line), retire_at, since, is_kept: false }
+    }
+
+    /// How long its line was idle.
+    pub(crate) fn idle_for(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// The line, which is only looked at and not used: dropped meanwhile, it stays as idle as it was.
+    pub(crate) fn looked_at(&mut self) -> Option<&mut T> {
+        self.is_kept = true;
+        self.line.as_mut()
     }
 
     /// Takes the line out of the slot, which stays held.
     pub(crate) fn take_line(&mut self) -> Option<T> {
+        self.is_kept = false;
         self.line.take()
     }
 
@@ -46,6 +58,7 @@ impl<T> Lease<T> {
     /// Lets go of the slot, with a line for others to use. One that has lived for too long is ended.
     pub(crate) fn give_back(mut self, line: T) {
         self.line = Some(line);
+        self.since = Instant::now();
         self.is_kept = !self.is_old();
         if !self.is_kept {
             self.core.count_expired();
@@ -58,9 +71,9 @@ impl<T> Drop for Lease<T> {
         if !self.is_kept {
             drop(self.line.take());
         }
-        let (now, retire_at) = (Instant::now(), self.retire_at);
-        let rested = self.line.take().map(|line| Rested { line, since: now, retire_at });
-        self.core.let_go(Grant { slot: self.slot, rested }, now);
+        let (since, retire_at) = (self.since, self.retire_at);
+        let rested = self.line.take().map(|line| Rested { line, since, retire_at });
+        self.core.let_go(Grant { slot: self.slot, rested }, Instant::now());
     }
 }
 
