@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use support::{FarEnds, Step, World, message, poll_once, shell, within};
 use tieline_link::{BreakerOpen, Pool, PoolConfig, PoolError, PoolStats, Pooled, SharedBreaker};
-use tieline_proto::{BreakerConfig, BreakerState};
+use tieline_proto::{BreakerConfig, BreakerState, ByteSize, FramingKind};
 use tieline_transport::{
-    Channel, CloseReason, ErrorKind, Incoming, MemoryChannel, ReceiverExt, SenderExt,
+    Channel, CloseReason, Endpoint, ErrorKind, Incoming, MemoryChannel, Options, ReceiverExt,
+    Registry, SenderExt,
 };
 use tokio::time::{Instant, advance, sleep};
 
@@ -84,6 +85,33 @@ async fn a_line_with_something_left_in_it_is_not_used_again() {
         }
         line.give_back();
         assert_eq!((pool.stats().dirty, rests(&pool)), (1, (true, 0)), "{script}");
+    }
+}
+
+#[tokio::test]
+async fn a_part_of_a_message_is_seen_where_nothing_of_it_is_kept() {
+    // Behind a whole message: a header without its body; the middle of a line that is too long.
+    for (framing, said) in [
+        (
+            FramingKind::ContentLength,
+            "Content-Length: 3\\r\\n\\r\\noneContent-Length: 9\\r\\n\\r\\n",
+        ),
+        (FramingKind::Lines, "one\\nthis is too long to be taken"),
+    ] {
+        let mut options = Options { framing: Some(framing), ..Options::default() };
+        options.channel.max_message = ByteSize::new(16);
+        for json in [false, true] {
+            options.json = json;
+            let said = said.replace("one", if json { "123" } else { "one" });
+            let script = format!("printf '{said}'; exec sleep 1000");
+            let endpoint = Endpoint::exec("sh", ["-c", &script]);
+            let connector = Registry::new().connector(&endpoint, &options).unwrap();
+            let pool = Pool::new(connector.into(), PoolConfig::default()).unwrap();
+            let mut line = get(&pool).await;
+            assert_eq!(message(line.receiver()).await.len(), 3);
+            line.give_back();
+            assert_eq!((pool.stats().dirty, rests(&pool)), (1, (true, 0)), "{script}");
+        }
     }
 }
 

@@ -12,6 +12,10 @@
 //!   Bytes ─────────────────────────────────────────▶ WriteBuf
 //! ```
 //!
+//! Beside framing and JSON-RPC there are the machines that decide: when to try again ([`Backoff`],
+//! [`Restarts`]), whether to call at all ([`Breaker`], [`RetryBudget`]) and whether anybody is still
+//! there ([`Heartbeat`]).
+//!
 //! # Example
 //!
 //! ```

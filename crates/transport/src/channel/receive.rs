@@ -180,7 +180,7 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> Receiver for FramedRecei
     }
 
     fn holds_part(&self) -> bool {
-        !self.buffer.is_empty()
+        self.framing.holds_part(&self.buffer)
     }
 }
 
