@@ -167,8 +167,7 @@ impl HealthMonitor {
 
     /// How the line does.
     pub fn report(&self) -> HealthReport {
-        let control = &self.0.control;
-        let is_open = control.close_reason().is_none() && control.health() == Health::Up;
+        let is_open = self.0.control.health() == Health::Up;
         let state = self.state();
         let live = is_open && state.heartbeat.as_ref().is_none_or(Heartbeat::is_up);
         HealthReport {

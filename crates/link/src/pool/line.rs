@@ -53,10 +53,7 @@ impl Line {
         let mut cx = Context::from_waker(Waker::noop());
         // A task that has had its share of the runtime would see nothing.
         let received = pin!(coop::unconstrained(self.receiver.recv())).poll(&mut cx);
-        received.is_pending()
-            && !self.receiver.holds_part()
-            && self.is_open()
-            && self.control.health() == Health::Up
+        received.is_pending() && !self.receiver.holds_part() && self.control.health() == Health::Up
     }
 
     /// Ends it, a child in stages.

@@ -46,7 +46,6 @@ impl<T> Lease<T> {
 
     /// Takes the line out of the slot, which stays held.
     pub(crate) fn take_line(&mut self) -> Option<T> {
-        self.is_kept = false;
         self.line.take()
     }
 
