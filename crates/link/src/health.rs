@@ -153,12 +153,9 @@ impl HealthMonitor {
     fn poll(&self) -> Result<Beat, Option<Duration>> {
         let (now, info) = (self.0.begun.elapsed(), self.0.control.info());
         let mut state = self.state();
-        let State { heartbeat, seen, looked, pings, restarts, .. } = &mut *state;
+        state.look(now, info.bytes_in, info.last_received.elapsed());
+        let State { heartbeat, pings, restarts, .. } = &mut *state;
         let Some(heartbeat) = heartbeat else { return Err(None) };
-        if std::mem::replace(seen, info.bytes_in) != info.bytes_in {
-            heartbeat.alive(received(now, info.last_received.elapsed(), *looked));
-        }
-        *looked = now;
         let beat = heartbeat.poll(now).ok_or(Some(heartbeat.next_wake()))?;
         *pings += u64::from(beat == Beat::Ping);
         *restarts += u64::from(matches!(beat, Beat::Restarted { .. }));
@@ -188,10 +185,17 @@ impl HealthMonitor {
     }
 }
 
-/// When bytes last came, which have come since the last look. A line that does not know when, and says
-/// it was long ago, may have had them right behind that look: so nobody is held to be alive for longer.
-fn received(now: Duration, ago: Duration, looked: Duration) -> Duration {
-    now.saturating_sub(ago).max(looked)
+impl State {
+    /// So many bytes have come in so far, and the line says that the last did so long `ago`. One that
+    /// does not know that says too much. What came since the last look came behind it at least, and is
+    /// not held to be younger: so nobody counts as alive for longer than he was.
+    fn look(&mut self, now: Duration, bytes_in: u64, ago: Duration) {
+        let looked = std::mem::replace(&mut self.looked, now);
+        let is_news = std::mem::replace(&mut self.seen, bytes_in) != bytes_in;
+        if let (true, Some(heartbeat)) = (is_news, &mut self.heartbeat) {
+            heartbeat.alive(now.saturating_sub(ago).max(looked));
+        }
+    }
 }
 
 impl fmt::Debug for HealthMonitor {
@@ -209,12 +213,22 @@ mod tests {
 
     #[test]
     fn bytes_count_from_when_they_came_and_not_from_before_the_last_look() {
-        for (now, ago, looked, expected) in
-            [(20, 0, 10, 20), (20, 9, 10, 11), (20, 10, 10, 10), (20, 15, 10, 10), (20, 30, 10, 10)]
-        {
-            let [now, ago, looked, expected] =
-                [now, ago, looked, expected].map(Duration::from_secs);
-            assert_eq!(received(now, ago, looked), expected, "{now:?}, {ago:?} ago");
+        let s = Duration::from_secs;
+        let heartbeat = Heartbeat::new(HeartbeatConfig::default(), Duration::ZERO);
+        let mut state = State { heartbeat: Some(heartbeat), ..State::default() };
+        for (now, bytes_in, ago, next_ping) in [
+            (4, 0, 4, 10),
+            (5, 1, 0, 15),
+            (8, 1, 3, 15),
+            (9, 2, 1, 18),
+            // It does not know when.
+            (12, 3, 12, 19),
+            (14, 3, 14, 19),
+            (16, 4, 16, 24),
+        ] {
+            state.look(s(now), bytes_in, s(ago));
+            let next = state.heartbeat.as_ref().map(Heartbeat::next_wake);
+            assert_eq!(next, Some(s(next_ping)), "at {now}");
         }
     }
 }
