@@ -43,7 +43,7 @@ async fn a_line_with_something_left_in_it_is_not_used_again() {
 
 #[tokio::test]
 async fn a_part_of_a_message_is_seen_where_nothing_of_it_is_kept() {
-    // Behind a whole message: a header without its body; the middle of a line that is too long.
+    // Behind a whole message: a header without its body; a line that is too long, of which more is to come.
     for (framing, said) in [
         (
             FramingKind::ContentLength,
@@ -62,6 +62,10 @@ async fn a_part_of_a_message_is_seen_where_nothing_of_it_is_kept() {
             let pool = Pool::new(connector.into(), PoolConfig::default()).unwrap();
             let mut line = get(&pool).await;
             assert_eq!(message(line.receiver()).await.len(), 3);
+            if framing == FramingKind::Lines {
+                let fault = within("the fault", line.receiver().recv()).await;
+                assert!(matches!(fault, Incoming::Fault(_)), "{fault:?}");
+            }
             line.give_back();
             assert_eq!((pool.stats().dirty, rests(&pool)), (1, (true, 0)), "{script}");
         }
