@@ -53,7 +53,8 @@ impl Pool {
         Ok(Self { connector, config, breaker: None, core, totals: Arc::default() })
     }
 
-    /// Asks `breaker` before each attempt to connect, and tells it what came of it.
+    /// Asks `breaker` before each attempt to connect, and tells it what came of it; one that is given up,
+    /// or that [`acquire_timeout`](PoolConfig::acquire_timeout) cuts short, is no failure.
     #[must_use]
     pub fn with_breaker(mut self, breaker: SharedBreaker) -> Self {
         self.breaker = Some(breaker);

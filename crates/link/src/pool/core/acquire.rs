@@ -17,6 +17,7 @@ pub(crate) struct Lease<T> {
     line: Option<T>,
     /// When its line has lived for long enough; `None`: never.
     pub(crate) retire_at: Option<Instant>,
+    taken: Instant,
     /// When its line was used last.
     since: Instant,
     /// Dropped, it lets go of the line, too, and does not end it.
@@ -28,14 +29,14 @@ impl<T> Lease<T> {
         let Grant { slot, rested } = grant;
         let Some(Rested { line, since, retire_at }) = rested else {
             let (line, retire_at) = (None, None);
-            return Self { core, slot, line, retire_at, since: now, is_kept: false };
+            return Self { core, slot, line, retire_at, taken: now, since: now, is_kept: false };
         };
-        Self { core, slot, line: Some(line), retire_at, since, is_kept: false }
+        Self { core, slot, line: Some(line), retire_at, taken: now, since, is_kept: false }
     }
 
     /// How long its line was idle.
     pub(crate) fn idle_for(&self) -> Duration {
-        self.since.elapsed()
+        self.taken.saturating_duration_since(self.since)
     }
 
     /// The line, which is only looked at and not used: dropped meanwhile, it stays as idle as it was.
@@ -49,16 +50,16 @@ impl<T> Lease<T> {
         self.line.take()
     }
 
-    /// Whether its line has lived for as long as it may.
+    /// Whether its line had lived for as long as it may when it was taken.
     pub(crate) fn is_old(&self) -> bool {
-        self.retire_at.is_some_and(|at| at <= Instant::now())
+        self.retire_at.is_some_and(|at| at <= self.taken)
     }
 
     /// Lets go of the slot, with a line for others to use. One that has lived for too long is ended.
     pub(crate) fn give_back(mut self, line: T) {
         self.line = Some(line);
         self.since = Instant::now();
-        self.is_kept = !self.is_old();
+        self.is_kept = self.retire_at.is_none_or(|at| at > self.since);
         if !self.is_kept {
             self.core.count_expired();
         }
