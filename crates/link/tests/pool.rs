@@ -68,11 +68,11 @@ async fn those_who_wait_are_served_in_order_and_one_who_gives_up_leaves_its_plac
     assert_eq!((rests(&pool), pool.stats().connected), ((true, 1), 1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_began_to_wait_in_another_task_is_woken_where_it_waits_now() {
     let (pool, _far_ends) = pool(1, []);
     let first = get(&pool).await;
-    let mut waits = Box::pin(pool.get());
+    let (begun, mut waits) = (Instant::now(), Box::pin(pool.get()));
     let mut elsewhere = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(waits.as_mut().poll(&mut elsewhere).is_pending());
     let (here, ()) = within("the line", async {
@@ -84,6 +84,8 @@ async fn who_began_to_wait_in_another_task_is_woken_where_it_waits_now() {
     })
     .await;
     here.unwrap().give_back();
+    // Not by the timeout.
+    assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test]
