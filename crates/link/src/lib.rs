@@ -1,4 +1,5 @@
-//! A line that comes back, and a client that comes and goes.
+//! A line that comes back, a client that comes and goes, lines that are kept for the next, and how they
+//! do.
 //!
 //! ```text
 //!                    Link: a Channel like any other
@@ -134,17 +135,123 @@
 //! the reason for which the last one was lost, and a sender that waits is released.
 //! [`Control::abort`](tieline_transport::Control::abort), and dropping both halves or the [`Client`],
 //! end everything at once: line, child, attempt and wait.
+//!
+//! # Lines that are kept for the next
+//!
+//! [`Pool`] gives a line to one caller at a time and keeps it for the next. What was asked on a line that
+//! was not [given back](Pooled::give_back) may still be answered, so it is closed.
+//!
+//! ```
+//! use tieline_link::{Pool, PoolConfig, SharedBreaker};
+//! use tieline_transport::{Endpoint, Incoming, Options, ReceiverExt, Registry, SenderExt};
+//!
+//! # #[cfg(unix)] {
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! let endpoint: Endpoint = "exec:cat".parse()?;
+//! let connector = Registry::new().connector(&endpoint, &Options::default())?;
+//! let pool = Pool::new(connector.into(), PoolConfig { max: 4, ..PoolConfig::default() })?
+//!     .with_breaker(SharedBreaker::new(Default::default()));
+//!
+//! for question in ["one", "two"] {
+//!     let mut line = pool.get().await?;
+//!     line.sender().send(question).await?;
+//!     let answer = line.receiver().recv().await;
+//!     assert!(matches!(answer, Incoming::Message(answer) if answer == question));
+//!     line.give_back();
+//! }
+//! assert_eq!((pool.stats().taken, pool.stats().connected), (2, 1));
+//! pool.close().await;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | by default | |
+//! |---|---|
+//! | at most | 10 lines; 1,024 who wait, in order, for 30 s |
+//! | a line is closed | after 10 min idle; when 30 min old, a tenth more or less; when it comes back with anything unsent or unread |
+//! | a line is checked | before it is given out, unless it was used within 500 ms: it has not ended, and nobody has said anything. No ping is sent |
+//! | a line held for 60 s | is warned of, once, with where it was taken |
+//!
+//! A pool has no task. What has expired is closed when somebody comes for a line; if it has to happen
+//! without that, drive [`Pool::maintain`].
+//!
+//! # Whether to call at all
+//!
+//! [`SharedBreaker`] is asked before a call and told what came of it. It opens after 5 failures in a row,
+//! or when half of at least 20 calls in 30 s have failed; stays open for 5 s, and 1.6 times as long
+//! whenever the three trials after that do not all pass, up to 300 s.
+//!
+//! ```
+//! use tieline_link::SharedBreaker;
+//! use tieline_proto::{BreakerConfig, BreakerState};
+//!
+//! let breaker = SharedBreaker::new(BreakerConfig::default());
+//! for _ in 0..5 {
+//!     breaker.acquire()?.failed();
+//! }
+//! let refused = breaker.acquire().unwrap_err();
+//! println!("not now, but in {:?}", refused.retry_after);
+//! breaker.reset();
+//! drop(breaker.acquire()?); // given up, which is no failure
+//! assert_eq!(breaker.state(), BreakerState::Closed);
+//! # Ok::<(), tieline_link::BreakerOpen>(())
+//! ```
+//!
+//! # How a line does
+//!
+//! [`HealthMonitor`] says whether the other side is there, whether the line may be used, how much failed
+//! and how long the rest took. Where the other side knows a ping, await
+//! [`next_beat`](HealthMonitor::next_beat) beside the line's work and send one whenever it says so: after
+//! 10 s without a byte. Two that bring nothing within 5 s, and the line is not live: 25 s after the last
+//! byte. Who knows no ping is never asked; the state of its process and socket speak for it.
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//! use tieline_link::HealthMonitor;
+//! use tieline_transport::{Channel, SenderExt, memory_pair};
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! let (ours, theirs) = memory_pair();
+//! let monitor = HealthMonitor::new(ours.control().clone());
+//! assert!(monitor.report().live && !monitor.report().ready);
+//! monitor.set_ready(true);
+//!
+//! let (mut sender, _receiver) = ours.split();
+//! let begun = Instant::now();
+//! sender.send("hello").await?;
+//! monitor.passed(begun.elapsed());
+//!
+//! monitor.drain();
+//! let report = monitor.report();
+//! assert!(report.live && report.draining && !report.ready);
+//! println!("99 of 100 took no longer than {:?}", report.latency.quantile(0.99));
+//! # drop(theirs);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+mod breaker;
 mod client;
+mod health;
 mod link;
+mod pool;
 mod receiver;
 mod recovery;
 mod session;
 mod shared;
 mod state;
+mod sync;
 
+pub use breaker::{BreakerOpen, CallPermit, SharedBreaker};
 pub use client::{Client, ClientOptions, Messages};
+pub use health::{HealthMonitor, HealthReport};
 pub use link::{Link, LinkOptions, LinkSender};
+pub use pool::{Pool, PoolConfig, PoolError, PoolStats, Pooled};
 pub use receiver::LinkReceiver;
 pub use recovery::Recovery;
 pub use session::{

@@ -114,7 +114,7 @@ fn is_permanent(error: &TransportError) -> bool {
 }
 
 /// Evenly spread from 0 to 1. Each of the standard library's hashers begins with a random key.
-fn random() -> f64 {
+pub(crate) fn random() -> f64 {
     let bits = RandomState::new().build_hasher().finish();
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }

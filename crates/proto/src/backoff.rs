@@ -50,16 +50,11 @@ impl Backoff {
 
     /// How long to wait before the next attempt. `random` is evenly spread from 0 to 1.
     pub fn next(&mut self, random: f64) -> Duration {
-        let random = if random.is_nan() { 0.5 } else { random.clamp(0.0, 1.0) };
         self.attempts = self.attempts.saturating_add(1);
         if self.attempts == 1 {
-            return self.config.first.mul_f64(random);
+            return self.config.first.mul_f64(within_bounds(random));
         }
-        // Beyond any bound long before the power is infinite.
-        let growth = GROWTH.powi(i32::try_from(self.attempts - 2).unwrap_or(i32::MAX).min(1000));
-        let longest = self.config.max.as_secs_f64();
-        let wait = (self.config.initial.as_secs_f64() * growth).min(longest);
-        Duration::from_secs_f64(wait * (1.0 - SPREAD + 2.0 * SPREAD * random))
+        grown(self.config.initial, self.config.max, self.attempts - 2, random)
     }
 
     /// How many attempts were made since all was well.
@@ -71,6 +66,19 @@ impl Backoff {
     pub fn reset(&mut self) {
         self.attempts = 0;
     }
+}
+
+/// `min(initial · 1.6^times, max)`, a fifth more or less.
+pub(crate) fn grown(initial: Duration, max: Duration, times: u32, random: f64) -> Duration {
+    // Beyond any bound long before the power is infinite.
+    let growth = GROWTH.powi(i32::try_from(times).unwrap_or(i32::MAX).min(1000));
+    let wait = (initial.as_secs_f64() * growth).min(max.as_secs_f64());
+    let wait = wait * (1.0 - SPREAD + 2.0 * SPREAD * within_bounds(random));
+    Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX)
+}
+
+fn within_bounds(random: f64) -> f64 {
+    if random.is_nan() { 0.5 } else { random.clamp(0.0, 1.0) }
 }
 
 #[cfg(test)]

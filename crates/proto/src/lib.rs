@@ -12,6 +12,10 @@
 //!   Bytes ─────────────────────────────────────────▶ WriteBuf
 //! ```
 //!
+//! Beside framing and JSON-RPC there are the machines that decide: when to try again ([`Backoff`],
+//! [`Restarts`]), whether to call at all ([`Breaker`], [`RetryBudget`]) and whether anybody is still
+//! there ([`Heartbeat`]).
+//!
 //! # Example
 //!
 //! ```
@@ -26,21 +30,29 @@
 //! ```
 
 mod backoff;
+mod breaker;
 mod byte_size;
 mod framing;
+mod heartbeat;
+mod histogram;
 pub mod json;
 pub mod jsonrpc;
 mod restart;
+mod retry_budget;
 pub mod session;
 mod write_buf;
 
 pub use backoff::{Backoff, BackoffConfig};
+pub use breaker::{Breaker, BreakerConfig, BreakerState, Outcome, Permit, Rejected};
 pub use byte_size::{ByteSize, ByteSizeError};
 pub use framing::{
     Codec, ContentLength, EncodeError, Ending, Fault, Frame, FrameError, Framing, FramingKind,
     Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, NotJson, Truncated, UnknownFraming,
 };
+pub use heartbeat::{Beat, Heartbeat, HeartbeatConfig};
+pub use histogram::Histogram;
 pub use restart::{RestartPolicy, Restarts, UnknownRestartPolicy, Verdict};
+pub use retry_budget::{RetryBudget, RetryBudgetConfig};
 pub use write_buf::WriteBuf;
 
 /// The largest message that is taken or sent unless configured otherwise: 16 MiB.

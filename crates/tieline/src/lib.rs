@@ -141,6 +141,7 @@
 //!
 //! # Where to read on
 //! - [`Options`]: message limits, timeouts, framing, environment of a child.
+//! - [`link::Pool`]: lines that are kept for the next who needs one; [`link::HealthMonitor`]: how one does.
 //! - [`Guardian`]: nothing that comes of a child is left, also when this program is killed (Linux).
 //! - [`Registry`]: schemes of one's own beside the built-in ones.
 //! - [`Framed`]: a transport and a framing known at compile time, with nothing boxed.
@@ -151,7 +152,7 @@
 
 use std::sync::LazyLock;
 
-/// Lines that come back, and clients that come and go.
+/// Lines that come back, clients that come and go, pools, breakers and health.
 pub mod link {
     pub use tieline_link::*;
 }

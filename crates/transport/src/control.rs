@@ -128,6 +128,7 @@ impl Control {
             peer: self.peer(),
             since: meter.since,
             last_activity: meter.last_activity(),
+            last_received: meter.last_received(),
             bytes_in: meter.bytes_in.get(),
             bytes_out: meter.bytes_out.get(),
             messages_in: meter.messages_in.get(),

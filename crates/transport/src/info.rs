@@ -112,6 +112,9 @@ pub struct ConnectionInfo {
     pub since: Instant,
     /// When bytes last moved in either direction.
     pub last_activity: Instant,
+    /// When bytes last came in; when it was made, if none did. A line that stands on others, as a Link
+    /// does, need not know.
+    pub last_received: Instant,
     /// Bytes that came in.
     pub bytes_in: u64,
     /// Bytes that went out.
@@ -145,6 +148,7 @@ impl Count {
 pub(crate) struct Meter {
     pub(crate) since: Instant,
     last_activity_us: AtomicU64,
+    last_received_us: AtomicU64,
     pub(crate) bytes_in: Count,
     pub(crate) bytes_out: Count,
     pub(crate) messages_in: Count,
@@ -158,6 +162,7 @@ impl Meter {
         Self {
             since: Instant::now(),
             last_activity_us: AtomicU64::new(0),
+            last_received_us: AtomicU64::new(0),
             bytes_in: Count::default(),
             bytes_out: Count::default(),
             messages_in: Count::default(),
@@ -176,7 +181,7 @@ impl Meter {
 
     pub(crate) fn read(&self, bytes: usize) {
         self.bytes_in.add(bytes as u64);
-        self.touch();
+        self.last_received_us.store(self.touch(), Relaxed);
     }
 
     pub(crate) fn wrote(&self, bytes: usize) {
@@ -184,11 +189,17 @@ impl Meter {
         self.touch();
     }
 
-    fn touch(&self) {
-        self.last_activity_us.store(self.since.elapsed().as_micros() as u64, Relaxed);
+    fn touch(&self) -> u64 {
+        let now = self.since.elapsed().as_micros() as u64;
+        self.last_activity_us.store(now, Relaxed);
+        now
     }
 
     pub(crate) fn last_activity(&self) -> Instant {
         self.since + Duration::from_micros(self.last_activity_us.load(Relaxed))
+    }
+
+    pub(crate) fn last_received(&self) -> Instant {
+        self.since + Duration::from_micros(self.last_received_us.load(Relaxed))
     }
 }

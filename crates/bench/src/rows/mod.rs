@@ -11,6 +11,7 @@ pub(crate) mod codec;
 mod connect;
 mod echo;
 mod memory;
+mod pool;
 mod session;
 mod stream;
 
@@ -44,6 +45,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("calls", "JSON-RPC: one at a time, and 64 in flight; other libraries too", calls::run),
     row("session", "a resumable session beside the bare channel", session::run),
     row("connect", "Unix socket: connect and accept", connect::run),
+    row("pool", "pool of lines: take one and give it back", pool::run),
     row("memory", "Unix socket: memory of an idle connection", memory::run),
     row(
         "instructions",

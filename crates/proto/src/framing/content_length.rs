@@ -128,6 +128,10 @@ impl Framing for ContentLength {
             State::Body { length } => length.saturating_sub(buffer.len()),
         }
     }
+
+    fn holds_part(&self, buffer: &BytesMut) -> bool {
+        matches!(self.state, State::Body { .. }) || !buffer.is_empty()
+    }
 }
 
 /// The number, when this header line is a `Content-Length`.

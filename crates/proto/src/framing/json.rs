@@ -73,4 +73,8 @@ impl<F: Framing> Framing for Json<F> {
     fn missing(&self, buffer: &BytesMut) -> usize {
         self.framing.missing(buffer)
     }
+
+    fn holds_part(&self, buffer: &BytesMut) -> bool {
+        self.framing.holds_part(buffer)
+    }
 }

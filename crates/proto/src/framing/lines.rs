@@ -139,6 +139,10 @@ impl Framing for Lines {
             _ => Err(EncodeError::RawNewline),
         }
     }
+
+    fn holds_part(&self, buffer: &BytesMut) -> bool {
+        self.discarding.is_some() || !buffer.is_empty()
+    }
 }
 
 /// What there is at the front of the buffer.

@@ -64,6 +64,11 @@ pub trait Framing: Clone + Send + Sync + 'static {
         let _ = buffer;
         0
     }
+
+    /// Whether a message is under way, of which some has come: it may be gone from the buffer already.
+    fn holds_part(&self, buffer: &BytesMut) -> bool {
+        !buffer.is_empty()
+    }
 }
 
 /// What a decoder found.
@@ -351,6 +356,10 @@ impl Framing for Codec {
 
     fn missing(&self, buffer: &BytesMut) -> usize {
         each!(self, framing => framing.missing(buffer))
+    }
+
+    fn holds_part(&self, buffer: &BytesMut) -> bool {
+        each!(self, framing => framing.holds_part(buffer))
     }
 }
 

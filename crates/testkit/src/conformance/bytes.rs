@@ -57,6 +57,7 @@ pub async fn info_says_what_it_is_and_counts_what_moves(subject: Subject) {
     assert_eq!(&before.endpoint, subject.endpoint());
     assert_eq!((before.bytes_in, before.bytes_out), (0, 0));
     assert_eq!(before.last_activity, before.since);
+    assert_eq!(before.last_received, before.since);
     assert_eq!(before.peer.is_some(), line.capabilities().peer_identity);
 
     there_and_back(&mut line, &pattern(1000)).await;
@@ -64,7 +65,9 @@ pub async fn info_says_what_it_is_and_counts_what_moves(subject: Subject) {
     assert_eq!((after.bytes_in, after.bytes_out), (1000, 1000));
     assert_eq!(after.since, before.since);
     // It is kept in microseconds, and one may not have passed.
-    while line.info().last_activity == before.last_activity {
+    while line.info().last_activity == before.last_activity
+        || line.info().last_received == before.last_received
+    {
         there_and_back(&mut line, b"x").await;
     }
     assert_eq!(line.control().info().bytes_in, line.info().bytes_in);

@@ -103,6 +103,12 @@ pub trait Sender: Send + 'static {
 pub trait Receiver: Send + 'static {
     /// The next thing that comes in. After [`Incoming::End`] it gives the same end again.
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming>;
+
+    /// Whether something has been read that was not given out, because it is not a whole message yet or
+    /// nobody has asked. No is no promise: not every line knows.
+    fn holds_part(&self) -> bool {
+        false
+    }
 }
 
 /// What comes in.
@@ -289,6 +295,10 @@ impl Sender for Box<dyn Sender> {
 impl Receiver for Box<dyn Receiver> {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         (**self).poll_recv(cx)
+    }
+
+    fn holds_part(&self) -> bool {
+        (**self).holds_part()
     }
 }
 

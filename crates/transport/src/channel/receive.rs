@@ -178,6 +178,10 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> Receiver for FramedRecei
         }
         self.poll_end(cx)
     }
+
+    fn holds_part(&self) -> bool {
+        self.framing.holds_part(&self.buffer)
+    }
 }
 
 /// Was the last line a message, and why did the line end? A last line without a newline counts

@@ -1,0 +1,39 @@
+//! A line taken from a pool that nobody else uses at the moment, and given back: what is paid for each
+//! use of it, the look for leftovers included.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tieline_link::{Pool, PoolConfig};
+use tieline_proto::Lines;
+
+use crate::compare::{Bench, Result};
+use crate::peer::{Peer, connector};
+use crate::report::{Goal, Line, Unit};
+use crate::stats::Spread;
+
+const TIMES: u32 = 20_000;
+const GOAL: Goal = Goal::AtMost(1e-6, Unit::Time);
+
+pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+    let peer = Peer::start("memory-typed")?;
+    let connector = Arc::new(connector(peer.socket(), Lines::default())?);
+    let pool = Pool::new(connector, PoolConfig::default())?;
+    let uncontended = bench.side(async || round(&pool).await);
+    let [uncontended] = bench.interleave([uncontended])?;
+    let median = Spread::of(uncontended).median;
+    let work = "pool of Unix lines, take one and give it back";
+    Ok(vec![Line::alone(work, Unit::Time, median, Some(GOAL))])
+}
+
+async fn round(pool: &Pool) -> Result<f64> {
+    let begun = Instant::now();
+    for _ in 0..TIMES {
+        pool.get().await?.give_back();
+    }
+    let each = begun.elapsed().as_secs_f64() / f64::from(TIMES);
+    match pool.stats() {
+        stats if stats.connected == 1 => Ok(each),
+        stats => Err(format!("it was not the same line: {stats:?}").into()),
+    }
+}

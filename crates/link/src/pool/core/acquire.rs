@@ -1,0 +1,158 @@
+//! What is held of the pool, and the wait for it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Core, Grant, Place, Refused, Rested, Waiting};
+
+/// A slot that is held, with its line or vacant. Dropping it ends the line and lets go of the slot.
+pub(crate) struct Lease<T> {
+    core: Arc<Core<T>>,
+    slot: usize,
+    line: Option<T>,
+    /// When its line has lived for long enough; `None`: never.
+    pub(crate) retire_at: Option<Instant>,
+    taken: Instant,
+    /// When its line was used last.
+    since: Instant,
+    /// Dropped, it lets go of the line, too, and does not end it.
+    is_kept: bool,
+}
+
+impl<T> Lease<T> {
+    pub(super) fn new(core: Arc<Core<T>>, grant: Grant<T>, now: Instant) -> Self {
+        let Grant { slot, rested } = grant;
+        let Some(Rested { line, since, retire_at }) = rested else {
+            let (line, retire_at) = (None, None);
+            return Self { core, slot, line, retire_at, taken: now, since: now, is_kept: false };
+        };
+        Self { core, slot, line: Some(line), retire_at, taken: now, since, is_kept: false }
+    }
+
+    /// How long its line was idle.
+    pub(crate) fn idle_for(&self) -> Duration {
+        self.taken.saturating_duration_since(self.since)
+    }
+
+    /// The line, which is only looked at and not used: dropped meanwhile, it stays as idle as it was.
+    pub(crate) fn looked_at(&mut self) -> Option<&mut T> {
+        self.is_kept = true;
+        self.line.as_mut()
+    }
+
+    /// Takes the line out of the slot, which stays held.
+    pub(crate) fn take_line(&mut self) -> Option<T> {
+        self.line.take()
+    }
+
+    /// Whether its line had lived for as long as it may when it was taken.
+    pub(crate) fn is_old(&self) -> bool {
+        self.retire_at.is_some_and(|at| at <= self.taken)
+    }
+
+    /// Lets go of the slot, with a line for others to use. One that has lived for too long is ended.
+    pub(crate) fn give_back(mut self, line: T) {
+        self.line = Some(line);
+        self.since = Instant::now();
+        self.is_kept = self.retire_at.is_none_or(|at| at > self.since);
+        if !self.is_kept {
+            self.core.count_expired();
+        }
+    }
+}
+
+impl<T> Drop for Lease<T> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            drop(self.line.take());
+        }
+        let (since, retire_at) = (self.since, self.retire_at);
+        let rested = self.line.take().map(|line| Rested { line, since, retire_at });
+        self.core.let_go(Grant { slot: self.slot, rested }, Instant::now());
+    }
+}
+
+/// Waits for a slot. Dropped half-way it passes on what it may have been given already.
+pub(crate) struct Acquire<'a, T> {
+    core: &'a Arc<Core<T>>,
+    at: Place,
+    /// Its number, while it waits.
+    number: Option<u64>,
+}
+
+impl<'a, T> Acquire<'a, T> {
+    pub(crate) fn new(core: &'a Arc<Core<T>>, at: Place) -> Self {
+        Self { core, at, number: None }
+    }
+
+    fn poll_waiting(&mut self, number: u64, cx: &Context<'_>) -> Poll<Result<Lease<T>, Refused>> {
+        let (core, now) = (self.core, Instant::now());
+        let mut state = core.state();
+        if let Some(place) = state.granted.iter().position(|(other, _)| *other == number) {
+            let (_, grant) = state.granted.swap_remove(place);
+            self.number = None;
+            return Poll::Ready(Ok(core.lease(grant, now)));
+        }
+        let place = state.waiting.binary_search_by_key(&number, |waiting| waiting.number);
+        let waiting = place.ok().and_then(|place| state.waiting.get_mut(place));
+        let Some(waiting) = waiting else {
+            self.number = None;
+            return Poll::Ready(Err(Refused::Closed));
+        };
+        if !waiting.waker.will_wake(cx.waker()) {
+            let before = std::mem::replace(&mut waiting.waker, cx.waker().clone());
+            drop(state);
+            drop(before);
+        }
+        Poll::Pending
+    }
+}
+
+impl<T> Future for Acquire<'_, T> {
+    type Output = Result<Lease<T>, Refused>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(number) = self.number {
+            return self.poll_waiting(number, cx);
+        }
+        let (core, now) = (self.core, Instant::now());
+        let mut state = core.state();
+        if state.is_closed {
+            return Poll::Ready(Err(Refused::Closed));
+        }
+        if let Some(grant) = state.take(now, self.at) {
+            return Poll::Ready(Ok(core.lease(grant, now)));
+        }
+        if state.waiting.len() >= core.limits.max_waiting {
+            return Poll::Ready(Err(Refused::Full));
+        }
+        let number = state.next_number;
+        state.next_number += 1;
+        state.waiting.push_back(Waiting { number, waker: cx.waker().clone(), at: self.at });
+        drop(state);
+        self.number = Some(number);
+        Poll::Pending
+    }
+}
+
+impl<T> Drop for Acquire<'_, T> {
+    fn drop(&mut self) {
+        let Some(number) = self.number else { return };
+        let (granted, waiting) = {
+            let mut state = self.core.state();
+            let place = state.granted.iter().position(|(other, _)| *other == number);
+            let granted = place.map(|place| state.granted.swap_remove(place).1);
+            let place = state.waiting.binary_search_by_key(&number, |waiting| waiting.number);
+            (granted, place.ok().and_then(|place| state.waiting.remove(place)))
+        };
+        drop(waiting);
+        if let Some(grant) = granted {
+            self.core.let_go(grant, Instant::now());
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Who has which line, and who waits for one. What a line is, and how it is made, is not known here.
+//!
+//! There are as many slots as there may be lines. A slot is vacant, idle with its line, or held by a
+//! [`Lease`], with a line or without. What is let go of is given to who has waited longest, under the
+//! same lock; so nobody overtakes, and while anybody waits nothing is idle or vacant.
+//!
+//! Lines are dropped, and wakers woken and dropped, without the lock.
+
+mod acquire;
+
+use std::collections::VecDeque;
+use std::panic::Location;
+use std::sync::{Arc, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub(crate) use acquire::{Acquire, Lease};
+
+use crate::sync::{Mutex, MutexGuard};
+
+type Place = &'static Location<'static>;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) max: usize,
+    pub(crate) max_waiting: usize,
+    pub(crate) min_idle: usize,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) held_warning: Duration,
+}
+
+pub(crate) struct Core<T> {
+    limits: Limits,
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    /// The one used last is at the back, and taken first: those that are not needed grow old.
+    idle: VecDeque<Idle<T>>,
+    vacant: Vec<usize>,
+    /// Who holds each slot.
+    held: Vec<Option<Held>>,
+    /// In order of arrival, and so of their numbers.
+    waiting: VecDeque<Waiting>,
+    /// What has been given to those who waited, and they have not taken yet.
+    granted: Vec<(u64, Grant<T>)>,
+    next_number: u64,
+    is_closed: bool,
+    expired: u64,
+    overdue: u64,
+}
+
+struct Idle<T> {
+    slot: usize,
+    rested: Rested<T>,
+}
+
+/// A line, and when it was used last.
+struct Rested<T> {
+    line: T,
+    since: Instant,
+    retire_at: Option<Instant>,
+}
+
+struct Held {
+    since: Instant,
+    at: Place,
+    is_reported: bool,
+}
+
+struct Waiting {
+    number: u64,
+    waker: Waker,
+    at: Place,
+}
+
+struct Grant<T> {
+    slot: usize,
+    rested: Option<Rested<T>>,
+}
+
+/// Why there is nothing to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Closed,
+    /// As many wait as may.
+    Full,
+}
+
+/// How the slots are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) idle: usize,
+    pub(crate) held: usize,
+    pub(crate) waiting: usize,
+    pub(crate) expired: u64,
+    pub(crate) overdue: u64,
+}
+
+impl<T> Core<T> {
+    pub(crate) fn new(limits: Limits) -> Self {
+        let state = State {
+            idle: VecDeque::new(),
+            // The first is given out first.
+            vacant: (0..limits.max).rev().collect(),
+            held: (0..limits.max).map(|_| None).collect(),
+            waiting: VecDeque::new(),
+            granted: Vec::new(),
+            next_number: 0,
+            is_closed: false,
+            expired: 0,
+            overdue: 0,
+        };
+        Self { limits, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A slot, with an idle line if there is one; `None` if it has to be waited for.
+    pub(crate) fn try_acquire(self: &Arc<Self>, at: Place) -> Option<Lease<T>> {
+        let now = Instant::now();
+        let (lease, expired) = {
+            let mut state = self.state();
+            let expired = state.expire(&self.limits, now, false);
+            (state.take(now, at).map(|grant| self.lease(grant, now)), expired)
+        };
+        self.end(expired, now);
+        lease
+    }
+
+    /// A vacant slot, if nothing but that is to be had.
+    pub(crate) fn try_vacant(self: &Arc<Self>, at: Place) -> Option<Lease<T>> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let is_needed = state.idle.len() < self.limits.min_idle && !state.is_closed;
+        let slot = if is_needed { state.vacant.pop() } else { None }?;
+        state.hold(slot, now, at);
+        Some(self.lease(Grant { slot, rested: None }, now))
+    }
+
+    /// Ends what has been idle, or has lived, for too long.
+    pub(crate) fn take_expired(self: &Arc<Self>) -> Vec<Lease<T>> {
+        let now = Instant::now();
+        let expired = self.state().expire(&self.limits, now, true);
+        expired.into_iter().map(|grant| self.lease(grant, now)).collect()
+    }
+
+    fn end(self: &Arc<Self>, expired: Vec<Grant<T>>, now: Instant) {
+        expired.into_iter().for_each(|grant| drop(self.lease(grant, now)));
+    }
+
+    fn lease(self: &Arc<Self>, grant: Grant<T>, now: Instant) -> Lease<T> {
+        Lease::new(self.clone(), grant, now)
+    }
+
+    /// Nothing is given out any more. Who waits is told, and gives what was idle.
+    pub(crate) fn close(self: &Arc<Self>) -> Vec<Lease<T>> {
+        let now = Instant::now();
+        let (waiting, idle) = {
+            let mut state = self.state();
+            state.is_closed = true;
+            let idle: Vec<Grant<T>> = state.idle.drain(..).map(Grant::from).collect();
+            (std::mem::take(&mut state.waiting), idle)
+        };
+        waiting.into_iter().for_each(|waiting| waiting.waker.wake());
+        idle.into_iter().map(|grant| self.lease(grant, now)).collect()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state().is_closed
+    }
+
+    pub(crate) fn count_expired(&self) {
+        self.state().expired += 1;
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let state = self.state();
+        Usage {
+            idle: state.idle.len(),
+            held: self.limits.max - state.idle.len() - state.vacant.len(),
+            waiting: state.waiting.len(),
+            expired: state.expired,
+            overdue: state.overdue,
+        }
+    }
+
+    /// Warns of each lease that is held for too long, once.
+    pub(crate) fn warn_of_overdue(&self) {
+        let now = Instant::now();
+        let mut overdue = Vec::new();
+        {
+            let mut state = self.state();
+            for held in state.held.iter_mut().flatten() {
+                overdue.extend(held.overdue(now, self.limits.held_warning));
+            }
+            state.overdue += overdue.len() as u64;
+        }
+        overdue.into_iter().for_each(warn);
+    }
+
+    /// The lease that is held longest: since when, and where it was taken.
+    pub(crate) fn longest_held(&self) -> Option<(Duration, Place)> {
+        let state = self.state();
+        let oldest = state.held.iter().flatten().min_by_key(|held| held.since)?;
+        Some((oldest.since.elapsed(), oldest.at))
+    }
+
+    /// Gives a slot, with a line or without, to who has waited longest, or keeps it.
+    fn let_go(&self, grant: Grant<T>, now: Instant) {
+        let (overdue, waker, line) = {
+            let mut state = self.state();
+            let held = state.held.get_mut(grant.slot).and_then(Option::take);
+            let overdue = held.and_then(|mut held| held.overdue(now, self.limits.held_warning));
+            state.overdue += u64::from(overdue.is_some());
+            let (waker, line) = state.offer(grant, now);
+            (overdue, waker, line)
+        };
+        drop(line);
+        waker.into_iter().for_each(Waker::wake);
+        overdue.into_iter().for_each(warn);
+    }
+}
+
+impl<T> State<T> {
+    fn take(&mut self, now: Instant, at: Place) -> Option<Grant<T>> {
+        if self.is_closed {
+            return None;
+        }
+        let grant = match self.idle.pop_back() {
+            Some(idle) => Grant::from(idle),
+            None => Grant { slot: self.vacant.pop()?, rested: None },
+        };
+        self.hold(grant.slot, now, at);
+        Some(grant)
+    }
+
+    fn hold(&mut self, slot: usize, now: Instant, at: Place) {
+        if let Some(held) = self.held.get_mut(slot) {
+            *held = Some(Held { since: now, at, is_reported: false });
+        }
+    }
+
+    /// Whom to wake, and the line if nobody may have it.
+    fn offer(&mut self, grant: Grant<T>, now: Instant) -> (Option<Waker>, Option<T>) {
+        if let Some(Waiting { number, waker, at }) = self.waiting.pop_front() {
+            self.hold(grant.slot, now, at);
+            self.granted.push((number, grant));
+            return (Some(waker), None);
+        }
+        let Grant { slot, rested } = grant;
+        match rested {
+            Some(rested) if !self.is_closed => {
+                self.idle.push_back(Idle { slot, rested });
+                (None, None)
+            }
+            rested => {
+                self.vacant.push(slot);
+                (None, rested.map(|rested| rested.line))
+            }
+        }
+    }
+
+    /// Takes out what has been idle for too long, and, if `all` are looked at, what has lived for too
+    /// long. The slots are still theirs.
+    fn expire(&mut self, limits: &Limits, now: Instant, all: bool) -> Vec<Grant<T>> {
+        let mut expired = Vec::new();
+        while self.idle.len() > limits.min_idle
+            && let Some(oldest) = self.idle.front()
+            && now.saturating_duration_since(oldest.rested.since) >= limits.idle_timeout
+        {
+            expired.extend(self.idle.pop_front().map(Grant::from));
+        }
+        if all {
+            let (old, rest) = std::mem::take(&mut self.idle)
+                .into_iter()
+                .partition(|idle| idle.rested.is_old(now));
+            self.idle = rest;
+            let old: VecDeque<Idle<T>> = old;
+            expired.extend(old.into_iter().map(Grant::from));
+        }
+        self.expired += expired.len() as u64;
+        expired
+    }
+}
+
+impl<T> Rested<T> {
+    fn is_old(&self, now: Instant) -> bool {
+        self.retire_at.is_some_and(|at| at <= now)
+    }
+}
+
+impl<T> From<Idle<T>> for Grant<T> {
+    fn from(idle: Idle<T>) -> Self {
+        Self { slot: idle.slot, rested: Some(idle.rested) }
+    }
+}
+
+impl Held {
+    fn overdue(&mut self, now: Instant, limit: Duration) -> Option<(Duration, Place)> {
+        let held_for = now.saturating_duration_since(self.since);
+        let is_new =
+            held_for > limit && !std::mem::replace(&mut self.is_reported, held_for > limit);
+        is_new.then_some((held_for, self.at))
+    }
+}
+
+fn warn((held_for, at): (Duration, Place)) {
+    tracing::warn!(?held_for, taken_at = %at, "a line of the pool is held for long");
+}

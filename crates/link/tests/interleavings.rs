@@ -1,0 +1,204 @@
+//! Every order in which threads can come to the locks of the pool and of the breaker: nobody waits for
+//! ever, nothing is given out twice, and nothing is lost. The same sources, with loom's locks.
+
+#![cfg(target_os = "linux")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../src/breaker.rs"]
+mod breaker;
+#[path = "../src/pool/core/mod.rs"]
+mod slots;
+
+mod sync {
+    pub(crate) use loom::sync::{Mutex, MutexGuard};
+}
+
+mod recovery {
+    pub(crate) fn random() -> f64 {
+        0.5
+    }
+}
+
+use std::future::Future;
+use std::panic::Location;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use breaker::SharedBreaker;
+use loom::future::block_on;
+use loom::thread;
+use slots::{Acquire, Core, Lease, Limits, Refused, Usage};
+use tieline_proto::{BreakerConfig, BreakerState};
+
+/// A line, counted as long as it lives.
+struct Token(Arc<AtomicUsize>);
+
+impl Token {
+    fn new(alive: &Arc<AtomicUsize>) -> Self {
+        alive.fetch_add(1, SeqCst);
+        Self(alive.clone())
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+fn core(max: usize) -> Arc<Core<Token>> {
+    let long = Duration::from_secs(1 << 30);
+    let limits =
+        Limits { max, max_waiting: 9, min_idle: 0, idle_timeout: long, held_warning: long };
+    Arc::new(Core::new(limits))
+}
+
+fn waits(core: &Arc<Core<Token>>) -> Result<Lease<Token>, Refused> {
+    block_on(Acquire::new(core, Location::caller()))
+}
+
+/// Asks, looks once, and gives up.
+fn gives_up(core: &Arc<Core<Token>>) -> Option<Lease<Token>> {
+    let mut acquire = pin!(Acquire::new(core, Location::caller()));
+    match acquire.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(lease) => lease.ok(),
+        // Between this and the drop it may be given what it does not take.
+        Poll::Pending => None,
+    }
+}
+
+fn nothing_is_held(core: &Arc<Core<Token>>, idle: usize) {
+    assert_eq!(core.usage(), Usage { idle, ..Usage::default() });
+}
+
+#[test]
+fn a_waiter_that_gives_up_leaks_nothing() {
+    loom::model(|| {
+        let (core, alive) = (core(1), Arc::new(AtomicUsize::new(0)));
+        let first = core.try_acquire(Location::caller()).unwrap();
+        let giving = thread::spawn({
+            let line = Token::new(&alive);
+            move || first.give_back(line)
+        });
+        let quitting = thread::spawn({
+            let core = core.clone();
+            move || drop(gives_up(&core))
+        });
+        let mut lease = waits(&core).expect("nobody closes it");
+        // It comes with the line, unless the other had that first and dropped it.
+        let line = lease.take_line().unwrap_or_else(|| Token::new(&alive));
+        assert_eq!(alive.load(SeqCst), 1);
+        lease.give_back(line);
+        giving.join().unwrap();
+        quitting.join().unwrap();
+        // It may have been the last, and taken it away.
+        let idle = alive.load(SeqCst);
+        nothing_is_held(&core, idle);
+    });
+}
+
+#[test]
+fn two_who_wait_are_both_served_from_one_slot() {
+    loom::model(|| {
+        let (core, alive) = (core(1), Arc::new(AtomicUsize::new(0)));
+        let first = core.try_acquire(Location::caller()).unwrap();
+        let waiting = thread::spawn({
+            let (core, alive) = (core.clone(), alive.clone());
+            move || {
+                let mut lease = waits(&core).expect("nobody closes it");
+                let line = lease.take_line().unwrap_or_else(|| Token::new(&alive));
+                assert_eq!(alive.load(SeqCst), 1, "one slot, one line");
+                lease.give_back(line);
+            }
+        });
+        // The one here ends its line.
+        drop(first);
+        let lease = waits(&core).expect("nobody closes it");
+        drop(lease);
+        waiting.join().unwrap();
+        let idle = alive.load(SeqCst);
+        nothing_is_held(&core, idle);
+    });
+}
+
+#[test]
+fn closing_ends_every_wait_and_every_line() {
+    loom::model(|| {
+        let (core, alive) = (core(1), Arc::new(AtomicUsize::new(0)));
+        let first = core.try_acquire(Location::caller()).unwrap();
+        let giving = thread::spawn({
+            let line = Token::new(&alive);
+            move || first.give_back(line)
+        });
+        let waiting = thread::spawn({
+            let core = core.clone();
+            move || waits(&core).err()
+        });
+        drop(core.close());
+        giving.join().unwrap();
+        let refused = waiting.join().unwrap();
+        assert!(matches!(refused, None | Some(Refused::Closed)), "{refused:?}");
+        assert_eq!(alive.load(SeqCst), 0);
+        nothing_is_held(&core, 0);
+    });
+}
+
+/// A breaker that is open, and whose trials may begin at once.
+fn on_trial() -> SharedBreaker {
+    let config = BreakerConfig { open: Duration::ZERO, trials: 2, ..BreakerConfig::default() };
+    let breaker = SharedBreaker::new(config);
+    (0..5).for_each(|_| breaker.acquire().unwrap().failed());
+    assert_eq!(breaker.state(), BreakerState::HalfOpen);
+    breaker
+}
+
+#[test]
+fn a_trial_that_is_given_up_may_be_made_again_and_no_more_are_under_way_than_may() {
+    loom::model(|| {
+        let (breaker, under_way) = (on_trial(), Arc::new(AtomicUsize::new(0)));
+        let tries = |passes: bool| {
+            let (breaker, under_way) = (breaker.clone(), under_way.clone());
+            move || {
+                let Ok(permit) = breaker.acquire() else { return };
+                assert!(under_way.fetch_add(1, SeqCst) < 2);
+                thread::yield_now();
+                under_way.fetch_sub(1, SeqCst);
+                if passes { permit.passed() } else { drop(permit) }
+            }
+        };
+        let threads = [thread::spawn(tries(false)), thread::spawn(tries(false))];
+        tries(true)();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        // What was given up left room for as many as are still to pass.
+        let mut passes = 0;
+        while breaker.state() == BreakerState::HalfOpen {
+            breaker.acquire().expect("a trial that was given up is free").passed();
+            passes += 1;
+        }
+        assert!((1..=2).contains(&passes), "{passes}");
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    });
+}
+
+#[test]
+fn a_trial_that_fails_outweighs_those_that_pass_later() {
+    loom::model(|| {
+        let breaker = on_trial();
+        let passing = breaker.acquire().unwrap();
+        let failing = breaker.acquire().unwrap();
+        let thread = thread::spawn(move || passing.passed());
+        failing.failed();
+        thread.join().unwrap();
+        // Two of the next generation have to pass.
+        assert_eq!(breaker.state(), BreakerState::HalfOpen);
+        breaker.acquire().unwrap().passed();
+        assert_eq!(breaker.state(), BreakerState::HalfOpen);
+        breaker.acquire().unwrap().passed();
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    });
+}

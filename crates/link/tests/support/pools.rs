@@ -1,0 +1,30 @@
+//! Pools of lines whose far ends are in the test's hand.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use tieline_link::{Pool, PoolConfig, PoolStats, Pooled};
+
+use crate::support::{FarEnds, Step, World, within};
+
+pub(crate) const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A pool of at most so many in-memory lines.
+pub(crate) fn pool(max: usize, script: impl IntoIterator<Item = Step>) -> (Pool, FarEnds) {
+    let config = PoolConfig { max, ..PoolConfig::default() };
+    let (world, far_ends) = World::new(script);
+    (Pool::new(world, config).unwrap(), far_ends)
+}
+
+pub(crate) async fn get(pool: &Pool) -> Pooled {
+    within("a line", pool.get()).await.unwrap()
+}
+
+/// Whether nothing is held, and how many lines are idle.
+pub(crate) fn rests(pool: &Pool) -> (bool, usize) {
+    let PoolStats { in_use, waiting, idle, .. } = pool.stats();
+    (in_use + waiting == 0, idle)
+}

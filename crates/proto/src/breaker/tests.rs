@@ -1,0 +1,359 @@
+use super::*;
+use proptest::prelude::*;
+
+const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn breaker() -> Breaker {
+    Breaker::new(BreakerConfig::default())
+}
+
+/// A call at `now` that ends at once.
+fn call(breaker: &mut Breaker, now: Duration, outcome: Outcome) {
+    let permit = breaker.acquire(now, 0.5).unwrap();
+    breaker.report(permit, outcome, now, 0.5);
+}
+
+/// One that has opened at 0 for the first time.
+fn opened() -> Breaker {
+    let mut breaker = breaker();
+    (0..5).for_each(|_| call(&mut breaker, s(0), Outcome::Failed));
+    assert_eq!(breaker.state(s(0), 0.5), BreakerState::Open { until: s(5) });
+    breaker
+}
+
+#[test]
+fn five_failures_in_a_row_open_it_and_four_do_not() {
+    let mut breaker = breaker();
+    for round in 0..3 {
+        for _ in 0..4 {
+            call(&mut breaker, s(100 * round), Outcome::Failed);
+            call(&mut breaker, s(100 * round), Outcome::Cancelled);
+        }
+        assert_eq!(breaker.state(s(100 * round), 0.5), BreakerState::Closed);
+        call(&mut breaker, s(100 * round), Outcome::Passed);
+    }
+    // However long they take to come.
+    for day in 1..=5 {
+        call(&mut breaker, s(86_400 * day), Outcome::Failed);
+    }
+    assert!(matches!(breaker.state(s(86_400 * 5), 0.5), BreakerState::Open { .. }));
+}
+
+#[test]
+fn half_of_twenty_calls_within_the_window_open_it() {
+    for (apart, failures, opens) in [(1, 10, true), (1, 9, false), (2, 10, false)] {
+        let mut breaker = breaker();
+        for number in 0..20 {
+            let outcome = if number % 2 == 0 && number / 2 < failures {
+                Outcome::Failed
+            } else {
+                Outcome::Passed
+            };
+            call(&mut breaker, s(apart * number), outcome);
+        }
+        let state = breaker.state(s(apart * 19), 0.5);
+        assert_eq!(state != BreakerState::Closed, opens, "{apart} s apart, {failures} failures");
+    }
+}
+
+#[test]
+fn it_stays_open_for_longer_each_time_that_the_trials_fail_and_no_longer_than_the_bound() {
+    let mut breaker = opened();
+    let (mut now, mut waits) = (s(0), Vec::new());
+    for _ in 0..12 {
+        let BreakerState::Open { until } = breaker.state(now, 0.5) else { panic!("not open") };
+        waits.push((until - now).as_secs());
+        assert_eq!(breaker.acquire(until - s(1), 0.5), Err(Rejected { retry_at: Some(until) }));
+        now = until;
+        call(&mut breaker, now, Outcome::Failed);
+    }
+    assert_eq!(waits, [5, 8, 12, 20, 32, 52, 83, 134, 214, 300, 300, 300]);
+    for (random, wait) in [(0.0, 4), (1.0, 6)] {
+        let mut breaker = self::breaker();
+        for _ in 0..5 {
+            let permit = breaker.acquire(s(0), random).unwrap();
+            breaker.report(permit, Outcome::Failed, s(0), random);
+        }
+        assert_eq!(breaker.state(s(0), random), BreakerState::Open { until: s(wait) });
+    }
+}
+
+#[test]
+fn three_trials_that_pass_close_it_and_the_next_time_it_opens_is_a_first_one() {
+    let mut breaker = opened();
+    call(&mut breaker, s(5), Outcome::Failed);
+    assert_eq!(breaker.state(s(5), 0.5), BreakerState::Open { until: s(13) });
+    let trials: Vec<Permit> = (0..3).map(|_| breaker.acquire(s(13), 0.5).unwrap()).collect();
+    assert_eq!(breaker.acquire(s(13), 0.5), Err(Rejected { retry_at: None }));
+    for trial in trials {
+        assert_eq!(breaker.state(s(14), 0.5), BreakerState::HalfOpen);
+        breaker.report(trial, Outcome::Passed, s(14), 0.5);
+    }
+    assert_eq!(breaker.state(s(14), 0.5), BreakerState::Closed);
+    (0..5).for_each(|_| call(&mut breaker, s(20), Outcome::Failed));
+    assert_eq!(breaker.state(s(20), 0.5), BreakerState::Open { until: s(25) });
+}
+
+#[test]
+fn a_trial_that_is_cancelled_is_made_again() {
+    let mut breaker = opened();
+    for _ in 0..100 {
+        call(&mut breaker, s(5), Outcome::Cancelled);
+    }
+    // With none under way, none is late.
+    assert_eq!(breaker.state(s(500), 0.5), BreakerState::HalfOpen);
+    (0..3).for_each(|_| call(&mut breaker, s(500), Outcome::Passed));
+    assert_eq!(breaker.state(s(500), 0.5), BreakerState::Closed);
+}
+
+#[test]
+fn a_trial_that_is_late_has_failed_from_its_deadline_on() {
+    let mut breaker = opened();
+    // None under way: there is nothing to be late.
+    assert_eq!(breaker.state(s(1000), 0.5), BreakerState::HalfOpen);
+    let late = breaker.acquire(s(1000), 0.5).unwrap();
+    let other = breaker.acquire(s(1020), 0.5).unwrap();
+    breaker.report(other, Outcome::Passed, s(1029), 0.5);
+    assert_eq!(breaker.state(s(1029), 0.5), BreakerState::HalfOpen);
+    assert_eq!(breaker.state(s(1030), 0.5), BreakerState::Open { until: s(1038) });
+    breaker.report(late, Outcome::Passed, s(1032), 0.5);
+    assert_eq!(breaker.state(s(1037), 0.5), BreakerState::Open { until: s(1038) });
+    assert_eq!(breaker.state(s(1038), 0.5), BreakerState::HalfOpen);
+}
+
+#[test]
+fn late_results_of_an_older_generation_move_nothing() {
+    let mut breaker = breaker();
+    let mut old: Vec<Permit> = (0..30).map(|_| breaker.acquire(s(0), 0.5).unwrap()).collect();
+    let fail = |breaker: &mut Breaker, old: &mut Vec<Permit>, now| {
+        breaker.report(old.pop().unwrap(), Outcome::Failed, now, 0.5);
+    };
+    (0..5).for_each(|_| fail(&mut breaker, &mut old, s(0)));
+    // Failures while it is open do not push out the end of that.
+    (0..5).for_each(|_| fail(&mut breaker, &mut old, s(4)));
+    assert_eq!(breaker.state(s(4), 0.5), BreakerState::Open { until: s(5) });
+    // Nor are they trials, nor calls of the time after.
+    (0..5).for_each(|_| fail(&mut breaker, &mut old, s(5)));
+    assert_eq!(breaker.state(s(5), 0.5), BreakerState::HalfOpen);
+    (0..3).for_each(|_| call(&mut breaker, s(5), Outcome::Passed));
+    (0..5).for_each(|_| fail(&mut breaker, &mut old, s(6)));
+    assert_eq!(breaker.state(s(6), 0.5), BreakerState::Closed);
+    breaker.isolate();
+    breaker.reset();
+    (0..10).for_each(|_| fail(&mut breaker, &mut old, s(6)));
+    assert_eq!(breaker.state(s(6), 0.5), BreakerState::Closed);
+}
+
+#[test]
+fn isolated_it_stays_until_it_is_reset() {
+    let mut breaker = opened();
+    breaker.isolate();
+    assert_eq!(breaker.state(s(100_000), 0.5), BreakerState::Isolated);
+    assert_eq!(breaker.acquire(s(100_000), 0.5), Err(Rejected { retry_at: None }));
+    breaker.reset();
+    call(&mut breaker, s(100_000), Outcome::Passed);
+    assert_eq!(breaker.state(s(100_000), 0.5), BreakerState::Closed);
+}
+
+/// The rules again, from a list of all that was reported since it was last closed.
+struct Model {
+    config: BreakerConfig,
+    now: Duration,
+    log: Vec<(Duration, bool)>,
+    mode: Mode,
+    /// Every change of mode is another era.
+    era: u32,
+    opened: i32,
+}
+
+enum Mode {
+    Closed,
+    Open(Duration),
+    /// When each trial that is under way began, by its number, and how many have passed.
+    HalfOpen(Vec<(usize, Duration)>, u32),
+    Isolated,
+}
+
+impl Model {
+    fn enter(&mut self, mode: Mode) {
+        self.mode = mode;
+        self.era += 1;
+        self.log.clear();
+    }
+
+    fn open(&mut self, at: Duration) {
+        let wait = self.config.open.as_secs_f64() * 1.6_f64.powi(self.opened);
+        let wait = wait.min(self.config.max_open.as_secs_f64());
+        self.opened += 1;
+        self.enter(Mode::Open(at + Duration::from_secs_f64(wait)));
+    }
+
+    /// Millisecond by millisecond would be the same.
+    fn pass_time(&mut self, now: Duration) {
+        self.now = now;
+        if let Mode::HalfOpen(under_way, _) = &self.mode {
+            // Those that ended while others were under way count for the first of them.
+            if let Some((_, began)) = under_way.first() {
+                let deadline = *began + self.config.trial_timeout;
+                if deadline <= now {
+                    self.open(deadline);
+                }
+            }
+        }
+        if let Mode::Open(until) = self.mode
+            && until <= now
+        {
+            self.enter(Mode::HalfOpen(Vec::new(), 0));
+        }
+    }
+
+    fn acquire(&mut self, number: usize) -> bool {
+        match &mut self.mode {
+            Mode::Closed => true,
+            Mode::Open(_) | Mode::Isolated => false,
+            Mode::HalfOpen(under_way, passed) => {
+                let free = under_way.len() as u32 + *passed < self.config.trials;
+                if free {
+                    let began = under_way.first().map_or(self.now, |(_, began)| *began);
+                    under_way.push((number, began));
+                }
+                free
+            }
+        }
+    }
+
+    fn report(&mut self, number: usize, era: u32, outcome: Outcome) {
+        if era != self.era {
+            return;
+        }
+        match &mut self.mode {
+            Mode::Open(_) | Mode::Isolated => unreachable!("nothing begins here"),
+            Mode::HalfOpen(under_way, passed) => {
+                under_way.retain(|(other, _)| *other != number);
+                match outcome {
+                    Outcome::Failed => self.open(self.now),
+                    Outcome::Cancelled => {}
+                    Outcome::Passed => {
+                        *passed += 1;
+                        if *passed == self.config.trials {
+                            self.reset();
+                        }
+                    }
+                }
+            }
+            Mode::Closed if outcome == Outcome::Cancelled => {}
+            Mode::Closed => {
+                self.log.push((self.now, outcome == Outcome::Failed));
+                let second = |at: Duration| at.as_secs();
+                let window: Vec<bool> = (self.log.iter())
+                    .filter(|(at, _)| second(*at) + 30 > second(self.now))
+                    .map(|(_, failed)| *failed)
+                    .collect();
+                let failures = window.iter().filter(|failed| **failed).count();
+                let in_a_row = self.log.iter().rev().take_while(|(_, failed)| *failed).count();
+                if (window.len() >= 20 && failures * 2 >= window.len()) || in_a_row >= 5 {
+                    self.open(self.now);
+                }
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.opened = 0;
+        self.enter(Mode::Closed);
+    }
+
+    fn state(&self) -> BreakerState {
+        match self.mode {
+            Mode::Closed => BreakerState::Closed,
+            Mode::Open(until) => BreakerState::Open { until },
+            Mode::HalfOpen(..) => BreakerState::HalfOpen,
+            Mode::Isolated => BreakerState::Isolated,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Wait(u64),
+    Acquire,
+    /// Of the calls that are under way, the one at this place from the first on.
+    Report(prop::sample::Index, Outcome),
+    Isolate,
+    Reset,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let outcome = prop_oneof![
+        5 => Just(Outcome::Passed),
+        5 => Just(Outcome::Failed),
+        1 => Just(Outcome::Cancelled),
+    ];
+    let op = prop_oneof![
+        20 => (0_u64..3_000).prop_map(Op::Wait),
+        2 => (0_u64..400_000).prop_map(Op::Wait),
+        40 => Just(Op::Acquire),
+        40 => (any::<prop::sample::Index>(), outcome).prop_map(|(at, outcome)| Op::Report(at, outcome)),
+        1 => Just(Op::Isolate),
+        2 => Just(Op::Reset),
+    ];
+    prop::collection::vec(op, 0..400)
+}
+
+proptest! {
+    #[test]
+    fn as_the_model_says(ops in ops()) {
+        let config = BreakerConfig::default();
+        let mut breaker = Breaker::new(config);
+        let (mut now, mut under_way, mut number) = (Duration::ZERO, Vec::new(), 0);
+        let mut model =
+            Model { config, now, log: Vec::new(), mode: Mode::Closed, era: 0, opened: 0 };
+        for op in ops {
+            model.pass_time(now);
+            match op {
+                Op::Wait(ms) => now += Duration::from_millis(ms),
+                Op::Acquire => {
+                    let got = breaker.acquire(now, 0.5);
+                    number += 1;
+                    prop_assert_eq!(got.is_ok(), model.acquire(number));
+                    under_way.extend(got.ok().map(|permit| (permit, number, model.era)));
+                }
+                Op::Report(at, outcome) if !under_way.is_empty() => {
+                    let (permit, number, era) = under_way.remove(at.index(under_way.len()));
+                    breaker.report(permit, outcome, now, 0.5);
+                    model.report(number, era, outcome);
+                }
+                Op::Report(..) => {}
+                Op::Isolate => { breaker.isolate(); model.enter(Mode::Isolated); }
+                Op::Reset => { breaker.reset(); model.reset(); }
+            }
+            model.pass_time(now);
+            let (told, expected) = (breaker.state(now, 0.5), model.state());
+            if let (BreakerState::Open { until }, BreakerState::Open { until: expected }) = (told, expected) {
+                prop_assert!(until.abs_diff(expected) < Duration::from_micros(1));
+            } else {
+                prop_assert_eq!(told, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_trial_is_never_lost(ends in prop::collection::vec(0_u8..3, 1..100), random in 0.0..1.0) {
+        let mut breaker = opened();
+        let mut now = s(5);
+        for end in ends {
+            // Whatever was, some time later a call goes, unless it was isolated.
+            now += s(400);
+            let permit = breaker.acquire(now, random);
+            prop_assert!(permit.is_ok());
+            match (permit, end) {
+                (Ok(permit), 0) => breaker.report(permit, Outcome::Cancelled, now, random),
+                (Ok(permit), 1) => breaker.report(permit, Outcome::Passed, now, random),
+                // Forgotten.
+                (permit, _) => drop(permit),
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Whether the other side of an idle line is still there: it is asked when nothing came for a while.
+//!
+//! ```text
+//!  last byte        ping        missed       ping         missed
+//!      0 ── 10 s ──▶ 10 ── 5 s ─▶ 15 ── 5 s ─▶ 20 ── 5 s ─▶ 25: down
+//! ```
+//!
+//! Any byte that comes in is a sign of life, a ping's answer or not. It owns no clock: a machine that
+//! has slept, or a late timer, costs one missed ping at most.
+
+use std::time::Duration;
+
+/// When the other side is asked, and what becomes of it if it does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatConfig {
+    /// After so long without a byte it is asked, and then every so often; 10 s by default.
+    pub idle: Duration,
+    /// How long its answer is waited for; 5 s by default.
+    pub timeout: Duration,
+    /// So many answers missed, one after the other, and it is down; 2 by default. 0 counts as 1.
+    pub misses: u32,
+    /// So many that came in time, one after the other, and it is up again; 2 by default. 0 counts as 1.
+    pub passes: u32,
+}
+
+impl Default for HeartbeatConfig {
+    fn default() -> Self {
+        let (idle, timeout) = (Duration::from_secs(10), Duration::from_secs(5));
+        Self { idle, timeout, misses: 2, passes: 2 }
+    }
+}
+
+/// What a heartbeat wants done or known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Beat {
+    /// Send a ping now.
+    Ping,
+    /// Nobody is there any more: by default 25 s at most after the last sign of life.
+    Down,
+    /// Somebody is there again.
+    Up,
+    /// The other side is not the one it was: it has started anew and remembers nothing.
+    Restarted {
+        /// The instance that it was.
+        from: u64,
+        /// The one that it is.
+        to: u64,
+    },
+}
+
+/// Time is that since any fixed moment and does not go back. After each input, and at
+/// [`next_wake`](Self::next_wake), [`poll`](Self::poll) until it has nothing more to say.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    config: HeartbeatConfig,
+    last_life: Duration,
+    last_ping: Duration,
+    /// Until when the answer to a ping may come.
+    awaited: Option<Duration>,
+    /// The next ping does not wait for its time.
+    is_probing: bool,
+    misses: u32,
+    passes: u32,
+    is_down: bool,
+    /// What was told last.
+    is_told_down: bool,
+    instance: Option<u64>,
+    restarted: Option<(u64, u64)>,
+}
+
+impl Heartbeat {
+    /// A line that was made at `now`: that was a sign of life.
+    pub fn new(config: HeartbeatConfig, now: Duration) -> Self {
+        Self {
+            config,
+            last_life: now,
+            last_ping: now,
+            awaited: None,
+            is_probing: false,
+            misses: 0,
+            passes: 0,
+            is_down: false,
+            is_told_down: false,
+            instance: None,
+            restarted: None,
+        }
+    }
+
+    /// Bytes came in, last at `now`.
+    pub fn alive(&mut self, now: Duration) {
+        self.last_life = self.last_life.max(now);
+        let was_awaited = self.awaited.take().is_some();
+        self.misses = 0;
+        if !self.is_down {
+            return;
+        }
+        self.passes += u32::from(was_awaited);
+        self.is_down = self.passes < self.config.passes.max(1);
+        // Whoever is heard again is asked at once.
+        self.is_probing = self.is_down;
+    }
+
+    /// A ping was answered by `instance`: a number that the other side drew when it started.
+    pub fn pong(&mut self, now: Duration, instance: u64) {
+        self.alive(now);
+        match self.instance.replace(instance) {
+            Some(before) if before != instance => {
+                let from = self.restarted.map_or(before, |(from, _)| from);
+                self.restarted = Some((from, instance));
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks at once, unless an answer is awaited: for when the machine has slept, which shows in the
+    /// wall clock's having gone further than the monotonic one.
+    pub fn probe_now(&mut self) {
+        self.is_probing = self.awaited.is_none();
+    }
+
+    /// What is to be done or known now; `None` until [`next_wake`](Self::next_wake).
+    pub fn poll(&mut self, now: Duration) -> Option<Beat> {
+        if let Some((from, to)) = self.restarted.take() {
+            return Some(Beat::Restarted { from, to });
+        }
+        if self.awaited.is_some_and(|deadline| deadline <= now) {
+            self.missed();
+        }
+        if self.is_down != self.is_told_down {
+            self.is_told_down = self.is_down;
+            return Some(if self.is_down { Beat::Down } else { Beat::Up });
+        }
+        if self.awaited.is_some() || !(self.is_probing || self.next_ping() <= now) {
+            return None;
+        }
+        self.is_probing = false;
+        self.last_ping = now;
+        self.awaited = Some(now.saturating_add(self.config.timeout));
+        Some(Beat::Ping)
+    }
+
+    /// When to poll next, if nothing comes in before.
+    pub fn next_wake(&self) -> Duration {
+        let is_news = self.restarted.is_some() || self.is_down != self.is_told_down;
+        match self.awaited {
+            _ if is_news => Duration::ZERO,
+            Some(deadline) => deadline,
+            None if self.is_probing => Duration::ZERO,
+            None => self.next_ping(),
+        }
+    }
+
+    /// Whether somebody is there, as far as is known.
+    pub fn is_up(&self) -> bool {
+        !self.is_down
+    }
+
+    /// The other side's instance, if a ping was ever answered.
+    pub fn instance(&self) -> Option<u64> {
+        self.instance
+    }
+
+    fn next_ping(&self) -> Duration {
+        self.last_life.max(self.last_ping).saturating_add(self.config.idle)
+    }
+
+    fn missed(&mut self) {
+        self.awaited = None;
+        self.passes = 0;
+        self.misses = self.misses.saturating_add(1);
+        self.is_down |= self.misses >= self.config.misses.max(1);
+    }
+}
+
+#[cfg(test)]
+mod tests;
