@@ -12,6 +12,9 @@ mod pretty;
 mod rendezvous;
 mod report;
 mod serve;
+#[cfg_attr(windows, path = "shell/windows.rs")]
+#[cfg_attr(not(windows), path = "shell/unix.rs")]
+mod shell;
 mod signals;
 mod stderr;
 mod terminal;

@@ -3,13 +3,15 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tieline_proto::Lines;
 use tieline_testkit::wait::{block_on, until};
 use tieline_testkit::{helper, test_name};
 use tieline_transport::{
-    Channel, CloseReason, ErrorKind, FramedChannel, Incoming, Process, ProcessConfig, ReceiverExt,
-    SenderExt, Transport, resolve,
+    Channel, CloseReason, ErrorKind, FramedChannel, Incoming, Process, ProcessAccount,
+    ProcessConfig, ReceiverExt, SenderExt, StopTimeouts, Transport, resolve,
+    until_children_are_gone,
 };
 use windows_sys::Win32::Foundation::{CloseHandle, WAIT_TIMEOUT};
 use windows_sys::Win32::System::Threading::{
@@ -109,14 +111,47 @@ fn what_a_killed_program_had_started_ends_with_it() {
 fn one_that_does_not_end_with_its_input_is_killed() {
     block_on(async {
         let mut config = ProcessConfig::new(echo()).with_args(["--wait"]);
-        config.stop.end_of_input = std::time::Duration::from_millis(50);
-        config.stop.terminate = std::time::Duration::from_millis(50);
+        config.stop.end_of_input = Duration::from_millis(50);
+        config.stop.terminate = Duration::from_millis(50);
         let channel = lines(&config).await;
         let control = channel.control().clone();
         let (mut sender, _receiver) = channel.split();
         sender.close().await.unwrap();
         let CloseReason::ChildExited(exit) = control.stop().await else { panic!("{control:?}") };
         assert!(!exit.status.success(), "{exit}");
+    });
+}
+
+/// The system is asked of each job, so it is a checked fact.
+#[test]
+fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
+    block_on(async {
+        let account = ProcessAccount::default();
+        let config = |arg| ProcessConfig {
+            account: Some(account.clone()),
+            stop: StopTimeouts { end_of_input: Duration::from_millis(50), ..Default::default() },
+            ..ProcessConfig::new(echo()).with_args([arg])
+        };
+        // One that leaves another one, and ends with its input.
+        let asked = ProcessConfig { stop: StopTimeouts::default(), ..config("--pids") };
+        let channel = lines(&asked).await;
+        let control = channel.control().clone();
+        let (mut sender, mut receiver) = channel.split();
+        let both = line(&mut receiver).await;
+        sender.close().await.unwrap();
+        control.stop().await;
+        let running = |pid: &str| is_running(pid.parse().unwrap());
+        assert!(!both.split(' ').any(running), "{both}: a line is stopped when nothing is left");
+        // One that has to be killed, and one whose line is dropped.
+        let channel = lines(&config("--wait")).await;
+        channel.control().clone().stop().await;
+        drop(channel);
+        drop(lines(&config("--pids")).await);
+        let counts = account.settled(Duration::from_secs(50)).await;
+        assert!(counts.none_left(), "{counts:?}");
+        assert_eq!((counts.started, counts.asked, counts.killed), (3, 1, 2), "{counts:?}");
+        assert!((1..=2).contains(&counts.left), "{counts:?}");
+        assert!(until_children_are_gone(Duration::from_secs(50)));
     });
 }
 

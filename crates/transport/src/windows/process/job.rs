@@ -60,8 +60,8 @@ impl Job {
         unsafe { TerminateJobObject(self.0.as_raw_handle(), KILLED) };
     }
 
-    /// Whether nobody is left in it; true where that cannot be asked.
-    pub(super) fn is_empty(&self) -> bool {
+    /// How many are in it; `None` where that cannot be asked.
+    pub(super) fn active(&self) -> Option<u32> {
         let mut counts = JOBOBJECT_BASIC_ACCOUNTING_INFORMATION::default();
         let size = size_of_val(&counts) as u32;
         // SAFETY: the handle is open, and the place is of the kind and the size that is said.
@@ -74,7 +74,7 @@ impl Job {
                 std::ptr::null_mut(),
             )
         });
-        asked.is_err() || counts.ActiveProcesses == 0
+        asked.ok().map(|()| counts.ActiveProcesses)
     }
 }
 
