@@ -1,6 +1,7 @@
 //! What only Windows has, or has in its own way.
 
 mod ended;
+pub(crate) mod names;
 pub(crate) mod pipe;
 pub(crate) mod process;
 mod security;

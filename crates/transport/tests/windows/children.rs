@@ -1,19 +1,22 @@
 //! What becomes of children and of all that they started, and how they are named and told things.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::os::windows::io::AsRawHandle;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tieline_proto::Lines;
-use tieline_testkit::wait::{block_on, until};
+use tieline_testkit::wait::{block_on, blocking, until};
 use tieline_testkit::{helper, test_name};
 use tieline_transport::{
-    Channel, CloseReason, ErrorKind, FramedChannel, Incoming, Process, ProcessAccount,
+    Channel, CloseReason, Environment, ErrorKind, FramedChannel, Incoming, Process, ProcessAccount,
     ProcessConfig, ReceiverExt, SenderExt, StopTimeouts, Transport, resolve,
     until_children_are_gone,
 };
-use windows_sys::Win32::Foundation::{CloseHandle, WAIT_TIMEOUT};
+use windows_sys::Win32::Foundation::{
+    CloseHandle, HANDLE_FLAG_INHERIT, SetHandleInformation, WAIT_TIMEOUT,
+};
 use windows_sys::Win32::System::Threading::{
     OpenProcess, PROCESS_SYNCHRONIZE, WaitForSingleObject,
 };
@@ -119,6 +122,46 @@ fn one_that_does_not_end_with_its_input_is_killed() {
         sender.close().await.unwrap();
         let CloseReason::ChildExited(exit) = control.stop().await else { panic!("{control:?}") };
         assert!(!exit.status.success(), "{exit}");
+    });
+}
+
+/// The end of a pipe comes although its other end could be inherited by all that we start.
+#[test]
+#[allow(unsafe_code)]
+fn no_handle_of_ours_goes_to_a_child_but_its_own_three() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    // SAFETY: the handle is open, and this test's.
+    let set = unsafe { SetHandleInformation(writer.as_raw_handle(), HANDLE_FLAG_INHERIT, 1) };
+    assert_ne!(set, 0);
+    block_on(async {
+        let _line = lines(&ProcessConfig::new(echo()).with_args(["--pids"])).await;
+        drop(writer);
+        blocking("the end of a pipe", move || reader.read_to_end(&mut Vec::new()).unwrap());
+    });
+}
+
+#[test]
+fn a_child_has_the_environment_and_the_directory_that_it_is_given() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().canonicalize().unwrap();
+    block_on(async {
+        let env = Environment::only(["no-such-variable"]).with("b", "2=2").with("A", "\u{fc}ber");
+        let config = ProcessConfig {
+            env,
+            cwd: Some(directory.clone()),
+            ..ProcessConfig::new(echo()).with_args(["--surroundings", "a \"b\"", r"c\", ""])
+        };
+        let (_sender, mut receiver) = lines(&config).await.split();
+        let cwd = directory.display().to_string();
+        let expected = [
+            r#"["--surroundings", "a \"b\"", "c\\", ""]"#,
+            cwd.strip_prefix(r"\\?\").unwrap_or(&cwd),
+            "A=\u{fc}ber",
+            "b=2=2",
+        ];
+        for expected in expected {
+            assert_eq!(line(&mut receiver).await, expected);
+        }
     });
 }
 

@@ -1,18 +1,17 @@
 //! Starting a child: its pipes, and the job that it is in before its first instruction.
 
+use std::fs::File;
 use std::io;
-use std::os::windows::io::{AsRawHandle, OwnedHandle};
-use std::os::windows::process::CommandExt;
+use std::os::windows::io::{AsHandle, OwnedHandle};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use windows_sys::Win32::System::Threading::{
-    CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, CREATE_SUSPENDED,
-};
+use windows_sys::Win32::System::Threading::{CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW};
 
+use super::command_line::{environment, of_batch_file, of_program, wide};
 use super::held::Held;
 use super::job::{self, Job};
 use super::pipes::{self, Output, ToChild};
+use super::spawn::{Command, shell, spawn};
 use crate::{ErrorKind, Operation, ProcessConfig, TransportError};
 
 /// A child that runs, and our ends of its pipes.
@@ -32,51 +31,48 @@ pub(crate) async fn start(
     let (stdin, theirs_in) = pipes::to_child().map_err(pipe_failed)?;
     let (stdout, theirs_out) = pipes::from_child().map_err(pipe_failed)?;
     let (stderr, theirs_err) = pipes::from_child().map_err(pipe_failed)?;
-    let theirs = [theirs_in, theirs_out, theirs_err].map(Stdio::from);
+    let theirs = [theirs_in, theirs_out, theirs_err];
     // Starting a program takes milliseconds that a thread of the runtime does not have. A child that
     // nobody waits for any more goes with its job.
-    let is_batch_file = is_batch_file(&program);
     let wanted = config.clone();
     let held = tokio::task::spawn_blocking(move || hold(&wanted, &program, theirs)).await;
     let held = held.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
     match held {
         Ok(held) => Ok(Started { held, stdin, stdout, stderr }),
-        // What std says of an argument that it cannot quote for cmd.exe.
-        Err(error) if is_batch_file && error.kind() == io::ErrorKind::InvalidInput => {
-            Err(launch_failed(error).with_hint(
+        // Nothing else is: NUL bytes were refused before.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(launch_failed(error)
+            .with_hint(
                 "a .cmd or .bat file is read by cmd.exe, which would misread one of the arguments; \
                  start the program that it starts",
-            ))
-        }
+            )),
         Err(error) => Err(launch_failed(error)),
     }
 }
 
 /// The child, with its ends of the pipes.
-fn hold(config: &ProcessConfig, program: &Path, theirs: [Stdio; 3]) -> io::Result<Held> {
-    let shares_console = job::has_console();
-    let mut command = Command::new(plain(program));
-    command.args(&config.args);
-    if !config.env.is_ours() {
-        command.env_clear().envs(config.env.resolve(std::env::vars_os()));
-    }
-    let [stdin, stdout, stderr] = theirs;
-    command.stdin(stdin).stdout(stdout).stderr(stderr);
+fn hold(config: &ProcessConfig, program: &Path, theirs: [File; 3]) -> io::Result<Held> {
+    // The system takes off dots and spaces at the end of a name: which program that is must be known.
+    let program = std::path::absolute(plain(program))?;
+    let job = Job::new()?;
+    let (executable, line) = match is_batch_file(&program) {
+        true => (shell()?, of_batch_file(&program, &config.args)?),
+        false => (program.clone(), of_program(&program, &config.args)),
+    };
     // In a group of its own Ctrl-C is not for it: it ends when its line does. Where there is no console
     // to share, none is to pop up.
+    let shares_console = job::has_console();
     let window = if shares_console { 0 } else { CREATE_NO_WINDOW };
-    command.creation_flags(CREATE_SUSPENDED | CREATE_NEW_PROCESS_GROUP | window);
-    if let Some(cwd) = &config.cwd {
-        command.current_dir(cwd);
-    }
-    let job = Job::new()?;
-    let mut child = command.spawn()?;
-    let pid = child.id();
-    if let Err(error) = job.take_in(child.as_raw_handle()).and_then(|()| job::resume(pid)) {
-        let _ = child.kill();
-        return Err(error);
-    }
-    Ok(Held::new(job, OwnedHandle::from(child), pid, shares_console))
+    let resolved = || environment(config.env.resolve(std::env::vars_os()));
+    let (process, pid) = spawn(Command {
+        program: executable.as_os_str(),
+        line,
+        environment: (!config.env.is_ours()).then(resolved),
+        directory: config.cwd.as_deref().map(|cwd| wide(plain(cwd).as_os_str())),
+        flags: CREATE_NEW_PROCESS_GROUP | window,
+        stdio: theirs.map(OwnedHandle::from),
+        job: job.as_handle(),
+    })?;
+    Ok(Held::new(job, process, pid, shares_console))
 }
 
 pub(crate) fn launch_failed(error: io::Error) -> TransportError {
