@@ -38,7 +38,7 @@ pub(super) const UNPROVEN: &[Unproven] = &[
     },
     Unproven {
         suite: "transport::windows",
-        test: "pipes::whom_the_descriptor_does_not_name_is_not_let_in",
+        test: "pipes::a_descriptor_that_shuts_out_its_own_server_is_refused_at_once",
         why: DACL,
     },
     Unproven {
