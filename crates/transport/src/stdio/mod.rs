@@ -34,6 +34,9 @@ use crate::{
 };
 
 /// Own stdin and stdout. They can be taken once in the life of a process.
+///
+/// What is printed afterwards goes to stderr; on Windows only what is printed in Rust: a C library in the
+/// same process must not use its own stdin and stdout any more, as its runtime keeps the closed handles.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stdio;
 

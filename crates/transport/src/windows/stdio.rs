@@ -18,6 +18,7 @@ use windows_sys::Win32::System::Console::{
 };
 use windows_sys::Win32::System::IO::CancelSynchronousIo;
 
+use super::ended::has_ended;
 use super::is_code;
 use super::security::check;
 
@@ -25,7 +26,10 @@ use super::security::check;
 const WRITE: usize = 16 * 1024;
 
 /// The real stdin.
-pub(crate) struct Source(Box<dyn Read + Send>);
+pub(crate) enum Source {
+    Console(io::Stdin),
+    Taken(File),
+}
 
 /// The real stdout.
 pub(crate) struct Sink(Box<dyn Write + Send>);
@@ -68,8 +72,14 @@ impl Source {
         stopped: &Stopped,
     ) -> io::Result<Option<usize>> {
         while !stopped.load(Ordering::Acquire) {
-            match self.0.read(chunk) {
+            let read = match self {
+                Self::Console(console) => console.read(chunk),
+                Self::Taken(file) => file.read(chunk),
+            };
+            match read {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // An empty write of the other side's.
+                Ok(0) if matches!(self, Self::Taken(file) if !has_ended(file.as_handle())) => {}
                 // Nobody writes any more.
                 Err(error) if is_code(&error, &[ERROR_BROKEN_PIPE]) => return Ok(Some(0)),
                 read => return read.map(Some),
@@ -97,13 +107,12 @@ pub(crate) fn take() -> io::Result<(Source, Sink)> {
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     // What was printed before belongs before.
     let _ = io::stdout().flush();
-    let source: Box<dyn Read + Send> = if stdin.is_terminal() {
-        Box::new(stdin)
+    let source = if stdin.is_terminal() {
+        Source::Console(stdin)
     } else {
         let null = OpenOptions::new().read(true).open("NUL")?;
         let is_shared = [stdout.as_raw_handle(), stderr.as_raw_handle()];
-        let taken = replace(STD_INPUT_HANDLE, stdin, &is_shared, null.into())?;
-        Box::new(File::from(taken))
+        Source::Taken(replace(STD_INPUT_HANDLE, stdin, &is_shared, null.into())?.into())
     };
     let sink: Box<dyn Write + Send> = if stdout.is_terminal() {
         Box::new(stdout)
@@ -117,12 +126,17 @@ pub(crate) fn take() -> io::Result<(Source, Sink)> {
         let taken = replace(STD_OUTPUT_HANDLE, stdout, &is_shared, instead)?;
         Box::new(File::from(taken))
     };
-    Ok((Source(source), Sink(sink)))
+    Ok((source, Sink(sink)))
 }
 
 /// Puts `instead` in the place of a standard handle, and gives the one that was there: a copy that no
 /// child inherits. The original is closed, or its other end would never see the end, unless it has
 /// another place beside this one.
+///
+/// Whoever asks the system for the standard handle each time, as `std` does, is not concerned by that. A C
+/// runtime keeps the number of the handle that it has found at the start: what a C library of this process
+/// prints from here on fails, or goes to what has got the number since. Windows has nothing that would put
+/// another handle under the same number.
 fn replace(
     place: STD_HANDLE,
     real: impl AsHandle + AsRawHandle,
@@ -140,8 +154,8 @@ fn replace(
     // SAFETY: the handle is open, and from here on it is never closed.
     check(unsafe { SetStdHandle(place, instead.into_raw_handle()) })?;
     if is_there && !others.contains(&raw) {
-        // SAFETY: it was this process's standard handle, which is now another one, and this is done
-        // once; whoever asks for the standard handle from here on does not find it.
+        // SAFETY: it is open, as it could be copied, it was this process's standard handle, which nobody
+        // in Rust owns, and this is done once. It stays a number in the tables of C runtimes: see above.
         drop(unsafe { OwnedHandle::from_raw_handle(raw) });
     }
     Ok(copy)
