@@ -10,6 +10,14 @@ use windows_sys::Win32::Globalization::{
     CSTR_EQUAL, CSTR_GREATER_THAN, CSTR_LESS_THAN, CompareStringOrdinal,
 };
 
+/// What every program is given, unless it is removed by name: without it libraries of the system's, such
+/// as that of sockets, are not found.
+pub(crate) const ALWAYS: [&str; 1] = ["SystemRoot"];
+
+pub(crate) fn is_same(one: &OsStr, other: &OsStr) -> bool {
+    compare(one, other) == Ordering::Equal
+}
+
 /// As the system compares environment variables' names.
 pub(crate) fn compare(one: &OsStr, other: &OsStr) -> Ordering {
     let [one, other] = [one, other].map(|it| it.encode_wide().collect::<Vec<u16>>());
@@ -30,6 +38,18 @@ pub(crate) fn compare(one: &OsStr, other: &OsStr) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Environment;
+
+    #[test]
+    fn programs_are_given_the_systems_directory_unless_it_is_removed() {
+        let resolved = |env: Environment| {
+            let ours = ["SYSTEMROOT", "TOKEN"].map(|name| (name.into(), "x".into()));
+            env.resolve(ours).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(resolved(Environment::empty()), ["SYSTEMROOT"]);
+        assert_eq!(resolved(Environment::only(["nothing"])), ["SYSTEMROOT"]);
+        assert!(resolved(Environment::empty().without("SystemRoot")).is_empty());
+    }
 
     #[test]
     fn case_makes_no_difference_beyond_ascii() {

@@ -18,8 +18,9 @@ use windows_sys::Win32::System::JobObjects::{
 
 use crate::windows::security::{check, owned};
 
-/// The exit code of what is killed; it is that of `std`'s `Child::kill`.
-pub(super) const KILLED: u32 = 1;
+/// The exit code of what we have killed. Programs end with small numbers and the system with its own; this
+/// is an error that is neither's (bits 29 to 31), and 137 in it is what shells say of SIGKILL.
+pub(super) const KILLED: u32 = 0xE000_0000 | 137;
 
 /// A job that nobody can leave. Dropping it kills all that is in it.
 #[derive(Debug)]
