@@ -4,7 +4,7 @@ use std::io;
 use std::os::windows::io::{AsHandle, OwnedHandle};
 use std::os::windows::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::OnceLock;
 
 use super::job::{self, Job, KILLED};
 use super::reaper::{self, Reaped};
@@ -20,8 +20,8 @@ pub(crate) struct Held {
     pid: u32,
     /// It has our console, and so hears CTRL_BREAK.
     shares_console: bool,
-    /// How many others were killed with it.
-    left: AtomicU32,
+    /// How many others were killed with it: counted once, as those who are being killed still count.
+    left: OnceLock<u32>,
 }
 
 /// How a child is asked to end.
@@ -34,7 +34,7 @@ pub(crate) fn killed() -> ExitStatus {
 
 impl Held {
     pub(super) fn new(job: Job, process: OwnedHandle, pid: u32, shares_console: bool) -> Self {
-        Self { job, process, pid, shares_console, left: AtomicU32::new(0) }
+        Self { job, process, pid, shares_console, left: OnceLock::new() }
     }
 
     pub(crate) fn pid(&self) -> Option<u32> {
@@ -61,9 +61,10 @@ impl Held {
 
     /// Kills all that is in the job.
     pub(crate) fn kill(&self) {
-        let itself = u32::from(wait::is_running(self.process.as_handle()));
-        let others = self.job.active().unwrap_or(0).saturating_sub(itself);
-        self.left.fetch_add(others, Ordering::Relaxed);
+        self.left.get_or_init(|| {
+            let itself = u32::from(wait::is_running(self.process.as_handle()));
+            self.job.active().unwrap_or(0).saturating_sub(itself)
+        });
         self.job.kill();
     }
 
@@ -72,7 +73,7 @@ impl Held {
     pub(crate) fn end(self, then: Option<Reaped>) -> Option<ExitStatus> {
         let status = wait::status(self.process.as_handle());
         self.kill();
-        reaper::reap(self.job, self.left.into_inner(), then);
+        reaper::reap(self.job, self.left.into_inner().unwrap_or(0), then);
         status
     }
 }
