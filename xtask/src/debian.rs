@@ -48,7 +48,9 @@ impl Target {
             .env("CARGO_TARGET_DIR", self.directory()?)
             // Those of the toolchain that started us do not fit.
             .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env_remove("RUSTC_WRAPPER")
+            .env_remove("RUSTC_WORKSPACE_WRAPPER")
             .env_remove("RUSTDOC");
         Ok(cargo)
     }

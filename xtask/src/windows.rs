@@ -7,6 +7,7 @@ mod list;
 mod wine;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -29,7 +30,7 @@ Usage: cargo xtask windows [--install] [--unproven]
   --unproven  list what Wine cannot judge, with the command that judges it on Windows
 
 Each test that ran is named, and a fixed list of tests must be among them. A test that Wine cannot
-judge is run all the same: it must fail there, and when it does not, this fails.
+judge is run all the same: it must fail there as Wine makes it fail, and when it does not, this fails.
 
 What is built, the standard library included, is kept in ~/.cache/tieline (or XDG_CACHE_HOME), and so
 is Wine's own state: the first time takes minutes.";
@@ -135,8 +136,8 @@ fn suite(message: &str) -> Option<Suite> {
 /// What became of every test.
 #[derive(Default)]
 struct Ran {
-    /// By its full name: whether it passed.
-    tests: BTreeMap<String, bool>,
+    /// By its full name.
+    tests: BTreeMap<String, Outcome>,
     problems: Vec<String>,
 }
 
@@ -149,14 +150,14 @@ impl Ran {
         }
         let said = wine.run(suite, &args)?;
         let mut passed = 0;
-        for (test, is_ok) in results(&said.stdout) {
+        for (test, outcome) in results(&said.stdout) {
             let name = format!("{}::{test}", suite.name);
-            eprintln!("windows: {name} {}", if is_ok { "ok" } else { "FAILED" });
-            if !is_ok {
+            eprintln!("windows: {name} {outcome}");
+            if outcome == Outcome::Failed {
                 self.problems.push(format!("{name} failed"));
             }
-            passed += usize::from(is_ok);
-            self.tests.insert(name, is_ok);
+            passed += usize::from(outcome == Outcome::Passed);
+            self.tests.insert(name, outcome);
         }
         if !said.success {
             eprintln!("{}\n{}", said.stdout, said.stderr);
@@ -181,13 +182,20 @@ impl Ran {
         let said = wine.run(suite, &["--exact", "--include-ignored", unproven.test])?;
         match results(&said.stdout).next() {
             None => self.problems.push(format!("there is no {name}")),
-            Some((_, false)) => {
+            Some((_, Outcome::Failed)) if said.stdout.contains(unproven.says) => {
                 eprintln!("windows: {name}: expected deviation ({})", unproven.why);
             }
-            Some((_, true)) => {
-                eprintln!("windows: {name}: passed");
+            Some((_, Outcome::Failed)) => {
+                eprintln!("{}", said.stdout);
                 self.problems.push(format!(
-                    "{name} passed, although Wine is believed not to: {}",
+                    "{name} failed, and not with {:?}, as it does because of Wine",
+                    unproven.says
+                ));
+            }
+            Some((_, outcome)) => {
+                eprintln!("windows: {name}: {outcome}");
+                self.problems.push(format!(
+                    "{name} did not fail, although Wine is believed not to pass it: {}",
                     unproven.why
                 ));
             }
@@ -197,13 +205,16 @@ impl Ran {
 
     fn judge(mut self) -> Result<(), Failure> {
         for must in MUST_RUN {
-            if !self.tests.contains_key(*must) {
+            if matches!(self.tests.get(*must), None | Some(Outcome::Ignored)) {
                 self.problems.push(format!("{must} did not run"));
             }
         }
-        let passed = self.tests.values().filter(|is_ok| **is_ok).count();
+        let count = |wanted| self.tests.values().filter(|outcome| **outcome == wanted).count();
+        let (passed, ignored) = (count(Outcome::Passed), count(Outcome::Ignored));
         let unproven = UNPROVEN.len();
-        eprintln!("windows: {passed} passed under Wine, {unproven} are unproven there");
+        eprintln!(
+            "windows: {passed} passed under Wine, {ignored} are ignored, {unproven} are unproven there"
+        );
         match self.problems.is_empty() {
             true => Ok(()),
             false => Err(failed(format!("windows: {}", self.problems.join("; ")))),
@@ -211,13 +222,33 @@ impl Ran {
     }
 }
 
-/// The tests that a harness says to have run, and whether they passed.
-fn results(stdout: &str) -> impl Iterator<Item = (&str, bool)> {
+/// What became of a test.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Outcome {
+    Passed,
+    Failed,
+    Ignored,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passed => "ok",
+            Self::Failed => "FAILED",
+            Self::Ignored => "ignored",
+        })
+    }
+}
+
+/// The tests that a harness names, and what became of them.
+fn results(stdout: &str) -> impl Iterator<Item = (&str, Outcome)> {
     stdout.lines().filter_map(|line| {
         let (test, outcome) = line.trim_end().strip_prefix("test ")?.split_once(" ... ")?;
-        match outcome {
-            "ok" => Some((test, true)),
-            "FAILED" => Some((test, false)),
+        // A reason may stand behind a comma.
+        match outcome.split(',').next()? {
+            "ok" => Some((test, Outcome::Passed)),
+            "FAILED" => Some((test, Outcome::Failed)),
+            "ignored" => Some((test, Outcome::Ignored)),
             _ => None,
         }
     })
@@ -230,8 +261,15 @@ mod tests {
     #[test]
     fn a_harness_is_understood() {
         let said = "\r\nrunning 3 tests\r\ntest a::b ... ok\r\ntest c ... FAILED\r\n\
-                    test d ... ignored\r\ntest result: ok. 1 passed;\r\n";
-        assert_eq!(results(said).collect::<Vec<_>>(), [("a::b", true), ("c", false)]);
+                    test d ... ignored\r\ntest e ... ignored, no screen\r\n\
+                    test result: ok. 1 passed;\r\n";
+        let expected = [
+            ("a::b", Outcome::Passed),
+            ("c", Outcome::Failed),
+            ("d", Outcome::Ignored),
+            ("e", Outcome::Ignored),
+        ];
+        assert_eq!(results(said).collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -7,6 +7,9 @@ mod line;
 mod logging;
 mod serve;
 mod status;
+#[cfg_attr(windows, path = "args/windows.rs")]
+#[cfg_attr(not(windows), path = "args/unix.rs")]
+mod system;
 mod values;
 
 use clap::{Parser, Subcommand};

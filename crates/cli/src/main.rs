@@ -14,6 +14,9 @@ mod rendezvous;
 mod report;
 mod serve;
 mod sessions;
+#[cfg_attr(windows, path = "shell/windows.rs")]
+#[cfg_attr(not(windows), path = "shell/unix.rs")]
+mod shell;
 mod signals;
 mod status;
 mod stderr;

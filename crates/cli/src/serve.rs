@@ -15,6 +15,7 @@ use crate::args::Serve;
 use crate::rendezvous;
 use crate::report::Failure;
 use crate::sessions::{self, Served};
+use crate::shell::{demo_call, quote};
 use crate::signals::Signals;
 use crate::status::{About, Offer};
 
@@ -70,8 +71,8 @@ async fn offer(registry: &Registry) -> Option<Offer> {
     offered.map_err(|why| tracing::warn!("tieline status will not see this server: {why}")).ok()
 }
 
-/// What became of every program, and whether anything is left of one: as far as their guardians have
-/// said so.
+/// What became of every program, and whether anything is left of one: as far as their guardians, or
+/// their jobs, have said so.
 fn log_programs(programs: ProcessCounts) {
     let ProcessCounts { started, by_itself, asked, terminated, killed, left, .. } = programs;
     let (under_way, unchecked) = (programs.under_way(), programs.unchecked);
@@ -208,26 +209,9 @@ fn invitation(endpoints: &[Endpoint], program: &Program) -> String {
     for endpoint in endpoints {
         let (tieline, endpoint) = (quote(&tieline), quote(&endpoint.to_string()));
         text.push_str(&match program.is_demo {
-            // Its shells do not agree on how to write the other.
-            true if cfg!(windows) => format!("  {tieline} call {endpoint} add [2,3]\n"),
-            true => format!("  {DEMO_REQUEST}{tieline} connect {endpoint}\n"),
+            true => format!("  {}\n", demo_call(&tieline, &endpoint)),
             false => format!("  {tieline} connect {endpoint}\n"),
         });
     }
     text
-}
-
-const DEMO_REQUEST: &str = r#"echo '{"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}' | "#;
-
-/// For a POSIX shell, or one of Windows's.
-fn quote(text: &str) -> String {
-    if cfg!(windows) {
-        return if text.contains([' ', '&', '%', '^']) {
-            format!("\"{text}\"")
-        } else {
-            text.into()
-        };
-    }
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:+@%".contains(c);
-    if text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

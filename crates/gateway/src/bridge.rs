@@ -22,7 +22,8 @@ pub struct Bridge {
     /// Where every message is recorded.
     pub tap: Option<Tap>,
     /// How long what is under way may still be handed over when the line is stopped; 10 s by
-    /// default.
+    /// default. So long is an answer waited for, too, where the near side's input has ended, nobody can
+    /// tell what an answer is, and the far side's line has no half-close.
     pub grace: Duration,
     /// What is spoken, where that is JSON-RPC: when the far side ends, each request that it has not
     /// answered is answered −32000 in its place, with how it ended. Without one, and for
@@ -92,7 +93,10 @@ impl fmt::Display for BridgeEnd {
 
 /// Passes messages both ways until the line ends, and leaves nothing of it behind.
 ///
-/// - The end of the near side's input is passed on; what the far side still has to say arrives.
+/// - The end of the near side's input is passed on; what the far side still has to say arrives. Where
+///   the far side's line has no half-close, that end is the end of the line, and comes when every
+///   JSON-RPC request has its answer; where something else was said, when the far side has said as many
+///   messages as there were of that and is silent for a second, or after [`grace`](Bridge::grace).
 /// - The end of the far side is the end of the line, as soon as all it said was handed over. One that
 ///   comes back (a [`Link`]) goes on; what it left unanswered is answered where the dialect is known.
 /// - When the near side is gone, or `stop` completes, the far side is stopped in stages.

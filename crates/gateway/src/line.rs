@@ -90,7 +90,7 @@ impl<'a> Line<'a> {
                 && !is_failure(reason)
             {
                 last_word.store(true, Relaxed);
-                unanswered.settled().await;
+                unanswered.settled(self.options.grace).await;
             }
             // A far side that stopped reading needs no end of input.
             let _ = far_sender.close().await;

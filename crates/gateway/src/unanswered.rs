@@ -20,7 +20,7 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 const LAST_WORDS: usize = 4096;
 
 /// How long the program must have been silent before it is believed that nothing more will come, where
-/// something was said to it that is no JSON-RPC.
+/// something was said to it that is no JSON-RPC, and it has said as much.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// The ids that wait, by the order in which they came.
@@ -35,6 +35,9 @@ pub(crate) struct Unanswered {
 struct Waiting {
     /// The client has said what may or may not have an answer, or more than is remembered.
     is_unclear: bool,
+    /// How many of those messages may still have one: each that the program says, and that answers
+    /// nothing else, is taken for an answer to one of them.
+    owed: u64,
     last: u64,
     ids: HashMap<Bytes, u64>,
     bytes: usize,
@@ -45,19 +48,29 @@ impl Unanswered {
         Self { dialect, waiting: Mutex::default(), spoken: Notify::new() }
     }
 
-    /// Completes when every request has its answer; and, where the client has also said what is no
-    /// JSON-RPC, when the program has been silent for [`SILENCE`].
-    pub(crate) async fn settled(&self) {
+    /// Completes when every request has its answer, however long that takes.
+    ///
+    /// Where the client has also said what is no JSON-RPC, nobody can tell what an answer to it is. Then
+    /// the program has `patience` from there on: to say as many messages as there were of those, and to
+    /// be silent for [`SILENCE`] afterwards. Whichever of the two comes first is the end, so that neither
+    /// a slow answer is cut off nor one that always speaks is listened to for ever.
+    pub(crate) async fn settled(&self, patience: Duration) {
+        while !self.lock().ids.is_empty() {
+            self.spoken.notified().await;
+        }
+        if self.lock().is_unclear {
+            let _ = timeout(patience, self.silent()).await;
+        }
+    }
+
+    /// Completes when nothing is owed, and nothing was said for [`SILENCE`].
+    async fn silent(&self) {
         loop {
-            let (waits, is_unclear) = {
-                let waiting = self.lock();
-                (!waiting.ids.is_empty(), waiting.is_unclear)
-            };
-            match (waits, is_unclear) {
-                (true, _) => self.spoken.notified().await,
-                (false, false) => return,
-                (false, true) if timeout(SILENCE, self.spoken.notified()).await.is_err() => return,
-                (false, true) => {}
+            let spoken = self.spoken.notified();
+            if self.lock().owed > 0 {
+                spoken.await;
+            } else if timeout(SILENCE, spoken).await.is_err() {
+                return;
             }
         }
     }
@@ -71,22 +84,20 @@ impl Unanswered {
                 let cancel = self.dialect.cancel.filter(|cancel| cancel.code.is_none());
                 if let Some(cancel) = cancel.filter(|it| it.method == notification.method()) {
                     let params = notification.params().unwrap_or_default();
-                    waiting.answered(member(params, cancel.id));
+                    let _ = waiting.answered(member(params, cancel.id));
                 }
             }
             Message::Response(_) | Message::Batch(_) => {}
-            Message::Invalid(_) => waiting.is_unclear = true,
+            Message::Invalid(_) => waiting.asked_unclearly(),
         });
     }
 
     /// The program has said this.
     pub(crate) fn answered(&self, message: &Bytes) {
         self.each(message, |waiting, message| match message {
-            Message::Response(response) => waiting.answered(Some(response.id())),
-            Message::Invalid(invalid) if invalid.is_response() => {
-                waiting.answered(Some(invalid.id()));
-            }
-            _ => {}
+            Message::Response(response) => waiting.said(Some(response.id())),
+            Message::Invalid(invalid) if invalid.is_response() => waiting.said(Some(invalid.id())),
+            _ => waiting.said(None),
         });
         self.spoken.notify_one();
     }
@@ -130,8 +141,7 @@ impl Waiting {
     fn asked(&mut self, id: &[u8]) {
         if self.ids.len() >= MOST || self.bytes + id.len() > MOST_BYTES {
             // Its answer may come all the same.
-            self.is_unclear = true;
-            return;
+            return self.asked_unclearly();
         }
         self.last += 1;
         if self.ids.insert(Bytes::copy_from_slice(id), self.last).is_none() {
@@ -139,10 +149,23 @@ impl Waiting {
         }
     }
 
-    fn answered(&mut self, id: Option<&[u8]>) {
-        if let Some((id, _)) = id.and_then(|id| self.ids.remove_entry(id)) {
-            self.bytes -= id.len();
+    fn asked_unclearly(&mut self) {
+        self.is_unclear = true;
+        self.owed += 1;
+    }
+
+    /// The program has said something, an answer to `id` or whatever it is.
+    fn said(&mut self, id: Option<&[u8]>) {
+        if !self.answered(id) {
+            self.owed = self.owed.saturating_sub(1);
         }
+    }
+
+    /// Whether somebody waited for it.
+    fn answered(&mut self, id: Option<&[u8]>) -> bool {
+        let Some((id, _)) = id.and_then(|id| self.ids.remove_entry(id)) else { return false };
+        self.bytes -= id.len();
+        true
     }
 }
 

@@ -16,6 +16,7 @@ use tieline_transport::{
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 
 /// A line under way, seen from both of its ends.
 struct Line {
@@ -218,21 +219,70 @@ async fn without_a_half_close_answers_are_waited_for_before_the_end() {
     }
 }
 
+/// Nobody can tell what an answer is: as many messages as were said, and then a second of silence.
 #[tokio::test(start_paused = true)]
-async fn without_a_half_close_and_json_rpc_the_end_comes_with_silence() {
+async fn without_a_half_close_and_json_rpc_slow_answers_arrive_and_the_end_comes_with_silence() {
     let (mut to_server, mut from_server, mut to_client, mut from_client, _report) = no_half_close();
-    to_server.send("hello").await.unwrap();
-    to_server.close().await.unwrap();
-    assert_eq!(message(&mut from_client).await, "hello");
-    for _ in 0..3 {
-        let early = tokio::time::timeout(Duration::from_millis(900), from_client.recv()).await;
-        assert!(early.is_err(), "{early:?}");
-        to_client.send("and more").await.unwrap();
-        assert_eq!(message(&mut from_server).await, "and more");
+    for said in ["hello", "you"] {
+        to_server.send(said).await.unwrap();
+        assert_eq!(message(&mut from_client).await, said);
     }
-    let begun = tokio::time::Instant::now();
+    to_server.close().await.unwrap();
+    let is_open = async |from_client: &mut _, millis| {
+        let early = tokio::time::timeout(Duration::from_millis(millis), recv(from_client)).await;
+        assert!(early.is_err(), "{early:?}");
+    };
+    // The first answer is slow, the second is slower than silence, and more may follow that.
+    for (answer, after) in [("I", 4000), ("heard", 3000), ("you", 900), ("both", 900)] {
+        is_open(&mut from_client, after).await;
+        to_client.send(answer).await.unwrap();
+        assert_eq!(message(&mut from_server).await, answer);
+    }
+    let begun = Instant::now();
     ended(&mut from_client).await;
-    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+    let silent = begun.elapsed();
+    assert!((900..=1100).contains(&silent.as_millis()), "{silent:?}");
+}
+
+/// One that never is silent, one that never answers, and one that has first to answer a request.
+#[tokio::test(start_paused = true)]
+async fn without_a_half_close_and_json_rpc_the_end_comes_with_the_grace_at_last() {
+    let request = r#"{"jsonrpc":"2.0","id":1,"method":"a"}"#;
+    let response = r#"{"jsonrpc":"2.0","id":1,"result":1}"#;
+    for (asked, every, answered_after) in
+        [(&["hello"][..], Some(300), 0), (&["hello"], None, 0), (&["hello", request], None, 60)]
+    {
+        let (mut to_server, _from_server, mut to_client, mut from_client, _report) =
+            no_half_close();
+        for asked in asked {
+            to_server.send(*asked).await.unwrap();
+            assert_eq!(message(&mut from_client).await, *asked);
+        }
+        to_server.close().await.unwrap();
+        let begun = Instant::now();
+        let speaking = tokio::spawn(async move {
+            if answered_after > 0 {
+                sleep(Duration::from_secs(answered_after)).await;
+                to_client.send(response).await.unwrap();
+            }
+            while let Some(millis) = every {
+                sleep(Duration::from_millis(millis)).await;
+                if to_client.send("and more").await.is_err() {
+                    return;
+                }
+            }
+            pending::<()>().await;
+        });
+        ended(&mut from_client).await;
+        let took = begun.elapsed().as_millis();
+        let expected = 1000 * u128::from(answered_after) + 10_000;
+        assert!((expected..expected + 100).contains(&took), "{asked:?}: {took} ms");
+        speaking.abort();
+    }
+}
+
+async fn recv(receiver: &mut impl Receiver) -> tieline_transport::Incoming {
+    receiver.recv().await
 }
 
 #[tokio::test(start_paused = true)]
@@ -240,7 +290,7 @@ async fn without_a_half_close_what_wants_no_answer_is_not_waited_for() {
     let (mut to_server, _from_server, _to_client, mut from_client, _report) = no_half_close();
     to_server.send(r#"{"jsonrpc":"2.0","method":"a"}"#).await.unwrap();
     to_server.close().await.unwrap();
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     message(&mut from_client).await;
     ended(&mut from_client).await;
     assert_eq!(begun.elapsed(), Duration::ZERO);

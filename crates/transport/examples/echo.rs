@@ -1,7 +1,7 @@
 //! Gives back what comes in, byte for byte: the far side of tests where there is no `cat`.
 //!
 //! With `--pids` it first says its process number, and that of another one that it starts and leaves
-//! to itself.
+//! to itself; with `--surroundings` its arguments, its directory and its environment.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -13,6 +13,13 @@ fn main() -> std::io::Result<()> {
             let mut other = Command::new(std::env::current_exe()?);
             let other = other.arg("--wait").stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
             writeln!(stdout, "{} {}", std::process::id(), other.id())?;
+        }
+        Some("--surroundings") => {
+            writeln!(stdout, "{:?}", std::env::args().skip(1).collect::<Vec<_>>())?;
+            writeln!(stdout, "{}", std::env::current_dir()?.display())?;
+            for (name, value) in std::env::vars() {
+                writeln!(stdout, "{name}={value}")?;
+            }
         }
         Some("--wait") => loop {
             std::thread::park();

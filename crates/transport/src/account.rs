@@ -28,15 +28,17 @@ pub struct ProcessCounts {
     pub by_itself: u64,
     /// They ended after the end of their input.
     pub asked: u64,
-    /// They ended after SIGTERM.
+    /// They ended after SIGTERM, or CTRL_BREAK.
     pub terminated: u64,
-    /// They ended by SIGKILL: they had taken too long, or the line was given up.
+    /// They ended by SIGKILL, or with their job: they had taken too long, or the line was given up.
     pub killed: u64,
     /// Processes that they had left behind, and that had to be killed.
     pub left: u64,
-    /// Those of which nothing is left: the kernel said so to their guardian (ECHILD).
+    /// Those of which nothing is left: the kernel said so to their guardian (ECHILD), and Windows of
+    /// their job.
     pub gone: u64,
-    /// Those of which nobody can say that: they had no guardian, or somebody killed it.
+    /// Those of which nobody can say that: they had no guardian, or somebody killed it; on Windows,
+    /// their job could not be asked.
     pub unchecked: u64,
 }
 
@@ -68,7 +70,6 @@ impl ProcessAccount {
         self.counts()
     }
 
-    #[cfg_attr(not(unix), allow(dead_code))]
     pub(crate) fn note(&self, change: impl FnOnce(&mut ProcessCounts)) {
         change(&mut self.lock());
         self.0.changed.send_modify(|changes| *changes = changes.wrapping_add(1));

@@ -4,6 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 
 use crate::ConfigError;
+#[cfg(windows)]
+use crate::windows::names;
+use names::is_same;
 
 /// The environment variables of a child process. By default it has ours; [`empty`](Self::empty) and
 /// [`only`](Self::only) begin with fewer, [`with`](Self::with) and [`without`](Self::without) change
@@ -30,12 +33,13 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// No variable at all.
+    /// No variable at all; on Windows `SystemRoot` alone, without which many programs cannot start.
+    /// [`without`](Self::without) removes that, too.
     pub fn empty() -> Self {
         Self { kept: Some(Vec::new()), changes: Vec::new() }
     }
 
-    /// Of our variables those with these names, as far as there are any.
+    /// Of our variables those with these names, as far as there are any; on Windows `SystemRoot`, too.
     pub fn only<N: Into<OsString>>(names: impl IntoIterator<Item = N>) -> Self {
         let kept = names.into_iter().map(Into::into).collect();
         Self { kept: Some(kept), changes: Vec::new() }
@@ -85,8 +89,9 @@ impl Environment {
         ours: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Vec<(OsString, OsString)> {
         let is_kept = |name: &OsString| {
-            let kept = self.kept.as_ref();
-            kept.is_none_or(|kept| kept.iter().any(|it| is_same(it, name)))
+            let is_always = || names::ALWAYS.iter().any(|it| is_same(it.as_ref(), name));
+            let is_one = |kept: &Vec<OsString>| kept.iter().any(|it| is_same(it, name));
+            self.kept.as_ref().is_none_or(|kept| is_one(kept) || is_always())
                 && !self.changes.iter().any(|(changed, _)| is_same(changed, name))
         };
         let kept = ours.into_iter().filter(|(name, _)| is_kept(name));
@@ -109,8 +114,16 @@ impl Environment {
     }
 }
 
-fn is_same(one: &OsStr, other: &OsStr) -> bool {
-    if cfg!(windows) { one.eq_ignore_ascii_case(other) } else { one == other }
+#[cfg(not(windows))]
+mod names {
+    use std::ffi::OsStr;
+
+    /// What every program is given, unless it is removed by name.
+    pub(super) const ALWAYS: [&str; 0] = [];
+
+    pub(super) fn is_same(one: &OsStr, other: &OsStr) -> bool {
+        one == other
+    }
 }
 
 impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {

@@ -370,19 +370,22 @@ pub(crate) fn common_kind(error: &io::Error) -> ErrorKind {
     match error.kind() {
         io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
         io::ErrorKind::OutOfMemory => ErrorKind::ResourcesExhausted,
-        _ if is_out_of_descriptors(error) => ErrorKind::ResourcesExhausted,
+        _ if is_exhaustion(error) => ErrorKind::ResourcesExhausted,
         _ => ErrorKind::Io,
     }
 }
 
 #[cfg(unix)]
-fn is_out_of_descriptors(error: &io::Error) -> bool {
+fn is_exhaustion(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let number = Errno::from_io_error(error);
     matches!(number, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::AGAIN))
 }
 
-#[cfg(not(unix))]
-fn is_out_of_descriptors(_: &io::Error) -> bool {
+#[cfg(windows)]
+use crate::windows::is_exhaustion;
+
+#[cfg(not(any(unix, windows)))]
+fn is_exhaustion(_: &io::Error) -> bool {
     false
 }

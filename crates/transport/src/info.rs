@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::Endpoint;
+use crate::{Endpoint, PeerIdentity};
 
 /// The kind of a transport, as its scheme names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,39 +38,6 @@ impl TransportKind {
 impl fmt::Display for TransportKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
-    }
-}
-
-#[cfg(windows)]
-pub use crate::windows::PeerIdentity;
-
-/// Who is on the other end, as the operating system vouches for it.
-#[cfg(not(windows))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerIdentity {
-    /// The process, where it is known. It may have ended since.
-    pub pid: Option<u32>,
-    /// The effective user when the connection was made.
-    pub uid: u32,
-    /// The effective group when the connection was made.
-    pub gid: u32,
-}
-
-#[cfg(not(windows))]
-impl PeerIdentity {
-    /// Whether both are processes of the same user.
-    pub fn is_same_user(&self, other: &Self) -> bool {
-        self.uid == other.uid
-    }
-}
-
-#[cfg(not(windows))]
-impl fmt::Display for PeerIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(pid) = self.pid {
-            write!(f, "pid {pid}, ")?;
-        }
-        write!(f, "uid {}", self.uid)
     }
 }
 

@@ -69,7 +69,7 @@ mod transport;
 mod process;
 #[cfg(unix)]
 mod readiness;
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 mod stdio;
 #[cfg(unix)]
 mod unix;
@@ -91,7 +91,7 @@ pub use endpoint::{Address, Endpoint};
 pub use environment::Environment;
 pub use error::{ConfigError, ErrorKind, Operation, TransportError};
 pub use guardian::{Guardian, Hold};
-pub use info::{Capabilities, ConnectionInfo, Health, PeerIdentity, TransportKind};
+pub use info::{Capabilities, ConnectionInfo, Health, TransportKind};
 pub use memory::{
     Memory, MemoryChannel, MemoryConfig, MemoryConnection, MemoryListener, memory_pair,
 };
@@ -109,11 +109,11 @@ pub use process::{
     ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, resolve,
     until_children_are_gone,
 };
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 pub use stdio::{Stdin, Stdio, StdioConfig, StdioConnection, Stdout};
 #[cfg(unix)]
-pub use unix::{Unix, UnixAddress, UnixConfig, UnixConnection, UnixListener, UnixWriteHalf};
+pub use unix::{
+    PeerIdentity, Unix, UnixAddress, UnixConfig, UnixConnection, UnixListener, UnixWriteHalf,
+};
 #[cfg(windows)]
-pub use windows::stdio::{Stdin, Stdio, StdioConfig, StdioConnection, Stdout};
-#[cfg(windows)]
-pub use windows::{PipeReadHalf, PipeWriteHalf, Sid};
+pub use windows::{PeerIdentity, PipeReadHalf, PipeWriteHalf, Sid};

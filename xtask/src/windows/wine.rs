@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::Suite;
@@ -16,9 +16,13 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// A running Wine. Dropping it ends its server, and with that every process in it.
 pub(super) struct Wine {
     prefix: PathBuf,
-    /// Nobody else runs in the prefix: ending its server would end their tests.
-    _alone: fs::File,
+    /// Ends the server when its stdin does, which is also our end, however that comes: Ctrl-C leaves
+    /// nobody here who could.
+    ending: Child,
 }
+
+/// Ctrl-C is for all in the terminal's group; this one is there for what comes behind it.
+const ENDING: &str = "trap '' INT TERM HUP; read line; wineserver --kill; wineserver --wait";
 
 /// What a test binary said.
 pub(super) struct Said {
@@ -35,7 +39,16 @@ impl Wine {
         let alone = fs::File::create(&alone)
             .and_then(|file| file.lock().map(|()| file))
             .map_err(|error| failed(format!("{}: {error}", alone.display())))?;
-        let wine = Self { prefix: target.join("wine"), _alone: alone };
+        let prefix = target.join("wine");
+        // It holds the lock, too: nobody else is to run in the prefix before the server has ended, or it
+        // would end their tests.
+        let mut ending = Command::new("sh");
+        let ending = environment(&prefix, ending.args(["-c", ENDING]))
+            .stdin(Stdio::piped())
+            .stdout(alone)
+            .spawn()
+            .map_err(|error| failed(format!("sh: {error}")))?;
+        let wine = Self { prefix, ending };
         let shim = target.join("bcryptprimitives.dll");
         run_aside(
             workspace
@@ -84,17 +97,10 @@ impl Wine {
     }
 
     fn environment<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        command
-            .env("WINEPREFIX", &self.prefix)
-            .env("WINEDEBUG", "-all")
-            .env("DISPLAY", "")
-            // Neither a browser engine nor .NET is asked for.
-            .env("WINEDLLOVERRIDES", "mscoree,mshtml=")
-            .env("RUST_BACKTRACE", "0")
-            .env_remove("RUST_LOG")
+        environment(&self.prefix, command)
     }
 
-    /// Ends the server of this prefix, and of no other.
+    /// Ends what runs in this prefix, and in no other; the next program starts the server again.
     fn end(&self) {
         for how in ["--kill", "--wait"] {
             let ended = self.environment(Command::new("wineserver").arg(how)).status();
@@ -105,8 +111,22 @@ impl Wine {
     }
 }
 
+fn environment<'a>(prefix: &Path, command: &'a mut Command) -> &'a mut Command {
+    command
+        .env("WINEPREFIX", prefix)
+        .env("WINEDEBUG", "-all")
+        .env("DISPLAY", "")
+        // Neither a browser engine nor .NET is asked for.
+        .env("WINEDLLOVERRIDES", "mscoree,mshtml=")
+        .env("RUST_BACKTRACE", "0")
+        .env_remove("RUST_LOG")
+}
+
 impl Drop for Wine {
     fn drop(&mut self) {
-        self.end();
+        drop(self.ending.stdin.take());
+        if let Err(error) = self.ending.wait() {
+            eprintln!("windows: the end of wineserver: {error}");
+        }
     }
 }

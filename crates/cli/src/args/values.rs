@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use tieline_proto::{FramingKind, RestartPolicy};
 use tieline_rpc::Dialect;
-#[cfg(target_os = "linux")]
-use tieline_transport::Hold;
 use tieline_transport::{Address, Endpoint, TransportError};
 
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
@@ -51,16 +49,6 @@ pub(super) fn variable_name(name: &str) -> Result<String, String> {
     match name.is_empty() || name.contains('=') {
         true => Err("not the name of a variable".into()),
         false => Ok(name.into()),
-    }
-}
-
-#[cfg(target_os = "linux")]
-pub(super) fn hold(name: &str) -> Result<Hold, String> {
-    match name {
-        "auto" => Ok(Hold::Auto),
-        "descent" => Ok(Hold::Descent),
-        "cgroup" => Ok(Hold::Cgroup),
-        _ => Err("there are auto, descent and cgroup".into()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! How we hold a child: as the leader of a group of its own, or by a guardian.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 
 use rustix::process::{Pid, Signal};
@@ -8,6 +9,7 @@ use rustix::process::{Pid, Signal};
 use super::ended;
 #[cfg(target_os = "linux")]
 use super::guardian::leash::Leash;
+use super::lifecycle::End;
 use super::reaper::{self, Reaped};
 use crate::BoxFuture;
 
@@ -21,28 +23,28 @@ pub(super) enum Held {
     Leash(Leash),
 }
 
-/// How a child ended.
-pub(super) enum End {
-    /// By itself, or by what we did: as it says.
-    Status(Option<ExitStatus>),
-    /// Somebody has killed its guardian, and the kernel the child with it.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-    GuardianLost,
+/// How a child is asked to end.
+pub(super) const TERMINATION: &str = "SIGTERM";
+
+/// The status of one that was killed.
+pub(super) fn killed() -> ExitStatus {
+    ExitStatus::from_raw(Signal::KILL.as_raw())
 }
 
 impl Held {
-    pub(super) fn pid(&self) -> Option<Pid> {
+    pub(super) fn pid(&self) -> Option<u32> {
         match self {
-            Self::Group(child) => i32::try_from(child.id()).ok().and_then(Pid::from_raw),
+            Self::Group(child) => Some(child.id()),
             #[cfg(target_os = "linux")]
-            Self::Leash(leash) => Some(leash.pid),
+            Self::Leash(leash) => Some(leash.pid.as_raw_nonzero().get().cast_unsigned()),
         }
     }
 
     /// Completes when it has ended; nothing is reaped by that. Must be called in a runtime.
-    pub(super) fn ended(&self, pid: Pid) -> io::Result<BoxFuture<'static, End>> {
+    pub(super) fn ended(&self) -> io::Result<BoxFuture<'static, End>> {
         match self {
-            Self::Group(_) => {
+            Self::Group(child) => {
+                let pid = pid_of(child).ok_or(io::ErrorKind::InvalidData)?;
                 let watch = ended::Watch::new(pid)?;
                 Ok(Box::pin(async move {
                     watch.wait().await;
@@ -59,6 +61,11 @@ impl Held {
         }
     }
 
+    /// Whether it can be told to end: by SIGTERM, always.
+    pub(super) fn can_be_told(&self) -> bool {
+        true
+    }
+
     /// SIGTERM, for its whole group or all that came of it.
     pub(super) fn terminate(&self) {
         self.signal(Signal::TERM);
@@ -71,8 +78,8 @@ impl Held {
 
     fn signal(&self, signal: Signal) {
         match self {
-            Self::Group(_) => {
-                if let Some(pid) = self.pid() {
+            Self::Group(child) => {
+                if let Some(pid) = pid_of(child) {
                     reaper::signal_group(pid, signal);
                 }
             }
@@ -100,4 +107,8 @@ impl Held {
             }
         }
     }
+}
+
+fn pid_of(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
 }

@@ -2,27 +2,34 @@
 //! it, and nothing is ever signalled that may be somebody else's.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
-use tokio::net::unix::pipe;
+use tokio::io::AsyncRead;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::ProcessConfig;
-use super::held::{End, Held};
+use super::held::{self, Held};
 use super::stderr::Stderr;
 use crate::control::Backing;
 use crate::{BoxFuture, ChildExit, Health, ProcessAccount, StopTimeouts};
 
+/// How a child ended.
+pub(crate) enum End {
+    /// By itself, or by what we did: as it says.
+    Status(Option<ExitStatus>),
+    /// Somebody has killed its guardian, and the kernel the child with it.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    GuardianLost,
+}
+
 /// How far a child's life has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// It runs, as far as anybody has noticed.
     Running,
     /// It has ended and is not reaped; others may still hold its pipes.
@@ -36,33 +43,33 @@ pub(super) enum Phase {
 
 /// What was done so far to end a child, each more than the one before.
 #[derive(Debug, Default)]
-pub(super) struct Pressure(AtomicU8);
+pub(crate) struct Pressure(AtomicU8);
 
 impl Pressure {
     /// Its input has ended.
-    pub(super) const ASKED: u8 = 1;
+    pub(crate) const ASKED: u8 = 1;
     const TERMINATED: u8 = 2;
     const KILLED: u8 = 3;
 
-    pub(super) fn raise(&self, to: u8) {
+    pub(crate) fn raise(&self, to: u8) {
         self.0.fetch_max(to, Ordering::Relaxed);
     }
 
-    fn words(&self) -> &'static str {
+    fn words(&self) -> String {
         match self.0.load(Ordering::Relaxed) {
-            0 => "by itself",
-            Self::ASKED => "after the end of its input",
-            Self::TERMINATED => "after SIGTERM",
-            _ => "killed",
+            0 => "by itself".into(),
+            Self::ASKED => "after the end of its input".into(),
+            Self::TERMINATED => format!("after {}", held::TERMINATION),
+            _ => "killed".into(),
         }
     }
 }
 
 /// One child and all that belongs to it.
-pub(super) struct Lifecycle(Arc<Life>);
+pub(crate) struct Lifecycle(Arc<Life>);
 
 struct Life {
-    pid: Pid,
+    pid: u32,
     name: String,
     account: Option<ProcessAccount>,
     pressure: Arc<Pressure>,
@@ -78,7 +85,7 @@ struct Life {
 }
 
 impl Lifecycle {
-    pub(super) fn new(held: Held, config: &ProcessConfig) -> io::Result<Self> {
+    pub(crate) fn new(held: Held, config: &ProcessConfig) -> io::Result<Self> {
         let Some(pid) = held.pid() else {
             held.end(None);
             return Err(io::ErrorKind::InvalidData.into());
@@ -102,23 +109,31 @@ impl Lifecycle {
         })))
     }
 
-    pub(super) fn phase(&self) -> watch::Receiver<Phase> {
-        self.0.phase.subscribe()
+    /// Completes when what has not come out of its pipes is not waited for any more.
+    pub(crate) fn over(&self) -> BoxFuture<'static, ()> {
+        let mut phase = self.0.phase.subscribe();
+        Box::pin(async move {
+            let _ = phase.wait_for(|phase| *phase >= Phase::Over).await;
+        })
     }
 
-    pub(super) fn pressure(&self) -> Arc<Pressure> {
+    /// How long what is left in its pipes may take.
+    #[cfg_attr(unix, allow(dead_code))]
+    pub(crate) fn drain(&self) -> Duration {
+        self.0.stop.drain
+    }
+
+    pub(crate) fn pressure(&self) -> Arc<Pressure> {
         self.0.pressure.clone()
     }
 
     /// Starts to read stderr and to wait for the end. Must be called in a runtime.
-    pub(super) fn watch(&self, stderr: OwnedFd) -> io::Result<()> {
+    pub(crate) fn watch(&self, stderr: impl AsyncRead + Send + Unpin + 'static) -> io::Result<()> {
         let ended = match &*lock(&self.0.held) {
-            Some(held) => held.ended(self.0.pid)?,
+            Some(held) => held.ended()?,
             None => return Ok(()),
         };
-        let stderr = pipe::Receiver::from_owned_fd(stderr)?;
-        let pid = self.0.pid.as_raw_nonzero().get().cast_unsigned();
-        let drain = self.0.stderr.drain(stderr, self.0.name.clone(), pid);
+        let drain = self.0.stderr.drain(stderr, self.0.name.clone(), self.0.pid);
         let life = self.0.clone();
         let wait = tokio::spawn(async move {
             if life.exited(ended.await) {
@@ -143,8 +158,7 @@ impl Backing for Lifecycle {
     }
 
     fn child(&self) -> Option<u32> {
-        let pid = self.0.pid.as_raw_nonzero().get().cast_unsigned();
-        (*self.0.phase.borrow() == Phase::Running).then_some(pid)
+        (*self.0.phase.borrow() == Phase::Running).then_some(self.0.pid)
     }
 
     fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
@@ -164,19 +178,14 @@ impl Backing for Lifecycle {
         let life = self.0.clone();
         Box::pin(async move {
             life.pressure.raise(Pressure::ASKED);
-            let stages: [(_, _, fn(&Held)); 3] = [
-                (life.stop.end_of_input, Pressure::TERMINATED, Held::terminate),
-                (life.stop.terminate, Pressure::KILLED, Held::kill),
-                (life.stop.drain, Pressure::KILLED, |_| ()),
-            ];
-            for (patience, pressure, then) in stages {
-                if timeout(patience, life.reach(Phase::Exited)).await.is_ok() {
-                    break;
-                }
-                life.pressure.raise(pressure);
-                if let Some(held) = &*lock(&life.held) {
-                    then(held);
-                }
+            let mut has_ended = life.ends_within(life.stop.end_of_input).await;
+            if !has_ended && life.can_be_told() {
+                life.press(Pressure::TERMINATED, Held::terminate);
+                has_ended = life.ends_within(life.stop.terminate).await;
+            }
+            if !has_ended {
+                life.press(Pressure::KILLED, Held::kill);
+                life.ends_within(life.stop.drain).await;
             }
             let exit = life.exit().await;
             life.finish();
@@ -198,6 +207,23 @@ impl Life {
         let _ = phase.wait_for(|phase| *phase >= wanted).await;
     }
 
+    async fn ends_within(&self, patience: Duration) -> bool {
+        timeout(patience, self.reach(Phase::Exited)).await.is_ok()
+    }
+
+    /// Whether it can be told to end, and not only killed.
+    fn can_be_told(&self) -> bool {
+        lock(&self.held).as_ref().is_none_or(Held::can_be_told)
+    }
+
+    /// Does more to end it. That comes first into the books: it may have ended before the call returns.
+    fn press(&self, pressure: u8, how: fn(&Held)) {
+        self.pressure.raise(pressure);
+        if let Some(held) = &*lock(&self.held) {
+            how(held);
+        }
+    }
+
     /// Notes how it ended; whether others may still have something to say in its pipes.
     fn exited(&self, end: End) -> bool {
         let (status, is_heard) = match end {
@@ -205,7 +231,7 @@ impl Life {
             End::GuardianLost => {
                 self.pressure.raise(Pressure::KILLED);
                 self.guardian_lost.store(true, Ordering::Relaxed);
-                (Some(ExitStatus::from_raw(Signal::KILL.as_raw())), false)
+                (Some(held::killed()), false)
             }
         };
         *lock(&self.status) = status;
@@ -230,7 +256,7 @@ impl Life {
     /// Ends what is left of it.
     fn finish(&self) {
         let status = self.end();
-        let status = || status.unwrap_or_else(|| ExitStatus::from_raw(Signal::KILL.as_raw()));
+        let status = || status.unwrap_or_else(held::killed);
         lock(&self.status).get_or_insert_with(status);
         self.phase.send_if_modified(|phase| advance(phase, Phase::Over));
     }
@@ -251,7 +277,7 @@ impl Life {
         }
         let (pid, name, how) = (self.pid, &self.name, self.pressure.words());
         let status = status.map_or_else(String::new, |status| format!(", {status}"));
-        tracing::debug!(%pid, "{name} has ended {how}{status}");
+        tracing::debug!(pid, "{name} has ended {how}{status}");
         let Some(account) = &self.account else { return };
         account.note(|counts| match self.pressure.0.load(Ordering::Relaxed) {
             0 => counts.by_itself += 1,
@@ -271,9 +297,9 @@ impl Life {
         let (pid, name) = (self.pid, self.name.clone());
         held.end(Some(Box::new(move |left| {
             match left {
-                Some(0) => tracing::debug!(%pid, "{name} has left nothing"),
-                Some(left) => tracing::debug!(%pid, left, "{name} has left others, now killed"),
-                None => tracing::debug!(%pid, "{name} is gone; nobody can say what it has left"),
+                Some(0) => tracing::debug!(pid, "{name} has left nothing"),
+                Some(left) => tracing::debug!(pid, left, "{name} has left others, now killed"),
+                None => tracing::debug!(pid, "{name} is gone; nobody can say what it has left"),
             }
             if let Some(account) = account {
                 account.note(|counts| match left {

@@ -2,7 +2,9 @@
 //!
 //! The child leads a process group of its own. When the line ends, however it ends, the group is
 //! ended with it, and with a [`Guardian`] all that came of the child, whatever it did to get away. How a
-//! child is held is [`held`]'s; its life is [`lifecycle`]'s, and signals and reaping are nobody else's.
+//! child is started is [`start`]'s, and how it is held is [`held`]'s; its life is [`lifecycle`]'s, and
+//! signals and reaping are nobody else's. Windows has its own of what is named after `cfg(unix)`, in
+//! `windows/process`.
 
 #[cfg(unix)]
 mod ended;
@@ -10,9 +12,7 @@ mod ended;
 mod guardian;
 #[cfg(unix)]
 mod held;
-#[cfg(unix)]
 mod launch;
-#[cfg(unix)]
 mod lifecycle;
 #[cfg(unix)]
 mod pipes;
@@ -20,7 +20,10 @@ mod pipes;
 mod reaper;
 #[cfg(unix)]
 mod resolve;
+#[cfg(unix)]
+mod start;
 mod stderr;
+mod stdin;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -28,20 +31,16 @@ use std::time::Duration;
 
 use tieline_proto::ByteSize;
 
-#[cfg(windows)]
-pub use crate::windows::process::{ChildStdin, ChildStdout, resolve, until_children_are_gone};
-#[cfg(unix)]
-pub use pipes::{ChildStdin, ChildStdout};
+pub use pipes::ChildStdout;
 #[cfg(target_os = "linux")]
 pub use reaper::adopt_orphans;
-#[cfg(unix)]
 pub use reaper::until_children_are_gone;
-#[cfg(unix)]
 pub use resolve::resolve;
+pub use stdin::ChildStdin;
 
 use crate::options::validate_timeout;
 #[cfg(windows)]
-use crate::windows::process::launch;
+use crate::windows::process::{held, pipes, reaper, resolve, start};
 use crate::{
     Address, ConfigError, Endpoint, Environment, ErrorKind, Guardian, Hold, IoConnection,
     NoListener, Operation, Options, PerformanceProfile, ProcessAccount, StopTimeouts, Transport,
@@ -49,10 +48,9 @@ use crate::{
 };
 #[cfg(target_os = "linux")]
 pub(crate) use guardian::guard;
-#[cfg(unix)]
 use launch::launch;
 #[cfg(windows)]
-pub(crate) use stderr::Stderr;
+pub(crate) use lifecycle::{End, Lifecycle};
 
 /// Child processes on pipes. Each connection starts one process.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,75 +1,17 @@
-//! Our ends of the child's stdin and stdout. They are ours alone, so they may be non-blocking.
+//! Our ends of the child's pipes. They are ours alone, so they may be non-blocking.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::pipe;
 
-use super::lifecycle::{Lifecycle, Phase, Pressure};
-use crate::{BoxFuture, WriteEnd};
+use super::lifecycle::Lifecycle;
+use crate::BoxFuture;
 
-/// Our end of the child's stdin. Shutting it down closes it.
-#[derive(Debug)]
-pub struct ChildStdin {
-    pipe: Option<pipe::Sender>,
-    pressure: Arc<Pressure>,
-}
-
-impl ChildStdin {
-    pub(super) fn new(stdin: OwnedFd, lifecycle: &Lifecycle) -> io::Result<Self> {
-        let pipe = Some(pipe::Sender::from_owned_fd(stdin)?);
-        Ok(Self { pipe, pressure: lifecycle.pressure() })
-    }
-
-    fn open(&mut self) -> io::Result<Pin<&mut pipe::Sender>> {
-        self.pipe.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
-impl Drop for ChildStdin {
-    fn drop(&mut self) {
-        self.pressure.raise(Pressure::ASKED);
-    }
-}
-
-/// A child that closed its stdin may still be answering: its end is noticed by its exit.
-impl WriteEnd for ChildStdin {}
-
-impl AsyncWrite for ChildStdin {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.open()?.poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.open()?.poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.pressure.raise(Pressure::ASKED);
-        self.pipe = None;
-        Poll::Ready(Ok(()))
-    }
-}
+/// Our end of the child's stdin.
+pub(super) type ToChild = pipe::Sender;
 
 /// How much may still come out of the pipe once the child's life is over: what a pipe can hold.
 const LEFT_IN_PIPE: usize = 1 << 20;
@@ -89,13 +31,8 @@ enum Stage {
 }
 
 impl ChildStdout {
-    pub(super) fn new(stdout: OwnedFd, lifecycle: &Lifecycle) -> io::Result<Self> {
-        let mut phase = lifecycle.phase();
-        let over = async move {
-            let _ = phase.wait_for(|phase| *phase >= Phase::Over).await;
-        };
-        let pipe = pipe::Receiver::from_owned_fd(stdout)?;
-        Ok(Self { pipe, stage: Stage::Open(Box::pin(over)) })
+    pub(super) fn new(stdout: pipe::Receiver, lifecycle: &Lifecycle) -> Self {
+        Self { pipe: stdout, stage: Stage::Open(lifecycle.over()) }
     }
 }
 

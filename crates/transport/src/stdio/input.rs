@@ -1,15 +1,13 @@
-//! Reading an inherited descriptor from async code: a thread polls it together with a pipe that
-//! says when to stop, and hands over what it read.
+//! Reading stdin from async code: a thread reads, one chunk ahead, and hands over.
 
-use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 use tokio::io::{AsyncRead, ReadBuf};
+
+use super::system::{Source, Stopped, Worker};
 
 /// One read brings at most this much, and the thread reads ahead no further.
 const CHUNK: usize = 64 * 1024;
@@ -17,8 +15,8 @@ const CHUNK: usize = 64 * 1024;
 /// The real stdin. Dropping it ends its thread, also while nothing comes in.
 pub struct Stdin {
     shared: Arc<Shared>,
-    /// Closing it wakes the thread from its poll.
-    _stop: PipeWriter,
+    /// Behind the shared state: when it is told to stop, the state says why.
+    _worker: Worker,
 }
 
 #[derive(Default)]
@@ -38,13 +36,11 @@ struct State {
 }
 
 impl Stdin {
-    pub(super) fn new(stdin: OwnedFd) -> io::Result<Self> {
-        let (stopped, stop) = io::pipe()?;
+    pub(super) fn new(source: Source) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let thread = shared.clone();
-        let builder = std::thread::Builder::new().name("tieline-stdin".into());
-        builder.spawn(move || thread.run(&stdin, &stopped))?;
-        Ok(Self { shared, _stop: stop })
+        let worker = Worker::start("tieline-stdin", move |stopped| thread.run(source, stopped))?;
+        Ok(Self { shared, _worker: worker })
     }
 }
 
@@ -90,17 +86,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn run(&self, stdin: &OwnedFd, stopped: &PipeReader) {
+    fn run(&self, mut source: Source, stopped: &Stopped) {
         let mut chunk = vec![0; CHUNK];
         loop {
-            let read = match read_or_stop(stdin, stopped, &mut chunk) {
+            let read = match source.read_piece(&mut chunk, stopped) {
                 Ok(None) => return,
+                Ok(Some(0)) => return self.end(Ok(())),
                 Ok(Some(read)) => read,
-                Err(errno) => return self.end(Err(errno.into())),
+                Err(error) => return self.end(Err(error)),
             };
-            if read == 0 {
-                return self.end(Ok(()));
-            }
             chunk.truncate(read);
             match self.hand_over(chunk) {
                 Some(emptied) => chunk = emptied,
@@ -133,34 +127,5 @@ impl Shared {
 fn wake(state: &mut State) {
     if let Some(waker) = state.waker.take() {
         waker.wake();
-    }
-}
-
-/// Reads once there is something to read; `None` when told to stop.
-fn read_or_stop(
-    stdin: &OwnedFd,
-    stopped: &PipeReader,
-    chunk: &mut [u8],
-) -> rustix::io::Result<Option<usize>> {
-    loop {
-        let mut fds = [PollFd::new(stdin, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Err(Errno::INTR) => continue,
-            result => result?,
-        };
-        let [input, stop] = &fds;
-        if !stop.revents().is_empty() {
-            return Ok(None);
-        }
-        if input.revents().is_empty() {
-            continue;
-        }
-        match rustix::io::read(stdin, &mut *chunk) {
-            // Another process that shares the descriptor may have made it non-blocking, or may
-            // have been quicker.
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(errno) => return Err(errno),
-            Ok(read) => return Ok(Some(read)),
-        }
     }
 }

@@ -1,31 +1,42 @@
 //! This process's own stdin and stdout as a line.
 //!
-//! Taking them moves the real ones aside: from then on descriptor 0 is the null device and
-//! descriptor 1 is stderr, so that a stray `println!` of the program lands on stderr and cannot
-//! corrupt the stream. The real ones are inherited and may be shared with other processes, so they
-//! are never made non-blocking: a thread for each waits in `poll` and moves the bytes. A blocked
-//! stdin or stdout keeps neither the runtime nor the process from ending.
+//! Taking them moves the real ones aside: from then on stdin is the null device and stdout is stderr,
+//! so that a stray `println!` of the program lands on stderr and cannot corrupt the stream. The real
+//! ones are inherited and may be shared with other processes, so a thread for each waits and moves the
+//! bytes. A blocked stdin or stdout keeps neither the runtime nor the process from ending.
+//!
+//! What can be said of them on every system is here. How they are taken, read and written, and how a
+//! thread that waits is told to stop, is in `unix.rs` and, for Windows, in `windows/stdio.rs`.
 
 mod input;
 mod output;
-mod takeover;
+#[cfg(unix)]
+mod unix;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tieline_proto::ByteSize;
 
 pub use input::Stdin;
 pub use output::Stdout;
+#[cfg(unix)]
+use unix as system;
 
 use crate::control::ControlBuilder;
+#[cfg(windows)]
+use crate::windows::stdio as system;
 use crate::{
     Address, Capabilities, ConfigError, Endpoint, ErrorKind, IoConnection, NoListener, Operation,
     Options, PerformanceProfile, Transport, TransportConfig, TransportError, TransportKind,
 };
 
 /// Own stdin and stdout. They can be taken once in the life of a process.
+///
+/// What is printed afterwards goes to stderr; on Windows only what is printed in Rust: a C library in the
+/// same process must not use its own stdin and stdout any more, as its runtime keeps the closed handles.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stdio;
 
@@ -64,18 +75,14 @@ impl Transport for Stdio {
 
     async fn connect(&self, _: &StdioConfig) -> Result<StdioConnection, TransportError> {
         let endpoint = Endpoint::stdio();
-        let taken = takeover::take().map_err(|error| {
-            let failed = |kind| TransportError::new(kind, Operation::Connect).at(&endpoint);
-            match error.kind() {
-                io::ErrorKind::AlreadyExists => failed(ErrorKind::AlreadyTaken),
-                _ => failed(crate::error::common_kind(&error)).because(error),
-            }
+        let failed = |kind| TransportError::new(kind, Operation::Connect).at(&Endpoint::stdio());
+        let (source, sink) = take().map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => failed(ErrorKind::AlreadyTaken),
+            _ => failed(crate::error::common_kind(&error)).because(error),
         })?;
-        let failed = |error| {
-            TransportError::new(ErrorKind::ResourcesExhausted, Operation::Connect).because(error)
-        };
-        let input = Stdin::new(taken.stdin).map_err(failed)?;
-        let output = Stdout::new(taken.stdout).map_err(failed)?;
+        let no_thread = |error| failed(ErrorKind::ResourcesExhausted).because(error);
+        let input = Stdin::new(source).map_err(no_thread)?;
+        let output = Stdout::new(sink).map_err(no_thread)?;
         let control = ControlBuilder {
             kind: TransportKind::STDIO,
             endpoint,
@@ -92,6 +99,19 @@ impl Transport for Stdio {
             .at(&Endpoint::stdio())
             .with_hint("stdin and stdout are one line; connect to it"))
     }
+}
+
+/// Takes both, once in the life of the process; [`io::ErrorKind::AlreadyExists`] afterwards.
+fn take() -> io::Result<(system::Source, system::Sink)> {
+    static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+    if IS_TAKEN.swap(true, Ordering::AcqRel) {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let taken = system::take();
+    if taken.is_err() {
+        IS_TAKEN.store(false, Ordering::Release);
+    }
+    taken
 }
 
 const PROFILE: PerformanceProfile = PerformanceProfile {

@@ -1,30 +1,24 @@
-//! Writing an inherited descriptor from async code: a thread takes what is queued and writes it,
-//! waiting for room together with a pipe that says when to stop.
+//! Writing stdout from async code: a thread takes what is queued and writes it.
 
-use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 use tokio::io::AsyncWrite;
 
+use super::system::{Sink, Stopped, Worker};
 use crate::WriteEnd;
 
 /// How much is queued before the writer must wait.
 const QUEUE: usize = 64 * 1024;
 
-/// A pipe that polls as writable takes this much without blocking (PIPE_BUF on Linux).
-const WRITE: usize = 4096;
-
 /// The real stdout. Shutting it down writes what is queued and closes it; dropping it loses what
 /// was not flushed.
 pub struct Stdout {
     shared: Arc<Shared>,
-    /// Closing it wakes the thread from its poll.
-    _stop: PipeWriter,
+    /// Behind the shared state: when it is told to stop, the state says why.
+    _worker: Worker,
 }
 
 #[derive(Default)]
@@ -47,22 +41,20 @@ struct State {
 enum Stage {
     #[default]
     Open,
-    /// What is queued is written, and then the descriptor is closed.
+    /// What is queued is written, and then it is closed.
     Closing,
-    /// The descriptor is closed.
+    /// It is closed.
     Closed,
     /// Nobody waits for anything any more.
     Dropped,
 }
 
 impl Stdout {
-    pub(super) fn new(stdout: OwnedFd) -> io::Result<Self> {
-        let (stopped, stop) = io::pipe()?;
+    pub(super) fn new(sink: Sink) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let thread = shared.clone();
-        let builder = std::thread::Builder::new().name("tieline-stdout".into());
-        builder.spawn(move || thread.run(stdout, &stopped))?;
-        Ok(Self { shared, _stop: stop })
+        let worker = Worker::start("tieline-stdout", move |stopped| thread.run(sink, stopped))?;
+        Ok(Self { shared, _worker: worker })
     }
 }
 
@@ -145,21 +137,19 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Owns the descriptor: it is closed when this returns, or before it says so.
-    fn run(&self, stdout: OwnedFd, stopped: &PipeReader) {
+    /// Owns the sink: it is closed before this says so.
+    fn run(&self, mut sink: Sink, stopped: &Stopped) {
         let mut batch = Vec::new();
         while self.take(&mut batch) {
-            let written = write_or_stop(&stdout, stopped, &batch, |written| {
-                self.lock().writing -= written;
-            });
+            let written = self.write(&mut sink, stopped, &batch);
             let mut state = self.lock();
-            if let Err(errno) = written {
-                state.error = Some(io::Error::from(errno).kind());
+            if let Err(error) = written {
+                state.error = Some(error.kind());
                 break;
             }
             state.wake();
         }
-        drop(stdout);
+        drop(sink);
         let mut state = self.lock();
         state.queue = Vec::new();
         state.writing = 0;
@@ -185,37 +175,18 @@ impl Shared {
         state.wake();
         true
     }
-}
 
-/// Writes everything, a piece at a time as there is room, and tells of each; gives up when told to
-/// stop.
-fn write_or_stop(
-    stdout: &OwnedFd,
-    stopped: &PipeReader,
-    mut bytes: &[u8],
-    wrote: impl Fn(usize),
-) -> rustix::io::Result<()> {
-    while !bytes.is_empty() {
-        let mut fds = [PollFd::new(stdout, PollFlags::OUT), PollFd::new(stopped, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Err(Errno::INTR) => continue,
-            result => result?,
-        };
-        let [output, stop] = &fds;
-        if !stop.revents().is_empty() {
-            return Err(Errno::CANCELED);
-        }
-        if output.revents().is_empty() {
-            continue;
-        }
-        match rustix::io::write(stdout, bytes.get(..WRITE).unwrap_or(bytes)) {
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(errno) => return Err(errno),
-            Ok(written) => {
-                wrote(written);
-                bytes = bytes.get(written..).unwrap_or_default();
+    /// Writes everything, a piece at a time as there is room.
+    fn write(&self, sink: &mut Sink, stopped: &Stopped, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = sink.write_piece(bytes, stopped)?;
+            bytes = bytes.get(written..).unwrap_or_default();
+            let mut state = self.lock();
+            state.writing -= written;
+            if state.stage == Stage::Dropped {
+                return Err(io::ErrorKind::BrokenPipe.into());
             }
         }
+        Ok(())
     }
-    Ok(())
 }

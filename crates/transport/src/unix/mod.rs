@@ -3,6 +3,7 @@
 mod connect;
 #[cfg(target_os = "linux")]
 mod held;
+mod identity;
 mod listen;
 mod lock;
 mod write_half;
@@ -18,6 +19,7 @@ use tieline_proto::ByteSize;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 
+pub use identity::PeerIdentity;
 pub use listen::UnixListener;
 pub use write_half::UnixWriteHalf;
 
@@ -25,7 +27,7 @@ use crate::control::ControlBuilder;
 use crate::options::validate_timeout;
 use crate::{
     Address, Capabilities, ConfigError, Endpoint, ErrorKind, IoConnection, Operation, Options,
-    PeerIdentity, PerformanceProfile, Transport, TransportConfig, TransportError, TransportKind,
+    PerformanceProfile, Transport, TransportConfig, TransportError, TransportKind,
 };
 
 /// Unix stream sockets.

@@ -1,6 +1,7 @@
 //! What only Windows has, or has in its own way.
 
 mod ended;
+pub(crate) mod names;
 pub(crate) mod pipe;
 pub(crate) mod process;
 mod security;
@@ -8,6 +9,12 @@ pub(crate) mod stdio;
 
 use std::fmt;
 use std::io;
+
+use windows_sys::Win32::Foundation::{
+    ERROR_COMMITMENT_LIMIT, ERROR_NO_SYSTEM_RESOURCES, ERROR_NOT_ENOUGH_MEMORY,
+    ERROR_NOT_ENOUGH_QUOTA, ERROR_OUTOFMEMORY, ERROR_TOO_MANY_OPEN_FILES,
+};
+use windows_sys::Win32::Networking::WinSock::{WSAEMFILE, WSAENOBUFS};
 
 pub use pipe::{PipeReadHalf, PipeWriteHalf};
 pub use security::Sid;
@@ -45,4 +52,41 @@ impl fmt::Display for PeerIdentity {
 fn is_code(error: &io::Error, codes: &[u32]) -> bool {
     let code = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
     code.is_some_and(|code| codes.contains(&code))
+}
+
+/// Whether the process or the system has no handle or memory left for it.
+pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
+    is_code(
+        error,
+        &[
+            ERROR_TOO_MANY_OPEN_FILES,
+            ERROR_NOT_ENOUGH_MEMORY,
+            ERROR_OUTOFMEMORY,
+            ERROR_NO_SYSTEM_RESOURCES,
+            ERROR_NOT_ENOUGH_QUOTA,
+            ERROR_COMMITMENT_LIMIT,
+            // Sockets have numbers of their own.
+            WSAEMFILE as u32,
+            WSAENOBUFS as u32,
+        ],
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::error::common_kind;
+
+    #[test]
+    fn exhaustion_is_told_apart_by_the_systems_numbers() {
+        for code in [4, 8, 14, 1450, 1455, 1816, 10024, 10055] {
+            let kind = common_kind(&io::Error::from_raw_os_error(code));
+            assert!(matches!(kind, ErrorKind::ResourcesExhausted), "{code}: {kind:?}");
+        }
+        for (code, expected) in [(5, "PermissionDenied"), (2, "Io"), (231, "Io")] {
+            let kind = common_kind(&io::Error::from_raw_os_error(code));
+            assert_eq!(format!("{kind:?}"), expected, "{code}");
+        }
+    }
 }

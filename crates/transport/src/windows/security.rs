@@ -16,7 +16,8 @@ use windows_sys::Win32::Security::Authorization::{
 };
 use windows_sys::Win32::Security::{
     GetLengthSid, GetSecurityDescriptorDacl, GetTokenInformation, OWNER_SECURITY_INFORMATION,
-    PSECURITY_DESCRIPTOR, PSID, SECURITY_ATTRIBUTES, TOKEN_QUERY, TOKEN_USER, TokenUser,
+    PSECURITY_DESCRIPTOR, PSID, SECURITY_ATTRIBUTES, SID_AND_ATTRIBUTES, TOKEN_INFORMATION_CLASS,
+    TOKEN_QUERY, TokenIntegrityLevel, TokenUser,
 };
 use windows_sys::Win32::System::Pipes::{GetNamedPipeClientProcessId, GetNamedPipeServerProcessId};
 use windows_sys::Win32::System::Threading::{
@@ -74,32 +75,39 @@ impl fmt::Debug for Sid {
 /// The user this process runs as.
 pub(super) fn current_user() -> io::Result<Sid> {
     // SAFETY: it takes nothing, and what it returns needs no closing.
-    user_behind(unsafe { GetCurrentProcess() })
+    sid_behind(unsafe { GetCurrentProcess() }, TokenUser)
+}
+
+/// How far this process is trusted: whether it runs elevated, as programs usually do, or with less.
+fn integrity() -> io::Result<Sid> {
+    // SAFETY: as above.
+    sid_behind(unsafe { GetCurrentProcess() }, TokenIntegrityLevel)
 }
 
 /// The user that a process runs as.
 pub(super) fn user_of(pid: u32) -> io::Result<Sid> {
     // SAFETY: it takes no pointer.
     let process = unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, pid) };
-    user_behind(owned(process)?.as_raw_handle())
+    sid_behind(owned(process)?.as_raw_handle(), TokenUser)
 }
 
-fn user_behind(process: HANDLE) -> io::Result<Sid> {
+/// What a process's token says that is one identifier: `TokenUser` or `TokenIntegrityLevel`.
+fn sid_behind(process: HANDLE, what: TOKEN_INFORMATION_CLASS) -> io::Result<Sid> {
     let mut token = null_mut();
     // SAFETY: the process is open, and the token is written to a place of its size.
     check(unsafe { OpenProcessToken(process, TOKEN_QUERY, &mut token) })?;
     let token = owned(token)?;
     // Words, as what is written there begins with a pointer.
-    let mut buffer = [0_usize; (size_of::<TOKEN_USER>() + LONGEST).div_ceil(size_of::<usize>())];
+    let mut buffer =
+        [0_usize; (size_of::<SID_AND_ATTRIBUTES>() + LONGEST).div_ceil(size_of::<usize>())];
     let size = size_of_val(&buffer) as u32;
     let mut needed = 0;
     let place = buffer.as_mut_ptr().cast::<c_void>();
     // SAFETY: the buffer is as large as is said, and the token is open.
-    check(unsafe {
-        GetTokenInformation(token.as_raw_handle(), TokenUser, place, size, &mut needed)
-    })?;
-    // SAFETY: the call has put a TOKEN_USER there, whose identifier lies in the same buffer.
-    unsafe { Sid::copied((*place.cast::<TOKEN_USER>()).User.Sid) }
+    check(unsafe { GetTokenInformation(token.as_raw_handle(), what, place, size, &mut needed) })?;
+    // SAFETY: the call has put a TOKEN_USER or a TOKEN_MANDATORY_LABEL there, which are both just this,
+    // and whose identifier lies in the same buffer.
+    unsafe { Sid::copied((*place.cast::<SID_AND_ATTRIBUTES>()).Sid) }
 }
 
 /// Whose object it is.
@@ -152,10 +160,11 @@ pub(super) fn server_of(pipe: BorrowedHandle<'_>) -> io::Result<u32> {
 pub(super) struct Descriptor(Box<[usize]>);
 
 impl Descriptor {
-    /// For our own user alone, who is its owner too.
+    /// For our own user alone, who is its owner too, and for nobody of less integrity: what runs elevated
+    /// is not to be driven, nor heard, by what the same user has started and does not.
     pub(super) fn private() -> io::Result<Self> {
-        let user = current_user()?;
-        Self::parse(&format!("O:{user}D:P(A;;GA;;;{user})"))
+        let (user, integrity) = (current_user()?, integrity()?);
+        Self::parse(&format!("O:{user}D:P(A;;GA;;;{user})S:(ML;;NWNR;;;{integrity})"))
     }
 
     /// From SDDL, and our own user's where it names no owner: what the system would put there may be a
@@ -234,6 +243,8 @@ pub(super) fn check(done: i32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use windows_sys::Win32::Security::GetSecurityDescriptorSacl;
+
     use super::*;
 
     #[test]
@@ -241,6 +252,29 @@ mod tests {
         let user = current_user().unwrap();
         assert!(user.to_string().starts_with("S-1-5-"), "{user}");
         assert_eq!(user_of(std::process::id()).unwrap(), user);
+    }
+
+    /// The label is a list of its own, with one entry: without it a program of less integrity gets in.
+    #[test]
+    fn a_private_descriptor_has_the_label_of_our_own_integrity() {
+        let label = integrity().unwrap();
+        assert!(label.to_string().starts_with("S-1-16-"), "{label}");
+        let Descriptor(words) = Descriptor::private().unwrap();
+        let (mut present, mut list, mut defaulted) = (0, null_mut(), 0);
+        let place = words.as_ptr().cast_mut().cast();
+        // SAFETY: it is a descriptor, and the answers are written to places of their size; the entries
+        // are in it.
+        unsafe {
+            check(GetSecurityDescriptorSacl(place, &mut present, &mut list, &mut defaulted))
+                .unwrap();
+            assert!(present != 0 && !list.is_null());
+            assert_eq!((*list).AceCount, 1);
+            let entry = list.add(1).cast::<u32>();
+            let (kind, mask) = (*entry.cast::<u8>(), *entry.add(1));
+            // SYSTEM_MANDATORY_LABEL_ACE_TYPE, and no write and no read up.
+            assert_eq!((kind, mask), (0x11, 0x1 | 0x2));
+            assert_eq!(Sid::copied(entry.add(2).cast()).unwrap(), label);
+        }
     }
 
     #[test]

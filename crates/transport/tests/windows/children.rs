@@ -1,17 +1,22 @@
 //! What becomes of children and of all that they started, and how they are named and told things.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::os::windows::io::AsRawHandle;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tieline_proto::Lines;
-use tieline_testkit::wait::{block_on, until};
+use tieline_testkit::wait::{block_on, blocking, until};
 use tieline_testkit::{helper, test_name};
 use tieline_transport::{
-    Channel, CloseReason, ErrorKind, FramedChannel, Incoming, Process, ProcessConfig, ReceiverExt,
-    SenderExt, Transport, resolve,
+    Channel, CloseReason, Environment, ErrorKind, FramedChannel, Incoming, Process, ProcessAccount,
+    ProcessConfig, ReceiverExt, SenderExt, StopTimeouts, Transport, resolve,
+    until_children_are_gone,
 };
-use windows_sys::Win32::Foundation::{CloseHandle, WAIT_TIMEOUT};
+use windows_sys::Win32::Foundation::{
+    CloseHandle, HANDLE_FLAG_INHERIT, SetHandleInformation, WAIT_TIMEOUT,
+};
 use windows_sys::Win32::System::Threading::{
     OpenProcess, PROCESS_SYNCHRONIZE, WaitForSingleObject,
 };
@@ -109,14 +114,91 @@ fn what_a_killed_program_had_started_ends_with_it() {
 fn one_that_does_not_end_with_its_input_is_killed() {
     block_on(async {
         let mut config = ProcessConfig::new(echo()).with_args(["--wait"]);
-        config.stop.end_of_input = std::time::Duration::from_millis(50);
-        config.stop.terminate = std::time::Duration::from_millis(50);
+        config.stop.end_of_input = Duration::from_millis(50);
+        config.stop.terminate = Duration::from_millis(50);
         let channel = lines(&config).await;
         let control = channel.control().clone();
         let (mut sender, _receiver) = channel.split();
         sender.close().await.unwrap();
         let CloseReason::ChildExited(exit) = control.stop().await else { panic!("{control:?}") };
-        assert!(!exit.status.success(), "{exit}");
+        // A number that no program ends with by itself.
+        assert_eq!(exit.status.code(), Some(0xE000_0089_u32.cast_signed()), "{exit}");
+    });
+}
+
+/// The end of a pipe comes although its other end could be inherited by all that we start.
+#[test]
+#[allow(unsafe_code)]
+fn no_handle_of_ours_goes_to_a_child_but_its_own_three() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    // SAFETY: the handle is open, and this test's.
+    let set = unsafe { SetHandleInformation(writer.as_raw_handle(), HANDLE_FLAG_INHERIT, 1) };
+    assert_ne!(set, 0);
+    block_on(async {
+        let _line = lines(&ProcessConfig::new(echo()).with_args(["--pids"])).await;
+        drop(writer);
+        blocking("the end of a pipe", move || reader.read_to_end(&mut Vec::new()).unwrap());
+    });
+}
+
+#[test]
+fn a_child_has_the_environment_and_the_directory_that_it_is_given() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().canonicalize().unwrap();
+    block_on(async {
+        let env = Environment::only(["no-such-variable"]).with("b", "2=2").with("A", "\u{fc}ber");
+        let config = ProcessConfig {
+            env,
+            cwd: Some(directory.clone()),
+            ..ProcessConfig::new(echo()).with_args(["--surroundings", "a \"b\"", r"c\", ""])
+        };
+        let (_sender, mut receiver) = lines(&config).await.split();
+        let cwd = directory.display().to_string();
+        let expected = [
+            r#"["--surroundings", "a \"b\"", "c\\", ""]"#,
+            cwd.strip_prefix(r"\\?\").unwrap_or(&cwd),
+            "A=\u{fc}ber",
+            "b=2=2",
+        ];
+        for expected in expected {
+            assert_eq!(line(&mut receiver).await, expected);
+        }
+        // Without it many programs cannot start. Wine has put variables of its own beside it.
+        while !line(&mut receiver).await.to_ascii_lowercase().starts_with("systemroot=") {}
+    });
+}
+
+/// The system is asked of each job, so it is a checked fact.
+#[test]
+fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
+    block_on(async {
+        let account = ProcessAccount::default();
+        let config = |arg| ProcessConfig {
+            account: Some(account.clone()),
+            stop: StopTimeouts { end_of_input: Duration::from_millis(50), ..Default::default() },
+            ..ProcessConfig::new(echo()).with_args([arg])
+        };
+        // One that leaves another one, and ends with its input.
+        let asked = ProcessConfig { stop: StopTimeouts::default(), ..config("--pids") };
+        let channel = lines(&asked).await;
+        let control = channel.control().clone();
+        let (mut sender, mut receiver) = channel.split();
+        let both = line(&mut receiver).await;
+        sender.close().await.unwrap();
+        control.stop().await;
+        let running = |pid: &str| is_running(pid.parse().unwrap());
+        assert!(!both.split(' ').any(running), "{both}: a line is stopped when nothing is left");
+        // One that has to be killed, and one whose line is dropped.
+        let channel = lines(&config("--wait")).await;
+        channel.control().clone().stop().await;
+        drop(channel);
+        drop(lines(&config("--pids")).await);
+        let counts = account.settled(Duration::from_secs(50)).await;
+        assert!(counts.none_left(), "{counts:?}");
+        assert_eq!((counts.started, counts.asked, counts.killed), (3, 1, 2), "{counts:?}");
+        // Under Wine the server of a program's console is in its job, too.
+        assert!(counts.left >= 1, "{counts:?}");
+        assert!(until_children_are_gone(Duration::from_secs(50)));
     });
 }
 

@@ -186,14 +186,15 @@ fn a_pipe_of_somebody_else_is_not_connected_to() {
     });
 }
 
+/// It could make no instance behind the first, and nobody would be told before the first client has come.
 #[test]
-fn whom_the_descriptor_does_not_name_is_not_let_in() {
+fn a_descriptor_that_shuts_out_its_own_server_is_refused_at_once() {
     block_on(async {
-        // LocalSystem alone, so not even us; the first instance is made all the same.
+        // LocalSystem alone, so not even us.
         let security = Some("D:P(A;;GA;;;SY)".into());
         let config = PipeConfig { security, ..PipeConfig::new(name()) };
-        let _listener = Pipe.listen(&config).await.unwrap();
-        let error = Pipe.connect(&config).await.err().expect("it was let in");
-        assert!(matches!(error.kind(), ErrorKind::PermissionDenied), "{error:?}");
+        let error = Pipe.listen(&config).await.err().expect("it shuts nobody out");
+        let ErrorKind::InvalidConfig(config) = error.kind() else { panic!("{error:?}") };
+        assert!(config.field == "security" && config.must.contains("(A;;GA;;;OW)"), "{error:?}");
     });
 }

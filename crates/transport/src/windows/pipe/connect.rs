@@ -66,9 +66,10 @@ fn explain(error: io::Error) -> TransportError {
     let failed = TransportError::new(kind, Operation::Connect);
     let failed = match failed.kind() {
         ErrorKind::NotFound => failed.with_hint("start the server first, or check the name"),
-        ErrorKind::PermissionDenied => {
-            failed.with_hint("the pipe of a server is for its own user; check who that is")
-        }
+        ErrorKind::PermissionDenied => failed.with_hint(
+            "the pipe of a server is for its own user, and that of an elevated one for elevated \
+             programs; check who that is (or set --pipe-security there)",
+        ),
         _ => failed,
     };
     failed.because(error)

@@ -67,6 +67,14 @@ pub(crate) fn listen(
             .because(error)
             .with_hint("choose another name, or stop the program that listens there")
     })?;
+    if listener.only.is_none() {
+        // The first instance is made whatever the descriptor says, and the others only if it lets us.
+        listener.make_instance(false).map_err(|error| {
+            let must = "let in the server's own user, who makes the further instances of the pipe: \
+                        (A;;GA;;;OW) does, where it names no other owner";
+            TransportError::from(ConfigError { field: "security", must }).because(error)
+        })?;
+    }
     listener.fill().map_err(io)?;
     Ok(listener)
 }

@@ -17,11 +17,11 @@ use tokio::time::Sleep;
 use windows_sys::Win32::Foundation::{ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED};
 use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
 
-use super::lifecycle::{Lifecycle, Phase};
+use crate::BoxFuture;
+use crate::process::Lifecycle;
 use crate::windows::ended::has_ended;
 use crate::windows::is_code;
 use crate::windows::security::{self, Descriptor};
-use crate::{BoxFuture, WriteEnd};
 
 /// What a pipe holds before its writer waits.
 const BUFFER: u32 = 64 * 1024;
@@ -30,10 +30,11 @@ const BUFFER: u32 = 64 * 1024;
 const WRITE: usize = 64 * 1024;
 
 /// A pipe to the child: our end and its.
-pub(super) fn to_child() -> io::Result<(NamedPipeServer, File)> {
+pub(super) fn to_child() -> io::Result<(ToChild, File)> {
     let mut options = ServerOptions::new();
     options.access_inbound(false);
-    pair(&mut options, OpenOptions::new().read(true))
+    let (ours, theirs) = pair(&mut options, OpenOptions::new().read(true))?;
+    Ok((ToChild(ours), theirs))
 }
 
 /// A pipe from the child: our end and its.
@@ -85,25 +86,11 @@ fn check_client(ours: &NamedPipeServer) -> io::Result<()> {
     }
 }
 
-/// Our end of the child's stdin. Shutting it down closes it, once everything was handed to the system.
+/// Our end of the child's stdin.
 #[derive(Debug)]
-pub struct ChildStdin(Option<NamedPipeServer>);
+pub(crate) struct ToChild(NamedPipeServer);
 
-impl ChildStdin {
-    pub(super) fn new(stdin: NamedPipeServer) -> Self {
-        Self(Some(stdin))
-    }
-
-    fn poll_write_to(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let pipe = self.0.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        Pin::new(pipe).poll_write(cx, bytes.get(..WRITE).unwrap_or(bytes))
-    }
-}
-
-/// A child that closed its stdin may still be answering: its end is noticed by its exit.
-impl WriteEnd for ChildStdin {}
-
-impl AsyncWrite for ChildStdin {
+impl AsyncWrite for ToChild {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -112,7 +99,7 @@ impl AsyncWrite for ChildStdin {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.poll_write_to(cx, bytes)
+        Pin::new(&mut self.0).poll_write(cx, bytes.get(..WRITE).unwrap_or(bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -122,15 +109,13 @@ impl AsyncWrite for ChildStdin {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // An empty write is taken when the one before it is done, and tells the child nothing else than
         // the end that follows it.
-        let _ = ready!(self.poll_write_to(cx, &[]));
-        self.0 = None;
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.0).poll_write(cx, &[]).map_ok(drop)
     }
 }
 
 /// Our end of what the child writes. It is read until nobody holds the other end any more.
 #[derive(Debug)]
-pub(super) struct Output(NamedPipeServer);
+pub(crate) struct Output(NamedPipeServer);
 
 impl AsyncRead for Output {
     fn poll_read(
@@ -165,12 +150,9 @@ enum Stage {
 }
 
 impl ChildStdout {
-    pub(super) fn new(pipe: Output, lifecycle: &Lifecycle, drain: Duration) -> Self {
-        let mut phase = lifecycle.phase();
-        let over = async move {
-            let _ = phase.wait_for(|phase| *phase >= Phase::Over).await;
-        };
-        Self { pipe, stage: Stage::Open(Box::pin(over)), drain }
+    pub(crate) fn new(stdout: Output, lifecycle: &Lifecycle) -> Self {
+        let stage = Stage::Open(lifecycle.over());
+        Self { pipe: stdout, stage, drain: lifecycle.drain() }
     }
 }
 

@@ -8,18 +8,23 @@ use crate::{ErrorKind, Operation, TransportError};
 
 /// The file that `program` names: itself if it has a separator, taken from `cwd` when it is relative,
 /// and otherwise the first of that name in `PATH`. A name without an ending is tried with those of
-/// `PATHEXT`, in their order: `npx` finds `npx.cmd`. The current directory is not searched.
+/// `PATHEXT`, in their order: `npx` finds `npx.cmd`. Of these only `.com`, `.exe`, `.bat` and `.cmd` count:
+/// the others, such as `.vbs` and `.js`, need another program to start them. The current directory is not
+/// searched.
 ///
 /// # Errors
 /// [`DirectoryMissing`](ErrorKind::DirectoryMissing) for `cwd`,
 /// [`CommandNotFound`](ErrorKind::CommandNotFound) with the places searched, or
-/// [`NotExecutable`](ErrorKind::NotExecutable) for a file whose ending is not in `PATHEXT`.
+/// [`NotExecutable`](ErrorKind::NotExecutable) for a file whose ending is none of those.
 pub fn resolve(program: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, TransportError> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let endings = variable("PATHEXT").unwrap_or_else(|| ".COM;.EXE;.BAT;.CMD".into());
+    let endings = variable("PATHEXT").unwrap_or_else(|| STARTABLE.join(";").into());
     let path = variable("PATH").unwrap_or_default();
     resolve_in(program, cwd, &path, &endings.to_string_lossy())
 }
+
+/// What can be started: by the system, and batch files by `cmd.exe`.
+const STARTABLE: [&str; 4] = [".COM", ".EXE", ".BAT", ".CMD"];
 
 fn resolve_in(
     program: &OsStr,
@@ -33,7 +38,8 @@ fn resolve_in(
     {
         return fail(ErrorKind::DirectoryMissing(cwd.to_owned()));
     }
-    let endings: Vec<&str> = endings.split(';').filter(|ending| ending.starts_with('.')).collect();
+    let is_startable = |ending: &&str| STARTABLE.iter().any(|it| it.eq_ignore_ascii_case(ending));
+    let endings: Vec<&str> = endings.split(';').filter(is_startable).collect();
     let has_separator =
         program.as_encoded_bytes().iter().any(|byte| matches!(byte, b'/' | b'\\' | b':'));
     let places = if has_separator {
@@ -83,9 +89,10 @@ mod tests {
     fn a_name_is_tried_with_the_endings_of_programs_in_their_order() {
         let base = tempfile::tempdir().unwrap();
         let [first, second] = ["first", "second"].map(|name| base.path().join(name));
-        for (directory, files) in
-            [(&first, &["npx", "npx.cmd", "npx.exe.txt"][..]), (&second, &["npx.exe", "a.b.exe"])]
-        {
+        for (directory, files) in [
+            (&first, &["npx", "npx.js", "npx.cmd", "npx.exe.txt"][..]),
+            (&second, &["npx.exe", "a.b.exe"]),
+        ] {
             std::fs::create_dir(directory).unwrap();
             for file in files {
                 std::fs::write(directory.join(file), "").unwrap();
@@ -93,13 +100,14 @@ mod tests {
         }
         let path = std::env::join_paths([Path::new(""), Path::new("."), &first, &second]).unwrap();
         let found = |name: &str| {
-            let found = resolve_in(name.as_ref(), None, &path, ".EXE;.CMD;bad;;").ok()?;
+            let found = resolve_in(name.as_ref(), None, &path, ".JS;.EXE;.CMD;bad;;").ok()?;
             Some(found.strip_prefix(base.path()).unwrap().to_string_lossy().replace('\\', "/"))
         };
         assert_eq!(found("npx").as_deref(), Some("first/npx.cmd"), "the first in PATH");
         assert_eq!(found("npx.exe").as_deref(), Some("second/npx.exe"));
         assert_eq!(found("a.b").as_deref(), Some("second/a.b.exe"));
         assert_eq!(found("nothing"), None);
+        assert_eq!(found("npx.js"), None, "it is no program by itself");
         let by_path = resolve_in(first.join("npx").as_os_str(), None, &path, ".CMD").unwrap();
         assert!(by_path.ends_with("npx.cmd"), "{by_path:?}");
         let error = resolve_in(first.join("npx").as_os_str(), None, &path, ".EXE").unwrap_err();

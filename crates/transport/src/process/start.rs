@@ -1,0 +1,87 @@
+//! Starting a child: its pipes, and what holds it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tokio::net::unix::pipe;
+
+#[cfg(target_os = "linux")]
+use super::guardian::leash::{Leash, Refused};
+use super::held::Held;
+use super::pipes::ToChild;
+use super::{ProcessConfig, reaper};
+#[cfg(target_os = "linux")]
+use crate::Hold;
+use crate::{ErrorKind, Operation, TransportError};
+
+/// A child that runs, and our ends of its pipes.
+pub(super) struct Started {
+    pub(super) held: Held,
+    pub(super) stdin: ToChild,
+    pub(super) stdout: pipe::Receiver,
+    pub(super) stderr: pipe::Receiver,
+}
+
+pub(super) async fn start(
+    config: &ProcessConfig,
+    program: PathBuf,
+) -> Result<Started, TransportError> {
+    let (stdin, stdout, stderr, theirs) = make_pipes().map_err(|error| {
+        TransportError::new(ErrorKind::PipeFailed, Operation::Launch).because(error)
+    })?;
+    let held = hold(config, &program, theirs).await.map_err(launch_failed)?;
+    Ok(Started { held, stdin, stdout, stderr })
+}
+
+/// Our ends of a child's stdin, stdout and stderr, and its own.
+fn make_pipes() -> io::Result<(ToChild, pipe::Receiver, pipe::Receiver, [OwnedFd; 3])> {
+    let (stdin, to_child) = io::pipe()?;
+    let (from_child, stdout) = io::pipe()?;
+    let (errors, stderr) = io::pipe()?;
+    Ok((
+        ToChild::from_owned_fd(to_child.into())?,
+        pipe::Receiver::from_owned_fd(from_child.into())?,
+        pipe::Receiver::from_owned_fd(errors.into())?,
+        [stdin.into(), stdout.into(), stderr.into()],
+    ))
+}
+
+/// The child, with its ends of the pipes.
+async fn hold(config: &ProcessConfig, program: &Path, theirs: [OwnedFd; 3]) -> io::Result<Held> {
+    #[cfg(target_os = "linux")]
+    if let Some(guardian) = &config.guardian {
+        let leash = Leash::start(guardian, config, program, theirs).await?;
+        return Ok(Held::Leash(leash));
+    }
+    let [stdin, stdout, stderr] = theirs;
+    let mut command = Command::new(program);
+    command.args(&config.args);
+    if !config.env.is_ours() {
+        command.env_clear().envs(config.env.resolve(std::env::vars_os()));
+    }
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
+    command.arg0(&config.program).process_group(0);
+    if let Some(cwd) = &config.cwd {
+        command.current_dir(cwd);
+    }
+    Ok(Held::Group(reaper::spawn(command).await?))
+}
+
+pub(super) fn launch_failed(error: io::Error) -> TransportError {
+    #[cfg(target_os = "linux")]
+    if let Some(refused) = error.get_ref().and_then(|it| it.downcast_ref::<Refused>()) {
+        let kind = match refused.hold {
+            Hold::Isolated => ErrorKind::IsolationRefused,
+            _ => ErrorKind::LaunchFailed,
+        };
+        return TransportError::new(kind, Operation::Launch).because(error);
+    }
+    let kind = match crate::error::common_kind(&error) {
+        ErrorKind::Io => ErrorKind::LaunchFailed,
+        kind => kind,
+    };
+    TransportError::new(kind, Operation::Launch).because(error)
+}

@@ -1,0 +1,74 @@
+//! Our end of a child's stdin.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+use super::lifecycle::{Lifecycle, Pressure};
+use super::pipes::ToChild;
+use crate::WriteEnd;
+
+/// Our end of the child's stdin. Shutting it down closes it, once everything was handed to the system.
+#[derive(Debug)]
+pub struct ChildStdin {
+    pipe: Option<ToChild>,
+    pressure: Arc<Pressure>,
+}
+
+impl ChildStdin {
+    pub(super) fn new(stdin: ToChild, lifecycle: &Lifecycle) -> Self {
+        Self { pipe: Some(stdin), pressure: lifecycle.pressure() }
+    }
+
+    fn open(&mut self) -> io::Result<Pin<&mut ToChild>> {
+        self.pipe.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Drop for ChildStdin {
+    fn drop(&mut self) {
+        self.pressure.raise(Pressure::ASKED);
+    }
+}
+
+/// A child that closed its stdin may still be answering: its end is noticed by its exit.
+impl WriteEnd for ChildStdin {}
+
+impl AsyncWrite for ChildStdin {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.open()?.poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.open()?.poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.pipe.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(pipe) = &mut self.pipe {
+            // One that fails has nobody to read it.
+            let _ = ready!(Pin::new(pipe).poll_shutdown(cx));
+        }
+        self.pressure.raise(Pressure::ASKED);
+        self.pipe = None;
+        Poll::Ready(Ok(()))
+    }
+}

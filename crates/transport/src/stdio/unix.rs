@@ -1,0 +1,109 @@
+//! Own stdin and stdout on Unix: descriptors that are duplicated, and never made non-blocking, as other
+//! processes may share them. A thread waits in `poll`, together with a pipe whose end says when to stop.
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::stdio;
+
+/// A pipe that polls as writable takes this much without blocking (PIPE_BUF on Linux).
+const WRITE: usize = 4096;
+
+/// The real stdin.
+pub(super) struct Source(OwnedFd);
+
+/// The real stdout.
+pub(super) struct Sink(OwnedFd);
+
+/// At its end the thread is to stop.
+pub(super) type Stopped = PipeReader;
+
+/// A thread that waits in `poll`. Dropping it tells the thread to stop, and does not wait for that.
+pub(super) struct Worker {
+    _stop: PipeWriter,
+}
+
+impl Worker {
+    pub(super) fn start(
+        name: &str,
+        run: impl FnOnce(&Stopped) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (stopped, stop) = io::pipe()?;
+        std::thread::Builder::new().name(name.into()).spawn(move || run(&stopped))?;
+        Ok(Self { _stop: stop })
+    }
+}
+
+/// The real ones: from here on descriptor 0 is the null device and descriptor 1 is stderr.
+pub(super) fn take() -> io::Result<(Source, Sink)> {
+    // Everything that can fail comes before the first change. The duplicates are close-on-exec: a
+    // child that held one would keep the line open.
+    let source = Source(duplicate(stdio::stdin())?);
+    let sink = Sink(duplicate(stdio::stdout())?);
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    stdio::dup2_stdin(&null)?;
+    // A program may have been started without a stderr.
+    match stdio::dup2_stdout(stdio::stderr()) {
+        Ok(()) => {}
+        Err(_) => stdio::dup2_stdout(&null)?,
+    }
+    Ok((source, sink))
+}
+
+/// Above the three standard numbers, which would be the next to be overwritten.
+fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
+}
+
+impl Source {
+    /// Reads once there is something to read; `None` when told to stop.
+    pub(super) fn read_piece(
+        &mut self,
+        chunk: &mut [u8],
+        stopped: &Stopped,
+    ) -> io::Result<Option<usize>> {
+        while is_ready(&self.0, PollFlags::IN, stopped)? {
+            match rustix::io::read(&self.0, &mut *chunk) {
+                // Another process that shares the descriptor may have made it non-blocking, or may
+                // have been quicker.
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                read => return Ok(Some(read?)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Sink {
+    /// Writes some of it once there is room; an error when told to stop.
+    pub(super) fn write_piece(&mut self, bytes: &[u8], stopped: &Stopped) -> io::Result<usize> {
+        while is_ready(&self.0, PollFlags::OUT, stopped)? {
+            match rustix::io::write(&self.0, bytes.get(..WRITE).unwrap_or(bytes)) {
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                written => return Ok(written?),
+            }
+        }
+        Err(Errno::CANCELED.into())
+    }
+}
+
+/// Waits until it is; false when told to stop.
+fn is_ready(fd: &OwnedFd, wanted: PollFlags, stopped: &Stopped) -> io::Result<bool> {
+    loop {
+        let mut fds = [PollFd::new(fd, wanted), PollFd::new(stopped, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            result => result?,
+        };
+        let [awaited, stop] = &fds;
+        if !stop.revents().is_empty() {
+            return Ok(false);
+        }
+        if !awaited.revents().is_empty() {
+            return Ok(true);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Starting a program in a job, with no handle of ours but its own three.
+#![allow(unsafe_code)]
+
+use std::ffi::{OsStr, OsString, c_void};
+use std::io;
+use std::marker::PhantomData;
+use std::os::windows::ffi::OsStringExt;
+use std::os::windows::io::{AsRawHandle, BorrowedHandle, OwnedHandle};
+use std::path::PathBuf;
+use std::ptr::{null, null_mut};
+
+use windows_sys::Win32::Foundation::{HANDLE, HANDLE_FLAG_INHERIT, SetHandleInformation};
+use windows_sys::Win32::System::SystemInformation::GetSystemDirectoryW;
+use windows_sys::Win32::System::Threading::{
+    CREATE_UNICODE_ENVIRONMENT, CreateProcessW, DeleteProcThreadAttributeList,
+    EXTENDED_STARTUPINFO_PRESENT, InitializeProcThreadAttributeList,
+    PROC_THREAD_ATTRIBUTE_HANDLE_LIST, PROC_THREAD_ATTRIBUTE_JOB_LIST, PROCESS_INFORMATION,
+    STARTF_USESTDHANDLES, STARTUPINFOEXW, UpdateProcThreadAttribute,
+};
+
+use super::command_line::wide;
+use crate::windows::security::{check, owned};
+
+/// What is started, and how.
+pub(super) struct Command<'a> {
+    /// The executable itself.
+    pub(super) program: &'a OsStr,
+    /// With a zero at its end, and so the two below.
+    pub(super) line: Vec<u16>,
+    /// Ours where there is none.
+    pub(super) environment: Option<Vec<u16>>,
+    /// Ours where there is none.
+    pub(super) directory: Option<Vec<u16>>,
+    /// Flags of CreateProcess.
+    pub(super) flags: u32,
+    /// Its stdin, stdout and stderr.
+    pub(super) stdio: [OwnedHandle; 3],
+    /// It is in this from its beginning, however we end.
+    pub(super) job: BorrowedHandle<'a>,
+}
+
+/// Its process, and its number.
+pub(super) fn spawn(mut command: Command<'_>) -> io::Result<(OwnedHandle, u32)> {
+    let program = wide(command.program);
+    let inherited = command.stdio.each_ref().map(AsRawHandle::as_raw_handle);
+    // Whoever starts a program in this very moment, with all handles that can be inherited, gives it
+    // these, too. Then the end of the child's output comes with the end of its job, and not before.
+    for handle in inherited {
+        // SAFETY: it is open, and ours.
+        check(unsafe { SetHandleInformation(handle, HANDLE_FLAG_INHERIT, HANDLE_FLAG_INHERIT) })?;
+    }
+    let jobs = [command.job.as_raw_handle()];
+    let mut attributes = Attributes::new(2)?;
+    attributes.set(PROC_THREAD_ATTRIBUTE_HANDLE_LIST, &inherited)?;
+    attributes.set(PROC_THREAD_ATTRIBUTE_JOB_LIST, &jobs)?;
+    let mut startup = STARTUPINFOEXW { lpAttributeList: attributes.list(), ..Default::default() };
+    startup.StartupInfo.cb = size_of::<STARTUPINFOEXW>() as u32;
+    startup.StartupInfo.dwFlags = STARTF_USESTDHANDLES;
+    let [stdin, stdout, stderr] = inherited;
+    startup.StartupInfo.hStdInput = stdin;
+    startup.StartupInfo.hStdOutput = stdout;
+    startup.StartupInfo.hStdError = stderr;
+    let or_ours = |text: &Option<Vec<u16>>| text.as_ref().map_or(null(), |text| text.as_ptr());
+    let mut process = PROCESS_INFORMATION::default();
+    // SAFETY: every text ends with a zero (the environment with two), the line may be written to, what is
+    // started with is of the size that it says, and all of it stays until the call returns.
+    check(unsafe {
+        CreateProcessW(
+            program.as_ptr(),
+            command.line.as_mut_ptr(),
+            null(),
+            null(),
+            1,
+            command.flags | CREATE_UNICODE_ENVIRONMENT | EXTENDED_STARTUPINFO_PRESENT,
+            or_ours(&command.environment).cast(),
+            or_ours(&command.directory),
+            (&raw const startup).cast(),
+            &mut process,
+        )
+    })?;
+    drop(owned(process.hThread)?);
+    Ok((owned(process.hProcess)?, process.dwProcessId))
+}
+
+/// What else a process is created with. It lends what is put into it.
+struct Attributes<'a> {
+    /// Words, as there are pointers in it.
+    list: Box<[usize]>,
+    lent: PhantomData<&'a [HANDLE]>,
+}
+
+impl<'a> Attributes<'a> {
+    fn new(count: u32) -> io::Result<Self> {
+        let mut size = 0;
+        // SAFETY: it is asked for the size alone, which it says by failing.
+        unsafe { InitializeProcThreadAttributeList(null_mut(), count, 0, &mut size) };
+        let mut list = vec![0_usize; size.div_ceil(size_of::<usize>())].into_boxed_slice();
+        // SAFETY: the list is as large as was asked for.
+        check(unsafe {
+            InitializeProcThreadAttributeList(list.as_mut_ptr().cast(), count, 0, &mut size)
+        })?;
+        Ok(Self { list, lent: PhantomData })
+    }
+
+    fn set(&mut self, attribute: u32, handles: &'a [HANDLE]) -> io::Result<()> {
+        // SAFETY: the list was initialized, and the handles stay as long as it does.
+        check(unsafe {
+            UpdateProcThreadAttribute(
+                self.list(),
+                0,
+                attribute as usize,
+                handles.as_ptr().cast(),
+                size_of_val(handles),
+                null_mut(),
+                null(),
+            )
+        })
+    }
+
+    fn list(&mut self) -> *mut c_void {
+        self.list.as_mut_ptr().cast()
+    }
+}
+
+impl Drop for Attributes<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the list was initialized.
+        unsafe { DeleteProcThreadAttributeList(self.list()) };
+    }
+}
+
+/// `cmd.exe`, where nobody but the system can have put one.
+pub(super) fn shell() -> io::Result<PathBuf> {
+    let mut directory = [0; 260];
+    // SAFETY: the place is as large as is said.
+    let length = unsafe { GetSystemDirectoryW(directory.as_mut_ptr(), directory.len() as u32) };
+    match directory.get(..length as usize) {
+        Some(directory @ [_, ..]) => {
+            Ok(PathBuf::from(OsString::from_wide(directory)).join("cmd.exe"))
+        }
+        _ => Err(io::Error::last_os_error()),
+    }
+}
