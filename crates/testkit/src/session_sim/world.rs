@@ -98,9 +98,11 @@ impl<'a> World<'a> {
             _ => Kind::Lost,
         };
         let most = messages.most();
-        let to_server = match random.percent(50) {
-            true => most / 2,
-            false => random.below(most as u64 + 1) as usize,
+        let to_server = match random.below(4) {
+            // One that says nothing, but for what it has received.
+            0 => 0,
+            1 => random.below(most as u64 + 1) as usize,
+            _ => most / 2,
         };
         Self {
             messages,
