@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::args::Call;
 use crate::pretty::pretty;
 use crate::report::Failure;
+use crate::sessions;
 use crate::signals::Signals;
 use crate::terminal::spelled;
 
@@ -27,7 +28,7 @@ async fn call(args: &Call) -> Result<(), Failure> {
     args.reach.for_programs_at(&[&args.endpoint])?;
     let options = args.reach.options();
     let params = params(args.params.as_deref(), options.channel.max_message).await?;
-    let channel = Registry::new().connect(&args.endpoint, &options).await?;
+    let channel = sessions::connect(&Registry::new(), &args.endpoint, &options).await?;
     let (printer, printed) = Printer::start()?;
     let follower = follower(args.follow, &printer);
     let (peer, driver) = Peer::new(channel, follower, PeerOptions::new(args.dialect));
@@ -131,7 +132,6 @@ impl Printer {
     }
 
     /// Completes when nothing can be printed any more.
-    #[cfg(unix)]
     pub(crate) async fn closed(&self) {
         self.0.closed().await;
     }

@@ -8,6 +8,7 @@ use tieline_transport::{Address, Endpoint, Options, Registry};
 
 use crate::args::{Bridge, Connect, Line};
 use crate::report::Failure;
+use crate::sessions;
 use crate::signals::Signals;
 
 const BY_HAND: &[u8] = b"tieline: one message a line; Ctrl-D ends the input, Ctrl-C everything\n";
@@ -17,7 +18,8 @@ pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
     if by_hand {
         crate::stderr::say(BY_HAND);
     }
-    join(Endpoint::stdio(), args.endpoint, args.line).await
+    let far = if args.resume { args.endpoint.resumable() } else { args.endpoint };
+    join(Endpoint::stdio(), far, args.line).await
 }
 
 pub(crate) async fn bridge(args: Bridge) -> Result<(), Failure> {
@@ -28,11 +30,13 @@ async fn join(near: Endpoint, far: Endpoint, line: Line) -> Result<(), Failure> 
     line.for_programs_at(&[&near, &far])?;
     let signals = Signals::listen()?;
     let registry = Registry::new();
-    let json = framing(&near) != framing(&far);
+    // A session carries the messages of any framing as they are.
+    let converts = !near.is_resumable() && !far.is_resumable();
+    let json = converts && framing(&near) != framing(&far);
     let options = Options { json, ..line.options() };
     // The far side first: until it is there, nothing is taken from the near side.
-    let far = registry.connect(&far, &options).await?;
-    let near = registry.connect(&near, &options).await?;
+    let far = sessions::connect(&registry, &far, &options).await?;
+    let near = sessions::connect(&registry, &near, &options).await?;
     let (tap, tap_end) = Tap::open_if_any(line.tap.as_deref())?;
     let how = tieline_gateway::Bridge { tap, grace: line.grace(), ..Default::default() };
     let report = tokio::select! {

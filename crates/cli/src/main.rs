@@ -2,6 +2,7 @@
 
 mod args;
 mod call;
+mod chaos;
 #[cfg(unix)]
 mod claude;
 mod connect;
@@ -12,7 +13,9 @@ mod pretty;
 mod rendezvous;
 mod report;
 mod serve;
+mod sessions;
 mod signals;
+mod status;
 mod stderr;
 mod terminal;
 
@@ -74,6 +77,8 @@ fn run(args: Args) -> Result<(), Failure> {
         #[cfg(unix)]
         Command::Claude(claude) => runtime.block_on(claude::run(claude)),
         Command::Bridge(bridge) => runtime.block_on(connect::bridge(bridge)),
+        Command::Status(status) => runtime.block_on(status::run(status)),
+        Command::Chaos(chaos) => runtime.block_on(chaos::run(chaos)),
         Command::DemoAgent => runtime.block_on(demo::run()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

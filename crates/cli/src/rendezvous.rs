@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use tieline_transport::{DynAcceptor, Endpoint, ErrorKind, Options, Registry};
 
 use crate::report::Failure;
+use crate::sessions::{self, Served};
 
 /// How many servers of one name may run before a person is asked to say where.
 const MOST: u32 = 1000;
@@ -18,14 +19,16 @@ pub(crate) async fn listen(
     registry: &Registry,
     program: &OsStr,
     options: &Options,
+    served: Served,
 ) -> Result<Box<dyn DynAcceptor>, Failure> {
-    let directory = directory()?;
+    let elsewhere = |problem| Failure::Said(format!("{problem}; or say where: --listen"));
+    let directory = directory().map_err(elsewhere)?;
     let name = socket_name(program);
     for number in 1..=MOST {
         let file =
             if number == 1 { format!("{name}.sock") } else { format!("{name}-{number}.sock") };
         let endpoint = Endpoint::unix(directory.join(file));
-        match registry.listen(&endpoint, options).await {
+        match sessions::listen(registry, endpoint, options, served).await {
             Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {}
             result => return Ok(result?),
         }
@@ -34,29 +37,46 @@ pub(crate) async fn listen(
     Err(Failure::Said(format!("{MOST} sockets in {directory} are in use; say where: --listen")))
 }
 
-/// `$XDG_RUNTIME_DIR/tieline`, or where there is no such thing `tieline-UID` under the system's
-/// temporary directory. Made if need be; refused if it is anybody else's.
-fn directory() -> Result<PathBuf, Failure> {
-    let uid = rustix::process::geteuid().as_raw();
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let runtime = runtime.filter(|path| path.is_absolute() && path.is_dir());
-    let directory = match runtime {
-        Some(runtime) => runtime.join("tieline"),
-        None => std::env::temp_dir().join(format!("tieline-{uid}")),
-    };
+/// The user's own directory ([`place`]). Made if need be; refused if it is anybody else's.
+pub(crate) fn directory() -> Result<PathBuf, String> {
+    let directory = place();
     let made = std::fs::DirBuilder::new().mode(0o700).create(&directory);
     match made {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            let directory = directory.display();
-            Err(Failure::Said(format!("cannot make {directory}: {error}; say where: --listen")))
+            Err(format!("cannot make {}: {error}", directory.display()))
         }
-        _ => check(&directory, uid).map(|()| directory),
+        _ => check(&directory, uid()).map(|()| directory),
     }
 }
 
+/// The same, if it is there; it is not made.
+pub(crate) fn existing() -> Result<Option<PathBuf>, String> {
+    let directory = place();
+    match std::fs::symlink_metadata(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        _ => check(&directory, uid()).map(|()| Some(directory)),
+    }
+}
+
+/// `$XDG_RUNTIME_DIR/tieline`, or where there is no such thing `tieline-UID` under the system's
+/// temporary directory.
+pub(crate) fn place() -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    match runtime.filter(|path| path.is_absolute() && path.is_dir()) {
+        Some(runtime) => runtime.join("tieline"),
+        None => std::env::temp_dir().join(format!("tieline-{}", uid())),
+    }
+}
+
+fn uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// In a directory that others can write to, anybody may have made this one first.
-fn check(directory: &Path, uid: u32) -> Result<(), Failure> {
-    let metadata = std::fs::symlink_metadata(directory)?;
+fn check(directory: &Path, uid: u32) -> Result<(), String> {
+    let shown = directory.display();
+    let metadata =
+        std::fs::symlink_metadata(directory).map_err(|error| format!("{shown}: {error}"))?;
     let problem = if !metadata.is_dir() {
         "is not a directory"
     } else if metadata.uid() != uid {
@@ -66,7 +86,7 @@ fn check(directory: &Path, uid: u32) -> Result<(), Failure> {
     } else {
         return Ok(());
     };
-    Err(Failure::Said(format!("{} {problem}; or say where: --listen", directory.display())))
+    Err(format!("{shown} {problem}"))
 }
 
 /// The program's file name without its ending, in characters that need no quoting anywhere.
@@ -100,10 +120,7 @@ mod tests {
     fn a_directory_that_is_not_the_users_own_is_refused() {
         let base = tempfile::tempdir().unwrap();
         let uid = rustix::process::geteuid().as_raw();
-        let said = |path: &Path, uid| match check(path, uid) {
-            Err(Failure::Said(sentence)) => sentence,
-            other => panic!("{other:?}"),
-        };
+        let said = |path: &Path, uid| check(path, uid).unwrap_err();
         let open = |mode| std::fs::set_permissions(base.path(), PermissionsExt::from_mode(mode));
         open(0o700).unwrap();
         assert!(check(base.path(), uid).is_ok());

@@ -6,6 +6,7 @@ use std::path::Path;
 use tieline_transport::{Address, DynAcceptor, Endpoint, ErrorKind, Options, Registry};
 
 use crate::report::Failure;
+use crate::sessions::{self, Served};
 
 /// How many servers of one name may run before a person is asked to say where.
 const MOST: u32 = 1000;
@@ -16,12 +17,13 @@ pub(crate) async fn listen(
     registry: &Registry,
     program: &OsStr,
     options: &Options,
+    served: Served,
 ) -> Result<Box<dyn DynAcceptor>, Failure> {
     let name = pipe_name(program);
     for number in 1..=MOST {
         let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
         let endpoint = Endpoint::new(Address::Pipe(name));
-        match registry.listen(&endpoint, options).await {
+        match sessions::listen(registry, endpoint, options, served).await {
             Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {}
             result => return Ok(result?),
         }

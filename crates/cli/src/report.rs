@@ -91,6 +91,12 @@ impl From<TransportError> for Failure {
     }
 }
 
+impl From<String> for Failure {
+    fn from(sentence: String) -> Self {
+        Self::Said(sentence)
+    }
+}
+
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::Said(error.to_string())

@@ -1,6 +1,7 @@
 //! `tieline serve`: a program, the places where it is to be reached, and the end of it all.
 
 use std::ffi::OsString;
+use std::future::pending;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -13,7 +14,9 @@ use tieline_transport::{
 use crate::args::Serve;
 use crate::rendezvous;
 use crate::report::Failure;
+use crate::sessions::{self, Served};
 use crate::signals::Signals;
+use crate::status::{About, Offer};
 
 pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     let signals = Signals::listen()?;
@@ -35,10 +38,19 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
         endpoints.push(endpoint);
         server.add(acceptor, target(&args, &registry, &program, json, &account)?);
     }
+    let offer = if args.no_status { None } else { offer(&registry).await };
+    let about = About::new(program.name.clone(), &endpoints, server.watch());
     announce(&endpoints, &program, quiet);
 
+    let asked = async {
+        match offer {
+            Some(offer) => offer.run(about).await,
+            None => pending().await,
+        }
+    };
     let served = tokio::select! {
         report = server.run(signals.first()) => report,
+        never = asked => match never {},
         () = signals.second() => {
             // With the server, all lines are dropped.
             log_programs(account.settled(crate::LAST_BREATH).await);
@@ -50,6 +62,12 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     tracing::info!(served, refused, failed, lost, restarted, "ended");
     log_programs(programs);
     Ok(())
+}
+
+/// Where `tieline status` asks. That nobody can ask is no reason not to serve.
+async fn offer(registry: &Registry) -> Option<Offer> {
+    let offered = Offer::listen(registry).await;
+    offered.map_err(|why| tracing::warn!("tieline status will not see this server: {why}")).ok()
 }
 
 /// What became of every program, and whether anything is left of one: as far as their guardians have
@@ -124,24 +142,27 @@ async fn entrances(
     registry: &Registry,
     program: &Program,
 ) -> Result<Vec<Entrance>, Failure> {
+    let served = Served { resume: args.resume, most: args.max_connections };
     let mut entrances = Vec::new();
     for endpoint in &args.listen {
         // Without a framing of its own an entrance speaks lines, whatever the program does.
-        let json = endpoint.framing().unwrap_or(FramingKind::Lines) != args.framing;
+        let converts = !endpoint.is_resumable() && served.resume.is_none();
+        let json = converts && endpoint.framing().unwrap_or(FramingKind::Lines) != args.framing;
         let allow_unauthenticated_tcp = args.allow_unauthenticated_tcp;
         let options = Options { json, allow_unauthenticated_tcp, ..args.line.options() };
-        let acceptor = registry.listen(endpoint, &options).await?;
+        let acceptor = sessions::listen(registry, endpoint.clone(), &options, served).await?;
         let listening = acceptor.endpoint().clone();
         let endpoint = match endpoint.framing() {
-            Some(framing) => listening.with_framing(framing),
-            None => listening,
+            Some(framing) if converts => listening.with_framing(framing),
+            _ => listening,
         };
         entrances.push(Entrance { acceptor, endpoint, json });
     }
     if entrances.is_empty() {
-        let json = args.framing != FramingKind::Lines;
+        let json = served.resume.is_none() && args.framing != FramingKind::Lines;
         let options = Options { json, ..args.line.options() };
-        let acceptor = rendezvous::listen(registry, program.name.as_ref(), &options).await?;
+        let name = program.name.as_ref();
+        let acceptor = rendezvous::listen(registry, name, &options, served).await?;
         let endpoint = acceptor.endpoint().clone();
         entrances.push(Entrance { acceptor, endpoint, json });
     }

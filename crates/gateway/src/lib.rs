@@ -9,14 +9,21 @@
 //! [`bridge`] joins two channels; [`Server`] accepts many and gives each a far end of its own.
 //! Nothing is ever put into the stream that did not come from the other side, unless a
 //! [dialect](Bridge::dialect) is given: then requests that the far side leaves behind are answered.
+//!
+//! [`Chaos`] is the opposite: it joins byte streams, knows no message, and does them harm on purpose.
 
 mod bridge;
+mod chaos;
 mod line;
 mod pump;
 mod serve;
 mod tap;
 mod unanswered;
+mod watch;
 
 pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge, bridge_supervised};
+pub use chaos::{Chaos, ChaosReport, Faults};
 pub use serve::{Server, ServerReport};
 pub use tap::{Tap, TapEnd};
+pub use tieline_link::State;
+pub use watch::{LineView, ProgramView, ServerView, ServerWatch, Traffic};

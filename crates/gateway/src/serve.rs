@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tieline_link::{Link, LinkOptions, Recovery};
 use tieline_proto::RestartPolicy;
 use tieline_proto::json::{self, Limits};
 use tieline_transport::{
@@ -17,7 +18,8 @@ use tieline_transport::{
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 
-use crate::{Bridge, BridgeReport, bridge_supervised};
+use crate::watch::Counting;
+use crate::{Bridge, BridgeReport, ServerWatch, bridge};
 
 /// Accepts clients and gives each a far end of its own.
 pub struct Server {
@@ -26,6 +28,7 @@ pub struct Server {
     bridge: Bridge,
     restart: RestartPolicy,
     account: Option<ProcessAccount>,
+    watch: ServerWatch,
 }
 
 struct Entrance {
@@ -56,7 +59,13 @@ impl Server {
     /// how each is joined to its far end.
     pub fn new(max_connections: usize, bridge: Bridge) -> Self {
         let (entrances, restart) = (Vec::new(), RestartPolicy::Never);
-        Self { entrances, max_connections, bridge, restart, account: None }
+        let watch = ServerWatch::default();
+        Self { entrances, max_connections, bridge, restart, account: None, watch }
+    }
+
+    /// What looks at it while it runs.
+    pub fn watch(&self) -> ServerWatch {
+        self.watch.clone()
     }
 
     /// Where the programs at the far ends are counted, as their
@@ -67,7 +76,7 @@ impl Server {
     }
 
     /// After which ends a far end is replaced while its client is still there, as
-    /// [`bridge_supervised`] does; after none by default.
+    /// [`bridge_supervised`](crate::bridge_supervised) does; after none by default.
     pub fn restart(&mut self, policy: RestartPolicy) {
         self.restart = policy;
     }
@@ -82,19 +91,20 @@ impl Server {
     ///
     /// Dropping the future ends everything at once.
     pub async fn run(self, stop: impl Future<Output = ()>) -> ServerReport {
-        let Self { entrances, max_connections, bridge, restart, account } = self;
+        let Self { entrances, max_connections, bridge, restart, account, watch } = self;
         let (arrived, mut arrivals) = mpsc::channel(1);
         let mut entrances: JoinSet<()> =
             entrances.into_iter().map(|entrance| accept(entrance, arrived.clone())).collect();
         drop(arrived);
         let (stopping, _) = watch::channel(false);
-        let mut lines = Lines::default();
+        let mut lines = Lines { watch, ..Lines::default() };
         let mut stop = pin!(stop);
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 Some(ended) = lines.tasks.join_next_with_id() => lines.ended(ended),
                 Some(arrival) = arrivals.recv() => {
+                    lines.watch.came();
                     if lines.tasks.len() >= max_connections {
                         lines.refuse(&format!("there are {max_connections} already"));
                     } else {
@@ -168,11 +178,13 @@ struct Lines {
     numbers: BTreeMap<Id, u64>,
     last: u64,
     report: ServerReport,
+    watch: ServerWatch,
 }
 
 impl Lines {
     fn refuse(&mut self, why: &str) {
         self.report.refused += 1;
+        self.watch.report(self.report);
         tracing::warn!("refused a client: {why}");
     }
 
@@ -183,7 +195,8 @@ impl Lines {
         let peer = peer.map_or_else(String::new, |peer| format!(" ({peer})"));
         tracing::info!(line, "a client has connected{peer}");
         joined.bridge.line = line;
-        let task = self.tasks.spawn(run(arrival, joined, stopping));
+        self.watch.begun(line, arrival.client.control().clone());
+        let task = self.tasks.spawn(run(arrival, joined, self.watch.clone(), stopping));
         self.numbers.insert(task.id(), line);
     }
 
@@ -222,13 +235,16 @@ impl Lines {
                 tracing::error!(line, "the line's task has failed: {error}");
             }
         }
+        self.watch.over(line);
+        self.watch.report(self.report);
     }
 }
 
 /// One client's line from its far end's beginning to its own end; `None` if there was no far end.
 async fn run(
     arrival: Arrival,
-    Joined { restart, bridge }: Joined,
+    Joined { restart, bridge: how }: Joined,
+    watch: ServerWatch,
     mut stopping: watch::Receiver<bool>,
 ) -> Option<BridgeReport> {
     let mut stop = pin!(async {
@@ -239,8 +255,14 @@ async fn run(
         client = admit(arrival.client) => client?,
         () = &mut stop => return None,
     };
-    match bridge_supervised(client, arrival.target, restart, bridge, stop).await {
-        Ok(report) => Some(report),
+    let starts = Arc::default();
+    let target = Arc::new(Counting { target: arrival.target, starts: Arc::clone(&starts) });
+    let recovery = LinkOptions::recovering(Recovery::Restart(restart));
+    match Link::connect(target, recovery).await {
+        Ok(far) => {
+            watch.joined(how.line, &far, starts);
+            Some(bridge(client, far.boxed(), how, stop).await)
+        }
         Err(error) => {
             log_error("the client was turned away", &error);
             None
@@ -287,7 +309,7 @@ impl Receiver for Replay {
     }
 }
 
-fn log_error(consequence: &str, error: &TransportError) {
+pub(crate) fn log_error(consequence: &str, error: &TransportError) {
     let cause = std::error::Error::source(error).map_or_else(String::new, |c| format!(" ({c})"));
     let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
     tracing::error!("{error}{cause}; {consequence}{hint}");

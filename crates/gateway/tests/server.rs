@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use tieline_gateway::{Bridge, Server, ServerReport};
+use tieline_gateway::{Bridge, Server, ServerReport, ServerWatch};
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, DynAcceptor, DynConnector, Endpoint, ErrorKind, Incoming,
     Operation, Options, ReceiverExt, Registry, SenderExt, TransportError, memory_pair,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+
+/// In virtual time.
+const TICK: Duration = Duration::from_millis(1);
 
 /// Far ends, whose other ends come out of a queue.
 struct Target(mpsc::UnboundedSender<BoxChannel>);
@@ -30,6 +33,7 @@ struct Served {
     registry: Registry,
     endpoint: Endpoint,
     far_ends: mpsc::UnboundedReceiver<BoxChannel>,
+    watch: ServerWatch,
     stop: oneshot::Sender<()>,
     report: JoinHandle<ServerReport>,
 }
@@ -42,11 +46,11 @@ impl Served {
         let (target, far_ends) = mpsc::unbounded_channel();
         let mut server = Server::new(max_connections, Bridge::default());
         server.add(acceptor, Arc::new(Target(target)));
-        let (stop, stopped) = oneshot::channel();
+        let (watch, (stop, stopped)) = (server.watch(), oneshot::channel());
         let report = tokio::spawn(server.run(async {
             let _ = stopped.await;
         }));
-        Self { registry, endpoint, far_ends, stop, report }
+        Self { registry, endpoint, far_ends, watch, stop, report }
     }
 
     async fn client(&self) -> BoxChannel {
@@ -57,6 +61,54 @@ impl Served {
         self.stop.send(()).unwrap();
         self.report.await.unwrap()
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_watches_sees_the_lines_there_are_and_the_sum_of_all_there_were() {
+    let mut served = Served::start(2).await;
+    let watch = served.watch.clone();
+    let view = watch.now();
+    assert_eq!((view.came, view.lines.len(), view.traffic), (0, 0, Default::default()));
+    let mut lines = Vec::new();
+    for word in ["one", "three"] {
+        let (mut sender, mut receiver) = served.client().await.split();
+        sender.send(word).await.unwrap();
+        let (mut to_client, mut from_client) = served.far_ends.recv().await.unwrap().split();
+        let Incoming::Message(message) = from_client.recv().await else { panic!("no message") };
+        to_client.send(message).await.unwrap();
+        assert!(matches!(receiver.recv().await, Incoming::Message(_)));
+        lines.push((sender, receiver, to_client, from_client));
+    }
+    let mut turned_away = served.client().await.split().1;
+    assert!(matches!(turned_away.recv().await, Incoming::End(_)));
+    let view = watch.now();
+    assert_eq!((view.came, view.report.refused, view.restarts), (3, 1, 0));
+    let seen = view.lines.iter().map(|line| {
+        let program = line.program.as_ref().unwrap();
+        assert!(program.state.is_connected() && program.pid.is_none() && program.restarts == 0);
+        let client = &line.client;
+        (line.id, client.messages_in, client.messages_out, client.bytes_in, client.bytes_out)
+    });
+    // A length of four bytes stands in front of each.
+    assert_eq!(seen.collect::<Vec<_>>(), [(1, 1, 1, 7, 7), (2, 1, 1, 9, 9)]);
+    let traffic = view.traffic;
+    assert_eq!((traffic.messages_in, traffic.bytes_in, traffic.bytes_out), (2, 16, 16));
+
+    lines.remove(0);
+    let over = async {
+        while watch.now().lines.len() > 1 {
+            tokio::time::sleep(TICK).await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), over).await.expect("a line is over");
+    let view = watch.now();
+    assert_eq!((view.lines[0].id, view.report.served), (2, 1));
+    assert_eq!(view.traffic, traffic, "what went over a line that is over still counts");
+    drop(lines);
+    served.stop().await;
+    let view = watch.now();
+    assert_eq!((view.came, view.report.served, view.lines.len()), (3, 2, 0));
+    assert_eq!(view.traffic, traffic);
 }
 
 #[tokio::test(start_paused = true)]

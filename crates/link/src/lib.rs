@@ -102,6 +102,30 @@
 //! what waits to be sent may leave at the same moment: who must begin anew first (a JSON-RPC peer does)
 //! lets nothing wait.
 //!
+//! # Sessions
+//!
+//! Between two ends of tieline nothing need be lost or unknown: a [`Session`] stands on a Link, numbers
+//! its messages and keeps each until the other side has taken it over. [`connector`] and [`listen`] make
+//! one wherever an endpoint begins with `resume+`; [`Session::connect`] and [`Sessions`] stand on any
+//! connector and acceptor.
+//!
+//! | a message | becomes |
+//! |---|---|
+//! | sent while there is no connection | kept, and sent on the next; the sender waits once 1,024 messages or 8 MiB are kept |
+//! | on its way when the connection broke | sent again on the next if the other side lacks it, and never seen twice |
+//! | not acknowledged when the session is lost | said: [`SessionLost`](tieline_transport::SessionLost) has what was delivered |
+//!
+//! *Within a session every message is delivered once, in order, or the session ends with an error that
+//! says what was delivered.* Across a crash of either end that is not so: the session is in memory. A
+//! client that finds its server without memory begins another session, and its receiver says
+//! [`Reset`](tieline_transport::Incoming::Reset).
+//!
+//! A server keeps a session without a connection for two minutes. Whoever knows the session's secret,
+//! which changes with each connection, and is the user who began it, may resume it; a newer connection
+//! fences off the older. A message is acknowledged when the consumer was given it, or where
+//! [`SessionConfig::commits`](tieline_proto::session::SessionConfig::commits) asks for it, when the
+//! consumer has [committed](Commits::commit) it.
+//!
 //! # What ends it
 //!
 //! Like any channel it is passive: the loss is noticed and another line sought by whoever receives. It

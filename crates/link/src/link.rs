@@ -147,6 +147,24 @@ impl LinkSender {
         self.start(&mut sending, |line| line.start_send(message))
     }
 
+    /// What `act` does with the line there is; pending without one. For a session, which keeps what it
+    /// sends: nothing is counted as lost.
+    pub(crate) fn poll_line(
+        &self,
+        cx: &mut Context<'_>,
+        act: impl FnOnce(&mut dyn Sender, &mut Context<'_>) -> Poll<Result<(), SendError>>,
+    ) -> Poll<()> {
+        let mut sending = lock(&self.0.sending);
+        let acted = self.on_line(&mut sending, |line| act(line, cx));
+        match acted {
+            Some(Poll::Ready(_)) => Poll::Ready(()),
+            Some(Poll::Pending) | None => {
+                self.0.register_sender(cx.waker());
+                Poll::Pending
+            }
+        }
+    }
+
     /// Whether there is a line now.
     pub(crate) fn has_line(&self) -> bool {
         lock(&self.0.sending).line.is_some()
@@ -202,7 +220,7 @@ impl Sender for LinkSender {
         self.start(&mut sending, |line| line.start_send(message))
     }
 
-    fn start_send_behind(&mut self, head: &[u8], message: Bytes) -> Result<(), SendError> {
+    fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
         let mut sending = lock(&self.0.sending);
         self.start(&mut sending, |line| line.start_send_behind(head, message))
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, CloseReason, Control, Incoming, Receiver, Reset, Sender,
     SenderExt, TransportError,
@@ -35,6 +36,41 @@ impl Receiver for LinkReceiver {
                 return Poll::Pending;
             }
         }
+    }
+}
+
+/// What [`LinkReceiver::poll_many`] has come to.
+pub(crate) enum Gathered {
+    /// As many as were wanted.
+    Many,
+    /// Nothing more is there.
+    All,
+    /// Something that is no message.
+    Other(Incoming),
+}
+
+impl LinkReceiver {
+    /// Takes messages that are there, at most so many.
+    pub(crate) fn poll_many(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        mut take: impl FnMut(Bytes),
+    ) -> Gathered {
+        let mut receiving = lock(&self.0.receiving);
+        let mut taken = 0;
+        while taken < most {
+            match receiving.poll(&self.0, cx) {
+                Poll::Ready(Incoming::Message(message)) => {
+                    take(message);
+                    taken += 1;
+                }
+                Poll::Ready(other) => return Gathered::Other(other),
+                Poll::Pending if self.0.register_receiver(cx.waker()) => return Gathered::All,
+                Poll::Pending => {}
+            }
+        }
+        Gathered::Many
     }
 }
 

@@ -332,6 +332,10 @@ impl Backing for Behind {
         self.line()?.peer()
     }
 
+    fn child(&self) -> Option<u32> {
+        self.line()?.child()
+    }
+
     fn count(&self, info: &mut ConnectionInfo) {
         let Some(shared) = self.0.upgrade() else { return };
         let life = shared.life();

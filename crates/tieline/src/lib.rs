@@ -21,6 +21,7 @@
 //! | `tcp:127.0.0.1:7000` | a TCP port, without authentication |
 //! | `mem:name` | inside this process |
 //! | `content-length+exec:pylsp` | any of them, with the framing in front |
+//! | `resume+unix:/run/agent.sock` | any of them, in a session that survives its connections |
 //!
 //! # Talk to a program
 //!
@@ -111,6 +112,33 @@
 //! # }
 //! ```
 //!
+//! # Lose nothing
+//!
+//! Between two ends of tieline, `resume+` in front of an endpoint makes a [`link::Session`] of the
+//! channel, on both sides. *Within a session every message is delivered once, in order, or the session
+//! ends with an error that says what was delivered.*
+//!
+//! ```
+//! use tieline::{Channel, Incoming, ReceiverExt, SenderExt};
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("agent.sock");
+//! # runtime.block_on(async {
+//! let endpoint = format!("resume+unix:{}", path.display());
+//! let mut acceptor = tieline::listen(&endpoint).await?;
+//! let (client, server) = tokio::join!(tieline::connect(&endpoint), acceptor.accept());
+//!
+//! let (mut sender, _keep) = client?.split();
+//! let (_keep_too, mut receiver) = server?.split();
+//! // Whatever becomes of the connection meanwhile.
+//! sender.send("once").await?;
+//! assert!(matches!(receiver.recv().await, Incoming::Message(m) if m == "once"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Where to read on
 //! - [`Options`]: message limits, timeouts, framing, environment of a child.
 //! - [`Guardian`]: nothing that comes of a child is left, also when this program is killed (Linux).
@@ -153,7 +181,9 @@ pub async fn connect(endpoint: &str) -> Result<BoxChannel, TransportError> {
 /// # Errors
 /// As [`connect`].
 pub async fn connect_with(endpoint: &str, options: &Options) -> Result<BoxChannel, TransportError> {
-    REGISTRY.connect(&endpoint.parse()?, options).await
+    let endpoint = endpoint.parse()?;
+    let session = link::SessionOptions::default();
+    link::connector(&REGISTRY, &endpoint, options, session)?.connect().await
 }
 
 /// Listens on `endpoint` with the default [`Options`], until the acceptor is dropped.
@@ -172,7 +202,8 @@ pub async fn listen_with(
     endpoint: &str,
     options: &Options,
 ) -> Result<Box<dyn DynAcceptor>, TransportError> {
-    REGISTRY.listen(&endpoint.parse()?, options).await
+    let endpoint = endpoint.parse()?;
+    link::listen(&REGISTRY, &endpoint, options, link::SessionOptions::default()).await
 }
 
 /// A client of `endpoint`, which connects when it is told to. Does no I/O.

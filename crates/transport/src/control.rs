@@ -42,6 +42,11 @@ pub trait Backing: Send + Sync + 'static {
         None
     }
 
+    /// The child process that stands behind it, while it runs.
+    fn child(&self) -> Option<u32> {
+        None
+    }
+
     /// Adds what moved elsewhere than through the connection's own halves.
     fn count(&self, info: &mut ConnectionInfo) {
         let _ = info;
@@ -141,6 +146,12 @@ impl Control {
     /// Who is on the other end.
     pub fn peer(&self) -> Option<PeerIdentity> {
         self.0.peer.or_else(|| self.0.backing.peer())
+    }
+
+    /// The number of the child process that stands behind the line, while it runs: for people to
+    /// read. It may be another's a moment later, so it must not be signalled.
+    pub fn child(&self) -> Option<u32> {
+        self.0.backing.child()
     }
 
     /// What the line can do.

@@ -7,8 +7,9 @@ use tieline_proto::json::Limits;
 use tieline_proto::{FramingKind, Json};
 
 use crate::{
-    BoxChannel, BoxFuture, DynAcceptor, DynConnector, Endpoint, ErrorKind, Framed, Memory,
-    Operation, Options, Transport, TransportError, TransportKind,
+    BoxChannel, BoxConnection, BoxFuture, DynAcceptor, DynConnector, DynListener, DynTransport,
+    Endpoint, ErrorKind, Framed, Memory, Operation, Options, Transport, TransportError,
+    TransportKind,
 };
 
 /// What a scheme stands for: how to get from an endpoint to messages.
@@ -35,9 +36,18 @@ pub trait Scheme: Send + Sync + 'static {
         endpoint: &'a Endpoint,
         options: &'a Options,
     ) -> BoxFuture<'a, Result<Box<dyn DynAcceptor>, TransportError>>;
+
+    /// The bytes below its messages; `None` by default, and for what carries messages from birth.
+    fn bytes(&self) -> Option<&dyn DynTransport> {
+        None
+    }
 }
 
 impl<T: Transport> Scheme for T {
+    fn bytes(&self) -> Option<&dyn DynTransport> {
+        Some(self)
+    }
+
     fn connector(
         &self,
         endpoint: &Endpoint,
@@ -151,6 +161,47 @@ impl Registry {
         listening.map_err(|error| locate(error, endpoint))
     }
 
+    /// Connects to the byte stream at `endpoint`; a framing in front says nothing here. Cancel-safe:
+    /// a dropped attempt leaves nothing behind.
+    ///
+    /// # Errors
+    /// Each cause has its own [`ErrorKind`];
+    /// [`UnsupportedOperation`](ErrorKind::UnsupportedOperation) where messages do not go as a stream
+    /// of bytes.
+    pub async fn connect_bytes(
+        &self,
+        endpoint: &Endpoint,
+        options: &Options,
+    ) -> Result<BoxConnection, TransportError> {
+        let connected = self.bytes(endpoint, Operation::Connect)?.connect(endpoint, options).await;
+        connected.map_err(|error| locate(error, endpoint))
+    }
+
+    /// Starts to listen for byte streams on `endpoint`; a framing in front says nothing here.
+    ///
+    /// # Errors
+    /// As [`Registry::connect_bytes`].
+    pub async fn listen_bytes(
+        &self,
+        endpoint: &Endpoint,
+        options: &Options,
+    ) -> Result<Box<dyn DynListener>, TransportError> {
+        let listening = self.bytes(endpoint, Operation::Listen)?.listen(endpoint, options).await;
+        listening.map_err(|error| locate(error, endpoint))
+    }
+
+    fn bytes(
+        &self,
+        endpoint: &Endpoint,
+        operation: Operation,
+    ) -> Result<&dyn DynTransport, TransportError> {
+        self.scheme(endpoint, operation)?.bytes().ok_or_else(|| {
+            TransportError::new(ErrorKind::UnsupportedOperation, operation)
+                .at(endpoint)
+                .with_hint("it carries messages, which are no stream of bytes")
+        })
+    }
+
     fn scheme(
         &self,
         endpoint: &Endpoint,
@@ -194,4 +245,57 @@ fn locate(error: TransportError, endpoint: &Endpoint) -> TransportError {
 pub(crate) fn foreign(endpoint: &Endpoint) -> TransportError {
     let problem = format!("`{}:` is not an endpoint of this transport", endpoint.scheme());
     TransportError::new(ErrorKind::InvalidEndpoint { problem }, Operation::Configure).at(endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// It carries messages from birth.
+    struct Telegraph;
+
+    impl Scheme for Telegraph {
+        fn connector(
+            &self,
+            _: &Endpoint,
+            _: &Options,
+        ) -> Result<Box<dyn DynConnector>, TransportError> {
+            Err(TransportError::new(ErrorKind::Refused, Operation::Connect))
+        }
+
+        fn listen<'a>(
+            &'a self,
+            _: &'a Endpoint,
+            _: &'a Options,
+        ) -> BoxFuture<'a, Result<Box<dyn DynAcceptor>, TransportError>> {
+            Box::pin(async { Err(TransportError::new(ErrorKind::Refused, Operation::Listen)) })
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_are_reached_as_messages_are_by_the_endpoints_text() {
+        let (registry, options) = (Registry::new(), Options::default());
+        let endpoint: Endpoint = "content-length+mem:door".parse().unwrap();
+        let mut listener = registry.listen_bytes(&endpoint, &options).await.unwrap();
+        let mut client = registry.connect_bytes(&endpoint, &options).await.unwrap();
+        let mut server = listener.accept().await.unwrap();
+        client.write_all(b"no\0frame").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        server.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"no\0frame");
+    }
+
+    #[tokio::test]
+    async fn what_carries_messages_from_birth_has_no_bytes() {
+        let mut registry = Registry::new();
+        registry.register("telegraph", Telegraph);
+        let (endpoint, options) = ("telegraph:here".parse().unwrap(), Options::default());
+        let Err(error) = registry.connect_bytes(&endpoint, &options).await else { panic!("how?") };
+        assert!(matches!(error.kind(), ErrorKind::UnsupportedOperation), "{error}");
+        assert_eq!(error.endpoint(), Some(&endpoint));
+        let Err(error) = registry.listen_bytes(&endpoint, &options).await else { panic!("how?") };
+        assert!(matches!(error.kind(), ErrorKind::UnsupportedOperation), "{error}");
+    }
 }

@@ -40,18 +40,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
         }
         Ok(begun.elapsed().as_secs_f64() / f64::from(ONE_AT_A_TIME))
     });
-    let many = bench.side(async || {
-        calls_a_second(|| {
-            let (peer, text) = (peer.clone(), text.clone());
-            async move {
-                for _ in 0..CALLS_EACH {
-                    peer.call::<(String,)>("echo", (&text,)).await?;
-                }
-                Ok(())
-            }
-        })
-        .await
-    });
+    let many = bench.side(async || echoes_a_second(&peer).await);
 
     // What one call is on the wire, there and back being of nearly the same length.
     let process = Process::start("echo-raw-call")?;
@@ -117,6 +106,21 @@ const MANY: &str = "JSON-RPC calls, 64 bytes, 64 in flight";
 
 /// `{"jsonrpc":"2.0","id":1000,"method":"echo","params":["…"]}` and its newline, about.
 const ON_THE_WIRE: usize = PAYLOAD + 60;
+
+/// Calls a second of a peer whose other side gives back what it was given, 64 in flight.
+pub(super) async fn echoes_a_second(peer: &Peer) -> Result<f64> {
+    let text = "x".repeat(PAYLOAD);
+    calls_a_second(|| {
+        let (peer, text) = (peer.clone(), text.clone());
+        async move {
+            for _ in 0..CALLS_EACH {
+                peer.call::<(String,)>("echo", (&text,)).await?;
+            }
+            Ok(())
+        }
+    })
+    .await
+}
 
 /// Calls a second, of all tasks together.
 async fn calls_a_second<F>(task: impl Fn() -> F) -> Result<f64>

@@ -11,6 +11,7 @@ pub(crate) mod codec;
 mod connect;
 mod echo;
 mod memory;
+mod session;
 mod stream;
 
 use std::time::Instant;
@@ -41,6 +42,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("bulk", "Unix socket: messages of 1 MiB one way", bulk::run),
     row("child", "child process: small messages there and back, and streamed", child::run),
     row("calls", "JSON-RPC: one at a time, and 64 in flight; other libraries too", calls::run),
+    row("session", "a resumable session beside the bare channel", session::run),
     row("connect", "Unix socket: connect and accept", connect::run),
     row("memory", "Unix socket: memory of an idle connection", memory::run),
     row(
@@ -83,6 +85,14 @@ pub(crate) fn role(name: &str) -> Option<Role> {
         "calls-tieline" => |socket| Box::pin(calls::serve_tieline(socket)),
         "calls-by-hand" => |socket| Box::pin(calls::serve_by_hand(socket)),
         "echo-raw-call" => |socket| Box::pin(calls::serve_raw(socket)),
+        "session-echo" => |socket| Box::pin(session::serve_echo(socket, true)),
+        "session-echo-bare" => |socket| Box::pin(session::serve_echo(socket, false)),
+        "session-small" => |socket| Box::pin(session::serve_small(socket, true)),
+        "session-small-bare" => |socket| Box::pin(session::serve_small(socket, false)),
+        "session-large" => |socket| Box::pin(session::serve_large(socket, true)),
+        "session-large-bare" => |socket| Box::pin(session::serve_large(socket, false)),
+        "session-calls" => |socket| Box::pin(session::serve_calls(socket, true)),
+        "session-calls-bare" => |socket| Box::pin(session::serve_calls(socket, false)),
         "memory-typed" => |socket| Box::pin(memory::serve_typed(socket)),
         "connect-raw" => |socket| Box::pin(connect::serve_raw(socket)),
         "connect-typed" => |socket| Box::pin(connect::serve_typed(socket)),

@@ -8,11 +8,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_transport::{CloseReason, Incoming, LostBy, Receiver};
+use tieline_transport::{CloseReason, Incoming, LostBy};
 use tokio::time::Sleep;
 
 use super::shared::Shared;
 use crate::LinkReceiver;
+use crate::receiver::Gathered;
 
 /// So many frames are taken before they are looked at.
 const BATCH: usize = 64;
@@ -39,22 +40,27 @@ impl Driver {
 
     /// Takes frames from the connection. Why the Link has ended, if it has.
     fn gather(&mut self, cx: &mut Context<'_>, room: bool) -> Option<CloseReason> {
-        while self.batch.len() < BATCH {
-            let is_fenced = self.shared.core().is_fenced;
+        let Self { shared, receiver, batch, .. } = self;
+        loop {
+            let is_fenced = shared.core().is_fenced;
             let is_broken =
-                self.shared.link().is_some_and(|link| link.is_broken.load(Ordering::Acquire));
+                shared.link().is_some_and(|link| link.is_broken.load(Ordering::Acquire));
             if !room && !is_fenced && !is_broken {
-                break;
+                return None;
             }
-            match self.receiver.poll_recv(cx) {
-                Poll::Pending => break,
-                Poll::Ready(Incoming::Message(_)) if is_fenced || !room => {}
-                Poll::Ready(Incoming::Message(frame)) => self.batch.push(frame),
-                Poll::Ready(Incoming::End(reason)) => return Some(reason),
-                Poll::Ready(_) => {}
+            // What is left out here will come again over the next connection.
+            let takes = room && !is_fenced;
+            let most = BATCH - batch.len();
+            match receiver.poll_many(cx, most, |frame| batch.extend(takes.then_some(frame))) {
+                Gathered::All => return None,
+                Gathered::Many if takes => return None,
+                Gathered::Other(Incoming::End(reason)) => return Some(reason),
+                // Another connection: what the one before has brought comes again, and shows nothing
+                // of the other side's having seen this one's welcome.
+                Gathered::Other(Incoming::Reset(_)) => batch.clear(),
+                Gathered::Many | Gathered::Other(_) => {}
             }
         }
-        None
     }
 
     /// What has come is taken, what waits is written. Why the session is over, if it is.
@@ -64,7 +70,11 @@ impl Driver {
         let received = batch.drain(..).try_for_each(|frame| shared.receive(&mut core, frame));
         let receiver = if core.inbound.is_empty() { None } else { core.receiver.take() };
         let written = shared.pump(&mut core);
-        let is_free = written.is_ready() || core.machine.has_room() || core.machine.is_settled();
+        // Who waits for room is woken for more than one message.
+        let is_free = match core.waits_for_room {
+            true => core.machine.is_half_free(),
+            false => written.is_ready() || core.machine.is_settled(),
+        };
         let sender = if is_free { core.sender.take() } else { None };
         let is_over = core.is_over() && (written.is_ready() || !core.has_line());
         let by_us = core.is_closing;

@@ -94,6 +94,7 @@ impl SessionSender {
             if let Some(closed) = core.closed() {
                 return Poll::Ready(Err(closed));
             }
+            core.waits_for_room = false;
             Self::wait(&mut core, cx);
             Poll::Pending
         })
@@ -114,6 +115,7 @@ impl SessionSender {
             lost => return Poll::Ready(Err(SendError::Lost(lost))),
         }
         if written.is_pending() && core.has_line() {
+            core.waits_for_room = false;
             Self::wait(&mut core, cx);
             return Poll::Pending;
         }
@@ -133,6 +135,7 @@ impl Sender for SessionSender {
         if core.machine.has_room() {
             return Poll::Ready(Ok(()));
         }
+        core.waits_for_room = true;
         Self::wait(&mut core, cx);
         let _ = self.shared.pump(&mut core);
         Poll::Pending

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -75,6 +75,8 @@ pub(super) struct Core {
     pub(super) is_fenced: bool,
     pub(super) task: Option<Waker>,
     pub(super) sender: Option<Waker>,
+    /// It is room that the sender waits for, and not that something has left.
+    pub(super) waits_for_room: bool,
     pub(super) receiver: Option<Waker>,
 }
 
@@ -127,6 +129,7 @@ impl Shared {
             is_fenced: false,
             task: None,
             sender: None,
+            waits_for_room: false,
             receiver: None,
         };
         Self {
@@ -287,22 +290,14 @@ impl Shared {
         let Core { machine, line, task, now, .. } = core;
         let (Some(line), Some(task)) = (line, task) else { return Poll::Pending };
         let mut cx = Context::from_waker(task);
-        loop {
-            match line.poll_ready(&mut cx) {
-                Poll::Pending => return Poll::Pending,
-                // The Link has ended, and the task hears of it.
-                Poll::Ready(Err(_)) => return Poll::Pending,
-                Poll::Ready(Ok(())) => {}
+        line.poll_line(&mut cx, |line, cx| {
+            loop {
+                ready!(line.poll_ready(cx))?;
+                let Some((head, message)) = machine.next_encoded(*now) else { break };
+                line.start_send_behind(&head, message)?;
             }
-            let Some(frame) = machine.next(*now) else { break };
-            let (head, message) = frame.encode();
-            // What a broken line does not take is sent again on the next.
-            let _ = match head.is_empty() {
-                true => line.start_send(message),
-                false => line.start_send_behind(&head, message),
-            };
-        }
-        line.poll_flush(&mut cx).map(|_| ())
+            line.poll_flush(cx)
+        })
     }
 
     /// Takes a frame that has come.

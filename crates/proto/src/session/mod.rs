@@ -130,6 +130,12 @@ impl Session {
         self.outgoing.has_room()
     }
 
+    /// Whether at least half of the room is free again, for those who have waited for any: to go on for
+    /// one message at a time is dear.
+    pub fn is_half_free(&self) -> bool {
+        self.outgoing.is_half_free()
+    }
+
     /// Takes a message over, to be kept until it is acknowledged. Gives its number.
     ///
     /// Ask [`has_room`](Self::has_room) before: there is no other bound, and a message that is taken
@@ -146,20 +152,42 @@ impl Session {
     /// The next frame for the connection there is. Call it when that has room for a frame; a frame
     /// that is not wholly written when the connection breaks will be sent again.
     pub fn next(&mut self, now: Duration) -> Option<Frame> {
+        Some(match self.step(now)? {
+            Step::Message { sequence, acknowledged, place } => {
+                let message = self.outgoing.message(place).clone();
+                Frame::Data { sequence, acknowledged, message }
+            }
+            Step::Other(frame) => frame,
+        })
+    }
+
+    /// The same, as it stands on the wire: what is in front, and the message behind it.
+    pub fn next_encoded(&mut self, now: Duration) -> Option<(Head, &Bytes)> {
+        static NONE: Bytes = Bytes::new();
+        Some(match self.step(now)? {
+            Step::Message { sequence, acknowledged, place } => {
+                (Head::of_message(sequence, acknowledged), self.outgoing.message(place))
+            }
+            // None of these has anything behind.
+            Step::Other(frame) => (frame.encode().0, &NONE),
+        })
+    }
+
+    fn step(&mut self, now: Duration) -> Option<Step> {
         if let Some(token) = self.pong.take() {
-            return Some(Frame::Pong { token });
+            return Some(Step::Other(Frame::Pong { token }));
         }
         if let Some(token) = self.ping.take() {
-            return Some(Frame::Ping { token });
+            return Some(Step::Other(Frame::Ping { token }));
         }
         let acknowledged = self.incoming.acknowledged();
-        if let Some(frame) = self.outgoing.next(acknowledged) {
+        if let Some(step) = self.outgoing.next(acknowledged) {
             self.incoming.told();
-            return Some(frame);
+            return Some(step);
         }
         self.incoming.is_due(now).then(|| {
             self.incoming.told();
-            Frame::Ack { acknowledged }
+            Step::Other(Frame::Ack { acknowledged })
         })
     }
 
@@ -276,6 +304,14 @@ impl Session {
     pub fn is_settled(&self) -> bool {
         self.outgoing.is_over()
     }
+}
+
+/// What is to be written next.
+enum Step {
+    /// A message that is kept at this place.
+    Message { sequence: Sequence, acknowledged: Sequence, place: usize },
+    /// A frame without a message: none of the handshake, and no farewell.
+    Other(Frame),
 }
 
 /// How the other side broke the protocol of a session.

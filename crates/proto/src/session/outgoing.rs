@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::{Delivered, Frame, Position, Refusal, Sequence, SessionConfig, Violation};
+use super::{Delivered, Frame, Position, Refusal, Sequence, SessionConfig, Step, Violation};
 
 #[derive(Clone, Debug)]
 pub(super) struct Outgoing {
@@ -49,6 +49,10 @@ impl Outgoing {
         self.kept.is_empty() || (self.kept.len() < self.messages && self.kept_bytes < self.bytes)
     }
 
+    pub(super) fn is_half_free(&self) -> bool {
+        self.kept.len() <= self.messages / 2 && self.kept_bytes <= self.bytes / 2
+    }
+
     pub(super) fn send(&mut self, message: Bytes) -> Option<Sequence> {
         if self.end != End::Open {
             return None;
@@ -68,21 +72,26 @@ impl Outgoing {
         self.acknowledged + self.kept.len() as u64
     }
 
-    pub(super) fn next(&mut self, acknowledged: Sequence) -> Option<Frame> {
+    pub(super) fn next(&mut self, acknowledged: Sequence) -> Option<Step> {
         let sequence = self.acknowledged + self.given as u64 + 1;
-        let frame = match (self.kept.get(self.given), self.end) {
-            (Some(message), _) => {
-                self.given += 1;
-                Frame::Data { sequence, acknowledged, message: message.clone() }
-            }
-            (None, End::Waiting) => {
-                self.end = End::Given;
-                Frame::End { sequence, acknowledged }
-            }
-            (None, _) => return None,
+        let step = if self.given < self.kept.len() {
+            let place = self.given;
+            self.given += 1;
+            Step::Message { sequence, acknowledged, place }
+        } else if self.end == End::Waiting {
+            self.end = End::Given;
+            Step::Other(Frame::End { sequence, acknowledged })
+        } else {
+            return None;
         };
         self.shown = self.shown.max(sequence);
-        Some(frame)
+        Some(step)
+    }
+
+    /// The message that is kept at this place, which [`next`](Self::next) has named.
+    pub(super) fn message(&self, place: usize) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
+        self.kept.get(place).unwrap_or(&NONE)
     }
 
     /// The other side has taken over all up to this one.

@@ -133,10 +133,7 @@ impl Frame {
                 return (Head::new(), texted(&head, &farewell.text));
             }
             Self::Data { sequence, acknowledged, message } => {
-                head.put(DATA);
-                head.put_number(sequence);
-                head.put_number(acknowledged);
-                return (head, message);
+                return (Head::of_message(sequence, acknowledged), message);
             }
             Self::End { sequence, acknowledged } => {
                 head.put(END);
@@ -276,6 +273,18 @@ pub struct Head {
 impl Head {
     fn new() -> Self {
         Self { bytes: [0; OVERHEAD], length: 0 }
+    }
+
+    /// What stands in front of a message.
+    pub(super) fn of_message(sequence: Sequence, acknowledged: Sequence) -> Self {
+        let mut bytes = [DATA; OVERHEAD];
+        if let Some((_, numbers)) = bytes.split_first_mut()
+            && let Some((first, second)) = numbers.split_at_mut_checked(8)
+        {
+            first.copy_from_slice(&sequence.to_be_bytes());
+            second.copy_from_slice(&acknowledged.to_be_bytes());
+        }
+        Self { bytes, length: OVERHEAD }
     }
 
     fn put(&mut self, byte: u8) {

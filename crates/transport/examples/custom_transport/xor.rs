@@ -148,6 +148,10 @@ impl Backing for Below {
         self.0.health()
     }
 
+    fn child(&self) -> Option<u32> {
+        self.0.child()
+    }
+
     fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
         self.0.ended()
     }

@@ -71,8 +71,8 @@ pub trait Sender: Send + 'static {
     ///
     /// # Errors
     /// As [`start_send`](Self::start_send). What is given back is the whole.
-    fn start_send_behind(&mut self, head: &[u8], message: Bytes) -> Result<(), SendError> {
-        self.start_send([head, &message].concat().into())
+    fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
+        self.start_send([head, message].concat().into())
     }
 
     /// Ready when everything queued was handed to the operating system.
@@ -269,7 +269,7 @@ impl Sender for Box<dyn Sender> {
         (**self).start_send(message)
     }
 
-    fn start_send_behind(&mut self, head: &[u8], message: Bytes) -> Result<(), SendError> {
+    fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
         (**self).start_send_behind(head, message)
     }
 

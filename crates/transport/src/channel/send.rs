@@ -202,11 +202,11 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
     }
 
     #[inline]
-    fn start_send_behind(&mut self, head: &[u8], message: Bytes) -> Result<(), SendError> {
+    fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
         self.check_open()?;
-        if let Err(error) = self.framing.encode_behind(head, &message, &mut self.queue) {
+        if let Err(error) = self.framing.encode_behind(head, message, &mut self.queue) {
             self.control.meter().fault();
-            let message = [head, &message].concat().into();
+            let message = [head, message].concat().into();
             return Err(SendError::Message(Box::new(Refused { message, error })));
         }
         self.control.meter().messages_out.add(1);

@@ -142,6 +142,11 @@ impl Backing for Lifecycle {
         if *self.0.phase.borrow() == Phase::Running { Health::Up } else { Health::Down }
     }
 
+    fn child(&self) -> Option<u32> {
+        let pid = self.0.pid.as_raw_nonzero().get().cast_unsigned();
+        (*self.0.phase.borrow() == Phase::Running).then_some(pid)
+    }
+
     fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
         let life = self.0.clone();
         Box::pin(async move {

@@ -108,6 +108,10 @@ impl Backing for Lifecycle {
         if *self.0.phase.borrow() == Phase::Running { Health::Up } else { Health::Down }
     }
 
+    fn child(&self) -> Option<u32> {
+        (*self.0.phase.borrow() == Phase::Running).then_some(self.0.pid)
+    }
+
     fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
         let life = self.0.clone();
         Box::pin(async move {

@@ -1,0 +1,66 @@
+//! `tieline chaos`.
+
+use std::time::Duration;
+
+use clap::Args as Group;
+use tieline_proto::ByteSize;
+use tieline_transport::{Address, Endpoint};
+
+use super::values::{duration, endpoint};
+
+#[derive(Group)]
+#[command(after_help = "\
+A proxy for trying out how a client, or a server, takes a bad line. It passes bytes and knows no
+message. Each connection gets one of its own to TARGET; without faults nobody notices it.
+Prints where it listens on stdout; everything else goes to stderr: with -v, each connection and each
+cut. SIGINT, SIGTERM and SIGHUP end it, with all connections, and it says what it did.
+
+With --blackhole a connection is made and then silent for ever: what comes is read and dropped, and
+an end is not passed on, either, until both sides have ended it.
+
+Examples:
+  tieline chaos unix:/tmp/bad.sock unix:/tmp/agent.sock --cut-every 5s
+  tieline chaos unix:/tmp/slow.sock exec:my-agent --delay 200ms --throttle 64K
+  tieline chaos unix:/tmp/hole.sock unix:/tmp/agent.sock --blackhole
+  tieline chaos unix:/tmp/bits.sock unix:/tmp/agent.sock --corrupt 0.001 --seed 7")]
+pub(crate) struct Chaos {
+    /// Where clients connect
+    #[arg(value_name = "LISTEN", value_parser = bytes)]
+    pub(crate) listen: Endpoint,
+    /// Where they should have connected; an exec: endpoint with arguments is written in quotes
+    #[arg(value_name = "TARGET", value_parser = bytes)]
+    pub(crate) target: Endpoint,
+    /// Cut each connection on both sides so long after it was made, like 500ms or 5s; at most a day
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) cut_every: Option<Duration>,
+    /// Let bytes through so much later than they came, each way; at most a day
+    #[arg(long, value_name = "TIME", default_value = "0s", hide_default_value = true)]
+    #[arg(value_parser = duration)]
+    pub(crate) delay: Duration,
+    /// Let so many bytes a second through, each way of each connection, like 64K or 1M
+    #[arg(long, value_name = "RATE")]
+    pub(crate) throttle: Option<ByteSize>,
+    /// Pass nothing on
+    #[arg(long)]
+    pub(crate) blackhole: bool,
+    /// Flip a bit in a byte with this probability, from 0 to 1
+    #[arg(long, value_name = "RATE", default_value_t = 0.0, hide_default_value = true)]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) corrupt: f64,
+    /// Repeat the bits that an earlier run has flipped: it has said its seed [default: a new one]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Listen on a tcp: endpoint, although whoever reaches the port may connect, and what they send
+    /// goes to TARGET unseen: from every user of the machine, and every web page in a browser
+    #[arg(long)]
+    pub(crate) allow_unauthenticated_tcp: bool,
+}
+
+fn bytes(text: &str) -> Result<Endpoint, String> {
+    let endpoint = endpoint(text)?;
+    match (endpoint.framing(), endpoint.address()) {
+        (Some(framing), _) => Err(format!("bytes have no framing; write it without `{framing}+`")),
+        (None, Address::Stdio) => Err("own stdin and stdout are no place for a proxy".into()),
+        _ => Ok(endpoint),
+    }
+}

@@ -1,0 +1,46 @@
+//! `tieline connect` and `tieline bridge`.
+
+use clap::Args as Group;
+use tieline_transport::Endpoint;
+
+use super::line::Line;
+use super::values::endpoint;
+
+#[derive(Group)]
+#[command(after_help = "\
+The end of stdin is passed on, and what the other side still has to say is printed before it ends.
+
+Examples:
+  echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"add\",\"params\":[2,3]}' | tieline connect unix:/tmp/a.sock
+  tieline connect 'exec:my-agent --verbose'        by hand; Ctrl-D ends the input
+  tieline connect --resume unix:/tmp/a.sock        the same as resume+unix:/tmp/a.sock")]
+pub(crate) struct Connect {
+    /// Where to connect; quote an exec: endpoint that has arguments
+    #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
+    pub(crate) endpoint: Endpoint,
+    /// Speak in a session, which survives its connection: nothing is lost or doubled when that breaks.
+    /// The other side is `tieline serve --resume`
+    #[arg(long)]
+    pub(crate) resume: bool,
+    #[command(flatten)]
+    pub(crate) line: Line,
+}
+
+#[derive(Group)]
+#[command(after_help = "\
+The first endpoint is the client's side: the end of its input is passed on to the second, and when
+the second ends, all ends. Between two framings every message must be JSON.
+
+Examples:
+  tieline bridge stdio: content-length+exec:pylsp
+  tieline bridge content-length+stdio: unix:/tmp/agent.sock")]
+pub(crate) struct Bridge {
+    /// The client's side
+    #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
+    pub(crate) near: Endpoint,
+    /// The server's side
+    #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
+    pub(crate) far: Endpoint,
+    #[command(flatten)]
+    pub(crate) line: Line,
+}

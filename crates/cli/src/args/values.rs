@@ -1,0 +1,102 @@
+//! From a word to what it means, or why it means nothing.
+
+use std::time::Duration;
+
+use tieline_proto::{FramingKind, RestartPolicy};
+use tieline_rpc::Dialect;
+#[cfg(target_os = "linux")]
+use tieline_transport::Hold;
+use tieline_transport::{Address, Endpoint, TransportError};
+
+pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
+    let explain = |error: TransportError| match error.hint() {
+        Some(hint) => format!("{}; {hint}", error.kind()),
+        None => error.kind().to_string(),
+    };
+    let endpoint: Endpoint = text.parse().map_err(explain)?;
+    match endpoint.address() {
+        Address::Memory(_) => Err("`mem:` is inside one process; nobody else gets there".into()),
+        _ => Ok(endpoint),
+    }
+}
+
+pub(super) fn dialect(name: &str) -> Result<Dialect, String> {
+    let found = Dialect::ALL.into_iter().find(|dialect| dialect.name == name);
+    let names: Vec<_> = Dialect::ALL.iter().map(|dialect| dialect.name).collect();
+    found.ok_or_else(|| format!("no such dialect; there are {}", names.join(", ")))
+}
+
+pub(super) fn restart_policy(
+    name: &str,
+) -> Result<RestartPolicy, tieline_proto::UnknownRestartPolicy> {
+    name.parse()
+}
+
+pub(super) fn framing(name: &str) -> Result<FramingKind, tieline_proto::UnknownFraming> {
+    name.parse()
+}
+
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "not a whole number above 0".into())
+}
+
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("not of the form NAME=VALUE".into()),
+    }
+}
+
+pub(super) fn variable_name(name: &str) -> Result<String, String> {
+    match name.is_empty() || name.contains('=') {
+        true => Err("not the name of a variable".into()),
+        false => Ok(name.into()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn hold(name: &str) -> Result<Hold, String> {
+    match name {
+        "auto" => Ok(Hold::Auto),
+        "descent" => Ok(Hold::Descent),
+        "cgroup" => Ok(Hold::Cgroup),
+        _ => Err("there are auto, descent and cgroup".into()),
+    }
+}
+
+const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(super) fn up_to_a_day(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Ok(time) if time <= A_DAY => Ok(time),
+        Ok(_) => Err("longer than a day".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_split_at_the_first_equals_sign() {
+        assert_eq!(variable("A=b=c"), Ok(("A".into(), "b=c".into())));
+        assert_eq!(variable("A="), Ok(("A".into(), String::new())));
+        assert!(variable("A").is_err() && variable("=b").is_err());
+        assert_eq!(variable_name("A"), Ok("A".into()));
+        assert!(variable_name("").is_err() && variable_name("A=b").is_err());
+    }
+
+    #[test]
+    fn a_stop_may_take_a_day_and_no_longer() {
+        assert_eq!(up_to_a_day("0s"), Ok(Duration::ZERO));
+        assert_eq!(up_to_a_day("1day"), Ok(A_DAY));
+        for bad in ["1day 1ms", "5", "-1s", "", "soon", "99999999999999999999s"] {
+            assert!(up_to_a_day(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Endpoints as the commands take them: where one asks for a session, there is one.
+
+use std::time::Duration;
+
+use tieline_link::SessionOptions;
+use tieline_transport::{BoxChannel, DynAcceptor, Endpoint, Options, Registry, TransportError};
+
+pub(crate) async fn connect(
+    registry: &Registry,
+    endpoint: &Endpoint,
+    options: &Options,
+) -> Result<BoxChannel, TransportError> {
+    let session = SessionOptions::default();
+    tieline_link::connector(registry, endpoint, options, session)?.connect().await
+}
+
+/// How the sessions of a server behave.
+#[derive(Clone, Copy)]
+pub(crate) struct Served {
+    /// Every endpoint is for sessions, and this is how long one is kept that has no connection.
+    pub(crate) resume: Option<Duration>,
+    pub(crate) most: usize,
+}
+
+pub(crate) async fn listen(
+    registry: &Registry,
+    endpoint: Endpoint,
+    options: &Options,
+    served: Served,
+) -> Result<Box<dyn DynAcceptor>, TransportError> {
+    let endpoint = if served.resume.is_some() { endpoint.resumable() } else { endpoint };
+    let usual = SessionOptions::default();
+    let grace = served.resume.unwrap_or(usual.grace);
+    let session = SessionOptions { grace, max_sessions: served.most, ..usual };
+    tieline_link::listen(registry, &endpoint, options, session).await
+}

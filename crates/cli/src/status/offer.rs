@@ -1,0 +1,85 @@
+//! The server's side: it says what it is doing to whoever of its own user asks.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use tieline_gateway::ServerWatch;
+use tieline_rpc::{Answer, ErrorObject, Peer, PeerOptions, Router};
+use tieline_transport::{BoxChannel, Endpoint, Registry};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use super::place::Place;
+use super::{METHOD, said};
+
+/// So many may ask at once; for one more, the first of them is let go: it has most likely nothing to ask.
+const MOST: usize = 16;
+
+/// Nobody asks for longer than this.
+const ATTENTION: Duration = Duration::from_secs(5);
+
+/// How long it looks away when nobody can be accepted.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What a server says of itself, whatever it is doing.
+pub(crate) struct About {
+    pub(super) since: (Instant, SystemTime),
+    pub(super) command: String,
+    pub(super) listeners: Vec<Endpoint>,
+    pub(super) watch: ServerWatch,
+}
+
+impl About {
+    /// A server that has begun just now. `command` is what is printed of it.
+    pub(crate) fn new(command: String, listeners: &[Endpoint], watch: ServerWatch) -> Self {
+        let since = (Instant::now(), SystemTime::now());
+        let listeners = listeners.iter().map(said::absolute).collect();
+        Self { since, command, listeners, watch }
+    }
+}
+
+/// The socket, or the pipe, on which it is asked. Dropping it removes it.
+pub(crate) struct Offer(Place);
+
+impl Offer {
+    /// Begins to listen, for this user alone whoever else is served.
+    pub(crate) async fn listen(registry: &Registry) -> Result<Self, String> {
+        Place::take(registry).await.map(Self)
+    }
+
+    /// Answers until it is dropped, and everybody who asks with it.
+    pub(crate) async fn run(mut self, about: About) -> Infallible {
+        let about = Arc::new(about);
+        let mut asking = JoinSet::new();
+        let mut in_order: VecDeque<AbortHandle> = VecDeque::new();
+        loop {
+            tokio::select! {
+                Some(_) = asking.join_next() => in_order.retain(|asker| !asker.is_finished()),
+                accepted = self.0.accept() => match accepted {
+                    Ok(channel) => {
+                        if in_order.len() >= MOST && let Some(first) = in_order.pop_front() {
+                            first.abort();
+                        }
+                        in_order.push_back(asking.spawn(answer(channel, about.clone())));
+                    }
+                    Err(error) => {
+                        tracing::debug!("{error}");
+                        sleep(PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+async fn answer(channel: BoxChannel, about: Arc<About>) {
+    let router = Router::new().raw_request(METHOD, move |_, _| {
+        let said = serde_json::to_vec(&said::Serve::of(&about));
+        Answer::Now(said.map(Bytes::from).map_err(ErrorObject::internal))
+    });
+    let (_peer, driver) = Peer::new(channel, router, PeerOptions::default());
+    let _ = timeout(ATTENTION, driver).await;
+}

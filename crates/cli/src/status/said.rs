@@ -1,0 +1,243 @@
+//! What a server says of itself. A field that says nothing is absent, and one that is not known is
+//! passed over, so that servers and those who ask need not be of one version.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tieline_gateway::{LineView, ProgramView, State};
+use tieline_transport::{Address, Endpoint, PeerIdentity};
+
+use super::About;
+
+/// As many lines are told of; the others are counted.
+const MOST_LINES: usize = 1024;
+
+/// So much is told of why a program has ended.
+const CAUSE: usize = 300;
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Serve {
+    pub(super) version: String,
+    pub(super) pid: u32,
+    /// When it began (RFC 3339), as every time here.
+    pub(super) since: String,
+    /// The program that is served, without its arguments: they may hold secrets.
+    pub(super) command: String,
+    pub(super) listeners: Vec<String>,
+    pub(super) connections: Connections,
+    pub(super) lines: Vec<Line>,
+    /// Lines that are not told of, because there are too many.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) lines_left_out: usize,
+    pub(super) totals: Totals,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Connections {
+    pub(super) now: u64,
+    pub(super) ever: u64,
+    pub(super) refused: u64,
+}
+
+/// A client and its program. In is what the client has said.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Line {
+    pub(super) id: u64,
+    /// By which kind of transport the client has come, and where.
+    pub(super) kind: String,
+    pub(super) endpoint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) peer: Option<Identity>,
+    pub(super) since: String,
+    pub(super) last_activity: String,
+    pub(super) messages_in: u64,
+    pub(super) messages_out: u64,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) faults: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) program: Option<Program>,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Identity {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) gid: Option<u32>,
+    /// On Windows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user: Option<String>,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Program {
+    /// connecting, running, backoff, ending or ended.
+    pub(super) state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pid: Option<u32>,
+    pub(super) restarts: u64,
+    /// In how many milliseconds it is started again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retry_in_ms: Option<u64>,
+    /// Why it is not running.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cause: Option<String>,
+}
+
+/// Of all lines, also of those that are over.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Totals {
+    pub(super) messages_in: u64,
+    pub(super) messages_out: u64,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) faults: u64,
+    pub(super) restarts: u64,
+    /// Lines that have ended, those that ended badly among them, and messages lost on them.
+    pub(super) served: u64,
+    pub(super) failed: u64,
+    pub(super) lost: u64,
+}
+
+impl Serve {
+    pub(super) fn of(about: &About) -> Self {
+        let view = about.watch.now();
+        let traffic = view.traffic;
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            since: rfc3339(about.since.1),
+            command: about.command.clone(),
+            listeners: about.listeners.iter().map(Endpoint::to_string).collect(),
+            connections: Connections {
+                now: view.lines.len() as u64,
+                ever: view.came,
+                refused: view.report.refused,
+            },
+            lines_left_out: view.lines.len().saturating_sub(MOST_LINES),
+            lines: view.lines.into_iter().take(MOST_LINES).map(|it| Line::of(it, about)).collect(),
+            totals: Totals {
+                messages_in: traffic.messages_in,
+                messages_out: traffic.messages_out,
+                bytes_in: traffic.bytes_in,
+                bytes_out: traffic.bytes_out,
+                faults: traffic.faults,
+                restarts: view.restarts,
+                served: view.report.served,
+                failed: view.report.failed,
+                lost: view.report.lost,
+            },
+        }
+    }
+}
+
+impl Line {
+    fn of(LineView { id, client, program, .. }: LineView, about: &About) -> Self {
+        // The same moment is always told as the same time, whatever becomes of the clock.
+        let (begin, at_begin) = about.since;
+        let time = |moment: Instant| rfc3339(at_begin + moment.saturating_duration_since(begin));
+        Self {
+            id,
+            kind: client.kind.to_string(),
+            endpoint: absolute(&client.endpoint).to_string(),
+            peer: client.peer.map(Identity::from),
+            since: time(client.since),
+            last_activity: time(client.last_activity),
+            messages_in: client.messages_in,
+            messages_out: client.messages_out,
+            bytes_in: client.bytes_in,
+            bytes_out: client.bytes_out,
+            faults: client.faults,
+            program: program.map(Program::from),
+        }
+    }
+}
+
+impl From<PeerIdentity> for Identity {
+    #[cfg(not(windows))]
+    fn from(peer: PeerIdentity) -> Self {
+        Self { pid: peer.pid, uid: Some(peer.uid), gid: Some(peer.gid), user: None }
+    }
+
+    #[cfg(windows)]
+    fn from(peer: PeerIdentity) -> Self {
+        let user = peer.user.map(|user| user.to_string());
+        Self { pid: peer.pid, user, ..Self::default() }
+    }
+}
+
+impl From<ProgramView> for Program {
+    fn from(ProgramView { state, pid, restarts, .. }: ProgramView) -> Self {
+        let (name, until, cause) = match state {
+            State::Connected { .. } => ("running", None, None),
+            State::Backoff { until, cause } => ("backoff", Some(until), Some(cause)),
+            State::Draining => ("ending", None, None),
+            State::Closed { reason, .. } => ("ended", None, Some(reason)),
+            _ => ("connecting", None, None),
+        };
+        let left = until.map(|until| until.saturating_duration_since(tokio::time::Instant::now()));
+        Self {
+            state: name.into(),
+            pid,
+            restarts,
+            retry_in_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            cause: cause.map(|cause| cause.to_string().chars().take(CAUSE).collect()),
+        }
+    }
+}
+
+/// The same endpoint, wherever the one who reads it is.
+pub(super) fn absolute(endpoint: &Endpoint) -> Endpoint {
+    let Address::Unix(path) = endpoint.address() else { return endpoint.clone() };
+    let Ok(path) = std::path::absolute(path) else { return endpoint.clone() };
+    let absolute = Endpoint::unix(path);
+    match endpoint.framing() {
+        Some(framing) => absolute.with_framing(framing),
+        None => absolute,
+    }
+}
+
+/// Whether a server has said that it listens at `endpoint`.
+pub(super) fn listens_at(said: &Value, endpoint: &Endpoint) -> bool {
+    let listeners = said.get("listeners").and_then(Value::as_array).into_iter().flatten();
+    let listeners = listeners.filter_map(|it| it.as_str()?.parse::<Endpoint>().ok());
+    let wanted = place(endpoint.address());
+    listeners.into_iter().any(|it| place(it.address()) == wanted)
+}
+
+/// A socket's path, without what is there only on the way to it; any other address as it is.
+fn place(address: &Address) -> Address {
+    let Address::Unix(path) = address else { return address.clone() };
+    Address::Unix(real(path).into())
+}
+
+fn real(path: &OsStr) -> PathBuf {
+    let path = Path::new(path);
+    std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).unwrap_or(path.to_owned())
+}
+
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// How long it is since a server's time; `None` if it is none.
+pub(super) fn ago(time: &str) -> Option<Duration> {
+    let time = humantime::parse_rfc3339(time).ok()?;
+    Some(SystemTime::now().duration_since(time).unwrap_or_default())
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}

@@ -1,0 +1,146 @@
+//! What servers say, for people.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::said::{Identity, Line, Program, Serve, ago};
+
+/// A line for each server, and below it one for each client.
+pub(super) fn of(answers: &[Value]) -> String {
+    let mut text = String::new();
+    for answer in answers {
+        let serve = Serve::deserialize(answer);
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(&about(&serve));
+    }
+    text
+}
+
+impl Serve {
+    /// As much as is understood.
+    fn deserialize(answer: &Value) -> Self {
+        serde::Deserialize::deserialize(answer).unwrap_or_default()
+    }
+}
+
+fn about(serve: &Serve) -> String {
+    let Serve { pid, command, connections, totals, lines, .. } = serve;
+    let mut text = format!(
+        "{command}: pid {pid}, for {}, tieline {}\n  at {}\n",
+        time(&serve.since),
+        serve.version,
+        serve.listeners.join(" "),
+    );
+    text.push_str(&format!(
+        "  clients: {} now, {} ever, {} refused; lines that ended badly: {}; restarts: {}\n",
+        connections.now, connections.ever, connections.refused, totals.failed, totals.restarts
+    ));
+    text.push_str(&format!(
+        "  messages: {} in, {} out, {} lost, {} faults; bytes: {} in, {} out\n",
+        totals.messages_in,
+        totals.messages_out,
+        totals.lost,
+        totals.faults,
+        totals.bytes_in,
+        totals.bytes_out
+    ));
+    if !lines.is_empty() {
+        let head = ["LINE", "CLIENT", "FOR", "IDLE", "MESSAGES", "BYTES", "FAULTS", "PROGRAM"];
+        let rows = std::iter::once(head.map(str::to_owned)).chain(lines.iter().map(row));
+        text.push_str(&aligned(&rows.collect::<Vec<_>>()));
+    }
+    if serve.lines_left_out > 0 {
+        text.push_str(&format!("  and {} more\n", serve.lines_left_out));
+    }
+    text
+}
+
+fn row(line: &Line) -> [String; 8] {
+    [
+        line.id.to_string(),
+        client(line),
+        time(&line.since),
+        time(&line.last_activity),
+        format!("{} in, {} out", line.messages_in, line.messages_out),
+        format!("{} in, {} out", line.bytes_in, line.bytes_out),
+        line.faults.to_string(),
+        line.program.as_ref().map_or_else(|| "none yet".into(), program),
+    ]
+}
+
+fn client(line: &Line) -> String {
+    let mut words = vec![line.kind.clone()];
+    if let Some(Identity { pid, uid, user, .. }) = &line.peer {
+        words.extend(pid.map(|pid| format!("pid {pid}")));
+        words.extend(uid.map(|uid| format!("uid {uid}")));
+        words.extend(user.as_ref().map(|user| format!("user {user}")));
+    }
+    words.join(" ")
+}
+
+fn program(program: &Program) -> String {
+    let Program { state, pid, restarts, retry_in_ms, cause } = program;
+    let mut words = vec![state.clone()];
+    words.extend(pid.map(|pid| format!("pid {pid}")));
+    words.extend(
+        retry_in_ms.map(|left| format!("again in {}", rounded(Duration::from_millis(left)))),
+    );
+    words.extend((*restarts > 0).then(|| format!("restarts {restarts}")));
+    words.extend(cause.as_ref().map(|cause| cause.replace('\n', " ")));
+    words.join(", ")
+}
+
+/// How long ago.
+fn time(time: &str) -> String {
+    ago(time).map_or_else(|| "?".into(), rounded)
+}
+
+/// In seconds, or in milliseconds where there is less than one.
+fn rounded(time: Duration) -> String {
+    let time = match time.as_secs() {
+        0 => Duration::from_millis(u64::from(time.subsec_millis())),
+        seconds => Duration::from_secs(seconds),
+    };
+    humantime::format_duration(time).to_string()
+}
+
+/// Columns that are as wide as what is in them; the last ends where its words do.
+fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+    });
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str(&format!("  {}\n", line.trim_end()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_in_them() {
+        let rows = [["a", "é", "c"], ["1", "long", "22"]].map(|row| row.map(str::to_owned));
+        assert_eq!(aligned(&rows), "  a  é     c\n  1  long  22\n");
+    }
+
+    #[test]
+    fn what_a_newer_or_an_older_server_says_is_understood_as_far_as_it_goes() {
+        let newer = json!({ "pid": 7, "command": "agent", "sessions": 3, "lines": [
+            { "id": 1, "kind": "unix", "latency": {}, "program": { "state": "backoff",
+              "retry_in_ms": 1500, "restarts": 2, "cause": "the child ended" } },
+        ] });
+        let text = of(&[newer, json!("nonsense")]);
+        assert!(text.starts_with("agent: pid 7, for ?, tieline \n"), "{text}");
+        assert!(text.contains("backoff, again in 1s, restarts 2, the child ended\n"), "{text}");
+    }
+}

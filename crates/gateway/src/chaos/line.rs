@@ -1,0 +1,99 @@
+//! One connection through the proxy, and every way in which it ends.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::pin::pin;
+
+use tieline_transport::{BoxConnection, Connection};
+use tokio::io::sink;
+use tokio::time::sleep;
+
+use super::Faults;
+use super::way::{Moved, Over, Source, Way, WayEnd};
+
+/// What moved, each way.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) to_target: Moved,
+    pub(super) to_client: Moved,
+}
+
+/// Why a connection is over.
+pub(super) enum LineEnd {
+    /// Both ways came to their end.
+    Ended,
+    /// One side has failed, and the other was closed at once.
+    Broken(std::io::Error),
+    /// It was to be cut.
+    Cut,
+}
+
+/// Passes bytes both ways until it is over. With the future both sides end at once.
+pub(super) async fn run(
+    number: u64,
+    client: BoxConnection,
+    target: BoxConnection,
+    faults: &Faults,
+    traffic: &Traffic,
+) -> LineEnd {
+    let cut = async {
+        match faults.cut_every {
+            Some(time) => sleep(time).await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        // What comes at the moment of the cut still passes or does not: only the cut is certain.
+        biased;
+        () = cut => LineEnd::Cut,
+        end = join(number, client, target, faults, traffic) => end,
+    }
+}
+
+async fn join(
+    number: u64,
+    client: BoxConnection,
+    target: BoxConnection,
+    faults: &Faults,
+    traffic: &Traffic,
+) -> LineEnd {
+    let behind = target.control().clone();
+    let half_close = [client.capabilities().half_close, target.capabilities().half_close];
+    let (client_read, client_write) = client.into_split();
+    let (target_read, target_write) = target.into_split();
+    let stream = number.wrapping_mul(2);
+    let up = Way::new(faults, &traffic.to_target, stream);
+    let down = Way::new(faults, &traffic.to_client, stream.wrapping_add(1));
+    let mut up = pin!(up.pump(client_read, target_write));
+    let mut down = pin!(down.pump(target_read, client_write));
+    let (first, other, half_close) = tokio::select! {
+        over = &mut up => (over, &mut down, half_close[0]),
+        over = &mut down => (over, &mut up, half_close[1]),
+    };
+    let Over { end, source, sink } = first;
+    let second = match end {
+        WayEnd::Broken(error) => return LineEnd::Broken(error),
+        // Where one direction cannot end alone, the other has ended with it.
+        WayEnd::Passed if !half_close && !faults.blackhole => return LineEnd::Ended,
+        WayEnd::Passed => other.await,
+        // Its last words still arrive, and who talks to it must not wait for it to listen.
+        WayEnd::Gone => tokio::select! {
+            over = other => over,
+            never = discard(source) => match never {},
+        },
+    };
+    // What stands behind the target gets the end of its input first, and is then ended in stages.
+    drop((sink, second.sink));
+    let _keep = second.source;
+    behind.stop().await;
+    match second.end {
+        WayEnd::Broken(error) => LineEnd::Broken(error),
+        WayEnd::Passed | WayEnd::Gone => LineEnd::Ended,
+    }
+}
+
+async fn discard(mut source: Source) -> Infallible {
+    let _ = tokio::io::copy(&mut source, &mut sink()).await;
+    let _open = source;
+    pending().await
+}

@@ -1,0 +1,92 @@
+//! Which bits are flipped: it depends on the seed and the place in the stream, and on nothing else.
+
+/// Where the bits of one direction of one connection are flipped.
+pub(super) struct Noise {
+    state: u64,
+    /// A draw of 53 bits below it spoils a byte.
+    threshold: u64,
+}
+
+/// Draws are as fine as an `f64` from 0 to 1.
+const DRAWS: f64 = (1_u64 << 53) as f64;
+
+impl Noise {
+    /// Spoils a byte with probability `rate`; `None` if it never does. Each `stream` of a seed has
+    /// numbers of its own.
+    pub(super) fn new(rate: f64, seed: u64, stream: u64) -> Option<Self> {
+        // As few as there can be are still some.
+        let threshold = (rate.clamp(0.0, 1.0) * DRAWS).ceil() as u64;
+        let state = mix(seed ^ mix(stream.wrapping_add(1)));
+        (threshold > 0).then_some(Self { state, threshold })
+    }
+
+    /// Flips a bit in some of the bytes that stand next in the stream, and says in how many.
+    pub(super) fn spoil(&mut self, bytes: &mut [u8]) -> u64 {
+        let mut spoilt = 0;
+        for byte in bytes {
+            let draw = self.draw();
+            if draw >> 11 < self.threshold {
+                *byte ^= 1 << (draw & 7);
+                spoilt += 1;
+            }
+        }
+        spoilt
+    }
+
+    /// SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+    fn draw(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.state)
+    }
+}
+
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_numbers_are_those_of_the_paper() {
+        // As its authors' own implementation gives them from 0.
+        let mut noise = Noise { state: 0, threshold: 0 };
+        let first = [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f];
+        assert_eq!([noise.draw(), noise.draw(), noise.draw()], first);
+    }
+
+    #[test]
+    fn from_never_to_always() {
+        assert!(Noise::new(0.0, 1, 1).is_none());
+        let spoilt = |rate| Noise::new(rate, 1, 1).unwrap().spoil(&mut [0; 10_000]);
+        assert_eq!(spoilt(1.0), 10_000);
+        assert_eq!(spoilt(f64::MIN_POSITIVE), 0);
+        // Of a fixed seed, so it is always the same: within four standard deviations.
+        assert!((880..1120).contains(&spoilt(0.1)), "{}", spoilt(0.1));
+    }
+
+    proptest! {
+        #[test]
+        fn the_cuts_between_reads_change_nothing(
+            bytes: Vec<u8>, seed: u64, stream: u64, rate in 0.0..=1.0, cut: prop::sample::Index
+        ) {
+            let noise = || Noise::new(rate, seed, stream);
+            let (mut whole, mut parts) = (bytes.clone(), bytes.clone());
+            let spoilt = noise().map_or(0, |mut noise| noise.spoil(&mut whole));
+            let (left, right) = parts.split_at_mut(cut.index(bytes.len() + 1));
+            if let Some(mut noise) = noise() {
+                noise.spoil(left);
+                noise.spoil(right);
+            }
+            prop_assert_eq!(&whole, &parts);
+            let flipped: Vec<u32> =
+                whole.iter().zip(&bytes).map(|(a, b)| (a ^ b).count_ones()).collect();
+            prop_assert!(flipped.iter().all(|bits| *bits <= 1));
+            prop_assert_eq!(flipped.iter().map(|bits| u64::from(*bits)).sum::<u64>(), spoilt);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Sessions against another implementation of their protocol, over connections that it cuts.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+use std::process::Stdio;
+
+use tieline_link::{SessionOptions, connector, listen};
+use tieline_testkit::wait::block_on;
+use tieline_transport::{
+    BoxChannel, Channel, Endpoint, Incoming, Options, Receiver, ReceiverExt, Registry, Sender,
+    SenderExt,
+};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+const MESSAGES: usize = 300;
+
+struct Python {
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Python {
+    fn start(role: &str, socket: &Path) -> Self {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/python/session.py");
+        let mut command = Command::new("python3");
+        command.arg(program).arg(role).arg(socket).kill_on_drop(true);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, input, output }
+    }
+}
+
+fn message(from: &str, at: usize) -> String {
+    format!("{from} {at}")
+}
+
+async fn send_all(mut sender: impl Sender) -> impl Sender {
+    for at in 0..MESSAGES {
+        sender.send(message("rust", at)).await.unwrap();
+    }
+    sender.close().await.unwrap();
+    sender
+}
+
+async fn take_all(mut receiver: impl Receiver) -> impl Receiver {
+    for at in 0..MESSAGES {
+        match receiver.recv().await {
+            Incoming::Message(it) => assert_eq!(it, message("python", at)),
+            other => panic!("{other:?} in place of message {at}"),
+        }
+    }
+    let end = receiver.recv().await;
+    assert!(matches!(&end, Incoming::End(reason) if reason.is_clean()), "{end:?}");
+    receiver
+}
+
+/// Messages both ways, with cuts between and within them, to the end of both.
+async fn converse(python: Python, channel: BoxChannel) {
+    let Python { mut child, mut input, mut output } = python;
+    let (sender, receiver) = channel.split();
+    let feeding = tokio::spawn(async move {
+        for at in 0..MESSAGES {
+            let cut = match at % 60 {
+                20 => "cut\n".to_owned(),
+                40 => format!("cut {}\n", 1 + at / 4),
+                _ => String::new(),
+            };
+            let lines = format!("send {}\n{cut}", message("python", at));
+            input.write_all(lines.as_bytes()).await.unwrap();
+        }
+    });
+    let saying = tokio::spawn(async move {
+        let (mut next, mut connections) = (0, 0);
+        while let Some(line) = output.next_line().await.unwrap() {
+            match line.split(' ').next() {
+                Some("message") => {
+                    assert_eq!(line, format!("message {} {}", next + 1, message("rust", next)));
+                    next += 1;
+                }
+                Some("open") => connections += 1,
+                _ => {}
+            }
+        }
+        assert_eq!(next, MESSAGES);
+        connections
+    });
+    // Both halves stay until all is over: the last that is dropped would end the session.
+    let halves = tokio::join!(send_all(sender), take_all(receiver));
+    feeding.await.unwrap();
+    let connections = saying.await.unwrap();
+    assert!(connections > 2, "{connections} connections");
+    assert!(child.wait().await.unwrap().success());
+    drop(halves);
+}
+
+#[test]
+fn a_client_in_python() {
+    block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let endpoint = Endpoint::unix(&socket).resumable();
+        let (options, session) = (Options::default(), SessionOptions::default());
+        let mut acceptor = listen(&Registry::new(), &endpoint, &options, session).await.unwrap();
+        let python = Python::start("client", &socket);
+        let channel = acceptor.accept().await.unwrap();
+        converse(python, channel).await;
+    });
+}
+
+#[test]
+fn a_server_in_python() {
+    block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let mut python = Python::start("server", &socket);
+        assert_eq!(python.output.next_line().await.unwrap().unwrap(), "listening");
+        let endpoint = Endpoint::unix(&socket).resumable();
+        let (options, session) = (Options::default(), SessionOptions::default());
+        let connector = connector(&Registry::new(), &endpoint, &options, session).unwrap();
+        let channel = connector.connect().await.unwrap();
+        converse(python, channel).await;
+    });
+}

@@ -1,0 +1,225 @@
+//! Somebody who speaks the frames of a session by hand, and not as he should.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_link::{SessionOptions, listen};
+use tieline_proto::session::{Frame, Hello, Position, Refusal, Violation, Welcome};
+use tieline_testkit::wait::block_on;
+use tieline_transport::{
+    BoxChannel, Channel, CloseReason, DynAcceptor, Endpoint, Incoming, LostBy, Options, Receiver,
+    ReceiverExt, Registry, Sender, SenderExt,
+};
+
+struct Stage {
+    endpoint: Endpoint,
+    acceptor: Box<dyn DynAcceptor>,
+    _directory: tempfile::TempDir,
+}
+
+/// One connection, spoken to in frames.
+struct ByHand {
+    sender: Box<dyn Sender>,
+    receiver: Box<dyn Receiver>,
+}
+
+impl Stage {
+    async fn new(options: SessionOptions) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let endpoint = Endpoint::unix(directory.path().join("s")).resumable();
+        let acceptor = listen(&Registry::new(), &endpoint, &Options::default(), options).await;
+        Self { endpoint, acceptor: acceptor.unwrap(), _directory: directory }
+    }
+
+    async fn by_hand(&self) -> ByHand {
+        let line = Registry::new().connect(&self.endpoint.carrier(), &Options::default()).await;
+        let (sender, receiver) = line.unwrap().split();
+        ByHand { sender, receiver }
+    }
+
+    /// A new session, and its server's end.
+    async fn begin(&mut self) -> (ByHand, Welcome, BoxChannel) {
+        let mut client = self.by_hand().await;
+        let welcome = client.greet(hello(None)).await.unwrap();
+        (client, welcome, self.acceptor.accept().await.unwrap())
+    }
+}
+
+impl ByHand {
+    async fn say(&mut self, frame: Frame) {
+        self.sender.send(frame.to_bytes()).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Option<Frame> {
+        match self.receiver.recv().await {
+            Incoming::Message(frame) => Some(Frame::decode(frame).unwrap()),
+            Incoming::End(_) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn greet(&mut self, hello: Hello) -> Result<Welcome, Refusal> {
+        self.say(Frame::Hello(hello)).await;
+        match self.hear().await {
+            Some(Frame::Welcome(welcome)) => Ok(welcome),
+            Some(Frame::Refused { refusal, .. }) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn farewell(&mut self) -> String {
+        loop {
+            match self.hear().await {
+                Some(Frame::Bye(farewell)) => return farewell.text,
+                Some(_) => {}
+                None => panic!("no farewell"),
+            }
+        }
+    }
+}
+
+fn hello(resumes: Option<&Welcome>) -> Hello {
+    let resumes = resumes.map(|it| (it.session, it.secret.clone(), it.epoch));
+    Hello { resumes, position: Position::default() }
+}
+
+fn data(sequence: u64, acknowledged: u64) -> Frame {
+    Frame::Data { sequence, acknowledged, message: Bytes::from_static(b"{}") }
+}
+
+#[test]
+fn a_secret_that_was_followed_by_another_opens_nothing_any_more() {
+    block_on(async {
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let (_first, one, server) = stage.begin().await;
+        let mut second = stage.by_hand().await;
+        let two = second.greet(hello(Some(&one))).await.unwrap();
+        assert_eq!((two.session, two.epoch), (one.session, 2));
+        // That its owner has seen the second one is shown by any frame.
+        second.say(data(1, 0)).await;
+        let (_sender, mut receiver) = server.split();
+        assert!(matches!(receiver.recv().await, Incoming::Message(_)));
+
+        let mut thief = stage.by_hand().await;
+        assert_eq!(thief.greet(hello(Some(&one))).await.unwrap_err(), Refusal::Secret);
+        // Nor does the right one with another number, and what is guessed.
+        for (secret, epoch, session, refused) in [
+            (two.secret.clone(), 1, two.session, Refusal::Epoch),
+            (tieline_proto::session::Secret([0; 16]), 2, two.session, Refusal::Secret),
+            (two.secret.clone(), 2, tieline_proto::session::SessionId([0; 16]), Refusal::Unknown),
+        ] {
+            let resumes = Some((session, secret, epoch));
+            let position = Position { sent: 1, ..Position::default() };
+            let refusal = stage.by_hand().await.greet(Hello { resumes, position }).await;
+            assert_eq!(refusal.unwrap_err(), refused);
+        }
+        // None of it has harmed the session.
+        second.say(data(2, 0)).await;
+        assert!(matches!(receiver.recv().await, Incoming::Message(_)));
+    });
+}
+
+#[test]
+fn a_place_that_cannot_be_is_refused_and_the_session_stays() {
+    block_on(async {
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let (mut first, welcome, server) = stage.begin().await;
+        let (mut to_client, mut from_client) = server.split();
+        first.say(data(1, 0)).await;
+        assert!(matches!(from_client.recv().await, Incoming::Message(_)));
+        to_client.send("one").await.unwrap();
+        for (received, acknowledged, sent, refused) in
+            [(2, 0, 1, Refusal::NeverSent), (1, 2, 1, Refusal::NeverSent), (0, 0, 0, Refusal::Gap)]
+        {
+            let position = Position { received, acknowledged, sent };
+            let hello = Hello { position, ..hello(Some(&welcome)) };
+            assert_eq!(stage.by_hand().await.greet(hello).await.unwrap_err(), refused);
+        }
+        let position = Position { received: 1, acknowledged: 1, sent: 1 };
+        let hello = Hello { position, ..hello(Some(&welcome)) };
+        let mut second = stage.by_hand().await;
+        assert_eq!(second.greet(hello).await.unwrap().position.received, 1);
+        // The connection before it is fenced off.
+        while first.hear().await.is_some() {}
+    });
+}
+
+#[test]
+fn who_breaks_the_protocol_is_told_how_and_the_session_ends_with_what_was_delivered() {
+    for (frames, violation, words) in [
+        (vec![data(2, 0)], Violation::Gap { expected: 1, got: 2 }, "message 1 is missing"),
+        (
+            vec![data(1, 2)],
+            Violation::NeverSent { acknowledged: 2, sent: 1 },
+            "message 2 is acknowledged",
+        ),
+        (
+            vec![Frame::End { sequence: 1, acknowledged: 0 }, data(2, 0)],
+            Violation::AfterEnd,
+            "behind the end",
+        ),
+        (vec![Frame::Hello(hello(None))], Violation::Handshake, "handshake"),
+    ] {
+        block_on(async {
+            let mut stage = Stage::new(SessionOptions::default()).await;
+            let (mut client, _, server) = stage.begin().await;
+            let control = server.control().clone();
+            let (mut to_client, mut from_client) = server.split();
+            to_client.send("one").await.unwrap();
+            for frame in frames {
+                client.say(frame).await;
+            }
+            assert!(client.farewell().await.contains(words), "{words}");
+            while !matches!(from_client.recv().await, Incoming::End(_)) {}
+            let reason = control.close_reason().unwrap();
+            let CloseReason::SessionLost(lost) = &reason else { panic!("{reason}") };
+            assert!(matches!(lost.cause, LostBy::Violation(it) if it == violation), "{lost}");
+            assert_eq!(lost.delivered.sent, 1);
+        });
+    }
+}
+
+#[test]
+fn what_is_no_greeting_gets_no_session() {
+    block_on(async {
+        let quick = Duration::from_millis(100);
+        let options = SessionOptions { handshake_timeout: quick, ..SessionOptions::default() };
+        let mut stage = Stage::new(options).await;
+        let mut later = Frame::Hello(hello(None)).to_bytes().to_vec();
+        later[5] = 2;
+        let other = b"{\"jsonrpc\":\"2.0\"}".to_vec();
+        for (said, refused) in [
+            (later, Refusal::Version),
+            (other, Refusal::Malformed),
+            (data(1, 0).to_bytes().to_vec(), Refusal::Malformed),
+            (Vec::new(), Refusal::Malformed),
+        ] {
+            let mut client = stage.by_hand().await;
+            client.sender.send(said).await.unwrap();
+            let answer = client.hear().await;
+            let Some(Frame::Refused { refusal, .. }) = answer else { panic!("{answer:?}") };
+            assert_eq!(refusal, refused);
+        }
+        // Who says nothing is not waited for.
+        let mut silent = stage.by_hand().await;
+        assert!(silent.hear().await.is_none());
+        // None of them came to anybody's ears.
+        let (_client, _, server) = stage.begin().await;
+        drop(server);
+    });
+}
+
+#[test]
+fn there_are_no_more_sessions_than_may_be() {
+    block_on(async {
+        let options = SessionOptions { max_sessions: 1, ..SessionOptions::default() };
+        let mut stage = Stage::new(options).await;
+        let (_client, _, server) = stage.begin().await;
+        let refusal = stage.by_hand().await.greet(hello(None)).await.unwrap_err();
+        assert_eq!(refusal, Refusal::Full);
+        drop(server);
+        let (_client, _, _server) = stage.begin().await;
+    });
+}
