@@ -215,7 +215,13 @@ fn run(session: &mut Session, model: &mut Model, step: Step) -> Result<bool, Tes
         }
         Step::Next(count) => {
             for _ in 0..count {
+                let mut twin = session.clone();
                 let (got, expected) = (session.next(now(model)), model.next());
+                // The same in two parts, which are those of the frame.
+                let parts = twin
+                    .next_encoded(now(model))
+                    .map(|(head, message)| Bytes::from([&head[..], &message[..]].concat()));
+                prop_assert_eq!(&parts, &bytes(got.clone()));
                 if let (
                     Some(Frame::Data { message, .. }),
                     Some(Frame::Data { message: sent, .. }),
@@ -346,6 +352,9 @@ proptest! {
             prop_assert_eq!(session.delivered(), delivered);
             let bytes = model.kept().iter().map(Bytes::len).sum();
             prop_assert_eq!(session.kept(), (model.kept().len(), bytes));
+            // Whoever waits for room is woken at the latest when nothing is kept.
+            prop_assert!(session.is_half_free() || !model.kept().is_empty());
+            prop_assert!(session.has_room() || !session.is_half_free());
             let is_settled = model.has_ended && model.acknowledged == model.end_number();
             prop_assert_eq!(session.is_settled(), is_settled);
             let is_over = is_settled && model.has_their_end && model.told == model.received;
