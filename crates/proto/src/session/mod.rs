@@ -19,6 +19,7 @@
 mod incoming;
 mod lease;
 mod outgoing;
+mod refusal;
 mod ticket;
 mod wire;
 
@@ -29,10 +30,9 @@ use bytes::Bytes;
 
 pub use incoming::Received;
 pub use lease::Lease;
+pub use refusal::{Malformed, Refusal};
 pub use ticket::Ticket;
-pub use wire::{
-    Farewell, Frame, Head, Hello, Malformed, OVERHEAD, Position, Refusal, VERSION, Welcome,
-};
+pub use wire::{Farewell, Frame, Head, Hello, OVERHEAD, Position, VERSION, Welcome};
 
 use incoming::Incoming;
 use outgoing::Outgoing;

@@ -114,7 +114,7 @@ pub struct Totals {
     pub runs: u64,
     /// Messages that were delivered.
     pub delivered: u64,
-    /// Messages that were sent again although they had been received. They are dropped, but there
+    /// Messages and ends that were sent again although they had been received. They are dropped, but there
     /// should be none: each side says what it has.
     pub repeated: u64,
     /// Connections that were begun.

@@ -81,7 +81,7 @@ impl World<'_> {
             return Ok(());
         }
         self.faults -= 1;
-        let pause = self.random.pick(&[5, 50, 400]) * MILLISECOND;
+        let pause = self.random.pick(&[5, 50, 400, 4000]) * MILLISECOND;
         self.events.push(self.now + self.random.below(pause), Event::Fault);
         self.check_words()?;
         let side = if self.random.percent(50) { Side::Client } else { Side::Server };

@@ -17,6 +17,7 @@
 //! process. In a tenth of the runs it is that of an earlier moment behind which something did: then
 //! the session goes on without a contradiction, or is refused.
 
+mod checks;
 mod client;
 mod coverage;
 mod end;
