@@ -37,6 +37,13 @@ impl Receiver for LinkReceiver {
             }
         }
     }
+
+    fn holds_part(&self) -> bool {
+        match &lock(&self.0.receiving).stage {
+            Stage::Live(live) => live.receiver.holds_part(),
+            Stage::Away(_) | Stage::Ended => false,
+        }
+    }
 }
 
 /// What [`LinkReceiver::poll_many`] has come to.

@@ -344,6 +344,7 @@ impl Backing for Behind {
             let line = line.info();
             totals.add(&line);
             info.last_activity = info.last_activity.max(line.last_activity);
+            info.last_received = info.last_received.max(line.last_received);
         }
         info.bytes_in += totals.bytes_in;
         info.bytes_out += totals.bytes_out;

@@ -67,6 +67,11 @@ impl Driver {
     fn work(&mut self) -> Result<(), CloseReason> {
         let Self { shared, batch, .. } = self;
         let mut core = shared.core();
+        if !batch.is_empty() {
+            let now = core.now;
+            core.heartbeat.alive(now);
+        }
+        shared.listen_for_life(&mut core);
         let received = batch.drain(..).try_for_each(|frame| shared.receive(&mut core, frame));
         let receiver = if core.inbound.is_empty() { None } else { core.receiver.take() };
         let written = shared.pump(&mut core);
@@ -88,21 +93,25 @@ impl Driver {
         }
     }
 
-    /// The timer rings when an acknowledgement would be late.
+    /// The timer rings when an acknowledgement would be late, or the other side has long been silent.
     fn watch_the_clock(&mut self, cx: &mut Context<'_>) -> bool {
         {
             let mut core = self.shared.core();
-            // What waits for the consumer will have to be acknowledged.
-            let waits = (!core.inbound.is_empty()).then(|| core.now.saturating_add(PATIENCE));
-            let due = core.machine.wake_at().or(waits).filter(|_| core.has_line());
-            if let (None, Some(due)) = (self.armed, due) {
-                self.armed = Some(due);
-                self.timer.as_mut().reset(self.shared.begun() + due);
-            }
-            core.is_timed = self.armed.is_some();
-            if self.armed.is_none() {
+            if !core.has_line() {
+                core.is_timed = false;
+                self.armed = None;
                 return false;
             }
+            // What waits for the consumer will have to be acknowledged.
+            let waits = (!core.inbound.is_empty()).then(|| core.now.saturating_add(PATIENCE));
+            let due = core.machine.wake_at().or(waits);
+            let beat = core.heartbeat.next_wake();
+            let next = due.map_or(beat, |due| due.min(beat));
+            if self.armed.is_none_or(|armed| next < armed) {
+                self.armed = Some(next);
+                self.timer.as_mut().reset(self.shared.begun() + next);
+            }
+            core.is_timed = due.is_some();
         }
         if self.timer.as_mut().poll(cx).is_ready() {
             self.armed = None;

@@ -284,6 +284,10 @@ impl Receiver for SessionReceiver {
             }
         }
     }
+
+    fn holds_part(&self) -> bool {
+        !self.taken.is_empty() || !self.shared.core().inbound.is_empty()
+    }
 }
 
 impl Drop for SessionReceiver {
@@ -354,6 +358,7 @@ impl Backing for Behind {
         info.bytes_in += of_link.bytes_in;
         info.bytes_out += of_link.bytes_out;
         info.last_activity = info.last_activity.max(of_link.last_activity);
+        info.last_received = info.last_received.max(of_link.last_received);
         let present = self.shared.upgrade().map(|shared| shared.core().count());
         let Some(counted) = self.total.get().copied().or(present) else { return };
         info.messages_in += counted.received;

@@ -7,11 +7,11 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_proto::Fault;
 use tieline_proto::session::{
     Delivered, Farewell, Frame, Hello, Received, Refusal, Sequence, Session as Machine, Ticket,
     Violation, Welcome,
 };
+use tieline_proto::{Beat, Fault, Heartbeat, HeartbeatConfig};
 use tieline_transport::{
     BoxChannel, CloseReason, Control, Endpoint, LostBy, Reset, SendError, Sender, SessionLost,
 };
@@ -23,9 +23,11 @@ use crate::LinkSender;
 use crate::shared::{Shared as LinkShared, lock};
 
 /// What came in waits for the consumer up to so many messages,
-const INBOUND_MESSAGES: usize = 1024;
-/// or so many bytes of them; one message of any legal size besides.
-const INBOUND_BYTES: usize = 8 << 20;
+const INBOUND_MESSAGES: usize = 2048;
+/// or so many bytes of them; one message of any legal size besides. It is more than the other side may
+/// have sent without an acknowledgement, if it is on its defaults: so reading goes on, and its pings are
+/// answered, whatever the consumer does.
+const INBOUND_BYTES: usize = 32 << 20;
 
 pub(super) struct Shared {
     core: Mutex<Core>,
@@ -45,6 +47,8 @@ pub(super) struct Core {
     line: Option<LinkSender>,
     /// When the task last looked.
     pub(super) now: Duration,
+    /// Of the connection of the moment.
+    pub(super) heartbeat: Heartbeat,
     pub(super) inbound: VecDeque<Item>,
     inbound_bytes: usize,
     /// The task has stopped reading until the consumer has taken something.
@@ -110,6 +114,7 @@ impl Shared {
             role,
             line: None,
             now: Duration::ZERO,
+            heartbeat: Heartbeat::new(HeartbeatConfig::default(), Duration::ZERO),
             inbound: VecDeque::new(),
             inbound_bytes: 0,
             is_held_up: false,
@@ -284,6 +289,20 @@ impl Shared {
         }
     }
 
+    /// The other side is asked for a sign of life when it has long been silent, and its connection given
+    /// up when none came.
+    pub(super) fn listen_for_life(&self, core: &mut Core) {
+        while core.has_line()
+            && let Some(beat) = core.heartbeat.poll(core.now)
+        {
+            match beat {
+                Beat::Ping => core.machine.ping(core.lines),
+                Beat::Down => self.fence(core, CloseReason::TimedOut),
+                _ => {}
+            }
+        }
+    }
+
     /// Writes what the machine has for the connection there is. Ready when nothing is left to be
     /// written. It is the task that is woken to go on: whoever sends may give up.
     pub(super) fn pump(&self, core: &mut Core) -> Poll<()> {
@@ -336,6 +355,7 @@ impl Shared {
     pub(super) fn resumed(&self, core: &mut Core) {
         core.lines += 1;
         core.is_fenced = false;
+        core.heartbeat = Heartbeat::new(HeartbeatConfig::default(), self.now());
         self.note_progress(core);
         if let Some((lost, cause)) = core.reset.take() {
             let reset = Reset { epoch: core.lines, lost, cause };

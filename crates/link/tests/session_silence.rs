@@ -1,0 +1,108 @@
+//! Somebody who was there and says nothing any more.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::time::Duration;
+
+use tieline_link::{LineOptions, Session, SessionOptions, State, listen};
+use tieline_proto::session::{Frame, Hello, Position};
+use tieline_transport::{
+    Channel, CloseReason, DynAcceptor, Endpoint, Incoming, LostBy, Options, Receiver, ReceiverExt,
+    Registry, Sender, SenderExt,
+};
+use tokio::time::Instant;
+
+async fn serve(registry: &Registry) -> (Endpoint, Box<dyn DynAcceptor>) {
+    let endpoint = Endpoint::memory("silence").resumable();
+    let (options, session) = (Options::default(), SessionOptions::default());
+    let acceptor = listen(registry, &endpoint, &options, session).await.unwrap();
+    (endpoint, acceptor)
+}
+
+async fn connect(registry: &Registry, endpoint: &Endpoint) -> Session {
+    let dialer = registry.connector(&endpoint.carrier(), &Options::default()).unwrap();
+    let (session, line) = (SessionOptions::default(), LineOptions::default());
+    Session::connect(dialer.into(), session, line).await.unwrap()
+}
+
+/// A session begun by hand, over a line that nobody serves from here on.
+async fn begin(registry: &Registry, endpoint: &Endpoint) -> (Box<dyn Sender>, Box<dyn Receiver>) {
+    let line = registry.connect(&endpoint.carrier(), &Options::default()).await.unwrap();
+    let (mut sender, mut receiver) = line.split();
+    let hello = Hello { resumes: None, position: Position::default() };
+    sender.send(Frame::Hello(hello).to_bytes()).await.unwrap();
+    assert!(matches!(hear(&mut receiver).await, Some(Frame::Welcome(_))));
+    (sender, receiver)
+}
+
+async fn hear(receiver: &mut impl Receiver) -> Option<Frame> {
+    match receiver.recv().await {
+        Incoming::Message(frame) => Some(Frame::decode(frame).unwrap()),
+        Incoming::End(_) => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_silent_is_asked_twice_and_given_up_after_25_seconds() {
+    let registry = Registry::new();
+    let (endpoint, mut acceptor) = serve(&registry).await;
+    let (_sender, mut receiver) = begin(&registry, &endpoint).await;
+    let server = acceptor.accept().await.unwrap();
+    let begun = Instant::now();
+    let (mut pings, mut last) = (0, Duration::ZERO);
+    while let Some(frame) = hear(&mut receiver).await {
+        if let Frame::Ping { .. } = frame {
+            pings += 1;
+        }
+        last = begun.elapsed();
+    }
+    assert_eq!((pings, begun.elapsed().as_secs()), (2, 25), "the last at {last:?}");
+    // The session waits for him for two minutes more.
+    let (_to_client, mut from_client) = server.split();
+    let Incoming::End(CloseReason::SessionLost(lost)) = from_client.recv().await else {
+        panic!("no end")
+    };
+    assert!(matches!(lost.cause, LostBy::Expired(_)), "{lost}");
+    assert_eq!(begun.elapsed().as_secs(), 25 + 120);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_ends_that_have_nothing_to_say_stay_connected() {
+    let registry = Registry::new();
+    let (endpoint, mut acceptor) = serve(&registry).await;
+    let (client, server) = tokio::join!(connect(&registry, &endpoint), acceptor.accept());
+    let (states, server) = (client.states(), server.unwrap());
+    let ((mut to_server, _from_server), (_to_client, mut from_client)) =
+        (client.split(), server.split());
+    // Neither consumer looks: it is not they who answer.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    to_server.send("still here").await.unwrap();
+    let heard = from_client.recv().await;
+    assert!(matches!(&heard, Incoming::Message(it) if it == "still here"), "{heard:?}");
+    assert!(matches!(states.present(), State::Connected { epoch: 1 }), "{}", states.present());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_takes_nothing_for_an_hour_is_not_taken_for_dead() {
+    let registry = Registry::new();
+    let (endpoint, mut acceptor) = serve(&registry).await;
+    let (client, server) = tokio::join!(connect(&registry, &endpoint), acceptor.accept());
+    let (states, server) = (client.states(), server.unwrap());
+    let ((mut to_server, _from_server), (_to_client, mut from_client)) =
+        (client.split(), server.split());
+    let sending = tokio::spawn(async move {
+        for number in 0..5000 {
+            to_server.send(format!("{number}")).await.unwrap();
+        }
+        to_server
+    });
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    for number in 0..5000 {
+        match from_client.recv().await {
+            Incoming::Message(it) => assert_eq!(it, number.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(states.present(), State::Connected { epoch: 1 }), "{}", states.present());
+    drop(sending.await.unwrap());
+}
