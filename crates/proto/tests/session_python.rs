@@ -7,6 +7,9 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -36,9 +39,12 @@ impl Drop for Folder {
     }
 }
 
-/// The other implementation, ended with the test.
+/// The other implementation, ended with the test, and where it takes for ever.
 struct Python {
-    child: Child,
+    child: Arc<Mutex<Child>>,
+    is_late: Arc<AtomicBool>,
+    /// Dropped with the test, which is then in time.
+    _in_time: mpsc::Sender<()>,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
@@ -50,7 +56,22 @@ impl Python {
         command.arg(program).arg(role).arg(with);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        Self { child, input, output }
+        let (child, is_late) = (Arc::new(Mutex::new(child)), Arc::new(AtomicBool::new(false)));
+        let (in_time, ended) = mpsc::channel();
+        let (hung, late, place) = (child.clone(), is_late.clone(), with.to_owned());
+        std::thread::spawn(move || {
+            if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                late.store(true, Ordering::SeqCst);
+                let _ = hung.lock().unwrap().kill();
+                // Whoever waits for it to connect waits no longer.
+                let _ = UnixStream::connect(place);
+            }
+        });
+        Self { child, is_late, _in_time: in_time, input, output }
+    }
+
+    fn is_in_time(&self) {
+        assert!(!self.is_late.load(Ordering::SeqCst), "it takes for ever");
     }
 
     fn line(&mut self) -> String {
@@ -79,7 +100,7 @@ impl Python {
     /// What it says until it ends, which must be well.
     fn rest(&mut self) -> Vec<String> {
         let lines = (&mut self.output).lines().map(|line| line.unwrap()).collect();
-        let status = self.child.wait().unwrap();
+        let status = self.child.lock().unwrap().wait().unwrap();
         assert!(status.success(), "{status}: {lines:?}");
         lines
     }
@@ -87,8 +108,10 @@ impl Python {
 
 impl Drop for Python {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Ok(mut child) = self.child.lock() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -231,6 +254,7 @@ fn a_client_of_the_other_implementation_gets_and_gives_everything_once() {
     let mut lease: Option<Lease<()>> = None;
     for number in 1_u8.. {
         let mut line = Line::new(listener.accept().unwrap().0);
+        python.is_in_time();
         let Some(Frame::Hello(hello)) = line.greeting() else { continue };
         let secret = Secret([number; 16]);
         let welcome = match &mut lease {
@@ -268,6 +292,7 @@ fn a_server_of_the_other_implementation_gets_and_gives_everything_once() {
     let mut ticket: Option<Ticket> = None;
     let mut shown = Vec::new();
     for number in 1.. {
+        python.is_in_time();
         let mut line = Line::new(UnixStream::connect(&socket).unwrap());
         let hello = match &ticket {
             None => Ticket::ask(),
