@@ -203,7 +203,13 @@ impl Receiving {
                 let endpoint = live.control.endpoint();
                 let is_child = cause.child_exit().is_some();
                 let what = if is_child { "starting it again" } else { "connecting again" };
-                tracing::warn!(%endpoint, "{what} in {} ms: {cause}", after.as_millis());
+                match self.is_carrier {
+                    // Nothing is lost by it.
+                    true => tracing::info!(%endpoint, "a session has lost its connection: {cause}"),
+                    false => {
+                        tracing::warn!(%endpoint, "{what} in {} ms: {cause}", after.as_millis());
+                    }
+                }
                 let ending = end_line(shared.uninstall(), live.control);
                 let until = Instant::now() + after;
                 shared.publish(State::Backoff { until, cause: cause.clone() });

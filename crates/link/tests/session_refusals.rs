@@ -223,3 +223,36 @@ fn there_are_no_more_sessions_than_may_be() {
         let (_client, _, _server) = stage.begin().await;
     });
 }
+
+#[test]
+fn who_did_not_hear_that_it_is_over_is_told_once_more() {
+    block_on(async {
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let (mut client, welcome, server) = stage.begin().await;
+        let (mut to_client, mut from_client) = server.split();
+        client.say(data(1, 0)).await;
+        client.say(Frame::End { sequence: 2, acknowledged: 0 }).await;
+        assert!(matches!(from_client.recv().await, Incoming::Message(_)));
+        assert!(matches!(from_client.recv().await, Incoming::End(CloseReason::ByPeer)));
+        to_client.close().await.unwrap();
+        // The server has heard all, and forgets it; that it has acknowledged all is lost.
+        client.say(Frame::Ack { acknowledged: 1 }).await;
+        while client.hear().await.is_some() {}
+        drop((client, to_client, from_client));
+
+        let position = Position { received: 1, acknowledged: 1, sent: 2 };
+        let mut again = stage.by_hand().await;
+        let hello = Hello { position, ..hello(Some(&welcome)) };
+        let told = again.greet(hello.clone()).await.unwrap();
+        assert_eq!((told.position.received, told.position.sent), (2, 1));
+        assert_eq!(again.farewell().await, "");
+        // Nobody else is told, and who lacks something neither.
+        let guessed = tieline_proto::session::Secret([0; 16]);
+        let resumes = Some((welcome.session, guessed, 1));
+        let thief = stage.by_hand().await.greet(Hello { resumes, position }).await;
+        assert_eq!(thief.unwrap_err(), Refusal::Unknown);
+        let position = Position { received: 0, ..position };
+        let lacking = stage.by_hand().await.greet(Hello { position, ..hello }).await;
+        assert_eq!(lacking.unwrap_err(), Refusal::Unknown);
+    });
+}

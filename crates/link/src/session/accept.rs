@@ -1,12 +1,14 @@
 //! The server's part of the handshake, and the sessions there are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
-use tieline_proto::session::{Frame, Hello, Lease, Malformed, Refusal, Secret, SessionId, Welcome};
+use tieline_proto::session::{
+    Farewell, Frame, Hello, Lease, Malformed, Position, Refusal, Secret, SessionId, Welcome,
+};
 use tieline_transport::{
     Acceptor, BoxChannel, BoxFuture, Channel, CloseReason, Control, DynAcceptor, DynConnector,
     Endpoint, ErrorKind, Incoming, LostBy, Operation, PeerIdentity, ReceiverExt, SenderExt,
@@ -85,8 +87,49 @@ impl Drop for Sessions {
     }
 }
 
-/// The sessions there are, by name.
-type Table = Mutex<HashMap<SessionId, Weak<Shared>>>;
+/// The sessions there are, and those that are over, by name.
+#[derive(Default)]
+struct Table {
+    live: Mutex<HashMap<SessionId, Weak<Shared>>>,
+    /// Sessions that both sides had ended. What told the client so may have been lost with its
+    /// connection: whoever asks is told once more. Oldest first, at most [`EPITAPHS`].
+    over: Mutex<VecDeque<Epitaph>>,
+}
+
+/// So many sessions that are over are remembered.
+const EPITAPHS: usize = 1024;
+
+struct Epitaph {
+    lease: Lease<Principal>,
+    position: Position,
+    until: Instant,
+}
+
+impl Table {
+    fn bury(&self, epitaph: Epitaph) {
+        let mut over = lock(&self.over);
+        let now = Instant::now();
+        while over.len() >= EPITAPHS || over.front().is_some_and(|oldest| oldest.until < now) {
+            over.pop_front();
+        }
+        over.push_back(epitaph);
+    }
+
+    /// How the session stood at its end, for whoever may ask.
+    fn epitaph(&self, hello: &Hello, principal: &Principal) -> Option<Welcome> {
+        let mut over = lock(&self.over);
+        let position = hello.position;
+        let epitaph = over
+            .iter_mut()
+            .find(|it| it.until >= Instant::now() && it.lease.check(hello, principal).is_ok())?;
+        // It has all, and has sent nothing that the other side did not acknowledge.
+        if position.received != epitaph.position.sent {
+            return None;
+        }
+        let secret = Secret(random()?);
+        epitaph.lease.resume(hello, principal, secret, epitaph.position).ok()
+    }
+}
 
 /// Whose a session is: whoever knows its secret, and is the user that the operating system vouches
 /// for, where it does.
@@ -111,6 +154,7 @@ pub(super) struct Server {
     offer: Option<Offer>,
     offered: Arc<Notify>,
     table: Weak<Table>,
+    grace: Duration,
 }
 
 impl Server {
@@ -123,11 +167,14 @@ impl Server {
         self.lease.epoch()
     }
 
-    /// Nobody can resume it any more.
-    pub(super) fn over(&self) {
-        if let Some(table) = self.table.upgrade() {
-            lock(&table).remove(&self.lease.session());
+    /// Nobody can resume it any more. It stood so if both sides had ended it.
+    pub(super) fn over(&self, position: Option<Position>) {
+        let Some(table) = self.table.upgrade() else { return };
+        if let Some(position) = position {
+            let until = Instant::now() + self.grace;
+            table.bury(Epitaph { lease: self.lease.clone(), position, until });
         }
+        lock(&table.live).remove(&self.lease.session());
     }
 }
 
@@ -175,8 +222,18 @@ impl Door {
         let greeting = match timeout(limit, receiver.recv()).await {
             Ok(Incoming::Message(greeting)) => greeting,
             // Whoever leaves without a word, or says nothing, is not worth one.
-            Ok(Incoming::End(_)) | Err(_) => return,
-            Ok(_) => return,
+            other => {
+                let said_nothing = matches!(
+                    other,
+                    Err(_) | Ok(Incoming::End(CloseReason::ByPeer | CloseReason::Io(_)))
+                );
+                if !said_nothing {
+                    let endpoint = control.endpoint();
+                    let hint = "a client here connects with resume+, or --resume";
+                    tracing::info!(%endpoint, "somebody has not asked for a session; {hint}");
+                }
+                return;
+            }
         };
         let line = BoxChannel::from_parts(sender, receiver, control.clone());
         let hello = match Frame::decode(greeting) {
@@ -194,10 +251,13 @@ impl Door {
         let offered = match &hello.resumes {
             None => self.begin(line, hello, principal, &control).await,
             Some((id, ..)) => {
-                let known = lock(&self.table).get(id).and_then(Weak::upgrade);
+                let known = lock(&self.table.live).get(id).and_then(Weak::upgrade);
                 match known {
                     Some(session) => offer(&session, line, hello, principal),
-                    None => Err((line, Refusal::Unknown)),
+                    None => match self.table.epitaph(&hello, &principal) {
+                        Some(welcome) => return farewell(line, limit, welcome).await,
+                        None => Err((line, Refusal::Unknown)),
+                    },
                 }
             }
         };
@@ -215,7 +275,7 @@ impl Door {
         principal: Principal,
         control: &Control,
     ) -> Result<(), (BoxChannel, Refusal)> {
-        if lock(&self.table).len() >= self.options.max_sessions {
+        if lock(&self.table.live).len() >= self.options.max_sessions {
             return Err((line, Refusal::Full));
         }
         let (Some(id), Some(secret)) = (random(), random()) else {
@@ -231,9 +291,10 @@ impl Door {
             offer: Some(Offer { line, hello }),
             offered: Arc::new(Notify::new()),
             table: Arc::downgrade(&self.table),
+            grace: self.options.grace,
         };
         let shared = Arc::new(Shared::new(Role::Server(Box::new(server)), self.options, self.line));
-        lock(&self.table).insert(id, Arc::downgrade(&shared));
+        lock(&self.table.live).insert(id, Arc::downgrade(&shared));
         let handed = Handed { shared: Arc::downgrade(&shared) };
         // It fails if the client is gone already.
         if let Ok(session) = assemble(shared, Arc::new(handed)).await {
@@ -267,12 +328,25 @@ fn offer(
     Ok(())
 }
 
+/// Says once more that the session is over, and how it stood.
+async fn farewell(line: BoxChannel, limit: Duration, welcome: Welcome) {
+    let received = welcome.position.received;
+    let bye = Frame::Bye(Farewell { received, text: String::new() });
+    say(line, limit, [Frame::Welcome(welcome), bye]).await;
+}
+
 /// Says why not, and leaves. Who does not read it is not waited for.
 async fn refuse(line: BoxChannel, limit: Duration, refusal: Refusal, text: &str) {
+    say(line, limit, [Frame::Refused { refusal, text: text.to_owned() }]).await;
+}
+
+/// Says this, and no more.
+async fn say(line: BoxChannel, limit: Duration, frames: impl IntoIterator<Item = Frame>) {
     let (mut sender, mut receiver) = line.split();
-    let frame = Frame::Refused { refusal, text: text.to_owned() }.to_bytes();
     let _ = timeout(limit, async {
-        let _ = sender.send(frame).await;
+        for frame in frames {
+            let _ = sender.send(frame.to_bytes()).await;
+        }
         let _ = sender.close().await;
         // What is unread when a connection is closed may cost the other side what we said.
         while let Incoming::Message(_) = receiver.recv().await {}

@@ -120,16 +120,20 @@ impl Driver {
         false
     }
 
-    /// The session is over. Whoever broke a rule is told which.
+    /// The session is over. Whoever broke a rule is told which; whoever waits for an acknowledgement
+    /// that was lost need not.
     fn over(&self, reason: CloseReason) {
-        if let CloseReason::SessionLost(lost) = &reason {
-            match &lost.cause {
-                LostBy::Violation(violation) => self.shared.say_farewell(&violation.to_string()),
-                LostBy::Line(line @ CloseReason::Protocol(_)) => {
-                    self.shared.say_farewell(&line.to_string());
-                }
-                _ => {}
-            }
+        let words = match &reason {
+            CloseReason::SessionLost(lost) => match &lost.cause {
+                LostBy::Violation(violation) => Some(violation.to_string()),
+                LostBy::Line(line @ CloseReason::Protocol(_)) => Some(line.to_string()),
+                _ => None,
+            },
+            CloseReason::ByUs | CloseReason::ByPeer => Some(String::new()),
+            _ => None,
+        };
+        if let Some(words) = words {
+            self.shared.say_farewell(&words);
         }
         self.shared.finish(reason);
     }

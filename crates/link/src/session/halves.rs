@@ -42,12 +42,12 @@ pub(super) async fn assemble(
         backing: Arc::new(Behind {
             shared: Arc::downgrade(&shared),
             total: shared.total.clone(),
-            link: of_link,
+            link: of_link.clone(),
         }),
     };
     let control = control.build();
     let (sender, receiver) = link.split();
-    shared.carried(sender, link_shared, control.clone());
+    shared.carried(sender, (link_shared, of_link), control.clone());
     let task = tokio::spawn(Driver::new(shared.clone(), receiver)).abort_handle();
     let lifeline = Arc::new(Lifeline { shared: shared.clone(), task });
     let sender = SessionSender { shared: shared.clone(), lifeline: lifeline.clone() };
@@ -355,12 +355,12 @@ impl Backing for Behind {
 
     fn count(&self, info: &mut ConnectionInfo) {
         let of_link = self.link.info();
-        info.bytes_in += of_link.bytes_in;
-        info.bytes_out += of_link.bytes_out;
         info.last_activity = info.last_activity.max(of_link.last_activity);
         info.last_received = info.last_received.max(of_link.last_received);
-        let present = self.shared.upgrade().map(|shared| shared.core().count());
-        let Some(counted) = self.total.get().copied().or(present) else { return };
+        let present = || self.shared.upgrade().map(|shared| shared.count(&shared.core()));
+        let Some(counted) = self.total.get().copied().or_else(present) else { return };
+        info.bytes_in += counted.bytes_in;
+        info.bytes_out += counted.bytes_out;
         info.messages_in += counted.received;
         info.messages_out += counted.sent;
         info.faults += counted.faults;

@@ -36,6 +36,7 @@ pub(super) struct Shared {
     pub(super) line: LineOptions,
     /// Set once the first connection is there.
     link: OnceLock<Arc<LinkShared>>,
+    of_link: OnceLock<Control>,
     control: OnceLock<Control>,
     /// What was counted, once it is over.
     pub(super) total: Arc<OnceLock<Counted>>,
@@ -90,6 +91,8 @@ pub(super) struct Counted {
     pub(super) sent: u64,
     pub(super) received: u64,
     pub(super) faults: u64,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
 }
 
 /// Which end of the session this is.
@@ -143,6 +146,7 @@ impl Shared {
             options,
             line,
             link: OnceLock::new(),
+            of_link: OnceLock::new(),
             control: OnceLock::new(),
             total: Arc::default(),
         }
@@ -161,8 +165,14 @@ impl Shared {
     }
 
     /// The Link is there that carries the session.
-    pub(super) fn carried(&self, sender: LinkSender, link: Arc<LinkShared>, control: Control) {
-        let _ = self.link.set(link);
+    pub(super) fn carried(
+        &self,
+        sender: LinkSender,
+        link: (Arc<LinkShared>, Control),
+        control: Control,
+    ) {
+        let _ = self.link.set(link.0);
+        let _ = self.of_link.set(link.1);
         let _ = self.control.set(control);
         self.core().line = Some(sender);
     }
@@ -211,12 +221,14 @@ impl Shared {
     pub(super) fn forget(&self, refusal: Refusal, text: String) -> bool {
         let mut core = self.core();
         let cause = core.lost(LostBy::Refused(refusal, text));
-        if core.is_closing || core.has_ended {
-            core.doom = Some(cause);
-            return false;
-        }
         let Delivered { acknowledged, sent } = core.machine.delivered();
         let lost = sent - acknowledged;
+        if core.is_closing || core.has_ended {
+            // Nothing was left to be said but that this had been heard.
+            let is_well = lost == 0 && core.is_closing && core.has_ended_by_itself;
+            core.doom = Some(if is_well { CloseReason::ByPeer } else { cause });
+            return false;
+        }
         core.counted.sent += sent;
         core.counted.received += core.machine.position().received;
         core.machine = machine(&self.options);
@@ -237,13 +249,14 @@ impl Shared {
             }
             let reason = self.control.get().map_or(reason.clone(), |control| control.end(reason));
             core.end = Some(reason.clone());
-            let _ = self.total.set(core.count());
+            let _ = self.total.set(self.count(&core));
             if !core.has_ended {
                 core.has_ended = true;
                 core.inbound.push_back(Item::End(reason.clone()));
             }
+            let (is_over, position) = (core.is_over(), core.machine.position());
             if let Role::Server(server) = &core.role {
-                server.over();
+                server.over(is_over.then_some(position));
             }
             let wakers = [core.task.take(), core.sender.take(), core.receiver.take()];
             (wakers, reason, core.line.take())
@@ -317,6 +330,16 @@ impl Shared {
             }
             line.poll_flush(cx)
         })
+    }
+
+    /// What has gone over all connections.
+    pub(super) fn count(&self, core: &Core) -> Counted {
+        let mut counted = core.count();
+        if let Some(link) = self.of_link.get() {
+            let link = link.info();
+            (counted.bytes_in, counted.bytes_out) = (link.bytes_in, link.bytes_out);
+        }
+        counted
     }
 
     /// Takes a frame that has come.
@@ -420,8 +443,8 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let core = self.core.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Role::Server(server) = &core.role {
-            server.over();
+        if let (Role::Server(server), None) = (&core.role, &core.end) {
+            server.over(None);
         }
     }
 }
@@ -439,13 +462,13 @@ impl Core {
     }
 
     /// How many messages went over all connections.
-    pub(super) fn count(&self) -> Counted {
+    fn count(&self) -> Counted {
         // The end of a direction has a number, and is no message.
         let received = self.machine.position().received - u64::from(self.has_ended_by_itself);
         Counted {
             sent: self.counted.sent + self.machine.delivered().sent,
             received: self.counted.received + received,
-            faults: self.counted.faults,
+            ..self.counted
         }
     }
 
