@@ -324,3 +324,24 @@ fn a_message_that_the_other_side_cannot_take_ends_the_session_with_its_words() {
         assert!(there.to_string().contains("ended the session"), "{there}");
     });
 }
+
+#[test]
+fn what_was_closed_and_dropped_in_an_outage_arrives_behind_it() {
+    block_on(async {
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let (client, server) = stage.pair(SessionOptions::default()).await;
+        let ((to_server, mut from_server), (mut to_client, from_client)) =
+            (client.split(), server.split());
+        stage.proxy.cut();
+        for number in 0..100 {
+            to_client.send(number.to_string()).await.unwrap();
+        }
+        to_client.close().await.unwrap();
+        drop((to_client, from_client));
+        for number in 0..100 {
+            assert_eq!(next(&mut from_server).await, number.to_string());
+        }
+        assert!(matches!(from_server.recv().await, Incoming::End(CloseReason::ByPeer)));
+        drop(to_server);
+    });
+}

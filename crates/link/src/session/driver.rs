@@ -83,10 +83,13 @@ impl Driver {
         let sender = if is_free { core.sender.take() } else { None };
         let is_over = core.is_over() && (written.is_ready() || !core.has_line());
         let by_us = core.is_closing;
+        let has_lingered = core.lingers_until.is_some_and(|until| {
+            until <= core.now || (core.machine.is_settled() && written.is_ready())
+        });
         drop(core);
         sender.into_iter().chain(receiver).for_each(Waker::wake);
         received?;
-        match is_over {
+        match is_over || has_lingered {
             true if by_us => Err(CloseReason::ByUs),
             true => Err(CloseReason::ByPeer),
             false => Ok(()),
@@ -97,16 +100,16 @@ impl Driver {
     fn watch_the_clock(&mut self, cx: &mut Context<'_>) -> bool {
         {
             let mut core = self.shared.core();
-            if !core.has_line() {
+            // What waits for the consumer will have to be acknowledged.
+            let waits = (!core.inbound.is_empty()).then(|| core.now.saturating_add(PATIENCE));
+            let has_line = core.has_line();
+            let due = core.machine.wake_at().or(waits).filter(|_| has_line);
+            let beat = has_line.then(|| core.heartbeat.next_wake());
+            let Some(next) = [due, beat, core.lingers_until].into_iter().flatten().min() else {
                 core.is_timed = false;
                 self.armed = None;
                 return false;
-            }
-            // What waits for the consumer will have to be acknowledged.
-            let waits = (!core.inbound.is_empty()).then(|| core.now.saturating_add(PATIENCE));
-            let due = core.machine.wake_at().or(waits);
-            let beat = core.heartbeat.next_wake();
-            let next = due.map_or(beat, |due| due.min(beat));
+            };
             if self.armed.is_none_or(|armed| next < armed) {
                 self.armed = Some(next);
                 self.timer.as_mut().reset(self.shared.begun() + next);

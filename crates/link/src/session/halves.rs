@@ -167,6 +167,7 @@ impl Sender for SessionSender {
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         let mut core = self.shared.core();
         core.is_closing = true;
+        core.is_closed = true;
         core.machine.end();
         if core.machine.is_settled() && core.untold == 0 {
             return Poll::Ready(Ok(()));
@@ -332,8 +333,9 @@ struct Lifeline {
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
-        self.shared.leave();
-        self.task.abort();
+        if self.shared.leave() {
+            self.task.abort();
+        }
     }
 }
 

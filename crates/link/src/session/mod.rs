@@ -102,8 +102,11 @@ impl SessionOptions {
 ///
 /// While there is no connection, messages are taken until the replay buffer is full; then senders
 /// wait. [`settle`](SessionSender::settle) waits until the other side has taken over all that was sent.
-/// Dropping both halves ends the session at once, and tells the other side if that is
-/// possible without waiting.
+///
+/// Dropping both halves ends the session at once, and tells the other side if that is possible without
+/// waiting. But where the sender was [closed](tieline_transport::SenderExt::close) before, what was sent
+/// may still arrive: the session lives on, as long as the runtime does, until the other side has it all
+/// or the grace is over.
 pub struct Session {
     sender: SessionSender,
     receiver: SessionReceiver,

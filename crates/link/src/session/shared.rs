@@ -69,6 +69,10 @@ pub(super) struct Core {
     pub(super) counted: Counted,
     /// This side has ended its direction.
     pub(super) is_closing: bool,
+    /// By closing it, and not by going away.
+    pub(super) is_closed: bool,
+    /// Both halves were dropped behind that: what was sent may still arrive, until then.
+    pub(super) lingers_until: Option<Duration>,
     has_ended: bool,
     /// The other side has ended its direction.
     has_ended_by_itself: bool,
@@ -129,6 +133,8 @@ impl Shared {
             untold: 0,
             counted: Counted::default(),
             is_closing: false,
+            is_closed: false,
+            lingers_until: None,
             has_ended: false,
             has_ended_by_itself: false,
             is_receiver_gone: false,
@@ -272,10 +278,22 @@ impl Shared {
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// Ends the session at once.
-    pub(super) fn leave(&self) {
+    /// Both halves were dropped. What was closed before lives on until the other side has it all, for
+    /// as long as the other side would be waited for; else it ends at once. False if it lives on.
+    pub(super) fn leave(&self) -> bool {
+        {
+            let mut core = self.core();
+            if core.is_closed && !core.machine.is_settled() && core.end.is_none() {
+                core.lingers_until = Some(self.now().saturating_add(self.options.grace));
+                if let Some(task) = &core.task {
+                    task.wake_by_ref();
+                }
+                return false;
+            }
+        }
         self.say_farewell("");
         self.finish(CloseReason::ByUs);
+        true
     }
 
     /// Tells the other side that the session is over, if that needs no waiting.
