@@ -57,20 +57,22 @@ pub(crate) enum Gathered {
 }
 
 impl LinkReceiver {
-    /// Takes messages that are there, at most so many.
+    /// Takes messages that are there, at most so many, for as long as `take` wants another.
     pub(crate) fn poll_many(
         &mut self,
         cx: &mut Context<'_>,
         most: usize,
-        mut take: impl FnMut(Bytes),
+        mut take: impl FnMut(Bytes) -> bool,
     ) -> Gathered {
         let mut receiving = lock(&self.0.receiving);
         let mut taken = 0;
         while taken < most {
             match receiving.poll(&self.0, cx) {
                 Poll::Ready(Incoming::Message(message)) => {
-                    take(message);
                     taken += 1;
+                    if !take(message) {
+                        break;
+                    }
                 }
                 Poll::Ready(other) => return Gathered::Other(other),
                 Poll::Pending if self.0.register_receiver(cx.waker()) => return Gathered::All,

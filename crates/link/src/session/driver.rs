@@ -17,8 +17,10 @@ use crate::receiver::Gathered;
 
 /// So many frames are taken before they are looked at.
 const BATCH: usize = 64;
-/// So many batches before others have their turn.
+/// So many batches before others have their turn,
 const BATCHES: usize = 16;
+/// or so many bytes: the consumer finds them in the processor's cache.
+const TURN_BYTES: usize = 512 * 1024;
 
 /// How long an acknowledgement waits at most for something to ride on.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -27,6 +29,8 @@ pub(super) struct Driver {
     shared: Arc<Shared>,
     receiver: LinkReceiver,
     batch: Vec<Bytes>,
+    /// Bytes taken in this turn.
+    taken: usize,
     timer: Pin<Box<Sleep>>,
     /// When it rings.
     armed: Option<Duration>,
@@ -35,12 +39,12 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, receiver: LinkReceiver) -> Self {
         let timer = Box::pin(tokio::time::sleep_until(shared.begun()));
-        Self { shared, receiver, batch: Vec::with_capacity(BATCH), timer, armed: None }
+        Self { shared, receiver, batch: Vec::with_capacity(BATCH), taken: 0, timer, armed: None }
     }
 
     /// Takes frames from the connection. Why the Link has ended, if it has.
     fn gather(&mut self, cx: &mut Context<'_>, room: bool) -> Option<CloseReason> {
-        let Self { shared, receiver, batch, .. } = self;
+        let Self { shared, receiver, batch, taken, .. } = self;
         loop {
             let is_fenced = shared.core().is_fenced;
             let is_broken =
@@ -51,7 +55,12 @@ impl Driver {
             // What is left out here will come again over the next connection.
             let takes = room && !is_fenced;
             let most = BATCH - batch.len();
-            match receiver.poll_many(cx, most, |frame| batch.extend(takes.then_some(frame))) {
+            let take = |frame: Bytes| {
+                *taken += frame.len();
+                batch.extend(takes.then_some(frame));
+                *taken < TURN_BYTES
+            };
+            match receiver.poll_many(cx, most, take) {
                 Gathered::All => return None,
                 Gathered::Many if takes => return None,
                 Gathered::Other(Incoming::End(reason)) => return Some(reason),
@@ -146,6 +155,7 @@ impl Future for Driver {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.taken = 0;
         for _ in 0..BATCHES {
             let (doom, room) = {
                 let shared = self.shared.clone();
@@ -165,7 +175,7 @@ impl Future for Driver {
                     ended.map(|reason| self.shared.core().ended(reason))
                 }
             };
-            let is_full = self.batch.len() >= BATCH;
+            let is_full = self.batch.len() >= BATCH || self.taken >= TURN_BYTES;
             let worked = self.work();
             let doom = self.shared.core().doom.take();
             if let Some(reason) = worked.err().or(end).or(doom) {
@@ -174,6 +184,9 @@ impl Future for Driver {
             }
             if !is_full && !self.watch_the_clock(cx) {
                 return Poll::Pending;
+            }
+            if self.taken >= TURN_BYTES {
+                break;
             }
         }
         cx.waker().wake_by_ref();
