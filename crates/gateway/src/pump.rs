@@ -7,6 +7,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use tieline_transport::{CloseReason, Incoming, Receiver, Reset, SendError, Sender, SenderExt};
+use tokio::task::coop;
 
 use crate::Bridge;
 use crate::unanswered::Unanswered;
@@ -88,6 +89,9 @@ impl<'a> Direction<'a> {
         watch_sink: Option<&AtomicBool>,
     ) -> PumpEnd {
         loop {
+            // One read may bring a hundred thousand messages: whoever else waits in this task has a turn
+            // between them.
+            coop::consume_budget().await;
             let next = poll_fn(|cx| {
                 if let Poll::Ready(incoming) = source.poll_recv(cx) {
                     return Poll::Ready(Ok(incoming));
