@@ -13,7 +13,7 @@ use tieline_transport::{
 };
 use tokio::task::coop;
 
-use crate::pump::{Direction, PumpEnd, Side};
+use crate::pump::{Direction, PumpEnd, Side, Turn};
 use crate::unanswered::{MOST, Unanswered};
 use crate::{Bridge, BridgeEnd, BridgeReport};
 
@@ -272,8 +272,9 @@ fn is_failure(reason: &CloseReason) -> bool {
 /// Reads on, so that a far side that is being stopped does not block on its own output. One that never
 /// stops must not keep the stages of its own end from being taken: now and then it is their turn.
 async fn discard(receiver: &mut impl Receiver) -> Infallible {
+    let mut turn = Turn::default();
     loop {
-        coop::consume_budget().await;
+        turn.count().await;
         if let Incoming::End(_) = receiver.recv().await {
             std::future::pending::<()>().await;
         }

@@ -48,6 +48,24 @@ impl Drop for InHand<'_> {
     }
 }
 
+/// So many messages are to the runtime what one read is: after 128 of these it has a task pause.
+const MESSAGES: u8 = 32;
+
+/// One read may bring tens of thousands of messages: whoever else waits in the same task, such as a
+/// deadline, has a turn between them.
+#[derive(Default)]
+pub(crate) struct Turn(u8);
+
+impl Turn {
+    pub(crate) async fn count(&mut self) {
+        self.0 += 1;
+        if self.0 == MESSAGES {
+            self.0 = 0;
+            coop::consume_budget().await;
+        }
+    }
+}
+
 /// One of the two ways.
 pub(crate) struct Direction<'a> {
     options: &'a Bridge,
@@ -88,10 +106,9 @@ impl<'a> Direction<'a> {
         unanswered: Option<&Unanswered>,
         watch_sink: Option<&AtomicBool>,
     ) -> PumpEnd {
+        let mut turn = Turn::default();
         loop {
-            // One read may bring a hundred thousand messages: whoever else waits in this task has a turn
-            // between them.
-            coop::consume_budget().await;
+            turn.count().await;
             let next = poll_fn(|cx| {
                 if let Poll::Ready(incoming) = source.poll_recv(cx) {
                     return Poll::Ready(Ok(incoming));
