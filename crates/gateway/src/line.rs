@@ -13,7 +13,7 @@ use tieline_transport::{
 };
 use tokio::task::coop;
 
-use crate::pump::{Direction, PumpEnd, Side};
+use crate::pump::{Direction, PumpEnd, Side, Turn};
 use crate::unanswered::{MOST, Unanswered};
 use crate::{Bridge, BridgeEnd, BridgeReport};
 
@@ -269,11 +269,74 @@ fn is_failure(reason: &CloseReason) -> bool {
     matches!(reason, CloseReason::Io(_) | CloseReason::Protocol(_) | CloseReason::Stalled)
 }
 
-/// Reads on, so that a far side that is being stopped does not block on its own output.
+/// Reads on, so that a far side that is being stopped does not block on its own output. One that never
+/// stops must not keep the stages of its own end from being taken: now and then it is their turn.
 async fn discard(receiver: &mut impl Receiver) -> Infallible {
+    let mut turn = Turn::default();
     loop {
+        turn.count().await;
         if let Incoming::End(_) = receiver.recv().await {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use bytes::Bytes;
+    use tieline_transport::SendError;
+
+    use super::*;
+
+    /// There is always another message, and room for it.
+    struct Endless;
+
+    impl Receiver for Endless {
+        fn poll_recv(&mut self, _: &mut Context<'_>) -> Poll<Incoming> {
+            Poll::Ready(Incoming::Message(Bytes::from_static(b"y")))
+        }
+    }
+
+    impl Sender for Endless {
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn start_send(&mut self, _: Bytes) -> Result<(), SendError> {
+            Ok(())
+        }
+
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Whether it pauses, although it never has to wait. Where it does not, this fails after a while.
+    fn pauses(name: &str, who: impl Future<Output = ()> + Send + 'static) {
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut who = Box::pin(who);
+            let polled = poll_fn(|cx| Poll::Ready(who.as_mut().poll(cx).is_pending()));
+            tell.send(runtime.block_on(polled))
+        });
+        assert_eq!(told.recv_timeout(Duration::from_secs(50)), Ok(true), "{name}");
+    }
+
+    /// Else a deadline, a signal and the other direction would wait until it has said all.
+    #[test]
+    fn who_never_stops_talking_lets_others_have_their_turn() {
+        pauses("what is discarded", async { match discard(&mut Endless).await {} });
+        pauses("what is passed on", async {
+            let options = Bridge::default();
+            let way = Direction::new(&options, Side::Server);
+            way.pump(&mut Endless, &mut Endless, None, None).await;
+        });
     }
 }

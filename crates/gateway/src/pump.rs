@@ -7,6 +7,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use tieline_transport::{CloseReason, Incoming, Receiver, Reset, SendError, Sender, SenderExt};
+use tokio::task::coop;
 
 use crate::Bridge;
 use crate::unanswered::Unanswered;
@@ -43,6 +44,24 @@ impl Drop for InHand<'_> {
         self.direction.lose(&"the other side has ended");
         if let Some((unanswered, message)) = &self.asked {
             unanswered.asked(message);
+        }
+    }
+}
+
+/// So many messages are to the runtime what one read is: after 128 of these it has a task pause.
+const MESSAGES: u8 = 32;
+
+/// One read may bring tens of thousands of messages: whoever else waits in the same task, such as a
+/// deadline, has a turn between them.
+#[derive(Default)]
+pub(crate) struct Turn(u8);
+
+impl Turn {
+    pub(crate) async fn count(&mut self) {
+        self.0 += 1;
+        if self.0 == MESSAGES {
+            self.0 = 0;
+            coop::consume_budget().await;
         }
     }
 }
@@ -87,7 +106,9 @@ impl<'a> Direction<'a> {
         unanswered: Option<&Unanswered>,
         watch_sink: Option<&AtomicBool>,
     ) -> PumpEnd {
+        let mut turn = Turn::default();
         loop {
+            turn.count().await;
             let next = poll_fn(|cx| {
                 if let Poll::Ready(incoming) = source.poll_recv(cx) {
                     return Poll::Ready(Ok(incoming));

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc};
 #[tokio::test]
 async fn both_sides_flood_with_more_than_their_queues_hold_and_all_of_it_is_answered() {
     const CALLS: usize = 1000;
-    const LENGTH: usize = 40_000;
+    const LENGTH: usize = 10_000;
     let long = || Router::new().request("long", |(): (), _| async move { Ok("x".repeat(LENGTH)) });
     let options = PeerOptions { queue: ByteSize::kib(256), ..PeerOptions::default() };
     let (ours, theirs) = memory_pair();
@@ -159,9 +159,10 @@ const WIDE: usize = 4 * 1024 * 1024;
 async fn ask_first_and_listen_later(options: PeerOptions, count: usize, id_length: usize) {
     let router = Router::new().request("long", |(): (), _| async move { Ok("x".repeat(4096)) });
     let (ours, theirs) = tokio::io::duplex(WIDE);
-    let config = ChannelConfig::default();
-    // With a grace without end, whoever waits for it waits for ever.
-    let options = PeerOptions { grace: Duration::from_secs(100_000), ..options };
+    // With times without end, whoever waits for them waits for ever, and no slow machine ends the line.
+    let endless = Duration::from_secs(100_000);
+    let config = ChannelConfig { stall_timeout: endless, ..ChannelConfig::default() };
+    let options = PeerOptions { grace: endless, ..options };
     let (_peer, driver) = Peer::new(support::lines(ours, config), router, options);
     tokio::spawn(driver);
     let (mut sender, mut receiver) = support::lines(theirs, config).split();

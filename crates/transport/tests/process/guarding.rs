@@ -257,8 +257,10 @@ fn killed(test: String, hold: Hold) {
                 &["ignore", "daemon", "setsid", "say=up", "close", "stay"],
                 &["say=up", "echo"],
             ] {
-                let line = lines(&held(hold, &mark, to_do)).await;
-                lines_held.push(line);
+                let mut config = held(hold, &mark, to_do);
+                // What the second one leaves is to be there until all are up, however long that takes.
+                config.stop.drain = wait::LIMIT;
+                lines_held.push(lines(&config).await);
                 let (_, receiver, _) = lines_held.last_mut().unwrap();
                 assert_eq!(message(receiver.recv().await), "up");
             }

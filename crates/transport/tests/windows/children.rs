@@ -228,7 +228,10 @@ fn backslashes_in_an_endpoint_arrive() {
 #[test]
 fn arguments_of_a_batch_file_arrive_or_are_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("say.cmd");
+    // No variable's value stands there instead.
+    let folder = directory.path().join("%TEMP% & more");
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("say.cmd");
     std::fs::write(&file, "@echo off\r\necho 1 %1\r\necho 2 %2\r\n").unwrap();
     block_on(async {
         // By its name without the ending, as `npx` is; what the shell would act on is in quotes.

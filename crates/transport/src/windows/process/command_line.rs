@@ -51,19 +51,11 @@ pub(super) fn of_batch_file(file: &Path, args: &[OsString]) -> io::Result<Vec<u1
     // Command extensions are what the trick with `%` below needs. The quote behind `/c` is taken off
     // together with the last one.
     let mut line: Vec<u16> = "cmd.exe /e:ON /v:OFF /d /c \"".encode_utf16().collect();
-    line.extend(quoted(file));
+    // A file's name may have a `%` in it, too.
+    append(&mut line, file.as_os_str(), true, escape_for_a_shell);
     for arg in args {
         line.push(SPACE);
-        append(&mut line, arg, !is_plain_for_a_shell(arg), |line, backslashes, unit| {
-            if unit == QUOTE {
-                line.extend(std::iter::repeat_n(BACKSLASH, backslashes));
-                line.push(QUOTE);
-            } else if unit == u16::from(b'%') {
-                // A piece of nothing of a variable that is always there, so that what follows is no
-                // variable's name.
-                line.extend("%%cd:~,".encode_utf16());
-            }
-        });
+        append(&mut line, arg, !is_plain_for_a_shell(arg), escape_for_a_shell);
     }
     line.extend([QUOTE, 0]);
     Ok(line)
@@ -83,6 +75,18 @@ fn is_plain_for_a_shell(arg: &OsStr) -> bool {
     !arg.is_empty()
         && arg.as_encoded_bytes().last() != Some(&b'\\')
         && arg.to_string_lossy().chars().all(is_plain)
+}
+
+/// What `cmd.exe` wants before a unit, which as many backslashes stand before.
+fn escape_for_a_shell(line: &mut Vec<u16>, backslashes: usize, unit: u16) {
+    if unit == QUOTE {
+        line.extend(std::iter::repeat_n(BACKSLASH, backslashes));
+        line.push(QUOTE);
+    } else if unit == u16::from(b'%') {
+        // A piece of nothing of a variable that is always there, so that what follows is no variable's
+        // name.
+        line.extend("%%cd:~,".encode_utf16());
+    }
 }
 
 /// Puts an argument there, and what `escape` says before each of its units: it is told how many
@@ -167,6 +171,9 @@ mod tests {
             let begin = r#"cmd.exe /e:ON /v:OFF /d /c ""C:\x y\npx.cmd" "#;
             assert_eq!(text(&line), format!("{begin}{expected}\""));
         }
+        let line = of_batch_file(Path::new(r"C:\%PATH%\a.cmd"), &[]).unwrap();
+        let expected = r#"cmd.exe /e:ON /v:OFF /d /c ""C:\%%cd:~,%PATH%%cd:~,%\a.cmd"""#;
+        assert_eq!(text(&line), expected, "the file is not looked for where a variable says");
         for (file, arg) in [("a.cmd", "two\nlines"), ("a.cmd", "a\r"), ("a\".cmd", "a")] {
             let refused = of_batch_file(Path::new(file), &os(&[arg])).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{file} {arg:?}");

@@ -77,3 +77,30 @@ impl Held {
         status
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::ProcessConfig;
+    use crate::windows::process::{resolve::resolve, start::start};
+
+    /// As one is that was just being started when the others in its job were killed.
+    #[tokio::test]
+    async fn who_is_in_a_job_that_is_given_up_is_killed_whenever_it_came() {
+        let config = ProcessConfig::new("cmd");
+        let program = resolve(&config.program, None).unwrap();
+        let started = start(&config, program).await.unwrap();
+        let (told, over) = oneshot::channel();
+        // It was not killed, and its stdin stays open.
+        let Held { job, process, .. } = started.held;
+        assert!(wait::is_running(process.as_handle()));
+        reaper::reap(job, 0, Some(Box::new(move |_| told.send(()).unwrap())));
+        timeout(Duration::from_secs(50), over).await.unwrap().unwrap();
+        assert!(!wait::is_running(process.as_handle()));
+    }
+}

@@ -77,7 +77,12 @@ fn run(tasks: &Receiver<Task>) {
                 pause = FIRST_PAUSE;
             }
             Ok(Task::Tell(told)) => waiting.push(told),
-            Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(LONGEST_PAUSE),
+            Err(RecvTimeoutError::Timeout) => {
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                // What one that was being killed was just starting may have come into the job behind
+                // those who were.
+                dying.iter().for_each(|one| one.job.kill());
+            }
             Err(RecvTimeoutError::Disconnected) => return,
         }
         for one in dying.extract_if(.., |it| it.job.active().unwrap_or(0) == 0) {

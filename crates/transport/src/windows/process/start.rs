@@ -39,12 +39,15 @@ pub(crate) async fn start(
     let held = held.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
     match held {
         Ok(held) => Ok(Started { held, stdin, stdout, stderr }),
-        // Nothing else is: NUL bytes were refused before.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(launch_failed(error)
-            .with_hint(
+        // What the system refuses has a number; this is our own refusal.
+        Err(error)
+            if error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none() =>
+        {
+            Err(launch_failed(error).with_hint(
                 "a .cmd or .bat file is read by cmd.exe, which would misread one of the arguments; \
                  start the program that it starts",
-            )),
+            ))
+        }
         Err(error) => Err(launch_failed(error)),
     }
 }
