@@ -163,7 +163,9 @@ impl Run {
         // Whatever was on its way has come to its end by then.
         sleep(Duration::from_secs(120)).await;
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-        assert_eq!((tasks, network.ends()), (0, 0), "tasks and ends of connections are left");
+        assert_eq!((tasks, network.halves()), (0, 0), "tasks and halves of connections are left");
+        drop(registry);
+        assert!(network.is_alone(), "something that the session has held is left");
         self.judge(&see(&seen), totals);
     }
 

@@ -83,7 +83,7 @@ impl Line {
         self.inner().cut.is_some()
     }
 
-    pub(super) fn ends(&self) -> usize {
+    pub(super) fn halves(&self) -> usize {
         self.inner().halves
     }
 

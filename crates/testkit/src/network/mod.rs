@@ -108,9 +108,14 @@ impl Network {
         Events { cuts: state.events.cuts + cuts, ..state.events }
     }
 
-    /// How many ends of connections have not been dropped.
-    pub fn ends(&self) -> usize {
-        self.state().lines.iter().map(|line| line.ends()).sum()
+    /// Whether nobody else holds it: no transport, and no connector that was made of one.
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// How many halves of connections have not been dropped.
+    pub fn halves(&self) -> usize {
+        self.state().lines.iter().map(|line| line.halves()).sum()
     }
 }
 
@@ -216,7 +221,7 @@ impl Transport for Network {
             state.events.late += u64::from(plan.late.is_some());
             // Those that are done with need no place.
             let (done, lines) =
-                std::mem::take(&mut state.lines).into_iter().partition(|line| line.ends() == 0);
+                std::mem::take(&mut state.lines).into_iter().partition(|line| line.halves() == 0);
             state.lines = lines;
             let done: Vec<Arc<Line>> = done;
             state.events.cuts += done.iter().filter(|line| line.is_cut()).count() as u64;
