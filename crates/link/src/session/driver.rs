@@ -27,6 +27,8 @@ pub(super) struct Driver {
     shared: Arc<Shared>,
     receiver: LinkReceiver,
     batch: Vec<Bytes>,
+    /// Which connection of all it came over.
+    lines: u64,
     timer: Pin<Box<Sleep>>,
     /// When it rings.
     armed: Option<Duration>,
@@ -35,14 +37,22 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, receiver: LinkReceiver) -> Self {
         let timer = Box::pin(tokio::time::sleep_until(shared.begun()));
-        Self { shared, receiver, batch: Vec::with_capacity(BATCH), timer, armed: None }
+        Self { shared, receiver, batch: Vec::with_capacity(BATCH), lines: 1, timer, armed: None }
     }
 
     /// Takes frames from the connection. Why the Link has ended, if it has.
     fn gather(&mut self, cx: &mut Context<'_>, room: bool) -> Option<CloseReason> {
-        let Self { shared, receiver, batch, .. } = self;
+        let Self { shared, receiver, batch, lines, .. } = self;
         loop {
-            let is_fenced = shared.core().is_fenced;
+            let is_fenced = {
+                let core = shared.core();
+                *lines = core.lines;
+                core.is_fenced
+            };
+            if let (true, Some(link)) = (is_fenced, shared.link()) {
+                // It was overtaken before it was there to be given up.
+                link.give_up_line(CloseReason::ByPeer);
+            }
             let is_broken =
                 shared.link().is_some_and(|link| link.is_broken.load(Ordering::Acquire));
             if !room && !is_fenced && !is_broken {
@@ -65,8 +75,12 @@ impl Driver {
 
     /// What has come is taken, what waits is written. Why the session is over, if it is.
     fn work(&mut self) -> Result<(), CloseReason> {
-        let Self { shared, batch, .. } = self;
+        let Self { shared, batch, lines, .. } = self;
         let mut core = shared.core();
+        if core.lines != *lines {
+            // Another connection was granted since: as behind a reset.
+            batch.clear();
+        }
         let received = batch.drain(..).try_for_each(|frame| shared.receive(&mut core, frame));
         let receiver = if core.inbound.is_empty() { None } else { core.receiver.take() };
         let written = shared.pump(&mut core);
