@@ -37,6 +37,8 @@ struct State {
     random: Random,
     /// Nothing goes wrong from here on.
     calm: Instant,
+    /// Nobody gets through to the listener.
+    is_down: bool,
     listener: Option<mpsc::UnboundedSender<NetworkConnection>>,
     lines: Vec<Arc<Line>>,
     events: Events,
@@ -75,7 +77,8 @@ impl Network {
     pub fn new(seed: u64, wild: Duration) -> Self {
         let calm = Instant::now() + wild;
         let (random, events) = (Random::new(seed), Events::default());
-        let state = State { random, calm, listener: None, lines: Vec::new(), events };
+        let state =
+            State { random, calm, is_down: false, listener: None, lines: Vec::new(), events };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -99,6 +102,11 @@ impl Network {
         for line in lines {
             line.cut([Duration::ZERO; 2]);
         }
+    }
+
+    /// From here on every attempt to connect is refused, or none is any more.
+    pub fn refuse_all(&self, refuses: bool) {
+        self.state().is_down = refuses;
     }
 
     /// What has gone wrong so far.
@@ -211,7 +219,10 @@ impl Transport for Network {
         };
         sleep(takes).await;
         let refused = || TransportError::new(ErrorKind::Refused, Operation::Connect);
-        let listener = self.state().listener.clone().ok_or_else(refused)?;
+        let listener = {
+            let state = self.state();
+            state.listener.clone().filter(|_| !state.is_down).ok_or_else(refused)?
+        };
         let line = Arc::new(Line::new(plan));
         let (ours, theirs) = (end(&line, 0), end(&line, 1));
         {
