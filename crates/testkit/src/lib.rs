@@ -4,6 +4,8 @@
 //! - [`helper`] starts the test binary again as another process: for what can be done once per
 //!   process, as another user, or with other limits.
 //! - [`misbehave`] is a program that does what programs must not, and counts who is left of it.
+//! - [`network`] is a transport over a network that is not there, in virtual time.
+//! - [`random`] has the numbers that follow from a seed.
 //! - [`session_sim`] drives two ends of a session over a virtual network.
 //! - [`wait`] waits for events, with a limit that turns a hang into a failure.
 //!
@@ -15,6 +17,8 @@ pub mod conformance;
 pub mod helper;
 #[cfg(target_os = "linux")]
 pub mod misbehave;
+pub mod network;
+pub mod random;
 pub mod session_sim;
 pub mod wait;
 

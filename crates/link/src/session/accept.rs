@@ -14,7 +14,7 @@ use tieline_transport::{
     Endpoint, ErrorKind, Incoming, LostBy, Operation, PeerIdentity, ReceiverExt, SenderExt,
     TransportError,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -25,8 +25,6 @@ use crate::shared::lock;
 
 /// So many connections may be at their handshake at once; more wait to be accepted.
 const HANDSHAKES: usize = 256;
-/// So many new sessions wait to be accepted.
-const BACKLOG: usize = 16;
 /// How long a failing acceptor is left alone.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -47,7 +45,10 @@ impl Sessions {
     /// [`OVERHEAD`](super::OVERHEAD) bytes beside a message. Needs a tokio runtime.
     pub fn new(acceptor: Box<dyn DynAcceptor>, options: SessionOptions, line: LineOptions) -> Self {
         let endpoint = acceptor.endpoint().clone().resumable();
-        let (arrived, arrivals) = mpsc::channel(BACKLOG);
+        // One that waits to be accepted must not keep another from being resumed: there is a place for
+        // each that may be.
+        let places = options.max_sessions.clamp(1, Semaphore::MAX_PERMITS);
+        let (arrived, arrivals) = mpsc::channel(places);
         let table = Arc::new(Table::default());
         let door = Door { table, options: options.as_server(), line, arrived };
         let keeping: BoxFuture<'static, ()> = Box::pin(door.keep(acceptor));
@@ -278,6 +279,8 @@ impl Door {
         if lock(&self.table.live).len() >= self.options.max_sessions {
             return Err((line, Refusal::Full));
         }
+        // Those that have come and gone take a place, too, until somebody accepts.
+        let Ok(place) = self.arrived.try_reserve() else { return Err((line, Refusal::Full)) };
         let (Some(id), Some(secret)) = (random(), random()) else {
             let endpoint = control.endpoint();
             tracing::error!(%endpoint, "the operating system gives no random bytes");
@@ -298,7 +301,7 @@ impl Door {
         let handed = Handed { shared: Arc::downgrade(&shared) };
         // It fails if the client is gone already.
         if let Ok(session) = assemble(shared, Arc::new(handed)).await {
-            let _ = self.arrived.send(Ok(session)).await;
+            place.send(Ok(session));
         }
         Ok(())
     }

@@ -29,6 +29,8 @@ pub(super) struct Driver {
     shared: Arc<Shared>,
     receiver: LinkReceiver,
     batch: Vec<Bytes>,
+    /// Which connection of all it came over.
+    lines: u64,
     /// Bytes taken in this turn.
     taken: usize,
     timer: Pin<Box<Sleep>>,
@@ -39,14 +41,23 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, receiver: LinkReceiver) -> Self {
         let timer = Box::pin(tokio::time::sleep_until(shared.begun()));
-        Self { shared, receiver, batch: Vec::with_capacity(BATCH), taken: 0, timer, armed: None }
+        let batch = Vec::with_capacity(BATCH);
+        Self { shared, receiver, batch, lines: 1, taken: 0, timer, armed: None }
     }
 
     /// Takes frames from the connection. Why the Link has ended, if it has.
     fn gather(&mut self, cx: &mut Context<'_>, room: bool) -> Option<CloseReason> {
-        let Self { shared, receiver, batch, taken, .. } = self;
+        let Self { shared, receiver, batch, lines, taken, .. } = self;
         loop {
-            let is_fenced = shared.core().is_fenced;
+            let is_fenced = {
+                let core = shared.core();
+                *lines = core.lines;
+                core.is_fenced
+            };
+            if let (true, Some(link)) = (is_fenced, shared.link()) {
+                // It was overtaken before it was there to be given up.
+                link.give_up_line(CloseReason::ByPeer);
+            }
             let is_broken =
                 shared.link().is_some_and(|link| link.is_broken.load(Ordering::Acquire));
             if !room && !is_fenced && !is_broken {
@@ -74,8 +85,12 @@ impl Driver {
 
     /// What has come is taken, what waits is written. Why the session is over, if it is.
     fn work(&mut self) -> Result<(), CloseReason> {
-        let Self { shared, batch, .. } = self;
+        let Self { shared, batch, lines, .. } = self;
         let mut core = shared.core();
+        if core.lines != *lines {
+            // Another connection was granted since: as behind a reset.
+            batch.clear();
+        }
         if !batch.is_empty() {
             let now = core.now;
             core.heartbeat.alive(now);

@@ -261,6 +261,7 @@ impl Receiver for SessionReceiver {
                 Some(Item::Reset(reset)) => {
                     self.given = 0;
                     self.generation += 1;
+                    self.shared.core().given_generation = self.generation;
                     return Poll::Ready(Incoming::Reset(reset));
                 }
                 Some(Item::End(reason)) => {
@@ -308,11 +309,15 @@ pub struct Commits {
 
 impl Commits {
     /// All messages up to this [number](SessionReceiver::sequence) were taken over. One that was not
-    /// received yet counts as the last that was.
+    /// received yet counts as the last that was. Of a session that was lost nothing can be committed any
+    /// more: until the receiver has given the [`Reset`](Incoming::Reset), this does nothing.
     pub fn commit(&self, sequence: Sequence) {
         let Some(shared) = self.shared.upgrade() else { return };
         let task = {
             let mut core = shared.core();
+            if core.given_generation != core.generation {
+                return;
+            }
             let now = shared.now();
             core.now = now;
             core.machine.commit(now, sequence);

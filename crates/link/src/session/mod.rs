@@ -49,7 +49,7 @@ pub struct SessionOptions {
     pub handshake_timeout: Duration,
     /// How long a server keeps a session that has no connection; 2 min by default.
     pub grace: Duration,
-    /// How many sessions a server keeps at once; 1,024 by default.
+    /// How many sessions a server keeps at once, and how many wait to be accepted; 1,024 by default.
     pub max_sessions: usize,
 }
 

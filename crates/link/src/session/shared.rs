@@ -58,8 +58,10 @@ pub(super) struct Core {
     pub(super) is_timed: bool,
     /// Counts the machines: a session that could not be resumed was followed by another.
     pub(super) generation: u64,
+    /// Of which of them the consumer has what it was given last.
+    pub(super) given_generation: u64,
     /// Which connection of all it is.
-    lines: u64,
+    pub(super) lines: u64,
     /// How far both directions had come when it was last looked.
     progress: (Sequence, Sequence),
     /// The session was lost, and the consumer is to be told when there is another.
@@ -127,6 +129,7 @@ impl Shared {
             is_held_up: false,
             is_timed: false,
             generation: 0,
+            given_generation: 0,
             lines: 0,
             progress: (0, 0),
             reset: None,

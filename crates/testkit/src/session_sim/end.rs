@@ -6,7 +6,7 @@ use tieline_proto::session::{Delivered, Session, SessionConfig, SessionId};
 
 use super::messages::{Mark, Messages};
 use super::network::{MILLISECOND, Side, Time};
-use super::random::Random;
+use crate::random::Random;
 
 /// What really happened in a session, whatever the ends remember of it.
 #[derive(Debug)]

@@ -24,7 +24,7 @@ mod end;
 mod faults;
 mod messages;
 mod network;
-mod random;
+
 mod server;
 mod world;
 

@@ -8,7 +8,7 @@ use tieline_proto::session::Frame;
 use tieline_proto::{Framing, LengthPrefix, WriteBuf};
 
 use super::coverage::{Coverage, Kind};
-use super::random::Random;
+use crate::random::Random;
 
 /// Microseconds of virtual time.
 pub(super) type Time = u64;

@@ -10,8 +10,8 @@ use super::messages::Messages;
 use super::network::{
     Accepted, Direction, Event, Events, MILLISECOND, Network, SECOND, Side, Time, Who,
 };
-use super::random::Random;
 use super::server::Served;
+use crate::random::Random;
 
 /// No run needs so many events.
 const MOST_EVENTS: u64 = 2_000_000;

@@ -1,0 +1,88 @@
+//! Sessions through a proxy that cuts every connection: all arrives once and in order.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::future::poll_fn;
+use std::time::{Duration, Instant};
+
+use tieline_gateway::{Chaos, Faults};
+use tieline_link::{SessionOptions, connector, listen};
+use tieline_transport::{
+    Channel, Endpoint, Incoming, Options, Receiver, ReceiverExt, Registry, Sender, SenderExt,
+};
+use tokio::sync::oneshot;
+
+async fn send_numbers(mut sender: Box<dyn Sender>, count: u64) {
+    for number in 0..count {
+        sender.feed(number.to_string()).await.unwrap();
+        if number % 16 == 0 {
+            sender.flush().await.unwrap();
+        }
+    }
+    sender.close().await.unwrap();
+    // With the last half the session ends, and the other side may not have heard it all.
+    poll_fn(|cx| sender.poll_gone(cx)).await;
+}
+
+/// Everything up to the end, which is to be clean, or to have come when all was here.
+async fn take_numbers(mut receiver: Box<dyn Receiver>, count: u64) {
+    for number in 0..count {
+        match receiver.recv().await {
+            Incoming::Message(message) => assert_eq!(message, number.to_string()),
+            other => panic!("{other:?} in place of {number}"),
+        }
+    }
+    let end = receiver.recv().await;
+    assert!(matches!(end, Incoming::End(_)), "{end:?} behind the last");
+}
+
+/// So many messages each way, through so many cuts at least.
+async fn run(count: u64, cut_every: Duration, at_least: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name| Endpoint::unix(directory.path().join(name));
+    let (registry, usual, options) =
+        (Registry::new(), Options::default(), SessionOptions::default());
+    let mut acceptor = listen(&registry, &at("s").resumable(), &usual, options).await.unwrap();
+    let faults = Faults { cut_every: Some(cut_every), ..Faults::default() };
+    let chaos = Chaos::listen(&registry, &at("p"), &at("s"), &usual, faults).await.unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let report = tokio::spawn(chaos.run(async {
+        let _ = stopped.await;
+    }));
+
+    let connector = connector(&registry, &at("p").resumable(), &usual, options).unwrap();
+    let (client, server) = tokio::join!(connector.connect(), acceptor.accept());
+    let ((to_server, from_server), (to_client, from_client)) =
+        (client.unwrap().split(), server.unwrap().split());
+    let begun = Instant::now();
+    let tasks = [
+        tokio::spawn(send_numbers(to_server, count)),
+        tokio::spawn(send_numbers(to_client, count)),
+        tokio::spawn(take_numbers(from_server, count)),
+        tokio::spawn(take_numbers(from_client, count)),
+    ];
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let took = begun.elapsed();
+    stop.send(()).unwrap();
+    let report = report.await.unwrap();
+    println!("{count} messages each way in {took:?}: {report:?}");
+    assert!(report.cut >= at_least, "{report:?}");
+}
+
+#[test]
+fn numbered_messages_go_through_a_proxy_that_cuts_every_connection() {
+    // With `TIELINE_SOAK=1`, a million.
+    let (count, every, at_least, limit) = match std::env::var_os("TIELINE_SOAK") {
+        Some(_) => (1_000_000, 50, 20, 600),
+        None => (20_000, 4, 10, 60),
+    };
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let run = run(count, Duration::from_millis(every), at_least);
+        let limit = Duration::from_secs(limit);
+        assert!(tokio::time::timeout(limit, run).await.is_ok(), "waited {limit:?} in vain");
+    });
+}

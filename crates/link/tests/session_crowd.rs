@@ -1,0 +1,131 @@
+//! Many who lose the same server at the same moment, in virtual time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tieline_link::{Link, LinkOptions, Recovery, SessionOptions, connector, listen};
+use tieline_proto::BackoffConfig;
+use tieline_testkit::network::Network;
+use tieline_transport::{
+    BoxChannel, BoxFuture, Channel, DynConnector, Incoming, MemoryChannel, Options, Receiver,
+    ReceiverExt, Registry, Sender, SenderExt, TransportError, memory_pair,
+};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+fn block_on<T>(test: impl Future<Output = T>) -> T {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build().unwrap();
+    let limit = Duration::from_secs(100_000);
+    runtime.block_on(async { timeout(limit, test).await.expect("somebody waits for ever") })
+}
+
+/// Half of the numbers are sent before all is cut, and half behind it, without waiting for anything.
+const NUMBERS: u64 = 10;
+
+async fn speak(mut sender: Box<dyn Sender>, mut go_on: watch::Receiver<bool>) -> Box<dyn Sender> {
+    for number in 0..NUMBERS {
+        if number == NUMBERS / 2 {
+            go_on.wait_for(|go_on| *go_on).await.unwrap();
+        }
+        sender.send(number.to_string()).await.unwrap();
+    }
+    sender
+}
+
+async fn hear(mut receiver: Box<dyn Receiver>) -> Box<dyn Receiver> {
+    for number in 0..NUMBERS {
+        match receiver.recv().await {
+            Incoming::Message(message) => assert_eq!(message, number.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+    receiver
+}
+
+#[test]
+fn a_thousand_whose_connections_are_cut_at_once_all_resume_and_nothing_is_lost() {
+    const CLIENTS: u64 = 1_000;
+    block_on(async {
+        let network = Network::new(1, Duration::ZERO);
+        let mut registry = Registry::default();
+        registry.register("net", network.clone());
+        let endpoint = Network::endpoint().resumable();
+        let (usual, options) = (Options::default(), SessionOptions::default());
+        let mut acceptor = listen(&registry, &endpoint, &usual, options).await.unwrap();
+        let connector: Arc<_> = connector(&registry, &endpoint, &usual, options).unwrap();
+        let (go_on, goes_on) = watch::channel(false);
+        let (mut speak_all, mut hear_all) = (JoinSet::new(), JoinSet::new());
+        for _ in 0..CLIENTS {
+            let (client, server) = tokio::join!(connector.connect(), acceptor.accept());
+            for (sender, receiver) in [client.unwrap().split(), server.unwrap().split()] {
+                speak_all.spawn(speak(sender, goes_on.clone()));
+                hear_all.spawn(hear(receiver));
+            }
+        }
+        // What was sent is on its way by now, or has arrived.
+        network.refuse_all(true);
+        network.cut_all();
+        go_on.send_replace(true);
+        // Each has come in vain once at least.
+        sleep(Duration::from_secs(8)).await;
+        assert_eq!(network.events().connections, CLIENTS);
+        network.refuse_all(false);
+        // Both halves are kept until all is heard: who drops them ends the session.
+        let _speakers = speak_all.join_all().await;
+        let _hearers = hear_all.join_all().await;
+        assert_eq!(network.events().connections, 2 * CLIENTS, "each has resumed once");
+    });
+}
+
+/// Counts when it is asked, and keeps the far ends.
+#[derive(Default)]
+struct Asked {
+    at: Mutex<Vec<Instant>>,
+    far_ends: Mutex<Vec<MemoryChannel>>,
+}
+
+impl DynConnector for Asked {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        self.at.lock().unwrap().push(Instant::now());
+        let (ours, theirs) = memory_pair();
+        self.far_ends.lock().unwrap().push(theirs);
+        Box::pin(std::future::ready(Ok(ours.boxed())))
+    }
+}
+
+#[test]
+fn ten_thousand_who_lose_a_server_elsewhere_do_not_come_back_at_once() {
+    const LINKS: usize = 10_000;
+    const BIN: Duration = Duration::from_millis(100);
+    block_on(async {
+        let asked = Arc::new(Asked::default());
+        let remote = LinkOptions::recovering(Recovery::Reconnect(BackoffConfig::REMOTE));
+        let mut links = JoinSet::new();
+        for _ in 0..LINKS {
+            let (sender, mut receiver) =
+                Link::connect(asked.clone(), remote).await.unwrap().split();
+            links.spawn(async move {
+                assert!(matches!(receiver.recv().await, Incoming::Reset(_)));
+                (sender, receiver)
+            });
+        }
+        asked.at.lock().unwrap().clear();
+        let begun = Instant::now();
+        let far_ends = std::mem::take(&mut *asked.far_ends.lock().unwrap());
+        drop(far_ends);
+        let _links = links.join_all().await;
+        let mut bins = [0_usize; 51];
+        for at in &*asked.at.lock().unwrap() {
+            bins[((*at - begun).as_millis() / BIN.as_millis()) as usize] += 1;
+        }
+        assert_eq!(bins.iter().sum::<usize>(), LINKS, "each has come once: {bins:?}");
+        let most = bins.iter().max().unwrap();
+        println!("at most {most} of {LINKS} in {BIN:?}: {bins:?}");
+        // Fifty bins have 200 each; 300 is seven times as far from that as chance takes it.
+        assert!(*most <= LINKS * 3 / 100, "{bins:?}");
+    });
+}

@@ -1,0 +1,294 @@
+//! Those who come to a server of sessions by hand, and mean it no good or are unlucky. In virtual
+//! time: a pause is over when nobody has anything left to do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::future::Future;
+use std::time::Duration;
+
+use tieline_link::{LineOptions, Session, SessionOptions, Sessions};
+use tieline_proto::session::{Frame, Hello, Position, Refusal, Welcome};
+use tieline_proto::{ByteSize, LengthPrefix};
+use tieline_transport::{
+    Acceptor, Channel, ChannelConfig, Connector, Framed, Incoming, Memory, MemoryConfig, Receiver,
+    ReceiverExt, Sender, SenderExt,
+};
+use tokio::time::{sleep, timeout};
+
+const PAUSE: Duration = Duration::from_secs(1);
+
+struct Stage {
+    way: Framed<Memory, LengthPrefix>,
+    sessions: Sessions,
+}
+
+/// One connection, spoken to in frames.
+struct ByHand {
+    sender: Box<dyn Sender>,
+    receiver: Box<dyn Receiver>,
+}
+
+fn block_on<T>(test: impl Future<Output = T>) -> T {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build().unwrap();
+    let limit = Duration::from_secs(100_000);
+    runtime.block_on(async { timeout(limit, test).await.expect("somebody waits for ever") })
+}
+
+fn tasks() -> usize {
+    tokio::runtime::Handle::current().metrics().num_alive_tasks()
+}
+
+impl Stage {
+    /// Connections hold so many bytes each way.
+    async fn new(buffer: usize, options: SessionOptions) -> Self {
+        let config = MemoryConfig { buffer: ByteSize::new(buffer), ..MemoryConfig::new("door") };
+        let way = Framed::new(
+            Memory::default(),
+            config,
+            LengthPrefix::default(),
+            ChannelConfig::default(),
+        );
+        let way = way.unwrap();
+        let acceptor = Box::new(way.clone().listen().await.unwrap());
+        Self { way, sessions: Sessions::new(acceptor, options, LineOptions::default()) }
+    }
+
+    async fn by_hand(&self) -> ByHand {
+        let (sender, receiver) = self.way.connect().await.unwrap().boxed().split();
+        ByHand { sender, receiver }
+    }
+
+    /// A new session, and its server's end.
+    async fn begin(&mut self) -> (ByHand, Welcome, Session) {
+        let mut client = self.by_hand().await;
+        let welcome = client.greet(hello(None)).await.unwrap();
+        (client, welcome, self.sessions.accept().await.unwrap())
+    }
+}
+
+impl ByHand {
+    async fn say(&mut self, frame: Frame) {
+        self.sender.send(frame.to_bytes()).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Option<Frame> {
+        match self.receiver.recv().await {
+            Incoming::Message(frame) => Some(Frame::decode(frame).unwrap()),
+            Incoming::End(_) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn answer(&mut self) -> Result<Welcome, Refusal> {
+        match self.hear().await {
+            Some(Frame::Welcome(welcome)) => Ok(welcome),
+            Some(Frame::Refused { refusal, .. }) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn greet(&mut self, hello: Hello) -> Result<Welcome, Refusal> {
+        self.say(Frame::Hello(hello)).await;
+        self.answer().await
+    }
+}
+
+fn hello(resumes: Option<&Welcome>) -> Hello {
+    let resumes = resumes.map(|it| (it.session, it.secret.clone(), it.epoch));
+    Hello { resumes, position: Position::default() }
+}
+
+fn data(sequence: u64, message: impl Into<bytes::Bytes>) -> Frame {
+    Frame::Data { sequence, acknowledged: 0, message: message.into() }
+}
+
+#[test]
+fn a_connection_that_is_overtaken_while_it_is_welcomed_holds_up_nobody() {
+    block_on(async {
+        let mut stage = Stage::new(16, SessionOptions::default()).await;
+        let (first, welcome, _server) = stage.begin().await;
+        drop(first);
+        // Its welcome does not fit into what the connection holds.
+        let mut second = stage.by_hand().await;
+        second.say(Frame::Hello(hello(Some(&welcome)))).await;
+        sleep(PAUSE).await;
+        let mut third = stage.by_hand().await;
+        third.say(Frame::Hello(hello(Some(&welcome)))).await;
+        sleep(PAUSE).await;
+        // It is taken, and then nothing is heard of the second any more, not even its end.
+        assert_eq!(second.answer().await.unwrap().epoch, 2);
+        assert_eq!(third.answer().await.unwrap().epoch, 3);
+        drop(second);
+    });
+}
+
+#[test]
+fn sessions_that_nobody_accepts_keep_no_other_from_being_resumed() {
+    block_on(async {
+        let mut stage = Stage::new(64 << 10, SessionOptions::default()).await;
+        let (first, welcome, _server) = stage.begin().await;
+        let mut waiting = Vec::new();
+        for _ in 0..300 {
+            let mut client = stage.by_hand().await;
+            client.greet(hello(None)).await.unwrap();
+            waiting.push(client);
+        }
+        drop(first);
+        assert_eq!(stage.by_hand().await.greet(hello(Some(&welcome))).await.unwrap().epoch, 2);
+        // They are there for whoever accepts.
+        for _ in 0..300 {
+            stage.sessions.accept().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn who_begins_and_leaves_while_nobody_accepts_is_refused_at_last() {
+    block_on(async {
+        let options = SessionOptions { max_sessions: 4, ..SessionOptions::default() };
+        let stage = Stage::new(64 << 10, options).await;
+        let mut refused = None;
+        for begun in 0..100 {
+            let mut client = stage.by_hand().await;
+            match client.greet(hello(None)).await {
+                Ok(_) => {}
+                Err(refusal) => {
+                    refused = Some((begun, refusal));
+                    break;
+                }
+            }
+            let farewell = tieline_proto::session::Farewell { received: 0, text: String::new() };
+            client.say(Frame::Bye(farewell)).await;
+            while client.hear().await.is_some() {}
+        }
+        assert_eq!(refused, Some((4, Refusal::Full)));
+    });
+}
+
+#[test]
+fn what_is_committed_of_a_lost_session_is_not_taken_for_the_next_ones() {
+    block_on(async {
+        let way = Framed::new(
+            Memory::default(),
+            MemoryConfig::new("door"),
+            LengthPrefix::default(),
+            ChannelConfig::default(),
+        );
+        let way = way.unwrap();
+        let mut acceptor = way.clone().listen().await.unwrap();
+        let mut options = SessionOptions::default();
+        options.session.commits = true;
+        let connecting =
+            Session::connect(std::sync::Arc::new(way), options, LineOptions::default());
+        let mut accept = async || {
+            let (sender, receiver) = acceptor.accept().await.unwrap().boxed().split();
+            let mut server = ByHand { sender, receiver };
+            assert!(matches!(server.hear().await, Some(Frame::Hello(_))));
+            server
+        };
+        let welcome = |name| Welcome {
+            session: tieline_proto::session::SessionId([name; 16]),
+            secret: tieline_proto::session::Secret([name; 16]),
+            epoch: 1,
+            position: Position::default(),
+        };
+        let serving = async {
+            let mut server = accept().await;
+            server.say(Frame::Welcome(welcome(1))).await;
+            server
+        };
+        let (session, mut server) = tokio::join!(connecting, serving);
+        let (mut to_server, mut from_server) = session.unwrap().split();
+        let commits = from_server.commits();
+        server.say(data(1, "of the first")).await;
+        assert!(matches!(from_server.recv().await, Incoming::Message(_)));
+        drop(server);
+        // It is forgotten, and another begins, of which a message comes.
+        let mut server = accept().await;
+        let unknown = Frame::Refused { refusal: Refusal::Unknown, text: String::new() };
+        server.say(unknown).await;
+        let mut server = accept().await;
+        server.say(Frame::Welcome(welcome(2))).await;
+        server.say(data(1, "of the second")).await;
+        sleep(PAUSE).await;
+        commits.commit(1);
+        to_server.send("what is acknowledged?").await.unwrap();
+        loop {
+            match server.hear().await.unwrap() {
+                Frame::Data { acknowledged, .. } => {
+                    assert_eq!(acknowledged, 0, "it was not even received");
+                    break;
+                }
+                Frame::Ack { acknowledged } => assert_eq!(acknowledged, 0),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(from_server.recv().await, Incoming::Reset(_)));
+        assert!(matches!(from_server.recv().await, Incoming::Message(_)));
+        commits.commit(1);
+        while !matches!(server.hear().await, Some(Frame::Ack { acknowledged: 1 })) {}
+    });
+}
+
+#[test]
+fn who_sends_on_to_a_consumer_that_does_not_read_is_not_read_from() {
+    for (length, most) in [(0, 10_000), (1 << 20, 12)] {
+        block_on(async {
+            let mut stage = Stage::new(64 << 10, SessionOptions::default()).await;
+            let (mut client, _, server) = stage.begin().await;
+            let message = bytes::Bytes::from(vec![b'x'; length]);
+            let mut sent = 0;
+            let flood = async {
+                loop {
+                    client.say(data(sent + 1, message.clone())).await;
+                    sent += 1;
+                }
+            };
+            assert!(timeout(PAUSE, flood).await.is_err());
+            assert!(sent > 0 && sent < most, "{sent} of {length} bytes");
+            // When it reads, all of it is there.
+            let (_sender, mut receiver) = server.split();
+            for _ in 0..sent {
+                assert!(matches!(receiver.recv().await, Incoming::Message(it) if it == message));
+            }
+        });
+    }
+}
+
+#[test]
+fn who_says_nothing_or_half_of_it_or_resumes_in_a_loop_leaves_nothing_behind() {
+    block_on(async {
+        let mut stage = Stage::new(64 << 10, SessionOptions::default()).await;
+        let (first, mut welcome, server) = stage.begin().await;
+        drop(first);
+        let before = tasks();
+        let guests: Vec<_> = (0..2_000)
+            .map(|number| {
+                let way = stage.way.clone();
+                tokio::spawn(async move {
+                    let (mut sender, mut receiver) = way.connect().await.unwrap().split();
+                    if number % 2 == 0 {
+                        // A frame that its length says to be larger than all that comes of it.
+                        let _ = sender.send(vec![1; 7]).await;
+                    }
+                    while let Incoming::Message(_) = receiver.recv().await {}
+                })
+            })
+            .collect();
+        for _ in 0..1_000 {
+            let mut client = stage.by_hand().await;
+            let mut greeting = hello(Some(&welcome));
+            greeting.position = Position::default();
+            welcome = client.greet(greeting).await.unwrap();
+        }
+        assert_eq!(welcome.epoch, 1_001);
+        for guest in guests {
+            guest.await.unwrap();
+        }
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(tasks(), before);
+        drop((server, stage));
+        sleep(PAUSE).await;
+        assert_eq!(tasks(), 0);
+    });
+}

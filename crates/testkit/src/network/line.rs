@@ -1,0 +1,275 @@
+//! A connection: two ways of bytes, and how it breaks.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+/// How a connection goes wrong, if it does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) calm: Instant,
+    pub(super) delay: Duration,
+    /// So many bytes are on their way at most.
+    pub(super) window: usize,
+    /// It is cut when so many bytes have been written, each way.
+    pub(super) cut_behind: [Option<u64>; 2],
+    pub(super) cut_after: Option<Duration>,
+    /// Whether what is on its way is lost with it, each way.
+    pub(super) loses: [bool; 2],
+    /// When each side learns of the cut.
+    pub(super) learns: [Duration; 2],
+    pub(super) late: Option<Duration>,
+    pub(super) ghost: Option<Duration>,
+}
+
+/// Whatever is said first is remembered up to here: a greeting with its length.
+const SAID_FIRST: usize = 75;
+
+pub(super) struct Line {
+    plan: Plan,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    ways: [Way; 2],
+    /// Since when each side knows that it was cut.
+    cut: Option<[Instant; 2]>,
+    said_first: Vec<u8>,
+    /// Halves that are not dropped.
+    halves: usize,
+}
+
+/// The bytes that one side writes.
+#[derive(Default)]
+struct Way {
+    bytes: VecDeque<(Instant, Bytes)>,
+    length: usize,
+    written: u64,
+    /// Nothing comes behind; the reader may know from then on.
+    ended: Option<Instant>,
+    is_reader_gone: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Way {
+    fn wake(&mut self) -> impl Iterator<Item = Waker> + use<> {
+        self.reader.take().into_iter().chain(self.writer.take())
+    }
+}
+
+/// What came of a poll: or when to look again, if anything is known.
+pub(super) enum Polled<T> {
+    Ready(T),
+    Until(Instant),
+    Woken,
+}
+
+impl Line {
+    pub(super) fn new(plan: Plan) -> Self {
+        Self { plan, inner: Mutex::default() }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.inner().cut.is_some()
+    }
+
+    pub(super) fn halves(&self) -> usize {
+        self.inner().halves
+    }
+
+    pub(super) fn begin_half(&self) {
+        self.inner().halves += 1;
+    }
+
+    /// The first frame that the client has written, with its length, if it is one of a few bytes.
+    pub(super) fn said_first(&self) -> Vec<u8> {
+        let said = &self.inner().said_first;
+        let Some(&[a, b, c, d]) = said.first_chunk() else { return Vec::new() };
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        said.get(..4 + length).unwrap_or_default().to_vec()
+    }
+
+    /// Puts bytes on the client's way, in the name of nobody.
+    pub(super) fn say(&self, bytes: &[u8]) {
+        let mut inner = self.inner();
+        inner.ways[0].bytes.push_back((Instant::now(), Bytes::copy_from_slice(bytes)));
+        inner.ways[0].length += bytes.len();
+    }
+
+    pub(super) fn cut(&self, learns: [Duration; 2]) {
+        let mut inner = self.inner();
+        if inner.cut.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        inner.cut = Some(learns.map(|later| now + later));
+        let loses = self.plan.loses;
+        let mut wakers = Vec::new();
+        for (way, loses) in inner.ways.iter_mut().zip(loses) {
+            if loses {
+                way.bytes.clear();
+                way.length = 0;
+            }
+            wakers.extend(way.wake());
+        }
+        drop(inner);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn poll_write(
+        &self,
+        side: usize,
+        cx: &Context<'_>,
+        bytes: &[u8],
+    ) -> Polled<Result<usize, ()>> {
+        let now = Instant::now();
+        let mut inner = self.inner();
+        if let Some(cut) = inner.cut {
+            return if cut[side] <= now {
+                Polled::Ready(Err(()))
+            } else if inner.ways[side].length < self.plan.window {
+                // It goes nowhere.
+                inner.ways[side].length += bytes.len();
+                Polled::Ready(Ok(bytes.len()))
+            } else {
+                Polled::Until(cut[side])
+            };
+        }
+        let Inner { ways, said_first, .. } = &mut *inner;
+        let way = &mut ways[side];
+        if way.is_reader_gone || way.ended.is_some() {
+            return Polled::Ready(Err(()));
+        }
+        let room = self.plan.window.saturating_sub(way.length);
+        if room == 0 {
+            way.writer = Some(cx.waker().clone());
+            return Polled::Woken;
+        }
+        let mut length = bytes.len().min(room);
+        let cuts = now < self.plan.calm;
+        let left = self.plan.cut_behind[side].map(|behind| behind.saturating_sub(way.written));
+        let is_last = cuts && left.is_some_and(|left| length as u64 >= left);
+        if let Some(left) = left.filter(|_| is_last) {
+            length = left as usize;
+        }
+        let taken = &bytes[..length];
+        if side == 0 && said_first.len() < SAID_FIRST {
+            said_first.extend(taken.iter().take(SAID_FIRST - said_first.len()));
+        }
+        way.written += length as u64;
+        way.length += length;
+        way.bytes.push_back((now + self.plan.delay, Bytes::copy_from_slice(taken)));
+        let reader = way.reader.take();
+        drop(inner);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        if is_last {
+            self.cut(self.plan.learns);
+            // What is beyond the cut was taken, and goes nowhere.
+            return Polled::Ready(Ok(bytes.len()));
+        }
+        Polled::Ready(Ok(length))
+    }
+
+    pub(super) fn poll_read(
+        &self,
+        side: usize,
+        cx: &Context<'_>,
+        mut room: usize,
+        mut put: impl FnMut(&[u8]),
+    ) -> Polled<Result<(), ()>> {
+        let now = Instant::now();
+        let mut inner = self.inner();
+        let cut = inner.cut;
+        let way = &mut inner.ways[1 - side];
+        let mut read = 0;
+        let mut due = None;
+        while let Some((at, bytes)) = way.bytes.front_mut() {
+            if *at > now {
+                due = Some(*at);
+                break;
+            }
+            let taken = bytes.split_to(room.min(bytes.len()));
+            put(&taken);
+            read += taken.len();
+            room -= taken.len();
+            if !bytes.is_empty() {
+                break;
+            }
+            way.bytes.pop_front();
+        }
+        if read > 0 {
+            way.length = way.length.saturating_sub(read);
+            let writer = way.writer.take();
+            drop(inner);
+            if let Some(writer) = writer {
+                writer.wake();
+            }
+            return Polled::Ready(Ok(()));
+        }
+        way.reader = Some(cx.waker().clone());
+        match (due, cut, way.ended) {
+            (Some(due), ..) => Polled::Until(due),
+            (None, Some(cut), _) if cut[side] <= now => Polled::Ready(Err(())),
+            (None, Some(cut), _) => Polled::Until(cut[side]),
+            (None, None, Some(ended)) if ended <= now => Polled::Ready(Ok(())),
+            (None, None, Some(ended)) => Polled::Until(ended),
+            (None, None, None) => Polled::Woken,
+        }
+    }
+
+    /// This side writes no more.
+    pub(super) fn end(&self, side: usize) {
+        let ended = Instant::now() + self.plan.delay;
+        let mut inner = self.inner();
+        let way = &mut inner.ways[side];
+        way.ended.get_or_insert(ended);
+        let reader = way.reader.take();
+        drop(inner);
+        reader.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn writer_gone(&self, side: usize) {
+        self.inner().halves -= 1;
+        self.end(side);
+    }
+
+    pub(super) fn reader_gone(&self, side: usize) {
+        let mut inner = self.inner();
+        inner.halves -= 1;
+        let way = &mut inner.ways[1 - side];
+        way.is_reader_gone = true;
+        let writer = way.writer.take();
+        drop(inner);
+        writer.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Looks again when it is time to.
+pub(super) fn later<T>(
+    sleep: &mut std::pin::Pin<Box<tokio::time::Sleep>>,
+    cx: &mut Context<'_>,
+    mut poll: impl FnMut(&mut Context<'_>) -> Polled<T>,
+) -> Poll<T> {
+    loop {
+        match poll(cx) {
+            Polled::Ready(ready) => return Poll::Ready(ready),
+            Polled::Woken => return Poll::Pending,
+            Polled::Until(at) => {
+                sleep.as_mut().reset(at);
+                std::task::ready!(std::future::Future::poll(sleep.as_mut(), cx));
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! A network that is not there: a [`Transport`] whose bytes take time, and whose connections break.
+//!
+//! ```text
+//!   connect ─▶ Half ══ Line: two Ways of bytes, each with its delay ══ Half ─▶ accept
+//!                        cut behind any byte, and learnt of late
+//! ```
+//!
+//! Time is tokio's, to be paused; everything else is made up from a seed. A connection may be cut
+//! behind any byte of either direction, or after a while. What was on its way then may be lost, and
+//! each side learns of the cut in its own time, and until then believes the connection alive. It may
+//! also reach the listener late; and what a client says first may come a second time, over a
+//! connection that nobody is behind.
+
+mod half;
+mod line;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tieline_transport::{
+    Capabilities, ConfigError, Connection, ControlBuilder, Endpoint, ErrorKind, IoConnection,
+    Listener, Operation, Options, PerformanceProfile, Transport, TransportConfig, TransportError,
+    TransportKind,
+};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use crate::random::Random;
+use half::{Reading, Writing};
+use line::{Line, Plan};
+
+/// The network. Clones are the same one.
+#[derive(Clone)]
+pub struct Network(Arc<Mutex<State>>);
+
+struct State {
+    random: Random,
+    /// Nothing goes wrong from here on.
+    calm: Instant,
+    /// Nobody gets through to the listener.
+    is_down: bool,
+    listener: Option<mpsc::UnboundedSender<NetworkConnection>>,
+    lines: Vec<Arc<Line>>,
+    events: Events,
+}
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// Connections that were made, without those of nobody.
+    pub connections: u64,
+    /// Those that were cut.
+    pub cuts: u64,
+    /// Greetings that came again over a connection with nobody behind it.
+    pub ghosts: u64,
+    /// Connections that reached the listener late.
+    pub late: u64,
+}
+
+impl Events {
+    /// Adds what another has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.cuts += other.cuts;
+        self.ghosts += other.ghosts;
+        self.late += other.late;
+    }
+}
+
+/// One end of a connection.
+pub type NetworkConnection = IoConnection<Reading, Writing>;
+
+const KIND: TransportKind = TransportKind::custom("net");
+
+impl Network {
+    /// One in which things go wrong for so long from now on, as the seed says.
+    pub fn new(seed: u64, wild: Duration) -> Self {
+        let calm = Instant::now() + wild;
+        let (random, events) = (Random::new(seed), Events::default());
+        let state =
+            State { random, calm, is_down: false, listener: None, lines: Vec::new(), events };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// Where its only listener is.
+    pub fn endpoint() -> Endpoint {
+        "net:here".parse().unwrap()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// When things go wrong no more.
+    pub fn calm(&self) -> Instant {
+        self.state().calm
+    }
+
+    /// Cuts every connection there is, and both sides know at once.
+    pub fn cut_all(&self) {
+        let lines = std::mem::take(&mut self.state().lines);
+        for line in lines {
+            line.cut([Duration::ZERO; 2]);
+        }
+    }
+
+    /// From here on every attempt to connect is refused, or none is any more.
+    pub fn refuse_all(&self, refuses: bool) {
+        self.state().is_down = refuses;
+    }
+
+    /// What has gone wrong so far.
+    pub fn events(&self) -> Events {
+        let state = self.state();
+        let cuts = state.lines.iter().filter(|line| line.is_cut()).count() as u64;
+        Events { cuts: state.events.cuts + cuts, ..state.events }
+    }
+
+    /// Whether nobody else holds it: no transport, and no connector that was made of one.
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// How many halves of connections have not been dropped.
+    pub fn halves(&self) -> usize {
+        self.state().lines.iter().map(|line| line.halves()).sum()
+    }
+}
+
+impl State {
+    /// How a connection that is made now goes wrong.
+    fn plan(&mut self) -> Plan {
+        let is_wild = Instant::now() < self.calm;
+        let random = &mut self.random;
+        let milliseconds = |of: &[u64], random: &mut Random| Duration::from_millis(random.pick(of));
+        let mut plan = Plan {
+            calm: self.calm,
+            delay: milliseconds(&[0, 1, 20, 150], random),
+            window: random.pick(&[200, 1_000, 20_000, 64_000]) as usize,
+            cut_behind: [None, None],
+            cut_after: None,
+            loses: [random.percent(50), random.percent(50)],
+            learns: [(); 2].map(|()| milliseconds(&[0, 0, 1, 100, 5_000, 20_000], random)),
+            late: None,
+            ghost: None,
+        };
+        if !is_wild {
+            return plan;
+        }
+        for behind in &mut plan.cut_behind {
+            if random.percent(70) {
+                let most = random.pick(&[90, 250, 1_000, 20_000]);
+                *behind = Some(random.below(most));
+            }
+        }
+        if random.percent(40) {
+            plan.cut_after = Some(Duration::from_millis(random.below(8_000)));
+        }
+        if random.percent(10) {
+            plan.late = Some(Duration::from_millis(random.below(6_000)));
+        }
+        if random.percent(10) {
+            plan.ghost = Some(Duration::from_millis(random.below(6_000)));
+        }
+        plan
+    }
+}
+
+fn end(line: &Arc<Line>, side: usize) -> NetworkConnection {
+    let control = ControlBuilder {
+        kind: KIND,
+        endpoint: Network::endpoint(),
+        peer: None,
+        capabilities: Capabilities { half_close: true, ..Capabilities::default() },
+        profile: PROFILE,
+        backing: Arc::new(()),
+    };
+    let (read, write) = (Reading::new(line.clone(), side), Writing::new(line.clone(), side));
+    IoConnection::new(read, write, control.build())
+}
+
+const PROFILE: PerformanceProfile = PerformanceProfile {
+    connect: Duration::from_millis(50),
+    round_trip: Duration::from_millis(50),
+    throughput: tieline_proto::ByteSize::mib(1),
+};
+
+/// It has nothing to say.
+#[derive(Clone, Debug)]
+pub struct Nothing;
+
+impl TransportConfig for Nothing {
+    fn validate(&self) -> Result<(), ConfigError> {
+        Ok(())
+    }
+}
+
+impl Transport for Network {
+    type Config = Nothing;
+    type Connection = NetworkConnection;
+    type Listener = NetworkListener;
+
+    fn kind(&self) -> TransportKind {
+        KIND
+    }
+
+    fn profile(&self) -> PerformanceProfile {
+        PROFILE
+    }
+
+    fn config(&self, _: &Endpoint, _: &Options) -> Result<Nothing, TransportError> {
+        Ok(Nothing)
+    }
+
+    async fn connect(&self, _: &Nothing) -> Result<NetworkConnection, TransportError> {
+        let (plan, takes) = {
+            let mut state = self.state();
+            (state.plan(), Duration::from_millis(1 + state.random.below(100)))
+        };
+        sleep(takes).await;
+        let refused = || TransportError::new(ErrorKind::Refused, Operation::Connect);
+        let listener = {
+            let state = self.state();
+            state.listener.clone().filter(|_| !state.is_down).ok_or_else(refused)?
+        };
+        let line = Arc::new(Line::new(plan));
+        let (ours, theirs) = (end(&line, 0), end(&line, 1));
+        {
+            let mut state = self.state();
+            state.lines.push(line.clone());
+            state.events.connections += 1;
+            state.events.late += u64::from(plan.late.is_some());
+            // Those that are done with need no place.
+            let (done, lines) =
+                std::mem::take(&mut state.lines).into_iter().partition(|line| line.halves() == 0);
+            state.lines = lines;
+            let done: Vec<Arc<Line>> = done;
+            state.events.cuts += done.iter().filter(|line| line.is_cut()).count() as u64;
+        }
+        match plan.late {
+            None => listener.send(theirs).map_err(|_| refused())?,
+            Some(late) => {
+                let listener = listener.clone();
+                tokio::spawn(async move {
+                    sleep(late).await;
+                    let _ = listener.send(theirs);
+                });
+            }
+        }
+        if let Some(after) = plan.cut_after {
+            tokio::spawn(cut_after(line.clone(), after, plan));
+        }
+        if let Some(after) = plan.ghost {
+            tokio::spawn(self.clone().haunt(line, after, listener));
+        }
+        Ok(ours)
+    }
+
+    async fn listen(&self, _: &Nothing) -> Result<NetworkListener, TransportError> {
+        let (listener, arrivals) = mpsc::unbounded_channel();
+        self.state().listener = Some(listener);
+        Ok(NetworkListener { arrivals, network: self.clone(), endpoint: Self::endpoint() })
+    }
+}
+
+async fn cut_after(line: Arc<Line>, after: Duration, plan: Plan) {
+    sleep(after).await;
+    if Instant::now() < plan.calm {
+        line.cut(plan.learns);
+    }
+}
+
+impl Network {
+    /// What the client has said first comes again, and then nothing for a while.
+    async fn haunt(
+        self,
+        line: Arc<Line>,
+        after: Duration,
+        listener: mpsc::UnboundedSender<NetworkConnection>,
+    ) {
+        sleep(after).await;
+        let said = line.said_first();
+        drop(line);
+        if said.is_empty() {
+            return;
+        }
+        let (ghost, late) = {
+            let mut state = self.state();
+            state.events.ghosts += 1;
+            let calm = Plan { cut_behind: [None, None], ..state.plan() };
+            let ghost = Arc::new(Line::new(calm));
+            state.lines.push(ghost.clone());
+            (ghost, Duration::from_millis(state.random.below(6_000)))
+        };
+        let (ours, theirs) = (end(&ghost, 0), end(&ghost, 1));
+        ghost.say(&said);
+        let _ = listener.send(theirs);
+        sleep(late).await;
+        drop(ours);
+    }
+}
+
+/// The listener of a [`Network`]. Dropping it ends the connections that were not accepted.
+pub struct NetworkListener {
+    arrivals: mpsc::UnboundedReceiver<NetworkConnection>,
+    network: Network,
+    endpoint: Endpoint,
+}
+
+impl Listener for NetworkListener {
+    type Connection = NetworkConnection;
+
+    async fn accept(&mut self) -> Result<NetworkConnection, TransportError> {
+        let gone = || TransportError::new(ErrorKind::Io, Operation::Accept);
+        self.arrivals.recv().await.ok_or_else(gone)
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+impl Drop for NetworkListener {
+    fn drop(&mut self) {
+        self.network.state().listener = None;
+    }
+}
+
+const _: fn() = || {
+    fn is_a_connection<C: Connection>() {}
+    is_a_connection::<NetworkConnection>();
+};
