@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::pipe;
@@ -16,6 +16,10 @@ pub(super) type ToChild = pipe::Sender;
 /// How much may still come out of the pipe once the child's life is over: what a pipe can hold.
 const LEFT_IN_PIPE: usize = 1 << 20;
 
+/// After so many reads that did not have to wait it is asked whether the child's life is over: else
+/// somebody else who never stops writing would hide it.
+const READS: u8 = 64;
+
 /// Our end of the child's stdout.
 pub struct ChildStdout {
     pipe: pipe::Receiver,
@@ -24,7 +28,7 @@ pub struct ChildStdout {
 
 enum Stage {
     /// Until the future is ready, the end of the pipe is the end of the stream.
-    Open(BoxFuture<'static, ()>),
+    Open { over: BoxFuture<'static, ()>, reads: u8 },
     /// The child's life is over, but somebody may hold its stdout for ever: what is in the pipe is
     /// read, at most this much, and no more is waited for.
     Over(usize),
@@ -32,7 +36,7 @@ enum Stage {
 
 impl ChildStdout {
     pub(super) fn new(stdout: pipe::Receiver, lifecycle: &Lifecycle) -> Self {
-        Self { pipe: stdout, stage: Stage::Open(lifecycle.over()) }
+        Self { pipe: stdout, stage: Stage::Open { over: lifecycle.over(), reads: 0 } }
     }
 }
 
@@ -45,12 +49,20 @@ impl AsyncRead for ChildStdout {
         let this = &mut *self;
         loop {
             match &mut this.stage {
-                Stage::Open(over) => {
-                    if let Poll::Ready(result) = Pin::new(&mut this.pipe).poll_read(cx, buffer) {
-                        return Poll::Ready(result);
+                Stage::Open { over, reads } => {
+                    let read = Pin::new(&mut this.pipe).poll_read(cx, buffer);
+                    *reads += 1;
+                    if read.is_ready() && *reads < READS {
+                        return read;
                     }
-                    ready!(over.as_mut().poll(cx));
-                    this.stage = Stage::Over(LEFT_IN_PIPE);
+                    *reads = 0;
+                    let is_over = over.as_mut().poll(cx).is_ready();
+                    if is_over {
+                        this.stage = Stage::Over(LEFT_IN_PIPE);
+                    }
+                    if read.is_ready() || !is_over {
+                        return read;
+                    }
                 }
                 Stage::Over(left) => {
                     let before = buffer.filled().len();

@@ -168,3 +168,19 @@ fn a_grandchild_is_heard_out_after_the_childs_exit() {
         assert_eq!(Exit::from(exit(end(receiver.recv().await))), Exit::code(6, ""));
     });
 }
+
+/// One that has left the group, and is reached by nobody where there is no guardian: it ends with the pipe.
+#[test]
+fn a_stranger_that_never_stops_writing_does_not_keep_the_line() {
+    block_on(async {
+        let config = shell("setsid yes & exit 3");
+        let (_sender, mut receiver, _) = lines(&config).await;
+        let exit = loop {
+            match receiver.recv().await {
+                Incoming::Message(_) => {}
+                other => break exit(end(other)),
+            }
+        };
+        assert_eq!(exit.status.code(), Some(3), "{exit}");
+    });
+}
