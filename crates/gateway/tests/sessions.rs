@@ -76,7 +76,7 @@ fn numbered_messages_go_through_a_proxy_that_cuts_every_connection() {
     // With `TIELINE_SOAK=1`, a million.
     let (count, every, at_least, limit) = match std::env::var_os("TIELINE_SOAK") {
         Some(_) => (1_000_000, 50, 20, 600),
-        None => (20_000, 4, 10, 60),
+        None => (20_000, 20, 2, 60),
     };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
