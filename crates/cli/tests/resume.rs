@@ -64,6 +64,7 @@ fn who_was_stopped_while_its_connection_was_cut_resumes_once_and_has_missed_noth
     let mut client = way.client();
     client.send_raw(b"before\n");
     assert_eq!(client.line().as_deref(), Some("before"));
+    let program = children_of(serve.program.pid());
     client.signal(Signal::STOP);
     until("it is stopped", || state_of(client.pid()) == Some('T'));
     // What its user says meanwhile waits in the pipe.
@@ -76,6 +77,7 @@ fn who_was_stopped_while_its_connection_was_cut_resumes_once_and_has_missed_noth
     for expected in ["meanwhile", "after"] {
         assert_eq!(client.line().as_deref(), Some(expected), "{}", client.stderr());
     }
+    assert_eq!(children_of(serve.program.pid()), program, "it is the same session");
     let finished = client.finish();
     assert_eq!(finished.code, Some(0), "{finished:?}");
     assert_eq!(finished.stdout, "before\nmeanwhile\nafter\n");

@@ -1,0 +1,124 @@
+//! How those who use a session speak and listen: with pauses, and not always flushing.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_testkit::random::Random;
+use tieline_transport::{SendError, Sender, SenderExt};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Kind, Run};
+
+/// How one side speaks.
+pub(super) struct Talk {
+    pub(super) run: Run,
+    pub(super) calm: Instant,
+    pub(super) random: Random,
+    /// It goes at this message.
+    pub(super) leaves: Option<u64>,
+}
+
+pub(super) enum Settled {
+    Yes,
+    No,
+    Left,
+}
+
+impl Talk {
+    pub(super) async fn send(
+        mut self,
+        mut sender: Box<dyn Sender>,
+        who: &str,
+        sent: impl Fn(u64),
+        told: impl Fn(u64),
+    ) -> Settled {
+        let (messages, flushes) = (self.run.messages, self.random.pick(&[0, 20, 100]));
+        let mut pauses = Pauses::new(self.random.below(u64::MAX));
+        // What is behind cannot be known to be past before.
+        let late = self.calm + Duration::from_secs(30);
+        for number in 0..messages {
+            if self.leaves == Some(number) {
+                return Settled::Left;
+            }
+            if self.run.kind == Kind::Kept && number + 1 == messages {
+                // Nobody waits for room: with what is kept, the last needs all of it.
+                let _ = flush(&mut *sender, &told).await;
+                sleep_until(late).await;
+            }
+            let length = match self.random.percent(1) {
+                true => 20_000,
+                false => self.random.pick(&[0, 0, 10, 100, 1_000]),
+            };
+            let message = format!("{who}:{number}:{}", " ".repeat(length));
+            if sender.feed(message).await.is_err() {
+                return Settled::No;
+            }
+            sent(number + 1);
+            if self.random.percent(flushes) && !flush(&mut *sender, &told).await {
+                return Settled::No;
+            }
+            pauses.next().await;
+        }
+        if self.leaves.is_some() {
+            return Settled::Left;
+        }
+        loop {
+            match sender.close().await {
+                Ok(()) => break,
+                Err(SendError::Lost(lost)) => told(lost),
+                Err(_) => return Settled::No,
+            }
+        }
+        settle(&mut *sender, &told).await
+    }
+}
+
+/// Waits until the session is over: it is when both sides have all, or it is lost.
+async fn settle(sender: &mut dyn Sender, told: &impl Fn(u64)) -> Settled {
+    std::future::poll_fn(|cx| sender.poll_gone(cx)).await;
+    match sender.close().await {
+        Ok(()) => Settled::Yes,
+        Err(SendError::Lost(lost)) => {
+            told(lost);
+            Settled::No
+        }
+        Err(_) => Settled::No,
+    }
+}
+
+/// False if there is no session any more.
+async fn flush(sender: &mut dyn Sender, told: &impl Fn(u64)) -> bool {
+    loop {
+        match sender.flush().await {
+            Ok(()) => return true,
+            Err(SendError::Lost(lost)) => told(lost),
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Who uses a line is not always there.
+pub(super) struct Pauses {
+    random: Random,
+    often: u64,
+    most: u64,
+}
+
+impl Pauses {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let (often, most) = random.pick(&[(0, 1), (10, 100), (50, 300), (2, 10_000)]);
+        Self { random, often, most }
+    }
+
+    pub(super) async fn next(&mut self) {
+        if self.random.percent(self.often) {
+            sleep(Duration::from_millis(self.random.below(self.most))).await;
+        }
+    }
+}
+
+pub(super) fn read(message: &Bytes) -> (&str, u64) {
+    let mut parts = std::str::from_utf8(message).unwrap().split(':');
+    (parts.next().unwrap(), parts.next().unwrap().parse().unwrap())
+}
