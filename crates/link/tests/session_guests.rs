@@ -232,7 +232,7 @@ fn what_is_committed_of_a_lost_session_is_not_taken_for_the_next_ones() {
 
 #[test]
 fn who_sends_on_to_a_consumer_that_does_not_read_is_not_read_from() {
-    for (length, most) in [(0, 10_000), (1 << 20, 12)] {
+    for (length, most) in [(0, 10_000), (1 << 20, 48)] {
         block_on(async {
             let mut stage = Stage::new(64 << 10, SessionOptions::default()).await;
             let (mut client, _, server) = stage.begin().await;

@@ -345,3 +345,27 @@ fn what_was_closed_and_dropped_in_an_outage_arrives_behind_it() {
         drop(to_server);
     });
 }
+
+#[test]
+fn who_goes_while_something_is_on_its_way_to_him_is_no_clean_end() {
+    block_on(async {
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let (client, server) = stage.pair(SessionOptions::default()).await;
+        let control = server.control().clone();
+        let (mut to_client, mut from_client) = server.split();
+        drop(client);
+        // Whether it is heard of before or behind that, nobody has taken it.
+        let sent = to_client.send("unheard").await;
+        assert!(matches!(from_client.recv().await, Incoming::End(_)));
+        poll_fn(|cx| to_client.poll_gone(cx)).await;
+        let reason = control.close_reason().unwrap();
+        match (&sent, &reason) {
+            (Err(SendError::Closed(_)), CloseReason::ByPeer) => {}
+            (Ok(()), CloseReason::SessionLost(lost)) => {
+                assert!(matches!(&lost.cause, LostBy::Farewell(text) if text.is_empty()), "{lost}");
+                assert_eq!((lost.delivered.acknowledged, lost.delivered.sent), (0, 1));
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+}

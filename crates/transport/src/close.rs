@@ -158,7 +158,8 @@ pub enum LostBy {
     Refused(Refusal, String),
     /// The other side broke its protocol.
     Violation(Violation),
-    /// The other side has ended it, and said why.
+    /// The other side has ended it, in these words; without any if it went while something was still
+    /// on its way to it.
     Farewell(String),
     /// Nobody has resumed it in so long.
     Expired(Duration),
@@ -177,6 +178,9 @@ impl fmt::Display for SessionLost {
             }
             LostBy::Violation(violation) => {
                 write!(f, "the other side broke the session's protocol: {violation}")?;
+            }
+            LostBy::Farewell(text) if text.is_empty() => {
+                f.write_str("the other side has ended the session")?;
             }
             LostBy::Farewell(text) => {
                 write!(f, "the other side has ended the session: {}", text.escape_debug())?;

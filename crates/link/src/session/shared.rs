@@ -384,7 +384,11 @@ impl Shared {
                 let reason = if by_us { CloseReason::ByUs } else { CloseReason::ByPeer };
                 core.inbound.push_back(Item::End(reason));
             }
-            Ok(Some(Received::Bye(farewell))) if farewell.text.is_empty() => {
+            // It has had all that there was.
+            Ok(Some(Received::Bye(farewell)))
+                if farewell.text.is_empty()
+                    && farewell.received >= core.machine.delivered().sent =>
+            {
                 return Err(CloseReason::ByPeer);
             }
             Ok(Some(Received::Bye(farewell))) => {
