@@ -8,8 +8,9 @@ use tieline_transport::{
     ReceiverExt, SenderExt, TransportError,
 };
 
+use super::core::Role;
 use super::halves::assemble;
-use super::shared::{Role, Shared};
+use super::shared::Shared;
 use super::{LineOptions, Session, SessionOptions};
 
 pub(super) async fn connect(

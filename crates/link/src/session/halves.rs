@@ -15,8 +15,9 @@ use tieline_transport::{
 use tokio::task::AbortHandle;
 
 use super::Session;
+use super::core::{Core, Counted, Item};
 use super::driver::Driver;
-use super::shared::{Core, Counted, Item, Shared};
+use super::shared::Shared;
 use crate::state::Told;
 use crate::{Link, LinkOptions, State};
 

@@ -17,9 +17,11 @@
 //! Locks: a Link's own are taken behind `core`, except `receiving`, which is taken before it.
 
 mod accept;
+mod core;
 mod dial;
 mod driver;
 mod halves;
+mod server;
 mod shared;
 
 use std::sync::Arc;

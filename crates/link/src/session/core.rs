@@ -1,0 +1,197 @@
+//! What is under the lock of a session.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_proto::session::{Hello, Sequence, Session as Machine, Ticket};
+use tieline_proto::{Fault, Heartbeat, HeartbeatConfig};
+use tieline_transport::{BoxChannel, CloseReason, LostBy, Reset, SendError, SessionLost};
+
+use super::SessionOptions;
+use super::server::Server;
+use crate::LinkSender;
+
+/// What came in waits for the consumer up to so many messages,
+const INBOUND_MESSAGES: usize = 2048;
+/// or so many bytes of them; one message of any legal size besides. It is more than the other side may
+/// have sent without an acknowledgement, if it is on its defaults: so reading goes on, and its pings are
+/// answered, whatever the consumer does.
+const INBOUND_BYTES: usize = 32 << 20;
+
+pub(super) struct Core {
+    pub(super) machine: Machine,
+    pub(super) role: Role,
+    pub(super) line: Option<LinkSender>,
+    /// When the task last looked.
+    pub(super) now: Duration,
+    /// Of the connection of the moment.
+    pub(super) heartbeat: Heartbeat,
+    pub(super) inbound: VecDeque<Item>,
+    pub(super) inbound_bytes: usize,
+    /// The task has stopped reading until the consumer has taken something.
+    pub(super) is_held_up: bool,
+    /// The task looks again by itself before an acknowledgement is late.
+    pub(super) is_timed: bool,
+    /// Counts the machines: a session that could not be resumed was followed by another.
+    pub(super) generation: u64,
+    /// Of which of them the consumer has what it was given last.
+    pub(super) given_generation: u64,
+    /// Which connection of all it is.
+    pub(super) lines: u64,
+    /// How far both directions had come when it was last looked.
+    pub(super) progress: (Sequence, Sequence),
+    /// The session was lost, and the consumer is to be told when there is another.
+    pub(super) reset: Option<(u64, CloseReason)>,
+    /// Messages of a lost session that the sender is yet to tell.
+    pub(super) untold: u64,
+    pub(super) counted: Counted,
+    /// This side has ended its direction.
+    pub(super) is_closing: bool,
+    /// By closing it, and not by going away.
+    pub(super) is_closed: bool,
+    /// Both halves were dropped behind that: what was sent may still arrive, until then.
+    pub(super) lingers_until: Option<Duration>,
+    pub(super) has_ended: bool,
+    /// The other side has ended its direction.
+    pub(super) has_ended_by_itself: bool,
+    pub(super) is_receiver_gone: bool,
+    pub(super) end: Option<CloseReason>,
+    /// The task is to end the session: who found out holds locks of the Link's.
+    pub(super) doom: Option<CloseReason>,
+    /// What still comes over the connection of the moment will come again over the next.
+    pub(super) is_fenced: bool,
+    pub(super) task: Option<Waker>,
+    pub(super) sender: Option<Waker>,
+    /// It is room that the sender waits for, and not that something has left.
+    pub(super) waits_for_room: bool,
+    pub(super) receiver: Option<Waker>,
+}
+
+/// Messages of machines before this one, and of this one what the consumer was given.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Counted {
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) faults: u64,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+}
+
+/// Which end of the session this is.
+pub(super) enum Role {
+    /// What it is resumed with; `None` before it was granted.
+    Client(Option<Ticket>),
+    Server(Box<Server>),
+}
+
+/// What waits for the consumer.
+pub(super) enum Item {
+    Message(Sequence, Bytes),
+    Fault(Sequence, Fault),
+    Reset(Box<Reset>),
+    End(CloseReason),
+}
+
+impl Core {
+    pub(super) fn new(role: Role, options: &SessionOptions) -> Self {
+        Self {
+            machine: machine(options),
+            role,
+            line: None,
+            now: Duration::ZERO,
+            heartbeat: Heartbeat::new(HeartbeatConfig::default(), Duration::ZERO),
+            inbound: VecDeque::new(),
+            inbound_bytes: 0,
+            is_held_up: false,
+            is_timed: false,
+            generation: 0,
+            given_generation: 0,
+            lines: 0,
+            progress: (0, 0),
+            reset: None,
+            untold: 0,
+            counted: Counted::default(),
+            is_closing: false,
+            is_closed: false,
+            lingers_until: None,
+            has_ended: false,
+            has_ended_by_itself: false,
+            is_receiver_gone: false,
+            end: None,
+            doom: None,
+            is_fenced: false,
+            task: None,
+            sender: None,
+            waits_for_room: false,
+            receiver: None,
+        }
+    }
+
+    /// No more is read until the consumer has taken something.
+    pub(super) fn is_full(&self) -> bool {
+        self.inbound.len() >= INBOUND_MESSAGES || self.inbound_bytes >= INBOUND_BYTES
+    }
+
+    /// Everything that waits is given to the consumer.
+    pub(super) fn take_inbound(&mut self, into: &mut VecDeque<Item>) {
+        std::mem::swap(&mut self.inbound, into);
+        self.inbound_bytes = 0;
+    }
+
+    /// How many messages went over all connections.
+    pub(super) fn count(&self) -> Counted {
+        // The end of a direction has a number, and is no message.
+        let received = self.machine.position().received - u64::from(self.has_ended_by_itself);
+        Counted {
+            sent: self.counted.sent + self.machine.delivered().sent,
+            received: self.counted.received + received,
+            ..self.counted
+        }
+    }
+
+    /// The session is lost for this reason.
+    pub(super) fn lost(&self, cause: LostBy) -> CloseReason {
+        let epoch = match &self.role {
+            Role::Client(ticket) => ticket.as_ref().map_or(0, Ticket::epoch),
+            Role::Server(server) => server.epoch(),
+        };
+        let delivered = self.machine.delivered();
+        CloseReason::SessionLost(Arc::new(SessionLost { delivered, epoch, cause }))
+    }
+
+    /// Why the session has ended with its Link.
+    pub(super) fn ended(&self, reason: CloseReason) -> CloseReason {
+        match reason {
+            CloseReason::ByUs => CloseReason::ByUs,
+            reason => self.lost(LostBy::Line(reason)),
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.machine.is_over()
+    }
+
+    pub(super) fn has_line(&self) -> bool {
+        self.line.as_ref().is_some_and(LinkSender::has_line)
+    }
+
+    pub(super) fn closed(&self) -> Option<SendError> {
+        self.end.clone().map(|reason| SendError::Closed(Box::new(reason)))
+    }
+}
+
+/// A connection on which somebody has greeted.
+pub(super) struct Offer {
+    pub(super) line: BoxChannel,
+    pub(super) hello: Hello,
+}
+
+pub(super) fn machine(options: &SessionOptions) -> Machine {
+    // A message is taken over when the consumer has it, not when it waits for the consumer.
+    let mut config = options.session;
+    config.commits = true;
+    Machine::new(config)
+}

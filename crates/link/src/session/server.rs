@@ -1,0 +1,207 @@
+//! What the server's end of a session knows: whose it is, and the connection that is handed to it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use tieline_proto::session::{Frame, Hello, Lease, Position, Refusal, Secret, SessionId, Welcome};
+use tieline_transport::{
+    BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, ErrorKind, LostBy, Operation,
+    PeerIdentity, SenderExt, TransportError,
+};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::accept::refuse;
+use super::core::{Core, Offer, Role};
+use super::shared::Shared;
+use crate::shared::lock;
+
+/// The sessions there are, and those that are over, by name.
+#[derive(Default)]
+pub(super) struct Table {
+    pub(super) live: Mutex<HashMap<SessionId, Weak<Shared>>>,
+    /// Sessions that both sides had ended. What told the client so may have been lost with its
+    /// connection: whoever asks is told once more. Oldest first, at most [`EPITAPHS`].
+    over: Mutex<VecDeque<Epitaph>>,
+}
+
+/// So many sessions that are over are remembered.
+const EPITAPHS: usize = 1024;
+
+struct Epitaph {
+    lease: Lease<Principal>,
+    position: Position,
+    until: Instant,
+}
+
+impl Table {
+    fn bury(&self, epitaph: Epitaph) {
+        let mut over = lock(&self.over);
+        let now = Instant::now();
+        while over.len() >= EPITAPHS || over.front().is_some_and(|oldest| oldest.until < now) {
+            over.pop_front();
+        }
+        over.push_back(epitaph);
+    }
+
+    /// How the session stood at its end, for whoever may ask.
+    pub(super) fn epitaph(&self, hello: &Hello, principal: &Principal) -> Option<Welcome> {
+        let mut over = lock(&self.over);
+        let position = hello.position;
+        let epitaph = over
+            .iter_mut()
+            .find(|it| it.until >= Instant::now() && it.lease.check(hello, principal).is_ok())?;
+        // It has all, and has sent nothing that the other side did not acknowledge.
+        if position.received != epitaph.position.sent {
+            return None;
+        }
+        let secret = Secret(random()?);
+        epitaph.lease.resume(hello, principal, secret, epitaph.position).ok()
+    }
+}
+
+/// Whose a session is: whoever knows its secret, and is the user that the operating system vouches
+/// for, where it does.
+#[derive(Clone, Copy)]
+pub(super) struct Principal(pub(super) Option<PeerIdentity>);
+
+impl PartialEq for Principal {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => one.is_same_user(other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What the server's end of a session knows besides its messages.
+pub(super) struct Server {
+    pub(super) lease: Lease<Principal>,
+    /// The first welcome, until it was sent.
+    pub(super) first: Option<Welcome>,
+    pub(super) offer: Option<Offer>,
+    pub(super) offered: Arc<Notify>,
+    pub(super) table: Weak<Table>,
+    pub(super) grace: Duration,
+}
+
+impl Server {
+    /// A frame came over the connection of the moment.
+    pub(super) fn seen(&mut self) {
+        self.lease.seen();
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.lease.epoch()
+    }
+
+    /// Nobody can resume it any more. It stood so if both sides had ended it.
+    pub(super) fn over(&self, position: Option<Position>) {
+        let Some(table) = self.table.upgrade() else { return };
+        if let Some(position) = position {
+            let until = Instant::now() + self.grace;
+            table.bury(Epitaph { lease: self.lease.clone(), position, until });
+        }
+        lock(&table.live).remove(&self.lease.session());
+    }
+}
+
+/// The server's connector: it waits for the connection that the client makes.
+pub(super) struct Handed {
+    pub(super) shared: Weak<Shared>,
+}
+
+impl Handed {
+    async fn connect(&self) -> Result<BoxChannel, TransportError> {
+        let gone =
+            || TransportError::new(ErrorKind::Closed(CloseReason::ByPeer), Operation::Accept);
+        let shared = self.shared.upgrade().ok_or_else(gone)?;
+        let (grace, limit) = (shared.options.grace, shared.options.handshake_timeout);
+        let deadline = Instant::now() + grace;
+        loop {
+            let (granted, offered, is_first) = {
+                let mut core = shared.core();
+                let Role::Server(server) = &mut core.role else { return Err(gone()) };
+                let is_first = server.first.is_some();
+                let (offer, offered) = (server.offer.take(), server.offered.clone());
+                (offer.map(|offer| shared.grant(&mut core, offer)), offered, is_first)
+            };
+            match granted {
+                None => {}
+                Some(Ok((line, welcome))) => {
+                    let control = line.control().clone();
+                    let (mut sender, receiver) = line.split();
+                    let welcome = Frame::Welcome(welcome).to_bytes();
+                    if let Ok(Ok(())) = timeout(limit, sender.send(welcome)).await {
+                        return Ok(BoxChannel::from_parts(sender, receiver, control));
+                    }
+                    if is_first {
+                        return Err(gone());
+                    }
+                }
+                Some(Err((line, refusal))) => refuse(line, limit, refusal, "").await,
+            }
+            tokio::select! {
+                () = offered.notified() => {}
+                () = sleep_until(deadline) => {
+                    shared.expired(grace);
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Resumes the session, or begins it, for whoever is behind an offer.
+    fn grant(
+        &self,
+        core: &mut Core,
+        offer: Offer,
+    ) -> Result<(BoxChannel, Welcome), (BoxChannel, Refusal)> {
+        let Offer { line, hello } = offer;
+        let Core { role: Role::Server(server), machine, .. } = core else {
+            return Err((line, Refusal::Unknown));
+        };
+        if let Some(welcome) = server.first.take() {
+            self.resumed(core);
+            return Ok((line, welcome));
+        }
+        let Some(secret) = random() else { return Err((line, Refusal::Full)) };
+        let principal = Principal(line.control().peer());
+        let position = machine.position();
+        let granted = server
+            .lease
+            .check(&hello, &principal)
+            .and_then(|()| machine.resume(hello.position))
+            .and_then(|_| server.lease.resume(&hello, &principal, Secret(secret), position));
+        match granted {
+            Ok(welcome) => {
+                self.resumed(core);
+                Ok((line, welcome))
+            }
+            Err(refusal) => Err((line, refusal)),
+        }
+    }
+
+    /// Nobody has resumed it in time. The task that is told is the one that has waited for it.
+    fn expired(&self, grace: Duration) {
+        let mut core = self.core();
+        core.doom = Some(core.lost(LostBy::Expired(grace)));
+    }
+}
+
+impl DynConnector for Handed {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        Box::pin(self.connect())
+    }
+}
+
+/// Random bits that nobody can guess.
+pub(super) fn random() -> Option<[u8; 16]> {
+    let mut bits = [0; 16];
+    getrandom::fill(&mut bits).ok()?;
+    Some(bits)
+}
