@@ -2,15 +2,19 @@
 //! time: a pause is over when nobody has anything left to do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/by_hand.rs"]
+mod by_hand;
+
 use std::future::Future;
 use std::time::Duration;
 
+use by_hand::{ByHand, hello};
 use tieline_link::{LineOptions, Session, SessionOptions, Sessions};
-use tieline_proto::session::{Frame, Hello, Position, Refusal, Welcome};
+use tieline_proto::session::{Frame, Position, Refusal, Welcome};
 use tieline_proto::{ByteSize, LengthPrefix};
 use tieline_transport::{
-    Acceptor, Channel, ChannelConfig, Connector, Framed, Incoming, Memory, MemoryConfig, Receiver,
-    ReceiverExt, Sender, SenderExt,
+    Acceptor, Channel, ChannelConfig, Connector, Framed, Incoming, Memory, MemoryConfig,
+    ReceiverExt, SenderExt,
 };
 use tokio::time::{sleep, timeout};
 
@@ -19,12 +23,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 struct Stage {
     way: Framed<Memory, LengthPrefix>,
     sessions: Sessions,
-}
-
-/// One connection, spoken to in frames.
-struct ByHand {
-    sender: Box<dyn Sender>,
-    receiver: Box<dyn Receiver>,
 }
 
 fn block_on<T>(test: impl Future<Output = T>) -> T {
@@ -54,8 +52,7 @@ impl Stage {
     }
 
     async fn by_hand(&self) -> ByHand {
-        let (sender, receiver) = self.way.connect().await.unwrap().boxed().split();
-        ByHand { sender, receiver }
+        ByHand::over(self.way.connect().await.unwrap())
     }
 
     /// A new session, and its server's end.
@@ -64,38 +61,6 @@ impl Stage {
         let welcome = client.greet(hello(None)).await.unwrap();
         (client, welcome, self.sessions.accept().await.unwrap())
     }
-}
-
-impl ByHand {
-    async fn say(&mut self, frame: Frame) {
-        self.sender.send(frame.to_bytes()).await.unwrap();
-    }
-
-    async fn hear(&mut self) -> Option<Frame> {
-        match self.receiver.recv().await {
-            Incoming::Message(frame) => Some(Frame::decode(frame).unwrap()),
-            Incoming::End(_) => None,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn answer(&mut self) -> Result<Welcome, Refusal> {
-        match self.hear().await {
-            Some(Frame::Welcome(welcome)) => Ok(welcome),
-            Some(Frame::Refused { refusal, .. }) => Err(refusal),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn greet(&mut self, hello: Hello) -> Result<Welcome, Refusal> {
-        self.say(Frame::Hello(hello)).await;
-        self.answer().await
-    }
-}
-
-fn hello(resumes: Option<&Welcome>) -> Hello {
-    let resumes = resumes.map(|it| (it.session, it.secret.clone(), it.epoch));
-    Hello { resumes, position: Position::default() }
 }
 
 fn data(sequence: u64, message: impl Into<bytes::Bytes>) -> Frame {

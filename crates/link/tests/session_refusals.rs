@@ -2,6 +2,9 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "support/by_hand.rs"]
+mod by_hand;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,20 +12,16 @@ use tieline_link::{SessionOptions, listen};
 use tieline_proto::session::{Frame, Hello, Position, Refusal, Violation, Welcome};
 use tieline_testkit::wait::block_on;
 use tieline_transport::{
-    BoxChannel, Channel, CloseReason, DynAcceptor, Endpoint, Incoming, LostBy, Options, Receiver,
-    ReceiverExt, Registry, Sender, SenderExt,
+    BoxChannel, Channel, CloseReason, DynAcceptor, Endpoint, Incoming, LostBy, Options,
+    ReceiverExt, Registry, SenderExt,
 };
+
+use by_hand::{ByHand, hello};
 
 struct Stage {
     endpoint: Endpoint,
     acceptor: Box<dyn DynAcceptor>,
     _directory: tempfile::TempDir,
-}
-
-/// One connection, spoken to in frames.
-struct ByHand {
-    sender: Box<dyn Sender>,
-    receiver: Box<dyn Receiver>,
 }
 
 impl Stage {
@@ -35,8 +34,7 @@ impl Stage {
 
     async fn by_hand(&self) -> ByHand {
         let line = Registry::new().connect(&self.endpoint.carrier(), &Options::default()).await;
-        let (sender, receiver) = line.unwrap().split();
-        ByHand { sender, receiver }
+        ByHand::over(line.unwrap())
     }
 
     /// A new session, and its server's end.
@@ -45,44 +43,6 @@ impl Stage {
         let welcome = client.greet(hello(None)).await.unwrap();
         (client, welcome, self.acceptor.accept().await.unwrap())
     }
-}
-
-impl ByHand {
-    async fn say(&mut self, frame: Frame) {
-        self.sender.send(frame.to_bytes()).await.unwrap();
-    }
-
-    async fn hear(&mut self) -> Option<Frame> {
-        match self.receiver.recv().await {
-            Incoming::Message(frame) => Some(Frame::decode(frame).unwrap()),
-            Incoming::End(_) => None,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn greet(&mut self, hello: Hello) -> Result<Welcome, Refusal> {
-        self.say(Frame::Hello(hello)).await;
-        match self.hear().await {
-            Some(Frame::Welcome(welcome)) => Ok(welcome),
-            Some(Frame::Refused { refusal, .. }) => Err(refusal),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn farewell(&mut self) -> String {
-        loop {
-            match self.hear().await {
-                Some(Frame::Bye(farewell)) => return farewell.text,
-                Some(_) => {}
-                None => panic!("no farewell"),
-            }
-        }
-    }
-}
-
-fn hello(resumes: Option<&Welcome>) -> Hello {
-    let resumes = resumes.map(|it| (it.session, it.secret.clone(), it.epoch));
-    Hello { resumes, position: Position::default() }
 }
 
 fn data(sequence: u64, acknowledged: u64) -> Frame {

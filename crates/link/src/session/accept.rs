@@ -9,8 +9,8 @@ use tieline_proto::session::{
     Farewell, Frame, Hello, Lease, Malformed, Refusal, Secret, SessionId, Welcome,
 };
 use tieline_transport::{
-    Acceptor, BoxChannel, BoxFuture, Channel, CloseReason, Control, DynAcceptor, DynConnector,
-    Endpoint, ErrorKind, Incoming, Operation, ReceiverExt, SenderExt, TransportError,
+    Acceptor, BoxChannel, BoxFuture, Channel, CloseReason, Control, DynAcceptor, Endpoint,
+    ErrorKind, Incoming, Operation, ReceiverExt, SenderExt, TransportError,
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};

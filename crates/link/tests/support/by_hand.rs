@@ -1,0 +1,61 @@
+//! One connection to a server of sessions, spoken to in frames.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::panic)]
+
+use tieline_proto::session::{Frame, Hello, Position, Refusal, Welcome};
+use tieline_transport::{Channel, Incoming, Receiver, ReceiverExt, Sender, SenderExt};
+
+pub(crate) struct ByHand {
+    pub(crate) sender: Box<dyn Sender>,
+    pub(crate) receiver: Box<dyn Receiver>,
+}
+
+impl ByHand {
+    pub(crate) fn over(line: impl Channel) -> Self {
+        let (sender, receiver) = line.boxed().split();
+        Self { sender, receiver }
+    }
+
+    pub(crate) async fn say(&mut self, frame: Frame) {
+        self.sender.send(frame.to_bytes()).await.unwrap();
+    }
+
+    /// The next frame; `None` once the connection is gone.
+    pub(crate) async fn hear(&mut self) -> Option<Frame> {
+        match self.receiver.recv().await {
+            Incoming::Message(frame) => Some(Frame::decode(frame).unwrap()),
+            Incoming::End(_) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn answer(&mut self) -> Result<Welcome, Refusal> {
+        match self.hear().await {
+            Some(Frame::Welcome(welcome)) => Ok(welcome),
+            Some(Frame::Refused { refusal, .. }) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn greet(&mut self, hello: Hello) -> Result<Welcome, Refusal> {
+        self.say(Frame::Hello(hello)).await;
+        self.answer().await
+    }
+
+    /// The words with which the other side ends the session.
+    pub(crate) async fn farewell(&mut self) -> String {
+        loop {
+            match self.hear().await {
+                Some(Frame::Bye(farewell)) => return farewell.text,
+                Some(_) => {}
+                None => panic!("no farewell"),
+            }
+        }
+    }
+}
+
+/// A greeting for a new session, or for the one that was.
+pub(crate) fn hello(resumes: Option<&Welcome>) -> Hello {
+    let resumes = resumes.map(|it| (it.session, it.secret.clone(), it.epoch));
+    Hello { resumes, position: Position::default() }
+}
