@@ -136,7 +136,7 @@ fn a_black_hole_lets_a_call_wait_for_its_own_timeout() {
     let finished = Program::run(&mut tieline(call), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
     serve.program.wait_stderr("a client has connected");
-    let finished = chaos.stop(Signal::HUP);
+    let finished = chaos.stop(Signal::TERM);
     assert!(finished.stderr.contains("to_target=0 to_client=0"), "{finished:?}");
 }
 

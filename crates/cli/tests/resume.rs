@@ -70,7 +70,7 @@ fn who_was_stopped_while_its_connection_was_cut_resumes_once_and_has_missed_noth
     // What its user says meanwhile waits in the pipe.
     client.send_raw(b"meanwhile\n");
     way.stop();
-    serve.program.wait_stderr("connecting again");
+    serve.program.wait_stderr("has lost its connection");
     let way = Way::to(&serve, &[]);
     client.signal(Signal::CONT);
     client.send_raw(b"after\n");
