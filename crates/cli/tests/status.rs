@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -223,8 +224,14 @@ fn the_socket_is_for_its_owner_alone() {
     assert!(fs::metadata(&socket).unwrap().file_type().is_socket());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&socket), mode(&place.directory())), (0o600, 0o700));
+    // Where the program was built may be closed to others.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let program = elsewhere.path().join("tieline");
+    fs::copy(tieline([""; 0]).get_program(), &program).unwrap();
+    fs::set_permissions(elsewhere.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let as_nobody = |args: &[&str]| {
-        let mut command = tieline(args);
+        let mut command = Command::new(&program);
+        command.args(args).env_remove("RUST_LOG");
         command.env("XDG_RUNTIME_DIR", place.0.path()).uid(NOBODY).gid(NOBODY).current_dir("/");
         Program::run(&mut command, "")
     };
