@@ -154,21 +154,14 @@ impl Shared {
 
     /// The sender is woken by a new line and by the end.
     pub(crate) fn register_sender(&self, waker: &Waker) {
-        let mut life = self.life();
-        match &mut life.sender {
-            Some(known) => known.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
+        remember(&mut self.life().sender, waker);
     }
 
     /// The receiver is woken by whatever concerns it. False if something has changed since it last
     /// asked.
     pub(crate) fn register_receiver(&self, waker: &Waker) -> bool {
         let mut life = self.life();
-        match &mut life.receiver {
-            Some(known) => known.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
+        remember(&mut life.receiver, waker);
         !std::mem::take(&mut life.is_news)
     }
 
@@ -370,6 +363,14 @@ impl Backing for Behind {
         if let Some(shared) = self.0.upgrade() {
             shared.abort();
         }
+    }
+}
+
+/// Whoever waits in this place is woken by this, from now on.
+pub(crate) fn remember(place: &mut Option<Waker>, waker: &Waker) {
+    match place {
+        Some(known) => known.clone_from(waker),
+        none => *none = Some(waker.clone()),
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tieline_link::{SessionOptions, connector, listen};
-use tieline_testkit::wait::block_on;
+use tieline_link::{LineOptions, Session, SessionOptions, connector, listen};
+use tieline_testkit::wait::{block_on, poll_once};
 use tieline_transport::{
     BoxChannel, Channel, CloseReason, DynAcceptor, Endpoint, ErrorKind, Incoming, LostBy, Options,
     Receiver, ReceiverExt, Registry, SendError, Sender, SenderExt,
@@ -367,5 +367,34 @@ fn who_goes_while_something_is_on_its_way_to_him_is_no_clean_end() {
             }
             other => panic!("{other:?}"),
         }
+    });
+}
+
+#[test]
+fn settling_waits_until_the_other_side_has_taken_all_over() {
+    block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let mut acceptor = serve(&socket, SessionOptions::default()).await;
+        let dialer = Registry::new().connector(&resumable(&socket).carrier(), &Options::default());
+        let options = SessionOptions::default();
+        let client = Session::connect(dialer.unwrap().into(), options, LineOptions::default());
+        let (client, server) = tokio::join!(client, acceptor.accept());
+        let (mut to_server, _from_server) = client.unwrap().split();
+        let (_to_client, mut from_client) = server.unwrap().split();
+        to_server.send("one").await.unwrap();
+        {
+            let mut settled = Box::pin(to_server.settle());
+            assert!(poll_once(settled.as_mut()).await.is_none());
+            // The server's end has it, and nobody has taken it there.
+            while !from_client.holds_part() {
+                tokio::task::yield_now().await;
+            }
+            assert!(poll_once(settled.as_mut()).await.is_none());
+            assert_eq!(next(&mut from_client).await, "one");
+            assert!(matches!(from_client.recv().await, Incoming::End(CloseReason::ByPeer)));
+            settled.await.unwrap();
+        }
+        assert!(to_server.send("two").await.is_err());
     });
 }

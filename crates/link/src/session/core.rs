@@ -37,7 +37,7 @@ pub(super) struct Core {
     pub(super) is_timed: bool,
     /// Counts the machines: a session that could not be resumed was followed by another.
     pub(super) generation: u64,
-    /// Of which of them the consumer has what it was given last.
+    /// From which of them the consumer was given something last.
     pub(super) given_generation: u64,
     /// Which connection of all it is.
     pub(super) lines: u64,
@@ -54,9 +54,8 @@ pub(super) struct Core {
     pub(super) is_closed: bool,
     /// Both halves were dropped behind that: what was sent may still arrive, until then.
     pub(super) lingers_until: Option<Duration>,
-    pub(super) has_ended: bool,
     /// The other side has ended its direction.
-    pub(super) has_ended_by_itself: bool,
+    pub(super) has_peer_ended: bool,
     pub(super) is_receiver_gone: bool,
     pub(super) end: Option<CloseReason>,
     /// The task is to end the session: who found out holds locks of the Link's.
@@ -65,8 +64,6 @@ pub(super) struct Core {
     pub(super) is_fenced: bool,
     pub(super) task: Option<Waker>,
     pub(super) sender: Option<Waker>,
-    /// It is room that the sender waits for, and not that something has left.
-    pub(super) waits_for_room: bool,
     pub(super) receiver: Option<Waker>,
 }
 
@@ -117,15 +114,13 @@ impl Core {
             is_closing: false,
             is_closed: false,
             lingers_until: None,
-            has_ended: false,
-            has_ended_by_itself: false,
+            has_peer_ended: false,
             is_receiver_gone: false,
             end: None,
             doom: None,
             is_fenced: false,
             task: None,
             sender: None,
-            waits_for_room: false,
             receiver: None,
         }
     }
@@ -133,6 +128,17 @@ impl Core {
     /// No more is read until the consumer has taken something.
     pub(super) fn is_full(&self) -> bool {
         self.inbound.len() >= INBOUND_MESSAGES || self.inbound_bytes >= INBOUND_BYTES
+    }
+
+    /// Something for the consumer. Where nobody takes it, it is not kept, and not acknowledged.
+    pub(super) fn push(&mut self, item: Item) {
+        if self.is_receiver_gone {
+            return;
+        }
+        if let Item::Message(_, message) = &item {
+            self.inbound_bytes += message.len();
+        }
+        self.inbound.push_back(item);
     }
 
     /// Everything that waits is given to the consumer.
@@ -144,7 +150,7 @@ impl Core {
     /// How many messages went over all connections.
     pub(super) fn count(&self) -> Counted {
         // The end of a direction has a number, and is no message.
-        let received = self.machine.position().received - u64::from(self.has_ended_by_itself);
+        let received = self.machine.position().received - u64::from(self.has_peer_ended);
         Counted {
             sent: self.counted.sent + self.machine.delivered().sent,
             received: self.counted.received + received,
@@ -162,11 +168,13 @@ impl Core {
         CloseReason::SessionLost(Arc::new(SessionLost { delivered, epoch, cause }))
     }
 
-    /// Why the session has ended with its Link.
+    /// Why the session has ended with its Link: if it is the one in place of another that was not
+    /// begun yet, what became of that.
     pub(super) fn ended(&self, reason: CloseReason) -> CloseReason {
-        match reason {
-            CloseReason::ByUs => CloseReason::ByUs,
-            reason => self.lost(LostBy::Line(reason)),
+        match (reason, &self.reset) {
+            (CloseReason::ByUs, _) => CloseReason::ByUs,
+            (_, Some((_, cause))) => cause.clone(),
+            (reason, None) => self.lost(LostBy::Line(reason)),
         }
     }
 

@@ -91,28 +91,25 @@ impl Driver {
             // Another connection was granted since: as behind a reset.
             batch.clear();
         }
-        if !batch.is_empty() {
-            let now = core.now;
-            core.heartbeat.alive(now);
-        }
+        let received = shared.receive_all(&mut core, batch.drain(..));
         shared.listen_for_life(&mut core);
-        let received = batch.drain(..).try_for_each(|frame| shared.receive(&mut core, frame));
         let receiver = if core.inbound.is_empty() { None } else { core.receiver.take() };
         let written = shared.pump(&mut core);
-        // Who waits for room is woken for more than one message.
-        let is_free = match core.waits_for_room {
-            true => core.machine.is_half_free(),
-            false => written.is_ready() || core.machine.is_settled(),
-        };
+        let is_free = written.is_ready() || core.machine.has_room() || core.machine.is_settled();
         let sender = if is_free { core.sender.take() } else { None };
         let is_over = core.is_over() && (written.is_ready() || !core.has_line());
         let by_us = core.is_closing;
-        let has_lingered = core.lingers_until.is_some_and(|until| {
-            until <= core.now || (core.machine.is_settled() && written.is_ready())
-        });
+        let lingers = core.lingers_until;
+        let has_lingered = lingers.is_some() && core.machine.is_settled() && written.is_ready();
+        let expired = lingers.filter(|until| *until <= core.now && !has_lingered);
+        let expired = expired.map(|_| core.lost(LostBy::Expired(shared.options.grace)));
+        let doom = core.doom.take().or(expired);
         drop(core);
         sender.into_iter().chain(receiver).for_each(Waker::wake);
         received?;
+        if let Some(doom) = doom {
+            return Err(doom);
+        }
         match is_over || has_lingered {
             true if by_us => Err(CloseReason::ByUs),
             true => Err(CloseReason::ByPeer),
@@ -152,6 +149,13 @@ impl Driver {
     fn over(&self, reason: CloseReason) {
         let words = match &reason {
             CloseReason::SessionLost(lost) => match &lost.cause {
+                LostBy::Expired(grace) => {
+                    // Who closed it and went is not there to be told.
+                    if let Some(endpoint) = self.shared.endpoint() {
+                        tracing::warn!(%endpoint, ?grace, "a session has expired: {lost}");
+                    }
+                    None
+                }
                 LostBy::Violation(violation) => Some(violation.to_string()),
                 LostBy::Line(line @ CloseReason::Protocol(_)) => Some(line.to_string()),
                 _ => None,
@@ -169,38 +173,30 @@ impl Driver {
 impl Future for Driver {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.taken = 0;
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.taken = 0;
         for _ in 0..BATCHES {
-            let (doom, room) = {
-                let shared = self.shared.clone();
-                let mut core = shared.core();
-                shared.register_task(&mut core, cx.waker());
+            let room = {
+                let mut core = this.shared.core();
+                this.shared.register_task(&mut core, cx.waker());
                 if core.end.is_some() {
                     return Poll::Ready(());
                 }
-                let room = !core.is_full();
-                core.is_held_up = !room;
-                (core.doom.take(), room)
+                core.is_held_up = core.is_full();
+                !core.is_held_up
             };
-            let end = match doom {
-                Some(doom) => Some(doom),
-                None => {
-                    let ended = self.gather(cx, room);
-                    ended.map(|reason| self.shared.core().ended(reason))
-                }
-            };
-            let is_full = self.batch.len() >= BATCH || self.taken >= TURN_BYTES;
-            let worked = self.work();
-            let doom = self.shared.core().doom.take();
-            if let Some(reason) = worked.err().or(end).or(doom) {
-                self.over(reason);
+            let ended = this.gather(cx, room);
+            let ended = ended.map(|reason| this.shared.core().ended(reason));
+            let is_full = this.batch.len() >= BATCH || this.taken >= TURN_BYTES;
+            if let Some(reason) = this.work().err().or(ended) {
+                this.over(reason);
                 return Poll::Ready(());
             }
-            if !is_full && !self.watch_the_clock(cx) {
+            if !is_full && !this.watch_the_clock(cx) {
                 return Poll::Pending;
             }
-            if self.taken >= TURN_BYTES {
+            if this.taken >= TURN_BYTES {
                 break;
             }
         }

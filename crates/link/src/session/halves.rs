@@ -9,8 +9,9 @@ use bytes::Bytes;
 use tieline_proto::EncodeError;
 use tieline_proto::session::Sequence;
 use tieline_transport::{
-    Backing, BoxFuture, ChildExit, CloseReason, ConnectionInfo, Control, ControlBuilder, Health,
-    Incoming, PeerIdentity, Receiver, Refused, SendError, Sender, SenderExt,
+    Backing, BoxFuture, Channel, ChildExit, CloseReason, ConnectionInfo, Control, ControlBuilder,
+    DynConnector, Health, Incoming, PeerIdentity, Receiver, Refused, SendError, Sender, SenderExt,
+    TransportError,
 };
 use tokio::task::AbortHandle;
 
@@ -18,15 +19,15 @@ use super::Session;
 use super::core::{Core, Counted, Item};
 use super::driver::Driver;
 use super::shared::Shared;
+use crate::shared::remember;
 use crate::state::Told;
 use crate::{Link, LinkOptions, State};
 
 /// Puts a session together over the first connection that `connector` makes. `shared` waits for it.
 pub(super) async fn assemble(
     shared: Arc<Shared>,
-    connector: Arc<dyn tieline_transport::DynConnector>,
-) -> Result<Session, tieline_transport::TransportError> {
-    use tieline_transport::Channel;
+    connector: Arc<dyn DynConnector>,
+) -> Result<Session, TransportError> {
     let options = LinkOptions { recovery: shared.options.recovery, is_carrier: true };
     let told = Told::first(State::Connecting { attempt: 1 });
     let link = Link::connect_as(connector, options, told).await?;
@@ -56,7 +57,6 @@ pub(super) async fn assemble(
         shared,
         _lifeline: lifeline,
         taken: VecDeque::new(),
-        generation: 0,
         given: 0,
         last: None,
     };
@@ -67,15 +67,6 @@ pub(super) async fn assemble(
 pub struct SessionSender {
     shared: Arc<Shared>,
     lifeline: Arc<Lifeline>,
-}
-
-impl SessionSender {
-    fn wait(core: &mut Core, cx: &Context<'_>) {
-        match &mut core.sender {
-            Some(known) => known.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-    }
 }
 
 impl SessionSender {
@@ -95,8 +86,7 @@ impl SessionSender {
             if let Some(closed) = core.closed() {
                 return Poll::Ready(Err(closed));
             }
-            core.waits_for_room = false;
-            Self::wait(&mut core, cx);
+            remember(&mut core.sender, cx.waker());
             Poll::Pending
         })
         .await
@@ -116,8 +106,7 @@ impl SessionSender {
             lost => return Poll::Ready(Err(SendError::Lost(lost))),
         }
         if written.is_pending() && core.has_line() {
-            core.waits_for_room = false;
-            Self::wait(&mut core, cx);
+            remember(&mut core.sender, cx.waker());
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))
@@ -136,8 +125,7 @@ impl Sender for SessionSender {
         if core.machine.has_room() {
             return Poll::Ready(Ok(()));
         }
-        core.waits_for_room = true;
-        Self::wait(&mut core, cx);
+        remember(&mut core.sender, cx.waker());
         let _ = self.shared.pump(&mut core);
         Poll::Pending
     }
@@ -181,7 +169,7 @@ impl Sender for SessionSender {
         if core.end.is_some() {
             return Poll::Ready(());
         }
-        Self::wait(&mut core, cx);
+        remember(&mut core.sender, cx.waker());
         Poll::Pending
     }
 }
@@ -210,8 +198,6 @@ pub struct SessionReceiver {
     _lifeline: Arc<Lifeline>,
     /// Taken out of the session's queue at once, to be given one by one.
     taken: VecDeque<Item>,
-    /// Which of the machines they came from.
-    generation: u64,
     /// The last that was given.
     given: Sequence,
     last: Option<CloseReason>,
@@ -232,7 +218,8 @@ impl SessionReceiver {
     /// What was given is acknowledged, and what waits is taken.
     fn take_over(&mut self) {
         let mut core = self.shared.core();
-        if !self.shared.options.session.commits && core.generation == self.generation {
+        let is_present = core.generation == core.given_generation;
+        if !self.shared.options.session.commits && is_present {
             let now = core.now;
             core.machine.commit(now, self.given);
         }
@@ -261,8 +248,7 @@ impl Receiver for SessionReceiver {
                 }
                 Some(Item::Reset(reset)) => {
                     self.given = 0;
-                    self.generation += 1;
-                    self.shared.core().given_generation = self.generation;
+                    self.shared.core().given_generation += 1;
                     return Poll::Ready(Incoming::Reset(reset));
                 }
                 Some(Item::End(reason)) => {
@@ -278,10 +264,7 @@ impl Receiver for SessionReceiver {
             if self.taken.is_empty() {
                 let mut core = self.shared.core();
                 if core.inbound.is_empty() {
-                    match &mut core.receiver {
-                        Some(known) => known.clone_from(cx.waker()),
-                        none => *none = Some(cx.waker().clone()),
-                    }
+                    remember(&mut core.receiver, cx.waker());
                     return Poll::Pending;
                 }
             }

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use super::core::{Core, Counted, Item, Role, machine};
 use super::{LineOptions, SessionOptions};
 use crate::LinkSender;
-use crate::shared::{Shared as LinkShared, lock};
+use crate::shared::{Shared as LinkShared, lock, remember};
+
 pub(super) struct Shared {
     core: Mutex<Core>,
     begun: Instant,
@@ -116,9 +117,9 @@ impl Shared {
         let cause = core.lost(LostBy::Refused(refusal, text));
         let Delivered { acknowledged, sent } = core.machine.delivered();
         let lost = sent - acknowledged;
-        if core.is_closing || core.has_ended {
+        if core.is_closing || core.has_peer_ended {
             // Nothing was left to be said but that this had been heard.
-            let is_well = lost == 0 && core.is_closing && core.has_ended_by_itself;
+            let is_well = lost == 0 && core.is_closing && core.has_peer_ended;
             core.doom = Some(if is_well { CloseReason::ByPeer } else { cause });
             return false;
         }
@@ -143,9 +144,8 @@ impl Shared {
             let reason = self.control.get().map_or(reason.clone(), |control| control.end(reason));
             core.end = Some(reason.clone());
             let _ = self.total.set(self.count(&core));
-            if !core.has_ended {
-                core.has_ended = true;
-                core.inbound.push_back(Item::End(reason.clone()));
+            if !core.has_peer_ended {
+                core.push(Item::End(reason.clone()));
             }
             let (is_over, position) = (core.is_over(), core.machine.position());
             if let Role::Server(server) = &core.role {
@@ -201,10 +201,7 @@ impl Shared {
     /// The task has come by, and wants to be woken.
     pub(super) fn register_task(&self, core: &mut Core, waker: &Waker) {
         core.now = self.now();
-        match &mut core.task {
-            Some(known) => known.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
+        remember(&mut core.task, waker);
     }
 
     /// The other side is asked for a sign of life when it has long been silent, and its connection given
@@ -247,26 +244,39 @@ impl Shared {
         counted
     }
 
-    /// Takes a frame that has come.
-    pub(super) fn receive(&self, core: &mut Core, frame: Bytes) -> Result<(), CloseReason> {
-        let received = Frame::decode(frame)
-            .map_err(Violation::from)
-            .and_then(|frame| core.machine.receive(core.now, frame));
-        self.note_progress(core);
+    /// Takes frames that have come over the connection of the moment. Why the session is over, if it is.
+    pub(super) fn receive_all(
+        &self,
+        core: &mut Core,
+        frames: impl ExactSizeIterator<Item = Bytes>,
+    ) -> Result<(), CloseReason> {
+        if frames.len() == 0 {
+            return Ok(());
+        }
+        core.heartbeat.alive(core.now);
         if let Role::Server(server) = &mut core.role {
             server.seen();
         }
+        let mut frames = frames;
+        let received = frames.try_for_each(|frame| self.receive(core, frame));
+        self.note_progress(core);
+        received
+    }
+
+    fn receive(&self, core: &mut Core, frame: Bytes) -> Result<(), CloseReason> {
+        let received = Frame::decode(frame)
+            .map_err(Violation::from)
+            .and_then(|frame| core.machine.receive(core.now, frame));
         match received {
             Ok(None | Some(Received::Pong(_))) => {}
             Ok(Some(Received::Message { sequence, message })) => {
                 self.message(core, sequence, message);
             }
             Ok(Some(Received::End)) => {
-                core.has_ended = true;
-                core.has_ended_by_itself = true;
+                core.has_peer_ended = true;
                 let by_us = core.is_closing;
                 let reason = if by_us { CloseReason::ByUs } else { CloseReason::ByPeer };
-                core.inbound.push_back(Item::End(reason));
+                core.push(Item::End(reason));
             }
             // It has had all that there was.
             Ok(Some(Received::Bye(farewell)))
@@ -291,7 +301,7 @@ impl Shared {
         self.note_progress(core);
         if let Some((lost, cause)) = core.reset.take() {
             let reset = Reset { epoch: core.lines, lost, cause };
-            core.inbound.push_back(Item::Reset(Box::new(reset)));
+            core.push(Item::Reset(Box::new(reset)));
         }
     }
 
@@ -308,18 +318,13 @@ impl Shared {
     }
 
     fn message(&self, core: &mut Core, sequence: Sequence, message: Bytes) {
-        if core.is_receiver_gone {
-            // Nobody takes it over, so it is not acknowledged.
-            return;
-        }
         let limits = self.line.json;
         if let Some(fault) = limits.and_then(|limits| Fault::unless_json(&message, limits)) {
             core.counted.faults += 1;
-            core.inbound.push_back(Item::Fault(sequence, fault));
+            core.push(Item::Fault(sequence, fault));
             return;
         }
-        core.inbound_bytes += message.len();
-        core.inbound.push_back(Item::Message(sequence, message));
+        core.push(Item::Message(sequence, message));
     }
 
     /// The receiver was dropped.

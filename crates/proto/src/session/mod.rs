@@ -130,12 +130,6 @@ impl Session {
         self.outgoing.has_room()
     }
 
-    /// Whether at least half of the room is free again, for those who have waited for any: to go on for
-    /// one message at a time is dear.
-    pub fn is_half_free(&self) -> bool {
-        self.outgoing.is_half_free()
-    }
-
     /// Takes a message over, to be kept until it is acknowledged. Gives its number.
     ///
     /// Ask [`has_room`](Self::has_room) before: there is no other bound, and a message that is taken

@@ -49,10 +49,6 @@ impl Outgoing {
         self.kept.is_empty() || (self.kept.len() < self.messages && self.kept_bytes < self.bytes)
     }
 
-    pub(super) fn is_half_free(&self) -> bool {
-        self.kept.len() <= self.messages / 2 && self.kept_bytes <= self.bytes / 2
-    }
-
     pub(super) fn send(&mut self, message: Bytes) -> Option<Sequence> {
         if self.end != End::Open {
             return None;
