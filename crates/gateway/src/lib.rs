@@ -26,4 +26,5 @@ pub use chaos::{Chaos, ChaosReport, Faults};
 pub use serve::{Server, ServerReport};
 pub use tap::{Tap, TapEnd};
 pub use tieline_link::State;
-pub use watch::{LineView, ProgramView, ServerView, ServerWatch, Traffic};
+pub use tieline_transport::Traffic;
+pub use watch::{LineView, ProgramView, ServerView, ServerWatch};

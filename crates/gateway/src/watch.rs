@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tieline_link::{Link, State, States};
 use tieline_transport::{
-    BoxChannel, BoxFuture, Channel, ConnectionInfo, Control, DynConnector, TransportError,
+    BoxChannel, BoxFuture, Channel, ConnectionInfo, Control, DynConnector, Traffic, TransportError,
 };
 
 use crate::ServerReport;
@@ -55,32 +55,6 @@ pub struct ProgramView {
     pub pid: Option<u32>,
     /// How often it was replaced.
     pub restarts: u64,
-}
-
-/// What moved between clients and a server, the clients' words being what came in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Traffic {
-    /// Bytes that came in.
-    pub bytes_in: u64,
-    /// Bytes that went out.
-    pub bytes_out: u64,
-    /// Whole messages that came in.
-    pub messages_in: u64,
-    /// Whole messages that were queued to go out.
-    pub messages_out: u64,
-    /// Messages that were not delivered.
-    pub faults: u64,
-}
-
-impl Traffic {
-    fn add(&mut self, info: &ConnectionInfo) {
-        self.bytes_in += info.bytes_in;
-        self.bytes_out += info.bytes_out;
-        self.messages_in += info.messages_in;
-        self.messages_out += info.messages_out;
-        self.faults += info.faults;
-    }
 }
 
 #[derive(Debug, Default)]

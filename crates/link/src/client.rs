@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::shared::{Shared, lock};
 use crate::state::Told;
-use crate::{Link, LinkOptions, LinkReceiver, LinkSender, State, States};
+use crate::{Link, LinkOptions, LinkReceiver, LinkSender, SessionOptions, State, States};
 
 /// How a client behaves.
 #[derive(Clone, Copy, Debug)]
@@ -71,8 +71,8 @@ impl Client {
         options: &Options,
         client: ClientOptions,
     ) -> Result<Self, TransportError> {
-        let connector = registry.connector(endpoint, options)?;
-        Ok(Self::over(connector.into(), endpoint.clone(), client))
+        let connector = crate::connector(registry, endpoint, options, SessionOptions::default())?;
+        Ok(Self::over(connector, endpoint.clone(), client))
     }
 
     /// A client of whatever `connector` connects to; `endpoint` names it in errors.

@@ -11,7 +11,7 @@ use crate::receiver::Receiving;
 use crate::state::Told;
 use tieline_transport::{
     Backing, BoxFuture, ChildExit, CloseReason, ConnectionInfo, Control, DynConnector, Health,
-    PeerIdentity, Sender,
+    PeerIdentity, Sender, Traffic,
 };
 
 pub(crate) struct Shared {
@@ -62,7 +62,7 @@ impl Sending {
 struct Life {
     line: Option<Control>,
     /// What went over the lines before.
-    earlier: Totals,
+    earlier: Traffic,
     /// Why the sender could not go on, if it was the first to know.
     failure: Option<CloseReason>,
     /// It does not come back from here on.
@@ -73,25 +73,6 @@ struct Life {
     receiver: Option<Waker>,
     /// Something has changed that the receiver has not looked at.
     is_news: bool,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Totals {
-    bytes_in: u64,
-    bytes_out: u64,
-    messages_in: u64,
-    messages_out: u64,
-    faults: u64,
-}
-
-impl Totals {
-    fn add(&mut self, info: &ConnectionInfo) {
-        self.bytes_in += info.bytes_in;
-        self.bytes_out += info.bytes_out;
-        self.messages_in += info.messages_in;
-        self.messages_out += info.messages_out;
-        self.faults += info.faults;
-    }
 }
 
 impl Shared {
@@ -339,11 +320,7 @@ impl Backing for Behind {
             info.last_activity = info.last_activity.max(line.last_activity);
             info.last_received = info.last_received.max(line.last_received);
         }
-        info.bytes_in += totals.bytes_in;
-        info.bytes_out += totals.bytes_out;
-        info.messages_in += totals.messages_in;
-        info.messages_out += totals.messages_out;
-        info.faults += totals.faults;
+        totals.add_to(info);
     }
 
     fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {

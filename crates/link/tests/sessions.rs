@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tieline_link::{LineOptions, Session, SessionOptions, connector, listen};
+use tieline_link::{
+    Client, ClientOptions, LineOptions, Session, SessionOptions, State, connector, listen,
+};
 use tieline_testkit::wait::{block_on, poll_once};
 use tieline_transport::{
     BoxChannel, Channel, CloseReason, DynAcceptor, Endpoint, ErrorKind, Incoming, LostBy, Options,
@@ -396,5 +398,27 @@ fn settling_waits_until_the_other_side_has_taken_all_over() {
             settled.await.unwrap();
         }
         assert!(to_server.send("two").await.is_err());
+    });
+}
+
+#[test]
+fn a_client_that_comes_and_goes_may_ask_for_sessions_too() {
+    block_on(async {
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let endpoint = resumable(&stage.proxy.path);
+        let (options, usual) = (Options::default(), ClientOptions::default());
+        let client = Client::new(&Registry::new(), &endpoint, &options, usual).unwrap();
+        let (messages, server) = tokio::join!(client.connect(), stage.acceptor.accept());
+        let mut messages = messages.unwrap();
+        let (mut to_client, mut from_client) = server.unwrap().split();
+        client.send("before").await.unwrap();
+        stage.proxy.cut();
+        client.send("behind").await.unwrap();
+        to_client.send("heard").await.unwrap();
+        assert_eq!(next(&mut messages).await, "heard");
+        for word in ["before", "behind"] {
+            assert_eq!(next(&mut from_client).await, word);
+        }
+        assert!(matches!(client.state(), State::Connected { epoch: 1 }), "{}", client.state());
     });
 }

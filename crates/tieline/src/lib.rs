@@ -229,6 +229,7 @@ pub async fn connect_link(
     options: &Options,
     link: link::LinkOptions,
 ) -> Result<link::Link, TransportError> {
-    let connector = REGISTRY.connector(&endpoint.parse()?, options)?;
-    link::Link::connect(connector.into(), link).await
+    let session = link::SessionOptions::default();
+    let connector = link::connector(&REGISTRY, &endpoint.parse()?, options, session)?;
+    link::Link::connect(connector, link).await
 }

@@ -94,6 +94,42 @@ pub struct ConnectionInfo {
     pub faults: u64,
 }
 
+/// What moved over several connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Bytes that came in.
+    pub bytes_in: u64,
+    /// Bytes that went out.
+    pub bytes_out: u64,
+    /// Whole messages that came in.
+    pub messages_in: u64,
+    /// Whole messages that were queued to go out.
+    pub messages_out: u64,
+    /// Messages that were not delivered.
+    pub faults: u64,
+}
+
+impl Traffic {
+    /// With what moved over one more.
+    pub fn add(&mut self, info: &ConnectionInfo) {
+        self.bytes_in += info.bytes_in;
+        self.bytes_out += info.bytes_out;
+        self.messages_in += info.messages_in;
+        self.messages_out += info.messages_out;
+        self.faults += info.faults;
+    }
+
+    /// The other way round: it is a part of what moved over a connection that stands on others.
+    pub fn add_to(&self, info: &mut ConnectionInfo) {
+        info.bytes_in += self.bytes_in;
+        info.bytes_out += self.bytes_out;
+        info.messages_in += self.messages_in;
+        info.messages_out += self.messages_out;
+        info.faults += self.faults;
+    }
+}
+
 /// A count to which only one half of a line adds, so that adding needs no locked instruction.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);

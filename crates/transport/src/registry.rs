@@ -209,7 +209,7 @@ impl Registry {
     ) -> Result<&dyn Scheme, TransportError> {
         let name = endpoint.scheme();
         if endpoint.is_resumable() {
-            let hint = "make it by tieline_link::Sessions, which speaks the session protocol";
+            let hint = "use connector or listen of tieline_link, which speak the session protocol";
             let error = TransportError::new(ErrorKind::UnsupportedOperation, operation);
             return Err(error.at(endpoint).with_hint(hint));
         }

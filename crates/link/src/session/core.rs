@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tieline_proto::session::{Hello, Sequence, Session as Machine, Ticket};
 use tieline_proto::{Fault, Heartbeat, HeartbeatConfig};
-use tieline_transport::{BoxChannel, CloseReason, LostBy, Reset, SendError, SessionLost};
+use tieline_transport::{BoxChannel, CloseReason, LostBy, Reset, SendError, SessionLost, Traffic};
 
 use super::SessionOptions;
 use super::server::Server;
@@ -47,7 +47,8 @@ pub(super) struct Core {
     pub(super) reset: Option<(u64, CloseReason)>,
     /// Messages of a lost session that the sender is yet to tell.
     pub(super) untold: u64,
-    pub(super) counted: Counted,
+    /// Messages of the machines before this one, and faults of all.
+    pub(super) counted: Traffic,
     /// This side has ended its direction.
     pub(super) is_closing: bool,
     /// By closing it, and not by going away.
@@ -65,16 +66,6 @@ pub(super) struct Core {
     pub(super) task: Option<Waker>,
     pub(super) sender: Option<Waker>,
     pub(super) receiver: Option<Waker>,
-}
-
-/// Messages of machines before this one, and of this one what the consumer was given.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Counted {
-    pub(super) sent: u64,
-    pub(super) received: u64,
-    pub(super) faults: u64,
-    pub(super) bytes_in: u64,
-    pub(super) bytes_out: u64,
 }
 
 /// Which end of the session this is.
@@ -110,7 +101,7 @@ impl Core {
             progress: (0, 0),
             reset: None,
             untold: 0,
-            counted: Counted::default(),
+            counted: Traffic::default(),
             is_closing: false,
             is_closed: false,
             lingers_until: None,
@@ -148,14 +139,12 @@ impl Core {
     }
 
     /// How many messages went over all connections.
-    pub(super) fn count(&self) -> Counted {
+    pub(super) fn count(&self) -> Traffic {
+        let mut counted = self.counted;
+        counted.messages_out += self.machine.delivered().sent;
         // The end of a direction has a number, and is no message.
-        let received = self.machine.position().received - u64::from(self.has_peer_ended);
-        Counted {
-            sent: self.counted.sent + self.machine.delivered().sent,
-            received: self.counted.received + received,
-            ..self.counted
-        }
+        counted.messages_in += self.machine.position().received - u64::from(self.has_peer_ended);
+        counted
     }
 
     /// The session is lost for this reason.

@@ -11,12 +11,12 @@ use tieline_proto::session::Sequence;
 use tieline_transport::{
     Backing, BoxFuture, Channel, ChildExit, CloseReason, ConnectionInfo, Control, ControlBuilder,
     DynConnector, Health, Incoming, PeerIdentity, Receiver, Refused, SendError, Sender, SenderExt,
-    TransportError,
+    Traffic, TransportError,
 };
 use tokio::task::AbortHandle;
 
 use super::Session;
-use super::core::{Core, Counted, Item};
+use super::core::{Core, Item};
 use super::driver::Driver;
 use super::shared::Shared;
 use crate::shared::remember;
@@ -331,7 +331,7 @@ impl Drop for Lifeline {
 /// What the session's control knows of it. It keeps nothing alive.
 struct Behind {
     shared: Weak<Shared>,
-    total: Arc<OnceLock<Counted>>,
+    total: Arc<OnceLock<Traffic>>,
     link: Control,
 }
 
@@ -350,11 +350,7 @@ impl Backing for Behind {
         info.last_received = info.last_received.max(of_link.last_received);
         let present = || self.shared.upgrade().map(|shared| shared.count(&shared.core()));
         let Some(counted) = self.total.get().copied().or_else(present) else { return };
-        info.bytes_in += counted.bytes_in;
-        info.bytes_out += counted.bytes_out;
-        info.messages_in += counted.received;
-        info.messages_out += counted.sent;
-        info.faults += counted.faults;
+        counted.add_to(info);
     }
 
     fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {

@@ -10,10 +10,10 @@ use tieline_proto::session::{
     Delivered, Farewell, Frame, Hello, Received, Refusal, Sequence, Ticket, Violation, Welcome,
 };
 use tieline_proto::{Beat, Fault, Heartbeat, HeartbeatConfig};
-use tieline_transport::{CloseReason, Control, Endpoint, LostBy, Reset, Sender};
+use tieline_transport::{CloseReason, Control, Endpoint, LostBy, Reset, Sender, Traffic};
 use tokio::time::Instant;
 
-use super::core::{Core, Counted, Item, Role, machine};
+use super::core::{Core, Item, Role, machine};
 use super::{LineOptions, SessionOptions};
 use crate::LinkSender;
 use crate::shared::{Shared as LinkShared, lock, remember};
@@ -28,7 +28,7 @@ pub(super) struct Shared {
     of_link: OnceLock<Control>,
     control: OnceLock<Control>,
     /// What was counted, once it is over.
-    pub(super) total: Arc<OnceLock<Counted>>,
+    pub(super) total: Arc<OnceLock<Traffic>>,
 }
 
 impl Shared {
@@ -123,8 +123,8 @@ impl Shared {
             core.doom = Some(if is_well { CloseReason::ByPeer } else { cause });
             return false;
         }
-        core.counted.sent += sent;
-        core.counted.received += core.machine.position().received;
+        core.counted.messages_out += sent;
+        core.counted.messages_in += core.machine.position().received;
         core.machine = machine(&self.options);
         core.role = Role::Client(None);
         core.generation += 1;
@@ -235,7 +235,7 @@ impl Shared {
     }
 
     /// What has gone over all connections.
-    pub(super) fn count(&self, core: &Core) -> Counted {
+    pub(super) fn count(&self, core: &Core) -> Traffic {
         let mut counted = core.count();
         if let Some(link) = self.of_link.get() {
             let link = link.info();
