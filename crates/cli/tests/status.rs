@@ -83,6 +83,45 @@ fn time(value: &Value) -> std::time::SystemTime {
 }
 
 #[test]
+fn a_server_says_how_a_session_stands_with_and_without_its_connection() {
+    let place = Place::new();
+    let serve = place.serve(["--resume", "--", "cat"]);
+    let mut command = tieline(["connect", "--resume", &serve.endpoint()]);
+    let mut client = Program::start(&mut command);
+    client.send_raw(b"hello\n");
+    assert_eq!(client.line().as_deref(), Some("hello"));
+    // The acknowledgement comes by itself a moment later.
+    let session = || place.serves()[0]["lines"][0]["session"].clone();
+    until("the message is acknowledged", || session()["measured"] == 1);
+    let said = session();
+    let known = [
+        "connected",
+        "epoch",
+        "kept_bytes",
+        "kept_messages",
+        "latency_max_us",
+        "latency_p50_us",
+        "latency_p99_us",
+        "measured",
+        "waiting_messages",
+    ];
+    assert_eq!(keys(&said), known);
+    assert_eq!((&said["connected"], &said["epoch"]), (&json!(true), &json!(1)));
+    assert_eq!((&said["kept_messages"], &said["kept_bytes"]), (&json!(0), &json!(0)));
+    assert!(said["latency_p50_us"].as_u64().unwrap() > 0, "{said}");
+    let table = place.status(&[]).stdout;
+    assert!(table.contains("connection 1, connected"), "{table}");
+    assert!(table.contains(" 0 messages, 0 bytes "), "{table}");
+    assert!(table.contains(" half of them, "), "{table}");
+
+    client.signal(Signal::KILL);
+    client.wait();
+    until("it is away", || session()["connected"] == false);
+    assert!(place.status(&[]).stdout.contains("connection 1, away"));
+    serve.stop();
+}
+
+#[test]
 fn a_server_says_what_it_is_doing_for_two_clients() {
     let place = Place::new();
     let serve = place.serve::<&str>([]);

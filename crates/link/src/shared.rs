@@ -319,6 +319,7 @@ impl Backing for Behind {
             totals.add(&line);
             info.last_activity = info.last_activity.max(line.last_activity);
             info.last_received = info.last_received.max(line.last_received);
+            info.session = line.session;
         }
         totals.add_to(info);
     }

@@ -134,6 +134,7 @@ impl Control {
             messages_in: meter.messages_in.get(),
             messages_out: meter.messages_out.get(),
             faults: meter.faults(),
+            session: None,
         };
         self.0.backing.count(&mut info);
         info

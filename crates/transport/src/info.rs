@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use tieline_proto::Histogram;
+
 use crate::{Endpoint, PeerIdentity};
 
 /// The kind of a transport, as its scheme names it.
@@ -92,6 +94,28 @@ pub struct ConnectionInfo {
     pub messages_out: u64,
     /// Messages that were not delivered, each reported as a fault or refused.
     pub faults: u64,
+    /// How it stands, if it is a session that survives its connections and has not ended.
+    pub session: Option<Box<SessionInfo>>,
+}
+
+/// How a session stands.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SessionInfo {
+    /// Which connection of all it has, or had last; the first is 1.
+    pub epoch: u64,
+    /// It has a connection.
+    pub is_connected: bool,
+    /// Messages that are kept until the other side has acknowledged them, those that wait to be written
+    /// among them.
+    pub kept_messages: usize,
+    /// How many bytes they have.
+    pub kept_bytes: usize,
+    /// Messages that have come and wait for this side's consumer.
+    pub waiting_messages: usize,
+    /// How long it took until a message was acknowledged, which an outage makes longer: of one at a
+    /// time, the next being the first that is sent behind an acknowledgement.
+    pub latency: Histogram,
 }
 
 /// What moved over several connections.

@@ -91,7 +91,7 @@ pub use endpoint::{Address, Endpoint};
 pub use environment::Environment;
 pub use error::{ConfigError, ErrorKind, Operation, TransportError};
 pub use guardian::{Guardian, Hold};
-pub use info::{Capabilities, ConnectionInfo, Health, Traffic, TransportKind};
+pub use info::{Capabilities, ConnectionInfo, Health, SessionInfo, Traffic, TransportKind};
 pub use memory::{
     Memory, MemoryChannel, MemoryConfig, MemoryConnection, MemoryListener, memory_pair,
 };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tieline_gateway::{LineView, ProgramView, State};
-use tieline_transport::{Address, Endpoint, PeerIdentity};
+use tieline_transport::{Address, Endpoint, PeerIdentity, SessionInfo};
 
 use super::About;
 
@@ -62,7 +62,29 @@ pub(super) struct Line {
     pub(super) bytes_out: u64,
     pub(super) faults: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) session: Option<Session>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) program: Option<Program>,
+}
+
+/// Where the client has a session: how that stands.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Session {
+    /// Which connection of all it has, or had last.
+    pub(super) epoch: u64,
+    pub(super) connected: bool,
+    /// What is kept until the client has acknowledged it.
+    pub(super) kept_messages: usize,
+    pub(super) kept_bytes: usize,
+    /// What the client has sent and the program has not taken.
+    pub(super) waiting_messages: usize,
+    /// Of how many messages it was measured how long the client took to acknowledge them; half of them,
+    /// and 99 of 100, took at most so long.
+    pub(super) measured: u64,
+    pub(super) latency_p50_us: u64,
+    pub(super) latency_p99_us: u64,
+    pub(super) latency_max_us: u64,
 }
 
 #[derive(Default, Deserialize, Serialize)]
@@ -160,7 +182,26 @@ impl Line {
             bytes_in: client.bytes_in,
             bytes_out: client.bytes_out,
             faults: client.faults,
+            session: client.session.map(|session| Session::from(*session)),
             program: program.map(Program::from),
+        }
+    }
+}
+
+impl From<SessionInfo> for Session {
+    fn from(info: SessionInfo) -> Self {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let latency = &info.latency;
+        Self {
+            epoch: info.epoch,
+            connected: info.is_connected,
+            kept_messages: info.kept_messages,
+            kept_bytes: info.kept_bytes,
+            waiting_messages: info.waiting_messages,
+            measured: latency.count(),
+            latency_p50_us: micros(latency.quantile(0.5)),
+            latency_p99_us: micros(latency.quantile(0.99)),
+            latency_max_us: micros(latency.max()),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::said::{Identity, Line, Program, Serve, ago};
+use super::said::{Identity, Line, Program, Serve, Session, ago};
 
 /// A line for each server, and below it one for each client.
 pub(super) fn of(answers: &[Value]) -> String {
@@ -52,6 +52,13 @@ fn about(serve: &Serve) -> String {
         let rows = std::iter::once(head.map(str::to_owned)).chain(lines.iter().map(row));
         text.push_str(&aligned(&rows.collect::<Vec<_>>()));
     }
+    let sessions = lines.iter().filter_map(|line| line.session.as_ref().map(|it| (line.id, it)));
+    let rows: Vec<_> = sessions.map(|(id, session)| of_session(id, session)).collect();
+    if !rows.is_empty() {
+        let head = ["LINE", "SESSION", "KEPT FOR THE CLIENT", "WAITING", "ACKNOWLEDGED IN"];
+        let rows = std::iter::once(head.map(str::to_owned)).chain(rows);
+        text.push_str(&aligned(&rows.collect::<Vec<_>>()));
+    }
     if serve.lines_left_out > 0 {
         text.push_str(&format!("  and {} more\n", serve.lines_left_out));
     }
@@ -68,6 +75,33 @@ fn row(line: &Line) -> [String; 8] {
         format!("{} in, {} out", line.bytes_in, line.bytes_out),
         line.faults.to_string(),
         line.program.as_ref().map_or_else(|| "none yet".into(), program),
+    ]
+}
+
+fn of_session(line: u64, session: &Session) -> [String; 5] {
+    let state = if session.connected { "connected" } else { "away" };
+    let time = |micros: u64| {
+        let time = Duration::from_micros(micros);
+        // To three digits, as far as anybody reads them.
+        let step = 10_u64.pow(micros.checked_ilog10().unwrap_or_default().saturating_sub(2));
+        let rounded = Duration::from_micros(micros / step * step);
+        humantime::format_duration(if micros < 1_000 { time } else { rounded }).to_string()
+    };
+    let latency = match session.measured {
+        0 => "not measured yet".into(),
+        _ => format!(
+            "{} half of them, {} 99 of 100, {} all",
+            time(session.latency_p50_us),
+            time(session.latency_p99_us),
+            time(session.latency_max_us)
+        ),
+    };
+    [
+        line.to_string(),
+        format!("connection {}, {state}", session.epoch),
+        format!("{} messages, {} bytes", session.kept_messages, session.kept_bytes),
+        format!("{} messages", session.waiting_messages),
+        latency,
     ]
 }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::session::{Hello, Sequence, Session as Machine, Ticket};
-use tieline_proto::{Fault, Heartbeat, HeartbeatConfig};
-use tieline_transport::{BoxChannel, CloseReason, LostBy, Reset, SendError, SessionLost, Traffic};
+use tieline_proto::{Fault, Heartbeat, HeartbeatConfig, Histogram};
+use tieline_transport::{
+    BoxChannel, CloseReason, LostBy, Reset, SendError, SessionInfo, SessionLost, Traffic,
+};
 
 use super::SessionOptions;
 use super::server::Server;
@@ -47,6 +49,10 @@ pub(super) struct Core {
     pub(super) reset: Option<(u64, CloseReason)>,
     /// Messages of a lost session that the sender is yet to tell.
     pub(super) untold: u64,
+    /// The message whose acknowledgement is timed, and when it was sent.
+    pub(super) timed: Option<(Sequence, Duration)>,
+    /// How long it took.
+    pub(super) latency: Histogram,
     /// Messages of the machines before this one, and faults of all.
     pub(super) counted: Traffic,
     /// This side has ended its direction.
@@ -101,6 +107,8 @@ impl Core {
             progress: (0, 0),
             reset: None,
             untold: 0,
+            timed: None,
+            latency: Histogram::new(),
             counted: Traffic::default(),
             is_closing: false,
             is_closed: false,
@@ -147,12 +155,27 @@ impl Core {
         counted
     }
 
-    /// The session is lost for this reason.
-    pub(super) fn lost(&self, cause: LostBy) -> CloseReason {
-        let epoch = match &self.role {
+    /// How it stands.
+    pub(super) fn info(&self) -> SessionInfo {
+        let mut info = SessionInfo::default();
+        info.epoch = self.epoch();
+        info.is_connected = self.has_line();
+        (info.kept_messages, info.kept_bytes) = self.machine.kept();
+        info.waiting_messages = self.inbound.len();
+        info.latency = self.latency.clone();
+        info
+    }
+
+    fn epoch(&self) -> u64 {
+        match &self.role {
             Role::Client(ticket) => ticket.as_ref().map_or(0, Ticket::epoch),
             Role::Server(server) => server.epoch(),
-        };
+        }
+    }
+
+    /// The session is lost for this reason.
+    pub(super) fn lost(&self, cause: LostBy) -> CloseReason {
+        let epoch = self.epoch();
         let delivered = self.machine.delivered();
         CloseReason::SessionLost(Arc::new(SessionLost { delivered, epoch, cause }))
     }

@@ -141,7 +141,10 @@ impl Sender for SessionSender {
             return Err(closed);
         }
         match core.machine.send(message) {
-            Some(_) => Ok(()),
+            Some(sequence) => {
+                core.timed.get_or_insert_with(|| (sequence, self.shared.now()));
+                Ok(())
+            }
             None => Err(SendError::Closed(Box::new(CloseReason::ByUs))),
         }
     }
@@ -348,9 +351,15 @@ impl Backing for Behind {
         let of_link = self.link.info();
         info.last_activity = info.last_activity.max(of_link.last_activity);
         info.last_received = info.last_received.max(of_link.last_received);
-        let present = || self.shared.upgrade().map(|shared| shared.count(&shared.core()));
-        let Some(counted) = self.total.get().copied().or_else(present) else { return };
-        counted.add_to(info);
+        match (self.total.get(), self.shared.upgrade()) {
+            (Some(total), _) => total.add_to(info),
+            (None, Some(shared)) => {
+                let core = shared.core();
+                shared.count(&core).add_to(info);
+                info.session = Some(Box::new(core.info()));
+            }
+            (None, None) => {}
+        }
     }
 
     fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {

@@ -126,6 +126,7 @@ impl Shared {
         core.counted.messages_out += sent;
         core.counted.messages_in += core.machine.position().received;
         core.machine = machine(&self.options);
+        core.timed = None;
         core.role = Role::Client(None);
         core.generation += 1;
         core.untold += lost;
@@ -311,6 +312,9 @@ impl Shared {
         let position = (core.machine.delivered().acknowledged, core.machine.position().received);
         if position != core.progress {
             core.progress = position;
+            if let Some((_, sent)) = core.timed.take_if(|(sequence, _)| *sequence <= position.0) {
+                core.latency.record(core.now.saturating_sub(sent));
+            }
             if let Some(link) = self.link.get() {
                 link.is_well.store(true, Ordering::Relaxed);
             }
