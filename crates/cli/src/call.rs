@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Read, Write};
 
 use tieline_proto::ByteSize;
 use tieline_proto::json::{self, Limits};
-use tieline_rpc::{Answer, CallError, Peer, PeerOptions, Router};
+use tieline_rpc::{Answer, CallError, Peer, PeerOptions, Router, TraceParent};
 use tieline_transport::Registry;
 use tokio::sync::{mpsc, oneshot};
 
@@ -45,6 +45,9 @@ async fn call(args: &Call) -> Result<(), Failure> {
         if let Some(timeout) = args.timeout {
             call = call.timeout(timeout);
         }
+        if let Some(trace) = trace() {
+            call = call.trace(trace);
+        }
         let result = call.call_raw().await.map_err(|error| said(explain(&error)))?;
         let is_terminal = std::io::stdout().is_terminal();
         let result = match is_terminal {
@@ -59,6 +62,13 @@ async fn call(args: &Call) -> Result<(), Failure> {
     drop((peer, printer));
     printed.await.unwrap_or(Ok(()))?;
     Ok(())
+}
+
+/// The trace that whoever has started us says this belongs to.
+fn trace() -> Option<TraceParent> {
+    let text = std::env::var("TRACEPARENT").ok().filter(|text| !text.is_empty())?;
+    let trace = text.parse();
+    trace.map_err(|problem| tracing::warn!("TRACEPARENT is passed over: {problem}")).ok()
 }
 
 /// Prints what is told meanwhile, if it is asked for. Nothing that is asked of us is answered.

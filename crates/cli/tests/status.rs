@@ -86,7 +86,7 @@ fn time(value: &Value) -> std::time::SystemTime {
 fn a_server_says_how_a_session_stands_with_and_without_its_connection() {
     let place = Place::new();
     let serve = place.serve(["--resume", "--", "cat"]);
-    let mut command = tieline(["connect", "--resume", &serve.endpoint()]);
+    let mut command = tieline(["connect", "--resume", serve.endpoint()]);
     let mut client = Program::start(&mut command);
     client.send_raw(b"hello\n");
     assert_eq!(client.line().as_deref(), Some("hello"));

@@ -15,6 +15,7 @@
 mod bridge;
 mod chaos;
 mod line;
+mod publish;
 mod pump;
 mod serve;
 mod tap;

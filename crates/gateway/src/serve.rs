@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_link::{Link, LinkOptions, Recovery};
+use tieline_link::{CallPermit, Link, LinkOptions, Recovery, SharedBreaker};
 use tieline_proto::RestartPolicy;
 use tieline_proto::json::{self, Limits};
 use tieline_transport::{
@@ -17,9 +18,10 @@ use tieline_transport::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
+use tracing::{Instrument, info_span};
 
 use crate::watch::Counting;
-use crate::{Bridge, BridgeReport, ServerWatch, bridge};
+use crate::{Bridge, BridgeEnd, BridgeReport, ServerWatch, bridge};
 
 /// Accepts clients and gives each a far end of its own.
 pub struct Server {
@@ -108,7 +110,8 @@ impl Server {
                     if lines.tasks.len() >= max_connections {
                         lines.refuse(&format!("there are {max_connections} already"));
                     } else {
-                        let joined = Joined { restart, bridge: bridge.clone() };
+                        let breaker = lines.watch.breaker();
+                        let joined = Joined { restart, breaker, bridge: bridge.clone() };
                         lines.start(arrival, joined, stopping.subscribe());
                     }
                 }
@@ -133,6 +136,7 @@ const LAST_BREATH: Duration = Duration::from_secs(2);
 /// How a client is joined to its far end.
 struct Joined {
     restart: RestartPolicy,
+    breaker: SharedBreaker,
     bridge: Bridge,
 }
 
@@ -196,7 +200,8 @@ impl Lines {
         tracing::info!(line, "a client has connected{peer}");
         joined.bridge.line = line;
         self.watch.begun(line, arrival.client.control().clone());
-        let task = self.tasks.spawn(run(arrival, joined, self.watch.clone(), stopping));
+        let running = run(arrival, joined, self.watch.clone(), stopping);
+        let task = self.tasks.spawn(running.instrument(info_span!("line", id = line)));
         self.numbers.insert(task.id(), line);
     }
 
@@ -243,7 +248,7 @@ impl Lines {
 /// One client's line from its far end's beginning to its own end; `None` if there was no far end.
 async fn run(
     arrival: Arrival,
-    Joined { restart, bridge: how }: Joined,
+    Joined { restart, breaker, bridge: how }: Joined,
     watch: ServerWatch,
     mut stopping: watch::Receiver<bool>,
 ) -> Option<BridgeReport> {
@@ -255,18 +260,66 @@ async fn run(
         client = admit(arrival.client) => client?,
         () = &mut stop => return None,
     };
-    let starts = Arc::default();
+    let permit = match breaker.acquire() {
+        Ok(permit) => permit,
+        Err(open) => {
+            tracing::warn!("the client was turned away, because the far end fails: {open}");
+            return None;
+        }
+    };
+    let starts: Arc<AtomicU64> = Arc::default();
     let target = Arc::new(Counting { target: arrival.target, starts: Arc::clone(&starts) });
     let recovery = LinkOptions::recovering(Recovery::Restart(restart));
     match Link::connect(target, recovery).await {
         Ok(far) => {
-            watch.joined(how.line, &far, starts);
-            Some(bridge(client, far.boxed(), how, stop).await)
+            watch.joined(how.line, &far, Arc::clone(&starts));
+            let bridged = pin!(bridge(client, far.boxed(), how, stop));
+            Some(judge(permit, &starts, bridged).await)
         }
         Err(error) => {
+            permit.failed();
             log_error("the client was turned away", &error);
             None
         }
+    }
+}
+
+/// A far end that has run so long without having been replaced works.
+const WORKS_AFTER: Duration = Duration::from_secs(1);
+
+/// Whether the far end works: it has said something, or has run for a while. One that fails before it
+/// has done either, five times in a row, is not begun again for every client that comes. What fails once
+/// its client has spoken may have failed by that: no client shuts out others.
+async fn judge(
+    permit: CallPermit,
+    starts: &AtomicU64,
+    mut bridged: Pin<&mut impl Future<Output = BridgeReport>>,
+) -> BridgeReport {
+    tokio::select! {
+        () = tokio::time::sleep(WORKS_AFTER) => {
+            let undecided = match starts.load(Relaxed) {
+                1 => {
+                    permit.passed();
+                    None
+                }
+                _ => Some(permit),
+            };
+            let report = bridged.await;
+            undecided.into_iter().for_each(|permit| decide(permit, &report));
+            report
+        }
+        report = &mut bridged => {
+            decide(permit, &report);
+            report
+        }
+    }
+}
+
+fn decide(permit: CallPermit, report: &BridgeReport) {
+    match &report.end {
+        _ if report.to_near > 0 => permit.passed(),
+        BridgeEnd::Far(reason) if report.to_far == 0 && !reason.is_clean() => permit.failed(),
+        _ => drop(permit),
     }
 }
 

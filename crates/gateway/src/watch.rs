@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use tieline_link::{Link, State, States};
+use tieline_link::{Link, SharedBreaker, State, States};
+use tieline_proto::{BreakerConfig, BreakerState};
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, ConnectionInfo, Control, DynConnector, Traffic, TransportError,
 };
@@ -14,8 +16,11 @@ use crate::ServerReport;
 
 /// Looks at a [`Server`](crate::Server), also while it runs and afterwards
 /// ([`Server::watch`](crate::Server::watch)). Clones look at the same one; it keeps nothing alive.
-#[derive(Clone, Debug, Default)]
-pub struct ServerWatch(Arc<Mutex<Seen>>);
+#[derive(Clone, Debug)]
+pub struct ServerWatch {
+    seen: Arc<Mutex<Seen>>,
+    breaker: SharedBreaker,
+}
 
 /// What a server is doing at a moment.
 #[derive(Clone, Debug)]
@@ -31,6 +36,11 @@ pub struct ServerView {
     pub traffic: Traffic,
     /// How often the far ends of all lines, those that are over included, were replaced.
     pub restarts: u64,
+    /// Whether far ends are begun: not for a while, once five in a row could not be, or have failed before
+    /// anything was said on either side and before they had run for a second.
+    pub breaker: BreakerState,
+    /// When they are tried again, if they are not begun now.
+    pub retry_after: Option<Duration>,
 }
 
 /// A line there is.
@@ -85,7 +95,10 @@ impl ServerWatch {
             let seen = self.lock();
             let (came, report, traffic) = (seen.came, seen.report, seen.over);
             let restarts = report.restarted;
-            let view = ServerView { came, report, lines: Vec::new(), traffic, restarts };
+            let (breaker, retry_after) = (self.breaker.state(), self.breaker.retry_after());
+            let lines = Vec::new();
+            let view =
+                ServerView { came, report, lines, traffic, restarts, breaker, retry_after };
             (view, seen.lines.clone())
         };
         for (id, Line { client, program }) in lines {
@@ -95,6 +108,11 @@ impl ServerWatch {
             view.lines.push(LineView { id, client, program });
         }
         view
+    }
+
+    /// For the beginnings of far ends.
+    pub(crate) fn breaker(&self) -> SharedBreaker {
+        self.breaker.clone()
     }
 
     pub(crate) fn came(&self) {
@@ -125,7 +143,13 @@ impl ServerWatch {
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Default for ServerWatch {
+    fn default() -> Self {
+        Self { seen: Arc::default(), breaker: SharedBreaker::new(BreakerConfig::default()) }
     }
 }
 

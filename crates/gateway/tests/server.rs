@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tieline_gateway::{Bridge, Server, ServerReport, ServerWatch};
+use tieline_proto::BreakerState;
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, DynAcceptor, DynConnector, Endpoint, ErrorKind, Incoming,
     Operation, Options, ReceiverExt, Registry, SenderExt, TransportError, memory_pair,
@@ -170,6 +171,46 @@ async fn the_most_that_is_allowed_is_allowed_again_when_one_has_left() {
     let report = served.stop().await;
     assert_eq!(report.served, 3);
     assert!(report.refused >= 1);
+}
+
+/// No far end, and a count of how many were asked for.
+struct Broken(Arc<AtomicU32>);
+
+impl DynConnector for Broken {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let error = TransportError::new(ErrorKind::NotFound, Operation::Connect);
+        Box::pin(std::future::ready(Err(error)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_far_end_that_fails_five_times_is_not_tried_for_everybody_who_comes() {
+    let registry = Registry::new();
+    let endpoint = Endpoint::memory("door");
+    let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
+    let attempts = Arc::new(AtomicU32::new(0));
+    let mut server = Server::new(10, Bridge::default());
+    server.add(acceptor, Arc::new(Broken(attempts.clone())));
+    let watch = server.watch();
+    let server = tokio::spawn(server.run(pending()));
+    let turned_away = async || {
+        let client = registry.connect(&endpoint, &Options::default()).await.unwrap();
+        assert!(matches!(client.split().1.recv().await, Incoming::End(_)));
+    };
+    for _ in 0..8 {
+        turned_away().await;
+    }
+    assert_eq!(attempts.load(Ordering::Relaxed), 5);
+    let view = watch.now();
+    assert!(matches!(view.breaker, BreakerState::Open { .. }), "{view:?}");
+    // When its time has come, one more is tried.
+    tokio::time::sleep(view.retry_after.unwrap()).await;
+    for _ in 0..3 {
+        turned_away().await;
+    }
+    assert_eq!(attempts.load(Ordering::Relaxed), 6);
+    server.abort();
 }
 
 /// Nobody can be let in, for as long as it lasts.

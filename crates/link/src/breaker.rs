@@ -48,6 +48,15 @@ impl SharedBreaker {
         self.machine().state(self.0.begun.elapsed(), random())
     }
 
+    /// In how long trying again may be worth it, if it is open.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let now = self.0.begun.elapsed();
+        match self.machine().state(now, random()) {
+            BreakerState::Open { until } => Some(until.saturating_sub(now)),
+            _ => None,
+        }
+    }
+
     /// Lets nothing through until it is [reset](Self::reset).
     pub fn isolate(&self) {
         self.machine().isolate();

@@ -242,6 +242,7 @@ mod link;
 mod pool;
 mod receiver;
 mod recovery;
+mod retries;
 mod session;
 mod shared;
 mod state;
@@ -254,6 +255,7 @@ pub use link::{Link, LinkOptions, LinkSender};
 pub use pool::{Pool, PoolConfig, PoolError, PoolStats, Pooled};
 pub use receiver::LinkReceiver;
 pub use recovery::Recovery;
+pub use retries::Retries;
 pub use session::{
     Commits, LineOptions, Session, SessionOptions, SessionReceiver, SessionSender, Sessions,
     connector, listen,

@@ -42,6 +42,8 @@ pub enum NotSent {
     Closing,
     /// The line was lost, and another has come in its place. The peer goes on with that one.
     Reset(CloseReason),
+    /// There is no line at the moment, and the call was [to fail at once](crate::Invocation::fail_fast).
+    Away,
     /// The parameters are not JSON, or not an object or an array.
     Params(serde_json::Error),
     /// The message is beyond what the line takes.
@@ -78,6 +80,7 @@ impl fmt::Display for NotSent {
             Self::Closed(reason) => write!(f, "the line has ended: {reason}"),
             Self::Closing => f.write_str("the line is being closed"),
             Self::Reset(cause) => write!(f, "the line was lost: {cause}"),
+            Self::Away => f.write_str("there is no line at the moment"),
             Self::Params(_) => f.write_str("the parameters cannot be sent"),
             Self::Message(_) => f.write_str("the message cannot be sent"),
         }
@@ -89,7 +92,7 @@ impl Error for NotSent {
         match self {
             Self::Params(error) => Some(error),
             Self::Message(error) => Some(error),
-            Self::Closed(_) | Self::Closing | Self::Reset(_) => None,
+            Self::Closed(_) | Self::Closing | Self::Reset(_) | Self::Away => None,
         }
     }
 }

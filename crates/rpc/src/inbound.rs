@@ -11,6 +11,7 @@ use tieline_proto::jsonrpc::{
 };
 use tieline_transport::{BoxFuture, Reset};
 use tokio::task::{self, AbortHandle, JoinError, JoinSet};
+use tracing::{Instrument, Span, debug_span, field};
 
 use crate::handler::{Answer, Handler, Outcome};
 use crate::shared::Shared;
@@ -237,12 +238,15 @@ impl<H: Handler> Inbound<H> {
         let size = request.message().len();
         let mut reply = Reply { id, batch, task: None, size };
         let (handler, peer) = (&self.handler, &self.peer);
+        let span = span(&self.shared.options.dialect, &request);
+        let entered = span.enter();
         let outcome = match contain(|| handler.request(request, peer)) {
             Ok(Answer::Now(outcome)) => outcome,
             Ok(Answer::Later(mut answer)) => match contain(|| answer.as_mut().poll(cx)) {
                 Ok(Poll::Ready(outcome)) => outcome,
                 Ok(Poll::Pending) => {
-                    let task = self.running.spawn(answer);
+                    drop(entered);
+                    let task = self.running.spawn(answer.instrument(span));
                     let id = task.id();
                     reply.task = Some(task);
                     self.replies.insert(id, reply);
@@ -252,6 +256,7 @@ impl<H: Handler> Inbound<H> {
             },
             Err(panicked) => Err(panicked),
         };
+        drop(entered);
         self.answer(reply, outcome);
         true
     }
@@ -326,6 +331,20 @@ impl<H: Handler> Inbound<H> {
     fn dialect(&self) -> Dialect {
         self.shared.options.dialect
     }
+}
+
+/// Everything that is logged for a request belongs to it, and to the trace that it names.
+fn span(dialect: &Dialect, request: &Request) -> Span {
+    let span = debug_span!("request", method = field::Empty, id = field::Empty, trace = field::Empty);
+    if !span.is_disabled() {
+        // They are somebody else's words.
+        span.record("method", field::debug(request.method()));
+        span.record("id", field::debug(String::from_utf8_lossy(request.id())));
+        if let Some(trace) = request.params().and_then(|params| dialect.trace_of(params)) {
+            span.record("trace", field::display(trace));
+        }
+    }
+    span
 }
 
 /// Runs a piece of a handler; its panic is an error of its request and of nothing else.

@@ -6,8 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tieline_proto::jsonrpc::{CallId, Response};
+use tieline_proto::jsonrpc::{CallId, Response, TraceParent};
+use tieline_transport::Health;
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument, Span, debug_span, field};
 
 use crate::peer::serialize;
 use crate::shared::{News, Shared};
@@ -38,6 +40,8 @@ pub struct Invocation<'a> {
     params: Result<Option<Vec<u8>>, NotSent>,
     timeout: Option<Duration>,
     total: Option<Duration>,
+    fail_fast: bool,
+    trace: Option<TraceParent>,
     on_progress: Option<OnProgress<'a>>,
 }
 
@@ -46,7 +50,8 @@ type OnProgress<'a> = Box<dyn FnMut(&[u8]) + Send + 'a>;
 impl<'a> Invocation<'a> {
     pub(crate) fn new(peer: &'a Peer, method: &'a str) -> Self {
         let timeout = peer.shared().options.call_timeout;
-        Self { peer, method, params: Ok(None), timeout, total: None, on_progress: None }
+        let (params, total, fail_fast, trace, on_progress) = (Ok(None), None, false, None, None);
+        Self { peer, method, params, timeout, total, fail_fast, trace, on_progress }
     }
 
     /// With these parameters: an object, an array, or nothing, as for [`Peer::call`].
@@ -72,6 +77,21 @@ impl<'a> Invocation<'a> {
     /// Waits so long in all, for room and for the answer, whatever the progress.
     pub fn total(mut self, limit: Duration) -> Self {
         self.total = Some(limit);
+        self
+    }
+
+    /// Fails at once, as [not sent](NotSent::Away), if there is no line at the moment: over a Link or a
+    /// session that has lost its connection. Otherwise a call waits, as long as its time allows, for the
+    /// next. A line that is lost a moment later is waited for all the same.
+    pub fn fail_fast(mut self) -> Self {
+        self.fail_fast = true;
+        self
+    }
+
+    /// Belongs to this trace: where the dialect has a place for it, as MCP and ACP have, and the
+    /// parameters are an object that names no other, the other side is told so in `_meta.traceparent`.
+    pub fn trace(mut self, trace: TraceParent) -> Self {
+        self.trace = Some(trace);
         self
     }
 
@@ -110,14 +130,28 @@ impl<'a> Invocation<'a> {
 
     /// The response, which has a result.
     async fn response(self) -> Result<Response, CallError> {
-        let Self { peer, method, params, timeout, total, mut on_progress } = self;
-        let (shared, params) = (peer.shared(), params?);
+        let trace = self.trace.as_ref().map(field::display);
+        let span = debug_span!("call", method = self.method, id = field::Empty, trace);
+        self.responded(&span).instrument(span.clone()).await
+    }
+
+    async fn responded(self, span: &Span) -> Result<Response, CallError> {
+        let Self { peer, method, params, timeout, total, fail_fast, trace, mut on_progress } = self;
+        let (shared, mut params) = (peer.shared(), params?);
+        if fail_fast && is_away(peer) {
+            return Err(NotSent::Away.into());
+        }
+        if let Some(trace) = trace {
+            let dialect = &shared.options.dialect;
+            params = dialect.with_trace(&trace, params.as_deref()).or(params);
+        }
         let end = total.and_then(|total| Instant::now().checked_add(total));
         let mut due = deadline(timeout, end);
         // Room in the queue is waited for within the same time.
         let (wants_progress, bound) = (on_progress.is_some(), peer.bound());
         let begin = shared.begin_call(method, params.as_deref(), wants_progress, bound);
         let id = within(due, begin).await??;
+        span.record("id", field::display(id));
         let call = Call { shared, id };
         loop {
             let news = poll_fn(|cx| call.shared.poll_call(call.id, cx.waker()));
@@ -132,6 +166,12 @@ impl<'a> Invocation<'a> {
             }
         }
     }
+}
+
+/// The line is lost, and another is sought.
+fn is_away(peer: &Peer) -> bool {
+    let control = peer.control();
+    control.health() == Health::Down && control.close_reason().is_none()
 }
 
 /// When it is too late: so long from now, and never behind the end.

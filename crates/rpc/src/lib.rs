@@ -156,4 +156,4 @@ pub use options::PeerOptions;
 pub use peer::Peer;
 pub use router::Router;
 pub use shared::UnclaimedAnswers;
-pub use tieline_proto::jsonrpc::{Dialect, Notification, Request};
+pub use tieline_proto::jsonrpc::{Dialect, Notification, Request, TraceParent};

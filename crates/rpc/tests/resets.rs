@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{Raw, poll_once, within};
-use tieline_link::{Link, LinkOptions, Recovery};
+use tieline_link::{Link, LinkOptions, Recovery, State};
 use tieline_proto::BackoffConfig;
 use tieline_rpc::{CallError, Handler, NotSent, Peer, PeerOptions, Router};
 use tieline_transport::{
@@ -75,6 +75,47 @@ async fn a_call_under_way_is_unknown_and_the_peer_goes_on_with_the_next_line() {
     assert_eq!(answer(&mut raw).await, "next");
     assert_eq!(within(next).await.unwrap().unwrap(), "next");
     assert!(peer.control().close_reason().is_none());
+}
+
+/// There is one line, and never another.
+struct Once(std::sync::Mutex<Option<MemoryChannel>>);
+
+impl DynConnector for Once {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        let line = self.0.lock().unwrap().take();
+        Box::pin(async {
+            match line {
+                Some(line) => Ok(line.boxed()),
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn without_a_line_a_call_fails_at_once_if_it_is_to_and_waits_otherwise() {
+    let (ours, theirs) = memory_pair();
+    let options = LinkOptions::recovering(Recovery::Reconnect(BackoffConfig::LOCAL));
+    let connector = Arc::new(Once(std::sync::Mutex::new(Some(ours))));
+    let link = Link::connect(connector, options).await.unwrap();
+    let mut states = link.states();
+    let (peer, driver) = Peer::new(link, (), PeerOptions::default());
+    let _driver = tokio::spawn(driver);
+    let (sender, receiver) = theirs.split();
+    let mut raw = Raw { sender, receiver };
+    let fast = peer.clone();
+    let call = tokio::spawn(async move { fast.method("one").fail_fast().call::<Value>().await });
+    assert_eq!(answer(&mut raw).await, "one");
+    assert_eq!(within(call).await.unwrap().unwrap(), "one");
+
+    drop(raw);
+    while let State::Connected { .. } = states.present() {
+        within(states.next()).await;
+    }
+    let error = within(peer.method("two").fail_fast().call::<Value>()).await.unwrap_err();
+    assert!(matches!(error, CallError::NotSent(NotSent::Away)), "{error:?}");
+    let waits = std::pin::pin!(peer.call::<Value>("three", ()));
+    assert!(poll_once(waits).await.is_none());
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tieline_gateway::{LineView, ProgramView, State};
+use tieline_proto::BreakerState;
 use tieline_transport::{Address, Endpoint, PeerIdentity, SessionInfo};
 
 use super::About;
@@ -29,11 +30,25 @@ pub(super) struct Serve {
     pub(super) command: String,
     pub(super) listeners: Vec<String>,
     pub(super) connections: Connections,
+    /// Whether programs are started; absent as long as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) breaker: Option<Breaker>,
     pub(super) lines: Vec<Line>,
     /// Lines that are not told of, because there are too many.
     #[serde(skip_serializing_if = "is_zero")]
     pub(super) lines_left_out: usize,
     pub(super) totals: Totals,
+}
+
+/// So many programs have failed as they were started that others are not, or only a few to try.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Breaker {
+    /// open or half-open.
+    pub(super) state: String,
+    /// In how many milliseconds one is tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retry_in_ms: Option<u64>,
 }
 
 #[derive(Default, Deserialize, Serialize)]
@@ -148,6 +163,7 @@ impl Serve {
                 ever: view.came,
                 refused: view.report.refused,
             },
+            breaker: Breaker::of(view.breaker, view.retry_after),
             lines_left_out: view.lines.len().saturating_sub(MOST_LINES),
             lines: view.lines.into_iter().take(MOST_LINES).map(|it| Line::of(it, about)).collect(),
             totals: Totals {
@@ -163,6 +179,21 @@ impl Serve {
             },
         }
     }
+}
+
+impl Breaker {
+    fn of(state: BreakerState, retry_after: Option<Duration>) -> Option<Self> {
+        let state = match state {
+            BreakerState::Closed => return None,
+            BreakerState::HalfOpen => "half-open",
+            _ => "open",
+        };
+        Some(Self { state: state.into(), retry_in_ms: retry_after.map(millis) })
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Line {
@@ -233,7 +264,7 @@ impl From<ProgramView> for Program {
             state: name.into(),
             pid,
             restarts,
-            retry_in_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            retry_in_ms: left.map(millis),
             cause: cause.map(|cause| cause.to_string().chars().take(CAUSE).collect()),
         }
     }

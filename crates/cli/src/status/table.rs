@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::said::{Identity, Line, Program, Serve, Session, ago};
+use super::said::{Breaker, Identity, Line, Program, Serve, Session, ago};
 
 /// A line for each server, and below it one for each client.
 pub(super) fn of(answers: &[Value]) -> String {
@@ -47,6 +47,11 @@ fn about(serve: &Serve) -> String {
         totals.bytes_in,
         totals.bytes_out
     ));
+    if let Some(Breaker { state, retry_in_ms }) = &serve.breaker {
+        let again = retry_in_ms.map(|left| rounded(Duration::from_millis(left)));
+        let again = again.map_or_else(String::new, |left| format!("; tried again in {left}"));
+        text.push_str(&format!("  the program fails as it is started: breaker {state}{again}\n"));
+    }
     if !lines.is_empty() {
         let head = ["LINE", "CLIENT", "FOR", "IDLE", "MESSAGES", "BYTES", "FAULTS", "PROGRAM"];
         let rows = std::iter::once(head.map(str::to_owned)).chain(lines.iter().map(row));

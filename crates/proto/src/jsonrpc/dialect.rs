@@ -1,5 +1,6 @@
 //! What differs between those who speak JSON-RPC, as data.
 
+use super::TraceParent;
 use super::classify::member;
 use super::write::write_notification;
 
@@ -17,6 +18,8 @@ pub struct Dialect {
     pub cancel: Option<CancelStyle>,
     /// How a call under way tells of its progress.
     pub progress: Option<ProgressStyle>,
+    /// The object in the parameters of a request in which the trace stands that it belongs to.
+    pub trace: Option<&'static str>,
 }
 
 /// How a call is cancelled: by a notification that names its id.
@@ -46,8 +49,14 @@ pub struct ProgressStyle {
 
 impl Dialect {
     /// JSON-RPC 2.0 as it is specified; there is no way to cancel a call.
-    pub const STRICT: Self =
-        Self { name: "strict", version: true, batches: true, cancel: None, progress: None };
+    pub const STRICT: Self = Self {
+        name: "strict",
+        version: true,
+        batches: true,
+        cancel: None,
+        progress: None,
+        trace: None,
+    };
 
     /// The Language Server Protocol 3.17.
     pub const LSP: Self = Self {
@@ -55,7 +64,7 @@ impl Dialect {
         version: true,
         batches: false,
         cancel: Some(CancelStyle { method: "$/cancelRequest", id: "id", code: Some(-32800) }),
-        progress: None,
+        ..Self::STRICT
     };
 
     /// The Model Context Protocol.
@@ -73,6 +82,7 @@ impl Dialect {
             token: "progressToken",
             meta: "_meta",
         }),
+        trace: Some("_meta"),
     };
 
     /// The Model Context Protocol of 2025-03-26, the one revision with batches.
@@ -89,11 +99,11 @@ impl Dialect {
             code: Some(-32800),
         }),
         progress: None,
+        trace: Some("_meta"),
     };
 
     /// xi-core: no `jsonrpc` member, no batches.
-    pub const XI: Self =
-        Self { name: "xi", version: false, batches: false, cancel: None, progress: None };
+    pub const XI: Self = Self { name: "xi", version: false, batches: false, ..Self::STRICT };
 
     /// Every dialect, in the order they are documented.
     pub const ALL: [Self; 6] =
@@ -103,21 +113,26 @@ impl Dialect {
     /// dialect knows no progress, or the parameters are not an object and have no place for it.
     pub fn with_progress(&self, token: &[u8], params: Option<&[u8]>) -> Option<Vec<u8>> {
         let ProgressStyle { token: name, meta, .. } = self.progress?;
-        let token = [b"\"", name.as_bytes(), b"\":", token].concat();
+        insert(params.unwrap_or(b"{}"), meta, name, token)
+    }
+
+    /// `params` with the trace in them that the call belongs to, as `traceparent`. `None` where the
+    /// dialect has no place for it, the parameters are not an object, or they name a trace already.
+    ///
+    /// Model Context Protocol 2026-07-28, Basic Protocol, `_meta`; Agent Client Protocol, Extensibility.
+    pub fn with_trace(&self, trace: &TraceParent, params: Option<&[u8]>) -> Option<Vec<u8>> {
         let params = params.unwrap_or(b"{}");
-        // Behind the brace of the object that is there, or in one of its own.
-        let (at, token) = match member(params, meta) {
-            Some(found) if found.starts_with(b"{") => (offset(params, found)? + 1, token),
-            Some(_) => return None,
-            None if params.starts_with(b"{") => {
-                (1, [b"\"", meta.as_bytes(), b"\":{", &token[..], b"}"].concat())
-            }
-            None => return None,
-        };
-        let (before, behind) = params.split_at_checked(at)?;
-        let is_last = behind.trim_ascii_start().starts_with(b"}");
-        let comma: &[u8] = if is_last { b"" } else { b"," };
-        Some([before, &token, comma, behind].concat())
+        if self.trace_of(params).is_some() {
+            return None;
+        }
+        insert(params, self.trace?, TRACEPARENT, format!("\"{trace}\"").as_bytes())
+    }
+
+    /// The trace that a request with these parameters belongs to, if they name a valid one.
+    pub fn trace_of(&self, params: &[u8]) -> Option<TraceParent> {
+        let trace = member(member(params, self.trace?)?, TRACEPARENT)?;
+        let trace = trace.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+        std::str::from_utf8(trace).ok()?.parse().ok()
     }
 
     /// The notification that cancels the call with `id`, where the dialect has one.
@@ -126,6 +141,27 @@ impl Dialect {
         let params = [b"{\"", cancel.id.as_bytes(), b"\":", id, b"}"].concat();
         Some(write_notification(self, cancel.method, Some(&params)))
     }
+}
+
+/// Its name wherever it stands (W3C Trace Context, 3.2).
+const TRACEPARENT: &str = "traceparent";
+
+/// `params` with a member more in their object `meta`, which is made if there is none.
+fn insert(params: &[u8], meta: &str, name: &str, value: &[u8]) -> Option<Vec<u8>> {
+    let member_text = [b"\"", name.as_bytes(), b"\":", value].concat();
+    // Behind the brace of the object that is there, or in one of its own.
+    let (at, text) = match member(params, meta) {
+        Some(found) if found.starts_with(b"{") => (offset(params, found)? + 1, member_text),
+        Some(_) => return None,
+        None if params.starts_with(b"{") => {
+            (1, [b"\"", meta.as_bytes(), b"\":{", &member_text[..], b"}"].concat())
+        }
+        None => return None,
+    };
+    let (before, behind) = params.split_at_checked(at)?;
+    let is_last = behind.trim_ascii_start().starts_with(b"}");
+    let comma: &[u8] = if is_last { b"" } else { b"," };
+    Some([before, &text, comma, behind].concat())
 }
 
 /// Where `part`, a slice of `whole`, begins.
@@ -154,5 +190,24 @@ mod tests {
         assert_eq!(Dialect::MCP.with_progress(b"7", Some(b"[1]")), None);
         assert_eq!(Dialect::MCP.with_progress(b"7", Some(br#"{"_meta":null}"#)), None);
         assert_eq!(Dialect::LSP.with_progress(b"7", None), None);
+    }
+
+    #[test]
+    fn a_trace_finds_its_place_and_is_found_there() {
+        const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let trace: TraceParent = TRACE.parse().unwrap();
+        for params in ["{}", r#"{"a":1}"#, r#"{"_meta":{"progressToken":7}}"#] {
+            for dialect in [Dialect::MCP, Dialect::ACP] {
+                assert_eq!(dialect.trace_of(params.as_bytes()), None);
+                let with = dialect.with_trace(&trace, Some(params.as_bytes())).unwrap();
+                assert_eq!(dialect.trace_of(&with), Some(trace), "{params}");
+                assert_eq!(dialect.with_trace(&trace, Some(&with)), None, "there is one");
+                crate::json::check(&with, crate::json::Limits::default()).unwrap();
+            }
+        }
+        let with = Dialect::MCP.with_trace(&trace, None).unwrap();
+        assert_eq!(with, format!(r#"{{"_meta":{{"traceparent":"{TRACE}"}}}}"#).as_bytes());
+        assert_eq!(Dialect::MCP.with_trace(&trace, Some(b"[]")), None);
+        assert_eq!(Dialect::LSP.with_trace(&trace, Some(b"{}")), None);
     }
 }

@@ -8,6 +8,7 @@ mod calls;
 mod classify;
 mod dialect;
 mod id;
+mod trace;
 mod write;
 
 use std::borrow::Cow;
@@ -20,6 +21,7 @@ pub use calls::{CallId, Calls};
 pub use classify::{classify, member};
 pub use dialect::{CancelStyle, Dialect, ProgressStyle};
 pub use id::Id;
+pub use trace::{NoTraceParent, TraceParent};
 pub use write::{write_error, write_notification, write_request, write_result};
 
 use crate::json::{self, JsonError};
