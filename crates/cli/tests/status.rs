@@ -266,7 +266,7 @@ fn the_socket_is_for_its_owner_alone() {
     // Where the program was built may be closed to others.
     let elsewhere = tempfile::tempdir().unwrap();
     let program = elsewhere.path().join("tieline");
-    fs::copy(tieline([""; 0]).get_program(), &program).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_tieline"), &program).unwrap();
     fs::set_permissions(elsewhere.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let as_nobody = |args: &[&str]| {
         let mut command = Command::new(&program);

@@ -88,7 +88,11 @@ fn describe() {
         ("tieline_lines", Unit::Count, "Lines there are, by whether their program runs."),
         ("tieline_breaker_open", Unit::Count, "1 while programs fail too often to be started."),
         ("tieline_sessions", Unit::Count, "Sessions there are, by whether they have a connection."),
-        ("tieline_session_kept_messages", Unit::Count, "Messages kept until they are acknowledged."),
+        (
+            "tieline_session_kept_messages",
+            Unit::Count,
+            "Messages kept until they are acknowledged.",
+        ),
         ("tieline_session_kept_bytes", Unit::Bytes, "Bytes of messages kept."),
         (
             "tieline_session_acknowledgement_seconds",

@@ -97,8 +97,7 @@ impl ServerWatch {
             let restarts = report.restarted;
             let (breaker, retry_after) = (self.breaker.state(), self.breaker.retry_after());
             let lines = Vec::new();
-            let view =
-                ServerView { came, report, lines, traffic, restarts, breaker, retry_after };
+            let view = ServerView { came, report, lines, traffic, restarts, breaker, retry_after };
             (view, seen.lines.clone())
         };
         for (id, Line { client, program }) in lines {

@@ -335,7 +335,8 @@ impl<H: Handler> Inbound<H> {
 
 /// Everything that is logged for a request belongs to it, and to the trace that it names.
 fn span(dialect: &Dialect, request: &Request) -> Span {
-    let span = debug_span!("request", method = field::Empty, id = field::Empty, trace = field::Empty);
+    let span =
+        debug_span!("request", method = field::Empty, id = field::Empty, trace = field::Empty);
     if !span.is_disabled() {
         // They are somebody else's words.
         span.record("method", field::debug(request.method()));

@@ -12,7 +12,9 @@ use super::{LIMIT, Talk};
 
 /// The program under test, in an environment that says nothing to it.
 pub(crate) fn tieline<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tieline"));
+    // Whoever runs the tests may have made us ignore it, as nohup does, and what is ignored is inherited.
+    let mut command = Command::new("/usr/bin/env");
+    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_tieline")]);
     command.args(args).env_remove("RUST_LOG").env_remove("XDG_RUNTIME_DIR");
     command
 }

@@ -3,7 +3,8 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
-    EncodeError, Ending, Frame, FrameError, Framing, Truncated, refuse_oversize, take_message,
+    BLOCK, EncodeError, Ending, Frame, FrameError, Framing, Truncated, refuse_oversize,
+    take_message,
 };
 use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
 
@@ -19,6 +20,8 @@ const MOST_HEAD: usize = 32;
 #[derive(Clone, Debug)]
 pub struct LengthPrefix {
     max_message: ByteSize,
+    /// Short messages that came together, each behind its length, all of them whole.
+    block: Bytes,
 }
 
 impl LengthPrefix {
@@ -27,7 +30,42 @@ impl LengthPrefix {
         let largest = u32::MAX as usize;
         let max_message =
             if max_message.bytes() > largest { ByteSize::new(largest) } else { max_message };
-        Self { max_message }
+        Self { max_message, block: Bytes::new() }
+    }
+
+    /// Moves the whole messages at the front of `buffer` to the block, unless the first one, which ends
+    /// at `end`, is the only one.
+    fn fill(&mut self, buffer: &mut BytesMut, end: usize) -> bool {
+        let window = buffer.get(..BLOCK).unwrap_or(buffer);
+        let mut last = end;
+        while let Some(length) = announced(window.get(last..).unwrap_or_default())
+            && length <= self.max_message.bytes()
+            && length + PREFIX <= window.len() - last
+        {
+            last += PREFIX + length;
+        }
+        if last == end {
+            return false;
+        }
+        self.block = Bytes::copy_from_slice(window.get(..last).unwrap_or_default());
+        buffer.advance(last);
+        true
+    }
+
+    /// The next message of the block. The last one takes the block along.
+    #[inline]
+    fn next(&mut self) -> Option<Bytes> {
+        let end = PREFIX + announced(&self.block)?;
+        let mut message = if end < self.block.len() {
+            let mut message = self.block.clone();
+            self.block.advance(end);
+            message.truncate(end);
+            message
+        } else {
+            std::mem::take(&mut self.block)
+        };
+        message.advance(PREFIX);
+        Some(message)
     }
 }
 
@@ -39,6 +77,9 @@ impl Default for LengthPrefix {
 
 impl Framing for LengthPrefix {
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+        if let Some(message) = self.next() {
+            return Ok(Some(Frame::Message(message)));
+        }
         let Some(length) = announced(buffer) else {
             return Ok(None);
         };
@@ -47,6 +88,12 @@ impl Framing for LengthPrefix {
         }
         if buffer.len() - PREFIX < length {
             return Ok(None);
+        }
+        if length + PREFIX < BLOCK
+            && self.fill(buffer, length + PREFIX)
+            && let Some(message) = self.next()
+        {
+            return Ok(Some(Frame::Message(message)));
         }
         buffer.advance(PREFIX);
         Ok(Some(Frame::Message(take_message(buffer, length, 0))))
@@ -99,7 +146,82 @@ impl Framing for LengthPrefix {
 }
 
 /// What the prefix at the front of the buffer says, once it is there.
-fn announced(buffer: &BytesMut) -> Option<usize> {
+#[inline]
+fn announced(buffer: &[u8]) -> Option<usize> {
     let prefix = buffer.first_chunk::<PREFIX>()?;
     usize::try_from(u32::from_be_bytes(*prefix)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// However the bytes are cut, and wherever the messages fall in a block.
+        #[test]
+        fn blocks_are_not_to_be_seen(
+            lengths in proptest::collection::vec(
+                prop_oneof![
+                    2 => Just(0usize), 8 => 0usize..80, 2 => 900usize..1100, 3 => 4080usize..4110,
+                    1 => 8180usize..8200,
+                ],
+                0..60,
+            ),
+            cuts in proptest::collection::vec(
+                prop_oneof![1usize..40, 4090usize..4100, 1usize..40_000], 1..20,
+            ),
+            is_too_long_at_last: bool,
+        ) {
+            let limit = 8300;
+            let mut all = Vec::new();
+            let mut expected = Vec::new();
+            for (index, length) in lengths.iter().enumerate() {
+                all.extend_from_slice(&(*length as u32).to_be_bytes());
+                all.resize(all.len() + length, index as u8);
+                expected.push(vec![index as u8; *length]);
+            }
+            if is_too_long_at_last {
+                all.extend_from_slice(&(limit + 1u32).to_be_bytes());
+            }
+            let mut framing = LengthPrefix::new(ByteSize::new(limit as usize));
+            let mut buffer = BytesMut::new();
+            let (mut rest, mut messages, mut error) = (&all[..], Vec::new(), None);
+            for cut in cuts.iter().cycle() {
+                let (piece, behind) = rest.split_at(*cut.min(&rest.len()));
+                buffer.extend_from_slice(piece);
+                rest = behind;
+                loop {
+                    match framing.decode(&mut buffer) {
+                        Ok(Some(Frame::Message(message))) => messages.push(message.to_vec()),
+                        Ok(_) => break,
+                        Err(problem) => {
+                            error = Some(problem);
+                            break;
+                        }
+                    }
+                }
+                if rest.is_empty() || error.is_some() {
+                    break;
+                }
+            }
+            prop_assert_eq!(messages, expected);
+            prop_assert_eq!(error.is_some(), is_too_long_at_last);
+        }
+    }
+
+    #[test]
+    fn messages_that_came_together_share_a_block_and_one_alone_has_its_own() {
+        let mut framing = LengthPrefix::default();
+        let mut buffer = BytesMut::from(&b"\0\0\0\x02ab\0\0\0\x01c\0\0\0\0\0\0\0\x05par"[..]);
+        let mut next = || match framing.decode(&mut buffer) {
+            Ok(Some(Frame::Message(message))) => Some(message),
+            _ => None,
+        };
+        let (one, two, three) = (next().unwrap(), next().unwrap(), next().unwrap());
+        assert_eq!((&one[..], &two[..], &three[..]), (&b"ab"[..], &b"c"[..], &b""[..]));
+        assert_eq!(one.as_ptr().addr() + 2 + PREFIX, two.as_ptr().addr());
+        assert_eq!(next(), None);
+        assert_eq!(&buffer[..], b"\0\0\0\x05par");
+    }
 }

@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2, memrchr};
 
 use super::{
-    EncodeError, Ending, Fault, Frame, FrameError, Framing, Truncated, refuse_oversize,
+    BLOCK, EncodeError, Ending, Fault, Frame, FrameError, Framing, Truncated, refuse_oversize,
     take_message,
 };
 use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
@@ -152,11 +152,6 @@ enum Found {
     Frame(Frame),
     Nothing,
 }
-
-/// Short lines that came together are copied out of the read buffer together, this much at a time:
-/// so a message is a slice that costs a fraction of a copy of its own, and whoever holds one keeps
-/// no more than this alive.
-const BLOCK: usize = 4096;
 
 /// Whole lines, each with its newline.
 #[derive(Clone, Debug)]

@@ -367,6 +367,11 @@ impl Framing for Codec {
 /// buffer alive for as long as somebody holds a few bytes of it.
 const COPY_UP_TO: usize = 1024;
 
+/// Short messages that came together are copied out of the read buffer together, this much at a time:
+/// so a message is a slice that costs a fraction of a copy of its own, and whoever holds one keeps
+/// no more than this alive.
+const BLOCK: usize = 4096;
+
 /// Takes `length` bytes off the front of `buffer` as a message, and drops the rest of its frame
 /// `behind` it.
 #[inline]
