@@ -17,7 +17,8 @@ use tieline_transport::{
 };
 use tokio::time::Sleep;
 
-use crate::inbound::{Batch, Inbound, contain};
+use crate::batch::Batch;
+use crate::inbound::{Inbound, contain};
 use crate::instead::instead_of;
 use crate::shared::Shared;
 use crate::{CallError, ErrorObject, Handler, Peer};

@@ -137,6 +137,7 @@
 //! A driver must be polled inside a tokio runtime with time enabled: it starts a task for each handler
 //! that has to wait.
 
+mod batch;
 mod driver;
 mod error;
 mod handler;
