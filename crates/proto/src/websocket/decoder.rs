@@ -58,6 +58,15 @@ impl Decoder {
         }
     }
 
+    /// Takes one frame off the allowance: for a message that only whoever reads it knows to be nothing.
+    ///
+    /// # Errors
+    /// There were too many.
+    pub fn charge(&mut self) -> Result<(), Violation> {
+        self.allowance = self.allowance.checked_sub(1).ok_or(Violation::TooManyFrames)?;
+        Ok(())
+    }
+
     /// The next event; `None` when nothing more is whole. Whoever reads appends to `buffer` and changes
     /// nothing in it.
     ///
@@ -79,11 +88,11 @@ impl Decoder {
             let event = match header.opcode {
                 Opcode::Close => Some(Event::Close(Close::read(&take_message(buffer, length, 0))?)),
                 Opcode::Ping => {
-                    self.spend()?;
+                    self.charge()?;
                     Some(Event::Ping(take_message(buffer, length, 0)))
                 }
                 Opcode::Pong => {
-                    self.spend()?;
+                    self.charge()?;
                     Some(Event::Pong(take_message(buffer, length, 0)))
                 }
                 Opcode::Text => self.begun(Kind::Text, header.is_final, buffer, length)?,
@@ -149,7 +158,7 @@ impl Decoder {
             return self.continued(false, buffer, length);
         }
         if length == 0 {
-            self.spend()?;
+            self.charge()?;
         }
         let payload = buffer.get(..length).unwrap_or_default();
         if kind == Kind::Text && std::str::from_utf8(payload).is_err() {
@@ -165,7 +174,7 @@ impl Decoder {
         length: usize,
     ) -> Result<Option<Event>, Violation> {
         if length < FREE_FRAGMENT {
-            self.spend()?;
+            self.charge()?;
         }
         let Some(mut under_way) = self.under_way.take() else {
             return Err(Violation::Continuation);
@@ -184,10 +193,5 @@ impl Decoder {
             return Err(Violation::NotUtf8);
         }
         Ok(Some(Event::Message(under_way.kind, Bytes::from(under_way.joined))))
-    }
-
-    fn spend(&mut self) -> Result<(), Violation> {
-        self.allowance = self.allowance.checked_sub(1).ok_or(Violation::TooManyFrames)?;
-        Ok(())
     }
 }

@@ -105,6 +105,8 @@ pub enum Violation {
     },
     /// Too many frames that carry next to nothing.
     TooManyFrames,
+    /// A text where only binary messages are taken.
+    Unsupported,
 }
 
 impl Violation {
@@ -114,6 +116,7 @@ impl Violation {
             Self::NotUtf8 => CloseCode::INVALID_PAYLOAD,
             Self::Oversize { .. } => CloseCode::TOO_BIG,
             Self::TooManyFrames => CloseCode::POLICY,
+            Self::Unsupported => CloseCode::UNSUPPORTED,
             _ => CloseCode::PROTOCOL_ERROR,
         }
     }
@@ -147,6 +150,7 @@ impl fmt::Display for Violation {
                 write!(f, "a message of {length} bytes is above the limit of {limit}")
             }
             Self::TooManyFrames => f.write_str("too many frames that carry next to nothing"),
+            Self::Unsupported => f.write_str("a text came where only binary messages are taken"),
         }
     }
 }
