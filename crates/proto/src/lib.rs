@@ -40,6 +40,7 @@ pub mod jsonrpc;
 mod restart;
 mod retry_budget;
 pub mod session;
+pub mod websocket;
 mod write_buf;
 
 pub use backoff::{Backoff, BackoffConfig};

@@ -7,6 +7,8 @@ use std::io::IoSlice;
 use bytes::{Buf, Bytes};
 use memchr::memchr2;
 
+use crate::websocket::apply_mask;
+
 /// Payloads from here on are kept by reference; below, a copy is cheaper than another segment.
 const REFERENCE_FROM: usize = 16 * 1024;
 
@@ -59,6 +61,20 @@ impl WriteBuf {
             self.segments.push_back(message.clone());
         }
         self.tail.extend_from_slice(behind);
+    }
+
+    /// Appends `before` as it is, and masked `head` and `message` behind it, as one payload.
+    pub(crate) fn put_masked(&mut self, before: &[u8], head: &[u8], message: &[u8], mask: [u8; 4]) {
+        let length = before.len() + head.len() + message.len();
+        self.make_room(length);
+        self.tail.extend_from_slice(before);
+        let begins = self.tail.len();
+        self.tail.extend_from_slice(head);
+        self.tail.extend_from_slice(message);
+        if let Some(payload) = self.tail.get_mut(begins..) {
+            apply_mask(mask, payload);
+        }
+        self.len += length;
     }
 
     /// Appends a message and a newline, unless it holds a CR or LF: then nothing is appended, and

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::session::{Delivered, Refusal, Violation};
+use tieline_proto::websocket::{Close, CloseCode};
 use tieline_proto::{FrameError, Truncated};
 
 use crate::TransportError;
@@ -21,6 +22,9 @@ pub enum CloseReason {
     ByUs,
     /// The other side closed, between two messages.
     ByPeer,
+    /// The other side of a WebSocket closed and said why; where it was only done, it is
+    /// [`ByPeer`](Self::ByPeer).
+    ByPeerBecause(Arc<Close>),
     /// The other side closed behind a last line without a newline, which was delivered.
     Unterminated,
     /// The other side was cut off in the middle of a message, which was not delivered.
@@ -56,6 +60,8 @@ impl CloseReason {
     pub fn is_clean(&self) -> bool {
         match self {
             Self::ByUs | Self::ByPeer | Self::Unterminated => true,
+            // A page that was left, or a server that goes in good order.
+            Self::ByPeerBecause(close) => close.code == CloseCode::GOING_AWAY,
             Self::ChildExited(exit) => exit.status.success() && exit.truncated.is_none(),
             _ => false,
         }
@@ -98,6 +104,7 @@ impl fmt::Display for CloseReason {
         match self {
             Self::ByUs => f.write_str("closed by this side"),
             Self::ByPeer => f.write_str("closed by the other side"),
+            Self::ByPeerBecause(close) => write!(f, "closed by the other side with {close}"),
             Self::Unterminated => {
                 f.write_str("closed by the other side, behind a last line that is unterminated")
             }

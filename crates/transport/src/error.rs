@@ -219,6 +219,18 @@ pub enum ErrorKind {
         /// What it did instead.
         problem: String,
     },
+    /// The server answers, and does not let us in.
+    Denied {
+        /// The HTTP status.
+        status: u16,
+    },
+    /// The other side did not answer as one does that speaks WebSocket.
+    NoWebSocket {
+        /// What it did instead.
+        problem: String,
+    },
+    /// No trust in the other side, or none of it in us: TLS came to nothing.
+    Tls,
     /// There is no connection.
     NotConnected,
     /// There is a connection already.
@@ -231,6 +243,9 @@ impl ErrorKind {
     fn is_retryable(&self) -> bool {
         if let Self::SessionRefused(refusal) = self {
             return refusal.may_pass();
+        }
+        if let Self::Denied { status } = self {
+            return matches!(status, 408 | 429 | 502..=504);
         }
         matches!(
             self,
@@ -274,6 +289,19 @@ impl ErrorKind {
             Self::Lost { .. } => "send them again if having them twice does no harm",
             Self::NoSession { .. } => {
                 "leave out `resume+` if the other side is no resumable end of tieline's (serve --resume)"
+            }
+            Self::Denied { status: 401 } => {
+                "give the server's token, which it prints when it starts"
+            }
+            Self::Denied { status: 403 } => {
+                "the server does not know the name that it was called by, or the origin: see its lists of allowed ones"
+            }
+            Self::Denied { status: 404 } => "check the path; that of tieline's server is /ws",
+            Self::NoWebSocket { .. } => {
+                "check host, port and path, and whether TLS is spoken there"
+            }
+            Self::Tls => {
+                "check the name in the URL and who signed the server's certificate; one of your own is trusted with an extra root"
             }
             Self::NotConnected => "connect first",
             Self::AlreadyConnected => "disconnect first, or use the connection there is",
@@ -330,6 +358,9 @@ impl fmt::Display for ErrorKind {
             }
             Self::SessionRefused(refusal) => write!(f, "no session: {refusal}"),
             Self::NoSession { problem } => write!(f, "no session: {problem}"),
+            Self::Denied { status } => write!(f, "the server answers with {status}"),
+            Self::NoWebSocket { problem } => write!(f, "no WebSocket: {problem}"),
+            Self::Tls => f.write_str("no TLS connection"),
             Self::NotConnected => f.write_str("there is no connection"),
             Self::AlreadyConnected => f.write_str("there is a connection already"),
             Self::AlreadyTaken => f.write_str("stdin and stdout were taken before"),

@@ -20,6 +20,7 @@ pub use length_prefix::LengthPrefix;
 pub use lines::Lines;
 
 use crate::json::JsonError;
+use crate::websocket::Violation;
 use crate::{ByteSize, WriteBuf};
 
 /// Cuts a byte stream into messages, and joins messages into a byte stream.
@@ -174,6 +175,8 @@ pub enum FrameError {
     DuplicateContentLength,
     /// A `Content-Length` that is not a plain decimal number below 2⁶⁴.
     InvalidContentLength,
+    /// What came is not WebSocket frames, or not as they have to be.
+    WebSocket(Violation),
 }
 
 impl fmt::Display for FrameError {
@@ -198,6 +201,7 @@ impl fmt::Display for FrameError {
             Self::InvalidContentLength => {
                 f.write_str("a Content-Length is not a plain decimal number below 2^64")
             }
+            Self::WebSocket(violation) => violation.fmt(f),
         }
     }
 }
@@ -375,7 +379,7 @@ const BLOCK: usize = 4096;
 /// Takes `length` bytes off the front of `buffer` as a message, and drops the rest of its frame
 /// `behind` it.
 #[inline]
-fn take_message(buffer: &mut BytesMut, length: usize, behind: usize) -> Bytes {
+pub(crate) fn take_message(buffer: &mut BytesMut, length: usize, behind: usize) -> Bytes {
     use bytes::Buf;
     let length = length.min(buffer.len());
     let message = if length > COPY_UP_TO {

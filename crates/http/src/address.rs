@@ -1,0 +1,218 @@
+//! Endpoints of the web: `ws:`, `wss:`, `ws-unix:`, and `http:` and `https:` for what shares them.
+
+use std::ffi::OsString;
+use std::fmt;
+
+use tieline_transport::{Address, Endpoint, ErrorKind, Operation, TransportError};
+
+/// Where a server of the web is, and what is asked of it.
+///
+/// | endpoint | what it is |
+/// |---|---|
+/// | `ws://host:port/path?query` | a WebSocket over TCP; without a port 80 |
+/// | `wss://host:port/path?query` | the same over TLS; without a port 443 |
+/// | `ws-unix:/run/agent.sock:/path` | a WebSocket over a Unix socket; without a path `/ws` |
+/// | `http://…`, `https://…`, `http-unix:…` | the same places, spoken to otherwise, or listened on |
+///
+/// In `ws-unix:` a colon of the socket's own is written `%3A`, any other byte as in `unix:`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebAddress {
+    /// Where to connect.
+    pub place: Place,
+    /// TLS is spoken there.
+    pub is_secure: bool,
+    /// The path and what stands behind it, beginning with `/`.
+    pub target: String,
+}
+
+/// Where to connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A port.
+    Tcp {
+        /// A name or an address, an IPv6 address without its brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix socket.
+    Unix(OsString),
+}
+
+/// The path of tieline's own WebSockets.
+pub(crate) const WS_PATH: &str = "/ws";
+
+impl WebAddress {
+    /// Reads an endpoint of one of these schemes.
+    ///
+    /// # Errors
+    /// It is none, or not written as one.
+    pub fn of(endpoint: &Endpoint) -> Result<Self, TransportError> {
+        let Address::Other { scheme, rest } = endpoint.address() else {
+            return Err(bad(endpoint, "it is no endpoint of the web", ""));
+        };
+        let (is_secure, usual_port) = match scheme.as_str() {
+            "ws" | "http" => (false, 80),
+            "wss" | "https" => (true, 443),
+            "ws-unix" | "http-unix" => return on_unix(endpoint, rest),
+            _ => return Err(bad(endpoint, "it is no endpoint of the web", "")),
+        };
+        let hint = "write it like ws://127.0.0.1:8080/ws or wss://example.org/agent";
+        let Some(rest) = rest.strip_prefix("//") else {
+            return Err(bad(endpoint, "`//` and a host stand behind the scheme", hint));
+        };
+        let (authority, target) = match rest.find(['/', '?', '#']) {
+            Some(end) => rest.split_at(end),
+            None => (rest, ""),
+        };
+        if authority.contains('@') {
+            let hint = "give the token by an option, so that it stays out of logs";
+            return Err(bad(
+                endpoint,
+                "a name or password in front of the host is not taken",
+                hint,
+            ));
+        }
+        let (host, port) = authority_of(authority, usual_port)
+            .ok_or_else(|| bad(endpoint, "it has no host, or no port that is one", hint))?;
+        let target =
+            target_of(target).ok_or_else(|| bad(endpoint, "its path is not one of a URL", hint))?;
+        Ok(Self { place: Place::Tcp { host, port }, is_secure, target })
+    }
+
+    /// What the server is called in `Host`.
+    pub(crate) fn host_header(&self) -> String {
+        let usual_port = if self.is_secure { 443 } else { 80 };
+        match &self.place {
+            Place::Unix(_) => "localhost".to_owned(),
+            Place::Tcp { host, port } => {
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                match *port == usual_port {
+                    true => host,
+                    false => format!("{host}:{port}"),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+fn on_unix(endpoint: &Endpoint, rest: &str) -> Result<WebAddress, TransportError> {
+    let hint = "write it like ws-unix:/run/agent.sock or ws-unix:/run/agent.sock:/path";
+    let (path, target) = rest.split_once(':').unwrap_or((rest, WS_PATH));
+    // The rules of `unix:` are the same here.
+    let path = match format!("unix:{path}").parse::<Endpoint>().as_ref().map(Endpoint::address) {
+        Ok(Address::Unix(path)) => path.clone(),
+        _ => return Err(bad(endpoint, "it has no path of a socket", hint)),
+    };
+    let target = Some(target).filter(|target| target.starts_with('/')).and_then(target_of);
+    let target = target.ok_or_else(|| bad(endpoint, "its path is not one of a URL", hint))?;
+    Ok(WebAddress { place: Place::Unix(path), is_secure: false, target })
+}
+
+/// A host and a port, in lower case.
+pub(crate) fn authority_of(text: &str, usual_port: u16) -> Option<(String, u16)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            // However it is written, it is one address.
+            (host.parse::<std::net::Ipv6Addr>().ok()?.to_string(), port)
+        }
+        None => {
+            let end = text.find(':').unwrap_or(text.len());
+            let (host, port) = text.split_at(end);
+            let is_plain = |c: u8| c.is_ascii_alphanumeric() || b"-._".contains(&c);
+            if host.is_empty() || !host.bytes().all(is_plain) {
+                return None;
+            }
+            (host.to_ascii_lowercase(), port)
+        }
+    };
+    let port = match port.strip_prefix(':') {
+        None if port.is_empty() => usual_port,
+        // `parse` alone would take a sign.
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok()?,
+        _ => return None,
+    };
+    Some((host, port))
+}
+
+/// A path and a query as they stand in a request; what stands behind `#` is the caller's own.
+fn target_of(text: &str) -> Option<String> {
+    let text = text.split('#').next().unwrap_or_default();
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte);
+    if !text.bytes().all(is_plain) {
+        return None;
+    }
+    Some(if text.starts_with('/') { text.to_owned() } else { format!("/{text}") })
+}
+
+fn bad(endpoint: &Endpoint, problem: &str, hint: &'static str) -> TransportError {
+    let kind = ErrorKind::InvalidEndpoint { problem: problem.to_owned() };
+    let error = TransportError::new(kind, Operation::Parse).at(endpoint);
+    if hint.is_empty() { error } else { error.with_hint(hint) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_of_the_web_are_read() {
+        let tcp = |host: &str, port| Place::Tcp { host: host.into(), port };
+        let unix = |path: &str| Place::Unix(path.into());
+        for (text, place, is_secure, target, host) in [
+            ("ws://127.0.0.1:8080/ws", tcp("127.0.0.1", 8080), false, "/ws", "127.0.0.1:8080"),
+            ("ws://Example.ORG", tcp("example.org", 80), false, "/", "example.org"),
+            ("ws://a:80/", tcp("a", 80), false, "/", "a"),
+            ("wss://a/b?c=d#e", tcp("a", 443), true, "/b?c=d", "a"),
+            ("wss://a:80?q", tcp("a", 80), true, "/?q", "a:80"),
+            ("ws://[::1]:9/x", tcp("::1", 9), false, "/x", "[::1]:9"),
+            ("https://[::1]", tcp("::1", 443), true, "/", "[::1]"),
+            ("ws-unix:/run/a.sock", unix("/run/a.sock"), false, "/ws", "localhost"),
+            ("ws-unix:/a%3Ab%20c:/x?y", unix("/a:b c"), false, "/x?y", "localhost"),
+            ("resume+ws://a:1/ws", tcp("a", 1), false, "/ws", "a:1"),
+        ] {
+            let address = WebAddress::of(&text.parse().unwrap()).unwrap();
+            assert_eq!(address.host_header(), host, "{text}");
+            let target = target.to_owned();
+            assert_eq!(address, WebAddress { place, is_secure, target }, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_endpoint_of_the_web_says_why() {
+        for (text, says) in [
+            ("tcp:a:1", "no endpoint of the web"),
+            ("ftp://a", "no endpoint of the web"),
+            ("ws:a", "`//`"),
+            ("ws://", "no host"),
+            ("ws:///x", "no host"),
+            ("ws://a:x/", "no host"),
+            ("ws://a:+1/", "no host"),
+            ("ws://a:65536/", "no host"),
+            ("ws://a b/", "no host"),
+            ("ws://[::1/", "no host"),
+            ("ws://[a]/", "no host"),
+            ("ws://::1/", "no host"),
+            ("ws://user:secret@a/", "name or password"),
+            ("ws://a/b c", "not one of a URL"),
+            ("ws://a/\r\nX: y", "not one of a URL"),
+            ("ws://a/é", "not one of a URL"),
+            ("ws-unix:", "no path of a socket"),
+            ("ws-unix:/a:x", "not one of a URL"),
+        ] {
+            let error = WebAddress::of(&text.parse().unwrap()).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

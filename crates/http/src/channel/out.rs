@@ -1,0 +1,254 @@
+//! What goes out, under the lock that both halves share: one queue, written in batches.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_proto::websocket::{Close, Encoder, Kind, Role};
+use tieline_proto::{ByteSize, EncodeError, WriteBuf};
+use tieline_transport::{CloseReason, WriteEnd, WriteHalf};
+use tokio::io::AsyncWrite;
+use tokio::time::Sleep;
+
+use crate::stream::BoxWrite;
+
+/// How many pieces one write takes at most.
+const MAX_SLICES: usize = 64;
+
+/// Frames on their way out.
+pub(super) struct Out {
+    write: WriteHalf<BoxWrite>,
+    queue: WriteBuf,
+    encoder: Encoder,
+    /// A client's.
+    masks: Option<Masks>,
+    /// A ping that came while the queue was full: of several, the last one is answered.
+    owed: Option<Bytes>,
+    stage: Stage,
+    /// Set while a write makes no progress.
+    blocked: Option<Blocked>,
+    bound: usize,
+    stall_timeout: Duration,
+}
+
+enum Stage {
+    Open,
+    /// The close frame is queued: nothing may follow it. Why the line ends, where it is known.
+    Closing(CloseReason),
+    /// The writing end is gone.
+    Ended(CloseReason),
+}
+
+struct Blocked {
+    deadline: Pin<Box<Sleep>>,
+    /// How many bytes the writing end had not handed on when the deadline was set.
+    unflushed: usize,
+}
+
+impl Out {
+    pub(super) fn new(
+        write: WriteHalf<BoxWrite>,
+        role: Role,
+        max_message: ByteSize,
+        bound: usize,
+        stall_timeout: Duration,
+    ) -> Self {
+        Self {
+            write,
+            queue: WriteBuf::new(),
+            encoder: Encoder::new(max_message),
+            masks: (role == Role::Client).then(Masks::new),
+            owed: None,
+            stage: Stage::Open,
+            blocked: None,
+            bound,
+            stall_timeout,
+        }
+    }
+
+    /// Why nothing more may be sent, if so.
+    #[inline]
+    pub(super) fn closed(&self) -> Option<&CloseReason> {
+        match &self.stage {
+            Stage::Open => None,
+            Stage::Closing(reason) | Stage::Ended(reason) => Some(reason),
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended(_))
+    }
+
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        self.queue.len() < self.bound
+    }
+
+    #[inline]
+    pub(super) fn message(
+        &mut self,
+        kind: Kind,
+        parts: (&[u8], &Bytes),
+    ) -> Result<(), EncodeError> {
+        let mask = self.mask();
+        self.encoder.message(kind, parts, mask, &mut self.queue)
+    }
+
+    /// A ping, unless there is so much to be sent that it would come too late anyway.
+    pub(super) fn ping(&mut self) {
+        if self.closed().is_none() && self.has_room() {
+            let mask = self.mask();
+            self.encoder.ping(b"", mask, &mut self.queue);
+        }
+    }
+
+    /// Answers a ping; behind a full queue, when there is room.
+    pub(super) fn pong(&mut self, payload: Bytes) {
+        if self.closed().is_some() {
+            return;
+        }
+        if !self.has_room() {
+            self.owed = Some(payload);
+        } else {
+            let mask = self.mask();
+            self.encoder.pong(&payload, mask, &mut self.queue);
+        }
+    }
+
+    /// Queues the close frame, unless it was before. The line ends for `reason`.
+    pub(super) fn close(&mut self, close: Option<&Close>, reason: CloseReason) {
+        if let Stage::Open = self.stage {
+            let mask = self.mask();
+            self.encoder.close(close, mask, &mut self.queue);
+            self.owed = None;
+            self.stage = Stage::Closing(reason);
+        }
+    }
+
+    /// Nothing can be written any more; what waits is lost.
+    pub(super) fn end(&mut self, reason: CloseReason) {
+        if !self.has_ended() {
+            self.stage = Stage::Ended(reason);
+        }
+        self.queue = WriteBuf::new();
+        (self.owed, self.blocked) = (None, None);
+    }
+
+    /// Writes until at most `allowed` bytes wait.
+    pub(super) fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        allowed: usize,
+    ) -> Poll<Result<(), CloseReason>> {
+        loop {
+            if self.has_room()
+                && let Some(payload) = self.owed.take()
+            {
+                self.pong(payload);
+            }
+            if self.queue.len() <= allowed {
+                return Poll::Ready(Ok(()));
+            }
+            match self.poll_write_once(cx) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+                }
+                Poll::Ready(Ok(written)) => {
+                    self.queue.advance(written);
+                    self.blocked = None;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => return self.poll_stalled(cx).map(Err),
+            }
+        }
+    }
+
+    /// Writes all, through buffers below, too.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        ready!(self.poll_drain(cx, 0))?;
+        self.queue.shrink();
+        match Pin::new(&mut self.write).poll_flush(cx) {
+            Poll::Ready(flushed) => {
+                self.blocked = None;
+                Poll::Ready(flushed.map_err(Into::into))
+            }
+            Poll::Pending => self.poll_stalled(cx).map(Err),
+        }
+    }
+
+    /// Writes all and ends the stream. Whether that succeeds is nobody's concern any more.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if ready!(self.poll_flush(cx)).is_ok() {
+            let _ = ready!(Pin::new(&mut self.write).poll_shutdown(cx));
+        }
+        Poll::Ready(())
+    }
+
+    /// Says goodbye if that takes no waiting and tears no frame.
+    pub(super) fn try_goodbye(&mut self, close: &Close) {
+        if let Stage::Open = self.stage
+            && self.queue.is_empty()
+        {
+            self.close(Some(close), CloseReason::ByUs);
+            let _ = self.poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+
+    fn poll_write_once(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.write);
+        if self.queue.is_one_chunk() {
+            return write.poll_write(cx, self.queue.first_chunk());
+        }
+        let mut slices = [io::IoSlice::new(&[]); MAX_SLICES];
+        let filled = self.queue.chunks(&mut slices);
+        write.poll_write_vectored(cx, slices.get(..filled).unwrap_or_default())
+    }
+
+    /// Ready when nothing has moved for too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let unflushed = self.write.unflushed();
+        let limit = self.stall_timeout;
+        let blocked = self.blocked.get_or_insert_with(|| {
+            let deadline = Box::pin(tokio::time::sleep(limit));
+            Blocked { deadline, unflushed }
+        });
+        if unflushed < blocked.unflushed {
+            blocked.deadline.as_mut().reset(tokio::time::Instant::now() + limit);
+        }
+        blocked.unflushed = unflushed;
+        ready!(blocked.deadline.as_mut().poll(cx));
+        Poll::Ready(CloseReason::Stalled)
+    }
+
+    #[inline]
+    fn mask(&mut self) -> Option<[u8; 4]> {
+        self.masks.as_mut().map(Masks::next)
+    }
+}
+
+/// Masks that nobody can foresee, so that no page makes a client write bytes of its choice: random
+/// bytes of the system, many at a time.
+struct Masks {
+    random: [u8; 256],
+    used: usize,
+}
+
+impl Masks {
+    fn new() -> Self {
+        Self { random: [0; 256], used: 256 }
+    }
+
+    fn next(&mut self) -> [u8; 4] {
+        if self.used >= self.random.len() {
+            // A system without random bytes has long failed elsewhere: the handshake needs them, too.
+            let _ = getrandom::fill(&mut self.random);
+            self.used = 0;
+        }
+        let mask = self.random.get(self.used..).and_then(|rest| rest.first_chunk());
+        self.used += 4;
+        mask.copied().unwrap_or_default()
+    }
+}

@@ -1,0 +1,94 @@
+//! Between reasons and close codes: what is told is true, and no more than the other side may know.
+
+use std::sync::Arc;
+
+use tieline_proto::FrameError;
+use tieline_proto::websocket::{Close, CloseCode};
+use tieline_transport::CloseReason;
+
+/// What the other side is told of why this one closes.
+pub(crate) fn told(reason: Option<&CloseReason>) -> Close {
+    let Some(reason) = reason else { return Close::new(CloseCode::NORMAL) };
+    if reason.is_clean() {
+        return Close::new(CloseCode::NORMAL);
+    }
+    let code = match reason {
+        CloseReason::Protocol(FrameError::WebSocket(violation)) => violation.close_code(),
+        CloseReason::Protocol(FrameError::Oversize { .. }) => CloseCode::TOO_BIG,
+        CloseReason::Overrun | CloseReason::Stalled | CloseReason::Unreachable(_) => {
+            CloseCode::TRY_AGAIN
+        }
+        CloseReason::TimedOut => CloseCode::POLICY,
+        _ => CloseCode::INTERNAL,
+    };
+    let text = match reason {
+        CloseReason::Protocol(error) => error.to_string(),
+        CloseReason::Overrun => "more came in than was handled in time".into(),
+        CloseReason::Stalled => "what was sent was not read in time".into(),
+        CloseReason::TimedOut => "timed out".into(),
+        // Paths, words of programs and the like are this side's own.
+        CloseReason::ChildExited(_) => "the program has failed".into(),
+        CloseReason::Unreachable(_) => "what is behind it cannot be reached".into(),
+        _ => String::new(),
+    };
+    Close::because(code, text)
+}
+
+/// Why the other side says that it closes.
+pub(crate) fn heard(close: Option<Close>) -> CloseReason {
+    match close {
+        Some(close) if close.code != CloseCode::NORMAL => {
+            CloseReason::ByPeerBecause(Arc::new(close))
+        }
+        _ => CloseReason::ByPeer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tieline_proto::ByteSize;
+    use tieline_proto::websocket::Violation;
+
+    #[test]
+    fn each_reason_has_the_code_that_tells_the_truth() {
+        let oversize = FrameError::Oversize { length: 9, limit: ByteSize::new(8) };
+        let unsupported = FrameError::WebSocket(Violation::Unsupported);
+        let flood = FrameError::WebSocket(Violation::TooManyFrames);
+        for (reason, code) in [
+            (None, 1000),
+            (Some(CloseReason::ByUs), 1000),
+            (Some(CloseReason::ByPeer), 1000),
+            (Some(CloseReason::Protocol(FrameError::WebSocket(Violation::Masking))), 1002),
+            (Some(CloseReason::Protocol(unsupported)), 1003),
+            (Some(CloseReason::Protocol(FrameError::WebSocket(Violation::NotUtf8))), 1007),
+            (Some(CloseReason::Protocol(flood)), 1008),
+            (Some(CloseReason::Protocol(oversize)), 1009),
+            (Some(CloseReason::StdoutClosed), 1011),
+            (Some(std::io::Error::other("disk").into()), 1011),
+            (Some(CloseReason::Overrun), 1013),
+        ] {
+            let close = told(reason.as_ref());
+            assert_eq!(close.code.get(), code, "{reason:?}");
+            assert!(!close.text.contains("disk"));
+        }
+    }
+
+    #[test]
+    fn what_is_heard_is_clean_only_where_it_is() {
+        let of = |code| CloseCode::new(code).map(Close::new);
+        for (close, is_clean) in [
+            (None, true),
+            (of(1000), true),
+            (of(1001), true),
+            (of(1002), false),
+            (of(1008), false),
+            (of(1009), false),
+            (of(1011), false),
+            (of(1013), false),
+            (of(4000), false),
+        ] {
+            assert_eq!(heard(close.clone()).is_clean(), is_clean, "{close:?}");
+        }
+    }
+}

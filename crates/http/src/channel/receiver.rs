@@ -1,0 +1,411 @@
+//! The incoming half: reads, answers pings, keeps the line alive, and sees it to its end.
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use memchr::memchr;
+use tieline_proto::json::{self, Limits};
+use tieline_proto::websocket::{Close, Decoder, Event, Kind, Role, Violation};
+use tieline_proto::{Beat, Fault, FrameError, Heartbeat, Truncated};
+use tieline_transport::{CloseReason, Incoming, ReadHalf, Receiver};
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::Content;
+use super::reason::{heard, told};
+use super::shared::{Shared, Side};
+use crate::stream::BoxRead;
+
+/// A read asks for this much at first, and for twice as much whenever it got all it asked for.
+const SMALLEST_READ: usize = 4 * 1024;
+const LARGEST_READ: usize = 256 * 1024;
+
+/// A message from this length on is a large one.
+const LARGE: usize = 64 * 1024;
+
+/// An idle line gives back a buffer larger than this.
+const KEEP_CAPACITY: usize = 16 * 1024;
+
+/// How long somebody who broke the protocol has to read why.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The incoming half of a [`WebChannel`](super::WebChannel).
+pub struct WebReceiver {
+    read: ReadHalf<BoxRead>,
+    decoder: Decoder,
+    buffer: BytesMut,
+    next_read: usize,
+    /// The length of the last message.
+    last_length: usize,
+    /// Of a text with several messages, those not given out yet.
+    rest: Bytes,
+    /// Something of ours waits to be written that nobody else may write.
+    owes: bool,
+    pulse: Option<Pulse>,
+    /// Until when the other side may answer our close frame.
+    answer: Option<Pin<Box<Sleep>>>,
+    shared: Arc<Shared>,
+    stage: Stage,
+    begun: Instant,
+}
+
+enum Stage {
+    Reading,
+    /// The last frames are on their way out; the other side is waited for where it has to hear them.
+    Leaving {
+        reason: CloseReason,
+        deadline: Pin<Box<Sleep>>,
+        awaits_peer: bool,
+    },
+    Ended(CloseReason),
+}
+
+struct Pulse {
+    heartbeat: Heartbeat,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl WebReceiver {
+    pub(super) fn new(
+        read: ReadHalf<BoxRead>,
+        buffer: BytesMut,
+        role: Role,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let begun = Instant::now();
+        let pulse = shared.config.heartbeat.map(|config| {
+            let heartbeat = Heartbeat::new(config, Duration::ZERO);
+            let timer = Box::pin(sleep_until(begun + heartbeat.next_wake()));
+            Pulse { heartbeat, timer }
+        });
+        Self {
+            read,
+            decoder: Decoder::new(role, shared.config.channel.max_message),
+            buffer,
+            next_read: SMALLEST_READ,
+            last_length: 0,
+            rest: Bytes::new(),
+            owes: false,
+            pulse,
+            answer: None,
+            shared,
+            stage: Stage::Reading,
+            begun,
+        }
+    }
+
+    /// One read into the buffer; 0 is the end of the stream.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let missing = self.decoder.missing(&self.buffer);
+        self.buffer.reserve(self.room(missing));
+        let free = self.buffer.capacity() - self.buffer.len();
+        let wanted = free.min(missing.max(self.next_read));
+        let mut limited = (&mut self.buffer).limit(wanted);
+        // A `read_buf` future holds no state between polls, so a new one each time is the same.
+        let polled = pin!(self.read.read_buf(&mut limited)).poll(cx);
+        match polled {
+            Poll::Ready(Ok(read)) if read == wanted => {
+                self.next_read = (self.next_read * 2).min(LARGEST_READ);
+            }
+            Poll::Pending if self.buffer.is_empty() && self.buffer.capacity() > KEEP_CAPACITY => {
+                self.buffer = BytesMut::new();
+                self.next_read = SMALLEST_READ;
+                self.last_length = 0;
+            }
+            _ => {}
+        }
+        polled
+    }
+
+    /// How much room to make for what comes next: what was announced is believed only as far as it has
+    /// come, so the buffer at most doubles; behind a large message another one is likely.
+    fn room(&self, missing: usize) -> usize {
+        let here = self.buffer.len();
+        let announced = missing.min(here);
+        let likely = match self.last_length.checked_sub(here) {
+            Some(rest) if self.last_length >= LARGE => rest + self.next_read,
+            _ => 0,
+        };
+        self.next_read.max(announced).max(likely)
+    }
+
+    /// Reads once; nothing to say as long as the line goes on.
+    #[inline(never)]
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
+        self.write_owed(cx);
+        match self.poll_fill(cx) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Some(self.end_of_stream())),
+            Poll::Ready(Ok(_)) => {
+                let now = self.begun.elapsed();
+                self.decoder.refill(now);
+                if let Some(pulse) = &mut self.pulse {
+                    pulse.heartbeat.alive(now);
+                }
+                Poll::Ready(None)
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Some(self.cut_off(error))),
+            Poll::Pending => {
+                // Whoever ends the line from elsewhere wakes us.
+                if self.shared.register(Side::Receiver, cx) {
+                    cx.waker().wake_by_ref();
+                }
+                match self.shared.control.close_reason() {
+                    Some(reason @ CloseReason::Stalled) => {
+                        return Poll::Ready(Some(self.end(reason)));
+                    }
+                    _ if self.shared.is_closing.load(Relaxed) => {
+                        let limit = self.shared.config.close_timeout;
+                        let answer = self.answer.get_or_insert_with(|| Box::pin(sleep(limit)));
+                        ready!(answer.as_mut().poll(cx));
+                        return Poll::Ready(Some(self.end(CloseReason::ByUs)));
+                    }
+                    _ => {}
+                }
+                ready!(self.poll_pulse(cx));
+                Poll::Ready(Some(self.end(CloseReason::TimedOut)))
+            }
+        }
+    }
+
+    /// Ready when nobody is there any more.
+    fn poll_pulse(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(pulse) = &mut self.pulse else { return Poll::Pending };
+            let now = self.begun.elapsed();
+            let mut pings = false;
+            while let Some(beat) = pulse.heartbeat.poll(now) {
+                match beat {
+                    Beat::Ping => pings = true,
+                    Beat::Down => return Poll::Ready(()),
+                    _ => {}
+                }
+            }
+            let wake = self.begun + pulse.heartbeat.next_wake();
+            // Bytes that come only make it later: the timer is not set anew for each.
+            if pulse.timer.is_elapsed() || pulse.timer.deadline() > wake {
+                pulse.timer.as_mut().reset(wake);
+            }
+            let timer = pulse.timer.as_mut().poll(cx);
+            if pings {
+                self.shared.out().ping();
+                self.owes = true;
+                self.write_owed(cx);
+            }
+            ready!(timer);
+        }
+    }
+
+    /// Writes what is ours to write, as far as that goes without waiting. If it fails, reading tells why.
+    fn write_owed(&mut self, cx: &mut Context<'_>) {
+        if !self.owes {
+            return;
+        }
+        let shared = &self.shared;
+        let polled = shared.poll_out(Side::Receiver, cx, |out, cx| {
+            if out.has_ended() {
+                return Poll::Ready(());
+            }
+            if let Err(reason) = ready!(out.poll_flush(cx)) {
+                shared.broken(out, reason);
+            }
+            Poll::Ready(())
+        });
+        self.owes = polled.is_pending();
+    }
+
+    /// What comes of a message: itself, the first of several, or nothing.
+    fn take(&mut self, kind: Kind, payload: Bytes) -> Result<Option<Incoming>, Violation> {
+        self.last_length = payload.len();
+        match (self.shared.content, kind) {
+            (Content::Carrier, Kind::Text) => Err(Violation::Unsupported),
+            (Content::Carrier, Kind::Binary) => Ok(Some(self.whole(payload, None))),
+            (Content::Plain(limits), Kind::Binary) if !payload.is_empty() => {
+                Ok(Some(self.whole(payload, limits)))
+            }
+            (Content::Plain(limits), Kind::Text) => {
+                let text = trimmed(payload);
+                // JSON may be spread over lines; what is not one value is one a line.
+                let is_one = memchr(b'\n', &text).is_none()
+                    || json::check(&text, limits.unwrap_or_default()).is_ok();
+                if is_one && !text.is_empty() {
+                    return Ok(Some(self.whole(text, limits)));
+                }
+                self.rest = text;
+                match self.next_line() {
+                    Some(first) => Ok(Some(first)),
+                    None => self.decoder.charge().map(|()| None),
+                }
+            }
+            (Content::Plain(_), Kind::Binary) => Ok(None),
+        }
+    }
+
+    fn next_line(&mut self) -> Option<Incoming> {
+        while !self.rest.is_empty() {
+            let end = memchr(b'\n', &self.rest).unwrap_or(self.rest.len());
+            let line = trimmed(self.rest.split_to(end));
+            self.rest.advance(self.rest.len().min(1));
+            if !line.is_empty() {
+                let Content::Plain(limits) = self.shared.content else { return None };
+                return Some(self.whole(line, limits));
+            }
+        }
+        None
+    }
+
+    fn whole(&self, message: Bytes, limits: Option<Limits>) -> Incoming {
+        match limits.and_then(|limits| Fault::unless_json(&message, limits)) {
+            None => {
+                self.shared.counts.messages_in.fetch_add(1, Relaxed);
+                Incoming::Message(message)
+            }
+            Some(fault) => {
+                self.shared.counts.faults.fetch_add(1, Relaxed);
+                Incoming::Fault(fault)
+            }
+        }
+    }
+
+    /// The other side says its last word, or answers ours.
+    fn closed(&mut self, close: Option<Close>) {
+        let is_answer = self.shared.is_closing.load(Relaxed);
+        let reason = if is_answer { CloseReason::ByUs } else { heard(close.clone()) };
+        let echo = close.map(|close| Close::new(close.code));
+        self.shared.out().close(echo.as_ref(), reason.clone());
+        self.leave(reason, self.shared.config.close_timeout, false);
+    }
+
+    /// The other side has broken the protocol: it is told, and has a moment to read it.
+    fn break_off(&mut self, violation: Violation) {
+        let reason = CloseReason::Protocol(FrameError::from(violation));
+        self.shared.counts.faults.fetch_add(1, Relaxed);
+        self.shared.out().close(Some(&told(Some(&reason))), reason.clone());
+        self.leave(reason, LINGER, true);
+    }
+
+    fn leave(&mut self, reason: CloseReason, limit: Duration, awaits_peer: bool) {
+        let reason = self.shared.control.end(reason);
+        self.buffer = BytesMut::new();
+        let deadline = Box::pin(sleep(limit));
+        self.stage = Stage::Leaving { reason, deadline, awaits_peer };
+        self.shared.wake();
+    }
+
+    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        let Stage::Leaving { reason, deadline, awaits_peer } = &mut self.stage else {
+            return Poll::Pending;
+        };
+        let (reason, awaits_peer) = (reason.clone(), *awaits_peer);
+        if deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(self.end(reason));
+        }
+        // What is unread when a connection is closed may cost the other side what we said.
+        let mut read = if awaits_peer { self.poll_discard(cx) } else { Poll::Ready(()) };
+        let written = self.shared.poll_out(Side::Receiver, cx, |out, cx| match out.has_ended() {
+            true => Poll::Ready(()),
+            false => out.poll_shutdown(cx),
+        });
+        if read.is_pending() && written.is_ready() {
+            read = self.poll_discard(cx);
+        }
+        ready!(read);
+        ready!(written);
+        Poll::Ready(self.end(reason))
+    }
+
+    /// Reads to the end and keeps nothing.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            self.buffer.clear();
+            match ready!(self.poll_fill(cx)) {
+                Ok(read) if read > 0 => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// No close frame came.
+    fn end_of_stream(&mut self) -> Incoming {
+        self.cut_off(io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn cut_off(&mut self, error: io::Error) -> Incoming {
+        let part = self.decoder.part(&self.buffer);
+        let reason = match part {
+            // It has heard that we are done, and has just gone.
+            _ if self.shared.is_closing.load(Relaxed) => CloseReason::ByUs,
+            Some(received) => CloseReason::Truncated(Truncated { received, expected: None }),
+            None => error.into(),
+        };
+        self.end(reason)
+    }
+
+    fn end(&mut self, reason: CloseReason) -> Incoming {
+        let reason = self.shared.control.end(reason);
+        self.shared.out().end(reason.clone());
+        self.buffer = BytesMut::new();
+        (self.pulse, self.answer) = (None, None);
+        self.stage = Stage::Ended(reason.clone());
+        self.shared.wake();
+        Incoming::End(reason)
+    }
+}
+
+/// Without white space at either end.
+fn trimmed(text: Bytes) -> Bytes {
+    let kept = text.trim_ascii();
+    if kept.len() == text.len() { text } else { text.slice_ref(kept) }
+}
+
+impl Receiver for WebReceiver {
+    #[inline]
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        if !self.rest.is_empty()
+            && let Some(incoming) = self.next_line()
+        {
+            return Poll::Ready(incoming);
+        }
+        while let Stage::Reading = self.stage {
+            let taken = match self.decoder.decode(&mut self.buffer) {
+                Ok(Some(Event::Message(kind, payload))) => self.take(kind, payload),
+                Ok(Some(Event::Ping(payload))) => {
+                    self.shared.out().pong(payload);
+                    self.owes = true;
+                    Ok(None)
+                }
+                Ok(Some(Event::Pong(_))) => Ok(None),
+                Ok(Some(Event::Close(close))) => {
+                    self.closed(close);
+                    Ok(None)
+                }
+                Ok(None) => Ok(ready!(self.poll_more(cx))),
+                Err(violation) => Err(violation),
+            };
+            match taken {
+                Ok(Some(incoming)) => return Poll::Ready(incoming),
+                Ok(None) => {}
+                Err(violation) => self.break_off(violation),
+            }
+        }
+        match &self.stage {
+            Stage::Ended(reason) => Poll::Ready(Incoming::End(reason.clone())),
+            _ => self.poll_leave(cx),
+        }
+    }
+
+    fn holds_part(&self) -> bool {
+        !self.rest.is_empty() || self.decoder.part(&self.buffer).is_some()
+    }
+}
+
+impl Drop for WebReceiver {
+    fn drop(&mut self) {
+        self.shared.forget(Side::Receiver);
+    }
+}

@@ -1,0 +1,149 @@
+//! The outgoing half.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tieline_proto::EncodeError;
+use tieline_proto::websocket::Kind;
+use tieline_transport::{CloseReason, Refused, SendError, Sender};
+
+use super::Content;
+use super::reason::told;
+use super::shared::{Shared, Side};
+
+/// The outgoing half of a [`WebChannel`](super::WebChannel).
+pub struct WebSender {
+    shared: Arc<Shared>,
+    /// This side has closed and everything is written.
+    is_done: bool,
+}
+
+impl WebSender {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, is_done: false }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    #[inline]
+    fn start(&mut self, head: &[u8], message: &Bytes) -> Result<(), Rejected> {
+        let mut out = self.shared.out();
+        if let Some(reason) = out.closed() {
+            return Err(Rejected::Closed(reason.clone()));
+        }
+        let kind = match self.shared.content {
+            Content::Carrier => Kind::Binary,
+            Content::Plain(_) if head.is_empty() && message.is_empty() => {
+                return Err(Rejected::Message(EncodeError::Empty));
+            }
+            Content::Plain(_) if head.is_empty() => Kind::of(message),
+            Content::Plain(_) => Kind::of(&[head, message].concat()),
+        };
+        out.message(kind, (head, message)).map_err(Rejected::Message)?;
+        self.shared.counts.messages_out.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    fn refused(&self, rejected: Rejected, message: impl FnOnce() -> Bytes) -> SendError {
+        match rejected {
+            Rejected::Closed(reason) => SendError::Closed(Box::new(reason)),
+            Rejected::Message(error) => {
+                self.shared.counts.faults.fetch_add(1, Relaxed);
+                SendError::Message(Box::new(Refused { message: message(), error }))
+            }
+        }
+    }
+
+    fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        everything: bool,
+    ) -> Poll<Result<(), SendError>> {
+        let shared = &self.shared;
+        shared.poll_out(Side::Sender, cx, |out, cx| {
+            if out.has_ended()
+                && let Some(reason) = out.closed()
+            {
+                return Poll::Ready(Err(SendError::Closed(Box::new(reason.clone()))));
+            }
+            let bound = shared.config.channel.write_queue.bytes();
+            let polled = match everything {
+                true => out.poll_flush(cx),
+                false => out.poll_drain(cx, bound.saturating_sub(1)),
+            };
+            Poll::Ready(match ready!(polled) {
+                Ok(()) => Ok(()),
+                Err(reason) => Err(shared.broken(out, reason)),
+            })
+        })
+    }
+}
+
+enum Rejected {
+    Closed(CloseReason),
+    Message(EncodeError),
+}
+
+impl Sender for WebSender {
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        {
+            let out = self.shared.out();
+            if let Some(reason) = out.closed() {
+                return Poll::Ready(Err(SendError::Closed(Box::new(reason.clone()))));
+            }
+            if out.has_room() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.poll_drain(cx, false)
+    }
+
+    #[inline]
+    fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
+        self.start(b"", &message).map_err(|rejected| self.refused(rejected, || message))
+    }
+
+    #[inline]
+    fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
+        self.start(head, message)
+            .map_err(|rejected| self.refused(rejected, || [head, message].concat().into()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.poll_drain(cx, true)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        if self.is_done {
+            return Poll::Ready(Ok(()));
+        }
+        let is_first = {
+            let mut out = self.shared.out();
+            let is_first = out.closed().is_none();
+            if is_first {
+                let close = told(self.shared.control.close_reason().as_ref());
+                out.close(Some(&close), CloseReason::ByUs);
+            }
+            is_first
+        };
+        if is_first {
+            self.shared.is_closing.store(true, Relaxed);
+        }
+        ready!(self.poll_drain(cx, true))?;
+        self.is_done = true;
+        // The receiver waits for the answer from now on, and not for ever.
+        self.shared.wake();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for WebSender {
+    fn drop(&mut self) {
+        self.shared.forget(Side::Sender);
+    }
+}

@@ -1,0 +1,329 @@
+//! The client: from an endpoint to a WebSocket.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use tieline_proto::FramingKind;
+use tieline_proto::json::Limits;
+use tieline_proto::websocket::Role;
+use tieline_transport::{
+    BoxFuture, Connector, DynAcceptor, DynConnector, Endpoint, ErrorKind, Operation, Options,
+    PeerIdentity, Registry, Scheme, TransportError, TransportKind,
+};
+#[cfg(unix)]
+use tieline_transport::{Connection, Transport, Unix, UnixConfig};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::address::{Place, WebAddress};
+use crate::channel::{Content, Made, WebChannel, WebSocketConfig};
+use crate::handshake::{PLAIN, RESUMABLE, accept, has_word, key};
+use crate::stream::{Hyper, Stream};
+use crate::tls::{ClientTls, Trust};
+use crate::token::Token;
+
+/// What a client of the web needs beyond an endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct ClientConfig {
+    /// Sent as `Authorization: Bearer`, and only to the host of the endpoint: a redirect is no answer to
+    /// a WebSocket and is not followed.
+    pub token: Option<Token>,
+    /// Sent as `Origin`, for servers that insist on one; none by default, as no page is asking.
+    pub origin: Option<String>,
+    /// Whom to trust.
+    pub tls: ClientTls,
+}
+
+/// The answer's header block is at most this large.
+const MOST_HEADERS: usize = 16 * 1024;
+
+/// Adds `ws:`, `wss:` and `ws-unix:` to a registry, with `config` for all of them.
+pub fn register(registry: &mut Registry, config: ClientConfig) {
+    let client = Arc::new(Client { trust: Trust::of(config.tls.clone()), config });
+    for scheme in ["ws", "wss", "ws-unix"] {
+        registry.register(scheme, WebSockets(client.clone()));
+    }
+}
+
+struct Client {
+    config: ClientConfig,
+    trust: Trust,
+}
+
+/// The schemes of WebSockets.
+struct WebSockets(Arc<Client>);
+
+impl Scheme for WebSockets {
+    fn connector(
+        &self,
+        endpoint: &Endpoint,
+        options: &Options,
+    ) -> Result<Box<dyn DynConnector>, TransportError> {
+        options.channel.validate()?;
+        let address = WebAddress::of(endpoint)?;
+        let content = match endpoint.framing() {
+            None => Content::Plain(options.json.then(Limits::default)),
+            Some(FramingKind::LengthPrefix) => Content::Carrier,
+            Some(_) => {
+                let kind = ErrorKind::UnsupportedOperation;
+                let error = TransportError::new(kind, Operation::Configure);
+                return Err(error.with_hint("a WebSocket frames messages itself; name no framing"));
+            }
+        };
+        let config = WebSocketConfig { channel: options.channel, ..WebSocketConfig::default() };
+        Ok(Box::new(WebConnector {
+            client: self.0.clone(),
+            endpoint: endpoint.clone(),
+            kind: kind_of(endpoint),
+            address,
+            content,
+            config,
+            allow_uids: options.allow_uids.clone(),
+            connect_timeout: options.connect_timeout,
+        }))
+    }
+
+    fn listen<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        _: &'a Options,
+    ) -> BoxFuture<'a, Result<Box<dyn DynAcceptor>, TransportError>> {
+        Box::pin(async move {
+            let error = TransportError::new(ErrorKind::UnsupportedOperation, Operation::Listen);
+            Err(error.at(endpoint).with_hint("WebSockets come in at a server: listen on http://"))
+        })
+    }
+}
+
+fn kind_of(endpoint: &Endpoint) -> TransportKind {
+    TransportKind::custom(match endpoint.scheme() {
+        "wss" => "wss",
+        "ws-unix" => "ws-unix",
+        _ => "ws",
+    })
+}
+
+struct WebConnector {
+    client: Arc<Client>,
+    endpoint: Endpoint,
+    kind: TransportKind,
+    address: WebAddress,
+    content: Content,
+    config: WebSocketConfig,
+    allow_uids: Vec<u32>,
+    connect_timeout: Duration,
+}
+
+impl Connector for WebConnector {
+    type Channel = WebChannel;
+
+    async fn connect(&self) -> Result<WebChannel, TransportError> {
+        let limit = self.connect_timeout;
+        let made = timeout(limit, self.dial()).await;
+        made.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut(limit))))
+            .map_err(|error| error.at(&self.endpoint))
+    }
+}
+
+impl WebConnector {
+    async fn dial(&self) -> Result<WebChannel, TransportError> {
+        let (stream, peer) = self.reach().await?;
+        let key = key()?;
+        let request = self.request(&key)?;
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(MOST_HEADERS).max_buf_size(MOST_HEADERS);
+        let (mut send, connection) = builder.handshake(Hyper(stream)).await.map_err(gone)?;
+        let mut connection = std::pin::pin!(connection.with_upgrades());
+        let mut answered = std::pin::pin!(send.send_request(request));
+        let response = tokio::select! {
+            biased;
+            response = &mut answered => response.map_err(gone)?,
+            // The answer to what it has read is there.
+            ended = &mut connection => match ended {
+                Ok(()) => answered.await.map_err(gone)?,
+                Err(error) => return Err(gone(error)),
+            },
+        };
+        self.check(&response, &key)?;
+        let mut upgrade = std::pin::pin!(hyper::upgrade::on(response));
+        let upgraded = tokio::select! {
+            biased;
+            upgraded = &mut upgrade => upgraded,
+            _ = &mut connection => upgrade.await,
+        };
+        let parts = upgraded
+            .map_err(gone)?
+            .downcast::<Hyper>()
+            .map_err(|_| no_web_socket("the connection is not the one that was made".to_owned()))?;
+        let made = Made {
+            stream: parts.io.0,
+            read: BytesMut::from(parts.read_buf),
+            role: Role::Client,
+            content: self.content,
+            kind: self.kind,
+            endpoint: self.endpoint.clone(),
+            peer,
+            unauthenticated: false,
+            held: None,
+        };
+        Ok(WebChannel::new(made, self.config))
+    }
+
+    async fn reach(&self) -> Result<(Stream, Option<PeerIdentity>), TransportError> {
+        match &self.address.place {
+            Place::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreached)?;
+                // Messages are written in batches already; holding one back would only delay it.
+                let _ = stream.set_nodelay(true);
+                Ok(match self.address.is_secure {
+                    true => (self.client.trust.connect(host, stream).await?, None),
+                    false => (Stream::Tcp(stream), None),
+                })
+            }
+            #[cfg(unix)]
+            Place::Unix(path) => {
+                let config = UnixConfig {
+                    allow_uids: self.allow_uids.clone(),
+                    connect_timeout: self.connect_timeout,
+                    ..UnixConfig::new(path)
+                };
+                let connection = Unix.connect(&config).await?;
+                let peer = connection.control().peer();
+                Ok((Stream::Unix(connection), peer))
+            }
+            #[cfg(not(unix))]
+            Place::Unix(_) => {
+                let _ = &self.allow_uids;
+                Err(failed(ErrorKind::UnsupportedPlatform))
+            }
+        }
+    }
+
+    fn request(&self, key: &str) -> Result<Request<Empty>, TransportError> {
+        let ClientConfig { token, origin, .. } = &self.client.config;
+        let mut request = Request::get(&self.address.target)
+            .header(header::HOST, self.address.host_header())
+            .header(header::UPGRADE, "websocket")
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, key);
+        if self.content == Content::Carrier {
+            request = request.header(header::SEC_WEBSOCKET_PROTOCOL, RESUMABLE);
+        }
+        if let Some(token) = token {
+            let value = HeaderValue::try_from(format!("Bearer {}", token.reveal()));
+            let mut value = value.map_err(|_| unsendable("the token"))?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        if let Some(origin) = origin {
+            let value = HeaderValue::try_from(origin).map_err(|_| unsendable("the origin"))?;
+            request = request.header(header::ORIGIN, value);
+        }
+        request.body(Empty).map_err(|_| unsendable("the path"))
+    }
+
+    /// Whether the answer grants what was asked for, and nothing else.
+    fn check(&self, response: &Response<Incoming>, key: &str) -> Result<(), TransportError> {
+        let status = response.status();
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(failed(ErrorKind::Denied { status: status.as_u16() }));
+        }
+        let headers = response.headers();
+        if !has_word(all(headers, &header::UPGRADE), "websocket")
+            || !has_word(all(headers, &header::CONNECTION), "upgrade")
+        {
+            return Err(no_web_socket("it switches to something else".to_owned()));
+        }
+        if one(headers, &header::SEC_WEBSOCKET_ACCEPT) != Some(accept(key).as_str()) {
+            return Err(no_web_socket("its answer does not fit the key".to_owned()));
+        }
+        if headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
+            return Err(no_web_socket("it uses an extension that was not asked for".to_owned()));
+        }
+        let granted = one(headers, &header::SEC_WEBSOCKET_PROTOCOL);
+        match self.content {
+            Content::Carrier if granted == Some(RESUMABLE) => Ok(()),
+            Content::Carrier => {
+                let problem = format!("the server does not grant the subprotocol {RESUMABLE}");
+                Err(failed(ErrorKind::NoSession { problem }))
+            }
+            Content::Plain(_) if granted.is_none_or(|granted| granted == PLAIN) => Ok(()),
+            Content::Plain(_) => {
+                Err(no_web_socket("it grants a subprotocol that was not asked for".to_owned()))
+            }
+        }
+    }
+}
+
+/// The one value of a header that may stand once.
+fn one<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
+fn all<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
+}
+
+fn failed(kind: ErrorKind) -> TransportError {
+    TransportError::new(kind, Operation::Connect)
+}
+
+fn no_web_socket(problem: String) -> TransportError {
+    failed(ErrorKind::NoWebSocket { problem })
+}
+
+fn unsendable(what: &str) -> TransportError {
+    let problem = format!("{what} cannot stand in a header");
+    TransportError::new(ErrorKind::InvalidEndpoint { problem }, Operation::Configure)
+}
+
+fn unreached(error: io::Error) -> TransportError {
+    let kind = match error.kind() {
+        io::ErrorKind::ConnectionRefused => ErrorKind::Refused,
+        io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        // No such name, or no way to it: both may pass.
+        _ => ErrorKind::NotFound,
+    };
+    failed(kind).because(error).with_hint("start the server first, or check host and port")
+}
+
+/// The connection broke during the handshake, or what came over it was no HTTP.
+fn gone(error: hyper::Error) -> TransportError {
+    if error.is_parse() {
+        return no_web_socket(format!("what it answers is no HTTP ({error})"));
+    }
+    failed(ErrorKind::Refused)
+        .because(io::Error::other(error))
+        .with_hint("the server ended the connection during the handshake; see what it says")
+}
+
+/// No body.
+struct Empty;
+
+impl Body for Empty {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,85 @@
+//! What a server counts.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Why somebody was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Malformed,
+    Host,
+    Origin,
+    Token,
+    Busy,
+}
+
+/// What a server counts, since it began to listen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerCounts {
+    /// Connections that were taken.
+    pub connections: u64,
+    /// Those that are there now, those of WebSockets included.
+    pub open: u64,
+    /// Requests that were let in.
+    pub admitted: u64,
+    /// WebSockets that were handed over.
+    pub web_sockets: u64,
+    /// Refused: the head of the request says a thing twice, or not in a way that is one.
+    pub refused_malformed: u64,
+    /// Refused: called by a name that is not the server's.
+    pub refused_host: u64,
+    /// Refused: of an origin that may not.
+    pub refused_origin: u64,
+    /// Refused: no token, or a wrong one.
+    pub refused_token: u64,
+    /// Refused: no room for another.
+    pub refused_busy: u64,
+    /// Connections closed for newer ones, before they had asked for anything that they might.
+    pub evicted: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) connections: AtomicU64,
+    pub(super) admitted: AtomicU64,
+    pub(super) web_sockets: AtomicU64,
+    malformed: AtomicU64,
+    host: AtomicU64,
+    origin: AtomicU64,
+    token: AtomicU64,
+    busy: AtomicU64,
+    pub(super) evicted: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn refused(&self, cause: Cause) {
+        let counter = match cause {
+            Cause::Malformed => &self.malformed,
+            Cause::Host => &self.host,
+            Cause::Origin => &self.origin,
+            Cause::Token => &self.token,
+            Cause::Busy => &self.busy,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn snapshot(&self, open: usize) -> ServerCounts {
+        ServerCounts {
+            connections: self.connections.load(Relaxed),
+            open: open as u64,
+            admitted: self.admitted.load(Relaxed),
+            web_sockets: self.web_sockets.load(Relaxed),
+            refused_malformed: self.malformed.load(Relaxed),
+            refused_host: self.host.load(Relaxed),
+            refused_origin: self.origin.load(Relaxed),
+            refused_token: self.token.load(Relaxed),
+            refused_busy: self.busy.load(Relaxed),
+            evicted: self.evicted.load(Relaxed),
+        }
+    }
+}
+
+/// Adds one.
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}

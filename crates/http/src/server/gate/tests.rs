@@ -1,0 +1,292 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use hyper::Request;
+use hyper::header::HeaderValue;
+
+use super::*;
+
+const TOKEN: &str = "the-token-of-these-tests";
+
+fn gate(change: impl FnOnce(&mut ServerConfig)) -> Gate {
+    let place = Place::Tcp { host: "127.0.0.1".into(), port: 8080 };
+    let mut config = ServerConfig::new(place, Token::new(TOKEN).unwrap());
+    change(&mut config);
+    Gate::new(&config, Some("127.0.0.1:8080".parse().unwrap()))
+}
+
+fn request(uri: &str, lines: &[(&str, &str)]) -> Parts {
+    let mut request = Request::get(uri);
+    for (name, value) in lines {
+        request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+fn judge(gate: &Gate, lines: &[(&str, &str)]) -> u16 {
+    let local = Some("127.0.0.1:8080".parse().unwrap());
+    match gate.admit(&request("/ws", lines), local) {
+        Ok(_) => 200,
+        Err(refused) => refused.status.as_u16(),
+    }
+}
+
+/// DNS rebinding and cross-site requests: forty forms of Host, and forty of Origin.
+#[test]
+fn forty_forms_of_host() {
+    let gate = gate(|config| {
+        config.hosts = vec!["proxy.example".into(), "fixed.example:9000".into()];
+    });
+    for (host, status) in [
+        ("127.0.0.1:8080", 200),
+        ("localhost:8080", 200),
+        ("LOCALHOST:8080", 200),
+        ("LocalHost:8080", 200),
+        ("[::1]:8080", 200),
+        ("[0:0:0:0:0:0:0:1]:8080", 200),
+        ("proxy.example", 200),
+        ("proxy.example:80", 200),
+        ("proxy.example:31337", 200),
+        ("PROXY.example:443", 200),
+        ("fixed.example:9000", 200),
+        ("fixed.example:9001", 403),
+        ("fixed.example", 403),
+        // Another port is another server.
+        ("127.0.0.1", 403),
+        ("127.0.0.1:80", 403),
+        ("127.0.0.1:8081", 403),
+        ("localhost", 403),
+        ("localhost:18080", 403),
+        ("localhost:808", 403),
+        // Names made to look like ours.
+        ("evil.example:8080", 403),
+        ("evil.example", 403),
+        ("localhost.evil.example:8080", 403),
+        ("127.0.0.1.evil.example:8080", 403),
+        ("evillocalhost:8080", 403),
+        ("localhost.:8080", 403),
+        ("127.0.0.1.:8080", 403),
+        ("sub.proxy.example", 403),
+        ("xproxy.example", 403),
+        ("proxy.example.", 403),
+        ("proxy.example.evil.example", 403),
+        // Other ways to write an address, which no browser uses, and other addresses.
+        ("127.1:8080", 403),
+        ("2130706433:8080", 403),
+        ("0x7f.0.0.1:8080", 403),
+        ("0.0.0.0:8080", 403),
+        ("[::ffff:127.0.0.1]:8080", 403),
+        ("127.0.0.2:8080", 403),
+        // What is no host at all.
+        ("", 400),
+        (":8080", 400),
+        ("localhost:", 400),
+        ("localhost:x", 400),
+        ("localhost:+8080", 400),
+        ("localhost:65616", 400),
+        ("localhost:8080:8080", 400),
+        ("user@localhost:8080", 400),
+        ("localhost:8080@evil.example", 400),
+        ("localhost:8080/evil", 400),
+        ("localhost:8080,evil.example", 400),
+        ("localhost 8080", 400),
+        ("::1:8080", 400),
+        ("[::1:8080", 400),
+        ("[::1]8080", 400),
+        ("[fe80::1%25lo]:8080", 400),
+        ("lócalhost:8080", 400),
+    ] {
+        assert_eq!(judge(&gate, &[("host", host)]), status, "{host:?}");
+    }
+    let doubled = [("host", "localhost:8080"), ("host", "localhost:8080")];
+    assert_eq!(judge(&gate, &doubled), 400);
+    assert_eq!(judge(&gate, &[]), 400, "none");
+    // Asked as a proxy, with another name in the first line than in the second.
+    let local = Some("127.0.0.1:8080".parse().unwrap());
+    for (uri, host, is_admitted) in [
+        ("http://localhost:8080/ws", "localhost:8080", true),
+        ("http://evil.example/ws", "localhost:8080", false),
+        ("http://localhost:8080/ws", "evil.example", false),
+    ] {
+        let request = request(uri, &[("host", host)]);
+        assert_eq!(gate.admit(&request, local).is_ok(), is_admitted, "{uri} {host}");
+    }
+}
+
+#[test]
+fn forty_forms_of_origin() {
+    let gate = gate(|config| {
+        config.hosts = vec!["proxy.example".into()];
+        config.origins = vec!["https://proxy.example".into(), "http://page.example:3000".into()];
+    });
+    for (origin, status) in [
+        ("http://localhost:8080", 200),
+        ("http://LOCALHOST:8080", 200),
+        ("HTTP://localhost:8080", 200),
+        ("https://proxy.example", 200),
+        ("https://proxy.example:443", 200),
+        ("https://PROXY.EXAMPLE", 200),
+        ("http://page.example:3000", 200),
+        // Ours is the one of the name that it was asked by.
+        ("http://127.0.0.1:8080", 403),
+        ("http://[::1]:8080", 403),
+        // Another scheme or port is another origin.
+        ("https://localhost:8080", 403),
+        ("http://localhost", 403),
+        ("http://localhost:80", 403),
+        ("http://localhost:8081", 403),
+        ("http://localhost:18080", 403),
+        ("http://proxy.example", 403),
+        ("https://proxy.example:8443", 403),
+        ("http://page.example", 403),
+        ("http://page.example:30000", 403),
+        ("https://page.example:3000", 403),
+        ("ws://localhost:8080", 403),
+        // Foreign pages, also such as are called nearly so.
+        ("http://evil.example", 403),
+        ("http://evil.example:8080", 403),
+        ("http://localhost.evil.example:8080", 403),
+        ("http://localhost:8080.evil.example", 403),
+        ("http://evillocalhost:8080", 403),
+        ("http://localhost.:8080", 403),
+        ("https://proxy.example.", 403),
+        ("https://proxy.example.evil.example", 403),
+        ("https://sub.proxy.example", 403),
+        ("https://xproxy.example", 403),
+        ("http://page.example:3000.evil.example", 403),
+        // What has no origin, or is none.
+        ("null", 403),
+        ("NULL", 403),
+        ("", 403),
+        ("file://", 403),
+        ("file:///etc/passwd", 403),
+        ("chrome-extension://abcdefgh", 403),
+        ("data:text/html,x", 403),
+        ("localhost:8080", 403),
+        ("//localhost:8080", 403),
+        ("http:localhost:8080", 403),
+        ("http://", 403),
+        ("http://localhost:8080/", 403),
+        ("http://localhost:8080/path", 403),
+        ("http://user@localhost:8080", 403),
+        ("http://localhost:8080 http://evil.example", 403),
+        ("http://localhost:8080, http://evil.example", 403),
+        ("http://lócalhost:8080", 403),
+    ] {
+        let lines = [("host", "localhost:8080"), ("origin", origin)];
+        assert_eq!(judge(&gate, &lines), status, "{origin:?}");
+    }
+    let host = ("host", "localhost:8080");
+    assert_eq!(judge(&gate, &[host]), 200, "no browser");
+    let own = ("origin", "http://localhost:8080");
+    assert_eq!(judge(&gate, &[host, own, own]), 400, "doubled");
+    assert_eq!(judge(&gate, &[host, own, ("origin", "http://evil.example")]), 400);
+    // Its own origin helps no page whose name was made to lead here.
+    let rebound = [("host", "evil.example:8080"), ("origin", "http://evil.example:8080")];
+    assert_eq!(judge(&gate, &rebound), 403);
+}
+
+#[test]
+fn the_address_that_a_connection_leads_to_is_a_name_of_the_server() {
+    let gate = gate(|_| {});
+    let local = Some("192.0.2.7:8080".parse().unwrap());
+    for (host, is_admitted) in
+        [("192.0.2.7:8080", true), ("192.0.2.7:81", false), ("192.0.2.8:8080", false)]
+    {
+        let request = request("/ws", &[("host", host)]);
+        assert_eq!(gate.admit(&request, local).is_ok(), is_admitted, "{host}");
+    }
+}
+
+fn authenticate(gate: &Gate, lines: &[(&str, &str)]) -> u16 {
+    match gate.authenticate(&request("/ws", lines).headers) {
+        Ok(()) => 200,
+        Err(refused) => refused.status.as_u16(),
+    }
+}
+
+#[test]
+fn no_token_a_wrong_one_a_doubled_one() {
+    let gate = gate(|_| {});
+    let right = "Bearer the-token-of-these-tests";
+    let (bearer, protocol) = ("authorization", "sec-websocket-protocol");
+    let by_protocol = "tieline.token.the-token-of-these-tests";
+    for (lines, status) in [
+        (&[][..], 401),
+        (&[(bearer, right)], 200),
+        (&[(bearer, "bearer the-token-of-these-tests")], 200),
+        (&[(bearer, "Bearer the-token-of-these-test")], 401),
+        (&[(bearer, "Bearer the-token-of-these-tests1")], 401),
+        (&[(bearer, "Bearer THE-TOKEN-OF-THESE-TESTS")], 401),
+        (&[(bearer, "Bearer ")], 401),
+        (&[(bearer, "Bearer")], 401),
+        (&[(bearer, "")], 401),
+        (&[(bearer, "Basic the-token-of-these-tests")], 401),
+        (&[(bearer, "the-token-of-these-tests")], 401),
+        (&[(bearer, right), (bearer, right)], 400),
+        (&[(bearer, right), (bearer, "Bearer other")], 400),
+        (&[(protocol, by_protocol)], 200),
+        (&[(protocol, "tieline.1, tieline.token.the-token-of-these-tests")], 200),
+        (&[(protocol, "tieline.1"), (protocol, by_protocol)], 200),
+        (&[(protocol, "tieline")], 401),
+        (&[(protocol, "tieline.token.")], 401),
+        (&[(protocol, "tieline.token.wrong")], 401),
+        (&[(protocol, by_protocol), (protocol, by_protocol)], 400),
+        // Each that is shown has to be right.
+        (&[(bearer, right), (protocol, by_protocol)], 200),
+        (&[(bearer, right), (protocol, "tieline.token.wrong")], 401),
+        (&[(bearer, "Bearer wrong"), (protocol, by_protocol)], 401),
+        (&[("cookie", "tieline_8080=the-token-of-these-tests")], 401),
+        // An old cookie says nothing where a token does.
+        (&[(bearer, right), ("cookie", "tieline_8080=old")], 200),
+    ] {
+        assert_eq!(authenticate(&gate, lines), status, "{lines:?}");
+    }
+    let open = Gate::new(
+        &ServerConfig {
+            access: Access::Anybody,
+            ..ServerConfig::new(
+                Place::Tcp { host: "localhost".into(), port: 1 },
+                Token::random().unwrap(),
+            )
+        },
+        None,
+    );
+    assert_eq!(authenticate(&open, &[]), 200);
+}
+
+#[test]
+fn a_one_time_key_is_good_once_and_its_cookie_from_then_on() {
+    let gate = gate(|_| {});
+    let key = gate.one_time_key().unwrap();
+    assert_eq!(gate.exchange("guessed"), None);
+    let cookie = gate.exchange(key.reveal()).unwrap();
+    assert_eq!(gate.exchange(key.reveal()), None, "a second time");
+    let (pair, attributes) = cookie.split_once("; ").unwrap();
+    assert_eq!(attributes, "HttpOnly; SameSite=Strict; Path=/");
+    let others = format!("a=b; {pair}; c=d");
+    assert_eq!(authenticate(&gate, &[("cookie", pair)]), 200);
+    assert_eq!(authenticate(&gate, &[("cookie", &others)]), 200);
+    assert_eq!(authenticate(&gate, &[("cookie", "tieline_8080=x"), ("cookie", pair)]), 200);
+    let (_, value) = pair.split_once('=').unwrap();
+    for wrong in [
+        format!("tieline_8081={value}"),
+        format!("tieline_8080={value}x"),
+        format!("xtieline_8080={value}"),
+        value.to_owned(),
+    ] {
+        assert_eq!(authenticate(&gate, &[("cookie", &wrong)]), 401, "{wrong}");
+    }
+    // Neither is the other, nor the token.
+    let bearer = format!("Bearer {value}");
+    assert_eq!(authenticate(&gate, &[("authorization", &bearer)]), 401);
+    assert_eq!(gate.exchange(TOKEN), None);
+}
+
+#[test]
+fn of_keys_that_nobody_uses_the_newest_are_good() {
+    let gate = gate(|_| {});
+    let keys: Vec<_> = (0..=MOST_KEYS).map(|_| gate.one_time_key().unwrap()).collect();
+    assert_eq!(gate.exchange(keys[0].reveal()), None);
+    assert!(keys[1..].iter().all(|key| gate.exchange(key.reveal()).is_some()));
+    assert!(lock(&gate.keys).kept.is_empty());
+}

@@ -1,0 +1,123 @@
+//! From a request to its answer. Everything passes the gate first.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tieline_transport::PeerIdentity;
+
+use super::Server;
+use super::body::{Body, line};
+use super::count::{Cause, count};
+use super::door::Visit;
+use super::gate::{Refused, is_preflight};
+use super::{page, upgrade};
+use crate::address::WS_PATH;
+
+/// Whose connection a request came over.
+pub(super) struct Guest {
+    pub(super) visit: Arc<Visit>,
+    pub(super) local: Option<SocketAddr>,
+    /// Who it is, where the system says so.
+    pub(super) identity: Option<PeerIdentity>,
+}
+
+/// Judges a request, and answers it.
+pub(super) async fn respond(
+    server: &Arc<Server>,
+    guest: &Guest,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let asked_of = match server.gate.admit(&parts, guest.local) {
+        Ok(origin) => origin.and(parts.headers.get(header::ORIGIN).cloned()),
+        Err(refused) => return refuse(server, refused),
+    };
+    let mut response = match (&parts.method, parts.uri.path()) {
+        (&Method::GET | &Method::HEAD, "/health") => line(StatusCode::OK, "live"),
+        (&Method::GET | &Method::HEAD, "/health/ready") => match server.is_ready.load(Relaxed) {
+            true => line(StatusCode::OK, "ready"),
+            false => line(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+        },
+        (&Method::GET, "/") if parts.uri.query().is_some_and(|it| it.starts_with("key=")) => {
+            exchange(server, guest, parts.uri.query().unwrap_or_default())
+        }
+        _ if is_preflight(&parts) => preflight(asked_of.is_some()),
+        _ => match server.gate.authenticate(&parts.headers) {
+            Err(refused) => refuse(server, refused),
+            Ok(()) => {
+                guest.visit.passed();
+                count(&server.counters.admitted);
+                serve(server, guest, Request::from_parts(parts, body)).await
+            }
+        },
+    };
+    // Only who may ask may read, and an answer to one is none to another.
+    if let Some(origin) = asked_of {
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    response
+}
+
+/// What there is for those who were let in. Nothing is started above this line.
+async fn serve(server: &Arc<Server>, guest: &Guest, request: Request<Incoming>) -> Response<Body> {
+    match (request.method(), request.uri().path()) {
+        (_, WS_PATH) => upgrade::web_socket(server, guest, request),
+        (&Method::GET, "/") => page::page(),
+        (&Method::GET, page::SCRIPT_PATH) => page::script(),
+        (&Method::GET, "/metrics") => server.metrics(),
+        _ => line(StatusCode::NOT_FOUND, "there is nothing here"),
+    }
+}
+
+/// The way of a person with a browser: a key that is good once, for a cookie.
+fn exchange(server: &Server, guest: &Guest, query: &str) -> Response<Body> {
+    let key = query.strip_prefix("key=").unwrap_or_default();
+    let Some(cookie) = server.gate.exchange(key) else {
+        server.counters.refused(Cause::Token);
+        let text = "this URL was used before, or is not one of this server's: ask for a new one";
+        return line(StatusCode::FORBIDDEN, text);
+    };
+    guest.visit.passed();
+    let mut response = line(StatusCode::SEE_OTHER, "go to /");
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, HeaderValue::from_static("/"));
+    if let Ok(mut cookie) = HeaderValue::try_from(cookie) {
+        cookie.set_sensitive(true);
+        headers.insert(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+fn preflight(is_page: bool) -> Response<Body> {
+    if !is_page {
+        return line(StatusCode::NOT_FOUND, "there is nothing here");
+    }
+    let mut response = line(StatusCode::OK, "");
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, last-event-id"),
+        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+pub(super) fn refuse(server: &Server, refused: Refused) -> Response<Body> {
+    server.counters.refused(refused.cause);
+    let (endpoint, status) = (&server.endpoint, refused.status.as_u16());
+    tracing::info!(%endpoint, status, "a request was refused: {}", refused.text);
+    let mut response = line(refused.status, refused.text);
+    if refused.status == StatusCode::UNAUTHORIZED {
+        let bearer = HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+    }
+    response
+}

@@ -1,0 +1,146 @@
+//! From a request to a WebSocket. It is answered only when there is a place for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use tieline_proto::websocket::Role;
+use tieline_transport::TransportKind;
+use tokio::time::timeout;
+
+use super::Server;
+use super::body::{Body, line};
+use super::count::{Cause, count};
+use super::gate::{Refused, protocols};
+use super::route::{Guest, refuse};
+use crate::channel::{Content, Made, WebChannel};
+use crate::handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX, accept, has_word, is_key};
+use crate::stream::Hyper;
+
+/// How long the answer may take to be written.
+const SWITCHING: Duration = Duration::from_secs(10);
+
+/// Answers the request for a WebSocket, of whichever kind is asked for, and hands it over.
+pub(super) fn web_socket(
+    server: &Arc<Server>,
+    guest: &Guest,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    let key = match check(&request) {
+        Ok(key) => key,
+        Err(response) => return *response,
+    };
+    let offered: Vec<&str> = protocols(request.headers()).collect();
+    let is_resumable = offered.contains(&RESUMABLE);
+    // One has to be chosen where any are offered, or a browser gives up.
+    let chosen = if is_resumable {
+        Some(RESUMABLE)
+    } else if offered.contains(&PLAIN) {
+        Some(PLAIN)
+    } else {
+        offered.iter().find(|it| it.starts_with(TOKEN_PREFIX)).copied()
+    };
+    let chosen = chosen.and_then(|chosen| HeaderValue::from_str(chosen).ok());
+    let queue = if is_resumable { &server.resumable } else { &server.plain };
+    let Ok(place) = queue.clone().try_reserve_owned() else {
+        let text = "there are too many at once; try again later";
+        let busy = Refused { status: StatusCode::SERVICE_UNAVAILABLE, cause: Cause::Busy, text };
+        let mut response = refuse(server, busy);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        return response;
+    };
+    let content = match is_resumable {
+        true => Content::Carrier,
+        false => Content::Plain(server.json),
+    };
+    let made = (server.clone(), guest.visit.clone(), guest.identity);
+    let switching = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let (server, visit, peer) = made;
+        let Ok(Ok(upgraded)) = timeout(SWITCHING, switching).await else { return };
+        let Ok(parts) = upgraded.downcast::<Hyper>() else { return };
+        let id = visit.id;
+        let made = Made {
+            stream: parts.io.0,
+            read: BytesMut::from(parts.read_buf),
+            role: Role::Server,
+            content,
+            kind: TransportKind::custom(if server.is_secure { "wss" } else { "ws" }),
+            endpoint: server.endpoint.clone(),
+            peer,
+            unauthenticated: server.gate.is_open(),
+            held: Some(Box::new(Present { server: server.clone(), id, visit })),
+        };
+        let channel = WebChannel::new(made, server.web_socket);
+        server.present(id, channel.shared());
+        count(&server.counters.web_sockets);
+        place.send(channel);
+    });
+    switched(&key, chosen)
+}
+
+/// It stands in the list of WebSockets as long as this lives.
+struct Present {
+    server: Arc<Server>,
+    id: u64,
+    visit: Arc<super::door::Visit>,
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        let _ = &self.visit;
+        self.server.gone(self.id);
+    }
+}
+
+/// The key of a request that is one for a WebSocket.
+fn check(request: &Request<Incoming>) -> Result<HeaderValue, Box<Response<Body>>> {
+    let headers = request.headers();
+    let bad = |text| Err(Box::new(line(StatusCode::BAD_REQUEST, text)));
+    if !has_word(texts(headers, &header::UPGRADE), "websocket")
+        || !has_word(texts(headers, &header::CONNECTION), "upgrade")
+    {
+        let mut response = line(StatusCode::UPGRADE_REQUIRED, "this is for WebSockets");
+        let upgrade = HeaderValue::from_static("websocket");
+        response.headers_mut().insert(header::UPGRADE, upgrade);
+        return Err(Box::new(response));
+    }
+    if request.method() != Method::GET || request.version() != Version::HTTP_11 {
+        return bad("a WebSocket is asked for by GET and HTTP/1.1");
+    }
+    let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
+    if versions.next().is_none_or(|version| version != "13") || versions.next().is_some() {
+        let mut response = line(StatusCode::UPGRADE_REQUIRED, "the version is 13");
+        let version = HeaderValue::from_static("13");
+        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
+        return Err(Box::new(response));
+    }
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    match (keys.next(), keys.next()) {
+        (Some(key), None) if key.to_str().is_ok_and(is_key) => Ok(key.clone()),
+        _ => bad("there must be one key, of sixteen bytes"),
+    }
+}
+
+fn switched(key: &HeaderValue, protocol: Option<HeaderValue>) -> Response<Body> {
+    let answer = accept(key.to_str().unwrap_or_default());
+    let mut response = Response::new(Body::Whole(bytes::Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    if let Ok(answer) = HeaderValue::try_from(answer) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, answer);
+    }
+    if let Some(protocol) = protocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    response
+}
+
+fn texts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
+}

@@ -1,0 +1,153 @@
+//! TLS by rustls, with ring: a C compiler is all it needs.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tieline_transport::{ErrorKind, Operation, TransportError};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::stream::Stream;
+
+/// What a server shows, and whom it asks to show something.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// The certificate and those it rests on, the server's own first, as PEM.
+    pub certificate: PathBuf,
+    /// Its private key, as PEM.
+    pub key: PathBuf,
+    /// Clients must show a certificate that rests on one of these, as PEM; `None`: they need none.
+    pub client_roots: Option<PathBuf>,
+}
+
+impl ServerTls {
+    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, TransportError> {
+        let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable(&self.certificate, error))?;
+        let builder = match &self.client_roots {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let roots = Arc::new(roots_in(path)?);
+                let provider = Arc::new(default_provider());
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+                let verifier = verifier.build().map_err(|error| unusable(path, error))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let chain = certificates_in(&self.certificate)?;
+        let key = PrivateKeyDer::from_pem_file(&self.key)
+            .map_err(|error| unreadable(&self.key, error))?;
+        let mut config = builder
+            .with_single_cert(chain, key)
+            .map_err(|error| unusable(&self.certificate, error))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+/// Whom a client trusts. The system's roots are read when the first connection needs them.
+#[derive(Clone, Debug, Default)]
+pub struct ClientTls {
+    /// Trusted beside the system's own roots, as PEM.
+    pub extra_roots: Option<PathBuf>,
+}
+
+/// A client's settings, made once.
+#[derive(Default)]
+pub(crate) struct Trust {
+    made: OnceLock<Arc<ClientConfig>>,
+    tls: ClientTls,
+}
+
+impl Trust {
+    pub(crate) fn of(tls: ClientTls) -> Self {
+        Self { made: OnceLock::new(), tls }
+    }
+
+    /// Speaks TLS over `stream` with who has to be called `host`.
+    pub(crate) async fn connect(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> Result<Stream, TransportError> {
+        let config = match self.made.get() {
+            Some(made) => made.clone(),
+            None => {
+                let made = self.config()?;
+                self.made.get_or_init(|| made).clone()
+            }
+        };
+        let failed = |error: io::Error| {
+            let kind = match error.kind() {
+                io::ErrorKind::InvalidData => ErrorKind::Tls,
+                // It has just gone, and may come back.
+                _ => ErrorKind::Refused,
+            };
+            TransportError::new(kind, Operation::Connect).because(error)
+        };
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "no name of a host")))?;
+        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(failed)?;
+        Ok(Stream::Tls(Box::new(stream.into())))
+    }
+
+    fn config(&self) -> Result<Arc<ClientConfig>, TransportError> {
+        let mut roots = match &self.tls.extra_roots {
+            Some(path) => roots_in(path)?,
+            None => RootCertStore::empty(),
+        };
+        let system = rustls_native_certs::load_native_certs();
+        for error in &system.errors {
+            tracing::debug!("a root of the system cannot be read: {error}");
+        }
+        let (_added, _ignored) = roots.add_parsable_certificates(system.certs);
+        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable(Path::new("TLS"), error))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+fn roots_in(path: &Path) -> Result<RootCertStore, TransportError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates_in(path)? {
+        roots.add(certificate).map_err(|error| unusable(path, error))?;
+    }
+    Ok(roots)
+}
+
+fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, TransportError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates = read.map_err(|error| unreadable(path, error))?;
+    match certificates.is_empty() {
+        true => Err(unreadable(path, pem::Error::NoItemsFound)),
+        false => Ok(certificates),
+    }
+}
+
+fn unreadable(path: &Path, error: pem::Error) -> TransportError {
+    let error = match error {
+        pem::Error::Io(error) => error,
+        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
+    };
+    configuring(path, error)
+}
+
+fn unusable(path: &Path, error: impl std::error::Error) -> TransportError {
+    configuring(path, io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+}
+
+fn configuring(path: &Path, error: io::Error) -> TransportError {
+    let hint = format!("{}: {error}", path.display());
+    TransportError::new(ErrorKind::Tls, Operation::Configure).because(error).with_hint(hint)
+}

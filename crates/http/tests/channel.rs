@@ -1,0 +1,187 @@
+//! A WebSocket between two ends of tieline is a channel like any other.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use bytes::Bytes;
+use support::{Served, config, echo, end, message, registry, serve};
+use tieline_http::ServerConfig;
+use tieline_proto::ByteSize;
+use tieline_proto::json::Limits;
+use tieline_transport::{
+    Acceptor, Channel, ChannelConfig, CloseReason, Incoming, Options, ReceiverExt, SendError,
+    SenderExt,
+};
+use tokio::io::AsyncWriteExt;
+
+use crate::support::frame;
+
+#[tokio::test]
+async fn messages_come_whole_and_in_order() {
+    let mut served = serve(config()).await;
+    let (client, server) = served.pair().await;
+    let server = tokio::spawn(echo(server));
+    let control = client.control().clone();
+    let (mut sender, mut receiver) = client.split();
+    let lengths = [1, 125, 126, 127, 65_535, 65_536, 300_000, 2, 1 << 20];
+    let messages = lengths.map(|length| Bytes::from(vec![b'x'; length]));
+    let sending = async {
+        for message in &messages {
+            sender.send(message.clone()).await.unwrap();
+        }
+    };
+    let receiving = async {
+        for sent in &messages {
+            assert!(message(&mut receiver).await == sent, "{} bytes", sent.len());
+        }
+    };
+    tokio::join!(sending, receiving);
+    // Any bytes, as binary.
+    sender.send(&b"\xff\x00"[..]).await.unwrap();
+    assert_eq!(message(&mut receiver).await, &b"\xff\x00"[..]);
+    let info = control.info();
+    assert_eq!((info.messages_out, info.messages_in, info.faults), (10, 10, 0));
+    assert!(info.bytes_in > 1 << 20 && info.bytes_out > info.bytes_in);
+    sender.close().await.unwrap();
+    assert!(matches!(end(&mut receiver).await, CloseReason::ByUs));
+    assert!(matches!(server.await.unwrap(), CloseReason::ByPeer));
+}
+
+#[tokio::test]
+async fn what_was_sent_before_a_close_arrives() {
+    let mut served = serve(config()).await;
+    let (client, server) = served.pair().await;
+    let (mut client, mut from_server) = client.split();
+    let (mut server, mut from_client) = server.split();
+    for number in 0..1000 {
+        server.feed(format!("{number}")).await.unwrap();
+    }
+    client.send("done").await.unwrap();
+    client.close().await.unwrap();
+    assert_eq!(message(&mut from_client).await, "done");
+    let (reason, ()) = tokio::join!(end(&mut from_client), async {
+        for number in 0..1000 {
+            assert_eq!(message(&mut from_server).await, format!("{number}"));
+        }
+    });
+    assert!(matches!(reason, CloseReason::ByPeer));
+    assert!(matches!(end(&mut from_server).await, CloseReason::ByUs));
+    match server.send("too late").await {
+        Err(SendError::Closed(reason)) => assert!(matches!(*reason, CloseReason::ByPeer)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn several_messages_in_one_text_and_newlines_behind_them_are_taken() {
+    let mut served = serve(config()).await;
+    for (text, messages) in [
+        ("{\"a\":1}\n", &["{\"a\":1}"][..]),
+        ("{\"a\":1}\r\n{\"b\":2}\n\n{\"c\":3}", &["{\"a\":1}", "{\"b\":2}", "{\"c\":3}"]),
+        ("{\"a\":\n [1,\r\n 2]}\n", &["{\"a\":\n [1,\r\n 2]}"]),
+        ("\n", &[]),
+        ("", &[]),
+        (" plain text ", &["plain text"]),
+    ] {
+        let (mut stream, channel) = served.raw().await;
+        stream.write_all(&frame(0x81, text.as_bytes())).await.unwrap();
+        stream.write_all(&frame(0x82, b"behind")).await.unwrap();
+        let (_sender, mut receiver) = channel.split();
+        for expected in messages.iter().chain(&["behind"]) {
+            assert_eq!(message(&mut receiver).await, *expected, "{text:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_json_is_expected_all_else_is_a_fault() {
+    let config = ServerConfig { json: Some(Limits::default()), ..config() };
+    let mut served = serve(config).await;
+    let (mut stream, channel) = served.raw().await;
+    let control = channel.control().clone();
+    for payload in ["[1]", "no JSON", "{}\nnope\n[2]"] {
+        stream.write_all(&frame(0x81, payload.as_bytes())).await.unwrap();
+    }
+    stream.write_all(&frame(0x82, b"\xff")).await.unwrap();
+    stream.write_all(&frame(0x88, b"")).await.unwrap();
+    let (_sender, mut receiver) = channel.split();
+    let mut came = Vec::new();
+    let reason = loop {
+        match receiver.recv().await {
+            Incoming::Message(message) => came.push(String::from_utf8(message.to_vec()).unwrap()),
+            Incoming::Fault(_) => came.push("fault".into()),
+            Incoming::End(reason) => break reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(came, ["[1]", "fault", "{}", "fault", "[2]", "fault"]);
+    assert!(matches!(reason, CloseReason::ByPeer), "{reason}");
+    assert_eq!(control.info().faults, 3);
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_sent_costs_only_itself() {
+    let mut config = config();
+    config.web_socket.channel.max_message = ByteSize::kib(1);
+    let mut served = serve(config).await;
+    let (client, server) = served.pair().await;
+    let (mut sender, _receiver) = server.split();
+    for message in [Bytes::new(), Bytes::from(vec![b'x'; 1025])] {
+        match sender.send(message.clone()).await {
+            Err(SendError::Message(refused)) => assert_eq!(refused.message, message),
+            other => panic!("{other:?}"),
+        }
+    }
+    sender.send(vec![b'x'; 1024]).await.unwrap();
+    let (_sender, mut receiver) = client.split();
+    assert_eq!(message(&mut receiver).await.len(), 1024);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_carries_it_too_and_says_who_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a:b.sock");
+    let config =
+        ServerConfig::new(tieline_http::Place::Unix(path.clone().into()), support::token());
+    let (web, mut plain, _resumable) = tieline_http::Web::listen(config).await.unwrap();
+    assert!(web.endpoint().to_string().starts_with("http-unix:/"), "{}", web.endpoint());
+    assert_eq!(web.one_time_url().unwrap(), None);
+    let url = format!("ws-unix:{}", path.display().to_string().replace(':', "%3A"));
+    let (registry, options, url) = (registry(), Options::default(), url.parse().unwrap());
+    let connecting = registry.connect(&url, &options);
+    let (client, server) = tokio::join!(connecting, plain.accept());
+    let (client, server) = (client.unwrap(), server.unwrap());
+    for control in [client.control(), server.control()] {
+        assert_eq!(control.peer().unwrap().pid, Some(std::process::id()));
+    }
+    tokio::spawn(echo(server));
+    let (mut sender, mut receiver) = client.split();
+    sender.send("hello").await.unwrap();
+    assert_eq!(message(&mut receiver).await, "hello");
+}
+
+#[tokio::test]
+async fn a_far_side_that_does_not_read_ends_the_line_as_stalled() {
+    let mut config = config();
+    config.web_socket.channel = ChannelConfig {
+        stall_timeout: std::time::Duration::from_millis(200),
+        ..Default::default()
+    };
+    let mut served: Served = serve(config).await;
+    let (_deaf, channel) = served.raw().await;
+    let control = channel.control().clone();
+    let (mut sender, mut receiver) = channel.split();
+    // Who waits to receive hears of it, too.
+    let waiting = tokio::spawn(async move { end(&mut receiver).await });
+    let reason = loop {
+        match sender.send(vec![b'x'; 100_000]).await {
+            Ok(()) => {}
+            Err(SendError::Closed(reason)) => break reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(matches!(*reason, CloseReason::Stalled), "{reason}");
+    assert!(matches!(waiting.await.unwrap(), CloseReason::Stalled));
+    assert!(matches!(control.close_reason(), Some(CloseReason::Stalled)));
+}

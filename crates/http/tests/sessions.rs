@@ -1,0 +1,127 @@
+//! Sessions over WebSockets: what is on its way when a connection is cut is not lost, and not doubled.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::sync::Arc;
+
+use support::{config, message, registry, serve};
+use tieline_link::{LineOptions, Recovery, SessionOptions, Sessions};
+use tieline_proto::BackoffConfig;
+use tieline_transport::{Acceptor, Channel, DynAcceptor, Endpoint, ErrorKind, Options, SenderExt};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+/// Passes connections on, and cuts them all when told.
+async fn cutter(to: u16) -> (u16, Arc<Notify>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let cut = Arc::new(Notify::new());
+    let told = cut.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let told = told.clone();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                tokio::select! {
+                    _ = copy_bidirectional(&mut near, &mut far) => {}
+                    () = told.notified() => {}
+                }
+            });
+        }
+    });
+    (port, cut)
+}
+
+#[tokio::test]
+async fn a_session_survives_its_web_sockets() {
+    const CUTS: usize = 30;
+    const EACH: usize = 50;
+    let hosts = vec!["127.0.0.1".into()];
+    let served = serve(tieline_http::ServerConfig { hosts, ..config() }).await;
+    let (port, cut) = cutter(served.port).await;
+    let options = SessionOptions {
+        recovery: Some(Recovery::Reconnect(BackoffConfig {
+            first: std::time::Duration::ZERO,
+            ..BackoffConfig::LOCAL
+        })),
+        ..SessionOptions::default()
+    };
+    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable);
+    let mut sessions = Sessions::new(acceptor, options, LineOptions::default());
+    let url: Endpoint = format!("resume+ws://127.0.0.1:{port}/ws").parse().unwrap();
+    let connector =
+        tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
+    let (client, server) = tokio::join!(connector.connect(), Acceptor::accept(&mut sessions));
+    let (mut client, mut from_server) = client.unwrap().split();
+    let (mut server, mut from_client) = server.unwrap().split();
+    let up = async {
+        for number in 0..CUTS * EACH {
+            client.send(format!("up {number}")).await.unwrap();
+            if number % EACH == EACH / 2 {
+                cut.notify_waiters();
+            }
+        }
+    };
+    let down = async {
+        for number in 0..CUTS * EACH {
+            server.send(format!("down {number}")).await.unwrap();
+        }
+    };
+    let at_server = async {
+        for number in 0..CUTS * EACH {
+            assert_eq!(message(&mut from_client).await, format!("up {number}"));
+        }
+    };
+    let at_client = async {
+        for number in 0..CUTS * EACH {
+            assert_eq!(message(&mut from_server).await, format!("down {number}"));
+        }
+    };
+    tokio::join!(up, down, at_server, at_client);
+    assert!(served.web.counts().web_sockets > 2, "{:?}", served.web.counts());
+}
+
+/// It is asked for by its subprotocol, and whoever does not grant it is not taken for one that does.
+#[tokio::test]
+async fn a_server_that_knows_no_sessions_is_told_from_one_that_does() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt;
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let request = support::head(&mut stream).await;
+        assert!(request.contains("sec-websocket-protocol: tieline.1\r\n"), "{request}");
+        // What any other server answers.
+        stream
+            .write_all(b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+            .await
+            .unwrap();
+        let key = request.split("sec-websocket-key: ").nth(1).unwrap();
+        let accept = accept_of(key.split("\r\n").next().unwrap());
+        stream
+            .write_all(format!("Sec-WebSocket-Accept: {accept}\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        std::future::pending::<()>().await;
+    });
+    let url: Endpoint = format!("resume+ws://127.0.0.1:{port}/ws").parse().unwrap();
+    let options = SessionOptions::default();
+    let connector =
+        tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
+    let Err(error) = connector.connect().await else { panic!("there is a session") };
+    assert!(matches!(error.kind(), ErrorKind::NoSession { .. }), "{error}");
+    for url in ["lines+ws://127.0.0.1/ws", "content-length+ws://127.0.0.1/ws"] {
+        let error = support::refused(&registry(), url).await;
+        assert!(matches!(error.kind(), ErrorKind::UnsupportedOperation), "{error}");
+    }
+}
+
+fn accept_of(key: &str) -> String {
+    let script = "import base64,hashlib,sys;print(base64.b64encode(hashlib.sha1((sys.argv[1]+\
+                  '258EAFA5-E914-47DA-95CA-C5AB0DC85B11').encode()).digest()).decode())";
+    let output = std::process::Command::new("python3").args(["-c", script, key]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}

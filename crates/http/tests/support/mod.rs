@@ -1,0 +1,202 @@
+//! A server of the web on a port of its own, and clients for it, also such as nobody wants.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(unreachable_pub)]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_http::{ClientConfig, Place, ServerConfig, Token, Web, WebAcceptor, WebChannel};
+use tieline_transport::{
+    Acceptor, BoxChannel, Channel, CloseReason, Endpoint, Incoming, Options, Receiver, ReceiverExt,
+    Registry, SenderExt, TransportError,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+pub const TOKEN: &str = "the-token-of-these-tests";
+
+/// Long enough for any machine, short enough for a test that hangs.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+pub struct Served {
+    pub web: Web,
+    pub plain: WebAcceptor,
+    pub resumable: WebAcceptor,
+    pub port: u16,
+}
+
+pub fn token() -> Token {
+    Token::new(TOKEN).unwrap()
+}
+
+pub fn config() -> ServerConfig {
+    ServerConfig::new(Place::Tcp { host: "127.0.0.1".into(), port: 0 }, token())
+}
+
+pub async fn serve(config: ServerConfig) -> Served {
+    let (web, plain, resumable) = Web::listen(config).await.unwrap();
+    let text = web.endpoint().to_string();
+    let port = text.rsplit_once(':').unwrap().1.parse().unwrap_or_default();
+    Served { web, plain, resumable, port }
+}
+
+impl Served {
+    pub fn url(&self) -> Endpoint {
+        format!("ws://127.0.0.1:{}/ws", self.port).parse().unwrap()
+    }
+
+    /// A client and what the server got of it.
+    pub async fn pair(&mut self) -> (BoxChannel, WebChannel) {
+        let url = self.url();
+        let registry = registry();
+        let options = Options::default();
+        let connecting = registry.connect(&url, &options);
+        let (client, server) = tokio::join!(connecting, self.plain.accept());
+        (client.unwrap(), server.unwrap())
+    }
+
+    /// A socket that was upgraded by hand, and what the server got of it.
+    pub async fn raw(&mut self) -> (TcpStream, WebChannel) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let upgrade = upgrade(self.port, &format!("Authorization: Bearer {TOKEN}\r\n"));
+        stream.write_all(upgrade.as_bytes()).await.unwrap();
+        assert_eq!(status(&mut stream).await, 101);
+        (stream, self.plain.accept().await.unwrap())
+    }
+
+    /// What the server answers to these bytes, as far as it does before it ends the connection or the
+    /// head is whole.
+    pub async fn ask(&self, request: impl AsRef<[u8]>) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        // It may answer and go before it has read all.
+        let _ = stream.write_all(request.as_ref()).await;
+        head(&mut stream).await
+    }
+}
+
+/// A registry with the schemes of the web, and the token.
+pub fn registry() -> Registry {
+    registry_with(ClientConfig { token: Some(token()), ..ClientConfig::default() })
+}
+
+pub fn registry_with(config: ClientConfig) -> Registry {
+    let mut registry = Registry::new();
+    tieline_http::register(&mut registry, config);
+    registry
+}
+
+/// A request for a WebSocket with further header lines.
+pub fn upgrade(port: u16, more: &str) -> String {
+    upgrade_of(&format!("Host: 127.0.0.1:{port}\r\n{more}"))
+}
+
+/// The same without a host.
+pub fn upgrade_of(more: &str) -> String {
+    format!(
+        "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
+    )
+}
+
+/// All up to the empty line, or to the end.
+pub async fn head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let reading = async {
+        while !head.ends_with(b"\r\n\r\n") {
+            match stream.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(_) => break,
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, reading).await.expect("no answer");
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+pub async fn status(stream: &mut TcpStream) -> u16 {
+    status_of(&head(stream).await)
+}
+
+pub fn status_of(head: &str) -> u16 {
+    head.split(' ').nth(1).and_then(|it| it.parse().ok()).unwrap_or_default()
+}
+
+/// A frame of a client.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [0x11, 0x22, 0x33, 0x44];
+    let mut frame = vec![first];
+    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
+        (Ok(length @ 0..126), _) => frame.push(0x80 | length),
+        (_, Ok(length)) => {
+            frame.push(0x80 | 126);
+            frame.extend(length.to_be_bytes());
+        }
+        _ => {
+            frame.push(0x80 | 127);
+            frame.extend((payload.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend(mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+/// The code of the close frame that comes, behind whatever else does; `None` if the stream ends first.
+pub async fn close_code(stream: &mut TcpStream) -> Option<u16> {
+    let reading = async {
+        loop {
+            let first = stream.read_u8().await.ok()?;
+            let length = match stream.read_u8().await.ok()? {
+                126 => u64::from(stream.read_u16().await.ok()?),
+                127 => stream.read_u64().await.ok()?,
+                short => u64::from(short),
+            };
+            let mut payload = vec![0; length.try_into().unwrap()];
+            stream.read_exact(&mut payload).await.ok()?;
+            if first == 0x88 {
+                return Some(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code)));
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, reading).await.expect("no close frame")
+}
+
+pub async fn message(receiver: &mut impl Receiver) -> Bytes {
+    match tokio::time::timeout(LIMIT, receiver.recv()).await.expect("no message") {
+        Incoming::Message(message) => message,
+        other => panic!("no message: {other:?}"),
+    }
+}
+
+/// The end, behind whatever else comes.
+pub async fn end(receiver: &mut impl Receiver) -> CloseReason {
+    let reading = async {
+        loop {
+            if let Incoming::End(reason) = receiver.recv().await {
+                return reason;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, reading).await.expect("no end")
+}
+
+/// Gives back what comes, until the end, and says why it ended.
+pub async fn echo(channel: impl Channel) -> CloseReason {
+    let (mut sender, mut receiver) = channel.split();
+    loop {
+        match receiver.recv().await {
+            Incoming::Message(message) => {
+                let _ = sender.send(message).await;
+            }
+            Incoming::End(reason) => return reason,
+            _ => {}
+        }
+    }
+}
+
+pub async fn refused(registry: &Registry, url: &str) -> TransportError {
+    match registry.connect(&url.parse().unwrap(), &Options::default()).await {
+        Ok(_) => panic!("{url} was let in"),
+        Err(error) => error,
+    }
+}

@@ -1,0 +1,140 @@
+//! `wss:` and `https:`: who is trusted, and who is not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::path::PathBuf;
+
+use support::{config, echo, message, registry, registry_with, serve, token};
+use tieline_http::{ClientConfig, ClientTls, Place, ServerConfig, ServerTls, Web};
+use tieline_transport::{Acceptor, Channel, Endpoint, ErrorKind, Options, SenderExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
+}
+
+fn tls(client_roots: Option<&str>) -> ServerConfig {
+    let client_roots = client_roots.map(file);
+    let tls =
+        ServerTls { certificate: file("server.pem"), key: file("server.key.pem"), client_roots };
+    ServerConfig { tls: Some(tls), ..config() }
+}
+
+fn trusting() -> tieline_transport::Registry {
+    let tls = ClientTls { extra_roots: Some(file("root.pem")), ..ClientTls::default() };
+    registry_with(ClientConfig { token: Some(token()), tls, ..ClientConfig::default() })
+}
+
+#[tokio::test]
+async fn a_web_socket_goes_through_tls() {
+    let mut served = serve(tls(None)).await;
+    assert!(served.web.endpoint().to_string().starts_with("https://127.0.0.1:"));
+    assert!(served.web.one_time_url().unwrap().unwrap().starts_with("https://127.0.0.1:"));
+    for host in ["127.0.0.1", "localhost"] {
+        let url: Endpoint = format!("wss://{host}:{}/ws", served.port).parse().unwrap();
+        let (registry, options) = (trusting(), Options::default());
+        let connecting = registry.connect(&url, &options);
+        let (client, server) = tokio::join!(connecting, served.plain.accept());
+        tokio::spawn(echo(server.unwrap()));
+        let (mut sender, mut receiver) = client.unwrap().split();
+        for length in [1, 1000, 300_000, 1 << 20] {
+            let sent = vec![b'x'; length];
+            let (sending, came) = tokio::join!(sender.send(sent.clone()), message(&mut receiver));
+            sending.unwrap();
+            assert!(came == sent, "{length}");
+        }
+        sender.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_vouches_for_gets_nothing() {
+    let served = serve(tls(None)).await;
+    let url = format!("wss://127.0.0.1:{}/ws", served.port);
+    let error = support::refused(&registry(), &url).await;
+    assert!(matches!(error.kind(), ErrorKind::Tls), "{error}");
+    assert!(!error.is_retryable() && std::error::Error::source(&error).is_some(), "{error:?}");
+    // One that is vouched for, by another name.
+    let served = serve(ServerConfig {
+        place: Place::Tcp { host: "127.0.0.2".into(), port: 0 },
+        ..tls(None)
+    })
+    .await;
+    let error = support::refused(&trusting(), &format!("wss://127.0.0.2:{}/ws", served.port)).await;
+    assert!(matches!(error.kind(), ErrorKind::Tls), "{error}");
+    assert_eq!(served.web.counts().admitted, 0);
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_kept_out_where_one_is_asked_for() {
+    let served = serve(tls(Some("root.pem"))).await;
+    let url = format!("wss://127.0.0.1:{}/ws", served.port);
+    let error = support::refused(&trusting(), &url).await;
+    assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::Refused), "{error}");
+    assert_eq!(served.web.counts().admitted, 0);
+    // With one, as another program shows it.
+    let output = tokio::process::Command::new("curl")
+        .args(["--silent", "--max-time", "30", "--cacert"])
+        .arg(file("root.pem"))
+        .arg("--cert")
+        .arg(file("client.pem"))
+        .arg("--key")
+        .arg(file("client.key.pem"))
+        .arg(format!("https://127.0.0.1:{}/health", served.port))
+        .output()
+        .await
+        .expect("curl is a program that the tests need");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "live\n", "{output:?}");
+}
+
+#[tokio::test]
+async fn plain_http_on_a_tls_port_and_tls_on_a_plain_one_come_to_nothing() {
+    let served = serve(tls(None)).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"));
+    let served = serve(config()).await;
+    let url = format!("wss://127.0.0.1:{}/ws", served.port);
+    let error = support::refused(&trusting(), &url).await;
+    assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::Refused), "{error}");
+}
+
+/// In virtual time: nothing is said where TLS should begin.
+#[tokio::test(start_paused = true)]
+async fn a_slow_handshake_is_waited_for_within_the_deadline() {
+    let served = serve(tls(None)).await;
+    let begun = tokio::time::Instant::now();
+    let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let took = begun.elapsed().as_secs();
+    assert!((9..=11).contains(&took), "{took}");
+}
+
+#[tokio::test]
+async fn beyond_loopback_a_token_and_tls_are_enough() {
+    let place = Place::Tcp { host: "0.0.0.0".into(), port: 0 };
+    let (web, ..) = Web::listen(ServerConfig { place, ..tls(None) }).await.unwrap();
+    assert!(web.endpoint().to_string().starts_with("https://0.0.0.0:"));
+}
+
+#[tokio::test]
+async fn files_that_are_none_are_told_by_name() {
+    for (certificate, key, named) in [
+        ("missing.pem", "server.key.pem", "missing.pem"),
+        ("server.pem", "missing.pem", "missing.pem"),
+        ("server.key.pem", "server.key.pem", "server.key.pem"),
+        ("server.pem", "client.key.pem", "server.pem"),
+    ] {
+        let tls = ServerTls { certificate: file(certificate), key: file(key), client_roots: None };
+        let Err(error) = Web::listen(ServerConfig { tls: Some(tls), ..config() }).await else {
+            panic!("{certificate} and {key} are taken")
+        };
+        assert!(matches!(error.kind(), ErrorKind::Tls), "{error}");
+        assert!(error.hint().unwrap().contains(named), "{error:?}");
+    }
+}

@@ -1,0 +1,121 @@
+//! Close frames: why a side has ended.
+
+use std::fmt;
+
+use super::Violation;
+use super::header::MOST_CONTROL;
+
+/// A status code (RFC 6455, section 7.4, and the registry that it opened).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CloseCode(u16);
+
+impl CloseCode {
+    /// All is said.
+    pub const NORMAL: Self = Self(1000);
+    /// A server that shuts down, or a page that was left.
+    pub const GOING_AWAY: Self = Self(1001);
+    /// The other side broke the protocol.
+    pub const PROTOCOL_ERROR: Self = Self(1002);
+    /// A kind of message that is not taken here.
+    pub const UNSUPPORTED: Self = Self(1003);
+    /// A text that is not UTF-8.
+    pub const INVALID_PAYLOAD: Self = Self(1007);
+    /// Something that is not allowed.
+    pub const POLICY: Self = Self(1008);
+    /// A message above the limit.
+    pub const TOO_BIG: Self = Self(1009);
+    /// Something went wrong on the side that says it.
+    pub const INTERNAL: Self = Self(1011);
+    /// It may go better later.
+    pub const TRY_AGAIN: Self = Self(1013);
+
+    /// The code of that number; `None` for one that no close frame may carry.
+    pub const fn new(code: u16) -> Option<Self> {
+        match code {
+            1000..=1003 | 1007..=1014 | 3000..=4999 => Some(Self(code)),
+            _ => None,
+        }
+    }
+
+    /// Its number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+
+    /// What it means, where that is known.
+    pub const fn meaning(self) -> Option<&'static str> {
+        Some(match self.0 {
+            1000 => "normal",
+            1001 => "going away",
+            1002 => "protocol error",
+            1003 => "unsupported data",
+            1007 => "invalid payload",
+            1008 => "policy violation",
+            1009 => "message too big",
+            1010 => "extension missing",
+            1011 => "internal error",
+            1012 => "restart",
+            1013 => "try again later",
+            1014 => "bad gateway",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for CloseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.meaning() {
+            Some(meaning) => write!(f, "{} ({meaning})", self.0),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+/// Why a side has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// The code.
+    pub code: CloseCode,
+    /// In words for people; it may be empty. At most 123 bytes of it are sent.
+    pub text: String,
+}
+
+impl Close {
+    /// Without words.
+    pub fn new(code: CloseCode) -> Self {
+        Self { code, text: String::new() }
+    }
+
+    /// With words, of which at most 123 bytes are sent.
+    pub fn because(code: CloseCode, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    pub(super) fn read(payload: &[u8]) -> Result<Option<Self>, Violation> {
+        if payload.is_empty() {
+            return Ok(None);
+        }
+        let (code, text) = payload.split_first_chunk().ok_or(Violation::MalformedClose)?;
+        let code = CloseCode::new(u16::from_be_bytes(*code)).ok_or(Violation::MalformedClose)?;
+        let text = std::str::from_utf8(text).map_err(|_| Violation::NotUtf8)?;
+        Ok(Some(Self { code, text: text.to_owned() }))
+    }
+
+    pub(super) fn payload(&self) -> Vec<u8> {
+        let mut text = self.text.as_str();
+        while text.len() > MOST_CONTROL - 2 {
+            let (before, _) = text.split_at(text.floor_char_boundary(MOST_CONTROL - 2));
+            text = before;
+        }
+        [&self.code.0.to_be_bytes()[..], text.as_bytes()].concat()
+    }
+}
+
+impl fmt::Display for Close {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.text.as_str() {
+            "" => self.code.fmt(f),
+            text => write!(f, "{}: {}", self.code, text.escape_debug()),
+        }
+    }
+}

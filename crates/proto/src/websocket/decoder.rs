@@ -1,0 +1,197 @@
+//! From bytes to messages.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::header::{Header, Opcode, apply_mask};
+use super::utf8::Utf8;
+use super::{Close, Event, Kind, Role, Violation};
+use crate::ByteSize;
+use crate::framing::take_message;
+
+/// So many frames that carry next to nothing may come at once.
+pub const ALLOWANCE: u32 = 1024;
+/// So many of them may come every second.
+pub const ALLOWANCE_A_SECOND: u32 = 128;
+/// A fragment of so many bytes is not one of them.
+pub const FREE_FRAGMENT: usize = 32;
+
+/// Takes frames off the front of a buffer, checks them, and joins fragments.
+#[derive(Debug)]
+pub struct Decoder {
+    role: Role,
+    max_message: ByteSize,
+    /// The message whose fragments are on their way.
+    under_way: Option<UnderWay>,
+    allowance: u32,
+    refilled: Duration,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    kind: Kind,
+    joined: BytesMut,
+    utf8: Utf8,
+}
+
+impl Decoder {
+    /// For what comes to `role`, in messages of at most `max_message`.
+    pub fn new(role: Role, max_message: ByteSize) -> Self {
+        let (allowance, refilled) = (ALLOWANCE, Duration::ZERO);
+        Self { role, max_message, under_way: None, allowance, refilled }
+    }
+
+    /// Fills up the allowance of frames that carry next to nothing. `now` is the time since any fixed
+    /// moment; call it before each read, or as often as is convenient.
+    pub fn refill(&mut self, now: Duration) {
+        if self.allowance == ALLOWANCE {
+            self.refilled = now;
+            return;
+        }
+        let elapsed = now.saturating_sub(self.refilled).as_millis();
+        let more = elapsed.saturating_mul(u128::from(ALLOWANCE_A_SECOND)) / 1000;
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        if more > 0 {
+            self.allowance = self.allowance.saturating_add(more).min(ALLOWANCE);
+            self.refilled = now;
+        }
+    }
+
+    /// Takes one frame off the allowance: for a message that only whoever reads it knows to be nothing.
+    ///
+    /// # Errors
+    /// There were too many.
+    pub fn charge(&mut self) -> Result<(), Violation> {
+        self.allowance = self.allowance.checked_sub(1).ok_or(Violation::TooManyFrames)?;
+        Ok(())
+    }
+
+    /// The next event; `None` when nothing more is whole. Whoever reads appends to `buffer` and changes
+    /// nothing in it.
+    ///
+    /// # Errors
+    /// The other side broke the protocol. Nothing may be decoded behind it.
+    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Event>, Violation> {
+        loop {
+            let Some(header) = Header::read(buffer, self.role)? else { return Ok(None) };
+            let length = self.admitted(&header)?;
+            if buffer.len() - header.size < length {
+                return Ok(None);
+            }
+            buffer.advance(header.size);
+            if let Some(mask) = header.mask
+                && let Some(payload) = buffer.get_mut(..length)
+            {
+                apply_mask(mask, payload);
+            }
+            let event = match header.opcode {
+                Opcode::Close => Some(Event::Close(Close::read(&take_message(buffer, length, 0))?)),
+                Opcode::Ping => {
+                    self.charge()?;
+                    Some(Event::Ping(take_message(buffer, length, 0)))
+                }
+                Opcode::Pong => {
+                    self.charge()?;
+                    Some(Event::Pong(take_message(buffer, length, 0)))
+                }
+                Opcode::Text => self.begun(Kind::Text, header.is_final, buffer, length)?,
+                Opcode::Binary => self.begun(Kind::Binary, header.is_final, buffer, length)?,
+                Opcode::Continuation => self.continued(header.is_final, buffer, length)?,
+            };
+            if event.is_some() {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// How many more bytes the frame under way certainly needs; never above the limit.
+    pub fn missing(&self, buffer: &BytesMut) -> usize {
+        match Header::read(buffer, self.role) {
+            Ok(Some(header)) => {
+                let length = usize::try_from(header.length).unwrap_or(usize::MAX);
+                let within = length.min(self.max_message.bytes());
+                within.saturating_add(header.size).saturating_sub(buffer.len())
+            }
+            _ => 0,
+        }
+    }
+
+    /// How many bytes of a message have come that is not whole; `None` if none is under way.
+    pub fn part(&self, buffer: &BytesMut) -> Option<usize> {
+        match &self.under_way {
+            Some(under_way) => Some(under_way.joined.len() + buffer.len()),
+            None if buffer.is_empty() => None,
+            None => Some(buffer.len()),
+        }
+    }
+
+    /// The length of a frame that may come here.
+    fn admitted(&self, header: &Header) -> Result<usize, Violation> {
+        if header.opcode.is_control() {
+            // At most 125, which was checked.
+            return Ok(header.length as usize);
+        }
+        let before = match (header.opcode, &self.under_way) {
+            (Opcode::Continuation, None) => return Err(Violation::Continuation),
+            (Opcode::Continuation, Some(under_way)) => under_way.joined.len(),
+            (_, Some(_)) => return Err(Violation::Interleaved),
+            (_, None) => 0,
+        };
+        let length = header.length.saturating_add(before as u64);
+        if length > self.max_message.bytes() as u64 {
+            return Err(Violation::Oversize { length, limit: self.max_message });
+        }
+        Ok(header.length as usize)
+    }
+
+    fn begun(
+        &mut self,
+        kind: Kind,
+        is_final: bool,
+        buffer: &mut BytesMut,
+        length: usize,
+    ) -> Result<Option<Event>, Violation> {
+        if !is_final {
+            let under_way = UnderWay { kind, joined: BytesMut::new(), utf8: Utf8::default() };
+            self.under_way = Some(under_way);
+            return self.continued(false, buffer, length);
+        }
+        if length == 0 {
+            self.charge()?;
+        }
+        let payload = buffer.get(..length).unwrap_or_default();
+        if kind == Kind::Text && std::str::from_utf8(payload).is_err() {
+            return Err(Violation::NotUtf8);
+        }
+        Ok(Some(Event::Message(kind, take_message(buffer, length, 0))))
+    }
+
+    fn continued(
+        &mut self,
+        is_final: bool,
+        buffer: &mut BytesMut,
+        length: usize,
+    ) -> Result<Option<Event>, Violation> {
+        if length < FREE_FRAGMENT {
+            self.charge()?;
+        }
+        let Some(mut under_way) = self.under_way.take() else {
+            return Err(Violation::Continuation);
+        };
+        let payload = buffer.get(..length).unwrap_or_default();
+        if under_way.kind == Kind::Text && !under_way.utf8.feed(payload) {
+            return Err(Violation::NotUtf8);
+        }
+        under_way.joined.extend_from_slice(payload);
+        buffer.advance(length);
+        if !is_final {
+            self.under_way = Some(under_way);
+            return Ok(None);
+        }
+        if !under_way.utf8.is_whole() {
+            return Err(Violation::NotUtf8);
+        }
+        Ok(Some(Event::Message(under_way.kind, Bytes::from(under_way.joined))))
+    }
+}

@@ -1,0 +1,335 @@
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+
+use super::*;
+use crate::WriteBuf;
+use std::time::Duration;
+
+const LIMIT: ByteSize = ByteSize::kib(64);
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+fn decoder(role: Role) -> Decoder {
+    Decoder::new(role, LIMIT)
+}
+
+/// All that comes of `bytes`, or how they break the protocol.
+fn all(decoder: &mut Decoder, bytes: &[u8]) -> Result<Vec<Event>, Violation> {
+    let mut buffer = BytesMut::from(bytes);
+    let mut events = Vec::new();
+    while let Some(event) = decoder.decode(&mut buffer)? {
+        events.push(event);
+    }
+    Ok(events)
+}
+
+fn text(text: &str) -> Event {
+    Event::Message(Kind::Text, Bytes::copy_from_slice(text.as_bytes()))
+}
+
+fn binary(payload: &[u8]) -> Event {
+    Event::Message(Kind::Binary, Bytes::copy_from_slice(payload))
+}
+
+/// The frames that RFC 6455 shows in section 5.7.
+#[test]
+fn the_rfcs_own_examples_are_read() {
+    let client = |bytes: &[u8]| all(&mut decoder(Role::Client), bytes).unwrap();
+    assert_eq!(client(&[0x81, 5, 0x48, 0x65, 0x6c, 0x6c, 0x6f]), [text("Hello")]);
+    let masked = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
+    assert_eq!(all(&mut decoder(Role::Server), &masked).unwrap(), [text("Hello")]);
+    assert_eq!(client(&[0x01, 3, 0x48, 0x65, 0x6c, 0x80, 2, 0x6c, 0x6f]), [text("Hello")]);
+    assert_eq!(client(b"\x89\x05Hello"), [Event::Ping("Hello".into())]);
+    let long = [&[0x82, 0x7e, 1, 0][..], &[7; 256]].concat();
+    assert_eq!(client(&long), [binary(&[7; 256])]);
+    let longer = [&[0x82, 0x7f, 0, 0, 0, 0, 0, 1, 0, 0][..], &[7; 65536]].concat();
+    assert_eq!(client(&longer), [binary(&[7; 65536])]);
+}
+
+#[test]
+fn control_frames_come_between_fragments() {
+    let bytes = b"\x01\x02ab\x89\x01p\x00\x00\x8a\x00\x80\x01c\x88\x04\x03\xe8ok";
+    let close = Close::because(CloseCode::NORMAL, "ok");
+    let expected = [
+        Event::Ping("p".into()),
+        Event::Pong(Bytes::new()),
+        text("abc"),
+        Event::Close(Some(close)),
+    ];
+    assert_eq!(all(&mut decoder(Role::Client), bytes).unwrap(), expected);
+    assert_eq!(all(&mut decoder(Role::Client), &[0x88, 0]).unwrap(), [Event::Close(None)]);
+}
+
+#[test]
+fn every_breach_is_told_by_name() {
+    let oversize = |length| Violation::Oversize { length, limit: LIMIT };
+    for (bytes, violation) in [
+        (&b"\xc1"[..], Violation::ReservedBits),
+        (b"\x91", Violation::ReservedBits),
+        (b"\x83", Violation::UnknownOpcode(3)),
+        (b"\x8f", Violation::UnknownOpcode(15)),
+        (b"\x09", Violation::FragmentedControl),
+        (b"\x08\x00", Violation::FragmentedControl),
+        (b"\x89\x7e", Violation::ControlOversize),
+        (b"\x81\x80", Violation::Masking),
+        (b"\x80\x00", Violation::Continuation),
+        (b"\x00\x01a", Violation::Continuation),
+        (b"\x01\x01a\x81\x01b", Violation::Interleaved),
+        (b"\x81\x7e\x00\x7d", Violation::MalformedLength),
+        (b"\x82\x7f\x00\x00\x00\x00\x00\x00\xff\xff", Violation::MalformedLength),
+        (b"\x82\x7f\x80\x00\x00\x00\x00\x01\x00\x00", Violation::MalformedLength),
+        (b"\x88\x01\x03", Violation::MalformedClose),
+        (b"\x88\x02\x03\xec", Violation::MalformedClose),
+        (b"\x88\x02\x03\xed", Violation::MalformedClose),
+        (b"\x88\x02\x03\xee", Violation::MalformedClose),
+        (b"\x88\x02\x00\x00", Violation::MalformedClose),
+        (b"\x88\x02\x07\xd0", Violation::MalformedClose),
+        (b"\x88\x03\x03\xe8\xff", Violation::NotUtf8),
+        (b"\x81\x01\xff", Violation::NotUtf8),
+        (b"\x81\x01\xc3", Violation::NotUtf8),
+        // Surrogates and what lies beyond Unicode.
+        (b"\x81\x03\xed\xa0\x80", Violation::NotUtf8),
+        (b"\x81\x04\xf4\x90\x80\x80", Violation::NotUtf8),
+        // A bad fragment is not waited behind.
+        (b"\x01\x02\xc3\x28", Violation::NotUtf8),
+        (b"\x01\x01\xc3\x00\x01\x28", Violation::NotUtf8),
+        (b"\x01\x01\xc3\x80\x00", Violation::NotUtf8),
+        // Only the lengths have come.
+        (b"\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x01", oversize(65537)),
+        (b"\x82\x7f\x7f\xff\xff\xff\xff\xff\xff\xff", oversize(i64::MAX as u64)),
+        (b"\x02\x01a\x80\x7f\x00\x00\x00\x00\x00\x01\x00\x00", oversize(65537)),
+    ] {
+        let outcome = all(&mut decoder(Role::Client), bytes);
+        assert_eq!(outcome, Err(violation), "{}", bytes.escape_ascii());
+    }
+    assert_eq!(all(&mut decoder(Role::Server), b"\x81\x01a"), Err(Violation::Masking));
+}
+
+#[test]
+fn the_limit_is_where_it_is() {
+    for (length, is_taken) in [(65535, true), (65536, true), (65537, false)] {
+        for fragments in [1, 2, 5] {
+            let mut wire = Vec::new();
+            let each = length / fragments;
+            for number in 0..fragments {
+                let is_last = number + 1 == fragments;
+                let size = if is_last { length - each * number } else { each };
+                wire.push(if is_last { 0x80 } else { 0 } | if number == 0 { 2 } else { 0 });
+                match u16::try_from(size) {
+                    Ok(size) => wire.extend([&[126][..], &size.to_be_bytes()].concat()),
+                    Err(_) => wire.extend([&[127][..], &(size as u64).to_be_bytes()].concat()),
+                }
+                wire.extend(vec![1; size]);
+            }
+            let outcome = all(&mut decoder(Role::Client), &wire);
+            assert_eq!(outcome.is_ok(), is_taken, "{length} bytes in {fragments}: {outcome:?}");
+        }
+    }
+    let encoder = Encoder::new(LIMIT);
+    for (length, is_taken) in [(65536, true), (65537, false)] {
+        let (mut out, message) = (WriteBuf::new(), Bytes::from(vec![0; length]));
+        let head = message.slice(..10);
+        let behind = message.slice(10..);
+        for message in [(&[][..], &message), (&head[..], &behind)] {
+            let before = out.len();
+            let encoded = encoder.message(Kind::Binary, message, None, &mut out);
+            assert_eq!(encoded.is_ok(), is_taken, "{length}");
+            assert_eq!(out.len() > before, is_taken, "{length}");
+        }
+    }
+}
+
+/// A length alone makes nobody allocate: what is asked for is never above the limit.
+#[test]
+fn nothing_is_wanted_beyond_the_limit() {
+    let decoder = decoder(Role::Client);
+    let wanted = |bytes: &[u8]| decoder.missing(&BytesMut::from(bytes));
+    assert_eq!(wanted(b"\x82"), 0);
+    assert_eq!(wanted(b"\x82\x05ab"), 3);
+    assert_eq!(wanted(b"\x82\x7f\x00\x00\x00\x00\x7f\xff\xff\xff"), LIMIT.bytes());
+}
+
+/// Frames that carry next to nothing, each of its kind, until they are too many.
+#[test]
+fn frames_that_carry_next_to_nothing_are_counted() {
+    for (frame, begins) in [
+        (&b"\x89\x00"[..], &b""[..]),
+        (b"\x8a\x00", b""),
+        (b"\x81\x00", b""),
+        (b"\x82\x00", b""),
+        (b"\x00\x00", b"\x02\x20xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
+        (b"\x00\x01x", b"\x01\x20xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
+    ] {
+        let mut decoder = decoder(Role::Client);
+        all(&mut decoder, begins).unwrap();
+        let mut taken = 0;
+        let outcome = loop {
+            match all(&mut decoder, frame) {
+                Ok(_) => taken += 1,
+                Err(violation) => break violation,
+            }
+        };
+        assert_eq!((taken, outcome), (ALLOWANCE, Violation::TooManyFrames), "{frame:?}");
+        assert_eq!(outcome.close_code(), CloseCode::POLICY);
+    }
+}
+
+#[test]
+fn the_allowance_comes_back_with_time_and_messages_need_none() {
+    let mut decoder = decoder(Role::Client);
+    let mut now = Duration::from_secs(7);
+    decoder.refill(now);
+    for _ in 0..ALLOWANCE {
+        all(&mut decoder, b"\x89\x00").unwrap();
+    }
+    for _ in 0..10 * ALLOWANCE {
+        all(&mut decoder, b"\x81\x01x").unwrap();
+        decoder.refill(now);
+    }
+    now += Duration::from_millis(500);
+    decoder.refill(now);
+    for _ in 0..ALLOWANCE_A_SECOND / 2 {
+        all(&mut decoder, b"\x89\x00").unwrap();
+    }
+    assert_eq!(all(&mut decoder, b"\x89\x00"), Err(Violation::TooManyFrames));
+    decoder.refill(now + Duration::from_secs(3600));
+    for _ in 0..ALLOWANCE {
+        all(&mut decoder, b"\x89\x00").unwrap();
+    }
+    assert_eq!(all(&mut decoder, b"\x89\x00"), Err(Violation::TooManyFrames));
+}
+
+/// Refilling in steps that are too short to give one must not lose them.
+#[test]
+fn a_short_step_is_not_lost() {
+    let mut decoder = decoder(Role::Client);
+    decoder.refill(Duration::ZERO);
+    for _ in 0..ALLOWANCE {
+        all(&mut decoder, b"\x89\x00").unwrap();
+    }
+    for milliseconds in 1..=8 {
+        decoder.refill(Duration::from_millis(milliseconds));
+    }
+    assert!(all(&mut decoder, b"\x89\x00").is_ok());
+}
+
+#[test]
+fn a_close_says_no_more_than_fits() {
+    let (encoder, mut out) = (Encoder::new(LIMIT), WriteBuf::new());
+    let close = Close::because(CloseCode::INTERNAL, "é".repeat(100));
+    encoder.close(Some(&close), None, &mut out);
+    let events = all(&mut decoder(Role::Client), &out.to_bytes()).unwrap();
+    let shown = Close::because(CloseCode::INTERNAL, "é".repeat(61));
+    assert_eq!(events, [Event::Close(Some(shown))]);
+}
+
+#[derive(Clone, Debug)]
+enum Said {
+    Message(Kind, Vec<u8>, usize),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+}
+
+fn any_said() -> impl Strategy<Value = Said> {
+    let payload = prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..130),
+        (60_000usize..65_536, any::<u8>()).prop_map(|(length, byte)| vec![byte; length]),
+        (1000usize..20_000, any::<u8>()).prop_map(|(length, byte)| vec![byte; length]),
+    ];
+    prop_oneof![
+        ("\\PC{0,80}", 0usize..9).prop_map(|(text, head)| Said::Message(
+            Kind::Text,
+            text.into_bytes(),
+            head
+        )),
+        (payload, 0usize..9).prop_map(|(payload, head)| Said::Message(Kind::Binary, payload, head)),
+        proptest::collection::vec(any::<u8>(), 0..126).prop_map(Said::Ping),
+        proptest::collection::vec(any::<u8>(), 0..126).prop_map(Said::Pong),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whatever is said arrives, from either side, wherever the cuts fall.
+    #[test]
+    fn what_is_encoded_is_decoded(
+        all_said in proptest::collection::vec(any_said(), 0..12),
+        from_client in any::<bool>(),
+        steps in proptest::collection::vec(prop_oneof![1usize..8, 1usize..70_000], 1..20),
+    ) {
+        let (encoder, mut out) = (Encoder::new(LIMIT), WriteBuf::new());
+        let mask = from_client.then_some(MASK);
+        let mut expected = Vec::new();
+        for said in all_said {
+            expected.push(match said {
+                Said::Message(kind, payload, head) => {
+                    let payload = Bytes::from(payload);
+                    let (head, rest) = (payload.slice(..head.min(payload.len())), payload.slice(head.min(payload.len())..));
+                    encoder.message(kind, (&head, &rest), mask, &mut out).unwrap();
+                    Event::Message(kind, payload)
+                }
+                Said::Ping(payload) => {
+                    encoder.ping(&payload, mask, &mut out);
+                    Event::Ping(payload.into())
+                }
+                Said::Pong(payload) => {
+                    encoder.pong(&payload, mask, &mut out);
+                    Event::Pong(payload.into())
+                }
+            });
+        }
+        let wire = out.to_bytes();
+        prop_assert_eq!(wire.len(), out.len());
+        let mut decoder = decoder(if from_client { Role::Server } else { Role::Client });
+        let (mut buffer, mut rest, mut came) = (BytesMut::new(), &wire[..], Vec::new());
+        for step in steps.iter().cycle() {
+            if rest.is_empty() { break }
+            let (now, later) = rest.split_at((*step).min(rest.len()));
+            rest = later;
+            let missing = decoder.missing(&buffer);
+            prop_assert!(missing <= now.len() + later.len(), "it waits for what never comes");
+            buffer.extend_from_slice(now);
+            while let Some(event) = decoder.decode(&mut buffer).unwrap() {
+                came.push(event);
+            }
+        }
+        prop_assert_eq!(came, expected);
+        prop_assert_eq!(decoder.part(&buffer), None);
+    }
+
+    /// Text in any fragments is judged as the whole is.
+    #[test]
+    fn utf8_is_judged_as_a_whole(
+        bytes in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..24),
+            "\\PC{0,12}".prop_map(String::into_bytes),
+            ("\\PC{0,6}", 0usize..30, any::<u8>()).prop_map(|(text, place, byte)| {
+                let mut bytes = text.into_bytes();
+                if let Some(at) = bytes.get_mut(place) { *at = byte }
+                bytes
+            }),
+        ],
+        cuts in proptest::collection::vec(0usize..6, 0..24),
+    ) {
+        let mut wire = Vec::new();
+        let (mut rest, mut opcode) = (&bytes[..], 1u8);
+        for cut in cuts {
+            let (now, later) = rest.split_at(cut.min(rest.len()));
+            wire.extend([&[opcode, now.len() as u8][..], now].concat());
+            (rest, opcode) = (later, 0);
+        }
+        wire.extend([&[0x80 | opcode, rest.len() as u8][..], rest].concat());
+        let outcome = all(&mut decoder(Role::Client), &wire);
+        match std::str::from_utf8(&bytes) {
+            Ok(whole) => prop_assert_eq!(outcome, Ok(vec![text(whole)])),
+            Err(_) => prop_assert_eq!(outcome, Err(Violation::NotUtf8)),
+        }
+    }
+
+    /// Any bytes at all: no panic, and nothing is kept beyond the limit.
+    #[test]
+    fn nonsense_is_refused_or_waits(bytes in proptest::collection::vec(any::<u8>(), 0..300), server in any::<bool>()) {
+        let role = if server { Role::Server } else { Role::Client };
+        let _ = all(&mut decoder(role), &bytes);
+    }
+}
