@@ -11,6 +11,7 @@ mod status;
 #[cfg_attr(not(windows), path = "args/unix.rs")]
 mod system;
 mod values;
+mod web;
 
 use clap::{Parser, Subcommand};
 
@@ -21,6 +22,7 @@ pub(crate) use line::Line;
 pub(crate) use logging::{LogFormat, Logging};
 pub(crate) use serve::Serve;
 pub(crate) use status::Status;
+pub(crate) use web::WebServer;
 
 /// One line between two processes: whole messages over whatever lies underneath.
 #[derive(Parser)]
@@ -43,6 +45,7 @@ Examples:
 
 Endpoints:
   unix:PATH  unix:@ABSTRACT  pipe:NAME (Windows)  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:  tcp:HOST:PORT
+  ws://HOST:PORT/PATH  wss://HOST/PATH  ws-unix:PATH; to listen: http://HOST:PORT  https://HOST:PORT  http-unix:PATH
   A framing may stand in front: lines+ (the usual), content-length+, length-prefix+; or resume+, for
   a session that survives its connection
 

@@ -6,7 +6,6 @@ use std::io::{IsTerminal, Read, Write};
 use tieline_proto::ByteSize;
 use tieline_proto::json::{self, Limits};
 use tieline_rpc::{Answer, CallError, Peer, PeerOptions, Router, TraceParent};
-use tieline_transport::Registry;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::args::Call;
@@ -28,7 +27,7 @@ async fn call(args: &Call) -> Result<(), Failure> {
     args.reach.for_programs_at(&[&args.endpoint])?;
     let options = args.reach.options();
     let params = params(args.params.as_deref(), options.channel.max_message).await?;
-    let channel = sessions::connect(&Registry::new(), &args.endpoint, &options).await?;
+    let channel = sessions::connect(&args.web.registry()?, &args.endpoint, &options).await?;
     let (printer, printed) = Printer::start()?;
     let follower = follower(args.follow, &printer);
     let (peer, driver) = Peer::new(channel, follower, PeerOptions::new(args.dialect));

@@ -19,24 +19,28 @@ pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
         crate::stderr::say(BY_HAND);
     }
     let far = if args.resume { args.endpoint.resumable() } else { args.endpoint };
-    join(Endpoint::stdio(), far, args.line).await
+    join(&args.web.registry()?, Endpoint::stdio(), far, args.line).await
 }
 
 pub(crate) async fn bridge(args: Bridge) -> Result<(), Failure> {
-    join(args.near, args.far, args.line).await
+    join(&args.web.registry()?, args.near, args.far, args.line).await
 }
 
-async fn join(near: Endpoint, far: Endpoint, line: Line) -> Result<(), Failure> {
+async fn join(
+    registry: &Registry,
+    near: Endpoint,
+    far: Endpoint,
+    line: Line,
+) -> Result<(), Failure> {
     line.for_programs_at(&[&near, &far])?;
     let signals = Signals::listen()?;
-    let registry = Registry::new();
     // A session carries the messages of any framing as they are.
     let converts = !near.is_resumable() && !far.is_resumable();
     let json = converts && framing(&near) != framing(&far);
     let options = Options { json, ..line.options() };
     // The far side first: until it is there, nothing is taken from the near side.
-    let far = sessions::connect(&registry, &far, &options).await?;
-    let near = sessions::connect(&registry, &near, &options).await?;
+    let far = sessions::connect(registry, &far, &options).await?;
+    let near = sessions::connect(registry, &near, &options).await?;
     let (tap, tap_end) = Tap::open_if_any(line.tap.as_deref())?;
     let how = tieline_gateway::Bridge { tap, grace: line.grace(), ..Default::default() };
     let report = tokio::select! {

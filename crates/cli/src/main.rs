@@ -21,6 +21,7 @@ mod signals;
 mod status;
 mod stderr;
 mod terminal;
+mod web;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -18,6 +18,7 @@ use crate::sessions::{self, Served};
 use crate::shell::{demo_call, quote};
 use crate::signals::Signals;
 use crate::status::{About, Offer};
+use crate::web::Sites;
 
 pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     let signals = Signals::listen()?;
@@ -33,15 +34,16 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     let mut server = Server::new(args.max_connections, bridge);
     server.restart(args.restart);
     server.account(account.clone());
-    let mut endpoints = Vec::new();
-    for entrance in entrances(&args, &registry, &program).await? {
-        let Entrance { acceptor, endpoint, json } = entrance;
-        endpoints.push(endpoint);
+    let mut sites = Sites::new();
+    let Entrances { entrances, endpoints } =
+        entrances(&args, &registry, &program, &mut sites).await?;
+    for Entrance { acceptor, json } in entrances {
         server.add(acceptor, target(&args, &registry, &program, json, &account)?);
     }
+    sites.export(&server.watch());
     let offer = if args.no_status { None } else { offer(&registry).await };
     let about = About::new(program.name.clone(), &endpoints, server.watch());
-    announce(&endpoints, &program, quiet);
+    announce(&endpoints, &program, &sites, quiet)?;
 
     let asked = async {
         match offer {
@@ -49,8 +51,12 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
             None => pending().await,
         }
     };
+    let stop = async {
+        signals.first().await;
+        sites.not_ready();
+    };
     let served = tokio::select! {
-        report = server.run(signals.first()) => report,
+        report = server.run(stop) => report,
         never = asked => match never {},
         () = signals.second() => {
             // With the server, all lines are dropped.
@@ -58,6 +64,7 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
             return Err(Failure::Said("ended at once by a second signal".into()));
         }
     };
+    sites.close().await;
     signals.written(tap_end).await;
     let ServerReport { served, refused, failed, lost, restarted, programs, .. } = served;
     tracing::info!(served, refused, failed, lost, restarted, "ended");
@@ -132,20 +139,34 @@ impl Program {
 
 struct Entrance {
     acceptor: Box<dyn DynAcceptor>,
-    /// What a client needs to be told, the framing included.
-    endpoint: Endpoint,
     /// Its framing is not the program's, so every message must be JSON.
     json: bool,
+}
+
+struct Entrances {
+    entrances: Vec<Entrance>,
+    /// What a client needs to be told, the framing included.
+    endpoints: Vec<Endpoint>,
 }
 
 async fn entrances(
     args: &Serve,
     registry: &Registry,
     program: &Program,
-) -> Result<Vec<Entrance>, Failure> {
+    sites: &mut Sites,
+) -> Result<Entrances, Failure> {
     let served = Served { resume: args.resume, most: args.max_connections };
-    let mut entrances = Vec::new();
+    let (mut entrances, mut endpoints) = (Vec::new(), Vec::new());
     for endpoint in &args.listen {
+        if Sites::is_one(endpoint) {
+            // It frames messages itself, and hands over each as one line.
+            let options = args.line.options();
+            let (plain, sessions) = sites.listen(&args.web, endpoint, &options, served).await?;
+            endpoints.push(plain.endpoint().clone());
+            let both = [plain, sessions].map(|acceptor| Entrance { acceptor, json: false });
+            entrances.extend(both);
+            continue;
+        }
         // Without a framing of its own an entrance speaks lines, whatever the program does.
         let converts = !endpoint.is_resumable() && served.resume.is_none();
         let json = converts && endpoint.framing().unwrap_or(FramingKind::Lines) != args.framing;
@@ -153,21 +174,21 @@ async fn entrances(
         let options = Options { json, allow_unauthenticated_tcp, ..args.line.options() };
         let acceptor = sessions::listen(registry, endpoint.clone(), &options, served).await?;
         let listening = acceptor.endpoint().clone();
-        let endpoint = match endpoint.framing() {
+        endpoints.push(match endpoint.framing() {
             Some(framing) if converts => listening.with_framing(framing),
             _ => listening,
-        };
-        entrances.push(Entrance { acceptor, endpoint, json });
+        });
+        entrances.push(Entrance { acceptor, json });
     }
     if entrances.is_empty() {
         let json = served.resume.is_none() && args.framing != FramingKind::Lines;
         let options = Options { json, ..args.line.options() };
         let name = program.name.as_ref();
         let acceptor = rendezvous::listen(registry, name, &options, served).await?;
-        let endpoint = acceptor.endpoint().clone();
-        entrances.push(Entrance { acceptor, endpoint, json });
+        endpoints.push(acceptor.endpoint().clone());
+        entrances.push(Entrance { acceptor, json });
     }
-    Ok(entrances)
+    Ok(Entrances { entrances, endpoints })
 }
 
 fn target(
@@ -187,27 +208,37 @@ fn target(
 }
 
 /// The endpoints, for programs, on stdout; what a person can paste, on stderr.
-fn announce(endpoints: &[Endpoint], program: &Program, quiet: bool) {
+fn announce(
+    endpoints: &[Endpoint],
+    program: &Program,
+    sites: &Sites,
+    quiet: bool,
+) -> Result<(), Failure> {
     // Nobody may be reading either of them; it serves all the same.
     let mut stdout = std::io::stdout();
     for endpoint in endpoints {
         let _ = writeln!(stdout, "{endpoint}");
     }
+    let tieline = std::env::args().next().unwrap_or_else(|| "tieline".into());
+    let web = sites.invitation(&quote(&tieline))?;
     if !quiet {
-        crate::stderr::say(invitation(endpoints, program).as_bytes());
+        let invitation = invitation(&tieline, endpoints, program) + &web;
+        crate::stderr::say(invitation.as_bytes());
+    } else if sites.has_secret_to_tell() {
+        crate::stderr::say(web.as_bytes());
     }
+    Ok(())
 }
 
-fn invitation(endpoints: &[Endpoint], program: &Program) -> String {
+fn invitation(tieline: &str, endpoints: &[Endpoint], program: &Program) -> String {
     let built_in = if program.is_demo { " (built in)" } else { "" };
     let mut text = format!(
         "tieline: serving {}{built_in}, a process for each client; Ctrl-C ends it\n\
          try, in another terminal:\n",
         program.name
     );
-    let tieline = std::env::args().next().unwrap_or_else(|| "tieline".into());
-    for endpoint in endpoints {
-        let (tieline, endpoint) = (quote(&tieline), quote(&endpoint.to_string()));
+    for endpoint in endpoints.iter().filter(|it| !Sites::is_one(it)) {
+        let (tieline, endpoint) = (quote(tieline), quote(&endpoint.to_string()));
         text.push_str(&match program.is_demo {
             true => format!("  {}\n", demo_call(&tieline, &endpoint)),
             false => format!("  {tieline} connect {endpoint}\n"),

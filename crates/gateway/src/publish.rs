@@ -1,7 +1,9 @@
-//! What a server counts, for whoever exports it: through the `metrics` facade, under names as
-//! Prometheus wants them.
+//! What a server counts, for whoever exports it: as Prometheus reads it, or through the `metrics`
+//! facade.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use std::fmt::Write;
+
+use metrics::{Label, Unit, counter, describe_counter, describe_gauge, gauge};
 use tieline_link::State;
 use tieline_proto::{BreakerState, Histogram};
 
@@ -12,95 +14,172 @@ impl ServerWatch {
     /// server has counted until now. Call it before what was recorded is exported; between two calls
     /// nothing is told, and where there is no recorder nothing is done.
     pub fn publish(&self) {
-        publish(&self.now());
-    }
-}
-
-fn publish(view: &ServerView) {
-    describe();
-    let report = view.report;
-    counter!("tieline_clients_total").absolute(view.came);
-    counter!("tieline_clients_refused_total").absolute(report.refused);
-    counter!("tieline_lines_ended_total").absolute(report.served);
-    counter!("tieline_lines_failed_total").absolute(report.failed);
-    counter!("tieline_restarts_total").absolute(view.restarts);
-    counter!("tieline_messages_lost_total").absolute(report.lost);
-    let traffic = view.traffic;
-    counter!("tieline_faults_total").absolute(traffic.faults);
-    for (direction, messages, bytes) in [
-        ("in", traffic.messages_in, traffic.bytes_in),
-        ("out", traffic.messages_out, traffic.bytes_out),
-    ] {
-        counter!("tieline_messages_total", "direction" => direction).absolute(messages);
-        counter!("tieline_bytes_total", "direction" => direction).absolute(bytes);
-    }
-    let states = view.lines.iter().map(|line| line.program.as_ref().map(|program| &program.state));
-    let (mut running, mut waiting) = (0, 0);
-    for state in states {
-        match state {
-            Some(State::Connected { .. }) => running += 1,
-            _ => waiting += 1,
+        for Family { name, unit, help, samples } in families(&self.now()) {
+            match name.ends_with("_total") {
+                true => describe_counter!(name, unit, help),
+                false => describe_gauge!(name, unit, help),
+            }
+            for (label, value) in samples {
+                let labels: Vec<Label> =
+                    label.iter().map(|(key, value)| Label::from_static_parts(key, value)).collect();
+                match name.ends_with("_total") {
+                    true => counter!(name, labels).absolute(value as u64),
+                    false => gauge!(name, labels).set(value),
+                }
+            }
         }
     }
-    for (state, lines) in [("running", running), ("waiting", waiting)] {
-        gauge!("tieline_lines", "state" => state).set(f64::from(lines));
+
+    /// What the server has counted until now, in Prometheus' text format 0.0.4.
+    pub fn prometheus(&self) -> String {
+        let mut text = String::new();
+        for Family { name, help, samples, .. } in families(&self.now()) {
+            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+            // Writing to a string cannot fail.
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+            for (label, value) in samples {
+                let _ = match label {
+                    Some((key, of)) => writeln!(text, "{name}{{{key}=\"{of}\"}} {value}"),
+                    None => writeln!(text, "{name} {value}"),
+                };
+            }
+        }
+        text
     }
+}
+
+/// Samples of one name. One that ends in `_total` counts up, any other one is what it is now.
+struct Family {
+    name: &'static str,
+    unit: Unit,
+    help: &'static str,
+    samples: Vec<(Option<(&'static str, &'static str)>, f64)>,
+}
+
+fn one(name: &'static str, unit: Unit, help: &'static str, value: f64) -> Family {
+    Family { name, unit, help, samples: vec![(None, value)] }
+}
+
+fn by<const N: usize>(
+    name: &'static str,
+    unit: Unit,
+    help: &'static str,
+    label: &'static str,
+    values: [(&'static str, f64); N],
+) -> Family {
+    let samples = values.into_iter().map(|(of, value)| (Some((label, of)), value)).collect();
+    Family { name, unit, help, samples }
+}
+
+fn families(view: &ServerView) -> Vec<Family> {
+    use Unit::{Bytes, Count, Seconds};
+
+    let (report, traffic, lines) = (view.report, view.traffic, view.lines.len());
+    let is_running = |state: &State| matches!(state, State::Connected { .. });
+    let programs = view.lines.iter().filter_map(|line| line.program.as_ref());
+    let running = programs.filter(|program| is_running(&program.state)).count();
     let is_open = !matches!(view.breaker, BreakerState::Closed);
-    gauge!("tieline_breaker_open").set(f64::from(u8::from(is_open)));
-    publish_sessions(view);
-}
-
-fn publish_sessions(view: &ServerView) {
-    let (mut connected, mut away, mut messages, mut bytes) = (0, 0, 0, 0);
-    let mut latency = Histogram::new();
-    for session in view.lines.iter().filter_map(|line| line.client.session.as_deref()) {
-        *(if session.is_connected { &mut connected } else { &mut away }) += 1;
-        messages += session.kept_messages;
-        bytes += session.kept_bytes;
-        latency.add(&session.latency);
-    }
-    for (state, sessions) in [("connected", connected), ("away", away)] {
-        gauge!("tieline_sessions", "state" => state).set(f64::from(sessions));
-    }
-    gauge!("tieline_session_kept_messages").set(messages as f64);
-    gauge!("tieline_session_kept_bytes").set(bytes as f64);
-    for (label, share) in [("0.5", 0.5), ("0.99", 0.99), ("1", 1.0)] {
-        let took = latency.quantile(share).as_secs_f64();
-        gauge!("tieline_session_acknowledgement_seconds", "quantile" => label).set(took);
-    }
-}
-
-fn describe() {
-    for (name, unit, text) in [
-        ("tieline_clients_total", Unit::Count, "Clients that have come."),
-        ("tieline_clients_refused_total", Unit::Count, "Clients that were turned away."),
-        ("tieline_lines_ended_total", Unit::Count, "Lines that are over."),
-        ("tieline_lines_failed_total", Unit::Count, "Lines that ended badly."),
-        ("tieline_restarts_total", Unit::Count, "How often a program was replaced."),
-        ("tieline_messages_lost_total", Unit::Count, "Messages that were not passed on."),
-        ("tieline_faults_total", Unit::Count, "Messages of clients that were not delivered."),
-        ("tieline_messages_total", Unit::Count, "Messages from (in) and to (out) clients."),
-        ("tieline_bytes_total", Unit::Bytes, "Bytes from (in) and to (out) clients."),
-    ] {
-        describe_counter!(name, unit, text);
-    }
-    for (name, unit, text) in [
-        ("tieline_lines", Unit::Count, "Lines there are, by whether their program runs."),
-        ("tieline_breaker_open", Unit::Count, "1 while programs fail too often to be started."),
-        ("tieline_sessions", Unit::Count, "Sessions there are, by whether they have a connection."),
-        (
+    let sessions = Sessions::of(view);
+    let took = |share| sessions.latency.quantile(share).as_secs_f64();
+    vec![
+        one("tieline_clients_total", Count, "Clients that have come.", view.came as f64),
+        one(
+            "tieline_clients_refused_total",
+            Count,
+            "Clients that were turned away.",
+            report.refused as f64,
+        ),
+        one("tieline_lines_ended_total", Count, "Lines that are over.", report.served as f64),
+        one("tieline_lines_failed_total", Count, "Lines that ended badly.", report.failed as f64),
+        one("tieline_restarts_total", Count, "Programs that were replaced.", view.restarts as f64),
+        one(
+            "tieline_messages_lost_total",
+            Count,
+            "Messages that were not passed on.",
+            report.lost as f64,
+        ),
+        one(
+            "tieline_faults_total",
+            Count,
+            "Messages of clients that were not delivered.",
+            traffic.faults as f64,
+        ),
+        by(
+            "tieline_messages_total",
+            Count,
+            "Messages from (in) and to (out) clients.",
+            "direction",
+            [("in", traffic.messages_in as f64), ("out", traffic.messages_out as f64)],
+        ),
+        by(
+            "tieline_bytes_total",
+            Bytes,
+            "Bytes from (in) and to (out) clients.",
+            "direction",
+            [("in", traffic.bytes_in as f64), ("out", traffic.bytes_out as f64)],
+        ),
+        by(
+            "tieline_lines",
+            Count,
+            "Lines there are, by whether their program runs.",
+            "state",
+            [("running", running as f64), ("waiting", (lines - running) as f64)],
+        ),
+        one(
+            "tieline_breaker_open",
+            Count,
+            "1 while programs fail too often to be started.",
+            f64::from(u8::from(is_open)),
+        ),
+        by(
+            "tieline_sessions",
+            Count,
+            "Sessions there are, by whether they have a connection.",
+            "state",
+            [("connected", sessions.connected), ("away", sessions.away)],
+        ),
+        one(
             "tieline_session_kept_messages",
-            Unit::Count,
-            "Messages kept until they are acknowledged.",
+            Count,
+            "Messages that are kept until they are acknowledged.",
+            sessions.messages as f64,
         ),
-        ("tieline_session_kept_bytes", Unit::Bytes, "Bytes of messages kept."),
-        (
+        one(
+            "tieline_session_kept_bytes",
+            Bytes,
+            "Bytes of the messages that are kept.",
+            sessions.bytes as f64,
+        ),
+        by(
             "tieline_session_acknowledgement_seconds",
-            Unit::Seconds,
+            Seconds,
             "How long clients took to acknowledge a message, in the sessions there are.",
+            "quantile",
+            [("0.5", took(0.5)), ("0.99", took(0.99)), ("1", took(1.0))],
         ),
-    ] {
-        describe_gauge!(name, unit, text);
+    ]
+}
+
+/// Of all sessions there are.
+#[derive(Default)]
+struct Sessions {
+    connected: f64,
+    away: f64,
+    messages: usize,
+    bytes: usize,
+    latency: Histogram,
+}
+
+impl Sessions {
+    fn of(view: &ServerView) -> Self {
+        let mut all = Self::default();
+        for session in view.lines.iter().filter_map(|line| line.client.session.as_deref()) {
+            *(if session.is_connected { &mut all.connected } else { &mut all.away }) += 1.0;
+            all.messages += session.kept_messages;
+            all.bytes += session.kept_bytes;
+            all.latency.add(&session.latency);
+        }
+        all
     }
 }
 
@@ -209,6 +288,17 @@ mod tests {
         for name in values.keys() {
             let name = name.split('{').next().unwrap();
             assert!(described.iter().any(|it| it == name), "{name} is not described");
+        }
+        let text = watch.prometheus();
+        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), values.len());
+        for line in [
+            "# HELP tieline_clients_total Clients that have come.",
+            "# TYPE tieline_clients_total counter",
+            "tieline_clients_total 2",
+            "# TYPE tieline_lines gauge",
+            "tieline_lines{state=\"running\"} 0",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line}: {text}");
         }
     }
 }

@@ -8,6 +8,7 @@ use tieline_transport::Endpoint;
 
 use super::line::Reach;
 use super::values::{dialect, duration, endpoint};
+use super::web::WebClient;
 
 #[derive(Group)]
 #[command(after_help = "\
@@ -41,6 +42,8 @@ pub(crate) struct Call {
     /// Print notifications that come meanwhile, a line each, before the result
     #[arg(long)]
     pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) web: WebClient,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

@@ -5,6 +5,7 @@ use tieline_transport::Endpoint;
 
 use super::line::Line;
 use super::values::endpoint;
+use super::web::WebClient;
 
 #[derive(Group)]
 #[command(after_help = "\
@@ -22,6 +23,8 @@ pub(crate) struct Connect {
     /// The other side is `tieline serve --resume`
     #[arg(long)]
     pub(crate) resume: bool,
+    #[command(flatten)]
+    pub(crate) web: WebClient,
     #[command(flatten)]
     pub(crate) line: Line,
 }
@@ -41,6 +44,8 @@ pub(crate) struct Bridge {
     /// The server's side
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) far: Endpoint,
+    #[command(flatten)]
+    pub(crate) web: WebClient,
     #[command(flatten)]
     pub(crate) line: Line,
 }

@@ -13,6 +13,7 @@ use super::line::Line;
 use super::values::{
     at_least_one, dialect, endpoint, framing, restart_policy, up_to_a_day, variable, variable_name,
 };
+use super::web::WebServer;
 
 #[derive(Group)]
 #[command(after_help = "\
@@ -26,7 +27,8 @@ Examples:
   tieline serve --listen unix:/tmp/lsp.sock --framing content-length -- pylsp
   tieline serve --listen lines+unix:/tmp/a.sock --tap said.ndjson -- my-agent
   tieline serve --dialect mcp --restart on-failure -- my-mcp-server
-  tieline serve --resume=1h -- my-agent")]
+  tieline serve --resume=1h -- my-agent
+  tieline serve --listen http://127.0.0.1:8080 -- my-agent")]
 pub(crate) struct Serve {
     /// Where to listen; may be given several times [default: a socket named after the command]
     #[arg(long, value_name = "ENDPOINT", value_parser = endpoint)]
@@ -61,6 +63,8 @@ pub(crate) struct Serve {
     /// machine, and every web page in a browser
     #[arg(long)]
     pub(crate) allow_unauthenticated_tcp: bool,
+    #[command(flatten)]
+    pub(crate) web: WebServer,
     /// Do not answer `tieline status`
     #[arg(long)]
     pub(crate) no_status: bool,

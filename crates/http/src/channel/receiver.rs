@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 use tieline_proto::json::{self, Limits};
 use tieline_proto::websocket::{Close, Decoder, Event, Kind, Role, Violation};
 use tieline_proto::{Beat, Fault, FrameError, Heartbeat, Truncated};
@@ -230,11 +230,14 @@ impl WebReceiver {
             }
             (Content::Plain(limits), Kind::Text) => {
                 let text = trimmed(payload);
-                // JSON may be spread over lines; what is not one value is one a line.
-                let is_one = memchr(b'\n', &text).is_none()
-                    || json::check(&text, limits.unwrap_or_default()).is_ok();
-                if is_one && !text.is_empty() {
+                let is_spread = memchr2(b'\n', b'\r', &text).is_some();
+                if !is_spread && !text.is_empty() {
                     return Ok(Some(self.whole(text, limits)));
+                }
+                // JSON may be spread over lines, and is put on one, as the framings of others want it;
+                // what is not one value is one a line.
+                if let Ok(line) = json::to_one_line(&text, limits.unwrap_or_default()) {
+                    return Ok(Some(self.whole(line, limits)));
                 }
                 self.rest = text;
                 match self.next_line() {

@@ -66,6 +66,12 @@ pub struct ServerLimits {
     pub headers: usize,
 }
 
+impl From<Token> for Access {
+    fn from(token: Token) -> Self {
+        Self::Token(token)
+    }
+}
+
 impl Default for ServerLimits {
     fn default() -> Self {
         Self {
@@ -81,12 +87,12 @@ impl Default for ServerLimits {
 }
 
 impl ServerConfig {
-    /// A server at `place` for those who have `token`.
-    pub fn new(place: Place, token: Token) -> Self {
+    /// A server at `place` for those who have a token, or for anybody.
+    pub fn new(place: Place, access: impl Into<Access>) -> Self {
         Self {
             place,
             tls: None,
-            access: Access::Token(token),
+            access: access.into(),
             hosts: Vec::new(),
             origins: Vec::new(),
             expose_without_token_and_tls: false,
@@ -102,7 +108,7 @@ impl ServerConfig {
     ///
     /// # Errors
     /// The endpoint is none of these, or has a path.
-    pub fn at(endpoint: &Endpoint, token: Token) -> Result<Self, TransportError> {
+    pub fn at(endpoint: &Endpoint, access: impl Into<Access>) -> Result<Self, TransportError> {
         let address = WebAddress::of(endpoint)?;
         let is_listener = matches!(endpoint.scheme(), "http" | "https" | "http-unix");
         let has_target = !matches!(address.place, Place::Unix(_)) && address.target != "/";
@@ -112,7 +118,7 @@ impl ServerConfig {
                 TransportError::new(ErrorKind::InvalidEndpoint { problem }, Operation::Parse);
             return Err(error.at(endpoint).with_hint("write it like http://127.0.0.1:8080"));
         }
-        Ok(Self::new(address.place, token))
+        Ok(Self::new(address.place, access))
     }
 
     /// Refuses values that are out of bounds.

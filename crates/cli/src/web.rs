@@ -1,0 +1,120 @@
+//! `tieline serve` on the web: a listener, the token that lets people in, and how they are told.
+
+use std::time::Duration;
+
+use tieline_gateway::ServerWatch;
+use tieline_http::{Access, Token, Web};
+use tieline_link::{LineOptions, SessionOptions, Sessions};
+use tieline_transport::{Address, DynAcceptor, Endpoint, Options};
+
+use crate::args::WebServer;
+use crate::report::Failure;
+use crate::sessions::Served;
+use crate::shell::quote;
+
+/// All that is served on the web.
+pub(crate) struct Sites {
+    sites: Vec<Web>,
+    access: Option<(Access, bool)>,
+}
+
+/// How long people are waited for who were told that it is over.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+impl Sites {
+    pub(crate) fn new() -> Self {
+        Self { sites: Vec::new(), access: None }
+    }
+
+    /// Whether it is an endpoint of the web.
+    pub(crate) fn is_one(endpoint: &Endpoint) -> bool {
+        matches!(endpoint.scheme(), "http" | "https" | "http-unix")
+    }
+
+    /// Listens at `endpoint`: for plain lines, and for sessions.
+    pub(crate) async fn listen(
+        &mut self,
+        args: &WebServer,
+        endpoint: &Endpoint,
+        options: &Options,
+        served: Served,
+    ) -> Result<(Box<dyn DynAcceptor>, Box<dyn DynAcceptor>), Failure> {
+        let access = match &self.access {
+            Some((access, _)) => access.clone(),
+            None => self.access.insert(args.access()?).0.clone(),
+        };
+        let mut config = args.config(endpoint, access)?;
+        config.web_socket.channel = options.channel;
+        config.limits.connections = config.limits.connections.max(served.most);
+        let (site, plain, resumable) = Web::listen(config).await?;
+        self.sites.push(site);
+        let session = SessionOptions {
+            grace: args.session_grace,
+            max_sessions: served.most,
+            ..SessionOptions::default()
+        };
+        let sessions = Sessions::new(Box::new(resumable), session, LineOptions::of(options));
+        Ok((Box::new(plain), Box::new(sessions)))
+    }
+
+    /// `/metrics` says what `watch` sees.
+    pub(crate) fn export(&self, watch: &ServerWatch) {
+        for site in &self.sites {
+            let watch = watch.clone();
+            site.set_metrics(move || watch.prometheus());
+        }
+    }
+
+    /// How people get in, with the token if nobody but us knows it.
+    pub(crate) fn invitation(&self, tieline: &str) -> Result<String, Failure> {
+        let made = match &self.access {
+            Some((Access::Token(token), true)) => Some(token),
+            _ => None,
+        };
+        let mut text = String::new();
+        for site in &self.sites {
+            let web_socket = quote(&web_socket(site.endpoint()));
+            let token = match (&self.access, made) {
+                (Some((Access::Anybody, _)), _) => String::new(),
+                (_, Some(token)) => format!("TIELINE_TOKEN={} ", Token::reveal(token)),
+                (_, None) => "TIELINE_TOKEN=… ".into(),
+            };
+            text.push_str(&format!("  {token}{tieline} connect {web_socket}\n"));
+            if let Some(url) = site.one_time_url()? {
+                text.push_str(&format!("  or in a browser, once: {url}\n"));
+            }
+        }
+        Ok(text)
+    }
+
+    /// Whether somebody has to be told the token, however quiet it is to be.
+    pub(crate) fn has_secret_to_tell(&self) -> bool {
+        matches!(&self.access, Some((Access::Token(_), true)))
+    }
+
+    /// It is about to end, says `/health/ready`.
+    pub(crate) fn not_ready(&self) {
+        self.sites.iter().for_each(|site| site.set_ready(false));
+    }
+
+    /// Tells everybody who is still there, and ends.
+    pub(crate) async fn close(self) {
+        let mut closing = tokio::task::JoinSet::new();
+        for site in self.sites {
+            closing.spawn(site.close(GOODBYE));
+        }
+        closing.join_all().await;
+    }
+}
+
+/// Where WebSockets of a listener are.
+fn web_socket(listener: &Endpoint) -> String {
+    match listener.address() {
+        Address::Other { scheme, rest } if scheme == "http-unix" => format!("ws-unix:{rest}"),
+        Address::Other { scheme, rest } => {
+            let scheme = if scheme == "https" { "wss" } else { "ws" };
+            format!("{scheme}:{rest}/ws")
+        }
+        _ => listener.to_string(),
+    }
+}
