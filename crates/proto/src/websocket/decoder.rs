@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 
 use super::header::{Header, Opcode, apply_mask};
 use super::utf8::Utf8;
@@ -16,6 +16,8 @@ pub const ALLOWANCE: u32 = 1024;
 pub const ALLOWANCE_A_SECOND: u32 = 128;
 /// A fragment of so many bytes is not one of them.
 pub const FREE_FRAGMENT: usize = 32;
+/// Of the small fragments of a message that came to be whole, so many are not counted in the end.
+const FORGIVEN: u32 = 8;
 
 /// Takes frames off the front of a buffer, checks them, and joins fragments.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ struct UnderWay {
     kind: Kind,
     joined: BytesMut,
     utf8: Utf8,
+    /// What its small fragments took off the allowance.
+    charged: u32,
 }
 
 impl Decoder {
@@ -153,7 +157,8 @@ impl Decoder {
         length: usize,
     ) -> Result<Option<Event>, Violation> {
         if !is_final {
-            let under_way = UnderWay { kind, joined: BytesMut::new(), utf8: Utf8::default() };
+            let (joined, utf8) = (BytesMut::new(), Utf8::default());
+            let under_way = UnderWay { kind, joined, utf8, charged: 0 };
             self.under_way = Some(under_way);
             return self.continued(false, buffer, length);
         }
@@ -173,12 +178,13 @@ impl Decoder {
         buffer: &mut BytesMut,
         length: usize,
     ) -> Result<Option<Event>, Violation> {
-        if length < FREE_FRAGMENT {
-            self.charge()?;
-        }
         let Some(mut under_way) = self.under_way.take() else {
             return Err(Violation::Continuation);
         };
+        if length < FREE_FRAGMENT {
+            self.charge()?;
+            under_way.charged += 1;
+        }
         let payload = buffer.get(..length).unwrap_or_default();
         if under_way.kind == Kind::Text && !under_way.utf8.feed(payload) {
             return Err(Violation::NotUtf8);
@@ -192,6 +198,10 @@ impl Decoder {
         if !under_way.utf8.is_whole() {
             return Err(Violation::NotUtf8);
         }
-        Ok(Some(Event::Message(under_way.kind, Bytes::from(under_way.joined))))
+        if !under_way.joined.is_empty() {
+            let forgiven = under_way.charged.min(FORGIVEN);
+            self.allowance = self.allowance.saturating_add(forgiven).min(ALLOWANCE);
+        }
+        Ok(Some(Event::Message(under_way.kind, under_way.joined.freeze())))
     }
 }

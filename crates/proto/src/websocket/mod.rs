@@ -14,7 +14,8 @@
 //!   together, and nothing is allocated from it: the buffer is whoever reads into it's.
 //! - Frames that carry next to nothing (pings, pongs, empty messages, fragments below
 //!   [`FREE_FRAGMENT`]) are taken from an [allowance](Decoder::refill) of [`ALLOWANCE`] at once and
-//!   [`ALLOWANCE_A_SECOND`]: ten million of them cost whoever sends them the line.
+//!   [`ALLOWANCE_A_SECOND`]: ten million of them cost whoever sends them the line. A message in a few
+//!   small fragments costs nothing once it is whole.
 
 mod close;
 mod decoder;

@@ -198,6 +198,20 @@ fn the_allowance_comes_back_with_time_and_messages_need_none() {
     assert_eq!(all(&mut decoder, b"\x89\x00"), Err(Violation::TooManyFrames));
 }
 
+#[test]
+fn a_few_small_fragments_of_a_message_are_forgiven_and_many_are_not() {
+    let mut decoder = decoder(Role::Client);
+    for _ in 0..10 * ALLOWANCE {
+        assert_eq!(all(&mut decoder, b"\x01\x01a\x80\x01b").unwrap(), [text("ab")]);
+    }
+    let many = [&b"\x01\x01a"[..], &b"\x00\x00".repeat(19), b"\x80\x00"].concat();
+    let mut taken = 0;
+    while all(&mut decoder, &many).is_ok() {
+        taken += 1;
+    }
+    assert!((60..100).contains(&taken), "{taken} of 21 fragments, 8 of which are forgiven");
+}
+
 /// Refilling in steps that are too short to give one must not lose them.
 #[test]
 fn a_short_step_is_not_lost() {

@@ -1,0 +1,141 @@
+//! WebSockets against what others wrote: `websockets` of Python, `ws` of Node.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use bytes::Bytes;
+use support::{LIMIT, TOKEN, config, echo, end, message, registry_with, serve};
+use tieline_http::ClientConfig;
+use tieline_transport::{Acceptor, Channel, CloseReason, Endpoint, Options, SenderExt};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// Where the fixtures are; without them there is no test.
+fn fixtures(variable: &str) -> PathBuf {
+    let folder = std::env::var_os(variable);
+    PathBuf::from(folder.unwrap_or_else(|| panic!("{variable} is not set: run `cargo xtask test`")))
+}
+
+fn python() -> Command {
+    let mut command = Command::new(fixtures("TIELINE_PYTHON_FIXTURES").join("bin/python"));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/python/websocket_peer.py");
+    command.arg(script);
+    command
+}
+
+fn node() -> Command {
+    let mut command = Command::new("node");
+    command.arg(fixtures("TIELINE_NODE_FIXTURES").join("websocket-peer.js"));
+    command
+}
+
+async fn is_a_client_of_ours(mut client: Command) {
+    let mut served = serve(config()).await;
+    let url = served.url().to_string();
+    let running = client.args(["client", &url, TOKEN]).kill_on_drop(true).output();
+    let serving = async {
+        let channel = served.plain.accept().await.unwrap();
+        let control = channel.control().clone();
+        (echo(channel).await, control)
+    };
+    let both = async { tokio::join!(running, serving) };
+    let (output, (reason, control)) = tokio::time::timeout(LIMIT, both).await.expect("it hangs");
+    let output = output.unwrap();
+    assert!(output.status.success() && output.stdout == b"ok\n", "{output:?}");
+    assert!(matches!(reason, CloseReason::ByPeer), "{reason}");
+    assert_eq!(control.info().messages_in, 1008);
+}
+
+/// A server of theirs, on a port.
+async fn started(mut server: Command) -> (Child, Endpoint) {
+    let server = server.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut server = server.kill_on_drop(true).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
+    (server, format!("ws://127.0.0.1:{}/", line.trim()).parse().unwrap())
+}
+
+async fn is_a_server_of_ours(server: Command) {
+    let (_server, url) = started(server).await;
+    let registry = registry_with(ClientConfig::default());
+    let channel = registry.connect(&url, &Options::default()).await.unwrap();
+    let (mut sender, mut receiver) = channel.split();
+    let large = Bytes::from(vec![0xff; 16 << 20]);
+    let text = Bytes::from("ü".repeat(100_000));
+    for sent in ["x", "hello", "{\"a\":\"ü\"}"].map(Bytes::from).iter().chain([&text, &large]) {
+        let (sending, came) = tokio::join!(sender.send(sent.clone()), message(&mut receiver));
+        sending.unwrap();
+        assert!(came == *sent, "{} bytes", sent.len());
+    }
+    for number in 0..1000 {
+        sender.feed(format!("{number}")).await.unwrap();
+    }
+    sender.flush().await.unwrap();
+    for number in 0..1000 {
+        assert_eq!(message(&mut receiver).await, format!("{number}"));
+    }
+    sender.send("close 4321").await.unwrap();
+    let reason = end(&mut receiver).await;
+    let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
+    assert_eq!((close.code.get(), close.text.as_str()), (4321, "as asked"));
+    // A second one, which we close.
+    let channel = registry.connect(&url, &Options::default()).await.unwrap();
+    let (mut sender, mut receiver) = channel.split();
+    sender.send("last").await.unwrap();
+    assert_eq!(message(&mut receiver).await, "last");
+    sender.close().await.unwrap();
+    assert!(matches!(end(&mut receiver).await, CloseReason::ByUs));
+}
+
+#[tokio::test]
+async fn websockets_of_python_is_a_client() {
+    is_a_client_of_ours(python()).await;
+}
+
+#[tokio::test]
+async fn websockets_of_python_is_a_server() {
+    is_a_server_of_ours(python()).await;
+}
+
+#[tokio::test]
+async fn ws_of_node_is_a_client() {
+    is_a_client_of_ours(node()).await;
+}
+
+#[tokio::test]
+async fn ws_of_node_is_a_server() {
+    is_a_server_of_ours(node()).await;
+}
+
+/// As a person tries it out.
+#[tokio::test]
+async fn curl_upgrades() {
+    let mut served = serve(config()).await;
+    let url = format!("http://127.0.0.1:{}/ws", served.port);
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--include", "--no-buffer", "--http1.1", "--max-time", "60"]);
+    for line in [
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        &format!("Authorization: Bearer {TOKEN}"),
+    ] {
+        curl.args(["--header", line]);
+    }
+    let running = curl.arg(&url).kill_on_drop(true).output();
+    let serving = async {
+        let channel = served.plain.accept().await.unwrap();
+        let (mut sender, _receiver) = channel.split();
+        sender.send("hello").await.unwrap();
+        sender.close().await.unwrap();
+    };
+    let (output, ()) = tokio::join!(running, serving);
+    let output = output.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.starts_with("HTTP/1.1 101 "), "{output:?}");
+    assert!(text.contains("\u{5}hello"), "{output:?}");
+}
