@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::session::{Hello, Sequence, Session as Machine, Ticket};
-use tieline_proto::{Fault, Heartbeat, HeartbeatConfig};
+use tieline_proto::{ByteSize, Fault, Heartbeat, HeartbeatConfig, Slept};
 use tieline_transport::{BoxChannel, CloseReason, LostBy, Reset, SendError, SessionLost, Traffic};
 
 use super::SessionOptions;
@@ -29,6 +29,7 @@ pub(super) struct Core {
     pub(super) now: Duration,
     /// Of the connection of the moment.
     pub(super) heartbeat: Heartbeat,
+    pub(super) slept: Slept,
     pub(super) inbound: VecDeque<Item>,
     pub(super) inbound_bytes: usize,
     /// The task has stopped reading until the consumer has taken something.
@@ -91,6 +92,7 @@ impl Core {
             line: None,
             now: Duration::ZERO,
             heartbeat: Heartbeat::new(HeartbeatConfig::default(), Duration::ZERO),
+            slept: Slept::default(),
             inbound: VecDeque::new(),
             inbound_bytes: 0,
             is_held_up: false,
@@ -183,6 +185,8 @@ impl Core {
 /// A connection on which somebody has greeted.
 pub(super) struct Offer {
     pub(super) line: BoxChannel,
+    /// How long its messages may be, once it is a session's.
+    pub(super) usual: Option<ByteSize>,
     pub(super) hello: Hello,
 }
 
