@@ -13,9 +13,7 @@ pub(crate) struct Spread {
 impl Spread {
     /// Of no values at all it is not a number.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
-        let mut sorted: Vec<f64> = values.into_iter().collect();
-        sorted.sort_by(f64::total_cmp);
-        let [lower, median, upper] = [0.25, 0.5, 0.75].map(|share| quantile(&sorted, share));
+        let [lower, median, upper] = quantiles(values, [0.25, 0.5, 0.75]);
         Self { median, lower, upper }
     }
 
@@ -23,6 +21,16 @@ impl Spread {
     pub(crate) fn of_ratios(ours: &[f64], theirs: &[f64]) -> Self {
         Self::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs))
     }
+}
+
+/// So large a share of the values is below each.
+pub(crate) fn quantiles<const N: usize>(
+    values: impl IntoIterator<Item = f64>,
+    shares: [f64; N],
+) -> [f64; N] {
+    let mut sorted: Vec<f64> = values.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
+    shares.map(|share| quantile(&sorted, share))
 }
 
 /// Between two values, on the straight line from one to the other.

@@ -5,9 +5,14 @@
 mod support;
 
 use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-use support::{Program, Serve, Talk, children_of, tieline, until};
+use rustix::process::{Pid, Signal, kill_process};
+use support::{Program, Serve, Talk, children_of, tieline, until, usage};
 
 /// A proxy in front of a server, at a place that another one can take.
 struct Way {
@@ -83,6 +88,122 @@ fn who_was_stopped_while_its_connection_was_cut_resumes_once_and_has_missed_noth
     assert_eq!(finished.stdout, "before\nmeanwhile\nafter\n");
     let said = way.stop();
     assert!(said.contains("connections=1 "), "{said}");
+    serve.stop();
+}
+
+#[test]
+fn a_server_that_was_stopped_while_a_connection_was_cut_is_resumed_once_and_nothing_is_missed() {
+    let serve = Serve::start(["-v", "--resume", "--", "cat"]);
+    let way = Way::to(&serve, &[]);
+    let mut client = way.client();
+    client.send_raw(b"before\n");
+    assert_eq!(client.line().as_deref(), Some("before"));
+    let program = children_of(serve.program.pid());
+    serve.program.signal(Signal::STOP);
+    until("it is stopped", || state_of(serve.program.pid()) == Some('T'));
+    client.send_raw(b"meanwhile\n");
+    way.stop();
+    client.wait_stderr("has lost its connection");
+    // It is come to, and answers when it goes on.
+    let way = Way::to(&serve, &["-v"]);
+    serve.program.signal(Signal::CONT);
+    client.send_raw(b"after\n");
+    for expected in ["meanwhile", "after"] {
+        assert_eq!(client.line().as_deref(), Some(expected), "{}", client.stderr());
+    }
+    assert_eq!(children_of(serve.program.pid()), program, "it is the same session");
+    assert_eq!(client.stderr().matches("has lost its connection").count(), 1);
+    let finished = client.finish();
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert_eq!(finished.stdout, "before\nmeanwhile\nafter\n");
+    way.stop();
+    serve.stop();
+}
+
+/// With `TIELINE_SOAK=1`: stopped for a minute of the clock, with its connection as it was, first the
+/// client, then the server. Else for no time at all, which nobody notices.
+#[test]
+fn who_was_stopped_for_a_minute_is_resumed_once_at_most() {
+    let is_long = std::env::var_os("TIELINE_SOAK").is_some();
+    let serve = Serve::start(["-v", "--resume", "--", "cat"]);
+    let mut client = Program::start(tieline(["connect", "--resume", serve.endpoint()]).arg("-v"));
+    client.send_raw(b"before\n");
+    assert_eq!(client.line().as_deref(), Some("before"));
+    let program = children_of(serve.program.pid());
+    let resumed = |by: &Program| by.stderr().matches("has lost its connection").count();
+    let mut expected = String::from("before\n");
+    for (round, who) in [client.pid(), serve.program.pid()].into_iter().enumerate() {
+        let before = [resumed(&client), resumed(&serve.program)];
+        let signal = |signal| {
+            let pid = Pid::from_raw(who.try_into().unwrap()).unwrap();
+            kill_process(pid, signal).unwrap();
+        };
+        signal(Signal::STOP);
+        until("it is stopped", || state_of(who) == Some('T'));
+        client.send_raw(format!("meanwhile {round}\n").as_bytes());
+        if is_long {
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        signal(Signal::CONT);
+        let begun = Instant::now();
+        client.send_raw(format!("after {round}\n").as_bytes());
+        for word in ["meanwhile", "after"] {
+            let word = format!("{word} {round}");
+            assert_eq!(client.line().as_deref(), Some(&*word), "{}", client.stderr());
+            let _ = writeln!(expected, "{word}");
+        }
+        let lost = [resumed(&client) - before[0], resumed(&serve.program) - before[1]];
+        let name = ["client", "server"][round];
+        println!("{name}: all there {:?} after it went on; lines lost {lost:?}", begun.elapsed());
+        assert_eq!(lost[0], usize::from(is_long), "{}", client.stderr());
+    }
+    assert_eq!(children_of(serve.program.pid()), program, "it is the same session");
+    let finished = client.finish();
+    assert_eq!((finished.code, finished.stdout), (Some(0), expected), "{}", finished.stderr);
+    serve.stop();
+}
+
+#[test]
+fn one_whose_stdout_nobody_reads_is_held_up_and_nobody_else() {
+    const FLOOD: usize = 256 << 20;
+    let serve = Serve::start(["--resume=1s", "--", "cat"]);
+    let mut deaf = tieline(["connect", "--resume", serve.endpoint()]);
+    let mut deaf = deaf.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // He says more than anybody keeps, and it all comes back to him.
+    let said = Arc::new(AtomicUsize::new(0));
+    let (mut stdin, saying) = (deaf.stdin.take().unwrap(), said.clone());
+    let flood = std::thread::spawn(move || {
+        let line = [&[b'x'; (64 << 10) - 1][..], b"\n"].concat();
+        while saying.load(Ordering::Relaxed) < FLOOD && stdin.write_all(&line).is_ok() {
+            saying.fetch_add(line.len(), Ordering::Relaxed);
+        }
+    });
+    let mut last = (0, Instant::now());
+    until("nobody takes any more of it", || {
+        let now = said.load(Ordering::Relaxed);
+        if now != last.0 || now == 0 {
+            last = (now, Instant::now());
+        }
+        now >= FLOOD || last.1.elapsed() > Duration::from_secs(1)
+    });
+    let lines = (0..10_000).fold(String::new(), |mut lines, number| {
+        let _ = writeln!(lines, "{number}");
+        lines
+    });
+    for _ in 0..3 {
+        let mut other = tieline(["connect", "--resume", serve.endpoint()]);
+        let finished = Program::run(&mut other, &lines);
+        assert!(finished.code == Some(0) && finished.stdout == lines, "{}", finished.stderr);
+    }
+    let said = said.load(Ordering::Relaxed);
+    let peaks = [serve.program.pid(), deaf.id()].map(|pid| usage(pid).peak_kib >> 10);
+    println!("{} MiB of it were taken; serve and connect had {peaks:?} MiB", said >> 20);
+    assert!(said < FLOOD / 2, "{said} bytes are kept somewhere");
+    assert!(peaks.into_iter().all(|peak| peak < 100), "{peaks:?} MiB");
+    deaf.kill().unwrap();
+    deaf.wait().unwrap();
+    flood.join().unwrap();
+    until("his program is gone", || children_of(serve.program.pid()).is_empty());
     serve.stop();
 }
 

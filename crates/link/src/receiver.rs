@@ -120,7 +120,8 @@ struct Away {
     cause: CloseReason,
     /// The end of what is left of it.
     ending: Option<BoxFuture<'static, ()>>,
-    wait: Pin<Box<Sleep>>,
+    /// None is needed before an attempt that is to be at once: a timer's first tick may be 1 ms away.
+    wait: Option<Pin<Box<Sleep>>>,
     attempt: Option<BoxFuture<'static, Result<BoxChannel, TransportError>>>,
     number: u32,
 }
@@ -218,7 +219,7 @@ impl Receiving {
                 self.stage = Stage::Away(Away {
                     cause,
                     ending: Some(Box::pin(ending)),
-                    wait: Box::pin(tokio::time::sleep_until(until)),
+                    wait: (!after.is_zero()).then(|| Box::pin(tokio::time::sleep_until(until))),
                     attempt: None,
                     number: 0,
                 });
@@ -238,7 +239,7 @@ impl Receiving {
             Next::TryAfter(after) => {
                 tracing::warn!(?after, "no line yet: {cause}");
                 let until = Instant::now() + after;
-                away.wait.as_mut().reset(until);
+                away.wait = Some(Box::pin(tokio::time::sleep_until(until)));
                 shared.publish(State::Backoff { until, cause });
             }
         }
@@ -311,7 +312,10 @@ impl Away {
             self.ending = None;
         }
         if self.attempt.is_none() {
-            ready!(self.wait.as_mut().poll(cx));
+            if let Some(wait) = &mut self.wait {
+                ready!(wait.as_mut().poll(cx));
+                self.wait = None;
+            }
             self.number += 1;
             shared.publish(State::Connecting { attempt: self.number });
         }

@@ -44,6 +44,19 @@ async fn a_child_that_was_killed_is_replaced_and_the_receiver_told() {
     assert_eq!((info.messages_out, info.messages_in, info.bytes_out), (3, 6, 15));
 }
 
+#[test]
+fn what_is_sought_at_once_waits_for_no_tick_of_a_timer() {
+    // This runtime has none.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let local = LinkOptions::recovering(Recovery::Reconnect(BackoffConfig::LOCAL));
+        let (link, far, _world, _far_ends) = link([], local).await;
+        let (_sender, mut receiver) = link.split();
+        drop(far);
+        assert!(matches!(receiver.recv().await, Incoming::Reset(_)));
+    });
+}
+
 #[tokio::test]
 async fn the_policy_says_which_ends_are_followed_by_another_beginning() {
     for (policy, script, comes_back) in [

@@ -196,6 +196,60 @@ fn what_is_committed_of_a_lost_session_is_not_taken_for_the_next_ones() {
 }
 
 #[test]
+fn a_stranger_has_no_room_for_more_than_a_greeting() {
+    const BUFFER: usize = 1 << 10;
+    block_on(async {
+        let mut stage = Stage::new(BUFFER, SessionOptions::default()).await;
+        // All that may be at the door at once, and more.
+        let strangers = (0..300).map(|_| {
+            let way = stage.way.clone();
+            tokio::spawn(async move {
+                let line = way.connect().await.unwrap();
+                let control = line.control().clone();
+                let (mut sender, mut receiver) = line.split();
+                assert!(sender.send(vec![1; 1 << 20]).await.is_err());
+                assert!(matches!(receiver.recv().await, Incoming::End(_)));
+                control.info().bytes_out
+            })
+        });
+        for stranger in strangers.collect::<Vec<_>>() {
+            // What one read takes, and what the connection holds.
+            let taken = stranger.await.unwrap();
+            assert!(taken <= (BUFFER + (4 << 10)) as u64, "{taken} bytes of it were taken");
+        }
+        // Once it is known who it is, there is room.
+        let (mut client, _, server) = stage.begin().await;
+        let (_sender, mut receiver) = server.split();
+        let message = bytes::Bytes::from(vec![b'x'; 1 << 20]);
+        client.say(data(1, message.clone())).await;
+        assert!(matches!(receiver.recv().await, Incoming::Message(it) if it == message));
+    });
+}
+
+#[test]
+fn a_client_that_is_answered_at_length_takes_none_of_it() {
+    block_on(async {
+        let way = Framed::new(
+            Memory::default(),
+            MemoryConfig::new("door"),
+            LengthPrefix::default(),
+            ChannelConfig::default(),
+        );
+        let way = way.unwrap();
+        let mut acceptor = way.clone().listen().await.unwrap();
+        let (options, line) = (SessionOptions::default(), LineOptions::default());
+        let connecting = Session::connect(std::sync::Arc::new(way), options, line);
+        let serving = async {
+            let mut server = ByHand::over(acceptor.accept().await.unwrap());
+            assert!(matches!(server.hear().await, Some(Frame::Hello(_))));
+            server.sender.send(vec![1; 1 << 20]).await
+        };
+        let (connected, served) = tokio::join!(connecting, serving);
+        assert!(connected.is_err() && served.is_err());
+    });
+}
+
+#[test]
 fn who_sends_on_to_a_consumer_that_does_not_read_is_not_read_from() {
     for (length, most) in [(0, 10_000), (1 << 20, 48)] {
         block_on(async {

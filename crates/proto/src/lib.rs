@@ -40,6 +40,7 @@ pub mod jsonrpc;
 mod restart;
 mod retry_budget;
 pub mod session;
+mod slept;
 pub mod websocket;
 mod write_buf;
 
@@ -54,6 +55,7 @@ pub use heartbeat::{Beat, Heartbeat, HeartbeatConfig};
 pub use histogram::Histogram;
 pub use restart::{RestartPolicy, Restarts, UnknownRestartPolicy, Verdict};
 pub use retry_budget::{RetryBudget, RetryBudgetConfig};
+pub use slept::Slept;
 pub use write_buf::WriteBuf;
 
 /// The largest message that is taken or sent unless configured otherwise: 16 MiB.

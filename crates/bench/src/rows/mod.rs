@@ -8,6 +8,7 @@ mod bulk;
 pub(crate) mod calls;
 mod child;
 pub(crate) mod codec;
+mod comeback;
 mod connect;
 mod echo;
 mod memory;
@@ -44,6 +45,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("child", "child process: small messages there and back, and streamed", child::run),
     row("calls", "JSON-RPC: one at a time, and 64 in flight; other libraries too", calls::run),
     row("session", "a resumable session beside the bare channel", session::run),
+    row("comeback", "Unix socket: a session whose connection is cut", comeback::run),
     row("connect", "Unix socket: connect and accept", connect::run),
     row("pool", "pool of lines: take one and give it back", pool::run),
     row("memory", "Unix socket: memory of an idle connection", memory::run),

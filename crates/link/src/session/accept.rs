@@ -6,11 +6,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tieline_proto::session::{
-    Farewell, Frame, Hello, Lease, Malformed, Refusal, Secret, SessionId, Welcome,
+    Farewell, Frame, LARGEST_GREETING, Lease, Malformed, Refusal, Secret, SessionId, Welcome,
 };
 use tieline_transport::{
     Acceptor, BoxChannel, BoxFuture, Channel, CloseReason, Control, DynAcceptor, Endpoint,
-    ErrorKind, Incoming, Operation, ReceiverExt, SenderExt, TransportError,
+    ErrorKind, Incoming, Operation, Receiver, ReceiverExt, SenderExt, TransportError,
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -129,6 +129,7 @@ impl Door {
         let control = line.control().clone();
         let (sender, mut receiver) = line.split();
         let limit = self.options.handshake_timeout;
+        let usual = receiver.limit_to(LARGEST_GREETING);
         let greeting = match timeout(limit, receiver.recv()).await {
             Ok(Incoming::Message(greeting)) => greeting,
             // Whoever leaves without a word, or says nothing, is not worth one.
@@ -158,15 +159,17 @@ impl Door {
             }
         };
         let principal = Principal(control.peer());
-        let offered = match &hello.resumes {
-            None => self.begin(line, hello, principal, &control).await,
-            Some((id, ..)) => {
-                let known = lock(&self.table.live).get(id).and_then(Weak::upgrade);
+        let resumed = hello.resumes.as_ref().map(|(id, ..)| *id);
+        let offer = Offer { line, usual, hello };
+        let offered = match resumed {
+            None => self.begin(offer, principal, &control).await,
+            Some(id) => {
+                let known = lock(&self.table.live).get(&id).and_then(Weak::upgrade);
                 match known {
-                    Some(session) => offer(&session, line, hello, principal),
-                    None => match self.table.epitaph(&hello, &principal) {
-                        Some(welcome) => return farewell(line, limit, welcome).await,
-                        None => Err((line, Refusal::Unknown)),
+                    Some(session) => hand_over(&session, offer, &principal),
+                    None => match self.table.epitaph(&offer.hello, &principal) {
+                        Some(welcome) => return farewell(offer.line, limit, welcome).await,
+                        None => Err((offer.line, Refusal::Unknown)),
                     },
                 }
             }
@@ -180,27 +183,26 @@ impl Door {
 
     async fn begin(
         &self,
-        line: BoxChannel,
-        hello: Hello,
+        offer: Offer,
         principal: Principal,
         control: &Control,
     ) -> Result<(), (BoxChannel, Refusal)> {
         if lock(&self.table.live).len() >= self.options.max_sessions {
-            return Err((line, Refusal::Full));
+            return Err((offer.line, Refusal::Full));
         }
         // Those that have come and gone take a place, too, until somebody accepts.
-        let Ok(place) = self.arrived.try_reserve() else { return Err((line, Refusal::Full)) };
+        let Ok(place) = self.arrived.try_reserve() else { return Err((offer.line, Refusal::Full)) };
         let (Some(id), Some(secret)) = (random(), random()) else {
             let endpoint = control.endpoint();
             tracing::error!(%endpoint, "the operating system gives no random bytes");
-            return Err((line, Refusal::Full));
+            return Err((offer.line, Refusal::Full));
         };
         let id = SessionId(id);
         let (lease, welcome) = Lease::new(id, principal, Secret(secret));
         let server = Server {
             lease,
             first: Some(welcome),
-            offer: Some(Offer { line, hello }),
+            offer: Some(offer),
             offered: Arc::new(Notify::new()),
             table: Arc::downgrade(&self.table),
             grace: self.options.grace,
@@ -217,22 +219,23 @@ impl Door {
 }
 
 /// Hands a connection to the session that it is for, if whoever made it may have it.
-fn offer(
+fn hand_over(
     session: &Arc<Shared>,
-    line: BoxChannel,
-    hello: Hello,
-    principal: Principal,
+    offer: Offer,
+    principal: &Principal,
 ) -> Result<(), (BoxChannel, Refusal)> {
     let replaced = {
         let mut core = session.core();
-        let position = hello.position;
+        let position = offer.hello.position;
         let fits = core.machine.check(position);
-        let Role::Server(server) = &mut core.role else { return Err((line, Refusal::Unknown)) };
-        if let Err(refusal) = server.lease.check(&hello, &principal).and(fits) {
-            return Err((line, refusal));
+        let Role::Server(server) = &mut core.role else {
+            return Err((offer.line, Refusal::Unknown));
+        };
+        if let Err(refusal) = server.lease.check(&offer.hello, principal).and(fits) {
+            return Err((offer.line, refusal));
         }
         server.offered.notify_one();
-        let replaced = server.offer.replace(Offer { line, hello });
+        let replaced = server.offer.replace(offer);
         session.fence(&mut core, CloseReason::ByPeer);
         replaced
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::session::{Hello, Sequence, Session as Machine, Ticket};
-use tieline_proto::{Fault, Heartbeat, HeartbeatConfig, Histogram};
+use tieline_proto::{ByteSize, Fault, Heartbeat, HeartbeatConfig, Histogram, Slept};
 use tieline_transport::{
     BoxChannel, CloseReason, LostBy, Reset, SendError, SessionInfo, SessionLost, Traffic,
 };
@@ -31,6 +31,7 @@ pub(super) struct Core {
     pub(super) now: Duration,
     /// Of the connection of the moment.
     pub(super) heartbeat: Heartbeat,
+    pub(super) slept: Slept,
     pub(super) inbound: VecDeque<Item>,
     pub(super) inbound_bytes: usize,
     /// The task has stopped reading until the consumer has taken something.
@@ -97,6 +98,7 @@ impl Core {
             line: None,
             now: Duration::ZERO,
             heartbeat: Heartbeat::new(HeartbeatConfig::default(), Duration::ZERO),
+            slept: Slept::default(),
             inbound: VecDeque::new(),
             inbound_bytes: 0,
             is_held_up: false,
@@ -206,6 +208,8 @@ impl Core {
 /// A connection on which somebody has greeted.
 pub(super) struct Offer {
     pub(super) line: BoxChannel,
+    /// How long its messages may be, once it is a session's.
+    pub(super) usual: Option<ByteSize>,
     pub(super) hello: Hello,
 }
 

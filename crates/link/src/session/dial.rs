@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Weak};
 
-use tieline_proto::session::{Frame, Refusal, Welcome};
+use tieline_proto::session::{Frame, LARGEST_GREETING, Refusal, Welcome};
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, ErrorKind, Incoming, Operation,
-    ReceiverExt, SenderExt, TransportError,
+    Receiver, ReceiverExt, SenderExt, TransportError,
 };
 
 use super::core::Role;
@@ -42,6 +42,7 @@ impl Dialing {
         let error = |kind| TransportError::new(kind, Operation::Connect).at(control.endpoint());
         let (mut sender, mut receiver) = line.split();
         let limit = shared.options.handshake_timeout;
+        let usual = receiver.limit_to(LARGEST_GREETING);
         let answer = tokio::time::timeout(limit, async {
             // If it cannot be written, the answer says more.
             let _ = sender.send(greeting.to_bytes()).await;
@@ -59,6 +60,9 @@ impl Dialing {
         };
         match Frame::decode(answer) {
             Ok(Frame::Welcome(welcome)) => {
+                if let Some(usual) = usual {
+                    receiver.limit_to(usual);
+                }
                 let line = BoxChannel::from_parts(sender, receiver, control);
                 Ok(Answer::Granted(line, Box::new(welcome)))
             }

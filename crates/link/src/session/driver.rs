@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tieline_transport::{CloseReason, Incoming, LostBy};
@@ -25,6 +25,9 @@ const TURN_BYTES: usize = 512 * 1024;
 /// How long an acknowledgement waits at most for something to ride on.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// So often at least it is looked whether the machine has slept, where the other side may not have.
+const LOOK: Duration = Duration::from_secs(2);
+
 pub(super) struct Driver {
     shared: Arc<Shared>,
     receiver: LinkReceiver,
@@ -36,13 +39,15 @@ pub(super) struct Driver {
     timer: Pin<Box<Sleep>>,
     /// When it rings.
     armed: Option<Duration>,
+    is_remote: bool,
 }
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, receiver: LinkReceiver) -> Self {
         let timer = Box::pin(tokio::time::sleep_until(shared.begun()));
         let batch = Vec::with_capacity(BATCH);
-        Self { shared, receiver, batch, lines: 1, taken: 0, timer, armed: None }
+        let is_remote = shared.is_remote();
+        Self { shared, receiver, batch, lines: 1, taken: 0, timer, armed: None, is_remote }
     }
 
     /// Takes frames from the connection. Why the Link has ended, if it has.
@@ -86,13 +91,14 @@ impl Driver {
     /// What has come is taken, what waits is written. Why the session is over, if it is.
     fn work(&mut self) -> Result<(), CloseReason> {
         let Self { shared, batch, lines, .. } = self;
+        let wall = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let mut core = shared.core();
         if core.lines != *lines {
             // Another connection was granted since: as behind a reset.
             batch.clear();
         }
         let received = shared.receive_all(&mut core, batch.drain(..));
-        shared.listen_for_life(&mut core);
+        shared.listen_for_life(&mut core, wall);
         let receiver = if core.inbound.is_empty() { None } else { core.receiver.take() };
         let written = shared.pump(&mut core);
         let is_free = written.is_ready() || core.machine.has_room() || core.machine.is_settled();
@@ -126,7 +132,10 @@ impl Driver {
             let has_line = core.has_line();
             let due = core.machine.wake_at().or(waits).filter(|_| has_line);
             let beat = has_line.then(|| core.heartbeat.next_wake());
-            let Some(next) = [due, beat, core.lingers_until].into_iter().flatten().min() else {
+            // The timer may sleep with the machine, and go on with what was left of its time.
+            let look = (has_line && self.is_remote).then(|| core.now.saturating_add(LOOK));
+            let next = [due, beat, look, core.lingers_until].into_iter().flatten().min();
+            let Some(next) = next else {
                 core.is_timed = false;
                 self.armed = None;
                 return false;

@@ -382,3 +382,6 @@ impl Backing for Behind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

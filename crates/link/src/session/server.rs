@@ -7,7 +7,7 @@ use std::time::Duration;
 use tieline_proto::session::{Frame, Hello, Lease, Position, Refusal, Secret, SessionId, Welcome};
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, ErrorKind, LostBy, Operation,
-    PeerIdentity, SenderExt, TransportError,
+    PeerIdentity, Receiver, SenderExt, TransportError,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -121,18 +121,23 @@ impl Handed {
         let (grace, limit) = (shared.options.grace, shared.options.handshake_timeout);
         let deadline = Instant::now() + grace;
         loop {
-            let (granted, offered, is_first) = {
+            let (granted, usual, offered, is_first) = {
                 let mut core = shared.core();
                 let Role::Server(server) = &mut core.role else { return Err(gone()) };
                 let is_first = server.first.is_some();
                 let (offer, offered) = (server.offer.take(), server.offered.clone());
-                (offer.map(|offer| shared.grant(&mut core, offer)), offered, is_first)
+                let usual = offer.as_ref().and_then(|offer| offer.usual);
+                let granted = offer.map(|offer| shared.grant(&mut core, offer));
+                (granted, usual, offered, is_first)
             };
             match granted {
                 None => {}
                 Some(Ok((line, welcome))) => {
                     let control = line.control().clone();
-                    let (mut sender, receiver) = line.split();
+                    let (mut sender, mut receiver) = line.split();
+                    if let Some(usual) = usual {
+                        receiver.limit_to(usual);
+                    }
                     let welcome = Frame::Welcome(welcome).to_bytes();
                     if let Ok(Ok(())) = timeout(limit, sender.send(welcome)).await {
                         return Ok(BoxChannel::from_parts(sender, receiver, control));
@@ -161,7 +166,7 @@ impl Shared {
         core: &mut Core,
         offer: Offer,
     ) -> Result<(BoxChannel, Welcome), (BoxChannel, Refusal)> {
-        let Offer { line, hello } = offer;
+        let Offer { line, hello, .. } = offer;
         let Core { role: Role::Server(server), machine, .. } = core else {
             return Err((line, Refusal::Unknown));
         };

@@ -9,14 +9,14 @@ use bytes::Bytes;
 use tieline_proto::session::{
     Delivered, Farewell, Frame, Hello, Received, Refusal, Sequence, Ticket, Violation, Welcome,
 };
-use tieline_proto::{Beat, Fault, Heartbeat, HeartbeatConfig};
+use tieline_proto::{BackoffConfig, Beat, Fault, Heartbeat, HeartbeatConfig};
 use tieline_transport::{CloseReason, Control, Endpoint, LostBy, Reset, Sender, Traffic};
 use tokio::time::Instant;
 
 use super::core::{Core, Item, Role, machine};
 use super::{LineOptions, SessionOptions};
-use crate::LinkSender;
 use crate::shared::{Shared as LinkShared, lock, remember};
+use crate::{LinkSender, Recovery};
 
 pub(super) struct Shared {
     core: Mutex<Core>,
@@ -69,6 +69,12 @@ impl Shared {
         let _ = self.of_link.set(link.1);
         let _ = self.control.set(control);
         self.core().line = Some(sender);
+    }
+
+    /// Whether the other side may be on another machine, which did not sleep when this one did.
+    pub(super) fn is_remote(&self) -> bool {
+        let elsewhere = Recovery::Reconnect(BackoffConfig::REMOTE);
+        self.of_link.get().is_some_and(|link| Recovery::of(link.info().kind) == elsewhere)
     }
 
     pub(super) fn link(&self) -> Option<&Arc<LinkShared>> {
@@ -205,9 +211,12 @@ impl Shared {
         remember(&mut core.task, waker);
     }
 
-    /// The other side is asked for a sign of life when it has long been silent, and its connection given
-    /// up when none came.
-    pub(super) fn listen_for_life(&self, core: &mut Core) {
+    /// The other side is asked for a sign of life when it has long been silent, or the machine has slept,
+    /// and its connection given up when none came.
+    pub(super) fn listen_for_life(&self, core: &mut Core, wall: Duration) {
+        if core.slept.look(core.now, wall) {
+            core.heartbeat.probe_now();
+        }
         while core.has_line()
             && let Some(beat) = core.heartbeat.poll(core.now)
         {

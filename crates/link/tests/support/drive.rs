@@ -128,6 +128,7 @@ fn see(seen: &Shared) -> MutexGuard<'_, Seen> {
 /// What has happened in a run.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
+    pub(crate) runs: u64,
     pub(crate) delivered: u64,
     pub(crate) complete: u64,
     pub(crate) resets: u64,
@@ -135,10 +136,23 @@ pub(crate) struct Totals {
     pub(crate) events: Events,
 }
 
+impl Totals {
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self { runs, delivered, complete, resets, lost, events } = other;
+        self.runs += runs;
+        self.delivered += delivered;
+        self.complete += complete;
+        self.resets += resets;
+        self.lost += lost;
+        self.events.add(events);
+    }
+}
+
 impl Run {
     /// Runs it in a runtime and a time of its own.
     pub(crate) fn run(self, totals: &mut Totals) {
         let _told_if_it_panics = Announced(self);
+        totals.runs += 1;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)

@@ -101,6 +101,10 @@ impl Framing for ContentLength {
         }
     }
 
+    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
+        Some(std::mem::replace(&mut self.max_message, most))
+    }
+
     fn finish(&mut self, buffer: &mut BytesMut) -> Ending {
         let received = buffer.len();
         let ending = match self.state {

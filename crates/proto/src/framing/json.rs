@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{EncodeError, Ending, Fault, Frame, FrameError, Framing, NotJson, Truncated};
-use crate::WriteBuf;
 use crate::json::{self, Limits};
+use crate::{ByteSize, WriteBuf};
 
 /// How much of a bad message its [`Fault::NotJson`] shows.
 const HEAD: usize = 200;
@@ -72,6 +72,10 @@ impl<F: Framing> Framing for Json<F> {
 
     fn missing(&self, buffer: &BytesMut) -> usize {
         self.framing.missing(buffer)
+    }
+
+    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
+        self.framing.limit_to(most)
     }
 
     fn holds_part(&self, buffer: &BytesMut) -> bool {

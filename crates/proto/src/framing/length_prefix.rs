@@ -99,6 +99,10 @@ impl Framing for LengthPrefix {
         Ok(Some(Frame::Message(take_message(buffer, length, 0))))
     }
 
+    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
+        Some(std::mem::replace(&mut self.max_message, most))
+    }
+
     fn finish(&mut self, buffer: &mut BytesMut) -> Ending {
         let ending = match (buffer.len(), announced(buffer)) {
             (0, _) => Ending::Clean,

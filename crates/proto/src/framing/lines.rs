@@ -120,6 +120,10 @@ impl Framing for Lines {
         }
     }
 
+    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
+        Some(std::mem::replace(&mut self.max_message, most))
+    }
+
     fn finish(&mut self, buffer: &mut BytesMut) -> Ending {
         self.scanned = 0;
         if let Some(gone) = self.discarding.take() {

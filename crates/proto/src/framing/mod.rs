@@ -66,6 +66,13 @@ pub trait Framing: Clone + Send + Sync + 'static {
         0
     }
 
+    /// From here on takes messages of at most `most` bytes, and gives how many it took before; what is
+    /// under way may keep its limit. `None`: it has no limit that could be changed, and does nothing.
+    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
+        let _ = most;
+        None
+    }
+
     /// Whether a message is under way, of which some has come: it may be gone from the buffer already.
     fn holds_part(&self, buffer: &BytesMut) -> bool {
         !buffer.is_empty()
@@ -360,6 +367,10 @@ impl Framing for Codec {
 
     fn missing(&self, buffer: &BytesMut) -> usize {
         each!(self, framing => framing.missing(buffer))
+    }
+
+    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
+        each!(self, framing => framing.limit_to(most))
     }
 
     fn holds_part(&self, buffer: &BytesMut) -> bool {

@@ -32,7 +32,9 @@ pub use incoming::Received;
 pub use lease::Lease;
 pub use refusal::{Malformed, Refusal};
 pub use ticket::Ticket;
-pub use wire::{Farewell, Frame, Head, Hello, OVERHEAD, Position, VERSION, Welcome};
+pub use wire::{
+    Farewell, Frame, Head, Hello, LARGEST_GREETING, OVERHEAD, Position, VERSION, Welcome,
+};
 
 use incoming::Incoming;
 use outgoing::Outgoing;

@@ -3,12 +3,17 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{Malformed, Refusal, Secret, Sequence, SessionId};
+use crate::ByteSize;
 
 /// The version of the protocol that is spoken here.
 pub const VERSION: u8 = 1;
 
 /// What a frame adds to the message that it carries, in bytes.
 pub const OVERHEAD: usize = 1 + 8 + 8;
+
+/// The largest frame that an end takes before it knows who speaks: 4 KiB. None of the handshake is
+/// nearly as long.
+pub const LARGEST_GREETING: ByteSize = ByteSize::kib(4);
 
 /// So many bytes of a text are taken; the rest is cut off.
 const MOST_TEXT: usize = 1024;

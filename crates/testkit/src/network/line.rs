@@ -52,7 +52,8 @@ struct Way {
     written: u64,
     /// Nothing comes behind; the reader may know from then on.
     ended: Option<Instant>,
-    is_reader_gone: bool,
+    /// Nobody reads any more; the writer learns of it behind all that the reader has said.
+    reader_gone: Option<Instant>,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -147,13 +148,13 @@ impl Line {
         }
         let Inner { ways, said_first, .. } = &mut *inner;
         let way = &mut ways[side];
-        if way.is_reader_gone || way.ended.is_some() {
+        if way.reader_gone.is_some_and(|gone| gone <= now) || way.ended.is_some() {
             return Polled::Ready(Err(()));
         }
         let room = self.plan.window.saturating_sub(way.length);
         if room == 0 {
             way.writer = Some(cx.waker().clone());
-            return Polled::Woken;
+            return way.reader_gone.map_or(Polled::Woken, Polled::Until);
         }
         let mut length = bytes.len().min(room);
         let cuts = now < self.plan.calm;
@@ -246,10 +247,11 @@ impl Line {
     }
 
     pub(super) fn reader_gone(&self, side: usize) {
+        let learnt = Instant::now() + self.plan.delay;
         let mut inner = self.inner();
         inner.halves -= 1;
         let way = &mut inner.ways[1 - side];
-        way.is_reader_gone = true;
+        way.reader_gone = Some(learnt);
         let writer = way.writer.take();
         drop(inner);
         writer.into_iter().for_each(Waker::wake);

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use tieline_proto::{EncodeError, Fault};
+use tieline_proto::{ByteSize, EncodeError, Fault};
 
 pub use boxed::{BoxChannel, DynAcceptor, DynConnector};
 pub use framed::{Framed, FramedAcceptor, FramedChannel};
@@ -103,6 +103,14 @@ pub trait Sender: Send + 'static {
 pub trait Receiver: Send + 'static {
     /// The next thing that comes in. After [`Incoming::End`] it gives the same end again.
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming>;
+
+    /// From here on takes messages of at most `most` bytes, as if that were the line's limit: for as long
+    /// as it is not known who speaks. Gives the limit before; `None`: it has none that could be changed,
+    /// and nothing is done.
+    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
+        let _ = most;
+        None
+    }
 
     /// Whether something has been read that was not given out, because it is not a whole message yet or
     /// nobody has asked. No is no promise: not every line knows.
@@ -293,6 +301,10 @@ impl Sender for Box<dyn Sender> {
 }
 
 impl Receiver for Box<dyn Receiver> {
+    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
+        (**self).limit_to(most)
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         (**self).poll_recv(cx)
     }

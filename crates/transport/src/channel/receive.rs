@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tieline_proto::{Ending, Frame, Framing, Truncated};
+use tieline_proto::{ByteSize, Ending, Frame, Framing, Truncated};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{Incoming, Receiver};
@@ -177,6 +177,10 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> Receiver for FramedRecei
             }
         }
         self.poll_end(cx)
+    }
+
+    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
+        self.framing.limit_to(most)
     }
 
     fn holds_part(&self) -> bool {

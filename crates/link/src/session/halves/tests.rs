@@ -1,0 +1,45 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::time::Duration;
+
+use tieline_proto::session::{Frame, Position, Secret, SessionId, Welcome};
+use tieline_transport::{Acceptor, ChannelConfig, Framed, Memory, MemoryConfig, ReceiverExt};
+
+use super::*;
+use crate::{LineOptions, SessionOptions};
+
+#[tokio::test(start_paused = true)]
+async fn who_was_there_before_the_machine_slept_is_asked_at_once() {
+    let config = MemoryConfig::new("sleep");
+    let framing = tieline_proto::LengthPrefix::default();
+    let way = Framed::new(Memory::default(), config, framing, ChannelConfig::default());
+    let way = way.unwrap();
+    let mut acceptor = way.clone().listen().await.unwrap();
+    let (options, line) = (SessionOptions::default(), LineOptions::default());
+    let serving = async {
+        let (mut sender, mut receiver) = acceptor.accept().await.unwrap().split();
+        assert!(matches!(receiver.recv().await, Incoming::Message(_)));
+        let (session, secret) = (SessionId([1; 16]), Secret([2; 16]));
+        let welcome = Welcome { session, secret, epoch: 1, position: Position::default() };
+        sender.send(Frame::Welcome(welcome).to_bytes()).await.unwrap();
+        (sender, receiver)
+    };
+    let connecting = Session::connect(Arc::new(way), options, line);
+    let (session, (_to_client, mut from_client)) = tokio::join!(connecting, serving);
+    let (sender, _receiver) = session.unwrap().split();
+    // Two looks, between which the wall clock has gone on for an hour.
+    let shared = &sender.shared;
+    for wall in [0, 3600] {
+        let mut core = shared.core();
+        core.slept = if wall == 0 { Default::default() } else { core.slept.clone() };
+        shared.listen_for_life(&mut core, Duration::from_secs(wall));
+        let _ = shared.pump(&mut core);
+    }
+    let begun = tokio::time::Instant::now();
+    while let Incoming::Message(frame) = from_client.recv().await {
+        if let Frame::Ping { .. } = Frame::decode(frame).unwrap() {
+            break;
+        }
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO, "it has waited for its time");
+}

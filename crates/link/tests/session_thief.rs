@@ -1,0 +1,89 @@
+//! Another user of the machine who has come by the secret of a session.
+//!
+//! It is tried as another user, which takes root; without it the test fails and says so.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "support/by_hand.rs"]
+mod by_hand;
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use bytes::Bytes;
+use tieline_link::{SessionOptions, listen};
+use tieline_proto::session::{Frame, Hello, Position, Refusal, Secret, SessionId};
+use tieline_testkit::wait::block_on;
+use tieline_testkit::{helper, test_name};
+use tieline_transport::{Channel, Endpoint, Incoming, Options, ReceiverExt, Registry, SenderExt};
+
+use by_hand::{ByHand, hello};
+
+const NOBODY: u32 = 65_534;
+const PLACE: &str = "TIELINE_TEST_PATH";
+const STOLEN: &str = "TIELINE_TEST_STOLEN";
+
+async fn connect(path: &Path) -> ByHand {
+    let endpoint = Endpoint::unix(path).resumable().carrier();
+    ByHand::over(Registry::new().connect(&endpoint, &Options::default()).await.unwrap())
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> [u8; 16] {
+    u128::from_str_radix(text, 16).unwrap().to_be_bytes()
+}
+
+#[test]
+fn a_session_is_not_resumed_by_another_user_who_knows_its_secret() {
+    let mut thief = helper::plain(test_name!(), || {
+        let path = std::env::var_os(PLACE).unwrap();
+        let stolen = std::env::var(STOLEN).unwrap();
+        let (session, secret) = stolen.split_once(' ').unwrap();
+        let resumes = Some((SessionId(from_hex(session)), Secret(from_hex(secret)), 1));
+        block_on(async {
+            let mut line = connect(Path::new(&path)).await;
+            let greeting = Hello { resumes, position: Position::default() };
+            assert_eq!(line.greet(greeting).await.unwrap_err(), Refusal::Principal);
+            // It is not that he may not come in.
+            let mut line = connect(Path::new(&path)).await;
+            line.greet(hello(None)).await.unwrap();
+        });
+    });
+    let is_root = rustix::process::geteuid().is_root();
+    assert!(is_root, "needs root: another user connects; run the tests as root, as CI does");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    block_on(async {
+        let options = Options { allow_uids: vec![NOBODY], ..Options::default() };
+        let endpoint = Endpoint::unix(&path).resumable();
+        let sessions = SessionOptions::default();
+        let mut acceptor = listen(&Registry::new(), &endpoint, &options, sessions).await.unwrap();
+        for (path, mode) in [(directory.path(), 0o755), (&path, 0o666)] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        }
+        let mut owner = connect(&path).await;
+        let welcome = owner.greet(hello(None)).await.unwrap();
+        let (mut to_owner, mut from_owner) = acceptor.accept().await.unwrap().split();
+
+        let stolen = format!("{} {}", to_hex(&welcome.session.0), to_hex(&welcome.secret.0));
+        thief.uid(NOBODY).gid(NOBODY).env(PLACE, &path).env(STOLEN, stolen).current_dir("/");
+        tokio::task::spawn_blocking(move || helper::succeeds(&mut thief)).await.unwrap();
+
+        // The session goes on for its owner, over the connection that it has,
+        let message = Bytes::from_static(b"mine");
+        owner.say(Frame::Data { sequence: 1, acknowledged: 0, message }).await;
+        assert!(matches!(from_owner.recv().await, Incoming::Message(it) if it == "mine"));
+        to_owner.send("still yours").await.unwrap();
+        while !matches!(owner.hear().await, Some(Frame::Data { sequence: 1, .. })) {}
+        drop(owner);
+        // and over another.
+        let mut owner = connect(&path).await;
+        let position = Position { received: 1, acknowledged: 1, sent: 1 };
+        let again = owner.greet(Hello { position, ..hello(Some(&welcome)) }).await.unwrap();
+        assert_eq!((again.session, again.epoch), (welcome.session, 2));
+    });
+}
