@@ -15,7 +15,7 @@ mod token;
 
 pub use address::{Place, WebAddress};
 pub use channel::{WebChannel, WebReceiver, WebSender, WebSocketConfig};
-pub use client::{ClientConfig, register};
+pub use client::{ClientConfig, connect, register};
 pub use handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX};
 pub use server::{Access, ServerConfig, ServerCounts, ServerLimits, Web, WebAcceptor};
 pub use tls::{ClientTls, ServerTls};
