@@ -45,7 +45,11 @@ impl Sites {
         };
         let mut config = args.config(endpoint, access)?;
         config.web_socket.channel = options.channel;
-        config.limits.connections = config.limits.connections.max(served.most);
+        // As many lines as there may be, and room for those who only ask how it does.
+        let most = served.most.saturating_add(64);
+        let limits = &mut config.limits;
+        limits.connections = limits.connections.max(most);
+        limits.connections_per_peer = limits.connections_per_peer.max(most);
         let (site, plain, resumable) = Web::listen(config).await?;
         self.sites.push(site);
         let session = SessionOptions {

@@ -311,3 +311,48 @@ fn a_message_of_the_largest_size_goes_with_and_without_a_session() {
     }
     site.stop();
 }
+
+#[test]
+fn the_token_is_not_for_programs() {
+    let site = Site::start(&["--", "env"]);
+    let mut client = Program::start(&mut site.connect(&site.web_socket()));
+    let variables = client.wait().stdout;
+    assert!(variables.contains("PATH=") && !variables.contains("TIELINE_TOKEN"), "{variables}");
+    site.stop();
+    let mut connect = tieline(["connect", "exec:env"]);
+    let variables = Program::run(connect.env("TIELINE_TOKEN", TOKEN), "").stdout;
+    assert!(variables.contains("PATH=") && !variables.contains("TIELINE_TOKEN"), "{variables}");
+    // But by name.
+    let site = Site::start(&["--pass-env", "TIELINE_TOKEN", "--", "/usr/bin/env"]);
+    let mut client = Program::start(&mut site.connect(&site.web_socket()));
+    assert!(client.wait().stdout.contains(TOKEN));
+    site.stop();
+}
+
+#[test]
+fn who_is_turned_away_is_told_to_try_again() {
+    let site = Site::start(&["--max-connections", "1", "--", "cat"]);
+    let (first, _) = close_code(&site);
+    until("its program runs", || children_of(site.program.pid()).len() == 1);
+    let (second, hear) = close_code(&site);
+    assert_eq!(hear(second), 1013);
+    let mut connect = site.connect(&format!("resume+{}", site.web_socket()));
+    let finished = Program::run(&mut connect, "one\ntwo\n");
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stderr.contains("too many"), "{finished:?}");
+    drop(first);
+    site.stop();
+}
+
+#[test]
+fn clients_that_say_nothing_do_not_speak_for_the_program() {
+    let script = "read line || exit 3; echo \"$line\"; cat";
+    let serve = support::Serve::start(["--", "sh", "-c", script]);
+    for _ in 0..6 {
+        let finished = Program::run(&mut serve.connect(), "");
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+    }
+    let finished = Program::run(&mut serve.connect(), "hello\n");
+    assert_eq!(&*finished.stdout, "hello\n", "{finished:?}");
+    serve.stop();
+}

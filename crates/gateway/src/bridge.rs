@@ -49,6 +49,8 @@ pub struct BridgeReport {
     pub lost: u64,
     /// How often the far side was started again.
     pub restarted: u64,
+    /// The near side had ended its input, or was gone, before the line ended.
+    pub near_was_done: bool,
     /// Why the line ended.
     pub end: BridgeEnd,
 }

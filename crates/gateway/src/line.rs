@@ -24,6 +24,8 @@ pub(crate) struct Line<'a> {
     to_near: Direction<'a>,
     unanswered: Option<Unanswered>,
     restarted: AtomicU64,
+    /// The near side has said its last word.
+    near_was_done: AtomicBool,
 }
 
 /// How a line ended.
@@ -42,6 +44,7 @@ impl<'a> Line<'a> {
             to_near: Direction::new(options, Side::Server),
             unanswered: dialect.map(Unanswered::new),
             restarted: AtomicU64::new(0),
+            near_was_done: AtomicBool::new(false),
         }
     }
 
@@ -85,6 +88,7 @@ impl<'a> Line<'a> {
         });
         let mut up = Box::pin(async {
             let end = to_far.pump(near_receiver, &mut far_sender, unanswered, None).await;
+            self.near_was_done.fetch_or(matches!(end, PumpEnd::Source(_)), Relaxed);
             if let (PumpEnd::Source(reason), Some(unanswered), false) =
                 (&end, unanswered, half_close)
                 && !is_failure(reason)
@@ -237,6 +241,7 @@ impl<'a> Line<'a> {
             to_near: self.to_near.passed.load(Relaxed),
             lost: self.to_far.lost.load(Relaxed) + self.to_near.lost.load(Relaxed),
             restarted: self.restarted.load(Relaxed),
+            near_was_done: self.near_was_done.load(Relaxed),
             end,
         }
     }

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_link::{CallPermit, Link, LinkOptions, Recovery, SharedBreaker};
-use tieline_proto::RestartPolicy;
 use tieline_proto::json::{self, Limits};
+use tieline_proto::{ByteSize, RestartPolicy};
 use tieline_transport::{
-    BoxChannel, Channel, DynAcceptor, DynConnector, Incoming, ProcessAccount, ProcessCounts,
-    Receiver, ReceiverExt, TransportError,
+    BoxChannel, Channel, CloseReason, DynAcceptor, DynConnector, ErrorKind, Incoming,
+    ProcessAccount, ProcessCounts, Receiver, ReceiverExt, TransportError,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
@@ -108,6 +108,7 @@ impl Server {
                 Some(arrival) = arrivals.recv() => {
                     lines.watch.came();
                     if lines.tasks.len() >= max_connections {
+                        arrival.client.control().say_at_close(CloseReason::Overrun);
                         lines.refuse(&format!("there are {max_connections} already"));
                     } else {
                         let breaker = lines.watch.breaker();
@@ -209,7 +210,7 @@ impl Lines {
         let id = ended.as_ref().map_or_else(|error| error.id(), |(id, _)| *id);
         let line = self.numbers.remove(&id).unwrap_or_default();
         match ended {
-            Ok((_, Some(BridgeReport { to_far, to_near, lost, restarted, end }))) => {
+            Ok((_, Some(BridgeReport { to_far, to_near, lost, restarted, end, .. }))) => {
                 self.report.served += 1;
                 self.report.lost += lost;
                 self.report.restarted += restarted;
@@ -240,8 +241,7 @@ impl Lines {
                 tracing::error!(line, "the line's task has failed: {error}");
             }
         }
-        self.watch.over(line);
-        self.watch.report(self.report);
+        self.watch.over(line, self.report);
     }
 }
 
@@ -264,6 +264,7 @@ async fn run(
         Ok(permit) => permit,
         Err(open) => {
             tracing::warn!("the client was turned away, because the far end fails: {open}");
+            client.control().say_at_close(CloseReason::Overrun);
             return None;
         }
     };
@@ -277,8 +278,12 @@ async fn run(
             Some(judge(permit, &starts, bridged).await)
         }
         Err(error) => {
-            permit.failed();
+            // What we ourselves lack says nothing of the far end.
+            if !matches!(error.kind(), ErrorKind::ResourcesExhausted | ErrorKind::PipeFailed) {
+                permit.failed();
+            }
             log_error("the client was turned away", &error);
+            client.control().say_at_close(CloseReason::Unreachable(error));
             None
         }
     }
@@ -289,7 +294,7 @@ const WORKS_AFTER: Duration = Duration::from_secs(1);
 
 /// Whether the far end works: it has said something, or has run for a while. One that fails before it
 /// has done either, five times in a row, is not begun again for every client that comes. What fails once
-/// its client has spoken may have failed by that: no client shuts out others.
+/// its client has spoken, or has ended its input, may have failed by that: no client shuts out others.
 async fn judge(
     permit: CallPermit,
     starts: &AtomicU64,
@@ -318,13 +323,20 @@ async fn judge(
 fn decide(permit: CallPermit, report: &BridgeReport) {
     match &report.end {
         _ if report.to_near > 0 => permit.passed(),
-        BridgeEnd::Far(reason) if report.to_far == 0 && !reason.is_clean() => permit.failed(),
+        BridgeEnd::Far(reason)
+            if report.to_far == 0 && !report.near_was_done && !reason.is_clean() =>
+        {
+            permit.failed();
+        }
         _ => drop(permit),
     }
 }
 
 /// How long somebody whom nobody vouches for may take to send a first message.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// The longest first message of somebody whom nobody vouches for. There may be many of them.
+const LONGEST_FIRST: ByteSize = ByteSize::kib(256);
 
 /// Where anybody may connect, nothing is started for a client that has not sent a whole message of
 /// JSON: a web page that posts to the port sends a request line first.
@@ -334,8 +346,12 @@ async fn admit(client: BoxChannel) -> Option<BoxChannel> {
     }
     let control = client.control().clone();
     let (sender, mut receiver) = client.split();
+    let usual = receiver.limit_to(LONGEST_FIRST);
     let problem = match tokio::time::timeout(FIRST_MESSAGE, receiver.recv()).await {
         Ok(Incoming::Message(first)) if json::check(&first, Limits::default()).is_ok() => {
+            if let Some(usual) = usual {
+                receiver.limit_to(usual);
+            }
             let receiver = Box::new(Replay { first: Some(first), rest: receiver });
             return Some(BoxChannel::from_parts(sender, receiver, control));
         }

@@ -122,8 +122,11 @@ impl ServerWatch {
         self.lock().lines.insert(id, Line { client, program: None });
     }
 
-    pub(crate) fn over(&self, id: u64) {
+    /// A line is over, and with it all lines that are have come to this: told at once, so that nothing
+    /// that is counted ever goes back.
+    pub(crate) fn over(&self, id: u64, report: ServerReport) {
         let mut seen = self.lock();
+        seen.report = report;
         if let Some(line) = seen.lines.remove(&id) {
             seen.over.add(&line.client.info());
         }

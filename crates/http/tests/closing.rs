@@ -54,7 +54,7 @@ async fn told_for(reason: CloseReason, channel: WebChannel, stream: &mut TcpStre
 async fn a_close_says_what_is_known_of_its_reason() {
     let mut served = serve(config()).await;
     for (reason, code) in
-        [(CloseReason::ByUs, 1000), (CloseReason::StdoutClosed, 1011), (CloseReason::Overrun, 1013)]
+        [(CloseReason::ByUs, 1001), (CloseReason::StdoutClosed, 1011), (CloseReason::Overrun, 1013)]
     {
         let (mut stream, channel) = served.raw().await;
         let told = told_for(reason.clone(), channel, &mut stream).await;

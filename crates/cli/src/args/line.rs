@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::Args as Group;
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE};
-use tieline_transport::{Address, ChannelConfig, Endpoint, Guardian, Hold, Options, StopTimeouts};
+use tieline_transport::{
+    Address, ChannelConfig, Endpoint, Environment, Guardian, Hold, Options, StopTimeouts,
+};
 
 use super::system::System;
 use super::values::duration;
@@ -80,6 +82,8 @@ impl Reach {
             },
             // As `main` did first of all.
             guardian: Some(Guardian::of_this_program().with_hold(self.hold())),
+            // The token of a server on the web is ours alone.
+            env: Environment::default().without(super::web::TOKEN),
             stop: StopTimeouts { terminate: self.system.stop_timeout, ..StopTimeouts::default() },
             ..Options::default()
         };

@@ -101,6 +101,11 @@ impl Serve {
             true => Environment::only(pass_env),
             false => Environment::default(),
         };
+        // Ours alone, unless it is passed on by name.
+        let begin = match pass_env.iter().any(|name| name == super::web::TOKEN) {
+            true => begin,
+            false => begin.without(super::web::TOKEN),
+        };
         let fewer = unset_env.iter().fold(begin, Environment::without);
         env.iter().fold(fewer, |all, (name, value)| all.with(name, value))
     }

@@ -11,7 +11,7 @@ use super::values::up_to_a_day;
 use crate::report::Failure;
 
 /// The environment's name for the token, on both sides.
-const TOKEN: &str = "TIELINE_TOKEN";
+pub(super) const TOKEN: &str = "TIELINE_TOKEN";
 
 /// The token, from the command line, a file, or the environment.
 #[derive(Group)]

@@ -12,7 +12,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 use tieline_proto::json::{self, Limits};
 use tieline_proto::websocket::{Close, Decoder, Event, Kind, Role, Violation};
-use tieline_proto::{Beat, Fault, FrameError, Heartbeat, Truncated};
+use tieline_proto::{Beat, ByteSize, Fault, FrameError, Heartbeat, Truncated};
 use tieline_transport::{CloseReason, Incoming, ReadHalf, Receiver};
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
@@ -245,7 +245,12 @@ impl WebReceiver {
                 Ok(Some(self.whole(payload, None)))
             }
             (Content::Plain(limits), Kind::Binary) if !payload.is_empty() => {
-                Ok(Some(self.whole(payload, limits)))
+                // JSON may be spread over lines here, too.
+                let is_spread = memchr2(b'\n', b'\r', &payload).is_some();
+                let line =
+                    is_spread.then(|| json::to_one_line(&payload, limits.unwrap_or_default()));
+                let message = line.and_then(Result::ok).unwrap_or(payload);
+                Ok(Some(self.whole(message, limits)))
             }
             (Content::Plain(limits), Kind::Text) => {
                 let text = trimmed(payload);
@@ -419,6 +424,10 @@ impl Receiver for WebReceiver {
             Stage::Ended(reason) => Poll::Ready(Incoming::End(reason.clone())),
             _ => self.poll_leave(cx),
         }
+    }
+
+    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
+        Some(self.decoder.limit_to(most))
     }
 
     fn holds_part(&self) -> bool {

@@ -119,6 +119,10 @@ fn check(request: &Request<Incoming>) -> Result<HeaderValue, Box<Response<Body>>
     if request.method() != Method::GET || request.version() != Version::HTTP_11 {
         return bad("a WebSocket is asked for by GET and HTTP/1.1");
     }
+    let has_body = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+    if has_body || headers.contains_key(header::TRANSFER_ENCODING) {
+        return bad("who asks for a WebSocket sends no body");
+    }
     let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
     if versions.next().is_none_or(|version| version != "13") || versions.next().is_some() {
         let mut response = line(StatusCode::UPGRADE_REQUIRED, "the version is 13");

@@ -58,6 +58,9 @@ pub(super) struct Core {
     pub(super) counted: Traffic,
     /// This side has ended its direction.
     pub(super) is_closing: bool,
+    /// Its sender was dropped, and the task is to say so; if the receiver goes, too, there is no more
+    /// than a farewell.
+    pub(super) ends_soon: bool,
     /// By closing it, and not by going away.
     pub(super) is_closed: bool,
     /// Both halves were dropped behind that: what was sent may still arrive, until then.
@@ -113,6 +116,7 @@ impl Core {
             latency: Histogram::new(),
             counted: Traffic::default(),
             is_closing: false,
+            ends_soon: false,
             is_closed: false,
             lingers_until: None,
             has_peer_ended: false,

@@ -97,6 +97,9 @@ impl Driver {
             // Another connection was granted since: as behind a reset.
             batch.clear();
         }
+        if std::mem::take(&mut core.ends_soon) {
+            core.machine.end();
+        }
         let received = shared.receive_all(&mut core, batch.drain(..));
         shared.listen_for_life(&mut core, wall);
         let receiver = if core.inbound.is_empty() { None } else { core.receiver.take() };

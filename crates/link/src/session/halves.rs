@@ -182,8 +182,7 @@ impl Drop for SessionSender {
         let waker = {
             let mut core = self.shared.core();
             core.is_closing = true;
-            core.machine.end();
-            let _ = self.shared.pump(&mut core);
+            core.ends_soon = true;
             core.task.clone()
         };
         // With the last half all ends at once; else what was sent still leaves.

@@ -185,7 +185,8 @@ impl Shared {
                 return false;
             }
         }
-        self.say_farewell("");
+        let reason = self.control.get().and_then(Control::farewell);
+        self.say_farewell(reason.as_ref().map_or("", words));
         self.finish(CloseReason::ByUs);
         true
     }
@@ -193,7 +194,8 @@ impl Shared {
     /// Tells the other side that the session is over, if that needs no waiting.
     pub(super) fn say_farewell(&self, text: &str) {
         let mut core = self.core();
-        let received = core.machine.position().received;
+        // What came and was not taken over goes with the session: the other side is to know.
+        let received = core.machine.position().acknowledged;
         let _ = self.pump(&mut core);
         let mut cx = Context::from_waker(Waker::noop());
         if let Some(line) = &mut core.line
@@ -364,6 +366,18 @@ impl Shared {
         if let Some(task) = &core.task {
             task.wake_by_ref();
         }
+    }
+}
+
+/// What the other side is told of why the session ends. Paths, words of programs and the like are this
+/// side's own.
+fn words(reason: &CloseReason) -> &'static str {
+    match reason {
+        reason if reason.is_clean() => "",
+        CloseReason::Overrun => "there are too many already; try again later",
+        CloseReason::Unreachable(_) => "what is behind it cannot be reached",
+        CloseReason::ChildExited(_) => "the program has failed",
+        _ => "",
     }
 }
 

@@ -221,7 +221,7 @@ impl Session {
             }
             Frame::Pong { token } => Ok(Some(Received::Pong(token))),
             Frame::Bye(farewell) => {
-                self.outgoing.refuse_never_sent(farewell.received)?;
+                self.outgoing.acknowledged(farewell.received)?;
                 Ok(Some(Received::Bye(farewell)))
             }
             Frame::Hello(_) | Frame::Welcome(_) | Frame::Refused { .. } => {

@@ -40,6 +40,11 @@ struct UnderWay {
 }
 
 impl Decoder {
+    /// From here on takes messages of at most `most`. Gives the limit before.
+    pub fn limit_to(&mut self, most: ByteSize) -> ByteSize {
+        std::mem::replace(&mut self.max_message, most)
+    }
+
     /// For what comes to `role`, in messages of at most `max_message`.
     pub fn new(role: Role, max_message: ByteSize) -> Self {
         let (allowance, refilled) = (ALLOWANCE, Duration::ZERO);

@@ -247,7 +247,7 @@ impl World<'_> {
         };
         let Some(end) = self.end(who) else { return Ok(()) };
         let bye =
-            Frame::Bye(Farewell { received: end.session.position().received, text: "".into() });
+            Frame::Bye(Farewell { received: end.session.position().acknowledged, text: "".into() });
         if let Some(connection) = self.connection_of(who) {
             self.put(connection, side.sends(), bye);
         }
