@@ -1,5 +1,6 @@
 //! Server-sent events against another parser: eventsource-parser, which the MCP SDK for JavaScript reads
 //! with, on its own decoder's text.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::io::{BufRead, BufReader, Write};

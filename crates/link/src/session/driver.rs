@@ -90,8 +90,8 @@ impl Driver {
 
     /// What has come is taken, what waits is written. Why the session is over, if it is.
     fn work(&mut self) -> Result<(), CloseReason> {
-        let Self { shared, batch, lines, .. } = self;
-        let wall = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let Self { shared, batch, lines, is_remote, .. } = self;
+        let wall = is_remote.then(|| SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
         let mut core = shared.core();
         if core.lines != *lines {
             // Another connection was granted since: as behind a reset.

@@ -213,10 +213,10 @@ impl Shared {
         remember(&mut core.task, waker);
     }
 
-    /// The other side is asked for a sign of life when it has long been silent, or the machine has slept,
-    /// and its connection given up when none came.
-    pub(super) fn listen_for_life(&self, core: &mut Core, wall: Duration) {
-        if core.slept.look(core.now, wall) {
+    /// The other side is asked for a sign of life when it has long been silent, or, if it may be on another
+    /// machine, when this one has slept; its connection is given up when none came.
+    pub(super) fn listen_for_life(&self, core: &mut Core, wall: Option<Duration>) {
+        if wall.is_some_and(|wall| core.slept.look(core.now, wall)) {
             core.heartbeat.probe_now();
         }
         while core.has_line()

@@ -32,7 +32,7 @@ async fn who_was_there_before_the_machine_slept_is_asked_at_once() {
     for wall in [0, 3600] {
         let mut core = shared.core();
         core.slept = if wall == 0 { Default::default() } else { core.slept.clone() };
-        shared.listen_for_life(&mut core, Duration::from_secs(wall));
+        shared.listen_for_life(&mut core, Some(Duration::from_secs(wall)));
         let _ = shared.pump(&mut core);
     }
     let begun = tokio::time::Instant::now();
