@@ -5,8 +5,8 @@ use crate::fixtures::{self, Fixture};
 use crate::workspace::{Workspace, succeeds};
 use crate::{Failure, failed, wants_help};
 
-/// The row that stands beside other libraries, which are a fixture.
-const WITH_PEERS: &str = "calls";
+/// The rows that stand beside other libraries, which are a fixture.
+const WITH_PEERS: &[&str] = &["calls", "websocket"];
 
 const HELP: &str = "\
 Runs the benchmarks, built with the profile `dist`; they write bench/RESULTS.md.
@@ -15,7 +15,7 @@ Usage: cargo xtask bench [--quick] [arguments]
 
   --quick  a few seconds for each: shows that they run, not how fast
 
-The other libraries of the row `calls` are built first, once (into ~/.cache/tieline or
+The other libraries of the rows `calls` and `websocket` are built first, once (into ~/.cache/tieline or
 XDG_CACHE_HOME); TIELINE_PEERS tells the benchmark program where they are.
 
 All arguments go to the benchmark program as they are.";
@@ -54,7 +54,7 @@ fn built_peers(workspace: &Workspace) -> Result<Fixture, Failure> {
 /// Whether the row is among those that are named, or none is.
 fn wants_peers(args: &[String]) -> bool {
     let mut rows = args.iter().filter(|arg| !arg.starts_with('-')).peekable();
-    rows.peek().is_none() || rows.any(|row| row == WITH_PEERS)
+    rows.peek().is_none() || rows.any(|row| WITH_PEERS.contains(&row.as_str()))
 }
 
 #[cfg(test)]
@@ -68,6 +68,7 @@ mod tests {
             ("--quick --check", true),
             ("calls", true),
             ("echo --quick calls", true),
+            ("websocket", true),
             ("echo", false),
             ("--quick build", false),
         ] {

@@ -23,7 +23,7 @@ fn tls(client_roots: Option<&str>) -> ServerConfig {
 }
 
 fn trusting() -> tieline_transport::Registry {
-    let tls = ClientTls { extra_roots: Some(file("root.pem")), ..ClientTls::default() };
+    let tls = ClientTls { extra_roots: Some(file("root.pem")) };
     registry_with(ClientConfig { token: Some(token()), tls, ..ClientConfig::default() })
 }
 

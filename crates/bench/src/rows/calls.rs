@@ -3,7 +3,7 @@
 
 mod by_hand;
 pub(crate) mod counted;
-mod libraries;
+pub(super) mod libraries;
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -15,6 +15,7 @@ mod memory;
 mod pool;
 mod session;
 mod stream;
+mod websocket;
 
 use std::time::Instant;
 
@@ -46,6 +47,11 @@ pub(crate) const ROWS: &[Row] = &[
     row("calls", "JSON-RPC: one at a time, and 64 in flight; other libraries too", calls::run),
     row("session", "a resumable session beside the bare channel", session::run),
     row("comeback", "Unix socket: a session whose connection is cut", comeback::run),
+    row(
+        "websocket",
+        "WebSocket: there and back, and memory; other libraries beside",
+        websocket::run,
+    ),
     row("connect", "Unix socket: connect and accept", connect::run),
     row("pool", "pool of lines: take one and give it back", pool::run),
     row("memory", "Unix socket: memory of an idle connection", memory::run),
@@ -98,6 +104,7 @@ pub(crate) fn role(name: &str) -> Option<Role> {
         "session-calls" => |socket| Box::pin(session::serve_calls(socket, true)),
         "session-calls-bare" => |socket| Box::pin(session::serve_calls(socket, false)),
         "memory-typed" => |socket| Box::pin(memory::serve_typed(socket)),
+        "websocket-echo" => |socket| Box::pin(websocket::serve(socket)),
         "connect-raw" => |socket| Box::pin(connect::serve_raw(socket)),
         "connect-typed" => |socket| Box::pin(connect::serve_typed(socket)),
         _ => return None,

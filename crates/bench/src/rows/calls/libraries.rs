@@ -1,7 +1,6 @@
 //! Other libraries for calls, both ends of each in processes of `fixtures/peers`. They say what a
 //! round took; here they are only started and told to begin.
 
-use std::ffi::OsStr;
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -42,30 +41,55 @@ impl Library {
 
     /// Starts both ends, which are connected when this returns.
     pub(super) fn start(&self) -> Result<Ends> {
-        let program = std::env::var_os(PROGRAM)
-            .ok_or("fixtures/peers is not built, which `cargo xtask bench` does")?;
-        Ends::start(&program, self.name)
+        Ends::start(self.name)
     }
 }
 
-/// Both ends of a line of a library.
-pub(super) struct Ends {
-    client: Running,
-    _server: Running,
+/// A server of a library, in a process of its own.
+pub(in crate::rows) struct Server {
+    process: Running,
+    address: String,
     _directory: TempDir,
 }
 
-impl Ends {
-    fn start(program: &OsStr, library: &str) -> Result<Self> {
+impl Server {
+    /// It listens when this returns.
+    pub(in crate::rows) fn start(library: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("bench.sock");
-        let mut server = Command::new(program);
-        let mut server = Running::start(server.args(["serve", library]).arg(socket))?;
-        let address = server.hear()?;
-        let mut client = Command::new(program);
-        let mut client = Running::start(client.args(["client", library, &address]))?;
+        let mut process = Running::start(program()?.args(["serve", library]).arg(socket))?;
+        let address = process.hear()?;
+        Ok(Self { process, address, _directory: directory })
+    }
+
+    pub(in crate::rows) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Where it is reached.
+    pub(in crate::rows) fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+fn program() -> Result<Command> {
+    let program = std::env::var_os(PROGRAM)
+        .ok_or("fixtures/peers is not built, which `cargo xtask bench` does")?;
+    Ok(Command::new(program))
+}
+
+/// Both ends of a line of a library.
+pub(in crate::rows) struct Ends {
+    client: Running,
+    _server: Server,
+}
+
+impl Ends {
+    pub(in crate::rows) fn start(library: &str) -> Result<Self> {
+        let server = Server::start(library)?;
+        let mut client = Running::start(program()?.args(["client", library, server.address()]))?;
         match client.hear()?.as_str() {
-            "ready" => Ok(Self { client, _server: server, _directory: directory }),
+            "ready" => Ok(Self { client, _server: server }),
             other => Err(format!("the client of {library} says {other:?}").into()),
         }
     }
@@ -82,7 +106,8 @@ impl Ends {
         Box::new(move || Ok(f64::from(IN_FLIGHT * CALLS_EACH) / self.seconds(&command)?))
     }
 
-    fn seconds(&mut self, command: &str) -> Result<f64> {
+    /// What a command took.
+    pub(in crate::rows) fn seconds(&mut self, command: &str) -> Result<f64> {
         self.client.say(command)?;
         let answer = self.client.hear()?;
         answer.parse().map_err(|_| answer.into())

@@ -1,0 +1,225 @@
+//! WebSockets over a Unix socket, beside libraries for nothing else: messages of 64 bytes one at a time
+//! and 64 at once, of 1 MiB, and the memory of a connection that idles.
+
+use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tieline_http::{Access, ClientConfig, Place, ServerConfig, Token, Web, WebChannel};
+use tieline_transport::{
+    Acceptor, Channel, Endpoint, Incoming, Options, Receiver, Registry, Sender, SenderExt,
+};
+
+use super::calls::libraries::{Ends, Server};
+use super::{message, payload, ping_pong};
+use crate::compare::{Bench, Result, Side};
+use crate::machine;
+use crate::peer::{Peer, announce};
+use crate::report::{Goal, Line, Unit};
+
+const SMALL: usize = 64;
+const LARGE: usize = 1 << 20;
+const TIMES: u32 = 1000;
+const AT_ONCE: u32 = 64;
+const BATCHES: u32 = 100;
+const BULK: u32 = 16;
+
+const LIBRARIES: [(&str, &str); 3] = [
+    ("tungstenite", "tokio-tungstenite"),
+    ("fastwebsockets", "fastwebsockets"),
+    ("tokio-websockets", "tokio-websockets"),
+];
+
+/// Within a tenth of each of them, and so of the best.
+const TIME: Goal = Goal::RatioAtMost(1.1);
+const RATE: Goal = Goal::RatioAtLeast { bar: 1.0 / 1.1, aim: 1.0 };
+const MEMORY: Goal = Goal::AtMost(32.0 * 1024.0, Unit::Bytes);
+
+pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+    let peer = Peer::start("websocket-echo")?;
+    let mut registry = Registry::new();
+    tieline_http::register(&mut registry, ClientConfig::default());
+    let url: Endpoint = format!("ws-unix:{}", peer.socket().display()).parse()?;
+    let channel = bench.runtime.block_on(registry.connect(&url, &Options::default()))?;
+    let (mut sender, mut receiver) = channel.split();
+
+    // What cannot be started is said in the table.
+    let (mut names, mut theirs, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    for (library, name) in LIBRARIES {
+        match Ends::start(library) {
+            Ok(ends) => {
+                names.push(name);
+                theirs.push(ends);
+            }
+            Err(why) => {
+                missing.push(Line::skipped(format!("WebSocket beside {name}"), &why.to_string()))
+            }
+        }
+    }
+
+    let small = payload(SMALL);
+    let ours = bench.side(async || ping_pong(&mut sender, &mut receiver, small, TIMES).await);
+    let others =
+        theirs.iter_mut().map(|it| told(it, format!("one {TIMES}"), |s| s / f64::from(TIMES)));
+    let ([one], others_one) = bench.interleave_with([ours], others.collect())?;
+
+    let ours = bench.side(async || at_once(&mut sender, &mut receiver, small).await);
+    let messages = f64::from(AT_ONCE * BATCHES);
+    let others = theirs
+        .iter_mut()
+        .map(|it| told(it, format!("many {AT_ONCE} {BATCHES}"), move |s| messages / s));
+    let ([many], others_many) = bench.interleave_with([ours], others.collect())?;
+
+    let large = Bytes::from_static(payload(LARGE));
+    let bytes = LARGE as f64 * f64::from(BULK);
+    let ours = bench.side(async || {
+        let begun = Instant::now();
+        for _ in 0..BULK {
+            there_and_back(&mut sender, &mut receiver, &large).await?;
+        }
+        Ok(bytes / begun.elapsed().as_secs_f64())
+    });
+    let others = theirs.iter_mut().map(|it| told(it, format!("bulk {BULK}"), move |s| bytes / s));
+    let ([bulk], others_bulk) = bench.interleave_with([ours], others.collect())?;
+
+    let mut lines = Vec::new();
+    for (work, unit, ours, theirs, goal) in [
+        ("WebSocket echo, 64 bytes", Unit::Time, &one, others_one, TIME),
+        ("WebSocket echo, 64 bytes, 64 at once", Unit::MessagesPerSecond, &many, others_many, RATE),
+        ("WebSocket echo, 1 MiB", Unit::BytesPerSecond, &bulk, others_bulk, RATE),
+    ] {
+        lines.extend(
+            names
+                .iter()
+                .zip(&theirs)
+                .map(|(name, theirs)| Line::compared(work, name, unit, (ours, theirs), goal)),
+        );
+    }
+    lines.extend(memory(bench)?);
+    lines.extend(missing);
+    Ok(lines)
+}
+
+/// Rounds of a library: what became of the seconds that it says.
+fn told(ends: &mut Ends, command: String, figure: impl Fn(f64) -> f64 + 'static) -> Side<'_> {
+    Box::new(move || Ok(figure(ends.seconds(&command)?)))
+}
+
+/// Messages a second, 64 on their way.
+async fn at_once(
+    sender: &mut impl Sender,
+    receiver: &mut impl Receiver,
+    ping: &'static [u8],
+) -> Result<f64> {
+    let begun = Instant::now();
+    for _ in 0..BATCHES {
+        for _ in 0..AT_ONCE {
+            sender.feed(ping).await?;
+        }
+        sender.flush().await?;
+        for _ in 0..AT_ONCE {
+            message(receiver).await?;
+        }
+    }
+    Ok(f64::from(AT_ONCE * BATCHES) / begun.elapsed().as_secs_f64())
+}
+
+/// A message that does not fit into the buffers between comes back while it goes out.
+async fn there_and_back(
+    sender: &mut impl Sender,
+    receiver: &mut impl Receiver,
+    large: &Bytes,
+) -> Result<()> {
+    let (sent, came) = tokio::join!(sender.send(large.clone()), message(receiver));
+    sent?;
+    match came?.len() == large.len() {
+        true => Ok(()),
+        false => Err("another message came back".into()),
+    }
+}
+
+fn memory(bench: &Bench) -> Result<Vec<Line>> {
+    if machine::resident(std::process::id()).is_none() {
+        return Ok(vec![Line::skipped("WebSocket memory, idle", "the system does not tell it")]);
+    }
+    let within = machine::descriptor_limit().map_or(usize::MAX, |it| it.saturating_sub(100));
+    let connections = if bench.quick { 500 } else { 4000 }.min(within);
+    let ours: Side<'_> = Box::new(move || {
+        let peer = Peer::start("websocket-echo")?;
+        growth(peer.pid(), &peer.socket(), connections)
+    });
+    let theirs: Side<'_> = Box::new(move || {
+        let server = Server::start("tokio-websockets")?;
+        growth(server.pid(), Path::new(server.address()), connections)
+    });
+    let work = format!("WebSocket memory, each of {connections} idle after one 64-byte message");
+    if Server::start("tokio-websockets").is_err() {
+        let [ours] = bench.interleave([ours])?;
+        let ours = ours.iter().sum::<f64>() / ours.len() as f64;
+        return Ok(vec![Line::alone(work, Unit::Bytes, ours, Some(MEMORY))]);
+    }
+    let [ours, theirs] = bench.interleave([ours, theirs])?;
+    let (ours, theirs) = (ours.as_slice(), theirs.as_slice());
+    Ok(vec![Line::compared(work, "tokio-websockets", Unit::Bytes, (ours, theirs), MEMORY)])
+}
+
+/// Each round has a server of its own, with an untouched heap.
+fn growth(pid: u32, socket: &Path, connections: usize) -> Result<f64> {
+    let resident = || machine::resident(pid).ok_or("the peer has ended");
+    let _first = used(socket)?;
+    let before = resident()?;
+    let held = (0..connections).map(|_| used(socket)).collect::<Result<Vec<_>>>()?;
+    let after = resident()?;
+    Ok((after as f64 - before as f64) / held.len() as f64)
+}
+
+/// A WebSocket that has carried something, by hand.
+fn used(socket: &Path) -> Result<UnixStream> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.write_all(
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    )?;
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.extend(byte);
+    }
+    let mut frame = vec![0x81, 0x80 | SMALL as u8, 0, 0, 0, 0];
+    frame.extend([b'x'; SMALL]);
+    stream.write_all(&frame)?;
+    let mut echoed = [0; 2 + SMALL];
+    stream.read_exact(&mut echoed)?;
+    Ok(stream)
+}
+
+pub(super) async fn serve(socket: PathBuf) -> Result<()> {
+    let place = Place::Unix(socket.into());
+    let access = Access::Anybody;
+    let config = ServerConfig { access, ..ServerConfig::new(place, Token::random()?) };
+    let (_web, mut plain, _resumable) = Web::listen(config).await?;
+    announce()?;
+    loop {
+        tokio::spawn(echo(plain.accept().await?));
+    }
+}
+
+/// What came together is answered together, as a server does that means well.
+async fn echo(channel: WebChannel) -> Result<()> {
+    let (mut sender, mut receiver) = channel.split();
+    loop {
+        let incoming = poll_fn(|cx| match receiver.poll_recv(cx) {
+            Poll::Ready(incoming) => Poll::Ready(Ok(incoming)),
+            Poll::Pending => match sender.poll_flush(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                _ => Poll::Pending,
+            },
+        });
+        let Incoming::Message(message) = incoming.await? else { return Ok(()) };
+        sender.feed(message).await?;
+    }
+}

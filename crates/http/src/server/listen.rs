@@ -1,0 +1,195 @@
+//! What is listened on, and a connection's way to its first request.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tieline_transport::{Address, Endpoint, ErrorKind, Operation, PeerIdentity, TransportError};
+#[cfg(unix)]
+use tieline_transport::{Connection, Listener, Transport, Unix, UnixConfig, UnixListener};
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::Server;
+use super::config::{Access, ServerConfig};
+use super::count::{Cause, count};
+use super::door::{Answer, Visit};
+use super::route::{self, Guest};
+use crate::address::Place;
+use crate::stream::{Hyper, Stream, Timer};
+
+/// How long a failing listener is left alone.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What is listened on.
+pub(super) enum Socket {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(Box<UnixListener>),
+}
+
+/// Who has connected.
+struct Arrived {
+    stream: Stream,
+    remote: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    identity: Option<PeerIdentity>,
+}
+
+impl Socket {
+    pub(super) async fn bind(
+        config: &ServerConfig,
+    ) -> Result<(Self, Option<SocketAddr>), TransportError> {
+        let fail = |kind| TransportError::new(kind, Operation::Listen);
+        match &config.place {
+            Place::Tcp { host, port } => {
+                let io = |error: std::io::Error| {
+                    let kind = match error.kind() {
+                        std::io::ErrorKind::AddrInUse => ErrorKind::AddressInUse,
+                        std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+                        _ => ErrorKind::Io,
+                    };
+                    fail(kind).because(error).with_hint("choose another host or port")
+                };
+                let found = tokio::net::lookup_host((host.as_str(), *port)).await.map_err(io)?;
+                let found: Vec<SocketAddr> = found.collect();
+                let is_safe = config.tls.is_some() && matches!(config.access, Access::Token(_));
+                let is_near = found.iter().all(|it| it.ip().to_canonical().is_loopback());
+                if !is_near && !is_safe && !config.expose_without_token_and_tls {
+                    let hint = "listen on 127.0.0.1, or with a token and a certificate";
+                    return Err(fail(ErrorKind::Unauthenticated).with_hint(hint));
+                }
+                let listener = TcpListener::bind(found.as_slice()).await.map_err(io)?;
+                let bound = listener.local_addr().map_err(io)?;
+                Ok((Self::Tcp(listener), Some(bound)))
+            }
+            #[cfg(unix)]
+            Place::Unix(path) => {
+                let allow_uids = config.allow_uids.clone();
+                let unix = UnixConfig { allow_uids, ..UnixConfig::new(path) };
+                Ok((Self::Unix(Box::new(Unix.listen(&unix).await?)), None))
+            }
+            #[cfg(not(unix))]
+            Place::Unix(_) => Err(fail(ErrorKind::UnsupportedPlatform)),
+        }
+    }
+
+    async fn accept(&mut self) -> Result<Arrived, TransportError> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, remote) = listener.accept().await.map_err(|error| {
+                    TransportError::new(ErrorKind::Io, Operation::Accept).because(error)
+                })?;
+                let _ = stream.set_nodelay(true);
+                let local = stream.local_addr().ok();
+                let stream = Stream::Tcp(stream);
+                Ok(Arrived { stream, remote: Some(remote), local, identity: None })
+            }
+            #[cfg(unix)]
+            Self::Unix(listener) => {
+                let connection = listener.accept().await?;
+                let identity = connection.control().peer();
+                let stream = Stream::Unix(connection);
+                Ok(Arrived { stream, remote: None, local: None, identity })
+            }
+        }
+    }
+}
+
+/// Takes connections until it is ended.
+pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<TlsAcceptor>) {
+    loop {
+        let arrived = match socket.accept().await {
+            Ok(arrived) => arrived,
+            Err(error) => {
+                tracing::warn!("{error}");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        count(&server.counters.connections);
+        let visit = match server.door.knock(arrived.remote.map(|remote| remote.ip())) {
+            Answer::Come(visit) => visit,
+            Answer::ComeInstead(visit) => {
+                count(&server.counters.evicted);
+                visit
+            }
+            Answer::Full => {
+                server.counters.refused(Cause::Busy);
+                continue;
+            }
+        };
+        tokio::spawn(attend(server.clone(), arrived, tls.clone(), visit));
+    }
+}
+
+/// Serves one connection to its end, or until it becomes a WebSocket.
+async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>, visit: Visit) {
+    let visit = Arc::new(visit);
+    let Arrived { stream, remote: _, local, identity } = arrived;
+    let limits = server.limits;
+    let mut evicted = pin!(visit.evicted());
+    let stream = match (tls, stream) {
+        (Some(tls), Stream::Tcp(stream)) => {
+            let shaken = timeout(limits.handshake_timeout, tls.accept(stream));
+            let shaken = tokio::select! {
+                shaken = shaken => shaken,
+                () = &mut evicted => return,
+            };
+            match shaken {
+                Ok(Ok(stream)) => Stream::Tls(Box::new(stream.into())),
+                _ => return,
+            }
+        }
+        (_, stream) => stream,
+    };
+    let guest = Guest { visit: visit.clone(), local, identity };
+    let (of_service, guest) = (server.clone(), Arc::new(guest));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (server, guest) = (of_service.clone(), guest.clone());
+        async move { Ok::<_, Infallible>(route::respond(&server, &guest, request).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(Timer)
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(limits.headers)
+        .max_header_size(limits.header_bytes)
+        .max_buf_size(limits.header_bytes.max(8 * 1024));
+    let mut connection = pin!(builder.serve_connection(Hyper(stream), service).with_upgrades());
+    let mut closing = server.closing.subscribe();
+    let mut closing = pin!(closing.wait_for(|is_closing| *is_closing));
+    let mut is_closing = false;
+    loop {
+        tokio::select! {
+            // Whatever went wrong was the other side's, and was answered where that was possible.
+            _ = &mut connection => return,
+            () = &mut evicted => return,
+            _ = &mut closing, if !is_closing => {
+                is_closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Where a server listens, as text.
+pub(super) fn endpoint_of(place: &Place, is_secure: bool) -> Endpoint {
+    let (scheme, rest) = match place {
+        Place::Tcp { .. } => (if is_secure { "https" } else { "http" }, format!("//{place}")),
+        Place::Unix(path) => {
+            // Written as `unix:` writes it; a colon would begin a path of the URL.
+            let unix = Endpoint::unix(path).to_string();
+            let path = unix.strip_prefix("unix:").unwrap_or(&unix).replace(':', "%3A");
+            ("http-unix", path)
+        }
+    };
+    Endpoint::new(Address::Other { scheme: scheme.to_owned(), rest })
+}

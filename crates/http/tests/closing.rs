@@ -1,0 +1,159 @@
+//! How a WebSocket ends, and what each side learns of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::time::Duration;
+
+use support::{close_code, config, echo, end, frame, head, message, serve, upgrade};
+use tieline_http::WebChannel;
+use tieline_transport::{Acceptor, Channel, CloseReason, Incoming, ReceiverExt, SenderExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const BEARER: &str = "Authorization: Bearer the-token-of-these-tests\r\n";
+
+#[tokio::test]
+async fn each_breach_is_told_by_its_code() {
+    let mut served = serve(config()).await;
+    for (bytes, code) in [
+        (frame(0x83, b""), 1002),
+        (frame(0xc1, b""), 1002),
+        (b"\x81\x05hello".to_vec(), 1002),
+        (frame(0x81, b"\xff"), 1007),
+        (frame(0x88, &1005u16.to_be_bytes()), 1002),
+        (frame(0x88, &1000u16.to_be_bytes()), 1000),
+        (frame(0x88, &4321u16.to_be_bytes()), 4321),
+        (frame(0x88, b""), 1005),
+    ] {
+        let (mut stream, channel) = served.raw().await;
+        let (_sender, mut receiver) = channel.split();
+        stream.write_all(&bytes).await.unwrap();
+        let (_, told) = tokio::join!(end(&mut receiver), close_code(&mut stream));
+        assert_eq!(told, Some(code), "{bytes:?}");
+    }
+    // A session's connection takes no text.
+    let protocol = format!("{BEARER}Sec-WebSocket-Protocol: tieline.1\r\n");
+    let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+    stream.write_all(upgrade(served.port, &protocol).as_bytes()).await.unwrap();
+    assert!(head(&mut stream).await.contains("101"));
+    let (_sender, mut receiver) = served.resumable.accept().await.unwrap().split();
+    stream.write_all(&frame(0x81, b"text")).await.unwrap();
+    let (_, told) = tokio::join!(end(&mut receiver), close_code(&mut stream));
+    assert_eq!(told, Some(1003));
+}
+
+async fn told_for(reason: CloseReason, channel: WebChannel, stream: &mut TcpStream) -> Option<u16> {
+    channel.control().end(reason);
+    let (mut sender, _receiver) = channel.split();
+    sender.close().await.unwrap();
+    close_code(stream).await
+}
+
+#[tokio::test]
+async fn a_close_says_what_is_known_of_its_reason() {
+    let mut served = serve(config()).await;
+    for (reason, code) in
+        [(CloseReason::ByUs, 1000), (CloseReason::StdoutClosed, 1011), (CloseReason::Overrun, 1013)]
+    {
+        let (mut stream, channel) = served.raw().await;
+        let told = told_for(reason.clone(), channel, &mut stream).await;
+        assert_eq!(told, Some(code), "{reason}");
+    }
+    // Without a close, too, where nothing waits to be written.
+    let (mut stream, channel) = served.raw().await;
+    channel.control().end(CloseReason::StdoutClosed);
+    drop(channel);
+    assert_eq!(close_code(&mut stream).await, Some(1011));
+}
+
+#[tokio::test]
+async fn a_client_hears_why_a_server_closes() {
+    let mut served = serve(config()).await;
+    let (client, server) = served.pair().await;
+    server.control().end(CloseReason::StdoutClosed);
+    let (mut sender, _receiver) = server.split();
+    sender.close().await.unwrap();
+    let (_sender, mut receiver) = client.split();
+    let reason = end(&mut receiver).await;
+    let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
+    assert_eq!(close.code.get(), 1011);
+    assert!(!reason.is_clean());
+}
+
+#[tokio::test]
+async fn a_server_that_shuts_down_says_so() {
+    let mut served = serve(config()).await;
+    let (client, server) = served.pair().await;
+    let server = tokio::spawn(echo(server));
+    let (_sender, mut receiver) = client.split();
+    let port = served.port;
+    let (reason, ()) = tokio::join!(end(&mut receiver), served.web.close(Duration::from_secs(30)));
+    let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
+    assert_eq!(close.code.get(), 1001);
+    assert!(reason.is_clean());
+    assert!(matches!(server.await.unwrap(), CloseReason::ByUs));
+    assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
+}
+
+/// A close frame that nobody answers is not waited for long, in virtual time.
+#[tokio::test(start_paused = true)]
+async fn a_close_that_nobody_answers_is_waited_for_within_its_time() {
+    let mut served = serve(config()).await;
+    let (_stream, channel) = served.raw().await;
+    let (mut sender, mut receiver) = channel.split();
+    let begun = tokio::time::Instant::now();
+    sender.close().await.unwrap();
+    assert!(matches!(receiver.recv().await, Incoming::End(CloseReason::ByUs)));
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(11), "{took:?}");
+}
+
+/// In virtual time: pings after 10 and 20 s, each waited for 5 s.
+#[tokio::test(start_paused = true)]
+async fn a_half_open_peer_is_found_within_25_seconds() {
+    let mut served = serve(config()).await;
+    let (mut stream, channel) = served.raw().await;
+    let (_sender, mut receiver) = channel.split();
+    let begun = tokio::time::Instant::now();
+    let reason = match receiver.recv().await {
+        Incoming::End(reason) => reason,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(reason, CloseReason::TimedOut), "{reason}");
+    let took = begun.elapsed();
+    assert!(took <= Duration::from_millis(25_100), "{took:?}");
+    let mut pings = [0; 4];
+    stream.read_exact(&mut pings).await.unwrap();
+    assert_eq!(pings, [0x89, 0, 0x89, 0]);
+}
+
+/// One that answers is left alone, for an hour of virtual time.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_only_answers_pings_stays() {
+    let mut served = serve(config()).await;
+    let (client, server) = served.pair().await;
+    let (mut client, mut from_server) = client.split();
+    tokio::spawn(async move { from_server.recv().await });
+    let (_sender, mut receiver) = server.split();
+    let idle = tokio::time::timeout(Duration::from_secs(3600), receiver.recv());
+    assert!(idle.await.is_err(), "it is idle, and not gone");
+    client.send("still here").await.unwrap();
+    assert_eq!(message(&mut receiver).await, "still here");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_off_is_told_from_one_that_closes() {
+    let mut served = serve(config()).await;
+    let (stream, channel) = served.raw().await;
+    drop(stream);
+    let (_sender, mut receiver) = channel.split();
+    let reason = end(&mut receiver).await;
+    assert!(matches!(reason, CloseReason::Io(_)), "{reason}");
+    let (mut stream, channel) = served.raw().await;
+    stream.write_all(&frame(0x81, b"half a message")[..10]).await.unwrap();
+    drop(stream);
+    let (_sender, mut receiver) = channel.split();
+    let reason = end(&mut receiver).await;
+    assert!(matches!(reason, CloseReason::Truncated(_)), "{reason}");
+}
