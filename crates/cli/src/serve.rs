@@ -6,6 +6,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use tieline_gateway::{Bridge, Server, ServerReport, Tap};
+use tieline_http::ClientConfig;
 use tieline_proto::FramingKind;
 use tieline_transport::{
     DynAcceptor, DynConnector, Endpoint, Options, ProcessAccount, ProcessCounts, Registry, resolve,
@@ -22,7 +23,9 @@ use crate::web::Sites;
 
 pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     let signals = Signals::listen()?;
-    let registry = Registry::new();
+    let mut registry = Registry::new();
+    // Known, so that who wants to listen as a WebSocket is told how.
+    tieline_http::register(&mut registry, ClientConfig::default());
     let program = Program::of(&args)?;
     if args.line.is_isolated() {
         try_isolation(&args, &program).await?;

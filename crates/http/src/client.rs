@@ -41,6 +41,8 @@ pub struct ClientConfig {
     pub origin: Option<String>,
     /// Whom to trust.
     pub tls: ClientTls,
+    /// As in [`WebSocketConfig::verbatim`].
+    pub verbatim: bool,
 }
 
 /// The answer's header block is at most this large.
@@ -54,6 +56,22 @@ pub fn register(registry: &mut Registry, config: ClientConfig) {
     }
 }
 
+/// Connects to the WebSocket at `endpoint`: what a registry does, with the channel's own type.
+///
+/// Cancel-safe: a dropped attempt leaves nothing behind.
+///
+/// # Errors
+/// Each cause has its own [`ErrorKind`].
+pub async fn connect(
+    endpoint: &Endpoint,
+    config: ClientConfig,
+    options: &Options,
+) -> Result<WebChannel, TransportError> {
+    let client = Arc::new(Client { trust: Trust::of(config.tls.clone()), config });
+    let connector = WebSockets(client).typed(endpoint, options);
+    Connector::connect(&connector.map_err(|error| error.at(endpoint))?).await
+}
+
 struct Client {
     config: ClientConfig,
     trust: Trust,
@@ -62,12 +80,12 @@ struct Client {
 /// The schemes of WebSockets.
 struct WebSockets(Arc<Client>);
 
-impl Scheme for WebSockets {
-    fn connector(
+impl WebSockets {
+    fn typed(
         &self,
         endpoint: &Endpoint,
         options: &Options,
-    ) -> Result<Box<dyn DynConnector>, TransportError> {
+    ) -> Result<WebConnector, TransportError> {
         options.channel.validate()?;
         let address = WebAddress::of(endpoint)?;
         let content = match endpoint.framing() {
@@ -79,8 +97,9 @@ impl Scheme for WebSockets {
                 return Err(error.with_hint("a WebSocket frames messages itself; name no framing"));
             }
         };
-        let config = WebSocketConfig { channel: options.channel, ..WebSocketConfig::default() };
-        Ok(Box::new(WebConnector {
+        let (channel, verbatim) = (options.channel, self.0.config.verbatim);
+        let config = WebSocketConfig { channel, verbatim, ..WebSocketConfig::default() };
+        Ok(WebConnector {
             client: self.0.clone(),
             endpoint: endpoint.clone(),
             kind: kind_of(endpoint),
@@ -89,7 +108,17 @@ impl Scheme for WebSockets {
             config,
             allow_uids: options.allow_uids.clone(),
             connect_timeout: options.connect_timeout,
-        }))
+        })
+    }
+}
+
+impl Scheme for WebSockets {
+    fn connector(
+        &self,
+        endpoint: &Endpoint,
+        options: &Options,
+    ) -> Result<Box<dyn DynConnector>, TransportError> {
+        Ok(Box::new(self.typed(endpoint, options)?))
     }
 
     fn listen<'a>(
@@ -257,10 +286,8 @@ impl WebConnector {
                 let problem = format!("the server does not grant the subprotocol {RESUMABLE}");
                 Err(failed(ErrorKind::NoSession { problem }))
             }
-            Content::Plain(_) if granted.is_none_or(|granted| granted == PLAIN) => Ok(()),
-            Content::Plain(_) => {
-                Err(no_web_socket("it grants a subprotocol that was not asked for".to_owned()))
-            }
+            _ if granted.is_none_or(|granted| granted == PLAIN) => Ok(()),
+            _ => Err(no_web_socket("it grants a subprotocol that was not asked for".to_owned())),
         }
     }
 }

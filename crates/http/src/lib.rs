@@ -1,7 +1,42 @@
-//! The line on the web.
+//! The line on the web: WebSockets both ways, and an HTTP server that checks everyone first.
 //!
 //! ```text
-//!   ws://host/ws ── connect ──▶ WebChannel ◀── accept ── Web: one listener, and a gate in front of all
+//!   ws://host/ws ── Registry ──▶ WebChannel                    a channel like any other
+//!                                    ▲
+//!   browser, script, tieline ──▶ Web ┴ gate: host, origin, token ── /ws ──▶ WebAcceptor
+//!                                      nothing is started before it
+//! ```
+//!
+//! A message is a text frame where it is UTF-8, as all JSON is, else a binary one; both are taken, and
+//! so are several messages of a line each in one text. `resume+` in front of a URL asks for the subprotocol
+//! [`RESUMABLE`], whose binary messages are the frames of a session. `docs/web.md` has the rest.
+//!
+//! # Example
+//!
+//! ```
+//! use tieline_http::{ClientConfig, ServerConfig, Token, Web, register};
+//! use tieline_transport::{Acceptor, Channel, Incoming, Options, ReceiverExt, Registry, SenderExt};
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! let token = Token::random()?;
+//! let config = ServerConfig::at(&"http://127.0.0.1:0".parse()?, token.clone())?;
+//! let (web, mut plain, _resumable) = Web::listen(config).await?;
+//!
+//! let mut registry = Registry::new();
+//! register(&mut registry, ClientConfig { token: Some(token), ..ClientConfig::default() });
+//! let url = format!("{}/ws", web.endpoint()).replace("http:", "ws:").parse()?;
+//! let options = Options::default();
+//! let (client, server) = tokio::join!(registry.connect(&url, &options), plain.accept());
+//!
+//! let (mut sender, _receiver) = client?.split();
+//! let (_sender, mut receiver) = server?.split();
+//! sender.send(r#"{"hello":"web"}"#).await?;
+//! let Incoming::Message(message) = receiver.recv().await else { panic!("no message") };
+//! assert_eq!(message, r#"{"hello":"web"}"#);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod address;
@@ -15,7 +50,7 @@ mod token;
 
 pub use address::{Place, WebAddress};
 pub use channel::{WebChannel, WebReceiver, WebSender, WebSocketConfig};
-pub use client::{ClientConfig, register};
+pub use client::{ClientConfig, connect, register};
 pub use handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX};
 pub use server::{Access, ServerConfig, ServerCounts, ServerLimits, Web, WebAcceptor};
 pub use tls::{ClientTls, ServerTls};

@@ -78,7 +78,8 @@ async fn several_messages_in_one_text_and_newlines_behind_them_are_taken() {
     for (text, messages) in [
         ("{\"a\":1}\n", &["{\"a\":1}"][..]),
         ("{\"a\":1}\r\n{\"b\":2}\n\n{\"c\":3}", &["{\"a\":1}", "{\"b\":2}", "{\"c\":3}"]),
-        ("{\"a\":\n [1,\r\n 2]}\n", &["{\"a\":\n [1,\r\n 2]}"]),
+        // On one line, as the framings of others want it.
+        ("{\"a\":\n [1,\r\n 2]}\n", &["{\"a\":  [1,   2]}"]),
         ("\n", &[]),
         ("", &[]),
         (" plain text ", &["plain text"]),

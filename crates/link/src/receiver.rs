@@ -120,7 +120,7 @@ struct Away {
     cause: CloseReason,
     /// The end of what is left of it.
     ending: Option<BoxFuture<'static, ()>>,
-    /// None is needed before an attempt that is to be at once: a timer's first tick may be 1 ms away.
+    /// None before an attempt that is to be at once: a timer's first tick may be 1 ms away.
     wait: Option<Pin<Box<Sleep>>>,
     attempt: Option<BoxFuture<'static, Result<BoxChannel, TransportError>>>,
     number: u32,
@@ -213,13 +213,15 @@ impl Receiving {
                         tracing::warn!(%endpoint, "{what} in {} ms: {cause}", after.as_millis());
                     }
                 }
+                // Lines that end as soon as they are there, one behind the other, leave others their turn.
+                let is_due = after.is_zero() && carried;
                 let ending = end_line(shared.uninstall(), live.control);
                 let until = Instant::now() + after;
                 shared.publish(State::Backoff { until, cause: cause.clone() });
                 self.stage = Stage::Away(Away {
                     cause,
                     ending: Some(Box::pin(ending)),
-                    wait: (!after.is_zero()).then(|| Box::pin(tokio::time::sleep_until(until))),
+                    wait: (!is_due).then(|| Box::pin(tokio::time::sleep_until(until))),
                     attempt: None,
                     number: 0,
                 });

@@ -52,7 +52,10 @@ fn what_is_sought_at_once_waits_for_no_tick_of_a_timer() {
         let local = LinkOptions::recovering(Recovery::Reconnect(BackoffConfig::LOCAL));
         let (link, far, _world, _far_ends) = link([], local).await;
         let (_sender, mut receiver) = link.split();
-        drop(far);
+        let (mut far_sender, far_receiver) = far.split();
+        far_sender.send("a line that was good for something").await.unwrap();
+        drop((far_sender, far_receiver));
+        assert!(matches!(receiver.recv().await, Incoming::Message(_)));
         assert!(matches!(receiver.recv().await, Incoming::Reset(_)));
     });
 }

@@ -20,6 +20,7 @@
 //! | `stdio:` | this process's own stdin and stdout |
 //! | `tcp:127.0.0.1:7000` | a TCP port, without authentication |
 //! | `mem:name` | inside this process |
+//! | `ws://127.0.0.1:8080/ws`, `wss:`, `ws-unix:` | a WebSocket; for a token see [`web::register`] |
 //! | `content-length+exec:pylsp` | any of them, with the framing in front |
 //! | `resume+unix:/run/agent.sock` | any of them, in a session that survives its connections |
 //!
@@ -144,6 +145,7 @@
 //! - [`link::Pool`]: lines that are kept for the next who needs one; [`link::HealthMonitor`]: how one does.
 //! - [`Guardian`]: nothing that comes of a child is left, also when this program is killed (Linux).
 //! - [`Registry`]: schemes of one's own beside the built-in ones.
+//! - [`web::Web`]: be reached by browsers and scripts, and by nobody who has no token.
 //! - [`Framed`]: a transport and a framing known at compile time, with nothing boxed.
 //! - [`Control`]: who is on the other end, what was counted, and why it ended.
 //! - [`TransportError`]: what failed, where, whether to try again, and what to do about it.
@@ -162,11 +164,20 @@ pub mod rpc {
     pub use tieline_rpc::*;
 }
 
+/// WebSockets, and the server of the web that checks everyone first.
+pub mod web {
+    pub use tieline_http::*;
+}
+
 pub use tieline_proto::*;
 pub use tieline_transport::*;
 
 /// The schemes behind [`connect`] and [`listen`].
-static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
+static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
+    let mut registry = Registry::new();
+    web::register(&mut registry, web::ClientConfig::default());
+    registry
+});
 
 /// Connects to `endpoint` with the default [`Options`]. Cancel-safe: a dropped attempt leaves
 /// nothing behind.

@@ -48,6 +48,10 @@ pub struct WebSocketConfig {
     /// How long the other side may take for its part of the close handshake, and how long what is left
     /// to be sent may take behind its own; 10 s by default.
     pub close_timeout: Duration,
+    /// Messages pass as they are, empty ones and those of several lines, too, for programs to which it
+    /// matters what is text and what is binary ([`WebReceiver::kind`], [`WebSender::set_kind`]); no by
+    /// default. Sessions are not concerned.
+    pub verbatim: bool,
 }
 
 impl Default for WebSocketConfig {
@@ -56,6 +60,7 @@ impl Default for WebSocketConfig {
             channel: ChannelConfig::default(),
             heartbeat: Some(HeartbeatConfig::default()),
             close_timeout: Duration::from_secs(10),
+            verbatim: false,
         }
     }
 }
@@ -68,6 +73,8 @@ pub(crate) enum Content {
     Plain(Option<Limits>),
     /// The frames of a session: binary alone.
     Carrier,
+    /// As they are.
+    Verbatim,
 }
 
 /// What is known of a WebSocket that was just made.
@@ -126,7 +133,11 @@ impl WebChannel {
         let control = builder.build();
         let (read, write) = made.stream.split();
         let (read, write) = IoConnection::new(read, write, control.clone()).into_split();
-        let shared = Shared::new(write, made.role, made.content, config, counts, control.clone());
+        let content = match made.content {
+            Content::Plain(_) if config.verbatim => Content::Verbatim,
+            content => content,
+        };
+        let shared = Shared::new(write, made.role, content, config, counts, control.clone());
         let shared = Arc::new(shared);
         Self {
             sender: WebSender::new(shared.clone()),

@@ -43,6 +43,8 @@ pub struct WebReceiver {
     next_read: usize,
     /// The length of the last message.
     last_length: usize,
+    /// Of the last message.
+    kind: Kind,
     /// Of a text with several messages, those not given out yet.
     rest: Bytes,
     /// Something of ours waits to be written that nobody else may write.
@@ -90,6 +92,7 @@ impl WebReceiver {
             buffer,
             next_read: SMALLEST_READ,
             last_length: 0,
+            kind: Kind::Text,
             rest: Bytes::new(),
             owes: false,
             pulse,
@@ -98,6 +101,11 @@ impl WebReceiver {
             stage: Stage::Reading,
             begun,
         }
+    }
+
+    /// What the last message was said to hold.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// One read into the buffer; 0 is the end of the stream.
@@ -221,10 +229,12 @@ impl WebReceiver {
 
     /// What comes of a message: itself, the first of several, or nothing.
     fn take(&mut self, kind: Kind, payload: Bytes) -> Result<Option<Incoming>, Violation> {
-        self.last_length = payload.len();
+        (self.last_length, self.kind) = (payload.len(), kind);
         match (self.shared.content, kind) {
             (Content::Carrier, Kind::Text) => Err(Violation::Unsupported),
-            (Content::Carrier, Kind::Binary) => Ok(Some(self.whole(payload, None))),
+            (Content::Carrier, Kind::Binary) | (Content::Verbatim, _) => {
+                Ok(Some(self.whole(payload, None)))
+            }
             (Content::Plain(limits), Kind::Binary) if !payload.is_empty() => {
                 Ok(Some(self.whole(payload, limits)))
             }

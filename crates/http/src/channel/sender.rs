@@ -18,11 +18,18 @@ pub struct WebSender {
     shared: Arc<Shared>,
     /// This side has closed and everything is written.
     is_done: bool,
+    kind: Option<Kind>,
 }
 
 impl WebSender {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, is_done: false }
+        Self { shared, is_done: false, kind: None }
+    }
+
+    /// What messages are said to hold from here on, where they pass
+    /// [verbatim](super::WebSocketConfig::verbatim); `None`, the default: text where it is UTF-8.
+    pub fn set_kind(&mut self, kind: Option<Kind>) {
+        self.kind = kind;
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -37,11 +44,12 @@ impl WebSender {
         }
         let kind = match self.shared.content {
             Content::Carrier => Kind::Binary,
+            Content::Verbatim if self.kind.is_some() => self.kind.unwrap_or(Kind::Binary),
             Content::Plain(_) if head.is_empty() && message.is_empty() => {
                 return Err(Rejected::Message(EncodeError::Empty));
             }
-            Content::Plain(_) if head.is_empty() => Kind::of(message),
-            Content::Plain(_) => Kind::of(&[head, message].concat()),
+            _ if head.is_empty() => Kind::of(message),
+            _ => Kind::of(&[head, message].concat()),
         };
         out.message(kind, (head, message)).map_err(Rejected::Message)?;
         self.shared.counts.messages_out.fetch_add(1, Relaxed);

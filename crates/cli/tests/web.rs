@@ -1,0 +1,258 @@
+//! `tieline serve --listen http://…`: who gets in, who does not, and what is told of it.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::{Program, Talk, children_of, request, tieline, until};
+
+const TOKEN: &str = "a-token-that-nobody-guesses";
+
+/// A server on the web, which `cat`s unless `args` say otherwise.
+struct Site {
+    program: Program,
+    /// Like `http://127.0.0.1:12345`.
+    endpoint: String,
+}
+
+impl Site {
+    #[track_caller]
+    fn of(command: &mut Command) -> Self {
+        let mut program = Program::start(command);
+        let Some(endpoint) = program.line() else { panic!("{}", program.stderr()) };
+        Self { program, endpoint }
+    }
+
+    /// With [`TOKEN`].
+    #[track_caller]
+    fn start(args: &[&str]) -> Self {
+        let mut command = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
+        Self::of(command.args(args).env("TIELINE_TOKEN", TOKEN))
+    }
+
+    fn authority(&self) -> &str {
+        self.endpoint.split_once("//").unwrap().1
+    }
+
+    fn web_socket(&self) -> String {
+        format!("ws://{}/ws", self.authority())
+    }
+
+    /// A request, as it stands here but for the authority in place of `@`; the whole answer.
+    fn ask(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.authority()).unwrap();
+        let request = request.replace('@', self.authority());
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut answer = String::new();
+        while !answer.ends_with("\r\n\r\n") {
+            assert_ne!(stream.read_line(&mut answer).unwrap(), 0, "{answer}");
+        }
+        let length = answer.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+        stream.read_exact(&mut body).unwrap();
+        answer + &String::from_utf8(body).unwrap()
+    }
+
+    fn get(&self, path: &str, headers: &str) -> String {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: @\r\n{headers}\r\n"))
+    }
+
+    fn connect(&self, endpoint: &str) -> Command {
+        let mut command = tieline(["connect", endpoint]);
+        command.env("TIELINE_TOKEN", TOKEN);
+        command
+    }
+
+    #[track_caller]
+    fn stop(mut self) -> String {
+        self.program.signal(Signal::TERM);
+        let finished = self.program.wait();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        finished.stderr
+    }
+}
+
+fn status_of(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or_default()
+}
+
+#[test]
+fn lines_go_in_and_out_by_web_socket_with_and_without_a_session() {
+    let site = Site::start(&["--", "cat"]);
+    for endpoint in [site.web_socket(), format!("resume+{}", site.web_socket())] {
+        let lines = "{\"id\":1}\nplain words\n";
+        let finished = Program::run(&mut site.connect(&endpoint), lines);
+        assert_eq!((finished.code, &*finished.stdout), (Some(0), lines), "{finished:?}");
+    }
+    let said = site.stop();
+    assert!(said.contains("served=2 refused=0 failed=0"), "{said}");
+    assert!(!said.contains(TOKEN), "{said}");
+}
+
+#[test]
+fn a_call_and_a_bridge_reach_it_too() {
+    let site = Site::start(&[]);
+    let endpoint = site.web_socket();
+    let mut call = tieline(["call", &endpoint, "add", "[2,3]"]);
+    let finished = Program::run(call.env("TIELINE_TOKEN", TOKEN), "");
+    assert_eq!((finished.code, finished.stdout.trim()), (Some(0), "5"), "{finished:?}");
+    let mut bridge = tieline(["bridge", "stdio:", &endpoint]);
+    let mut bridge = Program::start(bridge.env("TIELINE_TOKEN", TOKEN));
+    let answer: Value = bridge.call(&request(1, "add", json!([20, 22])));
+    assert_eq!(answer["result"], 42);
+    bridge.end_input();
+    assert_eq!(bridge.wait().code, Some(0));
+    site.stop();
+}
+
+#[test]
+fn a_token_that_was_made_is_told_once_and_never_logged() {
+    for quiet in [false, true] {
+        let mut command = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
+        command.arg(if quiet { "--quiet" } else { "-v" });
+        let site = Site::of(command.args(["--", "cat"]));
+        site.program.wait_stderr("/?key=");
+        let invited = site.program.stderr();
+        let token = invited.split("TIELINE_TOKEN=").nth(1).unwrap();
+        let token = token.split_whitespace().next().unwrap().to_owned();
+        let mut connect = tieline(["connect", &site.web_socket(), "--token", &token]);
+        let finished = Program::run(&mut connect, "hello\n");
+        assert_eq!((finished.code, &*finished.stdout), (Some(0), "hello\n"), "{finished:?}");
+        assert_eq!(status_of(&site.get(&format!("/?token={token}"), "")), "401");
+        let said = site.stop();
+        assert_eq!(said.matches(&token).count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn the_one_time_url_lets_a_browser_in_once() {
+    let site = Site::start(&["--", "cat"]);
+    site.program.wait_stderr("/?key=");
+    let url = site.program.stderr();
+    let key = url.split("/?key=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    let path = format!("/?key={key}");
+    let answer = site.get(&path, "");
+    assert_eq!(status_of(&answer), "303", "{answer}");
+    let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+    let cookie = cookie.split(';').next().unwrap();
+    assert_eq!(status_of(&site.get("/", &format!("Cookie: {cookie}\r\n"))), "200");
+    assert_eq!(status_of(&site.get(&path, "")), "403", "it was used");
+    site.stop();
+}
+
+#[test]
+fn who_shows_no_token_or_a_wrong_one_starts_no_program() {
+    let site = Site::start(&["--", "cat"]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "a-token-that-is-not-the-one\n").unwrap();
+    let wrong = file.path().to_str().unwrap();
+    for args in [&[][..], &["--token", "another-that-is-wrong"], &["--token-file", wrong]] {
+        let mut connect = tieline(["connect", &site.web_socket()]);
+        let finished = Program::run(connect.args(args), "hello\n");
+        assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+        assert!(finished.stderr.contains("401"), "{finished:?}");
+        assert!(finished.stderr.contains("hint: "), "{finished:?}");
+    }
+    assert_eq!(children_of(site.program.pid()), [0; 0]);
+    let said = site.stop();
+    assert!(said.contains("served=0"), "{said}");
+}
+
+#[test]
+fn a_foreign_page_starts_no_program() {
+    let site = Site::start(&["--allow-origin", "https://friend.example", "--", "cat"]);
+    let upgrade = |host: &str, origin: &str| {
+        site.ask(&format!(
+            "GET /ws HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nAuthorization: Bearer {TOKEN}\r\n\
+             Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        ))
+    };
+    for (host, origin) in [
+        ("@", "https://evil.example"),
+        ("@", "null"),
+        ("evil.example", "http://evil.example"),
+        ("@", "https://friend.example.evil.example"),
+    ] {
+        let answer = upgrade(host, origin);
+        assert_eq!(status_of(&answer), "403", "{host} {origin}: {answer}");
+    }
+    assert_eq!(children_of(site.program.pid()), [0; 0]);
+    // An allowed one is a client like any other.
+    let mut stream = TcpStream::connect(site.authority()).unwrap();
+    let head = "GET /ws HTTP/1.1\r\nHost: @\r\nOrigin: https://friend.example\r\n";
+    let head = head.replace('@', site.authority());
+    let rest = format!(
+        "Authorization: Bearer {TOKEN}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all((head + &rest).as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    until("its program runs", || children_of(site.program.pid()).len() == 1);
+    drop(stream);
+    until("its program is gone", || children_of(site.program.pid()).is_empty());
+    site.stop();
+}
+
+#[test]
+fn it_says_how_it_does() {
+    let site = Site::start(&["--", "cat"]);
+    assert_eq!(status_of(&site.get("/health", "")), "200");
+    assert_eq!(status_of(&site.get("/health/ready", "")), "200");
+    assert_eq!(status_of(&site.get("/metrics", "")), "401");
+    let finished = Program::run(&mut site.connect(&site.web_socket()), "one\ntwo\n");
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let counted = || site.get("/metrics", &format!("Authorization: Bearer {TOKEN}\r\n"));
+    until("the line is over", || counted().contains("\ntieline_lines_ended_total 1\n"));
+    let counted = counted();
+    for line in [
+        "# TYPE tieline_messages_total counter",
+        "tieline_messages_total{direction=\"in\"} 2",
+        "tieline_messages_total{direction=\"out\"} 2",
+        "tieline_clients_total 1",
+    ] {
+        assert!(counted.lines().any(|it| it.trim_end() == line), "{line}: {counted}");
+    }
+    site.stop();
+}
+
+#[test]
+fn what_would_be_open_to_others_is_refused_before_anybody_is_told() {
+    for (args, says) in [
+        (&["--listen", "http://0.0.0.0:0"][..], "or with a token and a certificate"),
+        (&["--listen", "http://127.0.0.1:0", "--token", "short"], "16 to 512"),
+        (&["--listen", "https://127.0.0.1:0"], "--tls-cert"),
+        (&["--listen", "http://127.0.0.1:0/path"], "a host and a port"),
+        (&["--listen", "ws://127.0.0.1:0/ws"], "http://"),
+        (&["--listen", "http://127.0.0.1:0", "--allow-origin", "friend"], "https://example.org"),
+    ] {
+        let mut command = tieline(["serve"]);
+        let finished = Program::run(command.args(args).args(["--", "cat"]), "");
+        assert!(matches!(finished.code, Some(1 | 2)), "{args:?}: {finished:?}");
+        assert!(finished.stderr.contains(says), "{args:?}: {finished:?}");
+        assert_eq!(finished.stdout, "", "{args:?}");
+    }
+}
+
+#[test]
+fn a_session_on_the_web_outlives_its_connection() {
+    let site = Site::start(&["-v", "--", "sh", "-c", "echo $$; cat"]);
+    let mut client = Program::start(&mut site.connect(&format!("resume+{}", site.web_socket())));
+    let pid: u32 = client.line().unwrap().parse().unwrap();
+    client.signal(Signal::KILL);
+    client.wait();
+    site.program.wait_stderr("has lost its connection");
+    assert!(support::is_running(pid), "its program runs on");
+    let said = site.stop();
+    assert!(said.contains("nothing is left of them"), "{said}");
+}
