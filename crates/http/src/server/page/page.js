@@ -1,0 +1,141 @@
+// The page: what is typed goes to the program, what comes of it is shown, always as text. The log is
+// kept where the line keeps its position, so that a page that is loaded again lacks nothing.
+import { connect } from "/tieline.js";
+
+const MOST_LINES = 1000, MOST_CHARACTERS = 2000, MOST_INDENTED = 20_000;
+const ARROWS = { in: "←", out: "→", note: "·", bad: "!" };
+const [state, scroll, log, form, text, pretty, end] =
+  ["state", "scroll", "log", "form", "text", "pretty", "end"].map((id) => document.getElementById(id));
+const storage = (() => {
+  try {
+    return sessionStorage;
+  } catch {
+    return null;  // it may be forbidden; then a reload begins anew
+  }
+})();
+
+const typed = [];
+let lines = 0, browsing = 0;
+
+const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour12: false });
+
+function cut(message) {
+  if (typeof message !== "string") {
+    const head = Array.from(message.subarray(0, 32), (byte) => byte.toString(16).padStart(2, "0"));
+    return `${head.join(" ")}${message.length > 32 ? " …" : ""} (${message.length} bytes)`;
+  }
+  if (message.length <= MOST_CHARACTERS) return message;
+  return `${message.slice(0, MOST_CHARACTERS)}… (${message.length} characters)`;
+}
+
+function indented(line) {
+  try {
+    const value = JSON.parse(line);
+    if (value !== null && typeof value === "object") return JSON.stringify(value, null, 2).slice(0, MOST_INDENTED);
+  } catch {
+    // no JSON, or cut
+  }
+  return line;
+}
+
+function element(name, className, content) {
+  const made = document.createElement(name);
+  made.className = className;
+  made.textContent = content;
+  return made;
+}
+
+function show(kind, at, line) {
+  const item = element("li", kind, "");
+  const body = element("pre", "", pretty.checked ? indented(line) : line);
+  body.line = line;
+  item.append(element("time", "", clock(at)), element("span", "arrow", ARROWS[kind]), body);
+  const isAtEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 40;
+  log.append(item);
+  if (log.childElementCount > MOST_LINES) log.firstElementChild.remove();
+  if (kind === "out") typed.push(line);
+  if (isAtEnd || kind === "out") scroll.scrollTop = scroll.scrollHeight;
+}
+
+// Each line has a place of its own in the storage, and takes that of the one a thousand before it.
+function add(kind, message) {
+  const at = Date.now(), line = cut(message);
+  show(kind, at, line);
+  try {
+    storage?.setItem(`log.${lines % MOST_LINES}`, JSON.stringify([lines++, kind, at, line]));
+  } catch {
+    // no room: it is shown all the same
+  }
+}
+
+function restore() {
+  const kept = [];
+  for (let place = 0; place < MOST_LINES; place++) {
+    const line = storage?.getItem(`log.${place}`);
+    if (line) kept.push(JSON.parse(line));
+  }
+  kept.sort(([one], [other]) => one - other);
+  for (const [number, kind, at, line] of kept) {
+    lines = number + 1;
+    show(kind, at, line);
+  }
+}
+
+function tell(name, words) {
+  state.className = name;
+  state.textContent = words;
+  document.title = name === "connected" ? "tieline" : `tieline: ${name}`;
+}
+
+restore();
+const line = connect("/ws", { storage });
+line.onmessage = (message) => add("in", message);
+line.onreset = ({ why, unknown, unsent }) => {
+  const lost = `${unsent.length} of what was sent did not arrive, of ${unknown.length} it is not known`;
+  add("bad", `the session was lost (${why}): ${lost}. Another one has begun, with another process`);
+};
+line.onclose = ({ why, unknown, unsent }) => {
+  const lost = unknown.length + unsent.length;
+  add(why ? "bad" : "note", `ended${why ? `: ${why}` : ""}${lost ? `; ${lost} messages perhaps not delivered` : ""}`);
+};
+line.onstate = async ({ name, since, why }) => {
+  for (const it of [text, end, form.lastElementChild]) it.disabled = name === "ended";
+  if (name === "connected") tell(name, "connected");
+  if (name === "ended") tell(name, `ended${why ? `: ${why}` : ""}. Reload to begin anew`);
+  if (name !== "away") return;
+  tell(name, `away since ${clock(since)}; trying again`);
+  // A browser does not say why a WebSocket failed, so it is asked in another way.
+  const answer = await fetch("/", { method: "HEAD" }).catch(() => null);
+  if (answer?.status === 401 && line.state.name === "away") {
+    tell(name, "not let in any more: open the new URL that tieline serve has printed, in this tab");
+  }
+};
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const message = text.value;
+  if (!message) return;
+  text.value = "";
+  browsing = 0;
+  try {
+    await line.send(message);
+    add("out", message);
+  } catch (error) {
+    add("bad", `not sent: ${error.message}`);
+    text.value ||= message;
+  }
+});
+text.addEventListener("keydown", (event) => {
+  const step = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  browsing = Math.min(Math.max(browsing + step, 0), typed.length);
+  text.value = browsing ? typed.at(-browsing) : "";
+});
+pretty.addEventListener("change", () => {
+  for (const body of log.querySelectorAll("pre")) body.textContent = pretty.checked ? indented(body.line) : body.line;
+});
+end.addEventListener("click", () => line.close());
+addEventListener("online", () => line.retry());
+// A page that comes back out of the browser's cache does not know what has become of its session.
+addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
