@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Talk, request};
 pub(crate) use fixtures::{
-    claude, content_length_server, server_everything, vscode_jsonrpc, xi_core,
+    browser_driver, claude, content_length_server, server_everything, vscode_jsonrpc, xi_core,
 };
-pub(crate) use proc::{Usage, children_of, is_running, marked, usage};
+pub(crate) use proc::{MARK, Usage, children_of, is_running, marked, usage};
 pub(crate) use program::{Finished, Program, tieline};
 pub(crate) use serve::{Serve, new_mark, path_of};
 

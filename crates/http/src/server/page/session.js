@@ -246,6 +246,11 @@ export class Session {
     return this.ended && !this.kept.length && this.theyEnded && this.told === this.received;
   }
 
+  /** Whether both have ended, and nothing is missing on either side but an acknowledgement. */
+  get isDone() {
+    return this.ended && this.theyEnded && this.taken === this.received && this.kept.every((it) => it === null);
+  }
+
   /** What the other side has perhaps not got, and what it cannot have got. */
   get lost() {
     const written = Number(this.shown - this.acknowledged);

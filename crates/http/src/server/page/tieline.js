@@ -13,6 +13,12 @@ import { Broken, Session, bytesOf, decode, encode, textOf } from "./session.js";
 
 const PROTOCOL = "tieline.1";
 const UNKNOWN = 2, FULL = 8, DRAINING = 9;
+const REFUSALS = {
+  1: "it speaks another version", 2: "the server knows no such session, or no more",
+  3: "another one has taken the session over", 4: "the session is somebody else's",
+  5: "another one has taken the session over", 6: "one side lacks what the other has no more",
+  7: "one side has forgotten what it sent", 10: "it did not understand the greeting",
+};
 // A message, in bytes, and calls of `send` that wait for room, at most.
 const LARGEST = (16 << 20) - 17, MOST_WAITING = 1024;
 // From dialling to the welcome; and between two looks at whether anything was heard. In ms.
@@ -120,6 +126,8 @@ class Line {
   #lost(code, reason) {
     this.#hangUp();
     if (FATAL.includes(code)) return this.#then(() => this.#finish(reason || `closed with the code ${code}`));
+    // There is nothing to come again for.
+    if (this.#session.isDone) return this.#then(() => this.#finish(null));
     // Thousands of others may have lost what is elsewhere, too.
     const [first, initial, most] = this.#isNear ? [0, 50, 5_000] : [5_000 * Math.random(), 1_000, 120_000];
     const later = Math.min(initial * 1.6 ** (this.#attempt - 1), most) * (0.8 + 0.4 * Math.random());
@@ -153,14 +161,12 @@ class Line {
       return this.#say("connected");
     }
     if (kind !== frames.REFUSED) throw new Broken("it does not answer the greeting");
-    const [, code] = fields, why = forPeople(rest) || `refused with the code ${code}`;
+    const [, code] = fields, why = forPeople(rest) || REFUSALS[code] || `refused with the code ${code}`;
     if (code === FULL || code === DRAINING) return this.#lost();
     this.#hangUp();
     const goesOn = session.ticket && !session.ended && !session.theyEnded;
     if (code >= UNKNOWN && code < FULL && goesOn) return this.#then(() => this.#reset(why));
-    // Where both had ended, only the last acknowledgement was lost.
-    const isDone = code === UNKNOWN && session.theyEnded && session.ended && !session.kept.length;
-    this.#then(() => this.#finish(isDone ? null : why));
+    this.#then(() => this.#finish(code === UNKNOWN && session.isDone ? null : why));
   }
 
   // Asks whether anybody is there when nothing was heard, and hangs up if there is no answer.
