@@ -285,6 +285,23 @@ fn a_page_that_is_loaded_again_finds_its_process_where_it_left_it() {
     site.stop();
 }
 
+#[test]
+fn the_page_shows_the_last_thousand_lines_also_when_it_is_loaded_again() {
+    let program = "i=0; while [ $i -lt 1500 ]; do echo line $i; i=$((i+1)); done; cat";
+    let site = Site::start(&[], &["sh", "-c", program]);
+    let mut browser = Browser::start(&[]);
+    browser.open(&site.key_url());
+    let last = "document.querySelector('#log li:last-child pre')?.textContent === 'line 1499'";
+    browser.wait(last);
+    let expected: Vec<_> = (500..1500).map(|number| format!("line {number}")).collect();
+    assert_eq!(browser.shown("in"), expected);
+    browser.reload();
+    browser.wait(CONNECTED);
+    assert_eq!(browser.shown("in"), expected);
+    browser.stop();
+    site.stop();
+}
+
 /// The page stops to listen in mid-stream, at whatever has come by then.
 #[test]
 fn a_page_that_is_loaded_again_in_mid_stream_lacks_no_line_and_has_none_twice() {

@@ -76,6 +76,11 @@ async fn it_agrees_on_the_golden_vectors() {
 }
 
 #[tokio::test]
+async fn it_takes_keeps_tells_and_refuses_what_the_protocol_says() {
+    says_ok(node("rules")).await;
+}
+
+#[tokio::test]
 async fn a_page_that_is_loaded_again_and_again_loses_and_doubles_nothing() {
     let (sessions, web_sockets) = run("pages").await;
     assert_eq!(sessions, 1);
