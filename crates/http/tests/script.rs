@@ -81,6 +81,11 @@ async fn it_takes_keeps_tells_and_refuses_what_the_protocol_says() {
 }
 
 #[tokio::test]
+async fn it_asks_who_is_silent_and_comes_again_to_who_is_away() {
+    says_ok(node("waits")).await;
+}
+
+#[tokio::test]
 async fn a_page_that_is_loaded_again_and_again_loses_and_doubles_nothing() {
     let (sessions, web_sockets) = run("pages").await;
     assert_eq!(sessions, 1);

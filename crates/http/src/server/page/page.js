@@ -115,14 +115,14 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const message = text.value;
   if (!message) return;
-  text.value = "";
   browsing = 0;
   try {
+    // It may have to wait for room; until then it stands where it was typed.
     await line.send(message);
     add("out", message);
+    if (text.value === message) text.value = "";
   } catch (error) {
     add("bad", `not sent: ${error.message}`);
-    text.value ||= message;
   }
 });
 text.addEventListener("keydown", (event) => {
@@ -137,5 +137,6 @@ pretty.addEventListener("change", () => {
 });
 end.addEventListener("click", () => line.close());
 addEventListener("online", () => line.retry());
+addEventListener("visibilitychange", () => line.retry());
 // A page that comes back out of the browser's cache does not know what has become of its session.
 addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
