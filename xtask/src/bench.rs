@@ -5,8 +5,11 @@ use crate::fixtures::{self, Fixture};
 use crate::workspace::{Workspace, succeeds};
 use crate::{Failure, failed, wants_help};
 
-/// The rows that stand beside other libraries, which are a fixture.
-const WITH_PEERS: &[&str] = &["calls", "websocket"];
+/// The rows that stand beside other libraries and programs, which are fixtures.
+const BESIDE: &[(&[&str], Find)] =
+    &[(&["calls", "websocket"], fixtures::peers), (&["gateway"], fixtures::gateways)];
+
+type Find = fn(&Workspace) -> Result<Fixture, Failure>;
 
 const HELP: &str = "\
 Runs the benchmarks, built with the profile `dist`; they write bench/RESULTS.md.
@@ -15,8 +18,9 @@ Usage: cargo xtask bench [--quick] [arguments]
 
   --quick  a few seconds for each: shows that they run, not how fast
 
-The other libraries of the rows `calls` and `websocket` are built first, once (into ~/.cache/tieline or
-XDG_CACHE_HOME); TIELINE_PEERS tells the benchmark program where they are.
+The other libraries of the rows `calls` and `websocket` and the other gateways of the row `gateway` are
+built first, once (into ~/.cache/tieline or XDG_CACHE_HOME); TIELINE_PEERS and TIELINE_GATEWAYS tell the
+benchmark program where they are. websocketd is Debian's, and left out where it is not installed.
 
 All arguments go to the benchmark program as they are.";
 
@@ -29,12 +33,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     let fixed = ["run", "--profile", "dist", "--locked", "--package", "tieline-bench", "--"];
     let mut benchmarks = workspace.cargo();
     benchmarks.args(fixed).args(args);
-    if wants_peers(args) {
-        match built_peers(&workspace) {
-            Ok(peers) => benchmarks.env(peers.variable, peers.location()),
+    for (_, find) in BESIDE.iter().filter(|(rows, _)| wants(rows, args)) {
+        match built(&workspace, *find) {
+            Ok(others) => benchmarks.env(others.variable, others.location()),
             // All else can be measured, and the table says what is missing.
             Err(Failure::Failed(why) | Failure::Usage(why)) => {
-                eprintln!("xtask: {why}; going on without the other libraries");
+                eprintln!("xtask: {why}; going on without what stands beside");
                 &mut benchmarks
             }
         };
@@ -45,16 +49,16 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     }
 }
 
-fn built_peers(workspace: &Workspace) -> Result<Fixture, Failure> {
-    let peers = fixtures::peers(workspace)?;
-    peers.build(workspace)?;
-    Ok(peers)
+fn built(workspace: &Workspace, find: Find) -> Result<Fixture, Failure> {
+    let others = find(workspace)?;
+    others.build(workspace)?;
+    Ok(others)
 }
 
-/// Whether the row is among those that are named, or none is.
-fn wants_peers(args: &[String]) -> bool {
-    let mut rows = args.iter().filter(|arg| !arg.starts_with('-')).peekable();
-    rows.peek().is_none() || rows.any(|row| WITH_PEERS.contains(&row.as_str()))
+/// Whether one of the rows is among those that are named, or none is.
+fn wants(rows: &[&str], args: &[String]) -> bool {
+    let mut named = args.iter().filter(|arg| !arg.starts_with('-')).peekable();
+    named.peek().is_none() || named.any(|row| rows.contains(&row.as_str()))
 }
 
 #[cfg(test)]
@@ -73,7 +77,7 @@ mod tests {
             ("--quick build", false),
         ] {
             let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-            assert_eq!(wants_peers(&args), wanted, "{line}");
+            assert_eq!(wants(BESIDE[0].0, &args), wanted, "{line}");
         }
     }
 }

@@ -43,6 +43,11 @@ pub(crate) fn peers(workspace: &Workspace) -> Result<Fixture, Failure> {
     Fixture::new(workspace, "peers", "TIELINE_PEERS", "bin/peers", install_peers)
 }
 
+/// The gateways that the benchmarks put beside tieline's, those that are from npm.
+pub(crate) fn gateways(workspace: &Workspace) -> Result<Fixture, Failure> {
+    Fixture::new(workspace, "gateways", "TIELINE_GATEWAYS", "", install_node)
+}
+
 impl Fixture {
     fn new(
         workspace: &Workspace,

@@ -97,6 +97,7 @@ pub(crate) fn run(role: Role, socket: PathBuf) -> Result<()> {
 fn remove(socket: &Path) {
     let _ = std::fs::remove_file(socket);
     let _ = std::fs::remove_file(socket.with_extension("sock.lock"));
+    let _ = std::fs::remove_file(socket.with_extension("port"));
     if let Some(directory) = socket.parent() {
         let _ = std::fs::remove_dir(directory);
     }

@@ -12,9 +12,9 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
-use tieline_proto::FramingKind;
 use tieline_proto::json::Limits;
 use tieline_proto::websocket::Role;
+use tieline_proto::{FramingKind, HeartbeatConfig};
 use tieline_transport::{
     BoxFuture, Connector, DynAcceptor, DynConnector, Endpoint, ErrorKind, Operation, Options,
     PeerIdentity, Registry, Scheme, TransportError, TransportKind,
@@ -32,7 +32,7 @@ use crate::tls::{ClientTls, Trust};
 use crate::token::Token;
 
 /// What a client of the web needs beyond an endpoint.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ClientConfig {
     /// Sent as `Authorization: Bearer`, and only to the host of the endpoint: a redirect is no answer to
     /// a WebSocket and is not followed.
@@ -41,8 +41,22 @@ pub struct ClientConfig {
     pub origin: Option<String>,
     /// Whom to trust.
     pub tls: ClientTls,
+    /// When an idle line is asked whether anybody is there; `None`: never.
+    pub heartbeat: Option<HeartbeatConfig>,
     /// As in [`WebSocketConfig::verbatim`].
     pub verbatim: bool,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            token: None,
+            origin: None,
+            tls: ClientTls::default(),
+            heartbeat: Some(HeartbeatConfig::default()),
+            verbatim: false,
+        }
+    }
 }
 
 /// The answer's header block is at most this large.
@@ -97,8 +111,9 @@ impl WebSockets {
                 return Err(error.with_hint("a WebSocket frames messages itself; name no framing"));
             }
         };
-        let (channel, verbatim) = (options.channel, self.0.config.verbatim);
-        let config = WebSocketConfig { channel, verbatim, ..WebSocketConfig::default() };
+        let ClientConfig { heartbeat, verbatim, .. } = self.0.config;
+        let channel = options.channel;
+        let config = WebSocketConfig { channel, heartbeat, verbatim, ..WebSocketConfig::default() };
         Ok(WebConnector {
             client: self.0.clone(),
             endpoint: endpoint.clone(),

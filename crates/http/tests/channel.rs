@@ -4,13 +4,12 @@
 mod support;
 
 use bytes::Bytes;
-use support::{Served, config, echo, end, message, registry, serve};
+use support::{Served, config, echo, end, message, serve};
 use tieline_http::ServerConfig;
 use tieline_proto::ByteSize;
 use tieline_proto::json::Limits;
 use tieline_transport::{
-    Acceptor, Channel, ChannelConfig, CloseReason, Incoming, Options, ReceiverExt, SendError,
-    SenderExt,
+    Channel, ChannelConfig, CloseReason, Incoming, ReceiverExt, SendError, SenderExt,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -141,6 +140,8 @@ async fn a_message_that_cannot_be_sent_costs_only_itself() {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_unix_socket_carries_it_too_and_says_who_is_there() {
+    use tieline_transport::{Acceptor, Options};
+
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a:b.sock");
     let config =
@@ -149,7 +150,7 @@ async fn a_unix_socket_carries_it_too_and_says_who_is_there() {
     assert!(web.endpoint().to_string().starts_with("http-unix:/"), "{}", web.endpoint());
     assert_eq!(web.one_time_url().unwrap(), None);
     let url = format!("ws-unix:{}", path.display().to_string().replace(':', "%3A"));
-    let (registry, options, url) = (registry(), Options::default(), url.parse().unwrap());
+    let (registry, options, url) = (support::registry(), Options::default(), url.parse().unwrap());
     let connecting = registry.connect(&url, &options);
     let (client, server) = tokio::join!(connecting, plain.accept());
     let (client, server) = (client.unwrap(), server.unwrap());

@@ -12,9 +12,9 @@
 //!   Bytes ─────────────────────────────────────────▶ WriteBuf
 //! ```
 //!
-//! Beside framing and JSON-RPC there are the machines that decide: when to try again ([`Backoff`],
-//! [`Restarts`]), whether to call at all ([`Breaker`], [`RetryBudget`]) and whether anybody is still
-//! there ([`Heartbeat`]).
+//! Beside framing, JSON-RPC and [server-sent events](sse) there are the machines that decide: when to
+//! try again ([`Backoff`], [`Restarts`]), whether to call at all ([`Breaker`], [`RetryBudget`]) and
+//! whether anybody is still there ([`Heartbeat`]).
 //!
 //! # Example
 //!
@@ -41,6 +41,7 @@ mod restart;
 mod retry_budget;
 pub mod session;
 mod slept;
+pub mod sse;
 pub mod websocket;
 mod write_buf;
 

@@ -11,6 +11,7 @@ pub(crate) mod codec;
 mod comeback;
 mod connect;
 mod echo;
+mod gateway;
 mod memory;
 mod pool;
 mod session;
@@ -52,6 +53,7 @@ pub(crate) const ROWS: &[Row] = &[
         "WebSocket: there and back, and memory; other libraries beside",
         websocket::run,
     ),
+    row("gateway", "WebSocket to a child process; other gateways beside", gateway::run),
     row("connect", "Unix socket: connect and accept", connect::run),
     row("pool", "pool of lines: take one and give it back", pool::run),
     row("memory", "Unix socket: memory of an idle connection", memory::run),
@@ -104,7 +106,9 @@ pub(crate) fn role(name: &str) -> Option<Role> {
         "session-calls" => |socket| Box::pin(session::serve_calls(socket, true)),
         "session-calls-bare" => |socket| Box::pin(session::serve_calls(socket, false)),
         "memory-typed" => |socket| Box::pin(memory::serve_typed(socket)),
-        "websocket-echo" => |socket| Box::pin(websocket::serve(socket)),
+        "gateway" => |socket| Box::pin(gateway::serve(socket)),
+        "websocket-echo" => |socket| Box::pin(websocket::serve(socket, true)),
+        "websocket-echo-quiet" => |socket| Box::pin(websocket::serve(socket, false)),
         "connect-raw" => |socket| Box::pin(connect::serve_raw(socket)),
         "connect-typed" => |socket| Box::pin(connect::serve_typed(socket)),
         _ => return None,

@@ -5,7 +5,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -50,6 +50,8 @@ pub struct WebReceiver {
     /// Something of ours waits to be written that nobody else may write.
     owes: bool,
     pulse: Option<Pulse>,
+    /// Who is woken by all that is waited for.
+    waker: Option<Waker>,
     /// Until when the other side may answer our close frame.
     answer: Option<Pin<Box<Sleep>>>,
     shared: Arc<Shared>,
@@ -96,6 +98,7 @@ impl WebReceiver {
             rest: Bytes::new(),
             owes: false,
             pulse,
+            waker: None,
             answer: None,
             shared,
             stage: Stage::Reading,
@@ -159,9 +162,11 @@ impl WebReceiver {
             }
             Poll::Ready(Err(error)) => Poll::Ready(Some(self.cut_off(error))),
             Poll::Pending => {
-                // Whoever ends the line from elsewhere wakes us.
-                if self.shared.register(Side::Receiver, cx) {
-                    cx.waker().wake_by_ref();
+                let is_new = self.waker.as_ref().is_none_or(|it| !it.will_wake(cx.waker()));
+                if is_new {
+                    // Whoever ends the line from elsewhere wakes us, and may have done so just now.
+                    self.waker = Some(cx.waker().clone());
+                    self.shared.register(Side::Receiver, cx);
                 }
                 match self.shared.control.close_reason() {
                     Some(reason @ CloseReason::Stalled) => {
@@ -175,14 +180,18 @@ impl WebReceiver {
                     }
                     _ => {}
                 }
-                ready!(self.poll_pulse(cx));
+                ready!(self.poll_pulse(cx, is_new));
                 Poll::Ready(Some(self.end(CloseReason::TimedOut)))
             }
         }
     }
 
     /// Ready when nobody is there any more.
-    fn poll_pulse(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_pulse(&mut self, cx: &mut Context<'_>, is_new: bool) -> Poll<()> {
+        match &self.pulse {
+            Some(pulse) if is_new || pulse.timer.is_elapsed() => {}
+            _ => return Poll::Pending,
+        }
         loop {
             let Some(pulse) = &mut self.pulse else { return Poll::Pending };
             let now = self.begun.elapsed();
