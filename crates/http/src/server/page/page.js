@@ -2,7 +2,7 @@
 // kept where the line keeps its position, so that a page that is loaded again lacks nothing.
 import { connect } from "/tieline.js";
 
-const MOST_LINES = 1000, MOST_CHARACTERS = 2000, MOST_INDENTED = 20_000;
+const MOST_LINES = 1000, MOST_CHARACTERS = 2000, MOST_DEPTH = 40;
 const ARROWS = { in: "←", out: "→", note: "·", bad: "!" };
 const [state, scroll, log, form, text, pretty, end] =
   ["state", "scroll", "log", "form", "text", "pretty", "end"].map((id) => document.getElementById(id));
@@ -14,8 +14,8 @@ const storage = (() => {
   }
 })();
 
-const typed = [];
-let lines = 0, browsing = 0;
+const typed = [];  // the last lines, for the arrow keys
+let lines = 0, browsing = 0, isAtEnd = true, isMoving = false;
 
 const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour12: false });
 
@@ -28,14 +28,22 @@ function cut(message) {
   return `${message.slice(0, MOST_CHARACTERS)}… (${message.length} characters)`;
 }
 
+// As it came but for its white space: parsed and written anew, large numbers would be others.
 function indented(line) {
   try {
-    const value = JSON.parse(line);
-    if (value !== null && typeof value === "object") return JSON.stringify(value, null, 2).slice(0, MOST_INDENTED);
+    JSON.parse(line);
   } catch {
-    // no JSON, or cut
+    return line;  // no JSON, or cut
   }
-  return line;
+  let text = "", depth = 0;
+  const broken = (by) => `\n${"  ".repeat(Math.min(depth += by, MOST_DEPTH))}`;
+  for (const token of line.match(/"(?:[^"\\]|\\.)*"|\{\s*\}|\[\s*\]|[{}[\]:,]|[^\s"{}[\]:,]+/g)) {
+    if (token === "{" || token === "[") text += token + broken(1);
+    else if (token === "}" || token === "]") text += broken(-1) + token;
+    else if (token === ",") text += token + broken(0);
+    else text += token === ":" ? ": " : token;
+  }
+  return text;
 }
 
 function element(name, className, content) {
@@ -50,11 +58,23 @@ function show(kind, at, line) {
   const body = element("pre", "", pretty.checked ? indented(line) : line);
   body.line = line;
   item.append(element("time", "", clock(at)), element("span", "arrow", ARROWS[kind]), body);
-  const isAtEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 40;
   log.append(item);
   if (log.childElementCount > MOST_LINES) log.firstElementChild.remove();
-  if (kind === "out") typed.push(line);
-  if (isAtEnd || kind === "out") scroll.scrollTop = scroll.scrollHeight;
+  keepTheEnd();
+  if (kind === "out" && typed.push(line) > MOST_LINES) typed.shift();
+}
+
+// Who looks at the end goes on to look at it; who has scrolled up is left in peace.
+scroll.addEventListener("scroll", () => {
+  isAtEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 40;
+});
+function keepTheEnd() {
+  if (!isAtEnd || isMoving) return;
+  isMoving = true;
+  requestAnimationFrame(() => {
+    isMoving = false;
+    scroll.scrollTop = scroll.scrollHeight;
+  });
 }
 
 // Each line has a place of its own in the storage, and takes that of the one a thousand before it.
@@ -134,6 +154,7 @@ text.addEventListener("keydown", (event) => {
 });
 pretty.addEventListener("change", () => {
   for (const body of log.querySelectorAll("pre")) body.textContent = pretty.checked ? indented(body.line) : body.line;
+  keepTheEnd();
 });
 end.addEventListener("click", () => line.close());
 addEventListener("online", () => line.retry());
