@@ -77,12 +77,14 @@ function keepTheEnd() {
   });
 }
 
+addEventListener("resize", keepTheEnd);
+
 // Each line has a place of its own in the storage, and takes that of the one a thousand before it.
 function add(kind, message) {
   const at = Date.now(), line = cut(message);
   show(kind, at, line);
   try {
-    storage?.setItem(`log.${lines % MOST_LINES}`, JSON.stringify([lines++, kind, at, line]));
+    storage?.setItem(`log.${lines % MOST_LINES}`, `${lines++} ${kind} ${at} ${line}`);
   } catch {
     // no room: it is shown all the same
   }
@@ -91,13 +93,13 @@ function add(kind, message) {
 function restore() {
   const kept = [];
   for (let place = 0; place < MOST_LINES; place++) {
-    const line = storage?.getItem(`log.${place}`);
-    if (line) kept.push(JSON.parse(line));
+    const stored = /^(\d+) (\w+) (\d+) ([^]*)$/.exec(storage?.getItem(`log.${place}`) ?? "");
+    if (stored) kept.push(stored.slice(1));
   }
   kept.sort(([one], [other]) => one - other);
   for (const [number, kind, at, line] of kept) {
-    lines = number + 1;
-    show(kind, at, line);
+    lines = Number(number) + 1;
+    show(kind, Number(at), line);
   }
 }
 
