@@ -256,3 +256,58 @@ fn a_session_on_the_web_outlives_its_connection() {
     let said = site.stop();
     assert!(said.contains("nothing is left of them"), "{said}");
 }
+
+/// What a WebSocket that says nothing hears, to its end: the code of the close frame.
+fn close_code(site: &Site) -> (TcpStream, impl FnOnce(TcpStream) -> u16 + use<>) {
+    let mut stream = TcpStream::connect(site.authority()).unwrap();
+    let head = format!(
+        "GET /ws HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        site.authority()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    let hear = |mut stream: TcpStream| {
+        let mut frame = [0; 4];
+        stream.read_exact(&mut frame).unwrap();
+        assert_eq!(frame[0], 0x88, "a close frame: {frame:?}");
+        u16::from_be_bytes([frame[2], frame[3]])
+    };
+    (stream, hear)
+}
+
+#[test]
+fn the_close_code_says_what_became_of_the_program() {
+    for (script, code) in [("exit 0", 1000), ("exit 3", 1011)] {
+        let site = Site::start(&["--", "sh", "-c", script]);
+        let (stream, hear) = close_code(&site);
+        assert_eq!(hear(stream), code, "{script}");
+        site.stop();
+    }
+    let mut site = Site::start(&["--", "cat"]);
+    let (stream, hear) = close_code(&site);
+    until("its program runs", || children_of(site.program.pid()).len() == 1);
+    site.program.signal(Signal::TERM);
+    assert_eq!(hear(stream), 1001, "the server goes");
+    assert_eq!(site.program.wait().code, Some(0));
+}
+
+#[test]
+fn a_message_of_the_largest_size_goes_with_and_without_a_session() {
+    let site = Site::start(&["--max-message", "64KiB", "--", "cat"]);
+    let line = "x".repeat(64 * 1024) + "\n";
+    for endpoint in [site.web_socket(), format!("resume+{}", site.web_socket())] {
+        let mut connect = site.connect(&endpoint);
+        let finished = Program::run(connect.args(["--max-message", "64KiB"]), &line);
+        assert_eq!(finished.code, Some(0), "{endpoint}: {}", finished.stderr);
+        assert!(finished.stdout == line, "{endpoint}: {} bytes", finished.stdout.len());
+    }
+    site.stop();
+}

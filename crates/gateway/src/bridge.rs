@@ -110,9 +110,10 @@ pub async fn bridge(
     stop: impl Future<Output = ()>,
 ) -> BridgeReport {
     let line = Line::new(&options);
+    let control = near.control().clone();
     let (mut sender, mut receiver) = near.split();
     let joined = line.join((&mut sender, &mut receiver), far, pin!(stop)).await;
-    line.end((sender, receiver), joined).await
+    line.end((sender, receiver), &control, joined).await
 }
 
 /// As [`bridge`], with a far side from `target` that is connected again after it has ended, as

@@ -203,6 +203,7 @@ impl<'a> Line<'a> {
     pub(crate) async fn end(
         self,
         (mut near, mut receiver): (Box<dyn Sender>, Box<dyn Receiver>),
+        control: &Control,
         joined: Joined,
     ) -> BridgeReport {
         let Joined { end, out_of_grace } = joined;
@@ -224,6 +225,11 @@ impl<'a> Line<'a> {
             }
             BridgeEnd::Near { .. } => true,
         };
+        match &end {
+            BridgeEnd::Far(reason) => control.say_at_close(reason.clone()),
+            BridgeEnd::Stopped(_) => control.say_at_close(CloseReason::ByUs),
+            BridgeEnd::Near { .. } => {}
+        }
         let patience = if is_heard { self.options.grace } else { Duration::ZERO };
         let _ = tokio::time::timeout(patience, near.close()).await;
         BridgeReport {
@@ -266,7 +272,10 @@ async fn stop_far(far: &mut impl Sender, control: &Control, grace: Duration) -> 
 
 /// The near side did not merely come to the end of its input.
 fn is_failure(reason: &CloseReason) -> bool {
-    matches!(reason, CloseReason::Io(_) | CloseReason::Protocol(_) | CloseReason::Stalled)
+    use CloseReason::{ByPeerBecause, Io, Protocol, Stalled, TimedOut};
+
+    // Of a WebSocket: a page that was left hears no more, either.
+    matches!(reason, Io(_) | Protocol(_) | Stalled | TimedOut | ByPeerBecause(_))
 }
 
 /// Reads on, so that a far side that is being stopped does not block on its own output. One that never

@@ -30,6 +30,8 @@ impl Recovery {
             TransportKind::UNIX | TransportKind::PIPE | TransportKind::MEMORY => {
                 Self::Reconnect(BackoffConfig::LOCAL)
             }
+            // A WebSocket over a Unix socket is as near.
+            kind if kind.as_str().ends_with("-unix") => Self::Reconnect(BackoffConfig::LOCAL),
             _ => Self::Reconnect(BackoffConfig::REMOTE),
         }
     }

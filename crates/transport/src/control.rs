@@ -77,6 +77,8 @@ struct Shared {
     slow: SlowLog,
     closed_by_us: AtomicBool,
     reason: OnceLock<CloseReason>,
+    /// What the other side is told of why this one closes.
+    farewell: OnceLock<CloseReason>,
     /// The receiver, while it waits for bytes.
     receiver: Mutex<Option<Waker>>,
     backing: Arc<dyn Backing>,
@@ -112,6 +114,7 @@ impl ControlBuilder {
             slow: SlowLog::default(),
             closed_by_us: AtomicBool::new(false),
             reason: OnceLock::new(),
+            farewell: OnceLock::new(),
             receiver: Mutex::new(None),
             backing,
         }))
@@ -238,6 +241,18 @@ impl Control {
     /// channel of their own.
     pub fn end(&self, reason: CloseReason) -> CloseReason {
         self.0.reason.get_or_init(|| reason).clone()
+    }
+
+    /// Notes what the other side is to be told when this one closes, where the line has words for it, as
+    /// a WebSocket has close codes. It ends nothing; the first reason stays.
+    pub fn say_at_close(&self, reason: CloseReason) {
+        let _ = self.0.farewell.set(reason);
+    }
+
+    /// What [was noted](Self::say_at_close) for the other side, or why the line ended. For those who write
+    /// a channel of their own.
+    pub fn farewell(&self) -> Option<CloseReason> {
+        self.0.farewell.get().cloned().or_else(|| self.close_reason())
     }
 
     pub(crate) fn closing(&self) {

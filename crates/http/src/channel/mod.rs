@@ -98,8 +98,8 @@ pub(crate) struct Made {
 /// There is no half-close: [`close`](tieline_transport::SenderExt::close) says that this side is done,
 /// and the other one ends its own with that. What it had sent before still arrives.
 ///
-/// The close frame tells why, if somebody has noted it before ([`Control::end`]): a child that failed
-/// is 1011, an overrun 1013, and so on. Dropping both halves ends the line at once; where nothing waits
+/// The close frame tells why, if somebody has noted it before ([`Control::say_at_close`]): a child that
+/// failed is 1011, an overrun 1013, one that was told to stop 1001, and so on. Dropping both halves ends the line at once; where nothing waits
 /// to be written, a close frame is tried.
 pub struct WebChannel {
     sender: WebSender,

@@ -9,10 +9,10 @@ use tieline_transport::CloseReason;
 /// What the other side is told of why this one closes.
 pub(crate) fn told(reason: Option<&CloseReason>) -> Close {
     let Some(reason) = reason else { return Close::new(CloseCode::NORMAL) };
-    if reason.is_clean() {
-        return Close::new(CloseCode::NORMAL);
-    }
     let code = match reason {
+        // It was not done, but was told to stop.
+        CloseReason::ByUs => return super::going_away(),
+        reason if reason.is_clean() => return Close::new(CloseCode::NORMAL),
         CloseReason::Protocol(FrameError::WebSocket(violation)) => violation.close_code(),
         CloseReason::Protocol(FrameError::Oversize { .. }) => CloseCode::TOO_BIG,
         CloseReason::Overrun | CloseReason::Stalled | CloseReason::Unreachable(_) => {
@@ -57,7 +57,7 @@ mod tests {
         let flood = FrameError::WebSocket(Violation::TooManyFrames);
         for (reason, code) in [
             (None, 1000),
-            (Some(CloseReason::ByUs), 1000),
+            (Some(CloseReason::ByUs), 1001),
             (Some(CloseReason::ByPeer), 1000),
             (Some(CloseReason::Protocol(FrameError::WebSocket(Violation::Masking))), 1002),
             (Some(CloseReason::Protocol(unsupported)), 1003),

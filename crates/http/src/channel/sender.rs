@@ -134,7 +134,7 @@ impl Sender for WebSender {
             let mut out = self.shared.out();
             let is_first = out.closed().is_none();
             if is_first {
-                let close = told(self.shared.control.close_reason().as_ref());
+                let close = told(self.shared.control.farewell().as_ref());
                 out.close(Some(&close), CloseReason::ByUs);
             }
             is_first

@@ -131,7 +131,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let close = told(self.control.close_reason().as_ref());
+        let close = told(self.control.farewell().as_ref());
         let out = self.out.get_mut().unwrap_or_else(PoisonError::into_inner);
         out.try_goodbye(&close);
     }

@@ -7,6 +7,8 @@ use bytes::BytesMut;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
+use tieline_proto::ByteSize;
+use tieline_proto::session::OVERHEAD;
 use tieline_proto::websocket::Role;
 use tieline_transport::TransportKind;
 use tokio::time::timeout;
@@ -74,7 +76,13 @@ pub(super) fn web_socket(
             unauthenticated: server.gate.is_open(),
             held: Some(Box::new(Present { server: server.clone(), id, visit })),
         };
-        let channel = WebChannel::new(made, server.web_socket);
+        let mut config = server.web_socket;
+        if is_resumable {
+            // A frame of a session has a message in it, which may be as long as any.
+            let most = config.channel.max_message.bytes().saturating_add(OVERHEAD);
+            config.channel.max_message = ByteSize::new(most);
+        }
+        let channel = WebChannel::new(made, config);
         server.present(id, channel.shared());
         count(&server.counters.web_sockets);
         place.send(channel);
