@@ -89,13 +89,17 @@ fn a_page_that_is_loaded_again_finds_its_process_where_it_left_it() {
 
 #[test]
 fn the_page_shows_the_last_thousand_lines_also_when_it_is_loaded_again() {
-    let program = "i=0; while [ $i -lt 1500 ]; do echo line $i; i=$((i+1)); done; cat";
+    let program = "i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); done; cat";
     let site = WebSite::start(&[], &["sh", "-c", program]);
     let mut browser = Browser::start(&[]);
     browser.open(&site.key_url());
-    let last = "document.querySelector('#log li:last-child pre')?.textContent === 'line 1499'";
-    browser.wait(last);
-    let expected: Vec<_> = (500..1500).map(|number| format!("line {number}")).collect();
+    // It is loaded again while they come, too.
+    for lines in [100, 500, 1000] {
+        browser.wait(&format!("document.querySelectorAll('li').length >= {lines}"));
+        browser.reload();
+    }
+    browser.wait("document.querySelector('#log li:last-child pre')?.textContent === 'line 4999'");
+    let expected: Vec<_> = (4000..5000).map(|number| format!("line {number}")).collect();
     assert_eq!(browser.shown("in"), expected);
     browser.reload();
     browser.wait(CONNECTED);
