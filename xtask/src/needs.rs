@@ -37,6 +37,7 @@ const FOR_TESTS: &[Program] = &[
         ..program("", &["node", "--version"], &["nodejs"])
     },
     program("npm", &["npm", "--version"], &["npm"]),
+    program("chromium", &["chromium", "--version"], &["chromium"]),
 ];
 
 const FOR_TIDY: &[Program] = &[

@@ -3,37 +3,11 @@
 
 mod support;
 
-use std::sync::Arc;
-
-use support::{config, message, registry, serve};
+use support::{config, cutter, message, registry, serve};
 use tieline_link::{LineOptions, Recovery, SessionOptions, Sessions};
 use tieline_proto::BackoffConfig;
 use tieline_transport::{Acceptor, Channel, DynAcceptor, Endpoint, ErrorKind, Options, SenderExt};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
-
-/// Passes connections on, and cuts them all when told.
-async fn cutter(to: u16) -> (u16, Arc<Notify>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let cut = Arc::new(Notify::new());
-    let told = cut.clone();
-    tokio::spawn(async move {
-        loop {
-            let (mut near, _) = listener.accept().await.unwrap();
-            let told = told.clone();
-            tokio::spawn(async move {
-                let mut far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-                tokio::select! {
-                    _ = copy_bidirectional(&mut near, &mut far) => {}
-                    () = told.notified() => {}
-                }
-            });
-        }
-    });
-    (port, cut)
-}
+use tokio::net::TcpListener;
 
 #[tokio::test]
 async fn a_session_survives_its_web_sockets() {

@@ -35,6 +35,12 @@ pub(crate) fn content_length_server() -> [String; 2] {
     ["node".into(), text(from("TIELINE_NODE_FIXTURES", "content-length-server.js"))]
 }
 
+/// What drives a headless Chromium, as a command line.
+#[track_caller]
+pub(crate) fn browser_driver() -> [String; 2] {
+    ["node".into(), text(from("TIELINE_NODE_FIXTURES", "browser.js"))]
+}
+
 /// The directory in which node finds the reference implementation of Content-Length framing.
 #[track_caller]
 pub(crate) fn vscode_jsonrpc() -> PathBuf {

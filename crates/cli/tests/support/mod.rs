@@ -2,6 +2,7 @@
 //! that never wait for ever; what `/proc` knows; the real programs to talk to.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
+mod browser;
 mod client;
 mod fixtures;
 mod proc;
@@ -10,9 +11,10 @@ mod serve;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use browser::{Browser, CONNECTED, TOKEN as WEB_TOKEN, WebSite};
 pub(crate) use client::{Client, Talk, request};
 pub(crate) use fixtures::{
-    claude, content_length_server, server_everything, vscode_jsonrpc, xi_core,
+    browser_driver, claude, content_length_server, server_everything, vscode_jsonrpc, xi_core,
 };
 pub(crate) use proc::{Usage, children_of, is_running, marked, usage};
 pub(crate) use program::{Finished, Program, tieline};

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use tieline_transport::PeerIdentity;
 
@@ -16,6 +17,13 @@ use super::door::Visit;
 use super::gate::{Refused, is_preflight};
 use super::{page, upgrade};
 use crate::address::WS_PATH;
+
+/// The key of a URL that is not good, or not any more.
+const USED_KEY: Refused = Refused {
+    status: StatusCode::FORBIDDEN,
+    cause: Cause::Token,
+    text: "this URL was used before, or is not one of this server's",
+};
 
 /// Whose connection a request came over.
 pub(super) struct Guest {
@@ -43,11 +51,11 @@ pub(super) async fn respond(
             false => line(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
         },
         (&Method::GET, "/") if parts.uri.query().is_some_and(|it| it.starts_with("key=")) => {
-            exchange(server, guest, parts.uri.query().unwrap_or_default())
+            exchange(server, guest, &parts)
         }
         _ if is_preflight(&parts) => preflight(asked_of.is_some()),
         _ => match server.gate.authenticate(&parts.headers) {
-            Err(refused) => refuse(server, refused),
+            Err(refused) => turn_away(server, &parts, refused),
             Ok(()) => {
                 guest.visit.passed();
                 count(&server.counters.admitted);
@@ -68,35 +76,51 @@ pub(super) async fn respond(
 async fn serve(server: &Arc<Server>, guest: &Guest, request: Request<Incoming>) -> Response<Body> {
     match (request.method(), request.uri().path()) {
         (_, WS_PATH) => upgrade::web_socket(server, guest, request),
-        (&Method::GET, "/") => page::page(),
-        (&Method::GET, page::SCRIPT_PATH) => page::script(),
         (&Method::GET, "/metrics") => server.metrics(),
-        _ => line(StatusCode::NOT_FOUND, "there is nothing here"),
+        (&Method::GET | &Method::HEAD, path) => page::at(path).unwrap_or_else(nothing_here),
+        _ => nothing_here(),
     }
 }
 
+fn nothing_here() -> Response<Body> {
+    line(StatusCode::NOT_FOUND, "there is nothing here")
+}
+
 /// The way of a person with a browser: a key that is good once, for a cookie.
-fn exchange(server: &Server, guest: &Guest, query: &str) -> Response<Body> {
+fn exchange(server: &Server, guest: &Guest, request: &Parts) -> Response<Body> {
+    let query = request.uri.query().unwrap_or_default();
     let key = query.strip_prefix("key=").unwrap_or_default();
-    let Some(cookie) = server.gate.exchange(key) else {
-        server.counters.refused(Cause::Token);
-        let text = "this URL was used before, or is not one of this server's: ask for a new one";
-        return line(StatusCode::FORBIDDEN, text);
-    };
+    let cookie = server.gate.exchange(key);
+    // Who opens the URL again, and is in already, finds the page all the same.
+    let is_in = cookie.is_some() || server.gate.authenticate(&request.headers).is_ok();
+    if !is_in {
+        return turn_away(server, request, USED_KEY);
+    }
     guest.visit.passed();
     let mut response = line(StatusCode::SEE_OTHER, "go to /");
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, HeaderValue::from_static("/"));
-    if let Ok(mut cookie) = HeaderValue::try_from(cookie) {
+    if let Some(Ok(mut cookie)) = cookie.map(HeaderValue::try_from) {
         cookie.set_sensitive(true);
         headers.insert(header::SET_COOKIE, cookie);
     }
     response
 }
 
+/// Refuses who has no secret that fits, in words for whoever reads them.
+fn turn_away(server: &Server, request: &Parts, refused: Refused) -> Response<Body> {
+    let mut response = refuse(server, refused);
+    if page::is_for_a_person(&request.headers) {
+        let (parts, body) = page::not_let_in(refused.status, refused.text).into_parts();
+        response.headers_mut().extend(parts.headers);
+        *response.body_mut() = body;
+    }
+    response
+}
+
 fn preflight(is_page: bool) -> Response<Body> {
     if !is_page {
-        return line(StatusCode::NOT_FOUND, "there is nothing here");
+        return nothing_here();
     }
     let mut response = line(StatusCode::OK, "");
     let headers = response.headers_mut();

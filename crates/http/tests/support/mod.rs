@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unreachable_pub)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +11,9 @@ use tieline_transport::{
     Acceptor, BoxChannel, Channel, CloseReason, Endpoint, Incoming, Options, Receiver, ReceiverExt,
     Registry, SenderExt, TransportError,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 pub const TOKEN: &str = "the-token-of-these-tests";
 
@@ -199,4 +201,26 @@ pub async fn refused(registry: &Registry, url: &str) -> TransportError {
         Ok(_) => panic!("{url} was let in"),
         Err(error) => error,
     }
+}
+
+/// Passes connections on, and cuts them all when told.
+pub async fn cutter(to: u16) -> (u16, Arc<Notify>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let cut = Arc::new(Notify::new());
+    let told = cut.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let told = told.clone();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                tokio::select! {
+                    _ = copy_bidirectional(&mut near, &mut far) => {}
+                    () = told.notified() => {}
+                }
+            });
+        }
+    });
+    (port, cut)
 }

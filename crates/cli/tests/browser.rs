@@ -1,0 +1,177 @@
+//! A person with a browser: a real Chromium against `tieline serve`, and the page that is there.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use rustix::process::Signal;
+use serde_json::json;
+use support::{Browser, CONNECTED, WebSite};
+
+#[test]
+fn the_one_time_url_lets_one_browser_in_and_the_page_talks_to_the_program() {
+    let site = WebSite::start(&[], &["cat"]);
+    let mut browser = Browser::start(&[]);
+    let key_url = site.key_url();
+    assert_eq!(browser.open(&key_url), 200);
+    assert_eq!(browser.run("return location.href"), format!("{}/", site.url()));
+    let messages = [
+        "hello",
+        "<img src=x onerror=alert(1)>",
+        &"ü".repeat(3000),
+        r#"{"a":[9007199254740993,{ },"\"[,"]}"#,
+    ];
+    for message in messages {
+        browser.say(message);
+    }
+    browser.wait("document.querySelectorAll('li.in').length === 4");
+    let cut = format!("{}… (3000 characters)", "ü".repeat(2000));
+    let expected = [messages[0], messages[1], &cut, messages[3]];
+    assert_eq!(browser.shown("out"), expected);
+    assert_eq!(browser.shown("in"), expected);
+    assert_eq!(browser.run("return document.querySelectorAll('#log img').length"), 0);
+    // JSON can be indented, and what was said before comes back with the arrow keys.
+    browser.run("pretty.click()");
+    let indented = "{\n  \"a\": [\n    9007199254740993,\n    { },\n    \"\\\"[,\"\n  ]\n}";
+    assert_eq!(browser.shown("in")[3], indented);
+    let up =
+        "text.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowUp', cancelable: true }));";
+    let down = up.replace("Up", "Down");
+    assert_eq!(browser.run(&format!("{up}{up}{up}{up}{up} return text.value")), "hello");
+    assert_eq!(browser.run(&format!("{down}{down}{down} return text.value")), messages[3]);
+    assert_eq!(browser.run(&format!("{down} return text.value")), "");
+    // Its owner may open it again. For everybody else it is used.
+    assert_eq!(browser.open(&key_url), 200);
+    browser.wait(CONNECTED);
+    browser.ask(json!(["stranger"]));
+    assert_eq!(browser.open(&key_url), 403);
+    let said = browser.run("return document.body.innerText");
+    assert!(said.as_str().unwrap().contains("used before"), "{said}");
+    assert_eq!(browser.open(site.url()), 401);
+    let said = browser.run("return document.body.innerText");
+    assert!(said.as_str().unwrap().contains("tieline serve has printed"), "{said}");
+    assert_eq!(site.clients(), 1);
+    browser.stop();
+    site.stop();
+}
+
+#[test]
+fn a_page_that_is_loaded_again_finds_its_process_where_it_left_it() {
+    let site = WebSite::start(&[], &["sh", "-c", "while read x; do echo $$ $x; done"]);
+    let mut browser = Browser::start(&[]);
+    browser.open(&site.key_url());
+    for round in 0..3 {
+        browser.say(&format!("round {round}"));
+        if round > 0 {
+            // The answer comes to this page or to the next.
+            browser.reload();
+        }
+    }
+    browser.wait("document.querySelectorAll('li.in').length === 3");
+    let answers = browser.shown("in");
+    let pid = answers[0].split(' ').next().unwrap();
+    let expected: Vec<_> = (0..3).map(|round| format!("{pid} round {round}")).collect();
+    assert_eq!(answers, expected);
+    assert_eq!(browser.shown("out"), ["round 0", "round 1", "round 2"]);
+    assert_eq!(site.clients(), 1);
+    // It ends when its owner says so, and so does the process; the next page begins another.
+    browser.run("end.click()");
+    browser.wait("document.querySelector('#state.ended')");
+    site.serve.wait_nothing_left();
+    browser.reload();
+    browser.say("again");
+    browser.wait("document.querySelectorAll('li.in').length === 4");
+    assert!(!browser.shown("in")[3].starts_with(&format!("{pid} ")));
+    assert_eq!(site.clients(), 2);
+    browser.stop();
+    site.stop();
+}
+
+#[test]
+fn the_page_shows_the_last_thousand_lines_also_when_it_is_loaded_again() {
+    let program = "i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); done; cat";
+    let site = WebSite::start(&[], &["sh", "-c", program]);
+    let mut browser = Browser::start(&[]);
+    browser.open(&site.key_url());
+    // It is loaded again while they come, too.
+    for lines in [100, 500, 1000] {
+        browser.wait(&format!("document.querySelectorAll('li').length >= {lines}"));
+        browser.reload();
+    }
+    browser.wait("document.querySelector('#log li:last-child pre')?.textContent === 'line 4999'");
+    let expected: Vec<_> = (4000..5000).map(|number| format!("line {number}")).collect();
+    assert_eq!(browser.shown("in"), expected);
+    browser.reload();
+    browser.wait(CONNECTED);
+    assert_eq!(browser.shown("in"), expected);
+    browser.stop();
+    site.stop();
+}
+
+/// The page stops to listen in mid-stream, at whatever has come by then.
+#[test]
+fn a_page_that_is_loaded_again_in_mid_stream_lacks_no_line_and_has_none_twice() {
+    const LINES: u32 = 10_000;
+    let program = format!("i=0; while [ $i -lt {LINES} ]; do echo $$ $i; i=$((i+1)); done; cat");
+    let site = WebSite::start(&[], &["sh", "-c", &program]);
+    let mut browser = Browser::start(&[]);
+    // A page of our own in the place of the usual one.
+    let page = format!("{}/page.css", site.url());
+    assert_eq!(browser.open(&page), 401);
+    browser.run(&format!("await fetch({})", json!(site.key_url())));
+    assert_eq!(browser.open(&page), 200);
+    let listen = r#"
+        const { connect } = await import("/tieline.js");
+        const line = connect("/ws", { storage: sessionStorage, key: "here" });
+        const seen = sessionStorage;
+        return new Promise((resolve, reject) => {
+            line.onreset = line.onclose = reject;
+            line.onmessage = (message) => {
+                const [pid, number] = message.split(" ");
+                seen.pid ??= pid;
+                if (pid !== seen.pid || number !== (seen.next ?? "0")) reject(new Error(`${message} for ${seen.next}`));
+                seen.next = Number(number) + 1;
+                if (seen.next % 2000 === 0) resolve([number, pid]);
+            };
+        });
+    "#;
+    let mut pids = Vec::new();
+    for round in 1..=LINES / 2000 {
+        let came = browser.run(listen);
+        assert_eq!(came[0], (round * 2000 - 1).to_string());
+        pids.push(came[1].clone());
+        browser.reload();
+    }
+    assert!(pids.iter().all(|pid| *pid == pids[0]), "{pids:?}");
+    // Nothing else comes, up to the end.
+    let close = listen.replace("line.onclose = reject", "line.onclose = resolve");
+    let why = browser.run(&close.replace("return new", "line.close(); return new"));
+    assert_eq!(why, json!({ "why": null, "unknown": [], "unsent": [] }));
+    assert_eq!(browser.run("return sessionStorage.next"), LINES.to_string());
+    assert_eq!(site.clients(), 1);
+    browser.stop();
+    site.stop();
+}
+
+#[test]
+fn a_page_whose_server_was_started_again_says_what_to_do() {
+    let site = WebSite::start(&[], &["cat"]);
+    let mut browser = Browser::start(&[]);
+    browser.open(&site.key_url());
+    browser.say("hello");
+    browser.wait("document.querySelector('li.in')");
+    let port = site.address.port();
+    site.serve.program.signal(Signal::KILL);
+    browser.wait("document.title === 'tieline: away'");
+    drop(site);
+    let site = WebSite::at(port, &[], &["cat"]);
+    browser.wait("state.textContent.startsWith('not let in any more')");
+    // The new URL, in the same tab: another process, and it says so.
+    assert_eq!(browser.open(&site.key_url()), 200);
+    browser.say("again");
+    browser.wait("document.querySelectorAll('li.in').length === 2");
+    let bad = browser.shown("bad");
+    assert!(bad.len() == 1 && bad[0].starts_with("the session was lost"), "{bad:?}");
+    browser.stop();
+    site.stop();
+}

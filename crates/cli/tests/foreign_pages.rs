@@ -1,0 +1,169 @@
+//! Pages that are none of ours, in a real Chromium, try to reach `tieline serve`.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+
+use serde_json::json;
+use support::{Browser, CONNECTED, WEB_TOKEN, WebSite};
+
+/// What a page can do to reach a server, and how each ends: WebSockets of all three kinds, an EventSource,
+/// and POST, with and without asking first.
+const REACH: &str = r#"
+    const socket = (protocols) => new Promise((resolve) => {
+        const it = new WebSocket(URL.replace("http", "ws") + "/ws", protocols);
+        it.onopen = () => resolve("open");
+        it.onclose = ({ code }) => resolve(code);
+    });
+    const events = new Promise((resolve) => {
+        const it = new EventSource(URL + "/sse", { withCredentials: true });
+        it.onopen = () => resolve("open");
+        it.onerror = () => { it.close(); resolve("closed"); };
+    });
+    const post = (path, type) => fetch(URL + path, {
+        method: "POST", credentials: "include", headers: { "content-type": type }, body: '{"id":1}',
+    }).then(({ status }) => status, () => "failed");
+    return [
+        await socket([]), await socket(["tieline"]), await socket(["tieline.1"]), await events,
+        await post("/ws", "text/plain"), await post("/rpc", "application/json"), await post("/sse", "text/plain"),
+    ];
+"#;
+
+fn reach(url: &str) -> String {
+    REACH.replace("URL", &json!(url).to_string())
+}
+
+/// A server of somebody else's, with an empty page at `/page`. All else it passes on to `target`, as it came:
+/// what a browser sends to a name that leads there now, and led here before.
+fn foreign(at: SocketAddr, target: Option<SocketAddr>) -> u16 {
+    let listener = TcpListener::bind(at).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut head = [0; 4096];
+                let length = stream.read(&mut head).unwrap_or(0);
+                let head = &head[..length];
+                if let (false, Some(target)) = (head.starts_with(b"GET /page "), target) {
+                    pass_on(&stream, head, target);
+                    return;
+                }
+                let page = "<!DOCTYPE html><title>foreign</title>";
+                let length = page.len();
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n\
+                     Connection: close\r\n\r\n{page}"
+                );
+            });
+        }
+    });
+    port
+}
+
+fn pass_on(near: &TcpStream, head: &[u8], target: SocketAddr) {
+    let mut far = TcpStream::connect(target).unwrap();
+    far.write_all(head).unwrap();
+    let (mut far_in, mut near_out) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut far_in, &mut near_out);
+        let _ = near_out.shutdown(Shutdown::Both);
+    });
+    let _ = std::io::copy(&mut &*near, &mut far);
+    let _ = far.shutdown(Shutdown::Both);
+}
+
+fn loopback(last: u8, port: u16) -> SocketAddr {
+    (Ipv4Addr::new(127, 0, 0, last), port).into()
+}
+
+/// It is on the same host, so the browser sends the cookie along: nothing but the origin tells it.
+#[test]
+fn a_page_of_a_foreign_origin_starts_nothing() {
+    let site = WebSite::start(&[], &["cat"]);
+    let port = foreign(loopback(1, 0), None);
+    let mut browser = Browser::start(&[]);
+    browser.open(&site.key_url());
+    browser.say("hello");
+    browser.wait("document.querySelector('li.in')");
+    for host in ["127.0.0.1", "localhost"] {
+        assert_eq!(browser.open(&format!("http://{host}:{port}/page")), 200);
+        let reached = browser.run(&reach(site.url()));
+        assert_eq!(reached, json!([1006, 1006, 1006, "closed", "failed", "failed", "failed"]));
+    }
+    site.serve.program.wait_stderr_times("pages of this origin may not talk to it", 14);
+    // The one there was before, for the page that is ours.
+    assert_eq!(site.clients(), 1);
+    browser.stop();
+    site.stop();
+}
+
+#[test]
+fn a_page_of_an_origin_that_is_allowed_gets_in_with_cookie_or_token() {
+    let port = foreign(loopback(1, 0), None);
+    let origin = format!("http://127.0.0.1:{port}");
+    let site = WebSite::start(&["--allow-origin", &origin], &["cat"]);
+    let echo = |protocols: &str| {
+        let url = json!(site.url().replace("http", "ws") + "/ws");
+        format!(
+            "return new Promise((resolve) => {{
+                const socket = new WebSocket({url}, {protocols});
+                socket.onopen = () => socket.send('hello');
+                socket.onmessage = ({{ data }}) => resolve(data);
+                socket.onclose = ({{ code }}) => resolve(code);
+            }})"
+        )
+    };
+    let mut browser = Browser::start(&[]);
+    browser.open(&format!("{origin}/page"));
+    assert_eq!(browser.run(&echo("[]")), 1006, "there is no cookie yet");
+    assert_eq!(site.clients(), 0);
+    let with_token = format!("['tieline', 'tieline.token.{WEB_TOKEN}']");
+    assert_eq!(browser.run(&echo(&with_token)), "hello");
+    let metrics = format!(
+        "return fetch('{}/metrics', {{ headers: {{ authorization: 'Bearer {WEB_TOKEN}' }} }})
+             .then((answer) => answer.text())",
+        site.url()
+    );
+    let metrics = browser.run(&metrics);
+    assert!(metrics.as_str().unwrap().contains("tieline_clients_total 1"), "{metrics}");
+    browser.open(&site.key_url());
+    browser.wait(CONNECTED);
+    browser.open(&format!("{origin}/page"));
+    assert_eq!(browser.run(&echo("[]")), "hello");
+    // The same server by another name is another origin.
+    browser.open(&format!("http://localhost:{port}/page"));
+    assert_eq!(browser.run(&echo(&with_token)), 1006);
+    assert_eq!(site.clients(), 3);
+    browser.stop();
+    site.stop();
+}
+
+/// DNS rebinding: a name of somebody else's led to their page, and leads here now. To the browser all is of
+/// one origin. There is no token to hide behind.
+#[test]
+fn a_name_that_was_made_to_lead_here_leads_nowhere() {
+    let site = WebSite::start(&["--allow-unauthenticated-web"], &["cat"]);
+    // The same port, as it must be, on another address; what comes behind its page is passed on.
+    let port = foreign(loopback(2, site.address.port()), Some(site.address));
+    let rules = "--host-resolver-rules=MAP evil.example 127.0.0.2, MAP here.example 127.0.0.1";
+    let mut browser = Browser::start(&[rules]);
+    let evil = format!("http://evil.example:{port}");
+    assert_eq!(browser.open(&format!("{evil}/page")), 200);
+    let reached = browser.run(&reach(&evil));
+    assert_eq!(reached, json!([1006, 1006, 1006, "closed", 403, 403, 403]));
+    assert_eq!(browser.open(&format!("{evil}/")), 403);
+    assert_eq!(browser.open(&format!("http://here.example:{port}/")), 403);
+    site.serve.program.wait_stderr_times("this server is not called so", 9);
+    assert_eq!(site.clients(), 0);
+    // By its own name it is there for everybody, as it was told.
+    assert_eq!(browser.open(site.url()), 200);
+    browser.wait(CONNECTED);
+    assert_eq!(site.clients(), 1);
+    browser.stop();
+    site.stop();
+}

@@ -1,0 +1,140 @@
+//! `tieline serve` on the web, and a headless Chromium to visit it with.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::proc::MARK;
+use super::{LIMIT, Program, Serve, Talk, browser_driver, new_mark, tieline};
+
+pub(crate) const TOKEN: &str = "the-token-of-these-tests";
+
+/// A server on the web.
+pub(crate) struct WebSite {
+    pub(crate) serve: Serve,
+    pub(crate) address: SocketAddr,
+}
+
+impl WebSite {
+    pub(crate) fn start(options: &[&str], program: &[&str]) -> Self {
+        Self::at(0, options, program)
+    }
+
+    pub(crate) fn at(port: u16, options: &[&str], program: &[&str]) -> Self {
+        let mark = new_mark();
+        let mut command = tieline(["serve", "--listen", &format!("http://127.0.0.1:{port}")]);
+        command.args(["--env", &format!("{}={mark}", MARK)]).args(options);
+        command.arg("--").args(program);
+        if !options.contains(&"--allow-unauthenticated-web") {
+            command.env("TIELINE_TOKEN", TOKEN);
+        }
+        let serve = Serve::launch(&mut command, 1, mark, tempfile::tempdir().unwrap());
+        let address = serve.endpoint().strip_prefix("http://").unwrap().parse().unwrap();
+        Self { serve, address }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        self.serve.endpoint()
+    }
+
+    /// The URL that it has printed.
+    pub(crate) fn key_url(&self) -> String {
+        self.serve.program.wait_stderr("?key=");
+        let said = self.serve.program.stderr();
+        let line = said.lines().find(|line| line.contains("?key=")).unwrap();
+        line[line.find("http://").unwrap()..].to_owned()
+    }
+
+    /// How many clients have come so far, by its own account.
+    pub(crate) fn clients(&self) -> u32 {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let host = self.address;
+        write!(
+            stream,
+            "GET /metrics HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\n\
+             Connection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut metrics = String::new();
+        stream.read_to_string(&mut metrics).unwrap();
+        let count = metrics.lines().find_map(|line| line.strip_prefix("tieline_clients_total "));
+        count.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
+    }
+
+    pub(crate) fn stop(mut self) {
+        self.serve.program.signal(Signal::TERM);
+        let finished = self.serve.program.wait();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        assert_eq!(self.serve.processes(), [0; 0], "processes are left");
+    }
+}
+
+/// Chromium, with a page.
+pub(crate) struct Browser(Program);
+
+impl Browser {
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        let [node, driver] = browser_driver();
+        let mut driven = Command::new(node);
+        Self(Program::start(driven.arg(driver).args(flags)))
+    }
+
+    #[track_caller]
+    pub(crate) fn ask(&mut self, command: Value) -> Value {
+        self.0.send(&command.to_string());
+        let Some(answer) = self.0.line() else { panic!("it has ended: {}", self.0.stderr()) };
+        let mut answer: Value = serde_json::from_str(&answer).unwrap();
+        assert!(answer.get("error").is_none(), "{command}: {answer}");
+        answer["value"].take()
+    }
+
+    /// Loads a page; the status.
+    #[track_caller]
+    pub(crate) fn open(&mut self, url: &str) -> Value {
+        self.ask(json!(["open", url]))
+    }
+
+    #[track_caller]
+    pub(crate) fn reload(&mut self) {
+        assert_eq!(self.ask(json!(["reload"])), 200);
+    }
+
+    /// What an async function with this body returns, in the page.
+    #[track_caller]
+    pub(crate) fn run(&mut self, script: &str) -> Value {
+        self.ask(json!(["run", script]))
+    }
+
+    #[track_caller]
+    pub(crate) fn wait(&mut self, condition: &str) {
+        self.run(&format!("await until(() => {condition})"));
+    }
+
+    /// Types into the page and sends it.
+    #[track_caller]
+    pub(crate) fn say(&mut self, message: &str) {
+        self.wait(CONNECTED);
+        let message = json!(message);
+        self.run(&format!("text.value = {message}; form.requestSubmit()"));
+    }
+
+    /// What the page shows of this kind: `in`, `out`, `note` or `bad`.
+    #[track_caller]
+    pub(crate) fn shown(&mut self, kind: &str) -> Vec<String> {
+        let script = format!(
+            "return [...document.querySelectorAll('li.{kind} pre')].map((it) => it.textContent)"
+        );
+        serde_json::from_value(self.run(&script)).unwrap()
+    }
+
+    pub(crate) fn stop(self) {
+        let finished = self.0.finish();
+        assert_eq!((finished.code, finished.stderr.as_str()), (Some(0), ""));
+    }
+}
+
+pub(crate) const CONNECTED: &str = "document.querySelector('#state.connected')";

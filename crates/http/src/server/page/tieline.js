@@ -1,0 +1,276 @@
+// A line to a program that `tieline serve` serves on the web. It outlives its connections and, with a
+// storage, the page: one that is loaded again goes on where it was, with nothing lost or doubled.
+//
+//   import { connect } from "/tieline.js";
+//   const line = connect("/ws", { storage: sessionStorage });
+//   line.onmessage = (message) => { … };   // a string, or a Uint8Array if it is no UTF-8
+//   await line.send("hello");              // or bytes; waits for room
+//
+// docs/web.md says the rest.
+
+import * as frames from "./session.js";
+import { Broken, Session, bytesOf, decode, encode, textOf } from "./session.js";
+
+const PROTOCOL = "tieline.1";
+const UNKNOWN = 2, FULL = 8, DRAINING = 9;
+const REFUSALS = {
+  1: "it speaks another version", 2: "the server knows no such session, or no more",
+  3: "another one has taken the session over", 4: "the session is somebody else's",
+  5: "another one has taken the session over", 6: "one side lacks what the other has no more",
+  7: "one side has forgotten what it sent", 10: "it did not understand the greeting",
+};
+// A message, in bytes, and calls of `send` that wait for room, at most.
+const LARGEST = (16 << 20) - 17, MOST_WAITING = 1024;
+// From dialling to the welcome; and between two looks at whether anything was heard. In ms.
+const PATIENCE = 20_000, HEARTBEAT = 10_000;
+// Close codes of who cannot take what was sent: sent again, it would end the next connection, too.
+const FATAL = [1002, 1003, 1007, 1009];
+
+const forPeople = (bytes) => new TextDecoder().decode(bytes.subarray(0, 1024));
+// What a handler throws is its owner's affair; the line goes on.
+const report = (error) => { queueMicrotask(() => { throw error; }); };
+const isPromise = (it) => typeof it?.then === "function";
+
+class Line {
+  onmessage = null; onreset = null; onclose = null; onstate = null;
+  state = { name: "connecting", since: Date.now() };
+  #open; #isNear; #session;
+  #socket = null; #isWelcome = false; #attempt = 0; #silence = 0; #timers = {};
+  #arrived = []; #isBusy = false; #waiting = [];
+  #closing = null; #isOver = false; #over; #end;
+
+  constructor(url, { storage = null, key, token = null, WebSocket = globalThis.WebSocket } = {}) {
+    const target = new URL(url, globalThis.location?.href);
+    target.protocol = target.protocol.replace("http", "ws");
+    const protocols = token === null ? [PROTOCOL] : [PROTOCOL, `tieline.token.${token}`];
+    this.#open = () => new WebSocket(target.href, protocols);
+    this.#isNear = /^(localhost|127\.[\d.]+|\[::1\])$/.test(target.hostname);
+    this.#session = new Session(storage, key ?? `tieline ${target.href}`);
+    this.#over = new Promise((resolve) => { this.#end = resolve; });
+    this.#dial();
+  }
+
+  /** Done when the message is kept, in the storage if there is one. Sent when it can be. */
+  send(message) {
+    const view = ArrayBuffer.isView(message);
+    const bytes = typeof message === "string" ? bytesOf(message)
+      : view ? new Uint8Array(message.buffer, message.byteOffset, message.byteLength).slice()
+        : new Uint8Array(message).slice();
+    if (bytes.length > LARGEST) return Promise.reject(new RangeError(`a message has at most ${LARGEST} bytes`));
+    return this.#queue(bytes);
+  }
+
+  /** Sends no more behind what was sent so far. Done when the line is over. */
+  close() {
+    this.#closing ??= this.#isOver || this.#session.ended ? this.#over : this.#queue(null).then(() => this.#over);
+    return this.#closing;
+  }
+
+  /** Tries to connect now, if it waits for that. */
+  retry() {
+    if (!this.#isOver && !this.#socket && this.state.name === "away") this.#dial();
+  }
+
+  #queue(bytes) {
+    if (this.#isOver || this.#closing || this.#session.ended) return Promise.reject(new Error("the line has ended"));
+    if (this.#waiting.length >= MOST_WAITING && bytes) return Promise.reject(new Error("too much waits to be sent"));
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ bytes, resolve, reject });
+      this.#flush();
+    });
+  }
+
+  #call(handler, value) {
+    try {
+      const working = handler?.call(this, value);
+      return isPromise(working) ? working.then(undefined, report) : undefined;
+    } catch (error) {
+      report(error);
+    }
+  }
+
+  #say(name, more) {
+    const since = this.state.name === name ? this.state.since : Date.now();
+    this.state = { name, since, ...more };
+    this.#call(this.onstate, this.state);
+  }
+
+  #after(name, delay, act) {
+    clearTimeout(this.#timers[name]);
+    this.#timers[name] = act && setTimeout(act, delay);
+  }
+
+  #dial() {
+    this.#after("retry");
+    const socket = this.#socket = this.#open();
+    socket.binaryType = "arraybuffer";
+    // One that was given up may still have something to say.
+    const ifOurs = (act) => (event) => { if (socket === this.#socket) act(event); };
+    socket.onopen = ifOurs(() => {
+      if (socket.protocol === PROTOCOL) socket.send(this.#session.hello);
+      else this.#finish("the server keeps no sessions");
+    });
+    socket.onmessage = ifOurs(({ data }) => this.#frame(data));
+    socket.onclose = ifOurs(({ code, reason }) => this.#lost(code, reason));
+    socket.onerror = () => {};
+    this.#after("patience", PATIENCE, () => this.#lost());
+  }
+
+  #hangUp() {
+    const socket = this.#socket;
+    [this.#socket, this.#isWelcome] = [null, false];
+    for (const name of ["patience", "heartbeat", "acknowledge"]) this.#after(name);
+    socket?.close();
+  }
+
+  #lost(code, reason) {
+    this.#hangUp();
+    if (FATAL.includes(code)) return this.#then(() => this.#finish(reason || `closed with the code ${code}`));
+    // There is nothing to come again for.
+    if (this.#session.isDone) return this.#then(() => this.#finish(null));
+    // Thousands of others may have lost what is elsewhere, too.
+    const [first, initial, most] = this.#isNear ? [0, 50, 5_000] : [5_000 * Math.random(), 1_000, 120_000];
+    const later = Math.min(initial * 1.6 ** (this.#attempt - 1), most) * (0.8 + 0.4 * Math.random());
+    this.#after("retry", this.#attempt++ ? later : first, () => this.#dial());
+    this.#say("away", { attempt: this.#attempt, code });
+  }
+
+  #frame(data) {
+    this.#silence = 0;
+    try {
+      if (typeof data === "string") throw new Broken("a text is no frame");
+      const { kind, fields, rest } = decode(new Uint8Array(data));
+      if (this.#isWelcome) this.#received(kind, fields, rest);
+      else this.#greeted(kind, fields, rest);
+      this.#flush();
+    } catch (error) {
+      if (!(error instanceof Broken)) throw error;
+      this.#socket?.send(encode(frames.BYE, [this.#session.received], bytesOf(error.message)));
+      this.#hangUp();
+      this.#then(() => this.#finish(`the server breaks the protocol: ${error.message}`));
+    }
+  }
+
+  #greeted(kind, fields, rest) {
+    const session = this.#session;
+    if (kind === frames.WELCOME) {
+      session.welcome(fields);
+      this.#isWelcome = true;
+      this.#after("patience");
+      this.#listen();
+      return this.#say("connected");
+    }
+    if (kind !== frames.REFUSED) throw new Broken("it does not answer the greeting");
+    const [, code] = fields, why = forPeople(rest) || REFUSALS[code] || `refused with the code ${code}`;
+    if (code === FULL || code === DRAINING) return this.#lost();
+    this.#hangUp();
+    const goesOn = session.ticket && !session.ended && !session.theyEnded;
+    if (code >= UNKNOWN && code < FULL && goesOn) return this.#then(() => this.#reset(why));
+    this.#then(() => this.#finish(code === UNKNOWN && session.isDone ? null : why));
+  }
+
+  // Asks whether anybody is there when nothing was heard, and hangs up if there is no answer.
+  #listen() {
+    this.#after("heartbeat", HEARTBEAT, () => {
+      if (this.#silence === 2) return this.#lost();
+      if (this.#silence++) this.#socket.send(encode(frames.PING, [0n]));
+      this.#listen();
+    });
+  }
+
+  #received(kind, fields, rest) {
+    const session = this.#session;
+    this.#attempt = 0;
+    if ([frames.DATA, frames.END, frames.ACK].includes(kind)) session.release(fields.at(-1));
+    if (kind === frames.DATA && session.takes(fields[0])) {
+      session.untoldBytes += rest.length;
+      this.#then(() => this.#hand(session, fields[0], rest));
+    } else if (kind === frames.END && session.takes(fields[0])) {
+      session.theyEnded = true;
+      this.#then(() => {
+        session.took(fields[0]);
+        this.close().catch(() => {});
+      });
+    } else if (kind === frames.PING) {
+      this.#socket.send(encode(frames.PONG, fields));
+    } else if (kind === frames.BYE) {
+      if (fields[0] > session.shown) throw new Broken("it has received what was never sent");
+      this.#hangUp();
+      this.#then(() => this.#finish(forPeople(rest) || null));
+    } else if ([frames.HELLO, frames.WELCOME, frames.REFUSED].includes(kind)) {
+      throw new Broken("a greeting in the middle");
+    }
+  }
+
+  // One after the other: the next when the page is done with the one before.
+  #then(act) {
+    this.#arrived.push(act);
+    while (!this.#isBusy && this.#arrived.length) {
+      const working = this.#arrived.shift()();
+      if (!isPromise(working)) continue;
+      this.#isBusy = true;
+      working.then(() => {
+        this.#isBusy = false;
+        this.#then(() => {});
+        this.#flush();
+      });
+    }
+  }
+
+  #hand(session, number, bytes) {
+    const working = this.#call(this.onmessage, textOf(bytes));
+    return working ? working.then(() => session.took(number)) : session.took(number);
+  }
+
+  #flush() {
+    const session = this.#session, written = [];
+    while (this.#waiting.length && (session.hasRoom || this.#waiting[0].bytes === null)) {
+      const { bytes, resolve, reject } = this.#waiting.shift();
+      try {
+        session.push(bytes);
+        resolve();
+      } catch (error) {
+        reject(error);
+      }
+    }
+    if (!this.#isWelcome) return;
+    for (let frame; (frame = session.next()); ) written.push(frame);
+    if (written.length) session.save();
+    written.forEach((frame) => this.#socket.send(frame));
+    if (session.isOver) return this.#then(() => this.#finish(null));
+    if (session.due) this.#after("acknowledge", session.due - performance.now(), () => this.#flush());
+  }
+
+  #reset(why) {
+    const { storage, key, lost } = this.#session;
+    this.#session.forget();
+    this.#session = new Session(storage, key);
+    this.#turnAway(why);
+    this.#call(this.onreset, { why, ...lost });
+    if (!this.#isOver) this.#dial();
+  }
+
+  #finish(why) {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#hangUp();
+    this.#after("retry");
+    const { lost } = this.#session;
+    this.#session.forget();
+    this.#turnAway(why);
+    this.#say("ended", { why });
+    this.#call(this.onclose, { why, ...lost });
+    this.#end();
+  }
+
+  // What still waited for room was meant for the session that is over.
+  #turnAway(why) {
+    for (const { reject } of this.#waiting.splice(0)) reject(new Error(why ?? "the line has ended"));
+  }
+}
+
+/**
+ * A line to `url`, which may be relative to the page. A `storage`, as `sessionStorage`, lets the next page go
+ * on; `key` is the name there. A `token` lets in who has no cookie.
+ */
+export const connect = (url, options) => new Line(url, options);
