@@ -3,14 +3,17 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tieline_gateway::{Chaos, Faults};
 use tieline_link::{SessionOptions, connector, listen};
 use tieline_transport::{
-    Channel, Endpoint, Incoming, Options, Receiver, ReceiverExt, Registry, Sender, SenderExt,
+    Channel, DynAcceptor, DynConnector, Endpoint, Incoming, Options, Receiver, ReceiverExt,
+    Registry, Sender, SenderExt,
 };
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 async fn send_numbers(mut sender: Box<dyn Sender>, count: u64) {
     for number in 0..count {
@@ -36,12 +39,45 @@ async fn take_numbers(mut receiver: Box<dyn Receiver>, count: u64) {
     assert!(matches!(end, Incoming::End(_)), "{end:?} behind the last");
 }
 
+type Halves = (Box<dyn Sender>, Box<dyn Receiver>);
+
+/// Both ends of a session. The first connection may be cut, too, in the midst of its handshake; then the
+/// client asks again, and a session that it has never heard of may be left at the server.
+async fn begin(connector: &dyn DynConnector, acceptor: &mut dyn DynAcceptor) -> (Halves, Halves) {
+    let mut connecting = pin!(async {
+        loop {
+            if let Ok(session) = connector.connect().await {
+                let (mut sender, receiver) = session.split();
+                sender.send("it is me").await.unwrap();
+                break (sender, receiver);
+            }
+        }
+    });
+    let (mut client, mut arrived) = (None, JoinSet::new());
+    let server = loop {
+        tokio::select! {
+            connected = &mut connecting, if client.is_none() => client = Some(connected),
+            accepted = acceptor.accept() => {
+                let (sender, mut receiver) = accepted.unwrap().split();
+                arrived.spawn(async move { (receiver.recv().await, (sender, receiver)) });
+            }
+            Some(Ok((Incoming::Message(_), server))) = arrived.join_next() => break server,
+        }
+    };
+    let client = match client {
+        Some(client) => client,
+        None => connecting.await,
+    };
+    (client, server)
+}
+
 /// So many messages each way, through so many cuts at least.
 async fn run(count: u64, cut_every: Duration, at_least: u64) {
     let directory = tempfile::tempdir().unwrap();
     let at = |name| Endpoint::unix(directory.path().join(name));
-    let (registry, usual, options) =
-        (Registry::new(), Options::default(), SessionOptions::default());
+    let (registry, usual) = (Registry::new(), Options::default());
+    // The client's last words may be lost with a connection: then the server waits for so long.
+    let options = SessionOptions { grace: Duration::from_secs(10), ..SessionOptions::default() };
     let mut acceptor = listen(&registry, &at("s").resumable(), &usual, options).await.unwrap();
     let faults = Faults { cut_every: Some(cut_every), ..Faults::default() };
     let chaos = Chaos::listen(&registry, &at("p"), &at("s"), &usual, faults).await.unwrap();
@@ -51,9 +87,8 @@ async fn run(count: u64, cut_every: Duration, at_least: u64) {
     }));
 
     let connector = connector(&registry, &at("p").resumable(), &usual, options).unwrap();
-    let (client, server) = tokio::join!(connector.connect(), acceptor.accept());
     let ((to_server, from_server), (to_client, from_client)) =
-        (client.unwrap().split(), server.unwrap().split());
+        begin(&*connector, &mut *acceptor).await;
     let begun = Instant::now();
     let tasks = [
         tokio::spawn(send_numbers(to_server, count)),
