@@ -336,6 +336,9 @@ fn who_is_turned_away_is_told_to_try_again() {
     until("its program runs", || children_of(site.program.pid()).len() == 1);
     let (second, hear) = close_code(&site);
     assert_eq!(hear(second), 1013);
+    let mut connect = site.connect(&format!("resume+{}", site.web_socket()));
+    let finished = Program::run(&mut connect, "one\ntwo\n");
+    assert_eq!(finished.code, Some(1), "{finished:?}");
     drop(first);
     site.stop();
 }

@@ -110,8 +110,9 @@ impl SessionOptions {
 /// may still arrive: the session lives on, as long as the runtime does, until the other side has it all
 /// or the grace is over.
 pub struct Session {
-    sender: SessionSender,
+    /// Dropped first: who drops a whole session does not end one direction of it before.
     receiver: SessionReceiver,
+    sender: SessionSender,
     control: Control,
     states: States,
 }

@@ -5,8 +5,9 @@ use crate::{BoxFuture, Control, Endpoint, TransportError};
 
 /// A [`Channel`] over any transport and framing.
 pub struct BoxChannel {
-    sender: Box<dyn Sender>,
+    /// Dropped first: who drops a whole line does not end one direction of it before.
     receiver: Box<dyn Receiver>,
+    sender: Box<dyn Sender>,
     control: Control,
 }
 
