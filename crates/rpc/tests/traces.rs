@@ -66,7 +66,14 @@ fn peers(dialect: Dialect) -> Peer {
     peer
 }
 
+/// One after the other: which places are logged at all is a matter of the whole process, and another
+/// test's having no log must not decide it meanwhile.
 #[tokio::test]
+async fn a_trace_is_told_and_logged() {
+    a_trace_goes_only_where_the_dialect_has_a_place_for_it().await;
+    what_a_handler_logs_belongs_to_its_request_and_to_the_callers_trace().await;
+}
+
 async fn what_a_handler_logs_belongs_to_its_request_and_to_the_callers_trace() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
@@ -87,7 +94,6 @@ async fn what_a_handler_logs_belongs_to_its_request_and_to_the_callers_trace() {
     }
 }
 
-#[tokio::test]
 async fn a_trace_goes_only_where_the_dialect_has_a_place_for_it() {
     let trace: TraceParent = TRACE.parse().unwrap();
     let traced = json!({ "_meta": { "traceparent": TRACE } });
