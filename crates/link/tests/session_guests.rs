@@ -130,16 +130,16 @@ fn who_begins_and_leaves_while_nobody_accepts_is_refused_at_last() {
     });
 }
 
+/// A place in this process where frames come and go.
+fn door() -> Framed<Memory, LengthPrefix> {
+    let (memory, config) = (Memory::default(), MemoryConfig::new("door"));
+    Framed::new(memory, config, LengthPrefix::default(), ChannelConfig::default()).unwrap()
+}
+
 #[test]
 fn what_is_committed_of_a_lost_session_is_not_taken_for_the_next_ones() {
     block_on(async {
-        let way = Framed::new(
-            Memory::default(),
-            MemoryConfig::new("door"),
-            LengthPrefix::default(),
-            ChannelConfig::default(),
-        );
-        let way = way.unwrap();
+        let way = door();
         let mut acceptor = way.clone().listen().await.unwrap();
         let mut options = SessionOptions::default();
         options.session.commits = true;
@@ -229,13 +229,7 @@ fn a_stranger_has_no_room_for_more_than_a_greeting() {
 #[test]
 fn a_client_that_is_answered_at_length_takes_none_of_it() {
     block_on(async {
-        let way = Framed::new(
-            Memory::default(),
-            MemoryConfig::new("door"),
-            LengthPrefix::default(),
-            ChannelConfig::default(),
-        );
-        let way = way.unwrap();
+        let way = door();
         let mut acceptor = way.clone().listen().await.unwrap();
         let (options, line) = (SessionOptions::default(), LineOptions::default());
         let connecting = Session::connect(std::sync::Arc::new(way), options, line);

@@ -42,6 +42,9 @@ async fn hear(receiver: &mut impl Receiver) -> Option<Frame> {
     }
 }
 
+/// On the paused clock: what is tested is that nothing happens in it, so there is no event to wait for.
+const AN_HOUR: Duration = Duration::from_secs(3600);
+
 #[tokio::test(start_paused = true)]
 async fn who_is_silent_is_asked_twice_and_given_up_after_25_seconds() {
     let registry = Registry::new();
@@ -75,7 +78,7 @@ async fn two_ends_that_have_nothing_to_say_stay_connected() {
     let ((mut to_server, _from_server), (_to_client, mut from_client)) =
         (client.split(), server.split());
     // Neither consumer looks: it is not they who answer.
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(AN_HOUR).await;
     to_server.send("still here").await.unwrap();
     let heard = from_client.recv().await;
     assert!(matches!(&heard, Incoming::Message(it) if it == "still here"), "{heard:?}");
@@ -96,7 +99,7 @@ async fn a_consumer_that_takes_nothing_for_an_hour_is_not_taken_for_dead() {
         }
         to_server
     });
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(AN_HOUR).await;
     for number in 0..5000 {
         match from_client.recv().await {
             Incoming::Message(it) => assert_eq!(it, number.to_string()),
