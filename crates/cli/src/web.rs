@@ -52,11 +52,9 @@ impl Sites {
         limits.connections_per_peer = limits.connections_per_peer.max(most);
         let (site, plain, resumable) = Web::listen(config).await?;
         self.sites.push(site);
-        let session = SessionOptions {
-            grace: args.session_grace,
-            max_sessions: served.most,
-            ..SessionOptions::default()
-        };
+        let usual = SessionOptions::default();
+        let grace = args.session_grace.or(served.resume).unwrap_or(usual.grace);
+        let session = SessionOptions { grace, max_sessions: served.most, ..usual };
         let sessions = Sessions::new(Box::new(resumable), session, LineOptions::of(options));
         Ok((Box::new(plain), Box::new(sessions)))
     }

@@ -88,7 +88,7 @@ impl<'a> Line<'a> {
         });
         let mut up = Box::pin(async {
             let end = to_far.pump(near_receiver, &mut far_sender, unanswered, None).await;
-            self.near_was_done.fetch_or(matches!(end, PumpEnd::Source(_)), Relaxed);
+            self.near_was_done.store(matches!(end, PumpEnd::Source(_)), Relaxed);
             if let (PumpEnd::Source(reason), Some(unanswered), false) =
                 (&end, unanswered, half_close)
                 && !is_failure(reason)

@@ -43,7 +43,7 @@ pub(crate) struct Call {
     #[arg(long)]
     pub(crate) follow: bool,
     #[command(flatten)]
-    pub(crate) web: WebClient,
-    #[command(flatten)]
     pub(crate) reach: Reach,
+    #[command(flatten)]
+    pub(crate) web: WebClient,
 }

@@ -24,9 +24,9 @@ pub(crate) struct Connect {
     #[arg(long)]
     pub(crate) resume: bool,
     #[command(flatten)]
-    pub(crate) web: WebClient,
-    #[command(flatten)]
     pub(crate) line: Line,
+    #[command(flatten)]
+    pub(crate) web: WebClient,
 }
 
 #[derive(Group)]
@@ -45,7 +45,7 @@ pub(crate) struct Bridge {
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) far: Endpoint,
     #[command(flatten)]
-    pub(crate) web: WebClient,
-    #[command(flatten)]
     pub(crate) line: Line,
+    #[command(flatten)]
+    pub(crate) web: WebClient,
 }

@@ -63,8 +63,6 @@ pub(crate) struct Serve {
     /// machine, and every web page in a browser
     #[arg(long)]
     pub(crate) allow_unauthenticated_tcp: bool,
-    #[command(flatten)]
-    pub(crate) web: WebServer,
     /// Do not answer `tieline status`
     #[arg(long)]
     pub(crate) no_status: bool,
@@ -73,6 +71,8 @@ pub(crate) struct Serve {
     /// The program and its arguments; there is no shell [default: the built-in demo agent]
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) web: WebServer,
 }
 
 /// What a program's environment is. It begins as ours.

@@ -112,8 +112,9 @@ pub(crate) struct WebServer {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
     /// How long a program runs on whose client on the web has lost its connection
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = up_to_a_day)]
-    pub(crate) session_grace: Duration,
+    /// [default: as --resume says, or 2m]
+    #[arg(long, value_name = "TIME", value_parser = up_to_a_day)]
+    pub(crate) session_grace: Option<Duration>,
 }
 
 impl WebServer {
