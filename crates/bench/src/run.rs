@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use crate::compare::{Bench, Result, runtime};
 use crate::options::{Command, Options, help, parse};
 use crate::pin::Pinned;
-use crate::report::{Verdict, table};
+use crate::report::{Line, Verdict, table};
 use crate::rows::calls::counted;
 use crate::rows::{self, ROWS, Row};
 use crate::{machine, peer};
@@ -50,11 +50,17 @@ fn bench(options: &Options) -> Result<ExitCode> {
     let bench = Bench { runtime: runtime()?, quick: options.quick };
     let mut text = head(&bench, options);
     let mut lines = Vec::new();
+    let mut has_failed = false;
     for row in ROWS.iter().filter(|row| is_wanted(row, options)) {
         eprintln!("measuring: {}", row.name);
         let is_pinned = row.on_one_core && !options.all_cores;
         let _pinned = is_pinned.then(Pinned::to_one_core).transpose()?;
-        lines.extend((row.run)(&bench)?);
+        // What cannot be measured here does not take the rest of the table with it.
+        lines.extend((row.run)(&bench).unwrap_or_else(|error| {
+            eprintln!("tieline-bench: {}: {error}", row.name);
+            has_failed = true;
+            vec![Line::skipped(row.name, &error.to_string())]
+        }));
     }
     text.push_str(&table(&lines));
     print!("{text}");
@@ -64,7 +70,8 @@ fn bench(options: &Options) -> Result<ExitCode> {
         fs::write(folder.join("RESULTS.md"), text)?;
     }
     let missed = lines.iter().any(|line| line.verdict() == Verdict::Missed);
-    Ok(if missed && options.check { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let is_bad = has_failed || (missed && options.check);
+    Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn is_wanted(row: &Row, options: &Options) -> bool {

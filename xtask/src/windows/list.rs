@@ -83,5 +83,5 @@ pub(super) const MUST_RUN: &[&str] = &[
     "transport::windows::pipes::a_thousand_rounds_of_fifty_clients_lose_and_refuse_nobody",
     "transport::windows::pipes::there_is_always_an_instance_to_connect_to",
     "transport::windows::pipes::who_finds_every_instance_taken_waits_within_its_time",
-    "transport::windows::ratios::round_trips_and_streams_keep_up_with_raw_pipes",
+    "transport::windows::ratios::round_trips_and_streams_arrive_as_over_raw_pipes",
 ];

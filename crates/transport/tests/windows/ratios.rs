@@ -1,5 +1,8 @@
 //! How a line over a named pipe compares with raw pipes of the runtime's, in the same run: under Wine
 //! every operation goes through a server, so nothing but a ratio says anything.
+//!
+//! By default both do a little work and the ratio is printed; with `TIELINE_SOAK=1`, on a machine that
+//! does nothing else, it is held against its bars.
 
 use std::time::{Duration, Instant};
 
@@ -21,13 +24,15 @@ const ROUND_TRIP: f64 = 1.2;
 const STREAM: f64 = 0.8;
 
 #[test]
-fn round_trips_and_streams_keep_up_with_raw_pipes() {
+fn round_trips_and_streams_arrive_as_over_raw_pipes() {
+    let is_long = std::env::var_os("TIELINE_SOAK").is_some();
+    let turns = if is_long { TURNS } else { 3 };
     block_on(async {
         let mut raw = raw().await;
         let mut ours = ours().await;
         let shortest = |so_far: &mut Duration, now: Duration| *so_far = now.min(*so_far);
         let (mut raw_best, mut our_best) = ([Duration::MAX; 2], [Duration::MAX; 2]);
-        for _ in 0..TURNS {
+        for _ in 0..turns {
             // In turns, so that what disturbs one disturbs the other.
             shortest(&mut raw_best[0], raw.round_trips().await);
             shortest(&mut our_best[0], ours.round_trips().await);
@@ -37,8 +42,10 @@ fn round_trips_and_streams_keep_up_with_raw_pipes() {
         let round_trip = our_best[0].as_secs_f64() / raw_best[0].as_secs_f64();
         let stream = raw_best[1].as_secs_f64() / our_best[1].as_secs_f64();
         println!("round trip {round_trip:.2} of a raw pipe's time, stream {stream:.2} of its rate");
-        assert!(round_trip <= ROUND_TRIP, "{round_trip}: {our_best:?} and {raw_best:?}");
-        assert!(stream >= STREAM, "{stream}: {our_best:?} and {raw_best:?}");
+        if is_long {
+            assert!(round_trip <= ROUND_TRIP, "{round_trip}: {our_best:?} and {raw_best:?}");
+            assert!(stream >= STREAM, "{stream}: {our_best:?} and {raw_best:?}");
+        }
     });
 }
 
@@ -91,6 +98,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Near<R, W> {
         for _ in 0..ROUND_TRIPS {
             self.write.write_all(&message).await.unwrap();
             self.read.read_exact(&mut message).await.unwrap();
+            assert_eq!(message, [0; 64]);
         }
         begun.elapsed()
     }
@@ -104,6 +112,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Near<R, W> {
             self.write.write_all(&piece).await.unwrap();
         }
         self.read.read_exact(&mut message).await.unwrap();
+        assert_eq!(message, [1; 64]);
         begun.elapsed()
     }
 }
