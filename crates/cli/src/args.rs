@@ -16,7 +16,7 @@ mod web;
 use clap::{Parser, Subcommand};
 
 pub(crate) use call::Call;
-pub(crate) use chaos::Chaos;
+pub(crate) use chaos::{Bytes, Chaos};
 pub(crate) use connect::{Bridge, Connect};
 pub(crate) use line::Line;
 pub(crate) use logging::{LogFormat, Logging};
