@@ -197,6 +197,25 @@ impl Session {
         self.incoming.due()
     }
 
+    /// [Decodes](Frame::decode) a frame that came over the connection, and takes it.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive); or it is no frame.
+    pub fn receive_encoded(
+        &mut self,
+        now: Duration,
+        frame: Bytes,
+    ) -> Result<Option<Received>, Violation> {
+        // Nearly all are of this kind, and there are many.
+        match Frame::data(frame) {
+            Ok((sequence, acknowledged, message)) => {
+                self.outgoing.acknowledged(acknowledged)?;
+                self.incoming.message(now, sequence, message)
+            }
+            Err(frame) => self.receive(now, Frame::decode(frame)?),
+        }
+    }
+
     /// Takes a frame that came over the connection. [`Frame`]s of the handshake are no part of it.
     ///
     /// # Errors
