@@ -1,5 +1,5 @@
 //! A client that does not take what it is sent: what becomes of it is a choice.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 
