@@ -42,6 +42,7 @@
 mod address;
 mod channel;
 mod client;
+mod credentials;
 mod handshake;
 mod server;
 mod stream;

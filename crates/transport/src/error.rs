@@ -230,6 +230,8 @@ pub enum ErrorKind {
         problem: String,
     },
     /// No trust in the other side, or none of it in us: TLS came to nothing.
+    /// The token would be sent without TLS to another machine.
+    InTheClear,
     Tls,
     /// There is no connection.
     NotConnected,
@@ -303,6 +305,9 @@ impl ErrorKind {
             Self::Tls => {
                 "check the name in the URL and who signed the server's certificate; one of your own is trusted with an extra root"
             }
+            Self::InTheClear => {
+                "use wss:// or https://, or a tunnel to this machine; or send it all the same: --send-token-without-tls"
+            }
             Self::NotConnected => "connect first",
             Self::AlreadyConnected => "disconnect first, or use the connection there is",
             Self::ResourcesExhausted | Self::PipeFailed => {
@@ -365,6 +370,9 @@ impl fmt::Display for ErrorKind {
             Self::AlreadyConnected => f.write_str("there is a connection already"),
             Self::AlreadyTaken => f.write_str("stdin and stdout were taken before"),
             Self::TimedOut(limit) => write!(f, "it took longer than {limit:?}"),
+            Self::InTheClear => {
+                f.write_str("whoever is on the way there could read the token: there is no TLS")
+            }
             Self::ResourcesExhausted => f.write_str("out of descriptors or memory"),
             Self::Message(error) => error.fmt(f),
             Self::Closed(reason) => write!(f, "the line has ended: {reason}"),
