@@ -230,6 +230,22 @@ fn it_says_how_it_does() {
 fn what_would_be_open_to_others_is_refused_before_anybody_is_told() {
     for (args, says) in [
         (&["--listen", "http://0.0.0.0:0"][..], "or with a token and a certificate"),
+#[test]
+fn the_token_does_not_leave_the_machine_in_the_clear() {
+    // To no address of loopback, but it leads to one: nobody has to be asked.
+    for endpoint in ["ws://0.0.0.0:1/ws", "resume+ws://0.0.0.0:1/ws"] {
+        let mut connect = tieline(["connect", endpoint]);
+        let finished = Program::run(connect.env("TIELINE_TOKEN", TOKEN), "");
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        for says in ["there is no TLS", "wss://", "--send-token-without-tls"] {
+            assert!(finished.stderr.contains(says), "{says}: {finished:?}");
+        }
+        assert!(!finished.stderr.contains(TOKEN), "{finished:?}");
+        let finished = Program::run(connect.arg("--send-token-without-tls"), "");
+        assert!(finished.stderr.contains("nobody listens there"), "{finished:?}");
+    }
+}
+
         (&["--listen", "http://127.0.0.1:0", "--token", "short"], "16 to 512"),
         (&["--listen", "https://127.0.0.1:0"], "--tls-cert"),
         (&["--listen", "http://127.0.0.1:0/path"], "a host and a port"),

@@ -222,6 +222,7 @@ impl WebConnector {
             kind: self.kind,
             endpoint: self.endpoint.clone(),
             peer,
+            principal: None,
             unauthenticated: false,
             held: None,
         };

@@ -5,13 +5,11 @@ mod support;
 
 use std::time::Duration;
 
-use support::{close_code, config, echo, end, frame, head, message, serve, upgrade};
+use support::{BEARER, close_code, config, echo, end, frame, head, message, serve, upgrade};
 use tieline_http::WebChannel;
 use tieline_transport::{Acceptor, Channel, CloseReason, Incoming, ReceiverExt, SenderExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-const BEARER: &str = "Authorization: Bearer the-token-of-these-tests\r\n";
 
 #[tokio::test]
 async fn each_breach_is_told_by_its_code() {

@@ -7,15 +7,13 @@ mod support;
 use std::time::Duration;
 
 use support::{
-    TOKEN, config, echo, frame, head, refused, registry, registry_with, serve, status, status_of,
-    token, upgrade, upgrade_of,
+    BEARER, TOKEN, config, echo, frame, head, refused, registry, registry_with, serve, status,
+    status_of, token, upgrade, upgrade_of,
 };
 use tieline_http::{Access, ClientConfig, Place, ServerConfig, ServerLimits, Token, Web};
 use tieline_transport::{Acceptor, Channel, Endpoint, ErrorKind, Options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-const BEARER: &str = "Authorization: Bearer the-token-of-these-tests\r\n";
 
 /// Whether a channel has come out: a process could be started for it.
 async fn came_out(served: &mut support::Served) -> bool {

@@ -60,6 +60,7 @@ mod info;
 mod memory;
 mod options;
 mod pipe;
+mod principal;
 mod profile;
 mod registry;
 mod tcp;
@@ -98,6 +99,7 @@ pub use memory::{
 pub use options::{ChannelConfig, Options, StopTimeouts};
 pub use pipe::{Pipe, PipeConfig, PipeConnection, PipeListener};
 pub use profile::PerformanceProfile;
+pub use principal::Principal;
 pub use registry::{Registry, Scheme};
 pub use tcp::{Tcp, TcpConfig, TcpConnection, TcpListener};
 pub use transport::{DynListener, DynTransport, Listener, NoListener, Transport, TransportConfig};

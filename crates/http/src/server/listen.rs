@@ -26,6 +26,7 @@ use crate::address::Place;
 use crate::stream::{Hyper, Stream, Timer};
 
 /// How long a failing listener is left alone.
+use crate::tls::shown_by;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is listened on.
@@ -143,14 +144,18 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
                 shaken = shaken => shaken,
                 () = &mut evicted => return,
             };
+    let mut certificate = None;
             match shaken {
-                Ok(Ok(stream)) => Stream::Tls(Box::new(stream.into())),
+                Ok(Ok(stream)) => {
+                    certificate = shown_by(stream.get_ref().1);
+                    Stream::Tls(Box::new(stream.into()))
+                }
                 _ => return,
             }
         }
         (_, stream) => stream,
     };
-    let guest = Guest { visit: visit.clone(), local, identity };
+    let guest = Guest { visit: visit.clone(), local, identity, certificate };
     let (of_service, guest) = (server.clone(), Arc::new(guest));
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, guest) = (of_service.clone(), guest.clone());
