@@ -181,11 +181,46 @@ async fn health_needs_no_token_and_says_nothing_else() {
     assert_eq!(status_of(&ask("/health", "").await), 200);
     assert_eq!(status_of(&ask("/health", "Origin: http://evil.example\r\n").await), 403);
     assert_eq!(status_of(&ask("/metrics", "").await), 401);
-    assert_eq!(status_of(&ask("/metrics", BEARER).await), 404);
-    served.web.set_metrics(|| "tieline_up 1\n".into());
     assert_eq!(status_of(&ask("/metrics", BEARER).await), 200);
     assert_eq!(status_of(&ask("/elsewhere", "").await), 401, "what there is, is not told");
     assert_eq!(status_of(&ask("/elsewhere", BEARER).await), 404);
+}
+
+#[tokio::test]
+async fn what_is_counted_can_be_asked_for() {
+    let served = serve(config()).await;
+    served.web.set_metrics(|| "tieline_up 1\n".into());
+    let port = served.port;
+    let host = format!("Host: 127.0.0.1:{port}\r\n");
+    served.ask(upgrade(port, "")).await;
+    served.ask(upgrade(port, "Origin: http://evil.example\r\n")).await;
+    let bearer = format!("{host}{BEARER}Connection: close\r\n");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\n{bearer}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(status_of(&answer), 200, "{answer}");
+    let (_, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(text.starts_with("tieline_up 1\n# HELP tieline_web_connections_total "), "{text}");
+    for line in [
+        "# TYPE tieline_web_connections gauge",
+        "tieline_web_connections_total 3",
+        "tieline_web_admitted_total 1",
+        "tieline_web_refused_total{cause=\"malformed\"} 0",
+        "tieline_web_refused_total{cause=\"origin\"} 1",
+        "tieline_web_refused_total{cause=\"token\"} 1",
+        "tieline_web_sockets_total 0",
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line}: {text}");
+    }
+    // Each name is described once, in front of what is told of it.
+    let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let names: Vec<&str> = names.map(|line| line.split(' ').next().unwrap()).collect();
+    for line in text.lines().filter(|line| !line.starts_with('#')).skip(1) {
+        let name = line.split([' ', '{']).next().unwrap();
+        assert_eq!(names.iter().filter(|it| **it == name).count(), 1, "{name}");
+    }
 }
 
 #[tokio::test]
