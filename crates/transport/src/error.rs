@@ -35,6 +35,12 @@ impl TransportError {
         Self(Box::new(Inner { kind, operation, endpoint: None, source: None, hint: None }))
     }
 
+    /// What the operating system has reported during `operation`, of the kind that it means everywhere:
+    /// no permission, no descriptors or memory left, or anything else ([`ErrorKind::Io`]).
+    pub fn of(error: io::Error, operation: Operation) -> Self {
+        Self::new(common_kind(&error), operation).because(error)
+    }
+
     /// The same error, at `endpoint`.
     #[must_use]
     pub fn at(mut self, endpoint: &Endpoint) -> Self {
@@ -224,14 +230,14 @@ pub enum ErrorKind {
         /// The HTTP status.
         status: u16,
     },
+    /// The token would be sent without TLS to another machine.
+    InTheClear,
     /// The other side did not answer as one does that speaks WebSocket.
     NoWebSocket {
         /// What it did instead.
         problem: String,
     },
     /// No trust in the other side, or none of it in us: TLS came to nothing.
-    /// The token would be sent without TLS to another machine.
-    InTheClear,
     Tls,
     /// There is no connection.
     NotConnected,
@@ -299,14 +305,14 @@ impl ErrorKind {
                 "the server does not know the name that it was called by, or the origin: see its lists of allowed ones"
             }
             Self::Denied { status: 404 } => "check the path; that of tieline's server is /ws",
+            Self::InTheClear => {
+                "use wss:// or https://, or a tunnel to this machine; or send it all the same: --send-token-without-tls"
+            }
             Self::NoWebSocket { .. } => {
                 "check host, port and path, and whether TLS is spoken there"
             }
             Self::Tls => {
                 "check the name in the URL and who signed the server's certificate; one of your own is trusted with an extra root"
-            }
-            Self::InTheClear => {
-                "use wss:// or https://, or a tunnel to this machine; or send it all the same: --send-token-without-tls"
             }
             Self::NotConnected => "connect first",
             Self::AlreadyConnected => "disconnect first, or use the connection there is",
@@ -364,15 +370,15 @@ impl fmt::Display for ErrorKind {
             Self::SessionRefused(refusal) => write!(f, "no session: {refusal}"),
             Self::NoSession { problem } => write!(f, "no session: {problem}"),
             Self::Denied { status } => write!(f, "the server answers with {status}"),
+            Self::InTheClear => {
+                f.write_str("whoever is on the way there could read the token: there is no TLS")
+            }
             Self::NoWebSocket { problem } => write!(f, "no WebSocket: {problem}"),
             Self::Tls => f.write_str("no TLS connection"),
             Self::NotConnected => f.write_str("there is no connection"),
             Self::AlreadyConnected => f.write_str("there is a connection already"),
             Self::AlreadyTaken => f.write_str("stdin and stdout were taken before"),
             Self::TimedOut(limit) => write!(f, "it took longer than {limit:?}"),
-            Self::InTheClear => {
-                f.write_str("whoever is on the way there could read the token: there is no TLS")
-            }
             Self::ResourcesExhausted => f.write_str("out of descriptors or memory"),
             Self::Message(error) => error.fmt(f),
             Self::Closed(reason) => write!(f, "the line has ended: {reason}"),

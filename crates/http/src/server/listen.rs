@@ -10,11 +10,13 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use tieline_transport::{Address, Endpoint, ErrorKind, Operation, PeerIdentity, TransportError};
+use tieline_transport::{
+    Address, Endpoint, ErrorKind, Operation, PeerIdentity, Sparing, TransportError,
+};
 #[cfg(unix)]
 use tieline_transport::{Connection, Listener, Transport, Unix, UnixConfig, UnixListener};
 use tokio::net::TcpListener;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::Server;
@@ -24,9 +26,9 @@ use super::door::{Answer, Visit};
 use super::route::{self, Guest};
 use crate::address::Place;
 use crate::stream::{Hyper, Stream, Timer};
+use crate::tls::shown_by;
 
 /// How long a failing listener is left alone.
-use crate::tls::shown_by;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is listened on.
@@ -85,9 +87,10 @@ impl Socket {
     async fn accept(&mut self) -> Result<Arrived, TransportError> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, remote) = listener.accept().await.map_err(|error| {
-                    TransportError::new(ErrorKind::Io, Operation::Accept).because(error)
-                })?;
+                let (stream, remote) = listener
+                    .accept()
+                    .await
+                    .map_err(|error| TransportError::of(error, Operation::Accept))?;
                 let _ = stream.set_nodelay(true);
                 let local = stream.local_addr().ok();
                 let stream = Stream::Tcp(stream);
@@ -106,11 +109,15 @@ impl Socket {
 
 /// Takes connections until it is ended.
 pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<TlsAcceptor>) {
+    let warnings = Sparing::default();
     loop {
         let arrived = match socket.accept().await {
             Ok(arrived) => arrived,
             Err(error) => {
-                tracing::warn!("{error}");
+                if let Some(unreported) = warnings.admit(Instant::now().into_std()) {
+                    let (endpoint, hint) = (&server.endpoint, error.hint().unwrap_or_default());
+                    tracing::warn!(%endpoint, unreported, "{error}; will try again; {hint}");
+                }
                 sleep(PAUSE).await;
                 continue;
             }
@@ -137,6 +144,7 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
     let Arrived { stream, remote: _, local, identity } = arrived;
     let limits = server.limits;
     let mut evicted = pin!(visit.evicted());
+    let mut certificate = None;
     let stream = match (tls, stream) {
         (Some(tls), Stream::Tcp(stream)) => {
             let shaken = timeout(limits.handshake_timeout, tls.accept(stream));
@@ -144,7 +152,6 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
                 shaken = shaken => shaken,
                 () = &mut evicted => return,
             };
-    let mut certificate = None;
             match shaken {
                 Ok(Ok(stream)) => {
                     certificate = shown_by(stream.get_ref().1);
