@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use support::{BEARER, close_code, config, echo, end, frame, head, message, serve, upgrade};
 use tieline_http::WebChannel;
+use tieline_proto::HeartbeatConfig;
 use tieline_transport::{Acceptor, Channel, CloseReason, Incoming, ReceiverExt, SenderExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -145,6 +146,26 @@ async fn a_connection_that_is_cut_off_is_told_from_one_that_closes() {
     let mut served = serve(config()).await;
     let (stream, channel) = served.raw().await;
     drop(stream);
+/// In virtual time: a line that idles for a second is asked every second, although an answer may take
+/// longer than that.
+#[tokio::test(start_paused = true)]
+async fn pings_come_as_often_as_they_should_however_long_an_answer_may_take() {
+    let mut config = config();
+    let idle = Duration::from_secs(1);
+    config.web_socket.heartbeat = Some(HeartbeatConfig { idle, ..HeartbeatConfig::default() });
+    let mut served = serve(config).await;
+    let (mut stream, channel) = served.raw().await;
+    tokio::spawn(echo(channel));
+    let begun = tokio::time::Instant::now();
+    for _ in 0..10 {
+        let mut ping = [0; 2];
+        stream.read_exact(&mut ping).await.unwrap();
+        assert_eq!(ping, [0x89, 0]);
+        stream.write_all(&frame(0x8a, b"")).await.unwrap();
+    }
+    assert_eq!(begun.elapsed().as_secs(), 10, "{:?}", begun.elapsed());
+}
+
     let (_sender, mut receiver) = channel.split();
     let reason = end(&mut receiver).await;
     assert!(matches!(reason, CloseReason::Io(_)), "{reason}");
