@@ -309,51 +309,6 @@ async fn those_who_say_nothing_make_room_for_those_who_do() {
     assert!(counts.evicted >= 180 && counts.open <= 21, "{counts:?}");
 }
 
-/// Of the slow ones 500, or 5,000 with `TIELINE_SOAK=1`, which come while honest ones talk.
-#[tokio::test]
-async fn a_crowd_of_slow_clients_keeps_no_honest_one_waiting() {
-    const HONEST: usize = 100;
-    let slow = if std::env::var_os("TIELINE_SOAK").is_some() { 5000 } else { 500 };
-    let limits = ServerLimits { connections_per_peer: 300, ..ServerLimits::default() };
-    let mut served = serve(ServerConfig { limits, ..config() }).await;
-    let port = served.port;
-    let mut clients = Vec::new();
-    for _ in 0..HONEST {
-        let (client, channel) = served.raw().await;
-        tokio::spawn(echo(channel));
-        clients.push(client);
-    }
-    let trickling = async {
-        let mut held = Vec::new();
-        for _ in 0..slow {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-            let _ = stream.write_all(b"GET /ws HTTP/1.1\r\nX").await;
-            held.push(stream);
-        }
-        held
-    };
-    let honest = async {
-        let mut slowest = Duration::ZERO;
-        for _ in 0..20 {
-            for client in &mut clients {
-                let begun = std::time::Instant::now();
-                client.write_all(&frame(0x81, b"hello")).await.unwrap();
-                let mut echoed = [0; 7];
-                client.read_exact(&mut echoed).await.unwrap();
-                slowest = slowest.max(begun.elapsed());
-            }
-        }
-        slowest
-    };
-    let (held, slowest) = tokio::join!(trickling, honest);
-    println!("{slow} slow clients; the slowest answer of 2,000 took {slowest:?}");
-    // Somebody who comes now is served, too.
-    assert_eq!(status_of(&served.ask(upgrade(port, BEARER)).await), 101);
-    let counts = served.web.counts();
-    assert!(counts.open <= 300 && counts.evicted as usize >= slow - 200, "{counts:?}");
-    drop(held);
-}
-
 #[tokio::test]
 async fn web_sockets_beyond_the_bound_are_refused() {
     let limits = ServerLimits { connections: 3, ..ServerLimits::default() };
