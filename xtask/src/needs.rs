@@ -28,6 +28,8 @@ const FOR_TESTS: &[Program] = &[
     program("C compiler", &["cc", "--version"], &["gcc", "libc6-dev"]),
     program("perl", &["perl", "-MPOSIX", "-e", "1"], &["perl-base"]),
     program("curl", &["curl", "--version"], &["curl"]),
+    // Where only root looks for programs.
+    program("nginx", &["sh", "-c", "PATH=$PATH:/usr/sbin nginx -v"], &["nginx-light"]),
     program("socat", &["socat", "-V"], &["socat"]),
     program("python3", &["python3", "--version"], &["python3"]),
     program("python3 venv", &["python3", "-c", "import ensurepip, venv"], &["python3-venv"]),

@@ -4,11 +4,13 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::json;
-use support::{Client, Serve, Talk, request, until, usage};
+use support::{Client, Program, Serve, Talk, request, tieline, until, usage};
 
 /// Sets how many descriptors another process may have, and returns what it was.
 fn limit_descriptors(process: u32, most: u64) -> u64 {
@@ -53,6 +55,41 @@ fn without_descriptors_it_waits_patiently_and_serves_again_when_there_are_some()
     drop((early, late));
     serve.wait_nothing_left();
     serve.stop();
+}
+
+#[test]
+fn a_server_of_the_web_without_descriptors_complains_once_and_serves_again() {
+    let mut command = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
+    let mut program = Program::start(command.arg("--allow-unauthenticated-web"));
+    let endpoint = program.line().unwrap();
+    let authority = endpoint.strip_prefix("http://").unwrap();
+    let mut early = Program::start(&mut tieline(["connect", &format!("ws://{authority}/ws")]));
+    assert_eq!(early.call(&request(1, "add", json!([1, 1])))["result"], 2);
+
+    // Not one more, from now on.
+    let before = limit_descriptors(program.pid(), 3);
+    let mut late: Vec<TcpStream> =
+        (0..20).map(|_| TcpStream::connect(authority).unwrap()).collect();
+    for stream in &mut late {
+        let request = format!("GET /health HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+    }
+    program.wait_stderr("out of descriptors or memory; will try again; raise the limit");
+    // For a second of the clock it tries again and again, and has said so.
+    assert_eq!(early.call(&request(2, "sleep", json!([1000])))["result"]["slept"], 1000);
+    let complaints = program.stderr().matches("will try again").count();
+    assert_eq!(complaints, 1, "one is enough: {}", program.stderr());
+
+    limit_descriptors(program.pid(), before);
+    for stream in &mut late {
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+    }
+    early.end_input();
+    assert_eq!(early.wait().code, Some(0));
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait().code, Some(0));
 }
 
 #[test]

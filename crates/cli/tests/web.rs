@@ -220,10 +220,30 @@ fn it_says_how_it_does() {
         "tieline_messages_total{direction=\"in\"} 2",
         "tieline_messages_total{direction=\"out\"} 2",
         "tieline_clients_total 1",
+        // What the gate and the door have counted stands below, in the same form.
+        "# TYPE tieline_web_refused_total counter",
+        "tieline_web_refused_total{cause=\"token\"} 1",
+        "tieline_web_sockets_total 1",
     ] {
         assert!(counted.lines().any(|it| it.trim_end() == line), "{line}: {counted}");
     }
     site.stop();
+}
+
+#[test]
+fn the_token_does_not_leave_the_machine_in_the_clear() {
+    // To no address of loopback, but it leads to one: nobody has to be asked.
+    for endpoint in ["ws://0.0.0.0:1/ws", "resume+ws://0.0.0.0:1/ws"] {
+        let mut connect = tieline(["connect", endpoint]);
+        let finished = Program::run(connect.env("TIELINE_TOKEN", TOKEN), "");
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        for says in ["there is no TLS", "wss://", "--send-token-without-tls"] {
+            assert!(finished.stderr.contains(says), "{says}: {finished:?}");
+        }
+        assert!(!finished.stderr.contains(TOKEN), "{finished:?}");
+        let finished = Program::run(connect.arg("--send-token-without-tls"), "");
+        assert!(finished.stderr.contains("nobody listens there"), "{finished:?}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use tieline_transport::{
     BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, ReceiverExt, Sender, SenderExt,
 };
 use tokio::task::coop;
+use tokio::time::{Instant, timeout_at};
 
 use crate::outbox::Outbox;
 use crate::pump::{Direction, PumpEnd, Side, Turn};
@@ -34,6 +35,8 @@ pub(crate) struct Joined {
     end: BridgeEnd,
     /// The near side did not take in time what was left.
     out_of_grace: bool,
+    /// Until when it may take what is to be said at the end.
+    deadline: Instant,
 }
 
 impl<'a> Line<'a> {
@@ -79,7 +82,8 @@ impl<'a> Line<'a> {
                             drop(awaited.answers(&reset.cause));
                         }
                         // At once: what is asked from here on is asked of the new one.
-                        if !self.answer(&reset.cause, near_sender).await {
+                        let deadline = Instant::now() + self.options.grace;
+                        if !self.answer(&reset.cause, near_sender, deadline).await {
                             break PumpEnd::Sink(CloseReason::Stalled);
                         }
                     }
@@ -121,7 +125,9 @@ impl<'a> Line<'a> {
             }
         };
         let grace = self.options.grace;
-        let mut out_of_grace = false;
+        // One for all that a stop has to wait for, or slow readers would hold it up again and again.
+        let stopped_by = Instant::now() + grace;
+        let (mut out_of_grace, mut was_stopped) = (false, false);
         let end = match outcome {
             Outcome::Far(reason) => {
                 drop((up, down));
@@ -142,6 +148,7 @@ impl<'a> Line<'a> {
                     }));
                     tokio::select! {
                         _ = tokio::time::timeout(grace, said) => {}
+                        () = &mut stop => {}
                         never = discard(&mut far_receiver) => match never {},
                     }
                 }
@@ -156,18 +163,24 @@ impl<'a> Line<'a> {
                 drop(up);
                 // What it still says while it is being stopped arrives.
                 let stopped = stop_far(&mut far_sender, &far_control, grace);
-                let last_words = tokio::time::timeout(grace, &mut down);
+                let last_words = timeout_at(stopped_by, &mut down);
                 let (far, delivered) = tokio::join!(stopped, last_words);
-                out_of_grace = delivered.is_err();
+                (out_of_grace, was_stopped) = (delivered.is_err(), true);
                 drop(down);
                 BridgeEnd::Stopped(far)
             }
         };
-        Joined { end, out_of_grace }
+        let deadline = if was_stopped { stopped_by } else { Instant::now() + grace };
+        Joined { end, out_of_grace, deadline }
     }
 
-    /// Answers what the far side has left behind. False when the near side does not take it all.
-    async fn answer(&self, reason: &CloseReason, near: &mut impl Sender) -> bool {
+    /// Answers what the far side has left behind. False when the near side does not take it all in time.
+    async fn answer(
+        &self,
+        reason: &CloseReason,
+        near: &mut impl Sender,
+        deadline: Instant,
+    ) -> bool {
         let Some(unanswered) = &self.unanswered else { return true };
         let mut answers = unanswered.answers(reason);
         let mut taken = false;
@@ -177,7 +190,7 @@ impl<'a> Line<'a> {
             }
             near.flush().await.inspect(|()| taken = true)
         };
-        let _ = tokio::time::timeout(self.options.grace, answered).await;
+        let _ = timeout_at(deadline, answered).await;
         let unsaid = answers.len();
         if unsaid > 0 {
             self.to_near.lose_many(unsaid as u64, &"the client does not read it");
@@ -211,7 +224,7 @@ impl<'a> Line<'a> {
         control: &Control,
         joined: Joined,
     ) -> BridgeReport {
-        let Joined { end, out_of_grace } = joined;
+        let Joined { end, out_of_grace, deadline } = joined;
         let is_heard = match &end {
             _ if out_of_grace => false,
             BridgeEnd::Far(reason) | BridgeEnd::Stopped(reason) => {
@@ -220,7 +233,7 @@ impl<'a> Line<'a> {
                     // It goes on sending until it hears of the end, so not for ever.
                     let drained = self.drain(&mut receiver, most);
                     most -= drained;
-                    if !self.answer(reason, &mut near).await {
+                    if !self.answer(reason, &mut near, deadline).await {
                         break false;
                     }
                     if drained == 0 {
@@ -239,8 +252,8 @@ impl<'a> Line<'a> {
             }
             BridgeEnd::Near { .. } => {}
         }
-        let patience = if is_heard { self.options.grace } else { Duration::ZERO };
-        let _ = tokio::time::timeout(patience, near.close()).await;
+        let patience = if is_heard { deadline } else { Instant::now() };
+        let _ = timeout_at(patience, near.close()).await;
         let untaken = near.lost();
         BridgeReport {
             to_far: self.to_far.passed.load(Relaxed),

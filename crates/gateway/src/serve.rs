@@ -18,6 +18,7 @@ use tieline_transport::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, info_span};
 
 use crate::watch::Counting;
@@ -89,7 +90,7 @@ impl Server {
     }
 
     /// Serves until `stop` completes; then stops listening, lets every line end within the bridge's
-    /// grace, and says what was done.
+    /// grace, and says what was done. A line that is still there 1 s after the grace is cut off.
     ///
     /// Dropping the future ends everything at once.
     pub async fn run(self, stop: impl Future<Output = ()>) -> ServerReport {
@@ -99,6 +100,7 @@ impl Server {
             entrances.into_iter().map(|entrance| accept(entrance, arrived.clone())).collect();
         drop(arrived);
         let (stopping, _) = watch::channel(false);
+        let grace = bridge.grace;
         let mut lines = Lines { watch, ..Lines::default() };
         let mut stop = pin!(stop);
         loop {
@@ -121,6 +123,11 @@ impl Server {
         drop(arrivals);
         entrances.shutdown().await;
         stopping.send_replace(true);
+        let hard_stop = Instant::now() + grace + HARD_STOP;
+        while let Ok(Some(ended)) = timeout_at(hard_stop, lines.tasks.join_next_with_id()).await {
+            lines.ended(ended);
+        }
+        lines.tasks.abort_all();
         while let Some(ended) = lines.tasks.join_next_with_id().await {
             lines.ended(ended);
         }
@@ -133,6 +140,9 @@ impl Server {
 
 /// How long the report waits for what was killed to be gone.
 const LAST_BREATH: Duration = Duration::from_secs(2);
+
+/// How long behind the grace a line may still be there: each sees to it by itself that it is not.
+const HARD_STOP: Duration = Duration::from_secs(1);
 
 /// How a client is joined to its far end.
 struct Joined {
@@ -236,6 +246,10 @@ impl Lines {
                 }
             }
             Ok((_, None)) => self.report.refused += 1,
+            Err(error) if error.is_cancelled() => {
+                self.report.failed += 1;
+                tracing::warn!(line, "the line was cut off: it had not ended in time");
+            }
             Err(error) => {
                 self.report.failed += 1;
                 tracing::error!(line, "the line's task has failed: {error}");
@@ -271,7 +285,11 @@ async fn run(
     let starts: Arc<AtomicU64> = Arc::default();
     let target = Arc::new(Counting { target: arrival.target, starts: Arc::clone(&starts) });
     let recovery = LinkOptions::recovering(Recovery::Restart(restart));
-    match Link::connect(target, recovery).await {
+    let connected = tokio::select! {
+        connected = Link::connect(target, recovery) => connected,
+        () = &mut stop => return None,
+    };
+    match connected {
         Ok(far) => {
             watch.joined(how.line, &far, Arc::clone(&starts));
             let bridged = pin!(bridge(client, far.boxed(), how, stop));

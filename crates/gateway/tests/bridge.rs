@@ -3,20 +3,25 @@
 
 mod support;
 
-use std::future::pending;
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use support::{ended, message};
 use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, bridge};
 use tieline_proto::Lines;
+use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
-    Channel, ChannelConfig, CloseReason, Endpoint, FramedChannel, IoConnection, MemoryChannel,
-    Options, PerformanceProfile, Receiver, ReceiverExt, Registry, Sender, SenderExt, TransportKind,
-    memory_pair,
+    BoxChannel, Channel, ChannelConfig, CloseReason, Endpoint, FramedChannel, IoConnection,
+    MemoryChannel, Options, PerformanceProfile, Receiver, ReceiverExt, Registry, SendError, Sender,
+    SenderExt, TransportKind, memory_pair,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// A line under way, seen from both of its ends.
 struct Line {
@@ -150,6 +155,74 @@ async fn a_client_that_does_not_read_cannot_hold_up_the_end() {
     assert!(begun.elapsed() < Duration::from_secs(11), "{:?}", begun.elapsed());
     drop((client, from_client));
     flood.await.unwrap();
+}
+
+/// Whatever it is given takes six seconds to be written.
+struct Slow {
+    sender: Box<dyn Sender>,
+    writing: Option<Pin<Box<Sleep>>>,
+}
+
+impl Slow {
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(writing) = &mut self.writing else { return Poll::Ready(()) };
+        std::task::ready!(writing.as_mut().poll(cx));
+        self.writing = None;
+        Poll::Ready(())
+    }
+}
+
+impl Sender for Slow {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.sender.poll_ready(cx)
+    }
+
+    fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
+        self.writing = Some(Box::pin(sleep(Duration::from_secs(6))));
+        self.sender.start_send(message)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        std::task::ready!(self.poll_written(cx));
+        self.sender.poll_flush(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        std::task::ready!(self.poll_written(cx));
+        self.sender.poll_close(cx)
+    }
+}
+
+/// Last words, answers to what was asked, the close: there is one grace for all of them.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_holds_up_the_end_for_one_grace() {
+    let (client, near) = memory_pair();
+    let (far, server) = memory_pair();
+    let control = near.control().clone();
+    let (sender, receiver) = near.boxed().split();
+    let near = BoxChannel::from_parts(Box::new(Slow { sender, writing: None }), receiver, control);
+    let (stop, stopped) = oneshot::channel();
+    let options = Bridge { dialect: Some(Dialect::STRICT), ..Bridge::default() };
+    let report = tokio::spawn(bridge(near, far.boxed(), options, async {
+        stopped.await.unwrap();
+    }));
+    let (mut to_server, mut from_server) = client.split();
+    let (mut to_client, mut from_client) = server.split();
+    to_server.send(r#"{"jsonrpc":"2.0","id":1,"method":"a"}"#).await.unwrap();
+    message(&mut from_client).await;
+    let begun = Instant::now();
+    stop.send(()).unwrap();
+    ended(&mut from_client).await;
+    to_client.send("last words").await.unwrap();
+    to_client.close().await.unwrap();
+    assert_eq!(message(&mut from_server).await, "last words");
+    report.await.unwrap();
+    let grace = Bridge::default().grace;
+    assert!(
+        (grace..grace + Duration::from_secs(1)).contains(&begun.elapsed()),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test]

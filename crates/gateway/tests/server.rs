@@ -9,11 +9,13 @@ use std::time::Duration;
 use tieline_gateway::{Bridge, Server, ServerReport, ServerWatch};
 use tieline_proto::BreakerState;
 use tieline_transport::{
-    BoxChannel, BoxFuture, Channel, DynAcceptor, DynConnector, Endpoint, ErrorKind, Incoming,
-    Operation, Options, ReceiverExt, Registry, SenderExt, TransportError, memory_pair,
+    Backing, BoxChannel, BoxFuture, Channel, ChildExit, ControlBuilder, DynAcceptor, DynConnector,
+    Endpoint, ErrorKind, Incoming, Operation, Options, ReceiverExt, Registry, SenderExt,
+    TransportError, TransportKind, memory_pair,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// In virtual time.
 const TICK: Duration = Duration::from_millis(1);
@@ -211,6 +213,68 @@ async fn a_far_end_that_fails_five_times_is_not_tried_for_everybody_who_comes() 
     }
     assert_eq!(attempts.load(Ordering::Relaxed), 6);
     server.abort();
+}
+
+/// A far end that is for ever about to come, or that came and is for ever about to go.
+enum Never {
+    Comes,
+    Goes,
+}
+
+impl DynConnector for Never {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        match self {
+            Self::Comes => Box::pin(pending()),
+            Self::Goes => {
+                let (far, _) = memory_pair();
+                let profile = far.control().profile();
+                let (sender, receiver) = far.split();
+                let control = ControlBuilder {
+                    kind: TransportKind::custom("never"),
+                    endpoint: Endpoint::memory("never"),
+                    peer: None,
+                    capabilities: Default::default(),
+                    profile,
+                    backing: Arc::new(Stubborn),
+                };
+                let (sender, receiver) = (Box::new(sender), Box::new(receiver));
+                let far = BoxChannel::from_parts(sender, receiver, control.build());
+                Box::pin(std::future::ready(Ok(far)))
+            }
+        }
+    }
+}
+
+struct Stubborn;
+
+impl Backing for Stubborn {
+    fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
+        Box::pin(pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_far_end_that_never_comes_or_never_goes_does_not_hold_up_the_end() {
+    for (target, failed, seconds) in [(Never::Comes, 0, 0), (Never::Goes, 1, 11)] {
+        let registry = Registry::new();
+        let endpoint = Endpoint::memory("door");
+        let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
+        let mut server = Server::new(10, Bridge::default());
+        server.add(acceptor, Arc::new(target));
+        let watch = server.watch();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(server.run(async {
+            let _ = stopped.await;
+        }));
+        let _client = registry.connect(&endpoint, &Options::default()).await.unwrap();
+        while watch.now().lines.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let begun = Instant::now();
+        stop.send(()).unwrap();
+        let report = server.await.unwrap();
+        assert_eq!((report.failed, begun.elapsed().as_secs()), (failed, seconds));
+    }
 }
 
 /// Nobody can be let in, for as long as it lasts.

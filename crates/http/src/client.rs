@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap};
 use hyper::{Request, Response, StatusCode};
 use tieline_proto::json::Limits;
 use tieline_proto::websocket::Role;
@@ -26,6 +26,7 @@ use tokio::time::timeout;
 
 use crate::address::{Place, WebAddress};
 use crate::channel::{Content, Made, WebChannel, WebSocketConfig};
+use crate::credentials::unsendable;
 use crate::handshake::{PLAIN, RESUMABLE, accept, has_word, key};
 use crate::stream::{Hyper, Stream};
 use crate::tls::{ClientTls, Trust};
@@ -37,6 +38,10 @@ pub struct ClientConfig {
     /// Sent as `Authorization: Bearer`, and only to the host of the endpoint: a redirect is no answer to
     /// a WebSocket and is not followed.
     pub token: Option<Token>,
+    /// The token is sent without TLS, too, to servers on other machines, where whoever is on the way can
+    /// read it; no by default: then it is [refused](ErrorKind::InTheClear). This machine is `localhost`
+    /// and every address of loopback, but no other name.
+    pub send_token_without_tls: bool,
     /// Sent as `Origin`, for servers that insist on one; none by default, as no page is asking.
     pub origin: Option<String>,
     /// Whom to trust.
@@ -51,6 +56,7 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             token: None,
+            send_token_without_tls: false,
             origin: None,
             tls: ClientTls::default(),
             heartbeat: Some(HeartbeatConfig::default()),
@@ -180,9 +186,9 @@ impl Connector for WebConnector {
 
 impl WebConnector {
     async fn dial(&self) -> Result<WebChannel, TransportError> {
-        let (stream, peer) = self.reach().await?;
         let key = key()?;
         let request = self.request(&key)?;
+        let (stream, peer) = self.reach().await?;
         let mut builder = http1::Builder::new();
         builder.max_header_size(MOST_HEADERS).max_buf_size(MOST_HEADERS);
         let (mut send, connection) = builder.handshake(Hyper(stream)).await.map_err(gone)?;
@@ -216,6 +222,7 @@ impl WebConnector {
             kind: self.kind,
             endpoint: self.endpoint.clone(),
             peer,
+            principal: None,
             unauthenticated: false,
             held: None,
         };
@@ -253,9 +260,7 @@ impl WebConnector {
     }
 
     fn request(&self, key: &str) -> Result<Request<Empty>, TransportError> {
-        let ClientConfig { token, origin, .. } = &self.client.config;
         let mut request = Request::get(&self.address.target)
-            .header(header::HOST, self.address.host_header())
             .header(header::UPGRADE, "websocket")
             .header(header::CONNECTION, "Upgrade")
             .header(header::SEC_WEBSOCKET_VERSION, "13")
@@ -263,16 +268,7 @@ impl WebConnector {
         if self.content == Content::Carrier {
             request = request.header(header::SEC_WEBSOCKET_PROTOCOL, RESUMABLE);
         }
-        if let Some(token) = token {
-            let value = HeaderValue::try_from(format!("Bearer {}", token.reveal()));
-            let mut value = value.map_err(|_| unsendable("the token"))?;
-            value.set_sensitive(true);
-            request = request.header(header::AUTHORIZATION, value);
-        }
-        if let Some(origin) = origin {
-            let value = HeaderValue::try_from(origin).map_err(|_| unsendable("the origin"))?;
-            request = request.header(header::ORIGIN, value);
-        }
+        let request = self.client.config.introduce(request, &self.address)?;
         request.body(Empty).map_err(|_| unsendable("the path"))
     }
 
@@ -324,11 +320,6 @@ fn failed(kind: ErrorKind) -> TransportError {
 
 fn no_web_socket(problem: String) -> TransportError {
     failed(ErrorKind::NoWebSocket { problem })
-}
-
-fn unsendable(what: &str) -> TransportError {
-    let problem = format!("{what} cannot stand in a header");
-    TransportError::new(ErrorKind::InvalidEndpoint { problem }, Operation::Configure)
 }
 
 fn unreached(error: io::Error) -> TransportError {

@@ -42,6 +42,7 @@
 mod address;
 mod channel;
 mod client;
+mod credentials;
 mod handshake;
 mod server;
 mod stream;
@@ -53,5 +54,5 @@ pub use channel::{WebChannel, WebReceiver, WebSender, WebSocketConfig};
 pub use client::{ClientConfig, connect, register};
 pub use handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX};
 pub use server::{Access, ServerConfig, ServerCounts, ServerLimits, Web, WebAcceptor};
-pub use tls::{ClientTls, ServerTls};
+pub use tls::{ClientIdentity, ClientTls, ServerTls};
 pub use token::Token;

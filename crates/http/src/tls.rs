@@ -9,11 +9,12 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tieline_transport::{ErrorKind, Operation, TransportError};
+use tieline_transport::{ErrorKind, Operation, Principal, TransportError};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::stream::Stream;
+use crate::token::Fingerprint;
 
 /// What a server shows, and whom it asks to show something.
 #[derive(Clone, Debug)]
@@ -42,8 +43,7 @@ impl ServerTls {
             }
         };
         let chain = certificates_in(&self.certificate)?;
-        let key = PrivateKeyDer::from_pem_file(&self.key)
-            .map_err(|error| unreadable(&self.key, error))?;
+        let key = key_in(&self.key)?;
         let mut config = builder
             .with_single_cert(chain, key)
             .map_err(|error| unusable(&self.certificate, error))?;
@@ -52,11 +52,29 @@ impl ServerTls {
     }
 }
 
-/// Whom a client trusts. The system's roots are read when the first connection needs them.
+/// Whose certificate a client has shown; nothing is said of one that was not asked for.
+pub(crate) fn shown_by(connection: &rustls::ServerConnection) -> Option<Principal> {
+    let shown = connection.peer_certificates()?.first()?;
+    Some(Fingerprint::of(shown).principal())
+}
+
+/// Whom a client trusts, and what it shows. The files and the system's roots are read when the first
+/// connection needs them.
 #[derive(Clone, Debug, Default)]
 pub struct ClientTls {
     /// Trusted beside the system's own roots, as PEM.
     pub extra_roots: Option<PathBuf>,
+    /// Shown to servers that ask for a certificate.
+    pub identity: Option<ClientIdentity>,
+}
+
+/// What a client shows.
+#[derive(Clone, Debug)]
+pub struct ClientIdentity {
+    /// The certificate and those it rests on, the client's own first, as PEM.
+    pub certificate: PathBuf,
+    /// Its private key, as PEM.
+    pub key: PathBuf,
 }
 
 /// A client's settings, made once.
@@ -108,11 +126,16 @@ impl Trust {
             tracing::debug!("a root of the system cannot be read: {error}");
         }
         let (_added, _ignored) = roots.add_parsable_certificates(system.certs);
-        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| unusable(Path::new("TLS"), error))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match &self.tls.identity {
+            None => config.with_no_client_auth(),
+            Some(ClientIdentity { certificate, key }) => config
+                .with_client_auth_cert(certificates_in(certificate)?, key_in(key)?)
+                .map_err(|error| unusable(certificate, error))?,
+        };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
@@ -133,6 +156,10 @@ fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, Transpor
         true => Err(unreadable(path, pem::Error::NoItemsFound)),
         false => Ok(certificates),
     }
+}
+
+fn key_in(path: &Path) -> Result<PrivateKeyDer<'static>, TransportError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| unreadable(path, error))
 }
 
 fn unreadable(path: &Path, error: pem::Error) -> TransportError {

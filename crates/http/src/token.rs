@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ring::digest::{SHA256, digest};
-use tieline_transport::{ConfigError, ErrorKind, Operation, TransportError};
+use tieline_transport::{ConfigError, ErrorKind, Operation, Principal, TransportError};
 
 /// A token: whoever has it is let in. It shows itself to nobody but by [`reveal`](Self::reveal).
 #[derive(Clone)]
@@ -62,13 +62,18 @@ impl fmt::Debug for Token {
 pub(crate) struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    pub(crate) fn of(secret: &str) -> Self {
-        let hash = digest(&SHA256, secret.as_bytes());
+    pub(crate) fn of(secret: impl AsRef<[u8]>) -> Self {
+        let hash = digest(&SHA256, secret.as_ref());
         let mut kept = [0; 32];
         for (place, byte) in kept.iter_mut().zip(hash.as_ref()) {
             *place = *byte;
         }
         Self(kept)
+    }
+
+    /// Whoever has what it was made of.
+    pub(crate) fn principal(self) -> Principal {
+        Principal::new(self.0)
     }
 }
 

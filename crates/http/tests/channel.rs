@@ -3,13 +3,17 @@
 
 mod support;
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use bytes::Bytes;
-use support::{Served, config, echo, end, message, serve};
+use support::{LIMIT, Served, config, echo, end, message, serve};
 use tieline_http::ServerConfig;
-use tieline_proto::ByteSize;
 use tieline_proto::json::Limits;
+use tieline_proto::{ByteSize, HeartbeatConfig};
 use tieline_transport::{
-    Channel, ChannelConfig, CloseReason, Incoming, ReceiverExt, SendError, SenderExt,
+    Channel, ChannelConfig, CloseReason, Incoming, Receiver, ReceiverExt, SendError, Sender,
+    SenderExt,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -69,6 +73,99 @@ async fn what_was_sent_before_a_close_arrives() {
         Err(SendError::Closed(reason)) => assert!(matches!(*reason, CloseReason::ByPeer)),
         other => panic!("{other:?}"),
     }
+}
+
+/// Messages of each side: more than all that lies between the two can hold.
+const TALK: usize = 200;
+
+fn talk_about(number: usize) -> Bytes {
+    format!("{number} {}", "x".repeat(256 * 1024)).into()
+}
+
+/// Says all that there is to be said, and reads only while a write has to wait. How often one had to.
+async fn talks_rather_than_reads(sender: &mut impl Sender, receiver: &mut impl Receiver) -> usize {
+    let (mut sent, mut received, mut waited) = (0, 0, 0);
+    while sent < TALK || received < TALK {
+        let next = poll_fn(|cx| {
+            let written = match sent < TALK {
+                true => sender.poll_ready(cx),
+                false => sender.poll_flush(cx),
+            };
+            match written {
+                Poll::Ready(Ok(())) if sent < TALK => return Poll::Ready(None),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => panic!("{error}"),
+                Poll::Pending => waited += 1,
+            }
+            receiver.poll_recv(cx).map(Some)
+        });
+        match tokio::time::timeout(LIMIT, next).await.expect("both wait for each other") {
+            None => {
+                sender.start_send(talk_about(sent)).unwrap();
+                sent += 1;
+            }
+            Some(Incoming::Message(message)) => {
+                assert!(message == talk_about(received), "{received}");
+                received += 1;
+            }
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+    sender.flush().await.unwrap();
+    waited
+}
+
+/// Invariant 7.
+#[tokio::test]
+async fn two_sides_that_both_write_before_they_read_both_go_on() {
+    let mut served = serve(config()).await;
+    let (client, server) = served.pair().await;
+    let ((mut to_server, mut from_server), (mut to_client, mut from_client)) =
+        (client.split(), server.split());
+    let (client, server) = tokio::join!(
+        talks_rather_than_reads(&mut to_server, &mut from_server),
+        talks_rather_than_reads(&mut to_client, &mut from_client),
+    );
+    assert!(client > 0 && server > 0, "nobody ever had to wait");
+}
+
+/// The same with a task for each direction, so that each has to be woken by itself, and with pings, which
+/// the one who reads has to answer while the other waits to write.
+#[tokio::test]
+async fn each_half_of_two_sides_that_both_write_is_woken() {
+    let mut config = config();
+    let idle = std::time::Duration::from_millis(1);
+    config.web_socket.heartbeat =
+        Some(HeartbeatConfig { idle, misses: 1000, ..Default::default() });
+    let mut served = serve(config).await;
+    let (client, server) = served.pair().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for (mut sender, mut receiver) in [client.split(), server.boxed().split()] {
+        let is_read = std::sync::Arc::new(tokio::sync::Notify::new());
+        let all_is_read = is_read.clone();
+        tasks.spawn(async move {
+            for number in 0..TALK {
+                sender.send(talk_about(number)).await.unwrap();
+            }
+            all_is_read.notified().await;
+        });
+        tasks.spawn(async move {
+            for number in 0..TALK {
+                assert!(message(&mut receiver).await == talk_about(number), "{number}");
+                // Everybody else is first.
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            is_read.notify_one();
+        });
+    }
+    let talked = async {
+        while let Some(talked) = tasks.join_next().await {
+            talked.unwrap()
+        }
+    };
+    tokio::time::timeout(LIMIT, talked).await.expect("both wait for each other");
 }
 
 #[tokio::test]

@@ -5,13 +5,12 @@ mod support;
 
 use std::time::Duration;
 
-use support::{close_code, config, echo, end, frame, head, message, serve, upgrade};
+use support::{BEARER, close_code, config, echo, end, frame, head, message, serve, upgrade};
 use tieline_http::WebChannel;
+use tieline_proto::HeartbeatConfig;
 use tieline_transport::{Acceptor, Channel, CloseReason, Incoming, ReceiverExt, SenderExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-const BEARER: &str = "Authorization: Bearer the-token-of-these-tests\r\n";
 
 #[tokio::test]
 async fn each_breach_is_told_by_its_code() {
@@ -109,6 +108,25 @@ async fn a_close_that_nobody_answers_is_waited_for_within_its_time() {
     assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(11), "{took:?}");
 }
 
+/// In virtual time: somebody who broke the protocol has two seconds, and who goes is not waited for.
+#[tokio::test(start_paused = true)]
+async fn whoever_breaks_the_protocol_has_a_moment_to_read_why() {
+    let mut served = serve(config()).await;
+    for (stays, seconds) in [(true, 2), (false, 0)] {
+        let (mut stream, channel) = served.raw().await;
+        let (_sender, mut receiver) = channel.split();
+        stream.write_all(&frame(0x83, b"")).await.unwrap();
+        let stream = stays.then_some(stream);
+        let begun = tokio::time::Instant::now();
+        let came = receiver.recv().await;
+        assert!(matches!(came, Incoming::End(CloseReason::Protocol(_))), "{came:?}");
+        assert_eq!(begun.elapsed().as_secs(), seconds, "{stays}: {:?}", begun.elapsed());
+        if let Some(mut stream) = stream {
+            assert_eq!(close_code(&mut stream).await, Some(1002));
+        }
+    }
+}
+
 /// In virtual time: pings after 10 and 20 s, each waited for 5 s.
 #[tokio::test(start_paused = true)]
 async fn a_half_open_peer_is_found_within_25_seconds() {
@@ -126,6 +144,26 @@ async fn a_half_open_peer_is_found_within_25_seconds() {
     let mut pings = [0; 4];
     stream.read_exact(&mut pings).await.unwrap();
     assert_eq!(pings, [0x89, 0, 0x89, 0]);
+}
+
+/// In virtual time: a line that idles for a second is asked every second, although an answer may take
+/// longer than that.
+#[tokio::test(start_paused = true)]
+async fn pings_come_as_often_as_they_should_however_long_an_answer_may_take() {
+    let mut config = config();
+    let idle = Duration::from_secs(1);
+    config.web_socket.heartbeat = Some(HeartbeatConfig { idle, ..HeartbeatConfig::default() });
+    let mut served = serve(config).await;
+    let (mut stream, channel) = served.raw().await;
+    tokio::spawn(echo(channel));
+    let begun = tokio::time::Instant::now();
+    for _ in 0..10 {
+        let mut ping = [0; 2];
+        stream.read_exact(&mut ping).await.unwrap();
+        assert_eq!(ping, [0x89, 0]);
+        stream.write_all(&frame(0x8a, b"")).await.unwrap();
+    }
+    assert_eq!(begun.elapsed().as_secs(), 10, "{:?}", begun.elapsed());
 }
 
 /// One that answers is left alone, for an hour of virtual time.

@@ -7,15 +7,13 @@ mod support;
 use std::time::Duration;
 
 use support::{
-    TOKEN, config, echo, frame, head, refused, registry, registry_with, serve, status, status_of,
-    token, upgrade, upgrade_of,
+    BEARER, TOKEN, config, echo, frame, head, refused, registry, registry_with, serve, status,
+    status_of, token, upgrade, upgrade_of,
 };
 use tieline_http::{Access, ClientConfig, Place, ServerConfig, ServerLimits, Token, Web};
 use tieline_transport::{Acceptor, Channel, Endpoint, ErrorKind, Options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-const BEARER: &str = "Authorization: Bearer the-token-of-these-tests\r\n";
 
 /// Whether a channel has come out: a process could be started for it.
 async fn came_out(served: &mut support::Served) -> bool {
@@ -183,11 +181,46 @@ async fn health_needs_no_token_and_says_nothing_else() {
     assert_eq!(status_of(&ask("/health", "").await), 200);
     assert_eq!(status_of(&ask("/health", "Origin: http://evil.example\r\n").await), 403);
     assert_eq!(status_of(&ask("/metrics", "").await), 401);
-    assert_eq!(status_of(&ask("/metrics", BEARER).await), 404);
-    served.web.set_metrics(|| "tieline_up 1\n".into());
     assert_eq!(status_of(&ask("/metrics", BEARER).await), 200);
     assert_eq!(status_of(&ask("/elsewhere", "").await), 401, "what there is, is not told");
     assert_eq!(status_of(&ask("/elsewhere", BEARER).await), 404);
+}
+
+#[tokio::test]
+async fn what_is_counted_can_be_asked_for() {
+    let served = serve(config()).await;
+    served.web.set_metrics(|| "tieline_up 1\n".into());
+    let port = served.port;
+    let host = format!("Host: 127.0.0.1:{port}\r\n");
+    served.ask(upgrade(port, "")).await;
+    served.ask(upgrade(port, "Origin: http://evil.example\r\n")).await;
+    let bearer = format!("{host}{BEARER}Connection: close\r\n");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\n{bearer}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(status_of(&answer), 200, "{answer}");
+    let (_, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(text.starts_with("tieline_up 1\n# HELP tieline_web_connections_total "), "{text}");
+    for line in [
+        "# TYPE tieline_web_connections gauge",
+        "tieline_web_connections_total 3",
+        "tieline_web_admitted_total 1",
+        "tieline_web_refused_total{cause=\"malformed\"} 0",
+        "tieline_web_refused_total{cause=\"origin\"} 1",
+        "tieline_web_refused_total{cause=\"token\"} 1",
+        "tieline_web_sockets_total 0",
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line}: {text}");
+    }
+    // Each name is described once, in front of what is told of it.
+    let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let names: Vec<&str> = names.map(|line| line.split(' ').next().unwrap()).collect();
+    for line in text.lines().filter(|line| !line.starts_with('#')).skip(1) {
+        let name = line.split([' ', '{']).next().unwrap();
+        assert_eq!(names.iter().filter(|it| **it == name).count(), 1, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -274,51 +307,6 @@ async fn those_who_say_nothing_make_room_for_those_who_do() {
     assert!(first.control().close_reason().is_none());
     let counts = served.web.counts();
     assert!(counts.evicted >= 180 && counts.open <= 21, "{counts:?}");
-}
-
-/// Of the slow ones 500, or 5,000 with `TIELINE_SOAK=1`, which come while honest ones talk.
-#[tokio::test]
-async fn a_crowd_of_slow_clients_keeps_no_honest_one_waiting() {
-    const HONEST: usize = 100;
-    let slow = if std::env::var_os("TIELINE_SOAK").is_some() { 5000 } else { 500 };
-    let limits = ServerLimits { connections_per_peer: 300, ..ServerLimits::default() };
-    let mut served = serve(ServerConfig { limits, ..config() }).await;
-    let port = served.port;
-    let mut clients = Vec::new();
-    for _ in 0..HONEST {
-        let (client, channel) = served.raw().await;
-        tokio::spawn(echo(channel));
-        clients.push(client);
-    }
-    let trickling = async {
-        let mut held = Vec::new();
-        for _ in 0..slow {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-            let _ = stream.write_all(b"GET /ws HTTP/1.1\r\nX").await;
-            held.push(stream);
-        }
-        held
-    };
-    let honest = async {
-        let mut slowest = Duration::ZERO;
-        for _ in 0..20 {
-            for client in &mut clients {
-                let begun = std::time::Instant::now();
-                client.write_all(&frame(0x81, b"hello")).await.unwrap();
-                let mut echoed = [0; 7];
-                client.read_exact(&mut echoed).await.unwrap();
-                slowest = slowest.max(begun.elapsed());
-            }
-        }
-        slowest
-    };
-    let (held, slowest) = tokio::join!(trickling, honest);
-    println!("{slow} slow clients; the slowest answer of 2,000 took {slowest:?}");
-    // Somebody who comes now is served, too.
-    assert_eq!(status_of(&served.ask(upgrade(port, BEARER)).await), 101);
-    let counts = served.web.counts();
-    assert!(counts.open <= 300 && counts.evicted as usize >= slow - 200, "{counts:?}");
-    drop(held);
 }
 
 #[tokio::test]

@@ -3,11 +3,15 @@
 
 mod support;
 
-use support::{config, cutter, message, registry, serve};
+use support::{
+    BEARER, close_code, config, cutter, frame, message, registry, serve, status, upgrade,
+};
 use tieline_link::{LineOptions, Recovery, SessionOptions, Sessions};
 use tieline_proto::BackoffConfig;
+use tieline_proto::session::LARGEST_GREETING;
 use tieline_transport::{Acceptor, Channel, DynAcceptor, Endpoint, ErrorKind, Options, SenderExt};
-use tokio::net::TcpListener;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn a_session_survives_its_web_sockets() {
@@ -58,13 +62,37 @@ async fn a_session_survives_its_web_sockets() {
     assert!(served.web.counts().web_sockets > 2, "{:?}", served.web.counts());
 }
 
+/// Whoever was let in is a stranger to the sessions until he has greeted: what is longer than any greeting
+/// is refused by its length, and nothing of it is waited for.
+#[tokio::test]
+async fn a_first_message_is_no_longer_than_a_greeting() {
+    let served = serve(config()).await;
+    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable);
+    let _sessions = Sessions::new(acceptor, SessionOptions::default(), LineOptions::default());
+    let longest = usize::try_from(LARGEST_GREETING.bytes()).unwrap();
+    let knock = async |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+        let more = format!("{BEARER}Sec-WebSocket-Protocol: tieline.1\r\n");
+        stream.write_all(upgrade(served.port, &more).as_bytes()).await.unwrap();
+        assert_eq!(status(&mut stream).await, 101);
+        stream.write_all(bytes).await.unwrap();
+        close_code(&mut stream).await
+    };
+    // No greeting, but short enough to be read and answered.
+    assert_eq!(knock(&frame(0x82, &vec![b'x'; longest])).await, Some(1000));
+    // The head is all that comes of these.
+    for length in [longest + 1, 1 << 16, 1 << 20] {
+        let whole = frame(0x82, &vec![b'x'; length]);
+        assert_eq!(knock(&whole[..whole.len() - length]).await, Some(1009), "{length}");
+    }
+}
+
 /// It is asked for by its subprotocol, and whoever does not grant it is not taken for one that does.
 #[tokio::test]
 async fn a_server_that_knows_no_sessions_is_told_from_one_that_does() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
-        use tokio::io::AsyncWriteExt;
         let (mut stream, _) = listener.accept().await.unwrap();
         let request = support::head(&mut stream).await;
         assert!(request.contains("sec-websocket-protocol: tieline.1\r\n"), "{request}");

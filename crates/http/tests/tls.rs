@@ -3,28 +3,14 @@
 
 mod support;
 
-use std::path::PathBuf;
-
-use support::{config, echo, message, registry, registry_with, serve, token};
-use tieline_http::{ClientConfig, ClientTls, Place, ServerConfig, ServerTls, Web};
+use support::{config, echo, file, message, registry, registry_with, serve, tls, tls_client};
+use tieline_http::{ClientConfig, Place, ServerConfig, ServerTls, Web};
 use tieline_transport::{Acceptor, Channel, Endpoint, ErrorKind, Options, SenderExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-fn file(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
-}
-
-fn tls(client_roots: Option<&str>) -> ServerConfig {
-    let client_roots = client_roots.map(file);
-    let tls =
-        ServerTls { certificate: file("server.pem"), key: file("server.key.pem"), client_roots };
-    ServerConfig { tls: Some(tls), ..config() }
-}
-
 fn trusting() -> tieline_transport::Registry {
-    let tls = ClientTls { extra_roots: Some(file("root.pem")) };
-    registry_with(ClientConfig { token: Some(token()), tls, ..ClientConfig::default() })
+    registry_with(ClientConfig { tls: tls_client(None), ..support::client() })
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::receiver::Receiving;
 use crate::state::Told;
 use tieline_transport::{
     Backing, BoxFuture, ChildExit, CloseReason, ConnectionInfo, Control, DynConnector, Health,
-    PeerIdentity, Sender, Traffic,
+    PeerIdentity, Principal, Sender, Traffic,
 };
 
 pub(crate) struct Shared {
@@ -304,6 +304,10 @@ impl Backing for Behind {
 
     fn peer(&self) -> Option<PeerIdentity> {
         self.line()?.peer()
+    }
+
+    fn principal(&self) -> Option<Principal> {
+        self.line()?.principal()
     }
 
     fn child(&self) -> Option<u32> {

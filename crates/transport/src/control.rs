@@ -11,7 +11,7 @@ use crate::info::Meter;
 use crate::profile::SlowLog;
 use crate::{
     Capabilities, ChildExit, CloseReason, ConnectionInfo, Endpoint, Health, PeerIdentity,
-    PerformanceProfile, TransportKind,
+    PerformanceProfile, Principal, TransportKind,
 };
 
 /// A boxed future, for the object-safe twins of the async traits.
@@ -39,6 +39,11 @@ pub trait Backing: Send + Sync + 'static {
 
     /// Who is on the other end, where that changes.
     fn peer(&self) -> Option<PeerIdentity> {
+        None
+    }
+
+    /// Who was authenticated on the way in, where somebody was.
+    fn principal(&self) -> Option<Principal> {
         None
     }
 
@@ -151,6 +156,12 @@ impl Control {
     /// Who is on the other end.
     pub fn peer(&self) -> Option<PeerIdentity> {
         self.0.peer.or_else(|| self.0.backing.peer())
+    }
+
+    /// Who was authenticated on the way in, by more than what the operating system says of the
+    /// [peer](Self::peer); `None` where nobody was.
+    pub fn principal(&self) -> Option<Principal> {
+        self.0.backing.principal()
     }
 
     /// The number of the child process that stands behind the line, while it runs: for people to

@@ -35,6 +35,12 @@ impl TransportError {
         Self(Box::new(Inner { kind, operation, endpoint: None, source: None, hint: None }))
     }
 
+    /// What the operating system has reported during `operation`, of the kind that it means everywhere:
+    /// no permission, no descriptors or memory left, or anything else ([`ErrorKind::Io`]).
+    pub fn of(error: io::Error, operation: Operation) -> Self {
+        Self::new(common_kind(&error), operation).because(error)
+    }
+
     /// The same error, at `endpoint`.
     #[must_use]
     pub fn at(mut self, endpoint: &Endpoint) -> Self {
@@ -224,6 +230,8 @@ pub enum ErrorKind {
         /// The HTTP status.
         status: u16,
     },
+    /// The token would be sent without TLS to another machine.
+    InTheClear,
     /// The other side did not answer as one does that speaks WebSocket.
     NoWebSocket {
         /// What it did instead.
@@ -297,6 +305,9 @@ impl ErrorKind {
                 "the server does not know the name that it was called by, or the origin: see its lists of allowed ones"
             }
             Self::Denied { status: 404 } => "check the path; that of tieline's server is /ws",
+            Self::InTheClear => {
+                "use wss:// or https://, or a tunnel to this machine; or send it all the same: --send-token-without-tls"
+            }
             Self::NoWebSocket { .. } => {
                 "check host, port and path, and whether TLS is spoken there"
             }
@@ -359,6 +370,9 @@ impl fmt::Display for ErrorKind {
             Self::SessionRefused(refusal) => write!(f, "no session: {refusal}"),
             Self::NoSession { problem } => write!(f, "no session: {problem}"),
             Self::Denied { status } => write!(f, "the server answers with {status}"),
+            Self::InTheClear => {
+                f.write_str("whoever is on the way there could read the token: there is no TLS")
+            }
             Self::NoWebSocket { problem } => write!(f, "no WebSocket: {problem}"),
             Self::Tls => f.write_str("no TLS connection"),
             Self::NotConnected => f.write_str("there is no connection"),

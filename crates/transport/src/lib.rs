@@ -60,8 +60,10 @@ mod info;
 mod memory;
 mod options;
 mod pipe;
+mod principal;
 mod profile;
 mod registry;
+mod sparing;
 mod tcp;
 mod transport;
 
@@ -97,8 +99,10 @@ pub use memory::{
 };
 pub use options::{ChannelConfig, Options, StopTimeouts};
 pub use pipe::{Pipe, PipeConfig, PipeConnection, PipeListener};
+pub use principal::Principal;
 pub use profile::PerformanceProfile;
 pub use registry::{Registry, Scheme};
+pub use sparing::Sparing;
 pub use tcp::{Tcp, TcpConfig, TcpConnection, TcpListener};
 pub use transport::{DynListener, DynTransport, Listener, NoListener, Transport, TransportConfig};
 

@@ -1,11 +1,11 @@
-//! What a transport is expected to do, and the one warning a minute when it does not.
+//! What a transport is expected to do, and the warning when it does not.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tieline_proto::ByteSize;
 
 use crate::Endpoint;
+use crate::sparing::Sparing;
 
 /// What a transport costs on ordinary hardware; the budgets that slow operations are held against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,18 +37,9 @@ impl PerformanceProfile {
     }
 }
 
-/// At most one warning in this time on each line.
-const QUIET: Duration = Duration::from_secs(60);
-
 /// Warns of slow operations, with the count of those in between.
 #[derive(Debug, Default)]
-pub(crate) struct SlowLog(Mutex<Slow>);
-
-#[derive(Debug, Default)]
-struct Slow {
-    warned: Option<Instant>,
-    since_then: u64,
-}
+pub(crate) struct SlowLog(Sparing);
 
 impl SlowLog {
     /// Notes an operation that took `elapsed`; `allowed` is the budget.
@@ -62,38 +53,15 @@ impl SlowLog {
         if elapsed <= allowed {
             return;
         }
-        if let Some(unreported) = self.admit(Instant::now()) {
+        if let Some(unreported) = self.0.admit(Instant::now()) {
             tracing::warn!(%endpoint, ?elapsed, ?allowed, unreported, "slow {what}");
         }
-    }
-
-    /// How many slow operations went unreported since the last warning, if it is time for another.
-    fn admit(&self, now: Instant) -> Option<u64> {
-        let mut slow = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if slow.warned.is_some_and(|warned| now.saturating_duration_since(warned) < QUIET) {
-            slow.since_then += 1;
-            return None;
-        }
-        slow.warned = Some(now);
-        Some(std::mem::take(&mut slow.since_then))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_storm_of_slow_operations_is_one_warning_a_minute() {
-        let log = SlowLog::default();
-        let start = Instant::now();
-        assert_eq!(log.admit(start), Some(0));
-        for second in 0..59 {
-            assert_eq!(log.admit(start + Duration::from_secs(second)), None);
-        }
-        assert_eq!(log.admit(start + QUIET), Some(59));
-        assert_eq!(log.admit(start + QUIET * 2), Some(0));
-    }
 
     #[test]
     fn the_budget_grows_with_what_is_written() {

@@ -171,7 +171,7 @@ fn memory(bench: &Bench) -> Result<Vec<Line>> {
         return Ok(vec![Line::skipped("WebSocket memory, idle", "the system does not tell it")]);
     }
     let within = machine::descriptor_limit().map_or(usize::MAX, |it| it.saturating_sub(100));
-    let connections = if bench.quick { 500 } else { 4000 }.min(within);
+    let connections = if bench.quick { 500 } else { 10_000 }.min(within);
     let ours: Side<'_> = Box::new(move || {
         let peer = Peer::start("websocket-echo")?;
         growth(peer.pid(), &address(&peer)?, connections)

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args as Group;
-use tieline_http::{Access, ClientConfig, ClientTls, ServerConfig, ServerTls, Token};
+use tieline_http::{
+    Access, ClientConfig, ClientIdentity, ClientTls, ServerConfig, ServerTls, Token,
+};
 use tieline_transport::{Endpoint, Registry};
 
 use super::values::up_to_a_day;
@@ -67,17 +69,37 @@ fn token(text: &str) -> Result<Token, String> {
 pub(crate) struct WebClient {
     #[command(flatten)]
     tokens: Tokens,
+    /// Send the token without TLS to other machines, too, where whoever is on the way can read it
+    #[arg(long)]
+    send_token_without_tls: bool,
     /// Trust servers whose certificate rests on one in this PEM file, too
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
+    /// The certificate for servers that ask for one, and those it rests on, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 }
 
 impl WebClient {
     /// All transports, those of the web among them.
     pub(crate) fn registry(&self) -> Result<Registry, Failure> {
         let mut registry = Registry::new();
-        let tls = ClientTls { extra_roots: self.tls_ca.clone() };
-        let config = ClientConfig { token: self.tokens.find()?, tls, ..ClientConfig::default() };
+        let identity = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                Some(ClientIdentity { certificate: certificate.clone(), key: key.clone() })
+            }
+            _ => None,
+        };
+        let tls = ClientTls { extra_roots: self.tls_ca.clone(), identity };
+        let config = ClientConfig {
+            token: self.tokens.find()?,
+            send_token_without_tls: self.send_token_without_tls,
+            tls,
+            ..ClientConfig::default()
+        };
         tieline_http::register(&mut registry, config);
         Ok(registry)
     }

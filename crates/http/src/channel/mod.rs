@@ -28,7 +28,7 @@ use tieline_proto::json::Limits;
 use tieline_proto::websocket::{Close, CloseCode, Role};
 use tieline_transport::{
     Capabilities, Channel, ChannelConfig, Connection, Control, ControlBuilder, Endpoint,
-    IoConnection, PeerIdentity, PerformanceProfile, TransportKind,
+    IoConnection, PeerIdentity, PerformanceProfile, Principal, TransportKind,
 };
 
 pub use receiver::WebReceiver;
@@ -87,6 +87,8 @@ pub(crate) struct Made {
     pub(crate) kind: TransportKind,
     pub(crate) endpoint: Endpoint,
     pub(crate) peer: Option<PeerIdentity>,
+    /// Whom the gate has let in.
+    pub(crate) principal: Option<Principal>,
     /// Anybody may have made it.
     pub(crate) unauthenticated: bool,
     /// Let go of with the last half.
@@ -117,7 +119,7 @@ const PROFILE: PerformanceProfile = PerformanceProfile {
 impl WebChannel {
     pub(crate) fn new(made: Made, config: WebSocketConfig) -> Self {
         let peer_identity = made.peer.is_some();
-        let counts = Arc::new(Counts::holding(made.held));
+        let counts = Arc::new(Counts::holding(made.held, made.principal));
         let builder = ControlBuilder {
             kind: made.kind,
             endpoint: made.endpoint,

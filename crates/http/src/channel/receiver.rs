@@ -145,6 +145,8 @@ impl WebReceiver {
     fn poll_pulse(&mut self, cx: &mut Context<'_>, is_new: bool) -> Poll<()> {
         match &self.pulse {
             Some(pulse) if is_new || pulse.timer.is_elapsed() => {}
+            // An answer that came makes it earlier, where it was to be waited for beyond the next ping.
+            Some(pulse) if pulse.timer.deadline() > self.begun + pulse.heartbeat.next_wake() => {}
             _ => return Poll::Pending,
         }
         loop {

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use tieline_proto::websocket::{Close, Role};
-use tieline_transport::{Backing, CloseReason, ConnectionInfo, Control, SendError, WriteHalf};
+use tieline_transport::{
+    Backing, CloseReason, ConnectionInfo, Control, Principal, SendError, WriteHalf,
+};
 
 use super::out::Out;
 use super::reason::told;
@@ -184,21 +186,26 @@ impl Wake for Wakers {
     }
 }
 
-/// What is counted beside the bytes, and what is let go of at the end.
+/// What stands behind it: what is counted beside the bytes, whose it is, and what is let go of at the end.
 pub(super) struct Counts {
     pub(super) messages_in: AtomicU64,
     pub(super) messages_out: AtomicU64,
     pub(super) faults: AtomicU64,
     held: Mutex<Option<Box<dyn Send + Sync>>>,
+    principal: Option<Principal>,
 }
 
 impl Counts {
-    pub(super) fn holding(held: Option<Box<dyn Send + Sync>>) -> Self {
+    pub(super) fn holding(
+        held: Option<Box<dyn Send + Sync>>,
+        principal: Option<Principal>,
+    ) -> Self {
         Self {
             messages_in: AtomicU64::new(0),
             messages_out: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             held: Mutex::new(held),
+            principal,
         }
     }
 }
@@ -208,6 +215,10 @@ impl Backing for Counts {
         info.messages_in += self.messages_in.load(Relaxed);
         info.messages_out += self.messages_out.load(Relaxed);
         info.faults += self.faults.load(Relaxed);
+    }
+
+    fn principal(&self) -> Option<Principal> {
+        self.principal
     }
 
     fn abort(&self) {

@@ -1,5 +1,6 @@
 //! What a server counts.
 
+use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Why somebody was not let in.
@@ -36,6 +37,70 @@ pub struct ServerCounts {
     pub refused_busy: u64,
     /// Connections closed for newer ones, before they had asked for anything that they might.
     pub evicted: u64,
+}
+
+impl ServerCounts {
+    /// All of it in Prometheus' text format 0.0.4. What ends in `_total` counts up, all else is what it is
+    /// now.
+    pub fn prometheus(&self) -> String {
+        // Each stands here once: one that were forgotten would be an unused name.
+        let Self {
+            connections,
+            open,
+            admitted,
+            web_sockets,
+            refused_malformed,
+            refused_host,
+            refused_origin,
+            refused_token,
+            refused_busy,
+            evicted,
+        } = *self;
+        let refused = [
+            ("{cause=\"malformed\"}", refused_malformed),
+            ("{cause=\"host\"}", refused_host),
+            ("{cause=\"origin\"}", refused_origin),
+            ("{cause=\"token\"}", refused_token),
+            ("{cause=\"busy\"}", refused_busy),
+        ];
+        let mut text = String::new();
+        for (name, help, samples) in [
+            (
+                "tieline_web_connections_total",
+                "Connections that were taken.",
+                &[("", connections)][..],
+            ),
+            (
+                "tieline_web_connections",
+                "Connections there are, those of WebSockets included.",
+                &[("", open)],
+            ),
+            (
+                "tieline_web_evicted_total",
+                "Connections closed for newer ones before anything of theirs was let in.",
+                &[("", evicted)],
+            ),
+            ("tieline_web_admitted_total", "Requests that were let in.", &[("", admitted)]),
+            (
+                "tieline_web_refused_total",
+                "Requests and connections that were refused, by what was wrong.",
+                &refused,
+            ),
+            (
+                "tieline_web_sockets_total",
+                "WebSockets that were handed over.",
+                &[("", web_sockets)],
+            ),
+        ] {
+            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+            // Writing to a string cannot fail.
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+            for (label, value) in samples {
+                let _ = writeln!(text, "{name}{label} {value}");
+            }
+        }
+        text
+    }
 }
 
 #[derive(Default)]

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
-use tieline_transport::TransportError;
+use tieline_transport::{Principal, TransportError};
 
 use super::config::{Access, ServerConfig};
 use super::count::Cause;
@@ -155,9 +155,10 @@ impl Gate {
         }
     }
 
-    /// Whether whoever makes the request has a secret that fits.
-    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<(), Refused> {
-        let Some(token) = &self.token else { return Ok(()) };
+    /// Whether whoever makes the request has a secret that fits, and whom that makes them: each cookie is
+    /// somebody of their own. `None` where nobody needs one.
+    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Option<Principal>, Refused> {
+        let Some(token) = &self.token else { return Ok(None) };
         let mut shown = Vec::new();
         match one(headers, &header::AUTHORIZATION) {
             Some(value) => {
@@ -182,13 +183,11 @@ impl Gate {
             let mut cookies = self.cookies(headers).peekable();
             let refusal = if cookies.peek().is_none() { NO_TOKEN } else { WRONG_TOKEN };
             let known = lock(&self.cookies);
-            return match cookies.any(|cookie| known.has(cookie)) {
-                true => Ok(()),
-                false => Err(refusal),
-            };
+            let shown = cookies.find(|cookie| known.has(cookie)).ok_or(refusal)?;
+            return Ok(Some(Fingerprint::of(shown).principal()));
         }
         match shown.iter().all(|secret| Fingerprint::of(secret) == *token) {
-            true => Ok(()),
+            true => Ok(Some(token.principal())),
             false => Err(WRONG_TOKEN),
         }
     }
@@ -203,6 +202,11 @@ impl Gate {
         let key = Token::random()?;
         lock(&self.keys).push(key.fingerprint());
         Ok(key)
+    }
+
+    /// Takes a one-time key that somebody shows who is in already and needs none.
+    pub(super) fn spend(&self, key: &str) {
+        lock(&self.keys).take(key);
     }
 
     /// Takes a one-time key; gives the cookie to be set for it.

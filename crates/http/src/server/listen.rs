@@ -10,11 +10,13 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use tieline_transport::{Address, Endpoint, ErrorKind, Operation, PeerIdentity, TransportError};
+use tieline_transport::{
+    Address, Endpoint, ErrorKind, Operation, PeerIdentity, Sparing, TransportError,
+};
 #[cfg(unix)]
 use tieline_transport::{Connection, Listener, Transport, Unix, UnixConfig, UnixListener};
 use tokio::net::TcpListener;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::Server;
@@ -24,6 +26,7 @@ use super::door::{Answer, Visit};
 use super::route::{self, Guest};
 use crate::address::Place;
 use crate::stream::{Hyper, Stream, Timer};
+use crate::tls::shown_by;
 
 /// How long a failing listener is left alone.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -84,9 +87,10 @@ impl Socket {
     async fn accept(&mut self) -> Result<Arrived, TransportError> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, remote) = listener.accept().await.map_err(|error| {
-                    TransportError::new(ErrorKind::Io, Operation::Accept).because(error)
-                })?;
+                let (stream, remote) = listener
+                    .accept()
+                    .await
+                    .map_err(|error| TransportError::of(error, Operation::Accept))?;
                 let _ = stream.set_nodelay(true);
                 let local = stream.local_addr().ok();
                 let stream = Stream::Tcp(stream);
@@ -105,11 +109,15 @@ impl Socket {
 
 /// Takes connections until it is ended.
 pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<TlsAcceptor>) {
+    let warnings = Sparing::default();
     loop {
         let arrived = match socket.accept().await {
             Ok(arrived) => arrived,
             Err(error) => {
-                tracing::warn!("{error}");
+                if let Some(unreported) = warnings.admit(Instant::now().into_std()) {
+                    let (endpoint, hint) = (&server.endpoint, error.hint().unwrap_or_default());
+                    tracing::warn!(%endpoint, unreported, "{error}; will try again; {hint}");
+                }
                 sleep(PAUSE).await;
                 continue;
             }
@@ -136,6 +144,7 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
     let Arrived { stream, remote: _, local, identity } = arrived;
     let limits = server.limits;
     let mut evicted = pin!(visit.evicted());
+    let mut certificate = None;
     let stream = match (tls, stream) {
         (Some(tls), Stream::Tcp(stream)) => {
             let shaken = timeout(limits.handshake_timeout, tls.accept(stream));
@@ -144,13 +153,16 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
                 () = &mut evicted => return,
             };
             match shaken {
-                Ok(Ok(stream)) => Stream::Tls(Box::new(stream.into())),
+                Ok(Ok(stream)) => {
+                    certificate = shown_by(stream.get_ref().1);
+                    Stream::Tls(Box::new(stream.into()))
+                }
                 _ => return,
             }
         }
         (_, stream) => stream,
     };
-    let guest = Guest { visit: visit.clone(), local, identity };
+    let guest = Guest { visit: visit.clone(), local, identity, certificate };
     let (of_service, guest) = (server.clone(), Arc::new(guest));
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, guest) = (of_service.clone(), guest.clone());

@@ -150,7 +150,8 @@ impl Web {
         self.server.counters.snapshot(self.server.door.inside())
     }
 
-    /// What `/metrics` says, for who is let in; nothing by default.
+    /// What `/metrics` says, for who is let in, before [what it has counted](ServerCounts::prometheus);
+    /// nothing by default.
     pub fn set_metrics(&self, text: impl Fn() -> String + Send + Sync + 'static) {
         *lock(&self.server.metrics) = Some(Arc::new(text));
     }
@@ -225,12 +226,9 @@ impl Server {
     }
 
     fn metrics(&self) -> hyper::Response<body::Body> {
-        let metrics = lock(&self.metrics).clone();
-        match metrics {
-            None => body::line(StatusCode::NOT_FOUND, "there are no metrics"),
-            Some(text) => {
-                body::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text())
-            }
-        }
+        let more = lock(&self.metrics).clone();
+        let mut text = more.map_or_else(String::new, |more| more());
+        text.push_str(&self.counters.snapshot(self.door.inside()).prometheus());
+        body::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
     }
 }

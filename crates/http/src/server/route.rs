@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
-use tieline_transport::PeerIdentity;
+use tieline_transport::{PeerIdentity, Principal};
 
 use super::Server;
 use super::body::{Body, line};
@@ -31,6 +31,8 @@ pub(super) struct Guest {
     pub(super) local: Option<SocketAddr>,
     /// Who it is, where the system says so.
     pub(super) identity: Option<PeerIdentity>,
+    /// Whose certificate was shown, where one is asked for.
+    pub(super) certificate: Option<Principal>,
 }
 
 /// Judges a request, and answers it.
@@ -39,7 +41,7 @@ pub(super) async fn respond(
     guest: &Guest,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let asked_of = match server.gate.admit(&parts, guest.local) {
         Ok(origin) => origin.and(parts.headers.get(header::ORIGIN).cloned()),
         Err(refused) => return refuse(server, refused),
@@ -56,9 +58,13 @@ pub(super) async fn respond(
         _ if is_preflight(&parts) => preflight(asked_of.is_some()),
         _ => match server.gate.authenticate(&parts.headers) {
             Err(refused) => turn_away(server, &parts, refused),
-            Ok(()) => {
+            Ok(principal) => {
                 guest.visit.passed();
                 count(&server.counters.admitted);
+                // Whoever starts something for the request finds there for whom.
+                if let Some(principal) = guest.certificate.or(principal) {
+                    parts.extensions.insert(principal);
+                }
                 serve(server, guest, Request::from_parts(parts, body)).await
             }
         },
@@ -90,10 +96,16 @@ fn nothing_here() -> Response<Body> {
 fn exchange(server: &Server, guest: &Guest, request: &Parts) -> Response<Body> {
     let query = request.uri.query().unwrap_or_default();
     let key = query.strip_prefix("key=").unwrap_or_default();
-    let cookie = server.gate.exchange(key);
-    // Who opens the URL again, and is in already, finds the page all the same.
-    let is_in = cookie.is_some() || server.gate.authenticate(&request.headers).is_ok();
-    if !is_in {
+    // Who is in already stays who they are, or their sessions would be somebody else's; and who opens
+    // the URL again finds the page all the same.
+    let is_in = server.gate.authenticate(&request.headers).is_ok();
+    let cookie = if is_in {
+        server.gate.spend(key);
+        None
+    } else {
+        server.gate.exchange(key)
+    };
+    if !is_in && cookie.is_none() {
         return turn_away(server, request, USED_KEY);
     }
     guest.visit.passed();

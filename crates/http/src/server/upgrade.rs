@@ -58,6 +58,7 @@ pub(super) fn web_socket(
         true => Content::Carrier,
         false => Content::Plain(server.json),
     };
+    let principal = request.extensions().get().copied();
     let made = (server.clone(), guest.visit.clone(), guest.identity);
     let switching = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -73,6 +74,7 @@ pub(super) fn web_socket(
             kind: TransportKind::custom(if server.is_secure { "wss" } else { "ws" }),
             endpoint: server.endpoint.clone(),
             peer,
+            principal,
             unauthenticated: server.gate.is_open(),
             held: Some(Box::new(Present { server: server.clone(), id, visit })),
         };

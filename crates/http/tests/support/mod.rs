@@ -2,11 +2,15 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unreachable_pub)]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_http::{ClientConfig, Place, ServerConfig, Token, Web, WebAcceptor, WebChannel};
+use tieline_http::{
+    ClientConfig, ClientIdentity, ClientTls, Place, ServerConfig, ServerTls, Token, Web,
+    WebAcceptor, WebChannel,
+};
 use tieline_transport::{
     Acceptor, BoxChannel, Channel, CloseReason, Endpoint, Incoming, Options, Receiver, ReceiverExt,
     Registry, SenderExt, TransportError,
@@ -16,6 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 pub const TOKEN: &str = "the-token-of-these-tests";
+
+/// A header line with it.
+pub const BEARER: &str = "Authorization: Bearer the-token-of-these-tests\r\n";
 
 /// Long enough for any machine, short enough for a test that hangs.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -33,6 +40,33 @@ pub fn token() -> Token {
 
 pub fn config() -> ServerConfig {
     ServerConfig::new(Place::Tcp { host: "127.0.0.1".into(), port: 0 }, token())
+}
+
+/// Of the certificates and keys for tests.
+pub fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
+}
+
+/// A server with TLS.
+pub fn tls(client_roots: Option<&str>) -> ServerConfig {
+    let client_roots = client_roots.map(file);
+    let tls =
+        ServerTls { certificate: file("server.pem"), key: file("server.key.pem"), client_roots };
+    ServerConfig { tls: Some(tls), ..config() }
+}
+
+/// A client that trusts it, and may show a certificate.
+pub fn tls_client(certificate: Option<&str>) -> ClientTls {
+    let identity = certificate.map(|name| ClientIdentity {
+        certificate: file(&format!("{name}.pem")),
+        key: file(&format!("{name}.key.pem")),
+    });
+    ClientTls { extra_roots: Some(file("root.pem")), identity }
+}
+
+/// A client that has the token.
+pub fn client() -> ClientConfig {
+    ClientConfig { token: Some(token()), ..ClientConfig::default() }
 }
 
 pub async fn serve(config: ServerConfig) -> Served {
@@ -66,6 +100,17 @@ impl Served {
         (stream, self.plain.accept().await.unwrap())
     }
 
+    /// What a browser is given that opens a one-time URL, as a header line; `line` is one more of its own.
+    pub async fn cookie(&self, line: &str) -> Option<String> {
+        let url = self.web.one_time_url().unwrap().unwrap();
+        let path = url.splitn(4, '/').nth(3).unwrap();
+        let host = format!("127.0.0.1:{}", self.port);
+        let answer = self.ask(format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\n{line}\r\n")).await;
+        assert_eq!(status_of(&answer), 303, "{answer}");
+        let cookie = answer.split("set-cookie: ").nth(1)?.split(';').next()?;
+        Some(format!("Cookie: {cookie}\r\n"))
+    }
+
     /// What the server answers to these bytes, as far as it does before it ends the connection or the
     /// head is whole.
     pub async fn ask(&self, request: impl AsRef<[u8]>) -> String {
@@ -78,7 +123,7 @@ impl Served {
 
 /// A registry with the schemes of the web, and the token.
 pub fn registry() -> Registry {
-    registry_with(ClientConfig { token: Some(token()), ..ClientConfig::default() })
+    registry_with(client())
 }
 
 pub fn registry_with(config: ClientConfig) -> Registry {

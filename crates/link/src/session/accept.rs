@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::core::{Offer, Role};
 use super::halves::assemble;
-use super::server::{Handed, Principal, Server, Table, random};
+use super::server::{Handed, Owner, Server, Table, random};
 use super::shared::Shared;
 use super::{LineOptions, Session, SessionOptions};
 use crate::shared::lock;
@@ -158,16 +158,16 @@ impl Door {
                 return refuse(line, limit, refusal, &problem.to_string()).await;
             }
         };
-        let principal = Principal(control.peer());
+        let owner = Owner::of(&control);
         let resumed = hello.resumes.as_ref().map(|(id, ..)| *id);
         let offer = Offer { line, usual, hello };
         let offered = match resumed {
-            None => self.begin(offer, principal, &control).await,
+            None => self.begin(offer, owner, &control).await,
             Some(id) => {
                 let known = lock(&self.table.live).get(&id).and_then(Weak::upgrade);
                 match known {
-                    Some(session) => hand_over(&session, offer, &principal),
-                    None => match self.table.epitaph(&offer.hello, &principal) {
+                    Some(session) => hand_over(&session, offer, &owner),
+                    None => match self.table.epitaph(&offer.hello, &owner) {
                         Some(welcome) => return farewell(offer.line, limit, welcome).await,
                         None => Err((offer.line, Refusal::Unknown)),
                     },
@@ -184,7 +184,7 @@ impl Door {
     async fn begin(
         &self,
         offer: Offer,
-        principal: Principal,
+        owner: Owner,
         control: &Control,
     ) -> Result<(), (BoxChannel, Refusal)> {
         if lock(&self.table.live).len() >= self.options.max_sessions {
@@ -198,7 +198,7 @@ impl Door {
             return Err((offer.line, Refusal::Full));
         };
         let id = SessionId(id);
-        let (lease, welcome) = Lease::new(id, principal, Secret(secret));
+        let (lease, welcome) = Lease::new(id, owner, Secret(secret));
         let server = Server {
             lease,
             first: Some(welcome),
@@ -222,7 +222,7 @@ impl Door {
 fn hand_over(
     session: &Arc<Shared>,
     offer: Offer,
-    principal: &Principal,
+    owner: &Owner,
 ) -> Result<(), (BoxChannel, Refusal)> {
     let replaced = {
         let mut core = session.core();
@@ -231,7 +231,7 @@ fn hand_over(
         let Role::Server(server) = &mut core.role else {
             return Err((offer.line, Refusal::Unknown));
         };
-        if let Err(refusal) = server.lease.check(&offer.hello, principal).and(fits) {
+        if let Err(refusal) = server.lease.check(&offer.hello, owner).and(fits) {
             return Err((offer.line, refusal));
         }
         server.offered.notify_one();

@@ -10,8 +10,8 @@ use tieline_proto::EncodeError;
 use tieline_proto::session::Sequence;
 use tieline_transport::{
     Backing, BoxFuture, Channel, ChildExit, CloseReason, ConnectionInfo, Control, ControlBuilder,
-    DynConnector, Health, Incoming, PeerIdentity, Receiver, Refused, SendError, Sender, SenderExt,
-    Traffic, TransportError,
+    DynConnector, Health, Incoming, PeerIdentity, Principal, Receiver, Refused, SendError, Sender,
+    SenderExt, Traffic, TransportError,
 };
 use tokio::task::AbortHandle;
 
@@ -344,6 +344,10 @@ impl Backing for Behind {
 
     fn peer(&self) -> Option<PeerIdentity> {
         self.link.peer()
+    }
+
+    fn principal(&self) -> Option<Principal> {
+        self.link.principal()
     }
 
     fn count(&self, info: &mut ConnectionInfo) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tieline_proto::session::{Frame, Hello, Lease, Position, Refusal, Secret, SessionId, Welcome};
 use tieline_transport::{
-    BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, ErrorKind, LostBy, Operation,
-    PeerIdentity, Receiver, SenderExt, TransportError,
+    BoxChannel, BoxFuture, Channel, CloseReason, Control, DynConnector, ErrorKind, LostBy,
+    Operation, PeerIdentity, Principal, Receiver, SenderExt, TransportError,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -30,7 +30,7 @@ pub(super) struct Table {
 const EPITAPHS: usize = 1024;
 
 struct Epitaph {
-    lease: Lease<Principal>,
+    lease: Lease<Owner>,
     position: Position,
     until: Instant,
 }
@@ -46,39 +46,50 @@ impl Table {
     }
 
     /// How the session stood at its end, for whoever may ask.
-    pub(super) fn epitaph(&self, hello: &Hello, principal: &Principal) -> Option<Welcome> {
+    pub(super) fn epitaph(&self, hello: &Hello, owner: &Owner) -> Option<Welcome> {
         let mut over = lock(&self.over);
         let position = hello.position;
         let epitaph = over
             .iter_mut()
-            .find(|it| it.until >= Instant::now() && it.lease.check(hello, principal).is_ok())?;
+            .find(|it| it.until >= Instant::now() && it.lease.check(hello, owner).is_ok())?;
         // It has all, and has sent nothing that the other side did not acknowledge.
         if position.received != epitaph.position.sent {
             return None;
         }
         let secret = Secret(random()?);
-        epitaph.lease.resume(hello, principal, secret, epitaph.position).ok()
+        epitaph.lease.resume(hello, owner, secret, epitaph.position).ok()
     }
 }
 
-/// Whose a session is: whoever knows its secret, and is the user that the operating system vouches
-/// for, where it does.
+/// Whose a session is, beside who knows its secret: the user that the operating system vouches for, and
+/// who was authenticated on the way in, where there are such.
 #[derive(Clone, Copy)]
-pub(super) struct Principal(pub(super) Option<PeerIdentity>);
+pub(super) struct Owner {
+    user: Option<PeerIdentity>,
+    principal: Option<Principal>,
+}
 
-impl PartialEq for Principal {
+impl Owner {
+    /// Who is behind a connection.
+    pub(super) fn of(connection: &Control) -> Self {
+        Self { user: connection.peer(), principal: connection.principal() }
+    }
+}
+
+impl PartialEq for Owner {
     fn eq(&self, other: &Self) -> bool {
-        match (&self.0, &other.0) {
+        let is_same_user = match (&self.user, &other.user) {
             (Some(one), Some(other)) => one.is_same_user(other),
             (None, None) => true,
             _ => false,
-        }
+        };
+        is_same_user && self.principal == other.principal
     }
 }
 
 /// What the server's end of a session knows besides its messages.
 pub(super) struct Server {
-    pub(super) lease: Lease<Principal>,
+    pub(super) lease: Lease<Owner>,
     /// The first welcome, until it was sent.
     pub(super) first: Option<Welcome>,
     pub(super) offer: Option<Offer>,
@@ -175,13 +186,13 @@ impl Shared {
             return Ok((line, welcome));
         }
         let Some(secret) = random() else { return Err((line, Refusal::Full)) };
-        let principal = Principal(line.control().peer());
+        let owner = Owner::of(line.control());
         let position = machine.position();
         let granted = server
             .lease
-            .check(&hello, &principal)
+            .check(&hello, &owner)
             .and_then(|()| machine.resume(hello.position))
-            .and_then(|_| server.lease.resume(&hello, &principal, Secret(secret), position));
+            .and_then(|_| server.lease.resume(&hello, &owner, Secret(secret), position));
         match granted {
             Ok(welcome) => {
                 self.resumed(core);

@@ -199,7 +199,7 @@ fn the_address_that_a_connection_leads_to_is_a_name_of_the_server() {
 
 fn authenticate(gate: &Gate, lines: &[(&str, &str)]) -> u16 {
     match gate.authenticate(&request("/ws", lines).headers) {
-        Ok(()) => 200,
+        Ok(_) => 200,
         Err(refused) => refused.status.as_u16(),
     }
 }
@@ -280,6 +280,25 @@ fn a_one_time_key_is_good_once_and_its_cookie_from_then_on() {
     let bearer = format!("Bearer {value}");
     assert_eq!(authenticate(&gate, &[("authorization", &bearer)]), 401);
     assert_eq!(gate.exchange(TOKEN), None);
+}
+
+#[test]
+fn whoever_shows_the_same_secret_is_the_same_however_it_is_shown() {
+    let gate = gate(|_| {});
+    let who = |lines: &[(&str, &str)]| {
+        gate.authenticate(&request("/ws", lines).headers).unwrap().unwrap()
+    };
+    let cookies = [(); 2].map(|()| {
+        let cookie = gate.exchange(gate.one_time_key().unwrap().reveal()).unwrap();
+        cookie.split(';').next().unwrap().to_owned()
+    });
+    let bearer = ("authorization", "Bearer the-token-of-these-tests");
+    let by_protocol = ("sec-websocket-protocol", "tieline.token.the-token-of-these-tests");
+    let owner = who(&[bearer]);
+    assert!(who(&[by_protocol]) == owner && who(&[bearer, ("cookie", &cookies[0])]) == owner);
+    let [one, other] = [0, 1].map(|number| who(&[("cookie", &cookies[number])]));
+    assert!(one != other && one != owner && other != owner, "each browser is its own");
+    assert_eq!(who(&[("cookie", &cookies[0])]), one);
 }
 
 #[test]

@@ -1,0 +1,244 @@
+//! Behind nginx, as `docs/web.md` says: what is asked for goes through, and what is told of a request
+//! confuses nobody.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bytes::Bytes;
+use support::{BEARER, LIMIT, Served, config, echo, frame, message, registry, serve, status_of};
+use tempfile::TempDir;
+use tieline_http::ServerConfig;
+use tieline_link::{LineOptions, SessionOptions, Sessions};
+use tieline_proto::HeartbeatConfig;
+use tieline_transport::{Acceptor, Channel, Endpoint, Options, SenderExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+
+/// What the documentation tells people to write, with these in it.
+fn location(port: u16) -> String {
+    let docs = include_str!("../../../docs/web.md");
+    let (_, block) = docs.split_once("```nginx\n").expect("docs/web.md has a configuration");
+    let (block, _) = block.split_once("```").unwrap();
+    assert!(block.contains("proxy_pass http://127.0.0.1:8080;"), "{block}");
+    block.replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"))
+}
+
+/// An nginx of its own, on a socket in a directory of its own. It ends when this is dropped.
+struct Nginx {
+    _process: Child,
+    directory: TempDir,
+}
+
+impl Nginx {
+    /// In front of a server at `port`; `more` is said of the whole server.
+    async fn before(port: u16, more: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().display();
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|what| format!("{what}_temp_path {path}/{what};"))
+            .concat();
+        // TLS is nginx's own affair: what is listened on, and with which certificate.
+        let (map, server) = location(port).split_once("server {").map_or_else(
+            || panic!("there is no server"),
+            |(map, server)| (map.to_owned(), server.to_owned()),
+        );
+        let server: String = server
+            .lines()
+            .filter(|line| !line.contains("ssl_certificate"))
+            .map(|line| match line.contains("listen ") {
+                true => format!("listen unix:{path}/nginx.sock; {more}\n"),
+                false => format!("{line}\n"),
+            })
+            .collect();
+        let text = format!(
+            "daemon off; master_process off; pid {path}/pid; error_log stderr notice;\n\
+             events {{}}\nhttp {{ access_log off; {temporary}\n{map}\nserver {{ {server} }}\n"
+        );
+        let file = directory.path().join("nginx.conf");
+        std::fs::write(&file, text).unwrap();
+        let mut process = Command::new("sh")
+            .args(["-c", "PATH=$PATH:/usr/sbin; exec nginx -c \"$0\" -p \"$1\" -e stderr"])
+            .args([&file, directory.path()])
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut said = String::new();
+        let listening = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                said += &(line + "\n");
+                // Behind the sockets, which listen by then.
+                if said.contains("OS: ") {
+                    return;
+                }
+            }
+            panic!("nginx is a program that the tests need: {said}");
+        };
+        tokio::time::timeout(LIMIT, listening).await.expect("nginx does not begin");
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { _process: process, directory }
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        self.directory.path().join("nginx.sock")
+    }
+
+    fn url(&self, resume: &str) -> Endpoint {
+        format!("{resume}ws-unix:{}:/ws", self.socket().display()).parse().unwrap()
+    }
+}
+
+/// A server that is called by the name in the documentation.
+fn named() -> ServerConfig {
+    ServerConfig {
+        // The name that a client on a Unix socket has for nginx, too.
+        hosts: vec!["agent.example.org".into(), "localhost".into()],
+        origins: vec!["https://agent.example.org".into()],
+        ..config()
+    }
+}
+
+async fn head(socket: &Path, request: &str) -> (UnixStream, String) {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    let reading = async {
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("an answer"));
+        }
+    };
+    tokio::time::timeout(LIMIT, reading).await.expect("no answer");
+    (stream, String::from_utf8(head).unwrap())
+}
+
+fn upgrade(more: &str) -> String {
+    support::upgrade_of(more)
+}
+
+#[tokio::test]
+async fn messages_of_all_sizes_go_through_at_once_with_and_without_a_session() {
+    let served = serve(named()).await;
+    let nginx = Nginx::before(served.port, "").await;
+    let Served { web: _web, mut plain, resumable, .. } = served;
+    tokio::spawn(async move {
+        while let Ok(channel) = plain.accept().await {
+            tokio::spawn(echo(channel));
+        }
+    });
+    let acceptor: Box<dyn tieline_transport::DynAcceptor> = Box::new(resumable);
+    let options = SessionOptions::default();
+    let mut sessions = Sessions::new(acceptor, options, LineOptions::default());
+    tokio::spawn(async move {
+        while let Ok(session) = Acceptor::accept(&mut sessions).await {
+            tokio::spawn(echo(session));
+        }
+    });
+    for resume in ["", "resume+"] {
+        let url = nginx.url(resume);
+        let connector =
+            tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
+        let (mut sender, mut receiver) = connector.connect().await.unwrap().split();
+        // One after the other: what is held back by a buffer does not come.
+        for length in [1, 100, 5000, 70_000, 1 << 20] {
+            let sent = Bytes::from(vec![b'x'; length]);
+            let (sending, came) = tokio::join!(sender.send(sent.clone()), message(&mut receiver));
+            sending.unwrap();
+            assert!(came == sent, "{resume} {length}");
+        }
+        sender.close().await.unwrap();
+    }
+}
+
+/// It takes one second of the clock, which is nginx's shortest patience.
+#[tokio::test]
+async fn an_idle_line_lives_because_of_its_pings() {
+    let mut config = named();
+    let idle = Duration::from_millis(100);
+    config.web_socket.heartbeat = Some(HeartbeatConfig { idle, ..HeartbeatConfig::default() });
+    for (heartbeat, lives) in [(config.web_socket.heartbeat, true), (None, false)] {
+        config.web_socket.heartbeat = heartbeat;
+        let mut served = serve(config.clone()).await;
+        let nginx = Nginx::before(served.port, "proxy_read_timeout 1s;").await;
+        let request = upgrade(&format!("Host: agent.example.org\r\n{BEARER}"));
+        let (mut stream, answer) = head(&nginx.socket(), &request).await;
+        assert_eq!(status_of(&answer), 101, "{answer}");
+        let echoing = tokio::spawn(echo(served.plain.accept().await.unwrap()));
+        if lives {
+            // Fifteen, and two of them in each tenth of nginx's second: it is over by far.
+            for _ in 0..15 {
+                let mut ping = [0; 2];
+                stream.read_exact(&mut ping).await.unwrap();
+                assert_eq!(ping, [0x89, 0]);
+                stream.write_all(&frame(0x8a, b"")).await.unwrap();
+            }
+            stream.write_all(&frame(0x81, b"still here")).await.unwrap();
+            let mut echoed = [0; 12];
+            stream.read_exact(&mut echoed).await.unwrap();
+            assert_eq!(&echoed[2..], b"still here");
+        } else {
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).await.unwrap();
+            let reason = tokio::time::timeout(LIMIT, echoing).await.unwrap().unwrap();
+            assert!(!reason.is_clean(), "{reason}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_told_of_a_request_does_not_confuse_the_gate() {
+    let mut served = serve(named()).await;
+    let nginx = Nginx::before(served.port, "").await;
+    let forwarded = "X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Host: agent.example.org\r\n\
+                     X-Forwarded-Proto: https\r\nX-Forwarded-Port: 443\r\nX-Real-IP: 127.0.0.1\r\n\
+                     Forwarded: for=127.0.0.1;host=agent.example.org;proto=https\r\n";
+    let ours = "Host: agent.example.org\r\n";
+    let page = "Origin: https://agent.example.org\r\n";
+    for (more, status) in [
+        (format!("{ours}{BEARER}"), 101),
+        (format!("{ours}{page}{BEARER}"), 101),
+        (format!("Host: AGENT.example.org:443\r\n{page}{BEARER}"), 101),
+        (format!("{ours}{forwarded}{BEARER}"), 101),
+        // Nobody is let in by what is said of them,
+        (format!("{ours}{forwarded}"), 401),
+        (format!("Host: evil.example\r\n{forwarded}{BEARER}"), 403),
+        (format!("{ours}Origin: https://evil.example\r\n{forwarded}{BEARER}"), 403),
+        // or by where nginx stands.
+        (format!("Host: 127.0.0.1\r\n{BEARER}"), 403),
+        (format!("{ours}Origin: http://127.0.0.1:{}\r\n{BEARER}", served.port), 403),
+        // TLS ends at nginx: a page over plain HTTP is another site.
+        (format!("{ours}Origin: http://evil.example\r\n{BEARER}"), 403),
+        // Nor kept out.
+        (
+            format!(
+                "{ours}X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Host: evil.example\r\n{BEARER}"
+            ),
+            101,
+        ),
+    ] {
+        let (_stream, answer) = head(&nginx.socket(), &upgrade(&more)).await;
+        assert_eq!(status_of(&answer), status, "{more}: {answer}");
+        if status == 101 {
+            served.plain.accept().await.unwrap();
+        }
+    }
+    // The way of a person with a browser, who has put nginx' name into the URL.
+    let url = served.web.one_time_url().unwrap().unwrap();
+    let path = url.splitn(4, '/').nth(3).unwrap();
+    let request = format!("GET /{path} HTTP/1.1\r\n{ours}Accept: text/html\r\n\r\n");
+    let (_stream, answer) = head(&nginx.socket(), &request).await;
+    assert_eq!(status_of(&answer), 303, "{answer}");
+    // Not to another host, and not to the port behind.
+    assert!(answer.to_lowercase().contains("\r\nlocation: /\r\n"), "{answer}");
+    let cookie = answer.split("et-cookie: ").nth(1).or_else(|| answer.split("et-Cookie: ").nth(1));
+    let cookie = cookie.unwrap().split(';').next().unwrap();
+    let (_stream, answer) =
+        head(&nginx.socket(), &upgrade(&format!("{ours}{page}Cookie: {cookie}\r\n"))).await;
+    assert_eq!(status_of(&answer), 101, "{answer}");
+}
