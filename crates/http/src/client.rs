@@ -185,7 +185,7 @@ impl WebConnector {
         let request = self.request(&key)?;
         let mut builder = http1::Builder::new();
         builder.max_header_size(MOST_HEADERS).max_buf_size(MOST_HEADERS);
-        let (mut send, connection) = builder.handshake(Hyper(stream)).await.map_err(gone)?;
+        let (mut send, connection) = builder.handshake(Hyper::new(stream)).await.map_err(gone)?;
         let mut connection = std::pin::pin!(connection.with_upgrades());
         let mut answered = std::pin::pin!(send.send_request(request));
         let response = tokio::select! {
@@ -209,7 +209,7 @@ impl WebConnector {
             .downcast::<Hyper>()
             .map_err(|_| no_web_socket("the connection is not the one that was made".to_owned()))?;
         let made = Made {
-            stream: parts.io.0,
+            stream: parts.io.stream,
             read: BytesMut::from(parts.read_buf),
             role: Role::Client,
             content: self.content,

@@ -42,6 +42,7 @@
 mod address;
 mod channel;
 mod client;
+mod events;
 mod handshake;
 mod server;
 mod stream;
@@ -51,7 +52,8 @@ mod token;
 pub use address::{Place, WebAddress};
 pub use channel::{WebChannel, WebReceiver, WebSender, WebSocketConfig};
 pub use client::{ClientConfig, connect, register};
+pub use events::{EventChannel, EventReceiver, EventSender};
 pub use handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX};
-pub use server::{Access, ServerConfig, ServerCounts, ServerLimits, Web, WebAcceptor};
+pub use server::{Access, ServerConfig, ServerCounts, ServerLimits, Web, WebAcceptor, WebLine};
 pub use tls::{ClientTls, ServerTls};
 pub use token::Token;

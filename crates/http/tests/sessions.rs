@@ -23,7 +23,7 @@ async fn a_session_survives_its_web_sockets() {
         })),
         ..SessionOptions::default()
     };
-    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable);
+    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable.unwrap());
     let mut sessions = Sessions::new(acceptor, options, LineOptions::default());
     let url: Endpoint = format!("resume+ws://127.0.0.1:{port}/ws").parse().unwrap();
     let connector =

@@ -33,6 +33,7 @@ use tieline_transport::{
 
 pub use receiver::WebReceiver;
 pub use sender::WebSender;
+pub(crate) use reason::{heard, told};
 pub(crate) use shared::{Shared, lock};
 
 use self::shared::Counts;

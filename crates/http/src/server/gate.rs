@@ -155,9 +155,12 @@ impl Gate {
         }
     }
 
-    /// Whether whoever makes the request has a secret that fits.
-    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<(), Refused> {
-        let Some(token) = &self.token else { return Ok(()) };
+    /// Whether whoever makes the request has a secret that fits: which, if one is needed.
+    pub(super) fn authenticate(
+        &self,
+        headers: &HeaderMap,
+    ) -> Result<Option<Fingerprint>, Refused> {
+        let Some(token) = self.token else { return Ok(None) };
         let mut shown = Vec::new();
         match one(headers, &header::AUTHORIZATION) {
             Some(value) => {
@@ -182,13 +185,13 @@ impl Gate {
             let mut cookies = self.cookies(headers).peekable();
             let refusal = if cookies.peek().is_none() { NO_TOKEN } else { WRONG_TOKEN };
             let known = lock(&self.cookies);
-            return match cookies.any(|cookie| known.has(cookie)) {
-                true => Ok(()),
-                false => Err(refusal),
+            return match cookies.find(|cookie| known.has(cookie)) {
+                Some(cookie) => Ok(Some(Fingerprint::of(cookie))),
+                None => Err(refusal),
             };
         }
-        match shown.iter().all(|secret| Fingerprint::of(secret) == *token) {
-            true => Ok(()),
+        match shown.iter().all(|secret| Fingerprint::of(secret) == token) {
+            true => Ok(Some(token)),
             false => Err(WRONG_TOKEN),
         }
     }

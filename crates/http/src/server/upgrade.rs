@@ -13,11 +13,11 @@ use tieline_proto::websocket::Role;
 use tieline_transport::TransportKind;
 use tokio::time::timeout;
 
-use super::Server;
+use super::{Server, WebLine};
 use super::body::{Body, line};
-use super::count::{Cause, count};
-use super::gate::{Refused, protocols};
-use super::route::{Guest, refuse};
+use super::count::count;
+use super::gate::protocols;
+use super::route::{Guest, busy};
 use crate::channel::{Content, Made, WebChannel};
 use crate::handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX, accept, has_word, is_key};
 use crate::stream::Hyper;
@@ -48,11 +48,7 @@ pub(super) fn web_socket(
     let chosen = chosen.and_then(|chosen| HeaderValue::from_str(chosen).ok());
     let queue = if is_resumable { &server.resumable } else { &server.plain };
     let Ok(place) = queue.clone().try_reserve_owned() else {
-        let text = "there are too many at once; try again later";
-        let busy = Refused { status: StatusCode::SERVICE_UNAVAILABLE, cause: Cause::Busy, text };
-        let mut response = refuse(server, busy);
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return response;
+        return busy(server, "there are too many at once; try again later");
     };
     let content = match is_resumable {
         true => Content::Carrier,
@@ -66,7 +62,7 @@ pub(super) fn web_socket(
         let Ok(parts) = upgraded.downcast::<Hyper>() else { return };
         let id = visit.id;
         let made = Made {
-            stream: parts.io.0,
+            stream: parts.io.stream,
             read: BytesMut::from(parts.read_buf),
             role: Role::Server,
             content,
@@ -85,7 +81,7 @@ pub(super) fn web_socket(
         let channel = WebChannel::new(made, config);
         server.present(id, channel.shared());
         count(&server.counters.web_sockets);
-        place.send(channel);
+        place.send(WebLine::WebSocket(channel));
     });
     switched(&key, chosen)
 }

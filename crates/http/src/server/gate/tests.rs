@@ -199,7 +199,7 @@ fn the_address_that_a_connection_leads_to_is_a_name_of_the_server() {
 
 fn authenticate(gate: &Gate, lines: &[(&str, &str)]) -> u16 {
     match gate.authenticate(&request("/ws", lines).headers) {
-        Ok(()) => 200,
+        Ok(_) => 200,
         Err(refused) => refused.status.as_u16(),
     }
 }
