@@ -73,6 +73,9 @@ impl Stream {
         let request = format!("GET /sse HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let head = head(&mut socket).await;
+        if !head.ends_with("\r\n\r\n") {
+            return Err("cut off".into());
+        }
         if status_of(&head) != 200 {
             return Err(head);
         }
@@ -165,4 +168,61 @@ pub async fn ask(
     let mut rest = Vec::new();
     let _ = timeout(Duration::from_secs(60), socket.read_to_end(&mut rest)).await.expect("no end");
     (head, String::from_utf8_lossy(&rest).into_owned())
+}
+
+/// Passes connections on, each way, and cuts each one when so many bytes of the answers were passed on.
+/// The numbers that the function gives are taken in turn.
+pub async fn shears(to: u16, mut after: impl FnMut() -> Option<usize> + Send + 'static) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let left = after();
+            tokio::spawn(async move {
+                let far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let ((mut near_in, mut near_out), (mut far_in, mut far_out)) =
+                    (near.into_split(), far.into_split());
+                let up = tokio::io::copy(&mut near_in, &mut far_out);
+                let down = async {
+                    let mut left = left.unwrap_or(usize::MAX);
+                    let mut bytes = vec![0; 16 * 1024];
+                    while left > 0 {
+                        let most = bytes.len().min(left);
+                        match far_in.read(&mut bytes[..most]).await {
+                            Ok(read @ 1..) => {
+                                left -= read;
+                                if near_out.write_all(&bytes[..read]).await.is_err() {
+                                    return;
+                                }
+                            }
+                            _ => return,
+                        }
+                    }
+                };
+                let up = async {
+                    let _ = up.await;
+                    std::future::pending::<()>().await;
+                };
+                // With either way the other is gone, too.
+                tokio::select! {
+                    () = down => {}
+                    () = up => {}
+                }
+            });
+        }
+    });
+    port
+}
+
+/// Numbers that look random, the same for the same seed.
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
 }
