@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::request::Builder;
 use hyper::{Request, Response, StatusCode};
 use tieline_proto::json::Limits;
 use tieline_proto::websocket::Role;
@@ -25,6 +26,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::address::{Place, WebAddress};
+use crate::events::EventStreams;
 use crate::channel::{Content, Made, WebChannel, WebSocketConfig};
 use crate::handshake::{PLAIN, RESUMABLE, accept, has_word, key};
 use crate::stream::{Hyper, Stream};
@@ -34,8 +36,8 @@ use crate::token::Token;
 /// What a client of the web needs beyond an endpoint.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Sent as `Authorization: Bearer`, and only to the host of the endpoint: a redirect is no answer to
-    /// a WebSocket and is not followed.
+    /// Sent as `Authorization: Bearer`, and only to the host of the endpoint: a redirect is no answer, and is
+    /// not followed.
     pub token: Option<Token>,
     /// Sent as `Origin`, for servers that insist on one; none by default, as no page is asking.
     pub origin: Option<String>,
@@ -60,13 +62,17 @@ impl Default for ClientConfig {
 }
 
 /// The answer's header block is at most this large.
-const MOST_HEADERS: usize = 16 * 1024;
+pub(crate) const MOST_HEADERS: usize = 16 * 1024;
 
-/// Adds `ws:`, `wss:` and `ws-unix:` to a registry, with `config` for all of them.
+/// Adds `ws:`, `wss:` and `ws-unix:` to a registry, and `http:`, `https:` and `http-unix:`, which are
+/// events and POSTs, with `config` for all of them.
 pub fn register(registry: &mut Registry, config: ClientConfig) {
     let client = Arc::new(Client { trust: Trust::of(config.tls.clone()), config });
     for scheme in ["ws", "wss", "ws-unix"] {
         registry.register(scheme, WebSockets(client.clone()));
+    }
+    for scheme in ["http", "https", "http-unix"] {
+        registry.register(scheme, EventStreams(client.clone()));
     }
 }
 
@@ -86,9 +92,17 @@ pub async fn connect(
     Connector::connect(&connector.map_err(|error| error.at(endpoint))?).await
 }
 
-struct Client {
-    config: ClientConfig,
+pub(crate) struct Client {
+    pub(crate) config: ClientConfig,
     trust: Trust,
+}
+
+/// The way to a server.
+pub(crate) struct Dialer {
+    pub(crate) client: Arc<Client>,
+    pub(crate) address: WebAddress,
+    allow_uids: Vec<u32>,
+    pub(crate) connect_timeout: Duration,
 }
 
 /// The schemes of WebSockets.
@@ -115,14 +129,11 @@ impl WebSockets {
         let channel = options.channel;
         let config = WebSocketConfig { channel, heartbeat, verbatim, ..WebSocketConfig::default() };
         Ok(WebConnector {
-            client: self.0.clone(),
+            dialer: Dialer::new(self.0.clone(), address, options),
             endpoint: endpoint.clone(),
             kind: kind_of(endpoint),
-            address,
             content,
             config,
-            allow_uids: options.allow_uids.clone(),
-            connect_timeout: options.connect_timeout,
         })
     }
 }
@@ -157,30 +168,81 @@ fn kind_of(endpoint: &Endpoint) -> TransportKind {
 }
 
 struct WebConnector {
-    client: Arc<Client>,
+    dialer: Dialer,
     endpoint: Endpoint,
     kind: TransportKind,
-    address: WebAddress,
     content: Content,
     config: WebSocketConfig,
-    allow_uids: Vec<u32>,
-    connect_timeout: Duration,
 }
 
 impl Connector for WebConnector {
     type Channel = WebChannel;
 
     async fn connect(&self) -> Result<WebChannel, TransportError> {
-        let limit = self.connect_timeout;
+        let limit = self.dialer.connect_timeout;
         let made = timeout(limit, self.dial()).await;
         made.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut(limit))))
             .map_err(|error| error.at(&self.endpoint))
     }
 }
 
+impl Dialer {
+    pub(crate) fn new(client: Arc<Client>, address: WebAddress, options: &Options) -> Self {
+        let (allow_uids, connect_timeout) = (options.allow_uids.clone(), options.connect_timeout);
+        Self { client, address, allow_uids, connect_timeout }
+    }
+
+    pub(crate) async fn reach(&self) -> Result<(Stream, Option<PeerIdentity>), TransportError> {
+        match &self.address.place {
+            Place::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreached)?;
+                // Messages are written in batches already; holding one back would only delay it.
+                let _ = stream.set_nodelay(true);
+                Ok(match self.address.is_secure {
+                    true => (self.client.trust.connect(host, stream).await?, None),
+                    false => (Stream::Tcp(stream), None),
+                })
+            }
+            #[cfg(unix)]
+            Place::Unix(path) => {
+                let config = UnixConfig {
+                    allow_uids: self.allow_uids.clone(),
+                    connect_timeout: self.connect_timeout,
+                    ..UnixConfig::new(path)
+                };
+                let connection = Unix.connect(&config).await?;
+                let peer = connection.control().peer();
+                Ok((Stream::Unix(connection), peer))
+            }
+            #[cfg(not(unix))]
+            Place::Unix(_) => {
+                let _ = &self.allow_uids;
+                Err(failed(ErrorKind::UnsupportedPlatform))
+            }
+        }
+    }
+
+    /// What every request says: whom it is for, and who makes it.
+    pub(crate) fn introduce(&self, request: Builder) -> Result<Builder, TransportError> {
+        let ClientConfig { token, origin, .. } = &self.client.config;
+        let mut request = request.header(header::HOST, self.address.host_header());
+        if let Some(token) = token {
+            let value = HeaderValue::try_from(format!("Bearer {}", token.reveal()));
+            let mut value = value.map_err(|_| unsendable("the token"))?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        if let Some(origin) = origin {
+            let value = HeaderValue::try_from(origin).map_err(|_| unsendable("the origin"))?;
+            request = request.header(header::ORIGIN, value);
+        }
+        Ok(request)
+    }
+}
+
 impl WebConnector {
     async fn dial(&self) -> Result<WebChannel, TransportError> {
-        let (stream, peer) = self.reach().await?;
+        let (stream, peer) = self.dialer.reach().await?;
         let key = key()?;
         let request = self.request(&key)?;
         let mut builder = http1::Builder::new();
@@ -222,40 +284,8 @@ impl WebConnector {
         Ok(WebChannel::new(made, self.config))
     }
 
-    async fn reach(&self) -> Result<(Stream, Option<PeerIdentity>), TransportError> {
-        match &self.address.place {
-            Place::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreached)?;
-                // Messages are written in batches already; holding one back would only delay it.
-                let _ = stream.set_nodelay(true);
-                Ok(match self.address.is_secure {
-                    true => (self.client.trust.connect(host, stream).await?, None),
-                    false => (Stream::Tcp(stream), None),
-                })
-            }
-            #[cfg(unix)]
-            Place::Unix(path) => {
-                let config = UnixConfig {
-                    allow_uids: self.allow_uids.clone(),
-                    connect_timeout: self.connect_timeout,
-                    ..UnixConfig::new(path)
-                };
-                let connection = Unix.connect(&config).await?;
-                let peer = connection.control().peer();
-                Ok((Stream::Unix(connection), peer))
-            }
-            #[cfg(not(unix))]
-            Place::Unix(_) => {
-                let _ = &self.allow_uids;
-                Err(failed(ErrorKind::UnsupportedPlatform))
-            }
-        }
-    }
-
     fn request(&self, key: &str) -> Result<Request<Empty>, TransportError> {
-        let ClientConfig { token, origin, .. } = &self.client.config;
-        let mut request = Request::get(&self.address.target)
-            .header(header::HOST, self.address.host_header())
+        let mut request = Request::get(&self.dialer.address.target)
             .header(header::UPGRADE, "websocket")
             .header(header::CONNECTION, "Upgrade")
             .header(header::SEC_WEBSOCKET_VERSION, "13")
@@ -263,16 +293,7 @@ impl WebConnector {
         if self.content == Content::Carrier {
             request = request.header(header::SEC_WEBSOCKET_PROTOCOL, RESUMABLE);
         }
-        if let Some(token) = token {
-            let value = HeaderValue::try_from(format!("Bearer {}", token.reveal()));
-            let mut value = value.map_err(|_| unsendable("the token"))?;
-            value.set_sensitive(true);
-            request = request.header(header::AUTHORIZATION, value);
-        }
-        if let Some(origin) = origin {
-            let value = HeaderValue::try_from(origin).map_err(|_| unsendable("the origin"))?;
-            request = request.header(header::ORIGIN, value);
-        }
+        let request = self.dialer.introduce(request)?;
         request.body(Empty).map_err(|_| unsendable("the path"))
     }
 
@@ -308,7 +329,7 @@ impl WebConnector {
 }
 
 /// The one value of a header that may stand once.
-fn one<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
+pub(crate) fn one<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
@@ -318,7 +339,7 @@ fn all<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> impl Iterator<I
     headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
 }
 
-fn failed(kind: ErrorKind) -> TransportError {
+pub(crate) fn failed(kind: ErrorKind) -> TransportError {
     TransportError::new(kind, Operation::Connect)
 }
 
@@ -326,7 +347,7 @@ fn no_web_socket(problem: String) -> TransportError {
     failed(ErrorKind::NoWebSocket { problem })
 }
 
-fn unsendable(what: &str) -> TransportError {
+pub(crate) fn unsendable(what: &str) -> TransportError {
     let problem = format!("{what} cannot stand in a header");
     TransportError::new(ErrorKind::InvalidEndpoint { problem }, Operation::Configure)
 }
@@ -343,9 +364,14 @@ fn unreached(error: io::Error) -> TransportError {
 
 /// The connection broke during the handshake, or what came over it was no HTTP.
 fn gone(error: hyper::Error) -> TransportError {
-    if error.is_parse() {
-        return no_web_socket(format!("what it answers is no HTTP ({error})"));
+    match error.is_parse() {
+        true => no_web_socket(format!("what it answers is no HTTP ({error})")),
+        false => lost(error),
     }
+}
+
+/// The connection broke before there was an answer.
+pub(crate) fn lost(error: hyper::Error) -> TransportError {
     failed(ErrorKind::Refused)
         .because(io::Error::other(error))
         .with_hint("the server ended the connection during the handshake; see what it says")

@@ -170,3 +170,198 @@ async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
     assert_eq!((received, posted), (sent, taken), "seed {seed}");
     assert!(cuts.load(Relaxed) > CUTS);
 }
+
+#[tokio::test]
+async fn the_newer_of_two_streams_has_the_session() {
+    let mut served = sessions().await;
+    let (mut older, mut sender, _receiver) = pair(&mut served).await;
+    sender.send("1").await.unwrap();
+    let id = older.event().await.unwrap().id;
+    let mut newer = again(served.port, &id).await.unwrap();
+    older.end().await;
+    sender.send("2").await.unwrap();
+    assert_eq!(newer.message().await, "2");
+}
+
+#[tokio::test]
+async fn a_client_that_lacks_too_much_is_told_so_and_not_passed_over() {
+    let mut served = sessions().await;
+    let (mut stream, mut sender, mut receiver) = pair(&mut served).await;
+    let name = name_of(&stream).to_owned();
+    // It says nothing of what it has received; so what lies 512 behind is let go.
+    for number in 1..=1_600 {
+        sender.feed(format!("{number}")).await.unwrap();
+        if number % 100 == 0 {
+            sender.flush().await.unwrap();
+            for expected in number - 99..=number {
+                assert_eq!(stream.message().await, format!("{expected}"));
+            }
+        }
+    }
+    drop(stream);
+    // What lies less far behind is there,
+    let mut stream = again(served.port, &format!("{name}.1100")).await.unwrap();
+    for expected in 1101..=1600 {
+        assert_eq!(stream.message().await, format!("{expected}"));
+    }
+    // what was never there is not,
+    let Err(refused) = again(served.port, &format!("{name}.1601")).await else { panic!("it came") };
+    assert_eq!(status_of(&refused), 400);
+    drop(stream);
+    // and of what is gone it is said what it is.
+    let more =
+        format!("Authorization: Bearer {TOKEN}\r\nLast-Event-ID: {name}.1000\r\n");
+    let (head, body) = ask("GET", served.port, "/sse", "", &more).await;
+    assert_eq!(status_of(&head), 410, "{head}");
+    assert!(head.contains("content-type: application/json\r\n"), "{head}");
+    assert!(body.contains("\"received\":1000,\"missing_from\":1001,"), "{body}");
+    // The session is over, at both ends.
+    assert!(!matches!(end(&mut receiver).await, CloseReason::ByUs));
+    let Err(refused) = again(served.port, &format!("{name}.1550")).await else { panic!("it came") };
+    assert_eq!(status_of(&refused), 410);
+}
+
+#[tokio::test]
+async fn the_end_of_a_program_is_the_last_event_and_who_has_it_need_not_come_again() {
+    let mut served = sessions().await;
+    let (mut stream, mut sender, receiver) = pair(&mut served).await;
+    let name = name_of(&stream).to_owned();
+    for text in ["1", "2"] {
+        sender.send(text).await.unwrap();
+    }
+    sender.close().await.unwrap();
+    drop((sender, receiver));
+    for text in ["1", "2"] {
+        assert_eq!(stream.message().await, text);
+    }
+    let last = stream.event().await.unwrap();
+    assert_eq!((&*last.event, &*last.data), ("end", &br#"{"code":1000,"reason":""}"#[..]));
+    assert_eq!(last.id, format!("{name}.3"));
+    stream.end().await;
+    // One that was cut off on the way gets all the same what it lacks.
+    let mut stream = again(served.port, &format!("{name}.1")).await.unwrap();
+    assert_eq!(stream.message().await, "2");
+    assert_eq!(stream.event().await.unwrap().event, "end");
+    stream.end().await;
+    for _ in 0..2 {
+        let Err(over) = again(served.port, &format!("{name}.3")).await else { panic!("it came") };
+        assert_eq!(status_of(&over), 204, "{over}");
+    }
+    let answer = post(served.port, &format!("/sse?session={name}"), "x", "").await;
+    assert_eq!(status_of(&answer), 410);
+}
+
+#[tokio::test]
+async fn a_session_that_breaks_off_says_what_nobody_can_have_any_more() {
+    let mut served = sessions().await;
+    let (mut stream, mut sender, receiver) = pair(&mut served).await;
+    let name = name_of(&stream).to_owned();
+    for text in ["1", "2", "3"] {
+        sender.send(text).await.unwrap();
+        assert_eq!(stream.message().await, text);
+    }
+    // Without an end of its direction: nothing is kept of it.
+    drop((sender, receiver));
+    assert_eq!(stream.event().await.unwrap().event, "end");
+    stream.end().await;
+    for (last, status) in [(3, 204), (2, 410)] {
+        let Err(over) = again(served.port, &format!("{name}.{last}")).await else { panic!() };
+        assert_eq!(status_of(&over), status);
+    }
+}
+
+#[tokio::test]
+async fn who_is_done_says_so_with_a_stream_or_without() {
+    let mut served = sessions().await;
+    let more = format!("Authorization: Bearer {TOKEN}\r\n");
+    for is_open in [true, false] {
+        let (mut stream, mut sender, mut receiver) = pair(&mut served).await;
+        sender.send("1").await.unwrap();
+        let id = stream.event().await.unwrap().id;
+        let uri = stream.uri.clone();
+        assert_eq!(status_of(&stream.post("last", "").await), 202);
+        if !is_open {
+            drop(stream);
+            let (head, _) = ask("DELETE", served.port, &uri, "", &more).await;
+            assert_eq!(status_of(&head), 204);
+        } else {
+            let (head, _) = ask("DELETE", served.port, &uri, "", &more).await;
+            assert_eq!(status_of(&head), 204);
+            assert_eq!(stream.event().await.unwrap().event, "end");
+            stream.end().await;
+        }
+        assert_eq!(message(&mut receiver).await, "last");
+        let reason = end(&mut receiver).await;
+        assert!(!matches!(reason, CloseReason::ByUs), "{reason}");
+        assert!(matches!(again(served.port, &id).await, Err(head) if status_of(&head) == 204));
+    }
+}
+
+#[tokio::test]
+async fn nobody_elses_session_can_be_had() {
+    let mut served = sessions().await;
+    let (mut stream, mut sender, _receiver) = pair(&mut served).await;
+    sender.send("1").await.unwrap();
+    let id = stream.event().await.unwrap().id;
+    let url = served.web.one_time_url().unwrap().unwrap();
+    let key = url.split("?key=").nth(1).unwrap();
+    let (head, _) = ask("GET", served.port, &format!("/?key={key}"), "", "").await;
+    let cookie = head.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap();
+    let more = format!("Cookie: {cookie}\r\nLast-Event-ID: {id}\r\n");
+    let Err(refused) = Stream::open_as(served.port, &more).await else { panic!("it came") };
+    assert_eq!(status_of(&refused), 404);
+    for id in ["x", ".", "x.1", "\u{e4}.1", &id.replace('.', ":"), &format!("{}.1", "A".repeat(22))] {
+        let Err(refused) = again(served.port, id).await else { panic!("{id}") };
+        assert!(matches!(status_of(&refused), 404 | 400), "{id}");
+    }
+    sender.send("2").await.unwrap();
+    assert_eq!(stream.message().await, "2", "it was left in peace");
+}
+
+#[tokio::test]
+async fn a_post_waits_for_its_stream_and_not_for_ever() {
+    let mut config = ServerConfig { hosts: vec!["127.0.0.1".into()], ..config() };
+    config.limits.post_wait = Duration::from_millis(200);
+    let mut served = sessions_with(config).await;
+    let (mut stream, mut sender, mut receiver) = pair(&mut served).await;
+    let (name, uri) = (name_of(&stream).to_owned(), stream.uri.clone());
+    sender.send("1").await.unwrap();
+    assert_eq!(stream.message().await, "1");
+    drop(stream);
+    let header = "Tieline-Sequence: 1\r\n";
+    // It is not known at once that it is gone, and what was accepted before that arrives.
+    let mut accepted = 0;
+    while status_of(&post(served.port, &uri, "early", "").await) == 202 {
+        accepted += 1;
+    }
+    let answer = post(served.port, &uri, "x", header).await;
+    assert_eq!(status_of(&answer), 503);
+    assert!(answer.contains("retry-after: 1\r\n"));
+    let _stream = again(served.port, &format!("{name}.1")).await.unwrap();
+    assert_eq!(status_of(&post(served.port, &uri, "x", header).await), 202);
+    for _ in 0..accepted {
+        assert_eq!(message(&mut receiver).await, "early");
+    }
+    assert_eq!(message(&mut receiver).await, "x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stays_away_for_its_grace_is_forgotten() {
+    let mut config = config();
+    config.limits.event_grace = Duration::from_secs(30);
+    let mut served = sessions_with(config).await;
+    let (mut stream, mut sender, mut receiver) = pair(&mut served).await;
+    let name = name_of(&stream).to_owned();
+    sender.send("1").await.unwrap();
+    assert_eq!(stream.message().await, "1");
+    drop(stream);
+    let reason = end(&mut receiver).await;
+    assert!(reason.to_string().contains("nobody resumed the session in 30s"), "{reason}");
+    let over = loop {
+        match again(served.port, &format!("{name}.0")).await {
+            Err(over) => break over,
+            Ok(_) => panic!("it came"),
+        }
+    };
+    assert_eq!(status_of(&over), 410, "{over}");
+}

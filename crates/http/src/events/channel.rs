@@ -64,6 +64,7 @@ pub(crate) fn pair(of: Of) -> (EventChannel, Far) {
         in_hand: false,
         is_left: false,
         is_cut: false,
+        is_lost: false,
         limit: of.config.max_message,
         flushing: None,
     };
@@ -101,6 +102,8 @@ pub(super) struct State {
     pub(super) is_left: bool,
     /// The far end takes nothing any more.
     pub(super) is_cut: bool,
+    /// Something was sent that the far end has not handed on, and will not.
+    pub(super) is_lost: bool,
     /// The largest message that may come.
     pub(super) limit: ByteSize,
     /// The sender waits for it to be handed on.
@@ -200,8 +203,8 @@ impl State {
         }
     }
 
-    fn is_handed_on(&self) -> bool {
-        self.outward.queue.is_empty() && !self.in_hand
+    pub(super) fn is_handed_on(&self) -> bool {
+        self.outward.queue.is_empty() && !self.in_hand && !self.is_lost
     }
 }
 
@@ -290,7 +293,7 @@ impl Sender for EventSender {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         let mut state = self.pair.state();
-        if state.is_handed_on() && !state.is_cut {
+        if state.is_handed_on() {
             return Poll::Ready(Ok(()));
         }
         if state.is_cut {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tieline_proto::websocket::Close;
-use tieline_proto::{ByteSize, FrameError};
+use tieline_proto::FrameError;
 use tieline_transport::{CloseReason, Incoming};
 
 use super::channel::{Pair, length_of, register};
@@ -100,10 +100,6 @@ impl Far {
         true
     }
 
-    /// The largest message that may come in now.
-    pub(crate) fn limit(&self) -> ByteSize {
-        self.0.state().limit
-    }
 
     /// Nothing comes in behind what has: the receiver finds this reason there. What goes out goes on.
     pub(crate) fn end_inward(&self, reason: CloseReason) {
@@ -122,7 +118,7 @@ impl Far {
         let reason = self.0.control.end(reason);
         state.inward_end.get_or_insert(reason);
         state.is_cut = true;
-        state.in_hand = false;
+        state.is_lost = !state.is_handed_on();
         if state.outward_end.is_none() {
             state.outward_end = Some(crate::channel::told(self.0.control.close_reason().as_ref()));
         }

@@ -10,12 +10,15 @@
 //! The channel is the same at both ends; what differs is who has the other end of its queues.
 
 mod channel;
+mod client;
 mod far;
 pub(crate) mod message;
+mod posting;
 pub(crate) mod stream;
 
 pub use channel::{EventChannel, EventReceiver, EventSender};
 pub(crate) use channel::{Of, pair};
+pub(crate) use client::EventStreams;
 pub(crate) use far::{Far, Outward};
 
 /// The path of tieline's own event streams, and of what is posted to them.

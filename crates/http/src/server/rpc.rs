@@ -6,7 +6,9 @@ use bytes::Bytes;
 use hyper::body::Incoming as Incoming_;
 use hyper::{Request, Response, StatusCode};
 use tieline_proto::json::Limits;
-use tieline_proto::jsonrpc::{Dialect, Message, classify, write_error};
+use tieline_proto::jsonrpc::{
+    Dialect, Message, classify, write_error, write_notification, write_request,
+};
 use tieline_transport::{CloseReason, Incoming};
 use tokio::time::timeout;
 
@@ -96,15 +98,29 @@ impl Asked {
             }
             one => (vec![one], false),
         };
+        let alone = |message: &Bytes| on_one_line(message, limits);
         let mut asked = Self { messages: Vec::new(), ids: Vec::new(), is_batch, errors: Vec::new() };
         for part in parts {
             match part {
                 Message::Request(request) => {
                     asked.ids.push(Bytes::copy_from_slice(request.id()));
-                    asked.messages.push(on_one_line(request.message(), limits));
+                    asked.messages.push(match is_batch {
+                        true => {
+                            let (method, params) = (request.method(), request.params());
+                            let id = request.id();
+                            alone(&write_request(&Dialect::STRICT, id, &method, params).into())
+                        }
+                        false => alone(request.message()),
+                    });
                 }
                 Message::Notification(told) => {
-                    asked.messages.push(on_one_line(told.message(), limits));
+                    asked.messages.push(match is_batch {
+                        true => {
+                            let (method, params) = (told.method(), told.params());
+                            alone(&write_notification(&Dialect::STRICT, &method, params).into())
+                        }
+                        false => alone(told.message()),
+                    });
                 }
                 Message::Invalid(invalid) if is_batch => {
                     let text = invalid.problem().to_string();

@@ -41,6 +41,8 @@ use tieline_proto::sse::{self, Encoder};
 const QUIET: Duration = Duration::from_secs(15);
 /// How long a body may take.
 pub(super) const BODY: Duration = Duration::from_secs(60);
+/// What a body with messages behind their lengths may have beyond one message.
+const BATCH: usize = 256 * 1024;
 /// How long a client that has left may still be told what is on its way to it.
 const GOODBYE: Duration = Duration::from_secs(10);
 
@@ -116,8 +118,8 @@ async fn take(
         || parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == FRAMES);
     let largest = server.web_socket.channel.max_message;
     let largest = if is_carrier { carrier_limit(largest) } else { largest };
-    // A client puts several together only where that is not more than one may be.
-    let most = largest.bytes().saturating_add(if is_framed { 4 } else { 0 });
+    // Several that are short may stand in front of one that is as long as any.
+    let most = largest.bytes().saturating_add(if is_framed { BATCH } else { 0 });
     let body = read(body, most, BODY).await.map_err(|status| no(status, "the body is not taken"))?;
     let messages = if is_framed {
         framed(body, largest).ok_or_else(|| no(StatusCode::BAD_REQUEST, "these are no frames"))?

@@ -144,7 +144,8 @@ pub(super) async fn open(
             let (mut pen, response) = begin(guest, None);
             welcome(&mut pen, &stream, Some(last));
             count(&server.counters.event_streams);
-            tokio::spawn(run(server.clone(), stream.clone(), generation, far, pen));
+            let of = channel_of(server, guest, true);
+            tokio::spawn(run(server.clone(), stream.clone(), generation, far, pen, of));
             response
         }
         Err(Unopened::Stale(Stale::Over)) => {
@@ -245,40 +246,58 @@ enum Ended {
     Closing,
 }
 
-async fn run(server: Arc<Server>, stream: Arc<Stream>, generation: u64, far: Far, pen: Pen) {
+async fn run(
+    server: Arc<Server>,
+    stream: Arc<Stream>,
+    generation: u64,
+    far: Far,
+    pen: Pen,
+    of: Of,
+) {
     let Line::Session(session) = &stream.line else { return };
     let carrier = Carrier { server: &server, stream: &stream, session, generation, far };
     match carrier.carry(pen).await {
         Ended::Overtaken => {}
         Ended::Over => bury(&server, &stream),
         Ended::Closing => server.events.remove(&stream),
-        Ended::Away => wait(&server, &stream, session, generation).await,
+        Ended::Away => {
+            if wait(&server, &stream, session, generation).await {
+                dismiss(&server, of, session).await;
+            }
+        }
     }
 }
 
-/// Nobody is there: waits for the client to come again, until its grace is over.
-async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u64) {
+/// Nobody is there: waits for the client to come again, until its grace is over. Whether it said instead
+/// that it is done.
+async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u64) -> bool {
     let mut changed = session.changed.subscribe();
-    {
-        let Some(mut core) = session.mine(generation) else { return };
-        core.is_open = false;
-    }
     let expires = Instant::now() + server.limits.event_grace;
     let mut closing = server.closing.subscribe();
-    loop {
-        tokio::select! {
-            () = sleep_until(expires) => break,
-            _ = changed.changed() => {
-                match session.mine(generation) {
-                    None => return,
-                    Some(core) if core.leaves => break,
-                    Some(_) => {}
-                }
+    let leaves = loop {
+        {
+            let Some(mut core) = session.mine(generation) else { return false };
+            core.is_open = false;
+            if core.leaves {
+                break true;
             }
-            _ = closing.wait_for(|is_closing| *is_closing) => break,
         }
-    }
+        tokio::select! {
+            _ = changed.changed() => {}
+            () = sleep_until(expires) => break false,
+            _ = closing.wait_for(|is_closing| *is_closing) => break false,
+        }
+    };
     bury(server, stream);
+    leaves
+}
+
+/// Says to a session without a connection that its client is done.
+async fn dismiss(server: &Server, of: Of, session: &Session) {
+    let last = session.core().machine.acknowledged();
+    if let Ok((generation, far)) = connect(server, of, session, last).await {
+        bye(session, generation, &far);
+    }
 }
 
 fn bury(server: &Server, stream: &Stream) {
@@ -292,25 +311,22 @@ fn bury(server: &Server, stream: &Stream) {
 /// The client is done, and its session is told so: over the connection that it has, or over one for that.
 pub(super) fn leave(server: &Arc<Server>, guest: &Guest, stream: &Arc<Stream>) {
     let Line::Session(session) = &stream.line else { return };
-    let (is_open, was_left, last) = {
+    let (is_open, was_left) = {
         let mut core = session.core();
-        let was_left = std::mem::replace(&mut core.leaves, true);
-        (core.is_open, was_left, core.machine.acknowledged())
+        (core.is_open, std::mem::replace(&mut core.leaves, true))
     };
+    // Who waits or carries sees to the rest.
     session.changed.send_replace(());
-    if is_open || was_left {
-        return;
+    if !is_open && !was_left {
+        bury(server, stream);
+        let of = channel_of(server, guest, true);
+        let (server, stream) = (server.clone(), stream.clone());
+        tokio::spawn(async move {
+            if let Line::Session(session) = &stream.line {
+                dismiss(&server, of, session).await;
+            }
+        });
     }
-    bury(server, stream);
-    let of = channel_of(server, guest, true);
-    let (server, stream) = (server.clone(), stream.clone());
-    tokio::spawn(async move {
-        let Line::Session(session) = &stream.line else { return };
-        if let Ok((generation, far)) = connect(&server, of, session, last).await {
-            let (server, stream) = (&*server, &*stream);
-            Carrier { server, stream, session, generation, far }.bye(None);
-        }
-    });
 }
 
 /// A connection of a session, and the stream of the GET that it was made for.
@@ -343,7 +359,7 @@ impl Carrier<'_> {
         // Behind the last event.
         let mut lingers: Option<Instant> = None;
         loop {
-            let Some(wake_at) = self.say() else { return Ended::Overtaken };
+            let Some(wake_at) = say(session, *generation, far) else { return Ended::Overtaken };
             {
                 let Some(core) = session.mine(*generation) else { return Ended::Overtaken };
                 if core.machine.is_over() {
@@ -426,19 +442,6 @@ impl Carrier<'_> {
         }
     }
 
-    /// Says to the session what there is to say, and when there will be more. `None`: it is not for this
-    /// connection any more.
-    fn say(&self) -> Option<Option<Instant>> {
-        let mut core = self.session.mine(self.generation)?;
-        let now = self.session.now();
-        while self.far.has_room()
-            && let Some(frame) = core.machine.next(now)
-        {
-            self.far.push(Incoming::Message(frame.to_bytes()));
-        }
-        Some(core.machine.wake_at().map(|at| self.session.begun + at))
-    }
-
     /// A frame of the session.
     fn hear(&self, frame: Bytes, reader: Option<&mut Reader>) -> Heard {
         let taken = {
@@ -513,18 +516,37 @@ impl Carrier<'_> {
 
     /// The client is done, and so is all: the session hears what was posted before, and the stream ends.
     fn bye(&self, reader: Option<&mut Reader>) {
-        if let Some(mut core) = self.session.mine(self.generation) {
-            core.machine.finish(self.session.now());
-        }
-        let _ = self.say();
-        let received = self.session.core().machine.acknowledged();
-        let farewell = Farewell { received, text: String::new() };
-        self.far.push(Incoming::Message(Frame::Bye(farewell).to_bytes()));
-        self.far.end_inward(CloseReason::ByPeer);
+        bye(self.session, self.generation, &self.far);
         if let Some(reader) = reader {
             reader.pen.write(|out| last_event(&Close::new(CloseCode::NORMAL), None, out));
         }
     }
+}
+
+/// Says to the session what there is to say, and when there will be more. `None`: it is not for this
+/// connection any more.
+fn say(session: &Session, generation: u64, far: &Far) -> Option<Option<Instant>> {
+    let mut core = session.mine(generation)?;
+    let now = session.now();
+    while far.has_room()
+        && let Some(frame) = core.machine.next(now)
+    {
+        far.push(Incoming::Message(frame.to_bytes()));
+    }
+    Some(core.machine.wake_at().map(|at| session.begun + at))
+}
+
+/// The last that a session hears.
+fn bye(session: &Session, generation: u64, far: &Far) {
+    let received = {
+        let Some(mut core) = session.mine(generation) else { return };
+        core.machine.finish(session.now());
+        core.machine.acknowledged()
+    };
+    say(session, generation, far);
+    let farewell = Farewell { received, text: String::new() };
+    far.push(Incoming::Message(Frame::Bye(farewell).to_bytes()));
+    far.end_inward(CloseReason::ByPeer);
 }
 
 /// What came of a frame.
