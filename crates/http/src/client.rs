@@ -26,8 +26,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::address::{Place, WebAddress};
-use crate::events::EventStreams;
 use crate::channel::{Content, Made, WebChannel, WebSocketConfig};
+use crate::events::EventStreams;
 use crate::handshake::{PLAIN, RESUMABLE, accept, has_word, key};
 use crate::stream::{Hyper, Stream};
 use crate::tls::{ClientTls, Trust};

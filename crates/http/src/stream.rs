@@ -149,8 +149,7 @@ impl Hyper {
             }
             Poll::Pending => {
                 let Some(limit) = self.limit else { return polled };
-                let sleep =
-                    self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                let sleep = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
                 ready!(sleep.as_mut().poll(cx));
                 if let Some(progress) = &self.progress {
                     progress.stall();

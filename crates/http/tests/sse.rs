@@ -38,7 +38,11 @@ async fn a_stream_says_where_to_post_and_both_ways_are_a_line() {
     ] {
         assert!(stream.head.contains(header), "{}", stream.head);
     }
-    assert!(stream.uri.starts_with("/sse?session=") && stream.uri.len() == 13 + 22, "{}", stream.uri);
+    assert!(
+        stream.uri.starts_with("/sse?session=") && stream.uri.len() == 13 + 22,
+        "{}",
+        stream.uri
+    );
     assert_eq!(stream.first, "", "it cannot be resumed");
     let (mut sender, mut receiver) = line.split();
     sender.send("{\"hello\":1}").await.unwrap();
@@ -218,8 +222,10 @@ async fn a_body_is_held_against_its_limit_before_it_is_read() {
     assert_eq!(status_of(&served.ask(long).await), 413);
     // And one that does not say it.
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
-    let chunked =
-        format!("POST {} HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n{chunk}1\r\nx\r\n0\r\n\r\n", stream.uri);
+    let chunked = format!(
+        "POST {} HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n{chunk}1\r\nx\r\n0\r\n\r\n",
+        stream.uri
+    );
     assert_eq!(status_of(&served.ask(chunked).await), 413);
     assert_eq!(status_of(&stream.post("a b\n".repeat(1025), "").await), 413, "too many messages");
 }
@@ -319,7 +325,8 @@ async fn no_field_can_be_put_into_a_stream() {
         assert_eq!(event.data, expected.as_bytes());
     }
     for id in ["x\0y", "x\u{1}y"] {
-        let answer = post(served.port, &stream.uri, "{}", &format!("Last-Event-ID: {id}\r\n")).await;
+        let answer =
+            post(served.port, &stream.uri, "{}", &format!("Last-Event-ID: {id}\r\n")).await;
         assert_eq!(status_of(&answer), 400, "{id:?}");
     }
 }

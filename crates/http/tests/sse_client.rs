@@ -14,8 +14,8 @@ use tieline_http::ServerConfig;
 use tieline_link::{LineOptions, Recovery, SessionOptions, Sessions};
 use tieline_proto::BackoffConfig;
 use tieline_transport::{
-    Acceptor, BoxChannel, Channel, CloseReason, DynAcceptor, Endpoint, ErrorKind, Options, SendError,
-    SenderExt,
+    Acceptor, BoxChannel, Channel, CloseReason, DynAcceptor, Endpoint, ErrorKind, Options,
+    SendError, SenderExt,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -81,7 +81,11 @@ async fn messages_of_every_kind_go_both_ways_in_order() {
         }
     };
     tokio::join!(up, down, at_server, at_client);
-    assert!(served.web.counts().posts < 2_500, "what waits goes together: {:?}", served.web.counts());
+    assert!(
+        served.web.counts().posts < 2_500,
+        "what waits goes together: {:?}",
+        served.web.counts()
+    );
 }
 
 #[tokio::test]
@@ -129,7 +133,10 @@ async fn whoever_closes_the_other_hears_it_and_what_came_before() {
     let (client, _server) = pair(&mut served).await;
     served.web.close(Duration::from_secs(30)).await;
     let reason = end(&mut client.split().1).await;
-    assert!(matches!(&reason, CloseReason::ByPeerBecause(close) if close.code.get() == 1001), "{reason}");
+    assert!(
+        matches!(&reason, CloseReason::ByPeerBecause(close) if close.code.get() == 1001),
+        "{reason}"
+    );
 }
 
 #[tokio::test]
@@ -224,7 +231,8 @@ async fn a_session_survives_a_thousand_streams_that_are_cut_in_mid_event() {
         _ => Some(300 + numbers.below(4_000) as usize),
     })
     .await;
-    let first = BackoffConfig { first: Duration::ZERO, initial: Duration::ZERO, max: Duration::ZERO };
+    let first =
+        BackoffConfig { first: Duration::ZERO, initial: Duration::ZERO, max: Duration::ZERO };
     let options =
         SessionOptions { recovery: Some(Recovery::Reconnect(first)), ..SessionOptions::default() };
     let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable.unwrap());

@@ -11,7 +11,8 @@ use support::{LIMIT, TOKEN, config, end, message, registry_with, serve};
 use tieline_http::{ClientConfig, ServerConfig};
 use tieline_link::{LineOptions, Session, SessionOptions, Sessions};
 use tieline_transport::{
-    Acceptor, Channel, CloseReason, DynAcceptor, Endpoint, Incoming, Options, ReceiverExt, SenderExt,
+    Acceptor, Channel, CloseReason, DynAcceptor, Endpoint, Incoming, Options, ReceiverExt,
+    SenderExt,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};

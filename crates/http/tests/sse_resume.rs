@@ -11,7 +11,9 @@ use std::time::Duration;
 use support::events::{Numbers, Stream, ask, post, shears};
 use support::{TOKEN, config, end, message, serve, status_of};
 use tieline_http::{ServerConfig, Web};
-use tieline_link::{LineOptions, Session, SessionOptions, SessionReceiver, SessionSender, Sessions};
+use tieline_link::{
+    LineOptions, Session, SessionOptions, SessionReceiver, SessionSender, Sessions,
+};
 use tieline_transport::{Acceptor, Channel, CloseReason, DynAcceptor, SenderExt};
 
 struct Served {
@@ -57,7 +59,10 @@ async fn every_event_has_the_number_of_its_message_and_what_is_missed_comes_agai
     for number in 1..=5 {
         sender.send(format!("{number}")).await.unwrap();
         let event = stream.event().await.unwrap();
-        assert_eq!((event.id, &*event.data), (format!("{name}.{number}"), format!("{number}").as_bytes()));
+        assert_eq!(
+            (event.id, &*event.data),
+            (format!("{name}.{number}"), format!("{number}").as_bytes())
+        );
     }
     assert_eq!(status_of(&stream.post("before", "").await), 202);
     assert_eq!(message(&mut receiver).await, "before");
@@ -209,8 +214,7 @@ async fn a_client_that_lacks_too_much_is_told_so_and_not_passed_over() {
     assert_eq!(status_of(&refused), 400);
     drop(stream);
     // and of what is gone it is said what it is.
-    let more =
-        format!("Authorization: Bearer {TOKEN}\r\nLast-Event-ID: {name}.1000\r\n");
+    let more = format!("Authorization: Bearer {TOKEN}\r\nLast-Event-ID: {name}.1000\r\n");
     let (head, body) = ask("GET", served.port, "/sse", "", &more).await;
     assert_eq!(status_of(&head), 410, "{head}");
     assert!(head.contains("content-type: application/json\r\n"), "{head}");
@@ -310,7 +314,8 @@ async fn nobody_elses_session_can_be_had() {
     let more = format!("Cookie: {cookie}\r\nLast-Event-ID: {id}\r\n");
     let Err(refused) = Stream::open_as(served.port, &more).await else { panic!("it came") };
     assert_eq!(status_of(&refused), 404);
-    for id in ["x", ".", "x.1", "\u{e4}.1", &id.replace('.', ":"), &format!("{}.1", "A".repeat(22))] {
+    for id in ["x", ".", "x.1", "\u{e4}.1", &id.replace('.', ":"), &format!("{}.1", "A".repeat(22))]
+    {
         let Err(refused) = again(served.port, id).await else { panic!("{id}") };
         assert!(matches!(status_of(&refused), 404 | 400), "{id}");
     }

@@ -31,9 +31,9 @@ use tieline_transport::{
     IoConnection, PeerIdentity, PerformanceProfile, TransportKind,
 };
 
+pub(crate) use reason::{heard, told};
 pub use receiver::WebReceiver;
 pub use sender::WebSender;
-pub(crate) use reason::{heard, told};
 pub(crate) use shared::{Shared, lock};
 
 use self::shared::Counts;

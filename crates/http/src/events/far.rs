@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tieline_proto::websocket::Close;
 use tieline_proto::FrameError;
+use tieline_proto::websocket::Close;
 use tieline_transport::{CloseReason, Incoming};
 
 use super::channel::{Pair, length_of, register};
@@ -99,7 +99,6 @@ impl Far {
         state.inward.push(incoming, length);
         true
     }
-
 
     /// Nothing comes in behind what has: the receiver finds this reason there. What goes out goes on.
     pub(crate) fn end_inward(&self, reason: CloseReason) {

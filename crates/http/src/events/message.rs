@@ -2,11 +2,11 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
+use tieline_proto::ByteSize;
 use tieline_proto::json::{self, Limits};
 use tieline_proto::jsonrpc::member;
 use tieline_proto::sse::{self, Encoder, Event};
 use tieline_proto::websocket::{Close, CloseCode};
-use tieline_proto::ByteSize;
 
 use super::{BINARY, END};
 use crate::token::{URL_SAFE, base64, unbase64};
@@ -136,7 +136,10 @@ mod tests {
         out.clear();
         event(&[0xff, 0, 1, 2], None, &mut out);
         let event = read(&out);
-        assert_eq!((&*event.event, decoded(&event).unwrap()), (BINARY, Bytes::from(vec![255, 0, 1, 2])));
+        assert_eq!(
+            (&*event.event, decoded(&event).unwrap()),
+            (BINARY, Bytes::from(vec![255, 0, 1, 2]))
+        );
     }
 
     #[test]
@@ -167,7 +170,11 @@ mod tests {
             ("{\"a\":1}\r\n\n{\"b\":2}\n", &["{\"a\":1}", "{\"b\":2}"]),
             ("plain words\nof two lines", &["plain words", "of two lines"]),
         ] {
-            assert_eq!(of(text), Ok(expected.iter().map(|it| Bytes::from(*it)).collect()), "{text:?}");
+            assert_eq!(
+                of(text),
+                Ok(expected.iter().map(|it| Bytes::from(*it)).collect()),
+                "{text:?}"
+            );
         }
         let lines = |count| messages(Bytes::from("x y\n".repeat(count)), Limits::default());
         assert_eq!(lines(MOST_MESSAGES).map(|it| it.len()), Ok(MOST_MESSAGES));

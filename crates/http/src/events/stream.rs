@@ -51,7 +51,10 @@ impl Progress {
 pub(crate) fn stream(progress: Arc<Progress>) -> (Pen, Events) {
     let base = progress.given.load(Relaxed);
     let page = Arc::new(Mutex::new(Page::default()));
-    (Pen { page: page.clone(), progress: progress.clone(), base, pushed: 0 }, Events { page, progress })
+    (
+        Pen { page: page.clone(), progress: progress.clone(), base, pushed: 0 },
+        Events { page, progress },
+    )
 }
 
 #[derive(Default)]

@@ -156,10 +156,7 @@ impl Gate {
     }
 
     /// Whether whoever makes the request has a secret that fits: which, if one is needed.
-    pub(super) fn authenticate(
-        &self,
-        headers: &HeaderMap,
-    ) -> Result<Option<Fingerprint>, Refused> {
+    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Option<Fingerprint>, Refused> {
         let Some(token) = self.token else { return Ok(None) };
         let mut shown = Vec::new();
         match one(headers, &header::AUTHORIZATION) {

@@ -99,7 +99,8 @@ impl Asked {
             one => (vec![one], false),
         };
         let alone = |message: &Bytes| on_one_line(message, limits);
-        let mut asked = Self { messages: Vec::new(), ids: Vec::new(), is_batch, errors: Vec::new() };
+        let mut asked =
+            Self { messages: Vec::new(), ids: Vec::new(), is_batch, errors: Vec::new() };
         for part in parts {
             match part {
                 Message::Request(request) => {
@@ -164,7 +165,8 @@ impl Waiting {
         while !self.open.is_empty() {
             let Outward::Message(message) = far.take().await else { return false };
             far.handed_on();
-            let Message::Response(response) = classify(message.clone(), &LENIENT, Limits::default())
+            let Message::Response(response) =
+                classify(message.clone(), &LENIENT, Limits::default())
             else {
                 continue;
             };

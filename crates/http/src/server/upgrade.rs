@@ -13,11 +13,11 @@ use tieline_proto::websocket::Role;
 use tieline_transport::TransportKind;
 use tokio::time::timeout;
 
-use super::{Server, WebLine};
 use super::body::{Body, line};
 use super::count::count;
 use super::gate::protocols;
 use super::route::{Guest, busy};
+use super::{Server, WebLine};
 use crate::channel::{Content, Made, WebChannel};
 use crate::handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX, accept, has_word, is_key};
 use crate::stream::Hyper;

@@ -114,13 +114,14 @@ async fn take(
         },
     };
     let is_carrier = matches!(&stream.line, Line::Plain { is_carrier: true, .. });
-    let is_framed = is_carrier
-        || parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == FRAMES);
+    let is_framed =
+        is_carrier || parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == FRAMES);
     let largest = server.web_socket.channel.max_message;
     let largest = if is_carrier { carrier_limit(largest) } else { largest };
     // Several that are short may stand in front of one that is as long as any.
     let most = largest.bytes().saturating_add(if is_framed { BATCH } else { 0 });
-    let body = read(body, most, BODY).await.map_err(|status| no(status, "the body is not taken"))?;
+    let body =
+        read(body, most, BODY).await.map_err(|status| no(status, "the body is not taken"))?;
     let messages = if is_framed {
         framed(body, largest).ok_or_else(|| no(StatusCode::BAD_REQUEST, "these are no frames"))?
     } else {

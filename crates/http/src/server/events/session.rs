@@ -181,7 +181,9 @@ pub(super) async fn open(
             }
             busy(server, TOO_MANY)
         }
-        Err(Unopened::Overtaken) => line(StatusCode::CONFLICT, "a newer stream has taken its place"),
+        Err(Unopened::Overtaken) => {
+            line(StatusCode::CONFLICT, "a newer stream has taken its place")
+        }
     }
 }
 
