@@ -8,6 +8,7 @@
 //!                                       is resumed here in its place     if nobody takes sessions
 //! ```
 
+mod carrier;
 mod plain;
 mod session;
 mod table;
