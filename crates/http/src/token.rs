@@ -120,7 +120,7 @@ pub(crate) fn base64(bytes: &[u8], alphabet: &[u8; 64]) -> String {
 pub(crate) fn unbase64(text: &[u8]) -> Option<Vec<u8>> {
     let padded = text.iter().rev().take(2).take_while(|byte| **byte == b'=').count();
     let (digits, _) = text.split_at_checked(text.len() - padded)?;
-    if digits.len() % 4 == 1 || (padded > 0 && text.len() % 4 != 0) {
+    if digits.len() % 4 == 1 || (padded > 0 && !text.len().is_multiple_of(4)) {
         return None;
     }
     let mut bytes = Vec::with_capacity(digits.len() / 4 * 3 + 2);

@@ -82,25 +82,24 @@ async fn every_event_has_the_number_of_its_message_and_what_is_missed_comes_agai
 
 #[tokio::test]
 async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
-    const CUTS: u64 = 1000;
+    const STREAMS: u64 = 1000;
     let seed = 0x5eed_0001;
     let mut served = sessions().await;
-    let cuts = Arc::new(AtomicU64::new(0));
-    let (counted, mut numbers) = (cuts.clone(), Numbers(seed));
+    let (mut is_first, mut numbers) = (true, Numbers(seed));
     let port = shears(served.port, move || {
-        match counted.fetch_add(1, Relaxed) {
-            // Before there was an event with an id, nobody could come back.
-            0 => Some(1_000),
-            1..CUTS => Some(1 + numbers.below(4_000) as usize),
-            _ => None,
-        }
+        // Before there was an event with an id, nobody could come back.
+        let least = if std::mem::take(&mut is_first) { 1_000 } else { 1 };
+        Some(least + numbers.below(4_000) as usize)
     })
     .await;
+    let web = &served.web;
     let done = Arc::new(AtomicU64::new(0));
     let is_done = done.clone();
     let serving = async {
         let session = Acceptor::accept(&mut served.sessions).await.unwrap();
         let (mut sender, mut receiver) = session.split();
+        // Who confirms before much can have come lacks nothing, ever.
+        assert_eq!(message(&mut receiver).await, "up 0");
         let down = async {
             let mut number = 0_u64;
             while is_done.load(Relaxed) == 0 {
@@ -111,7 +110,7 @@ async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
             number
         };
         let up = async {
-            for number in 0_u64.. {
+            for number in 1_u64.. {
                 let came = message(&mut receiver).await;
                 if came == "last" {
                     return number;
@@ -120,7 +119,9 @@ async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
             }
             0
         };
-        tokio::join!(down, up)
+        let counts = tokio::join!(down, up);
+        // The session stays until its client has it all.
+        (counts, sender, receiver)
     };
     // What was received last, its number, and where to post.
     let (seen, mut seeing) = tokio::sync::watch::channel((String::new(), 0_u64, String::new()));
@@ -128,10 +129,11 @@ async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
         for number in 0_u64.. {
             // A message for every fourth event.
             let (last, _, uri) = {
-                let known = seeing.wait_for(|(_, count, _)| *count >= 4 * (number + 1));
+                let known =
+                    seeing.wait_for(|(last, count, _)| !last.is_empty() && *count >= 4 * number);
                 known.await.unwrap().clone()
             };
-            let is_last = cuts.load(Relaxed) > CUTS;
+            let is_last = web.counts().event_streams > STREAMS;
             let body = if is_last { "last".into() } else { format!("up {number}") };
             let header = format!("Tieline-Sequence: {}\r\nLast-Event-ID: {last}\r\n", number + 1);
             // As often as it takes; the answer is cut off, too, and nobody knows then whether it was taken.
@@ -158,6 +160,7 @@ async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
                 }
             };
             last = stream.first.clone();
+            seen.send_replace((last.clone(), expected, stream.uri.clone()));
             while let Some(event) = stream.event().await {
                 last = event.id;
                 if event.data == "last" {
@@ -170,10 +173,9 @@ async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
         }
     };
     let client = async { tokio::join!(reading, posting) };
-    let ((sent, taken), (received, posted)) = tokio::join!(serving, client);
-    println!("{sent} down, {posted} up, {} connections", cuts.load(Relaxed));
+    let (((sent, taken), ..), (received, posted)) = tokio::join!(serving, client);
+    println!("{sent} down, {posted} up, {:?}", web.counts());
     assert_eq!((received, posted), (sent, taken), "seed {seed}");
-    assert!(cuts.load(Relaxed) > CUTS);
 }
 
 #[tokio::test]
@@ -362,11 +364,46 @@ async fn a_client_that_stays_away_for_its_grace_is_forgotten() {
     drop(stream);
     let reason = end(&mut receiver).await;
     assert!(reason.to_string().contains("nobody resumed the session in 30s"), "{reason}");
-    let over = loop {
-        match again(served.port, &format!("{name}.0")).await {
-            Err(over) => break over,
-            Ok(_) => panic!("it came"),
-        }
-    };
+    let Err(over) = again(served.port, &format!("{name}.0")).await else { panic!("it came") };
     assert_eq!(status_of(&over), 410, "{over}");
+}
+
+/// A write that makes no progress costs the connection, and not the session.
+#[tokio::test]
+async fn who_stops_reading_loses_the_connection_and_no_message() {
+    const EACH: usize = 60_000;
+    const COUNT: usize = 400;
+    let mut config = config();
+    config.limits.post_wait = Duration::from_millis(200);
+    config.web_socket.channel.stall_timeout = Duration::from_millis(200);
+    let mut served = sessions_with(config).await;
+    let (mut stream, mut sender, _receiver) = pair(&mut served).await;
+    // From here on nothing is let go that is not confirmed.
+    let confirm = format!("Last-Event-ID: {}\r\n", stream.first);
+    assert_eq!(status_of(&stream.post("", &confirm).await), 202);
+    let saying = tokio::spawn(async move {
+        for number in 0..COUNT {
+            sender.send(format!("{number:EACH$}")).await.unwrap();
+        }
+        sender
+    });
+    // Nothing is read until the server has given the connection up: then a POST finds no stream.
+    while status_of(&stream.post("x", "").await) == 202 {}
+    let (mut last, mut expected, mut connections) = (stream.first.clone(), 0, 1);
+    while expected < COUNT {
+        let Some(event) = stream.event().await else {
+            stream = again(served.port, &last).await.unwrap();
+            connections += 1;
+            continue;
+        };
+        last = event.id;
+        assert_eq!(std::str::from_utf8(&event.data).unwrap().trim(), expected.to_string());
+        expected += 1;
+        if expected % 20 == 0 {
+            let confirm = format!("Last-Event-ID: {last}\r\n");
+            assert_eq!(status_of(&stream.post("", &confirm).await), 202);
+        }
+    }
+    assert!(connections > 1);
+    drop(saying.await.unwrap());
 }

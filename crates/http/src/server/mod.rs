@@ -216,7 +216,7 @@ pub struct WebAcceptor {
 #[non_exhaustive]
 pub enum WebLine {
     /// A WebSocket.
-    WebSocket(WebChannel),
+    WebSocket(Box<WebChannel>),
     /// Events one way and POSTs the other, or a call by POST.
     Events(EventChannel),
 }
@@ -225,7 +225,7 @@ impl WebLine {
     /// The WebSocket, if it is one.
     pub fn into_web_socket(self) -> Option<WebChannel> {
         match self {
-            Self::WebSocket(channel) => Some(channel),
+            Self::WebSocket(channel) => Some(*channel),
             Self::Events(_) => None,
         }
     }

@@ -81,7 +81,7 @@ pub(super) fn web_socket(
         let channel = WebChannel::new(made, config);
         server.present(id, channel.shared());
         count(&server.counters.web_sockets);
-        place.send(WebLine::WebSocket(channel));
+        place.send(WebLine::WebSocket(Box::new(channel)));
     });
     switched(&key, chosen)
 }

@@ -113,7 +113,7 @@ pub(super) async fn open(
     id: Option<&str>,
 ) -> Response<Body> {
     let (stream, last) = match id {
-        None => match server.events.add(owner, Line::Session(Session::new())) {
+        None => match server.events.add(owner, Line::Session(Box::new(Session::new()))) {
             Some(stream) => (stream, 0),
             None => return busy(server, TOO_MANY),
         },

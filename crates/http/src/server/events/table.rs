@@ -44,7 +44,7 @@ pub(super) enum Line {
     /// A line that ends with its connection; of messages, or of the frames of a session.
     Plain { far: Far, is_carrier: bool },
     /// A session that survives it.
-    Session(Session),
+    Session(Box<Session>),
 }
 
 /// A stream that is over.
