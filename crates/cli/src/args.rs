@@ -45,7 +45,8 @@ Examples:
 
 Endpoints:
   unix:PATH  unix:@ABSTRACT  pipe:NAME (Windows)  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:  tcp:HOST:PORT
-  ws://HOST:PORT/PATH  wss://HOST/PATH  ws-unix:PATH; to listen: http://HOST:PORT  https://HOST:PORT  http-unix:PATH
+  ws://HOST:PORT/PATH  wss://HOST/PATH  ws-unix:PATH
+  http://HOST:PORT/sse  https://HOST/sse  http-unix:PATH (events and POST); to listen for all of these: http://HOST:PORT
   A framing may stand in front: lines+ (the usual), content-length+, length-prefix+; or resume+, for
   a session that survives its connection
 

@@ -256,6 +256,15 @@ impl Session {
         self.incoming.commit(now, sequence);
     }
 
+    /// Forgets all that was received behind this number, so that the other side sends it again on the next
+    /// connection: for those who only pass it on, and hear from their own consumer how far that has
+    /// come. Only between two connections, and only where the session
+    /// [commits](SessionConfig::commits). False, and nothing is done, if that was taken over already, or
+    /// was never received.
+    pub fn rewind(&mut self, sequence: Sequence) -> bool {
+        self.incoming.rewind(sequence)
+    }
+
     /// Asks the other side for a sign of life, behind what is being written.
     pub fn ping(&mut self, token: u64) {
         self.ping = Some(token);
