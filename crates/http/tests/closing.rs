@@ -3,12 +3,14 @@
 
 mod support;
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use support::{BEARER, close_code, config, echo, end, frame, head, message, serve, upgrade};
 use tieline_http::WebChannel;
 use tieline_proto::HeartbeatConfig;
-use tieline_transport::{Acceptor, Channel, CloseReason, Incoming, ReceiverExt, SenderExt};
+use tieline_transport::{Acceptor, Channel, CloseReason, Incoming, ReceiverExt, Sender, SenderExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -94,6 +96,24 @@ async fn a_server_that_shuts_down_says_so() {
     assert!(reason.is_clean());
     assert!(matches!(server.await.unwrap(), CloseReason::ByUs));
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
+}
+
+/// In virtual time: many whose buffers are full, and who read nothing, are waited for within the grace.
+#[tokio::test(start_paused = true)]
+async fn a_server_goes_within_its_grace_although_nobody_reads() {
+    let mut served = serve(config()).await;
+    let mut deaf = Vec::new();
+    for _ in 0..50 {
+        let (stream, channel) = served.raw().await;
+        let (mut sender, receiver) = channel.split();
+        while poll_fn(|cx| Poll::Ready(sender.poll_ready(cx).is_ready())).await {
+            sender.start_send(vec![b'x'; 256 * 1024].into()).unwrap();
+        }
+        deaf.push((stream, sender, receiver));
+    }
+    let begun = tokio::time::Instant::now();
+    served.web.close(Duration::from_secs(2)).await;
+    assert_eq!(begun.elapsed().as_secs(), 2, "{:?}", begun.elapsed());
 }
 
 /// A close frame that nobody answers is not waited for long, in virtual time.

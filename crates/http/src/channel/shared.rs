@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use tieline_proto::websocket::{Close, Role};
+use tieline_proto::websocket::Role;
 use tieline_transport::{
     Backing, CloseReason, ConnectionInfo, Control, Principal, SendError, WriteHalf,
 };
@@ -116,17 +116,21 @@ impl Shared {
     }
 
     /// Tells the other side that the server goes, and waits until that is written.
-    pub(crate) fn poll_going_away(&self, cx: &mut Context<'_>, close: &Close) -> Poll<()> {
+    pub(crate) fn poll_going_away(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut is_first = false;
         let polled = self.poll_out(Side::Keeper, cx, |out, cx| {
             if out.closed().is_none() {
-                out.close(Some(close), CloseReason::ByUs);
+                is_first = true;
+                out.close(Some(&super::going_away()), CloseReason::ByUs);
                 self.is_closing.store(true, Relaxed);
                 self.control.end(CloseReason::ByUs);
             }
             out.poll_flush(cx).map(|_| ())
         });
-        // The receiver waits for the answer from now on.
-        self.wake();
+        if is_first {
+            // The receiver waits for the answer from now on. Again and again it would be us who are woken.
+            self.wake();
+        }
         polled
     }
 }

@@ -34,7 +34,7 @@ use tieline_transport::{
     Receiver, Sender, TransportError,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 pub use config::{Access, ServerConfig, ServerLimits};
@@ -46,7 +46,7 @@ use self::events::Table;
 use self::gate::Gate;
 use self::listen::{Socket, endpoint_of, keep};
 use crate::address::Place;
-use crate::channel::{Shared, WebChannel, WebSocketConfig, going_away, lock};
+use crate::channel::{Shared, WebChannel, WebSocketConfig, lock};
 use crate::events::EventChannel;
 
 /// A server of the web that listens. Dropping it stops listening and ends the streams of events; the
@@ -174,25 +174,20 @@ impl Web {
     }
 
     /// Shuts down: not ready, no new connections, requests under way are answered, every WebSocket and
-    /// every stream of events is told 1001. Waits until all have gone, `grace` at most; then what is left of HTTP is cut off. WebSockets
-    /// belong to those who accepted them.
+    /// every stream of events is told 1001. Waits until all have gone, `grace` at most; then what is left of
+    /// HTTP is cut off. WebSockets belong to those who accepted them.
     pub async fn close(self, grace: Duration) {
         let server = &self.server;
         server.is_ready.store(false, Relaxed);
         self.listening.abort();
         server.closing.send_replace(true);
-        let goodbye = going_away();
         let told = async {
-            let mut waiting: Vec<_> =
-                lock(&server.present).values().filter_map(Weak::upgrade).collect();
-            poll_fn(|cx| {
-                waiting.retain(|it| it.poll_going_away(cx, &goodbye).is_pending());
-                match waiting.is_empty() {
-                    true => std::task::Poll::Ready(()),
-                    false => std::task::Poll::Pending,
-                }
-            })
-            .await;
+            // A task for each, so that one that moves does not have all others looked at.
+            let mut telling = JoinSet::new();
+            for web_socket in lock(&server.present).values().filter_map(Weak::upgrade) {
+                telling.spawn(poll_fn(move |cx| web_socket.poll_going_away(cx)));
+            }
+            while telling.join_next().await.is_some() {}
             server.door.emptied().await;
         };
         let _ = timeout(grace, told).await;
