@@ -16,7 +16,7 @@ mod web;
 use clap::{Parser, Subcommand};
 
 pub(crate) use call::Call;
-pub(crate) use chaos::Chaos;
+pub(crate) use chaos::{Bytes, Chaos};
 pub(crate) use connect::{Bridge, Connect};
 pub(crate) use line::Line;
 pub(crate) use logging::{LogFormat, Logging};
@@ -45,7 +45,8 @@ Examples:
 
 Endpoints:
   unix:PATH  unix:@ABSTRACT  pipe:NAME (Windows)  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:  tcp:HOST:PORT
-  ws://HOST:PORT/PATH  wss://HOST/PATH  ws-unix:PATH; to listen: http://HOST:PORT  https://HOST:PORT  http-unix:PATH
+  ws://HOST:PORT/PATH  wss://HOST/PATH  ws-unix:PATH
+  http://HOST:PORT/sse  https://HOST/sse  http-unix:PATH (events and POST); to listen for all of these: http://HOST:PORT
   A framing may stand in front: lines+ (the usual), content-length+, length-prefix+; or resume+, for
   a session that survives its connection
 

@@ -5,9 +5,10 @@ use std::hash::{BuildHasher, Hasher};
 use std::io::Write;
 
 use tieline_gateway::{ChaosReport, Faults};
-use tieline_transport::{Guardian, Options, Registry};
+use tieline_http::WebAddress;
+use tieline_transport::{Address, Endpoint, Guardian, Options, Registry, TransportError};
 
-use crate::args::Chaos;
+use crate::args::{Bytes, Chaos};
 use crate::report::Failure;
 use crate::signals::Signals;
 
@@ -22,17 +23,21 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
         seed: args.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
     };
     let options = Options {
-        allow_unauthenticated_tcp: args.allow_unauthenticated_tcp,
+        // A server on the web asks everybody for a token, whichever way they come.
+        allow_unauthenticated_tcp: args.allow_unauthenticated_tcp
+            || (args.listen.is_web() && args.target.is_web()),
         // As `main` did first of all.
         guardian: Some(Guardian::of_this_program()),
         ..Options::default()
     };
-    let (registry, target) = (Registry::new(), &args.target);
-    let chaos = tieline_gateway::Chaos::listen(&registry, &args.listen, target, &options, faults);
+    let (registry, target) = (Registry::new(), &args.target.endpoint);
+    let (front, back) = (&args.listen.carrier, &args.target.carrier);
+    let chaos = tieline_gateway::Chaos::listen(&registry, front, back, &options, faults);
     let chaos = chaos.await?;
+    let listen = shown(&args.listen, chaos.endpoint(), &args.target)?;
     // Nobody may be reading; it does harm all the same.
-    let _ = writeln!(std::io::stdout(), "{}", chaos.endpoint());
-    tracing::info!("between {} and {target}: {}", chaos.endpoint(), harm(&faults));
+    let _ = writeln!(std::io::stdout(), "{listen}");
+    tracing::info!("between {listen} and {target}: {}", harm(&faults));
     let report = chaos.run(signals.first()).await;
     let ChaosReport { connections, refused, cut, to_target, to_client, dropped, corrupted, .. } =
         report;
@@ -47,6 +52,21 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
         "ended; bytes were counted"
     );
     Ok(())
+}
+
+/// Where clients connect: with the port that was found, and what is asked for behind it.
+fn shown(listen: &Bytes, bound: &Endpoint, target: &Bytes) -> Result<String, TransportError> {
+    let Address::Other { scheme, .. } = listen.endpoint.address() else {
+        return Ok(bound.to_string());
+    };
+    let path = match target.is_web() {
+        true => WebAddress::of(&target.endpoint)?.target,
+        false => WebAddress::of(&listen.endpoint)?.target,
+    };
+    Ok(match bound.address() {
+        Address::Unix(_) => format!("{}:{path}", bound.to_string().replacen("unix", scheme, 1)),
+        _ => format!("{}{path}", bound.to_string().replacen("tcp:", &format!("{scheme}://"), 1)),
+    })
 }
 
 /// What will be done to each connection, in words.

@@ -33,7 +33,8 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     let account = ProcessAccount::default();
     let (tap, tap_end) = Tap::open_if_any(args.line.tap.as_deref())?;
     let grace = args.line.grace();
-    let bridge = Bridge { tap, dialect: args.dialect, grace, ..Bridge::default() };
+    let overflow = args.slow_client;
+    let bridge = Bridge { tap, dialect: args.dialect, grace, overflow, ..Bridge::default() };
     let mut server = Server::new(args.max_connections, bridge);
     server.restart(args.restart);
     server.account(account.clone());

@@ -50,10 +50,12 @@ impl Sites {
         let limits = &mut config.limits;
         limits.connections = limits.connections.max(most);
         limits.connections_per_peer = limits.connections_per_peer.max(most);
-        let (site, plain, resumable) = Web::listen(config).await?;
-        self.sites.push(site);
+        limits.event_streams = limits.event_streams.max(served.most);
         let usual = SessionOptions::default();
         let grace = args.session_grace.or(served.resume).unwrap_or(usual.grace);
+        limits.event_grace = grace;
+        let (site, plain, resumable) = Web::listen(config).await?;
+        self.sites.push(site);
         let session = SessionOptions { grace, max_sessions: served.most, ..usual };
         let sessions = Sessions::new(Box::new(resumable), session, LineOptions::of(options));
         Ok((Box::new(plain), Box::new(sessions)))
@@ -82,6 +84,8 @@ impl Sites {
                 (_, None) => "TIELINE_TOKEN=… ".into(),
             };
             text.push_str(&format!("  {token}{tieline} connect {web_socket}\n"));
+            let events = events(site.endpoint());
+            text.push_str(&format!("  or by events and POST: {events}; by a POST alone: /rpc\n"));
             if let Some(url) = site.one_time_url()? {
                 text.push_str(&format!("  or in a browser, once: {url}\n"));
             }
@@ -118,5 +122,13 @@ fn web_socket(listener: &Endpoint) -> String {
             format!("{scheme}:{rest}/ws")
         }
         _ => listener.to_string(),
+    }
+}
+
+/// Where streams of events of a listener are.
+fn events(listener: &Endpoint) -> String {
+    match listener.address() {
+        Address::Other { scheme, .. } if scheme == "http-unix" => listener.to_string(),
+        _ => format!("{listener}/sse"),
     }
 }

@@ -135,10 +135,34 @@ fn a_page_of_an_origin_that_is_allowed_gets_in_with_cookie_or_token() {
     browser.wait(CONNECTED);
     browser.open(&format!("{origin}/page"));
     assert_eq!(browser.run(&echo("[]")), "hello");
+    // Events and POSTs, as well: with the cookie, as an EventSource has nothing else.
+    let events = |url: &str| {
+        let url = json!(url);
+        format!(
+            "return new Promise((resolve) => {{
+                const events = new EventSource({url} + '/sse', {{ withCredentials: true }});
+                events.addEventListener('endpoint', ({{ data }}) =>
+                    fetch({url} + data, {{ method: 'POST', credentials: 'include', body: 'by events' }}));
+                events.onmessage = ({{ data, lastEventId }}) => {{
+                    events.close();
+                    resolve([data, lastEventId.split('.')[1]]);
+                }};
+                events.onerror = () => {{ events.close(); resolve('closed'); }};
+            }})"
+        )
+    };
+    assert_eq!(browser.run(&events(site.url())), json!(["by events", "1"]));
+    let call = format!(
+        "return fetch('{}/rpc', {{ method: 'POST', credentials: 'include', body: '{{' }})
+             .then(({{ status }}) => status)",
+        site.url()
+    );
+    assert_eq!(browser.run(&call), 400);
     // The same server by another name is another origin.
     browser.open(&format!("http://localhost:{port}/page"));
     assert_eq!(browser.run(&echo(&with_token)), 1006);
-    assert_eq!(site.clients(), 3);
+    assert_eq!(browser.run(&events(site.url())), "closed");
+    assert_eq!(site.clients(), 4);
     browser.stop();
     site.stop();
 }

@@ -86,30 +86,70 @@ fn status_of(answer: &str) -> &str {
 #[test]
 fn lines_go_in_and_out_by_web_socket_with_and_without_a_session() {
     let site = Site::start(&["--", "cat"]);
-    for endpoint in [site.web_socket(), format!("resume+{}", site.web_socket())] {
+    let events = format!("{}/sse", site.endpoint);
+    let resumed = [format!("resume+{}", site.web_socket()), format!("resume+{events}")];
+    for endpoint in [site.web_socket(), events].into_iter().chain(resumed) {
         let lines = "{\"id\":1}\nplain words\n";
         let finished = Program::run(&mut site.connect(&endpoint), lines);
         assert_eq!((finished.code, &*finished.stdout), (Some(0), lines), "{finished:?}");
     }
     let said = site.stop();
-    assert!(said.contains("served=2 refused=0 failed=0"), "{said}");
+    assert!(said.contains("served=4 refused=0 failed=0"), "{said}");
     assert!(!said.contains(TOKEN), "{said}");
 }
 
 #[test]
 fn a_call_and_a_bridge_reach_it_too() {
     let site = Site::start(&[]);
-    let endpoint = site.web_socket();
-    let mut call = tieline(["call", &endpoint, "add", "[2,3]"]);
-    let finished = Program::run(call.env("TIELINE_TOKEN", TOKEN), "");
-    assert_eq!((finished.code, finished.stdout.trim()), (Some(0), "5"), "{finished:?}");
-    let mut bridge = tieline(["bridge", "stdio:", &endpoint]);
-    let mut bridge = Program::start(bridge.env("TIELINE_TOKEN", TOKEN));
-    let answer: Value = bridge.call(&request(1, "add", json!([20, 22])));
-    assert_eq!(answer["result"], 42);
-    bridge.end_input();
-    assert_eq!(bridge.wait().code, Some(0));
+    for endpoint in [site.web_socket(), format!("{}/sse", site.endpoint)] {
+        let mut call = tieline(["call", &endpoint, "add", "[2,3]"]);
+        let finished = Program::run(call.env("TIELINE_TOKEN", TOKEN), "");
+        assert_eq!((finished.code, finished.stdout.trim()), (Some(0), "5"), "{finished:?}");
+        let mut bridge = tieline(["bridge", "stdio:", &endpoint]);
+        let mut bridge = Program::start(bridge.env("TIELINE_TOKEN", TOKEN));
+        let answer: Value = bridge.call(&request(1, "add", json!([20, 22])));
+        assert_eq!(answer["result"], 42);
+        bridge.end_input();
+        assert_eq!(bridge.wait().code, Some(0));
+    }
     site.stop();
+}
+
+/// As a person tries it out.
+#[test]
+fn curl_reads_events_and_posts_and_calls() {
+    let site = Site::start(&[]);
+    let curl = |args: &[&str]| {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--no-buffer", "--max-time", "60"]);
+        curl.args(["--header", &format!("Authorization: Bearer {TOKEN}")]).args(args);
+        curl
+    };
+    let mut events = Program::start(&mut curl(&[&format!("{}/sse", site.endpoint)]));
+    let mut line = || loop {
+        let line = events.line().unwrap();
+        if !line.is_empty() && !line.starts_with(':') && !line.starts_with("id: ") {
+            return line;
+        }
+    };
+    assert_eq!(line(), "event: endpoint");
+    let uri = line();
+    let post_to = format!("{}{}", site.endpoint, uri.strip_prefix("data: ").unwrap());
+    let body = request(1, "add", json!([2, 3])).to_string();
+    let posted = Program::run(&mut curl(&["--data", &body, &post_to]), "");
+    assert_eq!((posted.code, &*posted.stdout), (Some(0), "\n"), "{posted:?}");
+    let answer: Value = serde_json::from_str(line().strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!((&answer["id"], &answer["result"]), (&json!(1), &json!(5)));
+    let done = Program::run(&mut curl(&["--request", "DELETE", &post_to]), "");
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_eq!(line(), "event: end");
+    assert_eq!(line(), r#"data: {"code":1000,"reason":""}"#);
+    assert_eq!(events.wait().code, Some(0));
+    let called = Program::run(&mut curl(&["--data", &body, &format!("{}/rpc", site.endpoint)]), "");
+    let answer: Value = serde_json::from_str(&called.stdout).unwrap();
+    assert_eq!(answer["result"], 5);
+    let said = site.stop();
+    assert!(said.contains("failed=0"), "{said}");
 }
 
 #[test]
@@ -374,4 +414,25 @@ fn clients_that_say_nothing_do_not_speak_for_the_program() {
     let finished = Program::run(&mut serve.connect(), "hello\n");
     assert_eq!(&*finished.stdout, "hello\n", "{finished:?}");
     serve.stop();
+}
+
+#[test]
+fn a_session_on_a_web_socket_whose_bytes_are_cut_loses_and_doubles_nothing() {
+    const LINES: usize = 50_000;
+    // A client behind a proxy asks for it by the proxy's name.
+    let site = Site::start(&["--allow-host", "127.0.0.1", "--", "cat"]);
+    let faults = ["--cut-every", "50ms"];
+    let mut way = tieline(["chaos", "ws://127.0.0.1:0", &site.web_socket()]);
+    let way = Site::of(way.args(faults));
+    assert!(way.endpoint.starts_with("ws://127.0.0.1:") && way.endpoint.ends_with("/ws"));
+    let lines: String = (0..LINES).map(|number| format!("{number}\n")).collect();
+    let finished = Program::run(&mut site.connect(&format!("resume+{}", way.endpoint)), &lines);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let first = finished.stdout.lines().zip(lines.lines()).find(|(came, went)| came != went);
+    assert_eq!(first, None, "the first that differs");
+    assert!(finished.stdout == lines, "{} of {} bytes", finished.stdout.len(), lines.len());
+    let said = way.stop();
+    let cuts = said.split("cut=").nth(1).and_then(|rest| rest.split_whitespace().next());
+    assert!(cuts.unwrap().parse::<u32>().unwrap() > 0, "{said}");
+    site.stop();
 }

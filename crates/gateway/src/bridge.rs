@@ -11,8 +11,9 @@ use tieline_proto::RestartPolicy;
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{BoxChannel, Channel, CloseReason, DynConnector, TransportError};
 
-use crate::Tap;
 use crate::line::Line;
+use crate::outbox::Outbox;
+use crate::{Overflow, Tap};
 
 /// How two channels are joined.
 #[derive(Clone, Debug)]
@@ -29,11 +30,15 @@ pub struct Bridge {
     /// answered is answered −32000 in its place, with how it ended. Without one, and for
     /// [xi](Dialect::XI), nothing is put into the stream.
     pub dialect: Option<Dialect>,
+    /// What becomes of what the far side says while the near side does not take it; by default the far
+    /// side waits.
+    pub overflow: Overflow,
 }
 
 impl Default for Bridge {
     fn default() -> Self {
-        Self { line: 1, tap: None, grace: Duration::from_secs(10), dialect: None }
+        let grace = Duration::from_secs(10);
+        Self { line: 1, tap: None, grace, dialect: None, overflow: Overflow::Wait }
     }
 }
 
@@ -45,7 +50,8 @@ pub struct BridgeReport {
     pub to_far: u64,
     /// Messages from far to near.
     pub to_near: u64,
-    /// Messages that were not passed on: not deliverable, or not sendable in the other framing.
+    /// Messages that were not passed on: not deliverable, not sendable in the other framing, or dropped
+    /// because the near side did not [take](Overflow) them.
     pub lost: u64,
     /// How often the far side was started again.
     pub restarted: u64,
@@ -113,7 +119,8 @@ pub async fn bridge(
 ) -> BridgeReport {
     let line = Line::new(&options);
     let control = near.control().clone();
-    let (mut sender, mut receiver) = near.split();
+    let (sender, mut receiver) = near.split();
+    let mut sender = Outbox::new(sender, options.overflow, options.dialect);
     let joined = line.join((&mut sender, &mut receiver), far, pin!(stop)).await;
     line.end((sender, receiver), &control, joined).await
 }

@@ -15,6 +15,7 @@
 mod bridge;
 mod chaos;
 mod line;
+mod outbox;
 mod publish;
 mod pump;
 mod serve;
@@ -24,6 +25,7 @@ mod watch;
 
 pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge, bridge_supervised};
 pub use chaos::{Chaos, ChaosReport, Faults};
+pub use outbox::{Overflow, UnknownOverflow};
 pub use serve::{Server, ServerReport};
 pub use tap::{Tap, TapEnd};
 pub use tieline_link::State;

@@ -14,6 +14,7 @@ use tieline_transport::{
 use tokio::task::coop;
 use tokio::time::{Instant, timeout_at};
 
+use crate::outbox::Outbox;
 use crate::pump::{Direction, PumpEnd, Side, Turn};
 use crate::unanswered::{MOST, Unanswered};
 use crate::{Bridge, BridgeEnd, BridgeReport};
@@ -54,7 +55,7 @@ impl<'a> Line<'a> {
     /// Passes messages until one side has ended, and ends the far one.
     pub(crate) async fn join(
         &self,
-        (near_sender, near_receiver): (&mut Box<dyn Sender>, &mut Box<dyn Receiver>),
+        (near_sender, near_receiver): (&mut Outbox, &mut Box<dyn Receiver>),
         far: BoxChannel,
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Joined {
@@ -219,7 +220,7 @@ impl<'a> Line<'a> {
     /// hold up the end.
     pub(crate) async fn end(
         self,
-        (mut near, mut receiver): (Box<dyn Sender>, Box<dyn Receiver>),
+        (mut near, mut receiver): (Outbox, Box<dyn Receiver>),
         control: &Control,
         joined: Joined,
     ) -> BridgeReport {
@@ -240,19 +241,24 @@ impl<'a> Line<'a> {
                     }
                 }
             }
-            BridgeEnd::Near { .. } => true,
+            // It would not read more now than before.
+            BridgeEnd::Near { near, .. } => !matches!(near, CloseReason::Overrun),
         };
         match &end {
             BridgeEnd::Far(reason) => control.say_at_close(reason.clone()),
             BridgeEnd::Stopped(_) => control.say_at_close(CloseReason::ByUs),
+            BridgeEnd::Near { near: CloseReason::Overrun, .. } => {
+                control.say_at_close(CloseReason::Overrun);
+            }
             BridgeEnd::Near { .. } => {}
         }
         let patience = if is_heard { deadline } else { Instant::now() };
         let _ = timeout_at(patience, near.close()).await;
+        let untaken = near.lost();
         BridgeReport {
             to_far: self.to_far.passed.load(Relaxed),
-            to_near: self.to_near.passed.load(Relaxed),
-            lost: self.to_far.lost.load(Relaxed) + self.to_near.lost.load(Relaxed),
+            to_near: self.to_near.passed.load(Relaxed).saturating_sub(untaken),
+            lost: self.to_far.lost.load(Relaxed) + self.to_near.lost.load(Relaxed) + untaken,
             restarted: self.restarted.load(Relaxed),
             near_was_done: self.near_was_done.load(Relaxed),
             end,

@@ -35,7 +35,7 @@ async fn serve(port: u16) -> Result<(), Error> {
     let (web, mut plain, _resumable) = Web::listen(config).await?;
     println!("{}", web.endpoint());
     loop {
-        tokio::spawn(echo(plain.accept().await?));
+        tokio::spawn(echo(plain.accept().await?.into_web_socket().ok_or("no WebSocket")?));
     }
 }
 

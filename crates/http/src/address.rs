@@ -5,6 +5,8 @@ use std::fmt;
 
 use tieline_transport::{Address, Endpoint, ErrorKind, Operation, TransportError};
 
+use crate::events::SSE_PATH;
+
 /// Where a server of the web is, and what is asked of it.
 ///
 /// | endpoint | what it is |
@@ -12,9 +14,10 @@ use tieline_transport::{Address, Endpoint, ErrorKind, Operation, TransportError}
 /// | `ws://host:port/path?query` | a WebSocket over TCP; without a port 80 |
 /// | `wss://host:port/path?query` | the same over TLS; without a port 443 |
 /// | `ws-unix:/run/agent.sock:/path` | a WebSocket over a Unix socket; without a path `/ws` |
-/// | `http://…`, `https://…`, `http-unix:…` | the same places, spoken to otherwise, or listened on |
+/// | `http://…`, `https://…` | the same places, with events and POSTs, or to listen on |
+/// | `http-unix:/run/agent.sock:/path` | the same over a Unix socket; without a path `/sse` |
 ///
-/// In `ws-unix:` a colon of the socket's own is written `%3A`, any other byte as in `unix:`.
+/// In `ws-unix:` and `http-unix:` a colon of the socket's own is written `%3A`, any other byte as in `unix:`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebAddress {
     /// Where to connect.
@@ -108,7 +111,8 @@ impl fmt::Display for Place {
 
 fn on_unix(endpoint: &Endpoint, rest: &str) -> Result<WebAddress, TransportError> {
     let hint = "write it like ws-unix:/run/agent.sock or ws-unix:/run/agent.sock:/path";
-    let (path, target) = rest.split_once(':').unwrap_or((rest, WS_PATH));
+    let usual = if endpoint.scheme() == "http-unix" { SSE_PATH } else { WS_PATH };
+    let (path, target) = rest.split_once(':').unwrap_or((rest, usual));
     // The rules of `unix:` are the same here.
     let path = match format!("unix:{path}").parse::<Endpoint>().as_ref().map(Endpoint::address) {
         Ok(Address::Unix(path)) => path.clone(),
@@ -147,7 +151,7 @@ pub(crate) fn authority_of(text: &str, usual_port: u16) -> Option<(String, u16)>
 }
 
 /// A path and a query as they stand in a request; what stands behind `#` is the caller's own.
-fn target_of(text: &str) -> Option<String> {
+pub(crate) fn target_of(text: &str) -> Option<String> {
     let text = text.split('#').next().unwrap_or_default();
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte);
     if !text.bytes().all(is_plain) {
@@ -180,6 +184,8 @@ mod tests {
             ("https://[::1]", tcp("::1", 443), true, "/", "[::1]"),
             ("ws-unix:/run/a.sock", unix("/run/a.sock"), false, "/ws", "localhost"),
             ("ws-unix:/a%3Ab%20c:/x?y", unix("/a:b c"), false, "/x?y", "localhost"),
+            ("http-unix:/run/a.sock", unix("/run/a.sock"), false, "/sse", "localhost"),
+            ("resume+http://a:1/sse", tcp("a", 1), false, "/sse", "a:1"),
             ("resume+ws://a:1/ws", tcp("a", 1), false, "/ws", "a:1"),
         ] {
             let address = WebAddress::of(&text.parse().unwrap()).unwrap();

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap};
+use hyper::http::request::Builder;
 use hyper::{Request, Response, StatusCode};
 use tieline_proto::json::Limits;
 use tieline_proto::websocket::Role;
@@ -27,6 +28,7 @@ use tokio::time::timeout;
 use crate::address::{Place, WebAddress};
 use crate::channel::{Content, Made, WebChannel, WebSocketConfig};
 use crate::credentials::unsendable;
+use crate::events::EventStreams;
 use crate::handshake::{PLAIN, RESUMABLE, accept, has_word, key};
 use crate::stream::{Hyper, Stream};
 use crate::tls::{ClientTls, Trust};
@@ -35,8 +37,8 @@ use crate::token::Token;
 /// What a client of the web needs beyond an endpoint.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Sent as `Authorization: Bearer`, and only to the host of the endpoint: a redirect is no answer to
-    /// a WebSocket and is not followed.
+    /// Sent as `Authorization: Bearer`, and only to the host of the endpoint: a redirect is no answer, and is
+    /// not followed.
     pub token: Option<Token>,
     /// The token is sent without TLS, too, to servers on other machines, where whoever is on the way can
     /// read it; no by default: then it is [refused](ErrorKind::InTheClear). This machine is `localhost`
@@ -66,13 +68,17 @@ impl Default for ClientConfig {
 }
 
 /// The answer's header block is at most this large.
-const MOST_HEADERS: usize = 16 * 1024;
+pub(crate) const MOST_HEADERS: usize = 16 * 1024;
 
-/// Adds `ws:`, `wss:` and `ws-unix:` to a registry, with `config` for all of them.
+/// Adds `ws:`, `wss:` and `ws-unix:` to a registry, and `http:`, `https:` and `http-unix:`, which are
+/// events and POSTs, with `config` for all of them.
 pub fn register(registry: &mut Registry, config: ClientConfig) {
     let client = Arc::new(Client { trust: Trust::of(config.tls.clone()), config });
     for scheme in ["ws", "wss", "ws-unix"] {
         registry.register(scheme, WebSockets(client.clone()));
+    }
+    for scheme in ["http", "https", "http-unix"] {
+        registry.register(scheme, EventStreams(client.clone()));
     }
 }
 
@@ -92,9 +98,17 @@ pub async fn connect(
     Connector::connect(&connector.map_err(|error| error.at(endpoint))?).await
 }
 
-struct Client {
-    config: ClientConfig,
+pub(crate) struct Client {
+    pub(crate) config: ClientConfig,
     trust: Trust,
+}
+
+/// The way to a server.
+pub(crate) struct Dialer {
+    pub(crate) client: Arc<Client>,
+    pub(crate) address: WebAddress,
+    allow_uids: Vec<u32>,
+    pub(crate) connect_timeout: Duration,
 }
 
 /// The schemes of WebSockets.
@@ -121,14 +135,11 @@ impl WebSockets {
         let channel = options.channel;
         let config = WebSocketConfig { channel, heartbeat, verbatim, ..WebSocketConfig::default() };
         Ok(WebConnector {
-            client: self.0.clone(),
+            dialer: Dialer::new(self.0.clone(), address, options),
             endpoint: endpoint.clone(),
             kind: kind_of(endpoint),
-            address,
             content,
             config,
-            allow_uids: options.allow_uids.clone(),
-            connect_timeout: options.connect_timeout,
         })
     }
 }
@@ -163,73 +174,31 @@ fn kind_of(endpoint: &Endpoint) -> TransportKind {
 }
 
 struct WebConnector {
-    client: Arc<Client>,
+    dialer: Dialer,
     endpoint: Endpoint,
     kind: TransportKind,
-    address: WebAddress,
     content: Content,
     config: WebSocketConfig,
-    allow_uids: Vec<u32>,
-    connect_timeout: Duration,
 }
 
 impl Connector for WebConnector {
     type Channel = WebChannel;
 
     async fn connect(&self) -> Result<WebChannel, TransportError> {
-        let limit = self.connect_timeout;
+        let limit = self.dialer.connect_timeout;
         let made = timeout(limit, self.dial()).await;
         made.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut(limit))))
             .map_err(|error| error.at(&self.endpoint))
     }
 }
 
-impl WebConnector {
-    async fn dial(&self) -> Result<WebChannel, TransportError> {
-        let key = key()?;
-        let request = self.request(&key)?;
-        let (stream, peer) = self.reach().await?;
-        let mut builder = http1::Builder::new();
-        builder.max_header_size(MOST_HEADERS).max_buf_size(MOST_HEADERS);
-        let (mut send, connection) = builder.handshake(Hyper(stream)).await.map_err(gone)?;
-        let mut connection = std::pin::pin!(connection.with_upgrades());
-        let mut answered = std::pin::pin!(send.send_request(request));
-        let response = tokio::select! {
-            biased;
-            response = &mut answered => response.map_err(gone)?,
-            // The answer to what it has read is there.
-            ended = &mut connection => match ended {
-                Ok(()) => answered.await.map_err(gone)?,
-                Err(error) => return Err(gone(error)),
-            },
-        };
-        self.check(&response, &key)?;
-        let mut upgrade = std::pin::pin!(hyper::upgrade::on(response));
-        let upgraded = tokio::select! {
-            biased;
-            upgraded = &mut upgrade => upgraded,
-            _ = &mut connection => upgrade.await,
-        };
-        let parts = upgraded
-            .map_err(gone)?
-            .downcast::<Hyper>()
-            .map_err(|_| no_web_socket("the connection is not the one that was made".to_owned()))?;
-        let made = Made {
-            stream: parts.io.0,
-            read: BytesMut::from(parts.read_buf),
-            role: Role::Client,
-            content: self.content,
-            kind: self.kind,
-            endpoint: self.endpoint.clone(),
-            peer,
-            principal: None,
-            unauthenticated: false,
-            held: None,
-        };
-        Ok(WebChannel::new(made, self.config))
+impl Dialer {
+    pub(crate) fn new(client: Arc<Client>, address: WebAddress, options: &Options) -> Self {
+        let (allow_uids, connect_timeout) = (options.allow_uids.clone(), options.connect_timeout);
+        Self { client, address, allow_uids, connect_timeout }
     }
 
-    async fn reach(&self) -> Result<(Stream, Option<PeerIdentity>), TransportError> {
+    pub(crate) async fn reach(&self) -> Result<(Stream, Option<PeerIdentity>), TransportError> {
         match &self.address.place {
             Place::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreached)?;
@@ -259,8 +228,59 @@ impl WebConnector {
         }
     }
 
+    /// What every request says: whom it is for, and who makes it.
+    pub(crate) fn introduce(&self, request: Builder) -> Result<Builder, TransportError> {
+        self.client.config.introduce(request, &self.address)
+    }
+}
+
+impl WebConnector {
+    async fn dial(&self) -> Result<WebChannel, TransportError> {
+        let (stream, peer) = self.dialer.reach().await?;
+        let key = key()?;
+        let request = self.request(&key)?;
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(MOST_HEADERS).max_buf_size(MOST_HEADERS);
+        let (mut send, connection) = builder.handshake(Hyper::new(stream)).await.map_err(gone)?;
+        let mut connection = std::pin::pin!(connection.with_upgrades());
+        let mut answered = std::pin::pin!(send.send_request(request));
+        let response = tokio::select! {
+            biased;
+            response = &mut answered => response.map_err(gone)?,
+            // The answer to what it has read is there.
+            ended = &mut connection => match ended {
+                Ok(()) => answered.await.map_err(gone)?,
+                Err(error) => return Err(gone(error)),
+            },
+        };
+        self.check(&response, &key)?;
+        let mut upgrade = std::pin::pin!(hyper::upgrade::on(response));
+        let upgraded = tokio::select! {
+            biased;
+            upgraded = &mut upgrade => upgraded,
+            _ = &mut connection => upgrade.await,
+        };
+        let parts = upgraded
+            .map_err(gone)?
+            .downcast::<Hyper>()
+            .map_err(|_| no_web_socket("the connection is not the one that was made".to_owned()))?;
+        let made = Made {
+            stream: parts.io.stream,
+            read: BytesMut::from(parts.read_buf),
+            role: Role::Client,
+            content: self.content,
+            kind: self.kind,
+            endpoint: self.endpoint.clone(),
+            peer,
+            principal: None,
+            unauthenticated: false,
+            held: None,
+        };
+        Ok(WebChannel::new(made, self.config))
+    }
+
     fn request(&self, key: &str) -> Result<Request<Empty>, TransportError> {
-        let mut request = Request::get(&self.address.target)
+        let mut request = Request::get(&self.dialer.address.target)
             .header(header::UPGRADE, "websocket")
             .header(header::CONNECTION, "Upgrade")
             .header(header::SEC_WEBSOCKET_VERSION, "13")
@@ -268,7 +288,7 @@ impl WebConnector {
         if self.content == Content::Carrier {
             request = request.header(header::SEC_WEBSOCKET_PROTOCOL, RESUMABLE);
         }
-        let request = self.client.config.introduce(request, &self.address)?;
+        let request = self.dialer.introduce(request)?;
         request.body(Empty).map_err(|_| unsendable("the path"))
     }
 
@@ -304,7 +324,7 @@ impl WebConnector {
 }
 
 /// The one value of a header that may stand once.
-fn one<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
+pub(crate) fn one<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
@@ -314,7 +334,7 @@ fn all<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> impl Iterator<I
     headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
 }
 
-fn failed(kind: ErrorKind) -> TransportError {
+pub(crate) fn failed(kind: ErrorKind) -> TransportError {
     TransportError::new(kind, Operation::Connect)
 }
 
@@ -334,9 +354,14 @@ fn unreached(error: io::Error) -> TransportError {
 
 /// The connection broke during the handshake, or what came over it was no HTTP.
 fn gone(error: hyper::Error) -> TransportError {
-    if error.is_parse() {
-        return no_web_socket(format!("what it answers is no HTTP ({error})"));
+    match error.is_parse() {
+        true => no_web_socket(format!("what it answers is no HTTP ({error})")),
+        false => lost(error),
     }
+}
+
+/// The connection broke before there was an answer.
+pub(crate) fn lost(error: hyper::Error) -> TransportError {
     failed(ErrorKind::Refused)
         .because(io::Error::other(error))
         .with_hint("the server ended the connection during the handshake; see what it says")

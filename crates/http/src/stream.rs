@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,9 @@ use tieline_transport::WriteEnd;
 use tieline_transport::{Connection, UnixConnection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::events::stream::Progress;
+
 /// The reading half of any of them.
 pub(crate) type BoxRead = Box<dyn AsyncRead + Send + Unpin>;
 /// The writing half of any of them.
@@ -107,10 +111,54 @@ impl AsyncWrite for Stream {
 
 /// A stream as hyper wants it. What is read is copied once, which keeps it safe code; a WebSocket takes
 /// the stream out again.
-pub(crate) struct Hyper(pub(crate) Stream);
+pub(crate) struct Hyper {
+    pub(crate) stream: Stream,
+    /// How long a write may make no progress; `None`: for ever.
+    limit: Option<Duration>,
+    blocked: Option<Pin<Box<tokio::time::Sleep>>>,
+    progress: Option<Arc<Progress>>,
+}
 
 /// So much is read at once.
 const READ: usize = 8 * 1024;
+
+impl Hyper {
+    pub(crate) fn new(stream: Stream) -> Self {
+        Self { stream, limit: None, blocked: None, progress: None }
+    }
+
+    /// A write that makes no progress for so long ends the connection; `progress` is told what was
+    /// written.
+    pub(crate) fn watched(stream: Stream, limit: Duration, progress: Arc<Progress>) -> Self {
+        Self { stream, limit: Some(limit), blocked: None, progress: Some(progress) }
+    }
+
+    fn written<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+        count: impl FnOnce(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
+        match &polled {
+            Poll::Ready(done) => {
+                self.blocked = None;
+                if let (Ok(done), Some(progress)) = (done, &self.progress) {
+                    progress.sent(count(done));
+                }
+            }
+            Poll::Pending => {
+                let Some(limit) = self.limit else { return polled };
+                let sleep = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                ready!(sleep.as_mut().poll(cx));
+                if let Some(progress) = &self.progress {
+                    progress.stall();
+                }
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        polled
+    }
+}
 
 impl hyper::rt::Read for Hyper {
     fn poll_read(
@@ -121,7 +169,7 @@ impl hyper::rt::Read for Hyper {
         let mut bytes = [0; READ];
         let room = bytes.len().min(into.remaining());
         let mut buffer = ReadBuf::new(bytes.get_mut(..room).unwrap_or_default());
-        ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer))?;
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
         into.put_slice(buffer.filled());
         Poll::Ready(Ok(()))
     }
@@ -133,7 +181,8 @@ impl hyper::rt::Write for Hyper {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(cx, polled, |bytes| *bytes)
     }
 
     fn poll_write_vectored(
@@ -141,19 +190,26 @@ impl hyper::rt::Write for Hyper {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.written(cx, polled, |bytes| *bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        let flushed = self.written(cx, polled, |()| 0);
+        if let (Poll::Ready(Ok(())), Some(progress)) = (&flushed, &self.progress) {
+            // HTTP flushes when it has written all that it had.
+            progress.flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

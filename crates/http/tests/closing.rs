@@ -38,7 +38,8 @@ async fn each_breach_is_told_by_its_code() {
     let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
     stream.write_all(upgrade(served.port, &protocol).as_bytes()).await.unwrap();
     assert!(head(&mut stream).await.contains("101"));
-    let (_sender, mut receiver) = served.resumable.accept().await.unwrap().split();
+    let (_sender, mut receiver) =
+        served.resumable.as_mut().unwrap().accept().await.unwrap().split();
     stream.write_all(&frame(0x81, b"text")).await.unwrap();
     let (_, told) = tokio::join!(end(&mut receiver), close_code(&mut stream));
     assert_eq!(told, Some(1003));

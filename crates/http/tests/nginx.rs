@@ -132,7 +132,7 @@ async fn messages_of_all_sizes_go_through_at_once_with_and_without_a_session() {
             tokio::spawn(echo(channel));
         }
     });
-    let acceptor: Box<dyn tieline_transport::DynAcceptor> = Box::new(resumable);
+    let acceptor: Box<dyn tieline_transport::DynAcceptor> = Box::new(resumable.unwrap());
     let options = SessionOptions::default();
     let mut sessions = Sessions::new(acceptor, options, LineOptions::default());
     tokio::spawn(async move {

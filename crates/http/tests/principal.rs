@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 async fn a_session_is_not_resumed_under_another_certificate() {
     let served = serve(tls(Some("root.pem"))).await;
     let url: Endpoint = format!("resume+wss://127.0.0.1:{}/ws", served.port).parse().unwrap();
-    let acceptor: Box<dyn tieline_transport::DynAcceptor> = Box::new(served.resumable);
+    let acceptor: Box<dyn tieline_transport::DynAcceptor> = Box::new(served.resumable.unwrap());
     let mut sessions = Sessions::new(acceptor, SessionOptions::default(), LineOptions::default());
     let connect = async |certificate: &str| {
         let registry =

@@ -55,7 +55,7 @@ async fn run(mode: &str) -> (usize, u64, usize) {
     let hosts = vec!["127.0.0.1".into()];
     let served = serve(ServerConfig { hosts, ..config() }).await;
     let (port, cut) = cutter(served.port).await;
-    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable);
+    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable.unwrap());
     let options = SessionOptions::default();
     let mut sessions = Sessions::new(acceptor, options, LineOptions::default());
     let mut command = node(mode);

@@ -20,7 +20,7 @@ async fn came_out(served: &mut support::Served) -> bool {
     let waiting = async {
         tokio::select! {
             channel = served.plain.accept() => channel.is_ok(),
-            channel = served.resumable.accept() => channel.is_ok(),
+            channel = served.resumable.as_mut().unwrap().accept() => channel.is_ok(),
         }
     };
     let mut waiting = std::pin::pin!(waiting);

@@ -27,7 +27,7 @@ async fn a_session_survives_its_web_sockets() {
         })),
         ..SessionOptions::default()
     };
-    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable);
+    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable.unwrap());
     let mut sessions = Sessions::new(acceptor, options, LineOptions::default());
     let url: Endpoint = format!("resume+ws://127.0.0.1:{port}/ws").parse().unwrap();
     let connector =
@@ -67,7 +67,7 @@ async fn a_session_survives_its_web_sockets() {
 #[tokio::test]
 async fn a_first_message_is_no_longer_than_a_greeting() {
     let served = serve(config()).await;
-    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable);
+    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable.unwrap());
     let _sessions = Sessions::new(acceptor, SessionOptions::default(), LineOptions::default());
     let longest = usize::try_from(LARGEST_GREETING.bytes()).unwrap();
     let knock = async |bytes: &[u8]| {

@@ -14,12 +14,13 @@ fn trusting() -> tieline_transport::Registry {
 }
 
 #[tokio::test]
-async fn a_web_socket_goes_through_tls() {
+async fn web_sockets_and_events_go_through_tls() {
     let mut served = serve(tls(None)).await;
     assert!(served.web.endpoint().to_string().starts_with("https://127.0.0.1:"));
     assert!(served.web.one_time_url().unwrap().unwrap().starts_with("https://127.0.0.1:"));
-    for host in ["127.0.0.1", "localhost"] {
-        let url: Endpoint = format!("wss://{host}:{}/ws", served.port).parse().unwrap();
+    for (url, host) in [("wss", "127.0.0.1"), ("wss", "localhost"), ("https", "localhost")] {
+        let path = if url == "wss" { "ws" } else { "sse" };
+        let url: Endpoint = format!("{url}://{host}:{}/{path}", served.port).parse().unwrap();
         let (registry, options) = (trusting(), Options::default());
         let connecting = registry.connect(&url, &options);
         let (client, server) = tokio::join!(connecting, served.plain.accept());

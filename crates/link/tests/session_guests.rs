@@ -6,15 +6,16 @@
 mod by_hand;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use by_hand::{ByHand, hello};
 use tieline_link::{LineOptions, Session, SessionOptions, Sessions};
-use tieline_proto::session::{Frame, Position, Refusal, Welcome};
+use tieline_proto::session::{Frame, Position, Refusal, Secret, SessionId, Welcome};
 use tieline_proto::{ByteSize, LengthPrefix};
 use tieline_transport::{
-    Acceptor, Channel, ChannelConfig, Connector, Framed, Incoming, Memory, MemoryConfig,
-    ReceiverExt, SenderExt,
+    Acceptor, Channel, ChannelConfig, CloseReason, Connector, ErrorKind, Framed, Incoming, Memory,
+    MemoryConfig, ReceiverExt, SenderExt, TransportError,
 };
 use tokio::time::{sleep, timeout};
 
@@ -303,5 +304,50 @@ fn who_says_nothing_or_half_of_it_or_resumes_in_a_loop_leaves_nothing_behind() {
         drop((server, stage));
         sleep(PAUSE).await;
         assert_eq!(tasks(), 0);
+    });
+}
+
+/// A server by hand that leaves so many clients behind their greeting, and then takes one.
+async fn who_was_asked(cuts: usize) -> (Result<Session, TransportError>, usize) {
+    let config = MemoryConfig::new("cut");
+    let way =
+        Framed::new(Memory::default(), config, LengthPrefix::default(), ChannelConfig::default());
+    let way = way.unwrap();
+    let mut acceptor = way.clone().listen().await.unwrap();
+    let mut asked = 0;
+    let serving = async {
+        loop {
+            let mut client = ByHand::over(acceptor.accept().await.unwrap());
+            assert!(matches!(client.hear().await, Some(Frame::Hello(_))));
+            asked += 1;
+            if asked > cuts {
+                let (session, secret) = (SessionId([1; 16]), Secret([2; 16]));
+                let position = Position::default();
+                client.say(Frame::Welcome(Welcome { session, secret, epoch: 1, position })).await;
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let connecting =
+        Session::connect(Arc::new(way), SessionOptions::default(), LineOptions::default());
+    let session = tokio::select! {
+        session = connecting => session,
+        () = serving => unreachable!(),
+    };
+    (session, asked)
+}
+
+#[test]
+fn a_first_greeting_that_is_cut_is_said_again_but_not_for_ever() {
+    block_on(async {
+        for cuts in 0..=2 {
+            let (session, asked) = who_was_asked(cuts).await;
+            assert!(session.is_ok(), "{cuts}: {:?}", session.err());
+            assert_eq!(asked, cuts + 1);
+        }
+        let (session, asked) = who_was_asked(3).await;
+        let error = session.err().unwrap();
+        assert!(matches!(error.kind(), ErrorKind::Closed(CloseReason::ByPeer)), "{error}");
+        assert_eq!(asked, 3);
     });
 }

@@ -1,6 +1,7 @@
 //! Encoded bytes on their way out: small messages are copied together, large ones are passed by
 //! reference, and one vectored write takes many of both.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
@@ -14,6 +15,15 @@ const REFERENCE_FROM: usize = 16 * 1024;
 
 /// An emptied queue keeps this much.
 const KEEP_CAPACITY: usize = 8 * 1024;
+
+/// A tail of at most this size is kept for the next queue that needs a large one.
+const MOST_SPARE: usize = 512 * 1024;
+
+thread_local! {
+    /// What a queue of this thread gave back: memory that went to the allocator after each burst would
+    /// have to be had from it, and often from the system, for the next.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// A queue of bytes to write.
 ///
@@ -114,8 +124,22 @@ impl WriteBuf {
                 self.tail.drain(..self.gone);
                 self.gone = 0;
             }
-            self.tail.reserve(more);
+            self.grow(more);
         }
+    }
+
+    #[cold]
+    fn grow(&mut self, more: usize) {
+        let wanted = self.tail.len() + more;
+        if wanted > KEEP_CAPACITY && self.tail.capacity() <= KEEP_CAPACITY {
+            let mut spare = SPARE.take();
+            if spare.capacity() >= wanted {
+                spare.extend_from_slice(&self.tail);
+                self.tail = spare;
+                return;
+            }
+        }
+        self.tail.reserve(more);
     }
 
     /// Makes what waits in the tail a segment, and begins a new tail.
@@ -172,11 +196,14 @@ impl WriteBuf {
         }
     }
 
-    /// Gives the memory of an empty queue back to the allocator, if it is more than a line that
-    /// idles should keep.
+    /// Gives the memory of an empty queue back, if it is more than a line that idles should keep: to the
+    /// next queue of this thread that needs as much, or to the allocator.
     pub fn shrink(&mut self) {
         if self.is_empty() && self.tail.capacity() > KEEP_CAPACITY {
-            self.tail = Vec::new();
+            let tail = std::mem::take(&mut self.tail);
+            if tail.capacity() <= MOST_SPARE {
+                SPARE.set(tail);
+            }
         }
     }
 

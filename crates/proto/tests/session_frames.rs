@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tieline_proto::session::{
     Farewell, Frame, Hello, Malformed, Position, Received, Refusal, Secret, Session, SessionConfig,
-    SessionId, Welcome,
+    SessionId, Violation, Welcome,
 };
 
 fn number() -> impl Strategy<Value = u64> {
@@ -112,6 +112,10 @@ proptest! {
             bytes.extend_from_slice(if kind == 1 { b"TIEL\x01" } else { b"\x01" });
         }
         bytes.extend_from_slice(&rest);
+        let mut session = Session::new(SessionConfig::default());
+        let taken = session.clone().receive_encoded(Duration::ZERO, bytes.clone().into());
+        let read = Frame::decode(bytes.clone().into()).map_err(Violation::from);
+        prop_assert_eq!(taken, read.and_then(|read| session.receive(Duration::ZERO, read)));
         match Frame::decode(bytes.clone().into()) {
             Err(_) => {}
             // A text is for people: what is no text in it is replaced. And whoever refuses may speak
@@ -144,7 +148,14 @@ proptest! {
         let now = Duration::MAX;
         for step in steps {
             let event = match step {
-                Ok(frame) => session.receive(now, frame),
+                Ok(frame) => {
+                    let mut other = session.clone();
+                    let encoded = other.receive_encoded(now, frame.clone().to_bytes());
+                    let event = session.receive(now, frame);
+                    prop_assert_eq!(&encoded, &event);
+                    prop_assert_eq!(format!("{other:?}"), format!("{session:?}"));
+                    event
+                }
                 Err(theirs) => { let _ = session.resume(theirs); Ok(None) }
             };
             match event {

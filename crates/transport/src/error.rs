@@ -237,6 +237,12 @@ pub enum ErrorKind {
         /// What it did instead.
         problem: String,
     },
+    /// The other side did not answer with a stream of events, or not as one does that takes messages by
+    /// POST.
+    NoEvents {
+        /// What it did instead.
+        problem: String,
+    },
     /// No trust in the other side, or none of it in us: TLS came to nothing.
     Tls,
     /// There is no connection.
@@ -304,12 +310,17 @@ impl ErrorKind {
             Self::Denied { status: 403 } => {
                 "the server does not know the name that it was called by, or the origin: see its lists of allowed ones"
             }
-            Self::Denied { status: 404 } => "check the path; that of tieline's server is /ws",
+            Self::Denied { status: 404 } => {
+                "check the path; those of tieline's server are /ws for ws: and /sse for http:"
+            }
             Self::InTheClear => {
                 "use wss:// or https://, or a tunnel to this machine; or send it all the same: --send-token-without-tls"
             }
             Self::NoWebSocket { .. } => {
                 "check host, port and path, and whether TLS is spoken there"
+            }
+            Self::NoEvents { .. } => {
+                "check the path, which is /sse at tieline's server, and whether it speaks events"
             }
             Self::Tls => {
                 "check the name in the URL and who signed the server's certificate; one of your own is trusted with an extra root"
@@ -374,6 +385,7 @@ impl fmt::Display for ErrorKind {
                 f.write_str("whoever is on the way there could read the token: there is no TLS")
             }
             Self::NoWebSocket { problem } => write!(f, "no WebSocket: {problem}"),
+            Self::NoEvents { problem } => write!(f, "no stream of events: {problem}"),
             Self::Tls => f.write_str("no TLS connection"),
             Self::NotConnected => f.write_str("there is no connection"),
             Self::AlreadyConnected => f.write_str("there is a connection already"),

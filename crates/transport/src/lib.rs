@@ -81,8 +81,8 @@ mod windows;
 pub use account::{ProcessAccount, ProcessCounts};
 pub use channel::{
     Acceptor, BoxChannel, Channel, Connector, DynAcceptor, DynConnector, Framed, FramedAcceptor,
-    FramedChannel, FramedReceiver, FramedSender, Incoming, Receiver, ReceiverExt, Refused, Reset,
-    SendError, Sender, SenderExt, SharedSender,
+    FramedChannel, FramedReceiver, FramedSender, Incoming, ReadBuffer, Receiver, ReceiverExt,
+    Refused, Reset, SendError, Sender, SenderExt, SharedSender, WriteQueue,
 };
 pub use close::{ChildExit, CloseReason, GivenUp, LostBy, SessionLost};
 pub use connection::{

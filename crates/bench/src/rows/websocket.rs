@@ -236,7 +236,8 @@ pub(super) async fn serve(socket: PathBuf, has_heartbeat: bool) -> Result<()> {
     std::fs::write(socket, url.trim_start_matches("http://"))?;
     announce()?;
     loop {
-        tokio::spawn(echo(plain.accept().await?));
+        let Some(channel) = plain.accept().await?.into_web_socket() else { continue };
+        tokio::spawn(echo(channel));
     }
 }
 

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as Group;
+use tieline_gateway::Overflow;
 use tieline_proto::{FramingKind, RestartPolicy};
 use tieline_rpc::Dialect;
 use tieline_transport::{Endpoint, Environment};
 
 use super::line::Line;
 use super::values::{
-    at_least_one, dialect, endpoint, framing, restart_policy, up_to_a_day, variable, variable_name,
+    at_least_one, dialect, endpoint, framing, overflow, restart_policy, up_to_a_day, variable,
+    variable_name,
 };
 use super::web::WebServer;
 
@@ -48,6 +50,11 @@ pub(crate) struct Serve {
     /// How many clients are served at once; more are turned away
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
     pub(crate) max_connections: usize,
+    /// What becomes of what the program says when its client does not take it: the program waits (wait),
+    /// or 256 messages wait for the client and then some are lost (drop-oldest, drop-newest; of
+    /// JSON-RPC, with --dialect, only notifications) or the client is disconnected (disconnect)
+    #[arg(long, value_name = "POLICY", default_value = "wait", value_parser = overflow)]
+    pub(crate) slow_client: Overflow,
     /// Every client is to speak in a session, which survives its connection: `connect --resume`, or
     /// `resume+` in front of the endpoint. One that is gone is waited for so long, with its program
     /// running [default: 2m]

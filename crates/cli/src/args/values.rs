@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tieline_gateway::{Overflow, UnknownOverflow};
 use tieline_proto::{FramingKind, RestartPolicy};
 use tieline_rpc::Dialect;
 use tieline_transport::{Address, Endpoint, TransportError};
@@ -27,6 +28,10 @@ pub(super) fn dialect(name: &str) -> Result<Dialect, String> {
 pub(super) fn restart_policy(
     name: &str,
 ) -> Result<RestartPolicy, tieline_proto::UnknownRestartPolicy> {
+    name.parse()
+}
+
+pub(super) fn overflow(name: &str) -> Result<Overflow, UnknownOverflow> {
     name.parse()
 }
 

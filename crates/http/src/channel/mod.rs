@@ -31,6 +31,7 @@ use tieline_transport::{
     IoConnection, PeerIdentity, PerformanceProfile, Principal, TransportKind,
 };
 
+pub(crate) use reason::{heard, told};
 pub use receiver::WebReceiver;
 pub use sender::WebSender;
 pub(crate) use shared::{Shared, lock};

@@ -1,37 +1,25 @@
 //! What goes out, under the lock that both halves share: one queue, written in batches.
 
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::websocket::{Close, Encoder, Kind, Role};
-use tieline_proto::{ByteSize, EncodeError, WriteBuf};
-use tieline_transport::{CloseReason, WriteEnd, WriteHalf};
-use tokio::io::AsyncWrite;
-use tokio::time::Sleep;
+use tieline_proto::{ByteSize, EncodeError};
+use tieline_transport::{CloseReason, WriteHalf, WriteQueue};
 
 use crate::stream::BoxWrite;
 
-/// How many pieces one write takes at most.
-const MAX_SLICES: usize = 64;
-
 /// Frames on their way out.
 pub(super) struct Out {
-    write: WriteHalf<BoxWrite>,
-    queue: WriteBuf,
+    queue: WriteQueue<WriteHalf<BoxWrite>>,
     encoder: Encoder,
     /// A client's.
     masks: Option<Masks>,
     /// A ping that came while the queue was full: of several, the last one is answered.
     owed: Option<Bytes>,
     stage: Stage,
-    /// Set while a write makes no progress.
-    blocked: Option<Blocked>,
     bound: usize,
-    stall_timeout: Duration,
 }
 
 enum Stage {
@@ -40,12 +28,6 @@ enum Stage {
     Closing(CloseReason),
     /// The writing end is gone.
     Ended(CloseReason),
-}
-
-struct Blocked {
-    deadline: Pin<Box<Sleep>>,
-    /// How many bytes the writing end had not handed on when the deadline was set.
-    unflushed: usize,
 }
 
 impl Out {
@@ -57,15 +39,12 @@ impl Out {
         stall_timeout: Duration,
     ) -> Self {
         Self {
-            write,
-            queue: WriteBuf::new(),
+            queue: WriteQueue::new(write, stall_timeout),
             encoder: Encoder::new(max_message),
             masks: (role == Role::Client).then(Masks::new),
             owed: None,
             stage: Stage::Open,
-            blocked: None,
             bound,
-            stall_timeout,
         }
     }
 
@@ -133,8 +112,8 @@ impl Out {
         if !self.has_ended() {
             self.stage = Stage::Ended(reason);
         }
-        self.queue = WriteBuf::new();
-        (self.owed, self.blocked) = (None, None);
+        self.queue.clear();
+        self.owed = None;
     }
 
     /// Writes until at most `allowed` bytes wait.
@@ -152,37 +131,20 @@ impl Out {
             if self.queue.len() <= allowed {
                 return Poll::Ready(Ok(()));
             }
-            match self.poll_write_once(cx) {
-                Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
-                }
-                Poll::Ready(Ok(written)) => {
-                    self.queue.advance(written);
-                    self.blocked = None;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
-                Poll::Pending => return self.poll_stalled(cx).map(Err),
-            }
+            ready!(self.queue.poll_write(cx))?;
         }
     }
 
     /// Writes all, through buffers below, too.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         ready!(self.poll_drain(cx, 0))?;
-        self.queue.shrink();
-        match Pin::new(&mut self.write).poll_flush(cx) {
-            Poll::Ready(flushed) => {
-                self.blocked = None;
-                Poll::Ready(flushed.map_err(Into::into))
-            }
-            Poll::Pending => self.poll_stalled(cx).map(Err),
-        }
+        self.queue.poll_flush(cx)
     }
 
     /// Writes all and ends the stream. Whether that succeeds is nobody's concern any more.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if ready!(self.poll_flush(cx)).is_ok() {
-            let _ = ready!(Pin::new(&mut self.write).poll_shutdown(cx));
+            let _ = ready!(self.queue.poll_shutdown(cx));
         }
         Poll::Ready(())
     }
@@ -195,32 +157,6 @@ impl Out {
             self.close(Some(close), CloseReason::ByUs);
             let _ = self.poll_shutdown(&mut Context::from_waker(Waker::noop()));
         }
-    }
-
-    fn poll_write_once(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let write = Pin::new(&mut self.write);
-        if self.queue.is_one_chunk() {
-            return write.poll_write(cx, self.queue.first_chunk());
-        }
-        let mut slices = [io::IoSlice::new(&[]); MAX_SLICES];
-        let filled = self.queue.chunks(&mut slices);
-        write.poll_write_vectored(cx, slices.get(..filled).unwrap_or_default())
-    }
-
-    /// Ready when nothing has moved for too long.
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        let unflushed = self.write.unflushed();
-        let limit = self.stall_timeout;
-        let blocked = self.blocked.get_or_insert_with(|| {
-            let deadline = Box::pin(tokio::time::sleep(limit));
-            Blocked { deadline, unflushed }
-        });
-        if unflushed < blocked.unflushed {
-            blocked.deadline.as_mut().reset(tokio::time::Instant::now() + limit);
-        }
-        blocked.unflushed = unflushed;
-        ready!(blocked.deadline.as_mut().poll(cx));
-        Poll::Ready(CloseReason::Stalled)
     }
 
     #[inline]

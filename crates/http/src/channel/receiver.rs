@@ -2,35 +2,24 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 use tieline_proto::json::{self, Limits};
 use tieline_proto::websocket::{Close, Decoder, Event, Kind, Role, Violation};
 use tieline_proto::{Beat, ByteSize, Fault, FrameError, Heartbeat, Truncated};
-use tieline_transport::{CloseReason, Incoming, ReadHalf, Receiver};
-use tokio::io::AsyncReadExt;
+use tieline_transport::{CloseReason, Incoming, ReadBuffer, ReadHalf, Receiver};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Content;
 use super::reason::{heard, told};
 use super::shared::{Shared, Side};
 use crate::stream::BoxRead;
-
-/// A read asks for this much at first, and for twice as much whenever it got all it asked for.
-const SMALLEST_READ: usize = 4 * 1024;
-const LARGEST_READ: usize = 256 * 1024;
-
-/// A message from this length on is a large one.
-const LARGE: usize = 64 * 1024;
-
-/// An idle line gives back a buffer larger than this.
-const KEEP_CAPACITY: usize = 16 * 1024;
 
 /// How long somebody who broke the protocol has to read why.
 const LINGER: Duration = Duration::from_secs(2);
@@ -39,10 +28,7 @@ const LINGER: Duration = Duration::from_secs(2);
 pub struct WebReceiver {
     read: ReadHalf<BoxRead>,
     decoder: Decoder,
-    buffer: BytesMut,
-    next_read: usize,
-    /// The length of the last message.
-    last_length: usize,
+    buffer: ReadBuffer,
     /// Of the last message.
     kind: Kind,
     /// Of a text with several messages, those not given out yet.
@@ -91,9 +77,7 @@ impl WebReceiver {
         Self {
             read,
             decoder: Decoder::new(role, shared.config.channel.max_message),
-            buffer,
-            next_read: SMALLEST_READ,
-            last_length: 0,
+            buffer: ReadBuffer::new(buffer),
             kind: Kind::Text,
             rest: Bytes::new(),
             owes: false,
@@ -114,36 +98,7 @@ impl WebReceiver {
     /// One read into the buffer; 0 is the end of the stream.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let missing = self.decoder.missing(&self.buffer);
-        self.buffer.reserve(self.room(missing));
-        let free = self.buffer.capacity() - self.buffer.len();
-        let wanted = free.min(missing.max(self.next_read));
-        let mut limited = (&mut self.buffer).limit(wanted);
-        // A `read_buf` future holds no state between polls, so a new one each time is the same.
-        let polled = pin!(self.read.read_buf(&mut limited)).poll(cx);
-        match polled {
-            Poll::Ready(Ok(read)) if read == wanted => {
-                self.next_read = (self.next_read * 2).min(LARGEST_READ);
-            }
-            Poll::Pending if self.buffer.is_empty() && self.buffer.capacity() > KEEP_CAPACITY => {
-                self.buffer = BytesMut::new();
-                self.next_read = SMALLEST_READ;
-                self.last_length = 0;
-            }
-            _ => {}
-        }
-        polled
-    }
-
-    /// How much room to make for what comes next: what was announced is believed only as far as it has
-    /// come, so the buffer at most doubles; behind a large message another one is likely.
-    fn room(&self, missing: usize) -> usize {
-        let here = self.buffer.len();
-        let announced = missing.min(here);
-        let likely = match self.last_length.checked_sub(here) {
-            Some(rest) if self.last_length >= LARGE => rest + self.next_read,
-            _ => 0,
-        };
-        self.next_read.max(announced).max(likely)
+        self.buffer.poll_fill(&mut self.read, missing, cx)
     }
 
     /// Reads once; nothing to say as long as the line goes on.
@@ -240,7 +195,8 @@ impl WebReceiver {
 
     /// What comes of a message: itself, the first of several, or nothing.
     fn take(&mut self, kind: Kind, payload: Bytes) -> Result<Option<Incoming>, Violation> {
-        (self.last_length, self.kind) = (payload.len(), kind);
+        self.buffer.took(payload.len());
+        self.kind = kind;
         match (self.shared.content, kind) {
             (Content::Carrier, Kind::Text) => Err(Violation::Unsupported),
             (Content::Carrier, Kind::Binary) | (Content::Verbatim, _) => {
@@ -320,7 +276,7 @@ impl WebReceiver {
 
     fn leave(&mut self, reason: CloseReason, limit: Duration, awaits_peer: bool) {
         let reason = self.shared.control.end(reason);
-        self.buffer = BytesMut::new();
+        self.buffer.release();
         let deadline = Box::pin(sleep(limit));
         self.stage = Stage::Leaving { reason, deadline, awaits_peer };
         self.shared.wake();
@@ -378,7 +334,7 @@ impl WebReceiver {
     fn end(&mut self, reason: CloseReason) -> Incoming {
         let reason = self.shared.control.end(reason);
         self.shared.out().end(reason.clone());
-        self.buffer = BytesMut::new();
+        self.buffer.release();
         (self.pulse, self.answer) = (None, None);
         self.stage = Stage::Ended(reason.clone());
         self.shared.wake();

@@ -16,7 +16,6 @@ pub(crate) enum Body {
     /// All of it; none is left once it is sent.
     Whole(Bytes),
     /// It goes on until it ends.
-    #[allow(dead_code, reason = "for routes that stream")]
     Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = Infallible> + Send>>),
 }
 
@@ -81,7 +80,6 @@ pub(crate) fn line(status: StatusCode, text: &str) -> Response<Body> {
 ///
 /// # Errors
 /// The answer to who sends more, or too slowly, or goes away.
-#[allow(dead_code, reason = "for routes that take a body")]
 pub(crate) async fn read(
     mut body: Incoming,
     most: usize,

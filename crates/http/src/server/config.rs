@@ -53,7 +53,7 @@ pub struct ServerLimits {
     pub connections: usize,
     /// Connections of one address (of an IPv6 network of 64 bits); 1,024 by default.
     pub connections_per_peer: usize,
-    /// WebSockets that wait to be accepted, of each kind; 64 by default.
+    /// Lines that wait to be accepted, of each kind; 64 by default.
     pub backlog: usize,
     /// How long the TLS handshake may take; 10 s by default.
     pub handshake_timeout: Duration,
@@ -64,6 +64,19 @@ pub struct ServerLimits {
     pub header_bytes: usize,
     /// Header lines of a request; 64 by default.
     pub headers: usize,
+    /// Streams of events whose clients may post to them, those among them that are away for a while;
+    /// 1,024 by default.
+    pub event_streams: usize,
+    /// How long an EventSource that is away is remembered, with what it has posted and was not taken over
+    /// yet: as long as its session is kept; 2 min by default.
+    pub event_grace: Duration,
+    /// Calls by a POST of their own at once; 64 by default.
+    pub rpc_calls: usize,
+    /// How long such a call may take; 60 s by default.
+    pub rpc_timeout: Duration,
+    /// How long a POST waits for room, or for its stream to be there again, before it is told to come
+    /// later; 10 s by default.
+    pub post_wait: Duration,
 }
 
 impl From<Token> for Access {
@@ -82,6 +95,11 @@ impl Default for ServerLimits {
             header_timeout: Duration::from_secs(30),
             header_bytes: 16 * 1024,
             headers: 64,
+            event_streams: 1024,
+            event_grace: Duration::from_secs(120),
+            rpc_calls: 64,
+            rpc_timeout: Duration::from_secs(60),
+            post_wait: Duration::from_secs(10),
         }
     }
 }
@@ -140,6 +158,9 @@ impl ServerConfig {
         let longer = "be longer than zero";
         positive(!limits.handshake_timeout.is_zero(), "handshake_timeout", longer)?;
         positive(!limits.header_timeout.is_zero(), "header_timeout", longer)?;
+        positive(limits.event_streams > 0, "event_streams", "be at least 1")?;
+        positive(limits.rpc_calls > 0, "rpc_calls", "be at least 1")?;
+        positive(!limits.rpc_timeout.is_zero(), "rpc_timeout", longer)?;
         positive(!self.web_socket.close_timeout.is_zero(), "close_timeout", longer)?;
         let are_hosts = self.hosts.iter().all(|host| authority_of(host, 1).is_some());
         positive(are_hosts, "hosts", "be names, each with a port or without")?;

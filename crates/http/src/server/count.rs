@@ -25,6 +25,12 @@ pub struct ServerCounts {
     pub admitted: u64,
     /// WebSockets that were handed over.
     pub web_sockets: u64,
+    /// Streams of events that were begun, those that go on with a session among them.
+    pub event_streams: u64,
+    /// POSTs to them that were taken over, one that was repeated not again.
+    pub posts: u64,
+    /// Calls by a POST of their own that were begun.
+    pub rpc_calls: u64,
     /// Refused: the head of the request says a thing twice, or not in a way that is one.
     pub refused_malformed: u64,
     /// Refused: called by a name that is not the server's.
@@ -49,6 +55,9 @@ impl ServerCounts {
             open,
             admitted,
             web_sockets,
+            event_streams,
+            posts,
+            rpc_calls,
             refused_malformed,
             refused_host,
             refused_origin,
@@ -91,6 +100,13 @@ impl ServerCounts {
                 "WebSockets that were handed over.",
                 &[("", web_sockets)],
             ),
+            (
+                "tieline_web_event_streams_total",
+                "Streams of events that were begun.",
+                &[("", event_streams)],
+            ),
+            ("tieline_web_posts_total", "POSTs to streams that were taken over.", &[("", posts)]),
+            ("tieline_web_rpc_calls_total", "Calls by POST that were begun.", &[("", rpc_calls)]),
         ] {
             let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
             // Writing to a string cannot fail.
@@ -108,6 +124,9 @@ pub(super) struct Counters {
     pub(super) connections: AtomicU64,
     pub(super) admitted: AtomicU64,
     pub(super) web_sockets: AtomicU64,
+    pub(super) event_streams: AtomicU64,
+    pub(super) posts: AtomicU64,
+    pub(super) rpc_calls: AtomicU64,
     malformed: AtomicU64,
     host: AtomicU64,
     origin: AtomicU64,
@@ -134,6 +153,9 @@ impl Counters {
             open: open as u64,
             admitted: self.admitted.load(Relaxed),
             web_sockets: self.web_sockets.load(Relaxed),
+            event_streams: self.event_streams.load(Relaxed),
+            posts: self.posts.load(Relaxed),
+            rpc_calls: self.rpc_calls.load(Relaxed),
             refused_malformed: self.malformed.load(Relaxed),
             refused_host: self.host.load(Relaxed),
             refused_origin: self.origin.load(Relaxed),

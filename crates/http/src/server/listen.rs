@@ -25,6 +25,7 @@ use super::count::{Cause, count};
 use super::door::{Answer, Visit};
 use super::route::{self, Guest};
 use crate::address::Place;
+use crate::events::stream::Progress;
 use crate::stream::{Hyper, Stream, Timer};
 use crate::tls::shown_by;
 
@@ -162,7 +163,9 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
         }
         (_, stream) => stream,
     };
-    let guest = Guest { visit: visit.clone(), local, identity, certificate };
+    let progress = Arc::new(Progress::default());
+    let guest =
+        Guest { visit: visit.clone(), local, identity, certificate, progress: progress.clone() };
     let (of_service, guest) = (server.clone(), Arc::new(guest));
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, guest) = (of_service.clone(), guest.clone());
@@ -175,7 +178,9 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
         .max_headers(limits.headers)
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(8 * 1024));
-    let mut connection = pin!(builder.serve_connection(Hyper(stream), service).with_upgrades());
+    let stall = server.web_socket.channel.stall_timeout;
+    let stream = Hyper::watched(stream, stall, progress);
+    let mut connection = pin!(builder.serve_connection(stream, service).with_upgrades());
     let mut closing = server.closing.subscribe();
     let mut closing = pin!(closing.wait_for(|is_closing| *is_closing));
     let mut is_closing = false;

@@ -4,18 +4,20 @@
 //!   listener ─▶ Door (how many) ─▶ TLS ─▶ hyper (head, limits) ─▶ Gate (host, origin, token)
 //!                                                                   │
 //!                         /health  /metrics  /  ◀── route ──────────┤
-//!                                                                   ▼ /ws
-//!                                        WebAcceptor, plain  ◀── upgrade ──▶  WebAcceptor, resumable
+//!                                                                   ▼ /ws  /sse  /rpc
+//!                                   WebAcceptor, plain  ◀── upgrade, events ──▶  WebAcceptor, resumable
 //! ```
 
 mod body;
 mod config;
 mod count;
 mod door;
+mod events;
 mod gate;
 mod listen;
 mod page;
 mod route;
+mod rpc;
 mod upgrade;
 
 use std::collections::HashMap;
@@ -28,9 +30,10 @@ use std::time::Duration;
 use hyper::StatusCode;
 use tieline_proto::json::Limits;
 use tieline_transport::{
-    Acceptor, Address, CloseReason, Endpoint, ErrorKind, Operation, TransportError,
+    Acceptor, Address, BoxChannel, Channel, CloseReason, Control, Endpoint, ErrorKind, Operation,
+    Receiver, Sender, TransportError,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -39,12 +42,15 @@ pub use count::ServerCounts;
 
 use self::count::Counters;
 use self::door::Door;
+use self::events::Table;
 use self::gate::Gate;
 use self::listen::{Socket, endpoint_of, keep};
 use crate::address::Place;
 use crate::channel::{Shared, WebChannel, WebSocketConfig, lock};
+use crate::events::EventChannel;
 
-/// A server of the web that listens. Dropping it stops listening; the WebSockets there are go on.
+/// A server of the web that listens. Dropping it stops listening and ends the streams of events; the
+/// WebSockets there are go on.
 pub struct Web {
     server: Arc<Server>,
     listening: AbortHandle,
@@ -60,8 +66,10 @@ struct Server {
     limits: ServerLimits,
     web_socket: WebSocketConfig,
     json: Option<Limits>,
-    plain: mpsc::Sender<WebChannel>,
-    resumable: mpsc::Sender<WebChannel>,
+    plain: mpsc::Sender<WebLine>,
+    resumable: mpsc::Sender<WebLine>,
+    events: Table,
+    rpc: Arc<Semaphore>,
     is_ready: AtomicBool,
     metrics: Mutex<Option<Arc<dyn Fn() -> String + Send + Sync>>>,
     /// The WebSockets there are, by their visits.
@@ -71,8 +79,10 @@ struct Server {
 }
 
 impl Web {
-    /// Starts to listen. Plain WebSockets come out of the first acceptor; those that asked for the
-    /// subprotocol [`RESUMABLE`](crate::RESUMABLE), and carry the frames of sessions, out of the second.
+    /// Starts to listen. Plain lines come out of the first acceptor; those that asked for the protocol
+    /// [`RESUMABLE`](crate::RESUMABLE), and carry the frames of sessions, out of the second, and so do
+    /// those of EventSources, which are resumed here in their place. If the second is dropped, an
+    /// EventSource has a plain line, too.
     /// What comes while nobody accepts waits, up to [`ServerLimits::backlog`]; then it is refused. Needs a
     /// tokio runtime.
     ///
@@ -113,6 +123,8 @@ impl Web {
             json: config.json,
             plain,
             resumable,
+            events: Table::new(limits.event_streams),
+            rpc: Arc::new(Semaphore::new(limits.rpc_calls.min(Semaphore::MAX_PERMITS))),
             is_ready: AtomicBool::new(true),
             metrics: Mutex::new(None),
             present: Mutex::default(),
@@ -161,8 +173,8 @@ impl Web {
         self.server.is_ready.store(is_ready, Relaxed);
     }
 
-    /// Shuts down: not ready, no new connections, requests under way are answered, every WebSocket is told
-    /// 1001. Waits until all have gone, `grace` at most; then what is left of HTTP is cut off. WebSockets
+    /// Shuts down: not ready, no new connections, requests under way are answered, every WebSocket and
+    /// every stream of events is told 1001. Waits until all have gone, `grace` at most; then what is left of HTTP is cut off. WebSockets
     /// belong to those who accepted them.
     pub async fn close(self, grace: Duration) {
         let server = &self.server;
@@ -190,16 +202,58 @@ impl Drop for Web {
     }
 }
 
-/// Yields the WebSockets of a [`Web`]. Dropping it refuses them.
+/// Yields the lines of a [`Web`]. Dropping it refuses them.
 pub struct WebAcceptor {
-    arrivals: mpsc::Receiver<WebChannel>,
+    arrivals: mpsc::Receiver<WebLine>,
     endpoint: Endpoint,
 }
 
-impl Acceptor for WebAcceptor {
-    type Channel = WebChannel;
+/// Somebody who was let in, by whichever way.
+#[non_exhaustive]
+pub enum WebLine {
+    /// A WebSocket.
+    WebSocket(Box<WebChannel>),
+    /// Events one way and POSTs the other, or a call by POST.
+    Events(EventChannel),
+}
 
-    async fn accept(&mut self) -> Result<WebChannel, TransportError> {
+impl WebLine {
+    /// The WebSocket, if it is one.
+    pub fn into_web_socket(self) -> Option<WebChannel> {
+        match self {
+            Self::WebSocket(channel) => Some(*channel),
+            Self::Events(_) => None,
+        }
+    }
+}
+
+impl Channel for WebLine {
+    type Sender = Box<dyn Sender>;
+    type Receiver = Box<dyn Receiver>;
+
+    fn control(&self) -> &Control {
+        match self {
+            Self::WebSocket(channel) => channel.control(),
+            Self::Events(channel) => channel.control(),
+        }
+    }
+
+    fn split(self) -> (Self::Sender, Self::Receiver) {
+        self.boxed().split()
+    }
+
+    fn boxed(self) -> BoxChannel {
+        match self {
+            Self::WebSocket(channel) => channel.boxed(),
+            Self::Events(channel) => channel.boxed(),
+        }
+    }
+}
+
+impl Acceptor for WebAcceptor {
+    type Channel = WebLine;
+
+    async fn accept(&mut self) -> Result<WebLine, TransportError> {
         self.arrivals.recv().await.ok_or_else(|| {
             let kind = ErrorKind::Closed(CloseReason::ByUs);
             TransportError::new(kind, Operation::Accept).at(&self.endpoint)

@@ -14,9 +14,17 @@ use super::Server;
 use super::body::{Body, line};
 use super::count::{Cause, count};
 use super::door::Visit;
+use super::events::{self, Owner};
 use super::gate::{Refused, is_preflight};
+use super::rpc::{self, RPC_PATH};
 use super::{page, upgrade};
 use crate::address::WS_PATH;
+use crate::events::SSE_PATH;
+use crate::events::stream::Progress;
+
+/// The headers that a page may set.
+const ASKABLE: &str =
+    "authorization, content-type, last-event-id, tieline-sequence, tieline-protocol";
 
 /// The key of a URL that is not good, or not any more.
 const USED_KEY: Refused = Refused {
@@ -33,6 +41,7 @@ pub(super) struct Guest {
     pub(super) identity: Option<PeerIdentity>,
     /// Whose certificate was shown, where one is asked for.
     pub(super) certificate: Option<Principal>,
+    pub(super) progress: Arc<Progress>,
 }
 
 /// Judges a request, and answers it.
@@ -41,7 +50,7 @@ pub(super) async fn respond(
     guest: &Guest,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let asked_of = match server.gate.admit(&parts, guest.local) {
         Ok(origin) => origin.and(parts.headers.get(header::ORIGIN).cloned()),
         Err(refused) => return refuse(server, refused),
@@ -61,11 +70,8 @@ pub(super) async fn respond(
             Ok(principal) => {
                 guest.visit.passed();
                 count(&server.counters.admitted);
-                // Whoever starts something for the request finds there for whom.
-                if let Some(principal) = guest.certificate.or(principal) {
-                    parts.extensions.insert(principal);
-                }
-                serve(server, guest, Request::from_parts(parts, body)).await
+                let owner = Owner::of(guest, principal);
+                serve(server, guest, owner, Request::from_parts(parts, body)).await
             }
         },
     };
@@ -73,19 +79,48 @@ pub(super) async fn respond(
     if let Some(origin) = asked_of {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        // An EventSource has no other way to show who it is than its cookie.
+        let yes = HeaderValue::from_static("true");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));
     }
     response
 }
 
 /// What there is for those who were let in. Nothing is started above this line.
-async fn serve(server: &Arc<Server>, guest: &Guest, request: Request<Incoming>) -> Response<Body> {
+async fn serve(
+    server: &Arc<Server>,
+    guest: &Guest,
+    owner: Owner,
+    request: Request<Incoming>,
+) -> Response<Body> {
     match (request.method(), request.uri().path()) {
-        (_, WS_PATH) => upgrade::web_socket(server, guest, request),
+        (_, WS_PATH) => upgrade::web_socket(server, guest, owner, request),
+        (&Method::GET, SSE_PATH) => events::open(server, guest, owner, &request).await,
+        (&Method::POST, SSE_PATH) => events::post(server, owner, request).await,
+        (&Method::DELETE, SSE_PATH) => events::delete(server, owner, &request),
+        (_, SSE_PATH) => not_so("GET, POST, DELETE"),
+        (&Method::POST, RPC_PATH) => rpc::call(server, owner, request).await,
+        (_, RPC_PATH) => not_so("POST"),
         (&Method::GET, "/metrics") => server.metrics(),
         (&Method::GET | &Method::HEAD, path) => page::at(path).unwrap_or_else(nothing_here),
         _ => nothing_here(),
     }
+}
+
+/// There is something, and it is asked for by one of these methods.
+fn not_so(methods: &'static str) -> Response<Body> {
+    let mut response = line(StatusCode::METHOD_NOT_ALLOWED, "it is not asked for so");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+/// There are too many at once, or too much.
+pub(super) fn busy(server: &Server, text: &'static str) -> Response<Body> {
+    let busy = Refused { status: StatusCode::SERVICE_UNAVAILABLE, cause: Cause::Busy, text };
+    let mut response = refuse(server, busy);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 fn nothing_here() -> Response<Body> {
@@ -138,7 +173,7 @@ fn preflight(is_page: bool) -> Response<Body> {
     let headers = response.headers_mut();
     for (name, value) in [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, last-event-id"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, ASKABLE),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));

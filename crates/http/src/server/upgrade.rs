@@ -13,11 +13,12 @@ use tieline_proto::websocket::Role;
 use tieline_transport::TransportKind;
 use tokio::time::timeout;
 
-use super::Server;
 use super::body::{Body, line};
-use super::count::{Cause, count};
-use super::gate::{Refused, protocols};
-use super::route::{Guest, refuse};
+use super::count::count;
+use super::events::Owner;
+use super::gate::protocols;
+use super::route::{Guest, busy};
+use super::{Server, WebLine};
 use crate::channel::{Content, Made, WebChannel};
 use crate::handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX, accept, has_word, is_key};
 use crate::stream::Hyper;
@@ -29,6 +30,7 @@ const SWITCHING: Duration = Duration::from_secs(10);
 pub(super) fn web_socket(
     server: &Arc<Server>,
     guest: &Guest,
+    owner: Owner,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
     let key = match check(&request) {
@@ -48,17 +50,12 @@ pub(super) fn web_socket(
     let chosen = chosen.and_then(|chosen| HeaderValue::from_str(chosen).ok());
     let queue = if is_resumable { &server.resumable } else { &server.plain };
     let Ok(place) = queue.clone().try_reserve_owned() else {
-        let text = "there are too many at once; try again later";
-        let busy = Refused { status: StatusCode::SERVICE_UNAVAILABLE, cause: Cause::Busy, text };
-        let mut response = refuse(server, busy);
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return response;
+        return busy(server, "there are too many at once; try again later");
     };
     let content = match is_resumable {
         true => Content::Carrier,
         false => Content::Plain(server.json),
     };
-    let principal = request.extensions().get().copied();
     let made = (server.clone(), guest.visit.clone(), guest.identity);
     let switching = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -67,14 +64,14 @@ pub(super) fn web_socket(
         let Ok(parts) = upgraded.downcast::<Hyper>() else { return };
         let id = visit.id;
         let made = Made {
-            stream: parts.io.0,
+            stream: parts.io.stream,
             read: BytesMut::from(parts.read_buf),
             role: Role::Server,
             content,
             kind: TransportKind::custom(if server.is_secure { "wss" } else { "ws" }),
             endpoint: server.endpoint.clone(),
             peer,
-            principal,
+            principal: owner.principal,
             unauthenticated: server.gate.is_open(),
             held: Some(Box::new(Present { server: server.clone(), id, visit })),
         };
@@ -87,7 +84,7 @@ pub(super) fn web_socket(
         let channel = WebChannel::new(made, config);
         server.present(id, channel.shared());
         count(&server.counters.web_sockets);
-        place.send(channel);
+        place.send(WebLine::WebSocket(Box::new(channel)));
     });
     switched(&key, chosen)
 }

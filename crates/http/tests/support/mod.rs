@@ -2,6 +2,8 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unreachable_pub)]
 
+pub mod events;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +32,8 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub struct Served {
     pub web: Web,
     pub plain: WebAcceptor,
-    pub resumable: WebAcceptor,
+    /// Dropped, there are no sessions.
+    pub resumable: Option<WebAcceptor>,
     pub port: u16,
 }
 
@@ -73,7 +76,7 @@ pub async fn serve(config: ServerConfig) -> Served {
     let (web, plain, resumable) = Web::listen(config).await.unwrap();
     let text = web.endpoint().to_string();
     let port = text.rsplit_once(':').unwrap().1.parse().unwrap_or_default();
-    Served { web, plain, resumable, port }
+    Served { web, plain, resumable: Some(resumable), port }
 }
 
 impl Served {
@@ -88,7 +91,7 @@ impl Served {
         let options = Options::default();
         let connecting = registry.connect(&url, &options);
         let (client, server) = tokio::join!(connecting, self.plain.accept());
-        (client.unwrap(), server.unwrap())
+        (client.unwrap(), server.unwrap().into_web_socket().unwrap())
     }
 
     /// A socket that was upgraded by hand, and what the server got of it.
@@ -97,7 +100,7 @@ impl Served {
         let upgrade = upgrade(self.port, &format!("Authorization: Bearer {TOKEN}\r\n"));
         stream.write_all(upgrade.as_bytes()).await.unwrap();
         assert_eq!(status(&mut stream).await, 101);
-        (stream, self.plain.accept().await.unwrap())
+        (stream, self.plain.accept().await.unwrap().into_web_socket().unwrap())
     }
 
     /// What a browser is given that opens a one-time URL, as a header line; `line` is one more of its own.

@@ -23,6 +23,10 @@ pub(super) async fn connect(
     assemble(shared, Arc::new(dialing)).await
 }
 
+/// So often it is asked for a new session where the connection was cut before the answer came. Each
+/// time, a server that has answered keeps a session for its grace that nobody knows of.
+const ASKS: usize = 3;
+
 /// Connects, and greets: what it gives is a connection of the session.
 struct Dialing {
     dialer: Arc<dyn DynConnector>,
@@ -74,11 +78,23 @@ impl Dialing {
 
     async fn connect(&self) -> Result<BoxChannel, TransportError> {
         let gone = || TransportError::new(ErrorKind::Closed(CloseReason::ByUs), Operation::Connect);
+        let mut asks_left = ASKS;
         // A session that is not there any more is followed by one that is new.
         for _ in 0..2 {
             let shared = self.shared.upgrade().ok_or_else(gone)?;
             let (greeting, resumes) = shared.greeting();
-            match self.greet(&shared, Frame::Hello(greeting)).await? {
+            let answer = loop {
+                match self.greet(&shared, Frame::Hello(greeting.clone())).await {
+                    // Who has a session comes again by his Link. Who has none would be turned away for
+                    // what one cut has done.
+                    Err(error) if !resumes && was_cut(&error) && asks_left > 1 => {
+                        tracing::debug!(%error, "cut before there was a session: asked again");
+                        asks_left -= 1;
+                    }
+                    answer => break answer?,
+                }
+            };
+            match answer {
                 Answer::Granted(line, welcome) => match shared.welcomed(&welcome) {
                     Ok(()) => return Ok(line),
                     Err(reason) => {
@@ -107,6 +123,12 @@ impl Dialing {
         }
         Err(gone())
     }
+}
+
+/// Whether a connection was there, and broke under the greeting.
+fn was_cut(error: &TransportError) -> bool {
+    use CloseReason::{ByPeer, Io, Truncated};
+    matches!(error.kind(), ErrorKind::Closed(ByPeer | Truncated(_) | Io(_)))
 }
 
 /// Whether it is refused because of the session, and not of the moment or the version.

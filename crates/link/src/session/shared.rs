@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::session::{
-    Delivered, Farewell, Frame, Hello, Received, Refusal, Sequence, Ticket, Violation, Welcome,
+    Delivered, Farewell, Frame, Hello, Received, Refusal, Sequence, Ticket, Welcome,
 };
 use tieline_proto::{BackoffConfig, Beat, Fault, Heartbeat, HeartbeatConfig};
 use tieline_transport::{CloseReason, Control, Endpoint, LostBy, Reset, Sender, Traffic};
@@ -276,10 +276,7 @@ impl Shared {
     }
 
     fn receive(&self, core: &mut Core, frame: Bytes) -> Result<(), CloseReason> {
-        let received = Frame::decode(frame)
-            .map_err(Violation::from)
-            .and_then(|frame| core.machine.receive(core.now, frame));
-        match received {
+        match core.machine.receive_encoded(core.now, frame) {
             Ok(None | Some(Received::Pong(_))) => {}
             Ok(Some(Received::Message { sequence, message })) => {
                 self.message(core, sequence, message);

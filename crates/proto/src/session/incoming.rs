@@ -128,6 +128,17 @@ impl Incoming {
         }
     }
 
+    /// Forgets what came behind this one, so that it can come again. False, and nothing is done, if it
+    /// was taken over already, or never came.
+    pub(super) fn rewind(&mut self, sequence: Sequence) -> bool {
+        if sequence < self.taken || sequence > self.received {
+            return false;
+        }
+        self.has_ended &= sequence == self.received;
+        self.received = sequence;
+        true
+    }
+
     pub(super) fn received(&self) -> Sequence {
         self.received
     }

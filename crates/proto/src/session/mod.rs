@@ -197,6 +197,25 @@ impl Session {
         self.incoming.due()
     }
 
+    /// [Decodes](Frame::decode) a frame that came over the connection, and takes it.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive); or it is no frame.
+    pub fn receive_encoded(
+        &mut self,
+        now: Duration,
+        frame: Bytes,
+    ) -> Result<Option<Received>, Violation> {
+        // Nearly all are of this kind, and there are many.
+        match Frame::data(frame) {
+            Ok((sequence, acknowledged, message)) => {
+                self.outgoing.acknowledged(acknowledged)?;
+                self.incoming.message(now, sequence, message)
+            }
+            Err(frame) => self.receive(now, Frame::decode(frame)?),
+        }
+    }
+
     /// Takes a frame that came over the connection. [`Frame`]s of the handshake are no part of it.
     ///
     /// # Errors
@@ -235,6 +254,15 @@ impl Session {
     /// as the last that was.
     pub fn commit(&mut self, now: Duration, sequence: Sequence) {
         self.incoming.commit(now, sequence);
+    }
+
+    /// Forgets all that was received behind this number, so that the other side sends it again on the next
+    /// connection: for those who only pass it on, and hear from their own consumer how far that has
+    /// come. Only between two connections, and only where the session
+    /// [commits](SessionConfig::commits). False, and nothing is done, if that was taken over already, or
+    /// was never received.
+    pub fn rewind(&mut self, sequence: Sequence) -> bool {
+        self.incoming.rewind(sequence)
     }
 
     /// Asks the other side for a sign of life, behind what is being written.

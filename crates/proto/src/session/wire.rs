@@ -173,6 +173,24 @@ impl Frame {
         whole.freeze()
     }
 
+    /// What a frame of data holds: its number, what it acknowledges, and the message. Any other is given
+    /// back, and so is one that cannot be read.
+    #[inline]
+    pub(super) fn data(mut frame: Bytes) -> Result<(Sequence, Sequence, Bytes), Bytes> {
+        let Some(([DATA, numbers @ ..], _)) = frame.split_first_chunk::<OVERHEAD>() else {
+            return Err(frame);
+        };
+        let (numbers, _) = numbers.as_chunks();
+        match numbers {
+            [sequence, acknowledged] if *sequence != [0; 8] => {
+                let numbers = (u64::from_be_bytes(*sequence), u64::from_be_bytes(*acknowledged));
+                frame.advance(OVERHEAD);
+                Ok((numbers.0, numbers.1, frame))
+            }
+            _ => Err(frame),
+        }
+    }
+
     /// Reads a frame.
     ///
     /// # Errors

@@ -9,10 +9,11 @@
 //! ```
 //!
 //! No connection, no retrying and no header is known here: what an id and a time mean is said by whoever
-//! carries the stream.
+//! carries the stream. [`EventSession`] is for those who give ids the meaning of a session's numbers.
 
 mod encoder;
 mod parser;
+mod session;
 
 use std::fmt;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 
 pub use encoder::{EncodeError, Encoder, comment};
 pub use parser::Parser;
+pub use session::{EventSession, Stale, Taken};
 
 use crate::{ByteSize, DEFAULT_MAX_MESSAGE};
 

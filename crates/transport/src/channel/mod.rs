@@ -2,9 +2,11 @@
 
 mod boxed;
 mod framed;
+mod read_buffer;
 mod receive;
 mod send;
 mod shared;
+mod write_queue;
 
 use std::fmt;
 use std::future::Future;
@@ -15,9 +17,11 @@ use tieline_proto::{ByteSize, EncodeError, Fault};
 
 pub use boxed::{BoxChannel, DynAcceptor, DynConnector};
 pub use framed::{Framed, FramedAcceptor, FramedChannel};
+pub use read_buffer::ReadBuffer;
 pub use receive::FramedReceiver;
 pub use send::FramedSender;
 pub use shared::SharedSender;
+pub use write_queue::WriteQueue;
 
 use crate::{CloseReason, Control, Endpoint, ErrorKind, Operation, TransportError};
 

@@ -2,35 +2,23 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tieline_proto::{ByteSize, Ending, Frame, Framing, Truncated};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncRead;
 
+use super::read_buffer::ReadBuffer;
 use super::{Incoming, Receiver};
 use crate::{BoxFuture, ChildExit, CloseReason, Control};
-
-/// A read asks for this much at first, and for twice as much whenever it got all it asked for.
-const SMALLEST_READ: usize = 4 * 1024;
-const LARGEST_READ: usize = 256 * 1024;
-
-/// A message from this length on is a large one.
-const LARGE: usize = 64 * 1024;
-
-/// An idle line gives back a buffer larger than this.
-const KEEP_CAPACITY: usize = 16 * 1024;
 
 /// The incoming half of a [`FramedChannel`](super::FramedChannel).
 pub struct FramedReceiver<R, F> {
     read: R,
     framing: F,
-    buffer: BytesMut,
-    next_read: usize,
-    /// The length of the last message.
-    last_length: usize,
+    buffer: ReadBuffer,
     /// Whom a stall wakes.
     waker: Option<Waker>,
     control: Control,
@@ -53,58 +41,18 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
         Self {
             read,
             framing,
-            buffer: BytesMut::new(),
-            next_read: SMALLEST_READ,
-            last_length: 0,
+            buffer: ReadBuffer::new(BytesMut::new()),
             waker: None,
             control,
             stage: Stage::Reading,
         }
     }
 
-    /// One read into the buffer; 0 is the end of the stream.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let missing = self.framing.missing(&self.buffer);
-        self.buffer.reserve(self.room(missing));
-        // Not beyond the end of a large message: the start of the next one would have to be moved.
-        let free = self.buffer.capacity() - self.buffer.len();
-        let wanted = free.min(missing.max(self.next_read));
-        let mut limited = (&mut self.buffer).limit(wanted);
-        // A `read_buf` future holds no state between polls, so a new one each time is the same.
-        let polled = pin!(self.read.read_buf(&mut limited)).poll(cx);
-        match polled {
-            Poll::Ready(Ok(read)) if read == wanted => {
-                self.next_read = (self.next_read * 2).min(LARGEST_READ);
-            }
-            Poll::Pending if self.buffer.is_empty() && self.buffer.capacity() > KEEP_CAPACITY => {
-                self.buffer = BytesMut::new();
-                self.next_read = SMALLEST_READ;
-                self.last_length = 0;
-            }
-            _ => {}
-        }
-        polled
-    }
-
-    /// How much room to make for what comes next.
-    fn room(&self, missing: usize) -> usize {
-        let here = self.buffer.len();
-        // What the peer announced is believed only as far as it has already sent: the buffer at
-        // most doubles.
-        let announced = missing.min(here);
-        // Behind a large message another one is likely. Room for all of it is made while little of
-        // it is here, as that has to be moved.
-        let likely = match self.last_length.checked_sub(here) {
-            Some(rest) if self.last_length >= LARGE => rest + self.next_read,
-            _ => 0,
-        };
-        self.next_read.max(announced).max(likely)
-    }
-
     /// Reads once; nothing to say as long as the stream goes on.
     #[inline(never)]
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
-        let end = match self.poll_fill(cx) {
+        let missing = self.framing.missing(&self.buffer);
+        let end = match self.buffer.poll_fill(&mut self.read, missing, cx) {
             Poll::Ready(Ok(0)) => {
                 let ending = self.framing.finish(&mut self.buffer);
                 let ended = self.control.ended();
@@ -148,7 +96,7 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
 
     fn end(&mut self, reason: CloseReason) -> Incoming {
         let reason = self.control.end(reason);
-        self.buffer = BytesMut::new();
+        self.buffer.release();
         self.stage = Stage::Ended(reason.clone());
         Incoming::End(reason)
     }
@@ -160,7 +108,7 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> Receiver for FramedRecei
         while let Stage::Reading = self.stage {
             match self.framing.decode(&mut self.buffer) {
                 Ok(Some(Frame::Message(message))) => {
-                    self.last_length = message.len();
+                    self.buffer.took(message.len());
                     self.control.meter().messages_in.add(1);
                     return Poll::Ready(Incoming::Message(message));
                 }

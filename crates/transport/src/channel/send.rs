@@ -1,42 +1,24 @@
 //! The outgoing half over a byte stream: encode into one queue, write it out in batches, and
 //! notice when the far side has stopped reading.
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tieline_proto::{Framing, WriteBuf};
-use tokio::time::Sleep;
+use tieline_proto::Framing;
 
+use super::write_queue::WriteQueue;
 use super::{Refused, SendError, Sender};
 use crate::{ChannelConfig, CloseReason, Control, WriteEnd};
 
-/// How many pieces one write takes at most.
-const MAX_SLICES: usize = 64;
-
 /// The outgoing half of a [`FramedChannel`](super::FramedChannel).
 pub struct FramedSender<W, F> {
-    write: W,
     framing: F,
-    queue: WriteBuf,
-    /// How many bytes the writing end has taken.
-    written: u64,
-    config: ChannelConfig,
+    queue: WriteQueue<W>,
+    /// There is room for another message below so many bytes.
+    bound: usize,
     control: Control,
-    /// Set while a write makes no progress.
-    blocked: Option<Blocked>,
     state: State,
-}
-
-struct Blocked {
-    since: Instant,
-    bytes: usize,
-    /// How many bytes had left the writing end when the deadline was set.
-    left: u64,
-    deadline: Pin<Box<Sleep>>,
 }
 
 enum State {
@@ -48,75 +30,32 @@ enum State {
 
 impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
     pub(crate) fn new(write: W, framing: F, config: ChannelConfig, control: Control) -> Self {
-        let queue = WriteBuf::new();
-        let (blocked, state) = (None, State::Open);
-        Self { write, framing, queue, written: 0, config, control, blocked, state }
+        let queue = WriteQueue::new(write, config.stall_timeout);
+        // An empty queue has room for a message, whatever the bound.
+        let bound = config.write_queue.bytes().max(1);
+        Self { framing, queue, bound, control, state: State::Open }
     }
 
-    /// Writes until at most `allowed` bytes wait.
-    fn poll_drain(&mut self, cx: &mut Context<'_>, allowed: usize) -> Poll<Result<(), SendError>> {
-        while self.queue.len() > allowed {
-            match self.poll_write_once(cx) {
-                Poll::Ready(Ok(0)) => {
-                    let error = io::Error::from(io::ErrorKind::WriteZero);
-                    return Poll::Ready(Err(self.end(error.into())));
-                }
-                Poll::Ready(Ok(written)) => {
-                    self.queue.advance(written);
-                    self.written += written as u64;
-                    self.progressed();
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.end(error.into()))),
-                Poll::Pending => return self.poll_stalled(cx).map(Err),
-            }
+    /// Writes until there is room for another message.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        while self.queue.len() >= self.bound {
+            let written = ready!(self.queue.poll_write(cx));
+            self.settle(written)?;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Passes on the outcome of a flush or a shutdown, unless nothing has moved for too long.
-    fn poll_finished(
-        &mut self,
-        cx: &mut Context<'_>,
-        polled: Poll<io::Result<()>>,
-    ) -> Poll<Result<io::Result<()>, SendError>> {
-        match polled {
-            Poll::Ready(outcome) => {
-                self.progressed();
-                Poll::Ready(Ok(outcome))
-            }
-            Poll::Pending => self.poll_stalled(cx).map(Err),
-        }
+    fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let flushed = ready!(self.queue.poll_flush(cx));
+        Poll::Ready(self.settle(flushed))
     }
 
-    fn progressed(&mut self) {
-        if let Some(blocked) = self.blocked.take() {
-            self.control.note_write(blocked.bytes, blocked.since.elapsed());
+    /// What a write has come to: it may have taken long, or the line ends with it.
+    fn settle<T>(&mut self, outcome: Result<T, CloseReason>) -> Result<T, SendError> {
+        if let Some((bytes, waited)) = self.queue.take_delay() {
+            self.control.note_write(bytes, waited);
         }
-    }
-
-    fn poll_write_once(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let write = Pin::new(&mut self.write);
-        if self.queue.is_one_chunk() {
-            return write.poll_write(cx, self.queue.first_chunk());
-        }
-        let mut slices = [io::IoSlice::new(&[]); MAX_SLICES];
-        let filled = self.queue.chunks(&mut slices);
-        write.poll_write_vectored(cx, slices.get(..filled).unwrap_or_default())
-    }
-
-    /// Ready, with the line ended, when nothing has moved for too long.
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<SendError> {
-        let limit = self.config.stall_timeout;
-        let unflushed = self.write.unflushed();
-        let waiting = self.queue.len() + unflushed;
-        let left = self.written.saturating_sub(unflushed as u64);
-        let blocked = self.blocked.get_or_insert_with(|| Blocked::new(waiting, left, limit));
-        if left > blocked.left {
-            blocked.left = left;
-            blocked.deadline.as_mut().reset(tokio::time::Instant::now() + limit);
-        }
-        ready!(blocked.deadline.as_mut().poll(cx));
-        Poll::Ready(self.end(CloseReason::Stalled))
+        outcome.map_err(|reason| self.end(reason))
     }
 
     /// Ends this direction; what waits is lost.
@@ -137,9 +76,8 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         if !self.queue.is_empty() {
             let (endpoint, bytes) = (self.control.endpoint(), self.queue.len());
             tracing::debug!(%endpoint, bytes, %reason, "queued bytes were not sent");
-            self.queue = WriteBuf::new();
         }
-        self.blocked = None;
+        self.queue.clear();
         self.state = State::Closed(reason.clone());
         SendError::Closed(Box::new(reason))
     }
@@ -171,23 +109,11 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
     }
 }
 
-impl Blocked {
-    fn new(bytes: usize, left: u64, limit: Duration) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(limit));
-        Self { since: Instant::now(), bytes, left, deadline }
-    }
-}
-
 impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         self.check_open()?;
-        let bound = self.config.write_queue.bytes();
-        if self.queue.len() < bound {
-            Poll::Ready(Ok(()))
-        } else {
-            self.poll_drain(cx, bound.saturating_sub(1))
-        }
+        if self.queue.len() < self.bound { Poll::Ready(Ok(())) } else { self.poll_room(cx) }
     }
 
     #[inline]
@@ -217,11 +143,7 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
         if let State::Closed(reason) = &self.state {
             return Poll::Ready(Err(SendError::Closed(Box::new(reason.clone()))));
         }
-        ready!(self.poll_drain(cx, 0))?;
-        self.queue.shrink();
-        let flushed = Pin::new(&mut self.write).poll_flush(cx);
-        let flushed = ready!(self.poll_finished(cx, flushed))?;
-        Poll::Ready(flushed.map_err(|error| self.end(error.into())))
+        self.poll_all(cx)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
@@ -234,9 +156,9 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
         }
         self.state = State::Closing;
         self.control.closing();
-        ready!(self.poll_drain(cx, 0))?;
-        let shut = Pin::new(&mut self.write).poll_shutdown(cx);
-        match ready!(self.poll_finished(cx, shut))? {
+        ready!(self.poll_all(cx))?;
+        let shut = ready!(self.queue.poll_shutdown(cx));
+        match self.settle(shut)? {
             // The far side closed first; there is no one left to tell.
             Err(error) if error.kind() != io::ErrorKind::NotConnected => {
                 Poll::Ready(Err(self.end(error.into())))
@@ -250,6 +172,6 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.write.poll_gone(cx)
+        self.queue.poll_gone(cx)
     }
 }

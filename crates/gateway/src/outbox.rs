@@ -1,0 +1,216 @@
+//! What waits for a client that does not take it, and what becomes of what has no place there.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tieline_proto::json::Limits;
+use tieline_proto::jsonrpc::{Dialect, Message, classify};
+use tieline_transport::{CloseReason, SendError, Sender};
+
+/// What is done when a client does not take what the far side says, and the channel's own queue is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// The far side waits. Nothing is lost; a client that takes nothing at all for 10 s is
+    /// [`Stalled`](CloseReason::Stalled), which is the transport's to see to.
+    #[default]
+    Wait,
+    /// 256 messages or 16 MiB wait for the client; then the oldest of them makes room for the newest.
+    DropOldest,
+    /// 256 messages or 16 MiB wait for the client; then what the far side says is dropped.
+    DropNewest,
+    /// 256 messages or 16 MiB wait for the client; then its line ends as an
+    /// [`Overrun`](CloseReason::Overrun).
+    Disconnect,
+}
+
+impl Overflow {
+    /// All of them, the default first.
+    pub const ALL: [Self; 4] = [Self::Wait, Self::DropOldest, Self::DropNewest, Self::Disconnect];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Wait => "wait",
+            Self::DropOldest => "drop-oldest",
+            Self::DropNewest => "drop-newest",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
+impl fmt::Display for Overflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The word is none of wait, drop-oldest, drop-newest and disconnect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownOverflow;
+
+impl fmt::Display for UnknownOverflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("there are wait, drop-oldest, drop-newest and disconnect")
+    }
+}
+
+impl std::error::Error for UnknownOverflow {}
+
+impl FromStr for Overflow {
+    type Err = UnknownOverflow;
+
+    fn from_str(name: &str) -> Result<Self, UnknownOverflow> {
+        Self::ALL.into_iter().find(|it| it.name() == name).ok_or(UnknownOverflow)
+    }
+}
+
+const MESSAGES: usize = 256;
+const BYTES: usize = 16 * 1024 * 1024;
+
+/// In front of the sender to a client.
+///
+/// Where the [dialect](crate::Bridge::dialect) is known, only notifications are dropped: a request or an
+/// answer that finds no room takes a place beyond the bound, and then the far side waits.
+pub(crate) struct Outbox {
+    client: Box<dyn Sender>,
+    overflow: Overflow,
+    dialect: Option<Dialect>,
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    /// Something has a place beyond the bound.
+    is_beyond: bool,
+    dropped: u64,
+}
+
+struct Waiting {
+    message: Bytes,
+    may_be_dropped: bool,
+}
+
+impl Outbox {
+    pub(crate) fn new(
+        client: Box<dyn Sender>,
+        overflow: Overflow,
+        dialect: Option<Dialect>,
+    ) -> Self {
+        let waiting = VecDeque::new();
+        Self { client, overflow, dialect, waiting, bytes: 0, is_beyond: false, dropped: 0 }
+    }
+
+    /// How many of the messages that were taken did not reach the client's sender.
+    pub(crate) fn lost(&self) -> u64 {
+        self.dropped + self.waiting.len() as u64
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting.len() >= MESSAGES || self.bytes >= BYTES
+    }
+
+    /// Hands over what the client takes. Ready when nothing waits any more.
+    fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        while !self.waiting.is_empty() {
+            ready!(self.client.poll_ready(cx))?;
+            let Some(Waiting { message, .. }) = self.take(0) else { continue };
+            match self.client.start_send(message) {
+                Ok(()) => {}
+                Err(SendError::Message(refused)) => self.drop_one(&refused.error),
+                Err(error) => {
+                    self.dropped += 1;
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn take(&mut self, place: usize) -> Option<Waiting> {
+        let waiting = self.waiting.remove(place)?;
+        self.bytes -= waiting.message.len();
+        self.is_beyond &= self.is_full();
+        Some(waiting)
+    }
+
+    fn put(&mut self, message: Bytes, may_be_dropped: bool) {
+        self.is_beyond = self.is_full();
+        self.bytes += message.len();
+        self.waiting.push_back(Waiting { message, may_be_dropped });
+    }
+
+    /// The first of a line is worth a warning.
+    fn drop_one(&mut self, why: &dyn fmt::Display) {
+        self.dropped += 1;
+        match self.dropped {
+            1 => tracing::warn!("a message for the client was dropped: {why}"),
+            dropped => tracing::debug!(dropped, "a message for the client was dropped: {why}"),
+        }
+    }
+
+    fn may_be_dropped(&self, message: &Bytes) -> bool {
+        let Some(dialect) = &self.dialect else { return true };
+        let message = classify(message.clone(), dialect, Limits::default());
+        matches!(message, Message::Notification(_))
+    }
+}
+
+const SLOW: &str = "it does not take what waits for it";
+
+impl Sender for Outbox {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        if self.overflow == Overflow::Wait {
+            return self.client.poll_ready(cx);
+        }
+        match self.poll_hand_over(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending if self.is_beyond => Poll::Pending,
+            // What the client has no room for waits here.
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
+        if self.overflow == Overflow::Wait {
+            return self.client.start_send(message);
+        }
+        let may_be_dropped = self.may_be_dropped(&message);
+        if self.is_full() {
+            match self.overflow {
+                Overflow::Disconnect => {
+                    return Err(SendError::Closed(Box::new(CloseReason::Overrun)));
+                }
+                Overflow::DropOldest => {
+                    // Large ones may have to go for one that is larger.
+                    while self.is_full()
+                        && let Some(place) = self.waiting.iter().position(|it| it.may_be_dropped)
+                    {
+                        drop(self.take(place));
+                        self.drop_one(&SLOW);
+                    }
+                }
+                _ => {}
+            }
+            if self.is_full() && may_be_dropped {
+                self.drop_one(&SLOW);
+                return Ok(());
+            }
+        }
+        self.put(message, may_be_dropped);
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        ready!(self.poll_hand_over(cx))?;
+        self.client.poll_flush(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        ready!(self.poll_hand_over(cx))?;
+        self.client.poll_close(cx)
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.client.poll_gone(cx)
+    }
+}

@@ -1,0 +1,400 @@
+//! The channel: two bounded queues, and what both of their ends know.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_proto::websocket::Close;
+use tieline_proto::{ByteSize, EncodeError};
+use tieline_transport::{
+    Backing, Capabilities, Channel, ChannelConfig, CloseReason, ConnectionInfo, Control,
+    ControlBuilder, Endpoint, Incoming, PeerIdentity, PerformanceProfile, Principal, Receiver,
+    Refused, SendError, Sender, TransportKind,
+};
+
+use super::far::Far;
+use crate::channel::{lock, told};
+
+/// What each message costs of a queue's bound beside its bytes, so that empty ones are bounded, too.
+const EACH: usize = 64;
+
+/// What is known of a channel that is to be made.
+pub(crate) struct Of {
+    pub(crate) kind: TransportKind,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) peer: Option<PeerIdentity>,
+    pub(crate) principal: Option<Principal>,
+    pub(crate) unauthenticated: bool,
+    pub(crate) config: ChannelConfig,
+    /// Empty messages may be sent, as frames of a session.
+    pub(crate) is_carrier: bool,
+}
+
+/// What is expected of it.
+const PROFILE: PerformanceProfile = PerformanceProfile {
+    connect: Duration::from_millis(10),
+    round_trip: Duration::from_micros(500),
+    throughput: ByteSize::new(100_000_000),
+};
+
+/// A channel, and the other end of its queues. The line ends with either of the two.
+pub(crate) fn pair(of: Of) -> (EventChannel, Far) {
+    let counts = Arc::new(Counts { principal: of.principal, ..Counts::default() });
+    let control = ControlBuilder {
+        kind: of.kind,
+        endpoint: of.endpoint,
+        peer: of.peer,
+        capabilities: Capabilities {
+            peer_identity: of.peer.is_some(),
+            unauthenticated: of.unauthenticated,
+            notices_hangup: true,
+            ..Capabilities::default()
+        },
+        profile: PROFILE,
+        backing: counts.clone(),
+    };
+    let control = control.build();
+    let state = State {
+        inward: Lane::new(of.config.write_queue.bytes()),
+        outward: Lane::new(of.config.write_queue.bytes()),
+        inward_end: None,
+        outward_end: None,
+        in_hand: false,
+        is_left: false,
+        is_cut: false,
+        is_lost: false,
+        limit: of.config.max_message,
+        flushing: None,
+    };
+    let most = of.config.max_message;
+    let pair = Pair { state: Mutex::new(state), control, counts, most, is_carrier: of.is_carrier };
+    let pair = Arc::new(pair);
+    let lifeline = Arc::new(Lifeline(pair.clone()));
+    let sender = EventSender { pair: pair.clone(), _lifeline: lifeline.clone() };
+    let receiver = EventReceiver { pair: pair.clone(), _lifeline: lifeline };
+    (EventChannel { receiver, sender, control: pair.control.clone() }, Far::new(pair))
+}
+
+/// What both ends know.
+pub(super) struct Pair {
+    state: Mutex<State>,
+    pub(super) control: Control,
+    pub(super) counts: Arc<Counts>,
+    /// The largest message that is sent.
+    most: ByteSize,
+    is_carrier: bool,
+}
+
+pub(super) struct State {
+    /// What has come, and waits for the receiver.
+    pub(super) inward: Lane<Incoming>,
+    /// Why nothing comes behind that.
+    pub(super) inward_end: Option<CloseReason>,
+    /// What was sent, and waits for the far end.
+    pub(super) outward: Lane<Bytes>,
+    /// What is to be said behind that, as nothing else will.
+    pub(super) outward_end: Option<Close>,
+    /// The far end has taken something, and has not handed it on.
+    pub(super) in_hand: bool,
+    /// Nobody receives what comes.
+    pub(super) is_left: bool,
+    /// The far end takes nothing any more.
+    pub(super) is_cut: bool,
+    /// Something was sent that the far end has not handed on, and will not.
+    pub(super) is_lost: bool,
+    /// The largest message that may come.
+    pub(super) limit: ByteSize,
+    /// The sender waits for it to be handed on.
+    flushing: Option<Waker>,
+}
+
+/// A queue of one direction.
+pub(super) struct Lane<T> {
+    queue: VecDeque<T>,
+    cost: usize,
+    bound: usize,
+    /// Who waits for room.
+    pub(super) writer: Option<Waker>,
+    /// Who waits for something to take.
+    pub(super) reader: Option<Waker>,
+}
+
+impl<T> Lane<T> {
+    fn new(bound: usize) -> Self {
+        Self { queue: VecDeque::new(), cost: 0, bound, writer: None, reader: None }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.cost < self.bound
+    }
+
+    pub(super) fn push(&mut self, item: T, length: usize) {
+        self.cost += length + EACH;
+        self.queue.push_back(item);
+        wake(&mut self.reader);
+    }
+
+    pub(super) fn pop(&mut self, length: impl FnOnce(&T) -> usize) -> Option<T> {
+        let item = self.queue.pop_front()?;
+        self.cost -= length(&item) + EACH;
+        if self.queue.is_empty() {
+            self.queue.shrink_to(64);
+        }
+        if self.has_room() {
+            wake(&mut self.writer);
+        }
+        Some(item)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.queue = VecDeque::new();
+        self.cost = 0;
+        wake(&mut self.writer);
+        wake(&mut self.reader);
+    }
+}
+
+pub(super) fn length_of(incoming: &Incoming) -> usize {
+    match incoming {
+        Incoming::Message(message) => message.len(),
+        _ => 0,
+    }
+}
+
+pub(super) fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+pub(super) fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
+    if place.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
+        *place = Some(cx.waker().clone());
+    }
+}
+
+impl Pair {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn closed(&self) -> SendError {
+        let reason = self.control.close_reason().unwrap_or(CloseReason::ByUs);
+        SendError::Closed(Box::new(reason))
+    }
+}
+
+impl State {
+    /// Whoever waits looks again.
+    pub(super) fn wake_all(&mut self) {
+        wake(&mut self.inward.writer);
+        wake(&mut self.inward.reader);
+        wake(&mut self.outward.writer);
+        wake(&mut self.outward.reader);
+        wake(&mut self.flushing);
+    }
+
+    pub(super) fn handed_on(&mut self) {
+        self.in_hand = false;
+        if self.outward.queue.is_empty() {
+            wake(&mut self.flushing);
+        }
+    }
+
+    pub(super) fn is_handed_on(&self) -> bool {
+        self.outward.queue.is_empty() && !self.in_hand && !self.is_lost
+    }
+}
+
+/// A [`Channel`] whose messages come as events and go by POST, or the other way round at a server.
+///
+/// There is no half-close: [`close`](tieline_transport::SenderExt::close) says that this side is done, and
+/// the other one ends its own with that. Why is said by the last event, if somebody has noted it before
+/// ([`Control::say_at_close`]), with the codes of a WebSocket. Dropping both halves ends the line at once.
+///
+/// [`flush`](tieline_transport::SenderExt::flush) waits, at a server, until the message is in the hands of
+/// the connection; at a client, until the server has answered the POST that it went with.
+pub struct EventChannel {
+    /// Dropped first: who drops a whole line does not end one direction of it before.
+    receiver: EventReceiver,
+    sender: EventSender,
+    control: Control,
+}
+
+impl Channel for EventChannel {
+    type Sender = EventSender;
+    type Receiver = EventReceiver;
+
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
+    fn split(self) -> (EventSender, EventReceiver) {
+        (self.sender, self.receiver)
+    }
+}
+
+/// Held by both halves.
+struct Lifeline(Arc<Pair>);
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        let close = told(self.0.control.farewell().as_ref());
+        self.0.control.end(CloseReason::ByUs);
+        let mut state = self.0.state();
+        state.outward_end.get_or_insert(close);
+        state.is_left = true;
+        state.inward.clear();
+        state.wake_all();
+    }
+}
+
+/// The outgoing half of an [`EventChannel`].
+pub struct EventSender {
+    pair: Arc<Pair>,
+    _lifeline: Arc<Lifeline>,
+}
+
+impl Sender for EventSender {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let mut state = self.pair.state();
+        if state.is_cut || state.outward_end.is_some() {
+            return Poll::Ready(Err(self.pair.closed()));
+        }
+        if state.outward.has_room() {
+            return Poll::Ready(Ok(()));
+        }
+        register(&mut state.outward.writer, cx);
+        Poll::Pending
+    }
+
+    fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
+        let limit = self.pair.most;
+        let error = match message.len() {
+            0 if !self.pair.is_carrier => Some(EncodeError::Empty),
+            length if length > limit.bytes() => Some(EncodeError::Oversize { length, limit }),
+            _ => None,
+        };
+        if let Some(error) = error {
+            self.pair.counts.faults.fetch_add(1, Relaxed);
+            return Err(SendError::Message(Box::new(Refused { message, error })));
+        }
+        let mut state = self.pair.state();
+        if state.is_cut || state.outward_end.is_some() {
+            return Err(self.pair.closed());
+        }
+        self.pair.counts.went(message.len());
+        let length = message.len();
+        state.outward.push(message, length);
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let mut state = self.pair.state();
+        if state.is_handed_on() {
+            return Poll::Ready(Ok(()));
+        }
+        if state.is_cut {
+            return Poll::Ready(Err(self.pair.closed()));
+        }
+        register(&mut state.flushing, cx);
+        Poll::Pending
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let mut state = self.pair.state();
+        if state.outward_end.is_none() && !state.is_cut {
+            let close = told(self.pair.control.farewell().as_ref());
+            state.outward_end = Some(close);
+            wake(&mut state.outward.reader);
+        }
+        if state.is_handed_on() {
+            return Poll::Ready(Ok(()));
+        }
+        if state.is_cut {
+            return Poll::Ready(Err(self.pair.closed()));
+        }
+        register(&mut state.flushing, cx);
+        Poll::Pending
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.pair.state();
+        if state.is_cut {
+            return Poll::Ready(());
+        }
+        // Whoever waits for this writes nothing meanwhile, or is woken by that, too.
+        register(&mut state.flushing, cx);
+        Poll::Pending
+    }
+}
+
+/// The incoming half of an [`EventChannel`].
+pub struct EventReceiver {
+    pair: Arc<Pair>,
+    _lifeline: Arc<Lifeline>,
+}
+
+impl Receiver for EventReceiver {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        let mut state = self.pair.state();
+        if let Some(incoming) = state.inward.pop(length_of) {
+            return Poll::Ready(incoming);
+        }
+        if let Some(reason) = state.inward_end.clone() {
+            drop(state);
+            return Poll::Ready(Incoming::End(self.pair.control.end(reason)));
+        }
+        register(&mut state.inward.reader, cx);
+        Poll::Pending
+    }
+
+    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
+        Some(std::mem::replace(&mut self.pair.state().limit, most))
+    }
+
+    fn holds_part(&self) -> bool {
+        !self.pair.state().inward.queue.is_empty()
+    }
+}
+
+/// What is counted, as there is no byte stream that would.
+#[derive(Default)]
+pub(super) struct Counts {
+    /// Whose it is.
+    principal: Option<Principal>,
+    messages_in: AtomicU64,
+    messages_out: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    pub(super) faults: AtomicU64,
+}
+
+impl Counts {
+    pub(super) fn came(&self, length: usize) {
+        self.messages_in.fetch_add(1, Relaxed);
+        self.bytes_in.fetch_add(length as u64, Relaxed);
+    }
+
+    fn went(&self, length: usize) {
+        self.messages_out.fetch_add(1, Relaxed);
+        self.bytes_out.fetch_add(length as u64, Relaxed);
+    }
+}
+
+impl Backing for Counts {
+    fn count(&self, info: &mut ConnectionInfo) {
+        info.messages_in += self.messages_in.load(Relaxed);
+        info.messages_out += self.messages_out.load(Relaxed);
+        info.bytes_in += self.bytes_in.load(Relaxed);
+        info.bytes_out += self.bytes_out.load(Relaxed);
+        info.faults += self.faults.load(Relaxed);
+    }
+
+    fn principal(&self) -> Option<Principal> {
+        self.principal
+    }
+}

@@ -1,0 +1,382 @@
+//! The client: from an endpoint to a stream of events, and to where its messages are posted.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming as IncomingBody};
+use hyper::client::conn::http1;
+use hyper::header::{self, HeaderName};
+use hyper::{Request, StatusCode};
+use tieline_proto::json::Limits;
+use tieline_proto::sse::{Event, Item, Parser};
+use tieline_proto::{ByteSize, Fault, FrameError, FramingKind};
+use tieline_transport::{
+    BoxFuture, ChannelConfig, CloseReason, Connector, DynAcceptor, DynConnector, Endpoint,
+    ErrorKind, Incoming, Operation, Options, Scheme, TransportError, TransportKind,
+};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use super::channel::{EventChannel, Of, pair};
+use super::far::{Far, Outward};
+use super::message::{decoded, limits, why};
+use super::posting::{Batch, Poster, Whole};
+use super::{BINARY, END, ENDPOINT, EVENT_STREAM, PROTOCOL};
+use crate::address::{WebAddress, authority_of, target_of};
+use crate::channel::heard;
+use crate::client::{Client, Dialer, MOST_HEADERS, failed, lost, one};
+use crate::credentials::unsendable;
+use crate::handshake::{PLAIN, RESUMABLE};
+use crate::stream::Hyper;
+
+/// A server of tieline's that says nothing for so long is not there any more: it comments every 15 s.
+const SILENCE: Duration = Duration::from_secs(40);
+/// How long what was on its way may take behind our own end, and how long the server may take for that.
+const GOODBYE: Duration = Duration::from_secs(10);
+const DISMISSAL: Duration = Duration::from_secs(2);
+
+/// The schemes of events and POSTs.
+pub(crate) struct EventStreams(pub(crate) Arc<Client>);
+
+impl Scheme for EventStreams {
+    fn connector(
+        &self,
+        endpoint: &Endpoint,
+        options: &Options,
+    ) -> Result<Box<dyn DynConnector>, TransportError> {
+        options.channel.validate()?;
+        let address = WebAddress::of(endpoint)?;
+        let is_carrier = match endpoint.framing() {
+            None => false,
+            Some(FramingKind::LengthPrefix) => true,
+            Some(_) => {
+                let kind = ErrorKind::UnsupportedOperation;
+                let error = TransportError::new(kind, Operation::Configure);
+                return Err(error.with_hint("events frame messages themselves; name no framing"));
+            }
+        };
+        Ok(Box::new(EventConnector {
+            dialer: Arc::new(Dialer::new(self.0.clone(), address, options)),
+            endpoint: endpoint.clone(),
+            kind: TransportKind::custom(match endpoint.scheme() {
+                "https" => "https",
+                "http-unix" => "http-unix",
+                _ => "http",
+            }),
+            is_carrier,
+            json: options.json.then(Limits::default),
+            channel: options.channel,
+        }))
+    }
+
+    fn listen<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        _: &'a Options,
+    ) -> BoxFuture<'a, Result<Box<dyn DynAcceptor>, TransportError>> {
+        Box::pin(async move {
+            let error = TransportError::new(ErrorKind::UnsupportedOperation, Operation::Listen);
+            Err(error.at(endpoint).with_hint("a server of the web is `tieline serve`, or a `Web`"))
+        })
+    }
+}
+
+struct EventConnector {
+    dialer: Arc<Dialer>,
+    endpoint: Endpoint,
+    kind: TransportKind,
+    is_carrier: bool,
+    json: Option<Limits>,
+    channel: ChannelConfig,
+}
+
+impl Connector for EventConnector {
+    type Channel = EventChannel;
+
+    async fn connect(&self) -> Result<EventChannel, TransportError> {
+        let limit = self.dialer.connect_timeout;
+        let made = timeout(limit, self.dial()).await;
+        made.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut(limit))))
+            .map_err(|error| error.at(&self.endpoint))
+    }
+}
+
+impl EventConnector {
+    async fn dial(&self) -> Result<EventChannel, TransportError> {
+        let (stream, peer) = self.dialer.reach().await?;
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(MOST_HEADERS).max_buf_size(64 * 1024);
+        let (mut send, connection) = builder.handshake(Hyper::new(stream)).await.map_err(lost)?;
+        let connection = Task(tokio::spawn(connection).abort_handle());
+        let response = send.send_request(self.request()?).await.map_err(lost)?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(failed(ErrorKind::Denied { status: status.as_u16() }));
+        }
+        let kind = one(response.headers(), &header::CONTENT_TYPE).unwrap_or_default();
+        if kind.split(';').next().map(str::trim) != Some(EVENT_STREAM) {
+            return Err(no_events(format!("it answers with {kind:?}")));
+        }
+        let granted = one(response.headers(), &HeaderName::from_static(PROTOCOL));
+        let is_ours = granted == Some(self.protocol());
+        if self.is_carrier && !is_ours {
+            let problem = format!("the server does not grant the protocol {RESUMABLE}");
+            return Err(failed(ErrorKind::NoSession { problem }));
+        }
+        let mut reader = Reader {
+            body: response.into_body(),
+            parser: Parser::new(limits(self.channel.max_message)),
+            bytes: Bytes::new(),
+            is_ours,
+            is_carrier: self.is_carrier,
+            json: self.json,
+            most: self.channel.max_message,
+            _connection: connection,
+        };
+        let target = loop {
+            match reader.next().await {
+                Ok(Some(Item::Event(event))) if event.event == ENDPOINT => {
+                    break self.posted_to(&event)?;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(no_events("it ends before it says where to post".into())),
+                Err(_) => return Err(failed(ErrorKind::Refused)),
+            }
+        };
+        let of = Of {
+            kind: self.kind,
+            endpoint: self.endpoint.clone(),
+            peer,
+            principal: None,
+            unauthenticated: false,
+            config: self.channel,
+            is_carrier: self.is_carrier,
+        };
+        let (channel, far) = pair(of);
+        let poster = Poster::new(self.dialer.clone(), target, is_ours);
+        tokio::spawn(drive(reader, poster, far));
+        Ok(channel)
+    }
+
+    fn protocol(&self) -> &'static str {
+        if self.is_carrier { RESUMABLE } else { PLAIN }
+    }
+
+    fn request(&self) -> Result<Request<Whole>, TransportError> {
+        let request = Request::get(&self.dialer.address.target)
+            .header(header::ACCEPT, EVENT_STREAM)
+            .header(header::CACHE_CONTROL, "no-store")
+            .header(PROTOCOL, self.protocol());
+        let request = self.dialer.introduce(request)?;
+        request.body(Whole::default()).map_err(|_| unsendable("the path"))
+    }
+
+    /// Where to post: a path of the same server, as messages and token are for nobody else.
+    fn posted_to(&self, event: &Event) -> Result<String, TransportError> {
+        let text = std::str::from_utf8(&event.data).unwrap_or_default().trim();
+        resolve(&self.dialer.address, text).ok_or_else(|| {
+            no_events(format!("where to post is not of the same origin: {}", text.escape_debug()))
+        })
+    }
+}
+
+/// The path that a reference leads to (RFC 3986, section 5.2, without dots), if it is of the same origin.
+fn resolve(base: &WebAddress, reference: &str) -> Option<String> {
+    let path = match reference.split_once("://") {
+        Some((scheme, rest)) if scheme.bytes().all(|it| it.is_ascii_alphabetic()) => {
+            let (own, usual) = if base.is_secure { ("https", 443) } else { ("http", 80) };
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(end);
+            let is_same = scheme.eq_ignore_ascii_case(own)
+                && authority_of(authority, usual)? == authority_of(&base.host_header(), usual)?;
+            if !is_same {
+                return None;
+            }
+            path.to_owned()
+        }
+        _ if reference.starts_with("//") => return None,
+        _ if reference.starts_with('/') => reference.to_owned(),
+        _ => {
+            let path = base.target.split(['?', '#']).next().unwrap_or_default();
+            let folder = match reference.starts_with('?') {
+                true => path,
+                false => path.rsplit_once('/').map_or("", |(folder, _)| folder),
+            };
+            let slash = if reference.starts_with('?') { "" } else { "/" };
+            format!("{folder}{slash}{reference}")
+        }
+    };
+    target_of(&path)
+}
+
+fn no_events(problem: String) -> TransportError {
+    failed(ErrorKind::NoEvents { problem })
+}
+
+/// A task that ends with this.
+pub(super) struct Task(pub(super) AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Carries both ways until the line ends.
+async fn drive(mut reader: Reader, mut poster: Poster, far: Far) {
+    let (is_ours, is_carrier) = (reader.is_ours, reader.is_carrier);
+    let mut reading = pin!(reader.read(&far));
+    let written = tokio::select! {
+        reason = &mut reading => Err(reason),
+        written = write(&mut poster, &far) => written,
+    };
+    if let Err(reason) = written {
+        far.end(reason);
+        return;
+    }
+    // This side is done. What the other one had on its way still comes.
+    let dismissed = timeout(DISMISSAL, poster.dismiss()).await;
+    if dismissed == Ok(true) && is_ours && !is_carrier && !far.is_over() {
+        let _ = timeout(GOODBYE, reading).await;
+    }
+    far.end(CloseReason::ByUs);
+}
+
+/// Posts what goes out, until nothing more will.
+async fn write(poster: &mut Poster, far: &Far) -> Result<(), CloseReason> {
+    loop {
+        let Outward::Message(first) = far.take().await else { return Ok(()) };
+        let mut batch = Batch::of(first, poster.is_ours());
+        while batch.has_room()
+            && let Some(message) = far.try_take()
+        {
+            batch.push(&message);
+        }
+        poster.post(batch).await?;
+        far.handed_on();
+    }
+}
+
+/// What comes.
+struct Reader {
+    body: IncomingBody,
+    parser: Parser,
+    bytes: Bytes,
+    /// The server is one of tieline's, and ends with an event.
+    is_ours: bool,
+    is_carrier: bool,
+    json: Option<Limits>,
+    most: ByteSize,
+    _connection: Task,
+}
+
+impl Reader {
+    /// The next item; `None` at the end of the stream.
+    async fn next(&mut self) -> Result<Option<Item>, CloseReason> {
+        loop {
+            if let Some(item) = self.parser.parse(&mut self.bytes) {
+                return Ok(Some(item));
+            }
+            let frame = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx));
+            let frame = match self.is_ours {
+                true => timeout(SILENCE, frame).await.map_err(|_| CloseReason::TimedOut)?,
+                false => frame.await,
+            };
+            match frame {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(std::io::Error::other(error).into()),
+                Some(Ok(frame)) => self.bytes = frame.into_data().unwrap_or_default(),
+            }
+        }
+    }
+
+    /// Hands on what comes, until it ends: why.
+    async fn read(&mut self, far: &Far) -> CloseReason {
+        loop {
+            far.room().await;
+            let item = match self.next().await {
+                Ok(Some(item)) => item,
+                Ok(None) if self.is_ours => {
+                    return std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into();
+                }
+                Ok(None) => return CloseReason::ByPeer,
+                Err(reason) => return reason,
+            };
+            let incoming = match item {
+                Item::Event(event) => match self.take(event) {
+                    Ok(Some(incoming)) => incoming,
+                    Ok(None) => continue,
+                    Err(reason) => return reason,
+                },
+                Item::Lost(_) if !self.is_carrier => {
+                    Incoming::Fault(Fault::Oversize { limit: self.most })
+                }
+                Item::Lost(_) => {
+                    // How long it would have been nobody knows: it was not kept.
+                    let (length, limit) = (self.most.bytes() as u64 + 1, self.most);
+                    return CloseReason::Protocol(FrameError::Oversize { length, limit });
+                }
+                _ => continue,
+            };
+            if !far.push(incoming) {
+                // Nobody takes it; the end is for the other direction to find.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn take(&self, event: Event) -> Result<Option<Incoming>, CloseReason> {
+        let broken = || CloseReason::from(std::io::Error::from(std::io::ErrorKind::InvalidData));
+        let message = match event.event.as_str() {
+            "" | "message" if self.is_carrier => decoded(&event).ok_or_else(broken)?,
+            "" | "message" => event.data,
+            BINARY if self.is_ours => decoded(&event).ok_or_else(broken)?,
+            END if self.is_ours => return Err(heard(why(&event))),
+            _ => return Ok(None),
+        };
+        let fault = self.json.and_then(|limits| Fault::unless_json(&message, limits));
+        Ok(Some(match fault {
+            Some(fault) => Incoming::Fault(fault),
+            None if message.len() > self.most.bytes() => {
+                Incoming::Fault(Fault::Oversize { limit: self.most })
+            }
+            // An empty event is no message.
+            None if message.is_empty() && !self.is_carrier => return Ok(None),
+            None => Incoming::Message(message),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_to_post_is_of_the_same_origin_or_refused() {
+        let of = |text: &str| WebAddress::of(&text.parse().unwrap()).unwrap();
+        let base = of("http://example.org:8080/mcp/sse?x=y");
+        for (reference, expected) in [
+            ("/messages?id=1", Some("/messages?id=1")),
+            ("messages", Some("/mcp/messages")),
+            ("?session=2", Some("/mcp/sse?session=2")),
+            ("http://example.org:8080/m", Some("/m")),
+            ("HTTP://EXAMPLE.org:8080?a=b", Some("/?a=b")),
+            ("/m?to=http://other.example/", Some("/m?to=http://other.example/")),
+            ("http://example.org/m", None),
+            ("https://example.org:8080/m", None),
+            ("http://other.example:8080/m", None),
+            ("http://example.org:8080@other.example/m", None),
+            ("//other.example/m", None),
+            ("/m\r\nX: y", None),
+            ("/m x", None),
+        ] {
+            assert_eq!(resolve(&base, reference).as_deref(), expected, "{reference}");
+        }
+        let secure = of("https://example.org/sse");
+        assert_eq!(resolve(&secure, "https://example.org:443/m").as_deref(), Some("/m"));
+        assert_eq!(resolve(&secure, "http://example.org/m"), None);
+    }
+}

@@ -1,0 +1,139 @@
+//! The other end of a channel's queues: whoever turns events and POSTs into messages, and back.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tieline_proto::FrameError;
+use tieline_proto::websocket::Close;
+use tieline_transport::{CloseReason, Incoming};
+
+use super::channel::{Pair, length_of, register};
+
+/// The far end. Dropping it ends the line, for the other side's being gone unless another reason is known.
+pub(crate) struct Far(Arc<Pair>);
+
+/// What goes out.
+#[derive(Debug)]
+pub(crate) enum Outward {
+    Message(Bytes),
+    /// Nothing follows, for this reason.
+    End(Close),
+}
+
+impl Far {
+    pub(super) fn new(pair: Arc<Pair>) -> Self {
+        Self(pair)
+    }
+
+    /// The next thing that goes out. What was taken before counts as in hand until
+    /// [`handed_on`](Self::handed_on).
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Outward> {
+        let mut state = self.0.state();
+        if let Some(message) = state.outward.pop(Bytes::len) {
+            state.in_hand = true;
+            return Poll::Ready(Outward::Message(message));
+        }
+        if let Some(close) = state.outward_end.clone() {
+            return Poll::Ready(Outward::End(close));
+        }
+        register(&mut state.outward.reader, cx);
+        Poll::Pending
+    }
+
+    /// As [`poll_take`](Self::poll_take). Cancel-safe.
+    pub(crate) async fn take(&self) -> Outward {
+        poll_fn(|cx| self.poll_take(cx)).await
+    }
+
+    /// What is there to be taken, if something is.
+    pub(crate) fn try_take(&self) -> Option<Bytes> {
+        let mut state = self.0.state();
+        let message = state.outward.pop(Bytes::len)?;
+        state.in_hand = true;
+        Some(message)
+    }
+
+    /// All that was taken is where a flush wants it.
+    pub(crate) fn handed_on(&self) {
+        self.0.state().handed_on();
+    }
+
+    /// Ready when another message may come in, or none will ever be taken. Only one task may wait for it.
+    pub(crate) async fn room(&self) {
+        poll_fn(|cx| {
+            let mut state = self.0.state();
+            if state.inward.has_room() || state.inward_end.is_some() || state.is_left {
+                return Poll::Ready(());
+            }
+            register(&mut state.inward.writer, cx);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.0.state().inward.has_room()
+    }
+
+    /// Something has come in. False if nobody will take it.
+    pub(crate) fn push(&self, incoming: Incoming) -> bool {
+        let mut state = self.0.state();
+        if state.inward_end.is_some() || state.is_left {
+            return false;
+        }
+        let length = length_of(&incoming);
+        match incoming {
+            Incoming::Message(_) if length > state.limit.bytes() => {
+                let (limit, length) = (state.limit, length as u64);
+                let reason = CloseReason::Protocol(FrameError::Oversize { length, limit });
+                drop(state);
+                self.end(reason);
+                return false;
+            }
+            Incoming::Message(_) => self.0.counts.came(length),
+            _ => _ = self.0.counts.faults.fetch_add(1, Relaxed),
+        }
+        state.inward.push(incoming, length);
+        true
+    }
+
+    /// Nothing comes in behind what has: the receiver finds this reason there. What goes out goes on.
+    pub(crate) fn end_inward(&self, reason: CloseReason) {
+        let mut state = self.0.state();
+        state.inward_end.get_or_insert(reason);
+        state.wake_all();
+    }
+
+    /// The line is over: nothing comes in behind what has, and nothing goes out.
+    pub(crate) fn end(&self, reason: CloseReason) {
+        let mut state = self.0.state();
+        if state.is_cut {
+            return;
+        }
+        // Whoever sends learns of it at once, whoever receives behind what has come.
+        let reason = self.0.control.end(reason);
+        state.inward_end.get_or_insert(reason);
+        state.is_cut = true;
+        state.is_lost = !state.is_handed_on();
+        if state.outward_end.is_none() {
+            state.outward_end = Some(crate::channel::told(self.0.control.close_reason().as_ref()));
+        }
+        state.outward.clear();
+        state.wake_all();
+    }
+
+    /// Nobody is at the other end any more, or will be told anything.
+    pub(crate) fn is_over(&self) -> bool {
+        let state = self.0.state();
+        state.is_left || state.is_cut
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        self.end(CloseReason::ByPeer);
+    }
+}

@@ -1,0 +1,195 @@
+//! Messages as the data of events and the bodies of POSTs, and back.
+
+use bytes::{Buf, Bytes, BytesMut};
+use memchr::{memchr, memchr2};
+use tieline_proto::ByteSize;
+use tieline_proto::json::{self, Limits};
+use tieline_proto::jsonrpc::member;
+use tieline_proto::sse::{self, Encoder, Event};
+use tieline_proto::websocket::{Close, CloseCode};
+
+use super::{BINARY, END};
+use crate::token::{URL_SAFE, base64, unbase64};
+
+/// A POST has at most so many messages.
+pub(crate) const MOST_MESSAGES: usize = 1024;
+/// And so many in frames, of which most are a few bytes.
+const MOST_FRAMES: usize = 16 * 1024;
+
+/// Appends a message as an event: its data where it is UTF-8, else in base64.
+pub(crate) fn event(message: &[u8], id: Option<&str>, out: &mut BytesMut) {
+    let event = Encoder::default();
+    let event = id.map_or(Ok(event), |id| event.id(id)).unwrap_or(event);
+    if event.data(message, out).is_err()
+        && let Ok(event) = event.event(BINARY)
+    {
+        let _ = event.data(encoded(message).as_bytes(), out);
+    }
+}
+
+/// Appends a frame of a session as an event.
+pub(crate) fn carried(frame: &[u8], out: &mut BytesMut) {
+    let _ = Encoder::default().data(encoded(frame).as_bytes(), out);
+}
+
+/// Appends the last event, which says why.
+pub(crate) fn last(close: &Close, id: Option<&str>, out: &mut BytesMut) {
+    let Ok(event) = Encoder::default().event(END) else { return };
+    let event = id.map_or(Ok(event), |id| event.id(id)).unwrap_or(event);
+    let (code, reason) = (close.code.get(), json::escape(&close.text));
+    let data = format!("{{\"code\":{code},\"reason\":\"{reason}\"}}");
+    let _ = event.data(data.as_bytes(), out);
+}
+
+/// Why the other side has ended, by its last event.
+pub(crate) fn why(event: &Event) -> Option<Close> {
+    let member = |name| std::str::from_utf8(member(&event.data, name)?).ok();
+    let code = member("code")?.parse().ok().and_then(CloseCode::new)?;
+    let text = member("reason").and_then(|it| it.strip_prefix('"')?.strip_suffix('"'));
+    Some(Close::because(code, json::unescape(text.unwrap_or_default())))
+}
+
+fn encoded(bytes: &[u8]) -> String {
+    base64(bytes, URL_SAFE)
+}
+
+/// The message in base64 that an event has.
+pub(crate) fn decoded(event: &Event) -> Option<Bytes> {
+    unbase64(&event.data).map(Bytes::from)
+}
+
+/// How much of an event may be taken, for messages of at most `most`.
+pub(crate) fn limits(most: ByteSize) -> sse::Limits {
+    // In base64.
+    let max_data = ByteSize::new(most.bytes().saturating_add(2) / 3 * 4 + 4);
+    sse::Limits { max_data, ..sse::Limits::default() }
+}
+
+/// The messages of a body that is text: one JSON value, or a message for each line that is not blank.
+pub(crate) fn messages(body: Bytes, limits: Limits) -> Result<Vec<Bytes>, TooMany> {
+    let text = trimmed(&body);
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    if memchr2(b'\n', b'\r', &text).is_none() {
+        return Ok(vec![text]);
+    }
+    if let Ok(line) = json::to_one_line(&text, limits) {
+        return Ok(vec![line]);
+    }
+    let (mut rest, mut messages) = (text, Vec::new());
+    while !rest.is_empty() {
+        let end = memchr(b'\n', &rest).unwrap_or(rest.len());
+        let line = trimmed(&rest.split_to(end));
+        rest.advance(rest.len().min(1));
+        if !line.is_empty() {
+            if messages.len() == MOST_MESSAGES {
+                return Err(TooMany);
+            }
+            messages.push(line);
+        }
+    }
+    Ok(messages)
+}
+
+/// More than [`MOST_MESSAGES`].
+#[derive(Debug, PartialEq)]
+pub(crate) struct TooMany;
+
+/// The messages of a body in the framing `length-prefix`, each of at most `most` bytes. `None` if it is not
+/// whole, if one is longer, or if there are too many.
+pub(crate) fn framed(body: Bytes, most: ByteSize) -> Option<Vec<Bytes>> {
+    let mut rest = body;
+    let mut messages = Vec::new();
+    while rest.has_remaining() {
+        let length = rest.try_get_u32().ok()? as usize;
+        if length > rest.len() || length > most.bytes() || messages.len() == MOST_FRAMES {
+            return None;
+        }
+        messages.push(rest.split_to(length));
+    }
+    Some(messages)
+}
+
+/// Without white space at either end.
+fn trimmed(text: &Bytes) -> Bytes {
+    text.slice_ref(text.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tieline_proto::sse::{Item, Parser};
+
+    fn read(bytes: &[u8]) -> Event {
+        match Parser::default().parse(&mut &bytes[..]) {
+            Some(Item::Event(event)) => event,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_message_comes_out_of_its_event_as_it_went_in() {
+        let mut out = BytesMut::new();
+        event(b"{\"a\":1}", Some("x.7"), &mut out);
+        assert_eq!(out, "id: x.7\ndata: {\"a\":1}\n\n");
+        out.clear();
+        event(&[0xff, 0, 1, 2], None, &mut out);
+        let event = read(&out);
+        assert_eq!(
+            (&*event.event, decoded(&event).unwrap()),
+            (BINARY, Bytes::from(vec![255, 0, 1, 2]))
+        );
+    }
+
+    #[test]
+    fn the_last_event_says_why() {
+        let mut out = BytesMut::new();
+        for close in [
+            Close::new(CloseCode::NORMAL),
+            Close::because(CloseCode::INTERNAL, "a \"quote\"\r\n and more"),
+        ] {
+            out.clear();
+            last(&close, None, &mut out);
+            let event = read(&out);
+            assert_eq!((&*event.event, why(&event)), (END, Some(close)));
+        }
+        for data in ["", "{}", "[]", "{\"code\":1}", "{\"code\":\"1000\"}", "{\"code\":1006}"] {
+            assert_eq!(why(&Event { data: data.into(), ..Event::default() }), None, "{data}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_one_value_or_lines() {
+        let of = |text: &'static str| messages(Bytes::from(text), Limits::default());
+        for (text, expected) in [
+            ("", &[][..]),
+            (" \r\n\t\n", &[]),
+            ("{\"a\":1}", &["{\"a\":1}"]),
+            ("{\n\"a\":1}\n", &["{ \"a\":1}"]),
+            ("{\"a\":1}\r\n\n{\"b\":2}\n", &["{\"a\":1}", "{\"b\":2}"]),
+            ("plain words\nof two lines", &["plain words", "of two lines"]),
+        ] {
+            assert_eq!(
+                of(text),
+                Ok(expected.iter().map(|it| Bytes::from(*it)).collect()),
+                "{text:?}"
+            );
+        }
+        let lines = |count| messages(Bytes::from("x y\n".repeat(count)), Limits::default());
+        assert_eq!(lines(MOST_MESSAGES).map(|it| it.len()), Ok(MOST_MESSAGES));
+        assert_eq!(lines(MOST_MESSAGES + 1), Err(TooMany));
+    }
+
+    #[test]
+    fn frames_are_whole_and_within_the_limit_or_none() {
+        let of = |bytes: &[u8]| framed(Bytes::copy_from_slice(bytes), ByteSize::new(3));
+        assert_eq!(of(b""), Some(vec![]));
+        assert_eq!(of(b"\0\0\0\x03abc\0\0\0\0"), Some(vec!["abc".into(), Bytes::new()]));
+        for bad in [&b"\0"[..], b"\0\0\0\x03ab", b"\0\0\0\x04abcd", b"\xff\xff\xff\xff"] {
+            assert_eq!(of(bad), None, "{bad:?}");
+        }
+        let many = |count: usize| framed(Bytes::from(vec![0; 4 * count]), ByteSize::new(3));
+        assert!(many(MOST_FRAMES).is_some() && many(MOST_FRAMES + 1).is_none());
+    }
+}

@@ -1,0 +1,223 @@
+//! A client's POSTs: one at a time, in order, over a connection that is kept.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tieline_transport::CloseReason;
+use tokio::time::timeout;
+
+use super::client::Task;
+use super::{FRAMES, SEQUENCE};
+use crate::client::{Dialer, MOST_HEADERS};
+use crate::stream::Hyper;
+
+/// How long a POST may take. The server lets it wait for a while itself, where more comes than is taken.
+const LIMIT: Duration = Duration::from_secs(30);
+/// So often one is tried again whose fate is not known, where its number makes that safe.
+const ATTEMPTS: usize = 3;
+/// So much goes in one POST, or one message.
+const BATCH: usize = 256 * 1024;
+/// And so many messages.
+const MOST: usize = 1024;
+
+/// What goes in one POST.
+pub(super) struct Batch {
+    body: BytesMut,
+    whole: Bytes,
+    count: usize,
+    is_ours: bool,
+}
+
+impl Batch {
+    /// A server of tieline's takes several, each behind its length; any other takes one.
+    pub(super) fn of(first: Bytes, is_ours: bool) -> Self {
+        let mut batch = Self { body: BytesMut::new(), whole: Bytes::new(), count: 0, is_ours };
+        match is_ours {
+            true => batch.push(&first),
+            false => batch.whole = first,
+        }
+        batch
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.is_ours && self.count < MOST && self.body.len() < BATCH / 2
+    }
+
+    pub(super) fn push(&mut self, message: &Bytes) {
+        self.body.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+        self.body.put_slice(message);
+        self.count += 1;
+    }
+}
+
+pub(super) struct Poster {
+    dialer: Arc<Dialer>,
+    target: String,
+    is_ours: bool,
+    /// The number of the last POST.
+    sequence: u64,
+    line: Option<(SendRequest<Whole>, Task)>,
+}
+
+impl Poster {
+    pub(super) fn new(dialer: Arc<Dialer>, target: String, is_ours: bool) -> Self {
+        Self { dialer, target, is_ours, sequence: 0, line: None }
+    }
+
+    pub(super) fn is_ours(&self) -> bool {
+        self.is_ours
+    }
+
+    /// Posts, and waits for the answer.
+    pub(super) async fn post(&mut self, batch: Batch) -> Result<(), CloseReason> {
+        self.sequence += 1;
+        let (body, kind) = match batch.is_ours {
+            true => (batch.body.freeze(), FRAMES),
+            false => (batch.whole, "application/json"),
+        };
+        let mut attempt = 1;
+        loop {
+            let answered = timeout(LIMIT, self.ask(Method::POST, body.clone(), Some(kind))).await;
+            let status = match answered {
+                Ok(Ok(status)) => status,
+                Ok(Err(lost)) => {
+                    self.line = None;
+                    // It was not sent, or it does no harm to send it twice.
+                    if attempt < ATTEMPTS && (self.is_ours || !lost.is_sent) {
+                        attempt += 1;
+                        continue;
+                    }
+                    return Err(lost.error.into());
+                }
+                Err(_) => return Err(CloseReason::TimedOut),
+            };
+            return match status {
+                status if status.is_success() => Ok(()),
+                StatusCode::SERVICE_UNAVAILABLE if self.is_ours => Err(CloseReason::Stalled),
+                status => {
+                    let words = format!("the server answers a POST with {}", status.as_u16());
+                    Err(io::Error::other(words).into())
+                }
+            };
+        }
+    }
+
+    /// Tells the server that this side is done. Whether it has understood.
+    pub(super) async fn dismiss(&mut self) -> bool {
+        let answered = self.ask(Method::DELETE, Bytes::new(), None).await;
+        answered.is_ok_and(|status| status.is_success())
+    }
+
+    async fn ask(
+        &mut self,
+        method: Method,
+        body: Bytes,
+        kind: Option<&'static str>,
+    ) -> Result<StatusCode, Lost> {
+        let not_sent = |error: io::Error| Lost { is_sent: false, error };
+        let mut request = Request::builder().method(method).uri(&self.target);
+        if let Some(kind) = kind {
+            request = request.header(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            if self.is_ours {
+                request = request.header(SEQUENCE, self.sequence);
+            }
+        }
+        let request = self.dialer.introduce(request).map_err(io::Error::other);
+        let request = request.and_then(|it| it.body(Whole(body)).map_err(io::Error::other));
+        let request = request.map_err(not_sent)?;
+        let is_there = match &mut self.line {
+            Some((send, _)) => send.ready().await.is_ok(),
+            None => false,
+        };
+        if !is_there {
+            self.line = None;
+            self.line = Some(self.connect().await.map_err(not_sent)?);
+        }
+        let Some((send, _)) = &mut self.line else {
+            return Err(not_sent(io::ErrorKind::NotConnected.into()));
+        };
+        let lost = |error: hyper::Error| Lost {
+            is_sent: !error.is_canceled(),
+            error: io::Error::other(error),
+        };
+        let response = send.send_request(request).await.map_err(lost)?;
+        let status = response.status();
+        if !discard(response).await {
+            self.line = None;
+        }
+        Ok(status)
+    }
+
+    async fn connect(&self) -> io::Result<(SendRequest<Whole>, Task)> {
+        let reached = timeout(self.dialer.connect_timeout, self.dialer.reach()).await;
+        let (stream, _) = reached?.map_err(io::Error::other)?;
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(MOST_HEADERS).max_buf_size(MOST_HEADERS.max(64 * 1024));
+        let made = builder.handshake(Hyper::new(stream)).await;
+        let (send, connection) = made.map_err(io::Error::other)?;
+        Ok((send, Task(tokio::spawn(connection).abort_handle())))
+    }
+}
+
+/// There was no answer.
+struct Lost {
+    /// It may have been taken all the same.
+    is_sent: bool,
+    error: io::Error,
+}
+
+/// Reads the rest of an answer, so that the connection can be used again; not if it is long.
+async fn discard(response: Response<Incoming>) -> bool {
+    let mut body = response.into_body();
+    let mut left = 64 * 1024_usize;
+    loop {
+        match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            None => return true,
+            Some(Err(_)) => return false,
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                match left.checked_sub(length) {
+                    Some(rest) => left = rest,
+                    None => return false,
+                }
+            }
+        }
+    }
+}
+
+/// A body that is there.
+#[derive(Default)]
+pub(super) struct Whole(Bytes);
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.0.is_empty() {
+            true => Poll::Ready(None),
+            false => Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.0))))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.len() as u64)
+    }
+}

@@ -1,0 +1,186 @@
+//! The body of an answer that goes on: bytes that wait for the connection, and how far it has come.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use hyper::body::{Body, Frame};
+
+use crate::channel::lock;
+
+/// So many bytes may wait for the connection before no more are made.
+const BOUND: usize = 64 * 1024;
+
+/// How far the bytes of a connection have come: what was given to HTTP, and what of that was written.
+#[derive(Default)]
+pub(crate) struct Progress {
+    given: AtomicU64,
+    written: AtomicU64,
+    /// Bytes of any kind that were written.
+    sent: AtomicU64,
+    has_stalled: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Progress {
+    /// Bytes were written to the connection.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// The other side has stopped reading, and the connection is given up.
+    pub(crate) fn stall(&self) {
+        self.has_stalled.store(true, Relaxed);
+    }
+
+    /// All that HTTP had was written.
+    pub(crate) fn flushed(&self) {
+        let given = self.given.load(Relaxed);
+        if self.written.swap(given, Relaxed) != given {
+            let waker = lock(&self.waker).take();
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+/// A body, and the pen that writes it. `progress` is that of the connection.
+pub(crate) fn stream(progress: Arc<Progress>) -> (Pen, Events) {
+    let base = progress.given.load(Relaxed);
+    let page = Arc::new(Mutex::new(Page::default()));
+    (
+        Pen { page: page.clone(), progress: progress.clone(), base, pushed: 0 },
+        Events { page, progress },
+    )
+}
+
+#[derive(Default)]
+struct Page {
+    waiting: BytesMut,
+    has_ended: bool,
+    is_torn: bool,
+    pen: Option<Waker>,
+    reader: Option<Waker>,
+}
+
+/// What writes the body. Dropping it ends the body.
+pub(crate) struct Pen {
+    page: Arc<Mutex<Page>>,
+    progress: Arc<Progress>,
+    base: u64,
+    pushed: u64,
+}
+
+impl Pen {
+    /// Appends to the body whatever `write` does. Gives how long the body is then.
+    pub(crate) fn write(&mut self, write: impl FnOnce(&mut BytesMut)) -> u64 {
+        let mut page = lock(&self.page);
+        let before = page.waiting.len();
+        write(&mut page.waiting);
+        self.pushed += (page.waiting.len() - before) as u64;
+        let reader = page.reader.take();
+        drop(page);
+        reader.into_iter().for_each(Waker::wake);
+        self.pushed
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        lock(&self.page).waiting.len() < BOUND
+    }
+
+    /// How much of the body was written to the connection.
+    pub(crate) fn written(&self) -> u64 {
+        self.progress.written.load(Relaxed).saturating_sub(self.base).min(self.pushed)
+    }
+
+    /// Bytes of any kind that were written to the connection.
+    pub(crate) fn sent(&self) -> u64 {
+        self.progress.sent.load(Relaxed)
+    }
+
+    /// Waits until more was written than `known`, or there is room where there was none, or nobody reads.
+    pub(crate) async fn moved(&self, known: u64, had_room: bool) {
+        poll_fn(|cx| {
+            *lock(&self.progress.waker) = Some(cx.waker().clone());
+            let mut page = lock(&self.page);
+            page.pen = Some(cx.waker().clone());
+            let has_room = page.waiting.len() < BOUND;
+            let is_torn = page.is_torn;
+            drop(page);
+            match is_torn || self.written() > known || (has_room && !had_room) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
+    /// The connection was given up because nobody read what came over it.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.progress.has_stalled.load(Relaxed)
+    }
+
+    /// The connection is gone.
+    pub(crate) fn is_torn(&self) -> bool {
+        lock(&self.page).is_torn
+    }
+}
+
+impl Drop for Pen {
+    fn drop(&mut self) {
+        let mut page = lock(&self.page);
+        page.has_ended = true;
+        let reader = page.reader.take();
+        drop(page);
+        reader.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The body.
+pub(crate) struct Events {
+    page: Arc<Mutex<Page>>,
+    progress: Arc<Progress>,
+}
+
+impl Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let mut page = lock(&self.page);
+        if page.waiting.is_empty() {
+            if page.has_ended {
+                return Poll::Ready(None);
+            }
+            page.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let bytes = std::mem::take(&mut page.waiting).freeze();
+        let pen = page.pen.take();
+        drop(page);
+        self.progress.given.fetch_add(bytes.len() as u64, Relaxed);
+        pen.into_iter().for_each(Waker::wake);
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let page = lock(&self.page);
+        page.waiting.is_empty() && page.has_ended
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let mut page = lock(&self.page);
+        page.is_torn = true;
+        let pen = page.pen.take();
+        drop(page);
+        pen.into_iter().for_each(Waker::wake);
+    }
+}

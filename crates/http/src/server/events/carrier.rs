@@ -1,0 +1,276 @@
+//! One connection of a session: from the frames of its server to the events of a GET.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_proto::session::{Farewell, Frame, Sequence};
+use tieline_proto::sse::{self, Taken};
+use tieline_proto::websocket::{Close, CloseCode};
+use tieline_transport::{CloseReason, Incoming};
+use tokio::time::{Instant, sleep_until};
+
+use super::QUIET;
+use super::plain::until;
+use super::session::Session;
+use super::table::Stream;
+use crate::channel::going_away;
+use crate::events::message::{event, last as last_event};
+use crate::events::stream::Pen;
+use crate::events::{Far, Outward};
+use crate::server::Server;
+
+/// How long behind the last event a client that was cut off may come for it.
+const LINGER: Duration = Duration::from_secs(30);
+/// While the client reads slowly, the session hears so often that it does.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// How a stream has ended.
+pub(super) enum Ended {
+    /// The connection is gone, or the session's is; the client may come again.
+    Away,
+    /// A newer one has taken its place.
+    Overtaken,
+    /// The session is over.
+    Over,
+    /// The server shuts down.
+    Closing,
+}
+
+/// A connection of a session, and the stream of the GET that it was made for.
+pub(super) struct Carrier<'a> {
+    pub(super) server: &'a Server,
+    pub(super) stream: &'a Stream,
+    pub(super) session: &'a Session,
+    pub(super) generation: u64,
+    pub(super) far: Far,
+}
+
+/// The client's end of it.
+struct Reader {
+    pen: Pen,
+    /// Events by where they end in the stream.
+    marks: VecDeque<(u64, Sequence)>,
+    quiet: Instant,
+    /// How many bytes the connection had taken when that was last looked at.
+    sent: u64,
+}
+
+impl Carrier<'_> {
+    /// Carries until one of the two ends, or the server does.
+    pub(super) async fn carry(self, pen: Pen) -> Ended {
+        let Self { session, far, generation, .. } = &self;
+        let mut changed = session.changed.subscribe();
+        let mut closing = self.server.closing.subscribe();
+        let sent = pen.sent();
+        let quiet = Instant::now() + QUIET;
+        let mut reader = Some(Reader { pen, marks: Default::default(), quiet, sent });
+        // Behind the last event.
+        let mut lingers: Option<Instant> = None;
+        loop {
+            let Some(wake_at) = say(session, *generation, far) else { return Ended::Overtaken };
+            {
+                let Some(core) = session.mine(*generation) else { return Ended::Overtaken };
+                if core.machine.is_over() {
+                    return Ended::Over;
+                }
+                if core.leaves {
+                    drop(core);
+                    self.bye(reader.as_mut());
+                    return Ended::Over;
+                }
+            }
+            if far.is_over() {
+                return Ended::Away;
+            }
+            let is_held_up = !far.has_room();
+            let (known, had_room) = match &reader {
+                Some(reader) => (reader.pen.written(), reader.pen.has_room()),
+                None => (0, true),
+            };
+            let looks = Instant::now() + SIGN_OF_LIFE;
+            tokio::select! {
+                outward = far.take(), if had_room => {
+                    let Outward::Message(frame) = outward else { return Ended::Away };
+                    let mut next = Some(frame);
+                    while let Some(frame) = next {
+                        match self.hear(frame, reader.as_mut()) {
+                            Heard::Nothing => {}
+                            Heard::Over => return Ended::Over,
+                            Heard::Overtaken => return Ended::Overtaken,
+                            Heard::End => {
+                                reader = None;
+                                lingers = Some(Instant::now() + LINGER);
+                            }
+                        }
+                        let is_full = reader.as_ref().is_some_and(|it| !it.pen.has_room());
+                        next = if is_full { None } else { far.try_take() };
+                    }
+                    far.handed_on();
+                }
+                () = moved(reader.as_ref(), known, had_room) => {
+                    let Some(reader) = &mut reader else { continue };
+                    if reader.pen.is_torn() {
+                        return Ended::Away;
+                    }
+                    self.wrote(reader);
+                }
+                _ = changed.changed() => {}
+                () = far.room(), if is_held_up => {}
+                () = until(wake_at), if !is_held_up => {}
+                () = until(reader.as_ref().map(|it| it.quiet)) => {
+                    let Some(reader) = &mut reader else { continue };
+                    reader.quiet = Instant::now() + QUIET;
+                    if had_room {
+                        reader.pen.write(|out| sse::comment("", out));
+                    }
+                }
+                () = sleep_until(looks), if !had_room => {
+                    // It reads, slowly: then the session must not be given up.
+                    let Some(reader) = &mut reader else { continue };
+                    let sent = reader.pen.sent();
+                    if std::mem::replace(&mut reader.sent, sent) != sent && far.has_room() {
+                        let acknowledged = session.core().machine.acknowledged();
+                        far.push(Incoming::Message(Frame::Ack { acknowledged }.to_bytes()));
+                    }
+                }
+                () = until(lingers) => {
+                    lingers = None;
+                    let Some(mut core) = session.mine(*generation) else {
+                        return Ended::Overtaken;
+                    };
+                    core.machine.finish(session.now());
+                }
+                _ = closing.wait_for(|is_closing| *is_closing) => {
+                    if let Some(reader) = &mut reader {
+                        reader.pen.write(|out| last_event(&going_away(), None, out));
+                    }
+                    return Ended::Closing;
+                }
+            }
+        }
+    }
+
+    /// A frame of the session.
+    fn hear(&self, frame: Bytes, reader: Option<&mut Reader>) -> Heard {
+        let taken = {
+            let Some(mut core) = self.session.mine(self.generation) else {
+                return Heard::Overtaken;
+            };
+            let had_room = core.machine.has_room();
+            let now = self.session.now();
+            let taken = Frame::decode(frame)
+                .map_err(Into::into)
+                .and_then(|frame| core.machine.receive(now, frame));
+            let has_room = core.machine.has_room();
+            drop(core);
+            if has_room && !had_room {
+                self.session.changed.send_replace(());
+            }
+            taken
+        };
+        let id = |sequence| format!("{}.{sequence}", self.stream.name);
+        let last = |reader: Option<&mut Reader>, close: Close, sequence| {
+            if let Some(reader) = reader {
+                reader.pen.write(|out| last_event(&close, Some(&id(sequence)), out));
+            }
+        };
+        match taken {
+            Ok(None) => Heard::Nothing,
+            Ok(Some(Taken::Event { sequence, message })) => {
+                if let Some(reader) = reader {
+                    let id = id(sequence);
+                    let at = reader.pen.write(|out| event(&message, Some(&id), out));
+                    reader.marks.push_back((at, sequence));
+                    reader.quiet = Instant::now() + QUIET;
+                }
+                Heard::Nothing
+            }
+            Ok(Some(Taken::End { sequence })) => {
+                last(reader, Close::new(CloseCode::NORMAL), sequence);
+                Heard::End
+            }
+            Ok(Some(Taken::Bye(Farewell { text, .. }))) => {
+                let close = match text.is_empty() {
+                    true => Close::new(CloseCode::NORMAL),
+                    false => Close::because(CloseCode::INTERNAL, text),
+                };
+                let sequence = self.session.core().machine.last();
+                last(reader, close, sequence);
+                Heard::Over
+            }
+            Err(violation) => {
+                tracing::warn!(endpoint = %self.server.endpoint, "a session is over: {violation}");
+                let close = Close::because(CloseCode::INTERNAL, "the session has broken");
+                last(reader, close, self.session.core().machine.last());
+                Heard::Over
+            }
+        }
+    }
+
+    /// More was written to the client's connection.
+    fn wrote(&self, reader: &mut Reader) {
+        let written = reader.pen.written();
+        let mut last = None;
+        while let Some((at, sequence)) = reader.marks.front().copied()
+            && at <= written
+        {
+            reader.marks.pop_front();
+            last = Some(sequence);
+        }
+        if let (Some(last), Some(mut core)) = (last, self.session.mine(self.generation)) {
+            core.machine.wrote(self.session.now(), last);
+        }
+    }
+
+    /// The client is done, and so is all: the session hears what was posted before, and the stream ends.
+    fn bye(&self, reader: Option<&mut Reader>) {
+        bye(self.session, self.generation, &self.far);
+        if let Some(reader) = reader {
+            reader.pen.write(|out| last_event(&Close::new(CloseCode::NORMAL), None, out));
+        }
+    }
+}
+
+/// Says to the session what there is to say, and when there will be more. `None`: it is not for this
+/// connection any more.
+fn say(session: &Session, generation: u64, far: &Far) -> Option<Option<Instant>> {
+    let mut core = session.mine(generation)?;
+    let now = session.now();
+    while far.has_room()
+        && let Some(frame) = core.machine.next(now)
+    {
+        far.push(Incoming::Message(frame.to_bytes()));
+    }
+    Some(core.machine.wake_at().map(|at| session.begun + at))
+}
+
+/// The last that a session hears.
+pub(super) fn bye(session: &Session, generation: u64, far: &Far) {
+    let received = {
+        let Some(mut core) = session.mine(generation) else { return };
+        core.machine.finish(session.now());
+        core.machine.acknowledged()
+    };
+    say(session, generation, far);
+    let farewell = Farewell { received, text: String::new() };
+    far.push(Incoming::Message(Frame::Bye(farewell).to_bytes()));
+    far.end_inward(CloseReason::ByPeer);
+}
+
+/// What came of a frame.
+enum Heard {
+    Nothing,
+    /// The last event was written.
+    End,
+    /// The session is over.
+    Over,
+    Overtaken,
+}
+
+async fn moved(reader: Option<&Reader>, known: u64, had_room: bool) {
+    match reader {
+        Some(reader) => reader.pen.moved(known, had_room).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,126 @@
+//! A line that ends with its stream: of messages, or of the frames of a client's session.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::Response;
+use tieline_proto::sse;
+use tieline_transport::CloseReason;
+use tokio::time::{Instant, sleep_until};
+
+use super::table::{Line, Owner, Stream};
+use super::{GOODBYE, QUIET, TOO_MANY, begin, channel_of, torn, welcome};
+use crate::channel::going_away;
+use crate::events::message::{carried, event, last};
+use crate::events::stream::Pen;
+use crate::events::{Far, Outward, pair};
+use crate::handshake::RESUMABLE;
+use crate::server::body::Body;
+use crate::server::count::count;
+use crate::server::route::{Guest, busy};
+use crate::server::{Server, WebLine};
+
+/// Begins a stream, if there is a place for its line.
+pub(super) fn open(
+    server: &Arc<Server>,
+    guest: &Guest,
+    owner: Owner,
+    protocol: Option<&'static str>,
+) -> Response<Body> {
+    let is_carrier = protocol == Some(RESUMABLE);
+    let queue = if is_carrier { &server.resumable } else { &server.plain };
+    let Ok(place) = queue.clone().try_reserve_owned() else { return busy(server, TOO_MANY) };
+    let (channel, far) = pair(channel_of(server, owner, is_carrier));
+    let Some(stream) = server.events.add(owner, Line::Plain { far, is_carrier }) else {
+        return busy(server, TOO_MANY);
+    };
+    let (mut pen, response) = begin(guest, protocol);
+    welcome(&mut pen, &stream, None);
+    count(&server.counters.event_streams);
+    place.send(WebLine::Events(channel));
+    tokio::spawn(run(server.clone(), stream, pen));
+    response
+}
+
+/// Carries what goes out until the line ends, on either side.
+async fn run(server: Arc<Server>, stream: Arc<Stream>, mut pen: Pen) {
+    if let Line::Plain { far, is_carrier } = &stream.line {
+        let reason = carry(&server, &stream, far, *is_carrier, &mut pen).await;
+        far.end(reason);
+    }
+    server.events.remove(&stream);
+}
+
+async fn carry(
+    server: &Server,
+    stream: &Stream,
+    far: &Far,
+    is_carrier: bool,
+    pen: &mut Pen,
+) -> CloseReason {
+    let mut closing = server.closing.subscribe();
+    let mut quiet = Instant::now() + QUIET;
+    // Until when a client that is done is told what was on its way.
+    let mut leaves: Option<Instant> = None;
+    let mut pushed = 0;
+    loop {
+        let (known, had_room) = (pen.written(), pen.has_room());
+        if known >= pushed {
+            far.handed_on();
+        }
+        tokio::select! {
+            outward = far.take(), if had_room => match outward {
+                Outward::Message(message) => {
+                    pushed = write(pen, is_carrier, &message);
+                    while pen.has_room() && let Some(message) = far.try_take() {
+                        pushed = write(pen, is_carrier, &message);
+                    }
+                    quiet = Instant::now() + QUIET;
+                }
+                Outward::End(close) => {
+                    if !is_carrier {
+                        pen.write(|out| last(&close, None, out));
+                    }
+                    return CloseReason::ByUs;
+                }
+            },
+            () = pen.moved(known, had_room) => {
+                if pen.is_torn() {
+                    return torn(pen);
+                }
+            }
+            () = stream.leaves.notified(), if leaves.is_none() => {
+                far.end_inward(CloseReason::ByPeer);
+                leaves = Some(Instant::now() + GOODBYE);
+            }
+            () = sleep_until(quiet) => {
+                if had_room {
+                    pen.write(|out| sse::comment("", out));
+                }
+                quiet = Instant::now() + QUIET;
+            }
+            () = until(leaves) => return CloseReason::ByPeer,
+            _ = closing.wait_for(|is_closing| *is_closing) => {
+                if !is_carrier {
+                    pen.write(|out| last(&going_away(), None, out));
+                }
+                return CloseReason::ByUs;
+            }
+        }
+    }
+}
+
+fn write(pen: &mut Pen, is_carrier: bool, message: &Bytes) -> u64 {
+    pen.write(|out| match is_carrier {
+        true => carried(message, out),
+        false => event(message, None, out),
+    })
+}
+
+/// Waits for a moment, if there is one.
+pub(super) async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}

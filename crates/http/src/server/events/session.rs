@@ -1,0 +1,332 @@
+//! A session in the place of an EventSource, which knows only the ids of its events.
+//!
+//! ```text
+//!   GET ──▶ Hello ──▶ the server's own acceptor of sessions, over a pair of queues
+//!   events ◀─ Pen ◀─ EventSession ◀─ frames ◀═╡
+//!   POST ──────────▶ EventSession ─▶ frames ═▶╡
+//! ```
+//!
+//! Each GET is a connection of the session. A task of its own carries it, so that the session is answered
+//! while the client reads slowly; between two GETs it waits for the next one.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::{Response, StatusCode};
+use tieline_proto::session::{Frame, Refusal as Refused, Sequence, SessionConfig};
+use tieline_proto::sse::{EventSession, Stale};
+use tieline_transport::Incoming;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::carrier::{Carrier, Ended, bye};
+use super::table::{Found, Line, Owner, Stream, read_id};
+use super::{Refusal, TOO_MANY, begin, channel_of, no, welcome};
+use crate::channel::lock;
+use crate::events::stream::Pen;
+use crate::events::{Far, Of, Outward, pair};
+use crate::server::body::{Body, answer, line};
+use crate::server::count::count;
+use crate::server::route::{Guest, busy};
+use crate::server::{Server, WebLine};
+
+/// What a client has posted is kept until the session has acknowledged it.
+const POSTED: SessionConfig =
+    SessionConfig { replay_messages: 256, replay_bytes: 1 << 20, commits: true };
+/// How long the handshake may take, which crosses no network.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The session of an EventSource.
+pub(super) struct Session {
+    core: Mutex<Core>,
+    /// Something has changed that those who post, or the task, wait for.
+    pub(super) changed: watch::Sender<()>,
+    pub(super) begun: Instant,
+}
+
+pub(super) struct Core {
+    pub(super) machine: EventSession,
+    /// Which GET is the last; what an older one still does is nothing to the session.
+    generation: u64,
+    /// Its connection was welcomed.
+    is_open: bool,
+    /// The client is done.
+    pub(super) leaves: bool,
+}
+
+impl Session {
+    fn new() -> Self {
+        let machine = EventSession::new(POSTED);
+        let core = Core { machine, generation: 0, is_open: false, leaves: false };
+        Self { core: Mutex::new(core), changed: watch::Sender::new(()), begun: Instant::now() }
+    }
+
+    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
+        lock(&self.core)
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// The core, as long as this GET is the last.
+    pub(super) fn mine(&self, generation: u64) -> Option<MutexGuard<'_, Core>> {
+        Some(self.core()).filter(|core| core.generation == generation)
+    }
+
+    /// The client has received all events up to this one.
+    pub(super) fn proven(&self, last: Sequence) -> Result<(), Refusal> {
+        let proven = self.core().machine.proves(self.now(), last);
+        self.changed.send_replace(());
+        proven.map_err(|stale| no(StatusCode::BAD_REQUEST, &stale.to_string()))
+    }
+
+    /// Takes messages when there is a stream, and room. Cancel-safe.
+    pub(super) async fn post(&self, messages: Vec<Bytes>) -> Result<(), Refusal> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            {
+                let mut core = self.core();
+                if core.leaves {
+                    return Err(no(StatusCode::GONE, "it is over"));
+                }
+                if core.is_open && core.machine.has_room() {
+                    for message in messages {
+                        core.machine.send(message);
+                    }
+                    break;
+                }
+            }
+            let _ = changed.changed().await;
+        }
+        self.changed.send_replace(());
+        Ok(())
+    }
+}
+
+/// `GET` of an EventSource: a new session, or the one that it comes back to.
+pub(super) async fn open(
+    server: &Arc<Server>,
+    guest: &Guest,
+    owner: Owner,
+    id: Option<&str>,
+) -> Response<Body> {
+    let (stream, last) = match id {
+        None => match server.events.add(owner, Line::Session(Box::new(Session::new()))) {
+            Some(stream) => (stream, 0),
+            None => return busy(server, TOO_MANY),
+        },
+        Some(id) => {
+            let Some((name, last)) = read_id(id) else {
+                return line(StatusCode::NOT_FOUND, "there is no such stream");
+            };
+            match server.events.find(name, owner) {
+                Found::Live(stream) => (stream, last),
+                // It has all that there was.
+                Found::Over(end) if last >= end => return over(),
+                Found::Over(end) => return gone(last, end + 1, end),
+                Found::Nothing => return line(StatusCode::NOT_FOUND, "there is no such stream"),
+            }
+        }
+    };
+    let Line::Session(session) = &stream.line else {
+        return line(StatusCode::NOT_FOUND, "there is no such stream");
+    };
+    match connect(server, channel_of(server, owner, true), session, last).await {
+        Ok((generation, far)) => {
+            let (mut pen, response) = begin(guest, None);
+            welcome(&mut pen, &stream, Some(last));
+            count(&server.counters.event_streams);
+            let of = channel_of(server, owner, true);
+            tokio::spawn(run(server.clone(), stream.clone(), generation, far, pen, of));
+            response
+        }
+        Err(Unopened::Stale(Stale::Over)) => {
+            leave(server, owner, &stream);
+            over()
+        }
+        Err(Unopened::Stale(Stale::NeverSent)) => {
+            line(StatusCode::BAD_REQUEST, "no event with that id was given out")
+        }
+        Err(Unopened::Stale(Stale::Gone { last, oldest })) => {
+            let end = session.core().machine.last();
+            leave(server, owner, &stream);
+            gone(last, oldest, end)
+        }
+        Err(Unopened::Refused(refused)) => {
+            let end = session.core().machine.last();
+            match refused {
+                Refused::Full | Refused::Draining => {
+                    if id.is_none() {
+                        server.events.remove(&stream);
+                    }
+                    busy(server, TOO_MANY)
+                }
+                _ => {
+                    bury(server, &stream);
+                    gone(last, last + 1, end)
+                }
+            }
+        }
+        Err(Unopened::Busy) => {
+            if id.is_none() {
+                server.events.remove(&stream);
+            }
+            busy(server, TOO_MANY)
+        }
+        Err(Unopened::Overtaken) => {
+            line(StatusCode::CONFLICT, "a newer stream has taken its place")
+        }
+    }
+}
+
+/// Why a GET has no stream.
+enum Unopened {
+    Stale(Stale),
+    Refused(Refused),
+    /// A newer GET came.
+    Overtaken,
+    /// Nobody has answered.
+    Busy,
+}
+
+/// A connection of the session, from the one who plays its client to the acceptor of sessions.
+async fn connect(
+    server: &Server,
+    of: Of,
+    session: &Session,
+    last: Sequence,
+) -> Result<(u64, Far), Unopened> {
+    let place = timeout(HANDSHAKE, server.resumable.clone().reserve_owned());
+    let place = place.await.ok().and_then(Result::ok).ok_or(Unopened::Busy)?;
+    let (generation, hello) = {
+        let mut core = session.core();
+        let hello = core.machine.hello(session.now(), last).map_err(Unopened::Stale)?;
+        core.generation += 1;
+        core.is_open = false;
+        (core.generation, hello)
+    };
+    session.changed.send_replace(());
+    let (channel, far) = pair(of);
+    far.push(Incoming::Message(Frame::Hello(hello).to_bytes()));
+    place.send(WebLine::Events(channel));
+    let answer = match timeout(HANDSHAKE, far.take()).await {
+        Ok(Outward::Message(answer)) => Frame::decode(answer),
+        _ => return Err(Unopened::Busy),
+    };
+    far.handed_on();
+    let mut core = session.mine(generation).ok_or(Unopened::Overtaken)?;
+    match answer {
+        Ok(Frame::Welcome(welcome)) => {
+            core.machine.welcome(&welcome).map_err(Unopened::Refused)?;
+            core.is_open = true;
+        }
+        Ok(Frame::Refused { refusal, .. }) => return Err(Unopened::Refused(refusal)),
+        _ => return Err(Unopened::Refused(Refused::Malformed)),
+    }
+    drop(core);
+    session.changed.send_replace(());
+    Ok((generation, far))
+}
+
+async fn run(
+    server: Arc<Server>,
+    stream: Arc<Stream>,
+    generation: u64,
+    far: Far,
+    pen: Pen,
+    of: Of,
+) {
+    let Line::Session(session) = &stream.line else { return };
+    let carrier = Carrier { server: &server, stream: &stream, session, generation, far };
+    match carrier.carry(pen).await {
+        Ended::Overtaken => {}
+        Ended::Over => bury(&server, &stream),
+        Ended::Closing => server.events.remove(&stream),
+        Ended::Away => {
+            if wait(&server, &stream, session, generation).await {
+                dismiss(&server, of, session).await;
+            }
+        }
+    }
+}
+
+/// Nobody is there: waits for the client to come again, until its grace is over. Whether it said instead
+/// that it is done.
+async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u64) -> bool {
+    let mut changed = session.changed.subscribe();
+    let expires = Instant::now() + server.limits.event_grace;
+    let mut closing = server.closing.subscribe();
+    let leaves = loop {
+        {
+            let Some(mut core) = session.mine(generation) else { return false };
+            core.is_open = false;
+            if core.leaves {
+                break true;
+            }
+        }
+        tokio::select! {
+            _ = changed.changed() => {}
+            () = sleep_until(expires) => break false,
+            _ = closing.wait_for(|is_closing| *is_closing) => break false,
+        }
+    };
+    bury(server, stream);
+    leaves
+}
+
+/// Says to a session without a connection that its client is done.
+async fn dismiss(server: &Server, of: Of, session: &Session) {
+    let last = session.core().machine.acknowledged();
+    if let Ok((generation, far)) = connect(server, of, session, last).await {
+        bye(session, generation, &far);
+    }
+}
+
+fn bury(server: &Server, stream: &Stream) {
+    let last = match &stream.line {
+        Line::Session(session) => session.core().machine.last(),
+        Line::Plain { .. } => 0,
+    };
+    server.events.bury(stream, last, server.limits.event_grace);
+}
+
+/// The client is done, and its session is told so: over the connection that it has, or over one for that.
+pub(super) fn leave(server: &Arc<Server>, owner: Owner, stream: &Arc<Stream>) {
+    let Line::Session(session) = &stream.line else { return };
+    let (is_open, was_left) = {
+        let mut core = session.core();
+        (core.is_open, std::mem::replace(&mut core.leaves, true))
+    };
+    // Who waits or carries sees to the rest.
+    session.changed.send_replace(());
+    if !is_open && !was_left {
+        bury(server, stream);
+        let of = channel_of(server, owner, true);
+        let (server, stream) = (server.clone(), stream.clone());
+        tokio::spawn(async move {
+            if let Line::Session(session) = &stream.line {
+                dismiss(&server, of, session).await;
+            }
+        });
+    }
+}
+
+/// An EventSource that hears this does not come again.
+fn over() -> Response<Body> {
+    let mut response = line(StatusCode::NO_CONTENT, "");
+    *response.body_mut() = Body::Whole(Bytes::new());
+    response
+}
+
+/// What the client lacks is not there any more.
+fn gone(last: Sequence, oldest: Sequence, end: Sequence) -> Response<Body> {
+    let text = format!(
+        "{{\"error\":\"gone\",\"received\":{last},\"missing_from\":{},\"kept_from\":{oldest},\
+         \"last\":{end},\"reason\":\"events that you lack are not kept any more, and the session is \
+         over; ask again without Last-Event-ID for a new one\"}}\n",
+        last.saturating_add(1)
+    );
+    answer(StatusCode::GONE, "application/json", text)
+}

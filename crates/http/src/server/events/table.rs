@@ -1,0 +1,149 @@
+//! The streams that can be posted to, by name; and those that are over, for whoever still asks.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tieline_proto::session::Sequence;
+use tieline_transport::{PeerIdentity, Principal};
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::time::Instant;
+
+use super::session::Session;
+use crate::channel::lock;
+use crate::events::Far;
+use crate::server::route::Guest;
+use crate::token::{URL_SAFE, base64, random_bits};
+
+/// So many streams that are over are remembered.
+const EPITAPHS: usize = 1024;
+
+/// A name in base64, without padding.
+const NAME: usize = 22;
+
+pub(in crate::server) struct Table {
+    live: Mutex<HashMap<String, Arc<Stream>>>,
+    /// Oldest first.
+    over: Mutex<VecDeque<Epitaph>>,
+    most: usize,
+}
+
+/// A stream that can be posted to.
+pub(super) struct Stream {
+    pub(super) name: String,
+    owner: Owner,
+    /// The number of the last POST that was taken. Who has this locked is the one who posts.
+    pub(super) posts: AsyncMutex<u64>,
+    pub(super) line: Line,
+    /// Told when the client says that it is done.
+    pub(super) leaves: Notify,
+}
+
+/// What is behind a stream.
+pub(super) enum Line {
+    /// A line that ends with its connection; of messages, or of the frames of a session.
+    Plain { far: Far, is_carrier: bool },
+    /// A session that survives it.
+    Session(Box<Session>),
+}
+
+/// A stream that is over.
+struct Epitaph {
+    name: String,
+    owner: Owner,
+    last: Sequence,
+    until: Instant,
+}
+
+/// Whose a stream is.
+#[derive(Clone, Copy)]
+pub(in crate::server) struct Owner {
+    /// Of the certificate, or else the token or the cookie.
+    pub(in crate::server) principal: Option<Principal>,
+    pub(in crate::server) user: Option<PeerIdentity>,
+}
+
+impl Owner {
+    pub(in crate::server) fn of(guest: &Guest, principal: Option<Principal>) -> Self {
+        Self { principal: guest.certificate.or(principal), user: guest.identity }
+    }
+}
+
+impl PartialEq for Owner {
+    fn eq(&self, other: &Self) -> bool {
+        let is_same_user = match (&self.user, &other.user) {
+            (Some(one), Some(other)) => one.is_same_user(other),
+            (None, None) => true,
+            _ => false,
+        };
+        is_same_user && self.principal == other.principal
+    }
+}
+
+/// What is known under a name.
+pub(super) enum Found {
+    Live(Arc<Stream>),
+    /// It is over; its last event had this number.
+    Over(Sequence),
+    /// Nothing, or nothing of whoever asks.
+    Nothing,
+}
+
+impl Table {
+    pub(in crate::server) fn new(most: usize) -> Self {
+        Self { live: Mutex::default(), over: Mutex::default(), most }
+    }
+
+    /// A new stream under a name of its own. `None`: there are too many, or no random bytes.
+    pub(super) fn add(&self, owner: Owner, line: Line) -> Option<Arc<Stream>> {
+        let name = base64(&random_bits::<16>().ok()?, URL_SAFE).trim_end_matches('=').to_owned();
+        let (posts, leaves) = (AsyncMutex::new(0), Notify::new());
+        let stream = Arc::new(Stream { name: name.clone(), owner, posts, line, leaves });
+        let mut live = lock(&self.live);
+        if live.len() >= self.most {
+            return None;
+        }
+        live.insert(name, stream.clone());
+        Some(stream)
+    }
+
+    pub(super) fn find(&self, name: &str, owner: Owner) -> Found {
+        let live = lock(&self.live).get(name).cloned();
+        if let Some(stream) = live {
+            return if stream.owner == owner { Found::Live(stream) } else { Found::Nothing };
+        }
+        let over = lock(&self.over);
+        let now = Instant::now();
+        let known = over.iter().rev().find(|it| it.name == name && it.owner == owner);
+        match known.filter(|it| it.until >= now) {
+            Some(epitaph) => Found::Over(epitaph.last),
+            None => Found::Nothing,
+        }
+    }
+
+    pub(super) fn remove(&self, stream: &Stream) {
+        lock(&self.live).remove(&stream.name);
+    }
+
+    /// Removes a stream whose last event had the number `last`; that is remembered for a while.
+    pub(super) fn bury(&self, stream: &Stream, last: Sequence, grace: Duration) {
+        if lock(&self.live).remove(&stream.name).is_none() {
+            return;
+        }
+        let mut over = lock(&self.over);
+        let now = Instant::now();
+        while over.len() >= EPITAPHS || over.front().is_some_and(|oldest| oldest.until < now) {
+            over.pop_front();
+        }
+        let (name, owner) = (stream.name.clone(), stream.owner);
+        over.push_back(Epitaph { name, owner, last, until: now + grace });
+    }
+}
+
+/// The stream and the number in an event's id.
+pub(super) fn read_id(id: &str) -> Option<(&str, Sequence)> {
+    let (name, number) = id.split_once('.')?;
+    let is_number = !number.is_empty() && number.bytes().all(|it| it.is_ascii_digit());
+    let is_name = name.len() == NAME;
+    (is_name && is_number).then_some((name, number.parse().ok()?))
+}

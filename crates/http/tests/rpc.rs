@@ -1,0 +1,156 @@
+//! Calls by a POST of their own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::time::Duration;
+
+use support::events::ask;
+use support::{LIMIT, Served, TOKEN, config, end, message, serve, status_of};
+use tieline_http::WebLine;
+use tieline_transport::{Acceptor, BoxChannel, Channel, CloseReason, SenderExt};
+
+async fn rpc(port: u16, body: &str) -> (u16, String) {
+    let more = format!("Authorization: Bearer {TOKEN}\r\n");
+    let (head, body) = ask("POST", port, "/rpc", body, &more).await;
+    (status_of(&head), body)
+}
+
+async fn accepted(served: &mut Served) -> BoxChannel {
+    WebLine::boxed(served.plain.accept().await.unwrap())
+}
+
+fn request(id: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"m"}}"#)
+}
+
+fn result(id: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":[1]}}"#)
+}
+
+const NOTIFICATION: &str = r#"{"jsonrpc":"2.0","method":"n"}"#;
+
+#[tokio::test]
+async fn a_request_is_answered_over_a_line_of_its_own_which_ends_behind_that() {
+    let mut served = serve(config()).await;
+    let port = served.port;
+    for id in ["1", "\"a\\u0041\"", "12345678901234567890"] {
+        let serving = async {
+            let (mut sender, mut receiver) = accepted(&mut served).await.split();
+            assert_eq!(message(&mut receiver).await, request(id));
+            // What it says besides is for nobody.
+            for other in [NOTIFICATION.into(), request("7"), result("77"), "no JSON".into()] {
+                sender.send(other).await.unwrap();
+            }
+            sender.send(result(id)).await.unwrap();
+            end(&mut receiver).await
+        };
+        let asked = request(id);
+        let (answer, reason) = tokio::join!(rpc(port, &asked), serving);
+        assert_eq!(answer, (200, result(id)));
+        assert!(matches!(reason, CloseReason::ByPeer), "{reason}");
+    }
+    assert_eq!(served.web.counts().rpc_calls, 3);
+}
+
+#[tokio::test]
+async fn a_batch_is_taken_apart_and_put_together() {
+    let mut served = serve(config()).await;
+    let port = served.port;
+    let batch = format!("[{},\n {NOTIFICATION},{}, 7]", request("1"), request("\"b\""));
+    let serving = async {
+        let (mut sender, mut receiver) = accepted(&mut served).await.split();
+        for expected in [request("1"), NOTIFICATION.into(), request("\"b\"")] {
+            assert_eq!(message(&mut receiver).await, expected);
+        }
+        sender.send(result("\"b\"")).await.unwrap();
+        sender.send(result("1")).await.unwrap();
+        end(&mut receiver).await
+    };
+    let (answer, _) = tokio::join!(rpc(port, &batch), serving);
+    let invalid = &answer.1[..answer.1.find(&result("\"b\"")).unwrap()];
+    assert!(invalid.contains("-32600"), "{invalid}");
+    assert!(answer.1.ends_with(&format!("{},{}]", result("\"b\""), result("1"))), "{answer:?}");
+}
+
+#[tokio::test]
+async fn notifications_are_taken_and_not_answered() {
+    let mut served = serve(config()).await;
+    let port = served.port;
+    for body in [NOTIFICATION.to_owned(), format!("[{NOTIFICATION},{NOTIFICATION}]")] {
+        assert_eq!(rpc(port, &body).await, (202, "\n".to_owned()));
+        let (_sender, mut receiver) = accepted(&mut served).await.split();
+        assert_eq!(message(&mut receiver).await, NOTIFICATION);
+        assert!(matches!(end(&mut receiver).await, CloseReason::ByPeer));
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_request_starts_nothing() {
+    let mut served = serve(config()).await;
+    let port = served.port;
+    for (body, code) in [
+        ("", -32700),
+        ("{", -32700),
+        ("\u{0}", -32700),
+        ("[1,", -32700),
+        ("[]", -32600),
+        ("7", -32600),
+        ("{}", -32600),
+        (r#"{"jsonrpc":"2.0","id":1,"result":2}"#, -32600),
+        (r#"{"id":1,"method":"m"}"#, -32600),
+    ] {
+        let (status, answer) = rpc(port, body).await;
+        assert_eq!(status, 400, "{body}");
+        assert!(answer.contains(&format!("\"code\":{code},")), "{body}: {answer}");
+    }
+    let nobody = tokio::time::timeout(Duration::ZERO, served.plain.accept()).await;
+    assert!(nobody.is_err(), "a line was begun");
+}
+
+#[tokio::test]
+async fn a_program_that_ends_or_says_nothing_is_answered_for() {
+    let mut config = config();
+    config.limits.rpc_timeout = Duration::from_millis(100);
+    let mut served = serve(config).await;
+    let port = served.port;
+    let (body, serving) = (request("1"), async { drop(accepted(&mut served).await) });
+    let ((status, answer), ()) = tokio::join!(rpc(port, &body), serving);
+    assert_eq!(status, 502);
+    assert!(answer.contains("\"id\":1,\"error\":{\"code\":-32000"), "{answer}");
+    let serving = async {
+        let channel = accepted(&mut served).await;
+        end(&mut channel.split().1).await
+    };
+    let ((status, answer), reason) = tokio::join!(rpc(port, &body), serving);
+    assert_eq!(status, 504);
+    assert!(answer.contains("\"id\":1,\"error\":{\"code\":-32000"), "{answer}");
+    assert!(matches!(reason, CloseReason::ByPeer), "{reason}");
+}
+
+#[tokio::test]
+async fn there_are_no_more_calls_at_once_than_may_be() {
+    let mut config = config();
+    config.limits.rpc_calls = 1;
+    let mut served = serve(config).await;
+    let port = served.port;
+    let body = request("1");
+    let serving = async {
+        let (mut sender, mut receiver) = accepted(&mut served).await.split();
+        assert_eq!(message(&mut receiver).await, body);
+        assert_eq!(rpc(port, &body).await.0, 503);
+        sender.send(result("1")).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(rpc(port, &body), serving);
+    assert_eq!(answer.0, 200);
+    // Who goes away takes its line along.
+    let asking = tokio::spawn({
+        let body = body.clone();
+        async move { rpc(port, &body).await }
+    });
+    let (_sender, mut receiver) = accepted(&mut served).await.split();
+    assert_eq!(message(&mut receiver).await, body);
+    asking.abort();
+    let ended = tokio::time::timeout(LIMIT, end(&mut receiver)).await.unwrap();
+    assert!(matches!(ended, CloseReason::ByPeer), "{ended}");
+}

@@ -1,0 +1,290 @@
+//! Our client of events and POSTs: plain against a server that speaks them, and as the carrier of a session.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use support::events::{Numbers, shears};
+use support::{Served, config, end, head, message, refused, registry, serve};
+use tieline_http::ServerConfig;
+use tieline_link::{LineOptions, Recovery, SessionOptions, Sessions};
+use tieline_proto::BackoffConfig;
+use tieline_transport::{
+    Acceptor, BoxChannel, Channel, CloseReason, DynAcceptor, Endpoint, ErrorKind, Options,
+    SendError, SenderExt,
+};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+fn url(port: u16) -> Endpoint {
+    format!("http://127.0.0.1:{port}/sse").parse().unwrap()
+}
+
+async fn pair(served: &mut Served) -> (BoxChannel, BoxChannel) {
+    let (registry, url, options) = (registry(), url(served.port), Options::default());
+    let connecting = registry.connect(&url, &options);
+    let (client, server) = tokio::join!(connecting, Acceptor::accept(&mut served.plain));
+    (client.unwrap(), server.unwrap().boxed())
+}
+
+#[tokio::test]
+async fn messages_of_every_kind_go_both_ways_in_order() {
+    // Sessions are there, too, and a plain client has none.
+    let mut served = serve(config()).await;
+    let (client, server) = pair(&mut served).await;
+    assert_eq!(client.control().info().kind.as_str(), "http");
+    let (mut sender, mut receiver) = client.split();
+    let (mut back, mut came) = server.split();
+    let large = Bytes::from(vec![0xfe; 16 << 20]);
+    let odd = ["{\"a\":\"ü\"}", "two\nlines", " blank ", "\n", "a\r\nb"].map(Bytes::from);
+    for sent in odd.iter().chain([&Bytes::from_static(b"\xff\x00"), &large]) {
+        let (sending, got) = tokio::join!(sender.send(sent.clone()), message(&mut came));
+        sending.unwrap();
+        assert!(got == *sent, "{} bytes", sent.len());
+    }
+    // Back, line breaks are those of events.
+    for sent in ["{\"a\":\"ü\"}", "two\nlines", " blank "] {
+        back.send(sent).await.unwrap();
+        assert_eq!(message(&mut receiver).await, sent);
+    }
+    let (sending, got) = tokio::join!(back.send(large.clone()), message(&mut receiver));
+    sending.unwrap();
+    assert!(got == large);
+    for (error, length) in [("empty", 0), ("limit", (16 << 20) + 1)] {
+        let refused = sender.send(vec![b'x'; length]).await.unwrap_err();
+        assert!(matches!(refused, SendError::Message(_)), "{error}: {refused}");
+    }
+    let up = async {
+        for number in 0..5_000 {
+            sender.feed(format!("up {number}")).await.unwrap();
+        }
+        sender.flush().await.unwrap();
+    };
+    let down = async {
+        for number in 0..5_000 {
+            back.feed(format!("down {number}")).await.unwrap();
+        }
+        back.flush().await.unwrap();
+    };
+    let at_server = async {
+        for number in 0..5_000 {
+            assert_eq!(message(&mut came).await, format!("up {number}"));
+        }
+    };
+    let at_client = async {
+        for number in 0..5_000 {
+            assert_eq!(message(&mut receiver).await, format!("down {number}"));
+        }
+    };
+    tokio::join!(up, down, at_server, at_client);
+    assert!(
+        served.web.counts().posts < 2_500,
+        "what waits goes together: {:?}",
+        served.web.counts()
+    );
+}
+
+#[tokio::test]
+async fn whoever_closes_the_other_hears_it_and_what_came_before() {
+    let mut served = serve(config()).await;
+    // The client.
+    let (client, server) = pair(&mut served).await;
+    let (mut sender, mut receiver) = client.split();
+    let (mut back, mut came) = server.split();
+    sender.send("last").await.unwrap();
+    back.send("on its way").await.unwrap();
+    sender.close().await.unwrap();
+    assert_eq!(message(&mut came).await, "last");
+    assert!(matches!(end(&mut came).await, CloseReason::ByPeer));
+    back.send("good bye").await.unwrap();
+    back.close().await.unwrap();
+    assert_eq!(message(&mut receiver).await, "on its way");
+    assert_eq!(message(&mut receiver).await, "good bye");
+    assert!(matches!(end(&mut receiver).await, CloseReason::ByUs));
+    // The server.
+    for (reason, code) in [(None, None), (Some(CloseReason::Overrun), Some(1013))] {
+        let (client, server) = pair(&mut served).await;
+        let (mut sender, mut receiver) = client.split();
+        let control = server.control().clone();
+        let (mut back, came) = server.split();
+        back.send("last").await.unwrap();
+        if let Some(reason) = reason {
+            control.say_at_close(reason);
+        }
+        drop((back, came));
+        assert_eq!(message(&mut receiver).await, "last");
+        let said = match end(&mut receiver).await {
+            CloseReason::ByPeerBecause(close) => Some(close.code.get()),
+            CloseReason::ByPeer => None,
+            other => panic!("{other}"),
+        };
+        assert_eq!(said, code);
+        assert!(sender.send("x").await.is_err());
+    }
+    // Dropped altogether.
+    let (client, server) = pair(&mut served).await;
+    drop(client);
+    assert!(end(&mut server.split().1).await.is_clean());
+    // A server that shuts down.
+    let (client, _server) = pair(&mut served).await;
+    served.web.close(Duration::from_secs(30)).await;
+    let reason = end(&mut client.split().1).await;
+    assert!(
+        matches!(&reason, CloseReason::ByPeerBecause(close) if close.code.get() == 1001),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_is_the_end_of_a_plain_line() {
+    let hosts = vec!["127.0.0.1".into()];
+    let mut served = serve(ServerConfig { hosts, ..config() }).await;
+    let port = shears(served.port, || Some(4_000)).await;
+    let (registry, url, options) = (registry(), url(port), Options::default());
+    let connecting = registry.connect(&url, &options);
+    let (client, server) = tokio::join!(connecting, Acceptor::accept(&mut served.plain));
+    let (_sender, mut receiver) = client.unwrap().split();
+    let (mut back, mut came) = server.unwrap().split();
+    for number in 0..1_000 {
+        if back.send(format!("{number}")).await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(message(&mut receiver).await, "0");
+    let reason = end(&mut receiver).await;
+    assert!(matches!(reason, CloseReason::Io(_)), "{reason}");
+    assert!(matches!(end(&mut came).await, CloseReason::ByPeer));
+}
+
+#[tokio::test]
+async fn what_is_no_stream_of_events_is_told_from_one() {
+    for (answer, expected) in [
+        ("HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n", "the server answers with 404"),
+        ("HTTP/1.1 200 x\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n", "text/html"),
+        (
+            "HTTP/1.1 200 x\r\nContent-Type: text/event-stream\r\n\r\ndata: x\n\n",
+            "before it says where to post",
+        ),
+        (
+            "HTTP/1.1 200 x\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n\
+             event: endpoint\ndata: http://other.example/x\n\n",
+            "not of the same origin",
+        ),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let request = head(&mut stream).await;
+            assert!(request.contains("accept: text/event-stream\r\n"), "{request}");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let error = refused(&registry(), &url(port).to_string()).await;
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    let served = serve(config()).await;
+    let plain = tieline_transport::Registry::new();
+    let mut registry = plain;
+    tieline_http::register(&mut registry, tieline_http::ClientConfig::default());
+    let error = refused(&registry, &url(served.port).to_string()).await;
+    assert!(matches!(error.kind(), ErrorKind::Denied { status: 401 }), "{error}");
+    let error = refused(&registry, &format!("lines+{}", url(served.port))).await;
+    assert!(matches!(error.kind(), ErrorKind::UnsupportedOperation), "{error}");
+}
+
+/// One that speaks events, but no sessions, is not taken for one that does.
+#[tokio::test]
+async fn a_session_is_asked_for_and_has_to_be_granted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let request = head(&mut stream).await;
+        assert!(request.contains("tieline-protocol: tieline.1\r\n"), "{request}");
+        let answer = "HTTP/1.1 200 x\r\nContent-Type: text/event-stream\r\n\r\n\
+                      event: endpoint\ndata: /x\n\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    });
+    let options = SessionOptions::default();
+    let url: Endpoint = format!("resume+{}", url(port)).parse().unwrap();
+    let connector =
+        tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
+    let Err(error) = connector.connect().await else { panic!("there is a session") };
+    assert!(matches!(error.kind(), ErrorKind::NoSession { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_session_survives_a_thousand_streams_that_are_cut_in_mid_event() {
+    const STREAMS: u64 = 1_000;
+    let seed = 0x5eed_0002;
+    let hosts = vec!["127.0.0.1".into()];
+    let served = serve(ServerConfig { hosts, ..config() }).await;
+    let cuts = Arc::new(AtomicU64::new(0));
+    let (counted, mut numbers) = (cuts.clone(), Numbers(seed));
+    let port = shears(served.port, move || match counted.fetch_add(1, Relaxed) {
+        // There has to be a session at first.
+        0 | 1 => Some(1_500),
+        _ => Some(300 + numbers.below(4_000) as usize),
+    })
+    .await;
+    let first =
+        BackoffConfig { first: Duration::ZERO, initial: Duration::ZERO, max: Duration::ZERO };
+    let options =
+        SessionOptions { recovery: Some(Recovery::Reconnect(first)), ..SessionOptions::default() };
+    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable.unwrap());
+    let mut sessions = Sessions::new(acceptor, options, LineOptions::default());
+    let url: Endpoint = format!("resume+{}", url(port)).parse().unwrap();
+    let connector =
+        tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
+    let (client, server) = tokio::join!(connector.connect(), Acceptor::accept(&mut sessions));
+    let (mut client, mut from_server) = client.unwrap().split();
+    let (mut server, mut from_client) = server.unwrap().split();
+    let enough = || served.web.counts().event_streams > STREAMS;
+    let up = async {
+        for number in 0_u64.. {
+            if enough() {
+                client.send("last").await.unwrap();
+                return number;
+            }
+            client.send(format!("up {number}")).await.unwrap();
+        }
+        0
+    };
+    let down = async {
+        for number in 0_u64.. {
+            if enough() {
+                server.send("last").await.unwrap();
+                return number;
+            }
+            server.send(format!("down {number}")).await.unwrap();
+        }
+        0
+    };
+    let at_server = async {
+        for number in 0_u64.. {
+            let came = message(&mut from_client).await;
+            if came == "last" {
+                return number;
+            }
+            assert_eq!(came, format!("up {number}"), "seed {seed}");
+        }
+        0
+    };
+    let at_client = async {
+        for number in 0_u64.. {
+            let came = message(&mut from_server).await;
+            if came == "last" {
+                return number;
+            }
+            assert_eq!(came, format!("down {number}"), "seed {seed}");
+        }
+        0
+    };
+    let (up, down, at_server, at_client) = tokio::join!(up, down, at_server, at_client);
+    println!("{up} up, {down} down, {:?}", served.web.counts());
+    assert_eq!((up, down), (at_server, at_client), "seed {seed}");
+}

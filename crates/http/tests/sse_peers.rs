@@ -1,0 +1,164 @@
+//! Events and POST against what others wrote: `eventsource` and fetch of Node, the MCP SDK at either end, Python.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use support::events::{Numbers, shears};
+use support::{LIMIT, TOKEN, config, end, message, registry_with, serve};
+use tieline_http::{ClientConfig, ServerConfig};
+use tieline_link::{LineOptions, Session, SessionOptions, Sessions};
+use tieline_transport::{
+    Acceptor, Channel, CloseReason, DynAcceptor, Endpoint, Incoming, Options, ReceiverExt,
+    SenderExt,
+};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// Where the fixtures are; without them there is no test.
+fn fixtures(variable: &str) -> PathBuf {
+    let folder = std::env::var_os(variable);
+    PathBuf::from(folder.unwrap_or_else(|| panic!("{variable} is not set: run `cargo xtask test`")))
+}
+
+fn node() -> Command {
+    let mut command = Command::new("node");
+    command.arg(fixtures("TIELINE_NODE_FIXTURES").join("events-peer.js")).kill_on_drop(true);
+    command
+}
+
+async fn says_ok(mut command: Command) {
+    let running = tokio::time::timeout(LIMIT, command.output());
+    let output = running.await.expect("it hangs").unwrap();
+    assert!(output.status.success() && output.stdout == b"ok\n", "{output:?}");
+}
+
+/// Gives back what comes until there is enough, or until the other side is done.
+async fn echo(channel: impl Channel) -> CloseReason {
+    let (mut sender, mut receiver) = channel.split();
+    loop {
+        match receiver.recv().await {
+            Incoming::Message(message) if message == "enough" => sender.close().await.unwrap(),
+            Incoming::Message(message) => sender.send(message).await.unwrap(),
+            Incoming::End(reason) => return reason,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn eventsource_of_node_goes_on_where_it_was_cut() {
+    let hosts = vec!["127.0.0.1".into()];
+    let served = serve(ServerConfig { hosts, ..config() }).await;
+    let mut numbers = Numbers(7);
+    // A few times, as it waits for three seconds each time.
+    let mut times = 0;
+    let port = shears(served.port, move || {
+        times += 1;
+        (times < 6).then(|| 1_000 + numbers.below(9_000) as usize)
+    })
+    .await;
+    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable.unwrap());
+    let options = SessionOptions::default();
+    let mut sessions = Sessions::new(acceptor, options, LineOptions::default());
+    let mut command = node();
+    command.args(["source", &format!("http://127.0.0.1:{port}/sse"), TOKEN]);
+    let serving = async {
+        let session: Session = Acceptor::accept(&mut sessions).await.unwrap();
+        let reason = echo(session).await;
+        // It has heard the end already; what is left is its program's to do.
+        if reason.is_clean() {
+            std::future::pending::<()>().await;
+        }
+        reason
+    };
+    tokio::select! {
+        () = says_ok(command) => {}
+        reason = serving => panic!("{reason}"),
+    }
+    assert!(served.web.counts().event_streams > 1, "{:?}", served.web.counts());
+}
+
+#[tokio::test]
+async fn urllib_of_python_is_a_client() {
+    let mut served = serve(config()).await;
+    served.resumable = None;
+    let mut command = Command::new(fixtures("TIELINE_PYTHON_FIXTURES").join("bin/python"));
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/python/events_peer.py"));
+    command.args([&format!("http://127.0.0.1:{}/sse", served.port), TOKEN]).kill_on_drop(true);
+    let serving = async { echo(Acceptor::accept(&mut served.plain).await.unwrap()).await };
+    let both = async { tokio::join!(says_ok(command), serving) };
+    let ((), reason) = tokio::time::timeout(LIMIT, both).await.expect("it hangs");
+    assert!(matches!(reason, CloseReason::ByPeer), "{reason}");
+}
+
+/// A server of theirs, on a port.
+async fn started() -> (Child, Endpoint) {
+    let mut server = node();
+    let server = server.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut server = server.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
+    (server, format!("http://127.0.0.1:{}/mcp/sse", line.trim()).parse().unwrap())
+}
+
+const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2024-11-05","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
+
+#[tokio::test]
+async fn the_mcp_sdks_server_is_a_server() {
+    let (_server, url) = started().await;
+    let registry = registry_with(ClientConfig::default());
+    let channel = registry.connect(&url, &Options::default()).await.unwrap();
+    let (mut sender, mut receiver) = channel.split();
+    sender.send(INITIALIZE).await.unwrap();
+    let answer = message(&mut receiver).await;
+    assert!(answer.starts_with(b"{"), "{answer:?}");
+    sender.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await.unwrap();
+    for number in 1..=200 {
+        let call = format!(
+            r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":"echo","arguments":{{"message":"grüße {number}"}}}}}}"#
+        );
+        sender.feed(call).await.unwrap();
+    }
+    sender.flush().await.unwrap();
+    for number in 1..=200 {
+        let answer = message(&mut receiver).await;
+        let answer = std::str::from_utf8(&answer).unwrap();
+        assert!(answer.contains(&format!("grüße {number}\"")), "{answer}");
+    }
+    sender.close().await.unwrap();
+    assert!(matches!(end(&mut receiver).await, CloseReason::ByUs));
+}
+
+/// Their client of the older pair of HTTP and SSE, with a server of theirs behind: what it says passes through a
+/// plain line here.
+#[tokio::test]
+async fn the_mcp_sdks_client_is_a_client() {
+    let mut served = serve(config()).await;
+    served.resumable = None;
+    let (_server, url) = started().await;
+    let mut command = node();
+    command.args(["mcp", &format!("http://127.0.0.1:{}/sse", served.port), TOKEN]);
+    let serving = async {
+        let near = Acceptor::accept(&mut served.plain).await.unwrap();
+        let registry = registry_with(ClientConfig::default());
+        let far = registry.connect(&url, &Options::default()).await.unwrap();
+        let ((mut near_out, mut near_in), (mut far_out, mut far_in)) = (near.split(), far.split());
+        loop {
+            tokio::select! {
+                incoming = near_in.recv() => match incoming {
+                    Incoming::Message(message) => far_out.send(message).await.unwrap(),
+                    _ => return,
+                },
+                incoming = far_in.recv() => match incoming {
+                    Incoming::Message(message) => near_out.send(message).await.unwrap(),
+                    _ => return,
+                },
+            }
+        }
+    };
+    let both = async { tokio::join!(says_ok(command), serving) };
+    tokio::time::timeout(LIMIT, both).await.expect("it hangs");
+}

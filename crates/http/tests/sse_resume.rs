@@ -1,0 +1,409 @@
+//! An EventSource that is cut off comes back by its last event's id: nothing is lost, nothing doubled, and where
+//! that cannot be, it is said.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use support::events::{Numbers, Stream, ask, post, shears};
+use support::{TOKEN, config, end, message, serve, status_of};
+use tieline_http::{ServerConfig, Web};
+use tieline_link::{
+    LineOptions, Session, SessionOptions, SessionReceiver, SessionSender, Sessions,
+};
+use tieline_transport::{Acceptor, Channel, CloseReason, DynAcceptor, SenderExt};
+
+struct Served {
+    web: Web,
+    sessions: Sessions,
+    port: u16,
+}
+
+async fn sessions_with(config: ServerConfig) -> Served {
+    let grace = config.limits.event_grace;
+    let served = serve(config).await;
+    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable.unwrap());
+    let options = SessionOptions { grace, ..SessionOptions::default() };
+    let sessions = Sessions::new(acceptor, options, LineOptions::default());
+    Served { web: served.web, sessions, port: served.port }
+}
+
+async fn sessions() -> Served {
+    sessions_with(ServerConfig { hosts: vec!["127.0.0.1".into()], ..config() }).await
+}
+
+async fn pair(served: &mut Served) -> (Stream, SessionSender, SessionReceiver) {
+    let opening = Stream::open(served.port, "");
+    let (stream, session) = tokio::join!(opening, Acceptor::accept(&mut served.sessions));
+    let (sender, receiver) = Session::split(session.unwrap());
+    (stream.unwrap(), sender, receiver)
+}
+
+async fn again(port: u16, id: &str) -> Result<Stream, String> {
+    Stream::open(port, &format!("Last-Event-ID: {id}\r\n")).await
+}
+
+fn name_of(stream: &Stream) -> &str {
+    &stream.uri["/sse?session=".len()..]
+}
+
+#[tokio::test]
+async fn every_event_has_the_number_of_its_message_and_what_is_missed_comes_again() {
+    let mut served = sessions().await;
+    let (mut stream, mut sender, mut receiver) = pair(&mut served).await;
+    let name = name_of(&stream).to_owned();
+    assert_eq!(stream.first, format!("{name}.0"));
+    for number in 1..=5 {
+        sender.send(format!("{number}")).await.unwrap();
+        let event = stream.event().await.unwrap();
+        assert_eq!(
+            (event.id, &*event.data),
+            (format!("{name}.{number}"), format!("{number}").as_bytes())
+        );
+    }
+    assert_eq!(status_of(&stream.post("before", "").await), 202);
+    assert_eq!(message(&mut receiver).await, "before");
+    drop(stream);
+    sender.send("6").await.unwrap();
+    // The last one that was received is what it says, whatever was written.
+    let mut stream = again(served.port, &format!("{name}.3")).await.unwrap();
+    assert_eq!((name_of(&stream), &*stream.first), (&*name, &*format!("{name}.3")));
+    for number in 4..=6 {
+        assert_eq!(stream.message().await, format!("{number}"));
+    }
+    assert_eq!(status_of(&stream.post("behind", "").await), 202);
+    assert_eq!(message(&mut receiver).await, "behind");
+    let counts = served.web.counts();
+    assert_eq!((counts.event_streams, counts.posts), (2, 2));
+}
+
+#[tokio::test]
+async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
+    const STREAMS: u64 = 1000;
+    let seed = 0x5eed_0001;
+    let mut served = sessions().await;
+    let (mut is_first, mut numbers) = (true, Numbers(seed));
+    let port = shears(served.port, move || {
+        // Before there was an event with an id, nobody could come back.
+        let least = if std::mem::take(&mut is_first) { 1_000 } else { 1 };
+        Some(least + numbers.below(4_000) as usize)
+    })
+    .await;
+    let web = &served.web;
+    let done = Arc::new(AtomicU64::new(0));
+    let is_done = done.clone();
+    let serving = async {
+        let session = Acceptor::accept(&mut served.sessions).await.unwrap();
+        let (mut sender, mut receiver) = session.split();
+        // Who confirms before much can have come lacks nothing, ever.
+        assert_eq!(message(&mut receiver).await, "up 0");
+        let down = async {
+            let mut number = 0_u64;
+            while is_done.load(Relaxed) == 0 {
+                sender.send(format!("down {number}")).await.unwrap();
+                number += 1;
+            }
+            sender.send("last").await.unwrap();
+            number
+        };
+        let up = async {
+            for number in 1_u64.. {
+                let came = message(&mut receiver).await;
+                if came == "last" {
+                    return number;
+                }
+                assert_eq!(came, format!("up {number}"));
+            }
+            0
+        };
+        let counts = tokio::join!(down, up);
+        // The session stays until its client has it all.
+        (counts, sender, receiver)
+    };
+    // What was received last, its number, and where to post.
+    let (seen, mut seeing) = tokio::sync::watch::channel((String::new(), 0_u64, String::new()));
+    let posting = async {
+        for number in 0_u64.. {
+            // A message for every fourth event.
+            let (last, _, uri) = {
+                let known =
+                    seeing.wait_for(|(last, count, _)| !last.is_empty() && *count >= 4 * number);
+                known.await.unwrap().clone()
+            };
+            let is_last = web.counts().event_streams > STREAMS;
+            let body = if is_last { "last".into() } else { format!("up {number}") };
+            let header = format!("Tieline-Sequence: {}\r\nLast-Event-ID: {last}\r\n", number + 1);
+            // As often as it takes; the answer is cut off, too, and nobody knows then whether it was taken.
+            while status_of(&post(port, &uri, &body, &header).await) != 202 {}
+            if is_last {
+                done.store(1, Relaxed);
+                return number;
+            }
+        }
+        0
+    };
+    let reading = async {
+        let (mut last, mut expected) = (String::new(), 0_u64);
+        loop {
+            let more = match last.is_empty() {
+                true => String::new(),
+                false => format!("Last-Event-ID: {last}\r\n"),
+            };
+            let mut stream = match Stream::open(port, &more).await {
+                Ok(stream) => stream,
+                Err(head) => {
+                    assert!(matches!(status_of(&head), 0 | 200), "{head}");
+                    continue;
+                }
+            };
+            last = stream.first.clone();
+            seen.send_replace((last.clone(), expected, stream.uri.clone()));
+            while let Some(event) = stream.event().await {
+                last = event.id;
+                if event.data == "last" {
+                    return expected;
+                }
+                assert_eq!(event.data, format!("down {expected}"), "seed {seed}");
+                expected += 1;
+                seen.send_replace((last.clone(), expected, stream.uri.clone()));
+            }
+        }
+    };
+    let client = async { tokio::join!(reading, posting) };
+    let (((sent, taken), ..), (received, posted)) = tokio::join!(serving, client);
+    println!("{sent} down, {posted} up, {:?}", web.counts());
+    assert_eq!((received, posted), (sent, taken), "seed {seed}");
+}
+
+#[tokio::test]
+async fn the_newer_of_two_streams_has_the_session() {
+    let mut served = sessions().await;
+    let (mut older, mut sender, _receiver) = pair(&mut served).await;
+    sender.send("1").await.unwrap();
+    let id = older.event().await.unwrap().id;
+    let mut newer = again(served.port, &id).await.unwrap();
+    older.end().await;
+    sender.send("2").await.unwrap();
+    assert_eq!(newer.message().await, "2");
+}
+
+#[tokio::test]
+async fn a_client_that_lacks_too_much_is_told_so_and_not_passed_over() {
+    let mut served = sessions().await;
+    let (mut stream, mut sender, mut receiver) = pair(&mut served).await;
+    let name = name_of(&stream).to_owned();
+    // It says nothing of what it has received; so what lies 512 behind is let go.
+    for number in 1..=1_600 {
+        sender.feed(format!("{number}")).await.unwrap();
+        if number % 100 == 0 {
+            sender.flush().await.unwrap();
+            for expected in number - 99..=number {
+                assert_eq!(stream.message().await, format!("{expected}"));
+            }
+        }
+    }
+    drop(stream);
+    // What lies less far behind is there,
+    let mut stream = again(served.port, &format!("{name}.1100")).await.unwrap();
+    for expected in 1101..=1600 {
+        assert_eq!(stream.message().await, format!("{expected}"));
+    }
+    // what was never there is not,
+    let Err(refused) = again(served.port, &format!("{name}.1601")).await else { panic!("it came") };
+    assert_eq!(status_of(&refused), 400);
+    drop(stream);
+    // and of what is gone it is said what it is.
+    let more = format!("Authorization: Bearer {TOKEN}\r\nLast-Event-ID: {name}.1000\r\n");
+    let (head, body) = ask("GET", served.port, "/sse", "", &more).await;
+    assert_eq!(status_of(&head), 410, "{head}");
+    assert!(head.contains("content-type: application/json\r\n"), "{head}");
+    assert!(body.contains("\"received\":1000,\"missing_from\":1001,"), "{body}");
+    // The session is over, at both ends.
+    assert!(!matches!(end(&mut receiver).await, CloseReason::ByUs));
+    let Err(refused) = again(served.port, &format!("{name}.1550")).await else { panic!("it came") };
+    assert_eq!(status_of(&refused), 410);
+}
+
+#[tokio::test]
+async fn the_end_of_a_program_is_the_last_event_and_who_has_it_need_not_come_again() {
+    let mut served = sessions().await;
+    let (mut stream, mut sender, receiver) = pair(&mut served).await;
+    let name = name_of(&stream).to_owned();
+    for text in ["1", "2"] {
+        sender.send(text).await.unwrap();
+    }
+    sender.close().await.unwrap();
+    drop((sender, receiver));
+    for text in ["1", "2"] {
+        assert_eq!(stream.message().await, text);
+    }
+    let last = stream.event().await.unwrap();
+    assert_eq!((&*last.event, &*last.data), ("end", &br#"{"code":1000,"reason":""}"#[..]));
+    assert_eq!(last.id, format!("{name}.3"));
+    stream.end().await;
+    // One that was cut off on the way gets all the same what it lacks.
+    let mut stream = again(served.port, &format!("{name}.1")).await.unwrap();
+    assert_eq!(stream.message().await, "2");
+    assert_eq!(stream.event().await.unwrap().event, "end");
+    stream.end().await;
+    for _ in 0..2 {
+        let Err(over) = again(served.port, &format!("{name}.3")).await else { panic!("it came") };
+        assert_eq!(status_of(&over), 204, "{over}");
+    }
+    let answer = post(served.port, &format!("/sse?session={name}"), "x", "").await;
+    assert_eq!(status_of(&answer), 410);
+}
+
+#[tokio::test]
+async fn a_session_that_breaks_off_says_what_nobody_can_have_any_more() {
+    let mut served = sessions().await;
+    let (mut stream, mut sender, receiver) = pair(&mut served).await;
+    let name = name_of(&stream).to_owned();
+    for text in ["1", "2", "3"] {
+        sender.send(text).await.unwrap();
+        assert_eq!(stream.message().await, text);
+    }
+    // Without an end of its direction: nothing is kept of it.
+    drop((sender, receiver));
+    assert_eq!(stream.event().await.unwrap().event, "end");
+    stream.end().await;
+    for (last, status) in [(3, 204), (2, 410)] {
+        let Err(over) = again(served.port, &format!("{name}.{last}")).await else { panic!() };
+        assert_eq!(status_of(&over), status);
+    }
+}
+
+#[tokio::test]
+async fn who_is_done_says_so_with_a_stream_or_without() {
+    let mut served = sessions().await;
+    let more = format!("Authorization: Bearer {TOKEN}\r\n");
+    for is_open in [true, false] {
+        let (mut stream, mut sender, mut receiver) = pair(&mut served).await;
+        sender.send("1").await.unwrap();
+        let id = stream.event().await.unwrap().id;
+        let uri = stream.uri.clone();
+        assert_eq!(status_of(&stream.post("last", "").await), 202);
+        if !is_open {
+            drop(stream);
+            let (head, _) = ask("DELETE", served.port, &uri, "", &more).await;
+            assert_eq!(status_of(&head), 204);
+        } else {
+            let (head, _) = ask("DELETE", served.port, &uri, "", &more).await;
+            assert_eq!(status_of(&head), 204);
+            assert_eq!(stream.event().await.unwrap().event, "end");
+            stream.end().await;
+        }
+        assert_eq!(message(&mut receiver).await, "last");
+        let reason = end(&mut receiver).await;
+        assert!(!matches!(reason, CloseReason::ByUs), "{reason}");
+        assert!(matches!(again(served.port, &id).await, Err(head) if status_of(&head) == 204));
+    }
+}
+
+#[tokio::test]
+async fn nobody_elses_session_can_be_had() {
+    let mut served = sessions().await;
+    let (mut stream, mut sender, _receiver) = pair(&mut served).await;
+    sender.send("1").await.unwrap();
+    let id = stream.event().await.unwrap().id;
+    let url = served.web.one_time_url().unwrap().unwrap();
+    let key = url.split("?key=").nth(1).unwrap();
+    let (head, _) = ask("GET", served.port, &format!("/?key={key}"), "", "").await;
+    let cookie = head.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap();
+    let more = format!("Cookie: {cookie}\r\nLast-Event-ID: {id}\r\n");
+    let Err(refused) = Stream::open_as(served.port, &more).await else { panic!("it came") };
+    assert_eq!(status_of(&refused), 404);
+    for id in ["x", ".", "x.1", "\u{e4}.1", &id.replace('.', ":"), &format!("{}.1", "A".repeat(22))]
+    {
+        let Err(refused) = again(served.port, id).await else { panic!("{id}") };
+        assert!(matches!(status_of(&refused), 404 | 400), "{id}");
+    }
+    sender.send("2").await.unwrap();
+    assert_eq!(stream.message().await, "2", "it was left in peace");
+}
+
+#[tokio::test]
+async fn a_post_waits_for_its_stream_and_not_for_ever() {
+    let mut config = ServerConfig { hosts: vec!["127.0.0.1".into()], ..config() };
+    config.limits.post_wait = Duration::from_millis(200);
+    let mut served = sessions_with(config).await;
+    let (mut stream, mut sender, mut receiver) = pair(&mut served).await;
+    let (name, uri) = (name_of(&stream).to_owned(), stream.uri.clone());
+    sender.send("1").await.unwrap();
+    assert_eq!(stream.message().await, "1");
+    drop(stream);
+    let header = "Tieline-Sequence: 1\r\n";
+    // It is not known at once that it is gone, and what was accepted before that arrives.
+    let mut accepted = 0;
+    while status_of(&post(served.port, &uri, "early", "").await) == 202 {
+        accepted += 1;
+    }
+    let answer = post(served.port, &uri, "x", header).await;
+    assert_eq!(status_of(&answer), 503);
+    assert!(answer.contains("retry-after: 1\r\n"));
+    let _stream = again(served.port, &format!("{name}.1")).await.unwrap();
+    assert_eq!(status_of(&post(served.port, &uri, "x", header).await), 202);
+    for _ in 0..accepted {
+        assert_eq!(message(&mut receiver).await, "early");
+    }
+    assert_eq!(message(&mut receiver).await, "x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stays_away_for_its_grace_is_forgotten() {
+    let mut config = config();
+    config.limits.event_grace = Duration::from_secs(30);
+    let mut served = sessions_with(config).await;
+    let (mut stream, mut sender, mut receiver) = pair(&mut served).await;
+    let name = name_of(&stream).to_owned();
+    sender.send("1").await.unwrap();
+    assert_eq!(stream.message().await, "1");
+    drop(stream);
+    let reason = end(&mut receiver).await;
+    assert!(reason.to_string().contains("nobody resumed the session in 30s"), "{reason}");
+    let Err(over) = again(served.port, &format!("{name}.0")).await else { panic!("it came") };
+    assert_eq!(status_of(&over), 410, "{over}");
+}
+
+/// A write that makes no progress costs the connection, and not the session.
+#[tokio::test]
+async fn who_stops_reading_loses_the_connection_and_no_message() {
+    const EACH: usize = 60_000;
+    const COUNT: usize = 400;
+    let mut config = config();
+    config.limits.post_wait = Duration::from_millis(200);
+    config.web_socket.channel.stall_timeout = Duration::from_millis(200);
+    let mut served = sessions_with(config).await;
+    let (mut stream, mut sender, _receiver) = pair(&mut served).await;
+    // From here on nothing is let go that is not confirmed.
+    let confirm = format!("Last-Event-ID: {}\r\n", stream.first);
+    assert_eq!(status_of(&stream.post("", &confirm).await), 202);
+    let saying = tokio::spawn(async move {
+        for number in 0..COUNT {
+            sender.send(format!("{number:EACH$}")).await.unwrap();
+        }
+        sender
+    });
+    // Nothing is read until the server has given the connection up: then a POST finds no stream.
+    while status_of(&stream.post("x", "").await) == 202 {}
+    let (mut last, mut expected, mut connections) = (stream.first.clone(), 0, 1);
+    while expected < COUNT {
+        let Some(event) = stream.event().await else {
+            stream = again(served.port, &last).await.unwrap();
+            connections += 1;
+            continue;
+        };
+        last = event.id;
+        assert_eq!(std::str::from_utf8(&event.data).unwrap().trim(), expected.to_string());
+        expected += 1;
+        if expected % 20 == 0 {
+            let confirm = format!("Last-Event-ID: {last}\r\n");
+            assert_eq!(status_of(&stream.post("", &confirm).await), 202);
+        }
+    }
+    assert!(connections > 1);
+    drop(saying.await.unwrap());
+}

@@ -1,0 +1,228 @@
+//! A client of streams of events, by hand: HTTP over a socket, and the events of an answer.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tieline_proto::sse::{Event, Item, Parser};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{LIMIT, TOKEN, head, status_of};
+
+/// A stream of events.
+pub struct Stream {
+    socket: TcpStream,
+    pub head: String,
+    parser: Parser,
+    chunks: Chunks,
+    events: std::collections::VecDeque<Event>,
+    /// Where to post.
+    pub uri: String,
+    /// The id of the event that said so.
+    pub first: String,
+    pub port: u16,
+}
+
+/// The body of an answer in chunks (RFC 9112, section 7.1).
+#[derive(Default)]
+struct Chunks {
+    raw: BytesMut,
+    left: usize,
+    is_over: bool,
+}
+
+impl Chunks {
+    /// What is there of the body.
+    fn take(&mut self) -> Option<BytesMut> {
+        if self.is_over {
+            return None;
+        }
+        if self.left > 2 {
+            let length = self.raw.len().min(self.left - 2);
+            self.left -= length;
+            return (length > 0).then(|| self.raw.split_to(length));
+        }
+        if self.left > 0 {
+            if self.raw.len() < self.left {
+                return None;
+            }
+            let _ = self.raw.split_to(self.left);
+            self.left = 0;
+        }
+        let end = self.raw.windows(2).position(|it| it == b"\r\n")?;
+        let size = self.raw.split_to(end + 2);
+        let size = usize::from_str_radix(std::str::from_utf8(&size[..end]).unwrap(), 16).unwrap();
+        if size == 0 {
+            self.is_over = true;
+            return None;
+        }
+        self.left = size + 2;
+        self.take()
+    }
+}
+
+impl Stream {
+    /// Asks for one with further header lines; the answer's head, if it is another than 200.
+    pub async fn open(port: u16, more: &str) -> Result<Self, String> {
+        Self::open_as(port, &format!("Authorization: Bearer {TOKEN}\r\n{more}")).await
+    }
+
+    pub async fn open_as(port: u16, more: &str) -> Result<Self, String> {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let request = format!("GET /sse HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let head = head(&mut socket).await;
+        if !head.ends_with("\r\n\r\n") {
+            return Err("cut off".into());
+        }
+        if status_of(&head) != 200 {
+            return Err(head);
+        }
+        let (parser, chunks, events) = (Parser::default(), Chunks::default(), Default::default());
+        let (uri, first) = Default::default();
+        let mut stream = Self { socket, head, parser, chunks, events, uri, first, port };
+        let Some(first) = stream.event().await else { return Err("cut off".into()) };
+        assert_eq!(first.event, "endpoint");
+        stream.uri = String::from_utf8(first.data.to_vec()).unwrap();
+        stream.first = first.id;
+        Ok(stream)
+    }
+
+    /// The next event; `None` at the end of the stream, whether it was cut off or not.
+    pub async fn event(&mut self) -> Option<Event> {
+        timeout(LIMIT, self.next()).await.expect("no event")
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            while let Some(mut bytes) = self.chunks.take() {
+                while let Some(item) = self.parser.parse(&mut bytes) {
+                    if let Item::Event(event) = item {
+                        self.events.push_back(event);
+                    }
+                }
+            }
+            if !self.events.is_empty() {
+                continue;
+            }
+            if self.chunks.is_over {
+                return None;
+            }
+            match self.socket.read_buf(&mut self.chunks.raw).await {
+                Ok(1..) => {}
+                _ => return None,
+            }
+        }
+    }
+
+    /// The next message, as text.
+    pub async fn message(&mut self) -> String {
+        let event = self.event().await.expect("the stream has ended");
+        assert_eq!(event.event, "", "{event:?}");
+        String::from_utf8(event.data.to_vec()).unwrap()
+    }
+
+    /// Nothing more comes.
+    pub async fn end(&mut self) {
+        if let Some(event) = self.event().await {
+            panic!("{event:?}");
+        }
+    }
+
+    pub async fn post(&self, body: impl AsRef<[u8]>, more: &str) -> String {
+        post(self.port, &self.uri, body, more).await
+    }
+}
+
+/// Posts something, over a connection of its own; the head of the answer.
+pub async fn post(port: u16, uri: &str, body: impl AsRef<[u8]>, more: &str) -> String {
+    let more = format!("Authorization: Bearer {TOKEN}\r\n{more}");
+    post_as(port, uri, body, &more).await
+}
+
+pub async fn post_as(port: u16, uri: &str, body: impl AsRef<[u8]>, more: &str) -> String {
+    ask("POST", port, uri, body, more).await.0
+}
+
+/// A request over a connection of its own; head and body of the answer.
+pub async fn ask(
+    method: &str,
+    port: u16,
+    uri: &str,
+    body: impl AsRef<[u8]>,
+    more: &str,
+) -> (String, String) {
+    let body = body.as_ref();
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = format!(
+        "{method} {uri} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {}\r\n\
+         Connection: close\r\n{more}\r\n",
+        body.len()
+    );
+    let _ = socket.write_all(&[request.as_bytes(), body].concat()).await;
+    let head = head(&mut socket).await;
+    let mut rest = Vec::new();
+    let _ = timeout(Duration::from_secs(60), socket.read_to_end(&mut rest)).await.expect("no end");
+    (head, String::from_utf8_lossy(&rest).into_owned())
+}
+
+/// Passes connections on, each way, and cuts each one when so many bytes of the answers were passed on.
+/// The numbers that the function gives are taken in turn.
+pub async fn shears(to: u16, mut after: impl FnMut() -> Option<usize> + Send + 'static) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let left = after();
+            tokio::spawn(async move {
+                let far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let ((mut near_in, mut near_out), (mut far_in, mut far_out)) =
+                    (near.into_split(), far.into_split());
+                let up = tokio::io::copy(&mut near_in, &mut far_out);
+                let down = async {
+                    let mut left = left.unwrap_or(usize::MAX);
+                    let mut bytes = vec![0; 16 * 1024];
+                    while left > 0 {
+                        let most = bytes.len().min(left);
+                        match far_in.read(&mut bytes[..most]).await {
+                            Ok(read @ 1..) => {
+                                left -= read;
+                                if near_out.write_all(&bytes[..read]).await.is_err() {
+                                    return;
+                                }
+                            }
+                            _ => return,
+                        }
+                    }
+                };
+                let up = async {
+                    let _ = up.await;
+                    std::future::pending::<()>().await;
+                };
+                // With either way the other is gone, too.
+                tokio::select! {
+                    () = down => {}
+                    () = up => {}
+                }
+            });
+        }
+    });
+    port
+}
+
+/// Numbers that look random, the same for the same seed.
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}

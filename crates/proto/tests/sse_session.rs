@@ -1,0 +1,319 @@
+//! The client of a session in an EventSource's place, against the session's own machine as its server, over
+//! connections that break anywhere: what the EventSource gets is each message once and in order, or it is told
+//! which it lacks.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tieline_proto::session::{
+    Frame, Lease, Received, Secret, Sequence, Session, SessionConfig, SessionId, Welcome,
+};
+use tieline_proto::sse::{EventSession, Stale, Taken};
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// The program says so many messages, if there is room.
+    Say(usize),
+    /// So many frames reach the adapter, and become events.
+    Carry(usize),
+    /// So many events are written.
+    Write(usize),
+    /// So many events that were written arrive at the client.
+    Arrive(usize),
+    /// The client says what it has received.
+    Prove,
+    /// The client posts.
+    Post,
+    /// So many frames reach the program.
+    Up(usize),
+    /// The connection breaks, and the client comes again; or it comes again before that is noticed.
+    Cut,
+}
+
+fn steps(proves: bool) -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (1..600_usize).prop_map(Step::Say),
+        4 => (1..600_usize).prop_map(Step::Carry),
+        4 => (1..600_usize).prop_map(Step::Write),
+        4 => (1..600_usize).prop_map(Step::Arrive),
+        if proves { 3 } else { 1 } => Just(if proves { Step::Prove } else { Step::Up(1) }),
+        3 => Just(Step::Post),
+        3 => (1..20_usize).prop_map(Step::Up),
+        2 => Just(Step::Cut),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+struct World {
+    program: Session,
+    lease: Option<Lease<()>>,
+    /// Frames on their way, which a cut takes away.
+    down: VecDeque<Frame>,
+    up: VecDeque<Frame>,
+    adapter: EventSession,
+    /// Events that were made, and not written; that were written, and did not arrive.
+    made: VecDeque<(Sequence, u64)>,
+    written: VecDeque<(Sequence, u64)>,
+    /// The client.
+    last: Sequence,
+    got: Vec<u64>,
+    said: u64,
+    posted: u64,
+    heard: u64,
+    secrets: u8,
+    /// It was told that it lacks something.
+    is_gone: bool,
+}
+
+const NOW: Duration = Duration::ZERO;
+
+impl World {
+    fn new() -> Self {
+        let program = Session::new(SessionConfig::default());
+        let mut world = Self {
+            program,
+            lease: None,
+            down: VecDeque::new(),
+            up: VecDeque::new(),
+            adapter: EventSession::new(SessionConfig::default()),
+            made: VecDeque::new(),
+            written: VecDeque::new(),
+            last: 0,
+            got: Vec::new(),
+            said: 0,
+            posted: 0,
+            heard: 0,
+            secrets: 0,
+            is_gone: false,
+        };
+        world.connect();
+        world
+    }
+
+    fn connect(&mut self) {
+        self.down.clear();
+        self.up.clear();
+        self.made.clear();
+        self.written.clear();
+        let before = self.adapter.acknowledged();
+        let hello = match self.adapter.hello(NOW, self.last) {
+            Ok(hello) => hello,
+            Err(Stale::Gone { last, oldest }) => {
+                assert_eq!(last, self.last);
+                assert!(last < before && oldest == before + 1, "it was still there");
+                self.is_gone = true;
+                return;
+            }
+            Err(other) => panic!("{other}"),
+        };
+        self.secrets = self.secrets.wrapping_add(1);
+        let secret = Secret([self.secrets; 16]);
+        let welcome: Welcome = match &mut self.lease {
+            None => {
+                let (lease, welcome) = Lease::new(SessionId([7; 16]), (), secret);
+                self.lease = Some(lease);
+                welcome
+            }
+            Some(lease) => {
+                lease.check(&hello, &()).unwrap();
+                let position = self.program.position();
+                self.program.resume(hello.position).expect("the positions do not fit");
+                lease.resume(&hello, &(), secret, position).unwrap()
+            }
+        };
+        self.adapter.welcome(&welcome).unwrap();
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Say(count) => {
+                for _ in 0..count {
+                    if self.program.has_room() {
+                        self.program.send(Bytes::from(self.said.to_string()));
+                        self.said += 1;
+                    }
+                }
+            }
+            Step::Carry(count) => {
+                while let Some(frame) = self.program.next(NOW) {
+                    self.down.push_back(frame);
+                }
+                for _ in 0..count {
+                    let Some(frame) = self.down.pop_front() else { break };
+                    if let Some(Taken::Event { sequence, message }) =
+                        self.adapter.receive(NOW, frame).unwrap()
+                    {
+                        let number = std::str::from_utf8(&message).unwrap().parse().unwrap();
+                        self.made.push_back((sequence, number));
+                    }
+                }
+            }
+            Step::Write(count) => {
+                let count = count.min(self.made.len());
+                self.written.extend(self.made.drain(..count));
+                if let Some((sequence, _)) = self.written.back() {
+                    self.adapter.wrote(NOW, *sequence);
+                }
+            }
+            Step::Arrive(count) => {
+                let count = count.min(self.written.len());
+                for (sequence, number) in self.written.drain(..count) {
+                    assert_eq!(sequence, self.last + 1, "a gap");
+                    self.last = sequence;
+                    self.got.push(number);
+                }
+            }
+            Step::Prove => self.adapter.proves(NOW, self.last).unwrap(),
+            Step::Post => {
+                if self.adapter.has_room() {
+                    assert!(self.adapter.send(Bytes::from(self.posted.to_string())));
+                    self.posted += 1;
+                }
+            }
+            Step::Up(count) => {
+                while let Some(frame) = self.adapter.next(NOW + Duration::from_secs(1)) {
+                    self.up.push_back(frame);
+                }
+                for _ in 0..count {
+                    let Some(frame) = self.up.pop_front() else { break };
+                    if let Some(Received::Message { message, .. }) =
+                        self.program.receive(NOW, frame).unwrap()
+                    {
+                        assert_eq!(message, self.heard.to_string(), "posted once, and in order");
+                        self.heard += 1;
+                    }
+                }
+            }
+            Step::Cut => self.connect(),
+        }
+    }
+
+    /// Goes on until nothing is on its way.
+    fn settle(&mut self) {
+        let mut before = None;
+        while before != Some((self.got.len(), self.heard)) {
+            before = Some((self.got.len(), self.heard));
+            for step in [Step::Carry(9999), Step::Write(9999), Step::Arrive(9999), Step::Up(9999)] {
+                self.step(&step);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn each_message_comes_once_and_in_order_or_it_is_said_that_it_does_not(
+        steps in steps(false),
+    ) {
+        let mut world = World::new();
+        for step in &steps {
+            world.step(step);
+            if world.is_gone {
+                return Ok(());
+            }
+            prop_assert!(world.got.iter().copied().eq(0..world.got.len() as u64));
+        }
+        world.connect();
+        if !world.is_gone {
+            world.settle();
+            prop_assert_eq!(world.got.len() as u64, world.said);
+            prop_assert_eq!(world.heard, world.posted);
+            // Who proves nothing holds up nobody.
+            prop_assert!(world.program.has_room());
+        }
+    }
+
+    #[test]
+    fn who_proves_what_it_has_is_never_told_that_it_lacks_something(steps in steps(true)) {
+        let mut world = World::new();
+        world.step(&Step::Prove);
+        for step in &steps {
+            world.step(step);
+            prop_assert!(!world.is_gone);
+            prop_assert!(world.got.iter().copied().eq(0..world.got.len() as u64));
+        }
+        world.connect();
+        prop_assert!(!world.is_gone);
+        world.settle();
+        world.step(&Step::Prove);
+        world.settle();
+        prop_assert_eq!(world.got.len() as u64, world.said);
+        prop_assert_eq!(world.heard, world.posted);
+    }
+}
+
+fn carried(world: &mut World, length: usize, times: usize) {
+    for _ in 0..times {
+        assert!(world.program.has_room());
+        world.program.send(Bytes::from(vec![b'x'; length]));
+        while let Some(frame) = world.program.next(NOW) {
+            if let Some(Taken::Event { sequence, .. }) = world.adapter.receive(NOW, frame).unwrap()
+            {
+                world.adapter.wrote(NOW, sequence);
+            }
+        }
+        world.step(&Step::Up(9));
+    }
+}
+
+/// Of what was written, 512 messages or 4 MiB stay; of large ones as many as leave room for another.
+#[test]
+fn what_is_acknowledged_in_the_clients_place_lies_a_window_behind() {
+    for (length, times, acknowledged) in [
+        (1, 512, 0),
+        (1, 513, 1),
+        (1, 2000, 1488),
+        (1 << 20, 4, 0),
+        (1 << 20, 5, 1),
+        (3 << 20, 2, 1),
+        (5 << 20, 1, 0),
+        (5 << 20, 2, 1),
+        (9 << 20, 1, 1),
+        (9 << 20, 3, 3),
+    ] {
+        let mut world = World::new();
+        carried(&mut world, length, times);
+        assert_eq!(world.adapter.acknowledged(), acknowledged, "{times} of {length}");
+        assert!(world.program.has_room(), "{times} of {length}");
+    }
+}
+
+#[test]
+fn nobody_comes_from_where_nothing_was() {
+    let mut adapter = EventSession::new(SessionConfig::default());
+    assert_eq!(adapter.hello(NOW, 1).unwrap_err(), Stale::NeverSent);
+    let mut world = World::new();
+    carried(&mut world, 1, 600);
+    assert_eq!(world.adapter.hello(NOW, 601).unwrap_err(), Stale::NeverSent);
+    assert_eq!(world.adapter.proves(NOW, 601).unwrap_err(), Stale::NeverSent);
+    assert_eq!(world.adapter.hello(NOW, 87).unwrap_err(), Stale::Gone { last: 87, oldest: 89 });
+    assert!(world.adapter.hello(NOW, 88).is_ok());
+}
+
+#[test]
+fn who_has_all_behind_the_end_need_not_come_again() {
+    let mut world = World::new();
+    for text in ["0", "1"] {
+        world.program.send(Bytes::from(text));
+    }
+    world.program.end();
+    world.step(&Step::Say(0));
+    while let Some(frame) = world.program.next(NOW) {
+        let _ = world.adapter.receive(NOW, frame).unwrap();
+    }
+    for (last, expected) in [(3, Some(Stale::Over)), (2, Some(Stale::Over)), (1, None)] {
+        assert_eq!(world.adapter.clone().hello(NOW, last).err(), expected, "{last}");
+    }
+    world.adapter.finish(NOW);
+    world.step(&Step::Up(9));
+    while let Some(frame) = world.program.next(NOW) {
+        world.adapter.receive(NOW, frame).unwrap();
+    }
+    assert!(world.adapter.is_over() && world.program.is_settled());
+    assert!(!world.adapter.send(Bytes::from("x")));
+}

@@ -1,0 +1,178 @@
+//! Encoded bytes and where they go: written in batches, and given up when nothing moves for too long.
+
+use std::future::Future;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tieline_proto::WriteBuf;
+use tokio::time::Sleep;
+
+use crate::{CloseReason, WriteEnd};
+
+/// How many pieces one write takes at most.
+const MAX_SLICES: usize = 64;
+
+/// The bytes that wait for the writing end of a stream, and that end.
+///
+/// It is for channels that write a byte stream: an encoder fills what it derefs to, and asks its length
+/// first, as it has no bound. Whatever waits for the stream here waits no longer than the stall timeout
+/// without any progress: a byte that the stream takes, or that leaves a buffer below it.
+pub struct WriteQueue<W> {
+    bytes: WriteBuf,
+    write: W,
+    /// How many bytes the writing end has taken.
+    written: u64,
+    stall_timeout: Duration,
+    /// Set while a write makes no progress.
+    blocked: Option<Blocked>,
+    /// How many bytes waited for how long, when they moved again.
+    delay: Option<(usize, Duration)>,
+}
+
+struct Blocked {
+    since: Instant,
+    bytes: usize,
+    /// How many bytes had left the writing end when the deadline was set.
+    left: u64,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl<W: WriteEnd> WriteQueue<W> {
+    /// An empty one.
+    pub fn new(write: W, stall_timeout: Duration) -> Self {
+        let bytes = WriteBuf::new();
+        Self { bytes, write, written: 0, stall_timeout, blocked: None, delay: None }
+    }
+
+    /// Writes once. There has to be something that waits.
+    ///
+    /// # Errors
+    /// The stream's, or [`Stalled`](CloseReason::Stalled).
+    pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        let write = Pin::new(&mut self.write);
+        let written = if self.bytes.is_one_chunk() {
+            write.poll_write(cx, self.bytes.first_chunk())
+        } else {
+            let mut slices = [io::IoSlice::new(&[]); MAX_SLICES];
+            let filled = self.bytes.chunks(&mut slices);
+            write.poll_write_vectored(cx, slices.get(..filled).unwrap_or_default())
+        };
+        match written {
+            Poll::Ready(Ok(0)) => {
+                Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()))
+            }
+            Poll::Ready(Ok(written)) => {
+                self.bytes.advance(written);
+                self.written += written as u64;
+                self.progressed();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            Poll::Pending => self.poll_stalled(cx).map(Err),
+        }
+    }
+
+    /// Writes all, through buffers below, too. Its memory is given back then.
+    ///
+    /// # Errors
+    /// As [`poll_write`](Self::poll_write).
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        while !self.bytes.is_empty() {
+            ready!(self.poll_write(cx))?;
+        }
+        self.bytes.shrink();
+        let flushed = Pin::new(&mut self.write).poll_flush(cx);
+        Poll::Ready(ready!(self.poll_finished(cx, flushed))?.map_err(Into::into))
+    }
+
+    /// Ends the stream. Whatever waits is [flushed](Self::poll_flush) before that or never.
+    ///
+    /// # Errors
+    /// [`Stalled`](CloseReason::Stalled); inside, what the stream said.
+    pub fn poll_shutdown(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<io::Result<()>, CloseReason>> {
+        let shut = Pin::new(&mut self.write).poll_shutdown(cx);
+        self.poll_finished(cx, shut)
+    }
+
+    /// Ready when nobody is there any more who could read, where that is noticed.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.write.poll_gone(cx)
+    }
+
+    /// Forgets what waits.
+    pub fn clear(&mut self) {
+        self.bytes = WriteBuf::new();
+        self.blocked = None;
+    }
+
+    /// How many bytes have waited for how long, if they have, and moved since this was asked last.
+    #[inline]
+    pub fn take_delay(&mut self) -> Option<(usize, Duration)> {
+        self.delay.take()
+    }
+
+    /// Passes on the outcome of a flush or a shutdown, unless nothing has moved for too long.
+    fn poll_finished(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<()>>,
+    ) -> Poll<Result<io::Result<()>, CloseReason>> {
+        match polled {
+            Poll::Ready(outcome) => {
+                self.progressed();
+                Poll::Ready(Ok(outcome))
+            }
+            Poll::Pending => self.poll_stalled(cx).map(Err),
+        }
+    }
+
+    fn progressed(&mut self) {
+        if let Some(blocked) = self.blocked.take() {
+            self.delay = Some((blocked.bytes, blocked.since.elapsed()));
+        }
+    }
+
+    /// Ready when nothing has moved for too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let limit = self.stall_timeout;
+        let unflushed = self.write.unflushed();
+        let waiting = self.bytes.len() + unflushed;
+        let left = self.written.saturating_sub(unflushed as u64);
+        let blocked = self.blocked.get_or_insert_with(|| Blocked::new(waiting, left, limit));
+        if left > blocked.left {
+            blocked.left = left;
+            blocked.deadline.as_mut().reset(tokio::time::Instant::now() + limit);
+        }
+        ready!(blocked.deadline.as_mut().poll(cx));
+        Poll::Ready(CloseReason::Stalled)
+    }
+}
+
+impl Blocked {
+    fn new(bytes: usize, left: u64, limit: Duration) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(limit));
+        Self { since: Instant::now(), bytes, left, deadline }
+    }
+}
+
+impl<W> Deref for WriteQueue<W> {
+    type Target = WriteBuf;
+
+    #[inline]
+    fn deref(&self) -> &WriteBuf {
+        &self.bytes
+    }
+}
+
+impl<W> DerefMut for WriteQueue<W> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut WriteBuf {
+        &mut self.bytes
+    }
+}
