@@ -190,6 +190,46 @@ async fn the_newer_of_two_streams_has_the_session() {
     assert_eq!(newer.message().await, "2");
 }
 
+/// What was on its way to the older stream when the newer came is nothing to the session any more.
+#[tokio::test]
+async fn an_older_stream_that_is_full_does_not_disturb_the_newer() {
+    const EACH: usize = 30_000;
+    const COUNT: usize = 300;
+    let mut served = sessions().await;
+    let opening = Stream::open(served.port, "");
+    let (older, session) = tokio::join!(opening, Acceptor::accept(&mut served.sessions));
+    let (mut older, session) = (older.unwrap(), session.unwrap());
+    let control = session.control().clone();
+    let (mut sender, _receiver) = session.split();
+    let confirm = format!("Last-Event-ID: {}\r\n", older.first);
+    assert_eq!(status_of(&older.post("", &confirm).await), 202);
+    let saying = tokio::spawn(async move {
+        for number in 1..=COUNT {
+            sender.feed(format!("{number:EACH$}")).await.unwrap();
+        }
+        sender.flush().await.unwrap();
+        sender
+    });
+    // As much as is kept: what does not fit between is at the server.
+    while control.info().session.unwrap().kept_bytes < 8 << 20 {
+        tokio::task::yield_now().await;
+    }
+    let mut newer = again(served.port, &older.first).await.unwrap();
+    let old = async { while older.event().await.is_some() {} };
+    let new = async {
+        for number in 1..=COUNT {
+            let event = newer.event().await.unwrap();
+            assert_eq!(std::str::from_utf8(&event.data).unwrap().trim(), number.to_string());
+            if number % 20 == 0 {
+                let confirm = format!("Last-Event-ID: {}\r\n", event.id);
+                assert_eq!(status_of(&newer.post("", &confirm).await), 202);
+            }
+        }
+    };
+    tokio::join!(old, new);
+    drop(saying.await.unwrap());
+}
+
 #[tokio::test]
 async fn a_client_that_lacks_too_much_is_told_so_and_not_passed_over() {
     let mut served = sessions().await;

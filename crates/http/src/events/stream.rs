@@ -184,3 +184,52 @@ impl Drop for Events {
         pen.into_iter().for_each(Waker::wake);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BufMut;
+
+    fn read(events: &mut Events) -> Option<Bytes> {
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(events).poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn what_was_taken_counts_as_written_when_all_that_was_is() {
+        let progress = Arc::new(Progress::default());
+        // An answer before on the same connection.
+        progress.given.fetch_add(7, Relaxed);
+        progress.flushed();
+        let (mut pen, mut events) = stream(progress.clone());
+        assert_eq!(pen.write(|out| out.put_slice(b"first")), 5);
+        progress.flushed();
+        assert_eq!(pen.written(), 0, "nobody has taken it");
+        assert_eq!(read(&mut events).unwrap(), "first");
+        assert_eq!(pen.written(), 0, "it is in a buffer");
+        assert_eq!(pen.write(|out| out.put_slice(b"second")), 11);
+        progress.flushed();
+        assert_eq!(pen.written(), 5);
+        assert!(read(&mut events).is_some() && read(&mut events).is_none());
+        progress.flushed();
+        assert_eq!(pen.written(), 11);
+        drop(pen);
+        assert!(events.is_end_stream());
+    }
+
+    #[test]
+    fn a_pen_has_room_until_enough_waits() {
+        let (mut pen, mut events) = stream(Arc::default());
+        pen.write(|out| out.put_bytes(b'x', BOUND - 1));
+        assert!(pen.has_room());
+        pen.write(|out| out.put_bytes(b'x', 1));
+        assert!(!pen.has_room());
+        read(&mut events).unwrap();
+        assert!(pen.has_room() && !pen.is_torn());
+        drop(events);
+        assert!(pen.is_torn());
+    }
+}
