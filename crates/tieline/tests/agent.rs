@@ -1,4 +1,5 @@
-//! The agent in thirty lines, unchanged: in memory, over a Unix socket or a named pipe, and on its own stdio.
+//! The agent in thirty lines, unchanged: in memory, over a Unix socket or a named pipe, on its own stdio, and on
+//! the web, as a WebSocket and as events and POST.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -52,6 +53,34 @@ async fn over_a_named_pipe() {
     let mut acceptor = tieline::listen(&endpoint).await.unwrap();
     tokio::spawn(async move { agent::serve(acceptor.accept().await.unwrap()).await });
     use_it(tieline::connect(&endpoint).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn on_the_web() {
+    use tieline::web::{Access, ClientConfig, Place, ServerConfig, Token, Web};
+    use tieline::{Acceptor, Options, Registry};
+
+    let token = Token::new("a-token-that-nobody-guesses").unwrap();
+    let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
+    let config = ServerConfig::new(place, Access::Token(token.clone()));
+    let (web, mut lines, sessions) = Web::listen(config).await.unwrap();
+    // Without sessions, a stream of events is a line as every other.
+    drop(sessions);
+    let serving = tokio::spawn(async move {
+        while let Ok(line) = lines.accept().await {
+            tokio::spawn(agent::serve(line));
+        }
+    });
+    let mut registry = Registry::new();
+    let client = ClientConfig { token: Some(token), ..ClientConfig::default() };
+    tieline::web::register(&mut registry, client);
+    let http = web.endpoint().to_string();
+    for url in [format!("{}/ws", http.replacen("http", "ws", 1)), format!("{http}/sse")] {
+        let endpoint = url.parse().unwrap();
+        use_it(registry.connect(&endpoint, &Options::default()).await.unwrap()).await;
+    }
+    within(web.close(Duration::from_secs(10))).await;
+    serving.abort();
 }
 
 #[tokio::test]
