@@ -1,10 +1,12 @@
-//! The line on the web: WebSockets both ways, and an HTTP server that checks everyone first.
+//! The line on the web: WebSockets, events and POSTs both ways, and an HTTP server that checks everyone first.
 //!
 //! ```text
-//!   ws://host/ws ── Registry ──▶ WebChannel                    a channel like any other
-//!                                    ▲
-//!   browser, script, tieline ──▶ Web ┴ gate: host, origin, token ── /ws ──▶ WebAcceptor
-//!                                      nothing is started before it
+//!   ws://host/ws ──── Registry ──▶ WebChannel ─┬─ channels like any other
+//!   http://host/sse ─ Registry ──▶ EventChannel┘
+//!
+//!   browser, script, tieline ──▶ Web ─ gate: host, origin, token ─┬─ /ws  ─┬─▶ WebAcceptor
+//!                                      nothing is started before  ├─ /sse ─┤
+//!                                                                 └─ /rpc ─┘
 //! ```
 //!
 //! A message is a text frame where it is UTF-8, as all JSON is, else a binary one; both are taken, and

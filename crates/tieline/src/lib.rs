@@ -21,6 +21,7 @@
 //! | `tcp:127.0.0.1:7000` | a TCP port, without authentication |
 //! | `mem:name` | inside this process |
 //! | `ws://127.0.0.1:8080/ws`, `wss:`, `ws-unix:` | a WebSocket; for a token see [`web::register`] |
+//! | `http://127.0.0.1:8080/sse`, `https:`, `http-unix:` | server-sent events, and POSTs back |
 //! | `content-length+exec:pylsp` | any of them, with the framing in front |
 //! | `resume+unix:/run/agent.sock` | any of them, in a session that survives its connections |
 //!
@@ -164,7 +165,7 @@ pub mod rpc {
     pub use tieline_rpc::*;
 }
 
-/// WebSockets, and the server of the web that checks everyone first.
+/// WebSockets, events and POSTs, and the server of the web that checks everyone first.
 pub mod web {
     pub use tieline_http::*;
 }
