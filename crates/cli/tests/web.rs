@@ -273,7 +273,7 @@ fn it_says_how_it_does() {
 #[test]
 fn the_token_does_not_leave_the_machine_in_the_clear() {
     // To no address of loopback, but it leads to one: nobody has to be asked.
-    for endpoint in ["ws://0.0.0.0:1/ws", "resume+ws://0.0.0.0:1/ws"] {
+    for endpoint in ["ws://0.0.0.0:1/ws", "resume+ws://0.0.0.0:1/ws", "http://0.0.0.0:1/sse"] {
         let mut connect = tieline(["connect", endpoint]);
         let finished = Program::run(connect.env("TIELINE_TOKEN", TOKEN), "");
         assert_eq!(finished.code, Some(1), "{finished:?}");

@@ -199,6 +199,7 @@ impl Dialer {
     }
 
     pub(crate) async fn reach(&self) -> Result<(Stream, Option<PeerIdentity>), TransportError> {
+        self.client.config.may_go_to(&self.address)?;
         match &self.address.place {
             Place::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreached)?;

@@ -8,21 +8,29 @@ use crate::address::{Place, WebAddress};
 use crate::client::ClientConfig;
 
 impl ClientConfig {
+    /// Whether the client may introduce itself there, found out before it connects.
+    ///
+    /// # Errors
+    /// [`InTheClear`](ErrorKind::InTheClear): others could read the token on its way.
+    pub(crate) fn may_go_to(&self, address: &WebAddress) -> Result<(), TransportError> {
+        match self.token.is_none() || self.send_token_without_tls || is_private(address) {
+            true => Ok(()),
+            false => Err(TransportError::new(ErrorKind::InTheClear, Operation::Connect)),
+        }
+    }
+
     /// Adds whom a request is for, what lets the client in, and of which origin it is.
     ///
     /// # Errors
-    /// [`InTheClear`](ErrorKind::InTheClear): others could read the token on its way. Or something
-    /// cannot stand in a header.
+    /// It [may not go there](Self::may_go_to), or something cannot stand in a header.
     pub(crate) fn introduce(
         &self,
         mut request: Builder,
         address: &WebAddress,
     ) -> Result<Builder, TransportError> {
+        self.may_go_to(address)?;
         request = request.header(header::HOST, address.host_header());
         if let Some(token) = &self.token {
-            if !self.send_token_without_tls && !is_private(address) {
-                return Err(TransportError::new(ErrorKind::InTheClear, Operation::Connect));
-            }
             let value = HeaderValue::try_from(format!("Bearer {}", token.reveal()));
             let mut value = value.map_err(|_| unsendable("the token"))?;
             value.set_sensitive(true);

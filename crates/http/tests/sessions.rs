@@ -69,7 +69,7 @@ async fn a_first_message_is_no_longer_than_a_greeting() {
     let served = serve(config()).await;
     let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable.unwrap());
     let _sessions = Sessions::new(acceptor, SessionOptions::default(), LineOptions::default());
-    let longest = usize::try_from(LARGEST_GREETING.bytes()).unwrap();
+    let longest = LARGEST_GREETING.bytes();
     let knock = async |bytes: &[u8]| {
         let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
         let more = format!("{BEARER}Sec-WebSocket-Protocol: tieline.1\r\n");
