@@ -1,15 +1,19 @@
-//! The line on the web: WebSockets both ways, and an HTTP server that checks everyone first.
+//! The line on the web: WebSockets both ways, events with POST both ways, and an HTTP server that checks
+//! everyone first.
 //!
 //! ```text
-//!   ws://host/ws ── Registry ──▶ WebChannel                    a channel like any other
+//!   ws://host/ws ──── Registry ──▶ WebChannel                  channels like any other
+//!   http://host/sse ─ Registry ──▶ EventChannel
 //!                                    ▲
-//!   browser, script, tieline ──▶ Web ┴ gate: host, origin, token ── /ws ──▶ WebAcceptor
+//!   browser, script, tieline ──▶ Web ┴ gate: host, origin, token ── /ws, /sse, /rpc ──▶ WebAcceptor
 //!                                      nothing is started before it
 //! ```
 //!
-//! A message is a text frame where it is UTF-8, as all JSON is, else a binary one; both are taken, and
-//! so are several messages of a line each in one text. `resume+` in front of a URL asks for the subprotocol
-//! [`RESUMABLE`], whose binary messages are the frames of a session. `docs/web.md` has the rest.
+//! In a WebSocket a message is a text frame where it is UTF-8, as all JSON is, else a binary one; both are
+//! taken, and so are several messages of a line each in one text. In a stream of events each is an event one
+//! way, and a POST the other. `resume+` in front of a URL asks for the protocol [`RESUMABLE`], which carries
+//! the frames of a session; an EventSource, which can ask for nothing, has one all the same. `docs/web.md`
+//! has the rest.
 //!
 //! # Example
 //!

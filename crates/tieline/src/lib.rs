@@ -21,6 +21,7 @@
 //! | `tcp:127.0.0.1:7000` | a TCP port, without authentication |
 //! | `mem:name` | inside this process |
 //! | `ws://127.0.0.1:8080/ws`, `wss:`, `ws-unix:` | a WebSocket; for a token see [`web::register`] |
+//! | `http://127.0.0.1:8080/sse`, `https:`, `http-unix:` | events one way, POSTs the other |
 //! | `content-length+exec:pylsp` | any of them, with the framing in front |
 //! | `resume+unix:/run/agent.sock` | any of them, in a session that survives its connections |
 //!

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub)]
 
 pub mod events;
+pub mod resume;
 
 use std::sync::Arc;
 use std::time::Duration;
