@@ -6,9 +6,11 @@ use tieline_transport::TransportError;
 
 use crate::token::{STANDARD, base64, random_bits};
 
-/// The subprotocol of plain messages, for clients that have to name one.
+/// The subprotocol of plain messages, for clients that have to name one; of a stream of events, what
+/// `Tieline-Protocol` says of one that ends with its connection.
 pub const PLAIN: &str = "tieline";
-/// The subprotocol of a session that survives its connections: its frames are binary messages.
+/// The subprotocol of a session that survives its connections: its frames are binary messages. In a stream of
+/// events it is what `Tieline-Protocol` says, and the frames are in base64.
 pub const RESUMABLE: &str = "tieline.1";
 /// A subprotocol that begins so carries a token, for scripts of pages: they cannot set a header.
 pub const TOKEN_PREFIX: &str = "tieline.token.";

@@ -9,9 +9,11 @@
 //!                                                                 └─ /rpc ─┘
 //! ```
 //!
-//! A message is a text frame where it is UTF-8, as all JSON is, else a binary one; both are taken, and
-//! so are several messages of a line each in one text. `resume+` in front of a URL asks for the subprotocol
-//! [`RESUMABLE`], whose binary messages are the frames of a session. `docs/web.md` has the rest.
+//! In a WebSocket a message is a text frame where it is UTF-8, as all JSON is, else a binary one; both are
+//! taken, and so are several messages of a line each in one text. In a stream of events each is an event one
+//! way, and a POST the other. `resume+` in front of a URL asks for the protocol [`RESUMABLE`], which carries
+//! the frames of a session; an EventSource, which can ask for nothing, has one all the same. `docs/web.md`
+//! has the rest.
 //!
 //! # Example
 //!

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use support::events::{Numbers, shears};
-use support::{Served, config, end, head, message, refused, registry, serve};
+use support::{Served, config, end, head, message, refused, registry, serve, token};
 use tieline_http::ServerConfig;
 use tieline_link::{LineOptions, Recovery, SessionOptions, Sessions};
 use tieline_proto::BackoffConfig;
@@ -85,6 +85,28 @@ async fn messages_of_every_kind_go_both_ways_in_order() {
         served.web.counts().posts < 2_500,
         "what waits goes together: {:?}",
         served.web.counts()
+    );
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn events_go_over_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let endpoint = format!("http-unix:{}", folder.path().join("a.sock").display());
+    let endpoint: Endpoint = endpoint.parse().unwrap();
+    let mut served = serve(ServerConfig::at(&endpoint, token()).unwrap()).await;
+    let (registry, options) = (registry(), Options::default());
+    let connecting = registry.connect(&endpoint, &options);
+    let (client, server) = tokio::join!(connecting, Acceptor::accept(&mut served.plain));
+    let (mut sender, mut receiver) = client.unwrap().split();
+    let server = server.unwrap();
+    assert!(server.control().peer().is_some());
+    let (mut back, mut came) = server.split();
+    sender.send("there").await.unwrap();
+    back.send("back").await.unwrap();
+    assert_eq!(
+        (message(&mut came).await, message(&mut receiver).await),
+        ("there".into(), "back".into())
     );
 }
 

@@ -14,7 +14,8 @@ The end of stdin is passed on, and what the other side still has to say is print
 Examples:
   echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"add\",\"params\":[2,3]}' | tieline connect unix:/tmp/a.sock
   tieline connect 'exec:my-agent --verbose'        by hand; Ctrl-D ends the input
-  tieline connect --resume unix:/tmp/a.sock        the same as resume+unix:/tmp/a.sock")]
+  tieline connect --resume unix:/tmp/a.sock        the same as resume+unix:/tmp/a.sock
+  TIELINE_TOKEN=... tieline connect http://127.0.0.1:8080/sse")]
 pub(crate) struct Connect {
     /// Where to connect; quote an exec: endpoint that has arguments
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub)]
 
 pub mod events;
+pub mod resume;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -202,7 +202,12 @@ impl Carrier<'_> {
             Err(violation) => {
                 tracing::warn!(endpoint = %self.server.endpoint, "a session is over: {violation}");
                 let close = Close::because(CloseCode::INTERNAL, "the session has broken");
-                last(reader, close, self.session.core().machine.last());
+                let sequence = {
+                    let mut core = self.session.core();
+                    core.is_lost = true;
+                    core.machine.last()
+                };
+                last(reader, close, sequence);
                 Heard::Over
             }
         }

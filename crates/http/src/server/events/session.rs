@@ -53,12 +53,14 @@ pub(super) struct Core {
     is_open: bool,
     /// The client is done.
     pub(super) leaves: bool,
+    /// The session is over, and not all of it has come or will come.
+    pub(super) is_lost: bool,
 }
 
 impl Session {
     fn new() -> Self {
         let machine = EventSession::new(POSTED);
-        let core = Core { machine, generation: 0, is_open: false, leaves: false };
+        let core = Core { machine, generation: 0, is_open: false, leaves: false, is_lost: false };
         Self { core: Mutex::new(core), changed: watch::Sender::new(()), begun: Instant::now() }
     }
 
@@ -124,8 +126,8 @@ pub(super) async fn open(
             match server.events.find(name, owner) {
                 Found::Live(stream) => (stream, last),
                 // It has all that there was.
-                Found::Over(end) if last >= end => return over(),
-                Found::Over(end) => return gone(last, end + 1, end),
+                Found::Over(Some(end)) if last >= end => return over(),
+                Found::Over(end) => return gone(last, end),
                 Found::Nothing => return line(StatusCode::NOT_FOUND, "there is no such stream"),
             }
         }
@@ -150,25 +152,28 @@ pub(super) async fn open(
             line(StatusCode::BAD_REQUEST, "no event with that id was given out")
         }
         Err(Unopened::Stale(Stale::Gone { last, oldest })) => {
-            let end = session.core().machine.last();
+            let end = {
+                let mut core = session.core();
+                core.is_lost = true;
+                core.machine.last()
+            };
+            tracing::warn!(endpoint = %server.endpoint, last, oldest, "an EventSource lacks too much");
             leave(server, owner, &stream);
-            gone(last, oldest, end)
+            gone(last, Some(end))
         }
-        Err(Unopened::Refused(refused)) => {
-            let end = session.core().machine.last();
-            match refused {
-                Refused::Full | Refused::Draining => {
-                    if id.is_none() {
-                        server.events.remove(&stream);
-                    }
-                    busy(server, TOO_MANY)
+        Err(Unopened::Refused(refused)) => match refused {
+            Refused::Full | Refused::Draining => {
+                if id.is_none() {
+                    server.events.remove(&stream);
                 }
-                _ => {
-                    bury(server, &stream);
-                    gone(last, last + 1, end)
-                }
+                busy(server, TOO_MANY)
             }
-        }
+            _ => {
+                session.core().is_lost = true;
+                bury(server, &stream);
+                gone(last, None)
+            }
+        },
         Err(Unopened::Busy) => {
             if id.is_none() {
                 server.events.remove(&stream);
@@ -272,6 +277,9 @@ async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u
             _ = closing.wait_for(|is_closing| *is_closing) => break false,
         }
     };
+    if let (false, Some(mut core)) = (leaves, session.mine(generation)) {
+        core.is_lost = true;
+    }
     bury(server, stream);
     leaves
 }
@@ -284,10 +292,16 @@ async fn dismiss(server: &Server, of: Of, session: &Session) {
     }
 }
 
+/// The session is over: what is said to whoever asks for it is how much of it there was.
 fn bury(server: &Server, stream: &Stream) {
     let last = match &stream.line {
-        Line::Session(session) => session.core().machine.last(),
-        Line::Plain { .. } => 0,
+        Line::Plain { .. } => None,
+        Line::Session(session) => match &*session.core() {
+            Core { is_lost: true, .. } => None,
+            // It wants no more.
+            Core { leaves: true, .. } => Some(0),
+            core => Some(core.machine.last()),
+        },
     };
     server.events.bury(stream, last, server.limits.event_grace);
 }
@@ -320,13 +334,14 @@ fn over() -> Response<Body> {
     response
 }
 
-/// What the client lacks is not there any more.
-fn gone(last: Sequence, oldest: Sequence, end: Sequence) -> Response<Body> {
+/// What the client lacks is not there any more; the last event had the number `end`, if that is known.
+fn gone(last: Sequence, end: Option<Sequence>) -> Response<Body> {
+    let from = last.saturating_add(1);
+    let end = end.map_or("null".to_owned(), |end| end.to_string());
     let text = format!(
-        "{{\"error\":\"gone\",\"received\":{last},\"missing_from\":{},\"kept_from\":{oldest},\
-         \"last\":{end},\"reason\":\"events that you lack are not kept any more, and the session is \
-         over; ask again without Last-Event-ID for a new one\"}}\n",
-        last.saturating_add(1)
+        "{{\"error\":\"gone\",\"received\":{last},\"missing_from\":{from},\"last\":{end},\"reason\":\
+         \"the session is over, and what you lack of it is not kept; ask without Last-Event-ID for a new \
+         one\"}}\n"
     );
     answer(StatusCode::GONE, "application/json", text)
 }

@@ -51,7 +51,7 @@ pub(super) enum Line {
 struct Epitaph {
     name: String,
     owner: Owner,
-    last: Sequence,
+    last: Option<Sequence>,
     until: Instant,
 }
 
@@ -83,8 +83,8 @@ impl PartialEq for Owner {
 /// What is known under a name.
 pub(super) enum Found {
     Live(Arc<Stream>),
-    /// It is over; its last event had this number.
-    Over(Sequence),
+    /// It is over; its last event had this number, or nobody knows what else there would have been.
+    Over(Option<Sequence>),
     /// Nothing, or nothing of whoever asks.
     Nothing,
 }
@@ -125,8 +125,9 @@ impl Table {
         lock(&self.live).remove(&stream.name);
     }
 
-    /// Removes a stream whose last event had the number `last`; that is remembered for a while.
-    pub(super) fn bury(&self, stream: &Stream, last: Sequence, grace: Duration) {
+    /// Removes a stream whose last event had the number `last`, if that is known; that is remembered for a
+    /// while.
+    pub(super) fn bury(&self, stream: &Stream, last: Option<Sequence>, grace: Duration) {
         if lock(&self.live).remove(&stream.name).is_none() {
             return;
         }
