@@ -418,7 +418,7 @@ fn clients_that_say_nothing_do_not_speak_for_the_program() {
 
 #[test]
 fn a_session_on_a_web_socket_whose_bytes_are_cut_loses_and_doubles_nothing() {
-    const LINES: usize = 50_000;
+    const LINES: usize = 10_000;
     // A client behind a proxy asks for it by the proxy's name.
     let site = Site::start(&["--allow-host", "127.0.0.1", "--", "cat"]);
     let faults = ["--cut-every", "50ms"];
