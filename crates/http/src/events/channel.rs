@@ -68,6 +68,7 @@ pub(crate) fn pair(of: Of) -> (EventChannel, Far) {
         is_lost: false,
         limit: of.config.max_message,
         flushing: None,
+        watching: None,
     };
     let most = of.config.max_message;
     let pair = Pair { state: Mutex::new(state), control, counts, most, is_carrier: of.is_carrier };
@@ -109,6 +110,8 @@ pub(super) struct State {
     pub(super) limit: ByteSize,
     /// The sender waits for it to be handed on.
     flushing: Option<Waker>,
+    /// The sender waits for the far end to be gone.
+    watching: Option<Waker>,
 }
 
 /// A queue of one direction.
@@ -195,6 +198,7 @@ impl State {
         wake(&mut self.outward.writer);
         wake(&mut self.outward.reader);
         wake(&mut self.flushing);
+        wake(&mut self.watching);
     }
 
     pub(super) fn handed_on(&mut self) {
@@ -326,8 +330,7 @@ impl Sender for EventSender {
         if state.is_cut {
             return Poll::Ready(());
         }
-        // Whoever waits for this writes nothing meanwhile, or is woken by that, too.
-        register(&mut state.flushing, cx);
+        register(&mut state.watching, cx);
         Poll::Pending
     }
 }

@@ -67,6 +67,8 @@ impl Carrier<'_> {
         let mut reader = Some(Reader { pen, marks: Default::default(), quiet, sent });
         // Behind the last event.
         let mut lingers: Option<Instant> = None;
+        // When it is looked next whether a client that reads slowly still does.
+        let mut looks = Instant::now() + SIGN_OF_LIFE;
         loop {
             let Some(wake_at) = say(session, *generation, far) else { return Ended::Overtaken };
             {
@@ -80,15 +82,12 @@ impl Carrier<'_> {
                     return Ended::Over;
                 }
             }
-            if far.is_over() {
-                return Ended::Away;
-            }
-            let is_held_up = !far.has_room();
+            // Behind its end there may be frames that were sent before, a farewell among them.
+            let is_held_up = !far.has_room() && !far.is_over();
             let (known, had_room) = match &reader {
                 Some(reader) => (reader.pen.written(), reader.pen.has_room()),
                 None => (0, true),
             };
-            let looks = Instant::now() + SIGN_OF_LIFE;
             tokio::select! {
                 outward = far.take(), if had_room => {
                     let Outward::Message(frame) = outward else { return Ended::Away };
@@ -127,6 +126,7 @@ impl Carrier<'_> {
                 }
                 () = sleep_until(looks), if !had_room => {
                     // It reads, slowly: then the session must not be given up.
+                    looks = Instant::now() + SIGN_OF_LIFE;
                     let Some(reader) = &mut reader else { continue };
                     let sent = reader.pen.sent();
                     if std::mem::replace(&mut reader.sent, sent) != sent && far.has_room() {
