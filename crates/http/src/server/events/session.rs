@@ -17,6 +17,7 @@ use hyper::{Response, StatusCode};
 use tieline_proto::session::{Frame, Refusal as Refused, Sequence, SessionConfig};
 use tieline_proto::sse::{EventSession, Stale};
 use tieline_transport::Incoming;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -135,8 +136,12 @@ pub(super) async fn open(
     let Line::Session(session) = &stream.line else {
         return line(StatusCode::NOT_FOUND, "there is no such stream");
     };
-    match connect(server, channel_of(server, owner, true), session, last).await {
+    let mut attending =
+        Attending { server, stream: &stream, owner, is_new: id.is_none(), generation: None };
+    let of = channel_of(server, owner, true);
+    match connect(server, of, session, last, &mut attending.generation).await {
         Ok((generation, far)) => {
+            attending.is_done();
             let (mut pen, response) = begin(guest, None);
             welcome(&mut pen, &stream, Some(last));
             count(&server.counters.event_streams);
@@ -145,6 +150,7 @@ pub(super) async fn open(
             response
         }
         Err(Unopened::Stale(Stale::Over)) => {
+            attending.is_done();
             leave(server, owner, &stream);
             over()
         }
@@ -152,6 +158,7 @@ pub(super) async fn open(
             line(StatusCode::BAD_REQUEST, "no event with that id was given out")
         }
         Err(Unopened::Stale(Stale::Gone { last, oldest })) => {
+            attending.is_done();
             let end = {
                 let mut core = session.core();
                 core.is_lost = true;
@@ -162,27 +169,57 @@ pub(super) async fn open(
             gone(last, Some(end))
         }
         Err(Unopened::Refused(refused)) => match refused {
-            Refused::Full | Refused::Draining => {
-                if id.is_none() {
-                    server.events.remove(&stream);
-                }
-                busy(server, TOO_MANY)
-            }
+            Refused::Full | Refused::Draining => busy(server, TOO_MANY),
             _ => {
+                attending.is_done();
                 session.core().is_lost = true;
                 bury(server, &stream);
                 gone(last, None)
             }
         },
-        Err(Unopened::Busy) => {
-            if id.is_none() {
-                server.events.remove(&stream);
-            }
-            busy(server, TOO_MANY)
-        }
+        Err(Unopened::Busy) => busy(server, TOO_MANY),
         Err(Unopened::Overtaken) => {
             line(StatusCode::CONFLICT, "a newer stream has taken its place")
         }
+    }
+}
+
+/// A GET that has no stream yet. If it comes to none, or is given up under way, its session is not left to
+/// nobody: one that nobody knows of is forgotten, another is waited for as if it had been cut off.
+struct Attending<'a> {
+    server: &'a Arc<Server>,
+    stream: &'a Arc<Stream>,
+    owner: Owner,
+    is_new: bool,
+    /// Once it has taken the place of the GET before.
+    generation: Option<u64>,
+}
+
+impl Attending<'_> {
+    /// Somebody else sees to the session.
+    fn is_done(&mut self) {
+        (self.is_new, self.generation) = (false, None);
+    }
+}
+
+impl Drop for Attending<'_> {
+    fn drop(&mut self) {
+        if self.is_new {
+            self.server.events.remove(self.stream);
+            return;
+        }
+        let (Some(generation), Ok(runtime)) = (self.generation, Handle::try_current()) else {
+            return;
+        };
+        let of = channel_of(self.server, self.owner, true);
+        let (server, stream) = (self.server.clone(), self.stream.clone());
+        runtime.spawn(async move {
+            if let Line::Session(session) = &stream.line
+                && wait(&server, &stream, session, generation).await
+            {
+                dismiss(&server, of, session).await;
+            }
+        });
     }
 }
 
@@ -196,12 +233,14 @@ enum Unopened {
     Busy,
 }
 
-/// A connection of the session, from the one who plays its client to the acceptor of sessions.
+/// A connection of the session, from the one who plays its client to the acceptor of sessions. `takes_over`
+/// is set as soon as those before are of no consequence any more.
 async fn connect(
     server: &Server,
     of: Of,
     session: &Session,
     last: Sequence,
+    takes_over: &mut Option<u64>,
 ) -> Result<(u64, Far), Unopened> {
     let place = timeout(HANDSHAKE, server.resumable.clone().reserve_owned());
     let place = place.await.ok().and_then(Result::ok).ok_or(Unopened::Busy)?;
@@ -212,6 +251,7 @@ async fn connect(
         core.is_open = false;
         (core.generation, hello)
     };
+    *takes_over = Some(generation);
     session.changed.send_replace(());
     let (channel, far) = pair(of);
     far.push(Incoming::Message(Frame::Hello(hello).to_bytes()));
@@ -287,7 +327,7 @@ async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u
 /// Says to a session without a connection that its client is done.
 async fn dismiss(server: &Server, of: Of, session: &Session) {
     let last = session.core().machine.acknowledged();
-    if let Ok((generation, far)) = connect(server, of, session, last).await {
+    if let Ok((generation, far)) = connect(server, of, session, last, &mut None).await {
         bye(session, generation, &far);
     }
 }

@@ -1,0 +1,68 @@
+//! A GET that is given up before it is answered: its session is not left to nobody.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "../../link/tests/support/by_hand.rs"]
+mod by_hand;
+mod support;
+
+use std::time::Duration;
+
+use by_hand::ByHand;
+use support::events::Stream;
+use support::{LIMIT, TOKEN, config, serve};
+use tieline_http::{ServerConfig, ServerLimits, WebAcceptor};
+use tieline_proto::session::{Frame, Position, Secret, SessionId, Welcome};
+use tieline_transport::Acceptor;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A server by hand that takes the next session.
+async fn granted(acceptor: &mut WebAcceptor) -> ByHand {
+    let mut server = ByHand::over(acceptor.accept().await.unwrap());
+    let Some(Frame::Hello(hello)) = server.hear().await else { panic!("no greeting") };
+    assert!(hello.resumes.is_none());
+    let (session, secret) = (SessionId([1; 16]), Secret([2; 16]));
+    let position = Position::default();
+    server.say(Frame::Welcome(Welcome { session, secret, epoch: 1, position })).await;
+    server
+}
+
+/// Where there is room for one stream, another is only let in when that one is forgotten.
+#[tokio::test]
+async fn a_session_whose_get_was_given_up_is_forgotten_after_its_grace() {
+    let limits = ServerLimits {
+        event_streams: 1,
+        event_grace: Duration::from_millis(1),
+        ..ServerLimits::default()
+    };
+    let hosts = vec!["127.0.0.1".into()];
+    let mut served = serve(ServerConfig { hosts, limits, ..config() }).await;
+    let (port, mut acceptor) = (served.port, served.resumable.take().unwrap());
+    let (stream, _server) = tokio::join!(Stream::open(port, ""), granted(&mut acceptor));
+    let stream = stream.unwrap();
+
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let head = format!(
+        "GET /sse HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {TOKEN}\r\n\
+         Last-Event-ID: {}\r\n\r\n",
+        stream.first
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // It has taken the place of the one before, which sees to nothing any more; and it goes.
+    let _unanswered = acceptor.accept().await.unwrap();
+    drop(socket);
+
+    let another = async {
+        loop {
+            tokio::select! {
+                opened = Stream::open(port, "") => {
+                    let refused = opened.err().expect("nobody has answered");
+                    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+                }
+                _ = acceptor.accept() => return,
+            }
+        }
+    };
+    timeout(LIMIT, another).await.expect("nobody else is ever let in");
+}
