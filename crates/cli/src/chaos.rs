@@ -23,9 +23,10 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
         seed: args.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
     };
     let options = Options {
-        // A server on the web asks everybody for a token, whichever way they come.
+        // A server on the web judges everybody for itself, whichever way they come; but on this machine
+        // alone, unless it was told to be reached from others.
         allow_unauthenticated_tcp: args.allow_unauthenticated_tcp
-            || (args.listen.is_web() && args.target.is_web()),
+            || (args.listen.is_web_of_this_machine() && args.target.is_web()),
         // As `main` did first of all.
         guardian: Some(Guardian::of_this_program()),
         ..Options::default()

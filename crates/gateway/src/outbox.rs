@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{Dialect, Message, classify};
-use tieline_transport::{CloseReason, SendError, Sender};
+use tieline_transport::{CloseReason, SendError, Sender, Sparing};
 
 /// What is done when a client does not take what the far side says, and the channel's own queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,6 +84,7 @@ pub(crate) struct Outbox {
     /// Something has a place beyond the bound.
     is_beyond: bool,
     dropped: u64,
+    warnings: Sparing,
 }
 
 struct Waiting {
@@ -96,8 +98,16 @@ impl Outbox {
         overflow: Overflow,
         dialect: Option<Dialect>,
     ) -> Self {
-        let waiting = VecDeque::new();
-        Self { client, overflow, dialect, waiting, bytes: 0, is_beyond: false, dropped: 0 }
+        Self {
+            client,
+            overflow,
+            dialect,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            is_beyond: false,
+            dropped: 0,
+            warnings: Sparing::default(),
+        }
     }
 
     /// How many of the messages that were taken did not reach the client's sender.
@@ -139,12 +149,11 @@ impl Outbox {
         self.waiting.push_back(Waiting { message, may_be_dropped });
     }
 
-    /// The first of a line is worth a warning.
+    /// Warns once a minute at most.
     fn drop_one(&mut self, why: &dyn fmt::Display) {
         self.dropped += 1;
-        match self.dropped {
-            1 => tracing::warn!("a message for the client was dropped: {why}"),
-            dropped => tracing::debug!(dropped, "a message for the client was dropped: {why}"),
+        if let Some(unreported) = self.warnings.admit(Instant::now()) {
+            tracing::warn!(unreported, "a message for the client was dropped: {why}");
         }
     }
 

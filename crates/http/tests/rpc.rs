@@ -154,3 +154,33 @@ async fn there_are_no_more_calls_at_once_than_may_be() {
     let ended = tokio::time::timeout(LIMIT, end(&mut receiver)).await.unwrap();
     assert!(matches!(ended, CloseReason::ByPeer), "{ended}");
 }
+
+#[tokio::test]
+async fn an_id_is_the_same_however_it_is_written() {
+    let mut served = serve(config()).await;
+    let port = served.port;
+    let serving = async {
+        let (mut sender, mut receiver) = accepted(&mut served).await.split();
+        assert_eq!(message(&mut receiver).await, request("\"a\\u0041\""));
+        sender.send(result("\"A\"")).await.unwrap();
+        sender.send(result("\"aA\"")).await.unwrap();
+        end(&mut receiver).await
+    };
+    let asked = request("\"a\\u0041\"");
+    let (answer, _) = tokio::join!(rpc(port, &asked), serving);
+    assert_eq!(answer, (200, result("\"aA\"")));
+}
+
+#[tokio::test]
+async fn a_notification_has_its_place_as_long_as_its_line() {
+    let mut config = config();
+    config.limits.rpc_calls = 1;
+    let mut served = serve(config).await;
+    let port = served.port;
+    assert_eq!(rpc(port, NOTIFICATION).await.0, 202);
+    let line = accepted(&mut served).await;
+    assert_eq!(rpc(port, NOTIFICATION).await.0, 503);
+    drop(line);
+    let again = async { while rpc(port, NOTIFICATION).await.0 == 503 {} };
+    tokio::time::timeout(LIMIT, again).await.unwrap();
+}

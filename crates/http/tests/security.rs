@@ -54,6 +54,36 @@ async fn dns_rebinding_and_cross_site_web_sockets_reach_nobody() {
     assert_eq!(status_of(&served.ask(upgrade_of(&right)).await), 101);
 }
 
+/// Images and scripts name no origin, and cookies know no port.
+#[tokio::test]
+async fn a_page_of_elsewhere_starts_nothing_by_what_names_no_origin() {
+    let mut served = serve(config()).await;
+    let host = format!("Host: 127.0.0.1:{}\r\n", served.port);
+    let cookie = served.cookie("").await.unwrap();
+    for path in ["/sse", "/sse?again", "/rpc", "/ws"] {
+        for more in [
+            "Sec-Fetch-Site: cross-site\r\n",
+            "Sec-Fetch-Site: same-site\r\n",
+            "sec-fetch-site: same-origin\r\nSec-Fetch-Site: cross-site\r\n",
+            "Sec-Fetch-Site: \r\n",
+        ] {
+            let request = format!("GET {path} HTTP/1.1\r\n{host}{cookie}{more}\r\n");
+            let answer = served.ask(request).await;
+            assert_eq!(status_of(&answer), 403, "{path} {more}: {answer}");
+        }
+    }
+    assert!(!came_out(&mut served).await);
+    assert_eq!((served.web.counts().refused_origin, served.web.counts().admitted), (16, 0));
+    // Its own page may; a person who follows a link from elsewhere finds the page.
+    for (path, site, status) in
+        [("/", "cross-site", 200), ("/rpc", "same-origin", 405), ("/rpc", "none", 405)]
+    {
+        let more = format!("Sec-Fetch-Site: {site}\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\n{host}{cookie}{more}\r\n");
+        assert_eq!(status_of(&served.ask(request).await), status, "{path} {site}");
+    }
+}
+
 #[tokio::test]
 async fn an_unauthenticated_proxy_is_not_to_be_had() {
     let clear = |host: &str| Place::Tcp { host: host.into(), port: 0 };

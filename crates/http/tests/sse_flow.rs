@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use support::events::{Stream, ask};
 use support::resume::{again, name_of, pair, sessions, sessions_with};
-use support::{TOKEN, config, end, status_of};
+use support::{LIMIT, TOKEN, config, end, status_of};
 use tieline_transport::{Acceptor, Channel, CloseReason, SenderExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// What was on its way to the older stream when the newer came is nothing to the session any more.
 #[tokio::test]
@@ -156,4 +158,35 @@ async fn many_messages_leave_no_memory_behind() {
     println!("{} KiB at a quarter, {} KiB at the end", early * 4, late * 4);
     assert!(late < early + 4 * 1024, "it has grown from {early} to {late} pages of 4 KiB");
     drop(saying.await.unwrap());
+}
+
+/// The server's own comment comes after 15 s of silence: where it does not, nothing has stood still.
+#[tokio::test]
+async fn a_client_that_says_nothing_of_what_it_has_is_not_kept_waiting() {
+    const COUNT: usize = 20_000;
+    let mut served = sessions().await;
+    let mut socket = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+    let head = format!(
+        "GET /sse HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n",
+        served.port
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let (mut sender, _receiver) = Acceptor::accept(&mut served.sessions).await.unwrap().split();
+    let saying = async {
+        for number in 0..COUNT {
+            sender.feed(format!("{number}")).await.unwrap();
+        }
+        sender.flush().await.unwrap();
+    };
+    let mut said = Vec::new();
+    let hearing = async {
+        let last = format!("data: {}\n", COUNT - 1);
+        while !said.ends_with(b"\n\n\r\n") || memchr::memmem::find(&said, last.as_bytes()).is_none()
+        {
+            assert_ne!(socket.read_buf(&mut said).await.unwrap(), 0);
+        }
+    };
+    tokio::time::timeout(LIMIT * 10, async { tokio::join!(saying, hearing) }).await.unwrap();
+    let comments = memchr::memmem::find_iter(&said, b": \n\n").count();
+    assert_eq!(comments, 0, "the stream has stood still");
 }

@@ -170,6 +170,10 @@ async fn the_end_of_a_program_is_the_last_event_and_who_has_it_need_not_come_aga
     let last = stream.event().await.unwrap();
     assert_eq!((&*last.event, &*last.data), ("end", &br#"{"code":1000,"reason":""}"#[..]));
     assert_eq!(last.id, format!("{name}.3"));
+    // Nobody would take what is posted now, nor has anybody been given such an event.
+    assert_eq!(status_of(&stream.post("4", "").await), 410);
+    let never = again(served.port, &format!("{name}.{}", u64::MAX)).await;
+    assert_eq!(status_of(&never.err().unwrap()), 400);
     stream.end().await;
     // One that was cut off on the way gets all the same what it lacks.
     let mut stream = again(served.port, &format!("{name}.1")).await.unwrap();
@@ -182,6 +186,19 @@ async fn the_end_of_a_program_is_the_last_event_and_who_has_it_need_not_come_aga
     }
     let answer = post(served.port, &format!("/sse?session={name}"), "x", "").await;
     assert_eq!(status_of(&answer), 410);
+}
+
+/// The session's protocol does not say that its server goes.
+#[tokio::test]
+async fn the_end_of_a_program_whose_server_goes_says_so() {
+    let mut served = sessions().await;
+    served.web.set_ready(false);
+    let (mut stream, mut sender, receiver) = pair(&mut served).await;
+    sender.close().await.unwrap();
+    drop((sender, receiver));
+    let last = stream.event().await.unwrap();
+    assert_eq!(last.event, "end");
+    assert!(last.data.starts_with(br#"{"code":1001,"#), "{last:?}");
 }
 
 #[tokio::test]

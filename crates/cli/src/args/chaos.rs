@@ -1,5 +1,6 @@
 //! `tieline chaos`.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args as Group;
@@ -56,8 +57,9 @@ pub(crate) struct Chaos {
     /// Repeat the bits that an earlier run has flipped: it has said its seed [default: a new one]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Listen on a tcp: endpoint, although whoever reaches the port may connect, and what they send
-    /// goes to TARGET unseen: from every user of the machine, and every web page in a browser
+    /// Listen on a tcp: endpoint, or on the web for other machines, although whoever reaches the port may
+    /// connect, and what they send goes to TARGET unseen: from every user of the machine, and every web page
+    /// in a browser
     #[arg(long)]
     pub(crate) allow_unauthenticated_tcp: bool,
 }
@@ -75,6 +77,18 @@ impl Bytes {
     /// Whether HTTP is spoken there.
     pub(crate) fn is_web(&self) -> bool {
         self.endpoint != self.carrier
+    }
+
+    /// Whether that is where nobody comes from another machine.
+    pub(crate) fn is_web_of_this_machine(&self) -> bool {
+        match WebAddress::of(&self.endpoint).map(|web| web.place) {
+            Ok(Place::Tcp { host, .. }) => {
+                let address = host.parse::<IpAddr>();
+                host == "localhost" || address.is_ok_and(|it| it.to_canonical().is_loopback())
+            }
+            Ok(Place::Unix(_)) => true,
+            Err(_) => false,
+        }
     }
 }
 
@@ -116,6 +130,11 @@ mod tests {
             let bytes = bytes(text).unwrap();
             assert_eq!(bytes.carrier.to_string(), carrier);
             assert_eq!(bytes.is_web(), !text.starts_with("unix"), "{text}");
+            let is_near = bytes.is_web() && !text.contains("example.org");
+            assert_eq!(bytes.is_web_of_this_machine(), is_near, "{text}");
+        }
+        for text in ["http://0.0.0.0:80", "ws://[::]:80", "ws://10.0.0.1", "http://127.0.0.1.org"] {
+            assert!(!bytes(text).unwrap().is_web_of_this_machine(), "{text}");
         }
         for text in ["ws://", "stdio:", "lines+unix:/run/a.sock", "ftp://example.org"] {
             assert!(bytes(text).is_err(), "{text}");

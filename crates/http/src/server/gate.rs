@@ -16,8 +16,10 @@ use tieline_transport::{Principal, TransportError};
 
 use super::config::{Access, ServerConfig};
 use super::count::Cause;
-use crate::address::{Place, authority_of};
+use super::rpc::RPC_PATH;
+use crate::address::{Place, WS_PATH, authority_of};
 use crate::channel::lock;
+use crate::events::SSE_PATH;
 use crate::handshake::{TOKEN_PREFIX, words};
 use crate::token::{Fingerprint, Token};
 
@@ -51,6 +53,21 @@ pub(super) struct Origin {
     host: String,
     port: u16,
 }
+
+/// Whether something may be started for it, if it is let in.
+fn starts_something(request: &Parts) -> bool {
+    [WS_PATH, SSE_PATH, RPC_PATH].contains(&request.uri.path())
+}
+
+/// Whether the request is not one that a browser makes for a page of elsewhere. Of what an image or a
+/// script asks for browsers say no origin, but whether it is their own (W3C Fetch Metadata); and a cookie
+/// goes along between the ports of a host.
+fn is_own_fetch(headers: &HeaderMap) -> bool {
+    let mut sites = headers.get_all(SITE).iter();
+    sites.all(|site| site == "same-origin" || site == "none")
+}
+
+const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Why somebody is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +159,9 @@ impl Gate {
         let Some(origin) = one(&request.headers, &header::ORIGIN) else {
             return match request.headers.contains_key(header::ORIGIN) {
                 true => Err(MALFORMED_ORIGIN),
+                false if starts_something(request) && !is_own_fetch(&request.headers) => {
+                    Err(FOREIGN_ORIGIN)
+                }
                 false => Ok(None),
             };
         };

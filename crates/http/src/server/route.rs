@@ -102,7 +102,7 @@ async fn serve(
         (_, SSE_PATH) => not_so("GET, POST, DELETE"),
         (&Method::POST, RPC_PATH) => rpc::call(server, owner, request).await,
         (_, RPC_PATH) => not_so("POST"),
-        (&Method::GET, "/metrics") => server.metrics(),
+        (&Method::GET | &Method::HEAD, "/metrics") => server.metrics(),
         (&Method::GET | &Method::HEAD, path) => page::at(path).unwrap_or_else(nothing_here),
         _ => nothing_here(),
     }

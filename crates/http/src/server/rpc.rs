@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::body::Incoming as Incoming_;
 use hyper::{Request, Response, StatusCode};
-use tieline_proto::json::Limits;
+use tieline_proto::json::{Limits, unescape};
 use tieline_proto::jsonrpc::{
     Dialect, Message, classify, write_error, write_notification, write_request,
 };
@@ -37,7 +37,7 @@ pub(super) async fn call(
     owner: Owner,
     request: Request<Incoming_>,
 ) -> Response<Body> {
-    let Ok(_place) = server.rpc.clone().try_acquire_owned() else {
+    let Ok(place) = server.rpc.clone().try_acquire_owned() else {
         return busy(server, "there are too many calls at once; try again later");
     };
     let most = server.web_socket.channel.max_message.bytes();
@@ -60,7 +60,11 @@ pub(super) async fn call(
     if waiting.open.is_empty() {
         far.end_inward(CloseReason::ByPeer);
         // It is taken as long as the line likes, and nobody waits for it.
-        tokio::spawn(drain(far, server.limits.rpc_timeout));
+        let draining = drain(far, server.limits.rpc_timeout);
+        tokio::spawn(async move {
+            draining.await;
+            drop(place);
+        });
         return match waiting.answers.is_empty() {
             true => line(StatusCode::ACCEPTED, ""),
             false => json(StatusCode::OK, waiting.into_body()),
@@ -171,7 +175,7 @@ impl Waiting {
             else {
                 continue;
             };
-            if let Some(place) = self.open.iter().position(|id| *id == response.id()) {
+            if let Some(place) = self.open.iter().position(|id| is_same(id, response.id())) {
                 self.open.swap_remove(place);
                 self.answers.push(message);
             }
@@ -187,6 +191,15 @@ impl Waiting {
             false => joined.into(),
         }
     }
+}
+
+/// Whether two ids are one: a string may be written in more than one way.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let text = |id: &[u8]| {
+        let text = std::str::from_utf8(id).ok()?.strip_prefix('"')?.strip_suffix('"')?;
+        Some(unescape(text).into_owned())
+    };
+    one == other || text(one).is_some_and(|one| text(other) == Some(one))
 }
 
 /// Lets a line end by itself behind what it was told, and drops what it says.

@@ -123,7 +123,7 @@ impl EventSession {
         let Some(ticket) = &self.ticket else {
             return if last == 0 { Ok(Ticket::ask()) } else { Err(Stale::NeverSent) };
         };
-        if self.end.is_some_and(|end| last == end || last + 1 == end) {
+        if self.end.is_some_and(|end| last == end || last.checked_add(1) == Some(end)) {
             return Err(Stale::Over);
         }
         let position = self.session.position();
@@ -228,6 +228,11 @@ impl EventSession {
             self.written_bytes -= length;
         }
         Some(number)
+    }
+
+    /// Whether the end has come: nobody is there any more who would take what is posted.
+    pub fn has_ended(&self) -> bool {
+        self.end.is_some()
     }
 
     /// Whether more can be posted.

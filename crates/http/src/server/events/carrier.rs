@@ -1,6 +1,7 @@
 //! One connection of a session: from the frames of its server to the events of a GET.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -70,6 +71,16 @@ impl Carrier<'_> {
         // When it is looked next whether a client that reads slowly still does.
         let mut looks = Instant::now() + SIGN_OF_LIFE;
         loop {
+            let (known, had_room) = match &mut reader {
+                Some(reader) => {
+                    // Told here, and not only where it is waited for: what was written while something else
+                    // was done moves nothing any more.
+                    let known = reader.pen.written();
+                    self.wrote(reader);
+                    (known, reader.pen.has_room())
+                }
+                None => (0, true),
+            };
             let Some(wake_at) = say(session, *generation, far) else { return Ended::Overtaken };
             {
                 let Some(core) = session.mine(*generation) else { return Ended::Overtaken };
@@ -84,10 +95,6 @@ impl Carrier<'_> {
             }
             // Behind its end there may be frames that were sent before, a farewell among them.
             let is_held_up = !far.has_room() && !far.is_over();
-            let (known, had_room) = match &reader {
-                Some(reader) => (reader.pen.written(), reader.pen.has_room()),
-                None => (0, true),
-            };
             tokio::select! {
                 outward = far.take(), if had_room => {
                     let Outward::Message(frame) = outward else { return Ended::Away };
@@ -108,11 +115,9 @@ impl Carrier<'_> {
                     far.handed_on();
                 }
                 () = moved(reader.as_ref(), known, had_room) => {
-                    let Some(reader) = &mut reader else { continue };
-                    if reader.pen.is_torn() {
+                    if reader.as_ref().is_some_and(|reader| reader.pen.is_torn()) {
                         return Ended::Away;
                     }
-                    self.wrote(reader);
                 }
                 _ = changed.changed() => {}
                 () = far.room(), if is_held_up => {}
@@ -187,12 +192,12 @@ impl Carrier<'_> {
                 Heard::Nothing
             }
             Ok(Some(Taken::End { sequence })) => {
-                last(reader, Close::new(CloseCode::NORMAL), sequence);
+                last(reader, self.orderly(), sequence);
                 Heard::End
             }
             Ok(Some(Taken::Bye(Farewell { text, .. }))) => {
                 let close = match text.is_empty() {
-                    true => Close::new(CloseCode::NORMAL),
+                    true => self.orderly(),
                     false => Close::because(CloseCode::INTERNAL, text),
                 };
                 let sequence = self.session.core().machine.last();
@@ -210,6 +215,14 @@ impl Carrier<'_> {
                 last(reader, close, sequence);
                 Heard::Over
             }
+        }
+    }
+
+    /// Why a session has ended well. It does not say that its server goes; but we know.
+    fn orderly(&self) -> Close {
+        match self.server.is_ready.load(Relaxed) {
+            true => Close::new(CloseCode::NORMAL),
+            false => going_away(),
         }
     }
 

@@ -99,11 +99,11 @@ async fn take(
     let sequence = match one(&parts.headers, SEQUENCE)? {
         None => None,
         Some(text) if !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit()) => {
-            let sequence: u64 = text.parse().unwrap_or_default();
-            if sequence == 0 {
-                return Err(no(StatusCode::BAD_REQUEST, "POSTs are counted from 1"));
+            match text.parse() {
+                Ok(0) => return Err(no(StatusCode::BAD_REQUEST, "POSTs are counted from 1")),
+                Ok(sequence) => Some(sequence),
+                Err(_) => return Err(no(StatusCode::BAD_REQUEST, "nobody counts so far")),
             }
-            Some(sequence)
         }
         Some(_) => return Err(no(StatusCode::BAD_REQUEST, "Tieline-Sequence is a number")),
     };
@@ -115,8 +115,7 @@ async fn take(
         },
     };
     let is_carrier = matches!(&stream.line, Line::Plain { is_carrier: true, .. });
-    let is_framed =
-        is_carrier || parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == FRAMES);
+    let is_framed = is_carrier || parts.headers.get(header::CONTENT_TYPE).is_some_and(is_frames);
     let largest = server.web_socket.channel.max_message;
     let largest = if is_carrier { carrier_limit(largest) } else { largest };
     // Several that are short may stand in front of one that is as long as any.
@@ -139,6 +138,12 @@ async fn take(
         Ok(taken) => taken,
         Err(_) => Err(Box::new(busy(server, "more comes than is taken; try again later"))),
     }
+}
+
+/// Whether a type is that of frames, whatever parameters it has.
+fn is_frames(kind: &HeaderValue) -> bool {
+    let kind = kind.to_str().unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(FRAMES))
 }
 
 /// Takes messages behind those that came before them. Cancel-safe: it takes all or none.

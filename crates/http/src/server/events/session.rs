@@ -91,11 +91,12 @@ impl Session {
         loop {
             {
                 let mut core = self.core();
-                if core.leaves {
+                if core.leaves || core.machine.has_ended() {
                     return Err(no(StatusCode::GONE, "it is over"));
                 }
                 if core.is_open && core.machine.has_room() {
                     for message in messages {
+                        // Its own direction is open as long as the client does not leave.
                         core.machine.send(message);
                     }
                     break;
@@ -256,13 +257,11 @@ async fn connect(
     let (channel, far) = pair(of);
     far.push(Incoming::Message(Frame::Hello(hello).to_bytes()));
     place.send(WebLine::Events(channel));
-    let answer = match timeout(HANDSHAKE, far.take()).await {
-        Ok(Outward::Message(answer)) => Frame::decode(answer),
-        _ => return Err(Unopened::Busy),
-    };
-    far.handed_on();
+    let answer = timeout(HANDSHAKE, far.take()).await;
     let mut core = session.mine(generation).ok_or(Unopened::Overtaken)?;
-    match answer {
+    let Ok(Outward::Message(answer)) = answer else { return Err(Unopened::Busy) };
+    far.handed_on();
+    match Frame::decode(answer) {
         Ok(Frame::Welcome(welcome)) => {
             core.machine.welcome(&welcome).map_err(Unopened::Refused)?;
             core.is_open = true;
