@@ -313,6 +313,9 @@ impl ErrorKind {
             Self::Denied { status: 404 } => {
                 "check the path; those of tieline's server are /ws for ws: and /sse for http:"
             }
+            Self::Denied { .. } => {
+                "check the path: at tieline's server /ws is for ws:, and /sse for http:"
+            }
             Self::InTheClear => {
                 "use wss:// or https://, or a tunnel to this machine; or send it all the same: --send-token-without-tls"
             }
