@@ -310,10 +310,7 @@ impl ErrorKind {
             Self::Denied { status: 403 } => {
                 "the server does not know the name that it was called by, or the origin: see its lists of allowed ones"
             }
-            Self::Denied { status: 404 } => {
-                "check the path; those of tieline's server are /ws for ws: and /sse for http:"
-            }
-            Self::Denied { .. } => {
+            Self::Denied { status: 200..500 } => {
                 "check the path: at tieline's server /ws is for ws:, and /sse for http:"
             }
             Self::InTheClear => {
