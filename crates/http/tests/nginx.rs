@@ -90,8 +90,9 @@ impl Nginx {
         self.directory.path().join("nginx.sock")
     }
 
-    fn url(&self, resume: &str) -> Endpoint {
-        format!("{resume}ws-unix:{}:/ws", self.socket().display()).parse().unwrap()
+    /// What leads to the server's `ws` or `sse`.
+    fn url(&self, scheme: &str, path: &str) -> Endpoint {
+        format!("{scheme}-unix:{}:/{path}", self.socket().display()).parse().unwrap()
     }
 }
 
@@ -140,8 +141,10 @@ async fn messages_of_all_sizes_go_through_at_once_with_and_without_a_session() {
             tokio::spawn(echo(session));
         }
     });
-    for resume in ["", "resume+"] {
-        let url = nginx.url(resume);
+    for (scheme, path) in
+        [("ws", "ws"), ("resume+ws", "ws"), ("http", "sse"), ("resume+http", "sse")]
+    {
+        let url = nginx.url(scheme, path);
         let connector =
             tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
         let (mut sender, mut receiver) = connector.connect().await.unwrap().split();
@@ -150,7 +153,7 @@ async fn messages_of_all_sizes_go_through_at_once_with_and_without_a_session() {
             let sent = Bytes::from(vec![b'x'; length]);
             let (sending, came) = tokio::join!(sender.send(sent.clone()), message(&mut receiver));
             sending.unwrap();
-            assert!(came == sent, "{resume} {length}");
+            assert!(came == sent, "{scheme} {length}");
         }
         sender.close().await.unwrap();
     }

@@ -3,63 +3,17 @@
 
 mod support;
 
-use support::{
-    BEARER, close_code, config, cutter, frame, message, registry, serve, status, upgrade,
-};
-use tieline_link::{LineOptions, Recovery, SessionOptions, Sessions};
-use tieline_proto::BackoffConfig;
+use support::{BEARER, close_code, config, frame, registry, serve, status, upgrade};
+use tieline_link::{LineOptions, SessionOptions, Sessions};
 use tieline_proto::session::LARGEST_GREETING;
-use tieline_transport::{Acceptor, Channel, DynAcceptor, Endpoint, ErrorKind, Options, SenderExt};
+use tieline_transport::{DynAcceptor, Endpoint, ErrorKind, Options};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
-async fn a_session_survives_its_web_sockets() {
-    const CUTS: usize = 30;
-    const EACH: usize = 50;
-    let hosts = vec!["127.0.0.1".into()];
-    let served = serve(tieline_http::ServerConfig { hosts, ..config() }).await;
-    let (port, cut) = cutter(served.port).await;
-    let options = SessionOptions {
-        recovery: Some(Recovery::Reconnect(BackoffConfig {
-            first: std::time::Duration::ZERO,
-            ..BackoffConfig::LOCAL
-        })),
-        ..SessionOptions::default()
-    };
-    let acceptor: Box<dyn DynAcceptor> = Box::new(served.resumable.unwrap());
-    let mut sessions = Sessions::new(acceptor, options, LineOptions::default());
-    let url: Endpoint = format!("resume+ws://127.0.0.1:{port}/ws").parse().unwrap();
-    let connector =
-        tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
-    let (client, server) = tokio::join!(connector.connect(), Acceptor::accept(&mut sessions));
-    let (mut client, mut from_server) = client.unwrap().split();
-    let (mut server, mut from_client) = server.unwrap().split();
-    let up = async {
-        for number in 0..CUTS * EACH {
-            client.send(format!("up {number}")).await.unwrap();
-            if number % EACH == EACH / 2 {
-                cut.notify_waiters();
-            }
-        }
-    };
-    let down = async {
-        for number in 0..CUTS * EACH {
-            server.send(format!("down {number}")).await.unwrap();
-        }
-    };
-    let at_server = async {
-        for number in 0..CUTS * EACH {
-            assert_eq!(message(&mut from_client).await, format!("up {number}"));
-        }
-    };
-    let at_client = async {
-        for number in 0..CUTS * EACH {
-            assert_eq!(message(&mut from_server).await, format!("down {number}"));
-        }
-    };
-    tokio::join!(up, down, at_server, at_client);
-    assert!(served.web.counts().web_sockets > 2, "{:?}", served.web.counts());
+async fn a_session_survives_a_thousand_web_sockets_that_are_cut_in_mid_frame() {
+    let url = |port| format!("resume+ws://127.0.0.1:{port}/ws");
+    support::cuts::a_thousand(url, |counts| counts.web_sockets).await;
 }
 
 /// Whoever was let in is a stranger to the sessions until he has greeted: what is longer than any greeting
