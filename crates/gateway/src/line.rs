@@ -10,6 +10,7 @@ use std::time::Duration;
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
     BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, ReceiverExt, Sender, SenderExt,
+    from_now,
 };
 use tokio::task::coop;
 use tokio::time::{Instant, timeout_at};
@@ -82,7 +83,7 @@ impl<'a> Line<'a> {
                             drop(awaited.answers(&reset.cause));
                         }
                         // At once: what is asked from here on is asked of the new one.
-                        let deadline = Instant::now() + self.options.grace;
+                        let deadline = from_now(self.options.grace);
                         if !self.answer(&reset.cause, near_sender, deadline).await {
                             break PumpEnd::Sink(CloseReason::Stalled);
                         }
@@ -126,7 +127,7 @@ impl<'a> Line<'a> {
         };
         let grace = self.options.grace;
         // One for all that a stop has to wait for, or slow readers would hold it up again and again.
-        let stopped_by = Instant::now() + grace;
+        let stopped_by = from_now(grace);
         let (mut out_of_grace, mut was_stopped) = (false, false);
         let end = match outcome {
             Outcome::Far(reason) => {
@@ -170,7 +171,7 @@ impl<'a> Line<'a> {
                 BridgeEnd::Stopped(far)
             }
         };
-        let deadline = if was_stopped { stopped_by } else { Instant::now() + grace };
+        let deadline = if was_stopped { stopped_by } else { from_now(grace) };
         Joined { end, out_of_grace, deadline }
     }
 

@@ -14,11 +14,11 @@ use tieline_proto::json::{self, Limits};
 use tieline_proto::{ByteSize, RestartPolicy};
 use tieline_transport::{
     BoxChannel, Channel, CloseReason, DynAcceptor, DynConnector, ErrorKind, Incoming,
-    ProcessAccount, ProcessCounts, Receiver, ReceiverExt, TransportError,
+    ProcessAccount, ProcessCounts, Receiver, ReceiverExt, TransportError, from_now,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tracing::{Instrument, info_span};
 
 use crate::watch::Counting;
@@ -123,7 +123,7 @@ impl Server {
         drop(arrivals);
         entrances.shutdown().await;
         stopping.send_replace(true);
-        let hard_stop = Instant::now() + grace + HARD_STOP;
+        let hard_stop = from_now(grace.saturating_add(HARD_STOP));
         while let Ok(Some(ended)) = timeout_at(hard_stop, lines.tasks.join_next_with_id()).await {
             lines.ended(ended);
         }
@@ -270,9 +270,15 @@ async fn run(
         // The server that holds the other end outlives this task.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     });
+    // Until it has a far end nobody else says to it that the server goes.
+    let control = arrival.client.control().clone();
+    let gone = || {
+        control.say_at_close(CloseReason::ByUs);
+        None
+    };
     let client = tokio::select! {
         client = admit(arrival.client) => client?,
-        () = &mut stop => return None,
+        () = &mut stop => return gone(),
     };
     let permit = match breaker.acquire() {
         Ok(permit) => permit,
@@ -287,7 +293,7 @@ async fn run(
     let recovery = LinkOptions::recovering(Recovery::Restart(restart));
     let connected = tokio::select! {
         connected = Link::connect(target, recovery) => connected,
-        () = &mut stop => return None,
+        () = &mut stop => return gone(),
     };
     match connected {
         Ok(far) => {

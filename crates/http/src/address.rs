@@ -83,6 +83,18 @@ impl WebAddress {
         Ok(Self { place: Place::Tcp { host, port }, is_secure, target })
     }
 
+    /// Whether nobody on another machine is at either end: a Unix socket, an address of loopback, or
+    /// `localhost`. Of names only that one: whom another leads to is for others to say.
+    pub fn is_on_this_machine(&self) -> bool {
+        match &self.place {
+            Place::Unix(_) => true,
+            Place::Tcp { host, .. } => {
+                let ip = host.parse::<std::net::IpAddr>();
+                host == "localhost" || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
+            }
+        }
+    }
+
     /// What the server is called in `Host`.
     pub(crate) fn host_header(&self) -> String {
         let usual_port = if self.is_secure { 443 } else { 80 };

@@ -185,10 +185,7 @@ impl Connector for WebConnector {
     type Channel = WebChannel;
 
     async fn connect(&self) -> Result<WebChannel, TransportError> {
-        let limit = self.dialer.connect_timeout;
-        let made = timeout(limit, self.dial()).await;
-        made.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut(limit))))
-            .map_err(|error| error.at(&self.endpoint))
+        self.dialer.in_time(&self.endpoint, self.dial()).await
     }
 }
 
@@ -227,6 +224,18 @@ impl Dialer {
                 Err(failed(ErrorKind::UnsupportedPlatform))
             }
         }
+    }
+
+    /// What `dialing` makes, if it does not take longer than it may.
+    pub(crate) async fn in_time<T>(
+        &self,
+        endpoint: &Endpoint,
+        dialing: impl Future<Output = Result<T, TransportError>>,
+    ) -> Result<T, TransportError> {
+        let limit = self.connect_timeout;
+        let made = timeout(limit, dialing).await;
+        made.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut(limit))))
+            .map_err(|error| error.at(endpoint))
     }
 
     /// What every request says: whom it is for, and who makes it.

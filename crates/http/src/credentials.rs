@@ -4,7 +4,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::http::request::Builder;
 use tieline_transport::{ErrorKind, Operation, TransportError};
 
-use crate::address::{Place, WebAddress};
+use crate::address::WebAddress;
 use crate::client::ClientConfig;
 
 impl ClientConfig {
@@ -13,7 +13,9 @@ impl ClientConfig {
     /// # Errors
     /// [`InTheClear`](ErrorKind::InTheClear): others could read the token on its way.
     pub(crate) fn may_go_to(&self, address: &WebAddress) -> Result<(), TransportError> {
-        match self.token.is_none() || self.send_token_without_tls || is_private(address) {
+        // Nobody but the two ends sees what goes there.
+        let is_private = address.is_secure || address.is_on_this_machine();
+        match self.token.is_none() || self.send_token_without_tls || is_private {
             true => Ok(()),
             false => Err(TransportError::new(ErrorKind::InTheClear, Operation::Connect)),
         }
@@ -41,19 +43,6 @@ impl ClientConfig {
             request = request.header(header::ORIGIN, value);
         }
         Ok(request)
-    }
-}
-
-/// Whether nobody but the two ends sees what goes there: by TLS, or because it does not leave the machine.
-/// Of names only `localhost` is taken for this machine: whom another one leads to is for others to say.
-fn is_private(address: &WebAddress) -> bool {
-    match &address.place {
-        _ if address.is_secure => true,
-        Place::Unix(_) => true,
-        Place::Tcp { host, .. } => {
-            let ip = host.parse::<std::net::IpAddr>();
-            host == "localhost" || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
-        }
     }
 }
 

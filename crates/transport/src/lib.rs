@@ -52,6 +52,7 @@ mod channel;
 mod close;
 mod connection;
 mod control;
+mod deadline;
 mod endpoint;
 mod environment;
 mod error;
@@ -89,6 +90,7 @@ pub use connection::{
     BoxConnection, Connection, ConnectionExt, IoConnection, ReadHalf, WriteEnd, WriteHalf,
 };
 pub use control::{Backing, BoxFuture, Control, ControlBuilder};
+pub use deadline::from_now;
 pub use endpoint::{Address, Endpoint};
 pub use environment::Environment;
 pub use error::{ConfigError, ErrorKind, Operation, TransportError};
@@ -99,7 +101,7 @@ pub use memory::{
 };
 pub use options::{ChannelConfig, Options, StopTimeouts};
 pub use pipe::{Pipe, PipeConfig, PipeConnection, PipeListener};
-pub use principal::Principal;
+pub use principal::{Owner, Principal};
 pub use profile::PerformanceProfile;
 pub use registry::{Registry, Scheme};
 pub use sparing::Sparing;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::{Control, PeerIdentity};
+
 /// Who was authenticated, by a name of thirty-two bytes: the same for the same one, another for each other,
 /// as the hash of a token or of a certificate is. Whoever lets clients in gives it, and it is only
 /// compared: it shows itself to nobody, because what it was made of may be a secret.
@@ -18,6 +20,34 @@ impl Principal {
 impl fmt::Debug for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Principal(…)")
+    }
+}
+
+/// Whose something is: the user that the operating system vouches for, and who was authenticated on the way
+/// in, where there are such. Two are one only if both are.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// The user.
+    pub user: Option<PeerIdentity>,
+    /// Who was authenticated.
+    pub principal: Option<Principal>,
+}
+
+impl Owner {
+    /// Who is behind a connection.
+    pub fn of(connection: &Control) -> Self {
+        Self { user: connection.peer(), principal: connection.principal() }
+    }
+}
+
+impl PartialEq for Owner {
+    fn eq(&self, other: &Self) -> bool {
+        let is_same_user = match (&self.user, &other.user) {
+            (Some(one), Some(other)) => one.is_same_user(other),
+            (None, None) => true,
+            _ => false,
+        };
+        is_same_user && self.principal == other.principal
     }
 }
 

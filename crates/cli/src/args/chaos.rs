@@ -1,6 +1,5 @@
 //! `tieline chaos`.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args as Group;
@@ -81,14 +80,7 @@ impl Bytes {
 
     /// Whether that is where nobody comes from another machine.
     pub(crate) fn is_web_of_this_machine(&self) -> bool {
-        match WebAddress::of(&self.endpoint).map(|web| web.place) {
-            Ok(Place::Tcp { host, .. }) => {
-                let address = host.parse::<IpAddr>();
-                host == "localhost" || address.is_ok_and(|it| it.to_canonical().is_loopback())
-            }
-            Ok(Place::Unix(_)) => true,
-            Err(_) => false,
-        }
+        WebAddress::of(&self.endpoint).is_ok_and(|web| web.is_on_this_machine())
     }
 }
 

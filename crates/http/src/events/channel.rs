@@ -262,6 +262,24 @@ pub struct EventSender {
     _lifeline: Arc<Lifeline>,
 }
 
+impl EventSender {
+    /// Ready when the far end has handed on all that was sent.
+    fn poll_handed_on(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), SendError>> {
+        if state.is_handed_on() {
+            return Poll::Ready(Ok(()));
+        }
+        if state.is_cut {
+            return Poll::Ready(Err(self.pair.closed()));
+        }
+        register(&mut state.flushing, cx);
+        Poll::Pending
+    }
+}
+
 impl Sender for EventSender {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         let mut state = self.pair.state();
@@ -297,15 +315,7 @@ impl Sender for EventSender {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        let mut state = self.pair.state();
-        if state.is_handed_on() {
-            return Poll::Ready(Ok(()));
-        }
-        if state.is_cut {
-            return Poll::Ready(Err(self.pair.closed()));
-        }
-        register(&mut state.flushing, cx);
-        Poll::Pending
+        self.poll_handed_on(self.pair.state(), cx)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
@@ -315,14 +325,7 @@ impl Sender for EventSender {
             state.outward_end = Some(close);
             wake(&mut state.outward.reader);
         }
-        if state.is_handed_on() {
-            return Poll::Ready(Ok(()));
-        }
-        if state.is_cut {
-            return Poll::Ready(Err(self.pair.closed()));
-        }
-        register(&mut state.flushing, cx);
-        Poll::Pending
+        self.poll_handed_on(state, cx)
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {

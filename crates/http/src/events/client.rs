@@ -97,10 +97,7 @@ impl Connector for EventConnector {
     type Channel = EventChannel;
 
     async fn connect(&self) -> Result<EventChannel, TransportError> {
-        let limit = self.dialer.connect_timeout;
-        let made = timeout(limit, self.dial()).await;
-        made.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut(limit))))
-            .map_err(|error| error.at(&self.endpoint))
+        self.dialer.in_time(&self.endpoint, self.dial()).await
     }
 }
 

@@ -8,13 +8,13 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
-use tieline_transport::{PeerIdentity, Principal};
+use tieline_transport::{Owner, PeerIdentity, Principal};
 
 use super::Server;
 use super::body::{Body, line};
 use super::count::{Cause, count};
 use super::door::Visit;
-use super::events::{self, Owner};
+use super::events;
 use super::gate::{Refused, is_preflight};
 use super::rpc::{self, RPC_PATH};
 use super::{page, upgrade};
@@ -44,6 +44,13 @@ pub(super) struct Guest {
     pub(super) progress: Arc<Progress>,
 }
 
+impl Guest {
+    /// Whose what is begun here is: by the certificate, or else by the token or the cookie.
+    fn owner(&self, principal: Option<Principal>) -> Owner {
+        Owner { user: self.identity, principal: self.certificate.or(principal) }
+    }
+}
+
 /// Judges a request, and answers it.
 pub(super) async fn respond(
     server: &Arc<Server>,
@@ -70,7 +77,7 @@ pub(super) async fn respond(
             Ok(principal) => {
                 guest.visit.passed();
                 count(&server.counters.admitted);
-                let owner = Owner::of(guest, principal);
+                let owner = guest.owner(principal);
                 serve(server, guest, owner, Request::from_parts(parts, body)).await
             }
         },

@@ -9,13 +9,12 @@ use tieline_proto::json::{Limits, unescape};
 use tieline_proto::jsonrpc::{
     Dialect, Message, classify, write_error, write_notification, write_request,
 };
-use tieline_transport::{CloseReason, Incoming};
+use tieline_transport::{CloseReason, Incoming, Owner};
 use tokio::time::timeout;
 
 use super::Server;
 use super::body::{Body, answer, line, read};
 use super::count::count;
-use super::events::Owner;
 use super::events::{BODY, called};
 use super::route::busy;
 use crate::events::{Far, Outward};

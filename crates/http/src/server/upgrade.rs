@@ -10,12 +10,11 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tieline_proto::ByteSize;
 use tieline_proto::session::OVERHEAD;
 use tieline_proto::websocket::Role;
-use tieline_transport::TransportKind;
+use tieline_transport::{Owner, TransportKind};
 use tokio::time::timeout;
 
 use super::body::{Body, line};
 use super::count::count;
-use super::events::Owner;
 use super::gate::protocols;
 use super::route::{Guest, busy};
 use super::{Server, WebLine};

@@ -10,7 +10,7 @@ use tieline_proto::session::{
 };
 use tieline_transport::{
     Acceptor, BoxChannel, BoxFuture, Channel, CloseReason, Control, DynAcceptor, Endpoint,
-    ErrorKind, Incoming, Operation, Receiver, ReceiverExt, SenderExt, TransportError,
+    ErrorKind, Incoming, Operation, Owner, Receiver, ReceiverExt, SenderExt, TransportError,
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::core::{Offer, Role};
 use super::halves::assemble;
-use super::server::{Handed, Owner, Server, Table, random};
+use super::server::{Handed, Server, Table, random};
 use super::shared::Shared;
 use super::{LineOptions, Session, SessionOptions};
 use crate::shared::lock;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tieline_proto::session::{Frame, Hello, Lease, Position, Refusal, Secret, SessionId, Welcome};
 use tieline_transport::{
-    BoxChannel, BoxFuture, Channel, CloseReason, Control, DynConnector, ErrorKind, LostBy,
-    Operation, PeerIdentity, Principal, Receiver, SenderExt, TransportError,
+    BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, ErrorKind, LostBy, Operation, Owner,
+    Receiver, SenderExt, TransportError, from_now,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -61,32 +61,6 @@ impl Table {
     }
 }
 
-/// Whose a session is, beside who knows its secret: the user that the operating system vouches for, and
-/// who was authenticated on the way in, where there are such.
-#[derive(Clone, Copy)]
-pub(super) struct Owner {
-    user: Option<PeerIdentity>,
-    principal: Option<Principal>,
-}
-
-impl Owner {
-    /// Who is behind a connection.
-    pub(super) fn of(connection: &Control) -> Self {
-        Self { user: connection.peer(), principal: connection.principal() }
-    }
-}
-
-impl PartialEq for Owner {
-    fn eq(&self, other: &Self) -> bool {
-        let is_same_user = match (&self.user, &other.user) {
-            (Some(one), Some(other)) => one.is_same_user(other),
-            (None, None) => true,
-            _ => false,
-        };
-        is_same_user && self.principal == other.principal
-    }
-}
-
 /// What the server's end of a session knows besides its messages.
 pub(super) struct Server {
     pub(super) lease: Lease<Owner>,
@@ -112,7 +86,7 @@ impl Server {
     pub(super) fn over(&self, position: Option<Position>) {
         let Some(table) = self.table.upgrade() else { return };
         if let Some(position) = position {
-            let until = Instant::now() + self.grace;
+            let until = from_now(self.grace);
             table.bury(Epitaph { lease: self.lease.clone(), position, until });
         }
         lock(&table.live).remove(&self.lease.session());
@@ -130,7 +104,7 @@ impl Handed {
             || TransportError::new(ErrorKind::Closed(CloseReason::ByPeer), Operation::Accept);
         let shared = self.shared.upgrade().ok_or_else(gone)?;
         let (grace, limit) = (shared.options.grace, shared.options.handshake_timeout);
-        let deadline = Instant::now() + grace;
+        let deadline = from_now(grace);
         loop {
             let (granted, usual, offered, is_first) = {
                 let mut core = shared.core();

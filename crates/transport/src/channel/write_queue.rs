@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tieline_proto::WriteBuf;
 use tokio::time::Sleep;
 
-use crate::{CloseReason, WriteEnd};
+use crate::{CloseReason, WriteEnd, from_now};
 
 /// How many pieces one write takes at most.
 const MAX_SLICES: usize = 64;
@@ -147,7 +147,7 @@ impl<W: WriteEnd> WriteQueue<W> {
         let blocked = self.blocked.get_or_insert_with(|| Blocked::new(waiting, left, limit));
         if left > blocked.left {
             blocked.left = left;
-            blocked.deadline.as_mut().reset(tokio::time::Instant::now() + limit);
+            blocked.deadline.as_mut().reset(from_now(limit));
         }
         ready!(blocked.deadline.as_mut().poll(cx));
         Poll::Ready(CloseReason::Stalled)

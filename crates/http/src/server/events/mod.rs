@@ -22,10 +22,10 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
 use tieline_proto::session::OVERHEAD;
 use tieline_proto::{ByteSize, Fault};
-use tieline_transport::{CloseReason, Incoming, TransportKind};
+use tieline_transport::{CloseReason, Incoming, Owner, TransportKind};
 use tokio::time::timeout;
 
-pub(super) use table::{Owner, Table};
+pub(super) use table::Table;
 
 use self::table::{Found, Line, Stream, read_id};
 use super::body::{Body, answer, line, read};

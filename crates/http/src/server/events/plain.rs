@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::Response;
 use tieline_proto::sse;
-use tieline_transport::CloseReason;
+use tieline_transport::{CloseReason, Owner};
 use tokio::time::{Instant, sleep_until};
 
-use super::table::{Line, Owner, Stream};
+use super::table::{Line, Stream};
 use super::{GOODBYE, QUIET, TOO_MANY, begin, channel_of, torn, welcome};
 use crate::channel::going_away;
 use crate::events::message::{carried, event, last};

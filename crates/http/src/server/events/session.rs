@@ -16,13 +16,13 @@ use bytes::Bytes;
 use hyper::{Response, StatusCode};
 use tieline_proto::session::{Frame, Refusal as Refused, Sequence, SessionConfig};
 use tieline_proto::sse::{EventSession, Stale};
-use tieline_transport::Incoming;
+use tieline_transport::{Incoming, Owner, from_now};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::carrier::{Carrier, Ended, bye};
-use super::table::{Found, Line, Owner, Stream, read_id};
+use super::table::{Found, Line, Stream, read_id};
 use super::{Refusal, TOO_MANY, begin, channel_of, no, welcome};
 use crate::channel::lock;
 use crate::events::stream::Pen;
@@ -300,7 +300,7 @@ async fn run(
 /// that it is done.
 async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u64) -> bool {
     let mut changed = session.changed.subscribe();
-    let expires = Instant::now() + server.limits.event_grace;
+    let expires = from_now(server.limits.event_grace);
     let mut closing = server.closing.subscribe();
     let leaves = loop {
         {

@@ -5,14 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tieline_proto::session::Sequence;
-use tieline_transport::{PeerIdentity, Principal};
+use tieline_transport::Owner;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::Instant;
 
 use super::session::Session;
 use crate::channel::lock;
 use crate::events::Far;
-use crate::server::route::Guest;
 use crate::token::{URL_SAFE, base64, random_bits};
 
 /// So many streams that are over are remembered.
@@ -53,31 +52,6 @@ struct Epitaph {
     owner: Owner,
     last: Option<Sequence>,
     until: Instant,
-}
-
-/// Whose a stream is.
-#[derive(Clone, Copy)]
-pub(in crate::server) struct Owner {
-    /// Of the certificate, or else the token or the cookie.
-    pub(in crate::server) principal: Option<Principal>,
-    pub(in crate::server) user: Option<PeerIdentity>,
-}
-
-impl Owner {
-    pub(in crate::server) fn of(guest: &Guest, principal: Option<Principal>) -> Self {
-        Self { principal: guest.certificate.or(principal), user: guest.identity }
-    }
-}
-
-impl PartialEq for Owner {
-    fn eq(&self, other: &Self) -> bool {
-        let is_same_user = match (&self.user, &other.user) {
-            (Some(one), Some(other)) => one.is_same_user(other),
-            (None, None) => true,
-            _ => false,
-        };
-        is_same_user && self.principal == other.principal
-    }
 }
 
 /// What is known under a name.
