@@ -28,7 +28,8 @@ const ENDING: &str = "trap '' INT TERM HUP; read line; wineserver --kill; winese
 pub(super) struct Said {
     pub(super) stdout: String,
     pub(super) stderr: String,
-    pub(super) success: bool,
+    /// What it ended with; `None` where that is no number, or it was ended for taking too long.
+    pub(super) code: Option<i32>,
     pub(super) took: Duration,
 }
 
@@ -78,14 +79,14 @@ impl Wine {
         command.stdout(fs::File::create(&stdout).map_err(io)?);
         command.stderr(fs::File::create(&stderr).map_err(io)?);
         let mut child = self.environment(&mut command).spawn().map_err(io)?;
-        let success = loop {
+        let code = loop {
             match child.try_wait().map_err(io)? {
-                Some(status) => break status.success(),
+                Some(status) => break status.code(),
                 None if begun.elapsed() > LONGEST => {
                     child.kill().map_err(io)?;
                     child.wait().map_err(io)?;
                     self.end();
-                    break false;
+                    break None;
                 }
                 None => std::thread::sleep(Duration::from_millis(20)),
             }
@@ -93,7 +94,7 @@ impl Wine {
         let [stdout, stderr] = [stdout, stderr].map(fs::read).map(|read| {
             read.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
         });
-        Ok(Said { stdout, stderr, success, took: begun.elapsed() })
+        Ok(Said { stdout, stderr, code, took: begun.elapsed() })
     }
 
     fn environment<'a>(&self, command: &'a mut Command) -> &'a mut Command {
