@@ -9,6 +9,7 @@ use tieline_agents::claude::{Error, Message, Options, query};
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE};
 use tieline_transport::{ChannelConfig, CloseReason, Guardian};
 
+use crate::args::message_size;
 use crate::call::{Printer, read_stdin};
 use crate::report::Failure;
 use crate::signals::Signals;
@@ -52,7 +53,7 @@ pub(crate) struct Claude {
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
     /// The largest message, like 512KiB or 64MiB
-    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE)]
+    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE, value_parser = message_size)]
     max_message: ByteSize,
     /// More options for the program, as they are
     #[arg(last = true, value_name = "OPTION")]

@@ -85,15 +85,24 @@ async fn offer(registry: &Registry) -> Option<Offer> {
 /// What became of every program, and whether anything is left of one: as far as their guardians, or
 /// their jobs, have said so.
 fn log_programs(programs: ProcessCounts) {
-    let ProcessCounts { started, by_itself, asked, terminated, killed, left, .. } = programs;
+    let ProcessCounts { started, by_itself, asked, terminated, killed, others_killed, .. } =
+        programs;
     let (under_way, unchecked) = (programs.under_way(), programs.unchecked);
     if programs.none_left() {
         let words = "programs; nothing is left of them";
-        tracing::info!(started, by_itself, asked, terminated, killed, left, "{words}");
+        tracing::info!(started, by_itself, asked, terminated, killed, others_killed, "{words}");
     } else {
         let words = "programs; of some it is not known that nothing is left";
         tracing::warn!(
-            started, by_itself, asked, terminated, killed, left, under_way, unchecked, "{words}"
+            started,
+            by_itself,
+            asked,
+            terminated,
+            killed,
+            others_killed,
+            under_way,
+            unchecked,
+            "{words}"
         );
     }
 }

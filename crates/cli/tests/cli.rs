@@ -34,12 +34,18 @@ fn a_command_line_that_is_wrong_ends_with_status_2_and_says_what_is_wrong() {
         (&["bridge", "stdio:"], "<ENDPOINT>"),
         (&["serve", "--max-message", "12XB"], "not a size in bytes; write"),
         (&["serve", "--max-message", "-1"], "'-1'"),
-        (&["connect", "exec:cat", "--max-message", "0"], "max_message must be between 1 B and"),
-        (&["connect", "exec:cat", "--max-message", "5GiB"], "max_message must be between 1 B and"),
+        (
+            &["connect", "exec:cat", "--max-message", "0"],
+            "'--max-message <SIZE>': it must be between 1 B and",
+        ),
+        (
+            &["claude", "-p", "a", "--max-message", "5GiB"],
+            "'--max-message <SIZE>': it must be between 1 B and",
+        ),
         (&["serve", "--stall-timeout", "5"], "time unit needed"),
         (
             &["connect", "exec:cat", "--stall-timeout", "0s"],
-            "stall_timeout must be longer than zero",
+            "'--stall-timeout <TIME>': it must be longer than zero",
         ),
         (&["serve", "--max-connections", "0"], "not a whole number above 0"),
         (&["serve", "--env", "=a"], "not of the form NAME=VALUE"),

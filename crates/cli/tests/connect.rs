@@ -208,3 +208,40 @@ fn is_waiting_to_write(pid: u32) -> bool {
 fn demo_agent() -> String {
     format!("exec:{}", json!([env!("CARGO_BIN_EXE_tieline"), "demo-agent"]))
 }
+
+/// A port that nobody listens on, and a path where nothing is.
+#[test]
+fn an_endpoint_is_named_as_it_was_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let nothing = directory.path().join("nothing.sock");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for endpoint in [
+        format!("unix:{}", nothing.display()),
+        format!("tcp:127.0.0.1:{port}"),
+        format!("ws://127.0.0.1:{port}/ws"),
+        format!("http://127.0.0.1:{port}/sse"),
+        format!("ws-unix:{}", nothing.display()),
+    ] {
+        for front in ["", "resume+", "content-length+"] {
+            let is_web = !endpoint.starts_with("unix:") && !endpoint.starts_with("tcp:");
+            if is_web && front == "content-length+" {
+                continue;
+            }
+            let written = format!("{front}{endpoint}");
+            let finished = Program::run(&mut tieline(["connect", &written]), "");
+            assert_eq!(finished.code, Some(1), "{written}: {finished:?}");
+            let said = format!(" {written}:");
+            assert!(finished.stderr.contains(&said), "{written}: {}", finished.stderr);
+            assert!(!finished.stderr.contains("length-prefix"), "{written}: {}", finished.stderr);
+        }
+    }
+    let nowhere = format!("unix:{}/none/agent.sock", directory.path().display());
+    for front in ["", "resume+", "content-length+"] {
+        let written = format!("{front}{nowhere}");
+        let serve = ["serve", "--listen", &written, "--", "cat"];
+        let finished = Program::run(&mut tieline(serve), "");
+        assert_eq!(finished.code, Some(1), "{written}: {finished:?}");
+        let said = format!(" {written}:");
+        assert!(finished.stderr.contains(&said), "{written}: {}", finished.stderr);
+    }
+}

@@ -107,7 +107,7 @@ fn however_it_is_held_nothing_is_left_of_a_program_and_the_account_says_so() {
         let Finished { stderr, .. } = serve.stop();
         assert_eq!(survivors(&mark), [0; 0]);
         let account = "programs; nothing is left of them started=2 by_itself=0 asked=0 terminated=0 \
-                       killed=2 left=6";
+                       killed=2 others_killed=6";
         assert!(stderr.contains(account), "{hold:?}: {stderr}");
 
         let mut serve = Serve::start(&args);
@@ -140,8 +140,8 @@ fn of_programs_that_end_in_every_way_each_is_counted() {
     clients[1].end_input();
     assert_eq!(clients[1].rest(), b"");
     let Finished { stderr, .. } = serve.stop();
-    let account =
-        "nothing is left of them started=3 by_itself=1 asked=2 terminated=0 killed=0 left=0";
+    let account = "nothing is left of them started=3 by_itself=1 asked=2 terminated=0 killed=0 \
+                   others_killed=0";
     assert!(stderr.contains(account), "{stderr}");
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 
-use tieline_transport::{Address, Endpoint, ErrorKind, Operation, TransportError};
+use tieline_transport::{Address, Endpoint, ErrorKind, Operation, TransportError, is_loopback};
 
 use crate::events::SSE_PATH;
 
@@ -83,15 +83,12 @@ impl WebAddress {
         Ok(Self { place: Place::Tcp { host, port }, is_secure, target })
     }
 
-    /// Whether nobody on another machine is at either end: a Unix socket, an address of loopback, or
-    /// `localhost`. Of names only that one: whom another leads to is for others to say.
+    /// Whether nobody on another machine is at either end: a Unix socket, or a host that
+    /// [is this machine](is_loopback).
     pub fn is_on_this_machine(&self) -> bool {
         match &self.place {
             Place::Unix(_) => true,
-            Place::Tcp { host, .. } => {
-                let ip = host.parse::<std::net::IpAddr>();
-                host == "localhost" || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
-            }
+            Place::Tcp { host, .. } => is_loopback(host),
         }
     }
 

@@ -83,7 +83,7 @@
 //! | [`Recovery`] | after | wait | until |
 //! |---|---|---|---|
 //! | `Restart(policy)`; a child process, on failure | the ends that the policy names | none, 50 ms, 80 ms, … 5 s | five times within 10 s, then [`GivenUp`](tieline_transport::CloseReason::GivenUp) with the last exit status and stderr |
-//! | `Reconnect(LOCAL)`; `unix:`, `mem:` | every end | the same | it is ended |
+//! | `Reconnect(LOCAL)`; `unix:`, `mem:`, and an address of loopback or `localhost` | every end | the same | it is ended |
 //! | `Reconnect(REMOTE)`; all else | every end | up to 5 s, 1 s, 1.6 s, … 120 s | it is ended |
 //!
 //! The waits after the first are a fifth longer or shorter. They begin from the start once a connection

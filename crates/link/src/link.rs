@@ -18,7 +18,7 @@ use crate::{Recovery, State, States};
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct LinkOptions {
-    /// How it comes back; by default as [suits the transport](Recovery::of).
+    /// How it comes back; by default as [suits it](Recovery::suiting).
     pub recovery: Option<Recovery>,
     /// It carries a session: what broke the framing would be sent again, and break it again.
     pub(crate) is_carrier: bool,
@@ -64,14 +64,14 @@ impl Link {
         let line = connector.connect().await?;
         let of_line = line.control().clone();
         let (sender, receiver) = line.split();
-        let kind = of_line.info().kind;
-        let recovery = options.recovery.unwrap_or_else(|| Recovery::of(kind));
+        let info = of_line.info();
+        let recovery = options.recovery.unwrap_or_else(|| Recovery::suiting(&info));
         let receiving = Receiving::new(receiver, of_line.clone(), Decider::new(recovery))
             .carrying(options.is_carrier);
         let shared = Shared::new(connector, told, sender, receiving, of_line.clone());
         let shared = Arc::new(shared);
         let control = ControlBuilder {
-            kind,
+            kind: info.kind,
             endpoint: of_line.endpoint().clone(),
             peer: None,
             capabilities: of_line.capabilities(),

@@ -56,7 +56,56 @@ pub(crate) enum Gathered {
     Other(Incoming),
 }
 
+/// What [`LinkReceiver::poll_live`] has come to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Live {
+    /// As many as were wanted. There may be more.
+    Many,
+    /// One that came alone. There may be more since.
+    One,
+    /// Nothing more is there.
+    All,
+    /// There is something else to be done than to take messages.
+    Else,
+}
+
 impl LinkReceiver {
+    /// Takes messages that have come over the line there is, at most so many, for as long as `take` wants
+    /// another. It does nothing else of what [`poll_many`](Self::poll_many) does, which is to be asked when
+    /// the answer is `Else`.
+    pub(crate) fn poll_live(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        mut take: impl FnMut(Bytes) -> bool,
+    ) -> Live {
+        let mut receiving = lock(&self.0.receiving);
+        if self.0.is_broken.load(Ordering::Acquire) || self.0.is_hung_up.load(Ordering::Acquire) {
+            return Live::Else;
+        }
+        let Stage::Live(line) = &mut receiving.stage else { return Live::Else };
+        for number in 0..most {
+            match line.receiver.poll_recv(cx) {
+                Poll::Ready(Incoming::Message(message)) => {
+                    line.carried = true;
+                    // Mostly one comes alone. Whether there is more is then to be asked only by whoever has
+                    // done with it.
+                    let is_alone = number == 0 && !line.receiver.holds_part();
+                    match take(message) {
+                        false => return Live::Many,
+                        true if is_alone => return Live::One,
+                        true => {}
+                    }
+                }
+                // An end is said again.
+                Poll::Ready(_) => return Live::Else,
+                Poll::Pending if self.0.register_receiver(cx.waker()) => return Live::All,
+                Poll::Pending => return Live::Else,
+            }
+        }
+        Live::Many
+    }
+
     /// Takes messages that are there, at most so many, for as long as `take` wants another.
     pub(crate) fn poll_many(
         &mut self,
@@ -98,12 +147,12 @@ pub(crate) struct Receiving {
 }
 
 enum Stage {
-    Live(Live),
+    Live(Line),
     Away(Away),
     Ended,
 }
 
-struct Live {
+struct Line {
     receiver: Box<dyn Receiver>,
     control: Control,
     since: Instant,
@@ -128,7 +177,7 @@ struct Away {
 
 impl Receiving {
     pub(crate) fn new(receiver: Box<dyn Receiver>, control: Control, decider: Decider) -> Self {
-        let stage = Stage::Live(Live::new(receiver, control));
+        let stage = Stage::Live(Line::new(receiver, control));
         Self { stage, epoch: 1, decider, is_carrier: false }
     }
 
@@ -208,7 +257,10 @@ impl Receiving {
                 let what = if is_child { "starting it again" } else { "connecting again" };
                 match self.is_carrier {
                     // Nothing is lost by it.
-                    true => tracing::info!(%endpoint, "a session has lost its connection: {cause}"),
+                    true => {
+                        let endpoint = endpoint.clone().resumable();
+                        tracing::info!(%endpoint, "a session has lost its connection: {cause}");
+                    }
                     false => {
                         tracing::warn!(%endpoint, "{what} in {} ms: {cause}", after.as_millis());
                     }
@@ -259,13 +311,13 @@ impl Receiving {
             return None;
         };
         self.epoch += 1;
-        self.stage = Stage::Live(Live::new(receiver, control));
+        self.stage = Stage::Live(Line::new(receiver, control));
         shared.publish(State::Connected { epoch: self.epoch });
         Some(Reset { epoch: self.epoch, lost, cause: away.cause })
     }
 }
 
-impl Live {
+impl Line {
     fn new(receiver: Box<dyn Receiver>, control: Control) -> Self {
         Self {
             receiver,

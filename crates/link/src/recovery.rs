@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_proto::{Backoff, BackoffConfig, RestartPolicy, Restarts, Verdict};
-use tieline_transport::{CloseReason, ErrorKind, GivenUp, TransportError, TransportKind};
+use tieline_transport::{
+    CloseReason, ConnectionInfo, ErrorKind, GivenUp, TransportError, TransportKind,
+};
 use tokio::time::Instant;
 
 /// How a line comes back.
@@ -21,8 +23,19 @@ pub enum Recovery {
 }
 
 impl Recovery {
-    /// What suits a transport: a child process is started again after a failure, what is on this
-    /// machine is sought at once, and all else with patience. Own stdin and stdout cannot come back.
+    /// What suits a line: a child process is started again after a failure, what is
+    /// [on this machine](tieline_transport::Endpoint::is_on_this_machine) is sought at once, and all else
+    /// with patience. Own stdin and stdout cannot come back.
+    pub fn suiting(line: &ConnectionInfo) -> Self {
+        match Self::of(line.kind) {
+            Self::Reconnect(_) if line.endpoint.is_on_this_machine() => {
+                Self::Reconnect(BackoffConfig::LOCAL)
+            }
+            suits => suits,
+        }
+    }
+
+    /// The same by the transport alone: one that may lead to other machines does.
     pub fn of(kind: TransportKind) -> Self {
         match kind {
             TransportKind::PROCESS => Self::Restart(RestartPolicy::OnFailure),
@@ -124,20 +137,59 @@ pub(crate) fn random() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tieline_transport::{Capabilities, Channel, ControlBuilder, memory_pair};
+
+    const LOCAL: Recovery = Recovery::Reconnect(BackoffConfig::LOCAL);
+    const REMOTE: Recovery = Recovery::Reconnect(BackoffConfig::REMOTE);
+    const RESTART: Recovery = Recovery::Restart(RestartPolicy::OnFailure);
+    const NEVER: Recovery = Recovery::Restart(RestartPolicy::Never);
+
+    #[test]
+    fn a_kind_that_may_lead_elsewhere_does_where_nothing_else_is_known() {
+        for (kind, expected) in [
+            (TransportKind::UNIX, LOCAL),
+            (TransportKind::PIPE, LOCAL),
+            (TransportKind::MEMORY, LOCAL),
+            (TransportKind::custom("ws-unix"), LOCAL),
+            (TransportKind::TCP, REMOTE),
+            (TransportKind::custom("other"), REMOTE),
+            (TransportKind::PROCESS, RESTART),
+            (TransportKind::STDIO, NEVER),
+        ] {
+            assert_eq!(Recovery::of(kind), expected, "{kind}");
+        }
+    }
 
     #[test]
     fn what_is_on_this_machine_is_sought_at_once_and_a_child_started_again_after_a_failure() {
-        let local = Recovery::Reconnect(BackoffConfig::LOCAL);
-        for (kind, expected) in [
-            (TransportKind::UNIX, local),
-            (TransportKind::PIPE, local),
-            (TransportKind::MEMORY, local),
-            (TransportKind::TCP, Recovery::Reconnect(BackoffConfig::REMOTE)),
-            (TransportKind::custom("other"), Recovery::Reconnect(BackoffConfig::REMOTE)),
-            (TransportKind::PROCESS, Recovery::Restart(RestartPolicy::OnFailure)),
-            (TransportKind::STDIO, Recovery::Restart(RestartPolicy::Never)),
+        for (kind, endpoint, expected) in [
+            (TransportKind::UNIX, "unix:/run/a.sock", LOCAL),
+            (TransportKind::PIPE, "pipe:a", LOCAL),
+            (TransportKind::MEMORY, "mem:a", LOCAL),
+            (TransportKind::PROCESS, "exec:cat", RESTART),
+            (TransportKind::STDIO, "stdio:", NEVER),
+            (TransportKind::TCP, "tcp:127.0.0.1:1", LOCAL),
+            (TransportKind::TCP, "tcp:[::1]:1", LOCAL),
+            (TransportKind::TCP, "tcp:localhost:1", LOCAL),
+            (TransportKind::TCP, "tcp:192.0.2.1:1", REMOTE),
+            (TransportKind::TCP, "tcp:example.org:1", REMOTE),
+            (TransportKind::custom("ws"), "ws://127.0.0.1:1/ws", LOCAL),
+            (TransportKind::custom("wss"), "resume+wss://localhost", LOCAL),
+            (TransportKind::custom("http"), "http://[::1]/sse", LOCAL),
+            (TransportKind::custom("ws-unix"), "ws-unix:/run/a.sock", LOCAL),
+            (TransportKind::custom("ws"), "ws://example.org/ws", REMOTE),
+            (TransportKind::custom("https"), "resume+https://192.0.2.1/sse", REMOTE),
+            (TransportKind::custom("other"), "other:place", REMOTE),
         ] {
-            assert_eq!(Recovery::of(kind), expected, "{kind}");
+            let line = ControlBuilder {
+                kind,
+                endpoint: endpoint.parse().unwrap(),
+                peer: None,
+                capabilities: Capabilities::default(),
+                profile: memory_pair().0.control().profile(),
+                backing: Arc::new(()),
+            };
+            assert_eq!(Recovery::suiting(&line.build().info()), expected, "{endpoint}");
         }
     }
 }

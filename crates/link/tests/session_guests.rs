@@ -15,7 +15,7 @@ use tieline_proto::session::{Frame, Position, Refusal, Secret, SessionId, Welcom
 use tieline_proto::{ByteSize, LengthPrefix};
 use tieline_transport::{
     Acceptor, Channel, ChannelConfig, CloseReason, Connector, ErrorKind, Framed, Incoming, Memory,
-    MemoryConfig, ReceiverExt, SenderExt, TransportError,
+    MemoryConfig, ReceiverExt, SendError, SenderExt, TransportError,
 };
 use tokio::time::{sleep, timeout};
 
@@ -227,20 +227,39 @@ fn a_stranger_has_no_room_for_more_than_a_greeting() {
     });
 }
 
+/// What becomes of a client whose greeting is answered like this, and whether it took the answer.
+async fn greeted_with(
+    answer: impl Into<bytes::Bytes> + Send,
+) -> (Result<Session, TransportError>, Result<(), SendError>) {
+    let way = door();
+    let mut acceptor = way.clone().listen().await.unwrap();
+    let (options, line) = (SessionOptions::default(), LineOptions::default());
+    let connecting = Session::connect(std::sync::Arc::new(way), options, line);
+    let serving = async {
+        let mut server = ByHand::over(acceptor.accept().await.unwrap());
+        assert!(matches!(server.hear().await, Some(Frame::Hello(_))));
+        let sent = server.sender.send(answer).await;
+        (server, sent)
+    };
+    let (connected, (_server, sent)) = tokio::join!(connecting, serving);
+    (connected, sent)
+}
+
 #[test]
 fn a_client_that_is_answered_at_length_takes_none_of_it() {
     block_on(async {
-        let way = door();
-        let mut acceptor = way.clone().listen().await.unwrap();
-        let (options, line) = (SessionOptions::default(), LineOptions::default());
-        let connecting = Session::connect(std::sync::Arc::new(way), options, line);
-        let serving = async {
-            let mut server = ByHand::over(acceptor.accept().await.unwrap());
-            assert!(matches!(server.hear().await, Some(Frame::Hello(_))));
-            server.sender.send(vec![1; 1 << 20]).await
-        };
-        let (connected, served) = tokio::join!(connecting, serving);
-        assert!(connected.is_err() && served.is_err());
+        let (connected, sent) = greeted_with(vec![1; 1 << 20]).await;
+        assert!(connected.is_err() && sent.is_err());
+    });
+}
+
+#[test]
+fn an_error_of_the_handshake_names_the_endpoint_as_it_was_asked_for() {
+    block_on(async {
+        let (connected, _) = greeted_with("what?").await;
+        let error = connected.err().unwrap();
+        assert!(matches!(error.kind(), ErrorKind::NoSession { .. }), "{error}");
+        assert!(error.endpoint().unwrap().is_resumable(), "{error}");
     });
 }
 

@@ -92,28 +92,34 @@ impl WriteBuf {
     #[inline]
     pub(crate) fn put_line(&mut self, message: &Bytes) -> bool {
         if message.len() >= REFERENCE_FROM {
-            let holds_break = memchr2(b'\n', b'\r', message).is_some();
-            if !holds_break {
-                self.put_frame(b"", message, b"\n");
-            }
-            return !holds_break;
+            return self.put_long_line(message);
         }
         let length = message.len() + 1;
         self.make_room(length);
         let before = self.tail.len();
-        // Checked and copied in one pass, which the compiler turns into vector instructions.
-        let mut breaks = 0;
+        // Copied and looked at in one pass, which the compiler turns into vector instructions, two of them
+        // for LF, VT, FF and CR together. Which of them it is, is asked only then.
+        let mut nearest = u8::MAX;
         self.tail.extend(message.iter().map(|byte| {
-            breaks |= u8::from(*byte == b'\n') | u8::from(*byte == b'\r');
+            nearest = nearest.min(byte.wrapping_sub(b'\n'));
             *byte
         }));
-        if breaks != 0 {
+        if nearest <= b'\r' - b'\n' && memchr2(b'\n', b'\r', message).is_some() {
             self.tail.truncate(before);
             return false;
         }
         self.tail.push(b'\n');
         self.len += length;
         true
+    }
+
+    #[inline(never)]
+    fn put_long_line(&mut self, message: &Bytes) -> bool {
+        let holds_break = memchr2(b'\n', b'\r', message).is_some();
+        if !holds_break {
+            self.put_frame(b"", message, b"\n");
+        }
+        !holds_break
     }
 
     /// Room for `more` in the tail. What is gone is used again once moving the rest is cheap.
@@ -132,7 +138,8 @@ impl WriteBuf {
     fn grow(&mut self, more: usize) {
         let wanted = self.tail.len() + more;
         if wanted > KEEP_CAPACITY && self.tail.capacity() <= KEEP_CAPACITY {
-            let mut spare = SPARE.take();
+            // A thread that ends has none any more.
+            let mut spare = SPARE.try_with(Cell::take).unwrap_or_default();
             if spare.capacity() >= wanted {
                 spare.extend_from_slice(&self.tail);
                 self.tail = spare;
@@ -202,7 +209,7 @@ impl WriteBuf {
         if self.is_empty() && self.tail.capacity() > KEEP_CAPACITY {
             let tail = std::mem::take(&mut self.tail);
             if tail.capacity() <= MOST_SPARE {
-                SPARE.set(tail);
+                let _ = SPARE.try_with(|spare| spare.set(tail));
             }
         }
     }
@@ -289,6 +296,24 @@ mod tests {
                 prop_assert_eq!(queue.len(), expected.len());
                 prop_assert_eq!(queue.is_empty(), expected.is_empty());
                 prop_assert!(queue.to_bytes() == expected, "other bytes after step {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_all_bytes_cr_and_lf_alone_make_no_line_wherever_they_stand() {
+        for byte in 0..=u8::MAX {
+            for length in [1, 15, 16, 17, 32, 63, 100] {
+                for at in 0..length {
+                    let mut line = vec![b'x'; length];
+                    line[at] = byte;
+                    let is_taken = WriteBuf::new().put_line(&line.into());
+                    assert_eq!(
+                        is_taken,
+                        !matches!(byte, b'\r' | b'\n'),
+                        "{byte} at {at} of {length}"
+                    );
+                }
             }
         }
     }

@@ -149,7 +149,7 @@ impl Model {
         let is_late = self.untold_since.is_some_and(|since| self.now >= since + 100);
         let is_much = untold > 0 && self.received_bytes - self.told_bytes >= 1 << 20;
         let is_last = untold > 0 && self.has_their_end && self.taken == self.received;
-        self.must_tell || is_late || untold >= 64 || is_much || is_last
+        self.must_tell || is_late || untold >= 128 || is_much || is_last
     }
 
     /// The frame that must come next.
@@ -348,12 +348,18 @@ proptest! {
             prop_assert_eq!(session.kept(), (model.kept().len(), bytes));
             let is_settled = model.has_ended && model.acknowledged == model.end_number();
             prop_assert_eq!(session.is_settled(), is_settled);
-            let is_over = is_settled && model.has_their_end && model.told == model.received;
+            let is_over = is_settled
+                && model.has_their_end
+                && model.told == model.received
+                && !model.must_tell;
             prop_assert_eq!(session.is_over(), is_over);
             let due = model.untold_since.map(|since| Duration::from_millis(since + 100));
             prop_assert_eq!(session.wake_at(), due);
             let owes = session.owes(Duration::from_millis(model.now));
             prop_assert_eq!(owes, model.must_acknowledge());
+            let kept = model.kept().len();
+            let has_room = kept == 0 || (kept < replay_messages && bytes < replay_bytes);
+            prop_assert_eq!(session.has_room(), has_room);
         }
     }
 }

@@ -32,8 +32,8 @@ pub struct ProcessCounts {
     pub terminated: u64,
     /// They ended by SIGKILL, or with their job: they had taken too long, or the line was given up.
     pub killed: u64,
-    /// Processes that they had left behind, and that had to be killed.
-    pub left: u64,
+    /// Processes besides them, which they had left behind and which had to be killed.
+    pub others_killed: u64,
     /// Those of which nothing is left: the kernel said so to their guardian (ECHILD), and Windows of
     /// their job.
     pub gone: u64,

@@ -113,8 +113,8 @@ pub struct SessionInfo {
     pub kept_bytes: usize,
     /// Messages that have come and wait for this side's consumer.
     pub waiting_messages: usize,
-    /// How long it took until a message was acknowledged, which an outage makes longer: of one at a
-    /// time, the next being the first that is sent behind an acknowledgement.
+    /// How long it took until a message was acknowledged, which an outage makes longer: of the first and
+    /// every sixteenth behind it, one at a time.
     pub latency: Histogram,
 }
 

@@ -91,7 +91,7 @@ pub use connection::{
 };
 pub use control::{Backing, BoxFuture, Control, ControlBuilder};
 pub use deadline::from_now;
-pub use endpoint::{Address, Endpoint};
+pub use endpoint::{Address, Endpoint, is_loopback};
 pub use environment::Environment;
 pub use error::{ConfigError, ErrorKind, Operation, TransportError};
 pub use guardian::{Guardian, Hold};

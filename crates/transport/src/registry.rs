@@ -7,9 +7,9 @@ use tieline_proto::json::Limits;
 use tieline_proto::{FramingKind, Json};
 
 use crate::{
-    BoxChannel, BoxConnection, BoxFuture, DynAcceptor, DynConnector, DynListener, DynTransport,
-    Endpoint, ErrorKind, Framed, Memory, Operation, Options, Transport, TransportError,
-    TransportKind,
+    BoxChannel, BoxConnection, BoxFuture, Connector, DynAcceptor, DynConnector, DynListener,
+    DynTransport, Endpoint, ErrorKind, Framed, Memory, Operation, Options, Transport,
+    TransportError, TransportKind,
 };
 
 /// What a scheme stands for: how to get from an endpoint to messages.
@@ -58,9 +58,9 @@ impl<T: Transport> Scheme for T {
         let (transport, channel) = (self.clone(), options.channel);
         Ok(if options.json {
             let codec = Json::new(codec, Limits::default());
-            Box::new(Framed::new(transport, config, codec, channel)?)
+            Box::new(Named(Framed::new(transport, config, codec, channel)?, endpoint.clone()))
         } else {
-            Box::new(Framed::new(transport, config, codec, channel)?)
+            Box::new(Named(Framed::new(transport, config, codec, channel)?, endpoint.clone()))
         })
     }
 
@@ -74,14 +74,29 @@ impl<T: Transport> Scheme for T {
             let framing = framing_of(self.kind(), endpoint, options);
             let codec = framing.codec(options.channel.max_message);
             let (transport, channel) = (self.clone(), options.channel);
+            let named = |error: TransportError| error.at(endpoint);
             let acceptor: Box<dyn DynAcceptor> = if options.json {
                 let codec = Json::new(codec, Limits::default());
-                Box::new(Framed::new(transport, config, codec, channel)?.listen().await?)
+                let framed = Framed::new(transport, config, codec, channel)?;
+                Box::new(framed.listen().await.map_err(named)?)
             } else {
-                Box::new(Framed::new(transport, config, codec, channel)?.listen().await?)
+                let framed = Framed::new(transport, config, codec, channel)?;
+                Box::new(framed.listen().await.map_err(named)?)
             };
             Ok(acceptor)
         })
+    }
+}
+
+/// A connector whose errors name the endpoint as it was written, with what stands in front of its scheme:
+/// below it, a transport knows the place alone.
+struct Named<C>(C, Endpoint);
+
+impl<C: Connector> Connector for Named<C> {
+    type Channel = C::Channel;
+
+    async fn connect(&self) -> Result<C::Channel, TransportError> {
+        self.0.connect().await.map_err(|error| error.at(&self.1))
     }
 }
 

@@ -10,7 +10,7 @@ use tieline_transport::{
 };
 
 use super::system::System;
-use super::values::duration;
+use super::values::{message_size, stall_timeout};
 use crate::report::Failure;
 
 /// What every line can be told, and where it is recorded.
@@ -48,10 +48,10 @@ impl Line {
 #[derive(Group)]
 pub(crate) struct Reach {
     /// The largest message, like 512KiB or 64MiB
-    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE)]
+    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE, value_parser = message_size)]
     pub(crate) max_message: ByteSize,
     /// End a line whose reader has taken nothing for so long, like 10s or 5m
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = stall_timeout)]
     pub(crate) stall_timeout: Duration,
     #[command(flatten)]
     system: System,

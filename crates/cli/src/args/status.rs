@@ -18,7 +18,7 @@ pub(crate) struct Status {
     /// The server that listens here, and no other [default: all of this user's servers]
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) endpoint: Option<Endpoint>,
-    /// Print one JSON object, {\"serves\": [...]}, on one line
+    /// Print one JSON object, {"serves": [...]}, on one line
     #[arg(long)]
     pub(crate) json: bool,
     /// Say it again every second, in place on a terminal, until Ctrl-C

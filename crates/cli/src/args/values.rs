@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tieline_gateway::{Overflow, UnknownOverflow};
-use tieline_proto::{FramingKind, RestartPolicy};
+use tieline_proto::{ByteSize, ByteSizeError, FramingKind, RestartPolicy};
 use tieline_rpc::Dialect;
-use tieline_transport::{Address, Endpoint, TransportError};
+use tieline_transport::{Address, ChannelConfig, Endpoint, TransportError};
 
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
     let explain = |error: TransportError| match error.hint() {
@@ -57,6 +57,23 @@ pub(super) fn variable_name(name: &str) -> Result<String, String> {
     }
 }
 
+pub(crate) fn message_size(text: &str) -> Result<ByteSize, String> {
+    let max_message = text.parse().map_err(|error: ByteSizeError| error.to_string())?;
+    valid(ChannelConfig { max_message, ..ChannelConfig::default() })?;
+    Ok(max_message)
+}
+
+pub(super) fn stall_timeout(text: &str) -> Result<Duration, String> {
+    let stall_timeout = duration(text).map_err(|error| error.to_string())?;
+    valid(ChannelConfig { stall_timeout, ..ChannelConfig::default() })?;
+    Ok(stall_timeout)
+}
+
+/// Said of the option, whose name is another than the field's.
+fn valid(config: ChannelConfig) -> Result<(), String> {
+    config.validate().map_err(|error| format!("it must {}", error.must))
+}
+
 const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(super) fn up_to_a_day(text: &str) -> Result<Duration, String> {
@@ -82,6 +99,18 @@ mod tests {
         assert!(variable("A").is_err() && variable("=b").is_err());
         assert_eq!(variable_name("A"), Ok("A".into()));
         assert!(variable_name("").is_err() && variable_name("A=b").is_err());
+    }
+
+    #[test]
+    fn what_no_line_can_have_is_refused_where_it_is_given() {
+        assert_eq!(message_size("512KiB"), Ok(ByteSize::kib(512)));
+        for bad in ["0", "5GiB", "", "much"] {
+            assert!(message_size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(stall_timeout("5m"), Ok(Duration::from_secs(300)));
+        for bad in ["0s", "5", "soon"] {
+            assert!(stall_timeout(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -3,13 +3,18 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
+use tokio::time::timeout;
+
+use super::Server;
+use super::room::{Held, SHORT};
+use super::route::busy;
 
 /// The body of an answer.
 pub(crate) enum Body {
@@ -75,35 +80,67 @@ pub(crate) fn line(status: StatusCode, text: &str) -> Response<Body> {
     answer(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }
 
-/// The body of a request: at most `most` bytes, within `limit`. What it says of its length is held
-/// against the bound before a byte is kept.
+/// How long a body may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The body of a request: at most `most` bytes, within a minute, and the room that it takes, which is to
+/// be kept for as long as the bytes are. What it says of its length is held against the bound before a
+/// byte is kept, and is not believed beyond that: room is taken for what has come, up to twice as much,
+/// and where there is none nothing more is read.
 ///
 /// # Errors
-/// The answer to who sends more, or too slowly, or goes away.
-pub(crate) async fn read(
-    mut body: Incoming,
+/// The answer to who sends more, or too slowly, or goes away, or finds no room.
+pub(super) async fn read(
+    server: &Server,
+    body: Incoming,
     most: usize,
-    limit: Duration,
-) -> Result<Bytes, StatusCode> {
+) -> Result<(Bytes, Held), Box<Response<Body>>> {
+    let not_taken = |status| Box::new(line(status, "the body is not taken"));
     if body.size_hint().lower() > most as u64 {
-        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+        return Err(not_taken(StatusCode::PAYLOAD_TOO_LARGE));
     }
-    let mut kept = BytesMut::new();
-    let reading = poll_fn(|cx| {
-        loop {
-            match ready!(Pin::new(&mut body).poll_frame(cx)) {
-                None => return Poll::Ready(Ok(())),
-                Some(Err(_)) => return Poll::Ready(Err(StatusCode::BAD_REQUEST)),
-                Some(Ok(frame)) => {
-                    let Ok(data) = frame.into_data() else { continue };
-                    if kept.len() + data.len() > most {
-                        return Poll::Ready(Err(StatusCode::PAYLOAD_TOO_LARGE));
-                    }
-                    kept.extend_from_slice(&data);
-                }
-            }
+    match timeout(LIMIT, gather(server, body, most)).await {
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(Unread::Bad(status))) => Err(not_taken(status)),
+        Ok(Err(Unread::NoRoom)) => {
+            Err(Box::new(busy(server, "too much is being sent at once; try again later")))
         }
-    });
-    tokio::time::timeout(limit, reading).await.unwrap_or(Err(StatusCode::REQUEST_TIMEOUT))?;
-    Ok(kept.freeze())
+        Err(_) => Err(not_taken(StatusCode::REQUEST_TIMEOUT)),
+    }
+}
+
+enum Unread {
+    Bad(StatusCode),
+    NoRoom,
+}
+
+async fn gather(server: &Server, mut body: Incoming, most: usize) -> Result<(Bytes, Held), Unread> {
+    let told = body.size_hint().exact().and_then(|it| usize::try_from(it).ok());
+    let most_needed = told.map_or(most, |told| told.min(most));
+    let (mut kept, mut held) = (Vec::new(), Held::default());
+    // Of what there is room for, the first bytes are everybody's.
+    let mut room = SHORT;
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|_| Unread::Bad(StatusCode::BAD_REQUEST))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let needed = kept.len() + data.len();
+        if needed > most {
+            return Err(Unread::Bad(StatusCode::PAYLOAD_TOO_LARGE));
+        }
+        while room < needed {
+            let doubled = room.saturating_mul(2).min(most_needed).max(needed);
+            let more = u32::try_from(doubled - room).unwrap_or(u32::MAX);
+            if !server.room.add(&mut held, more, server.limits.post_wait).await {
+                return Err(Unread::NoRoom);
+            }
+            room += more as usize;
+        }
+        if kept.capacity() < needed {
+            // Never more than there is room for.
+            let grown = room.min(most_needed).max(needed);
+            kept.reserve_exact(grown - kept.len());
+        }
+        kept.extend_from_slice(&data);
+    }
+    Ok((kept.into(), held))
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tieline_proto::ByteSize;
 use tieline_proto::json::Limits;
 use tieline_transport::{ConfigError, Endpoint, ErrorKind, Operation, TransportError};
 
@@ -74,6 +75,11 @@ pub struct ServerLimits {
     pub rpc_calls: usize,
     /// How long such a call may take; 60 s by default.
     pub rpc_timeout: Duration,
+    /// Bytes that the bodies of requests hold at once, all connections together, beyond one that is as
+    /// long as may be, and beyond the first 16 KiB of each; 64 MiB by default. Where there is no room a
+    /// body is not read on, for [`post_wait`](Self::post_wait) at most; then it is told to come later
+    /// (503).
+    pub body_bytes: ByteSize,
     /// How long a POST waits for room, or for its stream to be there again, before it is told to come
     /// later; 10 s by default.
     pub post_wait: Duration,
@@ -99,6 +105,7 @@ impl Default for ServerLimits {
             event_grace: Duration::from_secs(120),
             rpc_calls: 64,
             rpc_timeout: Duration::from_secs(60),
+            body_bytes: ByteSize::mib(64),
             post_wait: Duration::from_secs(10),
         }
     }

@@ -41,6 +41,8 @@ pub struct ServerCounts {
     pub refused_token: u64,
     /// Refused: no room for another.
     pub refused_busy: u64,
+    /// Bytes of room that the bodies of requests take now, beyond the first 16 KiB of each.
+    pub body_bytes: u64,
     /// Connections closed for newer ones, before they had asked for anything that they might.
     pub evicted: u64,
 }
@@ -63,6 +65,7 @@ impl ServerCounts {
             refused_origin,
             refused_token,
             refused_busy,
+            body_bytes,
             evicted,
         } = *self;
         let refused = [
@@ -107,6 +110,11 @@ impl ServerCounts {
             ),
             ("tieline_web_posts_total", "POSTs to streams that were taken over.", &[("", posts)]),
             ("tieline_web_rpc_calls_total", "Calls by POST that were begun.", &[("", rpc_calls)]),
+            (
+                "tieline_web_body_bytes",
+                "Room that bodies of requests take, beyond the first 16 KiB of each.",
+                &[("", body_bytes)],
+            ),
         ] {
             let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
             // Writing to a string cannot fail.
@@ -147,7 +155,7 @@ impl Counters {
         counter.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn snapshot(&self, open: usize) -> ServerCounts {
+    pub(super) fn snapshot(&self, open: usize, body_bytes: usize) -> ServerCounts {
         ServerCounts {
             connections: self.connections.load(Relaxed),
             open: open as u64,
@@ -161,6 +169,7 @@ impl Counters {
             refused_origin: self.origin.load(Relaxed),
             refused_token: self.token.load(Relaxed),
             refused_busy: self.busy.load(Relaxed),
+            body_bytes: body_bytes as u64,
             evicted: self.evicted.load(Relaxed),
         }
     }

@@ -16,6 +16,7 @@ mod events;
 mod gate;
 mod listen;
 mod page;
+mod room;
 mod route;
 mod rpc;
 mod upgrade;
@@ -45,6 +46,7 @@ use self::door::Door;
 use self::events::Table;
 use self::gate::Gate;
 use self::listen::{Socket, endpoint_of, keep};
+use self::room::Room;
 use crate::address::Place;
 use crate::channel::{Shared, WebChannel, WebSocketConfig, lock};
 use crate::events::EventChannel;
@@ -70,6 +72,7 @@ struct Server {
     resumable: mpsc::Sender<WebLine>,
     events: Table,
     rpc: Arc<Semaphore>,
+    room: Room,
     is_ready: AtomicBool,
     metrics: Mutex<Option<Arc<dyn Fn() -> String + Send + Sync>>>,
     /// The WebSockets there are, by their visits.
@@ -110,6 +113,7 @@ impl Web {
         };
         let endpoint = endpoint_of(&place, config.tls.is_some());
         let limits = config.limits;
+        let longest = events::longest_body(config.web_socket.channel.max_message);
         let (plain, plain_arrivals) = mpsc::channel(limits.backlog);
         let (resumable, resumable_arrivals) = mpsc::channel(limits.backlog);
         let server = Arc::new(Server {
@@ -125,6 +129,7 @@ impl Web {
             resumable,
             events: Table::new(limits.event_streams),
             rpc: Arc::new(Semaphore::new(limits.rpc_calls.min(Semaphore::MAX_PERMITS))),
+            room: Room::new(limits.body_bytes.bytes(), longest),
             is_ready: AtomicBool::new(true),
             metrics: Mutex::new(None),
             present: Mutex::default(),
@@ -159,7 +164,7 @@ impl Web {
 
     /// What it has counted.
     pub fn counts(&self) -> ServerCounts {
-        self.server.counters.snapshot(self.server.door.inside())
+        self.server.counts()
     }
 
     /// What `/metrics` says, for who is let in, before [what it has counted](ServerCounts::prometheus);
@@ -274,10 +279,14 @@ impl Server {
         lock(&self.present).remove(&id);
     }
 
+    fn counts(&self) -> ServerCounts {
+        self.counters.snapshot(self.door.inside(), self.room.held())
+    }
+
     fn metrics(&self) -> hyper::Response<body::Body> {
         let more = lock(&self.metrics).clone();
         let mut text = more.map_or_else(String::new, |more| more());
-        text.push_str(&self.counters.snapshot(self.door.inside()).prometheus());
+        text.push_str(&self.counts().prometheus());
         body::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
     }
 }

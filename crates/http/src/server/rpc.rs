@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::Server;
 use super::body::{Body, answer, line, read};
 use super::count::count;
-use super::events::{BODY, called};
+use super::events::called;
 use super::route::busy;
 use crate::events::{Far, Outward};
 
@@ -40,9 +40,9 @@ pub(super) async fn call(
         return busy(server, "there are too many calls at once; try again later");
     };
     let most = server.web_socket.channel.max_message.bytes();
-    let body = match read(request.into_body(), most, BODY).await {
-        Ok(body) => body,
-        Err(status) => return line(status, "the body is not taken"),
+    let (body, held) = match read(server, request.into_body(), most).await {
+        Ok(read) => read,
+        Err(refused) => return *refused,
     };
     let asked = match Asked::of(body, server.json.unwrap_or_default()) {
         Ok(asked) => asked,
@@ -56,6 +56,8 @@ pub(super) async fn call(
         far.push(Incoming::Message(message.clone()));
     }
     let mut waiting = Waiting::of(asked);
+    // The line's queue has it now.
+    drop(held);
     if waiting.open.is_empty() {
         far.end_inward(CloseReason::ByPeer);
         // It is taken as long as the line likes, and nobody waits for it.

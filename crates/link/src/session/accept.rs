@@ -16,8 +16,8 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::assemble::assemble;
 use super::core::{Offer, Role};
-use super::halves::assemble;
 use super::server::{Handed, Server, Table, random};
 use super::shared::Shared;
 use super::{LineOptions, Session, SessionOptions};
@@ -139,7 +139,7 @@ impl Door {
                     Err(_) | Ok(Incoming::End(CloseReason::ByPeer | CloseReason::Io(_)))
                 );
                 if !said_nothing {
-                    let endpoint = control.endpoint();
+                    let endpoint = control.endpoint().clone().resumable();
                     let hint = "a client here connects with resume+, or --resume";
                     tracing::info!(%endpoint, "somebody has not asked for a session; {hint}");
                 }
@@ -175,7 +175,7 @@ impl Door {
             }
         };
         if let Err((line, refusal)) = offered {
-            let endpoint = control.endpoint();
+            let endpoint = control.endpoint().clone().resumable();
             tracing::info!(%endpoint, "a session was refused: {refusal}");
             refuse(line, limit, refusal, "").await;
         }
@@ -193,7 +193,7 @@ impl Door {
         // Those that have come and gone take a place, too, until somebody accepts.
         let Ok(place) = self.arrived.try_reserve() else { return Err((offer.line, Refusal::Full)) };
         let (Some(id), Some(secret)) = (random(), random()) else {
-            let endpoint = control.endpoint();
+            let endpoint = control.endpoint().clone().resumable();
             tracing::error!(%endpoint, "the operating system gives no random bytes");
             return Err((offer.line, Refusal::Full));
         };

@@ -15,6 +15,7 @@ use tieline_transport::{
 use super::SessionOptions;
 use super::server::Server;
 use crate::LinkSender;
+use crate::shared::remember;
 
 /// What came in waits for the consumer up to so many messages,
 const INBOUND_MESSAGES: usize = 2048;
@@ -23,11 +24,16 @@ const INBOUND_MESSAGES: usize = 2048;
 /// answered, whatever the consumer does.
 const INBOUND_BYTES: usize = 32 << 20;
 
+/// For so long the consumer reads by himself before the task looks whether he still comes by. It is what
+/// a ping, an acknowledgement or the loss of the connection may have to wait for one who does not.
+const LENT_FOR: Duration = Duration::from_millis(100);
+
 pub(super) struct Core {
     pub(super) machine: Machine,
     pub(super) role: Role,
     pub(super) line: Option<LinkSender>,
-    /// When the task last looked.
+    /// When the task last looked, or lent the reading: about a tenth of a second ago at most, where anything
+    /// happens. The clock is not asked for every message.
     pub(super) now: Duration,
     /// Of the connection of the moment.
     pub(super) heartbeat: Heartbeat,
@@ -73,8 +79,13 @@ pub(super) struct Core {
     pub(super) doom: Option<CloseReason>,
     /// What still comes over the connection of the moment will come again over the next.
     pub(super) is_fenced: bool,
+    /// Until then it is the consumer that reads.
+    pub(super) lent_until: Option<Duration>,
     pub(super) task: Option<Waker>,
+    /// Who sends, and waits for room, for an acknowledgement, or until all is written.
     pub(super) sender: Option<Waker>,
+    /// Who waits for the end.
+    pub(super) gone: Option<Waker>,
     pub(super) receiver: Option<Waker>,
 }
 
@@ -124,8 +135,10 @@ impl Core {
             end: None,
             doom: None,
             is_fenced: false,
+            lent_until: None,
             task: None,
             sender: None,
+            gone: None,
             receiver: None,
         }
     }
@@ -133,6 +146,38 @@ impl Core {
     /// No more is read until the consumer has taken something.
     pub(super) fn is_full(&self) -> bool {
         self.inbound.len() >= INBOUND_MESSAGES || self.inbound_bytes >= INBOUND_BYTES
+    }
+
+    /// The consumer is to read by himself, if nobody else waits for what comes in and nothing but messages
+    /// is to be expected. Whether that is new.
+    pub(super) fn lend_reading(&mut self, now: impl FnOnce() -> Duration) -> Option<bool> {
+        // Behind the other side's end nobody asks for more.
+        if self.is_fenced || self.sender.is_some() || self.has_peer_ended {
+            return None;
+        }
+        if self.doom.is_some() || self.end.is_some() {
+            return None;
+        }
+        let is_new = self.lent_until.is_none();
+        if is_new {
+            self.now = now();
+            self.lent_until = Some(self.now.saturating_add(LENT_FOR));
+        }
+        Some(is_new)
+    }
+
+    /// Who sends waits for something that comes in: it must not be left to a consumer who may not come by.
+    /// Whom to wake.
+    #[must_use = "the task is to read"]
+    pub(super) fn wait_to_send(&mut self, waker: &Waker) -> Option<Waker> {
+        remember(&mut self.sender, waker);
+        self.take_back_reading()
+    }
+
+    /// The task is to read. Whom to wake.
+    #[must_use = "the task is to read"]
+    pub(super) fn take_back_reading(&mut self) -> Option<Waker> {
+        self.lent_until.take().and_then(|_| self.task.clone())
     }
 
     /// Something for the consumer. Where nobody takes it, it is not kept, and not acknowledged.

@@ -8,8 +8,8 @@ use tieline_transport::{
     Receiver, ReceiverExt, SenderExt, TransportError,
 };
 
+use super::assemble::assemble;
 use super::core::Role;
-use super::halves::assemble;
 use super::shared::Shared;
 use super::{LineOptions, Session, SessionOptions};
 
@@ -43,7 +43,8 @@ impl Dialing {
     async fn greet(&self, shared: &Shared, greeting: Frame) -> Result<Answer, TransportError> {
         let line = self.dialer.connect().await?;
         let control = line.control().clone();
-        let error = |kind| TransportError::new(kind, Operation::Connect).at(control.endpoint());
+        let endpoint = control.endpoint().clone().resumable();
+        let error = |kind| TransportError::new(kind, Operation::Connect).at(&endpoint);
         let (mut sender, mut receiver) = line.split();
         let limit = shared.options.handshake_timeout;
         let usual = receiver.limit_to(LARGEST_GREETING);

@@ -1,26 +1,20 @@
-//! The task of a session: it reads, acknowledges and answers, whatever the consumer does.
+//! The task of a session: it reads where the consumer does not, acknowledges and answers, whatever the
+//! consumer does.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use tieline_transport::{CloseReason, Incoming, LostBy};
+use tieline_transport::{CloseReason, LostBy};
 use tokio::time::Sleep;
 
+use super::intake::Intake;
 use super::shared::Shared;
-use crate::LinkReceiver;
-use crate::receiver::Gathered;
 
-/// So many frames are taken before they are looked at.
-const BATCH: usize = 64;
-/// So many batches before others have their turn,
+/// So many batches are taken before others have their turn.
 const BATCHES: usize = 16;
-/// or so many bytes: the consumer finds them in the processor's cache.
-const TURN_BYTES: usize = 512 * 1024;
 
 /// How long an acknowledgement waits at most for something to ride on.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -30,12 +24,6 @@ const LOOK: Duration = Duration::from_secs(2);
 
 pub(super) struct Driver {
     shared: Arc<Shared>,
-    receiver: LinkReceiver,
-    batch: Vec<Bytes>,
-    /// Which connection of all it came over.
-    lines: u64,
-    /// Bytes taken in this turn.
-    taken: usize,
     timer: Pin<Box<Sleep>>,
     /// When it rings.
     armed: Option<Duration>,
@@ -43,64 +31,21 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, receiver: LinkReceiver) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         let timer = Box::pin(tokio::time::sleep_until(shared.begun()));
-        let batch = Vec::with_capacity(BATCH);
         let is_remote = shared.is_remote();
-        Self { shared, receiver, batch, lines: 1, taken: 0, timer, armed: None, is_remote }
-    }
-
-    /// Takes frames from the connection. Why the Link has ended, if it has.
-    fn gather(&mut self, cx: &mut Context<'_>, room: bool) -> Option<CloseReason> {
-        let Self { shared, receiver, batch, lines, taken, .. } = self;
-        loop {
-            let is_fenced = {
-                let core = shared.core();
-                *lines = core.lines;
-                core.is_fenced
-            };
-            if let (true, Some(link)) = (is_fenced, shared.link()) {
-                // It was overtaken before it was there to be given up.
-                link.give_up_line(CloseReason::ByPeer);
-            }
-            let is_broken =
-                shared.link().is_some_and(|link| link.is_broken.load(Ordering::Acquire));
-            if !room && !is_fenced && !is_broken {
-                return None;
-            }
-            // What is left out here will come again over the next connection.
-            let takes = room && !is_fenced;
-            let most = BATCH - batch.len();
-            let take = |frame: Bytes| {
-                *taken += frame.len();
-                batch.extend(takes.then_some(frame));
-                *taken < TURN_BYTES
-            };
-            match receiver.poll_many(cx, most, take) {
-                Gathered::All => return None,
-                Gathered::Many if takes => return None,
-                Gathered::Other(Incoming::End(reason)) => return Some(reason),
-                // Another connection: what the one before has brought comes again, and shows nothing
-                // of the other side's having seen this one's welcome.
-                Gathered::Other(Incoming::Reset(_)) => batch.clear(),
-                Gathered::Many | Gathered::Other(_) => {}
-            }
-        }
+        Self { shared, timer, armed: None, is_remote }
     }
 
     /// What has come is taken, what waits is written. Why the session is over, if it is.
-    fn work(&mut self) -> Result<(), CloseReason> {
-        let Self { shared, batch, lines, is_remote, .. } = self;
+    fn work(&mut self, intake: &mut Intake) -> Result<(), CloseReason> {
+        let Self { shared, is_remote, .. } = self;
         let wall = is_remote.then(|| SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
         let mut core = shared.core();
-        if core.lines != *lines {
-            // Another connection was granted since: as behind a reset.
-            batch.clear();
-        }
         if std::mem::take(&mut core.ends_soon) {
             core.machine.end();
         }
-        let received = shared.receive_all(&mut core, batch.drain(..));
+        let received = shared.receive_all(&mut core, intake);
         shared.listen_for_life(&mut core, wall);
         let receiver = if core.inbound.is_empty() { None } else { core.receiver.take() };
         let written = shared.pump(&mut core);
@@ -137,7 +82,8 @@ impl Driver {
             let beat = has_line.then(|| core.heartbeat.next_wake());
             // The timer may sleep with the machine, and go on with what was left of its time.
             let look = (has_line && self.is_remote).then(|| core.now.saturating_add(LOOK));
-            let next = [due, beat, look, core.lingers_until].into_iter().flatten().min();
+            let next =
+                [due, beat, look, core.lingers_until, core.lent_until].into_iter().flatten().min();
             let Some(next) = next else {
                 core.is_timed = false;
                 self.armed = None;
@@ -187,32 +133,41 @@ impl Future for Driver {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.taken = 0;
+        let shared = this.shared.clone();
+        let mut intake = shared.intake();
+        intake.begin_turn();
         for _ in 0..BATCHES {
-            let room = {
-                let mut core = this.shared.core();
-                this.shared.register_task(&mut core, cx.waker());
+            let (reads, room) = {
+                let mut core = shared.core();
+                shared.register_task(&mut core, cx.waker());
                 if core.end.is_some() {
                     return Poll::Ready(());
                 }
                 core.is_held_up = core.is_full();
-                !core.is_held_up
+                (shared.takes_reading(&mut core), !core.is_held_up)
             };
-            let ended = this.gather(cx, room);
-            let ended = ended.map(|reason| this.shared.core().ended(reason));
-            let is_full = this.batch.len() >= BATCH || this.taken >= TURN_BYTES;
-            if let Some(reason) = this.work().err().or(ended) {
+            let ended = if reads { intake.gather(&shared, cx, room) } else { None };
+            let ended = ended.map(|reason| shared.core().ended(reason));
+            let is_full = intake.is_full();
+            if let Some(reason) = this.work(&mut intake).err().or(ended) {
                 this.over(reason);
                 return Poll::Ready(());
             }
             if !is_full && !this.watch_the_clock(cx) {
                 return Poll::Pending;
             }
-            if this.taken >= TURN_BYTES {
+            if intake.has_had_its_turn() {
                 break;
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let receiver = self.shared.intake().close();
+        drop(receiver);
     }
 }

@@ -12,15 +12,20 @@
 //! Both ends stand on a [`Link`]: the client's dials and greets, the server's takes the connection
 //! that the acceptor has for it. Above the Link is the machine of
 //! [`tieline_proto::session`], under one lock; a task of its own reads, acknowledges and answers
-//! while the consumer is busy, and ends with the last half. Whoever sends writes at once, without it.
+//! while the consumer is busy, and ends with the last half. Whoever sends writes at once, without it;
+//! and whoever waits for a message reads at once, for as long as nothing but messages comes (`intake`).
 //!
-//! Locks: a Link's own are taken behind `core`, except `receiving`, which is taken before it.
+//! Locks: `intake`, then a Link's `receiving`, then `core`, then a Link's others.
 
 mod accept;
+mod arriving;
+mod assemble;
 mod core;
 mod dial;
 mod driver;
-mod halves;
+mod intake;
+mod receiver;
+mod sender;
 mod server;
 mod shared;
 
@@ -38,7 +43,8 @@ use tieline_transport::{
 use crate::{Recovery, States};
 
 pub use accept::Sessions;
-pub use halves::{Commits, SessionReceiver, SessionSender};
+pub use receiver::{Commits, SessionReceiver};
+pub use sender::SessionSender;
 
 /// How a session behaves.
 #[derive(Clone, Copy, Debug)]

@@ -1,24 +1,26 @@
 //! What the halves of a session, its task and its handshakes share.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tieline_proto::session::{
-    Delivered, Farewell, Frame, Hello, Received, Refusal, Sequence, Ticket, Welcome,
+    Delivered, Farewell, Frame, Hello, Refusal, Session as Machine, Ticket, Welcome,
 };
-use tieline_proto::{BackoffConfig, Beat, Fault, Heartbeat, HeartbeatConfig};
-use tieline_transport::{CloseReason, Control, Endpoint, LostBy, Reset, Sender, Traffic};
+use tieline_proto::{BackoffConfig, Beat, Heartbeat, HeartbeatConfig};
+use tieline_transport::{
+    CloseReason, Control, Endpoint, LostBy, Reset, SendError, Sender, Traffic,
+};
 use tokio::time::Instant;
 
 use super::core::{Core, Item, Role, machine};
+use super::intake::Intake;
 use super::{LineOptions, SessionOptions};
 use crate::shared::{Shared as LinkShared, lock, remember};
-use crate::{LinkSender, Recovery};
+use crate::{LinkReceiver, LinkSender, Recovery};
 
 pub(super) struct Shared {
+    intake: Mutex<Intake>,
     core: Mutex<Core>,
     begun: Instant,
     pub(super) options: SessionOptions,
@@ -35,6 +37,7 @@ impl Shared {
     pub(super) fn new(role: Role, options: SessionOptions, line: LineOptions) -> Self {
         let core = Core::new(role, &options);
         Self {
+            intake: Mutex::new(Intake::new()),
             core: Mutex::new(core),
             begun: Instant::now(),
             options,
@@ -50,6 +53,19 @@ impl Shared {
         lock(&self.core)
     }
 
+    /// Taken before `core`.
+    pub(super) fn intake(&self) -> MutexGuard<'_, Intake> {
+        lock(&self.intake)
+    }
+
+    pub(super) fn try_intake(&self) -> Option<MutexGuard<'_, Intake>> {
+        match self.intake.try_lock() {
+            Ok(intake) => Some(intake),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     pub(super) fn now(&self) -> Duration {
         self.begun.elapsed()
     }
@@ -61,20 +77,21 @@ impl Shared {
     /// The Link is there that carries the session.
     pub(super) fn carried(
         &self,
-        sender: LinkSender,
+        (sender, receiver): (LinkSender, LinkReceiver),
         link: (Arc<LinkShared>, Control),
         control: Control,
     ) {
         let _ = self.link.set(link.0);
         let _ = self.of_link.set(link.1);
         let _ = self.control.set(control);
+        self.intake().carried(receiver);
         self.core().line = Some(sender);
     }
 
     /// Whether the other side may be on another machine, which did not sleep when this one did.
     pub(super) fn is_remote(&self) -> bool {
         let elsewhere = Recovery::Reconnect(BackoffConfig::REMOTE);
-        self.of_link.get().is_some_and(|link| Recovery::of(link.info().kind) == elsewhere)
+        self.of_link.get().is_some_and(|link| Recovery::suiting(&link.info()) == elsewhere)
     }
 
     pub(super) fn link(&self) -> Option<&Arc<LinkShared>> {
@@ -158,7 +175,8 @@ impl Shared {
             if let Role::Server(server) = &core.role {
                 server.over(is_over.then_some(position));
             }
-            let wakers = [core.task.take(), core.sender.take(), core.receiver.take()];
+            let halves = [core.sender.take(), core.gone.take(), core.receiver.take()];
+            let wakers = halves.into_iter().chain([core.task.take()]);
             (wakers, reason, core.line.take())
         };
         if let Some(link) = self.link.get() {
@@ -169,7 +187,7 @@ impl Shared {
             link.abort();
         }
         drop(line);
-        wakers.into_iter().flatten().for_each(Waker::wake);
+        wakers.flatten().for_each(Waker::wake);
     }
 
     /// Both halves were dropped. What was closed before lives on until the other side has it all, for
@@ -236,14 +254,16 @@ impl Shared {
         let Core { machine, line, task, now, .. } = core;
         let (Some(line), Some(task)) = (line, task) else { return Poll::Pending };
         let mut cx = Context::from_waker(task);
-        line.poll_line(&mut cx, |line, cx| {
-            loop {
-                ready!(line.poll_ready(cx))?;
-                let Some((head, message)) = machine.next_encoded(*now) else { break };
-                line.start_send_behind(&head, message)?;
-            }
-            line.poll_flush(cx)
-        })
+        let mut is_lost = false;
+        let polled = line.poll_line(&mut cx, |line, cx| {
+            let written = write(line, machine, *now, cx);
+            is_lost = matches!(written, Poll::Ready(Err(_)));
+            written
+        });
+        if is_lost {
+            machine.unsaid();
+        }
+        polled
     }
 
     /// What has gone over all connections.
@@ -254,52 +274,6 @@ impl Shared {
             (counted.bytes_in, counted.bytes_out) = (link.bytes_in, link.bytes_out);
         }
         counted
-    }
-
-    /// Takes frames that have come over the connection of the moment. Why the session is over, if it is.
-    pub(super) fn receive_all(
-        &self,
-        core: &mut Core,
-        frames: impl ExactSizeIterator<Item = Bytes>,
-    ) -> Result<(), CloseReason> {
-        if frames.len() == 0 {
-            return Ok(());
-        }
-        core.heartbeat.alive(core.now);
-        if let Role::Server(server) = &mut core.role {
-            server.seen();
-        }
-        let mut frames = frames;
-        let received = frames.try_for_each(|frame| self.receive(core, frame));
-        self.note_progress(core);
-        received
-    }
-
-    fn receive(&self, core: &mut Core, frame: Bytes) -> Result<(), CloseReason> {
-        match core.machine.receive_encoded(core.now, frame) {
-            Ok(None | Some(Received::Pong(_))) => {}
-            Ok(Some(Received::Message { sequence, message })) => {
-                self.message(core, sequence, message);
-            }
-            Ok(Some(Received::End)) => {
-                core.has_peer_ended = true;
-                let by_us = core.is_closing;
-                let reason = if by_us { CloseReason::ByUs } else { CloseReason::ByPeer };
-                core.push(Item::End(reason));
-            }
-            // It has had all that there was.
-            Ok(Some(Received::Bye(farewell)))
-                if farewell.text.is_empty()
-                    && farewell.received >= core.machine.delivered().sent =>
-            {
-                return Err(CloseReason::ByPeer);
-            }
-            Ok(Some(Received::Bye(farewell))) => {
-                return Err(core.lost(LostBy::Farewell(farewell.text)));
-            }
-            Err(violation) => return Err(core.lost(LostBy::Violation(violation))),
-        }
-        Ok(())
     }
 
     /// There is a connection, and the machine knows where the other side stands.
@@ -314,31 +288,6 @@ impl Shared {
         }
     }
 
-    /// If either side has come on since the last look, the next wait for a connection is a first one
-    /// again.
-    fn note_progress(&self, core: &mut Core) {
-        let position = (core.machine.delivered().acknowledged, core.machine.position().received);
-        if position != core.progress {
-            core.progress = position;
-            if let Some((_, sent)) = core.timed.take_if(|(sequence, _)| *sequence <= position.0) {
-                core.latency.record(core.now.saturating_sub(sent));
-            }
-            if let Some(link) = self.link.get() {
-                link.is_well.store(true, Ordering::Relaxed);
-            }
-        }
-    }
-
-    fn message(&self, core: &mut Core, sequence: Sequence, message: Bytes) {
-        let limits = self.line.json;
-        if let Some(fault) = limits.and_then(|limits| Fault::unless_json(&message, limits)) {
-            core.counted.faults += 1;
-            core.push(Item::Fault(sequence, fault));
-            return;
-        }
-        core.push(Item::Message(sequence, message));
-    }
-
     /// The receiver was dropped.
     pub(super) fn receiver_gone(&self) {
         let waker = {
@@ -346,6 +295,7 @@ impl Shared {
             core.is_receiver_gone = true;
             core.inbound.clear();
             core.inbound_bytes = 0;
+            core.lent_until = None;
             core.task.clone()
         };
         if let Some(waker) = waker {
@@ -364,6 +314,21 @@ impl Shared {
             task.wake_by_ref();
         }
     }
+}
+
+/// Writes what the machine has for this connection.
+fn write(
+    line: &mut dyn Sender,
+    machine: &mut Machine,
+    now: Duration,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), SendError>> {
+    loop {
+        ready!(line.poll_ready(cx))?;
+        let Some((head, message)) = machine.next_encoded(now) else { break };
+        line.start_send_behind(&head, message)?;
+    }
+    line.poll_flush(cx)
 }
 
 /// What the other side is told of why the session ends. Paths, words of programs and the like are this

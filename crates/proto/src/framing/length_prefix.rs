@@ -2,10 +2,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{
-    BLOCK, EncodeError, Ending, Frame, FrameError, Framing, Truncated, refuse_oversize,
-    take_message,
-};
+use super::copies::{BLOCK, SHORT, block, take_message};
+use super::{EncodeError, Ending, Frame, FrameError, Framing, Truncated, refuse_oversize};
 use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
 
 const PREFIX: usize = size_of::<u32>();
@@ -22,6 +20,8 @@ pub struct LengthPrefix {
     max_message: ByteSize,
     /// Short messages that came together, each behind its length, all of them whole.
     block: Bytes,
+    /// Where in the block the next one begins.
+    at: usize,
 }
 
 impl LengthPrefix {
@@ -30,7 +30,7 @@ impl LengthPrefix {
         let largest = u32::MAX as usize;
         let max_message =
             if max_message.bytes() > largest { ByteSize::new(largest) } else { max_message };
-        Self { max_message, block: Bytes::new() }
+        Self { max_message, block: Bytes::new(), at: 0 }
     }
 
     /// Moves the whole messages at the front of `buffer` to the block, unless the first one, which ends
@@ -47,25 +47,45 @@ impl LengthPrefix {
         if last == end {
             return false;
         }
-        self.block = Bytes::copy_from_slice(window.get(..last).unwrap_or_default());
+        self.block = block(window.get(..last).unwrap_or_default());
         buffer.advance(last);
         true
     }
 
-    /// The next message of the block. The last one takes the block along.
-    #[inline]
-    fn next(&mut self) -> Option<Bytes> {
-        let end = PREFIX + announced(&self.block)?;
-        let mut message = if end < self.block.len() {
-            let mut message = self.block.clone();
-            self.block.advance(end);
-            message.truncate(end);
-            message
-        } else {
-            std::mem::take(&mut self.block)
+    /// The next message of the buffer, when the block is used up.
+    #[inline(never)]
+    fn find(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+        let Some(length) = announced(buffer) else {
+            return Ok(None);
         };
-        message.advance(PREFIX);
-        Some(message)
+        if length > self.max_message.bytes() {
+            return Err(FrameError::Oversize { length: length as u64, limit: self.max_message });
+        }
+        if buffer.len() - PREFIX < length {
+            return Ok(None);
+        }
+        if length + PREFIX <= SHORT
+            && self.fill(buffer, length + PREFIX)
+            && let Some(message) = self.next()
+        {
+            return Ok(Some(Frame::Message(message)));
+        }
+        buffer.advance(PREFIX);
+        Ok(Some(Frame::Message(take_message(buffer, length, 0))))
+    }
+
+    /// The next message of the block. The last one takes the block along.
+    #[inline(always)]
+    fn next(&mut self) -> Option<Bytes> {
+        let begin = self.at + PREFIX;
+        let end = begin + announced(self.block.get(self.at..)?)?;
+        if end >= self.block.len() {
+            self.at = 0;
+            let block = std::mem::take(&mut self.block);
+            return Some(block.slice(begin..end));
+        }
+        self.at = end;
+        Some(self.block.slice(begin..end))
     }
 }
 
@@ -76,27 +96,12 @@ impl Default for LengthPrefix {
 }
 
 impl Framing for LengthPrefix {
+    #[inline(always)]
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
-        if let Some(message) = self.next() {
-            return Ok(Some(Frame::Message(message)));
+        match self.next() {
+            Some(message) => Ok(Some(Frame::Message(message))),
+            None => self.find(buffer),
         }
-        let Some(length) = announced(buffer) else {
-            return Ok(None);
-        };
-        if length > self.max_message.bytes() {
-            return Err(FrameError::Oversize { length: length as u64, limit: self.max_message });
-        }
-        if buffer.len() - PREFIX < length {
-            return Ok(None);
-        }
-        if length + PREFIX < BLOCK
-            && self.fill(buffer, length + PREFIX)
-            && let Some(message) = self.next()
-        {
-            return Ok(Some(Frame::Message(message)));
-        }
-        buffer.advance(PREFIX);
-        Ok(Some(Frame::Message(take_message(buffer, length, 0))))
     }
 
     fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
@@ -140,6 +145,10 @@ impl Framing for LengthPrefix {
         behind.copy_from_slice(head);
         out.put_frame(place, message, b"");
         Ok(())
+    }
+
+    fn holds_part(&self, buffer: &BytesMut) -> bool {
+        !self.block.is_empty() || !buffer.is_empty()
     }
 
     fn missing(&self, buffer: &BytesMut) -> usize {

@@ -3,10 +3,8 @@
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2, memrchr};
 
-use super::{
-    BLOCK, EncodeError, Ending, Fault, Frame, FrameError, Framing, Truncated, refuse_oversize,
-    take_message,
-};
+use super::copies::{BLOCK, SHORT, block, take_message};
+use super::{EncodeError, Ending, Fault, Frame, FrameError, Framing, Truncated, refuse_oversize};
 use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
 
 /// Lines ended by LF or CR LF; the ending is no part of the message. Blank lines are skipped.
@@ -38,6 +36,7 @@ impl Lines {
     }
 
     /// The next frame of the buffer, when the block is used up.
+    #[inline(never)]
     fn find(&mut self, buffer: &mut BytesMut) -> Found {
         loop {
             if let Some(gone) = self.discarding
@@ -60,7 +59,7 @@ impl Lines {
             self.scanned = 0;
             // No line that fits into the window is above the limit.
             let window = BLOCK.min(self.max_message.bytes());
-            if self.block.fill(buffer, window, end) {
+            if end <= SHORT && self.block.fill(buffer, window, end) {
                 return Found::Block;
             }
             let line = without_cr(buffer.get(..end).unwrap_or_default());
@@ -145,7 +144,7 @@ impl Framing for Lines {
     }
 
     fn holds_part(&self, buffer: &BytesMut) -> bool {
-        self.discarding.is_some() || !buffer.is_empty()
+        self.discarding.is_some() || !self.block.is_empty() || !buffer.is_empty()
     }
 }
 
@@ -170,6 +169,10 @@ impl Block {
         Self { lines: Bytes::new(), at: 0 }
     }
 
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
     /// Moves the whole lines within the first `window` bytes of `buffer` here, unless the first
     /// one, which ends at `end`, is the only one.
     fn fill(&mut self, buffer: &mut BytesMut, window: usize, end: usize) -> bool {
@@ -179,7 +182,7 @@ impl Block {
         let window = buffer.get(..window).unwrap_or(buffer);
         match memrchr(b'\n', window) {
             Some(last) if last > end => {
-                self.lines = Bytes::copy_from_slice(window.get(..=last).unwrap_or_default());
+                self.lines = block(window.get(..=last).unwrap_or_default());
                 self.at = 0;
                 buffer.advance(last + 1);
                 true
@@ -188,7 +191,7 @@ impl Block {
         }
     }
 
-    /// The next line that is not blank. The last one takes the block along.
+    /// The next line that is not blank.
     #[inline(always)]
     fn next(&mut self) -> Option<Bytes> {
         while let Some(rest) = self.lines.get(self.at..).filter(|rest| !rest.is_empty()) {
@@ -197,19 +200,23 @@ impl Block {
             let (begin, length) = (self.at, line.len());
             let is_blank = is_blank(line);
             self.at += end + 1;
-            let lines = if self.at < self.lines.len() {
-                if is_blank {
-                    continue;
-                }
-                self.lines.clone()
-            } else {
-                std::mem::take(&mut self.lines)
-            };
+            if self.at >= self.lines.len() {
+                let line = self.last(begin, length);
+                return (!is_blank).then_some(line);
+            }
             if !is_blank {
-                return Some(lines.slice(begin..begin + length));
+                // Made last of all, it is made where it is to be.
+                return Some(self.lines.slice(begin..begin + length));
             }
         }
         None
+    }
+
+    /// The last line takes the block along.
+    #[cold]
+    fn last(&mut self, begin: usize, length: usize) -> Bytes {
+        self.at = 0;
+        std::mem::take(&mut self.lines).slice(begin..begin + length)
     }
 }
 

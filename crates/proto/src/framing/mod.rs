@@ -5,6 +5,7 @@
 //! the limit before a byte is allocated for it.
 
 mod content_length;
+mod copies;
 mod json;
 mod length_prefix;
 mod lines;
@@ -15,6 +16,7 @@ use std::str::FromStr;
 use bytes::{Bytes, BytesMut};
 
 pub use content_length::{ContentLength, MAX_HEADER_BLOCK};
+pub(crate) use copies::take_message;
 pub use json::Json;
 pub use length_prefix::LengthPrefix;
 pub use lines::Lines;
@@ -376,30 +378,4 @@ impl Framing for Codec {
     fn holds_part(&self, buffer: &BytesMut) -> bool {
         each!(self, framing => framing.holds_part(buffer))
     }
-}
-
-/// Messages up to this length are copied out of the read buffer: a reference would keep the whole
-/// buffer alive for as long as somebody holds a few bytes of it.
-const COPY_UP_TO: usize = 1024;
-
-/// Short messages that came together are copied out of the read buffer together, this much at a time:
-/// so a message is a slice that costs a fraction of a copy of its own, and whoever holds one keeps
-/// no more than this alive.
-const BLOCK: usize = 4096;
-
-/// Takes `length` bytes off the front of `buffer` as a message, and drops the rest of its frame
-/// `behind` it.
-#[inline]
-pub(crate) fn take_message(buffer: &mut BytesMut, length: usize, behind: usize) -> Bytes {
-    use bytes::Buf;
-    let length = length.min(buffer.len());
-    let message = if length > COPY_UP_TO {
-        buffer.split_to(length).freeze()
-    } else {
-        let message = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
-        buffer.advance(length);
-        message
-    };
-    buffer.advance(behind.min(buffer.len()));
-    message
 }

@@ -4,34 +4,32 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::text::{plain, unescape};
-use super::{JsonError, Limits, MAX_DEPTH, Problem};
-
-/// Where a string stands, without its quotes.
-struct Str {
-    range: Range<usize>,
-    is_escaped: bool,
-}
+use super::{JsonError, Limits, MAX_DEPTH, Problem, check_utf8};
 
 /// A position in a JSON text, and how deep it is there.
 pub(crate) struct Scanner<'a> {
-    text: &'a str,
+    text: &'a [u8],
     at: usize,
     limits: Limits,
     depth: u32,
     /// One bit a level, the innermost lowest: set for an object, clear for an array.
     objects: u128,
     keys: u32,
+    /// The last string has an escape in it.
+    is_escaped: bool,
 }
 
 impl<'a> Scanner<'a> {
-    /// At the start of `text`.
-    pub(crate) fn new(text: &'a str, limits: Limits) -> Self {
-        Self { text, at: 0, limits, depth: 0, objects: 0, keys: 0 }
+    /// At the start of `text`, which is checked to be UTF-8.
+    pub(crate) fn new(text: &'a [u8], limits: Limits) -> Result<Self, JsonError> {
+        check_utf8(text)?;
+        Ok(Self { text, at: 0, limits, depth: 0, objects: 0, keys: 0, is_escaped: false })
     }
 
     /// The whole text is one value.
     pub(crate) fn document(mut self) -> Result<(), JsonError> {
-        self.value()?;
+        self.skip_space();
+        self.skip_value()?;
         self.end()
     }
 
@@ -41,16 +39,24 @@ impl<'a> Scanner<'a> {
         if self.peek().is_none() { Ok(()) } else { Err(self.unexpected()) }
     }
 
-    /// Where the next value stands. No recursion, so depth costs nothing but a bit.
+    /// Where the next value stands.
+    #[inline]
     pub(crate) fn value(&mut self) -> Result<Range<usize>, JsonError> {
         self.skip_space();
-        let (start, floor) = (self.at, self.depth);
+        let start = self.at;
+        self.skip_value()?;
+        Ok(start..self.at)
+    }
+
+    /// The value that begins here, white space before it not counted. No recursion, so depth costs
+    /// nothing but a bit.
+    fn skip_value(&mut self) -> Result<(), JsonError> {
+        let floor = self.depth;
         loop {
-            self.skip_space();
             let opened = match self.peek() {
                 Some(b'{') => self.open(true)?,
                 Some(b'[') => self.open(false)?,
-                Some(b'"') => self.string().map(|_| false)?,
+                Some(b'"') => self.string().map(|()| false)?,
                 Some(b'-' | b'0'..=b'9') => self.number().map(|()| false)?,
                 Some(b't') => self.word(b"true").map(|()| false)?,
                 Some(b'f') => self.word(b"false").map(|()| false)?,
@@ -58,8 +64,9 @@ impl<'a> Scanner<'a> {
                 _ => return Err(self.unexpected()),
             };
             if !opened && self.after_value(floor)? {
-                return Ok(start..self.at);
+                return Ok(());
             }
+            self.skip_space();
         }
     }
 
@@ -74,13 +81,15 @@ impl<'a> Scanner<'a> {
     }
 
     /// The next key of the object that was entered; `None` at its end.
-    pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Cow<'a, str>>, JsonError> {
+    #[inline]
+    pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Cow<'a, [u8]>>, JsonError> {
         if !self.next_item(first, b'}')? {
             return Ok(None);
         }
-        let key = self.key()?;
-        let raw = self.text.get(key.range).unwrap_or_default();
-        Ok(Some(if key.is_escaped { unescape(raw) } else { Cow::Borrowed(raw) }))
+        let start = self.at + 1;
+        let end = self.key()?;
+        let raw = self.text.get(start..end).unwrap_or_default();
+        Ok(Some(if self.is_escaped { unescaped(raw) } else { Cow::Borrowed(raw) }))
     }
 
     /// Whether another element of the array that was entered comes.
@@ -88,6 +97,7 @@ impl<'a> Scanner<'a> {
         self.next_item(first, b']')
     }
 
+    #[inline]
     fn next_item(&mut self, first: bool, end: u8) -> Result<bool, JsonError> {
         self.skip_space();
         match self.peek() {
@@ -159,8 +169,9 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A key and its colon.
-    fn key(&mut self) -> Result<Str, JsonError> {
+    /// A key and its colon. Gives where the key's last quote is.
+    #[inline]
+    fn key(&mut self) -> Result<usize, JsonError> {
         if self.keys >= self.limits.keys {
             return Err(self.error(Problem::TooManyKeys));
         }
@@ -168,28 +179,29 @@ impl<'a> Scanner<'a> {
         if self.peek() != Some(b'"') {
             return Err(self.unexpected());
         }
-        let key = self.string()?;
+        self.string()?;
+        let end = self.at - 1;
         self.skip_space();
         if self.peek() != Some(b':') {
             return Err(self.unexpected());
         }
         self.at += 1;
-        Ok(key)
+        Ok(end)
     }
 
-    fn string(&mut self) -> Result<Str, JsonError> {
+    #[inline]
+    fn string(&mut self) -> Result<(), JsonError> {
         self.at += 1;
-        let start = self.at;
-        let mut is_escaped = false;
+        self.is_escaped = false;
         loop {
-            self.at += plain(self.text.as_bytes().get(self.at..).unwrap_or_default());
+            self.at += plain(self.text.get(self.at..).unwrap_or_default());
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(Str { range: start..self.at - 1, is_escaped });
+                    return Ok(());
                 }
                 Some(b'\\') => {
-                    is_escaped = true;
+                    self.is_escaped = true;
                     self.escape()?;
                 }
                 _ => return Err(self.unexpected()),
@@ -268,9 +280,10 @@ impl<'a> Scanner<'a> {
 
     #[inline]
     fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+        self.text.get(self.at).copied()
     }
 
+    #[cold]
     fn unexpected(&self) -> JsonError {
         self.error(self.peek().map_or(Problem::UnexpectedEnd, Problem::Unexpected))
     }
@@ -278,4 +291,11 @@ impl<'a> Scanner<'a> {
     fn error(&self, problem: Problem) -> JsonError {
         JsonError { at: self.at, problem }
     }
+}
+
+/// What a key means that has an escape in it.
+#[cold]
+fn unescaped(raw: &[u8]) -> Cow<'_, [u8]> {
+    let text = unescape(std::str::from_utf8(raw).unwrap_or_default());
+    Cow::Owned(text.into_owned().into_bytes())
 }

@@ -6,7 +6,7 @@ use super::{
     Dialect, Invalid, InvalidProblem, MAX_BATCH, MAX_ID, Message, Notification, Request, Response,
     Span,
 };
-use crate::json::{self, JsonError, Limits, Scanner};
+use crate::json::{JsonError, Limits, Scanner};
 
 /// Finds out what `message` is. Takes time linear in its length, and memory only for the elements
 /// of a batch.
@@ -49,8 +49,8 @@ impl Shape {
 }
 
 fn shape(message: &[u8], dialect: &Dialect, limits: Limits) -> Shape {
-    let mut scanner = match json::utf8(message) {
-        Ok(text) => Scanner::new(text, limits),
+    let mut scanner = match Scanner::new(message, limits) {
+        Ok(scanner) => scanner,
         Err(error) => return invalid(InvalidProblem::Json(error)),
     };
     let shape = match scanner.enter(b'[') {
@@ -107,14 +107,21 @@ struct Members {
 }
 
 impl Members {
-    fn slot(&mut self, key: &str) -> Option<(&'static str, &mut Option<Span>)> {
+    #[inline]
+    fn slot(&mut self, key: &[u8]) -> Option<(&'static str, &mut Option<Span>)> {
         Some(match key {
-            "jsonrpc" => ("jsonrpc", &mut self.jsonrpc),
-            "id" => ("id", &mut self.id),
-            "method" => ("method", &mut self.method),
-            "params" => ("params", &mut self.params),
-            "result" => ("result", &mut self.result),
-            "error" => ("error", &mut self.error),
+            b"jsonrpc" => ("jsonrpc", &mut self.jsonrpc),
+            b"id" => ("id", &mut self.id),
+            b"method" => ("method", &mut self.method),
+            b"params" => ("params", &mut self.params),
+            b"result" => {
+                self.answers = true;
+                ("result", &mut self.result)
+            }
+            b"error" => {
+                self.answers = true;
+                ("error", &mut self.error)
+            }
             _ => return None,
         })
     }
@@ -123,10 +130,10 @@ impl Members {
         let mut first = true;
         while let Some(key) = scanner.next_key(first)? {
             first = false;
-            self.answers |= matches!(&*key, "result" | "error");
-            let value = Span::from(scanner.value()?);
-            if let Some((name, slot)) = self.slot(&key)
-                && slot.replace(value).is_some()
+            let slot = self.slot(&key);
+            let value = scanner.value()?;
+            if let Some((name, slot)) = slot
+                && slot.replace(value.into()).is_some()
             {
                 self.doubled = self.doubled.or(Some(name));
             }
@@ -228,8 +235,7 @@ fn invalid(problem: InvalidProblem) -> Shape {
 
 /// The value of the member `name` of a JSON object, as it was written.
 pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let text = std::str::from_utf8(object).ok()?;
-    let mut scanner = Scanner::new(text, Limits::default());
+    let mut scanner = Scanner::new(object, Limits::default()).ok()?;
     let mut first = true;
     if !scanner.enter(b'{').ok()? {
         return None;
@@ -237,7 +243,7 @@ pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
     while let Some(key) = scanner.next_key(first).ok()? {
         first = false;
         let value = scanner.value().ok()?;
-        if key == name {
+        if *key == *name.as_bytes() {
             return object.get(value);
         }
     }

@@ -9,9 +9,14 @@ use super::{Farewell, Sequence, Violation};
 /// An acknowledgement goes alone after so long,
 const ACK_AFTER: Duration = Duration::from_millis(100);
 /// after so many messages,
-const ACK_MESSAGES: u64 = 64;
+const ACK_MESSAGES: u64 = 128;
 /// or after so many bytes of them.
 const ACK_BYTES: u64 = 1 << 20;
+
+/// Half of what is kept by default: messages,
+const MUCH_MESSAGES: u64 = 512;
+/// and bytes of them.
+const MUCH_BYTES: u64 = 4 << 20;
 
 /// What came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,9 +164,19 @@ impl Incoming {
         self.tell_again || is_much || is_last || self.due.is_some_and(|due| due <= now)
     }
 
+    pub(super) fn owes_much(&self) -> bool {
+        let waiting = self.taken - self.told;
+        waiting >= MUCH_MESSAGES || (waiting > 0 && self.untold_bytes >= MUCH_BYTES)
+    }
+
     /// There is another connection. Something may have been taken over since the handshake said how
     /// far this side has come, so it is said again.
     pub(super) fn resume(&mut self) {
+        self.tell_again = true;
+    }
+
+    /// What the other side was told last has not left.
+    pub(super) fn untold(&mut self) {
         self.tell_again = true;
     }
 
@@ -174,6 +189,6 @@ impl Incoming {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.has_ended && self.told == self.received
+        self.has_ended && self.told == self.received && !self.tell_again
     }
 }

@@ -21,6 +21,7 @@ mod lease;
 mod outgoing;
 mod refusal;
 mod ticket;
+mod violation;
 mod wire;
 
 use std::fmt;
@@ -32,6 +33,7 @@ pub use incoming::Received;
 pub use lease::Lease;
 pub use refusal::{Malformed, Refusal};
 pub use ticket::Ticket;
+pub use violation::Violation;
 pub use wire::{
     Farewell, Frame, Head, Hello, LARGEST_GREETING, OVERHEAD, Position, VERSION, Welcome,
 };
@@ -79,9 +81,12 @@ impl fmt::Debug for Secret {
 /// The bounds of a session, for one end of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
-    /// So many messages are kept that the other side has not acknowledged; by default 1,024.
+    /// So many messages are kept that the other side has not acknowledged; by default 1,024. Fewer than 128
+    /// may have to wait 100 ms for an acknowledgement, and fewer than 512 where the other side has much
+    /// to take over.
     pub replay_messages: usize,
-    /// So many bytes of them; by default 8 MiB. An empty buffer takes one message of any size.
+    /// So many bytes of them; by default 8 MiB. An empty buffer takes one message of any size. Less than
+    /// 1 MiB may have to wait as fewer than 128 messages do.
     pub replay_bytes: usize,
     /// A message is acknowledged when the consumer [commits](Session::commit) it, not when it is
     /// handed over; by default not.
@@ -190,6 +195,23 @@ impl Session {
     /// Whether [`next`](Self::next) would have an acknowledgement alone.
     pub fn owes(&self, now: Duration) -> bool {
         self.incoming.is_due(now)
+    }
+
+    /// Whether so much is owed that the other side may soon have to wait for it: half of what is kept by
+    /// default. While more of what has come is being taken over, less need not be told.
+    pub fn owes_much(&self) -> bool {
+        self.incoming.owes_much()
+    }
+
+    /// What [`next`](Self::next) gave last has not left, because the connection is broken. It will be said
+    /// on the next one, and the session is not [over](Self::is_over) before.
+    pub fn unsaid(&mut self) {
+        self.incoming.untold();
+    }
+
+    /// Whether [`next`](Self::next) would have the answer to a ping.
+    pub fn is_asked(&self) -> bool {
+        self.pong.is_some()
     }
 
     /// When [`next`](Self::next) will have an acknowledgement although nothing happens before.
@@ -336,54 +358,4 @@ enum Step {
     Message { sequence: Sequence, acknowledged: Sequence, place: usize },
     /// A frame without a message: none of the handshake, and no farewell.
     Other(Frame),
-}
-
-/// How the other side broke the protocol of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Violation {
-    /// A message is missing before this one.
-    Gap {
-        /// The one that was to come.
-        expected: Sequence,
-        /// The one that came.
-        got: Sequence,
-    },
-    /// It acknowledges what was never sent.
-    NeverSent {
-        /// What it acknowledges.
-        acknowledged: Sequence,
-        /// The last that was sent.
-        sent: Sequence,
-    },
-    /// A message came behind the end of its direction.
-    AfterEnd,
-    /// A frame of the handshake came where none is due, or none where one is.
-    Handshake,
-    /// A frame cannot be read.
-    Malformed(Malformed),
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Gap { expected, got } => {
-                write!(f, "message {expected} is missing: {got} came in its place")
-            }
-            Self::NeverSent { acknowledged, sent } => {
-                write!(f, "message {acknowledged} is acknowledged, and {sent} was the last sent")
-            }
-            Self::AfterEnd => f.write_str("a message came behind the end of its direction"),
-            Self::Handshake => f.write_str("a frame of the handshake is out of its place"),
-            Self::Malformed(malformed) => malformed.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Violation {}
-
-impl From<Malformed> for Violation {
-    fn from(malformed: Malformed) -> Self {
-        Self::Malformed(malformed)
-    }
 }

@@ -10,6 +10,7 @@ mod write_queue;
 
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -227,8 +228,8 @@ pub trait SenderExt: Sender {
         }
     }
 
-    /// Waits for room and queues the message; a flush must follow. Cancel-safe as
-    /// [`send`](Self::send).
+    /// Waits for room and queues the message, which is made [`Bytes`] of at once; a flush must follow.
+    /// Cancel-safe as [`send`](Self::send).
     ///
     /// # Errors
     /// As [`Sender::start_send`].
@@ -236,12 +237,7 @@ pub trait SenderExt: Sender {
         &mut self,
         message: impl Into<Bytes> + Send,
     ) -> impl Future<Output = Result<(), SendError>> + Send {
-        let mut message = Some(message);
-        std::future::poll_fn(move |cx| {
-            ready!(self.poll_ready(cx))?;
-            let Some(message) = message.take() else { return Poll::Pending };
-            Poll::Ready(self.start_send(message.into()))
-        })
+        Feed { sender: self, message: Some(message.into()) }
     }
 
     /// Waits until everything queued was handed to the operating system. Cancel-safe.
@@ -272,11 +268,41 @@ impl<S: Sender + ?Sized> SenderExt for S {}
 pub trait ReceiverExt: Receiver {
     /// Waits for the next thing that comes in. Cancel-safe: dropped half-way, it loses nothing.
     fn recv(&mut self) -> impl Future<Output = Incoming> + Send {
-        std::future::poll_fn(|cx| self.poll_recv(cx))
+        Recv(self)
     }
 }
 
 impl<R: Receiver + ?Sized> ReceiverExt for R {}
+
+/// Behind [`SenderExt::feed`]. It is no `poll_fn`, and so is [`Recv`] none, because that would stay a call of
+/// its own: a message that is handed over in memory, and read again at once, costs several nanoseconds.
+struct Feed<'a, S: ?Sized> {
+    sender: &'a mut S,
+    message: Option<Bytes>,
+}
+
+impl<S: Sender + ?Sized> Future for Feed<'_, S> {
+    type Output = Result<(), SendError>;
+
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        ready!(self.sender.poll_ready(cx))?;
+        let Some(message) = self.message.take() else { return Poll::Pending };
+        Poll::Ready(self.sender.start_send(message))
+    }
+}
+
+/// Behind [`ReceiverExt::recv`].
+struct Recv<'a, R: ?Sized>(&'a mut R);
+
+impl<R: Receiver + ?Sized> Future for Recv<'_, R> {
+    type Output = Incoming;
+
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Incoming> {
+        self.0.poll_recv(cx)
+    }
+}
 
 impl Sender for Box<dyn Sender> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {

@@ -72,7 +72,8 @@ impl ReadBuffer {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if self.next_read > SMALLEST_READ && self.bytes.capacity() == 0 {
-            self.bytes = SPARE.take().unwrap_or_default();
+            // A thread that ends has none any more.
+            self.bytes = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
             self.size = 0;
         }
         self.bytes.reserve(self.room(missing));
@@ -101,7 +102,7 @@ impl ReadBuffer {
         let mut bytes = std::mem::take(&mut self.bytes);
         // If messages still refer to it, it goes with the last of them.
         if self.size <= LARGEST_READ && bytes.try_reclaim(self.size) {
-            SPARE.set(Some(bytes));
+            let _ = SPARE.try_with(|spare| spare.set(Some(bytes)));
         }
         let is_large = std::mem::take(&mut self.last_length) >= LARGE;
         // Room for a large message is made when it is known how large.

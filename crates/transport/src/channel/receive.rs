@@ -70,6 +70,7 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
     }
 
     /// Behind the end of the stream: a last line, if it was one, and the end, again and again.
+    #[cold]
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         let (ending, ended) = match &mut self.stage {
             Stage::Ended(reason) => return Poll::Ready(Incoming::End(reason.clone())),

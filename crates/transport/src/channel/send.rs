@@ -5,7 +5,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use tieline_proto::Framing;
+use tieline_proto::{EncodeError, Framing};
 
 use super::write_queue::WriteQueue;
 use super::{Refused, SendError, Sender};
@@ -37,6 +37,7 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
     }
 
     /// Writes until there is room for another message.
+    #[inline(never)]
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         while self.queue.len() >= self.bound {
             let written = ready!(self.queue.poll_write(cx));
@@ -94,9 +95,15 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn check_open(&self) -> Result<(), SendError> {
         if let State::Open = self.state { Ok(()) } else { Err(self.not_open()) }
+    }
+
+    #[cold]
+    fn refused(&self, message: Bytes, error: EncodeError) -> SendError {
+        self.control.meter().fault();
+        SendError::Message(Box::new(Refused { message, error }))
     }
 
     #[cold]
@@ -110,18 +117,17 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
 }
 
 impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         self.check_open()?;
         if self.queue.len() < self.bound { Poll::Ready(Ok(())) } else { self.poll_room(cx) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
         self.check_open()?;
         if let Err(error) = self.framing.encode(&message, &mut self.queue) {
-            self.control.meter().fault();
-            return Err(SendError::Message(Box::new(Refused { message, error })));
+            return Err(self.refused(message, error));
         }
         self.control.meter().messages_out.add(1);
         Ok(())
@@ -131,9 +137,7 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
     fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
         self.check_open()?;
         if let Err(error) = self.framing.encode_behind(head, message, &mut self.queue) {
-            self.control.meter().fault();
-            let message = [head, message].concat().into();
-            return Err(SendError::Message(Box::new(Refused { message, error })));
+            return Err(self.refused([head, message].concat().into(), error));
         }
         self.control.meter().messages_out.add(1);
         Ok(())

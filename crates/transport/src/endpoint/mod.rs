@@ -1,6 +1,7 @@
 //! Where to go, as text: `unix:/run/a.sock`, `content-length+exec:pylsp`, `mem:name`.
 
 mod argv;
+mod host;
 mod percent;
 mod pipe;
 
@@ -10,6 +11,7 @@ use std::str::FromStr;
 
 use tieline_proto::FramingKind;
 
+pub use self::host::is_loopback;
 use crate::{ErrorKind, Operation, TransportError};
 
 /// Where to go.
@@ -118,13 +120,15 @@ impl Endpoint {
 
     /// Whether it is spoken to in a session that survives its connection.
     pub fn is_resumable(&self) -> bool {
-        self.resumes
+        self.resumes && self.framing.is_none()
     }
 
-    /// Where a session's connections are made: the same place, in the framing that carries its frames.
+    /// Where a session's connections are made: the same place, in the framing that carries its frames. It
+    /// is written as the session's endpoint is, so that errors and logs name it as whoever asked for it
+    /// did; read again, that is the session's.
     #[must_use]
     pub fn carrier(&self) -> Self {
-        self.clone().with_framing(FramingKind::LengthPrefix)
+        Self { framing: Some(FramingKind::LengthPrefix), ..self.clone() }
     }
 
     /// The framing that stands in front, if one does.
@@ -153,11 +157,10 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.resumes {
-            f.write_str("resume+")?;
-        }
-        if let Some(framing) = self.framing {
-            write!(f, "{framing}+")?;
+        match self.framing {
+            _ if self.resumes => f.write_str("resume+")?,
+            Some(framing) => write!(f, "{framing}+")?,
+            None => {}
         }
         write!(f, "{}:", self.scheme())?;
         match &self.address {
@@ -422,6 +425,23 @@ mod tests {
                 prop_assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
             }
         }
+    }
+
+    #[test]
+    fn a_sessions_connections_are_named_as_the_session_is() {
+        for text in ["resume+unix:/a", "resume+tcp:a:1", "resume+ws://a/ws", "resume+http://a/sse"]
+        {
+            let endpoint: Endpoint = text.parse().unwrap();
+            let carrier = endpoint.carrier();
+            assert_eq!(carrier.to_string(), text);
+            assert!(endpoint.is_resumable() && !carrier.is_resumable());
+            assert_eq!(carrier.framing(), Some(FramingKind::LengthPrefix));
+            assert_eq!(carrier.clone().resumable(), endpoint);
+            let plain = carrier.with_framing(FramingKind::Lines);
+            assert_eq!(plain.to_string(), text.replace("resume", "lines"));
+        }
+        let bare: Endpoint = "unix:/a".parse().unwrap();
+        assert_eq!(bare.carrier().to_string(), "length-prefix+unix:/a");
     }
 
     #[cfg(unix)]

@@ -298,14 +298,20 @@ impl Life {
         held.end(Some(Box::new(move |left| {
             match left {
                 Some(0) => tracing::debug!(pid, "{name} has left nothing"),
-                Some(left) => tracing::debug!(pid, left, "{name} has left others, now killed"),
+                Some(left) => {
+                    tracing::debug!(
+                        pid,
+                        others_killed = left,
+                        "{name} has left others, now killed"
+                    );
+                }
                 None => tracing::debug!(pid, "{name} is gone; nobody can say what it has left"),
             }
             if let Some(account) = account {
                 account.note(|counts| match left {
                     Some(left) => {
                         counts.gone += 1;
-                        counts.left += u64::from(left);
+                        counts.others_killed += u64::from(left);
                     }
                     None => counts.unchecked += 1,
                 });

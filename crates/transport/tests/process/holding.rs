@@ -313,8 +313,8 @@ fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
             let counts = counted(hold, to_do, how);
             assert!(counts.none_left(), "{counts:?}");
             assert_eq!((counts.started, counts.gone, counts.unchecked), (1, 1, 0));
-            let ProcessCounts { by_itself, asked, terminated, killed, left, .. } = counts;
-            [by_itself, asked, terminated, killed, left]
+            let ProcessCounts { by_itself, asked, terminated, killed, others_killed, .. } = counts;
+            [by_itself, asked, terminated, killed, others_killed]
         };
         let worst = ["ignore", "daemon", "holder", "child", "say=up", "stay"];
         assert_eq!(counts(&worst, End::Stop), [0, 0, 0, 1, 3]);
@@ -334,7 +334,7 @@ fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
         sender.close().await.unwrap();
         control.stop().await;
         let counts = account.settled(wait::LIMIT).await;
-        assert_eq!((counts.asked, counts.left, counts.none_left()), (1, 2, true));
+        assert_eq!((counts.asked, counts.others_killed, counts.none_left()), (1, 2, true));
 
         let account = ProcessAccount::default();
         let polite = held(Hold::Auto, &misbehave::new_mark(), &["polite", "say=up", "stay"]);
@@ -343,7 +343,7 @@ fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
         assert_eq!(message(receiver.recv().await), "up");
         control.stop().await;
         let counts = account.settled(wait::LIMIT).await;
-        assert_eq!((counts.terminated, counts.left, counts.none_left()), (1, 0, true));
+        assert_eq!((counts.terminated, counts.others_killed, counts.none_left()), (1, 0, true));
 
         let account = ProcessAccount::default();
         let config = ProcessConfig {
@@ -354,7 +354,7 @@ fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
         let (_sender, mut receiver, _) = lines(&config).await;
         assert_eq!(Exit::from(exit(end(receiver.recv().await))), Exit::code(3, ""));
         let counts = account.settled(wait::LIMIT).await;
-        assert_eq!((counts.by_itself, counts.left, counts.none_left()), (1, 1, true));
+        assert_eq!((counts.by_itself, counts.others_killed, counts.none_left()), (1, 1, true));
         // Without a guardian nobody can say.
         let account = ProcessAccount::default();
         let config = ProcessConfig { account: Some(account.clone()), ..ProcessConfig::new("true") };

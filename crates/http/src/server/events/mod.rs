@@ -40,8 +40,6 @@ use tieline_proto::sse::{self, Encoder};
 
 /// A comment says so often that the line is still there.
 const QUIET: Duration = Duration::from_secs(15);
-/// How long a body may take.
-pub(super) const BODY: Duration = Duration::from_secs(60);
 /// What a body with messages behind their lengths may have beyond one message.
 const BATCH: usize = 256 * 1024;
 /// How long a client that has left may still be told what is on its way to it.
@@ -120,8 +118,8 @@ async fn take(
     let largest = if is_carrier { carrier_limit(largest) } else { largest };
     // Several that are short may stand in front of one that is as long as any.
     let most = largest.bytes().saturating_add(if is_framed { BATCH } else { 0 });
-    let body =
-        read(body, most, BODY).await.map_err(|status| no(status, "the body is not taken"))?;
+    // Its room is kept until the line's queue has it, or nobody.
+    let (body, _held) = read(server, body, most).await?;
     let messages = if is_framed {
         framed(body, largest).ok_or_else(|| no(StatusCode::BAD_REQUEST, "these are no frames"))?
     } else {
@@ -270,6 +268,11 @@ fn channel_of(server: &Server, owner: Owner, is_carrier: bool) -> Of {
         config,
         is_carrier,
     }
+}
+
+/// The longest body that is taken, where a message is at most so long.
+pub(super) fn longest_body(max_message: ByteSize) -> usize {
+    carrier_limit(max_message).bytes().saturating_add(BATCH)
 }
 
 /// A frame of a session has a message in it, which may be as long as any.

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use tieline_proto::session::{Frame, Position, Secret, SessionId, Welcome};
-use tieline_transport::{Acceptor, ChannelConfig, Framed, Memory, MemoryConfig, ReceiverExt};
+use tieline_transport::{
+    Acceptor, Channel, ChannelConfig, Framed, Incoming, Memory, MemoryConfig, Receiver, ReceiverExt,
+};
 
 use super::*;
-use crate::{LineOptions, SessionOptions};
+use crate::{LineOptions, Session, SessionOptions};
 
-#[tokio::test(start_paused = true)]
-async fn who_was_there_before_the_machine_slept_is_asked_at_once() {
-    let config = MemoryConfig::new("sleep");
+/// A session, and the other end of its connection.
+async fn connected(name: &str) -> (Session, impl Sender, impl Receiver) {
+    let config = MemoryConfig::new(name);
     let framing = tieline_proto::LengthPrefix::default();
     let way = Framed::new(Memory::default(), config, framing, ChannelConfig::default());
     let way = way.unwrap();
@@ -25,8 +27,14 @@ async fn who_was_there_before_the_machine_slept_is_asked_at_once() {
         (sender, receiver)
     };
     let connecting = Session::connect(Arc::new(way), options, line);
-    let (session, (_to_client, mut from_client)) = tokio::join!(connecting, serving);
-    let (sender, _receiver) = session.unwrap().split();
+    let (session, (to_client, from_client)) = tokio::join!(connecting, serving);
+    (session.unwrap(), to_client, from_client)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_there_before_the_machine_slept_is_asked_at_once() {
+    let (session, _to_client, mut from_client) = connected("sleep").await;
+    let (sender, _receiver) = session.split();
     // Two looks, between which the wall clock has gone on for an hour.
     let shared = &sender.shared;
     for wall in [0, 3600] {
@@ -42,4 +50,19 @@ async fn who_was_there_before_the_machine_slept_is_asked_at_once() {
         }
     }
     assert_eq!(begun.elapsed(), Duration::ZERO, "it has waited for its time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_while_the_task_is_at_it_leaves_the_reading_to_it() {
+    let (session, _to_client, _from_client) = connected("turns").await;
+    let (sender, mut receiver) = session.split();
+    let shared = &sender.shared;
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(receiver.poll_recv(&mut cx).is_pending());
+    assert!(shared.core().lent_until.is_some(), "it is for the consumer to read");
+    let at_it = shared.intake();
+    assert!(receiver.poll_recv(&mut cx).is_pending());
+    // What woke the consumer may have been a message, which the task is to read in his place.
+    assert!(shared.core().lent_until.is_none(), "nobody would read");
+    drop(at_it);
 }

@@ -1,0 +1,166 @@
+//! The outgoing half of a session: what is sent is kept, and written at once.
+
+use std::future::poll_fn;
+use std::sync::{Arc, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use tieline_proto::EncodeError;
+use tieline_proto::session::Sequence;
+use tieline_transport::{CloseReason, Refused, SendError, Sender, SenderExt};
+
+use super::assemble::Lifeline;
+use super::core::Core;
+use super::shared::Shared;
+use crate::shared::remember;
+
+/// The outgoing half of a [`Session`](super::Session).
+pub struct SessionSender {
+    shared: Arc<Shared>,
+    lifeline: Arc<Lifeline>,
+}
+
+/// Of so many messages one is timed.
+const TIMED_OF: Sequence = 16;
+
+impl SessionSender {
+    pub(super) fn new(shared: Arc<Shared>, lifeline: Arc<Lifeline>) -> Self {
+        Self { shared, lifeline }
+    }
+
+    /// [Closes](SenderExt::close) this direction, and waits until the other side has taken over all that
+    /// was sent. Cancel-safe: the direction stays closed.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`]: the session has ended before; the reason may say what was delivered.
+    /// [`SendError::Lost`]: an earlier session was lost with so many messages.
+    pub async fn settle(&mut self) -> Result<(), SendError> {
+        self.close().await?;
+        poll_fn(|cx| {
+            let mut core = self.shared.core();
+            if core.machine.is_settled() {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(closed) = core.closed() {
+                return Poll::Ready(Err(closed));
+            }
+            let task = core.wait_to_send(cx.waker());
+            drop(core);
+            task.into_iter().for_each(Waker::wake);
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn poll_written(
+        &self,
+        mut core: MutexGuard<'_, Core>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), SendError>> {
+        if let Some(closed) = core.closed() {
+            return Poll::Ready(Err(closed));
+        }
+        let written = self.shared.pump(&mut core);
+        match std::mem::take(&mut core.untold) {
+            0 => {}
+            lost => return Poll::Ready(Err(SendError::Lost(lost))),
+        }
+        if written.is_pending() && core.has_line() {
+            let task = core.wait_to_send(cx.waker());
+            drop(core);
+            task.into_iter().for_each(Waker::wake);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Sender for SessionSender {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let mut core = self.shared.core();
+        if let Some(closed) = core.closed() {
+            return Poll::Ready(Err(closed));
+        }
+        if core.is_closing {
+            return Poll::Ready(Err(SendError::Closed(Box::new(CloseReason::ByUs))));
+        }
+        if core.machine.has_room() {
+            return Poll::Ready(Ok(()));
+        }
+        let task = core.wait_to_send(cx.waker());
+        let _ = self.shared.pump(&mut core);
+        drop(core);
+        task.into_iter().for_each(Waker::wake);
+        Poll::Pending
+    }
+
+    fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
+        let limit = self.shared.line.max_message;
+        if message.len() > limit.bytes() {
+            let error = EncodeError::Oversize { length: message.len(), limit };
+            return Err(SendError::Message(Box::new(Refused { message, error })));
+        }
+        let mut core = self.shared.core();
+        if let Some(closed) = core.closed() {
+            return Err(closed);
+        }
+        match core.machine.send(message) {
+            Some(sequence) => {
+                if sequence % TIMED_OF == 1 {
+                    core.timed.get_or_insert_with(|| (sequence, self.shared.now()));
+                }
+                Ok(())
+            }
+            None => Err(SendError::Closed(Box::new(CloseReason::ByUs))),
+        }
+    }
+
+    /// Ready when everything was handed to the operating system, or is kept for the next connection.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.poll_written(self.shared.core(), cx)
+    }
+
+    /// Ready when everything, and that no more will come, was handed to the operating system or is kept
+    /// for the next connection. [`settle`](SessionSender::settle) waits for more.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let mut core = self.shared.core();
+        core.is_closing = true;
+        core.is_closed = true;
+        core.machine.end();
+        if core.machine.is_settled() && core.untold == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_written(core, cx)
+    }
+
+    /// As for any channel; 100 ms later at most where the receiver was asked for a message and is not asked
+    /// again, as the connection is left to whoever asks for so long.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut core = self.shared.core();
+        if core.end.is_some() {
+            return Poll::Ready(());
+        }
+        remember(&mut core.gone, cx.waker());
+        Poll::Pending
+    }
+}
+
+impl Drop for SessionSender {
+    fn drop(&mut self) {
+        let waker = {
+            let mut core = self.shared.core();
+            core.is_closing = true;
+            core.ends_soon = true;
+            core.task.clone()
+        };
+        // With the last half all ends at once; else what was sent still leaves.
+        if Arc::strong_count(&self.lifeline) > 1
+            && let Some(waker) = waker
+        {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
