@@ -11,11 +11,14 @@ pub(crate) mod codec;
 mod comeback;
 mod connect;
 mod echo;
+mod events;
 mod gateway;
+mod idle;
 mod memory;
 mod pool;
 mod session;
 mod stream;
+mod web;
 mod websocket;
 
 use std::time::Instant;
@@ -53,6 +56,7 @@ pub(crate) const ROWS: &[Row] = &[
         "WebSocket: there and back, and memory; other libraries beside",
         websocket::run,
     ),
+    row("events", "events over HTTP: streamed to an EventSource, and memory", events::run),
     row("gateway", "WebSocket to a child process; other gateways beside", gateway::run),
     row("connect", "Unix socket: connect and accept", connect::run),
     row("pool", "pool of lines: take one and give it back", pool::run),
@@ -106,6 +110,8 @@ pub(crate) fn role(name: &str) -> Option<Role> {
         "session-calls" => |socket| Box::pin(session::serve_calls(socket, true)),
         "session-calls-bare" => |socket| Box::pin(session::serve_calls(socket, false)),
         "memory-typed" => |socket| Box::pin(memory::serve_typed(socket)),
+        "events" => |socket| Box::pin(events::serve(socket, false)),
+        "events-session" => |socket| Box::pin(events::serve(socket, true)),
         "gateway" => |socket| Box::pin(gateway::serve(socket)),
         "websocket-echo" => |socket| Box::pin(websocket::serve(socket, true)),
         "websocket-echo-quiet" => |socket| Box::pin(websocket::serve(socket, false)),

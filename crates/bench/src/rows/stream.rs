@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use memchr::memchr_iter;
 use tieline_proto::Lines;
-use tieline_transport::{Acceptor, Channel, Connector, Receiver, Sender, SenderExt};
+use tieline_transport::{
+    Acceptor, Channel, Connector, Incoming, Receiver, ReceiverExt, Sender, SenderExt,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -87,7 +89,10 @@ pub(super) async fn send(
 
 pub(super) async fn receive(receiver: &mut impl Receiver, messages: usize) -> Result<()> {
     for _ in 0..messages {
-        message(receiver).await?;
+        match receiver.recv().await {
+            Incoming::Message(message) => drop(message),
+            other => return Err(format!("no message but {other:?}").into()),
+        }
     }
     Ok(())
 }

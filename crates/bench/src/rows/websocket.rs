@@ -1,25 +1,23 @@
 //! WebSockets over TCP on loopback, beside libraries for nothing else: messages of 64 bytes one at a time
 //! and 64 at once, of 1 MiB, and the memory of a connection that idles.
 
-use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tieline_http::{Access, ClientConfig, Place, ServerConfig, Token, Web, WebChannel};
+use tieline_http::ClientConfig;
 use tieline_transport::{
-    Acceptor, BoxChannel, Channel, Endpoint, Incoming, Options, Receiver, Registry, Sender,
-    SenderExt,
+    Acceptor, BoxChannel, Channel, Endpoint, Options, Receiver, Registry, Sender, SenderExt,
 };
 
 use super::calls::libraries::{Ends, Server};
+use super::idle::{self, echo, growth};
+use super::web::{address, listen};
 use super::{message, payload, ping_pong};
 use crate::compare::{Bench, Result, Side};
-use crate::machine;
-use crate::peer::{Peer, announce};
+use crate::peer::Peer;
 use crate::report::{Goal, Line, Unit};
 
 const SMALL: usize = 64;
@@ -123,11 +121,6 @@ fn connect(bench: &Bench, peer: &Peer, config: ClientConfig) -> Result<BoxChanne
     Ok(bench.runtime.block_on(registry.connect(&url, &Options::default()))?)
 }
 
-/// Where a peer of ours listens, which it writes to where its socket would be.
-fn address(peer: &Peer) -> Result<String> {
-    Ok(std::fs::read_to_string(peer.socket())?)
-}
-
 /// Rounds of a library: what became of the seconds that it says.
 fn told(ends: &mut Ends, command: String, figure: impl Fn(f64) -> f64 + 'static) -> Side<'_> {
     Box::new(move || Ok(figure(ends.seconds(&command)?)))
@@ -167,18 +160,17 @@ async fn there_and_back(
 }
 
 fn memory(bench: &Bench) -> Result<Vec<Line>> {
-    if machine::resident(std::process::id()).is_none() {
+    let Some(connections) = idle::connections(bench, 10_000) else {
         return Ok(vec![Line::skipped("WebSocket memory, idle", "the system does not tell it")]);
-    }
-    let within = machine::descriptor_limit().map_or(usize::MAX, |it| it.saturating_sub(100));
-    let connections = if bench.quick { 500 } else { 10_000 }.min(within);
+    };
     let ours: Side<'_> = Box::new(move || {
         let peer = Peer::start("websocket-echo")?;
-        growth(peer.pid(), &address(&peer)?, connections)
+        let address = address(&peer)?;
+        growth(peer.pid(), connections, || used(&address))
     });
     let theirs: Side<'_> = Box::new(move || {
         let server = Server::start("tokio-websockets")?;
-        growth(server.pid(), server.address(), connections)
+        growth(server.pid(), connections, || used(server.address()))
     });
     let work = format!("WebSocket memory, each of {connections} idle after one 64-byte message");
     if Server::start("tokio-websockets").is_err() {
@@ -189,16 +181,6 @@ fn memory(bench: &Bench) -> Result<Vec<Line>> {
     let [ours, theirs] = bench.interleave([ours, theirs])?;
     let (ours, theirs) = (ours.as_slice(), theirs.as_slice());
     Ok(vec![Line::compared(work, "tokio-websockets", Unit::Bytes, (ours, theirs), MEMORY)])
-}
-
-/// Each round has a server of its own, with an untouched heap.
-fn growth(pid: u32, address: &str, connections: usize) -> Result<f64> {
-    let resident = || machine::resident(pid).ok_or("the peer has ended");
-    let _first = used(address)?;
-    let before = resident()?;
-    let held = (0..connections).map(|_| used(address)).collect::<Result<Vec<_>>>()?;
-    let after = resident()?;
-    Ok((after as f64 - before as f64) / held.len() as f64)
 }
 
 /// A WebSocket that has carried something, by hand.
@@ -223,36 +205,14 @@ fn used(address: &str) -> Result<TcpStream> {
 }
 
 pub(super) async fn serve(socket: PathBuf, has_heartbeat: bool) -> Result<()> {
-    let place = Place::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
-    let mut config =
-        ServerConfig { access: Access::Anybody, ..ServerConfig::new(place, Token::random()?) };
-    if !has_heartbeat {
-        config.web_socket.heartbeat = None;
-    }
-    config.limits.connections = 100_000;
-    config.limits.connections_per_peer = 100_000;
-    let (web, mut plain, _resumable) = Web::listen(config).await?;
-    let url = web.endpoint().to_string();
-    std::fs::write(socket, url.trim_start_matches("http://"))?;
-    announce()?;
+    let (_web, mut plain, _resumable) = listen(socket, |config| {
+        if !has_heartbeat {
+            config.web_socket.heartbeat = None;
+        }
+    })
+    .await?;
     loop {
         let Some(channel) = plain.accept().await?.into_web_socket() else { continue };
         tokio::spawn(echo(channel));
-    }
-}
-
-/// What came together is answered together, as a server does that means well.
-async fn echo(channel: WebChannel) -> Result<()> {
-    let (mut sender, mut receiver) = channel.split();
-    loop {
-        let incoming = poll_fn(|cx| match receiver.poll_recv(cx) {
-            Poll::Ready(incoming) => Poll::Ready(Ok(incoming)),
-            Poll::Pending => match sender.poll_flush(cx) {
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                _ => Poll::Pending,
-            },
-        });
-        let Incoming::Message(message) = incoming.await? else { return Ok(()) };
-        sender.feed(message).await?;
     }
 }
