@@ -46,17 +46,13 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
 
     let mut failures = Vec::new();
     if run_tidy && !tidy::check(&workspace) {
-        failures.push("tidy");
+        failures.push("tidy".to_owned());
     }
     if is_ci() && options.cargo_args.is_empty() {
-        let checks = [
-            ("macos", macos::check(&workspace, true)),
-            ("windows", windows::check(&workspace, true)),
-        ];
-        for (name, checked) in checks {
+        for checked in [macos::check(&workspace, true), windows::check(&workspace, true)] {
             if let Err(Failure::Failed(why) | Failure::Usage(why)) = checked {
                 eprintln!("xtask: {why}");
-                failures.push(name);
+                failures.push(why);
             }
         }
     }
@@ -74,13 +70,14 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         && !options.names_targets()
         && !cargo_test(&[options.breadth(), &["--examples"]].concat())?
     {
-        failures.push("the tests of the examples");
+        failures.push("the tests of the examples".to_owned());
     }
     if !cargo_test(options.breadth())? {
-        failures.push("cargo test");
+        failures.push("cargo test".to_owned());
     }
     match failures.is_empty() {
         true => Ok(()),
+        // Whole, although each was told when it came: of a long log people are shown the end.
         false => Err(failed(format!("failed: {}", failures.join(", ")))),
     }
 }

@@ -162,9 +162,9 @@ impl Ran {
         let problems = self.problems.len();
         for (test, mut outcome) in results(&said.stdout) {
             let name = format!("{}::{test}", suite.name);
-            if outcome == Outcome::Failed
-                && panic_of(&said.stdout, test).is_some_and(|said| said.contains(NOT_STARTED))
-            {
+            let panic = panic_of(&said.stdout, test).unwrap_or_default();
+            let was_started = !panic.first().is_some_and(|first| first.contains(NOT_STARTED));
+            if outcome == Outcome::Failed && !was_started {
                 eprintln!("windows: {name}: again, as Wine did not start a program for it");
                 let alone = run(&["--exact", test])?;
                 let is_well = alone.code == Some(0)
@@ -178,7 +178,7 @@ impl Ran {
             }
             eprintln!("windows: {name} {outcome}");
             if outcome == Outcome::Failed {
-                self.problems.push(format!("{name} failed"));
+                self.problems.push(format!("{name} failed: {:.500}", panic.join(" ")));
             }
             passed += usize::from(outcome == Outcome::Passed);
             self.tests.insert(name, outcome);
@@ -285,19 +285,21 @@ mod tests {
         const WINES: &str = "source: Some(Os { code: 1359, kind: Uncategorized })";
         let not_started = &failed(WINES, 1);
         let ok = ("test a ... ok\n\ntest result: ok. 1 passed;\n", Some(0));
-        let all = vec!["s::a failed".to_owned(), "s ended with a failure".to_owned()];
-        let end = vec![all[1].clone()];
+        let end = vec!["s ended with a failure".to_owned()];
+        let all = |with: &str| vec![format!("s::a failed: {with}"), end[0].clone()];
+        let wines = || all(WINES);
         assert_eq!(judged(&[(not_started, Some(FAILED)), ok]), (vec![], 2));
         // It fails again, or is not to be found.
         let again = (&**not_started, Some(FAILED));
-        assert_eq!(judged(&[again, again]), (all.clone(), 2));
-        assert_eq!(judged(&[again, ("test result: ok. 0 passed;\n", Some(0))]), (all.clone(), 2));
+        assert_eq!(judged(&[again, again]), (wines(), 2));
+        assert_eq!(judged(&[again, ("test result: ok. 0 passed;\n", Some(0))]), (wines(), 2));
         // It has failed with something else, or with something else besides.
-        assert_eq!(judged(&[(&failed("it is not so", 1), Some(FAILED))]), (all.clone(), 1));
+        let of_ours = || (all("it is not so"), 1);
+        assert_eq!(judged(&[(&failed("it is not so", 1), Some(FAILED))]), of_ours());
         let printed = failed("it is not so", 1).replace("thread", &format!("{WINES}\nthread"));
-        assert_eq!(judged(&[(&printed, Some(FAILED))]), (all.clone(), 1));
+        assert_eq!(judged(&[(&printed, Some(FAILED))]), of_ours());
         let twice = failed(&format!("{WINES}\nthread 'a' panicked at x.rs:2:\nso"), 1);
-        assert_eq!(judged(&[(&twice, Some(FAILED))]), (all, 1));
+        assert_eq!(judged(&[(&twice, Some(FAILED))]), (all(""), 1));
         // Somebody else has failed, whose line nobody can read; the harness has not come to its end, took
         // too long, or crashed behind it.
         assert_eq!(judged(&[(&failed(WINES, 2), Some(FAILED)), ok]), (end.clone(), 2));
