@@ -42,6 +42,9 @@ impl Target {
         cargo
             .args([command, "--locked", "--target", self.triple, "-Z"])
             .arg(format!("build-std={}", self.std))
+            // A warning is an error here as it is on Linux.
+            .args(["-Z", "warnings"])
+            .env("CARGO_BUILD_WARNINGS", "deny")
             .env("RUSTC", "/usr/bin/rustc")
             // It is what makes `-Z` known to a stable compiler.
             .env("RUSTC_BOOTSTRAP", "1")

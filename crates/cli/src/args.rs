@@ -22,6 +22,7 @@ pub(crate) use line::Line;
 pub(crate) use logging::{LogFormat, Logging};
 pub(crate) use serve::Serve;
 pub(crate) use status::Status;
+#[cfg(unix)]
 pub(crate) use values::message_size;
 pub(crate) use web::WebServer;
 
