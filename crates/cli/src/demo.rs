@@ -57,7 +57,8 @@ fn agent() -> Router {
             std::process::exit(3)
         })
         .other_requests(|request, _| {
-            let known = "there are echo, add, sleep, count, flood and crash";
+            let known = "there are echo, add [N, …], sleep {\"ms\": N}, count {\"to\": N}, \
+                         flood {\"bytes\": N} and crash";
             let mut error = ErrorObject::method_not_found(&request.method());
             error.message = format!("{}; {known}", error.message).into();
             Answer::Now(Err(error))

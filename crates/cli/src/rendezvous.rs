@@ -24,13 +24,23 @@ pub(crate) async fn listen(
     let elsewhere = |problem| Failure::Said(format!("{problem}; or say where: --listen"));
     let directory = directory().map_err(elsewhere)?;
     let name = socket_name(program);
+    let mut taken = None;
     for number in 1..=MOST {
         let file =
             if number == 1 { format!("{name}.sock") } else { format!("{name}-{number}.sock") };
         let endpoint = Endpoint::unix(directory.join(file));
-        match sessions::listen(registry, endpoint, options, served).await {
-            Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {}
-            result => return Ok(result?),
+        match sessions::listen(registry, endpoint.clone(), options, served).await {
+            Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {
+                taken.get_or_insert(endpoint);
+            }
+            result => {
+                let acceptor = result?;
+                if let Some(taken) = taken {
+                    let this = acceptor.endpoint();
+                    tracing::info!("{taken} is another server's; this one listens on {this}");
+                }
+                return Ok(acceptor);
+            }
         }
     }
     let directory = directory.display();

@@ -20,12 +20,22 @@ pub(crate) async fn listen(
     served: Served,
 ) -> Result<Box<dyn DynAcceptor>, Failure> {
     let name = pipe_name(program);
+    let mut taken = None;
     for number in 1..=MOST {
         let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
         let endpoint = Endpoint::new(Address::Pipe(name));
-        match sessions::listen(registry, endpoint, options, served).await {
-            Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {}
-            result => return Ok(result?),
+        match sessions::listen(registry, endpoint.clone(), options, served).await {
+            Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {
+                taken.get_or_insert(endpoint);
+            }
+            result => {
+                let acceptor = result?;
+                if let Some(taken) = taken {
+                    let this = acceptor.endpoint();
+                    tracing::info!("{taken} is another server's; this one listens on {this}");
+                }
+                return Ok(acceptor);
+            }
         }
     }
     Err(Failure::Said(format!("{MOST} pipes of this name are in use; say where: --listen")))

@@ -36,7 +36,7 @@ impl About {
     /// A server that has begun just now. `command` is what is printed of it.
     pub(crate) fn new(command: String, listeners: &[Endpoint], watch: ServerWatch) -> Self {
         let since = (Instant::now(), SystemTime::now());
-        let listeners = listeners.iter().map(said::absolute).collect();
+        let listeners = listeners.iter().map(Endpoint::absolute).collect();
         Self { since, command, listeners, watch }
     }
 }

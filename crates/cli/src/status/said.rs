@@ -204,7 +204,7 @@ impl Line {
         Self {
             id,
             kind: client.kind.to_string(),
-            endpoint: absolute(&client.endpoint).to_string(),
+            endpoint: client.endpoint.absolute().to_string(),
             peer: client.peer.map(Identity::from),
             since: time(client.since),
             last_activity: time(client.last_activity),
@@ -267,17 +267,6 @@ impl From<ProgramView> for Program {
             retry_in_ms: left.map(millis),
             cause: cause.map(|cause| cause.to_string().chars().take(CAUSE).collect()),
         }
-    }
-}
-
-/// The same endpoint, wherever the one who reads it is.
-pub(super) fn absolute(endpoint: &Endpoint) -> Endpoint {
-    let Address::Unix(path) = endpoint.address() else { return endpoint.clone() };
-    let Ok(path) = std::path::absolute(path) else { return endpoint.clone() };
-    let absolute = Endpoint::unix(path);
-    match endpoint.framing() {
-        Some(framing) => absolute.with_framing(framing),
-        None => absolute,
     }
 }
 

@@ -131,6 +131,16 @@ impl Endpoint {
         Self { framing: Some(FramingKind::LengthPrefix), ..self.clone() }
     }
 
+    /// The same place, as it is named from any directory: a Unix socket's path from the root. It may be
+    /// longer than a socket's address can be (unix(7)), and then nobody connects to it by this name. Where
+    /// the current directory is gone, a path remains as it is.
+    #[must_use]
+    pub fn absolute(&self) -> Self {
+        let Address::Unix(path) = &self.address else { return self.clone() };
+        let Ok(path) = std::path::absolute(path) else { return self.clone() };
+        Self { address: Address::Unix(path.into()), ..self.clone() }
+    }
+
     /// The framing that stands in front, if one does.
     pub fn framing(&self) -> Option<FramingKind> {
         self.framing
