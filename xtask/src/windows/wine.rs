@@ -64,6 +64,8 @@ impl Wine {
         }
         // It is made at the first start, and brought up to date when Wine is another one.
         run_aside(wine.environment(workspace.command("wine").args(["wineboot", "--init"])))?;
+        run_aside(wine.environment(Command::new("wineserver").arg("--wait")))?;
+        wine.serve()?;
         Ok(wine)
     }
 
@@ -86,6 +88,7 @@ impl Wine {
                     child.kill().map_err(io)?;
                     child.wait().map_err(io)?;
                     self.end();
+                    self.serve()?;
                     break None;
                 }
                 None => std::thread::sleep(Duration::from_millis(20)),
@@ -101,7 +104,13 @@ impl Wine {
         environment(&self.prefix, command)
     }
 
-    /// Ends what runs in this prefix, and in no other; the next program starts the server again.
+    /// Starts the server, to stay whoever comes and goes. One that a program starts for itself ends with the
+    /// last of them, and whoever comes in that moment is turned away.
+    fn serve(&self) -> Result<(), Failure> {
+        run_aside(self.environment(Command::new("wineserver").arg("--persistent")))
+    }
+
+    /// Ends what runs in this prefix, and in no other, with the server.
     fn end(&self) {
         for how in ["--kill", "--wait"] {
             let ended = self.environment(Command::new("wineserver").arg(how)).status();
