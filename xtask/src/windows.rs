@@ -5,9 +5,9 @@
 
 mod harness;
 mod list;
+mod ran;
 mod wine;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -15,10 +15,10 @@ use serde_json::Value;
 use crate::debian::{TOOLCHAIN, Target};
 use crate::needs::{Program, program};
 use crate::workspace::{Workspace, output};
-use crate::{Failure, failed, is_ci, needs, usage, wants_help};
-use harness::{FAILED, Outcome, failed_of, panic_of, results};
-use list::{MUST_RUN, UNPROVEN};
-use wine::{Said, Wine};
+use crate::{Failure, is_ci, needs, usage, wants_help};
+use list::UNPROVEN;
+use ran::Ran;
+use wine::Wine;
 
 const HELP: &str = "\
 Builds the workspace and its tests for Windows, with Debian's compiler and mingw, and runs them under
@@ -91,7 +91,10 @@ pub(crate) fn check(workspace: &Workspace, may_install: bool) -> Result<(), Fail
         ran.suite(suite, |args| wine.run(suite, args))?;
     }
     for unproven in UNPROVEN {
-        ran.unproven(&wine, &suites, unproven)?;
+        match suites.iter().find(|suite| suite.name == unproven.suite) {
+            Some(suite) => ran.unproven(unproven, |args| wine.run(suite, args))?,
+            None => ran.lacks(unproven.suite),
+        }
     }
     drop(wine);
     ran.judge()
@@ -132,193 +135,4 @@ fn suite(message: &str) -> Option<Suite> {
         _ => package.to_owned(),
     };
     is_test.then(|| Suite { name, directory, program: program.into() })
-}
-
-/// How a start fails, rarely, when Wine's process for it ends before it is one of Windows, which has no such
-/// error for it. Whom it meets is run once more, alone.
-const NOT_STARTED: &str = "code: 1359, ";
-
-/// What became of every test.
-#[derive(Default)]
-struct Ran {
-    /// By its full name.
-    tests: BTreeMap<String, Outcome>,
-    problems: Vec<String>,
-}
-
-impl Ran {
-    fn suite(
-        &mut self,
-        suite: &Suite,
-        mut run: impl FnMut(&[&str]) -> Result<Said, Failure>,
-    ) -> Result<(), Failure> {
-        // Two at once: everything goes through one server of Wine's, and time has to pass there as well.
-        let mut args = vec!["--test-threads=2", "--format=pretty"];
-        for unproven in UNPROVEN.iter().filter(|it| it.suite == suite.name) {
-            args.extend(["--skip", unproven.test]);
-        }
-        let said = run(&args)?;
-        let (mut passed, mut again) = (0, 0);
-        let problems = self.problems.len();
-        for (test, mut outcome) in results(&said.stdout) {
-            let name = format!("{}::{test}", suite.name);
-            let panic = panic_of(&said.stdout, test).unwrap_or_default();
-            let was_started = !panic.first().is_some_and(|first| first.contains(NOT_STARTED));
-            if outcome == Outcome::Failed && !was_started {
-                eprintln!("windows: {name}: again, as Wine did not start a program for it");
-                let alone = run(&["--exact", test])?;
-                let is_well = alone.code == Some(0)
-                    && results(&alone.stdout).next() == Some((test, Outcome::Passed));
-                if is_well {
-                    outcome = Outcome::Passed;
-                    again += 1;
-                } else {
-                    eprintln!("{}\n{}", alone.stdout, alone.stderr);
-                }
-            }
-            eprintln!("windows: {name} {outcome}");
-            if outcome == Outcome::Failed {
-                self.problems.push(format!("{name} failed: {:.500}", panic.join(" ")));
-            }
-            passed += usize::from(outcome == Outcome::Passed);
-            self.tests.insert(name, outcome);
-        }
-        // Nothing else went wrong than what was put right, and the harness has come to its end.
-        let is_excused = again > 0
-            && self.problems.len() == problems
-            && said.code == Some(FAILED)
-            && failed_of(&said.stdout) == Some(again);
-        if said.code != Some(0) && !is_excused {
-            eprintln!("{}\n{}", said.stdout, said.stderr);
-            self.problems.push(format!("{} ended with a failure", suite.name));
-        }
-        eprintln!("windows: {}: {passed} passed in {:.1?}", suite.name, said.took);
-        Ok(())
-    }
-
-    /// One that must fail under Wine: there it shows what Wine is, and not what tieline is.
-    fn unproven(
-        &mut self,
-        wine: &Wine,
-        suites: &[Suite],
-        unproven: &list::Unproven,
-    ) -> Result<(), Failure> {
-        let name = format!("{}::{}", unproven.suite, unproven.test);
-        let Some(suite) = suites.iter().find(|suite| suite.name == unproven.suite) else {
-            self.problems.push(format!("there is no {name}"));
-            return Ok(());
-        };
-        let said = wine.run(suite, &["--exact", "--include-ignored", unproven.test])?;
-        match results(&said.stdout).next() {
-            None => self.problems.push(format!("there is no {name}")),
-            Some((_, Outcome::Failed)) if said.stdout.contains(unproven.says) => {
-                eprintln!("windows: {name}: expected deviation ({})", unproven.why);
-            }
-            Some((_, Outcome::Failed)) => {
-                eprintln!("{}", said.stdout);
-                self.problems.push(format!(
-                    "{name} failed, and not with {:?}, as it does because of Wine",
-                    unproven.says
-                ));
-            }
-            Some((_, outcome)) => {
-                eprintln!("windows: {name}: {outcome}");
-                self.problems.push(format!(
-                    "{name} did not fail, although Wine is believed not to pass it: {}",
-                    unproven.why
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn judge(mut self) -> Result<(), Failure> {
-        for must in MUST_RUN {
-            if matches!(self.tests.get(*must), None | Some(Outcome::Ignored)) {
-                self.problems.push(format!("{must} did not run"));
-            }
-        }
-        let count = |wanted| self.tests.values().filter(|outcome| **outcome == wanted).count();
-        let (passed, ignored) = (count(Outcome::Passed), count(Outcome::Ignored));
-        let unproven = UNPROVEN.len();
-        eprintln!(
-            "windows: {passed} passed under Wine, {ignored} are ignored, {unproven} are unproven there"
-        );
-        match self.problems.is_empty() {
-            true => Ok(()),
-            false => Err(failed(format!("windows: {}", self.problems.join("; ")))),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    /// What becomes of a suite whose runs say this, one after the other: its problems, and how often it
-    /// was run.
-    fn judged(runs: &[(&str, Option<i32>)]) -> (Vec<String>, usize) {
-        let suite = Suite { name: "s".into(), directory: "".into(), program: "".into() };
-        let mut ran = Ran::default();
-        let mut count = 0;
-        ran.suite(&suite, |_| {
-            let (stdout, code) = (runs[count].0.to_owned(), runs[count].1);
-            count += 1;
-            Ok(Said { stdout, stderr: String::new(), code, took: Duration::ZERO })
-        })
-        .ok()
-        .unwrap();
-        (ran.problems, count)
-    }
-
-    #[test]
-    fn whom_wine_did_not_start_a_program_for_is_asked_once_more_and_nobody_else() {
-        let failed = |why: &str, count: usize| {
-            format!(
-                "test a ... FAILED\ntest b ... ok\n\nfailures:\n\n---- a stdout ----\n\
-                 thread 'a' panicked at x.rs:1:\n{why}\n\n\nfailures:\n    a\n\n\
-                 test result: FAILED. 1 passed; {count} failed; 0 ignored;\n"
-            )
-        };
-        const WINES: &str = "source: Some(Os { code: 1359, kind: Uncategorized })";
-        let not_started = &failed(WINES, 1);
-        let ok = ("test a ... ok\n\ntest result: ok. 1 passed;\n", Some(0));
-        let end = vec!["s ended with a failure".to_owned()];
-        let all = |with: &str| vec![format!("s::a failed: {with}"), end[0].clone()];
-        let wines = || all(WINES);
-        assert_eq!(judged(&[(not_started, Some(FAILED)), ok]), (vec![], 2));
-        // It fails again, or is not to be found.
-        let again = (&**not_started, Some(FAILED));
-        assert_eq!(judged(&[again, again]), (wines(), 2));
-        assert_eq!(judged(&[again, ("test result: ok. 0 passed;\n", Some(0))]), (wines(), 2));
-        // It has failed with something else, or with something else besides.
-        let of_ours = || (all("it is not so"), 1);
-        assert_eq!(judged(&[(&failed("it is not so", 1), Some(FAILED))]), of_ours());
-        let printed = failed("it is not so", 1).replace("thread", &format!("{WINES}\nthread"));
-        assert_eq!(judged(&[(&printed, Some(FAILED))]), of_ours());
-        let twice = failed(&format!("{WINES}\nthread 'a' panicked at x.rs:2:\nso"), 1);
-        assert_eq!(judged(&[(&twice, Some(FAILED))]), (all(""), 1));
-        // Somebody else has failed, whose line nobody can read; the harness has not come to its end, took
-        // too long, or crashed behind it.
-        assert_eq!(judged(&[(&failed(WINES, 2), Some(FAILED)), ok]), (end.clone(), 2));
-        let cut = not_started.split("test result").next().unwrap();
-        assert_eq!(judged(&[(cut, Some(FAILED)), ok]), (end.clone(), 2));
-        assert_eq!(judged(&[(not_started, None), ok]), (end.clone(), 2));
-        assert_eq!(judged(&[(not_started, Some(5)), ok]), (end, 2));
-    }
-
-    #[test]
-    fn a_test_is_proven_or_not_and_listed_once() {
-        for unproven in UNPROVEN {
-            let name = format!("{}::{}", unproven.suite, unproven.test);
-            assert!(!MUST_RUN.contains(&name.as_str()), "{name}");
-            assert!(unproven.command().contains(unproven.test));
-        }
-        let mut names: Vec<_> = MUST_RUN.to_vec();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), MUST_RUN.len());
-    }
 }

@@ -85,3 +85,21 @@ pub(super) const MUST_RUN: &[&str] = &[
     "transport::windows::pipes::who_finds_every_instance_taken_waits_within_its_time",
     "transport::windows::ratios::round_trips_and_streams_arrive_as_over_raw_pipes",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_is_proven_or_not_and_listed_once() {
+        for unproven in UNPROVEN {
+            let name = format!("{}::{}", unproven.suite, unproven.test);
+            assert!(!MUST_RUN.contains(&name.as_str()), "{name}");
+            assert!(unproven.command().contains(unproven.test));
+        }
+        let mut names: Vec<_> = MUST_RUN.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), MUST_RUN.len());
+    }
+}

@@ -104,8 +104,8 @@ impl Wine {
         environment(&self.prefix, command)
     }
 
-    /// Starts the server, to stay whoever comes and goes. One that a program starts for itself ends with the
-    /// last of them, and whoever comes in that moment is turned away.
+    /// Starts the server, to stay whoever comes and goes: one that a program starts for itself ends with the
+    /// last of them, and the next one waits two seconds for another.
     fn serve(&self) -> Result<(), Failure> {
         run_aside(self.environment(Command::new("wineserver").arg("--persistent")))
     }
