@@ -286,7 +286,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     fn no_more(&mut self, reason: CloseReason) {
         if reason.is_clean() {
             // First, or a call that is made meanwhile would wait for ever.
-            self.shared.begin_close();
+            self.shared.take_no_calls();
         }
         self.shared.end_calls(&reason);
         if reason.is_clean() {
@@ -338,6 +338,11 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             }
             Stage::Answering(reason, grace) => {
                 let reason = reason.clone();
+                // What is told while requests are carried out belongs to them. With the last one
+                // answered nothing new is taken, or who tells much would keep the line.
+                if self.inbound.is_idle() && !self.shared.is_closing() {
+                    self.shared.begin_close();
+                }
                 // Handlers have all the time that the other side waits, unless this side wants an end.
                 if self.shared.is_close_requested() && grace.is_none() {
                     *grace = Some(Box::pin(tokio::time::sleep(self.shared.options.grace)));

@@ -38,7 +38,7 @@ pub enum CallError {
 pub enum NotSent {
     /// The line has ended.
     Closed(CloseReason),
-    /// The line is being closed and takes nothing new.
+    /// The line is being closed and takes nothing new, or it was a call, and the other side says no more.
     Closing,
     /// The line was lost, and another has come in its place. The peer goes on with that one.
     Reset(CloseReason),

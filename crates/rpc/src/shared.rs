@@ -66,6 +66,8 @@ pub struct UnclaimedAnswers {
 
 pub(crate) enum Phase {
     Open,
+    /// The other side says no more: it can still be told something, and answers nothing.
+    Answering,
     /// Nothing new is taken.
     Closing,
     Closed(CloseReason),
@@ -137,7 +139,7 @@ impl Shared {
                 room.forget();
                 Ok(permits as usize)
             }
-            Err(_) => self.lock().check_open().and(Err(NotSent::Closing)),
+            Err(_) => self.lock().check_open(false).and(Err(NotSent::Closing)),
         }
     }
 
@@ -150,7 +152,7 @@ impl Shared {
         bound: Option<Bound>,
     ) -> Result<CallId, NotSent> {
         let length = method.len() + params.map_or(0, <[u8]>::len);
-        let (weight, mut state) = self.admit(length, bound).await?;
+        let (weight, mut state) = self.admit(length, bound, true).await?;
         let id = state.calls.begin(Pending { wants_progress, ..Pending::default() });
         let mut digits = [0; 20];
         let (dialect, digits) = (&self.options.dialect, id.digits(&mut digits));
@@ -169,7 +171,7 @@ impl Shared {
         bound: Option<Bound>,
     ) -> Result<(), NotSent> {
         let length = method.len() + params.map_or(0, <[u8]>::len);
-        let (weight, mut state) = self.admit(length, bound).await?;
+        let (weight, mut state) = self.admit(length, bound, false).await?;
         let message = write_notification(&self.options.dialect, method, params);
         state.push(Outgoing { message: message.into(), call: None, weight, refusal: 0 });
         state.wake_driver();
@@ -332,10 +334,19 @@ impl Shared {
         self.refusal_bytes.load(Relaxed) >= self.options.queue.bytes().saturating_mul(2)
     }
 
+    /// Takes no call from here on: nobody will answer it.
+    pub(crate) fn take_no_calls(&self) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Open) {
+            state.phase = Phase::Answering;
+        }
+        self.gate_moved.notify_waiters();
+    }
+
     /// Takes nothing new from here on.
     pub(crate) fn begin_close(&self) {
         let mut state = self.lock();
-        if matches!(state.phase, Phase::Open) {
+        if matches!(state.phase, Phase::Open | Phase::Answering) {
             state.phase = Phase::Closing;
         }
         self.closing.store(true, Relaxed);
@@ -361,10 +372,15 @@ impl Shared {
     /// No answer can come any more: every call that waits ends as not sent or as unknown.
     pub(crate) fn end_calls(&self, reason: &CloseReason) {
         let mut state = self.lock();
-        state.outgoing.retain(|out| out.call.is_none());
+        let mut room = 0;
+        state.outgoing.retain(|out| {
+            room += if out.call.is_some() { out.weight } else { 0 };
+            out.call.is_none()
+        });
         state.outgoing_bytes = state.outgoing.iter().map(|out| out.message.len()).sum();
         let wakers = state.fail_calls(reason, NotSent::Closed);
         drop(state);
+        self.room.add_permits(room);
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -389,10 +405,11 @@ impl Shared {
 }
 
 impl State {
-    fn check_open(&self) -> Result<(), NotSent> {
+    fn check_open(&self, is_call: bool) -> Result<(), NotSent> {
         match &self.phase {
             Phase::Open => Ok(()),
-            Phase::Closing => Err(NotSent::Closing),
+            Phase::Answering if !is_call => Ok(()),
+            Phase::Answering | Phase::Closing => Err(NotSent::Closing),
             Phase::Closed(reason) => Err(NotSent::Closed(reason.clone())),
         }
     }

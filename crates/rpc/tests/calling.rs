@@ -5,12 +5,13 @@
 mod support;
 
 use std::pin::pin;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{peer_and_raw, poll_once, two_peers, with_options, within};
 use tieline_proto::ByteSize;
 use tieline_rpc::{CallError, Dialect, NotSent, Peer, PeerOptions, Router};
-use tieline_transport::SenderExt;
+use tieline_transport::{Incoming, ReceiverExt, SenderExt};
 
 fn answer(id: &Value, result: Value) -> String {
     json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string()
@@ -311,6 +312,59 @@ async fn what_was_asked_before_the_end_of_input_is_still_answered() {
     raw.sender.close().await.unwrap();
     assert_eq!(raw.hear().await["result"], "done");
     raw.hear_end().await;
+    assert!(within(driver).await.unwrap().is_clean());
+}
+
+/// More of them than are queued at once.
+#[tokio::test]
+async fn what_is_told_after_the_end_of_input_arrives_until_the_last_request_is_answered() {
+    const MANY: u64 = 1000;
+    let router = Router::new().request("count", |(): (), peer: Peer| async move {
+        // It is not answered, but ended by the end of input.
+        let asked = peer.call::<Value>("ask", ()).await.unwrap_err();
+        assert!(matches!(asked, CallError::Unknown(_)), "{asked:?}");
+        let asked = peer.call::<Value>("ask", ()).await.unwrap_err();
+        assert!(matches!(asked, CallError::NotSent(NotSent::Closing)), "{asked:?}");
+        for n in 1..=MANY {
+            peer.notify("count", [n]).await.unwrap();
+        }
+        Ok("counted")
+    });
+    let options = PeerOptions { queue: ByteSize::new(64), ..PeerOptions::default() };
+    let (peer, driver, mut raw) = with_options(router, options);
+    raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"count"}"#).await;
+    assert_eq!(raw.hear().await["method"], "ask");
+    raw.sender.close().await.unwrap();
+    for n in 1..=MANY {
+        assert_eq!(raw.hear().await["params"], json!([n]));
+    }
+    assert_eq!(raw.hear().await["result"], "counted");
+    raw.hear_end().await;
+    assert!(within(driver).await.unwrap().is_clean());
+    assert!(peer.notify("more", ()).await.is_err());
+}
+
+/// Who tells without an end does not keep the line, also where the other side reads nothing for now.
+#[tokio::test]
+async fn with_the_last_request_answered_nothing_more_is_told() {
+    let options = PeerOptions { queue: ByteSize::new(64), ..PeerOptions::default() };
+    let (peer, driver, mut raw) = with_options((), options);
+    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+    let telling = tokio::spawn(async move {
+        loop {
+            if let Err(refused) = peer.notify("tick", ()).await {
+                return refused;
+            }
+            told.send(()).unwrap();
+        }
+    });
+    // Until it waits for room.
+    tells.recv().await.unwrap();
+    while tokio::time::timeout(Duration::from_millis(100), tells.recv()).await.is_ok() {}
+    raw.sender.close().await.unwrap();
+    let refused = within(telling).await.unwrap();
+    assert!(matches!(refused, NotSent::Closing), "{refused:?}");
+    within(async { while let Incoming::Message(_) = raw.receiver.recv().await {} }).await;
     assert!(within(driver).await.unwrap().is_clean());
 }
 

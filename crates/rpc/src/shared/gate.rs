@@ -51,17 +51,19 @@ impl Gate {
 }
 
 impl Shared {
-    /// Waits until a message of `length` bytes may be queued, and for the room that it needs.
+    /// Waits until a message of `length` bytes may be queued, a call or not, and for the room that it
+    /// needs.
     pub(super) async fn admit(
         &self,
         length: usize,
         bound: Option<Bound>,
+        is_call: bool,
     ) -> Result<(usize, MutexGuard<'_, State>), NotSent> {
         loop {
             let weight = self.reserve(length).await?;
             let moved = {
                 let state = self.lock();
-                match state.check_open().and_then(|()| state.gate.check(bound)) {
+                match state.check_open(is_call).and_then(|()| state.gate.check(bound)) {
                     Ok(true) => return Ok((weight, state)),
                     // Under the lock, so that nothing is missed behind the look.
                     Ok(false) => Ok(self.gate_moved.notified()),
