@@ -9,8 +9,7 @@ use tieline_gateway::{Bridge, Server, ServerReport, Tap};
 use tieline_http::ClientConfig;
 use tieline_proto::FramingKind;
 use tieline_transport::{
-    Address, DynAcceptor, DynConnector, Endpoint, Options, ProcessAccount, ProcessCounts, Registry,
-    resolve,
+    DynAcceptor, DynConnector, Endpoint, Options, ProcessAccount, ProcessCounts, Registry, resolve,
 };
 
 use crate::args::Serve;
@@ -45,7 +44,7 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     for Entrance { acceptor, json } in entrances {
         server.add(acceptor, target(&args, &registry, &program, json, &account)?);
     }
-    let endpoints: Vec<_> = endpoints.into_iter().map(from_anywhere).collect();
+    let endpoints: Vec<_> = endpoints.iter().map(Endpoint::absolute).collect();
     let watch = server.watch();
     sites.export(&watch);
     let offer = if args.no_status { None } else { offer(&registry).await };
@@ -211,19 +210,6 @@ async fn entrances(
     Ok(Entrances { entrances, endpoints })
 }
 
-/// A socket is named as it is from any directory, as its clients are elsewhere: unless nobody can connect
-/// to it by that.
-fn from_anywhere(endpoint: Endpoint) -> Endpoint {
-    let absolute = endpoint.absolute();
-    match absolute.address() {
-        Address::Unix(path) if path.len() > LONGEST_SOCKET => endpoint,
-        _ => absolute,
-    }
-}
-
-/// In bytes: what `sockaddr_un` has room for, less the NUL (unix(7); 104 with it on macOS).
-const LONGEST_SOCKET: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
-
 fn target(
     args: &Serve,
     registry: &Registry,
@@ -278,29 +264,4 @@ fn invitation(tieline: &str, endpoints: &[Endpoint], program: &Program) -> Strin
         });
     }
     text
-}
-
-#[cfg(all(test, unix))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_socket_is_named_as_it_is_from_any_directory() {
-        let here = std::env::current_dir().unwrap();
-        let named = |text: &str| from_anywhere(text.parse().unwrap()).to_string();
-        for front in ["", "resume+", "content-length+"] {
-            let expected = format!("{front}{}", Endpoint::unix(here.join("x.sock")));
-            assert_eq!(named(&format!("{front}unix:x.sock")), expected);
-        }
-        for as_it_is in ["unix:/run/x.sock", "resume+unix:/x", "unix:@name", "tcp:127.0.0.1:7000"] {
-            assert_eq!(named(as_it_is), as_it_is);
-        }
-        // A session's connection is named as the session is.
-        let carrier = "resume+unix:x.sock".parse::<Endpoint>().unwrap().carrier();
-        let session = Endpoint::unix(here.join("x.sock")).resumable();
-        assert_eq!(carrier.absolute().to_string(), session.to_string());
-        // It can be connected to from here, and by its whole name from nowhere.
-        let long = format!("unix:{}", "x".repeat(LONGEST_SOCKET));
-        assert_eq!(named(&long), long);
-    }
 }

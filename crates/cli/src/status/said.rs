@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tieline_gateway::{LineView, ProgramView, State};
+use tieline_http::{Place, WebAddress};
 use tieline_proto::BreakerState;
 use tieline_transport::{Address, Endpoint, PeerIdentity, SessionInfo};
 
@@ -278,10 +279,15 @@ pub(super) fn listens_at(said: &Value, endpoint: &Endpoint) -> bool {
     listeners.into_iter().any(|it| place(it.address()) == wanted)
 }
 
-/// A socket's path, without what is there only on the way to it; any other address as it is.
+/// A socket's path, without what is there only on the way to it; what is of the web is where it is,
+/// whatever is asked of it there. Any other address as it is.
 fn place(address: &Address) -> Address {
-    let Address::Unix(path) = address else { return address.clone() };
-    Address::Unix(real(path).into())
+    let web = WebAddress::of(&Endpoint::new(address.clone())).ok().map(|web| web.place);
+    match (address, &web) {
+        (Address::Unix(path), _) | (_, Some(Place::Unix(path))) => Address::Unix(real(path).into()),
+        (_, Some(Place::Tcp { host, port })) => Address::Tcp { host: host.clone(), port: *port },
+        _ => address.clone(),
+    }
 }
 
 fn real(path: &OsStr) -> PathBuf {

@@ -131,14 +131,19 @@ impl Endpoint {
         Self { framing: Some(FramingKind::LengthPrefix), ..self.clone() }
     }
 
-    /// The same place, as it is named from any directory: a Unix socket's path from the root. It may be
-    /// longer than a socket's address can be (unix(7)), and then nobody connects to it by this name. Where
-    /// the current directory is gone, a path remains as it is.
+    /// The same place, as it is named from any directory: a Unix socket's path from the root. It remains as
+    /// it is where that would be longer than a socket's address can be (unix(7)), so that nobody could
+    /// connect to it, and where the current directory is gone.
     #[must_use]
     pub fn absolute(&self) -> Self {
-        let Address::Unix(path) = &self.address else { return self.clone() };
-        let Ok(path) = std::path::absolute(path) else { return self.clone() };
-        Self { address: Address::Unix(path.into()), ..self.clone() }
+        #[cfg(unix)]
+        if let Address::Unix(path) = &self.address
+            && let Ok(path) = crate::unix::from_root(path.as_ref())
+            && path.as_os_str().len() <= crate::unix::MAX_PATH
+        {
+            return Self { address: Address::Unix(path.into()), ..self.clone() };
+        }
+        self.clone()
     }
 
     /// The framing that stands in front, if one does.
@@ -311,6 +316,28 @@ mod tests {
 
     fn argv(words: &[&str]) -> Address {
         Address::Exec(words.iter().map(Into::into).collect())
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_socket_is_named_as_it_is_from_any_directory() {
+        let here = std::env::current_dir().unwrap();
+        let named = |text: &str| text.parse::<Endpoint>().unwrap().absolute().to_string();
+        for front in ["", "resume+", "content-length+"] {
+            let expected = format!("{front}{}", Endpoint::unix(here.join("x.sock")));
+            assert_eq!(named(&format!("{front}unix:x.sock")), expected);
+            // Not by way of a directory that may go.
+            assert_eq!(named(&format!("{front}unix:src/../x.sock")), expected);
+        }
+        for as_it_is in ["unix:/run/x.sock", "resume+unix:/x", "unix:@name", "tcp:127.0.0.1:7000"] {
+            assert_eq!(named(as_it_is), as_it_is);
+        }
+        let carrier = "resume+unix:x.sock".parse::<Endpoint>().unwrap().carrier();
+        let session = Endpoint::unix(here.join("x.sock")).resumable();
+        assert_eq!(carrier.absolute().to_string(), session.to_string());
+        // It can be connected to from here, and by its whole name from nowhere.
+        let long = format!("unix:{}", "x".repeat(crate::unix::MAX_PATH));
+        assert_eq!(named(&long), long);
     }
 
     #[test]

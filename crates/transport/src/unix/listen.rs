@@ -13,7 +13,8 @@ use tokio::net::UnixListener as TokioListener;
 use super::connect::connect_once;
 use super::lock::SocketLock;
 use super::{
-    UnixAddress, UnixConfig, UnixConnection, admit, directory, socket_address, stream_socket,
+    UnixAddress, UnixConfig, UnixConnection, admit, directory, from_root, socket_address,
+    stream_socket,
 };
 use crate::error::common_kind;
 use crate::{Endpoint, ErrorKind, Listener, Operation, TransportError};
@@ -191,7 +192,7 @@ impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::symlink_metadata(path)?;
         // The working directory may change before the file is to be removed.
-        let path = std::path::absolute(path)?;
+        let path = from_root(path)?;
         Ok(Self { path, device: metadata.dev(), inode: metadata.ino() })
     }
 }

@@ -9,8 +9,9 @@ mod lock;
 mod write_half;
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,7 +156,17 @@ const PROFILE: PerformanceProfile = PerformanceProfile {
 };
 
 /// The longest path that fits a socket address, its closing NUL not counted.
-const MAX_PATH: usize = if cfg!(target_os = "macos") { 103 } else { 107 };
+pub(crate) const MAX_PATH: usize = if cfg!(target_os = "macos") { 103 } else { 107 };
+
+/// A path as it is from any directory, also when those that it comes back from by `..` are gone.
+pub(crate) fn from_root(path: &Path) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    let comes_back = path.components().any(|part| part == Component::ParentDir);
+    match (path.parent(), path.file_name()) {
+        (Some(directory), Some(name)) if comes_back => Ok(directory.canonicalize()?.join(name)),
+        _ => Ok(path),
+    }
+}
 
 fn socket_address(
     config: &UnixConfig,
