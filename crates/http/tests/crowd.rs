@@ -1,4 +1,5 @@
 //! A crowd of clients that trickle, and honest ones who want to be answered meanwhile.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;

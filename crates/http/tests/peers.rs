@@ -1,4 +1,6 @@
-//! WebSockets against what others wrote: `websockets` of Python, `ws` of Node.
+//! WebSockets against what others wrote: `websockets` of Python, `ws` of Node, and a server that knows nothing
+//! of sessions.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -7,10 +9,12 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use bytes::Bytes;
-use support::{LIMIT, TOKEN, config, echo, end, message, registry_with, serve};
+use support::{LIMIT, TOKEN, config, echo, end, message, registry, registry_with, serve};
 use tieline_http::ClientConfig;
-use tieline_transport::{Acceptor, Channel, CloseReason, Endpoint, Options, SenderExt};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tieline_link::SessionOptions;
+use tieline_transport::{Acceptor, Channel, CloseReason, Endpoint, ErrorKind, Options, SenderExt};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 /// Where the fixtures are; without them there is no test.
@@ -138,4 +142,45 @@ async fn curl_upgrades() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.starts_with("HTTP/1.1 101 "), "{output:?}");
     assert!(text.contains("\u{5}hello"), "{output:?}");
+}
+
+/// It is asked for by its subprotocol, and whoever does not grant it is not taken for one that does.
+#[tokio::test]
+async fn a_server_that_knows_no_sessions_is_told_from_one_that_does() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let request = support::head(&mut stream).await;
+        assert!(request.contains("sec-websocket-protocol: tieline.1\r\n"), "{request}");
+        // What any other server answers.
+        stream
+            .write_all(b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+            .await
+            .unwrap();
+        let key = request.split("sec-websocket-key: ").nth(1).unwrap();
+        let accept = accept_of(key.split("\r\n").next().unwrap());
+        stream
+            .write_all(format!("Sec-WebSocket-Accept: {accept}\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        std::future::pending::<()>().await;
+    });
+    let url: Endpoint = format!("resume+ws://127.0.0.1:{port}/ws").parse().unwrap();
+    let options = SessionOptions::default();
+    let connector =
+        tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
+    let Err(error) = connector.connect().await else { panic!("there is a session") };
+    assert!(matches!(error.kind(), ErrorKind::NoSession { .. }), "{error}");
+    for url in ["lines+ws://127.0.0.1/ws", "content-length+ws://127.0.0.1/ws"] {
+        let error = support::refused(&registry(), url).await;
+        assert!(matches!(error.kind(), ErrorKind::UnsupportedOperation), "{error}");
+    }
+}
+
+fn accept_of(key: &str) -> String {
+    let script = "import base64,hashlib,sys;print(base64.b64encode(hashlib.sha1((sys.argv[1]+\
+                  '258EAFA5-E914-47DA-95CA-C5AB0DC85B11').encode()).digest()).decode())";
+    let output = std::process::Command::new("python3").args(["-c", script, key]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

@@ -1,5 +1,6 @@
 //! The module for pages, `/tieline.js`, in Node: another implementation of the session protocol. What it does
 //! in a browser is tested with the program.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;

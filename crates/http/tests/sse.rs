@@ -3,6 +3,11 @@
 
 mod support;
 
+#[cfg(unix)]
+use std::os::unix::process::ExitStatusExt;
+#[cfg(windows)]
+use std::os::windows::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use support::events::{Stream, ask, post, post_as};
@@ -73,9 +78,9 @@ async fn a_stream_says_where_to_post_and_both_ways_are_a_line() {
 #[tokio::test]
 async fn the_end_of_a_line_is_the_last_event_and_says_why() {
     let mut served = plain().await;
-    let program = std::process::Command::new("sh").args(["-c", "exit 3"]).status().unwrap();
     let exit = tieline_transport::ChildExit {
-        status: program,
+        // It has ended with 3.
+        status: ExitStatus::from_raw(if cfg!(unix) { 3 << 8 } else { 3 }),
         stderr_tail: "a secret path".into(),
         unterminated: false,
         truncated: None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use support::events::shears;
-use support::{Served, config, end, head, message, refused, registry, serve, token};
+use support::{Served, config, end, head, message, refused, registry, serve};
 use tieline_http::ServerConfig;
 use tieline_link::SessionOptions;
 use tieline_transport::{
@@ -90,7 +90,7 @@ async fn events_go_over_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let endpoint = format!("http-unix:{}", folder.path().join("a.sock").display());
     let endpoint: Endpoint = endpoint.parse().unwrap();
-    let mut served = serve(ServerConfig::at(&endpoint, token()).unwrap()).await;
+    let mut served = serve(ServerConfig::at(&endpoint, support::token()).unwrap()).await;
     let (registry, options) = (registry(), Options::default());
     let connecting = registry.connect(&endpoint, &options);
     let (client, server) = tokio::join!(connecting, Acceptor::accept(&mut served.plain));

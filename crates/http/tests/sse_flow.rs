@@ -34,7 +34,7 @@ async fn an_older_stream_that_is_full_does_not_disturb_the_newer() {
     });
     // As much as is kept: what does not fit between is at the server.
     while control.info().session.unwrap().kept_bytes < 8 << 20 {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let mut newer = again(served.port, &older.first).await.unwrap();
     let old = async { while older.event().await.is_some() {} };

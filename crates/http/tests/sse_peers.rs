@@ -1,4 +1,5 @@
 //! Events and POST against what others wrote: `eventsource` and fetch of Node, the MCP SDK at either end, Python.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;

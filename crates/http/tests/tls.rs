@@ -61,7 +61,12 @@ async fn a_client_without_a_certificate_is_kept_out_where_one_is_asked_for() {
     let error = support::refused(&trusting(), &url).await;
     assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::Refused), "{error}");
     assert_eq!(served.web.counts().admitted, 0);
-    // With one, as another program shows it.
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn curl_shows_its_certificate_where_one_is_asked_for() {
+    let served = serve(tls(Some("root.pem"))).await;
     let output = tokio::process::Command::new("curl")
         .args(["--silent", "--max-time", "30", "--cacert"])
         .arg(file("root.pem"))
