@@ -2,11 +2,14 @@
 
 use std::error::Error;
 use std::io::{IsTerminal, Read, Write};
+use std::time::Duration;
 
 use tieline_proto::ByteSize;
 use tieline_proto::json::{self, Limits};
+use tieline_proto::jsonrpc::InvalidProblem;
 use tieline_rpc::{Answer, CallError, Peer, PeerOptions, Router, TraceParent};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::args::Call;
 use crate::pretty::pretty;
@@ -15,19 +18,38 @@ use crate::sessions;
 use crate::signals::Signals;
 use crate::terminal::spelled;
 
+/// So long a call that is given up has to tell the other side so.
+const FAREWELL: Duration = Duration::from_millis(200);
+
 pub(crate) async fn run(args: Call) -> Result<(), Failure> {
     let signals = Signals::listen()?;
+    let stop = async {
+        signals.first().await;
+        // A call that waits sees to it itself.
+        sleep(FAREWELL * 2).await;
+    };
     tokio::select! {
-        called = call(&args) => called,
-        () = signals.first() => Err(Failure::Said("ended by a signal".into())),
+        called = call(&args, &signals) => called,
+        () = stop => Err(stopped()),
     }
 }
 
-async fn call(args: &Call) -> Result<(), Failure> {
+fn stopped() -> Failure {
+    Failure::Said("ended by a signal".into())
+}
+
+async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
+    let begun = Instant::now();
     args.reach.for_programs_at(&[&args.endpoint])?;
     let options = args.reach.options();
     let params = params(args.params.as_deref(), options.channel.max_message).await?;
-    let channel = sessions::connect(&args.web.registry()?, &args.endpoint, &options).await?;
+    let registry = args.web.registry()?;
+    let connecting = sessions::connect(&registry, &args.endpoint, &options);
+    let within = args.timeout.unwrap_or(Duration::MAX);
+    let Ok(connected) = timeout(within, connecting).await else {
+        return Err(Failure::Said(format!("{}: no line in time", args.endpoint)));
+    };
+    let channel = connected?;
     let (printer, printed) = Printer::start()?;
     let follower = follower(args.follow, &printer);
     let (peer, driver) = Peer::new(channel, follower, PeerOptions::new(args.dialect));
@@ -42,12 +64,23 @@ async fn call(args: &Call) -> Result<(), Failure> {
             call = call.raw_params(params);
         }
         if let Some(timeout) = args.timeout {
-            call = call.timeout(timeout);
+            call = call.timeout(timeout.saturating_sub(begun.elapsed()));
         }
         if let Some(trace) = trace() {
             call = call.trace(trace);
         }
-        let result = call.call_raw().await.map_err(|error| said(explain(&error)))?;
+        let called = tokio::select! {
+            called = call.call_raw() => called.map_err(|error| said(explain(&error))),
+            () = signals.first() => Err(stopped()),
+        };
+        let result = match called {
+            Ok(result) => result,
+            Err(why) => {
+                // It is cancelled where the dialect can.
+                let _ = timeout(FAREWELL, peer.close()).await;
+                return Err(why);
+            }
+        };
         let is_terminal = std::io::stdout().is_terminal();
         let result = match is_terminal {
             true => spelled(&pretty(&result)).into_bytes(),
@@ -70,7 +103,7 @@ fn trace() -> Option<TraceParent> {
     trace.map_err(|problem| tracing::warn!("TRACEPARENT is passed over: {problem}")).ok()
 }
 
-/// Prints what is told meanwhile, if it is asked for. Nothing that is asked of us is answered.
+/// Prints what is told meanwhile, if it is asked for. Whatever is asked of us is no method of ours.
 fn follower(follow: bool, printer: &Printer) -> Router {
     if !follow {
         return Router::new();
@@ -165,6 +198,9 @@ fn explain(error: &CallError) -> String {
             Some(data) => format!("{remote}; {}", data.get()),
             None => remote.to_string(),
         },
+        CallError::InvalidResponse(InvalidProblem::Missing("jsonrpc")) => {
+            format!("{error}; for programs that leave it out: --dialect xi")
+        }
         other => match other.source() {
             Some(cause) => format!("{other}: {cause}"),
             None => other.to_string(),

@@ -4,6 +4,10 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
+
+use rustix::process::Signal;
 use support::{Finished, Program, Serve, tieline};
 
 /// Calls the built-in agent without a socket in between.
@@ -86,9 +90,73 @@ fn a_notification_waits_for_no_answer() {
 
 #[test]
 fn a_call_that_takes_too_long_is_given_up() {
-    let finished = call(&["sleep", "[600000]", "--timeout", "50ms"]);
+    let finished = call(&["sleep", "[600000]", "--timeout", "500ms"]);
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
     assert!(finished.stderr.contains("no answer came in time"), "{finished:?}");
+}
+
+/// Somebody at a socket who is called and does not answer.
+struct Silent {
+    endpoint: String,
+    listener: UnixListener,
+    _folder: tempfile::TempDir,
+}
+
+impl Silent {
+    fn listen() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("silent.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        Self { endpoint: format!("unix:{}", path.display()), listener, _folder: folder }
+    }
+}
+
+#[test]
+fn a_call_that_is_given_up_is_cancelled_as_the_dialect_says() {
+    for (dialect, signal, cancel) in [
+        ("lsp", false, r#""method":"$/cancelRequest","params":{"id":1}"#),
+        ("mcp", true, r#""method":"notifications/cancelled","params":{"requestId":1}"#),
+        ("acp", true, r#""method":"$/cancel_request","params":{"requestId":1}"#),
+    ] {
+        let silent = Silent::listen();
+        let mut command = tieline(["call", &silent.endpoint, "m", "--dialect", dialect]);
+        if !signal {
+            command.args(["--timeout", "500ms"]);
+        }
+        let calling = Program::start(&mut command);
+        let mut heard = BufReader::new(silent.listener.accept().unwrap().0);
+        let mut line = String::new();
+        heard.read_line(&mut line).unwrap();
+        assert!(line.contains(r#""method":"m""#), "{line}");
+        if signal {
+            calling.signal(Signal::INT);
+        }
+        let mut rest = String::new();
+        heard.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, format!("{{\"jsonrpc\":\"2.0\",{cancel}}}\n"), "{dialect}");
+        assert_eq!(calling.finish().code, Some(1));
+    }
+}
+
+#[test]
+fn what_came_in_place_of_an_answer_is_told() {
+    for (said, told) in [
+        ("starting up", "what came is no message: unexpected `s` at byte 0: \"starting up\""),
+        (
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"what?"}}"#,
+            "a question that nobody asked: error -32700: what?",
+        ),
+        (r#"{"id":1,"result":3}"#, "`jsonrpc` is missing; for programs that leave it out"),
+        (r#"{"jsonrpc":"2.0","id":1,"result":3,"error":null}"#, "not both"),
+    ] {
+        let silent = Silent::listen();
+        let calling = Program::start(&mut tieline(["call", &silent.endpoint, "m"]));
+        let (mut stream, _) = silent.listener.accept().unwrap();
+        stream.write_all(format!("{said}\n").as_bytes()).unwrap();
+        calling.wait_stderr(told);
+        drop(stream);
+        assert_eq!(calling.finish().code, Some(1));
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::thread;
 
 use bytes::Bytes;
 use tieline_proto::jsonrpc::{
-    CallId, INVALID_REQUEST, Invalid, Message, Notification, PARSE_ERROR, Response, classify,
-    write_error,
+    CallId, INVALID_REQUEST, Invalid, InvalidProblem, Message, Notification, PARSE_ERROR, Response,
+    classify, write_error,
 };
 use tieline_proto::{Fault, jsonrpc};
 use tieline_transport::{
@@ -40,6 +40,8 @@ pub struct Driver<C: Channel, H: Handler> {
     unsent: Option<crate::shared::Outgoing>,
     /// Runs while the other side's notifications are too many to be taken.
     overfull: Option<Pin<Box<Sleep>>>,
+    /// Something came that is no message, and it was logged.
+    has_told_invalid: bool,
 }
 
 enum Stage {
@@ -56,6 +58,9 @@ enum Stage {
 
 /// Nothing in it is pinned in place.
 impl<C: Channel, H: Handler> Unpin for Driver<C, H> {}
+
+/// So many bytes of what is no message are logged, the first time.
+const BEGIN: usize = 200;
 
 /// After so many messages, what they caused is written before more are read.
 ///
@@ -81,6 +86,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             stage: Stage::Open,
             unsent: None,
             overfull: None,
+            has_told_invalid: false,
         }
     }
 
@@ -182,7 +188,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         let answer = match response.outcome().map_err(ErrorObject::parse) {
             Ok(_) => Ok(response),
             Err(Ok(error)) => Err(CallError::Remote(error)),
-            Err(Err(_)) => Err(CallError::InvalidResponse),
+            Err(Err(_)) => Err(CallError::InvalidResponse(InvalidProblem::Wrong("error"))),
         };
         self.shared.answer(call, answer);
     }
@@ -190,8 +196,13 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     fn invalid(&mut self, invalid: &Invalid, batch: Option<&Arc<Batch>>) {
         if invalid.is_response() {
             let call = CallId::parse(invalid.id());
-            self.shared.answer(call, Err(CallError::InvalidResponse));
+            self.shared.answer(call, Err(CallError::InvalidResponse(invalid.problem())));
             return;
+        }
+        if !std::mem::replace(&mut self.has_told_invalid, true) {
+            let message = invalid.message();
+            let begin = String::from_utf8_lossy(message.get(..BEGIN).unwrap_or(message));
+            tracing::warn!("what came is no message: {}: {begin:?}", invalid.problem());
         }
         let dialect = &self.shared.options.dialect;
         let problem = invalid.problem().to_string();

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tieline_proto::EncodeError;
-use tieline_proto::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND};
+use tieline_proto::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, InvalidProblem, METHOD_NOT_FOUND};
 use tieline_transport::CloseReason;
 
 /// Why a call gave no result.
@@ -29,7 +29,7 @@ pub enum CallError {
     BadAnswer(serde_json::Error),
     /// What came under the call's id is not a valid response, or is beyond
     /// [`PeerOptions::limits`](crate::PeerOptions::limits).
-    InvalidResponse,
+    InvalidResponse(InvalidProblem),
 }
 
 /// Why a request or a notification was not sent.
@@ -58,7 +58,9 @@ impl fmt::Display for CallError {
             Self::Unknown(reason) => write!(f, "sent, and no answer came: {reason}"),
             Self::TimedOut => f.write_str("no answer came in time"),
             Self::BadAnswer(_) => f.write_str("the answer is not what was asked for"),
-            Self::InvalidResponse => f.write_str("what came is not a valid response"),
+            Self::InvalidResponse(problem) => {
+                write!(f, "what came is not a valid response: {problem}")
+            }
         }
     }
 }

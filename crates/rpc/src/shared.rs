@@ -10,7 +10,9 @@ use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use tieline_proto::ByteSize;
-use tieline_proto::jsonrpc::{CallId, Calls, Response, write_notification, write_request};
+use tieline_proto::jsonrpc::{
+    CallId, Calls, InvalidProblem, Response, write_notification, write_request,
+};
 use tieline_transport::CloseReason;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -189,7 +191,9 @@ impl Shared {
     pub(crate) fn poll_call(&self, id: CallId, waker: &Waker) -> Poll<News> {
         let mut state = self.lock();
         let Some(pending) = state.calls.get_mut(id) else {
-            return Poll::Ready(News::Answer(Err(CallError::InvalidResponse)));
+            return Poll::Ready(News::Answer(Err(CallError::InvalidResponse(
+                InvalidProblem::Wrong("id"),
+            ))));
         };
         if let Some(progress) = pending.progress.take() {
             return Poll::Ready(News::Progress(progress));
@@ -242,7 +246,8 @@ impl Shared {
             let is_first = state.unclaimed.unasked == 1;
             drop(state);
             if is_first {
-                tracing::warn!("an answer came to a question that nobody asked");
+                let said = answer.err().map(|error| format!(": {error}")).unwrap_or_default();
+                tracing::warn!("an answer came to a question that nobody asked{said}");
             }
             return false;
         };

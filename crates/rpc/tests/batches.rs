@@ -104,7 +104,7 @@ async fn a_batch_of_everything_is_answered_for_what_asks_and_for_what_is_invalid
     let error = within(wrong).await.unwrap_err();
     assert!(matches!(&error, CallError::Remote(error) if error.code == 22), "{error:?}");
     let error = within(broken).await.unwrap_err();
-    assert!(matches!(error, CallError::InvalidResponse), "{error:?}");
+    assert!(matches!(error, CallError::InvalidResponse(_)), "{error:?}");
     assert_eq!(within(heard.recv()).await, Some(json!(["first"])));
     assert_eq!(within(heard.recv()).await, Some(json!(["last"])));
     assert_eq!(peer.unclaimed_answers().unasked, 1);

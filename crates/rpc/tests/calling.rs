@@ -77,7 +77,7 @@ async fn a_response_that_is_none_fails_its_call_at_once() {
         let id = raw.hear().await["id"].clone();
         raw.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},{bad}}}"#)).await;
         let error = within(call).await.unwrap().unwrap_err();
-        assert!(matches!(error, CallError::InvalidResponse), "{bad}: {error:?}");
+        assert!(matches!(error, CallError::InvalidResponse(_)), "{bad}: {error:?}");
     }
 }
 

@@ -37,13 +37,17 @@ pub(super) fn results(stdout: &str) -> impl Iterator<Item = (&str, Outcome)> {
     })
 }
 
-/// The lines of what a failed test has panicked with, as the harness tells it behind all of them; none where
-/// it does not.
+/// What a failed test has panicked with, as the harness tells it behind all of them, or what else it said;
+/// no lines where there is nothing of it.
 pub(super) fn panic_of<'a>(stdout: &'a str, test: &str) -> Vec<&'a str> {
-    let told = stdout.split_once(&format!("---- {test} stdout ----"));
-    let panic = told.and_then(|(_, told)| told.split_once("panicked at"));
+    let Some((_, told)) = stdout.split_once(&format!("---- {test} stdout ----")) else {
+        return Vec::new();
+    };
+    let end = ["\n---- ", "\nfailures:"].iter().filter_map(|it| told.find(it)).min();
+    let told = told.get(..end.unwrap_or(told.len())).unwrap_or(told);
     // Where, and in the next lines with what.
-    let lines = panic.map_or("", |(_, panic)| panic).lines().skip(1);
+    let panic = told.split_once("panicked at").and_then(|(_, panic)| panic.split_once('\n'));
+    let lines = panic.map_or(told, |(_, panic)| panic).trim_start().lines();
     lines.map(str::trim_end).take_while(|line| !line.is_empty()).collect()
 }
 
@@ -61,6 +65,10 @@ mod tests {
         assert_eq!(panic_of(said, "a"), ["code: 5"]);
         assert_eq!(panic_of(said, "a::b"), ["code: 1359"]);
         assert_eq!(panic_of(said, "b"), [""; 0]);
+        // It has failed without a panic, and the next one with one.
+        let said = "\n---- a stdout ----\nError: \"so\"\n\n---- b stdout ----\nthread 'b' panicked at x:\nno\n";
+        assert_eq!(panic_of(said, "a"), ["Error: \"so\""]);
+        assert_eq!(panic_of(said, "b"), ["no"]);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::{Failure, failed};
 /// starts a program, it may say "Internal error" (1359). What fails of ours fails again, or on Linux.
 const MOST_AGAIN: usize = 2;
 
+/// What is said of who has no status.
+const TOO_LONG: &str = "was ended, or took too long";
+
 /// What became of every test.
 #[derive(Default)]
 pub(super) struct Ran {
@@ -67,17 +70,18 @@ impl Ran {
         let name = format!("{}::{}", unproven.suite, unproven.test);
         let mut ask = || -> Result<_, Failure> {
             let said = run(&["--exact", "--include-ignored", unproven.test])?;
-            let Err(why) = deviates(unproven, &said.stdout) else { return Ok(None) };
+            let Err(why) = deviates(unproven, &said) else { return Ok((None, false)) };
             eprintln!("{}\n{}", said.stdout, said.stderr);
-            Ok(Some(format!("{name} {why}")))
+            Ok((Some(format!("{name} {why}")), said.code.is_none()))
         };
-        let mut problem = ask()?;
-        if self.again.len() < MOST_AGAIN
+        let (mut problem, hung) = ask()?;
+        if !hung
+            && self.again.len() < MOST_AGAIN
             && let Some(why) = problem.take()
         {
             self.again.push(why);
             eprintln!("windows: {name}: again, as it may have been Wine");
-            problem = ask()?;
+            (problem, _) = ask()?;
         }
         if problem.is_none() {
             eprintln!("windows: {name}: expected deviation ({})", unproven.why);
@@ -114,11 +118,12 @@ impl Ran {
 }
 
 /// Whether a test has failed as Wine makes it fail; if not, what else it did.
-fn deviates(unproven: &Unproven, stdout: &str) -> Result<(), String> {
+fn deviates(unproven: &Unproven, said: &Said) -> Result<(), String> {
     let (says, why) = (unproven.says, unproven.why);
-    match results(stdout).next() {
+    match results(&said.stdout).next() {
+        _ if said.code.is_none() => Err(TOO_LONG.into()),
         None => Err("is not there".into()),
-        Some((_, Outcome::Failed)) if stdout.contains(says) => Ok(()),
+        Some((_, Outcome::Failed)) if said.stdout.contains(says) => Ok(()),
         Some((_, Outcome::Failed)) => {
             Err(format!("failed, and not with {says:?}, as it does because of Wine"))
         }
@@ -140,7 +145,7 @@ fn failures(suite: &Suite, said: &Said) -> Vec<String> {
         Some(0) => {}
         Some(FAILED) if !failures.is_empty() => {}
         Some(code) => failures.push(format!("{name} ended with {code}")),
-        None => failures.push(format!("{name} was ended, or took too long")),
+        None => failures.push(format!("{name} {TOO_LONG}")),
     }
     failures
 }
@@ -196,6 +201,9 @@ mod tests {
         assert_eq!(problems, ["s ended with 5"]);
     }
 
+    /// It takes too long.
+    const HUNG: &str = "test a ... ";
+
     #[test]
     fn who_must_fail_under_wine_fails_with_its_words() {
         let unproven = Unproven { suite: "s", test: "a", why: "Wine is so", says: "no console" };
@@ -203,13 +211,15 @@ mod tests {
             let (mut ran, mut runs) = (Ran::default(), runs.iter());
             ran.unproven(&unproven, |_| {
                 let (stdout, stderr) = (runs.next().unwrap().to_string(), String::new());
-                Ok(Said { stdout, stderr, code: Some(FAILED), took: Duration::ZERO })
+                let code = if stdout == HUNG { None } else { Some(FAILED) };
+                Ok(Said { stdout, stderr, code, took: Duration::ZERO })
             })
             .ok()
             .unwrap();
             assert_eq!(runs.next(), None, "it has run as often as it should");
             (ran.problems, ran.again.len())
         };
+        assert_eq!(judged(&[HUNG]), (vec![format!("s::a {TOO_LONG}")], 0));
         let (well, other) = ("test a ... FAILED\nno console can be had", "test a ... FAILED\nso");
         assert_eq!(judged(&[well]), (vec![], 0));
         assert_eq!(judged(&[other, well]), (vec![], 1));

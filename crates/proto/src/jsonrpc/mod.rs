@@ -201,6 +201,11 @@ impl Response {
 }
 
 impl Invalid {
+    /// All of what came, the batch that it stands in included.
+    pub fn message(&self) -> &[u8] {
+        &self.message
+    }
+
     /// The id to answer with, as it was written; `null` if it could not be determined.
     pub fn id(&self) -> &[u8] {
         self.id.map_or(b"null", |id| id.of(&self.message))
