@@ -157,8 +157,7 @@ fn what_is_almost_a_message_is_answered_with_its_id_where_there_is_one() {
         (r#"{"jsonrpc":"2.0","id":true,"method":"m"}"#, "invalid -32600 null"),
         (r#"{"jsonrpc":"2.0","id":[1],"method":"m"}"#, "invalid -32600 null"),
         (r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#, "invalid -32600 null"),
-        // Which of them is meant nobody can tell.
-        (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"m"}"#, "invalid -32600 null"),
+        (r#"{"jsonrpc":"2.0","id":1,"id":1,"method":"m"}"#, "invalid -32600 1"),
         (r#"{"jsonrpc":"2.0","id":1,"method":"m","\u006dethod":"n"}"#, "invalid -32600 1"),
         (&too_long, "invalid -32600 null"),
         (r#"[[{"jsonrpc":"2.0","id":1,"method":"m"}]]"#, "batch [invalid -32600 null]"),

@@ -162,9 +162,8 @@ fn one(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Shape {
     judged.unwrap_or_else(|problem| {
         let id = members.id.filter(|id| is_id(id.of(message)));
         let is_syntax_error = matches!(problem, InvalidProblem::Json(error) if !error.is_limit());
-        let is_unclear = is_syntax_error || problem == InvalidProblem::Doubled("id");
         Shape::Invalid {
-            id: if is_unclear { None } else { id },
+            id: if is_syntax_error { None } else { id },
             problem,
             // What is not JSON is not a response either: nobody can tell what it was to be.
             is_response: !is_syntax_error && members.method.is_none() && members.answers,
