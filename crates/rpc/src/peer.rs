@@ -75,6 +75,9 @@ impl Peer {
     /// Notifies the other side: queues the message, and waits only for room in the queue. `params` are
     /// as those of [`call`](Self::call). Cancel-safe: it is queued or not.
     ///
+    /// Once the other side says no more, it is still queued for as long as a request of the other side's is
+    /// carried out; calls are not, as nobody would answer them.
+    ///
     /// What was queued is lost without further word when the line ends first, and with a warning in the
     /// log when it is longer than the line takes.
     ///
