@@ -23,10 +23,10 @@ fn result(id: impl std::fmt::Display, result: u32) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
 }
 
-/// Everything that was said before has been dealt with: a bad message is answered in its turn.
+/// Everything that was said before has been dealt with: what nobody knows is answered in its turn.
 async fn settled(raw: &mut Raw) {
-    raw.say("[]").await;
-    assert_eq!(raw.hear().await["error"]["code"], -32600);
+    raw.say(r#"{"jsonrpc":"2.0","id":"settled","method":"settled"}"#).await;
+    assert_eq!(raw.hear().await["error"]["code"], -32601);
 }
 
 /// Counts the warnings of this crate.
