@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use tieline_transport::{DynAcceptor, Endpoint, ErrorKind, Options, Registry};
+use tieline_transport::{DynAcceptor, Endpoint, Options, Registry};
 
 use crate::report::Failure;
 use crate::sessions::{self, Served};
@@ -24,27 +24,15 @@ pub(crate) async fn listen(
     let elsewhere = |problem| Failure::Said(format!("{problem}; or say where: --listen"));
     let directory = directory().map_err(elsewhere)?;
     let name = socket_name(program);
-    let mut taken = None;
-    for number in 1..=MOST {
-        let file =
-            if number == 1 { format!("{name}.sock") } else { format!("{name}-{number}.sock") };
-        let endpoint = Endpoint::unix(directory.join(file));
-        match sessions::listen(registry, endpoint.clone(), options, served).await {
-            Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {
-                taken.get_or_insert(endpoint);
-            }
-            result => {
-                let acceptor = result?;
-                if let Some(taken) = taken {
-                    let this = acceptor.endpoint();
-                    tracing::info!("{taken} is another server's; this one listens on {this}");
-                }
-                return Ok(acceptor);
-            }
-        }
-    }
-    let directory = directory.display();
-    Err(Failure::Said(format!("{MOST} sockets in {directory} are in use; say where: --listen")))
+    let places = (1..=MOST).map(|number| match number {
+        1 => Endpoint::unix(directory.join(format!("{name}.sock"))),
+        _ => Endpoint::unix(directory.join(format!("{name}-{number}.sock"))),
+    });
+    let acceptor = sessions::listen_at_first_free(registry, places, options, served).await?;
+    acceptor.ok_or_else(|| {
+        let directory = directory.display();
+        Failure::Said(format!("{MOST} sockets in {directory} are in use; say where: --listen"))
+    })
 }
 
 /// The user's own directory ([`place`]). Made if need be; refused if it is anybody else's.

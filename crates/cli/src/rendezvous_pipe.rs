@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use tieline_transport::{Address, DynAcceptor, Endpoint, ErrorKind, Options, Registry};
+use tieline_transport::{Address, DynAcceptor, Endpoint, Options, Registry};
 
 use crate::report::Failure;
 use crate::sessions::{self, Served};
@@ -20,25 +20,14 @@ pub(crate) async fn listen(
     served: Served,
 ) -> Result<Box<dyn DynAcceptor>, Failure> {
     let name = pipe_name(program);
-    let mut taken = None;
-    for number in 1..=MOST {
-        let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
-        let endpoint = Endpoint::new(Address::Pipe(name));
-        match sessions::listen(registry, endpoint.clone(), options, served).await {
-            Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {
-                taken.get_or_insert(endpoint);
-            }
-            result => {
-                let acceptor = result?;
-                if let Some(taken) = taken {
-                    let this = acceptor.endpoint();
-                    tracing::info!("{taken} is another server's; this one listens on {this}");
-                }
-                return Ok(acceptor);
-            }
-        }
-    }
-    Err(Failure::Said(format!("{MOST} pipes of this name are in use; say where: --listen")))
+    let places = (1..=MOST).map(|number| match number {
+        1 => Endpoint::new(Address::Pipe(name.clone())),
+        _ => Endpoint::new(Address::Pipe(format!("{name}-{number}"))),
+    });
+    let acceptor = sessions::listen_at_first_free(registry, places, options, served).await?;
+    acceptor.ok_or_else(|| {
+        Failure::Said(format!("{MOST} pipes of this name are in use; say where: --listen"))
+    })
 }
 
 /// The program's file name without its ending, in characters that need no quoting anywhere. All pipes

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tieline_link::SessionOptions;
-use tieline_transport::{BoxChannel, DynAcceptor, Endpoint, Options, Registry, TransportError};
+use tieline_transport::{
+    BoxChannel, DynAcceptor, Endpoint, ErrorKind, Options, Registry, TransportError,
+};
 
 pub(crate) async fn connect(
     registry: &Registry,
@@ -33,4 +35,31 @@ pub(crate) async fn listen(
     let grace = served.resume.unwrap_or(usual.grace);
     let session = SessionOptions { grace, max_sessions: served.most, ..usual };
     tieline_link::listen(registry, &endpoint, options, session).await
+}
+
+/// Listens at the first of these that no other server has, and says so if it is not the first of all;
+/// `None` if each is in use.
+pub(crate) async fn listen_at_first_free(
+    registry: &Registry,
+    endpoints: impl Iterator<Item = Endpoint>,
+    options: &Options,
+    served: Served,
+) -> Result<Option<Box<dyn DynAcceptor>>, TransportError> {
+    let mut taken = None;
+    for endpoint in endpoints {
+        match listen(registry, endpoint.clone(), options, served).await {
+            Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {
+                taken.get_or_insert(endpoint);
+            }
+            listening => {
+                let acceptor = listening?;
+                if let Some(taken) = taken {
+                    let this = acceptor.endpoint();
+                    tracing::info!("{taken} is another server's; this one listens on {this}");
+                }
+                return Ok(Some(acceptor));
+            }
+        }
+    }
+    Ok(None)
 }

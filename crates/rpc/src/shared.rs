@@ -246,7 +246,9 @@ impl Shared {
             let is_first = state.unclaimed.unasked == 1;
             drop(state);
             if is_first {
-                let said = answer.err().map(|error| format!(": {error}")).unwrap_or_default();
+                // As much of it as anybody wants to read, in one line.
+                let said = answer.err().map_or_else(String::new, |error| format!(": {error}"));
+                let said: String = said.chars().take(200).flat_map(char::escape_debug).collect();
                 tracing::warn!("an answer came to a question that nobody asked{said}");
             }
             return false;

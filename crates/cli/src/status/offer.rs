@@ -33,10 +33,11 @@ pub(crate) struct About {
 }
 
 impl About {
-    /// A server that has begun just now. `command` is what is printed of it.
+    /// A server that has begun just now. `command` is what is printed of it, `listeners` are named as they
+    /// are from any directory.
     pub(crate) fn new(command: String, listeners: &[Endpoint], watch: ServerWatch) -> Self {
         let since = (Instant::now(), SystemTime::now());
-        let listeners = listeners.iter().map(Endpoint::absolute).collect();
+        let listeners = listeners.to_vec();
         Self { since, command, listeners, watch }
     }
 }
