@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_link::{SessionOptions, listen};
+use tieline_proto::FramingKind;
 use tieline_proto::session::{Frame, Hello, Position, Refusal, Violation, Welcome};
 use tieline_testkit::wait::block_on;
 use tieline_transport::{
@@ -30,6 +31,11 @@ impl Stage {
         let endpoint = Endpoint::unix(directory.path().join("s")).resumable();
         let acceptor = listen(&Registry::new(), &endpoint, &Options::default(), options).await;
         Self { endpoint, acceptor: acceptor.unwrap(), _directory: directory }
+    }
+
+    /// The same place, as it is for whoever speaks lines.
+    fn plain(&self) -> Endpoint {
+        self.endpoint.clone().with_framing(FramingKind::Lines)
     }
 
     async fn by_hand(&self) -> ByHand {
@@ -162,6 +168,16 @@ fn what_is_no_greeting_gets_no_session() {
             let Some(Frame::Refused { refusal, .. }) = answer else { panic!("{answer:?}") };
             assert_eq!(refusal, refused);
         }
+        // Who speaks lines reads in them how to ask for a session.
+        let lines = Registry::new().connect(&stage.plain(), &Options::default()).await.unwrap();
+        let (mut sender, mut receiver) = lines.split();
+        sender.send(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).await.unwrap();
+        let mut told = Vec::new();
+        while let Incoming::Message(line) = receiver.recv().await {
+            told.extend_from_slice(&line);
+        }
+        let told = String::from_utf8_lossy(&told);
+        assert!(told.ends_with("connects with resume+, or --resume"), "{told:?}");
         // Who says nothing is not waited for.
         let mut silent = stage.by_hand().await;
         assert!(silent.hear().await.is_none());

@@ -305,6 +305,7 @@ fn somebody_who_speaks_no_sessions_is_told_apart() {
         let connector = connector(&Registry::new(), &endpoint, &Options::default(), quick).unwrap();
         let error = connector.connect().await.err().unwrap();
         assert!(matches!(error.kind(), ErrorKind::TimedOut(_)), "{error}");
+        assert!(error.hint().unwrap().contains("without a session"), "{error:?}");
         echo.abort();
     });
 }

@@ -25,6 +25,8 @@ use crate::shared::lock;
 
 /// So many connections may be at their handshake at once; more wait to be accepted.
 const HANDSHAKES: usize = 256;
+/// What is said to whoever connects without asking for a session.
+const HOW_TO_CONNECT: &str = "a client here connects with resume+, or --resume";
 /// How long a failing acceptor is left alone.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -131,22 +133,18 @@ impl Door {
         let limit = self.options.handshake_timeout;
         let usual = receiver.limit_to(LARGEST_GREETING);
         let greeting = match timeout(limit, receiver.recv()).await {
-            Ok(Incoming::Message(greeting)) => greeting,
-            // Whoever leaves without a word, or says nothing, is not worth one.
-            other => {
-                let said_nothing = matches!(
-                    other,
-                    Err(_) | Ok(Incoming::End(CloseReason::ByPeer | CloseReason::Io(_)))
-                );
-                if !said_nothing {
-                    let endpoint = control.endpoint().clone().resumable();
-                    let hint = "a client here connects with resume+, or --resume";
-                    tracing::info!(%endpoint, "somebody has not asked for a session; {hint}");
-                }
-                return;
-            }
+            Ok(Incoming::Message(greeting)) => Some(greeting),
+            Ok(Incoming::End(CloseReason::Protocol(_)) | Incoming::Fault(_)) => None,
+            // It left without a word, was cut, or was slow: it may come again, and is not refused.
+            Ok(_) | Err(_) => return,
         };
         let line = BoxChannel::from_parts(sender, receiver, control.clone());
+        let Some(greeting) = greeting else {
+            let endpoint = control.endpoint().clone().resumable();
+            tracing::info!(%endpoint, "somebody has not asked for a session; {HOW_TO_CONNECT}");
+            // Whatever it speaks, a person may read this.
+            return refuse(line, limit, Refusal::Malformed, HOW_TO_CONNECT).await;
+        };
         let hello = match Frame::decode(greeting) {
             Ok(Frame::Hello(hello)) => hello,
             Ok(_) => return refuse(line, limit, Refusal::Malformed, "no greeting").await,

@@ -55,7 +55,10 @@ impl Dialing {
         });
         let no_session = |problem: String| error(ErrorKind::NoSession { problem });
         let answer = match answer.await {
-            Err(_) => return Err(error(ErrorKind::TimedOut(limit))),
+            Err(_) => {
+                let hint = "try again; if the other side is connected to without a session, leave out `resume+`";
+                return Err(error(ErrorKind::TimedOut(limit)).with_hint(hint));
+            }
             Ok(Incoming::Message(answer)) => answer,
             Ok(Incoming::End(reason @ CloseReason::Protocol(_))) => {
                 return Err(no_session(format!("its answer is no frame: {reason}")));
