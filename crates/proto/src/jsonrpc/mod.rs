@@ -240,7 +240,13 @@ impl fmt::Display for InvalidProblem {
             Self::NoBatches => f.write_str("batches are not spoken here"),
             Self::Doubled(member) => write!(f, "`{member}` stands twice"),
             Self::Missing(member) => write!(f, "`{member}` is missing"),
-            Self::Wrong(member) => write!(f, "`{member}` is not what it must be"),
+            Self::Wrong("id") => {
+                write!(f, "`id` is not a string, a number or null, of {MAX_ID} bytes at most")
+            }
+            Self::Wrong("jsonrpc") => f.write_str("`jsonrpc` is not \"2.0\""),
+            Self::Wrong("params") => f.write_str("`params` is neither an array nor an object"),
+            Self::Wrong("method") => f.write_str("`method` is not a string"),
+            Self::Wrong(member) => write!(f, "`{member}` is not an object"),
             Self::ResultAndError => f.write_str("a response has a result or an error, not both"),
         }
     }
