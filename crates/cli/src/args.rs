@@ -13,6 +13,7 @@ mod system;
 mod values;
 mod web;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 pub(crate) use call::Call;
@@ -88,6 +89,27 @@ Examples:
     },
 }
 
+impl Args {
+    /// What was typed; whoever typed something else is told, and the process ends.
+    pub(crate) fn understand() -> Self {
+        Self::try_parse().unwrap_or_else(|error| with_tip(error).exit())
+    }
+}
+
+/// A program's name may stand where only our own words do; clap has a tip for its options alone.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return error };
+    let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
+    if error.kind() == ErrorKind::UnknownArgument
+        && !word.starts_with('-')
+        && usage.contains("[-- <COMMAND>...]")
+    {
+        let tip = format!("a program and its arguments stand behind `--`: -- {word}");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +118,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_program_without_its_two_dashes_gets_a_tip() {
+        let tip_for = |typed: &[&str]| {
+            let error = Args::try_parse_from([&["tieline"], typed].concat()).err().unwrap();
+            with_tip(error)
+                .to_string()
+                .contains("tip: a program and its arguments stand behind `--`: -- cat")
+        };
+        assert!(tip_for(&["serve", "cat"]) && tip_for(&["-v", "serve", "--resume", "cat", "-n"]));
+        assert!(!tip_for(&["connect", "unix:/x", "cat"]) && !tip_for(&["serve", "--cat"]));
     }
 }

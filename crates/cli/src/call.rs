@@ -127,9 +127,11 @@ async fn params(text: Option<&str>, limit: ByteSize) -> Result<Option<Vec<u8>>, 
     if text.len() > limit.bytes() {
         return Err(Failure::Said(format!("PARAMS are longer than --max-message, {limit}")));
     }
-    // On one line, as most framings want it.
-    let text = json::to_one_line(&text, Limits::default())
-        .map_err(|error| not(format!("is not JSON: {error}")))?;
+    // On one line, as most framings want it, and within what a message may be, which is a level around it.
+    let usual = Limits::default();
+    let within = Limits { depth: usual.depth.saturating_sub(1), ..usual };
+    let text =
+        json::to_one_line(&text, within).map_err(|error| not(format!("is not JSON: {error}")))?;
     match text.trim_ascii().first() {
         Some(b'[' | b'{') => Ok(Some(text.trim_ascii().to_vec())),
         _ => Err(not("is not an array or an object".into())),

@@ -18,7 +18,7 @@ pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
     if by_hand {
         crate::stderr::say(BY_HAND);
     }
-    let far = if args.resume { args.endpoint.resumable() } else { args.endpoint };
+    let far = if args.resume { sessions::resumable(args.endpoint)? } else { args.endpoint };
     join(&args.web.registry()?, Endpoint::stdio(), far, args.line).await
 }
 

@@ -26,8 +26,10 @@ fn agent() -> Router {
             let params = request.params().unwrap_or(b"null");
             Answer::Now(Ok(Bytes::copy_from_slice(params)))
         })
-        .request("add", |terms: Vec<f64>, _| async move {
-            let sum: f64 = terms.iter().sum();
+        .request("add", |params: Value, _| async move {
+            let terms: Result<Vec<f64>, _> = serde_json::from_value(params);
+            let wanted = |_| ErrorObject::invalid_params("[N, …] is wanted, of numbers");
+            let sum: f64 = terms.map_err(wanted)?.iter().sum();
             let is_whole = sum.fract() == 0.0 && sum.abs() < 9e15;
             Ok(if is_whole { json!(sum as i64) } else { json!(sum) })
         })
@@ -73,5 +75,8 @@ async fn tell(peer: &Peer, method: &str, params: Value) -> Result<(), ErrorObjec
 fn number(params: &Value, name: &str) -> Result<u64, ErrorObject> {
     let value = params.get(name).or_else(|| params.get(0));
     let number = value.and_then(Value::as_u64);
-    number.ok_or_else(|| ErrorObject::invalid_params(format!("a whole number is wanted: {name}")))
+    number.ok_or_else(|| {
+        let wanted = format!("{{\"{name}\": N}} or [N] is wanted, N a whole number");
+        ErrorObject::invalid_params(wanted)
+    })
 }

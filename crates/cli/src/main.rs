@@ -27,7 +27,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 use args::{Args, Command};
 use report::Failure;
@@ -42,7 +42,7 @@ const LAST_BREATH: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     // Before anything else: the guardian of each child is this program, started again.
     Guardian::of_this_program();
-    let args = Args::parse();
+    let args = Args::understand();
     logging::start(&args.logging);
     adopt_orphans();
     let format = args.logging.log_format;
@@ -75,7 +75,7 @@ fn run(args: Args) -> Result<(), Failure> {
     let runtime = runtime.enable_all().build()?;
     let quiet = args.logging.is_quiet();
     match args.command {
-        Command::Serve(serve) => runtime.block_on(serve::run(serve, quiet)),
+        Command::Serve(serve) => runtime.block_on(serve::run(serve, &args.logging)),
         Command::Connect(connect) => runtime.block_on(connect::connect(connect, quiet)),
         Command::Call(call) => runtime.block_on(call::run(call)),
         #[cfg(unix)]

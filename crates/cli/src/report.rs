@@ -5,7 +5,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tieline_transport::{ErrorKind, TransportError};
 
 use crate::args::LogFormat;
@@ -57,12 +57,7 @@ impl Failure {
                 (error.to_string(), because, error.hint())
             }
         };
-        let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
-        let line = json!({
-            "timestamp": timestamp, "level": "ERROR",
-            "message": message, "because": because, "hint": hint,
-        });
-        format!("{line}\n")
+        json_line("ERROR", json!({ "message": message, "because": because, "hint": hint }))
     }
 
     fn text(&self) -> String {
@@ -83,6 +78,14 @@ impl Failure {
         }
         text
     }
+}
+
+/// Something said with these fields, as a line among those of the log.
+pub(crate) fn json_line(level: &str, mut fields: Value) -> String {
+    let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+    fields["timestamp"] = timestamp.into();
+    fields["level"] = level.into();
+    format!("{fields}\n")
 }
 
 impl From<TransportError> for Failure {

@@ -5,6 +5,7 @@ use std::future::pending;
 use std::io::Write;
 use std::sync::Arc;
 
+use serde_json::json;
 use tieline_gateway::{Bridge, Server, ServerReport, Tap};
 use tieline_http::ClientConfig;
 use tieline_proto::FramingKind;
@@ -12,16 +13,16 @@ use tieline_transport::{
     DynAcceptor, DynConnector, Endpoint, Options, ProcessAccount, ProcessCounts, Registry, resolve,
 };
 
-use crate::args::Serve;
+use crate::args::{LogFormat, Logging, Serve};
 use crate::rendezvous;
-use crate::report::Failure;
+use crate::report::{Failure, json_line};
 use crate::sessions::{self, Served};
 use crate::shell::{demo_call, quote};
 use crate::signals::Signals;
 use crate::status::{About, Offer};
 use crate::web::Sites;
 
-pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
+pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     let mut registry = Registry::new();
     // Known, so that who wants to listen as a WebSocket is told how.
@@ -49,7 +50,7 @@ pub(crate) async fn run(args: Serve, quiet: bool) -> Result<(), Failure> {
     sites.export(&watch);
     let offer = if args.no_status { None } else { offer(&registry).await };
     let about = About::new(program.name.clone(), &endpoints, watch.clone());
-    announce(&endpoints, &program, &sites, quiet)?;
+    announce(&endpoints, &program, &sites, logging)?;
 
     let asked = async {
         match offer {
@@ -231,7 +232,7 @@ fn announce(
     endpoints: &[Endpoint],
     program: &Program,
     sites: &Sites,
-    quiet: bool,
+    logging: &Logging,
 ) -> Result<(), Failure> {
     // Nobody may be reading either of them; it serves all the same.
     let mut stdout = std::io::stdout();
@@ -240,11 +241,18 @@ fn announce(
     }
     let tieline = std::env::args().next().unwrap_or_else(|| "tieline".into());
     let web = sites.invitation(&quote(&tieline))?;
-    if !quiet {
+    if !logging.is_quiet() {
         let invitation = invitation(&tieline, endpoints, program) + &web;
         crate::stderr::say(invitation.as_bytes());
     } else if sites.has_secret_to_tell() {
-        crate::stderr::say(web.as_bytes());
+        let told = match logging.log_format {
+            LogFormat::Text => web,
+            LogFormat::Json => json_line(
+                "INFO",
+                json!({ "message": "a token was made; with it, people get in", "invitation": web }),
+            ),
+        };
+        crate::stderr::say(told.as_bytes());
     }
     Ok(())
 }

@@ -53,11 +53,21 @@ fn an_error_of_the_other_side_is_status_1_with_code_and_message() {
 
 #[test]
 fn parameters_that_cannot_be_sent_are_a_mistake_of_the_command_line() {
-    for params in ["5", "\"text\"", "{", "[1,]", "null"] {
+    // As deep as a message may be there is no room for the message.
+    let too_deep = "[".repeat(128) + &"]".repeat(128);
+    for params in ["5", "\"text\"", "{", "[1,]", "null", &too_deep] {
         let finished = call(&["add", params]);
         assert_eq!((finished.code, &*finished.stdout), (Some(2), ""), "{params}");
         assert!(finished.stderr.contains("PARAMS"), "{finished:?}");
     }
+    let deepest = "[".repeat(127) + &"]".repeat(127);
+    let finished = call(&["echo", &deepest]);
+    assert_eq!(
+        (finished.code, finished.stdout.trim()),
+        (Some(0), &*deepest),
+        "{}",
+        finished.stderr
+    );
     let finished = call(&["add", "[1]", "--dialect", "esperanto"]);
     assert_eq!(finished.code, Some(2));
     assert!(finished.stderr.contains("strict, lsp, mcp"), "{finished:?}");

@@ -18,6 +18,12 @@ fn a_command_line_that_is_wrong_ends_with_status_2_and_says_what_is_wrong() {
         (&["no-such-command"], "no-such-command"),
         (&["serve", "--no-such-option"], "--no-such-option"),
         (&["serve", "cat"], "Usage: tieline serve [OPTIONS] [-- <COMMAND>...]"),
+        (&["serve", "cat"], "stand behind `--`: -- cat"),
+        (
+            &["serve", "--resume", "--listen", "content-length+unix:/a"],
+            "leave out `content-length+`",
+        ),
+        (&["connect", "--resume", "lines+unix:/a"], "leave out `lines+`, or --resume"),
         (&["connect"], "<ENDPOINT>"),
         (&["connect", "a.sock"], "write it like unix:"),
         (&["connect", "unix:"], "`unix:` needs a path"),

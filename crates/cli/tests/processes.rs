@@ -53,7 +53,7 @@ fn a_program_that_cannot_be_executed_is_named_before_anybody_is_served() {
     fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
     let finished = refused(path, &["--", file.to_str().unwrap()]);
     assert!(finished.stderr.contains("is not executable"), "{finished:?}");
-    assert!(finished.stderr.contains("hint: make it executable: chmod +x"), "{finished:?}");
+    assert!(finished.stderr.contains("hint: make the file executable (chmod +x)"), "{finished:?}");
 
     let finished = refused(path, &["--", path.to_str().unwrap()]);
     assert!(finished.stderr.contains("no such program"), "{finished:?}");

@@ -154,9 +154,8 @@ fn curl_reads_events_and_posts_and_calls() {
 
 #[test]
 fn a_token_that_was_made_is_told_once_and_never_logged() {
-    for quiet in [false, true] {
-        let mut command = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
-        command.arg(if quiet { "--quiet" } else { "-v" });
+    for logging in ["-v", "--quiet", "--log-format=json"] {
+        let mut command = tieline(["serve", logging, "--listen", "http://127.0.0.1:0"]);
         let site = Site::of(command.args(["--", "cat"]));
         site.program.wait_stderr("/?key=");
         let invited = site.program.stderr();
@@ -168,6 +167,10 @@ fn a_token_that_was_made_is_told_once_and_never_logged() {
         assert_eq!(status_of(&site.get(&format!("/?token={token}"), "")), "401");
         let said = site.stop();
         assert_eq!(said.matches(&token).count(), 1, "{said}");
+        if logging.ends_with("json") {
+            let is_json = |line: &str| serde_json::from_str::<Value>(line).is_ok();
+            assert!(said.lines().all(is_json), "{said}");
+        }
     }
 }
 

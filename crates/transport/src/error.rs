@@ -275,7 +275,9 @@ impl ErrorKind {
         Some(match self {
             Self::UnsupportedOperation => "choose another endpoint for this",
             Self::PathTooLong { .. } => "choose a shorter path, or a relative one",
-            Self::DirectoryMissing(_) => "create it first: mkdir -p -m 700",
+            Self::DirectoryMissing(_) => {
+                "create that directory first, for yourself alone (mkdir -p -m 700)"
+            }
             Self::NotASocket => "choose another path; tieline removes nothing that is not its own",
             Self::PermissionDenied => {
                 "check who owns the path and its directory; the socket of a server is for its own user"
@@ -289,7 +291,7 @@ impl ErrorKind {
                 "listen on unix:, or say that anybody may connect: --allow-unauthenticated-tcp"
             }
             Self::CommandNotFound { .. } => "install it, or give its full path",
-            Self::NotExecutable(_) => "make it executable: chmod +x",
+            Self::NotExecutable(_) => "make the file executable (chmod +x)",
             Self::LaunchFailed => {
                 "check that the file is a program for this machine and that the interpreter in its first line exists"
             }
