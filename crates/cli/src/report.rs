@@ -5,7 +5,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tieline_transport::{ErrorKind, TransportError};
 
 use crate::args::LogFormat;
@@ -57,7 +57,8 @@ impl Failure {
                 (error.to_string(), because, error.hint())
             }
         };
-        json_line("ERROR", json!({ "message": message, "because": because, "hint": hint }))
+        let (because, hint) = (because.into(), hint.into());
+        json_line("ERROR", [("message", message.into()), ("because", because), ("hint", hint)])
     }
 
     fn text(&self) -> String {
@@ -80,12 +81,15 @@ impl Failure {
     }
 }
 
-/// Something said with these fields, as a line among those of the log.
-pub(crate) fn json_line(level: &str, mut fields: Value) -> String {
+/// What these members say, as a line among those of the log.
+pub(crate) fn json_line(
+    level: &str,
+    members: impl IntoIterator<Item = (&'static str, Value)>,
+) -> String {
     let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
-    fields["timestamp"] = timestamp.into();
-    fields["level"] = level.into();
-    format!("{fields}\n")
+    let first = [("timestamp", timestamp.into()), ("level", level.into())];
+    let line: Value = first.into_iter().chain(members).collect();
+    format!("{line}\n")
 }
 
 impl From<TransportError> for Failure {

@@ -5,7 +5,6 @@ use std::future::pending;
 use std::io::Write;
 use std::sync::Arc;
 
-use serde_json::json;
 use tieline_gateway::{Bridge, Server, ServerReport, Tap};
 use tieline_http::ClientConfig;
 use tieline_proto::FramingKind;
@@ -247,10 +246,10 @@ fn announce(
     } else if sites.has_secret_to_tell() {
         let told = match logging.log_format {
             LogFormat::Text => web,
-            LogFormat::Json => json_line(
-                "INFO",
-                json!({ "message": "a token was made; with it, people get in", "invitation": web }),
-            ),
+            LogFormat::Json => {
+                let message = "a token was made; with it, people get in";
+                json_line("INFO", [("message", message.into()), ("invitation", web.into())])
+            }
         };
         crate::stderr::say(told.as_bytes());
     }
