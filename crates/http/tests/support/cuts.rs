@@ -9,10 +9,15 @@ use tieline_link::{LineOptions, Recovery, SessionOptions, Sessions};
 use tieline_proto::BackoffConfig;
 use tieline_transport::{Acceptor, Channel, DynAcceptor, Endpoint, Options, SenderExt};
 
+use tokio::sync::watch;
+
 use super::events::{Numbers, shears};
 use super::{config, message, registry, serve};
 
 const CONNECTIONS: u64 = 1_000;
+/// So many messages are said for each that is heard, and so many ahead.
+const DOWN_FOR_UP: u64 = 8;
+const AHEAD: u64 = 64;
 
 /// Both sides say numbered messages until as many connections were made: all arrive, once and in order.
 /// `url` leads to a port, `made` says how many of the server's connections count.
@@ -41,6 +46,7 @@ pub async fn a_thousand(url: impl Fn(u16) -> String, made: impl Fn(&ServerCounts
     let (mut client, mut from_server) = client.unwrap().split();
     let (mut server, mut from_client) = server.unwrap().split();
     let enough = || made(&served.web.counts()) > CONNECTIONS;
+    let (heard, mut hearing) = watch::channel(0_u64);
     let up = async {
         for number in 0_u64.. {
             if enough() {
@@ -57,6 +63,12 @@ pub async fn a_thousand(url: impl Fn(u16) -> String, made: impl Fn(&ServerCounts
                 server.send("last").await.unwrap();
                 return number;
             }
+            // What comes again with every connection is alone a measure of the shears. Whoever never stops
+            // has the other side say nothing for as long as there are cuts.
+            hearing
+                .wait_for(|up| number <= (up * DOWN_FOR_UP).saturating_add(AHEAD))
+                .await
+                .unwrap();
             server.send(format!("down {number}")).await.unwrap();
         }
         0
@@ -65,9 +77,11 @@ pub async fn a_thousand(url: impl Fn(u16) -> String, made: impl Fn(&ServerCounts
         for number in 0_u64.. {
             let came = message(&mut from_client).await;
             if came == "last" {
+                heard.send_replace(u64::MAX / DOWN_FOR_UP);
                 return number;
             }
             assert_eq!(came, format!("up {number}"), "seed {seed}");
+            heard.send_replace(number);
         }
         0
     };
