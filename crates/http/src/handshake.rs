@@ -1,10 +1,11 @@
 //! What both ends of a WebSocket's opening handshake (RFC 6455, section 4) have to know.
 
+use base64::alphabet;
+use base64::prelude::*;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-
 use tieline_transport::TransportError;
 
-use crate::token::{STANDARD, base64, random_bits};
+use crate::token::random_bits;
 
 /// The subprotocol of plain messages, for clients that have to name one; of a stream of events, what
 /// `Tieline-Protocol` says of one that ends with its connection.
@@ -18,20 +19,19 @@ pub const TOKEN_PREFIX: &str = "tieline.token.";
 /// The answer to a key.
 pub(crate) fn accept(key: &str) -> String {
     let keyed = [key, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat();
-    base64(digest(&SHA1_FOR_LEGACY_USE_ONLY, keyed.as_bytes()).as_ref(), STANDARD)
+    BASE64_STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, keyed.as_bytes()))
 }
 
 /// A client's key.
 pub(crate) fn key() -> Result<String, TransportError> {
-    Ok(base64(&random_bits::<16>()?, STANDARD))
+    Ok(BASE64_STANDARD.encode(random_bits::<16>()?))
 }
 
 /// Whether it is a key: sixteen bytes in base64.
 pub(crate) fn is_key(text: &str) -> bool {
-    text.len() == 24
-        && text
-            .strip_suffix("==")
-            .is_some_and(|digits| digits.bytes().all(|byte| STANDARD.contains(&byte)))
+    // Some clients put together any digits that there are, so that their last bits are for nothing.
+    let is_digit = |digit: char| alphabet::STANDARD.as_str().contains(digit);
+    text.len() == 24 && text.strip_suffix("==").is_some_and(|it| it.chars().all(is_digit))
 }
 
 /// Whether a header that is a list of words has this one, in any case.

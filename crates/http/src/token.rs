@@ -96,73 +96,9 @@ pub(crate) fn random_bits<const N: usize>() -> Result<[u8; N], TransportError> {
     Ok(bits)
 }
 
-pub(crate) const STANDARD: &[u8; 64] =
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-pub(crate) const URL_SAFE: &[u8; 64] =
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
-/// Base64, padded with `=`.
-pub(crate) fn base64(bytes: &[u8], alphabet: &[u8; 64]) -> String {
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut word = [0; 4];
-        for (place, byte) in word.iter_mut().skip(1).zip(chunk) {
-            *place = *byte;
-        }
-        let word = u32::from_be_bytes(word);
-        for position in 0..4 {
-            let index = (word >> (18 - 6 * position)) & 0x3f;
-            let digit = alphabet.get(index as usize).copied().unwrap_or_default();
-            text.push(if position <= chunk.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
-}
-
-/// What stands in base64 of the alphabet for URLs, with padding or without; `None` if it is none.
-pub(crate) fn unbase64(text: &[u8]) -> Option<Vec<u8>> {
-    let padded = text.iter().rev().take(2).take_while(|byte| **byte == b'=').count();
-    let (digits, _) = text.split_at_checked(text.len() - padded)?;
-    if digits.len() % 4 == 1 || (padded > 0 && !text.len().is_multiple_of(4)) {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(digits.len() / 4 * 3 + 2);
-    for chunk in digits.chunks(4) {
-        let mut word = 0_u32;
-        for digit in chunk {
-            let value = match digit {
-                b'A'..=b'Z' => digit - b'A',
-                b'a'..=b'z' => digit - b'a' + 26,
-                b'0'..=b'9' => digit - b'0' + 52,
-                b'-' => 62,
-                b'_' => 63,
-                _ => return None,
-            };
-            word = word << 6 | u32::from(value);
-        }
-        let missing = 4 - chunk.len();
-        let word = (word << (6 * missing)).to_be_bytes();
-        bytes.extend_from_slice(word.get(1..4 - missing)?);
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_was_put_in_base64_comes_out_again() {
-        for length in 0..70 {
-            let bytes: Vec<u8> = (0..length).map(|it| (it * 37 + 250) as u8).collect();
-            let text = base64(&bytes, URL_SAFE);
-            assert_eq!(unbase64(text.as_bytes()), Some(bytes.clone()));
-            assert_eq!(unbase64(text.trim_end_matches('=').as_bytes()), Some(bytes));
-        }
-        for bad in ["A", "AAAAA", "A===", "A=", "AA=A", "AA A", "AA+A", "AAA==", "=", "AAAA="] {
-            assert_eq!(unbase64(bad.as_bytes()), None, "{bad}");
-        }
-    }
 
     #[test]
     fn a_token_shows_itself_to_nobody() {
@@ -196,23 +132,5 @@ mod tests {
         }
         assert!(Token::new("x".repeat(513)).is_err());
         assert!(Token::new("x".repeat(512)).is_ok());
-    }
-
-    /// RFC 4648, section 10.
-    #[test]
-    fn base64_is_as_everybody_writes_it() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(bytes.as_bytes(), STANDARD), text);
-        }
-        assert_eq!(base64(&[0xfb, 0xff], STANDARD), "+/8=");
-        assert_eq!(base64(&[0xfb, 0xff], URL_SAFE), "-_8=");
     }
 }

@@ -1,5 +1,8 @@
 //! Messages as the data of events and the bodies of POSTs, and back.
 
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::prelude::*;
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 use tieline_proto::ByteSize;
@@ -9,7 +12,6 @@ use tieline_proto::sse::{self, Encoder, Event};
 use tieline_proto::websocket::{Close, CloseCode};
 
 use super::{BINARY, END};
-use crate::token::{URL_SAFE, base64, unbase64};
 
 /// A POST has at most so many messages.
 pub(crate) const MOST_MESSAGES: usize = 1024;
@@ -50,12 +52,18 @@ pub(crate) fn why(event: &Event) -> Option<Close> {
 }
 
 fn encoded(bytes: &[u8]) -> String {
-    base64(bytes, URL_SAFE)
+    BASE64_URL_SAFE.encode(bytes)
 }
 
-/// The message in base64 that an event has.
+/// Of the alphabet for URLs, with padding or without.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The message in base64 that an event has; `None` if it is none.
 pub(crate) fn decoded(event: &Event) -> Option<Bytes> {
-    unbase64(&event.data).map(Bytes::from)
+    LENIENT.decode(&event.data).ok().map(Bytes::from)
 }
 
 /// How much of an event may be taken, for messages of at most `most`.
@@ -140,6 +148,20 @@ mod tests {
             (&*event.event, decoded(&event).unwrap()),
             (BINARY, Bytes::from(vec![255, 0, 1, 2]))
         );
+    }
+
+    #[test]
+    fn a_message_in_base64_may_lack_its_padding_and_nothing_else() {
+        let of = |data: &str| decoded(&Event { data: data.to_owned().into(), ..Event::default() });
+        for (data, message) in
+            [("-_8=", &[0xfb, 0xff][..]), ("-_8", &[0xfb, 0xff]), ("Zg", b"f"), ("", b"")]
+        {
+            assert_eq!(of(data).as_deref(), Some(message), "{data}");
+        }
+        for bad in ["A", "AAAAA", "A===", "A=", "AA=A", "AA A", "AA+A", "AAA==", "=", "AAAA=", "Zh"]
+        {
+            assert_eq!(of(bad), None, "{bad}");
+        }
     }
 
     #[test]

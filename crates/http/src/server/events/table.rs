@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::prelude::*;
 use tieline_proto::session::Sequence;
 use tieline_transport::Owner;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use super::session::Session;
 use crate::channel::lock;
 use crate::events::Far;
-use crate::token::{URL_SAFE, base64, random_bits};
+use crate::token::random_bits;
 
 /// So many streams that are over are remembered.
 const EPITAPHS: usize = 1024;
@@ -70,7 +71,7 @@ impl Table {
 
     /// A new stream under a name of its own. `None`: there are too many, or no random bytes.
     pub(super) fn add(&self, owner: Owner, line: Line) -> Option<Arc<Stream>> {
-        let name = base64(&random_bits::<16>().ok()?, URL_SAFE).trim_end_matches('=').to_owned();
+        let name = BASE64_URL_SAFE_NO_PAD.encode(random_bits::<16>().ok()?);
         let (posts, leaves) = (AsyncMutex::new(0), Notify::new());
         let stream = Arc::new(Stream { name: name.clone(), owner, posts, line, leaves });
         let mut live = lock(&self.live);
