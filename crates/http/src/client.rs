@@ -17,8 +17,8 @@ use tieline_proto::json::Limits;
 use tieline_proto::websocket::Role;
 use tieline_proto::{FramingKind, HeartbeatConfig};
 use tieline_transport::{
-    BoxFuture, Connector, DynAcceptor, DynConnector, Endpoint, ErrorKind, Operation, Options,
-    PeerIdentity, Registry, Scheme, TransportError, TransportKind,
+    BoxFuture, CloseReason, Connector, DynAcceptor, DynConnector, Endpoint, ErrorKind, Operation,
+    Options, PeerIdentity, Registry, Scheme, TransportError, TransportKind,
 };
 #[cfg(unix)]
 use tieline_transport::{Connection, Transport, Unix, UnixConfig};
@@ -366,15 +366,14 @@ fn unreached(error: io::Error) -> TransportError {
 fn gone(error: hyper::Error) -> TransportError {
     match error.is_parse() {
         true => no_web_socket(format!("what it answers is no HTTP ({error})")),
-        false => lost(error),
+        false => lost(io::Error::other(error)),
     }
 }
 
-/// The connection broke before there was an answer.
-pub(crate) fn lost(error: hyper::Error) -> TransportError {
-    failed(ErrorKind::Refused)
-        .because(io::Error::other(error))
-        .with_hint("the server ended the connection during the handshake; see what it says")
+/// The connection was there, and broke before there was an answer: the next one may hold.
+pub(crate) fn lost(reason: impl Into<CloseReason>) -> TransportError {
+    failed(ErrorKind::Closed(reason.into()))
+        .with_hint("it ended during the handshake: try again, or see what the server says")
 }
 
 /// No body.

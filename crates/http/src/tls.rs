@@ -13,6 +13,7 @@ use tieline_transport::{ErrorKind, Operation, Principal, TransportError};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::client::lost;
 use crate::stream::Stream;
 use crate::token::Fingerprint;
 
@@ -102,13 +103,11 @@ impl Trust {
                 self.made.get_or_init(|| made).clone()
             }
         };
-        let failed = |error: io::Error| {
-            let kind = match error.kind() {
-                io::ErrorKind::InvalidData => ErrorKind::Tls,
-                // It has just gone, and may come back.
-                _ => ErrorKind::Refused,
-            };
-            TransportError::new(kind, Operation::Connect).because(error)
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidData => {
+                TransportError::new(ErrorKind::Tls, Operation::Connect).because(error)
+            }
+            _ => lost(error),
         };
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "no name of a host")))?;

@@ -379,7 +379,8 @@ async fn a_client_takes_no_answer_that_does_not_fit() {
             "fit the key",
         ),
         ("SSH-2.0-OpenSSH\r\n\r\n", "no HTTP"),
-        ("", "nobody listens"),
+        ("", "the line has ended"),
+        ("HTTP/1.1 101 x\r\nUpgrade: web", "the line has ended"),
     ] {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}/", listener.local_addr().unwrap());
@@ -392,6 +393,7 @@ async fn a_client_takes_no_answer_that_does_not_fit() {
         let registry = registry();
         let (error, ()) = tokio::join!(refused(&registry, &url), serving);
         assert!(error.to_string().contains(says), "{answer:?}: {error}");
+        assert_eq!(error.is_retryable(), says == "the line has ended", "{answer:?}: {error}");
     }
     // It is waited for no longer than connecting may take.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

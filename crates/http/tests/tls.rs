@@ -59,7 +59,7 @@ async fn a_client_without_a_certificate_is_kept_out_where_one_is_asked_for() {
     let served = serve(tls(Some("root.pem"))).await;
     let url = format!("wss://127.0.0.1:{}/ws", served.port);
     let error = support::refused(&trusting(), &url).await;
-    assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::Refused), "{error}");
+    assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::Closed(_)), "{error}");
     assert_eq!(served.web.counts().admitted, 0);
 }
 
@@ -92,7 +92,7 @@ async fn plain_http_on_a_tls_port_and_tls_on_a_plain_one_come_to_nothing() {
     let served = serve(config()).await;
     let url = format!("wss://127.0.0.1:{}/ws", served.port);
     let error = support::refused(&trusting(), &url).await;
-    assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::Refused), "{error}");
+    assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::Closed(_)), "{error}");
 }
 
 /// In virtual time: nothing is said where TLS should begin.

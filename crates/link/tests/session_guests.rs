@@ -209,6 +209,8 @@ fn a_stranger_has_no_room_for_more_than_a_greeting() {
                 let control = line.control().clone();
                 let (mut sender, mut receiver) = line.split();
                 assert!(sender.send(vec![1; 1 << 20]).await.is_err());
+                // It is told why, and that is all.
+                assert!(matches!(receiver.recv().await, Incoming::Message(_)));
                 assert!(matches!(receiver.recv().await, Incoming::End(_)));
                 control.info().bytes_out
             })

@@ -79,7 +79,14 @@ impl TransportError {
 
     /// Whether the same attempt may succeed later, with nothing changed by hand.
     pub fn is_retryable(&self) -> bool {
-        self.0.kind.is_retryable()
+        use CloseReason::{ByPeer, Io, Truncated};
+        match &self.0.kind {
+            // A connection that broke in its handshake.
+            ErrorKind::Closed(ByPeer | Truncated(_) | Io(_)) => {
+                self.0.operation == Operation::Connect
+            }
+            kind => kind.is_retryable(),
+        }
     }
 
     /// What to do next, as a sentence for people.

@@ -106,9 +106,9 @@ impl EventConnector {
         let (stream, peer) = self.dialer.reach().await?;
         let mut builder = http1::Builder::new();
         builder.max_header_size(MOST_HEADERS).max_buf_size(64 * 1024);
-        let (mut send, connection) = builder.handshake(Hyper::new(stream)).await.map_err(lost)?;
+        let (mut send, connection) = builder.handshake(Hyper::new(stream)).await.map_err(gone)?;
         let connection = Task(tokio::spawn(connection).abort_handle());
-        let response = send.send_request(self.request()?).await.map_err(lost)?;
+        let response = send.send_request(self.request()?).await.map_err(gone)?;
         let status = response.status();
         if status != StatusCode::OK {
             return Err(failed(ErrorKind::Denied { status: status.as_u16() }));
@@ -140,7 +140,7 @@ impl EventConnector {
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(no_events("it ends before it says where to post".into())),
-                Err(_) => return Err(failed(ErrorKind::Refused)),
+                Err(reason) => return Err(lost(reason)),
             }
         };
         let of = Of {
@@ -207,6 +207,14 @@ fn resolve(base: &WebAddress, reference: &str) -> Option<String> {
         }
     };
     target_of(&path)
+}
+
+/// The connection broke, or what came over it was no HTTP.
+fn gone(error: hyper::Error) -> TransportError {
+    match error.is_parse() {
+        true => no_events(format!("what it answers is no HTTP ({error})")),
+        false => lost(std::io::Error::other(error)),
+    }
 }
 
 fn no_events(problem: String) -> TransportError {

@@ -28,8 +28,9 @@ pub async fn a_thousand(url: impl Fn(u16) -> String, made: impl Fn(&ServerCounts
     let cuts = Arc::new(AtomicU64::new(0));
     let (counted, mut numbers) = (cuts.clone(), Numbers(seed));
     let port = shears(served.port, move || match counted.fetch_add(1, Relaxed) {
-        // There has to be a session at first.
-        0 | 1 => Some(1_500),
+        // Cut in mid handshake; then there has to be a session at first.
+        0 => Some(50),
+        1..=3 => Some(1_500),
         _ => Some(300 + numbers.below(4_000) as usize),
     })
     .await;
