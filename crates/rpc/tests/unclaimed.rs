@@ -5,8 +5,7 @@
 mod support;
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use support::{Raw, peer_and_raw, poll_once, with_options, within};
@@ -29,16 +28,36 @@ async fn settled(raw: &mut Raw) {
     assert_eq!(raw.hear().await["error"]["code"], -32601);
 }
 
-/// Counts the warnings of this crate.
-struct Warnings(Arc<AtomicU64>);
+/// Keeps what this crate warns of.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// The message of an event.
+struct Words(String);
+
+impl tracing::field::Visit for Words {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
+    }
+}
 
 impl tracing::Subscriber for Warnings {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         metadata.target().starts_with("tieline_rpc") && *metadata.level() == tracing::Level::WARN
     }
 
-    fn event(&self, _: &tracing::Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut words = Words(String::new());
+        event.record(&mut words);
+        self.0.lock().unwrap().push(words.0);
     }
 
     fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
@@ -53,8 +72,8 @@ impl tracing::Subscriber for Warnings {
 
 #[tokio::test]
 async fn answers_that_nobody_asked_for_are_each_counted_and_logged_once_also_behind_a_late_one() {
-    let warnings = Arc::new(AtomicU64::new(0));
-    let _here = tracing::subscriber::set_default(Warnings(warnings.clone()));
+    let warnings = Warnings::default();
+    let _here = tracing::subscriber::set_default(warnings.clone());
     let (peer, _driver, mut raw) = peer_and_raw(());
     {
         let mut given_up = pin!(peer.call::<u32>("given up", ()));
@@ -63,14 +82,28 @@ async fn answers_that_nobody_asked_for_are_each_counted_and_logged_once_also_beh
     }
     raw.say(&result(1, 0)).await;
     settled(&mut raw).await;
-    assert_eq!((counts(&peer), warnings.load(Ordering::Relaxed)), ((1, 0), 0));
+    assert_eq!((counts(&peer), warnings.all().len()), ((1, 0), 0));
     let strange = ["2", "0", "99", "\"1\"", "null", "-1", "1.0", "18446744073709551616"];
     for (id, count) in strange.iter().zip(1..) {
         raw.say(&result(id, 0)).await;
         settled(&mut raw).await;
         assert_eq!(counts(&peer), (1, count), "{id}");
     }
-    assert_eq!(warnings.load(Ordering::Relaxed), 1);
+    assert_eq!(warnings.all().len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_stranger_says_in_such_an_answer_is_logged_in_one_line_and_not_at_length() {
+    let warnings = Warnings::default();
+    let _here = tracing::subscriber::set_default(warnings.clone());
+    let (_peer, _driver, mut raw) = peer_and_raw(());
+    let words = format!("one\ntwo \u{1b}[31m{}", "x".repeat(1 << 20));
+    let error = json!({ "code": -1, "message": words });
+    raw.say(&json!({ "jsonrpc": "2.0", "id": 7, "error": error }).to_string()).await;
+    settled(&mut raw).await;
+    let warned = warnings.all().concat();
+    assert!(warned.contains(r"one\ntwo \u{1b}[31mxxx") && warned.len() < 400, "{}", warned.len());
+    assert!(!warned.contains(char::is_control), "{warned:?}");
 }
 
 #[tokio::test]
