@@ -141,8 +141,10 @@ fn failures(suite: &Suite, said: &Said) -> Vec<String> {
             format!("{name}::{test} failed: {panic:.500}")
         })
         .collect();
+    let is_whole = said.stdout.lines().any(|line| line.starts_with("test result: ok."));
     match said.code {
-        Some(0) => {}
+        Some(0) if is_whole => {}
+        Some(0) => failures.push(format!("{name} ended without a result")),
         Some(FAILED) if !failures.is_empty() => {}
         Some(code) => failures.push(format!("{name} ended with {code}")),
         None => failures.push(format!("{name} {TOO_LONG}")),
@@ -194,6 +196,9 @@ mod tests {
         for (code, said) in [(5, "s ended with 5"), (FAILED, "s ended with 101")] {
             assert_eq!(judged(&[&[("", Some(code)), ok]]), (vec![], vec![said.to_owned()]));
         }
+        // One of its tests has ended the process.
+        let left = ("test a ... ok\n", Some(0));
+        assert_eq!(judged(&[&[left, left]]).0, ["s ended without a result"]);
         let hung = ("test a ... ok\n", None);
         assert_eq!(judged(&[&[hung]]), (vec!["s was ended, or took too long".to_owned()], vec![]));
         // A test that has passed is none of a suite that has not.
