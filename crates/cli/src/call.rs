@@ -92,7 +92,7 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
     // The follower goes with it, and the last who can print anything.
     let _ = driver.await;
     drop((peer, printer));
-    printed.await.unwrap_or(Ok(()))?;
+    printed.all().await?;
     Ok(())
 }
 
@@ -155,8 +155,8 @@ pub(crate) async fn read_stdin(limit: ByteSize) -> std::io::Result<Vec<u8>> {
 pub(crate) struct Printer(mpsc::Sender<Vec<u8>>);
 
 impl Printer {
-    /// And what completes when all is printed, once every printer is gone.
-    pub(crate) fn start() -> std::io::Result<(Self, oneshot::Receiver<std::io::Result<()>>)> {
+    /// And what becomes of what it prints.
+    pub(crate) fn start() -> std::io::Result<(Self, Printed)> {
         let (texts, mut queue) = mpsc::channel::<Vec<u8>>(64);
         let (done, wait) = oneshot::channel();
         std::thread::Builder::new().name("tieline-print".into()).spawn(move || {
@@ -172,7 +172,7 @@ impl Printer {
             }
             let _ = done.send(printed);
         })?;
-        Ok((Self(texts), wait))
+        Ok((Self(texts), Printed(wait)))
     }
 
     /// Completes when nothing can be printed any more.
@@ -190,6 +190,17 @@ impl Printer {
     pub(crate) async fn write(&self, text: Vec<u8>) {
         // One that failed says so in the end.
         let _ = self.0.send(text).await;
+    }
+}
+
+/// What becomes of what is printed.
+pub(crate) struct Printed(oneshot::Receiver<std::io::Result<()>>);
+
+impl Printed {
+    /// Completes once every printer is gone and all is printed, or when no more can be.
+    pub(crate) async fn all(self) -> Result<(), Failure> {
+        let printed = self.0.await.unwrap_or(Ok(()));
+        printed.map_err(|error| Failure::Said(format!("not all of it could be printed: {error}")))
     }
 }
 

@@ -121,7 +121,7 @@ async fn ask(args: Claude) -> Result<(), Failure> {
     }
     printer.write(text.end().into()).await;
     drop(printer);
-    printed.await.unwrap_or(Ok(()))?;
+    printed.all().await?;
     outcome.judge()
 }
 

@@ -47,7 +47,7 @@ pub(crate) async fn run(args: Status) -> Result<(), Failure> {
         },
     };
     drop(printer);
-    printed.await.unwrap_or(Ok(()))?;
+    printed.all().await?;
     looked
 }
 

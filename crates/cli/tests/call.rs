@@ -37,6 +37,16 @@ fn the_result_alone_is_on_stdout() {
 }
 
 #[test]
+fn a_result_that_cannot_be_printed_is_a_failure() {
+    let agent = format!(r#"exec:["{}","demo-agent"]"#, env!("CARGO_BIN_EXE_tieline"));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = tieline(["call", &agent, "add", "[2,3]"]).stdout(full).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("not all of it could be printed: No space left"), "{said}");
+}
+
+#[test]
 fn parameters_may_come_from_stdin() {
     let finished = call_with(&["echo", "-"], "{\n\"a\": 1\n}\n");
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "{ \"a\": 1 }\n"), "{finished:?}");
