@@ -246,20 +246,21 @@ impl Dialer {
 
 impl WebConnector {
     async fn dial(&self) -> Result<WebChannel, TransportError> {
+        let gone = gone(no_web_socket);
         let (stream, peer) = self.dialer.reach().await?;
         let key = key()?;
         let request = self.request(&key)?;
         let mut builder = http1::Builder::new();
         builder.max_header_size(MOST_HEADERS).max_buf_size(MOST_HEADERS);
-        let (mut send, connection) = builder.handshake(Hyper::new(stream)).await.map_err(gone)?;
+        let (mut send, connection) = builder.handshake(Hyper::new(stream)).await.map_err(&gone)?;
         let mut connection = std::pin::pin!(connection.with_upgrades());
         let mut answered = std::pin::pin!(send.send_request(request));
         let response = tokio::select! {
             biased;
-            response = &mut answered => response.map_err(gone)?,
+            response = &mut answered => response.map_err(&gone)?,
             // The answer to what it has read is there.
             ended = &mut connection => match ended {
-                Ok(()) => answered.await.map_err(gone)?,
+                Ok(()) => answered.await.map_err(&gone)?,
                 Err(error) => return Err(gone(error)),
             },
         };
@@ -271,7 +272,7 @@ impl WebConnector {
             _ = &mut connection => upgrade.await,
         };
         let parts = upgraded
-            .map_err(gone)?
+            .map_err(&gone)?
             .downcast::<Hyper>()
             .map_err(|_| no_web_socket("the connection is not the one that was made".to_owned()))?;
         let made = Made {
@@ -362,10 +363,10 @@ fn unreached(error: io::Error) -> TransportError {
     failed(kind).because(error).with_hint("start the server first, or check host and port")
 }
 
-/// The connection broke during the handshake, or what came over it was no HTTP.
-fn gone(error: hyper::Error) -> TransportError {
-    match error.is_parse() {
-        true => no_web_socket(format!("what it answers is no HTTP ({error})")),
+/// The connection broke during the handshake, or what came over it was no HTTP, and so not `what` it should be.
+pub(crate) fn gone(what: fn(String) -> TransportError) -> impl Fn(hyper::Error) -> TransportError {
+    move |error| match error.is_parse() {
+        true => what(format!("what it answers is no HTTP ({error})")),
         false => lost(io::Error::other(error)),
     }
 }

@@ -27,7 +27,7 @@ use super::posting::{Batch, Poster, Whole};
 use super::{BINARY, END, ENDPOINT, EVENT_STREAM, PROTOCOL};
 use crate::address::{WebAddress, authority_of, target_of};
 use crate::channel::heard;
-use crate::client::{Client, Dialer, MOST_HEADERS, failed, lost, one};
+use crate::client::{Client, Dialer, MOST_HEADERS, failed, gone, lost, one};
 use crate::credentials::unsendable;
 use crate::handshake::{PLAIN, RESUMABLE};
 use crate::stream::Hyper;
@@ -103,12 +103,13 @@ impl Connector for EventConnector {
 
 impl EventConnector {
     async fn dial(&self) -> Result<EventChannel, TransportError> {
+        let gone = gone(no_events);
         let (stream, peer) = self.dialer.reach().await?;
         let mut builder = http1::Builder::new();
         builder.max_header_size(MOST_HEADERS).max_buf_size(64 * 1024);
-        let (mut send, connection) = builder.handshake(Hyper::new(stream)).await.map_err(gone)?;
+        let (mut send, connection) = builder.handshake(Hyper::new(stream)).await.map_err(&gone)?;
         let connection = Task(tokio::spawn(connection).abort_handle());
-        let response = send.send_request(self.request()?).await.map_err(gone)?;
+        let response = send.send_request(self.request()?).await.map_err(&gone)?;
         let status = response.status();
         if status != StatusCode::OK {
             return Err(failed(ErrorKind::Denied { status: status.as_u16() }));
@@ -207,14 +208,6 @@ fn resolve(base: &WebAddress, reference: &str) -> Option<String> {
         }
     };
     target_of(&path)
-}
-
-/// The connection broke, or what came over it was no HTTP.
-fn gone(error: hyper::Error) -> TransportError {
-    match error.is_parse() {
-        true => no_events(format!("what it answers is no HTTP ({error})")),
-        false => lost(std::io::Error::other(error)),
-    }
 }
 
 fn no_events(problem: String) -> TransportError {
