@@ -113,7 +113,7 @@ fn build(workspace: &Workspace) -> Result<Vec<Suite>, Failure> {
     let mut cargo = WINDOWS.cargo(workspace, "test")?;
     cargo.args(["--no-run", "--message-format=json-render-diagnostics"]);
     cargo.args(PACKAGES.iter().flat_map(|package| ["-p", package]));
-    // The standard library is built, too, and the tests take three times as long over it as it is by default.
+    // The standard library is one of them, and the tests take three times as long over it as it is by default.
     cargo.args(["--config", "profile.dev.package.'*'.opt-level=1"]);
     cargo.env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER", "x86_64-w64-mingw32-gcc");
     let messages = output(&mut cargo)?;

@@ -16,6 +16,8 @@ mod web;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
+use crate::shell::quote;
+
 pub(crate) use call::Call;
 pub(crate) use chaos::{Bytes, Chaos};
 pub(crate) use connect::{Bridge, Connect};
@@ -104,7 +106,7 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
         && !word.starts_with('-')
         && usage.contains("[-- <COMMAND>...]")
     {
-        let tip = format!("a program and its arguments stand behind `--`: -- {word}");
+        let tip = format!("a program and its arguments stand behind `--`: -- {}", quote(word));
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
     error

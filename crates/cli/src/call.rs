@@ -130,8 +130,8 @@ async fn params(text: Option<&str>, limit: ByteSize) -> Result<Option<Vec<u8>>, 
     // On one line, as most framings want it, and within what a message may be, which is a level around it.
     let usual = Limits::default();
     let within = Limits { depth: usual.depth.saturating_sub(1), ..usual };
-    let text =
-        json::to_one_line(&text, within).map_err(|error| not(format!("is not JSON: {error}")))?;
+    let text = json::to_one_line(&text, within)
+        .map_err(|error| not(format!("cannot be taken as JSON: {error}")))?;
     match text.trim_ascii().first() {
         Some(b'[' | b'{') => Ok(Some(text.trim_ascii().to_vec())),
         _ => Err(not("is not an array or an object".into())),

@@ -176,6 +176,10 @@ async fn entrances(
 ) -> Result<Entrances, Failure> {
     let served = Served { resume: args.resume, most: args.max_connections };
     let (mut entrances, mut endpoints) = (Vec::new(), Vec::new());
+    if served.resume.is_some() {
+        // Before anything is opened.
+        args.listen.iter().cloned().try_for_each(|it| sessions::resumable(it).map(drop))?;
+    }
     for endpoint in &args.listen {
         if Sites::is_one(endpoint) {
             // It frames messages itself, and hands over each as one line.

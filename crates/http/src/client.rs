@@ -1,6 +1,7 @@
 //! The client: from an endpoint to a WebSocket.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -365,10 +366,23 @@ fn unreached(error: io::Error) -> TransportError {
 
 /// The connection broke during the handshake, or what came over it was no HTTP, and so not `what` it should be.
 pub(crate) fn gone(what: fn(String) -> TransportError) -> impl Fn(hyper::Error) -> TransportError {
-    move |error| match error.is_parse() {
-        true => what(format!("what it answers is no HTTP ({error})")),
-        false => lost(io::Error::other(error)),
+    move |error| {
+        if error.is_parse() {
+            return what(format!("what it answers is no HTTP ({error})"));
+        }
+        match is_tls(&error) {
+            true => failed(ErrorKind::Tls).because(io::Error::other(error)),
+            false => lost(io::Error::other(error)),
+        }
     }
+}
+
+/// Whether it was TLS that came to nothing: who wants to see a certificate says so behind the handshake.
+fn is_tls(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.is_some_and(|inner| inner.is::<rustls::Error>())
+    })
 }
 
 /// The connection was there, and broke before there was an answer: the next one may hold.

@@ -196,6 +196,65 @@ fn what_is_committed_of_a_lost_session_is_not_taken_for_the_next_ones() {
     });
 }
 
+/// The relay between them spoils the length of what is said first, the second time.
+#[test]
+fn a_greeting_that_was_damaged_on_its_way_is_said_again() {
+    block_on(async {
+        let mut stage = Stage::new(1 << 16, SessionOptions::default()).await;
+        let door = door();
+        let mut near = door.clone().listen().await.unwrap();
+        let (cut, mut cuts) = tokio::sync::mpsc::channel::<()>(1);
+        let way = stage.way.clone();
+        let relay = tokio::spawn(async move {
+            for time in 1.. {
+                let mut client = ByHand::over(near.accept().await.unwrap());
+                let mut server = ByHand::over(way.connect().await.unwrap());
+                if time == 2 {
+                    assert!(matches!(client.hear().await, Some(Frame::Hello(_))));
+                    // What it is by its length is no greeting.
+                    let _ = server.sender.send(vec![1; 1 << 15]).await;
+                    let told = server.hear().await.unwrap();
+                    let is_unasked =
+                        matches!(told, Frame::Refused { refusal: Refusal::Unasked, .. });
+                    assert!(is_unasked, "{told:?}");
+                    client.say(told).await;
+                    continue;
+                }
+                loop {
+                    let (from, to) = tokio::select! {
+                        biased;
+                        _ = cuts.recv() => break,
+                        said = client.receiver.recv() => (said, &mut server.sender),
+                        said = server.receiver.recv() => (said, &mut client.sender),
+                    };
+                    let Incoming::Message(message) = from else { break };
+                    if to.send(message).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        let options = (SessionOptions::default(), LineOptions::default());
+        let connecting = Session::connect(std::sync::Arc::new(door), options.0, options.1);
+        let (client, server) = tokio::join!(connecting, stage.sessions.accept());
+        let server = server.unwrap();
+        let ((mut sender, _from_server), (_to_client, mut receiver)) =
+            (client.unwrap().split(), server.split());
+        sender.send("before").await.unwrap();
+        assert!(matches!(receiver.recv().await, Incoming::Message(it) if it == "before"));
+        cut.send(()).await.unwrap();
+        sender.send("behind").await.unwrap();
+        loop {
+            match receiver.recv().await {
+                Incoming::Message(message) => break assert_eq!(message, "behind"),
+                Incoming::Reset(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        relay.abort();
+    });
+}
+
 #[test]
 fn a_stranger_has_no_room_for_more_than_a_greeting() {
     const BUFFER: usize = 1 << 10;

@@ -27,8 +27,9 @@ fn refusal() -> impl Strategy<Value = Refusal> {
     use Refusal::*;
     let known = proptest::sample::select(vec![
         Version, Unknown, Secret, Principal, Epoch, Gap, NeverSent, Full, Draining, Malformed,
+        Unasked,
     ]);
-    prop_oneof![known, (11..=255_u8).prop_map(Other), Just(Other(0))]
+    prop_oneof![known, (12..=255_u8).prop_map(Other), Just(Other(0))]
 }
 
 fn frame() -> impl Strategy<Value = Frame> {

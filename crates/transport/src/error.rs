@@ -108,7 +108,12 @@ impl fmt::Display for TransportError {
 
 impl Error for TransportError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
+        match (&self.0.source, &self.0.kind) {
+            (Some(source), _) => Some(&**source),
+            // What it says itself is said already.
+            (None, ErrorKind::Closed(CloseReason::Io(error))) => error.source(),
+            (None, _) => None,
+        }
     }
 }
 

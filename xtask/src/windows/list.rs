@@ -68,7 +68,6 @@ pub(super) const MUST_RUN: &[&str] = &[
     "cli::windows::a_blocked_stdin_does_not_hold_up_the_end",
     "cli::windows::many_clients_at_once_are_all_served",
     "cli::windows::the_usual_place_is_a_pipe_named_after_the_program",
-    "http::closing::a_program_that_goes_is_a_close_code_that_says_how",
     "http::sessions::a_session_survives_a_thousand_web_sockets_that_are_cut_in_mid_frame",
     "http::sse_client::a_session_survives_a_thousand_streams_that_are_cut_in_mid_event",
     "http::sse_resume::a_thousand_cuts_in_mid_event_lose_and_double_nothing",

@@ -4,8 +4,8 @@ use std::sync::{Arc, Weak};
 
 use tieline_proto::session::{Frame, LARGEST_GREETING, Refusal, Welcome};
 use tieline_transport::{
-    BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, ErrorKind, Incoming, Operation,
-    Receiver, ReceiverExt, SenderExt, TransportError,
+    BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, Endpoint, ErrorKind, Incoming,
+    Operation, Receiver, ReceiverExt, SenderExt, TransportError,
 };
 
 use super::assemble::assemble;
@@ -36,7 +36,7 @@ struct Dialing {
 /// How the other side has answered.
 enum Answer {
     Granted(BoxChannel, Box<Welcome>),
-    Refused(Refusal, String),
+    Refused(Refusal, String, Endpoint),
 }
 
 impl Dialing {
@@ -74,7 +74,7 @@ impl Dialing {
                 let line = BoxChannel::from_parts(sender, receiver, control);
                 Ok(Answer::Granted(line, Box::new(welcome)))
             }
-            Ok(Frame::Refused { refusal, text }) => Ok(Answer::Refused(refusal, text)),
+            Ok(Frame::Refused { refusal, text }) => Ok(Answer::Refused(refusal, text, endpoint)),
             Ok(_) => Err(no_session("it answers the greeting with something else".into())),
             Err(malformed) => Err(no_session(malformed.to_string())),
         }
@@ -109,19 +109,15 @@ impl Dialing {
                         ));
                     }
                 },
-                Answer::Refused(refusal, text) if resumes && is_about_it(refusal) => {
+                Answer::Refused(refusal, text, _) if resumes && is_about_it(refusal) => {
                     if !shared.forget(refusal, text) {
                         break;
                     }
                 }
-                Answer::Refused(refusal, text) => {
-                    let error =
-                        TransportError::new(ErrorKind::SessionRefused(refusal), Operation::Connect);
+                Answer::Refused(refusal, text, endpoint) => {
                     tracing::debug!(%refusal, text, "no session");
-                    return Err(match shared.endpoint() {
-                        Some(endpoint) => error.at(endpoint),
-                        None => error,
-                    });
+                    let kind = ErrorKind::SessionRefused(refusal);
+                    return Err(TransportError::new(kind, Operation::Connect).at(&endpoint));
                 }
             }
         }

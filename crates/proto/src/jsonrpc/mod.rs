@@ -100,7 +100,7 @@ pub enum InvalidProblem {
     Doubled(&'static str),
     /// A member is missing.
     Missing(&'static str),
-    /// A member is of the wrong type, or too long.
+    /// A member is of the wrong type, too long, or lacks something.
     Wrong(&'static str),
     /// A response has a result and an error.
     ResultAndError,
@@ -246,7 +246,9 @@ impl fmt::Display for InvalidProblem {
             Self::Wrong("jsonrpc") => f.write_str("`jsonrpc` is not \"2.0\""),
             Self::Wrong("params") => f.write_str("`params` is neither an array nor an object"),
             Self::Wrong("method") => f.write_str("`method` is not a string"),
-            Self::Wrong(member) => write!(f, "`{member}` is not an object"),
+            Self::Wrong(member) => {
+                write!(f, "`{member}` is not an object with a code and a message")
+            }
             Self::ResultAndError => f.write_str("a response has a result or an error, not both"),
         }
     }

@@ -28,6 +28,9 @@ pub enum Refusal {
     Draining,
     /// The first frame was no greeting.
     Malformed,
+    /// What came first is no frame: whoever speaks something else has not asked for a session, or the
+    /// greeting was damaged on its way.
+    Unasked,
     /// One that this version does not know.
     Other(u8),
 }
@@ -65,6 +68,7 @@ impl Refusal {
             Self::Full => 8,
             Self::Draining => 9,
             Self::Malformed => 10,
+            Self::Unasked => 11,
             Self::Other(code) => code,
         }
     }
@@ -81,13 +85,14 @@ impl Refusal {
             8 => Self::Full,
             9 => Self::Draining,
             10 => Self::Malformed,
+            11 => Self::Unasked,
             other => Self::Other(other),
         }
     }
 
     /// Whether another attempt may have a better answer.
     pub fn may_pass(self) -> bool {
-        matches!(self, Self::Full | Self::Draining)
+        matches!(self, Self::Full | Self::Draining | Self::Unasked)
     }
 }
 
@@ -104,6 +109,7 @@ impl fmt::Display for Refusal {
             Self::Full => "there are as many sessions as may be",
             Self::Draining => "the other side is about to end",
             Self::Malformed => "the first frame was no greeting of a session",
+            Self::Unasked => "what came first was no frame of a session",
             Self::Other(code) => return write!(f, "refused for a reason with the number {code}"),
         })
     }
