@@ -337,7 +337,7 @@ impl ErrorKind {
                 "check the path, which is /sse at tieline's server, and whether it speaks events"
             }
             Self::Tls => {
-                "check the name in the URL and who signed the server's certificate; one of your own is trusted with an extra root"
+                "check the name in the URL and who signed the server's certificate; one of your own is trusted with an extra root; where it asks for yours, give it (--tls-cert, --tls-key)"
             }
             Self::NotConnected => "connect first",
             Self::AlreadyConnected => "disconnect first, or use the connection there is",

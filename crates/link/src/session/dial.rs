@@ -127,8 +127,7 @@ impl Dialing {
 
 /// Whether a connection was there, and broke under the greeting.
 fn was_cut(error: &TransportError) -> bool {
-    use CloseReason::{ByPeer, Io, Truncated};
-    matches!(error.kind(), ErrorKind::Closed(ByPeer | Truncated(_) | Io(_)))
+    matches!(error.kind(), ErrorKind::Closed(_)) && error.is_retryable()
 }
 
 /// Whether it is refused because of the session, and not of the moment or the version.
