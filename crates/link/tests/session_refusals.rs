@@ -175,6 +175,12 @@ fn what_is_no_greeting_gets_no_session() {
         let Incoming::Message(told) = receiver.recv().await else { panic!("told nothing") };
         let told = String::from_utf8_lossy(&told);
         assert!(told.ends_with("connects with resume+, or --resume"), "{told:?}");
+        // Also who says less than a frame's length has.
+        let lines = Registry::new().connect(&stage.plain(), &Options::default()).await.unwrap();
+        let (mut sender, mut receiver) = lines.split();
+        sender.send("5").await.unwrap();
+        sender.close().await.unwrap();
+        assert!(matches!(receiver.recv().await, Incoming::Message(_)));
         // Who says nothing is not waited for.
         let mut silent = stage.by_hand().await;
         assert!(silent.hear().await.is_none());

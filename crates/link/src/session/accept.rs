@@ -135,8 +135,9 @@ impl Door {
         let usual = receiver.limit_to(LARGEST_GREETING);
         let greeting = match timeout(limit, receiver.recv()).await {
             Ok(Incoming::Message(greeting)) => Some(greeting),
-            Ok(Incoming::End(CloseReason::Protocol(_)) | Incoming::Fault(_)) => None,
-            // It left without a word, was cut, or was slow: it may come again, and is not refused.
+            Ok(Incoming::Fault(_)) => None,
+            Ok(Incoming::End(CloseReason::Protocol(_) | CloseReason::Truncated(_))) => None,
+            // It left without a word, or says nothing: to wait until it has read ours is to wait as long again.
             Ok(_) | Err(_) => return,
         };
         let line = BoxChannel::from_parts(sender, receiver, control.clone());
