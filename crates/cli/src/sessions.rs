@@ -9,7 +9,7 @@ use tieline_transport::{
 
 use crate::report::Failure;
 
-/// The same place, in a session.
+/// The same place, in a session; what was typed is refused where that would drop some of it.
 pub(crate) fn resumable(endpoint: Endpoint) -> Result<Endpoint, Failure> {
     match endpoint.framing() {
         None => Ok(endpoint.resumable()),
@@ -41,12 +41,12 @@ pub(crate) async fn listen(
     endpoint: Endpoint,
     options: &Options,
     served: Served,
-) -> Result<Box<dyn DynAcceptor>, Failure> {
-    let endpoint = if served.resume.is_some() { resumable(endpoint)? } else { endpoint };
+) -> Result<Box<dyn DynAcceptor>, TransportError> {
+    let endpoint = if served.resume.is_some() { endpoint.resumable() } else { endpoint };
     let usual = SessionOptions::default();
     let grace = served.resume.unwrap_or(usual.grace);
     let session = SessionOptions { grace, max_sessions: served.most, ..usual };
-    Ok(tieline_link::listen(registry, &endpoint, options, session).await?)
+    tieline_link::listen(registry, &endpoint, options, session).await
 }
 
 /// Listens at the first of these that no other server has, and says so if it is not the first of all;
@@ -56,11 +56,11 @@ pub(crate) async fn listen_at_first_free(
     endpoints: impl Iterator<Item = Endpoint>,
     options: &Options,
     served: Served,
-) -> Result<Option<Box<dyn DynAcceptor>>, Failure> {
+) -> Result<Option<Box<dyn DynAcceptor>>, TransportError> {
     let mut taken = None;
     for endpoint in endpoints {
         match listen(registry, endpoint.clone(), options, served).await {
-            Err(Failure::Transport(error)) if matches!(error.kind(), ErrorKind::AddressInUse) => {
+            Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {
                 taken.get_or_insert(endpoint);
             }
             listening => {

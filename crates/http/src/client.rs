@@ -409,3 +409,20 @@ impl Body for Empty {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_that_broke_tells_its_cause_and_whether_that_was_tls() {
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
+        let cause = io::Error::new(io::ErrorKind::InvalidData, alert);
+        let outer = failed(ErrorKind::Io).because(cause);
+        assert!(is_tls(&outer) && !is_tls(&io::Error::other("cut")));
+        // What the line ended with is said already; what is behind it is not.
+        let error = lost(io::Error::other(outer));
+        assert!(error.source().unwrap().to_string().contains("CertificateRequired"), "{error:?}");
+        assert!(error.is_retryable() && lost(io::Error::other("cut")).source().is_none());
+    }
+}

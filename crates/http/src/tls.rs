@@ -13,7 +13,7 @@ use tieline_transport::{ErrorKind, Operation, Principal, TransportError};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::client::lost;
+use crate::client::{failed, lost};
 use crate::stream::Stream;
 use crate::token::Fingerprint;
 
@@ -103,15 +103,13 @@ impl Trust {
                 self.made.get_or_init(|| made).clone()
             }
         };
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::InvalidData => {
-                TransportError::new(ErrorKind::Tls, Operation::Connect).because(error)
-            }
+        let broken = |error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidData => failed(ErrorKind::Tls).because(error),
             _ => lost(error),
         };
         let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "no name of a host")))?;
-        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(failed)?;
+            .map_err(|_| broken(io::Error::new(io::ErrorKind::InvalidData, "no name of a host")))?;
+        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(broken)?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }
 

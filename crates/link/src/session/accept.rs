@@ -25,9 +25,8 @@ use crate::shared::lock;
 
 /// So many connections may be at their handshake at once; more wait to be accepted.
 const HANDSHAKES: usize = 256;
-/// What is said to whoever connects without asking for a session: whatever he speaks, a person may read it,
-/// and who reads lines gets it as one, as neither the head of the frame nor its code is the end of one.
-const HOW_TO_CONNECT: &str = "a client here connects with resume+, or --resume\n";
+/// What is said to whoever connects without asking for a session.
+const HOW_TO_CONNECT: &str = "a client here connects with resume+, or --resume";
 /// How long a failing acceptor is left alone.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -143,9 +142,9 @@ impl Door {
         let line = BoxChannel::from_parts(sender, receiver, control.clone());
         let Some(greeting) = greeting else {
             let endpoint = control.endpoint().clone().resumable();
-            let how = HOW_TO_CONNECT.trim_end();
-            tracing::info!(%endpoint, "somebody has not asked for a session; {how}");
-            return refuse(line, limit, Refusal::Unasked, HOW_TO_CONNECT).await;
+            tracing::info!(%endpoint, "somebody has not asked for a session; {HOW_TO_CONNECT}");
+            // Who reads lines gets it as one: neither a frame's head nor this code is the end of one.
+            return refuse(line, limit, Refusal::Unasked, &format!("{HOW_TO_CONNECT}\n")).await;
         };
         let hello = match Frame::decode(greeting) {
             Ok(Frame::Hello(hello)) => hello,
