@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use tieline_proto::json::Limits;
 use tieline_proto::{
-    ByteSize, Codec, ContentLength, EncodeError, Ending, Fault, Frame, FrameError, Framing,
-    FramingKind, Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, Truncated, WriteBuf,
+    ByteSize, Codec, ContentLength, EncodeError, Ending, FAULT_HEAD, Fault, Frame, FrameError,
+    Framing, FramingKind, Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, Truncated, WriteBuf,
 };
 
 /// All that a decoder says about a stream.
@@ -67,8 +67,8 @@ fn limit(bytes: usize) -> ByteSize {
     ByteSize::new(bytes)
 }
 
-fn oversize(bytes: usize) -> Frame {
-    Frame::Fault(Fault::Oversize { limit: limit(bytes) })
+fn oversize(bytes: usize, head: &[u8]) -> Frame {
+    Frame::Fault(Fault::Oversize { limit: limit(bytes), head: head.into() })
 }
 
 fn message(bytes: &'static [u8]) -> Frame {
@@ -100,7 +100,7 @@ fn a_last_line_without_newline_is_told_apart_from_a_clean_end() {
 #[test]
 fn a_line_is_taken_up_to_the_limit_and_costs_one_fault_above_it() {
     let seen = decode_every_way(Lines::new(limit(4)), b"123\n1234\r\n12345\n1234\n");
-    let expected = vec![message(b"123"), message(b"1234"), oversize(4), message(b"1234")];
+    let expected = vec![message(b"123"), message(b"1234"), oversize(4, b"1234"), message(b"1234")];
     assert_eq!(seen.frames, expected);
     assert_eq!(seen.end, Ok(Ending::Clean));
 }
@@ -108,13 +108,13 @@ fn a_line_is_taken_up_to_the_limit_and_costs_one_fault_above_it() {
 #[test]
 fn the_line_behind_an_oversize_one_arrives() {
     let seen = decode_every_way(Lines::new(limit(4)), b"123456789123456789\r\nab\n");
-    assert_eq!(seen.frames, [oversize(4), message(b"ab")]);
+    assert_eq!(seen.frames, [oversize(4, b"1234"), message(b"ab")]);
 }
 
 #[test]
 fn an_oversize_line_that_never_ends_is_truncated() {
     let seen = decode_every_way(Lines::new(limit(4)), b"ab\n1234\r56");
-    assert_eq!(seen.frames, [message(b"ab"), oversize(4)]);
+    assert_eq!(seen.frames, [message(b"ab"), oversize(4, b"1234")]);
     let truncated = Truncated { received: 7, expected: None };
     assert_eq!(seen.end, Ok(Ending::Truncated(truncated)));
 }
@@ -129,7 +129,7 @@ fn a_gibibyte_without_a_newline_leaves_the_buffer_small() {
     for _ in 0..1024 {
         buffer.extend_from_slice(&piece);
         while let Some(frame) = lines.decode(&mut buffer).unwrap() {
-            assert_eq!(frame, oversize(1 << 20));
+            assert_eq!(frame, oversize(1 << 20, &[b'x'; FAULT_HEAD]));
             faults += 1;
         }
         largest = largest.max(buffer.capacity());
@@ -314,11 +314,13 @@ fn json_framing_turns_what_is_not_json_into_one_fault_each() {
 }
 
 #[test]
-fn a_json_fault_shows_the_first_200_bytes() {
+fn a_json_fault_keeps_the_first_4_kib_and_shows_200_bytes() {
     let framing = Json::new(Lines::default(), Limits::default());
-    let seen = decode(framing, [&[&[b'x'; 1000][..], b"\n"].concat()[..]]);
+    let seen = decode(framing, [&[&[b'Q'; 10_000][..], b"\n"].concat()[..]]);
     let Frame::Fault(Fault::NotJson(long)) = &seen.frames[0] else { panic!("{seen:?}") };
-    assert_eq!((long.head.len(), long.length), (200, 1000));
+    assert_eq!((long.head.len(), long.length), (FAULT_HEAD, 10_000));
+    let text = Fault::NotJson(long.clone()).to_string();
+    assert_eq!(text.matches('Q').count(), 201, "one is in the reason: {text}");
 }
 
 #[test]

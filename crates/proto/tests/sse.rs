@@ -176,6 +176,24 @@ fn a_time_to_wait_is_said_as_soon_as_it_is_there() {
 }
 
 #[test]
+fn the_start_of_lost_data_can_be_taken_once() {
+    let stream = b"data: 12\ndata: 345678901234\n\ndata: a\n\n";
+    for piece in [1, 3, stream.len()] {
+        let mut parser = Parser::new(Limits { max_data: ByteSize::new(8), ..Limits::default() });
+        let mut items = Vec::new();
+        for mut piece in stream.chunks(piece) {
+            while !piece.is_empty() {
+                items.extend(parser.parse(&mut piece));
+            }
+        }
+        assert_eq!(items, [Item::Lost(Excess::Data(ByteSize::new(8))), data("a")]);
+        let head = parser.take_lost_head();
+        assert_eq!(&head[..8], b"12\n34567", "in pieces of {piece}");
+        assert!(parser.take_lost_head().is_empty());
+    }
+}
+
+#[test]
 fn each_limit_holds_to_the_byte_and_the_next_event_arrives() {
     let limits = Limits { max_data: ByteSize::new(10), max_fields: 4 };
     let too_much = Item::Lost(Excess::Data(limits.max_data));

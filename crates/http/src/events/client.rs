@@ -310,7 +310,7 @@ impl Reader {
                     Err(reason) => return reason,
                 },
                 Item::Lost(_) if !self.is_carrier => {
-                    Incoming::Fault(Fault::Oversize { limit: self.most })
+                    Incoming::Fault(Fault::oversize(self.most, &self.parser.take_lost_head()))
                 }
                 Item::Lost(_) => {
                     // How long it would have been nobody knows: it was not kept.
@@ -339,7 +339,7 @@ impl Reader {
         Ok(Some(match fault {
             Some(fault) => Incoming::Fault(fault),
             None if message.len() > self.most.bytes() => {
-                Incoming::Fault(Fault::Oversize { limit: self.most })
+                Incoming::Fault(Fault::oversize(self.most, &message))
             }
             // An empty event is no message.
             None if message.is_empty() && !self.is_carrier => return Ok(None),

@@ -2,12 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{EncodeError, Ending, Fault, Frame, FrameError, Framing, NotJson, Truncated};
+use super::{
+    EncodeError, Ending, FAULT_HEAD, Fault, Frame, FrameError, Framing, NotJson, Truncated,
+};
 use crate::json::{self, Limits};
 use crate::{ByteSize, WriteBuf};
-
-/// How much of a bad message its [`Fault::NotJson`] shows.
-const HEAD: usize = 200;
 
 /// Another framing, with every message that arrives checked to be JSON within [`Limits`].
 ///
@@ -26,7 +25,7 @@ impl Fault {
     pub fn unless_json(message: &Bytes, limits: Limits) -> Option<Self> {
         let error = json::check(message, limits).err()?;
         let length = message.len();
-        let head = Bytes::copy_from_slice(message.get(..HEAD).unwrap_or(message));
+        let head = Bytes::copy_from_slice(message.get(..FAULT_HEAD).unwrap_or(message));
         Some(Self::NotJson(Box::new(NotJson { head, length, error })))
     }
 }

@@ -49,8 +49,9 @@ impl Lines {
                 if self.is_beyond_limit(buffer) {
                     self.scanned = 0;
                     self.discarding = Some(buffer.len());
+                    let oversize = self.oversize(buffer);
                     buffer.clear();
-                    return self.oversize();
+                    return oversize;
                 }
                 self.scanned = buffer.len();
                 return Found::Nothing;
@@ -65,8 +66,9 @@ impl Lines {
             let line = without_cr(buffer.get(..end).unwrap_or_default());
             let length = line.len();
             if length > self.max_message.bytes() {
+                let oversize = self.oversize(line);
                 buffer.advance(end + 1);
-                return self.oversize();
+                return oversize;
             }
             if is_blank(line) {
                 buffer.advance(end + 1);
@@ -77,8 +79,8 @@ impl Lines {
         }
     }
 
-    fn oversize(&self) -> Found {
-        Found::Frame(Frame::Fault(Fault::Oversize { limit: self.max_message }))
+    fn oversize(&self, line: &[u8]) -> Found {
+        Found::Frame(Frame::Fault(Fault::oversize(self.max_message, line)))
     }
 
     /// Drops what is left of an oversize line; false when its end has not come yet.

@@ -98,6 +98,8 @@ pub enum Fault {
     Oversize {
         /// The largest message that would have been taken.
         limit: ByteSize,
+        /// The first bytes of the message, at most [`FAULT_HEAD`] and at most `limit`.
+        head: Box<[u8]>,
     },
     /// A message that is not JSON where JSON is expected.
     NotJson(Box<NotJson>),
@@ -106,7 +108,7 @@ pub enum Fault {
 /// A message that is not JSON where JSON is expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotJson {
-    /// Its first bytes, at most 200.
+    /// Its first bytes, at most [`FAULT_HEAD`].
     pub head: Bytes,
     /// Its whole length in bytes.
     pub length: usize,
@@ -114,10 +116,35 @@ pub struct NotJson {
     pub error: JsonError,
 }
 
+/// How many bytes of a message that was not delivered a [`Fault`] keeps, so that the call it belongs to
+/// can be found: 4 KiB.
+pub const FAULT_HEAD: usize = 4096;
+
+/// How many of these bytes an error text shows.
+const SHOWN: usize = 200;
+
+impl Fault {
+    /// The fault for a message above `limit` of which at least the first `limit` bytes are `message`.
+    ///
+    /// What is kept does not depend on how much had arrived when the limit was passed.
+    pub fn oversize(limit: ByteSize, message: &[u8]) -> Self {
+        let head = message.get(..FAULT_HEAD.min(limit.bytes())).unwrap_or(message);
+        Self::Oversize { limit, head: head.into() }
+    }
+
+    /// The first bytes of the message that was not delivered, at most [`FAULT_HEAD`].
+    pub fn head(&self) -> &[u8] {
+        match self {
+            Self::Oversize { head, .. } => head,
+            Self::NotJson(message) => &message.head,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Oversize { limit } => {
+            Self::Oversize { limit, .. } => {
                 write!(f, "a message above the limit of {limit} was discarded")
             }
             Self::NotJson(message) => {
@@ -125,7 +152,7 @@ impl fmt::Display for Fault {
                 write!(
                     f,
                     "a message of {length} bytes is not JSON ({error}): {}",
-                    head.escape_ascii()
+                    head.get(..SHOWN).unwrap_or(head).escape_ascii()
                 )
             }
         }

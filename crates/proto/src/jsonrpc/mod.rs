@@ -8,6 +8,7 @@ mod calls;
 mod classify;
 mod dialect;
 mod id;
+mod outline;
 mod trace;
 mod write;
 
@@ -21,6 +22,7 @@ pub use calls::{CallId, Calls};
 pub use classify::{classify, member};
 pub use dialect::{CancelStyle, Dialect, ProgressStyle};
 pub use id::Id;
+pub use outline::Outline;
 pub use trace::{NoTraceParent, TraceParent};
 pub use write::{write_error, write_notification, write_request, write_result};
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use memchr::{memchr2, memchr3};
 
+use crate::FAULT_HEAD;
+
 use super::{CR, Event, Excess, Item, LF, Limits, MAX_NAME};
 
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
@@ -47,6 +49,8 @@ pub struct Parser {
     fields: usize,
     /// The event under way is above a limit.
     is_lost: bool,
+    /// The first bytes of the data that was discarded last.
+    lost_head: Box<[u8]>,
 }
 
 /// How far the line has come.
@@ -101,6 +105,7 @@ impl Parser {
             id: String::new(),
             fields: 0,
             is_lost: false,
+            lost_head: Box::default(),
         }
     }
 
@@ -128,6 +133,12 @@ impl Parser {
     /// continued, should it be lost. Empty if there is none.
     pub fn last_event_id(&self) -> &str {
         &self.id
+    }
+
+    /// Takes the first bytes of the data of the event that [`Item::Lost`] reported last, at most
+    /// [`FAULT_HEAD`]. Empty where the data was within its limit.
+    pub fn take_lost_head(&mut self) -> Box<[u8]> {
+        std::mem::take(&mut self.lost_head)
     }
 
     /// Whether an event is under way, of which some has come.
@@ -223,7 +234,13 @@ impl Parser {
             let limit = self.limits.max_data;
             return match extend(&mut self.data, bytes, limit.bytes()) {
                 true => None,
-                false => self.lose(Excess::Data(limit)),
+                false => {
+                    let room = FAULT_HEAD.saturating_sub(self.data.len());
+                    let more = bytes.get(..room).unwrap_or(bytes);
+                    let kept = self.data.get(..FAULT_HEAD).unwrap_or(&self.data);
+                    self.lost_head = [kept, more].concat().into();
+                    self.lose(Excess::Data(limit))
+                }
             };
         }
         if self.value_is_too_long || extend(&mut self.value, bytes, MAX_NAME.bytes()) {
