@@ -27,7 +27,7 @@ pub(crate) use serve::Serve;
 pub(crate) use status::Status;
 #[cfg(unix)]
 pub(crate) use values::message_size;
-pub(crate) use web::WebServer;
+pub(crate) use web::{TOKEN, WebServer};
 
 /// One line between two processes: whole messages over whatever lies underneath.
 #[derive(Parser)]

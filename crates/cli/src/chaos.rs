@@ -6,9 +6,10 @@ use std::io::Write;
 
 use tieline_gateway::{ChaosReport, Faults};
 use tieline_http::WebAddress;
-use tieline_transport::{Address, Endpoint, Guardian, Options, Registry, TransportError};
+use tieline_transport::{Address, Endpoint, Options, Registry, TransportError};
 
 use crate::args::{Bytes, Chaos};
+use crate::children;
 use crate::report::Failure;
 use crate::signals::Signals;
 
@@ -27,9 +28,7 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
         // alone, unless it was told to be reached from others.
         allow_unauthenticated_tcp: args.allow_unauthenticated_tcp
             || (args.listen.is_web_of_this_machine() && args.target.is_web()),
-        // As `main` did first of all.
-        guardian: Some(Guardian::of_this_program()),
-        ..Options::default()
+        ..children::options()
     };
     let (registry, target) = (Registry::new(), &args.target.endpoint);
     let (front, back) = (&args.listen.carrier, &args.target.carrier);

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use tieline_agents::claude::{Error, Message, Options, query};
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE};
-use tieline_transport::{ChannelConfig, CloseReason, Guardian};
+use tieline_transport::{ChannelConfig, CloseReason};
 
 use crate::args::message_size;
 use crate::call::{Printer, read_stdin};
+use crate::children;
 use crate::report::Failure;
 use crate::signals::Signals;
 use crate::terminal::{harmless, spelled};
@@ -147,8 +148,8 @@ impl Claude {
             extra_args: self.more,
             include_partial_messages: self.output == Output::Text,
             channel: ChannelConfig { max_message: self.max_message, ..defaults.channel },
-            // As `main` did first of all.
-            guardian: Some(Guardian::of_this_program()),
+            guardian: Some(children::guardian()),
+            env: children::environment(None),
             ..defaults
         }
     }

@@ -3,6 +3,7 @@
 mod args;
 mod call;
 mod chaos;
+mod children;
 #[cfg(unix)]
 mod claude;
 mod connect;

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use clap::Args as Group;
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE};
-use tieline_transport::{
-    Address, ChannelConfig, Endpoint, Environment, Guardian, Hold, Options, StopTimeouts,
-};
+use tieline_transport::{Address, ChannelConfig, Endpoint, Hold, Options, StopTimeouts};
 
 use super::system::System;
 use super::values::{message_size, stall_timeout};
+use crate::children;
 use crate::report::Failure;
 
 /// What every line can be told, and where it is recorded.
@@ -80,12 +79,9 @@ impl Reach {
                 stall_timeout: self.stall_timeout,
                 ..ChannelConfig::default()
             },
-            // As `main` did first of all.
-            guardian: Some(Guardian::of_this_program().with_hold(self.hold())),
-            // The token of a server on the web is ours alone.
-            env: Environment::default().without(super::web::TOKEN),
+            guardian: Some(children::guardian().with_hold(self.hold())),
             stop: StopTimeouts { terminate: self.system.stop_timeout, ..StopTimeouts::default() },
-            ..Options::default()
+            ..children::options()
         };
         self.system.set(&mut options);
         options

@@ -104,15 +104,8 @@ impl Serve {
     /// what is set. The program itself is looked for in our own `PATH`.
     pub(crate) fn environment(&self) -> Environment {
         let Variables { env, unset_env, clear_env, pass_env } = &self.environment;
-        let begin = match *clear_env || !pass_env.is_empty() {
-            true => Environment::only(pass_env),
-            false => Environment::default(),
-        };
-        // Ours alone, unless it is passed on by name.
-        let begin = match pass_env.iter().any(|name| name == super::web::TOKEN) {
-            true => begin,
-            false => begin.without(super::web::TOKEN),
-        };
+        let passed = (*clear_env || !pass_env.is_empty()).then_some(pass_env.as_slice());
+        let begin = crate::children::environment(passed);
         let fewer = unset_env.iter().fold(begin, Environment::without);
         env.iter().fold(fewer, |all, (name, value)| all.with(name, value))
     }

@@ -13,7 +13,7 @@ use super::values::up_to_a_day;
 use crate::report::Failure;
 
 /// The environment's name for the token, on both sides.
-pub(super) const TOKEN: &str = "TIELINE_TOKEN";
+pub(crate) const TOKEN: &str = "TIELINE_TOKEN";
 
 /// The token, from the command line, a file, or the environment.
 #[derive(Group)]

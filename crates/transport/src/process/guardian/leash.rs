@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 
 use super::wire::{MOST, Order, Report, Request, send};
 use crate::process::{ProcessConfig, reaper, reaper::Reaped};
-use crate::{BoxFuture, Guardian, Hold, guardian};
+use crate::{BoxFuture, Environment, Guardian, Hold, guardian};
 
 /// A child and its guardian, held by the guardian's socket. Dropping it ends them at once.
 pub(in super::super) struct Leash {
@@ -44,6 +44,9 @@ impl Leash {
         let mut command = Command::new(by.program());
         command.arg(guardian::ASKED).args(by.args()).process_group(0);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+        // It needs no variable but those that let it start, and others can read what it has.
+        let env = Environment::only(["LD_LIBRARY_PATH"]).resolve(std::env::vars_os());
+        command.env_clear().envs(env);
         let started = reaper::spawn(command).await.map_err(|error| match error.kind() {
             // Otherwise it would seem to be the program.
             kind @ (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
