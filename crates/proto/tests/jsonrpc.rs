@@ -182,6 +182,62 @@ fn a_bad_response_is_never_answered() {
 }
 
 #[test]
+fn responses_as_other_implementations_write_them_are_responses() {
+    for (message, expected) in [
+        (r#"{"jsonrpc":"2.0","id":1,"result":5,"error":null}"#, "result 1 5"),
+        (r#"{"jsonrpc":"2.0","id":1,"result":null,"error":null}"#, "result 1 null"),
+        (r#"{"jsonrpc":"2.0","id":1,"result":null,"error":{"code":1}}"#, r#"error 1 {"code":1}"#),
+        (r#"{"jsonrpc":"2.0","id":1,"result":5,"method":null,"params":null}"#, "result 1 5"),
+        (r#"{"jsonrpc":"2.0","id":1,"result":5,"method":7}"#, "result 1 5"),
+        (r#"{"jsonrpc":"2.0","error":{"code":1}}"#, r#"error null {"code":1}"#),
+        (r#"{"jsonrpc":"2.0","id":null,"error":{"code":1}}"#, r#"error null {"code":1}"#),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"m","result":5}"#, "request 1 m -"),
+    ] {
+        assert_eq!(show(&read(message)), expected, "{message}");
+    }
+}
+
+/// Which calls an invalid message answers, and whether it may be answered itself.
+#[test]
+fn an_invalid_message_names_the_calls_it_answers() {
+    use tieline_proto::jsonrpc::Answers::{self, Call, OnlyCall};
+    let deep = "[".repeat(200);
+    let limited = format!(r#"{{"jsonrpc":"2.0","id":7,"result":{deep}"#);
+    let behind = format!(r#"{{"jsonrpc":"2.0","result":{deep}{},"id":7}}"#, "]".repeat(200));
+    let cases: &[(&[u8], &[Answers<'_>], bool)] = &[
+        (br#"{"jsonrpc":"2.0","id":7}"#, &[Call(b"7")], true),
+        (br#"{"jsonrpc":"2.0","id":7,"error":null}"#, &[Call(b"7")], true),
+        (br#"{"jsonrpc":"2.0","id":7,"method":null}"#, &[Call(b"7")], true),
+        (br#"{"jsonrpc":"2.0","id":7,"result":1,"error":{}}"#, &[Call(b"7")], true),
+        (br#"{"jsonrpc":"2.0","id":7,"id":7,"result":1}"#, &[Call(b"7")], true),
+        (br#"{"id":7,"result":1}"#, &[Call(b"7")], true),
+        (br#"{"jsonrpc":"2.0","result":1}"#, &[OnlyCall], true),
+        (br#"{"jsonrpc":"2.0","id":null,"error":"text"}"#, &[OnlyCall], true),
+        (br#"{"jsonrpc":"2.0","id":null}"#, &[], true),
+        (b"{}", &[], true),
+        (b"7", &[], true),
+        (limited.as_bytes(), &[Call(b"7")], true),
+        (behind.as_bytes(), &[Call(b"7")], true),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":\"caf\xe9\"}", &[Call(b"7")], true),
+        (b"Welcome to my server", &[], true),
+        (br#"{"jsonrpc":"2.0","id":7,"method":"m","params":"text"}"#, &[], false),
+        (br#"{"jsonrpc":"2.0","id":7,"id":7,"method":"m"}"#, &[], false),
+    ];
+    for (message, answers, may_be_response) in cases {
+        let shown = message.escape_ascii();
+        let read = classify(Bytes::copy_from_slice(message), &Dialect::STRICT, Limits::default());
+        let Message::Invalid(invalid) = read else { panic!("valid: {shown}") };
+        assert_eq!(invalid.answers(), *answers, "{shown}");
+        assert_eq!(invalid.may_be_response(), *may_be_response, "{shown}");
+    }
+    let batch = Bytes::from_static(br#"[{"jsonrpc":"2.0","id":1,"result":1},{"id":2,"error":{}}]"#);
+    let Message::Invalid(invalid) = classify(batch, &Dialect::MCP, Limits::default()) else {
+        panic!("this dialect has no batches")
+    };
+    assert_eq!(invalid.answers(), [Call(b"1"), Call(b"2")]);
+}
+
+#[test]
 fn invalid_utf8_and_nul_bytes_are_a_parse_error() {
     for message in [&b"{\"jsonrpc\":\"2.0\",\"method\":\"\xff\"}"[..], b"\0", b"{\0}", b"\"\0\""] {
         let read = classify(Bytes::from_static(message), &Dialect::STRICT, Limits::default());
@@ -273,7 +329,7 @@ fn second_opinion(message: &Value) -> String {
     let answers = object.contains_key("result") || object.contains_key("error");
     let method = object.get("method");
     let broken = || match (method, answers) {
-        (None, true) => "bad response".into(),
+        (method, true) if !method.is_some_and(Value::is_string) => "bad response".into(),
         _ => format!("invalid -32600 {}", id.filter(|_| has_id).unwrap_or(&Value::Null)),
     };
     if object.get("jsonrpc") != Some(&json!("2.0")) || (id.is_some() && !has_id) {
@@ -291,12 +347,13 @@ fn second_opinion(message: &Value) -> String {
                 None => format!("notification {method} {params}"),
             }
         }
-        (None, Some(id)) => match (object.get("result"), object.get("error")) {
-            (Some(result), None) => format!("result {id} {result}"),
-            (None, Some(error @ Value::Object(_))) => format!("error {id} {error}"),
+        (_, id) => match (object.get("result"), object.get("error"), id) {
+            (Some(result), None | Some(Value::Null), Some(id)) => format!("result {id} {result}"),
+            (None | Some(Value::Null), Some(error @ Value::Object(_)), id) => {
+                format!("error {} {error}", id.unwrap_or(&Value::Null))
+            }
             _ => broken(),
         },
-        _ => broken(),
     }
 }
 
@@ -349,7 +406,10 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(text: Vec<u8>) {
         for dialect in Dialect::ALL {
-            let _ = classify(Bytes::copy_from_slice(&text), &dialect, Limits::default());
+            let read = classify(Bytes::copy_from_slice(&text), &dialect, Limits::default());
+            if let Message::Invalid(invalid) = read {
+                let _ = invalid.answers();
+            }
         }
     }
 

@@ -22,9 +22,9 @@ pub fn classify(message: Bytes, dialect: &Dialect, limits: Limits) -> Message {
 enum Shape {
     Request { id: Span, method: Span, params: Option<Span> },
     Notification { method: Span, params: Option<Span> },
-    Response { id: Span, outcome: Result<Span, Span> },
+    Response { id: Option<Span>, outcome: Result<Span, Span> },
     Batch(Vec<Shape>),
-    Invalid { id: Option<Span>, problem: InvalidProblem, is_response: bool },
+    Invalid { id: Option<Span>, problem: InvalidProblem, is_response: bool, has_method: bool },
 }
 
 impl Shape {
@@ -41,8 +41,8 @@ impl Shape {
                 let elements = elements.into_iter().map(|element| element.of(message.clone()));
                 Message::Batch(elements.collect())
             }
-            Self::Invalid { id, problem, is_response } => {
-                Message::Invalid(Invalid { message, id, problem, is_response })
+            Self::Invalid { id, problem, is_response, has_method } => {
+                Message::Invalid(Invalid { message, id, problem, is_response, has_method })
             }
         }
     }
@@ -126,6 +126,12 @@ impl Members {
         })
     }
 
+    /// The method without its quotes, if it is a string.
+    fn method_name(&self, message: &[u8]) -> Option<Span> {
+        let method = self.method.filter(|method| method.of(message).starts_with(b"\""))?;
+        Some(Span { start: method.start + 1, end: method.end - 1 })
+    }
+
     fn read(&mut self, scanner: &mut Scanner<'_>) -> Result<(), JsonError> {
         let mut first = true;
         while let Some(key) = scanner.next_key(first)? {
@@ -162,11 +168,13 @@ fn one(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Shape {
     judged.unwrap_or_else(|problem| {
         let id = members.id.filter(|id| is_id(id.of(message)));
         let is_syntax_error = matches!(problem, InvalidProblem::Json(error) if !error.is_limit());
+        let has_method = !is_syntax_error && members.method_name(message).is_some();
         Shape::Invalid {
             id: if is_syntax_error { None } else { id },
             problem,
             // What is not JSON is not a response either: nobody can tell what it was to be.
-            is_response: !is_syntax_error && members.method.is_none() && members.answers,
+            is_response: !is_syntax_error && !has_method && members.answers,
+            has_method,
         }
     })
 }
@@ -186,38 +194,40 @@ fn judge(message: &[u8], members: &Members, dialect: &Dialect) -> Result<Shape, 
     {
         return Err(InvalidProblem::Wrong("id"));
     }
-    match (members.method, members.id) {
-        (Some(method), id) => {
-            let method = without_quotes(method, message).ok_or(InvalidProblem::Wrong("method"))?;
-            let params = params(members.params, message)?;
-            Ok(match id {
-                Some(id) => Shape::Request { id, method, params },
-                None => Shape::Notification { method, params },
-            })
+    if let Some(method) = members.method_name(message) {
+        let params = params(members.params, message)?;
+        return Ok(match members.id {
+            Some(id) => Shape::Request { id, method, params },
+            None => Shape::Notification { method, params },
+        });
+    }
+    if !members.answers {
+        return Err(match members.method {
+            Some(_) => InvalidProblem::Wrong("method"),
+            None => InvalidProblem::Missing("method"),
+        });
+    }
+    // Many write `"error":null` beside a result; some `"result":null` beside an error, as JSON-RPC 1.0 had it.
+    let is_null = |span: &Span| span.of(message) == b"null";
+    let error = members.error.filter(|error| !is_null(error));
+    let result = members.result.filter(|result| error.is_none() || !is_null(result));
+    match (members.id, result, error) {
+        (_, Some(_), Some(_)) => Err(InvalidProblem::ResultAndError),
+        (Some(_), Some(result), None) => {
+            Ok(Shape::Response { id: members.id, outcome: Ok(result) })
         }
-        (None, Some(id)) => {
-            let outcome = match (members.result, members.error) {
-                (Some(result), None) => Ok(result),
-                (None, Some(error)) if error.of(message).starts_with(b"{") => Err(error),
-                (None, Some(_)) => return Err(InvalidProblem::Wrong("error")),
-                (Some(_), Some(_)) => return Err(InvalidProblem::ResultAndError),
-                (None, None) => return Err(InvalidProblem::Missing("method")),
-            };
-            Ok(Shape::Response { id, outcome })
+        (id, None, Some(error)) if error.of(message).starts_with(b"{") => {
+            Ok(Shape::Response { id, outcome: Err(error) })
         }
-        (None, None) if members.answers => Err(InvalidProblem::Missing("id")),
-        (None, None) => Err(InvalidProblem::Missing("method")),
+        (_, None, Some(_)) => Err(InvalidProblem::Wrong("error")),
+        (Some(_), None, None) => Err(InvalidProblem::Missing("result")),
+        (None, _, None) => Err(InvalidProblem::Missing("id")),
     }
 }
 
 /// A string, a number or `null`, and not too long to be kept.
 fn is_id(id: &[u8]) -> bool {
     id.len() <= MAX_ID && matches!(id.first(), Some(b'"' | b'-' | b'0'..=b'9' | b'n'))
-}
-
-fn without_quotes(method: Span, message: &[u8]) -> Option<Span> {
-    let is_string = method.of(message).starts_with(b"\"");
-    is_string.then(|| Span { start: method.start + 1, end: method.end - 1 })
 }
 
 /// `null` is sent by some for "none".
@@ -230,7 +240,7 @@ fn params(params: Option<Span>, message: &[u8]) -> Result<Option<Span>, InvalidP
 }
 
 fn invalid(problem: InvalidProblem) -> Shape {
-    Shape::Invalid { id: None, problem, is_response: false }
+    Shape::Invalid { id: None, problem, is_response: false, has_method: false }
 }
 
 /// The value of the member `name` of a JSON object, as it was written.

@@ -4,6 +4,7 @@
 //! Ids of others are kept byte for byte. Parameters, results and error data stay raw slices of the
 //! message until somebody asks for their meaning.
 
+mod answers;
 mod calls;
 mod classify;
 mod dialect;
@@ -18,6 +19,7 @@ use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 
+pub use answers::{Answers, answers_in_text, request_in_text};
 pub use calls::{CallId, Calls};
 pub use classify::{classify, member};
 pub use dialect::{CancelStyle, Dialect, ProgressStyle};
@@ -71,7 +73,8 @@ pub struct Notification {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     message: Bytes,
-    id: Span,
+    /// Only an error may have none.
+    id: Option<Span>,
     outcome: Result<Span, Span>,
 }
 
@@ -82,6 +85,7 @@ pub struct Invalid {
     id: Option<Span>,
     problem: InvalidProblem,
     is_response: bool,
+    has_method: bool,
 }
 
 /// What is wrong with a message.
@@ -180,9 +184,9 @@ impl Notification {
 }
 
 impl Response {
-    /// The id as it was written.
+    /// The id as it was written; `null` for an error that has none.
     pub fn id(&self) -> &[u8] {
-        self.id.of(&self.message)
+        self.id.map_or(b"null", |id| id.of(&self.message))
     }
 
     /// The result, or the error object, as it was written.
@@ -226,9 +230,16 @@ impl Invalid {
         }
     }
 
-    /// It was meant as a response: answering it would be answering an answer.
+    /// It was meant as a response: it has a `result` or an `error` and no string `method`. Answering
+    /// it would be answering an answer.
     pub fn is_response(&self) -> bool {
         self.is_response
+    }
+
+    /// It may have been meant as a response: it has no string `method`, or cannot be read at all. A side
+    /// that has made calls must not answer it.
+    pub fn may_be_response(&self) -> bool {
+        !self.has_method
     }
 }
 
