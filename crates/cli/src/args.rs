@@ -60,7 +60,7 @@ Exit status: 0 all went well, 1 something failed, 2 the command line is wrong.";
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Put a stdio program on a socket; each client gets a process of its own.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Speak to an endpoint: lines from stdin go out, messages come to stdout.
     Connect(Connect),
     /// Call a JSON-RPC method and print its result.

@@ -76,7 +76,7 @@ fn run(args: Args) -> Result<(), Failure> {
     let runtime = runtime.enable_all().build()?;
     let quiet = args.logging.is_quiet();
     match args.command {
-        Command::Serve(serve) => runtime.block_on(serve::run(serve, &args.logging)),
+        Command::Serve(serve) => runtime.block_on(serve::run(*serve, &args.logging)),
         Command::Connect(connect) => runtime.block_on(connect::connect(connect, quiet)),
         Command::Call(call) => runtime.block_on(call::run(call)),
         #[cfg(unix)]

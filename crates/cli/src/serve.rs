@@ -176,6 +176,11 @@ async fn entrances(
 ) -> Result<Entrances, Failure> {
     let served = Served { resume: args.resume, most: args.max_connections };
     let (mut entrances, mut endpoints) = (Vec::new(), Vec::new());
+    if args.web.public_url.is_some() && !args.listen.iter().any(Sites::is_one) {
+        let why = "--public-url is for http: and https: endpoints, and there is none to listen on. Add one, \
+                   like --listen http://127.0.0.1:8080";
+        return Err(Failure::Usage(why.into()));
+    }
     if served.resume.is_some() {
         // Before anything is opened.
         args.listen.iter().cloned().try_for_each(|it| sessions::resumable(it).map(drop))?;

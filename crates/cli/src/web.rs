@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tieline_gateway::ServerWatch;
-use tieline_http::{Access, Token, Web};
+use tieline_http::{Access, PublicUrl, Token, Web};
 use tieline_link::{LineOptions, SessionOptions, Sessions};
 use tieline_transport::{Address, DynAcceptor, Endpoint, Options};
 
@@ -16,6 +16,7 @@ use crate::shell::quote;
 pub(crate) struct Sites {
     sites: Vec<Web>,
     access: Option<(Access, bool)>,
+    public_url: Option<PublicUrl>,
 }
 
 /// How long people are waited for who were told that it is over.
@@ -23,7 +24,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 impl Sites {
     pub(crate) fn new() -> Self {
-        Self { sites: Vec::new(), access: None }
+        Self { sites: Vec::new(), access: None, public_url: None }
     }
 
     /// Whether it is an endpoint of the web.
@@ -45,6 +46,7 @@ impl Sites {
         };
         let mut config = args.config(endpoint, access)?;
         config.web_socket.channel = options.channel;
+        self.public_url.clone_from(&args.public_url);
         // As many lines as there may be, and room for those who only ask how it does.
         let most = served.most.saturating_add(64);
         let limits = &mut config.limits;
@@ -77,14 +79,17 @@ impl Sites {
         };
         let mut text = String::new();
         for site in &self.sites {
-            let web_socket = quote(&web_socket(site.endpoint()));
+            let (web_socket, events) = match &self.public_url {
+                Some(public) => (public.web_socket(), public.events()),
+                None => (web_socket(site.endpoint()), events(site.endpoint())),
+            };
+            let web_socket = quote(&web_socket);
             let token = match (&self.access, made) {
                 (Some((Access::Anybody, _)), _) => String::new(),
                 (_, Some(token)) => format!("TIELINE_TOKEN={} ", Token::reveal(token)),
                 (_, None) => "TIELINE_TOKEN=… ".into(),
             };
             text.push_str(&format!("  {token}{tieline} connect {web_socket}\n"));
-            let events = events(site.endpoint());
             text.push_str(&format!("  or by events and POST: {events}; by a POST alone: /rpc\n"));
             if let Some(url) = site.one_time_url()? {
                 text.push_str(&format!("  or in a browser, once: {url}\n"));

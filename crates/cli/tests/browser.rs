@@ -6,7 +6,7 @@ mod support;
 
 use rustix::process::Signal;
 use serde_json::json;
-use support::{Browser, CONNECTED, WebSite};
+use support::{Browser, CONNECTED, Prefix, WebSite};
 
 #[test]
 fn the_one_time_url_lets_one_browser_in_and_the_page_talks_to_the_program() {
@@ -174,4 +174,47 @@ fn a_page_whose_server_was_started_again_says_what_to_do() {
     assert!(bad.len() == 1 && bad[0].starts_with("the session was lost"), "{bad:?}");
     browser.stop();
     site.stop();
+}
+
+/// What a browser gets of the server behind a proxy that strips a prefix: page, style, script, cookie and
+/// WebSocket, with the public URL and without it, where the port of the proxy is put into the one-time URL.
+#[test]
+fn the_page_works_below_a_path_prefix() {
+    for has_public_url in [true, false] {
+        let prefix = Prefix::new("/agents/one/");
+        let url = prefix.url();
+        let (_, host) = url.split_once("//").unwrap();
+        let host = host.split('/').next().unwrap();
+        let options = match has_public_url {
+            true => vec!["--public-url", &url],
+            false => vec!["--allow-host", host],
+        };
+        let site = WebSite::start(&options, &["cat"]);
+        let _nginx = prefix.pass_to(&site.address.to_string());
+        let key_url = match has_public_url {
+            true => site.key_url(),
+            false => site.key_url().replace(&format!("{}/", site.url()), &url),
+        };
+        assert!(key_url.starts_with(&format!("{url}?key=")), "{key_url}");
+        let mut browser = Browser::start(&[]);
+        assert_eq!(browser.open(&key_url), 200);
+        assert_eq!(browser.run("return location.href"), url);
+        assert_eq!(browser.run("return document.styleSheets[0].href"), format!("{url}page.css"));
+        assert_ne!(browser.run("return document.styleSheets[0].cssRules.length"), 0);
+        browser.say("below the prefix");
+        browser.wait("document.querySelectorAll('li.in').length === 1");
+        browser.reload();
+        browser.say("and again");
+        browser.wait("document.querySelectorAll('li.in').length === 2");
+        assert_eq!(browser.shown("in"), ["below the prefix", "and again"]);
+        assert_eq!(site.clients(), 1);
+        // A browser that asks for the prefix without its slash is led to the page, too.
+        assert_eq!(browser.open(url.trim_end_matches('/')), 200);
+        browser.wait(CONNECTED);
+        assert_eq!(browser.run("return location.href"), url);
+        // The cookie is for what is below the prefix alone.
+        assert_eq!(browser.open(&url.replace("/agents/one/", "/agents/")), 404);
+        browser.stop();
+        site.stop();
+    }
 }

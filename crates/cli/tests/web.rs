@@ -134,7 +134,7 @@ fn curl_reads_events_and_posts_and_calls() {
     };
     assert_eq!(line(), "event: endpoint");
     let uri = line();
-    let post_to = format!("{}{}", site.endpoint, uri.strip_prefix("data: ").unwrap());
+    let post_to = format!("{}/{}", site.endpoint, uri.strip_prefix("data: ").unwrap());
     let body = request(1, "add", json!([2, 3])).to_string();
     let posted = Program::run(&mut curl(&["--data", &body, &post_to]), "");
     assert_eq!((posted.code, &*posted.stdout), (Some(0), "\n"), "{posted:?}");
@@ -437,5 +437,58 @@ fn a_session_on_a_web_socket_whose_bytes_are_cut_loses_and_doubles_nothing() {
     let said = way.stop();
     let cuts = said.split("cut=").nth(1).and_then(|rest| rest.split_whitespace().next());
     assert!(cuts.unwrap().parse::<u32>().unwrap() > 0, "{said}");
+    site.stop();
+}
+
+#[test]
+fn what_is_printed_for_people_begins_with_the_public_url() {
+    let directory = tempfile::tempdir().unwrap();
+    let on_unix = format!("http-unix:{}", directory.path().join("a.sock").display());
+    for listen in ["http://127.0.0.1:0", &on_unix] {
+        let mut command = tieline(["serve", "--listen", listen, "--public-url"]);
+        command.args(["https://Agent.example.org/agents/one", "--", "cat"]);
+        let site = Site::of(command.env("TIELINE_TOKEN", TOKEN));
+        // Programs are told where it listens.
+        assert!(site.endpoint.starts_with(listen.trim_end_matches('0')), "{}", site.endpoint);
+        let url = "https://agent.example.org/agents/one/";
+        site.program.wait_stderr("?key=");
+        let said = site.stop();
+        assert!(said.contains("connect wss://agent.example.org/agents/one/ws\n"), "{said}");
+        assert!(said.contains(&format!("{url}sse;")), "{said}");
+        assert!(said.contains(&format!("once: {url}?key=")), "{said}");
+    }
+}
+
+#[test]
+fn a_public_url_and_a_subprotocol_are_checked() {
+    for (args, says) in [
+        (&["--public-url", "example.org"][..], "it must be a URL like https://"),
+        (&["--public-url", "https://example.org/?a"], "without a query"),
+        (&["--subprotocol", "tieline.1"], "a subprotocol must"),
+        (&["--subprotocol", "a b"], "a subprotocol must"),
+        (&["--public-url", "https://example.org/"], "--listen http://127.0.0.1:8080"),
+    ] {
+        let mut command = tieline(["serve"]);
+        let finished = Program::run(command.args(args).args(["--", "cat"]), "");
+        assert_eq!(finished.code, Some(2), "{finished:?}");
+        assert!(finished.stderr.contains(says), "{finished:?}");
+    }
+}
+
+#[test]
+fn subprotocols_are_granted_and_offered_by_name() {
+    let site = Site::start(&["--subprotocol", "agent.v2", "--", "cat"]);
+    for offered in
+        [&["--subprotocol", "mcp"][..], &["--subprotocol", "x", "--subprotocol", "agent.v2"]]
+    {
+        let finished = Program::run(site.connect(&site.web_socket()).args(offered), "{}\n");
+        assert_eq!((finished.code, &*finished.stdout), (Some(0), "{}\n"), "{finished:?}");
+    }
+    let mut command = site.connect(&site.web_socket());
+    let finished = Program::run(command.args(["--subprotocol", "other"]), "");
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    let says = "it grants none of the subprotocols offered: other";
+    assert!(finished.stderr.contains(says), "{finished:?}");
+    assert!(finished.stderr.contains("without --subprotocol"), "{finished:?}");
     site.stop();
 }

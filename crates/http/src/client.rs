@@ -30,8 +30,9 @@ use crate::address::{Place, WebAddress};
 use crate::channel::{Content, Made, WebChannel, WebSocketConfig};
 use crate::credentials::unsendable;
 use crate::events::EventStreams;
-use crate::handshake::{PLAIN, RESUMABLE, accept, has_word, key};
+use crate::handshake::{RESUMABLE, accept, has_word, key};
 use crate::stream::{Hyper, Stream};
+use crate::subprotocol::Subprotocol;
 use crate::tls::{ClientTls, Trust};
 use crate::token::Token;
 
@@ -47,6 +48,9 @@ pub struct ClientConfig {
     pub send_token_without_tls: bool,
     /// Sent as `Origin`, for servers that insist on one; none by default, as no page is asking.
     pub origin: Option<String>,
+    /// Subprotocols that a WebSocket offers, most wanted first; none by default. A server that grants none of
+    /// them is refused, as browsers do.
+    pub subprotocols: Vec<Subprotocol>,
     /// Whom to trust.
     pub tls: ClientTls,
     /// When an idle line is asked whether anybody is there; `None`: never.
@@ -61,6 +65,7 @@ impl Default for ClientConfig {
             token: None,
             send_token_without_tls: false,
             origin: None,
+            subprotocols: Vec::new(),
             tls: ClientTls::default(),
             heartbeat: Some(HeartbeatConfig::default()),
             verbatim: false,
@@ -297,8 +302,9 @@ impl WebConnector {
             .header(header::CONNECTION, "Upgrade")
             .header(header::SEC_WEBSOCKET_VERSION, "13")
             .header(header::SEC_WEBSOCKET_KEY, key);
-        if self.content == Content::Carrier {
-            request = request.header(header::SEC_WEBSOCKET_PROTOCOL, RESUMABLE);
+        let offered = self.offered().collect::<Vec<_>>().join(", ");
+        if !offered.is_empty() {
+            request = request.header(header::SEC_WEBSOCKET_PROTOCOL, offered);
         }
         let request = self.dialer.introduce(request)?;
         request.body(Empty).map_err(|_| unsendable("the path"))
@@ -322,18 +328,51 @@ impl WebConnector {
         if headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
             return Err(no_web_socket("it uses an extension that was not asked for".to_owned()));
         }
-        let granted = one(headers, &header::SEC_WEBSOCKET_PROTOCOL);
-        match self.content {
-            Content::Carrier if granted == Some(RESUMABLE) => Ok(()),
-            Content::Carrier => {
+        let mut granted = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+        let (granted, more) = (granted.next(), granted.next());
+        if more.is_some() {
+            return Err(no_web_socket("it grants more than one subprotocol".to_owned()));
+        }
+        let granted = granted.map(|value| String::from_utf8_lossy(value.as_bytes()));
+        self.check_granted(granted.as_deref())
+    }
+
+    /// The subprotocols that are asked for.
+    fn offered(&self) -> impl Iterator<Item = &str> {
+        let session = (self.content == Content::Carrier).then_some(RESUMABLE);
+        let named = &self.dialer.client.config.subprotocols;
+        session.into_iter().chain(named.iter().map(Subprotocol::as_str))
+    }
+
+    /// Whether the subprotocol that the server grants is one that was asked for.
+    fn check_granted(&self, granted: Option<&str>) -> Result<(), TransportError> {
+        match granted {
+            Some(RESUMABLE) if self.content == Content::Carrier => Ok(()),
+            _ if self.content == Content::Carrier => {
                 let problem = format!("the server does not grant the subprotocol {RESUMABLE}");
                 Err(failed(ErrorKind::NoSession { problem }))
             }
-            _ if granted.is_none_or(|granted| granted == PLAIN) => Ok(()),
-            _ => Err(no_web_socket("it grants a subprotocol that was not asked for".to_owned())),
+            Some(granted) if self.offered().any(|offered| offered == granted) => Ok(()),
+            Some(granted) => {
+                let problem = format!(
+                    "it grants the subprotocol {:?}, which was not offered",
+                    granted.chars().take(MOST_SHOWN).collect::<String>()
+                );
+                Err(no_web_socket(problem)
+                    .with_hint("offer it with --subprotocol, if it is wanted"))
+            }
+            None if self.offered().next().is_none() => Ok(()),
+            None => {
+                let offered = self.offered().collect::<Vec<_>>().join(", ");
+                let problem = format!("it grants none of the subprotocols offered: {offered}");
+                Err(no_web_socket(problem).with_hint("connect without --subprotocol"))
+            }
         }
     }
 }
+
+/// How many characters of a header's value an error shows.
+const MOST_SHOWN: usize = 64;
 
 /// The one value of a header that may stand once.
 pub(crate) fn one<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {

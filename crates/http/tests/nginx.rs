@@ -10,24 +10,30 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
-use support::{BEARER, LIMIT, Served, config, echo, frame, message, registry, serve, status_of};
+use support::sdk::{node, says_ok, sdk_behind};
+use support::{
+    BEARER, LIMIT, Served, TOKEN, config, echo, frame, message, registry, serve, status_of,
+};
 use tempfile::TempDir;
 use tieline_http::ServerConfig;
 use tieline_link::{LineOptions, SessionOptions, Sessions};
 use tieline_proto::HeartbeatConfig;
 use tieline_transport::{Acceptor, Channel, Endpoint, Options, SenderExt};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, UnixStream};
 use tokio::process::{Child, Command};
 
-/// What the documentation tells people to write, with these in it.
-fn location(port: u16) -> String {
+/// What the documentation tells people to write, with these in it: the first or the second configuration.
+fn documented(block: usize, port: u16) -> String {
     let docs = include_str!("../../../docs/web.md");
-    let (_, block) = docs.split_once("```nginx\n").expect("docs/web.md has a configuration");
+    let block = docs.split("```nginx\n").nth(block + 1).expect("docs/web.md has a configuration");
     let (block, _) = block.split_once("```").unwrap();
-    assert!(block.contains("proxy_pass http://127.0.0.1:8080;"), "{block}");
+    assert!(block.contains("proxy_pass http://127.0.0.1:8080"), "{block}");
     block.replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"))
 }
+
+/// The prefix of the second configuration.
+const PREFIX: &str = "/agents/one";
 
 /// An nginx of its own, on a socket in a directory of its own. It ends when this is dropped.
 struct Nginx {
@@ -38,27 +44,39 @@ struct Nginx {
 impl Nginx {
     /// In front of a server at `port`; `more` is said of the whole server.
     async fn before(port: u16, more: &str) -> Self {
+        // TLS is nginx's own affair: what is listened on, and with which certificate.
+        let (map, server) = documented(0, port).split_once("server {").map_or_else(
+            || panic!("there is no server"),
+            |(map, server)| (map.to_owned(), server.to_owned()),
+        );
+        let lines = server.lines();
+        let server: Vec<_> = lines
+            .filter(|line| !line.contains("ssl_certificate") && !line.contains("listen "))
+            .collect();
+        Self::start(&map, &format!("{more}\n{}", server.join("\n"))).await
+    }
+
+    /// In front of the server at `port`, which is reached below [`PREFIX`].
+    async fn before_prefix(port: u16) -> Self {
+        let (map, _) = documented(0, port)
+            .split_once("server {")
+            .map(|(map, rest)| (map.to_owned(), rest.len()))
+            .unwrap();
+        let location = documented(1, port);
+        assert!(location.starts_with(&format!("location {PREFIX}/ {{")), "{location}");
+        Self::start(&map, &format!("server_name agent.example.org;\n{location}\n}}")).await
+    }
+
+    /// With what stands in front of its one server, and in it.
+    async fn start(map: &str, server: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().display();
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|what| format!("{what}_temp_path {path}/{what};"))
             .concat();
-        // TLS is nginx's own affair: what is listened on, and with which certificate.
-        let (map, server) = location(port).split_once("server {").map_or_else(
-            || panic!("there is no server"),
-            |(map, server)| (map.to_owned(), server.to_owned()),
-        );
-        let server: String = server
-            .lines()
-            .filter(|line| !line.contains("ssl_certificate"))
-            .map(|line| match line.contains("listen ") {
-                true => format!("listen unix:{path}/nginx.sock; {more}\n"),
-                false => format!("{line}\n"),
-            })
-            .collect();
         let text = format!(
             "daemon off; master_process off; pid {path}/pid; error_log stderr notice;\n\
-             events {{}}\nhttp {{ access_log off; {temporary}\n{map}\nserver {{ {server} }}\n"
+             events {{}}\nhttp {{ access_log off; {temporary}\n{map}\nserver {{\nlisten unix:{path}/nginx.sock;\n{server} }}\n"
         );
         let file = directory.path().join("nginx.conf");
         std::fs::write(&file, text).unwrap();
@@ -88,6 +106,22 @@ impl Nginx {
 
     fn socket(&self) -> std::path::PathBuf {
         self.directory.path().join("nginx.sock")
+    }
+
+    /// A port of this machine that leads to the socket, for programs that know no Unix sockets.
+    async fn port(&self) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, socket) = (listener.local_addr().unwrap().port(), self.socket());
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let socket = socket.clone();
+                tokio::spawn(async move {
+                    let mut far = UnixStream::connect(socket).await.unwrap();
+                    let _ = copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        });
+        port
     }
 
     /// What leads to the server's `ws` or `sse`.
@@ -127,6 +161,11 @@ fn upgrade(more: &str) -> String {
 async fn messages_of_all_sizes_go_through_at_once_with_and_without_a_session() {
     let served = serve(named()).await;
     let nginx = Nginx::before(served.port, "").await;
+    messages_go_through(served, &nginx, "").await;
+}
+
+/// Messages of all sizes go there and back by each way below `prefix`.
+async fn messages_go_through(served: Served, nginx: &Nginx, prefix: &str) {
     let Served { web: _web, mut plain, resumable, .. } = served;
     tokio::spawn(async move {
         while let Ok(channel) = plain.accept().await {
@@ -144,7 +183,7 @@ async fn messages_of_all_sizes_go_through_at_once_with_and_without_a_session() {
     for (scheme, path) in
         [("ws", "ws"), ("resume+ws", "ws"), ("http", "sse"), ("resume+http", "sse")]
     {
-        let url = nginx.url(scheme, path);
+        let url = nginx.url(scheme, &format!("{prefix}{path}"));
         let connector =
             tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
         let (mut sender, mut receiver) = connector.connect().await.unwrap().split();
@@ -238,10 +277,85 @@ async fn what_is_told_of_a_request_does_not_confuse_the_gate() {
     let (_stream, answer) = head(&nginx.socket(), &request).await;
     assert_eq!(status_of(&answer), 303, "{answer}");
     // Not to another host, and not to the port behind.
-    assert!(answer.to_lowercase().contains("\r\nlocation: /\r\n"), "{answer}");
+    assert!(answer.to_lowercase().contains("\r\nlocation: ./\r\n"), "{answer}");
     let cookie = answer.split("et-cookie: ").nth(1).or_else(|| answer.split("et-Cookie: ").nth(1));
     let cookie = cookie.unwrap().split(';').next().unwrap();
     let (_stream, answer) =
         head(&nginx.socket(), &upgrade(&format!("{ours}{page}Cookie: {cookie}\r\n"))).await;
     assert_eq!(status_of(&answer), 101, "{answer}");
+}
+
+fn public() -> ServerConfig {
+    let public_url = Some(format!("https://agent.example.org{PREFIX}").parse().unwrap());
+    let hosts = vec!["localhost".into()];
+    ServerConfig { hosts, public_url, ..config() }
+}
+
+#[tokio::test]
+async fn messages_go_through_below_a_prefix_with_and_without_a_public_url() {
+    for config in [named(), public()] {
+        let served = serve(config).await;
+        let nginx = Nginx::before_prefix(served.port).await;
+        messages_go_through(served, &nginx, &format!("{}/", &PREFIX[1..])).await;
+    }
+}
+
+/// A proxy may also pass the prefix on.
+#[tokio::test]
+async fn a_prefix_that_is_not_stripped_is_understood() {
+    let mut served = serve(public()).await;
+    let host = "Host: agent.example.org\r\n";
+    for (path, status) in [
+        (format!("{PREFIX}/health"), 200),
+        (format!("{PREFIX}/"), 200),
+        ("/".to_owned(), 200),
+        (format!("{PREFIX}/page.js"), 200),
+        (format!("{PREFIX}/nothing"), 404),
+        (format!("{PREFIX}x/health"), 404),
+        (format!("{PREFIX}{PREFIX}/health"), 404),
+        (PREFIX.to_owned(), 308),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\n{host}{BEARER}\r\n");
+        let answer = served.ask(request).await;
+        assert_eq!(status_of(&answer), status, "{path}: {answer}");
+    }
+    let upgrade = upgrade(&format!("{host}{BEARER}")).replace("/ws", &format!("{PREFIX}/ws"));
+    assert_eq!(status_of(&served.ask(upgrade).await), 101);
+    served.plain.accept().await.unwrap();
+    // No gate is passed because of it: a foreign page gets nothing started.
+    let foreign = "Origin: https://evil.example\r\n";
+    let request = format!("GET {PREFIX}/sse HTTP/1.1\r\n{host}{foreign}{BEARER}\r\n");
+    assert_eq!(status_of(&served.ask(request).await), 403);
+    let fetched = "Sec-Fetch-Site: cross-site\r\n";
+    for path in [&format!("{PREFIX}/sse"), "/sse"] {
+        let request = format!("GET {path} HTTP/1.1\r\n{host}{fetched}{BEARER}\r\n");
+        assert_eq!(status_of(&served.ask(request).await), 403, "{path}");
+    }
+    // The way of a browser whose URL lacks the slash.
+    let url = served.web.one_time_url().unwrap().unwrap();
+    let key = url.strip_prefix(&format!("https://agent.example.org{PREFIX}/?key=")).unwrap();
+    let request = format!("GET {PREFIX}?key={key} HTTP/1.1\r\n{host}\r\n");
+    let answer = served.ask(request).await;
+    assert_eq!(status_of(&answer), 308, "{answer}");
+    assert!(answer.contains(&format!("\r\nlocation: {PREFIX}/?key={key}\r\n")), "{answer}");
+    let request = format!("GET {PREFIX}/?key={key} HTTP/1.1\r\n{host}\r\n");
+    let answer = served.ask(request).await;
+    assert_eq!(status_of(&answer), 303, "{answer}");
+    assert!(answer.contains("\r\nlocation: ./\r\n"), "{answer}");
+    let attributes = format!("; HttpOnly; SameSite=Strict; Path={PREFIX}/; Secure\r\n");
+    assert!(answer.contains(&attributes), "{answer}");
+}
+
+/// The MCP SDK's client finds where to post behind a prefix; behind the server is the SDK's own server.
+#[tokio::test]
+async fn the_mcp_sdks_client_speaks_through_a_prefix() {
+    let mut served = serve(ServerConfig { hosts: vec!["127.0.0.1".into()], ..config() }).await;
+    served.resumable = None;
+    let nginx = Nginx::before_prefix(served.port).await;
+    let url = format!("http://127.0.0.1:{}{PREFIX}/sse", nginx.port().await);
+    let serving = sdk_behind(&mut served);
+    let mut command = node();
+    command.args(["mcp", &url, TOKEN]);
+    let both = async { tokio::join!(says_ok(command), serving) };
+    tokio::time::timeout(LIMIT, both).await.expect("it hangs");
 }

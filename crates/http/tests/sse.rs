@@ -44,7 +44,7 @@ async fn a_stream_says_where_to_post_and_both_ways_are_a_line() {
         assert!(stream.head.contains(header), "{}", stream.head);
     }
     assert!(
-        stream.uri.starts_with("/sse?session=") && stream.uri.len() == 13 + 22,
+        stream.endpoint.starts_with("sse?session=") && stream.endpoint.len() == 12 + 22,
         "{}",
         stream.uri
     );

@@ -4,37 +4,15 @@
 
 mod support;
 
-use std::path::PathBuf;
-use std::process::Stdio;
-
 use support::events::{Numbers, shears};
+use support::sdk::{fixtures, node, says_ok, sdk_behind, started};
 use support::{LIMIT, TOKEN, config, end, message, registry_with, serve};
 use tieline_http::{ClientConfig, ServerConfig};
 use tieline_link::{LineOptions, Session, SessionOptions, Sessions};
 use tieline_transport::{
-    Acceptor, Channel, CloseReason, DynAcceptor, Endpoint, Incoming, Options, ReceiverExt,
-    SenderExt,
+    Acceptor, Channel, CloseReason, DynAcceptor, Incoming, Options, ReceiverExt, SenderExt,
 };
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
-
-/// Where the fixtures are; without them there is no test.
-fn fixtures(variable: &str) -> PathBuf {
-    let folder = std::env::var_os(variable);
-    PathBuf::from(folder.unwrap_or_else(|| panic!("{variable} is not set: run `cargo xtask test`")))
-}
-
-fn node() -> Command {
-    let mut command = Command::new("node");
-    command.arg(fixtures("TIELINE_NODE_FIXTURES").join("events-peer.js")).kill_on_drop(true);
-    command
-}
-
-async fn says_ok(mut command: Command) {
-    let running = tokio::time::timeout(LIMIT, command.output());
-    let output = running.await.expect("it hangs").unwrap();
-    assert!(output.status.success() && output.stdout == b"ok\n", "{output:?}");
-}
+use tokio::process::Command;
 
 /// Gives back what comes until there is enough, or until the other side is done.
 async fn echo(channel: impl Channel) -> CloseReason {
@@ -95,16 +73,6 @@ async fn urllib_of_python_is_a_client() {
     assert!(matches!(reason, CloseReason::ByPeer), "{reason}");
 }
 
-/// A server of theirs, on a port.
-async fn started() -> (Child, Endpoint) {
-    let mut server = node();
-    let server = server.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut server = server.spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
-    (server, format!("http://127.0.0.1:{}/mcp/sse", line.trim()).parse().unwrap())
-}
-
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2024-11-05","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
 
 #[tokio::test]
@@ -139,27 +107,9 @@ async fn the_mcp_sdks_server_is_a_server() {
 async fn the_mcp_sdks_client_is_a_client() {
     let mut served = serve(config()).await;
     served.resumable = None;
-    let (_server, url) = started().await;
     let mut command = node();
     command.args(["mcp", &format!("http://127.0.0.1:{}/sse", served.port), TOKEN]);
-    let serving = async {
-        let near = Acceptor::accept(&mut served.plain).await.unwrap();
-        let registry = registry_with(ClientConfig::default());
-        let far = registry.connect(&url, &Options::default()).await.unwrap();
-        let ((mut near_out, mut near_in), (mut far_out, mut far_in)) = (near.split(), far.split());
-        loop {
-            tokio::select! {
-                incoming = near_in.recv() => match incoming {
-                    Incoming::Message(message) => far_out.send(message).await.unwrap(),
-                    _ => return,
-                },
-                incoming = far_in.recv() => match incoming {
-                    Incoming::Message(message) => near_out.send(message).await.unwrap(),
-                    _ => return,
-                },
-            }
-        }
-    };
+    let serving = sdk_behind(&mut served);
     let both = async { tokio::join!(says_ok(command), serving) };
     tokio::time::timeout(LIMIT, both).await.expect("it hangs");
 }

@@ -94,7 +94,8 @@ impl Reader {
         let (parser, uri) = (Parser::default(), String::new());
         let mut reader = Self { stream, address, uri, raw, chunk, left: 0, parser };
         let first = reader.event()?;
-        reader.uri = String::from_utf8(first.data.to_vec())?;
+        // Relative to the URL of the stream, `/sse`.
+        reader.uri = format!("/{}", String::from_utf8(first.data.to_vec())?);
         Ok(reader)
     }
 

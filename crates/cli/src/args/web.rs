@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::Args as Group;
 use tieline_http::{
-    Access, ClientConfig, ClientIdentity, ClientTls, ServerConfig, ServerTls, Token,
+    Access, ClientConfig, ClientIdentity, ClientTls, PublicUrl, ServerConfig, ServerTls,
+    Subprotocol, Token,
 };
-use tieline_transport::{Endpoint, Registry};
+use tieline_transport::{ConfigError, Endpoint, Registry};
 
 use super::values::up_to_a_day;
 use crate::report::Failure;
@@ -63,6 +64,14 @@ fn token(text: &str) -> Result<Token, String> {
     Token::new(text).map_err(|error| format!("a token must {}", error.must))
 }
 
+fn subprotocol(name: &str) -> Result<Subprotocol, String> {
+    Subprotocol::new(name).map_err(|error| format!("a subprotocol must {}", error.must))
+}
+
+fn public_url(text: &str) -> Result<PublicUrl, String> {
+    text.parse().map_err(|error: ConfigError| format!("it must {}", error.must))
+}
+
 /// For those who connect to servers on the web.
 #[derive(Group)]
 #[command(next_help_heading = "Options for ws:, wss:, http: and https: endpoints")]
@@ -72,6 +81,10 @@ pub(crate) struct WebClient {
     /// Send the token without TLS to other machines, too, where whoever is on the way can read it
     #[arg(long)]
     send_token_without_tls: bool,
+    /// Offer this WebSocket subprotocol, like mcp, and fail if the server does not grant it; may be given
+    /// several times, most wanted first
+    #[arg(long, value_name = "NAME", value_parser = subprotocol)]
+    subprotocol: Vec<Subprotocol>,
     /// Trust servers whose certificate rests on one in this PEM file, too
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
@@ -98,6 +111,7 @@ impl WebClient {
             token: self.tokens.find()?,
             send_token_without_tls: self.send_token_without_tls,
             tls,
+            subprotocols: self.subprotocol.clone(),
             ..ClientConfig::default()
         };
         tieline_http::register(&mut registry, config);
@@ -124,6 +138,14 @@ pub(crate) struct WebServer {
     /// Pages of this origin, like https://example.org, may talk to it, too; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
+    /// The URL that clients use where a reverse proxy stands in front of the server, like
+    /// https://example.org/agents/one/. Accepts its host and origin, and prints it
+    #[arg(long, value_name = "URL", value_parser = public_url)]
+    pub(crate) public_url: Option<PublicUrl>,
+    /// Grant this WebSocket subprotocol to clients that offer it, besides mcp and acp; may be given several
+    /// times
+    #[arg(long, value_name = "NAME", value_parser = subprotocol)]
+    subprotocol: Vec<Subprotocol>,
     /// The server's certificate and those it rests on, as PEM
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -176,6 +198,8 @@ impl WebServer {
         config.tls = tls;
         config.hosts.clone_from(&self.allow_host);
         config.origins.clone_from(&self.allow_origin);
+        config.public_url.clone_from(&self.public_url);
+        config.subprotocols.extend(self.subprotocol.iter().cloned());
         config.expose_without_token_and_tls = self.expose_without_token_and_tls;
         Ok(config)
     }

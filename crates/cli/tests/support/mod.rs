@@ -5,6 +5,8 @@
 mod browser;
 mod client;
 mod fixtures;
+#[cfg(unix)]
+mod prefix;
 mod proc;
 mod program;
 mod serve;
@@ -16,6 +18,8 @@ pub(crate) use client::{Client, Talk, request};
 pub(crate) use fixtures::{
     browser_driver, claude, content_length_server, server_everything, vscode_jsonrpc, xi_core,
 };
+#[cfg(unix)]
+pub(crate) use prefix::Prefix;
 pub(crate) use proc::{Usage, children_of, is_running, marked, usage};
 pub(crate) use program::{Finished, Program, tieline};
 pub(crate) use serve::{Serve, new_mark, path_of};

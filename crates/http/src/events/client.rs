@@ -24,8 +24,9 @@ use super::channel::{EventChannel, Of, pair};
 use super::far::{Far, Outward};
 use super::message::{decoded, limits, why};
 use super::posting::{Batch, Poster, Whole};
+use super::reference::resolve;
 use super::{BINARY, END, ENDPOINT, EVENT_STREAM, PROTOCOL};
-use crate::address::{WebAddress, authority_of, target_of};
+use crate::address::WebAddress;
 use crate::channel::heard;
 use crate::client::{Client, Dialer, MOST_HEADERS, failed, gone, lost, one};
 use crate::credentials::unsendable;
@@ -181,35 +182,6 @@ impl EventConnector {
     }
 }
 
-/// The path that a reference leads to (RFC 3986, section 5.2, without dots), if it is of the same origin.
-fn resolve(base: &WebAddress, reference: &str) -> Option<String> {
-    let path = match reference.split_once("://") {
-        Some((scheme, rest)) if scheme.bytes().all(|it| it.is_ascii_alphabetic()) => {
-            let (own, usual) = if base.is_secure { ("https", 443) } else { ("http", 80) };
-            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-            let (authority, path) = rest.split_at(end);
-            let is_same = scheme.eq_ignore_ascii_case(own)
-                && authority_of(authority, usual)? == authority_of(&base.host_header(), usual)?;
-            if !is_same {
-                return None;
-            }
-            path.to_owned()
-        }
-        _ if reference.starts_with("//") => return None,
-        _ if reference.starts_with('/') => reference.to_owned(),
-        _ => {
-            let path = base.target.split(['?', '#']).next().unwrap_or_default();
-            let folder = match reference.starts_with('?') {
-                true => path,
-                false => path.rsplit_once('/').map_or("", |(folder, _)| folder),
-            };
-            let slash = if reference.starts_with('?') { "" } else { "/" };
-            format!("{folder}{slash}{reference}")
-        }
-    };
-    target_of(&path)
-}
-
 fn no_events(problem: String) -> TransportError {
     failed(ErrorKind::NoEvents { problem })
 }
@@ -345,36 +317,5 @@ impl Reader {
             None if message.is_empty() && !self.is_carrier => return Ok(None),
             None => Incoming::Message(message),
         }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn where_to_post_is_of_the_same_origin_or_refused() {
-        let of = |text: &str| WebAddress::of(&text.parse().unwrap()).unwrap();
-        let base = of("http://example.org:8080/mcp/sse?x=y");
-        for (reference, expected) in [
-            ("/messages?id=1", Some("/messages?id=1")),
-            ("messages", Some("/mcp/messages")),
-            ("?session=2", Some("/mcp/sse?session=2")),
-            ("http://example.org:8080/m", Some("/m")),
-            ("HTTP://EXAMPLE.org:8080?a=b", Some("/?a=b")),
-            ("/m?to=http://other.example/", Some("/m?to=http://other.example/")),
-            ("http://example.org/m", None),
-            ("https://example.org:8080/m", None),
-            ("http://other.example:8080/m", None),
-            ("http://example.org:8080@other.example/m", None),
-            ("//other.example/m", None),
-            ("/m\r\nX: y", None),
-            ("/m x", None),
-        ] {
-            assert_eq!(resolve(&base, reference).as_deref(), expected, "{reference}");
-        }
-        let secure = of("https://example.org/sse");
-        assert_eq!(resolve(&secure, "https://example.org:443/m").as_deref(), Some("/m"));
-        assert_eq!(resolve(&secure, "http://example.org/m"), None);
     }
 }

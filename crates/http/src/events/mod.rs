@@ -14,6 +14,7 @@ mod client;
 mod far;
 pub(crate) mod message;
 mod posting;
+mod reference;
 pub(crate) mod stream;
 
 pub use channel::{EventChannel, EventReceiver, EventSender};

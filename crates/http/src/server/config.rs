@@ -8,6 +8,8 @@ use tieline_transport::{ConfigError, Endpoint, ErrorKind, Operation, TransportEr
 
 use crate::address::{Place, WebAddress, authority_of};
 use crate::channel::WebSocketConfig;
+use crate::public_url::PublicUrl;
+use crate::subprotocol::Subprotocol;
 use crate::tls::ServerTls;
 use crate::token::Token;
 
@@ -25,6 +27,14 @@ pub struct ServerConfig {
     pub hosts: Vec<String>,
     /// Origins whose pages may talk to it beside its own: `https://example.org`.
     pub origins: Vec<String>,
+    /// The URL that clients use, where a reverse proxy stands in front of the server. Its host is accepted as
+    /// `Host` and its origin as `Origin`; the one-time URL begins with it; the cookie gets its path, and
+    /// `Secure` if it begins with `https:`. The proxy may pass the path on or strip it. `None`, the default:
+    /// clients use the server's own address.
+    pub public_url: Option<PublicUrl>,
+    /// WebSocket subprotocols that are granted to plain clients that offer them, beside tieline's own; `mcp`
+    /// and `acp` by default. Of several the first that the client offers is granted.
+    pub subprotocols: Vec<Subprotocol>,
     /// Listening beyond loopback is allowed although there is no token or no TLS.
     pub expose_without_token_and_tls: bool,
     /// Users other than our own and root who may connect to a Unix socket.
@@ -120,6 +130,8 @@ impl ServerConfig {
             access: access.into(),
             hosts: Vec::new(),
             origins: Vec::new(),
+            public_url: None,
+            subprotocols: Subprotocol::usual(),
             expose_without_token_and_tls: false,
             allow_uids: Vec::new(),
             limits: ServerLimits::default(),

@@ -21,6 +21,7 @@ use crate::address::{Place, WS_PATH, authority_of};
 use crate::channel::lock;
 use crate::events::SSE_PATH;
 use crate::handshake::{TOKEN_PREFIX, words};
+use crate::public_url::PublicUrl;
 use crate::token::{Fingerprint, Token};
 
 /// Judges requests.
@@ -31,6 +32,8 @@ pub(super) struct Gate {
     origins: Vec<Origin>,
     token: Option<Fingerprint>,
     cookie_name: String,
+    /// What follows the cookie's value.
+    cookie_attributes: String,
     keys: Mutex<Ring>,
     cookies: Mutex<Ring>,
 }
@@ -109,13 +112,18 @@ impl Gate {
                 hosts.push(HostRule { host: "::1".into(), port });
             }
         }
-        for text in &config.hosts {
+        let public = config.public_url.as_ref();
+        for text in config.hosts.iter().map(String::as_str).chain(public.map(PublicUrl::host)) {
             // A port that nobody has tells whether one was written.
             if let Some((host, port)) = authority_of(text, 0) {
                 hosts.push(HostRule { host, port: (port != 0).then_some(port) });
             }
         }
-        let origins = config.origins.iter().filter_map(|text| Origin::read(text)).collect();
+        let mut origins: Vec<_> =
+            config.origins.iter().filter_map(|text| Origin::read(text)).collect();
+        if let Some(public) = &config.public_url {
+            origins.extend(Origin::read(&public.origin()));
+        }
         let token = match &config.access {
             Access::Token(token) => Some(token.fingerprint()),
             Access::Anybody => None,
@@ -124,6 +132,15 @@ impl Gate {
             Some(port) => format!("tieline_{port}"),
             None => "tieline".to_owned(),
         };
+        let mut cookie_attributes = "; HttpOnly; SameSite=Strict".to_owned();
+        // Without a path the browser takes the folder of the one-time URL, which is the right one behind a
+        // proxy that strips a prefix, too (RFC 6265, section 5.1.4).
+        if let Some(public) = public {
+            cookie_attributes.push_str(&format!("; Path={}", public.path()));
+        }
+        if is_secure || public.is_some_and(PublicUrl::is_secure) {
+            cookie_attributes.push_str("; Secure");
+        }
         Self {
             is_secure,
             usual_port,
@@ -131,6 +148,7 @@ impl Gate {
             origins,
             token,
             cookie_name,
+            cookie_attributes,
             keys: Mutex::new(Ring::of(MOST_KEYS)),
             cookies: Mutex::new(Ring::of(MOST_COOKIES)),
         }
@@ -236,9 +254,8 @@ impl Gate {
         }
         let cookie = Token::random().ok()?;
         lock(&self.cookies).push(cookie.fingerprint());
-        let secure = if self.is_secure { "; Secure" } else { "" };
         let (name, value) = (&self.cookie_name, cookie.reveal());
-        Some(format!("{name}={value}; HttpOnly; SameSite=Strict; Path=/{secure}"))
+        Some(format!("{name}={value}{}", self.cookie_attributes))
     }
 
     fn is_ours(&self, (host, port): &(String, u16), local: Option<SocketAddr>) -> bool {

@@ -50,6 +50,8 @@ use self::room::Room;
 use crate::address::Place;
 use crate::channel::{Shared, WebChannel, WebSocketConfig, lock};
 use crate::events::EventChannel;
+use crate::public_url::PublicUrl;
+use crate::subprotocol::Subprotocol;
 
 /// A server of the web that listens. Dropping it stops listening and ends the streams of events; the
 /// WebSockets there are go on.
@@ -63,6 +65,8 @@ struct Server {
     endpoint: Endpoint,
     is_secure: bool,
     gate: Gate,
+    public_url: Option<PublicUrl>,
+    subprotocols: Vec<Subprotocol>,
     door: Arc<Door>,
     counters: Counters,
     limits: ServerLimits,
@@ -120,6 +124,8 @@ impl Web {
             endpoint: endpoint.clone(),
             is_secure: config.tls.is_some(),
             gate: Gate::new(&config, bound),
+            public_url: config.public_url,
+            subprotocols: config.subprotocols,
             door: Arc::new(Door::new(limits.connections, limits.connections_per_peer)),
             counters: Counters::default(),
             limits,
@@ -147,19 +153,21 @@ impl Web {
     }
 
     /// A URL that lets a browser in, once: to be shown to its owner and nobody else. Of those that were
-    /// not used the newest 16 are good. On a Unix socket there is none.
+    /// not used the newest 16 are good. It begins with [`ServerConfig::public_url`] if there is one; a server
+    /// on a Unix socket has none otherwise.
     ///
     /// # Errors
     /// The system gives no random bytes.
     pub fn one_time_url(&self) -> Result<Option<String>, TransportError> {
-        let Address::Other { scheme, rest } = self.server.endpoint.address() else {
-            return Ok(None);
+        let page = match (&self.server.public_url, self.server.endpoint.address()) {
+            (Some(public), _) => public.to_string(),
+            (None, Address::Other { scheme, rest }) if scheme != "http-unix" => {
+                format!("{scheme}:{rest}/")
+            }
+            _ => return Ok(None),
         };
-        if scheme == "http-unix" {
-            return Ok(None);
-        }
         let key = self.server.gate.one_time_key()?;
-        Ok(Some(format!("{scheme}:{rest}/?key={}", key.reveal())))
+        Ok(Some(format!("{page}?key={}", key.reveal())))
     }
 
     /// What it has counted.

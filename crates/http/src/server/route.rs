@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use tieline_transport::{Owner, PeerIdentity, Principal};
 
 use super::Server;
@@ -57,7 +58,9 @@ pub(super) async fn respond(
     guest: &Guest,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    // First of all: the gate judges by paths, too.
+    let is_bare_prefix = strip_prefix(server, &mut parts);
     let asked_of = match server.gate.admit(&parts, guest.local) {
         Ok(origin) => origin.and(parts.headers.get(header::ORIGIN).cloned()),
         Err(refused) => return refuse(server, refused),
@@ -68,6 +71,7 @@ pub(super) async fn respond(
             true => line(StatusCode::OK, "ready"),
             false => line(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
         },
+        (&Method::GET | &Method::HEAD, _) if is_bare_prefix => to_prefix(server, &parts),
         (&Method::GET, "/") if parts.uri.query().is_some_and(|it| it.starts_with("key=")) => {
             exchange(server, guest, &parts)
         }
@@ -90,6 +94,32 @@ pub(super) async fn respond(
         let yes = HeaderValue::from_static("true");
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    response
+}
+
+/// Removes the path of the public URL from a request of a proxy that passes it on. Returns whether nothing,
+/// not even a slash, follows it: relative links of the page would not lead below it then.
+fn strip_prefix(server: &Server, parts: &mut Parts) -> bool {
+    let Some(public) = &server.public_url else { return false };
+    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let Some(rest) = public.strip(target) else { return false };
+    let is_bare = !rest.starts_with('/');
+    let slash = if is_bare { "/" } else { "" };
+    let Ok(target) = format!("{slash}{rest}").parse() else { return false };
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    uri.path_and_query = Some(target);
+    parts.uri = Uri::from_parts(uri).unwrap_or_default();
+    is_bare
+}
+
+/// Redirects from the path of the public URL without its slash to the one with it.
+fn to_prefix(server: &Server, request: &Parts) -> Response<Body> {
+    let path = server.public_url.as_ref().map_or("/", |public| public.path());
+    let query = request.uri.query().map_or_else(String::new, |query| format!("?{query}"));
+    let mut response = line(StatusCode::PERMANENT_REDIRECT, "the URL ends with a slash");
+    if let Ok(location) = HeaderValue::try_from(format!("{path}{query}")) {
+        response.headers_mut().insert(header::LOCATION, location);
     }
     response
 }
@@ -151,9 +181,9 @@ fn exchange(server: &Server, guest: &Guest, request: &Parts) -> Response<Body> {
         return turn_away(server, request, USED_KEY);
     }
     guest.visit.passed();
-    let mut response = line(StatusCode::SEE_OTHER, "go to /");
+    let mut response = line(StatusCode::SEE_OTHER, "see ./");
     let headers = response.headers_mut();
-    headers.insert(header::LOCATION, HeaderValue::from_static("/"));
+    headers.insert(header::LOCATION, HeaderValue::from_static("./"));
     if let Some(Ok(mut cookie)) = cookie.map(HeaderValue::try_from) {
         cookie.set_sensitive(true);
         headers.insert(header::SET_COOKIE, cookie);

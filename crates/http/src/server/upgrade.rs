@@ -38,13 +38,15 @@ pub(super) fn web_socket(
     };
     let offered: Vec<&str> = protocols(request.headers()).collect();
     let is_resumable = offered.contains(&RESUMABLE);
-    // One has to be chosen where any are offered, or a browser gives up.
+    // Browsers fail the connection unless one of those that they offer is granted.
     let chosen = if is_resumable {
         Some(RESUMABLE)
-    } else if offered.contains(&PLAIN) {
-        Some(PLAIN)
     } else {
-        offered.iter().find(|it| it.starts_with(TOKEN_PREFIX)).copied()
+        let known = |it: &&&str| {
+            **it == PLAIN || server.subprotocols.iter().any(|name| name.as_str() == **it)
+        };
+        let is_token = |it: &&&str| it.starts_with(TOKEN_PREFIX);
+        offered.iter().find(known).or_else(|| offered.iter().find(is_token)).copied()
     };
     let chosen = chosen.and_then(|chosen| HeaderValue::from_str(chosen).ok());
     let queue = if is_resumable { &server.resumable } else { &server.plain };

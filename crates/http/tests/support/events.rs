@@ -17,7 +17,9 @@ pub struct Stream {
     parser: Parser,
     chunks: Chunks,
     events: std::collections::VecDeque<Event>,
-    /// Where to post.
+    /// Where to post, as the server says it.
+    pub endpoint: String,
+    /// The same as the path of a request.
     pub uri: String,
     /// The id of the event that said so.
     pub first: String,
@@ -80,11 +82,12 @@ impl Stream {
             return Err(head);
         }
         let (parser, chunks, events) = (Parser::default(), Chunks::default(), Default::default());
-        let (uri, first) = Default::default();
-        let mut stream = Self { socket, head, parser, chunks, events, uri, first, port };
+        let (endpoint, uri, first) = Default::default();
+        let mut stream = Self { socket, head, parser, chunks, events, endpoint, uri, first, port };
         let Some(first) = stream.event().await else { return Err("cut off".into()) };
         assert_eq!(first.event, "endpoint");
-        stream.uri = String::from_utf8(first.data.to_vec()).unwrap();
+        stream.endpoint = String::from_utf8(first.data.to_vec()).unwrap();
+        stream.uri = format!("/{}", stream.endpoint);
         stream.first = first.id;
         Ok(stream)
     }

@@ -5,6 +5,7 @@
 pub mod cuts;
 pub mod events;
 pub mod resume;
+pub mod sdk;
 
 use std::path::PathBuf;
 use std::sync::Arc;

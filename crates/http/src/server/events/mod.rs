@@ -243,7 +243,8 @@ fn begin(guest: &Guest, protocol: Option<&'static str>) -> (Pen, Response<Body>)
 
 /// How every stream begins: with a sign of life, and where to post.
 fn welcome(pen: &mut Pen, stream: &Stream, last: Option<u64>) {
-    let uri = format!("{SSE_PATH}?session={}", stream.name);
+    // Relative to the URL of the stream, so that it is right behind a proxy that strips a prefix.
+    let uri = format!("{}?session={}", SSE_PATH.trim_start_matches('/'), stream.name);
     let id = last.map(|last| format!("{}.{last}", stream.name));
     pen.write(|out| {
         sse::comment("tieline", out);

@@ -1,6 +1,6 @@
 // The page: what is typed goes to the program, what comes of it is shown, always as text. The log is
 // kept where the line keeps its position, so that a page that is loaded again lacks nothing.
-import { connect } from "/tieline.js";
+import { connect } from "./tieline.js";
 
 const MOST_LINES = 1000, MOST_CHARACTERS = 2000, MOST_DEPTH = 40;
 const ARROWS = { in: "←", out: "→", note: "·", bad: "!" };
@@ -79,12 +79,14 @@ function keepTheEnd() {
 
 addEventListener("resize", keepTheEnd);
 
-// Each line has a place of its own in the storage, and takes that of the one a thousand before it.
+// Each line has a place of its own in the storage, and takes that of the one a thousand before it. Pages of
+// other servers below the same host share the storage.
+const place = (number) => `log.${location.pathname}.${number % MOST_LINES}`;
 function add(kind, message) {
   const at = Date.now(), line = cut(message);
   show(kind, at, line);
   try {
-    storage?.setItem(`log.${lines % MOST_LINES}`, `${lines++} ${kind} ${at} ${line}`);
+    storage?.setItem(place(lines), `${lines++} ${kind} ${at} ${line}`);
   } catch {
     // no room: it is shown all the same
   }
@@ -92,8 +94,8 @@ function add(kind, message) {
 
 function restore() {
   const kept = [];
-  for (let place = 0; place < MOST_LINES; place++) {
-    const stored = /^(\d+) (\w+) (\d+) ([^]*)$/.exec(storage?.getItem(`log.${place}`) ?? "");
+  for (let number = 0; number < MOST_LINES; number++) {
+    const stored = /^(\d+) (\w+) (\d+) ([^]*)$/.exec(storage?.getItem(place(number)) ?? "");
     if (stored) kept.push(stored.slice(1));
   }
   kept.sort(([one], [other]) => one - other);
@@ -110,7 +112,7 @@ function tell(name, words) {
 }
 
 restore();
-const line = connect("/ws", { storage });
+const line = connect("ws", { storage });
 line.onmessage = (message) => add("in", message);
 line.onreset = ({ why, unknown, unsent }) => {
   const lost = `${unsent.length} of what was sent did not arrive, of ${unknown.length} it is not known`;
@@ -127,7 +129,7 @@ line.onstate = async ({ name, since, why }) => {
   if (name !== "away") return;
   tell(name, `away since ${clock(since)}; trying again`);
   // A browser does not say why a WebSocket failed, so it is asked in another way.
-  const answer = await fetch("/", { method: "HEAD" }).catch(() => null);
+  const answer = await fetch("./", { method: "HEAD" }).catch(() => null);
   if (answer?.status === 401 && line.state.name === "away") {
     tell(name, "not let in any more: open the new URL that tieline serve has printed, in this tab");
   }

@@ -1,8 +1,8 @@
 // A line to a program that `tieline serve` serves on the web. It outlives its connections and, with a
 // storage, the page: one that is loaded again goes on where it was, with nothing lost or doubled.
 //
-//   import { connect } from "/tieline.js";
-//   const line = connect("/ws", { storage: sessionStorage });
+//   import { connect } from "./tieline.js";
+//   const line = connect("ws", { storage: sessionStorage });
 //   line.onmessage = (message) => { … };   // a string, or a Uint8Array if it is no UTF-8
 //   await line.send("hello");              // or bytes; waits for room
 //
