@@ -23,6 +23,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(args: Call) -> Result<(), Failure> {
     let signals = Signals::listen()?;
+    args.reach.end_with_parent(&signals)?;
     let stop = async {
         signals.first().await;
         // A call that waits sees to it itself.
@@ -32,6 +33,19 @@ pub(crate) async fn run(args: Call) -> Result<(), Failure> {
         called = call(&args, &signals) => called,
         () = stop => Err(stopped()),
     }
+}
+
+/// Completes when whatever was to read the answer is gone. As with a signal, a call that waits has the time
+/// to cancel itself.
+async fn is_unread(args: &Call) {
+    match args.notify {
+        true => std::future::pending().await,
+        false => tieline_transport::stdout_closed().await,
+    }
+}
+
+fn unread() -> Failure {
+    Failure::Said("stdout was closed: nothing reads the answer any more".into())
 }
 
 fn stopped() -> Failure {
@@ -46,7 +60,11 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
     let registry = args.web.registry()?;
     let connecting = sessions::connect(&registry, &args.endpoint, &options);
     let within = args.timeout.unwrap_or(Duration::MAX);
-    let Ok(connected) = timeout(within, connecting).await else {
+    let connected = tokio::select! {
+        connected = timeout(within, connecting) => connected,
+        () = is_unread(args) => return Err(unread()),
+    };
+    let Ok(connected) = connected else {
         return Err(Failure::Said(format!("{}: no line in time", args.endpoint)));
     };
     let channel = connected?;
@@ -72,6 +90,7 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
         let called = tokio::select! {
             called = call.call_raw() => called.map_err(|error| said(explain(&error))),
             () = signals.first() => Err(stopped()),
+            () = is_unread(args) => Err(unread()),
         };
         let result = match called {
             Ok(result) => result,

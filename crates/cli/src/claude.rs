@@ -74,6 +74,9 @@ pub(crate) async fn run(args: Claude) -> Result<(), Failure> {
     tokio::select! {
         asked = ask(args) => asked,
         // Dropping the answer ends the program and all that came of it.
+        () = tieline_transport::stdout_closed() => {
+            Err(Failure::Said("stdout was closed: nothing reads the answer any more".into()))
+        }
         () = signals.first() => Err(Failure::Said("ended by a signal".into())),
     }
 }

@@ -34,6 +34,7 @@ async fn join(
 ) -> Result<(), Failure> {
     line.for_programs_at(&[&near, &far])?;
     let signals = Signals::listen()?;
+    line.end_with_parent(&signals)?;
     // A session carries the messages of any framing as they are.
     let converts = !near.is_resumable() && !far.is_resumable();
     let json = converts && framing(&near) != framing(&far);

@@ -23,6 +23,7 @@ use crate::web::Sites;
 
 pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let signals = Signals::listen()?;
+    args.line.end_with_parent(&signals)?;
     let mut registry = Registry::new();
     // Known, so that who wants to listen as a WebSocket is told how.
     tieline_http::register(&mut registry, ClientConfig::default());

@@ -1,5 +1,8 @@
-//! The first signal asks for an end, the second does not ask.
+//! What asks the program to end: a signal, or the end of the process that it was started for. The first
+//! asks, the second does not ask.
 
+#[cfg(unix)]
+pub(crate) mod parent;
 #[cfg(windows)]
 mod windows;
 
@@ -17,13 +20,14 @@ use windows::next;
 const TAP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The signals that end the program.
-pub(crate) struct Signals(watch::Receiver<u32>);
+pub(crate) struct Signals(watch::Sender<u32>);
 
 impl Signals {
     /// Listens for SIGINT, SIGTERM and SIGHUP, or for what takes their place. Must be called in a
     /// runtime.
     pub(crate) fn listen() -> io::Result<Self> {
-        let (count, counted) = watch::channel(0);
+        let signals = Self(watch::Sender::new(0));
+        let count = signals.0.clone();
         let mut next = next()?;
         tokio::spawn(async move {
             loop {
@@ -31,7 +35,27 @@ impl Signals {
                 count.send_modify(|count| *count += 1);
             }
         });
-        Ok(Self(counted))
+        Ok(signals)
+    }
+
+    /// The end of this process counts as a signal, too.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    #[cfg(unix)]
+    pub(crate) fn end_with(&self, parent: Option<parent::Watched>) -> io::Result<()> {
+        let Some(parent) = parent else { return Ok(()) };
+        let count = self.0.clone();
+        parent::watch(parent, move |pid| {
+            tracing::warn!("process {pid} has ended, and this one ends with it (--with-parent)");
+            count.send_modify(|count| *count += 1);
+        })
+    }
+
+    /// Windows has no such option: a job ends processes together there.
+    #[cfg(windows)]
+    pub(crate) fn end_with(&self, _: Option<std::convert::Infallible>) -> io::Result<()> {
+        Ok(())
     }
 
     /// Completes with the first signal.
@@ -55,9 +79,9 @@ impl Signals {
     }
 
     fn nth(&self, n: u32) -> impl Future<Output = ()> + Send + use<> {
-        let mut counted = self.0.clone();
+        let mut counted = self.0.subscribe();
         async move {
-            // The task that counts ends with the runtime only.
+            // The task that counts ends with the runtime.
             if counted.wait_for(|count| *count >= n).await.is_err() {
                 pending::<()>().await;
             }

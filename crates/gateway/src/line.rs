@@ -95,11 +95,16 @@ impl<'a> Line<'a> {
         let mut up = Box::pin(async {
             let end = to_far.pump(near_receiver, &mut far_sender, unanswered, None).await;
             self.near_was_done.store(matches!(end, PumpEnd::Source(_)), Relaxed);
+            if matches!(&end, PumpEnd::Source(reason) if !is_failure(reason)) {
+                last_word.store(true, Relaxed);
+                // The other direction is polled once more, so that it begins to watch before this one
+                // waits for the far side.
+                tokio::task::yield_now().await;
+            }
             if let (PumpEnd::Source(reason), Some(unanswered), false) =
                 (&end, unanswered, half_close)
                 && !is_failure(reason)
             {
-                last_word.store(true, Relaxed);
                 unanswered.settled(self.options.grace).await;
             }
             // A far side that stopped reading needs no end of input.
@@ -137,8 +142,7 @@ impl<'a> Line<'a> {
             }
             Outcome::Broken(ref near) | Outcome::Deaf(ref near) => {
                 let near = near.clone();
-                let has_more_to_say =
-                    matches!(outcome, Outcome::Deaf(_)) && !last_word.load(Relaxed);
+                let has_more_to_say = matches!(outcome, Outcome::Deaf(_)) && !up_is_over;
                 drop(down);
                 if has_more_to_say {
                     // It hears no more, but what it said before it went still counts.

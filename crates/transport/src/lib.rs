@@ -68,6 +68,8 @@ mod sparing;
 mod tcp;
 mod transport;
 
+#[cfg(unix)]
+mod hangup;
 #[cfg(any(unix, windows))]
 mod process;
 #[cfg(unix)]
@@ -116,7 +118,7 @@ pub use process::{
     until_children_are_gone,
 };
 #[cfg(any(unix, windows))]
-pub use stdio::{Stdin, Stdio, StdioConfig, StdioConnection, Stdout};
+pub use stdio::{Stdin, Stdio, StdioConfig, StdioConnection, Stdout, stdout_closed};
 #[cfg(unix)]
 pub use unix::{
     PeerIdentity, Unix, UnixAddress, UnixConfig, UnixConnection, UnixListener, UnixWriteHalf,

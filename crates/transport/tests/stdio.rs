@@ -318,6 +318,56 @@ fn a_reader_that_goes_away_is_an_error_and_no_signal() {
 }
 
 #[test]
+fn a_reader_that_goes_away_is_noticed_without_a_write() {
+    let mut helper = helper::with_own_stdio(test_name!(), || {
+        block_on(async {
+            let (mut sender, mut receiver) = take().await;
+            assert!(Stdio.connect(&StdioConfig).await.is_err(), "taken");
+            assert!(poll_once(sender.gone()).await.is_none(), "it is there");
+            assert!(matches!(receiver.recv().await, Incoming::Message(_)));
+            sender.gone().await;
+        });
+    });
+    let (stdin, mut to_helper) = io::pipe().unwrap();
+    let (from_helper, stdout) = io::pipe().unwrap();
+    let kept = stdout.try_clone().unwrap();
+    helper.stdin(stdin).stdout(stdout).stderr(Piped::piped());
+    let running = helper.spawn().unwrap();
+    to_helper.write_all(b"the reader goes\n").unwrap();
+    drop(from_helper);
+    helper::finish(running);
+    let flags = rustix::fs::fcntl_getfl(&kept).unwrap();
+    assert!(!flags.contains(OFlags::NONBLOCK), "others share it");
+}
+
+#[test]
+fn nothing_is_gone_where_nothing_reads_or_after_the_end_of_output() {
+    let mut helper = helper::with_own_stdio(test_name!(), || {
+        block_on(async {
+            let (mut sender, mut receiver) = take().await;
+            assert!(poll_once(sender.gone()).await.is_none());
+            sender.send("last").await.unwrap();
+            sender.close().await.unwrap();
+            // The test has seen the end of output by now, whoever watches it.
+            assert!(matches!(receiver.recv().await, Incoming::Message(_)));
+            assert!(poll_once(sender.gone()).await.is_none());
+        });
+    });
+    let mut running = spawn(&mut helper);
+    assert_eq!(all_of(running.stdout.take().unwrap()), "last\n");
+    running.stdin.take().unwrap().write_all(b"seen\n").unwrap();
+    helper::finish(running);
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("output");
+    let on_file = helper.stdin(Piped::piped()).stdout(File::create(&file).unwrap());
+    let mut running = on_file.stderr(Piped::piped()).spawn().unwrap();
+    running.stdin.take().unwrap().write_all(b"seen\n").unwrap();
+    helper::finish(running);
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "last\n");
+}
+
+#[test]
 fn closing_does_not_wait_for_ever_for_a_far_side_that_does_not_read() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
         block_on(async {

@@ -1,5 +1,6 @@
 //! What is said of a line, whatever is done with it.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::system::System;
 use super::values::{message_size, stall_timeout};
 use crate::children;
 use crate::report::Failure;
+use crate::signals::Signals;
 
 /// What every line can be told, and where it is recorded.
 #[derive(Group)]
@@ -29,6 +31,11 @@ impl Line {
 
     pub(crate) fn is_isolated(&self) -> bool {
         self.reach.hold() == Hold::Isolated
+    }
+
+    /// Lets the line end with the process that `--with-parent` names.
+    pub(crate) fn end_with_parent(&self, signals: &Signals) -> io::Result<()> {
+        self.reach.end_with_parent(signals)
     }
 
     pub(crate) fn for_programs_at(&self, endpoints: &[&Endpoint]) -> Result<(), Failure> {
@@ -59,6 +66,11 @@ pub(crate) struct Reach {
 impl Reach {
     fn hold(&self) -> Hold {
         self.system.hold()
+    }
+
+    /// Lets the line end with the process that `--with-parent` names.
+    pub(crate) fn end_with_parent(&self, signals: &Signals) -> io::Result<()> {
+        signals.end_with(self.system.with_parent())
     }
 
     /// Isolation is for a program that is started here: refused where there is none.

@@ -6,6 +6,7 @@ use clap::Args as Group;
 use tieline_transport::{Hold, Options};
 
 use super::values::up_to_a_day;
+use crate::signals::parent::Watched;
 
 #[derive(Group)]
 pub(super) struct System {
@@ -23,6 +24,11 @@ pub(super) struct System {
     #[cfg(target_os = "linux")]
     #[arg(long)]
     isolate: bool,
+    /// End, as after SIGTERM, when the process that started tieline ends, or the one with this PID. Use it
+    /// when stdin and stdout cannot tell, because other processes hold them open
+    #[arg(long, value_name = "PID", num_args = 0..=1, require_equals = true,
+          default_missing_value = "parent")]
+    with_parent: Option<Watched>,
     /// How a guardian holds what comes of its program: for tests
     #[cfg(target_os = "linux")]
     #[arg(long, value_name = "HOLD", default_value = "auto", hide = true, value_parser = hold)]
@@ -38,6 +44,10 @@ impl System {
     #[cfg(not(target_os = "linux"))]
     pub(super) fn hold(&self) -> Hold {
         Hold::Auto
+    }
+
+    pub(super) fn with_parent(&self) -> Option<Watched> {
+        self.with_parent
     }
 
     pub(super) fn set(&self, options: &mut Options) {

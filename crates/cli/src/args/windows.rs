@@ -24,6 +24,10 @@ impl System {
         Hold::Auto
     }
 
+    pub(super) fn with_parent(&self) -> Option<std::convert::Infallible> {
+        None
+    }
+
     pub(super) fn set(&self, options: &mut Options) {
         options.pipe_security.clone_from(&self.pipe_security);
     }

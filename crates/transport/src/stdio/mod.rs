@@ -5,6 +5,9 @@
 //! ones are inherited and may be shared with other processes, so a thread for each waits and moves the
 //! bytes. A blocked stdin or stdout keeps neither the runtime nor the process from ending.
 //!
+//! Whether anything still reads stdout is watched without writing, so that the death of the process that
+//! started this one is noticed ([`WriteEnd::poll_gone`](crate::WriteEnd::poll_gone)).
+//!
 //! What can be said of them on every system is here. How they are taken, read and written, and how a
 //! thread that waits is told to stop, is in `unix.rs` and, for Windows, in `windows/stdio.rs`.
 
@@ -87,7 +90,11 @@ impl Transport for Stdio {
             kind: TransportKind::STDIO,
             endpoint,
             peer: None,
-            capabilities: Capabilities { half_close: true, ..Capabilities::default() },
+            capabilities: Capabilities {
+                half_close: true,
+                notices_hangup: true,
+                ..Capabilities::default()
+            },
             profile: PROFILE,
             backing: Arc::new(()),
         };
@@ -99,6 +106,15 @@ impl Transport for Stdio {
             .at(&Endpoint::stdio())
             .with_hint("stdin and stdout are one line; connect to it"))
     }
+}
+
+/// Completes when nothing reads this process's stdout any more, for programs that print to it without
+/// taking it as a line. Must be awaited in a runtime with I/O and timers.
+///
+/// It never completes where that cannot be known, as with a file. Cancel-safe.
+pub async fn stdout_closed() {
+    let mut reader = system::Reader::of_stdout();
+    std::future::poll_fn(|cx| reader.poll_gone(cx)).await;
 }
 
 /// Takes both, once in the life of the process; [`io::ErrorKind::AlreadyExists`] afterwards.

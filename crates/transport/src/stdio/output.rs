@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::AsyncWrite;
 
-use super::system::{Sink, Stopped, Worker};
+use super::system::{Reader, Sink, Stopped, Worker};
 use crate::WriteEnd;
 
 /// How much is queued before the writer must wait.
@@ -17,6 +17,7 @@ const QUEUE: usize = 64 * 1024;
 /// was not flushed.
 pub struct Stdout {
     shared: Arc<Shared>,
+    reader: Reader,
     /// Behind the shared state: when it is told to stop, the state says why.
     _worker: Worker,
 }
@@ -50,11 +51,12 @@ enum Stage {
 }
 
 impl Stdout {
-    pub(super) fn new(sink: Sink) -> io::Result<Self> {
+    pub(super) fn new(mut sink: Sink) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
+        let reader = sink.reader()?;
         let thread = shared.clone();
         let worker = Worker::start("tieline-stdout", move |stopped| thread.run(sink, stopped))?;
-        Ok(Self { shared, _worker: worker })
+        Ok(Self { shared, reader, _worker: worker })
     }
 }
 
@@ -66,6 +68,10 @@ impl Drop for Stdout {
 }
 
 impl WriteEnd for Stdout {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.reader.poll_gone(cx)
+    }
+
     fn unflushed(&self) -> usize {
         self.shared.lock().unwritten()
     }
@@ -102,7 +108,9 @@ impl AsyncWrite for Stdout {
         Poll::Pending
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // It holds stdout open, too.
+        self.reader = Reader::Unknown;
         let mut state = self.shared.lock();
         if state.stage == Stage::Open {
             state.stage = Stage::Closing;

@@ -3,11 +3,14 @@
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::stdio;
+
+use crate::hangup::Hangup;
 
 /// A pipe that polls as writable takes this much without blocking (PIPE_BUF on Linux).
 const WRITE: usize = 4096;
@@ -78,6 +81,10 @@ impl Source {
 }
 
 impl Sink {
+    pub(super) fn reader(&mut self) -> io::Result<Reader> {
+        Ok(Reader::Unwatched(duplicate(&self.0)?))
+    }
+
     /// Writes some of it once there is room; an error when told to stop.
     pub(super) fn write_piece(&mut self, bytes: &[u8], stopped: &Stopped) -> io::Result<usize> {
         while is_ready(&self.0, PollFlags::OUT, stopped)? {
@@ -87,6 +94,33 @@ impl Sink {
             }
         }
         Err(Errno::CANCELED.into())
+    }
+}
+
+/// The process that reads what goes to stdout: whether it is still there. The system is asked for that
+/// only once somebody wants to know.
+pub(super) enum Reader {
+    Unwatched(OwnedFd),
+    Watched(Hangup),
+    /// It cannot be known: stdout is a file, or was closed by this side.
+    Unknown,
+}
+
+impl Reader {
+    /// The reader of what this process writes to its stdout.
+    pub(super) fn of_stdout() -> Self {
+        duplicate(stdio::stdout()).map_or(Self::Unknown, Self::Unwatched)
+    }
+
+    /// Ready when it has closed its end of the pipe, the socket or the terminal.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::Unwatched(stdout) = self {
+            *self = Hangup::watch(stdout).map_or(Self::Unknown, Self::Watched);
+        }
+        match self {
+            Self::Watched(hangup) => hangup.poll(cx),
+            Self::Unwatched(_) | Self::Unknown => Poll::Pending,
+        }
     }
 }
 

@@ -2,23 +2,21 @@
 //! is gone.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncWrite, Interest};
+use tokio::io::AsyncWrite;
 use tokio::net::unix::OwnedWriteHalf;
 
 use crate::WriteEnd;
+use crate::hangup::Hangup;
 
 /// The writing half of a Unix socket.
 #[derive(Debug)]
 pub struct UnixWriteHalf {
     socket: OwnedWriteHalf,
-    /// A second registration of the same socket, made when somebody first asks whether the peer is
-    /// gone. The first one's readiness belongs to the writes and must not be cleared.
-    watch: Option<AsyncFd<OwnedFd>>,
+    /// Made when it is first asked whether the peer is gone.
+    watch: Option<Hangup>,
 }
 
 impl UnixWriteHalf {
@@ -26,10 +24,9 @@ impl UnixWriteHalf {
         Self { socket, watch: None }
     }
 
-    fn watch(&mut self) -> io::Result<&AsyncFd<OwnedFd>> {
+    fn watch(&mut self) -> io::Result<&Hangup> {
         if self.watch.is_none() {
-            let socket = self.socket.as_ref().as_fd().try_clone_to_owned()?;
-            self.watch = Some(crate::readiness::register(socket, Interest::WRITABLE)?);
+            self.watch = Some(Hangup::watch(self.socket.as_ref())?);
         }
         self.watch.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -39,14 +36,7 @@ impl WriteEnd for UnixWriteHalf {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Without a descriptor to watch with, a write will find out.
         let Ok(watch) = self.watch() else { return Poll::Pending };
-        loop {
-            // Every turn waits for another event of the kernel's: room to write, or a hangup.
-            let Ok(mut event) = ready!(watch.poll_write_ready(cx)) else { return Poll::Ready(()) };
-            if event.ready().is_write_closed() {
-                return Poll::Ready(());
-            }
-            event.clear_ready();
-        }
+        watch.poll(cx)
     }
 }
 

@@ -4,6 +4,7 @@ mod ended;
 pub(crate) mod names;
 pub(crate) mod pipe;
 pub(crate) mod process;
+mod reader;
 mod security;
 pub(crate) mod stdio;
 

@@ -20,6 +20,7 @@ use windows_sys::Win32::System::IO::CancelSynchronousIo;
 
 use super::ended::has_ended;
 use super::is_code;
+pub(crate) use super::reader::Reader;
 use super::security::check;
 
 /// One write hands the system this much at most, so that its progress can be seen.
@@ -32,7 +33,11 @@ pub(crate) enum Source {
 }
 
 /// The real stdout.
-pub(crate) struct Sink(Box<dyn Write + Send>);
+pub(crate) struct Sink {
+    out: Box<dyn Write + Send>,
+    /// A second handle of it, until it is asked for.
+    reader: Reader,
+}
 
 /// Whether the thread is to stop.
 pub(crate) type Stopped = AtomicBool;
@@ -90,14 +95,18 @@ impl Source {
 }
 
 impl Sink {
+    pub(crate) fn reader(&mut self) -> io::Result<Reader> {
+        Ok(std::mem::replace(&mut self.reader, Reader::Unknown))
+    }
+
     /// Writes some of it once there is room; an error when told to stop.
     pub(crate) fn write_piece(&mut self, bytes: &[u8], stopped: &Stopped) -> io::Result<usize> {
         if stopped.load(Ordering::Acquire) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let piece = bytes.get(..WRITE).unwrap_or(bytes);
-        self.0.write_all(piece)?;
-        self.0.flush()?;
+        self.out.write_all(piece)?;
+        self.out.flush()?;
         Ok(piece.len())
     }
 }
@@ -114,8 +123,8 @@ pub(crate) fn take() -> io::Result<(Source, Sink)> {
         let is_shared = [stdout.as_raw_handle(), stderr.as_raw_handle()];
         Source::Taken(replace(STD_INPUT_HANDLE, stdin, &is_shared, null.into())?.into())
     };
-    let sink: Box<dyn Write + Send> = if stdout.is_terminal() {
-        Box::new(stdout)
+    let sink = if stdout.is_terminal() {
+        Sink { out: Box::new(stdout), reader: Reader::Unknown }
     } else {
         let instead = match stderr.as_handle().try_clone_to_owned() {
             Ok(stderr) => stderr,
@@ -124,9 +133,9 @@ pub(crate) fn take() -> io::Result<(Source, Sink)> {
         };
         let is_shared = [stderr.as_raw_handle()];
         let taken = replace(STD_OUTPUT_HANDLE, stdout, &is_shared, instead)?;
-        Box::new(File::from(taken))
+        Sink { reader: Reader::of(&taken), out: Box::new(File::from(taken)) }
     };
-    Ok((source, Sink(sink)))
+    Ok((source, sink))
 }
 
 /// Puts `instead` in the place of a standard handle, and gives the one that was there: a copy that no

@@ -1,0 +1,113 @@
+//! Noticing the end of the process that this one was started for.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+
+use rustix::process::{Pid, getppid};
+
+/// The process whose end is watched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Watched {
+    /// The parent, whichever it is when the watch begins.
+    Parent,
+    /// Any process that this user may see.
+    Process(Pid),
+}
+
+impl FromStr for Watched {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pid = || text.parse().ok().filter(|pid| *pid > 0).and_then(Pid::from_raw);
+        match text {
+            "parent" => Ok(Self::Parent),
+            _ => pid().map(Self::Process).ok_or_else(|| "not a process ID".into()),
+        }
+    }
+}
+
+/// A process ID as people write it.
+pub(crate) struct Number(Pid);
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_raw_nonzero().fmt(f)
+    }
+}
+
+/// Calls `then` from another thread when the process has ended, at once if it has already. A thread waits
+/// for that, to the end of this process.
+pub(crate) fn watch(
+    watched: Watched,
+    then: impl FnOnce(Number) + Send + 'static,
+) -> io::Result<()> {
+    let parent = getppid();
+    let pid = match watched {
+        Watched::Process(pid) => Some(pid),
+        Watched::Parent => parent,
+    };
+    let Some(pid) = pid else {
+        let why =
+            "--with-parent: the parent process is outside this PID namespace and cannot be watched";
+        return Err(io::Error::new(io::ErrorKind::NotFound, why));
+    };
+    let is_parent = parent == Some(pid);
+    let process = Process::open(pid)?;
+    std::thread::Builder::new().name("tieline-parent".into()).spawn(move || {
+        // Its number could only have gone to another process after this one had got another parent.
+        if let Some(process) = process
+            && (!is_parent || getppid() == Some(pid))
+        {
+            process.wait();
+        }
+        then(Number(pid));
+    })?;
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+struct Process(std::os::fd::OwnedFd);
+
+#[cfg(target_os = "linux")]
+impl Process {
+    /// `None` if it has ended already.
+    fn open(pid: Pid) -> io::Result<Option<Self>> {
+        use rustix::process::{PidfdFlags, pidfd_open};
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => Ok(Some(Self(process))),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn wait(&self) {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut ended = [PollFd::new(&self.0, PollFlags::IN)];
+        while let Err(rustix::io::Errno::INTR) = poll(&mut ended, None) {}
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+struct Process(Pid);
+
+#[cfg(not(target_os = "linux"))]
+impl Process {
+    /// `None` if it has ended already.
+    fn open(pid: Pid) -> io::Result<Option<Self>> {
+        Ok(Self(pid).is_there().then_some(Self(pid)))
+    }
+
+    fn is_there(&self) -> bool {
+        use rustix::io::Errno;
+        rustix::process::test_kill_process(self.0) != Err(Errno::SRCH)
+    }
+
+    /// Without a descriptor for a process, it is asked for once a second.
+    fn wait(&self) {
+        let was_parent = getppid() == Some(self.0);
+        while self.is_there() && was_parent == (getppid() == Some(self.0)) {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        }
+    }
+}
