@@ -6,8 +6,10 @@
 mod bench;
 mod debian;
 mod fixtures;
+mod harness;
 mod macos;
 mod needs;
+mod processes;
 mod test;
 mod tidy;
 mod windows;
@@ -56,6 +58,7 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     };
     match command.as_str() {
         "test" => test::run(args),
+        test::suite::COMMAND => test::suite::run(args),
         "bench" => bench::run(args),
         "tidy" => tidy::run(args),
         "macos" => macos::run(args),

@@ -1,22 +1,47 @@
 //! `cargo xtask test`: everything the tests need, then all tests.
 //!
-//! The last lines on stdout are cargo test's own results: CI reads them, so nothing is repeated or
-//! added behind them there.
+//! The last lines on stdout are the harnesses' own results: CI reads them, so nothing is repeated or
+//! added behind them there. What is to be said of flaky tests goes to stderr.
 
-use crate::workspace::{Workspace, succeeds};
-use crate::{Failure, failed, is_ci, macos, needs, tidy, wants_help, windows};
+mod attempts;
+mod docs;
+mod record;
+mod repeat;
+pub(crate) mod suite;
+mod watch;
+
+use std::env;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::Command;
+
+use crate::fixtures::Fixture;
+use crate::workspace::{Crate, Workspace, succeeds};
+use crate::{Failure, failed, is_ci, macos, needs, tidy, usage, wants_help, windows};
+use record::{Record, VARIABLE};
+use repeat::{Load, Table};
 
 const HELP: &str = "\
 Finds what the tests need and runs all of them: unit, integration, documentation, examples.
 
-Usage: cargo xtask test [--install] [--tidy] [--soak] [arguments for cargo test]
+Usage: cargo xtask test [--install] [--tidy] [--soak] [--repeat N] [--under-load]
+                        [arguments for cargo test]
 
-  --install  get what is missing: Debian packages (as root or through sudo), fixture
-             programs from npm, PyPI and crates (into ~/.cache/tieline or XDG_CACHE_HOME).
-             Without it, anything missing is named and the run fails.
-  --tidy     run `cargo xtask tidy` first
-  --soak     what is done again and again is done so ten thousand times, and not a few: for an hour
-             in which nobody waits (TIELINE_SOAK=1)
+  --install     get what is missing: Debian packages (as root or through sudo), fixture
+                programs from npm, PyPI and crates (into ~/.cache/tieline or XDG_CACHE_HOME).
+                Without it, anything missing is named and the run fails.
+  --tidy        run `cargo xtask tidy` first
+  --soak        repeat ten thousand times what is otherwise repeated a few times: for an hour in
+                which nobody waits (TIELINE_SOAK=1)
+  --repeat N    run the tests N times, print how often each of them failed, and fail if any did
+  --under-load  build the workspace meanwhile, again and again, in a folder of its own in the target
+                folder, which is removed at the end
+
+On Linux, a test that fails runs once more, alone. If it passes then, it counts as passed, and `flaky:
+NAME` is printed at the end and written to `flaky` in the target folder. More than two flaky tests fail
+the run. A test binary that crashes, or prints nothing for 15 minutes and is killed, runs once more as a
+whole, and so do the documentation's tests.
 
 CI=true in the environment means --install and --tidy, and, where nothing is singled out, `cargo xtask
 macos` and `cargo xtask windows` as well. The tests are told where the fixtures are by
@@ -24,13 +49,16 @@ TIELINE_XI_CORE (the program), TIELINE_NODE_FIXTURES (the folder with node_modul
 TIELINE_PYTHON_FIXTURES (the virtual environment).
 
   cargo xtask test -p tieline-proto lines     the tests of one crate whose name has `lines`
-  cargo xtask test --test serve -- --nocapture";
+  cargo xtask test --test serve -- --nocapture
+  cargo xtask test --repeat 30 --under-load -p tieline-cli --test serve";
 
 /// What was asked for.
 struct Options<'a> {
     install: bool,
     tidy: bool,
     soak: bool,
+    repeat: Option<usize>,
+    under_load: bool,
     cargo_args: Vec<&'a str>,
 }
 
@@ -39,7 +67,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         println!("{HELP}");
         return Ok(());
     }
-    let options = Options::read(args);
+    let options = Options::read(args)?;
     let run_tidy = options.tidy || is_ci();
     let workspace = Workspace::here()?;
     let fixtures = needs::provide(&workspace, run_tidy, options.install || is_ci())?;
@@ -56,24 +84,21 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
             }
         }
     }
-    let cargo_test = |more: &[&str]| {
-        let mut command = workspace.cargo();
-        command.args(["test", "--locked"]).args(more).args(&options.cargo_args);
-        command.envs(options.soak.then_some(("TIELINE_SOAK", "1")));
-        command.envs(fixtures.iter().map(|it| (it.variable, it.location())));
-        succeeds(&mut command)
+    let tests = Tests {
+        workspace: &workspace,
+        options: &options,
+        fixtures: &fixtures,
+        supervisor: supervisor()?,
     };
-    // `cargo test` only builds the examples; their tests run when asked for by name. They come
-    // first, so that the last result on stdout is not that of an example without tests.
-    let has_examples = workspace.crates()?.iter().any(|it| it.has_examples);
-    if has_examples
-        && !options.names_targets()
-        && !cargo_test(&[options.breadth(), &["--examples"]].concat())?
-    {
-        failures.push("the tests of the examples".to_owned());
+    if options.repeat.is_some() || options.under_load {
+        return tests.repeatedly();
     }
-    if !cargo_test(options.breadth())? {
-        failures.push("cargo test".to_owned());
+    let (record, others) = tests.run()?;
+    failures.extend(others);
+    failures.extend(record.problems());
+    keep(&workspace.target()?.join("flaky"), &record.flaky())?;
+    for flaky in record.flaky() {
+        eprintln!("{flaky}");
     }
     match failures.is_empty() {
         true => Ok(()),
@@ -82,31 +107,180 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     }
 }
 
-impl<'a> Options<'a> {
-    fn read(args: &'a [String]) -> Self {
-        let ours = args.iter().take_while(|arg| *arg != "--").count();
-        let is_ours =
-            |at: usize, arg: &str| at < ours && matches!(arg, "--install" | "--tidy" | "--soak");
-        let given = |name| args.iter().take(ours).any(|arg| arg == name);
-        Self {
-            install: given("--install"),
-            tidy: given("--tidy"),
-            soak: given("--soak"),
-            cargo_args: (args.iter().map(String::as_str).enumerate())
-                .filter(|(at, arg)| !is_ours(*at, arg))
-                .map(|(_, arg)| arg)
-                .collect(),
+/// The tests as they were asked for.
+struct Tests<'a> {
+    workspace: &'a Workspace,
+    options: &'a Options<'a>,
+    fixtures: &'a [Fixture],
+    /// What has cargo start the supervisor of each test binary.
+    supervisor: Vec<String>,
+}
+
+impl Tests<'_> {
+    /// Runs them once. Returns the tests that failed, and what failed beside them.
+    fn run(&self) -> Result<(Record, Vec<String>), Failure> {
+        let target = self.workspace.target()?;
+        let file = target.join(format!("failures-{}", std::process::id()));
+        let _removed = Removed(&file);
+        fs::create_dir_all(&target).map_err(failed)?;
+        let mut record = Record::create(&file)?;
+        let mut others = Vec::new();
+        let (binaries, docs) = self.options.parts(&self.workspace.crates()?);
+        let mut is_well = true;
+        if let Some(binaries) = binaries {
+            let mut cargo = self.cargo_test(binaries);
+            cargo.env(VARIABLE, &file);
+            is_well = succeeds(&mut cargo)?;
+            record = Record::open(&file)?;
+            if !is_well && record.problems().is_empty() {
+                others.push("cargo test".to_owned());
+            }
         }
+        if docs && (is_well || !self.options.fails_fast()) {
+            // One failure hides no other, or the second attempt would be the first for some of them.
+            let docs = || self.cargo_test(&["--no-fail-fast", "--doc"]);
+            if !docs::run(&mut record, docs)? && record.problems().is_empty() {
+                others.push("cargo test --doc".to_owned());
+            }
+        }
+        Ok((record, others))
     }
 
-    /// Everything, unless packages are named; on CI one failure hides no other.
-    fn breadth(&self) -> &'static [&'static str] {
-        match (self.names(&["-p", "--package", "--workspace"]), is_ci()) {
-            (true, false) => &[],
-            (true, true) => &["--no-fail-fast"],
-            (false, false) => &["--workspace"],
-            (false, true) => &["--workspace", "--no-fail-fast"],
+    fn repeatedly(&self) -> Result<(), Failure> {
+        let load = match self.options.under_load {
+            true => Some(Load::start(self.workspace, &self.workspace.target()?)),
+            false => None,
+        };
+        let mut table = Table::default();
+        let rounds = self.options.repeat.unwrap_or(1);
+        for round in 1..=rounds {
+            eprintln!("xtask: round {round} of {rounds}");
+            let (record, others) = self.run()?;
+            table.round(record.events(), &others);
         }
+        drop(load);
+        print!("{}", table.text());
+        table.judge()
+    }
+
+    fn cargo_test(&self, more: &[&str]) -> Command {
+        let options = self.options;
+        let mut command = self.workspace.cargo();
+        command.args(["test", "--locked"]).args(&self.supervisor);
+        // Cargo refuses some options that are given twice.
+        let mut added = [options.breadth().as_slice(), more].concat();
+        added.sort_unstable();
+        added.dedup();
+        let added = added.iter().filter(|arg| !options.names(&[arg]));
+        command.args(added).args(&options.cargo_args);
+        command.envs(options.soak.then_some(("TIELINE_SOAK", "1")));
+        command.envs(self.fixtures.iter().map(|it| (it.variable, it.location())));
+        command
+    }
+}
+
+/// Has cargo start this program in place of each test binary, to give failed tests a second attempt.
+fn supervisor() -> Result<Vec<String>, Failure> {
+    if !cfg!(target_os = "linux") {
+        return Ok(Vec::new());
+    }
+    let xtask = env::current_exe().map_err(failed)?;
+    // An array of JSON is an array of TOML, too.
+    let runner = serde_json::json!([xtask.to_string_lossy(), suite::COMMAND]);
+    let config = format!("target.'cfg(target_os = \"linux\")'.runner={runner}");
+    Ok(vec!["--config".to_owned(), config])
+}
+
+/// Writes the file for whoever looks after the run, or removes that of an earlier one.
+fn keep(file: &Path, flaky: &[String]) -> Result<(), Failure> {
+    let kept = match flaky.is_empty() {
+        true => fs::remove_file(file).or_else(|error| match error.kind() {
+            ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        }),
+        false => fs::write(file, flaky.join("\n") + "\n"),
+    };
+    kept.map_err(|error| failed(format!("{}: {error}", file.display())))
+}
+
+/// A file that is removed when this is dropped.
+struct Removed<'a>(&'a Path);
+
+impl Drop for Removed<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0);
+    }
+}
+
+impl<'a> Options<'a> {
+    fn read(args: &'a [String]) -> Result<Self, Failure> {
+        let (mut install, mut tidy, mut soak, mut under_load) = (false, false, false, false);
+        let mut repeat = None;
+        let mut cargo_args = Vec::new();
+        let mut rest = args.iter().map(String::as_str);
+        while let Some(arg) = rest.next() {
+            match arg {
+                "--install" => install = true,
+                "--tidy" => tidy = true,
+                "--soak" => soak = true,
+                "--under-load" => under_load = true,
+                "--repeat" => repeat = Some(rounds(rest.next().unwrap_or_default())?),
+                "--" => {
+                    cargo_args.push(arg);
+                    cargo_args.extend(rest.by_ref());
+                }
+                _ => match arg.strip_prefix("--repeat=") {
+                    Some(count) => repeat = Some(rounds(count)?),
+                    None => cargo_args.push(arg),
+                },
+            }
+        }
+        Ok(Self { install, tidy, soak, repeat, under_load, cargo_args })
+    }
+
+    /// Everything, unless packages are named; on CI and in repetitions one failure hides no other.
+    fn breadth(&self) -> Vec<&'static str> {
+        let mut breadth = Vec::new();
+        if !self.names(&["-p", "--package", "--workspace"]) {
+            breadth.push("--workspace");
+        }
+        if !self.fails_fast() {
+            breadth.push("--no-fail-fast");
+        }
+        breadth
+    }
+
+    fn fails_fast(&self) -> bool {
+        !is_ci() && self.repeat.is_none() && !self.names(&["--no-fail-fast"])
+    }
+
+    /// What names the test binaries, where some are asked for, and whether the documentation's tests are.
+    fn parts(&self, crates: &[Crate]) -> (Option<&'static [&'static str]>, bool) {
+        if self.names(&["--doc"]) {
+            return (None, true);
+        }
+        if self.names_targets() {
+            return (Some(&[]), false);
+        }
+        // Cargo refuses to test the documentation of packages that are programs only.
+        let mut named = crates.iter().filter(|it| self.names_package(&it.name)).peekable();
+        let has_docs = named.peek().is_none() || named.any(|it| it.has_library);
+        // By default, examples are only built. Their tests run when examples are asked for.
+        (Some(&["--tests", "--examples"]), has_docs)
+    }
+
+    fn names_package(&self, name: &str) -> bool {
+        let mut args = self.cargo_args.iter().take_while(|arg| **arg != "--").peekable();
+        while let Some(arg) = args.next() {
+            let named = match *arg {
+                "-p" | "--package" => args.peek().is_some_and(|arg| **arg == name),
+                _ => ["-p", "--package="].iter().any(|it| arg.strip_prefix(it) == Some(name)),
+            };
+            if named {
+                return true;
+            }
+        }
+        false
     }
 
     fn names_targets(&self) -> bool {
@@ -134,32 +308,76 @@ impl<'a> Options<'a> {
     }
 }
 
+fn rounds(count: &str) -> Result<usize, Failure> {
+    let rounds = count.parse().ok().filter(|rounds| *rounds > 0);
+    rounds.ok_or_else(|| {
+        usage(format!("--repeat takes how often to run the tests, and not {count:?}"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn our_options_are_taken_and_cargo_gets_the_rest() {
-        let args = ["--install", "--soak", "-p", "x", "name", "--", "--tidy", "--nocapture"];
-        let args = args.map(String::from);
-        let options = Options::read(&args);
-        assert!(options.install && options.soak);
-        assert!(!options.tidy, "behind `--` it belongs to the tests");
-        assert_eq!(options.cargo_args, ["-p", "x", "name", "--", "--tidy", "--nocapture"]);
+    fn with_options<T>(line: &str, ask: impl FnOnce(Options<'_>) -> T) -> T {
+        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        ask(Options::read(&args).ok().unwrap())
     }
 
     #[test]
-    fn examples_are_left_out_where_targets_are_named() {
-        for (args, expected) in [
-            (&[][..], false),
-            (&["a_name"], false),
-            (&["-p", "x"], false),
-            (&["--test", "serve"], true),
-            (&["--test=serve"], true),
-            (&["--", "--test"], false),
+    fn our_options_are_taken_and_cargo_gets_the_rest() {
+        let line = "--install --soak -p x --repeat 3 --under-load name -- --tidy --repeat 4";
+        with_options(line, |options| {
+            assert!(options.install && options.soak && options.under_load);
+            assert!(!options.tidy, "behind `--` it belongs to the tests");
+            assert_eq!(options.repeat, Some(3));
+            assert_eq!(options.cargo_args, ["-p", "x", "name", "--", "--tidy", "--repeat", "4"]);
+        });
+        assert_eq!(with_options("--repeat=12", |options| options.repeat), Some(12));
+        for line in ["--repeat", "--repeat 0", "--repeat=", "--repeat -1", "--repeat name"] {
+            let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            assert!(matches!(Options::read(&args), Err(Failure::Usage(_))), "{line}");
+        }
+    }
+
+    #[test]
+    fn parts_follow_from_what_is_named() {
+        let package = |name: &str, has_library| Crate {
+            name: name.into(),
+            directory: name.into(),
+            is_published: true,
+            dependencies: Vec::new(),
+            has_library,
+        };
+        let crates = [package("lib", true), package("bin", false)];
+        let all: &[&str] = &["--tests", "--examples"];
+        for (line, expected) in [
+            ("", (Some(all), true)),
+            ("a_name", (Some(all), true)),
+            ("-p lib", (Some(all), true)),
+            ("-p bin", (Some(all), false)),
+            ("--package=bin -pbin", (Some(all), false)),
+            ("-p bin --package lib", (Some(all), true)),
+            ("-p unknown", (Some(all), true)),
+            ("--test serve", (Some(&[][..]), false)),
+            ("--test=serve", (Some(&[]), false)),
+            ("--doc -p lib", (None, true)),
+            ("-- --test", (Some(all), true)),
         ] {
-            let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-            assert_eq!(Options::read(&args).names_targets(), expected, "{args:?}");
+            let parts = with_options(line, |options| options.parts(&crates));
+            assert_eq!(parts, expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn file_of_flaky_tests_is_that_of_the_last_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("flaky");
+        keep(&file, &["flaky: a".into(), "flaky: b".into()]).ok().unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "flaky: a\nflaky: b\n");
+        for _ in 0..2 {
+            keep(&file, &[]).ok().unwrap();
+            assert!(!file.exists());
         }
     }
 }

@@ -3,7 +3,6 @@
 //! Nothing passes silently: each test that ran is named, some must be among them, and those that Wine
 //! cannot judge are expected to fail there.
 
-mod harness;
 mod list;
 mod ran;
 mod wine;

@@ -22,7 +22,7 @@ pub(crate) struct Crate {
     pub(crate) directory: PathBuf,
     pub(crate) is_published: bool,
     pub(crate) dependencies: Vec<Dependency>,
-    pub(crate) has_examples: bool,
+    pub(crate) has_library: bool,
 }
 
 pub(crate) struct Dependency {
@@ -66,11 +66,19 @@ impl Workspace {
     }
 
     pub(crate) fn crates(&self) -> Result<Vec<Crate>, Failure> {
+        let metadata = self.metadata()?;
+        array(&metadata, "packages").map(|package| self.read_crate(package)).collect()
+    }
+
+    fn metadata(&self) -> Result<Value, Failure> {
         let args = ["metadata", "--no-deps", "--format-version", "1"];
         let metadata = output(self.cargo().args(args))?;
-        let metadata: Value = serde_json::from_str(&metadata)
-            .map_err(|error| failed(format!("cargo metadata: {error}")))?;
-        array(&metadata, "packages").map(|package| self.read_crate(package)).collect()
+        serde_json::from_str(&metadata).map_err(|error| failed(format!("cargo metadata: {error}")))
+    }
+
+    /// Where cargo builds.
+    pub(crate) fn target(&self) -> Result<PathBuf, Failure> {
+        text(&self.metadata()?, "target_directory").map(PathBuf::from)
     }
 
     /// All files git has or would take, relative to the root: what a commit can contain.
@@ -106,8 +114,8 @@ impl Workspace {
             dependencies: array(package, "dependencies")
                 .map(read_dependency)
                 .collect::<Result<_, _>>()?,
-            has_examples: array(package, "targets")
-                .any(|target| array(target, "kind").any(|kind| kind == "example")),
+            has_library: array(package, "targets")
+                .any(|target| array(target, "kind").any(|kind| kind == "lib")),
         })
     }
 }

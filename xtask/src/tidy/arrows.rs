@@ -130,7 +130,7 @@ mod tests {
             directory: "a/folder".into(),
             is_published: !matches!(place(name), Some(Unpublished)),
             dependencies: dependencies.iter().map(|(name, kind)| dependency(name, *kind)).collect(),
-            has_examples: false,
+            has_library: false,
         }
     }
 

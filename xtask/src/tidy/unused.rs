@@ -77,7 +77,7 @@ mod tests {
                 name: "c".to_owned(),
                 directory: "c".into(),
                 is_published: true,
-                has_examples: false,
+                has_library: false,
                 dependencies: vec![Dependency {
                     name: name.to_owned(),
                     identifier: name.replace('-', "_"),

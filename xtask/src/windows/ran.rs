@@ -3,14 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::Suite;
-use super::harness::{FAILED, Outcome, panic_of, results};
 use super::list::{MUST_RUN, UNPROVEN, Unproven};
 use super::wine::Said;
+use crate::harness::{self, MAX_FLAKY, Outcome, results};
 use crate::{Failure, failed};
-
-/// How many suites of a run may be run a second time. Wine fails now and then, as no Windows does: when it
-/// starts a program, it may say "Internal error" (1359). What fails of ours fails again, or on Linux.
-const MOST_AGAIN: usize = 2;
 
 /// What is said of who has no status.
 const TOO_LONG: &str = "was ended, or took too long";
@@ -38,8 +34,9 @@ impl Ran {
         }
         let mut said = run(&args)?;
         let mut failed = failures(suite, &said);
-        // Who hangs has had the time of two.
-        if !failed.is_empty() && said.code.is_some() && self.again.len() < MOST_AGAIN {
+        // Wine fails now and then where Windows does not: starting a program may end with "Internal error"
+        // (1359). A suite that hung is not run again: it has had the time of two.
+        if !failed.is_empty() && said.code.is_some() && self.again.len() < MAX_FLAKY {
             eprintln!("{}\n{}", said.stdout, said.stderr);
             self.again.push(failed.join("; "));
             eprintln!("windows: {}: again, as it may have been Wine", suite.name);
@@ -76,7 +73,7 @@ impl Ran {
         };
         let (mut problem, hung) = ask()?;
         if !hung
-            && self.again.len() < MOST_AGAIN
+            && self.again.len() < MAX_FLAKY
             && let Some(why) = problem.take()
         {
             self.again.push(why);
@@ -131,25 +128,15 @@ fn deviates(unproven: &Unproven, said: &Said) -> Result<(), String> {
     }
 }
 
-/// What a suite has failed with; nothing where it is well.
+/// Returns what a suite failed with; nothing if all is well.
 fn failures(suite: &Suite, said: &Said) -> Vec<String> {
     let name = &suite.name;
-    let mut failures: Vec<_> = results(&said.stdout)
-        .filter(|(_, outcome)| *outcome == Outcome::Failed)
-        .map(|(test, _)| {
-            let panic = panic_of(&said.stdout, test).join(" ");
-            format!("{name}::{test} failed: {panic:.500}")
+    (harness::failures(&said.stdout, said.code.ok_or(TOO_LONG)).into_iter())
+        .map(|failed| match failed.test {
+            Some(test) => format!("{name}::{test} failed: {}", failed.why),
+            None => format!("{name} {}", failed.why),
         })
-        .collect();
-    let is_whole = said.stdout.lines().any(|line| line.starts_with("test result: ok."));
-    match said.code {
-        Some(0) if is_whole => {}
-        Some(0) => failures.push(format!("{name} ended without a result")),
-        Some(FAILED) if !failures.is_empty() => {}
-        Some(code) => failures.push(format!("{name} ended with {code}")),
-        None => failures.push(format!("{name} {TOO_LONG}")),
-    }
-    failures
+        .collect()
 }
 
 #[cfg(test)]
@@ -157,6 +144,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::harness::FAILED;
 
     /// What becomes of suites whose runs say this, one after the other: the problems, and what has failed
     /// the first time.
@@ -191,7 +179,7 @@ mod tests {
         assert_eq!(judged(&[&[bad, bad]]), (so(), so()));
         // A few only, in all suites together.
         let (problems, again) = judged(&[&[bad, ok], &[bad, ok], &[bad], &[ok]]);
-        assert_eq!((problems, again.len()), (so(), MOST_AGAIN));
+        assert_eq!((problems, again.len()), (so(), MAX_FLAKY));
         // It has crashed; it has failed, and nobody can read whose test that was; it has taken too long.
         for (code, said) in [(5, "s ended with 5"), (FAILED, "s ended with 101")] {
             assert_eq!(judged(&[&[("", Some(code)), ok]]), (vec![], vec![said.to_owned()]));
