@@ -117,6 +117,8 @@ pub use process::{
     ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, resolve,
     until_children_are_gone,
 };
+#[cfg(unix)]
+pub use process::{is_signal_ignored, reset_inherited};
 #[cfg(any(unix, windows))]
 pub use stdio::{Stdin, Stdio, StdioConfig, StdioConnection, Stdout, stdout_closed};
 #[cfg(unix)]
