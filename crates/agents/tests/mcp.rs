@@ -92,7 +92,7 @@ async fn progress_is_told_and_pushes_the_timeout_out() {
     let (patient, hasty, told) = within("both operations", all).await;
     let answer = text(&patient.unwrap());
     assert_eq!(answer, "Long running operation completed. Duration: 2 seconds, Steps: 5.");
-    assert!(matches!(hasty, Err(CallError::TimedOut)), "{hasty:?}");
+    assert!(matches!(hasty, Err(CallError::TimedOut(_))), "{hasty:?}");
     assert!(told.is_sorted() && told.last() == Some(&5), "{told:?}");
     still.end();
     server.close().await;

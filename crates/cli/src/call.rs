@@ -8,6 +8,7 @@ use tieline_proto::ByteSize;
 use tieline_proto::json::{self, Limits};
 use tieline_proto::jsonrpc::InvalidProblem;
 use tieline_rpc::{Answer, CallError, Peer, PeerOptions, Router, TraceParent};
+use tieline_transport::StopTimeouts;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -55,7 +56,8 @@ fn stopped() -> Failure {
 async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
     let begun = Instant::now();
     args.reach.for_programs_at(&[&args.endpoint])?;
-    let options = args.reach.options();
+    let mut options = args.reach.options();
+    options.stop = in_all(options.stop.terminate);
     let params = params(args.params.as_deref(), options.channel.max_message).await?;
     let registry = args.web.registry()?;
     let connecting = sessions::connect(&registry, &args.endpoint, &options);
@@ -70,7 +72,12 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
     let channel = connected?;
     let (printer, printed) = Printer::start()?;
     let follower = follower(args.follow, &printer);
-    let (peer, driver) = Peer::new(channel, follower, PeerOptions::new(args.dialect));
+    let mut peer_options = PeerOptions::new(args.dialect);
+    if let Some(timeout) = args.timeout {
+        // For the end as well: a notification is waited for until the other side ends.
+        peer_options.grace = peer_options.grace.min(timeout.saturating_sub(begun.elapsed()));
+    }
+    let (peer, driver) = Peer::new(channel, follower, peer_options);
     let driver = tokio::spawn(driver);
     let said = |why: String| Failure::Said(format!("{}: {why}", args.method));
     if args.notify {
@@ -113,6 +120,17 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
     drop((peer, printer));
     printed.all().await?;
     Ok(())
+}
+
+/// The stages of a program's end, which take `limit` altogether: nobody waits for anything more.
+fn in_all(limit: Duration) -> StopTimeouts {
+    let usual = StopTimeouts::default();
+    let end_of_input = usual.end_of_input.min(limit / 2);
+    StopTimeouts {
+        end_of_input,
+        terminate: limit.saturating_sub(end_of_input),
+        drain: usual.drain.min(limit),
+    }
 }
 
 /// The trace that whoever has started us says this belongs to.
@@ -230,7 +248,7 @@ fn explain(error: &CallError) -> String {
             Some(data) => format!("{remote}; {}", data.get()),
             None => remote.to_string(),
         },
-        CallError::InvalidResponse(InvalidProblem::Missing("jsonrpc")) => {
+        CallError::InvalidResponse { problem: InvalidProblem::Missing("jsonrpc"), .. } => {
             format!("{error}; for programs that leave it out: --dialect xi")
         }
         other => match other.source() {

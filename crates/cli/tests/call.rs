@@ -161,13 +161,17 @@ fn a_call_that_is_given_up_is_cancelled_as_the_dialect_says() {
 #[test]
 fn what_came_in_place_of_an_answer_is_told() {
     for (said, told) in [
-        ("starting up", "what came is no message: unexpected `s` at byte 0: \"starting up\""),
+        (
+            "starting up",
+            "a message that is not JSON-RPC was dropped: unexpected `s` at byte 0: \"starting up\"",
+        ),
         (
             r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"what?"}}"#,
-            "a question that nobody asked: error -32700: what?",
+            "tieline: m: error -32700: what?",
         ),
-        (r#"{"id":1,"result":3}"#, "`jsonrpc` is missing; for programs that leave it out"),
-        (r#"{"jsonrpc":"2.0","id":1,"result":3,"error":null}"#, "not both"),
+        (r#"{"jsonrpc":"2.0","id":1}"#, "`result` is missing; received: \"{"),
+        (r#"{"id":1,"result":3}"#, "for programs that leave it out: --dialect xi"),
+        (r#"{"jsonrpc":"2.0","id":1,"result":3,"error":{}}"#, "not both"),
     ] {
         let silent = Silent::listen();
         let calling = Program::start(&mut tieline(["call", &silent.endpoint, "m"]));
@@ -198,4 +202,79 @@ fn xi_is_spoken_to_in_its_dialect() {
     let args = ["call", &endpoint, "client_started", "{}", "--notify", "--dialect", "xi"];
     let finished = Program::run(&mut tieline(args), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(0), ""), "{finished:?}");
+}
+
+/// A server that keeps the line open, and a program that stays behind the end of its input: the answer was
+/// there, so nothing is waited for.
+#[test]
+fn with_the_answer_the_call_is_done() {
+    let silent = Silent::listen();
+    let calling = Program::start(&mut tieline(["call", &silent.endpoint, "m"]));
+    let mut stream = BufReader::new(silent.listener.accept().unwrap().0);
+    stream.read_line(&mut String::new()).unwrap();
+    stream.get_mut().write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":5}\n").unwrap();
+    // It ends while its line is still open here.
+    let finished = calling.finish();
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), "5\n"), "{finished:?}");
+    drop(stream);
+}
+
+/// Says after which signal it went, if any, in a file: `$1`.
+const STAYS: &str = r#"
+    trap 'echo told > "$1"; exit 0' TERM
+    read line
+    echo '{"jsonrpc":"2.0","id":1,"result":5}'
+    while :; do sleep 0.05; done"#;
+
+#[test]
+fn a_program_that_stays_behind_its_answer_is_told_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let note = folder.path().join("note");
+    let endpoint = format!("exec:{}", serde_json::json!(["sh", "-c", STAYS, "sh", note]));
+    let args = ["call", &endpoint, "m", "--stop-timeout", "1h"];
+    // Half of the time would be 30 min; it is 2 s at most.
+    let finished = Program::run(&mut tieline(args), "");
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), "5\n"), "{finished:?}");
+    assert_eq!(std::fs::read_to_string(&note).unwrap(), "told\n");
+    let deaf = STAYS.replace("trap 'echo told > \"$1\"; exit 0' TERM", "trap '' TERM");
+    let endpoint = format!("exec:{}", serde_json::json!(["sh", "-c", deaf]));
+    let args = ["call", &endpoint, "m", "--stop-timeout", "100ms"];
+    let finished = Program::run(&mut tieline(args), "");
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), "5\n"), "{finished:?}");
+}
+
+/// A program that prints a line about each message that it does not expect is not answered.
+#[test]
+fn a_program_that_prints_a_banner_is_called_all_the_same() {
+    const CHATTY: &str = r#"
+        echo 'Welcome to my server'
+        while read line; do
+            case $line in
+                *'"method":"hello"'*)
+                    echo 'DEBUG: handling hello'
+                    echo '{"jsonrpc":"2.0","id":1,"result":"ok"}' ;;
+                *) echo "unexpected: $line" >&2; echo "DEBUG: unexpected message" ;;
+            esac
+        done"#;
+    let endpoint = format!("exec:{}", serde_json::json!(["sh", "-c", CHATTY]));
+    for dialect in ["strict", "mcp", "acp", "lsp"] {
+        let finished =
+            Program::run(&mut tieline(["call", &endpoint, "hello", "--dialect", dialect]), "");
+        assert_eq!((finished.code, &*finished.stdout), (Some(0), "\"ok\"\n"), "{finished:?}");
+        assert!(!finished.stderr.contains("unexpected:"), "{finished:?}");
+        let warnings = finished.stderr.matches("a message that is not JSON-RPC was dropped");
+        assert_eq!(warnings.count(), 1, "{finished:?}");
+    }
+}
+
+#[test]
+fn a_timeout_mentions_an_answer_without_a_newline() {
+    let silent = Silent::listen();
+    let args = ["call", &silent.endpoint, "m", "--timeout", "2s"];
+    let calling = Program::start(&mut tieline(args));
+    let mut stream = BufReader::new(silent.listener.accept().unwrap().0);
+    stream.get_mut().write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":5}").unwrap();
+    let finished = calling.finish();
+    assert_eq!(finished.code, Some(1));
+    assert!(finished.stderr.contains("35 bytes of a message without its end"), "{finished:?}");
 }

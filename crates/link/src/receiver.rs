@@ -44,6 +44,13 @@ impl Receiver for LinkReceiver {
             Stage::Away(_) | Stage::Ended => false,
         }
     }
+
+    fn unfinished(&self) -> usize {
+        match &lock(&self.0.receiving).stage {
+            Stage::Live(live) => live.receiver.unfinished(),
+            Stage::Away(_) | Stage::Ended => 0,
+        }
+    }
 }
 
 /// What [`LinkReceiver::poll_many`] has come to.

@@ -8,8 +8,8 @@ use std::thread;
 
 use bytes::Bytes;
 use tieline_proto::jsonrpc::{
-    CallId, INVALID_REQUEST, Invalid, InvalidProblem, Message, Notification, PARSE_ERROR, Response,
-    classify, write_error,
+    Answers, CallId, INVALID_REQUEST, Invalid, InvalidProblem, Message, Notification, Outline,
+    PARSE_ERROR, Response, answers_in_text, classify, write_error,
 };
 use tieline_proto::{Fault, jsonrpc};
 use tieline_transport::{
@@ -17,6 +17,7 @@ use tieline_transport::{
 };
 use tokio::time::Sleep;
 
+use crate::allowance::Allowance;
 use crate::batch::Batch;
 use crate::inbound::{Inbound, contain};
 use crate::instead::instead_of;
@@ -40,6 +41,13 @@ pub struct Driver<C: Channel, H: Handler> {
     unsent: Option<crate::shared::Outgoing>,
     /// Runs while the other side's notifications are too many to be taken.
     overfull: Option<Pin<Box<Sleep>>>,
+    /// Whether this side carries out requests.
+    serves: bool,
+    /// Whether a message that cannot be read is a client's, and answered: a side that has called gets
+    /// answers, and whatever else a program prints. The same for all of a batch.
+    answers_unreadable: bool,
+    /// How many errors without an id may be sent.
+    allowance: Allowance,
     /// Something came that is no message, and it was logged.
     has_told_invalid: bool,
 }
@@ -51,15 +59,33 @@ enum Stage {
     /// The other side will say no more; what it asked for is still answered.
     Answering(CloseReason, Option<Pin<Box<Sleep>>>),
     /// This direction is being ended, and what stands behind the line.
-    /// With a time in it, the other side may still come to its own end before that is over.
-    Stopping(CloseReason, BoxFuture<'static, CloseReason>, Option<Pin<Box<Sleep>>>),
+    Stopping(Stopping),
     Ended(CloseReason),
+}
+
+struct Stopping {
+    reason: CloseReason,
+    stopped: BoxFuture<'static, CloseReason>,
+    ends: Ends,
+    /// How long it is waited for.
+    grace: Option<Pin<Box<Sleep>>>,
+}
+
+/// What is waited for before what stands behind the line is stopped.
+#[derive(Clone, Copy, PartialEq)]
+enum Ends {
+    /// Nothing.
+    AtOnce,
+    /// That all was written, the end of this direction included.
+    Flushed,
+    /// That the other side ends its direction.
+    ByTheirEnd,
 }
 
 /// Nothing in it is pinned in place.
 impl<C: Channel, H: Handler> Unpin for Driver<C, H> {}
 
-/// So many bytes of what is no message are logged, the first time.
+/// So many bytes of what is no message are logged, or shown in an error.
 const BEGIN: usize = 200;
 
 /// After so many messages, what they caused is written before more are read.
@@ -76,6 +102,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     pub(crate) fn new(channel: C, handler: H, peer: Peer, shared: Arc<Shared>) -> Self {
         let control = channel.control().clone();
         let (sender, receiver) = channel.split();
+        let serves = handler.serves();
         let inbound = Inbound::new(handler, peer, shared.clone());
         Self {
             sender,
@@ -86,6 +113,9 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             stage: Stage::Open,
             unsent: None,
             overfull: None,
+            serves,
+            answers_unreadable: serves,
+            allowance: Allowance::default(),
             has_told_invalid: false,
         }
     }
@@ -102,7 +132,10 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 Poll::Ready(Incoming::Reset(reset)) => self.reset(*reset, cx),
                 Poll::Ready(Incoming::End(reason)) => self.no_more(reason),
                 Poll::Ready(_) => {}
-                Poll::Pending => return false,
+                Poll::Pending => {
+                    self.shared.note_unfinished(self.receiver.unfinished());
+                    return false;
+                }
             }
         }
         true
@@ -129,11 +162,15 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     }
 
     fn message(&mut self, message: Bytes, cx: &mut Context<'_>) {
+        self.answers_unreadable = self.serves && !self.shared.has_called();
         let options = &self.shared.options;
         match classify(message, &options.dialect, options.limits) {
             Message::Batch(elements) => {
-                let wants_answer =
-                    |it: &Message| matches!(it, Message::Request(_)) || is_answerable(it);
+                let wants_answer = |it: &Message| match it {
+                    Message::Request(_) => true,
+                    Message::Invalid(invalid) => self.is_answerable(invalid),
+                    _ => false,
+                };
                 let batch = Batch::new(elements.iter().filter(|it| wants_answer(it)).count());
                 for element in elements {
                     self.one(element, Some(&batch), cx);
@@ -184,41 +221,96 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     }
 
     fn response(&mut self, response: Response) {
-        let call = CallId::parse(response.id());
+        let call = CallId::parse(response.id()).or_else(|| self.shared.find(response.answers()));
         let answer = match response.outcome().map_err(ErrorObject::parse) {
             Ok(_) => Ok(response),
             Err(Ok(error)) => Err(CallError::Remote(error)),
-            Err(Err(_)) => Err(CallError::InvalidResponse(InvalidProblem::Wrong("error"))),
+            Err(Err(_)) => {
+                Err(invalid_response(InvalidProblem::Wrong("error"), response.message()))
+            }
         };
         self.shared.answer(call, answer);
     }
 
     fn invalid(&mut self, invalid: &Invalid, batch: Option<&Arc<Batch>>) {
-        if invalid.is_response() {
-            let call = CallId::parse(invalid.id());
-            self.shared.answer(call, Err(CallError::InvalidResponse(invalid.problem())));
+        let problem = match invalid.problem() {
+            // That holds for a request.
+            InvalidProblem::Missing("method") => InvalidProblem::Missing("result"),
+            problem => problem,
+        };
+        let error = || invalid_response(problem, invalid.message());
+        if self.settle(&invalid.answers(), error) {
             return;
         }
-        if !std::mem::replace(&mut self.has_told_invalid, true) {
-            let message = invalid.message();
-            let begin = String::from_utf8_lossy(message.get(..BEGIN).unwrap_or(message));
-            tracing::warn!("what came is no message: {}: {begin:?}", invalid.problem());
+        if invalid.is_response() {
+            self.shared.answer(CallId::parse(invalid.id()), Err(error()));
+            return;
         }
-        let dialect = &self.shared.options.dialect;
-        let problem = invalid.problem().to_string();
-        self.reply(write_error(dialect, invalid.id(), invalid.code(), &problem, None), batch);
+        let is_answerable = self.is_answerable(invalid);
+        let is_first = !is_answerable && self.shared.unreadable();
+        if is_first || (is_answerable && !std::mem::replace(&mut self.has_told_invalid, true)) {
+            let begin = String::from_utf8_lossy(beginning(invalid.message()));
+            let problem = invalid.problem();
+            tracing::warn!("a message that is not JSON-RPC was dropped: {problem}: {begin:?}");
+        }
+        if is_answerable {
+            self.reply_error(invalid.id(), invalid.code(), &invalid.problem().to_string(), batch);
+        }
     }
 
-    /// A message that is lost is answered as one that could not be read: its id is lost with it.
+    /// A message was discarded. If it was an answer its call fails; if it may have been a request the other
+    /// side is told.
     fn fault(&mut self, fault: &Fault) {
-        let code = match fault {
-            Fault::NotJson(it) if !it.error.is_limit() => PARSE_ERROR,
-            _ => INVALID_REQUEST,
+        self.answers_unreadable = self.serves && !self.shared.has_called();
+        let is_cut = match fault {
+            Fault::NotJson(it) => it.length > it.head.len(),
+            _ => true,
         };
-        let dialect = &self.shared.options.dialect;
-        self.reply(write_error(dialect, b"null", code, &fault.to_string(), None), None);
+        let answers = answers_in_text(fault.head(), is_cut);
+        if !self.settle(&answers, || CallError::AnswerLost(Box::new(fault.clone()))) {
+            let code = match fault {
+                Fault::NotJson(it) if !it.error.is_limit() => PARSE_ERROR,
+                _ => INVALID_REQUEST,
+            };
+            let outline = Outline::of(fault.head());
+            // The id of what is not JSON counts as unknown (JSON-RPC 2.0 Specification, section 5).
+            let id = outline.id().filter(|_| outline.is_call() && code == INVALID_REQUEST);
+            if id.is_some() || self.answers_unreadable {
+                self.reply_error(id.unwrap_or(b"null"), code, &fault.to_string(), None);
+            } else {
+                self.shared.unreadable();
+            }
+        }
         // Its panic costs what it was told, and nothing else.
         let _ = contain(|| self.inbound.handler().fault(fault));
+    }
+
+    /// Fails the calls that a message answers which is no valid response. False if there is none.
+    fn settle(&self, answers: &[Answers<'_>], error: impl Fn() -> CallError) -> bool {
+        let mut has_settled = false;
+        for call in answers.iter().filter_map(|answers| self.shared.find(*answers)) {
+            has_settled |= self.shared.answer(Some(call), Err(error()));
+        }
+        has_settled
+    }
+
+    fn is_answerable(&self, invalid: &Invalid) -> bool {
+        let may_be_response = invalid.may_be_response() && !self.answers_unreadable;
+        !invalid.is_response() && !may_be_response
+    }
+
+    /// Answers what is not carried out; no more often than is allowed where no request is known that
+    /// waits for it.
+    fn reply_error(&mut self, id: &[u8], code: i64, text: &str, batch: Option<&Arc<Batch>>) {
+        if batch.is_none() && id == b"null" && !self.allowance.take() {
+            if self.shared.unreadable() {
+                tracing::warn!(
+                    "too many messages that cannot be read: they are no longer answered"
+                );
+            }
+            return;
+        }
+        self.reply(write_error(&self.shared.options.dialect, id, code, text, None), batch);
     }
 
     fn reply(&self, answer: Vec<u8>, batch: Option<&Arc<Batch>>) {
@@ -308,16 +400,16 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     }
 
     fn stop(&mut self, reason: CloseReason) {
-        self.stop_within(reason, None);
+        self.stop_when(reason, Ends::AtOnce, None);
     }
 
-    fn stop_within(&mut self, reason: CloseReason, linger: Option<Pin<Box<Sleep>>>) {
-        if matches!(self.stage, Stage::Stopping(..) | Stage::Ended(_)) {
+    fn stop_when(&mut self, reason: CloseReason, ends: Ends, grace: Option<Pin<Box<Sleep>>>) {
+        if matches!(self.stage, Stage::Stopping(_) | Stage::Ended(_)) {
             return;
         }
         let control = self.control.clone();
         let stopped = Box::pin(async move { control.stop().await });
-        self.stage = Stage::Stopping(reason, stopped, linger);
+        self.stage = Stage::Stopping(Stopping { reason, stopped, ends, grace });
     }
 
     /// Whether nothing is left to be done on either side.
@@ -341,9 +433,15 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 if !is_flushed || !self.is_idle() {
                     return false;
                 }
-                // The other side may be busy with what it was told last.
+                let ends = match self.control.child() {
+                    // Its stages begin with the end of its input.
+                    Some(_) => Ends::AtOnce,
+                    // It may be busy with what it was told last.
+                    None if self.shared.may_be_unread() => Ends::ByTheirEnd,
+                    None => Ends::Flushed,
+                };
                 if let Stage::Closing(grace) = std::mem::replace(&mut self.stage, Stage::Open) {
-                    self.stop_within(CloseReason::ByUs, Some(grace));
+                    self.stop_when(CloseReason::ByUs, ends, Some(grace));
                 }
                 true
             }
@@ -367,10 +465,10 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 }
                 false
             }
-            Stage::Stopping(reason, stopped, linger) => {
+            Stage::Stopping(Stopping { reason, stopped, ends, grace }) => {
                 let reason = reason.clone();
                 // What stands behind is stopped also when it does not take the end of its input.
-                let _ = self.sender.poll_close(cx);
+                let is_closed = self.sender.poll_close(cx).is_ready();
                 // And it must not block on what nobody reads.
                 let has_ended = loop {
                     match self.receiver.poll_recv(cx) {
@@ -379,9 +477,14 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                         Poll::Pending => break false,
                     }
                 };
-                let is_late =
-                    linger.as_mut().is_none_or(|linger| linger.as_mut().poll(cx).is_ready());
-                if !has_ended && !is_late {
+                let mut is_late =
+                    || grace.as_mut().is_none_or(|it| it.as_mut().poll(cx).is_ready());
+                let is_due = match ends {
+                    Ends::AtOnce => true,
+                    Ends::Flushed => is_closed || has_ended || is_late(),
+                    Ends::ByTheirEnd => has_ended || is_late(),
+                };
+                if !is_due {
                     return false;
                 }
                 if stopped.as_mut().poll(cx).is_pending() {
@@ -433,6 +536,10 @@ impl<C: Channel, H: Handler> Drop for Driver<C, H> {
     }
 }
 
-fn is_answerable(message: &Message) -> bool {
-    matches!(message, Message::Invalid(invalid) if !invalid.is_response())
+fn invalid_response(problem: InvalidProblem, message: &[u8]) -> CallError {
+    CallError::InvalidResponse { problem, received: beginning(message).into() }
+}
+
+fn beginning(message: &[u8]) -> &[u8] {
+    message.get(..BEGIN).unwrap_or(message)
 }

@@ -6,8 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tieline_proto::EncodeError;
 use tieline_proto::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, InvalidProblem, METHOD_NOT_FOUND};
+use tieline_proto::{EncodeError, Fault};
 use tieline_transport::CloseReason;
 
 /// Why a call gave no result.
@@ -24,12 +24,49 @@ pub enum CallError {
     Unknown(CloseReason),
     /// No answer came in time. A request that was still queued was taken back; one that was sent was
     /// cancelled where the dialect can, and may have been carried out.
-    TimedOut,
+    TimedOut(Meanwhile),
     /// A result came, and it is not of the type that was asked for.
     BadAnswer(serde_json::Error),
-    /// What came under the call's id is not a valid response, or is beyond
+    /// What answered the call is not a valid response, or is beyond
     /// [`PeerOptions::limits`](crate::PeerOptions::limits).
-    InvalidResponse(InvalidProblem),
+    InvalidResponse {
+        /// What is wrong with it.
+        problem: InvalidProblem,
+        /// Its first bytes, at most 200.
+        received: Box<[u8]>,
+    },
+    /// The answer was discarded on its way: it is longer than the line takes, or not JSON. Which call it
+    /// was for is known from its beginning, or because no other call was pending. The call was carried
+    /// out, as far as can be told.
+    AnswerLost(Box<Fault>),
+}
+
+/// What came while a call waited in vain, and may have been its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Meanwhile {
+    /// How many bytes of a message have come whose end has not: a program may have forgotten the
+    /// newline.
+    pub unfinished: usize,
+    /// How many messages were dropped because they were not JSON, or not JSON-RPC.
+    pub unreadable: u64,
+}
+
+impl fmt::Display for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.unreadable {
+            0 => {}
+            1 => f.write_str("; one message that is not JSON-RPC was dropped meanwhile")?,
+            many => write!(f, "; {many} messages that are not JSON-RPC were dropped meanwhile")?,
+        }
+        match self.unfinished {
+            0 => Ok(()),
+            bytes => write!(
+                f,
+                "; {bytes} bytes of a message without its end have arrived: is a newline missing?"
+            ),
+        }
+    }
 }
 
 /// Why a request or a notification was not sent.
@@ -56,11 +93,13 @@ impl fmt::Display for CallError {
             Self::Remote(error) => error.fmt(f),
             Self::NotSent(why) => write!(f, "not sent: {why}"),
             Self::Unknown(reason) => write!(f, "sent, and no answer came: {reason}"),
-            Self::TimedOut => f.write_str("no answer came in time"),
+            Self::TimedOut(meanwhile) => write!(f, "no answer came in time{meanwhile}"),
             Self::BadAnswer(_) => f.write_str("the answer is not what was asked for"),
-            Self::InvalidResponse(problem) => {
-                write!(f, "what came is not a valid response: {problem}")
+            Self::InvalidResponse { problem, received } => {
+                let received = String::from_utf8_lossy(received);
+                write!(f, "the answer is not a valid response: {problem}; received: {received:?}")
             }
+            Self::AnswerLost(fault) => write!(f, "the answer was lost: {fault}"),
         }
     }
 }

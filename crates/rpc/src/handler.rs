@@ -60,7 +60,14 @@ pub trait Handler: Send + Sync + 'static {
         Answer::Now(())
     }
 
-    /// A message could not be delivered; the line goes on, and the other side was told.
+    /// Returns whether this side carries out requests; if not, messages that cannot be read are never
+    /// answered, because they are not a client's. It is asked once, before anything is read.
+    fn serves(&self) -> bool {
+        true
+    }
+
+    /// A message could not be delivered; the line goes on. The other side was told unless it may have
+    /// been an answer.
     fn fault(&self, fault: &Fault) {
         tracing::warn!("a message was not delivered: {fault}");
     }
@@ -68,6 +75,10 @@ pub trait Handler: Send + Sync + 'static {
 
 /// Answers nothing: for a side that only calls.
 impl Handler for () {
+    fn serves(&self) -> bool {
+        false
+    }
+
     fn request(&self, request: Request, _: &Peer) -> Answer<Outcome> {
         Answer::Now(Err(ErrorObject::method_not_found(&request.method())))
     }

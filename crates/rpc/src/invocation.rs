@@ -13,7 +13,7 @@ use tracing::{Instrument, Span, debug_span, field};
 
 use crate::peer::serialize;
 use crate::shared::{News, Shared};
-use crate::{CallError, NotSent, Peer};
+use crate::{CallError, Meanwhile, NotSent, Peer};
 
 /// A call that was not made yet: [`call`](Self::call) makes it.
 ///
@@ -138,6 +138,7 @@ impl<'a> Invocation<'a> {
     async fn responded(self, span: &Span) -> Result<Response, CallError> {
         let Self { peer, method, params, timeout, total, fail_fast, trace, mut on_progress } = self;
         let (shared, mut params) = (peer.shared(), params?);
+        let before = shared.meanwhile();
         if fail_fast && is_away(peer) {
             return Err(NotSent::Away.into());
         }
@@ -150,14 +151,19 @@ impl<'a> Invocation<'a> {
         // Room in the queue is waited for within the same time.
         let (wants_progress, bound) = (on_progress.is_some(), peer.bound());
         let begin = shared.begin_call(method, params.as_deref(), wants_progress, bound);
-        let id = within(due, begin).await??;
+        let id = within(due, begin).await.ok_or(CallError::TimedOut(Meanwhile::default()))??;
         span.record("id", field::display(id));
         let call = Call { shared, id };
         loop {
             let news = poll_fn(|cx| call.shared.poll_call(call.id, cx.waker()));
-            match within(due, news).await? {
-                News::Answer(answer) => return answer,
-                News::Progress(progress) => {
+            match within(due, news).await {
+                None => {
+                    let mut meanwhile = shared.meanwhile();
+                    meanwhile.unreadable -= before.unreadable;
+                    return Err(CallError::TimedOut(meanwhile));
+                }
+                Some(News::Answer(answer)) => return answer,
+                Some(News::Progress(progress)) => {
                     if let Some(hear) = &mut on_progress {
                         hear(&progress);
                     }
@@ -184,13 +190,11 @@ fn deadline(timeout: Option<Duration>, end: Option<Instant>) -> Option<Instant> 
     }
 }
 
-async fn within<T>(
-    deadline: Option<Instant>,
-    what: impl Future<Output = T>,
-) -> Result<T, CallError> {
+/// `None`: the time is over.
+async fn within<T>(deadline: Option<Instant>, what: impl Future<Output = T>) -> Option<T> {
     match deadline {
-        None => Ok(what.await),
-        Some(deadline) => timeout_at(deadline, what).await.map_err(|_| CallError::TimedOut),
+        None => Some(what.await),
+        Some(deadline) => timeout_at(deadline, what).await.ok(),
     }
 }
 

@@ -90,8 +90,22 @@
 //! | a notification of theirs | the ones before it | 16 MiB of them wait; then reading stops, for 10 s at most |
 //! | [`close`](Peer::close) | what is under way on both sides | the grace, 10 s |
 //!
-//! [`PeerOptions`] has the numbers. An answer that is lost, because it is longer than the channel takes
-//! or has no id that can be read, ends no call: who cannot wait for ever sets a timeout.
+//! [`PeerOptions`] has the numbers.
+//!
+//! # Answers that are not quite right
+//!
+//! A message that carries the id of a pending call and has no string `method` ends that call, with an
+//! error that shows it if it is not a valid response. An id that is written differently (`"1"` or `1.0`
+//! for `1`) counts too. An error with a null id, or none, ends the only pending call. An answer that is
+//! longer than the channel takes, or not JSON, ends its call if the id stands in its first 4 KiB;
+//! without one, it ends the only pending call if it is too long or has a `result` or an `error`. Only a
+//! lost answer of which less is known leaves its call waiting: set a timeout where that matters. The
+//! error of the timeout counts what came meanwhile and could not be read.
+//!
+//! A side that has made a call, or whose handler answers nothing, never answers what may be an answer or
+//! a line of a log: it drops, counts and logs it. Other sides answer what they cannot read with an error
+//! whose id is null, as the specification says, up to 256 at once and 16 a second: two programs that
+//! answer each other's errors would go on for ever.
 //!
 //! # Over a line that comes back
 //!
@@ -137,6 +151,7 @@
 //! A driver must be polled inside a tokio runtime with time enabled: it starts a task for each handler
 //! that has to wait.
 
+mod allowance;
 mod batch;
 mod driver;
 mod error;
@@ -150,7 +165,7 @@ mod router;
 mod shared;
 
 pub use driver::Driver;
-pub use error::{CallError, ErrorObject, NotSent};
+pub use error::{CallError, ErrorObject, Meanwhile, NotSent};
 pub use handler::{Answer, Handler, Outcome};
 pub use invocation::Invocation;
 pub use options::PeerOptions;

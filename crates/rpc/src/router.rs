@@ -148,6 +148,10 @@ impl Router {
 }
 
 impl Handler for Router {
+    fn serves(&self) -> bool {
+        !self.requests.is_empty() || self.other_requests.is_some()
+    }
+
     fn request(&self, request: Request, peer: &Peer) -> Answer<Outcome> {
         let handler = self.requests.get(&*request.method()).or(self.other_requests.as_ref());
         match handler {

@@ -4,14 +4,14 @@
 mod gate;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use tieline_proto::ByteSize;
 use tieline_proto::jsonrpc::{
-    CallId, Calls, InvalidProblem, Response, write_notification, write_request,
+    Answers, CallId, Calls, InvalidProblem, Response, write_notification, write_request,
 };
 use tieline_transport::CloseReason;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use self::gate::Gate;
 use crate::options::weight;
 use crate::peer::Bound;
-use crate::{CallError, NotSent, PeerOptions};
+use crate::{CallError, Meanwhile, NotSent, PeerOptions};
 
 /// With so many messages unsent, no more requests of the other side are started.
 const MOST_UNSENT: usize = 4096;
@@ -34,6 +34,12 @@ pub(crate) struct Shared {
     refusal_bytes: AtomicUsize,
     /// Nothing new is taken. It stays so.
     closing: AtomicBool,
+    /// A call was made over the line, so what comes may be its answer. It stays so.
+    has_called: AtomicBool,
+    /// How many bytes of an unfinished message the receiver has.
+    unfinished: AtomicUsize,
+    /// How many messages were dropped because they could not be read, or were not valid.
+    unreadable: AtomicU64,
     /// Tells those who wait behind the gate that it has moved.
     gate_moved: Notify,
     /// Set once the line has ended.
@@ -48,6 +54,10 @@ struct State {
     close_requested: bool,
     /// How many bytes of messages wait to be sent.
     outgoing_bytes: usize,
+    /// How many calls and notifications were queued so far: the number of the last one.
+    queued: u64,
+    /// The number of the last notification (0: of an answer) of which it is not known that it was read.
+    unread: Option<u64>,
     driver: Option<Waker>,
     /// The driver waits to be woken.
     asleep: bool,
@@ -64,6 +74,9 @@ pub struct UnclaimedAnswers {
     pub late: u64,
     /// To ids that no call ever had.
     pub unasked: u64,
+    /// Not JSON, or not JSON-RPC, while they may have been answers: lines of a log, or a banner. They
+    /// were dropped and not answered.
+    pub unreadable: u64,
 }
 
 pub(crate) enum Phase {
@@ -87,6 +100,8 @@ pub(crate) struct Outgoing {
 #[derive(Default)]
 struct Pending {
     sent: bool,
+    /// Which of all calls and notifications it is.
+    number: u64,
     answer: Option<Result<Response, CallError>>,
     waker: Option<Waker>,
     wants_progress: bool,
@@ -110,9 +125,14 @@ impl Shared {
             room: Semaphore::new(room),
             refusal_bytes: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
+            has_called: AtomicBool::new(false),
+            unfinished: AtomicUsize::new(0),
+            unreadable: AtomicU64::new(0),
             state: Mutex::new(State {
                 outgoing: VecDeque::new(),
                 outgoing_bytes: 0,
+                queued: 0,
+                unread: None,
                 calls: Calls::default(),
                 phase: Phase::Open,
                 gate: Gate::default(),
@@ -155,7 +175,10 @@ impl Shared {
     ) -> Result<CallId, NotSent> {
         let length = method.len() + params.map_or(0, <[u8]>::len);
         let (weight, mut state) = self.admit(length, bound, true).await?;
-        let id = state.calls.begin(Pending { wants_progress, ..Pending::default() });
+        state.queued += 1;
+        let number = state.queued;
+        let id = state.calls.begin(Pending { wants_progress, number, ..Pending::default() });
+        self.has_called.store(true, Relaxed);
         let mut digits = [0; 20];
         let (dialect, digits) = (&self.options.dialect, id.digits(&mut digits));
         let token = if wants_progress { dialect.with_progress(digits, params) } else { None };
@@ -175,6 +198,8 @@ impl Shared {
         let length = method.len() + params.map_or(0, <[u8]>::len);
         let (weight, mut state) = self.admit(length, bound, false).await?;
         let message = write_notification(&self.options.dialect, method, params);
+        state.queued += 1;
+        state.unread = Some(state.queued);
         state.push(Outgoing { message: message.into(), call: None, weight, refusal: 0 });
         state.wake_driver();
         Ok(())
@@ -184,16 +209,20 @@ impl Shared {
     /// Only the driver does: it looks at the queue before it sleeps.
     pub(crate) fn push_answer(&self, message: Bytes, refusal: usize) {
         self.refusal_bytes.fetch_add(refusal, Relaxed);
-        self.lock().push(Outgoing { message, call: None, weight: 0, refusal });
+        let mut state = self.lock();
+        state.unread.get_or_insert(0);
+        state.push(Outgoing { message, call: None, weight: 0, refusal });
     }
 
     /// What is new of a call. Taking the answer ends the call.
     pub(crate) fn poll_call(&self, id: CallId, waker: &Waker) -> Poll<News> {
         let mut state = self.lock();
         let Some(pending) = state.calls.get_mut(id) else {
-            return Poll::Ready(News::Answer(Err(CallError::InvalidResponse(
-                InvalidProblem::Wrong("id"),
-            ))));
+            let (problem, received) = (InvalidProblem::Wrong("id"), Box::default());
+            return Poll::Ready(News::Answer(Err(CallError::InvalidResponse {
+                problem,
+                received,
+            })));
         };
         if let Some(progress) = pending.progress.take() {
             return Poll::Ready(News::Progress(progress));
@@ -232,6 +261,14 @@ impl Shared {
         state.wake_driver();
     }
 
+    /// The call that is answered by a message which does not carry its id as we wrote it. Only what was
+    /// sent can be answered.
+    pub(crate) fn find(&self, answers: Answers<'_>) -> Option<CallId> {
+        let mut state = self.lock();
+        let pending = state.calls.iter_mut().filter(|(_, it)| it.sent && it.answer.is_none());
+        answers.find(pending.map(|(id, _)| (id, id.to_string())))
+    }
+
     /// An answer has come. False when nobody waits for it.
     pub(crate) fn answer(&self, call: Option<CallId>, answer: Result<Response, CallError>) -> bool {
         let mut state = self.lock();
@@ -254,7 +291,9 @@ impl Shared {
             return false;
         };
         pending.answer = Some(answer);
-        let waker = pending.waker.take();
+        let (waker, number) = (pending.waker.take(), pending.number);
+        // Messages are read in order: what was sent before the call was read before its answer was made.
+        state.unread = state.unread.filter(|unread| *unread > number);
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
@@ -263,7 +302,33 @@ impl Shared {
     }
 
     pub(crate) fn unclaimed(&self) -> UnclaimedAnswers {
-        self.lock().unclaimed
+        UnclaimedAnswers { unreadable: self.unreadable.load(Relaxed), ..self.lock().unclaimed }
+    }
+
+    /// A message that may have been an answer was dropped, because it could not be read. True for the
+    /// first one.
+    pub(crate) fn unreadable(&self) -> bool {
+        self.unreadable.fetch_add(1, Relaxed) == 0
+    }
+
+    pub(crate) fn has_called(&self) -> bool {
+        self.has_called.load(Relaxed)
+    }
+
+    /// Notes how many bytes of an unfinished message there are, while nothing else is to be read.
+    pub(crate) fn note_unfinished(&self, bytes: usize) {
+        self.unfinished.store(bytes, Relaxed);
+    }
+
+    /// What came so far and may have been an answer.
+    pub(crate) fn meanwhile(&self) -> Meanwhile {
+        let (unfinished, unreadable) = (&self.unfinished, &self.unreadable);
+        Meanwhile { unfinished: unfinished.load(Relaxed), unreadable: unreadable.load(Relaxed) }
+    }
+
+    /// Whether the other side may still be busy with a notification or an answer that it was sent.
+    pub(crate) fn may_be_unread(&self) -> bool {
+        self.lock().unread.is_some()
     }
 
     /// A call tells of its progress. False when none that wants to know has this token.

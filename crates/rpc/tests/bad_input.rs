@@ -210,7 +210,7 @@ async fn a_number_as_long_as_a_message_is_a_number_and_one_of_100_mb_costs_its_l
         sent.unwrap();
         assert_eq!(heard.get("result").unwrap_or(&Value::Null), &answer);
         if answer.is_null() {
-            assert_eq!((&heard["id"], &heard["error"]["code"]), (&Value::Null, &json!(-32600)));
+            assert_eq!((&heard["id"], &heard["error"]["code"]), (&json!(7), &json!(-32600)));
         }
     }
     sender.send(r#"{"jsonrpc":"2.0","id":8,"method":"length"}"#).await.unwrap();

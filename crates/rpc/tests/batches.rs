@@ -93,18 +93,15 @@ async fn a_batch_of_everything_is_answered_for_what_asks_and_for_what_is_invalid
         r#""c" null -32600"#,
         "null null -32600",
         r#""d" null -32600"#,
-        "null null -32600",
-        "null null -32600",
-        "null null -32600",
-        "null null -32600",
     ];
+    // What has no method may be an answer to one of the calls, and is not answered.
     expected.sort_unstable();
     assert_eq!(shown, expected);
     assert_eq!(within(right).await.unwrap(), 11);
     let error = within(wrong).await.unwrap_err();
     assert!(matches!(&error, CallError::Remote(error) if error.code == 22), "{error:?}");
     let error = within(broken).await.unwrap_err();
-    assert!(matches!(error, CallError::InvalidResponse(_)), "{error:?}");
+    assert!(matches!(error, CallError::InvalidResponse { .. }), "{error:?}");
     assert_eq!(within(heard.recv()).await, Some(json!(["first"])));
     assert_eq!(within(heard.recv()).await, Some(json!(["last"])));
     assert_eq!(peer.unclaimed_answers().unasked, 1);

@@ -70,7 +70,7 @@ async fn a_close_that_waited_for_a_call_ends_when_the_call_is_given_up() {
     tokio::spawn(async move { raw.hear_end().await });
     within(peer.close()).await;
     within(driver).await.unwrap();
-    assert!(matches!(within(call).await.unwrap(), Err(CallError::TimedOut)));
+    assert!(matches!(within(call).await.unwrap(), Err(CallError::TimedOut(_))));
 }
 
 /// What was asked before is still carried out, as another test has it.
@@ -133,5 +133,57 @@ async fn notifications_whose_handlers_call_back_get_their_answers() {
         assert_eq!(question["params"], json!([n]));
         let answer = json!({ "jsonrpc": "2.0", "id": question["id"], "result": n });
         raw.say(&answer.to_string()).await;
+    }
+}
+
+async fn ask(raw: &mut support::Raw) {
+    raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"here"}"#).await;
+    assert_eq!(raw.hear().await["id"], 1);
+}
+
+/// The other side keeps its end open all the while.
+#[tokio::test(start_paused = true)]
+async fn a_close_waits_for_the_other_side_only_behind_what_it_may_not_have_read() {
+    #[derive(Debug)]
+    enum Last {
+        Call,
+        NotificationBeforeCall,
+        Notification,
+        Answer,
+        AnswerBeforeCall,
+    }
+    for (last, seconds) in [
+        (Last::Call, 0),
+        (Last::NotificationBeforeCall, 0),
+        (Last::Notification, 10),
+        (Last::Answer, 10),
+        (Last::AnswerBeforeCall, 0),
+    ] {
+        let router = Router::new().request("here", |(): (), _| async move { Ok(()) });
+        let (peer, driver, mut raw) = peer_and_raw(router);
+        if matches!(last, Last::NotificationBeforeCall) {
+            peer.notify("n", ()).await.unwrap();
+            raw.hear().await;
+        }
+        let caller = peer.clone();
+        let call = tokio::spawn(async move { caller.call::<u32>("m", ()).await });
+        let id = raw.hear().await["id"].clone();
+        if matches!(last, Last::AnswerBeforeCall) {
+            ask(&mut raw).await;
+        }
+        raw.say(&json!({ "jsonrpc": "2.0", "id": id, "result": 5 }).to_string()).await;
+        assert_eq!(within(call).await.unwrap().unwrap(), 5);
+        if matches!(last, Last::Answer) {
+            ask(&mut raw).await;
+        }
+        if matches!(last, Last::Notification) {
+            peer.notify("n", ()).await.unwrap();
+            raw.hear().await;
+        }
+        let begun = tokio::time::Instant::now();
+        within(peer.close()).await;
+        within(driver).await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), seconds, "{last:?}, in virtual time");
+        raw.hear_end().await;
     }
 }

@@ -24,7 +24,7 @@ async fn a_call_that_takes_too_long_is_cancelled() {
     assert_eq!(raw.hear().await["method"], "slow");
     assert_eq!(raw.hear().await["method"], "notifications/cancelled");
     let error = within(call).await.unwrap().unwrap_err();
-    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert!(matches!(error, CallError::TimedOut(_)), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,7 +56,7 @@ async fn word_of_progress_pushes_a_timeout_out() {
         tokio::time::advance(Duration::from_secs(8)).await;
     }
     let error = within(call).await.unwrap().unwrap_err();
-    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert!(matches!(error, CallError::TimedOut(_)), "{error:?}");
     assert_eq!(raw.hear().await["method"], "notifications/cancelled");
 }
 
@@ -79,7 +79,7 @@ async fn progress_that_nobody_asked_for_is_a_notification_and_pushes_nothing_out
     raw.say(&say.to_string()).await;
     assert_eq!(within(heard.recv()).await, Some(progress));
     let error = call.await.unwrap_err();
-    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert!(matches!(error, CallError::TimedOut(_)), "{error:?}");
     assert_eq!(begun.elapsed().as_secs(), 10, "in virtual time");
 }
 
@@ -108,7 +108,7 @@ async fn no_progress_pushes_a_call_beyond_its_total() {
         tokio::time::advance(Duration::from_secs(4)).await;
     }
     let error = within(call).await.unwrap().unwrap_err();
-    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert!(matches!(error, CallError::TimedOut(_)), "{error:?}");
     assert_eq!(begun.elapsed().as_secs(), 36, "in virtual time");
     assert_eq!(raw.hear().await["method"], "notifications/cancelled");
 }
@@ -139,7 +139,7 @@ async fn room_and_the_answer_are_waited_for_within_one_timeout() {
     let (_keep, mut receiver) = theirs.split();
     assert_eq!(support::message(&mut receiver).await["method"], "fills the queue");
     let error = call.await.unwrap_err();
-    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert!(matches!(error, CallError::TimedOut(_)), "{error:?}");
     assert_eq!(begun.elapsed().as_secs(), 10, "in virtual time");
     for method in ["slow", "notifications/cancelled"] {
         assert_eq!(support::message(&mut receiver).await["method"], method);
@@ -154,7 +154,7 @@ async fn a_call_that_never_finds_room_ends_at_its_timeout_and_is_never_sent() {
     peer.notify("fills the queue", ()).await.unwrap();
     let call = peer.method("slow").timeout(Duration::from_secs(10)).call::<()>();
     let error = within(call).await.unwrap_err();
-    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    assert!(matches!(error, CallError::TimedOut(_)), "{error:?}");
     tokio::spawn(driver);
     within(peer.notify("after", ())).await.unwrap();
     let (_keep, mut receiver) = theirs.split();

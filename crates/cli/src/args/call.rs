@@ -13,7 +13,8 @@ use super::web::WebClient;
 #[derive(Group)]
 #[command(after_help = "\
 The result goes to stdout, indented on a terminal and on one line elsewhere. An error that the other
-side answers goes to stderr with its code, and the status is 1.
+side answers goes to stderr with its code, and the status is 1. With the answer the command is done: a
+program that it started has --stop-timeout in all to end, up to half of it (at most 2 s) before SIGTERM.
 
 Examples:
   tieline call unix:/tmp/agent.sock add '[2,3]'

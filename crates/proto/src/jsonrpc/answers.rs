@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use super::{Invalid, InvalidProblem, MAX_BATCH, MAX_ID, Response};
+use super::{Invalid, InvalidProblem, Outline, Response};
 use crate::json::unescape;
 
 /// Which call a message answers.
@@ -75,22 +75,23 @@ impl Invalid {
     }
 }
 
-/// Which calls a text answers that could not be parsed, as far as its top-level members tell.
+/// Which calls a text answers that could not be parsed, as far as its [`Outline`] tells.
 ///
 /// With `is_cut`, `text` is only the beginning of the message, as much as was kept of it. Text that does
-/// not begin like a JSON object or array, as a banner or a line of a debug log, answers nothing.
+/// not begin like a JSON object or array, as a banner or a line of a log, answers nothing.
 pub fn answers_in_text(text: &[u8], is_cut: bool) -> Vec<Answers<'_>> {
-    let objects = Skimmed::all(text, is_cut);
-    let answered = objects.into_iter().filter_map(|object| object.answers(is_cut));
+    let answered = Outline::all(text).into_iter().filter_map(|outline| {
+        let may_go_on = is_cut && !outline.is_complete();
+        // Parameters without a method are those of a request whose method is still to come.
+        if outline.is_call() || (may_go_on && !outline.may_be_answer()) {
+            return None;
+        }
+        match outline.id() {
+            Some(id) => Some(Answers::Call(id)),
+            None => (outline.has_outcome() || may_go_on).then_some(Answers::OnlyCall),
+        }
+    });
     answered.collect()
-}
-
-/// The id of the request whose beginning this is, if it surely is one: it has a string `method`.
-pub fn request_in_text(text: &[u8]) -> Option<&[u8]> {
-    match Skimmed::all(text, true).first()? {
-        Skimmed { id, has_method: true, .. } => *id,
-        _ => None,
-    }
 }
 
 /// What an id means apart from how it is written: `1`, `1.0`, `1e0` and `"1"` mean the same.
@@ -115,174 +116,6 @@ fn integer(text: &str) -> &str {
     match is_integer && is_zero(fraction) && is_zero(exponent.trim_start_matches(['+', '-'])) {
         true => whole,
         false => text,
-    }
-}
-
-/// What the top-level members of an object say, without a look at whether it is valid.
-#[derive(Default)]
-struct Skimmed<'a> {
-    id: Option<&'a [u8]>,
-    /// `method` is a string.
-    has_method: bool,
-    has_params: bool,
-    /// There is a `result` or an `error`.
-    has_outcome: bool,
-    /// Its closing brace was seen.
-    is_closed: bool,
-}
-
-impl<'a> Skimmed<'a> {
-    /// The objects at the beginning of `text`: one, those of a batch, or several behind each other.
-    fn all(text: &'a [u8], is_cut: bool) -> Vec<Self> {
-        // A byte order mark, a record separator (RFC 7464) or an escape character is none of the message.
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        let mut rest = Cursor { text };
-        let mut objects = Vec::new();
-        rest.skip_while(|byte| byte <= b' ');
-        if rest.peek() == Some(b'[') {
-            rest.next();
-        }
-        while objects.len() < MAX_BATCH {
-            rest.skip_while(|byte| byte <= b' ' || byte == b',');
-            if rest.peek() != Some(b'{') {
-                break;
-            }
-            rest.next();
-            objects.push(Self::one(&mut rest, is_cut));
-        }
-        objects
-    }
-
-    fn one(rest: &mut Cursor<'a>, is_cut: bool) -> Self {
-        let mut object = Self::default();
-        loop {
-            rest.skip_while(|byte| byte <= b' ' || byte == b',');
-            match rest.peek() {
-                Some(b'"') => {}
-                Some(b'}') => {
-                    rest.next();
-                    object.is_closed = true;
-                    return object;
-                }
-                _ => return object,
-            }
-            let Some(key) = rest.string() else { return object };
-            rest.skip_while(|byte| byte <= b' ');
-            if rest.next() != Some(b':') {
-                return object;
-            }
-            rest.skip_while(|byte| byte <= b' ');
-            let first = rest.peek();
-            let value = rest.value();
-            // A number at the end of what was kept may have more digits.
-            let is_whole = value.is_some() && !(is_cut && rest.text.is_empty());
-            match key {
-                b"\"id\"" => {
-                    let id = value.filter(|id| is_whole && is_id(id));
-                    object.id = object.id.or(id);
-                }
-                b"\"method\"" => object.has_method |= first == Some(b'"'),
-                b"\"params\"" => object.has_params = true,
-                b"\"result\"" | b"\"error\"" => object.has_outcome = true,
-                _ => {}
-            }
-            if value.is_none() {
-                return object;
-            }
-        }
-    }
-
-    fn answers(self, is_cut: bool) -> Option<Answers<'a>> {
-        let may_go_on = is_cut && !self.is_closed;
-        if self.has_method || (self.has_params && may_go_on) {
-            return None;
-        }
-        match self.id {
-            Some(id) => Some(Answers::Call(id)),
-            None => (self.has_outcome || may_go_on).then_some(Answers::OnlyCall),
-        }
-    }
-}
-
-fn is_id(value: &[u8]) -> bool {
-    value.len() <= MAX_ID && matches!(value.first(), Some(b'"' | b'-' | b'0'..=b'9'))
-}
-
-/// The rest of a text that may be anything.
-struct Cursor<'a> {
-    text: &'a [u8],
-}
-
-impl<'a> Cursor<'a> {
-    fn peek(&self) -> Option<u8> {
-        self.text.first().copied()
-    }
-
-    fn next(&mut self) -> Option<u8> {
-        let (first, rest) = self.text.split_first()?;
-        self.text = rest;
-        Some(*first)
-    }
-
-    fn skip_while(&mut self, skipped: impl Fn(u8) -> bool) {
-        let end = self.text.iter().position(|byte| !skipped(*byte));
-        self.take(end.unwrap_or(self.text.len()));
-    }
-
-    fn take(&mut self, length: usize) -> &'a [u8] {
-        let (taken, rest) = self.text.split_at_checked(length).unwrap_or((self.text, b""));
-        self.text = rest;
-        taken
-    }
-
-    /// A string with its quotes; `None` if it does not end.
-    fn string(&mut self) -> Option<&'a [u8]> {
-        let mut is_escaped = false;
-        let end = self.text.iter().skip(1).position(|byte| {
-            let is_end = *byte == b'"' && !is_escaped;
-            is_escaped = *byte == b'\\' && !is_escaped;
-            is_end
-        });
-        match end {
-            Some(end) => Some(self.take(end + 2)),
-            None => {
-                self.text = b"";
-                None
-            }
-        }
-    }
-
-    /// A value of any kind; `None` if it does not end.
-    fn value(&mut self) -> Option<&'a [u8]> {
-        match self.peek()? {
-            b'"' => self.string(),
-            b'{' | b'[' => self.nested(),
-            _ => {
-                let is_end = |byte: &u8| matches!(byte, b',' | b'}' | b']') || *byte <= b' ';
-                let end = self.text.iter().position(is_end);
-                Some(self.take(end.unwrap_or(self.text.len())))
-            }
-        }
-    }
-
-    fn nested(&mut self) -> Option<&'a [u8]> {
-        let whole = self.text;
-        let mut depth = 0_usize;
-        loop {
-            match self.peek()? {
-                b'"' => {
-                    self.string()?;
-                    continue;
-                }
-                b'{' | b'[' => depth += 1,
-                b'}' | b']' => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            self.next();
-            if depth == 0 {
-                return whole.get(..whole.len() - self.text.len());
-            }
-        }
     }
 }
 
@@ -341,7 +174,7 @@ mod tests {
             (br#"{"jsonrpc":"2.0","meta":"long"#, &[], &[OnlyCall]),
             (b"{", &[], &[OnlyCall]),
             // A number that was cut may have more digits.
-            (br#"{"id":12"#, &[Call(b"12")], &[OnlyCall]),
+            (br#"{"id":12"#, &[], &[OnlyCall]),
             (br#"{"id":"12"#, &[], &[OnlyCall]),
             (br#"{"id":null,"result":1,}"#, &[OnlyCall], &[OnlyCall]),
             // Requests and notifications.
@@ -366,19 +199,6 @@ mod tests {
             let shown = text.escape_ascii();
             assert_eq!(answers_in_text(text, false), whole, "{shown}");
             assert_eq!(answers_in_text(text, true), cut, "{shown}, cut");
-        }
-    }
-
-    #[test]
-    fn a_request_is_recognized_by_its_beginning() {
-        for (text, id) in [
-            (&br#"{"id":7,"method":"m","params":["#[..], Some(&b"7"[..])),
-            (br#"{"method":"m","id":"x","params":"#, Some(br#""x""#)),
-            (br#"{"method":"m","params":["#, None),
-            (br#"{"id":7,"result":"#, None),
-            (br#"{"id":7"#, None),
-        ] {
-            assert_eq!(request_in_text(text), id, "{}", text.escape_ascii());
         }
     }
 }

@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 
-pub use answers::{Answers, answers_in_text, request_in_text};
+pub use answers::{Answers, answers_in_text};
 pub use calls::{CallId, Calls};
 pub use classify::{classify, member};
 pub use dialect::{CancelStyle, Dialect, ProgressStyle};
@@ -195,6 +195,11 @@ impl Response {
             Ok(result) => Ok(result.of(&self.message)),
             Err(error) => Err(error.of(&self.message)),
         }
+    }
+
+    /// The whole message, the batch that it stands in included.
+    pub fn message(&self) -> &[u8] {
+        &self.message
     }
 
     /// The same cut out of the message, without a copy.

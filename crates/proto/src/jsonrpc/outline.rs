@@ -13,17 +13,45 @@ pub struct Outline<'a> {
     has_params: bool,
     has_outcome: bool,
     is_object: bool,
+    is_complete: bool,
 }
 
 impl<'a> Outline<'a> {
     /// Reads as much of `message` as can be read.
     pub fn of(message: &'a [u8]) -> Self {
-        let mut outline = Self::default();
         let mut reader = Reader { rest: message };
         reader.skip_space();
-        outline.is_object = reader.eat(b'{');
+        Self::read(&mut reader)
+    }
+
+    /// Reads each of the objects that `text` begins with: those of a batch, or several in one line, up
+    /// to [`MAX_BATCH`](super::MAX_BATCH). Control characters and a byte order mark before them are
+    /// skipped: the record separator of RFC 7464 is one. Empty if `text` begins with anything else, as
+    /// a banner or a line of a log does.
+    pub fn all(text: &'a [u8]) -> Vec<Self> {
+        let mut reader = Reader { rest: text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) };
+        let mut outlines = Vec::new();
+        reader.skip_control();
+        reader.eat(b'[');
+        while outlines.len() < super::MAX_BATCH {
+            reader.skip_control();
+            reader.eat(b',');
+            reader.skip_control();
+            let outline = Self::read(&mut reader);
+            if !outline.is_object {
+                break;
+            }
+            outlines.push(outline);
+        }
+        outlines
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Self {
+        let mut outline = Self { is_object: reader.eat(b'{'), ..Self::default() };
         if outline.is_object {
-            while outline.read_member(&mut reader).is_some() {}
+            while outline.read_member(reader).is_some() {}
+            reader.skip_space();
+            outline.is_complete = reader.eat(b'}');
         }
         outline
     }
@@ -69,6 +97,16 @@ impl<'a> Outline<'a> {
         self.is_object
     }
 
+    /// Whether its closing brace was found.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// Whether it has a `result` or an `error`.
+    pub fn has_outcome(&self) -> bool {
+        self.has_outcome
+    }
+
     /// Whether it is a request or a notification: it has a `method` that is a string.
     pub fn is_call(&self) -> bool {
         self.method.is_some()
@@ -89,6 +127,11 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn skip_space(&mut self) {
         self.rest = self.rest.trim_ascii_start();
+    }
+
+    fn skip_control(&mut self) {
+        let end = self.rest.iter().position(|byte| *byte > b' ');
+        self.rest = self.rest.get(end.unwrap_or(self.rest.len())..).unwrap_or_default();
     }
 
     fn eat(&mut self, byte: u8) -> bool {

@@ -89,6 +89,7 @@ impl Shared {
         let mut state = self.lock();
         let dropped = std::mem::take(&mut state.outgoing);
         state.outgoing_bytes = 0;
+        state.unread = None;
         self.refusal_bytes.store(0, Relaxed);
         state.gate = Gate { stands: Stands::Shut, line, lost: Some(cause.clone()) };
         let wakers = state.fail_calls(cause, NotSent::Reset);

@@ -122,6 +122,12 @@ pub trait Receiver: Send + 'static {
     fn holds_part(&self) -> bool {
         false
     }
+
+    /// Returns how many bytes of a message have been read whose end has not come, as far as they are kept;
+    /// 0 where that is not known.
+    fn unfinished(&self) -> usize {
+        0
+    }
 }
 
 /// What comes in.
@@ -341,6 +347,10 @@ impl Receiver for Box<dyn Receiver> {
 
     fn holds_part(&self) -> bool {
         (**self).holds_part()
+    }
+
+    fn unfinished(&self) -> usize {
+        (**self).unfinished()
     }
 }
 

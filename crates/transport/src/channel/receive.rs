@@ -135,6 +135,10 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> Receiver for FramedRecei
     fn holds_part(&self) -> bool {
         self.framing.holds_part(&self.buffer)
     }
+
+    fn unfinished(&self) -> usize {
+        self.buffer.len()
+    }
 }
 
 /// Was the last line a message, and why did the line end? A last line without a newline counts

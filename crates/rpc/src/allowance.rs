@@ -1,0 +1,57 @@
+//! How many errors that name no request may be sent.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// So many at once,
+pub(crate) const AT_ONCE: u32 = 256;
+/// and one more each time this has passed: 16 a second.
+const EACH: Duration = Duration::from_micros(62_500);
+
+/// A token bucket. A program that complains in text about each error that it gets would otherwise be
+/// answered for ever.
+pub(crate) struct Allowance {
+    left: u32,
+    /// When the last one came back.
+    since: Option<Instant>,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self { left: AT_ONCE, since: None }
+    }
+}
+
+impl Allowance {
+    /// Takes one, if there is one.
+    pub(crate) fn take(&mut self) -> bool {
+        let now = Instant::now();
+        let since = *self.since.get_or_insert(now);
+        let earned = now.saturating_duration_since(since).as_micros() / EACH.as_micros();
+        let earned = u32::try_from(earned).unwrap_or(AT_ONCE).min(AT_ONCE);
+        if earned > 0 {
+            self.left = self.left.saturating_add(earned).min(AT_ONCE);
+            self.since = Some(now);
+        }
+        let is_left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_comes_back_with_time_up_to_its_size() {
+        let mut allowance = Allowance::default();
+        let mut taken = || (0..10 * AT_ONCE).take_while(|_| allowance.take()).count();
+        assert_eq!(taken(), 256);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(taken(), 16);
+        tokio::time::advance(Duration::from_secs(10_000)).await;
+        assert_eq!(taken(), 256);
+    }
+}
