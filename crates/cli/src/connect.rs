@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use tieline_gateway::{BridgeEnd, Tap};
 use tieline_proto::FramingKind;
+use tieline_rpc::Dialect;
 use tieline_transport::{Address, Endpoint, Options, Registry};
 
 use crate::args::{Bridge, Connect, Line};
@@ -19,17 +20,18 @@ pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
         crate::stderr::say(BY_HAND);
     }
     let far = if args.resume { sessions::resumable(args.endpoint)? } else { args.endpoint };
-    join(&args.web.registry()?, Endpoint::stdio(), far, args.line).await
+    join(&args.web.registry()?, Endpoint::stdio(), far, args.dialect, args.line).await
 }
 
 pub(crate) async fn bridge(args: Bridge) -> Result<(), Failure> {
-    join(&args.web.registry()?, args.near, args.far, args.line).await
+    join(&args.web.registry()?, args.near, args.far, args.dialect, args.line).await
 }
 
 async fn join(
     registry: &Registry,
     near: Endpoint,
     far: Endpoint,
+    dialect: Option<Dialect>,
     line: Line,
 ) -> Result<(), Failure> {
     line.for_programs_at(&[&near, &far])?;
@@ -43,7 +45,7 @@ async fn join(
     let far = sessions::connect(registry, &far, &options).await?;
     let near = sessions::connect(registry, &near, &options).await?;
     let (tap, tap_end) = Tap::open_if_any(line.tap.as_deref())?;
-    let how = tieline_gateway::Bridge { tap, grace: line.grace(), ..Default::default() };
+    let how = tieline_gateway::Bridge { tap, dialect, grace: line.grace(), ..Default::default() };
     let report = tokio::select! {
         report = tieline_gateway::bridge(near, far, how, signals.first()) => report,
         () = signals.second() => return Err(Failure::Said("ended at once by a second signal".into())),

@@ -120,7 +120,7 @@ pub async fn bridge(
     let line = Line::new(&options);
     let control = near.control().clone();
     let (sender, mut receiver) = near.split();
-    let mut sender = Outbox::new(sender, options.overflow, options.dialect);
+    let mut sender = line.near(Outbox::new(sender, options.overflow, options.dialect));
     let joined = line.join((&mut sender, &mut receiver), far, pin!(stop)).await;
     line.end((sender, receiver), &control, joined).await
 }

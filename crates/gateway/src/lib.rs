@@ -14,10 +14,14 @@
 
 mod bridge;
 mod chaos;
+mod dialogue;
 mod line;
 mod outbox;
+mod own;
 mod publish;
 mod pump;
+mod restore;
+mod restored;
 mod serve;
 mod tap;
 mod unanswered;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -15,8 +16,11 @@ use tieline_transport::{
 use tokio::task::coop;
 use tokio::time::{Instant, timeout_at};
 
+use crate::dialogue::Dialogue;
 use crate::outbox::Outbox;
-use crate::pump::{Direction, PumpEnd, Side, Turn};
+use crate::own::WithOwn;
+use crate::pump::{Direction, PumpEnd, Side, Turn, Watch};
+use crate::restored::Restored;
 use crate::unanswered::{MOST, Unanswered};
 use crate::{Bridge, BridgeEnd, BridgeReport};
 
@@ -25,7 +29,7 @@ pub(crate) struct Line<'a> {
     options: &'a Bridge,
     to_far: Direction<'a>,
     to_near: Direction<'a>,
-    unanswered: Option<Unanswered>,
+    dialogue: Option<Arc<Dialogue>>,
     restarted: AtomicU64,
     /// The near side has said its last word.
     near_was_done: AtomicBool,
@@ -42,21 +46,29 @@ pub(crate) struct Joined {
 
 impl<'a> Line<'a> {
     pub(crate) fn new(options: &'a Bridge) -> Self {
-        let dialect = options.dialect.filter(|dialect| *dialect != Dialect::XI);
         Self {
             options,
             to_far: Direction::new(options, Side::Client),
             to_near: Direction::new(options, Side::Server),
-            unanswered: dialect.map(Unanswered::new),
+            dialogue: options.dialect.map(|dialect| Arc::new(Dialogue::new(dialect))),
             restarted: AtomicU64::new(0),
             near_was_done: AtomicBool::new(false),
         }
     }
 
+    /// The sender to the near side, with what the gateway itself has to say there.
+    pub(crate) fn near(&self, outbox: Outbox) -> WithOwn<Outbox> {
+        WithOwn::new(outbox, self.dialogue.as_ref().map(|dialogue| dialogue.to_near.clone()))
+    }
+
+    fn unanswered(&self) -> Option<&Unanswered> {
+        self.dialogue.as_ref()?.unanswered()
+    }
+
     /// Passes messages until one side has ended, and ends the far one.
     pub(crate) async fn join(
         &self,
-        (near_sender, near_receiver): (&mut Outbox, &mut Box<dyn Receiver>),
+        (near_sender, near_receiver): (&mut WithOwn<Outbox>, &mut Box<dyn Receiver>),
         far: BoxChannel,
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Joined {
@@ -65,17 +77,21 @@ impl<'a> Line<'a> {
         // Without a half-close the end of the near side's input is the end of the line, so what is still
         // to come is waited for.
         let half_close = far_control.capabilities().half_close;
-        let awaited = (!half_close && self.unanswered.is_none())
-            .then(|| Unanswered::new(self.options.dialect.unwrap_or(Dialect::STRICT)));
-        let unanswered = self.unanswered.as_ref().or(awaited.as_ref());
-        let (mut far_sender, mut far_receiver) = far.split();
+        let dialogue = self.dialogue.as_deref();
+        let awaited = (!half_close && dialogue.is_none()).then(|| Unanswered::new(Dialect::STRICT));
+        let watch = Watch { dialogue, awaited: awaited.as_ref() };
+        let unanswered = dialogue.map(Dialogue::requests).or(awaited.as_ref());
+        let (far_sender, far_receiver) = far.split();
+        let own = self.dialogue.as_ref().map(|dialogue| dialogue.to_far.clone());
+        let mut far_sender = WithOwn::new(far_sender, own);
+        let mut far_receiver = Restored::new(far_receiver, self.dialogue.clone());
         // Once the near side said its last word, its going away is noticed without a write.
         let last_word = AtomicBool::new(false);
 
         let mut down = Box::pin(async {
             loop {
-                let watch = Some(&last_word);
-                match to_near.pump(&mut far_receiver, near_sender, unanswered, watch).await {
+                let watch_sink = Some(&last_word);
+                match to_near.pump(&mut far_receiver, near_sender, watch, watch_sink).await {
                     PumpEnd::Reset(reset) => {
                         self.restarted.fetch_add(1, Relaxed);
                         to_far.lose_many(reset.lost, &reset.cause);
@@ -87,25 +103,40 @@ impl<'a> Line<'a> {
                         if !self.answer(&reset.cause, near_sender, deadline).await {
                             break PumpEnd::Sink(CloseReason::Stalled);
                         }
+                        if dialogue.is_none() && matches!(reset.cause, CloseReason::SessionLost(_))
+                        {
+                            // The new session has a new program behind it, which knows nothing.
+                            break PumpEnd::Source(reset.cause);
+                        }
                     }
                     end => break end,
                 }
             }
         });
         let mut up = Box::pin(async {
-            let end = to_far.pump(near_receiver, &mut far_sender, unanswered, None).await;
+            let end = match to_far.pump(near_receiver, &mut far_sender, watch, None).await {
+                // What stands behind the far side belongs to the one that was lost.
+                PumpEnd::Reset(reset) => PumpEnd::Broken(reset.cause),
+                PumpEnd::Source(reason) if is_failure(&reason) => PumpEnd::Broken(reason),
+                end => end,
+            };
             self.near_was_done.store(matches!(end, PumpEnd::Source(_)), Relaxed);
-            if matches!(&end, PumpEnd::Source(reason) if !is_failure(reason)) {
+            if matches!(end, PumpEnd::Source(_)) {
                 last_word.store(true, Relaxed);
                 // The other direction is polled once more, so that it begins to watch before this one
                 // waits for the far side.
                 tokio::task::yield_now().await;
             }
-            if let (PumpEnd::Source(reason), Some(unanswered), false) =
-                (&end, unanswered, half_close)
-                && !is_failure(reason)
-            {
-                unanswered.settled(self.options.grace).await;
+            if let (PumpEnd::Source(_), Some(unanswered), false) = (&end, unanswered, half_close) {
+                // What the gateway has to say to the far side still leaves.
+                let flush = poll_fn(|cx| {
+                    let _ = far_sender.poll_flush(cx);
+                    Poll::<()>::Pending
+                });
+                tokio::select! {
+                    () = unanswered.settled(self.options.grace) => {}
+                    () = flush => {}
+                }
             }
             // A far side that stopped reading needs no end of input.
             let _ = far_sender.close().await;
@@ -115,7 +146,7 @@ impl<'a> Line<'a> {
         let outcome = loop {
             tokio::select! {
                 end = &mut up, if !up_is_over => match end {
-                    PumpEnd::Source(reason) if is_failure(&reason) => break Outcome::Broken(reason),
+                    PumpEnd::Broken(reason) => break Outcome::Broken(reason),
                     _ => {
                         up_is_over = true;
                         last_word.store(true, Relaxed);
@@ -125,7 +156,7 @@ impl<'a> Line<'a> {
                     PumpEnd::Source(reason) => Outcome::Far(reason),
                     PumpEnd::Sink(reason) => Outcome::Deaf(reason),
                     // Taken care of.
-                    PumpEnd::Reset(_) => continue,
+                    PumpEnd::Reset(_) | PumpEnd::Broken(_) => continue,
                 },
                 () = &mut stop => break Outcome::Stop,
             }
@@ -186,12 +217,12 @@ impl<'a> Line<'a> {
         near: &mut impl Sender,
         deadline: Instant,
     ) -> bool {
-        let Some(unanswered) = &self.unanswered else { return true };
+        let Some(unanswered) = self.unanswered() else { return true };
         let mut answers = unanswered.answers(reason);
         let mut taken = false;
         let answered = async {
             for answer in &mut answers {
-                self.to_near.pass(answer.into(), near, None).await?;
+                self.to_near.pass(answer.into(), near, Watch::default()).await?;
             }
             near.flush().await.inspect(|()| taken = true)
         };
@@ -206,12 +237,14 @@ impl<'a> Line<'a> {
     /// The far side will not be there again: what the near side has sent and nobody has read is
     /// lost, and its requests are to be answered. At most `most` messages; says how many there were.
     fn drain(&self, near: &mut impl Receiver, most: usize) -> usize {
-        let Some(unanswered) = &self.unanswered else { return 0 };
+        let Some(dialogue) = self.dialogue.as_ref().filter(|it| it.unanswered().is_some()) else {
+            return 0;
+        };
         let mut cx = Context::from_waker(Waker::noop());
         for drained in 0..most {
             match near.poll_recv(&mut cx) {
                 Poll::Ready(Incoming::Message(message)) => {
-                    unanswered.asked(&message);
+                    dialogue.undelivered(&message);
                     self.to_far.lose(&"the other side has ended");
                 }
                 Poll::Ready(Incoming::End(_)) | Poll::Pending => return drained,
@@ -225,7 +258,7 @@ impl<'a> Line<'a> {
     /// hold up the end.
     pub(crate) async fn end(
         self,
-        (mut near, mut receiver): (Outbox, Box<dyn Receiver>),
+        (mut near, mut receiver): (WithOwn<Outbox>, Box<dyn Receiver>),
         control: &Control,
         joined: Joined,
     ) -> BridgeReport {
@@ -259,7 +292,7 @@ impl<'a> Line<'a> {
         }
         let patience = if is_heard { deadline } else { Instant::now() };
         let _ = timeout_at(patience, near.close()).await;
-        let untaken = near.lost();
+        let untaken = near.sender.lost();
         BridgeReport {
             to_far: self.to_far.passed.load(Relaxed),
             to_near: self.to_near.passed.load(Relaxed).saturating_sub(untaken),
@@ -301,10 +334,22 @@ async fn stop_far(far: &mut impl Sender, control: &Control, grace: Duration) -> 
 
 /// The near side did not merely come to the end of its input.
 fn is_failure(reason: &CloseReason) -> bool {
-    use CloseReason::{ByPeerBecause, Io, Protocol, Stalled, TimedOut};
+    use CloseReason::{
+        ByPeerBecause, GivenUp, Io, Protocol, SessionLost, Stalled, TimedOut, Unreachable,
+    };
 
     // Of a WebSocket: a page that was left hears no more, either.
-    matches!(reason, Io(_) | Protocol(_) | Stalled | TimedOut | ByPeerBecause(_))
+    matches!(
+        reason,
+        Io(_)
+            | Protocol(_)
+            | Stalled
+            | TimedOut
+            | ByPeerBecause(_)
+            | SessionLost(_)
+            | GivenUp(_)
+            | Unreachable(_)
+    )
 }
 
 /// Reads on, so that a far side that is being stopped does not block on its own output. One that never
@@ -374,7 +419,7 @@ mod tests {
         pauses("what is passed on", async {
             let options = Bridge::default();
             let way = Direction::new(&options, Side::Server);
-            way.pump(&mut Endless, &mut Endless, None, None).await;
+            way.pump(&mut Endless, &mut Endless, Watch::default(), None).await;
         });
     }
 }

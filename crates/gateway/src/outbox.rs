@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tieline_proto::json::Limits;
-use tieline_proto::jsonrpc::{Dialect, Message, classify};
-use tieline_transport::{CloseReason, SendError, Sender, Sparing};
+use tieline_proto::jsonrpc::{Dialect, INTERNAL_ERROR, Message, Outline, classify, write_error};
+use tieline_transport::{CloseReason, Refused, SendError, Sender, Sparing};
 
 /// What is done when a client does not take what the far side says, and the channel's own queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,7 +126,11 @@ impl Outbox {
             let Some(Waiting { message, .. }) = self.take(0) else { continue };
             match self.client.start_send(message) {
                 Ok(()) => {}
-                Err(SendError::Message(refused)) => self.drop_one(&refused.error),
+                Err(SendError::Message(refused)) => {
+                    self.drop_one(&refused.error);
+                    let answer = lost_answer(self.dialect.as_ref(), &refused);
+                    let _ = answer.map(|answer| self.client.start_send(answer));
+                }
                 Err(error) => {
                     self.dropped += 1;
                     return Poll::Ready(Err(error));
@@ -162,6 +166,15 @@ impl Outbox {
         let message = classify(message.clone(), dialect, Limits::default());
         matches!(message, Message::Notification(_))
     }
+}
+
+/// What a client is told in place of an answer that it cannot be sent.
+fn lost_answer(dialect: Option<&Dialect>, refused: &Refused) -> Option<Bytes> {
+    let dialect = dialect.filter(|dialect| **dialect != Dialect::XI)?;
+    let outline = Outline::of(&refused.message);
+    let id = outline.id().filter(|_| outline.may_be_answer())?;
+    let text = format!("the answer was lost: {}", refused.error);
+    Some(write_error(dialect, id, INTERNAL_ERROR, &text, None).into())
 }
 
 const SLOW: &str = "it does not take what waits for it";

@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 
 use bytes::Bytes;
+use tieline_proto::FAULT_HEAD;
+use tieline_proto::jsonrpc::Message;
 use tieline_transport::{CloseReason, Incoming, Receiver, Reset, SendError, Sender, SenderExt};
 use tokio::task::coop;
 
 use crate::Bridge;
+use crate::dialogue::{Dialogue, Verdict};
 use crate::unanswered::Unanswered;
 
 /// Who speaks.
@@ -28,11 +31,32 @@ impl Side {
     }
 }
 
+/// What looks at the messages of a line while they are passed on.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Watch<'a> {
+    /// What is done with them, where the dialect is known.
+    pub(crate) dialogue: Option<&'a Dialogue>,
+    /// Where it is not: what waits for an answer, as far as anybody can tell.
+    pub(crate) awaited: Option<&'a Unanswered>,
+}
+
+impl Watch<'_> {
+    fn passed(&self, from: Side, message: &Message) {
+        match (self.dialogue, self.awaited, from) {
+            (Some(dialogue), _, _) => dialogue.passed(from, message),
+            (None, Some(awaited), Side::Client) => awaited.asked(message),
+            (None, Some(awaited), Side::Server) => awaited.answered(message),
+            (None, None, _) => {}
+        }
+    }
+}
+
 /// A message that is neither passed on nor lost yet.
 struct InHand<'a> {
     direction: &'a Direction<'a>,
-    /// Who remembers that a client has asked it.
-    asked: Option<(&'a Unanswered, Bytes)>,
+    watch: Watch<'a>,
+    /// What it is, where anybody has looked.
+    seen: Option<Message>,
     is_passed: bool,
 }
 
@@ -42,8 +66,8 @@ impl Drop for InHand<'_> {
             return;
         }
         self.direction.lose(&"the other side has ended");
-        if let Some((unanswered, message)) = &self.asked {
-            unanswered.asked(message);
+        if let (Side::Client, Some(message)) = (self.direction.from, &self.seen) {
+            self.watch.passed(Side::Client, message);
         }
     }
 }
@@ -79,6 +103,8 @@ pub(crate) struct Direction<'a> {
 pub(crate) enum PumpEnd {
     /// No more will come.
     Source(CloseReason),
+    /// The source has failed.
+    Broken(CloseReason),
     /// No more can be handed over.
     Sink(CloseReason),
     /// The source is another from here on.
@@ -103,7 +129,7 @@ impl<'a> Direction<'a> {
         &self,
         source: &mut impl Receiver,
         sink: &mut impl Sender,
-        unanswered: Option<&Unanswered>,
+        watch: Watch<'_>,
         watch_sink: Option<&AtomicBool>,
     ) -> PumpEnd {
         let mut turn = Turn::default();
@@ -127,7 +153,7 @@ impl<'a> Direction<'a> {
                 Poll::Pending
             });
             let passed = match next.await {
-                Ok(Incoming::Message(message)) => self.pass(message, sink, unanswered).await,
+                Ok(Incoming::Message(message)) => self.pass(message, sink, watch).await,
                 Ok(Incoming::End(reason)) => {
                     if let CloseReason::Truncated(truncated) = &reason {
                         self.lose(truncated);
@@ -139,7 +165,13 @@ impl<'a> Direction<'a> {
                 }
                 Ok(Incoming::Fault(fault)) => {
                     self.lose(&fault);
-                    continue;
+                    match watch.dialogue {
+                        Some(dialogue) => match dialogue.lost(self.from, &fault).await {
+                            Some(instead) => self.hand_over(instead, sink, watch, None).await,
+                            None => continue,
+                        },
+                        None => continue,
+                    }
                 }
                 Ok(Incoming::Reset(reset)) => return PumpEnd::Reset(reset),
                 Ok(_) => continue,
@@ -157,26 +189,66 @@ impl<'a> Direction<'a> {
         &self,
         message: Bytes,
         sink: &mut impl Sender,
-        unanswered: Option<&Unanswered>,
+        watch: Watch<'_>,
     ) -> Result<(), SendError> {
-        let from_client = unanswered.filter(|_| matches!(self.from, Side::Client));
-        let asked = from_client.map(|unanswered| (unanswered, message.clone()));
-        let mut in_hand = InHand { direction: self, asked, is_passed: false };
         if let Some(tap) = &self.options.tap {
             tap.record(self.options.line, self.from.name(), &message).await;
         }
+        let Some(dialogue) = watch.dialogue else {
+            let seen = watch.awaited.map(|awaited| awaited.classify(&message));
+            return self.hand_over(message, sink, watch, seen).await;
+        };
+        match dialogue.judge(self.from, &message) {
+            Verdict::Pass(seen) => self.hand_over(message, sink, watch, Some(seen)).await,
+            Verdict::Instead(instead, why) => {
+                self.lose(&why);
+                self.hand_over(instead, sink, watch, None).await
+            }
+            Verdict::Answer(answer, why) => {
+                self.lose(&why);
+                dialogue.tell(self.from, answer).await;
+                Ok(())
+            }
+            Verdict::Drop(why) => {
+                self.lose(&why);
+                Ok(())
+            }
+        }
+    }
+
+    async fn hand_over(
+        &self,
+        message: Bytes,
+        sink: &mut impl Sender,
+        watch: Watch<'_>,
+        seen: Option<Message>,
+    ) -> Result<(), SendError> {
+        let mut in_hand = InHand { direction: self, watch, seen, is_passed: false };
         poll_fn(|cx| sink.poll_ready(cx)).await?;
         // It is asked of whoever there is room for it with: by now that may be another.
         in_hand.is_passed = true;
-        match (unanswered, self.from) {
-            (Some(unanswered), Side::Client) => unanswered.asked(&message),
-            (Some(unanswered), Side::Server) => unanswered.answered(&message),
-            (None, _) => {}
-        }
+        let note = |seen: Option<Message>| {
+            if let Some(seen) = seen {
+                watch.passed(self.from, &seen);
+            }
+        };
         match sink.start_send(message) {
-            Ok(()) => drop(self.passed.fetch_add(1, Relaxed)),
-            Err(SendError::Message(refused)) => self.lose(&refused.error),
+            Ok(()) => {
+                note(in_hand.seen.take());
+                self.passed.fetch_add(1, Relaxed);
+            }
+            Err(SendError::Message(refused)) => {
+                self.lose(&refused.error);
+                let Some(dialogue) = watch.dialogue else { return Ok(()) };
+                let start = refused.message.get(..FAULT_HEAD).unwrap_or(&refused.message);
+                let lost = dialogue.lost_message(self.from, start, refused.error.to_string()).await;
+                if let Some(instead) = lost {
+                    poll_fn(|cx| sink.poll_ready(cx)).await?;
+                    let _ = sink.start_send(instead);
+                }
+            }
             Err(error) => {
+                note(in_hand.seen.take());
                 self.lose(&error);
                 return Err(error);
             }

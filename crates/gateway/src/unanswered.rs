@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use tieline_proto::json::Limits;
-use tieline_proto::jsonrpc::{Dialect, Message, OVERLOADED, classify, member, write_error};
+use tieline_proto::jsonrpc::{Dialect, Message, Outline, classify, member, write_error};
 use tieline_transport::{ChildExit, CloseReason};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -75,8 +75,15 @@ impl Unanswered {
         }
     }
 
+    /// What a message is. A batch is looked into whether or not the dialect has any.
+    pub(crate) fn classify(&self, message: &Bytes) -> Message {
+        let mut dialect = self.dialect;
+        dialect.batches = true;
+        classify(message.clone(), &dialect, Limits::default())
+    }
+
     /// The client has said this.
-    pub(crate) fn asked(&self, message: &Bytes) {
+    pub(crate) fn asked(&self, message: &Message) {
         self.each(message, |waiting, message| match message {
             Message::Request(request) => waiting.asked(request.id()),
             Message::Notification(notification) => {
@@ -88,18 +95,43 @@ impl Unanswered {
                 }
             }
             Message::Response(_) | Message::Batch(_) => {}
-            Message::Invalid(_) => waiting.asked_unclearly(),
+            // One that is a little off has an answer all the same.
+            Message::Invalid(invalid) => match Outline::of(invalid.message()) {
+                outline if outline.is_call() => match outline.id() {
+                    Some(id) => waiting.asked(id),
+                    None => waiting.asked_unclearly(),
+                },
+                _ => waiting.asked_unclearly(),
+            },
         });
     }
 
     /// The program has said this.
-    pub(crate) fn answered(&self, message: &Bytes) {
+    pub(crate) fn answered(&self, message: &Message) {
         self.each(message, |waiting, message| match message {
             Message::Response(response) => waiting.said(Some(response.id())),
-            Message::Invalid(invalid) if invalid.is_response() => waiting.said(Some(invalid.id())),
+            Message::Invalid(invalid) => {
+                let outline = Outline::of(invalid.message());
+                waiting.said(outline.id().filter(|_| outline.may_be_answer()));
+            }
             _ => waiting.said(None),
         });
         self.spoken.notify_one();
+    }
+
+    /// The answer to one of them was lost: which one, if it can be found. That is the one with this id;
+    /// where the id is lost, too, but it is an answer, the only one that waits.
+    pub(crate) fn settle(&self, id: Option<&[u8]>, is_answer: bool) -> Option<Bytes> {
+        let mut waiting = self.lock();
+        let id = match id {
+            Some(id) => Bytes::copy_from_slice(id),
+            None if is_answer && waiting.ids.len() == 1 => waiting.ids.keys().next()?.clone(),
+            None => return None,
+        };
+        let is_settled = waiting.answered(Some(&id));
+        drop(waiting);
+        self.spoken.notify_one();
+        is_settled.then_some(id)
     }
 
     /// The program has ended: what is to be said to the client in its place. Each is made when it is
@@ -115,18 +147,14 @@ impl Unanswered {
         let text = format!("the program has ended: {reason}");
         let data = reason.child_exit().map(|exit| evidence(exit).to_string());
         let dialect = self.dialect;
-        // The same code as for a request that is not carried out: the range is too narrow for more.
         ids.into_iter().map(move |(id, _)| {
-            write_error(&dialect, &id, OVERLOADED, &text, data.as_ref().map(String::as_bytes))
+            write_error(&dialect, &id, dialect.gone, &text, data.as_ref().map(String::as_bytes))
         })
     }
 
-    fn each(&self, message: &Bytes, look: impl Fn(&mut Waiting, &Message)) {
-        // What one side may say is the other side's business.
-        let limits = Limits { depth: u32::MAX, keys: u32::MAX };
-        let classified = classify(message.clone(), &self.dialect, limits);
+    fn each(&self, message: &Message, look: impl Fn(&mut Waiting, &Message)) {
         let mut waiting = self.lock();
-        match &classified {
+        match message {
             Message::Batch(elements) => elements.iter().for_each(|it| look(&mut waiting, it)),
             one => look(&mut waiting, one),
         }
@@ -204,7 +232,7 @@ mod tests {
         let unanswered = Unanswered::new(Dialect::STRICT);
         for id in 0..COUNT {
             let request = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"m"}}"#);
-            unanswered.asked(&request.into());
+            unanswered.asked(&unanswered.classify(&request.into()));
         }
         let reason = CloseReason::ChildExited(Arc::new(ChildExit {
             status: ExitStatus::from_raw(256),

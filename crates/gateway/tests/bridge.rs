@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use support::{ended, message};
+use support::{ended, lines_pair, message};
 use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, bridge};
-use tieline_proto::Lines;
+use tieline_proto::DEFAULT_MAX_MESSAGE;
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
-    BoxChannel, Channel, ChannelConfig, CloseReason, Endpoint, FramedChannel, IoConnection,
-    MemoryChannel, Options, PerformanceProfile, Receiver, ReceiverExt, Registry, SendError, Sender,
-    SenderExt, TransportKind, memory_pair,
+    BoxChannel, Channel, ChannelConfig, CloseReason, Endpoint, MemoryChannel, Options, Receiver,
+    ReceiverExt, Registry, SendError, Sender, SenderExt, memory_pair,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -213,9 +212,9 @@ async fn a_client_that_reads_slowly_holds_up_the_end_for_one_grace() {
     let begun = Instant::now();
     stop.send(()).unwrap();
     ended(&mut from_client).await;
-    to_client.send("last words").await.unwrap();
+    to_client.send("\"last words\"").await.unwrap();
     to_client.close().await.unwrap();
-    assert_eq!(message(&mut from_server).await, "last words");
+    assert_eq!(message(&mut from_server).await, "\"last words\"");
     report.await.unwrap();
     let grace = Bridge::default().grace;
     assert!(
@@ -236,7 +235,7 @@ async fn dropping_it_ends_both_sides_at_once() {
 #[tokio::test]
 async fn a_message_that_the_other_framing_cannot_carry_is_lost_alone() {
     let (client, near) = memory_pair();
-    let (far, server) = lines_pair();
+    let (far, server) = lines_pair(DEFAULT_MAX_MESSAGE);
     let report = tokio::spawn(bridge(near.boxed(), far.boxed(), Bridge::default(), pending()));
     let (mut to_server, _from_server) = client.split();
     let (to_client, mut from_client) = server.split();
@@ -373,31 +372,8 @@ async fn without_a_half_close_what_wants_no_answer_is_not_waited_for() {
 fn no_half_close()
 -> (impl Sender, impl Receiver, impl Sender, impl Receiver, JoinHandle<BridgeReport>) {
     let (client, near) = memory_pair();
-    let (far, server) = lines_pair();
+    let (far, server) = lines_pair(DEFAULT_MAX_MESSAGE);
     let report = tokio::spawn(bridge(near.boxed(), far.boxed(), Bridge::default(), pending()));
     let ((to_server, from_server), (to_client, from_client)) = (client.split(), server.split());
     (to_server, from_server, to_client, from_client, report)
-}
-
-/// Two ends of a line that speaks lines.
-fn lines_pair() -> (impl Channel, impl Channel) {
-    let (left, right) = tokio::io::duplex(64 * 1024);
-    let framed = |end| {
-        let (read, write) = tokio::io::split(end);
-        let control = tieline_transport::ControlBuilder {
-            kind: TransportKind::MEMORY,
-            endpoint: Endpoint::memory("lines"),
-            peer: None,
-            capabilities: Default::default(),
-            profile: PerformanceProfile {
-                connect: Duration::from_secs(1),
-                round_trip: Duration::from_secs(1),
-                throughput: tieline_proto::ByteSize::mib(1),
-            },
-            backing: std::sync::Arc::new(()),
-        };
-        let connection = IoConnection::new(read, write, control.build());
-        FramedChannel::new(connection, Lines::default(), ChannelConfig::default())
-    };
-    (framed(left), framed(right))
 }

@@ -178,7 +178,13 @@ fn what_is_committed_of_a_lost_session_is_not_taken_for_the_next_ones() {
         server.say(data(1, "of the second")).await;
         sleep(PAUSE).await;
         commits.commit(1);
-        to_server.send("what is acknowledged?").await.unwrap();
+        // What is sent now was meant for the session that is lost: it waits.
+        let mut sending = std::pin::pin!(to_server.send("what is acknowledged?"));
+        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(sending.as_mut().poll(cx)));
+        assert!(polled.await.is_pending(), "it was sent before the reset");
+        let reset = from_server.recv().await;
+        assert!(matches!(reset, Incoming::Reset(_)), "{reset:?}");
+        sending.await.unwrap();
         loop {
             match server.hear().await.unwrap() {
                 Frame::Data { acknowledged, .. } => {
@@ -189,7 +195,6 @@ fn what_is_committed_of_a_lost_session_is_not_taken_for_the_next_ones() {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(matches!(from_server.recv().await, Incoming::Reset(_)));
         assert!(matches!(from_server.recv().await, Incoming::Message(_)));
         commits.commit(1);
         while !matches!(server.hear().await, Some(Frame::Ack { acknowledged: 1 })) {}

@@ -48,6 +48,8 @@ pub enum CloseReason {
     Unreachable(TransportError),
     /// A session has ended before both sides had ended it. What was delivered is said.
     SessionLost(Arc<SessionLost>),
+    /// The other side was begun anew, and what the one before it knew could not be restored.
+    NotRestored(Arc<NotRestored>),
     /// The other side broke the framing.
     Protocol(FrameError),
     /// The operating system reported an error.
@@ -76,6 +78,7 @@ impl CloseReason {
                 LostBy::Line(reason) => reason.child_exit(),
                 _ => None,
             },
+            Self::NotRestored(not_restored) => not_restored.cause.child_exit(),
             _ => None,
         }
     }
@@ -91,6 +94,7 @@ impl CloseReason {
             }
             Self::GivenUp(_) => "mend what its last words complain of, and connect again",
             Self::Unreachable(error) => return error.hint(),
+            Self::NotRestored(_) => "connect again, and begin with the handshake",
             Self::SessionLost(_) => {
                 "send again what was not acknowledged, if having it twice does no harm"
             }
@@ -118,6 +122,7 @@ impl fmt::Display for CloseReason {
             Self::GivenUp(given_up) => given_up.fmt(f),
             Self::Unreachable(error) => error.fmt(f),
             Self::SessionLost(lost) => lost.fmt(f),
+            Self::NotRestored(not_restored) => not_restored.fmt(f),
             Self::Protocol(error) => write!(f, "broken framing: {error}"),
             Self::Io(error) => error.fmt(f),
         }
@@ -142,6 +147,22 @@ pub struct GivenUp {
 impl fmt::Display for GivenUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "given up after {} restarts: {}", self.restarts, self.last)
+    }
+}
+
+/// A new program or session that could not take the place of the one before it.
+#[derive(Clone, Debug)]
+pub struct NotRestored {
+    /// Why the one before it was lost.
+    pub cause: CloseReason,
+    /// Why its state could not be restored.
+    pub problem: String,
+}
+
+impl fmt::Display for NotRestored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cause, problem } = self;
+        write!(f, "the program was replaced by a new one, which cannot go on: {problem}; {cause}")
     }
 }
 

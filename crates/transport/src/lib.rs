@@ -87,7 +87,7 @@ pub use channel::{
     FramedChannel, FramedReceiver, FramedSender, Incoming, ReadBuffer, Receiver, ReceiverExt,
     Refused, Reset, SendError, Sender, SenderExt, SharedSender, WriteQueue,
 };
-pub use close::{ChildExit, CloseReason, GivenUp, LostBy, SessionLost};
+pub use close::{ChildExit, CloseReason, GivenUp, LostBy, NotRestored, SessionLost};
 pub use connection::{
     BoxConnection, Connection, ConnectionExt, IoConnection, ReadHalf, WriteEnd, WriteHalf,
 };
@@ -117,8 +117,6 @@ pub use process::{
     ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, resolve,
     until_children_are_gone,
 };
-#[cfg(unix)]
-pub use process::{is_signal_ignored, reset_inherited};
 #[cfg(any(unix, windows))]
 pub use stdio::{Stdin, Stdio, StdioConfig, StdioConnection, Stdout, stdout_closed};
 #[cfg(unix)]

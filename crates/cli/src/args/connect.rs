@@ -1,10 +1,11 @@
 //! `tieline connect` and `tieline bridge`.
 
 use clap::Args as Group;
+use tieline_rpc::Dialect;
 use tieline_transport::Endpoint;
 
 use super::line::Line;
-use super::values::endpoint;
+use super::values::{dialect, endpoint};
 use super::web::WebClient;
 
 #[derive(Group)]
@@ -24,6 +25,11 @@ pub(crate) struct Connect {
     /// The other side is `tieline serve --resume`
     #[arg(long)]
     pub(crate) resume: bool,
+    /// What is spoken over the line, if that is JSON-RPC: strict, lsp, mcp, mcp-2025-03-26, acp or xi.
+    /// Requests without an answer are answered with an error, and a new program behind a resumable
+    /// session is told what the one before it knew
+    #[arg(long, value_name = "DIALECT", value_parser = dialect)]
+    pub(crate) dialect: Option<Dialect>,
     #[command(flatten)]
     pub(crate) line: Line,
     #[command(flatten)]
@@ -45,6 +51,11 @@ pub(crate) struct Bridge {
     /// The server's side
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) far: Endpoint,
+    /// What is spoken over the line, if that is JSON-RPC: strict, lsp, mcp, mcp-2025-03-26, acp or xi.
+    /// Requests without an answer are answered with an error, and a new program behind a resumable
+    /// session is told what the one before it knew
+    #[arg(long, value_name = "DIALECT", value_parser = dialect)]
+    pub(crate) dialect: Option<Dialect>,
     #[command(flatten)]
     pub(crate) line: Line,
     #[command(flatten)]

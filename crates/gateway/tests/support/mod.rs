@@ -1,7 +1,13 @@
 //! What every test of a line looks at.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
-use tieline_transport::{Incoming, Receiver, ReceiverExt};
+use std::time::Duration;
+
+use tieline_proto::{ByteSize, Lines};
+use tieline_transport::{
+    Channel, ChannelConfig, ControlBuilder, Endpoint, FramedChannel, Incoming, IoConnection,
+    PerformanceProfile, Receiver, ReceiverExt, TransportKind,
+};
 
 /// The next message, as text.
 pub(crate) async fn message(receiver: &mut impl Receiver) -> String {
@@ -14,4 +20,32 @@ pub(crate) async fn message(receiver: &mut impl Receiver) -> String {
 pub(crate) async fn ended(receiver: &mut impl Receiver) {
     let incoming = receiver.recv().await;
     assert!(matches!(incoming, Incoming::End(_)), "{incoming:?}");
+}
+
+/// Two ends of a line that speaks lines of at most this length.
+pub(crate) fn lines_pair(max_message: ByteSize) -> (impl Channel, impl Channel) {
+    lines_pair_of(max_message, max_message)
+}
+
+/// The same with a length for each end.
+pub(crate) fn lines_pair_of(left: ByteSize, right: ByteSize) -> (impl Channel, impl Channel) {
+    let ends = tokio::io::duplex(64 * 1024);
+    let framed = |end, max_message| {
+        let (read, write) = tokio::io::split(end);
+        let control = ControlBuilder {
+            kind: TransportKind::MEMORY,
+            endpoint: Endpoint::memory("lines"),
+            peer: None,
+            capabilities: Default::default(),
+            profile: PerformanceProfile {
+                connect: Duration::from_secs(1),
+                round_trip: Duration::from_secs(1),
+                throughput: ByteSize::mib(1),
+            },
+            backing: std::sync::Arc::new(()),
+        };
+        let connection = IoConnection::new(read, write, control.build());
+        FramedChannel::new(connection, Lines::new(max_message), ChannelConfig::default())
+    };
+    (framed(ends.0, left), framed(ends.1, right))
 }

@@ -241,6 +241,11 @@ impl Core {
         }
     }
 
+    /// The session was replaced by a new one, and the consumer does not know yet.
+    pub(super) fn is_reset_pending(&self) -> bool {
+        self.generation != self.given_generation && !self.is_receiver_gone
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.machine.is_over()
     }

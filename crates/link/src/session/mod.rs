@@ -106,7 +106,8 @@ impl SessionOptions {
 /// forgotten it, begins a new one: its receiver says
 /// [`Reset`](tieline_transport::Incoming::Reset) with
 /// [`SessionLost`](tieline_transport::CloseReason::SessionLost) as the cause, and its sender says once
-/// how much may be [lost](tieline_transport::SendError::Lost).
+/// how much may be [lost](tieline_transport::SendError::Lost). Until the receiver has given that reset,
+/// the sender takes nothing: a message meant for the lost session never reaches the new one.
 ///
 /// While there is no connection, messages are taken until the replay buffer is full; then senders
 /// wait. [`settle`](SessionSender::settle) waits until the other side has taken over all that was sent.

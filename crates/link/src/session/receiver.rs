@@ -146,7 +146,12 @@ impl Receiver for SessionReceiver {
                 }
                 Some(Item::Reset(reset)) => {
                     self.given = 0;
-                    self.shared.core().given_generation += 1;
+                    let sender = {
+                        let mut core = self.shared.core();
+                        core.given_generation += 1;
+                        core.sender.take()
+                    };
+                    sender.into_iter().for_each(Waker::wake);
                     return Poll::Ready(Incoming::Reset(reset));
                 }
                 Some(Item::End(reason)) => {

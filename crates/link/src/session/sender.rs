@@ -84,7 +84,7 @@ impl Sender for SessionSender {
         if core.is_closing {
             return Poll::Ready(Err(SendError::Closed(Box::new(CloseReason::ByUs))));
         }
-        if core.machine.has_room() {
+        if core.machine.has_room() && !core.is_reset_pending() {
             return Poll::Ready(Ok(()));
         }
         let task = core.wait_to_send(cx.waker());
@@ -103,6 +103,14 @@ impl Sender for SessionSender {
         let mut core = self.shared.core();
         if let Some(closed) = core.closed() {
             return Err(closed);
+        }
+        if core.is_reset_pending() {
+            // The session that had room for it is gone. The next is somebody else's to begin.
+            core.untold += 1;
+            if let Some((lost, _)) = &mut core.reset {
+                *lost += 1;
+            }
+            return Ok(());
         }
         match core.machine.send(message) {
             Some(sequence) => {

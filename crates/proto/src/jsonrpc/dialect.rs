@@ -1,8 +1,8 @@
 //! What differs between those who speak JSON-RPC, as data.
 
-use super::TraceParent;
 use super::classify::member;
 use super::write::write_notification;
+use super::{OVERLOADED, TraceParent};
 
 /// How a dialect of JSON-RPC differs from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,56 @@ pub struct Dialect {
     pub progress: Option<ProgressStyle>,
     /// The object in the parameters of a request in which the trace stands that it belongs to.
     pub trace: Option<&'static str>,
+    /// What a program that was started again has to be told before it can take the place of the one
+    /// before it.
+    pub state: State,
+    /// The error code for requests that a program did not answer before it ended.
+    pub gone: i64,
+}
+
+/// What a program knows from the messages before, and has to be told again after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// Nothing: every message stands for itself, as far as anybody can tell.
+    Unknown,
+    /// What its client opened with a handshake, and some of what followed.
+    Handshake(&'static Handshake),
+    /// State that cannot be given to another program.
+    Lost,
+}
+
+/// The handshake that opens a line, and what else makes up the state of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handshake {
+    /// The request that opens it.
+    pub request: &'static str,
+    /// The notification that confirms its answer.
+    pub confirmation: Option<&'static str>,
+    /// The methods behind which the client wants no program any more.
+    pub ends: &'static [&'static str],
+    /// Messages of which the latest counts.
+    pub latest: &'static [&'static str],
+    /// Messages of which each counts.
+    pub every: &'static [&'static str],
+    /// Things that are opened and closed.
+    pub things: &'static [Thing],
+    /// A request of the program that changes the client, and that a new program makes again; and the one
+    /// that takes it back.
+    pub registration: Option<[&'static str; 2]>,
+}
+
+/// Something that a client opens, changes and closes, like a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thing {
+    /// The method that opens it.
+    pub open: &'static str,
+    /// The method that changes it, after which it cannot be opened again as it is.
+    pub change: Option<&'static str>,
+    /// The method that closes it.
+    pub close: &'static str,
+    /// Where in the parameters its name stands.
+    pub name: &'static [&'static str],
 }
 
 /// How a call is cancelled: by a notification that names its id.
@@ -56,6 +106,8 @@ impl Dialect {
         cancel: None,
         progress: None,
         trace: None,
+        state: State::Unknown,
+        gone: OVERLOADED,
     };
 
     /// The Language Server Protocol 3.17.
@@ -64,6 +116,28 @@ impl Dialect {
         version: true,
         batches: false,
         cancel: Some(CancelStyle { method: "$/cancelRequest", id: "id", code: Some(-32800) }),
+        state: State::Handshake(&Handshake {
+            request: "initialize",
+            confirmation: Some("initialized"),
+            ends: &["shutdown", "exit"],
+            latest: &["$/setTrace", "workspace/didChangeConfiguration"],
+            every: &["workspace/didChangeWorkspaceFolders"],
+            things: &[
+                Thing {
+                    open: "textDocument/didOpen",
+                    change: Some("textDocument/didChange"),
+                    close: "textDocument/didClose",
+                    name: &["textDocument", "uri"],
+                },
+                Thing {
+                    open: "notebookDocument/didOpen",
+                    change: Some("notebookDocument/didChange"),
+                    close: "notebookDocument/didClose",
+                    name: &["notebookDocument", "uri"],
+                },
+            ],
+            registration: Some(["client/registerCapability", "client/unregisterCapability"]),
+        }),
         ..Self::STRICT
     };
 
@@ -83,6 +157,22 @@ impl Dialect {
             meta: "_meta",
         }),
         trace: Some("_meta"),
+        state: State::Handshake(&Handshake {
+            request: "initialize",
+            confirmation: Some("notifications/initialized"),
+            ends: &[],
+            latest: &["logging/setLevel"],
+            every: &[],
+            things: &[Thing {
+                open: "resources/subscribe",
+                change: None,
+                close: "resources/unsubscribe",
+                name: &["uri"],
+            }],
+            registration: None,
+        }),
+        // -32768 to -32000 are the specification's.
+        gone: -31000,
     };
 
     /// The Model Context Protocol of 2025-03-26, the one revision with batches.
@@ -98,12 +188,22 @@ impl Dialect {
             id: "requestId",
             code: Some(-32800),
         }),
-        progress: None,
         trace: Some("_meta"),
+        state: State::Handshake(&Handshake {
+            request: "initialize",
+            confirmation: None,
+            ends: &[],
+            latest: &["authenticate"],
+            every: &[],
+            things: &[],
+            registration: None,
+        }),
+        ..Self::STRICT
     };
 
     /// xi-core: no `jsonrpc` member, no batches.
-    pub const XI: Self = Self { name: "xi", version: false, batches: false, ..Self::STRICT };
+    pub const XI: Self =
+        Self { name: "xi", version: false, batches: false, state: State::Lost, ..Self::STRICT };
 
     /// Every dialect, in the order they are documented.
     pub const ALL: [Self; 6] =

@@ -22,7 +22,7 @@ use bytes::{Buf, Bytes};
 pub use answers::{Answers, answers_in_text};
 pub use calls::{CallId, Calls};
 pub use classify::{classify, member};
-pub use dialect::{CancelStyle, Dialect, ProgressStyle};
+pub use dialect::{CancelStyle, Dialect, Handshake, ProgressStyle, State, Thing};
 pub use id::Id;
 pub use outline::Outline;
 pub use trace::{NoTraceParent, TraceParent};

@@ -112,6 +112,11 @@ impl<'a> Outline<'a> {
         self.method.is_some()
     }
 
+    /// Whether a `result` or an `error` has begun.
+    pub fn has_outcome(&self) -> bool {
+        self.has_outcome
+    }
+
     /// Whether it may be an answer: an object without a `method` that is a string, of which nothing that
     /// is known says otherwise.
     pub fn may_be_answer(&self) -> bool {

@@ -1,0 +1,191 @@
+//! Messages of the gateway's own, which leave before those that are passed on.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use tieline_transport::{SendError, Sender};
+
+/// The queue takes another message while it holds fewer than this many,
+const MESSAGES: usize = 1024;
+/// and fewer bytes than this.
+const BYTES: usize = 4 << 20;
+
+/// A queue of messages for one side of a line, and a gate for everything else that is sent there.
+#[derive(Default)]
+pub(crate) struct Own {
+    /// There are messages, or the gate is closed.
+    is_busy: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Bytes>,
+    bytes: usize,
+    is_closed: bool,
+    sink: Option<Waker>,
+    room: Option<Waker>,
+}
+
+impl State {
+    fn is_full(&self) -> bool {
+        self.queue.len() >= MESSAGES || self.bytes >= BYTES
+    }
+}
+
+impl Own {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a message whatever waits already. For messages whose number is bounded elsewhere.
+    pub(crate) fn push(&self, message: Bytes) {
+        let mut state = self.state();
+        state.bytes += message.len();
+        state.queue.push_back(message);
+        self.changed(state);
+    }
+
+    /// Queues a message if there is room for it.
+    pub(crate) fn try_push(&self, message: Bytes) -> bool {
+        let is_full = self.state().is_full();
+        if !is_full {
+            self.push(message);
+        }
+        !is_full
+    }
+
+    /// Ready when there is room. Only one task may wait.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if !state.is_full() {
+            return Poll::Ready(());
+        }
+        state.room = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Nothing but messages of this queue is sent until the gate is opened again. What waited before is
+    /// discarded: it was meant for another program.
+    pub(crate) fn close_gate(&self) {
+        let mut state = self.state();
+        state.queue.clear();
+        state.bytes = 0;
+        state.is_closed = true;
+        self.changed(state);
+    }
+
+    pub(crate) fn open_gate(&self) {
+        let mut state = self.state();
+        state.is_closed = false;
+        self.changed(state);
+    }
+
+    fn changed(&self, mut state: MutexGuard<'_, State>) {
+        self.is_busy.store(state.is_closed || !state.queue.is_empty(), Relaxed);
+        let wakers = [state.sink.take(), state.room.take()];
+        drop(state);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    fn take(&self) -> Option<Bytes> {
+        let mut state = self.state();
+        let message = state.queue.pop_front()?;
+        state.bytes -= message.len();
+        let room = state.room.take();
+        self.is_busy.store(state.is_closed || !state.queue.is_empty(), Relaxed);
+        drop(state);
+        room.into_iter().for_each(Waker::wake);
+        Some(message)
+    }
+
+    /// Wakes the sink when something changes. False if messages wait now.
+    fn register(&self, cx: &Context<'_>) -> bool {
+        let mut state = self.state();
+        match &mut state.sink {
+            Some(known) => known.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        state.queue.is_empty()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state().is_closed
+    }
+}
+
+/// A sender to one side, and the gateway's own messages for it.
+pub(crate) struct WithOwn<S> {
+    pub(crate) sender: S,
+    own: Option<Arc<Own>>,
+}
+
+impl<S: Sender> WithOwn<S> {
+    pub(crate) fn new(sender: S, own: Option<Arc<Own>>) -> Self {
+        Self { sender, own }
+    }
+
+    fn busy(&self) -> Option<Arc<Own>> {
+        self.own.as_ref().filter(|own| own.is_busy.load(Relaxed)).map(Arc::clone)
+    }
+
+    /// Hands over the gateway's own messages. Ready when none is left.
+    fn poll_own(&mut self, own: &Own, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        loop {
+            if own.register(cx) {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.sender.poll_ready(cx))?;
+            let Some(message) = own.take() else { continue };
+            if let Err(error) = self.sender.start_send(message) {
+                tracing::debug!("a message of the gateway's own was not sent: {error}");
+                if matches!(error, SendError::Closed(_)) {
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl<S: Sender> Sender for WithOwn<S> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        if let Some(own) = self.busy() {
+            ready!(self.poll_own(&own, cx))?;
+            if own.is_closed() {
+                // What was handed over must not wait for what comes behind it.
+                return match self.sender.poll_flush(cx) {
+                    Poll::Ready(Err(error @ SendError::Closed(_))) => Poll::Ready(Err(error)),
+                    _ => Poll::Pending,
+                };
+            }
+        }
+        self.sender.poll_ready(cx)
+    }
+
+    fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
+        self.sender.start_send(message)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        match self.busy() {
+            Some(own) => ready!(self.poll_own(&own, cx))?,
+            // Later messages wake it.
+            None => drop(self.own.as_ref().map(|own| own.register(cx))),
+        }
+        self.sender.poll_flush(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        if let Some(own) = self.busy() {
+            let _ = ready!(self.poll_own(&own, cx));
+        }
+        self.sender.poll_close(cx)
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.sender.poll_gone(cx)
+    }
+}

@@ -1,0 +1,333 @@
+//! What a program was told that the next one has to know.
+
+use bytes::Bytes;
+use tieline_proto::jsonrpc::{Handshake, Message, Notification, Request, Thing, member};
+
+/// The most entries that are recorded of one line,
+const MOST: usize = 4096;
+/// and the most bytes. What is beyond cannot be restored.
+const MOST_BYTES: usize = 16 << 20;
+/// The most requests whose answers decide whether they are recorded.
+const MOST_ASKED: usize = 256;
+
+/// The state of a program, as far as its client has built it up by messages.
+pub(crate) struct Record {
+    rules: &'static Handshake,
+    /// The handshake that has opened the line, and its result.
+    open: Option<(Request, Bytes)>,
+    /// The one that is under way.
+    opening: Option<Request>,
+    confirmation: Option<Bytes>,
+    /// In the order in which they are to be said again.
+    kept: Vec<Kept>,
+    asked: Vec<Asked>,
+    registrations: Vec<Registration>,
+    bytes: usize,
+    /// Why the state cannot be restored, whatever else happens.
+    lost: Option<&'static str>,
+}
+
+/// A message that is part of the state.
+#[derive(Clone, PartialEq, Eq)]
+struct Kept {
+    /// The method that made it so.
+    method: &'static str,
+    /// What it is about, as raw JSON; `None` where only the method counts.
+    name: Option<Bytes>,
+    said: Said,
+    is_changed: bool,
+}
+
+/// A message that is said to the new program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Notification(Bytes),
+    Request { method: &'static str, params: Option<Bytes> },
+}
+
+/// A request that becomes part of the state, or ends that, if it is answered with a result.
+struct Asked {
+    id: Bytes,
+    change: Change,
+}
+
+enum Change {
+    Keep(Kept),
+    Forget(&'static str, Option<Bytes>),
+}
+
+/// A request of the program's that has changed the client.
+struct Registration {
+    id: Bytes,
+    params: Bytes,
+    /// The client's answer.
+    outcome: Option<Result<Bytes, Bytes>>,
+}
+
+/// What is to be done for a program that takes the place of another.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    /// Nothing: the client has not opened anything yet.
+    Nothing,
+    /// These are said again, the first of them by itself.
+    Replay {
+        request: Request,
+        result: Bytes,
+        then: Vec<Said>,
+        /// What the client has answered to requests with these parameters.
+        registrations: Vec<(Bytes, Result<Bytes, Bytes>)>,
+    },
+    /// It cannot take its place.
+    Impossible(String),
+}
+
+impl Said {
+    fn length(&self) -> usize {
+        match self {
+            Self::Notification(message) => message.len(),
+            Self::Request { params, .. } => params.as_ref().map_or(0, Bytes::len),
+        }
+    }
+}
+
+impl Record {
+    pub(crate) fn new(rules: &'static Handshake) -> Self {
+        Self {
+            rules,
+            open: None,
+            opening: None,
+            confirmation: None,
+            kept: Vec::new(),
+            asked: Vec::new(),
+            registrations: Vec::new(),
+            bytes: 0,
+            lost: None,
+        }
+    }
+
+    /// Whether messages with this method are part of the state, or end it. A look at the method alone:
+    /// nearly all messages are none of these.
+    pub(crate) fn concerns(rules: &Handshake, method: &str) -> bool {
+        method == rules.request
+            || rules.confirmation == Some(method)
+            || [rules.ends, rules.latest, rules.every].iter().any(|it| it.contains(&method))
+            || rules
+                .things
+                .iter()
+                .any(|it| method == it.open || method == it.close || it.change == Some(method))
+            || rules.registration.is_some_and(|it| it.contains(&method))
+    }
+
+    /// Whether an answer of either side may concern it.
+    pub(crate) fn awaits_answer(&self) -> bool {
+        self.opening.is_some()
+            || !self.asked.is_empty()
+            || self.registrations.iter().any(|it| it.outcome.is_none())
+    }
+
+    /// The client has said this to the program.
+    pub(crate) fn client_said(&mut self, message: &Message) {
+        match message {
+            Message::Request(request) => self.client_asked(request),
+            Message::Notification(notification) => self.client_told(notification),
+            Message::Response(response) => {
+                let place = self
+                    .registrations
+                    .iter()
+                    .position(|it| it.outcome.is_none() && *it.id == *response.id());
+                if let Some(registration) = place.and_then(|at| self.registrations.get_mut(at)) {
+                    let copied = Bytes::copy_from_slice;
+                    let outcome = response.outcome().map(copied).map_err(copied);
+                    registration.outcome = Some(outcome);
+                }
+            }
+            Message::Batch(messages) => messages.iter().for_each(|it| self.client_said(it)),
+            Message::Invalid(_) => {}
+        }
+    }
+
+    fn client_asked(&mut self, request: &Request) {
+        let method = &*request.method();
+        if method == self.rules.request {
+            self.opening = Some(request.clone());
+            return;
+        }
+        if self.rules.ends.contains(&method) {
+            return self.close();
+        }
+        let Some((method, name, is_end)) = self.subject(method, request.params()) else { return };
+        let change = match is_end {
+            true => Change::Forget(method, name),
+            false => {
+                let params = request.params().map(Bytes::copy_from_slice);
+                let said = Said::Request { method, params };
+                Change::Keep(Kept { method, name, said, is_changed: false })
+            }
+        };
+        if self.asked.len() >= MOST_ASKED {
+            self.lost =
+                Some("more requests that change its state were under way than are recorded");
+            return;
+        }
+        self.asked.push(Asked { id: Bytes::copy_from_slice(request.id()), change });
+    }
+
+    fn client_told(&mut self, notification: &Notification) {
+        let method = &*notification.method();
+        if self.rules.ends.contains(&method) {
+            return self.close();
+        }
+        if self.open.is_none() {
+            return;
+        }
+        let message = || Bytes::copy_from_slice(notification.message());
+        if self.rules.confirmation == Some(method) {
+            self.confirmation = Some(message());
+            return;
+        }
+        if let Some(method) = self.rules.every.iter().find(|it| **it == method) {
+            let said = Said::Notification(message());
+            self.keep(Kept { method, name: None, said, is_changed: false }, true);
+            return;
+        }
+        if let Some(thing) = self.rules.things.iter().find(|it| it.change == Some(method)) {
+            let name = name(thing, notification.params());
+            if let Some(kept) =
+                self.kept.iter_mut().find(|it| it.method == thing.open && it.name == name)
+                && !std::mem::replace(&mut kept.is_changed, true)
+            {
+                self.bytes -= kept.said.length();
+                kept.said = Said::Notification(Bytes::new());
+            }
+            return;
+        }
+        match self.subject(method, notification.params()) {
+            Some((method, name, true)) => self.forget(method, name.as_ref()),
+            Some((method, name, false)) => {
+                let said = Said::Notification(message());
+                self.keep(Kept { method, name, said, is_changed: false }, false);
+            }
+            None => {}
+        }
+    }
+
+    /// What a message of this method is about, and whether it ends that.
+    fn subject(
+        &self,
+        method: &str,
+        params: Option<&[u8]>,
+    ) -> Option<(&'static str, Option<Bytes>, bool)> {
+        if let Some(method) = self.rules.latest.iter().find(|it| **it == method) {
+            return Some((method, None, false));
+        }
+        let thing = self.rules.things.iter().find(|it| method == it.open || method == it.close)?;
+        Some((thing.open, name(thing, params), method == thing.close))
+    }
+
+    /// In place of what was kept about the same before, unless each message counts.
+    fn keep(&mut self, kept: Kept, each_counts: bool) {
+        if !each_counts {
+            self.forget(kept.method, kept.name.as_ref());
+        }
+        self.bytes += kept.said.length() + kept.name.as_ref().map_or(0, Bytes::len);
+        if self.kept.len() >= MOST || self.bytes > MOST_BYTES {
+            self.bytes -= kept.said.length() + kept.name.as_ref().map_or(0, Bytes::len);
+            self.lost = Some("it was told more than is recorded");
+            return;
+        }
+        self.kept.push(kept);
+    }
+
+    fn forget(&mut self, method: &str, name: Option<&Bytes>) {
+        let place = self.kept.iter().position(|it| it.method == method && it.name.as_ref() == name);
+        if let Some(place) = place {
+            let kept = self.kept.remove(place);
+            self.bytes -= kept.said.length() + kept.name.as_ref().map_or(0, Bytes::len);
+        }
+    }
+
+    /// The client wants no program any more: there is nothing to restore.
+    fn close(&mut self) {
+        *self = Self::new(self.rules);
+    }
+
+    /// The program has said this to the client.
+    pub(crate) fn program_said(&mut self, message: &Message) {
+        match message {
+            Message::Response(response) => {
+                self.program_answered(response.id(), response.outcome().ok());
+            }
+            Message::Request(request) => {
+                let Some([register, unregister]) = self.rules.registration else { return };
+                let method = &*request.method();
+                if method == unregister {
+                    // Which ones is not looked at: those that are made again then reach the client.
+                    self.registrations.clear();
+                } else if method == register && self.registrations.len() < MOST_ASKED {
+                    let id = Bytes::copy_from_slice(request.id());
+                    let params = Bytes::copy_from_slice(request.params().unwrap_or_default());
+                    self.registrations.push(Registration { id, params, outcome: None });
+                }
+            }
+            Message::Batch(messages) => messages.iter().for_each(|it| self.program_said(it)),
+            Message::Notification(_) | Message::Invalid(_) => {}
+        }
+    }
+
+    /// The program has answered a request, with a result or an error.
+    fn program_answered(&mut self, id: &[u8], result: Option<&[u8]>) {
+        if let Some(request) = self.opening.take_if(|it| it.id() == id) {
+            // One that is refused on an open line leaves that as it is.
+            if let Some(result) = result {
+                self.close();
+                self.open = Some((request, Bytes::copy_from_slice(result)));
+            }
+            return;
+        }
+        let Some(place) = self.asked.iter().position(|it| *it.id == *id) else { return };
+        let asked = self.asked.remove(place);
+        match (asked.change, result) {
+            (Change::Keep(kept), Some(_)) => self.keep(kept, false),
+            (Change::Forget(method, name), Some(_)) => self.forget(method, name.as_ref()),
+            (_, None) => {}
+        }
+    }
+
+    /// The program was lost, and another is there. What was under way is answered with an error by
+    /// whoever passes messages, and has changed nothing.
+    pub(crate) fn restarted(&mut self) -> Plan {
+        self.asked.clear();
+        self.registrations.retain(|it| it.outcome.is_some());
+        self.opening = None;
+        let Some((request, result)) = &self.open else { return Plan::Nothing };
+        if let Some(lost) = self.lost {
+            return Plan::Impossible(lost.into());
+        }
+        if let Some(changed) = self.kept.iter().find(|it| it.is_changed) {
+            let name = changed.name.as_deref().unwrap_or_default();
+            let name = String::from_utf8_lossy(name.get(..200).unwrap_or(name)).into_owned();
+            return Plan::Impossible(format!("{name} is open and was changed since it was opened"));
+        }
+        let confirmation = self.confirmation.clone().map(Said::Notification);
+        let kept = self.kept.iter().map(|kept| kept.said.clone());
+        let registrations = self
+            .registrations
+            .iter()
+            .filter_map(|it| Some((it.params.clone(), it.outcome.clone()?)));
+        Plan::Replay {
+            request: request.clone(),
+            result: result.clone(),
+            then: confirmation.into_iter().chain(kept).collect(),
+            registrations: registrations.collect(),
+        }
+    }
+}
+
+/// The name of a thing in the parameters of a message about it, as raw JSON.
+fn name(thing: &Thing, params: Option<&[u8]>) -> Option<Bytes> {
+    let found = thing.name.iter().try_fold(params?, |value, name| member(value, name));
+    found.map(Bytes::copy_from_slice)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,276 @@
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use serde_json::{Value, json};
+use tieline_proto::json::Limits;
+use tieline_proto::jsonrpc::{Dialect, State, classify};
+
+use super::*;
+
+/// Messages of the client and of the program, in the order in which they pass.
+struct Script {
+    record: Record,
+    dialect: Dialect,
+}
+
+impl Script {
+    fn new(dialect: Dialect) -> Self {
+        let State::Handshake(rules) = dialect.state else { panic!("no handshake") };
+        Self { record: Record::new(rules), dialect }
+    }
+
+    /// With an open line.
+    fn open(dialect: Dialect) -> Self {
+        let mut script = Self::new(dialect);
+        script.client(json!({"id": 0, "method": "initialize", "params": {"a": 1}}));
+        script.program(json!({"id": 0, "result": {"capabilities": {}}}));
+        script
+    }
+
+    fn message(&self, mut message: Value) -> Message {
+        message["jsonrpc"] = json!("2.0");
+        classify(message.to_string().into(), &self.dialect, Limits::default())
+    }
+
+    fn client(&mut self, message: Value) -> &mut Self {
+        let message = self.message(message);
+        self.record.client_said(&message);
+        self
+    }
+
+    fn program(&mut self, message: Value) -> &mut Self {
+        let message = self.message(message);
+        self.record.program_said(&message);
+        self
+    }
+
+    fn plan(&mut self) -> Plan {
+        self.record.restarted()
+    }
+
+    /// The methods and parameters that follow the opening request.
+    fn then(&mut self) -> Vec<(String, Value)> {
+        let Plan::Replay { request, then, .. } = self.plan() else { panic!("no replay") };
+        assert_eq!(request.method(), "initialize");
+        let said = |said: Said| match said {
+            Said::Notification(message) => {
+                let message: Value = serde_json::from_slice(&message).unwrap();
+                (message["method"].as_str().unwrap().to_owned(), message["params"].clone())
+            }
+            Said::Request { method, params } => {
+                (method.to_owned(), serde_json::from_slice(&params.unwrap_or_default()).unwrap())
+            }
+        };
+        then.into_iter().map(said).collect()
+    }
+
+    fn opened(&mut self, uri: &str) -> &mut Self {
+        let document = json!({"textDocument": {"uri": uri, "text": "a"}});
+        self.client(json!({"method": "textDocument/didOpen", "params": document}))
+    }
+}
+
+fn methods(then: &[(String, Value)]) -> Vec<&str> {
+    then.iter().map(|(method, _)| method.as_str()).collect()
+}
+
+#[test]
+fn before_the_handshake_is_answered_there_is_nothing_to_restore() {
+    let mut script = Script::new(Dialect::MCP);
+    assert!(matches!(script.plan(), Plan::Nothing));
+    script.client(json!({"id": 1, "method": "tools/list"}));
+    script.program(json!({"id": 1, "result": {}}));
+    assert!(matches!(script.plan(), Plan::Nothing));
+    script.client(json!({"id": 2, "method": "initialize"}));
+    assert!(script.record.awaits_answer());
+    assert!(matches!(script.plan(), Plan::Nothing));
+    // The answer of a program that is gone does not open the line.
+    script.program(json!({"id": 2, "result": {}}));
+    assert!(matches!(script.plan(), Plan::Nothing));
+}
+
+#[test]
+fn a_refused_handshake_changes_nothing() {
+    let error = json!({"code": 1, "message": "no"});
+    let mut script = Script::new(Dialect::MCP);
+    script.client(json!({"id": 0, "method": "initialize"}));
+    script.program(json!({"id": 0, "error": error}));
+    assert!(matches!(script.plan(), Plan::Nothing));
+    let mut script = Script::open(Dialect::MCP);
+    script.client(json!({"id": 7, "method": "initialize", "params": {"a": 2}}));
+    script.program(json!({"id": 7, "error": error}));
+    let Plan::Replay { request, .. } = script.plan() else { panic!("no replay") };
+    assert_eq!(request.id(), b"0");
+}
+
+#[test]
+fn a_second_handshake_takes_the_place_of_the_first() {
+    let mut script = Script::open(Dialect::MCP);
+    script.client(json!({"method": "notifications/initialized"}));
+    script.client(json!({"id": "again", "method": "initialize"}));
+    script.program(json!({"id": "again", "result": {"capabilities": {"tools": {}}}}));
+    let Plan::Replay { request, result, then, .. } = script.plan() else { panic!("no replay") };
+    assert_eq!(request.id(), b"\"again\"");
+    assert_eq!(
+        serde_json::from_slice::<Value>(&result).unwrap()["capabilities"]["tools"],
+        json!({})
+    );
+    assert_eq!(then, []);
+}
+
+#[test]
+fn the_opening_request_is_replayed_byte_for_byte() {
+    let mut script = Script::new(Dialect::ACP);
+    let sent = r#"{ "method":"initialize", "id": 1.0,"jsonrpc":"2.0" }"#;
+    let message = classify(sent.into(), &Dialect::ACP, Limits::default());
+    script.record.client_said(&message);
+    script.record.program_said(&classify(
+        r#"{"jsonrpc":"2.0","id":1.0,"result":{}}"#.into(),
+        &Dialect::ACP,
+        Limits::default(),
+    ));
+    let Plan::Replay { request, then, .. } = script.plan() else { panic!("no replay") };
+    assert_eq!((&request.message()[..], then.len()), (sent.as_bytes(), 0));
+}
+
+#[test]
+fn of_mcp_the_level_and_the_subscriptions_are_kept_once_they_are_answered() {
+    let mut script = Script::open(Dialect::MCP);
+    script.client(json!({"method": "notifications/initialized"}));
+    let steps = [
+        ("logging/setLevel", json!({"level": "info"}), true),
+        ("resources/subscribe", json!({"uri": "a"}), true),
+        ("resources/subscribe", json!({"uri": "b"}), true),
+        ("resources/subscribe", json!({"uri": "refused"}), false),
+        ("logging/setLevel", json!({"level": "debug"}), true),
+        ("resources/unsubscribe", json!({"uri": "a"}), true),
+        ("resources/unsubscribe", json!({"uri": "b"}), false),
+        ("tools/call", json!({"name": "t"}), true),
+    ];
+    for (id, (method, params, works)) in steps.into_iter().enumerate() {
+        script.client(json!({"id": id + 1, "method": method, "params": params}));
+        match works {
+            true => script.program(json!({"id": id + 1, "result": {}})),
+            false => script.program(json!({"id": id + 1, "error": {"code": 1, "message": ""}})),
+        };
+    }
+    // It is not answered.
+    script.client(json!({"id": 99, "method": "resources/subscribe", "params": {"uri": "c"}}));
+    let then = script.then();
+    let expected = [
+        ("notifications/initialized", Value::Null),
+        ("resources/subscribe", json!({"uri": "b"})),
+        ("logging/setLevel", json!({"level": "debug"})),
+    ];
+    assert_eq!(then, expected.map(|(method, params)| (method.to_owned(), params)));
+    // Again the same for the next one.
+    assert_eq!(script.then(), then);
+}
+
+#[test]
+fn of_lsp_documents_are_kept_until_they_change() {
+    let mut script = Script::open(Dialect::LSP);
+    script.client(json!({"method": "initialized", "params": {}}));
+    script.opened("a").opened("b");
+    script.client(
+        json!({"method": "textDocument/didClose", "params": {"textDocument": {"uri": "a"}}}),
+    );
+    script.client(
+        json!({"method": "textDocument/didSave", "params": {"textDocument": {"uri": "b"}}}),
+    );
+    let then = script.then();
+    assert_eq!(methods(&then), ["initialized", "textDocument/didOpen"]);
+    assert_eq!(then[1].1["textDocument"]["uri"], "b");
+    let change = json!({"textDocument": {"uri": "b"}, "contentChanges": []});
+    script.client(json!({"method": "textDocument/didChange", "params": change}));
+    let Plan::Impossible(why) = script.plan() else { panic!("restored") };
+    assert_eq!(why, r#""b" is open and was changed since it was opened"#);
+    script.client(
+        json!({"method": "textDocument/didClose", "params": {"textDocument": {"uri": "b"}}}),
+    );
+    assert_eq!(methods(&script.then()), ["initialized"]);
+    // A document that nobody has opened.
+    script.client(json!({"method": "textDocument/didChange", "params": change}));
+    assert_eq!(methods(&script.then()), ["initialized"]);
+}
+
+#[test]
+fn of_lsp_the_latest_configuration_and_every_change_of_folders_are_kept() {
+    let mut script = Script::open(Dialect::LSP);
+    script.client(json!({"method": "initialized"}));
+    for step in 0..2 {
+        for method in [
+            "workspace/didChangeConfiguration",
+            "workspace/didChangeWorkspaceFolders",
+            "$/setTrace",
+        ] {
+            script.client(json!({"method": method, "params": {"step": step}}));
+        }
+    }
+    let folders = "workspace/didChangeWorkspaceFolders";
+    let expected = [
+        ("initialized", Value::Null),
+        (folders, json!({"step": 0})),
+        ("workspace/didChangeConfiguration", json!({"step": 1})),
+        (folders, json!({"step": 1})),
+        ("$/setTrace", json!({"step": 1})),
+    ];
+    assert_eq!(script.then(), expected.map(|(method, params)| (method.to_owned(), params)));
+}
+
+#[test]
+fn behind_a_shutdown_nothing_is_restored() {
+    let mut script = Script::open(Dialect::LSP);
+    script.opened("a").client(json!({"id": 1, "method": "shutdown"}));
+    assert!(matches!(script.plan(), Plan::Nothing));
+}
+
+#[test]
+fn answered_registrations_are_kept_until_one_is_taken_back() {
+    let mut script = Script::open(Dialect::LSP);
+    let register =
+        |id| json!({"id": id, "method": "client/registerCapability", "params": {"for": id}});
+    script.program(register(1)).program(register(2)).program(register(3));
+    script.client(json!({"id": 1, "result": null}));
+    script.client(json!({"id": 3, "error": {"code": 1, "message": "no"}}));
+    let Plan::Replay { registrations, .. } = script.plan() else { panic!("no replay") };
+    let seen: Vec<_> =
+        registrations.iter().map(|(params, outcome)| (&params[..], outcome.is_ok())).collect();
+    assert_eq!(seen, [(&br#"{"for":1}"#[..], true), (br#"{"for":3}"#, false)]);
+    script.program(json!({"id": 4, "method": "client/unregisterCapability", "params": {}}));
+    let Plan::Replay { registrations, .. } = script.plan() else { panic!("no replay") };
+    assert!(registrations.is_empty());
+}
+
+#[test]
+fn the_record_is_bounded_and_says_so() {
+    let mut script = Script::open(Dialect::LSP);
+    for number in 0..MOST {
+        script.opened(&number.to_string());
+    }
+    assert_eq!(script.then().len(), MOST);
+    script.opened("one more");
+    assert!(matches!(script.plan(), Plan::Impossible(_)));
+    let mut script = Script::open(Dialect::LSP);
+    let text = "x".repeat(MOST_BYTES / 2);
+    for (uri, fits) in [("a", true), ("a", true), ("b", false)] {
+        let document = json!({"textDocument": {"uri": uri, "text": text}});
+        script.client(json!({"method": "textDocument/didOpen", "params": document}));
+        assert_eq!(matches!(script.plan(), Plan::Replay { .. }), fits, "{uri}");
+    }
+    let mut script = Script::open(Dialect::MCP);
+    for id in 0..=MOST_ASKED {
+        script.client(json!({"id": id, "method": "resources/subscribe", "params": {"uri": id}}));
+    }
+    assert!(matches!(script.plan(), Plan::Impossible(_)));
+}
+
+#[test]
+fn other_methods_do_not_concern_the_record() {
+    for dialect in [Dialect::MCP, Dialect::LSP, Dialect::ACP] {
+        let State::Handshake(rules) = dialect.state else { panic!("no handshake") };
+        assert!(Record::concerns(rules, "initialize"));
+        for method in ["tools/call", "textDocument/hover", "session/prompt", ""] {
+            assert!(!Record::concerns(rules, method), "{method}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The new program is told what the one before it knew.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use serde_json::Value;
+use tieline_proto::jsonrpc::{
+    Dialect, Handshake, INTERNAL_ERROR, Message, Request, write_error, write_request, write_result,
+};
+
+use super::record::{Plan, Said};
+
+/// What was recorded, on its way to a new program.
+///
+/// First the opening request goes out by itself, byte for byte as the client had sent it. When the program
+/// has answered it as the one before did, the rest follows, and then the client may go on. Answers to what
+/// is replayed never reach the client.
+pub(crate) struct Replay {
+    dialect: Dialect,
+    rules: &'static Handshake,
+    opening: Option<Opening>,
+    /// Requests that were replayed behind the opening and have no answer yet.
+    owed: VecDeque<(Bytes, &'static str)>,
+    registrations: Vec<(Bytes, Result<Bytes, Bytes>)>,
+}
+
+struct Opening {
+    request: Request,
+    result: Bytes,
+    then: Vec<Said>,
+}
+
+/// What becomes of a message of the new program.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// The client gets it.
+    Pass,
+    /// It was for the gateway.
+    Swallowed,
+    /// It was for the gateway, and this is the answer to it.
+    Answer(Bytes),
+    /// The handshake is done: the program gets these messages, and behind them the client's.
+    Opened(Vec<Bytes>),
+    /// The new program cannot take the place of the one before.
+    Failed(String),
+}
+
+impl Replay {
+    /// The replay of `plan`, and the message that it begins with; `None` where there is nothing to replay.
+    ///
+    /// # Errors
+    /// Why the state cannot be restored.
+    pub(crate) fn of(
+        plan: Plan,
+        dialect: Dialect,
+        rules: &'static Handshake,
+    ) -> Result<Option<(Self, Bytes)>, String> {
+        let (request, result, then, registrations) = match plan {
+            Plan::Nothing => return Ok(None),
+            Plan::Impossible(why) => return Err(why),
+            Plan::Replay { request, result, then, registrations } => {
+                (request, result, then, registrations)
+            }
+        };
+        let first = request.message().clone();
+        let opening = Some(Opening { request, result, then });
+        let owed = VecDeque::new();
+        Ok(Some((Self { dialect, rules, opening, owed, registrations }, first)))
+    }
+
+    /// The answer to the opening request has not come: the client has to wait.
+    pub(crate) fn is_opening(&self) -> bool {
+        self.opening.is_some()
+    }
+
+    /// Nothing that the program says can concern it any more.
+    pub(crate) fn is_done(&self) -> bool {
+        self.opening.is_none() && self.owed.is_empty() && self.registrations.is_empty()
+    }
+
+    /// The program has said this.
+    pub(crate) fn heard(&mut self, message: &Message) -> Heard {
+        match message {
+            Message::Response(response) => self.answered(response.id(), response.outcome()),
+            Message::Request(request) => self.asked(request),
+            Message::Invalid(invalid) if self.is_opening() && invalid.is_response() => {
+                match self.opening.as_ref().is_some_and(|it| it.request.id() == invalid.id()) {
+                    true => Heard::Failed(format!(
+                        "its answer to `{}` is invalid: {}",
+                        self.rules.request,
+                        invalid.problem()
+                    )),
+                    false => Heard::Swallowed,
+                }
+            }
+            Message::Notification(_) | Message::Batch(_) | Message::Invalid(_) => Heard::Pass,
+        }
+    }
+
+    fn answered(&mut self, id: &[u8], outcome: Result<&[u8], &[u8]>) -> Heard {
+        if let Some(opening) = self.opening.take_if(|it| it.request.id() == id) {
+            let result = match outcome {
+                Ok(result) => result,
+                Err(error) => return Heard::Failed(refused(self.rules.request, error)),
+            };
+            if let Some(difference) = difference(&opening.result, result) {
+                return Heard::Failed(difference);
+            }
+            return Heard::Opened(opening.then.into_iter().map(|it| self.say(it)).collect());
+        }
+        if self.is_opening() {
+            // Nothing else was asked of it yet.
+            return Heard::Swallowed;
+        }
+        let Some(place) = self.owed.iter().position(|(owed, _)| **owed == *id) else {
+            return Heard::Pass;
+        };
+        match (self.owed.remove(place), outcome) {
+            (Some((_, method)), Err(error)) => Heard::Failed(refused(method, error)),
+            _ => Heard::Swallowed,
+        }
+    }
+
+    fn say(&mut self, said: Said) -> Bytes {
+        match said {
+            Said::Notification(message) => message,
+            Said::Request { method, params } => {
+                // The client's own id may be in use by now.
+                let id = Bytes::from(format!("\"tieline-restore-{}\"", self.owed.len() + 1));
+                let request = write_request(&self.dialect, &id, method, params.as_deref());
+                self.owed.push_back((id, method));
+                request.into()
+            }
+        }
+    }
+
+    /// What the client was asked before it has answered. What else is asked of it before it may go on is
+    /// refused: the answer could not reach the program.
+    fn asked(&mut self, request: &Request) -> Heard {
+        let (method, id) = (&*request.method(), request.id());
+        if self.rules.registration.is_some_and(|[register, _]| register == method) {
+            let params = request.params().unwrap_or_default();
+            if let Some(place) = self.registrations.iter().position(|(it, _)| **it == *params) {
+                let (_, outcome) = self.registrations.swap_remove(place);
+                return Heard::Answer(self.response(id, outcome));
+            }
+        }
+        match (self.is_opening(), method) {
+            (false, _) => Heard::Pass,
+            (true, "ping") => Heard::Answer(write_result(&self.dialect, id, b"{}").into()),
+            (true, _) => {
+                let text = "the client is not asked before the handshake is done";
+                Heard::Answer(write_error(&self.dialect, id, INTERNAL_ERROR, text, None).into())
+            }
+        }
+    }
+
+    fn response(&self, id: &[u8], outcome: Result<Bytes, Bytes>) -> Bytes {
+        let open: &[u8] = if self.dialect.version { b"{\"jsonrpc\":\"2.0\"," } else { b"{" };
+        let (name, value): (&[u8], _) = match outcome {
+            Ok(result) => (b",\"result\":", result),
+            Err(error) => (b",\"error\":", error),
+        };
+        [open, b"\"id\":", id, name, &value, b"}"].concat().into()
+    }
+}
+
+fn refused(method: &str, error: &[u8]) -> String {
+    let error = String::from_utf8_lossy(error.get(..300).unwrap_or(error));
+    format!("it answers `{method}` with an error: {error}")
+}
+
+/// What the client was promised by the program before, and is not by the new one.
+fn difference(before: &[u8], now: &[u8]) -> Option<String> {
+    let parse = |text| serde_json::from_slice::<Value>(text).unwrap_or_default();
+    let (before, now) = (parse(before), parse(now));
+    for name in ["protocolVersion", "capabilities", "agentCapabilities"] {
+        if let Some(before) = before.get(name)
+            && let Some(missing) = missing(before, now.get(name).unwrap_or(&Value::Null), name)
+        {
+            return Some(format!("it does not offer the same `{missing}` as the one before"));
+        }
+    }
+    None
+}
+
+/// The path of the first value of `before` that `now` has not.
+fn missing(before: &Value, now: &Value, path: &str) -> Option<String> {
+    match (before, now) {
+        // Not offered before.
+        (Value::Null | Value::Bool(false), _) => None,
+        (Value::Object(before), Value::Object(now)) => before.iter().find_map(|(name, value)| {
+            missing(value, now.get(name).unwrap_or(&Value::Null), &format!("{path}.{name}"))
+        }),
+        // More than was offered before.
+        (Value::Bool(true), Value::Object(_)) => None,
+        (before, now) => (before != now).then(|| path.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

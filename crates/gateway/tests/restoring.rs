@@ -1,0 +1,299 @@
+//! A program that takes the place of another is told what that one knew, or the line ends.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::message;
+use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, bridge_supervised};
+use tieline_proto::RestartPolicy;
+use tieline_proto::jsonrpc::Dialect;
+use tieline_transport::{
+    BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, Incoming, MemoryChannel, Receiver,
+    ReceiverExt, SenderExt, TransportError, memory_pair,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+type Half = (<MemoryChannel as Channel>::Sender, <MemoryChannel as Channel>::Receiver);
+
+/// Starts programs that the test plays.
+struct Programs(mpsc::UnboundedSender<MemoryChannel>);
+
+impl DynConnector for Programs {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        let (far, program) = memory_pair();
+        self.0.send(program).unwrap();
+        Box::pin(async { Ok(far.boxed()) })
+    }
+}
+
+struct Test {
+    to_server: Half,
+    programs: mpsc::UnboundedReceiver<MemoryChannel>,
+    program: Half,
+    report: JoinHandle<BridgeReport>,
+}
+
+impl Test {
+    async fn start(dialect: Dialect) -> Self {
+        let (client, near) = memory_pair();
+        let (started, mut programs) = mpsc::unbounded_channel();
+        let target: Arc<dyn DynConnector> = Arc::new(Programs(started));
+        let bridge = Bridge { dialect: Some(dialect), ..Bridge::default() };
+        let report = tokio::spawn(async move {
+            let always = RestartPolicy::Always;
+            bridge_supervised(near.boxed(), target, always, bridge, pending()).await.unwrap()
+        });
+        let program = programs.recv().await.unwrap().split();
+        Self { to_server: client.split(), programs, program, report }
+    }
+
+    /// As after a handshake.
+    async fn opened(dialect: Dialect, result: Value) -> Self {
+        let mut test = Self::start(dialect).await;
+        test.client(initialize()).await;
+        assert_eq!(test.at_program().await, initialize());
+        test.program(json!({"id": 0, "result": result})).await;
+        assert_eq!(test.at_client().await["result"], result);
+        let confirmed = match dialect.name {
+            "mcp" => "notifications/initialized",
+            "lsp" => "initialized",
+            _ => return test,
+        };
+        test.client(json!({"method": confirmed})).await;
+        assert_eq!(test.at_program().await["method"], confirmed);
+        test
+    }
+
+    async fn client(&mut self, message: Value) {
+        self.to_server.0.send(with_version(message).to_string()).await.unwrap();
+    }
+
+    async fn program(&mut self, message: Value) {
+        self.program.0.send(with_version(message).to_string()).await.unwrap();
+    }
+
+    async fn at_client(&mut self) -> Value {
+        value(&mut self.to_server.1).await
+    }
+
+    async fn at_program(&mut self) -> Value {
+        value(&mut self.program.1).await
+    }
+
+    /// The program ends, and another is there.
+    async fn restart(&mut self) {
+        self.program = {
+            let (mut sender, receiver) =
+                std::mem::replace(&mut self.program, memory_pair().0.split());
+            sender.close().await.unwrap();
+            drop((sender, receiver));
+            self.programs.recv().await.unwrap().split()
+        };
+    }
+
+    /// What the client hears until the end of its line, and why that ended.
+    async fn end(mut self) -> (Vec<Value>, String, BridgeReport) {
+        let mut heard = Vec::new();
+        loop {
+            match self.to_server.1.recv().await {
+                Incoming::Message(message) => heard.push(serde_json::from_slice(&message).unwrap()),
+                Incoming::End(_) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        let report = self.report.await.unwrap();
+        let BridgeEnd::Far(CloseReason::NotRestored(why)) = &report.end else {
+            panic!("{}", report.end)
+        };
+        assert!(!report.end.is_clean());
+        (heard, why.problem.clone(), report)
+    }
+}
+
+fn with_version(mut message: Value) -> Value {
+    message["jsonrpc"] = json!("2.0");
+    message
+}
+
+fn initialize() -> Value {
+    json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"capabilities": {}}})
+}
+
+async fn value(receiver: &mut impl Receiver) -> Value {
+    serde_json::from_str(&message(receiver).await).unwrap()
+}
+
+fn call(id: i64) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call"})
+}
+
+#[tokio::test]
+async fn a_new_program_gets_the_handshake_before_anything_else() {
+    for dialect in [Dialect::MCP, Dialect::LSP, Dialect::ACP] {
+        let result = json!({"capabilities": {"tools": {}}, "serverInfo": {"name": "a"}});
+        let mut test = Test::opened(dialect, result.clone()).await;
+        for _ in 0..2 {
+            test.client(call(1)).await;
+            assert_eq!(test.at_program().await, call(1));
+            test.restart().await;
+            let lost = test.at_client().await;
+            assert_eq!((&lost["id"], &lost["error"]["code"]), (&json!(1), &json!(dialect.gone)));
+            test.client(call(2)).await;
+            assert_eq!(test.at_program().await, initialize(), "{}", dialect.name);
+            // While it is not answered, the program may ask, but not the client.
+            test.program(json!({"id": "p", "method": "ping"})).await;
+            assert_eq!(test.at_program().await, with_version(json!({"id": "p", "result": {}})));
+            test.program(json!({"method": "log"})).await;
+            assert_eq!(test.at_client().await["method"], "log");
+            test.program(json!({"id": 0, "result": result})).await;
+            if dialect != Dialect::ACP {
+                let confirmed = test.at_program().await;
+                assert!(confirmed["method"].as_str().unwrap().ends_with("initialized"));
+            }
+            assert_eq!(test.at_program().await, call(2));
+            test.program(json!({"id": 2, "result": "done"})).await;
+            assert_eq!(test.at_client().await["result"], "done");
+        }
+        drop((test.to_server, test.program));
+        assert_eq!(test.report.await.unwrap().restarted, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_ends_during_the_replay_is_followed_by_one_that_gets_it_anew() {
+    let mut test = Test::opened(Dialect::MCP, json!({})).await;
+    test.restart().await;
+    assert_eq!(test.at_program().await, initialize());
+    test.restart().await;
+    test.client(call(1)).await;
+    assert_eq!(test.at_program().await, initialize());
+    test.program(json!({"id": 0, "result": {}})).await;
+    assert_eq!(test.at_program().await["method"], "notifications/initialized");
+    assert_eq!(test.at_program().await, call(1));
+}
+
+#[tokio::test]
+async fn before_the_handshake_a_new_program_gets_what_comes() {
+    let mut test = Test::start(Dialect::MCP).await;
+    test.client(call(1)).await;
+    assert_eq!(test.at_program().await, call(1));
+    test.restart().await;
+    assert_eq!(test.at_client().await["id"], 1);
+    // So it is with a client that has no handshake.
+    test.client(call(2)).await;
+    assert_eq!(test.at_program().await, call(2));
+}
+
+#[tokio::test]
+async fn subscriptions_are_made_again_without_the_client() {
+    let mut test = Test::opened(Dialect::MCP, json!({})).await;
+    let subscribe = json!({"id": 5, "method": "resources/subscribe", "params": {"uri": "a"}});
+    test.client(subscribe).await;
+    test.at_program().await;
+    test.program(json!({"id": 5, "result": {}})).await;
+    test.at_client().await;
+    test.restart().await;
+    assert_eq!(test.at_program().await, initialize());
+    test.client(call(6)).await;
+    test.program(json!({"id": 0, "result": {}})).await;
+    assert_eq!(test.at_program().await["method"], "notifications/initialized");
+    let again = test.at_program().await;
+    assert_eq!(
+        (&again["method"], &again["params"]),
+        (&json!("resources/subscribe"), &json!({"uri": "a"}))
+    );
+    assert_eq!(test.at_program().await, call(6));
+    test.program(json!({"id": again["id"], "result": {}})).await;
+    test.program(json!({"id": 6, "result": 1})).await;
+    assert_eq!(test.at_client().await["id"], 6);
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_take_the_place_ends_the_line_with_the_reason() {
+    let mut test = Test::opened(Dialect::MCP, json!({"capabilities": {"tools": {}}})).await;
+    test.restart().await;
+    assert_eq!(test.at_program().await, initialize());
+    test.client(call(1)).await;
+    test.program(json!({"id": 0, "result": {"capabilities": {}}})).await;
+    let (heard, why, report) = test.end().await;
+    assert_eq!(why, "it does not offer the same `capabilities.tools` as the one before");
+    assert_eq!(heard.iter().map(|it| &it["id"]).collect::<Vec<_>>(), [&json!(1)]);
+    let text = heard[0]["error"]["message"].as_str().unwrap();
+    assert!(text.contains(&why), "{text}");
+    assert_eq!((report.to_far, report.lost), (2, 1));
+}
+
+#[tokio::test]
+async fn a_changed_document_ends_the_line_with_the_reason() {
+    let mut test = Test::opened(Dialect::LSP, json!({"capabilities": {}})).await;
+    for method in ["textDocument/didOpen", "textDocument/didChange"] {
+        test.client(json!({"method": method, "params": {"textDocument": {"uri": "file:a"}}})).await;
+        test.at_program().await;
+    }
+    test.client(json!({"id": 1, "method": "textDocument/hover"})).await;
+    test.at_program().await;
+    test.restart().await;
+    let (heard, why, _) = test.end().await;
+    assert_eq!(why, "\"file:a\" is open and was changed since it was opened");
+    assert_eq!(heard.len(), 1);
+    assert_eq!(heard[0]["id"], 1);
+}
+
+#[tokio::test]
+async fn state_that_has_no_handshake_ends_the_line_with_the_reason() {
+    let mut test = Test::start(Dialect::XI).await;
+    test.client(json!({"method": "client_started", "params": {}})).await;
+    test.at_program().await;
+    test.restart().await;
+    let (heard, why, _) = test.end().await;
+    assert_eq!((heard, &*why), (vec![], "the dialect xi has no way to restore its state"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_does_not_answer_the_handshake_ends_the_line() {
+    let mut test = Test::opened(Dialect::MCP, json!({})).await;
+    test.restart().await;
+    let begun = Instant::now();
+    assert_eq!(test.at_program().await, initialize());
+    test.client(call(1)).await;
+    let program = std::mem::replace(&mut test.program, memory_pair().0.split());
+    let (heard, why, _) = test.end().await;
+    assert_eq!(why, "it has not answered the handshake in 1m");
+    assert!(begun.elapsed() >= Duration::from_secs(60));
+    assert_eq!(heard[0]["id"], 1);
+    drop(program);
+}
+
+#[tokio::test]
+async fn what_the_old_program_had_asked_is_cancelled_and_not_answered_to_the_new_one() {
+    for dialect in [Dialect::MCP, Dialect::LSP] {
+        let mut test = Test::opened(dialect, json!({})).await;
+        test.program(json!({"id": "q", "method": "roots/list"})).await;
+        assert_eq!(test.at_client().await["id"], "q");
+        test.restart().await;
+        let cancelled = test.at_client().await;
+        let cancel = dialect.cancel.unwrap();
+        assert_eq!(cancelled["method"], cancel.method);
+        assert_eq!(cancelled["params"][cancel.id], "q");
+        assert_eq!(test.at_program().await, initialize());
+        test.program(json!({"id": 0, "result": {}})).await;
+        assert!(test.at_program().await["method"].as_str().unwrap().ends_with("initialized"));
+        test.client(json!({"id": "q", "result": []})).await;
+        test.client(call(1)).await;
+        assert_eq!(test.at_program().await, call(1), "{}", dialect.name);
+        // The same id of the new program.
+        test.program(json!({"id": "q", "method": "roots/list"})).await;
+        assert_eq!(test.at_client().await["id"], "q");
+        test.client(json!({"id": "q", "result": [1]})).await;
+        assert_eq!(test.at_program().await["result"], json!([1]));
+        drop((test.to_server, test.program));
+        assert_eq!(test.report.await.unwrap().lost, 1);
+    }
+}
