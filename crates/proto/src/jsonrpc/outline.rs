@@ -102,7 +102,7 @@ impl<'a> Outline<'a> {
         self.is_complete
     }
 
-    /// Whether it has a `result` or an `error`.
+    /// Whether a `result` or an `error` has begun.
     pub fn has_outcome(&self) -> bool {
         self.has_outcome
     }
@@ -110,11 +110,6 @@ impl<'a> Outline<'a> {
     /// Whether it is a request or a notification: it has a `method` that is a string.
     pub fn is_call(&self) -> bool {
         self.method.is_some()
-    }
-
-    /// Whether a `result` or an `error` has begun.
-    pub fn has_outcome(&self) -> bool {
-        self.has_outcome
     }
 
     /// Whether it may be an answer: an object without a `method` that is a string, of which nothing that
