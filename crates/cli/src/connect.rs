@@ -50,7 +50,7 @@ async fn join(
         report = tieline_gateway::bridge(near, far, how, signals.first()) => report,
         () = signals.second() => return Err(Failure::Said("ended at once by a second signal".into())),
     };
-    signals.written(tap_end).await;
+    let recorded = signals.written(tap_end).await;
     tracing::debug!(
         to_far = report.to_far,
         to_near = report.to_near,
@@ -61,7 +61,7 @@ async fn join(
     match (&report.end, report.lost) {
         (BridgeEnd::Stopped(_), _) => Err(Failure::Said("ended by a signal".into())),
         (end, _) if !end.is_clean() => Err(Failure::Said(format!("the line has ended: {end}"))),
-        (_, 0) => Ok(()),
+        (_, 0) => recorded,
         (_, 1) => Err(Failure::Said("a message was not passed on".into())),
         (_, lost) => Err(Failure::Said(format!("{lost} messages were not passed on"))),
     }

@@ -86,7 +86,8 @@ pub(crate) fn json_line(
     level: &str,
     members: impl IntoIterator<Item = (&'static str, Value)>,
 ) -> String {
-    let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+    let now = tieline_gateway::printable(SystemTime::now());
+    let timestamp = humantime::format_rfc3339_micros(now).to_string();
     let first = [("timestamp", timestamp.into()), ("level", level.into())];
     let line: Value = first.into_iter().chain(members).collect();
     format!("{line}\n")

@@ -76,11 +76,11 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
         }
     };
     sites.close().await;
-    signals.written(tap_end).await;
+    let recorded = signals.written(tap_end).await;
     let ServerReport { served, refused, failed, lost, restarted, programs, .. } = served;
     tracing::info!(served, refused, failed, lost, restarted, "ended");
     log_programs(programs);
-    Ok(())
+    recorded
 }
 
 /// Where `tieline status` asks. That nobody can ask is no reason not to serve.

@@ -13,6 +13,8 @@ use std::time::Duration;
 use tieline_gateway::TapEnd;
 use tokio::sync::watch;
 
+use crate::report::Failure;
+
 #[cfg(windows)]
 use windows::next;
 
@@ -69,12 +71,17 @@ impl Signals {
     }
 
     /// Waits until the tap's file is written, as long as that does not take too long for a person.
-    pub(crate) async fn written(&self, tap: Option<TapEnd>) {
-        let Some(tap) = tap else { return };
+    pub(crate) async fn written(&self, tap: Option<TapEnd>) -> Result<(), Failure> {
+        let Some(tap) = tap else { return Ok(()) };
+        let incomplete =
+            |why: &str| Err(Failure::Said(format!("the tap's file is not complete: {why}")));
         tokio::select! {
-            () = tap.written() => {}
-            () = self.second() => {}
-            () = tokio::time::sleep(TAP_PATIENCE) => tracing::error!("the tap's file is not all written"),
+            written = tap.written() => match written {
+                Ok(()) => Ok(()),
+                Err(error) => incomplete(&error.to_string()),
+            },
+            () = self.second() => incomplete("ended at once by a second signal"),
+            () = tokio::time::sleep(TAP_PATIENCE) => incomplete("writing it takes too long"),
         }
     }
 

@@ -24,6 +24,7 @@ mod restore;
 mod restored;
 mod serve;
 mod tap;
+mod timestamp;
 mod unanswered;
 mod watch;
 
@@ -34,4 +35,5 @@ pub use serve::{Server, ServerReport};
 pub use tap::{Tap, TapEnd};
 pub use tieline_link::State;
 pub use tieline_transport::Traffic;
+pub use timestamp::printable;
 pub use watch::{LineView, ProgramView, ServerView, ServerWatch};

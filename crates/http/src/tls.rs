@@ -3,19 +3,32 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tieline_transport::{ErrorKind, Operation, Principal, TransportError};
+use tieline_transport::{ErrorKind, Operation, Principal, TransportError, open_secret};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::client::{failed, lost};
 use crate::stream::Stream;
 use crate::token::Fingerprint;
+
+/// The wall clock. That of rustls panics if it is set to before 1970; this one makes handshakes fail.
+#[derive(Debug)]
+struct Clock;
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        since.ok().map(UnixTime::since_unix_epoch)
+    }
+}
 
 /// What a server shows, and whom it asks to show something.
 #[derive(Clone, Debug)]
@@ -30,9 +43,10 @@ pub struct ServerTls {
 
 impl ServerTls {
     pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, TransportError> {
-        let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| unusable(&self.certificate, error))?;
+        let builder =
+            ServerConfig::builder_with_details(Arc::new(default_provider()), Arc::new(Clock))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| unusable(&self.certificate, error))?;
         let builder = match &self.client_roots {
             None => builder.with_no_client_auth(),
             Some(path) => {
@@ -123,10 +137,11 @@ impl Trust {
             tracing::debug!("a root of the system cannot be read: {error}");
         }
         let (_added, _ignored) = roots.add_parsable_certificates(system.certs);
-        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| unusable(Path::new("TLS"), error))?
-            .with_root_certificates(roots);
+        let config =
+            ClientConfig::builder_with_details(Arc::new(default_provider()), Arc::new(Clock))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| unusable(Path::new("TLS"), error))?
+                .with_root_certificates(roots);
         let mut config = match &self.tls.identity {
             None => config.with_no_client_auth(),
             Some(ClientIdentity { certificate, key }) => config
@@ -156,7 +171,9 @@ fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, Transpor
 }
 
 fn key_in(path: &Path) -> Result<PrivateKeyDer<'static>, TransportError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| unreadable(path, error))
+    let file = open_secret(path).map_err(|error| unreadable(path, pem::Error::Io(error)))?;
+    PrivateKeyDer::from_pem_reader(io::BufReader::new(file))
+        .map_err(|error| unreadable(path, error))
 }
 
 fn unreadable(path: &Path, error: pem::Error) -> TransportError {

@@ -56,6 +56,7 @@ mod deadline;
 mod endpoint;
 mod environment;
 mod error;
+mod files;
 mod guardian;
 mod info;
 mod memory;
@@ -96,6 +97,7 @@ pub use deadline::from_now;
 pub use endpoint::{Address, Endpoint, is_loopback};
 pub use environment::Environment;
 pub use error::{ConfigError, ErrorKind, Operation, TransportError};
+pub use files::{open_secret, warn_if_exposed};
 pub use guardian::{Guardian, Hold};
 pub use info::{Capabilities, ConnectionInfo, Health, SessionInfo, Traffic, TransportKind};
 pub use memory::{

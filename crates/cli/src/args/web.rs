@@ -53,7 +53,7 @@ const LONGEST_FILE: u64 = 1024;
 fn read(file: &Path) -> Result<Token, Failure> {
     let failed = |why: String| Failure::Said(format!("--token-file {}: {why}", file.display()));
     let mut text = String::new();
-    let opened = std::fs::File::open(file).map_err(|error| failed(error.to_string()))?;
+    let opened = tieline_transport::open_secret(file).map_err(|error| failed(error.to_string()))?;
     std::io::Read::read_to_string(&mut std::io::Read::take(opened, LONGEST_FILE), &mut text)
         .map_err(|error| failed(error.to_string()))?;
     token(text.trim_end_matches(['\r', '\n'])).map_err(failed)

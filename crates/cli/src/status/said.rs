@@ -296,7 +296,7 @@ fn real(path: &OsStr) -> PathBuf {
 }
 
 pub(super) fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
+    humantime::format_rfc3339_millis(tieline_gateway::printable(time)).to_string()
 }
 
 /// How long it is since a server's time; `None` if it is none.
