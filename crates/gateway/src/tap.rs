@@ -339,7 +339,7 @@ mod tests {
 
         rustix::fs::mknodat(
             rustix::fs::CWD,
-            &directory.path().join("pipe"),
+            directory.path().join("pipe"),
             rustix::fs::FileType::Fifo,
             rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
             0,
