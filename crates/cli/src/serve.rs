@@ -189,7 +189,7 @@ async fn entrances(
     for endpoint in &args.listen {
         if Sites::is_one(endpoint) {
             // It frames messages itself, and hands over each as one line.
-            let options = args.line.options();
+            let options = client_options(args);
             let (plain, sessions) = sites.listen(&args.web, endpoint, &options, served).await?;
             endpoints.push(plain.endpoint().clone());
             let both = [plain, sessions].map(|acceptor| Entrance { acceptor, json: false });
@@ -200,7 +200,7 @@ async fn entrances(
         let converts = !endpoint.is_resumable() && served.resume.is_none();
         let json = converts && endpoint.framing().unwrap_or(FramingKind::Lines) != args.framing;
         let allow_unauthenticated_tcp = args.allow_unauthenticated_tcp;
-        let options = Options { json, allow_unauthenticated_tcp, ..args.line.options() };
+        let options = Options { json, allow_unauthenticated_tcp, ..client_options(args) };
         let acceptor = sessions::listen(registry, endpoint.clone(), &options, served).await?;
         let listening = acceptor.endpoint().clone();
         endpoints.push(match endpoint.framing() {
@@ -211,13 +211,20 @@ async fn entrances(
     }
     if entrances.is_empty() {
         let json = served.resume.is_none() && args.framing != FramingKind::Lines;
-        let options = Options { json, ..args.line.options() };
+        let options = Options { json, ..client_options(args) };
         let name = program.name.as_ref();
         let acceptor = rendezvous::listen(registry, name, &options, served).await?;
         endpoints.push(acceptor.endpoint().clone());
         entrances.push(Entrance { acceptor, json });
     }
     Ok(Entrances { entrances, endpoints })
+}
+
+/// How the lines of clients behave.
+fn client_options(args: &Serve) -> Options {
+    let mut options = args.line.options();
+    options.channel.stall_timeout = args.slow_client.stall_timeout(options.channel.stall_timeout);
+    options
 }
 
 fn target(

@@ -12,6 +12,9 @@ use crate::report::Failure;
 use crate::sessions::Served;
 use crate::shell::quote;
 
+/// How much longer a POST waits, so that the end of a stalled program's line is its answer.
+const TAKE_WAIT: Duration = Duration::from_secs(15);
+
 /// All that is served on the web.
 pub(crate) struct Sites {
     sites: Vec<Web>,
@@ -50,6 +53,8 @@ impl Sites {
         // As many lines as there may be, and room for those who only ask how it does.
         let most = served.most.saturating_add(64);
         let limits = &mut config.limits;
+        // A POST waits for the program for as long as that may be at work.
+        limits.take_wait = options.channel.program_stall_timeout.saturating_add(TAKE_WAIT);
         limits.connections = limits.connections.max(most);
         limits.connections_per_peer = limits.connections_per_peer.max(most);
         limits.event_streams = limits.event_streams.max(served.most);

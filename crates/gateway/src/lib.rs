@@ -18,6 +18,7 @@ mod dialogue;
 mod line;
 mod outbox;
 mod own;
+mod patience;
 mod publish;
 mod pump;
 mod restore;

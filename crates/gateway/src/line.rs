@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
-    BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, ReceiverExt, Sender, SenderExt,
-    from_now,
+    BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, Sender, SenderExt, from_now,
 };
 use tokio::task::coop;
 use tokio::time::{Instant, timeout_at};
@@ -19,7 +18,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::dialogue::Dialogue;
 use crate::outbox::Outbox;
 use crate::own::WithOwn;
-use crate::pump::{Direction, PumpEnd, Side, Turn, Watch};
+use crate::patience::{self, Patience};
+use crate::pump::{Direction, PumpEnd, Side, Watch};
 use crate::restored::Restored;
 use crate::unanswered::{MOST, Unanswered};
 use crate::{Bridge, BridgeEnd, BridgeReport};
@@ -40,8 +40,8 @@ pub(crate) struct Joined {
     end: BridgeEnd,
     /// The near side did not take in time what was left.
     out_of_grace: bool,
-    /// Until when it may take what is to be said at the end.
-    deadline: Instant,
+    /// How long it may take what is to be said at the end.
+    patience: Patience,
 }
 
 impl<'a> Line<'a> {
@@ -99,8 +99,8 @@ impl<'a> Line<'a> {
                             drop(awaited.answers(&reset.cause));
                         }
                         // At once: what is asked from here on is asked of the new one.
-                        let deadline = from_now(self.options.grace);
-                        if !self.answer(&reset.cause, near_sender, deadline).await {
+                        let patience = Patience::while_it_moves(self.options.grace);
+                        if !self.answer(&reset.cause, near_sender, patience).await {
                             break PumpEnd::Sink(CloseReason::Stalled);
                         }
                         if dialogue.is_none() && matches!(reset.cause, CloseReason::SessionLost(_))
@@ -206,8 +206,11 @@ impl<'a> Line<'a> {
                 BridgeEnd::Stopped(far)
             }
         };
-        let deadline = if was_stopped { stopped_by } else { from_now(grace) };
-        Joined { end, out_of_grace, deadline }
+        let patience = match was_stopped {
+            true => Patience::until(stopped_by),
+            false => Patience::while_it_moves(grace),
+        };
+        Joined { end, out_of_grace, patience }
     }
 
     /// Answers what the far side has left behind. False when the near side does not take it all in time.
@@ -215,11 +218,14 @@ impl<'a> Line<'a> {
         &self,
         reason: &CloseReason,
         near: &mut impl Sender,
-        deadline: Instant,
+        patience: Patience,
     ) -> bool {
         let Some(unanswered) = self.unanswered() else { return true };
         let mut answers = unanswered.answers(reason);
         let mut taken = false;
+        // What it was sent before may be long.
+        let before = patience.wait(near, |near, cx| near.poll_flush(cx)).await;
+        let deadline = before.map_or_else(Instant::now, |_| patience.deadline());
         let answered = async {
             for answer in &mut answers {
                 self.to_near.pass(answer.into(), near, Watch::default()).await?;
@@ -262,7 +268,7 @@ impl<'a> Line<'a> {
         control: &Control,
         joined: Joined,
     ) -> BridgeReport {
-        let Joined { end, out_of_grace, deadline } = joined;
+        let Joined { end, out_of_grace, patience } = joined;
         let is_heard = match &end {
             _ if out_of_grace => false,
             BridgeEnd::Far(reason) | BridgeEnd::Stopped(reason) => {
@@ -271,7 +277,7 @@ impl<'a> Line<'a> {
                     // It goes on sending until it hears of the end, so not for ever.
                     let drained = self.drain(&mut receiver, most);
                     most -= drained;
-                    if !self.answer(reason, &mut near, deadline).await {
+                    if !self.answer(reason, &mut near, patience).await {
                         break false;
                     }
                     if drained == 0 {
@@ -290,8 +296,16 @@ impl<'a> Line<'a> {
             }
             BridgeEnd::Near { .. } => {}
         }
-        let patience = if is_heard { deadline } else { Instant::now() };
-        let _ = timeout_at(patience, near.close()).await;
+        let patience = if is_heard { patience } else { Patience::until(Instant::now()) };
+        let closed = patience.wait(&mut near, |near, cx| near.poll_close(cx)).await;
+        // A session sees to its last messages by itself.
+        let is_line = control.info().session.is_none();
+        if let (true, Some(Ok(())), BridgeEnd::Far(_) | BridgeEnd::Stopped(_)) =
+            (is_line, closed, &end)
+        {
+            let half_close = control.capabilities().half_close;
+            patience.see_off(&mut near, &mut receiver, half_close).await;
+        }
         let untaken = near.sender.lost();
         BridgeReport {
             to_far: self.to_far.passed.load(Relaxed),
@@ -352,16 +366,10 @@ fn is_failure(reason: &CloseReason) -> bool {
     )
 }
 
-/// Reads on, so that a far side that is being stopped does not block on its own output. One that never
-/// stops must not keep the stages of its own end from being taken: now and then it is their turn.
+/// Reads on, so that a far side that is being stopped does not block on its own output.
 async fn discard(receiver: &mut impl Receiver) -> Infallible {
-    let mut turn = Turn::default();
-    loop {
-        turn.count().await;
-        if let Incoming::End(_) = receiver.recv().await {
-            std::future::pending::<()>().await;
-        }
-    }
+    patience::discard(receiver).await;
+    std::future::pending().await
 }
 
 #[cfg(test)]

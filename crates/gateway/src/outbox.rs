@@ -4,18 +4,19 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{Dialect, INTERNAL_ERROR, Message, Outline, classify, write_error};
-use tieline_transport::{CloseReason, Refused, SendError, Sender, Sparing};
+use tieline_transport::{CloseReason, Outgoing, Refused, SendError, Sender, Sparing};
 
 /// What is done when a client does not take what the far side says, and the channel's own queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// The far side waits. Nothing is lost; a client that takes nothing at all for 10 s is
+    /// The far side waits. Nothing is lost; a client that takes nothing at all for its channel's
+    /// [stall timeout](tieline_transport::ChannelConfig::stall_timeout) is
     /// [`Stalled`](CloseReason::Stalled), which is the transport's to see to.
     #[default]
     Wait,
@@ -31,6 +32,16 @@ pub enum Overflow {
 impl Overflow {
     /// All of them, the default first.
     pub const ALL: [Self; 4] = [Self::Wait, Self::DropOldest, Self::DropNewest, Self::Disconnect];
+
+    /// Returns how long a client's channel should wait for a client that takes nothing, where `usual` is what
+    /// the channel would wait otherwise: an hour at least where messages are dropped for the client, because
+    /// it holds up nothing then. It is for whoever configures the acceptor.
+    pub fn stall_timeout(self, usual: Duration) -> Duration {
+        match self {
+            Self::DropOldest | Self::DropNewest => usual.max(AN_HOUR),
+            Self::Wait | Self::Disconnect => usual,
+        }
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -67,6 +78,8 @@ impl FromStr for Overflow {
         Self::ALL.into_iter().find(|it| it.name() == name).ok_or(UnknownOverflow)
     }
 }
+
+const AN_HOUR: Duration = Duration::from_secs(60 * 60);
 
 const MESSAGES: usize = 256;
 const BYTES: usize = 16 * 1024 * 1024;
@@ -234,5 +247,9 @@ impl Sender for Outbox {
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.client.poll_gone(cx)
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        self.client.outgoing()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use tieline_transport::{SendError, Sender};
+use tieline_transport::{Outgoing, SendError, Sender};
 
 /// The queue takes another message while it holds fewer than this many,
 const MESSAGES: usize = 1024;
@@ -187,5 +187,9 @@ impl<S: Sender> Sender for WithOwn<S> {
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.sender.poll_gone(cx)
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        self.sender.outgoing()
     }
 }

@@ -3,17 +3,19 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{ReadBufCursor, Sleep};
-use tieline_transport::WriteEnd;
 #[cfg(unix)]
 use tieline_transport::{Connection, UnixConnection};
+use tieline_transport::{StallClock, WriteEnd};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
 
+use crate::channel::lock;
 use crate::events::stream::Progress;
 
 /// The reading half of any of them.
@@ -22,18 +24,40 @@ pub(crate) type BoxRead = Box<dyn AsyncRead + Send + Unpin>;
 pub(crate) type BoxWrite = Box<dyn Write>;
 
 /// Where bytes go out.
-pub(crate) trait Write: AsyncWrite + Send + Unpin + 'static {}
+pub(crate) trait Write: AsyncWrite + Send + Unpin + 'static {
+    /// As [`WriteEnd::unsent`].
+    fn unsent(&self) -> Option<usize>;
+}
 
-impl<T: AsyncWrite + Send + Unpin + 'static> Write for T {}
+impl<T: WriteEnd> Write for T {
+    fn unsent(&self) -> Option<usize> {
+        WriteEnd::unsent(self)
+    }
+}
 
-impl WriteEnd for BoxWrite {}
+impl WriteEnd for BoxWrite {
+    fn unsent(&self) -> Option<usize> {
+        (**self).unsent()
+    }
+}
+
+/// How much of what was written the kernel still holds.
+fn unsent_of(stream: &TcpStream) -> Option<usize> {
+    #[cfg(unix)]
+    return tieline_transport::unsent(stream);
+    #[cfg(not(unix))]
+    {
+        let _ = stream;
+        None
+    }
+}
 
 /// A byte stream below HTTP.
 pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixConnection),
-    Tls(Box<tokio_rustls::TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
@@ -50,10 +74,69 @@ impl Stream {
                 (Box::new(read), Box::new(write))
             }
             Self::Tls(stream) => {
-                let (read, write) = tokio::io::split(stream);
-                (Box::new(read), Box::new(write))
+                let shared = Arc::new(Mutex::new(stream));
+                (Box::new(TlsHalf(shared.clone())), Box::new(TlsHalf(shared)))
             }
         }
+    }
+
+    /// How much of what was written the kernel still holds.
+    fn unsent(&self) -> Option<usize> {
+        match self {
+            Self::Tcp(stream) => unsent_of(stream),
+            #[cfg(unix)]
+            Self::Unix(stream) => WriteEnd::unsent(stream),
+            Self::Tls(stream) => unsent_of(stream.get_ref().0),
+        }
+    }
+}
+
+/// A half of a TLS stream. Both have the same stream: a write may have to read, and a read to write.
+struct TlsHalf(Arc<Mutex<Box<TlsStream<TcpStream>>>>);
+
+impl AsyncRead for TlsHalf {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *lock(&self.0)).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for TlsHalf {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *lock(&self.0)).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *lock(&self.0)).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        lock(&self.0).is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *lock(&self.0)).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *lock(&self.0)).poll_shutdown(cx)
+    }
+}
+
+impl WriteEnd for TlsHalf {
+    fn unsent(&self) -> Option<usize> {
+        unsent_of(lock(&self.0).get_ref().0)
     }
 }
 
@@ -113,10 +196,43 @@ impl AsyncWrite for Stream {
 /// the stream out again.
 pub(crate) struct Hyper {
     pub(crate) stream: Stream,
-    /// How long a write may make no progress; `None`: for ever.
-    limit: Option<Duration>,
-    blocked: Option<Pin<Box<tokio::time::Sleep>>>,
-    progress: Option<Arc<Progress>>,
+    watched: Option<Watched>,
+}
+
+/// Writes that may not be without progress for too long.
+struct Watched {
+    clock: StallClock,
+    progress: Arc<Progress>,
+    /// How many bytes the stream has taken, and how many of them the kernel did not hold any more when it was
+    /// asked last.
+    written: u64,
+    left: u64,
+    /// When the kernel is asked next, once all is written.
+    look: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+/// So often the kernel is asked whether what was written leaves, for as long as it has not.
+const LOOK: Duration = Duration::from_secs(2);
+
+impl Watched {
+    /// Whoever waits for an answer is to know whether what was written moves.
+    fn look(&mut self, stream: &Stream, cx: &mut Context<'_>) {
+        while self.progress.is_under_way() {
+            let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+            if look.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.look = None;
+            let held = stream.unsent().unwrap_or_default() as u64;
+            let left = self.written.saturating_sub(held);
+            if std::mem::replace(&mut self.left, left) != left {
+                self.progress.moved();
+            }
+            if held == 0 {
+                self.progress.arrived();
+            }
+        }
+    }
 }
 
 /// So much is read at once.
@@ -124,13 +240,15 @@ const READ: usize = 8 * 1024;
 
 impl Hyper {
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, limit: None, blocked: None, progress: None }
+        Self { stream, watched: None }
     }
 
     /// A write that makes no progress for so long ends the connection; `progress` is told what was
     /// written.
     pub(crate) fn watched(stream: Stream, limit: Duration, progress: Arc<Progress>) -> Self {
-        Self { stream, limit: Some(limit), blocked: None, progress: Some(progress) }
+        let clock = StallClock::new(limit);
+        let watched = Watched { clock, progress, written: 0, left: 0, look: None };
+        Self { stream, watched: Some(watched) }
     }
 
     fn written<T>(
@@ -139,20 +257,24 @@ impl Hyper {
         polled: Poll<io::Result<T>>,
         count: impl FnOnce(&T) -> usize,
     ) -> Poll<io::Result<T>> {
+        let Some(watched) = &mut self.watched else { return polled };
         match &polled {
             Poll::Ready(done) => {
-                self.blocked = None;
-                if let (Ok(done), Some(progress)) = (done, &self.progress) {
-                    progress.sent(count(done));
+                watched.clock.went_on();
+                if let Ok(done) = done {
+                    let count = count(done);
+                    watched.written += count as u64;
+                    watched.progress.sent(count);
                 }
             }
             Poll::Pending => {
-                let Some(limit) = self.limit else { return polled };
-                let sleep = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-                ready!(sleep.as_mut().poll(cx));
-                if let Some(progress) = &self.progress {
-                    progress.stall();
+                let (stream, before) = (&self.stream, watched.clock.gone());
+                let stalled = watched.clock.poll_stalled(cx, watched.written, || stream.unsent());
+                if before.is_some_and(|before| watched.clock.gone() > Some(before)) {
+                    watched.progress.moved();
                 }
+                ready!(stalled);
+                watched.progress.stall();
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }
@@ -169,7 +291,12 @@ impl hyper::rt::Read for Hyper {
         let mut bytes = [0; READ];
         let room = bytes.len().min(into.remaining());
         let mut buffer = ReadBuf::new(bytes.get_mut(..room).unwrap_or_default());
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
+        let Self { stream, watched } = &mut *self;
+        if let (Poll::Pending, Some(watched)) = (&polled, watched) {
+            watched.look(stream, cx);
+        }
+        ready!(polled)?;
         into.put_slice(buffer.filled());
         Poll::Ready(Ok(()))
     }
@@ -201,9 +328,9 @@ impl hyper::rt::Write for Hyper {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         let flushed = self.written(cx, polled, |()| 0);
-        if let (Poll::Ready(Ok(())), Some(progress)) = (&flushed, &self.progress) {
+        if let (Poll::Ready(Ok(())), Some(watched)) = (&flushed, &self.watched) {
             // HTTP flushes when it has written all that it had.
-            progress.flushed();
+            watched.progress.flushed();
         }
         flushed
     }

@@ -238,7 +238,7 @@ async fn a_body_is_held_against_its_limit_before_it_is_read() {
 #[tokio::test]
 async fn who_posts_more_than_is_taken_waits_and_is_told_to_come_later() {
     let mut config = config();
-    config.limits = ServerLimits { post_wait: Duration::from_millis(200), ..config.limits };
+    config.limits = ServerLimits { take_wait: Duration::from_millis(200), ..config.limits };
     let mut served = plain_with(config).await;
     let (stream, line) = pair(&mut served).await;
     let (_sender, mut receiver) = line.split();

@@ -95,7 +95,7 @@ async fn who_stops_reading_loses_the_connection_and_no_message() {
     const EACH: usize = 60_000;
     const COUNT: usize = 400;
     let mut config = config();
-    config.limits.post_wait = Duration::from_millis(200);
+    config.limits.take_wait = Duration::from_millis(200);
     config.web_socket.channel.stall_timeout = Duration::from_millis(200);
     let mut served = sessions_with(config).await;
     let (mut stream, mut sender, _receiver) = pair(&mut served).await;

@@ -272,7 +272,7 @@ async fn nobody_elses_session_can_be_had() {
 #[tokio::test]
 async fn a_post_waits_for_its_stream_and_not_for_ever() {
     let mut config = ServerConfig { hosts: vec!["127.0.0.1".into()], ..config() };
-    config.limits.post_wait = Duration::from_millis(200);
+    config.limits.take_wait = Duration::from_millis(200);
     let mut served = sessions_with(config).await;
     let (mut stream, mut sender, mut receiver) = pair(&mut served).await;
     let (name, uri) = (name_of(&stream).to_owned(), stream.uri.clone());

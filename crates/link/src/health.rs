@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tieline_proto::{Beat, Heartbeat, HeartbeatConfig, Histogram};
-use tieline_transport::{Control, Health};
+use tieline_transport::{Control, Health, Outgoing};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -120,6 +120,15 @@ impl HealthMonitor {
     /// Asks for a ping at once: for when the machine has slept.
     pub fn probe_now(&self) {
         self.tell(Heartbeat::probe_now);
+    }
+
+    /// Takes note of how far the line's outgoing bytes have come ([`Sender::outgoing`]), so that a slow line
+    /// is not taken for a dead one. Say it before a beat is awaited, and now and then while bytes wait.
+    ///
+    /// [`Sender::outgoing`]: tieline_transport::Sender::outgoing
+    pub fn sending(&self, outgoing: Outgoing) {
+        let now = self.0.begun.elapsed();
+        self.tell(|heartbeat| heartbeat.sending(now, outgoing.left, outgoing.waiting));
     }
 
     fn tell(&self, told: impl FnOnce(&mut Heartbeat)) {

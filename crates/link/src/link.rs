@@ -5,7 +5,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tieline_transport::{
-    Channel, CloseReason, Control, ControlBuilder, DynConnector, SendError, Sender, TransportError,
+    Channel, CloseReason, Control, ControlBuilder, DynConnector, Outgoing, SendError, Sender,
+    TransportError,
 };
 
 use crate::receiver::{LinkReceiver, Receiving};
@@ -277,6 +278,10 @@ impl Sender for LinkSender {
             (Some(_), None) => Poll::Ready(()),
             (Some(_), Some(line)) => line.poll_gone(cx),
         }
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        lock(&self.0.sending).line.as_ref().map_or_else(Outgoing::default, |line| line.outgoing())
     }
 }
 

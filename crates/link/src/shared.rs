@@ -65,6 +65,8 @@ struct Life {
     earlier: Traffic,
     /// Why the sender could not go on, if it was the first to know.
     failure: Option<CloseReason>,
+    /// How the last line before that of the moment has ended.
+    last_end: Option<CloseReason>,
     /// It does not come back from here on.
     is_leaving: bool,
     is_receiver_gone: bool,
@@ -107,6 +109,16 @@ impl Shared {
 
     pub(crate) fn end(&self) -> Option<CloseReason> {
         self.life().end.clone()
+    }
+
+    /// The line of the moment.
+    pub(crate) fn line(&self) -> Option<Control> {
+        self.life().line.clone()
+    }
+
+    /// How the last line before that of the moment has ended.
+    pub(crate) fn last_end(&self) -> Option<CloseReason> {
+        self.life().last_end.clone()
     }
 
     pub(crate) fn is_leaving(&self) -> bool {
@@ -176,11 +188,14 @@ impl Shared {
 
     /// Why the line of the moment has ended, as far as both halves know.
     pub(crate) fn cause(&self, reason: CloseReason) -> CloseReason {
-        match (self.life().failure.clone(), reason) {
+        let mut life = self.life();
+        let cause = match (life.failure.clone(), reason) {
             // It ended because it was stopped, as it took no more.
             (Some(failure), CloseReason::ByUs) => failure,
             (_, reason) => reason,
-        }
+        };
+        life.last_end = Some(cause.clone());
+        cause
     }
 
     /// There is a line again, in place of one under which so many messages were lost. `None`: it is

@@ -5,8 +5,11 @@
 //!      0 ── 10 s ──▶ 10 ── 5 s ─▶ 15 ── 5 s ─▶ 20 ── 5 s ─▶ 25: down
 //! ```
 //!
-//! Any byte that comes in is a sign of life, a ping's answer or not. It owns no clock: a machine that
-//! has slept, or a late timer, costs one missed ping at most.
+//! Any byte that comes in is a sign of life, a ping's answer or not, and one of an unfinished message as
+//! well. Nor is a line dead whose outgoing bytes move: a ping behind them is not missed before it has left
+//! ([`Heartbeat::sending`]). While a long message comes in, this side pings by itself
+//! ([`Heartbeat::receiving`]), so that the other side need not wait for the message's end to hear that it
+//! arrives. It owns no clock: a machine that has slept, or a late timer, costs one missed ping at most.
 
 use std::time::Duration;
 
@@ -67,7 +70,18 @@ pub struct Heartbeat {
     is_told_down: bool,
     instance: Option<u64>,
     restarted: Option<(u64, u64)>,
+    /// Outgoing bytes: how many had left when that was last said, and how many had not.
+    left: u64,
+    waiting: u64,
+    /// The ping whose answer is awaited stands behind the byte with this number, which has not left.
+    behind: Option<u64>,
+    /// A message is coming in that is not whole yet.
+    is_receiving: bool,
 }
+
+/// Buffers on the way, which nobody sees, may hold as much again of what went out before a ping. So its
+/// answer may take as long as that took, up to this.
+const MOST_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Heartbeat {
     /// A line that was made at `now`: that was a sign of life.
@@ -84,6 +98,10 @@ impl Heartbeat {
             is_told_down: false,
             instance: None,
             restarted: None,
+            left: 0,
+            waiting: 0,
+            behind: None,
+            is_receiving: false,
         }
     }
 
@@ -99,6 +117,29 @@ impl Heartbeat {
         self.is_down = self.passes < self.config.passes.max(1);
         // Whoever is heard again is asked at once.
         self.is_probing = self.is_down;
+    }
+
+    /// Takes note that `left` bytes in all have left this machine by now, and that `waiting` have not. Call it
+    /// before [`poll`](Self::poll), where that is known.
+    pub fn sending(&mut self, now: Duration, left: u64, waiting: u64) {
+        let has_moved = std::mem::replace(&mut self.left, left) != left;
+        self.waiting = waiting;
+        let (Some(behind), Some(awaited)) = (self.behind, &mut self.awaited) else { return };
+        if left > behind {
+            self.behind = None;
+            let took = now.saturating_sub(self.last_ping).min(MOST_PATIENCE);
+            *awaited = now.saturating_add(self.config.timeout.max(took));
+        } else if has_moved {
+            self.misses = 0;
+            *awaited = now.saturating_add(self.config.timeout);
+        }
+    }
+
+    /// Takes note whether a message is coming in that is not whole yet: then a ping goes out twice as often as
+    /// the line may be idle, which tells the other side that its bytes arrive. Call it before
+    /// [`poll`](Self::poll), where that is known.
+    pub fn receiving(&mut self, is_receiving: bool) {
+        self.is_receiving = is_receiving;
     }
 
     /// A ping was answered by `instance`: a number that the other side drew when it started.
@@ -136,6 +177,7 @@ impl Heartbeat {
         }
         self.is_probing = false;
         self.last_ping = now;
+        self.behind = (self.waiting > 0).then(|| self.left.saturating_add(self.waiting));
         self.awaited = Some(now.saturating_add(self.config.timeout));
         Some(Beat::Ping)
     }
@@ -162,7 +204,11 @@ impl Heartbeat {
     }
 
     fn next_ping(&self) -> Duration {
-        self.last_life.max(self.last_ping).saturating_add(self.config.idle)
+        let idle = self.config.idle;
+        match self.is_receiving {
+            true => self.last_ping.saturating_add(idle / 2),
+            false => self.last_life.max(self.last_ping).saturating_add(idle),
+        }
     }
 
     fn missed(&mut self) {

@@ -86,7 +86,7 @@
 //! | [`call`](Peer::call), [`notify`](Peer::notify) | room in the queue | there is, or the call's timeout |
 //! | a call that was queued | its answer | its timeout: none by default |
 //! | a request of theirs | notifications before it; one of 256 places | it starts; 256 wait, others are `overloaded` |
-//! | an answer of ours | the line | the channel's stall timeout, 10 s without progress |
+//! | an answer of ours | the line | the channel's stall timeout: without progress for 10 s, or 60 s to a child process |
 //! | a notification of theirs | the ones before it | 16 MiB of them wait; then reading stops, for 10 s at most |
 //! | [`close`](Peer::close) | what is under way on both sides | the grace, 10 s |
 //!

@@ -95,6 +95,14 @@ impl CloseReason {
             Self::GivenUp(_) => "mend what its last words complain of, and connect again",
             Self::Unreachable(error) => return error.hint(),
             Self::NotRestored(_) => "connect again, and begin with the handshake",
+            Self::Stalled => {
+                "find out why it does not read; if it needs longer, raise --stall-timeout, or \
+                 --program-stall-timeout for a program"
+            }
+            Self::SessionLost(lost) if matches!(lost.cause, LostBy::Undeliverable { .. }) => {
+                "look for what ends the connections, such as a proxy's limit on size or time; send \
+                 shorter messages"
+            }
             Self::SessionLost(_) => {
                 "send again what was not acknowledged, if having it twice does no harm"
             }
@@ -193,6 +201,16 @@ pub enum LostBy {
     Expired(Duration),
     /// Its line ended so that no other is sought.
     Line(CloseReason),
+    /// A message of so many bytes did not get through: so many connections, one after the other, were lost
+    /// before the other side had it, and nothing else moved the session on meanwhile.
+    Undeliverable {
+        /// The length of the message.
+        bytes: usize,
+        /// How many connections it was sent over.
+        tries: u32,
+        /// How the last of them ended, if that is known.
+        last: Option<CloseReason>,
+    },
 }
 
 impl fmt::Display for SessionLost {
@@ -215,6 +233,12 @@ impl fmt::Display for SessionLost {
             }
             LostBy::Expired(limit) => write!(f, "nobody resumed the session in {limit:?}")?,
             LostBy::Line(reason) => write!(f, "the session has lost its line for good: {reason}")?,
+            LostBy::Undeliverable { bytes, tries, last } => {
+                write!(f, "a message of {bytes} bytes did not get through in {tries} tries")?;
+                if let Some(last) = last {
+                    write!(f, "; the last connection ended: {last}")?;
+                }
+            }
         }
         let Delivered { acknowledged, sent } = self.delivered;
         write!(f, "; {acknowledged} of {sent} messages sent were acknowledged")

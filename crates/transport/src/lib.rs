@@ -85,8 +85,9 @@ mod windows;
 pub use account::{ProcessAccount, ProcessCounts};
 pub use channel::{
     Acceptor, BoxChannel, Channel, Connector, DynAcceptor, DynConnector, Framed, FramedAcceptor,
-    FramedChannel, FramedReceiver, FramedSender, Incoming, ReadBuffer, Receiver, ReceiverExt,
-    Refused, Reset, SendError, Sender, SenderExt, SharedSender, WriteQueue,
+    FramedChannel, FramedReceiver, FramedSender, Incoming, Outgoing, ReadBuffer, Receiver,
+    ReceiverExt, Refused, Reset, SendError, Sender, SenderExt, SharedSender, StallClock,
+    WriteQueue,
 };
 pub use close::{ChildExit, CloseReason, GivenUp, LostBy, NotRestored, SessionLost};
 pub use connection::{
@@ -119,6 +120,8 @@ pub use process::{
     ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, resolve,
     until_children_are_gone,
 };
+#[cfg(unix)]
+pub use readiness::unsent;
 #[cfg(any(unix, windows))]
 pub use stdio::{Stdin, Stdio, StdioConfig, StdioConnection, Stdout, stdout_closed};
 #[cfg(unix)]

@@ -87,8 +87,13 @@ pub struct ChannelConfig {
     /// How many encoded bytes may wait before a sender must; 256 KiB by default. An empty queue
     /// takes one message of any legal size.
     pub write_queue: ByteSize,
-    /// A write that makes no progress for this long ends the line; 10 s by default.
+    /// A write that makes no progress for this long ends the line; 10 s by default. Progress is any byte
+    /// that leaves, as the kernel sees it.
     pub stall_timeout: Duration,
+    /// The same where a child process is on the other end, which may be at work and read nothing meanwhile;
+    /// 60 s by default. It counts from the first byte that the program reads, where the system tells of
+    /// that (Linux); until then the limit is 10 min, if that is longer.
+    pub program_stall_timeout: Duration,
 }
 
 impl Default for ChannelConfig {
@@ -97,6 +102,7 @@ impl Default for ChannelConfig {
             max_message: DEFAULT_MAX_MESSAGE,
             write_queue: ByteSize::kib(256),
             stall_timeout: Duration::from_secs(10),
+            program_stall_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -118,6 +124,7 @@ impl ChannelConfig {
         if self.stall_timeout.is_zero() {
             return Err(ConfigError { field: "stall_timeout", must: "be longer than zero" });
         }
+        validate_timeout("program_stall_timeout", self.program_stall_timeout)?;
         Ok(())
     }
 }
@@ -142,6 +149,10 @@ mod tests {
             (ChannelConfig { max_message: ByteSize::new(1 << 33), ..good }, "max_message"),
             (ChannelConfig { write_queue: ByteSize::new(0), ..good }, "write_queue"),
             (ChannelConfig { stall_timeout: Duration::ZERO, ..good }, "stall_timeout"),
+            (
+                ChannelConfig { program_stall_timeout: Duration::ZERO, ..good },
+                "program_stall_timeout",
+            ),
         ] {
             assert_eq!(config.validate().unwrap_err().field, field);
         }

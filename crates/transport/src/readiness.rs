@@ -1,8 +1,8 @@
-//! The one place where a descriptor of our own making is registered with the runtime.
+//! What the kernel is asked about a descriptor: to report its readiness, and how much it still holds.
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -13,4 +13,89 @@ pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Ow
     // `AsyncFd` that owns it from here on does last.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     registered.map_err(io::Error::from)
+}
+
+/// Returns how many bytes the kernel holds of what was written to `socket`: not acknowledged by the peer
+/// (TCP), or not read by it (Unix sockets, whole buffers at a time). `None` where the kernel does not say.
+#[cfg(target_os = "linux")]
+pub fn unsent(socket: impl AsFd) -> Option<usize> {
+    use rustix::ioctl::{Getter, Opcode, ioctl};
+    const SIOCOUTQ: Opcode = libc::TIOCOUTQ as Opcode;
+    // SAFETY: this request writes one `int` and reads nothing.
+    let bytes = unsafe { ioctl(socket, Getter::<SIOCOUTQ, libc::c_int>::new()) };
+    usize::try_from(bytes.ok()?).ok()
+}
+
+/// As on Linux. Here a socket is writable again as soon as a little of it was sent, so nobody has to ask.
+#[cfg(not(target_os = "linux"))]
+pub fn unsent(_: impl AsFd) -> Option<usize> {
+    None
+}
+
+/// Returns how many bytes of what was written to a pipe are not read yet. `None` where the kernel does not say.
+#[cfg(target_os = "linux")]
+pub(crate) fn unread(pipe: impl AsFd) -> Option<usize> {
+    usize::try_from(rustix::io::ioctl_fionread(pipe).ok()?).ok()
+}
+
+/// As on Linux.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn unread(_: impl AsFd) -> Option<usize> {
+    None
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// Fills `to`; then `from` reads what it holds until the count falls.
+    fn counts_down(
+        mut to: impl Write + AsFd,
+        mut from: impl Read,
+        count: impl Fn(std::os::fd::BorrowedFd<'_>) -> Option<usize>,
+    ) {
+        assert_eq!(count(to.as_fd()), Some(0));
+        let mut written = 0;
+        let chunk = [7; 64 * 1024];
+        while let Ok(more) = to.write(&chunk) {
+            written += more;
+        }
+        let full = count(to.as_fd()).unwrap();
+        assert!(full > 0, "{written} bytes were written");
+        let mut buffer = [0; 1024];
+        let mut read = 0;
+        while read < written && count(to.as_fd()).unwrap() >= full {
+            read += from.read(&mut buffer).unwrap();
+        }
+        assert!(read < written, "it fell only when all was read");
+    }
+
+    #[test]
+    fn a_unix_socket_tells_what_was_not_read() {
+        let (to, from) = UnixStream::pair().unwrap();
+        to.set_nonblocking(true).unwrap();
+        counts_down(to, from, |fd| unsent(fd));
+    }
+
+    #[test]
+    fn a_tcp_socket_tells_what_was_not_acknowledged() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (from, _) = listener.accept().unwrap();
+        to.set_nonblocking(true).unwrap();
+        counts_down(to, from, |fd| unsent(fd));
+    }
+
+    #[test]
+    fn a_pipe_tells_what_was_not_read() {
+        let (from, to) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&to, true).unwrap();
+        counts_down(to, from, |fd| unread(fd));
+    }
 }

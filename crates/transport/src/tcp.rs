@@ -75,7 +75,12 @@ const PROFILE: PerformanceProfile = PerformanceProfile {
     throughput: ByteSize::new(500_000_000),
 };
 
-impl WriteEnd for OwnedWriteHalf {}
+impl WriteEnd for OwnedWriteHalf {
+    #[cfg(unix)]
+    fn unsent(&self) -> Option<usize> {
+        crate::readiness::unsent(AsRef::<TcpStream>::as_ref(self))
+    }
+}
 
 impl Transport for Tcp {
     type Config = TcpConfig;

@@ -25,6 +25,8 @@ const A_LITTLE: Duration = Duration::from_millis(2);
 struct Hands {
     room: Arc<AtomicUsize>,
     held: Arc<AtomicUsize>,
+    /// What a kernel that can be asked holds of it.
+    unsent: Arc<AtomicUsize>,
 }
 
 impl AsyncWrite for Hands {
@@ -38,7 +40,9 @@ impl AsyncWrite for Hands {
             return Poll::Pending;
         }
         self.room.fetch_sub(taken, Relaxed);
-        self.held.fetch_add(taken, Relaxed);
+        // What a kernel holds is not held here as well.
+        let held = if self.unsent.load(Relaxed) > 0 { 0 } else { taken };
+        self.held.fetch_add(held, Relaxed);
         Poll::Ready(Ok(taken))
     }
 
@@ -55,6 +59,10 @@ impl WriteEnd for Hands {
     fn unflushed(&self) -> usize {
         self.held.load(Relaxed)
     }
+
+    fn unsent(&self) -> Option<usize> {
+        Some(self.unsent.load(Relaxed))
+    }
 }
 
 /// A sender of lines with ten seconds of patience.
@@ -63,8 +71,12 @@ fn sender(hands: &Hands) -> impl Sender + use<> {
 }
 
 fn sender_with(hands: &Hands, config: ChannelConfig) -> impl Sender + use<> {
+    sender_to(TransportKind::custom("hands"), hands, config)
+}
+
+fn sender_to(kind: TransportKind, hands: &Hands, config: ChannelConfig) -> impl Sender + use<> {
     let control = ControlBuilder {
-        kind: TransportKind::custom("hands"),
+        kind,
         endpoint: Endpoint::memory("hands"),
         peer: None,
         capabilities: Default::default(),
@@ -156,6 +168,75 @@ async fn a_close_that_makes_no_progress_is_stalled() {
     tokio::time::advance(LIMIT + A_LITTLE).await;
     let stalled = poll_once(sender.close()).await.unwrap().unwrap_err();
     assert!(matches!(stalled.close_reason(), Some(CloseReason::Stalled)), "{stalled:?}");
+}
+
+/// Whether the flush has ended as stalled.
+async fn is_stalled(sender: &mut impl Sender) -> bool {
+    match flushes(sender).await {
+        None => false,
+        Some(Err(error)) => {
+            assert!(matches!(error.close_reason(), Some(CloseReason::Stalled)), "{error:?}");
+            true
+        }
+        Some(Ok(())) => panic!("nothing could be written"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_leave_the_kernel_are_progress_of_a_write_that_waits() {
+    let hands = Hands::default();
+    let mut sender = sender(&hands);
+    sender.feed("hello").await.unwrap();
+    hands.room.store(5, Relaxed);
+    hands.unsent.store(5, Relaxed);
+    // The newline has no room.
+    assert!(!is_stalled(&mut sender).await);
+    for left in (1..5).rev() {
+        tokio::time::advance(ALMOST).await;
+        hands.unsent.store(left, Relaxed);
+        assert!(!is_stalled(&mut sender).await, "{left} bytes are left");
+    }
+    tokio::time::advance(ALMOST).await;
+    assert!(!is_stalled(&mut sender).await);
+    tokio::time::advance(A_LITTLE).await;
+    assert!(is_stalled(&mut sender).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_has_a_limit_of_its_own_that_counts_from_its_first_read() {
+    let hands = Hands::default();
+    let mut sender = sender_to(TransportKind::PROCESS, &hands, ChannelConfig::default());
+    sender.feed("hello").await.unwrap();
+    hands.room.store(5, Relaxed);
+    hands.unsent.store(5, Relaxed);
+    assert!(!is_stalled(&mut sender).await);
+    // It starts slowly.
+    for _ in 0..59 {
+        tokio::time::advance(LIMIT).await;
+        assert!(!is_stalled(&mut sender).await);
+    }
+    hands.unsent.store(4, Relaxed);
+    tokio::time::advance(ALMOST).await;
+    assert!(!is_stalled(&mut sender).await);
+    // It has read, and works.
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert!(!is_stalled(&mut sender).await);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(is_stalled(&mut sender).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_never_reads_is_stalled_after_ten_minutes() {
+    let hands = Hands::default();
+    let mut sender = sender_to(TransportKind::PROCESS, &hands, ChannelConfig::default());
+    sender.feed("hello").await.unwrap();
+    hands.room.store(5, Relaxed);
+    hands.unsent.store(5, Relaxed);
+    assert!(!is_stalled(&mut sender).await);
+    tokio::time::advance(Duration::from_secs(599)).await;
+    assert!(!is_stalled(&mut sender).await);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(is_stalled(&mut sender).await);
 }
 
 /// Nobody checks the configuration of a channel of one's own.

@@ -73,7 +73,7 @@ impl Cli {
     }
 
     /// Writes one message, as one line. Waits while the program does not read; after
-    /// [`Options::channel`]'s `stall_timeout`, 60 s, without progress the line ends. Dropped half-way, it has queued the whole line or nothing of it.
+    /// [`Options::channel`]'s `program_stall_timeout`, 60 s, without progress the line ends. Dropped half-way, it has queued the whole line or nothing of it.
     ///
     /// # Errors
     /// [`Error::NotSent`]: the message is above the limit. [`Error::Closed`]: the line has ended, or

@@ -146,7 +146,7 @@ impl Default for Options {
             extra_args: Vec::new(),
             session_state_events: false,
             callbacks: Callbacks::default(),
-            channel: ChannelConfig { stall_timeout: PATIENCE, ..ChannelConfig::default() },
+            channel: ChannelConfig { program_stall_timeout: PATIENCE, ..ChannelConfig::default() },
             stop: StopTimeouts::default(),
             guardian: None,
             request_timeout: PATIENCE,
@@ -319,7 +319,7 @@ mod tests {
     fn a_program_that_is_slow_to_start_is_waited_for() {
         // As long for its reading as for its answer to what it reads.
         let options = Options::default();
-        assert!(options.channel.stall_timeout >= options.request_timeout);
+        assert!(options.channel.program_stall_timeout >= options.request_timeout);
     }
 
     #[test]

@@ -56,9 +56,12 @@ pub(crate) struct Reach {
     /// The largest message, like 512KiB or 64MiB
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE, value_parser = message_size)]
     pub(crate) max_message: ByteSize,
-    /// End a line whose reader has taken nothing for so long, like 10s or 5m
+    /// End the line of a client or server that has taken nothing for TIME, like 10s or 5m
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = stall_timeout)]
     pub(crate) stall_timeout: Duration,
+    /// End the line of a program that has taken nothing for TIME, counted from its first read
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = stall_timeout)]
+    pub(crate) program_stall_timeout: Duration,
     #[command(flatten)]
     system: System,
 }
@@ -89,6 +92,7 @@ impl Reach {
             channel: ChannelConfig {
                 max_message: self.max_message,
                 stall_timeout: self.stall_timeout,
+                program_stall_timeout: self.program_stall_timeout,
                 ..ChannelConfig::default()
             },
             guardian: Some(children::guardian().with_hold(self.hold())),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tieline_proto::websocket::{Close, Encoder, Kind, Role};
 use tieline_proto::{ByteSize, EncodeError};
-use tieline_transport::{CloseReason, WriteHalf, WriteQueue};
+use tieline_transport::{CloseReason, Outgoing, WriteHalf, WriteQueue};
 
 use crate::stream::BoxWrite;
 
@@ -55,6 +55,10 @@ impl Out {
             Stage::Open => None,
             Stage::Closing(reason) | Stage::Ended(reason) => Some(reason),
         }
+    }
+
+    pub(super) fn outgoing(&self) -> Outgoing {
+        self.queue.outgoing()
     }
 
     pub(super) fn has_ended(&self) -> bool {

@@ -13,7 +13,7 @@ use memchr::{memchr, memchr2};
 use tieline_proto::json::{self, Limits};
 use tieline_proto::websocket::{Close, Decoder, Event, Kind, Role, Violation};
 use tieline_proto::{Beat, ByteSize, Fault, FrameError, Heartbeat, Truncated};
-use tieline_transport::{CloseReason, Incoming, ReadBuffer, ReadHalf, Receiver};
+use tieline_transport::{CloseReason, Incoming, ReadBuffer, ReadHalf, Receiver, from_now};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Content;
@@ -23,6 +23,8 @@ use crate::stream::BoxRead;
 
 /// How long somebody who broke the protocol has to read why.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long at most a buffer on the way may take, once nothing is left here, to reach the other side.
+const MOST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The incoming half of a [`WebChannel`](super::WebChannel).
 pub struct WebReceiver {
@@ -38,8 +40,8 @@ pub struct WebReceiver {
     pulse: Option<Pulse>,
     /// Who is woken by all that is waited for.
     waker: Option<Waker>,
-    /// Until when the other side may answer our close frame.
-    answer: Option<Pin<Box<Sleep>>>,
+    /// Our close frame waits for an answer.
+    answer: Option<Answer>,
     shared: Arc<Shared>,
     stage: Stage,
     begun: Instant,
@@ -54,6 +56,13 @@ enum Stage {
         awaits_peer: bool,
     },
     Ended(CloseReason),
+}
+
+struct Answer {
+    timer: Pin<Box<Sleep>>,
+    /// How much had left when that was last looked.
+    left: u64,
+    begun: Instant,
 }
 
 struct Pulse {
@@ -128,9 +137,7 @@ impl WebReceiver {
                         return Poll::Ready(Some(self.end(reason)));
                     }
                     _ if self.shared.is_closing.load(Relaxed) => {
-                        let limit = self.shared.config.close_timeout;
-                        let answer = self.answer.get_or_insert_with(|| Box::pin(sleep(limit)));
-                        ready!(answer.as_mut().poll(cx));
+                        ready!(self.poll_answer(cx));
                         return Poll::Ready(Some(self.end(CloseReason::ByUs)));
                     }
                     _ => {}
@@ -138,6 +145,28 @@ impl WebReceiver {
                 ready!(self.poll_pulse(cx, is_new));
                 Poll::Ready(Some(self.end(CloseReason::TimedOut)))
             }
+        }
+    }
+
+    /// Ready when the answer to our close frame is not waited for any longer. It stands behind what we sent
+    /// before, so the wait begins anew while that moves; what is on its way to the other side by then may
+    /// take as long again.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.shared.config.close_timeout;
+        let shared = &self.shared;
+        let answer = self.answer.get_or_insert_with(|| Answer {
+            timer: Box::pin(sleep(limit)),
+            left: shared.out().outgoing().left,
+            begun: Instant::now(),
+        });
+        loop {
+            ready!(answer.timer.as_mut().poll(cx));
+            let left = shared.out().outgoing().left;
+            if std::mem::replace(&mut answer.left, left) == left {
+                return Poll::Ready(());
+            }
+            let again = limit.max(answer.begun.elapsed().min(MOST_PATIENCE));
+            answer.timer.as_mut().reset(from_now(again));
         }
     }
 
@@ -149,9 +178,13 @@ impl WebReceiver {
             Some(pulse) if pulse.timer.deadline() > self.begun + pulse.heartbeat.next_wake() => {}
             _ => return Poll::Pending,
         }
+        let is_receiving = self.decoder.part(&self.buffer).is_some();
         loop {
             let Some(pulse) = &mut self.pulse else { return Poll::Pending };
             let now = self.begun.elapsed();
+            let outgoing = self.shared.out().outgoing();
+            pulse.heartbeat.sending(now, outgoing.left, outgoing.waiting);
+            pulse.heartbeat.receiving(is_receiving);
             let mut pings = false;
             while let Some(beat) = pulse.heartbeat.poll(now) {
                 match beat {

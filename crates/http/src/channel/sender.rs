@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tieline_proto::EncodeError;
 use tieline_proto::websocket::Kind;
-use tieline_transport::{CloseReason, Refused, SendError, Sender};
+use tieline_transport::{CloseReason, Outgoing, Refused, SendError, Sender};
 
 use super::Content;
 use super::reason::told;
@@ -147,6 +147,10 @@ impl Sender for WebSender {
         // The receiver waits for the answer from now on, and not for ever.
         self.shared.wake();
         Poll::Ready(Ok(()))
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        self.shared.out().outgoing()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use tieline_proto::websocket::Close;
 use tieline_proto::{ByteSize, EncodeError};
 use tieline_transport::{
     Backing, Capabilities, Channel, ChannelConfig, CloseReason, ConnectionInfo, Control,
-    ControlBuilder, Endpoint, Incoming, PeerIdentity, PerformanceProfile, Principal, Receiver,
-    Refused, SendError, Sender, TransportKind,
+    ControlBuilder, Endpoint, Incoming, Outgoing, PeerIdentity, PerformanceProfile, Principal,
+    Receiver, Refused, SendError, Sender, TransportKind,
 };
 
 use super::far::Far;
+use super::stream::Progress;
 use crate::channel::{lock, told};
 
 /// What each message costs of a queue's bound beside its bytes, so that empty ones are bounded, too.
@@ -71,7 +72,8 @@ pub(crate) fn pair(of: Of) -> (EventChannel, Far) {
         watching: None,
     };
     let most = of.config.max_message;
-    let pair = Pair { state: Mutex::new(state), control, counts, most, is_carrier: of.is_carrier };
+    let (state, is_carrier) = (Mutex::new(state), of.is_carrier);
+    let pair = Pair { state, control, counts, most, is_carrier, progress: OnceLock::new() };
     let pair = Arc::new(pair);
     let lifeline = Arc::new(Lifeline(pair.clone()));
     let sender = EventSender { pair: pair.clone(), _lifeline: lifeline.clone() };
@@ -87,6 +89,8 @@ pub(super) struct Pair {
     /// The largest message that is sent.
     most: ByteSize,
     is_carrier: bool,
+    /// How far the bytes have come of what goes out, where that is known.
+    pub(super) progress: OnceLock<Arc<Progress>>,
 }
 
 pub(super) struct State {
@@ -336,6 +340,12 @@ impl Sender for EventSender {
         register(&mut state.watching, cx);
         Poll::Pending
     }
+
+    fn outgoing(&self) -> Outgoing {
+        let Some(progress) = self.pair.progress.get() else { return Outgoing::default() };
+        let waits = progress.is_under_way() || !self.pair.state().is_handed_on();
+        Outgoing::new(progress.moves(), u64::from(waits))
+    }
 }
 
 /// The incoming half of an [`EventChannel`].
@@ -375,6 +385,8 @@ pub(super) struct Counts {
     messages_in: AtomicU64,
     messages_out: AtomicU64,
     bytes_in: AtomicU64,
+    /// Those of them that belong to messages which are not whole yet.
+    in_part: AtomicU64,
     bytes_out: AtomicU64,
     pub(super) faults: AtomicU64,
 }
@@ -382,7 +394,14 @@ pub(super) struct Counts {
 impl Counts {
     pub(super) fn came(&self, length: usize) {
         self.messages_in.fetch_add(1, Relaxed);
-        self.bytes_in.fetch_add(length as u64, Relaxed);
+        let before = self.in_part.swap(0, Relaxed);
+        self.bytes_in.fetch_add((length as u64).saturating_sub(before), Relaxed);
+    }
+
+    /// Bytes have come of a message that is not whole yet.
+    pub(super) fn came_in_part(&self, bytes: usize) {
+        self.in_part.fetch_add(bytes as u64, Relaxed);
+        self.bytes_in.fetch_add(bytes as u64, Relaxed);
     }
 
     fn went(&self, length: usize) {

@@ -136,7 +136,7 @@ impl EventConnector {
             _connection: connection,
         };
         let target = loop {
-            match reader.next().await {
+            match reader.next(None).await {
                 Ok(Some(Item::Event(event))) if event.event == ENDPOINT => {
                     break self.posted_to(&event)?;
                 }
@@ -155,7 +155,9 @@ impl EventConnector {
             is_carrier: self.is_carrier,
         };
         let (channel, far) = pair(of);
-        let poster = Poster::new(self.dialer.clone(), target, is_ours);
+        let stall = self.channel.stall_timeout;
+        let poster = Poster::new(self.dialer.clone(), target, is_ours, stall);
+        far.goes_over(poster.progress());
         tokio::spawn(drive(reader, poster, far));
         Ok(channel)
     }
@@ -245,7 +247,7 @@ struct Reader {
 
 impl Reader {
     /// The next item; `None` at the end of the stream.
-    async fn next(&mut self) -> Result<Option<Item>, CloseReason> {
+    async fn next(&mut self, far: Option<&Far>) -> Result<Option<Item>, CloseReason> {
         loop {
             if let Some(item) = self.parser.parse(&mut self.bytes) {
                 return Ok(Some(item));
@@ -258,7 +260,12 @@ impl Reader {
             match frame {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(std::io::Error::other(error).into()),
-                Some(Ok(frame)) => self.bytes = frame.into_data().unwrap_or_default(),
+                Some(Ok(frame)) => {
+                    self.bytes = frame.into_data().unwrap_or_default();
+                    if let Some(far) = far {
+                        far.hear(self.bytes.len());
+                    }
+                }
             }
         }
     }
@@ -267,7 +274,7 @@ impl Reader {
     async fn read(&mut self, far: &Far) -> CloseReason {
         loop {
             far.room().await;
-            let item = match self.next().await {
+            let item = match self.next(Some(far)).await {
                 Ok(Some(item)) => item,
                 Ok(None) if self.is_ours => {
                     return std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into();

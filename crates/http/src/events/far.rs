@@ -11,6 +11,7 @@ use tieline_proto::websocket::Close;
 use tieline_transport::{CloseReason, Incoming};
 
 use super::channel::{Pair, length_of, register};
+use super::stream::Progress;
 
 /// The far end. Dropping it ends the line, for the other side's being gone unless another reason is known.
 pub(crate) struct Far(Arc<Pair>);
@@ -72,6 +73,16 @@ impl Far {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Bytes have come of a message that is not whole yet: the line is not dead.
+    pub(crate) fn hear(&self, bytes: usize) {
+        self.0.counts.came_in_part(bytes);
+    }
+
+    /// What goes out goes over the connections of this one, whose progress is the line's from here on.
+    pub(crate) fn goes_over(&self, progress: Arc<Progress>) {
+        let _ = self.0.progress.set(progress);
     }
 
     pub(crate) fn has_room(&self) -> bool {

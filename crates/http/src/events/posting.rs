@@ -1,9 +1,9 @@
 //! A client's POSTs: one at a time, in order, over a connection that is kept.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,12 +17,14 @@ use tieline_transport::CloseReason;
 use tokio::time::timeout;
 
 use super::client::Task;
+use super::stream::Progress;
 use super::{FRAMES, SEQUENCE};
 use crate::client::{Dialer, MOST_HEADERS};
 use crate::stream::Hyper;
 
-/// How long a POST may take. The server lets it wait for a while itself, where more comes than is taken.
-const LIMIT: Duration = Duration::from_secs(30);
+/// How long the answer to a POST may take, from when its bytes moved last. The server lets it wait for a
+/// while itself, where more comes than is taken.
+const LIMIT: Duration = Duration::from_secs(90);
 /// So often one is tried again whose fate is not known, where its number makes that safe.
 const ATTEMPTS: usize = 3;
 /// So much goes in one POST, or one message.
@@ -67,11 +69,25 @@ pub(super) struct Poster {
     /// The number of the last POST.
     sequence: u64,
     line: Option<(SendRequest<Whole>, Task)>,
+    stall_timeout: Duration,
+    /// Of all its connections.
+    progress: Arc<Progress>,
 }
 
 impl Poster {
-    pub(super) fn new(dialer: Arc<Dialer>, target: String, is_ours: bool) -> Self {
-        Self { dialer, target, is_ours, sequence: 0, line: None }
+    pub(super) fn new(
+        dialer: Arc<Dialer>,
+        target: String,
+        is_ours: bool,
+        stall_timeout: Duration,
+    ) -> Self {
+        let progress = Arc::default();
+        Self { dialer, target, is_ours, sequence: 0, line: None, stall_timeout, progress }
+    }
+
+    /// How far its bytes have come.
+    pub(super) fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
     }
 
     pub(super) fn is_ours(&self) -> bool {
@@ -87,10 +103,11 @@ impl Poster {
         };
         let mut attempt = 1;
         loop {
-            let answered = timeout(LIMIT, self.ask(Method::POST, body.clone(), Some(kind))).await;
-            let status = match answered {
-                Ok(Ok(status)) => status,
-                Ok(Err(lost)) => {
+            let progress = self.progress.clone();
+            let asked = self.ask(Method::POST, body.clone(), Some(kind));
+            let status = match while_it_moves(&progress, asked).await {
+                Some(Ok(status)) => status,
+                Some(Err(lost)) => {
                     self.line = None;
                     // It was not sent, or it does no harm to send it twice.
                     if attempt < ATTEMPTS && (self.is_ours || !lost.is_sent) {
@@ -99,7 +116,7 @@ impl Poster {
                     }
                     return Err(lost.error.into());
                 }
-                Err(_) => return Err(CloseReason::TimedOut),
+                None => return Err(CloseReason::TimedOut),
             };
             return match status {
                 status if status.is_success() => Ok(()),
@@ -163,9 +180,24 @@ impl Poster {
         let (stream, _) = reached?.map_err(io::Error::other)?;
         let mut builder = http1::Builder::new();
         builder.max_header_size(MOST_HEADERS).max_buf_size(MOST_HEADERS.max(64 * 1024));
-        let made = builder.handshake(Hyper::new(stream)).await;
+        let stream = Hyper::watched(stream, self.stall_timeout, self.progress.clone());
+        let made = builder.handshake(stream).await;
         let (send, connection) = made.map_err(io::Error::other)?;
         Ok((send, Task(tokio::spawn(connection).abort_handle())))
+    }
+}
+
+/// Waits for an answer for as long as bytes move, and for [`LIMIT`] behind that. `None`: it did not come.
+async fn while_it_moves<T>(progress: &Progress, asked: impl Future<Output = T>) -> Option<T> {
+    let mut asked = pin!(asked);
+    loop {
+        let before = progress.moves();
+        if let Ok(answer) = timeout(LIMIT, &mut asked).await {
+            return Some(answer);
+        }
+        if progress.moves() == before {
+            return None;
+        }
     }
 }
 

@@ -20,8 +20,11 @@ const BOUND: usize = 64 * 1024;
 pub(crate) struct Progress {
     given: AtomicU64,
     written: AtomicU64,
-    /// Bytes of any kind that were written.
-    sent: AtomicU64,
+    /// Grows with every sign that bytes move: by those that were written, and by 1 whenever the kernel has
+    /// sent some while nothing could be written.
+    moves: AtomicU64,
+    /// The kernel may still hold something of what was written.
+    is_under_way: AtomicBool,
     has_stalled: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
@@ -29,7 +32,30 @@ pub(crate) struct Progress {
 impl Progress {
     /// Bytes were written to the connection.
     pub(crate) fn sent(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Relaxed);
+        self.moves.fetch_add(bytes as u64, Relaxed);
+        if bytes > 0 {
+            self.is_under_way.store(true, Relaxed);
+        }
+    }
+
+    /// The kernel holds nothing of what was written.
+    pub(crate) fn arrived(&self) {
+        self.is_under_way.store(false, Relaxed);
+    }
+
+    /// Whether the kernel may still hold something of what was written.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.is_under_way.load(Relaxed)
+    }
+
+    /// Bytes that were written before have left.
+    pub(crate) fn moved(&self) {
+        self.moves.fetch_add(1, Relaxed);
+    }
+
+    /// A number that grows while bytes move.
+    pub(crate) fn moves(&self) -> u64 {
+        self.moves.load(Relaxed)
     }
 
     /// The other side has stopped reading, and the connection is given up.
@@ -96,9 +122,9 @@ impl Pen {
         self.progress.written.load(Relaxed).saturating_sub(self.base).min(self.pushed)
     }
 
-    /// Bytes of any kind that were written to the connection.
-    pub(crate) fn sent(&self) -> u64 {
-        self.progress.sent.load(Relaxed)
+    /// A number that grows while bytes of any kind move over the connection.
+    pub(crate) fn moves(&self) -> u64 {
+        self.progress.moves()
     }
 
     /// Waits until more was written than `known`, or there is room where there was none, or nobody reads.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::Server;
 use super::room::{Held, SHORT};
@@ -80,11 +80,14 @@ pub(crate) fn line(status: StatusCode, text: &str) -> Response<Body> {
     answer(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }
 
-/// How long a body may take.
+/// How long the next bytes of a body may take, and how long all of it may, whatever its length,
 const LIMIT: Duration = Duration::from_secs(60);
+/// and a second more for so many bytes of it: a slow line is not refused, but a body that trickles is.
+const LEAST_A_SECOND: usize = 8 * 1024;
 
-/// The body of a request: at most `most` bytes, within a minute, and the room that it takes, which is to
-/// be kept for as long as the bytes are. What it says of its length is held against the bound before a
+/// The body of a request: at most `most` bytes, without a pause of a minute, within a minute and a
+/// second more for each 8 KiB that have come, and the room that it takes, which is to be kept for as long as the bytes are. `heard` is told of
+/// bytes as they come. What it says of its length is held against the bound before a
 /// byte is kept, and is not believed beyond that: room is taken for what has come, up to twice as much,
 /// and where there is none nothing more is read.
 ///
@@ -94,18 +97,18 @@ pub(super) async fn read(
     server: &Server,
     body: Incoming,
     most: usize,
+    heard: impl Fn(usize),
 ) -> Result<(Bytes, Held), Box<Response<Body>>> {
     let not_taken = |status| Box::new(line(status, "the body is not taken"));
     if body.size_hint().lower() > most as u64 {
         return Err(not_taken(StatusCode::PAYLOAD_TOO_LARGE));
     }
-    match timeout(LIMIT, gather(server, body, most)).await {
-        Ok(Ok(read)) => Ok(read),
-        Ok(Err(Unread::Bad(status))) => Err(not_taken(status)),
-        Ok(Err(Unread::NoRoom)) => {
+    match gather(server, body, most, heard).await {
+        Ok(read) => Ok(read),
+        Err(Unread::Bad(status)) => Err(not_taken(status)),
+        Err(Unread::NoRoom) => {
             Err(Box::new(busy(server, "too much is being sent at once; try again later")))
         }
-        Err(_) => Err(not_taken(StatusCode::REQUEST_TIMEOUT)),
     }
 }
 
@@ -114,15 +117,29 @@ enum Unread {
     NoRoom,
 }
 
-async fn gather(server: &Server, mut body: Incoming, most: usize) -> Result<(Bytes, Held), Unread> {
+async fn gather(
+    server: &Server,
+    mut body: Incoming,
+    most: usize,
+    heard: impl Fn(usize),
+) -> Result<(Bytes, Held), Unread> {
+    let begun = Instant::now();
     let told = body.size_hint().exact().and_then(|it| usize::try_from(it).ok());
     let most_needed = told.map_or(most, |told| told.min(most));
-    let (mut kept, mut held) = (Vec::new(), Held::default());
+    let (mut kept, mut held) = (Vec::<u8>::new(), Held::default());
     // Of what there is room for, the first bytes are everybody's.
     let mut room = SHORT;
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    loop {
+        let more = Duration::from_secs((kept.len() / LEAST_A_SECOND) as u64);
+        let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        let until = (begun + LIMIT + more).min(Instant::now() + LIMIT);
+        let frame = timeout_at(until, frame).await;
+        let Some(frame) = frame.map_err(|_| Unread::Bad(StatusCode::REQUEST_TIMEOUT))? else {
+            break;
+        };
         let frame = frame.map_err(|_| Unread::Bad(StatusCode::BAD_REQUEST))?;
         let Ok(data) = frame.into_data() else { continue };
+        heard(data.len());
         let needed = kept.len() + data.len();
         if needed > most {
             return Err(Unread::Bad(StatusCode::PAYLOAD_TOO_LARGE));

@@ -90,9 +90,12 @@ pub struct ServerLimits {
     /// body is not read on, for [`post_wait`](Self::post_wait) at most; then it is told to come later
     /// (503).
     pub body_bytes: ByteSize,
-    /// How long a POST waits for room, or for its stream to be there again, before it is told to come
-    /// later; 10 s by default.
+    /// How long a POST waits for room before it is told to come later; 10 s by default.
     pub post_wait: Duration,
+    /// How long a POST waits until its line takes what is in it, because the program does not read or its
+    /// stream is away, before it is told to come later; 75 s by default, which is longer than a program may
+    /// be at work ([`ChannelConfig::program_stall_timeout`](tieline_transport::ChannelConfig)).
+    pub take_wait: Duration,
 }
 
 impl From<Token> for Access {
@@ -117,6 +120,7 @@ impl Default for ServerLimits {
             rpc_timeout: Duration::from_secs(60),
             body_bytes: ByteSize::mib(64),
             post_wait: Duration::from_secs(10),
+            take_wait: Duration::from_secs(75),
         }
     }
 }

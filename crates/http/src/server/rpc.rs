@@ -40,7 +40,7 @@ pub(super) async fn call(
         return busy(server, "there are too many calls at once; try again later");
     };
     let most = server.web_socket.channel.max_message.bytes();
-    let (body, held) = match read(server, request.into_body(), most).await {
+    let (body, held) = match read(server, request.into_body(), most, |_| ()).await {
         Ok(read) => read,
         Err(refused) => return *refused,
     };

@@ -61,6 +61,7 @@ impl Shared {
             return Ok(());
         }
         core.heartbeat.alive(core.now);
+        core.looked.has_frames = true;
         if let Role::Server(server) = &mut core.role {
             server.seen();
         }

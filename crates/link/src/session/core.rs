@@ -37,6 +37,9 @@ pub(super) struct Core {
     pub(super) now: Duration,
     /// Of the connection of the moment.
     pub(super) heartbeat: Heartbeat,
+    pub(super) looked: Looked,
+    /// Connections in a row that were lost under a message.
+    pub(super) tries: Tries,
     pub(super) slept: Slept,
     pub(super) inbound: VecDeque<Item>,
     pub(super) inbound_bytes: usize,
@@ -77,6 +80,8 @@ pub(super) struct Core {
     pub(super) end: Option<CloseReason>,
     /// The task is to end the session: who found out holds locks of the Link's.
     pub(super) doom: Option<CloseReason>,
+    /// Nothing more is sent: the next message does not get through.
+    pub(super) is_undeliverable: bool,
     /// What still comes over the connection of the moment will come again over the next.
     pub(super) is_fenced: bool,
     /// Until then it is the consumer that reads.
@@ -87,6 +92,50 @@ pub(super) struct Core {
     /// Who waits for the end.
     pub(super) gone: Option<Waker>,
     pub(super) receiver: Option<Waker>,
+}
+
+/// How many connections in a row were lost with nothing gained.
+#[derive(Default)]
+pub(super) struct Tries {
+    /// What the other side had received, and this one, when the last of them was made.
+    position: Option<(Sequence, Sequence)>,
+    count: u32,
+    /// When the first of them was lost.
+    since: Duration,
+}
+
+/// So long at least a message is tried, however often a connection is lost meanwhile.
+const TRIED_FOR: Duration = Duration::from_secs(60);
+
+impl Tries {
+    /// Another connection is there, at which both sides have received so much. Returns over how many in a row
+    /// nothing came through, once that goes on for too long.
+    fn again(
+        &mut self,
+        position: (Sequence, Sequence),
+        is_sending: bool,
+        now: Duration,
+    ) -> Option<u32> {
+        let is_vain = self.position.replace(position) == Some(position) && is_sending;
+        if !is_vain {
+            self.count = 0;
+            return None;
+        }
+        if self.count == 0 {
+            self.since = now;
+        }
+        self.count += 1;
+        (now.saturating_sub(self.since) >= TRIED_FOR).then_some(self.count)
+    }
+}
+
+/// What was seen of the connection of the moment when a ping was due last, or missed.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Looked {
+    pub(super) at: Duration,
+    pub(super) bytes_in: u64,
+    /// A whole frame has come since.
+    pub(super) has_frames: bool,
 }
 
 /// Which end of the session this is.
@@ -112,6 +161,8 @@ impl Core {
             line: None,
             now: Duration::ZERO,
             heartbeat: Heartbeat::new(HeartbeatConfig::default(), Duration::ZERO),
+            looked: Looked::default(),
+            tries: Tries::default(),
             slept: Slept::default(),
             inbound: VecDeque::new(),
             inbound_bytes: 0,
@@ -134,6 +185,7 @@ impl Core {
             is_receiver_gone: false,
             end: None,
             doom: None,
+            is_undeliverable: false,
             is_fenced: false,
             lent_until: None,
             task: None,
@@ -229,6 +281,23 @@ impl Core {
         let epoch = self.epoch();
         let delivered = self.machine.delivered();
         CloseReason::SessionLost(Arc::new(SessionLost { delivered, epoch, cause }))
+    }
+
+    /// There is another connection; the other side has `received` so much. Whether the session is to end,
+    /// because the next message does not get through.
+    pub(super) fn is_tried_in_vain(
+        &mut self,
+        received: Sequence,
+        max_tries: u32,
+        last: Option<CloseReason>,
+    ) -> Option<CloseReason> {
+        let acknowledged = self.machine.delivered().acknowledged;
+        let next = self.machine.kept_message(received.saturating_sub(acknowledged));
+        let position = (received, self.machine.position().received);
+        let tries = self.tries.again(position, next.is_some(), self.now)?;
+        let bytes = next.filter(|_| tries >= max_tries)?;
+        self.is_undeliverable = true;
+        Some(self.lost(LostBy::Undeliverable { bytes, tries, last }))
     }
 
     /// Why the session has ended with its Link: if it is the one in place of another that was not

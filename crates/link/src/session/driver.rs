@@ -115,6 +115,9 @@ impl Driver {
                     None
                 }
                 LostBy::Violation(violation) => Some(violation.to_string()),
+                LostBy::Undeliverable { bytes, tries, .. } => {
+                    Some(format!("a message of {bytes} bytes did not get through in {tries} tries"))
+                }
                 LostBy::Line(line @ CloseReason::Protocol(_)) => Some(line.to_string()),
                 _ => None,
             },

@@ -59,6 +59,11 @@ pub struct SessionOptions {
     pub grace: Duration,
     /// How many sessions a server keeps at once, and how many wait to be accepted; 1,024 by default.
     pub max_sessions: usize,
+    /// Over how many connections, one after the other, a message is sent that does not get through, where nothing
+    /// else moves the session on; 10 by default. Then the session ends with
+    /// [`Undeliverable`](tieline_transport::LostBy::Undeliverable), but not before a minute has passed since
+    /// the first of them was lost: a line that flaps for a moment is lived through.
+    pub max_tries: u32,
 }
 
 impl Default for SessionOptions {
@@ -69,6 +74,7 @@ impl Default for SessionOptions {
             handshake_timeout: Duration::from_secs(5),
             grace: Duration::from_secs(120),
             max_sessions: 1024,
+            max_tries: 10,
         }
     }
 }
@@ -87,7 +93,8 @@ impl SessionOptions {
         positive(self.session.replay_bytes > 0, "replay_bytes", "be at least 1")?;
         let longer = "be longer than zero";
         positive(!self.handshake_timeout.is_zero(), "handshake_timeout", longer)?;
-        positive(self.max_sessions > 0, "max_sessions", "be at least 1")
+        positive(self.max_sessions > 0, "max_sessions", "be at least 1")?;
+        positive(self.max_tries > 0, "max_tries", "be at least 1")
     }
 
     /// A server's line comes back when the client does, and is not sought.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tieline_proto::EncodeError;
 use tieline_proto::session::Sequence;
-use tieline_transport::{CloseReason, Refused, SendError, Sender, SenderExt};
+use tieline_transport::{CloseReason, Outgoing, Refused, SendError, Sender, SenderExt};
 
 use super::assemble::Lifeline;
 use super::core::Core;
@@ -150,6 +150,15 @@ impl Sender for SessionSender {
         }
         remember(&mut core.gone, cx.waker());
         Poll::Pending
+    }
+
+    /// What the other side acknowledges moves it, too.
+    fn outgoing(&self) -> Outgoing {
+        let core = self.shared.core();
+        let line = core.line.as_ref().map_or_else(Outgoing::default, |line| line.outgoing());
+        let (_, kept) = core.machine.kept();
+        let left = line.left.wrapping_add(core.machine.delivered().acknowledged);
+        Outgoing::new(left, line.waiting.max(kept as u64))
     }
 }
 

@@ -156,7 +156,7 @@ impl Shared {
             return Err((line, Refusal::Unknown));
         };
         if let Some(welcome) = server.first.take() {
-            self.resumed(core);
+            self.resumed(core, 0);
             return Ok((line, welcome));
         }
         let Some(secret) = random() else { return Err((line, Refusal::Full)) };
@@ -169,7 +169,7 @@ impl Shared {
             .and_then(|_| server.lease.resume(&hello, &owner, Secret(secret), position));
         match granted {
             Ok(welcome) => {
-                self.resumed(core);
+                self.resumed(core, hello.position.received);
                 Ok((line, welcome))
             }
             Err(refusal) => Err((line, refusal)),

@@ -5,15 +5,15 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tieline_proto::session::{
-    Delivered, Farewell, Frame, Hello, Refusal, Session as Machine, Ticket, Welcome,
+    Delivered, Farewell, Frame, Hello, Refusal, Sequence, Session as Machine, Ticket, Welcome,
 };
 use tieline_proto::{BackoffConfig, Beat, Heartbeat, HeartbeatConfig};
 use tieline_transport::{
-    CloseReason, Control, Endpoint, LostBy, Reset, SendError, Sender, Traffic,
+    CloseReason, Control, Endpoint, LostBy, Outgoing, Reset, SendError, Sender, Traffic,
 };
 use tokio::time::Instant;
 
-use super::core::{Core, Item, Role, machine};
+use super::core::{Core, Item, Looked, Role, machine};
 use super::intake::Intake;
 use super::{LineOptions, SessionOptions};
 use crate::shared::{Shared as LinkShared, lock, remember};
@@ -129,7 +129,7 @@ impl Shared {
         }
         // It was checked.
         let _ = core.machine.resume(welcome.position);
-        self.resumed(&mut core);
+        self.resumed(&mut core, welcome.position.received);
         Ok(())
     }
 
@@ -237,6 +237,9 @@ impl Shared {
         if wall.is_some_and(|wall| core.slept.look(core.now, wall)) {
             core.heartbeat.probe_now();
         }
+        if core.has_line() && core.heartbeat.next_wake() <= core.now {
+            self.look_at_line(core);
+        }
         while core.has_line()
             && let Some(beat) = core.heartbeat.poll(core.now)
         {
@@ -248,9 +251,29 @@ impl Shared {
         }
     }
 
+    /// A frame may be long: what counts are the bytes of the connection of the moment, both ways.
+    fn look_at_line(&self, core: &mut Core) {
+        let Some(line) = self.link().and_then(|link| link.line()) else { return };
+        let (info, now) = (line.info(), core.now);
+        let outgoing = core.line.as_ref().map_or_else(Outgoing::default, |line| line.outgoing());
+        core.heartbeat.sending(now, outgoing.left, outgoing.waiting);
+        let next = Looked { at: now, bytes_in: info.bytes_in, has_frames: false };
+        let looked = std::mem::replace(&mut core.looked, next);
+        let has_come = info.bytes_in != looked.bytes_in;
+        core.heartbeat.receiving(has_come && !looked.has_frames);
+        if has_come {
+            // A line that does not know when bytes came says too much.
+            let came = now.saturating_sub(info.last_received.elapsed()).max(looked.at);
+            core.heartbeat.alive(came);
+        }
+    }
+
     /// Writes what the machine has for the connection there is. Ready when nothing is left to be
     /// written. It is the task that is woken to go on: whoever sends may give up.
     pub(super) fn pump(&self, core: &mut Core) -> Poll<()> {
+        if core.is_undeliverable {
+            return Poll::Ready(());
+        }
         let Core { machine, line, task, now, .. } = core;
         let (Some(line), Some(task)) = (line, task) else { return Poll::Pending };
         let mut cx = Context::from_waker(task);
@@ -277,10 +300,17 @@ impl Shared {
     }
 
     /// There is a connection, and the machine knows where the other side stands.
-    pub(super) fn resumed(&self, core: &mut Core) {
+    /// `received` by the other side are all up to this one.
+    pub(super) fn resumed(&self, core: &mut Core, received: Sequence) {
+        core.now = self.now();
+        let last = self.link().and_then(|link| link.last_end());
+        if let Some(reason) = core.is_tried_in_vain(received, self.options.max_tries, last) {
+            core.doom.get_or_insert(reason);
+        }
         core.lines += 1;
         core.is_fenced = false;
         core.heartbeat = Heartbeat::new(HeartbeatConfig::default(), self.now());
+        core.looked = Looked { at: self.now(), ..Looked::default() };
         self.note_progress(core);
         if let Some((lost, cause)) = core.reset.take() {
             let reset = Reset { epoch: core.lines, lost, cause };

@@ -22,6 +22,62 @@ fn run(heartbeat: &mut Heartbeat, from: u64, end: u64) -> Vec<(u64, Beat)> {
     said
 }
 
+/// As `run`, where outgoing bytes move: `outgoing` says how many have left at a second, and how many not.
+fn run_sending(
+    heartbeat: &mut Heartbeat,
+    end: u64,
+    outgoing: impl Fn(u64) -> (u64, u64),
+) -> Vec<(u64, Beat)> {
+    let mut said = Vec::new();
+    for now in 0..=end {
+        let (left, waiting) = outgoing(now);
+        heartbeat.sending(s(now), left, waiting);
+        while let Some(beat) = heartbeat.poll(s(now)) {
+            said.push((now, beat));
+        }
+    }
+    said
+}
+
+#[test]
+fn a_line_whose_outgoing_bytes_move_is_not_dead_and_a_ping_behind_them_is_given_time() {
+    // 9,000 bytes at 150 a second, and the six of a ping behind them.
+    let slow = |now: u64| ((now * 150).min(9_006), 9_000_u64.saturating_sub(now * 150));
+    let mut heartbeat = heartbeat();
+    let said = run_sending(&mut heartbeat, 109, slow);
+    assert_eq!(said, [(10, Beat::Ping)], "its answer may take as long as the bytes before it took");
+    assert!(heartbeat.is_up());
+    // What is on the way to it may be as slow, but not for ever.
+    assert_eq!(run(&mut heartbeat, 110, 117), [(112, Beat::Ping), (117, Beat::Down)]);
+}
+
+#[test]
+fn outgoing_bytes_that_do_not_move_are_no_sign_of_life() {
+    let said = run_sending(&mut heartbeat(), 29, |now| (100 * now.min(2), 500));
+    assert_eq!(said, [(10, Beat::Ping), (20, Beat::Ping), (25, Beat::Down)]);
+}
+
+#[test]
+fn a_ping_that_the_other_sides_kernel_took_is_no_sign_of_life() {
+    // Six bytes leave at once whenever a ping was sent.
+    let said = run_sending(&mut heartbeat(), 29, |now| (6 * (now / 10), 0));
+    assert_eq!(said, [(10, Beat::Ping), (20, Beat::Ping), (25, Beat::Down)]);
+}
+
+#[test]
+fn a_long_message_that_comes_in_makes_this_side_ping() {
+    let mut heartbeat = heartbeat();
+    let mut said = Vec::new();
+    for now in 1..=20 {
+        heartbeat.alive(s(now));
+        heartbeat.receiving(now <= 15);
+        while let Some(beat) = heartbeat.poll(s(now)) {
+            said.push((now, beat));
+        }
+    }
+    assert_eq!(said, [5, 10, 15].map(|now| (now, Beat::Ping)));
+}
+
 #[test]
 fn nobody_is_down_after_twenty_five_seconds() {
     let said = run(&mut heartbeat(), 0, 40);

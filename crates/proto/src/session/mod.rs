@@ -339,6 +339,11 @@ impl Session {
         self.outgoing.kept()
     }
 
+    /// The length of the message that is kept behind `before` others, if there is one.
+    pub fn kept_message(&self, before: u64) -> Option<usize> {
+        self.outgoing.kept_message(before)
+    }
+
     /// Both sides have said that they have ended, and each was given the other's acknowledgement:
     /// nothing is left to be sent. This end's own may have been lost with its connection: who wants the
     /// other to end well, too, resumes once more for those who ask, or says [`Bye`](Frame::Bye).

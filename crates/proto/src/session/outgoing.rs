@@ -155,6 +155,10 @@ impl Outgoing {
         (self.kept.len(), self.kept_bytes)
     }
 
+    pub(super) fn kept_message(&self, before: u64) -> Option<usize> {
+        self.kept.get(usize::try_from(before).ok()?).map(Bytes::len)
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.end == End::Acknowledged
     }

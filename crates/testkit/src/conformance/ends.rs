@@ -75,8 +75,12 @@ pub async fn a_close_that_makes_no_progress_ends_the_line_as_stalled(subject: Su
 /// A line of messages with little patience.
 pub(super) fn impatient(line: BoxConnection) -> (Control, impl Sender, impl Receiver) {
     let stall_timeout = Duration::from_millis(300);
-    let config =
-        ChannelConfig { stall_timeout, write_queue: ByteSize::kib(4), ..Default::default() };
+    let config = ChannelConfig {
+        stall_timeout,
+        program_stall_timeout: stall_timeout,
+        write_queue: ByteSize::kib(4),
+        ..Default::default()
+    };
     let lines = Lines::new(ByteSize::mib(64));
     let channel = FramedChannel::new(line, lines, config);
     let control = channel.control().clone();

@@ -189,7 +189,7 @@ pub(super) fn channel<F: Framing>(
 
 /// A busy machine is no stalled peer.
 pub(super) fn patient() -> ChannelConfig {
-    ChannelConfig { stall_timeout: LIMIT, ..ChannelConfig::default() }
+    ChannelConfig { stall_timeout: LIMIT, program_stall_timeout: LIMIT, ..ChannelConfig::default() }
 }
 
 pub(super) async fn expect_message(receiver: &mut impl Receiver) -> Bytes {

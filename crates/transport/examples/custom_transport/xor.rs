@@ -236,4 +236,8 @@ impl<W: WriteEnd> WriteEnd for Scrambled<W> {
     fn unflushed(&self) -> usize {
         self.io.unflushed()
     }
+
+    fn unsent(&self) -> Option<usize> {
+        self.io.unsent()
+    }
 }

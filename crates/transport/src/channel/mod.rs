@@ -6,6 +6,7 @@ mod read_buffer;
 mod receive;
 mod send;
 mod shared;
+mod stall;
 mod write_queue;
 
 use std::fmt;
@@ -22,7 +23,8 @@ pub use read_buffer::ReadBuffer;
 pub use receive::FramedReceiver;
 pub use send::FramedSender;
 pub use shared::SharedSender;
-pub use write_queue::WriteQueue;
+pub use stall::StallClock;
+pub use write_queue::{Outgoing, WriteQueue};
 
 use crate::{CloseReason, Control, Endpoint, ErrorKind, Operation, TransportError};
 
@@ -101,6 +103,12 @@ pub trait Sender: Send + 'static {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = cx;
         Poll::Pending
+    }
+
+    /// Returns how far the bytes have come that were sent: for those who wait for an answer to them, and must
+    /// not take a slow line for a dead one. Nothing waits where it is not known. This may be a system call.
+    fn outgoing(&self) -> Outgoing {
+        Outgoing::default()
     }
 }
 
@@ -333,6 +341,10 @@ impl Sender for Box<dyn Sender> {
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         (**self).poll_gone(cx)
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        (**self).outgoing()
     }
 }
 

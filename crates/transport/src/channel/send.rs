@@ -3,13 +3,17 @@
 
 use std::io;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::{EncodeError, Framing};
 
 use super::write_queue::WriteQueue;
-use super::{Refused, SendError, Sender};
+use super::{Outgoing, Refused, SendError, Sender};
 use crate::{ChannelConfig, CloseReason, Control, WriteEnd};
+
+/// How long a program may take until it reads its first byte.
+const START: Duration = Duration::from_secs(600);
 
 /// The outgoing half of a [`FramedChannel`](super::FramedChannel).
 pub struct FramedSender<W, F> {
@@ -30,7 +34,10 @@ enum State {
 
 impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
     pub(crate) fn new(write: W, framing: F, config: ChannelConfig, control: Control) -> Self {
-        let queue = WriteQueue::new(write, config.stall_timeout);
+        let queue = match control.is_child() {
+            true => WriteQueue::new(write, config.program_stall_timeout).starting_within(START),
+            false => WriteQueue::new(write, config.stall_timeout),
+        };
         // An empty queue has room for a message, whatever the bound.
         let bound = config.write_queue.bytes().max(1);
         Self { framing, queue, bound, control, state: State::Open }
@@ -177,5 +184,9 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.queue.poll_gone(cx)
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        self.queue.outgoing()
     }
 }

@@ -1,16 +1,15 @@
 //! Encoded bytes and where they go: written in batches, and given up when nothing moves for too long.
 
-use std::future::Future;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tieline_proto::WriteBuf;
-use tokio::time::Sleep;
 
-use crate::{CloseReason, WriteEnd, from_now};
+use super::stall::StallClock;
+use crate::{CloseReason, WriteEnd};
 
 /// How many pieces one write takes at most.
 const MAX_SLICES: usize = 64;
@@ -19,32 +18,59 @@ const MAX_SLICES: usize = 64;
 ///
 /// It is for channels that write a byte stream: an encoder fills what it derefs to, and asks its length
 /// first, as it has no bound. Whatever waits for the stream here waits no longer than the stall timeout
-/// without any progress: a byte that the stream takes, or that leaves a buffer below it.
+/// without any progress: a byte that the stream takes, or that leaves a buffer below it, the kernel's
+/// included where that can be asked ([`WriteEnd::unsent`]).
 pub struct WriteQueue<W> {
     bytes: WriteBuf,
     write: W,
     /// How many bytes the writing end has taken.
     written: u64,
-    stall_timeout: Duration,
-    /// Set while a write makes no progress.
-    blocked: Option<Blocked>,
+    clock: StallClock,
+    /// How many bytes waited when a write was first blocked.
+    blocked: Option<usize>,
     /// How many bytes waited for how long, when they moved again.
     delay: Option<(usize, Duration)>,
 }
 
-struct Blocked {
-    since: Instant,
-    bytes: usize,
-    /// How many bytes had left the writing end when the deadline was set.
-    left: u64,
-    deadline: Pin<Box<Sleep>>,
+/// What of the bytes that were sent is still on its way out of this machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Outgoing {
+    /// How many bytes have left, as far as is known. It grows, and begins anew with another line in place
+    /// of a lost one.
+    pub left: u64,
+    /// How many bytes have not: they wait in a queue here, or in the kernel where that can be asked.
+    pub waiting: u64,
+}
+
+impl Outgoing {
+    /// So many bytes have left, and so many have not.
+    pub fn new(left: u64, waiting: u64) -> Self {
+        Self { left, waiting }
+    }
 }
 
 impl<W: WriteEnd> WriteQueue<W> {
     /// An empty one.
     pub fn new(write: W, stall_timeout: Duration) -> Self {
         let bytes = WriteBuf::new();
-        Self { bytes, write, written: 0, stall_timeout, blocked: None, delay: None }
+        let clock = StallClock::new(stall_timeout);
+        Self { bytes, write, written: 0, clock, blocked: None, delay: None }
+    }
+
+    /// Waits up to `start_timeout`, if that is longer, for the other side to read its first byte: a program
+    /// that is starting has not stalled.
+    #[must_use]
+    pub fn starting_within(mut self, start_timeout: Duration) -> Self {
+        self.clock = self.clock.starting_within(start_timeout);
+        self
+    }
+
+    /// Returns how far the bytes have come that were put in. This may be a system call.
+    pub fn outgoing(&self) -> Outgoing {
+        let below = (self.write.unflushed() + self.write.unsent().unwrap_or_default()) as u64;
+        let waiting = self.bytes.len() as u64 + below;
+        Outgoing { left: self.written.saturating_sub(below), waiting }
     }
 
     /// Writes once. There has to be something that waits.
@@ -109,6 +135,7 @@ impl<W: WriteEnd> WriteQueue<W> {
     pub fn clear(&mut self) {
         self.bytes = WriteBuf::new();
         self.blocked = None;
+        self.clock.went_on();
     }
 
     /// How many bytes have waited for how long, if they have, and moved since this was asked last.
@@ -133,31 +160,18 @@ impl<W: WriteEnd> WriteQueue<W> {
     }
 
     fn progressed(&mut self) {
-        if let Some(blocked) = self.blocked.take() {
-            self.delay = Some((blocked.bytes, blocked.since.elapsed()));
+        if let Some(waited) = self.clock.went_on() {
+            self.delay = self.blocked.take().map(|bytes| (bytes, waited));
         }
     }
 
     /// Ready when nothing has moved for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        let limit = self.stall_timeout;
         let unflushed = self.write.unflushed();
-        let waiting = self.bytes.len() + unflushed;
+        self.blocked.get_or_insert(self.bytes.len() + unflushed);
         let left = self.written.saturating_sub(unflushed as u64);
-        let blocked = self.blocked.get_or_insert_with(|| Blocked::new(waiting, left, limit));
-        if left > blocked.left {
-            blocked.left = left;
-            blocked.deadline.as_mut().reset(from_now(limit));
-        }
-        ready!(blocked.deadline.as_mut().poll(cx));
-        Poll::Ready(CloseReason::Stalled)
-    }
-}
-
-impl Blocked {
-    fn new(bytes: usize, left: u64, limit: Duration) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(limit));
-        Self { since: Instant::now(), bytes, left, deadline }
+        let write = &self.write;
+        self.clock.poll_stalled(cx, left, || write.unsent()).map(|()| CloseReason::Stalled)
     }
 }
 

@@ -49,4 +49,8 @@ impl WriteEnd for Box<dyn WriteEnd> {
     fn unflushed(&self) -> usize {
         (**self).unflushed()
     }
+
+    fn unsent(&self) -> Option<usize> {
+        (**self).unsent()
+    }
 }

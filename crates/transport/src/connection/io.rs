@@ -126,6 +126,28 @@ impl<W: WriteEnd> WriteEnd for WriteHalf<W> {
     fn unflushed(&self) -> usize {
         self.io.unflushed()
     }
+
+    fn unsent(&self) -> Option<usize> {
+        self.io.unsent()
+    }
+}
+
+impl<R, W> WriteEnd for IoConnection<R, W>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: WriteEnd,
+{
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.write.poll_gone(cx)
+    }
+
+    fn unflushed(&self) -> usize {
+        self.write.unflushed()
+    }
+
+    fn unsent(&self) -> Option<usize> {
+        self.write.unsent()
+    }
 }
 
 /// Reading and writing of a whole connection are those of its halves.

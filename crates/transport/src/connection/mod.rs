@@ -60,6 +60,15 @@ pub trait WriteEnd: AsyncWrite + Send + Unpin + 'static {
     fn unflushed(&self) -> usize {
         0
     }
+
+    /// Returns how many bytes the operating system was given and still holds, because they were not sent or
+    /// not read yet; `None`, the default, where it does not say. This may be a system call.
+    ///
+    /// That it shrinks is progress although nothing can be written: Linux calls a TCP socket writable only
+    /// when a third of its send buffer, which may be megabytes, is free.
+    fn unsent(&self) -> Option<usize> {
+        None
+    }
 }
 
 impl<T: AsyncWrite + Send + 'static> WriteEnd for tokio::io::WriteHalf<T> {}

@@ -35,7 +35,12 @@ impl Drop for ChildStdin {
 }
 
 /// A child that closed its stdin may still be answering: its end is noticed by its exit.
-impl WriteEnd for ChildStdin {}
+impl WriteEnd for ChildStdin {
+    #[cfg(unix)]
+    fn unsent(&self) -> Option<usize> {
+        self.pipe.as_ref().and_then(crate::readiness::unread)
+    }
+}
 
 impl AsyncWrite for ChildStdin {
     fn poll_write(

@@ -38,6 +38,10 @@ impl WriteEnd for UnixWriteHalf {
         let Ok(watch) = self.watch() else { return Poll::Pending };
         watch.poll(cx)
     }
+
+    fn unsent(&self) -> Option<usize> {
+        crate::readiness::unsent(self.socket.as_ref())
+    }
 }
 
 impl AsyncWrite for UnixWriteHalf {

@@ -75,7 +75,7 @@ type Recv = FramedReceiver<<ProcessConnection as tieline_transport::Connection>:
 
 /// The child's lines, in both directions, and the handle that outlives them.
 async fn lines(config: &ProcessConfig) -> (Sender, Recv, Control) {
-    let patient = ChannelConfig { stall_timeout: wait::LIMIT, ..ChannelConfig::default() };
+    let patient = ChannelConfig { program_stall_timeout: wait::LIMIT, ..ChannelConfig::default() };
     let connection = launch(config).await.unwrap();
     let channel = FramedChannel::new(connection, Lines::default(), patient);
     let control = channel.control().clone();

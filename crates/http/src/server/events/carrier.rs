@@ -53,8 +53,8 @@ struct Reader {
     /// Events by where they end in the stream.
     marks: VecDeque<(u64, Sequence)>,
     quiet: Instant,
-    /// How many bytes the connection had taken when that was last looked at.
-    sent: u64,
+    /// How far the connection's bytes had moved when that was last looked at.
+    moves: u64,
 }
 
 impl Carrier<'_> {
@@ -63,9 +63,9 @@ impl Carrier<'_> {
         let Self { session, far, generation, .. } = &self;
         let mut changed = session.changed.subscribe();
         let mut closing = self.server.closing.subscribe();
-        let sent = pen.sent();
+        let moves = pen.moves();
         let quiet = Instant::now() + QUIET;
-        let mut reader = Some(Reader { pen, marks: Default::default(), quiet, sent });
+        let mut reader = Some(Reader { pen, marks: Default::default(), quiet, moves });
         // Behind the last event.
         let mut lingers: Option<Instant> = None;
         // When it is looked next whether a client that reads slowly still does.
@@ -133,8 +133,8 @@ impl Carrier<'_> {
                     // It reads, slowly: then the session must not be given up.
                     looks = Instant::now() + SIGN_OF_LIFE;
                     let Some(reader) = &mut reader else { continue };
-                    let sent = reader.pen.sent();
-                    if std::mem::replace(&mut reader.sent, sent) != sent && far.has_room() {
+                    let moves = reader.pen.moves();
+                    if std::mem::replace(&mut reader.moves, moves) != moves && far.has_room() {
                         let acknowledged = session.core().machine.acknowledged();
                         far.push(Incoming::Message(Frame::Ack { acknowledged }.to_bytes()));
                     }

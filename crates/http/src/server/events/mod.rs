@@ -119,7 +119,12 @@ async fn take(
     // Several that are short may stand in front of one that is as long as any.
     let most = largest.bytes().saturating_add(if is_framed { BATCH } else { 0 });
     // Its room is kept until the line's queue has it, or nobody.
-    let (body, _held) = read(server, body, most).await?;
+    let heard = |bytes| {
+        if let Line::Plain { far, .. } = &stream.line {
+            far.hear(bytes);
+        }
+    };
+    let (body, _held) = read(server, body, most, heard).await?;
     let messages = if is_framed {
         framed(body, largest).ok_or_else(|| no(StatusCode::BAD_REQUEST, "these are no frames"))?
     } else {
@@ -132,7 +137,7 @@ async fn take(
         return Err(no(StatusCode::BAD_REQUEST, "that is no JSON"));
     }
     let waiting = take_in_turn(server, &stream, sequence, proven, messages);
-    match timeout(server.limits.post_wait, waiting).await {
+    match timeout(server.limits.take_wait, waiting).await {
         Ok(taken) => taken,
         Err(_) => Err(Box::new(busy(server, "more comes than is taken; try again later"))),
     }

@@ -31,6 +31,7 @@ pub(super) fn open(
     let queue = if is_carrier { &server.resumable } else { &server.plain };
     let Ok(place) = queue.clone().try_reserve_owned() else { return busy(server, TOO_MANY) };
     let (channel, far) = pair(channel_of(server, owner, is_carrier));
+    far.goes_over(guest.progress.clone());
     let Some(stream) = server.events.add(owner, Line::Plain { far, is_carrier }) else {
         return busy(server, TOO_MANY);
     };

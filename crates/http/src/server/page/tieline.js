@@ -23,6 +23,8 @@ const REFUSALS = {
 const LARGEST = (16 << 20) - 17, MOST_WAITING = 1024;
 // From dialling to the welcome; and between two looks at whether anything was heard. In ms.
 const PATIENCE = 20_000, HEARTBEAT = 10_000;
+// So many looks without a sign of life are waited for at most, where connections were given up in vain.
+const MOST_LOOKS = 64;
 // Close codes of who cannot take what was sent: sent again, it would end the next connection, too.
 const FATAL = [1002, 1003, 1007, 1009];
 
@@ -35,7 +37,7 @@ class Line {
   onmessage = null; onreset = null; onclose = null; onstate = null;
   state = { name: "connecting", since: Date.now() };
   #open; #isNear; #session;
-  #socket = null; #isWelcome = false; #attempt = 0; #silence = 0; #timers = {};
+  #socket = null; #isWelcome = false; #attempt = 0; #silence = 0; #looks = 1; #unsent = 0; #timers = {};
   #arrived = []; #isBusy = false; #waiting = [];
   #closing = null; #isOver = false; #over; #end;
 
@@ -118,7 +120,7 @@ class Line {
 
   #hangUp() {
     const socket = this.#socket;
-    [this.#socket, this.#isWelcome] = [null, false];
+    [this.#socket, this.#isWelcome, this.#unsent] = [null, false, 0];
     for (const name of ["patience", "heartbeat", "acknowledge"]) this.#after(name);
     socket?.close();
   }
@@ -169,11 +171,19 @@ class Line {
     this.#then(() => this.#finish(code === UNKNOWN && session.isDone ? null : why));
   }
 
-  // Asks whether anybody is there when nothing was heard, and hangs up if there is no answer.
+  // Asks for a sign of life when nothing was heard, and hangs up if there is no answer. Bytes that leave are one,
+  // too. A browser does not tell of a message that is still coming in, so a connection that was given up in vain
+  // makes the next one wait twice as long, until a message has arrived.
   #listen() {
     this.#after("heartbeat", HEARTBEAT, () => {
-      if (this.#silence === 2) return this.#lost();
-      if (this.#silence++) this.#socket.send(encode(frames.PING, [0n]));
+      const unsent = this.#socket.bufferedAmount ?? 0;
+      if (unsent < this.#unsent) this.#silence = 0;
+      this.#unsent = unsent;
+      if (this.#silence > this.#looks) {
+        this.#looks = Math.min(2 * this.#looks, MOST_LOOKS);
+        return this.#lost();
+      }
+      if (this.#silence++ === 1) this.#socket.send(encode(frames.PING, [0n]));
       this.#listen();
     });
   }
@@ -183,6 +193,7 @@ class Line {
     this.#attempt = 0;
     if ([frames.DATA, frames.END, frames.ACK].includes(kind)) session.release(fields.at(-1));
     if (kind === frames.DATA && session.takes(fields[0])) {
+      this.#looks = 1;
       session.untoldBytes += rest.length;
       this.#then(() => this.#hand(session, fields[0], rest));
     } else if (kind === frames.END && session.takes(fields[0])) {
