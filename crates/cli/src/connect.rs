@@ -55,15 +55,22 @@ async fn join(
         to_far = report.to_far,
         to_near = report.to_near,
         lost = report.lost,
+        unread = report.unread,
         "{}",
         report.end
     );
-    match (&report.end, report.lost) {
-        (BridgeEnd::Stopped(_), _) => Err(Failure::Said("ended by a signal".into())),
-        (end, _) if !end.is_clean() => Err(Failure::Said(format!("the line has ended: {end}"))),
-        (_, 0) => recorded,
-        (_, 1) => Err(Failure::Said("a message was not passed on".into())),
-        (_, lost) => Err(Failure::Said(format!("{lost} messages were not passed on"))),
+    match &report.end {
+        BridgeEnd::Stopped(_) => return Err(Failure::Said("ended by a signal".into())),
+        end if !end.is_clean() => return Err(Failure::Said(format!("the line has ended: {end}"))),
+        _ => {}
+    }
+    match (report.lost, report.unread) {
+        (0, 0) => recorded,
+        (0, bytes) => Err(Failure::Said(format!(
+            "the other side has ended without reading the last {bytes} bytes of its input"
+        ))),
+        (1, _) => Err(Failure::Said("a message was not passed on".into())),
+        (lost, _) => Err(Failure::Said(format!("{lost} messages were not passed on"))),
     }
 }
 

@@ -245,3 +245,49 @@ fn an_endpoint_is_named_as_it_was_written() {
         assert!(finished.stderr.contains(&said), "{written}: {}", finished.stderr);
     }
 }
+
+/// It ends at SIGTERM alone, long after the end of its output.
+#[test]
+fn a_program_that_closes_stdout_and_fails_later_makes_the_status_1() {
+    let script = "trap 'exit 5' TERM; echo answer; exec >&-; sleep 1000 & wait";
+    for input in ["", "question\n"] {
+        let finished = Program::run(&mut tieline(["connect", &sh(script)]), input);
+        assert_eq!((finished.code, &*finished.stdout), (Some(1), "answer\n"), "{finished:?}");
+        assert!(finished.stderr.contains("exit status: 5"), "{finished:?}");
+    }
+    // A last line without a newline is delivered, and changes nothing.
+    let script = "trap 'exit 5' TERM; printf answer; exec >&-; sleep 1000 & wait";
+    let finished = Program::run(&mut tieline(["connect", &sh(script)]), "");
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), "answer\n"), "{finished:?}");
+    assert!(finished.stderr.contains("exit status: 5"), "{finished:?}");
+}
+
+#[test]
+fn a_program_that_closes_stdout_and_succeeds_later_makes_the_status_0() {
+    let script = "trap 'exit 0' TERM; echo answer; exec >&-; sleep 1000 & wait";
+    let finished = Program::run(&mut tieline(["connect", &sh(script)]), "");
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), "answer\n"), "{finished:?}");
+}
+
+#[test]
+fn input_that_the_program_left_unread_makes_the_status_1() {
+    let reads_one_line = sh("read -r line; echo answer; exit 0");
+    for input in ["one\ntwo\n".to_owned(), format!("{}\n", "x".repeat(99)).repeat(20_000)] {
+        let finished = Program::run(&mut tieline(["connect", &reads_one_line]), &input);
+        assert_eq!((finished.code, &*finished.stdout), (Some(1), "answer\n"), "{finished:?}");
+    }
+    let finished = Program::run(&mut tieline(["connect", &reads_one_line]), "one\ntwo\n");
+    let words = "without reading the last 4 bytes of its input";
+    assert!(finished.stderr.contains(words), "{finished:?}");
+    // Its input has ended long before it does: the pipe is asked all the same.
+    let waits = sh("read -r line; cat <&0 >/dev/null & wait; read -r line; echo answer");
+    let finished = Program::run(&mut tieline(["connect", &waits]), "one\ntwo\n");
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), "answer\n"), "{finished:?}");
+    let all = sh("cat >/dev/null; echo answer");
+    let finished = Program::run(&mut tieline(["connect", &all]), "one\ntwo\n");
+    assert_eq!((finished.code, &*finished.stderr), (Some(0), ""), "{finished:?}");
+}
+
+fn sh(script: &str) -> String {
+    format!("exec:sh -c \"{}\"", script.replace('$', "\\$"))
+}

@@ -389,3 +389,37 @@ fn a_flood_on_stderr_harms_nobody() {
     assert!(lines < 20_000 * parts as usize, "{lines} lines were logged");
     assert!(support::usage(serve.program.pid()).peak_kib < 100 * 1024);
 }
+
+/// How many lines of stderr were logged, and how many were said to be suppressed.
+fn stderr_lines(log: &str) -> (usize, usize) {
+    let logged = log.matches("a line of no importance").count();
+    let counts = log.split("suppressed=").skip(1).filter_map(|rest| {
+        rest.split(|end: char| !end.is_ascii_digit()).next()?.parse::<usize>().ok()
+    });
+    (logged, counts.sum())
+}
+
+const BURST: &str = "yes 'a line of no importance' | head -n 300 >&2; echo done";
+
+/// No other line follows, and neither does the end of stderr.
+#[test]
+fn a_burst_on_stderr_is_said_to_have_been_cut_although_nothing_follows() {
+    let serve = Serve::start(sh(&format!("{BURST}; read -r line")));
+    let mut client = serve.client();
+    assert_eq!(client.line().as_deref(), Some("done"));
+    support::until("all lines are accounted for", || {
+        let (logged, suppressed) = stderr_lines(&serve.program.stderr());
+        logged + suppressed == 300 && suppressed > 0
+    });
+}
+
+/// What is left of the program holds its stderr open, and is killed with the line.
+#[test]
+fn a_burst_on_stderr_is_said_to_have_been_cut_when_its_program_ends() {
+    let script = format!("{BURST}; sleep 1000 >/dev/null & exit 0");
+    let endpoint = format!("exec:sh -c \"{script}\"");
+    let finished = Program::run(&mut tieline(["connect", &endpoint]), "");
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), "done\n"), "{finished:?}");
+    let (logged, suppressed) = stderr_lines(&finished.stderr);
+    assert!(logged + suppressed == 300 && suppressed > 0, "{finished:?}");
+}

@@ -77,7 +77,9 @@ impl Dialogue {
             client_has_spoken: AtomicBool::new(false),
             to_near: Arc::default(),
             to_far: Arc::default(),
-            not_json: Sparing::default(),
+            not_json: Sparing::new(|count| {
+                tracing::warn!(count, "the program has printed more lines that are not JSON");
+            }),
         }
     }
 

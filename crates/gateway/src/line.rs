@@ -31,6 +31,8 @@ pub(crate) struct Line<'a> {
     to_near: Direction<'a>,
     dialogue: Option<Arc<Dialogue>>,
     restarted: AtomicU64,
+    /// Bytes that far sides were passed and did not read before they ended.
+    unread: AtomicU64,
     /// The near side has said its last word.
     near_was_done: AtomicBool,
 }
@@ -52,6 +54,7 @@ impl<'a> Line<'a> {
             to_near: Direction::new(options, Side::Server),
             dialogue: options.dialect.map(|dialect| Arc::new(Dialogue::new(dialect))),
             restarted: AtomicU64::new(0),
+            unread: AtomicU64::new(0),
             near_was_done: AtomicBool::new(false),
         }
     }
@@ -95,6 +98,7 @@ impl<'a> Line<'a> {
                     PumpEnd::Reset(reset) => {
                         self.restarted.fetch_add(1, Relaxed);
                         to_far.lose_many(reset.lost, &reset.cause);
+                        self.note_unread(&reset.cause, 0);
                         if let Some(awaited) = &awaited {
                             drop(awaited.answers(&reset.cause));
                         }
@@ -168,8 +172,8 @@ impl<'a> Line<'a> {
         let end = match outcome {
             Outcome::Far(reason) => {
                 drop((up, down));
-                stop_far(&mut far_sender, &far_control, grace).await;
-                BridgeEnd::Far(reason)
+                let stopped = stop_far(&mut far_sender, &far_control, grace).await;
+                BridgeEnd::Far(with_exit(reason, stopped))
             }
             Outcome::Broken(ref near) | Outcome::Deaf(ref near) => {
                 let near = near.clone();
@@ -206,11 +210,22 @@ impl<'a> Line<'a> {
                 BridgeEnd::Stopped(far)
             }
         };
+        match &end {
+            BridgeEnd::Far(far) | BridgeEnd::Near { far, .. } | BridgeEnd::Stopped(far) => {
+                self.note_unread(far, far_sender.unwritten());
+            }
+        }
         let patience = match was_stopped {
             true => Patience::until(stopped_by),
             false => Patience::while_it_moves(grace),
         };
         Joined { end, out_of_grace, patience }
+    }
+
+    /// A far side has ended, and so many bytes were still to be written to it.
+    fn note_unread(&self, end: &CloseReason, unwritten: usize) {
+        let in_pipe = end.child_exit().and_then(|exit| exit.unread).unwrap_or_default();
+        self.unread.fetch_add(in_pipe.saturating_add(unwritten as u64), Relaxed);
     }
 
     /// Answers what the far side has left behind. False when the near side does not take it all in time.
@@ -311,10 +326,21 @@ impl<'a> Line<'a> {
             to_far: self.to_far.passed.load(Relaxed),
             to_near: self.to_near.passed.load(Relaxed).saturating_sub(untaken),
             lost: self.to_far.lost.load(Relaxed) + self.to_near.lost.load(Relaxed) + untaken,
+            unread: self.unread.load(Relaxed),
             restarted: self.restarted.load(Relaxed),
             near_was_done: self.near_was_done.load(Relaxed),
             end,
         }
+    }
+}
+
+/// Why the far side ended: a program that closes its stdout first has an exit status only later.
+fn with_exit(reason: CloseReason, stopped: CloseReason) -> CloseReason {
+    use CloseReason::{ByUs, ChildExited, StdoutClosed, Unterminated};
+
+    match (&reason, &stopped) {
+        (ByUs | StdoutClosed | Unterminated, ChildExited(_)) => stopped,
+        _ => reason,
     }
 }
 

@@ -119,7 +119,9 @@ impl Outbox {
             bytes: 0,
             is_beyond: false,
             dropped: 0,
-            warnings: Sparing::default(),
+            warnings: Sparing::new(|count| {
+                tracing::warn!(count, "more messages for the client were dropped");
+            }),
         }
     }
 

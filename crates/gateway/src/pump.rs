@@ -4,11 +4,14 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tieline_proto::FAULT_HEAD;
 use tieline_proto::jsonrpc::Message;
-use tieline_transport::{CloseReason, Incoming, Receiver, Reset, SendError, Sender, SenderExt};
+use tieline_transport::{
+    CloseReason, Incoming, Receiver, Reset, SendError, Sender, SenderExt, Sparing,
+};
 use tokio::task::coop;
 
 use crate::Bridge;
@@ -96,6 +99,7 @@ pub(crate) struct Direction<'a> {
     from: Side,
     pub(crate) passed: AtomicU64,
     pub(crate) lost: AtomicU64,
+    warnings: Sparing,
     /// All that was there to be taken is handed over.
     pub(crate) is_idle: AtomicBool,
 }
@@ -113,11 +117,16 @@ pub(crate) enum PumpEnd {
 
 impl<'a> Direction<'a> {
     pub(crate) fn new(options: &'a Bridge, from: Side) -> Self {
+        let (line, name) = (options.line, from.name());
+        let warnings = Sparing::new(move |count| {
+            tracing::warn!(line, count, "more messages from the {name} were lost");
+        });
         Self {
             options,
             from,
             passed: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            warnings,
             is_idle: AtomicBool::new(false),
         }
     }
@@ -256,7 +265,7 @@ impl<'a> Direction<'a> {
         Ok(())
     }
 
-    /// Counts a message that is not passed on; the first of a direction is worth a warning.
+    /// Counts a message that is not passed on, and warns at most once a minute.
     pub(crate) fn lose(&self, why: &dyn fmt::Display) {
         self.lose_many(1, why);
     }
@@ -266,8 +275,9 @@ impl<'a> Direction<'a> {
             return;
         }
         let (line, from) = (self.options.line, self.from.name());
-        if self.lost.fetch_add(count, Relaxed) == 0 {
-            tracing::warn!(line, count, "a message from the {from} was lost: {why}");
+        self.lost.fetch_add(count, Relaxed);
+        if let Some(unreported) = self.warnings.admit_many(count, Instant::now()) {
+            tracing::warn!(line, count, unreported, "a message from the {from} was lost: {why}");
         } else {
             tracing::debug!(line, count, "a message from the {from} was lost: {why}");
         }

@@ -220,7 +220,7 @@ impl Lines {
         let id = ended.as_ref().map_or_else(|error| error.id(), |(id, _)| *id);
         let line = self.numbers.remove(&id).unwrap_or_default();
         match ended {
-            Ok((_, Some(BridgeReport { to_far, to_near, lost, restarted, end, .. }))) => {
+            Ok((_, Some(BridgeReport { to_far, to_near, lost, unread, restarted, end, .. }))) => {
                 self.report.served += 1;
                 self.report.lost += lost;
                 self.report.restarted += restarted;
@@ -230,6 +230,7 @@ impl Lines {
                         to_far,
                         to_near,
                         lost,
+                        unread,
                         restarted,
                         "the line has ended: {end}"
                     );
@@ -240,6 +241,7 @@ impl Lines {
                         to_far,
                         to_near,
                         lost,
+                        unread,
                         restarted,
                         "the line has ended: {end}"
                     );

@@ -239,6 +239,7 @@ mod tests {
             stderr_tail: vec![1; 64 * 1024].into(),
             unterminated: false,
             truncated: None,
+            unread: None,
             guardian_lost: false,
         }));
         let before = peak();

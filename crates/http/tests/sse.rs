@@ -84,6 +84,7 @@ async fn the_end_of_a_line_is_the_last_event_and_says_why() {
         stderr_tail: "a secret path".into(),
         unterminated: false,
         truncated: None,
+        unread: None,
         guardian_lost: false,
     };
     for (reason, said) in [

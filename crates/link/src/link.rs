@@ -270,6 +270,10 @@ impl Sender for LinkSender {
         }
     }
 
+    fn unwritten(&self) -> usize {
+        lock(&self.0.sending).line.as_ref().map_or(0, Sender::unwritten)
+    }
+
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut sending = lock(&self.0.sending);
         self.0.register_sender(cx.waker());

@@ -256,6 +256,9 @@ pub struct ChildExit {
     pub unterminated: bool,
     /// It ended in the middle of a message, which was not delivered.
     pub truncated: Option<Truncated>,
+    /// How many bytes of its input were in the pipe, and not read, when it ended. `None` where the system
+    /// does not say (it does on Linux).
+    pub unread: Option<u64>,
     /// Somebody else had killed its guardian, and it was killed for that.
     pub guardian_lost: bool,
 }
@@ -268,6 +271,9 @@ impl fmt::Display for ChildExit {
         }
         if let Some(truncated) = &self.truncated {
             write!(f, "; {truncated}")?;
+        }
+        if let Some(unread @ 1..) = self.unread {
+            write!(f, "; it left {unread} bytes of its input unread")?;
         }
         if let Some(line) = last_line(&self.stderr_tail) {
             write!(f, "; its last words: {}", line.escape_debug())?;

@@ -109,6 +109,7 @@ impl ControlBuilder {
     /// The handle; the connection's time begins now.
     pub fn build(self) -> Control {
         let Self { kind, endpoint, peer, capabilities, profile, backing } = self;
+        let slow = SlowLog::new(&endpoint);
         Control(Arc::new(Shared {
             kind,
             endpoint,
@@ -116,7 +117,7 @@ impl ControlBuilder {
             capabilities,
             profile,
             meter: Meter::new(),
-            slow: SlowLog::default(),
+            slow,
             closed_by_us: AtomicBool::new(false),
             reason: OnceLock::new(),
             farewell: OnceLock::new(),
@@ -201,12 +202,20 @@ impl Control {
     ///
     /// For anything but a child process there is nothing to end and this returns at once.
     ///
+    /// A child that closes its stdout and goes on ends the stream without an exit status. Where that was all
+    /// that was known, this returns the status.
+    ///
     /// Dropping the future leaves the stages where they are; dropping the halves ends the line.
     pub async fn stop(&self) -> CloseReason {
         self.0.closed_by_us.store(true, Ordering::Relaxed);
         let exit = self.0.backing.stop().await;
-        let exit = exit.map(|exit| CloseReason::ChildExited(Arc::new(exit)));
-        self.end(exit.unwrap_or(CloseReason::ByUs))
+        let Some(exit) = exit else { return self.end(CloseReason::ByUs) };
+        let exit = CloseReason::ChildExited(Arc::new(exit));
+        match self.end(exit.clone()) {
+            // Its stdout had ended before it did, and nothing more was known then.
+            CloseReason::ByUs | CloseReason::StdoutClosed | CloseReason::Unterminated => exit,
+            known => known,
+        }
     }
 
     /// Ends what stands behind the line at once.

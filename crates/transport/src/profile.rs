@@ -37,11 +37,18 @@ impl PerformanceProfile {
     }
 }
 
-/// Warns of slow operations, with the count of those in between.
-#[derive(Debug, Default)]
+/// Warns of slow operations on an endpoint, with the count of those in between.
+#[derive(Debug)]
 pub(crate) struct SlowLog(Sparing);
 
 impl SlowLog {
+    pub(crate) fn new(endpoint: &Endpoint) -> Self {
+        let endpoint = endpoint.clone();
+        Self(Sparing::new(move |count| {
+            tracing::warn!(%endpoint, count, "there were more slow operations");
+        }))
+    }
+
     /// Notes an operation that took `elapsed`; `allowed` is the budget.
     pub(crate) fn note(
         &self,

@@ -1,33 +1,114 @@
 //! One warning a minute, however often there is something to warn of.
 
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 /// At most one warning in this time.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Says whether it is time for a warning: at most one a minute, which tells how many went unreported in
+/// Says whether it is time for a warning: at most one a minute, which tells how many were suppressed in
 /// between.
-#[derive(Debug, Default)]
-pub struct Sparing(Mutex<Since>);
+///
+/// Every suppressed warning is accounted for in the end. When no other follows, the count is given to the
+/// closure of [`new`](Self::new): at the end of the minute where there is a runtime, and otherwise when
+/// this is dropped.
+pub struct Sparing(Arc<Shared>);
 
-#[derive(Debug, Default)]
+struct Shared {
+    since: Mutex<Since>,
+    summarize: Box<dyn Fn(u64) + Send + Sync>,
+}
+
+#[derive(Default)]
 struct Since {
     warned: Option<Instant>,
-    unreported: u64,
+    suppressed: u64,
+    /// Runs while something is suppressed.
+    timer: Option<AbortHandle>,
 }
 
 impl Sparing {
-    /// There is something to warn of: how many went unreported since the last warning, if it is time for
-    /// another; `None`, and counted, if not.
+    /// `summarize` logs how many warnings were suppressed. It is not called with 0.
+    pub fn new(summarize: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        let summarize = Box::new(summarize);
+        Self(Arc::new(Shared { since: Mutex::default(), summarize }))
+    }
+
+    /// There is something to warn of: how many warnings were suppressed since the last one, if it is time
+    /// for another; `None`, and counted, if not.
     pub fn admit(&self, now: Instant) -> Option<u64> {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if since.warned.is_some_and(|warned| now.saturating_duration_since(warned) < QUIET) {
-            since.unreported += 1;
+        self.admit_many(1, now)
+    }
+
+    /// As [`admit`](Self::admit), where one warning stands for so many things.
+    pub fn admit_many(&self, count: u64, now: Instant) -> Option<u64> {
+        let mut since = self.0.lock();
+        let quiet = since.warned.map_or(Duration::ZERO, |warned| {
+            QUIET.saturating_sub(now.saturating_duration_since(warned))
+        });
+        if !quiet.is_zero() {
+            since.suppressed += count;
+            if since.timer.is_none() {
+                since.timer = self.0.announce_after(quiet);
+            }
             return None;
         }
         since.warned = Some(now);
-        Some(std::mem::take(&mut since.unreported))
+        Some(since.take())
+    }
+}
+
+impl Drop for Sparing {
+    fn drop(&mut self) {
+        self.0.announce();
+    }
+}
+
+impl fmt::Debug for Sparing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sparing").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Since> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announce_after(self: &Arc<Self>, quiet: Duration) -> Option<AbortHandle> {
+        let runtime = Handle::try_current().ok()?;
+        let shared = Arc::downgrade(self);
+        let timer = runtime.spawn(async move {
+            tokio::time::sleep(quiet).await;
+            if let Some(shared) = shared.upgrade() {
+                shared.announce();
+            }
+        });
+        Some(timer.abort_handle())
+    }
+
+    fn announce(&self) {
+        let mut since = self.lock();
+        let suppressed = since.take();
+        if suppressed > 0 {
+            since.warned = Some(Instant::now());
+            drop(since);
+            (self.summarize)(suppressed);
+        }
+    }
+}
+
+impl Since {
+    /// The count, which is accounted for from here on.
+    fn take(&mut self) -> u64 {
+        if let Some(timer) = self.timer.take() {
+            timer.abort();
+        }
+        std::mem::take(&mut self.suppressed)
     }
 }
 
@@ -35,9 +116,17 @@ impl Sparing {
 mod tests {
     use super::*;
 
+    type Announced = Arc<Mutex<Vec<u64>>>;
+
+    fn sparing() -> (Sparing, Announced) {
+        let announced = Announced::default();
+        let noted = announced.clone();
+        (Sparing::new(move |count| noted.lock().unwrap().push(count)), announced)
+    }
+
     #[test]
     fn a_storm_is_one_warning_a_minute() {
-        let log = Sparing::default();
+        let (log, announced) = sparing();
         let start = Instant::now();
         assert_eq!(log.admit(start), Some(0));
         for second in 0..59 {
@@ -45,5 +134,33 @@ mod tests {
         }
         assert_eq!(log.admit(start + QUIET), Some(59));
         assert_eq!(log.admit(start + QUIET * 2), Some(0));
+        drop(log);
+        assert_eq!(*announced.lock().unwrap(), [0; 0], "all were told with a warning");
+    }
+
+    #[test]
+    fn what_was_suppressed_at_last_is_announced_when_it_is_dropped() {
+        let (log, announced) = sparing();
+        let now = Instant::now();
+        assert_eq!(log.admit(now), Some(0));
+        assert_eq!(log.admit(now), None);
+        assert_eq!(log.admit_many(3, now), None);
+        drop(log);
+        assert_eq!(*announced.lock().unwrap(), [4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_suppressed_is_announced_after_a_minute_although_nothing_follows() {
+        let (log, announced) = sparing();
+        let now = Instant::now();
+        assert_eq!(log.admit(now), Some(0));
+        assert_eq!(log.admit(now), None);
+        assert_eq!(log.admit(now), None);
+        assert_eq!(*announced.lock().unwrap(), [0; 0]);
+        // The clock is paused: it moves on when nothing else is to be done.
+        tokio::time::sleep(QUIET * 2).await;
+        assert_eq!(*announced.lock().unwrap(), [2]);
+        drop(log);
+        assert_eq!(*announced.lock().unwrap(), [2]);
     }
 }

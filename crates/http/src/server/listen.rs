@@ -110,7 +110,10 @@ impl Socket {
 
 /// Takes connections until it is ended.
 pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<TlsAcceptor>) {
-    let warnings = Sparing::default();
+    let endpoint = server.endpoint.clone();
+    let warnings = Sparing::new(move |count| {
+        tracing::warn!(%endpoint, count, "more connections could not be accepted");
+    });
     loop {
         let arrived = match socket.accept().await {
             Ok(arrived) => arrived,

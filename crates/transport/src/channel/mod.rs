@@ -96,6 +96,12 @@ pub trait Sender: Send + 'static {
     /// [`SendError::Closed`] if the line ended before everything was flushed.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>>;
 
+    /// Returns how many bytes of what was sent never reached the operating system: those that wait, or that
+    /// were given up when this half ended. 0, the default, where that is not known.
+    fn unwritten(&self) -> usize {
+        0
+    }
+
     /// Ready when the far side is gone altogether, so that nothing sent will be read; never where
     /// that is not [noticed](crate::Capabilities::notices_hangup) without writing.
     ///
@@ -345,6 +351,10 @@ impl Sender for Box<dyn Sender> {
 
     fn outgoing(&self) -> Outgoing {
         (**self).outgoing()
+    }
+
+    fn unwritten(&self) -> usize {
+        (**self).unwritten()
     }
 }
 

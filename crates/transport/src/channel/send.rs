@@ -23,6 +23,8 @@ pub struct FramedSender<W, F> {
     bound: usize,
     control: Control,
     state: State,
+    /// How many bytes waited when this half ended.
+    given_up: usize,
 }
 
 enum State {
@@ -40,7 +42,7 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         };
         // An empty queue has room for a message, whatever the bound.
         let bound = config.write_queue.bytes().max(1);
-        Self { framing, queue, bound, control, state: State::Open }
+        Self { framing, queue, bound, control, state: State::Open, given_up: 0 }
     }
 
     /// Writes until there is room for another message.
@@ -85,6 +87,7 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
             let (endpoint, bytes) = (self.control.endpoint(), self.queue.len());
             tracing::debug!(%endpoint, bytes, %reason, "queued bytes were not sent");
         }
+        self.given_up += self.queue.len();
         self.queue.clear();
         self.state = State::Closed(reason.clone());
         SendError::Closed(Box::new(reason))
@@ -188,5 +191,9 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
 
     fn outgoing(&self) -> Outgoing {
         self.queue.outgoing()
+    }
+
+    fn unwritten(&self) -> usize {
+        self.given_up + self.queue.len()
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::ProcessConfig;
 use super::held::{self, Held};
 use super::stderr::Stderr;
+use super::unread::Unread;
 use crate::control::Backing;
 use crate::{BoxFuture, ChildExit, Health, ProcessAccount, StopTimeouts};
 
@@ -73,6 +74,9 @@ struct Life {
     name: String,
     account: Option<ProcessAccount>,
     pressure: Arc<Pressure>,
+    unread: Arc<Unread>,
+    /// What that was when the child ended.
+    left_unread: Mutex<Option<u64>>,
     is_counted: AtomicBool,
     /// `None` once it is left to the reaper.
     held: Mutex<Option<Held>>,
@@ -98,6 +102,8 @@ impl Lifecycle {
             name: config.name(),
             account: config.account.clone(),
             pressure: Arc::default(),
+            unread: Arc::default(),
+            left_unread: Mutex::default(),
             is_counted: AtomicBool::new(false),
             held: Mutex::new(Some(held)),
             phase: watch::Sender::new(Phase::Running),
@@ -125,6 +131,11 @@ impl Lifecycle {
 
     pub(crate) fn pressure(&self) -> Arc<Pressure> {
         self.0.pressure.clone()
+    }
+
+    /// Where it is asked how much input the child has left unread.
+    pub(super) fn unread(&self) -> Arc<Unread> {
+        self.0.unread.clone()
     }
 
     /// Starts to read stderr and to wait for the end. Must be called in a runtime.
@@ -234,6 +245,7 @@ impl Life {
                 (Some(held::killed()), false)
             }
         };
+        *lock(&self.left_unread) = self.unread.bytes();
         *lock(&self.status) = status;
         self.count(status);
         self.phase.send_if_modified(|phase| advance(phase, Phase::Exited));
@@ -249,6 +261,7 @@ impl Life {
             stderr_tail: self.stderr.tail(),
             unterminated: false,
             truncated: None,
+            unread: *lock(&self.left_unread),
             guardian_lost: self.guardian_lost.load(Ordering::Relaxed),
         })
     }
@@ -289,6 +302,7 @@ impl Life {
 
     fn end(&self) -> Option<ExitStatus> {
         let held = lock(&self.held).take()?;
+        self.unread.close();
         if *self.phase.borrow() < Phase::Exited {
             self.pressure.raise(Pressure::KILLED);
         }

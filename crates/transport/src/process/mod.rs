@@ -24,6 +24,7 @@ mod resolve;
 mod start;
 mod stderr;
 mod stdin;
+mod unread;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;

@@ -4,12 +4,13 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tieline_proto::{ByteSize, Ending, Frame, Framing, Lines};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 /// How much of the end is kept.
 const TAIL: usize = 64 * 1024;
@@ -19,6 +20,8 @@ const LONGEST_LINE: ByteSize = ByteSize::kib(8);
 
 /// At most this many lines a second go to logging, and as many at once if it was quiet before.
 const LINES_A_SECOND: u32 = 100;
+
+const A_SECOND: Duration = Duration::from_secs(1);
 
 /// What a child wrote to stderr.
 #[derive(Clone, Debug)]
@@ -59,7 +62,18 @@ impl Stderr {
             let mut buffer = BytesMut::with_capacity(8 * 1024);
             loop {
                 let kept = buffer.len();
-                match pipe.read_buf(&mut buffer).await {
+                let read = pipe.read_buf(&mut buffer);
+                let read = match log.announces_at() {
+                    None => read.await,
+                    Some(at) => match timeout_at(at, read).await {
+                        Ok(read) => read,
+                        Err(_) => {
+                            log.say_suppressed();
+                            continue;
+                        }
+                    },
+                };
+                match read {
                     Ok(1..) => this.keep(buffer.get(kept..).unwrap_or_default()),
                     Ok(0) | Err(_) => break,
                 }
@@ -70,7 +84,7 @@ impl Stderr {
             if let Ending::Unterminated(line) = lines.finish(&mut buffer) {
                 log.frame(&Frame::Message(line));
             }
-            log.say_suppressed();
+            drop(log);
             this.finished.send_replace(true);
         }
     }
@@ -85,7 +99,8 @@ impl Stderr {
     }
 }
 
-/// Lines to logging, at a limited rate; those in between are counted.
+/// Lines to logging, at a limited rate. Those in between are counted, and their number is logged with the
+/// next line, after the second, or at the end.
 struct LineLog {
     name: String,
     pid: u32,
@@ -117,7 +132,7 @@ impl LineLog {
     }
 
     fn admit(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.refilled) >= Duration::from_secs(1) {
+        if now.saturating_duration_since(self.refilled) >= A_SECOND {
             self.refilled = now;
             self.allowance = LINES_A_SECOND;
         }
@@ -129,12 +144,24 @@ impl LineLog {
         true
     }
 
+    /// When the number of suppressed lines is logged, if there are any.
+    fn announces_at(&self) -> Option<Instant> {
+        (self.suppressed > 0).then(|| self.refilled + A_SECOND)
+    }
+
     fn say_suppressed(&mut self) {
         let suppressed = std::mem::take(&mut self.suppressed);
         if suppressed > 0 {
             let Self { name, pid, .. } = self;
             tracing::warn!(target: "tieline::child", child = %name, pid, suppressed, "too many lines on stderr");
         }
+    }
+}
+
+/// The task that reads may be ended before stderr is: a process that was left behind can hold it open.
+impl Drop for LineLog {
+    fn drop(&mut self) {
+        self.say_suppressed();
     }
 }
 
@@ -177,7 +204,7 @@ mod tests {
         let admitted = (0..1000).filter(|_| log.admit(start)).count();
         assert_eq!(admitted, LINES_A_SECOND as usize);
         assert_eq!(log.suppressed, 1000 - u64::from(LINES_A_SECOND));
-        assert!(log.admit(start + Duration::from_secs(1)));
+        assert!(log.admit(start + A_SECOND));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::io::AsyncWrite;
 
 use super::lifecycle::{Lifecycle, Pressure};
 use super::pipes::ToChild;
+use super::unread::Unread;
 use crate::WriteEnd;
 
 /// Our end of the child's stdin. Shutting it down closes it, once everything was handed to the system.
@@ -16,11 +17,20 @@ use crate::WriteEnd;
 pub struct ChildStdin {
     pipe: Option<ToChild>,
     pressure: Arc<Pressure>,
+    unread: Arc<Unread>,
 }
 
 impl ChildStdin {
     pub(super) fn new(stdin: ToChild, lifecycle: &Lifecycle) -> Self {
-        Self { pipe: Some(stdin), pressure: lifecycle.pressure() }
+        let unread = lifecycle.unread();
+        unread.ask(&stdin);
+        Self { pipe: Some(stdin), pressure: lifecycle.pressure(), unread }
+    }
+
+    fn end_input(&mut self) {
+        self.pressure.raise(Pressure::ASKED);
+        self.unread.end_input();
+        self.pipe = None;
     }
 
     fn open(&mut self) -> io::Result<Pin<&mut ToChild>> {
@@ -30,7 +40,7 @@ impl ChildStdin {
 
 impl Drop for ChildStdin {
     fn drop(&mut self) {
-        self.pressure.raise(Pressure::ASKED);
+        self.end_input();
     }
 }
 
@@ -72,8 +82,7 @@ impl AsyncWrite for ChildStdin {
             // One that fails has nobody to read it.
             let _ = ready!(Pin::new(pipe).poll_shutdown(cx));
         }
-        self.pressure.raise(Pressure::ASKED);
-        self.pipe = None;
+        self.end_input();
         Poll::Ready(Ok(()))
     }
 }

@@ -184,3 +184,51 @@ fn a_stranger_that_never_stops_writing_does_not_keep_the_line() {
         assert_eq!(exit.status.code(), Some(3), "{exit}");
     });
 }
+
+/// The kernel knows what is left in the pipe, whether its input was ended before or not.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_child_left_unread_is_said_with_its_exit() {
+    for (script, unread) in [("read -r a; exit 0", 12), ("cat >/dev/null; exit 3", 0)] {
+        for ends_input in [false, true] {
+            if !ends_input && unread == 0 {
+                continue;
+            }
+            block_on(async {
+                // The child begins when all is in the pipe.
+                let directory = tempfile::tempdir().unwrap();
+                let begin = directory.path().join("begin");
+                let script =
+                    format!("while ! [ -e {} ]; do sleep 0.01; done; {script}", begin.display());
+                let (mut sender, mut receiver, _) = lines(&shell(&script)).await;
+                for line in ["one", "other", "third"] {
+                    sender.send(line).await.unwrap();
+                }
+                if ends_input {
+                    sender.close().await.unwrap();
+                }
+                std::fs::write(&begin, "").unwrap();
+                let reason = end(receiver.recv().await);
+                let exit = exit(reason.clone());
+                assert_eq!(exit.unread, Some(unread), "{script}, input ended: {ends_input}");
+                assert_eq!(reason.to_string().contains("12 bytes of its input unread"), unread > 0);
+                drop(sender);
+            });
+        }
+    }
+}
+
+/// The stream ends first, and the status is known later.
+#[test]
+fn stopping_says_the_status_of_a_child_that_had_closed_its_stdout() {
+    block_on(async {
+        let drain = Duration::from_millis(50);
+        let stop = StopTimeouts { drain, ..StopTimeouts::default() };
+        let config = shell("exec >&-; read -r line; exit 6");
+        let (mut sender, mut receiver, control) = lines(&ProcessConfig { stop, ..config }).await;
+        let reason = end(receiver.recv().await);
+        assert!(matches!(reason, CloseReason::StdoutClosed), "{reason:?}");
+        sender.close().await.unwrap();
+        assert_eq!(Exit::from(exit(control.stop().await)), Exit::code(6, ""));
+    });
+}
