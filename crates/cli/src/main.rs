@@ -8,6 +8,8 @@ mod children;
 mod claude;
 mod connect;
 mod demo;
+#[cfg(unix)]
+mod limits;
 mod logging;
 mod pretty;
 #[cfg_attr(windows, path = "rendezvous_pipe.rs")]
@@ -30,6 +32,8 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 
+#[cfg(unix)]
+use args::LogFormat;
 use args::{Args, Command};
 use report::Failure;
 use tieline_transport::Guardian;
@@ -43,6 +47,14 @@ const LAST_BREATH: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     // Before anything else: the guardian of each child is this program, started again.
     Guardian::of_this_program();
+    #[cfg(unix)]
+    tieline_transport::reset_inherited();
+    #[cfg(unix)]
+    if let Err(failure) = limits::check_stack() {
+        failure.print(LogFormat::Text);
+        stderr::flush(LAST_WORDS);
+        return failure.status();
+    }
     let args = Args::understand();
     logging::start(&args.logging);
     adopt_orphans();
@@ -73,6 +85,8 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
+    #[cfg(unix)]
+    limits::check()?;
     let runtime = runtime.enable_all().build()?;
     let quiet = args.logging.is_quiet();
     match args.command {

@@ -98,48 +98,40 @@ impl Signals {
 
 #[cfg(unix)]
 struct Next {
-    interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    /// The terminal was closed.
+    /// From the terminal; none if it was ignored when we were started, as a shell's `&` does.
+    interrupt: Option<tokio::signal::unix::Signal>,
+    /// The terminal was closed; none if it was ignored, as `nohup` does.
     hangup: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
 fn next() -> io::Result<Next> {
     use tokio::signal::unix::{SignalKind, signal};
-    // Listening would undo what nohup did.
-    let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
+    let unless_ignored = |kind: SignalKind| {
+        let is_ignored = tieline_transport::is_signal_ignored(kind.as_raw_value());
+        (!is_ignored).then(|| signal(kind)).transpose()
+    };
     Ok(Next {
-        interrupt: signal(SignalKind::interrupt())?,
         terminate: signal(SignalKind::terminate())?,
-        hangup,
+        interrupt: unless_ignored(SignalKind::interrupt())?,
+        hangup: unless_ignored(SignalKind::hangup())?,
     })
-}
-
-/// Whether the process was started with SIGHUP ignored; where that cannot be known, it counts as
-/// ignored.
-#[cfg(unix)]
-fn ignores_hangup() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    // A bit for each signal, and SIGHUP is the first.
-    ignored.is_none_or(|mask| mask & 1 != 0)
 }
 
 #[cfg(unix)]
 impl Next {
     async fn next(&mut self) {
-        let hangup = async {
-            match &mut self.hangup {
-                Some(hangup) => hangup.recv().await,
+        async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
+            match signal {
+                Some(signal) => _ = signal.recv().await,
                 None => pending().await,
             }
-        };
+        }
         tokio::select! {
-            _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-            _ = hangup => {}
+            () = received(&mut self.interrupt) => {}
+            () = received(&mut self.hangup) => {}
         }
     }
 }

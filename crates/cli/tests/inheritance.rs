@@ -6,15 +6,18 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
-use support::{Client, Program, Serve, Talk, path_of, tieline};
+use rustix::process::Signal;
+use support::{Client, Finished, Program, Serve, Talk, copied, path_of, sh, tieline};
 
 /// Prints the variables of the program, and then those of its guardian.
 const VARIABLES: &str = "env; echo guardian; tr '\\0' '\\n' < /proc/$PPID/environ; echo end";
 
 /// A command in whose environment there is a token, and another variable.
-fn with_token<const N: usize>(args: [&str; N]) -> std::process::Command {
+fn with_token<const N: usize>(args: [&str; N]) -> Command {
     let mut command = tieline(args);
     command.env("TIELINE_TOKEN", "a-token-of-more-than-twenty").env("OTHER", "is-kept");
     command
@@ -66,4 +69,147 @@ fn taken(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
     fs::remove_file(file).unwrap();
     text
+}
+
+/// A server that this script starts as `"$@"`, and the program behind it.
+fn serve_below(language: &[&str], script: &str, program: &str) -> Serve {
+    let directory = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}", directory.path().join("a.sock").display());
+    let mut command = Command::new(language[0]);
+    command.args(&language[1..]).arg(script).args((language[0] == "sh").then_some("sh"));
+    command.args([env!("CARGO_BIN_EXE_tieline"), "serve", "--no-status", "--listen", &listen]);
+    command.args(sh(program)).current_dir(directory.path()).env_remove("RUST_LOG");
+    Serve::launch(&mut command, 1, "unused".into(), directory)
+}
+
+#[test]
+fn exit_statuses_are_known_although_the_parent_ignored_sigchld() {
+    let program = "grep SigIgn /proc/self/status; echo $PPID; exit 7";
+    let serve = serve_below(&["perl", "-e"], r#"$SIG{CHLD} = "IGNORE"; exec @ARGV"#, program);
+    let mut client = serve.client();
+    assert_eq!(signals(&client.line().unwrap()) & bit(Signal::CHILD), 0, "ignored by the program");
+    let guardian = format!("/proc/{}", client.line().unwrap());
+    serve.program.wait_stderr("exit status: 7");
+    assert_eq!(client.rest(), b"");
+    support::until("the guardian is reaped", || !Path::new(&guardian).exists());
+    let Finished { stderr, .. } = serve.stop();
+    assert!(stderr.contains("nothing is left of them started=1 by_itself=1"), "{stderr}");
+}
+
+#[test]
+fn signals_that_the_parent_blocked_end_the_server() {
+    let block = "use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM, SIGINT, SIGHUP)); \
+                 exec @ARGV";
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let program = "grep SigBlk /proc/self/status; cat";
+        let mut serve = serve_below(&["perl", "-e"], block, program);
+        assert_eq!(signals(&serve.client().line().unwrap()), 0, "blocked in the program");
+        serve.program.signal(signal);
+        assert_eq!(serve.program.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn a_signal_that_the_parent_ignored_stays_ignored() {
+    let ignored = [("INT", Signal::INT), ("HUP", Signal::HUP)];
+    for (name, signal) in ignored {
+        let script = format!(r#"trap "" {name}; exec "$@""#);
+        let serve = serve_below(&["sh", "-c"], &script, "grep SigIgn /proc/self/status; cat");
+        serve.program.signal(signal);
+        let mut client = serve.client();
+        let said = client.line().unwrap();
+        assert_ne!(signals(&said) & bit(signal), 0, "not ignored by the program: {said}");
+        client.send("still here");
+        assert_eq!(client.line().as_deref(), Some("still here"));
+        serve.stop();
+    }
+}
+
+#[test]
+fn a_program_starts_without_the_ignored_signals_of_the_c_library() {
+    let serve = Serve::start(sh("grep -E 'SigIgn|SigBlk' /proc/self/status"));
+    let mut client = serve.client();
+    let [blocked, ignored] = [client.line().unwrap(), client.line().unwrap()];
+    assert_eq!(signals(&blocked), 0, "{blocked}");
+    assert_eq!(signals(&ignored) & (1 << 31 | 1 << 32), 0, "{ignored}");
+    serve.stop();
+}
+
+#[test]
+fn neither_a_program_nor_its_guardian_gets_a_descriptor_of_our_parent() {
+    // The guardian has a handful of its own, none of which leads to the file.
+    let program = "ls /proc/self/fd | tr '\n' ' '; echo; readlink /proc/$PPID/fd/* | grep -c lock";
+    let serve = serve_below(&["sh", "-c"], r#"exec 7>lock 8>lock; exec "$@""#, program);
+    let mut client = serve.client();
+    // The fourth is the directory that is listed.
+    assert_eq!(client.line().as_deref(), Some("0 1 2 3 "));
+    assert_eq!(client.line().as_deref(), Some("0"));
+    serve.stop();
+
+    let exec = format!("exec:{}", serde_json::json!(["sh", "-c", program]));
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"exec 7>lock 8>lock; exec "$@""#, "sh", env!("CARGO_BIN_EXE_tieline")]);
+    command.args(["connect", &exec]).current_dir(directory.path());
+    assert_eq!(Program::run(&mut command, "").stdout, "0 1 2 3 \n0\n");
+}
+
+#[test]
+fn a_limit_of_file_size_costs_the_tap_and_not_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}", directory.path().join("a.sock").display());
+    let tap = directory.path().join("tap");
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -f 64; exec "$@""#, "sh", env!("CARGO_BIN_EXE_tieline")]);
+    command.args(["serve", "--no-status", "--listen", &listen, "--tap", tap.to_str().unwrap()]);
+    command.args(sh("grep -E 'SigIgn|SigCgt' /proc/self/status; cat"));
+    let mut serve = Serve::launch(&mut command, 1, "unused".into(), directory);
+    let mut client = serve.client();
+    for _ in 0..2 {
+        let mask = client.line().unwrap();
+        assert_eq!(signals(&mask) & bit(Signal::XFSZ), 0, "not the default action: {mask}");
+    }
+    // What is large comes back, although the tap's file has no room for it.
+    let large = "x".repeat(200_000);
+    client.send(&large);
+    assert_eq!(client.line().as_deref(), Some(&*large));
+    serve.program.wait_stderr("File too large");
+    serve.program.signal(Signal::TERM);
+    let finished = serve.program.wait();
+    assert!(finished.code.is_some(), "killed by a signal: {finished:?}");
+}
+
+#[test]
+fn limits_that_are_too_small_are_explained() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = copied(directory.path());
+    let program = program.to_str().unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    for (limit, hint) in
+        [("--nproc=1", "ulimit -u"), ("--nofile=7", "ulimit -n"), ("--stack=65536", "ulimit -s")]
+    {
+        for args in [["connect", "exec:cat"], ["serve", "--no-status"]] {
+            let mut command = Command::new("prlimit");
+            // An environment takes stack, too.
+            command.args([limit, program]).args(args).env_clear().current_dir("/");
+            if is_root {
+                // The number of root's processes has no limit.
+                command.uid(65_534).gid(65_534);
+            }
+            let finished = Program::run(&mut command, "");
+            assert_eq!(finished.code, Some(1), "{limit}: {finished:?}");
+            assert!(finished.stderr.contains(hint), "{limit}: {finished:?}");
+            assert_eq!(finished.stderr.lines().count(), 1, "{limit}: {finished:?}");
+        }
+    }
+}
+
+/// The signals of a line like `SigIgn: 0000000000001000`.
+fn signals(line: &str) -> u64 {
+    let (_, bits) = line.split_once(':').expect(line);
+    u64::from_str_radix(bits.trim(), 16).expect(line)
+}
+
+fn bit(signal: Signal) -> u64 {
+    1 << (signal.as_raw() - 1)
 }

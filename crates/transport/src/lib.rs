@@ -120,6 +120,7 @@ pub use process::{
     ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, resolve,
     until_children_are_gone,
 };
+pub use process::{is_signal_ignored, reset_inherited};
 #[cfg(unix)]
 pub use readiness::unsent;
 #[cfg(any(unix, windows))]

@@ -21,7 +21,7 @@ pub(crate) use fixtures::{
 #[cfg(unix)]
 pub(crate) use prefix::Prefix;
 pub(crate) use proc::{Usage, children_of, is_running, marked, usage};
-pub(crate) use program::{Finished, Program, tieline};
+pub(crate) use program::{Finished, Program, copied, tieline};
 pub(crate) use serve::{Serve, new_mark, path_of};
 
 /// Nothing that a test waits for takes this long on any machine.

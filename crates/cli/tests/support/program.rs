@@ -1,7 +1,10 @@
 //! A process that a test started: all it says is collected, and it is ended with its value.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +20,17 @@ pub(crate) fn tieline<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Com
     command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_tieline")]);
     command.args(args).env_remove("RUST_LOG").env_remove("XDG_RUNTIME_DIR");
     command
+}
+
+/// A copy of the program in a directory that every user can reach and write to.
+pub(crate) fn copied(directory: &Path) -> PathBuf {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).expect("our directory");
+    let copy = directory.join("tieline");
+    // Not by this process: what one of its threads is writing, another could not start.
+    let original = env!("CARGO_BIN_EXE_tieline");
+    let status = Command::new("cp").args([Path::new(original), &copy]).status();
+    assert!(status.expect("cp runs").success());
+    copy
 }
 
 /// A running process on pipes.

@@ -12,6 +12,8 @@ mod ended;
 mod guardian;
 #[cfg(unix)]
 mod held;
+#[cfg(unix)]
+mod inherited;
 mod launch;
 mod lifecycle;
 #[cfg(unix)]
@@ -32,6 +34,8 @@ use std::time::Duration;
 
 use tieline_proto::ByteSize;
 
+#[cfg(unix)]
+pub use inherited::{is_signal_ignored, reset_inherited};
 pub use pipes::ChildStdout;
 #[cfg(target_os = "linux")]
 pub use reaper::adopt_orphans;

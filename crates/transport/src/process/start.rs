@@ -11,6 +11,7 @@ use tokio::net::unix::pipe;
 #[cfg(target_os = "linux")]
 use super::guardian::leash::{Leash, Refused};
 use super::held::Held;
+use super::inherited::{self, Program};
 use super::pipes::ToChild;
 use super::{ProcessConfig, reaper};
 #[cfg(target_os = "linux")]
@@ -29,6 +30,13 @@ pub(super) async fn start(
     config: &ProcessConfig,
     program: PathBuf,
 ) -> Result<Started, TransportError> {
+    if inherited::reaps_itself() {
+        return Err(TransportError::new(ErrorKind::LaunchFailed, Operation::Launch)
+            .because(io::Error::other("SIGCHLD is ignored, so the exit of a child would be lost"))
+            .with_hint(
+                "call reset_inherited() first in main, or give SIGCHLD its default action",
+            ));
+    }
     let (stdin, stdout, stderr, theirs) = make_pipes().map_err(|error| {
         TransportError::new(ErrorKind::PipeFailed, Operation::Launch).because(error)
     })?;
@@ -57,13 +65,11 @@ async fn hold(config: &ProcessConfig, program: &Path, theirs: [OwnedFd; 3]) -> i
         return Ok(Held::Leash(leash));
     }
     let [stdin, stdout, stderr] = theirs;
+    let argv = [&config.program].into_iter().chain(&config.args).cloned();
+    let env = config.env.resolve(std::env::vars_os());
     let mut command = Command::new(program);
-    command.args(&config.args);
-    if !config.env.is_ours() {
-        command.env_clear().envs(config.env.resolve(std::env::vars_os()));
-    }
-    command.stdin(stdin).stdout(stdout).stderr(stderr);
-    command.arg0(&config.program).process_group(0);
+    Program::new(program, argv, env)?.start_by(&mut command);
+    command.stdin(stdin).stdout(stdout).stderr(stderr).process_group(0);
     if let Some(cwd) = &config.cwd {
         command.current_dir(cwd);
     }
@@ -78,6 +84,11 @@ pub(super) fn launch_failed(error: io::Error) -> TransportError {
             _ => ErrorKind::LaunchFailed,
         };
         return TransportError::new(kind, Operation::Launch).because(error);
+    }
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return TransportError::new(ErrorKind::ResourcesExhausted, Operation::Launch)
+            .because(error)
+            .with_hint("raise the limit of processes (ulimit -u, or a container's limit of pids), or start fewer");
     }
     let kind = match crate::error::common_kind(&error) {
         ErrorKind::Io => ErrorKind::LaunchFailed,

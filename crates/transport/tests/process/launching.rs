@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rustix::process::Signal;
 use tieline_testkit::wait::block_on;
 use tieline_testkit::{helper, test_name};
 use tieline_transport::{Connection, Endpoint, ErrorKind, Operation, Options};
@@ -85,7 +86,8 @@ fn a_relative_program_is_looked_for_in_the_childs_directory() {
 #[test]
 fn the_child_inherits_no_descriptors_but_the_three() {
     // Whatever this process has open, and opens at this moment.
-    let _file = fs::File::open("/dev/null").unwrap();
+    let file = fs::File::open("/dev/null").unwrap();
+    let _inheritable = rustix::io::dup(&file).unwrap();
     let (_left, _right) = std::os::unix::net::UnixStream::pair().unwrap();
     let _pipe = std::io::pipe().unwrap();
     block_on(async {
@@ -101,26 +103,43 @@ fn the_child_inherits_no_descriptors_but_the_three() {
                 number => assert!(descriptors.insert(number.parse::<u32>().unwrap())),
             }
         }
-        // What was open and inheritable when the tests began is not ours to close.
-        let expected: BTreeSet<u32> = (0..3).chain(inherited()).collect();
-        assert_eq!(descriptors, expected);
+        assert_eq!(descriptors, BTreeSet::from([0, 1, 2]));
     });
 }
 
-/// Our own descriptors that are not close-on-exec, above the three.
-fn inherited() -> Vec<u32> {
-    let is_inherited = |descriptor: &u32| {
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}"));
-        let flags = info.ok().and_then(|info| {
-            let flags =
-                info.lines().find_map(|line| line.strip_prefix("flags:"))?.trim().to_owned();
-            u32::from_str_radix(&flags, 8).ok()
+#[test]
+fn a_child_is_refused_while_sigchld_is_ignored() {
+    let helper = helper::plain(test_name!(), || {
+        let launched = || block_on(async { launch(&shell("exit 7")).await });
+        let Err(error) = launched() else { panic!("its exit status would be lost") };
+        assert!(matches!(error.kind(), ErrorKind::LaunchFailed), "{error:?}");
+        assert!(error.hint().unwrap().contains("reset_inherited"), "{error:?}");
+        assert!(tieline_transport::is_signal_ignored(Signal::CHILD.as_raw()));
+        tieline_transport::reset_inherited();
+        block_on(async {
+            let (_sender, mut receiver, _) = lines(&shell("exit 7")).await;
+            assert_eq!(Exit::from(exit(end(receiver.recv().await))), Exit::code(7, ""));
         });
-        flags.is_some_and(|flags| flags & 0o2_000_000 == 0)
-    };
-    let open = fs::read_dir("/proc/self/fd").unwrap();
-    let numbers = open.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
-    numbers.filter(|descriptor| *descriptor > 2).filter(is_inherited).collect()
+    });
+    let mut command = std::process::Command::new("perl");
+    command.args(["-e", r#"$SIG{CHLD} = "IGNORE"; exec @ARGV"#]);
+    command.arg(std::env::current_exe().unwrap()).args(helper.get_args());
+    command.envs(helper.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    helper::succeeds(&mut command);
+}
+
+#[test]
+fn a_child_starts_with_no_signal_blocked_and_without_those_of_the_c_library_ignored() {
+    block_on(async {
+        let script = "grep -E 'SigBlk|SigIgn' /proc/self/status";
+        let (_sender, mut receiver, _) = lines(&shell(script)).await;
+        let mut mask = async || {
+            let line = message(receiver.recv().await);
+            u64::from_str_radix(line.split_once(':').unwrap().1.trim(), 16).unwrap()
+        };
+        assert_eq!(mask().await, 0, "blocked");
+        assert_eq!(mask().await & (1 << 31 | 1 << 32), 0, "ignored");
+    });
 }
 
 #[test]

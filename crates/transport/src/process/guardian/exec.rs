@@ -2,20 +2,18 @@
 //! group and by no shell, how it makes namespaces, and that it takes no signal.
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, OsString, c_char};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::null_mut;
-use std::sync::atomic::AtomicPtr;
 
 use rustix::process::{
     Pid, Signal, WaitOptions, getpid, getppid, set_parent_process_death_signal, waitpid,
 };
 
 use super::wire::Request;
+use crate::process::inherited::Program;
 
 /// `command` will start what is requested, whatever program and arguments it has. The program is
 /// killed when this process ends, which the kernel forgets of one that takes another user's rights
@@ -23,14 +21,8 @@ use super::wire::Request;
 ///
 /// The standard library would do the last step by `execvp`, which gives to a shell what the kernel
 /// refuses.
-pub(super) fn tie(command: &mut Command, request: &Request, signals: Blocked) -> io::Result<()> {
-    let variables = request.env.iter().cloned().map(|(mut variable, value)| {
-        variable.push("=");
-        variable.push(value);
-        variable
-    });
-    let program = c_string(request.program.clone().into_os_string())?;
-    let (argv, environment) = (Words::new(request.argv.clone())?, Words::new(variables)?);
+pub(super) fn tie(command: &mut Command, request: &Request) -> io::Result<()> {
+    let program = Program::new(&request.program, request.argv.clone(), request.env.clone())?;
     let guardian = getpid();
     let become_program = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -38,13 +30,7 @@ pub(super) fn tie(command: &mut Command, request: &Request, signals: Blocked) ->
             // It went before the kernel knew.
             return Err(rustix::io::Errno::SRCH.into());
         }
-        // SAFETY: the set is one that the system gave. The arrays end with a null pointer, and the
-        // others point to strings that live as long as the arrays do, which this closure owns.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &signals.0, null_mut());
-            libc::execve(program.as_ptr(), argv.as_ptr(), environment.as_ptr());
-        }
-        Err(io::Error::last_os_error())
+        program.replace_child()
     };
     // SAFETY: between fork and exec the closure makes system calls and nothing else: it takes no
     // lock, and allocates and frees nothing, as all that it needs is there before.
@@ -121,43 +107,14 @@ pub(super) fn fork(
 /// `CLONE_INTO_CGROUP`.
 const INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// The signals that this process did not take when it was started.
-#[derive(Clone, Copy)]
-pub(super) struct Blocked(libc::sigset_t);
-
 /// Nothing but SIGKILL and SIGSTOP reaches this process any more: whoever signals all processes of a
 /// service means the programs. Threads that it starts later inherit that.
-pub(super) fn take_no_signal() -> Blocked {
-    // SAFETY: zeroes are a set of signals; the calls write to the two sets alone, and change nothing
-    // but which signals this thread takes.
+pub(super) fn take_no_signal() {
+    // SAFETY: zeroes are a set of signals; the calls change nothing but it and which signals this
+    // thread takes.
     unsafe {
-        let (mut all, mut before) = std::mem::zeroed::<(libc::sigset_t, libc::sigset_t)>();
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        Blocked(before)
+        let mut all = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, null_mut());
     }
-}
-
-/// Strings, and an array of pointers to them as the kernel wants it. Nobody writes to them;
-/// `AtomicPtr` is a pointer that another thread may have.
-struct Words {
-    pointers: Vec<AtomicPtr<c_char>>,
-    _strings: Vec<CString>,
-}
-
-impl Words {
-    fn new(words: impl IntoIterator<Item = OsString>) -> io::Result<Self> {
-        let strings = words.into_iter().map(c_string).collect::<io::Result<Vec<_>>>()?;
-        let pointers = strings.iter().map(|string| string.as_ptr().cast_mut());
-        let pointers = pointers.chain([null_mut()]).map(AtomicPtr::new).collect();
-        Ok(Self { pointers, _strings: strings })
-    }
-
-    fn as_ptr(&self) -> *const *const c_char {
-        self.pointers.as_ptr().cast()
-    }
-}
-
-fn c_string(word: OsString) -> io::Result<CString> {
-    Ok(CString::new(word.into_vec())?)
 }

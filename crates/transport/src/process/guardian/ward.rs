@@ -23,9 +23,11 @@ use super::isolate::{Inside, Side};
 use super::wire::{Held, Order, Report, Request};
 use super::{exec, isolate, tree};
 use crate::Hold;
+use crate::process::inherited;
 
 /// Does what the socket on stdin asks for.
 pub(crate) fn run() -> ! {
+    inherited::reset_in_guardian();
     let done = be_alone().and_then(|()| take_stdin()).and_then(|mut line| {
         let (request, stdio) = Request::receive(&mut line)?;
         guard(line, &request, stdio)
@@ -59,7 +61,7 @@ fn take_stdin() -> io::Result<UnixStream> {
 }
 
 fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Result<()> {
-    let signals = exec::take_no_signal();
+    exec::take_no_signal();
     // One that somebody has stopped goes on at our end. The thread that started it lives as long as we.
     set_parent_process_death_signal(Some(Signal::CONT))?;
     let inside = match (request.hold == Hold::Isolated).then(isolate::enter).transpose() {
@@ -82,12 +84,10 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
         Ok(grip) => grip,
         Err(error) => return line.write_all(&Report::Refused(number(&error)).encode()),
     };
-    let (child, report) = match start(request, stdio, signals, &mut grip) {
+    let (child, report) = match start(request, stdio, &mut grip) {
         Ok(child) => (Some(child), started(child, &grip, inside)),
         Err(error) => (None, Report::Failed(number(&error))),
     };
-    // When nobody listens any more, the line is at its end, which is noticed below.
-    let _ = line.write_all(&report.encode());
     let listening = line.try_clone()?;
     let orders = Arc::new(Orders::default());
     orders.end.store(child.is_none(), Relaxed);
@@ -101,11 +101,21 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
         removals: MOST_REMOVALS,
     };
     let ward = Arc::new(Mutex::new(ward));
-    let listener = ward.clone();
-    // Without a thread there is nobody to listen for the end: let it be now.
-    std::thread::Builder::new()
-        .stack_size(256 << 10)
-        .spawn(move || listen(listening, &orders, &listener))?;
+    let (listener, heard) = (ward.clone(), orders.clone());
+    let thread = std::thread::Builder::new().stack_size(256 << 10);
+    // Nothing else is reported before this.
+    let mut first = lock(&ward);
+    match thread.spawn(move || listen(listening, &heard, &listener)) {
+        // If it cannot be written the line is at its end, which the listener notices.
+        Ok(_) => _ = first.report(report),
+        // Without a thread the end of the line would not be noticed: the program ends now.
+        Err(error) => {
+            let _ = first.report(Report::Failed(number(&error)));
+            drop(first);
+            end_all(&orders, &ward);
+        }
+    }
+    drop(first);
     loop {
         let ended = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         lock(&ward).settle();
@@ -176,6 +186,10 @@ struct Ward {
 }
 
 impl Ward {
+    fn report(&mut self, report: Report) -> io::Result<()> {
+        self.line.write_all(&report.encode())
+    }
+
     /// Does what was ordered, and reaps who has ended. Goes when nobody is left, where that is asked
     /// for.
     fn settle(&mut self) {
@@ -199,7 +213,7 @@ impl Ward {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if self.child == Some(pid) => {
                     self.child = None;
-                    let _ = self.line.write_all(&Report::Ended(status.as_raw()).encode());
+                    let _ = self.report(Report::Ended(status.as_raw()));
                 }
                 Ok(Some((_, status))) => {
                     let is_killed = status.terminating_signal() == Some(Signal::KILL.as_raw());
@@ -258,7 +272,7 @@ impl Ward {
             }
             exit(1);
         }
-        let _ = self.line.write_all(&Report::Gone(self.killed).encode());
+        let _ = self.report(Report::Gone(self.killed));
         exit(0)
     }
 }
@@ -283,6 +297,11 @@ fn listen(mut line: UnixStream, orders: &Orders, ward: &Mutex<Ward>) {
             _ => break,
         }
     }
+    end_all(orders, ward)
+}
+
+/// Kills until the kernel says that there is no child left, which ends this process.
+fn end_all(orders: &Orders, ward: &Mutex<Ward>) -> ! {
     orders.end.store(true, Relaxed);
     let mut pause = LOOK_AGAIN;
     loop {
@@ -306,17 +325,12 @@ fn lock(ward: &Mutex<Ward>) -> MutexGuard<'_, Ward> {
 }
 
 /// Where the kernel does not start it in its group, and it need not be in one, it is in none.
-fn start(
-    request: &Request,
-    stdio: Vec<OwnedFd>,
-    signals: exec::Blocked,
-    grip: &mut Grip,
-) -> io::Result<Pid> {
+fn start(request: &Request, stdio: Vec<OwnedFd>, grip: &mut Grip) -> io::Result<Pid> {
     let stdio = <[OwnedFd; 3]>::try_from(stdio).map_err(|_| rustix::io::Errno::BADF)?;
     if let Grip::Cgroup(group) = grip {
         let copies = stdio.each_ref().map(OwnedFd::try_clone);
         let [stdin, stdout, stderr] = copies;
-        let command = command(request, [stdin?, stdout?, stderr?], signals)?;
+        let command = command(request, [stdin?, stdout?, stderr?])?;
         match exec::spawn(command, Some(group.directory())) {
             Err(_) if request.hold == Hold::Auto => {
                 group.remove();
@@ -325,20 +339,16 @@ fn start(
             started => return started,
         }
     }
-    exec::spawn(command(request, stdio, signals)?, None)
+    exec::spawn(command(request, stdio)?, None)
 }
 
 /// Our copies of its stdio go with the command.
-fn command(
-    request: &Request,
-    [stdin, stdout, stderr]: [OwnedFd; 3],
-    signals: exec::Blocked,
-) -> io::Result<Command> {
+fn command(request: &Request, [stdin, stdout, stderr]: [OwnedFd; 3]) -> io::Result<Command> {
     let mut command = Command::new(&request.program);
     command.process_group(0).stdin(stdin).stdout(stdout).stderr(stderr);
     if let Some(cwd) = &request.cwd {
         command.current_dir(cwd);
     }
-    exec::tie(&mut command, request, signals)?;
+    exec::tie(&mut command, request)?;
     Ok(command)
 }
