@@ -45,7 +45,8 @@ async fn join(
     let far = sessions::connect(registry, &far, &options).await?;
     let near = sessions::connect(registry, &near, &options).await?;
     let (tap, tap_end) = Tap::open_if_any(line.tap.as_deref())?;
-    let how = tieline_gateway::Bridge { tap, dialect, grace: line.grace(), ..Default::default() };
+    let (grace, isolated) = (line.grace(), line.is_isolated());
+    let how = tieline_gateway::Bridge { tap, dialect, grace, isolated, ..Default::default() };
     let report = tokio::select! {
         report = tieline_gateway::bridge(near, far, how, signals.first()) => report,
         () = signals.second() => return Err(Failure::Said("ended at once by a second signal".into())),

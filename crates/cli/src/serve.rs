@@ -35,7 +35,8 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let (tap, tap_end) = Tap::open_if_any(args.line.tap.as_deref())?;
     let grace = args.line.grace();
     let overflow = args.slow_client;
-    let bridge = Bridge { tap, dialect: args.dialect, grace, overflow, ..Bridge::default() };
+    let (dialect, isolated) = (args.dialect, args.line.is_isolated());
+    let bridge = Bridge { tap, dialect, grace, isolated, overflow, ..Bridge::default() };
     let mut server = Server::new(args.max_connections, bridge);
     server.restart(args.restart);
     server.account(account.clone());

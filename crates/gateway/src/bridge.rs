@@ -30,6 +30,10 @@ pub struct Bridge {
     /// answered is answered −32000 in its place, with how it ended. Without one, and for
     /// [xi](Dialect::XI), nothing is put into the stream.
     pub dialect: Option<Dialect>,
+    /// The far side's program is in a PID namespace of its own. Then, and where a side is not a local one,
+    /// a client's process ID in its handshake is replaced by `null` where the dialect has one (LSP): the
+    /// program would watch another process, or none, and end.
+    pub isolated: bool,
     /// What becomes of what the far side says while the near side does not take it; by default the far
     /// side waits.
     pub overflow: Overflow,
@@ -38,7 +42,7 @@ pub struct Bridge {
 impl Default for Bridge {
     fn default() -> Self {
         let grace = Duration::from_secs(10);
-        Self { line: 1, tap: None, grace, dialect: None, overflow: Overflow::Wait }
+        Self { line: 1, tap: None, grace, dialect: None, isolated: false, overflow: Overflow::Wait }
     }
 }
 
@@ -120,7 +124,7 @@ pub async fn bridge(
     options: Bridge,
     stop: impl Future<Output = ()>,
 ) -> BridgeReport {
-    let line = Line::new(&options);
+    let line = Line::new(&options, near.control(), far.control());
     let control = near.control().clone();
     let (sender, mut receiver) = near.split();
     let mut sender = line.near(Outbox::new(sender, options.overflow, options.dialect));

@@ -24,6 +24,8 @@ pub(crate) struct Dialogue {
     dialect: Dialect,
     /// Nothing is put into the stream.
     is_silent: bool,
+    /// The program does not see the processes that the client sees.
+    is_foreign: bool,
     unanswered: Unanswered,
     asked_by_program: Mutex<AskedByProgram>,
     rules: Option<&'static Handshake>,
@@ -51,6 +53,8 @@ pub(crate) enum Verdict {
     /// It is passed on.
     Pass(Message),
     /// This is passed on in its place.
+    Changed(Bytes, Message),
+    /// It is lost, and this is passed on in its place.
     Instead(Bytes, String),
     /// It is not passed on, and its own side is told so.
     Answer(Bytes, String),
@@ -59,7 +63,7 @@ pub(crate) enum Verdict {
 }
 
 impl Dialogue {
-    pub(crate) fn new(dialect: Dialect) -> Self {
+    pub(crate) fn new(dialect: Dialect, is_foreign: bool) -> Self {
         let rules = match dialect.state {
             State::Handshake(rules) => Some(rules),
             _ => None,
@@ -67,6 +71,7 @@ impl Dialogue {
         Self {
             dialect,
             is_silent: dialect == Dialect::XI,
+            is_foreign,
             unanswered: Unanswered::new(dialect),
             asked_by_program: Mutex::default(),
             rules,
@@ -109,6 +114,16 @@ impl Dialogue {
                 if lock(&self.asked_by_program).stale.remove(response.id()) =>
             {
                 Verdict::Drop("it answers a program that has ended".into())
+            }
+            (Message::Request(request), Side::Client) if self.is_foreign => {
+                match self.dialect.without_process_id(request) {
+                    Some(changed) => {
+                        let changed = Bytes::from(changed);
+                        let seen = self.unanswered.classify(&changed);
+                        Verdict::Changed(changed, seen)
+                    }
+                    None => Verdict::Pass(seen),
+                }
             }
             _ => Verdict::Pass(seen),
         }

@@ -26,6 +26,7 @@ mod restored;
 mod serve;
 mod tap;
 mod timestamp;
+mod turn_away;
 mod unanswered;
 mod watch;
 

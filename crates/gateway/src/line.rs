@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
-    BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, Sender, SenderExt, from_now,
+    BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, Sender, SenderExt,
+    TransportKind, from_now,
 };
 use tokio::task::coop;
 use tokio::time::{Instant, timeout_at};
@@ -47,12 +48,14 @@ pub(crate) struct Joined {
 }
 
 impl<'a> Line<'a> {
-    pub(crate) fn new(options: &'a Bridge) -> Self {
+    pub(crate) fn new(options: &'a Bridge, near: &Control, far: &Control) -> Self {
+        let is_foreign = options.isolated || !sees_our_processes(near) || !sees_our_processes(far);
+        let dialogue = |dialect| Arc::new(Dialogue::new(dialect, is_foreign));
         Self {
             options,
             to_far: Direction::new(options, Side::Client),
             to_near: Direction::new(options, Side::Server),
-            dialogue: options.dialect.map(|dialect| Arc::new(Dialogue::new(dialect))),
+            dialogue: options.dialect.map(dialogue),
             restarted: AtomicU64::new(0),
             unread: AtomicU64::new(0),
             near_was_done: AtomicBool::new(false),
@@ -369,6 +372,19 @@ async fn stop_far(far: &mut impl Sender, control: &Control, grace: Duration) -> 
             }
             reason
         }
+    }
+}
+
+/// Whether process IDs mean the same on the other side of a line as here, as far as anybody can tell.
+fn sees_our_processes(control: &Control) -> bool {
+    match control.info().kind {
+        TransportKind::STDIO
+        | TransportKind::PROCESS
+        | TransportKind::MEMORY
+        | TransportKind::PIPE => true,
+        // A peer in another PID namespace has none.
+        TransportKind::UNIX => control.peer().is_some_and(|peer| peer.pid.is_some()),
+        _ => false,
     }
 }
 

@@ -209,6 +209,9 @@ impl<'a> Direction<'a> {
         };
         match dialogue.judge(self.from, &message) {
             Verdict::Pass(seen) => self.hand_over(message, sink, watch, Some(seen)).await,
+            Verdict::Changed(changed, seen) => {
+                self.hand_over(changed, sink, watch, Some(seen)).await
+            }
             Verdict::Instead(instead, why) => {
                 self.lose(&why);
                 self.hand_over(instead, sink, watch, None).await

@@ -21,6 +21,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::timeout_at;
 use tracing::{Instrument, info_span};
 
+use crate::turn_away::turn_away;
 use crate::watch::Counting;
 use crate::{Bridge, BridgeEnd, BridgeReport, ServerWatch, bridge};
 
@@ -102,16 +103,28 @@ impl Server {
         let (stopping, _) = watch::channel(false);
         let grace = bridge.grace;
         let mut lines = Lines { watch, ..Lines::default() };
+        let mut turned_away = JoinSet::new();
         let mut stop = pin!(stop);
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 Some(ended) = lines.tasks.join_next_with_id() => lines.ended(ended),
+                Some(_) = turned_away.join_next() => {}
                 Some(arrival) = arrivals.recv() => {
                     lines.watch.came();
                     if lines.tasks.len() >= max_connections {
-                        arrival.client.control().say_at_close(CloseReason::Overrun);
-                        lines.refuse(&format!("there are {max_connections} already"));
+                        let why = format!("there are {max_connections} already");
+                        lines.refuse(&why);
+                        let client = arrival.client;
+                        if turned_away.len() < TURNED_AWAY {
+                            let dialect = bridge.dialect;
+                            turned_away.spawn(async move {
+                                let why = format!("too many clients: {why}");
+                                turn_away(client, dialect, &why, CloseReason::Overrun).await;
+                            });
+                        } else {
+                            client.control().say_at_close(CloseReason::Overrun);
+                        }
                     } else {
                         let breaker = lines.watch.breaker();
                         let joined = Joined { restart, breaker, bridge: bridge.clone() };
@@ -122,6 +135,7 @@ impl Server {
         }
         drop(arrivals);
         entrances.shutdown().await;
+        turned_away.shutdown().await;
         stopping.send_replace(true);
         let hard_stop = from_now(grace.saturating_add(HARD_STOP));
         while let Ok(Some(ended)) = timeout_at(hard_stop, lines.tasks.join_next_with_id()).await {
@@ -137,6 +151,9 @@ impl Server {
         lines.report
     }
 }
+
+/// So many clients are told at once why they are turned away; others are not.
+const TURNED_AWAY: usize = 64;
 
 /// How long the report waits for what was killed to be gone.
 const LAST_BREATH: Duration = Duration::from_secs(2);
@@ -286,7 +303,12 @@ async fn run(
         Ok(permit) => permit,
         Err(open) => {
             tracing::warn!("the client was turned away, because the far end fails: {open}");
-            client.control().say_at_close(CloseReason::Overrun);
+            let why = format!("the program is not started, because it fails: {open}");
+            let turned_away = turn_away(client, how.dialect, &why, CloseReason::Overrun);
+            tokio::select! {
+                () = turned_away => {}
+                () = &mut stop => {}
+            }
             return None;
         }
     };
@@ -309,7 +331,12 @@ async fn run(
                 permit.failed();
             }
             log_error("the client was turned away", &error);
-            client.control().say_at_close(CloseReason::Unreachable(error));
+            let why = format!("the program could not be started: {error}");
+            let reason = CloseReason::Unreachable(error);
+            tokio::select! {
+                () = turn_away(client, how.dialect, &why, reason) => {}
+                () = &mut stop => {}
+            }
             None
         }
     }

@@ -140,12 +140,32 @@ impl Unanswered {
         &self,
         reason: &CloseReason,
     ) -> impl ExactSizeIterator<Item = Vec<u8>> + use<> {
+        let data = reason.child_exit().map(|exit| evidence(exit).to_string());
+        self.errors(format!("the program has ended: {reason}"), data)
+    }
+
+    /// The same for requests that no program was there for.
+    pub(crate) fn answers_because(
+        &self,
+        why: &str,
+    ) -> impl ExactSizeIterator<Item = Vec<u8>> + use<> {
+        self.errors(why.to_owned(), None)
+    }
+
+    /// Whether no request waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().ids.is_empty()
+    }
+
+    fn errors(
+        &self,
+        text: String,
+        data: Option<String>,
+    ) -> impl ExactSizeIterator<Item = Vec<u8>> + use<> {
         let Waiting { ids, .. } = std::mem::take(&mut *self.lock());
         self.spoken.notify_one();
         let mut ids: Vec<_> = ids.into_iter().collect();
         ids.sort_unstable_by_key(|(_, order)| *order);
-        let text = format!("the program has ended: {reason}");
-        let data = reason.child_exit().map(|exit| evidence(exit).to_string());
         let dialect = self.dialect;
         ids.into_iter().map(move |(id, _)| {
             write_error(&dialect, &id, dialect.gone, &text, data.as_ref().map(String::as_bytes))

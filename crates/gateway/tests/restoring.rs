@@ -297,3 +297,25 @@ async fn what_the_old_program_had_asked_is_cancelled_and_not_answered_to_the_new
         assert_eq!(test.report.await.unwrap().lost, 1);
     }
 }
+
+#[tokio::test]
+async fn the_process_id_reaches_only_programs_that_can_see_the_process() {
+    for isolated in [false, true] {
+        let (client, near) = memory_pair();
+        let (far, program) = memory_pair();
+        let bridge = Bridge { dialect: Some(Dialect::LSP), isolated, ..Bridge::default() };
+        let report =
+            tokio::spawn(tieline_gateway::bridge(near.boxed(), far.boxed(), bridge, pending()));
+        let (mut to_program, from_program) = client.split();
+        let (to_client, mut from_client) = program.split();
+        let params = json!({"processId": 4711, "rootUri": null});
+        let initialize =
+            json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params});
+        to_program.send(initialize.to_string()).await.unwrap();
+        let expected = if isolated { Value::Null } else { json!(4711) };
+        let arrived = value(&mut from_client).await;
+        assert_eq!((&arrived["params"]["processId"], &arrived["id"]), (&expected, &json!(1)));
+        drop((to_program, from_program, to_client, from_client));
+        assert_eq!(report.await.unwrap().lost, 0);
+    }
+}

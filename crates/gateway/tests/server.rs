@@ -313,3 +313,98 @@ async fn a_door_that_fails_is_tried_again_in_growing_pauses() {
     assert!((9..=11).contains(&after[1]) && (59..=61).contains(&after[2]), "{after:?}");
     server.abort();
 }
+
+/// What a client hears that asks something, until the end of its line.
+async fn asked(registry: &Registry, endpoint: &Endpoint) -> Vec<serde_json::Value> {
+    let client = registry.connect(endpoint, &Options::default()).await.unwrap();
+    let (mut sender, mut receiver) = client.split();
+    for request in
+        [r#"{"jsonrpc":"2.0","method":"hello"}"#, r#"{"jsonrpc":"2.0","id":7,"method":"m"}"#]
+    {
+        sender.send(request).await.unwrap();
+    }
+    sender.close().await.unwrap();
+    let mut heard = Vec::new();
+    loop {
+        match receiver.recv().await {
+            Incoming::Message(message) => heard.push(serde_json::from_slice(&message).unwrap()),
+            Incoming::End(_) => return heard,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_gets_no_program_is_told_so_where_the_dialect_is_known() {
+    use tieline_proto::jsonrpc::Dialect;
+
+    for (dialect, code) in [
+        (None, None),
+        (Some(Dialect::XI), None),
+        (Some(Dialect::LSP), Some(-32000)),
+        (Some(Dialect::MCP), Some(-31000)),
+    ] {
+        let registry = Registry::new();
+        let endpoint = Endpoint::memory(format!("no program {code:?} {}", dialect.is_some()));
+        let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
+        let bridge = Bridge { dialect, ..Bridge::default() };
+        let mut server = Server::new(4, bridge);
+        let (target, far_ends) = mpsc::unbounded_channel();
+        drop(far_ends);
+        server.add(acceptor, Arc::new(Target(target)));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let report = tokio::spawn(server.run(async {
+            let _ = stopped.await;
+        }));
+        // Five that fail open the breaker: the sixth is told of that.
+        let mut texts = Vec::new();
+        for _ in 0..6 {
+            let heard = asked(&registry, &endpoint).await;
+            assert_eq!(heard.len(), usize::from(code.is_some()), "{heard:?}");
+            for answer in heard {
+                assert_eq!((&answer["id"], &answer["error"]["code"]), (&7.into(), &code.into()));
+                texts.push(answer["error"]["message"].as_str().unwrap().to_owned());
+            }
+        }
+        if code.is_some() {
+            assert!(texts[0].starts_with("the program could not be started: "), "{}", texts[0]);
+            assert!(
+                texts[5].starts_with("the program is not started, because it fails: "),
+                "{}",
+                texts[5]
+            );
+        }
+        stop.send(()).unwrap();
+        assert_eq!(report.await.unwrap().refused, 6);
+    }
+}
+
+#[tokio::test]
+async fn a_client_beyond_the_most_there_may_be_is_told_so_where_the_dialect_is_known() {
+    let registry = Registry::new();
+    let endpoint = Endpoint::memory("full");
+    let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
+    let dialect = Some(tieline_proto::jsonrpc::Dialect::ACP);
+    let mut server = Server::new(1, Bridge { dialect, ..Bridge::default() });
+    let (target, mut far_ends) = mpsc::unbounded_channel();
+    server.add(acceptor, Arc::new(Target(target)));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let report = tokio::spawn(server.run(async {
+        let _ = stopped.await;
+    }));
+    let first = registry.connect(&endpoint, &Options::default()).await.unwrap();
+    let far_end = far_ends.recv().await.unwrap();
+    let heard = asked(&registry, &endpoint).await;
+    let error = &heard[0]["error"];
+    assert_eq!(
+        (heard.len(), &error["message"]),
+        (1, &"too many clients: there are 1 already".into())
+    );
+    // One that asks nothing does not hold up the end.
+    let silent = registry.connect(&endpoint, &Options::default()).await.unwrap();
+    stop.send(()).unwrap();
+    drop((first, far_end));
+    let report = report.await.unwrap();
+    assert_eq!(report.served, 1);
+    drop(silent);
+}

@@ -2,7 +2,7 @@
 
 use super::classify::member;
 use super::write::write_notification;
-use super::{OVERLOADED, TraceParent};
+use super::{OVERLOADED, Request, TraceParent};
 
 /// How a dialect of JSON-RPC differs from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Handshake {
     pub request: &'static str,
     /// The notification that confirms its answer.
     pub confirmation: Option<&'static str>,
+    /// The parameter of that request that has the process ID of the client, for the program to watch.
+    pub process: Option<&'static str>,
     /// The methods behind which the client wants no program any more.
     pub ends: &'static [&'static str],
     /// Messages of which the latest counts.
@@ -119,6 +121,7 @@ impl Dialect {
         state: State::Handshake(&Handshake {
             request: "initialize",
             confirmation: Some("initialized"),
+            process: Some("processId"),
             ends: &["shutdown", "exit"],
             latest: &["$/setTrace", "workspace/didChangeConfiguration"],
             every: &["workspace/didChangeWorkspaceFolders"],
@@ -160,6 +163,7 @@ impl Dialect {
         state: State::Handshake(&Handshake {
             request: "initialize",
             confirmation: Some("notifications/initialized"),
+            process: None,
             ends: &[],
             latest: &["logging/setLevel"],
             every: &[],
@@ -192,6 +196,7 @@ impl Dialect {
         state: State::Handshake(&Handshake {
             request: "initialize",
             confirmation: None,
+            process: None,
             ends: &[],
             latest: &["authenticate"],
             every: &[],
@@ -235,6 +240,25 @@ impl Dialect {
         std::str::from_utf8(trace).ok()?.parse().ok()
     }
 
+    /// A request that opens the handshake with `null` in place of the client's process ID, which means
+    /// nothing, or another process, where the program cannot see the client. `None` where there is no such
+    /// number in it.
+    pub fn without_process_id(&self, request: &Request) -> Option<Vec<u8>> {
+        let State::Handshake(Handshake { request: method, process, .. }) = self.state else {
+            return None;
+        };
+        if request.method() != *method {
+            return None;
+        }
+        let number = member(request.params()?, (*process)?)?;
+        if number == b"null" {
+            return None;
+        }
+        let message = request.message();
+        let (before, behind) = message.split_at_checked(offset(message, number)?)?;
+        Some([before, b"null", behind.get(number.len()..)?].concat())
+    }
+
     /// The notification that cancels the call with `id`, where the dialect has one.
     pub fn cancellation(&self, id: &[u8]) -> Option<Vec<u8>> {
         let cancel = self.cancel?;
@@ -271,7 +295,29 @@ fn offset(whole: &[u8], part: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Message, classify};
     use super::*;
+    use crate::json::Limits;
+
+    #[test]
+    fn the_process_id_of_an_opening_request_becomes_null() {
+        let change = |dialect: Dialect, message: &str| {
+            let message = classify(message.to_owned().into(), &dialect, Limits::default());
+            let Message::Request(request) = message else { return None };
+            dialect.without_process_id(&request).map(|it| String::from_utf8(it).unwrap_or_default())
+        };
+        let with = |value: &str| {
+            format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"a":{{"processId":1}}, "processId" : {value} ,"b":2}}}}"#
+            )
+        };
+        assert_eq!(change(Dialect::LSP, &with("4711")), Some(with("null")));
+        assert_eq!(change(Dialect::LSP, &with("\"text\"")), Some(with("null")));
+        assert_eq!(change(Dialect::LSP, &with("null")), None);
+        assert_eq!(change(Dialect::MCP, &with("4711")), None);
+        assert_eq!(change(Dialect::LSP, &with("4711").replace("initialize", "other")), None);
+        assert_eq!(change(Dialect::LSP, r#"{"jsonrpc":"2.0","id":1,"method":"initialize"}"#), None);
+    }
 
     #[test]
     fn a_progress_token_finds_its_place() {

@@ -1,0 +1,62 @@
+//! The last words to a client that gets no far end.
+
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_proto::jsonrpc::Dialect;
+use tieline_transport::{
+    BoxChannel, Channel, CloseReason, Incoming, Receiver, ReceiverExt, SenderExt,
+};
+
+use crate::unanswered::{MOST, Unanswered};
+
+/// How long a client may take to ask something, and to take the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Closes a client's line with `reason`. Where the dialect is known, the requests that it has sent by then,
+/// or the first that it sends, are answered with an error before.
+pub(crate) async fn turn_away(
+    client: BoxChannel,
+    dialect: Option<Dialect>,
+    why: &str,
+    reason: CloseReason,
+) {
+    let control = client.control().clone();
+    control.say_at_close(reason);
+    let Some(dialect) = dialect.filter(|dialect| *dialect != Dialect::XI) else { return };
+    let (mut sender, mut receiver) = client.split();
+    let told = async {
+        let unanswered = Unanswered::new(dialect);
+        while unanswered.is_empty() {
+            match receiver.recv().await {
+                Incoming::Message(message) => unanswered.asked(&unanswered.classify(&message)),
+                Incoming::End(_) => return,
+                _ => {}
+            }
+        }
+        for message in waiting(&mut receiver).take(MOST) {
+            unanswered.asked(&unanswered.classify(&message));
+        }
+        for answer in unanswered.answers_because(why) {
+            if sender.feed(answer).await.is_err() {
+                return;
+            }
+        }
+        let _ = sender.close().await;
+        // Some lines are reset by what is left unread.
+        while !matches!(receiver.recv().await, Incoming::End(_)) {}
+    };
+    let _ = tokio::time::timeout(PATIENCE, told).await;
+}
+
+/// The messages that are there already.
+fn waiting(receiver: &mut impl Receiver) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(|| {
+        let mut cx = Context::from_waker(Waker::noop());
+        match receiver.poll_recv(&mut cx) {
+            Poll::Ready(Incoming::Message(message)) => Some(message),
+            _ => None,
+        }
+    })
+}
