@@ -23,13 +23,15 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
         corrupt: args.corrupt,
         seed: args.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
     };
-    let options = Options {
+    let mut options = Options {
         // A server on the web judges everybody for itself, whichever way they come; but on this machine
         // alone, unless it was told to be reached from others.
         allow_unauthenticated_tcp: args.allow_unauthenticated_tcp
             || (args.listen.is_web_of_this_machine() && args.target.is_web()),
         ..children::options()
     };
+    let has_socket = matches!(args.listen.carrier.address(), Address::Unix(_));
+    args.sockets.set(&mut options, has_socket)?;
     let (registry, target) = (Registry::new(), &args.target.endpoint);
     let (front, back) = (&args.listen.carrier, &args.target.carrier);
     let chaos = tieline_gateway::Chaos::listen(&registry, front, back, &options, faults);

@@ -187,10 +187,10 @@ async fn entrances(
         // Before anything is opened.
         args.listen.iter().cloned().try_for_each(|it| sessions::resumable(it).map(drop))?;
     }
+    let options = client_options(args)?;
     for endpoint in &args.listen {
         if Sites::is_one(endpoint) {
             // It frames messages itself, and hands over each as one line.
-            let options = client_options(args);
             let (plain, sessions) = sites.listen(&args.web, endpoint, &options, served).await?;
             endpoints.push(plain.endpoint().clone());
             let both = [plain, sessions].map(|acceptor| Entrance { acceptor, json: false });
@@ -201,7 +201,7 @@ async fn entrances(
         let converts = !endpoint.is_resumable() && served.resume.is_none();
         let json = converts && endpoint.framing().unwrap_or(FramingKind::Lines) != args.framing;
         let allow_unauthenticated_tcp = args.allow_unauthenticated_tcp;
-        let options = Options { json, allow_unauthenticated_tcp, ..client_options(args) };
+        let options = Options { json, allow_unauthenticated_tcp, ..options.clone() };
         let acceptor = sessions::listen(registry, endpoint.clone(), &options, served).await?;
         let listening = acceptor.endpoint().clone();
         endpoints.push(match endpoint.framing() {
@@ -212,7 +212,7 @@ async fn entrances(
     }
     if entrances.is_empty() {
         let json = served.resume.is_none() && args.framing != FramingKind::Lines;
-        let options = Options { json, ..client_options(args) };
+        let options = Options { json, ..options.clone() };
         let name = program.name.as_ref();
         let acceptor = rendezvous::listen(registry, name, &options, served).await?;
         endpoints.push(acceptor.endpoint().clone());
@@ -222,10 +222,10 @@ async fn entrances(
 }
 
 /// How the lines of clients behave.
-fn client_options(args: &Serve) -> Options {
-    let mut options = args.line.options();
+fn client_options(args: &Serve) -> Result<Options, Failure> {
+    let mut options = args.listen_options()?;
     options.channel.stall_timeout = args.slow_client.stall_timeout(options.channel.stall_timeout);
-    options
+    Ok(options)
 }
 
 fn target(

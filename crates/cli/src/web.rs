@@ -49,6 +49,8 @@ impl Sites {
         };
         let mut config = args.config(endpoint, access)?;
         config.web_socket.channel = options.channel;
+        config.allow_uids.clone_from(&options.allow_uids);
+        (config.socket_mode, config.socket_group) = (options.socket_mode, options.socket_group);
         self.public_url.clone_from(&args.public_url);
         // As many lines as there may be, and room for those who only ask how it does.
         let most = served.most.saturating_add(64);

@@ -292,13 +292,13 @@ impl ErrorKind {
             }
             Self::NotASocket => "choose another path; tieline removes nothing that is not its own",
             Self::PermissionDenied => {
-                "check who owns the path and its directory; the socket of a server is for its own user"
+                "check who owns the path and its directory; a server lets other users in with --allow-uid, --socket-group or --socket-mode"
             }
             Self::AddressInUse => "choose another path, or stop the program that listens there",
             Self::ForeignLock(_) => "choose another path; this one was used by another user",
             Self::NotFound => "start the server first, or check the path",
             Self::Refused => "the server that made this socket is gone; start it again",
-            Self::PeerNotAllowed(_) => "if that user is trusted, allow its uid (--allow-uid)",
+            Self::PeerNotAllowed(_) => "if that user is trusted, allow its uid (--allow-uid UID)",
             Self::Unauthenticated => {
                 "listen on unix:, or say that anybody may connect: --allow-unauthenticated-tcp"
             }

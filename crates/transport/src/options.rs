@@ -19,8 +19,15 @@ pub struct Options {
     pub json: bool,
     /// How long connecting may take; 5 s by default.
     pub connect_timeout: Duration,
-    /// Users other than our own and root whose processes are accepted on the other end.
+    /// Users other than our own and root whose processes are accepted on the other end. A Unix socket that is
+    /// listened on lets them connect, too.
     pub allow_uids: Vec<u32>,
+    /// The permission bits of a Unix socket that is listened on, like `0o660`. `None`: `0o660` with a
+    /// [`socket_group`](Self::socket_group), `0o666` with [`allow_uids`](Self::allow_uids), otherwise `0o600`.
+    /// Without `allow_uids`, whoever these bits let connect is accepted.
+    pub socket_mode: Option<u32>,
+    /// The group of a Unix socket that is listened on, by its number; `None`: the system's choice.
+    pub socket_group: Option<u32>,
     /// Who may connect to a named pipe that is listened on, as a security descriptor in SDDL; `None`:
     /// our own user alone.
     pub pipe_security: Option<String>,
@@ -47,6 +54,8 @@ impl Default for Options {
             json: false,
             connect_timeout: Duration::from_secs(5),
             allow_uids: Vec::new(),
+            socket_mode: None,
+            socket_group: None,
             pipe_security: None,
             allow_unauthenticated_tcp: false,
             cwd: None,

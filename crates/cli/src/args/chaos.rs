@@ -7,6 +7,7 @@ use tieline_http::{Place, WebAddress};
 use tieline_proto::ByteSize;
 use tieline_transport::{Address, Endpoint};
 
+use super::system::Sockets;
 use super::values::{duration, endpoint};
 
 #[derive(Group)]
@@ -61,6 +62,8 @@ pub(crate) struct Chaos {
     /// in a browser
     #[arg(long)]
     pub(crate) allow_unauthenticated_tcp: bool,
+    #[command(flatten)]
+    pub(crate) sockets: Sockets,
 }
 
 /// An endpoint, and what carries its bytes.

@@ -8,14 +8,16 @@ use clap::Args as Group;
 use tieline_gateway::Overflow;
 use tieline_proto::{FramingKind, RestartPolicy};
 use tieline_rpc::Dialect;
-use tieline_transport::{Endpoint, Environment};
+use tieline_transport::{Endpoint, Environment, Options};
 
 use super::line::Line;
+use super::system::Sockets;
 use super::values::{
-    at_least_one, dialect, endpoint, framing, overflow, restart_policy, up_to_a_day, variable,
-    variable_name,
+    at_least_one, dialect, endpoint, framing, is_unix_socket, overflow, restart_policy,
+    up_to_a_day, variable, variable_name,
 };
 use super::web::WebServer;
+use crate::report::Failure;
 
 #[derive(Group)]
 #[command(after_help = "\
@@ -30,6 +32,7 @@ Examples:
   tieline serve --listen lines+unix:/tmp/a.sock --tap said.ndjson -- my-agent
   tieline serve --dialect mcp --restart on-failure -- my-mcp-server
   tieline serve --resume=1h -- my-agent
+  tieline serve --listen unix:/run/agent/a.sock --socket-group staff -- my-agent
   tieline serve --listen http://127.0.0.1:8080 -- my-agent")]
 pub(crate) struct Serve {
     /// Where to listen; may be given several times [default: a socket named after the command]
@@ -75,6 +78,8 @@ pub(crate) struct Serve {
     pub(crate) no_status: bool,
     #[command(flatten)]
     pub(crate) line: Line,
+    #[command(flatten)]
+    pub(crate) sockets: Sockets,
     /// The program and its arguments; there is no shell [default: the built-in demo agent]
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
@@ -100,6 +105,15 @@ struct Variables {
 }
 
 impl Serve {
+    /// How the program's clients are let in.
+    pub(crate) fn listen_options(&self) -> Result<Options, Failure> {
+        let mut options = self.line.options();
+        // Without an endpoint, it is a socket with a name of its own.
+        let has_socket = self.listen.is_empty() || self.listen.iter().any(is_unix_socket);
+        self.sockets.set(&mut options, has_socket)?;
+        Ok(options)
+    }
+
     /// What the program's environment is to be: first what is passed on, then what is removed, then
     /// what is set. The program itself is looked for in our own `PATH`.
     pub(crate) fn environment(&self) -> Environment {

@@ -84,6 +84,11 @@ pub(super) fn up_to_a_day(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// True where listening creates a Unix socket.
+pub(super) fn is_unix_socket(endpoint: &Endpoint) -> bool {
+    matches!(endpoint.address(), Address::Unix(_)) || endpoint.scheme() == "http-unix"
+}
+
 pub(super) fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     humantime::parse_duration(text)
 }

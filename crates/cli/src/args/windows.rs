@@ -6,6 +6,7 @@ use clap::Args as Group;
 use tieline_transport::{Hold, Options};
 
 use super::values::up_to_a_day;
+use crate::report::Failure;
 
 #[derive(Group)]
 pub(super) struct System {
@@ -17,6 +18,28 @@ pub(super) struct System {
     /// user alone]
     #[arg(long, value_name = "SDDL")]
     pipe_security: Option<String>,
+    #[arg(long, hide = true, value_parser = no_such_users)]
+    allow_uid: Vec<u32>,
+}
+
+/// Unix's options for sockets, which exist only to say what to use instead.
+#[derive(Group)]
+pub(crate) struct Sockets {
+    #[arg(long, hide = true, value_parser = no_such_users)]
+    socket_mode: Option<u32>,
+    #[arg(long, hide = true, value_parser = no_such_users)]
+    socket_group: Option<u32>,
+}
+
+impl Sockets {
+    pub(crate) fn set(&self, options: &mut Options, _: bool) -> Result<(), Failure> {
+        (options.socket_mode, options.socket_group) = (self.socket_mode, self.socket_group);
+        Ok(())
+    }
+}
+
+fn no_such_users(_: &str) -> Result<u32, String> {
+    Err("Windows has other users and permissions; say who may connect to a pipe with --pipe-security".into())
 }
 
 impl System {
@@ -30,5 +53,6 @@ impl System {
 
     pub(super) fn set(&self, options: &mut Options) {
         options.pipe_security.clone_from(&self.pipe_security);
+        options.allow_uids.clone_from(&self.allow_uid);
     }
 }

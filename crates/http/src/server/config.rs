@@ -39,6 +39,10 @@ pub struct ServerConfig {
     pub expose_without_token_and_tls: bool,
     /// Users other than our own and root who may connect to a Unix socket.
     pub allow_uids: Vec<u32>,
+    /// The permission bits of a Unix socket, as in [`Options`](tieline_transport::Options::socket_mode).
+    pub socket_mode: Option<u32>,
+    /// The group of a Unix socket; `None`: the system's choice.
+    pub socket_group: Option<u32>,
     /// How much at once, and for how long.
     pub limits: ServerLimits,
     /// How its WebSockets behave.
@@ -138,6 +142,8 @@ impl ServerConfig {
             subprotocols: Subprotocol::usual(),
             expose_without_token_and_tls: false,
             allow_uids: Vec::new(),
+            socket_mode: None,
+            socket_group: None,
             limits: ServerLimits::default(),
             web_socket: WebSocketConfig::default(),
             json: None,

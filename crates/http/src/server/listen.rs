@@ -77,7 +77,8 @@ impl Socket {
             #[cfg(unix)]
             Place::Unix(path) => {
                 let allow_uids = config.allow_uids.clone();
-                let unix = UnixConfig { allow_uids, ..UnixConfig::new(path) };
+                let (mode, group) = (config.socket_mode, config.socket_group);
+                let unix = UnixConfig { allow_uids, mode, group, ..UnixConfig::new(path) };
                 Ok((Self::Unix(Box::new(Unix.listen(&unix).await?)), None))
             }
             #[cfg(not(unix))]

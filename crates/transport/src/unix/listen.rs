@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -12,12 +13,13 @@ use tokio::net::UnixListener as TokioListener;
 
 use super::connect::connect_once;
 use super::lock::SocketLock;
+use super::permissions;
 use super::{
     UnixAddress, UnixConfig, UnixConnection, admit, directory, from_root, socket_address,
     stream_socket,
 };
 use crate::error::common_kind;
-use crate::{Endpoint, ErrorKind, Listener, Operation, TransportError};
+use crate::{Endpoint, ErrorKind, Listener, Operation, Sparing, TransportError};
 
 /// A Unix socket that is listened on. Dropping it stops listening and removes the socket, if the
 /// one at the path is still ours; the lock file beside it stays, empty.
@@ -26,6 +28,7 @@ pub struct UnixListener {
     listener: TokioListener,
     config: UnixConfig,
     endpoint: Endpoint,
+    refusals: Sparing,
     /// Dropped before the lock is: who takes the lock next finds nothing or what is not ours.
     _socket: SocketFile,
     _lock: SocketLock,
@@ -41,6 +44,7 @@ pub(super) fn listen(
             .with_hint("an abstract socket has no owner and no permissions; listen on a path"));
     };
     let bound = bind(path, config).map_err(|error| error.at(&endpoint))?;
+    permissions::warn_if_unreachable(path, config, &endpoint);
     let (lock, socket_file, socket) = bound;
     let listener = std::os::unix::net::UnixListener::from(socket);
     let listener = TokioListener::from_std(listener).map_err(|error| {
@@ -50,6 +54,7 @@ pub(super) fn listen(
         listener,
         config: config.clone(),
         endpoint,
+        refusals: Sparing::default(),
         _socket: socket_file,
         _lock: lock,
     })
@@ -72,7 +77,10 @@ impl Listener for UnixListener {
             match admitted {
                 // Not theirs to fail the listener with.
                 Err(error) if !matches!(error.kind(), ErrorKind::ResourcesExhausted) => {
-                    tracing::warn!("refused a connection: {error}");
+                    // Where others can connect, they could fill the log.
+                    if let Some(unreported) = self.refusals.admit(Instant::now()) {
+                        tracing::warn!(unreported, "refused a connection: {error}");
+                    }
                 }
                 result => return result,
             }
@@ -110,10 +118,8 @@ fn bind(
     let socket_file = SocketFile::of(path).map_err(|error| {
         TransportError::new(common_kind(&error), Operation::Listen).because(error)
     })?;
-    if cfg!(not(target_os = "linux")) {
-        // Nobody can connect before it listens.
-        rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR).map_err(fail)?;
-    }
+    // Nobody can connect before it listens.
+    permissions::grant(path, (socket_file.device, socket_file.inode), config)?;
     rustix::net::listen(&socket, i32::from(config.backlog)).map_err(fail)?;
     Ok((lock, socket_file, socket))
 }

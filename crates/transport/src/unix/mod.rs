@@ -6,6 +6,7 @@ mod held;
 mod identity;
 mod listen;
 mod lock;
+mod permissions;
 mod write_half;
 
 use std::ffi::OsString;
@@ -33,13 +34,15 @@ use crate::{
 
 /// Unix stream sockets.
 ///
-/// A listener's socket is readable and writable for its owner alone from the moment it appears.
+/// A listener's socket is readable and writable for its owner alone from the moment it appears; if others
+/// are to connect, it gets its group and mode before anybody can.
 /// Beside it stands a lock file (`….lock`), which stays when the listener goes and is empty. A
 /// socket at the path is removed only if its lock is free *and* nobody answers there; whatever else
 /// is at the path is left alone.
 ///
 /// The process on the other end must belong to our own user or root, on both sides, unless its
-/// user is allowed by [`UnixConfig::allow_uids`].
+/// user is allowed by [`UnixConfig::allow_uids`] or, on the listener's side, by [`UnixConfig::mode`] and
+/// [`UnixConfig::group`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unix;
 
@@ -53,6 +56,14 @@ pub struct UnixConfig {
     pub address: UnixAddress,
     /// Users other than our own and root whose processes are accepted on the other end.
     pub allow_uids: Vec<u32>,
+    /// The permission bits of a socket that is listened on. `None`, the default: `0o660` with a
+    /// [`group`](Self::group), `0o666` with [`allow_uids`](Self::allow_uids), otherwise `0o600`.
+    ///
+    /// If `mode` or `group` is set and `allow_uids` is empty, these bits alone decide who is accepted. With
+    /// `allow_uids`, the others are refused whatever the bits say.
+    pub mode: Option<u32>,
+    /// The group of a socket that is listened on. Only root and its members can set it.
+    pub group: Option<u32>,
     /// How long connecting may take when the listener's queue is full; 5 s by default.
     pub connect_timeout: Duration,
     /// How many connections wait to be accepted; 1,024 by default, within what the system allows.
@@ -74,6 +85,8 @@ impl UnixConfig {
         Self {
             address: UnixAddress::Path(path.into()),
             allow_uids: Vec::new(),
+            mode: None,
+            group: None,
             connect_timeout: Duration::from_secs(5),
             backlog: 1024,
         }
@@ -86,9 +99,22 @@ impl UnixConfig {
         })
     }
 
-    fn is_allowed(&self, peer: &PeerIdentity) -> bool {
+    fn is_allowed(&self, peer: &PeerIdentity, operation: Operation) -> bool {
         let ours = rustix::process::geteuid().as_raw();
-        peer.uid == ours || peer.uid == 0 || self.allow_uids.contains(&peer.uid)
+        // The kernel has let in whom the socket's file lets in.
+        let by_file = operation == Operation::Accept
+            && self.allow_uids.is_empty()
+            && (self.mode.is_some() || self.group.is_some());
+        peer.uid == ours || peer.uid == 0 || self.allow_uids.contains(&peer.uid) || by_file
+    }
+
+    /// The mode of a socket that is listened on.
+    fn socket_mode(&self) -> u32 {
+        self.mode.unwrap_or(match (self.group, self.allow_uids.is_empty()) {
+            (Some(_), _) => 0o660,
+            (None, false) => 0o666,
+            (None, true) => 0o600,
+        })
     }
 }
 
@@ -97,6 +123,14 @@ impl TransportConfig for UnixConfig {
         validate_timeout("connect_timeout", self.connect_timeout)?;
         if self.backlog == 0 {
             return Err(ConfigError { field: "backlog", must: "be at least 1" });
+        }
+        let connects = |bits: u32| bits & 0o7 == 0 || bits & 0o2 != 0;
+        let is_sound = |mode: u32| {
+            mode <= 0o777 && mode & 0o600 == 0o600 && connects(mode) && connects(mode >> 3)
+        };
+        if self.mode.is_some_and(|mode| !is_sound(mode)) {
+            let must = "be like 600, 660 or 666: connecting needs write permission";
+            return Err(ConfigError { field: "socket_mode", must });
         }
         let is_empty = match &self.address {
             UnixAddress::Path(path) => path.as_os_str().is_empty(),
@@ -131,6 +165,8 @@ impl Transport for Unix {
         Ok(UnixConfig {
             address,
             allow_uids: options.allow_uids.clone(),
+            mode: options.socket_mode,
+            group: options.socket_group,
             connect_timeout: options.connect_timeout,
             ..UnixConfig::new("")
         })
@@ -245,7 +281,7 @@ fn admit(
         uid: credentials.uid(),
         gid: credentials.gid(),
     };
-    if !config.is_allowed(&peer) {
+    if !config.is_allowed(&peer, operation) {
         return Err(TransportError::new(ErrorKind::PeerNotAllowed(peer), operation).at(endpoint));
     }
     let (read, write) = stream.into_split();

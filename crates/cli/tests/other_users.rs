@@ -1,0 +1,169 @@
+//! Servers whose sockets other users reach: who is let in, and what is said if the way is closed.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+use support::{Finished, Program, Talk, tieline};
+
+const OTHER: u32 = 65_534;
+const THIRD: u32 = 65_533;
+const TOKEN: &str = "0123456789abcdef0123";
+
+/// A folder that every user can enter.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let is_root = rustix::process::geteuid().is_root();
+        assert!(is_root, "needs root: another user connects; run the tests as root, as CI does");
+        let folder = tempfile::tempdir().unwrap();
+        let place = Self(folder);
+        place.set_mode(0o755);
+        // The program itself may lie where other users cannot go.
+        std::fs::copy(env!("CARGO_BIN_EXE_tieline"), place.program()).unwrap();
+        place
+    }
+
+    fn set_mode(&self, mode: u32) {
+        std::fs::set_permissions(self.0.path(), PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    fn program(&self) -> PathBuf {
+        self.0.path().join("tieline")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.path().join("s")
+    }
+
+    fn endpoint(&self, scheme: &str) -> String {
+        format!("{scheme}:{}", self.socket().display())
+    }
+
+    /// Serves `cat` there, with the umask that lets everything through.
+    fn serve(&self, scheme: &str, args: &[&str]) -> Program {
+        let listen = self.endpoint(scheme);
+        let mut serve = tieline(["serve", "--no-status", "--listen", &listen]);
+        serve.args(args).args(["--", "cat"]).env("TIELINE_TOKEN", TOKEN);
+        let mut serve = Program::start(&mut serve);
+        assert_eq!(serve.line().as_deref(), Some(&*listen), "{}", serve.stderr());
+        serve
+    }
+
+    /// Another user, with that group, speaks to it.
+    fn connect(&self, scheme: &str, (user, group): (u32, u32)) -> Finished {
+        let mut connect = std::process::Command::new(self.program());
+        connect.args(["connect", "--allow-uid", "0", &self.endpoint(scheme)]);
+        connect.env_clear().env("TIELINE_TOKEN", TOKEN).current_dir("/").uid(user).gid(group);
+        Program::run(&mut connect, "{\"n\":1}\n")
+    }
+}
+
+fn mode_of(path: &Path) -> u32 {
+    path.metadata().unwrap().mode() & 0o7777
+}
+
+/// How clients reach what listens at the first of two.
+const SCHEMES: [(&str, &str); 3] =
+    [("unix", "unix"), ("resume+unix", "resume+unix"), ("http-unix", "ws-unix")];
+
+#[test]
+fn allowed_user_is_let_in_and_nobody_else() {
+    let place = Place::new();
+    for (listen, connect) in SCHEMES {
+        let serve = place.serve(listen, &["--allow-uid", &OTHER.to_string()]);
+        assert_eq!(mode_of(&place.socket()), 0o666);
+        let finished = place.connect(connect, (OTHER, OTHER));
+        assert_eq!((finished.code, &*finished.stdout), (Some(0), "{\"n\":1}\n"), "{finished:?}");
+        let finished = place.connect(connect, (THIRD, THIRD));
+        assert_eq!(finished.stdout, "", "{listen}: {finished:?}");
+        serve.wait_stderr("refused a connection");
+        serve.signal(Signal::TERM);
+        let finished = serve.finish();
+        assert!(!finished.stderr.contains("other users cannot connect"), "{finished:?}");
+    }
+}
+
+#[test]
+fn by_default_no_other_user_connects_and_is_told_what_to_do() {
+    let place = Place::new();
+    for (listen, connect) in SCHEMES {
+        let serve = place.serve(listen, &[]);
+        assert_eq!(mode_of(&place.socket()), 0o600);
+        let finished = place.connect(connect, (OTHER, OTHER));
+        assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{listen}: {finished:?}");
+        assert!(finished.stderr.contains("--allow-uid"), "{listen}: {finished:?}");
+        serve.signal(Signal::TERM);
+        serve.finish();
+    }
+}
+
+#[test]
+fn group_and_mode_decide_who_connects() {
+    let place = Place::new();
+    for (listen, connect) in SCHEMES {
+        for (args, mode, group, lets_in) in [
+            (&["--socket-group", "65533"][..], 0o660, THIRD, [false, true]),
+            (&["--socket-group", "65533", "--socket-mode", "600"], 0o600, THIRD, [false, false]),
+            (&["--socket-mode", "666"], 0o666, 0, [true, true]),
+            (&["--socket-mode", "666", "--allow-uid", "65534"], 0o666, 0, [true, false]),
+        ] {
+            let serve = place.serve(listen, args);
+            let found = place.socket().metadata().unwrap();
+            assert_eq!((found.mode() & 0o7777, found.gid()), (mode, group), "{listen} {args:?}");
+            for (user, is_let_in) in [(OTHER, OTHER), (OTHER - 2, THIRD)].into_iter().zip(lets_in) {
+                let finished = place.connect(connect, user);
+                let is_in = finished.stdout == "{\"n\":1}\n";
+                assert_eq!(is_in, is_let_in, "{listen} {args:?} {user:?}: {finished:?}");
+            }
+            serve.signal(Signal::TERM);
+            serve.finish();
+        }
+    }
+}
+
+#[test]
+fn directory_in_the_way_is_named() {
+    let place = Place::new();
+    place.set_mode(0o700);
+    for (listen, _) in SCHEMES {
+        let serve = place.serve(listen, &["--allow-uid", "65534"]);
+        let folder = place.0.path().canonicalize().unwrap();
+        serve.wait_stderr(&format!("{} is closed to them (mode 700)", folder.display()));
+        serve.signal(Signal::TERM);
+        serve.finish();
+    }
+}
+
+#[test]
+fn options_that_can_let_nobody_in_are_refused() {
+    let place = Place::new();
+    let unix = place.endpoint("unix");
+    for (args, says) in [
+        (["--socket-mode", "644", "--listen", &unix], "connecting needs write permission"),
+        (["--socket-mode", "1000", "--listen", &unix], "connecting needs write permission"),
+        (["--socket-mode", "rw", "--listen", &unix], "permission bits as chmod takes them"),
+        (["--socket-group", "no-such-group", "--listen", &unix], "no such group"),
+        (["--socket-mode", "666", "--listen", "http://127.0.0.1:0"], "none to listen on"),
+    ] {
+        let mut serve = tieline(["serve", "--no-status"]);
+        let finished = Program::run(serve.args(args).args(["--", "cat"]), "");
+        assert_eq!((finished.code, &*finished.stdout), (Some(2), ""), "{args:?}: {finished:?}");
+        assert!(finished.stderr.contains(says), "{args:?}: {finished:?}");
+        assert!(!place.socket().exists());
+    }
+    let mut chaos = tieline(["chaos", &unix, "exec:cat", "--socket-mode", "666"]);
+    let mut chaos = Program::start(&mut chaos);
+    assert_eq!(chaos.line().as_deref(), Some(&*unix));
+    assert_eq!(mode_of(&place.socket()), 0o666);
+    let finished = place.connect("unix", (OTHER, OTHER));
+    assert_eq!(finished.stdout, "{\"n\":1}\n", "{finished:?}");
+    chaos.signal(Signal::TERM);
+    chaos.finish();
+}

@@ -1,0 +1,166 @@
+//! Who may connect to a socket that is listened on: its mode and group, and the directories above it.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Gid, Mode};
+use rustix::io::Errno;
+
+use super::{UnixConfig, directory, from_root};
+use crate::error::common_kind;
+use crate::{Endpoint, ErrorKind, Operation, TransportError};
+
+const OWNER_ALONE: u32 = 0o600;
+
+/// Gives a new socket its group and mode. Until now it is its owner's alone: the umask only takes
+/// permissions away, so they cannot all be there when the file is made.
+pub(super) fn grant(
+    path: &Path,
+    identity: (u64, u64),
+    config: &UnixConfig,
+) -> Result<(), TransportError> {
+    let mode = config.socket_mode();
+    if cfg!(target_os = "linux") && mode == OWNER_ALONE && config.group.is_none() {
+        return Ok(());
+    }
+    let fail = |errno: Errno| {
+        let error = std::io::Error::from(errno);
+        TransportError::new(common_kind(&error), Operation::Listen).because(error)
+    };
+    let group = config.group.map(Gid::from_raw);
+    set(path, identity, Mode::from_raw_mode(mode as _), group).map_err(|errno| {
+        let failed = fail(errno);
+        match failed.kind() {
+            ErrorKind::PermissionDenied if group.is_some() => {
+                failed.with_hint("only root and members of the group can give a socket to it")
+            }
+            _ => failed,
+        }
+    })
+}
+
+/// By a descriptor of the file itself: whoever can write to the directory may have put another in its place.
+#[cfg(target_os = "linux")]
+fn set(
+    path: &Path,
+    identity: (u64, u64),
+    mode: Mode,
+    group: Option<Gid>,
+) -> rustix::io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    use rustix::fs::{OFlags, chmodat, chownat, fstat, open};
+    let file = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let found = fstat(&file)?;
+    if (found.st_dev, found.st_ino) != identity {
+        return Err(Errno::STALE);
+    }
+    if group.is_some() {
+        chownat(&file, "", None, group, AtFlags::EMPTY_PATH)?;
+    }
+    chmodat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), mode, AtFlags::empty())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set(path: &Path, _: (u64, u64), mode: Mode, group: Option<Gid>) -> rustix::io::Result<()> {
+    if group.is_some() {
+        rustix::fs::chownat(CWD, path, None, group, AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    rustix::fs::chmod(path, mode)
+}
+
+/// Logs a warning if the socket is open to other users and a directory above it is not.
+pub(super) fn warn_if_unreachable(path: &Path, config: &UnixConfig, endpoint: &Endpoint) {
+    if let Some((directory, mode)) = closed_directory(path, config) {
+        let directory = directory.display();
+        tracing::warn!(
+            "other users cannot connect to {endpoint}: {directory} is closed to them (mode {mode:o}). Listen in \
+             another directory, or let them through (chmod o+x {directory})"
+        );
+    }
+}
+
+/// The directory, and its mode, that keeps those out whom the socket lets in.
+fn closed_directory(path: &Path, config: &UnixConfig) -> Option<(PathBuf, u32)> {
+    if config.socket_mode() & 0o077 == 0 {
+        return None;
+    }
+    let above = directory(&from_root(path).ok()?).canonicalize().ok()?;
+    let closed = above.ancestors().find_map(|directory| {
+        let found = std::fs::metadata(directory).ok()?;
+        let mode = found.mode() & 0o777;
+        let everybody = mode & 0o001 != 0;
+        // Which groups a user is in is not known here.
+        let some_group = mode & 0o010 != 0 && config.group.is_none_or(|it| it == found.gid());
+        let owner = !config.allow_uids.is_empty()
+            && mode & 0o100 != 0
+            && config.allow_uids.iter().all(|uid| *uid == found.uid());
+        (!everybody && !some_group && !owner).then(|| (directory.to_owned(), mode))
+    });
+    closed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TransportConfig;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn mode_follows_from_who_is_to_connect() {
+        let config = |mode, group, allow_uids: &[u32]| UnixConfig {
+            mode,
+            group,
+            allow_uids: allow_uids.into(),
+            ..UnixConfig::new("a")
+        };
+        for (config, expected) in [
+            (config(None, None, &[]), 0o600),
+            (config(None, None, &[1000]), 0o666),
+            (config(None, Some(5), &[]), 0o660),
+            (config(None, Some(5), &[1000]), 0o660),
+            (config(Some(0o606), None, &[1000]), 0o606),
+        ] {
+            assert_eq!(config.socket_mode(), expected, "{config:?}");
+            assert!(config.validate().is_ok());
+        }
+        // Such a socket would let nobody in, not even its owner, or is no set of permission bits.
+        for mode in [0, 0o060, 0o400, 0o644, 0o640, 0o1666, 600] {
+            let error = config(Some(mode), None, &[]).validate().unwrap_err();
+            assert_eq!(error.field, "socket_mode", "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn directory_that_keeps_others_out_is_found() {
+        let base = tempfile::tempdir().unwrap();
+        let private = base.path().join("private");
+        let inner = private.join("inner");
+        std::fs::create_dir_all(&inner).unwrap();
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        };
+        let owner = std::fs::metadata(&private).unwrap();
+        let with = |allow_uids: &[u32], group| UnixConfig {
+            allow_uids: allow_uids.into(),
+            group,
+            ..UnixConfig::new("")
+        };
+        let other = owner.uid() + 1;
+        set(base.path(), 0o755);
+        set(&inner, 0o755);
+        let closed = |config: &UnixConfig| closed_directory(&inner.join("s"), config);
+        let found = Some((private.canonicalize().unwrap(), 0o700));
+        set(&private, 0o700);
+        assert_eq!(closed(&with(&[], None)), None, "nobody else is to come");
+        assert_eq!(closed(&with(&[other], None)), found);
+        assert_eq!(closed(&with(&[], Some(owner.gid()))), found);
+        assert_eq!(closed(&with(&[owner.uid()], None)), None);
+        set(&private, 0o710);
+        assert_eq!(closed(&with(&[other], None)), None, "that user may be in the group");
+        assert_eq!(closed(&with(&[], Some(owner.gid()))), None);
+        assert!(closed(&with(&[], Some(owner.gid() + 1))).is_some());
+        set(&private, 0o711);
+        assert_eq!(closed(&with(&[other], None)), None);
+    }
+}
