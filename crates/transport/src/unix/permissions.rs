@@ -86,7 +86,7 @@ fn closed_directory(path: &Path, config: &UnixConfig) -> Option<(PathBuf, u32)> 
         return None;
     }
     let above = directory(&from_root(path).ok()?).canonicalize().ok()?;
-    let closed = above.ancestors().find_map(|directory| {
+    above.ancestors().find_map(|directory| {
         let found = std::fs::metadata(directory).ok()?;
         let mode = found.mode() & 0o777;
         let everybody = mode & 0o001 != 0;
@@ -96,8 +96,7 @@ fn closed_directory(path: &Path, config: &UnixConfig) -> Option<(PathBuf, u32)> 
             && mode & 0o100 != 0
             && config.allow_uids.iter().all(|uid| *uid == found.uid());
         (!everybody && !some_group && !owner).then(|| (directory.to_owned(), mode))
-    });
-    closed
+    })
 }
 
 #[cfg(test)]
