@@ -50,11 +50,15 @@ pub(super) fn listen(
     let listener = TokioListener::from_std(listener).map_err(|error| {
         TransportError::new(common_kind(&error), Operation::Listen).at(&endpoint).because(error)
     })?;
+    let named = endpoint.clone();
+    let refusals = Sparing::new(move |count| {
+        tracing::warn!("refused {count} more connections on {named}");
+    });
     Ok(UnixListener {
         listener,
         config: config.clone(),
         endpoint,
-        refusals: Sparing::default(),
+        refusals,
         _socket: socket_file,
         _lock: lock,
     })
@@ -78,8 +82,8 @@ impl Listener for UnixListener {
                 // Not theirs to fail the listener with.
                 Err(error) if !matches!(error.kind(), ErrorKind::ResourcesExhausted) => {
                     // Where others can connect, they could fill the log.
-                    if let Some(unreported) = self.refusals.admit(Instant::now()) {
-                        tracing::warn!(unreported, "refused a connection: {error}");
+                    if let Some(suppressed) = self.refusals.admit(Instant::now()) {
+                        tracing::warn!(suppressed, "refused a connection: {error}");
                     }
                 }
                 result => return result,
