@@ -47,6 +47,7 @@ mod address;
 mod channel;
 mod client;
 mod credentials;
+mod drain;
 mod events;
 mod handshake;
 mod public_url;

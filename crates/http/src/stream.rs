@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use crate::channel::lock;
+use crate::drain::{Drain, DrainLimits};
 use crate::events::stream::Progress;
 
 /// The reading half of any of them.
@@ -197,11 +198,20 @@ impl AsyncWrite for Stream {
 pub(crate) struct Hyper {
     pub(crate) stream: Stream,
     watched: Option<Watched>,
+    ending: Option<Ending>,
+}
+
+/// How a connection is closed.
+enum Ending {
+    /// Nothing more is written; what still comes is discarded.
+    Drain(Box<Drain>),
+    Done,
 }
 
 /// Writes that may not be without progress for too long.
 struct Watched {
     clock: StallClock,
+    drain: Option<DrainLimits>,
     progress: Arc<Progress>,
     /// How many bytes the stream has taken, and how many of them the kernel did not hold any more when it was
     /// asked last.
@@ -240,15 +250,23 @@ const READ: usize = 8 * 1024;
 
 impl Hyper {
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, watched: None }
+        Self { stream, watched: None, ending: None }
     }
 
     /// A write that makes no progress for so long ends the connection; `progress` is told what was
     /// written.
     pub(crate) fn watched(stream: Stream, limit: Duration, progress: Arc<Progress>) -> Self {
         let clock = StallClock::new(limit);
-        let watched = Watched { clock, progress, written: 0, left: 0, look: None };
-        Self { stream, watched: Some(watched) }
+        let watched = Watched { clock, drain: None, progress, written: 0, left: 0, look: None };
+        Self { stream, watched: Some(watched), ending: None }
+    }
+
+    /// Before the connection is closed, what a client still sends is discarded within `limits`.
+    pub(crate) fn draining(mut self, limits: DrainLimits) -> Self {
+        if let Some(watched) = &mut self.watched {
+            watched.drain = Some(limits);
+        }
+        self
     }
 
     fn written<T>(
@@ -292,12 +310,15 @@ impl hyper::rt::Read for Hyper {
         let room = bytes.len().min(into.remaining());
         let mut buffer = ReadBuf::new(bytes.get_mut(..room).unwrap_or_default());
         let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
-        let Self { stream, watched } = &mut *self;
+        let Self { stream, watched, .. } = &mut *self;
         if let (Poll::Pending, Some(watched)) = (&polled, watched) {
             watched.look(stream, cx);
         }
         ready!(polled)?;
         into.put_slice(buffer.filled());
+        if let (Some(watched), false) = (&self.watched, buffer.filled().is_empty()) {
+            watched.progress.received();
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -336,7 +357,24 @@ impl hyper::rt::Write for Hyper {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let Self { stream, watched, ending } = &mut *self;
+        loop {
+            match ending {
+                None => {
+                    ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+                    let unread = watched.as_ref().filter(|it| it.progress.has_unread());
+                    *ending = Some(match unread.and_then(|it| it.drain) {
+                        Some(limits) => Ending::Drain(Box::new(Drain::new(limits))),
+                        None => Ending::Done,
+                    });
+                }
+                Some(Ending::Drain(drain)) => {
+                    ready!(drain.poll(stream, cx));
+                    *ending = Some(Ending::Done);
+                }
+                Some(Ending::Done) => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 

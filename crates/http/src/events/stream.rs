@@ -26,6 +26,10 @@ pub(crate) struct Progress {
     /// The kernel may still hold something of what was written.
     is_under_way: AtomicBool,
     has_stalled: AtomicBool,
+    /// The other side may still be sending something that was not read as a part of a request.
+    has_unread: AtomicBool,
+    /// The request under way has a body that was not read to its end.
+    has_body: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -56,6 +60,26 @@ impl Progress {
     /// A number that grows while bytes move.
     pub(crate) fn moves(&self) -> u64 {
         self.moves.load(Relaxed)
+    }
+
+    /// Bytes have come.
+    pub(crate) fn received(&self) {
+        self.has_unread.store(true, Relaxed);
+    }
+
+    /// The head of a request was read, or all of its body.
+    pub(crate) fn requested(&self, has_body: bool) {
+        self.has_unread.store(has_body, Relaxed);
+        self.has_body.store(has_body, Relaxed);
+    }
+
+    pub(crate) fn has_body(&self) -> bool {
+        self.has_body.load(Relaxed)
+    }
+
+    /// Whether the other side may still be sending something that is not read.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.has_unread.load(Relaxed)
     }
 
     /// The other side has stopped reading, and the connection is given up.

@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Server;
 use super::room::{Held, SHORT};
 use super::route::busy;
+use crate::events::stream::Progress;
 
 /// The body of an answer.
 pub(crate) enum Body {
@@ -51,6 +53,43 @@ impl HttpBody for Body {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(stream) => stream.size_hint(),
         }
+    }
+}
+
+/// The body of a request. Tells the connection when all of it was read.
+pub(super) struct Inbound {
+    body: Incoming,
+    progress: Arc<Progress>,
+}
+
+impl Inbound {
+    pub(super) fn new(body: Incoming, progress: Arc<Progress>) -> Self {
+        progress.requested(!body.is_end_stream());
+        Self { body, progress }
+    }
+}
+
+impl HttpBody for Inbound {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() {
+            self.progress.requested(false);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -95,7 +134,7 @@ const LEAST_A_SECOND: usize = 8 * 1024;
 /// The answer to who sends more, or too slowly, or goes away, or finds no room.
 pub(super) async fn read(
     server: &Server,
-    body: Incoming,
+    body: Inbound,
     most: usize,
     heard: impl Fn(usize),
 ) -> Result<(Bytes, Held), Box<Response<Body>>> {
@@ -119,7 +158,7 @@ enum Unread {
 
 async fn gather(
     server: &Server,
-    mut body: Incoming,
+    mut body: Inbound,
     most: usize,
     heard: impl Fn(usize),
 ) -> Result<(Bytes, Held), Unread> {

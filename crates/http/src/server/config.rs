@@ -94,6 +94,12 @@ pub struct ServerLimits {
     /// body is not read on, for [`post_wait`](Self::post_wait) at most; then it is told to come later
     /// (503).
     pub body_bytes: ByteSize,
+    /// What is still read of a request that was answered before all of its body had come, and discarded, so that
+    /// the answer arrives at clients that write their whole body first: at most so many bytes; 64 MiB by
+    /// default, and always two of the longest messages.
+    pub drain_bytes: ByteSize,
+    /// How long that may take; 30 s by default, and 5 s without a byte.
+    pub drain_timeout: Duration,
     /// How long a POST waits for room before it is told to come later; 10 s by default.
     pub post_wait: Duration,
     /// How long a POST waits until its line takes what is in it, because the program does not read or its
@@ -123,6 +129,8 @@ impl Default for ServerLimits {
             rpc_calls: 64,
             rpc_timeout: Duration::from_secs(60),
             body_bytes: ByteSize::mib(64),
+            drain_bytes: ByteSize::mib(64),
+            drain_timeout: Duration::from_secs(30),
             post_wait: Duration::from_secs(10),
             take_wait: Duration::from_secs(75),
         }

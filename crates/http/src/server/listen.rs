@@ -10,6 +10,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use tieline_proto::ByteSize;
 use tieline_transport::{
     Address, Endpoint, ErrorKind, Operation, PeerIdentity, Sparing, TransportError,
 };
@@ -25,6 +26,7 @@ use super::count::{Cause, count};
 use super::door::{Answer, Visit};
 use super::route::{self, Guest};
 use crate::address::Place;
+use crate::drain::{self, DrainLimits};
 use crate::events::stream::Progress;
 use crate::stream::{Hyper, Stream, Timer};
 use crate::tls::shown_by;
@@ -169,7 +171,8 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
     let mut certificate = None;
     let stream = match (tls, stream) {
         (Some(tls), Stream::Tcp(stream)) => {
-            let shaken = timeout(limits.handshake_timeout, tls.accept(stream));
+            let shaking = tls.accept(stream).into_fallible();
+            let shaken = timeout(limits.handshake_timeout, shaking);
             let shaken = tokio::select! {
                 shaken = shaken => shaken,
                 () = &mut evicted => return,
@@ -179,7 +182,16 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
                     certificate = shown_by(stream.get_ref().1);
                     Stream::Tls(Box::new(stream.into()))
                 }
-                _ => return,
+                Ok(Err((_, stream))) => {
+                    // It was told why by an alert, if that arrives.
+                    let ending = drain::end(Stream::Tcp(stream), drain_limits(&server));
+                    tokio::select! {
+                        () = ending => {}
+                        () = &mut evicted => {}
+                    }
+                    return;
+                }
+                Err(_) => return,
             }
         }
         (_, stream) => stream,
@@ -200,7 +212,7 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(8 * 1024));
     let stall = server.web_socket.channel.stall_timeout;
-    let stream = Hyper::watched(stream, stall, progress);
+    let stream = Hyper::watched(stream, stall, progress).draining(drain_limits(&server));
     let mut connection = pin!(builder.serve_connection(stream, service).with_upgrades());
     let mut closing = server.closing.subscribe();
     let mut closing = pin!(closing.wait_for(|is_closing| *is_closing));
@@ -216,6 +228,13 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
             }
         }
     }
+}
+
+/// What is still read of a connection that is to be closed.
+pub(super) fn drain_limits(server: &Server) -> DrainLimits {
+    let longest = server.web_socket.channel.max_message.bytes();
+    let bytes = server.limits.drain_bytes.bytes().max(longest.saturating_mul(2));
+    DrainLimits { bytes: ByteSize::new(bytes), timeout: server.limits.drain_timeout }
 }
 
 /// Where a server listens, as text.

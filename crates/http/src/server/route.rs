@@ -4,24 +4,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tieline_transport::{Owner, PeerIdentity, Principal};
 
 use super::Server;
-use super::body::{Body, line};
+use super::body::{Body, Inbound, line};
 use super::count::{Cause, count};
 use super::door::Visit;
 use super::events;
 use super::gate::{Refused, is_preflight};
+use super::listen::drain_limits;
 use super::rpc::{self, RPC_PATH};
 use super::{page, upgrade};
 use crate::address::WS_PATH;
+use crate::drain::{self, DrainLimits};
 use crate::events::SSE_PATH;
 use crate::events::stream::Progress;
+use crate::stream::Hyper;
 
 /// The headers that a page may set.
 const ASKABLE: &str =
@@ -33,6 +37,10 @@ const USED_KEY: Refused = Refused {
     cause: Cause::Token,
     text: "this URL was used before, or is not one of this server's",
 };
+
+/// A body that is not longer than this and is not read is most likely in a buffer already, and costs nobody
+/// the connection.
+const SHORT_BODY: u64 = 4 * 1024;
 
 /// Whose connection a request came over.
 pub(super) struct Guest {
@@ -58,6 +66,34 @@ pub(super) async fn respond(
     guest: &Guest,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let is_long = request.body().size_hint().exact().is_none_or(|length| length > SHORT_BODY);
+    let request = request.map(|body| Inbound::new(body, guest.progress.clone()));
+    let upgrading = request.extensions().get::<OnUpgrade>().cloned();
+    let mut response = judge(server, guest, request).await;
+    let is_unswitched = upgrading.is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS;
+    if let (true, Some(upgrading)) = (is_unswitched, upgrading) {
+        tokio::spawn(end_unswitched(guest.visit.clone(), upgrading, drain_limits(server)));
+    }
+    if is_unswitched || (is_long && guest.progress.has_body()) {
+        // What follows is the rest of the body, or of another protocol: it is discarded, and the connection
+        // closed.
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().entry(header::CONNECTION).or_insert(close);
+    }
+    response
+}
+
+/// HTTP gives back the connection of a request that was to switch protocols, also where it was refused.
+async fn end_unswitched(visit: Arc<Visit>, upgrading: OnUpgrade, limits: DrainLimits) {
+    let Ok(upgraded) = upgrading.await else { return };
+    let Ok(parts) = upgraded.downcast::<Hyper>() else { return };
+    tokio::select! {
+        () = drain::end(parts.io.stream, limits) => {}
+        () = visit.evicted() => {}
+    }
+}
+
+async fn judge(server: &Arc<Server>, guest: &Guest, request: Request<Inbound>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     // First of all: the gate judges by paths, too.
     let is_bare_prefix = strip_prefix(server, &mut parts);
@@ -129,7 +165,7 @@ async fn serve(
     server: &Arc<Server>,
     guest: &Guest,
     owner: Owner,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
 ) -> Response<Body> {
     match (request.method(), request.uri().path()) {
         (_, WS_PATH) => upgrade::web_socket(server, guest, owner, request),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::body::Incoming as Incoming_;
 use hyper::{Request, Response, StatusCode};
 use tieline_proto::json::{Limits, unescape};
 use tieline_proto::jsonrpc::{
@@ -13,7 +12,7 @@ use tieline_transport::{CloseReason, Incoming, Owner};
 use tokio::time::timeout;
 
 use super::Server;
-use super::body::{Body, answer, line, read};
+use super::body::{Body, Inbound, answer, line, read};
 use super::count::count;
 use super::events::called;
 use super::route::busy;
@@ -34,7 +33,7 @@ const LENIENT: Dialect = Dialect::XI;
 pub(super) async fn call(
     server: &Arc<Server>,
     owner: Owner,
-    request: Request<Incoming_>,
+    request: Request<Inbound>,
 ) -> Response<Body> {
     let Ok(place) = server.rpc.clone().try_acquire_owned() else {
         return busy(server, "there are too many calls at once; try again later");

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tieline_proto::ByteSize;
@@ -13,7 +12,7 @@ use tieline_proto::websocket::Role;
 use tieline_transport::{Owner, TransportKind};
 use tokio::time::timeout;
 
-use super::body::{Body, line};
+use super::body::{Body, Inbound, line};
 use super::count::count;
 use super::gate::protocols;
 use super::route::{Guest, busy};
@@ -30,7 +29,7 @@ pub(super) fn web_socket(
     server: &Arc<Server>,
     guest: &Guest,
     owner: Owner,
-    mut request: Request<Incoming>,
+    mut request: Request<Inbound>,
 ) -> Response<Body> {
     let key = match check(&request) {
         Ok(key) => key,
@@ -105,7 +104,7 @@ impl Drop for Present {
 }
 
 /// The key of a request that is one for a WebSocket.
-fn check(request: &Request<Incoming>) -> Result<HeaderValue, Box<Response<Body>>> {
+fn check(request: &Request<Inbound>) -> Result<HeaderValue, Box<Response<Body>>> {
     let headers = request.headers();
     let bad = |text| Err(Box::new(line(StatusCode::BAD_REQUEST, text)));
     if !has_word(texts(headers, &header::UPGRADE), "websocket")

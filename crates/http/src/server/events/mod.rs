@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::Incoming as Incoming_;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
 use tieline_proto::session::OVERHEAD;
@@ -28,7 +27,7 @@ use tokio::time::timeout;
 pub(super) use table::Table;
 
 use self::table::{Found, Line, Stream, read_id};
-use super::body::{Body, answer, line, read};
+use super::body::{Body, Inbound, answer, line, read};
 use super::count::count;
 use super::route::{Guest, busy};
 use super::{Server, WebLine};
@@ -52,7 +51,7 @@ pub(super) async fn open(
     server: &Arc<Server>,
     guest: &Guest,
     owner: Owner,
-    request: &Request<Incoming_>,
+    request: &Request<Inbound>,
 ) -> Response<Body> {
     let headers = request.headers();
     let asked = match one(headers, PROTOCOL) {
@@ -75,7 +74,7 @@ pub(super) async fn open(
 pub(super) async fn post(
     server: &Arc<Server>,
     owner: Owner,
-    request: Request<Incoming_>,
+    request: Request<Inbound>,
 ) -> Response<Body> {
     let posted = take(server, owner, request).await;
     posted.unwrap_or_else(|refused| *refused)
@@ -90,7 +89,7 @@ fn no(status: StatusCode, text: &str) -> Refusal {
 async fn take(
     server: &Arc<Server>,
     owner: Owner,
-    request: Request<Incoming_>,
+    request: Request<Inbound>,
 ) -> Result<Response<Body>, Refusal> {
     let stream = find(server, owner, request.uri())?;
     let (parts, body) = request.into_parts();
@@ -194,7 +193,7 @@ async fn take_in_turn(
 pub(super) fn delete(
     server: &Arc<Server>,
     owner: Owner,
-    request: &Request<Incoming_>,
+    request: &Request<Inbound>,
 ) -> Response<Body> {
     match find(server, owner, request.uri()) {
         Err(refused) => *refused,

@@ -1,0 +1,77 @@
+//! Reads and discards what a client still sends when it has been answered, before its connection is closed.
+//!
+//! A socket that is closed with unread bytes in it resets the connection, and the reset may overtake the answer:
+//! a client that writes its whole body before it reads sees a broken pipe in place of a 413.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tieline_proto::ByteSize;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::stream::Stream;
+
+/// How much is discarded, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DrainLimits {
+    pub(crate) bytes: ByteSize,
+    pub(crate) timeout: Duration,
+}
+
+/// A client that sends nothing for this long is not about to send more.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Discards what comes until the other side ends, is silent, or a limit is reached.
+pub(crate) struct Drain {
+    left: usize,
+    deadline: Pin<Box<Sleep>>,
+    silence: Pin<Box<Sleep>>,
+    silence_limit: Duration,
+}
+
+impl Drain {
+    pub(crate) fn new(limits: DrainLimits) -> Self {
+        let silence_limit = SILENCE.min(limits.timeout);
+        Self {
+            left: limits.bytes.bytes(),
+            deadline: Box::pin(sleep(limits.timeout)),
+            silence: Box::pin(sleep(silence_limit)),
+            silence_limit,
+        }
+    }
+
+    pub(crate) fn poll(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; 8 * 1024];
+        let mut has_moved = false;
+        while self.left > 0 {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.left = self.left.saturating_sub(buffer.filled().len());
+                    has_moved = true;
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    if has_moved {
+                        self.silence.as_mut().reset(Instant::now() + self.silence_limit);
+                    }
+                    let is_over = self.deadline.as_mut().poll(cx).is_ready()
+                        | self.silence.as_mut().poll(cx).is_ready();
+                    return if is_over { Poll::Ready(()) } else { Poll::Pending };
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Ends our direction of a stream that is not HTTP yet, and discards what comes.
+pub(crate) async fn end(mut stream: Stream, limits: DrainLimits) {
+    if stream.shutdown().await.is_ok() {
+        let mut drain = Drain::new(limits);
+        poll_fn(|cx| drain.poll(&mut stream, cx)).await;
+    }
+}
