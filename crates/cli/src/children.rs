@@ -23,6 +23,22 @@ pub(crate) fn environment(passed: Option<&[String]>) -> Environment {
     }
 }
 
+/// Reaps the children of other processes that come to this one, as they come to the first process of a
+/// container. Ends at once where none can come.
+#[cfg(target_os = "linux")]
+pub(crate) async fn reap_orphans() {
+    use tieline_transport::reap_orphans;
+    use tokio::signal::unix::{SignalKind, signal};
+    if !reap_orphans() {
+        return;
+    }
+    match signal(SignalKind::child()) {
+        // Those that ended before.
+        Ok(mut ended) => while reap_orphans() && ended.recv().await.is_some() {},
+        Err(error) => tracing::warn!("processes that come to this one are not reaped: {error}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -88,6 +88,8 @@ fn run(args: Args) -> Result<(), Failure> {
     #[cfg(unix)]
     limits::check()?;
     let runtime = runtime.enable_all().build()?;
+    #[cfg(target_os = "linux")]
+    runtime.spawn(children::reap_orphans());
     let quiet = args.logging.is_quiet();
     match args.command {
         Command::Serve(serve) => runtime.block_on(serve::run(*serve, &args.logging)),

@@ -184,6 +184,66 @@ fn a_program_that_kills_its_guardian_ends_its_own_line_alone() {
 }
 
 #[test]
+fn the_first_process_of_a_container_reaps_strangers_and_kills_none() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run as root: no namespace can be made");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}", directory.path().join("a.sock").display());
+    let (mark, strangers) = (misbehave::new_mark(), misbehave::new_mark());
+    let to_do = ["ignore", "daemon", "child", "say=up", "read", "guardian=KILL", "stay"];
+    // An entrypoint that leaves a daemon, and something in the background, and then is the server.
+    let stranger = misbehave::command(&strangers, &["daemon", "exit=0"]);
+    let entrypoint =
+        "my $n = shift; my @a = splice @ARGV, 0, $n; system @a; fork or exec @a; exec @ARGV";
+    let mut command = Command::new("unshare");
+    command.args([
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+        "perl",
+        "-e",
+        entrypoint,
+        "--",
+    ]);
+    command.arg(stranger.len().to_string()).args(&stranger);
+    command.args([
+        env!("CARGO_BIN_EXE_tieline"),
+        "serve",
+        "--no-status",
+        "--listen",
+        &listen,
+        "--",
+    ]);
+    command.args(misbehave::command(&mark, &to_do)).env_remove("RUST_LOG");
+    let serve = Serve::launch(&mut command, 1, "unused".into(), directory);
+    let [server] = children_of(serve.program.pid())[..] else { panic!("not one server") };
+    until("both daemons are there", || survivors(&strangers).len() == 2);
+
+    let (mut attacker, other) = (up(&serve), up(&serve));
+    attacker.send("now");
+    assert_eq!(attacker.rest(), b"");
+    until("what the program started is gone", || survivors(&mark).len() == 3);
+    assert_eq!(survivors(&strangers).len(), 2, "a stranger was killed");
+
+    // Those that end are reaped, and nothing is left to wait for.
+    for stranger in survivors(&strangers) {
+        let stranger = rustix::process::Pid::from_raw(stranger as i32).unwrap();
+        rustix::process::kill_process(stranger, Signal::KILL).unwrap();
+    }
+    drop(other);
+    until("the server has no child", || children_of(server).is_empty());
+    let pid = rustix::process::Pid::from_raw(server as i32).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let mut serve = serve;
+    let finished = serve.program.wait();
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(finished.stderr.contains("nothing is left of them started=2"), "{finished:?}");
+}
+
+#[test]
 fn a_guardian_takes_no_signal_and_its_program_all_of_them() {
     let masks = "grep -E 'SigBlk|SigIgn' /proc/self/status";
     let signals = "kill -TERM $PPID; kill -HUP $PPID; kill -INT $PPID; kill -USR1 $PPID";

@@ -113,13 +113,14 @@ pub use sparing::Sparing;
 pub use tcp::{Tcp, TcpConfig, TcpConnection, TcpListener};
 pub use transport::{DynListener, DynTransport, Listener, NoListener, Transport, TransportConfig};
 
-#[cfg(target_os = "linux")]
-pub use process::adopt_orphans;
 #[cfg(any(unix, windows))]
 pub use process::{
     ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, resolve,
     until_children_are_gone,
 };
+#[cfg(target_os = "linux")]
+pub use process::{adopt_orphans, reap_orphans};
+#[cfg(unix)]
 pub use process::{is_signal_ignored, reset_inherited};
 #[cfg(unix)]
 pub use readiness::unsent;

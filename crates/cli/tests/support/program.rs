@@ -17,7 +17,7 @@ use super::{LIMIT, Talk};
 pub(crate) fn tieline<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     // Whoever runs the tests may have made us ignore it, as nohup does, and what is ignored is inherited.
     let mut command = Command::new("/usr/bin/env");
-    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_tieline")]);
+    command.args(["--default-signal=HUP,INT", env!("CARGO_BIN_EXE_tieline")]);
     command.args(args).env_remove("RUST_LOG").env_remove("XDG_RUNTIME_DIR");
     command
 }

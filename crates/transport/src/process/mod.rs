@@ -37,9 +37,9 @@ use tieline_proto::ByteSize;
 #[cfg(unix)]
 pub use inherited::{is_signal_ignored, reset_inherited};
 pub use pipes::ChildStdout;
-#[cfg(target_os = "linux")]
-pub use reaper::adopt_orphans;
 pub use reaper::until_children_are_gone;
+#[cfg(target_os = "linux")]
+pub use reaper::{adopt_orphans, reap_orphans};
 pub use resolve::resolve;
 pub use stdin::ChildStdin;
 

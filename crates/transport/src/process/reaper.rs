@@ -7,13 +7,19 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::process::{Child, Command};
+#[cfg(target_os = "linux")]
+use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
+#[cfg(target_os = "linux")]
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
+
+#[cfg(target_os = "linux")]
+use super::guardian::{keeper::Silence, leash::LastWords};
 
 /// What is to be done once somebody is reaped. It is told how many others a guardian had to kill, if
 /// it has said that none is left.
@@ -23,6 +29,9 @@ enum Job {
     Spawn(Command, oneshot::Sender<io::Result<Unclaimed>>),
     Reap(Dying),
     Tell(Sender<()>),
+    /// Children of other processes may have come to us and ended.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    ReapOrphans,
     /// Groups are to be removed that were left by others who were killed.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     Sweep,
@@ -31,9 +40,17 @@ enum Job {
 /// Somebody who was killed, or told to end.
 struct Dying {
     child: Child,
-    /// A guardian's.
-    line: Option<Arc<UnixStream>>,
+    #[cfg(target_os = "linux")]
+    guardian: Option<DyingGuardian>,
     then: Option<Reaped>,
+}
+
+/// A guardian that was told to end.
+#[cfg(target_os = "linux")]
+struct DyingGuardian {
+    line: Arc<UnixStream>,
+    words: LastWords,
+    silence: Silence,
 }
 
 /// Starts `command`. Cancel-safe: a child that nobody waits for any more is ended at once.
@@ -65,13 +82,24 @@ impl Drop for Unclaimed {
 
 /// Waits for a child that was killed. Never blocks.
 pub(super) fn reap(child: Child, then: Option<Reaped>) {
-    hand_over(Dying { child, line: None, then });
+    hand_over(Dying {
+        child,
+        #[cfg(target_os = "linux")]
+        guardian: None,
+        then,
+    });
 }
 
 /// Waits for a guardian that was told to end. Never blocks.
 #[cfg(target_os = "linux")]
-pub(super) fn reap_guardian(guardian: Child, line: Arc<UnixStream>, then: Option<Reaped>) {
-    hand_over(Dying { child: guardian, line: Some(line), then });
+pub(super) fn reap_guardian(
+    guardian: Child,
+    line: Arc<UnixStream>,
+    words: LastWords,
+    then: Option<Reaped>,
+) {
+    let dying = DyingGuardian { line, words, silence: Silence::default() };
+    hand_over(Dying { child: guardian, guardian: Some(dying), then });
 }
 
 /// Before the first group is made: what others have left in the same place is removed.
@@ -172,6 +200,7 @@ impl Reaper {
                 Ok(Job::Reap(dying)) => self.dying.push(dying),
                 Ok(Job::Tell(waiting)) => self.waiting.push(waiting),
                 Ok(Job::Sweep) => self.sweeps = MOST_SWEEPS,
+                Ok(Job::ReapOrphans) => orphans::reap(&self.started),
                 Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(LOOK_AT_LEAST),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -185,7 +214,7 @@ impl Reaper {
             None => true,
             Some(went_well) => {
                 started.remove(&dying.child.id());
-                let lost = dying.line.is_some() && !went_well;
+                let lost = dying.is_guardian() && !went_well;
                 *has_orphans |= lost;
                 *sweeps = if lost { MOST_SWEEPS } else { *sweeps };
                 if let Some(then) = dying.then.take() {
@@ -210,22 +239,37 @@ impl Reaper {
 impl Dying {
     /// Reaps it, if it has ended: did it end well?
     fn is_over(&mut self) -> Option<bool> {
-        match self.child.try_wait() {
-            Ok(None) => {
-                #[cfg(target_os = "linux")]
-                if self.line.is_some() {
-                    super::guardian::leash::wake(&self.child);
-                }
-                None
+        let ended = self.child.try_wait();
+        #[cfg(target_os = "linux")]
+        if let Some(guardian) = &mut self.guardian {
+            // Also what it said before it ended.
+            if guardian.words.hear(&guardian.line) {
+                guardian.silence.is_broken();
             }
+            let is_there = matches!(ended, Ok(None));
+            if is_there && guardian.silence.is_too_long(Pid::from_child(&self.child)) {
+                // A tracer keeps it. What it held comes to us, or to its keeper.
+                tracing::warn!(pid = self.child.id(), "a guardian does not answer and is killed");
+                let _ = self.child.kill();
+            }
+        }
+        match ended {
+            Ok(None) => None,
             Ok(Some(status)) => Some(status.success()),
             Err(_) => Some(false),
         }
     }
 
+    fn is_guardian(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return self.guardian.is_some();
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+
     fn last_words(&self) -> Option<u32> {
         #[cfg(target_os = "linux")]
-        return super::guardian::leash::last_words(self.line.as_deref()?);
+        return self.guardian.as_ref()?.words.killed;
         #[cfg(not(target_os = "linux"))]
         None
     }
@@ -239,7 +283,9 @@ fn sweep() -> bool {
 }
 
 #[cfg(target_os = "linux")]
-pub use orphans::adopt_orphans;
+pub(super) use orphans::is_shared;
+#[cfg(target_os = "linux")]
+pub use orphans::{adopt_orphans, reap_orphans};
 
 /// The orphans of a guardian that somebody killed.
 #[cfg(target_os = "linux")]
@@ -248,35 +294,67 @@ mod orphans {
     use crate::process::guardian::tree;
     use rustix::process::{WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
 
-    /// Who was a child of ours before we adopted anybody: a shell may have started others before it
-    /// became this program.
-    static ADOPTED: OnceLock<BTreeSet<u32>> = OnceLock::new();
+    /// Whether the children of other processes come to us, too: they would be taken for orphans of a
+    /// guardian. Set when orphans are adopted.
+    static IS_SHARED: OnceLock<bool> = OnceLock::new();
 
-    /// Lets the orphans of a guardian that somebody kills come to this process, which ends them.
-    /// Without this they are init's, and nobody's.
+    /// Makes the orphans of a guardian that was killed come to this process, which kills them. Without
+    /// this they come to the init process, which does not.
     ///
     /// From here on this process MUST start no child processes but those of its lines: when a guardian
-    /// was killed, whoever is a child of this process and of no line is an orphan, and is killed.
-    /// Children that are there when this is called first are left alone; the orphans of theirs are not.
+    /// was killed, every child of this process that belongs to no line is an orphan and is killed.
+    ///
+    /// Where the children of other processes come to this one, too, none of them is killed: the orphans of a
+    /// guardian come to a second process behind it instead. This is so for the first process of a container
+    /// (PID 1), and where this process has children when this is called first, because a shell
+    /// started some and then became this program. Then call [`reap_orphans`] after each SIGCHLD.
     ///
     /// # Errors
-    /// The kernel does not let it be.
+    /// The kernel refuses it.
     pub fn adopt_orphans() -> io::Result<()> {
         // Before any orphan can come.
-        ADOPTED.get_or_init(|| tree::children().into_iter().map(number).collect());
+        IS_SHARED.get_or_init(|| getpid() == Pid::INIT || !tree::children().is_empty());
         Ok(set_child_subreaper(Some(getpid()))?)
     }
 
-    /// Kills and reaps all who are children of ours and were not started by us; whether there was
-    /// anybody.
+    /// Reaps all children that have ended and belong to no line. Returns at once; false if no other
+    /// process's children come to this one (see [`adopt_orphans`]), and then it need not be called again.
+    ///
+    /// For programs that wait for no children themselves. Call it once at the start, and after each SIGCHLD.
+    pub fn reap_orphans() -> bool {
+        if is_shared()
+            && let Ok(thread) = thread()
+        {
+            let _ = thread.send(Job::ReapOrphans);
+        }
+        is_shared()
+    }
+
+    /// Whether an orphan that comes to us may be a stranger.
+    pub(in super::super) fn is_shared() -> bool {
+        IS_SHARED.get().is_some_and(|is_shared| *is_shared)
+    }
+
+    /// The children of ours that this thread has not started.
+    fn others(started: &BTreeSet<u32>) -> Vec<Pid> {
+        let mut others = tree::children();
+        others.retain(|pid| !started.contains(&number(*pid)));
+        others
+    }
+
+    /// Reaps those that have ended.
+    pub(super) fn reap(started: &BTreeSet<u32>) {
+        for other in others(started) {
+            let _ = waitpid(Some(other), WaitOptions::NOHANG);
+        }
+    }
+
+    /// Kills and reaps the orphans of a guardian that was killed; whether there were any.
     pub(super) fn kill(started: &BTreeSet<u32>) -> bool {
-        let Some(strangers) = ADOPTED.get() else { return false };
-        let is_orphan = |pid: &Pid| {
-            let number = number(*pid);
-            !started.contains(&number) && !strangers.contains(&number)
-        };
-        let mut orphans = tree::children();
-        orphans.retain(is_orphan);
+        if IS_SHARED.get() != Some(&false) {
+            return false;
+        }
+        let orphans = others(started);
         for orphan in &orphans {
             // Only this thread reaps it, so the number is its own.
             let _ = kill_process(*orphan, Signal::KILL);
@@ -295,6 +373,8 @@ mod orphans {
     pub(super) fn kill(_: &std::collections::BTreeSet<u32>) -> bool {
         false
     }
+
+    pub(super) fn reap(_: &std::collections::BTreeSet<u32>) {}
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -15,6 +15,7 @@ fn everything_here_holds_with_a_guardian_too() {
         let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
         for theirs in [
             "everything_here",
+            "defending::",
             "guarding::",
             "holding::",
             "leaving::",

@@ -9,7 +9,7 @@
 //! When a namespace's first process ends, however it does, the kernel kills all others in it; and it
 //! kills the first process when the one outside ends. So there is nobody who could be killed in such
 //! a way that something is left. The one inside is what a guardian is otherwise; the one outside
-//! waits for it and does nothing else.
+//! is its [keeper](super::keeper).
 
 use std::fs::{self, File};
 use std::io;
@@ -19,23 +19,15 @@ use std::process::exit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::process::{
-    Pid, Signal, WaitOptions, getegid, geteuid, kill_process, set_parent_process_death_signal,
-    waitpid,
-};
+use rustix::process::{Pid, Signal, getegid, geteuid, set_parent_process_death_signal};
 
 use super::exec::{self, Namespaces};
 
 /// Which of the two this process is from now on.
 pub(super) enum Side {
-    Outside(Outside),
+    /// And the number of the first process inside.
+    Outside(Pid),
     Inside(Inside),
-}
-
-pub(super) struct Outside {
-    first: Pid,
-    /// As long as somebody holds this, the one outside is there.
-    _alive: io::PipeWriter,
 }
 
 pub(super) struct Inside {
@@ -60,7 +52,9 @@ pub(super) fn enter() -> io::Result<Side> {
         forked => (forked?, false),
     };
     if let Some(first) = forked {
-        return Ok(Side::Outside(Outside { first, _alive: keep }));
+        // Until this process ends, the one inside knows by it that it is there.
+        std::mem::forget(keep);
+        return Ok(Side::Outside(first));
     }
     drop(keep);
     set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -80,22 +74,6 @@ pub(super) fn enter() -> io::Result<Side> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let has_proc = mount("proc", "/proc", "proc", flags, None).is_ok();
     Ok(Side::Inside(Inside { has_proc, outside }))
-}
-
-impl Outside {
-    /// Ends as the one inside ends; one that somebody has stopped is made to go on.
-    pub(super) fn wait(self) -> ! {
-        loop {
-            match waitpid(Some(self.first), WaitOptions::UNTRACED) {
-                Ok(Some((_, status))) if status.stopped() => {
-                    let _ = kill_process(self.first, Signal::CONT);
-                }
-                Ok(Some((_, status))) => exit(i32::from(status.exit_status() != Some(0))),
-                Ok(None) | Err(Errno::INTR) => {}
-                Err(_) => exit(1),
-            }
-        }
-    }
 }
 
 impl Inside {

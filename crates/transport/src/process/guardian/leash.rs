@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::net::{RecvFlags, SendFlags, Shutdown, shutdown};
 use rustix::process::{Pid, Signal};
@@ -22,6 +22,8 @@ pub(in super::super) struct Leash {
     /// The guardian; `None` once it is the reaper's.
     guardian: Option<Child>,
     line: Arc<UnixStream>,
+    /// What a keeper has said at last, if that was heard before its end.
+    gone: Arc<OnceLock<u32>>,
     /// The child itself, whose number is the guardian's to use.
     pub(in super::super) pid: Pid,
 }
@@ -56,7 +58,7 @@ impl Leash {
         })?;
         // From here on the guardian is ended with this value.
         let pid = Pid::from_child(&started);
-        let mut leash = Self { guardian: Some(started), line, pid };
+        let mut leash = Self { guardian: Some(started), line, gone: Arc::default(), pid };
 
         let request = Request {
             program: program.to_owned(),
@@ -64,6 +66,7 @@ impl Leash {
             cwd: config.cwd.clone(),
             env: config.env.resolve(std::env::vars_os()),
             hold: by.hold(),
+            keeper: reaper::is_shared(),
         };
         let request = request.encode();
         if request.len() > MOST {
@@ -85,7 +88,7 @@ impl Leash {
                 let error = io::Error::from_raw_os_error(error);
                 Err(io::Error::other(Refused { hold: by.hold(), error }))
             }
-            Some(Report::Ended(_) | Report::Gone(_)) | None => {
+            Some(Report::Ended(_) | Report::Gone(_) | Report::Ending) | None => {
                 Err(io::Error::other("the guardian ended before it could start the program"))
             }
         }
@@ -115,17 +118,26 @@ impl Leash {
     }
 
     fn tell(&self, order: Order) {
+        // It may have been stopped.
+        self.guardian.iter().for_each(wake);
         // There is room for more orders than there are; a guardian that is gone needs none.
         let _ = rustix::net::send(&*self.line, &order.encode(), SendFlags::NOSIGNAL);
     }
 
     /// Completes with the child's end, or with `None` at the guardian's, when that comes first.
     pub(in super::super) fn ended(&self) -> BoxFuture<'static, Option<ExitStatus>> {
-        let line = self.line.clone();
+        let (line, gone) = (self.line.clone(), self.gone.clone());
         Box::pin(async move {
-            match report(&line).await {
-                Ok(Some(Report::Ended(status))) => Some(ExitStatus::from_raw(status)),
-                _ => None,
+            loop {
+                match report(&line).await {
+                    Ok(Some(Report::Ended(status))) => return Some(ExitStatus::from_raw(status)),
+                    Ok(Some(Report::Ending)) => {}
+                    Ok(Some(Report::Gone(killed))) => {
+                        let _ = gone.set(killed.unsigned_abs());
+                        return None;
+                    }
+                    _ => return None,
+                }
             }
         })
     }
@@ -141,7 +153,8 @@ impl Leash {
         // Whoever else holds the socket for a moment. Its last words are still heard.
         let _ = shutdown(&*self.line, Shutdown::Write);
         wake(&guardian);
-        reaper::reap_guardian(guardian, self.line.clone(), then);
+        let words = LastWords { killed: self.gone.get().copied(), ..LastWords::default() };
+        reaper::reap_guardian(guardian, self.line.clone(), words, then);
     }
 }
 
@@ -156,15 +169,32 @@ pub(in super::super) fn wake(guardian: &Child) {
     let _ = rustix::process::kill_process(Pid::from_child(guardian), Signal::CONT);
 }
 
-/// What a guardian that has ended has said at last: how many it had to kill, and that none is left.
-pub(in super::super) fn last_words(line: &UnixStream) -> Option<u32> {
-    let mut said = [0; 4 * Report::LENGTH];
-    let (_, length) = rustix::net::recv(line, &mut said, RecvFlags::DONTWAIT).ok()?;
-    let (reports, _) = said.get(..length)?.as_chunks();
-    reports.iter().find_map(|report| match Report::decode(*report) {
-        Some(Report::Gone(killed)) => Some(killed.unsigned_abs()),
-        _ => None,
-    })
+/// What is heard of a guardian that was told to end.
+#[derive(Default)]
+pub(in super::super) struct LastWords {
+    part: Vec<u8>,
+    /// How many it had to kill, once it has said that none is left.
+    pub(in super::super) killed: Option<u32>,
+}
+
+impl LastWords {
+    /// Takes what it has said since; whether that was anything.
+    pub(in super::super) fn hear(&mut self, line: &UnixStream) -> bool {
+        let mut said = [0; 64 * Report::LENGTH];
+        let mut has_spoken = false;
+        while let Ok((_, length @ 1..)) = rustix::net::recv(line, &mut said, RecvFlags::DONTWAIT) {
+            has_spoken = true;
+            self.part.extend_from_slice(said.get(..length).unwrap_or_default());
+            let (reports, rest) = self.part.as_chunks();
+            for report in reports {
+                if let Some(Report::Gone(killed)) = Report::decode(*report) {
+                    self.killed = Some(killed.unsigned_abs());
+                }
+            }
+            self.part = rest.to_vec();
+        }
+        has_spoken
+    }
 }
 
 /// The child cannot be held as was asked for.

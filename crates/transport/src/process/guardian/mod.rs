@@ -14,12 +14,13 @@
 //! namespace ([`Hold`](crate::Hold)).
 //!
 //! [`leash`] is our side, [`ward`] the guardian's, [`exec`] how it starts the program, [`group`] and
-//! [`isolate`] the two that hold more firmly, [`wire`] what they say, [`tree`] how processes are listed
+//! [`isolate`] the two that hold more firmly, [`keeper`] what stands behind a guardian, [`wire`] what they say, [`tree`] how processes are listed
 //! and signalled.
 
 mod exec;
 pub(super) mod group;
 mod isolate;
+pub(super) mod keeper;
 pub(super) mod leash;
 pub(super) mod tree;
 mod ward;

@@ -119,6 +119,17 @@ fn every_parent() -> Vec<(Pid, Pid)> {
     pids.filter_map(|pid| Some((pid, parent_of(pid)?))).collect()
 }
 
+/// Whether some thread of the process was stopped, by a signal or by a tracer.
+pub(in super::super) fn is_stopped(pid: Pid) -> bool {
+    let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
+    let stats = threads.into_iter().flatten().flatten().map(|it| fs::read(it.path().join("stat")));
+    stats.flatten().any(|stat| {
+        let name_end = stat.iter().rposition(|byte| *byte == b')');
+        let state = name_end.and_then(|end| stat.get(end + 2));
+        matches!(state, Some(b't' | b'T'))
+    })
+}
+
 fn parent_of(pid: Pid) -> Option<Pid> {
     let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     // The name in parentheses may hold anything, closing parentheses too.

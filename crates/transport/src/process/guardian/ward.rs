@@ -18,10 +18,12 @@ use rustix::process::{
     set_child_subreaper, set_parent_process_death_signal, wait, waitid,
 };
 
+use super::exec::{self, Namespaces};
 use super::group::Group;
 use super::isolate::{Inside, Side};
+use super::keeper::{self, Parent};
 use super::wire::{Held, Order, Report, Request};
-use super::{exec, isolate, tree};
+use super::{isolate, tree};
 use crate::Hold;
 use crate::process::inherited;
 
@@ -64,16 +66,34 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
     exec::take_no_signal();
     // One that somebody has stopped goes on at our end. The thread that started it lives as long as we.
     set_parent_process_death_signal(Some(Signal::CONT))?;
+    let mut parent = Parent::open();
     let inside = match (request.hold == Hold::Isolated).then(isolate::enter).transpose() {
-        Ok(Some(Side::Outside(outside))) => {
-            drop((line, stdio));
-            outside.wait()
+        Ok(Some(Side::Outside(first))) => {
+            drop(stdio);
+            keeper::keep(first, line, parent, request.hold)
         }
-        Ok(Some(Side::Inside(inside))) => Some(inside),
+        Ok(Some(Side::Inside(inside))) => {
+            // The one outside watches it, and takes this one along.
+            parent = None;
+            Some(inside)
+        }
         Ok(None) => None,
         Err(error) => return line.write_all(&Report::Refused(number(&error)).encode()),
     };
     set_child_subreaper(Some(getpid()))?;
+    if request.keeper && inside.is_none() {
+        match exec::fork(Namespaces::Ours, None)? {
+            Some(guardian) => {
+                drop(stdio);
+                keeper::keep(guardian, line, parent, request.hold)
+            }
+            None => parent = Parent::open(),
+        }
+        set_parent_process_death_signal(Some(Signal::CONT))?;
+        set_child_subreaper(Some(getpid()))?;
+    }
+    // After the namespaces were made, for which files of this process are written.
+    keeper::refuse_tracers();
     let grip = match request.hold {
         Hold::Isolated => Ok(Grip::Namespace),
         Hold::Descent => Ok(Grip::Descent),
@@ -88,7 +108,7 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
         Ok(child) => (Some(child), started(child, &grip, inside)),
         Err(error) => (None, Report::Failed(number(&error))),
     };
-    let listening = line.try_clone()?;
+    let (listening, own) = (line.try_clone()?, line.try_clone()?);
     let orders = Arc::new(Orders::default());
     orders.end.store(child.is_none(), Relaxed);
     let ward = Ward {
@@ -104,21 +124,21 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
     let (listener, heard) = (ward.clone(), orders.clone());
     let thread = std::thread::Builder::new().stack_size(256 << 10);
     // Nothing else is reported before this.
-    let mut first = lock(&ward);
-    match thread.spawn(move || listen(listening, &heard, &listener)) {
+    let first = lock(&ward);
+    match thread.spawn(move || listen(listening, parent, &heard, &listener)) {
         // If it cannot be written the line is at its end, which the listener notices.
-        Ok(_) => _ = first.report(report),
+        Ok(_) => report.send(&first.line),
         // Without a thread the end of the line would not be noticed: the program ends now.
         Err(error) => {
-            let _ = first.report(Report::Failed(number(&error)));
+            Report::Failed(number(&error)).send(&first.line);
             drop(first);
-            end_all(&orders, &ward);
+            end_all(&own, &orders, &ward);
         }
     }
     drop(first);
     loop {
         let ended = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-        lock(&ward).settle();
+        lock(&ward).settle(Thread::Main);
         if matches!(ended, Err(rustix::io::Errno::CHILD)) {
             // There is nobody who could become a child of ours.
             std::thread::park();
@@ -151,6 +171,21 @@ fn started(child: Pid, grip: &Grip, inside: Option<Inside>) -> Report {
     };
     let outside = inside.and_then(Inside::child_outside).unwrap_or(child);
     Report::Started(held, outside.as_raw_nonzero().get())
+}
+
+/// Which thread of a guardian reaps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Thread {
+    /// The one that started the program, and is the tracer of children that ask for one.
+    Main,
+    Other,
+}
+
+/// Whether the next child to be waited for has stopped, and not ended.
+fn is_trapped() -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    let next = waitid(WaitId::All, options).ok().flatten();
+    next.is_some_and(|status| status.trapped() || status.stopped())
 }
 
 /// What a guardian has in its hand, beside that every orphan comes to it.
@@ -186,18 +221,14 @@ struct Ward {
 }
 
 impl Ward {
-    fn report(&mut self, report: Report) -> io::Result<()> {
-        self.line.write_all(&report.encode())
-    }
-
     /// Does what was ordered, and reaps who has ended. Goes when nobody is left, where that is asked
     /// for.
-    fn settle(&mut self) {
+    fn settle(&mut self, thread: Thread) {
         loop {
             if self.orders.terminate.swap(false, Relaxed) {
                 self.terminate();
             }
-            let are_more = self.reap();
+            let are_more = self.reap(thread);
             if self.orders.end.load(Relaxed) {
                 self.kill();
             }
@@ -208,12 +239,20 @@ impl Ward {
     }
 
     /// Reaps who has ended; whether there may be more of them.
-    fn reap(&mut self) -> bool {
+    fn reap(&mut self, thread: Thread) -> bool {
         for _ in 0..AT_ONCE {
+            if thread == Thread::Other && is_trapped() {
+                // Only the main thread can let go of it, and wakes for that.
+                return false;
+            }
             match wait(WaitOptions::NOHANG) {
+                // It has made us its tracer, and has not ended.
+                Ok(Some((pid, status))) if status.stopped() => {
+                    exec::detach(pid, status.stopping_signal().unwrap_or_default());
+                }
                 Ok(Some((pid, status))) if self.child == Some(pid) => {
                     self.child = None;
-                    let _ = self.report(Report::Ended(status.as_raw()));
+                    Report::Ended(status.as_raw()).send(&self.line);
                 }
                 Ok(Some((_, status))) => {
                     let is_killed = status.terminating_signal() == Some(Signal::KILL.as_raw());
@@ -272,7 +311,7 @@ impl Ward {
             }
             exit(1);
         }
-        let _ = self.report(Report::Gone(self.killed));
+        Report::Gone(self.killed).send(&self.line);
         exit(0)
     }
 }
@@ -282,9 +321,10 @@ impl Ward {
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const LOOK_AT_LEAST: Duration = Duration::from_millis(200);
 
-fn listen(mut line: UnixStream, orders: &Orders, ward: &Mutex<Ward>) {
+fn listen(mut line: UnixStream, parent: Option<Parent>, orders: &Orders, ward: &Mutex<Ward>) {
     let mut byte = [0];
-    loop {
+    // Another process may hold the other end of the line when the parent has ended.
+    while parent.as_ref().is_none_or(|parent| parent.lets_read(&line)) {
         match line.read(&mut byte) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(1) if Order::decode(byte) == Order::Terminate => {
@@ -297,15 +337,17 @@ fn listen(mut line: UnixStream, orders: &Orders, ward: &Mutex<Ward>) {
             _ => break,
         }
     }
-    end_all(orders, ward)
+    end_all(&line, orders, ward)
 }
 
 /// Kills until the kernel says that there is no child left, which ends this process.
-fn end_all(orders: &Orders, ward: &Mutex<Ward>) -> ! {
+fn end_all(line: &UnixStream, orders: &Orders, ward: &Mutex<Ward>) -> ! {
     orders.end.store(true, Relaxed);
     let mut pause = LOOK_AGAIN;
     loop {
         settle_or(ward, Duration::ZERO);
+        // Also while the other thread is busy: one that is not heard of is killed.
+        Report::Ending.send(line);
         std::thread::sleep(pause);
         pause = (pause * 2).min(LOOK_AT_LEAST);
     }
@@ -314,8 +356,8 @@ fn end_all(orders: &Orders, ward: &Mutex<Ward>) -> ! {
 /// Settles, if nobody does already.
 fn settle_or(ward: &Mutex<Ward>, pause: Duration) {
     match ward.try_lock() {
-        Ok(mut ward) => ward.settle(),
-        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().settle(),
+        Ok(mut ward) => ward.settle(Thread::Other),
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().settle(Thread::Other),
         Err(TryLockError::WouldBlock) => std::thread::sleep(pause),
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Request {
     pub(super) env: Vec<(OsString, OsString)>,
     /// How it is to be held.
     pub(super) hold: Hold,
+    /// Whether a keeper is to stand behind the guardian.
+    pub(super) keeper: bool,
 }
 
 /// Each way to hold, and how it is said.
@@ -55,6 +57,7 @@ impl Request {
         put(self.cwd.clone().unwrap_or_default().as_os_str());
         let hold = HOLDS.iter().find(|(_, hold)| *hold == self.hold);
         put(hold.map_or("", |(said, _)| *said).as_ref());
+        put(if self.keeper { "keeper" } else { "" }.as_ref());
         put(self.argv.len().to_string().as_ref());
         for word in &self.argv {
             put(word);
@@ -80,13 +83,14 @@ impl Request {
         let cwd = words.next().filter(|cwd| !cwd.is_empty()).map(PathBuf::from);
         let hold = words.next()?;
         let hold = HOLDS.iter().find(|(said, _)| hold == *said)?.1;
+        let keeper = !words.next()?.is_empty();
         let count = words.next()?.to_str()?.parse().ok()?;
         let argv = words.by_ref().take(count).collect();
         let mut env = Vec::new();
         while let (Some(name), Some(value)) = (words.next(), words.next()) {
             env.push((name, value));
         }
-        Some(Self { program, argv, cwd, env, hold })
+        Some(Self { program, argv, cwd, env, hold, keeper })
     }
 
     /// Waits for a request, and what comes with it.
@@ -162,6 +166,8 @@ pub(super) enum Report {
     /// The guardian goes, as the kernel says that it has no children: beside the child it had to kill
     /// so many.
     Gone(i32),
+    /// The guardian is still killing what is left.
+    Ending,
 }
 
 /// How a child is held.
@@ -187,9 +193,17 @@ impl Report {
             Self::Refused(number) => (b'R', number),
             Self::Ended(number) => (b'X', number),
             Self::Gone(number) => (b'G', number),
+            Self::Ending => (b'E', 0),
         };
         let [a, b, c, d] = number.to_le_bytes();
         [kind, a, b, c, d]
+    }
+
+    /// Sends it, if there is room. Never waits: a process that does not read its reports must not keep
+    /// its guardian.
+    pub(super) fn send(self, line: impl AsFd) {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let _ = rustix::net::send(line, &self.encode(), flags);
     }
 
     pub(super) fn decode([kind, number @ ..]: [u8; Self::LENGTH]) -> Option<Self> {
@@ -203,6 +217,7 @@ impl Report {
             b'R' => Some(Self::Refused(number)),
             b'X' => Some(Self::Ended(number)),
             b'G' => Some(Self::Gone(number)),
+            b'E' => Some(Self::Ending),
             _ => None,
         }
     }
@@ -221,11 +236,13 @@ mod tests {
             cwd: None,
             env: Vec::new(),
             hold: Hold::Auto,
+            keeper: false,
         };
         let full = Request {
             cwd: Some("/".into()),
             env: vec![("A".into(), odd), ("B".into(), OsString::new())],
             hold: Hold::Isolated,
+            keeper: true,
             ..plain.clone()
         };
         for request in [plain, full] {
@@ -245,8 +262,13 @@ mod tests {
             assert_eq!(Order::decode(order.encode()), order);
         }
         let held = [Held::Descent, Held::Cgroup, Held::Isolated, Held::IsolatedWithoutProc];
-        let others =
-            [Report::Failed(2), Report::Refused(3), Report::Ended(i32::MIN), Report::Gone(0)];
+        let others = [
+            Report::Failed(2),
+            Report::Refused(3),
+            Report::Ended(i32::MIN),
+            Report::Gone(0),
+            Report::Ending,
+        ];
         for report in held.map(|held| Report::Started(held, 1)).into_iter().chain(others) {
             assert_eq!(Report::decode(report.encode()), Some(report));
         }

@@ -1,0 +1,189 @@
+//! Programs that attack their guardian, and strangers whose parent this process has become.
+
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open,
+};
+use tieline_testkit::wait::block_on;
+use tieline_testkit::{helper, misbehave, test_name};
+use tieline_transport::{SenderExt, adopt_orphans, reap_orphans, until_children_are_gone};
+
+use super::guarding::{end_by_hand, guarded, held, holds, until_none_survives};
+use super::leaving::as_an_ordinary_user;
+use super::*;
+
+/// A Python program under a guardian, with what a misbehaving one would be told as its arguments.
+fn python(hold: Hold, script: &str, mark: &str) -> ProcessConfig {
+    let others = misbehave::command(mark, &["ignore", "daemon"]);
+    let config = ProcessConfig::new("python3").with_args(["-c", script]).with_args(others);
+    ProcessConfig { guardian: Some(guardian().with_hold(hold)), ..config }
+}
+
+/// Asks its guardian to trace it, twice: it stops for a signal, and for the start of another program.
+const TRACED: &str = "
+import ctypes, os, signal
+ptrace = ctypes.CDLL(None).ptrace
+signal.signal(signal.SIGUSR1, lambda *_: print('handled', flush=True))
+ptrace(0, 0, None, None)
+os.kill(os.getpid(), signal.SIGUSR1)
+ptrace(0, 0, None, None)
+os.execvp('cat', ['cat'])
+";
+
+#[test]
+fn a_program_that_its_guardian_traces_goes_on_and_has_not_ended() {
+    for hold in holds() {
+        block_on(async {
+            let config = python(hold, TRACED, &misbehave::new_mark());
+            let (mut sender, mut receiver, control) = lines(&config).await;
+            assert_eq!(message(receiver.recv().await), "handled", "{hold:?}");
+            sender.send("hello").await.unwrap();
+            assert_eq!(message(receiver.recv().await), "hello");
+            sender.close().await.unwrap();
+            assert_eq!(Exit::from(exit(control.stop().await)), Exit::code(0, ""));
+        });
+    }
+}
+
+/// Leaves a daemon, and then stops its guardian by tracing each of its threads.
+const TRACER: &str = "
+import ctypes, os, signal, subprocess, sys, time
+subprocess.run(sys.argv[1:])
+ptrace = ctypes.CDLL(None).ptrace
+ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
+threads = [int(thread) for thread in os.listdir(f'/proc/{os.getppid()}/task')]
+attached = [ptrace(16, thread, None, None) for thread in threads]
+print('attached' if attached == [0, 0] else 'refused', flush=True)
+time.sleep(10000)
+";
+
+#[test]
+fn a_guardian_that_is_traced_is_replaced_and_only_root_can_trace_it() {
+    let mut helper = helper::plain(test_name!(), || {
+        // With a child there before, others may come; then each guardian has a keeper.
+        let mut before = std::process::Command::new("cat");
+        before.stdin(std::process::Stdio::piped());
+        let mut before = std::env::var_os("SHARED").map(|_| before.spawn().unwrap());
+        adopt_orphans().unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        let holds = if is_root { holds() } else { vec![Hold::Descent] };
+        for hold in holds.into_iter().filter(|hold| *hold != Hold::Isolated) {
+            let mark = misbehave::new_mark();
+            block_on(async {
+                let (_sender, mut receiver, _) = lines(&python(hold, TRACER, &mark)).await;
+                let expected = if is_root { "attached" } else { "refused" };
+                assert_eq!(message(receiver.recv().await), expected);
+                assert_eq!(misbehave::survivors(&mark).len(), 1);
+            });
+            assert!(until_children_are_gone(wait::LIMIT));
+            until_none_survives(&mark);
+            assert_eq!(
+                misbehave::children_of(std::process::id()).len(),
+                usize::from(before.is_some())
+            );
+        }
+        if let Some(mut before) = before.take() {
+            drop(before.stdin.take());
+            assert!(before.wait().unwrap().success(), "a stranger was killed");
+        }
+    });
+    helper::succeeds(&mut helper);
+    as_an_ordinary_user(&mut helper);
+    helper::succeeds(helper.env("SHARED", "1"));
+}
+
+#[test]
+fn a_stranger_that_comes_to_us_is_not_killed_and_is_reaped_when_it_has_ended() {
+    let mut helper = helper::plain(test_name!(), || {
+        // What it leaves comes to us, as we are the nearest that takes orphans.
+        let strangers = misbehave::new_mark();
+        let command = misbehave::command(&strangers, &["read", "daemon", "say=left", "read"]);
+        let mut before = std::process::Command::new(&command[0]);
+        before.args(&command[1..]).stdin(std::process::Stdio::piped());
+        let mut before = before.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        adopt_orphans().unwrap();
+        assert!(reap_orphans());
+        let mut stdin = before.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, b"now\n").unwrap();
+        let stdout = std::io::BufReader::new(before.stdout.take().unwrap());
+        assert_eq!(std::io::BufRead::lines(stdout).next().unwrap().unwrap(), "left");
+        assert_eq!(misbehave::survivors(&strangers).len(), 2);
+
+        for hold in [Hold::Descent, Hold::Auto] {
+            // Either of the two processes behind the program is killed.
+            for is_keeper in [false, true] {
+                let mark = misbehave::new_mark();
+                let to_do = ["ignore", "daemon", "child", "say=up", "stay"];
+                block_on(async {
+                    let (_sender, mut receiver, _) = lines(&held(hold, &mark, &to_do)).await;
+                    assert_eq!(message(receiver.recv().await), "up");
+                    let known = misbehave::survivors(&strangers);
+                    let mut ours = Vec::new();
+                    wait::until("those that have ended are reaped", || {
+                        ours = misbehave::children_of(std::process::id());
+                        ours.retain(|pid| !known.contains(pid));
+                        reap_orphans() && ours.len() == 1
+                    });
+                    let keeper = ours[0];
+                    let [guardian] = misbehave::children_of(keeper)[..] else {
+                        panic!("not one guardian")
+                    };
+                    let victim = if is_keeper { keeper } else { guardian };
+                    kill_process(Pid::from_raw(victim as i32).unwrap(), Signal::KILL).unwrap();
+                    let exit = exit(end(receiver.recv().await));
+                    assert!(exit.guardian_lost || is_keeper, "{exit:?}");
+                });
+                assert!(until_children_are_gone(wait::LIMIT));
+                until_none_survives(&mark);
+                assert_eq!(misbehave::survivors(&strangers).len(), 2, "a stranger was killed");
+            }
+        }
+
+        let stranger = misbehave::survivors(&strangers);
+        let stranger = *stranger.iter().find(|pid| **pid != before.id()).unwrap();
+        kill_process(Pid::from_raw(stranger as i32).unwrap(), Signal::KILL).unwrap();
+        wait::until("it is reaped", || {
+            reap_orphans() && misbehave::children_of(std::process::id()) == [before.id()]
+        });
+        drop(stdin);
+        assert!(before.wait().unwrap().success());
+    });
+    helper::succeeds(&mut helper);
+}
+
+#[test]
+fn a_guardian_ends_with_its_parent_although_a_stranger_holds_the_line() {
+    let mark = misbehave::new_mark();
+    let mut helper = helper::plain(test_name!(), || {
+        let mark = std::env::var("MARK").unwrap();
+        block_on(async {
+            let to_do = ["ignore", "daemon", "say=up", "stay"];
+            let (_sender, mut receiver, _) = lines(&guarded(&mark, &to_do)).await;
+            assert_eq!(message(receiver.recv().await), "up");
+            eprintln!("it is up");
+            std::future::pending::<()>().await;
+        });
+    });
+    helper.env("MARK", &mark).stdout(std::process::Stdio::null());
+    let mut started = helper.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let stderr = std::io::BufReader::new(started.stderr.take().unwrap());
+    assert!(std::io::BufRead::lines(stderr).any(|line| line.unwrap() == "it is up"));
+    let pid = Pid::from_child(&started);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", started.id())).unwrap();
+    let numbers = descriptors.map(|it| it.unwrap().file_name().to_str().unwrap().parse().unwrap());
+    let taken = numbers.map(|number| pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()));
+    let taken: Vec<_> = match taken.collect() {
+        Ok(taken) => taken,
+        Err(error) => {
+            eprintln!("not run where a process cannot take descriptors of another: {error}");
+            Vec::new()
+        }
+    };
+    kill_process(pid, Signal::KILL).unwrap();
+    started.wait().unwrap();
+    until_none_survives(&mark);
+    drop(taken);
+    end_by_hand(&mark);
+}
