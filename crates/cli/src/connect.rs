@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use tieline_gateway::{BridgeEnd, Tap};
 use tieline_proto::FramingKind;
 use tieline_rpc::Dialect;
-use tieline_transport::{Address, Endpoint, Options, Registry};
+use tieline_transport::{Endpoint, Registry};
 
 use crate::args::{Bridge, Connect, Line};
 use crate::report::Failure;
@@ -24,7 +24,10 @@ pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
 }
 
 pub(crate) async fn bridge(args: Bridge) -> Result<(), Failure> {
-    join(&args.web.registry()?, args.near, args.far, args.dialect, args.line).await
+    let framings = [&args.near, &args.far].map(Endpoint::framing);
+    let framing = framings.into_iter().flatten().find(|it| *it == FramingKind::LengthPrefix);
+    let registry = args.web.registry_for(framing.unwrap_or_default())?;
+    join(&registry, args.near, args.far, args.dialect, args.line).await
 }
 
 async fn join(
@@ -37,10 +40,7 @@ async fn join(
     line.for_programs_at(&[&near, &far])?;
     let signals = Signals::listen()?;
     line.end_with_parent(&signals)?;
-    // A session carries the messages of any framing as they are.
-    let converts = !near.is_resumable() && !far.is_resumable();
-    let json = converts && framing(&near) != framing(&far);
-    let options = Options { json, ..line.options() };
+    let options = line.options();
     // The far side first: until it is there, nothing is taken from the near side.
     let far = sessions::connect(registry, &far, &options).await?;
     let near = sessions::connect(registry, &near, &options).await?;
@@ -73,12 +73,4 @@ async fn join(
         (1, _) => Err(Failure::Said("a message was not passed on".into())),
         (lost, _) => Err(Failure::Said(format!("{lost} messages were not passed on"))),
     }
-}
-
-fn framing(endpoint: &Endpoint) -> FramingKind {
-    let usual = match endpoint.address() {
-        Address::Memory(_) => FramingKind::LengthPrefix,
-        _ => FramingKind::Lines,
-    };
-    endpoint.framing().unwrap_or(usual)
 }

@@ -41,10 +41,11 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     server.restart(args.restart);
     server.account(account.clone());
     let mut sites = Sites::new();
-    let Entrances { entrances, endpoints } =
+    let Entrances { acceptors, endpoints } =
         entrances(&args, &registry, &program, &mut sites).await?;
-    for Entrance { acceptor, json } in entrances {
-        server.add(acceptor, target(&args, &registry, &program, json, &account)?);
+    let target = target(&args, &registry, &program, &account)?;
+    for acceptor in acceptors {
+        server.add(acceptor, target.clone());
     }
     let endpoints: Vec<_> = endpoints.iter().map(Endpoint::absolute).collect();
     let watch = server.watch();
@@ -158,14 +159,8 @@ impl Program {
     }
 }
 
-struct Entrance {
-    acceptor: Box<dyn DynAcceptor>,
-    /// Its framing is not the program's, so every message must be JSON.
-    json: bool,
-}
-
 struct Entrances {
-    entrances: Vec<Entrance>,
+    acceptors: Vec<Box<dyn DynAcceptor>>,
     /// What a client needs to be told, the framing included.
     endpoints: Vec<Endpoint>,
 }
@@ -176,8 +171,9 @@ async fn entrances(
     program: &Program,
     sites: &mut Sites,
 ) -> Result<Entrances, Failure> {
-    let served = Served { resume: args.resume, most: args.max_connections };
-    let (mut entrances, mut endpoints) = (Vec::new(), Vec::new());
+    let (resume, most) = (args.resume, args.max_connections);
+    let served = Served { resume, most, framing: args.framing };
+    let (mut acceptors, mut endpoints) = (Vec::new(), Vec::new());
     if args.web.public_url.is_some() && !args.listen.iter().any(Sites::is_one) {
         let why = "--public-url is for http: and https: endpoints, and there is none to listen on. Add one, \
                    like --listen http://127.0.0.1:8080";
@@ -190,41 +186,36 @@ async fn entrances(
     let options = client_options(args)?;
     for endpoint in &args.listen {
         if Sites::is_one(endpoint) {
-            // It frames messages itself, and hands over each as one line.
             let (plain, sessions) = sites.listen(&args.web, endpoint, &options, served).await?;
             endpoints.push(plain.endpoint().clone());
-            let both = [plain, sessions].map(|acceptor| Entrance { acceptor, json: false });
-            entrances.extend(both);
+            acceptors.extend([plain, sessions]);
             continue;
         }
-        // Without a framing of its own an entrance speaks lines, whatever the program does.
-        let converts = !endpoint.is_resumable() && served.resume.is_none();
-        let json = converts && endpoint.framing().unwrap_or(FramingKind::Lines) != args.framing;
         let allow_unauthenticated_tcp = args.allow_unauthenticated_tcp;
-        let options = Options { json, allow_unauthenticated_tcp, ..options.clone() };
+        let options = Options { allow_unauthenticated_tcp, ..options.clone() };
         let acceptor = sessions::listen(registry, endpoint.clone(), &options, served).await?;
         let listening = acceptor.endpoint().clone();
         endpoints.push(match endpoint.framing() {
-            Some(framing) if converts => listening.with_framing(framing),
+            Some(framing) if !listening.is_resumable() => listening.with_framing(framing),
             _ => listening,
         });
-        entrances.push(Entrance { acceptor, json });
+        acceptors.push(acceptor);
     }
-    if entrances.is_empty() {
-        let json = served.resume.is_none() && args.framing != FramingKind::Lines;
-        let options = Options { json, ..options.clone() };
+    if acceptors.is_empty() {
         let name = program.name.as_ref();
         let acceptor = rendezvous::listen(registry, name, &options, served).await?;
         endpoints.push(acceptor.endpoint().clone());
-        entrances.push(Entrance { acceptor, json });
+        acceptors.push(acceptor);
     }
-    Ok(Entrances { entrances, endpoints })
+    Ok(Entrances { acceptors, endpoints })
 }
 
 /// How the lines of clients behave.
 fn client_options(args: &Serve) -> Result<Options, Failure> {
     let mut options = args.listen_options()?;
     options.channel.stall_timeout = args.slow_client.stall_timeout(options.channel.stall_timeout);
+    // Where no framing is named, a client may speak what the program does, or lines.
+    options.detect_content_length = args.framing == FramingKind::ContentLength;
     Ok(options)
 }
 
@@ -232,7 +223,6 @@ fn target(
     args: &Serve,
     registry: &Registry,
     program: &Program,
-    json: bool,
     account: &ProcessAccount,
 ) -> Result<Arc<dyn DynConnector>, Failure> {
     let (command, arguments) =
@@ -240,7 +230,7 @@ fn target(
     let endpoint = Endpoint::exec(command, arguments).with_framing(args.framing);
     let env = args.environment();
     let (cwd, account) = (args.cwd.clone(), Some(account.clone()));
-    let options = Options { json, cwd, env, account, ..args.line.options() };
+    let options = Options { cwd, env, account, ..args.line.options() };
     Ok(Arc::from(registry.connector(&endpoint, &options)?))
 }
 

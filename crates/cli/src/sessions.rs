@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tieline_link::SessionOptions;
+use tieline_proto::FramingKind;
 use tieline_transport::{
     BoxChannel, DynAcceptor, Endpoint, ErrorKind, Options, Registry, TransportError,
 };
@@ -34,6 +35,8 @@ pub(crate) struct Served {
     /// Every endpoint is for sessions, and this is how long one is kept that has no connection.
     pub(crate) resume: Option<Duration>,
     pub(crate) most: usize,
+    /// How the program is spoken to.
+    pub(crate) framing: FramingKind,
 }
 
 pub(crate) async fn listen(

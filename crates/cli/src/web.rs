@@ -5,6 +5,7 @@ use std::time::Duration;
 use tieline_gateway::ServerWatch;
 use tieline_http::{Access, PublicUrl, Token, Web};
 use tieline_link::{LineOptions, SessionOptions, Sessions};
+use tieline_proto::FramingKind;
 use tieline_transport::{Address, DynAcceptor, Endpoint, Options};
 
 use crate::args::WebServer;
@@ -52,6 +53,8 @@ impl Sites {
         config.allow_uids.clone_from(&options.allow_uids);
         (config.socket_mode, config.socket_group) = (options.socket_mode, options.socket_group);
         self.public_url.clone_from(&args.public_url);
+        // A program that takes any bytes gets each message as it was sent.
+        config.web_socket.verbatim = served.framing == FramingKind::LengthPrefix;
         // As many lines as there may be, and room for those who only ask how it does.
         let most = served.most.saturating_add(64);
         let limits = &mut config.limits;

@@ -128,7 +128,7 @@ pub async fn bridge(
     let control = near.control().clone();
     let (sender, mut receiver) = near.split();
     let mut sender = line.near(Outbox::new(sender, options.overflow, options.dialect));
-    let joined = line.join((&mut sender, &mut receiver), far, pin!(stop)).await;
+    let joined = line.join((&mut sender, &mut receiver), &control, far, pin!(stop)).await;
     line.end((sender, receiver), &control, joined).await
 }
 

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tieline_proto::Fault;
 use tieline_proto::jsonrpc::{
     Dialect, Handshake, INTERNAL_ERROR, INVALID_REQUEST, Invalid, InvalidProblem, Message, Outline,
-    State, write_error,
+    PARSE_ERROR, State, write_error,
 };
+use tieline_proto::{FAULT_HEAD, Fault};
 use tieline_transport::Sparing;
 
 use crate::own::Own;
@@ -60,6 +60,16 @@ pub(crate) enum Verdict {
     Answer(Bytes, String),
     /// It is not passed on.
     Drop(String),
+}
+
+/// What was done about a message that cannot be passed on.
+pub(crate) enum Settled {
+    /// Its own side was told so.
+    Told,
+    /// This is to be passed on in its place.
+    Instead(Bytes),
+    /// Nothing: it is no call and no answer.
+    Not,
 }
 
 impl Dialogue {
@@ -202,6 +212,31 @@ impl Dialogue {
                 lock(&self.asked_by_program).waiting.remove(id);
                 Some(self.lost_outcome(id, &why))
             }
+        }
+    }
+
+    /// A message of this side arrived whole, and the other side's line cannot carry it.
+    pub(crate) async fn settle(&self, from: Side, message: &Bytes, why: String) -> Settled {
+        if self.is_silent {
+            return Settled::Not;
+        }
+        let is_client = matches!(from, Side::Client);
+        if let (true, Message::Invalid(invalid)) = (is_client, self.unanswered.classify(message))
+            && invalid.code() == PARSE_ERROR
+        {
+            // Nothing that it could be an answer to is known, so the client learns that it was no JSON.
+            let text = format!("the message cannot be passed on: {why}");
+            let refusal = write_error(&self.dialect, b"null", PARSE_ERROR, &text, None);
+            self.tell(from, refusal.into()).await;
+            return Settled::Told;
+        }
+        let start = message.get(..FAULT_HEAD).unwrap_or(message);
+        let outline = Outline::of(start);
+        let is_told = outline.is_call() && outline.id().is_some();
+        match self.lost_message(from, start, why).await {
+            Some(instead) => Settled::Instead(instead),
+            None if is_told => Settled::Told,
+            None => Settled::Not,
         }
     }
 

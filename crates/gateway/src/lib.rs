@@ -12,6 +12,7 @@
 //!
 //! [`Chaos`] is the opposite: it joins byte streams, knows no message, and does them harm on purpose.
 
+mod admit;
 mod bridge;
 mod chaos;
 mod dialogue;

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tieline_proto::jsonrpc::Dialect;
+use tieline_proto::FrameError;
+use tieline_proto::jsonrpc::{Dialect, PARSE_ERROR, write_error};
 use tieline_transport::{
-    BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, Sender, SenderExt,
+    BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender, SenderExt,
     TransportKind, from_now,
 };
 use tokio::task::coop;
@@ -20,7 +21,7 @@ use crate::dialogue::Dialogue;
 use crate::outbox::Outbox;
 use crate::own::WithOwn;
 use crate::patience::{self, Patience};
-use crate::pump::{Direction, PumpEnd, Side, Watch};
+use crate::pump::{Direction, Passing, PumpEnd, Side, Watch};
 use crate::restored::Restored;
 use crate::unanswered::{MOST, Unanswered};
 use crate::{Bridge, BridgeEnd, BridgeReport};
@@ -75,6 +76,7 @@ impl<'a> Line<'a> {
     pub(crate) async fn join(
         &self,
         (near_sender, near_receiver): (&mut WithOwn<Outbox>, &mut Box<dyn Receiver>),
+        near_control: &Control,
         far: BoxChannel,
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Joined {
@@ -85,7 +87,12 @@ impl<'a> Line<'a> {
         let half_close = far_control.capabilities().half_close;
         let dialogue = self.dialogue.as_deref();
         let awaited = (!half_close && dialogue.is_none()).then(|| Unanswered::new(Dialect::STRICT));
-        let watch = Watch { dialogue, awaited: awaited.as_ref() };
+        let watch = |source, sink| {
+            let passing = Passing::between(source, sink);
+            Watch { dialogue, awaited: awaited.as_ref(), passing }
+        };
+        let watch_up = watch(near_control, &far_control);
+        let watch_down = watch(&far_control, near_control);
         let unanswered = dialogue.map(Dialogue::requests).or(awaited.as_ref());
         let (far_sender, far_receiver) = far.split();
         let own = self.dialogue.as_ref().map(|dialogue| dialogue.to_far.clone());
@@ -97,7 +104,7 @@ impl<'a> Line<'a> {
         let mut down = Box::pin(async {
             loop {
                 let watch_sink = Some(&last_word);
-                match to_near.pump(&mut far_receiver, near_sender, watch, watch_sink).await {
+                match to_near.pump(&mut far_receiver, near_sender, watch_down, watch_sink).await {
                     PumpEnd::Reset(reset) => {
                         self.restarted.fetch_add(1, Relaxed);
                         to_far.lose_many(reset.lost, &reset.cause);
@@ -121,7 +128,7 @@ impl<'a> Line<'a> {
             }
         });
         let mut up = Box::pin(async {
-            let end = match to_far.pump(near_receiver, &mut far_sender, watch, None).await {
+            let end = match to_far.pump(near_receiver, &mut far_sender, watch_up, None).await {
                 // What stands behind the far side belongs to the one that was lost.
                 PumpEnd::Reset(reset) => PumpEnd::Broken(reset.cause),
                 PumpEnd::Source(reason) if is_failure(&reason) => PumpEnd::Broken(reason),
@@ -161,7 +168,11 @@ impl<'a> Line<'a> {
                 },
                 end = &mut down => break match end {
                     PumpEnd::Source(reason) => Outcome::Far(reason),
-                    PumpEnd::Sink(reason) => Outcome::Deaf(reason),
+                    PumpEnd::Sink(reason) => {
+                        // A session that was given up knows more than that nobody listens.
+                        let lost = |it: &CloseReason| matches!(it, CloseReason::SessionLost(_));
+                        Outcome::Deaf(near_control.close_reason().filter(lost).unwrap_or(reason))
+                    }
                     // Taken care of.
                     PumpEnd::Reset(_) | PumpEnd::Broken(_) => continue,
                 },
@@ -175,6 +186,9 @@ impl<'a> Line<'a> {
         let end = match outcome {
             Outcome::Far(reason) => {
                 drop((up, down));
+                if let CloseReason::NotPassedOn(_) = reason {
+                    far_control.say_at_close(reason.clone());
+                }
                 let stopped = stop_far(&mut far_sender, &far_control, grace).await;
                 BridgeEnd::Far(with_exit(reason, stopped))
             }
@@ -246,9 +260,11 @@ impl<'a> Line<'a> {
         let deadline = before.map_or_else(Instant::now, |_| patience.deadline());
         let answered = async {
             for answer in &mut answers {
-                self.to_near.pass(answer.into(), near, Watch::default()).await?;
+                if self.to_near.pass(answer.into(), near, Watch::default()).await.is_err() {
+                    return;
+                }
             }
-            near.flush().await.inspect(|()| taken = true)
+            taken = near.flush().await.is_ok();
         };
         let _ = timeout_at(deadline, answered).await;
         let unsaid = answers.len();
@@ -306,24 +322,47 @@ impl<'a> Line<'a> {
             // It would not read more now than before.
             BridgeEnd::Near { near, .. } => !matches!(near, CloseReason::Overrun),
         };
+        let is_told = |reason: &CloseReason| {
+            use CloseReason::{NotPassedOn, Overrun, Protocol};
+            matches!(reason, Overrun | NotPassedOn(_) | Protocol(FrameError::FirstNotJson))
+        };
         match &end {
             BridgeEnd::Far(reason) => control.say_at_close(reason.clone()),
             BridgeEnd::Stopped(_) => control.say_at_close(CloseReason::ByUs),
-            BridgeEnd::Near { near: CloseReason::Overrun, .. } => {
-                control.say_at_close(CloseReason::Overrun);
-            }
+            BridgeEnd::Near { near, .. } if is_told(near) => control.say_at_close(near.clone()),
             BridgeEnd::Near { .. } => {}
         }
+        if let BridgeEnd::Near { near: CloseReason::Protocol(error), .. } = &end {
+            let _ = timeout_at(patience.deadline(), explain(error, &mut near)).await;
+        }
         let patience = if is_heard { patience } else { Patience::until(Instant::now()) };
-        let closed = patience.wait(&mut near, |near, cx| near.poll_close(cx)).await;
+        let leaves_unclosed = match &end {
+            // A session that is closed ends as if all had gone well. Dropped, it says why.
+            BridgeEnd::Near { near, .. } => is_told(near) && control.capabilities().is_session,
+            _ => false,
+        };
+        let leave = |near: &mut WithOwn<Outbox>, cx: &mut Context<'_>| match leaves_unclosed {
+            true => near.poll_flush(cx),
+            false => near.poll_close(cx),
+        };
+        let closed = patience.wait(&mut near, leave).await;
         // A session sees to its last messages by itself.
         let is_line = control.info().session.is_none();
         if let (true, Some(Ok(())), BridgeEnd::Far(_) | BridgeEnd::Stopped(_)) =
-            (is_line, closed, &end)
+            (is_line, &closed, &end)
         {
             let half_close = control.capabilities().half_close;
             patience.see_off(&mut near, &mut receiver, half_close).await;
         }
+        let end = match (end, closed) {
+            // The client ended its session before it had all that the far side said.
+            (BridgeEnd::Far(far), Some(Err(SendError::Closed(reason))))
+                if matches!(*reason, CloseReason::SessionLost(_)) =>
+            {
+                BridgeEnd::Near { near: *reason, far }
+            }
+            (end, _) => end,
+        };
         let untaken = near.sender.lost();
         BridgeReport {
             to_far: self.to_far.passed.load(Relaxed),
@@ -344,6 +383,16 @@ fn with_exit(reason: CloseReason, stopped: CloseReason) -> CloseReason {
     match (&reason, &stopped) {
         (ByUs | StdoutClosed | Unterminated, ChildExited(_)) => stopped,
         _ => reason,
+    }
+}
+
+/// Tells a client that speaks another framing so in its own framing, where it has one for that.
+pub(crate) async fn explain(error: &FrameError, client: &mut impl Sender) {
+    if *error == FrameError::UnexpectedContentLength {
+        // A client with such headers speaks JSON-RPC.
+        let text = format!("this listener cannot serve the client: {error}");
+        let answer = write_error(&Dialect::STRICT, b"null", PARSE_ERROR, &text, None);
+        let _ = client.send(answer).await;
     }
 }
 
@@ -391,7 +440,8 @@ fn sees_our_processes(control: &Control) -> bool {
 /// The near side did not merely come to the end of its input.
 fn is_failure(reason: &CloseReason) -> bool {
     use CloseReason::{
-        ByPeerBecause, GivenUp, Io, Protocol, SessionLost, Stalled, TimedOut, Unreachable,
+        ByPeerBecause, GivenUp, Io, NotPassedOn, Protocol, SessionLost, Stalled, TimedOut,
+        Unreachable,
     };
 
     // Of a WebSocket: a page that was left hears no more, either.
@@ -404,6 +454,7 @@ fn is_failure(reason: &CloseReason) -> bool {
             | ByPeerBecause(_)
             | SessionLost(_)
             | GivenUp(_)
+            | NotPassedOn(_)
             | Unreachable(_)
     )
 }

@@ -139,7 +139,7 @@ impl Outbox {
         while !self.waiting.is_empty() {
             ready!(self.client.poll_ready(cx))?;
             let Some(Waiting { message, .. }) = self.take(0) else { continue };
-            match self.client.start_send(message) {
+            match self.client.pass_on(message) {
                 Ok(()) => {}
                 Err(SendError::Message(refused)) => {
                     self.drop_one(&refused.error);
@@ -208,8 +208,12 @@ impl Sender for Outbox {
     }
 
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
+        self.pass_on(message)
+    }
+
+    fn pass_on(&mut self, message: Bytes) -> Result<(), SendError> {
         if self.overflow == Overflow::Wait {
-            return self.client.start_send(message);
+            return self.client.pass_on(message);
         }
         let may_be_dropped = self.may_be_dropped(&message);
         if self.is_full() {

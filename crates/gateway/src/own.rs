@@ -140,7 +140,7 @@ impl<S: Sender> WithOwn<S> {
             }
             ready!(self.sender.poll_ready(cx))?;
             let Some(message) = own.take() else { continue };
-            if let Err(error) = self.sender.start_send(message) {
+            if let Err(error) = self.sender.pass_on(message) {
                 tracing::debug!("a message of the gateway's own was not sent: {error}");
                 if matches!(error, SendError::Closed(_)) {
                     return Poll::Ready(Err(error));
@@ -167,6 +167,10 @@ impl<S: Sender> Sender for WithOwn<S> {
 
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
         self.sender.start_send(message)
+    }
+
+    fn pass_on(&mut self, message: Bytes) -> Result<(), SendError> {
+        self.sender.pass_on(message)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {

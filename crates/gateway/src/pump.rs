@@ -1,21 +1,28 @@
 //! One of the two ways of a line: what is there is passed on in batches, and counted.
+//!
+//! Every message passes through [`Direction::pass`], whatever the two lines are. The sink knows what its
+//! framing can carry ([`Sender::pass_on`]); what [`Passing`] knows of both lines decides what else a
+//! message must be, and what happens to one that cannot be passed on.
 
 use std::fmt;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tieline_proto::FAULT_HEAD;
+use tieline_proto::json::{self, Limits};
 use tieline_proto::jsonrpc::Message;
+use tieline_proto::{Fault, FrameError, FramingKind, session};
 use tieline_transport::{
-    CloseReason, Incoming, Receiver, Reset, SendError, Sender, SenderExt, Sparing,
+    CloseReason, Control, Incoming, NotPassedOn, Receiver, Refused, Reset, SendError, Sender,
+    SenderExt, Sparing, TransportKind,
 };
 use tokio::task::coop;
 
 use crate::Bridge;
-use crate::dialogue::{Dialogue, Verdict};
+use crate::dialogue::{Dialogue, Settled, Verdict};
 use crate::unanswered::Unanswered;
 
 /// Who speaks.
@@ -41,6 +48,48 @@ pub(crate) struct Watch<'a> {
     pub(crate) dialogue: Option<&'a Dialogue>,
     /// Where it is not: what waits for an answer, as far as anybody can tell.
     pub(crate) awaited: Option<&'a Unanswered>,
+    /// What the two lines demand of them.
+    pub(crate) passing: Passing,
+}
+
+/// What the two lines of a direction demand of its messages.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Passing {
+    /// The lines have different framings, so every message must be JSON.
+    converts: bool,
+    /// The source carries messages in the framing that sessions use, and is none: its first one may say
+    /// that its other side takes sessions only.
+    from_frames: bool,
+    /// What the source received counts as delivered, so a message that cannot be passed on ends it.
+    from_session: bool,
+}
+
+impl Passing {
+    pub(crate) fn between(source: &Control, sink: &Control) -> Self {
+        // A line inside this process carries the messages of any framing.
+        let framing =
+            |line: &Control| line.framing().filter(|_| line.kind() != TransportKind::MEMORY);
+        let converts = matches!((framing(source), framing(sink)), (Some(a), Some(b)) if a != b);
+        Self {
+            converts,
+            from_frames: framing(source) == Some(FramingKind::LengthPrefix),
+            from_session: source.capabilities().is_session,
+        }
+    }
+}
+
+/// Why a message was not passed on, where that ends the direction.
+pub(crate) enum NotPassed {
+    /// The sink has ended.
+    Closed(SendError),
+    /// The source has acknowledged the message, and the sink cannot carry it.
+    Refused(Box<Refused>),
+}
+
+impl From<SendError> for NotPassed {
+    fn from(error: SendError) -> Self {
+        Self::Closed(error)
+    }
 }
 
 impl Watch<'_> {
@@ -74,6 +123,9 @@ impl Drop for InHand<'_> {
         }
     }
 }
+
+/// How much structure a message may have that has to be JSON to be passed on.
+const LIMITS: Limits = Limits { depth: 128, keys: 100_000 };
 
 /// So many messages are to the runtime what one read is: after 128 of these it has a task pause.
 const MESSAGES: u8 = 32;
@@ -142,10 +194,12 @@ impl<'a> Direction<'a> {
         watch_sink: Option<&AtomicBool>,
     ) -> PumpEnd {
         let mut turn = Turn::default();
+        let mut number = 0;
         loop {
             turn.count().await;
             let next = poll_fn(|cx| {
                 if let Poll::Ready(incoming) = source.poll_recv(cx) {
+                    number += 1;
                     return Poll::Ready(Ok(incoming));
                 }
                 let flushed = sink.poll_flush(cx);
@@ -162,6 +216,14 @@ impl<'a> Direction<'a> {
                 Poll::Pending
             });
             let passed = match next.await {
+                Ok(Incoming::Message(message))
+                    if number == 1
+                        && watch.passing.from_frames
+                        && session::is_refusal(&message) =>
+                {
+                    let reason = CloseReason::Protocol(FrameError::UnexpectedSession);
+                    return PumpEnd::Source(reason);
+                }
                 Ok(Incoming::Message(message)) => self.pass(message, sink, watch).await,
                 Ok(Incoming::End(reason)) => {
                     if let CloseReason::Truncated(truncated) = &reason {
@@ -184,10 +246,16 @@ impl<'a> Direction<'a> {
                 }
                 Ok(Incoming::Reset(reset)) => return PumpEnd::Reset(reset),
                 Ok(_) => continue,
-                Err(error) => Err(error),
+                Err(error) => Err(NotPassed::Closed(error)),
             };
-            if let Err(error) = passed {
-                return PumpEnd::Sink(closed(error));
+            match passed {
+                Ok(()) => {}
+                Err(NotPassed::Closed(error)) => return PumpEnd::Sink(closed(error)),
+                Err(NotPassed::Refused(refused)) => {
+                    let Refused { message, error } = *refused;
+                    let message = NotPassedOn { number, length: message.len(), error };
+                    return PumpEnd::Source(CloseReason::NotPassedOn(Arc::new(message)));
+                }
             }
         }
     }
@@ -199,16 +267,36 @@ impl<'a> Direction<'a> {
         message: Bytes,
         sink: &mut impl Sender,
         watch: Watch<'_>,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), NotPassed> {
+        let message = json::without_byte_order_mark(message, LIMITS);
         if let Some(tap) = &self.options.tap {
             tap.record(self.options.line, self.from.name(), &message).await;
         }
+        let not_json = |message: &Bytes| {
+            let expected = watch.passing.converts.then_some(LIMITS);
+            expected.and_then(|limits| Fault::unless_json(message, limits))
+        };
         let Some(dialogue) = watch.dialogue else {
+            if let Some(fault) = not_json(&message) {
+                self.lose(&fault);
+                return Ok(());
+            }
             let seen = watch.awaited.map(|awaited| awaited.classify(&message));
             return self.hand_over(message, sink, watch, seen).await;
         };
         match dialogue.judge(self.from, &message) {
-            Verdict::Pass(seen) => self.hand_over(message, sink, watch, Some(seen)).await,
+            Verdict::Pass(seen) => match not_json(&message) {
+                None => self.hand_over(message, sink, watch, Some(seen)).await,
+                Some(fault) => {
+                    self.lose(&fault);
+                    match dialogue.settle(self.from, &message, fault.to_string()).await {
+                        Settled::Instead(instead) => {
+                            self.hand_over(instead, sink, watch, None).await
+                        }
+                        Settled::Told | Settled::Not => Ok(()),
+                    }
+                }
+            },
             Verdict::Changed(changed, seen) => {
                 self.hand_over(changed, sink, watch, Some(seen)).await
             }
@@ -234,7 +322,7 @@ impl<'a> Direction<'a> {
         sink: &mut impl Sender,
         watch: Watch<'_>,
         seen: Option<Message>,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), NotPassed> {
         let mut in_hand = InHand { direction: self, watch, seen, is_passed: false };
         poll_fn(|cx| sink.poll_ready(cx)).await?;
         // It is asked of whoever there is room for it with: by now that may be another.
@@ -244,28 +332,38 @@ impl<'a> Direction<'a> {
                 watch.passed(self.from, &seen);
             }
         };
-        match sink.start_send(message) {
+        match sink.pass_on(message) {
             Ok(()) => {
                 note(in_hand.seen.take());
                 self.passed.fetch_add(1, Relaxed);
+                Ok(())
             }
             Err(SendError::Message(refused)) => {
                 self.lose(&refused.error);
-                let Some(dialogue) = watch.dialogue else { return Ok(()) };
-                let start = refused.message.get(..FAULT_HEAD).unwrap_or(&refused.message);
-                let lost = dialogue.lost_message(self.from, start, refused.error.to_string()).await;
-                if let Some(instead) = lost {
-                    poll_fn(|cx| sink.poll_ready(cx)).await?;
-                    let _ = sink.start_send(instead);
+                let settled = match watch.dialogue {
+                    Some(dialogue) => {
+                        let why = refused.error.to_string();
+                        dialogue.settle(self.from, &refused.message, why).await
+                    }
+                    None => Settled::Not,
+                };
+                match settled {
+                    Settled::Told => Ok(()),
+                    Settled::Instead(instead) => {
+                        poll_fn(|cx| sink.poll_ready(cx)).await?;
+                        let _ = sink.pass_on(instead);
+                        Ok(())
+                    }
+                    Settled::Not if watch.passing.from_session => Err(NotPassed::Refused(refused)),
+                    Settled::Not => Ok(()),
                 }
             }
             Err(error) => {
                 note(in_hand.seen.take());
                 self.lose(&error);
-                return Err(error);
+                Err(NotPassed::Closed(error))
             }
         }
-        Ok(())
     }
 
     /// Counts a message that is not passed on, and warns at most once a minute.

@@ -5,22 +5,20 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tieline_link::{CallPermit, Link, LinkOptions, Recovery, SharedBreaker};
-use tieline_proto::json::{self, Limits};
-use tieline_proto::{ByteSize, RestartPolicy};
+use tieline_proto::RestartPolicy;
 use tieline_transport::{
-    BoxChannel, Channel, CloseReason, DynAcceptor, DynConnector, ErrorKind, Incoming,
-    ProcessAccount, ProcessCounts, Receiver, ReceiverExt, TransportError, from_now,
+    BoxChannel, Channel, CloseReason, DynAcceptor, DynConnector, ErrorKind, ProcessAccount,
+    ProcessCounts, TransportError, from_now,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::timeout_at;
 use tracing::{Instrument, info_span};
 
+use crate::admit::admit;
 use crate::turn_away::turn_away;
 use crate::watch::Counting;
 use crate::{Bridge, BridgeEnd, BridgeReport, ServerWatch, bridge};
@@ -382,52 +380,6 @@ fn decide(permit: CallPermit, report: &BridgeReport) {
             permit.failed();
         }
         _ => drop(permit),
-    }
-}
-
-/// How long somebody whom nobody vouches for may take to send a first message.
-const FIRST_MESSAGE: Duration = Duration::from_secs(10);
-
-/// The longest first message of somebody whom nobody vouches for. There may be many of them.
-const LONGEST_FIRST: ByteSize = ByteSize::kib(256);
-
-/// Where anybody may connect, nothing is started for a client that has not sent a whole message of
-/// JSON: a web page that posts to the port sends a request line first.
-async fn admit(client: BoxChannel) -> Option<BoxChannel> {
-    if !client.control().capabilities().unauthenticated {
-        return Some(client);
-    }
-    let control = client.control().clone();
-    let (sender, mut receiver) = client.split();
-    let usual = receiver.limit_to(LONGEST_FIRST);
-    let problem = match tokio::time::timeout(FIRST_MESSAGE, receiver.recv()).await {
-        Ok(Incoming::Message(first)) if json::check(&first, Limits::default()).is_ok() => {
-            if let Some(usual) = usual {
-                receiver.limit_to(usual);
-            }
-            let receiver = Box::new(Replay { first: Some(first), rest: receiver });
-            return Some(BoxChannel::from_parts(sender, receiver, control));
-        }
-        Ok(Incoming::End(reason)) => format!("it has sent no message: {reason}"),
-        Ok(_) => "its first message is not JSON".into(),
-        Err(_) => format!("it has sent no message in {FIRST_MESSAGE:?}"),
-    };
-    tracing::warn!("refused a client on {}: {problem}", control.endpoint());
-    None
-}
-
-/// A receiver whose first message was already looked at.
-struct Replay {
-    first: Option<Bytes>,
-    rest: Box<dyn Receiver>,
-}
-
-impl Receiver for Replay {
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        match self.first.take() {
-            Some(first) => Poll::Ready(Incoming::Message(first)),
-            None => self.rest.poll_recv(cx),
-        }
     }
 }
 

@@ -80,6 +80,9 @@ impl Link {
             backing: Arc::new(Behind(Arc::downgrade(&shared))),
         };
         let control = control.build();
+        if let Some(framing) = of_line.framing() {
+            control.set_framing(framing);
+        }
         let _ = shared.control.set(control.clone());
         shared.publish(State::Connected { epoch: 1 });
         Ok(Self { sender: LinkSender(shared.clone()), receiver: LinkReceiver(shared), control })
@@ -219,6 +222,11 @@ impl Sender for LinkSender {
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
         let mut sending = lock(&self.0.sending);
         self.start(&mut sending, |line| line.start_send(message))
+    }
+
+    fn pass_on(&mut self, message: Bytes) -> Result<(), SendError> {
+        let mut sending = lock(&self.0.sending);
+        self.start(&mut sending, |line| line.pass_on(message))
     }
 
     fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {

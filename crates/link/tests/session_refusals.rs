@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_link::{SessionOptions, listen};
-use tieline_proto::FramingKind;
 use tieline_proto::session::{Frame, Hello, Position, Refusal, Violation, Welcome};
+use tieline_proto::{FrameError, FramingKind};
 use tieline_testkit::wait::block_on;
 use tieline_transport::{
     BoxChannel, Channel, CloseReason, DynAcceptor, Endpoint, Incoming, LostBy, Options,
@@ -168,19 +168,28 @@ fn what_is_no_greeting_gets_no_session() {
             let Some(Frame::Refused { refusal, .. }) = answer else { panic!("{answer:?}") };
             assert_eq!(refusal, refused);
         }
-        // Who speaks lines reads in them how to ask for a session.
+        // A client that speaks lines learns how to ask for a session.
+        let is_told = |incoming| match incoming {
+            Incoming::End(reason @ CloseReason::Protocol(FrameError::UnexpectedSession)) => {
+                assert!(reason.to_string().ends_with("or add --resume"), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        };
         let lines = Registry::new().connect(&stage.plain(), &Options::default()).await.unwrap();
         let (mut sender, mut receiver) = lines.split();
         sender.send(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).await.unwrap();
-        let Incoming::Message(told) = receiver.recv().await else { panic!("told nothing") };
-        let told = String::from_utf8_lossy(&told);
-        assert!(told.ends_with("connects with resume+, or --resume"), "{told:?}");
+        is_told(receiver.recv().await);
         // Also who says less than a frame's length has.
         let lines = Registry::new().connect(&stage.plain(), &Options::default()).await.unwrap();
         let (mut sender, mut receiver) = lines.split();
         sender.send("5").await.unwrap();
         sender.close().await.unwrap();
-        assert!(matches!(receiver.recv().await, Incoming::Message(_)));
+        is_told(receiver.recv().await);
+        // Also one that ends its input without a word.
+        let lines = Registry::new().connect(&stage.plain(), &Options::default()).await.unwrap();
+        let (mut sender, mut receiver) = lines.split();
+        sender.close().await.unwrap();
+        is_told(receiver.recv().await);
         // Who says nothing is not waited for.
         let mut silent = stage.by_hand().await;
         assert!(silent.hear().await.is_none());

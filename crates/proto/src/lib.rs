@@ -49,8 +49,9 @@ pub use backoff::{Backoff, BackoffConfig};
 pub use breaker::{Breaker, BreakerConfig, BreakerState, Outcome, Permit, Rejected};
 pub use byte_size::{ByteSize, ByteSizeError};
 pub use framing::{
-    Codec, ContentLength, EncodeError, Ending, FAULT_HEAD, Fault, Frame, FrameError, Framing,
-    FramingKind, Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, NotJson, Truncated, UnknownFraming,
+    Codec, ContentLength, DetectedLines, EncodeError, Ending, FAULT_HEAD, Fault, Frame, FrameError,
+    Framing, FramingKind, Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, NotJson, Truncated,
+    UnknownFraming,
 };
 pub use heartbeat::{Beat, Heartbeat, HeartbeatConfig};
 pub use histogram::Histogram;

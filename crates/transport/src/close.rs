@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tieline_proto::session::{Delivered, Refusal, Violation};
 use tieline_proto::websocket::{Close, CloseCode};
-use tieline_proto::{FrameError, Truncated};
+use tieline_proto::{EncodeError, FrameError, Truncated};
 
 use crate::TransportError;
 
@@ -50,6 +50,8 @@ pub enum CloseReason {
     SessionLost(Arc<SessionLost>),
     /// The other side was begun anew, and what the one before it knew could not be restored.
     NotRestored(Arc<NotRestored>),
+    /// A message that a session had received could not be passed on, so the session was ended.
+    NotPassedOn(Arc<NotPassedOn>),
     /// The other side broke the framing.
     Protocol(FrameError),
     /// The operating system reported an error.
@@ -103,6 +105,9 @@ impl CloseReason {
                 "look for what ends the connections, such as a proxy's limit on size or time; send \
                  shorter messages"
             }
+            Self::NotPassedOn(_) => {
+                "send only JSON, or use an endpoint with length-prefix+ for other data"
+            }
             Self::SessionLost(_) => {
                 "send again what was not acknowledged, if having it twice does no harm"
             }
@@ -131,6 +136,7 @@ impl fmt::Display for CloseReason {
             Self::Unreachable(error) => error.fmt(f),
             Self::SessionLost(lost) => lost.fmt(f),
             Self::NotRestored(not_restored) => not_restored.fmt(f),
+            Self::NotPassedOn(message) => message.fmt(f),
             Self::Protocol(error) => write!(f, "broken framing: {error}"),
             Self::Io(error) => error.fmt(f),
         }
@@ -242,6 +248,24 @@ impl fmt::Display for SessionLost {
         }
         let Delivered { acknowledged, sent } = self.delivered;
         write!(f, "; {acknowledged} of {sent} messages sent were acknowledged")
+    }
+}
+
+/// A message of a session that could not be passed on to where it was going.
+#[derive(Clone, Debug)]
+pub struct NotPassedOn {
+    /// Which message of the session it is, as this line counts them; the first is 1.
+    pub number: u64,
+    /// Its length in bytes.
+    pub length: usize,
+    /// Why it could not be passed on.
+    pub error: EncodeError,
+}
+
+impl fmt::Display for NotPassedOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, length, error } = self;
+        write!(f, "message {number} of the session ({length} bytes) cannot be passed on: {error}")
     }
 }
 

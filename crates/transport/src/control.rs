@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tieline_proto::FramingKind;
+
 use crate::info::Meter;
 use crate::profile::SlowLog;
 use crate::{
@@ -82,6 +84,8 @@ struct Shared {
     slow: SlowLog,
     closed_by_us: AtomicBool,
     reason: OnceLock<CloseReason>,
+    /// How the bytes are cut into messages, once a channel has been made of the connection.
+    framing: OnceLock<FramingKind>,
     /// What the other side is told of why this one closes.
     farewell: OnceLock<CloseReason>,
     /// The receiver, while it waits for bytes.
@@ -120,6 +124,7 @@ impl ControlBuilder {
             slow,
             closed_by_us: AtomicBool::new(false),
             reason: OnceLock::new(),
+            framing: OnceLock::new(),
             farewell: OnceLock::new(),
             receiver: Mutex::new(None),
             backing,
@@ -174,6 +179,23 @@ impl Control {
     /// What the line can do.
     pub fn capabilities(&self) -> Capabilities {
         self.0.capabilities
+    }
+
+    /// The kind of the transport.
+    pub fn kind(&self) -> TransportKind {
+        self.0.kind
+    }
+
+    /// The framing that cuts the line's bytes into messages; `None` for lines that carry messages
+    /// natively, such as WebSockets and sessions, and for framings that no endpoint names.
+    pub fn framing(&self) -> Option<FramingKind> {
+        self.0.framing.get().copied()
+    }
+
+    /// Records the line's [framing](Self::framing). The first one stays. For those who write a channel of
+    /// their own.
+    pub fn set_framing(&self, framing: FramingKind) {
+        let _ = self.0.framing.set(framing);
     }
 
     /// What the transport is expected to do.

@@ -55,6 +55,9 @@ pub struct Capabilities {
     /// Anybody may have made this connection, a web page included: believe nothing before it has
     /// sent a whole message of the right kind.
     pub unauthenticated: bool,
+    /// The line is a session: a message that was received counts as delivered, so one that cannot be
+    /// passed on has to end the session.
+    pub is_session: bool,
 }
 
 /// Whether what stands behind a connection is alive, as far as can be told without asking it.

@@ -89,7 +89,7 @@ pub use channel::{
     ReceiverExt, Refused, Reset, SendError, Sender, SenderExt, SharedSender, StallClock,
     WriteQueue,
 };
-pub use close::{ChildExit, CloseReason, GivenUp, LostBy, NotRestored, SessionLost};
+pub use close::{ChildExit, CloseReason, GivenUp, LostBy, NotPassedOn, NotRestored, SessionLost};
 pub use connection::{
     BoxConnection, Connection, ConnectionExt, IoConnection, ReadHalf, WriteEnd, WriteHalf,
 };

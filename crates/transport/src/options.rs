@@ -15,6 +15,10 @@ pub struct Options {
     pub channel: ChannelConfig,
     /// The framing where the endpoint names none; `None`: the transport's usual one.
     pub framing: Option<FramingKind>,
+    /// A listener whose endpoint names no framing, and that carries lines, takes clients that send
+    /// `Content-Length` headers, too, and speaks their framing to them; without it they are refused. No by
+    /// default.
+    pub detect_content_length: bool,
     /// Every message must be JSON; one that is not is a fault.
     pub json: bool,
     /// How long connecting may take; 5 s by default.
@@ -51,6 +55,7 @@ impl Default for Options {
         Self {
             channel: ChannelConfig::default(),
             framing: None,
+            detect_content_length: false,
             json: false,
             connect_timeout: Duration::from_secs(5),
             allow_uids: Vec::new(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tieline_proto::json::Limits;
-use tieline_proto::{FramingKind, Json};
+use tieline_proto::{Codec, DetectedLines, FramingKind, Json};
 
 use crate::{
     BoxChannel, BoxConnection, BoxFuture, Connector, DynAcceptor, DynConnector, DynListener,
@@ -72,7 +72,14 @@ impl<T: Transport> Scheme for T {
         Box::pin(async move {
             let config = self.config(endpoint, options)?;
             let framing = framing_of(self.kind(), endpoint, options);
-            let codec = framing.codec(options.channel.max_message);
+            let codec = match framing {
+                FramingKind::Lines => {
+                    let accepts = options.detect_content_length && endpoint.framing().is_none();
+                    let max_message = options.channel.max_message;
+                    Codec::Detected(DetectedLines::new(max_message, accepts))
+                }
+                framing => framing.codec(options.channel.max_message),
+            };
             let (transport, channel) = (self.clone(), options.channel);
             let named = |error: TransportError| error.at(endpoint);
             let acceptor: Box<dyn DynAcceptor> = if options.json {

@@ -38,7 +38,9 @@ pub(crate) struct Serve {
     /// Where to listen; may be given several times [default: a socket named after the command]
     #[arg(long, value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) listen: Vec<Endpoint>,
-    /// How the program frames its messages: lines, content-length or length-prefix
+    /// How the program frames its messages: lines, content-length or length-prefix. With content-length, a
+    /// client at an endpoint without a framing may speak that or lines; with length-prefix, WebSocket
+    /// messages pass unchanged, empty and binary ones included
     #[arg(long, value_name = "FRAMING", default_value = "lines", value_parser = framing)]
     pub(crate) framing: FramingKind,
     /// What the program speaks, if that is JSON-RPC: strict, lsp, mcp, mcp-2025-03-26, acp or xi.
@@ -70,7 +72,7 @@ pub(crate) struct Serve {
     #[command(flatten)]
     environment: Variables,
     /// Listen on tcp: endpoints, although whoever reaches the port may connect: every user of the
-    /// machine, and every web page in a browser
+    /// machine, and every web page in a browser. The first message of a client must be JSON
     #[arg(long)]
     pub(crate) allow_unauthenticated_tcp: bool,
     /// Do not answer `tieline status`

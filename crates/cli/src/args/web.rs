@@ -8,6 +8,7 @@ use tieline_http::{
     Access, ClientConfig, ClientIdentity, ClientTls, PublicUrl, ServerConfig, ServerTls,
     Subprotocol, Token,
 };
+use tieline_proto::FramingKind;
 use tieline_transport::{ConfigError, Endpoint, Registry};
 
 use super::values::up_to_a_day;
@@ -99,6 +100,12 @@ pub(crate) struct WebClient {
 impl WebClient {
     /// All transports, those of the web among them.
     pub(crate) fn registry(&self) -> Result<Registry, Failure> {
+        self.registry_for(FramingKind::Lines)
+    }
+
+    /// The same, for messages that come from or go to a line in `framing`: one that carries any bytes keeps
+    /// the messages of WebSockets as they are.
+    pub(crate) fn registry_for(&self, framing: FramingKind) -> Result<Registry, Failure> {
         let mut registry = Registry::new();
         let identity = match (&self.tls_cert, &self.tls_key) {
             (Some(certificate), Some(key)) => {
@@ -110,6 +117,7 @@ impl WebClient {
         let config = ClientConfig {
             token: self.tokens.find()?,
             send_token_without_tls: self.send_token_without_tls,
+            verbatim: framing == FramingKind::LengthPrefix,
             tls,
             subprotocols: self.subprotocol.clone(),
             ..ClientConfig::default()

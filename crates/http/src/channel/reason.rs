@@ -18,7 +18,9 @@ pub(crate) fn told(reason: Option<&CloseReason>) -> Close {
         CloseReason::Overrun | CloseReason::Stalled | CloseReason::Unreachable(_) => {
             CloseCode::TRY_AGAIN
         }
-        CloseReason::TimedOut => CloseCode::POLICY,
+        CloseReason::TimedOut | CloseReason::Protocol(FrameError::FirstNotJson) => {
+            CloseCode::POLICY
+        }
         _ => CloseCode::INTERNAL,
     };
     let text = match reason {
@@ -63,6 +65,7 @@ mod tests {
             (Some(CloseReason::Protocol(unsupported)), 1003),
             (Some(CloseReason::Protocol(FrameError::WebSocket(Violation::NotUtf8))), 1007),
             (Some(CloseReason::Protocol(flood)), 1008),
+            (Some(CloseReason::Protocol(FrameError::FirstNotJson)), 1008),
             (Some(CloseReason::Protocol(oversize)), 1009),
             (Some(CloseReason::StdoutClosed), 1011),
             (Some(std::io::Error::other("disk").into()), 1011),

@@ -232,7 +232,9 @@ impl WebReceiver {
         self.kind = kind;
         match (self.shared.content, kind) {
             (Content::Carrier, Kind::Text) => Err(Violation::Unsupported),
-            (Content::Carrier, Kind::Binary) | (Content::Verbatim, _) => {
+            (Content::Carrier, Kind::Binary) => Ok(Some(self.whole(payload, None))),
+            (Content::Verbatim, kind) => {
+                self.shared.heard_binary.store(kind == Kind::Binary, Relaxed);
                 Ok(Some(self.whole(payload, None)))
             }
             (Content::Plain(limits), Kind::Binary) if !payload.is_empty() => {
@@ -257,10 +259,16 @@ impl WebReceiver {
                 self.rest = text;
                 match self.next_line() {
                     Some(first) => Ok(Some(first)),
-                    None => self.decoder.charge().map(|()| None),
+                    None => {
+                        self.shared.counts.faults.fetch_add(1, Relaxed);
+                        self.decoder.charge().map(|()| None)
+                    }
                 }
             }
-            (Content::Plain(_), Kind::Binary) => Ok(None),
+            (Content::Plain(_), Kind::Binary) => {
+                self.shared.counts.faults.fetch_add(1, Relaxed);
+                Ok(None)
+            }
         }
     }
 

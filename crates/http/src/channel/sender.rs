@@ -27,7 +27,8 @@ impl WebSender {
     }
 
     /// What messages are said to hold from here on, where they pass
-    /// [verbatim](super::WebSocketConfig::verbatim); `None`, the default: text where it is UTF-8.
+    /// [verbatim](super::WebSocketConfig::verbatim). With `None`, the default, they are binary if the last
+    /// message of the other side was, or if they are not UTF-8, and text otherwise.
     pub fn set_kind(&mut self, kind: Option<Kind>) {
         self.kind = kind;
     }
@@ -45,7 +46,9 @@ impl WebSender {
         let kind = match self.shared.content {
             Content::Carrier => Kind::Binary,
             Content::Verbatim if self.kind.is_some() => self.kind.unwrap_or(Kind::Binary),
-            Content::Plain(_) if head.is_empty() && message.is_empty() => {
+            Content::Verbatim if self.shared.heard_binary.load(Relaxed) => Kind::Binary,
+            // The other side would take it for no message.
+            Content::Plain(_) if head.is_empty() && is_blank(message) => {
                 return Err(Rejected::Message(EncodeError::Empty));
             }
             _ if head.is_empty() => Kind::of(message),
@@ -89,6 +92,11 @@ impl WebSender {
             })
         })
     }
+}
+
+#[inline]
+fn is_blank(message: &[u8]) -> bool {
+    message.iter().all(u8::is_ascii_whitespace)
 }
 
 enum Rejected {

@@ -18,6 +18,8 @@ use crate::stream::BoxWrite;
 pub(crate) struct Shared {
     out: Mutex<Out>,
     pub(super) content: Content,
+    /// The last message of the other side was binary.
+    pub(super) heard_binary: AtomicBool,
     pub(super) config: WebSocketConfig,
     pub(super) counts: Arc<Counts>,
     pub(super) control: Control,
@@ -54,6 +56,7 @@ impl Shared {
         Self {
             out: Mutex::new(out),
             content,
+            heard_binary: AtomicBool::new(false),
             config,
             counts,
             control,

@@ -136,6 +136,8 @@ impl Door {
             Ok(Incoming::Message(greeting)) => Some(greeting),
             Ok(Incoming::Fault(_)) => None,
             Ok(Incoming::End(CloseReason::Protocol(_) | CloseReason::Truncated(_))) => None,
+            // It has ended its input without a word, and may wait for an answer.
+            Ok(Incoming::End(CloseReason::ByPeer)) if control.capabilities().half_close => None,
             // It left without a word, or says nothing: to wait until it has read ours is to wait as long again.
             Ok(_) | Err(_) => return,
         };

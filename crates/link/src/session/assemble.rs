@@ -26,6 +26,7 @@ pub(super) async fn assemble(
     let mut capabilities = of_link.capabilities();
     capabilities.half_close = true;
     capabilities.notices_hangup = true;
+    capabilities.is_session = true;
     let control = ControlBuilder {
         kind: of_link.info().kind,
         endpoint: of_link.endpoint().clone().resumable(),
@@ -101,7 +102,7 @@ impl Backing for Behind {
         let (shared, link) = (self.shared.clone(), self.link.clone());
         Box::pin(async move {
             if let Some(shared) = shared.upgrade() {
-                shared.say_farewell("");
+                shared.say_why();
             }
             let exit = link.stop().await.child_exit().cloned();
             if let Some(shared) = shared.upgrade() {

@@ -102,6 +102,11 @@ impl Driver {
         false
     }
 
+    /// The sender was closed, so that nobody need be there to learn what becomes of what was sent.
+    fn was_closed(&self) -> bool {
+        self.shared.core().is_closed
+    }
+
     /// The session is over. Whoever broke a rule is told which; whoever waits for an acknowledgement
     /// that was lost need not.
     fn over(&self, reason: CloseReason) {
@@ -111,6 +116,12 @@ impl Driver {
                     // Who closed it and went is not there to be told.
                     if let Some(endpoint) = self.shared.endpoint() {
                         tracing::warn!(%endpoint, ?grace, "a session has expired: {lost}");
+                    }
+                    None
+                }
+                LostBy::Farewell(text) if !text.is_empty() && self.was_closed() => {
+                    if let Some(endpoint) = self.shared.endpoint() {
+                        tracing::warn!(%endpoint, "a session ended with messages left: {lost}");
                     }
                     None
                 }

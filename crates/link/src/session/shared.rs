@@ -1,5 +1,6 @@
 //! What the halves of a session, its task and its handshakes share.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use tieline_proto::session::{
     Delivered, Farewell, Frame, Hello, Refusal, Sequence, Session as Machine, Ticket, Welcome,
 };
-use tieline_proto::{BackoffConfig, Beat, Heartbeat, HeartbeatConfig};
+use tieline_proto::{BackoffConfig, Beat, FrameError, Heartbeat, HeartbeatConfig};
 use tieline_transport::{
     CloseReason, Control, Endpoint, LostBy, Outgoing, Reset, SendError, Sender, Traffic,
 };
@@ -203,10 +204,15 @@ impl Shared {
                 return false;
             }
         }
-        let reason = self.control.get().and_then(Control::farewell);
-        self.say_farewell(reason.as_ref().map_or("", words));
+        self.say_why();
         self.finish(CloseReason::ByUs);
         true
+    }
+
+    /// Tells the other side that the session is over and why, as [`say_farewell`](Self::say_farewell).
+    pub(super) fn say_why(&self) {
+        let reason = self.control.get().and_then(Control::farewell);
+        self.say_farewell(&reason.as_ref().map_or(Cow::Borrowed(""), words));
     }
 
     /// Tells the other side that the session is over, if that needs no waiting.
@@ -363,14 +369,18 @@ fn write(
 
 /// What the other side is told of why the session ends. Paths, words of programs and the like are this
 /// side's own.
-fn words(reason: &CloseReason) -> &'static str {
-    match reason {
+fn words(reason: &CloseReason) -> Cow<'static, str> {
+    Cow::Borrowed(match reason {
         reason if reason.is_clean() => "",
         CloseReason::Overrun => "there are too many already; try again later",
         CloseReason::Unreachable(_) => "what is behind it cannot be reached",
         CloseReason::ChildExited(_) => "the program has failed",
+        CloseReason::Protocol(error @ FrameError::FirstNotJson) => {
+            return Cow::Owned(error.to_string());
+        }
+        CloseReason::NotPassedOn(message) => return Cow::Owned(message.to_string()),
         _ => "",
-    }
+    })
 }
 
 impl Drop for Shared {

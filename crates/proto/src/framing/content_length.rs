@@ -4,8 +4,10 @@
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
 
+use super::detect::expect_no_refusal;
 use super::{
-    EncodeError, Ending, Frame, FrameError, Framing, Truncated, refuse_oversize, take_message,
+    EncodeError, Ending, Frame, FrameError, Framing, FramingKind, Truncated, refuse_oversize,
+    take_message,
 };
 use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
 
@@ -87,6 +89,10 @@ impl Default for ContentLength {
 }
 
 impl Framing for ContentLength {
+    fn meet(&mut self, first: &[u8]) -> Result<bool, FrameError> {
+        expect_no_refusal(first)
+    }
+
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         if let Some((length, header)) = self.header(buffer)? {
             buffer.advance(header);
@@ -99,6 +105,10 @@ impl Framing for ContentLength {
             }
             _ => Ok(None),
         }
+    }
+
+    fn kind(&self) -> Option<FramingKind> {
+        Some(FramingKind::ContentLength)
     }
 
     fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {

@@ -3,7 +3,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    EncodeError, Ending, FAULT_HEAD, Fault, Frame, FrameError, Framing, NotJson, Truncated,
+    EncodeError, Ending, FAULT_HEAD, Fault, Frame, FrameError, Framing, FramingKind, NotJson,
+    Truncated,
 };
 use crate::json::{self, Limits};
 use crate::{ByteSize, WriteBuf};
@@ -38,13 +39,21 @@ impl<F: Framing> Json<F> {
 }
 
 impl<F: Framing> Framing for Json<F> {
+    fn for_line(&self) -> Self {
+        Self { framing: self.framing.for_line(), limits: self.limits }
+    }
+
+    fn meet(&mut self, first: &[u8]) -> Result<bool, FrameError> {
+        self.framing.meet(first)
+    }
+
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         let frame = self.framing.decode(buffer)?;
         let Some(Frame::Message(message)) = frame else {
             return Ok(frame);
         };
         Ok(Some(match Fault::unless_json(&message, self.limits) {
-            None => Frame::Message(message),
+            None => Frame::Message(json::without_byte_order_mark(message, self.limits)),
             Some(fault) => Frame::Fault(fault),
         }))
     }
@@ -54,6 +63,9 @@ impl<F: Framing> Framing for Json<F> {
             // A last line that is not JSON was most likely cut off.
             Ending::Unterminated(line) if json::check(&line, self.limits).is_err() => {
                 Ending::Truncated(Truncated { received: line.len(), expected: None })
+            }
+            Ending::Unterminated(line) => {
+                Ending::Unterminated(json::without_byte_order_mark(line, self.limits))
             }
             ending => ending,
         }
@@ -67,6 +79,10 @@ impl<F: Framing> Framing for Json<F> {
             }
             result => result,
         }
+    }
+
+    fn kind(&self) -> Option<FramingKind> {
+        self.framing.kind()
     }
 
     fn missing(&self, buffer: &BytesMut) -> usize {

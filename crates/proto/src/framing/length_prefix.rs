@@ -3,7 +3,9 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::copies::{BLOCK, SHORT, block, take_message};
-use super::{EncodeError, Ending, Frame, FrameError, Framing, Truncated, refuse_oversize};
+use super::{
+    EncodeError, Ending, Frame, FrameError, Framing, FramingKind, Truncated, refuse_oversize,
+};
 use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
 
 const PREFIX: usize = size_of::<u32>();
@@ -102,6 +104,10 @@ impl Framing for LengthPrefix {
             Some(message) => Ok(Some(Frame::Message(message))),
             None => self.find(buffer),
         }
+    }
+
+    fn kind(&self) -> Option<FramingKind> {
+        Some(FramingKind::LengthPrefix)
     }
 
     fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {

@@ -4,7 +4,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2, memrchr};
 
 use super::copies::{BLOCK, SHORT, block, take_message};
-use super::{EncodeError, Ending, Fault, Frame, FrameError, Framing, Truncated, refuse_oversize};
+use super::detect::expect_lines;
+use super::{
+    EncodeError, Ending, Fault, Frame, FrameError, Framing, FramingKind, Truncated, refuse_oversize,
+};
 use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
 
 /// Lines ended by LF or CR LF; the ending is no part of the message. Blank lines are skipped.
@@ -107,6 +110,10 @@ impl Default for Lines {
 }
 
 impl Framing for Lines {
+    fn meet(&mut self, first: &[u8]) -> Result<bool, FrameError> {
+        expect_lines(first)
+    }
+
     #[inline(always)]
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         loop {
@@ -119,6 +126,10 @@ impl Framing for Lines {
                 Found::Nothing => return Ok(None),
             }
         }
+    }
+
+    fn kind(&self) -> Option<FramingKind> {
+        Some(FramingKind::Lines)
     }
 
     fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {

@@ -6,6 +6,7 @@
 
 mod content_length;
 mod copies;
+mod detect;
 mod json;
 mod length_prefix;
 mod lines;
@@ -17,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 
 pub use content_length::{ContentLength, MAX_HEADER_BLOCK};
 pub(crate) use copies::take_message;
+pub use detect::DetectedLines;
 pub use json::Json;
 pub use length_prefix::LengthPrefix;
 pub use lines::Lines;
@@ -29,6 +31,22 @@ use crate::{ByteSize, WriteBuf};
 ///
 /// One value serves one direction of one line: decoding keeps state between calls.
 pub trait Framing: Clone + Send + Sync + 'static {
+    /// The same framing for another line, with no state in common with this one. The two directions of
+    /// the line are clones of what it returns.
+    fn for_line(&self) -> Self {
+        self.clone()
+    }
+
+    /// Looks at the first bytes of the other side, before any of them is decoded, for a framing that is
+    /// not this one. Returns whether enough was seen; until then it is called again with more.
+    ///
+    /// # Errors
+    /// The other side speaks another framing.
+    fn meet(&mut self, first: &[u8]) -> Result<bool, FrameError> {
+        let _ = first;
+        Ok(true)
+    }
+
     /// Takes the next message from the front of `buffer`, or `None` when it is not whole yet.
     ///
     /// The caller appends to `buffer` and MUST NOT change what is already in it. `buffer` holds at
@@ -60,6 +78,11 @@ pub trait Framing: Clone + Send + Sync + 'static {
         out: &mut WriteBuf,
     ) -> Result<(), EncodeError> {
         self.encode(&[head, message].concat().into(), out)
+    }
+
+    /// Which of the framings that endpoints name this is; `None` for any other.
+    fn kind(&self) -> Option<FramingKind> {
+        None
     }
 
     /// How many more bytes the message under way certainly needs; never above the message limit.
@@ -211,6 +234,12 @@ pub enum FrameError {
     DuplicateContentLength,
     /// A `Content-Length` that is not a plain decimal number below 2⁶⁴.
     InvalidContentLength,
+    /// The other side sends `Content-Length` headers, and this line carries lines.
+    UnexpectedContentLength,
+    /// The other side takes sessions only, and this line is none.
+    UnexpectedSession,
+    /// The first message of a client is not JSON, where anybody may connect.
+    FirstNotJson,
     /// What came is not WebSocket frames, or not as they have to be.
     WebSocket(Violation),
 }
@@ -237,6 +266,17 @@ impl fmt::Display for FrameError {
             Self::InvalidContentLength => {
                 f.write_str("a Content-Length is not a plain decimal number below 2^64")
             }
+            Self::UnexpectedContentLength => f.write_str(
+                "the other side sends Content-Length headers, and this line carries one message a line; \
+                 put content-length+ in front of the endpoint, as in --listen content-length+unix:PATH \
+                 (for the program of `serve`: --framing content-length)",
+            ),
+            Self::UnexpectedSession => f.write_str(
+                "the other side takes sessions only; put resume+ in front of the endpoint, or add --resume",
+            ),
+            Self::FirstNotJson => f.write_str(
+                "the first message is not JSON, which a listener that anybody may connect to demands",
+            ),
             Self::WebSocket(violation) => violation.fmt(f),
         }
     }
@@ -248,7 +288,7 @@ impl std::error::Error for FrameError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// An empty line is no message.
+    /// Nothing but white space, which the other side would not take for a message.
     Empty,
     /// A raw CR or LF would make two lines of one message.
     RawNewline,
@@ -259,21 +299,24 @@ pub enum EncodeError {
         /// The largest message that is sent.
         limit: ByteSize,
     },
-    /// Only JSON can be converted to this framing, and this is none.
+    /// The message has raw line breaks or comes from another framing, so only JSON can be passed on, and
+    /// it is not JSON.
     NotJson(JsonError),
 }
 
 impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("an empty message cannot be sent as a line"),
+            Self::Empty => f.write_str("an empty or blank message cannot be sent here"),
             Self::RawNewline => {
                 f.write_str("a message with a raw newline cannot be sent as one line")
             }
             Self::Oversize { length, limit } => {
                 write!(f, "a message of {length} bytes is above the limit of {limit}")
             }
-            Self::NotJson(error) => write!(f, "the message is not JSON: {error}"),
+            Self::NotJson(error) => {
+                write!(f, "only JSON can be changed to fit this line, and it is not JSON: {error}")
+            }
         }
     }
 }
@@ -359,6 +402,8 @@ pub enum Codec {
     ContentLength(ContentLength),
     /// A big-endian `u32` in front.
     LengthPrefix(LengthPrefix),
+    /// One message a line, or what the other side turns out to speak.
+    Detected(DetectedLines),
 }
 
 /// The same call on whichever framing was chosen.
@@ -368,11 +413,23 @@ macro_rules! each {
             Self::Lines($framing) => $call,
             Self::ContentLength($framing) => $call,
             Self::LengthPrefix($framing) => $call,
+            Self::Detected($framing) => $call,
         }
     };
 }
 
 impl Framing for Codec {
+    fn for_line(&self) -> Self {
+        match self {
+            Self::Detected(framing) => Self::Detected(framing.for_line()),
+            framing => framing.clone(),
+        }
+    }
+
+    fn meet(&mut self, first: &[u8]) -> Result<bool, FrameError> {
+        each!(self, framing => framing.meet(first))
+    }
+
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         each!(self, framing => framing.decode(buffer))
     }
@@ -392,6 +449,10 @@ impl Framing for Codec {
         out: &mut WriteBuf,
     ) -> Result<(), EncodeError> {
         each!(self, framing => framing.encode_behind(head, message, out))
+    }
+
+    fn kind(&self) -> Option<FramingKind> {
+        each!(self, framing => framing.kind())
     }
 
     fn missing(&self, buffer: &BytesMut) -> usize {

@@ -78,7 +78,37 @@ impl JsonError {
 
 impl std::error::Error for JsonError {}
 
-/// Checks that `text` is one JSON value within `limits`, white space around it allowed.
+/// U+FEFF in UTF-8, which some programs put in front of a message (RFC 8259, section 8.1).
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Returns the JSON text behind a byte order mark; without one, all of it.
+#[inline]
+pub(crate) fn after_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+}
+
+/// Returns the message without a byte order mark at its start, if what follows the mark is JSON within
+/// `limits`; any other message comes back as it is.
+#[inline]
+pub fn without_byte_order_mark(message: Bytes, limits: Limits) -> Bytes {
+    match message.first() {
+        Some(0xef) => skip_byte_order_mark(message, limits),
+        _ => message,
+    }
+}
+
+#[cold]
+fn skip_byte_order_mark(message: Bytes, limits: Limits) -> Bytes {
+    let text = after_byte_order_mark(&message);
+    let is_marked_once = text.len() < message.len() && !text.starts_with(BYTE_ORDER_MARK);
+    if is_marked_once && check(text, limits).is_ok() {
+        return message.slice_ref(text);
+    }
+    message
+}
+
+/// Checks that `text` is one JSON value within `limits`. White space around it and a byte order mark in
+/// front of it are allowed.
 ///
 /// Takes time linear in the length and no memory.
 ///
@@ -101,14 +131,18 @@ fn check_utf8(text: &[u8]) -> Result<(), JsonError> {
     std::str::from_utf8(text).map(drop).map_err(not_utf8)
 }
 
-/// The same JSON on one line: raw newlines, which can only stand between tokens, become spaces.
+/// The same JSON on one line: raw newlines, which can only stand between tokens, become spaces. A byte
+/// order mark in front of it is left out.
 ///
 /// # Errors
 /// `text` is not JSON within `limits`.
 pub fn to_one_line(text: &[u8], limits: Limits) -> Result<Bytes, JsonError> {
     check(text, limits)?;
     let is_newline = |byte: &u8| matches!(byte, b'\n' | b'\r');
-    Ok(text.iter().map(|byte| if is_newline(byte) { b' ' } else { *byte }).collect())
+    Ok(after_byte_order_mark(text)
+        .iter()
+        .map(|byte| if is_newline(byte) { b' ' } else { *byte })
+        .collect())
 }
 
 #[cfg(test)]
@@ -179,6 +213,30 @@ mod tests {
     #[test]
     fn a_million_levels_are_refused_without_a_stack() {
         assert_eq!(problem(&vec![b'['; 1_000_000]), Problem::TooDeep);
+    }
+
+    #[test]
+    fn byte_order_mark_is_skipped_at_the_start_of_json_only() {
+        let limits = Limits::default();
+        let of = |text: &'static str| without_byte_order_mark(Bytes::from(text), limits);
+        assert_eq!(check("\u{feff}{}".as_bytes(), limits), Ok(()));
+        assert_eq!(check("\u{feff} [1]".as_bytes(), limits), Ok(()));
+        assert_eq!(to_one_line("\u{feff}[\n1]".as_bytes(), limits).unwrap(), "[ 1]");
+        for (text, kept) in [
+            ("\u{feff}{\"a\":1}", "{\"a\":1}"),
+            ("{\"a\":\"\u{feff}\"}", "{\"a\":\"\u{feff}\"}"),
+            ("\u{feff}\u{feff}{}", "\u{feff}\u{feff}{}"),
+            ("\u{feff}plain words", "\u{feff}plain words"),
+            ("\u{feff}", "\u{feff}"),
+            ("", ""),
+        ] {
+            assert_eq!(of(text), kept, "{text:?}");
+        }
+        for text in ["\u{feff}", " \u{feff}{}", "{\u{feff}}", "{}\u{feff}", "\u{feff}\u{feff}{}"] {
+            assert!(check(text.as_bytes(), limits).is_err(), "{text:?}");
+        }
+        let error = check("\u{feff}{".as_bytes(), limits).unwrap_err();
+        assert_eq!(error, JsonError { at: 4, problem: Problem::UnexpectedEnd });
     }
 
     #[test]

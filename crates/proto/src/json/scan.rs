@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::text::{plain, unescape};
-use super::{JsonError, Limits, MAX_DEPTH, Problem, check_utf8};
+use super::{JsonError, Limits, MAX_DEPTH, Problem, after_byte_order_mark, check_utf8};
 
 /// A position in a JSON text, and how deep it is there.
 pub(crate) struct Scanner<'a> {
@@ -20,10 +20,11 @@ pub(crate) struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// At the start of `text`, which is checked to be UTF-8.
+    /// At the start of `text`, behind a byte order mark; `text` is checked to be UTF-8.
     pub(crate) fn new(text: &'a [u8], limits: Limits) -> Result<Self, JsonError> {
         check_utf8(text)?;
-        Ok(Self { text, at: 0, limits, depth: 0, objects: 0, keys: 0, is_escaped: false })
+        let at = text.len() - after_byte_order_mark(text).len();
+        Ok(Self { text, at, limits, depth: 0, objects: 0, keys: 0, is_escaped: false })
     }
 
     /// The whole text is one value.

@@ -6,7 +6,7 @@ use super::{
     Dialect, Invalid, InvalidProblem, MAX_BATCH, MAX_ID, Message, Notification, Request, Response,
     Span,
 };
-use crate::json::{JsonError, Limits, Scanner};
+use crate::json::{JsonError, Limits, Scanner, after_byte_order_mark};
 
 /// Finds out what `message` is. Takes time linear in its length, and memory only for the elements
 /// of a batch.
@@ -14,6 +14,8 @@ use crate::json::{JsonError, Limits, Scanner};
 /// Limits are held before anything is built; a message beyond them is
 /// [`Invalid`](Message::Invalid), with its id if that came first.
 pub fn classify(message: Bytes, dialect: &Dialect, limits: Limits) -> Message {
+    let text = after_byte_order_mark(&message);
+    let message = if text.len() < message.len() { message.slice_ref(text) } else { message };
     let shape = shape(&message, dialect, limits);
     shape.of(message)
 }

@@ -36,7 +36,9 @@ pub use ticket::Ticket;
 pub use violation::Violation;
 pub use wire::{
     Farewell, Frame, Head, Hello, LARGEST_GREETING, OVERHEAD, Position, VERSION, Welcome,
+    is_refusal,
 };
+pub(crate) use wire::{LONGEST_REFUSAL, may_be_refusal};
 
 use incoming::Incoming;
 use outgoing::Outgoing;

@@ -333,6 +333,23 @@ impl std::ops::Deref for Head {
     }
 }
 
+/// The longest frame that refuses a session.
+pub(crate) const LONGEST_REFUSAL: usize = 3 + MOST_TEXT;
+
+/// Whether a frame that begins so may refuse a session.
+pub(crate) fn may_be_refusal(start: &[u8]) -> bool {
+    start.iter().zip([REFUSED, VERSION]).all(|(byte, expected)| *byte == expected)
+}
+
+/// Whether `frame` is what a listener for sessions sends to a client that has not asked for one: a
+/// refusal, with words.
+pub fn is_refusal(frame: &[u8]) -> bool {
+    let [REFUSED, VERSION, code, text @ ..] = frame else { return false };
+    let refusal = Refusal::of(*code);
+    let is_text = !text.is_empty() && std::str::from_utf8(text).is_ok();
+    is_text && matches!(refusal, Refusal::Unasked | Refusal::Malformed)
+}
+
 fn texted(front: &[u8], text: &str) -> Bytes {
     let mut end = text.len().min(MOST_TEXT);
     while !text.is_char_boundary(end) {

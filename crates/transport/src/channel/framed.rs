@@ -86,7 +86,10 @@ pub struct FramedChannel<C: Connection, F> {
 impl<C: Connection, F: Framing> FramedChannel<C, F> {
     /// Speaks `framing` over `connection`.
     pub fn new(connection: C, framing: F, config: ChannelConfig) -> Self {
-        let control = connection.control().clone();
+        let (control, framing) = (connection.control().clone(), framing.for_line());
+        if let Some(kind) = framing.kind() {
+            control.set_framing(kind);
+        }
         let (read, write) = connection.into_split();
         Self {
             sender: FramedSender::new(write, framing.clone(), config, control.clone()),

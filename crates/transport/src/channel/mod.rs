@@ -73,6 +73,18 @@ pub trait Sender: Send + 'static {
     /// [`SendError::Closed`]: the line has ended. Nothing was queued in either case.
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError>;
 
+    /// Queues one whole message that came from another line.
+    ///
+    /// As [`start_send`](Self::start_send), but JSON that is spread over several lines is put on one
+    /// where this line carries nothing else: raw line breaks between its tokens become spaces, so that
+    /// one message never becomes two.
+    ///
+    /// # Errors
+    /// As [`start_send`](Self::start_send).
+    fn pass_on(&mut self, message: Bytes) -> Result<(), SendError> {
+        self.start_send(message)
+    }
+
     /// The same for a message that is `head` and behind it `message`: where a protocol puts something
     /// in front, this saves a copy.
     ///
@@ -331,6 +343,10 @@ impl Sender for Box<dyn Sender> {
 
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
         (**self).start_send(message)
+    }
+
+    fn pass_on(&mut self, message: Bytes) -> Result<(), SendError> {
+        (**self).pass_on(message)
     }
 
     fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {

@@ -22,6 +22,8 @@ pub struct FramedReceiver<R, F> {
     /// Whom a stall wakes.
     waker: Option<Waker>,
     control: Control,
+    /// The framing has seen enough of the first bytes to go by.
+    has_met: bool,
     stage: Stage,
 }
 
@@ -44,6 +46,7 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
             buffer: ReadBuffer::new(BytesMut::new()),
             waker: None,
             control,
+            has_met: false,
             stage: Stage::Reading,
         }
     }
@@ -51,6 +54,24 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
     /// Reads once; nothing to say as long as the stream goes on.
     #[inline(never)]
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
+        loop {
+            let read = ready!(self.poll_read(cx));
+            if read.is_some() || self.has_met {
+                return Poll::Ready(read);
+            }
+            match self.framing.meet(&self.buffer) {
+                Ok(has_met) => self.has_met = has_met,
+                Err(error) => {
+                    return Poll::Ready(Some(self.end(CloseReason::Protocol(error))));
+                }
+            }
+            if self.has_met {
+                return Poll::Ready(None);
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
         let missing = self.framing.missing(&self.buffer);
         let end = match self.buffer.poll_fill(&mut self.read, missing, cx) {
             Poll::Ready(Ok(0)) => {

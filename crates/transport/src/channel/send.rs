@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tieline_proto::json::{self, Limits};
 use tieline_proto::{EncodeError, Framing};
 
 use super::write_queue::WriteQueue;
@@ -110,6 +111,22 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         if let State::Open = self.state { Ok(()) } else { Err(self.not_open()) }
     }
 
+    /// Queues JSON with raw line breaks as one line.
+    #[cold]
+    fn pass_on_one_line(&mut self, message: Bytes) -> Result<(), SendError> {
+        let line = match json::to_one_line(&message, Limits::default()) {
+            Ok(line) => line,
+            Err(error) => return Err(self.refused(message, EncodeError::NotJson(error))),
+        };
+        match self.framing.encode(&line, &mut self.queue) {
+            Ok(()) => {
+                self.control.meter().messages_out.add(1);
+                Ok(())
+            }
+            Err(error) => Err(self.refused(message, error)),
+        }
+    }
+
     #[cold]
     fn refused(&self, message: Bytes, error: EncodeError) -> SendError {
         self.control.meter().fault();
@@ -141,6 +158,19 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
         }
         self.control.meter().messages_out.add(1);
         Ok(())
+    }
+
+    #[inline]
+    fn pass_on(&mut self, message: Bytes) -> Result<(), SendError> {
+        self.check_open()?;
+        match self.framing.encode(&message, &mut self.queue) {
+            Ok(()) => {
+                self.control.meter().messages_out.add(1);
+                Ok(())
+            }
+            Err(EncodeError::RawNewline) => self.pass_on_one_line(message),
+            Err(error) => Err(self.refused(message, error)),
+        }
     }
 
     #[inline]

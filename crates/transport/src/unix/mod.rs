@@ -293,7 +293,7 @@ fn admit(
             half_close: true,
             peer_identity: true,
             notices_hangup: true,
-            unauthenticated: false,
+            ..Capabilities::default()
         },
         profile: PROFILE,
         backing: Arc::new(()),

@@ -182,6 +182,16 @@ impl Carrier<'_> {
         };
         match taken {
             Ok(None) => Heard::Nothing,
+            Ok(Some(Taken::Event { sequence, message })) if message.is_empty() => {
+                // An EventSource passes over an event without data.
+                let text =
+                    format!("message {sequence} of the session is empty, which an event cannot be");
+                tracing::warn!(endpoint = %self.server.endpoint, "a session is over: {text}");
+                self.session.core().is_lost = true;
+                last(reader, Close::because(CloseCode::INTERNAL, &*text), sequence - 1);
+                say_bye(self.session, self.generation, &self.far, text);
+                Heard::Over
+            }
             Ok(Some(Taken::Event { sequence, message })) => {
                 if let Some(reader) = reader {
                     let id = id(sequence);
@@ -263,15 +273,21 @@ fn say(session: &Session, generation: u64, far: &Far) -> Option<Option<Instant>>
     Some(core.machine.wake_at().map(|at| session.begun + at))
 }
 
-/// The last that a session hears.
+/// The last that a session hears from a client that is done.
 pub(super) fn bye(session: &Session, generation: u64, far: &Far) {
-    let received = {
-        let Some(mut core) = session.mine(generation) else { return };
+    if let Some(mut core) = session.mine(generation) {
         core.machine.finish(session.now());
-        core.machine.acknowledged()
+    }
+    say_bye(session, generation, far, String::new());
+}
+
+/// Ends the session, for the reason in `text` if there is one.
+fn say_bye(session: &Session, generation: u64, far: &Far, text: String) {
+    let Some(received) = session.mine(generation).map(|core| core.machine.acknowledged()) else {
+        return;
     };
     say(session, generation, far);
-    let farewell = Farewell { received, text: String::new() };
+    let farewell = Farewell { received, text };
     far.push(Incoming::Message(Frame::Bye(farewell).to_bytes()));
     far.end_inward(CloseReason::ByPeer);
 }

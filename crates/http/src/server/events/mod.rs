@@ -130,6 +130,10 @@ async fn take(
         let text = messages(body, server.json.unwrap_or_default());
         text.map_err(|_| no(StatusCode::PAYLOAD_TOO_LARGE, "there are too many messages in it"))?
     };
+    if !is_carrier && messages.iter().any(Bytes::is_empty) {
+        // None of them is taken, so that the client can tell what was.
+        return Err(no(StatusCode::BAD_REQUEST, "an empty message cannot be passed on"));
+    }
     if let (Some(limits), false) = (server.json, is_carrier)
         && messages.iter().any(|message| Fault::unless_json(message, limits).is_some())
     {

@@ -69,7 +69,7 @@ fn connection(end: End, peer: PeerIdentity, endpoint: &Endpoint) -> PipeConnecti
             peer_identity: true,
             // Reading finds it, and tells the writing half.
             notices_hangup: true,
-            unauthenticated: false,
+            ..Capabilities::default()
         },
         profile: PROFILE,
         backing: Arc::new(()),

@@ -1,0 +1,98 @@
+//! Two ends that speak different framings: both learn it, or the server speaks what its client speaks.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use support::{Client, Program, Serve, Talk, sh, tieline};
+
+const REQUEST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}"#;
+
+fn with_length(message: &str) -> String {
+    format!("Content-Length: {}\r\n\r\n{message}", message.len())
+}
+
+/// The next message of a client in Content-Length framing.
+fn next(client: &mut Client) -> String {
+    let header = client.line().expect("a header");
+    let length = header.strip_prefix("Content-Length: ").expect(&header).trim();
+    assert_eq!(client.line(), Some("\r".into()));
+    client.exact(length.parse().unwrap())
+}
+
+#[test]
+fn client_with_headers_at_a_socket_of_lines_is_told_so_in_its_own_framing() {
+    for framing in ["", "lines+"] {
+        let serve = Serve::in_framings(&[framing], ["--", "cat"]);
+        let mut client = serve.client();
+        client.send_raw(with_length(REQUEST).as_bytes());
+        let answer: serde_json::Value = serde_json::from_str(&next(&mut client)).unwrap();
+        assert_eq!(
+            (&answer["id"], &answer["error"]["code"]),
+            (&serde_json::Value::Null, &(-32700).into())
+        );
+        let why = answer["error"]["message"].as_str().unwrap();
+        assert!(why.contains("--listen content-length+unix:PATH"), "{why}");
+        assert_eq!(client.rest(), b"");
+        serve.program.wait_stderr("sends Content-Length headers");
+        serve.program.wait_stderr("--listen content-length+unix:PATH");
+        // In pieces it is the same.
+        let mut slow = serve.client();
+        for byte in with_length(REQUEST).bytes() {
+            slow.send_raw(&[byte]);
+        }
+        assert!(next(&mut slow).contains("-32700"));
+        drop(slow);
+        serve.wait_nothing_left();
+    }
+}
+
+#[test]
+fn socket_of_a_program_with_headers_speaks_what_its_client_speaks() {
+    let serve = Serve::start(["--framing", "content-length", "--", "cat"]);
+    let (mut one, mut other) = (serve.client(), serve.client());
+    one.send_raw(with_length("{\n\"a\":1}").as_bytes());
+    assert_eq!(next(&mut one), "{\n\"a\":1}", "as it is");
+    other.send("{\"b\":2}");
+    assert_eq!(other.line().as_deref(), Some("{\"b\":2}"));
+    one.send_raw(with_length("[2]").as_bytes());
+    assert_eq!(next(&mut one), "[2]");
+    drop((one, other));
+    // Where lines are named, lines are meant.
+    let serve = Serve::in_framings(&["lines+"], ["--framing", "content-length", "--", "cat"]);
+    let mut client = serve.client();
+    client.send_raw(with_length("{}").as_bytes());
+    assert!(next(&mut client).contains("-32700"));
+}
+
+#[test]
+fn program_with_headers_where_lines_are_expected_is_named() {
+    let script = "printf 'Content-Length: 2\\r\\n\\r\\n{}'";
+    let finished = Program::run(&mut tieline(["connect", &format!("exec:sh -c \"{script}\"")]), "");
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+    assert!(finished.stderr.contains("sends Content-Length headers"), "{finished:?}");
+    let serve = Serve::start(sh(script));
+    assert_eq!(serve.client().rest(), b"");
+    serve.program.wait_stderr("--framing content-length");
+}
+
+#[test]
+fn plain_client_at_a_socket_for_sessions_ends_with_the_hint() {
+    let serve = Serve::start(["--resume", "--", "cat"]);
+    let plain = format!("unix:{}", serve.path().display());
+    for framing in ["", "lines+", "content-length+", "length-prefix+"] {
+        for input in ["", "{\"jsonrpc\":\"2.0\"}\n"] {
+            let finished =
+                Program::run(&mut tieline(["connect", &format!("{framing}{plain}")]), input);
+            assert_eq!(
+                (finished.code, &*finished.stdout),
+                (Some(1), ""),
+                "{framing}: {finished:?}"
+            );
+            assert!(finished.stderr.contains("add --resume"), "{framing}: {finished:?}");
+        }
+    }
+    let finished = Program::run(&mut tieline(["connect", "--resume", &plain]), "{}\n");
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), "{}\n"), "{finished:?}");
+    serve.stop();
+}

@@ -1,0 +1,122 @@
+//! Clients that anybody may be: what they must have sent before a program is started for them.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tieline_proto::json::{self, Limits};
+use tieline_proto::{ByteSize, FrameError};
+use tieline_transport::{BoxChannel, Channel, CloseReason, Incoming, Receiver};
+use tokio::time::{Instant, timeout_at};
+
+use crate::line::explain;
+
+/// A client that has sent nothing for so long waits for the program to speak first.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long a client may take for its first message once it has begun it.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// Where anybody may connect, the first message of a client must be JSON: a web page that posts to the
+/// port sends a request line instead. Nothing is started for a client whose first message is not. A client
+/// that is silent is let in, so that a program can speak first, and its first message is checked when it
+/// comes.
+pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
+    if !client.control().capabilities().unauthenticated {
+        return Some(client);
+    }
+    let control = client.control().clone();
+    let (mut sender, receiver) = client.split();
+    let mut receiver = FirstMessage::new(receiver);
+    let begun = Instant::now();
+    let mut first = timeout_at(begun + SILENCE, receiver.arrived()).await;
+    if first.is_err() {
+        if !receiver.rest.holds_part() {
+            return Some(BoxChannel::from_parts(sender, Box::new(receiver), control));
+        }
+        first = timeout_at(begun + FIRST_MESSAGE, receiver.arrived()).await;
+    }
+    let reason = match first {
+        Ok(None) => return Some(BoxChannel::from_parts(sender, Box::new(receiver), control)),
+        Ok(Some(reason)) => reason,
+        Err(_) => CloseReason::TimedOut,
+    };
+    let problem = match &reason {
+        CloseReason::TimedOut => format!("it has sent no whole message in {FIRST_MESSAGE:?}"),
+        CloseReason::Protocol(error) => error.to_string(),
+        reason => format!("it has sent no message: {reason}"),
+    };
+    tracing::warn!("refused a client on {}: {problem}", control.endpoint());
+    if let CloseReason::Protocol(error) = &reason {
+        let _ = timeout_at(Instant::now() + SILENCE, explain(error, &mut sender)).await;
+    }
+    control.say_at_close(reason);
+    None
+}
+
+/// A receiver whose first message must be JSON. Anything else ends it.
+struct FirstMessage {
+    rest: Box<dyn Receiver>,
+    /// What was looked at and not given out.
+    first: Option<Incoming>,
+    is_checked: bool,
+    refused: Option<CloseReason>,
+}
+
+impl FirstMessage {
+    fn new(rest: Box<dyn Receiver>) -> Self {
+        Self { rest, first: None, is_checked: false, refused: None }
+    }
+
+    /// Waits for the first message. Why the client is to be refused, if it is.
+    async fn arrived(&mut self) -> Option<CloseReason> {
+        let first = poll_fn(|cx| self.poll_recv(cx)).await;
+        match first {
+            Incoming::End(reason) => Some(reason),
+            first => {
+                self.first = Some(first);
+                None
+            }
+        }
+    }
+
+    fn check(&mut self, first: Incoming) -> Incoming {
+        match first {
+            Incoming::Message(message) if json::check(&message, Limits::default()).is_ok() => {
+                self.is_checked = true;
+                Incoming::Message(message)
+            }
+            Incoming::Message(_) | Incoming::Fault(_) => {
+                let reason = CloseReason::Protocol(FrameError::FirstNotJson);
+                self.refused = Some(reason.clone());
+                Incoming::End(reason)
+            }
+            other => other,
+        }
+    }
+}
+
+impl Receiver for FirstMessage {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(first);
+        }
+        if let Some(reason) = &self.refused {
+            return Poll::Ready(Incoming::End(reason.clone()));
+        }
+        let incoming = ready!(self.rest.poll_recv(cx));
+        Poll::Ready(if self.is_checked { incoming } else { self.check(incoming) })
+    }
+
+    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
+        self.rest.limit_to(most)
+    }
+
+    fn unfinished(&self) -> usize {
+        self.rest.unfinished()
+    }
+
+    fn holds_part(&self) -> bool {
+        self.first.is_some() || self.rest.holds_part()
+    }
+}
