@@ -14,10 +14,16 @@ use crate::signals::Signals;
 
 const BY_HAND: &[u8] = b"tieline: one message a line; Ctrl-D ends the input, Ctrl-C everything\n";
 
+const NO_TERMINAL: &[u8] =
+    b"tieline: the program has no terminal (/dev/tty), so it cannot ask for a password\n";
+
 pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
     let by_hand = std::io::stdin().is_terminal() && !quiet;
     if by_hand {
         crate::stderr::say(BY_HAND);
+        if cfg!(unix) && matches!(args.endpoint.address(), Address::Exec(_)) {
+            crate::stderr::say(NO_TERMINAL);
+        }
     }
     let far = if args.resume { sessions::resumable(args.endpoint)? } else { args.endpoint };
     join(&args.web.registry()?, Endpoint::stdio(), far, args.dialect, args.line).await

@@ -289,5 +289,5 @@ fn input_that_the_program_left_unread_makes_the_status_1() {
 }
 
 fn sh(script: &str) -> String {
-    format!("exec:sh -c \"{}\"", script.replace('$', "\\$"))
+    format!("exec:sh -c \"{script}\"")
 }

@@ -63,6 +63,8 @@ pub struct ProgramView {
     pub state: State,
     /// The number of its process, while that runs.
     pub pid: Option<u32>,
+    /// Whether it was stopped by a signal, as SIGSTOP does, and does nothing until SIGCONT.
+    pub is_stopped: bool,
     /// How often it was replaced.
     pub restarts: u64,
 }
@@ -160,6 +162,7 @@ impl Program {
         ProgramView {
             state: self.states.present(),
             pid: self.control.child(),
+            is_stopped: self.control.is_child_stopped(),
             restarts: self.starts.load(Relaxed).saturating_sub(1),
         }
     }

@@ -329,6 +329,10 @@ impl Backing for Behind {
         self.line()?.child()
     }
 
+    fn is_stopped(&self) -> bool {
+        self.line().is_some_and(|line| line.is_child_stopped())
+    }
+
     fn count(&self, info: &mut ConnectionInfo) {
         let Some(shared) = self.0.upgrade() else { return };
         let life = shared.life();

@@ -54,6 +54,11 @@ pub trait Backing: Send + Sync + 'static {
         None
     }
 
+    /// Whether that process was stopped by a signal, as SIGSTOP does, and does nothing until SIGCONT.
+    fn is_stopped(&self) -> bool {
+        false
+    }
+
     /// Adds what moved elsewhere than through the connection's own halves.
     fn count(&self, info: &mut ConnectionInfo) {
         let _ = info;
@@ -168,6 +173,12 @@ impl Control {
     /// [peer](Self::peer); `None` where nobody was.
     pub fn principal(&self) -> Option<Principal> {
         self.0.backing.principal()
+    }
+
+    /// Whether the [child](Self::child) was stopped by a signal, as SIGSTOP does, and does nothing until
+    /// SIGCONT. It is known of a child that a [guardian](crate::Guardian) holds.
+    pub fn is_child_stopped(&self) -> bool {
+        self.0.backing.is_stopped()
     }
 
     /// The number of the child process that stands behind the line, while it runs: for people to

@@ -120,7 +120,7 @@ pub(super) struct Identity {
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Program {
-    /// connecting, running, backoff, ending or ended.
+    /// connecting, running, stopped (by a signal, until SIGCONT), backoff, ending or ended.
     pub(super) state: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pid: Option<u32>,
@@ -252,8 +252,9 @@ impl From<PeerIdentity> for Identity {
 }
 
 impl From<ProgramView> for Program {
-    fn from(ProgramView { state, pid, restarts, .. }: ProgramView) -> Self {
+    fn from(ProgramView { state, pid, is_stopped, restarts, .. }: ProgramView) -> Self {
         let (name, until, cause) = match state {
+            State::Connected { .. } if is_stopped => ("stopped", None, None),
             State::Connected { .. } => ("running", None, None),
             State::Backoff { until, cause } => ("backoff", Some(until), Some(cause)),
             State::Draining => ("ending", None, None),

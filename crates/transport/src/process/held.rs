@@ -26,6 +26,19 @@ pub(super) enum Held {
 /// How a child is asked to end.
 pub(super) const TERMINATION: &str = "SIGTERM";
 
+/// What a signal that stops processes is called.
+#[cfg(target_os = "linux")]
+fn signal_name(signal: i32) -> String {
+    let names = [
+        (Signal::STOP, "SIGSTOP"),
+        (Signal::TSTP, "SIGTSTP"),
+        (Signal::TTIN, "SIGTTIN"),
+        (Signal::TTOU, "SIGTTOU"),
+    ];
+    let known = names.iter().find(|(it, _)| it.as_raw() == signal);
+    known.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
+}
+
 /// The status of one that was killed.
 pub(super) fn killed() -> ExitStatus {
     ExitStatus::from_raw(Signal::KILL.as_raw())
@@ -41,7 +54,13 @@ impl Held {
     }
 
     /// Completes when it has ended; nothing is reaped by that. Must be called in a runtime.
-    pub(super) fn ended(&self) -> io::Result<BoxFuture<'static, End>> {
+    ///
+    /// Until then `stopped` is told the signal that stops the child, and `None` when it goes on. Only a
+    /// guardian knows that.
+    pub(super) fn ended(
+        &self,
+        stopped: impl Fn(Option<String>) + Send + 'static,
+    ) -> io::Result<BoxFuture<'static, End>> {
         match self {
             Self::Group(child) => {
                 let pid = pid_of(child).ok_or(io::ErrorKind::InvalidData)?;
@@ -53,7 +72,7 @@ impl Held {
             }
             #[cfg(target_os = "linux")]
             Self::Leash(leash) => {
-                let ended = leash.ended();
+                let ended = leash.ended(move |signal| stopped(signal.map(signal_name)));
                 Ok(Box::pin(async move {
                     ended.await.map_or(End::GuardianLost, |status| End::Status(Some(status)))
                 }))
@@ -66,7 +85,8 @@ impl Held {
         true
     }
 
-    /// SIGTERM, for its whole group or all that came of it.
+    /// SIGTERM, for its whole group or all that came of it, and SIGCONT: a process that is stopped takes no
+    /// signal but SIGKILL until it goes on.
     pub(super) fn terminate(&self) {
         self.signal(Signal::TERM);
     }
@@ -81,6 +101,9 @@ impl Held {
             Self::Group(child) => {
                 if let Some(pid) = pid_of(child) {
                     reaper::signal_group(pid, signal);
+                    if signal == Signal::TERM {
+                        reaper::signal_group(pid, Signal::CONT);
+                    }
                 }
             }
             #[cfg(target_os = "linux")]

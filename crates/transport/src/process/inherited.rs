@@ -105,6 +105,9 @@ impl Program {
     ///
     /// The standard library would do this by `execvp`, which gives to a shell what the kernel refuses.
     pub(super) fn replace_child(&self) -> io::Result<()> {
+        // A session of its own, and with it a process group: it cannot ask at our terminal, nor be stopped
+        // by it, nor put words into it.
+        rustix::process::setsid()?;
         reset_in_child();
         // SAFETY: the arrays end with a null pointer, and the others point to strings that live as long
         // as the arrays do, which `self` owns.

@@ -5,7 +5,7 @@ use std::io;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncRead;
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use super::held::{self, Held};
 use super::stderr::Stderr;
 use super::unread::Unread;
 use crate::control::Backing;
-use crate::{BoxFuture, ChildExit, Health, ProcessAccount, StopTimeouts};
+use crate::{BoxFuture, ChildExit, Health, ProcessAccount, Sparing, StopTimeouts};
 
 /// How a child ended.
 pub(crate) enum End {
@@ -83,6 +83,8 @@ struct Life {
     phase: watch::Sender<Phase>,
     status: Mutex<Option<ExitStatus>>,
     guardian_lost: AtomicBool,
+    is_stopped: AtomicBool,
+    stops: Sparing,
     stderr: Stderr,
     stop: StopTimeouts,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -109,6 +111,10 @@ impl Lifecycle {
             phase: watch::Sender::new(Phase::Running),
             status: Mutex::new(None),
             guardian_lost: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
+            stops: Sparing::new(move |count| {
+                tracing::warn!(pid, count, "the program was stopped and continued more often");
+            }),
             stderr: Stderr::default(),
             stop: config.stop,
             tasks: Mutex::new(Vec::new()),
@@ -141,7 +147,10 @@ impl Lifecycle {
     /// Starts to read stderr and to wait for the end. Must be called in a runtime.
     pub(crate) fn watch(&self, stderr: impl AsyncRead + Send + Unpin + 'static) -> io::Result<()> {
         let ended = match &*lock(&self.0.held) {
-            Some(held) => held.ended()?,
+            Some(held) => {
+                let life = self.0.clone();
+                held.ended(move |by| life.stopped(by))?
+            }
             None => return Ok(()),
         };
         let drain = self.0.stderr.drain(stderr, self.0.name.clone(), self.0.pid);
@@ -170,6 +179,10 @@ impl Backing for Lifecycle {
 
     fn child(&self) -> Option<u32> {
         (*self.0.phase.borrow() == Phase::Running).then_some(self.0.pid)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.child().is_some() && self.0.is_stopped.load(Ordering::Relaxed)
     }
 
     fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
@@ -232,6 +245,20 @@ impl Life {
         self.pressure.raise(pressure);
         if let Some(held) = &*lock(&self.held) {
             how(held);
+        }
+    }
+
+    /// Notes that a signal has stopped it, or that it goes on.
+    fn stopped(&self, signal: Option<String>) {
+        self.is_stopped.store(signal.is_some(), Ordering::Relaxed);
+        let (pid, name) = (self.pid, &self.name);
+        match signal.map(|signal| (signal, self.stops.admit(Instant::now()))) {
+            Some((signal, Some(_))) => tracing::warn!(
+                pid,
+                "{name} was stopped by {signal}: it does nothing until it gets SIGCONT"
+            ),
+            Some((signal, None)) => tracing::debug!(pid, "{name} was stopped by {signal}"),
+            None => tracing::info!(pid, "{name} goes on: it got SIGCONT"),
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -69,7 +68,7 @@ async fn hold(config: &ProcessConfig, program: &Path, theirs: [OwnedFd; 3]) -> i
     let env = config.env.resolve(std::env::vars_os());
     let mut command = Command::new(program);
     Program::new(program, argv, env)?.start_by(&mut command);
-    command.stdin(stdin).stdout(stdout).stderr(stderr).process_group(0);
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
     if let Some(cwd) = &config.cwd {
         command.current_dir(cwd);
     }

@@ -232,3 +232,23 @@ fn stopping_says_the_status_of_a_child_that_had_closed_its_stdout() {
         assert_eq!(Exit::from(exit(control.stop().await)), Exit::code(6, ""));
     });
 }
+
+/// SIGCONT follows SIGTERM: a process that is stopped takes no other signal but SIGKILL.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_child_of_its_own_session_ends_at_sigterm_although_it_is_stopped() {
+    block_on(async {
+        let (end_of_input, terminate) = (Duration::ZERO, wait::LIMIT);
+        let stop = StopTimeouts { end_of_input, terminate, ..StopTimeouts::default() };
+        let script = "trap 'exit 7' TERM; set -- $(cat /proc/$$/stat); echo $$; echo $6; echo $7; \
+                      sleep 10000 & wait";
+        let config = ProcessConfig { stop, ..shell(script) };
+        let (_sender, mut receiver, control) = lines(&config).await;
+        let child = pid(&mut receiver).await;
+        assert_eq!(pid(&mut receiver).await, child, "it leads its session");
+        assert_eq!(pid(&mut receiver).await, 0, "it has no terminal");
+        let pid = Pid::from_raw(child.cast_signed()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        assert_eq!(Exit::from(exit(control.stop().await)), Exit::code(7, ""));
+    });
+}

@@ -61,15 +61,15 @@ pub(super) fn spawn(mut command: Command, cgroup: Option<BorrowedFd<'_>>) -> io:
 }
 
 /// Lets go of a child that has made this thread its tracer (PTRACE_TRACEME) and has stopped: it goes on
-/// with the signal that stopped it, as it would without a tracer.
-pub(super) fn detach(child: Pid, signal: i32) {
+/// with the signal that stopped it, as it would without a tracer. False when this thread is not its tracer.
+pub(super) fn detach(child: Pid, signal: i32) -> bool {
     // The trap at the start of a program is meant for debuggers and kills everything else.
     let signal = if signal == libc::SIGTRAP { 0 } else { signal };
     let signal = std::ptr::without_provenance_mut::<libc::c_void>(signal.unsigned_abs() as usize);
     // SAFETY: the request takes a signal in place of a pointer, and touches no memory of ours.
     unsafe {
         let child = child.as_raw_nonzero().get();
-        libc::ptrace(libc::PTRACE_DETACH, child, null_mut::<libc::c_void>(), signal);
+        libc::ptrace(libc::PTRACE_DETACH, child, null_mut::<libc::c_void>(), signal) == 0
     }
 }
 

@@ -88,7 +88,7 @@ impl Leash {
                 let error = io::Error::from_raw_os_error(error);
                 Err(io::Error::other(Refused { hold: by.hold(), error }))
             }
-            Some(Report::Ended(_) | Report::Gone(_) | Report::Ending) | None => {
+            Some(_) | None => {
                 Err(io::Error::other("the guardian ended before it could start the program"))
             }
         }
@@ -124,12 +124,18 @@ impl Leash {
         let _ = rustix::net::send(&*self.line, &order.encode(), SendFlags::NOSIGNAL);
     }
 
-    /// Completes with the child's end, or with `None` at the guardian's, when that comes first.
-    pub(in super::super) fn ended(&self) -> BoxFuture<'static, Option<ExitStatus>> {
+    /// Completes with the child's end, or with `None` at the guardian's, when that comes first. Until then
+    /// `stopped` is told the signal that stops the child, and `None` when it goes on.
+    pub(in super::super) fn ended(
+        &self,
+        stopped: impl Fn(Option<i32>) + Send + 'static,
+    ) -> BoxFuture<'static, Option<ExitStatus>> {
         let (line, gone) = (self.line.clone(), self.gone.clone());
         Box::pin(async move {
             loop {
                 match report(&line).await {
+                    Ok(Some(Report::Stopped(signal))) => stopped(Some(signal)),
+                    Ok(Some(Report::Continued)) => stopped(None),
                     Ok(Some(Report::Ended(status))) => return Some(ExitStatus::from_raw(status)),
                     Ok(Some(Report::Ending)) => {}
                     Ok(Some(Report::Gone(killed))) => {

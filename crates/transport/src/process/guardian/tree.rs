@@ -69,15 +69,19 @@ fn numbers(name: &str) -> Vec<Pid> {
     numbers.split_ascii_whitespace().filter_map(pid).collect()
 }
 
-/// Sends SIGTERM to all descendants, each once. One whose parent ends meanwhile may be left out; it
-/// becomes a child of ours, and is found when it comes to SIGKILL.
+/// What asks a process to end, one behind the other.
+pub(super) const ENDING: [Signal; 2] = [Signal::TERM, Signal::CONT];
+
+/// Sends SIGTERM and SIGCONT to all descendants, each once: one that is stopped takes SIGTERM when it goes
+/// on. One whose parent ends meanwhile may be left out; it becomes a child of ours, and is found when it comes
+/// to SIGKILL.
 pub(super) fn terminate() {
     let mut found: Vec<(Pid, OwnedFd)> = Vec::new();
     let parents = every_parent();
     for child in children() {
         match pidfd_open(child, PidfdFlags::empty()) {
             Ok(pidfd) => found.push((child, pidfd)),
-            Err(_) => _ = kill_process(child, Signal::TERM),
+            Err(_) => ENDING.into_iter().for_each(|signal| _ = kill_process(child, signal)),
         }
     }
     let mut next = 0;
@@ -91,9 +95,11 @@ pub(super) fn terminate() {
         }
         next += 1;
     }
-    for (_, pidfd) in &found {
-        // It may have ended.
-        let _ = pidfd_send_signal(pidfd, Signal::TERM);
+    for signal in ENDING {
+        for (_, pidfd) in &found {
+            // It may have ended.
+            let _ = pidfd_send_signal(pidfd, signal);
+        }
     }
 }
 

@@ -7,7 +7,6 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
@@ -137,7 +136,7 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
     }
     drop(first);
     loop {
-        let ended = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        let ended = waitid(WaitId::All, CHANGES | WaitIdOptions::NOWAIT);
         lock(&ward).settle(Thread::Main);
         if matches!(ended, Err(rustix::io::Errno::CHILD)) {
             // There is nobody who could become a child of ours.
@@ -145,6 +144,13 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
         }
     }
 }
+
+/// In bytes as the kernel counts them, which are several hundred for each report. It has room for more.
+const MOST_UNREAD: usize = 64 * 1024;
+
+/// What is waited for of children.
+const CHANGES: WaitIdOptions =
+    WaitIdOptions::EXITED.union(WaitIdOptions::STOPPED).union(WaitIdOptions::CONTINUED);
 
 /// What it was told, and has not done yet.
 #[derive(Default)]
@@ -245,10 +251,18 @@ impl Ward {
                 // Only the main thread can let go of it, and wakes for that.
                 return false;
             }
-            match wait(WaitOptions::NOHANG) {
-                // It has made us its tracer, and has not ended.
+            match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED) {
+                // It has made us its tracer, or was stopped, and has not ended.
                 Ok(Some((pid, status))) if status.stopped() => {
-                    exec::detach(pid, status.stopping_signal().unwrap_or_default());
+                    let signal = status.stopping_signal().unwrap_or_default();
+                    if !exec::detach(pid, signal) && self.child == Some(pid) {
+                        self.tell_stopped(Some(signal));
+                    }
+                }
+                Ok(Some((pid, status))) if status.continued() => {
+                    if self.child == Some(pid) {
+                        self.tell_stopped(None);
+                    }
                 }
                 Ok(Some((pid, status))) if self.child == Some(pid) => {
                     self.child = None;
@@ -271,6 +285,15 @@ impl Ward {
         true
     }
 
+    /// Reports that the child was stopped, or goes on. One that is stopped again and again must not take the
+    /// room of what is reported at its end.
+    fn tell_stopped(&self, by: Option<i32>) {
+        let unread = crate::readiness::unsent(&self.line).unwrap_or_default();
+        if unread < MOST_UNREAD && !self.orders.end.load(Relaxed) {
+            by.map_or(Report::Continued, Report::Stopped).send(&self.line);
+        }
+    }
+
     fn kill(&mut self) {
         match &self.grip {
             Grip::Descent => {}
@@ -291,10 +314,10 @@ impl Ward {
         }
     }
 
-    /// SIGTERM for all.
+    /// SIGTERM for all, and SIGCONT.
     fn terminate(&self) {
         match self.grip {
-            Grip::Namespace => signal_everybody(Signal::TERM),
+            Grip::Namespace => tree::ENDING.into_iter().for_each(signal_everybody),
             _ => tree::terminate(),
         }
     }
@@ -387,7 +410,7 @@ fn start(request: &Request, stdio: Vec<OwnedFd>, grip: &mut Grip) -> io::Result<
 /// Our copies of its stdio go with the command.
 fn command(request: &Request, [stdin, stdout, stderr]: [OwnedFd; 3]) -> io::Result<Command> {
     let mut command = Command::new(&request.program);
-    command.process_group(0).stdin(stdin).stdout(stdout).stderr(stderr);
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
     if let Some(cwd) = &request.cwd {
         command.current_dir(cwd);
     }

@@ -161,6 +161,10 @@ pub(super) enum Report {
     Failed(i32),
     /// It cannot be held as was asked for: likewise.
     Refused(i32),
+    /// It was stopped by this signal.
+    Stopped(i32),
+    /// It was stopped and goes on.
+    Continued,
     /// It has ended, with this wait status.
     Ended(i32),
     /// The guardian goes, as the kernel says that it has no children: beside the child it had to kill
@@ -191,6 +195,8 @@ impl Report {
             Self::Started(Held::IsolatedWithoutProc, number) => (b'P', number),
             Self::Failed(number) => (b'F', number),
             Self::Refused(number) => (b'R', number),
+            Self::Stopped(signal) => (b'T', signal),
+            Self::Continued => (b'N', 0),
             Self::Ended(number) => (b'X', number),
             Self::Gone(number) => (b'G', number),
             Self::Ending => (b'E', 0),
@@ -215,6 +221,8 @@ impl Report {
             b'P' => Some(Self::Started(Held::IsolatedWithoutProc, number)),
             b'F' => Some(Self::Failed(number)),
             b'R' => Some(Self::Refused(number)),
+            b'T' => Some(Self::Stopped(number)),
+            b'N' => Some(Self::Continued),
             b'X' => Some(Self::Ended(number)),
             b'G' => Some(Self::Gone(number)),
             b'E' => Some(Self::Ending),
@@ -265,6 +273,8 @@ mod tests {
         let others = [
             Report::Failed(2),
             Report::Refused(3),
+            Report::Stopped(19),
+            Report::Continued,
             Report::Ended(i32::MIN),
             Report::Gone(0),
             Report::Ending,

@@ -41,8 +41,11 @@ impl Held {
         Some(self.pid)
     }
 
-    /// Completes when it has ended.
-    pub(crate) fn ended(&self) -> io::Result<BoxFuture<'static, End>> {
+    /// Completes when it has ended. Nothing stops a process as a signal does elsewhere.
+    pub(crate) fn ended(
+        &self,
+        _: impl Fn(Option<String>) + Send + 'static,
+    ) -> io::Result<BoxFuture<'static, End>> {
         let ended = wait::ended(self.process.try_clone()?)?;
         Ok(Box::pin(async move { End::Status(ended.await.ok()) }))
     }

@@ -1,0 +1,130 @@
+//! Programs and the terminal that tieline was started at: they have none of their own, and one that is
+//! stopped is named.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use support::*;
+
+/// Says its process ID, its session, the number of its controlling terminal, and whether it can open it.
+const WHERE: &str = "set -- $(cat /proc/$$/stat); echo $$ session $6 terminal $7; \
+                     if (: </dev/tty) 2>/dev/null; then echo asks; else echo asks nobody; fi; read -r line";
+
+/// tieline at a terminal of its own. What it says there, up to a line with these words.
+fn at_a_terminal(args: &[&str], words: &str) -> Vec<String> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let terminal = openpt(flags).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let line = ioctl_tiocgptpeer(&terminal, flags).unwrap();
+    let mut terminal = File::from(terminal);
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_tieline")]).args(args);
+    let ends = [(); 3].map(|()| Stdio::from(line.try_clone().unwrap()));
+    let [stdin, stdout, stderr] = ends;
+    let mut child = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn().unwrap();
+    drop((command, line));
+    let mut lines = Vec::new();
+    for said in BufReader::new(terminal.try_clone().unwrap()).lines() {
+        let said = said.unwrap_or_else(|error| panic!("{error}, behind {lines:?}"));
+        lines.push(said.trim().to_owned());
+        if lines.last().unwrap().contains(words) {
+            break;
+        }
+    }
+    // Ctrl-C, which the terminal makes a signal for its foreground group: tieline's.
+    terminal.write_all(b"\x03").unwrap();
+    until("tieline ends", || child.try_wait().unwrap().is_some());
+    lines
+}
+
+#[track_caller]
+fn is_detached(said: &str) {
+    let words: Vec<_> = said.split_whitespace().collect();
+    let [pid, "session", session, "terminal", terminal] = words[..] else { panic!("{said}") };
+    assert_eq!((session, terminal), (pid, "0"), "it leads its session and has no terminal: {said}");
+}
+
+#[test]
+fn programs_have_no_terminal_to_ask_at() {
+    let exec = format!("exec:sh -c '{WHERE}'");
+    let holds = ["auto", "descent"].map(|hold| format!("--hold={hold}"));
+    for hold in &holds {
+        for args in [&["connect", &exec, hold][..], &["bridge", "stdio:", &exec, hold]] {
+            let said = at_a_terminal(args, "asks nobody");
+            is_detached(said.iter().find(|line| line.contains(" session ")).unwrap());
+            // Who types there is told before.
+            let is_told = said.iter().any(|line| line.contains("has no terminal"));
+            assert_eq!(is_told, args[0] == "connect", "{said:?}");
+        }
+    }
+}
+
+#[test]
+fn served_programs_lead_a_session_of_their_own() {
+    let serve = Serve::start(sh(WHERE));
+    let mut client = serve.client();
+    is_detached(&client.line().unwrap());
+    drop(client);
+    serve.stop();
+}
+
+#[test]
+fn a_program_that_is_stopped_is_named_and_shown() {
+    let runtime = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}", directory.path().join("s").display());
+    let with_runtime = |mut command: Command| {
+        command.env("XDG_RUNTIME_DIR", runtime.path());
+        command
+    };
+    let serve = ["serve", "--listen", &listen, "--", "sh", "-c", "echo $$; cat"];
+    let mut serve = Program::start(&mut with_runtime(tieline(serve)));
+    serve.line().unwrap();
+    let mut client = Client::connect(&path_of(&listen));
+    let pid: i32 = client.line().unwrap().parse().unwrap();
+    let signal = |signal| kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    let shown = || Program::run(&mut with_runtime(tieline(["status", "--json"])), "").stdout;
+    for times in [1, 2] {
+        signal(Signal::STOP);
+        until("the state is shown", || shown().contains(r#""state":"stopped""#));
+        signal(Signal::CONT);
+        serve.wait_stderr_times("goes on", times);
+        until("the state is shown", || shown().contains(r#""state":"running""#));
+    }
+    serve.wait_stderr("was stopped by SIGSTOP");
+    client.send("still there");
+    assert_eq!(client.line().as_deref(), Some("still there"));
+}
+
+/// SIGTERM alone would wait for SIGCONT, and a stopped program would be killed in the end.
+#[test]
+fn a_stopped_program_gets_its_chance_to_end() {
+    let holds: &[&str] = match rustix::process::geteuid().is_root() {
+        true => &["--hold=auto", "--hold=descent", "--isolate"],
+        false => &["--hold=auto", "--hold=descent"],
+    };
+    for hold in holds {
+        let script = "trap 'echo bye >&2; exit 0' TERM; sh -c 'echo $$; exec sleep 1000' & wait";
+        let serve = Serve::start([&[*hold, "--stop-timeout=1h"], &sh(script)[..]].concat());
+        let mut client = serve.client();
+        client.line().unwrap();
+        // All of it, as a debugger or a container engine does that freezes it.
+        for pid in serve.processes() {
+            if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+                kill_process(pid, Signal::STOP).unwrap();
+            }
+        }
+        serve.program.wait_stderr("was stopped by SIGSTOP");
+        let finished = serve.stop();
+        assert!(finished.stderr.contains("bye"), "{hold}: {}", finished.stderr);
+        assert!(finished.stderr.contains("killed=0"), "{hold}: {}", finished.stderr);
+    }
+}
