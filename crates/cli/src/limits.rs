@@ -33,10 +33,11 @@ pub(crate) fn check_stack() -> Result<(), Failure> {
     }
 }
 
-/// Checks that the runtime can be started.
-pub(crate) fn check() -> Result<(), Failure> {
+/// Checks that a runtime can be started, with a thread for each processor or with none.
+pub(crate) fn check(has_workers: bool) -> Result<(), Failure> {
     check_files()?;
-    check_threads(OWN_THREADS + thread::available_parallelism().map_or(1, usize::from))
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    check_threads(OWN_THREADS + if has_workers { workers } else { 0 })
 }
 
 fn check_files() -> Result<(), Failure> {

@@ -86,7 +86,7 @@ fn run(args: Args) -> Result<(), Failure> {
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     #[cfg(unix)]
-    limits::check()?;
+    limits::check(matches!(args.command, Command::Serve(_)))?;
     let runtime = runtime.enable_all().build()?;
     #[cfg(target_os = "linux")]
     runtime.spawn(children::reap_orphans());

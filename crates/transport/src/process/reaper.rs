@@ -293,10 +293,14 @@ mod orphans {
     use super::*;
     use crate::process::guardian::tree;
     use rustix::process::{WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
     /// Whether the children of other processes come to us, too: they would be taken for orphans of a
     /// guardian. Set when orphans are adopted.
     static IS_SHARED: OnceLock<bool> = OnceLock::new();
+
+    /// Whether the thread is asked to reap orphans already: once is enough.
+    static IS_ASKED: AtomicBool = AtomicBool::new(false);
 
     /// Makes the orphans of a guardian that was killed come to this process, which kills them. Without
     /// this they come to the init process, which does not.
@@ -323,6 +327,7 @@ mod orphans {
     /// For programs that wait for no children themselves. Call it once at the start, and after each SIGCHLD.
     pub fn reap_orphans() -> bool {
         if is_shared()
+            && !IS_ASKED.swap(true, Relaxed)
             && let Ok(thread) = thread()
         {
             let _ = thread.send(Job::ReapOrphans);
@@ -344,6 +349,7 @@ mod orphans {
 
     /// Reaps those that have ended.
     pub(super) fn reap(started: &BTreeSet<u32>) {
+        IS_ASKED.store(false, Relaxed);
         for other in others(started) {
             let _ = waitpid(Some(other), WaitOptions::NOHANG);
         }

@@ -44,6 +44,45 @@ fn a_program_that_its_guardian_traces_goes_on_and_has_not_ended() {
     }
 }
 
+/// Leaves a daemon, switches off that it is killed with its guardian, and kills that.
+const UNTIED: &str = "
+import ctypes, os, signal, subprocess, sys, time
+subprocess.run(sys.argv[1:])
+ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(10000)
+";
+
+#[test]
+fn a_program_that_has_untied_itself_does_not_outlive_its_guardian() {
+    let mut helper = helper::plain(test_name!(), || {
+        let mut before = std::process::Command::new("cat");
+        before.stdin(std::process::Stdio::piped());
+        let mut before = std::env::var_os("SHARED").map(|_| before.spawn().unwrap());
+        adopt_orphans().unwrap();
+        let mark = misbehave::new_mark();
+        let (child, exit) = block_on(async {
+            let config = python(Hold::Descent, UNTIED, &mark);
+            let (mut sender, mut receiver, _) = lines(&config).await;
+            let child = pid(&mut receiver).await;
+            sender.send("now").await.unwrap();
+            (child, exit(end(receiver.recv().await)))
+        });
+        assert!(exit.guardian_lost, "{exit:?}");
+        assert!(until_children_are_gone(wait::LIMIT));
+        wait::until_ended(child);
+        until_none_survives(&mark);
+        if let Some(mut before) = before.take() {
+            drop(before.stdin.take());
+            assert!(before.wait().unwrap().success(), "a stranger was killed");
+        }
+    });
+    helper::succeeds(&mut helper);
+    helper::succeeds(helper.env("SHARED", "1"));
+}
+
 /// Leaves a daemon, and then stops its guardian by tracing each of its threads.
 const TRACER: &str = "
 import ctypes, os, signal, subprocess, sys, time

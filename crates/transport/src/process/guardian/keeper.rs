@@ -98,12 +98,11 @@ pub(super) fn keep(guardian: Pid, line: UnixStream, parent: Option<Parent>, hold
             exit(1);
         }
         let has_ended = |at: usize| polled.get(at).is_some_and(|it| !it.revents().is_empty());
-        if is_namespace && has_ended(2) {
-            // The line does not tell if another process holds it.
-            exit(1);
-        }
-        if has_ended(1) || has_ended(2) {
+        if has_ended(1) {
             silence.get_or_insert_default();
+        } else if has_ended(2) {
+            // Another process holds the line, and the guardian does not see its end.
+            let _ = kill_process(guardian, Signal::KILL);
         }
         if silence.as_mut().is_some_and(|silence| silence.is_too_long(guardian)) {
             let _ = kill_process(guardian, Signal::KILL);
