@@ -16,6 +16,8 @@ mod web;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
+use tieline_transport::redact;
+
 use crate::shell::quote;
 
 pub(crate) use call::Call;
@@ -94,8 +96,28 @@ Examples:
 impl Args {
     /// What was typed; whoever typed something else is told, and the process ends.
     pub(crate) fn understand() -> Self {
-        Self::try_parse().unwrap_or_else(|error| with_tip(error).exit())
+        Self::try_parse().unwrap_or_else(|error| with_tip(without_secrets(error)).exit())
     }
+}
+
+/// What was typed wrong may be a secret with a slip in it, or contain one.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    let option = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    let typed = error.get(ContextKind::InvalidValue).map(ToString::to_string);
+    if let Some(typed) = typed.filter(|typed| !typed.is_empty()) {
+        let name = option.split_whitespace().next().unwrap_or_default();
+        // As if they stood together: of a secret option nothing is left.
+        let shown = redact(&format!("{name}={typed}"));
+        let shown = shown.strip_prefix(&format!("{name}=")).unwrap_or("…").to_owned();
+        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+    }
+    if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
+        && error.kind() == ErrorKind::UnknownArgument
+    {
+        let shown = redact(option);
+        error.insert(ContextKind::InvalidArg, ContextValue::String(shown));
+    }
+    error
 }
 
 /// A program's name may stand where only our own words do; clap has a tip for its options alone.
@@ -120,6 +142,25 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_was_typed_wrong_is_not_printed_if_it_may_be_a_secret() {
+        for (typed, says) in [
+            (&["serve", "--token", "abc"][..], "invalid value '…' for '--token <TOKEN>'"),
+            (&["serve", "--token=abc"], "invalid value '…' for '--token <TOKEN>'"),
+            (&["connect", "x --token=abc"], "invalid value 'x --token=…' for '<ENDPOINT>'"),
+            (&["connect", "nope:[\"x\",\"abc\"]x+"], "nope"),
+            (&["connect", "unix:/a?token=abc"], "invalid value 'unix:/a?token=…' for"),
+            (&["connect", "unix:/a", "--tokn=abc"], "unexpected argument '--tokn"),
+            (&["connect", "unix:/a", "https://me:abc@host"], "unexpected argument"),
+        ] {
+            let Some(error) = Args::try_parse_from([&["tieline"], typed].concat()).err() else {
+                continue;
+            };
+            let text = without_secrets(error).to_string();
+            assert!(text.contains(says) && !text.contains("abc"), "{text}");
+        }
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub use connection::{
 };
 pub use control::{Backing, BoxFuture, Control, ControlBuilder};
 pub use deadline::from_now;
-pub use endpoint::{Address, Endpoint, is_loopback};
+pub use endpoint::{Address, Endpoint, is_loopback, redact};
 pub use environment::Environment;
 pub use error::{ConfigError, ErrorKind, Operation, TransportError};
 pub use files::{open_secret, warn_if_exposed};

@@ -11,11 +11,12 @@ use tieline_proto::json::Limits;
 use tieline_proto::{Json, Lines};
 use tieline_transport::{
     Channel, ChildStdin, ChildStdout, Connector, Control, Framed, FramedReceiver, FramedSender,
-    Health, Incoming, Process, ProcessConfig, ReadHalf, ReceiverExt, SharedSender, StopTimeouts,
-    WriteHalf,
+    Health, Incoming, Operation, Process, ProcessConfig, ReadHalf, ReceiverExt, SharedSender,
+    StopTimeouts, TransportError, WriteHalf,
 };
 use tokio::sync::{Mutex, watch};
 
+use super::files::Files;
 use super::{End, Error, Options, find};
 
 type Framing = Json<Lines>;
@@ -38,6 +39,8 @@ struct Shared {
     /// It was alive when it was closed.
     closed_by_us: AtomicBool,
     end: OnceLock<End>,
+    /// The program may read them at any time.
+    _files: Option<Files>,
 }
 
 impl Cli {
@@ -48,12 +51,16 @@ impl Cli {
     /// bounds, or the operating system did not start it.
     pub async fn connect(options: &Options) -> Result<Self, Error> {
         let program = find(options.program.as_deref())?;
+        let (args, files) = options.args_and_files().map_err(|error| {
+            TransportError::of(error, Operation::Launch)
+                .with_hint("large prompts and configurations are handed over in the temporary directory")
+        })?;
         let config = ProcessConfig {
             cwd: options.cwd.clone(),
             env: options.environment(),
             stop: options.stop,
             guardian: options.guardian.clone(),
-            ..ProcessConfig::new(program).with_args(options.args())
+            ..ProcessConfig::new(program).with_args(args)
         };
         let framing = Json::new(Lines::new(options.channel.max_message), Limits::default());
         let connector = Framed::new(Process, config, framing, options.channel)?;
@@ -69,6 +76,7 @@ impl Cli {
             closing: watch::Sender::new(false),
             closed_by_us: AtomicBool::new(false),
             end: OnceLock::new(),
+            _files: files,
         })))
     }
 

@@ -1,6 +1,7 @@
 //! What can be asked of the program when it is started, and the command line that says it.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use serde_json::Value;
 use tieline_transport::{ChannelConfig, Environment, Guardian, StopTimeouts};
 
 use super::Callbacks;
+use super::files::Files;
 
 /// What the program is asked for when it is started. Everything has a default that is the program's
 /// own; what is not here goes into [`extra_args`](Self::extra_args).
@@ -21,9 +23,9 @@ pub struct Options {
     pub env: Environment,
     /// Who uses it, as the program is told by `CLAUDE_CODE_ENTRYPOINT`; `sdk-tieline` by default.
     pub entrypoint: String,
-    /// `--system-prompt`: instead of its own.
+    /// `--system-prompt`: instead of its own. A long one is handed over in a file.
     pub system_prompt: Option<String>,
-    /// `--append-system-prompt`: behind its own.
+    /// `--append-system-prompt`: behind its own. A long one is handed over in a file.
     pub append_system_prompt: Option<String>,
     /// `--tools`: the built-in tools that exist at all; an empty list is none.
     pub tools: Option<Vec<String>>,
@@ -59,13 +61,13 @@ pub struct Options {
     pub fork_session: bool,
     /// `--no-session-persistence`: nothing of it is kept on disk.
     pub no_session_persistence: bool,
-    /// `--settings`: a file, or JSON.
+    /// `--settings`: a file, or JSON, which is handed over in a file.
     pub settings: Option<String>,
     /// `--setting-sources`: of `user`, `project` and `local`; an empty list is none.
     pub setting_sources: Option<Vec<String>>,
     /// `--add-dir`, each.
     pub add_dirs: Vec<PathBuf>,
-    /// `--mcp-config`, each: a file, or JSON.
+    /// `--mcp-config`, each: a file, or JSON, which is handed over in a file.
     pub mcp_configs: Vec<String>,
     /// `--strict-mcp-config`: no other MCP servers.
     pub strict_mcp_config: bool,
@@ -79,7 +81,8 @@ pub struct Options {
     pub max_thinking_tokens: Option<u32>,
     /// `--effort`.
     pub effort: Option<String>,
-    /// `--json-schema`: what the result must look like.
+    /// `--json-schema`: what the result must look like. The program takes it only as an argument, which on Linux
+    /// holds 128 KiB.
     pub json_schema: Option<Value>,
     /// `--debug-file`.
     pub debug_file: Option<PathBuf>,
@@ -155,10 +158,52 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The command line, without the program. A value always shares an argument with its flag, so
-    /// that none is ever taken for a flag.
+    /// The command line, without the program, with every value in it. A value always shares an argument with
+    /// its flag, so that none is ever taken for a flag.
+    ///
+    /// [`Cli::connect`](super::Cli::connect) hands large and private values over in files.
     pub fn args(&self) -> Vec<OsString> {
+        self.write(Args(Vec::new())).0
+    }
+
+    /// The command line, and the files that it names.
+    pub(super) fn args_and_files(&self) -> io::Result<(Vec<OsString>, Option<Files>)> {
+        let is_long = |text: &Option<String>| text.as_ref().is_some_and(|it| it.len() > MAX_INLINE);
+        let is_json = |text: &String| text.trim_start().starts_with('{');
+        let needs_files = is_long(&self.system_prompt)
+            || is_long(&self.append_system_prompt)
+            || self.settings.iter().chain(&self.mcp_configs).any(is_json);
+        if !needs_files {
+            return Ok((self.args(), None));
+        }
+        let mut files = Files::new()?;
+        let mut in_files = self.clone();
+        let mut by_file = |text: &mut String| {
+            let path = files.add(text)?.into_os_string().into_string();
+            *text = path.map_err(|_| {
+                io::Error::other("the path of the temporary directory is not UTF-8")
+            })?;
+            io::Result::Ok(())
+        };
+        in_files.settings.iter_mut().chain(&mut in_files.mcp_configs).filter(|it| is_json(it))
+            .try_for_each(&mut by_file)?;
+        let mut prompts = Vec::new();
+        for (flag, prompt) in [
+            ("--system-prompt-file", &mut in_files.system_prompt),
+            ("--append-system-prompt-file", &mut in_files.append_system_prompt),
+        ] {
+            if is_long(prompt) && let Some(mut text) = prompt.take() {
+                by_file(&mut text)?;
+                prompts.push((flag, text));
+            }
+        }
         let mut args = Args(Vec::new());
+        prompts.into_iter().for_each(|(flag, path)| args.value(flag, &Some(path)));
+        let args = in_files.write(args).0;
+        Ok((args, Some(files)))
+    }
+
+    fn write(&self, mut args: Args) -> Args {
         for always in ["--output-format=stream-json", "--verbose", "--input-format=stream-json"] {
             args.0.push(always.into());
         }
@@ -195,7 +240,7 @@ impl Options {
         args.value("--json-schema", &self.json_schema.as_ref().map(Value::to_string));
         args.value("--debug-file", &self.debug_file);
         args.0.extend(self.extra_args.iter().cloned());
-        args.0
+        args
     }
 
     /// The program's environment: what is asked for, beginning with who we are. `CLAUDECODE`, by which
@@ -212,6 +257,9 @@ impl Options {
         self.env.clone().with_defaults(ours)
     }
 }
+
+/// Prompts up to this length are arguments, which older programs take as well.
+const MAX_INLINE: usize = 16 << 10;
 
 struct Args(Vec<OsString>);
 
@@ -313,6 +361,38 @@ mod tests {
             );
             assert_eq!(args[ALWAYS..], **expected);
         }
+    }
+
+    #[test]
+    fn large_and_private_values_are_handed_over_in_files() {
+        let long = |letter: &str| letter.repeat(MAX_INLINE + 1);
+        let options = Options {
+            system_prompt: Some(long("a")),
+            append_system_prompt: Some(long("b")),
+            settings: Some("{\"env\":{}}".into()),
+            mcp_configs: vec!["a/file.json".into(), " {\"mcpServers\":{}}".into()],
+            ..Options::default()
+        };
+        let (args, files) = options.args_and_files().unwrap();
+        let value = |flag: &str| {
+            let value = |arg: &OsString| arg.to_str()?.strip_prefix(flag).map(str::to_owned);
+            args.iter().filter_map(value).collect::<Vec<_>>()
+        };
+        let content = |path: &str| std::fs::read_to_string(path).unwrap();
+        assert_eq!(content(&value("--system-prompt-file=")[0]), long("a"));
+        assert_eq!(content(&value("--append-system-prompt-file=")[0]), long("b"));
+        assert_eq!(content(&value("--settings=")[0]), "{\"env\":{}}");
+        let configs = value("--mcp-config=");
+        assert_eq!(configs[0], "a/file.json");
+        assert_eq!(content(&configs[1]), " {\"mcpServers\":{}}");
+        assert!(args.iter().all(|arg| arg.len() < 4096));
+        drop(files);
+        assert!(!std::path::Path::new(&configs[1]).exists());
+
+        let short = Options { system_prompt: Some("be brief".into()), ..Options::default() };
+        let (args, files) = short.args_and_files().unwrap();
+        assert!(files.is_none());
+        assert_eq!(args, short.args());
     }
 
     #[test]

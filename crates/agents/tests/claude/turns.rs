@@ -41,6 +41,44 @@ async fn a_turn_is_had_with_the_six_methods() {
 }
 
 #[tokio::test]
+async fn prompts_longer_than_an_argument_reach_the_model() {
+    let world = World::new(|asked| {
+        let system = asked.body()["system"].to_string();
+        Reply::Text(format!("{} {}", system.matches("[one]").count(), system.matches("[two]").count()))
+    })
+    .await;
+    // More than 128 KiB each, which is what Linux takes of an argument.
+    let options = Options {
+        system_prompt: Some("[one]".repeat(40_000)),
+        append_system_prompt: Some("[two]".repeat(30_000)),
+        settings: Some(json!({ "env": { "LONG": "x".repeat(200_000) } }).to_string()),
+        mcp_configs: vec![json!({ "mcpServers": {}, "x": "x".repeat(200_000) }).to_string()],
+        ..world.options()
+    };
+    let mut answer = query("x".repeat(200_000), &options).await.unwrap();
+    let mut text = None;
+    while let Some(message) = within("the answer", answer.next()).await {
+        if let Message::Result(result) = message.unwrap() {
+            text = result.text().map(str::to_owned);
+        }
+    }
+    assert_eq!(text.as_deref(), Some("40000 30000"));
+}
+
+#[tokio::test]
+async fn value_that_the_program_takes_only_as_an_argument_says_so_if_it_is_too_long() {
+    let world = World::new(echo).await;
+    let schema = json!({ "description": "secret ".repeat(30_000) });
+    let options = Options { json_schema: Some(schema), ..world.options() };
+    let error = Cli::connect(&options).await.unwrap_err();
+    let Error::Launch(error) = error else { panic!("{error}") };
+    assert!(error.hint().unwrap().contains("128 KiB"), "{error:?}");
+    for text in [error.to_string(), format!("{error:?}")] {
+        assert!(text.len() < 1000 && !text.contains("secret"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn one_session_has_many_turns() {
     let world = World::new(|asked| {
         Reply::Text(format!(

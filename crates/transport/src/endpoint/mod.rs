@@ -4,6 +4,7 @@ mod argv;
 mod host;
 mod percent;
 mod pipe;
+mod redact;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -12,6 +13,7 @@ use std::str::FromStr;
 use tieline_proto::FramingKind;
 
 pub use self::host::is_loopback;
+pub use self::redact::redact;
 use crate::{ErrorKind, Operation, TransportError};
 
 /// Where to go.
@@ -31,8 +33,9 @@ use crate::{ErrorKind, Operation, TransportError};
 /// | `content-length+exec:pylsp` | with the framing in front |
 /// | `resume+unix:/run/agent.sock` | by a session that survives its connection, in place of a framing |
 ///
-/// Printing and parsing are each other's inverse.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// `Display` and `Debug` are for people: of a command line and of a URL they leave out what looks like a
+/// secret, and cut what is long. [`exact`](Self::exact) prints all of it, which parses as the same endpoint.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     framing: Option<FramingKind>,
     resumes: bool,
@@ -40,7 +43,7 @@ pub struct Endpoint {
 }
 
 /// An [`Endpoint`] without its framing.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
     /// A Unix socket's path.
@@ -146,6 +149,11 @@ impl Endpoint {
         self.clone()
     }
 
+    /// Prints all of it, secrets included; the text parses as the same endpoint. Not for errors and logs.
+    pub fn exact(&self) -> impl fmt::Display + '_ {
+        Exact(self, Secrets::Included)
+    }
+
     /// The framing that stands in front, if one does.
     pub fn framing(&self) -> Option<FramingKind> {
         self.framing
@@ -172,30 +180,60 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.framing {
-            _ if self.resumes => f.write_str("resume+")?,
+        write!(f, "{}", Exact(self, Secrets::LeftOut))
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({self})")
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Address({})", Endpoint::new(self.clone()))
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Secrets {
+    Included,
+    LeftOut,
+}
+
+/// An endpoint's text.
+struct Exact<'a>(&'a Endpoint, Secrets);
+
+impl fmt::Display for Exact<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(endpoint, secrets) = self;
+        match endpoint.framing {
+            _ if endpoint.resumes => f.write_str("resume+")?,
             Some(framing) => write!(f, "{framing}+")?,
             None => {}
         }
-        write!(f, "{}:", self.scheme())?;
-        match &self.address {
+        write!(f, "{}:", endpoint.scheme())?;
+        match (&endpoint.address, secrets) {
             // A path that begins with `@` would read as an abstract name.
-            Address::Unix(path) if path.as_encoded_bytes().starts_with(b"@") => {
+            (Address::Unix(path), _) if path.as_encoded_bytes().starts_with(b"@") => {
                 f.write_str("%40")?;
                 percent::write(f, path.as_encoded_bytes().get(1..).unwrap_or_default())
             }
-            Address::Unix(path) => percent::write(f, path.as_encoded_bytes()),
-            Address::UnixAbstract(name) => {
+            (Address::Unix(path), _) => percent::write(f, path.as_encoded_bytes()),
+            (Address::UnixAbstract(name), _) => {
                 f.write_str("@")?;
                 percent::write(f, name.as_encoded_bytes())
             }
-            Address::Pipe(name) => pipe::write(f, name),
-            Address::Exec(argv) => argv::write(f, argv),
-            Address::Stdio => Ok(()),
-            Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Address::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Address::Memory(name) => f.write_str(name),
-            Address::Other { rest, .. } => f.write_str(rest),
+            (Address::Pipe(name), _) => pipe::write(f, name),
+            (Address::Exec(argv), Secrets::Included) => argv::write(f, argv),
+            (Address::Exec(argv), Secrets::LeftOut) => argv::write(f, &redact::argv(argv)),
+            (Address::Stdio, _) => Ok(()),
+            (Address::Tcp { host, port }, _) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            (Address::Tcp { host, port }, _) => write!(f, "{host}:{port}"),
+            (Address::Memory(name), _) => f.write_str(name),
+            (Address::Other { rest, .. }, Secrets::Included) => f.write_str(rest),
+            (Address::Other { rest, .. }, Secrets::LeftOut) => f.write_str(&redact::url(rest)),
         }
     }
 }
@@ -209,7 +247,7 @@ impl FromStr for Endpoint {
         }
         let (head, rest) = text.split_once(':').ok_or_else(|| {
             let error =
-                bad(format!("`{text}` has no scheme"), "write it like unix:/run/agent.sock");
+                bad(format!("`{}` has no scheme", redact(text)), "write it like unix:/run/agent.sock");
             match text.contains('/') {
                 true => error.with_hint(format!("if it is a socket, write unix:{text}")),
                 false => error,
@@ -452,14 +490,14 @@ mod tests {
         ) {
             let framing = framing.filter(|_| !resumes);
             let endpoint = Endpoint { framing, resumes, address };
-            let text = endpoint.to_string();
+            let text = endpoint.exact().to_string();
             prop_assert_eq!(text.parse::<Endpoint>().unwrap(), endpoint, "{}", text);
         }
 
         #[test]
         fn what_parses_prints_to_the_same_endpoint(text in "(lines\\+|resume\\+)?(unix|pipe|exec|mem|a):[ -~é]{0,16}") {
             if let Ok(endpoint) = text.parse::<Endpoint>() {
-                prop_assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
+                prop_assert_eq!(endpoint.exact().to_string().parse::<Endpoint>().unwrap(), endpoint);
             }
         }
     }
@@ -487,6 +525,6 @@ mod tests {
         use std::os::unix::ffi::OsStringExt;
         let path = OsString::from_vec((1..=255).collect());
         let endpoint = Endpoint::unix(path);
-        assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
+        assert_eq!(endpoint.exact().to_string().parse::<Endpoint>().unwrap(), endpoint);
     }
 }

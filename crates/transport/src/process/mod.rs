@@ -29,6 +29,7 @@ mod stdin;
 mod unread;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -67,8 +68,9 @@ pub struct Process;
 /// does, or [`StopTimeouts::drain`] after the child has ended, whichever comes first.
 pub type ProcessConnection = IoConnection<ChildStdout, ChildStdin>;
 
-/// What [`Process`] needs to know. There is no shell: the arguments arrive as they are.
-#[derive(Clone, Debug)]
+/// What [`Process`] needs to know. There is no shell: the arguments arrive as they are. `Debug` leaves out
+/// what looks like a secret in them.
+#[derive(Clone)]
 pub struct ProcessConfig {
     /// The program: a path, or a name to look for in our own `PATH`, whatever the child's will be.
     pub program: OsString,
@@ -85,6 +87,19 @@ pub struct ProcessConfig {
     pub guardian: Option<Guardian>,
     /// Where it is counted how it ended, and what it left.
     pub account: Option<ProcessAccount>,
+}
+
+impl fmt::Debug for ProcessConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessConfig")
+            .field("command", &self.endpoint())
+            .field("cwd", &self.cwd)
+            .field("env", &self.env)
+            .field("stop", &self.stop)
+            .field("guardian", &self.guardian)
+            .field("account", &self.account)
+            .finish()
+    }
 }
 
 impl ProcessConfig {

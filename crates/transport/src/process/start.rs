@@ -93,5 +93,13 @@ pub(super) fn launch_failed(error: io::Error) -> TransportError {
         ErrorKind::Io => ErrorKind::LaunchFailed,
         kind => kind,
     };
-    TransportError::new(kind, Operation::Launch).because(error)
+    let is_too_long = error.kind() == io::ErrorKind::ArgumentListTooLong;
+    let failed = TransportError::new(kind, Operation::Launch).because(error);
+    match is_too_long {
+        true => failed.with_hint(
+            "an argument, or all of them with the environment, is longer than the system takes (on Linux 128 KiB \
+             for one): hand large values over in a file or on stdin",
+        ),
+        false => failed,
+    }
 }

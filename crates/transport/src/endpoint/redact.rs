@@ -1,0 +1,244 @@
+//! Endpoints as errors and logs print them: secrets are left out, and long arguments are cut.
+//!
+//! A command line belongs to a user, and nobody knows all the ways in which programs take secrets. So what
+//! looks like one is not printed, and of everything else little is.
+
+use std::ffi::OsString;
+
+/// How many characters of an argument are printed, and of the program.
+const MAX_ARGUMENT: usize = 40;
+const MAX_PROGRAM: usize = 200;
+
+/// How many arguments are printed.
+const MAX_ARGUMENTS: usize = 8;
+
+/// What stands in place of what is left out.
+const LEFT_OUT: &str = "…";
+
+/// Parts of names whose values are secrets.
+const SECRET_NAMES: [&str; 11] = [
+    "token", "secret", "pass", "pwd", "key", "credential", "auth", "bearer", "cookie", "jwt",
+    "signature",
+];
+
+/// Options of one letter that take a secret: a user with a password, a prompt.
+const SECRET_OPTIONS: [&str; 4] = ["-u", "-p", "-P", "-w"];
+
+/// How well-known tokens begin.
+const TOKENS: [&str; 9] =
+    ["sk-", "pk-", "ghp_", "gho_", "github_pat_", "glpat-", "xox", "AKIA", "eyJ"];
+
+/// A word of this length is taken for a token if it reads like one.
+const MIN_TOKEN: usize = 16;
+
+/// A command line for people.
+pub(super) fn argv(argv: &[OsString]) -> Vec<OsString> {
+    let mut shown = Vec::new();
+    let mut is_secret = false;
+    for (at, word) in argv.iter().enumerate().take(MAX_ARGUMENTS + 1) {
+        let word = word.to_string_lossy();
+        shown.push(match at {
+            0 => cut(&word, MAX_PROGRAM),
+            _ if is_secret => LEFT_OUT.to_owned(),
+            _ => argument(&word),
+        });
+        is_secret = at > 0 && announces_secret(&word);
+    }
+    if argv.len() > MAX_ARGUMENTS + 1 {
+        shown.push(LEFT_OUT.to_owned());
+    }
+    shown.into_iter().map(OsString::from).collect()
+}
+
+/// What stands behind the colon of a URL's scheme.
+pub(super) fn url(rest: &str) -> String {
+    let (front, query) = rest.find(['?', '#']).map_or((rest, ""), |at| rest.split_at(at));
+    let mut shown = match (front.starts_with("//"), front.rsplit_once('@')) {
+        (true, Some((_, host))) => format!("//{LEFT_OUT}@{}", segments(host)),
+        _ => segments(front),
+    };
+    for pair in query.split_inclusive(['?', '&', '#']) {
+        let bare = pair.strip_suffix(['?', '&', '#']).unwrap_or(pair);
+        shown.push_str(&pair_or_word(bare));
+        shown.push_str(pair.get(bare.len()..).unwrap_or_default());
+    }
+    shown
+}
+
+/// Also a part of a path may be all that lets somebody in.
+fn segments(path: &str) -> String {
+    let segments = path.split('/').map(|it| if looks_secret(it) { LEFT_OUT } else { it });
+    segments.collect::<Vec<_>>().join("/")
+}
+
+/// Text that a person typed, for an error about it: an endpoint, or anything else.
+pub fn redact(text: &str) -> String {
+    let words: Vec<OsString> =
+        std::iter::once("").chain(text.split_whitespace()).map(OsString::from).collect();
+    let shown: Vec<_> = argv(&words).iter().skip(1).map(|it| it.to_string_lossy().into()).collect();
+    shown.join(" ")
+}
+
+fn argument(argument: &str) -> String {
+    // A header, a script, or any other text. What follows a secret in it may belong to the secret.
+    let mut shown: Vec<String> = Vec::new();
+    let mut is_secret = false;
+    for word in argument.split_whitespace() {
+        let word_shown = if is_secret { LEFT_OUT.to_owned() } else { pair_or_word(word) };
+        let is_left_out = word_shown.contains(LEFT_OUT);
+        shown.push(word_shown);
+        if is_left_out {
+            break;
+        }
+        is_secret = announces_secret(word);
+    }
+    cut(&shown.join(" "), MAX_ARGUMENT)
+}
+
+/// `name=value`, `name:value`, a URL, or a word of any other kind.
+fn pair_or_word(word: &str) -> String {
+    if is_json(word) {
+        return LEFT_OUT.to_owned();
+    }
+    if let Some((scheme, rest)) = word.split_once("://") {
+        let (front, scheme) = scheme.rsplit_once('=').unwrap_or(("", scheme));
+        let front = if front.is_empty() { String::new() } else { format!("{front}=") };
+        return match is_secret_name(&front) {
+            true => format!("{front}{LEFT_OUT}"),
+            false => format!("{front}{scheme}:{}", url(&format!("//{rest}"))),
+        };
+    }
+    match word.split_once(['=', ':']) {
+        Some((name, value)) if !value.is_empty() => {
+            let sign = word.get(name.len()..=name.len()).unwrap_or_default();
+            let shown = if is_secret_name(name) || looks_secret(value) { LEFT_OUT } else { value };
+            format!("{name}{sign}{shown}")
+        }
+        _ if looks_secret(word) => LEFT_OUT.to_owned(),
+        _ => word.to_owned(),
+    }
+}
+
+/// Whether the word behind this one is a secret: `--api-key`, `Authorization:`, `Bearer`.
+fn announces_secret(word: &str) -> bool {
+    let is_name = word.starts_with('-') && !word.contains('=') || word.ends_with(':');
+    let is_bare = ["bearer", "basic"].iter().any(|it| word.eq_ignore_ascii_case(it));
+    (is_name && is_secret_name(word)) || is_bare || SECRET_OPTIONS.contains(&word)
+}
+
+fn is_secret_name(name: &str) -> bool {
+    let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    let plain = plain.to_ascii_lowercase();
+    SECRET_NAMES.iter().any(|part| plain.contains(part))
+}
+
+/// JSON, in which anything may be, and what reads like a token: long, of letters and digits.
+fn looks_secret(value: &str) -> bool {
+    let is_known = TOKENS.iter().any(|token| value.starts_with(token));
+    let is_random = value.len() >= MIN_TOKEN
+        && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_+=".contains(&byte))
+        && value.bytes().any(|byte| byte.is_ascii_digit())
+        && value.bytes().any(|byte| byte.is_ascii_alphabetic());
+    is_json(value) || is_known || is_random
+}
+
+fn is_json(value: &str) -> bool {
+    value.starts_with(['{', '['])
+}
+
+fn cut(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        Some((at, _)) => format!("{}{LEFT_OUT}", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Endpoint;
+    use proptest::prelude::*;
+
+    #[test]
+    fn secrets_of_a_command_line_are_left_out() {
+        for (args, expected) in [
+            (&["--verbose", "server.py", "stdio"][..], "exec:x --verbose server.py stdio"),
+            (&["-y", "@scope/server-everything"], "exec:x -y @scope/server-everything"),
+            (&["--token=abc", "y"], "exec:x --token=… y"),
+            (&["--api-key", "abc", "y"], "exec:x --api-key … y"),
+            (&["API_KEY=abc", "x=1"], "exec:x API_KEY=… x=1"),
+            (&["-e", "GITHUB_TOKEN=abc"], "exec:x -e GITHUB_TOKEN=…"),
+            (&["-u", "me:abc"], "exec:x -u …"),
+            (&["-p", "say it"], "exec:x -p …"),
+            (&["-H", "Authorization: Bearer abc"], r#"exec:["x","-H","Authorization: …"]"#),
+            (&["-H", "X-Api-Key:abc"], "exec:x -H X-Api-Key:…"),
+            (&["-c", "export TOKEN=abc; y"], r#"exec:["x","-c","export TOKEN=…"]"#),
+            (&["--password=a b c"], "exec:x --password=…"),
+            (&["--settings={\"a\": 1, \"b\": 2}"], "exec:x --settings=…"),
+            (&["-p", "--token", "abc"], "exec:x -p … …"),
+            (&["--mcp-config={\"a\":1}"], "exec:x --mcp-config=…"),
+            (&["{\"apiKey\":\"abc\"}"], "exec:x …"),
+            (&["sk-abc", "ghp_abc", "eyJhbc.d.e"], "exec:x … … …"),
+            (&["0123456789abcdef0123"], "exec:x …"),
+            (&["--session=0123456789abcdef0123"], "exec:x --session=…"),
+            (&["https://me:abc@host/p?x=y"], "exec:x https://…@host/p?x=y"),
+            (&["--url=wss://host?access_token=abc&x=y"], "exec:x --url=wss://host?access_token=…&x=y"),
+            (&["--auth-url=https://host/abc"], "exec:x --auth-url=…"),
+        ] {
+            assert_eq!(Endpoint::exec("x", args).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn long_command_lines_are_cut() {
+        let long = "long ".repeat(1000);
+        let shown = Endpoint::exec("x", [long.as_str()]).to_string();
+        assert_eq!(shown.chars().filter(|c| *c == 'g').count(), 8, "{shown}");
+        let many = ["a"; 20];
+        assert_eq!(Endpoint::exec("x", many).to_string(), "exec:x a a a a a a a a …");
+        let program = "x".repeat(1000);
+        assert_eq!(Endpoint::exec(&program, many).to_string().matches('x').count(), 201);
+    }
+
+    #[test]
+    fn secrets_of_a_url_are_left_out() {
+        for (text, expected) in [
+            ("ws://host:80/x?y=z", "ws://host:80/x?y=z"),
+            ("ws://me:abc@host/x", "ws://…@host/x"),
+            ("ws://abc@host", "ws://…@host"),
+            ("ws://me:abc/def@host/x", "ws://…@host/x"),
+            ("https://host/hooks/T0123456789ABCDEF/x#token=abc", "https://host/hooks/…/x#token=…"),
+            ("wss://host/x?token=abc&y=z#sig", "wss://host/x?token=…&y=z#sig"),
+            ("http-unix:/run/a:/x?key=abc", "http-unix:/run/a:/x?key=…"),
+            ("resume+ws://host?s=0123456789abcdef", "resume+ws://host?s=…"),
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!(endpoint.to_string(), expected);
+            assert_eq!(endpoint.exact().to_string(), text);
+            let debug = format!("{endpoint:?} {:?}", endpoint.address());
+            assert!(!debug.contains("abc"), "{debug}");
+        }
+        assert_eq!(redact("my-agent --token=abc def"), "my-agent --token=… def");
+    }
+
+    proptest! {
+        /// Whatever the words around it.
+        #[test]
+        fn value_of_a_secret_option_is_never_printed(
+            before in prop::collection::vec("[a-z -]{0,60}", 0..12),
+            name in "--[a-z-]{0,8}(token|api-key|password)[a-z-]{0,8}",
+            joined: bool,
+        ) {
+            let secret = "QQQZZZ";
+            let mut args = before;
+            match joined {
+                true => args.push(format!("{name}={secret}")),
+                false => args.extend([name, secret.to_owned()]),
+            }
+            let endpoint = Endpoint::exec("x", &args);
+            let shown = format!("{endpoint} {endpoint:?} {:?}", endpoint.address());
+            prop_assert!(!shown.contains(secret), "{}", shown);
+            prop_assert!(shown.chars().count() < 3000);
+        }
+    }
+}
