@@ -15,15 +15,22 @@ const SECRET: &str = "Xyzzy-7";
 /// Arguments that programs take secrets by.
 fn secrets() -> Vec<String> {
     [
-        "--token=S", "--api-key", "S", "API_KEY=S", "-u", "me:S", "Authorization: Bearer S",
-        "--mcp-config={\"env\": {\"X\": \"S\"}}", "https://me:S@host/x?token=S",
+        "--token=S",
+        "--api-key",
+        "S",
+        "API_KEY=S",
+        "-u",
+        "me:S",
+        "Authorization: Bearer S",
+        "--mcp-config={\"env\": {\"X\": \"S\"}}",
+        "https://me:S@host/x?token=S",
     ]
     .map(|it| it.replace('S', SECRET))
     .to_vec()
 }
 
 fn exec(program: &str) -> String {
-    let mut argv = vec![program.to_owned()];
+    let mut argv: Vec<String> = program.split(' ').map(str::to_owned).collect();
     argv.extend(secrets());
     format!("exec:{}", serde_json::to_string(&argv).unwrap())
 }
@@ -88,7 +95,7 @@ fn servers_and_proxies_print_no_secret_of_a_program() {
     assert_eq!(serve.line().as_deref(), Some(&*socket));
     let web = serve.line().unwrap();
 
-    let mut chaos = traced(&["chaos", &proxy, &exec("cat")]);
+    let mut chaos = traced(&["chaos", &proxy, &exec("sh -c cat sh")]);
     let mut chaos = Program::start(&mut chaos);
     assert_eq!(chaos.line().as_deref(), Some(&*proxy));
     let proxied = Program::run(&mut traced(&["connect", &proxy]), "1\n");
@@ -102,7 +109,8 @@ fn servers_and_proxies_print_no_secret_of_a_program() {
         told.push(Program::run(&mut traced(args), "").stdout);
     }
     assert!(told.iter().all(|it| it.contains(&socket)), "{told:?}");
-    let metrics = std::process::Command::new("curl").args(["-s", &format!("{web}/metrics")]).output();
+    let metrics =
+        std::process::Command::new("curl").args(["-s", &format!("{web}/metrics")]).output();
     told.push(String::from_utf8(metrics.unwrap().stdout).unwrap());
     client.send("2");
     until("it was started again", || serve.stderr().contains("again"));

@@ -52,8 +52,9 @@ impl Cli {
     pub async fn connect(options: &Options) -> Result<Self, Error> {
         let program = find(options.program.as_deref())?;
         let (args, files) = options.args_and_files().map_err(|error| {
-            TransportError::of(error, Operation::Launch)
-                .with_hint("large prompts and configurations are handed over in the temporary directory")
+            TransportError::of(error, Operation::Launch).with_hint(
+                "large prompts and configurations are handed over in the temporary directory",
+            )
         })?;
         let config = ProcessConfig {
             cwd: options.cwd.clone(),

@@ -185,14 +185,20 @@ impl Options {
             })?;
             io::Result::Ok(())
         };
-        in_files.settings.iter_mut().chain(&mut in_files.mcp_configs).filter(|it| is_json(it))
+        in_files
+            .settings
+            .iter_mut()
+            .chain(&mut in_files.mcp_configs)
+            .filter(|it| is_json(it))
             .try_for_each(&mut by_file)?;
         let mut prompts = Vec::new();
         for (flag, prompt) in [
             ("--system-prompt-file", &mut in_files.system_prompt),
             ("--append-system-prompt-file", &mut in_files.append_system_prompt),
         ] {
-            if is_long(prompt) && let Some(mut text) = prompt.take() {
+            if is_long(prompt)
+                && let Some(mut text) = prompt.take()
+            {
                 by_file(&mut text)?;
                 prompts.push((flag, text));
             }

@@ -44,7 +44,11 @@ async fn a_turn_is_had_with_the_six_methods() {
 async fn prompts_longer_than_an_argument_reach_the_model() {
     let world = World::new(|asked| {
         let system = asked.body()["system"].to_string();
-        Reply::Text(format!("{} {}", system.matches("[one]").count(), system.matches("[two]").count()))
+        Reply::Text(format!(
+            "{} {}",
+            system.matches("[one]").count(),
+            system.matches("[two]").count()
+        ))
     })
     .await;
     // More than 128 KiB each, which is what Linux takes of an argument.

@@ -246,8 +246,10 @@ impl FromStr for Endpoint {
             return Ok(Self::new(Address::Pipe(name.to_owned())));
         }
         let (head, rest) = text.split_once(':').ok_or_else(|| {
-            let error =
-                bad(format!("`{}` has no scheme", redact(text)), "write it like unix:/run/agent.sock");
+            let error = bad(
+                format!("`{}` has no scheme", redact(text)),
+                "write it like unix:/run/agent.sock",
+            );
             match text.contains('/') {
                 true => error.with_hint(format!("if it is a socket, write unix:{text}")),
                 false => error,

@@ -17,7 +17,16 @@ const LEFT_OUT: &str = "…";
 
 /// Parts of names whose values are secrets.
 const SECRET_NAMES: [&str; 11] = [
-    "token", "secret", "pass", "pwd", "key", "credential", "auth", "bearer", "cookie", "jwt",
+    "token",
+    "secret",
+    "pass",
+    "pwd",
+    "key",
+    "credential",
+    "auth",
+    "bearer",
+    "cookie",
+    "jwt",
     "signature",
 ];
 
@@ -57,10 +66,10 @@ pub(super) fn url(rest: &str) -> String {
         (true, Some((_, host))) => format!("//{LEFT_OUT}@{}", segments(host)),
         _ => segments(front),
     };
-    for pair in query.split_inclusive(['?', '&', '#']) {
-        let bare = pair.strip_suffix(['?', '&', '#']).unwrap_or(pair);
-        shown.push_str(&pair_or_word(bare));
-        shown.push_str(pair.get(bare.len()..).unwrap_or_default());
+    for piece in query.split_inclusive(['?', '&', '#']) {
+        let bare = piece.trim_end_matches(['?', '&', '#']);
+        shown.push_str(&pair(bare));
+        shown.push_str(piece.get(bare.len()..).unwrap_or_default());
     }
     shown
 }
@@ -75,7 +84,8 @@ fn segments(path: &str) -> String {
 pub fn redact(text: &str) -> String {
     let words: Vec<OsString> =
         std::iter::once("").chain(text.split_whitespace()).map(OsString::from).collect();
-    let shown: Vec<_> = argv(&words).iter().skip(1).map(|it| it.to_string_lossy().into()).collect();
+    let shown: Vec<String> =
+        argv(&words).iter().skip(1).map(|it| it.to_string_lossy().into_owned()).collect();
     shown.join(" ")
 }
 
@@ -95,7 +105,7 @@ fn argument(argument: &str) -> String {
     cut(&shown.join(" "), MAX_ARGUMENT)
 }
 
-/// `name=value`, `name:value`, a URL, or a word of any other kind.
+/// A URL, pairs like `name=value` and `name:value`, or a word of any other kind.
 fn pair_or_word(word: &str) -> String {
     if is_json(word) {
         return LEFT_OUT.to_owned();
@@ -108,15 +118,31 @@ fn pair_or_word(word: &str) -> String {
             false => format!("{front}{scheme}:{}", url(&format!("//{rest}"))),
         };
     }
-    match word.split_once(['=', ':']) {
-        Some((name, value)) if !value.is_empty() => {
-            let sign = word.get(name.len()..=name.len()).unwrap_or_default();
-            let shown = if is_secret_name(name) || looks_secret(value) { LEFT_OUT } else { value };
-            format!("{name}{sign}{shown}")
+    let mut shown = String::new();
+    for piece in word.split_inclusive(['?', '&', '#', ';', ',']) {
+        let bare = piece.trim_end_matches(['?', '&', '#', ';', ',']);
+        let printed = pair(bare);
+        let is_left_out = printed.contains(LEFT_OUT);
+        shown.push_str(&printed);
+        if is_left_out {
+            // A secret may contain any of these signs.
+            break;
         }
-        _ if looks_secret(word) => LEFT_OUT.to_owned(),
-        _ => word.to_owned(),
+        shown.push_str(piece.get(bare.len()..).unwrap_or_default());
     }
+    shown
+}
+
+fn pair(piece: &str) -> String {
+    for sign in ['=', ':'] {
+        if let Some((name, value)) = piece.split_once(sign)
+            && !value.is_empty()
+            && (is_secret_name(name) || looks_secret(value))
+        {
+            return format!("{name}{sign}{LEFT_OUT}");
+        }
+    }
+    if looks_secret(piece) { LEFT_OUT.to_owned() } else { piece.to_owned() }
 }
 
 /// Whether the word behind this one is a secret: `--api-key`, `Authorization:`, `Bearer`.
@@ -173,6 +199,7 @@ mod tests {
             (&["-H", "Authorization: Bearer abc"], r#"exec:["x","-H","Authorization: …"]"#),
             (&["-H", "X-Api-Key:abc"], "exec:x -H X-Api-Key:…"),
             (&["-c", "export TOKEN=abc; y"], r#"exec:["x","-c","export TOKEN=…"]"#),
+            (&["--password=a,b;c&d", "x=y,z"], "exec:x --password=… x=y,z"),
             (&["--password=a b c"], "exec:x --password=…"),
             (&["--settings={\"a\": 1, \"b\": 2}"], "exec:x --settings=…"),
             (&["-p", "--token", "abc"], "exec:x -p … …"),
@@ -182,7 +209,10 @@ mod tests {
             (&["0123456789abcdef0123"], "exec:x …"),
             (&["--session=0123456789abcdef0123"], "exec:x --session=…"),
             (&["https://me:abc@host/p?x=y"], "exec:x https://…@host/p?x=y"),
-            (&["--url=wss://host?access_token=abc&x=y"], "exec:x --url=wss://host?access_token=…&x=y"),
+            (
+                &["--url=wss://host?access_token=abc&x=y"],
+                "exec:x --url=wss://host?access_token=…&x=y",
+            ),
             (&["--auth-url=https://host/abc"], "exec:x --auth-url=…"),
         ] {
             assert_eq!(Endpoint::exec("x", args).to_string(), expected);
@@ -219,6 +249,7 @@ mod tests {
             assert!(!debug.contains("abc"), "{debug}");
         }
         assert_eq!(redact("my-agent --token=abc def"), "my-agent --token=… def");
+        assert_eq!(redact("unix:/a?token=abc"), "unix:/a?token=…");
     }
 
     proptest! {
