@@ -59,15 +59,20 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
 /// Where clients connect: with the port that was found, and what is asked for behind it.
 fn shown(listen: &Bytes, bound: &Endpoint, target: &Bytes) -> Result<String, TransportError> {
     let Address::Other { scheme, .. } = listen.endpoint.address() else {
-        return Ok(bound.to_string());
+        return Ok(bound.exact().to_string());
     };
     let path = match target.is_web() {
         true => WebAddress::of(&target.endpoint)?.target,
         false => WebAddress::of(&listen.endpoint)?.target,
     };
     Ok(match bound.address() {
-        Address::Unix(_) => format!("{}:{path}", bound.to_string().replacen("unix", scheme, 1)),
-        _ => format!("{}{path}", bound.to_string().replacen("tcp:", &format!("{scheme}://"), 1)),
+        Address::Unix(_) => {
+            format!("{}:{path}", bound.exact().to_string().replacen("unix", scheme, 1))
+        }
+        _ => format!(
+            "{}{path}",
+            bound.exact().to_string().replacen("tcp:", &format!("{scheme}://"), 1)
+        ),
     })
 }
 

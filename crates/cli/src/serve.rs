@@ -244,7 +244,7 @@ fn announce(
     // Nobody may be reading either of them; it serves all the same.
     let mut stdout = std::io::stdout();
     for endpoint in endpoints {
-        let _ = writeln!(stdout, "{endpoint}");
+        let _ = writeln!(stdout, "{}", endpoint.exact());
     }
     let tieline = std::env::args().next().unwrap_or_else(|| "tieline".into());
     let web = sites.invitation(&quote(&tieline))?;
@@ -272,7 +272,7 @@ fn invitation(tieline: &str, endpoints: &[Endpoint], program: &Program) -> Strin
         program.name
     );
     for endpoint in endpoints.iter().filter(|it| !Sites::is_one(it)) {
-        let (tieline, endpoint) = (quote(tieline), quote(&endpoint.to_string()));
+        let (tieline, endpoint) = (quote(tieline), quote(&endpoint.exact().to_string()));
         text.push_str(&match program.is_demo {
             true => format!("  {}\n", demo_call(&tieline, &endpoint)),
             false => format!("  {tieline} connect {endpoint}\n"),

@@ -136,14 +136,14 @@ fn web_socket(listener: &Endpoint) -> String {
             let scheme = if scheme == "https" { "wss" } else { "ws" };
             format!("{scheme}:{rest}/ws")
         }
-        _ => listener.to_string(),
+        _ => listener.exact().to_string(),
     }
 }
 
 /// Where streams of events of a listener are.
 fn events(listener: &Endpoint) -> String {
     match listener.address() {
-        Address::Other { scheme, .. } if scheme == "http-unix" => listener.to_string(),
+        Address::Other { scheme, .. } if scheme == "http-unix" => listener.exact().to_string(),
         _ => format!("{listener}/sse"),
     }
 }

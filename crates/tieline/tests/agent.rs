@@ -89,6 +89,6 @@ async fn on_its_own_stdio() {
     let program = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples/agent");
     let program = program.with_extension(std::env::consts::EXE_EXTENSION);
     assert!(program.exists(), "the example is built with the tests, by `cargo test`");
-    let endpoint = tieline::Endpoint::exec(&program, [""; 0]).to_string();
+    let endpoint = tieline::Endpoint::exec(&program, [""; 0]).exact().to_string();
     use_it(tieline::connect(&endpoint).await.unwrap()).await;
 }

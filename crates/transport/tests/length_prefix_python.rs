@@ -18,7 +18,7 @@ fn peer() -> Endpoint {
     let program =
         concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/python/length_prefix_peer.py");
     let endpoint = Endpoint::exec("python3", [program, "echo"]);
-    let text = endpoint.with_framing(FramingKind::LengthPrefix).to_string();
+    let text = endpoint.with_framing(FramingKind::LengthPrefix).exact().to_string();
     assert!(text.starts_with("length-prefix+exec:python3 "), "{text}");
     text.parse().unwrap()
 }

@@ -158,7 +158,7 @@ impl Serve {
             pid: std::process::id(),
             since: rfc3339(about.since.1),
             command: about.command.clone(),
-            listeners: about.listeners.iter().map(Endpoint::to_string).collect(),
+            listeners: about.listeners.iter().map(|it| it.exact().to_string()).collect(),
             connections: Connections {
                 now: view.lines.len() as u64,
                 ever: view.came,
@@ -205,7 +205,7 @@ impl Line {
         Self {
             id,
             kind: client.kind.to_string(),
-            endpoint: client.endpoint.absolute().to_string(),
+            endpoint: client.endpoint.absolute().exact().to_string(),
             peer: client.peer.map(Identity::from),
             since: time(client.since),
             last_activity: time(client.last_activity),

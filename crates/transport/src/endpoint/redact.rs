@@ -62,9 +62,14 @@ pub(super) fn argv(argv: &[OsString]) -> Vec<OsString> {
 /// What stands behind the colon of a URL's scheme.
 pub(super) fn url(rest: &str) -> String {
     let (front, query) = rest.find(['?', '#']).map_or((rest, ""), |at| rest.split_at(at));
-    let mut shown = match (front.starts_with("//"), front.rsplit_once('@')) {
-        (true, Some((_, host))) => format!("//{LEFT_OUT}@{}", segments(host)),
-        _ => segments(front),
+    let mut shown = match front.strip_prefix("//") {
+        Some(front) => {
+            let (user, place) = front.rsplit_once('@').unwrap_or(("", front));
+            let (host, path) = place.find('/').map_or((place, ""), |at| place.split_at(at));
+            let user = if user.is_empty() { String::new() } else { format!("{LEFT_OUT}@") };
+            format!("//{user}{host}{}", segments(path))
+        }
+        None => front.to_owned(),
     };
     for piece in query.split_inclusive(['?', '&', '#']) {
         let bare = piece.trim_end_matches(['?', '&', '#']);
@@ -234,6 +239,8 @@ mod tests {
     fn secrets_of_a_url_are_left_out() {
         for (text, expected) in [
             ("ws://host:80/x?y=z", "ws://host:80/x?y=z"),
+            ("ws://agent-server-prod-01/ws", "ws://agent-server-prod-01/ws"),
+            ("http-unix:/tmp/x0123456789abcdef/a", "http-unix:/tmp/x0123456789abcdef/a"),
             ("ws://me:abc@host/x", "ws://…@host/x"),
             ("ws://abc@host", "ws://…@host"),
             ("ws://me:abc/def@host/x", "ws://…@host/x"),

@@ -48,7 +48,7 @@ fn arguments_arrive_as_they_are() {
     assert_eq!(output(&direct), joined(&words));
     words.pop();
     let endpoint = Endpoint::exec("printf", [OsString::from("%s\\0")].iter().chain(&words));
-    let endpoint: Endpoint = endpoint.to_string().parse().unwrap();
+    let endpoint: Endpoint = endpoint.exact().to_string().parse().unwrap();
     let through_text = Process.config(&endpoint, &Options::default()).unwrap();
     assert_eq!(output(&through_text), joined(&words));
 }
