@@ -22,7 +22,7 @@ use crate::shell::quote;
 
 pub(crate) use call::Call;
 pub(crate) use chaos::{Bytes, Chaos};
-pub(crate) use connect::{Bridge, Connect};
+pub(crate) use connect::{Bridge, Connect, Screen};
 pub(crate) use line::Line;
 pub(crate) use logging::{LogFormat, Logging};
 pub(crate) use serve::Serve;

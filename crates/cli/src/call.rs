@@ -17,7 +17,7 @@ use crate::pretty::pretty;
 use crate::report::Failure;
 use crate::sessions;
 use crate::signals::Signals;
-use crate::terminal::spelled;
+use crate::terminal;
 
 /// So long a call that is given up has to tell the other side so.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -107,9 +107,8 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
                 return Err(why);
             }
         };
-        let is_terminal = std::io::stdout().is_terminal();
-        let result = match is_terminal {
-            true => spelled(&pretty(&result)).into_bytes(),
+        let result = match printer.is_terminal {
+            true => pretty(&result).into_bytes(),
             false => result.to_vec(),
         };
         printer.print(result).await;
@@ -187,9 +186,13 @@ pub(crate) async fn read_stdin(limit: ByteSize) -> std::io::Result<Vec<u8>> {
     wait.await.unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()))
 }
 
-/// Prints on stdout, by a thread, so that a reader that is slow holds up no signal.
+/// Prints on stdout, by a thread, so that a reader that is slow holds up no signal. What goes to a terminal
+/// is escaped.
 #[derive(Clone)]
-pub(crate) struct Printer(mpsc::Sender<Vec<u8>>);
+pub(crate) struct Printer {
+    texts: mpsc::Sender<Vec<u8>>,
+    pub(crate) is_terminal: bool,
+}
 
 impl Printer {
     /// And what becomes of what it prints.
@@ -209,12 +212,13 @@ impl Printer {
             }
             let _ = done.send(printed);
         })?;
-        Ok((Self(texts), Printed(wait)))
+        let is_terminal = std::io::stdout().is_terminal();
+        Ok((Self { texts, is_terminal }, Printed(wait)))
     }
 
     /// Completes when nothing can be printed any more.
     pub(crate) async fn closed(&self) {
-        self.0.closed().await;
+        self.texts.closed().await;
     }
 
     /// Prints a line.
@@ -223,10 +227,15 @@ impl Printer {
         self.write(line).await;
     }
 
-    /// Prints a piece of one.
+    /// Prints a piece of one, or several.
     pub(crate) async fn write(&self, text: Vec<u8>) {
+        self.write_as_it_is(if self.is_terminal { terminal::lines(&text) } else { text }).await;
+    }
+
+    /// Prints what may move the cursor, because it is our own.
+    pub(crate) async fn write_as_it_is(&self, text: Vec<u8>) {
         // One that failed says so in the end.
-        let _ = self.0.send(text).await;
+        let _ = self.texts.send(text).await;
     }
 }
 

@@ -1,7 +1,6 @@
 //! `tieline claude`: one question to the Claude CLI, its options and its answer.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -14,7 +13,6 @@ use crate::call::{Printer, read_stdin};
 use crate::children;
 use crate::report::Failure;
 use crate::signals::Signals;
-use crate::terminal::{harmless, spelled};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -90,7 +88,6 @@ async fn ask(args: Claude) -> Result<(), Failure> {
     let mut answer = query(prompt, &args.options()).await.map_err(failure)?;
     let (printer, printed) = Printer::start()?;
     let mut text = Text::default();
-    let is_terminal = std::io::stdout().is_terminal();
     let mut outcome = Outcome::default();
     loop {
         let message = tokio::select! {
@@ -112,11 +109,7 @@ async fn ask(args: Claude) -> Result<(), Failure> {
         };
         outcome.heard(&message);
         let said = match output {
-            Output::Text if is_terminal => text.of(&message).map(|said| harmless(&said)),
             Output::Text => text.of(&message),
-            Output::Json if is_terminal => {
-                Some(format!("{}\n", spelled(&message.raw().to_string())))
-            }
             Output::Json => Some(format!("{}\n", message.raw())),
         };
         if let Some(said) = said {

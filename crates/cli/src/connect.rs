@@ -5,12 +5,13 @@ use std::io::IsTerminal;
 use tieline_gateway::{BridgeEnd, Tap};
 use tieline_proto::FramingKind;
 use tieline_rpc::Dialect;
-use tieline_transport::{Endpoint, Registry};
+use tieline_transport::{Address, Endpoint, Registry};
 
-use crate::args::{Bridge, Connect, Line};
+use crate::args::{Bridge, Connect, Line, Screen};
 use crate::report::Failure;
 use crate::sessions;
 use crate::signals::Signals;
+use crate::terminal;
 
 const BY_HAND: &[u8] = b"tieline: one message a line; Ctrl-D ends the input, Ctrl-C everything\n";
 
@@ -26,14 +27,14 @@ pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
         }
     }
     let far = if args.resume { sessions::resumable(args.endpoint)? } else { args.endpoint };
-    join(&args.web.registry()?, Endpoint::stdio(), far, args.dialect, args.line).await
+    join(&args.web.registry()?, Endpoint::stdio(), far, args.dialect, args.screen, args.line).await
 }
 
 pub(crate) async fn bridge(args: Bridge) -> Result<(), Failure> {
     let framings = [&args.near, &args.far].map(Endpoint::framing);
     let framing = framings.into_iter().flatten().find(|it| *it == FramingKind::LengthPrefix);
     let registry = args.web.registry_for(framing.unwrap_or_default())?;
-    join(&registry, args.near, args.far, args.dialect, args.line).await
+    join(&registry, args.near, args.far, args.dialect, args.screen, args.line).await
 }
 
 async fn join(
@@ -41,6 +42,7 @@ async fn join(
     near: Endpoint,
     far: Endpoint,
     dialect: Option<Dialect>,
+    screen: Screen,
     line: Line,
 ) -> Result<(), Failure> {
     line.for_programs_at(&[&near, &far])?;
@@ -49,7 +51,12 @@ async fn join(
     let options = line.options();
     // The far side first: until it is there, nothing is taken from the near side.
     let far = sessions::connect(registry, &far, &options).await?;
-    let near = sessions::connect(registry, &near, &options).await?;
+    // Asked first: connecting takes stdout over.
+    let is_terminal = matches!(near.address(), Address::Stdio) && std::io::stdout().is_terminal();
+    let mut near = sessions::connect(registry, &near, &options).await?;
+    if is_terminal && !screen.raw {
+        near = terminal::escaped(near);
+    }
     let (tap, tap_end) = Tap::open_if_any(line.tap.as_deref())?;
     let (grace, isolated) = (line.grace(), line.is_isolated());
     let how = tieline_gateway::Bridge { tap, dialect, grace, isolated, ..Default::default() };

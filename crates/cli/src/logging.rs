@@ -1,9 +1,16 @@
 //! Log lines on stderr: for people or for programs, in colour only where a terminal shows it.
 
-use std::io::IsTerminal;
+use std::fmt::Debug;
+use std::io::{IsTerminal, Write};
 
+use tieline_proto::printable;
+use tracing::Subscriber;
+use tracing::field::Field;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
@@ -20,17 +27,121 @@ pub(crate) fn start(logging: &Logging) {
         _ => (usual(logging), None),
     };
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = fmt::layer().with_writer(|| Stderr).log_internal_errors(false);
-    let lines = match logging.log_format {
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-        LogFormat::Text => lines.compact().with_target(false).with_ansi(colour).boxed(),
-    };
+    let lines = lines(logging.log_format, colour, || Stderr);
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     if let Some(error) = complaint {
         tracing::warn!("RUST_LOG is not understood, and ignored: {error}");
     }
 }
 
+/// Writes each event as a line.
+fn lines<S, W>(
+    format: LogFormat,
+    colour: bool,
+    writer: impl Fn() -> W + Send + Sync + 'static,
+) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: Write + 'static,
+{
+    let lines = fmt::layer().log_internal_errors(false);
+    match format {
+        LogFormat::Json => {
+            lines.with_writer(move || Escaped(writer())).json().flatten_event(true).boxed()
+        }
+        LogFormat::Text => {
+            let lines = lines.with_writer(writer).compact().with_target(false).with_ansi(colour);
+            lines.fmt_fields(debug_fn(write_field).delimited(" ")).boxed()
+        }
+    }
+}
+
+/// Much of what is logged are the words of others: they stay on their line, and make a terminal do nothing.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
+    let value = format!("{value:?}");
+    let value = printable(value.as_bytes());
+    match field.name() {
+        "message" => write!(writer, "{value}"),
+        name if writer.has_ansi_escapes() => {
+            write!(writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{value}")
+        }
+        name => write!(writer, "{name}={value}"),
+    }
+}
+
+/// JSON lines in which control characters that JSON allows are written as escapes.
+struct Escaped<W>(W);
+
+impl<W: Write> Write for Escaped<W> {
+    /// Each line comes in one piece, with its newline.
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = tieline_proto::printable_lines(line);
+        self.0.write_all(text.as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
 fn usual(logging: &Logging) -> Targets {
     Targets::new().with_default(logging.level())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is logged of words that would be a line of their own, and commands to a terminal.
+    fn logged(format: LogFormat, colour: bool) -> String {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let layer = lines(format, colour, move || writer.clone());
+        let subscriber = tracing_subscriber::registry().with(layer);
+        let words = "x\n2026 INFO all is well\u{1b}]0;\u{9b}0m";
+        tracing::subscriber::with_default(subscriber, || {
+            let span = tracing::error_span!("request", method = %words);
+            span.in_scope(|| tracing::error!(error = %words, quoted = words, "failed: {words}"));
+        });
+        let bytes = buffer.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn words_of_others_stay_on_their_line_and_command_no_terminal() {
+        for (format, colour) in
+            [(LogFormat::Text, false), (LogFormat::Text, true), (LogFormat::Json, false)]
+        {
+            let text = logged(format, colour);
+            assert_eq!(text.lines().count(), 1, "{text}");
+            let text = text.trim_end();
+            let controls = text.chars().filter(|c| c.is_control() && !(colour && *c == '\u{1b}'));
+            assert_eq!(controls.count(), 0, "{text:?}");
+            assert!(!text.contains("\u{1b}]"), "{text:?}");
+            for shown in [r"failed: x\n2026 INFO", r"\u001b]0;\u009b0m"] {
+                assert!(text.contains(shown), "{shown}: {text}");
+            }
+        }
+        assert!(logged(LogFormat::Text, false).contains(" error=x\\n2026 INFO all is well"));
+        let json: serde_json::Value =
+            serde_json::from_str(&logged(LogFormat::Json, false)).unwrap();
+        assert_eq!(json["error"], "x\n2026 INFO all is well\u{1b}]0;\u{9b}0m");
+    }
 }

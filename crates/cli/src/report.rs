@@ -9,7 +9,7 @@ use serde_json::Value;
 use tieline_transport::{ErrorKind, TransportError};
 
 use crate::args::LogFormat;
-use crate::terminal::spelled;
+use crate::terminal;
 
 /// Why the program did not do what it should.
 pub(crate) enum Failure {
@@ -25,8 +25,7 @@ impl Failure {
     /// Says it on stderr, where somebody may be reading.
     pub(crate) fn print(&self, format: LogFormat) {
         let text = match format {
-            // Much of it is somebody else's words, and it is read at a terminal.
-            LogFormat::Text => spelled(&self.text()),
+            LogFormat::Text => self.text(),
             LogFormat::Json => self.json(),
         };
         crate::stderr::say(text.as_bytes());
@@ -61,23 +60,21 @@ impl Failure {
         json_line("ERROR", [("message", message.into()), ("because", because), ("hint", hint)])
     }
 
+    /// Much of it is somebody else's words, and it is read at a terminal.
     fn text(&self) -> String {
-        let error = match self {
-            Self::Said(sentence) | Self::Usage(sentence) => {
-                return format!("tieline: {sentence}\n");
-            }
-            Self::Transport(error) => error,
+        let mut lines = match self {
+            Self::Said(sentence) | Self::Usage(sentence) => vec![format!("tieline: {sentence}")],
+            Self::Transport(error) => vec![format!("tieline: {error}")],
         };
-        let mut text = format!("tieline: {error}\n");
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text.push_str(&format!("  because: {error}\n"));
-            cause = error.source();
+        if let Self::Transport(error) = self {
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                lines.push(format!("  because: {error}"));
+                cause = error.source();
+            }
+            lines.extend(error.hint().map(|hint| format!("  hint: {hint}")));
         }
-        if let Some(hint) = error.hint() {
-            text.push_str(&format!("  hint: {hint}\n"));
-        }
-        text
+        lines.iter().map(|line| terminal::line(line) + "\n").collect()
     }
 }
 
@@ -90,7 +87,7 @@ pub(crate) fn json_line(
     let timestamp = humantime::format_rfc3339_micros(now).to_string();
     let first = [("timestamp", timestamp.into()), ("level", level.into())];
     let line: Value = first.into_iter().chain(members).collect();
-    format!("{line}\n")
+    terminal::line(&line.to_string()) + "\n"
 }
 
 impl From<TransportError> for Failure {

@@ -21,7 +21,7 @@ use crate::args::Status;
 use crate::call::Printer;
 use crate::report::Failure;
 use crate::signals::Signals;
-use crate::terminal::spelled;
+use crate::terminal;
 
 /// The method that a server answers.
 const METHOD: &str = "status";
@@ -68,10 +68,9 @@ async fn look(args: &Status, printer: &Printer) -> Result<(), Failure> {
             ),
             false => table::of(&answers),
         };
-        // Some of it is somebody else's words, and it may be read at a terminal.
-        let text = spelled(&text);
         if redraws {
-            printer.write(format!("{CLEAR}{text}").into_bytes()).await;
+            printer.write_as_it_is(CLEAR.into()).await;
+            printer.write(text.into_bytes()).await;
         } else {
             let gap = if is_first || args.json { "" } else { "\n" };
             let end = if args.json { "\n" } else { "" };
@@ -100,8 +99,8 @@ async fn ask_all(wanted: Option<&Endpoint>) -> Result<Vec<Value>, Failure> {
             }
             Answer::Said(_) | Answer::Gone => {}
             Answer::Silent(why) => {
-                let text = format!("tieline: the server with pid {pid} does not answer: {why}\n");
-                crate::stderr::say(spelled(&text).as_bytes());
+                let text = format!("tieline: the server with pid {pid} does not answer: {why}");
+                crate::stderr::say((terminal::line(&text) + "\n").as_bytes());
             }
         }
     }

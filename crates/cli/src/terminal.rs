@@ -1,39 +1,65 @@
-//! What a terminal may be given: nothing in it makes the terminal do something.
+//! What a terminal may be given of what others say: nothing in it makes the terminal do something.
 
-/// Without control characters.
-#[cfg(any(unix, test))]
-pub(crate) fn harmless(text: &str) -> String {
-    text.chars().filter(|c| !is_command(*c)).collect()
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tieline_proto::json::{self, Limits};
+use tieline_proto::{printable, printable_lines};
+use tieline_transport::{BoxChannel, Channel, Outgoing, SendError, Sender};
+
+/// One line of an error or a table: what it quotes cannot begin a line of its own.
+pub(crate) fn line(text: &str) -> String {
+    printable(text.as_bytes()).into_owned()
 }
 
-/// With control characters written out as JSON has them: JSON stays what it was.
-pub(crate) fn spelled(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_command(c) {
-            out.push_str(&format!("\\u{:04x}", u32::from(c)));
-        } else {
-            out.push(c);
-        }
+/// Text of several lines, for a terminal.
+pub(crate) fn lines(text: &[u8]) -> Vec<u8> {
+    printable_lines(text).into_owned().into_bytes()
+}
+
+/// The same channel to a terminal, with each message escaped.
+pub(crate) fn escaped(channel: BoxChannel) -> BoxChannel {
+    let control = channel.control().clone();
+    let (sender, receiver) = channel.split();
+    BoxChannel::from_parts(Box::new(Escaped(sender)), receiver, control)
+}
+
+struct Escaped(Box<dyn Sender>);
+
+impl Sender for Escaped {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.0.poll_ready(cx)
     }
-    out
-}
 
-fn is_command(c: char) -> bool {
-    c.is_control() && !matches!(c, '\n' | '\t')
-}
+    fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
+        self.0.start_send(lines(&message).into())
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    fn pass_on(&mut self, message: Bytes) -> Result<(), SendError> {
+        // Line breaks between the tokens of JSON are no part of it, and a CR would be escaped.
+        let has_breaks = message.iter().any(|byte| matches!(byte, b'\n' | b'\r'));
+        let one_line = has_breaks.then(|| json::to_one_line(&message, Limits::default()).ok());
+        let message = one_line.flatten().unwrap_or(message);
+        self.0.pass_on(lines(&message).into())
+    }
 
-    #[test]
-    fn a_terminal_gets_no_commands() {
-        let text = "a\u{1b}]0;title\u{7}\tb\r\n\u{9b}1mé\u{7f}";
-        assert_eq!(harmless(text), "a]0;title\tb\n1mé");
-        assert_eq!(spelled(text), "a\\u001b]0;title\\u0007\tb\\u000d\n\\u009b1mé\\u007f");
-        let json = "{\"a\":\"\u{9b}\u{7f}é\"}";
-        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-        assert_eq!(value(&spelled(json)), value(json));
+    fn unwritten(&self) -> usize {
+        self.0.unwritten()
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.0.poll_flush(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.0.poll_close(cx)
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_gone(cx)
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        self.0.outgoing()
     }
 }

@@ -195,7 +195,7 @@ fn no_escape_sequence_comes_where_no_terminal_is() {
     let finished = Program::run(serve.connect().arg("-vv"), "hello\n");
     assert!(!finished.stderr.contains('\u{1b}'), "{finished:?}");
     let finished = serve.stop();
-    assert!(finished.stderr.contains(r"\u{1b}[31mred"), "{finished:?}");
+    assert!(finished.stderr.contains(r"\u001b[31mred"), "{finished:?}");
     assert!(!finished.stderr.contains('\u{1b}'), "{finished:?}");
     for line in [&["--help"][..], &["serve", "--nonsense"], &["connect", "unix:/no/such.sock"]] {
         let finished = Program::run(&mut tieline(line), "");

@@ -168,7 +168,47 @@ async fn an_id_is_the_same_however_it_is_written() {
     };
     let asked = request("\"a\\u0041\"");
     let (answer, _) = tokio::join!(rpc(port, &asked), serving);
-    assert_eq!(answer, (200, result("\"aA\"")));
+    assert_eq!(answer, (200, result("\"a\\u0041\"")));
+}
+
+/// What a program answers to the request 1, and what the client gets: the same, or an answer made of it.
+#[tokio::test]
+async fn answers_that_are_not_quite_right_settle_their_request() {
+    let mut served = serve(config()).await;
+    let port = served.port;
+    let error = |code: i64, message: &str| {
+        let error = format!(r#"{{"code":{code},"message":{message:?}}}"#);
+        Some(format!(r#"{{"jsonrpc":"2.0","id":1,"error":{error}}}"#))
+    };
+    for (said, expected) in [
+        (r#"{"jsonrpc":"2.0","id":1,"result":[1],"error":null}"#, None),
+        (r#"{"id":1,"result":[1],"method":null}"#, None),
+        (r#"{"jsonrpc":"2.0","id":"1","result":[1]}"#, Some(result("1"))),
+        (r#"{"jsonrpc":"2.0","id":1.0,"result":[1]}"#, Some(result("1"))),
+        (r#"[{"jsonrpc":"2.0","id":1,"result":[1]}]"#, Some(result("1"))),
+        (
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"what?"}}"#,
+            error(-32700, "what?"),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1}"#,
+            error(
+                -32000,
+                "the program's answer is not valid: `result` is missing; \
+                 received: \"{\\\"jsonrpc\\\":\\\"2.0\\\",\\\"id\\\":1}\"",
+            ),
+        ),
+    ] {
+        let serving = async {
+            let (mut sender, mut receiver) = accepted(&mut served).await.split();
+            assert_eq!(message(&mut receiver).await, request("1"));
+            sender.send(said).await.unwrap();
+            end(&mut receiver).await
+        };
+        let asked = request("1");
+        let (answer, _) = tokio::join!(rpc(port, &asked), serving);
+        assert_eq!(answer, (200, expected.unwrap_or_else(|| said.to_owned())));
+    }
 }
 
 #[tokio::test]

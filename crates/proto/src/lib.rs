@@ -37,6 +37,7 @@ mod heartbeat;
 mod histogram;
 pub mod json;
 pub mod jsonrpc;
+mod printable;
 mod restart;
 mod retry_budget;
 pub mod session;
@@ -55,6 +56,7 @@ pub use framing::{
 };
 pub use heartbeat::{Beat, Heartbeat, HeartbeatConfig};
 pub use histogram::Histogram;
+pub use printable::{printable, printable_lines};
 pub use restart::{RestartPolicy, Restarts, UnknownRestartPolicy, Verdict};
 pub use retry_budget::{RetryBudget, RetryBudgetConfig};
 pub use slept::Slept;

@@ -233,12 +233,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     }
 
     fn invalid(&mut self, invalid: &Invalid, batch: Option<&Arc<Batch>>) {
-        let problem = match invalid.problem() {
-            // That holds for a request.
-            InvalidProblem::Missing("method") => InvalidProblem::Missing("result"),
-            problem => problem,
-        };
-        let error = || invalid_response(problem, invalid.message());
+        let error = || invalid_response(invalid.response_problem(), invalid.message());
         if self.settle(&invalid.answers(), error) {
             return;
         }

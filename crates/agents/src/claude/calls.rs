@@ -3,12 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::Value;
 use tieline_transport::CloseReason;
 use tokio::sync::{mpsc, oneshot};
 
-/// An answer: the response, or why there is none.
-type Answered = Result<Value, String>;
+use super::frames::{Answered, NoAnswer, is_lost_answer, names};
 
 /// Who waits for which answer. An entry lives as long as its [`Waiting`].
 pub(super) struct Calls {
@@ -55,6 +53,35 @@ impl Calls {
         if !is_claimed {
             table.unclaimed += 1;
             tracing::debug!(id, "an answer that nobody waits for was dropped");
+        }
+    }
+
+    /// An answer that names no request is for the only one that waits. False: there is none, or more.
+    pub(super) fn answer_only(&self, answer: Answered) -> bool {
+        let only = match &mut self.table().waiting.keys() {
+            ids if ids.len() == 1 => ids.next().cloned(),
+            _ => None,
+        };
+        match only {
+            Some(id) => self.answer(&id, answer),
+            None => return false,
+        }
+        true
+    }
+
+    /// A line was lost of which this is the beginning. If it was an answer, its request fails: the one
+    /// whose id stands there, or else the only one that waits.
+    pub(super) fn lost(&self, head: &[u8], why: &str) {
+        if !is_lost_answer(head) {
+            return;
+        }
+        let answer = || Err(NoAnswer::Unusable(why.to_owned()));
+        let named = self.table().waiting.keys().find(|id| names(head, id)).cloned();
+        match named {
+            Some(id) => self.answer(&id, answer()),
+            None => {
+                self.answer_only(answer());
+            }
         }
     }
 
@@ -116,9 +143,10 @@ mod tests {
         let (mut one, mut two) = (calls.begin().unwrap(), calls.begin().unwrap());
         assert_ne!(one.id, two.id);
         calls.answer(&two.id, Ok(json!(2)));
-        calls.answer(&one.id, Err("no".into()));
+        calls.answer(&one.id, Err(NoAnswer::Refused("no".into())));
         assert_eq!(two.answered().await.unwrap().unwrap(), json!(2));
-        assert_eq!(one.answered().await.unwrap().unwrap_err(), "no");
+        let refused = one.answered().await.unwrap();
+        assert!(matches!(refused, Err(NoAnswer::Refused(words)) if words == "no"));
         calls.answer(&one.id, Ok(json!(1)));
         calls.answer("nobody", Ok(json!(1)));
         assert_eq!((calls.unclaimed(), calls.waiting()), (2, 0));
@@ -136,6 +164,24 @@ mod tests {
         calls.answer(&answered.id, Ok(json!(1)));
         drop(answered);
         assert!(withdrawn.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_an_id_is_for_the_only_request() {
+        let (calls, _withdrawn) = Calls::new();
+        assert!(!calls.answer_only(Ok(json!(1))));
+        let (mut one, mut two) = (calls.begin().unwrap(), calls.begin().unwrap());
+        assert!(!calls.answer_only(Ok(json!(1))));
+        let head = |rest: &str| format!(r#"{{"type":"control_response","response":{{{rest}"#);
+        calls.lost(br#"{"type":"assistant","text":"tieline_1"#, "too long");
+        calls.lost(head("").as_bytes(), "too long");
+        assert_eq!(calls.waiting(), 2);
+        let named = head(&format!(r#""request_id":"{}""#, one.id));
+        calls.lost(named.as_bytes(), "too long");
+        let lost = one.answered().await.unwrap();
+        assert!(matches!(lost, Err(NoAnswer::Unusable(why)) if why == "too long"));
+        calls.lost(head("").as_bytes(), "too long");
+        assert!(two.answered().await.unwrap().is_err());
     }
 
     #[tokio::test]

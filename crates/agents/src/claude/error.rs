@@ -25,6 +25,13 @@ pub enum Error {
         /// Its words.
         message: String,
     },
+    /// The answer to a control request cannot be used: it is no answer, or was lost.
+    BadAnswer {
+        /// What was asked for.
+        request: String,
+        /// What came, or what became of it.
+        problem: String,
+    },
     /// A control request was not answered in time.
     TimedOut {
         /// What was asked for.
@@ -44,6 +51,9 @@ impl fmt::Display for Error {
             Self::Unreadable(_) => f.write_str("a message cannot be read"),
             Self::NotSent(error) => error.fmt(f),
             Self::Refused { request, message } => write!(f, "{request} was refused: {message}"),
+            Self::BadAnswer { request, problem } => {
+                write!(f, "the answer to {request} cannot be used: {problem}")
+            }
             Self::TimedOut { request, after } => {
                 write!(f, "{request} was not answered within {after:?}")
             }

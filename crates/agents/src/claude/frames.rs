@@ -6,22 +6,50 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Error;
+
 /// What a line is.
 pub(super) enum Frame {
     /// For who takes the messages.
     Message(Bytes),
     /// The program asks.
     Request { id: String, request: Value },
-    /// The program answers.
-    Response { id: String, answer: Result<Value, String> },
+    /// The program answers, as `line` has it; without an id whatever it answers.
+    Response { id: Option<String>, answer: Answered, line: Bytes },
     /// The program no longer asks.
     Cancel { id: String },
     /// A sign of life.
     KeepAlive,
 }
 
+/// An answer: the response, or why there is none.
+pub(super) type Answered = Result<Value, NoAnswer>;
+
+/// Why there is no response.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// The program's own words.
+    Refused(String),
+    /// What came in its place, or what became of it.
+    Unusable(String),
+}
+
+impl NoAnswer {
+    /// The same as an error of the request named so.
+    pub(super) fn into_error(self, request: String) -> Error {
+        match self {
+            Self::Refused(message) => Error::Refused { request, message },
+            Self::Unusable(problem) => Error::BadAnswer { request, problem },
+        }
+    }
+}
+
+/// As much is shown of an answer that cannot be used.
+const SHOWN: usize = 200;
+
 impl Frame {
-    /// A control frame that lacks what it must have is a message, so that somebody sees it.
+    /// A control frame of the program that lacks what it must have is a message, so that somebody sees it.
+    /// An answer need not be whole to be one.
     pub(super) fn of(line: Bytes) -> Self {
         #[derive(Deserialize)]
         struct Head<'a> {
@@ -33,9 +61,7 @@ impl Frame {
             Ok("control_request") => {
                 read(&line).map(|Asked { request_id: id, request }| Self::Request { id, request })
             }
-            Ok("control_response") => {
-                read(&line).map(|Answered { response }| response.into_frame())
-            }
+            Ok("control_response") => Some(response_of(line.clone())),
             Ok("control_cancel_request") => {
                 read(&line).map(|Cancelled { request_id: id }| Self::Cancel { id })
             }
@@ -61,30 +87,39 @@ struct Cancelled {
     request_id: String,
 }
 
-#[derive(Deserialize)]
-struct Answered {
-    response: Response,
+fn response_of(line: Bytes) -> Frame {
+    let mut frame: Value = read(&line).unwrap_or_default();
+    let mut response = frame.get_mut("response").map(Value::take).unwrap_or_default();
+    let id = [&response, &frame].into_iter().find_map(|it| it.get("request_id")?.as_str());
+    let id = id.map(str::to_owned);
+    let is_success = response.get("subtype").is_some_and(|subtype| subtype == "success");
+    let mut member = |name| response.get_mut(name).map(Value::take).unwrap_or_default();
+    let answer = match (is_success, member("error")) {
+        (true, _) => Ok(member("response")),
+        (_, Value::String(error)) => Err(NoAnswer::Refused(error)),
+        (_, Value::Null) => Err(NoAnswer::Unusable(format!("it is {}", excerpt(&line)))),
+        (_, error) => Err(NoAnswer::Refused(error.to_string())),
+    };
+    Frame::Response { id, answer, line }
 }
 
-#[derive(Deserialize)]
-struct Response {
-    subtype: String,
-    request_id: String,
-    #[serde(default)]
-    response: Value,
-    #[serde(default)]
-    error: Value,
+fn excerpt(line: &[u8]) -> String {
+    format!("{:?}", String::from_utf8_lossy(line.get(..SHOWN).unwrap_or(line)))
 }
 
-impl Response {
-    fn into_frame(self) -> Frame {
-        let answer = match (self.subtype.as_str(), self.error) {
-            ("success", _) => Ok(self.response),
-            (_, Value::String(error)) => Err(error),
-            (_, error) => Err(error.to_string()),
-        };
-        Frame::Response { id: self.request_id, answer }
-    }
+/// Whether this is the beginning of an answer to a request of ours. Only the beginning of a line that was
+/// lost is known, and it may not be JSON.
+pub(super) fn is_lost_answer(head: &[u8]) -> bool {
+    head.trim_ascii_start().starts_with(b"{") && contains(head, b"\"control_response\"")
+}
+
+/// Whether the id stands there.
+pub(super) fn names(head: &[u8], id: &str) -> bool {
+    contains(head, format!("\"{id}\"").as_bytes())
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 pub(super) fn user(content: Value) -> Value {
@@ -121,7 +156,9 @@ mod tests {
         let kind = |line: &str| match Frame::of(Bytes::copy_from_slice(line.as_bytes())) {
             Frame::Message(_) => "message".to_owned(),
             Frame::Request { id, request } => format!("request {id} {request}"),
-            Frame::Response { id, answer } => format!("response {id} {answer:?}"),
+            Frame::Response { id, answer, .. } => {
+                format!("response {} {answer:?}", id.as_deref().unwrap_or("-"))
+            }
             Frame::Cancel { id } => format!("cancel {id}"),
             Frame::KeepAlive => "keep alive".to_owned(),
         };
@@ -138,11 +175,18 @@ mod tests {
             ),
             (
                 r#"{"type":"control_response","response":{"subtype":"error","request_id":"a","error":"no"}}"#,
-                r#"response a Err("no")"#,
+                r#"response a Err(Refused("no"))"#,
+            ),
+            (
+                r#"{"type":"control_response","response":{"request_id":"a","error":7}}"#,
+                r#"response a Err(Refused("7"))"#,
+            ),
+            (
+                r#"{"type":"control_response","response":{"subtype":"success","response":5}}"#,
+                "response - Ok(Number(5))",
             ),
             // What has no id cannot be answered; what is no object has no type.
             (r#"{"type":"control_request","request":{}}"#, "message"),
-            (r#"{"type":"control_response"}"#, "message"),
             (r#"{"type":7}"#, "message"),
             ("42", "message"),
         ] {

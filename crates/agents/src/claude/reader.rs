@@ -99,7 +99,12 @@ impl Reader {
                         self.calls.end(reason.clone());
                         waiting = Some(Err(Error::Closed(reason)));
                     }
-                    Some(Err(error)) => waiting = Some(Err(error)),
+                    Some(Err(error)) => {
+                        if let Error::Fault(fault) = &error {
+                            self.calls.lost(fault.head(), &fault.to_string());
+                        }
+                        waiting = Some(Err(error));
+                    }
                     None => break,
                 },
             }
@@ -113,7 +118,12 @@ impl Reader {
         match frame {
             Frame::Message(line) => return Some(Ok(line)),
             Frame::Request { id, request } => self.asked(id, request),
-            Frame::Response { id, answer } => self.calls.answer(&id, answer),
+            Frame::Response { id: Some(id), answer, .. } => self.calls.answer(&id, answer),
+            Frame::Response { id: None, answer, line } => {
+                if !self.calls.answer_only(answer) {
+                    return Some(Ok(line));
+                }
+            }
             Frame::Cancel { id } => {
                 if let Some(task) = self.answering.remove(&id) {
                     task.abort();

@@ -139,7 +139,8 @@ impl Session {
     /// Take the messages meanwhile, or drop the [`Inbox`]: behind 16 MiB of them no answer arrives.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the program's words, [`Error::TimedOut`], or [`Error::Closed`].
+    /// [`Error::Refused`] with the program's words, [`Error::BadAnswer`], [`Error::TimedOut`], or
+    /// [`Error::Closed`].
     pub async fn request(&self, request: Value) -> Result<Value, Error> {
         self.request_within(request, self.0.request_timeout).await
     }
@@ -156,7 +157,7 @@ impl Session {
             }
             match waiting.answered().await {
                 Some(Ok(answer)) => Ok(answer),
-                Some(Err(message)) => Err(Error::Refused { request: name.clone(), message }),
+                Some(Err(no_answer)) => Err(no_answer.into_error(name.clone())),
                 None => Err(Error::Closed(calls.ended().unwrap_or(CloseReason::ByUs))),
             }
         };

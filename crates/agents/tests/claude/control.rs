@@ -265,3 +265,24 @@ async fn a_query_of_an_older_program_ends_with_its_result() {
         IFS= read -r line && exit 7; exit 0"#;
     assert_eq!(results_of(script).await, 1);
 }
+
+#[tokio::test]
+async fn answers_that_are_not_quite_right_end_their_request() {
+    let (_directory, options) = scripted(
+        r#"hear; say "{\"type\":\"control_response\",\"request_id\":\"$id\"}"
+        hear; say "{\"type\":\"control_response\",\"response\":{\"subtype\":\"success\",\"response\":7}}"
+        hear; say "{\"type\":\"control_response\",\"response\":{\"request_id\":\"$id\",\"error\":\"no\"}}"
+        hear; say "{\"type\":\"control_response\",\"response\":{\"request_id\":\"$id\","
+        tell_all"#,
+    );
+    let (session, _inbox) = Session::connect(&options).await.unwrap();
+    let ask = || within("an answer", session.request(json!({ "subtype": "any" })));
+    let error = ask().await.unwrap_err();
+    assert!(matches!(error, Error::BadAnswer { .. }), "{error}");
+    assert!(error.to_string().contains("control_response"), "{error}");
+    assert_eq!(ask().await.unwrap(), json!(7));
+    assert!(matches!(ask().await, Err(Error::Refused { message, .. }) if message == "no"));
+    let error = ask().await.unwrap_err();
+    assert!(matches!(&error, Error::BadAnswer { problem, .. } if problem.contains("not JSON")));
+    assert_eq!(session.pending(), 0);
+}

@@ -31,9 +31,21 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "DIALECT", value_parser = dialect)]
     pub(crate) dialect: Option<Dialect>,
     #[command(flatten)]
+    pub(crate) screen: Screen,
+    #[command(flatten)]
     pub(crate) line: Line,
     #[command(flatten)]
     pub(crate) web: WebClient,
+}
+
+/// What a terminal gets.
+#[derive(Clone, Copy, Group)]
+pub(crate) struct Screen {
+    /// Write messages to a terminal as they are. By default control characters in them are escaped, so
+    /// that a program cannot move the cursor, change the title or hide text. Output that is not a
+    /// terminal is never changed
+    #[arg(long)]
+    pub(crate) raw: bool,
 }
 
 #[derive(Group)]
@@ -56,6 +68,8 @@ pub(crate) struct Bridge {
     /// session is told what the one before it knew
     #[arg(long, value_name = "DIALECT", value_parser = dialect)]
     pub(crate) dialect: Option<Dialect>,
+    #[command(flatten)]
+    pub(crate) screen: Screen,
     #[command(flatten)]
     pub(crate) line: Line,
     #[command(flatten)]

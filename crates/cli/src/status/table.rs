@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::terminal;
+
 use super::said::{Breaker, Identity, Line, Program, Serve, Session, ago};
 
 /// A line for each server, and below it one for each client.
@@ -20,9 +22,20 @@ pub(super) fn of(answers: &[Value]) -> String {
 }
 
 impl Serve {
-    /// As much as is understood.
+    /// As much as is understood. Nothing in it begins a line or a column of its own.
     fn deserialize(answer: &Value) -> Self {
+        let mut answer = answer.clone();
+        escape(&mut answer);
         serde::Deserialize::deserialize(answer).unwrap_or_default()
+    }
+}
+
+fn escape(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = terminal::line(text),
+        Value::Array(values) => values.iter_mut().for_each(escape),
+        Value::Object(members) => members.values_mut().for_each(escape),
+        _ => {}
     }
 }
 
@@ -170,6 +183,16 @@ mod tests {
     fn columns_are_as_wide_as_what_is_in_them() {
         let rows = [["a", "é", "c"], ["1", "long", "22"]].map(|row| row.map(str::to_owned));
         assert_eq!(aligned(&rows), "  a  é     c\n  1  long  22\n");
+    }
+
+    #[test]
+    fn what_a_server_says_begins_no_line_and_is_no_command() {
+        let answer = json!({ "pid": 7, "command": "a\ngent\u{1b}[1m", "lines": [
+            { "id": 1, "kind": "unix", "program": { "state": "ended", "cause": "x\nLINE\u{9b}" } },
+        ] });
+        let text = of(&[answer]);
+        assert!(text.starts_with("a\\ngent\\u001b[1m: pid 7"), "{text}");
+        assert!(text.contains("x\\nLINE\\u009b\n"), "{text}");
     }
 
     #[test]

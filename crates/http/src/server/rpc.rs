@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::{Request, Response, StatusCode};
-use tieline_proto::json::{Limits, unescape};
+use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{
-    Dialect, Message, classify, write_error, write_notification, write_request,
+    Answers, Dialect, Invalid, Message, Response as Answer, classify, write_error,
+    write_notification, write_request, write_result,
 };
 use tieline_transport::{CloseReason, Incoming, Owner};
 use tokio::time::timeout;
@@ -26,8 +27,15 @@ const INVALID_REQUEST: i64 = -32600;
 /// Of a program that has ended, or has not answered.
 const SERVER_ERROR: i64 = -32000;
 
-/// What answers may look like: a program need not say which version it speaks.
-const LENIENT: Dialect = Dialect::XI;
+/// What answers may look like: a program need not say which version it speaks, and may join them.
+const LENIENT: Dialect = {
+    let mut lenient = Dialect::XI;
+    lenient.batches = true;
+    lenient
+};
+
+/// As much of what is no valid answer is shown to the client.
+const SHOWN: usize = 200;
 
 /// Hands a call to a line of its own, and waits for its answers.
 pub(super) async fn call(
@@ -170,17 +178,51 @@ impl Waiting {
         while !self.open.is_empty() {
             let Outward::Message(message) = far.take().await else { return false };
             far.handed_on();
-            let Message::Response(response) =
-                classify(message.clone(), &LENIENT, Limits::default())
-            else {
-                continue;
-            };
-            if let Some(place) = self.open.iter().position(|id| is_same(id, response.id())) {
-                self.open.swap_remove(place);
-                self.answers.push(message);
+            match classify(message, &LENIENT, Limits::default()) {
+                Message::Batch(several) => several.into_iter().for_each(|one| self.take(one, true)),
+                one => self.take(one, false),
             }
         }
         true
+    }
+
+    fn take(&mut self, message: Message, is_in_batch: bool) {
+        match message {
+            Message::Response(response) => self.take_response(&response, is_in_batch),
+            Message::Invalid(invalid) => self.take_invalid(&invalid),
+            _ => {}
+        }
+    }
+
+    /// An answer whose id is written as it was asked goes on as it is; the client may know its id only in
+    /// its own spelling.
+    fn take_response(&mut self, response: &Answer, is_in_batch: bool) {
+        let Some(id) = self.settle(response.answers()) else { return };
+        self.answers.push(match response.outcome() {
+            _ if !is_in_batch && id == response.id() => Bytes::copy_from_slice(response.message()),
+            Ok(result) => write_result(&Dialect::STRICT, &id, result).into(),
+            Err(error) => [&br#"{"jsonrpc":"2.0","id":"#[..], &id, br#","error":"#, error, b"}"]
+                .concat()
+                .into(),
+        });
+    }
+
+    /// What carries the id of a request and is no valid answer settles it all the same.
+    fn take_invalid(&mut self, invalid: &Invalid) {
+        for answers in invalid.answers() {
+            let Some(id) = self.settle(answers) else { continue };
+            let message = invalid.message();
+            let shown = String::from_utf8_lossy(message.get(..SHOWN).unwrap_or(message));
+            let problem = invalid.response_problem();
+            let text = format!("the program's answer is not valid: {problem}; received: {shown:?}");
+            self.answers.push(error(&id, SERVER_ERROR, &text));
+        }
+    }
+
+    /// The id that is answered, as the client wrote it. It waits no longer.
+    fn settle(&mut self, answers: Answers<'_>) -> Option<Bytes> {
+        let place = answers.find(self.open.iter().enumerate())?;
+        Some(self.open.swap_remove(place))
     }
 
     fn into_body(self) -> Bytes {
@@ -191,15 +233,6 @@ impl Waiting {
             false => joined.into(),
         }
     }
-}
-
-/// Whether two ids are one: a string may be written in more than one way.
-fn is_same(one: &[u8], other: &[u8]) -> bool {
-    let text = |id: &[u8]| {
-        let text = std::str::from_utf8(id).ok()?.strip_prefix('"')?.strip_suffix('"')?;
-        Some(unescape(text).into_owned())
-    };
-    one == other || text(one).is_some_and(|one| text(other) == Some(one))
 }
 
 /// Lets a line end by itself behind what it was told, and drops what it says.

@@ -227,6 +227,15 @@ impl Invalid {
         self.problem
     }
 
+    /// What is wrong with it as a response: one without `result` and `error` lacks these and not a
+    /// `method`.
+    pub fn response_problem(&self) -> InvalidProblem {
+        match self.problem {
+            InvalidProblem::Missing("method") => InvalidProblem::Missing("result"),
+            problem => problem,
+        }
+    }
+
     /// The error code to answer with: −32700 for what is not JSON, −32600 for everything else.
     pub fn code(&self) -> i64 {
         match self.problem {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tieline_proto::{ByteSize, Ending, Frame, Framing, Lines};
+use tieline_proto::{ByteSize, Ending, Frame, Framing, Lines, printable};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -165,19 +165,6 @@ impl Drop for LineLog {
     }
 }
 
-/// Nothing in it can move a terminal's cursor or colour it.
-fn printable(line: &[u8]) -> String {
-    let mut text = String::with_capacity(line.len());
-    for character in String::from_utf8_lossy(line).chars() {
-        if character.is_control() && character != '\t' {
-            text.extend(character.escape_default());
-        } else {
-            text.push(character);
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,10 +192,5 @@ mod tests {
         assert_eq!(admitted, LINES_A_SECOND as usize);
         assert_eq!(log.suppressed, 1000 - u64::from(LINES_A_SECOND));
         assert!(log.admit(start + A_SECOND));
-    }
-
-    #[test]
-    fn escape_sequences_reach_no_terminal() {
-        assert_eq!(printable(b"\x1b[31mred\x07\ttab \xff"), "\\u{1b}[31mred\\u{7}\ttab \u{fffd}");
     }
 }
