@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tieline_proto::jsonrpc::{
     Dialect, Handshake, INTERNAL_ERROR, INVALID_REQUEST, Invalid, InvalidProblem, Message, Outline,
-    PARSE_ERROR, State, write_error,
+    PARSE_ERROR, State, write_error, write_response,
 };
 use tieline_proto::{FAULT_HEAD, Fault};
 use tieline_transport::Sparing;
@@ -131,6 +131,18 @@ impl Dialogue {
                         let changed = Bytes::from(changed);
                         let seen = self.unanswered.classify(&changed);
                         Verdict::Changed(changed, seen)
+                    }
+                    None => Verdict::Pass(seen),
+                }
+            }
+            (Message::Response(response), Side::Server) if !self.is_silent => {
+                match self.unanswered.find(response.answers()) {
+                    // The client may know its id in its own spelling only.
+                    Some(id) => {
+                        let outcome = response.outcome();
+                        let message = write_response(&self.dialect, &id, outcome).into();
+                        let seen = self.unanswered.classify(&message);
+                        Verdict::Changed(message, seen)
                     }
                     None => Verdict::Pass(seen),
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use tieline_proto::json::Limits;
-use tieline_proto::jsonrpc::{Dialect, Message, Outline, classify, member, write_error};
+use tieline_proto::jsonrpc::{Answers, Dialect, Message, Outline, classify, member, write_error};
 use tieline_transport::{ChildExit, CloseReason};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -15,6 +15,10 @@ use tokio::time::timeout;
 /// So many are remembered, and so many bytes of their ids; those beyond wait in vain.
 pub(crate) const MOST: usize = 65_536;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// With more requests waiting, an answer is for the one whose id it has and for no other: each of them would
+/// be looked at for each such answer.
+const MOST_COMPARED: usize = 1024;
 
 /// How much of the program's last words an answer holds, in bytes.
 const LAST_WORDS: usize = 4096;
@@ -117,6 +121,17 @@ impl Unanswered {
             _ => waiting.said(None),
         });
         self.spoken.notify_one();
+    }
+
+    /// The request that an answer is for which does not carry its id as the client wrote it, or none.
+    /// `None`: it carries one that is waited for, or it may be for several or for none.
+    pub(crate) fn find(&self, answers: Answers<'_>) -> Option<Bytes> {
+        let waiting = self.lock();
+        let is_exact = matches!(answers, Answers::Call(id) if waiting.ids.contains_key(id));
+        if is_exact || waiting.ids.len() > MOST_COMPARED {
+            return None;
+        }
+        answers.find(waiting.ids.keys().map(|id| (id, id))).cloned()
     }
 
     /// The answer to one of them was lost: which one, if it can be found. That is the one with this id;

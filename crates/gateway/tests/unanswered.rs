@@ -78,11 +78,37 @@ async fn what_was_answered_is_not_answered_again() {
         json!({"jsonrpc": "2.0", "id": 1, "result": null}),
         json!({"jsonrpc": "2.0", "id": "a", "error": {"code": 1, "message": "no"}}),
         // Nobody asked this.
-        json!({"jsonrpc": "2.0", "id": "2", "result": null}),
+        json!({"jsonrpc": "2.0", "id": "3", "result": null}),
     ];
     let heard = after(Some(Dialect::STRICT), &said, &answers).await;
-    assert_eq!(ids(&heard), [json!(1), json!("a"), json!("2"), json!(2), json!("b")]);
+    assert_eq!(ids(&heard), [json!(1), json!("a"), json!("3"), json!(2), json!("b")]);
     assert_eq!(heard[..3], answers);
+}
+
+#[tokio::test]
+async fn an_answer_with_another_spelling_of_its_id_or_none_gets_the_id_of_its_request() {
+    let result = |id: Value| json!({"jsonrpc": "2.0", "id": id, "result": [5]});
+    let error =
+        |id: Value| json!({"jsonrpc": "2.0", "id": id, "error": {"code": 1, "message": "no"}});
+    for (asked, answer, expected) in [
+        (json!(1), result(json!("1")), result(json!(1))),
+        (json!("1"), result(json!(1)), result(json!("1"))),
+        (json!(1), result(json!(1.0)), result(json!(1))),
+        (json!("a"), error(Value::Null), error(json!("a"))),
+    ] {
+        let heard =
+            after(Some(Dialect::STRICT), &[request(asked)], std::slice::from_ref(&answer)).await;
+        assert_eq!(heard, [expected], "{answer}");
+    }
+    // It may be for either, so it is passed on as it is, and both are answered at the end.
+    let said = [request(json!(1)), request(json!("1"))];
+    let heard =
+        after(Some(Dialect::STRICT), &said, &[result(json!(1.0)), error(Value::Null)]).await;
+    assert_eq!(heard[..2], [result(json!(1.0)), error(Value::Null)]);
+    assert_eq!(ids(&heard[2..]), [json!(1), json!("1")]);
+    // Without a dialect nothing is changed.
+    let heard = after(None, &[request(json!(1))], &[result(json!("1"))]).await;
+    assert_eq!(heard, [result(json!("1"))]);
 }
 
 #[tokio::test]

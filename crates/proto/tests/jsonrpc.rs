@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{
     Dialect, MAX_BATCH, MAX_ID, Message, classify, write_error, write_notification, write_request,
-    write_result,
+    write_response, write_result,
 };
 
 fn read(message: &str) -> Message {
@@ -314,6 +314,8 @@ fn what_is_written_is_read_as_the_same() {
         assert_eq!(back(write_request(&dialect, b"\"x\"", "m", None)), "request \"x\" m -");
         assert_eq!(back(write_notification(&dialect, "m", Some(b"{}"))), "notification m {}");
         assert_eq!(back(write_result(&dialect, b"null", b"null")), "result null null");
+        assert_eq!(back(write_response(&dialect, b"1", Ok(b"[]"))), "result 1 []");
+        assert_eq!(back(write_response(&dialect, b"1", Err(b"{}"))), "error 1 {}");
         assert_eq!(
             back(write_error(&dialect, b"1", -32601, "no \"m\"", Some(b"[]"))),
             r#"error 1 {"code":-32601,"message":"no \"m\"","data":[]}"#

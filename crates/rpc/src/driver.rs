@@ -234,7 +234,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
 
     fn invalid(&mut self, invalid: &Invalid, batch: Option<&Arc<Batch>>) {
         let error = || invalid_response(invalid.response_problem(), invalid.message());
-        if self.settle(&invalid.answers(), error) {
+        if self.shared.has_called() && self.settle(&invalid.answers(), error) {
             return;
         }
         if invalid.is_response() {

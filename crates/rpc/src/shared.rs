@@ -24,6 +24,10 @@ use crate::{CallError, Meanwhile, NotSent, PeerOptions};
 /// With so many messages unsent, no more requests of the other side are started.
 const MOST_UNSENT: usize = 4096;
 
+/// With more calls pending, an answer is for the one whose id it has and for no other: each of them would be
+/// looked at for each such answer.
+const MOST_COMPARED: usize = 1024;
+
 pub(crate) struct Shared {
     pub(crate) options: PeerOptions,
     /// Room in the queue for calls and notifications, by weight. Answers and cancellations need
@@ -261,10 +265,21 @@ impl Shared {
         state.wake_driver();
     }
 
-    /// The call that is answered by a message which does not carry its id as we wrote it. Only what was
-    /// sent can be answered.
+    /// The call that a message answers, also if it does not carry its id as we wrote it. Only what was sent
+    /// can be answered.
     pub(crate) fn find(&self, answers: Answers<'_>) -> Option<CallId> {
         let mut state = self.lock();
+        let exact = match answers {
+            Answers::Call(id) => CallId::parse(id),
+            Answers::OnlyCall => None,
+        };
+        let waits = |it: &mut Pending| it.sent && it.answer.is_none();
+        if exact.and_then(|id| state.calls.get_mut(id)).is_some_and(waits) {
+            return exact;
+        }
+        if state.calls.len() > MOST_COMPARED {
+            return None;
+        }
         let pending = state.calls.iter_mut().filter(|(_, it)| it.sent && it.answer.is_none());
         answers.find(pending.map(|(id, _)| (id, id.to_string())))
     }

@@ -7,7 +7,7 @@ use hyper::{Request, Response, StatusCode};
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{
     Answers, Dialect, Invalid, Message, Response as Answer, classify, write_error,
-    write_notification, write_request, write_result,
+    write_notification, write_request, write_response,
 };
 use tieline_transport::{CloseReason, Incoming, Owner};
 use tokio::time::timeout;
@@ -200,10 +200,7 @@ impl Waiting {
         let Some(id) = self.settle(response.answers()) else { return };
         self.answers.push(match response.outcome() {
             _ if !is_in_batch && id == response.id() => Bytes::copy_from_slice(response.message()),
-            Ok(result) => write_result(&Dialect::STRICT, &id, result).into(),
-            Err(error) => [&br#"{"jsonrpc":"2.0","id":"#[..], &id, br#","error":"#, error, b"}"]
-                .concat()
-                .into(),
+            outcome => write_response(&Dialect::STRICT, &id, outcome).into(),
         });
     }
 

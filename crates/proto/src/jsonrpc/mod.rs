@@ -26,7 +26,7 @@ pub use dialect::{CancelStyle, Dialect, Handshake, ProgressStyle, State, Thing};
 pub use id::Id;
 pub use outline::Outline;
 pub use trace::{NoTraceParent, TraceParent};
-pub use write::{write_error, write_notification, write_request, write_result};
+pub use write::{write_error, write_notification, write_request, write_response, write_result};
 
 use crate::json::{self, JsonError};
 

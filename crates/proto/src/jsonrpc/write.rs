@@ -22,6 +22,14 @@ pub fn write_result(dialect: &Dialect, id: &[u8], result: &[u8]) -> Vec<u8> {
     [open(dialect), ID, id, b",\"result\":", result, b"}"].concat()
 }
 
+/// The response to the request with `id`, with a result or an error object; all is raw JSON.
+pub fn write_response(dialect: &Dialect, id: &[u8], outcome: Result<&[u8], &[u8]>) -> Vec<u8> {
+    match outcome {
+        Ok(result) => write_result(dialect, id, result),
+        Err(error) => [open(dialect), ID, id, b",\"error\":", error, b"}"].concat(),
+    }
+}
+
 /// The error response to the request with `id`; `id` and `data` are raw JSON.
 pub fn write_error(
     dialect: &Dialect,
