@@ -240,7 +240,7 @@ mod tests {
         for (text, expected) in [
             ("ws://host:80/x?y=z", "ws://host:80/x?y=z"),
             ("ws://agent-server-prod-01/ws", "ws://agent-server-prod-01/ws"),
-            ("http-unix:/tmp/x0123456789abcdef/a", "http-unix:/tmp/x0123456789abcdef/a"),
+            ("http-unix:/tmp/x0123456789ghijkl/a", "http-unix:/tmp/x0123456789ghijkl/a"),
             ("ws://me:abc@host/x", "ws://…@host/x"),
             ("ws://abc@host", "ws://…@host"),
             ("ws://me:abc/def@host/x", "ws://…@host/x"),
