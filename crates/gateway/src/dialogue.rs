@@ -11,13 +11,13 @@ use tieline_proto::jsonrpc::{
     Dialect, Handshake, INTERNAL_ERROR, INVALID_REQUEST, Invalid, InvalidProblem, Message, Outline,
     PARSE_ERROR, State, write_error, write_response,
 };
-use tieline_proto::{FAULT_HEAD, Fault};
+use tieline_proto::{FAULT_HEAD, Fault, FrameError};
 use tieline_transport::Sparing;
 
 use crate::own::Own;
 use crate::pump::Side;
 use crate::restore::{Heard, Record, Replay};
-use crate::unanswered::{MOST, Unanswered};
+use crate::unanswered::{MOST, MOST_BYTES, Unanswered};
 
 /// One line whose dialect is known.
 pub(crate) struct Dialogue {
@@ -46,6 +46,36 @@ struct AskedByProgram {
     waiting: HashSet<Bytes>,
     /// Those of a program that is gone: their answers are not for the new one.
     stale: HashSet<Bytes>,
+    /// Of both.
+    bytes: usize,
+}
+
+impl AskedByProgram {
+    /// One beyond the bound is not remembered: it is not cancelled when the program ends.
+    fn insert(&mut self, id: &[u8]) {
+        let count = self.waiting.len() + self.stale.len();
+        if count < MOST
+            && self.bytes + id.len() <= MOST_BYTES
+            && self.waiting.insert(Bytes::copy_from_slice(id))
+        {
+            self.bytes += id.len();
+        }
+    }
+
+    fn answered(&mut self, id: &[u8]) {
+        if self.waiting.remove(id) {
+            self.bytes -= id.len();
+        }
+    }
+
+    /// Whether an answer with this id is for a program that is gone. Once.
+    fn take_stale(&mut self, id: &[u8]) -> bool {
+        let is_stale = self.stale.remove(id);
+        if is_stale {
+            self.bytes -= id.len();
+        }
+        is_stale
+    }
 }
 
 /// What becomes of a message.
@@ -121,7 +151,7 @@ impl Dialogue {
                 self.judge_invalid(from, message, invalid).unwrap_or(Verdict::Pass(seen))
             }
             (Message::Response(response), Side::Client)
-                if lock(&self.asked_by_program).stale.remove(response.id()) =>
+                if lock(&self.asked_by_program).take_stale(response.id()) =>
             {
                 Verdict::Drop("it answers a program that has ended".into())
             }
@@ -221,7 +251,7 @@ impl Dialogue {
             Side::Server => self.lost_answer(&outline, &why),
             Side::Client => {
                 let id = outline.id().filter(|_| outline.may_be_answer())?;
-                lock(&self.asked_by_program).waiting.remove(id);
+                lock(&self.asked_by_program).answered(id);
                 Some(self.lost_outcome(id, &why))
             }
         }
@@ -249,6 +279,15 @@ impl Dialogue {
             Some(instead) => Settled::Instead(instead),
             None if is_told => Settled::Told,
             None => Settled::Not,
+        }
+    }
+
+    /// The client has sent what its framing cannot recover from: what it asked is not known.
+    pub(crate) fn client_broke_framing(&self, error: &FrameError) {
+        if !self.is_silent {
+            let text = error.to_string();
+            let refusal = write_error(&self.dialect, b"null", INVALID_REQUEST, &text, None);
+            self.to_near.try_push(refusal.into());
         }
     }
 
@@ -315,14 +354,12 @@ impl Dialogue {
                 let mut asked = lock(&self.asked_by_program);
                 if self.dialect.cancel.is_some_and(|cancel| cancel.code.is_none()) {
                     // The one that was cancelled gets no answer.
-                    asked.stale.remove(request.id());
+                    asked.take_stale(request.id());
                 }
-                if asked.waiting.len() < MOST {
-                    asked.waiting.insert(Bytes::copy_from_slice(request.id()));
-                }
+                asked.insert(request.id());
             }
             (Side::Client, Message::Response(response)) => {
-                lock(&self.asked_by_program).waiting.remove(response.id());
+                lock(&self.asked_by_program).answered(response.id());
             }
             (_, Message::Batch(messages)) => {
                 messages.iter().for_each(|it| self.note_program_requests(from, it));
@@ -376,12 +413,15 @@ impl Dialogue {
     /// What the program that has ended had asked of the client.
     fn cancel_stale(&self) {
         let mut asked = lock(&self.asked_by_program);
-        let AskedByProgram { waiting, stale } = &mut *asked;
+        let AskedByProgram { waiting, stale, bytes } = &mut *asked;
         for id in waiting.drain() {
             if let Some(cancel) = self.dialect.cancellation(&id).filter(|_| !self.is_silent) {
                 self.to_near.try_push(cancel.into());
             }
-            stale.insert(id);
+            let length = id.len();
+            if !stale.insert(id) {
+                *bytes -= length;
+            }
         }
     }
 

@@ -333,7 +333,12 @@ impl<'a> Line<'a> {
             BridgeEnd::Near { .. } => {}
         }
         if let BridgeEnd::Near { near: CloseReason::Protocol(error), .. } = &end {
-            let _ = timeout_at(patience.deadline(), explain(error, &mut near)).await;
+            match &self.dialogue {
+                Some(dialogue) if *error != FrameError::UnexpectedContentLength => {
+                    dialogue.client_broke_framing(error);
+                }
+                _ => drop(timeout_at(patience.deadline(), explain(error, &mut near)).await),
+            }
         }
         let patience = if is_heard { patience } else { Patience::until(Instant::now()) };
         let leaves_unclosed = match &end {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 /// So many are remembered, and so many bytes of their ids; those beyond wait in vain.
 pub(crate) const MOST: usize = 65_536;
-const MOST_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// With more requests waiting, an answer is for the one whose id it has and for no other: each of them would
 /// be looked at for each such answer.

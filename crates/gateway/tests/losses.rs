@@ -6,10 +6,10 @@ mod support;
 use std::future::pending;
 
 use serde_json::{Value, json};
-use support::{lines_pair_of, message};
+use support::{framed_pair, lines_pair_of, message};
 use tieline_gateway::{Bridge, BridgeReport, Overflow, bridge};
-use tieline_proto::ByteSize;
 use tieline_proto::jsonrpc::Dialect;
+use tieline_proto::{ByteSize, ContentLength};
 use tieline_transport::{Channel, Receiver, Sender, SenderExt};
 use tokio::task::JoinHandle;
 
@@ -314,4 +314,23 @@ async fn a_program_that_reads_none_of_its_refusals_is_heard_all_the_same() {
     test.program(r#"{"jsonrpc":"2.0","method":"down"}"#).await;
     assert_eq!(test.at_client().await["method"], "down");
     assert_eq!(test.end().await.lost, 20_000);
+}
+
+#[tokio::test]
+async fn a_client_that_announces_too_long_a_message_is_told_before_its_line_ends() {
+    for dialect in [None, Some(Dialect::XI), Some(Dialect::LSP)] {
+        let of = |limit| ContentLength::new(ByteSize::new(limit));
+        let (client, near) = framed_pair(of(LIMIT), of(1000));
+        let (far, _server) = lines_pair_of(ByteSize::mib(1), ByteSize::mib(1));
+        let options = Bridge { dialect, ..Bridge::default() };
+        let report = tokio::spawn(bridge(near.boxed(), far.boxed(), options, pending()));
+        let (mut to_server, mut from_server) = client.boxed().split();
+        to_server.send("x".repeat(1001)).await.unwrap();
+        if dialect == Some(Dialect::LSP) {
+            let refused = value(&mut from_server).await;
+            assert_eq!((&refused["id"], &refused["error"]["code"]), (&Value::Null, &json!(-32600)));
+        }
+        support::ended(&mut from_server).await;
+        assert!(!report.await.unwrap().end.is_clean());
+    }
 }

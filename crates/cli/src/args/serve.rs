@@ -44,8 +44,9 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FRAMING", default_value = "lines", value_parser = framing)]
     pub(crate) framing: FramingKind,
     /// What the program speaks, if that is JSON-RPC: strict, lsp, mcp, mcp-2025-03-26, acp or xi.
-    /// When it ends, requests that it has not answered are answered with an error that says how;
-    /// nothing is for xi
+    /// Requests without an answer are answered with an error, a program that is started again is told
+    /// what the one before it knew, and lines that are not JSON do not reach the client. For xi nothing
+    /// is put into the stream
     #[arg(long, value_name = "DIALECT", value_parser = dialect)]
     pub(crate) dialect: Option<Dialect>,
     /// Whether to start the program again when it ends under a client: no, on-failure or always. Five

@@ -7,7 +7,7 @@ use tieline_proto::jsonrpc::{Handshake, Message, Notification, Request, Thing, m
 const MOST: usize = 4096;
 /// and the most bytes. What is beyond cannot be restored.
 const MOST_BYTES: usize = 16 << 20;
-/// The most requests whose answers decide whether they are recorded.
+/// The most requests of each side that are under way and whose answers are waited for.
 const MOST_ASKED: usize = 256;
 
 /// The state of a program, as far as its client has built it up by messages.
@@ -22,6 +22,7 @@ pub(crate) struct Record {
     kept: Vec<Kept>,
     asked: Vec<Asked>,
     registrations: Vec<Registration>,
+    /// Of all that is kept, asked and registered.
     bytes: usize,
     /// Why the state cannot be restored, whatever else happens.
     lost: Option<&'static str>,
@@ -62,6 +63,31 @@ struct Registration {
     params: Bytes,
     /// The client's answer.
     outcome: Option<Result<Bytes, Bytes>>,
+}
+
+impl Kept {
+    fn length(&self) -> usize {
+        self.said.length() + self.name.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+impl Asked {
+    fn length(&self) -> usize {
+        let change = match &self.change {
+            Change::Keep(kept) => kept.length(),
+            Change::Forget(_, name) => name.as_ref().map_or(0, Bytes::len),
+        };
+        self.id.len() + change
+    }
+}
+
+impl Registration {
+    fn length(&self) -> usize {
+        let outcome = self.outcome.as_ref().map_or(0, |outcome| match outcome {
+            Ok(outcome) | Err(outcome) => outcome.len(),
+        });
+        self.id.len() + self.params.len() + outcome
+    }
 }
 
 /// What is to be done for a program that takes the place of another.
@@ -130,19 +156,29 @@ impl Record {
         match message {
             Message::Request(request) => self.client_asked(request),
             Message::Notification(notification) => self.client_told(notification),
-            Message::Response(response) => {
-                let place = self
-                    .registrations
-                    .iter()
-                    .position(|it| it.outcome.is_none() && *it.id == *response.id());
-                if let Some(registration) = place.and_then(|at| self.registrations.get_mut(at)) {
-                    let copied = Bytes::copy_from_slice;
-                    let outcome = response.outcome().map(copied).map_err(copied);
-                    registration.outcome = Some(outcome);
-                }
-            }
+            Message::Response(response) => self.registered(response.id(), response.outcome()),
             Message::Batch(messages) => messages.iter().for_each(|it| self.client_said(it)),
             Message::Invalid(_) => {}
+        }
+    }
+
+    /// The client has answered a registration, perhaps.
+    fn registered(&mut self, id: &[u8], outcome: Result<&[u8], &[u8]>) {
+        let is_it = |it: &Registration| it.outcome.is_none() && *it.id == *id;
+        let Some(place) = self.registrations.iter().position(is_it) else { return };
+        let mut registration = self.registrations.remove(place);
+        self.bytes -= registration.length();
+        let copied = Bytes::copy_from_slice;
+        registration.outcome = Some(outcome.map(copied).map_err(copied));
+        self.register(registration);
+    }
+
+    /// One that there is no room for reaches the client again after a restart.
+    fn register(&mut self, registration: Registration) {
+        let length = registration.length();
+        if self.registrations.len() < MOST_ASKED && self.bytes + length <= MOST_BYTES {
+            self.bytes += length;
+            self.registrations.push(registration);
         }
     }
 
@@ -164,12 +200,15 @@ impl Record {
                 Change::Keep(Kept { method, name, said, is_changed: false })
             }
         };
-        if self.asked.len() >= MOST_ASKED {
+        let asked = Asked { id: Bytes::copy_from_slice(request.id()), change };
+        let length = asked.length();
+        if self.asked.len() >= MOST_ASKED || self.bytes + length > MOST_BYTES {
             self.lost =
                 Some("more requests that change its state were under way than are recorded");
             return;
         }
-        self.asked.push(Asked { id: Bytes::copy_from_slice(request.id()), change });
+        self.bytes += length;
+        self.asked.push(asked);
     }
 
     fn client_told(&mut self, notification: &Notification) {
@@ -229,12 +268,12 @@ impl Record {
         if !each_counts {
             self.forget(kept.method, kept.name.as_ref());
         }
-        self.bytes += kept.said.length() + kept.name.as_ref().map_or(0, Bytes::len);
-        if self.kept.len() >= MOST || self.bytes > MOST_BYTES {
-            self.bytes -= kept.said.length() + kept.name.as_ref().map_or(0, Bytes::len);
+        let length = kept.length();
+        if self.kept.len() >= MOST || self.bytes + length > MOST_BYTES {
             self.lost = Some("it was told more than is recorded");
             return;
         }
+        self.bytes += length;
         self.kept.push(kept);
     }
 
@@ -242,7 +281,7 @@ impl Record {
         let place = self.kept.iter().position(|it| it.method == method && it.name.as_ref() == name);
         if let Some(place) = place {
             let kept = self.kept.remove(place);
-            self.bytes -= kept.said.length() + kept.name.as_ref().map_or(0, Bytes::len);
+            self.bytes -= kept.length();
         }
     }
 
@@ -262,16 +301,23 @@ impl Record {
                 let method = &*request.method();
                 if method == unregister {
                     // Which ones is not looked at: those that are made again then reach the client.
-                    self.registrations.clear();
-                } else if method == register && self.registrations.len() < MOST_ASKED {
+                    self.forget_registrations(|_| true);
+                } else if method == register {
                     let id = Bytes::copy_from_slice(request.id());
                     let params = Bytes::copy_from_slice(request.params().unwrap_or_default());
-                    self.registrations.push(Registration { id, params, outcome: None });
+                    self.register(Registration { id, params, outcome: None });
                 }
             }
             Message::Batch(messages) => messages.iter().for_each(|it| self.program_said(it)),
             Message::Notification(_) | Message::Invalid(_) => {}
         }
+    }
+
+    fn forget_registrations(&mut self, is_over: impl Fn(&Registration) -> bool) {
+        let (over, left) = std::mem::take(&mut self.registrations).into_iter().partition(is_over);
+        let over: Vec<Registration> = over;
+        self.bytes -= over.iter().map(Registration::length).sum::<usize>();
+        self.registrations = left;
     }
 
     /// The program has answered a request, with a result or an error.
@@ -286,6 +332,7 @@ impl Record {
         }
         let Some(place) = self.asked.iter().position(|it| *it.id == *id) else { return };
         let asked = self.asked.remove(place);
+        self.bytes -= asked.length();
         match (asked.change, result) {
             (Change::Keep(kept), Some(_)) => self.keep(kept, false),
             (Change::Forget(method, name), Some(_)) => self.forget(method, name.as_ref()),
@@ -296,8 +343,8 @@ impl Record {
     /// The program was lost, and another is there. What was under way is answered with an error by
     /// whoever passes messages, and has changed nothing.
     pub(crate) fn restarted(&mut self) -> Plan {
-        self.asked.clear();
-        self.registrations.retain(|it| it.outcome.is_some());
+        self.bytes -= self.asked.drain(..).map(|asked| asked.length()).sum::<usize>();
+        self.forget_registrations(|it| it.outcome.is_none());
         self.opening = None;
         let Some((request, result)) = &self.open else { return Plan::Nothing };
         if let Some(lost) = self.lost {

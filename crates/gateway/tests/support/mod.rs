@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tieline_proto::{ByteSize, Lines};
+use tieline_proto::{ByteSize, Framing, Lines};
 use tieline_transport::{
     Channel, ChannelConfig, ControlBuilder, Endpoint, FramedChannel, Incoming, IoConnection,
     PerformanceProfile, Receiver, ReceiverExt, TransportKind,
@@ -29,8 +29,13 @@ pub(crate) fn lines_pair(max_message: ByteSize) -> (impl Channel, impl Channel) 
 
 /// The same with a length for each end.
 pub(crate) fn lines_pair_of(left: ByteSize, right: ByteSize) -> (impl Channel, impl Channel) {
+    framed_pair(Lines::new(left), Lines::new(right))
+}
+
+/// Two ends of a line, each with its framing.
+pub(crate) fn framed_pair<F: Framing>(left: F, right: F) -> (impl Channel, impl Channel) {
     let ends = tokio::io::duplex(64 * 1024);
-    let framed = |end, max_message| {
+    let framed = |end, framing| {
         let (read, write) = tokio::io::split(end);
         let control = ControlBuilder {
             kind: TransportKind::MEMORY,
@@ -45,7 +50,7 @@ pub(crate) fn lines_pair_of(left: ByteSize, right: ByteSize) -> (impl Channel, i
             backing: std::sync::Arc::new(()),
         };
         let connection = IoConnection::new(read, write, control.build());
-        FramedChannel::new(connection, Lines::new(max_message), ChannelConfig::default())
+        FramedChannel::new(connection, framing, ChannelConfig::default())
     };
     (framed(ends.0, left), framed(ends.1, right))
 }

@@ -274,3 +274,30 @@ fn other_methods_do_not_concern_the_record() {
         }
     }
 }
+
+#[test]
+fn what_is_under_way_counts_towards_the_bound_and_is_given_back() {
+    let long = "x".repeat(MOST_BYTES / 5);
+    let mut script = Script::open(Dialect::MCP);
+    for round in 0..10 {
+        for id in 0..2 {
+            let params = json!({"uri": format!("{id}{long}")});
+            script.client(json!({"id": id, "method": "resources/subscribe", "params": params}));
+        }
+        assert!(script.record.bytes > MOST_BYTES / 2, "round {round}");
+        for id in 0..2 {
+            script.program(json!({"id": id, "error": {"code": 1, "message": ""}}));
+        }
+        assert_eq!((script.record.bytes, script.record.lost), (0, None), "round {round}");
+    }
+    let mut script = Script::open(Dialect::LSP);
+    for id in 0..10 {
+        let params = json!({"long": long});
+        script.program(json!({"id": id, "method": "client/registerCapability", "params": params}));
+        script.client(json!({"id": id, "result": long}));
+        assert!(script.record.bytes <= MOST_BYTES);
+    }
+    assert!(matches!(script.plan(), Plan::Replay { .. }), "a registration is made again");
+    script.program(json!({"id": 4, "method": "client/unregisterCapability", "params": {}}));
+    assert_eq!(script.record.bytes, 0);
+}
