@@ -79,10 +79,11 @@ impl Unanswered {
         }
     }
 
-    /// What a message is. A batch is looked into whether or not the dialect has any.
+    /// What a message is, as the other side may take it: with or without a version, and in a batch
+    /// whether or not the dialect has any.
     pub(crate) fn classify(&self, message: &Bytes) -> Message {
         let mut dialect = self.dialect;
-        dialect.batches = true;
+        (dialect.batches, dialect.version) = (true, false);
         classify(message.clone(), &dialect, Limits::default())
     }
 
@@ -156,7 +157,12 @@ impl Unanswered {
         reason: &CloseReason,
     ) -> impl ExactSizeIterator<Item = Vec<u8>> + use<> {
         let data = reason.child_exit().map(|exit| evidence(exit).to_string());
-        self.errors(format!("the program has ended: {reason}"), data)
+        let text = match reason {
+            // They say what has become of the program.
+            CloseReason::NotRestored(_) | CloseReason::SessionLost(_) => reason.to_string(),
+            _ => format!("the program has ended: {reason}"),
+        };
+        self.errors(text, data)
     }
 
     /// The same for requests that no program was there for.

@@ -319,3 +319,15 @@ async fn the_process_id_reaches_only_programs_that_can_see_the_process() {
         assert_eq!(report.await.unwrap().lost, 0);
     }
 }
+
+#[tokio::test]
+async fn a_handshake_without_a_version_is_replayed_too() {
+    let mut test = Test::start(Dialect::MCP).await;
+    let initialize = r#"{"id":0,"method":"initialize"}"#;
+    test.to_server.0.send(initialize).await.unwrap();
+    test.at_program().await;
+    test.program.0.send(r#"{"id":0,"result":{}}"#).await.unwrap();
+    test.at_client().await;
+    test.restart().await;
+    assert_eq!(message(&mut test.program.1).await, initialize);
+}
