@@ -5,6 +5,7 @@ mod chaos;
 mod connect;
 mod line;
 mod logging;
+mod memory;
 mod serve;
 mod status;
 #[cfg_attr(windows, path = "args/windows.rs")]

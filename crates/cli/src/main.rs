@@ -11,6 +11,7 @@ mod demo;
 #[cfg(unix)]
 mod limits;
 mod logging;
+mod memory;
 mod pretty;
 #[cfg_attr(windows, path = "rendezvous_pipe.rs")]
 mod rendezvous;

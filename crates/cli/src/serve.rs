@@ -49,9 +49,10 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     }
     let endpoints: Vec<_> = endpoints.iter().map(Endpoint::absolute).collect();
     let watch = server.watch();
-    sites.export(&watch);
+    let memory = args.line.memory();
+    sites.export(&watch, &memory);
     let offer = if args.no_status { None } else { offer(&registry).await };
-    let about = About::new(program.name.clone(), &endpoints, watch.clone());
+    let about = About::new(program.name.clone(), &endpoints, watch.clone(), memory);
     announce(&endpoints, &program, &sites, logging)?;
 
     let asked = async {

@@ -6,9 +6,10 @@ use tieline_gateway::ServerWatch;
 use tieline_http::{Access, PublicUrl, Token, Web};
 use tieline_link::{LineOptions, SessionOptions, Sessions};
 use tieline_proto::FramingKind;
-use tieline_transport::{Address, DynAcceptor, Endpoint, Options};
+use tieline_transport::{Address, DynAcceptor, Endpoint, MemoryBudget, Options};
 
 use crate::args::WebServer;
+use crate::memory::prometheus;
 use crate::report::Failure;
 use crate::sessions::Served;
 use crate::shell::quote;
@@ -52,6 +53,7 @@ impl Sites {
         config.web_socket.channel = options.channel;
         config.allow_uids.clone_from(&options.allow_uids);
         (config.socket_mode, config.socket_group) = (options.socket_mode, options.socket_group);
+        config.memory.clone_from(&options.memory);
         self.public_url.clone_from(&args.public_url);
         // A program that takes any bytes gets each message as it was sent.
         config.web_socket.verbatim = served.framing == FramingKind::LengthPrefix;
@@ -73,11 +75,11 @@ impl Sites {
         Ok((Box::new(plain), Box::new(sessions)))
     }
 
-    /// `/metrics` says what `watch` sees.
-    pub(crate) fn export(&self, watch: &ServerWatch) {
+    /// `/metrics` says what `watch` sees, and what is held of `memory`.
+    pub(crate) fn export(&self, watch: &ServerWatch, memory: &MemoryBudget) {
         for site in &self.sites {
-            let watch = watch.clone();
-            site.set_metrics(move || watch.prometheus());
+            let (watch, memory) = (watch.clone(), memory.clone());
+            site.set_metrics(move || watch.prometheus() + &prometheus(&memory));
         }
     }
 

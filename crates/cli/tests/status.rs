@@ -132,8 +132,17 @@ fn a_server_says_what_it_is_doing_for_two_clients() {
     }
     let serves = place.serves();
     let [said] = &serves[..] else { panic!("{serves:?}") };
-    let known =
-        ["command", "connections", "lines", "listeners", "pid", "since", "totals", "version"];
+    let known = [
+        "command",
+        "connections",
+        "lines",
+        "listeners",
+        "memory",
+        "pid",
+        "since",
+        "totals",
+        "version",
+    ];
     assert_eq!(keys(said), known);
     assert_eq!(said["pid"], serve.program.pid());
     assert_eq!(said["command"], "demo-agent");

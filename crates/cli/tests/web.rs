@@ -572,3 +572,58 @@ fn first_message_of_a_client_that_anybody_may_be_must_be_json() {
     greeting.stop();
     site.stop();
 }
+
+/// The value of a metric.
+fn metric(site: &Site, name: &str) -> u64 {
+    let metrics = site.get("/metrics", &format!("Authorization: Bearer {TOKEN}\r\n"));
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    value.unwrap_or_else(|| panic!("{name}: {metrics}")).parse().unwrap()
+}
+
+/// Clients on sockets and on the web share one bound, and each line that has to go leaves a message in the log.
+#[test]
+fn unfinished_messages_of_all_clients_share_one_bound() {
+    const LENGTH: usize = 2 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("a.sock");
+    let unix = format!("unix:{}", socket.display());
+    let mut site = Site::start(&["--max-memory", "8MiB", "--listen", &unix, "--", "cat"]);
+    assert!(site.program.line().unwrap().starts_with("unix:"));
+    assert_eq!(metric(&site, "tieline_memory_limit_bytes"), 8 << 20);
+    let clients: Vec<_> = (0..10)
+        .map(|_| {
+            let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+            let writer = client.try_clone().unwrap();
+            let writing = std::thread::spawn(move || {
+                // It may be refused before it has said all.
+                let _ = client.write_all(&[b'x'; LENGTH]);
+            });
+            (writer, writing)
+        })
+        .collect();
+    let body = "x".repeat(6 << 20);
+    let posting = format!(
+        "POST /rpc HTTP/1.1\r\nHost: @\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = site.ask(&posting);
+    assert!(["400", "503"].contains(&status_of(&answer)), "{answer}");
+    let clients: Vec<_> = clients
+        .into_iter()
+        .map(|(client, writing)| {
+            writing.join().unwrap();
+            client
+        })
+        .collect();
+    assert!(metric(&site, "tieline_memory_bytes") <= 10 << 20);
+    // Four of 2 MiB fit at most.
+    until("the others are refused", || metric(&site, "tieline_memory_refused_total") >= 6);
+    assert!(metric(&site, "tieline_memory_bytes") <= 10 << 20);
+    // What is small goes through.
+    let finished = Program::run(&mut site.connect(&site.web_socket()), "{}\n");
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), "{}\n"), "{finished:?}");
+    drop(clients);
+    until("all is given back", || metric(&site, "tieline_memory_bytes") == 0);
+    let said = site.stop();
+    assert!(said.contains("out of memory: the line needed"), "{said}");
+}

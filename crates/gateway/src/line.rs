@@ -445,8 +445,8 @@ fn sees_our_processes(control: &Control) -> bool {
 /// The near side did not merely come to the end of its input.
 fn is_failure(reason: &CloseReason) -> bool {
     use CloseReason::{
-        ByPeerBecause, GivenUp, Io, NotPassedOn, Protocol, SessionLost, Stalled, TimedOut,
-        Unreachable,
+        ByPeerBecause, GivenUp, Io, NoMemory, NotPassedOn, Protocol, SessionLost, Stalled,
+        TimedOut, Unreachable,
     };
 
     // Of a WebSocket: a page that was left hears no more, either.
@@ -455,6 +455,7 @@ fn is_failure(reason: &CloseReason) -> bool {
         Io(_)
             | Protocol(_)
             | Stalled
+            | NoMemory(_)
             | TimedOut
             | ByPeerBecause(_)
             | SessionLost(_)

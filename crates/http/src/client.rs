@@ -18,8 +18,9 @@ use tieline_proto::json::Limits;
 use tieline_proto::websocket::Role;
 use tieline_proto::{FramingKind, HeartbeatConfig};
 use tieline_transport::{
-    BoxFuture, CloseReason, Connector, DynAcceptor, DynConnector, Endpoint, ErrorKind, Operation,
-    Options, PeerIdentity, Registry, Scheme, TransportError, TransportKind,
+    BoxFuture, CloseReason, Connector, DynAcceptor, DynConnector, Endpoint, ErrorKind,
+    MemoryBudget, Operation, Options, PeerIdentity, Registry, Scheme, TransportError,
+    TransportKind,
 };
 #[cfg(unix)]
 use tieline_transport::{Connection, Transport, Unix, UnixConfig};
@@ -115,6 +116,7 @@ pub(crate) struct Dialer {
     pub(crate) address: WebAddress,
     allow_uids: Vec<u32>,
     pub(crate) connect_timeout: Duration,
+    pub(crate) memory: Option<MemoryBudget>,
 }
 
 /// The schemes of WebSockets.
@@ -198,7 +200,8 @@ impl Connector for WebConnector {
 impl Dialer {
     pub(crate) fn new(client: Arc<Client>, address: WebAddress, options: &Options) -> Self {
         let (allow_uids, connect_timeout) = (options.allow_uids.clone(), options.connect_timeout);
-        Self { client, address, allow_uids, connect_timeout }
+        let memory = options.memory.clone();
+        Self { client, address, allow_uids, connect_timeout, memory }
     }
 
     pub(crate) async fn reach(&self) -> Result<(Stream, Option<PeerIdentity>), TransportError> {
@@ -291,6 +294,7 @@ impl WebConnector {
             peer,
             principal: None,
             unauthenticated: false,
+            memory: self.dialer.memory.clone(),
             held: None,
         };
         Ok(WebChannel::new(made, self.config))

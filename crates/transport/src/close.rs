@@ -11,7 +11,7 @@ use tieline_proto::session::{Delivered, Refusal, Violation};
 use tieline_proto::websocket::{Close, CloseCode};
 use tieline_proto::{EncodeError, FrameError, Truncated};
 
-use crate::TransportError;
+use crate::{MemoryRefused, TransportError};
 
 /// Why a line ended. It can be cloned and asked for as long as anybody holds the line's
 /// [`Control`](crate::Control).
@@ -35,6 +35,8 @@ pub enum CloseReason {
     Stalled,
     /// More came in than was handled in time.
     Overrun,
+    /// All lines together held too much memory, and this one had to let go of its part.
+    NoMemory(MemoryRefused),
     /// The child process has ended.
     ChildExited(Arc<ChildExit>),
     /// The child process has closed its stdout and goes on without it.
@@ -94,6 +96,9 @@ impl CloseReason {
             Self::StdinClosed => {
                 "look at how the program ends, and send nothing behind its last input"
             }
+            Self::NoMemory(_) => {
+                "send smaller messages or fewer at once, or raise the limit (--max-memory)"
+            }
             Self::GivenUp(_) => "mend what its last words complain of, and connect again",
             Self::Unreachable(error) => return error.hint(),
             Self::NotRestored(_) => "connect again, and begin with the handshake",
@@ -129,6 +134,7 @@ impl fmt::Display for CloseReason {
             Self::TimedOut => f.write_str("timed out"),
             Self::Stalled => f.write_str("stalled: the other side has stopped reading"),
             Self::Overrun => f.write_str("overrun: more came in than was handled in time"),
+            Self::NoMemory(refused) => refused.fmt(f),
             Self::ChildExited(exit) => exit.fmt(f),
             Self::StdoutClosed => f.write_str("the child has closed its stdout and goes on"),
             Self::StdinClosed => f.write_str("the child takes no more input"),
@@ -145,7 +151,16 @@ impl fmt::Display for CloseReason {
 
 impl From<io::Error> for CloseReason {
     fn from(error: io::Error) -> Self {
-        Self::Io(Arc::new(error))
+        match MemoryRefused::in_error(&error) {
+            Some(refused) => Self::NoMemory(refused),
+            None => Self::Io(Arc::new(error)),
+        }
+    }
+}
+
+impl From<MemoryRefused> for CloseReason {
+    fn from(refused: MemoryRefused) -> Self {
+        Self::NoMemory(refused)
     }
 }
 

@@ -48,6 +48,7 @@
 //!   is a [`CloseReason`] that can be cloned and asked for later.
 
 mod account;
+mod budget;
 mod channel;
 mod close;
 mod connection;
@@ -83,6 +84,7 @@ mod unix;
 mod windows;
 
 pub use account::{ProcessAccount, ProcessCounts};
+pub use budget::{Account, Holding, MemoryBudget, MemoryRefused};
 pub use channel::{
     Acceptor, BoxChannel, Channel, Connector, DynAcceptor, DynConnector, Framed, FramedAcceptor,
     FramedChannel, FramedReceiver, FramedSender, Incoming, Outgoing, ReadBuffer, Receiver,

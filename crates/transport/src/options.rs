@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind};
 
-use crate::{ConfigError, Environment, Guardian, ProcessAccount};
+use crate::{ConfigError, Environment, Guardian, MemoryBudget, ProcessAccount};
 
 /// What can be asked for beyond the endpoint's text. The defaults are safe; each transport takes
 /// what concerns it.
@@ -13,6 +13,8 @@ use crate::{ConfigError, Environment, Guardian, ProcessAccount};
 pub struct Options {
     /// How the line itself behaves.
     pub channel: ChannelConfig,
+    /// What all lines that share this budget may hold in memory together; no bound by default.
+    pub memory: Option<MemoryBudget>,
     /// The framing where the endpoint names none; `None`: the transport's usual one.
     pub framing: Option<FramingKind>,
     /// A listener whose endpoint names no framing, and that carries lines, takes clients that send
@@ -54,6 +56,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             channel: ChannelConfig::default(),
+            memory: None,
             framing: None,
             detect_content_length: false,
             json: false,

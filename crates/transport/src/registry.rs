@@ -58,9 +58,13 @@ impl<T: Transport> Scheme for T {
         let (transport, channel) = (self.clone(), options.channel);
         Ok(if options.json {
             let codec = Json::new(codec, Limits::default());
-            Box::new(Named(Framed::new(transport, config, codec, channel)?, endpoint.clone()))
+            let framed =
+                Framed::new(transport, config, codec, channel)?.within(options.memory.clone());
+            Box::new(Named(framed, endpoint.clone()))
         } else {
-            Box::new(Named(Framed::new(transport, config, codec, channel)?, endpoint.clone()))
+            let framed =
+                Framed::new(transport, config, codec, channel)?.within(options.memory.clone());
+            Box::new(Named(framed, endpoint.clone()))
         })
     }
 
@@ -84,10 +88,12 @@ impl<T: Transport> Scheme for T {
             let named = |error: TransportError| error.at(endpoint);
             let acceptor: Box<dyn DynAcceptor> = if options.json {
                 let codec = Json::new(codec, Limits::default());
-                let framed = Framed::new(transport, config, codec, channel)?;
+                let framed =
+                    Framed::new(transport, config, codec, channel)?.within(options.memory.clone());
                 Box::new(framed.listen().await.map_err(named)?)
             } else {
-                let framed = Framed::new(transport, config, codec, channel)?;
+                let framed =
+                    Framed::new(transport, config, codec, channel)?.within(options.memory.clone());
                 Box::new(framed.listen().await.map_err(named)?)
             };
             Ok(acceptor)

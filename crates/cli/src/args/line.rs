@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use clap::Args as Group;
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE};
-use tieline_transport::{Address, ChannelConfig, Endpoint, Hold, Options, StopTimeouts};
+use tieline_transport::{
+    Address, ChannelConfig, Endpoint, Hold, MemoryBudget, Options, StopTimeouts,
+};
 
+use super::memory::Memory;
 use super::system::System;
 use super::values::{message_size, stall_timeout};
 use crate::children;
@@ -27,6 +30,11 @@ pub(crate) struct Line {
 impl Line {
     pub(crate) fn options(&self) -> Options {
         self.reach.options()
+    }
+
+    /// What counts the memory that all lines hold.
+    pub(crate) fn memory(&self) -> MemoryBudget {
+        self.reach.memory.budget()
     }
 
     pub(crate) fn is_isolated(&self) -> bool {
@@ -63,6 +71,8 @@ pub(crate) struct Reach {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = stall_timeout)]
     pub(crate) program_stall_timeout: Duration,
     #[command(flatten)]
+    memory: Memory,
+    #[command(flatten)]
     system: System,
 }
 
@@ -95,6 +105,7 @@ impl Reach {
                 program_stall_timeout: self.program_stall_timeout,
                 ..ChannelConfig::default()
             },
+            memory: Some(self.memory.budget()),
             guardian: Some(children::guardian().with_hold(self.hold())),
             stop: StopTimeouts { terminate: self.system.stop_timeout, ..StopTimeouts::default() },
             ..children::options()

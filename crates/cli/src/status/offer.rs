@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use tieline_gateway::ServerWatch;
 use tieline_rpc::{Answer, ErrorObject, Peer, PeerOptions, Router};
-use tieline_transport::{BoxChannel, Endpoint, Registry};
+use tieline_transport::{BoxChannel, Endpoint, MemoryBudget, Registry};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
@@ -30,15 +30,21 @@ pub(crate) struct About {
     pub(super) command: String,
     pub(super) listeners: Vec<Endpoint>,
     pub(super) watch: ServerWatch,
+    pub(super) memory: MemoryBudget,
 }
 
 impl About {
     /// A server that has begun just now. `command` is what is printed of it, `listeners` are named as they
     /// are from any directory.
-    pub(crate) fn new(command: String, listeners: &[Endpoint], watch: ServerWatch) -> Self {
+    pub(crate) fn new(
+        command: String,
+        listeners: &[Endpoint],
+        watch: ServerWatch,
+        memory: MemoryBudget,
+    ) -> Self {
         let since = (Instant::now(), SystemTime::now());
         let listeners = listeners.to_vec();
-        Self { since, command, listeners, watch }
+        Self { since, command, listeners, watch, memory }
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Serve {
     pub(super) command: String,
     pub(super) listeners: Vec<String>,
     pub(super) connections: Connections,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) memory: Option<Memory>,
     /// Whether programs are started; absent as long as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) breaker: Option<Breaker>,
@@ -39,6 +41,16 @@ pub(super) struct Serve {
     #[serde(skip_serializing_if = "is_zero")]
     pub(super) lines_left_out: usize,
     pub(super) totals: Totals,
+}
+
+/// What unfinished messages and queues of all lines hold, beyond 64 KiB of each.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Memory {
+    pub(super) used_bytes: u64,
+    pub(super) limit_bytes: u64,
+    /// Lines and requests that were ended because too much was held.
+    pub(super) refused: u64,
 }
 
 /// So many programs have failed as they were started that others are not, or only a few to try.
@@ -164,6 +176,11 @@ impl Serve {
                 ever: view.came,
                 refused: view.report.refused,
             },
+            memory: Some(Memory {
+                used_bytes: about.memory.used().bytes() as u64,
+                limit_bytes: about.memory.limit().bytes() as u64,
+                refused: about.memory.refused(),
+            }),
             breaker: Breaker::of(view.breaker, view.retry_after),
             lines_left_out: view.lines.len().saturating_sub(MOST_LINES),
             lines: view.lines.into_iter().take(MOST_LINES).map(|it| Line::of(it, about)).collect(),

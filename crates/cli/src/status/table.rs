@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::terminal;
 
-use super::said::{Breaker, Identity, Line, Program, Serve, Session, ago};
+use super::said::{Breaker, Identity, Line, Memory, Program, Serve, Session, ago};
 
 /// A line for each server, and below it one for each client.
 pub(super) fn of(answers: &[Value]) -> String {
@@ -60,6 +60,14 @@ fn about(serve: &Serve) -> String {
         totals.bytes_in,
         totals.bytes_out
     ));
+    if let Some(Memory { used_bytes, limit_bytes, refused }) = &serve.memory {
+        let mib = |bytes: &u64| bytes.div_ceil(1 << 20);
+        text.push_str(&format!(
+            "  memory of messages and queues: {} MiB of {} MiB; lines ended for it: {refused}\n",
+            mib(used_bytes),
+            mib(limit_bytes)
+        ));
+    }
     if let Some(Breaker { state, retry_in_ms }) = &serve.breaker {
         let again = retry_in_ms.map(|left| rounded(Duration::from_millis(left)));
         let again = again.map_or_else(String::new, |left| format!("; tried again in {left}"));

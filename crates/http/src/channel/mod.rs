@@ -28,7 +28,7 @@ use tieline_proto::json::Limits;
 use tieline_proto::websocket::{Close, CloseCode, Role};
 use tieline_transport::{
     Capabilities, Channel, ChannelConfig, Connection, Control, ControlBuilder, Endpoint,
-    IoConnection, PeerIdentity, PerformanceProfile, Principal, TransportKind,
+    IoConnection, MemoryBudget, PeerIdentity, PerformanceProfile, Principal, TransportKind,
 };
 
 pub(crate) use reason::{heard, told};
@@ -36,6 +36,7 @@ pub use receiver::WebReceiver;
 pub use sender::WebSender;
 pub(crate) use shared::{Shared, lock};
 
+use self::out::Out;
 use self::shared::Counts;
 use crate::stream::Stream;
 
@@ -92,6 +93,8 @@ pub(crate) struct Made {
     pub(crate) principal: Option<Principal>,
     /// Anybody may have made it.
     pub(crate) unauthenticated: bool,
+    /// What counts what it holds in memory.
+    pub(crate) memory: Option<MemoryBudget>,
     /// Let go of with the last half.
     pub(crate) held: Option<Box<dyn Send + Sync>>,
 }
@@ -140,11 +143,12 @@ impl WebChannel {
             Content::Plain(_) if config.verbatim => Content::Verbatim,
             content => content,
         };
-        let shared = Shared::new(write, made.role, content, config, counts, control.clone());
-        let shared = Arc::new(shared);
+        let memory = made.memory.as_ref();
+        let out = Out::new(write, made.role, &config.channel, memory);
+        let shared = Arc::new(Shared::new(out, content, config, counts, control.clone()));
         Self {
             sender: WebSender::new(shared.clone()),
-            receiver: WebReceiver::new(read, made.read, made.role, shared),
+            receiver: WebReceiver::new(read, made.read, made.role, shared, memory),
             control,
         }
     }

@@ -1,12 +1,13 @@
 //! What goes out, under the lock that both halves share: one queue, written in batches.
 
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
+use tieline_proto::EncodeError;
 use tieline_proto::websocket::{Close, Encoder, Kind, Role};
-use tieline_proto::{ByteSize, EncodeError};
-use tieline_transport::{CloseReason, Outgoing, WriteHalf, WriteQueue};
+use tieline_transport::{
+    ChannelConfig, CloseReason, MemoryBudget, Outgoing, WriteHalf, WriteQueue,
+};
 
 use crate::stream::BoxWrite;
 
@@ -34,17 +35,16 @@ impl Out {
     pub(super) fn new(
         write: WriteHalf<BoxWrite>,
         role: Role,
-        max_message: ByteSize,
-        bound: usize,
-        stall_timeout: Duration,
+        config: &ChannelConfig,
+        memory: Option<&MemoryBudget>,
     ) -> Self {
         Self {
-            queue: WriteQueue::new(write, stall_timeout),
-            encoder: Encoder::new(max_message),
+            queue: WriteQueue::new(write, config.stall_timeout).within(memory),
+            encoder: Encoder::new(config.max_message),
             masks: (role == Role::Client).then(Masks::new),
             owed: None,
             stage: Stage::Open,
-            bound,
+            bound: config.write_queue.bytes(),
         }
     }
 

@@ -15,9 +15,10 @@ pub(crate) fn told(reason: Option<&CloseReason>) -> Close {
         reason if reason.is_clean() => return Close::new(CloseCode::NORMAL),
         CloseReason::Protocol(FrameError::WebSocket(violation)) => violation.close_code(),
         CloseReason::Protocol(FrameError::Oversize { .. }) => CloseCode::TOO_BIG,
-        CloseReason::Overrun | CloseReason::Stalled | CloseReason::Unreachable(_) => {
-            CloseCode::TRY_AGAIN
-        }
+        CloseReason::Overrun
+        | CloseReason::Stalled
+        | CloseReason::NoMemory(_)
+        | CloseReason::Unreachable(_) => CloseCode::TRY_AGAIN,
         CloseReason::TimedOut | CloseReason::Protocol(FrameError::FirstNotJson) => {
             CloseCode::POLICY
         }
@@ -28,6 +29,7 @@ pub(crate) fn told(reason: Option<&CloseReason>) -> Close {
         CloseReason::Overrun => "more came in than was handled in time".into(),
         CloseReason::Stalled => "what was sent was not read in time".into(),
         CloseReason::TimedOut => "timed out".into(),
+        CloseReason::NoMemory(_) => "too much is held in memory; try again later".into(),
         // Paths, words of programs and the like are this side's own.
         CloseReason::ChildExited(_) => "the program has failed".into(),
         CloseReason::Unreachable(_) => "what is behind it cannot be reached".into(),

@@ -13,7 +13,9 @@ use memchr::{memchr, memchr2};
 use tieline_proto::json::{self, Limits};
 use tieline_proto::websocket::{Close, Decoder, Event, Kind, Role, Violation};
 use tieline_proto::{Beat, ByteSize, Fault, FrameError, Heartbeat, Truncated};
-use tieline_transport::{CloseReason, Incoming, ReadBuffer, ReadHalf, Receiver, from_now};
+use tieline_transport::{
+    CloseReason, Incoming, MemoryBudget, MemoryRefused, ReadBuffer, ReadHalf, Receiver, from_now,
+};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Content;
@@ -76,6 +78,7 @@ impl WebReceiver {
         buffer: BytesMut,
         role: Role,
         shared: Arc<Shared>,
+        memory: Option<&MemoryBudget>,
     ) -> Self {
         let begun = Instant::now();
         let pulse = shared.config.heartbeat.map(|config| {
@@ -86,7 +89,7 @@ impl WebReceiver {
         Self {
             read,
             decoder: Decoder::new(role, shared.config.channel.max_message),
-            buffer: ReadBuffer::new(buffer),
+            buffer: ReadBuffer::new(buffer).within(memory),
             kind: Kind::Text,
             rest: Bytes::new(),
             owes: false,
@@ -107,6 +110,7 @@ impl WebReceiver {
     /// One read into the buffer; 0 is the end of the stream.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let missing = self.decoder.missing(&self.buffer);
+        self.buffer.set_beside(self.decoder.held());
         self.buffer.poll_fill(&mut self.read, missing, cx)
     }
 
@@ -124,7 +128,13 @@ impl WebReceiver {
                 }
                 Poll::Ready(None)
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Some(self.cut_off(error))),
+            Poll::Ready(Err(error)) => match MemoryRefused::in_error(&error) {
+                Some(refused) => {
+                    self.refuse(refused.into());
+                    Poll::Ready(None)
+                }
+                None => Poll::Ready(Some(self.cut_off(error))),
+            },
             Poll::Pending => {
                 let is_new = self.waker.as_ref().is_none_or(|it| !it.will_wake(cx.waker()));
                 if is_new {
@@ -133,7 +143,7 @@ impl WebReceiver {
                     self.shared.register(Side::Receiver, cx);
                 }
                 match self.shared.control.close_reason() {
-                    Some(reason @ CloseReason::Stalled) => {
+                    Some(reason @ (CloseReason::Stalled | CloseReason::NoMemory(_))) => {
                         return Poll::Ready(Some(self.end(reason)));
                     }
                     _ if self.shared.is_closing.load(Relaxed) => {
@@ -309,14 +319,19 @@ impl WebReceiver {
 
     /// The other side has broken the protocol: it is told, and has a moment to read it.
     fn break_off(&mut self, violation: Violation) {
-        let reason = CloseReason::Protocol(FrameError::from(violation));
         self.shared.counts.faults.fetch_add(1, Relaxed);
+        self.refuse(CloseReason::Protocol(FrameError::from(violation)));
+    }
+
+    /// Ends the line for a reason of ours, which the other side has a moment to read.
+    fn refuse(&mut self, reason: CloseReason) {
         self.shared.out().close(Some(&told(Some(&reason))), reason.clone());
         self.leave(reason, LINGER, true);
     }
 
     fn leave(&mut self, reason: CloseReason, limit: Duration, awaits_peer: bool) {
         let reason = self.shared.control.end(reason);
+        self.decoder.release();
         self.buffer.release();
         let deadline = Box::pin(sleep(limit));
         self.stage = Stage::Leaving { reason, deadline, awaits_peer };
@@ -375,6 +390,7 @@ impl WebReceiver {
     fn end(&mut self, reason: CloseReason) -> Incoming {
         let reason = self.shared.control.end(reason);
         self.shared.out().end(reason.clone());
+        self.decoder.release();
         self.buffer.release();
         (self.pulse, self.answer) = (None, None);
         self.stage = Stage::Ended(reason.clone());

@@ -4,15 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use tieline_proto::websocket::Role;
-use tieline_transport::{
-    Backing, CloseReason, ConnectionInfo, Control, Principal, SendError, WriteHalf,
-};
+use tieline_transport::{Backing, CloseReason, ConnectionInfo, Control, Principal, SendError};
 
 use super::out::Out;
 use super::reason::told;
 use super::{Content, WebSocketConfig};
-use crate::stream::BoxWrite;
 
 /// What both halves of a WebSocket share.
 pub(crate) struct Shared {
@@ -41,16 +37,12 @@ pub(super) enum Side {
 
 impl Shared {
     pub(super) fn new(
-        write: WriteHalf<BoxWrite>,
-        role: Role,
+        out: Out,
         content: Content,
         config: WebSocketConfig,
         counts: Arc<Counts>,
         control: Control,
     ) -> Self {
-        let channel = &config.channel;
-        let (bound, stall) = (channel.write_queue.bytes(), channel.stall_timeout);
-        let out = Out::new(write, role, channel.max_message, bound, stall);
         let wakers = Arc::new(Wakers::default());
         let waker = Waker::from(wakers.clone());
         Self {
@@ -105,14 +97,14 @@ impl Shared {
     /// A write has failed or made no progress: nothing more goes out, and the receiver finds out why, but
     /// for a line that has stalled, of which it would never hear.
     pub(super) fn broken(&self, out: &mut Out, reason: CloseReason) -> SendError {
-        let stalled = matches!(reason, CloseReason::Stalled);
+        let is_ours = matches!(reason, CloseReason::Stalled | CloseReason::NoMemory(_));
         let reason = match self.control.close_reason() {
-            _ if stalled => self.control.end(reason),
+            _ if is_ours => self.control.end(reason),
             Some(known) if !matches!(known, CloseReason::ByPeer) => known,
             _ => reason,
         };
         out.end(reason.clone());
-        if stalled {
+        if is_ours {
             self.wake();
         }
         SendError::Closed(Box::new(reason))

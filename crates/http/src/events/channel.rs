@@ -10,9 +10,10 @@ use bytes::Bytes;
 use tieline_proto::websocket::Close;
 use tieline_proto::{ByteSize, EncodeError};
 use tieline_transport::{
-    Backing, Capabilities, Channel, ChannelConfig, CloseReason, ConnectionInfo, Control,
-    ControlBuilder, Endpoint, Incoming, Outgoing, PeerIdentity, PerformanceProfile, Principal,
-    Receiver, Refused, SendError, Sender, TransportKind,
+    Account, Backing, Capabilities, Channel, ChannelConfig, CloseReason, ConnectionInfo, Control,
+    ControlBuilder, Endpoint, Holding, Incoming, MemoryBudget, MemoryRefused, Outgoing,
+    PeerIdentity, PerformanceProfile, Principal, Receiver, Refused, SendError, Sender,
+    TransportKind,
 };
 
 use super::far::Far;
@@ -30,6 +31,8 @@ pub(crate) struct Of {
     pub(crate) principal: Option<Principal>,
     pub(crate) unauthenticated: bool,
     pub(crate) config: ChannelConfig,
+    /// What counts what it holds in memory.
+    pub(crate) memory: Option<MemoryBudget>,
     /// Empty messages may be sent, as frames of a session.
     pub(crate) is_carrier: bool,
 }
@@ -59,8 +62,8 @@ pub(crate) fn pair(of: Of) -> (EventChannel, Far) {
     };
     let control = control.build();
     let state = State {
-        inward: Lane::new(of.config.write_queue.bytes()),
-        outward: Lane::new(of.config.write_queue.bytes()),
+        inward: Lane::new(of.config.write_queue.bytes(), of.memory.as_ref()),
+        outward: Lane::new(of.config.write_queue.bytes(), of.memory.as_ref()),
         inward_end: None,
         outward_end: None,
         in_hand: false,
@@ -127,26 +130,39 @@ pub(super) struct Lane<T> {
     pub(super) writer: Option<Waker>,
     /// Who waits for something to take.
     pub(super) reader: Option<Waker>,
+    account: Account,
 }
 
 impl<T> Lane<T> {
-    fn new(bound: usize) -> Self {
-        Self { queue: VecDeque::new(), cost: 0, bound, writer: None, reader: None }
+    fn new(bound: usize, memory: Option<&MemoryBudget>) -> Self {
+        let account = Account::of(memory, Holding::Queue);
+        Self { queue: VecDeque::new(), cost: 0, bound, writer: None, reader: None, account }
+    }
+
+    /// Whether it may hold what it holds. Wakes `cx` when it has to be asked again.
+    pub(super) fn check(&self, cx: &Context<'_>) -> Result<(), MemoryRefused> {
+        self.account.check(cx.waker())
     }
 
     pub(super) fn has_room(&self) -> bool {
         self.cost < self.bound
     }
 
-    pub(super) fn push(&mut self, item: T, length: usize) {
+    /// # Errors
+    /// Too much is held in memory: the line has to end.
+    pub(super) fn push(&mut self, item: T, length: usize) -> Result<(), MemoryRefused> {
+        self.account.set(self.cost + length + EACH)?;
         self.cost += length + EACH;
         self.queue.push_back(item);
         wake(&mut self.reader);
+        Ok(())
     }
 
     pub(super) fn pop(&mut self, length: impl FnOnce(&T) -> usize) -> Option<T> {
         let item = self.queue.pop_front()?;
         self.cost -= length(&item) + EACH;
+        // Less is granted, unless the line has to end, which is found elsewhere.
+        let _ = self.account.set(self.cost);
         if self.queue.is_empty() {
             self.queue.shrink_to(64);
         }
@@ -159,6 +175,7 @@ impl<T> Lane<T> {
     pub(super) fn clear(&mut self) {
         self.queue = VecDeque::new();
         self.cost = 0;
+        let _ = self.account.set(0);
         wake(&mut self.writer);
         wake(&mut self.reader);
     }
@@ -186,6 +203,26 @@ pub(super) fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
 impl Pair {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// The line is over: nothing comes in behind what has, and nothing goes out.
+    pub(super) fn cut(&self, mut state: MutexGuard<'_, State>, reason: CloseReason) {
+        if state.is_cut {
+            return;
+        }
+        // Whoever sends learns of it at once, whoever receives behind what has come.
+        let reason = self.control.end(reason);
+        if matches!(reason, CloseReason::NoMemory(_)) {
+            state.inward.clear();
+        }
+        state.inward_end.get_or_insert(reason);
+        state.is_cut = true;
+        state.is_lost = !state.is_handed_on();
+        if state.outward_end.is_none() {
+            state.outward_end = Some(told(self.control.close_reason().as_ref()));
+        }
+        state.outward.clear();
+        state.wake_all();
     }
 
     fn closed(&self) -> SendError {
@@ -280,6 +317,10 @@ impl EventSender {
             return Poll::Ready(Err(self.pair.closed()));
         }
         register(&mut state.flushing, cx);
+        if let Err(refused) = state.outward.check(cx) {
+            self.pair.cut(state, refused.into());
+            return Poll::Ready(Err(self.pair.closed()));
+        }
         Poll::Pending
     }
 }
@@ -294,6 +335,10 @@ impl Sender for EventSender {
             return Poll::Ready(Ok(()));
         }
         register(&mut state.outward.writer, cx);
+        if let Err(refused) = state.outward.check(cx) {
+            self.pair.cut(state, refused.into());
+            return Poll::Ready(Err(self.pair.closed()));
+        }
         Poll::Pending
     }
 
@@ -314,7 +359,10 @@ impl Sender for EventSender {
         }
         self.pair.counts.went(message.len());
         let length = message.len();
-        state.outward.push(message, length);
+        if let Err(refused) = state.outward.push(message, length) {
+            self.pair.cut(state, refused.into());
+            return Err(self.pair.closed());
+        }
         Ok(())
     }
 

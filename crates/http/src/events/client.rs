@@ -152,6 +152,7 @@ impl EventConnector {
             principal: None,
             unauthenticated: false,
             config: self.channel,
+            memory: self.dialer.memory.clone(),
             is_carrier: self.is_carrier,
         };
         let (channel, far) = pair(of);

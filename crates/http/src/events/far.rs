@@ -41,6 +41,10 @@ impl Far {
             return Poll::Ready(Outward::End(close));
         }
         register(&mut state.outward.reader, cx);
+        if let Err(refused) = state.inward.check(cx) {
+            self.0.cut(state, refused.into());
+            return self.poll_take(cx);
+        }
         Poll::Pending
     }
 
@@ -107,7 +111,10 @@ impl Far {
             Incoming::Message(_) => self.0.counts.came(length),
             _ => _ = self.0.counts.faults.fetch_add(1, Relaxed),
         }
-        state.inward.push(incoming, length);
+        if let Err(refused) = state.inward.push(incoming, length) {
+            self.0.cut(state, refused.into());
+            return false;
+        }
         true
     }
 
@@ -120,20 +127,7 @@ impl Far {
 
     /// The line is over: nothing comes in behind what has, and nothing goes out.
     pub(crate) fn end(&self, reason: CloseReason) {
-        let mut state = self.0.state();
-        if state.is_cut {
-            return;
-        }
-        // Whoever sends learns of it at once, whoever receives behind what has come.
-        let reason = self.0.control.end(reason);
-        state.inward_end.get_or_insert(reason);
-        state.is_cut = true;
-        state.is_lost = !state.is_handed_on();
-        if state.outward_end.is_none() {
-            state.outward_end = Some(crate::channel::told(self.0.control.close_reason().as_ref()));
-        }
-        state.outward.clear();
-        state.wake_all();
+        self.0.cut(self.0.state(), reason);
     }
 
     /// Nobody is at the other end any more, or will be told anything.

@@ -4,11 +4,12 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame};
+use tieline_transport::{Account, Holding, MemoryBudget, MemoryRefused};
 
 use crate::channel::lock;
 
@@ -98,11 +99,19 @@ impl Progress {
 }
 
 /// A body, and the pen that writes it. `progress` is that of the connection.
-pub(crate) fn stream(progress: Arc<Progress>) -> (Pen, Events) {
+/// What waits beyond 64 KiB is counted by `memory`.
+pub(crate) fn stream(progress: Arc<Progress>, memory: Option<&MemoryBudget>) -> (Pen, Events) {
     let base = progress.given.load(Relaxed);
     let page = Arc::new(Mutex::new(Page::default()));
     (
-        Pen { page: page.clone(), progress: progress.clone(), base, pushed: 0 },
+        Pen {
+            page: page.clone(),
+            progress: progress.clone(),
+            base,
+            pushed: 0,
+            account: Account::of(memory, Holding::Queue),
+            refused: OnceLock::new(),
+        },
         Events { page, progress },
     )
 }
@@ -122,6 +131,8 @@ pub(crate) struct Pen {
     progress: Arc<Progress>,
     base: u64,
     pushed: u64,
+    account: Account,
+    refused: OnceLock<MemoryRefused>,
 }
 
 impl Pen {
@@ -134,6 +145,10 @@ impl Pen {
         let reader = page.reader.take();
         drop(page);
         reader.into_iter().for_each(Waker::wake);
+        let held = usize::try_from(self.pushed - self.written()).unwrap_or(usize::MAX);
+        if let Err(refused) = self.account.set(held) {
+            let _ = self.refused.set(refused);
+        }
         self.pushed
     }
 
@@ -160,7 +175,14 @@ impl Pen {
             let has_room = page.waiting.len() < BOUND;
             let is_torn = page.is_torn;
             drop(page);
-            match is_torn || self.written() > known || (has_room && !had_room) {
+            if let Err(refused) = self.account.check(cx.waker()) {
+                let _ = self.refused.set(refused);
+            }
+            match is_torn
+                || self.refused.get().is_some()
+                || self.written() > known
+                || (has_room && !had_room)
+            {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }
@@ -173,9 +195,14 @@ impl Pen {
         self.progress.has_stalled.load(Relaxed)
     }
 
-    /// The connection is gone.
+    /// The connection is gone, or has to go.
     pub(crate) fn is_torn(&self) -> bool {
-        lock(&self.page).is_torn
+        self.refused.get().is_some() || lock(&self.page).is_torn
+    }
+
+    /// Why it has to go, if too much waits for it.
+    pub(crate) fn refused(&self) -> Option<MemoryRefused> {
+        self.refused.get().copied()
     }
 }
 
@@ -254,7 +281,7 @@ mod tests {
         // An answer before on the same connection.
         progress.given.fetch_add(7, Relaxed);
         progress.flushed();
-        let (mut pen, mut events) = stream(progress.clone());
+        let (mut pen, mut events) = stream(progress.clone(), None);
         assert_eq!(pen.write(|out| out.put_slice(b"first")), 5);
         progress.flushed();
         assert_eq!(pen.written(), 0, "nobody has taken it");
@@ -272,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_pen_has_room_until_enough_waits() {
-        let (mut pen, mut events) = stream(Arc::default());
+        let (mut pen, mut events) = stream(Arc::default(), None);
         pen.write(|out| out.put_bytes(b'x', BOUND - 1));
         assert!(pen.has_room());
         pen.write(|out| out.put_bytes(b'x', 1));

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
+use tieline_transport::MemoryRefused;
 use tokio::time::{Instant, timeout_at};
 
 use super::Server;
@@ -165,17 +166,22 @@ async fn gather(
     let begun = Instant::now();
     let told = body.size_hint().exact().and_then(|it| usize::try_from(it).ok());
     let most_needed = told.map_or(most, |told| told.min(most));
-    let (mut kept, mut held) = (Vec::<u8>::new(), Held::default());
+    let (mut kept, mut held) = (Vec::<u8>::new(), Held::new(server.memory.as_ref()));
     // Of what there is room for, the first bytes are everybody's.
     let mut room = SHORT;
     loop {
         let more = Duration::from_secs((kept.len() / LEAST_A_SECOND) as u64);
-        let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        let frame = poll_fn(|cx| {
+            let polled = Pin::new(&mut body).poll_frame(cx);
+            if polled.is_pending() {
+                held.account.check(cx.waker())?;
+            }
+            polled.map(Ok)
+        });
         let until = (begun + LIMIT + more).min(Instant::now() + LIMIT);
         let frame = timeout_at(until, frame).await;
-        let Some(frame) = frame.map_err(|_| Unread::Bad(StatusCode::REQUEST_TIMEOUT))? else {
-            break;
-        };
+        let frame = frame.map_err(|_| Unread::Bad(StatusCode::REQUEST_TIMEOUT))?;
+        let Some(frame) = frame.map_err(|MemoryRefused { .. }| Unread::NoRoom)? else { break };
         let frame = frame.map_err(|_| Unread::Bad(StatusCode::BAD_REQUEST))?;
         let Ok(data) = frame.into_data() else { continue };
         heard(data.len());
@@ -194,6 +200,7 @@ async fn gather(
         if kept.capacity() < needed {
             // Never more than there is room for.
             let grown = room.min(most_needed).max(needed);
+            held.account.set(grown).map_err(|_| Unread::NoRoom)?;
             kept.reserve_exact(grown - kept.len());
         }
         kept.extend_from_slice(&data);

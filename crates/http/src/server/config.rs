@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tieline_proto::ByteSize;
 use tieline_proto::json::Limits;
-use tieline_transport::{ConfigError, Endpoint, ErrorKind, Operation, TransportError};
+use tieline_transport::{
+    ConfigError, Endpoint, ErrorKind, MemoryBudget, Operation, TransportError,
+};
 
 use crate::address::{Place, WebAddress, authority_of};
 use crate::channel::WebSocketConfig;
@@ -45,6 +47,9 @@ pub struct ServerConfig {
     pub socket_group: Option<u32>,
     /// How much at once, and for how long.
     pub limits: ServerLimits,
+    /// What counts what connections, bodies and queues hold in memory, together with all others that share it;
+    /// no bound by default.
+    pub memory: Option<MemoryBudget>,
     /// How its WebSockets behave.
     pub web_socket: WebSocketConfig,
     /// Every plain message that comes must be JSON within these limits; one that is not is a fault.
@@ -153,6 +158,7 @@ impl ServerConfig {
             socket_mode: None,
             socket_group: None,
             limits: ServerLimits::default(),
+            memory: None,
             web_socket: WebSocketConfig::default(),
             json: None,
         }

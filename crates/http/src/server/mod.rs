@@ -31,8 +31,8 @@ use std::time::Duration;
 use hyper::StatusCode;
 use tieline_proto::json::Limits;
 use tieline_transport::{
-    Acceptor, Address, BoxChannel, Channel, CloseReason, Control, Endpoint, ErrorKind, Operation,
-    Receiver, Sender, TransportError,
+    Acceptor, Address, BoxChannel, Channel, CloseReason, Control, Endpoint, ErrorKind,
+    MemoryBudget, Operation, Receiver, Sender, TransportError,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -70,6 +70,7 @@ struct Server {
     door: Arc<Door>,
     counters: Counters,
     limits: ServerLimits,
+    memory: Option<MemoryBudget>,
     web_socket: WebSocketConfig,
     json: Option<Limits>,
     plain: mpsc::Sender<WebLine>,
@@ -129,6 +130,7 @@ impl Web {
             door: Arc::new(Door::new(limits.connections, limits.connections_per_peer)),
             counters: Counters::default(),
             limits,
+            memory: config.memory,
             web_socket: config.web_socket,
             json: config.json,
             plain,

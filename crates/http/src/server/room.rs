@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tieline_transport::{Account, Holding, MemoryBudget};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -17,8 +18,17 @@ pub(super) struct Room {
 }
 
 /// What one body has of it, until this is dropped.
-#[derive(Default)]
-pub(super) struct Held(Option<OwnedSemaphorePermit>);
+pub(super) struct Held {
+    permit: Option<OwnedSemaphorePermit>,
+    /// What it has of what all lines may hold.
+    pub(super) account: Account,
+}
+
+impl Held {
+    pub(super) fn new(memory: Option<&MemoryBudget>) -> Self {
+        Self { permit: None, account: Account::of(memory, Holding::Message) }
+    }
+}
 
 impl Room {
     /// Room for `bytes` beyond one body of `longest`, which therefore always fits.
@@ -37,7 +47,7 @@ impl Room {
     pub(super) async fn add(&self, held: &mut Held, bytes: u32, patience: Duration) -> bool {
         let adding = self.free.clone().acquire_many_owned(bytes);
         let Ok(Ok(more)) = timeout(patience, adding).await else { return false };
-        match &mut held.0 {
+        match &mut held.permit {
             Some(held) => held.merge(more),
             none => *none = Some(more),
         }
@@ -52,7 +62,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_held_is_bounded_and_given_back() {
         let (room, patience) = (Room::new(10, 20), Duration::from_secs(10));
-        let (mut one, mut other) = (Held::default(), Held::default());
+        let (mut one, mut other) = (Held::new(None), Held::new(None));
         assert!(room.add(&mut one, 15, patience).await);
         assert!(room.add(&mut one, 5, patience).await);
         assert!(room.add(&mut other, 10, patience).await);
@@ -71,7 +81,7 @@ mod tests {
     #[tokio::test]
     async fn bounds_beyond_all_memory_are_no_panic() {
         let room = Room::new(usize::MAX, usize::MAX);
-        let mut held = Held::default();
+        let mut held = Held::new(None);
         assert!(room.add(&mut held, u32::MAX, Duration::ZERO).await);
         assert_eq!(room.held(), u32::MAX as usize);
     }

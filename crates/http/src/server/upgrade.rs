@@ -73,6 +73,7 @@ pub(super) fn web_socket(
             peer,
             principal: owner.principal,
             unauthenticated: server.gate.is_open(),
+            memory: server.memory.clone(),
             held: Some(Box::new(Present { server: server.clone(), id, visit })),
         };
         let mut config = server.web_socket;

@@ -208,7 +208,8 @@ impl Door {
             table: Arc::downgrade(&self.table),
             grace: self.options.grace,
         };
-        let shared = Arc::new(Shared::new(Role::Server(Box::new(server)), self.options, self.line));
+        let shared =
+            Arc::new(Shared::new(Role::Server(Box::new(server)), self.options, self.line.clone()));
         lock(&self.table.live).insert(id, Arc::downgrade(&shared));
         let handed = Handed { shared: Arc::downgrade(&shared) };
         // It fails if the client is gone already.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tieline_proto::session::{Hello, Sequence, Session as Machine, Ticket};
 use tieline_proto::{ByteSize, Fault, Heartbeat, HeartbeatConfig, Histogram, Slept};
 use tieline_transport::{
-    BoxChannel, CloseReason, LostBy, Reset, SendError, SessionInfo, SessionLost, Traffic,
+    Account, BoxChannel, CloseReason, LostBy, Reset, SendError, SessionInfo, SessionLost, Traffic,
 };
 
 use super::SessionOptions;
@@ -53,6 +53,8 @@ pub(super) struct Core {
     pub(super) given_generation: u64,
     /// Which connection of all it is.
     pub(super) lines: u64,
+    /// What is kept and what waits for the consumer, as it is counted.
+    pub(super) account: Account,
     /// How far both directions had come when it was last looked.
     pub(super) progress: (Sequence, Sequence),
     /// The session was lost, and the consumer is to be told when there is another.
@@ -171,6 +173,7 @@ impl Core {
             generation: 0,
             given_generation: 0,
             lines: 0,
+            account: Account::unbounded(),
             progress: (0, 0),
             reset: None,
             untold: 0,
@@ -241,6 +244,24 @@ impl Core {
             self.inbound_bytes += message.len();
         }
         self.inbound.push_back(item);
+    }
+
+    /// Counts what is kept and what waits for the consumer. If that is too much, the session ends with the next
+    /// turn of its task.
+    pub(super) fn count_memory(&mut self) {
+        let held = self.machine.kept().1 + self.inbound_bytes;
+        let counted = self.account.set(held).and_then(|()| match &self.task {
+            Some(task) => self.account.check(task),
+            None => Ok(()),
+        });
+        if let Err(refused) = counted
+            && self.doom.is_none()
+        {
+            self.doom = Some(self.lost(LostBy::Line(refused.into())));
+            if let Some(task) = &self.task {
+                task.wake_by_ref();
+            }
+        }
     }
 
     /// Everything that waits is given to the consumer.

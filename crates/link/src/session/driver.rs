@@ -57,6 +57,7 @@ impl Driver {
         let has_lingered = lingers.is_some() && core.machine.is_settled() && written.is_ready();
         let expired = lingers.filter(|until| *until <= core.now && !has_lingered);
         let expired = expired.map(|_| core.lost(LostBy::Expired(shared.options.grace)));
+        core.count_memory();
         let doom = core.doom.take().or(expired);
         drop(core);
         sender.into_iter().chain(receiver).for_each(Waker::wake);

@@ -37,7 +37,7 @@ use tieline_proto::session::{OVERHEAD, SessionConfig};
 use tieline_proto::{BackoffConfig, ByteSize};
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, ConfigError, Control, DynAcceptor, DynConnector, Endpoint,
-    Options, Registry, TransportError,
+    MemoryBudget, Options, Registry, TransportError,
 };
 
 use crate::{Recovery, States};
@@ -169,17 +169,19 @@ impl Channel for Session {
 }
 
 /// What a session takes over of a line's [`Options`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LineOptions {
     /// The largest message either way.
     pub max_message: ByteSize,
     /// Every message that comes must be JSON within these limits; one that is not is a fault.
     pub json: Option<Limits>,
+    /// What counts what a session keeps and what waits for its consumer; no bound by default.
+    pub memory: Option<MemoryBudget>,
 }
 
 impl Default for LineOptions {
     fn default() -> Self {
-        Self { max_message: tieline_proto::DEFAULT_MAX_MESSAGE, json: None }
+        Self { max_message: tieline_proto::DEFAULT_MAX_MESSAGE, json: None, memory: None }
     }
 }
 
@@ -187,7 +189,8 @@ impl LineOptions {
     /// What concerns a session.
     pub fn of(options: &Options) -> Self {
         let json = options.json.then(Limits::default);
-        Self { max_message: options.channel.max_message, json }
+        let memory = options.memory.clone();
+        Self { max_message: options.channel.max_message, json, memory }
     }
 }
 
@@ -247,7 +250,8 @@ struct Resumable {
 impl DynConnector for Resumable {
     fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
         Box::pin(async move {
-            let session = Session::connect(self.dialer.clone(), self.session, self.line).await?;
+            let session =
+                Session::connect(self.dialer.clone(), self.session, self.line.clone()).await?;
             Ok(session.boxed())
         })
     }

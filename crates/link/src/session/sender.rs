@@ -14,6 +14,9 @@ use super::core::Core;
 use super::shared::Shared;
 use crate::shared::remember;
 
+/// What smaller messages hold is counted when their queue is full, and by the task.
+const LARGE: usize = 64 * 1024;
+
 /// The outgoing half of a [`Session`](super::Session).
 pub struct SessionSender {
     shared: Arc<Shared>,
@@ -89,6 +92,7 @@ impl Sender for SessionSender {
         }
         let task = core.wait_to_send(cx.waker());
         let _ = self.shared.pump(&mut core);
+        core.count_memory();
         drop(core);
         task.into_iter().for_each(Waker::wake);
         Poll::Pending
@@ -112,8 +116,12 @@ impl Sender for SessionSender {
             }
             return Ok(());
         }
+        let is_large = message.len() >= LARGE;
         match core.machine.send(message) {
             Some(sequence) => {
+                if is_large {
+                    core.count_memory();
+                }
                 if sequence % TIMED_OF == 1 {
                     core.timed.get_or_insert_with(|| (sequence, self.shared.now()));
                 }

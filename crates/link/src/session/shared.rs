@@ -10,7 +10,8 @@ use tieline_proto::session::{
 };
 use tieline_proto::{BackoffConfig, Beat, FrameError, Heartbeat, HeartbeatConfig};
 use tieline_transport::{
-    CloseReason, Control, Endpoint, LostBy, Outgoing, Reset, SendError, Sender, Traffic,
+    Account, CloseReason, Control, Endpoint, Holding, LostBy, Outgoing, Reset, SendError, Sender,
+    Traffic,
 };
 use tokio::time::Instant;
 
@@ -36,7 +37,8 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(role: Role, options: SessionOptions, line: LineOptions) -> Self {
-        let core = Core::new(role, &options);
+        let mut core = Core::new(role, &options);
+        core.account = Account::of(line.memory.as_ref(), Holding::Queue);
         Self {
             intake: Mutex::new(Intake::new()),
             core: Mutex::new(core),

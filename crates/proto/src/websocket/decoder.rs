@@ -135,6 +135,16 @@ impl Decoder {
         }
     }
 
+    /// How much memory the fragments hold that were joined so far.
+    pub fn held(&self) -> usize {
+        self.under_way.as_ref().map_or(0, |under_way| under_way.joined.capacity())
+    }
+
+    /// Forgets the fragments that were joined so far. Nothing may be decoded behind it.
+    pub fn release(&mut self) {
+        self.under_way = None;
+    }
+
     /// The length of a frame that may come here.
     fn admitted(&self, header: &Header) -> Result<usize, Violation> {
         if header.opcode.is_control() {

@@ -6,8 +6,8 @@ use tieline_proto::Framing;
 
 use super::{Acceptor, Channel, Connector, FramedReceiver, FramedSender};
 use crate::{
-    ChannelConfig, Connection, Control, Endpoint, Listener, Transport, TransportConfig,
-    TransportError,
+    ChannelConfig, Connection, Control, Endpoint, Listener, MemoryBudget, Transport,
+    TransportConfig, TransportError,
 };
 
 /// A [`Connector`] over the transport `T` in the framing `F`.
@@ -17,6 +17,7 @@ pub struct Framed<T: Transport, F> {
     config: T::Config,
     framing: F,
     channel: ChannelConfig,
+    memory: Option<MemoryBudget>,
 }
 
 impl<T: Transport, F: Framing> Framed<T, F> {
@@ -32,7 +33,14 @@ impl<T: Transport, F: Framing> Framed<T, F> {
     ) -> Result<Self, TransportError> {
         config.validate()?;
         channel.validate()?;
-        Ok(Self { transport, config, framing, channel })
+        Ok(Self { transport, config, framing, channel, memory: None })
+    }
+
+    /// The same, and what its channels hold in memory is counted by `budget`.
+    #[must_use]
+    pub fn within(mut self, budget: Option<MemoryBudget>) -> Self {
+        self.memory = budget;
+        self
     }
 
     /// Starts to listen.
@@ -41,7 +49,8 @@ impl<T: Transport, F: Framing> Framed<T, F> {
     /// As [`Transport::listen`].
     pub async fn listen(self) -> Result<FramedAcceptor<T::Listener, F>, TransportError> {
         let listener = self.transport.listen(&self.config).await?;
-        Ok(FramedAcceptor { listener, framing: self.framing, channel: self.channel })
+        let Self { framing, channel, memory, .. } = self;
+        Ok(FramedAcceptor { listener, framing, channel, memory })
     }
 }
 
@@ -52,7 +61,8 @@ impl<T: Transport, F: Framing> Connector for Framed<T, F> {
         let begun = Instant::now();
         let connection = self.transport.connect(&self.config).await?;
         connection.control().note_connect(begun.elapsed());
-        Ok(FramedChannel::new(connection, self.framing.clone(), self.channel))
+        let channel = FramedChannel::new(connection, self.framing.clone(), self.channel);
+        Ok(channel.within(self.memory.as_ref()))
     }
 }
 
@@ -61,6 +71,7 @@ pub struct FramedAcceptor<L, F> {
     listener: L,
     framing: F,
     channel: ChannelConfig,
+    memory: Option<MemoryBudget>,
 }
 
 impl<L: Listener, F: Framing> Acceptor for FramedAcceptor<L, F> {
@@ -68,7 +79,8 @@ impl<L: Listener, F: Framing> Acceptor for FramedAcceptor<L, F> {
 
     async fn accept(&mut self) -> Result<Self::Channel, TransportError> {
         let connection = self.listener.accept().await?;
-        Ok(FramedChannel::new(connection, self.framing.clone(), self.channel))
+        let channel = FramedChannel::new(connection, self.framing.clone(), self.channel);
+        Ok(channel.within(self.memory.as_ref()))
     }
 
     fn endpoint(&self) -> &Endpoint {
@@ -96,6 +108,14 @@ impl<C: Connection, F: Framing> FramedChannel<C, F> {
             receiver: FramedReceiver::new(read, framing, control.clone()),
             control,
         }
+    }
+
+    /// The same, and what it holds in memory is counted by `budget`.
+    #[must_use]
+    pub fn within(mut self, budget: Option<&MemoryBudget>) -> Self {
+        self.sender = self.sender.within(budget);
+        self.receiver = self.receiver.within(budget);
+        self
     }
 }
 

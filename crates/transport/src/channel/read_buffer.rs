@@ -11,6 +11,8 @@ use std::task::{Context, Poll};
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use crate::{Account, Holding, MemoryBudget};
+
 /// A read asks for this much at first, and for twice as much whenever it got all it asked for.
 const SMALLEST_READ: usize = 4 * 1024;
 const LARGEST_READ: usize = 256 * 1024;
@@ -40,12 +42,28 @@ pub struct ReadBuffer {
     next_read: usize,
     /// The length of the last message.
     last_length: usize,
+    account: Account,
+    /// What its owner holds of a message that has begun, beside these bytes.
+    beside: usize,
 }
 
 impl ReadBuffer {
     /// One in which these bytes wait.
     pub fn new(bytes: BytesMut) -> Self {
-        Self { bytes, size: 0, next_read: SMALLEST_READ, last_length: 0 }
+        let account = Account::unbounded();
+        Self { bytes, size: 0, next_read: SMALLEST_READ, last_length: 0, account, beside: 0 }
+    }
+
+    /// The same, and what it holds beyond 64 KiB is counted by `budget`.
+    pub fn within(mut self, budget: Option<&MemoryBudget>) -> Self {
+        self.account = Account::of(budget, Holding::Message);
+        self
+    }
+
+    /// Whoever decodes holds so many bytes of a message that has begun. They are counted, too.
+    #[inline]
+    pub fn set_beside(&mut self, bytes: usize) {
+        self.beside = bytes;
     }
 
     /// A message of so many bytes was taken.
@@ -57,6 +75,9 @@ impl ReadBuffer {
     /// Forgets what waits, and gives the memory back.
     pub fn release(&mut self) {
         self.bytes = BytesMut::new();
+        self.beside = 0;
+        // Less is always granted.
+        let _ = self.account.set(0);
     }
 
     /// One read; 0 is the end of the stream. Of the message that has begun, `missing` bytes are said to be
@@ -64,7 +85,7 @@ impl ReadBuffer {
     /// doubles.
     ///
     /// # Errors
-    /// The stream's.
+    /// The stream's, or a [`MemoryRefused`](crate::MemoryRefused).
     pub fn poll_fill(
         &mut self,
         read: &mut (impl AsyncRead + Unpin),
@@ -76,7 +97,9 @@ impl ReadBuffer {
             self.bytes = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
             self.size = 0;
         }
-        self.bytes.reserve(self.room(missing));
+        let room = self.room(missing);
+        self.account.set(self.size_with(room).saturating_add(self.beside))?;
+        self.bytes.reserve(room);
         self.size = self.size.max(self.bytes.capacity());
         // Not beyond the end of a large message: the start of the next one would have to be moved.
         let free = self.bytes.capacity() - self.bytes.len();
@@ -93,13 +116,27 @@ impl ReadBuffer {
             }
             _ => {}
         }
+        if polled.is_pending() {
+            self.account.check(cx.waker())?;
+        }
         polled
+    }
+
+    /// How large it is with so much room behind what waits.
+    fn size_with(&self, room: usize) -> usize {
+        let (here, all) = (self.bytes.len(), self.bytes.capacity());
+        match all - here >= room {
+            true => all,
+            // It grows at least by as much again.
+            false => all.saturating_mul(2).max(here.saturating_add(room)),
+        }
     }
 
     /// The line has fallen silent. It may speak again as much as before; if not, it asks for less.
     #[cold]
     fn rest(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
+        let _ = self.account.set(self.beside);
         // If messages still refer to it, it goes with the last of them.
         if self.size <= LARGEST_READ && bytes.try_reclaim(self.size) {
             let _ = SPARE.try_with(|spare| spare.set(Some(bytes)));

@@ -12,7 +12,7 @@ use tokio::io::AsyncRead;
 
 use super::read_buffer::ReadBuffer;
 use super::{Incoming, Receiver};
-use crate::{BoxFuture, ChildExit, CloseReason, Control};
+use crate::{BoxFuture, ChildExit, CloseReason, Control, MemoryBudget, MemoryRefused};
 
 /// The incoming half of a [`FramedChannel`](super::FramedChannel).
 pub struct FramedReceiver<R, F> {
@@ -51,6 +51,11 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
         }
     }
 
+    pub(crate) fn within(mut self, budget: Option<&MemoryBudget>) -> Self {
+        self.buffer = self.buffer.within(budget);
+        self
+    }
+
     /// Reads once; nothing to say as long as the stream goes on.
     #[inline(never)]
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
@@ -81,7 +86,10 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
                 ready!(self.poll_end(cx))
             }
             Poll::Ready(Ok(_)) => return Poll::Ready(None),
-            Poll::Ready(Err(error)) => self.cut_off(error),
+            Poll::Ready(Err(error)) => match MemoryRefused::in_error(&error) {
+                Some(refused) => self.end(refused.into()),
+                None => self.cut_off(error),
+            },
             Poll::Pending => {
                 let reason = ready!(self.control.poll_stalled(cx, &mut self.waker));
                 self.end(reason)

@@ -11,7 +11,7 @@ use tieline_proto::{EncodeError, Framing};
 
 use super::write_queue::WriteQueue;
 use super::{Outgoing, Refused, SendError, Sender};
-use crate::{ChannelConfig, CloseReason, Control, WriteEnd};
+use crate::{ChannelConfig, CloseReason, Control, MemoryBudget, WriteEnd};
 
 /// How long a program may take until it reads its first byte.
 const START: Duration = Duration::from_secs(600);
@@ -44,6 +44,11 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         // An empty queue has room for a message, whatever the bound.
         let bound = config.write_queue.bytes().max(1);
         Self { framing, queue, bound, control, state: State::Open, given_up: 0 }
+    }
+
+    pub(crate) fn within(mut self, budget: Option<&MemoryBudget>) -> Self {
+        self.queue = self.queue.within(budget);
+        self
     }
 
     /// Writes until there is room for another message.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tieline_proto::WriteBuf;
 
 use super::stall::StallClock;
-use crate::{CloseReason, WriteEnd};
+use crate::{Account, CloseReason, Holding, MemoryBudget, WriteEnd};
 
 /// How many pieces one write takes at most.
 const MAX_SLICES: usize = 64;
@@ -30,6 +30,7 @@ pub struct WriteQueue<W> {
     blocked: Option<usize>,
     /// How many bytes waited for how long, when they moved again.
     delay: Option<(usize, Duration)>,
+    account: Account,
 }
 
 /// What of the bytes that were sent is still on its way out of this machine.
@@ -54,8 +55,15 @@ impl<W: WriteEnd> WriteQueue<W> {
     /// An empty one.
     pub fn new(write: W, stall_timeout: Duration) -> Self {
         let bytes = WriteBuf::new();
-        let clock = StallClock::new(stall_timeout);
-        Self { bytes, write, written: 0, clock, blocked: None, delay: None }
+        let (clock, account) = (StallClock::new(stall_timeout), Account::unbounded());
+        Self { bytes, write, written: 0, clock, blocked: None, delay: None, account }
+    }
+
+    /// Counts what waits beyond 64 KiB by `budget`.
+    #[must_use]
+    pub fn within(mut self, budget: Option<&MemoryBudget>) -> Self {
+        self.account = Account::of(budget, Holding::Queue);
+        self
     }
 
     /// Waits up to `start_timeout`, if that is longer, for the other side to read its first byte: a program
@@ -76,8 +84,9 @@ impl<W: WriteEnd> WriteQueue<W> {
     /// Writes once. There has to be something that waits.
     ///
     /// # Errors
-    /// The stream's, or [`Stalled`](CloseReason::Stalled).
+    /// The stream's, [`Stalled`](CloseReason::Stalled), or [`NoMemory`](CloseReason::NoMemory).
     pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        self.account.set(self.bytes.len())?;
         let write = Pin::new(&mut self.write);
         let written = if self.bytes.is_one_chunk() {
             write.poll_write(cx, self.bytes.first_chunk())
@@ -97,7 +106,10 @@ impl<W: WriteEnd> WriteQueue<W> {
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
-            Poll::Pending => self.poll_stalled(cx).map(Err),
+            Poll::Pending => {
+                self.account.check(cx.waker())?;
+                self.poll_stalled(cx).map(Err)
+            }
         }
     }
 
@@ -110,6 +122,8 @@ impl<W: WriteEnd> WriteQueue<W> {
             ready!(self.poll_write(cx))?;
         }
         self.bytes.shrink();
+        // Less is always granted.
+        let _ = self.account.set(0);
         let flushed = Pin::new(&mut self.write).poll_flush(cx);
         Poll::Ready(ready!(self.poll_finished(cx, flushed))?.map_err(Into::into))
     }
@@ -134,6 +148,7 @@ impl<W: WriteEnd> WriteQueue<W> {
     /// Forgets what waits.
     pub fn clear(&mut self) {
         self.bytes = WriteBuf::new();
+        let _ = self.account.set(0);
         self.blocked = None;
         self.clock.went_on();
     }

@@ -234,8 +234,8 @@ fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>
 }
 
 /// The answer that goes on, and the pen that writes it.
-fn begin(guest: &Guest, protocol: Option<&'static str>) -> (Pen, Response<Body>) {
-    let (pen, events): (Pen, Events) = stream(guest.progress.clone());
+fn begin(server: &Server, guest: &Guest, protocol: Option<&'static str>) -> (Pen, Response<Body>) {
+    let (pen, events): (Pen, Events) = stream(guest.progress.clone(), server.memory.as_ref());
     let mut response = answer(StatusCode::OK, EVENT_STREAM, Bytes::new());
     *response.body_mut() = Body::Stream(Box::pin(events));
     let headers = response.headers_mut();
@@ -275,6 +275,7 @@ fn channel_of(server: &Server, owner: Owner, is_carrier: bool) -> Of {
         principal: owner.principal,
         unauthenticated: server.gate.is_open(),
         config,
+        memory: server.memory.clone(),
         is_carrier,
     }
 }
@@ -299,5 +300,9 @@ pub(super) fn called(server: &Server, owner: Owner) -> Option<crate::events::Far
 
 /// Whose doing it was that a connection is gone.
 fn torn(pen: &Pen) -> CloseReason {
-    if pen.has_stalled() { CloseReason::Stalled } else { CloseReason::ByPeer }
+    match pen.refused() {
+        Some(refused) => refused.into(),
+        None if pen.has_stalled() => CloseReason::Stalled,
+        None => CloseReason::ByPeer,
+    }
 }

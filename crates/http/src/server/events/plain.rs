@@ -35,7 +35,7 @@ pub(super) fn open(
     let Some(stream) = server.events.add(owner, Line::Plain { far, is_carrier }) else {
         return busy(server, TOO_MANY);
     };
-    let (mut pen, response) = begin(guest, protocol);
+    let (mut pen, response) = begin(server, guest, protocol);
     welcome(&mut pen, &stream, None);
     count(&server.counters.event_streams);
     place.send(WebLine::Events(channel));

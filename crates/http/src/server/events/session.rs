@@ -143,7 +143,7 @@ pub(super) async fn open(
     match connect(server, of, session, last, &mut attending.generation).await {
         Ok((generation, far)) => {
             attending.is_done();
-            let (mut pen, response) = begin(guest, None);
+            let (mut pen, response) = begin(server, guest, None);
             welcome(&mut pen, &stream, Some(last));
             count(&server.counters.event_streams);
             let of = channel_of(server, owner, true);

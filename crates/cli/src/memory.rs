@@ -1,0 +1,164 @@
+//! How much memory there is for this process, and how it is reported.
+
+use std::fmt::Write;
+
+use tieline_proto::ByteSize;
+use tieline_transport::MemoryBudget;
+
+/// The rest is for the programs, which are often in the same cgroup, for what is not counted, and for copies that
+/// are made while a buffer grows.
+const FRACTION: u64 = 4;
+
+/// Where nothing says how much there is.
+const UNKNOWN: ByteSize = ByteSize::mib(1024);
+
+/// A quarter of the machine's memory, of the cgroup's limit or of RLIMIT_AS, whichever is smallest.
+pub(crate) fn default_limit() -> ByteSize {
+    let known = [machine(), cgroup(), address_space()];
+    match known.into_iter().flatten().min() {
+        Some(bytes) => ByteSize::new(usize::try_from(bytes / FRACTION).unwrap_or(usize::MAX)),
+        None => UNKNOWN,
+    }
+}
+
+/// The budget in Prometheus' text format.
+pub(crate) fn prometheus(budget: &MemoryBudget) -> String {
+    let mut text = String::new();
+    for (name, kind, help, value) in [
+        (
+            "tieline_memory_bytes",
+            "gauge",
+            "Bytes that unfinished messages and queues hold, beyond 64 KiB of each.",
+            budget.used().bytes() as u64,
+        ),
+        (
+            "tieline_memory_limit_bytes",
+            "gauge",
+            "The most that they may hold together.",
+            budget.limit().bytes() as u64,
+        ),
+        (
+            "tieline_memory_refused_total",
+            "counter",
+            "Lines and requests that were ended because too much was held.",
+            budget.refused(),
+        ),
+    ] {
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+    }
+    text
+}
+
+#[cfg(target_os = "linux")]
+fn machine() -> Option<u64> {
+    total_of(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn machine() -> Option<u64> {
+    None
+}
+
+/// The smallest limit of this process's cgroups, version 1 and 2, and of those that they are in.
+#[cfg(target_os = "linux")]
+fn cgroup() -> Option<u64> {
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).ok();
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    smallest_in(&groups, std::path::Path::new("/sys/fs/cgroup"), read)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn cgroup() -> Option<u64> {
+    None
+}
+
+#[cfg(unix)]
+fn address_space() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::As).current
+}
+
+#[cfg(not(unix))]
+fn address_space() -> Option<u64> {
+    None
+}
+
+/// `MemTotal` of `/proc/meminfo`.
+#[cfg(target_os = "linux")]
+fn total_of(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// The smallest limit of the groups that `/proc/self/cgroup` names, below `root`.
+#[cfg(target_os = "linux")]
+fn smallest_in(
+    groups: &str,
+    root: &std::path::Path,
+    read: impl Fn(&std::path::Path) -> Option<String>,
+) -> Option<u64> {
+    let mut limits = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) =
+            (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let (folder, file) = match controllers {
+            "" => (root.to_owned(), "memory.max"),
+            it if it.split(',').any(|it| it == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes")
+            }
+            _ => continue,
+        };
+        // In a container the path may be one of the host, which is not here; what limits it is at the root.
+        let path = std::path::Path::new(path.trim_start_matches('/'));
+        for part in path.ancestors() {
+            let limit = read(&folder.join(part).join(file));
+            // Where there is none, it says `max`.
+            limits.extend(limit.and_then(|limit| limit.trim().parse::<u64>().ok()));
+        }
+    }
+    limits.into_iter().min()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::collections::HashMap;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_machine_has_memory() {
+        assert_eq!(total_of("MemFree: 1 kB\nMemTotal:   16316412 kB\n"), Some(16_316_412 << 10));
+        assert_eq!(total_of("nonsense"), None);
+        assert!(machine().unwrap() > 1 << 20);
+        let limit = default_limit().bytes() as u64;
+        assert!(limit > 0 && limit <= machine().unwrap() / FRACTION);
+    }
+
+    #[test]
+    fn the_smallest_cgroup_limits() {
+        let smallest = |groups: &str, files: &[(&str, &str)]| {
+            let files: HashMap<_, _> = files.iter().copied().collect();
+            let read = |path: &Path| files.get(path.to_str().unwrap()).map(|it| (*it).to_owned());
+            smallest_in(groups, Path::new("/cg"), read)
+        };
+        let nested = [
+            ("/cg/a/b/memory.max", "max\n"),
+            ("/cg/a/memory.max", "300\n"),
+            ("/cg/memory.max", "500\n"),
+        ];
+        assert_eq!(smallest("0::/a/b\n", &nested), Some(300));
+        assert_eq!(smallest("0::/\n", &nested), Some(500));
+        assert_eq!(smallest("0::/elsewhere/c\n", &nested), Some(500));
+        assert_eq!(smallest("0::/x\n", &[]), None);
+        let old = [
+            ("/cg/memory/d/memory.limit_in_bytes", "700"),
+            ("/cg/memory/memory.limit_in_bytes", "9223372036854771712"),
+        ];
+        assert_eq!(smallest("5:cpu,cpuacct:/d\n3:memory:/d\nnonsense\n", &old), Some(700));
+    }
+}

@@ -1,0 +1,99 @@
+//! What sessions keep, and what waits for their consumers, is counted by the memory budget.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use tieline_link::{SessionOptions, connector, listen};
+use tieline_proto::ByteSize;
+use tieline_transport::{
+    BoxChannel, Channel, CloseReason, DynAcceptor, Incoming, LostBy, MemoryBudget, Options,
+    ReceiverExt, Registry, SenderExt,
+};
+use tokio::time::timeout;
+
+const MIB: usize = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
+
+async fn pair(place: &str, client: &Options, server: &Options) -> (BoxChannel, BoxChannel) {
+    let registry = Registry::new();
+    let endpoint = format!("resume+mem:{place}").parse().unwrap();
+    let session = SessionOptions::default();
+    let mut acceptor: Box<dyn DynAcceptor> =
+        listen(&registry, &endpoint, server, session).await.unwrap();
+    let connector = connector(&registry, &endpoint, client, session).unwrap();
+    let (client, server) = tokio::join!(connector.connect(), acceptor.accept());
+    (client.unwrap(), server.unwrap())
+}
+
+fn within(mib: usize) -> (MemoryBudget, Options) {
+    let budget = MemoryBudget::new(ByteSize::mib(mib));
+    (budget.clone(), Options { memory: Some(budget), ..Options::default() })
+}
+
+fn is_for_memory(reason: &CloseReason) -> bool {
+    match reason {
+        CloseReason::SessionLost(lost) => {
+            matches!(&lost.cause, LostBy::Line(CloseReason::NoMemory(_)))
+        }
+        reason => matches!(reason, CloseReason::NoMemory(_)),
+    }
+}
+
+#[tokio::test]
+async fn messages_that_wait_for_a_consumer_are_counted() {
+    // Each fits, and all that may wait do not.
+    let (budget, options) = within(10);
+    let (client, server) = pair("waiting", &Options::default(), &options).await;
+    let ((mut sender, _in), (_out, mut receiver)) = (client.split(), server.split());
+    let sending =
+        tokio::spawn(async move { while sender.send(vec![b'x'; 3 * MIB]).await.is_ok() {} });
+    // Nothing is taken until it is too much.
+    let refused = async {
+        while budget.refused() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(LIMIT, refused).await.expect("it is never too much");
+    assert!(budget.used().bytes() <= 10 * MIB / 4 * 5, "{}", budget.used());
+    // What was refused was not taken over: it comes again once there is room.
+    for _ in 0..5 {
+        match timeout(LIMIT, receiver.recv()).await.expect("nothing comes") {
+            Incoming::Message(message) => assert_eq!(message.len(), 3 * MIB),
+            Incoming::End(reason) => {
+                assert!(is_for_memory(&reason), "{reason}");
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    sending.abort();
+}
+
+#[tokio::test]
+async fn what_is_kept_for_the_other_side_is_counted_and_given_back() {
+    let (budget, options) = within(10);
+    let (client, server) = pair("kept", &options, &Options::default()).await;
+    let ((mut sender, _in), (_out, mut receiver)) = (client.split(), server.split());
+    sender.send(vec![b'x'; 3 * MIB]).await.unwrap();
+    assert!(budget.used().bytes() >= 3 * MIB, "{}", budget.used());
+    let Incoming::Message(message) = receiver.recv().await else { panic!("no message") };
+    assert_eq!(message.len(), 3 * MIB);
+    let given_back = async {
+        while budget.used().bytes() > 0 {
+            let _ = timeout(Duration::from_millis(1), receiver.recv()).await;
+        }
+    };
+    timeout(LIMIT, given_back).await.expect("it is not given back");
+    assert_eq!(budget.refused(), 0);
+    // More than may be kept ends the session, and its sender learns why.
+    let sent = async {
+        loop {
+            if let Err(error) = sender.send(vec![b'x'; 16 * MIB]).await {
+                return error;
+            }
+        }
+    };
+    let error = timeout(LIMIT, sent).await.expect("all of it is kept");
+    let reason = error.close_reason().unwrap();
+    assert!(is_for_memory(reason), "{reason}");
+}

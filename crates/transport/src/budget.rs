@@ -1,0 +1,433 @@
+//! A bound on the memory that all lines together hold.
+//!
+//! Each line has bounds of its own, but many lines at their bounds need more than a machine has. Whatever grows
+//! beyond 64 KiB (a message that is not whole yet, a queue towards a slow reader, what a session keeps) is
+//! counted here. Below that nothing is counted, and nothing is paid.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use tieline_proto::ByteSize;
+
+/// What is counted: multiples of this, and nothing up to the first.
+const UNIT: usize = 64 * 1024;
+
+/// A bound on the memory that all lines together hold. Clones share it.
+///
+/// Where it is exceeded, the largest message that is not whole yet is refused, and its line ends with
+/// [`NoMemory`](crate::CloseReason::NoMemory); if there is none, the line whose queue is the longest. Until a line
+/// that has to go has gone, up to a quarter more is granted.
+///
+/// # Examples
+///
+/// ```
+/// use tieline_proto::ByteSize;
+/// use tieline_transport::{Holding, MemoryBudget};
+///
+/// let budget = MemoryBudget::new(ByteSize::mib(1));
+/// let mut small = budget.account(Holding::Message);
+/// let mut large = budget.account(Holding::Message);
+/// assert!(small.set(300 << 10).is_ok());
+/// assert!(large.set(2 << 20).is_err(), "it would be the largest");
+/// drop(small);
+/// assert_eq!(budget.used(), ByteSize::new(0));
+/// ```
+#[derive(Clone)]
+pub struct MemoryBudget(Arc<Budget>);
+
+struct Budget {
+    limit: usize,
+    refused: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    used: usize,
+    /// Of that, what is held by accounts that were told to let go.
+    leaving: usize,
+    next: u64,
+    holders: HashMap<u64, Holder>,
+}
+
+struct Holder {
+    bytes: usize,
+    holding: Holding,
+    flag: Arc<Flag>,
+}
+
+/// How an account is told to let go.
+#[derive(Default)]
+struct Flag {
+    is_revoked: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// What an account holds, in the order in which accounts are told to let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holding {
+    /// Messages that are whole and wait for a reader.
+    Queue,
+    /// A message that is not whole yet.
+    Message,
+}
+
+impl MemoryBudget {
+    /// A budget of `limit` for all that share it.
+    pub fn new(limit: ByteSize) -> Self {
+        let (refused, state) = (AtomicU64::new(0), Mutex::default());
+        Self(Arc::new(Budget { limit: limit.bytes(), refused, state }))
+    }
+
+    /// An account that holds nothing yet.
+    pub fn account(&self, holding: Holding) -> Account {
+        Account { budget: Some(self.clone()), holding, open: None }
+    }
+
+    /// The bound.
+    pub fn limit(&self) -> ByteSize {
+        ByteSize::new(self.0.limit)
+    }
+
+    /// What is held now.
+    pub fn used(&self) -> ByteSize {
+        ByteSize::new(self.state().used)
+    }
+
+    /// How many lines were ended because too much was held.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Relaxed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.0.state)
+    }
+
+    fn refusal(&self, bytes: usize) -> MemoryRefused {
+        MemoryRefused { held: ByteSize::new(bytes), limit: self.limit() }
+    }
+}
+
+impl fmt::Debug for MemoryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBudget").field("limit", &self.limit()).finish_non_exhaustive()
+    }
+}
+
+/// What one buffer or queue holds of a [`MemoryBudget`]. Dropping it gives all back.
+pub struct Account {
+    budget: Option<MemoryBudget>,
+    holding: Holding,
+    /// Only where something is counted.
+    open: Option<Open>,
+}
+
+struct Open {
+    id: u64,
+    counted: usize,
+    flag: Arc<Flag>,
+}
+
+impl Account {
+    /// One without a budget: all is granted.
+    pub const fn unbounded() -> Self {
+        Self { budget: None, holding: Holding::Queue, open: None }
+    }
+
+    /// One of `budget`, if there is one.
+    pub fn of(budget: Option<&MemoryBudget>, holding: Holding) -> Self {
+        budget.map_or(const { Self::unbounded() }, |budget| budget.account(holding))
+    }
+
+    /// Holds `bytes` from here on. Call it before memory is taken, and behind giving some back.
+    ///
+    /// # Errors
+    /// Too much is held, and this account has to let go: end the line and drop it. Nothing was granted.
+    #[inline]
+    pub fn set(&mut self, bytes: usize) -> Result<(), MemoryRefused> {
+        let counted = if bytes <= UNIT { 0 } else { bytes.div_ceil(UNIT).saturating_mul(UNIT) };
+        match &self.open {
+            None if counted == 0 => Ok(()),
+            Some(open) if open.counted == counted && !open.flag.is_revoked.load(Relaxed) => Ok(()),
+            _ => self.change(counted),
+        }
+    }
+
+    /// Whether it was told to let go.
+    pub fn is_revoked(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.flag.is_revoked.load(Relaxed))
+    }
+
+    /// Why it has to let go, if it was told to. Wakes `waker` when it is told so.
+    #[inline]
+    pub fn check(&self, waker: &Waker) -> Result<(), MemoryRefused> {
+        let Some(open) = &self.open else { return Ok(()) };
+        open.flag.watch(waker);
+        match (open.flag.is_revoked.load(Relaxed), &self.budget) {
+            (true, Some(budget)) => Err(budget.refusal(open.counted)),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn change(&mut self, counted: usize) -> Result<(), MemoryRefused> {
+        let Some(budget) = &self.budget else { return Ok(()) };
+        if counted == 0 {
+            self.open.take().into_iter().for_each(|open| open.close(budget));
+            return Ok(());
+        }
+        let mut state = budget.state();
+        let before = self.open.as_ref().map_or(0, |open| open.counted);
+        if self.is_revoked() {
+            return Err(budget.refusal(before));
+        }
+        let mut revoked = Vec::new();
+        if counted > before {
+            let me = (self.holding, counted);
+            let id = self.open.as_ref().map(|open| open.id);
+            let is_granted =
+                state.make_room(budget.0.limit, counted - before, id, me, &mut revoked);
+            let more = revoked.len() as u64 + u64::from(!is_granted);
+            if more > 0 {
+                budget.0.refused.fetch_add(more, Relaxed);
+            }
+            if !is_granted {
+                drop(state);
+                revoked.iter().for_each(|flag| flag.wake());
+                return Err(budget.refusal(counted));
+            }
+        }
+        let open = self.open.get_or_insert_with(|| state.open(self.holding));
+        state.used = state.used - open.counted + counted;
+        open.counted = counted;
+        if let Some(holder) = state.holders.get_mut(&open.id) {
+            holder.bytes = counted;
+        }
+        drop(state);
+        revoked.iter().for_each(|flag| flag.wake());
+        Ok(())
+    }
+}
+
+impl Open {
+    /// Gives all back.
+    fn close(self, budget: &MemoryBudget) {
+        let mut state = budget.state();
+        state.used -= self.counted;
+        if self.flag.is_revoked.load(Relaxed) {
+            state.leaving -= self.counted;
+        }
+        state.holders.remove(&self.id);
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if let (Some(open), Some(budget)) = (self.open.take(), &self.budget) {
+            open.close(budget);
+        }
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = self.open.as_ref().map_or(0, |open| open.counted);
+        f.debug_struct("Account").field("counted", &counted).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn open(&mut self, holding: Holding) -> Open {
+        let (id, flag) = (self.next, Arc::new(Flag::default()));
+        self.next += 1;
+        self.holders.insert(id, Holder { bytes: 0, holding, flag: flag.clone() });
+        Open { id, counted: 0, flag }
+    }
+
+    /// Whether `extra` bytes are granted to `me`, the account `id`. Those that have to let go for it are
+    /// revoked.
+    fn make_room(
+        &mut self,
+        limit: usize,
+        extra: usize,
+        id: Option<u64>,
+        me: (Holding, usize),
+        revoked: &mut Vec<Arc<Flag>>,
+    ) -> bool {
+        let most = limit.saturating_add(limit / 4);
+        loop {
+            let wanted = self.used.saturating_add(extra);
+            if wanted - self.leaving.min(wanted) <= limit {
+                // What was revoked goes as soon as its line is polled; until then there is some room more.
+                return wanted <= most;
+            }
+            let others = self.holders.iter_mut().filter(|(other, holder)| {
+                Some(**other) != id && !holder.flag.is_revoked.load(Relaxed)
+            });
+            let largest = others.map(|(_, it)| it).max_by_key(|it| (it.holding, it.bytes));
+            match largest {
+                Some(largest) if (largest.holding, largest.bytes) > me => {
+                    largest.flag.is_revoked.store(true, Relaxed);
+                    self.leaving += largest.bytes;
+                    revoked.push(largest.flag.clone());
+                }
+                _ => return false,
+            }
+        }
+    }
+}
+
+impl Flag {
+    fn watch(&self, waker: &Waker) {
+        let mut known = lock(&self.waker);
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        let waker = lock(&self.waker).take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Too much memory was held by all lines together, and this one had to let go of its part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryRefused {
+    /// What it held, or wanted to.
+    pub held: ByteSize,
+    /// What all may hold together.
+    pub limit: ByteSize,
+}
+
+impl MemoryRefused {
+    /// The refusal inside an error, if it is one.
+    pub fn in_error(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+impl fmt::Display for MemoryRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { held, limit } = self;
+        write!(
+            f,
+            "out of memory: the line needed {held} of the {limit} that all lines may hold together"
+        )
+    }
+}
+
+impl Error for MemoryRefused {}
+
+impl From<MemoryRefused> for io::Error {
+    fn from(refused: MemoryRefused) -> Self {
+        Self::new(io::ErrorKind::OutOfMemory, refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn budget(units: usize) -> MemoryBudget {
+        MemoryBudget::new(ByteSize::new(units * UNIT))
+    }
+
+    #[test]
+    fn small_buffers_are_not_counted() {
+        let budget = budget(1);
+        let mut accounts: Vec<_> = (0..100).map(|_| budget.account(Holding::Message)).collect();
+        assert!(accounts.iter_mut().all(|it| it.set(UNIT).is_ok()));
+        assert_eq!(budget.used().bytes(), 0);
+        assert!(Account::unbounded().set(usize::MAX).is_ok());
+    }
+
+    #[test]
+    fn the_largest_unfinished_message_is_refused_first() {
+        let budget = budget(10);
+        let woken = Arc::new(Count::default());
+        let waker = Waker::from(woken.clone());
+        let mut queue = budget.account(Holding::Queue);
+        let [mut small, mut large] = [0, 1].map(|_| budget.account(Holding::Message));
+        queue.set(4 * UNIT).unwrap();
+        small.set(2 * UNIT).unwrap();
+        large.set(4 * UNIT).unwrap();
+        large.check(&waker).unwrap();
+        // Full. One that would be the largest itself is refused, and the others stay.
+        let mut largest = budget.account(Holding::Message);
+        assert_eq!(largest.set(5 * UNIT).unwrap_err().limit, budget.limit());
+        assert!(!large.is_revoked() && budget.refused() == 1);
+        // One that is not has room made for it.
+        small.set(3 * UNIT).unwrap();
+        assert!(large.is_revoked() && !queue.is_revoked() && budget.refused() == 2);
+        assert_eq!(woken.0.load(Relaxed), 1);
+        assert_eq!(large.set(3 * UNIT).unwrap_err().held.bytes(), 4 * UNIT);
+        assert!(large.check(&waker).is_err());
+        drop(large);
+        assert_eq!(budget.used().bytes(), 7 * UNIT);
+        // A queue is longer than a message is large, and goes only if there is no message.
+        let mut other = budget.account(Holding::Queue);
+        other.set(4 * UNIT).unwrap();
+        assert!(small.is_revoked() && !queue.is_revoked());
+        drop((small, largest));
+        assert!(other.set(7 * UNIT).is_err(), "it would be the longest");
+        other.set(6 * UNIT).unwrap();
+        drop((queue, other));
+        assert_eq!(budget.used().bytes(), 0);
+        assert_eq!(budget.state().leaving, 0);
+    }
+
+    #[test]
+    fn no_more_than_a_quarter_is_granted_beyond_the_limit() {
+        let budget = budget(8);
+        let mut large: Vec<_> = (0..2).map(|_| budget.account(Holding::Message)).collect();
+        for account in &mut large {
+            account.set(4 * UNIT).unwrap();
+        }
+        // Both have to go for these, and have not gone yet.
+        let mut small: Vec<_> = (0..4).map(|_| budget.account(Holding::Message)).collect();
+        let granted = small.iter_mut().filter_map(|it| it.set(2 * UNIT).ok()).count();
+        assert_eq!(granted, 1);
+        assert!(budget.used().bytes() <= 10 * UNIT);
+        drop(large);
+        assert_eq!(small.iter_mut().filter_map(|it| it.set(2 * UNIT).ok()).count(), 4);
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_again() {
+        let budget = budget(4);
+        let mut account = budget.account(Holding::Message);
+        for round in 0..100 {
+            account.set(4 * UNIT - round).unwrap();
+            account.set(round).unwrap();
+        }
+        assert_eq!(budget.used().bytes(), 0);
+        assert!(account.set(usize::MAX).is_err());
+        assert!(account.set(5 * UNIT).is_err());
+        account.set(2 * UNIT).unwrap();
+        assert_eq!(budget.used().bytes(), 2 * UNIT);
+    }
+}

@@ -1,0 +1,103 @@
+//! Lines that share a memory budget, in every framing.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use tieline_proto::{ByteSize, FramingKind};
+use tieline_transport::{
+    Channel, CloseReason, Endpoint, Incoming, MemoryBudget, Options, Receiver, ReceiverExt,
+    Registry, SenderExt,
+};
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+const MIB: usize = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The beginning of a message of 8 MiB, 6 MiB of it.
+fn beginning(framing: FramingKind) -> Vec<u8> {
+    let head = match framing {
+        FramingKind::Lines => Vec::new(),
+        FramingKind::ContentLength => format!("Content-Length: {}\r\n\r\n", 8 * MIB).into_bytes(),
+        _ => (8 * MIB as u32).to_be_bytes().to_vec(),
+    };
+    [head, vec![b'x'; 6 * MIB]].concat()
+}
+
+async fn end(receiver: &mut impl Receiver) -> CloseReason {
+    let ending = async {
+        loop {
+            if let Incoming::End(reason) = receiver.recv().await {
+                return reason;
+            }
+        }
+    };
+    timeout(LIMIT, ending).await.expect("it does not end")
+}
+
+#[tokio::test]
+async fn an_unfinished_message_is_refused_in_every_framing() {
+    let registry = Registry::new();
+    for framing in [FramingKind::Lines, FramingKind::ContentLength, FramingKind::LengthPrefix] {
+        for json in [false, true] {
+            let endpoint: Endpoint = format!("mem:budget-{framing}-{json}").parse().unwrap();
+            let budget = MemoryBudget::new(ByteSize::mib(4));
+            let memory = Some(budget.clone());
+            let options = Options { memory, json, framing: Some(framing), ..Options::default() };
+            let mut acceptor = registry.listen(&endpoint, &options).await.unwrap();
+            let mut client = registry.connect_bytes(&endpoint, &options).await.unwrap();
+            let (_sender, mut receiver) = acceptor.accept().await.unwrap().split();
+            let beginning = beginning(framing);
+            // Not all of it is read.
+            let writing = async {
+                let _ = client.write_all(&beginning).await;
+                std::future::pending().await
+            };
+            let reason = tokio::select! {
+                reason = end(&mut receiver) => reason,
+                never = writing => never,
+            };
+            assert!(matches!(reason, CloseReason::NoMemory(_)), "{framing} {json}: {reason}");
+            assert!(reason.hint().unwrap().contains("--max-memory"), "{reason}");
+            assert_eq!(budget.used(), ByteSize::new(0), "{framing} {json}");
+            assert_eq!(budget.refused(), 1, "{framing} {json}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_queue_towards_a_reader_that_takes_nothing_is_refused() {
+    let registry = Registry::new();
+    let budget = MemoryBudget::new(ByteSize::mib(4));
+    let options = Options { memory: Some(budget.clone()), ..Options::default() };
+    let endpoint: Endpoint = "lines+mem:budget-queue".parse().unwrap();
+    let mut acceptor = registry.listen(&endpoint, &options).await.unwrap();
+    let _client = registry.connect_bytes(&endpoint, &options).await.unwrap();
+    let (mut sender, _receiver) = acceptor.accept().await.unwrap().split();
+    let sent = timeout(LIMIT, sender.send(vec![b'x'; 6 * MIB])).await.expect("it is kept");
+    let error = sent.unwrap_err();
+    let reason = error.close_reason().unwrap();
+    assert!(matches!(reason, CloseReason::NoMemory(_)), "{reason}");
+    assert_eq!(budget.used(), ByteSize::new(0));
+}
+
+#[tokio::test]
+async fn messages_of_all_sizes_go_through_within_the_budget_and_leave_nothing_counted() {
+    let registry = Registry::new();
+    let budget = MemoryBudget::new(ByteSize::mib(8));
+    let options = Options { memory: Some(budget.clone()), ..Options::default() };
+    let endpoint: Endpoint = "lines+mem:budget-through".parse().unwrap();
+    let mut acceptor = registry.listen(&endpoint, &options).await.unwrap();
+    let (client, server) = tokio::join!(registry.connect(&endpoint, &options), acceptor.accept());
+    let ((mut sender, _in), (_out, mut receiver)) =
+        (client.unwrap().split(), server.unwrap().split());
+    for length in [1, 70_000, MIB, 10, 2 * MIB, 300_000] {
+        let (sent, came) = tokio::join!(sender.send(vec![b'x'; length]), receiver.recv());
+        sent.unwrap();
+        let Incoming::Message(message) = came else { panic!("{came:?}") };
+        assert_eq!(message.len(), length);
+    }
+    drop((sender, receiver));
+    assert_eq!(budget.refused(), 0);
+    assert_eq!(budget.used(), ByteSize::new(0));
+}
