@@ -100,6 +100,10 @@ impl Peer {
     /// Takes nothing new, lets what is under way on both sides end within
     /// [`PeerOptions::grace`], closes the line, and says why it ended. Meanwhile requests of the other
     /// side are answered −32000. Cancel-safe; the close goes on.
+    ///
+    /// Where nothing is under way it ends once all is written. Only behind a notification or an answer that
+    /// the other side may not have read is the other side's end waited for, within the grace. A child process
+    /// gets its stages at once: they begin with the end of its input.
     pub async fn close(&self) -> CloseReason {
         self.shared.request_close();
         self.closed().await
