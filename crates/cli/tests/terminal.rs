@@ -25,8 +25,10 @@ fn at_a_terminal(args: &[&str], words: &str) -> Vec<String> {
     unlockpt(&terminal).unwrap();
     let line = ioctl_tiocgptpeer(&terminal, flags).unwrap();
     let mut terminal = File::from(terminal);
-    let mut command = Command::new("setsid");
-    command.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_tieline")]).args(args);
+    // Whoever runs the tests may have made us ignore them, as a shell does in the background.
+    let mut command = Command::new("/usr/bin/env");
+    command.args(["--default-signal=HUP,INT", "setsid", "--ctty", "--wait"]);
+    command.arg(env!("CARGO_BIN_EXE_tieline")).args(args);
     let ends = [(); 3].map(|()| Stdio::from(line.try_clone().unwrap()));
     let [stdin, stdout, stderr] = ends;
     let mut child = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn().unwrap();

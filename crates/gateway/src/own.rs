@@ -196,4 +196,8 @@ impl<S: Sender> Sender for WithOwn<S> {
     fn outgoing(&self) -> Outgoing {
         self.sender.outgoing()
     }
+
+    fn unwritten(&self) -> usize {
+        self.sender.unwritten()
+    }
 }
