@@ -40,8 +40,7 @@ impl Shared {
         if owes || core.machine.is_asked() {
             let _ = self.pump(core);
         }
-        let is_free = core.machine.has_room() || core.machine.is_settled();
-        let sender = if is_free { core.sender.take() } else { None };
+        let sender = core.free_sender(false);
         let goes_on = live != Live::Else && core.doom.is_none() && !core.has_peer_ended;
         let task = if goes_on { None } else { core.take_back_reading() };
         [task, sender]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::session::{Hello, Sequence, Session as Machine, Ticket};
-use tieline_proto::{ByteSize, Fault, Heartbeat, HeartbeatConfig, Histogram, Slept};
+use tieline_proto::{ByteSize, Fault, Heartbeat, Histogram, Slept};
 use tieline_transport::{
     Account, BoxChannel, CloseReason, LostBy, Reset, SendError, SessionInfo, SessionLost, Traffic,
 };
@@ -91,6 +91,8 @@ pub(super) struct Core {
     pub(super) task: Option<Waker>,
     /// Who sends, and waits for room, for an acknowledgement, or until all is written.
     pub(super) sender: Option<Waker>,
+    /// For which of the three.
+    sender_waits: Waits,
     /// Who waits for the end.
     pub(super) gone: Option<Waker>,
     pub(super) receiver: Option<Waker>,
@@ -140,6 +142,17 @@ pub(super) struct Looked {
     pub(super) has_frames: bool,
 }
 
+/// What a sender waits for.
+#[derive(Clone, Copy)]
+pub(super) enum Waits {
+    /// That another message is taken.
+    Room,
+    /// That all is written.
+    Written,
+    /// That the other side has all.
+    Settled,
+}
+
 /// Which end of the session this is.
 pub(super) enum Role {
     /// What it is resumed with; `None` before it was granted.
@@ -162,7 +175,7 @@ impl Core {
             role,
             line: None,
             now: Duration::ZERO,
-            heartbeat: Heartbeat::new(HeartbeatConfig::default(), Duration::ZERO),
+            heartbeat: Heartbeat::new(options.heartbeat, Duration::ZERO),
             looked: Looked::default(),
             tries: Tries::default(),
             slept: Slept::default(),
@@ -193,6 +206,7 @@ impl Core {
             lent_until: None,
             task: None,
             sender: None,
+            sender_waits: Waits::Room,
             gone: None,
             receiver: None,
         }
@@ -224,9 +238,21 @@ impl Core {
     /// Who sends waits for something that comes in: it must not be left to a consumer who may not come by.
     /// Whom to wake.
     #[must_use = "the task is to read"]
-    pub(super) fn wait_to_send(&mut self, waker: &Waker) -> Option<Waker> {
+    pub(super) fn wait_to_send(&mut self, waker: &Waker, waits: Waits) -> Option<Waker> {
+        self.sender_waits = waits;
         remember(&mut self.sender, waker);
         self.take_back_reading()
+    }
+
+    /// The sender, if it need not wait any longer. It is not woken for anything else: it would take the reading
+    /// from a receiver in the same task, which would be lent it again, and so on without end.
+    pub(super) fn free_sender(&mut self, is_written: bool) -> Option<Waker> {
+        let is_free = match self.sender_waits {
+            Waits::Room => self.machine.has_room(),
+            Waits::Written => is_written || self.machine.has_room() || !self.has_line(),
+            Waits::Settled => self.machine.is_settled(),
+        };
+        if is_free { self.sender.take() } else { None }
     }
 
     /// The task is to read. Whom to wake.

@@ -49,8 +49,7 @@ impl Driver {
         shared.listen_for_life(&mut core, wall);
         let receiver = if core.inbound.is_empty() { None } else { core.receiver.take() };
         let written = shared.pump(&mut core);
-        let is_free = written.is_ready() || core.machine.has_room() || core.machine.is_settled();
-        let sender = if is_free { core.sender.take() } else { None };
+        let sender = core.free_sender(written.is_ready());
         let is_over = core.is_over() && (written.is_ready() || !core.has_line());
         let by_us = core.is_closing;
         let lingers = core.lingers_until;

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use tieline_proto::json::Limits;
 use tieline_proto::session::{OVERHEAD, SessionConfig};
-use tieline_proto::{BackoffConfig, ByteSize};
+use tieline_proto::{BackoffConfig, ByteSize, HeartbeatConfig};
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, ConfigError, Control, DynAcceptor, DynConnector, Endpoint,
     MemoryBudget, Options, Registry, TransportError,
@@ -64,6 +64,8 @@ pub struct SessionOptions {
     /// [`Undeliverable`](tieline_transport::LostBy::Undeliverable), but not before a minute has passed since
     /// the first of them was lost: a line that flaps for a moment is lived through.
     pub max_tries: u32,
+    /// When a connection on which nothing comes is asked for a sign of life.
+    pub heartbeat: HeartbeatConfig,
 }
 
 impl Default for SessionOptions {
@@ -75,6 +77,7 @@ impl Default for SessionOptions {
             grace: Duration::from_secs(120),
             max_sessions: 1024,
             max_tries: 10,
+            heartbeat: HeartbeatConfig::default(),
         }
     }
 }

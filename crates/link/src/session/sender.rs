@@ -10,7 +10,7 @@ use tieline_proto::session::Sequence;
 use tieline_transport::{CloseReason, Outgoing, Refused, SendError, Sender, SenderExt};
 
 use super::assemble::Lifeline;
-use super::core::Core;
+use super::core::{Core, Waits};
 use super::shared::Shared;
 use crate::shared::remember;
 
@@ -47,7 +47,7 @@ impl SessionSender {
             if let Some(closed) = core.closed() {
                 return Poll::Ready(Err(closed));
             }
-            let task = core.wait_to_send(cx.waker());
+            let task = core.wait_to_send(cx.waker(), Waits::Settled);
             drop(core);
             task.into_iter().for_each(Waker::wake);
             Poll::Pending
@@ -69,7 +69,7 @@ impl SessionSender {
             lost => return Poll::Ready(Err(SendError::Lost(lost))),
         }
         if written.is_pending() && core.has_line() {
-            let task = core.wait_to_send(cx.waker());
+            let task = core.wait_to_send(cx.waker(), Waits::Written);
             drop(core);
             task.into_iter().for_each(Waker::wake);
             return Poll::Pending;
@@ -90,7 +90,7 @@ impl Sender for SessionSender {
         if core.machine.has_room() && !core.is_reset_pending() {
             return Poll::Ready(Ok(()));
         }
-        let task = core.wait_to_send(cx.waker());
+        let task = core.wait_to_send(cx.waker(), Waits::Room);
         let _ = self.shared.pump(&mut core);
         core.count_memory();
         drop(core);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tieline_proto::session::{
     Delivered, Farewell, Frame, Hello, Refusal, Sequence, Session as Machine, Ticket, Welcome,
 };
-use tieline_proto::{BackoffConfig, Beat, FrameError, Heartbeat, HeartbeatConfig};
+use tieline_proto::{BackoffConfig, Beat, FrameError, Heartbeat};
 use tieline_transport::{
     Account, CloseReason, Control, Endpoint, Holding, LostBy, Outgoing, Reset, SendError, Sender,
     Traffic,
@@ -317,7 +317,7 @@ impl Shared {
         }
         core.lines += 1;
         core.is_fenced = false;
-        core.heartbeat = Heartbeat::new(HeartbeatConfig::default(), self.now());
+        core.heartbeat = Heartbeat::new(self.options.heartbeat, self.now());
         core.looked = Looked { at: self.now(), ..Looked::default() };
         self.note_progress(core);
         if let Some((lost, cause)) = core.reset.take() {

@@ -81,7 +81,11 @@ impl AsyncWrite for Writing {
     }
 }
 
-impl WriteEnd for Writing {}
+impl WriteEnd for Writing {
+    fn unsent(&self) -> Option<usize> {
+        self.line.unsent(self.side)
+    }
+}
 
 impl Drop for Writing {
     fn drop(&mut self) {

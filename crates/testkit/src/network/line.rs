@@ -8,11 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::Slow;
+
 /// How a connection goes wrong, if it does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) calm: Instant,
     pub(super) delay: Duration,
+    pub(super) slow: Option<Slow>,
     /// So many bytes are on their way at most.
     pub(super) window: usize,
     /// It is cut when so many bytes have been written, each way.
@@ -25,6 +28,9 @@ pub(super) struct Plan {
     pub(super) late: Option<Duration>,
     pub(super) ghost: Option<Duration>,
 }
+
+/// So many bytes arrive at once, where they take their time.
+const PACKET: usize = 16 * 1024;
 
 /// Whatever is said first is remembered up to here: a greeting with its length.
 const SAID_FIRST: usize = 75;
@@ -50,6 +56,10 @@ struct Way {
     bytes: VecDeque<(Instant, Bytes)>,
     length: usize,
     written: u64,
+    /// When the last byte arrives, where bytes take their time.
+    arrives: Option<Instant>,
+    /// A writer has found no room, and waits until there is enough again.
+    is_full: bool,
     /// Nothing comes behind; the reader may know from then on.
     ended: Option<Instant>,
     /// Nobody reads any more; the writer learns of it behind all that the reader has said.
@@ -152,7 +162,9 @@ impl Line {
             return Polled::Ready(Err(()));
         }
         let room = self.plan.window.saturating_sub(way.length);
-        if room == 0 {
+        let enough = if self.plan.slow.is_some() && way.is_full { self.plan.window / 3 } else { 1 };
+        way.is_full = room < enough;
+        if way.is_full {
             way.writer = Some(cx.waker().clone());
             return way.reader_gone.map_or(Polled::Woken, Polled::Until);
         }
@@ -169,7 +181,18 @@ impl Line {
         }
         way.written += length as u64;
         way.length += length;
-        way.bytes.push_back((now + self.plan.delay, Bytes::copy_from_slice(taken)));
+        match self.plan.slow {
+            None => way.bytes.push_back((now + self.plan.delay, Bytes::copy_from_slice(taken))),
+            // A packet after the other.
+            Some(slow) => {
+                for packet in taken.chunks(PACKET) {
+                    let takes = Duration::from_secs_f64(packet.len() as f64 / slow.rate as f64);
+                    let at = way.arrives.map_or(now, |last| last.max(now)) + takes;
+                    way.arrives = Some(at);
+                    way.bytes.push_back((at + self.plan.delay, Bytes::copy_from_slice(packet)));
+                }
+            }
+        }
         let reader = way.reader.take();
         drop(inner);
         if let Some(reader) = reader {
@@ -228,6 +251,15 @@ impl Line {
             (None, None, Some(ended)) => Polled::Until(ended),
             (None, None, None) => Polled::Woken,
         }
+    }
+
+    /// How many bytes of this side have not arrived, where it can be asked.
+    pub(super) fn unsent(&self, side: usize) -> Option<usize> {
+        self.plan.slow.filter(|slow| slow.tells)?;
+        let now = Instant::now();
+        let inner = self.inner();
+        let on_the_way = inner.ways[side].bytes.iter().filter(|(at, _)| *at > now);
+        Some(on_the_way.map(|(_, bytes)| bytes.len()).sum())
     }
 
     /// This side writes no more.

@@ -37,11 +37,44 @@ struct State {
     random: Random,
     /// Nothing goes wrong from here on.
     calm: Instant,
+    /// What every connection is like, in place of what the seed says.
+    slow: Option<Slow>,
     /// Nobody gets through to the listener.
     is_down: bool,
     listener: Option<mpsc::UnboundedSender<NetworkConnection>>,
     lines: Vec<Arc<Line>>,
     events: Events,
+}
+
+/// A connection that takes its time, as one with Linux at both ends does.
+#[derive(Clone, Copy, Debug)]
+pub struct Slow {
+    /// So many bytes arrive in a second, each way.
+    pub rate: u64,
+    /// So many are on their way at most. A writer that waits may go on when a third of that is free.
+    pub buffer: usize,
+    /// Whether the writer can ask how many those are ([`WriteEnd::unsent`](tieline_transport::WriteEnd)): not
+    /// if a proxy on the way has them.
+    pub tells: bool,
+    /// The connection is cut when so many bytes have arrived, either way.
+    pub cut_behind: Option<u64>,
+}
+
+impl Slow {
+    fn plan(self) -> Plan {
+        Plan {
+            calm: Instant::now() + Duration::from_secs(1 << 30),
+            delay: Duration::from_millis(20),
+            slow: Some(self),
+            window: self.buffer,
+            cut_behind: [self.cut_behind; 2],
+            cut_after: None,
+            loses: [true; 2],
+            learns: [Duration::ZERO; 2],
+            late: None,
+            ghost: None,
+        }
+    }
 }
 
 /// What went wrong.
@@ -77,9 +110,23 @@ impl Network {
     pub fn new(seed: u64, wild: Duration) -> Self {
         let calm = Instant::now() + wild;
         let (random, events) = (Random::new(seed), Events::default());
-        let state =
-            State { random, calm, is_down: false, listener: None, lines: Vec::new(), events };
+        let state = State {
+            random,
+            calm,
+            slow: None,
+            is_down: false,
+            listener: None,
+            lines: Vec::new(),
+            events,
+        };
         Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// One whose connections are all slow in the same way, and do not break by chance.
+    pub fn slow(slow: Slow) -> Self {
+        let network = Self::new(1, Duration::ZERO);
+        network.state().slow = Some(slow);
+        network
     }
 
     /// Where its only listener is.
@@ -130,12 +177,16 @@ impl Network {
 impl State {
     /// How a connection that is made now goes wrong.
     fn plan(&mut self) -> Plan {
+        if let Some(slow) = self.slow {
+            return slow.plan();
+        }
         let is_wild = Instant::now() < self.calm;
         let random = &mut self.random;
         let milliseconds = |of: &[u64], random: &mut Random| Duration::from_millis(random.pick(of));
         let mut plan = Plan {
             calm: self.calm,
             delay: milliseconds(&[0, 1, 20, 150], random),
+            slow: None,
             window: random.pick(&[200, 1_000, 20_000, 64_000]) as usize,
             cut_behind: [None, None],
             cut_after: None,
