@@ -39,6 +39,10 @@ pub(crate) struct Line<'a> {
     near_was_done: AtomicBool,
 }
 
+/// Of text whose answer may have been lost, because a line without half-close had to be closed.
+const NO_ANSWER: &str = "no answer came in time after the end of input, and this kind of line cannot tell the \
+                         other side of that end without being closed; use resume+ in front of the endpoint";
+
 /// How a line ended.
 pub(crate) struct Joined {
     end: BridgeEnd,
@@ -147,8 +151,16 @@ impl<'a> Line<'a> {
                     let _ = far_sender.poll_flush(cx);
                     Poll::<()>::Pending
                 });
+                // The end of a stream of events is told by a request, and answers still arrive after it.
+                let kind = far_control.info().kind;
+                let is_last = !matches!(kind.as_str(), "http" | "https" | "http-unix");
+                let grace = self.options.grace;
                 tokio::select! {
-                    () = unanswered.settled(self.options.grace) => {}
+                    unanswered = unanswered.settled(grace, is_last) => {
+                        if is_last {
+                            to_near.lose_many(unanswered, &NO_ANSWER);
+                        }
+                    }
                     () = flush => {}
                 }
             }

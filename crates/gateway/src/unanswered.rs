@@ -10,7 +10,7 @@ use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{Answers, Dialect, Message, Outline, classify, member, write_error};
 use tieline_transport::{ChildExit, CloseReason};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// So many are remembered, and so many bytes of their ids; those beyond wait in vain.
 pub(crate) const MOST: usize = 65_536;
@@ -27,6 +27,10 @@ const LAST_WORDS: usize = 4096;
 /// something was said to it that is no JSON-RPC, and it has said as much.
 const SILENCE: Duration = Duration::from_secs(1);
 
+/// How much longer an answer to such text is waited for where it could not arrive afterwards: with the usual
+/// 10 s, as long as a program may be at work.
+const AT_WORK: u32 = 6;
+
 /// The ids that wait, by the order in which they came.
 pub(crate) struct Unanswered {
     dialect: Dialect,
@@ -42,6 +46,9 @@ struct Waiting {
     /// How many of those messages may still have one: each that the program says, and that answers
     /// nothing else, is taken for an answer to one of them.
     owed: u64,
+    /// The client has sent something, and the program has.
+    has_asked: bool,
+    has_said: bool,
     last: u64,
     ids: HashMap<Bytes, u64>,
     bytes: usize,
@@ -54,28 +61,46 @@ impl Unanswered {
 
     /// Completes when every request has its answer, however long that takes.
     ///
-    /// Where the client has also said what is no JSON-RPC, nobody can tell what an answer to it is. Then
-    /// the program has `patience` from there on: to say as many messages as there were of those, and to
-    /// be silent for [`SILENCE`] afterwards. Whichever of the two comes first is the end, so that neither
-    /// a slow answer is cut off nor one that always speaks is listened to for ever.
-    pub(crate) async fn settled(&self, patience: Duration) {
+    /// Where the client has also sent text that is no JSON-RPC, nothing tells what an answer to it is. Then
+    /// the program has `patience` from there on: to send as many messages as there were of those, and to
+    /// be silent for [`SILENCE`] afterwards. Where `is_last`, because nothing arrives after this, it has
+    /// [`AT_WORK`] times as long to send them. Whichever comes first is the end, so that neither
+    /// a slow answer is cut off nor a program that always speaks is listened to for ever.
+    ///
+    /// Where neither side has said anything and `is_last`, the program's first words are waited for in the
+    /// same way.
+    ///
+    /// Returns how many messages had no answer.
+    pub(crate) async fn settled(&self, patience: Duration, is_last: bool) -> u64 {
         while !self.lock().ids.is_empty() {
             self.spoken.notified().await;
         }
-        if self.lock().is_unclear {
-            let _ = timeout(patience, self.silent()).await;
+        let (is_unclear, is_unused) = {
+            let waiting = self.lock();
+            (waiting.is_unclear, !waiting.has_asked && !waiting.has_said)
+        };
+        let begun = Instant::now();
+        if is_unclear {
+            let longest = if is_last { patience * AT_WORK } else { patience };
+            if timeout(longest, self.paid()).await.is_err() {
+                return self.lock().owed;
+            }
+        } else if !(is_unused && is_last)
+            || timeout(patience, self.spoken.notified()).await.is_err()
+        {
+            return 0;
         }
+        // An answer that came late may not be the last one, either.
+        let last = if begun.elapsed() < patience { begun } else { Instant::now() };
+        let silent = async { while timeout(SILENCE, self.spoken.notified()).await.is_ok() {} };
+        let _ = timeout_at(last + patience, silent).await;
+        0
     }
 
-    /// Completes when nothing is owed, and nothing was said for [`SILENCE`].
-    async fn silent(&self) {
-        loop {
-            let spoken = self.spoken.notified();
-            if self.lock().owed > 0 {
-                spoken.await;
-            } else if timeout(SILENCE, spoken).await.is_err() {
-                return;
-            }
+    /// Completes when nothing is owed.
+    async fn paid(&self) {
+        while self.lock().owed > 0 {
+            self.spoken.notified().await;
         }
     }
 
@@ -89,6 +114,7 @@ impl Unanswered {
 
     /// The client has said this.
     pub(crate) fn asked(&self, message: &Message) {
+        self.lock().has_asked = true;
         self.each(message, |waiting, message| match message {
             Message::Request(request) => waiting.asked(request.id()),
             Message::Notification(notification) => {
@@ -113,6 +139,7 @@ impl Unanswered {
 
     /// The program has said this.
     pub(crate) fn answered(&self, message: &Message) {
+        self.lock().has_said = true;
         self.each(message, |waiting, message| match message {
             Message::Response(response) => waiting.said(Some(response.id())),
             Message::Invalid(invalid) => {

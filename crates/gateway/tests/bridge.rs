@@ -316,16 +316,18 @@ async fn without_a_half_close_and_json_rpc_slow_answers_arrive_and_the_end_comes
     assert!((900..=1100).contains(&silent.as_millis()), "{silent:?}");
 }
 
-/// One that never is silent, one that never answers, and one that has first to answer a request.
+/// A program that never is silent, one that never answers, and one that has first to answer a request. That text
+/// had no answer is told.
 #[tokio::test(start_paused = true)]
 async fn without_a_half_close_and_json_rpc_the_end_comes_with_the_grace_at_last() {
     let request = r#"{"jsonrpc":"2.0","id":1,"method":"a"}"#;
     let response = r#"{"jsonrpc":"2.0","id":1,"result":1}"#;
-    for (asked, every, answered_after) in
-        [(&["hello"][..], Some(300), 0), (&["hello"], None, 0), (&["hello", request], None, 60)]
-    {
-        let (mut to_server, _from_server, mut to_client, mut from_client, _report) =
-            no_half_close();
+    for (asked, every, answered_after, waited, lost) in [
+        (&["hello"][..], Some(300), 0, 10_000, 0),
+        (&["hello"], None, 0, 60_000, 1),
+        (&["hello", request], None, 60, 120_000, 1),
+    ] {
+        let (mut to_server, _from_server, mut to_client, mut from_client, report) = no_half_close();
         for asked in asked {
             to_server.send(*asked).await.unwrap();
             assert_eq!(message(&mut from_client).await, *asked);
@@ -347,9 +349,47 @@ async fn without_a_half_close_and_json_rpc_the_end_comes_with_the_grace_at_last(
         });
         ended(&mut from_client).await;
         let took = begun.elapsed().as_millis();
-        let expected = 1000 * u128::from(answered_after) + 10_000;
-        assert!((expected..expected + 100).contains(&took), "{asked:?}: {took} ms");
+        assert!((waited..waited + 100).contains(&took), "{asked:?}: {took} ms");
         speaking.abort();
+        let _ = speaking.await;
+        drop(from_client);
+        assert_eq!(report.await.unwrap().lost, lost, "{asked:?}");
+    }
+}
+
+/// Text that is no JSON-RPC, answered by a program that was at work for most of a minute.
+#[tokio::test(start_paused = true)]
+async fn without_a_half_close_text_is_answered_after_most_of_a_minute() {
+    let (mut to_server, mut from_server, mut to_client, mut from_client, report) = no_half_close();
+    to_server.send("hello").await.unwrap();
+    assert_eq!(message(&mut from_client).await, "hello");
+    to_server.close().await.unwrap();
+    sleep(Duration::from_secs(55)).await;
+    to_client.send("at last").await.unwrap();
+    assert_eq!(message(&mut from_server).await, "at last");
+    ended(&mut from_client).await;
+    drop((to_client, from_client));
+    let report = report.await.unwrap();
+    assert_eq!((report.to_near, report.lost), (1, 0), "{}", report.end);
+}
+
+/// As with a half-close: `connect ws:… </dev/null` prints what the server says first.
+#[tokio::test(start_paused = true)]
+async fn without_a_half_close_and_without_input_the_first_words_are_waited_for() {
+    for speaks in [true, false] {
+        let (mut to_server, mut from_server, mut to_client, mut from_client, report) =
+            no_half_close();
+        to_server.close().await.unwrap();
+        let begun = Instant::now();
+        if speaks {
+            sleep(Duration::from_secs(9)).await;
+            to_client.send("welcome").await.unwrap();
+            assert_eq!(message(&mut from_server).await, "welcome");
+        }
+        ended(&mut from_client).await;
+        assert_eq!(begun.elapsed().as_secs(), 10, "{speaks}");
+        drop((to_client, from_client));
+        assert_eq!(report.await.unwrap().lost, 0);
     }
 }
 
