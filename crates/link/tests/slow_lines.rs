@@ -36,7 +36,7 @@ async fn session(network: &Network, options: SessionOptions) -> (Session, Sessio
     let endpoint = Network::endpoint().with_framing(tieline_proto::FramingKind::LengthPrefix);
     let line = LineOptions::default();
     let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
-    let mut sessions = Sessions::new(acceptor, options, line);
+    let mut sessions = Sessions::new(acceptor, options, line.clone());
     let connector: Arc<dyn DynConnector> =
         registry.connector(&endpoint, &Options::default()).unwrap().into();
     let connected = Session::connect(connector, options, line);
