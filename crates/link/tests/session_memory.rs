@@ -22,6 +22,8 @@ async fn pair(place: &str, client: &Options, server: &Options) -> (BoxChannel, B
         listen(&registry, &endpoint, server, session).await.unwrap();
     let connector = connector(&registry, &endpoint, client, session).unwrap();
     let (client, server) = tokio::join!(connector.connect(), acceptor.accept());
+    // A connection that is lost is resumed.
+    tokio::spawn(async move { while acceptor.accept().await.is_ok() {} });
     (client.unwrap(), server.unwrap())
 }
 
