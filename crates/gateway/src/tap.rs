@@ -72,6 +72,7 @@ impl Tap {
             if let Err(error) = &written {
                 tracing::error!("the tap has ended: {error}");
             }
+            drop(file);
             let _ = ended.send(written);
         })?;
         let room = Arc::new(Semaphore::new(QUEUE_BYTES));

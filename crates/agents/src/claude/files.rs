@@ -66,6 +66,7 @@ impl Drop for Files {
 }
 
 fn create(folder: &Path) -> io::Result<File> {
+    #[cfg_attr(not(unix), allow(unused_mut, reason = "a mode is Unix's"))]
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
