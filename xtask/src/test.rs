@@ -128,7 +128,7 @@ impl Tests<'_> {
         let (binaries, docs) = self.options.parts(&self.workspace.crates()?);
         let mut is_well = true;
         if let Some(binaries) = binaries {
-            let mut cargo = self.cargo_test(binaries);
+            let mut cargo = self.cargo_test(&self.supervisor, binaries);
             cargo.env(VARIABLE, &file);
             is_well = succeeds(&mut cargo)?;
             record = Record::open(&file)?;
@@ -137,8 +137,9 @@ impl Tests<'_> {
             }
         }
         if docs && (is_well || !self.options.fails_fast()) {
-            // One failure hides no other, or the second attempt would be the first for some of them.
-            let docs = || self.cargo_test(&["--no-fail-fast", "--doc"]);
+            // rustdoc starts its tests by the same supervisor if there is one, and reads what they print. One
+            // failure hides no other, or the second attempt would be the first for some of them.
+            let docs = || self.cargo_test(&[], &["--no-fail-fast", "--doc"]);
             if !docs::run(&mut record, docs)? && record.problems().is_empty() {
                 others.push("cargo test --doc".to_owned());
             }
@@ -163,10 +164,10 @@ impl Tests<'_> {
         table.judge()
     }
 
-    fn cargo_test(&self, more: &[&str]) -> Command {
+    fn cargo_test(&self, supervisor: &[String], more: &[&str]) -> Command {
         let options = self.options;
         let mut command = self.workspace.cargo();
-        command.args(["test", "--locked"]).args(&self.supervisor);
+        command.args(["test", "--locked"]).args(supervisor);
         // Cargo refuses some options that are given twice.
         let mut added = [options.breadth().as_slice(), more].concat();
         added.sort_unstable();
