@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -169,9 +170,13 @@ fn a_second_signal_ends_connect_at_once() {
     until("the program is gone", || !is_running(pid));
 }
 
-/// Whether `process` holds the pipe that is at this place.
+/// Whether `process` can write to the pipe that is at this place. It keeps a reading end, too.
 fn has_writer(pipe: &str, process: u32) -> bool {
     let pipe = std::fs::read_link(pipe).unwrap();
     let fds = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().flatten();
-    fds.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|link| link == pipe))
+    fds.into_iter().any(|fd| {
+        // The mode of the link is that of the descriptor.
+        let can_write = fd.metadata().is_ok_and(|link| link.permissions().mode() & 0o200 != 0);
+        can_write && std::fs::read_link(fd.path()).is_ok_and(|link| link == pipe)
+    })
 }
