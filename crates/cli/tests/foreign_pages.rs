@@ -142,7 +142,7 @@ fn a_page_of_an_origin_that_is_allowed_gets_in_with_cookie_or_token() {
             "return new Promise((resolve) => {{
                 const events = new EventSource({url} + '/sse', {{ withCredentials: true }});
                 events.addEventListener('endpoint', ({{ data }}) =>
-                    fetch({url} + data, {{ method: 'POST', credentials: 'include', body: 'by events' }}));
+                    fetch(new URL(data, {url} + '/sse'), {{ method: 'POST', credentials: 'include', body: 'by events' }}));
                 events.onmessage = ({{ data, lastEventId }}) => {{
                     events.close();
                     resolve([data, lastEventId.split('.')[1]]);
