@@ -162,3 +162,32 @@ async fn a_session_outlives_many_cuts_in_a_short_time() {
     cuts.await.unwrap();
     assert!(network.events().connections > 10);
 }
+
+/// One task sends and receives; what it sends waits for room, and nothing comes. It is polled a few times, and not
+/// again and again: with each poll of the sender the session's task would take back the reading that the receiver was
+/// lent.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_waits_for_room_and_receives_is_left_alone() {
+    let mut options = SessionOptions::default();
+    options.session.replay_messages = 1;
+    let network = Network::slow(USUAL);
+    let (client, server) = session(&network, options).await;
+    let ((mut sender, mut receiver), (_sends, _receives)) = (client.split(), server.split());
+    let mut polls = 0;
+    let mut both = std::pin::pin!(async {
+        let sends = async {
+            // The other side takes nothing over.
+            sender.send("kept").await.unwrap();
+            sender.send("there is no room for it").await
+        };
+        // In this order, the receiver is lent the reading first.
+        tokio::join!(biased; receiver.recv(), sends)
+    });
+    let counted = std::future::poll_fn(|cx| {
+        polls += 1;
+        assert!(polls < 1_000, "it is polled without end");
+        both.as_mut().poll(cx)
+    });
+    let waited = tokio::time::timeout(Duration::from_secs(5), counted).await;
+    assert!(waited.is_err(), "{waited:?}");
+}
