@@ -130,7 +130,8 @@ pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<Tl
             }
         };
         if let Stream::Tcp(stream) = &arrived.stream {
-            give_up_after(stream, server.web_socket.channel.stall_timeout);
+            // A write that is blocked for as long as it may is ended by what watches it, which can say so.
+            give_up_after(stream, server.web_socket.channel.stall_timeout.saturating_mul(2));
         }
         count(&server.counters.connections);
         let visit = match server.door.knock(arrived.remote.map(|remote| remote.ip())) {
