@@ -5,7 +5,7 @@ use std::time::Duration;
 use tieline_link::SessionOptions;
 use tieline_proto::FramingKind;
 use tieline_transport::{
-    BoxChannel, DynAcceptor, Endpoint, ErrorKind, Options, Registry, TransportError,
+    Address, BoxChannel, DynAcceptor, Endpoint, ErrorKind, Options, Registry, TransportError,
 };
 
 use crate::report::Failure;
@@ -26,7 +26,13 @@ pub(crate) async fn connect(
     options: &Options,
 ) -> Result<BoxChannel, TransportError> {
     let session = SessionOptions::default();
-    tieline_link::connector(registry, endpoint, options, session)?.connect().await
+    let mut options = options.clone();
+    if !matches!(endpoint.address(), Address::Stdio) {
+        // A server reads nothing while its program is at work.
+        let of_program = options.channel.program_stall_timeout;
+        options.channel.stall_timeout = options.channel.stall_timeout.max(of_program);
+    }
+    tieline_link::connector(registry, endpoint, &options, session)?.connect().await
 }
 
 /// How the sessions of a server behave.

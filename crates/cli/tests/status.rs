@@ -439,3 +439,32 @@ fn watching_appends_where_no_terminal_is_until_a_signal() {
     assert!(!tables.stdout.contains('\u{1b}') && tables.stdout.contains("\n\ncat: "), "{tables:?}");
     serve.stop();
 }
+
+/// It reads nothing for ten times as long as a client may be without progress where nothing is dropped for it.
+#[test]
+fn what_is_dropped_for_a_client_that_reads_nothing_is_counted_and_the_client_stays() {
+    const SAID: usize = 20_000;
+    let says = format!(
+        "yes {} | head -n {SAID}; sleep 3; echo rested >&2; read -r line; echo heard $line",
+        "y".repeat(1000)
+    );
+    let options = ["--slow-client", "drop-oldest", "--stall-timeout", "300ms"];
+    let place = Place::new();
+    let serve = place.serve([&options[..], &sh(&says)].concat());
+    let mut client = serve.client();
+    client.send("you");
+    serve.program.wait_stderr("rested");
+    serve.program.wait_stderr("a message for the client was dropped");
+    let mut arrived = 0;
+    while client.line().expect("it is still connected") != "heard you" {
+        arrived += 1;
+    }
+    drop(client);
+    let totals = || place.serves()[0]["totals"].clone();
+    until("the line is counted", || totals()["served"] == 1);
+    assert!(arrived < SAID);
+    assert_eq!(totals()["lost"], SAID - arrived);
+    let stderr = serve.stop().stderr;
+    let counted = format!("to_near={} lost={} ", arrived + 1, SAID - arrived);
+    assert!(stderr.contains(&counted), "{counted}: {stderr}");
+}

@@ -64,10 +64,11 @@ pub(crate) struct Reach {
     /// The largest message, like 512KiB or 64MiB
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE, value_parser = message_size)]
     pub(crate) max_message: ByteSize,
-    /// End the line of a client or server that has taken nothing for TIME, like 10s or 5m
+    /// End the line of a client that has taken nothing for TIME, like 10s or 5m
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = stall_timeout)]
     pub(crate) stall_timeout: Duration,
-    /// End the line of a program that has taken nothing for TIME, counted from its first read
+    /// End the line of a program, or of a server, that has taken nothing for TIME; of a program it is counted from its
+    /// first read
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = stall_timeout)]
     pub(crate) program_stall_timeout: Duration,
     #[command(flatten)]

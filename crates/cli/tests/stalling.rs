@@ -1,0 +1,72 @@
+//! Programs and clients that stop reading: which of them are ended, and which are waited for.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use rustix::process::Signal;
+use support::{Program, Serve, Talk, sh, tieline};
+
+/// Far more than all buffers on the way to a program hold.
+const LONG: usize = 4 << 20;
+
+const STALLED: &str = "stalled: the other side has stopped reading";
+const SHORT: [&str; 2] = ["--program-stall-timeout", "300ms"];
+
+/// Reads a byte, and no other.
+const STOPS_READING: &str = "head -c 1 >/dev/null; exec sleep 1000";
+
+#[test]
+fn a_program_that_stops_reading_is_ended_with_its_limit() {
+    let serve = Serve::start([&SHORT[..], &sh(STOPS_READING)].concat());
+    let mut client = serve.client();
+    client.send_refused(&[&*vec![b'x'; LONG], b"\n"].concat());
+    assert_eq!(client.rest(), b"");
+    serve.program.wait_stderr(STALLED);
+    serve.wait_nothing_left();
+    serve.stop();
+}
+
+#[test]
+fn connect_to_a_program_that_stops_reading_fails_and_says_why() {
+    let endpoint = format!("exec:sh -c '{STOPS_READING}'");
+    let mut command = tieline(["connect", &endpoint]);
+    let finished = Program::run(command.args(SHORT), [&*vec![b'x'; LONG], b"\n"].concat());
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+    assert!(finished.stderr.contains(STALLED), "{finished:?}");
+}
+
+/// Ten times as long as a client may be without progress; `connect` waits for the server as for a program.
+#[test]
+fn a_program_that_is_busy_for_longer_than_a_client_may_be_gets_everything() {
+    let short = ["--stall-timeout", "300ms"];
+    let busy = format!("head -c 1 >/dev/null; sleep 3; head -c {LONG} | wc -c; cat");
+    for scheme in ["unix", "ws", "http"] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut listen = format!("unix:{}", directory.path().join("0.sock").display());
+        if scheme != "unix" {
+            listen = "http://127.0.0.1:0".into();
+        }
+        let mut command = tieline(["serve", "--listen", &listen, "--allow-unauthenticated-web"]);
+        command.args(short).args(sh(&busy));
+        let mut server = Program::start(&mut command);
+        let endpoint = server.line().unwrap();
+        let endpoint = match scheme {
+            "unix" => endpoint,
+            "ws" => endpoint.replace("http:", "ws:") + "/ws",
+            _ => endpoint + "/sse",
+        };
+        let mut client = Program::start(tieline(["connect", &endpoint]).args(short));
+        let long = format!("\"{}\"", "x".repeat(LONG / 4));
+        for _ in 0..4 {
+            client.send(&long);
+        }
+        let answer = client.line();
+        assert_eq!(answer.as_deref(), Some("4194304"), "{scheme}: {}", client.stderr());
+        drop(client);
+        server.signal(Signal::TERM);
+        let finished = server.wait();
+        assert_eq!(finished.code, Some(0), "{scheme}: {finished:?}");
+        assert!(!finished.stderr.contains(STALLED), "{scheme}: {finished:?}");
+    }
+}
