@@ -69,8 +69,16 @@ fn set(path: &Path, _: (u64, u64), mode: Mode, group: Option<Gid>) -> rustix::io
     rustix::fs::chmod(path, mode)
 }
 
-/// Logs a warning if the socket is open to other users and a directory above it is not.
+/// Logs a warning if a user who is allowed cannot connect: because of the socket's mode, or of a directory
+/// above it.
 pub(super) fn warn_if_unreachable(path: &Path, config: &UnixConfig, endpoint: &Endpoint) {
+    if let Some(uid) = kept_out(config) {
+        let mode = config.socket_mode();
+        tracing::warn!(
+            "user {uid} is allowed and cannot connect to {endpoint}: its mode is {mode:o}. Leave out the mode \
+             (--socket-mode), or let others write (666)"
+        );
+    }
     if let Some((directory, mode)) = closed_directory(path, config) {
         let directory = directory.display();
         tracing::warn!(
@@ -78,6 +86,14 @@ pub(super) fn warn_if_unreachable(path: &Path, config: &UnixConfig, endpoint: &E
              another directory, or let them through (chmod o+x {directory})"
         );
     }
+}
+
+/// The first allowed user whom the mode of the socket keeps out.
+fn kept_out(config: &UnixConfig) -> Option<u32> {
+    let is_private = config.socket_mode() & 0o022 == 0;
+    let ours = rustix::process::geteuid().as_raw();
+    let allowed = config.allow_uids.iter().filter(|_| is_private);
+    allowed.copied().find(|uid| *uid != ours && *uid != 0)
 }
 
 /// The directory, and its mode, that keeps those out whom the socket lets in.
@@ -128,6 +144,20 @@ mod tests {
             let error = config(Some(mode), None, &[]).validate().unwrap_err();
             assert_eq!(error.field, "socket_mode", "{mode:o}");
         }
+    }
+
+    #[test]
+    fn allowed_user_whom_the_mode_keeps_out_is_found() {
+        let ours = rustix::process::geteuid().as_raw();
+        let other = ours + 1;
+        let kept_out = |mode, allow_uids: &[u32]| {
+            let allow_uids = allow_uids.into();
+            super::kept_out(&UnixConfig { mode, allow_uids, ..UnixConfig::new("a") })
+        };
+        assert_eq!(kept_out(Some(0o600), &[0, ours, other]), Some(other));
+        assert_eq!(kept_out(Some(0o600), &[0, ours]), None, "they connect whatever the mode is");
+        assert_eq!(kept_out(Some(0o660), &[other]), None, "that user may be in the group");
+        assert_eq!((kept_out(Some(0o666), &[other]), kept_out(None, &[other])), (None, None));
     }
 
     #[test]
