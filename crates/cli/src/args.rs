@@ -109,7 +109,9 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
         let name = option.split_whitespace().next().unwrap_or_default();
         // As if they stood together: of a secret option nothing is left.
         let shown = redact(&format!("{name}={typed}"));
-        let shown = shown.strip_prefix(&format!("{name}=")).unwrap_or("…").to_owned();
+        let shown = shown.strip_prefix(&format!("{name}=")).unwrap_or("…");
+        // A secret may contain spaces, and then its other words belong to it.
+        let shown = if shown.starts_with('…') { "…" } else { shown }.to_owned();
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
     if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
@@ -150,6 +152,7 @@ mod tests {
         for (typed, says) in [
             (&["serve", "--token", "abc"][..], "invalid value '…' for '--token <TOKEN>'"),
             (&["serve", "--token=abc"], "invalid value '…' for '--token <TOKEN>'"),
+            (&["serve", "--token", "x abc"], "invalid value '…' for '--token <TOKEN>'"),
             (&["connect", "x --token=abc"], "invalid value 'x --token=…' for '<ENDPOINT>'"),
             (&["connect", "nope:[\"x\",\"abc\"]x+"], "nope"),
             (&["connect", "unix:/a?token=abc"], "invalid value 'unix:/a?token=…' for"),

@@ -12,11 +12,18 @@ const FRACTION: u64 = 4;
 /// Where nothing says how much there is.
 const UNKNOWN: ByteSize = ByteSize::mib(1024);
 
-/// A quarter of the machine's memory, of the cgroup's limit or of RLIMIT_AS, whichever is smallest.
+/// With less, no message of any size would pass.
+const LEAST: ByteSize = ByteSize::mib(1);
+
+/// A quarter of the machine's memory, of the cgroup's limit or of what is free below RLIMIT_AS, whichever is
+/// smallest.
 pub(crate) fn default_limit() -> ByteSize {
     let known = [machine(), cgroup(), address_space()];
     match known.into_iter().flatten().min() {
-        Some(bytes) => ByteSize::new(usize::try_from(bytes / FRACTION).unwrap_or(usize::MAX)),
+        Some(bytes) => {
+            let limit = usize::try_from(bytes / FRACTION).unwrap_or(usize::MAX);
+            ByteSize::new(limit.max(LEAST.bytes()))
+        }
         None => UNKNOWN,
     }
 }
@@ -51,7 +58,7 @@ pub(crate) fn prometheus(budget: &MemoryBudget) -> String {
 
 #[cfg(target_os = "linux")]
 fn machine() -> Option<u64> {
-    total_of(&std::fs::read_to_string("/proc/meminfo").ok()?)
+    kib_of(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -72,9 +79,25 @@ fn cgroup() -> Option<u64> {
     None
 }
 
+/// What is free below RLIMIT_AS. Each thread's stack and heap takes tens of megabytes of addresses before any
+/// message comes.
 #[cfg(unix)]
 fn address_space() -> Option<u64> {
-    rustix::process::getrlimit(rustix::process::Resource::As).current
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current?;
+    let free = limit.saturating_sub(mapped().unwrap_or_default());
+    // A thread that starts takes more for a moment than it keeps.
+    Some(free.max(limit / 4))
+}
+
+/// How much of the address space this process has taken.
+#[cfg(target_os = "linux")]
+fn mapped() -> Option<u64> {
+    kib_of(&std::fs::read_to_string("/proc/self/status").ok()?, "VmSize:")
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn mapped() -> Option<u64> {
+    None
 }
 
 #[cfg(not(unix))]
@@ -82,10 +105,10 @@ fn address_space() -> Option<u64> {
     None
 }
 
-/// `MemTotal` of `/proc/meminfo`.
+/// The bytes that a file of `/proc` gives in KiB behind this name.
 #[cfg(target_os = "linux")]
-fn total_of(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+fn kib_of(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -132,11 +155,31 @@ mod tests {
 
     #[test]
     fn the_machine_has_memory() {
-        assert_eq!(total_of("MemFree: 1 kB\nMemTotal:   16316412 kB\n"), Some(16_316_412 << 10));
-        assert_eq!(total_of("nonsense"), None);
+        let meminfo = "MemFree: 1 kB\nMemTotal:   16316412 kB\n";
+        assert_eq!(kib_of(meminfo, "MemTotal:"), Some(16_316_412 << 10));
+        assert_eq!(kib_of("nonsense", "MemTotal:"), None);
         assert!(machine().unwrap() > 1 << 20);
+        assert!(mapped().unwrap() > 1 << 20);
         let limit = default_limit().bytes() as u64;
         assert!(limit > 0 && limit <= machine().unwrap() / FRACTION);
+    }
+
+    #[test]
+    fn what_this_process_has_mapped_is_not_free_for_messages() {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        use tieline_testkit::{helper, test_name};
+
+        let mut helper = helper::plain(test_name!(), || {
+            for (beside, at_most) in [(64_u64 << 20, 64 << 20), (4 << 30, 4 << 30)] {
+                let limit = mapped().unwrap() + beside;
+                let current = Some(limit);
+                setrlimit(Resource::As, Rlimit { current, maximum: None }).unwrap();
+                let most = at_most.max(limit / 4);
+                assert!(address_space().unwrap() <= most, "{limit}: {:?}", address_space());
+                assert!(default_limit().bytes() as u64 <= most / FRACTION);
+            }
+        });
+        helper::succeeds(&mut helper);
     }
 
     #[test]

@@ -185,9 +185,12 @@ fn limits_that_are_too_small_are_explained() {
     let program = copied(directory.path());
     let program = program.to_str().unwrap();
     let is_root = rustix::process::geteuid().is_root();
-    for (limit, hint) in
-        [("--nproc=1", "ulimit -u"), ("--nofile=7", "ulimit -n"), ("--stack=65536", "ulimit -s")]
-    {
+    for (limit, hint) in [
+        ("--nproc=1", "ulimit -u"),
+        ("--nofile=7", "ulimit -n"),
+        ("--stack=65536", "ulimit -s"),
+        ("--stack=262144", "ulimit -s"),
+    ] {
         for args in [["connect", "exec:cat"], ["serve", "--no-status"]] {
             let mut command = Command::new("prlimit");
             // An environment takes stack, too.
@@ -202,6 +205,14 @@ fn limits_that_are_too_small_are_explained() {
             assert_eq!(finished.stderr.lines().count(), 1, "{limit}: {finished:?}");
         }
     }
+}
+
+#[test]
+fn the_smallest_stack_that_is_accepted_is_enough() {
+    let mut command = Command::new("prlimit");
+    command.args(["--stack=524288", env!("CARGO_BIN_EXE_tieline"), "connect", "exec:cat"]);
+    let finished = Program::run(&mut command, "{}\n");
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), "{}\n"), "{finished:?}");
 }
 
 /// The signals of a line like `SigIgn: 0000000000001000`.

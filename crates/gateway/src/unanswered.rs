@@ -126,6 +126,8 @@ impl Unanswered {
                 }
             }
             Message::Response(_) | Message::Batch(_) => {}
+            // Blank text asks for nothing: as a blank line it is no message at all.
+            Message::Invalid(invalid) if invalid.message().trim_ascii().is_empty() => {}
             // One that is a little off has an answer all the same.
             Message::Invalid(invalid) => match Outline::of(invalid.message()) {
                 outline if outline.is_call() => match outline.id() {
@@ -291,6 +293,15 @@ mod tests {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn blank_text_is_owed_no_answer() {
+        for (text, owed) in [("", 0), (" \t ", 0), ("text", 1)] {
+            let unanswered = Unanswered::new(Dialect::STRICT);
+            unanswered.asked(&unanswered.classify(&text.into()));
+            assert_eq!(unanswered.settled(Duration::from_secs(10), true).await, owed, "{text:?}");
+        }
     }
 
     /// A program with long last words that leaves many requests, and a client that reads slowly.

@@ -133,7 +133,7 @@ async fn bad_input_of_every_kind_costs_itself_and_the_line_goes_on() {
         ("\0".into(), -32700, &none),
         ("\0".repeat(1000), -32700, &none),
         (" ".into(), -32700, &none),
-        ("\u{feff}{}".into(), -32700, &none),
+        ("\u{feff}{}".into(), -32600, &none),
         ("{}{}".into(), -32700, &none),
         ("NaN".into(), -32700, &none),
         ("{}".into(), -32600, &none),

@@ -436,6 +436,11 @@ impl From<ConfigError> for TransportError {
     }
 }
 
+/// The hint where the system starts no more threads or processes (EAGAIN).
+#[cfg_attr(windows, allow(dead_code))]
+pub(crate) const NO_PROCESS: &str =
+    "raise the limit of processes (ulimit -u, or a container's limit of pids), or start fewer";
+
 /// What the error number means wherever it comes up; `None` where only the caller can tell.
 pub(crate) fn common_kind(error: &io::Error) -> ErrorKind {
     match error.kind() {

@@ -13,7 +13,7 @@ use crate::memory::default_limit;
 pub(super) struct Memory {
     /// Hold at most SIZE in memory for unfinished messages and queues of all lines together, like 256MiB; the line
     /// with the largest unfinished message ends first [default: a quarter of the machine's memory, of the cgroup's
-    /// limit or of RLIMIT_AS, whichever is smallest]
+    /// limit or of what is free below RLIMIT_AS, whichever is smallest]
     #[arg(long, value_name = "SIZE", value_parser = at_least_a_mebibyte)]
     max_memory: Option<ByteSize>,
     /// Shared by all lines.

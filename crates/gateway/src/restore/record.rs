@@ -185,6 +185,10 @@ impl Record {
     fn client_asked(&mut self, request: &Request) {
         let method = &*request.method();
         if method == self.rules.request {
+            if self.open.is_none() {
+                // What follows before the answer belongs to this handshake, not to a refused one.
+                self.close();
+            }
             self.opening = Some(request.clone());
             return;
         }
@@ -216,7 +220,8 @@ impl Record {
         if self.rules.ends.contains(&method) {
             return self.close();
         }
-        if self.open.is_none() {
+        // Some clients do not wait for the answer to their handshake.
+        if self.open.is_none() && self.opening.is_none() {
             return;
         }
         let message = || Bytes::copy_from_slice(notification.message());
@@ -325,7 +330,9 @@ impl Record {
         if let Some(request) = self.opening.take_if(|it| it.id() == id) {
             // One that is refused on an open line leaves that as it is.
             if let Some(result) = result {
-                self.close();
+                if self.open.is_some() {
+                    self.close();
+                }
                 self.open = Some((request, Bytes::copy_from_slice(result)));
             }
             return;

@@ -53,7 +53,11 @@ fn header(first: &[u8]) -> First {
 
 /// Is it a frame behind its length in which a session is refused?
 fn refusal(first: &[u8]) -> First {
-    let Some((length, frame)) = first.split_first_chunk::<4>() else { return First::Unclear };
+    let Some((length, frame)) = first.split_first_chunk::<4>() else {
+        // A line that begins with NUL must not be held back until more of them come.
+        let is_possible = !first.contains(&b'\n');
+        return if is_possible { First::Unclear } else { First::Other };
+    };
     let length = u32::from_be_bytes(*length) as usize;
     let is_possible =
         session::may_be_refusal(frame) && (1..=session::LONGEST_REFUSAL).contains(&length);
@@ -226,6 +230,8 @@ mod tests {
             b"\0\0\0\x03\x03\x02\x0b",
             b"\0\xff\xff\xff\x03\x01",
             b"\n",
+            b"\0\n",
+            b"\0\0\n",
         ] {
             assert_eq!(look(other), First::Other, "{}", other.escape_ascii());
         }

@@ -87,7 +87,7 @@ pub(super) fn launch_failed(error: io::Error) -> TransportError {
     if error.kind() == io::ErrorKind::WouldBlock {
         return TransportError::new(ErrorKind::ResourcesExhausted, Operation::Launch)
             .because(error)
-            .with_hint("raise the limit of processes (ulimit -u, or a container's limit of pids), or start fewer");
+            .with_hint(crate::error::NO_PROCESS);
     }
     let kind = match crate::error::common_kind(&error) {
         ErrorKind::Io => ErrorKind::LaunchFailed,

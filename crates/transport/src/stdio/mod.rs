@@ -83,7 +83,11 @@ impl Transport for Stdio {
             io::ErrorKind::AlreadyExists => failed(ErrorKind::AlreadyTaken),
             _ => failed(crate::error::common_kind(&error)).because(error),
         })?;
-        let no_thread = |error| failed(ErrorKind::ResourcesExhausted).because(error);
+        let no_thread = |error: io::Error| {
+            let is_thread = error.kind() == io::ErrorKind::WouldBlock;
+            let failed = failed(ErrorKind::ResourcesExhausted).because(error);
+            if is_thread { failed.with_hint(crate::error::NO_PROCESS) } else { failed }
+        };
         let input = Stdin::new(source).map_err(no_thread)?;
         let output = Stdout::new(sink).map_err(no_thread)?;
         let control = ControlBuilder {

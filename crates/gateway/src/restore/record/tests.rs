@@ -102,6 +102,38 @@ fn a_refused_handshake_changes_nothing() {
     assert_eq!(request.id(), b"0");
 }
 
+/// Scripts write the handshake and what follows in one piece.
+#[test]
+fn what_a_client_says_before_its_handshake_is_answered_is_restored() {
+    let pipelined = |script: &mut Script, id: u32| {
+        script
+            .client(json!({"id": id, "method": "initialize", "params": {"a": id}}))
+            .client(json!({"method": "notifications/initialized"}))
+            .client(json!({"id": id + 1, "method": "logging/setLevel", "params": {"level": id}}));
+    };
+    let mut script = Script::new(Dialect::MCP);
+    pipelined(&mut script, 1);
+    script.program(json!({"id": 1, "error": {"code": 1, "message": ""}}));
+    script.program(json!({"id": 2, "result": {}}));
+    assert!(matches!(script.plan(), Plan::Nothing));
+    pipelined(&mut script, 5);
+    script.program(json!({"id": 5, "result": {}}));
+    script.program(json!({"id": 6, "result": {}}));
+    let then = script.then();
+    assert_eq!(methods(&then), ["notifications/initialized", "logging/setLevel"]);
+    assert_eq!(then[1].1, json!({"level": 5}));
+}
+
+#[test]
+fn of_lsp_documents_that_are_opened_before_the_handshake_is_answered_are_restored() {
+    let mut script = Script::new(Dialect::LSP);
+    script.client(json!({"id": 0, "method": "initialize", "params": {}}));
+    script.client(json!({"method": "initialized", "params": {}}));
+    script.opened("file:///a");
+    script.program(json!({"id": 0, "result": {"capabilities": {}}}));
+    assert_eq!(methods(&script.then()), ["initialized", "textDocument/didOpen"]);
+}
+
 #[test]
 fn a_second_handshake_takes_the_place_of_the_first() {
     let mut script = Script::open(Dialect::MCP);
