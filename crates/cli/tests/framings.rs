@@ -48,6 +48,37 @@ fn client_with_headers_at_a_socket_of_lines_is_told_so_in_its_own_framing() {
 }
 
 #[test]
+fn client_with_lines_at_a_socket_of_headers_is_told_so() {
+    for dialect in [&[][..], &["--dialect", "mcp"]] {
+        let serve = Serve::in_framings(&["content-length+"], [dialect, &["--", "cat"]].concat());
+        let mut client = serve.client();
+        client.send(REQUEST);
+        let answer: serde_json::Value = serde_json::from_str(&next(&mut client)).unwrap();
+        assert_eq!(
+            (&answer["id"], &answer["error"]["code"]),
+            (&serde_json::Value::Null, &(-32700).into())
+        );
+        let why = answer["error"]["message"].as_str().unwrap();
+        assert!(why.contains("leave out content-length+"), "{why}");
+        assert_eq!(client.rest(), b"");
+        serve.program.wait_stderr("without Content-Length headers");
+        let plain = format!("unix:{}", serve.path().display());
+        let finished = Program::run(&mut tieline(["connect", &plain]), format!("{REQUEST}\n"));
+        assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+        assert!(finished.stderr.contains("put content-length+ in front"), "{finished:?}");
+        serve.wait_nothing_left();
+    }
+}
+
+#[test]
+fn program_with_lines_where_headers_are_expected_is_named() {
+    let program = "content-length+exec:echo {}";
+    let finished = Program::run(&mut tieline(["connect", program]), "");
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+    assert!(finished.stderr.contains("--framing lines"), "{finished:?}");
+}
+
+#[test]
 fn socket_of_a_program_with_headers_speaks_what_its_client_speaks() {
     let serve = Serve::start(["--framing", "content-length", "--", "cat"]);
     let (mut one, mut other) = (serve.client(), serve.client());

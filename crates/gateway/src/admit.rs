@@ -14,8 +14,10 @@ use crate::line::explain;
 /// A client that has sent nothing for so long waits for the program to speak first.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How long a client may take for its first message once it has begun it.
+/// How long a client may take for its first message once it has begun it,
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// and how many bytes of it are worth a second more: a long message over a slow line is not an idle client.
+const BYTES_A_SECOND: u64 = 8 * 1024;
 
 /// Where anybody may connect, the first message of a client must be JSON: a web page that posts to the
 /// port sends a request line instead. Nothing is started for a client whose first message is not. A client
@@ -34,7 +36,17 @@ pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
         if !receiver.rest.holds_part() {
             return Some(BoxChannel::from_parts(sender, Box::new(receiver), control));
         }
-        first = timeout_at(begun + FIRST_MESSAGE, receiver.arrived()).await;
+        let limit =
+            || FIRST_MESSAGE + Duration::from_secs(control.info().bytes_in / BYTES_A_SECOND);
+        let mut until = begun + FIRST_MESSAGE;
+        loop {
+            first = timeout_at(until, receiver.arrived()).await;
+            let later = begun + limit();
+            if first.is_ok() || later <= until {
+                break;
+            }
+            until = later;
+        }
     }
     let reason = match first {
         Ok(None) => return Some(BoxChannel::from_parts(sender, Box::new(receiver), control)),
@@ -42,7 +54,9 @@ pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
         Err(_) => CloseReason::TimedOut,
     };
     let problem = match &reason {
-        CloseReason::TimedOut => format!("it has sent no whole message in {FIRST_MESSAGE:?}"),
+        CloseReason::TimedOut => {
+            format!("it has sent no whole message in {} s", begun.elapsed().as_secs())
+        }
         CloseReason::Protocol(error) => error.to_string(),
         reason => format!("it has sent no message: {reason}"),
     };
@@ -118,5 +132,73 @@ impl Receiver for FirstMessage {
 
     fn holds_part(&self) -> bool {
         self.first.is_some() || self.rest.holds_part()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use tieline_proto::Lines;
+    use tieline_transport::{
+        Capabilities, ChannelConfig, ControlBuilder, Endpoint, FramedChannel, IoConnection,
+        PerformanceProfile, ReceiverExt, TransportKind,
+    };
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// A client that anybody may be, and its own end.
+    fn client() -> (DuplexStream, BoxChannel) {
+        let (own, end) = tokio::io::duplex(64 * 1024);
+        let (read, write) = tokio::io::split(end);
+        let control = ControlBuilder {
+            kind: TransportKind::MEMORY,
+            endpoint: Endpoint::memory("client"),
+            peer: None,
+            capabilities: Capabilities { unauthenticated: true, ..Capabilities::default() },
+            profile: PerformanceProfile {
+                connect: Duration::from_secs(1),
+                round_trip: Duration::from_secs(1),
+                throughput: ByteSize::mib(1),
+            },
+            backing: Arc::new(()),
+        };
+        let connection = IoConnection::new(read, write, control.build());
+        let channel = FramedChannel::new(connection, Lines::default(), ChannelConfig::default());
+        (own, channel.boxed())
+    }
+
+    /// Sends a message of this length in pieces of `piece` bytes, one a second. Returns how long the message is
+    /// that was let in.
+    async fn admitted(length: usize, piece: usize) -> Option<usize> {
+        let (mut own, client) = client();
+        let message = [b"\"".as_slice(), &vec![b'x'; length - 2], b"\"\n"].concat();
+        let slow = async {
+            for piece in message.chunks(piece) {
+                if own.write_all(piece).await.is_err() {
+                    break;
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let client = tokio::select! {
+            client = admit(client) => client?,
+            () = slow => return None,
+        };
+        match client.split().1.recv().await {
+            Incoming::Message(message) => Some(message.len()),
+            _ => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_first_message_may_take_as_long_as_its_bytes_come() {
+        assert_eq!(admitted(600_000, 10_000).await, Some(600_000), "a minute");
+        assert_eq!(admitted(1000, 10).await, None, "it trickles");
     }
 }

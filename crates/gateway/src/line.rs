@@ -346,9 +346,7 @@ impl<'a> Line<'a> {
         }
         if let BridgeEnd::Near { near: CloseReason::Protocol(error), .. } = &end {
             match &self.dialogue {
-                Some(dialogue) if *error != FrameError::UnexpectedContentLength => {
-                    dialogue.client_broke_framing(error);
-                }
+                Some(dialogue) if !is_other_framing(error) => dialogue.client_broke_framing(error),
                 _ => drop(timeout_at(patience.deadline(), explain(error, &mut near)).await),
             }
         }
@@ -403,10 +401,16 @@ fn with_exit(reason: CloseReason, stopped: CloseReason) -> CloseReason {
     }
 }
 
-/// Tells a client that speaks another framing so in its own framing, where it has one for that.
+/// One side has `Content-Length` headers, and the other sends lines.
+fn is_other_framing(error: &FrameError) -> bool {
+    matches!(error, FrameError::UnexpectedContentLength | FrameError::UnexpectedLines)
+}
+
+/// Tells a client that speaks another framing so, behind a `Content-Length` header: of the two framings, one
+/// is the client's or the listener's.
 pub(crate) async fn explain(error: &FrameError, client: &mut impl Sender) {
-    if *error == FrameError::UnexpectedContentLength {
-        // A client with such headers speaks JSON-RPC.
+    if is_other_framing(error) {
+        // With such headers, JSON-RPC is spoken.
         let text = format!("this listener cannot serve the client: {error}");
         let answer = write_error(&Dialect::STRICT, b"null", PARSE_ERROR, &text, None);
         let _ = client.send(answer).await;

@@ -90,7 +90,10 @@ impl Default for ContentLength {
 
 impl Framing for ContentLength {
     fn meet(&mut self, first: &[u8]) -> Result<bool, FrameError> {
-        expect_no_refusal(first)
+        match first.first() {
+            Some(b'{' | b'[') => Err(FrameError::UnexpectedLines),
+            _ => expect_no_refusal(first),
+        }
     }
 
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {

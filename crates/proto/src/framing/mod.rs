@@ -236,6 +236,8 @@ pub enum FrameError {
     InvalidContentLength,
     /// The other side sends `Content-Length` headers, and this line carries lines.
     UnexpectedContentLength,
+    /// The other side sends lines of JSON, and this line carries messages behind `Content-Length` headers.
+    UnexpectedLines,
     /// The other side takes sessions only, and this line is none.
     UnexpectedSession,
     /// The first message of a client is not JSON, where anybody may connect.
@@ -270,6 +272,11 @@ impl fmt::Display for FrameError {
                 "the other side sends Content-Length headers, and this line carries one message a line; \
                  put content-length+ in front of the endpoint, as in --listen content-length+unix:PATH \
                  (for the program of `serve`: --framing content-length)",
+            ),
+            Self::UnexpectedLines => f.write_str(
+                "the other side sends JSON without Content-Length headers, and this line demands them; leave out \
+                 content-length+, as in --listen unix:PATH, or put it in front of the other side's endpoint \
+                 (for the program of `serve`: --framing lines)",
             ),
             Self::UnexpectedSession => f.write_str(
                 "the other side takes sessions only; put resume+ in front of the endpoint, or add --resume",
