@@ -39,6 +39,9 @@ pub(crate) struct Line<'a> {
     near_was_done: AtomicBool,
 }
 
+/// So often it is looked whether bytes move while answers are waited for.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Of text whose answer may have been lost, because a line without half-close had to be closed.
 const NO_ANSWER: &str = "no answer came in time after the end of input, and this kind of line cannot tell the \
                          other side of that end without being closed; use resume+ in front of the endpoint";
@@ -147,7 +150,14 @@ impl<'a> Line<'a> {
             }
             if let (PumpEnd::Source(_), Some(unanswered), false) = (&end, unanswered, half_close) {
                 // What the gateway has to say to the far side still leaves.
+                let moved = AtomicU64::new(0);
+                let mut looks = tokio::time::interval(LOOK);
                 let flush = poll_fn(|cx| {
+                    while looks.poll_tick(cx).is_ready() {
+                        let (left, came) =
+                            (far_sender.outgoing().left, far_control.info().bytes_in);
+                        moved.store(left.wrapping_add(came), Relaxed);
+                    }
                     let _ = far_sender.poll_flush(cx);
                     Poll::<()>::Pending
                 });
@@ -156,7 +166,7 @@ impl<'a> Line<'a> {
                 let is_last = !matches!(kind.as_str(), "http" | "https" | "http-unix");
                 let grace = self.options.grace;
                 tokio::select! {
-                    unanswered = unanswered.settled(grace, is_last) => {
+                    unanswered = unanswered.settled(grace, is_last, &moved) => {
                         if is_last {
                             to_near.lose_many(unanswered, &NO_ANSWER);
                         }

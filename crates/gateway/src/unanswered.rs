@@ -1,6 +1,9 @@
 //! The requests of a client that its program has not answered: when it ends, nobody else will.
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -30,6 +33,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// How much longer an answer to such text is waited for where it could not arrive afterwards: with the usual
 /// 10 s, as long as a program may be at work.
 const AT_WORK: u32 = 6;
+
+/// Fewer bytes than this are pings, and no message on its way.
+const MOVES: u64 = 1024;
 
 /// The ids that wait, by the order in which they came.
 pub(crate) struct Unanswered {
@@ -70,8 +76,16 @@ impl Unanswered {
     /// Where neither side has said anything and `is_last`, the program's first words are waited for in the
     /// same way.
     ///
+    /// An answer may be long and the line slow: the time to send them begins anew while `moved`, the number of
+    /// bytes that went over the line, grows.
+    ///
     /// Returns how many messages had no answer.
-    pub(crate) async fn settled(&self, patience: Duration, is_last: bool) -> u64 {
+    pub(crate) async fn settled(
+        &self,
+        patience: Duration,
+        is_last: bool,
+        moved: &AtomicU64,
+    ) -> u64 {
         while !self.lock().ids.is_empty() {
             self.spoken.notified().await;
         }
@@ -82,11 +96,12 @@ impl Unanswered {
         let begun = Instant::now();
         if is_unclear {
             let longest = if is_last { patience * AT_WORK } else { patience };
-            if timeout(longest, self.paid()).await.is_err() {
+            if !while_it_moves(longest, moved, self.paid()).await {
                 return self.lock().owed;
             }
-        } else if !(is_unused && is_last)
-            || timeout(patience, self.spoken.notified()).await.is_err()
+        } else if !is_unused
+            || !is_last
+            || !while_it_moves(patience, moved, self.spoken.notified()).await
         {
             return 0;
         }
@@ -235,6 +250,24 @@ impl Unanswered {
     }
 }
 
+/// Whether this completes, with no pause of `longest` in which nothing moves.
+async fn while_it_moves(
+    longest: Duration,
+    moved: &AtomicU64,
+    what: impl Future<Output = ()>,
+) -> bool {
+    let mut what = pin!(what);
+    loop {
+        let before = moved.load(Relaxed);
+        if timeout(longest, &mut what).await.is_ok() {
+            return true;
+        }
+        if moved.load(Relaxed).wrapping_sub(before) < MOVES {
+            return false;
+        }
+    }
+}
+
 impl Waiting {
     fn asked(&mut self, id: &[u8]) {
         if self.ids.len() >= MOST || self.bytes + id.len() > MOST_BYTES {
@@ -300,7 +333,41 @@ mod tests {
         for (text, owed) in [("", 0), (" \t ", 0), ("text", 1)] {
             let unanswered = Unanswered::new(Dialect::STRICT);
             unanswered.asked(&unanswered.classify(&text.into()));
-            assert_eq!(unanswered.settled(Duration::from_secs(10), true).await, owed, "{text:?}");
+            assert_eq!(
+                unanswered.settled(Duration::from_secs(10), true, &AtomicU64::new(0)).await,
+                owed,
+                "{text:?}"
+            );
+        }
+    }
+
+    /// A long answer over a slow line, of which nobody sees more than its bytes.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_waited_for_while_its_bytes_come() {
+        for (asks, bytes_a_second, owed) in
+            [(true, 200, 0), (true, 1, 1), (false, 200, 0), (false, 1, 0)]
+        {
+            let unanswered = Unanswered::new(Dialect::STRICT);
+            if asks {
+                unanswered.asked(&unanswered.classify(&"text".into()));
+            }
+            let begun = Instant::now();
+            let moved = AtomicU64::new(0);
+            let comes = async {
+                for _ in 0..600 {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    moved.fetch_add(bytes_a_second, Relaxed);
+                }
+                unanswered.answered(&unanswered.classify(&"answer".into()));
+                std::future::pending().await
+            };
+            let left = tokio::select! {
+                left = unanswered.settled(Duration::from_secs(10), true, &moved) => left,
+                never = comes => never,
+            };
+            assert_eq!(left, owed, "{asks}, {bytes_a_second} bytes a second");
+            let is_awaited = begun.elapsed() >= Duration::from_secs(600);
+            assert_eq!(is_awaited, bytes_a_second > 1, "{asks}, {bytes_a_second} bytes a second");
         }
     }
 

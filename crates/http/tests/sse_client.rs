@@ -178,6 +178,33 @@ async fn a_connection_that_is_cut_is_the_end_of_a_plain_line() {
     assert!(matches!(end(&mut came).await, CloseReason::ByPeer));
 }
 
+/// Behind our own end, too.
+#[tokio::test]
+async fn an_event_of_which_only_a_part_comes_is_no_clean_end() {
+    for (rest, is_clean) in [("", true), ("data: half", false)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            head(&mut stream).await;
+            let answer = format!(
+                "HTTP/1.1 200 x\r\nContent-Type: text/event-stream\r\nTieline-Protocol: tieline\r\n\r\n\
+                 event: endpoint\ndata: /x\n\ndata: whole\n\n{rest}"
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let (mut dismissing, _) = listener.accept().await.unwrap();
+            assert!(head(&mut dismissing).await.starts_with("DELETE /x "));
+            dismissing.write_all(b"HTTP/1.1 204 x\r\n\r\n").await.unwrap();
+        });
+        let client = registry().connect(&url(port), &Options::default()).await.unwrap();
+        let (mut sender, mut receiver) = client.split();
+        assert_eq!(message(&mut receiver).await, "whole");
+        sender.close().await.unwrap();
+        let reason = end(&mut receiver).await;
+        assert_eq!(reason.is_clean(), is_clean, "{rest}: {reason}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_no_stream_of_events_is_told_from_one() {
     for (answer, expected) in [

@@ -148,7 +148,7 @@ impl WebReceiver {
                     }
                     _ if self.shared.is_closing.load(Relaxed) => {
                         ready!(self.poll_answer(cx));
-                        return Poll::Ready(Some(self.end(CloseReason::ByUs)));
+                        return Poll::Ready(Some(self.unanswered()));
                     }
                     _ => {}
                 }
@@ -377,14 +377,24 @@ impl WebReceiver {
     }
 
     fn cut_off(&mut self, error: io::Error) -> Incoming {
-        let part = self.decoder.part(&self.buffer);
-        let reason = match part {
+        if self.shared.is_closing.load(Relaxed) {
             // It has heard that we are done, and has just gone.
-            _ if self.shared.is_closing.load(Relaxed) => CloseReason::ByUs,
-            Some(received) => CloseReason::Truncated(Truncated { received, expected: None }),
-            None => error.into(),
-        };
+            return self.unanswered();
+        }
+        let reason = self.truncated().unwrap_or_else(|| error.into());
         self.end(reason)
+    }
+
+    /// Our close frame gets no answer. What had come of a message is lost.
+    fn unanswered(&mut self) -> Incoming {
+        let reason = self.truncated().unwrap_or(CloseReason::ByUs);
+        self.end(reason)
+    }
+
+    /// Something has come of a message, and no more will.
+    fn truncated(&self) -> Option<CloseReason> {
+        let received = self.decoder.part(&self.buffer)?;
+        Some(CloseReason::Truncated(Truncated { received, expected: None }))
     }
 
     fn end(&mut self, reason: CloseReason) -> Incoming {

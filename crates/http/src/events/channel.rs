@@ -452,6 +452,10 @@ impl Counts {
         self.bytes_in.fetch_add(bytes as u64, Relaxed);
     }
 
+    pub(super) fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Relaxed)
+    }
+
     fn went(&self, length: usize) {
         self.messages_out.fetch_add(1, Relaxed);
         self.bytes_out.fetch_add(length as u64, Relaxed);

@@ -1,6 +1,6 @@
 //! The client: from an endpoint to a stream of events, and to where its messages are posted.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,8 @@ const SILENCE: Duration = Duration::from_secs(40);
 /// How long what was on its way may take behind our own end, and how long the server may take for that.
 const GOODBYE: Duration = Duration::from_secs(10);
 const DISMISSAL: Duration = Duration::from_secs(2);
+/// Fewer bytes than this are comments, and no message on its way.
+const MOVES: u64 = 1024;
 
 /// The schemes of events and POSTs.
 pub(crate) struct EventStreams(pub(crate) Arc<Client>);
@@ -201,21 +203,47 @@ impl Drop for Task {
 /// Carries both ways until the line ends.
 async fn drive(mut reader: Reader, mut poster: Poster, far: Far) {
     let (is_ours, is_carrier) = (reader.is_ours, reader.is_carrier);
-    let mut reading = pin!(reader.read(&far));
-    let written = tokio::select! {
-        reason = &mut reading => Err(reason),
-        written = write(&mut poster, &far) => written,
+    let ended = {
+        let mut reading = pin!(reader.read(&far));
+        let written = tokio::select! {
+            reason = &mut reading => Err(reason),
+            written = write(&mut poster, &far) => written,
+        };
+        if let Err(reason) = written {
+            far.end(reason);
+            return;
+        }
+        // This side is done. What the other one had on its way still comes.
+        let dismissed = timeout(DISMISSAL, poster.dismiss()).await;
+        match dismissed == Ok(true) && is_ours && !is_carrier && !far.is_over() {
+            true => while_it_comes(&far, reading).await,
+            false => None,
+        }
     };
-    if let Err(reason) = written {
-        far.end(reason);
-        return;
+    // A message that was cut off is not to look like a clean end.
+    let is_cut = is_ours && !is_carrier && !far.is_over() && reader.parser.holds_part();
+    far.end(match (is_cut, ended) {
+        (false, _) => CloseReason::ByUs,
+        (true, Some(reason)) if !reason.is_clean() => reason,
+        (true, _) => CloseReason::TimedOut,
+    });
+}
+
+/// Waits for the end of the stream for as long as messages come, and for [`GOODBYE`] behind that. `None`: it did
+/// not come.
+async fn while_it_comes(
+    far: &Far,
+    mut reading: Pin<&mut impl Future<Output = CloseReason>>,
+) -> Option<CloseReason> {
+    loop {
+        let before = far.heard();
+        if let Ok(reason) = timeout(GOODBYE, &mut reading).await {
+            return Some(reason);
+        }
+        if far.heard() - before < MOVES {
+            return None;
+        }
     }
-    // This side is done. What the other one had on its way still comes.
-    let dismissed = timeout(DISMISSAL, poster.dismiss()).await;
-    if dismissed == Ok(true) && is_ours && !is_carrier && !far.is_over() {
-        let _ = timeout(GOODBYE, reading).await;
-    }
-    far.end(CloseReason::ByUs);
 }
 
 /// Posts what goes out, until nothing more will.

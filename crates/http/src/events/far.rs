@@ -84,6 +84,11 @@ impl Far {
         self.0.counts.came_in_part(bytes);
     }
 
+    /// How many bytes have come so far, those of messages that are not whole yet included.
+    pub(crate) fn heard(&self) -> u64 {
+        self.0.counts.bytes_in()
+    }
+
     /// What goes out goes over the connections of this one, whose progress is the line's from here on.
     pub(crate) fn goes_over(&self, progress: Arc<Progress>) {
         let _ = self.0.progress.set(progress);

@@ -63,6 +63,8 @@ async fn carry(
     let mut quiet = Instant::now() + QUIET;
     // Until when a client that is done is told what was on its way.
     let mut leaves: Option<Instant> = None;
+    // How far its bytes had come when that was last looked.
+    let mut moved = 0;
     let mut pushed = 0;
     loop {
         let (known, had_room) = (pen.written(), pen.has_room());
@@ -93,6 +95,7 @@ async fn carry(
             () = stream.leaves.notified(), if leaves.is_none() => {
                 far.end_inward(CloseReason::ByPeer);
                 leaves = Some(Instant::now() + GOODBYE);
+                moved = pen.moves();
             }
             () = sleep_until(quiet) => {
                 if had_room {
@@ -100,7 +103,17 @@ async fn carry(
                 }
                 quiet = Instant::now() + QUIET;
             }
-            () = until(leaves) => return CloseReason::ByPeer,
+            () = until(leaves) => {
+                if pen.written() >= pushed {
+                    return CloseReason::ByPeer;
+                }
+                // A long message is on its way to it.
+                let moves = pen.moves();
+                if std::mem::replace(&mut moved, moves) == moves {
+                    return CloseReason::Stalled;
+                }
+                leaves = Some(Instant::now() + GOODBYE);
+            }
             _ = closing.wait_for(|is_closing| *is_closing) => {
                 if !is_carrier {
                     pen.write(|out| last(&going_away(), None, out));
