@@ -51,8 +51,8 @@ pub use breaker::{Breaker, BreakerConfig, BreakerState, Outcome, Permit, Rejecte
 pub use byte_size::{ByteSize, ByteSizeError};
 pub use framing::{
     Codec, ContentLength, DetectedLines, EncodeError, Ending, FAULT_HEAD, Fault, Frame, FrameError,
-    Framing, FramingKind, Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, NotJson, Truncated,
-    UnknownFraming,
+    Framing, FramingKind, Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, NotJson, Oversize,
+    Truncated, UnknownFraming,
 };
 pub use heartbeat::{Beat, Heartbeat, HeartbeatConfig};
 pub use histogram::Histogram;

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use tieline_proto::json::Limits;
 use tieline_proto::{
     ByteSize, Codec, ContentLength, EncodeError, Ending, FAULT_HEAD, Fault, Frame, FrameError,
-    Framing, FramingKind, Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, Truncated, WriteBuf,
+    Framing, FramingKind, Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, Oversize, Truncated,
+    WriteBuf,
 };
 
 /// All that a decoder says about a stream.
@@ -68,7 +69,7 @@ fn limit(bytes: usize) -> ByteSize {
 }
 
 fn oversize(bytes: usize, head: &[u8]) -> Frame {
-    Frame::Fault(Fault::Oversize { limit: limit(bytes), head: head.into() })
+    Frame::Fault(Fault::Oversize(Box::new(Oversize { limit: limit(bytes), head: head.into() })))
 }
 
 fn message(bytes: &'static [u8]) -> Frame {

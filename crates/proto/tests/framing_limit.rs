@@ -45,7 +45,8 @@ fn a_lowered_limit_holds_until_it_is_raised_again() {
         framing.limit_to(LOW);
         let mut buffer = encode(&framing_of(kind), 11);
         match framing.decode(&mut buffer) {
-            Ok(Some(Frame::Fault(Fault::Oversize { limit: LOW, .. }))) => {
+            Ok(Some(Frame::Fault(Fault::Oversize(message)))) => {
+                assert_eq!(message.limit, LOW);
                 assert_eq!(kind, FramingKind::Lines);
             }
             Err(FrameError::Oversize { length: 11, limit: LOW }) => {

@@ -183,7 +183,7 @@ async fn a_lost_answer_fails_its_call_with_the_fault() {
         within(sender.send(answer.clone())).await.unwrap();
         let error = within(call).await.unwrap_err();
         let CallError::AnswerLost(fault) = &error else { panic!("{answer}: {error:?}") };
-        assert_eq!(matches!(**fault, Fault::Oversize { .. }), is_oversize, "{answer}");
+        assert_eq!(matches!(**fault, Fault::Oversize(_)), is_oversize, "{answer}");
         assert!(error.to_string().starts_with("the answer was lost: a message "), "{error}");
         // The line goes on, and nothing was said about the answer.
         let mut next = pin!(peer.call::<Value>("m", ()));

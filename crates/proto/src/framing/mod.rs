@@ -118,14 +118,18 @@ pub enum Frame {
 #[non_exhaustive]
 pub enum Fault {
     /// A message above the limit was discarded while it streamed by.
-    Oversize {
-        /// The largest message that would have been taken.
-        limit: ByteSize,
-        /// The first bytes of the message, at most [`FAULT_HEAD`] and at most `limit`.
-        head: Box<[u8]>,
-    },
+    Oversize(Box<Oversize>),
     /// A message that is not JSON where JSON is expected.
     NotJson(Box<NotJson>),
+}
+
+/// A message above the limit that was discarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Oversize {
+    /// The largest message that would have been taken.
+    pub limit: ByteSize,
+    /// The first bytes of the message, at most [`FAULT_HEAD`] and at most `limit`.
+    pub head: Box<[u8]>,
 }
 
 /// A message that is not JSON where JSON is expected.
@@ -152,13 +156,13 @@ impl Fault {
     /// What is kept does not depend on how much had arrived when the limit was passed.
     pub fn oversize(limit: ByteSize, message: &[u8]) -> Self {
         let head = message.get(..FAULT_HEAD.min(limit.bytes())).unwrap_or(message);
-        Self::Oversize { limit, head: head.into() }
+        Self::Oversize(Box::new(Oversize { limit, head: head.into() }))
     }
 
     /// The first bytes of the message that was not delivered, at most [`FAULT_HEAD`].
     pub fn head(&self) -> &[u8] {
         match self {
-            Self::Oversize { head, .. } => head,
+            Self::Oversize(message) => &message.head,
             Self::NotJson(message) => &message.head,
         }
     }
@@ -167,8 +171,8 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Oversize { limit, .. } => {
-                write!(f, "a message above the limit of {limit} was discarded")
+            Self::Oversize(message) => {
+                write!(f, "a message above the limit of {} was discarded", message.limit)
             }
             Self::NotJson(message) => {
                 let NotJson { head, length, error } = message.as_ref();

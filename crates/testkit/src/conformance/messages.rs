@@ -124,7 +124,7 @@ pub async fn an_oversize_message_is_a_fault_and_the_line_goes_on(subject: Subjec
     echoed.flush().await.unwrap();
     assert_eq!(expect_message(&mut receiver.0).await, "before");
     match receiver.0.recv().await {
-        Incoming::Fault(Fault::Oversize { limit, .. }) => assert_eq!(limit, ByteSize::kib(1)),
+        Incoming::Fault(Fault::Oversize(lost)) => assert_eq!(lost.limit, ByteSize::kib(1)),
         other => panic!("{other:?}"),
     }
     assert_eq!(expect_message(&mut receiver.0).await, "behind");
