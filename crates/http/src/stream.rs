@@ -225,6 +225,13 @@ struct Watched {
 const LOOK: Duration = Duration::from_secs(2);
 
 impl Watched {
+    /// Where the system has given up bytes that the other side did not take, the connection has stalled.
+    fn failed(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::TimedOut {
+            self.progress.stall();
+        }
+    }
+
     /// Whoever waits for an answer is to know whether what was written moves.
     fn look(&mut self, stream: &Stream, cx: &mut Context<'_>) {
         while self.progress.is_under_way() {
@@ -279,10 +286,13 @@ impl Hyper {
         match &polled {
             Poll::Ready(done) => {
                 watched.clock.went_on();
-                if let Ok(done) = done {
-                    let count = count(done);
-                    watched.written += count as u64;
-                    watched.progress.sent(count);
+                match done {
+                    Ok(done) => {
+                        let count = count(done);
+                        watched.written += count as u64;
+                        watched.progress.sent(count);
+                    }
+                    Err(error) => watched.failed(error),
                 }
             }
             Poll::Pending => {
@@ -313,6 +323,9 @@ impl hyper::rt::Read for Hyper {
         let Self { stream, watched, .. } = &mut *self;
         if let (Poll::Pending, Some(watched)) = (&polled, watched) {
             watched.look(stream, cx);
+        }
+        if let (Poll::Ready(Err(error)), Some(watched)) = (&polled, &self.watched) {
+            watched.failed(error);
         }
         ready!(polled)?;
         into.put_slice(buffer.filled());

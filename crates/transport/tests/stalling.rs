@@ -20,6 +20,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 const ALMOST: Duration = Duration::from_millis(9_999);
 const A_LITTLE: Duration = Duration::from_millis(2);
 
+/// The system has given up what the other side did not take.
+const GIVEN_UP: usize = usize::MAX;
+
 /// A writing end that takes so much and hands on only what it is told to.
 #[derive(Clone, Default)]
 struct Hands {
@@ -35,6 +38,9 @@ impl AsyncWrite for Hands {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.room.load(Relaxed) == GIVEN_UP {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         let taken = bytes.len().min(self.room.load(Relaxed));
         if taken == 0 {
             return Poll::Pending;
@@ -105,6 +111,16 @@ async fn a_write_that_takes_nothing_for_the_limit_is_stalled() {
     tokio::time::advance(ALMOST).await;
     assert!(flushes(&mut sender).await.is_none());
     tokio::time::advance(A_LITTLE).await;
+    let stalled = flushes(&mut sender).await.unwrap().unwrap_err();
+    assert!(matches!(stalled.close_reason(), Some(CloseReason::Stalled)), "{stalled:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_the_system_gives_up_is_stalled() {
+    let hands = Hands::default();
+    let mut sender = sender(&hands);
+    sender.feed("hello").await.unwrap();
+    hands.room.store(GIVEN_UP, Relaxed);
     let stalled = flushes(&mut sender).await.unwrap().unwrap_err();
     assert!(matches!(stalled.close_reason(), Some(CloseReason::Stalled)), "{stalled:?}");
 }

@@ -381,7 +381,11 @@ impl WebReceiver {
             // It has heard that we are done, and has just gone.
             return self.unanswered();
         }
-        let reason = self.truncated().unwrap_or_else(|| error.into());
+        let reason = self.truncated().unwrap_or_else(|| match error.kind() {
+            // The system has given up bytes that the other side did not take.
+            io::ErrorKind::TimedOut => CloseReason::Stalled,
+            _ => error.into(),
+        });
         self.end(reason)
     }
 

@@ -105,6 +105,10 @@ impl<W: WriteEnd> WriteQueue<W> {
                 self.progressed();
                 Poll::Ready(Ok(()))
             }
+            // The system has given up bytes that the other side did not take.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                Poll::Ready(Err(CloseReason::Stalled))
+            }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
             Poll::Pending => {
                 self.account.check(cx.waker())?;
