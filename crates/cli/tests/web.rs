@@ -4,84 +4,14 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use support::site::{Site, TOKEN, status_of};
 use support::{Program, Talk, children_of, request, tieline, until};
-
-const TOKEN: &str = "a-token-that-nobody-guesses";
-
-/// A server on the web, which `cat`s unless `args` say otherwise.
-struct Site {
-    program: Program,
-    /// Like `http://127.0.0.1:12345`.
-    endpoint: String,
-}
-
-impl Site {
-    #[track_caller]
-    fn of(command: &mut Command) -> Self {
-        let mut program = Program::start(command);
-        let Some(endpoint) = program.line() else { panic!("{}", program.stderr()) };
-        Self { program, endpoint }
-    }
-
-    /// With [`TOKEN`].
-    #[track_caller]
-    fn start(args: &[&str]) -> Self {
-        let mut command = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
-        Self::of(command.args(args).env("TIELINE_TOKEN", TOKEN))
-    }
-
-    fn authority(&self) -> &str {
-        self.endpoint.split_once("//").unwrap().1
-    }
-
-    fn web_socket(&self) -> String {
-        format!("ws://{}/ws", self.authority())
-    }
-
-    /// A request, as it stands here but for the authority in place of `@`; the whole answer.
-    fn ask(&self, request: &str) -> String {
-        let mut stream = TcpStream::connect(self.authority()).unwrap();
-        let request = request.replace('@', self.authority());
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut stream = BufReader::new(stream);
-        let mut answer = String::new();
-        while !answer.ends_with("\r\n\r\n") {
-            assert_ne!(stream.read_line(&mut answer).unwrap(), 0, "{answer}");
-        }
-        let length = answer.lines().find_map(|line| line.strip_prefix("content-length: "));
-        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
-        stream.read_exact(&mut body).unwrap();
-        answer + &String::from_utf8(body).unwrap()
-    }
-
-    fn get(&self, path: &str, headers: &str) -> String {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: @\r\n{headers}\r\n"))
-    }
-
-    fn connect(&self, endpoint: &str) -> Command {
-        let mut command = tieline(["connect", endpoint]);
-        command.env("TIELINE_TOKEN", TOKEN);
-        command
-    }
-
-    #[track_caller]
-    fn stop(mut self) -> String {
-        self.program.signal(Signal::TERM);
-        let finished = self.program.wait();
-        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-        finished.stderr
-    }
-}
-
-fn status_of(answer: &str) -> &str {
-    answer.split(' ').nth(1).unwrap_or_default()
-}
 
 #[test]
 fn lines_go_in_and_out_by_web_socket_with_and_without_a_session() {
@@ -490,86 +420,6 @@ fn subprotocols_are_granted_and_offered_by_name() {
     let says = "it grants none of the subprotocols offered: other";
     assert!(finished.stderr.contains(says), "{finished:?}");
     assert!(finished.stderr.contains("without --subprotocol"), "{finished:?}");
-    site.stop();
-}
-
-/// What a client of Node's own does with a server that anybody may connect to.
-fn node(site: &Site, script: &str) -> String {
-    let script = format!("const socket = new WebSocket('{}'); {script}", site.web_socket());
-    let finished =
-        Program::run(Command::new("node").args(["--experimental-websocket", "-e", &script]), "");
-    assert_eq!(finished.code, Some(0), "{finished:?}");
-    finished.stdout
-}
-
-fn open_site(args: &[&str]) -> Site {
-    let mut command = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
-    Site::of(command.arg("--allow-unauthenticated-web").args(args))
-}
-
-#[test]
-fn web_socket_messages_pass_unchanged_to_a_program_that_takes_any_bytes() {
-    let site = open_site(&["--framing", "length-prefix", "--", "cat"]);
-    let said = node(
-        &site,
-        "socket.binaryType = 'arraybuffer';
-         const sent = ['1', '', ' two\\nlines ', 'text', new Uint8Array(0), new TextEncoder().encode('{ }'),
-                       new Uint8Array([255, 0, 10]), 'text again'];
-         const show = (data) => typeof data === 'string' ? data : 'binary ' + new Uint8Array(data);
-         let next = 0;
-         const send = () => next < sent.length ? socket.send(sent[next++]) : socket.close();
-         socket.onopen = send;
-         socket.onmessage = ({ data }) => { console.log(JSON.stringify(show(data))); send(); };",
-    );
-    let expected = [
-        "1",
-        "",
-        " two\nlines ",
-        "text",
-        "binary ",
-        "binary 123,32,125",
-        "binary 255,0,10",
-        "text again",
-    ];
-    let said: Vec<String> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(said, expected);
-    site.stop();
-}
-
-#[test]
-fn program_that_speaks_first_is_heard_by_a_client_that_anybody_may_be() {
-    let site = open_site(&["--", "sh", "-c", "echo '\"welcome\"'; exec cat"]);
-    let said = node(
-        &site,
-        "socket.onmessage = ({ data }) => { console.log(data); data === '[1]' ? socket.close() : socket.send('[1]'); };",
-    );
-    assert_eq!(said, "\"welcome\"\n[1]\n");
-    site.stop();
-}
-
-#[test]
-fn first_message_of_a_client_that_anybody_may_be_must_be_json() {
-    let site = open_site(&["--", "cat"]);
-    let closing = "socket.onclose = ({ code, reason }) => console.log(code, reason);";
-    // At once, and behind what the program has said first.
-    let said =
-        node(&site, &format!("socket.onopen = () => socket.send('GET / HTTP/1.1'); {closing}"));
-    assert!(said.starts_with("1008 the first message is not JSON"), "{said}");
-    assert_eq!(children_of(site.program.pid()), [0; 0], "nothing was started");
-    let greeting = open_site(&["--", "sh", "-c", "echo '\"welcome\"'; exec cat"]);
-    let late = format!("socket.onmessage = () => socket.send('GET / HTTP/1.1'); {closing}");
-    let said = node(&greeting, &late);
-    assert!(said.starts_with("1008 the first message is not JSON"), "{said}");
-    // What is JSON may be as long as any message.
-    let long = "'\"' + 'x'.repeat(1 << 20) + '\"'";
-    let said = node(
-        &site,
-        &format!(
-            "socket.onopen = () => socket.send({long}); socket.onmessage = ({{ data }}) => {{ console.log(data.length); socket.close(); }};"
-        ),
-    );
-    assert_eq!(said, "1048578\n");
-    greeting.stop();
     site.stop();
 }
 

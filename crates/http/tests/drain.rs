@@ -3,15 +3,13 @@
 
 mod support;
 
-use std::process::Stdio;
 use std::time::Duration;
 
-use support::{BEARER, LIMIT, Served, TOKEN, config, head, serve, status_of, tls};
+use support::{BEARER, LIMIT, Served, config, head, serve, status_of, tls};
 use tieline_http::ServerConfig;
 use tieline_proto::ByteSize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
 /// More than all buffers between two sockets hold.
@@ -146,9 +144,14 @@ async fn a_connection_lives_on_where_nothing_is_left_of_the_body() {
     }
 }
 
-/// Other people's clients, over TLS and without it.
+/// Other people's clients, over TLS and without it. Wine finds no programs of Linux.
+#[cfg(unix)]
 #[tokio::test]
 async fn curl_and_urllib_see_the_status() {
+    use std::process::Stdio;
+    use support::TOKEN;
+    use tokio::process::Command;
+
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), vec![b'x'; LENGTH]).unwrap();
     let script = "import ssl,sys,urllib.request,urllib.error\n\

@@ -10,6 +10,8 @@ mod prefix;
 mod proc;
 mod program;
 mod serve;
+#[cfg(unix)]
+pub(crate) mod site;
 
 use std::time::{Duration, Instant};
 

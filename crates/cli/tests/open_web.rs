@@ -1,0 +1,89 @@
+//! `tieline serve --allow-unauthenticated-web`: what a client that shows no token may send.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::process::Command;
+
+use support::{Program, children_of, site::Site, tieline};
+
+/// What a client of Node's own does with a server that anybody may connect to.
+fn node(site: &Site, script: &str) -> String {
+    let script = format!("const socket = new WebSocket('{}'); {script}", site.web_socket());
+    let finished =
+        Program::run(Command::new("node").args(["--experimental-websocket", "-e", &script]), "");
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    finished.stdout
+}
+
+fn open_site(args: &[&str]) -> Site {
+    let mut command = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
+    Site::of(command.arg("--allow-unauthenticated-web").args(args))
+}
+
+#[test]
+fn web_socket_messages_pass_unchanged_to_a_program_that_takes_any_bytes() {
+    let site = open_site(&["--framing", "length-prefix", "--", "cat"]);
+    let said = node(
+        &site,
+        "socket.binaryType = 'arraybuffer';
+         const sent = ['1', '', ' two\\nlines ', 'text', new Uint8Array(0), new TextEncoder().encode('{ }'),
+                       new Uint8Array([255, 0, 10]), 'text again'];
+         const show = (data) => typeof data === 'string' ? data : 'binary ' + new Uint8Array(data);
+         let next = 0;
+         const send = () => next < sent.length ? socket.send(sent[next++]) : socket.close();
+         socket.onopen = send;
+         socket.onmessage = ({ data }) => { console.log(JSON.stringify(show(data))); send(); };",
+    );
+    let expected = [
+        "1",
+        "",
+        " two\nlines ",
+        "text",
+        "binary ",
+        "binary 123,32,125",
+        "binary 255,0,10",
+        "text again",
+    ];
+    let said: Vec<String> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(said, expected);
+    site.stop();
+}
+
+#[test]
+fn program_that_speaks_first_is_heard_by_a_client_that_anybody_may_be() {
+    let site = open_site(&["--", "sh", "-c", "echo '\"welcome\"'; exec cat"]);
+    let said = node(
+        &site,
+        "socket.onmessage = ({ data }) => { console.log(data); data === '[1]' ? socket.close() : socket.send('[1]'); };",
+    );
+    assert_eq!(said, "\"welcome\"\n[1]\n");
+    site.stop();
+}
+
+#[test]
+fn first_message_of_a_client_that_anybody_may_be_must_be_json() {
+    let site = open_site(&["--", "cat"]);
+    let closing = "socket.onclose = ({ code, reason }) => console.log(code, reason);";
+    // At once, and behind what the program has said first.
+    let said =
+        node(&site, &format!("socket.onopen = () => socket.send('GET / HTTP/1.1'); {closing}"));
+    assert!(said.starts_with("1008 the first message is not JSON"), "{said}");
+    assert_eq!(children_of(site.program.pid()), [0; 0], "nothing was started");
+    let greeting = open_site(&["--", "sh", "-c", "echo '\"welcome\"'; exec cat"]);
+    let late = format!("socket.onmessage = () => socket.send('GET / HTTP/1.1'); {closing}");
+    let said = node(&greeting, &late);
+    assert!(said.starts_with("1008 the first message is not JSON"), "{said}");
+    // What is JSON may be as long as any message.
+    let long = "'\"' + 'x'.repeat(1 << 20) + '\"'";
+    let said = node(
+        &site,
+        &format!(
+            "socket.onopen = () => socket.send({long}); socket.onmessage = ({{ data }}) => {{ console.log(data.length); socket.close(); }};"
+        ),
+    );
+    assert_eq!(said, "1048578\n");
+    greeting.stop();
+    site.stop();
+}
