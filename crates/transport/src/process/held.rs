@@ -63,6 +63,7 @@ impl Held {
     ) -> io::Result<BoxFuture<'static, End>> {
         match self {
             Self::Group(child) => {
+                drop(stopped);
                 let pid = pid_of(child).ok_or(io::ErrorKind::InvalidData)?;
                 let watch = ended::Watch::new(pid)?;
                 Ok(Box::pin(async move {
