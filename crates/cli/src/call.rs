@@ -121,7 +121,7 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The stages of a program's end, which take `limit` altogether: nobody waits for anything more.
+/// Divides `limit` among the stages of stopping a program: the answer is there, so nothing else is waited for.
 fn in_all(limit: Duration) -> StopTimeouts {
     let usual = StopTimeouts::default();
     let end_of_input = usual.end_of_input.min(limit / 2);

@@ -60,7 +60,7 @@ impl Failure {
         json_line("ERROR", [("message", message.into()), ("because", because), ("hint", hint)])
     }
 
-    /// Much of it is somebody else's words, and it is read at a terminal.
+    /// Escapes each line: most of the text comes from the other side, and goes to a terminal.
     fn text(&self) -> String {
         let mut lines = match self {
             Self::Said(sentence) | Self::Usage(sentence) => vec![format!("tieline: {sentence}")],

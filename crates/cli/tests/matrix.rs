@@ -68,7 +68,7 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
     one == other || value(one).is_some_and(|one| value(other) == Some(one))
 }
 
-/// The messages that somebody has had trouble with.
+/// Messages that framings are known to mishandle.
 fn messages() -> Vec<Vec<u8>> {
     vec![
         b"{\r\n  \"a\": [\n1,\r2]\n}".to_vec(),

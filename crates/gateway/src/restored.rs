@@ -1,4 +1,4 @@
-//! What comes from the far side, while a new program is told what the one before it knew.
+//! The receiver of the far side while a recorded handshake is replayed to a new program.
 
 use std::future::Future;
 use std::pin::Pin;

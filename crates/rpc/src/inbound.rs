@@ -339,7 +339,7 @@ fn span(dialect: &Dialect, request: &Request) -> Span {
     let span =
         debug_span!("request", method = field::Empty, id = field::Empty, trace = field::Empty);
     if !span.is_disabled() {
-        // They are somebody else's words.
+        // `debug` escapes them: they come from the other side.
         span.record("method", field::debug(request.method()));
         span.record("id", field::debug(String::from_utf8_lossy(request.id())));
         if let Some(trace) = request.params().and_then(|params| dialect.trace_of(params)) {

@@ -50,7 +50,7 @@ pub enum CloseReason {
     Unreachable(TransportError),
     /// A session has ended before both sides had ended it. What was delivered is said.
     SessionLost(Arc<SessionLost>),
-    /// The other side was begun anew, and what the one before it knew could not be restored.
+    /// The program or session was begun anew, and the state of the one before it could not be restored.
     NotRestored(Arc<NotRestored>),
     /// A message that a session had received could not be passed on, so the session was ended.
     NotPassedOn(Arc<NotPassedOn>),

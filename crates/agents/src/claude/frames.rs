@@ -48,8 +48,8 @@ impl NoAnswer {
 const SHOWN: usize = 200;
 
 impl Frame {
-    /// A control frame of the program that lacks what it must have is a message, so that somebody sees it.
-    /// An answer need not be whole to be one.
+    /// A control frame of the program without its required members is delivered as a message, so that it is
+    /// visible. A response may be incomplete.
     pub(super) fn of(line: Bytes) -> Self {
         #[derive(Deserialize)]
         struct Head<'a> {

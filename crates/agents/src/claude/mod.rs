@@ -41,9 +41,9 @@
 //! - What nobody takes holds up the program, not our memory: a session keeps 16 MiB.
 //! - The program's stderr is always read, and its last words are in the reason of its end.
 //!
-//! - Prompts above 16 KiB, and settings and MCP servers that are given as JSON, are handed over in files for our
-//!   own user alone, which are removed with the line: the list of processes shows arguments to everybody, and
-//!   Linux takes 128 KiB of each. Questions go by stdin.
+//! - Prompts above 16 KiB, and settings and MCP servers that are given as JSON, are passed in private
+//!   files that are removed with the line: every user can see arguments in the list of processes, and Linux
+//!   limits each to 128 KiB. Questions go by stdin.
 //!
 //! # Seen of the program (2.1.329)
 //! - A line on its stdin that is not JSON ends it with status 1; one of an unknown type it passes over.

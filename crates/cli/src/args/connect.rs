@@ -26,8 +26,8 @@ pub(crate) struct Connect {
     #[arg(long)]
     pub(crate) resume: bool,
     /// What is spoken over the line, if that is JSON-RPC: strict, lsp, mcp, mcp-2025-03-26, acp or xi.
-    /// Requests without an answer are answered with an error, and a new program behind a resumable
-    /// session is told what the one before it knew
+    /// Requests without an answer are answered with an error, and a new program after a lost
+    /// session gets the recorded handshake first
     #[arg(long, value_name = "DIALECT", value_parser = dialect)]
     pub(crate) dialect: Option<Dialect>,
     #[command(flatten)]
@@ -64,8 +64,8 @@ pub(crate) struct Bridge {
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) far: Endpoint,
     /// What is spoken over the line, if that is JSON-RPC: strict, lsp, mcp, mcp-2025-03-26, acp or xi.
-    /// Requests without an answer are answered with an error, and a new program behind a resumable
-    /// session is told what the one before it knew
+    /// Requests without an answer are answered with an error, and a new program after a lost
+    /// session gets the recorded handshake first
     #[arg(long, value_name = "DIALECT", value_parser = dialect)]
     pub(crate) dialect: Option<Dialect>,
     #[command(flatten)]

@@ -44,8 +44,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FRAMING", default_value = "lines", value_parser = framing)]
     pub(crate) framing: FramingKind,
     /// What the program speaks, if that is JSON-RPC: strict, lsp, mcp, mcp-2025-03-26, acp or xi.
-    /// Requests without an answer are answered with an error, a program that is started again is told
-    /// what the one before it knew, and lines that are not JSON do not reach the client. For xi nothing
+    /// Requests without an answer are answered with an error, a program that is started again gets the
+    /// recorded handshake first, and lines that are not JSON do not reach the client. For xi nothing
     /// is put into the stream
     #[arg(long, value_name = "DIALECT", value_parser = dialect)]
     pub(crate) dialect: Option<Dialect>,

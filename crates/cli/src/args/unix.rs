@@ -59,8 +59,8 @@ impl System {
 /// Who may connect to sockets that are listened on.
 #[derive(Group)]
 pub(crate) struct Sockets {
-    /// Create Unix sockets with these permission bits, like 660. Without --allow-uid, whoever they let
-    /// connect is accepted [default: 660 with --socket-group, 666 with --allow-uid, otherwise 600]
+    /// Create Unix sockets with these permission bits, like 660. Without --allow-uid, every user that
+    /// they let connect is accepted [default: 660 with --socket-group, 666 with --allow-uid, otherwise 600]
     #[arg(long, value_name = "MODE", value_parser = mode)]
     socket_mode: Option<u32>,
     /// Give Unix sockets to this group, by name or number, and let its members connect
@@ -69,7 +69,7 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Refused where no Unix socket is listened on: somebody may believe that it is a protection.
+    /// Refuses the options where there is no Unix socket: there they would protect nothing.
     pub(crate) fn set(&self, options: &mut Options, has_socket: bool) -> Result<(), Failure> {
         let given = match (self.socket_mode, self.socket_group) {
             (Some(_), _) => "--socket-mode",

@@ -1,4 +1,4 @@
-//! The new program is told what the one before it knew.
+//! Replays a recorded handshake to a new program.
 
 use std::collections::VecDeque;
 
