@@ -55,7 +55,10 @@ fn a_command_line_that_is_wrong_ends_with_status_2_and_says_what_is_wrong() {
         ),
         (&["serve", "--max-connections", "0"], "not a whole number above 0"),
         (&["serve", "--env", "=a"], "not of the form NAME=VALUE"),
-        (&["serve", "--framing", "morse"], "there are lines, content-length and length-prefix"),
+        (
+            &["serve", "--framing", "morse"],
+            "the framings are lines, content-length and length-prefix",
+        ),
         (&["serve", "--framing", "content-length"], "the built-in agent speaks lines"),
         (&["serve", "--allow-uid", "root"], "--allow-uid"),
         (&["serve", "-q", "-v"], "cannot be used with"),

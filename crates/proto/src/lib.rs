@@ -1,20 +1,21 @@
-//! Protocol machines of tieline: bytes go in, messages come out.
+//! The protocol state machines of tieline: bytes go in, messages come out.
 //!
-//! Nothing in this crate owns a socket, a clock, a random source or a runtime. Every machine takes
-//! what it needs as an argument, so that a test can drive it through any cut of the bytes and a
-//! fuzzer can reach every state.
+//! Nothing in this crate owns a socket, a clock, a random source or a runtime. Every state machine takes
+//! what it needs as an argument, so a test can split the input at any byte and a fuzzer can reach every
+//! state.
 //!
 //! ```text
-//!   bytes as they come            Framing::decode            whole messages, or one Fault each
+//!   bytes as they arrive          Framing::decode            whole messages, or one Fault each
 //!   "{\"a\":1}\n{\"b\"" ─────▶ BytesMut ───────────▶ Frame::Message("{\"a\":1}")
 //!
 //!   messages                      Framing::encode            bytes for one vectored write
 //!   Bytes ─────────────────────────────────────────▶ WriteBuf
 //! ```
 //!
-//! Beside framing, JSON-RPC and [server-sent events](sse) there are the machines that decide: when to
-//! try again ([`Backoff`], [`Restarts`]), whether to call at all ([`Breaker`], [`RetryBudget`]) and
-//! whether anybody is still there ([`Heartbeat`]).
+//! Besides framing, [JSON-RPC](jsonrpc), [sessions](session), [server-sent events](sse) and
+//! [WebSocket](websocket), the crate holds the state machines that decide when to retry ([`Backoff`],
+//! [`Restarts`]), whether to call at all ([`Breaker`], [`RetryBudget`]) and whether the peer is still
+//! alive ([`Heartbeat`]).
 //!
 //! # Example
 //!
@@ -25,7 +26,7 @@
 //! let mut lines = Lines::default();
 //! let mut buffer = BytesMut::from(&b"{\"id\":1}\n{\"id\""[..]);
 //! assert_eq!(lines.decode(&mut buffer)?, Some(Frame::Message("{\"id\":1}".into())));
-//! assert_eq!(lines.decode(&mut buffer)?, None); // the rest is not whole yet
+//! assert_eq!(lines.decode(&mut buffer)?, None); // the second message is incomplete
 //! # Ok::<(), tieline_proto::FrameError>(())
 //! ```
 
@@ -62,5 +63,5 @@ pub use retry_budget::{RetryBudget, RetryBudgetConfig};
 pub use slept::Slept;
 pub use write_buf::WriteBuf;
 
-/// The largest message that is taken or sent unless configured otherwise: 16 MiB.
+/// The default limit on the size of a message, received or sent: 16 MiB.
 pub const DEFAULT_MAX_MESSAGE: ByteSize = ByteSize::mib(16);

@@ -1,5 +1,5 @@
-//! Encoded bytes on their way out: small messages are copied together, large ones are passed by
-//! reference, and one vectored write takes many of both.
+//! The write buffer: small messages are copied together, large ones are kept by reference, and one
+//! vectored write sends many of both.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -10,54 +10,54 @@ use memchr::memchr2;
 
 use crate::websocket::apply_mask;
 
-/// Payloads from here on are kept by reference; below, a copy is cheaper than another segment.
+/// Payloads of at least this size are kept by reference. Below it, a copy is cheaper than another segment.
 const REFERENCE_FROM: usize = 16 * 1024;
 
-/// An emptied queue keeps this much.
+/// How much memory an empty queue keeps.
 const KEEP_CAPACITY: usize = 8 * 1024;
 
-/// A tail of at most this size is kept for the next queue that needs a large one.
+/// The largest tail that is kept for the next queue that needs a large one.
 const MOST_SPARE: usize = 512 * 1024;
 
 thread_local! {
-    /// What a queue of this thread gave back: memory that went to the allocator after each burst would
-    /// have to be had from it, and often from the system, for the next.
+    /// Memory that a queue of this thread released. If it were freed after each burst, the next burst
+    /// would have to get it back from the allocator, and often from the operating system.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// A queue of bytes to write.
 ///
-/// It has no bound of its own: who fills it asks [`len`](Self::len) first.
+/// The queue does not limit its own size: the caller checks [`len`](Self::len) before adding to it.
 #[derive(Debug, Default)]
 pub struct WriteBuf {
-    /// Whole segments, written before `tail`.
+    /// Complete segments, written before `tail`.
     segments: VecDeque<Bytes>,
-    /// Where small writes are copied together.
+    /// Small messages, copied together.
     tail: Vec<u8>,
-    /// This much of `tail` is written.
+    /// How many bytes at the front of `tail` were written.
     gone: usize,
     len: usize,
 }
 
 impl WriteBuf {
-    /// An empty queue; allocates nothing yet.
+    /// Creates an empty queue, without allocating.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many bytes wait to be written.
+    /// Returns the number of bytes waiting to be written.
     #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing waits.
+    /// Returns whether no bytes are waiting.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Appends a message and what its frame has `before` and `behind` it: the message by reference
-    /// when it is large, all else copied.
+    /// Appends a message with the bytes of its frame `before` and `behind` it. A large message is kept by
+    /// reference; everything else is copied.
     pub fn put_frame(&mut self, before: &[u8], message: &Bytes, behind: &[u8]) {
         let length = before.len() + message.len() + behind.len();
         self.len += length;
@@ -73,7 +73,7 @@ impl WriteBuf {
         self.tail.extend_from_slice(behind);
     }
 
-    /// Appends `before` as it is, and masked `head` and `message` behind it, as one payload.
+    /// Appends `before` as it is, followed by `head` and `message`, masked as one payload.
     pub(crate) fn put_masked(&mut self, before: &[u8], head: &[u8], message: &[u8], mask: [u8; 4]) {
         let length = before.len() + head.len() + message.len();
         self.make_room(length);
@@ -87,8 +87,8 @@ impl WriteBuf {
         self.len += length;
     }
 
-    /// Appends a message and a newline, unless it holds a CR or LF: then nothing is appended, and
-    /// the answer is no.
+    /// Appends a message and a newline. If the message contains a CR or LF, appends nothing and returns
+    /// false.
     #[inline]
     pub(crate) fn put_line(&mut self, message: &Bytes) -> bool {
         if message.len() >= REFERENCE_FROM {
@@ -98,8 +98,8 @@ impl WriteBuf {
         self.make_room(length);
         let before = self.tail.len();
         self.tail.extend_from_slice(message);
-        // A pass of its own over the message, which the compiler turns into vector instructions wherever it
-        // is inlined: two of them for LF, VT, FF and CR together. Which of them it is, is asked only then.
+        // The compiler vectorizes this pass: two instructions find LF, VT, FF and CR together. The second
+        // pass, for LF and CR alone, runs only if one of the four was found.
         let distance = |byte: &u8| byte.wrapping_sub(b'\n');
         let nearest = message.iter().map(distance).fold(u8::MAX, u8::min);
         if nearest <= b'\r' - b'\n' && memchr2(b'\n', b'\r', message).is_some() {
@@ -120,7 +120,8 @@ impl WriteBuf {
         !holds_break
     }
 
-    /// Room for `more` in the tail. What is gone is used again once moving the rest is cheap.
+    /// Reserves room for `more` bytes in the tail. Reuses the space of written bytes once moving the rest is
+    /// cheap.
     #[inline]
     fn make_room(&mut self, more: usize) {
         if self.tail.capacity() - self.tail.len() < more {
@@ -136,7 +137,7 @@ impl WriteBuf {
     fn grow(&mut self, more: usize) {
         let wanted = self.tail.len() + more;
         if wanted > KEEP_CAPACITY && self.tail.capacity() <= KEEP_CAPACITY {
-            // A thread that ends has none any more.
+            // The thread-local value may be destroyed already while the thread exits.
             let mut spare = SPARE.try_with(Cell::take).unwrap_or_default();
             if spare.capacity() >= wanted {
                 spare.extend_from_slice(&self.tail);
@@ -147,7 +148,7 @@ impl WriteBuf {
         self.tail.reserve(more);
     }
 
-    /// Makes what waits in the tail a segment, and begins a new tail.
+    /// Turns the unwritten bytes of the tail into a segment, and starts a new tail.
     fn seal_tail(&mut self) {
         let mut tail = Bytes::from(std::mem::take(&mut self.tail));
         tail.advance(std::mem::take(&mut self.gone));
@@ -156,12 +157,12 @@ impl WriteBuf {
         }
     }
 
-    /// What is to be written next, in one piece.
+    /// Returns the first contiguous bytes to write.
     pub fn first_chunk(&self) -> &[u8] {
         self.segments.front().map_or(self.tail(), AsRef::as_ref)
     }
 
-    /// Whether [`first_chunk`](Self::first_chunk) is all that waits.
+    /// Returns whether [`first_chunk`](Self::first_chunk) holds all waiting bytes.
     pub fn is_one_chunk(&self) -> bool {
         self.first_chunk().len() == self.len
     }
@@ -170,7 +171,7 @@ impl WriteBuf {
         self.tail.get(self.gone..).unwrap_or_default()
     }
 
-    /// Fills `slices` with what is to be written next, in order, and says how many were filled.
+    /// Fills `slices` with the next bytes to write, in order, and returns how many slices were filled.
     pub fn chunks<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let tail = Some(self.tail()).filter(|tail| !tail.is_empty());
         let waiting = self.segments.iter().map(AsRef::as_ref).chain(tail);
@@ -182,7 +183,7 @@ impl WriteBuf {
         filled
     }
 
-    /// Forgets the first `written` bytes, at most all.
+    /// Removes the first `written` bytes, or all if there are fewer.
     pub fn advance(&mut self, written: usize) {
         let mut left = written.min(self.len);
         self.len -= left;
@@ -201,8 +202,8 @@ impl WriteBuf {
         }
     }
 
-    /// Gives the memory of an empty queue back, if it is more than a line that idles should keep: to the
-    /// next queue of this thread that needs as much, or to the allocator.
+    /// Releases the memory of an empty queue if it is more than an idle line should keep. The memory is kept
+    /// for the next queue of this thread that needs it, or freed.
     pub fn shrink(&mut self) {
         if self.is_empty() && self.tail.capacity() > KEEP_CAPACITY {
             let tail = std::mem::take(&mut self.tail);
@@ -212,7 +213,7 @@ impl WriteBuf {
         }
     }
 
-    /// Everything that waits, in one piece, for tests and for transports without vectored writes.
+    /// Returns a copy of all waiting bytes, for tests and for transports without vectored writes.
     pub fn to_bytes(&self) -> Bytes {
         let mut all = Vec::with_capacity(self.len);
         for segment in &self.segments {
@@ -229,9 +230,9 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever is put in comes out in order, however the writes fall.
+        /// Whatever is appended, and however many bytes each write takes.
         #[test]
-        fn bytes_leave_in_the_order_they_came(
+        fn bytes_are_written_in_order(
             pieces in proptest::collection::vec((any::<u8>(), 0usize..40_000, any::<bool>()), 0..12),
             steps in proptest::collection::vec(1usize..50_000, 1..20),
         ) {
@@ -262,9 +263,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
-        /// Lines that are refused leave no byte behind, whatever was written in between.
+        /// Whatever was written in between.
         #[test]
-        fn a_refused_line_leaves_nothing_of_itself(
+        fn refused_line_appends_nothing(
             steps in proptest::collection::vec(
                 (0usize..4, prop_oneof![0usize..200, 3_000usize..6_000, 16_380usize..16_390], 0usize..20_000),
                 1..40,
@@ -293,13 +294,13 @@ mod tests {
                 }
                 prop_assert_eq!(queue.len(), expected.len());
                 prop_assert_eq!(queue.is_empty(), expected.is_empty());
-                prop_assert!(queue.to_bytes() == expected, "other bytes after step {index}");
+                prop_assert!(queue.to_bytes() == expected, "the bytes differ after step {index}");
             }
         }
     }
 
     #[test]
-    fn of_all_bytes_cr_and_lf_alone_make_no_line_wherever_they_stand() {
+    fn only_cr_and_lf_are_refused_at_any_position() {
         for byte in 0..=u8::MAX {
             for length in [1, 15, 16, 17, 32, 63, 100] {
                 for at in 0..length {
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_payload_is_not_copied() {
+    fn large_payload_is_not_copied() {
         let large = Bytes::from(vec![7; REFERENCE_FROM]);
         let mut queue = WriteBuf::new();
         queue.put_frame(b"head", &large, b"");

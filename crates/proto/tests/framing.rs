@@ -1,4 +1,4 @@
-//! What every framing owes, whatever the cuts: the same messages, the same faults, the same ending.
+//! Every framing yields the same messages, faults and ending, wherever the stream is split.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -11,7 +11,7 @@ use tieline_proto::{
     WriteBuf,
 };
 
-/// All that a decoder says about a stream.
+/// Everything that a decoder returns for a stream.
 #[derive(Debug, PartialEq)]
 struct Seen {
     frames: Vec<Frame>,
@@ -29,7 +29,7 @@ impl Seen {
     }
 }
 
-/// Feeds `pieces` one by one, as reads would bring them.
+/// Feeds `pieces` one by one, as if each came from one read.
 fn decode<'a>(mut framing: impl Framing, pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
     let mut buffer = BytesMut::new();
     let mut frames = Vec::new();
@@ -44,11 +44,11 @@ fn decode<'a>(mut framing: impl Framing, pieces: impl IntoIterator<Item = &'a [u
         }
     }
     let ending = framing.finish(&mut buffer);
-    assert!(buffer.is_empty(), "a finished decoder keeps nothing");
+    assert!(buffer.is_empty(), "a finished decoder must empty the buffer");
     Seen { frames, end: Ok(ending) }
 }
 
-/// Decodes whole, byte by byte and cut in two at every offset; all must see the same.
+/// Decodes the stream whole, byte by byte, and split in two at every offset; the results must be equal.
 fn decode_every_way(framing: impl Framing, stream: &[u8]) -> Seen {
     let whole = decode(framing.clone(), [stream]);
     assert_eq!(decode(framing.clone(), stream.chunks(1)), whole, "byte by byte");
@@ -84,13 +84,13 @@ fn lines_end_with_lf_or_cr_lf_and_blank_ones_are_skipped() {
 }
 
 #[test]
-fn a_cr_inside_a_line_belongs_to_it() {
+fn cr_inside_a_line_is_part_of_the_message() {
     let seen = decode_every_way(Lines::default(), b"a\rb\r\r\n");
     assert_eq!(seen.messages(), [&b"a\rb\r"[..]]);
 }
 
 #[test]
-fn a_last_line_without_newline_is_told_apart_from_a_clean_end() {
+fn last_line_without_newline_is_distinct_from_a_clean_end() {
     let seen = decode_every_way(Lines::default(), b"one\ntwo");
     assert_eq!(seen.messages(), [b"one"]);
     assert_eq!(seen.end, Ok(Ending::Unterminated(Bytes::from_static(b"two"))));
@@ -99,7 +99,7 @@ fn a_last_line_without_newline_is_told_apart_from_a_clean_end() {
 }
 
 #[test]
-fn a_line_is_taken_up_to_the_limit_and_costs_one_fault_above_it() {
+fn line_above_the_limit_is_one_fault() {
     let seen = decode_every_way(Lines::new(limit(4)), b"123\n1234\r\n12345\n1234\n");
     let expected = vec![message(b"123"), message(b"1234"), oversize(4, b"1234"), message(b"1234")];
     assert_eq!(seen.frames, expected);
@@ -107,13 +107,13 @@ fn a_line_is_taken_up_to_the_limit_and_costs_one_fault_above_it() {
 }
 
 #[test]
-fn the_line_behind_an_oversize_one_arrives() {
+fn line_after_an_oversize_one_is_decoded() {
     let seen = decode_every_way(Lines::new(limit(4)), b"123456789123456789\r\nab\n");
     assert_eq!(seen.frames, [oversize(4, b"1234"), message(b"ab")]);
 }
 
 #[test]
-fn an_oversize_line_that_never_ends_is_truncated() {
+fn unfinished_oversize_line_is_truncated() {
     let seen = decode_every_way(Lines::new(limit(4)), b"ab\n1234\r56");
     assert_eq!(seen.frames, [message(b"ab"), oversize(4, b"1234")]);
     let truncated = Truncated { received: 7, expected: None };
@@ -121,7 +121,7 @@ fn an_oversize_line_that_never_ends_is_truncated() {
 }
 
 #[test]
-fn a_gibibyte_without_a_newline_leaves_the_buffer_small() {
+fn gibibyte_without_a_newline_keeps_the_buffer_small() {
     let mut lines = Lines::new(ByteSize::mib(1));
     let mut buffer = BytesMut::new();
     let piece = vec![b'x'; 1 << 20];
@@ -140,7 +140,7 @@ fn a_gibibyte_without_a_newline_leaves_the_buffer_small() {
 }
 
 #[test]
-fn ten_million_blank_lines_are_nothing() {
+fn ten_million_blank_lines_yield_nothing_and_keep_the_buffer_small() {
     let mut lines = Lines::default();
     let mut buffer = BytesMut::new();
     for _ in 0..10_000 {
@@ -152,7 +152,7 @@ fn ten_million_blank_lines_are_nothing() {
 }
 
 #[test]
-fn short_lines_that_came_together_keep_little_alive() {
+fn short_lines_do_not_keep_the_read_buffer_alive() {
     let mut lines = Lines::default();
     let mut buffer = BytesMut::from(&b"one of many lines\n".repeat(10_000)[..]);
     let read = buffer.as_ptr_range();
@@ -166,7 +166,7 @@ fn short_lines_that_came_together_keep_little_alive() {
 }
 
 #[test]
-fn lines_refuse_to_send_what_would_become_two_messages_or_none() {
+fn lines_refuse_messages_that_would_become_two_lines_or_none() {
     let lines = Lines::new(limit(8));
     for text in [&b"a\nb"[..], b"a\rb", b"a\n", b"\r"] {
         assert_eq!(encode(&lines, text), Err(EncodeError::RawNewline), "{text:?}");
@@ -180,7 +180,7 @@ fn lines_refuse_to_send_what_would_become_two_messages_or_none() {
 }
 
 #[test]
-fn content_length_reads_what_the_language_server_protocol_writes() {
+fn content_length_decodes_language_server_protocol_messages() {
     let stream =
         b"Content-Length: 2\r\n\r\n{}Content-Type: application/vscode-jsonrpc; charset=utf-8\r\n\
         content-length:\t5 \r\n\r\na\r\n\nbContent-Length: 0\r\n\r\n";
@@ -220,7 +220,7 @@ fn content_length_refuses_every_ambiguous_header() {
 }
 
 #[test]
-fn a_content_length_body_is_taken_up_to_the_limit() {
+fn content_length_body_above_the_limit_is_an_error() {
     let framing = ContentLength::new(limit(4));
     for (length, body) in [(3, "abc"), (4, "abcd")] {
         let stream = format!("Content-Length: {length}\r\n\r\n{body}");
@@ -235,7 +235,7 @@ fn a_content_length_body_is_taken_up_to_the_limit() {
 }
 
 #[test]
-fn a_header_block_is_taken_up_to_its_limit() {
+fn header_block_above_its_limit_is_an_error() {
     let block = |size: usize| {
         let rest = "X: \r\nContent-Length: 2\r\n\r\n".len();
         format!("X: {}\r\nContent-Length: 2\r\n\r\n{{}}", "x".repeat(size - rest))
@@ -254,7 +254,7 @@ fn a_header_block_is_taken_up_to_its_limit() {
 }
 
 #[test]
-fn an_end_in_mid_frame_says_how_much_is_missing() {
+fn end_in_mid_frame_reports_how_much_arrived() {
     let cases: [(&[u8], Truncated); 3] = [
         (b"Content-Le", Truncated { received: 10, expected: None }),
         (b"Content-Length: 5\r\n\r\nabc", Truncated { received: 3, expected: Some(5) }),
@@ -287,7 +287,7 @@ fn length_prefix_carries_any_bytes_up_to_the_limit() {
 }
 
 #[test]
-fn nothing_is_wanted_beyond_the_limit() {
+fn missing_bytes_never_exceed_the_limit() {
     for (stream, missing) in [
         (&b"\0\0\0\x04ab"[..], 2),
         (b"\0\0\0\x04abcdef", 0),
@@ -304,7 +304,7 @@ fn nothing_is_wanted_beyond_the_limit() {
 }
 
 #[test]
-fn json_framing_turns_what_is_not_json_into_one_fault_each() {
+fn json_framing_yields_one_fault_for_each_message_that_is_not_json() {
     let framing = Json::new(Lines::default(), Limits::default());
     let seen = decode_every_way(framing, b"{\"a\":1}\noops\n[1]\n\xff\n");
     assert_eq!(seen.frames.len(), 4);
@@ -315,17 +315,17 @@ fn json_framing_turns_what_is_not_json_into_one_fault_each() {
 }
 
 #[test]
-fn a_json_fault_keeps_the_first_4_kib_and_shows_200_bytes() {
+fn json_fault_keeps_the_first_4_kib_and_shows_200_bytes() {
     let framing = Json::new(Lines::default(), Limits::default());
     let seen = decode(framing, [&[&[b'Q'; 10_000][..], b"\n"].concat()[..]]);
     let Frame::Fault(Fault::NotJson(long)) = &seen.frames[0] else { panic!("{seen:?}") };
     assert_eq!((long.head.len(), long.length), (FAULT_HEAD, 10_000));
     let text = Fault::NotJson(long.clone()).to_string();
-    assert_eq!(text.matches('Q').count(), 201, "one is in the reason: {text}");
+    assert_eq!(text.matches('Q').count(), 201, "200, and one in the reason: {text}");
 }
 
 #[test]
-fn an_unterminated_line_that_is_not_json_was_cut_off() {
+fn unterminated_line_that_is_not_json_is_truncated() {
     let framing = Json::new(Lines::default(), Limits::default());
     let seen = decode_every_way(framing.clone(), b"{\"a\":1");
     let truncated = Truncated { received: 6, expected: None };
@@ -345,14 +345,14 @@ fn json_with_raw_newlines_is_sent_as_one_line() {
 }
 
 #[test]
-fn framings_are_named_as_in_endpoints() {
+fn framing_names_parse_back() {
     for kind in FramingKind::ALL {
         assert_eq!(kind.to_string().parse(), Ok(kind));
     }
     assert!("ndjson".parse::<FramingKind>().is_err());
 }
 
-/// Messages that all three framings can carry.
+/// Generates messages that all three framings can carry.
 fn any_message() -> impl Strategy<Value = Vec<u8>> {
     let text = proptest::collection::vec(any::<u8>(), 1..40);
     text.prop_map(|bytes| {
@@ -365,7 +365,7 @@ fn any_codec() -> impl Strategy<Value = Codec> {
     proptest::sample::select(FramingKind::ALL.to_vec()).prop_map(|kind| kind.codec(limit(64)))
 }
 
-/// Cuts `stream` into pieces whose lengths `cuts` repeats.
+/// Splits `stream` into pieces, whose lengths are `cuts`, repeated.
 fn pieces<'a>(mut stream: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     let mut pieces = Vec::new();
     for cut in cuts.iter().cycle() {
@@ -383,7 +383,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn what_was_encoded_is_decoded_however_it_is_cut(
+    fn encoded_messages_are_decoded_wherever_the_stream_is_split(
         codec in any_codec(),
         messages in proptest::collection::vec(any_message(), 0..8),
         cuts in proptest::collection::vec(1usize..50, 1..8),
@@ -399,7 +399,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_give_the_same_however_they_are_cut(
+    fn any_bytes_decode_the_same_wherever_they_are_split(
         codec in any_codec(),
         stream in proptest::collection::vec(
             prop_oneof![any::<u8>(), Just(b'\n'), Just(b'\r'), Just(0u8), Just(b'1')], 0..300),
@@ -413,7 +413,7 @@ proptest! {
     }
 
     #[test]
-    fn a_decoder_keeps_no_more_than_the_limit(
+    fn decoder_buffers_no_more_than_the_limit(
         codec in any_codec(),
         stream in proptest::collection::vec(any::<u8>(), 0..2000),
     ) {

@@ -1,4 +1,5 @@
-//! A limit that changes on the way: for as long as it is not known who speaks.
+//! A message limit that changes while the line is up, as it does between a session's greeting and its
+//! messages.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -30,7 +31,7 @@ fn length(frame: Option<Frame>) -> Option<usize> {
 }
 
 #[test]
-fn a_lowered_limit_holds_until_it_is_raised_again() {
+fn lowered_limit_applies_until_it_is_raised_again() {
     for kind in FramingKind::ALL {
         for length_below in [9, 10] {
             let mut framing = Json::new(kind.codec(USUAL), Limits::default());
@@ -58,14 +59,14 @@ fn a_lowered_limit_holds_until_it_is_raised_again() {
 }
 
 #[test]
-fn nothing_is_wanted_beyond_a_lowered_limit() {
+fn missing_bytes_never_exceed_a_lowered_limit() {
     let mut framing = FramingKind::LengthPrefix.codec(USUAL);
     framing.limit_to(LOW);
     let announced = &encode(&framing_of(FramingKind::LengthPrefix), 11)[..4];
     assert_eq!(framing.missing(&announced.into()), 0);
 }
 
-/// Another one, as the other side has it.
+/// Returns the peer's framing, with the usual limit.
 fn framing_of(kind: FramingKind) -> impl Framing {
     kind.codec(USUAL)
 }

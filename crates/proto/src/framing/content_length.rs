@@ -1,5 +1,5 @@
-//! `Content-Length` header blocks, as the Language Server Protocol frames its messages
-//! (Language Server Protocol specification, "Base Protocol").
+//! `Content-Length` header blocks, the framing of the Language Server Protocol (specification, "Base
+//! Protocol").
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
@@ -11,13 +11,13 @@ use super::{
 };
 use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
 
-/// The longest header block, its blank line included: 8 KiB.
+/// The longest header block that is accepted, including its blank line: 8 KiB.
 pub const MAX_HEADER_BLOCK: ByteSize = ByteSize::kib(8);
 
-/// A block of `Name: value` lines, each ended by CR LF, a blank line, and then as many bytes as
-/// `Content-Length` says.
+/// A framing with a header block before each message: `Name: value` lines, each ending with CR LF, a blank
+/// line, and then as many bytes as `Content-Length` says.
 ///
-/// The length stands there exactly once, in plain decimal digits. Other headers are allowed and
+/// `Content-Length` is required exactly once, in plain decimal digits. Other headers are allowed and
 /// ignored. Everything else ends the line, because the next message cannot be found.
 #[derive(Clone, Debug)]
 pub struct ContentLength {
@@ -27,21 +27,22 @@ pub struct ContentLength {
 
 #[derive(Clone, Debug)]
 enum State {
-    /// `line` is where the first header line not yet understood begins.
+    /// `line` is the offset of the first header line that is not parsed yet.
     Header { line: usize, length: Option<u64> },
-    /// The header block is gone from the buffer; this much body follows.
+    /// The header block has been removed from the buffer; a body of `length` bytes follows.
     Body { length: usize },
 }
 
 const START: State = State::Header { line: 0, length: None };
 
 impl ContentLength {
-    /// Bodies of at most `max_message`.
+    /// Creates a framing for bodies of at most `max_message`.
     pub const fn new(max_message: ByteSize) -> Self {
         Self { max_message, state: START }
     }
 
-    /// Understands header lines one by one; the body's length and the header block's, once it ended.
+    /// Parses the header lines received so far. Returns the lengths of the body and of the header block
+    /// once the block is complete.
     fn header(&mut self, buffer: &BytesMut) -> Result<Option<(usize, usize)>, FrameError> {
         let State::Header { line, length } = &mut self.state else {
             return Ok(None);
@@ -151,7 +152,7 @@ impl Framing for ContentLength {
     }
 }
 
-/// The number, when this header line is a `Content-Length`.
+/// Returns the value of a `Content-Length` header line; `None` for other headers.
 fn content_length(line: &[u8]) -> Result<Option<u64>, FrameError> {
     let colon = memchr(b':', line).ok_or(FrameError::MalformedHeader)?;
     let (name, value) = line.split_at(colon);
@@ -169,8 +170,8 @@ fn content_length(line: &[u8]) -> Result<Option<u64>, FrameError> {
     number.map(Some).ok_or(FrameError::InvalidContentLength)
 }
 
-/// Ends the wait at once when the unfinished line can no longer become a header: a peer that sends
-/// plain JSON lines must not hang until it has sent a whole header block of them.
+/// Fails as soon as the unfinished line can no longer become a header. Otherwise a peer that sends plain
+/// JSON lines would wait until it had sent [`MAX_HEADER_BLOCK`] of them.
 fn refuse_nonsense(unfinished: &[u8]) -> Result<(), FrameError> {
     let name = memchr(b':', unfinished).and_then(|colon| unfinished.get(..colon));
     let is_blank_line_begun = unfinished == b"\r";
@@ -180,7 +181,7 @@ fn refuse_nonsense(unfinished: &[u8]) -> Result<(), FrameError> {
     Err(FrameError::MalformedHeader)
 }
 
-/// The characters of a header's name (RFC 9110, section 5.6.2).
+/// Returns whether `byte` is allowed in a header name (RFC 9110, section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -1,39 +1,39 @@
-//! How messages leave the read buffer.
+//! How messages are taken out of the read buffer: copied or as slices of it.
 
 use std::cell::Cell;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Messages up to this length are copied out of the read buffer: a reference would keep the whole
-/// buffer alive for as long as somebody holds a few bytes of it.
+/// Messages up to this length are copied out of the read buffer. A slice of a few bytes would keep the
+/// whole buffer alive.
 const COPY_UP_TO: usize = 1024;
 
-/// Short messages that came together are copied out of the read buffer together, this much at a time:
-/// so a message is a slice that costs a fraction of a copy of its own, and whoever holds one keeps
-/// no more than this alive.
+/// Short messages that arrived together are copied together, in blocks of at most this size. A message is
+/// then a slice, which costs a fraction of a separate copy, and keeps at most this much memory alive.
 pub(super) const BLOCK: usize = 8 * 1024;
 
-/// Longer messages go one by one, and fewer bytes get memory of just their size.
+/// Messages longer than this are not collected in blocks, and a block shorter than this gets an allocation
+/// of exactly its size.
 pub(super) const SHORT: usize = BLOCK / 4;
 
 thread_local! {
-    /// Where the last block of this thread was put. It is put there again when nobody has anything of it
-    /// any more, as is the rule: then a block costs neither allocation nor release.
+    /// The memory of this thread's last block. It is used again once every message of that block was
+    /// dropped, which is the usual case: a block then costs no allocation.
     static LAST: Cell<BytesMut> = Cell::default();
 }
 
-/// A copy of what came together, of at most [`BLOCK`] bytes.
+/// Returns a copy of several messages, at most [`BLOCK`] bytes.
 pub(super) fn block(bytes: &[u8]) -> Bytes {
     if bytes.len() < SHORT {
         return Bytes::copy_from_slice(bytes);
     }
-    // A thread that ends has no such place any more.
+    // The thread-local value may be destroyed already while the thread exits.
     let mut place = LAST.try_with(Cell::take).unwrap_or_default();
     if place.capacity() == 0 {
         place.reserve(BLOCK);
     } else if !place.try_reclaim(BLOCK) && place.capacity() < bytes.len() {
-        // What is put there is kept: who keeps all of it is not to pay for what is left over each time.
-        // The next block has a place of its own.
+        // Messages of the last block are still held. An exact copy avoids that a caller who holds every
+        // message also pays for the unused rest of each block. The next block allocates anew.
         return Bytes::copy_from_slice(bytes);
     }
     place.extend_from_slice(bytes);
@@ -42,8 +42,8 @@ pub(super) fn block(bytes: &[u8]) -> Bytes {
     block
 }
 
-/// Takes `length` bytes off the front of `buffer` as a message, and drops the rest of its frame
-/// `behind` it.
+/// Takes `length` bytes off the front of `buffer` as a message, and discards the `behind` bytes after it,
+/// which are the rest of its frame.
 #[inline]
 pub(crate) fn take_message(buffer: &mut BytesMut, length: usize, behind: usize) -> Bytes {
     let length = length.min(buffer.len());
@@ -65,13 +65,13 @@ mod tests {
     const MOST: usize = BLOCK * 3 / 4;
 
     #[test]
-    fn a_block_that_nobody_has_any_more_is_the_place_of_the_next() {
+    fn memory_of_a_dropped_block_is_reused() {
         let first = block(&[1; MOST]);
         let place = first.as_ptr();
         drop(first);
         let second = block(&[2; MOST]);
         assert_eq!(second.as_ptr(), place);
-        // What is left there is enough for this one.
+        // The rest of the same memory is large enough for this one.
         let third = block(&[3; SHORT]);
         assert_eq!(third.as_ptr(), place.wrapping_add(MOST));
         assert_eq!(second, [2; MOST][..]);
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn who_keeps_a_part_of_a_block_keeps_its_place_and_no_others() {
+    fn slice_of_a_block_keeps_only_that_block_alive() {
         let first = block(&[1; MOST]);
         let place = first.as_ptr();
         let part = first.slice(10..20);
@@ -94,15 +94,15 @@ mod tests {
     }
 
     #[test]
-    fn a_small_block_keeps_nothing_but_itself_alive() {
+    fn small_block_has_its_own_allocation() {
         let first = block(&[1; BLOCK / 2]);
         let small = block(&[2; SHORT - 1]);
         assert_ne!(small.as_ptr(), first.as_ptr().wrapping_add(BLOCK / 2));
     }
 
-    /// What a thread has is given back in an order that nobody knows.
+    /// The order in which the values of a thread are destroyed is unspecified.
     #[test]
-    fn a_thread_that_ends_may_still_read() {
+    fn block_works_while_its_thread_exits() {
         struct Reads(Cell<Option<Bytes>>);
         impl Drop for Reads {
             fn drop(&mut self) {

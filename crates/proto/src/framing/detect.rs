@@ -1,4 +1,4 @@
-//! What the first bytes of the other side say about its framing.
+//! Detection of the peer's framing from its first bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -10,19 +10,19 @@ use crate::session;
 use crate::{ByteSize, WriteBuf};
 
 const HEADER: &[u8] = b"content-length:";
-/// A header line with a length is no longer than this.
+/// The longest value of a `Content-Length` header that is recognized.
 const LONGEST_HEADER: usize = 64;
 
 /// What the first bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum First {
-    /// A header line of Content-Length framing.
+    /// A `Content-Length` header line.
     ContentLength,
     /// The refusal that a listener for sessions sends to other clients.
     Refusal,
-    /// The start of one of these, and not enough of it.
+    /// The beginning of one of these, too short to decide.
     Unclear,
-    /// None of these.
+    /// Neither of these.
     Other,
 }
 
@@ -35,7 +35,7 @@ fn look(first: &[u8]) -> First {
     }
 }
 
-/// Is it `Content-Length: N` with CR LF behind it?
+/// Checks for `Content-Length: N` followed by CR LF.
 fn header(first: &[u8]) -> First {
     let name = first.get(..HEADER.len().min(first.len())).unwrap_or_default();
     if !name.eq_ignore_ascii_case(HEADER.get(..name.len()).unwrap_or_default()) {
@@ -51,10 +51,10 @@ fn header(first: &[u8]) -> First {
     }
 }
 
-/// Is it a frame behind its length in which a session is refused?
+/// Checks for a length-prefixed frame that refuses a session.
 fn refusal(first: &[u8]) -> First {
     let Some((length, frame)) = first.split_first_chunk::<4>() else {
-        // A line that begins with NUL must not be held back until more of them come.
+        // A short line that begins with NUL must not be held back until more bytes arrive.
         let is_possible = !first.contains(&b'\n');
         return if is_possible { First::Unclear } else { First::Other };
     };
@@ -69,7 +69,7 @@ fn refusal(first: &[u8]) -> First {
     }
 }
 
-/// Refuses another side that does not speak lines. Returns whether enough of it was seen.
+/// Fails if the peer does not send lines. Returns whether enough bytes were seen to decide.
 pub(super) fn expect_lines(first: &[u8]) -> Result<bool, FrameError> {
     match look(first) {
         First::ContentLength => Err(FrameError::UnexpectedContentLength),
@@ -79,7 +79,7 @@ pub(super) fn expect_lines(first: &[u8]) -> Result<bool, FrameError> {
     }
 }
 
-/// Refuses another side that takes sessions only. Returns whether enough of it was seen.
+/// Fails if the peer accepts only sessions. Returns whether enough bytes were seen to decide.
 pub(super) fn expect_no_refusal(first: &[u8]) -> Result<bool, FrameError> {
     match look(first) {
         First::Refusal => Err(FrameError::UnexpectedSession),
@@ -88,22 +88,23 @@ pub(super) fn expect_no_refusal(first: &[u8]) -> Result<bool, FrameError> {
     }
 }
 
-/// Lines, for a listener whose clients may speak Content-Length framing instead.
+/// Lines, for a listener whose clients may use `Content-Length` headers instead.
 ///
-/// The first bytes of a client decide. One that sends a `Content-Length` header is spoken to in that
-/// framing from there on: its messages are taken, or it is refused and can be told so in its own framing.
-/// What is sent before the client has sent anything goes out as lines.
+/// The first bytes of a client decide. If it sends a `Content-Length` header, both directions use that
+/// framing from then on: either its messages are accepted, or it is refused, and the refusal is sent in its
+/// own framing. Messages sent before the client's first bytes are written as lines.
 #[derive(Clone, Debug)]
 pub struct DetectedLines {
     lines: Lines,
     content_length: ContentLength,
     accepts: bool,
-    /// Known to both directions of one line.
+    /// Shared by the two directions of one line.
     is_content_length: Arc<AtomicBool>,
 }
 
 impl DetectedLines {
-    /// Messages of at most `max_message`, and clients with Content-Length framing if `accepts` says so.
+    /// Creates a framing for messages of at most `max_message`. `accepts`: whether clients that send
+    /// `Content-Length` headers are accepted.
     pub fn new(max_message: ByteSize, accepts: bool) -> Self {
         Self {
             lines: Lines::new(max_message),
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn each_framing_is_told_by_its_first_bytes_and_only_by_whole_ones() {
+    fn framing_is_recognized_only_from_a_complete_header_or_refusal() {
         let refused = refused("connect with resume+");
         for (whole, first) in [
             (&b"Content-Length: 12\r\n"[..], First::ContentLength),
@@ -252,7 +253,7 @@ mod tests {
         assert_eq!(decoder.meet(&buffer), Ok(true));
         assert_eq!(decoder.decode(&mut buffer), Ok(Some(Frame::Message("[]".into()))));
         assert_eq!(encoded(&encoder), "Content-Length: 2\r\n\r\n{}");
-        assert_eq!(encoded(&one.for_line()), "{}\n", "another line is another");
+        assert_eq!(encoded(&one.for_line()), "{}\n", "lines share no state");
         let mut refusing = of(false);
         let encoder = refusing.clone();
         assert_eq!(

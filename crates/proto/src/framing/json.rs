@@ -1,4 +1,4 @@
-//! A framing whose messages are JSON, for lines that must not carry anything else.
+//! A framing that checks its messages to be JSON.
 
 use bytes::{Bytes, BytesMut};
 
@@ -9,12 +9,12 @@ use super::{
 use crate::json::{self, Limits};
 use crate::{ByteSize, WriteBuf};
 
-/// Another framing, with every message that arrives checked to be JSON within [`Limits`].
+/// A wrapper for another framing that checks each received message to be JSON within [`Limits`].
 ///
-/// One that is not becomes a [`Fault::NotJson`], and the line goes on. On the way out, a message
-/// that the framing refuses for its raw newlines is checked and rewritten with spaces between its
-/// tokens, which is the same JSON: so bodies of one framing pass into lines of another, and one
-/// message can never become two.
+/// A message that is not JSON becomes a [`Fault::NotJson`], and the line stays up. When sending, a message
+/// that the inner framing refuses because of raw newlines is checked, and its newlines between tokens are
+/// replaced by spaces, which is the same JSON. Messages of one framing can therefore be forwarded as
+/// lines, and one message never becomes two.
 #[derive(Clone, Debug)]
 pub struct Json<F> {
     framing: F,
@@ -22,7 +22,7 @@ pub struct Json<F> {
 }
 
 impl Fault {
-    /// What is wrong with a message where JSON within `limits` is expected.
+    /// Returns the fault of a message that is not JSON within `limits`; `None` if it is.
     pub fn unless_json(message: &Bytes, limits: Limits) -> Option<Self> {
         let error = json::check(message, limits).err()?;
         let length = message.len();
@@ -32,7 +32,7 @@ impl Fault {
 }
 
 impl<F: Framing> Json<F> {
-    /// Checks the messages of `framing` against `limits`.
+    /// Wraps `framing` and checks its messages against `limits`.
     pub const fn new(framing: F, limits: Limits) -> Self {
         Self { framing, limits }
     }

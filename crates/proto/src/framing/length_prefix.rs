@@ -1,4 +1,4 @@
-//! A big-endian `u32` in front of each message: for serialized data of any kind.
+//! A big-endian `u32` length before each message, for binary data of any kind.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -10,24 +10,25 @@ use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
 
 const PREFIX: usize = size_of::<u32>();
 
-/// What stands in front of a message is put together with the prefix if it is no longer than this.
+/// The longest head (see [`Framing::encode_behind`]) that is copied next to the prefix. With a longer one,
+/// head and message are joined first.
 const MOST_HEAD: usize = 32;
 
-/// Each message stands behind its length in bytes as an unsigned 32-bit number, most significant
-/// byte first. Any bytes are a message, none at all too.
+/// A framing that writes the length of each message before it: in bytes, as an unsigned 32-bit number, most
+/// significant byte first. A message can be any bytes, and can be empty.
 ///
-/// A length above the limit ends the line: there is no way to find the next message.
+/// A length above the limit ends the line, because the next message cannot be found.
 #[derive(Clone, Debug)]
 pub struct LengthPrefix {
     max_message: ByteSize,
-    /// Short messages that came together, each behind its length, all of them whole.
+    /// Short messages that arrived together, each with its prefix, all complete.
     block: Bytes,
-    /// Where in the block the next one begins.
+    /// The offset of the next message in the block.
     at: usize,
 }
 
 impl LengthPrefix {
-    /// Messages of at most `max_message`, which is taken as 4 GiB − 1 if it is more.
+    /// Creates a framing for messages of at most `max_message`, capped at 4 GiB − 1.
     pub const fn new(max_message: ByteSize) -> Self {
         let largest = u32::MAX as usize;
         let max_message =
@@ -35,8 +36,8 @@ impl LengthPrefix {
         Self { max_message, block: Bytes::new(), at: 0 }
     }
 
-    /// Moves the whole messages at the front of `buffer` to the block, unless the first one, which ends
-    /// at `end`, is the only one.
+    /// Moves the complete messages at the front of `buffer` to the block. Does nothing if only the first
+    /// one, which ends at `end`, is complete.
     fn fill(&mut self, buffer: &mut BytesMut, end: usize) -> bool {
         let window = buffer.get(..BLOCK).unwrap_or(buffer);
         let mut last = end;
@@ -54,7 +55,7 @@ impl LengthPrefix {
         true
     }
 
-    /// The next message of the buffer, when the block is used up.
+    /// Decodes the next message from the buffer. Called when the block is empty.
     #[inline(never)]
     fn find(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         let Some(length) = announced(buffer) else {
@@ -76,7 +77,7 @@ impl LengthPrefix {
         Ok(Some(Frame::Message(take_message(buffer, length, 0))))
     }
 
-    /// The next message of the block. The last one takes the block along.
+    /// Takes the next message from the block. The last one takes over the block's reference.
     #[inline(always)]
     fn next(&mut self) -> Option<Bytes> {
         let begin = self.at + PREFIX;
@@ -129,7 +130,7 @@ impl Framing for LengthPrefix {
 
     fn encode(&self, message: &Bytes, out: &mut WriteBuf) -> Result<(), EncodeError> {
         refuse_oversize(message.len(), self.max_message)?;
-        // The limit fits 32 bits, so the length does.
+        // The limit fits into 32 bits, so the length does too.
         out.put_frame(&(message.len() as u32).to_be_bytes(), message, b"");
         Ok(())
     }
@@ -164,7 +165,7 @@ impl Framing for LengthPrefix {
     }
 }
 
-/// What the prefix at the front of the buffer says, once it is there.
+/// Returns the length in the prefix at the front of the buffer, once the prefix is complete.
 #[inline]
 fn announced(buffer: &[u8]) -> Option<usize> {
     let prefix = buffer.first_chunk::<PREFIX>()?;
@@ -177,9 +178,9 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// However the bytes are cut, and wherever the messages fall in a block.
+        /// Wherever the bytes are split, and wherever the messages fall in a block.
         #[test]
-        fn blocks_are_not_to_be_seen(
+        fn blocks_do_not_change_the_messages(
             lengths in proptest::collection::vec(
                 prop_oneof![
                     2 => Just(0usize), 8 => 0usize..80, 2 => 900usize..1100, 3 => 4080usize..4110,
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_came_together_share_a_block_and_one_alone_has_its_own() {
+    fn messages_that_arrived_together_share_a_block() {
         let mut framing = LengthPrefix::default();
         let mut buffer = BytesMut::from(&b"\0\0\0\x02ab\0\0\0\x01c\0\0\0\0\0\0\0\x05par"[..]);
         let mut next = || match framing.decode(&mut buffer) {

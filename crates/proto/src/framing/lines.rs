@@ -1,4 +1,4 @@
-//! One message a line: NDJSON, and every program that talks in lines.
+//! One message per line: NDJSON, and any program that reads and writes lines.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2, memrchr};
@@ -10,35 +10,36 @@ use super::{
 };
 use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
 
-/// Lines ended by LF or CR LF; the ending is no part of the message. Blank lines are skipped.
+/// A framing of lines that end with LF or CR LF; the line ending is not part of the message. Blank lines
+/// are skipped.
 ///
-/// A line above the limit is discarded while it streams by, costs one [`Fault::Oversize`] at the
-/// moment the limit is passed, and the line behind it arrives. Nothing with a raw CR or LF is sent,
-/// because a receiver may take either for the end of the line.
+/// A line above the limit is discarded as it arrives. It yields one [`Fault::Oversize`] as soon as the
+/// limit is exceeded, and the next line is decoded normally. A message with a raw CR or LF is not sent,
+/// because a receiver may take either as the end of the line.
 #[derive(Clone, Debug)]
 pub struct Lines {
     max_message: ByteSize,
-    /// This much of the buffer is known to hold no newline.
+    /// How many bytes at the front of the buffer are known to contain no newline.
     scanned: usize,
-    /// The rest of an oversize line is on its way; this much of it is gone.
+    /// While the rest of an oversize line is discarded: how many bytes of it were discarded.
     discarding: Option<usize>,
-    /// Lines that came together.
+    /// Complete lines that arrived together.
     block: Block,
 }
 
 impl Lines {
-    /// Lines of at most `max_message`, their ending not counted.
+    /// Creates a framing for lines of at most `max_message`, not counting the line ending.
     pub const fn new(max_message: ByteSize) -> Self {
         Self { max_message, scanned: 0, discarding: None, block: Block::new() }
     }
 
-    /// Without a newline in sight: can this still become a line within the limit? The CR of a
-    /// coming CR LF does not count.
+    /// Returns whether an unfinished line is already above the limit. A CR at its end does not count, as
+    /// it may belong to a CR LF.
     fn is_beyond_limit(&self, unfinished: &[u8]) -> bool {
         without_cr(unfinished).len() > self.max_message.bytes()
     }
 
-    /// The next frame of the buffer, when the block is used up.
+    /// Finds the next frame in the buffer. Called when the block is empty.
     #[inline(never)]
     fn find(&mut self, buffer: &mut BytesMut) -> Found {
         loop {
@@ -61,7 +62,7 @@ impl Lines {
             };
             let end = self.scanned + found;
             self.scanned = 0;
-            // No line that fits into the window is above the limit.
+            // The window is no larger than the limit, so no line in it can be above the limit.
             let window = BLOCK.min(self.max_message.bytes());
             if end <= SHORT && self.block.fill(buffer, window, end) {
                 return Found::Block;
@@ -86,7 +87,7 @@ impl Lines {
         Found::Frame(Frame::Fault(Fault::oversize(self.max_message, line)))
     }
 
-    /// Drops what is left of an oversize line; false when its end has not come yet.
+    /// Discards the rest of an oversize line; returns false if its end has not arrived yet.
     fn discard(&mut self, gone: usize, buffer: &mut BytesMut) -> bool {
         match memchr(b'\n', buffer) {
             Some(end) => {
@@ -161,19 +162,19 @@ impl Framing for Lines {
     }
 }
 
-/// What there is at the front of the buffer.
+/// What was at the front of the buffer.
 enum Found {
-    /// Several lines, which are in the block now.
+    /// Several lines, which were moved to the block.
     Block,
     Frame(Frame),
     Nothing,
 }
 
-/// Whole lines, each with its newline.
+/// Complete lines, each with its newline.
 #[derive(Clone, Debug)]
 struct Block {
     lines: Bytes,
-    /// Where the next line begins.
+    /// The offset of the next line.
     at: usize,
 }
 
@@ -186,8 +187,8 @@ impl Block {
         self.lines.is_empty()
     }
 
-    /// Moves the whole lines within the first `window` bytes of `buffer` here, unless the first
-    /// one, which ends at `end`, is the only one.
+    /// Moves the complete lines within the first `window` bytes of `buffer` to this block. Does nothing if
+    /// only the first one, which ends at `end`, is complete.
     fn fill(&mut self, buffer: &mut BytesMut, window: usize, end: usize) -> bool {
         if buffer.len() == end + 1 {
             return false;
@@ -204,7 +205,7 @@ impl Block {
         }
     }
 
-    /// The next line that is not blank.
+    /// Takes the next line that is not blank.
     #[inline(always)]
     fn next(&mut self) -> Option<Bytes> {
         while let Some(rest) = self.lines.get(self.at..).filter(|rest| !rest.is_empty()) {
@@ -218,14 +219,14 @@ impl Block {
                 return (!is_blank).then_some(line);
             }
             if !is_blank {
-                // Made last of all, it is made where it is to be.
+                // Created in the return expression, so that it is built in place and not moved.
                 return Some(self.lines.slice(begin..begin + length));
             }
         }
         None
     }
 
-    /// The last line takes the block along.
+    /// Takes the last line, which takes over the block's reference.
     #[cold]
     fn last(&mut self, begin: usize, length: usize) -> Bytes {
         self.at = 0;
@@ -248,7 +249,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What the lines of `all` are, one after the other and with nothing clever about it.
+    /// The reference implementation: splits `all` into lines in the simplest way.
     fn plainly(all: &[u8], limit: usize) -> (Vec<Option<Vec<u8>>>, Ending) {
         let mut pieces: Vec<_> = all.split(|byte| *byte == b'\n').collect();
         let last = pieces.pop().unwrap_or_default();
@@ -275,9 +276,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
-        /// However the bytes are cut, and wherever the ends of the lines fall in a block.
+        /// Wherever the bytes are split, and wherever the ends of the lines fall in a block.
         #[test]
-        fn blocks_are_not_to_be_seen(
+        fn blocks_do_not_change_the_messages(
             lines in proptest::collection::vec(
                 (
                     prop_oneof![
@@ -322,10 +323,10 @@ mod tests {
                 }
                 if rest.is_empty() { break }
             }
-            prop_assert!(frames == expected, "other lines");
+            prop_assert!(frames == expected, "the lines differ");
             let ending = framing.finish(&mut buffer);
             match (&ending, &expected_ending) {
-                // It has seen no more than one CR of what it counts.
+                // The counts may differ by a CR.
                 (Ending::Truncated(_), Ending::Truncated(_)) => {}
                 _ => prop_assert_eq!(ending, expected_ending),
             }

@@ -1,8 +1,8 @@
-//! How a byte stream is cut into messages.
+//! Framing: how a byte stream is split into messages.
 //!
-//! A decoder sees the bytes in whatever pieces the operating system hands over; the messages that
-//! come out never depend on where the cuts fell. What a peer claims about a size is checked against
-//! the limit before a byte is allocated for it.
+//! A decoder receives the bytes in whatever pieces the operating system returns; the decoded messages
+//! never depend on where the stream was split. A size announced by the peer is checked against the limit
+//! before anything is allocated for it.
 
 mod content_length;
 mod copies;
@@ -27,50 +27,51 @@ use crate::json::JsonError;
 use crate::websocket::Violation;
 use crate::{ByteSize, WriteBuf};
 
-/// Cuts a byte stream into messages, and joins messages into a byte stream.
+/// Splits a byte stream into messages, and writes messages to a byte stream.
 ///
-/// One value serves one direction of one line: decoding keeps state between calls.
+/// One value serves one direction of one line, because decoding keeps state between calls.
 pub trait Framing: Clone + Send + Sync + 'static {
-    /// The same framing for another line, with no state in common with this one. The two directions of
-    /// the line are clones of what it returns.
+    /// Returns the same framing for another line, sharing no state with this one. The two directions of
+    /// the new line use clones of the returned value.
     fn for_line(&self) -> Self {
         self.clone()
     }
 
-    /// Looks at the first bytes of the other side, before any of them is decoded, for a framing that is
-    /// not this one. Returns whether enough was seen; until then it is called again with more.
+    /// Checks whether the peer's first bytes belong to another framing, before any of them is decoded.
+    ///
+    /// Returns true once enough bytes were seen to decide. Until then it is called again with more.
     ///
     /// # Errors
-    /// The other side speaks another framing.
+    /// The peer uses another framing.
     fn meet(&mut self, first: &[u8]) -> Result<bool, FrameError> {
         let _ = first;
         Ok(true)
     }
 
-    /// Takes the next message from the front of `buffer`, or `None` when it is not whole yet.
+    /// Takes the next message from the front of `buffer`; returns `None` while it is incomplete.
     ///
     /// The caller appends to `buffer` and MUST NOT change what is already in it. `buffer` holds at
-    /// most the largest message and its frame plus what one read brought.
+    /// most the largest message with its frame, plus the bytes of one read.
     ///
     /// # Errors
-    /// Only when the start of the next message cannot be found any more: the line is lost. A bad
-    /// message that leaves the next one findable is [`Frame::Fault`].
+    /// Only if the start of the next message can no longer be found, which ends the line. A bad message
+    /// that can be skipped is a [`Frame::Fault`].
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError>;
 
-    /// Says how the stream ended, once no more bytes will come and `decode` gave `None`.
+    /// Returns how the stream ended. Called at end of input, after `decode` returned `None`.
     fn finish(&mut self, buffer: &mut BytesMut) -> Ending;
 
-    /// Appends one message to `out`. On an error nothing was appended.
+    /// Appends one message to `out`. On error, nothing is appended.
     ///
     /// # Errors
-    /// The message is too large, or the framing has no way to write it as one message.
+    /// The message is too large, or the framing cannot write it as one message.
     fn encode(&self, message: &Bytes, out: &mut WriteBuf) -> Result<(), EncodeError>;
 
-    /// The same for a message that is `head` and behind it `message`, where they need not be joined
-    /// first.
+    /// Appends one message that consists of `head` followed by `message`. Framings that can write the two
+    /// parts without joining them first override this.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode).
+    /// The same as [`encode`](Self::encode).
     fn encode_behind(
         &self,
         head: &[u8],
@@ -80,44 +81,46 @@ pub trait Framing: Clone + Send + Sync + 'static {
         self.encode(&[head, message].concat().into(), out)
     }
 
-    /// Which of the framings that endpoints name this is; `None` for any other.
+    /// Returns which of the framings that an endpoint can name this is; `None` for any other.
     fn kind(&self) -> Option<FramingKind> {
         None
     }
 
-    /// How many more bytes the message under way certainly needs; never above the message limit.
+    /// Returns how many more bytes the partly received message needs at least; never above the message
+    /// limit.
     fn missing(&self, buffer: &BytesMut) -> usize {
         let _ = buffer;
         0
     }
 
-    /// From here on takes messages of at most `most` bytes, and gives how many it took before; what is
-    /// under way may keep its limit. `None`: it has no limit that could be changed, and does nothing.
+    /// Sets the message limit to `most` and returns the previous one. A partly received message may keep
+    /// the limit it started with. Returns `None`, and changes nothing, if the framing has no adjustable
+    /// limit.
     fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
         let _ = most;
         None
     }
 
-    /// Whether a message is under way, of which some has come: it may be gone from the buffer already.
+    /// Returns whether a message was partly received. Its bytes may have left the buffer already.
     fn holds_part(&self, buffer: &BytesMut) -> bool {
         !buffer.is_empty()
     }
 }
 
-/// What a decoder found.
+/// One item decoded from a byte stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// One whole message.
     Message(Bytes),
-    /// One message that could not be delivered; the line goes on behind it.
+    /// One message that could not be delivered; the messages after it are.
     Fault(Fault),
 }
 
-/// Why one message was not delivered, or a promise about messages not kept, while the line goes on.
+/// Why one message could not be delivered. The line stays up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// A message above the limit was discarded while it streamed by.
+    /// A message above the limit, discarded as it arrived.
     Oversize(Box<Oversize>),
     /// A message that is not JSON where JSON is expected.
     NotJson(Box<NotJson>),
@@ -126,7 +129,7 @@ pub enum Fault {
 /// A message above the limit that was discarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oversize {
-    /// The largest message that would have been taken.
+    /// The limit on the size of a message.
     pub limit: ByteSize,
     /// The first bytes of the message, at most [`FAULT_HEAD`] and at most `limit`.
     pub head: Box<[u8]>,
@@ -137,29 +140,29 @@ pub struct Oversize {
 pub struct NotJson {
     /// Its first bytes, at most [`FAULT_HEAD`].
     pub head: Bytes,
-    /// Its whole length in bytes.
+    /// Its full length in bytes.
     pub length: usize,
     /// Where and why it is not JSON.
     pub error: JsonError,
 }
 
-/// How many bytes of a message that was not delivered a [`Fault`] keeps, so that the call it belongs to
-/// can be found: 4 KiB.
+/// How many bytes of an undelivered message a [`Fault`] keeps: 4 KiB. The call that the message belongs to
+/// is found in these bytes.
 pub const FAULT_HEAD: usize = 4096;
 
 /// How many of these bytes an error text shows.
 const SHOWN: usize = 200;
 
 impl Fault {
-    /// The fault for a message above `limit` of which at least the first `limit` bytes are `message`.
+    /// Returns the fault for a message above `limit`. `message` holds at least its first `limit` bytes.
     ///
-    /// What is kept does not depend on how much had arrived when the limit was passed.
+    /// The bytes that are kept do not depend on how many had arrived when the limit was exceeded.
     pub fn oversize(limit: ByteSize, message: &[u8]) -> Self {
         let head = message.get(..FAULT_HEAD.min(limit.bytes())).unwrap_or(message);
         Self::Oversize(Box::new(Oversize { limit, head: head.into() }))
     }
 
-    /// The first bytes of the message that was not delivered, at most [`FAULT_HEAD`].
+    /// Returns the first bytes of the undelivered message, at most [`FAULT_HEAD`].
     pub fn head(&self) -> &[u8] {
         match self {
             Self::Oversize(message) => &message.head,
@@ -189,20 +192,21 @@ impl fmt::Display for Fault {
 /// How a byte stream ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Between two messages.
+    /// The stream ended between two messages.
     Clean,
-    /// Behind a last line that has no newline. After a clean end of the stream it is a message.
+    /// The stream ended after a last line without a newline. If the stream ended cleanly, the line is a
+    /// message.
     Unterminated(Bytes),
-    /// In the middle of a message.
+    /// The stream ended in the middle of a message.
     Truncated(Truncated),
 }
 
-/// The part of a message that arrived before the stream ended.
+/// How much of a message had arrived when the stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Truncated {
-    /// How many bytes of the frame arrived, as far as they were kept.
+    /// The number of bytes that arrived.
     pub received: usize,
-    /// How many bytes the whole message has, where the framing says so up front.
+    /// The length of the whole message in bytes, if the framing announces it.
     pub expected: Option<usize>,
 }
 
@@ -217,20 +221,20 @@ impl fmt::Display for Truncated {
     }
 }
 
-/// The next message cannot be found any more; the line must end.
+/// The error of a byte stream in which the next message can no longer be found. It ends the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FrameError {
     /// The peer announced a message above the limit.
     Oversize {
-        /// What it announced, in bytes.
+        /// The announced length in bytes.
         length: u64,
-        /// The largest message that would have been taken.
+        /// The limit on the size of a message.
         limit: ByteSize,
     },
-    /// A header block of more than [`MAX_HEADER_BLOCK`].
+    /// A header block longer than [`MAX_HEADER_BLOCK`].
     HeaderBlockOversize,
-    /// A header line that is not `Name: value` ended by CR LF.
+    /// A header line that is not `Name: value` ending with CR LF.
     MalformedHeader,
     /// A header block without `Content-Length`.
     MissingContentLength,
@@ -238,15 +242,15 @@ pub enum FrameError {
     DuplicateContentLength,
     /// A `Content-Length` that is not a plain decimal number below 2⁶⁴.
     InvalidContentLength,
-    /// The other side sends `Content-Length` headers, and this line carries lines.
+    /// The peer sends `Content-Length` headers, but this line uses the framing `lines`.
     UnexpectedContentLength,
-    /// The other side sends lines of JSON, and this line carries messages behind `Content-Length` headers.
+    /// The peer sends lines of JSON, but this line uses `Content-Length` headers.
     UnexpectedLines,
-    /// The other side takes sessions only, and this line is none.
+    /// The peer accepts only sessions, and this line is not a session.
     UnexpectedSession,
-    /// The first message of a client is not JSON, where anybody may connect.
+    /// The first message of a client that is not authenticated is not JSON.
     FirstNotJson,
-    /// What came is not WebSocket frames, or not as they have to be.
+    /// The peer violated the WebSocket protocol.
     WebSocket(Violation),
 }
 
@@ -263,7 +267,7 @@ impl fmt::Display for FrameError {
                 write!(f, "a header block is longer than {MAX_HEADER_BLOCK}")
             }
             Self::MalformedHeader => {
-                f.write_str("a header line is not `Name: value` with CR LF behind it")
+                f.write_str("a header line is not `Name: value` ending with CR LF")
             }
             Self::MissingContentLength => f.write_str("a header block has no Content-Length"),
             Self::DuplicateContentLength => {
@@ -273,20 +277,20 @@ impl fmt::Display for FrameError {
                 f.write_str("a Content-Length is not a plain decimal number below 2^64")
             }
             Self::UnexpectedContentLength => f.write_str(
-                "the other side sends Content-Length headers, and this line carries one message a line; \
+                "the other side sends Content-Length headers, but this line expects one message per line; \
                  put content-length+ in front of the endpoint, as in --listen content-length+unix:PATH \
                  (for the program of `serve`: --framing content-length)",
             ),
             Self::UnexpectedLines => f.write_str(
-                "the other side sends JSON without Content-Length headers, and this line demands them; leave out \
-                 content-length+, as in --listen unix:PATH, or put it in front of the other side's endpoint \
-                 (for the program of `serve`: --framing lines)",
+                "the other side sends JSON without Content-Length headers, but this line requires them; \
+                 leave out content-length+, as in --listen unix:PATH, or put it in front of the other \
+                 side's endpoint (for the program of `serve`: --framing lines)",
             ),
             Self::UnexpectedSession => f.write_str(
-                "the other side takes sessions only; put resume+ in front of the endpoint, or add --resume",
+                "the other side accepts only sessions; put resume+ in front of the endpoint, or add --resume",
             ),
             Self::FirstNotJson => f.write_str(
-                "the first message is not JSON, which a listener that anybody may connect to demands",
+                "the first message is not JSON, which is required of clients that are not authenticated",
             ),
             Self::WebSocket(violation) => violation.fmt(f),
         }
@@ -295,30 +299,30 @@ impl fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
-/// The message was refused and nothing of it was sent.
+/// The error of a message that the framing cannot send. Nothing of the message was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// Nothing but white space, which the other side would not take for a message.
+    /// The message is empty or only white space, which the receiver would not treat as a message.
     Empty,
-    /// A raw CR or LF would make two lines of one message.
+    /// The message contains a raw CR or LF, which would split it into two lines.
     RawNewline,
     /// The message is above the limit.
     Oversize {
         /// Its length in bytes.
         length: usize,
-        /// The largest message that is sent.
+        /// The limit on the size of a message.
         limit: ByteSize,
     },
-    /// The message has raw line breaks or comes from another framing, so only JSON can be passed on, and
-    /// it is not JSON.
+    /// The message has raw line breaks or comes from another framing. Only JSON can be converted, and the
+    /// message is not JSON.
     NotJson(JsonError),
 }
 
 impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("an empty or blank message cannot be sent here"),
+            Self::Empty => f.write_str("an empty or blank message cannot be sent on this line"),
             Self::RawNewline => {
                 f.write_str("a message with a raw newline cannot be sent as one line")
             }
@@ -326,7 +330,10 @@ impl fmt::Display for EncodeError {
                 write!(f, "a message of {length} bytes is above the limit of {limit}")
             }
             Self::NotJson(error) => {
-                write!(f, "only JSON can be changed to fit this line, and it is not JSON: {error}")
+                write!(
+                    f,
+                    "the message cannot be converted for this line, as it is not JSON: {error}"
+                )
             }
         }
     }
@@ -346,12 +353,12 @@ fn refuse_oversize(length: usize, limit: ByteSize) -> Result<(), EncodeError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum FramingKind {
-    /// One message a line (NDJSON); the default.
+    /// One message per line (NDJSON); the default.
     #[default]
     Lines,
-    /// A header block with `Content-Length`, as the Language Server Protocol has it.
+    /// A header block with `Content-Length`, as in the Language Server Protocol.
     ContentLength,
-    /// A big-endian `u32` in front of each message, for any bytes.
+    /// A big-endian `u32` length before each message, which can be any bytes.
     LengthPrefix,
 }
 
@@ -359,7 +366,7 @@ impl FramingKind {
     /// Every kind, in the order they are documented.
     pub const ALL: [Self; 3] = [Self::Lines, Self::ContentLength, Self::LengthPrefix];
 
-    /// The name that stands in endpoints and options.
+    /// Returns the name used in endpoints and options.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Lines => "lines",
@@ -368,7 +375,7 @@ impl FramingKind {
         }
     }
 
-    /// A codec of this kind that takes and sends messages of at most `max_message`.
+    /// Returns a codec of this kind that receives and sends messages of at most `max_message`.
     pub const fn codec(self, max_message: ByteSize) -> Codec {
         match self {
             Self::Lines => Codec::Lines(Lines::new(max_message)),
@@ -392,13 +399,13 @@ impl FromStr for FramingKind {
     }
 }
 
-/// The text names no framing.
+/// The error of parsing a [`FramingKind`] from text that names no framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownFraming;
 
 impl fmt::Display for UnknownFraming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no such framing; there are lines, content-length and length-prefix")
+        f.write_str("no such framing; the framings are lines, content-length and length-prefix")
     }
 }
 
@@ -407,17 +414,17 @@ impl std::error::Error for UnknownFraming {}
 /// A framing chosen at run time.
 #[derive(Clone, Debug)]
 pub enum Codec {
-    /// One message a line.
+    /// One message per line.
     Lines(Lines),
     /// A header block with `Content-Length`.
     ContentLength(ContentLength),
-    /// A big-endian `u32` in front.
+    /// A big-endian `u32` length before each message.
     LengthPrefix(LengthPrefix),
-    /// One message a line, or what the other side turns out to speak.
+    /// One message per line, or `Content-Length` headers if the client sends those.
     Detected(DetectedLines),
 }
 
-/// The same call on whichever framing was chosen.
+/// Forwards a call to the framing that was chosen.
 macro_rules! each {
     ($self:expr, $framing:ident => $call:expr) => {
         match $self {
