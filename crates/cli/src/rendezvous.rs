@@ -12,7 +12,7 @@ use crate::report::Failure;
 use crate::sessions::{self, Served};
 
 /// How many servers of one name may run before a person is asked to say where.
-const MOST: u32 = 1000;
+const MAX_NUMBER: u32 = 1000;
 
 /// Listens on a socket named after `program`; where that is in use, on the next number.
 pub(crate) async fn listen(
@@ -24,14 +24,16 @@ pub(crate) async fn listen(
     let elsewhere = |problem| Failure::Said(format!("{problem}; or say where: --listen"));
     let directory = directory().map_err(elsewhere)?;
     let name = socket_name(program);
-    let places = (1..=MOST).map(|number| match number {
+    let places = (1..=MAX_NUMBER).map(|number| match number {
         1 => Endpoint::unix(directory.join(format!("{name}.sock"))),
         _ => Endpoint::unix(directory.join(format!("{name}-{number}.sock"))),
     });
     let acceptor = sessions::listen_at_first_free(registry, places, options, served).await?;
     acceptor.ok_or_else(|| {
         let directory = directory.display();
-        Failure::Said(format!("{MOST} sockets in {directory} are in use; say where: --listen"))
+        Failure::Said(format!(
+            "{MAX_NUMBER} sockets in {directory} are in use; say where: --listen"
+        ))
     })
 }
 

@@ -9,7 +9,7 @@ use crate::report::Failure;
 use crate::sessions::{self, Served};
 
 /// How many servers of one name may run before a person is asked to say where.
-const MOST: u32 = 1000;
+const MAX_NUMBER: u32 = 1000;
 
 /// Listens on a pipe named after `program`; where that is in use, also by another user, on the next
 /// number.
@@ -20,13 +20,13 @@ pub(crate) async fn listen(
     served: Served,
 ) -> Result<Box<dyn DynAcceptor>, Failure> {
     let name = pipe_name(program);
-    let places = (1..=MOST).map(|number| match number {
+    let places = (1..=MAX_NUMBER).map(|number| match number {
         1 => Endpoint::new(Address::Pipe(name.clone())),
         _ => Endpoint::new(Address::Pipe(format!("{name}-{number}"))),
     });
     let acceptor = sessions::listen_at_first_free(registry, places, options, served).await?;
     acceptor.ok_or_else(|| {
-        Failure::Said(format!("{MOST} pipes of this name are in use; say where: --listen"))
+        Failure::Said(format!("{MAX_NUMBER} pipes of this name are in use; say where: --listen"))
     })
 }
 

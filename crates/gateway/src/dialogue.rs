@@ -12,7 +12,7 @@ use tieline_proto::jsonrpc::{
     PARSE_ERROR, State, write_error, write_response,
 };
 use tieline_proto::{FAULT_HEAD, Fault, FrameError};
-use tieline_transport::Sparing;
+use tieline_transport::WarnThrottle;
 
 use crate::own::Own;
 use crate::pump::Side;
@@ -37,7 +37,7 @@ pub(crate) struct Dialogue {
     client_has_spoken: AtomicBool,
     pub(crate) to_near: Arc<Own>,
     pub(crate) to_far: Arc<Own>,
-    not_json: Sparing,
+    not_json: WarnThrottle,
 }
 
 /// The requests of the program that the client has not answered.
@@ -122,7 +122,7 @@ impl Dialogue {
             client_has_spoken: AtomicBool::new(false),
             to_near: Arc::default(),
             to_far: Arc::default(),
-            not_json: Sparing::new(|count| {
+            not_json: WarnThrottle::new(|count| {
                 tracing::warn!(count, "the program has printed more lines that are not JSON");
             }),
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{Dialect, INTERNAL_ERROR, Message, Outline, classify, write_error};
-use tieline_transport::{CloseReason, Outgoing, Refused, SendError, Sender, Sparing};
+use tieline_transport::{CloseReason, Outgoing, Refused, SendError, Sender, WarnThrottle};
 
 /// What is done when a client does not take what the far side says, and the channel's own queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub(crate) struct Outbox {
     /// Something has a place beyond the bound.
     is_beyond: bool,
     dropped: u64,
-    warnings: Sparing,
+    warnings: WarnThrottle,
 }
 
 struct Waiting {
@@ -119,7 +119,7 @@ impl Outbox {
             bytes: 0,
             is_beyond: false,
             dropped: 0,
-            warnings: Sparing::new(|count| {
+            warnings: WarnThrottle::new(|count| {
                 tracing::warn!(count, "more messages for the client were dropped");
             }),
         }

@@ -200,12 +200,12 @@ mod tests {
 
     /// What it was told, as Prometheus would write it.
     #[derive(Clone, Default)]
-    struct Told {
+    struct Exported {
         values: Arc<Mutex<BTreeMap<String, f64>>>,
         described: Arc<Mutex<Vec<String>>>,
     }
 
-    struct Named(String, Told);
+    struct Named(String, Exported);
 
     impl Named {
         fn tell(&self, value: f64) {
@@ -231,7 +231,7 @@ mod tests {
         }
     }
 
-    impl Told {
+    impl Exported {
         fn named(&self, key: &Key) -> Arc<Named> {
             let labels = key.labels().map(|label| format!("{{{}={}}}", label.key(), label.value()));
             let name = key.name().to_owned() + &labels.collect::<String>();
@@ -239,7 +239,7 @@ mod tests {
         }
     }
 
-    impl Recorder for Told {
+    impl Recorder for Exported {
         fn describe_counter(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
             self.described.lock().unwrap().push(name.as_str().to_owned());
         }
@@ -269,7 +269,7 @@ mod tests {
         watch.came();
         watch.came();
         watch.report(ServerReport { refused: 1, lost: 7, ..ServerReport::default() });
-        let told = Told::default();
+        let told = Exported::default();
         metrics::with_local_recorder(&told, || watch.publish());
         let values = told.values.lock().unwrap();
         for (name, expected) in [

@@ -17,7 +17,7 @@ use tieline_proto::jsonrpc::Message;
 use tieline_proto::{Fault, FrameError, FramingKind, session};
 use tieline_transport::{
     CloseReason, Control, Incoming, NotPassedOn, Receiver, Refused, Reset, SendError, Sender,
-    SenderExt, Sparing, TransportKind,
+    SenderExt, TransportKind, WarnThrottle,
 };
 use tokio::task::coop;
 
@@ -151,7 +151,7 @@ pub(crate) struct Direction<'a> {
     from: Side,
     pub(crate) passed: AtomicU64,
     pub(crate) lost: AtomicU64,
-    warnings: Sparing,
+    warnings: WarnThrottle,
     /// All that was there to be taken is handed over.
     pub(crate) is_idle: AtomicBool,
 }
@@ -170,7 +170,7 @@ pub(crate) enum PumpEnd {
 impl<'a> Direction<'a> {
     pub(crate) fn new(options: &'a Bridge, from: Side) -> Self {
         let (line, name) = (options.line, from.name());
-        let warnings = Sparing::new(move |count| {
+        let warnings = WarnThrottle::new(move |count| {
             tracing::warn!(line, count, "more messages from the {name} were lost");
         });
         Self {

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::shared::{Shared, lock};
-use crate::state::Told;
+use crate::state::StatePublisher;
 use crate::{Link, LinkOptions, LinkReceiver, LinkSender, SessionOptions, State, States};
 
 /// How a client behaves.
@@ -42,7 +42,7 @@ pub struct Client {
     connector: Arc<dyn DynConnector>,
     endpoint: Endpoint,
     options: ClientOptions,
-    told: Told,
+    told: StatePublisher,
     slot: Mutex<Slot>,
 }
 
@@ -81,7 +81,7 @@ impl Client {
         endpoint: Endpoint,
         options: ClientOptions,
     ) -> Self {
-        let told = Told::first(State::Idle);
+        let told = StatePublisher::first(State::Idle);
         Self { connector, endpoint, options, told, slot: Mutex::new(Slot::Free) }
     }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tieline_proto::{Beat, Heartbeat, HeartbeatConfig, Histogram};
+use tieline_proto::{Heartbeat, HeartbeatConfig, HeartbeatEvent, Histogram};
 use tieline_transport::{Control, Health, Outgoing};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -138,12 +138,12 @@ impl HealthMonitor {
         self.0.news.notify_one();
     }
 
-    /// The next thing that is to be done or known: [`Beat::Ping`] when a ping is to be sent, and whether
+    /// The next thing that is to be done or known: [`HeartbeatEvent::Ping`] when a ping is to be sent, and whether
     /// the other side has gone, come back, or started anew. Any byte that comes in is a sign of life;
     /// bytes are looked at when a ping is due or its answer late. A line that is not pinged has no beat.
     ///
     /// To be awaited by one at a time. Cancel-safe. Needs a tokio runtime with its timer.
-    pub async fn next_beat(&self) -> Beat {
+    pub async fn next_beat(&self) -> HeartbeatEvent {
         loop {
             // What is told from here on is not missed.
             let news = self.0.news.notified();
@@ -159,15 +159,15 @@ impl HealthMonitor {
     }
 
     /// The beat there is, or when there may be one.
-    fn poll(&self) -> Result<Beat, Option<Duration>> {
+    fn poll(&self) -> Result<HeartbeatEvent, Option<Duration>> {
         let (now, info) = (self.0.begun.elapsed(), self.0.control.info());
         let mut state = self.state();
         state.look(now, info.bytes_in, info.last_received.elapsed());
         let State { heartbeat, pings, restarts, .. } = &mut *state;
         let Some(heartbeat) = heartbeat else { return Err(None) };
         let beat = heartbeat.poll(now).ok_or(Some(heartbeat.next_wake()))?;
-        *pings += u64::from(beat == Beat::Ping);
-        *restarts += u64::from(matches!(beat, Beat::Restarted { .. }));
+        *pings += u64::from(beat == HeartbeatEvent::Ping);
+        *restarts += u64::from(matches!(beat, HeartbeatEvent::Restarted { .. }));
         Ok(beat)
     }
 

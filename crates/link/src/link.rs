@@ -12,7 +12,7 @@ use tieline_transport::{
 use crate::receiver::{LinkReceiver, Receiving};
 use crate::recovery::Decider;
 use crate::shared::{Behind, Sending, Shared, lock};
-use crate::state::Told;
+use crate::state::StatePublisher;
 use crate::{Recovery, State, States};
 
 /// How a link behaves.
@@ -52,7 +52,7 @@ impl Link {
         connector: Arc<dyn DynConnector>,
         options: LinkOptions,
     ) -> Result<Self, TransportError> {
-        let told = Told::first(State::Connecting { attempt: 1 });
+        let told = StatePublisher::first(State::Connecting { attempt: 1 });
         Self::connect_as(connector, options, told).await
     }
 
@@ -60,7 +60,7 @@ impl Link {
     pub(crate) async fn connect_as(
         connector: Arc<dyn DynConnector>,
         options: LinkOptions,
-        told: Told,
+        told: StatePublisher,
     ) -> Result<Self, TransportError> {
         let line = connector.connect().await?;
         let of_line = line.control().clone();

@@ -8,7 +8,7 @@ use std::task::Waker;
 
 use crate::State;
 use crate::receiver::Receiving;
-use crate::state::Told;
+use crate::state::StatePublisher;
 use tieline_transport::{
     Backing, BoxFuture, ChildExit, CloseReason, ConnectionInfo, Control, DynConnector, Health,
     PeerIdentity, Principal, Sender, Traffic,
@@ -16,7 +16,7 @@ use tieline_transport::{
 
 pub(crate) struct Shared {
     pub(crate) connector: Arc<dyn DynConnector>,
-    told: Told,
+    told: StatePublisher,
     pub(crate) sending: Mutex<Sending>,
     pub(crate) receiving: Mutex<Receiving>,
     /// The sender has found the line broken, and the receiver has not seen its end.
@@ -80,7 +80,7 @@ struct Life {
 impl Shared {
     pub(crate) fn new(
         connector: Arc<dyn DynConnector>,
-        told: Told,
+        told: StatePublisher,
         sender: Box<dyn Sender>,
         receiving: Receiving,
         line: Control,
@@ -103,7 +103,7 @@ impl Shared {
         lock(&self.life)
     }
 
-    pub(crate) fn told(&self) -> &Told {
+    pub(crate) fn told(&self) -> &StatePublisher {
         &self.told
     }
 

@@ -77,7 +77,7 @@ impl fmt::Display for State {
 
 /// Where one line tells how far it has come. Lines that come one after the other tell the same
 /// watchers, each in its turn.
-pub(crate) struct Told {
+pub(crate) struct StatePublisher {
     states: Weak<Watched>,
     /// They come to their end with the first: what is left of a later line holds up nobody.
     _first: Option<Arc<Watched>>,
@@ -87,7 +87,7 @@ pub(crate) struct Told {
 
 type Watched = watch::Sender<(u64, State)>;
 
-impl Told {
+impl StatePublisher {
     /// The first, of which `state` is told.
     pub(crate) fn first(state: State) -> Self {
         let states = Arc::new(Watched::new((0, state)));
@@ -137,7 +137,7 @@ pub struct States {
 }
 
 impl States {
-    pub(crate) fn of(told: &Told, ends: bool) -> Self {
+    pub(crate) fn of(told: &StatePublisher, ends: bool) -> Self {
         let mut states = told.seen.clone();
         states.mark_changed();
         Self { states, ends, is_over: false }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use support::{message, poll_once, within};
 use tieline_link::HealthMonitor;
-use tieline_proto::{Beat, HeartbeatConfig};
+use tieline_proto::{HeartbeatConfig, HeartbeatEvent};
 use tieline_transport::{Channel, SenderExt, memory_pair};
 use tokio::time::{Instant, sleep};
 
@@ -22,7 +22,7 @@ fn pinging(control: &tieline_transport::Control) -> HealthMonitor {
 }
 
 /// When the next beat comes, in seconds since `begun`, and which it is.
-async fn beat(monitor: &HealthMonitor, begun: Instant) -> (u64, Beat) {
+async fn beat(monitor: &HealthMonitor, begun: Instant) -> (u64, HeartbeatEvent) {
     let beat = within("a beat", monitor.next_beat()).await;
     (begun.elapsed().as_secs(), beat)
 }
@@ -55,17 +55,19 @@ async fn a_silent_peer_is_down_after_twenty_five_seconds_and_up_with_two_answers
     let (ours, _theirs) = memory_pair();
     let (monitor, begun) = (pinging(ours.control()), Instant::now());
     monitor.set_ready(true);
-    for expected in [(10, Beat::Ping), (20, Beat::Ping), (25, Beat::Down)] {
+    for expected in
+        [(10, HeartbeatEvent::Ping), (20, HeartbeatEvent::Ping), (25, HeartbeatEvent::Down)]
+    {
         assert!(monitor.report().live);
         assert_eq!(beat(&monitor, begun).await, expected);
     }
     let report = monitor.report();
     assert!(!report.live && !report.ready);
-    assert_eq!(beat(&monitor, begun).await, (30, Beat::Ping));
+    assert_eq!(beat(&monitor, begun).await, (30, HeartbeatEvent::Ping));
     monitor.pong(7);
-    assert_eq!(beat(&monitor, begun).await, (30, Beat::Ping));
+    assert_eq!(beat(&monitor, begun).await, (30, HeartbeatEvent::Ping));
     monitor.pong(7);
-    assert_eq!(beat(&monitor, begun).await, (30, Beat::Up));
+    assert_eq!(beat(&monitor, begun).await, (30, HeartbeatEvent::Up));
     let report = monitor.report();
     assert!(report.live && report.ready);
     assert_eq!((report.pings, report.restarts, report.instance), (4, 0, Some(7)));
@@ -96,7 +98,7 @@ async fn what_comes_in_is_a_sign_of_life_and_what_goes_out_is_none() {
     tokio::select! {
         () = talk => unreachable!(),
         first = monitor.next_beat() => {
-            assert_eq!(first, Beat::Ping);
+            assert_eq!(first, HeartbeatEvent::Ping);
             let at = begun.elapsed().as_secs();
             // The bytes' clock stands still here, so they count from when they are looked at.
             assert!((100..=110).contains(&at), "{at}");
@@ -111,7 +113,7 @@ async fn bytes_answer_a_ping_as_well_as_a_pong_does() {
     let (_sender, mut receiver) = ours.split();
     let (mut far_sender, _far_receiver) = theirs.split();
     for _ in 0..5 {
-        assert_eq!(beat(&monitor, begun).await.1, Beat::Ping);
+        assert_eq!(beat(&monitor, begun).await.1, HeartbeatEvent::Ping);
         sleep(s(4)).await;
         far_sender.send("busy").await.unwrap();
         message(&mut receiver).await;
@@ -128,11 +130,11 @@ async fn a_peer_that_started_anew_is_told_and_who_asks_is_answered_at_once() {
     let mut waits = Box::pin(monitor.next_beat());
     assert!(poll_once(waits.as_mut()).await.is_none());
     monitor.pong(2);
-    assert_eq!(within("the restart", waits).await, Beat::Restarted { from: 1, to: 2 });
+    assert_eq!(within("the restart", waits).await, HeartbeatEvent::Restarted { from: 1, to: 2 });
     let mut waits = Box::pin(monitor.next_beat());
     assert!(poll_once(waits.as_mut()).await.is_none());
     monitor.probe_now();
-    assert_eq!(within("the probe", waits).await, Beat::Ping);
+    assert_eq!(within("the probe", waits).await, HeartbeatEvent::Ping);
     assert_eq!((begun.elapsed(), monitor.report().restarts), (Duration::ZERO, 1));
 }
 

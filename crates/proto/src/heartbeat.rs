@@ -36,7 +36,7 @@ impl Default for HeartbeatConfig {
 /// What a heartbeat wants done or known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Beat {
+pub enum HeartbeatEvent {
     /// Send a ping now.
     Ping,
     /// Nobody is there any more: by default 25 s at most after the last sign of life.
@@ -81,7 +81,7 @@ pub struct Heartbeat {
 
 /// Buffers on the way, which nobody sees, may hold as much again of what went out before a ping. So its
 /// answer may take as long as that took, up to this.
-const MOST_PATIENCE: Duration = Duration::from_secs(60);
+const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Heartbeat {
     /// A line that was made at `now`: that was a sign of life.
@@ -127,7 +127,7 @@ impl Heartbeat {
         let (Some(behind), Some(awaited)) = (self.behind, &mut self.awaited) else { return };
         if left > behind {
             self.behind = None;
-            let took = now.saturating_sub(self.last_ping).min(MOST_PATIENCE);
+            let took = now.saturating_sub(self.last_ping).min(MAX_PATIENCE);
             *awaited = now.saturating_add(self.config.timeout.max(took));
         } else if has_moved {
             self.misses = 0;
@@ -161,16 +161,16 @@ impl Heartbeat {
     }
 
     /// What is to be done or known now; `None` until [`next_wake`](Self::next_wake).
-    pub fn poll(&mut self, now: Duration) -> Option<Beat> {
+    pub fn poll(&mut self, now: Duration) -> Option<HeartbeatEvent> {
         if let Some((from, to)) = self.restarted.take() {
-            return Some(Beat::Restarted { from, to });
+            return Some(HeartbeatEvent::Restarted { from, to });
         }
         if self.awaited.is_some_and(|deadline| deadline <= now) {
             self.missed();
         }
         if self.is_down != self.is_told_down {
             self.is_told_down = self.is_down;
-            return Some(if self.is_down { Beat::Down } else { Beat::Up });
+            return Some(if self.is_down { HeartbeatEvent::Down } else { HeartbeatEvent::Up });
         }
         if self.awaited.is_some() || !(self.is_probing || self.next_ping() <= now) {
             return None;
@@ -179,7 +179,7 @@ impl Heartbeat {
         self.last_ping = now;
         self.behind = (self.waiting > 0).then(|| self.left.saturating_add(self.waiting));
         self.awaited = Some(now.saturating_add(self.config.timeout));
-        Some(Beat::Ping)
+        Some(HeartbeatEvent::Ping)
     }
 
     /// When to poll next, if nothing comes in before.

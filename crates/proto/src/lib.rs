@@ -42,8 +42,8 @@ mod printable;
 mod restart;
 mod retry_budget;
 pub mod session;
-mod slept;
 pub mod sse;
+mod suspend;
 pub mod websocket;
 mod write_buf;
 
@@ -55,12 +55,12 @@ pub use framing::{
     Framing, FramingKind, Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, NotJson, Oversize,
     Truncated, UnknownFraming,
 };
-pub use heartbeat::{Beat, Heartbeat, HeartbeatConfig};
+pub use heartbeat::{Heartbeat, HeartbeatConfig, HeartbeatEvent};
 pub use histogram::Histogram;
 pub use printable::{printable, printable_lines};
 pub use restart::{RestartPolicy, Restarts, UnknownRestartPolicy, Verdict};
 pub use retry_budget::{RetryBudget, RetryBudgetConfig};
-pub use slept::Slept;
+pub use suspend::SuspendDetector;
 pub use write_buf::WriteBuf;
 
 /// The default limit on the size of a message, received or sent: 16 MiB.

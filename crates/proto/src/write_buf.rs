@@ -17,7 +17,7 @@ const REFERENCE_FROM: usize = 16 * 1024;
 const KEEP_CAPACITY: usize = 8 * 1024;
 
 /// The largest tail that is kept for the next queue that needs a large one.
-const MOST_SPARE: usize = 512 * 1024;
+const MAX_SPARE: usize = 512 * 1024;
 
 thread_local! {
     /// Memory that a queue of this thread released. If it were freed after each burst, the next burst
@@ -207,7 +207,7 @@ impl WriteBuf {
     pub fn shrink(&mut self) {
         if self.is_empty() && self.tail.capacity() > KEEP_CAPACITY {
             let tail = std::mem::take(&mut self.tail);
-            if tail.capacity() <= MOST_SPARE {
+            if tail.capacity() <= MAX_SPARE {
                 let _ = SPARE.try_with(|spare| spare.set(tail));
             }
         }

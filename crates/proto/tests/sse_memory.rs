@@ -9,7 +9,7 @@ use tieline_proto::sse::{Excess, Item, Limits, Parser};
 /// Of each stream, in pieces of 64 KiB.
 const LENGTH: usize = 4 << 20;
 /// Much less, and more than the parser may keep: its data, a name and two ids, each twice as it grows.
-const MOST_KIB: u64 = 2 << 10;
+const MAX_KIB: u64 = 2 << 10;
 
 /// The most memory that the process ever had.
 fn peak_kib() -> u64 {
@@ -52,6 +52,6 @@ fn whatever_never_ends_takes_a_bounded_place() {
         }
         assert_eq!(items, expected, "{} {}", begin.escape_ascii(), repeated.escape_ascii());
         let grown = peak_kib() - before;
-        assert!(grown < MOST_KIB, "{grown} KiB: {}", repeated.escape_ascii());
+        assert!(grown < MAX_KIB, "{grown} KiB: {}", repeated.escape_ascii());
     }
 }

@@ -93,7 +93,7 @@ const BEGIN: usize = 200;
 /// The other side can begin on the first answers while the rest are made, if there is a core for it.
 /// Where there is none, a write more is only a switch more. (64 calls in flight between two cores:
 /// 205 k/s in one go, 540 k/s by sixteens; on one core 420 k/s in one go, 310 k/s by 32.)
-static MOST_AT_ONCE: LazyLock<usize> = LazyLock::new(|| match thread::available_parallelism() {
+static MAX_AT_ONCE: LazyLock<usize> = LazyLock::new(|| match thread::available_parallelism() {
     Ok(cores) if cores.get() > 1 => 16,
     _ => 1024,
 });
@@ -122,7 +122,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
 
     /// Takes what has come in. True if there may be more.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> bool {
-        for _ in 0..*MOST_AT_ONCE {
+        for _ in 0..*MAX_AT_ONCE {
             if !matches!(self.stage, Stage::Open | Stage::Closing(_)) || self.is_overfull(cx) {
                 return false;
             }

@@ -26,7 +26,7 @@ pub(crate) struct Inbound<H> {
     shared: Arc<Shared>,
     /// Counts arrivals.
     arrived: u64,
-    notifications: VecDeque<(u64, Told)>,
+    notifications: VecDeque<(u64, Ordered)>,
     notifications_weight: usize,
     /// The notification that is being handled.
     handling: Option<(u64, BoxFuture<'static, ()>)>,
@@ -46,7 +46,7 @@ pub(crate) struct Inbound<H> {
 const LEAST_NOTIFICATION: usize = 4096;
 
 /// What is handled in the order of its arrival.
-enum Told {
+enum Ordered {
     Notification(Notification),
     Reset(Reset),
 }
@@ -110,7 +110,7 @@ impl<H: Handler> Inbound<H> {
     pub(crate) fn notification(&mut self, notification: Notification) {
         self.arrived += 1;
         self.notifications_weight += self.weight_of(&notification);
-        self.notifications.push_back((self.arrived, Told::Notification(notification)));
+        self.notifications.push_back((self.arrived, Ordered::Notification(notification)));
     }
 
     /// Another line has come. What was asked over the one before is given up: nobody waits for the
@@ -123,14 +123,14 @@ impl<H: Handler> Inbound<H> {
         self.beginning = None;
         // One that nobody was told of yet is no matter any more, but for what was lost.
         self.notifications.retain(|(_, told)| match told {
-            Told::Notification(_) => true,
-            Told::Reset(earlier) => {
+            Ordered::Notification(_) => true,
+            Ordered::Reset(earlier) => {
                 reset.lost += earlier.lost;
                 false
             }
         });
         self.arrived += 1;
-        self.notifications.push_back((self.arrived, Told::Reset(reset)));
+        self.notifications.push_back((self.arrived, Ordered::Reset(reset)));
     }
 
     fn weight_of(&self, notification: &Notification) -> usize {
@@ -206,8 +206,8 @@ impl<H: Handler> Inbound<H> {
             return true;
         }
         let (arrival, notification) = match self.notifications.pop_front() {
-            Some((arrival, Told::Notification(notification))) => (arrival, notification),
-            Some((_, Told::Reset(reset))) => {
+            Some((arrival, Ordered::Notification(notification))) => (arrival, notification),
+            Some((_, Ordered::Reset(reset))) => {
                 self.begin(reset);
                 return true;
             }

@@ -16,17 +16,17 @@ use tieline_proto::jsonrpc::{
 use tieline_transport::CloseReason;
 use tokio::sync::{Notify, Semaphore, watch};
 
-use self::gate::Gate;
+use self::gate::EpochGate;
 use crate::options::weight;
 use crate::peer::Bound;
 use crate::{CallError, Meanwhile, NotSent, PeerOptions};
 
 /// With so many messages unsent, no more requests of the other side are started.
-const MOST_UNSENT: usize = 4096;
+const MAX_UNSENT: usize = 4096;
 
 /// With more calls pending, an answer is for the one whose id it has and for no other: each of them would be
 /// looked at for each such answer.
-const MOST_COMPARED: usize = 1024;
+const MAX_COMPARED: usize = 1024;
 
 pub(crate) struct Shared {
     pub(crate) options: PeerOptions,
@@ -54,7 +54,7 @@ struct State {
     outgoing: VecDeque<Outgoing>,
     calls: Calls<Pending>,
     phase: Phase,
-    gate: Gate,
+    gate: EpochGate,
     close_requested: bool,
     /// How many bytes of messages wait to be sent.
     outgoing_bytes: usize,
@@ -139,7 +139,7 @@ impl Shared {
                 unread: None,
                 calls: Calls::default(),
                 phase: Phase::Open,
-                gate: Gate::default(),
+                gate: EpochGate::default(),
                 close_requested: false,
                 driver: None,
                 asleep: false,
@@ -277,7 +277,7 @@ impl Shared {
         if exact.and_then(|id| state.calls.get_mut(id)).is_some_and(waits) {
             return exact;
         }
-        if state.calls.len() > MOST_COMPARED {
+        if state.calls.len() > MAX_COMPARED {
             return None;
         }
         let pending = state.calls.iter_mut().filter(|(_, it)| it.sent && it.answer.is_none());
@@ -412,7 +412,7 @@ impl Shared {
     /// answers are still read: it may be waiting in the same way for this side to read.
     pub(crate) fn is_clogged(&self) -> bool {
         let state = self.lock();
-        state.outgoing.len() >= MOST_UNSENT
+        state.outgoing.len() >= MAX_UNSENT
             || state.outgoing_bytes >= self.options.queue.bytes().saturating_mul(2)
     }
 

@@ -66,8 +66,8 @@ mod pipe;
 mod principal;
 mod profile;
 mod registry;
-mod sparing;
 mod tcp;
+mod throttle;
 mod transport;
 
 #[cfg(unix)]
@@ -111,8 +111,8 @@ pub use pipe::{Pipe, PipeConfig, PipeConnection, PipeListener};
 pub use principal::{Owner, Principal};
 pub use profile::PerformanceProfile;
 pub use registry::{Registry, Scheme};
-pub use sparing::Sparing;
 pub use tcp::{Tcp, TcpConfig, TcpConnection, TcpListener};
+pub use throttle::WarnThrottle;
 pub use transport::{DynListener, DynTransport, Listener, NoListener, Transport, TransportConfig};
 
 #[cfg(any(unix, windows))]

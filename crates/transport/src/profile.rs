@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tieline_proto::ByteSize;
 
 use crate::Endpoint;
-use crate::sparing::Sparing;
+use crate::throttle::WarnThrottle;
 
 /// What a transport costs on ordinary hardware; the budgets that slow operations are held against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +39,12 @@ impl PerformanceProfile {
 
 /// Warns of slow operations on an endpoint, with the count of those in between.
 #[derive(Debug)]
-pub(crate) struct SlowLog(Sparing);
+pub(crate) struct SlowLog(WarnThrottle);
 
 impl SlowLog {
     pub(crate) fn new(endpoint: &Endpoint) -> Self {
         let endpoint = endpoint.clone();
-        Self(Sparing::new(move |count| {
+        Self(WarnThrottle::new(move |count| {
             tracing::warn!(%endpoint, count, "there were more slow operations");
         }))
     }

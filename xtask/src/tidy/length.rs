@@ -7,7 +7,7 @@ use crate::workspace::Workspace;
 use crate::{Failure, failed};
 
 const NOTED_LINES: usize = 400;
-const MOST_LINES: usize = 600;
+const MAX_LINES: usize = 600;
 
 pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
@@ -25,7 +25,7 @@ pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
 fn judge(file: &str, lines: usize) -> Option<Finding> {
     let finding = |remedy| Finding::new(file, format!("{lines} lines"), remedy);
     match lines {
-        _ if lines > MOST_LINES => Some(finding("split it: two things are in it")),
+        _ if lines > MAX_LINES => Some(finding("split it: two things are in it")),
         _ if lines > NOTED_LINES => Some(finding("look whether it is two things").note()),
         _ => None,
     }

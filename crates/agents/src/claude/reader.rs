@@ -22,10 +22,10 @@ const QUEUE: u32 = 16 * 1024 * 1024;
 const LEAST: u32 = 512;
 
 /// So many of the program's requests are worked on at once; those above are refused.
-const MOST_ANSWERING: usize = 256;
+const MAX_ANSWERING: usize = 256;
 
 /// So many answers and withdrawals wait to be written; what is above gets none, and is counted.
-const MOST_TASKS: usize = 1024;
+const MAX_TASKS: usize = 1024;
 
 /// A message, or why one was lost, with the room that it takes in the queue.
 pub(super) type Queued = (Result<Bytes, Error>, OwnedSemaphorePermit);
@@ -140,7 +140,7 @@ impl Reader {
             return self.lost();
         }
         let callback = match self.answering.len() {
-            ..MOST_ANSWERING => self.callbacks.answer(request),
+            ..MAX_ANSWERING => self.callbacks.answer(request),
             _ => Err("too many requests at once".to_owned()),
         };
         match callback {
@@ -161,7 +161,7 @@ impl Reader {
 
     /// Writes without waiting here: while the program does not read it must be listened to.
     fn write(&mut self, message: Value) {
-        if self.tasks.len() >= MOST_TASKS {
+        if self.tasks.len() >= MAX_TASKS {
             return self.lost();
         }
         let cli = self.cli.clone();

@@ -16,7 +16,7 @@ use super::place::Place;
 use super::{METHOD, said};
 
 /// So many may ask at once; for one more, the first of them is let go: it has most likely nothing to ask.
-const MOST: usize = 16;
+const MAX_CONNECTIONS: usize = 16;
 
 /// Nobody asks for longer than this.
 const ATTENTION: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ impl Offer {
                 Some(_) = asking.join_next() => in_order.retain(|asker| !asker.is_finished()),
                 accepted = self.0.accept() => match accepted {
                     Ok(channel) => {
-                        if in_order.len() >= MOST && let Some(first) = in_order.pop_front() {
+                        if in_order.len() >= MAX_CONNECTIONS && let Some(first) = in_order.pop_front() {
                             first.abort();
                         }
                         in_order.push_back(asking.spawn(answer(channel, about.clone())));

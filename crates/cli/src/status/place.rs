@@ -12,10 +12,10 @@ use crate::rendezvous;
 const ENDING: &str = ".status";
 
 /// How many processes of one number may be there: in containers that share the directory.
-const MOST: u32 = 8;
+const MAX_ATTEMPTS: u32 = 8;
 
 /// How many names of a directory are looked at.
-const MOST_NAMES: usize = 4096;
+const MAX_NAMES: usize = 4096;
 
 /// A socket of our own. Dropping it removes it, and the lock beside it.
 pub(super) struct Place {
@@ -33,7 +33,7 @@ impl Place {
             drop(Self::listen(registry, path).await);
         }
         let pid = std::process::id();
-        for number in 1..=MOST {
+        for number in 1..=MAX_ATTEMPTS {
             let name = match number {
                 1 => format!("{pid}{ENDING}"),
                 _ => format!("{pid}-{number}{ENDING}"),
@@ -43,7 +43,7 @@ impl Place {
                 taken => return taken.map_err(|error| error.to_string()),
             }
         }
-        Err(format!("{MOST} sockets of this process's number are in use"))
+        Err(format!("{MAX_ATTEMPTS} sockets of this process's number are in use"))
     }
 
     async fn listen(registry: &Registry, path: PathBuf) -> Result<Self, TransportError> {
@@ -89,7 +89,7 @@ fn in_directory(directory: &Path) -> Vec<(u32, PathBuf)> {
         let pid = pid(entry.file_name().to_str()?)?;
         Some((pid, entry.path()))
     });
-    found.take(MOST_NAMES).collect()
+    found.take(MAX_NAMES).collect()
 }
 
 /// The number in a socket's name.

@@ -10,7 +10,7 @@ const BEGINNING: &str = "tieline-status-";
 const PIPES: &str = r"\\.\pipe\";
 
 /// How many of them are looked at.
-const MOST_NAMES: usize = 4096;
+const MAX_NAMES: usize = 4096;
 
 /// A pipe of our own. It goes with its process, however that goes.
 pub(super) struct Place(Box<dyn DynAcceptor>);
@@ -43,5 +43,5 @@ pub(super) fn all() -> Result<Vec<(u32, Endpoint)>, String> {
         let pid = name.strip_prefix(BEGINNING)?.parse().ok()?;
         Some((pid, Endpoint::new(Address::Pipe(name))))
     });
-    Ok(found.take(MOST_NAMES).collect())
+    Ok(found.take(MAX_NAMES).collect())
 }

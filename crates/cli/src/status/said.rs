@@ -15,7 +15,7 @@ use tieline_transport::{Address, Endpoint, PeerIdentity, SessionInfo};
 use super::About;
 
 /// As many lines are told of; the others are counted.
-const MOST_LINES: usize = 1024;
+const MAX_LINES: usize = 1024;
 
 /// So much is told of why a program has ended.
 const CAUSE: usize = 300;
@@ -182,8 +182,8 @@ impl Serve {
                 refused: about.memory.refused(),
             }),
             breaker: Breaker::of(view.breaker, view.retry_after),
-            lines_left_out: view.lines.len().saturating_sub(MOST_LINES),
-            lines: view.lines.into_iter().take(MOST_LINES).map(|it| Line::of(it, about)).collect(),
+            lines_left_out: view.lines.len().saturating_sub(MAX_LINES),
+            lines: view.lines.into_iter().take(MAX_LINES).map(|it| Line::of(it, about)).collect(),
             totals: Totals {
                 messages_in: traffic.messages_in,
                 messages_out: traffic.messages_out,

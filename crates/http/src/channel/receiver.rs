@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 use tieline_proto::json::{self, Limits};
 use tieline_proto::websocket::{Close, Decoder, Event, Kind, Role, Violation};
-use tieline_proto::{Beat, ByteSize, Fault, FrameError, Heartbeat, Truncated};
+use tieline_proto::{ByteSize, Fault, FrameError, Heartbeat, HeartbeatEvent, Truncated};
 use tieline_transport::{
     CloseReason, Incoming, MemoryBudget, MemoryRefused, ReadBuffer, ReadHalf, Receiver, from_now,
 };
@@ -198,8 +198,8 @@ impl WebReceiver {
             let mut pings = false;
             while let Some(beat) = pulse.heartbeat.poll(now) {
                 match beat {
-                    Beat::Ping => pings = true,
-                    Beat::Down => return Poll::Ready(()),
+                    HeartbeatEvent::Ping => pings = true,
+                    HeartbeatEvent::Down => return Poll::Ready(()),
                     _ => {}
                 }
             }

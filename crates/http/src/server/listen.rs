@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tieline_proto::ByteSize;
 use tieline_transport::{
-    Address, Endpoint, ErrorKind, Operation, PeerIdentity, Sparing, TransportError,
+    Address, Endpoint, ErrorKind, Operation, PeerIdentity, TransportError, WarnThrottle,
 };
 #[cfg(unix)]
 use tieline_transport::{Connection, Listener, Transport, Unix, UnixConfig, UnixListener};
@@ -114,7 +114,7 @@ impl Socket {
 /// Takes connections until it is ended.
 pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<TlsAcceptor>) {
     let endpoint = server.endpoint.clone();
-    let warnings = Sparing::new(move |count| {
+    let warnings = WarnThrottle::new(move |count| {
         tracing::warn!(%endpoint, count, "more connections could not be accepted");
     });
     loop {

@@ -45,7 +45,7 @@ impl Default for PoolConfig {
 }
 
 /// What a pool remembers of each line is allocated at once.
-const MOST: usize = 65_536;
+const MAX_LINES: usize = 65_536;
 
 impl PoolConfig {
     /// Refuses values that are out of bounds.
@@ -53,7 +53,7 @@ impl PoolConfig {
     /// # Errors
     /// The first field that is out of bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if !(1..=MOST).contains(&self.max) {
+        if !(1..=MAX_LINES).contains(&self.max) {
             return Err(ConfigError { field: "max", must: "be between 1 and 65,536" });
         }
         if self.min_idle > self.max {
@@ -91,10 +91,10 @@ mod tests {
     fn values_out_of_bounds_are_refused_by_name() {
         let (good, zero) = (PoolConfig::default(), Duration::ZERO);
         assert_eq!(good.validate(), Ok(()));
-        assert_eq!(PoolConfig { max: MOST, max_waiting: 0, ..good }.validate(), Ok(()));
+        assert_eq!(PoolConfig { max: MAX_LINES, max_waiting: 0, ..good }.validate(), Ok(()));
         for (config, field) in [
             (PoolConfig { max: 0, ..good }, "max"),
-            (PoolConfig { max: MOST + 1, ..good }, "max"),
+            (PoolConfig { max: MAX_LINES + 1, ..good }, "max"),
             (PoolConfig { max: 1, min_idle: 2, ..good }, "min_idle"),
             (PoolConfig { acquire_timeout: zero, ..good }, "acquire_timeout"),
             (PoolConfig { idle_timeout: zero, ..good }, "idle_timeout"),

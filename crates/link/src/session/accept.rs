@@ -52,8 +52,8 @@ impl Sessions {
         let places = options.max_sessions.clamp(1, Semaphore::MAX_PERMITS);
         let (arrived, arrivals) = mpsc::channel(places);
         let table = Arc::new(Table::default());
-        let door = Door { table, options: options.as_server(), line, arrived };
-        let keeping: BoxFuture<'static, ()> = Box::pin(door.keep(acceptor));
+        let limiter = HandshakeLimiter { table, options: options.as_server(), line, arrived };
+        let keeping: BoxFuture<'static, ()> = Box::pin(limiter.keep(acceptor));
         let keeping = Arc::new(Mutex::new(Some(keeping)));
         let kept = keeping.clone();
         let task = tokio::spawn(poll_fn(move |cx| match &mut *lock(&kept) {
@@ -91,16 +91,16 @@ impl Drop for Sessions {
 }
 
 /// Where connections come in.
-struct Door {
+struct HandshakeLimiter {
     table: Arc<Table>,
     options: SessionOptions,
     line: LineOptions,
     arrived: mpsc::Sender<Result<Session, TransportError>>,
 }
 
-impl Door {
+impl HandshakeLimiter {
     async fn keep(self, mut acceptor: Box<dyn DynAcceptor>) {
-        let door = Arc::new(self);
+        let limiter = Arc::new(self);
         let mut handshakes = JoinSet::new();
         let mut resting = None;
         loop {
@@ -109,12 +109,12 @@ impl Door {
             tokio::select! {
                 accepted = acceptor.accept(), if is_ready => match accepted {
                     Ok(line) => {
-                        let door = door.clone();
-                        handshakes.spawn(async move { door.meet(line).await });
+                        let limiter = limiter.clone();
+                        handshakes.spawn(async move { limiter.meet(line).await });
                     }
                     Err(error) => {
                         // Whoever accepts says so, and there may be nobody.
-                        let _ = door.arrived.try_send(Err(error));
+                        let _ = limiter.arrived.try_send(Err(error));
                         resting = Some(Instant::now() + PAUSE);
                     }
                 },

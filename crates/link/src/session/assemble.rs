@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use super::driver::Driver;
 use super::shared::Shared;
 use super::{Session, SessionReceiver, SessionSender};
-use crate::state::Told;
+use crate::state::StatePublisher;
 use crate::{Link, LinkOptions, State};
 
 /// Puts a session together over the first connection that `connector` makes. `shared` waits for it.
@@ -20,7 +20,7 @@ pub(super) async fn assemble(
     connector: Arc<dyn DynConnector>,
 ) -> Result<Session, TransportError> {
     let options = LinkOptions { recovery: shared.options.recovery, is_carrier: true };
-    let told = Told::first(State::Connecting { attempt: 1 });
+    let told = StatePublisher::first(State::Connecting { attempt: 1 });
     let link = Link::connect_as(connector, options, told).await?;
     let (of_link, states, link_shared) = (link.control().clone(), link.states(), link.shared());
     let mut capabilities = of_link.capabilities();

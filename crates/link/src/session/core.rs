@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::session::{Hello, Sequence, Session as Machine, Ticket};
-use tieline_proto::{ByteSize, Fault, Heartbeat, Histogram, Slept};
+use tieline_proto::{ByteSize, Fault, Heartbeat, Histogram, SuspendDetector};
 use tieline_transport::{
     Account, BoxChannel, CloseReason, LostBy, Reset, SendError, SessionInfo, SessionLost, Traffic,
 };
@@ -40,7 +40,7 @@ pub(super) struct Core {
     pub(super) looked: Looked,
     /// Connections in a row that were lost under a message.
     pub(super) tries: Tries,
-    pub(super) slept: Slept,
+    pub(super) slept: SuspendDetector,
     pub(super) inbound: VecDeque<Item>,
     pub(super) inbound_bytes: usize,
     /// The task has stopped reading until the consumer has taken something.
@@ -178,7 +178,7 @@ impl Core {
             heartbeat: Heartbeat::new(options.heartbeat, Duration::ZERO),
             looked: Looked::default(),
             tries: Tries::default(),
-            slept: Slept::default(),
+            slept: SuspendDetector::default(),
             inbound: VecDeque::new(),
             inbound_bytes: 0,
             is_held_up: false,

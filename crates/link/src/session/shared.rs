@@ -8,7 +8,7 @@ use std::time::Duration;
 use tieline_proto::session::{
     Delivered, Farewell, Frame, Hello, Refusal, Sequence, Session as Machine, Ticket, Welcome,
 };
-use tieline_proto::{BackoffConfig, Beat, FrameError, Heartbeat};
+use tieline_proto::{BackoffConfig, FrameError, Heartbeat, HeartbeatEvent};
 use tieline_transport::{
     Account, CloseReason, Control, Endpoint, Holding, LostBy, Outgoing, Reset, SendError, Sender,
     Traffic,
@@ -252,8 +252,8 @@ impl Shared {
             && let Some(beat) = core.heartbeat.poll(core.now)
         {
             match beat {
-                Beat::Ping => core.machine.ping(core.lines),
-                Beat::Down => self.fence(core, CloseReason::TimedOut),
+                HeartbeatEvent::Ping => core.machine.ping(core.lines),
+                HeartbeatEvent::Down => self.fence(core, CloseReason::TimedOut),
                 _ => {}
             }
         }

@@ -62,35 +62,35 @@ pub(crate) fn take_message(buffer: &mut BytesMut, length: usize, behind: usize) 
 mod tests {
     use super::*;
 
-    const MOST: usize = BLOCK * 3 / 4;
+    const MAX_COPIED: usize = BLOCK * 3 / 4;
 
     #[test]
     fn memory_of_a_dropped_block_is_reused() {
-        let first = block(&[1; MOST]);
+        let first = block(&[1; MAX_COPIED]);
         let place = first.as_ptr();
         drop(first);
-        let second = block(&[2; MOST]);
+        let second = block(&[2; MAX_COPIED]);
         assert_eq!(second.as_ptr(), place);
         // The rest of the same memory is large enough for this one.
         let third = block(&[3; SHORT]);
-        assert_eq!(third.as_ptr(), place.wrapping_add(MOST));
-        assert_eq!(second, [2; MOST][..]);
+        assert_eq!(third.as_ptr(), place.wrapping_add(MAX_COPIED));
+        assert_eq!(second, [2; MAX_COPIED][..]);
         assert_eq!(third, [3; SHORT][..]);
     }
 
     #[test]
     fn slice_of_a_block_keeps_only_that_block_alive() {
-        let first = block(&[1; MOST]);
+        let first = block(&[1; MAX_COPIED]);
         let place = first.as_ptr();
         let part = first.slice(10..20);
         drop(first);
-        let second = block(&[2; MOST]);
-        let third = block(&[3; MOST]);
+        let second = block(&[2; MAX_COPIED]);
+        let third = block(&[3; MAX_COPIED]);
         assert!(second.as_ptr() != place && third.as_ptr() != place);
         let place = third.as_ptr();
         drop(third);
-        assert_eq!(block(&[4; MOST]).as_ptr(), place);
-        assert_eq!((part, second), (vec![1; 10].into(), vec![2; MOST].into()));
+        assert_eq!(block(&[4; MAX_COPIED]).as_ptr(), place);
+        assert_eq!((part, second), (vec![1; 10].into(), vec![2; MAX_COPIED].into()));
     }
 
     #[test]
@@ -106,7 +106,7 @@ mod tests {
         struct Reads(Cell<Option<Bytes>>);
         impl Drop for Reads {
             fn drop(&mut self) {
-                assert_eq!(block(&[7; MOST]), [7; MOST][..]);
+                assert_eq!(block(&[7; MAX_COPIED]), [7; MAX_COPIED][..]);
             }
         }
         thread_local! {
@@ -115,9 +115,9 @@ mod tests {
         for reads_first in [true, false] {
             let thread = std::thread::spawn(move || {
                 if reads_first {
-                    drop(block(&[1; MOST]));
+                    drop(block(&[1; MAX_COPIED]));
                 }
-                READS.with(|reads| reads.0.set(Some(block(&[2; MOST]))));
+                READS.with(|reads| reads.0.set(Some(block(&[2; MAX_COPIED]))));
             });
             thread.join().unwrap();
         }

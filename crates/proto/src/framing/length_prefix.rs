@@ -12,7 +12,7 @@ const PREFIX: usize = size_of::<u32>();
 
 /// The longest head (see [`Framing::encode_behind`]) that is copied next to the prefix. With a longer one,
 /// head and message are joined first.
-const MOST_HEAD: usize = 32;
+const MAX_HEAD: usize = 32;
 
 /// A framing that writes the length of each message before it: in bytes, as an unsigned 32-bit number, most
 /// significant byte first. A message can be any bytes, and can be empty.
@@ -143,7 +143,7 @@ impl Framing for LengthPrefix {
     ) -> Result<(), EncodeError> {
         let length = head.len() + message.len();
         refuse_oversize(length, self.max_message)?;
-        let mut front = [0; PREFIX + MOST_HEAD];
+        let mut front = [0; PREFIX + MAX_HEAD];
         let Some(place) = front.get_mut(..PREFIX + head.len()) else {
             return self.encode(&[head, message].concat().into(), out);
         };

@@ -10,7 +10,7 @@ fn heartbeat() -> Heartbeat {
 }
 
 /// All that it says up to `end`, woken when it asks for it.
-fn run(heartbeat: &mut Heartbeat, from: u64, end: u64) -> Vec<(u64, Beat)> {
+fn run(heartbeat: &mut Heartbeat, from: u64, end: u64) -> Vec<(u64, HeartbeatEvent)> {
     let (mut now, mut said) = (s(from), Vec::new());
     while now <= s(end) {
         while let Some(beat) = heartbeat.poll(now) {
@@ -27,7 +27,7 @@ fn run_sending(
     heartbeat: &mut Heartbeat,
     end: u64,
     outgoing: impl Fn(u64) -> (u64, u64),
-) -> Vec<(u64, Beat)> {
+) -> Vec<(u64, HeartbeatEvent)> {
     let mut said = Vec::new();
     for now in 0..=end {
         let (left, waiting) = outgoing(now);
@@ -45,23 +45,36 @@ fn a_line_whose_outgoing_bytes_move_is_not_dead_and_a_ping_behind_them_is_given_
     let slow = |now: u64| ((now * 150).min(9_006), 9_000_u64.saturating_sub(now * 150));
     let mut heartbeat = heartbeat();
     let said = run_sending(&mut heartbeat, 109, slow);
-    assert_eq!(said, [(10, Beat::Ping)], "its answer may take as long as the bytes before it took");
+    assert_eq!(
+        said,
+        [(10, HeartbeatEvent::Ping)],
+        "its answer may take as long as the bytes before it took"
+    );
     assert!(heartbeat.is_up());
     // What is on the way to it may be as slow, but not for ever.
-    assert_eq!(run(&mut heartbeat, 110, 117), [(112, Beat::Ping), (117, Beat::Down)]);
+    assert_eq!(
+        run(&mut heartbeat, 110, 117),
+        [(112, HeartbeatEvent::Ping), (117, HeartbeatEvent::Down)]
+    );
 }
 
 #[test]
 fn outgoing_bytes_that_do_not_move_are_no_sign_of_life() {
     let said = run_sending(&mut heartbeat(), 29, |now| (100 * now.min(2), 500));
-    assert_eq!(said, [(10, Beat::Ping), (20, Beat::Ping), (25, Beat::Down)]);
+    assert_eq!(
+        said,
+        [(10, HeartbeatEvent::Ping), (20, HeartbeatEvent::Ping), (25, HeartbeatEvent::Down)]
+    );
 }
 
 #[test]
 fn a_ping_that_the_other_sides_kernel_took_is_no_sign_of_life() {
     // Six bytes leave at once whenever a ping was sent.
     let said = run_sending(&mut heartbeat(), 29, |now| (6 * (now / 10), 0));
-    assert_eq!(said, [(10, Beat::Ping), (20, Beat::Ping), (25, Beat::Down)]);
+    assert_eq!(
+        said,
+        [(10, HeartbeatEvent::Ping), (20, HeartbeatEvent::Ping), (25, HeartbeatEvent::Down)]
+    );
 }
 
 #[test]
@@ -75,7 +88,7 @@ fn a_long_message_that_comes_in_makes_this_side_ping() {
             said.push((now, beat));
         }
     }
-    assert_eq!(said, [5, 10, 15].map(|now| (now, Beat::Ping)));
+    assert_eq!(said, [5, 10, 15].map(|now| (now, HeartbeatEvent::Ping)));
 }
 
 #[test]
@@ -83,7 +96,13 @@ fn nobody_is_down_after_twenty_five_seconds() {
     let said = run(&mut heartbeat(), 0, 40);
     assert_eq!(
         said,
-        [(10, Beat::Ping), (20, Beat::Ping), (25, Beat::Down), (30, Beat::Ping), (40, Beat::Ping)]
+        [
+            (10, HeartbeatEvent::Ping),
+            (20, HeartbeatEvent::Ping),
+            (25, HeartbeatEvent::Down),
+            (30, HeartbeatEvent::Ping),
+            (40, HeartbeatEvent::Ping)
+        ]
     );
 }
 
@@ -94,10 +113,13 @@ fn any_byte_is_a_sign_of_life() {
         heartbeat.alive(s(second));
         assert_eq!(run(&mut heartbeat, second, second + 8), []);
     }
-    assert_eq!(run(&mut heartbeat, 99, 114), [(109, Beat::Ping)]);
+    assert_eq!(run(&mut heartbeat, 99, 114), [(109, HeartbeatEvent::Ping)]);
     heartbeat.alive(s(114));
     // One missed answer is forgotten with the next byte.
-    assert_eq!(run(&mut heartbeat, 114, 138), [(124, Beat::Ping), (134, Beat::Ping)]);
+    assert_eq!(
+        run(&mut heartbeat, 114, 138),
+        [(124, HeartbeatEvent::Ping), (134, HeartbeatEvent::Ping)]
+    );
     assert!(heartbeat.is_up());
 }
 
@@ -108,23 +130,26 @@ fn two_answers_one_after_the_other_and_it_is_up_again() {
     assert!(!heartbeat.is_up());
     // What was not asked for is no answer, but it is asked at once.
     heartbeat.alive(s(29));
-    assert_eq!(run(&mut heartbeat, 29, 29), [(29, Beat::Ping)]);
+    assert_eq!(run(&mut heartbeat, 29, 29), [(29, HeartbeatEvent::Ping)]);
     heartbeat.alive(s(30));
-    assert_eq!(run(&mut heartbeat, 30, 34), [(30, Beat::Ping)]);
+    assert_eq!(run(&mut heartbeat, 30, 34), [(30, HeartbeatEvent::Ping)]);
     // The second is missed: two others are needed.
-    assert_eq!(run(&mut heartbeat, 35, 40), [(40, Beat::Ping)]);
+    assert_eq!(run(&mut heartbeat, 35, 40), [(40, HeartbeatEvent::Ping)]);
     heartbeat.alive(s(41));
-    assert_eq!(run(&mut heartbeat, 41, 41), [(41, Beat::Ping)]);
+    assert_eq!(run(&mut heartbeat, 41, 41), [(41, HeartbeatEvent::Ping)]);
     heartbeat.alive(s(42));
-    assert_eq!(run(&mut heartbeat, 42, 42), [(42, Beat::Up)]);
+    assert_eq!(run(&mut heartbeat, 42, 42), [(42, HeartbeatEvent::Up)]);
 }
 
 #[test]
 fn a_peer_that_started_anew_is_noticed_by_its_answer() {
     let mut heartbeat = heartbeat();
-    for (second, instance, expected) in
-        [(1, 7, None), (2, 7, None), (3, 8, Some(Beat::Restarted { from: 7, to: 8 })), (4, 8, None)]
-    {
+    for (second, instance, expected) in [
+        (1, 7, None),
+        (2, 7, None),
+        (3, 8, Some(HeartbeatEvent::Restarted { from: 7, to: 8 })),
+        (4, 8, None),
+    ] {
         heartbeat.pong(s(second), instance);
         assert_eq!(heartbeat.poll(s(second)), expected, "at {second}");
         assert_eq!(heartbeat.poll(s(second)), None);
@@ -132,24 +157,24 @@ fn a_peer_that_started_anew_is_noticed_by_its_answer() {
     heartbeat.pong(s(5), 9);
     heartbeat.pong(s(5), 10);
     assert_eq!(heartbeat.next_wake(), Duration::ZERO);
-    assert_eq!(heartbeat.poll(s(5)), Some(Beat::Restarted { from: 8, to: 10 }));
+    assert_eq!(heartbeat.poll(s(5)), Some(HeartbeatEvent::Restarted { from: 8, to: 10 }));
     assert_eq!(heartbeat.instance(), Some(10));
 }
 
 #[test]
 fn a_machine_that_slept_asks_at_once_and_a_long_sleep_is_one_missed_answer() {
     let mut heartbeat = heartbeat();
-    assert_eq!(run(&mut heartbeat, 0, 10), [(10, Beat::Ping)]);
+    assert_eq!(run(&mut heartbeat, 0, 10), [(10, HeartbeatEvent::Ping)]);
     // The timer comes an hour late.
-    assert_eq!(run(&mut heartbeat, 3600, 3604), [(3600, Beat::Ping)]);
+    assert_eq!(run(&mut heartbeat, 3600, 3604), [(3600, HeartbeatEvent::Ping)]);
     heartbeat.alive(s(3601));
     heartbeat.probe_now();
     heartbeat.probe_now();
     assert!(heartbeat.next_wake() <= s(3602), "at once");
-    assert_eq!(run(&mut heartbeat, 3602, 3603), [(3602, Beat::Ping)]);
+    assert_eq!(run(&mut heartbeat, 3602, 3603), [(3602, HeartbeatEvent::Ping)]);
     // One that is awaited is not asked again.
     heartbeat.probe_now();
-    assert_eq!(run(&mut heartbeat, 3604, 3612), [(3612, Beat::Ping)]);
+    assert_eq!(run(&mut heartbeat, 3604, 3612), [(3612, HeartbeatEvent::Ping)]);
 }
 
 /// The rules again, second by second, from the history of pings and bytes.
@@ -161,7 +186,7 @@ struct Model {
     /// Whether it was said to be down, and how many pings had been sent then.
     down_since: Option<usize>,
     wants_probe: bool,
-    said: Vec<(u64, Beat)>,
+    said: Vec<(u64, HeartbeatEvent)>,
 }
 
 impl Model {
@@ -201,14 +226,14 @@ impl Model {
                 let missed = missed.filter(|(sent, _)| *sent >= heard && now >= sent + 5).count();
                 if missed == 2 {
                     self.down_since = Some(self.pings.len());
-                    self.said.push((now, Beat::Down));
+                    self.said.push((now, HeartbeatEvent::Down));
                 }
             }
             Some(since) => {
                 let passed = self.pings[since..].iter().rev().take_while(|it| Self::is_passed(it));
                 if passed.count() == 2 {
                     self.down_since = None;
-                    self.said.push((now, Beat::Up));
+                    self.said.push((now, HeartbeatEvent::Up));
                 }
             }
         }
@@ -217,7 +242,7 @@ impl Model {
         if !self.is_awaited(now) && (is_due || self.wants_probe) {
             self.wants_probe = false;
             self.pings.push((now, None));
-            self.said.push((now, Beat::Ping));
+            self.said.push((now, HeartbeatEvent::Ping));
         }
     }
 }
@@ -270,7 +295,7 @@ proptest! {
         while now <= end {
             while let Some(beat) = heartbeat.poll(s(now)) {
                 said.push((now, beat));
-                if beat == Beat::Down {
+                if beat == HeartbeatEvent::Down {
                     prop_assert!(now <= last_life + 25, "{last_life} to {now}");
                 }
             }

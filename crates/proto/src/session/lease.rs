@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::{Hello, Position, Refusal, Secret, SessionId, Welcome};
 
 /// So many welcomes are remembered that the client may have seen or not; of more, the last.
-const MOST_OFFERS: usize = 8;
+const MAX_OFFERS: usize = 8;
 
 /// The server's knowledge of one session: whose it is, and with what it is resumed.
 ///
@@ -76,7 +76,7 @@ impl<P: PartialEq> Lease<P> {
             self.proven = offered;
             self.offered.clear();
         }
-        if self.offered.len() == MOST_OFFERS {
+        if self.offered.len() == MAX_OFFERS {
             self.offered.pop_front();
         }
         self.epoch += 1;

@@ -16,7 +16,7 @@ pub const OVERHEAD: usize = 1 + 8 + 8;
 pub const LARGEST_GREETING: ByteSize = ByteSize::kib(4);
 
 /// So many bytes of a text are taken; the rest is cut off.
-const MOST_TEXT: usize = 1024;
+const MAX_TEXT: usize = 1024;
 
 /// What every handshake begins with, so that nothing else is taken for one.
 const MAGIC: [u8; 4] = *b"TIEL";
@@ -334,7 +334,7 @@ impl std::ops::Deref for Head {
 }
 
 /// The longest frame that refuses a session.
-pub(crate) const LONGEST_REFUSAL: usize = 3 + MOST_TEXT;
+pub(crate) const LONGEST_REFUSAL: usize = 3 + MAX_TEXT;
 
 /// Whether a frame that begins so may refuse a session.
 pub(crate) fn may_be_refusal(start: &[u8]) -> bool {
@@ -351,7 +351,7 @@ pub fn is_refusal(frame: &[u8]) -> bool {
 }
 
 fn texted(front: &[u8], text: &str) -> Bytes {
-    let mut end = text.len().min(MOST_TEXT);
+    let mut end = text.len().min(MAX_TEXT);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -393,5 +393,5 @@ fn versioned(from: &mut Bytes) -> Result<(), Malformed> {
 /// The rest, as text. It is for people: what is not UTF-8 is replaced, what is long is cut.
 fn text(from: &mut Bytes) -> String {
     let all = from.split_off(0);
-    String::from_utf8_lossy(all.get(..all.len().min(MOST_TEXT)).unwrap_or_default()).into_owned()
+    String::from_utf8_lossy(all.get(..all.len().min(MAX_TEXT)).unwrap_or_default()).into_owned()
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Violation;
-use super::header::MOST_CONTROL;
+use super::header::MAX_CONTROL;
 
 /// A status code (RFC 6455, section 7.4, and the registry that it opened).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,8 +103,8 @@ impl Close {
 
     pub(super) fn payload(&self) -> Vec<u8> {
         let mut text = self.text.as_str();
-        while text.len() > MOST_CONTROL - 2 {
-            let (before, _) = text.split_at(text.floor_char_boundary(MOST_CONTROL - 2));
+        while text.len() > MAX_CONTROL - 2 {
+            let (before, _) = text.split_at(text.floor_char_boundary(MAX_CONTROL - 2));
             text = before;
         }
         [&self.code.0.to_be_bytes()[..], text.as_bytes()].concat()

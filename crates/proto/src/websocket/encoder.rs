@@ -66,7 +66,7 @@ impl Encoder {
 }
 
 fn control(opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>, out: &mut WriteBuf) {
-    let payload = payload.get(..super::header::MOST_CONTROL).unwrap_or(payload);
+    let payload = payload.get(..super::header::MAX_CONTROL).unwrap_or(payload);
     let header = Written::of(opcode, payload.len(), mask);
     match mask {
         Some(mask) => out.put_masked(header.as_bytes(), payload, b"", mask),

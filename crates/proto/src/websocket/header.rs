@@ -11,7 +11,7 @@ const OPCODE: u8 = 0x0f;
 const MASKED: u8 = 0x80;
 
 /// The most that a control frame carries.
-pub(super) const MOST_CONTROL: usize = 125;
+pub(super) const MAX_CONTROL: usize = 125;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opcode {
@@ -81,7 +81,7 @@ impl Header {
             return Err(Violation::Masking);
         }
         let short = second & !MASKED;
-        if opcode.is_control() && usize::from(short) > MOST_CONTROL {
+        if opcode.is_control() && usize::from(short) > MAX_CONTROL {
             return Err(Violation::ControlOversize);
         }
         let behind = bytes.get(2..).unwrap_or_default();

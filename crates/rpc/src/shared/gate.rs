@@ -11,7 +11,7 @@ use crate::NotSent;
 use crate::peer::Bound;
 
 /// What stands before the queue.
-pub(super) struct Gate {
+pub(super) struct EpochGate {
     stands: Stands,
     /// Which line of a Link it is,
     line: u64,
@@ -27,13 +27,13 @@ enum Stands {
     Ajar,
 }
 
-impl Default for Gate {
+impl Default for EpochGate {
     fn default() -> Self {
         Self { stands: Stands::Open, line: 1, lost: None }
     }
 }
 
-impl Gate {
+impl EpochGate {
     /// Whether a message may be queued now; not while somebody else goes first.
     fn check(&self, bound: Option<Bound>) -> Result<bool, NotSent> {
         let is_late = bound.is_some_and(|bound| bound.line != self.line);
@@ -91,7 +91,7 @@ impl Shared {
         state.outgoing_bytes = 0;
         state.unread = None;
         self.refusal_bytes.store(0, Relaxed);
-        state.gate = Gate { stands: Stands::Shut, line, lost: Some(cause.clone()) };
+        state.gate = EpochGate { stands: Stands::Shut, line, lost: Some(cause.clone()) };
         let wakers = state.fail_calls(cause, NotSent::Reset);
         drop(state);
         self.room.add_permits(dropped.iter().map(|out| out.weight).sum());

@@ -14,7 +14,7 @@ use super::server::Served;
 use crate::random::Random;
 
 /// No run needs so many events.
-const MOST_EVENTS: u64 = 2_000_000;
+const MAX_EVENTS: u64 = 2_000_000;
 
 /// What an end may forget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +140,7 @@ impl<'a> World<'a> {
             if self.is_done {
                 return self.check_words();
             }
-            if self.events.count() > MOST_EVENTS {
+            if self.events.count() > MAX_EVENTS {
                 return Err(format!("no end after {} s", self.now / SECOND));
             }
         }

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal};
 
 use super::ended;
 #[cfg(target_os = "linux")]
-use super::guardian::leash::Leash;
+use super::guardian::handle::GuardianHandle;
 use super::lifecycle::End;
 use super::reaper::{self, Reaped};
 use crate::BoxFuture;
@@ -20,7 +20,7 @@ pub(super) enum Held {
     Group(Child),
     /// It is its guardian's.
     #[cfg(target_os = "linux")]
-    Leash(Leash),
+    Guarded(GuardianHandle),
 }
 
 /// How a child is asked to end.
@@ -49,7 +49,7 @@ impl Held {
         match self {
             Self::Group(child) => Some(child.id()),
             #[cfg(target_os = "linux")]
-            Self::Leash(leash) => Some(leash.pid.as_raw_nonzero().get().cast_unsigned()),
+            Self::Guarded(handle) => Some(handle.pid.as_raw_nonzero().get().cast_unsigned()),
         }
     }
 
@@ -72,8 +72,8 @@ impl Held {
                 }))
             }
             #[cfg(target_os = "linux")]
-            Self::Leash(leash) => {
-                let ended = leash.ended(move |signal| stopped(signal.map(signal_name)));
+            Self::Guarded(handle) => {
+                let ended = handle.ended(move |signal| stopped(signal.map(signal_name)));
                 Ok(Box::pin(async move {
                     ended.await.map_or(End::GuardianLost, |status| End::Status(Some(status)))
                 }))
@@ -108,9 +108,9 @@ impl Held {
                 }
             }
             #[cfg(target_os = "linux")]
-            Self::Leash(leash) if signal == Signal::KILL => leash.kill(),
+            Self::Guarded(handle) if signal == Signal::KILL => handle.kill(),
             #[cfg(target_os = "linux")]
-            Self::Leash(leash) => leash.terminate(),
+            Self::Guarded(handle) => handle.terminate(),
         }
     }
 
@@ -125,8 +125,8 @@ impl Held {
                 status
             }
             #[cfg(target_os = "linux")]
-            Self::Leash(leash) => {
-                leash.release(then);
+            Self::Guarded(handle) => {
+                handle.release(then);
                 None
             }
         }

@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicPtr;
 const FIRST: u32 = 3;
 
 /// Where the kernel cannot close all descriptors at once, those up to this number are closed.
-const MOST_DESCRIPTORS: c_int = 65_536;
+const MAX_DESCRIPTORS: c_int = 65_536;
 
 /// Resets what the parent of this process may have left behind across `exec`, so that it can be ended by
 /// signals and its children's exit statuses are not lost. Call it first in `main`: threads inherit the
@@ -230,9 +230,9 @@ fn each_descriptor(call: impl Fn(c_int)) {
     let limit = unsafe {
         let mut limit = zeroed::<libc::rlimit>();
         libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
-        c_int::try_from(limit.rlim_cur).unwrap_or(MOST_DESCRIPTORS)
+        c_int::try_from(limit.rlim_cur).unwrap_or(MAX_DESCRIPTORS)
     };
-    (FIRST.cast_signed()..limit.min(MOST_DESCRIPTORS)).for_each(call);
+    (FIRST.cast_signed()..limit.min(MAX_DESCRIPTORS)).for_each(call);
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::held::{self, Held};
 use super::stderr::Stderr;
 use super::unread::Unread;
 use crate::control::Backing;
-use crate::{BoxFuture, ChildExit, Health, ProcessAccount, Sparing, StopTimeouts};
+use crate::{BoxFuture, ChildExit, Health, ProcessAccount, StopTimeouts, WarnThrottle};
 
 /// How a child ended.
 pub(crate) enum End {
@@ -44,9 +44,9 @@ pub(crate) enum Phase {
 
 /// What was done so far to end a child, each more than the one before.
 #[derive(Debug, Default)]
-pub(crate) struct Pressure(AtomicU8);
+pub(crate) struct StopStage(AtomicU8);
 
-impl Pressure {
+impl StopStage {
     /// Its input has ended.
     pub(crate) const ASKED: u8 = 1;
     const TERMINATED: u8 = 2;
@@ -73,7 +73,7 @@ struct Life {
     pid: u32,
     name: String,
     account: Option<ProcessAccount>,
-    pressure: Arc<Pressure>,
+    stage: Arc<StopStage>,
     unread: Arc<Unread>,
     /// What that was when the child ended.
     left_unread: Mutex<Option<u64>>,
@@ -84,7 +84,7 @@ struct Life {
     status: Mutex<Option<ExitStatus>>,
     guardian_lost: AtomicBool,
     is_stopped: AtomicBool,
-    stops: Sparing,
+    stops: WarnThrottle,
     stderr: Stderr,
     stop: StopTimeouts,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -103,7 +103,7 @@ impl Lifecycle {
             pid,
             name: config.name(),
             account: config.account.clone(),
-            pressure: Arc::default(),
+            stage: Arc::default(),
             unread: Arc::default(),
             left_unread: Mutex::default(),
             is_counted: AtomicBool::new(false),
@@ -112,7 +112,7 @@ impl Lifecycle {
             status: Mutex::new(None),
             guardian_lost: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
-            stops: Sparing::new(move |count| {
+            stops: WarnThrottle::new(move |count| {
                 tracing::warn!(pid, count, "the program was stopped and continued more often");
             }),
             stderr: Stderr::default(),
@@ -135,8 +135,8 @@ impl Lifecycle {
         self.0.stop.drain
     }
 
-    pub(crate) fn pressure(&self) -> Arc<Pressure> {
-        self.0.pressure.clone()
+    pub(crate) fn stage(&self) -> Arc<StopStage> {
+        self.0.stage.clone()
     }
 
     /// Where it is asked how much input the child has left unread.
@@ -201,14 +201,14 @@ impl Backing for Lifecycle {
     fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
         let life = self.0.clone();
         Box::pin(async move {
-            life.pressure.raise(Pressure::ASKED);
+            life.stage.raise(StopStage::ASKED);
             let mut has_ended = life.ends_within(life.stop.end_of_input).await;
             if !has_ended && life.can_be_told() {
-                life.press(Pressure::TERMINATED, Held::terminate);
+                life.press(StopStage::TERMINATED, Held::terminate);
                 has_ended = life.ends_within(life.stop.terminate).await;
             }
             if !has_ended {
-                life.press(Pressure::KILLED, Held::kill);
+                life.press(StopStage::KILLED, Held::kill);
                 life.ends_within(life.stop.drain).await;
             }
             let exit = life.exit().await;
@@ -241,8 +241,8 @@ impl Life {
     }
 
     /// Does more to end it. That comes first into the books: it may have ended before the call returns.
-    fn press(&self, pressure: u8, how: fn(&Held)) {
-        self.pressure.raise(pressure);
+    fn press(&self, stage: u8, how: fn(&Held)) {
+        self.stage.raise(stage);
         if let Some(held) = &*lock(&self.held) {
             how(held);
         }
@@ -267,7 +267,7 @@ impl Life {
         let (status, is_heard) = match end {
             End::Status(status) => (status, true),
             End::GuardianLost => {
-                self.pressure.raise(Pressure::KILLED);
+                self.stage.raise(StopStage::KILLED);
                 self.guardian_lost.store(true, Ordering::Relaxed);
                 (Some(held::killed()), false)
             }
@@ -315,14 +315,14 @@ impl Life {
         if self.is_counted.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (pid, name, how) = (self.pid, &self.name, self.pressure.words());
+        let (pid, name, how) = (self.pid, &self.name, self.stage.words());
         let status = status.map_or_else(String::new, |status| format!(", {status}"));
         tracing::debug!(pid, "{name} has ended {how}{status}");
         let Some(account) = &self.account else { return };
-        account.note(|counts| match self.pressure.0.load(Ordering::Relaxed) {
+        account.note(|counts| match self.stage.0.load(Ordering::Relaxed) {
             0 => counts.by_itself += 1,
-            Pressure::ASKED => counts.asked += 1,
-            Pressure::TERMINATED => counts.terminated += 1,
+            StopStage::ASKED => counts.asked += 1,
+            StopStage::TERMINATED => counts.terminated += 1,
             _ => counts.killed += 1,
         });
     }
@@ -331,7 +331,7 @@ impl Life {
         let held = lock(&self.held).take()?;
         self.unread.close();
         if *self.phase.borrow() < Phase::Exited {
-            self.pressure.raise(Pressure::KILLED);
+            self.stage.raise(StopStage::KILLED);
         }
         self.count(None);
         let (phase, account) = (self.phase.clone(), self.account.clone());

@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 #[cfg(target_os = "linux")]
-use super::guardian::{keeper::Silence, leash::LastWords};
+use super::guardian::{handle::LastWords, keeper::Silence};
 
 /// What is to be done once somebody is reaped. It is told how many others a guardian had to kill, if
 /// it has said that none is left.
@@ -178,7 +178,7 @@ struct Reaper {
 }
 
 /// Who was killed in a group is gone within milliseconds; one that is not is left to the next.
-const MOST_SWEEPS: u32 = 100;
+const MAX_SWEEPS: u32 = 100;
 
 impl Reaper {
     fn run(mut self, jobs: &Receiver<Job>) {
@@ -199,7 +199,7 @@ impl Reaper {
                 }
                 Ok(Job::Reap(dying)) => self.dying.push(dying),
                 Ok(Job::Tell(waiting)) => self.waiting.push(waiting),
-                Ok(Job::Sweep) => self.sweeps = MOST_SWEEPS,
+                Ok(Job::Sweep) => self.sweeps = MAX_SWEEPS,
                 Ok(Job::ReapOrphans) => orphans::reap(&self.started),
                 Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(LOOK_AT_LEAST),
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -216,7 +216,7 @@ impl Reaper {
                 started.remove(&dying.child.id());
                 let lost = dying.is_guardian() && !went_well;
                 *has_orphans |= lost;
-                *sweeps = if lost { MOST_SWEEPS } else { *sweeps };
+                *sweeps = if lost { MAX_SWEEPS } else { *sweeps };
                 if let Some(then) = dying.then.take() {
                     then(dying.last_words());
                 }

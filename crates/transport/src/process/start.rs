@@ -8,7 +8,7 @@ use std::process::Command;
 use tokio::net::unix::pipe;
 
 #[cfg(target_os = "linux")]
-use super::guardian::leash::{Leash, Refused};
+use super::guardian::handle::{GuardianHandle, Refused};
 use super::held::Held;
 use super::inherited::{self, Program};
 use super::pipes::ToChild;
@@ -60,8 +60,8 @@ fn make_pipes() -> io::Result<(ToChild, pipe::Receiver, pipe::Receiver, [OwnedFd
 async fn hold(config: &ProcessConfig, program: &Path, theirs: [OwnedFd; 3]) -> io::Result<Held> {
     #[cfg(target_os = "linux")]
     if let Some(guardian) = &config.guardian {
-        let leash = Leash::start(guardian, config, program, theirs).await?;
-        return Ok(Held::Leash(leash));
+        let handle = GuardianHandle::start(guardian, config, program, theirs).await?;
+        return Ok(Held::Guarded(handle));
     }
     let [stdin, stdout, stderr] = theirs;
     let argv = [&config.program].into_iter().chain(&config.args).cloned();

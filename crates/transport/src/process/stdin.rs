@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-use super::lifecycle::{Lifecycle, Pressure};
+use super::lifecycle::{Lifecycle, StopStage};
 use super::pipes::ToChild;
 use super::unread::Unread;
 use crate::WriteEnd;
@@ -16,7 +16,7 @@ use crate::WriteEnd;
 #[derive(Debug)]
 pub struct ChildStdin {
     pipe: Option<ToChild>,
-    pressure: Arc<Pressure>,
+    stage: Arc<StopStage>,
     unread: Arc<Unread>,
 }
 
@@ -24,11 +24,11 @@ impl ChildStdin {
     pub(super) fn new(stdin: ToChild, lifecycle: &Lifecycle) -> Self {
         let unread = lifecycle.unread();
         unread.ask(&stdin);
-        Self { pipe: Some(stdin), pressure: lifecycle.pressure(), unread }
+        Self { pipe: Some(stdin), stage: lifecycle.stage(), unread }
     }
 
     fn end_input(&mut self) {
-        self.pressure.raise(Pressure::ASKED);
+        self.stage.raise(StopStage::ASKED);
         self.unread.end_input();
         self.pipe = None;
     }

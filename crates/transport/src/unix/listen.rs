@@ -19,7 +19,7 @@ use super::{
     stream_socket,
 };
 use crate::error::common_kind;
-use crate::{Endpoint, ErrorKind, Listener, Operation, Sparing, TransportError};
+use crate::{Endpoint, ErrorKind, Listener, Operation, TransportError, WarnThrottle};
 
 /// A Unix socket that is listened on. Dropping it stops listening and removes the socket, if the
 /// one at the path is still ours; the lock file beside it stays, empty.
@@ -28,7 +28,7 @@ pub struct UnixListener {
     listener: TokioListener,
     config: UnixConfig,
     endpoint: Endpoint,
-    refusals: Sparing,
+    refusals: WarnThrottle,
     /// Dropped before the lock is: who takes the lock next finds nothing or what is not ours.
     _socket: SocketFile,
     _lock: SocketLock,
@@ -51,7 +51,7 @@ pub(super) fn listen(
         TransportError::new(common_kind(&error), Operation::Listen).at(&endpoint).because(error)
     })?;
     let named = endpoint.clone();
-    let refusals = Sparing::new(move |count| {
+    let refusals = WarnThrottle::new(move |count| {
         tracing::warn!("refused {count} more connections on {named}");
     });
     Ok(UnixListener {

@@ -27,7 +27,7 @@ const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
 /// How many groups a program may have made below its own, to be removed at once: those beyond are
 /// removed when it is asked for again.
-const MOST_GROUPS: usize = 65_536;
+const MAX_GROUPS: usize = 65_536;
 
 /// A group of ours.
 pub(super) struct Group {
@@ -138,7 +138,7 @@ fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
     }
     let mut here = open_to_empty(parent, name)?;
     let mut names = Vec::new();
-    for _ in 0..MOST_GROUPS {
+    for _ in 0..MAX_GROUPS {
         if let Some(below) = first_below(&here)? {
             here = open_to_empty(here.as_fd(), &below)?;
             names.push(below);

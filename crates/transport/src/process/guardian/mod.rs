@@ -13,17 +13,17 @@
 //! Where it can, the guardian puts the child into a cgroup, and where it is asked to, into a PID
 //! namespace ([`Hold`](crate::Hold)).
 //!
-//! [`leash`] is our side, [`ward`] the guardian's, [`exec`] how it starts the program, [`group`] and
+//! [`handle`] is our side, [`state`] the guardian's, [`exec`] how it starts the program, [`group`] and
 //! [`isolate`] the two that hold more firmly, [`keeper`] what stands behind a guardian, [`wire`] what they say, [`tree`] how processes are listed
 //! and signalled.
 
 mod exec;
 pub(super) mod group;
+pub(super) mod handle;
 mod isolate;
 pub(super) mod keeper;
-pub(super) mod leash;
+mod state;
 pub(super) mod tree;
-mod ward;
 mod wire;
 
-pub(crate) use ward::run as guard;
+pub(crate) use state::run as guard;

@@ -16,7 +16,7 @@ use rustix::net::{
 use crate::Hold;
 
 /// The longest request, in bytes. No kernel takes arguments and an environment that are longer.
-pub(super) const MOST: usize = 16 * 1024 * 1024;
+pub(super) const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// The descriptors that go with a request: the child's stdin, stdout and stderr.
 const DESCRIPTORS: usize = 3;
@@ -108,7 +108,7 @@ impl Request {
         }
         line.read_exact(length.get_mut(received.bytes..).unwrap_or_default())?;
         let length = u32::from_le_bytes(length) as usize;
-        if length > MOST {
+        if length > MAX_MESSAGE_BYTES {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mut body = vec![0; length];

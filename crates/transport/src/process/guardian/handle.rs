@@ -13,12 +13,12 @@ use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use super::wire::{MOST, Order, Report, Request, send};
+use super::wire::{MAX_MESSAGE_BYTES, Order, Report, Request, send};
 use crate::process::{ProcessConfig, reaper, reaper::Reaped};
 use crate::{BoxFuture, Environment, Guardian, Hold, guardian};
 
 /// A child and its guardian, held by the guardian's socket. Dropping it ends them at once.
-pub(in super::super) struct Leash {
+pub(in super::super) struct GuardianHandle {
     /// The guardian; `None` once it is the reaper's.
     guardian: Option<Child>,
     line: Arc<UnixStream>,
@@ -28,7 +28,7 @@ pub(in super::super) struct Leash {
     pub(in super::super) pid: Pid,
 }
 
-impl Leash {
+impl GuardianHandle {
     /// Starts `program` under a guardian. Cancel-safe: nothing is left of an attempt that nobody
     /// waits for any more.
     pub(in super::super) async fn start(
@@ -58,7 +58,7 @@ impl Leash {
         })?;
         // From here on the guardian is ended with this value.
         let pid = Pid::from_child(&started);
-        let mut leash = Self { guardian: Some(started), line, gone: Arc::default(), pid };
+        let mut handle = Self { guardian: Some(started), line, gone: Arc::default(), pid };
 
         let request = Request {
             program: program.to_owned(),
@@ -69,19 +69,19 @@ impl Leash {
             keeper: reaper::is_shared(),
         };
         let request = request.encode();
-        if request.len() > MOST {
+        if request.len() > MAX_MESSAGE_BYTES {
             return Err(rustix::io::Errno::TOOBIG.into());
         }
-        match leash.request(&request, stdio).await {
+        match handle.request(&request, stdio).await {
             // It may have gone before it heard anything; the line's end says so, too.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
             _ => {}
         }
-        match report(&leash.line).await? {
+        match report(&handle.line).await? {
             Some(Report::Started(held, pid)) => {
-                leash.pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
+                handle.pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
                 tracing::debug!(pid, ?held, "{} runs under a guardian", config.name());
-                Ok(leash)
+                Ok(handle)
             }
             Some(Report::Failed(error)) => Err(io::Error::from_raw_os_error(error)),
             Some(Report::Refused(error)) => {
@@ -164,7 +164,7 @@ impl Leash {
     }
 }
 
-impl Drop for Leash {
+impl Drop for GuardianHandle {
     fn drop(&mut self) {
         self.close(None);
     }

@@ -93,37 +93,37 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
     }
     // After the namespaces were made, for which files of this process are written.
     keeper::refuse_tracers();
-    let grip = match request.hold {
-        Hold::Isolated => Ok(Grip::Namespace),
-        Hold::Descent => Ok(Grip::Descent),
-        Hold::Cgroup => Group::make().map(Grip::Cgroup),
-        _ => Ok(Group::make().map_or(Grip::Descent, Grip::Cgroup)),
+    let containment = match request.hold {
+        Hold::Isolated => Ok(Containment::Namespace),
+        Hold::Descent => Ok(Containment::Descent),
+        Hold::Cgroup => Group::make().map(Containment::Cgroup),
+        _ => Ok(Group::make().map_or(Containment::Descent, Containment::Cgroup)),
     };
-    let mut grip = match grip {
-        Ok(grip) => grip,
+    let mut containment = match containment {
+        Ok(containment) => containment,
         Err(error) => return line.write_all(&Report::Refused(number(&error)).encode()),
     };
-    let (child, report) = match start(request, stdio, &mut grip) {
-        Ok(child) => (Some(child), started(child, &grip, inside)),
+    let (child, report) = match start(request, stdio, &mut containment) {
+        Ok(child) => (Some(child), started(child, &containment, inside)),
         Err(error) => (None, Report::Failed(number(&error))),
     };
     let (listening, own) = (line.try_clone()?, line.try_clone()?);
     let orders = Arc::new(Orders::default());
     orders.end.store(child.is_none(), Relaxed);
-    let ward = Ward {
+    let state = GuardianState {
         line,
-        grip,
+        containment,
         child,
         orders: orders.clone(),
         is_child_killed: false,
         killed: 0,
-        removals: MOST_REMOVALS,
+        removals: MAX_REMOVALS,
     };
-    let ward = Arc::new(Mutex::new(ward));
-    let (listener, heard) = (ward.clone(), orders.clone());
+    let state = Arc::new(Mutex::new(state));
+    let (listener, heard) = (state.clone(), orders.clone());
     let thread = std::thread::Builder::new().stack_size(256 << 10);
     // Nothing else is reported before this.
-    let first = lock(&ward);
+    let first = lock(&state);
     match thread.spawn(move || listen(listening, parent, &heard, &listener)) {
         // If it cannot be written the line is at its end, which the listener notices.
         Ok(_) => report.send(&first.line),
@@ -131,13 +131,13 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
         Err(error) => {
             Report::Failed(number(&error)).send(&first.line);
             drop(first);
-            end_all(&own, &orders, &ward);
+            end_all(&own, &orders, &state);
         }
     }
     drop(first);
     loop {
         let ended = waitid(WaitId::All, CHANGES | WaitIdOptions::NOWAIT);
-        lock(&ward).settle(Thread::Main);
+        lock(&state).settle(Thread::Main);
         if matches!(ended, Err(rustix::io::Errno::CHILD)) {
             // There is nobody who could become a child of ours.
             std::thread::park();
@@ -146,7 +146,7 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
 }
 
 /// In bytes as the kernel counts them, which are several hundred for each report. It has room for more.
-const MOST_UNREAD: usize = 64 * 1024;
+const MAX_UNREAD: usize = 64 * 1024;
 
 /// What is waited for of children.
 const CHANGES: WaitIdOptions =
@@ -168,12 +168,12 @@ fn number(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or_default()
 }
 
-fn started(child: Pid, grip: &Grip, inside: Option<Inside>) -> Report {
-    let held = match (grip, &inside) {
-        (Grip::Descent, _) => Held::Descent,
-        (Grip::Cgroup(_), _) => Held::Cgroup,
-        (Grip::Namespace, Some(inside)) if inside.has_proc => Held::Isolated,
-        (Grip::Namespace, _) => Held::IsolatedWithoutProc,
+fn started(child: Pid, containment: &Containment, inside: Option<Inside>) -> Report {
+    let held = match (containment, &inside) {
+        (Containment::Descent, _) => Held::Descent,
+        (Containment::Cgroup(_), _) => Held::Cgroup,
+        (Containment::Namespace, Some(inside)) if inside.has_proc => Held::Isolated,
+        (Containment::Namespace, _) => Held::IsolatedWithoutProc,
     };
     let outside = inside.and_then(Inside::child_outside).unwrap_or(child);
     Report::Started(held, outside.as_raw_nonzero().get())
@@ -195,7 +195,7 @@ fn is_trapped() -> bool {
 }
 
 /// What a guardian has in its hand, beside that every orphan comes to it.
-enum Grip {
+enum Containment {
     Descent,
     Cgroup(Group),
     /// It is the first process of a PID namespace.
@@ -211,12 +211,12 @@ fn signal_everybody(signal: Signal) {
 }
 
 /// How often a group is asked to go in which there is nobody of ours.
-const MOST_REMOVALS: u32 = 50;
+const MAX_REMOVALS: u32 = 50;
 
 /// What a guardian answers for. Whoever has the lock may signal: nobody is reaped meanwhile.
-struct Ward {
+struct GuardianState {
     line: UnixStream,
-    grip: Grip,
+    containment: Containment,
     /// Until it has ended.
     child: Option<Pid>,
     orders: Arc<Orders>,
@@ -226,7 +226,7 @@ struct Ward {
     removals: u32,
 }
 
-impl Ward {
+impl GuardianState {
     /// Does what was ordered, and reaps who has ended. Goes when nobody is left, where that is asked
     /// for.
     fn settle(&mut self, thread: Thread) {
@@ -289,16 +289,16 @@ impl Ward {
     /// room of what is reported at its end.
     fn tell_stopped(&self, by: Option<i32>) {
         let unread = crate::readiness::unsent(&self.line).unwrap_or_default();
-        if unread < MOST_UNREAD && !self.orders.end.load(Relaxed) {
+        if unread < MAX_UNREAD && !self.orders.end.load(Relaxed) {
             by.map_or(Report::Continued, Report::Stopped).send(&self.line);
         }
     }
 
     fn kill(&mut self) {
-        match &self.grip {
-            Grip::Descent => {}
-            Grip::Cgroup(group) => group.kill(),
-            Grip::Namespace => return signal_everybody(Signal::KILL),
+        match &self.containment {
+            Containment::Descent => {}
+            Containment::Cgroup(group) => group.kill(),
+            Containment::Namespace => return signal_everybody(Signal::KILL),
         }
         match self.child {
             // Mostly there is nobody else, and then nobody has to be looked for: this is called
@@ -316,15 +316,15 @@ impl Ward {
 
     /// SIGTERM for all, and SIGCONT.
     fn terminate(&self) {
-        match self.grip {
-            Grip::Namespace => tree::ENDING.into_iter().for_each(signal_everybody),
+        match self.containment {
+            Containment::Namespace => tree::ENDING.into_iter().for_each(signal_everybody),
             _ => tree::terminate(),
         }
     }
 
     /// There is nobody who could become a child of ours.
     fn leave(&mut self) {
-        if let Grip::Cgroup(group) = &self.grip
+        if let Containment::Cgroup(group) = &self.containment
             && !group.remove()
         {
             // Somebody else is in it, whom the program has put there.
@@ -344,7 +344,12 @@ impl Ward {
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const LOOK_AT_LEAST: Duration = Duration::from_millis(200);
 
-fn listen(mut line: UnixStream, parent: Option<Parent>, orders: &Orders, ward: &Mutex<Ward>) {
+fn listen(
+    mut line: UnixStream,
+    parent: Option<Parent>,
+    orders: &Orders,
+    state: &Mutex<GuardianState>,
+) {
     let mut byte = [0];
     // Another process may hold the other end of the line when the parent has ended.
     while parent.as_ref().is_none_or(|parent| parent.lets_read(&line)) {
@@ -354,21 +359,21 @@ fn listen(mut line: UnixStream, parent: Option<Parent>, orders: &Orders, ward: &
                 orders.terminate.store(true, Relaxed);
                 // Whoever has the lock may keep it for long, and then does it.
                 while orders.terminate.load(Relaxed) {
-                    settle_or(ward, LOOK_AGAIN);
+                    settle_or(state, LOOK_AGAIN);
                 }
             }
             _ => break,
         }
     }
-    end_all(&line, orders, ward)
+    end_all(&line, orders, state)
 }
 
 /// Kills until the kernel says that there is no child left, which ends this process.
-fn end_all(line: &UnixStream, orders: &Orders, ward: &Mutex<Ward>) -> ! {
+fn end_all(line: &UnixStream, orders: &Orders, state: &Mutex<GuardianState>) -> ! {
     orders.end.store(true, Relaxed);
     let mut pause = LOOK_AGAIN;
     loop {
-        settle_or(ward, Duration::ZERO);
+        settle_or(state, Duration::ZERO);
         // Also while the other thread is busy: one that is not heard of is killed.
         Report::Ending.send(line);
         std::thread::sleep(pause);
@@ -377,29 +382,29 @@ fn end_all(line: &UnixStream, orders: &Orders, ward: &Mutex<Ward>) -> ! {
 }
 
 /// Settles, if nobody does already.
-fn settle_or(ward: &Mutex<Ward>, pause: Duration) {
-    match ward.try_lock() {
-        Ok(mut ward) => ward.settle(Thread::Other),
+fn settle_or(state: &Mutex<GuardianState>, pause: Duration) {
+    match state.try_lock() {
+        Ok(mut state) => state.settle(Thread::Other),
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().settle(Thread::Other),
         Err(TryLockError::WouldBlock) => std::thread::sleep(pause),
     }
 }
 
-fn lock(ward: &Mutex<Ward>) -> MutexGuard<'_, Ward> {
-    ward.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+fn lock(state: &Mutex<GuardianState>) -> MutexGuard<'_, GuardianState> {
+    state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Where the kernel does not start it in its group, and it need not be in one, it is in none.
-fn start(request: &Request, stdio: Vec<OwnedFd>, grip: &mut Grip) -> io::Result<Pid> {
+fn start(request: &Request, stdio: Vec<OwnedFd>, containment: &mut Containment) -> io::Result<Pid> {
     let stdio = <[OwnedFd; 3]>::try_from(stdio).map_err(|_| rustix::io::Errno::BADF)?;
-    if let Grip::Cgroup(group) = grip {
+    if let Containment::Cgroup(group) = containment {
         let copies = stdio.each_ref().map(OwnedFd::try_clone);
         let [stdin, stdout, stderr] = copies;
         let command = command(request, [stdin?, stdout?, stderr?])?;
         match exec::spawn(command, Some(group.directory())) {
             Err(_) if request.hold == Hold::Auto => {
                 group.remove();
-                *grip = Grip::Descent;
+                *containment = Containment::Descent;
             }
             started => return started,
         }

@@ -16,7 +16,7 @@ const QUIET: Duration = Duration::from_secs(60);
 /// Every suppressed warning is accounted for in the end. When no other follows, the count is given to the
 /// closure of [`new`](Self::new): at the end of the minute where there is a runtime, and otherwise when
 /// this is dropped.
-pub struct Sparing(Arc<Shared>);
+pub struct WarnThrottle(Arc<Shared>);
 
 struct Shared {
     since: Mutex<Since>,
@@ -31,7 +31,7 @@ struct Since {
     timer: Option<AbortHandle>,
 }
 
-impl Sparing {
+impl WarnThrottle {
     /// `summarize` logs how many warnings were suppressed. It is not called with 0.
     pub fn new(summarize: impl Fn(u64) + Send + Sync + 'static) -> Self {
         let summarize = Box::new(summarize);
@@ -62,15 +62,15 @@ impl Sparing {
     }
 }
 
-impl Drop for Sparing {
+impl Drop for WarnThrottle {
     fn drop(&mut self) {
         self.0.announce();
     }
 }
 
-impl fmt::Debug for Sparing {
+impl fmt::Debug for WarnThrottle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sparing").finish_non_exhaustive()
+        f.debug_struct("WarnThrottle").finish_non_exhaustive()
     }
 }
 
@@ -118,10 +118,10 @@ mod tests {
 
     type Announced = Arc<Mutex<Vec<u64>>>;
 
-    fn sparing() -> (Sparing, Announced) {
+    fn sparing() -> (WarnThrottle, Announced) {
         let announced = Announced::default();
         let noted = announced.clone();
-        (Sparing::new(move |count| noted.lock().unwrap().push(count)), announced)
+        (WarnThrottle::new(move |count| noted.lock().unwrap().push(count)), announced)
     }
 
     #[test]

@@ -25,12 +25,12 @@ const TOLERANCE: Duration = Duration::from_secs(5);
 /// assert!(!slept.look(s(31), s(4_620)));
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Slept {
+pub struct SuspendDetector {
     /// Both clocks at the last look.
     last: Option<(Duration, Duration)>,
 }
 
-impl Slept {
+impl SuspendDetector {
     /// Whether the machine has slept for more than five seconds since the last look. `now` is monotonic,
     /// since any fixed moment; `wall` is that of the clock on the wall, and may go back.
     pub fn look(&mut self, now: Duration, wall: Duration) -> bool {
@@ -51,7 +51,7 @@ mod tests {
         fn it_is_said_once_for_each_sleep_and_for_nothing_else(
             steps in proptest::collection::vec((0..100_000_u64, -20_000..20_000_i64), 1..50),
         ) {
-            let (mut slept, mut now, mut wall) = (Slept::default(), 7_u64, 1_000_000_000_u64);
+            let (mut slept, mut now, mut wall) = (SuspendDetector::default(), 7_u64, 1_000_000_000_u64);
             let mut look = |now, wall| slept.look(Duration::from_millis(now), Duration::from_millis(wall));
             prop_assert!(!look(now, wall));
             for (awake, asleep) in steps {
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn no_clock_makes_it_panic() {
         for (now, wall) in [(Duration::MAX, Duration::ZERO), (Duration::ZERO, Duration::MAX)] {
-            let mut slept = Slept::default();
+            let mut slept = SuspendDetector::default();
             for (now, wall) in [(now, wall), (wall, now), (wall, wall), (now, now)] {
                 slept.look(now, wall);
             }
