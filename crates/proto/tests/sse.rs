@@ -1,4 +1,4 @@
-//! Server-sent events, as the standard has them (WHATWG HTML, section 9.2) and within limits.
+//! Server-sent events are parsed as the standard says (WHATWG HTML, section 9.2), within limits.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,7 +10,7 @@ use tieline_proto::sse::{
     EncodeError, Encoder, Event, Excess, Item, Limits, MAX_NAME, Parser, comment,
 };
 
-/// All that a stream has, read whole, byte by byte, and cut in two at every place.
+/// Parses the stream whole, byte by byte, and split in two at every offset; the results must be equal.
 fn parse_with(limits: Limits, stream: &[u8]) -> Vec<Item> {
     let in_pieces = |pieces: &mut dyn Iterator<Item = &[u8]>| {
         let (mut parser, mut items) = (Parser::new(limits), Vec::new());
@@ -42,7 +42,7 @@ fn data(data: &'static str) -> Item {
 }
 
 #[test]
-fn the_examples_of_the_standard() {
+fn examples_of_the_standard() {
     for (stream, expected) in [
         ("data: YHOO\ndata: +2\ndata: 10\n\n", vec![data("YHOO\n+2\n10")]),
         (
@@ -71,13 +71,13 @@ fn lines_end_with_lf_cr_or_both() {
         assert_eq!(parse(stream), [data("a\nb"), data("c")], "{end:?}");
     }
     assert_eq!(parse("data: a\r\ndata: b\r\r\ndata: c\n\r"), [data("a\nb"), data("c")]);
-    // A CR is an end, whatever follows: nobody waits for what may be an LF.
+    // A CR ends the line at once, without waiting for a possible LF.
     assert_eq!(parse("data: a\r\r"), [data("a")]);
     assert_eq!(parse("\n\r\r\n\ndata: a\n\n"), [data("a")]);
 }
 
 #[test]
-fn what_is_no_field_is_nothing() {
+fn unknown_and_incomplete_fields_are_ignored() {
     for stream in [
         "",
         "\n",
@@ -108,7 +108,7 @@ fn what_is_no_field_is_nothing() {
 }
 
 #[test]
-fn a_byte_order_mark_is_one_at_the_very_beginning_alone() {
+fn byte_order_mark_is_skipped_only_at_the_start_of_the_stream() {
     assert_eq!(parse("\u{feff}data: a\n\n"), [data("a")]);
     assert_eq!(parse("\u{feff}\ndata: a\n\n"), [data("a")]);
     assert_eq!(parse("\u{feff}: comment\ndata: a\n\n"), [data("a")]);
@@ -116,23 +116,23 @@ fn a_byte_order_mark_is_one_at_the_very_beginning_alone() {
     {
         assert_eq!(parse(stream), [], "{stream:?}");
     }
-    // A part of one is a part of a name.
+    // An incomplete byte order mark is part of a field name.
     assert_eq!(parse(b"\xef\xbbdata: a\n\ndata: b\n\n"), [data("b")]);
     assert_eq!(parse(b"\xef\n\xbbdata: a\n\ndata: b\n\n"), [data("b")]);
     assert_eq!(parse("data: \u{feff}\n\n"), [data("\u{feff}")]);
 }
 
 #[test]
-fn the_last_id_stays_until_there_is_another_one() {
+fn last_event_id_stays_until_the_next_one() {
     for (stream, expected, last) in [
         ("id: 1\ndata: a\n\ndata: b\n\n", vec![event("", "a", "1"), event("", "b", "1")], "1"),
         ("id: 1\n\ndata: b\n\n", vec![event("", "b", "1")], "1"),
         ("id: 1\ndata: a\n\nid\ndata: b\n\n", vec![event("", "a", "1"), data("b")], ""),
         ("id: 1\nid: 2\ndata: a\n\n", vec![event("", "a", "2")], "2"),
         ("id: 1\nid: 2\u{0}\ndata: a\n\n", vec![event("", "a", "1")], "1"),
-        // What was never whole is to come again.
+        // The id of an incomplete event is not applied, so that the event is sent again.
         ("id: 1\ndata: a\n\nid: 2\ndata: b\n", vec![event("", "a", "1")], "1"),
-        // That one is lost is known here, so it is not to come again.
+        // The id of a lost event is applied, so that the event is not sent again.
         ("id: 1\ndata: 123456789\n\n", vec![Item::Lost(Excess::Data(ByteSize::new(8)))], "1"),
     ] {
         let limits = Limits { max_data: ByteSize::new(8), ..Limits::default() };
@@ -150,7 +150,7 @@ fn the_last_id_stays_until_there_is_another_one() {
 }
 
 #[test]
-fn a_kind_belongs_to_one_event_and_the_last_that_is_said_counts() {
+fn last_event_name_applies_to_one_event_only() {
     assert_eq!(parse("event: a\nevent: b\ndata\n\ndata\n\n"), [event("b", "", ""), data("")]);
     assert_eq!(parse("event: a\nevent\ndata\n\n"), [data("")]);
     assert_eq!(parse("event: a\n\ndata\n\n"), [data("")]);
@@ -165,7 +165,7 @@ fn a_kind_belongs_to_one_event_and_the_last_that_is_said_counts() {
 }
 
 #[test]
-fn a_time_to_wait_is_said_as_soon_as_it_is_there() {
+fn retry_time_is_reported_at_the_end_of_its_line() {
     let after = |milliseconds| Item::Retry(Duration::from_millis(milliseconds));
     assert_eq!(parse("data: a\nretry: 10\n"), [after(10)]);
     assert_eq!(parse("retry:0\rdata: a\r\r"), [after(0), data("a")]);
@@ -176,7 +176,7 @@ fn a_time_to_wait_is_said_as_soon_as_it_is_there() {
 }
 
 #[test]
-fn the_start_of_lost_data_can_be_taken_once() {
+fn head_of_lost_data_can_be_taken_once() {
     let stream = b"data: 12\ndata: 345678901234\n\ndata: a\n\n";
     for piece in [1, 3, stream.len()] {
         let mut parser = Parser::new(Limits { max_data: ByteSize::new(8), ..Limits::default() });
@@ -194,7 +194,7 @@ fn the_start_of_lost_data_can_be_taken_once() {
 }
 
 #[test]
-fn each_limit_holds_to_the_byte_and_the_next_event_arrives() {
+fn limits_are_exact_and_the_next_event_is_parsed() {
     let limits = Limits { max_data: ByteSize::new(10), max_fields: 4 };
     let too_much = Item::Lost(Excess::Data(limits.max_data));
     let name = |length| format!("data: a\nevent: {}\n\n", "n".repeat(length));
@@ -224,7 +224,7 @@ fn each_limit_holds_to_the_byte_and_the_next_event_arrives() {
 }
 
 #[test]
-fn it_is_known_whether_an_event_is_under_way() {
+fn parser_knows_whether_it_holds_part_of_an_event() {
     for (stream, holds) in [
         ("", false),
         ("\u{feff}", false),
@@ -248,7 +248,7 @@ fn it_is_known_whether_an_event_is_under_way() {
 }
 
 #[test]
-fn events_stand_in_the_stream_as_people_write_them() {
+fn events_are_encoded_in_the_usual_form() {
     let mut out = BytesMut::new();
     Encoder::default().data(b"a", &mut out).unwrap();
     let full = Encoder::default().event("e").unwrap().id("1").unwrap();
@@ -268,7 +268,7 @@ fn events_stand_in_the_stream_as_people_write_them() {
 }
 
 #[test]
-fn nothing_is_sent_that_would_be_something_else() {
+fn encoder_refuses_names_and_data_that_would_be_parsed_differently() {
     for (name, expected) in [
         ("a\nb", EncodeError::Forbidden),
         ("a\rdata: b", EncodeError::Forbidden),

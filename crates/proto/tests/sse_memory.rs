@@ -1,17 +1,18 @@
-//! Server-sent events that never end: what is kept of them is bounded. It stands alone, so that nothing
-//! else in its process takes memory.
+//! The parser's memory is bounded for events that never end. This is the only test in its process, so that
+//! no other code uses memory there.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use tieline_proto::ByteSize;
 use tieline_proto::sse::{Excess, Item, Limits, Parser};
 
-/// Of each stream, in pieces of 64 KiB.
+/// The length of each stream, which is parsed in pieces of 64 KiB.
 const LENGTH: usize = 4 << 20;
-/// Much less, and more than the parser may keep: its data, a name and two ids, each twice as it grows.
+/// Well below the length of a stream, and above what the parser may keep: data, a name and two ids, each
+/// twice while its buffer grows.
 const MAX_KIB: u64 = 2 << 10;
 
-/// The most memory that the process ever had.
+/// Returns the peak resident memory of this process.
 fn peak_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -19,7 +20,7 @@ fn peak_kib() -> u64 {
 }
 
 #[test]
-fn whatever_never_ends_takes_a_bounded_place() {
+fn endless_fields_use_bounded_memory() {
     let limits = Limits { max_data: ByteSize::kib(256), max_fields: 100_000 };
     let too_much = Item::Lost(Excess::Data(limits.max_data));
     let piece = |line: &[u8]| line.iter().copied().cycle().take(64 << 10).collect::<Vec<_>>();

@@ -1,5 +1,5 @@
-//! Server-sent events against another parser: eventsource-parser, which the MCP SDK for JavaScript reads
-//! with, on its own decoder's text.
+//! The server-sent events parser compared with eventsource-parser, the one that the MCP SDK for JavaScript
+//! uses. Node decodes the text for it.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -16,7 +16,7 @@ use tieline_proto::sse::{Encoder, Item, Parser};
 
 const STREAMS: usize = 3_000;
 
-/// Ended with the test.
+/// A Node process, killed on drop.
 struct Node(Child);
 
 impl Node {
@@ -85,7 +85,7 @@ fn words() -> impl Strategy<Value = Vec<u8>> {
 
 fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
     (words(), proptest::collection::vec(0..30_usize, 0..10)).prop_map(|(mut stream, cuts)| {
-        // It holds back a CR until it has seen whether an LF is behind: there is none.
+        // eventsource-parser holds a final CR back until it sees whether an LF follows.
         stream.extend(b"\n: the end\n");
         let mut pieces = Vec::new();
         for cut in cuts {
@@ -106,7 +106,7 @@ fn items(pieces: &[Vec<u8>]) -> Vec<Item> {
     items
 }
 
-/// The same, but for ids: the other one tells those of the event itself.
+/// Compares two items. eventsource-parser reports an id only with the event that sets it.
 fn is_same(ours: &Item, theirs: &Value) -> bool {
     match ours {
         Item::Event(event) => {
@@ -119,7 +119,7 @@ fn is_same(ours: &Item, theirs: &Value) -> bool {
     }
 }
 
-/// What Node makes of each of these, in pieces.
+/// Returns what Node parses from each of these streams, passed in pieces.
 fn ask(streams: &[Vec<Vec<u8>>]) -> Vec<Vec<Value>> {
     let mut node = Node::start();
     let mut stdin = node.0.stdin.take().unwrap();
@@ -136,7 +136,7 @@ fn ask(streams: &[Vec<Vec<u8>>]) -> Vec<Vec<Value>> {
 }
 
 #[test]
-fn both_find_the_same_events_in_any_stream() {
+fn both_parsers_find_the_same_events_in_random_streams() {
     let (mut runner, pieces) = (TestRunner::default(), pieces());
     let streams: Vec<_> =
         (0..STREAMS).map(|_| pieces.new_tree(&mut runner).unwrap().current()).collect();
@@ -151,12 +151,15 @@ fn both_find_the_same_events_in_any_stream() {
         events += ours.iter().filter(|item| matches!(item, Item::Event(_))).count();
         retries += ours.iter().filter(|item| matches!(item, Item::Retry(_))).count();
     }
-    println!("{events} events and {retries} times in {STREAMS} streams");
-    assert!(events > STREAMS / 6 && retries > STREAMS / 50, "too little was tried");
+    println!("{events} events and {retries} retry times in {STREAMS} streams");
+    assert!(
+        events > STREAMS / 6 && retries > STREAMS / 50,
+        "the streams contain too few events: {events}, or retry times: {retries}"
+    );
 }
 
 #[test]
-fn it_reads_what_is_encoded_here_and_nothing_slips_in() {
+fn node_parses_encoded_events_and_hostile_data_adds_no_field() {
     let hostile = [
         "a\nid: 2",
         "a\r\revent: x\rdata: y",

@@ -1,5 +1,5 @@
-//! Server-sent events against the obvious: the standard's words, one after the other, on the whole of a
-//! stream.
+//! The server-sent events parser compared with a simple one, which follows the standard step by step on a
+//! whole stream.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tieline_proto::ByteSize;
 use tieline_proto::sse::{Encoder, Event, Excess, Item, Limits, Parser, comment};
 
-/// What the standard says of a whole stream, without limits.
+/// Parses a whole stream as the standard says, without limits.
 fn obvious(stream: &[u8]) -> (Vec<Item>, String) {
     let mut rest = stream.strip_prefix(b"\xef\xbb\xbf").unwrap_or(stream);
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -59,7 +59,7 @@ fn parse(limits: Limits, stream: &[u8], cuts: &[usize]) -> (Vec<Item>, String) {
     let (mut parser, mut items, mut rest) = (Parser::new(limits), Vec::new(), stream);
     for cut in cuts.iter().copied().chain([usize::MAX]) {
         let (piece, behind) = rest.split_at(cut.min(rest.len()));
-        // A piece may itself be of two.
+        // Each piece is a buffer of two chunks.
         let mut piece = piece[..piece.len() / 2].chain(&piece[piece.len() / 2..]);
         items.extend(std::iter::from_fn(|| parser.parse(&mut piece)));
         assert!(!piece.has_remaining());
@@ -68,7 +68,7 @@ fn parse(limits: Limits, stream: &[u8], cuts: &[usize]) -> (Vec<Item>, String) {
     (items, parser.last_event_id().to_owned())
 }
 
-/// Pieces of which streams are made that mean something.
+/// Generates streams from words that are meaningful in event streams.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![
         6 => proptest::sample::select(vec![
@@ -88,7 +88,7 @@ fn cuts() -> impl Strategy<Value = Vec<usize>> {
     proptest::collection::vec(prop_oneof![0..4_usize, 0..40_usize], 0..40)
 }
 
-/// Text with line breaks of every kind.
+/// Generates text with line breaks of every kind.
 fn text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         proptest::sample::select(vec!["\n", "\r", "\r\n", " ", ":", "data: ", "\u{feff}", "\0"])
@@ -106,7 +106,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_pieces_it_comes_in_a_stream_is_what_the_standard_says(
+    fn stream_in_any_pieces_is_parsed_as_the_standard_says(
         stream in stream(),
         cuts in cuts(),
     ) {
@@ -114,7 +114,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_in_any_pieces_are_the_same_and_within_the_limits(
+    fn any_bytes_in_any_pieces_parse_the_same_within_the_limits(
         stream in prop_oneof![stream(), proptest::collection::vec(any::<u8>(), 0..300)],
         cuts in cuts(),
         max_data in 0..20_usize,
@@ -123,7 +123,7 @@ proptest! {
         let limits = Limits { max_data: ByteSize::new(max_data), max_fields };
         let parsed = parse(limits, &stream, &cuts);
         prop_assert_eq!(&parsed, &parse(limits, &stream, &[]));
-        // Nothing is there that would not be without limits, and of the rest all but what is lost.
+        // Limits add no items, and remove only those that are reported as lost.
         let (all, last) = obvious(&stream);
         prop_assert_eq!(parsed.1, last);
         let mut all = all.into_iter();
@@ -148,7 +148,7 @@ proptest! {
     }
 
     #[test]
-    fn what_was_encoded_is_what_is_parsed(
+    fn encoded_events_are_parsed_back(
         events in proptest::collection::vec(
             (proptest::option::of(name()), proptest::option::of(name()), any::<Option<u32>>(), text()),
             0..5,

@@ -1,6 +1,5 @@
-//! The client of a session in an EventSource's place, against the session's own machine as its server, over
-//! connections that break anywhere: what the EventSource gets is each message once and in order, or it is told
-//! which it lacks.
+//! An `EventSession` connected to a `Session` as its server, over connections that break at any point. The
+//! client receives each message once and in order, or is told which messages are gone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::VecDeque;
@@ -15,21 +14,21 @@ use tieline_proto::sse::{EventSession, Stale, Taken};
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// The program says so many messages, if there is room.
+    /// The program sends this many messages, as long as there is room.
     Say(usize),
-    /// So many frames reach the adapter, and become events.
+    /// This many frames reach the adapter and become events.
     Carry(usize),
-    /// So many events are written.
+    /// This many events are written.
     Write(usize),
-    /// So many events that were written arrive at the client.
+    /// This many of the written events reach the client.
     Arrive(usize),
-    /// The client says what it has received.
+    /// The client proves what it has received.
     Prove,
-    /// The client posts.
+    /// The client posts a message.
     Post,
-    /// So many frames reach the program.
+    /// This many frames reach the program.
     Up(usize),
-    /// The connection breaks, and the client comes again; or it comes again before that is noticed.
+    /// The connection breaks and the client reconnects, or it reconnects before the break is noticed.
     Cut,
 }
 
@@ -50,21 +49,22 @@ fn steps(proves: bool) -> impl Strategy<Value = Vec<Step>> {
 struct World {
     program: Session,
     lease: Option<Lease<()>>,
-    /// Frames on their way, which a cut takes away.
+    /// Frames in flight, which are lost when the connection breaks.
     down: VecDeque<Frame>,
     up: VecDeque<Frame>,
     adapter: EventSession,
-    /// Events that were made, and not written; that were written, and did not arrive.
+    /// Events that are not written yet.
     made: VecDeque<(Sequence, u64)>,
+    /// Events that were written and have not reached the client.
     written: VecDeque<(Sequence, u64)>,
-    /// The client.
+    /// The last event that the client received.
     last: Sequence,
     got: Vec<u64>,
     said: u64,
     posted: u64,
     heard: u64,
     secrets: u8,
-    /// It was told that it lacks something.
+    /// The client was told that it has missed events.
     is_gone: bool,
 }
 
@@ -103,7 +103,7 @@ impl World {
             Ok(hello) => hello,
             Err(Stale::Gone { last, oldest }) => {
                 assert_eq!(last, self.last);
-                assert!(last < before && oldest == before + 1, "it was still there");
+                assert!(last < before && oldest == before + 1, "the events were still kept");
                 self.is_gone = true;
                 return;
             }
@@ -161,7 +161,7 @@ impl World {
             Step::Arrive(count) => {
                 let count = count.min(self.written.len());
                 for (sequence, number) in self.written.drain(..count) {
-                    assert_eq!(sequence, self.last + 1, "a gap");
+                    assert_eq!(sequence, self.last + 1, "an event is missing");
                     self.last = sequence;
                     self.got.push(number);
                 }
@@ -182,7 +182,11 @@ impl World {
                     if let Some(Received::Message { message, .. }) =
                         self.program.receive(NOW, frame).unwrap()
                     {
-                        assert_eq!(message, self.heard.to_string(), "posted once, and in order");
+                        assert_eq!(
+                            message,
+                            self.heard.to_string(),
+                            "posts must arrive once and in order"
+                        );
                         self.heard += 1;
                     }
                 }
@@ -191,7 +195,7 @@ impl World {
         }
     }
 
-    /// Goes on until nothing is on its way.
+    /// Delivers everything that is in flight.
     fn settle(&mut self) {
         let mut before = None;
         while before != Some((self.got.len(), self.heard)) {
@@ -207,7 +211,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn each_message_comes_once_and_in_order_or_it_is_said_that_it_does_not(
+    fn each_message_arrives_once_and_in_order_or_the_loss_is_reported(
         steps in steps(false),
     ) {
         let mut world = World::new();
@@ -223,13 +227,13 @@ proptest! {
             world.settle();
             prop_assert_eq!(world.got.len() as u64, world.said);
             prop_assert_eq!(world.heard, world.posted);
-            // Who proves nothing holds up nobody.
+            // A client that proves nothing does not hold up the program.
             prop_assert!(world.program.has_room());
         }
     }
 
     #[test]
-    fn who_proves_what_it_has_is_never_told_that_it_lacks_something(steps in steps(true)) {
+    fn client_that_proves_receipt_never_misses_events(steps in steps(true)) {
         let mut world = World::new();
         world.step(&Step::Prove);
         for step in &steps {
@@ -261,9 +265,10 @@ fn carried(world: &mut World, length: usize, times: usize) {
     }
 }
 
-/// Of what was written, 512 messages or 4 MiB stay; of large ones as many as leave room for another.
+/// The last 512 messages or 4 MiB of the written events are kept; of large ones, as many as leave room for
+/// another.
 #[test]
-fn what_is_acknowledged_in_the_clients_place_lies_a_window_behind() {
+fn written_events_beyond_the_window_are_acknowledged_for_the_client() {
     for (length, times, acknowledged) in [
         (1, 512, 0),
         (1, 513, 1),
@@ -284,7 +289,7 @@ fn what_is_acknowledged_in_the_clients_place_lies_a_window_behind() {
 }
 
 #[test]
-fn nobody_comes_from_where_nothing_was() {
+fn resuming_from_an_unknown_or_forgotten_event_is_refused() {
     let mut adapter = EventSession::new(SessionConfig::default());
     assert_eq!(adapter.hello(NOW, 1).unwrap_err(), Stale::NeverSent);
     let mut world = World::new();
@@ -296,7 +301,7 @@ fn nobody_comes_from_where_nothing_was() {
 }
 
 #[test]
-fn who_has_all_behind_the_end_need_not_come_again() {
+fn resuming_after_the_last_event_of_an_ended_session_reports_over() {
     let mut world = World::new();
     for text in ["0", "1"] {
         world.program.send(Bytes::from(text));

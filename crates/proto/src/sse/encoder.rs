@@ -1,4 +1,4 @@
-//! Events as bytes.
+//! Writing events to a stream.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use memchr::memchr2_iter;
 
 use super::{CR, LF, MAX_NAME};
 
-/// What stands beside the data of an event.
+/// Writes events with an optional name, id and retry time.
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -28,35 +28,35 @@ pub struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    /// What kind of event it is; without, and with the empty one, it is `message`.
+    /// Sets the event's name. Without one, or with an empty one, the name is `message`.
     ///
     /// # Errors
-    /// It has a CR, LF or NUL, or is longer than [`MAX_NAME`].
+    /// The name contains a CR, LF or NUL, or is longer than [`MAX_NAME`].
     pub fn event(self, event: &'a str) -> Result<Self, EncodeError> {
         check(event)?;
         Ok(Self { event: Some(event), ..self })
     }
 
-    /// From where the stream is to be continued if it is lost behind this event. An empty one takes back
-    /// those before.
+    /// Sets the event's id, from which a client resumes if the stream is lost after this event. An empty id
+    /// resets earlier ones.
     ///
     /// # Errors
-    /// As [`event`](Self::event).
+    /// The same as [`event`](Self::event).
     pub fn id(self, id: &'a str) -> Result<Self, EncodeError> {
         check(id)?;
         Ok(Self { id: Some(id), ..self })
     }
 
-    /// How long the other side is to wait after the loss of the stream, in whole milliseconds.
+    /// Sets how long the client waits before it reconnects after losing the stream, in whole milliseconds.
     pub fn retry(self, retry: Duration) -> Self {
         Self { retry: Some(retry), ..self }
     }
 
-    /// Appends the event with this data to `out`. Each CR, LF and CR LF of it arrives as an LF. For every
-    /// line of it, six bytes more are written.
+    /// Appends the event with this data to `out`. Each CR, LF and CR LF in the data is received as an LF.
+    /// Every line of the data takes six more bytes.
     ///
     /// # Errors
-    /// It is not UTF-8, which every stream of events is. Nothing was appended.
+    /// The data is not UTF-8, which event streams require. Nothing is appended.
     pub fn data(&self, data: &[u8], out: &mut BytesMut) -> Result<(), EncodeError> {
         let data = std::str::from_utf8(data).map_err(|_| EncodeError::NotUtf8)?;
         self.fields(out);
@@ -65,7 +65,8 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    /// Appends this without any data to `out`: that is no event, but the id and the time count.
+    /// Appends the fields without data to `out`. The client dispatches no event, but applies the id and the
+    /// retry time.
     pub fn alone(&self, out: &mut BytesMut) {
         self.fields(out);
         out.put_u8(LF);
@@ -84,8 +85,8 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// Appends a comment to `out`, which no parser gives out: a sign of life. It may stand between two events,
-/// and nowhere else.
+/// Appends a comment to `out`, for example as a keep-alive. Parsers ignore it. Comments may only be written
+/// between two events.
 pub fn comment(text: &str, out: &mut BytesMut) {
     lines(": ", text, out);
     out.put_u8(LF);
@@ -95,20 +96,22 @@ pub fn comment(text: &str, out: &mut BytesMut) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// A CR, LF or NUL in its name or its id: what is behind would be another field, or another event.
+    /// The name or the id contains a CR, LF or NUL. A line break would start another field or event.
     Forbidden,
-    /// Its name or its id is longer than [`MAX_NAME`].
+    /// The name or the id is longer than [`MAX_NAME`].
     TooLong,
-    /// Its data is not UTF-8.
+    /// The data is not UTF-8.
     NotUtf8,
 }
 
 impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Forbidden => f.write_str("a CR, LF or NUL in the name or the id of an event"),
+            Self::Forbidden => {
+                f.write_str("the name or the id of an event contains a CR, LF or NUL")
+            }
             Self::TooLong => {
-                write!(f, "the name or the id of an event is above the limit of {MAX_NAME}")
+                write!(f, "the name or the id of an event is longer than {MAX_NAME}")
             }
             Self::NotUtf8 => f.write_str("the data of an event is not UTF-8"),
         }
@@ -130,7 +133,7 @@ fn field(name: &str, value: &str, out: &mut BytesMut) {
     out.put_u8(LF);
 }
 
-/// Each line of `text` behind `name`; without a line break it is one.
+/// Appends each line of `text` as a field called `name`. Text without a line break is one line.
 fn lines(name: &str, text: &str, out: &mut BytesMut) {
     let breaks = memchr2_iter(CR, LF, text.as_bytes()).count();
     out.reserve(text.len() + (breaks + 1) * (name.len() + 1) + 1);

@@ -1,15 +1,16 @@
-//! Server-sent events: how a stream of events stands in bytes (WHATWG HTML, "Server-sent events",
-//! section 9.2.5 "Parsing an event stream" and 9.2.6 "Interpreting an event stream").
+//! Server-sent events: parsing and writing event streams (WHATWG HTML, section 9.2 "Server-sent events",
+//! 9.2.5 "Parsing an event stream" and 9.2.6 "Interpreting an event stream").
 //!
 //! ```text
-//!   bytes as they come         Parser::parse            one Item each
+//!   bytes as they arrive       Parser::parse            one Item each
 //!   "id: 7\r\nda", "ta: {}\n\n" ───────▶ Event { event: "", data: "{}", id: "7" }
 //!
 //!   data, event, id, retry     Encoder                  bytes
 //! ```
 //!
-//! No connection, no retrying and no header is known here: what an id and a time mean is said by whoever
-//! carries the stream. [`EventSession`] is for those who give ids the meaning of a session's numbers.
+//! This module knows nothing of connections, retries and headers: the code that carries the stream decides
+//! what ids and retry times mean. [`EventSession`] is for streams whose ids are the sequence numbers of a
+//! session.
 
 mod encoder;
 mod parser;
@@ -26,17 +27,17 @@ pub use session::{EventSession, Stale, Taken};
 
 use crate::{ByteSize, DEFAULT_MAX_MESSAGE};
 
-/// The longest name of an event, and the longest id, that is taken or sent: 4 KiB. Both stay in memory
-/// beside the data; real ones have some dozen bytes.
+/// The limit on the length of an event's name and of its id, received or sent: 4 KiB each. Both are kept in
+/// memory in addition to the data; real ones have a few dozen bytes.
 pub const MAX_NAME: ByteSize = ByteSize::kib(4);
 
-/// How much of an event is taken.
+/// Limits on the events that a [`Parser`] accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The data of an event, with the newlines between its lines; 16 MiB by default.
+    /// The largest data of an event, including the newlines between its lines; 16 MiB by default.
     pub max_data: ByteSize,
-    /// How many fields an event may have, data lines among them; a million by default. They are not
-    /// kept, so it is a matter of time and not of memory. Comments and unknown fields do not count.
+    /// The largest number of fields in an event, including `data` lines; a million by default. Comments and
+    /// unknown fields do not count. Fields are not stored, so this limits time, not memory.
     pub max_fields: usize,
 }
 
@@ -46,43 +47,43 @@ impl Default for Limits {
     }
 }
 
-/// What a stream has brought.
+/// One item of an event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Item {
     /// An event.
     Event(Event),
-    /// After the loss of the stream, so long is to be waited before the next attempt.
+    /// How long to wait before reconnecting after the stream is lost.
     Retry(Duration),
-    /// An event that was above a limit. It is said at the moment at which the limit is passed; what
-    /// comes behind the event arrives.
+    /// An event above a limit, reported as soon as the limit is exceeded. The event is discarded; those after
+    /// it are parsed normally.
     Lost(Excess),
 }
 
-/// An event, as it stood in the stream.
+/// An event of a stream.
 ///
-/// The bytes of `data` are those of the stream. Where they are not UTF-8 the standard has U+FFFD in
-/// their place: as [`String::from_utf8_lossy`] has.
+/// `data` holds the bytes of the stream unchanged. Where they are not UTF-8, the standard replaces them by
+/// U+FFFD, as [`String::from_utf8_lossy`] does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// What kind it is. Empty means `message`.
+    /// The event's name. Empty means `message`.
     pub event: String,
-    /// Its data; its lines are joined by LF, whatever ended them.
+    /// The event's data. Its lines are joined by LF, whatever line endings the stream has.
     pub data: Bytes,
-    /// The last id that the stream has given, with this event or before. Empty: none, or one that was
-    /// taken back.
+    /// The last id in the stream, set by this event or an earlier one. Empty if there was none, or if it was
+    /// reset by an empty id.
     pub id: String,
 }
 
-/// What of an event was above its limit.
+/// Which limit an event exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Excess {
-    /// [`Limits::max_data`].
+    /// The data exceeded [`Limits::max_data`].
     Data(ByteSize),
-    /// Its name or its id: [`MAX_NAME`].
+    /// The name or the id exceeded [`MAX_NAME`].
     Name,
-    /// [`Limits::max_fields`].
+    /// The number of fields exceeded [`Limits::max_fields`].
     Fields(usize),
 }
 

@@ -1,4 +1,4 @@
-//! Bytes in, events out.
+//! Parsing events from a stream.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use super::{CR, Event, Excess, Item, LF, Limits, MAX_NAME};
 
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 
-/// The longest name of a field that means anything: `event` and `retry`.
+/// The length of the longest known field names, `event` and `retry`.
 const LONGEST: usize = 5;
 
-/// Finds the events of a stream, whatever pieces it comes in.
+/// An incremental parser of event streams, which accepts the stream in pieces of any size.
 ///
-/// It keeps the data of the event under way, up to [`Limits::max_data`], a name and two ids, and of a line
-/// nothing else: comments and unknown fields may be as long as they like. An event that is not followed
-/// by an empty line when the stream ends is none, as the standard has it.
+/// The parser buffers the data of the current event, up to [`Limits::max_data`], one name and two ids.
+/// Comments and unknown fields are not buffered and can be of any length. As the standard says, an event
+/// that is not followed by an empty line when the stream ends is discarded.
 ///
 /// ```
 /// use tieline_proto::sse::{Event, Item, Parser};
@@ -35,38 +35,38 @@ const LONGEST: usize = 5;
 pub struct Parser {
     limits: Limits,
     line: Line,
-    /// An LF belongs to the CR before it.
+    /// The last byte was a CR, so that an LF now is part of the same line ending.
     is_behind_cr: bool,
-    /// Of the field under way, if it is none of the data.
+    /// The value of the current field, unless it is `data`.
     value: Vec<u8>,
     value_is_too_long: bool,
     data: Vec<u8>,
     has_data: bool,
     event: Vec<u8>,
-    /// The id of the event under way: the stream's once that is whole.
+    /// The id of the current event. It becomes the stream's last id once the event is complete.
     next_id: Option<Vec<u8>>,
     id: String,
     fields: usize,
-    /// The event under way is above a limit.
+    /// The current event is above a limit.
     is_lost: bool,
-    /// The first bytes of the data that was discarded last.
+    /// The first bytes of the most recently discarded data.
     lost_head: Box<[u8]>,
 }
 
-/// How far the line has come.
+/// The part of the current line that comes next.
 #[derive(Clone, Copy, Debug)]
 enum Line {
-    /// The first of the stream, which may begin with a mark; so much of that has come.
+    /// The first line of the stream, which may begin with a byte order mark. The number of bytes of it seen.
     Marked(usize),
     Name(Name),
-    /// A colon has come: one space behind it is no part of the value.
+    /// After the colon: one space here is not part of the value.
     Colon(Field),
     Value(Field),
-    /// A comment, or a field that means nothing.
+    /// A comment or an unknown field.
     Ignored,
 }
 
-/// The beginning of a line.
+/// The beginning of a line: the name of its field, so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Name {
     bytes: [u8; LONGEST],
@@ -90,7 +90,7 @@ impl Default for Parser {
 }
 
 impl Parser {
-    /// At the beginning of a stream.
+    /// Creates a parser for the beginning of a stream.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -109,15 +109,15 @@ impl Parser {
         }
     }
 
-    /// The same for a stream that goes on where another was lost: its last id stays until it gives
-    /// another.
+    /// Sets the last event id, for a stream that resumes a lost one. It stays in effect until the stream
+    /// sets another.
     #[must_use]
     pub fn behind(mut self, last_event_id: impl Into<String>) -> Self {
         self.id = last_event_id.into();
         self
     }
 
-    /// Takes bytes off `input`, all of them or up to the next item.
+    /// Consumes bytes of `input` up to the end of the next item, or all of them if there is none.
     pub fn parse(&mut self, input: &mut impl Buf) -> Option<Item> {
         while input.has_remaining() {
             let (taken, item) = self.step(input.chunk());
@@ -129,19 +129,19 @@ impl Parser {
         None
     }
 
-    /// The last id that the stream has given, with an event that was whole: from which on it is to be
-    /// continued, should it be lost. Empty if there is none.
+    /// Returns the last id that was set by a complete event, from which to resume if the stream is lost. Empty
+    /// if there is none.
     pub fn last_event_id(&self) -> &str {
         &self.id
     }
 
     /// Takes the first bytes of the data of the event that [`Item::Lost`] reported last, at most
-    /// [`FAULT_HEAD`]. Empty where the data was within its limit.
+    /// [`FAULT_HEAD`]. Empty if the data was within its limit.
     pub fn take_lost_head(&mut self) -> Box<[u8]> {
         std::mem::take(&mut self.lost_head)
     }
 
-    /// Whether an event is under way, of which some has come.
+    /// Returns whether part of an event was received.
     pub fn holds_part(&self) -> bool {
         let is_between_lines = match self.line {
             Line::Marked(length) | Line::Name(Name { length, .. }) => length == 0,
@@ -150,7 +150,7 @@ impl Parser {
         !is_between_lines || self.has_data || self.is_lost || self.fields > 0
     }
 
-    /// Takes some bytes, or comes to another state of the line without any.
+    /// Consumes some bytes, or changes the state of the line without consuming any.
     fn step(&mut self, bytes: &[u8]) -> (usize, Option<Item>) {
         let Some(first) = bytes.first().copied() else { return (0, None) };
         let is_behind_cr = std::mem::replace(&mut self.is_behind_cr, false);
@@ -167,7 +167,7 @@ impl Parser {
                 self.line = match (length, is_next) {
                     (2, true) | (0, false) => BEGINNING,
                     (_, true) => Line::Marked(length + 1),
-                    // What has come of it is part of a name that means nothing.
+                    // Not a byte order mark after all, so its bytes begin an unknown field.
                     (_, false) => Line::Ignored,
                 };
                 (usize::from(is_next), None)
@@ -248,7 +248,7 @@ impl Parser {
         }
         self.value_is_too_long = true;
         match field {
-            // No number has so many digits.
+            // A retry time this long is not a usable number, and is ignored.
             Field::Retry => None,
             _ => self.lose(Excess::Name),
         }
@@ -268,7 +268,7 @@ impl Parser {
         None
     }
 
-    /// An empty line has come.
+    /// Ends the current event, at an empty line.
     fn dispatch(&mut self) -> Option<Item> {
         if let Some(id) = self.next_id.take() {
             self.id = text(id);
@@ -282,7 +282,7 @@ impl Parser {
         })
     }
 
-    /// The event under way is not kept. Its id is: else it would be asked for again and again.
+    /// Discards the current event. Its id stays: otherwise a client would request the event again and again.
     fn lose(&mut self, excess: Excess) -> Option<Item> {
         self.data = Vec::new();
         let is_news = !std::mem::replace(&mut self.is_lost, true);
@@ -291,7 +291,7 @@ impl Parser {
 }
 
 impl Name {
-    /// False if it is too long to mean anything.
+    /// Returns false if the name is longer than every known one.
     fn extend(&mut self, bytes: &[u8]) -> bool {
         let length = self.length + bytes.len();
         let Some(place) = self.bytes.get_mut(self.length..length) else { return false };
@@ -315,7 +315,7 @@ fn end_of_line(bytes: &[u8]) -> usize {
     memchr2(CR, LF, bytes).unwrap_or(bytes.len())
 }
 
-/// Nothing is allocated beyond `limit`; false if that is not enough.
+/// Appends `bytes` without allocating more than `limit`. Returns false if they do not fit.
 fn extend(buffer: &mut Vec<u8>, bytes: &[u8], limit: usize) -> bool {
     let length = buffer.len().saturating_add(bytes.len());
     if length > limit {
@@ -329,7 +329,7 @@ fn extend(buffer: &mut Vec<u8>, bytes: &[u8], limit: usize) -> bool {
     true
 }
 
-/// Digits and nothing else; a number that is too large is as large as can be.
+/// Parses a number that consists of digits only; one that is too large becomes `u64::MAX`.
 fn milliseconds(digits: &[u8]) -> Option<Duration> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;

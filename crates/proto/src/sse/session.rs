@@ -1,4 +1,4 @@
-//! A session whose client knows nothing of it but the numbers of the events that it gets.
+//! The client side of a session on behalf of a client that only knows event ids.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,76 +11,78 @@ use crate::session::{
     Welcome,
 };
 
-/// So many events that were written and are not proven to have arrived are kept by the session's server,
+/// How many written events without proof of receipt the session's server keeps.
 const WINDOW: usize = 512;
-/// or so many bytes of them. Both are half of what a session keeps by default.
+/// How many bytes of such events it keeps. Both are half of a session's default replay limits.
 const WINDOW_BYTES: usize = 4 << 20;
-/// From so many bytes on, a session that is on its defaults takes no more.
+/// A session with default limits accepts no more messages from this many bytes on.
 const FULL_BYTES: usize = 8 << 20;
 
-/// The client of a [session](crate::session) in the place of one that knows only events, as a browser's
-/// EventSource does: it gets each message as an event whose id has the number, comes again with the last
-/// id that it has seen, and posts what it has to say.
+/// The client of a [session](crate::session), on behalf of a client that only knows events, such as a
+/// browser's EventSource.
+///
+/// The EventSource receives each message as an event whose id is the sequence number, reconnects with the
+/// last id it has seen, and sends its messages as POST requests.
 ///
 /// ```text
-///   events with numbers ◀─ receive() ◀─ frames ◀═ session's server, which keeps what is not acknowledged
+///   numbered events     ◀─ receive() ◀─ frames ◀═ session's server, which keeps unacknowledged messages
 ///   last number seen    ─▶ hello(), proves()
 ///   posts               ─▶ send() ─▶ next() ─▶ frames ═▶
 /// ```
 ///
-/// It keeps no message for the client: numbering, keeping and replay are the session's. What the client
-/// proves to have received is acknowledged. A client that proves nothing must not hold up the session;
-/// so of what was [written](Self::wrote) to its connection, all but the last 512 messages or 4 MiB is
-/// acknowledged in its place. One that [proves](Self::proves) while its connection lasts is believed to go
-/// on with that, and nothing is acknowledged in its place any more.
+/// It keeps no messages for the client: the session's server numbers, keeps and replays them. Events that
+/// the client proves to have received are acknowledged. A client that never does must not hold up the
+/// session, so of the events [written](Self::wrote) to its connection, all but the last 512 messages or
+/// 4 MiB are acknowledged on its behalf. Once a client [proves](Self::proves) receipt during a connection,
+/// it is expected to continue to do so, and nothing is acknowledged on its behalf any more.
 ///
-/// A client that comes back and lacks more than is kept is told so: [`Stale::Gone`].
+/// A client that reconnects and has missed events that are no longer kept gets [`Stale::Gone`].
 #[derive(Clone, Debug)]
 pub struct EventSession {
     session: Session,
     ticket: Option<Ticket>,
-    /// Events that this connection was given, and that are not acknowledged: their numbers and lengths.
+    /// Numbers and lengths of the events that this connection received and that are not acknowledged.
     unproven: VecDeque<(Sequence, usize)>,
-    /// Of those that were written: how many, and their bytes.
+    /// How many of them were written to the client, and their total length.
     written: usize,
     written_bytes: usize,
     proves: bool,
-    /// The number of the end of its direction, once it has come.
+    /// The number of the end of input from the server, once it was received.
     end: Option<Sequence>,
 }
 
-/// What came for the client.
+/// What [`EventSession::receive`] received for the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// An event.
     Event {
-        /// Its number.
+        /// Its sequence number.
         sequence: Sequence,
         /// Its data.
         message: Bytes,
     },
-    /// Nothing follows. The end has a number, too.
+    /// The end of input: no more events follow. It is numbered like an event.
     End {
-        /// Its number.
+        /// Its sequence number.
         sequence: Sequence,
     },
     /// The session is over.
     Bye(Farewell),
 }
 
-/// Why a session does not go on where the client says that it stands.
+/// Why a session cannot resume after the client's last event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stale {
-    /// Events behind that were acknowledged in the client's place, and are not kept any more.
+    /// Later events were acknowledged on the client's behalf and are no longer kept.
     Gone {
-        /// The last event that the client has received, it says.
+        /// The last event that the client says it received.
         last: Sequence,
-        /// The first that is still there.
+        /// The first event that is still kept.
         oldest: Sequence,
     },
-    /// No event with this number was ever given out.
+    /// No event with this number was ever sent.
     NeverSent,
-    /// It has all that there was.
+    /// The session is over, and the client has received all of it.
     Over,
 }
 
@@ -88,9 +90,9 @@ impl fmt::Display for Stale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone { last, oldest } => {
-                write!(f, "the events behind {last} and before {oldest} are not kept any more")
+                write!(f, "the events after {last} and before {oldest} are no longer kept")
             }
-            Self::NeverSent => f.write_str("no event with this number was given out"),
+            Self::NeverSent => f.write_str("no event with this number was sent"),
             Self::Over => f.write_str("the session is over, and all of it was received"),
         }
     }
@@ -99,8 +101,8 @@ impl fmt::Display for Stale {
 impl std::error::Error for Stale {}
 
 impl EventSession {
-    /// One that was not asked for yet. What is posted is kept within `replay_messages` and
-    /// `replay_bytes` of `config`.
+    /// Creates the client of a session that is yet to be requested. Posted messages are kept for replay
+    /// within `replay_messages` and `replay_bytes` of `config`.
     pub fn new(config: SessionConfig) -> Self {
         let config = SessionConfig { commits: true, ..config };
         Self {
@@ -114,11 +116,11 @@ impl EventSession {
         }
     }
 
-    /// The greeting for a new connection of a client that has received all up to `last`. From here on
-    /// nothing of an older connection may be given in.
+    /// Returns the greeting for a new connection of a client that has received all events up to `last`. After
+    /// this, frames of older connections must not be passed in.
     ///
     /// # Errors
-    /// It cannot go on from there. Nothing has changed.
+    /// The session cannot resume after `last`. Nothing has changed.
     pub fn hello(&mut self, now: Duration, last: Sequence) -> Result<Hello, Stale> {
         let Some(ticket) = &self.ticket else {
             return if last == 0 { Ok(Ticket::ask()) } else { Err(Stale::NeverSent) };
@@ -140,10 +142,10 @@ impl EventSession {
         Ok(ticket.present(self.session.position()))
     }
 
-    /// The session was granted, or granted again.
+    /// Processes the server's answer to the greeting, for a new or a resumed session.
     ///
     /// # Errors
-    /// The session cannot go on: the server breaks its protocol, or stands elsewhere than it must.
+    /// The session cannot continue: the server violated the protocol, or its position does not match.
     pub fn welcome(&mut self, welcome: &Welcome) -> Result<(), Refusal> {
         let fits = match &mut self.ticket {
             None => Ticket::granted(welcome).map(|ticket| self.ticket = Some(ticket)),
@@ -156,10 +158,10 @@ impl EventSession {
         self.session.resume(welcome.position).map(|_| ())
     }
 
-    /// Takes a frame of the connection that was welcomed.
+    /// Processes a frame received on the current connection, after [`welcome`](Self::welcome).
     ///
     /// # Errors
-    /// The server breaks the protocol; the session is over.
+    /// The server violated the protocol; the session is over.
     pub fn receive(&mut self, now: Duration, frame: Frame) -> Result<Option<Taken>, Violation> {
         Ok(match self.session.receive(now, frame)? {
             Some(Received::Message { sequence, message }) => {
@@ -176,8 +178,8 @@ impl EventSession {
         })
     }
 
-    /// The events up to this one were written to the client's connection, which does not mean that they
-    /// have arrived.
+    /// Records that the events up to this one were written to the client's connection. They may not have
+    /// arrived.
     pub fn wrote(&mut self, now: Duration, sequence: Sequence) {
         while let Some((number, length)) = self.unproven.get(self.written).copied()
             && number <= sequence
@@ -190,7 +192,7 @@ impl EventSession {
         }
         let mut last = None;
         while self.written > WINDOW || self.written_bytes > WINDOW_BYTES {
-            // The only one may stay, unless nothing could follow it then.
+            // A single event is kept even above the window, unless it alone would fill the session.
             if self.written == 1 && self.written_bytes < FULL_BYTES {
                 break;
             }
@@ -204,10 +206,11 @@ impl EventSession {
         }
     }
 
-    /// The client has received all events up to this one, it says while its connection lasts.
+    /// Records the client's statement, made during its connection, that it has received all events up to
+    /// this one.
     ///
     /// # Errors
-    /// [`Stale::NeverSent`]: none with this number was given out.
+    /// [`Stale::NeverSent`]: no event with this number was sent.
     pub fn proves(&mut self, now: Duration, last: Sequence) -> Result<(), Stale> {
         let position = self.session.position();
         if last > position.received {
@@ -230,50 +233,51 @@ impl EventSession {
         Some(number)
     }
 
-    /// Whether the end has come: nobody is there any more who would take what is posted.
+    /// Returns whether the end of input was received. Posted messages would no longer be processed.
     pub fn has_ended(&self) -> bool {
         self.end.is_some()
     }
 
-    /// Whether more can be posted.
+    /// Returns whether another message can be posted.
     pub fn has_room(&self) -> bool {
         self.session.has_room()
     }
 
-    /// Takes over a message of the client's, to be kept until the session's server has acknowledged it. Ask
-    /// [`has_room`](Self::has_room) before. False if the client's direction has ended.
+    /// Queues a message of the client and keeps it until the session's server has acknowledged it. Check
+    /// [`has_room`](Self::has_room) first. Returns false if the client's direction has ended.
     pub fn send(&mut self, message: Bytes) -> bool {
         self.session.send(message).is_some()
     }
 
-    /// The client is done, in both directions: whatever it lacks it will not ask for.
+    /// Ends the client's direction, and acknowledges every event received for it: the client will not request
+    /// any it has missed.
     pub fn finish(&mut self, now: Duration) {
         self.session.end();
         let received = self.session.position().received;
         self.session.commit(now, received);
     }
 
-    /// The next frame for the connection that was welcomed.
+    /// Returns the next frame to send on the current connection.
     pub fn next(&mut self, now: Duration) -> Option<Frame> {
         self.session.next(now)
     }
 
-    /// When [`next`](Self::next) will have one although nothing happens before.
+    /// Returns when [`next`](Self::next) will have a frame even if nothing else happens.
     pub fn wake_at(&self) -> Option<Duration> {
         self.session.wake_at()
     }
 
-    /// The last event that was given out.
+    /// Returns the number of the last event that was received for the client.
     pub fn last(&self) -> Sequence {
         self.session.position().received
     }
 
-    /// The last event that was acknowledged, by the client or in its place.
+    /// Returns the number of the last event that was acknowledged, by the client or on its behalf.
     pub fn acknowledged(&self) -> Sequence {
         self.session.position().acknowledged
     }
 
-    /// Both sides have ended, and each knows it of the other.
+    /// Returns whether both directions have ended, and both ends know it.
     pub fn is_over(&self) -> bool {
         self.session.is_over()
     }
