@@ -1,35 +1,35 @@
-//! Close frames: why a side has ended.
+//! Close frames.
 
 use std::fmt;
 
 use super::Violation;
 use super::header::MAX_CONTROL;
 
-/// A status code (RFC 6455, section 7.4, and the registry that it opened).
+/// A close status code (RFC 6455, section 7.4, and the IANA registry of close codes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CloseCode(u16);
 
 impl CloseCode {
-    /// All is said.
+    /// Normal closure.
     pub const NORMAL: Self = Self(1000);
-    /// A server that shuts down, or a page that was left.
+    /// The server is shutting down, or the browser has left the page.
     pub const GOING_AWAY: Self = Self(1001);
-    /// The other side broke the protocol.
+    /// The peer violated the protocol.
     pub const PROTOCOL_ERROR: Self = Self(1002);
-    /// A kind of message that is not taken here.
+    /// The peer sent a type of message that is not accepted.
     pub const UNSUPPORTED: Self = Self(1003);
-    /// A text that is not UTF-8.
+    /// The peer sent text that is not UTF-8.
     pub const INVALID_PAYLOAD: Self = Self(1007);
-    /// Something that is not allowed.
+    /// The peer violated a policy of the side that closes.
     pub const POLICY: Self = Self(1008);
-    /// A message above the limit.
+    /// The peer sent a message above the limit.
     pub const TOO_BIG: Self = Self(1009);
-    /// Something went wrong on the side that says it.
+    /// The side that closes had an internal error.
     pub const INTERNAL: Self = Self(1011);
-    /// It may go better later.
+    /// The peer should try again later.
     pub const TRY_AGAIN: Self = Self(1013);
 
-    /// The code of that number; `None` for one that no close frame may carry.
+    /// Creates a code from its number; `None` if a close frame must not carry it.
     pub const fn new(code: u16) -> Option<Self> {
         match code {
             1000..=1003 | 1007..=1014 | 3000..=4999 => Some(Self(code)),
@@ -37,12 +37,12 @@ impl CloseCode {
         }
     }
 
-    /// Its number.
+    /// Returns the code's number.
     pub const fn get(self) -> u16 {
         self.0
     }
 
-    /// What it means, where that is known.
+    /// Returns the registered meaning of the code, if it is known.
     pub const fn meaning(self) -> Option<&'static str> {
         Some(match self.0 {
             1000 => "normal",
@@ -71,22 +71,22 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// Why a side has ended.
+/// The payload of a close frame: why a side has closed the WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
     /// The code.
     pub code: CloseCode,
-    /// In words for people; it may be empty. At most 123 bytes of it are sent.
+    /// The reason as text for people, which may be empty. At most 123 bytes of it are sent.
     pub text: String,
 }
 
 impl Close {
-    /// Without words.
+    /// Creates a close reason without text.
     pub fn new(code: CloseCode) -> Self {
         Self { code, text: String::new() }
     }
 
-    /// With words, of which at most 123 bytes are sent.
+    /// Creates a close reason with text, of which at most 123 bytes are sent.
     pub fn because(code: CloseCode, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }

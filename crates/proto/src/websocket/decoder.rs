@@ -1,4 +1,4 @@
-//! From bytes to messages.
+//! Decoding frames into messages.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use super::{Close, Event, Kind, Role, Violation};
 use crate::ByteSize;
 use crate::framing::take_message;
 
-/// So many frames that carry next to nothing may come at once.
+/// How many tiny frames (pings, pongs, empty messages, small fragments) a peer may send at once.
 pub const ALLOWANCE: u32 = 1024;
-/// So many of them may come every second.
+/// How many tiny frames are added to the allowance per second.
 pub const ALLOWANCE_A_SECOND: u32 = 128;
-/// A fragment of so many bytes is not one of them.
+/// Fragments of at least this many bytes do not count as tiny frames.
 pub const FREE_FRAGMENT: usize = 32;
-/// Of the small fragments of a message that came to be whole, so many are not counted in the end.
+/// How many small fragments of a message are refunded once it is complete.
 const FORGIVEN: u32 = 8;
 
-/// Takes frames off the front of a buffer, checks them, and joins fragments.
+/// A decoder that takes frames off the front of a buffer, checks them, and joins fragments.
 #[derive(Debug)]
 pub struct Decoder {
     role: Role,
     max_message: ByteSize,
-    /// The message whose fragments are on their way.
+    /// The message whose fragments are being received.
     under_way: Option<UnderWay>,
     allowance: u32,
     refilled: Duration,
@@ -35,24 +35,24 @@ struct UnderWay {
     kind: Kind,
     joined: BytesMut,
     utf8: Utf8,
-    /// What its small fragments took off the allowance.
+    /// How much of the allowance its small fragments consumed.
     charged: u32,
 }
 
 impl Decoder {
-    /// From here on takes messages of at most `most`. Gives the limit before.
+    /// Sets the message limit to `most` and returns the previous one.
     pub fn limit_to(&mut self, most: ByteSize) -> ByteSize {
         std::mem::replace(&mut self.max_message, most)
     }
 
-    /// For what comes to `role`, in messages of at most `max_message`.
+    /// Creates a decoder for the frames that `role` receives, with messages of at most `max_message`.
     pub fn new(role: Role, max_message: ByteSize) -> Self {
         let (allowance, refilled) = (ALLOWANCE, Duration::ZERO);
         Self { role, max_message, under_way: None, allowance, refilled }
     }
 
-    /// Fills up the allowance of frames that carry next to nothing. `now` is the time since any fixed
-    /// moment; call it before each read, or as often as is convenient.
+    /// Refills the allowance for tiny frames according to the time elapsed since the last call. `now` is the
+    /// time since any fixed moment. Call this before each read, or as often as is convenient.
     pub fn refill(&mut self, now: Duration) {
         if self.allowance == ALLOWANCE {
             self.refilled = now;
@@ -67,20 +67,20 @@ impl Decoder {
         }
     }
 
-    /// Takes one frame off the allowance: for a message that only whoever reads it knows to be nothing.
+    /// Takes one frame off the allowance, for a message that the caller considers empty.
     ///
     /// # Errors
-    /// There were too many.
+    /// The allowance is used up.
     pub fn charge(&mut self) -> Result<(), Violation> {
         self.allowance = self.allowance.checked_sub(1).ok_or(Violation::TooManyFrames)?;
         Ok(())
     }
 
-    /// The next event; `None` when nothing more is whole. Whoever reads appends to `buffer` and changes
-    /// nothing in it.
+    /// Decodes the next event; returns `None` while it is incomplete. The caller appends to `buffer` and must
+    /// not change what is already in it.
     ///
     /// # Errors
-    /// The other side broke the protocol. Nothing may be decoded behind it.
+    /// The peer violated the protocol. Nothing may be decoded after that.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Event>, Violation> {
         loop {
             let Some(header) = Header::read(buffer, self.role)? else { return Ok(None) };
@@ -114,7 +114,7 @@ impl Decoder {
         }
     }
 
-    /// How many more bytes the frame under way certainly needs; never above the limit.
+    /// Returns how many more bytes the partly received frame needs at least; never above the limit.
     pub fn missing(&self, buffer: &BytesMut) -> usize {
         match Header::read(buffer, self.role) {
             Ok(Some(header)) => {
@@ -126,7 +126,7 @@ impl Decoder {
         }
     }
 
-    /// How many bytes of a message have come that is not whole; `None` if none is under way.
+    /// Returns how many bytes of an incomplete message were received; `None` if there is no such message.
     pub fn part(&self, buffer: &BytesMut) -> Option<usize> {
         match &self.under_way {
             Some(under_way) => Some(under_way.joined.len() + buffer.len()),
@@ -135,20 +135,20 @@ impl Decoder {
         }
     }
 
-    /// How much memory the fragments hold that were joined so far.
+    /// Returns how much memory the fragments joined so far use.
     pub fn held(&self) -> usize {
         self.under_way.as_ref().map_or(0, |under_way| under_way.joined.capacity())
     }
 
-    /// Forgets the fragments that were joined so far. Nothing may be decoded behind it.
+    /// Frees the fragments joined so far. Nothing may be decoded after that.
     pub fn release(&mut self) {
         self.under_way = None;
     }
 
-    /// The length of a frame that may come here.
+    /// Returns the length of a frame after checking that the frame is allowed here.
     fn admitted(&self, header: &Header) -> Result<usize, Violation> {
         if header.opcode.is_control() {
-            // At most 125, which was checked.
+            // At most 125: `Header::read` has checked it.
             return Ok(header.length as usize);
         }
         let before = match (header.opcode, &self.under_way) {

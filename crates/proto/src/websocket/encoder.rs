@@ -1,4 +1,4 @@
-//! From messages to bytes.
+//! Encoding messages into frames.
 
 use bytes::Bytes;
 
@@ -6,23 +6,24 @@ use super::header::{Opcode, Written};
 use super::{Close, Kind};
 use crate::{ByteSize, EncodeError, WriteBuf};
 
-/// Appends frames to a [`WriteBuf`]. A client gives a mask with each, that nobody can foresee; a server
-/// gives none. No message is cut into fragments.
+/// An encoder that appends frames to a [`WriteBuf`]. A client passes an unpredictable mask with each frame, a
+/// server passes none. Messages are never fragmented.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoder {
     max_message: ByteSize,
 }
 
 impl Encoder {
-    /// For messages of at most `max_message`.
+    /// Creates an encoder for messages of at most `max_message`.
     pub const fn new(max_message: ByteSize) -> Self {
         Self { max_message }
     }
 
-    /// A message that is `head` and behind it `message`. Without a mask a large one is kept by reference.
+    /// Appends a message that consists of `head` followed by `message`. Without a mask, a large message is
+    /// kept by reference.
     ///
     /// # Errors
-    /// It is above the limit; nothing was appended.
+    /// The message is above the limit; nothing is appended.
     #[inline]
     pub fn message(
         &self,
@@ -48,17 +49,17 @@ impl Encoder {
         Ok(())
     }
 
-    /// A ping; of `payload` at most 125 bytes.
+    /// Appends a ping with at most 125 bytes of `payload`.
     pub fn ping(&self, payload: &[u8], mask: Option<[u8; 4]>, out: &mut WriteBuf) {
         control(Opcode::Ping, payload, mask, out);
     }
 
-    /// The answer to a ping with `payload`, of which at most 125 bytes.
+    /// Appends a pong with at most 125 bytes of `payload`, the payload of the ping that it answers.
     pub fn pong(&self, payload: &[u8], mask: Option<[u8; 4]>, out: &mut WriteBuf) {
         control(Opcode::Pong, payload, mask, out);
     }
 
-    /// The last frame of this side.
+    /// Appends a close frame, which is the last frame of this side.
     pub fn close(&self, close: Option<&Close>, mask: Option<[u8; 4]>, out: &mut WriteBuf) {
         let payload = close.map(Close::payload).unwrap_or_default();
         control(Opcode::Close, &payload, mask, out);

@@ -1,8 +1,8 @@
-//! A frame's first bytes.
+//! Frame headers.
 
 use super::{Role, Violation};
 
-/// The longest header: two bytes, eight of length, four of mask.
+/// The length of the longest header: two bytes, eight of length, four of mask.
 pub(super) const LONGEST: usize = 14;
 
 const FIN: u8 = 0x80;
@@ -10,7 +10,7 @@ const RESERVED: u8 = 0x70;
 const OPCODE: u8 = 0x0f;
 const MASKED: u8 = 0x80;
 
-/// The most that a control frame carries.
+/// The largest payload of a control frame.
 pub(super) const MAX_CONTROL: usize = 125;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,13 +58,13 @@ pub(super) struct Header {
     pub(super) opcode: Opcode,
     pub(super) mask: Option<[u8; 4]>,
     pub(super) length: u64,
-    /// Its own length in bytes.
+    /// The length of the header itself in bytes.
     pub(super) size: usize,
 }
 
 impl Header {
-    /// Reads the header at the front of `bytes`, written by the other side of `role`; `None` while it is
-    /// not whole. What is wrong with it is said as soon as it can be seen.
+    /// Reads the header at the front of `bytes`, which were sent by the peer of `role`. Returns `None` while
+    /// it is incomplete, and an error as soon as a violation can be seen.
     pub(super) fn read(bytes: &[u8], role: Role) -> Result<Option<Self>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         if first & RESERVED != 0 {
@@ -115,14 +115,14 @@ impl Header {
     }
 }
 
-/// A header as bytes.
+/// An encoded header.
 pub(super) struct Written {
     bytes: [u8; LONGEST],
     size: usize,
 }
 
 impl Written {
-    /// The header of a whole, unfragmented message or control frame.
+    /// Encodes the header of an unfragmented message or control frame.
     pub(super) fn of(opcode: Opcode, length: usize, mask: Option<[u8; 4]>) -> Self {
         let mut written = Self { bytes: [0; LONGEST], size: 0 };
         let masked = if mask.is_some() { MASKED } else { 0 };
@@ -156,7 +156,7 @@ impl Written {
     }
 }
 
-/// Masks `bytes`, or takes the mask off again.
+/// Masks or unmasks `bytes`.
 pub(crate) fn apply_mask(mask: [u8; 4], bytes: &mut [u8]) {
     let [a, b, c, d] = mask;
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);

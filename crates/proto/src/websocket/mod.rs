@@ -1,21 +1,22 @@
 //! WebSocket frames (RFC 6455) without I/O: bytes go in, messages and control frames come out.
 //!
 //! ```text
-//!   bytes as they come              Decoder::decode            Event: Message │ Ping │ Pong │ Close
+//!   bytes as they arrive            Decoder::decode            Event: Message │ Ping │ Pong │ Close
 //!   [81 85 mask…] [89 00 …] ─────▶ BytesMut ───────────▶       or a Violation, which ends the line
 //!
 //!   Encoder::message, ping, pong, close ───────────────▶ WriteBuf
 //! ```
 //!
-//! The handshake is HTTP's and not here. There are no extensions, so a set RSV bit is a violation.
+//! The handshake is HTTP and is not part of this module. Extensions are not supported, so a set RSV bit is a
+//! violation.
 //!
-//! # What bounds it
-//! - A length is held against the limit as soon as it is there, of a frame and of a message's fragments
-//!   together, and nothing is allocated from it: the buffer is whoever reads into it's.
-//! - Frames that carry next to nothing (pings, pongs, empty messages, fragments below
-//!   [`FREE_FRAGMENT`]) are taken from an [allowance](Decoder::refill) of [`ALLOWANCE`] at once and
-//!   [`ALLOWANCE_A_SECOND`]: ten million of them cost whoever sends them the line. A message in a few
-//!   small fragments costs nothing once it is whole.
+//! # Limits
+//! - A frame's length is checked as soon as it is received, together with the earlier fragments of its
+//!   message. Nothing is allocated from it: the caller owns the buffer.
+//! - Tiny frames (pings, pongs, empty messages, fragments shorter than [`FREE_FRAGMENT`]) consume an
+//!   [allowance](Decoder::refill) of [`ALLOWANCE`] at once and [`ALLOWANCE_A_SECOND`] per second. A peer
+//!   that exceeds it loses the line. A few small fragments of a message are refunded once the message is
+//!   complete.
 
 mod close;
 mod decoder;
@@ -34,84 +35,84 @@ pub(crate) use header::apply_mask;
 
 use crate::{ByteSize, FrameError};
 
-/// Which side this is: a client masks what it sends, a server does not.
+/// The side of a WebSocket. A client masks the frames it sends, a server does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Who asked for the WebSocket.
+    /// The side that requested the WebSocket.
     Client,
-    /// Who granted it.
+    /// The side that accepted it.
     Server,
 }
 
-/// What a message is said to hold.
+/// The type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// UTF-8, checked.
+    /// UTF-8, which is checked.
     Text,
     /// Any bytes.
     Binary,
 }
 
 impl Kind {
-    /// Text where it is UTF-8, which every JSON message is; else binary.
+    /// Returns `Text` if the message is UTF-8, as every JSON message is, and `Binary` otherwise.
     pub fn of(message: &[u8]) -> Self {
         if std::str::from_utf8(message).is_ok() { Self::Text } else { Self::Binary }
     }
 }
 
-/// What came in.
+/// A decoded message or control frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A whole message, its fragments joined.
+    /// A complete message, its fragments joined.
     Message(Kind, Bytes),
-    /// To be answered by a pong with the same payload; of several the last one is enough.
+    /// A ping. Answer it with a pong that has the same payload; after several pings, answering the last one
+    /// is enough.
     Ping(Bytes),
-    /// The answer to a ping, or a sign of life.
+    /// A pong: the answer to a ping, or an unsolicited keep-alive.
     Pong(Bytes),
-    /// The last frame of that side; `None` where it gives no code. Nothing may be decoded behind it.
+    /// The peer's last frame; `None` if it has no code. Nothing may be decoded after it.
     Close(Option<Close>),
 }
 
-/// How the other side broke the protocol. The line has to end with
-/// [`close_code`](Self::close_code).
+/// How the peer violated the protocol. The line must be closed with [`close_code`](Self::close_code).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
-    /// An RSV bit, and no extension that would give it a meaning.
+    /// A frame has an RSV bit set, although no extension was negotiated.
     ReservedBits,
-    /// An opcode that RFC 6455 does not know.
+    /// An opcode that RFC 6455 does not define.
     UnknownOpcode(u8),
-    /// A frame from a client that is not masked, or one from a server that is.
+    /// An unmasked frame from a client, or a masked one from a server.
     Masking,
-    /// A control frame in fragments.
+    /// A fragmented control frame.
     FragmentedControl,
     /// A control frame of more than 125 bytes.
     ControlOversize,
-    /// A length that is written longer than it has to be, or with its highest bit set.
+    /// A length that is not in its shortest form, or that has its highest bit set.
     MalformedLength,
-    /// A continuation of nothing.
+    /// A continuation frame without a message to continue.
     Continuation,
-    /// A new message inside another.
+    /// A new message before the last fragment of another.
     Interleaved,
-    /// A close frame with one byte, or with a code that must not be sent.
+    /// A close frame with a payload of one byte, or with a code that must not be sent.
     MalformedClose,
-    /// A text that is not UTF-8.
+    /// A text message, or the text of a close frame, that is not UTF-8.
     NotUtf8,
     /// A message above the limit.
     Oversize {
-        /// As far as it was announced, in bytes.
+        /// The length announced so far, in bytes.
         length: u64,
-        /// The largest message that would have been taken.
+        /// The limit on the size of a message.
         limit: ByteSize,
     },
-    /// Too many frames that carry next to nothing.
+    /// Too many tiny frames, see [`ALLOWANCE`].
     TooManyFrames,
-    /// A text where only binary messages are taken.
+    /// A text message where only binary messages are accepted.
     Unsupported,
 }
 
 impl Violation {
-    /// The code that tells the other side.
+    /// Returns the code of the close frame that reports this violation to the peer.
     pub fn close_code(&self) -> CloseCode {
         match self {
             Self::NotUtf8 => CloseCode::INVALID_PAYLOAD,
@@ -143,15 +144,17 @@ impl fmt::Display for Violation {
             Self::FragmentedControl => f.write_str("a control frame is fragmented"),
             Self::ControlOversize => f.write_str("a control frame is longer than 125 bytes"),
             Self::MalformedLength => f.write_str("a frame's length is malformed"),
-            Self::Continuation => f.write_str("a frame continues nothing"),
-            Self::Interleaved => f.write_str("a message begins inside another"),
+            Self::Continuation => f.write_str("a continuation frame has no message to continue"),
+            Self::Interleaved => f.write_str("a message begins before the previous one has ended"),
             Self::MalformedClose => f.write_str("a close frame is malformed"),
-            Self::NotUtf8 => f.write_str("a text is not UTF-8"),
+            Self::NotUtf8 => f.write_str("a text message or a close reason is not UTF-8"),
             Self::Oversize { length, limit } => {
                 write!(f, "a message of {length} bytes is above the limit of {limit}")
             }
-            Self::TooManyFrames => f.write_str("too many frames that carry next to nothing"),
-            Self::Unsupported => f.write_str("a text came where only binary messages are taken"),
+            Self::TooManyFrames => f.write_str("too many empty or tiny frames"),
+            Self::Unsupported => {
+                f.write_str("a text message was received where only binary ones are accepted")
+            }
         }
     }
 }

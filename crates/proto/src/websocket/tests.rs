@@ -12,7 +12,7 @@ fn decoder(role: Role) -> Decoder {
     Decoder::new(role, LIMIT)
 }
 
-/// All that comes of `bytes`, or how they break the protocol.
+/// Decodes all events of `bytes`.
 fn all(decoder: &mut Decoder, bytes: &[u8]) -> Result<Vec<Event>, Violation> {
     let mut buffer = BytesMut::from(bytes);
     let mut events = Vec::new();
@@ -30,9 +30,9 @@ fn binary(payload: &[u8]) -> Event {
     Event::Message(Kind::Binary, Bytes::copy_from_slice(payload))
 }
 
-/// The frames that RFC 6455 shows in section 5.7.
+/// The examples in RFC 6455, section 5.7.
 #[test]
-fn the_rfcs_own_examples_are_read() {
+fn examples_of_the_rfc_are_decoded() {
     let client = |bytes: &[u8]| all(&mut decoder(Role::Client), bytes).unwrap();
     assert_eq!(client(&[0x81, 5, 0x48, 0x65, 0x6c, 0x6c, 0x6f]), [text("Hello")]);
     let masked = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
@@ -46,7 +46,7 @@ fn the_rfcs_own_examples_are_read() {
 }
 
 #[test]
-fn control_frames_come_between_fragments() {
+fn control_frames_are_decoded_between_fragments() {
     let bytes = b"\x01\x02ab\x89\x01p\x00\x00\x8a\x00\x80\x01c\x88\x04\x03\xe8ok";
     let close = Close::because(CloseCode::NORMAL, "ok");
     let expected = [
@@ -60,7 +60,7 @@ fn control_frames_come_between_fragments() {
 }
 
 #[test]
-fn every_breach_is_told_by_name() {
+fn each_violation_is_detected() {
     let oversize = |length| Violation::Oversize { length, limit: LIMIT };
     for (bytes, violation) in [
         (&b"\xc1"[..], Violation::ReservedBits),
@@ -86,14 +86,14 @@ fn every_breach_is_told_by_name() {
         (b"\x88\x03\x03\xe8\xff", Violation::NotUtf8),
         (b"\x81\x01\xff", Violation::NotUtf8),
         (b"\x81\x01\xc3", Violation::NotUtf8),
-        // Surrogates and what lies beyond Unicode.
+        // A surrogate, and a code point above U+10FFFF.
         (b"\x81\x03\xed\xa0\x80", Violation::NotUtf8),
         (b"\x81\x04\xf4\x90\x80\x80", Violation::NotUtf8),
-        // A bad fragment is not waited behind.
+        // Invalid UTF-8 is reported at once, not at the end of the message.
         (b"\x01\x02\xc3\x28", Violation::NotUtf8),
         (b"\x01\x01\xc3\x00\x01\x28", Violation::NotUtf8),
         (b"\x01\x01\xc3\x80\x00", Violation::NotUtf8),
-        // Only the lengths have come.
+        // Only the headers were received.
         (b"\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x01", oversize(65537)),
         (b"\x82\x7f\x7f\xff\xff\xff\xff\xff\xff\xff", oversize(i64::MAX as u64)),
         (b"\x02\x01a\x80\x7f\x00\x00\x00\x00\x00\x01\x00\x00", oversize(65537)),
@@ -105,7 +105,7 @@ fn every_breach_is_told_by_name() {
 }
 
 #[test]
-fn the_limit_is_where_it_is() {
+fn message_limit_is_exact() {
     for (length, is_taken) in [(65535, true), (65536, true), (65537, false)] {
         for fragments in [1, 2, 5] {
             let mut wire = Vec::new();
@@ -138,9 +138,9 @@ fn the_limit_is_where_it_is() {
     }
 }
 
-/// A length alone makes nobody allocate: what is asked for is never above the limit.
+/// An announced length alone must not cause a large allocation.
 #[test]
-fn nothing_is_wanted_beyond_the_limit() {
+fn missing_bytes_never_exceed_the_limit() {
     let decoder = decoder(Role::Client);
     let wanted = |bytes: &[u8]| decoder.missing(&BytesMut::from(bytes));
     assert_eq!(wanted(b"\x82"), 0);
@@ -148,9 +148,9 @@ fn nothing_is_wanted_beyond_the_limit() {
     assert_eq!(wanted(b"\x82\x7f\x00\x00\x00\x00\x7f\xff\xff\xff"), LIMIT.bytes());
 }
 
-/// Frames that carry next to nothing, each of its kind, until they are too many.
+/// Each kind of tiny frame, up to the allowance.
 #[test]
-fn frames_that_carry_next_to_nothing_are_counted() {
+fn too_many_tiny_frames_are_a_violation() {
     for (frame, begins) in [
         (&b"\x89\x00"[..], &b""[..]),
         (b"\x8a\x00", b""),
@@ -174,7 +174,7 @@ fn frames_that_carry_next_to_nothing_are_counted() {
 }
 
 #[test]
-fn the_allowance_comes_back_with_time_and_messages_need_none() {
+fn allowance_refills_with_time_and_messages_do_not_consume_it() {
     let mut decoder = decoder(Role::Client);
     let mut now = Duration::from_secs(7);
     decoder.refill(now);
@@ -199,7 +199,7 @@ fn the_allowance_comes_back_with_time_and_messages_need_none() {
 }
 
 #[test]
-fn a_few_small_fragments_of_a_message_are_forgiven_and_many_are_not() {
+fn a_few_small_fragments_of_a_message_are_refunded_and_many_are_not() {
     let mut decoder = decoder(Role::Client);
     for _ in 0..10 * ALLOWANCE {
         assert_eq!(all(&mut decoder, b"\x01\x01a\x80\x01b").unwrap(), [text("ab")]);
@@ -209,12 +209,12 @@ fn a_few_small_fragments_of_a_message_are_forgiven_and_many_are_not() {
     while all(&mut decoder, &many).is_ok() {
         taken += 1;
     }
-    assert!((60..100).contains(&taken), "{taken} of 21 fragments, 8 of which are forgiven");
+    assert!((60..100).contains(&taken), "{taken} messages of 21 fragments, 8 of them refunded");
 }
 
-/// Refilling in steps that are too short to give one must not lose them.
+/// Time must not be lost when each refill is too short to add a frame.
 #[test]
-fn a_short_step_is_not_lost() {
+fn short_refills_add_up() {
     let mut decoder = decoder(Role::Client);
     decoder.refill(Duration::ZERO);
     for _ in 0..ALLOWANCE {
@@ -227,7 +227,7 @@ fn a_short_step_is_not_lost() {
 }
 
 #[test]
-fn a_close_says_no_more_than_fits() {
+fn close_text_is_cut_to_fit_the_frame() {
     let (encoder, mut out) = (Encoder::new(LIMIT), WriteBuf::new());
     let close = Close::because(CloseCode::INTERNAL, "é".repeat(100));
     encoder.close(Some(&close), None, &mut out);
@@ -264,9 +264,9 @@ fn any_said() -> impl Strategy<Value = Said> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever is said arrives, from either side, wherever the cuts fall.
+    /// Sent by either side, wherever the bytes are split.
     #[test]
-    fn what_is_encoded_is_decoded(
+    fn encoded_frames_are_decoded(
         all_said in proptest::collection::vec(any_said(), 0..12),
         from_client in any::<bool>(),
         steps in proptest::collection::vec(prop_oneof![1usize..8, 1usize..70_000], 1..20),
@@ -301,7 +301,7 @@ proptest! {
             let (now, later) = rest.split_at((*step).min(rest.len()));
             rest = later;
             let missing = decoder.missing(&buffer);
-            prop_assert!(missing <= now.len() + later.len(), "it waits for what never comes");
+            prop_assert!(missing <= now.len() + later.len(), "it expects more than was sent");
             buffer.extend_from_slice(now);
             while let Some(event) = decoder.decode(&mut buffer).unwrap() {
                 came.push(event);
@@ -311,9 +311,9 @@ proptest! {
         prop_assert_eq!(decoder.part(&buffer), None);
     }
 
-    /// Text in any fragments is judged as the whole is.
+    /// Text in any fragments is checked like the joined text.
     #[test]
-    fn utf8_is_judged_as_a_whole(
+    fn fragmented_text_is_valid_if_the_joined_text_is(
         bytes in prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..24),
             "\\PC{0,12}".prop_map(String::into_bytes),
@@ -340,9 +340,9 @@ proptest! {
         }
     }
 
-    /// Any bytes at all: no panic, and nothing is kept beyond the limit.
+    /// Arbitrary bytes must not cause a panic.
     #[test]
-    fn nonsense_is_refused_or_waits(bytes in proptest::collection::vec(any::<u8>(), 0..300), server in any::<bool>()) {
+    fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), server in any::<bool>()) {
         let role = if server { Role::Server } else { Role::Client };
         let _ = all(&mut decoder(role), &bytes);
     }

@@ -1,6 +1,6 @@
-//! Whether bytes that come in pieces are UTF-8, wherever the cuts fall.
+//! UTF-8 validation of text that arrives in pieces.
 
-/// Holds what has come of a character that is not whole yet.
+/// A validator that keeps the bytes of an incomplete character between pieces.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Utf8 {
     begun: [u8; 4],
@@ -8,7 +8,7 @@ pub(super) struct Utf8 {
 }
 
 impl Utf8 {
-    /// The next piece; false as soon as no more could make it UTF-8.
+    /// Validates the next piece. Returns false as soon as the text cannot become UTF-8 any more.
     pub(super) fn feed(&mut self, mut piece: &[u8]) -> bool {
         while self.length > 0 {
             let Some((first, rest)) = piece.split_first() else { return true };
@@ -37,7 +37,7 @@ impl Utf8 {
         }
     }
 
-    /// Whether it ended behind a whole character.
+    /// Returns whether the text so far ends with a complete character.
     pub(super) fn is_whole(&self) -> bool {
         self.length == 0
     }
