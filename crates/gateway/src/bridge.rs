@@ -28,7 +28,7 @@ pub struct Bridge {
     pub grace: Duration,
     /// What is spoken, where that is JSON-RPC: when the far side ends, each request that it has not
     /// answered is answered −32000 in its place, with how it ended. Without one, and for
-    /// [xi](Dialect::XI), nothing is put into the stream.
+    /// a dialect that does not [add messages](Dialect::adds_messages), nothing is added to the stream.
     pub dialect: Option<Dialect>,
     /// The far side's program is in a PID namespace of its own. Then, and where a side is not a local one,
     /// a client's process ID in its handshake is replaced by `null` where the dialect has one (LSP): the

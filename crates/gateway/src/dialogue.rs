@@ -22,8 +22,6 @@ use crate::unanswered::{MOST, MOST_BYTES, Unanswered};
 /// One line whose dialect is known.
 pub(crate) struct Dialogue {
     dialect: Dialect,
-    /// Nothing is put into the stream.
-    is_silent: bool,
     /// The program does not see the processes that the client sees.
     is_foreign: bool,
     unanswered: Unanswered,
@@ -110,7 +108,6 @@ impl Dialogue {
         };
         Self {
             dialect,
-            is_silent: dialect == Dialect::XI,
             is_foreign,
             unanswered: Unanswered::new(dialect),
             asked_by_program: Mutex::default(),
@@ -140,7 +137,7 @@ impl Dialogue {
 
     /// The same, to be answered in the program's place; `None` where nothing may be put into the stream.
     pub(crate) fn unanswered(&self) -> Option<&Unanswered> {
-        (!self.is_silent).then_some(&self.unanswered)
+        self.dialect.adds_messages.then_some(&self.unanswered)
     }
 
     /// What becomes of a message of this side.
@@ -165,7 +162,7 @@ impl Dialogue {
                     None => Verdict::Pass(seen),
                 }
             }
-            (Message::Response(response), Side::Server) if !self.is_silent => {
+            (Message::Response(response), Side::Server) if self.dialect.adds_messages => {
                 match self.unanswered.find(response.answers()) {
                     // The client may know its id in its own spelling only.
                     Some(id) => {
@@ -203,7 +200,7 @@ impl Dialogue {
             InvalidProblem::Json(_) | InvalidProblem::Doubled("id" | "method") => {}
             _ => return None,
         }
-        if self.is_silent {
+        if !self.dialect.adds_messages {
             return None;
         }
         let refusal =
@@ -237,7 +234,7 @@ impl Dialogue {
         start: &[u8],
         why: String,
     ) -> Option<Bytes> {
-        if self.is_silent {
+        if !self.dialect.adds_messages {
             return None;
         }
         let outline = Outline::of(start);
@@ -259,7 +256,7 @@ impl Dialogue {
 
     /// A message of this side arrived whole, and the other side's line cannot carry it.
     pub(crate) async fn settle(&self, from: Side, message: &Bytes, why: String) -> Settled {
-        if self.is_silent {
+        if !self.dialect.adds_messages {
             return Settled::Not;
         }
         let is_client = matches!(from, Side::Client);
@@ -284,7 +281,7 @@ impl Dialogue {
 
     /// The client has sent what its framing cannot recover from: what it asked is not known.
     pub(crate) fn client_broke_framing(&self, error: &FrameError) {
-        if !self.is_silent {
+        if self.dialect.adds_messages {
             let text = error.to_string();
             let refusal = write_error(&self.dialect, b"null", INVALID_REQUEST, &text, None);
             self.to_near.try_push(refusal.into());
@@ -306,7 +303,7 @@ impl Dialogue {
 
     /// What the client is told in place of an answer of its program's, if it waits for that one.
     fn lost_answer(&self, outline: &Outline<'_>, why: &str) -> Option<Bytes> {
-        if self.is_silent || !outline.may_be_answer() {
+        if !self.dialect.adds_messages || !outline.may_be_answer() {
             return None;
         }
         let id = self.unanswered.settle(outline.id(), outline.has_outcome())?;
@@ -415,7 +412,9 @@ impl Dialogue {
         let mut asked = lock(&self.asked_by_program);
         let AskedByProgram { waiting, stale, bytes } = &mut *asked;
         for id in waiting.drain() {
-            if let Some(cancel) = self.dialect.cancellation(&id).filter(|_| !self.is_silent) {
+            if let Some(cancel) =
+                self.dialect.cancellation(&id).filter(|_| self.dialect.adds_messages)
+            {
                 self.to_near.try_push(cancel.into());
             }
             let length = id.len();

@@ -185,7 +185,7 @@ impl Outbox {
 
 /// What a client is told in place of an answer that it cannot be sent.
 fn lost_answer(dialect: Option<&Dialect>, refused: &Refused) -> Option<Bytes> {
-    let dialect = dialect.filter(|dialect| **dialect != Dialect::XI)?;
+    let dialect = dialect.filter(|dialect| dialect.adds_messages)?;
     let outline = Outline::of(&refused.message);
     let id = outline.id().filter(|_| outline.may_be_answer())?;
     let text = format!("the answer was lost: {}", refused.error);

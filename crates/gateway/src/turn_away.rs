@@ -24,7 +24,7 @@ pub(crate) async fn turn_away(
 ) {
     let control = client.control().clone();
     control.say_at_close(reason);
-    let Some(dialect) = dialect.filter(|dialect| *dialect != Dialect::XI) else { return };
+    let Some(dialect) = dialect.filter(|dialect| dialect.adds_messages) else { return };
     let (mut sender, mut receiver) = client.split();
     let told = async {
         let unanswered = Unanswered::new(dialect);

@@ -23,28 +23,14 @@ pub enum Recovery {
 }
 
 impl Recovery {
-    /// What suits a line: a child process is started again after a failure, what is
-    /// [on this machine](tieline_transport::Endpoint::is_on_this_machine) is sought at once, and all else
-    /// with patience. Own stdin and stdout cannot come back.
+    /// The recovery that suits a line: a child process is started again after a failure, an endpoint
+    /// [on this machine](tieline_transport::Endpoint::is_on_this_machine) is retried at once, any other with
+    /// growing pauses. Own stdin and stdout cannot be reopened.
     pub fn suiting(line: &ConnectionInfo) -> Self {
-        match Self::of(line.kind) {
-            Self::Reconnect(_) if line.endpoint.is_on_this_machine() => {
-                Self::Reconnect(BackoffConfig::LOCAL)
-            }
-            suits => suits,
-        }
-    }
-
-    /// The same by the transport alone: one that may lead to other machines does.
-    pub fn of(kind: TransportKind) -> Self {
-        match kind {
+        match line.kind {
             TransportKind::PROCESS => Self::Restart(RestartPolicy::OnFailure),
             TransportKind::STDIO => Self::Restart(RestartPolicy::Never),
-            TransportKind::UNIX | TransportKind::PIPE | TransportKind::MEMORY => {
-                Self::Reconnect(BackoffConfig::LOCAL)
-            }
-            // A WebSocket over a Unix socket is as near.
-            kind if kind.as_str().ends_with("-unix") => Self::Reconnect(BackoffConfig::LOCAL),
+            _ if line.endpoint.is_on_this_machine() => Self::Reconnect(BackoffConfig::LOCAL),
             _ => Self::Reconnect(BackoffConfig::REMOTE),
         }
     }
@@ -143,22 +129,6 @@ mod tests {
     const REMOTE: Recovery = Recovery::Reconnect(BackoffConfig::REMOTE);
     const RESTART: Recovery = Recovery::Restart(RestartPolicy::OnFailure);
     const NEVER: Recovery = Recovery::Restart(RestartPolicy::Never);
-
-    #[test]
-    fn a_kind_that_may_lead_elsewhere_does_where_nothing_else_is_known() {
-        for (kind, expected) in [
-            (TransportKind::UNIX, LOCAL),
-            (TransportKind::PIPE, LOCAL),
-            (TransportKind::MEMORY, LOCAL),
-            (TransportKind::custom("ws-unix"), LOCAL),
-            (TransportKind::TCP, REMOTE),
-            (TransportKind::custom("other"), REMOTE),
-            (TransportKind::PROCESS, RESTART),
-            (TransportKind::STDIO, NEVER),
-        ] {
-            assert_eq!(Recovery::of(kind), expected, "{kind}");
-        }
-    }
 
     #[test]
     fn what_is_on_this_machine_is_sought_at_once_and_a_child_started_again_after_a_failure() {

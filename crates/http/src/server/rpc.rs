@@ -29,8 +29,8 @@ const SERVER_ERROR: i64 = -32000;
 
 /// What answers may look like: a program need not say which version it speaks, and may join them.
 const LENIENT: Dialect = {
-    let mut lenient = Dialect::XI;
-    lenient.batches = true;
+    let mut lenient = Dialect::STRICT;
+    lenient.version = false;
     lenient
 };
 

@@ -51,7 +51,7 @@ pub use sender::SessionSender;
 pub struct SessionOptions {
     /// How much is kept of what the other side has not acknowledged, and when what it sends is.
     pub session: SessionConfig,
-    /// How a client comes back; by default as [suits the transport](Recovery::of).
+    /// How a client comes back; by default as [suits the line](Recovery::suiting).
     pub recovery: Option<Recovery>,
     /// How long the other side may take for its part of the handshake; 5 s by default.
     pub handshake_timeout: Duration,

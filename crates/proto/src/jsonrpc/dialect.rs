@@ -23,6 +23,8 @@ pub struct Dialect {
     /// What a program that was started again has to be told before it can take the place of the one
     /// before it.
     pub state: State,
+    /// A gateway may add messages to the stream: an error in place of a lost answer, or a cancellation.
+    pub adds_messages: bool,
     /// The error code for requests that a program did not answer before it ended.
     pub gone: i64,
 }
@@ -109,6 +111,7 @@ impl Dialect {
         progress: None,
         trace: None,
         state: State::Unknown,
+        adds_messages: true,
         gone: OVERLOADED,
     };
 
@@ -175,6 +178,7 @@ impl Dialect {
             }],
             registration: None,
         }),
+        adds_messages: true,
         // -32768 to -32000 are the specification's.
         gone: -31000,
     };
@@ -207,8 +211,14 @@ impl Dialect {
     };
 
     /// xi-core: no `jsonrpc` member, no batches.
-    pub const XI: Self =
-        Self { name: "xi", version: false, batches: false, state: State::Lost, ..Self::STRICT };
+    pub const XI: Self = Self {
+        name: "xi",
+        version: false,
+        batches: false,
+        state: State::Lost,
+        adds_messages: false,
+        ..Self::STRICT
+    };
 
     /// Every dialect, in the order they are documented.
     pub const ALL: [Self; 6] =
