@@ -1,18 +1,21 @@
-//! Answers that nobody waits for: counted, dropped, and harmless; and answers that come early.
+//! Responses without a waiting call are counted, dropped and harmless; so are responses that arrive
+//! early.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use serde_json::json;
 use support::{Raw, peer_and_raw, poll_once, with_options, within};
 use tieline_rpc::{CallError, Dialect, Peer, PeerOptions, UnclaimedAnswers};
 use tieline_transport::{Channel, memory_pair};
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
-/// Late, and unasked.
+/// The counts of late and unasked responses.
 fn counts(peer: &Peer) -> (u64, u64) {
     let UnclaimedAnswers { late, unasked, .. } = peer.unclaimed_answers();
     (late, unasked)
@@ -22,17 +25,27 @@ fn result(id: impl std::fmt::Display, result: u32) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
 }
 
-/// Everything that was said before has been dealt with: what nobody knows is answered in its turn.
+/// Waits until all earlier messages have been processed: an unknown method is answered in its turn.
 async fn settled(raw: &mut Raw) {
-    raw.say(r#"{"jsonrpc":"2.0","id":"settled","method":"settled"}"#).await;
-    assert_eq!(raw.hear().await["error"]["code"], -32601);
+    raw.send(r#"{"jsonrpc":"2.0","id":"settled","method":"settled"}"#).await;
+    assert_eq!(raw.recv().await["error"]["code"], -32601);
 }
 
-/// Keeps what this crate warns of.
+/// Collects the warnings of this crate.
 #[derive(Clone, Default)]
 struct Warnings(Arc<Mutex<Vec<String>>>);
 
 impl Warnings {
+    /// Collects what the current thread logs, until the guard is dropped.
+    fn collect() -> (Self, DefaultGuard) {
+        // While there is a single subscriber, tracing asks only the current thread's whether a call
+        // site is enabled: another test, which has none, would disable it for the whole process.
+        static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+        LazyLock::force(&SECOND);
+        let warnings = Self::default();
+        (warnings.clone(), tracing::subscriber::set_default(warnings))
+    }
+
     fn all(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
@@ -71,21 +84,20 @@ impl tracing::Subscriber for Warnings {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_asked_for_are_each_counted_and_logged_once_also_behind_a_late_one() {
-    let warnings = Warnings::default();
-    let _here = tracing::subscriber::set_default(warnings.clone());
+async fn responses_with_unknown_ids_are_all_counted_and_logged_once() {
+    let (warnings, _guard) = Warnings::collect();
     let (peer, _driver, mut raw) = peer_and_raw(());
     {
         let mut given_up = pin!(peer.call::<u32>("given up", ()));
         assert!(poll_once(given_up.as_mut()).await.is_none());
-        assert_eq!(raw.hear().await["id"], 1);
+        assert_eq!(raw.recv().await["id"], 1);
     }
-    raw.say(&result(1, 0)).await;
+    raw.send(&result(1, 0)).await;
     settled(&mut raw).await;
     assert_eq!((counts(&peer), warnings.all().len()), ((1, 0), 0));
     let strange = ["2", "0", "99", "\"1\"", "null", "-1", "1.0", "18446744073709551616"];
     for (id, count) in strange.iter().zip(1..) {
-        raw.say(&result(id, 0)).await;
+        raw.send(&result(id, 0)).await;
         settled(&mut raw).await;
         assert_eq!(counts(&peer), (1, count), "{id}");
     }
@@ -93,13 +105,12 @@ async fn answers_that_nobody_asked_for_are_each_counted_and_logged_once_also_beh
 }
 
 #[tokio::test]
-async fn what_a_stranger_says_in_such_an_answer_is_logged_in_one_line_and_not_at_length() {
-    let warnings = Warnings::default();
-    let _here = tracing::subscriber::set_default(warnings.clone());
+async fn logged_response_is_escaped_and_truncated() {
+    let (warnings, _guard) = Warnings::collect();
     let (_peer, _driver, mut raw) = peer_and_raw(());
     let words = format!("one\ntwo \u{1b}[31m{}", "x".repeat(1 << 20));
     let error = json!({ "code": -1, "message": words });
-    raw.say(&json!({ "jsonrpc": "2.0", "id": 7, "error": error }).to_string()).await;
+    raw.send(&json!({ "jsonrpc": "2.0", "id": 7, "error": error }).to_string()).await;
     settled(&mut raw).await;
     let warned = warnings.all().concat();
     assert!(warned.contains(r"one\ntwo \u{1b}[31mxxx") && warned.len() < 400, "{}", warned.len());
@@ -107,22 +118,22 @@ async fn what_a_stranger_says_in_such_an_answer_is_logged_in_one_line_and_not_at
 }
 
 #[tokio::test]
-async fn a_late_answer_to_a_cancelled_call_is_counted_and_dropped() {
+async fn late_response_to_a_cancelled_call_is_counted_and_dropped() {
     for dialect in Dialect::ALL {
         let (peer, _driver, mut raw) = with_options((), PeerOptions::new(dialect));
         {
             let mut call = pin!(peer.call::<u32>("given up", ()));
             assert!(poll_once(call.as_mut()).await.is_none());
-            assert_eq!(raw.hear().await["method"], "given up");
+            assert_eq!(raw.recv().await["method"], "given up");
         }
         if dialect.cancel.is_some() {
-            raw.hear().await;
+            raw.recv().await;
         }
         let call = peer.call::<u32>("next", ());
         let answering = async {
-            let next = raw.hear().await["id"].clone();
-            raw.say(&json!({ "jsonrpc": "2.0", "id": 1, "result": 1 }).to_string()).await;
-            raw.say(&json!({ "jsonrpc": "2.0", "id": next, "result": 2 }).to_string()).await;
+            let next = raw.recv().await["id"].clone();
+            raw.send(&json!({ "jsonrpc": "2.0", "id": 1, "result": 1 }).to_string()).await;
+            raw.send(&json!({ "jsonrpc": "2.0", "id": next, "result": 2 }).to_string()).await;
         };
         let (answer, ()) = within(async { tokio::join!(call, answering) }).await;
         assert_eq!((answer.unwrap(), counts(&peer)), (2, (1, 0)), "{}", dialect.name);
@@ -130,58 +141,58 @@ async fn a_late_answer_to_a_cancelled_call_is_counted_and_dropped() {
 }
 
 #[tokio::test]
-async fn of_two_answers_to_one_call_the_first_counts_also_when_both_come_before_it_looks() {
+async fn first_of_two_responses_to_a_call_counts() {
     let (peer, _driver, mut raw) = peer_and_raw(());
     let mut call = pin!(peer.call::<u32>("m", ()));
     assert!(poll_once(call.as_mut()).await.is_none());
-    assert_eq!(raw.hear().await["id"], 1);
-    raw.say(&result(1, 1)).await;
-    raw.say(&result(1, 2)).await;
-    raw.say(r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"no"}}"#).await;
+    assert_eq!(raw.recv().await["id"], 1);
+    raw.send(&result(1, 1)).await;
+    raw.send(&result(1, 2)).await;
+    raw.send(r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"no"}}"#).await;
     settled(&mut raw).await;
     assert_eq!(counts(&peer), (2, 0));
     assert_eq!(within(call).await.unwrap(), 1);
 }
 
 #[tokio::test]
-async fn an_answer_before_any_call_does_not_answer_the_call_that_gets_its_id() {
+async fn response_before_any_call_does_not_answer_the_call_that_gets_its_id() {
     let (peer, _driver, mut raw) = peer_and_raw(());
-    raw.say(&result(1, 1)).await;
+    raw.send(&result(1, 1)).await;
     settled(&mut raw).await;
     let mut call = pin!(peer.call::<u32>("m", ()));
     assert!(poll_once(call.as_mut()).await.is_none());
-    assert_eq!(raw.hear().await["id"], 1);
+    assert_eq!(raw.recv().await["id"], 1);
     settled(&mut raw).await;
     assert!(poll_once(call.as_mut()).await.is_none());
-    raw.say(&result(1, 2)).await;
+    raw.send(&result(1, 2)).await;
     assert_eq!(within(call).await.unwrap(), 2);
     assert_eq!(counts(&peer), (0, 1));
 }
 
-/// The other side guesses the id of a call that is queued and has not left.
+/// The other side guesses the id of a call that is queued and not sent yet.
 #[tokio::test]
-async fn an_answer_that_comes_before_the_call_has_left_ends_it_and_the_line_goes_on() {
+async fn response_to_a_queued_call_ends_it_and_the_line_continues() {
     let (ours, theirs) = memory_pair();
     let (peer, driver) = Peer::new(ours, (), PeerOptions::default());
     let (sender, receiver) = theirs.split();
     let mut raw = Raw { sender, receiver };
     let mut call = pin!(peer.call::<u32>("m", ()));
     assert!(poll_once(call.as_mut()).await.is_none());
-    raw.say(&result(1, 1)).await;
+    raw.send(&result(1, 1)).await;
     tokio::spawn(driver);
     assert_eq!(within(call).await.unwrap(), 1);
     let mut next = pin!(peer.call::<u32>("next", ()));
     assert!(poll_once(next.as_mut()).await.is_none());
-    let mut asked = raw.hear().await;
+    let mut asked = raw.recv().await;
     if asked["method"] == "m" {
-        asked = raw.hear().await;
+        asked = raw.recv().await;
     }
-    raw.say(&result(&asked["id"], 2)).await;
+    raw.send(&result(&asked["id"], 2)).await;
     assert_eq!(within(next).await.unwrap(), 2);
 }
 
 #[tokio::test]
-async fn an_answer_beyond_the_limits_fails_its_call_and_is_not_answered() {
+async fn response_beyond_the_limits_fails_its_call_and_is_not_answered() {
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     let keys: String = (0..100_001).map(|n| format!("\"{n}\":0,")).collect();
     for beyond in [
@@ -192,12 +203,12 @@ async fn an_answer_beyond_the_limits_fails_its_call_and_is_not_answered() {
         let (peer, _driver, mut raw) = peer_and_raw(());
         let mut call = pin!(peer.call::<serde_json::Value>("m", ()));
         assert!(poll_once(call.as_mut()).await.is_none());
-        assert_eq!(raw.hear().await["id"], 1);
-        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":1,{beyond}}}"#)).await;
+        assert_eq!(raw.recv().await["id"], 1);
+        raw.send(&format!(r#"{{"jsonrpc":"2.0","id":1,{beyond}}}"#)).await;
         let error = within(call).await.unwrap_err();
         assert!(matches!(error, CallError::InvalidResponse { .. }), "{error:?}");
-        // Both sides count from 1: an error with this id would answer a call of theirs.
+        // Both sides count from 1: an error with this id would answer a call of the other side.
         peer.notify("after", ()).await.unwrap();
-        assert_eq!(raw.hear().await["method"], "after");
+        assert_eq!(raw.recv().await["method"], "after");
     }
 }
