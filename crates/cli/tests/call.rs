@@ -112,7 +112,7 @@ fn a_notification_waits_for_no_answer() {
 fn a_call_that_takes_too_long_is_given_up() {
     let finished = call(&["sleep", "[600000]", "--timeout", "500ms"]);
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
-    assert!(finished.stderr.contains("no answer came in time"), "{finished:?}");
+    assert!(finished.stderr.contains("no response arrived in time"), "{finished:?}");
 }
 
 /// Somebody at a socket who is called and does not answer.
@@ -163,7 +163,7 @@ fn what_came_in_place_of_an_answer_is_told() {
     for (said, told) in [
         (
             "starting up",
-            "a message that is not JSON-RPC was dropped: unexpected `s` at byte 0: \"starting up\"",
+            "dropped a message that is not JSON-RPC: unexpected `s` at byte 0: \"starting up\"",
         ),
         (
             r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"what?"}}"#,
@@ -187,7 +187,7 @@ fn what_came_in_place_of_an_answer_is_told() {
 fn a_program_that_dies_is_told_apart_from_one_that_was_never_asked() {
     let finished = call(&["crash"]);
     assert_eq!(finished.code, Some(1));
-    assert!(finished.stderr.contains("sent, and no answer came"), "{finished:?}");
+    assert!(finished.stderr.contains("sent, but no response arrived"), "{finished:?}");
     assert!(finished.stderr.contains("exit status: 3"), "{finished:?}");
     let finished = Program::run(&mut tieline(["call", "exec:no-such-program", "m"]), "");
     assert_eq!(finished.code, Some(1));
@@ -262,7 +262,7 @@ fn a_program_that_prints_a_banner_is_called_all_the_same() {
             Program::run(&mut tieline(["call", &endpoint, "hello", "--dialect", dialect]), "");
         assert_eq!((finished.code, &*finished.stdout), (Some(0), "\"ok\"\n"), "{finished:?}");
         assert!(!finished.stderr.contains("unexpected:"), "{finished:?}");
-        let warnings = finished.stderr.matches("a message that is not JSON-RPC was dropped");
+        let warnings = finished.stderr.matches("dropped a message that is not JSON-RPC");
         assert_eq!(warnings.count(), 1, "{finished:?}");
     }
 }
@@ -276,5 +276,5 @@ fn a_timeout_mentions_an_answer_without_a_newline() {
     stream.get_mut().write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":5}").unwrap();
     let finished = calling.finish();
     assert_eq!(finished.code, Some(1));
-    assert!(finished.stderr.contains("35 bytes of a message without its end"), "{finished:?}");
+    assert!(finished.stderr.contains("35 bytes of an incomplete message"), "{finished:?}");
 }

@@ -1,19 +1,19 @@
-//! How many errors that name no request may be sent.
+//! Rate limit for errors that do not name a request.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many at once,
+/// How many errors may be sent in a burst.
 pub(crate) const AT_ONCE: u32 = 256;
-/// and one more each time this has passed: 16 a second.
+/// How long it takes to earn one more: 16 a second.
 const EACH: Duration = Duration::from_micros(62_500);
 
-/// A token bucket. A program that complains in text about each error that it gets would otherwise be
-/// answered for ever.
+/// A token bucket. Without it, a program that prints a line of text about every error it receives would
+/// be answered forever.
 pub(crate) struct Allowance {
     left: u32,
-    /// When the last one came back.
+    /// When tokens were last added.
     since: Option<Instant>,
 }
 
@@ -24,7 +24,7 @@ impl Default for Allowance {
 }
 
 impl Allowance {
-    /// Takes one, if there is one.
+    /// Takes one token. Returns false if none is left.
     pub(crate) fn take(&mut self) -> bool {
         let now = Instant::now();
         let since = *self.since.get_or_insert(now);
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_comes_back_with_time_up_to_its_size() {
+    async fn tokens_come_back_over_time_up_to_the_burst_size() {
         let mut allowance = Allowance::default();
         let mut taken = || (0..10 * AT_ONCE).take_while(|_| allowance.take()).count();
         assert_eq!(taken(), 256);

@@ -1,31 +1,31 @@
-//! The answers to requests that came together.
+//! Collects the responses to the requests of one batch.
 
 use std::sync::{Arc, Mutex};
 
 use crate::shared::Shared;
 
-/// The answers of one batch, which leave together as one message when the last is there.
+/// The responses to one batch. They are sent as one message once the last is complete.
 pub(crate) struct Batch(Mutex<Answers>);
 
 struct Answers {
     missing: usize,
     joined: Vec<u8>,
-    /// How many bytes answer what was never carried out.
+    /// How many of the bytes answer requests that were refused.
     refusal: usize,
 }
 
 impl Batch {
-    /// A batch that waits for `missing` answers.
+    /// A batch that expects `missing` responses.
     pub(crate) fn new(missing: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Answers { missing, joined: vec![b'['], refusal: 0 })))
     }
 
-    /// One more is there, or will not be.
+    /// Adds one response; `None` if the request gets none.
     pub(crate) fn answered(&self, message: Option<Vec<u8>>, shared: &Shared) {
         self.add(message, 0, shared);
     }
 
-    /// One more is there, to what is not carried out.
+    /// Adds the response to a request that is refused.
     pub(crate) fn refused(&self, message: Vec<u8>, shared: &Shared) {
         let length = message.len();
         self.add(Some(message), length, shared);

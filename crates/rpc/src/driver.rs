@@ -1,4 +1,4 @@
-//! The future that owns the line: reads, hands over, writes, and ends.
+//! The future that drives a line: it reads, dispatches, writes and closes.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,12 +24,12 @@ use crate::instead::instead_of;
 use crate::shared::Shared;
 use crate::{CallError, ErrorObject, Handler, Peer};
 
-/// Everything that a peer's line does happens while this is awaited: spawn it, or await it beside
-/// the calls. It ends when the line has ended, and says why.
+/// Drives a peer's line. Everything on the line happens while this future is polled: spawn it, or
+/// await it next to the calls. It completes when the line has ended, with the reason.
 ///
-/// Dropping it ends the line and what stands behind it at once; calls that wait end as not sent or
-/// unknown, and handlers that run are dropped.
-#[must_use = "nothing moves on the line unless its driver is awaited"]
+/// Dropping it ends the line and stops what is on the other end of it (such as a child process) at
+/// once. Pending calls fail as not sent or unknown, and running handlers are dropped.
+#[must_use = "nothing happens on the line unless its driver is polled"]
 pub struct Driver<C: Channel, H: Handler> {
     sender: C::Sender,
     receiver: C::Receiver,
@@ -37,28 +37,28 @@ pub struct Driver<C: Channel, H: Handler> {
     inbound: Inbound<H>,
     shared: Arc<Shared>,
     stage: Stage,
-    /// A message that the sender had no room for yet.
+    /// A message that the sender had no room for.
     unsent: Option<crate::shared::Outgoing>,
-    /// Runs while the other side's notifications are too many to be taken.
+    /// The deadline while reading is stopped because too much is queued.
     overfull: Option<Pin<Box<Sleep>>>,
-    /// Whether this side carries out requests.
+    /// Whether this side serves requests.
     serves: bool,
-    /// Whether a message that cannot be read is a client's, and answered: a side that has called gets
-    /// answers, and whatever else a program prints. The same for all of a batch.
+    /// Whether unreadable messages are taken to come from a client, and answered. Once this side has
+    /// made a call they may be responses or stray output instead. Does not change within a batch.
     answers_unreadable: bool,
-    /// How many errors without an id may be sent.
+    /// Limits the errors without an id.
     allowance: Allowance,
-    /// Something came that is no message, and it was logged.
+    /// Whether an invalid message has been logged.
     has_told_invalid: bool,
 }
 
 enum Stage {
     Open,
-    /// Nothing new is taken; what is under way may end until the time is over.
+    /// Accepts nothing new. Work in progress may finish until the timer fires.
     Closing(Pin<Box<Sleep>>),
-    /// The other side will say no more; what it asked for is still answered.
+    /// The other side has ended its direction. Its requests are still answered.
     Answering(CloseReason, Option<Pin<Box<Sleep>>>),
-    /// This direction is being ended, and what stands behind the line.
+    /// Closing this direction and stopping what is on the other end.
     Stopping(Stopping),
     Ended(CloseReason),
 }
@@ -67,32 +67,32 @@ struct Stopping {
     reason: CloseReason,
     stopped: BoxFuture<'static, CloseReason>,
     ends: Ends,
-    /// How long it is waited for.
+    /// How long to wait for the condition in `ends`.
     grace: Option<Pin<Box<Sleep>>>,
 }
 
-/// What is waited for before what stands behind the line is stopped.
+/// What to wait for before stopping what is on the other end of the line.
 #[derive(Clone, Copy, PartialEq)]
 enum Ends {
-    /// Nothing.
+    /// For nothing.
     AtOnce,
-    /// That all was written, the end of this direction included.
+    /// Until everything is written, including the end of this direction.
     Flushed,
-    /// That the other side ends its direction.
+    /// Until the other side ends its direction.
     ByTheirEnd,
 }
 
-/// Nothing in it is pinned in place.
+/// No field is structurally pinned.
 impl<C: Channel, H: Handler> Unpin for Driver<C, H> {}
 
-/// So many bytes of what is no message are logged, or shown in an error.
+/// How many bytes of an invalid message are logged or shown in an error.
 const BEGIN: usize = 200;
 
-/// After so many messages, what they caused is written before more are read.
+/// How many messages are read before their responses are written.
 ///
-/// The other side can begin on the first answers while the rest are made, if there is a core for it.
-/// Where there is none, a write more is only a switch more. (64 calls in flight between two cores:
-/// 205 k/s in one go, 540 k/s by sixteens; on one core 420 k/s in one go, 310 k/s by 32.)
+/// On several cores, writing early lets the other side start on the first responses while the rest are
+/// produced. On a single core, each extra write only adds a context switch. (64 calls in flight between
+/// two cores: 205 k/s without a limit, 540 k/s at 16; on one core 420 k/s without a limit, 310 k/s at 32.)
 static MAX_AT_ONCE: LazyLock<usize> = LazyLock::new(|| match thread::available_parallelism() {
     Ok(cores) if cores.get() > 1 => 16,
     _ => 1024,
@@ -120,7 +120,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         }
     }
 
-    /// Takes what has come in. True if there may be more.
+    /// Reads and dispatches incoming messages. Returns true if there may be more.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> bool {
         for _ in 0..*MAX_AT_ONCE {
             if !matches!(self.stage, Stage::Open | Stage::Closing(_)) || self.is_overfull(cx) {
@@ -141,11 +141,11 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         true
     }
 
-    /// More notifications wait than may, or the other side reads none of its refusals: reading
-    /// stops, for as long as a write may make no progress, and then the line ends.
+    /// Checks whether reading has to stop because too many notifications are queued or the other side does
+    /// not read the errors sent to it. If this lasts longer than the grace period, the line ends.
     ///
-    /// The answers to what was carried out do not count. Two sides that wait for each other to read
-    /// them would wait for ever; instead no more is started until they have left.
+    /// Responses to requests that were carried out do not count. Two sides that each wait for the other to
+    /// read would deadlock; instead, no further requests are started until those responses are sent.
     fn is_overfull(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.inbound.is_full() && !self.shared.is_flooded() {
             self.overfull = None;
@@ -183,7 +183,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     fn one(&mut self, message: Message, batch: Option<&Arc<Batch>>, cx: &mut Context<'_>) {
         match message {
             Message::Request(request) if self.shared.is_closing() => {
-                let closing = "the line is being closed";
+                let closing = "the line is closing";
                 let dialect = &self.shared.options.dialect;
                 let id = request.id();
                 let answer = write_error(dialect, id, jsonrpc::OVERLOADED, closing, None);
@@ -193,10 +193,10 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             Message::Notification(notification) => self.notification(notification),
             Message::Response(response) => self.response(response),
             Message::Invalid(invalid) => self.invalid(&invalid, batch),
-            // There is no batch in a batch.
+            // Batches do not nest.
             Message::Batch(_) => {}
         }
-        // At once, so that what many requests of one read wait for is not each other.
+        // Dispatch immediately, so that requests read together do not wait for one another.
         self.inbound.poll(cx);
     }
 
@@ -246,15 +246,15 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         if is_first || (is_answerable && !std::mem::replace(&mut self.has_told_invalid, true)) {
             let begin = String::from_utf8_lossy(beginning(invalid.message()));
             let problem = invalid.problem();
-            tracing::warn!("a message that is not JSON-RPC was dropped: {problem}: {begin:?}");
+            tracing::warn!("dropped a message that is not JSON-RPC: {problem}: {begin:?}");
         }
         if is_answerable {
             self.reply_error(invalid.id(), invalid.code(), &invalid.problem().to_string(), batch);
         }
     }
 
-    /// A message was discarded. If it was an answer its call fails; if it may have been a request the other
-    /// side is told.
+    /// Handles a message that was discarded. If it was a response, its call fails; if it may have been
+    /// a request, the other side gets an error.
     fn fault(&mut self, fault: &Fault) {
         self.answers_unreadable = self.serves && !self.shared.has_called();
         let is_cut = match fault {
@@ -268,7 +268,8 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 _ => INVALID_REQUEST,
             };
             let outline = Outline::of(fault.head());
-            // The id of what is not JSON counts as unknown (JSON-RPC 2.0 Specification, section 5).
+            // When the text is not JSON, its id counts as unknown (JSON-RPC 2.0 Specification, section
+            // 5).
             let id = outline.id().filter(|_| outline.is_call() && code == INVALID_REQUEST);
             if id.is_some() || self.answers_unreadable {
                 self.reply_error(id.unwrap_or(b"null"), code, &fault.to_string(), None);
@@ -276,11 +277,11 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 self.shared.unreadable();
             }
         }
-        // Its panic costs what it was told, and nothing else.
+        // A panic of the fault handler has no other effect.
         let _ = contain(|| self.inbound.handler().fault(fault));
     }
 
-    /// Fails the calls that a message answers which is no valid response. False if there is none.
+    /// Fails the calls that an invalid response belongs to. Returns false if there is none.
     fn settle(&self, answers: &[Answers<'_>], error: impl Fn() -> CallError) -> bool {
         let mut has_settled = false;
         for call in answers.iter().filter_map(|answers| self.shared.find(*answers)) {
@@ -294,14 +295,11 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         !invalid.is_response() && !may_be_response
     }
 
-    /// Answers what is not carried out; no more often than is allowed where no request is known that
-    /// waits for it.
+    /// Sends an error for a message that is not carried out. Errors without an id are rate-limited.
     fn reply_error(&mut self, id: &[u8], code: i64, text: &str, batch: Option<&Arc<Batch>>) {
         if batch.is_none() && id == b"null" && !self.allowance.take() {
             if self.shared.unreadable() {
-                tracing::warn!(
-                    "too many messages that cannot be read: they are no longer answered"
-                );
+                tracing::warn!("too many unreadable messages: no longer answering them");
             }
             return;
         }
@@ -318,7 +316,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         }
     }
 
-    /// Writes what is queued. True when all of it was handed to the operating system.
+    /// Writes queued messages. Returns true once all of them were handed to the operating system.
     fn poll_outgoing(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
             let next = match self.unsent.take() {
@@ -352,10 +350,10 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         }
     }
 
-    /// An answer that the line does not carry is replaced by one that says so.
+    /// Replaces a response that the line cannot carry with an error.
     fn refused(&mut self, refused: &Refused) {
         let Refused { message, error } = refused;
-        tracing::warn!("a message was not sent: {error}");
+        tracing::warn!("message not sent: {error}");
         for answer in instead_of(message, error, &self.shared.options.dialect) {
             if self.sender.start_send(answer.into()).is_ok() {
                 return;
@@ -363,14 +361,15 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         }
     }
 
-    /// The other side reads no more. What it still says may tell why the line ended.
+    /// Handles the end of the write direction: the other side no longer reads. What it sends from here
+    /// on may say why.
     fn cannot_send(&mut self, error: SendError) -> bool {
         let SendError::Closed(reason) = error else { return true };
         self.stop(*reason);
         true
     }
 
-    /// Another line has come in place of the one that was lost.
+    /// Switches to the line that replaces one that was lost.
     fn reset(&mut self, reset: Reset, cx: &mut Context<'_>) {
         if let Some(unsent) = self.unsent.take() {
             self.shared.put_down(&unsent);
@@ -380,10 +379,10 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         self.inbound.poll(cx);
     }
 
-    /// The other side says no more. No call of ours can be answered any more.
+    /// Handles the end of input: no pending call can be answered any more.
     fn no_more(&mut self, reason: CloseReason) {
         if reason.is_clean() {
-            // First, or a call that is made meanwhile would wait for ever.
+            // First, or a call made in the meantime would wait forever.
             self.shared.take_no_calls();
         }
         self.shared.end_calls(&reason);
@@ -407,12 +406,12 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         self.stage = Stage::Stopping(Stopping { reason, stopped, ends, grace });
     }
 
-    /// Whether nothing is left to be done on either side.
+    /// Whether all requests and calls in both directions are finished.
     fn is_idle(&self) -> bool {
         self.unsent.is_none() && self.inbound.is_idle() && self.shared.is_idle()
     }
 
-    /// Moves on to the next stage of the end, if it is time. True if it was.
+    /// Advances to the next stage of closing if its condition is met. Returns true if it did.
     fn poll_stage(&mut self, cx: &mut Context<'_>, is_flushed: bool) -> bool {
         match &mut self.stage {
             Stage::Open if self.shared.is_closing() => {
@@ -429,9 +428,9 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                     return false;
                 }
                 let ends = match self.control.child() {
-                    // Its stages begin with the end of its input.
+                    // Stopping a child starts with the end of its input anyway.
                     Some(_) => Ends::AtOnce,
-                    // It may be busy with what it was told last.
+                    // The other side may still be processing the last message.
                     None if self.shared.may_be_unread() => Ends::ByTheirEnd,
                     None => Ends::Flushed,
                 };
@@ -442,12 +441,12 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             }
             Stage::Answering(reason, grace) => {
                 let reason = reason.clone();
-                // What is told while requests are carried out belongs to them. With the last one
-                // answered nothing new is taken, or who tells much would keep the line.
+                // Handlers may send notifications while they run. After the last response nothing new
+                // is accepted; otherwise an endless stream of notifications would hold the line open.
                 if self.inbound.is_idle() && !self.shared.is_closing() {
                     self.shared.begin_close();
                 }
-                // Handlers have all the time that the other side waits, unless this side wants an end.
+                // Handlers may run as long as the other side waits, unless this side asked to close.
                 if self.shared.is_close_requested() && grace.is_none() {
                     *grace = Some(Box::pin(tokio::time::sleep(self.shared.options.grace)));
                 }
@@ -462,9 +461,9 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             }
             Stage::Stopping(Stopping { reason, stopped, ends, grace }) => {
                 let reason = reason.clone();
-                // What stands behind is stopped also when it does not take the end of its input.
+                // A child is stopped even if it does not read the end of its input.
                 let is_closed = self.sender.poll_close(cx).is_ready();
-                // And it must not block on what nobody reads.
+                // Read and discard, so that the other side cannot block on writing.
                 let has_ended = loop {
                     match self.receiver.poll_recv(cx) {
                         Poll::Ready(Incoming::End(_)) => break true,
@@ -512,9 +511,9 @@ impl<C: Channel, H: Handler> Future for Driver<C, H> {
             let is_flushed = this.poll_outgoing(cx);
             goes_on |= this.inbound.can_resume();
             goes_on |= this.poll_stage(cx, is_flushed);
-            // Reading that was held up goes on, now that there is room.
+            // Resume reading if there is room again.
             goes_on |= this.overfull.is_some() && !this.is_overfull(cx);
-            // What a handle changed meanwhile did not wake us: we were not asleep.
+            // A change made while the driver was awake did not wake it: check before sleeping.
             if !goes_on && this.shared.sleep(cx.waker()).is_ok() {
                 return Poll::Pending;
             }

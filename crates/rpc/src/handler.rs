@@ -1,4 +1,4 @@
-//! What answers the other side: a trait for everything, and what its answers may be.
+//! The trait that answers the other side.
 
 use bytes::Bytes;
 use tieline_proto::Fault;
@@ -7,73 +7,73 @@ use tieline_transport::{BoxFuture, Reset};
 
 use crate::{ErrorObject, Peer};
 
-/// The result of a request: JSON as it goes into the answer, or an error. The JSON is not checked.
+/// The outcome of a request: the result as JSON, or an error. The JSON is not checked.
 ///
-/// When the answer is longer than the line takes, or has a raw newline on a line that cannot carry one,
-/// the other side gets −32603 in its place.
+/// If the response is longer than the line allows, or has a raw newline where the line cannot carry one,
+/// the other side gets −32603 instead.
 pub type Outcome = Result<Bytes, ErrorObject>;
 
-/// What a handler gives back: something that is there, or will be.
+/// What a handler returns: a value, or a future of it.
 pub enum Answer<T> {
-    /// It is there, at the cost of no allocation.
+    /// Available immediately, without an allocation.
     Now(T),
-    /// It will be. The future is polled once where the request came in, and goes on in a task of
-    /// its own if it is not ready then. It is dropped when the request is cancelled or the line ends.
+    /// Available later. The future is polled once in place, and moved to a task if it is not ready
+    /// then. It is dropped when the request is cancelled or the line ends.
     Later(BoxFuture<'static, T>),
 }
 
 impl<T> Answer<T> {
-    /// An answer that will be there.
+    /// Wraps a future.
     pub fn later(answer: impl Future<Output = T> + Send + 'static) -> Self {
         Self::Later(Box::pin(answer))
     }
 }
 
-/// What answers the other side. [`Router`](crate::Router) is one made of closures; a handler that
-/// holds another is a middleware.
+/// Answers the requests and notifications of the other side. [`Router`](crate::Router) is a handler made
+/// of closures; a handler that wraps another one is middleware.
 ///
-/// A handler that panics is answered for with −32603; the line goes on.
+/// If a handler panics, its request is answered with −32603 and the line continues.
 pub trait Handler: Send + Sync + 'static {
-    /// A request has come, and everything notified before it was handled. Requests run
+    /// Handles a request. All notifications that arrived before it have been handled. Requests run
     /// concurrently, up to [`PeerOptions::max_in_flight`](crate::PeerOptions::max_in_flight).
     ///
-    /// It runs where the line is driven: while it blocks, nothing else happens on the line.
-    /// What takes time belongs into [`Answer::Later`].
+    /// This method runs inside the driver: while it blocks, nothing else happens on the line. Return
+    /// [`Answer::Later`] for anything that takes time.
     fn request(&self, request: Request, peer: &Peer) -> Answer<Outcome>;
 
-    /// A notification has come. The next is not handled before this one was.
+    /// Handles a notification. The next one is not handled until this one is finished.
     ///
-    /// While more wait than [`PeerOptions::queue`](crate::PeerOptions::queue) allows, nothing is read,
-    /// and after [`PeerOptions::grace`](crate::PeerOptions::grace) the line ends: a handler that waits
-    /// for a call of its own should do so in a task.
+    /// While more bytes are waiting than [`PeerOptions::queue`](crate::PeerOptions::queue) allows, nothing is
+    /// read, and after [`PeerOptions::grace`](crate::PeerOptions::grace) the line ends. A handler that waits
+    /// for a call of its own should therefore do so in a task.
     fn notification(&self, notification: Notification, peer: &Peer) -> Answer<()>;
 
-    /// Over a Link, another line has come in place of one that was lost: the other side knows nothing
-    /// any more, and here is the place to begin anew (`initialize`, open what was open). It is told
-    /// behind what was notified over the old line, and before anything that came over the new one.
+    /// Called when a Link has replaced a lost line. The other side has lost all state, so this is the place
+    /// to set it up again (`initialize`, open documents). It runs after everything that arrived over the old
+    /// line, and before anything that arrived over the new one.
     ///
-    /// Until the answer is there, calls and notifications wait, but for those made through this `peer`,
-    /// which goes first for this line only. What waits for an ordinary one of them in here waits for
-    /// ever. With the next reset the answer is dropped.
+    /// Until the returned answer is ready, all calls and notifications wait except those made through this
+    /// `peer`, which is allowed to go first on this line only. Waiting here for a call made through another
+    /// handle deadlocks. The answer is dropped if another reset follows.
     fn reset(&self, reset: Reset, peer: &Peer) -> Answer<()> {
         let _ = (reset, peer);
         Answer::Now(())
     }
 
-    /// Returns whether this side carries out requests; if not, messages that cannot be read are never
-    /// answered, because they are not a client's. It is asked once, before anything is read.
+    /// Returns whether this side serves requests. If it does not, unreadable messages are never
+    /// answered, because they cannot come from a client. Called once, before anything is read.
     fn serves(&self) -> bool {
         true
     }
 
-    /// A message could not be delivered; the line goes on. The other side was told unless it may have
-    /// been an answer.
+    /// Called when a message was discarded; the line continues. The other side gets an error unless the
+    /// message may have been a response.
     fn fault(&self, fault: &Fault) {
-        tracing::warn!("a message was not delivered: {fault}");
+        tracing::warn!("discarded a message: {fault}");
     }
 }
 
-/// Answers nothing: for a side that only calls.
+/// A handler without methods, for a side that only makes calls.
 impl Handler for () {
     fn serves(&self) -> bool {
         false

@@ -1,5 +1,4 @@
-//! What the other side asked for: in which order it is handled, how much of it at once, and what
-//! becomes of its answers.
+//! Handles what the other side sends: ordering, concurrency limits, and responses.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,34 +17,34 @@ use crate::handler::{Answer, Handler, Outcome};
 use crate::shared::Shared;
 use crate::{ErrorObject, Peer};
 
-/// Handles notifications one after the other in the order of their arrival, and requests
-/// concurrently, none before the notifications that came before it.
+/// Runs notifications one at a time in the order of arrival, and requests concurrently. A request
+/// starts only after the notifications that arrived before it.
 pub(crate) struct Inbound<H> {
     handler: Arc<H>,
     peer: Peer,
     shared: Arc<Shared>,
-    /// Counts arrivals.
+    /// How many messages have arrived.
     arrived: u64,
     notifications: VecDeque<(u64, Ordered)>,
     notifications_weight: usize,
-    /// The notification that is being handled.
+    /// The notification being handled.
     handling: Option<(u64, BoxFuture<'static, ()>)>,
-    /// A new line is being begun.
+    /// The reset handler, while it runs.
     beginning: Option<BoxFuture<'static, ()>>,
     requests: VecDeque<Waiting>,
-    /// A request was not started, because too much waits to be sent.
+    /// Whether a request was not started because too much is waiting to be sent.
     held_back: bool,
-    /// How many bytes the requests that wait and run have.
+    /// The total size of waiting and running requests in bytes.
     taken_bytes: usize,
     running: JoinSet<Outcome>,
-    /// The requests that run, by task.
+    /// The running requests, by task.
     replies: HashMap<task::Id, Reply>,
 }
 
-/// The least that a notification counts for: 16 MiB of them are 4,096 at most.
+/// The minimum weight of a notification: 16 MiB hold at most 4,096 of them.
 const LEAST_NOTIFICATION: usize = 4096;
 
-/// What is handled in the order of its arrival.
+/// What is handled strictly in the order of arrival.
 enum Ordered {
     Notification(Notification),
     Reset(Reset),
@@ -57,12 +56,12 @@ struct Waiting {
     batch: Option<Arc<Batch>>,
 }
 
-/// Where an answer goes.
+/// Where a response goes.
 struct Reply {
     id: Id,
     batch: Option<Arc<Batch>>,
     task: Option<AbortHandle>,
-    /// The length of its request.
+    /// The length of the request in bytes.
     size: usize,
 }
 
@@ -89,7 +88,7 @@ impl<H: Handler> Inbound<H> {
         &self.handler
     }
 
-    /// Queues a request, or answers at once that there are too many.
+    /// Queues a request, or refuses it if too many are waiting.
     pub(crate) fn request(&mut self, request: Request, batch: Option<Arc<Batch>>) {
         let limit = self.shared.options.max_in_flight;
         let taken = self.requests.len() + self.running.len();
@@ -98,7 +97,7 @@ impl<H: Handler> Inbound<H> {
         if is_large || taken >= limit.saturating_add(self.shared.options.max_waiting) {
             let id = Id::from(request.id());
             let reply = Reply { id, batch, task: None, size: 0 };
-            let overloaded = "overloaded: too many requests are under way; try again later";
+            let overloaded = "overloaded: too many requests in progress; try again later";
             return self.refuse(reply, overloaded);
         }
         self.taken_bytes += size;
@@ -113,15 +112,15 @@ impl<H: Handler> Inbound<H> {
         self.notifications.push_back((self.arrived, Ordered::Notification(notification)));
     }
 
-    /// Another line has come. What was asked over the one before is given up: nobody waits for the
-    /// answers any more, and their ids may mean something else by now.
+    /// Switches to a new line. Requests from the old one are dropped: the other side no longer waits
+    /// for the responses, and may use their ids for something else.
     pub(crate) fn reset(&mut self, mut reset: Reset) {
         self.running.abort_all();
         self.replies.clear();
         self.requests.clear();
         self.taken_bytes = 0;
         self.beginning = None;
-        // One that nobody was told of yet is no matter any more, but for what was lost.
+        // A reset that was not handled yet is obsolete, except for its count of lost messages.
         self.notifications.retain(|(_, told)| match told {
             Ordered::Notification(_) => true,
             Ordered::Reset(earlier) => {
@@ -137,12 +136,12 @@ impl<H: Handler> Inbound<H> {
         notification.message().len().max(LEAST_NOTIFICATION)
     }
 
-    /// Whether more notifications wait than may.
+    /// Whether more notifications are waiting than allowed.
     pub(crate) fn is_full(&self) -> bool {
         self.notifications_weight >= self.shared.options.queue.bytes()
     }
 
-    /// Whether a request was held back that need not be any more.
+    /// Whether a request that was held back can start now.
     pub(crate) fn can_resume(&self) -> bool {
         self.held_back && !self.shared.is_clogged()
     }
@@ -156,7 +155,7 @@ impl<H: Handler> Inbound<H> {
             && self.running.is_empty()
     }
 
-    /// Goes on with what can go on, until nothing can and all of it is waited for.
+    /// Makes as much progress as possible, until everything left is pending.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) {
         while self.poll_running(cx)
             | self.poll_beginning(cx)
@@ -175,7 +174,8 @@ impl<H: Handler> Inbound<H> {
         true
     }
 
-    /// Somebody begins anew, and goes first while what comes over the new line is handled.
+    /// Starts the reset handler, whose calls go first while messages from the new line are already
+    /// handled.
     fn begin(&mut self, reset: Reset) {
         let peer = self.peer.first_on(reset.epoch);
         self.shared.begin();
@@ -222,14 +222,14 @@ impl<H: Handler> Inbound<H> {
         true
     }
 
-    /// Starts the request that has waited longest, if nothing that was notified before it is left.
+    /// Starts the oldest waiting request, unless a notification that arrived before it is unfinished.
     fn start_request(&mut self, cx: &mut Context<'_>) -> bool {
         let unhandled = self.handling.as_ref().map(|(arrival, _)| *arrival);
         let unhandled = unhandled.or_else(|| self.notifications.front().map(|(at, _)| *at));
         let is_due = |waiting: &Waiting| unhandled.is_none_or(|at| waiting.arrival < at);
         let has_room = self.running.len() < self.shared.options.max_in_flight;
         let can_start = has_room && self.requests.front().is_some_and(is_due);
-        // Said anew each time: what was held back may have been cancelled since.
+        // Computed again each time: the request that was held back may have been cancelled.
         self.held_back = can_start && self.shared.is_clogged();
         if !can_start || self.held_back {
             return false;
@@ -273,8 +273,7 @@ impl<H: Handler> Inbound<H> {
         }
     }
 
-    /// The other side takes back a request of its own: one that waits is not carried out, one that
-    /// runs is dropped.
+    /// Cancels a request: a waiting one is not carried out, a running one is dropped.
     pub(crate) fn cancel(&mut self, id: &[u8]) {
         let is_it = |waiting: &Waiting| waiting.request.id() == id;
         if let Some(at) = self.requests.iter().position(is_it) {
@@ -286,20 +285,20 @@ impl<H: Handler> Inbound<H> {
             }
             return;
         }
-        // A request that has been answered, or never was, is no matter.
+        // A request that was already answered or never existed is ignored.
         let running = self.replies.values().find(|reply| *reply.id == *id);
         if let Some(task) = running.and_then(|reply| reply.task.as_ref()) {
             task.abort();
         }
     }
 
-    /// Sends an answer, alone or with the rest of its batch.
+    /// Sends a response, alone or with the rest of its batch.
     fn answer(&mut self, reply: Reply, outcome: Outcome) {
         let dialect = self.dialect();
         let Reply { id, batch, size, .. } = reply;
         self.taken_bytes = self.taken_bytes.saturating_sub(size);
         let message = match outcome {
-            // Where a cancelled request has no answer, it has none.
+            // Some dialects send no response to a cancelled request.
             Err(error) if is_unanswered(&error) => None,
             Ok(result) => Some(write_result(&dialect, &id, &result)),
             Err(ErrorObject { code, message, data }) => {
@@ -317,7 +316,7 @@ impl<H: Handler> Inbound<H> {
         }
     }
 
-    /// Answers a request that is not carried out.
+    /// Refuses a request without carrying it out.
     fn refuse(&self, reply: Reply, why: &str) {
         let message = write_error(&self.dialect(), &reply.id, OVERLOADED, why, None);
         match reply.batch {
@@ -334,12 +333,12 @@ impl<H: Handler> Inbound<H> {
     }
 }
 
-/// Everything that is logged for a request belongs to it, and to the trace that it names.
+/// The span for everything logged while a request is handled, with the trace it carries.
 fn span(dialect: &Dialect, request: &Request) -> Span {
     let span =
         debug_span!("request", method = field::Empty, id = field::Empty, trace = field::Empty);
     if !span.is_disabled() {
-        // `debug` escapes them: they come from the other side.
+        // `debug` escapes these values, which come from the other side.
         span.record("method", field::debug(request.method()));
         span.record("id", field::debug(String::from_utf8_lossy(request.id())));
         if let Some(trace) = request.params().and_then(|params| dialect.trace_of(params)) {
@@ -349,16 +348,16 @@ fn span(dialect: &Dialect, request: &Request) -> Span {
     span
 }
 
-/// Runs a piece of a handler; its panic is an error of its request and of nothing else.
+/// Runs part of a handler and turns a panic into an error of its request.
 pub(crate) fn contain<T>(piece: impl FnOnce() -> T) -> Result<T, ErrorObject> {
     catch_unwind(AssertUnwindSafe(piece)).map_err(|_| panicked())
 }
 
 fn panicked() -> ErrorObject {
-    ErrorObject::internal("the handler has panicked")
+    ErrorObject::internal("the handler panicked")
 }
 
-/// What no dialect uses: a cancelled request that is not answered at all.
+/// A code that no dialect uses, for a cancelled request that gets no response.
 const UNANSWERED: i64 = i64::MIN;
 
 fn cancelled(dialect: &Dialect) -> ErrorObject {

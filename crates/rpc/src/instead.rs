@@ -1,17 +1,17 @@
-//! What the other side gets in place of an answer that the line does not carry.
+//! Errors sent in place of a response that the line cannot carry.
 
 use bytes::Bytes;
 use tieline_proto::EncodeError;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{Dialect, INTERNAL_ERROR, Message, classify, write_error};
 
-/// Errors to send in place of `message`, the first that the line carries; none if it was no answer.
+/// Returns errors to try in place of `message`, in order of preference; none if it is not a response.
 ///
-/// The last is short and on one line, so that it cannot be refused in its turn.
+/// The last one is short and on one line, so it cannot be refused as well.
 pub(crate) fn instead_of(message: &Bytes, why: &EncodeError, dialect: &Dialect) -> Vec<Vec<u8>> {
-    let text = format!("internal error: the answer cannot be sent: {why}");
+    let text = format!("internal error: the response cannot be sent: {why}");
     let error = |id: &[u8]| write_error(dialect, id, INTERNAL_ERROR, &text, None);
-    // What a handler has answered may have more structure than what the other side may say.
+    // A handler's response may exceed the structure limits for incoming messages.
     let lost = classify(message.clone(), dialect, Limits { depth: u32::MAX, keys: u32::MAX });
     match &lost {
         Message::Batch(answers) => {
@@ -19,13 +19,13 @@ pub(crate) fn instead_of(message: &Bytes, why: &EncodeError, dialect: &Dialect) 
             let batch = [b"[", &errors.join(&b',')[..], b"]"].concat();
             vec![batch, error(b"null")]
         }
-        // The answers to a batch, one of them nested too deep to be told from the others.
+        // Responses to a batch, one of them nested too deep to be separated from the others.
         Message::Invalid(_) if message.starts_with(b"[") => vec![error(b"null")],
         one => id_of(one).map(error).into_iter().collect(),
     }
 }
 
-/// Which request it answers.
+/// The id of the request that the message answers.
 fn id_of(answer: &Message) -> Option<&[u8]> {
     match answer {
         Message::Response(response) => Some(response.id()),

@@ -1,4 +1,4 @@
-//! One call: its parameters, how long it may take, and what is told of it meanwhile.
+//! A single call: parameters, timeouts and progress.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::peer::serialize;
 use crate::shared::{News, Shared};
 use crate::{CallError, Meanwhile, NotSent, Peer};
 
-/// A call that was not made yet: [`call`](Self::call) makes it.
+/// A call that has not been made yet; [`call`](Self::call) makes it.
 ///
 /// ```no_run
 /// # async fn example(peer: tieline_rpc::Peer) -> Result<(), tieline_rpc::CallError> {
@@ -24,8 +24,8 @@ use crate::{CallError, Meanwhile, NotSent, Peer};
 /// let report: serde_json::Value = peer
 ///     .method("tools/call")
 ///     .params(serde_json::json!({ "name": "long-running" }))
-///     .timeout(Duration::from_secs(10)) // without an answer, or word of progress
-///     .total(Duration::from_secs(600)) // with whatever progress
+///     .timeout(Duration::from_secs(10)) // without a response or progress
+///     .total(Duration::from_secs(600)) // in total, with any amount of progress
 ///     .on_progress(|progress| println!("{}", String::from_utf8_lossy(progress)))
 ///     .call()
 ///     .await?;
@@ -33,7 +33,7 @@ use crate::{CallError, Meanwhile, NotSent, Peer};
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "nothing is called before `call` is awaited"]
+#[must_use = "a call is not made until `call` is awaited"]
 pub struct Invocation<'a> {
     peer: &'a Peer,
     method: &'a str,
@@ -54,64 +54,65 @@ impl<'a> Invocation<'a> {
         Self { peer, method, params, timeout, total, fail_fast, trace, on_progress }
     }
 
-    /// With these parameters: an object, an array, or nothing, as for [`Peer::call`].
+    /// Sets the parameters: an object, an array, or nothing, as for [`Peer::call`].
     pub fn params(mut self, params: impl Serialize) -> Self {
         self.params = serialize(&params);
         self
     }
 
-    /// With these parameters as they are: a JSON object or array, which is not checked.
+    /// Sets the parameters as raw JSON, which must be an object or array and is not checked.
     pub fn raw_params(mut self, params: impl Into<Vec<u8>>) -> Self {
         self.params = Ok(Some(params.into()));
         self
     }
 
-    /// Waits so long for room in the queue and for the answer, instead of
-    /// [`PeerOptions::call_timeout`](crate::PeerOptions::call_timeout). Word of progress begins the time
-    /// anew, if [it was asked for](Self::on_progress).
+    /// Limits the wait for room in the queue and for the response, instead of
+    /// [`PeerOptions::call_timeout`](crate::PeerOptions::call_timeout). Progress restarts the timeout
+    /// if [it was requested](Self::on_progress).
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
     }
 
-    /// Waits so long in all, for room and for the answer, whatever the progress.
+    /// Limits the total wait, for room and for the response, regardless of progress.
     pub fn total(mut self, limit: Duration) -> Self {
         self.total = Some(limit);
         self
     }
 
-    /// Fails at once, as [not sent](NotSent::Away), if there is no line at the moment: over a Link or a
-    /// session that has lost its connection. Otherwise a call waits, as long as its time allows, for the
-    /// next. A line that is lost a moment later is waited for all the same.
+    /// Fails immediately with [`NotSent::Away`] if a Link or session has lost its connection. Without
+    /// this, the call waits for the next connection until its timeout. A connection lost just after the
+    /// check is still waited for.
     pub fn fail_fast(mut self) -> Self {
         self.fail_fast = true;
         self
     }
 
-    /// Belongs to this trace: where the dialect has a place for it, as MCP and ACP have, and the
-    /// parameters are an object that names no other, the other side is told so in `_meta.traceparent`.
+    /// Adds this trace to the call: if the dialect supports it (MCP and ACP do) and the parameters are
+    /// an object without a trace, it is sent as `_meta.traceparent`.
     pub fn trace(mut self, trace: TraceParent) -> Self {
         self.trace = Some(trace);
         self
     }
 
-    /// Asks to be told of progress, where the dialect can, and hears of it: the parameters of the
-    /// notification as they came. When it comes faster than it is heard, the latest counts.
+    /// Requests progress notifications, if the dialect supports them, and calls `hear` with the raw
+    /// parameters of each. If they arrive faster than they are handled, only the latest is kept.
     ///
-    /// `hear` runs where the call is awaited, and must not block. In a dialect without progress, and
-    /// with parameters that are an array, it hears nothing.
+    /// `hear` runs in the task that awaits the call, and must not block. It is never called in a dialect
+    /// without progress, or if the parameters are an array.
     pub fn on_progress(mut self, hear: impl FnMut(&[u8]) + Send + 'a) -> Self {
         self.on_progress = Some(Box::new(hear));
         self
     }
 
-    /// Calls, and waits for the result.
+    /// Makes the call and waits for the result.
     ///
-    /// Dropped before the answer came, it takes back a request that was not sent yet, and cancels
-    /// one that was where the dialect can; a late answer is counted and dropped.
+    /// If the future is dropped before the response arrives, a request that was not sent yet is removed from
+    /// the queue, and one that was sent is cancelled if the dialect supports it. A late response is counted
+    /// and dropped.
     ///
     /// # Errors
-    /// [`CallError`] tells an error of the other side from a call that was not sent and from one
+    /// [`CallError`] distinguishes an error returned by the other side, a call that was not sent, and one
     /// whose fate is unknown.
     pub async fn call<R: DeserializeOwned>(self) -> Result<R, CallError> {
         let response = self.response().await?;
@@ -119,16 +120,16 @@ impl<'a> Invocation<'a> {
         serde_json::from_slice(result).map_err(CallError::BadAnswer)
     }
 
-    /// Calls, and gives the result as it came. Cancel-safe as [`call`](Self::call).
+    /// Makes the call and returns the raw result. Cancel-safe like [`call`](Self::call).
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// See [`call`](Self::call).
     pub async fn call_raw(self) -> Result<Bytes, CallError> {
         let (Ok(result) | Err(result)) = self.response().await?.into_outcome();
         Ok(result)
     }
 
-    /// The response, which has a result.
+    /// Makes the call and returns a response that has a result.
     async fn response(self) -> Result<Response, CallError> {
         let trace = self.trace.as_ref().map(field::display);
         let span = debug_span!("call", method = self.method, id = field::Empty, trace);
@@ -148,7 +149,7 @@ impl<'a> Invocation<'a> {
         }
         let end = total.and_then(|total| Instant::now().checked_add(total));
         let mut due = deadline(timeout, end);
-        // Room in the queue is waited for within the same time.
+        // The wait for room in the queue counts against the same deadline.
         let (wants_progress, bound) = (on_progress.is_some(), peer.bound());
         let begin = shared.begin_call(method, params.as_deref(), wants_progress, bound);
         let id = within(due, begin).await.ok_or(CallError::TimedOut(Meanwhile::default()))??;
@@ -174,15 +175,15 @@ impl<'a> Invocation<'a> {
     }
 }
 
-/// The line is lost, and another is sought.
+/// Whether the connection is lost and being re-established.
 fn is_away(peer: &Peer) -> bool {
     let control = peer.control();
     control.health() == Health::Down && control.close_reason().is_none()
 }
 
-/// When it is too late: so long from now, and never behind the end.
+/// The next deadline: `timeout` from now, but not after `end`.
 fn deadline(timeout: Option<Duration>, end: Option<Instant>) -> Option<Instant> {
-    // A time beyond all clocks is none.
+    // A deadline beyond the range of the clock is no deadline.
     let soon = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     match (soon, end) {
         (Some(soon), Some(end)) => Some(soon.min(end)),
@@ -190,7 +191,7 @@ fn deadline(timeout: Option<Duration>, end: Option<Instant>) -> Option<Instant> 
     }
 }
 
-/// `None`: the time is over.
+/// Returns `None` if the deadline passes first.
 async fn within<T>(deadline: Option<Instant>, what: impl Future<Output = T>) -> Option<T> {
     match deadline {
         None => Some(what.await),
@@ -198,7 +199,7 @@ async fn within<T>(deadline: Option<Instant>, what: impl Future<Output = T>) -> 
     }
 }
 
-/// Given up when it is dropped; after its answer was taken that does nothing.
+/// Abandons the call on drop. Has no effect once the response was taken.
 struct Call<'a> {
     shared: &'a Shared,
     id: CallId,

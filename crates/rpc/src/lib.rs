@@ -1,4 +1,4 @@
-//! A JSON-RPC 2.0 peer over any channel of messages: both sides call, and both answer.
+//! A JSON-RPC 2.0 peer over any message channel: both sides make calls and answer them.
 //!
 //! ```text
 //!    your tasks                                            the other side
@@ -9,7 +9,7 @@
 //!      Handler ◀── notifications in order, requests concurrently
 //! ```
 //!
-//! # Call
+//! # Making calls
 //!
 //! ```
 //! use tieline_rpc::{Peer, PeerOptions, Router};
@@ -32,9 +32,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Answer
+//! # Answering calls
 //!
-//! [`Router`] is a [`Handler`] made of closures. An agent is a router on a channel, and `driver.await`:
+//! [`Router`] is a [`Handler`] made of closures. An agent is a router on a channel plus `driver.await`:
 //!
 //! ```
 //! use tieline_rpc::{ErrorObject, Peer, PeerOptions, Router};
@@ -43,10 +43,10 @@
 //! # async fn serve(channel: impl Channel) -> CloseReason {
 //! let agent = Router::new()
 //!     .request("divide", |(a, b): (i64, i64), _peer| async move {
-//!         a.checked_div(b).ok_or_else(|| ErrorObject::invalid_params("no number times b is a"))
+//!         a.checked_div(b).ok_or_else(|| ErrorObject::invalid_params("division by zero"))
 //!     })
 //!     .request("greet", |[name]: [String; 1], peer: Peer| async move {
-//!         // It asks its caller back before it answers.
+//!         // A handler can call its caller before it answers.
 //!         let language: String = peer.call("language", ()).await.map_err(ErrorObject::internal)?;
 //!         Ok(if language == "de" { format!("Hallo {name}") } else { format!("hello {name}") })
 //!     })
@@ -75,51 +75,51 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The channel is any: `tieline::connect("stdio:")` for an agent that somebody starts,
-//! `tieline::connect("exec:some-agent")` for its caller, what an acceptor accepts, or
+//! Any channel works: `tieline::connect("stdio:")` in an agent that is started as a child process,
+//! `tieline::connect("exec:some-agent")` in the process that starts it, a channel from an acceptor, or
 //! [`memory_pair`](tieline_transport::memory_pair) in a test.
 //!
-//! # What waits, and for how long
+//! # Queues and timeouts
 //!
-//! | what | waits for | until |
+//! | what | waits for | limit |
 //! |---|---|---|
-//! | [`call`](Peer::call), [`notify`](Peer::notify) | room in the queue | there is, or the call's timeout |
-//! | a call that was queued | its answer | its timeout: none by default |
-//! | a request of theirs | notifications before it; one of 256 places | it starts; 256 wait, others are `overloaded` |
-//! | an answer of ours | the line | the channel's stall timeout: without progress for 10 s, or 60 s to a child process |
-//! | a notification of theirs | the ones before it | 16 MiB of them wait; then reading stops, for 10 s at most |
-//! | [`close`](Peer::close) | what is under way on both sides | the grace, 10 s |
+//! | [`call`](Peer::call), [`notify`](Peer::notify) | room in the queue | none; the call's timeout for a call |
+//! | a queued call | its response | its timeout: none by default |
+//! | an incoming request | earlier notifications; one of 256 slots | 256 wait; further ones are `overloaded` |
+//! | an outgoing response | the line | the channel's stall timeout: 10 s without progress, or 60 s to a child process |
+//! | an incoming notification | earlier notifications | 16 MiB wait; then reading stops, for at most 10 s |
+//! | [`close`](Peer::close) | work in progress on both sides | the grace, 10 s |
 //!
-//! [`PeerOptions`] has the numbers.
+//! These are the defaults; see [`PeerOptions`].
 //!
-//! # Answers that are not quite right
+//! # Malformed responses
 //!
-//! A message that carries the id of a pending call and has no string `method` ends that call, with an
-//! error that shows it if it is not a valid response. An id that is written differently (`"1"` or `1.0`
-//! for `1`) counts too. An error with a null id, or none, ends the only pending call. An answer that is
-//! longer than the channel takes, or not JSON, ends its call if the id stands in its first 4 KiB;
-//! without one, it ends the only pending call if it is too long or has a `result` or an `error`. Only a
-//! lost answer of which less is known leaves its call waiting: set a timeout where that matters. The
-//! error of the timeout counts what came meanwhile and could not be read.
+//! A message without a string `method` and with the id of a pending call ends that call. If it is not a
+//! valid response, the call fails with an error that shows it. An id that is written differently (`"1"`
+//! or `1.0` for `1`) is recognized as well. An error with a null id, or without one, ends the call if it is
+//! the only one pending. A response that is too long for the channel or is not JSON ends its call if the
+//! id is within the first 4 KiB. Without an id there, it ends the only pending call if it is too long or
+//! has a `result` or an `error`. If even less is known about a lost response, the call keeps waiting: set a
+//! timeout if that matters. The timeout error includes how many unreadable messages arrived meanwhile.
 //!
-//! A side that has made a call, or whose handler answers nothing, never answers what may be an answer or
-//! a line of a log: it drops, counts and logs it. Other sides answer what they cannot read with an error
-//! whose id is null, as the specification says, up to 256 at once and 16 a second: two programs that
-//! answer each other's errors would go on for ever.
+//! A side that has made a call, or whose handler serves no requests, never answers a message that may be
+//! a response or a log line: it drops, counts and logs it. Other sides answer unreadable messages with an
+//! error whose id is null, as the specification requires, with a burst of 256 and then 16 a second.
+//! Without that limit, two programs could answer each other's errors forever.
 //!
-//! # Over a line that comes back
+//! # Reconnecting lines
 //!
-//! Over a Link, the other side may be lost and another come in its place. Then
+//! Over a Link, a lost connection can be replaced by one to another process. In that case:
 //!
-//! - every call in flight ends at once: as *unknown* if it was handed to the line, else as
-//!   [not sent](NotSent::Reset). What else was queued for the line that was lost is dropped;
-//! - what the other side had asked over it is given up, and not answered over the new one;
-//! - the handler is told ([`Handler::reset`], [`Router::on_reset`]), and begins anew before any other
-//!   call goes out: those wait until it is done;
-//! - a handle [for one line alone](Peer::on_this_line) stays behind with its line.
+//! - All calls in flight fail: as *unknown* if they were handed to the line, otherwise as
+//!   [not sent](NotSent::Reset). Anything else queued for the lost line is dropped.
+//! - Requests that arrived over the lost line are abandoned. They are not answered over the new one.
+//! - The reset handler runs ([`Handler::reset`], [`Router::on_reset`]) and sets up the new process. Other
+//!   calls wait until it is done.
+//! - A handle made with [`on_this_line`](Peer::on_this_line) stops working.
 //!
-//! A loss is heard of when the new line is there. Until then calls in flight wait, as long as their
-//! timeouts let them, and new ones are queued, to end as not sent.
+//! A loss is reported when the new line is established. Until then, calls in flight keep waiting within
+//! their timeouts, and new ones are queued and later fail as not sent.
 //!
 //! ```
 //! use tieline_rpc::{Peer, PeerOptions, Router};
@@ -128,7 +128,7 @@
 //! # fn start(link: impl Channel) {
 //! let router = Router::new().on_reset(|reset, peer: Peer| async move {
 //!     eprintln!("the server was lost: {}", reset.cause);
-//!     // Through this `peer`: others wait for it.
+//!     // Use this `peer`: other handles wait until the handler returns.
 //!     let _ = peer.call::<serde_json::Value>("initialize", ()).await;
 //! });
 //! let (peer, driver) = Peer::new(link, router, PeerOptions::default());
@@ -136,20 +136,20 @@
 //! # }
 //! ```
 //!
-//! # What holds
-//! - Notifications are handled one after the other, in the order of their arrival; a request starts
-//!   only after the notifications that came before it. Requests run concurrently, up to a limit;
-//!   those beyond wait, and those beyond that are answered `overloaded`. Answers to our own calls
-//!   get through all the while.
-//! - A call that gave no result says whether it was *not sent*, so that calling again is safe, or
+//! # Guarantees
+//! - Notifications are handled one at a time, in the order of arrival. A request starts only after the
+//!   notifications that arrived before it. Requests run concurrently up to a limit; beyond it they wait,
+//!   and beyond a second limit they are answered with `overloaded`. Responses to this side's own calls are
+//!   processed throughout.
+//! - A call without a result reports whether it was *not sent*, in which case calling again is safe, or
 //!   its fate is *unknown*.
-//! - A call that is dropped is taken back if it was not sent, and cancelled if the dialect can.
-//! - What is malformed is answered as the specification says, and costs itself alone. A handler
-//!   that panics costs its request.
-//! - Dropping the [`Driver`] ends the line at once; dropping a [`Peer`] ends nothing.
+//! - A dropped call is removed from the queue if it was not sent, and cancelled if the dialect supports it.
+//! - A malformed message is answered as the specification requires and affects nothing else. A handler
+//!   that panics affects only its request.
+//! - Dropping the [`Driver`] ends the line at once; dropping a [`Peer`] does not.
 //!
-//! A driver must be polled inside a tokio runtime with time enabled: it starts a task for each handler
-//! that has to wait.
+//! A driver must be polled inside a Tokio runtime with time enabled: it spawns a task for each request
+//! handler that is not ready immediately.
 
 mod allowance;
 mod batch;

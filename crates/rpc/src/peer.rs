@@ -1,4 +1,4 @@
-//! The handle: calls and notifications from any task.
+//! The handle that makes calls and sends notifications.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use tieline_transport::{Channel, CloseReason, Control};
 use crate::shared::{Shared, UnclaimedAnswers};
 use crate::{CallError, Driver, ErrorObject, Handler, Invocation, NotSent, PeerOptions};
 
-/// One side of a JSON-RPC line: calls the other side, from any task. Cheap to clone.
+/// One side of a JSON-RPC line, used to call the other side from any task. Cheap to clone.
 ///
-/// Nothing moves unless its [`Driver`] is awaited. The line lives until one side closes it; dropping
-/// the handles does not end it, dropping the driver does.
+/// Nothing happens unless the [`Driver`] is polled. The line lives until one side closes it or the driver
+/// is dropped; dropping the handles does not end it.
 #[derive(Clone)]
 pub struct Peer {
     shared: Arc<Shared>,
@@ -20,17 +20,17 @@ pub struct Peer {
     bound: Option<Bound>,
 }
 
-/// A handle that is for one line of a Link only.
+/// Restricts a handle to one line of a Link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bound {
     pub(crate) line: u64,
-    /// It goes first while the line is being begun.
+    /// Whether its messages may go first while the reset handler runs.
     pub(crate) goes_first: bool,
 }
 
 impl Peer {
-    /// A peer over `channel`, whose `handler` answers the other side: a [`Router`](crate::Router), `()`
-    /// for a side that only calls, or one's own. Nothing happens yet.
+    /// Creates a peer over `channel`. `handler` answers the other side: a [`Router`](crate::Router),
+    /// `()` for a side that only makes calls, or your own [`Handler`]. Nothing is read or written yet.
     pub fn new<C: Channel, H: Handler>(
         channel: C,
         handler: H,
@@ -45,20 +45,21 @@ impl Peer {
 
     /// Calls `method` and waits for its result.
     ///
-    /// `params` are what serializes to an array (a tuple, a slice), to an object (a struct, a map), or
-    /// to nothing (`()`, `None`). `R` is read from the result as it came; where that says nothing,
-    /// take `()`, and where it does not matter, `serde::de::IgnoredAny`. It waits as long as
-    /// [`PeerOptions::call_timeout`] says; [`method`](Self::method) makes a call that waits otherwise.
+    /// `params` must serialize to an array (a tuple, a slice), to an object (a struct, a map), or to nothing
+    /// (`()`, `None`). The result is deserialized into `R`; use `()` for `null`, and
+    /// `serde::de::IgnoredAny` to ignore it. The call waits as long as [`PeerOptions::call_timeout`] allows;
+    /// use [`method`](Self::method) to set other limits.
     ///
-    /// Dropped before the answer came, it takes back a request that was not sent yet, and cancels
-    /// one that was where the dialect can; a late answer is counted and dropped.
+    /// If the future is dropped before the response arrives, a request that was not sent yet is removed from
+    /// the queue, and one that was sent is cancelled if the dialect supports it. A late response is counted
+    /// and dropped.
     ///
     /// # Errors
-    /// [`CallError`] tells an error of the other side from a call that was not sent and from one
+    /// [`CallError`] distinguishes an error returned by the other side, a call that was not sent, and one
     /// whose fate is unknown.
     ///
     /// # Cancel safety
-    /// Dropping the future is how a call is given up. The other side may have carried it out.
+    /// Dropping the future abandons the call. The other side may have carried it out.
     pub async fn call<R: DeserializeOwned>(
         &self,
         method: &str,
@@ -67,70 +68,71 @@ impl Peer {
         self.method(method).params(params).call().await
     }
 
-    /// A call of `method` about which more is to be said.
+    /// Prepares a call of `method` with further options.
     pub fn method<'a>(&'a self, method: &'a str) -> Invocation<'a> {
         Invocation::new(self, method)
     }
 
-    /// Notifies the other side: queues the message, and waits only for room in the queue. `params` are
-    /// as those of [`call`](Self::call). Cancel-safe: it is queued or not.
+    /// Sends a notification: queues the message, and waits only for room in the queue. `params` are the same
+    /// as for [`call`](Self::call). Cancel-safe: the message is queued or it is not.
     ///
-    /// Once the other side says no more, it is still queued for as long as a request of the other side's is
-    /// carried out; calls are not, as nobody would answer them.
+    /// After the other side has ended its direction, notifications are still queued while one of its requests
+    /// is being carried out. Calls are not, because they could not be answered.
     ///
-    /// What was queued is lost without further word when the line ends first, and with a warning in the
-    /// log when it is longer than the line takes.
+    /// A queued message is lost silently if the line ends first, and with a warning in the log if the line
+    /// cannot carry it.
     ///
     /// # Errors
-    /// It was not queued.
+    /// Fails if the message was not queued.
     pub async fn notify(&self, method: &str, params: impl Serialize) -> Result<(), NotSent> {
         let params = serialize(&params)?;
         self.shared.notify(method, params.as_deref(), self.bound).await
     }
 
-    /// As [`notify`](Self::notify), with `params` as they are: a JSON object or array, which is not
-    /// checked.
+    /// Like [`notify`](Self::notify), but sends `params` as raw JSON, which must be an object or array
+    /// and is not checked.
     ///
     /// # Errors
-    /// It was not queued.
+    /// Fails if the message was not queued.
     pub async fn notify_raw(&self, method: &str, params: Option<&[u8]>) -> Result<(), NotSent> {
         self.shared.notify(method, params, self.bound).await
     }
 
-    /// Takes nothing new, lets what is under way on both sides end within
-    /// [`PeerOptions::grace`], closes the line, and says why it ended. Meanwhile requests of the other
-    /// side are answered −32000. Cancel-safe; the close goes on.
+    /// Closes the line and returns why it ended. Nothing new is accepted, and work in progress on both sides
+    /// may finish within [`PeerOptions::grace`]. Requests that arrive in the meantime are answered with
+    /// −32000. Cancel-safe; the close continues.
     ///
-    /// Where nothing is under way it ends once all is written. Only behind a notification or an answer that
-    /// the other side may not have read is the other side's end waited for, within the grace. A child process
-    /// gets its stages at once: they begin with the end of its input.
+    /// If nothing is in progress, the line ends once everything is written. After a notification or response
+    /// that the other side may not have read yet, the end of its direction is awaited, within the grace
+    /// period. A child process enters its stop stages at once; they begin with the end of its input.
     pub async fn close(&self) -> CloseReason {
         self.shared.request_close();
         self.closed().await
     }
 
-    /// Waits until the line has ended, and says why. Cancel-safe.
+    /// Waits until the line has ended and returns the reason. Cancel-safe.
     pub async fn closed(&self) -> CloseReason {
         let mut ended = self.shared.ended.subscribe();
-        // The sender lives in `self`.
+        // Cannot fail: `self` owns the sender.
         let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
         reason.unwrap_or(CloseReason::ByUs)
     }
 
-    /// Who is on the other end, how many messages came and went, and why the line ended.
+    /// Returns the control of the line: the peer's identity, message counts, and why the line ended.
     pub fn control(&self) -> &Control {
         &self.control
     }
 
-    /// How many answers came that nobody waited for. They are dropped, and harm nobody; the first
-    /// that nobody asked for is also logged.
+    /// Returns how many responses were dropped because no call was waiting for them. The first one with
+    /// an unknown id is also logged.
     pub fn unclaimed_answers(&self) -> UnclaimedAnswers {
         self.shared.unclaimed()
     }
 
-    /// The same peer, for the present line of a Link alone: once another has come in its place, calls and
-    /// notifications through this handle are not sent ([`NotSent::Reset`]). For what means nothing to
-    /// another process: a view, an opened document. Over any other channel it is no different.
+    /// Returns a handle for the current line of a Link only. Once the line has been replaced, calls and
+    /// notifications through this handle are not sent ([`NotSent::Reset`]). Use it for state that means
+    /// nothing to another process, such as a view or an open document. Over other channels it makes no
+    /// difference.
     pub fn on_this_line(&self) -> Self {
         let line = self.shared.line();
         Self {
@@ -139,7 +141,7 @@ impl Peer {
         }
     }
 
-    /// The same, which goes first on `line`.
+    /// A handle that goes first on `line`.
     pub(crate) fn first_on(&self, line: u64) -> Self {
         Self { bound: Some(Bound { line, goes_first: true }), ..self.clone() }
     }
@@ -153,7 +155,7 @@ impl Peer {
     }
 }
 
-/// Parameters as they go into the message; `()` and `None` are none.
+/// Serializes parameters for a message; `()` and `None` give none.
 pub(crate) fn serialize(params: &impl Serialize) -> Result<Option<Vec<u8>>, NotSent> {
     let params = serde_json::to_vec(params).map_err(NotSent::Params)?;
     match params.first() {
@@ -172,7 +174,7 @@ impl std::fmt::Debug for Peer {
     }
 }
 
-/// What a call that the other side refused says.
+/// Wraps the error as [`CallError::Remote`].
 impl From<ErrorObject> for CallError {
     fn from(error: ErrorObject) -> Self {
         Self::Remote(error)

@@ -1,4 +1,4 @@
-//! A handler made of closures, one for each method.
+//! A handler made of closures, one per method.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -16,7 +16,7 @@ type OnRequest = Box<dyn Fn(Request, &Peer) -> Answer<Outcome> + Send + Sync>;
 type OnReset = Box<dyn Fn(Reset, &Peer) -> Answer<()> + Send + Sync>;
 type OnNotification = Box<dyn Fn(Notification, &Peer) -> Answer<()> + Send + Sync>;
 
-/// A handler made of closures, one for each method.
+/// A handler made of closures, one per method.
 ///
 /// ```
 /// use tieline_rpc::{ErrorObject, Router};
@@ -25,7 +25,7 @@ type OnNotification = Box<dyn Fn(Notification, &Peer) -> Answer<()> + Send + Syn
 ///     .request("add", |(a, b): (f64, f64), _peer| async move { Ok(a + b) })
 ///     .request("greet", |name: [String; 1], _peer| async move {
 ///         match name[0].as_str() {
-///             "" => Err(ErrorObject::invalid_params("who?")),
+///             "" => Err(ErrorObject::invalid_params("the name is empty")),
 ///             name => Ok(format!("hello {name}")),
 ///         }
 ///     })
@@ -42,17 +42,17 @@ pub struct Router {
 }
 
 impl Router {
-    /// A router without methods: every request is answered −32601, every notification ignored.
+    /// Creates a router without methods: requests are answered with −32601, notifications ignored.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Answers `method`. Parameters that do not fit `P` are answered −32602; where there are none,
-    /// `P` is read from `null`. An array fits a tuple, an array or a struct; an object fits a struct or
-    /// a map; take `serde_json::Value` for anything.
+    /// Adds a handler for requests of `method`. Parameters that do not deserialize into `P` are answered with
+    /// −32602; missing ones are read as `null`. An array fits a tuple, an array or a struct; an object fits
+    /// a struct or a map; `serde_json::Value` accepts anything.
     ///
-    /// The future is dropped when the request is cancelled or the line ends. Of two handlers for one
-    /// method the later counts.
+    /// The future is dropped when the request is cancelled or the line ends. A second handler for the same
+    /// method replaces the first.
     #[must_use]
     pub fn request<P, R, F, A>(self, method: impl Into<String>, handler: F) -> Self
     where
@@ -72,7 +72,7 @@ impl Router {
         })
     }
 
-    /// Answers `method` with whatever `handler` makes of the request as it came.
+    /// Adds a handler that gets requests of `method` unparsed.
     #[must_use]
     pub fn raw_request(
         mut self,
@@ -83,8 +83,9 @@ impl Router {
         self
     }
 
-    /// Handles the notification `method`. Parameters that do not fit `P` are logged. The next
-    /// notification waits until this one was handled; see [`Handler::notification`].
+    /// Adds a handler for notifications of `method`. If the parameters do not deserialize into `P`, an
+    /// error is logged. The next notification waits until this one is handled; see
+    /// [`Handler::notification`].
     #[must_use]
     pub fn notification<P, F, A>(self, method: impl Into<String>, handler: F) -> Self
     where
@@ -96,14 +97,17 @@ impl Router {
             match serde_json::from_slice(notification.params().unwrap_or(b"null")) {
                 Ok(params) => Answer::later(handler(params, peer.clone())),
                 Err(error) => {
-                    tracing::warn!("the notification {}: {error}", notification.method());
+                    tracing::warn!(
+                        "invalid params in notification {}: {error}",
+                        notification.method()
+                    );
                     Answer::Now(())
                 }
             }
         })
     }
 
-    /// Handles the notification `method` as it came.
+    /// Adds a handler that gets notifications of `method` unparsed.
     #[must_use]
     pub fn raw_notification(
         mut self,
@@ -114,7 +118,7 @@ impl Router {
         self
     }
 
-    /// Begins anew when a Link has come back with another line; see [`Handler::reset`].
+    /// Sets the handler that runs after a Link has replaced a lost line; see [`Handler::reset`].
     #[must_use]
     pub fn on_reset<F, A>(mut self, handler: F) -> Self
     where
@@ -126,7 +130,7 @@ impl Router {
         self
     }
 
-    /// Answers every request that has no handler of its own.
+    /// Sets the handler for requests whose method has none.
     #[must_use]
     pub fn other_requests(
         mut self,
@@ -136,7 +140,7 @@ impl Router {
         self
     }
 
-    /// Handles every notification that has no handler of its own.
+    /// Sets the handler for notifications whose method has none.
     #[must_use]
     pub fn other_notifications(
         mut self,
@@ -173,7 +177,7 @@ impl Handler for Router {
     }
 }
 
-/// A result as it goes into the answer.
+/// Serializes a result for a response.
 pub(crate) fn serialize(result: &impl Serialize) -> Outcome {
     serde_json::to_vec(result).map(Bytes::from).map_err(ErrorObject::internal)
 }

@@ -1,5 +1,5 @@
-//! What the handles and the driver of a peer share: the queue of what is to be sent, and the calls
-//! that wait for an answer. One lock, held for moments.
+//! State shared by the handles and the driver of a peer: the send queue and the pending calls. There is
+//! one lock, held briefly.
 
 mod gate;
 
@@ -21,30 +21,30 @@ use crate::options::weight;
 use crate::peer::Bound;
 use crate::{CallError, Meanwhile, NotSent, PeerOptions};
 
-/// With so many messages unsent, no more requests of the other side are started.
+/// With this many messages waiting to be sent, no further requests are started.
 const MAX_UNSENT: usize = 4096;
 
-/// With more calls pending, an answer is for the one whose id it has and for no other: each of them would be
-/// looked at for each such answer.
+/// With more pending calls than this, a response is matched by its exact id only, because matching it
+/// otherwise compares it with every pending call.
 const MAX_COMPARED: usize = 1024;
 
 pub(crate) struct Shared {
     pub(crate) options: PeerOptions,
-    /// Room in the queue for calls and notifications, by weight. Answers and cancellations need
-    /// none: they are bounded by what they answer and cancel.
+    /// Room in the queue for calls and notifications, by weight. Responses and cancellations need none:
+    /// they are bounded by what they answer or cancel.
     room: Semaphore,
     state: Mutex<State>,
-    /// How many bytes that wait to be sent answer what was never carried out.
+    /// How many of the bytes waiting to be sent answer requests that were refused.
     refusal_bytes: AtomicUsize,
-    /// Nothing new is taken. It stays so.
+    /// Nothing new is accepted. Never reset.
     closing: AtomicBool,
-    /// A call was made over the line, so what comes may be its answer. It stays so.
+    /// A call was made, so incoming messages may be its response. Never reset.
     has_called: AtomicBool,
-    /// How many bytes of an unfinished message the receiver has.
+    /// How many bytes of an incomplete message the receiver holds.
     unfinished: AtomicUsize,
-    /// How many messages were dropped because they could not be read, or were not valid.
+    /// How many messages were dropped because they were unreadable or invalid.
     unreadable: AtomicU64,
-    /// Tells those who wait behind the gate that it has moved.
+    /// Wakes the tasks that wait for the gate to open.
     gate_moved: Notify,
     /// Set once the line has ended.
     pub(crate) ended: watch::Sender<Option<CloseReason>>,
@@ -56,38 +56,38 @@ struct State {
     phase: Phase,
     gate: EpochGate,
     close_requested: bool,
-    /// How many bytes of messages wait to be sent.
+    /// The total length in bytes of the messages waiting to be sent.
     outgoing_bytes: usize,
-    /// How many calls and notifications were queued so far: the number of the last one.
+    /// How many calls and notifications have been queued, which is the number of the last one.
     queued: u64,
-    /// The number of the last notification (0: of an answer) of which it is not known that it was read.
+    /// The number of the last notification (0: a response) that the other side may not have read yet.
     unread: Option<u64>,
     driver: Option<Waker>,
-    /// The driver waits to be woken.
+    /// The driver is waiting to be woken.
     asleep: bool,
-    /// Something has changed that the driver has not looked at yet.
+    /// Something has changed since the driver last looked.
     changed: bool,
     unclaimed: UnclaimedAnswers,
 }
 
-/// Answers that came and that nobody waited for.
+/// Counts of responses that no call was waiting for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnclaimedAnswers {
-    /// To calls that were given up, or that were answered before.
+    /// Responses to calls that were abandoned or already answered.
     pub late: u64,
-    /// To ids that no call ever had.
+    /// Responses with an id that no call ever had.
     pub unasked: u64,
-    /// Not JSON, or not JSON-RPC, while they may have been answers: lines of a log, or a banner. They
-    /// were dropped and not answered.
+    /// Messages that were not JSON or not JSON-RPC but may have been responses, such as log lines or a
+    /// banner. They were dropped without an answer.
     pub unreadable: u64,
 }
 
 pub(crate) enum Phase {
     Open,
-    /// The other side says no more: it can still be told something, and answers nothing.
+    /// The other side has ended its direction: it still receives notifications, but answers no calls.
     Answering,
-    /// Nothing new is taken.
+    /// Nothing new is accepted.
     Closing,
     Closed(CloseReason),
 }
@@ -96,28 +96,28 @@ pub(crate) struct Outgoing {
     pub(crate) message: Bytes,
     pub(crate) call: Option<CallId>,
     weight: usize,
-    /// How many of its bytes answer what was never carried out.
+    /// How many of its bytes answer requests that were refused.
     refusal: usize,
 }
 
-/// A call that waits.
+/// A pending call.
 #[derive(Default)]
 struct Pending {
     sent: bool,
-    /// Which of all calls and notifications it is.
+    /// Its number among all calls and notifications.
     number: u64,
     answer: Option<Result<Response, CallError>>,
     waker: Option<Waker>,
     wants_progress: bool,
-    /// What was told and not heard yet; the latest only, as progress goes.
+    /// Progress not yet reported to the caller; only the latest is kept.
     progress: Option<Bytes>,
 }
 
-/// What a call that waits comes to know.
+/// An event of a pending call.
 pub(crate) enum News {
-    /// It has moved on; the parameters of the notification.
+    /// Progress: the parameters of the notification.
     Progress(Bytes),
-    /// It has ended; the response has a result.
+    /// The end of the call; a response has a result.
     Answer(Result<Response, CallError>),
 }
 
@@ -155,8 +155,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Waits for room for a message of `length` bytes, first come, first served. The room is the
-    /// caller's to give back.
+    /// Waits for room for a message of `length` bytes, in order. The caller has to return the permits.
     async fn reserve(&self, length: usize) -> Result<usize, NotSent> {
         let weight = weight(length, self.options.queue);
         let permits = u32::try_from(weight).unwrap_or(u32::MAX);
@@ -169,7 +168,7 @@ impl Shared {
         }
     }
 
-    /// Queues a request. Cancel-safe: it is queued or not.
+    /// Queues a request. Cancel-safe: it is queued or it is not.
     pub(crate) async fn begin_call(
         &self,
         method: &str,
@@ -192,7 +191,7 @@ impl Shared {
         Ok(id)
     }
 
-    /// Queues a notification. Cancel-safe: it is queued or not.
+    /// Queues a notification. Cancel-safe: it is queued or it is not.
     pub(crate) async fn notify(
         &self,
         method: &str,
@@ -209,8 +208,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Queues an answer, which needs no room. `refusal` bytes of it answer what was not carried out.
-    /// Only the driver does: it looks at the queue before it sleeps.
+    /// Queues a response, which needs no room. `refusal` of its bytes answer what was not carried out.
+    /// Only the driver calls this, and it looks at the queue before it sleeps.
     pub(crate) fn push_answer(&self, message: Bytes, refusal: usize) {
         self.refusal_bytes.fetch_add(refusal, Relaxed);
         let mut state = self.lock();
@@ -218,7 +217,7 @@ impl Shared {
         state.push(Outgoing { message, call: None, weight: 0, refusal });
     }
 
-    /// What is new of a call. Taking the answer ends the call.
+    /// Polls for events of a call. Taking the answer ends the call.
     pub(crate) fn poll_call(&self, id: CallId, waker: &Waker) -> Poll<News> {
         let mut state = self.lock();
         let Some(pending) = state.calls.get_mut(id) else {
@@ -242,8 +241,8 @@ impl Shared {
         Poll::Pending
     }
 
-    /// Nobody waits for this call any more. A request that is still queued is not sent; one that was
-    /// is cancelled, where the dialect can.
+    /// Abandons a call. A request that is still queued is not sent; one that was sent is cancelled if
+    /// the dialect supports it.
     pub(crate) fn abandon(&self, id: CallId) {
         let mut state = self.lock();
         let Some(pending) = state.calls.end(id) else { return };
@@ -261,12 +260,12 @@ impl Shared {
                 state.push(Outgoing { message, call: None, weight: 0, refusal: 0 });
             }
         }
-        // A line that is being closed may have waited for this one.
+        // Closing may have been waiting for this call.
         state.wake_driver();
     }
 
-    /// The call that a message answers, also if it does not carry its id as we wrote it. Only what was sent
-    /// can be answered.
+    /// Finds the call that a message answers, even if the id is written differently. Only calls that
+    /// were sent can be answered.
     pub(crate) fn find(&self, answers: Answers<'_>) -> Option<CallId> {
         let mut state = self.lock();
         let exact = match answers {
@@ -284,12 +283,12 @@ impl Shared {
         answers.find(pending.map(|(id, _)| (id, id.to_string())))
     }
 
-    /// An answer has come. False when nobody waits for it.
+    /// Delivers a response. Returns false if no call is waiting for it.
     pub(crate) fn answer(&self, call: Option<CallId>, answer: Result<Response, CallError>) -> bool {
         let mut state = self.lock();
         let pending = call.and_then(|id| state.calls.get_mut(id));
         let Some(pending) = pending.filter(|pending| pending.answer.is_none()) else {
-            // An answer to a call that was given up is late, which is nobody's fault.
+            // A late response to an abandoned call is not an error.
             if call.is_some_and(|id| state.calls.was_made(id)) {
                 state.unclaimed.late += 1;
                 return false;
@@ -298,16 +297,16 @@ impl Shared {
             let is_first = state.unclaimed.unasked == 1;
             drop(state);
             if is_first {
-                // As much of it as anybody wants to read, in one line.
+                // Limited to one line of reasonable length.
                 let said = answer.err().map_or_else(String::new, |error| format!(": {error}"));
                 let said: String = said.chars().take(200).flat_map(char::escape_debug).collect();
-                tracing::warn!("an answer came to a question that nobody asked{said}");
+                tracing::warn!("dropped a response with an unknown id{said}");
             }
             return false;
         };
         pending.answer = Some(answer);
         let (waker, number) = (pending.waker.take(), pending.number);
-        // Messages are read in order: what was sent before the call was read before its answer was made.
+        // Messages are read in order: everything sent before the call was read before its response.
         state.unread = state.unread.filter(|unread| *unread > number);
         drop(state);
         if let Some(waker) = waker {
@@ -320,8 +319,8 @@ impl Shared {
         UnclaimedAnswers { unreadable: self.unreadable.load(Relaxed), ..self.lock().unclaimed }
     }
 
-    /// A message that may have been an answer was dropped, because it could not be read. True for the
-    /// first one.
+    /// Counts a dropped message that may have been a response but was unreadable. Returns true for the
+    /// first.
     pub(crate) fn unreadable(&self) -> bool {
         self.unreadable.fetch_add(1, Relaxed) == 0
     }
@@ -330,23 +329,24 @@ impl Shared {
         self.has_called.load(Relaxed)
     }
 
-    /// Notes how many bytes of an unfinished message there are, while nothing else is to be read.
+    /// Records the length of the incomplete message, while there is nothing else to read.
     pub(crate) fn note_unfinished(&self, bytes: usize) {
         self.unfinished.store(bytes, Relaxed);
     }
 
-    /// What came so far and may have been an answer.
+    /// What has arrived so far and may have been a response.
     pub(crate) fn meanwhile(&self) -> Meanwhile {
         let (unfinished, unreadable) = (&self.unfinished, &self.unreadable);
         Meanwhile { unfinished: unfinished.load(Relaxed), unreadable: unreadable.load(Relaxed) }
     }
 
-    /// Whether the other side may still be busy with a notification or an answer that it was sent.
+    /// Whether the other side may still be processing a notification or response that it was sent.
     pub(crate) fn may_be_unread(&self) -> bool {
         self.lock().unread.is_some()
     }
 
-    /// A call tells of its progress. False when none that wants to know has this token.
+    /// Delivers progress to a call. Returns false if the token belongs to no call that requested
+    /// progress.
     pub(crate) fn progress(&self, token: &[u8], params: &[u8]) -> bool {
         let mut state = self.lock();
         let pending = CallId::parse(token).and_then(|id| state.calls.get_mut(id));
@@ -360,10 +360,10 @@ impl Shared {
         true
     }
 
-    /// The next message to send. Its call counts as sent from here on.
+    /// Takes the next message to send. Its call counts as sent from now on.
     ///
-    /// With none left the driver has seen all that has changed so far, provided that it looks at
-    /// everything else after this.
+    /// When none is left, the driver has seen all changes so far, provided that it looks at everything else
+    /// afterwards.
     pub(crate) fn next_outgoing(&self) -> Option<Outgoing> {
         let mut state = self.lock();
         let Some(next) = state.outgoing.pop_front() else {
@@ -382,13 +382,13 @@ impl Shared {
         Some(next)
     }
 
-    /// A message could not be sent, and the line goes on.
+    /// Fails a call whose request the line cannot carry. The line continues.
     pub(crate) fn refused(&self, call: CallId, error: tieline_proto::EncodeError) {
         self.answer(Some(call), Err(NotSent::Message(error).into()));
     }
 
-    /// The driver is woken by whatever changes from here on; `Err` when something has since it last
-    /// asked, and it must look again.
+    /// Registers the driver to be woken by the next change. Fails if something has changed since the
+    /// driver last looked, so that it has to look again.
     pub(crate) fn sleep(&self, waker: &Waker) -> Result<(), ()> {
         let mut state = self.lock();
         if std::mem::take(&mut state.changed) {
@@ -402,26 +402,26 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether anything waits to be sent, and whether any call waits for its answer.
+    /// Whether nothing is waiting to be sent and no call is pending.
     pub(crate) fn is_idle(&self) -> bool {
         let mut state = self.lock();
         state.outgoing.is_empty() && !state.calls.iter_mut().any(|(_, it)| it.answer.is_none())
     }
 
-    /// Whether so much waits to be sent that no more requests should be started. The other side's
-    /// answers are still read: it may be waiting in the same way for this side to read.
+    /// Whether so much is waiting to be sent that no further requests should be started. Reading
+    /// continues, because the other side may be waiting for this side to read as well.
     pub(crate) fn is_clogged(&self) -> bool {
         let state = self.lock();
         state.outgoing.len() >= MAX_UNSENT
             || state.outgoing_bytes >= self.options.queue.bytes().saturating_mul(2)
     }
 
-    /// Whether so much of what waits to be sent are mere refusals that no more should be read.
+    /// Whether so many refusals are waiting to be sent that reading should stop.
     pub(crate) fn is_flooded(&self) -> bool {
         self.refusal_bytes.load(Relaxed) >= self.options.queue.bytes().saturating_mul(2)
     }
 
-    /// Takes no call from here on: nobody will answer it.
+    /// Accepts no more calls, because they could not be answered.
     pub(crate) fn take_no_calls(&self) {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Open) {
@@ -430,7 +430,7 @@ impl Shared {
         self.gate_moved.notify_waiters();
     }
 
-    /// Takes nothing new from here on.
+    /// Accepts nothing new.
     pub(crate) fn begin_close(&self) {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Open | Phase::Answering) {
@@ -442,7 +442,7 @@ impl Shared {
         state.wake_driver();
     }
 
-    /// As [`begin_close`](Self::begin_close), and what is under way has a time to end in.
+    /// Like [`begin_close`](Self::begin_close), but limits the time for work in progress.
     pub(crate) fn request_close(&self) {
         self.lock().close_requested = true;
         self.begin_close();
@@ -456,7 +456,7 @@ impl Shared {
         self.closing.load(Relaxed)
     }
 
-    /// No answer can come any more: every call that waits ends as not sent or as unknown.
+    /// Fails all pending calls as not sent or unknown: no response can arrive any more.
     pub(crate) fn end_calls(&self, reason: &CloseReason) {
         let mut state = self.lock();
         let mut room = 0;
@@ -471,7 +471,7 @@ impl Shared {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// The line has ended, and everybody who waits is told.
+    /// Ends the line and wakes everything that waits for it.
     pub(crate) fn end(&self, reason: CloseReason) {
         {
             let mut state = self.lock();
@@ -501,7 +501,7 @@ impl State {
         }
     }
 
-    /// Ends every call that waits. Gives whom to wake.
+    /// Fails all pending calls. Returns the wakers to wake.
     fn fail_calls(
         &mut self,
         reason: &CloseReason,
@@ -523,7 +523,7 @@ impl State {
         self.outgoing.push_back(outgoing);
     }
 
-    /// Only if it sleeps: otherwise it looks again before it does.
+    /// Wakes the driver if it sleeps; otherwise it looks again before it does.
     fn wake_driver(&mut self) {
         self.changed = true;
         if std::mem::take(&mut self.asleep)

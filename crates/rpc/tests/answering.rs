@@ -1,4 +1,4 @@
-//! What a peer answers, to what is right and to what is wrong.
+//! How a peer answers valid and invalid messages.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -46,7 +46,7 @@ fn examples() -> Router {
 }
 
 #[tokio::test]
-async fn the_specifications_own_examples_are_answered_as_it_says() {
+async fn examples_from_the_specification_are_answered_as_specified() {
     let (_peer, _driver, mut raw) = peer_and_raw(examples());
     for (question, answer) in [
         (
@@ -62,8 +62,8 @@ async fn the_specifications_own_examples_are_answered_as_it_says() {
             json!({"jsonrpc": "2.0", "error": {"code": -32601, "message": "method not found: foobar"}, "id": "1"}),
         ),
     ] {
-        raw.say(question).await;
-        assert_eq!(raw.hear().await, answer, "{question}");
+        raw.send(question).await;
+        assert_eq!(raw.recv().await, answer, "{question}");
     }
     for (question, code) in [
         (r#"{"jsonrpc": "2.0", "method": "foobar, "params": "bar", "baz]"#, -32700),
@@ -74,29 +74,29 @@ async fn the_specifications_own_examples_are_answered_as_it_says() {
         ),
         ("[]", -32600),
     ] {
-        raw.say(question).await;
-        let answer = raw.hear().await;
+        raw.send(question).await;
+        let answer = raw.recv().await;
         assert_eq!(
             (&answer["id"], &answer["error"]["code"]),
             (&Value::Null, &json!(code)),
             "{question}"
         );
     }
-    raw.say("[1,2,3]").await;
-    let answers = raw.hear().await;
+    raw.send("[1,2,3]").await;
+    let answers = raw.recv().await;
     assert_eq!(answers.as_array().unwrap().len(), 3);
     assert!(answers.as_array().unwrap().iter().all(|it| it["error"]["code"] == -32600));
 }
 
 #[tokio::test]
-async fn a_batch_is_answered_as_one_message_and_a_batch_of_notifications_not_at_all() {
+async fn batch_gets_one_response_and_batch_of_notifications_none() {
     let (_peer, _driver, mut raw) = peer_and_raw(examples());
-    raw.say(
+    raw.send(
         r#"[{"jsonrpc": "2.0", "method": "notify_sum", "params": [1,2,4]},
                 {"jsonrpc": "2.0", "method": "notify_hello", "params": [7]}]"#,
     )
     .await;
-    raw.say(
+    raw.send(
         r#"[{"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"},
                 {"jsonrpc": "2.0", "method": "notify_hello", "params": [7]},
                 {"jsonrpc": "2.0", "method": "subtract", "params": [42,23], "id": "2"},
@@ -105,7 +105,7 @@ async fn a_batch_is_answered_as_one_message_and_a_batch_of_notifications_not_at_
                 {"jsonrpc": "2.0", "method": "get_data", "id": "9"}]"#,
     )
     .await;
-    let answers = raw.hear().await;
+    let answers = raw.recv().await;
     let answer = |id: Value| answers.as_array().unwrap().iter().find(|it| it["id"] == id).unwrap();
     assert_eq!(answers.as_array().unwrap().len(), 5);
     assert_eq!(answer(json!("1"))["result"], 7);
@@ -116,18 +116,18 @@ async fn a_batch_is_answered_as_one_message_and_a_batch_of_notifications_not_at_
 }
 
 #[tokio::test]
-async fn ids_go_back_byte_for_byte() {
+async fn ids_are_returned_byte_for_byte() {
     let (_peer, _driver, mut raw) = peer_and_raw(examples());
     for id in
         ["9007199254740993", "1.50", "-0", "null", r#""a\u0062""#, "123456789012345678901234567890"]
     {
-        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"sum","params":[1]}}"#)).await;
-        assert_eq!(raw.hear_text().await, format!(r#"{{"jsonrpc":"2.0","id":{id},"result":1}}"#));
+        raw.send(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"sum","params":[1]}}"#)).await;
+        assert_eq!(raw.recv_text().await, format!(r#"{{"jsonrpc":"2.0","id":{id},"result":1}}"#));
     }
 }
 
 #[tokio::test]
-async fn what_breaks_a_limit_or_doubles_a_member_costs_itself_alone() {
+async fn exceeded_limit_or_duplicate_member_affects_only_that_message() {
     let limits = Limits { depth: 8, keys: 10 };
     let (_peer, _driver, mut raw) =
         with_options(examples(), PeerOptions { limits, ..Default::default() });
@@ -144,40 +144,40 @@ async fn what_breaks_a_limit_or_doubles_a_member_costs_itself_alone() {
         r#"{"jsonrpc":"2.0","id":7,"method":"sum","method":"sum","params":[]}"#.into(),
         r#"{"jsonrpc":"2.0","id":7,"id":7,"method":"sum","params":[]}"#.into(),
     ] {
-        raw.say(&question).await;
-        let answer = raw.hear().await;
+        raw.send(&question).await;
+        let answer = raw.recv().await;
         assert_eq!(
             (&answer["id"], &answer["error"]["code"]),
             (&json!(7), &json!(-32600)),
             "{question}"
         );
     }
-    raw.say(r#"{"jsonrpc":"2.0","id":8,"method":"sum","params":[1,2]}"#).await;
-    assert_eq!(raw.hear().await["result"], 3);
+    raw.send(r#"{"jsonrpc":"2.0","id":8,"method":"sum","params":[1,2]}"#).await;
+    assert_eq!(raw.recv().await["result"], 3);
 }
 
 #[tokio::test]
-async fn parameters_that_do_not_fit_are_answered_as_such() {
+async fn parameters_of_the_wrong_type_are_invalid_params() {
     let (_peer, _driver, mut raw) = peer_and_raw(examples());
-    raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"sum","params":["x"]}"#).await;
-    assert_eq!(raw.hear().await["error"]["code"], -32602);
-    raw.say(r#"{"jsonrpc":"2.0","id":2,"method":"sum"}"#).await;
-    assert_eq!(raw.hear().await["error"]["code"], -32602);
+    raw.send(r#"{"jsonrpc":"2.0","id":1,"method":"sum","params":["x"]}"#).await;
+    assert_eq!(raw.recv().await["error"]["code"], -32602);
+    raw.send(r#"{"jsonrpc":"2.0","id":2,"method":"sum"}"#).await;
+    assert_eq!(raw.recv().await["error"]["code"], -32602);
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_costs_its_request() {
+async fn panicking_handler_affects_only_its_request() {
     let (_peer, _driver, mut raw) = peer_and_raw(examples());
     for method in ["panic", "later_panic"] {
-        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"}}"#)).await;
-        assert_eq!(raw.hear().await["error"]["code"], -32603, "{method}");
+        raw.send(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"}}"#)).await;
+        assert_eq!(raw.recv().await["error"]["code"], -32603, "{method}");
     }
-    raw.say(r#"{"jsonrpc":"2.0","id":2,"method":"sum","params":[2]}"#).await;
-    assert_eq!(raw.hear().await["result"], 2);
+    raw.send(r#"{"jsonrpc":"2.0","id":2,"method":"sum","params":[2]}"#).await;
+    assert_eq!(raw.recv().await["result"], 2);
 }
 
 #[tokio::test]
-async fn a_notifications_panic_is_nobodys_answer_and_the_next_is_handled() {
+async fn panicking_notification_handler_does_not_affect_the_next() {
     let (said, mut heard) = mpsc::unbounded_channel();
     let router = Router::new()
         .notification("panic", |_: Value, _| async move { panic!("as asked") })
@@ -186,13 +186,13 @@ async fn a_notifications_panic_is_nobodys_answer_and_the_next_is_handled() {
             async move { said.send(text).unwrap() }
         });
     let (_peer, _driver, mut raw) = peer_and_raw(router);
-    raw.say(r#"{"jsonrpc":"2.0","method":"panic","params":[1]}"#).await;
-    raw.say(r#"{"jsonrpc":"2.0","method":"say","params":["still here"]}"#).await;
+    raw.send(r#"{"jsonrpc":"2.0","method":"panic","params":[1]}"#).await;
+    raw.send(r#"{"jsonrpc":"2.0","method":"say","params":["still here"]}"#).await;
     assert_eq!(within(heard.recv()).await, Some(json!(["still here"])));
 }
 
 #[tokio::test]
-async fn an_answer_that_the_line_does_not_carry_is_an_error_and_not_silence() {
+async fn response_too_large_for_the_line_is_replaced_by_an_error() {
     let router = Router::new()
         .request("long", |(): (), _| async move { Ok("x".repeat(2000)) })
         .raw_request("newline", |_, _| Answer::Now(Ok(Bytes::from_static(b"[\n]"))));
@@ -214,7 +214,7 @@ async fn an_answer_that_the_line_does_not_carry_is_an_error_and_not_silence() {
 }
 
 #[tokio::test]
-async fn a_message_above_the_limit_is_answered_without_an_id_and_the_line_goes_on() {
+async fn oversize_message_is_answered_without_an_id_and_the_line_continues() {
     let (ours, theirs) = tokio::io::duplex(65536);
     let (_peer, driver) = Peer::new(lines(ours, 1000), examples(), PeerOptions::default());
     tokio::spawn(driver);
@@ -227,7 +227,7 @@ async fn a_message_above_the_limit_is_answered_without_an_id_and_the_line_goes_o
 }
 
 #[tokio::test]
-async fn notifications_are_handled_in_order_and_a_request_after_those_before_it() {
+async fn notifications_run_in_order_and_before_later_requests() {
     let (said, mut heard) = mpsc::unbounded_channel();
     let (go, gate) = tokio::sync::watch::channel(false);
     let requests = said.clone();
@@ -246,16 +246,16 @@ async fn notifications_are_handled_in_order_and_a_request_after_those_before_it(
             async move { Ok(n) }
         });
     let (_peer, _driver, mut raw) = peer_and_raw(router);
-    raw.say(r#"{"jsonrpc":"2.0","id":0,"method":"ask","params":[0]}"#).await;
-    assert_eq!(raw.hear().await["result"], 0);
-    raw.say(r#"{"jsonrpc":"2.0","method":"note","params":[1]}"#).await;
-    raw.say(r#"{"jsonrpc":"2.0","method":"note","params":[2]}"#).await;
-    raw.say(r#"{"jsonrpc":"2.0","id":3,"method":"ask","params":[3]}"#).await;
-    raw.say("[]").await;
+    raw.send(r#"{"jsonrpc":"2.0","id":0,"method":"ask","params":[0]}"#).await;
+    assert_eq!(raw.recv().await["result"], 0);
+    raw.send(r#"{"jsonrpc":"2.0","method":"note","params":[1]}"#).await;
+    raw.send(r#"{"jsonrpc":"2.0","method":"note","params":[2]}"#).await;
+    raw.send(r#"{"jsonrpc":"2.0","id":3,"method":"ask","params":[3]}"#).await;
+    raw.send("[]").await;
     // The bad message is answered while the request still waits for the notifications before it.
-    assert_eq!(raw.hear().await["error"]["code"], -32600);
+    assert_eq!(raw.recv().await["error"]["code"], -32600);
     go.send_replace(true);
-    assert_eq!(raw.hear().await["result"], 3);
+    assert_eq!(raw.recv().await["result"], 3);
     let mut order = Vec::new();
     while let Ok(n) = heard.try_recv() {
         order.push(n);
@@ -264,7 +264,7 @@ async fn notifications_are_handled_in_order_and_a_request_after_those_before_it(
 }
 
 #[tokio::test]
-async fn requests_beyond_the_limits_are_answered_overloaded_and_answers_get_through() {
+async fn excess_requests_are_overloaded_and_responses_still_arrive() {
     let (go, gate) = tokio::sync::watch::channel(false);
     let router = Router::new().request("wait", move |(): (), _| {
         let mut gate = gate.clone();
@@ -276,35 +276,35 @@ async fn requests_beyond_the_limits_are_answered_overloaded_and_answers_get_thro
     let options = PeerOptions { max_in_flight: 2, max_waiting: 3, ..Default::default() };
     let (peer, _driver, mut raw) = with_options(router, options);
     for id in 1..=7 {
-        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"wait"}}"#)).await;
+        raw.send(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"wait"}}"#)).await;
     }
     for id in [6, 7] {
-        let answer = raw.hear().await;
+        let answer = raw.recv().await;
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(id), &json!(-32000)));
     }
     let call = tokio::spawn(async move { peer.call::<u32>("question", ()).await });
-    let question = raw.hear().await;
-    raw.say(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": 42 }).to_string()).await;
+    let question = raw.recv().await;
+    raw.send(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": 42 }).to_string()).await;
     assert_eq!(within(call).await.unwrap().unwrap(), 42);
     go.send_replace(true);
     let mut answered = Vec::new();
     for _ in 1..=5 {
-        answered.push(raw.hear().await["id"].as_u64().unwrap());
+        answered.push(raw.recv().await["id"].as_u64().unwrap());
     }
     answered.sort_unstable();
     assert_eq!(answered, [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]
-async fn errors_of_a_handler_travel_with_their_data() {
+async fn handler_errors_are_sent_with_their_data() {
     let router = Router::new().request("fail", |(): (), _| async move {
         let data = serde_json::value::to_raw_value(&json!({ "why": 1 })).unwrap();
         Err::<(), _>(ErrorObject { data: Some(data), ..ErrorObject::new(7, "no \"luck\"") })
     });
     let (_peer, _driver, mut raw) = peer_and_raw(router);
-    raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"fail"}"#).await;
+    raw.send(r#"{"jsonrpc":"2.0","id":1,"method":"fail"}"#).await;
     let expected = json!({ "code": 7, "message": "no \"luck\"", "data": { "why": 1 } });
-    assert_eq!(raw.hear().await["error"], expected);
+    assert_eq!(raw.recv().await["error"], expected);
 }
 
 fn lines(stream: tokio::io::DuplexStream, limit: usize) -> impl Channel {

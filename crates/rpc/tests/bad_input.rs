@@ -1,5 +1,5 @@
-//! What nobody should say: it is answered as the specification wants, costs itself, and the line goes
-//! on.
+//! Bad input: it is answered as the specification requires, affects nothing else, and the line
+//! continues.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -31,13 +31,13 @@ fn methods() -> Router {
 }
 
 async fn still_answers(raw: &mut Raw) {
-    raw.say(r#"{"jsonrpc":"2.0","id":"still","method":"greet","params":["you"]}"#).await;
+    raw.send(r#"{"jsonrpc":"2.0","id":"still","method":"greet","params":["you"]}"#).await;
     let expected = json!({ "jsonrpc": "2.0", "id": "still", "result": "hello you" });
-    assert_eq!(raw.hear().await, expected);
+    assert_eq!(raw.recv().await, expected);
 }
 
 #[tokio::test]
-async fn an_id_of_every_type_and_size_comes_back_byte_for_byte_in_results_and_in_errors() {
+async fn ids_of_every_type_and_size_are_returned_byte_for_byte() {
     let (_peer, _driver, mut raw) = peer_and_raw(methods());
     let longest = format!("\"{}\"", "i".repeat(4094));
     let digits = "9".repeat(4096);
@@ -79,8 +79,8 @@ async fn an_id_of_every_type_and_size_comes_back_byte_for_byte_in_results_and_in
         ] {
             let ask =
                 format!(r#"{{"jsonrpc":"2.0","id": {id} ,"method":"{method}","params":{params}}}"#);
-            raw.say(&ask).await;
-            let heard = raw.hear_text().await;
+            raw.send(&ask).await;
+            let heard = raw.recv_text().await;
             let expected = format!(r#"{{"jsonrpc":"2.0","id":{id},{answer}"#);
             assert!(heard.starts_with(&expected), "{ask}: {heard}");
         }
@@ -88,20 +88,21 @@ async fn an_id_of_every_type_and_size_comes_back_byte_for_byte_in_results_and_in
 }
 
 #[tokio::test]
-async fn what_can_be_no_id_is_an_invalid_request_without_one() {
+async fn invalid_id_is_an_invalid_request_without_an_id() {
     let (_peer, _driver, mut raw) = peer_and_raw(methods());
     let too_long = format!("\"{}\"", "i".repeat(4095));
     let million = format!("\"{}\"", "i".repeat(1_000_000));
     for id in ["true", "false", "[]", "[1]", "{}", r#"{"id":1}"#, &too_long, &million] {
-        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"greet","params":["a"]}}"#)).await;
-        let answer = raw.hear().await;
+        raw.send(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"greet","params":["a"]}}"#))
+            .await;
+        let answer = raw.recv().await;
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&Value::Null, &json!(-32600)));
     }
     still_answers(&mut raw).await;
 }
 
 #[tokio::test]
-async fn bad_input_of_every_kind_costs_itself_and_the_line_goes_on() {
+async fn bad_input_of_every_kind_affects_only_itself() {
     let (_peer, _driver, mut raw) = peer_and_raw(methods());
     let open = "[".repeat(1_000_000);
     let deep = format!("{open}{}", "]".repeat(1_000_000));
@@ -141,24 +142,24 @@ async fn bad_input_of_every_kind_costs_itself_and_the_line_goes_on() {
         (r#""text""#.into(), -32600, &none),
         ("7".into(), -32600, &none),
     ] {
-        raw.say(&message).await;
-        let answer = raw.hear().await;
+        raw.send(&message).await;
+        let answer = raw.recv().await;
         let shown: String = message.chars().take(80).collect();
         assert_eq!((&answer["id"], &answer["error"]["code"]), (id, &json!(code)), "{shown}");
     }
     for bytes in [&b"\xff"[..], b"{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"\xed\xa0\x80\"}"] {
         within(raw.sender.send(bytes)).await.unwrap();
-        let answer = raw.hear().await;
+        let answer = raw.recv().await;
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&none, &json!(-32700)));
     }
     still_answers(&mut raw).await;
 }
 
 #[tokio::test]
-async fn lone_surrogates_and_nuls_in_strings_reach_the_method_and_no_further() {
+async fn lone_surrogates_and_nuls_reach_raw_methods_only() {
     let (_peer, _driver, mut raw) = peer_and_raw(methods());
     for (ask, answer) in [
-        // Raw parameters are the handler's to read; typed ones cannot hold half a character.
+        // Handlers read raw parameters themselves; typed ones cannot hold half a character.
         (r#""method":"length","params":["\ud800"]"#, json!({ "result": 10 })),
         (r#""method":"greet","params":["\ud800"]"#, json!({ "code": -32602 })),
         (r#""method":"greet","params":["\u0000"]"#, json!({ "result": "hello \0" })),
@@ -167,8 +168,8 @@ async fn lone_surrogates_and_nuls_in_strings_reach_the_method_and_no_further() {
         (r#""method":"","params":["a"]"#, json!({ "code": -32601 })),
         (r#""\ud800":"x","method":"gre\u0065t","params":["a"]"#, json!({ "result": "hello a" })),
     ] {
-        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":1,{ask}}}"#)).await;
-        let heard = raw.hear().await;
+        raw.send(&format!(r#"{{"jsonrpc":"2.0","id":1,{ask}}}"#)).await;
+        let heard = raw.recv().await;
         let heard = match heard.get("error") {
             Some(error) => json!({ "code": error["code"] }),
             None => json!({ "result": heard["result"] }),
@@ -178,24 +179,24 @@ async fn lone_surrogates_and_nuls_in_strings_reach_the_method_and_no_further() {
 }
 
 #[tokio::test]
-async fn members_count_in_reversed_order_in_requests_and_in_answers() {
+async fn member_order_does_not_matter_in_requests_and_responses() {
     let (peer, _driver, mut raw) = peer_and_raw(methods());
-    raw.say(r#"{"params":["a"],"method":"greet","id":"r","jsonrpc":"2.0"}"#).await;
-    assert_eq!(raw.hear().await["result"], "hello a");
+    raw.send(r#"{"params":["a"],"method":"greet","id":"r","jsonrpc":"2.0"}"#).await;
+    assert_eq!(raw.recv().await["result"], "hello a");
     for (answer, is_right) in [
         (r#"{"result":5,"id":1,"jsonrpc":"2.0"}"#, true),
         (r#"{"error":{"message":"no","code":5},"id":2,"jsonrpc":"2.0"}"#, false),
     ] {
         let peer = peer.clone();
         let call = tokio::spawn(async move { peer.call::<u32>("m", ()).await });
-        raw.hear().await;
-        raw.say(answer).await;
+        raw.recv().await;
+        raw.send(answer).await;
         assert_eq!(within(call).await.unwrap().is_ok(), is_right);
     }
 }
 
 #[tokio::test]
-async fn a_number_as_long_as_a_message_is_a_number_and_one_of_100_mb_costs_its_line_alone() {
+async fn very_long_number_is_valid_and_one_of_100_mb_affects_only_its_line() {
     let (ours, theirs) = tokio::io::duplex(1024 * 1024);
     let channel = support::lines(ours, ChannelConfig::default());
     let (_peer, driver) = Peer::new(channel, methods(), PeerOptions::default());
@@ -217,8 +218,7 @@ async fn a_number_as_long_as_a_message_is_a_number_and_one_of_100_mb_costs_its_l
     assert_eq!(support::message(&mut receiver).await["result"], 0);
 }
 
-/// A channel that checks its messages itself hands on what is wrong with them.
-/// A line to a peer that takes nothing but JSON.
+/// Connects to a peer whose channel checks that messages are JSON.
 fn to_checking_peer(handler: impl Handler) -> impl Channel {
     let (ours, theirs) = tokio::io::duplex(65536);
     let config = ChannelConfig::default();
@@ -230,7 +230,7 @@ fn to_checking_peer(handler: impl Handler) -> impl Channel {
 }
 
 #[tokio::test]
-async fn what_a_checking_framing_refuses_is_answered_by_what_is_wrong_with_it() {
+async fn message_refused_by_the_framing_is_answered_with_the_matching_error() {
     let (mut sender, mut receiver) = to_checking_peer(methods()).split();
     for (message, code) in [("nonsense".to_owned(), -32700), ("[".repeat(200), -32600)] {
         sender.send(message).await.unwrap();
@@ -241,7 +241,7 @@ async fn what_a_checking_framing_refuses_is_answered_by_what_is_wrong_with_it() 
     assert_eq!(support::message(&mut receiver).await["result"], 0);
 }
 
-/// Answers like [`methods`], and panics when it is told of a fault.
+/// Answers like [`methods`], and panics when a fault is reported.
 struct Nervous(Router);
 
 impl Handler for Nervous {
@@ -254,12 +254,12 @@ impl Handler for Nervous {
     }
 
     fn fault(&self, fault: &Fault) {
-        panic!("told of {fault}");
+        panic!("reported {fault}");
     }
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_when_it_is_told_of_a_fault_does_not_end_the_line() {
+async fn panic_in_the_fault_handler_does_not_end_the_line() {
     let (mut sender, mut receiver) = to_checking_peer(Nervous(methods())).split();
     sender.send("nonsense").await.unwrap();
     assert_eq!(support::message(&mut receiver).await["error"]["code"], -32700);
@@ -268,7 +268,7 @@ async fn a_handler_that_panics_when_it_is_told_of_a_fault_does_not_end_the_line(
 }
 
 #[tokio::test]
-async fn a_message_of_16_mib_is_taken_by_default_and_not_a_byte_more() {
+async fn default_limit_accepts_16_mib_and_not_one_byte_more() {
     let (ours, theirs) = tokio::io::duplex(1024 * 1024);
     let channel = support::lines(ours, ChannelConfig::default());
     let (_peer, driver) = Peer::new(channel, methods(), PeerOptions::default());

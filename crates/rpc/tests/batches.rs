@@ -1,4 +1,4 @@
-//! Batches: what each member costs, what is answered, and what is not.
+//! Batches: which members are answered, and how bad members affect the others.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -41,9 +41,9 @@ fn methods() -> (Router, mpsc::UnboundedReceiver<Value>) {
     (router, heard)
 }
 
-/// One of each kind; each costs itself, and what answers something is not answered.
+/// One member of each kind. Each affects only itself, and responses are not answered.
 #[tokio::test]
-async fn a_batch_of_everything_is_answered_for_what_asks_and_for_what_is_invalid() {
+async fn mixed_batch_answers_requests_and_invalid_members_only() {
     let (router, mut heard) = methods();
     let (peer, _driver, mut raw) = with_options(router, PeerOptions::default());
     let mut right = pin!(peer.call::<u32>("right", ()));
@@ -55,7 +55,7 @@ async fn a_batch_of_everything_is_answered_for_what_asks_and_for_what_is_invalid
         assert!(poll_once(broken.as_mut()).await.is_none());
     }
     for id in 1..=3 {
-        assert_eq!(raw.hear().await["id"], id);
+        assert_eq!(raw.recv().await["id"], id);
     }
     let batch = [
         r#"{"jsonrpc":"2.0","method":"say","params":["first"]}"#,
@@ -76,8 +76,8 @@ async fn a_batch_of_everything_is_answered_for_what_asks_and_for_what_is_invalid
         "null",
         r#"{"jsonrpc":"2.0","method":"say","params":["last"]}"#,
     ];
-    raw.say(&format!("[{}]", batch.join(","))).await;
-    let answers = raw.hear().await;
+    raw.send(&format!("[{}]", batch.join(","))).await;
+    let answers = raw.recv().await;
     let mut shown: Vec<String> = answers
         .as_array()
         .unwrap()
@@ -94,7 +94,7 @@ async fn a_batch_of_everything_is_answered_for_what_asks_and_for_what_is_invalid
         "null null -32600",
         r#""d" null -32600"#,
     ];
-    // What has no method may be an answer to one of the calls, and is not answered.
+    // A member without a method may be the response to one of the calls, and is not answered.
     expected.sort_unstable();
     assert_eq!(shown, expected);
     assert_eq!(within(right).await.unwrap(), 11);
@@ -108,43 +108,43 @@ async fn a_batch_of_everything_is_answered_for_what_asks_and_for_what_is_invalid
 }
 
 #[tokio::test]
-async fn a_batch_of_answers_and_notifications_gets_no_answer() {
+async fn batch_of_responses_and_notifications_gets_no_response() {
     let (router, mut heard) = methods();
     let (peer, _driver, mut raw) = with_options(router, PeerOptions::default());
-    raw.say(
+    raw.send(
         r#"[{"jsonrpc":"2.0","id":7,"result":0},{"jsonrpc":"2.0","id":8,"result":0,"error":{}},
             {"jsonrpc":"2.0","method":"say","params":[]}]"#,
     )
     .await;
     assert_eq!(within(heard.recv()).await, Some(json!([])));
     peer.notify("after", ()).await.unwrap();
-    assert_eq!(raw.hear().await["method"], "after");
+    assert_eq!(raw.recv().await["method"], "after");
 }
 
-/// Its limits are the whole message's: nobody can tell where the member ends.
+/// The limits apply to the whole message: where the member ends is unknown.
 #[tokio::test]
-async fn a_member_beyond_the_limits_costs_its_batch_one_error() {
+async fn member_beyond_the_limits_costs_its_batch_one_error() {
     let (router, _heard) = methods();
     let (_peer, _driver, mut raw) = with_options(router, PeerOptions::default());
     let deep = format!("{}{}", "[".repeat(128), "]".repeat(128));
-    raw.say(&format!(
+    raw.send(&format!(
         r#"[{{"jsonrpc":"2.0","id":1,"method":"echo"}},{{"jsonrpc":"2.0","id":2,"method":"echo","params":{deep}}}]"#
     ))
     .await;
-    let answer = raw.hear().await;
+    let answer = raw.recv().await;
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&Value::Null, &json!(-32600)));
-    raw.say(r#"[{"jsonrpc":"2.0","id":3,"method":"echo","params":[3]}]"#).await;
-    assert_eq!(raw.hear().await, json!([{ "jsonrpc": "2.0", "id": 3, "result": [3] }]));
+    raw.send(r#"[{"jsonrpc":"2.0","id":3,"method":"echo","params":[3]}]"#).await;
+    assert_eq!(raw.recv().await, json!([{ "jsonrpc": "2.0", "id": 3, "result": [3] }]));
 }
 
 #[tokio::test]
-async fn a_batch_is_refused_where_the_dialect_has_none() {
+async fn batch_is_refused_in_dialects_without_batches() {
     let request = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":[1]}"#;
     for dialect in Dialect::ALL {
         let (router, _heard) = methods();
         let (_peer, _driver, mut raw) = with_options(router, PeerOptions::new(dialect));
-        raw.say(&format!("[{request}]")).await;
-        let answer = raw.hear().await;
+        raw.send(&format!("[{request}]")).await;
+        let answer = raw.recv().await;
         match ["strict", "mcp-2025-03-26"].contains(&dialect.name) {
             true => assert_eq!(answer[0]["result"], json!([1]), "{}", dialect.name),
             false => {
@@ -152,36 +152,36 @@ async fn a_batch_is_refused_where_the_dialect_has_none() {
                 assert_eq!(answer["id"], Value::Null, "{}", dialect.name);
             }
         }
-        raw.say(request).await;
-        assert_eq!(raw.hear().await["result"], json!([1]), "{}", dialect.name);
+        raw.send(request).await;
+        assert_eq!(raw.recv().await["result"], json!([1]), "{}", dialect.name);
     }
 }
 
-/// In this dialect a cancelled request has no answer.
+/// In this dialect a cancelled request gets no response.
 #[tokio::test]
-async fn a_batch_is_answered_when_the_last_of_it_is_cancelled() {
+async fn batch_is_answered_when_its_last_request_is_cancelled() {
     let (router, _heard) = methods();
     let (peer, _driver, mut raw) = with_options(router, PeerOptions::new(Dialect::MCP_2025_03_26));
     let hang = r#"{"jsonrpc":"2.0","id":"h","method":"hang"}"#;
     let cancel =
         r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"h"}}"#;
     let echo = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":[1]}"#;
-    raw.say(&format!("[{hang},{echo}]")).await;
-    raw.say(cancel).await;
-    assert_eq!(raw.hear().await, json!([{ "jsonrpc": "2.0", "id": 1, "result": [1] }]));
-    raw.say(&format!("[{hang}]")).await;
-    raw.say(cancel).await;
+    raw.send(&format!("[{hang},{echo}]")).await;
+    raw.send(cancel).await;
+    assert_eq!(raw.recv().await, json!([{ "jsonrpc": "2.0", "id": 1, "result": [1] }]));
+    raw.send(&format!("[{hang}]")).await;
+    raw.send(cancel).await;
     peer.notify("after", ()).await.unwrap();
-    assert_eq!(raw.hear().await["method"], "after", "a batch without answers has none");
+    assert_eq!(raw.recv().await["method"], "after", "a batch without responses is not answered");
 }
 
 #[tokio::test]
-async fn answers_that_the_line_does_not_carry_are_errors_in_a_batch_too() {
+async fn response_too_large_for_the_line_is_an_error_in_a_batch() {
     let id = "i".repeat(300);
     for (batch, expected) in [
         (vec![("1", "long"), ("2", "echo")], vec![json!(1), json!(2)]),
         (vec![("3", "keys"), ("4", "keys")], vec![json!(3), json!(4)]),
-        // Where not even the errors can be told, one says so, to nobody by name.
+        // If even the errors are too large, there is one error without an id.
         (vec![(&*id, "long"), (&*id, "long"), ("6", "long")], vec![Value::Null]),
         (vec![("5", "deep")], vec![Value::Null]),
     ] {
@@ -214,7 +214,7 @@ async fn answers_that_the_line_does_not_carry_are_errors_in_a_batch_too() {
 }
 
 #[tokio::test]
-async fn an_answer_of_any_structure_that_the_line_does_not_carry_is_an_error() {
+async fn response_of_any_structure_too_large_for_the_line_is_an_error() {
     for method in ["long", "keys", "deep"] {
         let (router, _heard) = methods();
         let (ours, theirs) = tokio::io::duplex(65536);

@@ -1,4 +1,4 @@
-//! What becomes of a call: answered, given up, lost, and all of it at once.
+//! The fate of calls: answered, abandoned, lost, and many at once.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -18,7 +18,7 @@ fn answer(id: &Value, result: Value) -> String {
 }
 
 #[tokio::test]
-async fn a_call_gets_its_result_or_its_error() {
+async fn call_returns_its_result_or_error() {
     let (peer, _driver, mut raw) = peer_and_raw(());
     let calls = tokio::spawn(async move {
         let right: String = peer.call("right", json!({ "a": 1 })).await.unwrap();
@@ -26,17 +26,17 @@ async fn a_call_gets_its_result_or_its_error() {
         let other = peer.call::<u32>("other", [1]).await.unwrap_err();
         (right, wrong, other)
     });
-    let question = raw.hear().await;
+    let question = raw.recv().await;
     assert_eq!(
         question,
         json!({ "jsonrpc": "2.0", "id": 1, "method": "right", "params": { "a": 1 } })
     );
-    raw.say(&answer(&question["id"], json!("yes"))).await;
-    let question = raw.hear_text().await;
+    raw.send(&answer(&question["id"], json!("yes"))).await;
+    let question = raw.recv_text().await;
     assert_eq!(question, r#"{"jsonrpc":"2.0","id":2,"method":"wrong"}"#);
-    raw.say(r#"{"jsonrpc":"2.0","id":2,"error":{"code":-5,"message":"no","data":[1]}}"#).await;
-    let question = raw.hear().await;
-    raw.say(&answer(&question["id"], json!("not a number"))).await;
+    raw.send(r#"{"jsonrpc":"2.0","id":2,"error":{"code":-5,"message":"no","data":[1]}}"#).await;
+    let question = raw.recv().await;
+    raw.send(&answer(&question["id"], json!("not a number"))).await;
     let (right, wrong, other) = within(calls).await.unwrap();
     assert_eq!(right, "yes");
     let CallError::Remote(error) = wrong else { panic!("{wrong:?}") };
@@ -45,46 +45,46 @@ async fn a_call_gets_its_result_or_its_error() {
 }
 
 #[tokio::test]
-async fn a_null_result_is_a_result() {
+async fn null_result_is_a_result() {
     let (peer, _driver, mut raw) = peer_and_raw(());
     let call = tokio::spawn(async move { peer.call::<Option<u32>>("m", ()).await });
-    let question = raw.hear().await;
-    raw.say(&answer(&question["id"], Value::Null)).await;
+    let question = raw.recv().await;
+    raw.send(&answer(&question["id"], Value::Null)).await;
     assert_eq!(within(call).await.unwrap().unwrap(), None);
 }
 
 #[tokio::test]
-async fn answers_to_nobody_are_dropped_and_the_line_goes_on() {
+async fn responses_to_no_call_are_dropped_and_the_line_continues() {
     let (peer, _driver, mut raw) = peer_and_raw(());
     for stray in ["99", "\"1\"", "null", "-1", "1.0", "01e0"] {
-        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":{stray},"result":0}}"#)).await;
+        raw.send(&format!(r#"{{"jsonrpc":"2.0","id":{stray},"result":0}}"#)).await;
     }
     let caller = peer.clone();
     let call = tokio::spawn(async move { caller.call::<u32>("m", ()).await });
-    // "01e0" is not JSON. A side that only calls does not answer that either.
-    let question = raw.hear().await;
-    raw.say(&answer(&question["id"], json!(1))).await;
-    raw.say(&answer(&question["id"], json!(2))).await;
+    // "01e0" is not JSON. A side that only makes calls does not answer that either.
+    let question = raw.recv().await;
+    raw.send(&answer(&question["id"], json!(1))).await;
+    raw.send(&answer(&question["id"], json!(2))).await;
     assert_eq!(within(call).await.unwrap().unwrap(), 1);
     let unclaimed = peer.unclaimed_answers();
     assert_eq!((unclaimed.unasked, unclaimed.unreadable), (5, 1));
 }
 
 #[tokio::test]
-async fn a_response_that_is_none_fails_its_call_at_once() {
+async fn invalid_response_fails_its_call_at_once() {
     let (peer, _driver, mut raw) = peer_and_raw(());
     for bad in [r#""result":1,"error":{}"#, r#""error":"no""#, r#""error":{"code":"x"}"#] {
         let peer = peer.clone();
         let call = tokio::spawn(async move { peer.call::<u32>("m", ()).await });
-        let id = raw.hear().await["id"].clone();
-        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},{bad}}}"#)).await;
+        let id = raw.recv().await["id"].clone();
+        raw.send(&format!(r#"{{"jsonrpc":"2.0","id":{id},{bad}}}"#)).await;
         let error = within(call).await.unwrap().unwrap_err();
         assert!(matches!(error, CallError::InvalidResponse { .. }), "{bad}: {error:?}");
     }
 }
 
 #[tokio::test]
-async fn parameters_that_are_no_structure_are_not_sent() {
+async fn params_that_are_not_an_object_or_array_are_not_sent() {
     let (peer, _driver, _raw) = peer_and_raw(());
     let error = peer.call::<()>("m", 5).await.unwrap_err();
     assert!(matches!(error, CallError::NotSent(NotSent::Params(_))), "{error:?}");
@@ -93,7 +93,7 @@ async fn parameters_that_are_no_structure_are_not_sent() {
 }
 
 #[tokio::test]
-async fn a_message_above_the_limit_is_not_sent_and_the_line_goes_on() {
+async fn oversize_message_is_not_sent_and_the_line_continues() {
     let (ours, theirs) = tokio::io::duplex(65536);
     let config =
         tieline_transport::ChannelConfig { max_message: ByteSize::new(500), ..Default::default() };
@@ -102,7 +102,7 @@ async fn a_message_above_the_limit_is_not_sent_and_the_line_goes_on() {
     let (_keep, mut receiver) = tieline_transport::Channel::split(support::lines(theirs, config));
     let error = within(peer.call::<()>("m", ["x".repeat(1000)])).await.unwrap_err();
     assert!(matches!(error, CallError::NotSent(NotSent::Message(_))), "{error:?}");
-    // Nor is anything sent in the place of a notification, whatever is in it.
+    // Nothing is sent in place of a notification either, whatever it contains.
     let deep = [vec![b'['; 1000], vec![b']'; 1000]].concat();
     peer.notify_raw("m", Some(&deep)).await.unwrap();
     peer.notify("after", ()).await.unwrap();
@@ -110,7 +110,7 @@ async fn a_message_above_the_limit_is_not_sent_and_the_line_goes_on() {
 }
 
 #[tokio::test]
-async fn a_call_dropped_before_it_was_sent_is_never_sent() {
+async fn call_dropped_before_it_is_sent_is_never_sent() {
     let (ours, theirs) = tieline_transport::memory_pair();
     let (peer, driver) = Peer::new(ours, (), PeerOptions::new(Dialect::LSP));
     {
@@ -124,7 +124,7 @@ async fn a_call_dropped_before_it_was_sent_is_never_sent() {
 }
 
 #[tokio::test]
-async fn a_call_dropped_after_it_was_sent_is_cancelled_as_the_dialect_says() {
+async fn call_dropped_after_it_is_sent_is_cancelled_as_the_dialect_defines() {
     for (dialect, cancel) in [
         (
             Dialect::LSP,
@@ -148,30 +148,30 @@ async fn a_call_dropped_after_it_was_sent_is_cancelled_as_the_dialect_says() {
         let (peer, _driver, mut raw) = with_options((), PeerOptions::new(dialect));
         let caller = peer.clone();
         let call = tokio::spawn(async move { caller.call::<()>("slow", ()).await });
-        assert_eq!(raw.hear().await["method"], "slow");
+        assert_eq!(raw.recv().await["method"], "slow");
         call.abort();
         let _ = within(call).await;
         peer.notify("after", ()).await.unwrap();
         if let Some(cancel) = cancel {
-            assert_eq!(raw.hear().await, cancel);
+            assert_eq!(raw.recv().await, cancel);
         }
-        assert_eq!(raw.hear().await["method"], "after", "{}", dialect.name);
-        // The answer comes all the same, and harms nobody.
-        raw.say(&answer(&json!(1), json!(0))).await;
+        assert_eq!(raw.recv().await["method"], "after", "{}", dialect.name);
+        // A late response is harmless.
+        raw.send(&answer(&json!(1), json!(0))).await;
         let call = tokio::spawn(async move { peer.call::<u32>("next", ()).await });
-        let question = raw.hear().await;
-        assert_ne!(question["id"], 1, "ids are never used again");
-        raw.say(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": 3 }).to_string()).await;
+        let question = raw.recv().await;
+        assert_ne!(question["id"], 1, "ids are never reused");
+        raw.send(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": 3 }).to_string()).await;
         assert_eq!(within(call).await.unwrap().unwrap(), 3);
     }
 }
 
 #[tokio::test]
-async fn when_the_line_ends_a_sent_call_is_unknown_and_a_later_one_not_sent() {
+async fn at_the_end_of_the_line_sent_calls_are_unknown_and_later_ones_not_sent() {
     let (peer, driver, mut raw) = peer_and_raw(());
     let caller = peer.clone();
     let call = tokio::spawn(async move { caller.call::<()>("m", ()).await });
-    raw.hear().await;
+    raw.recv().await;
     drop(raw);
     let error = within(call).await.unwrap().unwrap_err();
     assert!(matches!(error, CallError::Unknown(_)), "{error:?}");
@@ -182,7 +182,7 @@ async fn when_the_line_ends_a_sent_call_is_unknown_and_a_later_one_not_sent() {
 }
 
 #[tokio::test]
-async fn a_call_that_never_left_is_not_sent_when_the_driver_goes() {
+async fn queued_call_is_not_sent_when_the_driver_is_dropped() {
     let (ours, _theirs) = tieline_transport::memory_pair();
     let (peer, driver) = Peer::new(ours, (), PeerOptions::default());
     let mut call = pin!(peer.call::<()>("m", ()));
@@ -193,7 +193,7 @@ async fn a_call_that_never_left_is_not_sent_when_the_driver_goes() {
 }
 
 #[tokio::test]
-async fn ten_thousand_calls_at_once_get_their_own_answers_in_any_order() {
+async fn ten_thousand_concurrent_calls_get_their_own_responses() {
     const CALLS: u64 = 10_000;
     let (peer, _driver, mut raw) = peer_and_raw(());
     let calls: Vec<_> = (0..CALLS)
@@ -204,7 +204,7 @@ async fn ten_thousand_calls_at_once_get_their_own_answers_in_any_order() {
         .collect();
     let mut questions = Vec::new();
     for _ in 0..CALLS {
-        questions.push(raw.hear().await);
+        questions.push(raw.recv().await);
     }
     // A fixed shuffle: 7,919 has no factor in common with 10,000.
     for n in 0..CALLS {
@@ -219,7 +219,7 @@ async fn ten_thousand_calls_at_once_get_their_own_answers_in_any_order() {
 }
 
 #[tokio::test]
-async fn a_handler_calls_back_into_its_caller() {
+async fn handler_can_call_its_caller() {
     let countdown = || {
         Router::new().request("countdown", |[n]: [u32; 1], peer: Peer| async move {
             match n {
@@ -238,7 +238,7 @@ async fn a_handler_calls_back_into_its_caller() {
 }
 
 #[tokio::test]
-async fn both_sides_flood_each_other_and_neither_waits_for_ever() {
+async fn two_sides_flooding_each_other_do_not_deadlock() {
     let echo = || Router::new().request("echo", |text: [String; 1], _| async move { Ok(text) });
     let (one, other) = two_peers(echo(), echo());
     let flood = |peer: Peer| async move {
@@ -253,7 +253,7 @@ async fn both_sides_flood_each_other_and_neither_waits_for_ever() {
         for call in calls {
             match call.await.unwrap() {
                 Ok([text]) => answered += usize::from(text.len() == 10_000),
-                // Too many at once is an answer too.
+                // Being refused as too many is a response as well.
                 Err(CallError::Remote(error)) if error.code == -32000 => answered += 1,
                 Err(error) => panic!("{error:?}"),
             }
@@ -264,7 +264,7 @@ async fn both_sides_flood_each_other_and_neither_waits_for_ever() {
 }
 
 #[tokio::test]
-async fn closing_lets_what_is_under_way_end_and_takes_nothing_new() {
+async fn close_waits_for_work_in_progress_and_accepts_nothing_new() {
     let (go, gate) = tokio::sync::watch::channel(false);
     let router = Router::new().request("wait", move |(): (), _| {
         let mut gate = gate.clone();
@@ -274,10 +274,10 @@ async fn closing_lets_what_is_under_way_end_and_takes_nothing_new() {
         }
     });
     let (peer, driver, mut raw) = peer_and_raw(router);
-    raw.say(r#"{"jsonrpc":"2.0","id":"theirs","method":"wait"}"#).await;
+    raw.send(r#"{"jsonrpc":"2.0","id":"theirs","method":"wait"}"#).await;
     let caller = peer.clone();
     let call = tokio::spawn(async move { caller.call::<u32>("ours", ()).await });
-    let question = raw.hear().await;
+    let question = raw.recv().await;
     let closer = peer.clone();
     let closing = tokio::spawn(async move { closer.close().await });
     let refused = loop {
@@ -288,21 +288,21 @@ async fn closing_lets_what_is_under_way_end_and_takes_nothing_new() {
     };
     assert!(matches!(refused, NotSent::Closing), "{refused:?}");
     go.send_replace(true);
-    let mut answered = raw.hear().await;
+    let mut answered = raw.recv().await;
     while answered["method"] == "new" {
-        answered = raw.hear().await;
+        answered = raw.recv().await;
     }
     assert_eq!(answered["result"], "done");
-    raw.say(&answer(&question["id"], json!(5))).await;
+    raw.send(&answer(&question["id"], json!(5))).await;
     assert_eq!(within(call).await.unwrap().unwrap(), 5);
-    raw.hear_end().await;
+    raw.recv_end().await;
     drop(raw);
     within(closing).await.unwrap();
     within(driver).await.unwrap();
 }
 
 #[tokio::test]
-async fn what_was_asked_before_the_end_of_input_is_still_answered() {
+async fn requests_before_the_end_of_input_are_answered() {
     let router = Router::new().request("wait", |(): (), _| async move {
         for _ in 0..10 {
             tokio::task::yield_now().await;
@@ -310,19 +310,19 @@ async fn what_was_asked_before_the_end_of_input_is_still_answered() {
         Ok("done")
     });
     let (_peer, driver, mut raw) = peer_and_raw(router);
-    raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"wait"}"#).await;
+    raw.send(r#"{"jsonrpc":"2.0","id":1,"method":"wait"}"#).await;
     raw.sender.close().await.unwrap();
-    assert_eq!(raw.hear().await["result"], "done");
-    raw.hear_end().await;
+    assert_eq!(raw.recv().await["result"], "done");
+    raw.recv_end().await;
     assert!(within(driver).await.unwrap().is_clean());
 }
 
-/// More of them than are queued at once.
+/// More notifications than fit the queue.
 #[tokio::test]
-async fn what_is_told_after_the_end_of_input_arrives_until_the_last_request_is_answered() {
+async fn notifications_are_sent_after_the_end_of_input_until_the_last_response() {
     const MANY: u64 = 1000;
     let router = Router::new().request("count", |(): (), peer: Peer| async move {
-        // It is not answered, but ended by the end of input.
+        // The end of input fails this call.
         let asked = peer.call::<Value>("ask", ()).await.unwrap_err();
         assert!(matches!(asked, CallError::Unknown(_)), "{asked:?}");
         let asked = peer.call::<Value>("ask", ()).await.unwrap_err();
@@ -334,21 +334,21 @@ async fn what_is_told_after_the_end_of_input_arrives_until_the_last_request_is_a
     });
     let options = PeerOptions { queue: ByteSize::new(64), ..PeerOptions::default() };
     let (peer, driver, mut raw) = with_options(router, options);
-    raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"count"}"#).await;
-    assert_eq!(raw.hear().await["method"], "ask");
+    raw.send(r#"{"jsonrpc":"2.0","id":1,"method":"count"}"#).await;
+    assert_eq!(raw.recv().await["method"], "ask");
     raw.sender.close().await.unwrap();
     for n in 1..=MANY {
-        assert_eq!(raw.hear().await["params"], json!([n]));
+        assert_eq!(raw.recv().await["params"], json!([n]));
     }
-    assert_eq!(raw.hear().await["result"], "counted");
-    raw.hear_end().await;
+    assert_eq!(raw.recv().await["result"], "counted");
+    raw.recv_end().await;
     assert!(within(driver).await.unwrap().is_clean());
     assert!(peer.notify("more", ()).await.is_err());
 }
 
-/// Who tells without an end does not keep the line, also where the other side reads nothing for now.
+/// Endless notifications do not hold the line open, even if the other side does not read for now.
 #[tokio::test]
-async fn with_the_last_request_answered_nothing_more_is_told() {
+async fn notifications_are_refused_after_the_last_response() {
     let options = PeerOptions { queue: ByteSize::new(64), ..PeerOptions::default() };
     let (peer, driver, mut raw) = with_options((), options);
     let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
@@ -360,7 +360,7 @@ async fn with_the_last_request_answered_nothing_more_is_told() {
             told.send(()).unwrap();
         }
     });
-    // Until it waits for room.
+    // Until the sender waits for room.
     tells.recv().await.unwrap();
     while tokio::time::timeout(Duration::from_millis(100), tells.recv()).await.is_ok() {}
     raw.sender.close().await.unwrap();
@@ -371,7 +371,7 @@ async fn with_the_last_request_answered_nothing_more_is_told() {
 }
 
 #[tokio::test]
-async fn the_other_side_takes_back_a_request_as_the_dialect_says() {
+async fn other_side_can_cancel_requests_as_the_dialect_defines() {
     for (dialect, cancel, code) in [
         (
             Dialect::LSP,
@@ -390,7 +390,7 @@ async fn the_other_side_takes_back_a_request_as_the_dialect_says() {
         ),
     ] {
         for max_in_flight in [1, 0] {
-            // With none in flight the request still waits when it is taken back.
+            // With a limit of 0 in flight, the request is still waiting when it is cancelled.
             let (dropped, mut is_dropped) = tokio::sync::mpsc::unbounded_channel::<()>();
             let router = Router::new().request("hang", move |(): (), _| {
                 let held = dropped.clone();
@@ -402,56 +402,56 @@ async fn the_other_side_takes_back_a_request_as_the_dialect_says() {
             });
             let options = PeerOptions { max_in_flight, ..PeerOptions::new(dialect) };
             let (peer, driver, mut raw) = with_options(router, options);
-            raw.say(r#"{"jsonrpc":"2.0","id":"a","method":"hang"}"#).await;
-            raw.say(cancel).await;
+            raw.send(r#"{"jsonrpc":"2.0","id":"a","method":"hang"}"#).await;
+            raw.send(cancel).await;
             if let Some(code) = code {
-                let answer = raw.hear().await;
+                let answer = raw.recv().await;
                 assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("a"), &json!(code)));
             }
             peer.notify("after", ()).await.unwrap();
-            assert_eq!(raw.hear().await["method"], "after", "{}", dialect.name);
+            assert_eq!(raw.recv().await["method"], "after", "{}", dialect.name);
             drop(raw);
             within(driver).await.unwrap();
-            assert_eq!(within(is_dropped.recv()).await, None, "the handler is gone");
+            assert_eq!(within(is_dropped.recv()).await, None, "the handler was dropped");
         }
     }
 }
 
 #[tokio::test]
-async fn a_cancellation_of_what_is_not_under_way_is_nothing() {
+async fn cancelling_an_unknown_request_is_ignored() {
     for dialect in [Dialect::LSP, Dialect::MCP, Dialect::ACP] {
         let (method, member) =
             dialect.cancel.map(|cancel| (cancel.method, cancel.id)).unwrap_or_default();
         let router = Router::new().request("echo", |n: [u32; 1], _| async move { Ok(n) });
         let (_peer, _driver, mut raw) = with_options(router, PeerOptions::new(dialect));
         let echo = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":[5]}"#;
-        raw.say(echo).await;
-        assert_eq!(raw.hear().await["result"], json!([5]));
-        // What was answered, what never was, what is no id, and nothing at all.
+        raw.send(echo).await;
+        assert_eq!(raw.recv().await["result"], json!([5]));
+        // An answered id, an unknown one, an invalid one, and none at all.
         for params in
             [json!({ member: 1 }), json!({ member: "x" }), json!({ member: [] }), json!([])]
         {
             let cancel = json!({ "jsonrpc": "2.0", "method": method, "params": params });
-            raw.say(&cancel.to_string()).await;
+            raw.send(&cancel.to_string()).await;
         }
-        raw.say(&json!({ "jsonrpc": "2.0", "method": method }).to_string()).await;
-        raw.say(echo).await;
-        assert_eq!(raw.hear().await["result"], json!([5]), "{}", dialect.name);
+        raw.send(&json!({ "jsonrpc": "2.0", "method": method }).to_string()).await;
+        raw.send(echo).await;
+        assert_eq!(raw.recv().await["result"], json!([5]), "{}", dialect.name);
     }
 }
 
 #[tokio::test]
-async fn of_several_requests_the_one_that_was_named_is_taken_back() {
+async fn cancellation_affects_only_the_named_request() {
     let router = Router::new().request("hang", |(): (), _| std::future::pending::<Result<(), _>>());
     let (_peer, _driver, mut raw) = with_options(router, PeerOptions::new(Dialect::LSP));
     for id in ["1", "\"1\"", "1.0", "2"] {
-        raw.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"hang"}}"#)).await;
+        raw.send(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"hang"}}"#)).await;
     }
     for id in ["1.0", "2", "\"1\"", "1"] {
         let params = format!(r#"{{"id":{id}}}"#);
-        raw.say(&format!(r#"{{"jsonrpc":"2.0","method":"$/cancelRequest","params":{params}}}"#))
+        raw.send(&format!(r#"{{"jsonrpc":"2.0","method":"$/cancelRequest","params":{params}}}"#))
             .await;
-        let answer = raw.hear_text().await;
+        let answer = raw.recv_text().await;
         assert!(answer.contains(&format!(r#""id":{id},"error":{{"code":-32800,"#)), "{answer}");
     }
 }

@@ -1,4 +1,4 @@
-//! Closing ends: at once when nothing is under way, within the grace when something is, always.
+//! Closing: immediate when nothing is in progress, otherwise within the grace period.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -19,33 +19,33 @@ fn hanging() -> Router {
     })
 }
 
-/// Listens until the other side has said all, and goes.
+/// Receives until the other side has ended its direction, and drops the channel.
 async fn until_the_end(channel: impl Channel) {
     let (_sender, mut receiver) = channel.split();
     while !matches!(receiver.recv().await, Incoming::End(_)) {}
 }
 
-/// A wakeup that is lost once in tens of thousands shows here.
+/// A wakeup lost once in tens of thousands of runs would show here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_close_races_with_everything_and_always_ends() {
+async fn close_always_completes_whatever_it_races_with() {
     for _ in 0..20_000 {
         let (ours, theirs) = memory_pair();
         let (peer, driver) = Peer::new(ours, (), PeerOptions::default());
         let driver = tokio::spawn(driver);
         tokio::spawn(until_the_end(theirs));
-        peer.notify("last words", ()).await.unwrap();
+        peer.notify("last message", ()).await.unwrap();
         within(peer.close()).await;
         within(driver).await.unwrap();
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_hangs_delays_a_close_by_the_grace_and_no_more() {
+async fn hanging_handler_delays_close_by_the_grace_period_at_most() {
     for input_ends_first in [false, true] {
         let (peer, driver, mut raw) = peer_and_raw(hanging());
-        raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"hang"}"#).await;
-        raw.say("[]").await;
-        raw.hear().await;
+        raw.send(r#"{"jsonrpc":"2.0","id":1,"method":"hang"}"#).await;
+        raw.send("[]").await;
+        raw.recv().await;
         if input_ends_first {
             raw.sender.close().await.unwrap();
         }
@@ -57,7 +57,7 @@ async fn a_handler_that_hangs_delays_a_close_by_the_grace_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_that_waited_for_a_call_ends_when_the_call_is_given_up() {
+async fn close_completes_when_the_call_it_waits_for_is_abandoned() {
     let options = PeerOptions {
         call_timeout: Some(Duration::from_secs(3)),
         grace: Duration::from_secs(1000),
@@ -66,44 +66,44 @@ async fn a_close_that_waited_for_a_call_ends_when_the_call_is_given_up() {
     let (peer, driver, mut raw) = with_options((), options);
     let caller = peer.clone();
     let call = tokio::spawn(async move { caller.call::<()>("never answered", ()).await });
-    raw.hear().await;
-    tokio::spawn(async move { raw.hear_end().await });
+    raw.recv().await;
+    tokio::spawn(async move { raw.recv_end().await });
     within(peer.close()).await;
     within(driver).await.unwrap();
     assert!(matches!(within(call).await.unwrap(), Err(CallError::TimedOut(_))));
 }
 
-/// What was asked before is still carried out, as another test has it.
+/// Earlier requests are still carried out; another test covers that.
 #[tokio::test]
-async fn what_is_asked_during_a_close_is_answered_that_it_is_one() {
+async fn requests_during_a_close_are_refused() {
     let (peer, driver, mut raw) = peer_and_raw(hanging());
     let mut waiting = pin!(peer.call::<u32>("keeps the line open", ()));
     assert!(poll_once(waiting.as_mut()).await.is_none());
-    assert_eq!(raw.hear().await["id"], 1);
+    assert_eq!(raw.recv().await["id"], 1);
     assert!(poll_once(pin!(peer.close())).await.is_none());
-    raw.say(r#"{"jsonrpc":"2.0","id":"new","method":"hang"}"#).await;
-    let refused = raw.hear().await;
+    raw.send(r#"{"jsonrpc":"2.0","id":"new","method":"hang"}"#).await;
+    let refused = raw.recv().await;
     assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!("new"), &json!(-32000)));
-    raw.say(r#"{"jsonrpc":"2.0","id":1,"result":5}"#).await;
+    raw.send(r#"{"jsonrpc":"2.0","id":1,"result":5}"#).await;
     assert_eq!(within(waiting).await.unwrap(), 5);
-    raw.hear_end().await;
+    raw.recv_end().await;
     drop(raw);
     within(driver).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_close_that_is_given_up_goes_on() {
+async fn close_continues_when_its_future_is_dropped() {
     let (peer, driver, mut raw) = peer_and_raw(());
     assert!(poll_once(pin!(peer.close())).await.is_none());
     assert!(poll_once(pin!(peer.closed())).await.is_none());
-    raw.hear_end().await;
+    raw.recv_end().await;
     drop(raw);
     within(driver).await.unwrap();
     within(peer.closed()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn notifications_that_are_never_handled_end_the_line_and_say_so() {
+async fn unhandled_notifications_end_the_line_with_overrun() {
     let router =
         Router::new().notification("n", |_: serde_json::Value, _| std::future::pending::<()>());
     let (_peer, driver, raw) = peer_and_raw(router);
@@ -118,7 +118,7 @@ async fn notifications_that_are_never_handled_end_the_line_and_say_so() {
 }
 
 #[tokio::test]
-async fn notifications_whose_handlers_call_back_get_their_answers() {
+async fn notification_handlers_that_make_calls_get_their_responses() {
     let router = Router::new().notification("n", |[n]: [u32; 1], peer: Peer| async move {
         assert_eq!(peer.call::<u32>("back", [n]).await.unwrap(), n);
     });
@@ -129,21 +129,21 @@ async fn notifications_whose_handlers_call_back_get_their_answers() {
     }
     raw.sender.flush().await.unwrap();
     for n in 0..1000 {
-        let question = raw.hear().await;
+        let question = raw.recv().await;
         assert_eq!(question["params"], json!([n]));
         let answer = json!({ "jsonrpc": "2.0", "id": question["id"], "result": n });
-        raw.say(&answer.to_string()).await;
+        raw.send(&answer.to_string()).await;
     }
 }
 
 async fn ask(raw: &mut support::Raw) {
-    raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"here"}"#).await;
-    assert_eq!(raw.hear().await["id"], 1);
+    raw.send(r#"{"jsonrpc":"2.0","id":1,"method":"here"}"#).await;
+    assert_eq!(raw.recv().await["id"], 1);
 }
 
-/// The other side keeps its end open all the while.
+/// The other side keeps its direction open throughout.
 #[tokio::test(start_paused = true)]
-async fn a_close_waits_for_the_other_side_only_behind_what_it_may_not_have_read() {
+async fn close_waits_for_the_other_side_only_after_possibly_unread_messages() {
     #[derive(Debug)]
     enum Last {
         Call,
@@ -163,27 +163,27 @@ async fn a_close_waits_for_the_other_side_only_behind_what_it_may_not_have_read(
         let (peer, driver, mut raw) = peer_and_raw(router);
         if matches!(last, Last::NotificationBeforeCall) {
             peer.notify("n", ()).await.unwrap();
-            raw.hear().await;
+            raw.recv().await;
         }
         let caller = peer.clone();
         let call = tokio::spawn(async move { caller.call::<u32>("m", ()).await });
-        let id = raw.hear().await["id"].clone();
+        let id = raw.recv().await["id"].clone();
         if matches!(last, Last::AnswerBeforeCall) {
             ask(&mut raw).await;
         }
-        raw.say(&json!({ "jsonrpc": "2.0", "id": id, "result": 5 }).to_string()).await;
+        raw.send(&json!({ "jsonrpc": "2.0", "id": id, "result": 5 }).to_string()).await;
         assert_eq!(within(call).await.unwrap().unwrap(), 5);
         if matches!(last, Last::Answer) {
             ask(&mut raw).await;
         }
         if matches!(last, Last::Notification) {
             peer.notify("n", ()).await.unwrap();
-            raw.hear().await;
+            raw.recv().await;
         }
         let begun = tokio::time::Instant::now();
         within(peer.close()).await;
         within(driver).await.unwrap();
         assert_eq!(begun.elapsed().as_secs(), seconds, "{last:?}, in virtual time");
-        raw.hear_end().await;
+        raw.recv_end().await;
     }
 }

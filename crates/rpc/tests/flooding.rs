@@ -1,4 +1,4 @@
-//! Too much at once: what is refused, what waits, and that two sides never wait for each other.
+//! Overload: what is refused, what waits, and that two sides never deadlock.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -15,10 +15,10 @@ use tieline_rpc::{CallError, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, ChannelConfig, CloseReason, SenderExt, memory_pair};
 use tokio::sync::{Semaphore, mpsc};
 
-/// Small questions with large answers: each side has far more to say than fits its queue, and would
-/// have to wait for the other to read.
+/// Small requests with large responses: each side has far more to send than fits its queue, and has to
+/// wait for the other to read.
 #[tokio::test]
-async fn both_sides_flood_with_more_than_their_queues_hold_and_all_of_it_is_answered() {
+async fn responses_larger_than_both_queues_all_arrive() {
     const CALLS: usize = 1000;
     const LENGTH: usize = 10_000;
     let long = || Router::new().request("long", |(): (), _| async move { Ok("x".repeat(LENGTH)) });
@@ -39,7 +39,7 @@ async fn both_sides_flood_with_more_than_their_queues_hold_and_all_of_it_is_answ
         for call in calls {
             match call.await.unwrap() {
                 Ok(text) => answered += usize::from(text.len() == LENGTH),
-                // Too many at once is an answer too.
+                // Being refused as too many is a response as well.
                 Err(CallError::Remote(error)) if error.code == -32000 => answered += 1,
                 Err(error) => panic!("after {answered}: {error:?}"),
             }
@@ -49,7 +49,7 @@ async fn both_sides_flood_with_more_than_their_queues_hold_and_all_of_it_is_answ
     assert_eq!(within(async { tokio::join!(flood(one), flood(other)) }).await, (CALLS, CALLS));
 }
 
-/// Tells how many of its requests run at once, and how many at most did.
+/// Records how many of its requests run, and the maximum at once.
 #[derive(Clone)]
 struct Gate {
     go: Arc<Semaphore>,
@@ -82,22 +82,22 @@ fn gated() -> (Gate, mpsc::UnboundedReceiver<Value>, Router) {
 }
 
 #[tokio::test]
-async fn no_more_requests_run_than_may_and_those_that_wait_start_in_order_as_others_end() {
+async fn waiting_requests_start_in_order_and_never_exceed_the_limit() {
     let (gate, mut started, router) = gated();
     let options = PeerOptions { max_in_flight: 2, max_waiting: 3, ..PeerOptions::default() };
     let (_peer, _driver, mut raw) = with_options(router, options);
     for n in 1..=6 {
         let ask = json!({ "jsonrpc": "2.0", "id": n, "method": "wait", "params": [n] });
-        raw.say(&ask.to_string()).await;
+        raw.send(&ask.to_string()).await;
     }
-    let refused = raw.hear().await;
+    let refused = raw.recv().await;
     assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(6), &json!(-32000)));
     for n in 1..=5 {
         assert_eq!(within(started.recv()).await, Some(json!([n])));
         gate.go.add_permits(1);
     }
     for _ in 1..=5 {
-        assert_eq!(raw.hear().await["result"], Value::Null);
+        assert_eq!(raw.recv().await["result"], Value::Null);
     }
     assert_eq!(gate.most.load(Ordering::Relaxed), 2);
 }
@@ -111,7 +111,7 @@ async fn by_default_256_requests_run_256_wait_and_the_next_is_overloaded() {
         raw.sender.feed(ask.to_string()).await.unwrap();
     }
     raw.sender.flush().await.unwrap();
-    let refused = raw.hear().await;
+    let refused = raw.recv().await;
     assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(512), &json!(-32000)));
     let mut begun = 0;
     while started.try_recv().is_ok() {
@@ -120,14 +120,14 @@ async fn by_default_256_requests_run_256_wait_and_the_next_is_overloaded() {
     assert_eq!(begun, 256);
     gate.go.add_permits(512);
     for _ in 0..512 {
-        assert_eq!(raw.hear().await["result"], Value::Null);
+        assert_eq!(raw.recv().await["result"], Value::Null);
     }
 }
 
-/// What it asked is carried out and answered into the void until the queue is full, then it waits,
-/// then it is refused, and when it takes no refusal either, it is not listened to any more.
+/// Its requests are carried out until the send queue is full. Then they wait, then they are refused,
+/// and once it does not read the refusals either, reading stops and the line ends.
 #[tokio::test(start_paused = true)]
-async fn a_side_that_reads_nothing_is_not_read_for_ever() {
+async fn line_ends_if_the_other_side_sends_but_never_reads() {
     let router =
         Router::new().request("long", |_: Value, _| async move { Ok("x".repeat(100_000)) });
     let options = PeerOptions { queue: ByteSize::mib(1), ..PeerOptions::default() };
@@ -147,19 +147,19 @@ async fn a_side_that_reads_nothing_is_not_read_for_ever() {
     assert!(matches!(reason, CloseReason::Stalled), "{reason:?}");
     drop(raw.receiver);
     let said = within(flood).await.unwrap();
-    // The requests that wait, as many refusals, and what is on the way.
+    // The waiting requests, as many refusals, and what is in transit.
     assert!(said < 6 * 1024 * 1024, "{said} bytes were taken");
 }
 
-/// A line so wide that all that waits leaves at once, when it moves again.
+/// A pipe large enough to take everything that is waiting at once.
 const WIDE: usize = 4 * 1024 * 1024;
 
-/// Asks `count` times, reads nothing until nothing moves any more, and then everything. A peer that
-/// has gone to sleep with something to do is woken by nothing else.
+/// Sends `count` requests, reads nothing until no task makes progress any more, and then reads
+/// everything. A driver that went to sleep with work left would never be woken.
 async fn ask_first_and_listen_later(options: PeerOptions, count: usize, id_length: usize) {
     let router = Router::new().request("long", |(): (), _| async move { Ok("x".repeat(4096)) });
     let (ours, theirs) = tokio::io::duplex(WIDE);
-    // With times without end, whoever waits for them waits for ever, and no slow machine ends the line.
+    // With unlimited timeouts a missed wakeup hangs, and a slow machine does not end the line.
     let endless = Duration::from_secs(100_000);
     let config = ChannelConfig { stall_timeout: endless, ..ChannelConfig::default() };
     let options = PeerOptions { grace: endless, ..options };
@@ -183,7 +183,7 @@ async fn ask_first_and_listen_later(options: PeerOptions, count: usize, id_lengt
 }
 
 #[tokio::test]
-async fn reading_goes_on_as_soon_as_the_refusals_are_taken() {
+async fn reading_resumes_as_soon_as_refusals_are_read() {
     let options = PeerOptions {
         max_in_flight: 0,
         max_waiting: 0,
@@ -194,9 +194,9 @@ async fn reading_goes_on_as_soon_as_the_refusals_are_taken() {
 }
 
 #[tokio::test]
-async fn requests_held_back_are_carried_out_as_soon_as_the_answers_are_taken() {
+async fn held_back_requests_run_as_soon_as_responses_are_read() {
     let options = PeerOptions { queue: ByteSize::new(4000), ..PeerOptions::default() };
-    // As many answers as the line and its queue hold, and forty.
+    // As many responses as the pipe and the queue hold, plus forty.
     let count = (WIDE + 256 * 1024) / 4136 + 40;
     ask_first_and_listen_later(options, count, 4).await;
 }

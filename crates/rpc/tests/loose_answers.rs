@@ -1,5 +1,5 @@
-//! Answers as other implementations write them, answers that are lost, and what may be an answer and is not
-//! answered.
+//! Responses as other implementations write them, lost responses, and messages that are not answered
+//! because they may be responses.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -16,18 +16,18 @@ use tieline_rpc::{CallError, Dialect, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, ChannelConfig, SenderExt};
 use tokio::io::AsyncWriteExt;
 
-/// What becomes of a call, id 1, that is answered so.
+/// The outcome of a call with id 1 that gets this response.
 async fn called(answer: &[u8]) -> Result<Value, CallError> {
     let (peer, _driver, mut raw) = peer_and_raw(());
     let mut call = pin!(peer.call::<Value>("m", ()));
     assert!(poll_once(call.as_mut()).await.is_none());
-    assert_eq!(raw.hear().await["id"], 1);
+    assert_eq!(raw.recv().await["id"], 1);
     within(raw.sender.send(answer.to_vec())).await.unwrap();
     within(call).await
 }
 
 #[tokio::test]
-async fn a_result_arrives_however_its_id_and_its_other_members_are_written() {
+async fn result_is_accepted_however_its_id_and_other_members_are_written() {
     for answer in [
         r#"{"jsonrpc":"2.0","id":1,"result":5,"error":null}"#,
         r#"{"jsonrpc":"2.0","id":1,"result":5,"method":null,"params":null}"#,
@@ -43,7 +43,7 @@ async fn a_result_arrives_however_its_id_and_its_other_members_are_written() {
 }
 
 #[tokio::test]
-async fn an_error_without_an_id_is_for_the_only_call() {
+async fn error_without_an_id_fails_the_only_call() {
     for answer in [
         r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"parse"}}"#,
         r#"{"jsonrpc":"2.0","error":{"code":-32700,"message":"parse"}}"#,
@@ -57,7 +57,7 @@ async fn an_error_without_an_id_is_for_the_only_call() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_valid_response_fails_its_call_and_is_shown() {
+async fn invalid_response_fails_its_call_and_is_shown() {
     use InvalidProblem::{Doubled, Missing, ResultAndError, Wrong};
     for (answer, expected) in [
         (r#"{"jsonrpc":"2.0","id":1}"#, Missing("result")),
@@ -82,7 +82,7 @@ async fn what_is_not_a_valid_response_fails_its_call_and_is_shown() {
 }
 
 #[tokio::test]
-async fn text_that_cannot_be_parsed_fails_the_call_whose_id_it_carries() {
+async fn unparsable_text_fails_the_call_whose_id_it_contains() {
     for answer in [
         &b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"caf\xe9\"}"[..],
         b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":5}\0",
@@ -100,14 +100,14 @@ async fn text_that_cannot_be_parsed_fails_the_call_whose_id_it_carries() {
 }
 
 #[tokio::test]
-async fn a_batch_where_there_are_none_fails_each_call_in_it() {
+async fn batch_in_a_dialect_without_batches_fails_each_call_in_it() {
     let (peer, _driver, mut raw) = with_options((), PeerOptions::new(Dialect::MCP));
     let (mut one, mut other) =
         (pin!(peer.call::<Value>("m", ())), pin!(peer.call::<Value>("m", ())));
     assert!(poll_once(one.as_mut()).await.is_none() && poll_once(other.as_mut()).await.is_none());
-    raw.hear().await;
-    raw.hear().await;
-    raw.say(r#"[{"jsonrpc":"2.0","id":1,"result":1},{"jsonrpc":"2.0","id":2,"result":2}]"#).await;
+    raw.recv().await;
+    raw.recv().await;
+    raw.send(r#"[{"jsonrpc":"2.0","id":1,"result":1},{"jsonrpc":"2.0","id":2,"result":2}]"#).await;
     for call in [one, other] {
         let error = within(call).await.unwrap_err();
         let problem = match error {
@@ -119,39 +119,39 @@ async fn a_batch_where_there_are_none_fails_each_call_in_it() {
 }
 
 #[tokio::test]
-async fn an_answer_that_may_be_for_several_calls_settles_none() {
+async fn response_that_may_belong_to_several_calls_ends_none() {
     let (peer, _driver, mut raw) = peer_and_raw(());
     let (mut one, mut other) =
         (pin!(peer.call::<Value>("m", ())), pin!(peer.call::<Value>("m", ())));
     assert!(poll_once(one.as_mut()).await.is_none() && poll_once(other.as_mut()).await.is_none());
-    raw.hear().await;
-    raw.hear().await;
-    raw.say(r#"{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"no"}}"#).await;
-    raw.say(r#"{"jsonrpc":"2.0","id":"2","result":2}"#).await;
+    raw.recv().await;
+    raw.recv().await;
+    raw.send(r#"{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"no"}}"#).await;
+    raw.send(r#"{"jsonrpc":"2.0","id":"2","result":2}"#).await;
     assert_eq!(within(other).await.unwrap(), 2);
     assert!(poll_once(one.as_mut()).await.is_none());
-    raw.say(r#"{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"no"}}"#).await;
+    raw.send(r#"{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"no"}}"#).await;
     assert!(matches!(within(one).await.unwrap_err(), CallError::Remote(_)));
     assert_eq!(peer.unclaimed_answers().unasked, 1);
 }
 
-/// A call that is still queued, or that was given up, cannot be what an error without an id is about.
+/// An error without an id cannot belong to a call that is still queued or was abandoned.
 #[tokio::test]
-async fn only_a_call_that_was_sent_and_is_waited_for_is_the_only_one() {
+async fn only_sent_calls_that_are_still_pending_count_as_the_only_call() {
     let (peer, _driver, mut raw) = peer_and_raw(());
     {
         let mut given_up = pin!(peer.call::<Value>("m", ()));
         assert!(poll_once(given_up.as_mut()).await.is_none());
-        raw.hear().await;
+        raw.recv().await;
     }
     let mut call = pin!(peer.call::<Value>("m", ()));
     assert!(poll_once(call.as_mut()).await.is_none());
-    raw.hear().await;
-    raw.say(r#"{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"no"}}"#).await;
+    raw.recv().await;
+    raw.send(r#"{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"no"}}"#).await;
     assert!(matches!(within(call).await.unwrap_err(), CallError::Remote(_)));
 }
 
-/// A peer on lines of at most 1 KiB, which are checked to be JSON or not, and what writes to it.
+/// A peer on lines of at most 1 KiB, checked to be JSON if `checked`, and the other end.
 fn small_lines(checked: bool) -> (Peer, impl Channel) {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let config = ChannelConfig { max_message: ByteSize::kib(1), ..Default::default() };
@@ -166,7 +166,7 @@ fn small_lines(checked: bool) -> (Peer, impl Channel) {
 }
 
 #[tokio::test]
-async fn a_lost_answer_fails_its_call_with_the_fault() {
+async fn lost_response_fails_its_call_with_the_fault() {
     let long = "x".repeat(2000);
     for (answer, is_oversize) in [
         (format!(r#"{{"jsonrpc":"2.0","id":1,"result":"{long}"}}"#), true),
@@ -184,8 +184,8 @@ async fn a_lost_answer_fails_its_call_with_the_fault() {
         let error = within(call).await.unwrap_err();
         let CallError::AnswerLost(fault) = &error else { panic!("{answer}: {error:?}") };
         assert_eq!(matches!(**fault, Fault::Oversize(_)), is_oversize, "{answer}");
-        assert!(error.to_string().starts_with("the answer was lost: a message "), "{error}");
-        // The line goes on, and nothing was said about the answer.
+        assert!(error.to_string().starts_with("the response was lost: a message "), "{error}");
+        // The line continues, and nothing was sent about the response.
         let mut next = pin!(peer.call::<Value>("m", ()));
         assert!(poll_once(next.as_mut()).await.is_none());
         assert_eq!(support::message(&mut receiver).await["id"], 2);
@@ -195,7 +195,7 @@ async fn a_lost_answer_fails_its_call_with_the_fault() {
 }
 
 #[tokio::test]
-async fn a_lost_message_that_is_no_answer_settles_nothing() {
+async fn lost_message_that_is_not_a_response_ends_no_call() {
     let long = "x".repeat(2000);
     for lost in [
         format!(r#"{{"jsonrpc":"2.0","method":"log","params":["{long}"]}}"#),
@@ -215,7 +215,7 @@ async fn a_lost_message_that_is_no_answer_settles_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_lost_is_answered_with_its_id_also_by_a_side_that_calls() {
+async fn lost_request_is_answered_with_its_id_even_by_a_side_that_calls() {
     let (peer, channel) = small_lines(false);
     let (mut sender, mut receiver) = channel.split();
     let mut call = pin!(peer.call::<Value>("m", ()));
@@ -228,73 +228,77 @@ async fn a_request_that_is_lost_is_answered_with_its_id_also_by_a_side_that_call
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("q"), &json!(-32600)));
 }
 
-/// What comes here and is not JSON-RPC: a banner, lines of a log, half of an answer.
+/// Stray output that is not JSON-RPC: a banner, log lines, half of a response.
 const NOISE: [&str; 6] =
     ["Welcome to my server", "{", "7", "[]", "{}", r#"{"jsonrpc":"2.0","id":77}"#];
 
-async fn hears_no_answer_to_noise(peer: &Peer, raw: &mut Raw) {
+async fn assert_noise_is_not_answered(peer: &Peer, raw: &mut Raw) {
     for noise in NOISE {
-        raw.say(noise).await;
+        raw.send(noise).await;
     }
-    raw.say(r#"{"jsonrpc":"2.0","id":"behind","method":"none"}"#).await;
-    assert_eq!(raw.hear().await["id"], "behind");
+    raw.send(r#"{"jsonrpc":"2.0","id":"after","method":"none"}"#).await;
+    assert_eq!(raw.recv().await["id"], "after");
     assert_eq!(peer.unclaimed_answers().unreadable, NOISE.len() as u64);
 }
 
 #[tokio::test]
-async fn a_side_that_answers_nothing_does_not_answer_what_it_cannot_read() {
+async fn side_without_methods_does_not_answer_unreadable_messages() {
     let (peer, _driver, mut raw) = peer_and_raw(());
-    hears_no_answer_to_noise(&peer, &mut raw).await;
+    assert_noise_is_not_answered(&peer, &mut raw).await;
     let follower = Router::new().notification("log", |_: Value, _| async {});
     let (peer, _driver, mut raw) = peer_and_raw(follower);
-    hears_no_answer_to_noise(&peer, &mut raw).await;
+    assert_noise_is_not_answered(&peer, &mut raw).await;
 }
 
 #[tokio::test]
-async fn a_side_that_has_called_does_not_answer_what_it_cannot_read() {
+async fn side_that_has_called_does_not_answer_unreadable_messages() {
     let router = || Router::new().request("here", |(): (), _| async { Ok(()) });
     let (peer, _driver, mut raw) = peer_and_raw(router());
-    // Before that it is a server.
-    raw.say("7").await;
-    assert_eq!(raw.hear().await["error"]["code"], -32600);
+    // Before its first call it acts as a server.
+    raw.send("7").await;
+    assert_eq!(raw.recv().await["error"]["code"], -32600);
     let mut call = pin!(peer.call::<Value>("m", ()));
     assert!(poll_once(call.as_mut()).await.is_none());
-    assert_eq!(raw.hear().await["method"], "m");
-    hears_no_answer_to_noise(&peer, &mut raw).await;
-    raw.say(r#"{"jsonrpc":"2.0","id":1,"result":5}"#).await;
+    assert_eq!(raw.recv().await["method"], "m");
+    assert_noise_is_not_answered(&peer, &mut raw).await;
+    raw.send(r#"{"jsonrpc":"2.0","id":1,"result":5}"#).await;
     assert_eq!(within(call).await.unwrap(), 5);
 }
 
-/// A server, and a client that prints a line about every error that it gets.
+/// A server, and a client that prints a line of text about every error it receives.
 #[tokio::test(start_paused = true)]
-async fn errors_that_answer_errors_come_to_an_end() {
+async fn errors_that_answer_errors_are_limited() {
     let router = Router::new().request("here", |(): (), _| async { Ok(()) });
     let (_peer, _driver, mut raw) = peer_and_raw(router);
     for _ in 0..256 {
-        raw.say("DEBUG unexpected message").await;
-        assert_eq!(raw.hear().await["error"]["code"], -32700);
+        raw.send("DEBUG unexpected message").await;
+        assert_eq!(raw.recv().await["error"]["code"], -32700);
     }
-    raw.say("DEBUG unexpected message").await;
-    raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"here"}"#).await;
-    assert_eq!(raw.hear().await["id"], 1, "no error is sent for the last line, and requests go on");
+    raw.send("DEBUG unexpected message").await;
+    raw.send(r#"{"jsonrpc":"2.0","id":1,"method":"here"}"#).await;
+    assert_eq!(
+        raw.recv().await["id"],
+        1,
+        "the last line gets no error, and requests are still answered"
+    );
     tokio::time::advance(Duration::from_secs(1)).await;
-    raw.say("DEBUG unexpected message").await;
-    assert_eq!(raw.hear().await["error"]["code"], -32700);
+    raw.send("DEBUG unexpected message").await;
+    assert_eq!(raw.recv().await["error"]["code"], -32700);
 }
 
 #[tokio::test]
-async fn a_timeout_says_what_came_meanwhile() {
+async fn timeout_reports_what_arrived_meanwhile() {
     let (ours, mut theirs) = tokio::io::duplex(1024);
     let channel = support::lines(ours, ChannelConfig::default());
     let (peer, driver) = Peer::new(channel, (), PeerOptions::default());
     tokio::spawn(driver);
     theirs.write_all(br#"{"jsonrpc":"2.0","id":1,"result":5}"#).await.unwrap();
-    // Time passes only once all of it was read and nothing else is left to be done.
+    // Virtual time advances only when all of it was read and no task can run.
     tokio::time::pause();
     let call = peer.method("m").timeout(Duration::from_secs(3)).call::<Value>();
     let error = within(call).await.unwrap_err();
     let CallError::TimedOut(meanwhile) = error else { panic!("{error:?}") };
     assert_eq!(meanwhile.unfinished, 35);
     let text = error.to_string();
-    assert!(text.contains("35 bytes of a message without its end have arrived"), "{text}");
+    assert!(text.contains("35 bytes of an incomplete message have arrived"), "{text}");
 }

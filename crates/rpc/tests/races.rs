@@ -1,4 +1,4 @@
-//! Calls dropped, lines ended and answers given at every point in between.
+//! Races: calls dropped, lines ended and responses arriving at every point in between.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -19,7 +19,7 @@ fn narrow() -> PeerOptions {
 }
 
 #[tokio::test]
-async fn a_call_dropped_while_it_waits_for_room_takes_none() {
+async fn call_dropped_while_waiting_for_room_takes_none() {
     let (ours, theirs) = tieline_transport::memory_pair();
     let (peer, driver) = Peer::new(ours, (), narrow());
     peer.notify("first", ()).await.unwrap();
@@ -35,7 +35,7 @@ async fn a_call_dropped_while_it_waits_for_room_takes_none() {
 }
 
 #[tokio::test]
-async fn a_call_dropped_in_the_queue_gives_its_room_to_the_next() {
+async fn call_dropped_in_the_queue_frees_its_room() {
     let (ours, theirs) = tieline_transport::memory_pair();
     let (peer, driver) = Peer::new(ours, (), narrow());
     {
@@ -43,14 +43,14 @@ async fn a_call_dropped_in_the_queue_gives_its_room_to_the_next() {
         assert!(poll_once(queued.as_mut()).await.is_none());
     }
     let mut next = pin!(peer.notify("next", ()));
-    assert!(poll_once(next.as_mut()).await.is_some(), "there is room at once");
+    assert!(poll_once(next.as_mut()).await.is_some(), "there is room immediately");
     tokio::spawn(driver);
     let (_keep, mut receiver) = theirs.split();
     assert_eq!(support::message(&mut receiver).await["method"], "next");
 }
 
 #[tokio::test]
-async fn messages_leave_in_the_order_in_which_they_were_queued() {
+async fn messages_are_sent_in_the_order_they_were_queued() {
     let (peer, _driver, mut raw) = with_options((), narrow());
     let sending = tokio::spawn(async move {
         for n in 0..200 {
@@ -58,14 +58,14 @@ async fn messages_leave_in_the_order_in_which_they_were_queued() {
         }
     });
     for n in 0..200 {
-        assert_eq!(raw.hear().await["params"], json!([n]));
+        assert_eq!(raw.recv().await["params"], json!([n]));
     }
     within(sending).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_line_that_ends_at_any_point_of_a_call_ends_the_call() {
-    // Before the call; when it is queued; when it was sent.
+async fn call_fails_when_the_line_ends_at_any_point() {
+    // Before the call, while it is queued, and after it was sent.
     for point in 0..3 {
         let (ours, theirs) = tieline_transport::memory_pair();
         let (peer, driver) = Peer::new(ours, (), PeerOptions::default());
@@ -90,7 +90,7 @@ async fn a_line_that_ends_at_any_point_of_a_call_ends_the_call() {
             continue;
         }
         let driver = tokio::spawn(driver);
-        raw.hear().await;
+        raw.recv().await;
         drop(raw);
         let error = within(call).await.unwrap_err();
         assert!(matches!(error, CallError::Unknown(_)), "{error:?}");
@@ -99,9 +99,9 @@ async fn a_line_that_ends_at_any_point_of_a_call_ends_the_call() {
 }
 
 #[tokio::test]
-async fn a_line_that_ends_in_the_middle_of_a_request_or_of_an_answer_fails_the_call() {
+async fn call_fails_when_the_line_ends_within_a_request_or_response() {
     for half in ["", "\n", "{", r#"{"jsonrpc":"2.0","id":1,"result":1"#] {
-        // Too narrow for the request, which therefore never leaves whole, unless it is read.
+        // Too narrow for the request, which therefore is never sent whole unless it is read.
         let (ours, theirs) = tokio::io::duplex(16);
         let (peer, driver) =
             Peer::new(support::lines(ours, ChannelConfig::default()), (), PeerOptions::default());
@@ -128,30 +128,30 @@ async fn a_line_that_ends_in_the_middle_of_a_request_or_of_an_answer_fails_the_c
 }
 
 #[tokio::test]
-async fn an_answer_that_came_before_the_line_ended_is_the_calls() {
+async fn response_that_arrived_before_the_line_ended_is_delivered() {
     let (peer, driver, mut raw) = peer_and_raw(());
     let mut call = pin!(peer.call::<u32>("m", ()));
     assert!(poll_once(call.as_mut()).await.is_none());
-    raw.hear().await;
-    raw.say(r#"{"jsonrpc":"2.0","id":1,"result":5}"#).await;
+    raw.recv().await;
+    raw.send(r#"{"jsonrpc":"2.0","id":1,"result":5}"#).await;
     drop(raw);
     within(driver).await.unwrap();
     assert_eq!(within(call).await.unwrap(), 5);
 }
 
 #[tokio::test]
-async fn a_call_is_unknown_as_soon_as_the_other_side_says_no_more() {
+async fn call_is_unknown_as_soon_as_the_other_side_ends_its_direction() {
     let (peer, _driver, mut raw) = peer_and_raw(());
     let mut call = pin!(peer.call::<u32>("m", ()));
     assert!(poll_once(call.as_mut()).await.is_none());
-    raw.hear().await;
+    raw.recv().await;
     raw.sender.close().await.unwrap();
     let error = within(call).await.unwrap_err();
     assert!(matches!(error, CallError::Unknown(_)), "{error:?}");
 }
 
 #[tokio::test]
-async fn what_waits_for_room_when_the_line_ends_is_not_sent() {
+async fn message_waiting_for_room_at_the_end_of_the_line_is_not_sent() {
     let (ours, theirs) = tieline_transport::memory_pair();
     let (peer, driver) = Peer::new(ours, (), narrow());
     peer.notify("fills the queue", ()).await.unwrap();
@@ -167,22 +167,22 @@ async fn what_waits_for_room_when_the_line_ends_is_not_sent() {
 }
 
 #[tokio::test]
-async fn a_call_dropped_when_its_answer_has_come_cancels_nothing() {
+async fn call_dropped_after_its_response_arrived_cancels_nothing() {
     let (peer, _driver, mut raw) = with_options((), PeerOptions::new(Dialect::LSP));
     {
         let mut call = pin!(peer.call::<u32>("m", ()));
         assert!(poll_once(call.as_mut()).await.is_none());
-        raw.hear().await;
-        raw.say(r#"{"jsonrpc":"2.0","id":1,"result":5}"#).await;
-        raw.say(r#"{"jsonrpc":"2.0","id":"behind","method":"x"}"#).await;
-        assert_eq!(raw.hear().await["id"], "behind", "the answer before it was read");
+        raw.recv().await;
+        raw.send(r#"{"jsonrpc":"2.0","id":1,"result":5}"#).await;
+        raw.send(r#"{"jsonrpc":"2.0","id":"after","method":"x"}"#).await;
+        assert_eq!(raw.recv().await["id"], "after", "the response before it was read");
     }
     peer.notify("after", ()).await.unwrap();
-    assert_eq!(raw.hear().await["method"], "after");
+    assert_eq!(raw.recv().await["method"], "after");
 }
 
 #[tokio::test]
-async fn a_call_dropped_while_its_request_waits_for_the_line_is_cancelled_behind_it() {
+async fn cancellation_follows_its_request_when_the_request_waits_for_the_line() {
     let (ours, theirs) = tokio::io::duplex(64);
     let options = PeerOptions::new(Dialect::LSP);
     let (peer, mut driver) = Peer::new(support::lines(ours, ChannelConfig::default()), (), options);
@@ -200,7 +200,7 @@ async fn a_call_dropped_while_its_request_waits_for_the_line_is_cancelled_behind
 }
 
 #[tokio::test]
-async fn a_notification_dropped_while_it_waits_for_room_is_not_sent() {
+async fn notification_dropped_while_waiting_for_room_is_not_sent() {
     let (ours, theirs) = tieline_transport::memory_pair();
     let (peer, driver) = Peer::new(ours, (), narrow());
     peer.notify("first", ()).await.unwrap();
@@ -216,10 +216,10 @@ async fn a_notification_dropped_while_it_waits_for_room_is_not_sent() {
     }
 }
 
-/// Each call is given up after another number of turns: while it waits for room, is queued, is on its
-/// way, or is answered.
+/// Each call is dropped after a different number of polls: while it waits for room, is queued, is in
+/// transit, or is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn calls_given_up_at_any_moment_leave_a_line_with_all_its_room() {
+async fn calls_dropped_at_any_moment_leave_the_queue_with_all_its_room() {
     let options = PeerOptions { queue: ByteSize::kib(128), ..PeerOptions::new(Dialect::MCP) };
     let (ours, theirs) = tieline_transport::memory_pair();
     let (peer, driver) = Peer::new(ours, (), options);
@@ -252,7 +252,7 @@ async fn calls_given_up_at_any_moment_leave_a_line_with_all_its_room() {
 }
 
 #[tokio::test]
-async fn handlers_that_run_are_dropped_with_the_line() {
+async fn running_handlers_are_dropped_with_the_line() {
     let (held, mut released) = tokio::sync::mpsc::channel::<()>(1);
     let router = Router::new().request("hang", move |(): (), _| {
         let held = held.clone();
@@ -270,17 +270,17 @@ async fn handlers_that_run_are_dropped_with_the_line() {
         let hang = json!({ "jsonrpc": "2.0", "id": id, "method": "hang" });
         sender.send(hang.to_string()).await.unwrap();
     }
-    // An answer to a fourth says that the three run.
+    // The response to a fourth request shows that the three are running.
     sender.send(r#"{"jsonrpc":"2.0","id":9,"method":"other"}"#).await.unwrap();
     assert_eq!(support::message(&mut receiver).await["id"], 9);
     driver.abort();
     assert!(within(driver).await.unwrap_err().is_cancelled());
-    assert_eq!(within(released.recv()).await, None, "the handlers are gone, and the router");
+    assert_eq!(within(released.recv()).await, None, "the handlers and the router were dropped");
     assert!(peer.notify("m", ()).await.is_err());
 }
 
 #[tokio::test]
-async fn an_answer_that_is_there_at_once_needs_no_task() {
+async fn immediate_answer_needs_no_task() {
     let router = Router::new().raw_request("now", |request, _| {
         Answer::Now(Ok(bytes::Bytes::copy_from_slice(request.params().unwrap_or(b"null"))))
     });
@@ -291,7 +291,7 @@ async fn an_answer_that_is_there_at_once_needs_no_task() {
     }
     raw.sender.flush().await.unwrap();
     for n in 0..1000 {
-        let answer = raw.hear().await;
+        let answer = raw.recv().await;
         assert_eq!((&answer["id"], &answer["result"]), (&json!(n), &json!([n])));
     }
 }

@@ -1,4 +1,4 @@
-//! A peer over a link: what becomes of calls when a line is lost, and how the next is begun.
+//! A peer over a Link: the fate of calls when a line is lost, and how the next line starts.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -20,7 +20,7 @@ use tieline_transport::{
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// Makes lines, and gives their far ends to the test.
+/// Creates lines and gives their other ends to the test.
 struct Lines(mpsc::UnboundedSender<MemoryChannel>);
 
 impl DynConnector for Lines {
@@ -55,18 +55,18 @@ fn spawn_call(peer: &Peer, method: &'static str) -> JoinHandle<Result<Value, Cal
 }
 
 async fn answer(raw: &mut Raw) -> String {
-    let request = raw.hear().await;
+    let request = raw.recv().await;
     let answer = json!({"jsonrpc": "2.0", "id": request["id"], "result": request["method"]});
-    raw.say(&answer.to_string()).await;
+    raw.send(&answer.to_string()).await;
     request["method"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn a_call_under_way_is_unknown_and_the_peer_goes_on_with_the_next_line() {
+async fn call_in_flight_is_unknown_and_the_peer_continues_on_the_next_line() {
     let (peer, _driver, mut far) = linked(()).await;
     let mut raw = far.next().await;
     let lost = spawn_call(&peer, "lost");
-    assert_eq!(raw.hear().await["method"], "lost");
+    assert_eq!(raw.recv().await["method"], "lost");
     drop(raw);
     let error = within(lost).await.unwrap().unwrap_err();
     assert!(matches!(error, CallError::Unknown(CloseReason::ByPeer)), "{error:?}");
@@ -77,7 +77,7 @@ async fn a_call_under_way_is_unknown_and_the_peer_goes_on_with_the_next_line() {
     assert!(peer.control().close_reason().is_none());
 }
 
-/// There is one line, and never another.
+/// Connects once and never again.
 struct Once(std::sync::Mutex<Option<MemoryChannel>>);
 
 impl DynConnector for Once {
@@ -93,7 +93,7 @@ impl DynConnector for Once {
 }
 
 #[tokio::test]
-async fn without_a_line_a_call_fails_at_once_if_it_is_to_and_waits_otherwise() {
+async fn call_without_a_connection_waits_unless_it_is_set_to_fail_fast() {
     let (ours, theirs) = memory_pair();
     let options = LinkOptions::recovering(Recovery::Reconnect(BackoffConfig::LOCAL));
     let connector = Arc::new(Once(std::sync::Mutex::new(Some(ours))));
@@ -119,10 +119,10 @@ async fn without_a_line_a_call_fails_at_once_if_it_is_to_and_waits_otherwise() {
 }
 
 #[tokio::test]
-async fn a_call_that_was_not_written_is_not_sent_and_stays_unsent() {
+async fn unwritten_call_is_not_sent_and_never_sent_later() {
     let (peer, _driver, mut far) = linked(()).await;
     let raw = far.next().await;
-    // So long that the line is full of it: the next has no room.
+    // Long enough to fill the line: there is no room for the next.
     let long = peer.clone();
     let long = tokio::spawn(async move { long.call::<Value>("long", ["x".repeat(1 << 20)]).await });
     tokio::task::yield_now().await;
@@ -135,13 +135,13 @@ async fn a_call_that_was_not_written_is_not_sent_and_stays_unsent() {
     assert!(matches!(not_sent, CallError::NotSent(NotSent::Reset(_))), "{not_sent:?}");
     let mut raw = far.next().await;
     let next = spawn_call(&peer, "next");
-    // Neither comes over the new line.
+    // Neither is sent over the new line.
     assert_eq!(answer(&mut raw).await, "next");
     within(next).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn a_session_is_begun_anew_before_anything_else_goes_out() {
+async fn reset_handler_finishes_before_other_calls_are_sent() {
     let (told, mut resets) = mpsc::unbounded_channel();
     let router = Router::new().on_reset(move |reset, peer| {
         let told = told.clone();
@@ -154,24 +154,24 @@ async fn a_session_is_begun_anew_before_anything_else_goes_out() {
     let (peer, _driver, mut far) = linked(router).await;
     drop(far.next().await);
     let mut raw = far.next().await;
-    let request = raw.hear().await;
+    let request = raw.recv().await;
     assert_eq!(request["method"], "initialize");
-    // An ordinary call waits for the beginning.
+    // An ordinary call waits for the reset handler.
     let call = spawn_call(&peer, "work");
     let mut notified = std::pin::pin!(peer.notify("note", ()));
     assert!(poll_once(notified.as_mut()).await.is_none());
     let hello = json!({"jsonrpc": "2.0", "id": request["id"], "result": "hello"});
-    raw.say(&hello.to_string()).await;
-    assert_eq!(raw.hear().await["method"], "initialized");
+    raw.send(&hello.to_string()).await;
+    assert_eq!(raw.recv().await["method"], "initialized");
     assert_eq!(within(resets.recv()).await.unwrap(), (2, json!("hello")));
     within(notified).await.unwrap();
     let mut heard = Vec::new();
     while heard.len() < 2 {
-        let message = raw.hear().await;
+        let message = raw.recv().await;
         heard.push(message["method"].as_str().unwrap().to_owned());
         if message["method"] == "work" {
             let answer = json!({"jsonrpc": "2.0", "id": message["id"], "result": 1});
-            raw.say(&answer.to_string()).await;
+            raw.send(&answer.to_string()).await;
         }
     }
     heard.sort();
@@ -180,7 +180,7 @@ async fn a_session_is_begun_anew_before_anything_else_goes_out() {
 }
 
 #[tokio::test]
-async fn what_was_asked_over_the_old_line_is_not_answered_over_the_new() {
+async fn requests_from_the_old_line_are_not_answered_on_the_new_one() {
     let (begun, mut started) = mpsc::unbounded_channel();
     let (finish, finished) = watch::channel(false);
     let router = Router::new().request("slow", move |(): (), _| {
@@ -190,26 +190,26 @@ async fn what_was_asked_over_the_old_line_is_not_answered_over_the_new() {
     });
     let (peer, _driver, mut far) = linked(router).await;
     let mut raw = far.next().await;
-    raw.say(r#"{"jsonrpc":"2.0","id":7,"method":"slow"}"#).await;
+    raw.send(r#"{"jsonrpc":"2.0","id":7,"method":"slow"}"#).await;
     within(started.recv()).await.unwrap();
     drop(raw);
     let mut raw = far.next().await;
     finish.send_replace(true);
-    // The same id again: it must get its own answer and no other.
-    raw.say(r#"{"jsonrpc":"2.0","id":7,"method":"nothing"}"#).await;
-    assert_eq!(raw.hear().await["error"]["code"], -32601);
+    // The same id again: it must get its own response and no other.
+    raw.send(r#"{"jsonrpc":"2.0","id":7,"method":"nothing"}"#).await;
+    assert_eq!(raw.recv().await["error"]["code"], -32601);
     let call = spawn_call(&peer, "next");
     assert_eq!(answer(&mut raw).await, "next");
     within(call).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn what_is_for_one_line_alone_does_not_go_over_the_next() {
+async fn handle_for_one_line_does_not_send_on_the_next() {
     let (peer, _driver, mut far) = linked(()).await;
     let mut raw = far.next().await;
     let view = peer.on_this_line();
     view.notify("edit", ()).await.unwrap();
-    assert_eq!(raw.hear().await["method"], "edit");
+    assert_eq!(raw.recv().await["method"], "edit");
     let lost = spawn_call(&peer, "lost");
     drop(raw);
     within(lost).await.unwrap().unwrap_err();
@@ -217,11 +217,11 @@ async fn what_is_for_one_line_alone_does_not_go_over_the_next() {
     assert!(matches!(late, NotSent::Reset(CloseReason::ByPeer)), "{late:?}");
     assert!(matches!(view.on_this_line().notify("x", ()).await, Err(NotSent::Reset(_))));
     peer.on_this_line().notify("new", ()).await.unwrap();
-    assert_eq!(far.next().await.hear().await["method"], "new");
+    assert_eq!(far.next().await.recv().await["method"], "new");
 }
 
 #[tokio::test]
-async fn a_reset_while_it_begins_begins_again() {
+async fn second_reset_restarts_the_reset_handler() {
     let (told, mut resets) = mpsc::unbounded_channel();
     let router = Router::new().on_reset(move |reset, peer| {
         let told = told.clone();
@@ -234,7 +234,7 @@ async fn a_reset_while_it_begins_begins_again() {
     drop(far.next().await);
     for epoch in 2..5 {
         let mut raw = far.next().await;
-        assert_eq!(raw.hear().await["method"], "initialize");
+        assert_eq!(raw.recv().await["method"], "initialize");
         assert_eq!(within(resets.recv()).await, Some(epoch));
     }
     let mut raw = far.next().await;
@@ -245,7 +245,7 @@ async fn a_reset_while_it_begins_begins_again() {
 }
 
 #[tokio::test]
-async fn a_beginning_that_panics_or_is_none_holds_nobody_up() {
+async fn missing_or_panicking_reset_handler_does_not_block_calls() {
     for panics in [true, false] {
         let router = match panics {
             true => Router::new().on_reset(|_, _| async { panic!("on purpose") }),
@@ -254,9 +254,9 @@ async fn a_beginning_that_panics_or_is_none_holds_nobody_up() {
         let (peer, _driver, mut far) = linked(router).await;
         drop(far.next().await);
         let mut raw = far.next().await;
-        // It says something only once the peer has seen the reset.
-        raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).await;
-        raw.hear().await;
+        // The other side sends something only once the peer has seen the reset.
+        raw.send(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).await;
+        raw.recv().await;
         let call = spawn_call(&peer, "work");
         assert_eq!(answer(&mut raw).await, "work");
         within(call).await.unwrap().unwrap();
@@ -264,13 +264,13 @@ async fn a_beginning_that_panics_or_is_none_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn who_waits_to_send_while_it_begins_is_released_by_the_end() {
+async fn calls_waiting_for_the_reset_handler_fail_at_the_end_of_the_line() {
     let router = Router::new().on_reset(|_, _| std::future::pending());
     let (peer, driver, mut far) = linked(router).await;
     drop(far.next().await);
     let mut raw = far.next().await;
-    raw.say(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).await;
-    raw.hear().await;
+    raw.send(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).await;
+    raw.recv().await;
     let call = spawn_call(&peer, "work");
     let mut notified = std::pin::pin!(peer.notify("note", ()));
     assert!(poll_once(notified.as_mut()).await.is_none());
@@ -280,9 +280,9 @@ async fn who_waits_to_send_while_it_begins_is_released_by_the_end() {
     assert!(within(notified).await.is_err());
 }
 
-/// Every call is answered, or is said to be unknown or not sent; and what was not sent never arrived.
+/// Every call is answered, unknown or not sent, and a call that was not sent never arrives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_many_cuts_every_call_is_accounted_for() {
+async fn every_call_is_accounted_for_over_many_lost_lines() {
     const CUTS: u64 = 300;
     let (peer, driver, mut far) = linked(()).await;
     let served = Arc::new(AtomicU64::new(0));
@@ -296,7 +296,7 @@ async fn over_many_cuts_every_call_is_accounted_for() {
                     let Incoming::Message(request) = within(receiver.recv()).await else { break };
                     served.fetch_add(1, Relaxed);
                     let request: Value = serde_json::from_slice(&request).unwrap();
-                    // Some are carried out and not answered.
+                    // Some are carried out but not answered.
                     if number % 5 != 4 {
                         let answer = json!({"jsonrpc": "2.0", "id": request["id"], "result": 1});
                         sender.send(answer.to_string()).await.unwrap();
@@ -332,7 +332,7 @@ async fn over_many_cuts_every_call_is_accounted_for() {
     }
     let served = served.load(Relaxed);
     println!("{served} served, {answered} answered, {unknown} unknown, {not_sent} not sent");
-    // Whatever was served was answered or is unknown, and not said to be unsent.
+    // Every request that was served was answered or is unknown, and never reported as not sent.
     assert!(answered <= served && served <= answered + unknown);
     assert!(unknown >= CUTS / 2 && answered > CUTS);
 }

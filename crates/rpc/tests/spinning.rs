@@ -1,4 +1,4 @@
-//! What a driver must not do when nothing is left to be done: go round in circles.
+//! A driver without work must sleep and not spin.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -16,7 +16,7 @@ use tieline_proto::ByteSize;
 use tieline_rpc::{CallError, Dialect, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, CloseReason, Incoming, ReceiverExt, SenderExt, memory_pair};
 
-/// Lets every task do what it can, until the driver has nothing left to do.
+/// Lets all tasks run until the driver is no longer polled.
 async fn settled(polls: &AtomicUsize) {
     for _ in 0..1000 {
         let before = polls.load(Ordering::Relaxed);
@@ -27,12 +27,12 @@ async fn settled(polls: &AtomicUsize) {
             return;
         }
     }
-    panic!("it goes round in circles");
+    panic!("the driver is spinning");
 }
 
-/// Requests that were held back, because the other side did not read, and that it then takes back.
+/// Requests are held back because the other side does not read, and then cancelled.
 #[tokio::test]
-async fn a_driver_whose_held_back_requests_were_cancelled_sleeps() {
+async fn driver_sleeps_after_held_back_requests_are_cancelled() {
     let router = Router::new().request("long", |(): (), _| async move { Ok("x".repeat(100_000)) });
     let options = PeerOptions { queue: ByteSize::kib(64), ..PeerOptions::new(Dialect::MCP) };
     let (ours, theirs) = memory_pair();
@@ -72,12 +72,12 @@ async fn a_driver_whose_held_back_requests_were_cancelled_sleeps() {
     within(sender.close()).await.unwrap();
     within(driver).await.unwrap();
     let answers = within(reader).await.unwrap();
-    assert!((1..ASKED).contains(&answers), "none of {ASKED} was held back: {answers}");
+    assert!((1..ASKED).contains(&answers), "none of {ASKED} requests was held back: {answers}");
 }
 
 type Later = Pin<Box<dyn Future<Output = Result<(), CallError>> + Send>>;
 
-/// Calls again at once when it is woken, on the thread that wakes it.
+/// Makes another call when it is woken, on the thread that wakes it.
 struct CallsAgain(Mutex<Option<Later>>);
 
 impl Wake for CallsAgain {
@@ -91,10 +91,10 @@ impl Wake for CallsAgain {
     }
 }
 
-/// The other side has ended its direction and waits for the end of ours: no call may slip in
-/// between and wait for an answer that cannot come.
+/// The other side has ended its direction and waits for the end of ours. No call may be queued in
+/// between and then wait for a response that cannot arrive.
 #[tokio::test]
-async fn a_call_made_while_the_others_are_told_of_the_end_holds_up_nothing() {
+async fn call_made_while_waking_callers_at_the_end_does_not_block_the_line() {
     let (ours, theirs) = memory_pair();
     let (peer, driver) = Peer::new(ours, (), PeerOptions::default());
     let (mut sender, mut receiver) = theirs.split();

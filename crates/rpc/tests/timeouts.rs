@@ -1,4 +1,4 @@
-//! How long a call waits: until its answer, its timeout, what progress makes of that, or its total.
+//! How long a call waits: until its response, its timeout (extended by progress), or its total limit.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -14,21 +14,21 @@ use tieline_rpc::{CallError, Dialect, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, memory_pair};
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_takes_too_long_is_cancelled() {
+async fn call_that_times_out_is_cancelled() {
     let options = PeerOptions {
         call_timeout: Some(Duration::from_secs(5)),
         ..PeerOptions::new(Dialect::MCP)
     };
     let (peer, _driver, mut raw) = with_options((), options);
     let call = tokio::spawn(async move { peer.call::<()>("slow", ()).await });
-    assert_eq!(raw.hear().await["method"], "slow");
-    assert_eq!(raw.hear().await["method"], "notifications/cancelled");
+    assert_eq!(raw.recv().await["method"], "slow");
+    assert_eq!(raw.recv().await["method"], "notifications/cancelled");
     let error = within(call).await.unwrap().unwrap_err();
     assert!(matches!(error, CallError::TimedOut(_)), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn word_of_progress_pushes_a_timeout_out() {
+async fn progress_extends_the_timeout() {
     let (peer, _driver, mut raw) = with_options((), PeerOptions::new(Dialect::MCP));
     let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let call = tokio::spawn(async move {
@@ -40,12 +40,12 @@ async fn word_of_progress_pushes_a_timeout_out() {
             .call::<()>()
             .await
     });
-    let question = raw.hear().await;
+    let question = raw.recv().await;
     let token = question["params"]["_meta"]["progressToken"].clone();
     assert_eq!(token, question["id"]);
     for step in 1..=4 {
         let progress = json!({ "progressToken": token, "progress": step });
-        raw.say(
+        raw.send(
             &json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": progress })
                 .to_string(),
         )
@@ -57,11 +57,11 @@ async fn word_of_progress_pushes_a_timeout_out() {
     }
     let error = within(call).await.unwrap().unwrap_err();
     assert!(matches!(error, CallError::TimedOut(_)), "{error:?}");
-    assert_eq!(raw.hear().await["method"], "notifications/cancelled");
+    assert_eq!(raw.recv().await["method"], "notifications/cancelled");
 }
 
 #[tokio::test(start_paused = true)]
-async fn progress_that_nobody_asked_for_is_a_notification_and_pushes_nothing_out() {
+async fn unrequested_progress_is_a_notification_and_extends_nothing() {
     let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let router = Router::new().notification("notifications/progress", move |params: Value, _| {
         let told = told.clone();
@@ -71,12 +71,12 @@ async fn progress_that_nobody_asked_for_is_a_notification_and_pushes_nothing_out
     let begun = tokio::time::Instant::now();
     let mut call = pin!(peer.method("slow").timeout(Duration::from_secs(10)).call::<()>());
     assert!(poll_once(call.as_mut()).await.is_none());
-    let question = raw.hear().await;
-    assert_eq!(question["params"], Value::Null, "no token is given away");
+    let question = raw.recv().await;
+    assert_eq!(question["params"], Value::Null, "no token is sent");
     tokio::time::advance(Duration::from_secs(6)).await;
     let progress = json!({ "progressToken": question["id"], "progress": 1 });
     let say = json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": progress });
-    raw.say(&say.to_string()).await;
+    raw.send(&say.to_string()).await;
     assert_eq!(within(heard.recv()).await, Some(progress));
     let error = call.await.unwrap_err();
     assert!(matches!(error, CallError::TimedOut(_)), "{error:?}");
@@ -84,7 +84,7 @@ async fn progress_that_nobody_asked_for_is_a_notification_and_pushes_nothing_out
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_progress_pushes_a_call_beyond_its_total() {
+async fn progress_does_not_extend_a_call_beyond_its_total_limit() {
     let (peer, _driver, mut raw) = with_options((), PeerOptions::new(Dialect::MCP));
     let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let begun = tokio::time::Instant::now();
@@ -96,13 +96,13 @@ async fn no_progress_pushes_a_call_beyond_its_total() {
             .call::<()>()
             .await
     });
-    let token = raw.hear().await["params"]["_meta"]["progressToken"].clone();
+    let token = raw.recv().await["params"]["_meta"]["progressToken"].clone();
     let progress = json!({ "progressToken": token, "progress": 1 });
     let progress =
         json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": progress });
-    // The last word comes at 32 s, and would carry the call to 42.
+    // The last progress arrives at 32 s and would extend the call to 42 s.
     for step in 0..=8 {
-        raw.say(&progress.to_string()).await;
+        raw.send(&progress.to_string()).await;
         within(heard.recv()).await.unwrap();
         assert!(!call.is_finished(), "after {step} steps");
         tokio::time::advance(Duration::from_secs(4)).await;
@@ -110,23 +110,23 @@ async fn no_progress_pushes_a_call_beyond_its_total() {
     let error = within(call).await.unwrap().unwrap_err();
     assert!(matches!(error, CallError::TimedOut(_)), "{error:?}");
     assert_eq!(begun.elapsed().as_secs(), 36, "in virtual time");
-    assert_eq!(raw.hear().await["method"], "notifications/cancelled");
+    assert_eq!(raw.recv().await["method"], "notifications/cancelled");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_timeout_a_call_waits_as_long_as_the_line_lives() {
+async fn call_without_a_timeout_waits_as_long_as_the_line_lives() {
     let (peer, _driver, mut raw) = peer_and_raw(());
     let mut call = pin!(peer.call::<u32>("slow", ()));
     assert!(poll_once(call.as_mut()).await.is_none());
-    let question = raw.hear().await;
+    let question = raw.recv().await;
     tokio::time::advance(Duration::from_secs(1_000_000)).await;
     assert!(poll_once(call.as_mut()).await.is_none());
-    raw.say(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": 1 }).to_string()).await;
+    raw.send(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": 1 }).to_string()).await;
     assert_eq!(call.await.unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn room_and_the_answer_are_waited_for_within_one_timeout() {
+async fn one_timeout_covers_the_wait_for_room_and_for_the_response() {
     let options = PeerOptions { queue: ByteSize::kib(64), ..PeerOptions::new(Dialect::MCP) };
     let (ours, theirs) = memory_pair();
     let (peer, driver) = Peer::new(ours, (), options);
@@ -147,7 +147,7 @@ async fn room_and_the_answer_are_waited_for_within_one_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_never_finds_room_ends_at_its_timeout_and_is_never_sent() {
+async fn call_that_never_finds_room_times_out_and_is_never_sent() {
     let options = PeerOptions { queue: ByteSize::kib(64), ..PeerOptions::new(Dialect::MCP) };
     let (ours, theirs) = memory_pair();
     let (peer, driver) = Peer::new(ours, (), options);

@@ -1,4 +1,4 @@
-//! What is logged belongs to its call or its request, and a trace goes with a call to the other side.
+//! Log events belong to the span of their call or request, and traces are sent with calls.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -43,16 +43,16 @@ impl MakeWriter<'_> for Log {
     }
 }
 
-/// Answers with its parameters, at once or later, and logs meanwhile.
+/// Returns its parameters, immediately or later, and logs an event.
 fn echo() -> Router {
     Router::new()
         .request("now", |params: Value, _| {
-            tracing::info!("it was asked");
+            tracing::info!("handled now");
             std::future::ready(Ok(params))
         })
         .request("later", |params: Value, _| async move {
             tokio::task::yield_now().await;
-            tracing::info!("it has thought");
+            tracing::info!("handled later");
             Ok(params)
         })
 }
@@ -66,15 +66,15 @@ fn peers(dialect: Dialect) -> Peer {
     peer
 }
 
-/// One after the other: which places are logged at all is a matter of the whole process, and another
-/// test's having no log must not decide it meanwhile.
+/// The parts run one after the other: whether a log callsite is enabled is cached for the whole
+/// process, and a test without a log must not disable it in between.
 #[tokio::test]
-async fn a_trace_is_told_and_logged() {
-    a_trace_goes_only_where_the_dialect_has_a_place_for_it().await;
-    what_a_handler_logs_belongs_to_its_request_and_to_the_callers_trace().await;
+async fn trace_is_sent_and_logged() {
+    trace_is_sent_only_if_the_dialect_supports_it().await;
+    handler_log_events_belong_to_the_request_and_the_callers_trace().await;
 }
 
-async fn what_a_handler_logs_belongs_to_its_request_and_to_the_callers_trace() {
+async fn handler_log_events_belong_to_the_request_and_the_callers_trace() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::DEBUG)
@@ -83,7 +83,7 @@ async fn what_a_handler_logs_belongs_to_its_request_and_to_the_callers_trace() {
         .finish();
     let _default = tracing::subscriber::set_default(subscriber);
     let peer = peers(Dialect::MCP);
-    for (method, logged) in [("now", "it was asked"), ("later", "it has thought")] {
+    for (method, logged) in [("now", "handled now"), ("later", "handled later")] {
         let call = peer.method(method).params(json!({ "a": 1 })).trace(TRACE.parse().unwrap());
         let answer: Value = within(call.call()).await.unwrap();
         assert_eq!(answer, json!({ "a": 1, "_meta": { "traceparent": TRACE } }));
@@ -94,7 +94,7 @@ async fn what_a_handler_logs_belongs_to_its_request_and_to_the_callers_trace() {
     }
 }
 
-async fn a_trace_goes_only_where_the_dialect_has_a_place_for_it() {
+async fn trace_is_sent_only_if_the_dialect_supports_it() {
     let trace: TraceParent = TRACE.parse().unwrap();
     let traced = json!({ "_meta": { "traceparent": TRACE } });
     for (dialect, params, expected) in [

@@ -1,4 +1,4 @@
-//! Over a Link, lines come one after the other: which calls may go over the one that has just come.
+//! Decides which calls may use the current line of a Link, whose lines follow one another.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,20 +10,20 @@ use super::{Outgoing, Shared, State};
 use crate::NotSent;
 use crate::peer::Bound;
 
-/// What stands before the queue.
+/// Controls access to the queue.
 pub(super) struct EpochGate {
     stands: Stands,
-    /// Which line of a Link it is,
+    /// The number of the current line of the Link.
     line: u64,
-    /// and how the one before was lost.
+    /// How the previous line was lost.
     lost: Option<CloseReason>,
 }
 
 enum Stands {
     Open,
-    /// For nobody: what the line before has left is still being handled.
+    /// Closed to all: what the previous line left is still being handled.
     Shut,
-    /// For whoever begins anew. The others wait.
+    /// Open to the reset handler only. Other calls wait.
     Ajar,
 }
 
@@ -34,7 +34,7 @@ impl Default for EpochGate {
 }
 
 impl EpochGate {
-    /// Whether a message may be queued now; not while somebody else goes first.
+    /// Whether a message may be queued now. Returns false while the reset handler goes first.
     fn check(&self, bound: Option<Bound>) -> Result<bool, NotSent> {
         let is_late = bound.is_some_and(|bound| bound.line != self.line);
         match &self.stands {
@@ -51,8 +51,7 @@ impl EpochGate {
 }
 
 impl Shared {
-    /// Waits until a message of `length` bytes may be queued, a call or not, and for the room that it
-    /// needs.
+    /// Waits until a message of `length` bytes may be queued, including the wait for room.
     pub(super) async fn admit(
         &self,
         length: usize,
@@ -65,7 +64,7 @@ impl Shared {
                 let state = self.lock();
                 match state.check_open(is_call).and_then(|()| state.gate.check(bound)) {
                     Ok(true) => return Ok((weight, state)),
-                    // Under the lock, so that nothing is missed behind the look.
+                    // Registered under the lock, so that no change after the check is missed.
                     Ok(false) => Ok(self.gate_moved.notified()),
                     Err(why) => Err(why),
                 }
@@ -75,7 +74,7 @@ impl Shared {
         }
     }
 
-    /// A message that was taken was not handed to the line.
+    /// Marks a message that was taken from the queue as not sent.
     pub(crate) fn put_down(&self, unsent: &Outgoing) {
         let mut state = self.lock();
         if let Some(pending) = unsent.call.and_then(|id| state.calls.get_mut(id)) {
@@ -83,8 +82,8 @@ impl Shared {
         }
     }
 
-    /// Another line has come. What waits to be sent was meant for the one before, and what waits for
-    /// an answer waits in vain. Nothing is taken until somebody is to begin anew.
+    /// Switches to another line. What is queued was meant for the previous one, and pending calls
+    /// cannot be answered. Nothing is accepted until the reset handler starts.
     pub(crate) fn reset(&self, line: u64, cause: &CloseReason) {
         let mut state = self.lock();
         let dropped = std::mem::take(&mut state.outgoing);
@@ -99,17 +98,17 @@ impl Shared {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Somebody begins anew.
+    /// Opens the gate for the reset handler.
     pub(crate) fn begin(&self) {
         self.lock().gate.stands = Stands::Ajar;
     }
 
-    /// Which line it is.
+    /// The number of the current line.
     pub(crate) fn line(&self) -> u64 {
         self.lock().gate.line
     }
 
-    /// It was begun, and everybody goes on.
+    /// Opens the gate for all when the reset handler has finished.
     pub(crate) fn begun(&self) {
         self.lock().gate.stands = Stands::Open;
         self.gate_moved.notify_waiters();

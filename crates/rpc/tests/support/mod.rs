@@ -1,4 +1,4 @@
-//! A peer on one end, and on the other somebody who says exactly what the test says.
+//! A peer on one end of a line, and on the other a raw end that sends exactly what the test says.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
@@ -25,26 +25,26 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    pub(crate) async fn say(&mut self, message: &str) {
+    pub(crate) async fn send(&mut self, message: &str) {
         within(self.sender.send(message.to_owned())).await.unwrap();
     }
 
-    /// The next message, as text.
-    pub(crate) async fn hear_text(&mut self) -> String {
+    /// Receives the next message as text.
+    pub(crate) async fn recv_text(&mut self) -> String {
         match within(self.receiver.recv()).await {
             Incoming::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
-            other => panic!("no message: {other:?}"),
+            other => panic!("expected a message: {other:?}"),
         }
     }
 
-    pub(crate) async fn hear(&mut self) -> Value {
-        serde_json::from_str(&self.hear_text().await).unwrap()
+    pub(crate) async fn recv(&mut self) -> Value {
+        serde_json::from_str(&self.recv_text().await).unwrap()
     }
 
-    pub(crate) async fn hear_end(&mut self) -> CloseReason {
+    pub(crate) async fn recv_end(&mut self) -> CloseReason {
         match within(self.receiver.recv()).await {
             Incoming::End(reason) => reason,
-            other => panic!("not the end: {other:?}"),
+            other => panic!("expected the end: {other:?}"),
         }
     }
 }
@@ -63,7 +63,7 @@ pub(crate) fn peer_and_raw(handler: impl Handler) -> (Peer, JoinHandle<CloseReas
     with_options(handler, PeerOptions::default())
 }
 
-/// Two peers that talk to each other.
+/// Two peers connected to each other.
 pub(crate) fn two_peers(one: impl Handler, other: impl Handler) -> (Peer, Peer) {
     let (ours, theirs) = memory_pair();
     let (peer, driver) = Peer::new(ours, one, PeerOptions::default());
@@ -73,20 +73,20 @@ pub(crate) fn two_peers(one: impl Handler, other: impl Handler) -> (Peer, Peer) 
     (peer, other_peer)
 }
 
-/// What does not come in half a minute does not come: an error, and not a hang.
+/// Fails instead of hanging if the future takes half a minute.
 pub(crate) async fn within<T>(what: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(30), what).await {
         Ok(there) => there,
-        Err(_) => panic!("it did not come in half a minute"),
+        Err(_) => panic!("timed out after 30 seconds"),
     }
 }
 
-/// A channel of lines over any byte stream.
+/// A channel of lines over a byte stream.
 pub(crate) fn lines(stream: tokio::io::DuplexStream, config: ChannelConfig) -> impl Channel {
     framed(stream, Lines::new(config.max_message), config)
 }
 
-/// A channel over any byte stream.
+/// A channel over a byte stream.
 pub(crate) fn framed(
     stream: tokio::io::DuplexStream,
     framing: impl Framing,
@@ -109,7 +109,7 @@ pub(crate) fn framed(
     FramedChannel::new(connection, framing, config)
 }
 
-/// Lets the future do what it can without waiting.
+/// Polls the future once.
 pub(crate) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
@@ -118,10 +118,10 @@ pub(crate) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::O
     .await
 }
 
-/// The next message, as JSON.
+/// Receives the next message as JSON.
 pub(crate) async fn message(receiver: &mut impl Receiver) -> Value {
     match within(receiver.recv()).await {
         Incoming::Message(message) => serde_json::from_slice(&message).unwrap(),
-        other => panic!("no message: {other:?}"),
+        other => panic!("expected a message: {other:?}"),
     }
 }
