@@ -1,4 +1,4 @@
-//! An agent in thirty lines: the same handlers on own stdin and stdout, or on any endpoint.
+//! An agent in about 30 lines: the same handlers on stdin and stdout or on any endpoint.
 //!
 //!     cargo run --example agent                            # then type a request
 //!     cargo run --example agent unix:/tmp/agent.sock       # then: tieline call unix:/tmp/agent.sock add '[2,3]'
@@ -9,7 +9,7 @@ fn agent() -> Router {
     Router::new().request("add", |(a, b): (f64, f64), _| async move { Ok(a + b) }).request(
         "greet",
         |[name]: [String; 1], peer: Peer| async move {
-            // The agent asks back before it answers.
+            // A handler can call its caller before it answers.
             let language: String =
                 peer.call("language", ()).await.map_err(ErrorObject::internal)?;
             Ok(if language == "de" { format!("Hallo {name}") } else { format!("hello {name}") })

@@ -1,4 +1,4 @@
-//! One line between two processes: it carries whole messages over whatever lies underneath.
+//! One line between two processes: it carries whole messages over any transport.
 //!
 //! ```text
 //!            connect("exec:my-agent")                      listen("unix:/run/me/agent.sock")
@@ -9,23 +9,23 @@
 //!              Sender     Receiver ── Message(bytes) │ Fault(one bad message) │ End(reason)
 //! ```
 //!
-//! An [`Endpoint`] is text. Whatever it names, what comes out is the same [`Channel`], with the same
-//! limits, errors and end:
+//! An [`Endpoint`] is text. Every endpoint gives the same kind of [`Channel`], with the same limits, errors
+//! and end:
 //!
 //! | endpoint | what it is |
 //! |---|---|
-//! | `unix:/run/agent.sock` | a Unix socket, for its owner alone |
-//! | `pipe:agent` | a Windows named pipe, for its owner alone |
-//! | `exec:claude --verbose` | a child process on its stdin and stdout |
+//! | `unix:/run/agent.sock` | a Unix socket, accessible to its owner only |
+//! | `pipe:agent` | a Windows named pipe, accessible to its owner only |
+//! | `exec:claude --verbose` | a child process, over its stdin and stdout |
 //! | `stdio:` | this process's own stdin and stdout |
 //! | `tcp:127.0.0.1:7000` | a TCP port, without authentication |
-//! | `mem:name` | inside this process |
-//! | `ws://127.0.0.1:8080/ws`, `wss:`, `ws-unix:` | a WebSocket; for a token see [`web::register`] |
-//! | `http://127.0.0.1:8080/sse`, `https:`, `http-unix:` | server-sent events, and POSTs back |
-//! | `content-length+exec:pylsp` | any of them, with the framing in front |
-//! | `resume+unix:/run/agent.sock` | any of them, in a session that survives its connections |
+//! | `mem:name` | within this process |
+//! | `ws://127.0.0.1:8080/ws`, `wss:`, `ws-unix:` | a WebSocket; see [`web::register`] to send a token |
+//! | `http://127.0.0.1:8080/sse`, `https:`, `http-unix:` | server-sent events, with POST requests in the other direction |
+//! | `content-length+exec:pylsp` | any endpoint, with another framing |
+//! | `resume+unix:/run/agent.sock` | any endpoint, in a session that survives lost connections |
 //!
-//! # Talk to a program
+//! # Connecting to a program
 //!
 //! ```
 //! use tieline::{Channel, Incoming, ReceiverExt, SenderExt};
@@ -45,7 +45,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Be reached
+//! # Accepting connections
 //!
 //! ```
 //! use tieline::{Channel, Incoming, ReceiverExt, SenderExt};
@@ -70,9 +70,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Call and answer
+//! # JSON-RPC
 //!
-//! [`rpc::Peer`] speaks JSON-RPC 2.0 over any channel, both ways:
+//! [`rpc::Peer`] speaks JSON-RPC 2.0 over any channel, in both directions:
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -86,13 +86,13 @@
 //! # }
 //! ```
 //!
-//! An agent that answers is thirty lines: `crates/tieline/examples/agent.rs`.
+//! For a complete agent in about 30 lines, see `crates/tieline/examples/agent.rs`.
 //!
-//! # Come back
+//! # Reconnecting
 //!
-//! [`link::Link`] is a channel that connects again: a program that has failed is started again, a
-//! server is sought until it is there. [`link::Client`] is for hosts that connect and disconnect as
-//! they like. Both tell how far they have come ([`link::State`]).
+//! [`link::Link`] is a channel that reconnects: it restarts a program that failed, and retries a server
+//! until it is reachable. [`link::Client`] is for applications that connect and disconnect on demand.
+//! Both report their progress as [`link::State`].
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -105,7 +105,7 @@
 //! loop {
 //!     match messages.recv().await {
 //!         Incoming::Message(message) => println!("{message:?}"),
-//!         Incoming::Reset(reset) => println!("a new one, after {}", reset.cause),
+//!         Incoming::Reset(reset) => println!("reconnected, after {}", reset.cause),
 //!         Incoming::End(_) => break println!("{}", client.state()),
 //!         _ => {}
 //!     }
@@ -114,11 +114,11 @@
 //! # }
 //! ```
 //!
-//! # Lose nothing
+//! # Sessions
 //!
-//! Between two ends of tieline, `resume+` in front of an endpoint makes a [`link::Session`] of the
-//! channel, on both sides. *Within a session every message is delivered once, in order, or the session
-//! ends with an error that says what was delivered.*
+//! With tieline on both ends, the prefix `resume+` turns the channel into a [`link::Session`]; use it
+//! on both sides. *Within a session every message is delivered exactly once and in order, or the
+//! session ends with an error that says what was delivered.*
 //!
 //! ```
 //! use tieline::{Channel, Incoming, ReceiverExt, SenderExt};
@@ -133,7 +133,7 @@
 //!
 //! let (mut sender, _keep) = client?.split();
 //! let (_keep_too, mut receiver) = server?.split();
-//! // Whatever becomes of the connection meanwhile.
+//! // This arrives even if the connection is lost in the meantime.
 //! sender.send("once").await?;
 //! assert!(matches!(receiver.recv().await, Incoming::Message(m) if m == "once"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -141,21 +141,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Where to read on
-//! - [`Options`]: message limits, timeouts, framing, environment of a child.
-//! - [`link::Pool`]: lines that are kept for the next who needs one; [`link::HealthMonitor`]: how one does.
-//! - [`Guardian`]: nothing that comes of a child is left, also when this program is killed (Linux).
-//! - [`Registry`]: schemes of one's own beside the built-in ones.
-//! - [`web::Web`]: be reached by browsers and scripts, and by nobody who has no token.
-//! - [`Framed`]: a transport and a framing known at compile time, with nothing boxed.
-//! - [`Control`]: who is on the other end, what was counted, and why it ended.
-//! - [`TransportError`]: what failed, where, whether to try again, and what to do about it.
+//! # Where to go from here
+//! - [`Options`]: message limits, timeouts, framing, and the environment of a child process.
+//! - [`link::Pool`] keeps lines open for reuse; [`link::HealthMonitor`] watches the health of a line.
+//! - [`Guardian`] makes sure that no descendant of a child process survives, even if this program is killed
+//!   (Linux).
+//! - [`Registry`] adds custom schemes to the built-in ones.
+//! - [`web::Web`] serves browsers and scripts, which authenticate with a token.
+//! - [`Framed`] combines a transport and a framing chosen at compile time, without boxing.
+//! - [`Control`] describes a line: the peer's identity, message counts, and why the line ended.
+//! - [`TransportError`] says what failed, where, whether to retry, and what to do about it.
 //!
-//! Needs a tokio runtime with time and I/O enabled.
+//! All of this needs a Tokio runtime with time and I/O enabled.
 
 use std::sync::LazyLock;
 
-/// Lines that come back, clients that come and go, pools, breakers and health.
+/// Reconnecting links, clients, sessions, pools, circuit breakers and health checks.
 pub mod link {
     pub use tieline_link::*;
 }
@@ -165,7 +166,7 @@ pub mod rpc {
     pub use tieline_rpc::*;
 }
 
-/// WebSockets, events and POSTs, and the server of the web that checks everyone first.
+/// WebSocket, server-sent events with POST, and a web server that authenticates its clients.
 pub mod web {
     pub use tieline_http::*;
 }
@@ -173,44 +174,49 @@ pub mod web {
 pub use tieline_proto::*;
 pub use tieline_transport::*;
 
-/// The schemes behind [`connect`] and [`listen`].
+/// The schemes that [`connect`] and [`listen`] support.
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
     let mut registry = Registry::new();
     web::register(&mut registry, web::ClientConfig::default());
     registry
 });
 
-/// Connects to `endpoint` with the default [`Options`]. Cancel-safe: a dropped attempt leaves
-/// nothing behind.
+/// Connects to `endpoint` with the default [`Options`].
+///
+/// Cancel-safe: dropping the future leaves no connection or process behind.
 ///
 /// # Errors
-/// The text is no endpoint, or its transport cannot connect: each cause has its own [`ErrorKind`].
+/// Fails if the text is not a valid endpoint or its transport cannot connect. Each cause has its own
+/// [`ErrorKind`].
 pub async fn connect(endpoint: &str) -> Result<BoxChannel, TransportError> {
     connect_with(endpoint, &Options::default()).await
 }
 
-/// Connects to `endpoint` with `options`. Cancel-safe: a dropped attempt leaves nothing behind.
+/// Connects to `endpoint` with `options`.
+///
+/// Cancel-safe: dropping the future leaves no connection or process behind.
 ///
 /// # Errors
-/// As [`connect`].
+/// See [`connect`].
 pub async fn connect_with(endpoint: &str, options: &Options) -> Result<BoxChannel, TransportError> {
     let endpoint = endpoint.parse()?;
     let session = link::SessionOptions::default();
     link::connector(&REGISTRY, &endpoint, options, session)?.connect().await
 }
 
-/// Listens on `endpoint` with the default [`Options`], until the acceptor is dropped.
+/// Listens on `endpoint` with the default [`Options`] until the acceptor is dropped.
 ///
 /// # Errors
-/// The text is no endpoint, or its transport cannot listen: each cause has its own [`ErrorKind`].
+/// Fails if the text is not a valid endpoint or its transport cannot listen. Each cause has its own
+/// [`ErrorKind`].
 pub async fn listen(endpoint: &str) -> Result<Box<dyn DynAcceptor>, TransportError> {
     listen_with(endpoint, &Options::default()).await
 }
 
-/// Listens on `endpoint` with `options`, until the acceptor is dropped.
+/// Listens on `endpoint` with `options` until the acceptor is dropped.
 ///
 /// # Errors
-/// As [`listen`].
+/// See [`listen`].
 pub async fn listen_with(
     endpoint: &str,
     options: &Options,
@@ -219,10 +225,10 @@ pub async fn listen_with(
     link::listen(&REGISTRY, &endpoint, options, link::SessionOptions::default()).await
 }
 
-/// A client of `endpoint`, which connects when it is told to. Does no I/O.
+/// Creates a client of `endpoint`, which connects on demand. Does no I/O.
 ///
 /// # Errors
-/// The text is no endpoint, or an option does not fit.
+/// Fails if the text is not a valid endpoint or an option does not apply to it.
 pub fn client(
     endpoint: &str,
     options: &Options,
@@ -231,11 +237,12 @@ pub fn client(
     link::Client::new(&REGISTRY, &endpoint.parse()?, options, client)
 }
 
-/// Connects to `endpoint` by a line that comes back. Cancel-safe: a dropped attempt leaves nothing
-/// behind.
+/// Connects to `endpoint` with a [`Link`](link::Link), which reconnects.
+///
+/// Cancel-safe: dropping the future leaves no connection or process behind.
 ///
 /// # Errors
-/// As [`connect`], of the first connection.
+/// See [`connect`]; it is the first connection that can fail here.
 pub async fn connect_link(
     endpoint: &str,
     options: &Options,

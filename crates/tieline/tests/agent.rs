@@ -1,5 +1,5 @@
-//! The agent in thirty lines, unchanged: in memory, over a Unix socket or a named pipe, on its own stdio, and on
-//! the web, as a WebSocket and as events and POST.
+//! Runs the example agent unchanged: in memory, over a Unix socket or a named pipe, on its stdin and
+//! stdout, and on the web over WebSocket and server-sent events.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tieline::Channel;
 use tieline::rpc::{Peer, PeerOptions, Router};
 
-/// Adds, and is greeted in German, because it says so when it is asked.
+/// Calls `add` and `greet`. The greeting is in German, because this side says so when it is asked.
 async fn use_it(channel: impl Channel) {
     let german = Router::new().request("language", |(): (), _| async move { Ok("de") });
     let (peer, driver) = Peer::new(channel, german, PeerOptions::default());
@@ -26,11 +26,11 @@ async fn use_it(channel: impl Channel) {
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it did not come")
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("timed out after 30 seconds")
 }
 
 #[tokio::test]
-async fn in_memory() {
+async fn agent_works_in_memory() {
     let (ours, theirs) = tieline::memory_pair();
     tokio::spawn(agent::serve(theirs));
     use_it(ours).await;
@@ -38,7 +38,7 @@ async fn in_memory() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn over_a_unix_socket() {
+async fn agent_works_over_a_unix_socket() {
     let directory = tempfile::tempdir().unwrap();
     let endpoint = format!("unix:{}", directory.path().join("agent.sock").display());
     let mut acceptor = tieline::listen(&endpoint).await.unwrap();
@@ -48,7 +48,7 @@ async fn over_a_unix_socket() {
 
 #[cfg(windows)]
 #[tokio::test]
-async fn over_a_named_pipe() {
+async fn agent_works_over_a_named_pipe() {
     let endpoint = format!("pipe:tieline-agent-test-{}", std::process::id());
     let mut acceptor = tieline::listen(&endpoint).await.unwrap();
     tokio::spawn(async move { agent::serve(acceptor.accept().await.unwrap()).await });
@@ -56,15 +56,15 @@ async fn over_a_named_pipe() {
 }
 
 #[tokio::test]
-async fn on_the_web() {
+async fn agent_works_on_the_web() {
     use tieline::web::{Access, ClientConfig, Place, ServerConfig, Token, Web};
     use tieline::{Acceptor, Options, Registry};
 
-    let token = Token::new("a-token-that-nobody-guesses").unwrap();
+    let token = Token::new("a-token-that-is-hard-to-guess").unwrap();
     let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
     let config = ServerConfig::new(place, Access::Token(token.clone()));
     let (web, mut lines, sessions) = Web::listen(config).await.unwrap();
-    // Without sessions, a stream of events is a line as every other.
+    // Without sessions, an event stream is an ordinary line.
     drop(sessions);
     let serving = tokio::spawn(async move {
         while let Ok(line) = lines.accept().await {
@@ -84,7 +84,7 @@ async fn on_the_web() {
 }
 
 #[tokio::test]
-async fn on_its_own_stdio() {
+async fn agent_works_on_its_own_stdio() {
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples/agent");
     let program = program.with_extension(std::env::consts::EXE_EXTENSION);
