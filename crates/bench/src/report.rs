@@ -158,7 +158,7 @@ impl fmt::Display for Verdict {
 }
 
 const HEAD: [&str; 7] =
-    ["work", "tieline", "beside it", "", "ratio (quartiles)", "goal", "verdict"];
+    ["work", "tieline", "compared with", "", "ratio (quartiles)", "goal", "verdict"];
 
 /// The lines as a Markdown table, its columns aligned for reading as it stands.
 pub(crate) fn table(lines: &[Line]) -> String {

@@ -83,20 +83,20 @@ fn is_wanted(row: &Row, options: &Options) -> bool {
 
 fn head(bench: &Bench, options: &Options) -> String {
     let cores = if options.all_cores {
-        "wherever the scheduler puts them"
+        "placed on any core by the scheduler"
     } else {
-        "and both on the same core, so that what is compared is the work of both ends and not how \
-         fast the machine wakes a sleeping core"
+        "pinned to the same core, so that the figures compare the work of both ends and not how \
+         fast the machine wakes an idle core"
     };
     format!(
         "# Benchmarks
 
-What `cargo xtask bench` measured. The ratios are what counts: the sides of a line take turns in \
-the same run, a ratio is taken in each of {} rounds, and the median of these is printed with their \
-quartiles. Absolute figures are medians of their own and belong to the machine. All processes, on \
-every side, run tokio's current-thread runtime; both ends of a line are processes of their own, \
-{cores}. All of them are built with the profile `dist` (fat LTO), as what is shipped; tieline is on \
-its defaults.
+`cargo xtask bench` wrote this file. Compare the ratios: the two sides of a row take turns within \
+the same run, each of {} rounds yields one ratio, and the table has the median of these with its \
+quartiles. The absolute figures are medians, too, and depend on the machine. Every process on \
+every side runs tokio's current-thread runtime. The two ends of a line are separate processes, \
+{cores}. Everything is built with the profile `dist` (fat LTO), like the released program, and \
+tieline runs with its defaults.
 
 Machine: {}
 

@@ -34,7 +34,7 @@ fn there_and_back(bench: &Bench) -> Result<Line> {
     let raw = bench.side(async || ping_pong_raw(&mut stdin, &mut stdout, &line, TIMES).await);
 
     let [typed, raw] = bench.interleave([typed, raw])?;
-    let (work, goal) = ("cat, 64 bytes there and back, lines", Goal::RatioAtMost(1.15));
+    let (work, goal) = ("cat, 64 bytes round trip, lines", Goal::RatioAtMost(1.15));
     Ok(Line::compared(work, "tokio's pipes", Unit::Time, (&typed, &raw), goal))
 }
 

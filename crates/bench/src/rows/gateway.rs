@@ -110,7 +110,7 @@ impl Ends {
     async fn one(&mut self) -> Result<f64> {
         const PING: &[u8] = br#"{"jsonrpc":"2.0","id":0,"method":"echo","params":["0123456789"]}"#;
         let pinged = ping_pong(&mut self.sender, &mut self.receiver, PING, TIMES);
-        timeout(STALLED, pinged).await.map_err(|_| "it has stalled")?
+        timeout(STALLED, pinged).await.map_err(|_| "stalled")?
     }
 
     /// Messages a second; all of them must come, in order.
@@ -126,7 +126,7 @@ impl Ends {
         let receive = async {
             for (number, expected) in (first..first + messages).enumerate() {
                 let incoming = timeout(STALLED, message(receiver)).await;
-                let incoming = incoming.map_err(|_| format!("it has stalled after {number}"))??;
+                let incoming = incoming.map_err(|_| format!("stalled after {number}"))??;
                 if !is_numbered(&incoming, expected) {
                     return Err(format!("message {number} of {messages} is another").into());
                 }

@@ -40,7 +40,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
         echo(bench, &Process::start("session-echo")?, true)?,
         echo(bench, &Process::start("session-echo-bare")?, false)?,
     ])?;
-    lines.push(line("session, 64 bytes there and back", Unit::Time, &echoes, ROUND_TRIP));
+    lines.push(line("session, 64 bytes round trip", Unit::Time, &echoes, ROUND_TRIP));
     let small = bench.interleave([
         send(bench, &Process::start("session-small")?, true, 128, 500_000, 1)?,
         send(bench, &Process::start("session-small-bare")?, false, 128, 500_000, 1)?,
