@@ -96,12 +96,12 @@ async fn a_lost_answer_settles_its_call() {
     for (answer, what) in [
         (format!(r#"{{"jsonrpc":"2.0","id":2,"result":"{long}"}}"#), "above the limit"),
         (format!(r#"{{"jsonrpc":"2.0","id":2,"error":{{"code":1,"message":"{long}"}}}}"#), "above"),
-        (r#"{"jsonrpc":"2.0","id":2,"result":"}"#.into(), "ends too early"),
+        (r#"{"jsonrpc":"2.0","id":2,"result":"}"#.into(), "unexpected end"),
         (r#"{"jsonrpc":"2.0","result":NaN,"id":2}"#.into(), "unexpected `N`"),
         (format!(r#"{{"jsonrpc":"2.0","id":2,"result":{deep}}}"#), "nested too deep"),
         (format!(r#"{{"jsonrpc":"2.0","result":{deep},"id":2}}"#), "nested too deep"),
-        (r#"{"jsonrpc":"2.0","id":9,"id":2,"result":1}"#.into(), "`id` stands twice"),
-        (r#"{"jsonrpc":"2.0","id":2,"method":null,"method":null,"result":1}"#.into(), "twice"),
+        (r#"{"jsonrpc":"2.0","id":9,"id":2,"result":1}"#.into(), "duplicate `id`"),
+        (r#"{"jsonrpc":"2.0","id":2,"method":null,"method":null,"result":1}"#.into(), "duplicate"),
     ] {
         let mut test = Test::start(Some(Dialect::STRICT));
         test.asked(&[json!(1), json!(2), json!("2")]).await;

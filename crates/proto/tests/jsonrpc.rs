@@ -1,5 +1,5 @@
-//! JSON-RPC messages: the specification's own examples, everything that is almost one, and a second
-//! opinion on random ones.
+//! JSON-RPC messages: the examples of the specification, messages that are almost valid, and random ones
+//! compared with a simple implementation based on serde_json.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -16,7 +16,7 @@ fn read(message: &str) -> Message {
     classify(Bytes::copy_from_slice(message.as_bytes()), &Dialect::STRICT, Limits::default())
 }
 
-/// A message in one line: what it is, and what it carries.
+/// Describes a message in one line: its type and its members.
 fn show(message: &Message) -> String {
     let text = |raw: &[u8]| String::from_utf8_lossy(raw).into_owned();
     let params = |raw: Option<&[u8]>| raw.map_or("-".into(), text);
@@ -39,9 +39,9 @@ fn show(message: &Message) -> String {
     }
 }
 
-/// Section 7 of the specification, request side and response side.
+/// Section 7 of the specification, requests and responses.
 #[test]
-fn the_specifications_own_examples() {
+fn examples_of_the_specification() {
     for (message, expected) in [
         (
             r#"{"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}"#,
@@ -96,7 +96,7 @@ fn the_specifications_own_examples() {
 }
 
 #[test]
-fn members_count_in_any_order_and_however_they_are_written() {
+fn members_are_found_in_any_order_and_spelling() {
     for (message, expected) in [
         (r#"{"params":[1],"method":"m","id":1,"jsonrpc":"2.0"}"#, "request 1 m [1]"),
         (r#"{"\u006a\u0073onrpc":"2.0","\u0069d":7,"m\u0065thod":"\u006d\n"}"#, "request 7 m\n -"),
@@ -115,7 +115,7 @@ fn members_count_in_any_order_and_however_they_are_written() {
 }
 
 #[test]
-fn ids_stay_as_they_were_written() {
+fn ids_are_kept_as_written() {
     let long = format!("\"{}\"", "i".repeat(MAX_ID - 2));
     for id in [
         "1",
@@ -136,7 +136,7 @@ fn ids_stay_as_they_were_written() {
 }
 
 #[test]
-fn what_is_almost_a_message_is_answered_with_its_id_where_there_is_one() {
+fn invalid_messages_keep_their_id_if_they_have_one() {
     let too_long = format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"m"}}"#, "i".repeat(MAX_ID));
     for (message, expected) in [
         ("", "invalid -32700 null"),
@@ -167,7 +167,7 @@ fn what_is_almost_a_message_is_answered_with_its_id_where_there_is_one() {
 }
 
 #[test]
-fn a_bad_response_is_never_answered() {
+fn bad_responses_are_recognized_as_responses() {
     for message in [
         r#"{"jsonrpc":"2.0","id":1,"result":1,"error":{}}"#,
         r#"{"jsonrpc":"2.0","id":1,"error":"text"}"#,
@@ -182,7 +182,7 @@ fn a_bad_response_is_never_answered() {
 }
 
 #[test]
-fn responses_as_other_implementations_write_them_are_responses() {
+fn unusual_responses_of_other_implementations_are_accepted() {
     for (message, expected) in [
         (r#"{"jsonrpc":"2.0","id":1,"result":5,"error":null}"#, "result 1 5"),
         (r#"{"jsonrpc":"2.0","id":1,"result":null,"error":null}"#, "result 1 null"),
@@ -197,9 +197,9 @@ fn responses_as_other_implementations_write_them_are_responses() {
     }
 }
 
-/// Which calls an invalid message answers, and whether it may be answered itself.
+/// Which calls an invalid message answers, and whether it may be a response.
 #[test]
-fn an_invalid_message_names_the_calls_it_answers() {
+fn invalid_messages_tell_which_calls_they_answer() {
     use tieline_proto::jsonrpc::Answers::{self, Call, OnlyCall};
     let deep = "[".repeat(200);
     let limited = format!(r#"{{"jsonrpc":"2.0","id":7,"result":{deep}"#);
@@ -238,7 +238,7 @@ fn an_invalid_message_names_the_calls_it_answers() {
 }
 
 #[test]
-fn invalid_utf8_and_nul_bytes_are_a_parse_error() {
+fn invalid_utf8_and_nul_bytes_are_parse_errors() {
     for message in [&b"{\"jsonrpc\":\"2.0\",\"method\":\"\xff\"}"[..], b"\0", b"{\0}", b"\"\0\""] {
         let read = classify(Bytes::from_static(message), &Dialect::STRICT, Limits::default());
         assert_eq!(show(&read), "invalid -32700 null");
@@ -246,7 +246,7 @@ fn invalid_utf8_and_nul_bytes_are_a_parse_error() {
 }
 
 #[test]
-fn limits_cost_the_message_and_the_id_survives_when_it_came_first() {
+fn message_above_the_limits_is_invalid_and_keeps_an_id_that_came_first() {
     let deep = format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
     let keys: String = (0..1_000_000).map(|n| format!("\"{n}\":0,")).collect();
     for (message, expected) in [
@@ -266,7 +266,7 @@ fn limits_cost_the_message_and_the_id_survives_when_it_came_first() {
 }
 
 #[test]
-fn a_number_of_100_mb_is_a_number() {
+fn number_of_100_mb_is_accepted() {
     let number = "7".repeat(100_000_000);
     let message = read(&format!(r#"{{"jsonrpc":"2.0","method":"m","params":[{number}]}}"#));
     let Message::Notification(notification) = message else { panic!("not a notification") };
@@ -274,7 +274,7 @@ fn a_number_of_100_mb_is_a_number() {
 }
 
 #[test]
-fn a_batch_has_an_end() {
+fn batch_above_the_limit_is_invalid() {
     let batch = |length| format!("[{}]", vec!["1"; length].join(","));
     assert!(
         matches!(read(&batch(MAX_BATCH)), Message::Batch(elements) if elements.len() == MAX_BATCH)
@@ -284,7 +284,7 @@ fn a_batch_has_an_end() {
 }
 
 #[test]
-fn dialects_differ_as_their_specifications_do() {
+fn dialects_differ_in_version_batches_and_cancellation() {
     let read = |message: &str, dialect| {
         show(&classify(Bytes::copy_from_slice(message.as_bytes()), &dialect, Limits::default()))
     };
@@ -303,7 +303,7 @@ fn dialects_differ_as_their_specifications_do() {
 }
 
 #[test]
-fn what_is_written_is_read_as_the_same() {
+fn written_messages_are_read_back() {
     for dialect in Dialect::ALL {
         let back =
             |message: Vec<u8>| show(&classify(Bytes::from(message), &dialect, Limits::default()));
@@ -323,7 +323,7 @@ fn what_is_written_is_read_as_the_same() {
     }
 }
 
-/// What serde_json makes of it, by trial and with everything built.
+/// Describes a message like [`show`], from a value that serde_json has parsed.
 fn second_opinion(message: &Value) -> String {
     let Some(object) = message.as_object() else { return "invalid -32600 null".into() };
     let id = object.get("id");
@@ -398,7 +398,7 @@ proptest! {
     }
 
     #[test]
-    fn a_doubled_member_is_always_noticed(member in any_member(), other in any_member()) {
+    fn duplicate_member_is_invalid(member in any_member(), other in any_member()) {
         let ((name, value), (other, between)) = (member, other);
         let text = format!(r#"{{"{name}":{value},"{other}":{between},"{name}":{value}}}"#);
         let shown = show(&read(&text));
@@ -406,7 +406,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(text: Vec<u8>) {
+    fn arbitrary_bytes_do_not_panic(text: Vec<u8>) {
         for dialect in Dialect::ALL {
             let read = classify(Bytes::copy_from_slice(&text), &dialect, Limits::default());
             if let Message::Invalid(invalid) = read {
@@ -416,7 +416,7 @@ proptest! {
     }
 
     #[test]
-    fn cut_anywhere_a_message_is_a_parse_error(cut in 1usize..70) {
+    fn truncated_message_is_a_parse_error(cut in 1usize..70) {
         let message = r#"[{"jsonrpc":"2.0","id":"\u00e9","method":"m","params":[-1.5e3,{}]}]"#;
         prop_assume!(cut < message.len());
         prop_assert_eq!(show(&read(&message[..cut])), "invalid -32700 null");

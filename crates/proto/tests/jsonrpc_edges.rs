@@ -1,4 +1,4 @@
-//! JSON-RPC messages at the edge: of the limits, of what is JSON, and of what each dialect has.
+//! Edge cases of JSON-RPC messages: limits, text that is not JSON, and the dialects.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -20,7 +20,7 @@ fn invalid(message: &str) -> Invalid {
 
 #[test]
 fn the_default_limits_are_128_levels_and_100000_members() {
-    // The message is the first level, and has four members of its own.
+    // The message itself is the first level, and has four members.
     let deep = |levels| {
         let (open, close) = ("[".repeat(levels), "]".repeat(levels));
         format!(r#"{{"jsonrpc":"2.0","id":5,"method":"m","params":{open}{close}}}"#)
@@ -36,7 +36,7 @@ fn the_default_limits_are_128_levels_and_100000_members() {
 }
 
 #[test]
-fn an_answer_beyond_the_limits_is_a_bad_response_and_keeps_its_id() {
+fn response_above_the_limits_is_a_bad_response_and_keeps_its_id() {
     let deep = "[".repeat(200);
     for member in ["result", "error", "\\u0072esult"] {
         let invalid = invalid(&format!(r#"{{"jsonrpc":"2.0","id":5,"{member}":{deep}"#));
@@ -48,7 +48,7 @@ fn an_answer_beyond_the_limits_is_a_bad_response_and_keeps_its_id() {
 }
 
 #[test]
-fn what_is_not_json_is_a_parse_error_with_a_null_id_whatever_it_was_to_be() {
+fn text_that_is_not_json_is_a_parse_error_with_a_null_id() {
     for message in [
         r#"{"jsonrpc":"2.0","id":1,"method":"m",}"#,
         r#"{"jsonrpc":"2.0","id":1,"result":1,}"#,
@@ -64,14 +64,14 @@ fn what_is_not_json_is_a_parse_error_with_a_null_id_whatever_it_was_to_be() {
 }
 
 #[test]
-fn of_two_ids_the_last_is_answered() {
+fn last_of_two_ids_counts() {
     let invalid = invalid(r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"m"}"#);
     assert_eq!((invalid.code(), invalid.id()), (-32600, &b"2"[..]));
 }
 
-/// Name, `jsonrpc` member, batches, how a call is cancelled, the code of a cancelled call.
+/// Name, `jsonrpc` member, batches, how a call is cancelled, the error code of a cancelled call.
 #[test]
-fn each_dialect_is_what_its_specification_says() {
+fn dialects_are_as_specified() {
     let mcp = Some(("notifications/cancelled", "requestId", None));
     let all = [
         ("strict", true, true, None),
@@ -89,7 +89,7 @@ fn each_dialect_is_what_its_specification_says() {
 }
 
 #[test]
-fn limits_are_held_also_on_json_that_only_passes_through() {
+fn limits_also_apply_to_forwarded_json() {
     let framing = || Json::new(Lines::default(), Limits::default());
     let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
     let members: Vec<_> = (0..100_001).map(|n| format!("\"{n}\":0")).collect();
@@ -99,6 +99,6 @@ fn limits_are_held_also_on_json_that_only_passes_through() {
         let mut framing = framing();
         assert!(matches!(framing.decode(&mut stream).unwrap(), Some(Frame::Fault(_))));
         let next = framing.decode(&mut stream).unwrap();
-        assert!(matches!(next, Some(Frame::Message(next)) if next == "{}"), "the line goes on");
+        assert!(matches!(next, Some(Frame::Message(next)) if next == "{}"), "the line stays up");
     }
 }

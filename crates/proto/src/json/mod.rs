@@ -1,4 +1,4 @@
-//! Is it JSON, and within limits? One pass over the bytes that builds nothing (RFC 8259).
+//! JSON validation within limits (RFC 8259), in one pass and without building a tree.
 
 mod scan;
 mod text;
@@ -11,16 +11,16 @@ use bytes::Bytes;
 pub(crate) use scan::Scanner;
 pub use text::{escape, unescape};
 
-/// How much structure one message may have.
+/// Limits on the structure of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// How deep arrays and objects may nest; at most 128, which is the default.
     pub depth: u32,
-    /// How many object members it may have in all; 100,000 by default.
+    /// How many object members a message may have in total; 100,000 by default.
     pub keys: u32,
 }
 
-/// The deepest nesting that can be allowed: one bit of a `u128` remembers each level.
+/// The deepest nesting that can be allowed: each level takes one bit of a `u128`.
 const MAX_DEPTH: u32 = u128::BITS;
 
 impl Default for Limits {
@@ -29,10 +29,10 @@ impl Default for Limits {
     }
 }
 
-/// Where and why bytes are not JSON within the limits.
+/// The error of text that is not JSON within the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JsonError {
-    /// The offset of the first byte that does not fit.
+    /// The offset of the first byte that is not allowed.
     pub at: usize,
     /// What is wrong there.
     pub problem: Problem,
@@ -62,7 +62,7 @@ impl fmt::Display for JsonError {
             Problem::Unexpected(byte) => {
                 write!(f, "unexpected `{}` at byte {at}", byte.escape_ascii())
             }
-            Problem::UnexpectedEnd => write!(f, "it ends too early, at byte {at}"),
+            Problem::UnexpectedEnd => write!(f, "unexpected end at byte {at}"),
             Problem::TooDeep => write!(f, "nested too deep at byte {at}"),
             Problem::TooManyKeys => write!(f, "too many object members at byte {at}"),
         }
@@ -70,7 +70,7 @@ impl fmt::Display for JsonError {
 }
 
 impl JsonError {
-    /// It is JSON, as far as was looked, with more structure than is allowed.
+    /// Returns whether the text exceeded a limit. It is JSON up to that point.
     pub fn is_limit(&self) -> bool {
         matches!(self.problem, Problem::TooDeep | Problem::TooManyKeys)
     }
@@ -78,17 +78,17 @@ impl JsonError {
 
 impl std::error::Error for JsonError {}
 
-/// U+FEFF in UTF-8, which some programs put in front of a message (RFC 8259, section 8.1).
+/// U+FEFF in UTF-8, which some programs write before a message (RFC 8259, section 8.1).
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Returns the JSON text behind a byte order mark; without one, all of it.
+/// Returns the JSON text after a byte order mark, or all of it if there is none.
 #[inline]
 pub(crate) fn after_byte_order_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
-/// Returns the message without a byte order mark at its start, if what follows the mark is JSON within
-/// `limits`; any other message comes back as it is.
+/// Returns the message without a byte order mark at its start, if the rest is JSON within `limits`. Any other
+/// message is returned unchanged.
 #[inline]
 pub fn without_byte_order_mark(message: Bytes, limits: Limits) -> Bytes {
     match message.first() {
@@ -107,19 +107,19 @@ fn skip_byte_order_mark(message: Bytes, limits: Limits) -> Bytes {
     message
 }
 
-/// Checks that `text` is one JSON value within `limits`. White space around it and a byte order mark in
-/// front of it are allowed.
+/// Checks that `text` is one JSON value within `limits`. White space around it and a byte order mark before
+/// it are allowed.
 ///
-/// Takes time linear in the length and no memory.
+/// Takes time linear in the length, and allocates nothing.
 ///
 /// # Errors
-/// The first place that does not fit.
+/// `text` is not JSON within `limits`; the error is the first problem in it.
 pub fn check(text: &[u8], limits: Limits) -> Result<(), JsonError> {
     Scanner::new(text, limits)?.document()
 }
 
 fn check_utf8(text: &[u8]) -> Result<(), JsonError> {
-    // Nearly all of it is ASCII, and that is seen faster.
+    // Most text is ASCII, which is faster to check.
     let (words, rest) = text.as_chunks::<8>();
     let all = words.iter().fold(0, |all, word| all | u64::from_le_bytes(*word));
     let high = rest.iter().fold(0, |all, byte| all | byte) >> 7;
@@ -131,8 +131,8 @@ fn check_utf8(text: &[u8]) -> Result<(), JsonError> {
     std::str::from_utf8(text).map(drop).map_err(not_utf8)
 }
 
-/// The same JSON on one line: raw newlines, which can only stand between tokens, become spaces. A byte
-/// order mark in front of it is left out.
+/// Returns the same JSON on one line: raw newlines, which can only be between tokens, become spaces. A byte
+/// order mark before it is removed.
 ///
 /// # Errors
 /// `text` is not JSON within `limits`.
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_grammar_allows_is_json() {
+    fn valid_json_is_accepted() {
         for text in [
             "0",
             "-0",
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_does_not_allow_is_told_apart() {
+    fn each_problem_is_detected() {
         assert_eq!(problem(b""), Problem::UnexpectedEnd);
         assert_eq!(problem(b"{\"a\":1"), Problem::UnexpectedEnd);
         assert_eq!(problem(b"\"a"), Problem::UnexpectedEnd);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_at_the_edge() {
+    fn limits_are_exact() {
         let limits = Limits { depth: 3, keys: 2 };
         assert_eq!(check(b"[[[]]]", limits), Ok(()));
         assert_eq!(check(b"[[[[]]]]", limits).unwrap_err().problem, Problem::TooDeep);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_million_levels_are_refused_without_a_stack() {
+    fn a_million_levels_do_not_overflow_the_stack() {
         assert_eq!(problem(&vec![b'['; 1_000_000]), Problem::TooDeep);
     }
 
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(value(&line), value(pretty));
     }
 
-    /// JSON-ish text: mostly right, sometimes not.
+    /// Generates text that is JSON or almost JSON.
     fn almost_json() -> impl Strategy<Value = String> {
         let token = proptest::sample::select(vec![
             "{",
@@ -280,7 +280,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
-        /// The same verdict as serde_json, which has no opinion on our limits at this size.
+        /// The texts are too small to reach a limit.
         #[test]
         fn agrees_with_serde_json(text in almost_json()) {
             let theirs = serde_json::from_str::<&serde_json::value::RawValue>(&text).is_ok();
@@ -288,7 +288,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(text: Vec<u8>) {
+        fn arbitrary_bytes_do_not_panic(text: Vec<u8>) {
             let _ = check(&text, Limits::default());
         }
     }

@@ -1,4 +1,4 @@
-//! One pass over a JSON text, by position.
+//! A scanner that moves over a JSON text once, without building values.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -6,41 +6,41 @@ use std::ops::Range;
 use super::text::{plain, unescape};
 use super::{JsonError, Limits, MAX_DEPTH, Problem, after_byte_order_mark, check_utf8};
 
-/// A position in a JSON text, and how deep it is there.
+/// A position in a JSON text, and the nesting there.
 pub(crate) struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
     limits: Limits,
     depth: u32,
-    /// One bit a level, the innermost lowest: set for an object, clear for an array.
+    /// One bit for each level, the innermost lowest: set for an object, clear for an array.
     objects: u128,
     keys: u32,
-    /// The last string has an escape in it.
+    /// The last string contains an escape.
     is_escaped: bool,
 }
 
 impl<'a> Scanner<'a> {
-    /// At the start of `text`, behind a byte order mark; `text` is checked to be UTF-8.
+    /// Starts at the beginning of `text`, after a byte order mark. Checks that `text` is UTF-8.
     pub(crate) fn new(text: &'a [u8], limits: Limits) -> Result<Self, JsonError> {
         check_utf8(text)?;
         let at = text.len() - after_byte_order_mark(text).len();
         Ok(Self { text, at, limits, depth: 0, objects: 0, keys: 0, is_escaped: false })
     }
 
-    /// The whole text is one value.
+    /// Checks that the whole text is one value.
     pub(crate) fn document(mut self) -> Result<(), JsonError> {
         self.skip_space();
         self.skip_value()?;
         self.end()
     }
 
-    /// Nothing but white space is left.
+    /// Checks that only white space is left.
     pub(crate) fn end(&mut self) -> Result<(), JsonError> {
         self.skip_space();
         if self.peek().is_none() { Ok(()) } else { Err(self.unexpected()) }
     }
 
-    /// Where the next value stands.
+    /// Skips the next value and returns its range.
     #[inline]
     pub(crate) fn value(&mut self) -> Result<Range<usize>, JsonError> {
         self.skip_space();
@@ -49,8 +49,8 @@ impl<'a> Scanner<'a> {
         Ok(start..self.at)
     }
 
-    /// The value that begins here, white space before it not counted. No recursion, so depth costs
-    /// nothing but a bit.
+    /// Skips the value that begins here, without leading white space. It does not recurse, so each level
+    /// costs only a bit.
     fn skip_value(&mut self) -> Result<(), JsonError> {
         let floor = self.depth;
         loop {
@@ -71,7 +71,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Enters an object or an array, if that comes next, without looking into it.
+    /// Enters the object or array that comes next. Returns false if something else comes next.
     pub(crate) fn enter(&mut self, bracket: u8) -> Result<bool, JsonError> {
         self.skip_space();
         if self.peek() != Some(bracket) {
@@ -81,7 +81,7 @@ impl<'a> Scanner<'a> {
         Ok(true)
     }
 
-    /// The next key of the object that was entered; `None` at its end.
+    /// Returns the next key of the object that was entered; `None` at its end.
     #[inline]
     pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Cow<'a, [u8]>>, JsonError> {
         if !self.next_item(first, b'}')? {
@@ -93,7 +93,7 @@ impl<'a> Scanner<'a> {
         Ok(Some(if self.is_escaped { unescaped(raw) } else { Cow::Borrowed(raw) }))
     }
 
-    /// Whether another element of the array that was entered comes.
+    /// Returns whether another element of the array that was entered follows.
     pub(crate) fn next_element(&mut self, first: bool) -> Result<bool, JsonError> {
         self.next_item(first, b']')
     }
@@ -114,7 +114,8 @@ impl<'a> Scanner<'a> {
         Ok(true)
     }
 
-    /// Enters a container. True when a value comes next, false when it was empty and is closed.
+    /// Enters a container. Returns true if a value comes next, false if the container was empty and is
+    /// closed.
     fn open(&mut self, object: bool) -> Result<bool, JsonError> {
         self.descend(object)?;
         self.skip_space();
@@ -145,8 +146,8 @@ impl<'a> Scanner<'a> {
         self.objects >>= 1;
     }
 
-    /// Behind a value: closes what ends here. True when that is back at the depth of `floor`, false
-    /// when another value comes.
+    /// Closes the containers that end after a value. Returns true once back at depth `floor`, false if
+    /// another value comes first.
     fn after_value(&mut self, floor: u32) -> Result<bool, JsonError> {
         loop {
             if self.depth == floor {
@@ -170,7 +171,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A key and its colon. Gives where the key's last quote is.
+    /// Skips a key and its colon. Returns the position of the key's closing quote.
     #[inline]
     fn key(&mut self) -> Result<usize, JsonError> {
         if self.keys >= self.limits.keys {
@@ -251,7 +252,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// One digit or more.
+    /// Skips one or more digits.
     fn digits(&mut self) -> Result<(), JsonError> {
         if !self.peek().is_some_and(|b| b.is_ascii_digit()) {
             return Err(self.unexpected());
@@ -294,7 +295,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// What a key means that has an escape in it.
+/// Returns the text of a key that contains an escape.
 #[cold]
 fn unescaped(raw: &[u8]) -> Cow<'_, [u8]> {
     let text = unescape(std::str::from_utf8(raw).unwrap_or_default());

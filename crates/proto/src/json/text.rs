@@ -1,9 +1,9 @@
-//! JSON strings: escapes taken out and put in (RFC 8259, section 7).
+//! Escaping and unescaping JSON strings (RFC 8259, section 7).
 
 use std::borrow::Cow;
 
-/// The text of a JSON string whose syntax was checked, given without its quotes. An escaped
-/// surrogate without its other half becomes U+FFFD.
+/// Returns the text of a JSON string. `raw` is the string without its quotes and must have been checked. An
+/// unpaired surrogate escape becomes U+FFFD.
 pub fn unescape(raw: &str) -> Cow<'_, str> {
     if !raw.contains('\\') {
         return Cow::Borrowed(raw);
@@ -34,7 +34,7 @@ pub fn unescape(raw: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// The character behind `\u`, both halves of a surrogate pair taken together.
+/// Decodes the character after `\u`, including the second escape of a surrogate pair.
 fn unicode(behind: &str) -> (char, &str) {
     let Some((unit, rest)) = hex4(behind) else {
         return (char::REPLACEMENT_CHARACTER, behind);
@@ -52,7 +52,7 @@ fn hex4(text: &str) -> Option<(u32, &str)> {
     Some((u32::from_str_radix(digits, 16).ok()?, rest))
 }
 
-/// `text` as it stands between the quotes of a JSON string.
+/// Escapes `text` for use between the quotes of a JSON string.
 pub fn escape(text: &str) -> Cow<'_, str> {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let digit = |value: u8| HEX.get(usize::from(value)).copied().map_or('0', char::from);
@@ -79,8 +79,8 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// How many bytes at the front of `text` stand for themselves in a JSON string: no quote, no
-/// backslash, no control character.
+/// Returns how many bytes at the front of `text` need no escaping in a JSON string: no quote, no backslash,
+/// no control character.
 #[inline]
 pub(super) fn plain(text: &[u8]) -> usize {
     let mut at = 0;
@@ -96,14 +96,14 @@ pub(super) fn plain(text: &[u8]) -> usize {
     at + special.unwrap_or(rest.len())
 }
 
-/// Finds the special bytes of eight at once: the lowest bit that is set is the high bit of the
-/// first of them. (A borrow can mark more bytes, but only behind a true one.)
+/// Finds special bytes among eight at once: the lowest set bit is the high bit of the first one. (A borrow
+/// can mark more bytes, but only after a special one.)
 #[inline]
 fn special(word: u64) -> u64 {
     const EACH: u64 = u64::from_le_bytes([1; 8]);
     const HIGH: u64 = EACH << 7;
     let each = |byte: u8| EACH * u64::from(byte);
-    // With that bit turned, a quote stands right behind the control characters, in the place of a space.
+    // With this bit flipped, a quote becomes a space, which comes right after the control characters.
     let quoted = (word ^ each(b'"' ^ b' ')).wrapping_sub(each(b' ' + 1));
     let escaped = (word ^ each(b'\\')).wrapping_sub(each(1));
     (quoted | escaped) & !word & HIGH
@@ -115,7 +115,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn escapes_are_taken_out() {
+    fn escapes_are_decoded() {
         for (raw, text) in [
             (r"plain é", "plain é"),
             (r#"a\\b\"\/\n\r\t\b\f"#, "a\\b\"/\n\r\t\u{8}\u{c}"),
@@ -130,9 +130,9 @@ mod tests {
         }
     }
 
-    /// Every byte at every place of a word, with the bytes that could be mistaken for it around.
+    /// Every byte at every position of a word, next to bytes that could be mistaken for special ones.
     #[test]
-    fn a_special_byte_is_found_wherever_it_stands() {
+    fn special_byte_is_found_at_any_position() {
         for byte in 0..=u8::MAX {
             let is_special = matches!(byte, b'"' | b'\\' | 0..=0x1f);
             for (before, behind) in [(b'x', b'x'), (0x80, 0x80), (b'#', b'!'), (0xff, 0x00)] {

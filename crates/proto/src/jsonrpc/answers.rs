@@ -1,10 +1,9 @@
-//! Which pending call a message settles, also when the message is not quite a valid response.
+//! Matching messages to the pending calls that they answer, including messages that are not valid responses.
 //!
-//! Rules, from strict to loose: a message that carries the id of a pending call and has no string
-//! `method` settles that call; an id that is written differently (`"1"` or `1.0` for `1`) counts if
-//! exactly one pending call fits; an error without an id, or with a null id, settles the only pending
-//! call. Of text that cannot be parsed, or of which only the beginning is known, the top-level members
-//! are looked at without building or validating anything.
+//! The rules, from strict to loose: a message with the id of a pending call and no string `method` answers
+//! that call. An id that is written differently (`"1"` or `1.0` for `1`) matches if exactly one pending
+//! call fits. An error without an id, or with a null id, answers the only pending call. If the text cannot
+//! be parsed, or only its beginning is known, its top-level members are read without validation.
 
 use std::borrow::Cow;
 
@@ -14,17 +13,17 @@ use crate::json::unescape;
 /// Which call a message answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answers<'a> {
-    /// The call with this id, as the id was written.
+    /// The call with this id, as written in the message.
     Call(&'a [u8]),
-    /// The only pending call, if there is exactly one: the message names none.
+    /// The only pending call, if there is exactly one, as the message has no id.
     OnlyCall,
 }
 
 impl Answers<'_> {
-    /// The key of the one call of `pending`, given as keys and ids, that is answered. `None`: no call
-    /// fits, or more than one.
+    /// Returns the key of the answered call among `pending`, an iterator of keys and ids. `None` if no call
+    /// matches, or more than one does.
     ///
-    /// Takes time linear in the number of pending calls: look for the exact id in a map first.
+    /// Takes time linear in the number of pending calls, so look up the exact id in a map first.
     pub fn find<K, I: AsRef<[u8]>>(self, pending: impl IntoIterator<Item = (K, I)>) -> Option<K> {
         let exact = match self {
             Self::Call(id) => id,
@@ -47,8 +46,8 @@ impl Answers<'_> {
 }
 
 impl Response {
-    /// Which call it answers. A result is always for the id that it has; an error with a null id, or
-    /// none, is for the only pending call.
+    /// Returns which call the response answers. A result always answers the call with its id; an error with a
+    /// null id, or without an id, answers the only pending call.
     pub fn answers(&self) -> Answers<'_> {
         match (self.id(), self.outcome()) {
             (b"null", Err(_)) => Answers::OnlyCall,
@@ -58,8 +57,8 @@ impl Response {
 }
 
 impl Invalid {
-    /// Which calls it answers, as far as that can be told; empty if it is no answer. A batch that is
-    /// not accepted as one may answer several.
+    /// Returns which calls the message answers, as far as it can be determined; empty if it is not a
+    /// response. A batch that is not accepted may answer several.
     pub fn answers(&self) -> Vec<Answers<'_>> {
         match self.problem {
             InvalidProblem::Json(_) | InvalidProblem::NoBatches | InvalidProblem::LongBatch => {
@@ -75,14 +74,14 @@ impl Invalid {
     }
 }
 
-/// Which calls a text answers that could not be parsed, as far as its [`Outline`] tells.
+/// Returns which calls are answered by a text that could not be parsed, based on its [`Outline`].
 ///
-/// With `is_cut`, `text` is only the beginning of the message, as much as was kept of it. Text that does
-/// not begin like a JSON object or array, as a banner or a line of a log, answers nothing.
+/// With `is_cut`, `text` is only the beginning of the message. Text that does not begin like a JSON object or
+/// array, such as a banner or a log line, answers no call.
 pub fn answers_in_text(text: &[u8], is_cut: bool) -> Vec<Answers<'_>> {
     let answered = Outline::all(text).into_iter().filter_map(|outline| {
         let may_go_on = is_cut && !outline.is_complete();
-        // Parameters without a method are those of a request whose method is still to come.
+        // Parameters without a method belong to a request whose method was cut off.
         if outline.is_call() || (may_go_on && !outline.may_be_answer()) {
             return None;
         }
@@ -94,7 +93,7 @@ pub fn answers_in_text(text: &[u8], is_cut: bool) -> Vec<Answers<'_>> {
     answered.collect()
 }
 
-/// What an id means apart from how it is written: `1`, `1.0`, `1e0` and `"1"` mean the same.
+/// Normalizes an id: `1`, `1.0`, `1e0` and `"1"` are the same.
 fn meaning(id: &[u8]) -> Cow<'_, [u8]> {
     let text = std::str::from_utf8(id).unwrap_or_default();
     match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
@@ -106,7 +105,7 @@ fn meaning(id: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// A number without a fraction and an exponent that say nothing; any other text as it is.
+/// Removes a zero fraction and a zero exponent from a number; returns any other text unchanged.
 fn integer(text: &str) -> &str {
     let is_zero = |digits: &str| !digits.is_empty() && digits.bytes().all(|it| it == b'0');
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
@@ -125,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exact_ids_come_first_and_loose_ones_only_if_one_fits() {
+    fn exact_id_takes_precedence_and_a_loose_one_must_be_unique() {
         let pending = |ids: &[&'static str]| ids.iter().map(|id| (*id, *id)).collect::<Vec<_>>();
         for (answer, ids, expected) in [
             (Call(b"1"), &["1", "\"1\""][..], Some("1")),
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_parsed_answers_what_its_members_say() {
+    fn text_that_cannot_be_parsed_answers_the_call_that_its_members_name() {
         for (text, whole, cut) in [
             (
                 &br#"{"jsonrpc":"2.0","id":1,"result":"caf"#[..],
@@ -170,10 +169,10 @@ mod tests {
             ),
             (br#"{"result":"long"#, &[OnlyCall], &[OnlyCall]),
             (br#"{"error":{"message":"long"#, &[OnlyCall], &[OnlyCall]),
-            // The rest may be an answer, or not.
+            // The missing rest may make it a response.
             (br#"{"jsonrpc":"2.0","meta":"long"#, &[], &[OnlyCall]),
             (b"{", &[], &[OnlyCall]),
-            // A number that was cut may have more digits.
+            // An id that was cut off may be longer.
             (br#"{"id":12"#, &[], &[OnlyCall]),
             (br#"{"id":"12"#, &[], &[OnlyCall]),
             (br#"{"id":null,"result":1,}"#, &[OnlyCall], &[OnlyCall]),
@@ -182,7 +181,7 @@ mod tests {
             (br#"{"method":"m","params":["#, &[], &[]),
             (br#"{"id":1,"params":["#, &[Call(b"1")], &[]),
             (br#"{"id":1,"method":null,"result":1,}"#, &[Call(b"1")], &[Call(b"1")]),
-            // Batches, and several in one line.
+            // Batches, and several messages in one line.
             (
                 br#"[{"id":1,"result":1},{"id":2,"result":"long"#,
                 &[Call(b"1"), Call(b"2")],

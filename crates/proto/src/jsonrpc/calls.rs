@@ -1,15 +1,15 @@
-//! Which answer belongs to which call.
+//! Matching responses to our own calls.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// The id of a call of ours: a number that counts up and is never used again.
+/// The id of one of our own calls: an increasing number that is never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(u64);
 
 impl CallId {
-    /// The id that a response carries, if it can be one of ours.
+    /// Parses the id of a response; `None` if it cannot be the id of one of our calls.
     pub fn parse(id: &[u8]) -> Option<Self> {
         let canonical = id == b"0" || id.first().is_some_and(|digit| *digit != b'0');
         let digits = canonical && id.iter().all(u8::is_ascii_digit);
@@ -17,12 +17,12 @@ impl CallId {
         number.parse().ok().map(Self)
     }
 
-    /// The id as it goes into a message, written to the end of `buffer`.
+    /// Writes the id to the end of `buffer`, as it appears in a message, and returns it.
     pub fn digits(self, buffer: &mut [u8; 20]) -> &[u8] {
         let mut rest = self.0;
         let mut start = buffer.len();
         for (at, digit) in buffer.iter_mut().enumerate().rev() {
-            // A remainder of ten fits a byte.
+            // The remainder is below ten and fits into a byte.
             *digit = b'0' + (rest % 10) as u8;
             start = at;
             rest /= 10;
@@ -40,7 +40,7 @@ impl fmt::Display for CallId {
     }
 }
 
-/// The calls under way, each with what its answer is for.
+/// The calls in flight, each with a value for the recipient of its response.
 #[derive(Debug)]
 pub struct Calls<T> {
     last: u64,
@@ -54,51 +54,52 @@ impl<T> Default for Calls<T> {
 }
 
 impl<T> Calls<T> {
-    /// A new call.
+    /// Adds a call and returns its new id.
     pub fn begin(&mut self, waiting: T) -> CallId {
         self.last += 1;
         self.waiting.insert(self.last, waiting);
         CallId(self.last)
     }
 
-    /// The call's answer has come, or it was given up. `None`: there is no such call, or it ended
-    /// before.
+    /// Removes a call, because its response was received or it was abandoned. `None` if there is no such call
+    /// in flight.
     pub fn end(&mut self, id: CallId) -> Option<T> {
         self.waiting.remove(&id.0)
     }
 
-    /// What the call is for.
+    /// Returns the value of a call.
     pub fn get_mut(&mut self, id: CallId) -> Option<&mut T> {
         self.waiting.get_mut(&id.0)
     }
 
-    /// All of them.
+    /// Iterates over all calls in flight.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (CallId, &mut T)> {
         self.waiting.iter_mut().map(|(id, waiting)| (CallId(*id), waiting))
     }
 
-    /// Whether a call with this id was ever made: an answer to it is late, and not a stranger's.
+    /// Returns whether a call with this id was ever made. If so, a response to it is late; if not, its id is
+    /// unknown.
     pub fn was_made(&self, id: CallId) -> bool {
         (1..=self.last).contains(&id.0)
     }
 
-    /// Ends all of them.
+    /// Removes and returns all calls in flight.
     pub fn end_all(&mut self) -> impl Iterator<Item = (CallId, T)> {
         std::mem::take(&mut self.waiting).into_iter().map(|(id, waiting)| (CallId(id), waiting))
     }
 
-    /// How many are under way.
+    /// Returns the number of calls in flight.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether none is.
+    /// Returns whether no calls are in flight.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 }
 
-/// Numbers that count up need spreading, not protection: nobody else chooses them.
+/// A hasher for call ids. It needs no protection against chosen keys, because the ids are ours.
 #[derive(Default)]
 struct Spread(u64);
 
@@ -114,7 +115,7 @@ impl Hasher for Spread {
     }
 
     fn write_u64(&mut self, number: u64) {
-        // The golden ratio's fraction: neighbours end far apart, in the high bits too.
+        // The fraction of the golden ratio spreads consecutive numbers, in the high bits too.
         self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
     }
 }
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_never_used_again() {
+    fn ids_are_never_reused() {
         let mut calls = Calls::default();
         let first = calls.begin("first");
         assert_eq!(calls.end(first), Some("first"));
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_written_as_it_is_read() {
+    fn written_id_parses_back() {
         for id in [0, 1, 9, 10, 12_345, u64::MAX] {
             let mut buffer = [0; 20];
             let digits = CallId(id).digits(&mut buffer);
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_we_could_have_written_is_our_id() {
+    fn only_ids_in_our_own_form_are_parsed() {
         assert_eq!(CallId::parse(b"17"), Some(CallId(17)));
         for id in ["017", "1.0", "1e1", "-1", "\"1\"", "null", "", "+1", "18446744073709551616"] {
             assert_eq!(CallId::parse(id.as_bytes()), None, "{id}");

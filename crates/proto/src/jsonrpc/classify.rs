@@ -1,4 +1,4 @@
-//! What a message is, in one pass: which members are there, in any order.
+//! Classifying messages in one pass, with their members in any order.
 
 use bytes::Bytes;
 
@@ -8,11 +8,9 @@ use super::{
 };
 use crate::json::{JsonError, Limits, Scanner, after_byte_order_mark};
 
-/// Finds out what `message` is. Takes time linear in its length, and memory only for the elements
-/// of a batch.
+/// Classifies `message`. Takes time linear in its length, and allocates only for the elements of a batch.
 ///
-/// Limits are held before anything is built; a message beyond them is
-/// [`Invalid`](Message::Invalid), with its id if that came first.
+/// A message above the limits is [`Invalid`](Message::Invalid), with its id if that came before the excess.
 pub fn classify(message: Bytes, dialect: &Dialect, limits: Limits) -> Message {
     let text = after_byte_order_mark(&message);
     let message = if text.len() < message.len() { message.slice_ref(text) } else { message };
@@ -20,7 +18,7 @@ pub fn classify(message: Bytes, dialect: &Dialect, limits: Limits) -> Message {
     shape.of(message)
 }
 
-/// What a message is, apart from its bytes.
+/// The classification of a message, without its bytes.
 enum Shape {
     Request { id: Span, method: Span, params: Option<Span> },
     Notification { method: Span, params: Option<Span> },
@@ -60,7 +58,7 @@ fn shape(message: &[u8], dialect: &Dialect, limits: Limits) -> Shape {
         Ok(false) => Ok(one(message, &mut scanner, dialect)),
         Err(error) => Err(error),
     };
-    // What stands behind the value makes none of it valid.
+    // Trailing text makes the whole message invalid.
     let ended = match &shape {
         Ok(Shape::Invalid { problem: InvalidProblem::Json(_), .. }) | Err(_) => Ok(()),
         Ok(_) => scanner.end(),
@@ -71,7 +69,8 @@ fn shape(message: &[u8], dialect: &Dialect, limits: Limits) -> Shape {
     }
 }
 
-/// The elements of a batch. An invalid one costs itself; what is not JSON costs the batch.
+/// Classifies the elements of a batch. An invalid element costs only itself, but a JSON error costs the
+/// batch.
 fn batch(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Result<Shape, JsonError> {
     let mut elements = Vec::new();
     let mut length = 0;
@@ -81,7 +80,7 @@ fn batch(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Result
         if let Shape::Invalid { problem: InvalidProblem::Json(error), .. } = element {
             return Err(error);
         }
-        // The rest is still looked at: it may not be JSON at all.
+        // The rest is still scanned, because it may not be JSON.
         if dialect.batches && length <= MAX_BATCH {
             elements.push(element);
         }
@@ -94,7 +93,7 @@ fn batch(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Result
     })
 }
 
-/// The members that mean something, where they stand.
+/// The ranges of the known members.
 #[derive(Default)]
 struct Members {
     jsonrpc: Option<Span>,
@@ -104,7 +103,7 @@ struct Members {
     result: Option<Span>,
     error: Option<Span>,
     doubled: Option<&'static str>,
-    /// A result or an error begins, whether or not it is within the limits.
+    /// A result or an error has begun. It may exceed the limits.
     answers: bool,
 }
 
@@ -128,7 +127,7 @@ impl Members {
         })
     }
 
-    /// The method without its quotes, if it is a string.
+    /// Returns the method without its quotes, if it is a string.
     fn method_name(&self, message: &[u8]) -> Option<Span> {
         let method = self.method.filter(|method| method.of(message).starts_with(b"\""))?;
         Some(Span { start: method.start + 1, end: method.end - 1 })
@@ -150,7 +149,7 @@ impl Members {
     }
 }
 
-/// One message that is not a batch.
+/// Classifies a message that is not a batch.
 fn one(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Shape {
     let mut members = Members::default();
     match scanner.enter(b'{') {
@@ -174,7 +173,7 @@ fn one(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Shape {
         Shape::Invalid {
             id: if is_syntax_error { None } else { id },
             problem,
-            // What is not JSON is not a response either: nobody can tell what it was to be.
+            // Text that is not JSON is not counted as a response: it may have been anything.
             is_response: !is_syntax_error && !has_method && members.answers,
             has_method,
         }
@@ -209,7 +208,7 @@ fn judge(message: &[u8], members: &Members, dialect: &Dialect) -> Result<Shape, 
             None => InvalidProblem::Missing("method"),
         });
     }
-    // Many write `"error":null` beside a result; some `"result":null` beside an error, as JSON-RPC 1.0 had it.
+    // Many peers add `"error":null` to a result; some add `"result":null` to an error, as JSON-RPC 1.0 did.
     let is_null = |span: &Span| span.of(message) == b"null";
     let error = members.error.filter(|error| !is_null(error));
     let result = members.result.filter(|result| error.is_none() || !is_null(result));
@@ -227,12 +226,12 @@ fn judge(message: &[u8], members: &Members, dialect: &Dialect) -> Result<Shape, 
     }
 }
 
-/// A string, a number or `null`, and not too long to be kept.
+/// Returns whether `id` is a string, a number or `null`, of at most [`MAX_ID`] bytes.
 fn is_id(id: &[u8]) -> bool {
     id.len() <= MAX_ID && matches!(id.first(), Some(b'"' | b'-' | b'0'..=b'9' | b'n'))
 }
 
-/// `null` is sent by some for "none".
+/// Checks the parameters. `null`, which some peers send, means that there are none.
 fn params(params: Option<Span>, message: &[u8]) -> Result<Option<Span>, InvalidProblem> {
     match params.map(|params| params.of(message).first()) {
         None | Some(Some(b'n')) => Ok(None),
@@ -245,7 +244,7 @@ fn invalid(problem: InvalidProblem) -> Shape {
     Shape::Invalid { id: None, problem, is_response: false, has_method: false }
 }
 
-/// The value of the member `name` of a JSON object, as it was written.
+/// Returns the value of the member `name` of a JSON object, as it was written.
 pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let mut scanner = Scanner::new(object, Limits::default()).ok()?;
     let mut first = true;

@@ -1,82 +1,81 @@
-//! What differs between those who speak JSON-RPC, as data.
+//! The differences between protocols based on JSON-RPC, as data.
 
 use super::classify::member;
 use super::write::write_notification;
 use super::{OVERLOADED, Request, TraceParent};
 
-/// How a dialect of JSON-RPC differs from another.
+/// A protocol based on JSON-RPC, described by its differences from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialect {
-    /// Its name, as options have it.
+    /// Its name in command-line options.
     pub name: &'static str,
-    /// Messages have a `jsonrpc` member, which says `"2.0"`.
+    /// Whether messages have a `jsonrpc` member with the value `"2.0"`.
     pub version: bool,
-    /// Several messages may come in an array.
+    /// Whether several messages may be sent as an array.
     pub batches: bool,
     /// How a call is cancelled.
     pub cancel: Option<CancelStyle>,
-    /// How a call under way tells of its progress.
+    /// How a call in flight reports progress.
     pub progress: Option<ProgressStyle>,
-    /// The object in the parameters of a request in which the trace stands that it belongs to.
+    /// The object in the parameters of a request that holds its trace context.
     pub trace: Option<&'static str>,
-    /// What a program that was started again has to be told before it can take the place of the one
-    /// before it.
+    /// What a restarted program must receive again before it can replace the previous one.
     pub state: State,
-    /// A gateway may add messages to the stream: an error in place of a lost answer, or a cancellation.
+    /// Whether a gateway may add messages to the stream: an error for a lost response, or a cancellation.
     pub adds_messages: bool,
-    /// The error code for requests that a program did not answer before it ended.
+    /// The error code for requests that a program did not answer before it exited.
     pub gone: i64,
 }
 
-/// What a program knows from the messages before, and has to be told again after a restart.
+/// The state that a program has from earlier messages, which must be restored after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// Nothing: every message stands for itself, as far as anybody can tell.
+    /// None that is known: messages are assumed to be independent of each other.
     Unknown,
-    /// What its client opened with a handshake, and some of what followed.
+    /// The handshake that its client opened the line with, and some of the messages after it.
     Handshake(&'static Handshake),
-    /// State that cannot be given to another program.
+    /// State that cannot be restored in another program.
     Lost,
 }
 
-/// The handshake that opens a line, and what else makes up the state of a program.
+/// The handshake that opens a line, and the other messages that make up a program's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handshake {
-    /// The request that opens it.
+    /// The request that opens the handshake.
     pub request: &'static str,
-    /// The notification that confirms its answer.
+    /// The notification that confirms the response.
     pub confirmation: Option<&'static str>,
-    /// The parameter of that request that has the process ID of the client, for the program to watch.
+    /// The parameter of the request that holds the process ID of the client, for the program to watch.
     pub process: Option<&'static str>,
-    /// The methods behind which the client wants no program any more.
+    /// The methods after which the client no longer needs a program.
     pub ends: &'static [&'static str],
-    /// Messages of which the latest counts.
+    /// Methods of which only the latest message counts.
     pub latest: &'static [&'static str],
-    /// Messages of which each counts.
+    /// Methods of which every message counts.
     pub every: &'static [&'static str],
-    /// Things that are opened and closed.
+    /// Objects that are opened and closed.
     pub things: &'static [Thing],
-    /// A request of the program that changes the client, and that a new program makes again; and the one
-    /// that takes it back.
+    /// A request of the program that changes the client, which a restarted program sends again; and the
+    /// request that undoes it.
     pub registration: Option<[&'static str; 2]>,
 }
 
-/// Something that a client opens, changes and closes, like a document.
+/// An object that a client opens, changes and closes, such as a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thing {
     /// The method that opens it.
     pub open: &'static str,
-    /// The method that changes it, after which it cannot be opened again as it is.
+    /// The method that changes it. After a change it cannot be restored by opening it again.
     pub change: Option<&'static str>,
     /// The method that closes it.
     pub close: &'static str,
-    /// Where in the parameters its name stands.
+    /// The path of its name in the parameters.
     pub name: &'static [&'static str],
 }
 
-/// How a call is cancelled: by a notification that names its id.
+/// How a call is cancelled: by a notification that contains its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CancelStyle {
@@ -84,12 +83,11 @@ pub struct CancelStyle {
     pub method: &'static str,
     /// The parameter that holds the id.
     pub id: &'static str,
-    /// The error code of the answer to a call that was cancelled; `None` where there is no answer.
+    /// The error code of the response to a cancelled call; `None` if there is no response.
     pub code: Option<i64>,
 }
 
-/// How a call under way tells of its progress: by notifications that name a token, which the
-/// request gave in its parameters.
+/// How a call in flight reports progress: by notifications with a token from the parameters of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProgressStyle {
@@ -97,12 +95,12 @@ pub struct ProgressStyle {
     pub method: &'static str,
     /// The member that holds the token.
     pub token: &'static str,
-    /// The object in the request's parameters in which the token stands.
+    /// The object in the request's parameters that holds the token.
     pub meta: &'static str,
 }
 
 impl Dialect {
-    /// JSON-RPC 2.0 as it is specified; there is no way to cancel a call.
+    /// JSON-RPC 2.0 as specified; calls cannot be cancelled.
     pub const STRICT: Self = Self {
         name: "strict",
         version: true,
@@ -179,7 +177,7 @@ impl Dialect {
             registration: None,
         }),
         adds_messages: true,
-        // -32768 to -32000 are the specification's.
+        // The specification reserves -32768 to -32000.
         gone: -31000,
     };
 
@@ -224,15 +222,15 @@ impl Dialect {
     pub const ALL: [Self; 6] =
         [Self::STRICT, Self::LSP, Self::MCP, Self::MCP_2025_03_26, Self::ACP, Self::XI];
 
-    /// `params` with a token in them under which the call tells of its progress. `None` where the
-    /// dialect knows no progress, or the parameters are not an object and have no place for it.
+    /// Returns `params` with a progress token added. `None` if the dialect has no progress notifications,
+    /// or the parameters are not an object that the token can be added to.
     pub fn with_progress(&self, token: &[u8], params: Option<&[u8]>) -> Option<Vec<u8>> {
         let ProgressStyle { token: name, meta, .. } = self.progress?;
         insert(params.unwrap_or(b"{}"), meta, name, token)
     }
 
-    /// `params` with the trace in them that the call belongs to, as `traceparent`. `None` where the
-    /// dialect has no place for it, the parameters are not an object, or they name a trace already.
+    /// Returns `params` with the trace context of the call added, as `traceparent`. `None` if the dialect
+    /// has no place for it, the parameters are not an object, or they have a trace context already.
     ///
     /// Model Context Protocol 2026-07-28, Basic Protocol, `_meta`; Agent Client Protocol, Extensibility.
     pub fn with_trace(&self, trace: &TraceParent, params: Option<&[u8]>) -> Option<Vec<u8>> {
@@ -243,16 +241,16 @@ impl Dialect {
         insert(params, self.trace?, TRACEPARENT, format!("\"{trace}\"").as_bytes())
     }
 
-    /// The trace that a request with these parameters belongs to, if they name a valid one.
+    /// Returns the trace context in the parameters of a request, if it is valid.
     pub fn trace_of(&self, params: &[u8]) -> Option<TraceParent> {
         let trace = member(member(params, self.trace?)?, TRACEPARENT)?;
         let trace = trace.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
         std::str::from_utf8(trace).ok()?.parse().ok()
     }
 
-    /// A request that opens the handshake with `null` in place of the client's process ID, which means
-    /// nothing, or another process, where the program cannot see the client. `None` where there is no such
-    /// number in it.
+    /// Returns a request that opens the handshake with the client's process ID replaced by `null`, for
+    /// programs that cannot see the client: for them the ID belongs to no process, or to another one.
+    /// `None` if the request has no such ID.
     pub fn without_process_id(&self, request: &Request) -> Option<Vec<u8>> {
         let State::Handshake(Handshake { request: method, process, .. }) = self.state else {
             return None;
@@ -269,7 +267,7 @@ impl Dialect {
         Some([before, b"null", behind.get(number.len()..)?].concat())
     }
 
-    /// The notification that cancels the call with `id`, where the dialect has one.
+    /// Returns the notification that cancels the call with `id`; `None` if the dialect has none.
     pub fn cancellation(&self, id: &[u8]) -> Option<Vec<u8>> {
         let cancel = self.cancel?;
         let params = [b"{\"", cancel.id.as_bytes(), b"\":", id, b"}"].concat();
@@ -277,13 +275,13 @@ impl Dialect {
     }
 }
 
-/// Its name wherever it stands (W3C Trace Context, 3.2).
+/// The name of the trace context (W3C Trace Context, section 3.2).
 const TRACEPARENT: &str = "traceparent";
 
-/// `params` with a member more in their object `meta`, which is made if there is none.
+/// Returns `params` with a member added to their object `meta`, which is created if it is missing.
 fn insert(params: &[u8], meta: &str, name: &str, value: &[u8]) -> Option<Vec<u8>> {
     let member_text = [b"\"", name.as_bytes(), b"\":", value].concat();
-    // Behind the brace of the object that is there, or in one of its own.
+    // After the opening brace of the existing object, or in a new object.
     let (at, text) = match member(params, meta) {
         Some(found) if found.starts_with(b"{") => (offset(params, found)? + 1, member_text),
         Some(_) => return None,
@@ -298,7 +296,7 @@ fn insert(params: &[u8], meta: &str, name: &str, value: &[u8]) -> Option<Vec<u8>
     Some([before, &text, comma, behind].concat())
 }
 
-/// Where `part`, a slice of `whole`, begins.
+/// Returns the offset of `part`, a slice of `whole`.
 fn offset(whole: &[u8], part: &[u8]) -> Option<usize> {
     part.as_ptr().addr().checked_sub(whole.as_ptr().addr())
 }
@@ -310,7 +308,7 @@ mod tests {
     use crate::json::Limits;
 
     #[test]
-    fn the_process_id_of_an_opening_request_becomes_null() {
+    fn process_id_in_the_opening_request_becomes_null() {
         let change = |dialect: Dialect, message: &str| {
             let message = classify(message.to_owned().into(), &dialect, Limits::default());
             let Message::Request(request) = message else { return None };
@@ -330,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_progress_token_finds_its_place() {
+    fn progress_token_is_added_to_the_parameters() {
         for (params, expected) in [
             (None, r#"{"_meta":{"progressToken":7}}"#),
             (Some("{}"), r#"{"_meta":{"progressToken":7}}"#),
@@ -349,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_finds_its_place_and_is_found_there() {
+    fn trace_context_is_added_once_and_read_back() {
         const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let trace: TraceParent = TRACE.parse().unwrap();
         for params in ["{}", r#"{"a":1}"#, r#"{"_meta":{"progressToken":7}}"#] {
@@ -357,7 +355,7 @@ mod tests {
                 assert_eq!(dialect.trace_of(params.as_bytes()), None);
                 let with = dialect.with_trace(&trace, Some(params.as_bytes())).unwrap();
                 assert_eq!(dialect.trace_of(&with), Some(trace), "{params}");
-                assert_eq!(dialect.with_trace(&trace, Some(&with)), None, "there is one");
+                assert_eq!(dialect.with_trace(&trace, Some(&with)), None, "it is there already");
                 crate::json::check(&with, crate::json::Limits::default()).unwrap();
             }
         }

@@ -1,12 +1,12 @@
-//! An id, kept for as long as its request is under way.
+//! Storage for the id of a request in flight.
 
 use std::fmt;
 use std::ops::Deref;
 
-/// What most ids fit into: a UUID is longer, a number never.
+/// Ids up to this length need no allocation. Every 64-bit number fits, a UUID does not.
 const SHORT: usize = 22;
 
-/// The id of somebody else's request, byte for byte: raw JSON. A short one costs no allocation.
+/// The id of a request from the peer, as raw JSON, byte for byte. A short id needs no allocation.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Id(Kept);
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_of_any_length_is_kept_as_it_was() {
+    fn id_of_any_length_is_stored_unchanged() {
         for length in 0..100 {
             let id = vec![b'7'; length];
             let kept = Id::from(&id[..]);

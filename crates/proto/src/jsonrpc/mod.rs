@@ -1,8 +1,8 @@
-//! JSON-RPC 2.0 messages: what one is, found in one pass and without building anything, and how one
-//! is written (JSON-RPC 2.0 Specification, sections 4 to 6).
+//! JSON-RPC 2.0 messages (JSON-RPC 2.0 Specification, sections 4 to 6): classified in one pass without
+//! building values, and written.
 //!
-//! Ids of others are kept byte for byte. Parameters, results and error data stay raw slices of the
-//! message until somebody asks for their meaning.
+//! The peer's ids are kept byte for byte. Parameters, results and error data remain raw slices of the message
+//! until they are parsed.
 
 mod answers;
 mod calls;
@@ -30,25 +30,25 @@ pub use write::{write_error, write_notification, write_request, write_response, 
 
 use crate::json::{self, JsonError};
 
-/// The longest id that is taken, in bytes as they stand in the message: 4 KiB. An id is kept for as
-/// long as its request is under way, and nobody needs more.
+/// The longest id that is accepted, in bytes as written in the message: 4 KiB. An id is kept in memory
+/// while its request is in flight.
 pub const MAX_ID: usize = 4096;
 
-/// The most messages that one batch may have. Each costs memory beyond its own bytes, and an answer.
+/// The largest number of messages in a batch. Each costs memory beyond its own bytes, and a response.
 pub const MAX_BATCH: usize = 1024;
 
-/// What a message is.
+/// A classified message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// It asks, and wants an answer.
+    /// A request, which expects a response.
     Request(Request),
-    /// It tells, and wants none.
+    /// A notification, which expects none.
     Notification(Notification),
-    /// It answers.
+    /// A response.
     Response(Response),
-    /// Several at once, in order; not one of them is a batch.
+    /// The messages of a batch, in order. None of them is itself a batch.
     Batch(Vec<Message>),
-    /// None of these.
+    /// Not a valid JSON-RPC message.
     Invalid(Invalid),
 }
 
@@ -73,12 +73,12 @@ pub struct Notification {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     message: Bytes,
-    /// Only an error may have none.
+    /// `None` only for errors.
     id: Option<Span>,
     outcome: Result<Span, Span>,
 }
 
-/// A message that is no JSON-RPC.
+/// A message that is not valid JSON-RPC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
     message: Bytes,
@@ -92,27 +92,27 @@ pub struct Invalid {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidProblem {
-    /// It is not JSON, or beyond the limits on structure.
+    /// It is not JSON, or exceeds the limits on structure.
     Json(JsonError),
     /// It is neither an object nor a batch.
     NotAnObject,
-    /// A batch without a message in it.
+    /// An empty batch.
     EmptyBatch,
-    /// A batch of more than [`MAX_BATCH`].
+    /// A batch of more than [`MAX_BATCH`] messages.
     LongBatch,
-    /// A batch, in a dialect that has none.
+    /// A batch, in a dialect without batches.
     NoBatches,
-    /// A member stands twice.
+    /// A member appears twice.
     Doubled(&'static str),
     /// A member is missing.
     Missing(&'static str),
-    /// A member is of the wrong type, too long, or lacks something.
+    /// A member has the wrong type, is too long, or is incomplete.
     Wrong(&'static str),
-    /// A response has a result and an error.
+    /// A response has both a result and an error.
     ResultAndError,
 }
 
-/// Where something stands in its message. Messages are below 4 GiB.
+/// A range of bytes in a message. Messages are smaller than 4 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
     start: u32,
@@ -131,12 +131,12 @@ impl Span {
         message.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
-    /// The message is UTF-8: it was checked before anything was found in it.
+    /// Returns the range as text. The message was checked to be UTF-8 when it was classified.
     fn text(self, message: &[u8]) -> &str {
         std::str::from_utf8(self.of(message)).unwrap_or_default()
     }
 
-    /// Nothing else of the message is left.
+    /// Reduces the message to this range, without a copy.
     fn cut_out(self, mut message: Bytes) -> Bytes {
         message.truncate(self.end as usize);
         message.advance((self.start as usize).min(message.len()));
@@ -145,51 +145,51 @@ impl Span {
 }
 
 impl Request {
-    /// The id as it was written: a JSON string, number or `null`.
+    /// Returns the id as it was written: a JSON string, number or `null`.
     pub fn id(&self) -> &[u8] {
         self.id.of(&self.message)
     }
 
-    /// The method's name.
+    /// Returns the method's name.
     pub fn method(&self) -> Cow<'_, str> {
         json::unescape(self.method.text(&self.message))
     }
 
-    /// The parameters as they were written: a JSON object or array; `None` when there are none.
+    /// Returns the parameters as they were written: a JSON object or array; `None` if there are none.
     pub fn params(&self) -> Option<&[u8]> {
         self.params.map(|params| params.of(&self.message))
     }
 
-    /// The whole message.
+    /// Returns the whole message, including the batch that contains it.
     pub fn message(&self) -> &Bytes {
         &self.message
     }
 }
 
 impl Notification {
-    /// The method's name.
+    /// Returns the method's name.
     pub fn method(&self) -> Cow<'_, str> {
         json::unescape(self.method.text(&self.message))
     }
 
-    /// The parameters as they were written: a JSON object or array; `None` when there are none.
+    /// Returns the parameters as they were written: a JSON object or array; `None` if there are none.
     pub fn params(&self) -> Option<&[u8]> {
         self.params.map(|params| params.of(&self.message))
     }
 
-    /// The whole message.
+    /// Returns the whole message, including the batch that contains it.
     pub fn message(&self) -> &Bytes {
         &self.message
     }
 }
 
 impl Response {
-    /// The id as it was written; `null` for an error that has none.
+    /// Returns the id as it was written; `null` for an error without an id.
     pub fn id(&self) -> &[u8] {
         self.id.map_or(b"null", |id| id.of(&self.message))
     }
 
-    /// The result, or the error object, as it was written.
+    /// Returns the result or the error object, as it was written.
     pub fn outcome(&self) -> Result<&[u8], &[u8]> {
         match self.outcome {
             Ok(result) => Ok(result.of(&self.message)),
@@ -197,12 +197,12 @@ impl Response {
         }
     }
 
-    /// The whole message, the batch that it stands in included.
+    /// Returns the whole message, including the batch that contains it.
     pub fn message(&self) -> &[u8] {
         &self.message
     }
 
-    /// The same cut out of the message, without a copy.
+    /// Returns the result or the error object as a slice of the message, without a copy.
     pub fn into_outcome(self) -> Result<Bytes, Bytes> {
         match self.outcome {
             Ok(result) => Ok(result.cut_out(self.message)),
@@ -212,23 +212,23 @@ impl Response {
 }
 
 impl Invalid {
-    /// All of what came, the batch that it stands in included.
+    /// Returns the whole message, including the batch that contains it.
     pub fn message(&self) -> &[u8] {
         &self.message
     }
 
-    /// The id to answer with, as it was written; `null` if it could not be determined.
+    /// Returns the id to respond with, as it was written; `null` if it could not be determined.
     pub fn id(&self) -> &[u8] {
         self.id.map_or(b"null", |id| id.of(&self.message))
     }
 
-    /// What is wrong.
+    /// Returns what is wrong with the message.
     pub fn problem(&self) -> InvalidProblem {
         self.problem
     }
 
-    /// What is wrong with it as a response: one without `result` and `error` lacks these and not a
-    /// `method`.
+    /// Returns what is wrong with the message as a response: if it has neither `result` nor `error`, the
+    /// result is missing, not the `method`.
     pub fn response_problem(&self) -> InvalidProblem {
         match self.problem {
             InvalidProblem::Missing("method") => InvalidProblem::Missing("result"),
@@ -236,7 +236,7 @@ impl Invalid {
         }
     }
 
-    /// The error code to answer with: −32700 for what is not JSON, −32600 for everything else.
+    /// Returns the error code to respond with: −32700 if the message is not JSON, −32600 otherwise.
     pub fn code(&self) -> i64 {
         match self.problem {
             InvalidProblem::Json(error) if !error.is_limit() => PARSE_ERROR,
@@ -244,14 +244,14 @@ impl Invalid {
         }
     }
 
-    /// It was meant as a response: it has a `result` or an `error` and no string `method`. Answering
-    /// it would be answering an answer.
+    /// Returns whether the message is a bad response: it has a `result` or an `error` and no string `method`.
+    /// Responses must not be answered.
     pub fn is_response(&self) -> bool {
         self.is_response
     }
 
-    /// It may have been meant as a response: it has no string `method`, or cannot be read at all. A side
-    /// that has made calls must not answer it.
+    /// Returns whether the message may be a bad response: it has no string `method`, or cannot be parsed at
+    /// all. A side that has made calls must not answer it.
     pub fn may_be_response(&self) -> bool {
         !self.has_method
     }
@@ -261,14 +261,14 @@ impl fmt::Display for InvalidProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Json(error) => error.fmt(f),
-            Self::NotAnObject => f.write_str("a message is an object, or an array of objects"),
-            Self::EmptyBatch => f.write_str("a batch has at least one message"),
-            Self::LongBatch => write!(f, "a batch has at most {MAX_BATCH} messages"),
-            Self::NoBatches => f.write_str("batches are not spoken here"),
-            Self::Doubled(member) => write!(f, "`{member}` stands twice"),
+            Self::NotAnObject => f.write_str("the message is neither an object nor an array"),
+            Self::EmptyBatch => f.write_str("the batch is empty"),
+            Self::LongBatch => write!(f, "the batch has more than {MAX_BATCH} messages"),
+            Self::NoBatches => f.write_str("batches are not supported"),
+            Self::Doubled(member) => write!(f, "duplicate `{member}`"),
             Self::Missing(member) => write!(f, "`{member}` is missing"),
             Self::Wrong("id") => {
-                write!(f, "`id` is not a string, a number or null, of {MAX_ID} bytes at most")
+                write!(f, "`id` is not a string, a number or null of at most {MAX_ID} bytes")
             }
             Self::Wrong("jsonrpc") => f.write_str("`jsonrpc` is not \"2.0\""),
             Self::Wrong("params") => f.write_str("`params` is neither an array nor an object"),
@@ -276,20 +276,21 @@ impl fmt::Display for InvalidProblem {
             Self::Wrong(member) => {
                 write!(f, "`{member}` is not an object with a code and a message")
             }
-            Self::ResultAndError => f.write_str("a response has a result or an error, not both"),
+            Self::ResultAndError => f.write_str("the response has both a result and an error"),
         }
     }
 }
 
-/// The text is not JSON.
+/// The error code of a message that is not JSON.
 pub const PARSE_ERROR: i64 = -32700;
-/// The JSON is no valid request.
+/// The error code of JSON that is not a valid request.
 pub const INVALID_REQUEST: i64 = -32600;
-/// The method does not exist.
+/// The error code of a method that does not exist.
 pub const METHOD_NOT_FOUND: i64 = -32601;
-/// The parameters do not fit the method.
+/// The error code of parameters that the method does not accept.
 pub const INVALID_PARAMS: i64 = -32602;
-/// The method has failed in itself.
+/// The error code of a method that failed internally.
 pub const INTERNAL_ERROR: i64 = -32603;
-/// More requests than are taken at once; of the range that is left to implementations.
+/// The error code of a request above the limit on requests in flight. From the range reserved for
+/// implementations.
 pub const OVERLOADED: i64 = -32000;

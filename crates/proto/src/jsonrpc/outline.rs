@@ -1,11 +1,10 @@
-//! What can be told of a message that is damaged, too long or only known from its start.
+//! Reading what is possible from a message that is damaged, too long or truncated.
 
-/// The members of a message that say what it is and to which call it belongs, as far as they can be read.
+/// The members of a message that tell what it is and to which call it belongs, as far as they can be read.
 ///
-/// Unlike [`classify`](super::classify) this never refuses anything: the bytes may be cut off, may not
-/// be UTF-8, may nest as deep as they like and may have members twice (the last one counts, as for most
-/// parsers). So a call can be settled whose answer was lost. Takes time linear in the length and no
-/// memory.
+/// Unlike [`classify`](super::classify), this accepts any bytes: they may be truncated, not UTF-8, nested
+/// to any depth, and contain duplicate members (the last one counts, as in most parsers). It serves to fail
+/// a call whose response was lost. Takes time linear in the length, and allocates nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outline<'a> {
     id: Option<&'a [u8]>,
@@ -17,17 +16,17 @@ pub struct Outline<'a> {
 }
 
 impl<'a> Outline<'a> {
-    /// Reads as much of `message` as can be read.
+    /// Reads as much of `message` as possible.
     pub fn of(message: &'a [u8]) -> Self {
         let mut reader = Reader { rest: message };
         reader.skip_space();
         Self::read(&mut reader)
     }
 
-    /// Reads each of the objects that `text` begins with: those of a batch, or several in one line, up
-    /// to [`MAX_BATCH`](super::MAX_BATCH). Control characters and a byte order mark before them are
-    /// skipped: the record separator of RFC 7464 is one. Empty if `text` begins with anything else, as
-    /// a banner or a line of a log does.
+    /// Reads each of the objects that `text` begins with: those of a batch, or several in one line, up to
+    /// [`MAX_BATCH`](super::MAX_BATCH). Skips a byte order mark and control characters before them, such as
+    /// the record separator of RFC 7464. Empty if `text` begins with anything else, such as a banner or a
+    /// log line.
     pub fn all(text: &'a [u8]) -> Vec<Self> {
         let mut reader = Reader { rest: text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) };
         let mut outlines = Vec::new();
@@ -66,7 +65,7 @@ impl<'a> Outline<'a> {
             return None;
         }
         reader.skip_space();
-        // That a value has begun is enough to know that it is there.
+        // The beginning of a value is enough to know that the member is there.
         match name {
             b"\"params\"" => self.has_params = true,
             b"\"result\"" | b"\"error\"" => self.has_outcome = true,
@@ -86,34 +85,34 @@ impl<'a> Outline<'a> {
         Some(())
     }
 
-    /// The id as it was written, if it is a whole string or number of at most
+    /// Returns the id as it was written, if it is a complete string or number of at most
     /// [`MAX_ID`](super::MAX_ID) bytes.
     pub fn id(&self) -> Option<&'a [u8]> {
         self.id
     }
 
-    /// Whether it is, or was going to be, an object.
+    /// Returns whether the message is an object, or begins like one.
     pub fn is_object(&self) -> bool {
         self.is_object
     }
 
-    /// Whether its closing brace was found.
+    /// Returns whether the closing brace was found.
     pub fn is_complete(&self) -> bool {
         self.is_complete
     }
 
-    /// Whether a `result` or an `error` has begun.
+    /// Returns whether the message has a `result` or an `error`, or the beginning of one.
     pub fn has_outcome(&self) -> bool {
         self.has_outcome
     }
 
-    /// Whether it is a request or a notification: it has a `method` that is a string.
+    /// Returns whether the message is a request or a notification: it has a string `method`.
     pub fn is_call(&self) -> bool {
         self.method.is_some()
     }
 
-    /// Whether it may be an answer: an object without a `method` that is a string, of which nothing that
-    /// is known says otherwise.
+    /// Returns whether the message may be a response: an object without a string `method`, and without
+    /// `params` unless it also has a `result` or an `error`.
     pub fn may_be_answer(&self) -> bool {
         self.is_object && !self.is_call() && (self.has_outcome || !self.has_params)
     }
@@ -146,13 +145,13 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
-    /// A string with its quotes; `None` if it is none, or its end is not known.
+    /// Takes a string with its quotes; `None` if there is no string, or its end is missing.
     fn string(&mut self) -> Option<&'a [u8]> {
         let length = string_length(self.rest)?;
         self.take(length)
     }
 
-    /// A value; `None` if its end is not known.
+    /// Takes a value; `None` if its end is missing.
     fn value(&mut self) -> Option<&'a [u8]> {
         match self.rest.first()? {
             b'"' => self.string(),
@@ -166,7 +165,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Counts brackets, whichever they are: it is enough to find the end of what is well-formed.
+    /// Skips an object or an array by counting brackets of both kinds, which is enough if it is well-formed.
     fn skip_container(&mut self) -> Option<()> {
         let mut depth = 0_usize;
         loop {
@@ -189,7 +188,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The length of the string that `text` begins with, its quotes included.
+/// Returns the length of the string that `text` begins with, including its quotes.
 fn string_length(text: &[u8]) -> Option<usize> {
     let mut at = 1;
     text.strip_prefix(b"\"")?;
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_messages_are_told_apart() {
+    fn complete_messages_are_recognized() {
         check(br#"{"jsonrpc":"2.0","id":7,"method":"m","params":[1]}"#, Some("7"), true, false);
         check(
             br#" { "result" : {"id":1,"method":"x"} , "id" : "a\"b" } "#,
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_and_unfinished_messages_show_what_they_can() {
+    fn damaged_and_truncated_messages_are_read_as_far_as_possible() {
         check(b"{\"id\":5,\"result\":\"\xff\xfe", Some("5"), false, true);
         check(b"{\"result\":\"\xff\",\"id\":5}", Some("5"), false, true);
         check(br#"{"id":5"#, None, false, true);
@@ -259,23 +258,23 @@ mod tests {
     }
 
     #[test]
-    fn an_id_beyond_the_limit_is_none() {
+    fn id_above_the_limit_is_ignored() {
         let long = format!("{{\"id\":\"{}\",\"result\":1}}", "x".repeat(super::super::MAX_ID));
         check(long.as_bytes(), None, false, true);
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>, pieces in proptest::collection::vec(
+        fn arbitrary_bytes_do_not_panic(bytes: Vec<u8>, pieces in proptest::collection::vec(
             proptest::sample::select(vec!["{", "}", "[", "]", "\"", "\\", ":", ",", "\"id\"", "1", "x", " "]), 0..20,
         )) {
             let _ = Outline::of(&bytes);
             let _ = Outline::of(pieces.concat().as_bytes());
         }
 
-        /// The start of a valid message never shows another id than the whole.
+        /// A truncated message never yields a different id than the complete one.
         #[test]
-        fn the_start_of_a_message_shows_its_id_or_none(
+        fn truncated_message_has_the_same_id_or_none(
             id in prop_oneof![Just("17"), Just("-1.5e3"), Just("\"a\\\"b\"")],
             order in Just(["id", "result", "x"].to_vec()).prop_shuffle(),
         ) {

@@ -1,12 +1,12 @@
-//! Which trace a call belongs to (W3C Trace Context, `traceparent`).
+//! The trace context of a call (W3C Trace Context, `traceparent`).
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The trace that a call belongs to, and which step of it has made the call: what `traceparent` says.
+/// The value of a `traceparent`: the trace that a call belongs to, and the span that made the call.
 ///
-/// As text it is `00-TRACE-PARENT-FLAGS`, in lower-case hexadecimal. Of a later version than 00 what is
-/// known is read, as W3C Trace Context, section 3.2.4, asks for, and printed as 00.
+/// Its text form is `00-TRACE-PARENT-FLAGS`, in lower-case hexadecimal. Of versions later than 00 the known
+/// fields are parsed, as required by W3C Trace Context, section 3.2.4, and printed as version 00.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceParent {
     trace: u128,
@@ -15,23 +15,24 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// The step `parent` of `trace`, with its flags, of which 1 says that it is recorded. `None` if one
-    /// of the numbers is 0, which stands for none.
+    /// Creates a trace context from a trace id, the id of the calling span, and flags, of which 1 means
+    /// "sampled".
+    /// `None` if one of the ids is 0, which is invalid.
     pub fn new(trace: u128, parent: u64, flags: u8) -> Option<Self> {
         (trace != 0 && parent != 0).then_some(Self { trace, parent, flags })
     }
 
-    /// The trace.
+    /// Returns the trace id.
     pub fn trace(&self) -> u128 {
         self.trace
     }
 
-    /// The step of the trace that has made the call.
+    /// Returns the id of the span that made the call.
     pub fn parent(&self) -> u64 {
         self.parent
     }
 
-    /// Whether whoever made the call records the trace.
+    /// Returns whether the caller may have recorded the trace (the "sampled" flag).
     pub fn is_sampled(&self) -> bool {
         self.flags & 1 == 1
     }
@@ -55,7 +56,7 @@ impl FromStr for TraceParent {
         match (version, trace, parent, flags, fields.next()) {
             (Some(0xff), ..) | (Some(0), .., Some(_)) => Err(NoTraceParent),
             (Some(version), Some(trace), Some(parent), Some(flags), _) => {
-                // Flags of a later version may mean something else, but for the first.
+                // In later versions, only the first flag is known to keep its meaning.
                 let known = if version == 0 { 0xff } else { 1 };
                 let (parent, flags) = (parent as u64, flags as u8 & known);
                 Self::new(trace, parent, flags).ok_or(NoTraceParent)
@@ -65,19 +66,19 @@ impl FromStr for TraceParent {
     }
 }
 
-/// So many digits, none of them in upper case.
+/// Parses exactly `digits` lower-case hexadecimal digits.
 fn hex(text: &str, digits: usize) -> Option<u128> {
     let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     (is_hex && text.len() == digits).then(|| u128::from_str_radix(text, 16).ok())?
 }
 
-/// A text that is no `traceparent`.
+/// The error of parsing a [`TraceParent`] from text that is not one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoTraceParent;
 
 impl fmt::Display for NoTraceParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it must be 00-TRACE-PARENT-FLAGS, with 32, 16 and 2 digits of 0-9a-f")
+        f.write_str("not of the form 00-TRACE-PARENT-FLAGS, with 32, 16 and 2 digits of 0-9a-f")
     }
 }
 
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_valid_is_read_and_printed_and_nothing_else() {
+    fn valid_text_is_parsed_and_printed_and_other_text_is_refused() {
         const VALID: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let trace: TraceParent = VALID.parse().unwrap();
         assert_eq!(trace.to_string(), VALID);

@@ -1,28 +1,28 @@
-//! Messages as bytes, each in one piece of exactly its length. What is raw goes in as it is: it must
-//! be JSON.
+//! Writing messages, each into one allocation of exactly its length. Raw JSON is copied unchecked: the caller
+//! guarantees that it is JSON.
 
 use super::Dialect;
 use crate::json::escape;
 
-/// A request with the id `id`, which is raw JSON as `params` are.
+/// Writes a request; `id` and `params` are raw JSON.
 pub fn write_request(dialect: &Dialect, id: &[u8], method: &str, params: Option<&[u8]>) -> Vec<u8> {
     let (method, [name, params]) = (escape(method), member(b",\"params\":", params));
     [open(dialect), ID, id, b",\"method\":\"", method.as_bytes(), b"\"", name, params, b"}"]
         .concat()
 }
 
-/// A notification; `params` are raw JSON.
+/// Writes a notification; `params` are raw JSON.
 pub fn write_notification(dialect: &Dialect, method: &str, params: Option<&[u8]>) -> Vec<u8> {
     let (method, [name, params]) = (escape(method), member(b",\"params\":", params));
     [open(dialect), b"\"method\":\"", method.as_bytes(), b"\"", name, params, b"}"].concat()
 }
 
-/// The response to the request with `id`; both are raw JSON.
+/// Writes the response to the request `id` with a result; both are raw JSON.
 pub fn write_result(dialect: &Dialect, id: &[u8], result: &[u8]) -> Vec<u8> {
     [open(dialect), ID, id, b",\"result\":", result, b"}"].concat()
 }
 
-/// The response to the request with `id`, with a result or an error object; all is raw JSON.
+/// Writes the response to the request `id` with a result or an error object; all are raw JSON.
 pub fn write_response(dialect: &Dialect, id: &[u8], outcome: Result<&[u8], &[u8]>) -> Vec<u8> {
     match outcome {
         Ok(result) => write_result(dialect, id, result),
@@ -30,7 +30,7 @@ pub fn write_response(dialect: &Dialect, id: &[u8], outcome: Result<&[u8], &[u8]
     }
 }
 
-/// The error response to the request with `id`; `id` and `data` are raw JSON.
+/// Writes the response to the request `id` with an error; `id` and `data` are raw JSON.
 pub fn write_error(
     dialect: &Dialect,
     id: &[u8],
@@ -50,7 +50,7 @@ fn open(dialect: &Dialect) -> &'static [u8] {
     if dialect.version { b"{\"jsonrpc\":\"2.0\"," } else { b"{" }
 }
 
-/// A member that may not be there.
+/// Returns the name and value of an optional member.
 fn member<'a>(name: &'a [u8], value: Option<&'a [u8]>) -> [&'a [u8]; 2] {
     value.map_or([b"", b""], |value| [name, value])
 }
