@@ -1,38 +1,39 @@
-//! Whether the machine has slept: then the wall clock has gone further than the monotonic one, and
-//! whoever was on the other side may have given up long ago.
+//! Detection of system suspend. During a suspend the wall clock advances further than the monotonic clock,
+//! and peers may have given up the connection.
 
 use std::time::Duration;
 
-/// By so much the wall clock may be set forward, or be adjusted between two looks, and it is no sleep.
+/// How much further the wall clock may advance than the monotonic clock without counting as a suspend, for
+/// clock adjustments.
 const TOLERANCE: Duration = Duration::from_secs(5);
 
-/// Compares the two clocks from one look to the next.
+/// A detector of system suspends, which compares the advance of the wall clock and of the monotonic clock.
 ///
-/// Where the monotonic clock goes on in sleep (Windows) it has nothing to notice, and nothing is lost by
-/// it: there timers are due as soon as the machine is awake. Of a wall clock that somebody sets forward it
-/// says the same as of a sleep.
+/// On systems whose monotonic clock advances during a suspend (Windows) it detects nothing, which does no
+/// harm: timers there are due as soon as the machine resumes. Setting the wall clock forward is reported as a
+/// suspend.
 ///
 /// ```
 /// use std::time::Duration;
-/// use tieline_proto::Slept;
+/// use tieline_proto::SuspendDetector;
 ///
 /// let s = Duration::from_secs;
-/// let mut slept = Slept::default();
-/// assert!(!slept.look(s(1), s(1_000)));
-/// assert!(!slept.look(s(11), s(1_010)));
-/// // Ten seconds later by one clock, an hour by the other.
-/// assert!(slept.look(s(21), s(4_610)));
-/// assert!(!slept.look(s(31), s(4_620)));
+/// let mut detector = SuspendDetector::default();
+/// assert!(!detector.look(s(1), s(1_000)));
+/// assert!(!detector.look(s(11), s(1_010)));
+/// // The monotonic clock advances by ten seconds, the wall clock by an hour.
+/// assert!(detector.look(s(21), s(4_610)));
+/// assert!(!detector.look(s(31), s(4_620)));
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct SuspendDetector {
-    /// Both clocks at the last look.
+    /// Both clocks at the last call.
     last: Option<(Duration, Duration)>,
 }
 
 impl SuspendDetector {
-    /// Whether the machine has slept for more than five seconds since the last look. `now` is monotonic,
-    /// since any fixed moment; `wall` is that of the clock on the wall, and may go back.
+    /// Returns whether the machine was suspended for more than five seconds since the last call. `now` is
+    /// monotonic, since any fixed moment; `wall` is the time of the wall clock, which may go back.
     pub fn look(&mut self, now: Duration, wall: Duration) -> bool {
         let Some((then, wall_then)) = self.last.replace((now, wall)) else { return false };
         let awake = now.saturating_sub(then);
@@ -46,9 +47,9 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Each step: awake for so long, and the wall clock gone further by so much, or back.
+        /// Each step: how long the machine was awake, and how much further the wall clock advanced.
         #[test]
-        fn it_is_said_once_for_each_sleep_and_for_nothing_else(
+        fn each_suspend_is_reported_exactly_once(
             steps in proptest::collection::vec((0..100_000_u64, -20_000..20_000_i64), 1..50),
         ) {
             let (mut slept, mut now, mut wall) = (SuspendDetector::default(), 7_u64, 1_000_000_000_u64);
@@ -64,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn no_clock_makes_it_panic() {
+    fn extreme_clock_values_do_not_panic() {
         for (now, wall) in [(Duration::MAX, Duration::ZERO), (Duration::ZERO, Duration::MAX)] {
             let mut slept = SuspendDetector::default();
             for (now, wall) in [(now, wall), (wall, now), (wall, wall), (now, now)] {

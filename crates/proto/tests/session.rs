@@ -11,7 +11,7 @@ use tieline_proto::session::{
 
 const NOW: Duration = Duration::ZERO;
 
-/// Everything that `from` has for the connection, given to `to`; what that made of it.
+/// Passes all frames of `from` to `to`, and returns what `to` received.
 fn pass(from: &mut Session, to: &mut Session) -> Vec<Received> {
     let mut received = Vec::new();
     while let Some(frame) = from.next(NOW) {
@@ -30,7 +30,7 @@ fn messages(received: Vec<Received>) -> Vec<(u64, Bytes)> {
 }
 
 #[test]
-fn what_the_other_side_lacks_is_sent_again_and_nothing_else() {
+fn only_missing_messages_are_replayed() {
     let (mut a, mut b) =
         (Session::new(SessionConfig::default()), Session::new(SessionConfig::default()));
     for word in ["one", "two"] {
@@ -40,7 +40,7 @@ fn what_the_other_side_lacks_is_sent_again_and_nothing_else() {
     for word in ["three", "four"] {
         a.send(word.into());
     }
-    // One of them is lost with the connection, the other was never written.
+    // The first is lost with the connection, the second was never written.
     assert!(matches!(a.next(NOW), Some(Frame::Data { sequence: 3, .. })));
 
     let (of_a, of_b) = (a.position(), b.position());
@@ -51,7 +51,7 @@ fn what_the_other_side_lacks_is_sent_again_and_nothing_else() {
 }
 
 #[test]
-fn a_gap_a_forged_acknowledgement_and_a_word_behind_the_end_are_violations() {
+fn gap_forged_acknowledgement_and_message_after_the_end_are_violations() {
     let mut session = Session::new(SessionConfig::default());
     let data = |sequence, acknowledged| Frame::Data { sequence, acknowledged, message: "m".into() };
     let gap = session.receive(NOW, data(2, 0));
@@ -65,7 +65,7 @@ fn a_gap_a_forged_acknowledgement_and_a_word_behind_the_end_are_violations() {
 }
 
 #[test]
-fn a_secret_is_worth_nothing_once_the_next_was_seen() {
+fn secret_is_invalid_once_the_next_was_seen() {
     let id = SessionId([7; 16]);
     let secret = |byte| Secret([byte; 16]);
     let (mut lease, welcome) = Lease::new(id, 1000, secret(1));
@@ -73,7 +73,7 @@ fn a_secret_is_worth_nothing_once_the_next_was_seen() {
     let first = ticket.present(Default::default());
     assert_eq!(lease.check(&first, &1001), Err(Refusal::Principal));
 
-    // Its answer is lost: the same secret is good once more.
+    // The welcome is lost, so the same secret is valid once more.
     lease.resume(&first, &1000, secret(2), Default::default()).expect("admitted");
     let again = lease.resume(&first, &1000, secret(3), Default::default()).expect("admitted");
     ticket.renewed(&again).expect("newer");
@@ -84,12 +84,12 @@ fn a_secret_is_worth_nothing_once_the_next_was_seen() {
 }
 
 #[test]
-fn what_was_committed_during_the_handshake_is_acknowledged_behind_it() {
+fn message_committed_during_the_handshake_is_acknowledged_after_it() {
     let commits = SessionConfig { commits: true, ..SessionConfig::default() };
     let (mut a, mut b) = (Session::new(SessionConfig::default()), Session::new(commits));
     a.send("one".into());
     pass(&mut a, &mut b);
-    // The greeting says that nothing was taken over yet; then it is.
+    // The position in the greeting is read before the message is committed.
     let of_b = b.position();
     b.commit(NOW, 1);
     a.resume(of_b).expect("it fits");
@@ -100,7 +100,7 @@ fn what_was_committed_during_the_handshake_is_acknowledged_behind_it() {
 }
 
 #[test]
-fn a_client_with_nothing_to_say_shows_that_it_has_seen_the_welcome() {
+fn idle_client_acknowledges_to_show_that_it_has_seen_the_welcome() {
     let mut client = Session::new(SessionConfig::default());
     client.resume(Session::new(SessionConfig::default()).position()).expect("it fits");
     assert!(matches!(client.next(NOW), Some(Frame::Ack { acknowledged: 0 })));
@@ -108,17 +108,17 @@ fn a_client_with_nothing_to_say_shows_that_it_has_seen_the_welcome() {
 }
 
 #[test]
-fn a_greeting_that_comes_late_locks_nobody_out() {
+fn delayed_greeting_does_not_invalidate_newer_secrets() {
     let secret = |byte| Secret([byte; 16]);
     let (mut lease, welcome) = Lease::new(SessionId([7; 16]), (), secret(1));
     let mut ticket = Ticket::granted(&welcome).expect("the first");
     let greeting = ticket.present(Default::default());
     let of_second = lease.resume(&greeting, &(), secret(2), Default::default()).expect("admitted");
     ticket.renewed(&of_second).expect("newer");
-    // The first connection's greeting was long on its way; that connection was given up.
+    // The delayed greeting of the first connection, which the client has given up.
     lease.resume(&greeting, &(), secret(3), Default::default()).expect("admitted");
     assert_eq!(lease.check(&ticket.present(Default::default()), &()), Ok(()));
-    // Many of them push out the oldest offer, never what the client has shown.
+    // Many of them displace the oldest offered secret, but never the proven one.
     for byte in 4..40 {
         lease.resume(&greeting, &(), secret(byte), Default::default()).expect("admitted");
     }
@@ -127,7 +127,7 @@ fn a_greeting_that_comes_late_locks_nobody_out() {
 }
 
 #[test]
-fn an_offer_that_is_shown_ends_all_others() {
+fn using_an_offered_secret_invalidates_all_others() {
     let secret = |byte| Secret([byte; 16]);
     let (mut lease, welcome) = Lease::new(SessionId([7; 16]), (), secret(1));
     let first = Ticket::granted(&welcome).expect("the first");
@@ -146,7 +146,7 @@ fn an_offer_that_is_shown_ends_all_others() {
 }
 
 #[test]
-fn a_farewell_that_claims_what_was_never_sent_is_a_violation() {
+fn farewell_that_acknowledges_unsent_messages_is_a_violation() {
     let mut session = Session::new(SessionConfig::default());
     session.send("mine".into());
     let bye = |received| Frame::Bye(Farewell { received, text: String::new() });

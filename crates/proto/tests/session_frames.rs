@@ -1,5 +1,5 @@
-//! Frames of a session: each reads as it was written, nothing else is read, and whatever a hostile
-//! side sends ends the session or is a legal event.
+//! Session frames decode to what was encoded, nothing else is decoded, and any frame of a hostile peer either
+//! ends the session or is a valid event.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::time::Duration;
@@ -64,7 +64,7 @@ fn frame() -> impl Strategy<Value = Frame> {
     ]
 }
 
-/// How long the frame is before what may be of any length.
+/// Returns the length of the fixed part of frames that end with a variable one.
 fn fixed_part(frame: &Frame) -> Option<usize> {
     match frame {
         Frame::Data { .. } => Some(17),
@@ -74,7 +74,7 @@ fn fixed_part(frame: &Frame) -> Option<usize> {
     }
 }
 
-/// Two of them are the same if they would be written so; what is never shown is compared, too.
+/// Compares two frames, including secrets, which `Debug` does not show.
 fn same(a: Frame, b: Frame) -> bool {
     format!("{a:?}") == format!("{b:?}") && a.to_bytes() == b.to_bytes()
 }
@@ -83,7 +83,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn a_frame_reads_as_it_was_written_and_no_part_of_it_does(frame in frame(), more in 1..9_usize) {
+    fn frame_decodes_to_what_was_encoded_and_a_part_of_it_is_malformed(frame in frame(), more in 1..9_usize) {
         let whole = frame.clone().to_bytes();
         let read = Frame::decode(whole.clone());
         prop_assert!(read.is_ok_and(|read| same(read, frame.clone())));
@@ -103,7 +103,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_read_from_any_bytes_is_written_so_again(
+    fn frames_decoded_from_any_bytes_encode_to_the_same_bytes(
         kind in prop_oneof![0..4_u8, 0x10..0x16_u8, any::<u8>()],
         magic in any::<bool>(),
         rest in proptest::collection::vec(prop_oneof![Just(0), Just(1), any::<u8>()], 0..90),
@@ -119,8 +119,7 @@ proptest! {
         prop_assert_eq!(taken, read.and_then(|read| session.receive(Duration::ZERO, read)));
         match Frame::decode(bytes.clone().into()) {
             Err(_) => {}
-            // A text is for people: what is no text in it is replaced. And whoever refuses may speak
-            // another version.
+            // Invalid UTF-8 in a text is replaced, and a refusal may have another version.
             Ok(Frame::Refused { .. }) => prop_assert!(bytes.len() >= 3),
             Ok(Frame::Bye(farewell)) if farewell.text.contains('\u{fffd}') => {}
             Ok(frame) => prop_assert_eq!(&frame.to_bytes()[..], &bytes[..]),
@@ -128,7 +127,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_comes_is_an_event_or_the_end(
+    fn any_frame_is_a_valid_event_or_ends_the_session(
         commits in any::<bool>(),
         sent in 0..8_usize,
         steps in proptest::collection::vec(
@@ -173,7 +172,7 @@ proptest! {
                 Ok(_) => {}
             }
             session.commit(now, u64::MAX);
-            // However much came in, what goes out is bounded by what was sent here.
+            // However many frames were received, those to be sent are bounded by the messages sent here.
             let frames = std::iter::from_fn(|| session.next(now)).take(100).count();
             prop_assert!(frames <= sent + 3, "{frames} frames");
             prop_assert!(session.kept().0 <= sent);
@@ -183,7 +182,7 @@ proptest! {
 }
 
 #[test]
-fn each_way_to_be_malformed_has_its_name() {
+fn each_kind_of_malformed_frame_is_detected() {
     let zero = [0; 16];
     for (bytes, malformed) in [
         (&b""[..], Malformed::Short),
@@ -204,14 +203,14 @@ fn each_way_to_be_malformed_has_its_name() {
 }
 
 #[test]
-fn a_long_text_is_cut_between_two_characters() {
+fn long_text_is_truncated_at_a_character_boundary() {
     let text = "€".repeat(500);
     let farewell = Farewell { received: 0, text: text.clone() };
     let bytes = Frame::Bye(farewell).to_bytes();
     assert_eq!(bytes.len(), 9 + 1023);
     let Ok(Frame::Bye(read)) = Frame::decode(bytes) else { panic!("no farewell") };
     assert!(text.starts_with(&read.text));
-    // Who sends more than that, and no text at all, costs no more either.
+    // A longer text that is not UTF-8 takes no more memory either.
     let flood = [&[0x15; 9][..], &vec![0xff; 1 << 20]].concat();
     let Ok(Frame::Bye(read)) = Frame::decode(flood.into()) else { panic!("no farewell") };
     assert_eq!(read.text.chars().count(), 1024);

@@ -1,10 +1,10 @@
-//! Who may resume a session, against the obvious: a list of secrets.
+//! `Lease` compared with a simple model: a list of valid secrets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use proptest::prelude::*;
 use tieline_proto::session::{Hello, Lease, Position, Refusal, Secret, SessionId};
 
-/// What the server's lease must be: the secrets that open it, the proven one first.
+/// A step of the test: an attempt to resume, or a frame on the last connection.
 #[derive(Clone, Debug)]
 enum Grant {
     Resume { with: usize, epoch_off: bool, stranger: bool },
@@ -13,7 +13,7 @@ enum Grant {
 
 proptest! {
     #[test]
-    fn a_lease_opens_with_what_was_proven_and_what_was_offered_since(
+    fn lease_accepts_the_proven_secret_and_those_offered_since(
         steps in proptest::collection::vec(
             prop_oneof![
                 5 => (0..24_usize, proptest::bool::weighted(0.1), proptest::bool::weighted(0.1))
@@ -24,7 +24,7 @@ proptest! {
         ),
     ) {
         let id = SessionId([1; 16]);
-        // They differ in one byte only, and that is the last.
+        // The secrets differ only in the last byte.
         let secret = |number: u64| {
             let mut bytes = [9; 16];
             bytes[15] = number as u8;
@@ -61,7 +61,7 @@ proptest! {
                             valid = vec![of];
                         }
                         valid.push(last);
-                        // The proven one stays, and eight others.
+                        // The proven secret and eight others remain.
                         if valid.len() > 9 {
                             valid.remove(1);
                         }

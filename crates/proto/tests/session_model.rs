@@ -1,4 +1,4 @@
-//! One end of a session against the obvious: a list of all messages and a few numbers.
+//! `Session` compared with a simple model: a list of all messages and a few numbers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tieline_proto::session::{
     Delivered, Farewell, Frame, Position, Received, Refusal, Session, SessionConfig, Violation,
 };
 
-/// Two of them are more than is left unacknowledged.
+/// The data of a large message. Two of them exceed the bytes that may remain unacknowledged.
 static LARGE: [u8; 600_000] = [3; 600_000];
 
-/// The numbers in it are taken modulo what is sensible there, and now and then are not.
+/// A step of the test. Its numbers are relative to the state of the model, and are occasionally invalid.
 #[derive(Clone, Debug)]
 enum Step {
     Send(usize),
@@ -47,14 +47,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a session must be: everything that was ever sent, and how far each side is.
+/// The model of a session: every message ever sent, and the position of each end.
 struct Model {
     config: SessionConfig,
     sent: Vec<Bytes>,
     has_ended: bool,
     shown: u64,
     acknowledged: u64,
-    /// The last number that this connection was given, or that the other side had before it.
+    /// The last number that was written to this connection, or that the other end had received before.
     given: u64,
     received: u64,
     has_their_end: bool,
@@ -62,7 +62,7 @@ struct Model {
     told: u64,
     told_bytes: usize,
     received_bytes: usize,
-    /// Since when something is taken that was not told.
+    /// Since when a consumed message has not been acknowledged.
     untold_since: Option<u64>,
     must_tell: bool,
     pong: Option<u64>,
@@ -114,7 +114,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether number `got` is taken.
+    /// Returns whether the message with the number `got` is accepted.
     fn takes(&mut self, got: u64) -> Result<bool, Violation> {
         if got <= self.received {
             self.must_tell = true;
@@ -152,7 +152,7 @@ impl Model {
         self.must_tell || is_late || untold >= 128 || is_much || is_last
     }
 
-    /// The frame that must come next.
+    /// Returns the frame that must be sent next.
     fn next(&mut self) -> Option<Frame> {
         if let Some(token) = self.pong.take() {
             return Some(Frame::Pong { token });
@@ -181,15 +181,15 @@ fn bytes(frame: Option<Frame>) -> Option<Bytes> {
     frame.map(Frame::to_bytes)
 }
 
-/// Near a number, and now and then far from it.
+/// Returns a number near `number`, or the largest one.
 fn near(number: u64, offset: i64) -> u64 {
     if offset == 3 { u64::MAX } else { number.saturating_add_signed(offset).max(1) }
 }
 
-/// The same step for both. False if it was the last, because the other side broke the protocol.
+/// Applies a step to both. Returns false if the session is over, because the other end violated the protocol.
 fn run(session: &mut Session, model: &mut Model, step: Step) -> Result<bool, TestCaseError> {
     let now = |model: &Model| Duration::from_millis(model.now);
-    // Mostly what was sent, at times one more.
+    // Usually a number that was sent, occasionally one more.
     let ack = |model: &Model, ack: u64| {
         if ack == 7 { model.shown + 1 } else { model.shown.saturating_sub(ack) }
     };
@@ -217,7 +217,7 @@ fn run(session: &mut Session, model: &mut Model, step: Step) -> Result<bool, Tes
             for _ in 0..count {
                 let mut twin = session.clone();
                 let (got, expected) = (session.next(now(model)), model.next());
-                // The same in two parts, which are those of the frame.
+                // The encoded frame has the same bytes.
                 let parts = twin
                     .next_encoded(now(model))
                     .map(|(head, message)| Bytes::from([&head[..], &message[..]].concat()));
@@ -227,7 +227,7 @@ fn run(session: &mut Session, model: &mut Model, step: Step) -> Result<bool, Tes
                     Some(Frame::Data { message: sent, .. }),
                 ) = (&got, &expected)
                 {
-                    prop_assert_eq!(message.as_ptr(), sent.as_ptr(), "it was copied");
+                    prop_assert_eq!(message.as_ptr(), sent.as_ptr(), "the message was copied");
                 }
                 prop_assert_eq!(bytes(got), bytes(expected));
             }
@@ -327,7 +327,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn a_session_does_what_a_list_of_all_messages_would(
+    fn session_behaves_like_the_model(
         commits in any::<bool>(),
         replay_messages in 0..12_usize,
         replay_bytes in prop_oneof![Just(0), Just(50), Just(8 << 20)],

@@ -1,5 +1,5 @@
-//! The session protocol against another implementation of it, in Python, over a Unix socket that is
-//! closed again and again, by either side, between two frames and inside of one.
+//! The session protocol tested with another implementation, in Python, over Unix sockets that either side
+//! closes again and again, between frames and within them.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -19,10 +19,10 @@ use tieline_proto::session::{
 use tieline_proto::{Framing, LengthPrefix, WriteBuf};
 
 const MESSAGES: usize = 300;
-/// Long enough for a machine that does much else: it only turns a hang into a failure.
+/// The deadline, which only turns a hang into a failure. It is long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder of the test's own, for a socket.
+/// A temporary directory for a socket, removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -39,11 +39,11 @@ impl Drop for Folder {
     }
 }
 
-/// The other implementation, ended with the test, and where it takes for ever.
+/// The Python process, killed on drop, or when the deadline has passed.
 struct Python {
     child: Arc<Mutex<Child>>,
     is_late: Arc<AtomicBool>,
-    /// Dropped with the test, which is then in time.
+    /// Dropped at the end of the test, which stops the deadline.
     _in_time: mpsc::Sender<()>,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
@@ -63,7 +63,7 @@ impl Python {
             if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
                 late.store(true, Ordering::SeqCst);
                 let _ = hung.lock().unwrap().kill();
-                // Whoever waits for it to connect waits no longer.
+                // Wakes a test that waits for the process to connect.
                 let _ = UnixStream::connect(place);
             }
         });
@@ -71,7 +71,7 @@ impl Python {
     }
 
     fn is_in_time(&self) {
-        assert!(!self.is_late.load(Ordering::SeqCst), "it takes for ever");
+        assert!(!self.is_late.load(Ordering::SeqCst), "the Python process did not finish in time");
     }
 
     fn line(&mut self) -> String {
@@ -80,24 +80,24 @@ impl Python {
         line.trim_end().to_owned()
     }
 
-    /// All messages, with cuts between them, and the end of input.
+    /// Writes all messages to the process, with commands to cut the connection, and then the end of input.
     fn feed(&mut self) {
         let mut lines = String::new();
         for at in 0..MESSAGES {
             lines += &format!("send {}\n", message("python", at));
             match at % 60 {
                 20 => lines += "cut\n",
-                // Within the frames that follow: before, in and behind the head of one.
+                // Cut within the frames that follow: before, in and after the head of one.
                 40 => lines += &format!("cut {}\n", 1 + at / 4),
                 _ => {}
             }
         }
         let mut input = self.input.take().unwrap();
-        // It takes them as its session has room, so somebody else must wait for that.
+        // The process reads them as its session has room, so another thread waits for that.
         std::thread::spawn(move || input.write_all(lines.as_bytes()).unwrap());
     }
 
-    /// What it says until it ends, which must be well.
+    /// Reads its remaining output, and waits for it to exit successfully.
     fn rest(&mut self) -> Vec<String> {
         let lines = (&mut self.output).lines().map(|line| line.unwrap()).collect();
         let status = self.child.lock().unwrap().wait().unwrap();
@@ -119,7 +119,7 @@ fn message(from: &str, at: usize) -> String {
     format!("{from} {at} {}", "€".repeat(at % 7))
 }
 
-/// A connection as a loop that blocks sees it.
+/// A blocking connection that carries frames.
 struct Line {
     stream: UnixStream,
     framing: LengthPrefix,
@@ -129,23 +129,23 @@ struct Line {
 
 impl Line {
     fn new(stream: UnixStream) -> Self {
-        // A read ends now and then, so that acknowledgements go out in time.
+        // Reads time out, so that acknowledgements are sent in time.
         stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
         let (framing, received) = (LengthPrefix::default(), BytesMut::new());
         Self { stream, framing, received, begun: Instant::now() }
     }
 
-    /// False if the connection is gone.
+    /// Writes a frame; returns false if the connection is closed.
     fn write(&mut self, frame: Frame) -> bool {
         let mut out = WriteBuf::new();
         self.framing.encode(&frame.to_bytes(), &mut out).unwrap();
         self.stream.write_all(&out.to_bytes()).is_ok()
     }
 
-    /// The next frame, `None` if the time is over, and an error if the connection is gone.
+    /// Reads the next frame: `None` if the read timed out, an error if the connection is closed.
     fn frame(&mut self) -> Result<Option<Frame>, ()> {
         loop {
-            assert!(self.begun.elapsed() < PATIENCE, "nothing moves");
+            assert!(self.begun.elapsed() < PATIENCE, "no frame arrived in time");
             if let Some(tieline_proto::Frame::Message(frame)) =
                 self.framing.decode(&mut self.received).unwrap()
             {
@@ -172,8 +172,8 @@ impl Line {
     }
 }
 
-/// Our end: it sends its messages as there is room, and cuts the connection behind every 70th that
-/// comes.
+/// Our end, which sends its messages as there is room, and closes the connection after every 70th message
+/// received.
 struct Ours {
     session: Session,
     sent: usize,
@@ -187,7 +187,7 @@ impl Ours {
         Self { session: Session::new(config), sent: 0, received: Vec::new(), begun: Instant::now() }
     }
 
-    /// Speaks until the connection is gone, or all is over: then true.
+    /// Exchanges frames until the connection is closed, or the session is over: then it returns true.
     fn speak(&mut self, line: &mut Line, mut seen: impl FnMut()) -> bool {
         loop {
             while self.sent < MESSAGES && self.session.has_room() {
@@ -222,7 +222,7 @@ impl Ours {
         }
     }
 
-    /// Everything came, on both sides, once and in order.
+    /// Checks that both ends have received every message once and in order.
     fn check(&self, said: &[String]) {
         let theirs: Vec<_> = (0..MESSAGES).map(|at| message("python", at)).collect();
         assert_eq!(self.received, theirs);
@@ -232,19 +232,19 @@ impl Ours {
         assert!(messages.eq(&ours), "{said:?}");
         let count = |word: &str| said.iter().filter(|line| line.starts_with(word)).count();
         assert_eq!((count("ended 301"), count("over")), (1, 1), "{said:?}");
-        // Ten cuts of its own and four of ours, many of which fall together.
+        // It closes ten times and we close four times, many of them at the same moment.
         assert!(count("closed") >= 5 && count("open ") >= count("closed"), "{said:?}");
     }
 }
 
 #[test]
-fn the_other_implementation_agrees_on_the_golden_vectors() {
+fn python_agrees_on_the_golden_vectors() {
     let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/session-1.txt");
     assert_eq!(Python::start("vectors", Path::new(vectors)).rest(), [""; 0]);
 }
 
 #[test]
-fn a_client_of_the_other_implementation_gets_and_gives_everything_once() {
+fn python_client_sends_and_receives_each_message_once() {
     let folder = Folder::new("python-client");
     let socket = folder.0.join("socket");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -269,7 +269,7 @@ fn a_client_of_the_other_implementation_gets_and_gives_everything_once() {
                 lease.resume(&hello, &(), secret, ours.session.position()).unwrap()
             }
         };
-        // Some welcomes are lost, and so the next greeting has the secret before.
+        // Some welcomes are lost, so that the next greeting has the previous secret.
         if number % 5 == 3 {
             continue;
         }
@@ -282,7 +282,7 @@ fn a_client_of_the_other_implementation_gets_and_gives_everything_once() {
 }
 
 #[test]
-fn a_server_of_the_other_implementation_gets_and_gives_everything_once() {
+fn python_server_sends_and_receives_each_message_once() {
     let folder = Folder::new("python-server");
     let socket = folder.0.join("socket");
     let mut python = Python::start("server", &socket);
@@ -300,7 +300,7 @@ fn a_server_of_the_other_implementation_gets_and_gives_everything_once() {
         };
         shown.push(hello.clone());
         line.write(Frame::Hello(hello));
-        // Some connections are given up before the answer came.
+        // Some connections are given up before the response arrives.
         if number % 5 == 3 {
             continue;
         }
@@ -313,8 +313,7 @@ fn a_server_of_the_other_implementation_gets_and_gives_everything_once() {
             }
         }
         if ours.speak(&mut line, || ()) {
-            // Nobody else gets in: not with an old secret, a wrong one, to another session or to a
-            // second one.
+            // Refused: an old secret, a wrong one, another session, and a second session.
             let wrong = |of: &Ticket| {
                 let mut hello = of.present(Position::default());
                 hello.resumes = hello.resumes.map(|(id, _, epoch)| (id, Secret([0; 16]), epoch));

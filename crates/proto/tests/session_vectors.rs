@@ -1,4 +1,5 @@
-//! The golden vectors of the session protocol, both ways; another implementation checks the same.
+//! The golden vectors of the session protocol, decoded and encoded. Other implementations check the same
+//! ones.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::str::SplitWhitespace;
@@ -11,7 +12,7 @@ use tieline_proto::session::{
 const VECTORS: &str = include_str!("vectors/session-1.txt");
 
 #[test]
-fn the_golden_vectors_are_written_and_read_as_they_stand() {
+fn golden_vectors_are_encoded_and_decoded_exactly() {
     let (mut frames, mut refused) = (0, 0);
     for line in VECTORS.lines() {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -32,7 +33,7 @@ fn the_golden_vectors_are_written_and_read_as_they_stand() {
             assert!(line.is_empty(), "{line}");
         }
     }
-    assert!(frames >= 30 && refused >= 30, "{frames} frames, {refused} that are none");
+    assert!(frames >= 30 && refused >= 30, "{frames} valid frames, {refused} malformed ones");
 }
 
 fn name(malformed: Malformed) -> &'static str {
@@ -48,7 +49,7 @@ fn name(malformed: Malformed) -> &'static str {
     }
 }
 
-/// The frame, and the version that it is written in.
+/// Returns the frame, and the protocol version that it is written in.
 fn frame(words: &str) -> (Frame, u8) {
     let mut words = words.split_whitespace();
     let kind = words.next().unwrap();
@@ -86,9 +87,9 @@ fn frame(words: &str) -> (Frame, u8) {
         "ping" => Frame::Ping { token: number(words) },
         "pong" => Frame::Pong { token: number(words) },
         "bye" => Frame::Bye(Farewell { received: number(words), text: text(words) }),
-        other => panic!("no frame is called {other}"),
+        other => panic!("unknown frame {other}"),
     };
-    assert_eq!(words.next(), None, "behind {kind}");
+    assert_eq!(words.next(), None, "trailing fields after {kind}");
     (frame, version)
 }
 

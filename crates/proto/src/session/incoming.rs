@@ -1,4 +1,4 @@
-//! The direction in which messages come: exactly the next one is taken.
+//! The incoming direction, which accepts exactly the next message.
 
 use std::time::Duration;
 
@@ -6,49 +6,52 @@ use bytes::Bytes;
 
 use super::{Farewell, Sequence, Violation};
 
-/// An acknowledgement goes alone after so long,
+/// How long a consumed message may remain unacknowledged before an acknowledgement is sent on its own.
 const ACK_AFTER: Duration = Duration::from_millis(100);
-/// after so many messages,
+/// How many consumed messages may remain unacknowledged.
 const ACK_MESSAGES: u64 = 128;
-/// or after so many bytes of them.
+/// How many bytes of messages may remain unacknowledged.
 const ACK_BYTES: u64 = 1 << 20;
 
-/// Half of what is kept by default: messages,
+/// Half of the default number of messages kept for replay, see
+/// [`Session::owes_much`](super::Session::owes_much).
 const MUCH_MESSAGES: u64 = 512;
-/// and bytes of them.
+/// Half of the default number of bytes kept for replay.
 const MUCH_BYTES: u64 = 4 << 20;
 
-/// What came in.
+/// What a session received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// The next message, never to be seen again.
+    /// The next message. It is never received again.
     Message {
         /// Its number, to be [committed](super::Session::commit).
         sequence: Sequence,
         /// The message.
         message: Bytes,
     },
-    /// The other side will send no more.
+    /// The end of input: the other end sends no more messages.
     End,
-    /// The other side has ended the session altogether.
+    /// The other end has ended the session in both directions.
     Bye(Farewell),
-    /// The answer to a ping.
+    /// The response to a ping.
     Pong(u64),
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Incoming {
-    /// The consumer says when it took a message over.
+    /// Whether the consumer commits messages itself, see
+    /// [`SessionConfig::commits`](super::SessionConfig::commits).
     commits: bool,
     received: Sequence,
+    /// The last consumed message.
     taken: Sequence,
-    /// What the other side was told last.
+    /// The number in the last acknowledgement that was sent.
     told: Sequence,
     untold_bytes: u64,
-    /// When it is to be told, at the latest.
+    /// When the next acknowledgement is due at the latest.
     due: Option<Duration>,
     has_ended: bool,
-    /// It did not notice, or what it was told may have been lost: it is told once more.
+    /// The last acknowledgement may have been lost, so another is due.
     tell_again: bool,
 }
 
@@ -93,7 +96,7 @@ impl Incoming {
         Ok(Some(Received::End))
     }
 
-    /// Whether it is the next one, and not one that was received before.
+    /// Returns whether this is the next number; false if it was received before.
     fn is_next(&mut self, sequence: Sequence) -> Result<bool, Violation> {
         if sequence <= self.received {
             self.tell_again = true;
@@ -111,7 +114,7 @@ impl Incoming {
 
     fn took(&mut self, now: Duration, sequence: Sequence) {
         self.received = sequence;
-        // Behind the end there is nothing that a consumer could commit.
+        // The end itself needs no commit.
         if !self.commits || (self.has_ended && self.taken + 1 == sequence) {
             self.take(now, sequence);
         }
@@ -133,8 +136,8 @@ impl Incoming {
         }
     }
 
-    /// Forgets what came behind this one, so that it can come again. False, and nothing is done, if it
-    /// was taken over already, or never came.
+    /// Forgets the messages received after this one, so that they can be received again. Returns false, and
+    /// does nothing, if they were consumed already, or if this one was never received.
     pub(super) fn rewind(&mut self, sequence: Sequence) -> bool {
         if sequence < self.taken || sequence > self.received {
             return false;
@@ -159,7 +162,7 @@ impl Incoming {
     pub(super) fn is_due(&self, now: Duration) -> bool {
         let waiting = self.taken - self.told;
         let is_much = waiting >= ACK_MESSAGES || (waiting > 0 && self.untold_bytes >= ACK_BYTES);
-        // Who has ended waits for nothing but this.
+        // The other end has finished and waits only for this acknowledgement.
         let is_last = waiting > 0 && self.has_ended && self.taken == self.received;
         self.tell_again || is_much || is_last || self.due.is_some_and(|due| due <= now)
     }
@@ -169,18 +172,18 @@ impl Incoming {
         waiting >= MUCH_MESSAGES || (waiting > 0 && self.untold_bytes >= MUCH_BYTES)
     }
 
-    /// There is another connection. Something may have been taken over since the handshake said how
-    /// far this side has come, so it is said again.
+    /// Begins a new connection. More messages may have been consumed since the position for the handshake was
+    /// read, so an acknowledgement is due.
     pub(super) fn resume(&mut self) {
         self.tell_again = true;
     }
 
-    /// What the other side was told last has not left.
+    /// Records that the last acknowledgement was not sent.
     pub(super) fn untold(&mut self) {
         self.tell_again = true;
     }
 
-    /// The other side is told how far this one has come.
+    /// Records that an acknowledgement was sent.
     pub(super) fn told(&mut self) {
         self.told = self.taken;
         self.untold_bytes = 0;

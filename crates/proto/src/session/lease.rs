@@ -1,33 +1,32 @@
-//! What the server knows of who may resume a session.
+//! The server's record of who may resume a session.
 
 use std::collections::VecDeque;
 
 use super::{Hello, Position, Refusal, Secret, SessionId, Welcome};
 
-/// So many welcomes are remembered that the client may have seen or not; of more, the last.
+/// How many secrets are remembered that the client may not have seen. Older ones are dropped.
 const MAX_OFFERS: usize = 8;
 
-/// The server's knowledge of one session: whose it is, and with what it is resumed.
+/// The server's record of one session: its owner, and the secrets that resume it.
 ///
-/// Each connection gets a secret of its own. The client may never have seen the last one, if its
-/// connection broke first: so the one before stays valid until a frame came that only who has seen
-/// the last welcome can have sent. A greeting that was long on its way, from a connection that the
-/// client gave up, may even come behind the one that was welcomed: so the offers between stay valid
-/// as long.
+/// Each connection gets a new secret. The client may never see it if the connection breaks first, so the
+/// previous secret remains valid until a frame arrives that only a client that has seen the last welcome
+/// can have sent. A delayed greeting, from a connection that the client has given up, may arrive after the
+/// greeting of a newer connection, so the secrets offered in between remain valid too.
 #[derive(Clone, Debug)]
 pub struct Lease<P> {
     session: SessionId,
     principal: P,
-    /// The last secret that the client has shown, or shown to have seen.
+    /// The last secret that the client has used, or has proven to have seen, with its epoch.
     proven: (Secret, u64),
-    /// Those of the welcomes since, none of which the client has shown to have seen. The last is
-    /// that of the connection there is.
+    /// The secrets of later welcomes, which the client may not have seen. The last one is that of the current
+    /// connection.
     offered: VecDeque<(Secret, u64)>,
     epoch: u64,
 }
 
 impl<P: PartialEq> Lease<P> {
-    /// A new session of `principal`. Gives its first welcome.
+    /// Creates a new session for `principal`. Returns it with its first welcome.
     pub fn new(session: SessionId, principal: P, secret: Secret) -> (Self, Welcome) {
         let welcome =
             Welcome { session, secret: secret.clone(), epoch: 1, position: Position::default() };
@@ -37,10 +36,10 @@ impl<P: PartialEq> Lease<P> {
         )
     }
 
-    /// Whether this greeting may resume the session. Changes nothing.
+    /// Checks whether this greeting may resume the session, without changing anything.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason for refusing it.
     pub fn check(&self, hello: &Hello, principal: &P) -> Result<(), Refusal> {
         let Some((session, secret, epoch)) = &hello.resumes else { return Err(Refusal::Unknown) };
         if *session != self.session {
@@ -57,11 +56,11 @@ impl<P: PartialEq> Lease<P> {
         }
     }
 
-    /// Resumes the session for one whose greeting [passed](Self::check): the connection before is
-    /// fenced off, and the next is opened with `secret`.
+    /// Resumes the session for a client whose greeting passes [`check`](Self::check). The epoch increases,
+    /// which fences off the previous connection. `secret` opens the next connection.
     ///
     /// # Errors
-    /// As [`check`](Self::check); then nothing has changed.
+    /// The same as [`check`](Self::check); then nothing has changed.
     pub fn resume(
         &mut self,
         hello: &Hello,
@@ -84,8 +83,8 @@ impl<P: PartialEq> Lease<P> {
         Ok(Welcome { session: self.session, secret, epoch: self.epoch, position })
     }
 
-    /// A frame came over the connection of the last welcome: the client has seen its secret, and those
-    /// before are worth nothing any more. One over an older connection shows nothing.
+    /// Records that a frame was received over the connection of the last welcome. The client has seen its
+    /// secret, so older ones become invalid. Do not call this for frames of older connections.
     pub fn seen(&mut self) {
         if let Some(last) = self.offered.pop_back() {
             self.proven = last;
@@ -93,17 +92,17 @@ impl<P: PartialEq> Lease<P> {
         }
     }
 
-    /// The session's name.
+    /// Returns the session's id.
     pub fn session(&self) -> SessionId {
         self.session
     }
 
-    /// Whose it is.
+    /// Returns the session's owner.
     pub fn principal(&self) -> &P {
         &self.principal
     }
 
-    /// Which connection of the session is the last.
+    /// Returns the epoch: the number of the session's last connection.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }

@@ -1,20 +1,20 @@
-//! A resumable session: what survives the connection that carries it.
+//! Resumable sessions, which survive the connections that carry them.
 //!
 //! ```text
-//!    one end                                                    the other
+//!    one end                                                    the other end
 //!   send(m) ─▶ Outgoing ── next() ─▶ frame ═ connection ═▶ receive() ─▶ Incoming ─▶ message
-//!               replay buffer                 may break                 takes exactly last + 1
-//!                   ▲ acknowledged ◀────────── rides on data, or alone ────────┘
+//!               replay buffer                 may break                 accepts exactly last + 1
+//!                   ▲ acknowledged ◀───── sent with data, or on its own ───────┘
 //! ```
 //!
-//! Each direction numbers its messages, and keeps them until the other side has said that it took
-//! them over. When a connection breaks, the client makes another and proves with a secret that it is
-//! who it was; both sides say what they have received, and what the other lacks is sent again. The
-//! promise: *within a session every message is delivered once, in order, or the session ends with an
-//! error that says what was delivered.*
+//! Each direction numbers its messages and keeps them until the other end has acknowledged them. When a
+//! connection breaks, the client connects again and proves its identity with a secret. Both ends say what
+//! they have received, and each sends what the other has missed. The guarantee: *within a session every
+//! message is delivered once, in order, or the session ends with an error that says what was delivered.*
 //!
-//! [`Session`] is one end's messages; [`Ticket`] and [`Lease`] are the two ends' knowledge of who may
-//! resume it, [`Frame`] is what stands on the wire. Time is that since any fixed moment.
+//! [`Session`] holds the messages of one end. [`Ticket`] is the client's right to resume the session,
+//! [`Lease`] is how the server checks it. [`Frame`] is the wire format. Times are durations since any fixed
+//! moment.
 
 mod incoming;
 mod lease;
@@ -43,10 +43,10 @@ pub(crate) use wire::{LONGEST_REFUSAL, may_be_refusal};
 use incoming::Incoming;
 use outgoing::Outgoing;
 
-/// The number of a message in its direction. The first is 1.
+/// The sequence number of a message in its direction. The first is 1.
 pub type Sequence = u64;
 
-/// What names a session: 128 random bits.
+/// The name of a session: 128 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub [u8; 16]);
 
@@ -62,12 +62,12 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// Who knows it may resume the session: 128 random bits, never printed.
+/// The secret that authorizes a client to resume a session: 128 random bits, never printed.
 #[derive(Clone)]
 pub struct Secret(pub [u8; 16]);
 
 impl Secret {
-    /// Whether they are the same, in a time that does not tell where they differ.
+    /// Returns whether the secrets are equal, in constant time.
     pub fn matches(&self, other: &Self) -> bool {
         let differing = self.0.iter().zip(&other.0).fold(0, |all, (a, b)| all | (a ^ b));
         std::hint::black_box(differing) == 0
@@ -80,18 +80,18 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The bounds of a session, for one end of it.
+/// The configuration of one end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
-    /// So many messages are kept that the other side has not acknowledged; by default 1,024. Fewer than 128
-    /// may have to wait 100 ms for an acknowledgement, and fewer than 512 where the other side has much
-    /// to take over.
+    /// How many unacknowledged messages are kept for replay; 1,024 by default. With fewer than 128, sending
+    /// may have to wait 100 ms for an acknowledgement; with fewer than 512 also while the other end has
+    /// many messages to consume.
     pub replay_messages: usize,
-    /// So many bytes of them; by default 8 MiB. An empty buffer takes one message of any size. Less than
-    /// 1 MiB may have to wait as fewer than 128 messages do.
+    /// How many bytes of unacknowledged messages are kept; 8 MiB by default. An empty buffer accepts one
+    /// message of any size. Less than 1 MiB has the same effect as fewer than 128 messages.
     pub replay_bytes: usize,
-    /// A message is acknowledged when the consumer [commits](Session::commit) it, not when it is
-    /// handed over; by default not.
+    /// Whether a received message is acknowledged only when the consumer [commits](Session::commit) it, and
+    /// not when it is handed to the consumer; false by default.
     pub commits: bool,
 }
 
@@ -101,30 +101,30 @@ impl Default for SessionConfig {
     }
 }
 
-/// What the other side is known to have taken over, of what was sent.
+/// How many of the sent messages are known to be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivered {
-    /// All up to this number were acknowledged.
+    /// The last acknowledged message.
     pub acknowledged: Sequence,
-    /// Up to this number was sent or waits to be. What lies between may have arrived or not.
+    /// The last message that was sent or queued. Messages after `acknowledged` may have arrived or not.
     pub sent: Sequence,
 }
 
-/// The messages of one end of a session, on whatever connection it has.
+/// The state of one end of a session, independent of the connection that carries it.
 ///
-/// After an error that [`receive`](Self::receive) or [`resume`](Self::resume) gives, the session is
-/// over: the other side is not who it says, or is broken.
+/// After an error from [`receive`](Self::receive) or [`resume`](Self::resume) the session is over: the other
+/// end is not the one that the session was begun with, or it is faulty.
 #[derive(Clone, Debug)]
 pub struct Session {
     outgoing: Outgoing,
     incoming: Incoming,
-    /// Answers to the other side's ping wait here for their turn; the last counts.
+    /// The pong that is due next. A later ping replaces it.
     pong: Option<u64>,
     ping: Option<u64>,
 }
 
 impl Session {
-    /// One that has neither sent nor received. It has a connection from the start.
+    /// Creates the state of a new session, on its first connection.
     pub fn new(config: SessionConfig) -> Self {
         Self {
             outgoing: Outgoing::new(config),
@@ -134,26 +134,27 @@ impl Session {
         }
     }
 
-    /// Whether another message may be [sent](Self::send).
+    /// Returns whether another message may be [sent](Self::send).
     pub fn has_room(&self) -> bool {
         self.outgoing.has_room()
     }
 
-    /// Takes a message over, to be kept until it is acknowledged. Gives its number.
+    /// Queues a message, which is kept until it is acknowledged. Returns its number, or `None` after
+    /// [`end`](Self::end).
     ///
-    /// Ask [`has_room`](Self::has_room) before: there is no other bound, and a message that is taken
-    /// may itself go beyond that in bytes. After [`end`](Self::end) nothing more is taken: `None`.
+    /// Check [`has_room`](Self::has_room) first: this method enforces no limit. A message may itself exceed
+    /// the limit in bytes.
     pub fn send(&mut self, message: Bytes) -> Option<Sequence> {
         self.outgoing.send(message)
     }
 
-    /// Nothing more will be sent. The other side is told behind the last message.
+    /// Ends this direction. The other end receives the end of input after the last message.
     pub fn end(&mut self) {
         self.outgoing.end();
     }
 
-    /// The next frame for the connection there is. Call it when that has room for a frame; a frame
-    /// that is not wholly written when the connection breaks will be sent again.
+    /// Returns the next frame for the current connection. Call this when the connection has room for a
+    /// frame. A message that is not completely written when the connection breaks is sent again.
     pub fn next(&mut self, now: Duration) -> Option<Frame> {
         Some(match self.step(now)? {
             Step::Message { sequence, acknowledged, place } => {
@@ -164,14 +165,14 @@ impl Session {
         })
     }
 
-    /// The same, as it stands on the wire: what is in front, and the message behind it.
+    /// Returns the next frame, like [`next`](Self::next), encoded as its head and its message.
     pub fn next_encoded(&mut self, now: Duration) -> Option<(Head, &Bytes)> {
         static NONE: Bytes = Bytes::new();
         Some(match self.step(now)? {
             Step::Message { sequence, acknowledged, place } => {
                 (Head::of_message(sequence, acknowledged), self.outgoing.message(place))
             }
-            // None of these has anything behind.
+            // None of these frames has a message.
             Step::Other(frame) => (frame.encode().0, &NONE),
         })
     }
@@ -194,43 +195,44 @@ impl Session {
         })
     }
 
-    /// Whether [`next`](Self::next) would have an acknowledgement alone.
+    /// Returns whether an acknowledgement is due even if there is no message to carry it.
     pub fn owes(&self, now: Duration) -> bool {
         self.incoming.is_due(now)
     }
 
-    /// Whether so much is owed that the other side may soon have to wait for it: half of what is kept by
-    /// default. While more of what has come is being taken over, less need not be told.
+    /// Returns whether so many messages are unacknowledged that the other end may soon have to wait: half
+    /// of what it keeps by default. While received messages are still being consumed, fewer need no
+    /// acknowledgement yet.
     pub fn owes_much(&self) -> bool {
         self.incoming.owes_much()
     }
 
-    /// What [`next`](Self::next) gave last has not left, because the connection is broken. It will be said
-    /// on the next one, and the session is not [over](Self::is_over) before.
+    /// Records that the last frame from [`next`](Self::next) was not written because the connection broke.
+    /// The next connection acknowledges again, and the session is not [over](Self::is_over) before that.
     pub fn unsaid(&mut self) {
         self.incoming.untold();
     }
 
-    /// Whether [`next`](Self::next) would have the answer to a ping.
+    /// Returns whether the response to a ping is due.
     pub fn is_asked(&self) -> bool {
         self.pong.is_some()
     }
 
-    /// When [`next`](Self::next) will have an acknowledgement although nothing happens before.
+    /// Returns when [`next`](Self::next) will have an acknowledgement even if nothing else happens.
     pub fn wake_at(&self) -> Option<Duration> {
         self.incoming.due()
     }
 
-    /// [Decodes](Frame::decode) a frame that came over the connection, and takes it.
+    /// [Decodes](Frame::decode) and processes a frame received on the connection.
     ///
     /// # Errors
-    /// As [`receive`](Self::receive); or it is no frame.
+    /// The same as [`receive`](Self::receive), or the frame is malformed.
     pub fn receive_encoded(
         &mut self,
         now: Duration,
         frame: Bytes,
     ) -> Result<Option<Received>, Violation> {
-        // Nearly all are of this kind, and there are many.
+        // The fast path: nearly all frames are data.
         match Frame::data(frame) {
             Ok((sequence, acknowledged, message)) => {
                 self.outgoing.acknowledged(acknowledged)?;
@@ -240,10 +242,10 @@ impl Session {
         }
     }
 
-    /// Takes a frame that came over the connection. [`Frame`]s of the handshake are no part of it.
+    /// Processes a frame received on the connection, after the handshake.
     ///
     /// # Errors
-    /// The other side breaks the protocol. Nothing of it is ever passed over in silence.
+    /// The other end violated the protocol. No violation is ignored.
     pub fn receive(&mut self, now: Duration, frame: Frame) -> Result<Option<Received>, Violation> {
         match frame {
             Frame::Data { sequence, acknowledged, message } => {
@@ -273,28 +275,30 @@ impl Session {
         }
     }
 
-    /// The consumer has taken over all messages up to this one, and needs none of them again. Only
-    /// where the session [commits](SessionConfig::commits); numbers that were not received are taken
-    /// as the last that was.
+    /// Commits all messages up to this one: the consumer has processed them and does not need them again. A
+    /// number above the last received one is treated as the last one. Only for sessions that
+    /// [commit](SessionConfig::commits).
     pub fn commit(&mut self, now: Duration, sequence: Sequence) {
         self.incoming.commit(now, sequence);
     }
 
-    /// Forgets all that was received behind this number, so that the other side sends it again on the next
-    /// connection: for those who only pass it on, and hear from their own consumer how far that has
-    /// come. Only between two connections, and only where the session
-    /// [commits](SessionConfig::commits). False, and nothing is done, if that was taken over already, or
-    /// was never received.
+    /// Forgets the messages received after this number, so that the other end sends them again on the next
+    /// connection. This is for adapters that forward messages and learn from their own consumer how far it
+    /// got.
+    ///
+    /// Call this only between two connections, and only for sessions that [commit](SessionConfig::commits).
+    /// Returns false, and does nothing, if later messages were committed already, or if the number was never
+    /// received.
     pub fn rewind(&mut self, sequence: Sequence) -> bool {
         self.incoming.rewind(sequence)
     }
 
-    /// Asks the other side for a sign of life, behind what is being written.
+    /// Queues a ping, which is sent after the frame that is being written.
     pub fn ping(&mut self, token: u64) {
         self.ping = Some(token);
     }
 
-    /// Where this end stands, for the handshake.
+    /// Returns the position of this end, for the handshake.
     pub fn position(&self) -> Position {
         Position {
             received: self.incoming.received(),
@@ -303,26 +307,27 @@ impl Session {
         }
     }
 
-    /// Whether the other side's place fits to this one's: neither has forgotten anything, and neither
-    /// knows what the other never sent.
+    /// Checks that the other end's position matches this one: neither end has lost messages, and neither
+    /// claims to have received what was never sent.
     ///
     /// # Errors
-    /// What does not fit, in the terms of a refusal.
+    /// The mismatch, as the code of a refusal.
     pub fn check(&self, theirs: Position) -> Result<(), Refusal> {
         self.outgoing.check(theirs)?;
-        // They have forgotten what they sent to us.
+        // The other end has lost messages that it sent to us.
         if theirs.sent < self.incoming.received() { Err(Refusal::Gap) } else { Ok(()) }
     }
 
-    /// There is another connection, on which the other side stands so: what it has not received is
-    /// sent again, in order, by the next calls of [`next`](Self::next). Gives how many that are.
+    /// Resumes the session on a new connection, on which the other end has the position `theirs`. The
+    /// following calls of [`next`](Self::next) replay, in order, the messages that it has not received.
+    /// Returns how many messages that are.
     ///
-    /// There is an acknowledgement at once, with or without something new in it. It says what was
-    /// taken over since the position for the handshake was read; and it shows the server that the
-    /// client has seen the new secret.
+    /// An acknowledgement is due at once, even if it contains nothing new. It includes what was consumed
+    /// since the position for the handshake was read, and shows the server that the client has seen the new
+    /// secret.
     ///
     /// # Errors
-    /// As [`check`](Self::check); then nothing has changed.
+    /// The same as [`check`](Self::check); then nothing has changed.
     pub fn resume(&mut self, theirs: Position) -> Result<u64, Refusal> {
         self.check(theirs)?;
         self.pong = None;
@@ -331,38 +336,40 @@ impl Session {
         Ok(self.outgoing.resume(theirs))
     }
 
-    /// What the other side has taken over of what was sent here.
+    /// Returns how many of the sent messages the other end has acknowledged.
     pub fn delivered(&self) -> Delivered {
         self.outgoing.delivered()
     }
 
-    /// So many messages and bytes of them are kept for the other side.
+    /// Returns the number of messages kept for replay, and their total length in bytes.
     pub fn kept(&self) -> (usize, usize) {
         self.outgoing.kept()
     }
 
-    /// The length of the message that is kept behind `before` others, if there is one.
+    /// Returns the length of the kept message at position `before`, counted from 0, if there is one.
     pub fn kept_message(&self, before: u64) -> Option<usize> {
         self.outgoing.kept_message(before)
     }
 
-    /// Both sides have said that they have ended, and each was given the other's acknowledgement:
-    /// nothing is left to be sent. This end's own may have been lost with its connection: who wants the
-    /// other to end well, too, resumes once more for those who ask, or says [`Bye`](Frame::Bye).
+    /// Returns whether both directions have ended and both ends were acknowledged, so that nothing is left
+    /// to send.
+    ///
+    /// This end's last acknowledgement may be lost with its connection. To let the other end finish too,
+    /// accept another resumption, or send a [`Bye`](Frame::Bye).
     pub fn is_over(&self) -> bool {
         self.outgoing.is_over() && self.incoming.is_over()
     }
 
-    /// This end has said that it has ended, and the other has acknowledged that and all before it.
+    /// Returns whether this end's direction has ended, and its end and everything before it was acknowledged.
     pub fn is_settled(&self) -> bool {
         self.outgoing.is_over()
     }
 }
 
-/// What is to be written next.
+/// What to write next.
 enum Step {
-    /// A message that is kept at this place.
+    /// The message at this position of the replay buffer.
     Message { sequence: Sequence, acknowledged: Sequence, place: usize },
-    /// A frame without a message: none of the handshake, and no farewell.
+    /// A frame without a message, other than those of the handshake and [`Frame::Bye`].
     Other(Frame),
 }

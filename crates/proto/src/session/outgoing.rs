@@ -1,4 +1,4 @@
-//! The direction in which messages go: each is kept until it is acknowledged.
+//! The outgoing direction, which keeps each message until it is acknowledged.
 
 use std::collections::VecDeque;
 
@@ -10,22 +10,22 @@ use super::{Delivered, Frame, Position, Refusal, Sequence, SessionConfig, Step, 
 pub(super) struct Outgoing {
     messages: usize,
     bytes: usize,
-    /// What is not acknowledged, oldest first. The oldest has the number `acknowledged + 1`.
+    /// The unacknowledged messages, oldest first. The oldest has the number `acknowledged + 1`.
     kept: VecDeque<Bytes>,
     kept_bytes: usize,
     acknowledged: Sequence,
-    /// How many of those kept the connection of the moment was given.
+    /// How many of the kept messages were written to the current connection.
     given: usize,
-    /// The last number ever given to a connection; what lies beyond cannot have been seen.
+    /// The last number ever written to a connection. The other end cannot have seen a later one.
     shown: Sequence,
     end: End,
 }
 
-/// What has become of the end of this direction, which has a number as messages have.
+/// The state of the end of this direction, which is numbered like a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Open,
-    /// It stands behind all that is kept.
+    /// To be written after all kept messages.
     Waiting,
     Given,
     Acknowledged,
@@ -84,20 +84,20 @@ impl Outgoing {
         Some(step)
     }
 
-    /// The message that is kept at this place, which [`next`](Self::next) has named.
+    /// Returns the kept message at the position that [`next`](Self::next) returned.
     pub(super) fn message(&self, place: usize) -> &Bytes {
         static NONE: Bytes = Bytes::new();
         self.kept.get(place).unwrap_or(&NONE)
     }
 
-    /// The other side has taken over all up to this one.
+    /// Processes an acknowledgement of all messages up to this one.
     pub(super) fn acknowledged(&mut self, sequence: Sequence) -> Result<(), Violation> {
         self.refuse_never_sent(sequence)?;
         self.release(sequence);
         Ok(())
     }
 
-    /// Nobody can have what no connection was ever given.
+    /// Fails if this number was never written to a connection.
     pub(super) fn refuse_never_sent(&self, sequence: Sequence) -> Result<(), Violation> {
         if sequence > self.shown {
             return Err(Violation::NeverSent { acknowledged: sequence, sent: self.shown });
@@ -106,7 +106,7 @@ impl Outgoing {
     }
 
     fn release(&mut self, sequence: Sequence) {
-        // One that was overtaken by a later one says nothing new.
+        // An acknowledgement below the current one has no effect.
         while self.acknowledged < sequence {
             match self.kept.pop_front() {
                 Some(message) => {
@@ -128,7 +128,7 @@ impl Outgoing {
         if theirs.received > self.shown || theirs.acknowledged > theirs.received {
             return Err(Refusal::NeverSent);
         }
-        // What it lacks is not here any more.
+        // The other end lacks messages that are no longer kept.
         if theirs.received < self.acknowledged { Err(Refusal::Gap) } else { Ok(()) }
     }
 
@@ -146,7 +146,7 @@ impl Outgoing {
     }
 
     pub(super) fn delivered(&self) -> Delivered {
-        // The end has a number, and is no message.
+        // The end is numbered, but is not a message.
         let sent = self.last_message() - u64::from(self.end == End::Acknowledged);
         Delivered { acknowledged: self.acknowledged.min(sent), sent }
     }

@@ -1,57 +1,57 @@
-//! Why there is no session, and why a frame is none.
+//! Errors of the handshake and of decoding frames.
 
 use std::fmt;
 
 use super::VERSION;
 
-/// Why there is no session.
+/// Why a session is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The versions do not fit.
+    /// The two ends use different versions of the protocol.
     Version,
-    /// There is no such session, or no more.
+    /// The session does not exist, or no longer exists.
     Unknown,
-    /// The secret is not that of the session, or not the present one.
+    /// The secret does not open the session, or is outdated.
     Secret,
-    /// The session belongs to somebody else.
+    /// The session belongs to another principal.
     Principal,
-    /// The secret belongs to another connection of the session than the one named.
+    /// The secret is valid, but belongs to another epoch than the one given.
     Epoch,
-    /// One side lacks what the other does not have any more.
+    /// One end lacks messages that the other no longer has.
     Gap,
-    /// One side has received, it says, what the other never sent.
+    /// One end claims to have received messages that the other never sent.
     NeverSent,
-    /// There are as many sessions as may be.
+    /// The limit on sessions is reached.
     Full,
-    /// The server is about to end.
+    /// The server is shutting down.
     Draining,
-    /// The first frame was no greeting.
+    /// The first frame was not a greeting.
     Malformed,
-    /// What came first is no frame: whoever speaks something else has not asked for a session, or the
-    /// greeting was damaged on its way.
+    /// The first bytes were not a frame: the client uses another protocol and has not asked for a session,
+    /// or the greeting was damaged in transit.
     Unasked,
-    /// One that this version does not know.
+    /// A reason that this version does not know.
     Other(u8),
 }
 
-/// Why a frame cannot be read.
+/// Why a frame cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Malformed {
-    /// It begins with a byte that no frame begins with.
+    /// Its first byte is not a known kind.
     Kind(u8),
-    /// It ends before all is there.
+    /// It is too short.
     Short,
-    /// Something stands behind all that belongs to it.
+    /// It has trailing bytes.
     Long,
-    /// A greeting without the word that all begin with.
+    /// A greeting that does not begin with the magic bytes.
     Magic,
-    /// A greeting in another version.
+    /// A greeting of another version.
     Version(u8),
-    /// The first message of a direction is 1.
+    /// A message with the number 0; the first is 1.
     Zero,
-    /// A greeting asks neither for a new session nor for the one that was.
+    /// A greeting with an unknown flag; the flag is 0 for a new session and 1 to resume one.
     Flag(u8),
 }
 
@@ -90,7 +90,7 @@ impl Refusal {
         }
     }
 
-    /// Whether another attempt may have a better answer.
+    /// Returns whether the refusal is temporary, so that another attempt may succeed.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::Full | Self::Draining | Self::Unasked)
     }
@@ -99,18 +99,18 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Version => "the other side speaks another version of the session protocol",
-            Self::Unknown => "there is no such session, or no more",
-            Self::Secret => "the secret is not that of the session",
+            Self::Version => "the other side uses another version of the session protocol",
+            Self::Unknown => "the session does not exist, or no longer exists",
+            Self::Secret => "the secret does not open the session",
             Self::Principal => "the session belongs to another user",
             Self::Epoch => "the secret belongs to another connection of the session",
-            Self::Gap => "one side lacks messages that the other does not have any more",
-            Self::NeverSent => "one side says that it has received what was never sent",
-            Self::Full => "there are as many sessions as may be",
-            Self::Draining => "the other side is about to end",
-            Self::Malformed => "the first frame was no greeting of a session",
-            Self::Unasked => "what came first was no frame of a session",
-            Self::Other(code) => return write!(f, "refused for a reason with the number {code}"),
+            Self::Gap => "one side lacks messages that the other no longer has",
+            Self::NeverSent => "one side claims to have received messages that were never sent",
+            Self::Full => "the limit on sessions is reached",
+            Self::Draining => "the other side is shutting down",
+            Self::Malformed => "the first frame was not a session greeting",
+            Self::Unasked => "the first bytes were not a session frame",
+            Self::Other(code) => return write!(f, "refused with the unknown code {code}"),
         })
     }
 }
@@ -120,17 +120,17 @@ impl std::error::Error for Refusal {}
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kind(kind) => write!(f, "no frame of a session begins with 0x{kind:02x}"),
-            Self::Short => f.write_str("a frame of the session ends too early"),
-            Self::Long => f.write_str("a frame of the session is longer than it should be"),
-            Self::Magic => f.write_str("the greeting of a session does not begin as it should"),
+            Self::Kind(kind) => write!(f, "a session frame has the unknown kind 0x{kind:02x}"),
+            Self::Short => f.write_str("a session frame is too short"),
+            Self::Long => f.write_str("a session frame has trailing bytes"),
+            Self::Magic => f.write_str("a session greeting does not begin with TIEL"),
             Self::Version(version) => write!(
                 f,
-                "the session protocol is spoken in version {version}, and here only in {VERSION}"
+                "version {version} of the session protocol is not supported, only version {VERSION}"
             ),
-            Self::Zero => f.write_str("a message of the session has the number 0"),
+            Self::Zero => f.write_str("a session message has the number 0"),
             Self::Flag(flag) => {
-                write!(f, "a greeting is for a new session (0) or the same (1), not for {flag}")
+                write!(f, "a session greeting has the flag {flag}, which is neither 0 nor 1")
             }
         }
     }

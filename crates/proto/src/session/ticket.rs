@@ -1,4 +1,4 @@
-//! What the client knows of its session: how to ask for it again.
+//! The client's record of its session, with which it resumes it.
 
 use super::{Hello, Position, Secret, SessionId, Violation, Welcome};
 
@@ -11,15 +11,15 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The greeting that asks for a new session.
+    /// Returns the greeting that requests a new session.
     pub fn ask() -> Hello {
         Hello { resumes: None, position: Position::default() }
     }
 
-    /// The first welcome of a session.
+    /// Creates the ticket from the first welcome of a session.
     ///
     /// # Errors
-    /// It is not the first, or the server has received what was never sent.
+    /// The welcome is not that of a new session: its epoch is not 1, or its position is not zero.
     pub fn granted(welcome: &Welcome) -> Result<Self, Violation> {
         if welcome.epoch != 1 || welcome.position != Position::default() {
             return Err(Violation::Handshake);
@@ -28,15 +28,15 @@ impl Ticket {
         Ok(Self { session, secret, epoch })
     }
 
-    /// The greeting that asks for the session again, from one who stands at `position`.
+    /// Returns the greeting that resumes the session at `position`.
     pub fn present(&self, position: Position) -> Hello {
         Hello { resumes: Some((self.session, self.secret.clone(), self.epoch)), position }
     }
 
-    /// The session was granted again: the next time it is asked for with another secret.
+    /// Takes the secret for the next resumption from the welcome of a resumed session.
     ///
     /// # Errors
-    /// It is another session, or a connection before the one that was.
+    /// The welcome is that of another session, or its epoch is not above the last one.
     pub fn renewed(&mut self, welcome: &Welcome) -> Result<(), Violation> {
         if welcome.session != self.session || welcome.epoch <= self.epoch {
             return Err(Violation::Handshake);
@@ -46,12 +46,12 @@ impl Ticket {
         Ok(())
     }
 
-    /// The session's name.
+    /// Returns the session's id.
     pub fn session(&self) -> SessionId {
         self.session
     }
 
-    /// Which connection of the session the last was.
+    /// Returns the epoch: the number of the session's last connection.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }

@@ -1,32 +1,32 @@
-//! How the rules of a session can be broken.
+//! Violations of the session protocol.
 
 use std::fmt;
 
 use super::{Malformed, Sequence};
 
-/// How the other side broke the protocol of a session.
+/// How the other end violated the session protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
-    /// A message is missing before this one.
+    /// Messages are missing before this one.
     Gap {
-        /// The one that was to come.
+        /// The number that was expected.
         expected: Sequence,
-        /// The one that came.
+        /// The number that was received.
         got: Sequence,
     },
-    /// It acknowledges what was never sent.
+    /// A message was acknowledged that was never sent.
     NeverSent {
-        /// What it acknowledges.
+        /// The number that was acknowledged.
         acknowledged: Sequence,
-        /// The last that was sent.
+        /// The last number that was sent.
         sent: Sequence,
     },
-    /// A message came behind the end of its direction.
+    /// A message was received after the end of its direction.
     AfterEnd,
-    /// A frame of the handshake came where none is due, or none where one is.
+    /// A handshake frame was unexpected, missing or invalid.
     Handshake,
-    /// A frame cannot be read.
+    /// A frame cannot be decoded.
     Malformed(Malformed),
 }
 
@@ -34,13 +34,16 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gap { expected, got } => {
-                write!(f, "message {expected} is missing: {got} came in its place")
+                write!(f, "expected message {expected}, received message {got}")
             }
             Self::NeverSent { acknowledged, sent } => {
-                write!(f, "message {acknowledged} is acknowledged, and {sent} was the last sent")
+                write!(
+                    f,
+                    "message {acknowledged} was acknowledged, but {sent} was the last one sent"
+                )
             }
-            Self::AfterEnd => f.write_str("a message came behind the end of its direction"),
-            Self::Handshake => f.write_str("a frame of the handshake is out of its place"),
+            Self::AfterEnd => f.write_str("a message was received after the end of its direction"),
+            Self::Handshake => f.write_str("an invalid or unexpected handshake frame"),
             Self::Malformed(malformed) => malformed.fmt(f),
         }
     }

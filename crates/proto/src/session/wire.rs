@@ -1,24 +1,23 @@
-//! Frames as they stand on the wire, version 1. `docs/session-protocol.md` has them to the bit.
+//! The wire format of frames, version 1, as specified in `docs/session-protocol.md`.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{Malformed, Refusal, Secret, Sequence, SessionId};
 use crate::ByteSize;
 
-/// The version of the protocol that is spoken here.
+/// The version of the protocol that is supported.
 pub const VERSION: u8 = 1;
 
-/// What a frame adds to the message that it carries, in bytes.
+/// How many bytes a frame adds to the message that it carries.
 pub const OVERHEAD: usize = 1 + 8 + 8;
 
-/// The largest frame that an end takes before it knows who speaks: 4 KiB. None of the handshake is
-/// nearly as long.
+/// The largest frame accepted during the handshake: 4 KiB. Handshake frames are much shorter.
 pub const LARGEST_GREETING: ByteSize = ByteSize::kib(4);
 
-/// So many bytes of a text are taken; the rest is cut off.
+/// The longest text that is sent or accepted, in bytes. Longer texts are truncated.
 const MAX_TEXT: usize = 1024;
 
-/// What every handshake begins with, so that nothing else is taken for one.
+/// The bytes that identify a greeting, so that other protocols are not mistaken for it.
 const MAGIC: [u8; 4] = *b"TIEL";
 
 const HELLO: u8 = 0x01;
@@ -31,99 +30,99 @@ const PING: u8 = 0x13;
 const PONG: u8 = 0x14;
 const BYE: u8 = 0x15;
 
-/// One frame: one message of the connection that carries the session.
+/// A frame: one message of the connection that carries the session.
 #[derive(Clone, Debug)]
 pub enum Frame {
-    /// The client's first word.
+    /// The client's greeting, its first frame.
     Hello(Hello),
-    /// The server's answer.
+    /// The server's response that grants the session.
     Welcome(Welcome),
-    /// The server's answer, if there is to be no session.
+    /// The server's response that refuses the session.
     Refused {
-        /// Why not.
+        /// The reason.
         refusal: Refusal,
-        /// The same in words, with details.
+        /// The reason as text for people, with details.
         text: String,
     },
     /// A message.
     Data {
         /// Its number.
         sequence: Sequence,
-        /// All up to this number were taken over in the other direction.
+        /// The last consumed message of the other direction.
         acknowledged: Sequence,
         /// The message.
         message: Bytes,
     },
-    /// The end of this direction. It has a number, and is acknowledged, as a message is.
+    /// The end of this direction. It is numbered and acknowledged like a message.
     End {
         /// Its number.
         sequence: Sequence,
         /// As in [`Data`](Self::Data).
         acknowledged: Sequence,
     },
-    /// An acknowledgement alone.
+    /// An acknowledgement on its own.
     Ack {
         /// As in [`Data`](Self::Data).
         acknowledged: Sequence,
     },
-    /// A sign of life is asked for.
+    /// A ping, to check that the other end is alive.
     Ping {
-        /// To be given back.
+        /// A token to be returned in the pong.
         token: u64,
     },
-    /// The answer to a ping.
+    /// The response to a ping.
     Pong {
-        /// What the ping had.
+        /// The token of the ping.
         token: u64,
     },
-    /// The session is over, in both directions; nobody will resume it.
+    /// The end of the session in both directions. It cannot be resumed.
     Bye(Farewell),
 }
 
-/// Asks for a session, or for the one that was.
+/// The greeting: requests a new session, or resumes one.
 #[derive(Clone, Debug)]
 pub struct Hello {
-    /// The session to be resumed, with its secret and epoch; `None` asks for a new one.
+    /// The session to resume, with its secret and epoch; `None` requests a new one.
     pub resumes: Option<(SessionId, Secret, u64)>,
-    /// Where the client stands; all nothing for a new session.
+    /// The client's position; all zeros for a new session.
     pub position: Position,
 }
 
-/// Grants a session.
+/// The response to a greeting that grants the session.
 #[derive(Clone, Debug)]
 pub struct Welcome {
-    /// Its name.
+    /// The session's id.
     pub session: SessionId,
-    /// What it is resumed with the next time.
+    /// The secret for the next resumption.
     pub secret: Secret,
-    /// Which connection of the session this is. The first is 1.
+    /// The number of this connection within the session. The first is 1.
     pub epoch: u64,
-    /// Where the server stands.
+    /// The server's position.
     pub position: Position,
 }
 
-/// How far one end has come.
+/// How far one end has sent and received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// The last message received.
     pub received: Sequence,
-    /// The last one taken over; not beyond `received`.
+    /// The last message consumed; never above `received`.
     pub acknowledged: Sequence,
-    /// The last one that was ever written to a connection.
+    /// The last message that was ever written to a connection.
     pub sent: Sequence,
 }
 
-/// Why a session is over.
+/// The contents of a [`Bye`](Frame::Bye): why a session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Farewell {
-    /// The last message that whoever says so has received.
+    /// The last message that the sender of the frame has received.
     pub received: Sequence,
-    /// In words; empty if it ended as it should.
+    /// The reason as text for people; empty if the session ended normally.
     pub text: String,
 }
 
 impl Frame {
-    /// The frame as the connection carries it: what stands in front, and the message behind it.
+    /// Encodes the frame as a head and a message, which follow each other on the wire.
     pub fn encode(self) -> (Head, Bytes) {
         let mut head = Head::new();
         match self {
@@ -161,7 +160,7 @@ impl Frame {
         (head, Bytes::new())
     }
 
-    /// The frame in one piece.
+    /// Encodes the frame in one piece.
     pub fn to_bytes(self) -> Bytes {
         let (head, message) = self.encode();
         if head.is_empty() {
@@ -173,8 +172,8 @@ impl Frame {
         whole.freeze()
     }
 
-    /// What a frame of data holds: its number, what it acknowledges, and the message. Any other is given
-    /// back, and so is one that cannot be read.
+    /// Decodes a data frame into its number, its acknowledgement and its message. Returns any other frame,
+    /// and one that is malformed, unchanged as the error.
     #[inline]
     pub(super) fn data(mut frame: Bytes) -> Result<(Sequence, Sequence, Bytes), Bytes> {
         let Some(([DATA, numbers @ ..], _)) = frame.split_first_chunk::<OVERHEAD>() else {
@@ -191,10 +190,10 @@ impl Frame {
         }
     }
 
-    /// Reads a frame.
+    /// Decodes a frame.
     ///
     /// # Errors
-    /// It is none.
+    /// The frame is malformed.
     pub fn decode(mut frame: Bytes) -> Result<Self, Malformed> {
         let from = &mut frame;
         let decoded = match from.try_get_u8().map_err(|_| Malformed::Short)? {
@@ -210,7 +209,7 @@ impl Frame {
             HELLO => Self::Hello(Hello::decode(from)?),
             WELCOME => Self::Welcome(Welcome::decode(from)?),
             REFUSED => {
-                // Whoever refuses may do so for the version's sake.
+                // The version is not checked: it may be the reason for the refusal.
                 let _ = byte(from)?;
                 Self::Refused { refusal: Refusal::of(byte(from)?), text: text(from) }
             }
@@ -286,7 +285,7 @@ impl Position {
     }
 }
 
-/// What stands in front of a message in its frame.
+/// The bytes of a frame before its message.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
     bytes: [u8; OVERHEAD],
@@ -298,7 +297,7 @@ impl Head {
         Self { bytes: [0; OVERHEAD], length: 0 }
     }
 
-    /// What stands in front of a message.
+    /// Encodes the head of a data frame.
     pub(super) fn of_message(sequence: Sequence, acknowledged: Sequence) -> Self {
         let mut bytes = [DATA; OVERHEAD];
         if let Some((_, numbers)) = bytes.split_first_mut()
@@ -333,16 +332,16 @@ impl std::ops::Deref for Head {
     }
 }
 
-/// The longest frame that refuses a session.
+/// The length of the longest frame that refuses a session.
 pub(crate) const LONGEST_REFUSAL: usize = 3 + MAX_TEXT;
 
-/// Whether a frame that begins so may refuse a session.
+/// Returns whether a frame that begins with `start` may refuse a session.
 pub(crate) fn may_be_refusal(start: &[u8]) -> bool {
     start.iter().zip([REFUSED, VERSION]).all(|(byte, expected)| *byte == expected)
 }
 
-/// Whether `frame` is what a listener for sessions sends to a client that has not asked for one: a
-/// refusal, with words.
+/// Returns whether `frame` is the response of a listener for sessions to a client that has not asked for
+/// one: a refusal with text.
 pub fn is_refusal(frame: &[u8]) -> bool {
     let [REFUSED, VERSION, code, text @ ..] = frame else { return false };
     let refusal = Refusal::of(*code);
@@ -369,7 +368,7 @@ fn number(from: &mut Bytes) -> Result<u64, Malformed> {
     from.try_get_u64().map_err(|_| Malformed::Short)
 }
 
-/// No message has the number 0: it would be one that everybody has received.
+/// Decodes the number of a message. 0 is invalid: it would count as received from the start.
 fn sequence(from: &mut Bytes) -> Result<Sequence, Malformed> {
     match number(from)? {
         0 => Err(Malformed::Zero),
@@ -390,7 +389,7 @@ fn versioned(from: &mut Bytes) -> Result<(), Malformed> {
     }
 }
 
-/// The rest, as text. It is for people: what is not UTF-8 is replaced, what is long is cut.
+/// Decodes the rest as text for people: invalid UTF-8 is replaced, and long text is truncated.
 fn text(from: &mut Bytes) -> String {
     let all = from.split_off(0);
     String::from_utf8_lossy(all.get(..all.len().min(MAX_TEXT)).unwrap_or_default()).into_owned()
