@@ -1,5 +1,5 @@
-//! What known programs add to a JSON-RPC peer, or to a plain line of messages: their types, and what
-//! they do differently.
+//! Support for specific programs on top of a JSON-RPC peer or a plain line of messages: their types and
+//! their deviations.
 
 #[cfg(unix)]
 pub mod claude;

@@ -1,5 +1,5 @@
-//! The xi-core editor: its front-end protocol, as far as a type helps
-//! (xi-editor documentation, "Frontend protocol").
+//! The xi-core editor: the parts of its front-end protocol for which types are useful (xi-editor
+//! documentation, "Frontend protocol").
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -33,24 +33,24 @@ use tieline_rpc::{
 use tieline_transport::{Channel, Reset};
 use tokio::sync::mpsc;
 
-/// How many events wait to be taken before the core has to wait.
+/// How many events may be queued before the core has to wait.
 const EVENTS: usize = 256;
 
-/// A running xi-core. Cheap to clone.
+/// A handle to a running xi-core. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Xi {
     peer: Peer,
 }
 
 impl Xi {
-    /// Introduces itself to the core on the other end of `channel`. Nothing moves unless the driver
-    /// is awaited. Over a Link it introduces itself to each core that comes
+    /// Sends the initial `client_started` to the core on the other end of `channel`. Nothing happens unless
+    /// the driver is polled. Over a Link, every core that replaces a lost one gets the same message
     /// ([`Event::Restarted`]).
     ///
-    /// Take the events, or drop them: while they wait, the core has to.
+    /// Receive the events or drop them: while too many are queued, the core has to wait.
     ///
     /// # Errors
-    /// The line has ended.
+    /// Fails if the line has ended.
     pub async fn start<C: Channel>(
         channel: C,
     ) -> Result<(Self, Events, Driver<C, Forward>), NotSent> {
@@ -64,7 +64,7 @@ impl Xi {
     /// Opens an empty view.
     ///
     /// # Errors
-    /// As [`Peer::call`].
+    /// See [`Peer::call`].
     pub async fn new_view(&self) -> Result<View, CallError> {
         self.view(json!({})).await
     }
@@ -72,7 +72,7 @@ impl Xi {
     /// Opens a view of the file at `path`, which need not exist yet.
     ///
     /// # Errors
-    /// As [`Peer::call`].
+    /// See [`Peer::call`].
     pub async fn open(&self, path: impl AsRef<Path>) -> Result<View, CallError> {
         self.view(json!({ "file_path": path.as_ref().to_string_lossy() })).await
     }
@@ -83,13 +83,13 @@ impl Xi {
         Ok(View { peer, id })
     }
 
-    /// The peer, for whatever has no method here.
+    /// Returns the peer, for methods that have no wrapper here.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
 }
 
-/// One view of a buffer.
+/// A view of a buffer.
 #[derive(Clone, Debug)]
 pub struct View {
     peer: Peer,
@@ -97,7 +97,7 @@ pub struct View {
 }
 
 impl View {
-    /// The name that the core gave it.
+    /// Returns the id that the core gave to the view.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -105,7 +105,7 @@ impl View {
     /// Inserts `text` at the cursor.
     ///
     /// # Errors
-    /// It was not queued.
+    /// Fails if the message was not queued.
     pub async fn insert(&self, text: &str) -> Result<(), NotSent> {
         self.edit("insert", json!({ "chars": text })).await
     }
@@ -113,36 +113,36 @@ impl View {
     /// Tells the core which lines are visible.
     ///
     /// # Errors
-    /// It was not queued.
+    /// Fails if the message was not queued.
     pub async fn scroll(&self, first: u64, last: u64) -> Result<(), NotSent> {
         self.edit("scroll", json!([first, last])).await
     }
 
-    /// Any other edit: `move_up`, `delete_backward`, `undo`, …
+    /// Sends any other edit: `move_up`, `delete_backward`, `undo`, …
     ///
     /// # Errors
-    /// It was not queued.
+    /// Fails if the message was not queued.
     pub async fn edit(&self, method: &str, params: Value) -> Result<(), NotSent> {
         let edit = json!({ "view_id": self.id, "method": method, "params": params });
         self.peer.notify("edit", edit).await
     }
 
-    /// Saves the buffer, and waits until the core has done so. That it failed is an
+    /// Saves the buffer and waits until the core is done. A failure to save is reported as an
     /// [`Event::Alert`].
     ///
     /// # Errors
-    /// As [`Peer::call`].
+    /// See [`Peer::call`].
     pub async fn save(&self, path: impl AsRef<Path>) -> Result<(), CallError> {
         let path = path.as_ref().to_string_lossy();
         self.peer.notify("save", json!({ "view_id": self.id, "file_path": path })).await?;
-        // The core handles one thing after the other: what is answered now came after the save.
+        // The core handles messages one at a time: its response to this comes after the save.
         self.peer.call::<Value>("get_config", json!({ "view_id": self.id })).await.map(drop)
     }
 
-    /// The whole text.
+    /// Returns the whole text.
     ///
     /// # Errors
-    /// As [`Peer::call`].
+    /// See [`Peer::call`].
     pub async fn contents(&self) -> Result<String, CallError> {
         self.peer.call("debug_get_contents", json!({ "view_id": self.id })).await
     }
@@ -150,13 +150,13 @@ impl View {
     /// Closes the view.
     ///
     /// # Errors
-    /// It was not queued.
+    /// Fails if the message was not queued.
     pub async fn close(self) -> Result<(), NotSent> {
         self.peer.notify("close_view", json!({ "view_id": self.id })).await
     }
 }
 
-/// What the core tells.
+/// A notification from the core.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
@@ -164,7 +164,7 @@ pub enum Event {
     Update {
         /// The view.
         view_id: String,
-        /// The operations on the line cache, as they came.
+        /// The operations on the line cache, unparsed.
         update: Value,
     },
     /// The cursor should be visible.
@@ -180,21 +180,20 @@ pub enum Event {
     ConfigChanged {
         /// The view.
         view_id: String,
-        /// Those that have.
+        /// The settings that changed.
         changes: Value,
     },
-    /// Over a Link, the core was lost and another has come in its place. Its views are gone with it,
-    /// and what was not saved: open them anew. What uses a view of before is not sent
-    /// ([`NotSent::Reset`]).
+    /// Over a Link, the core was lost and has been replaced. Its views and unsaved changes are gone:
+    /// open the files again. Messages for old views are not sent ([`NotSent::Reset`]).
     Restarted {
-        /// Which core it is, the first being 1.
+        /// The number of the core; the first is 1.
         epoch: u64,
     },
-    /// Something that a person should read.
+    /// A message for the user.
     Alert(String),
-    /// Anything else.
+    /// Any other notification.
     Other {
-        /// Its name.
+        /// Its method.
         method: String,
         /// Its parameters.
         params: Value,
@@ -236,7 +235,7 @@ impl Event {
             _ => serde_json::from_slice(params)
                 .map(|params| Self::Other { method: method.clone().into_owned(), params }),
         };
-        // What a later core says differently is still told.
+        // A known event with unknown parameters is still delivered.
         known.unwrap_or_else(|_| Self::Other {
             params: serde_json::from_slice(params).unwrap_or_default(),
             method: method.into_owned(),
@@ -244,18 +243,18 @@ impl Event {
     }
 }
 
-/// What the core tells, in order.
+/// The notifications from the core, in order.
 #[derive(Debug)]
 pub struct Events(mpsc::Receiver<Event>);
 
 impl Events {
-    /// Waits for the next; `None` once the line has ended and all were taken. Cancel-safe.
+    /// Waits for the next event; `None` once the line has ended and all were received. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event> {
         self.0.recv().await
     }
 }
 
-/// Hands what the core tells to [`Events`].
+/// Forwards notifications from the core to [`Events`].
 #[derive(Debug)]
 pub struct Forward(mpsc::Sender<Event>);
 
@@ -267,7 +266,7 @@ impl Handler for Forward {
     fn reset(&self, reset: Reset, peer: &Peer) -> Answer<()> {
         let (events, peer) = (self.0.clone(), peer.clone());
         Answer::later(async move {
-            // If not, that one is lost, too.
+            // If this fails, the new core is lost as well.
             if peer.notify("client_started", json!({})).await.is_ok() {
                 let _ = events.send(Event::Restarted { epoch: reset.epoch }).await;
             }
@@ -277,7 +276,7 @@ impl Handler for Forward {
     fn notification(&self, notification: Notification, _: &Peer) -> Answer<()> {
         let event = match self.0.try_send(Event::of(&notification)) {
             Err(mpsc::error::TrySendError::Full(event)) => event,
-            // Nobody wants to know any more.
+            // Either sent, or the receiver was dropped.
             _ => return Answer::Now(()),
         };
         let events = self.0.clone();

@@ -1,4 +1,4 @@
-//! A language server that people use, from its first message to its exit.
+//! A widely used language server, from its first message to its exit.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -18,9 +18,9 @@ const TEXT: &str = r#"def greet(name: str) -> str:
 greet("you")
 "#;
 
-/// Starts python-lsp-server, which keeps what it learns of the sources in `cache`.
+/// Starts python-lsp-server, with `cache` for what it learns about the sources.
 async fn start(cache: &tempfile::TempDir) -> (Program, Heard) {
-    // The scripts beside it name the place where the environment was made.
+    // The scripts next to it contain the path where the environment was created.
     let python = fixture("TIELINE_PYTHON_FIXTURES", "bin/python");
     let endpoint = Endpoint::exec(python, ["-m", "pylsp"]).with_framing(FramingKind::ContentLength);
     let cache = ("XDG_CACHE_HOME", cache.path());
@@ -42,7 +42,7 @@ async fn initialize(server: &Program) -> Value {
 }
 
 #[tokio::test]
-async fn a_language_server_goes_from_initialize_through_hover_to_exit() {
+async fn language_server_works_from_initialize_through_hover_to_exit() {
     let directory = tempfile::tempdir().unwrap();
     let (server, mut heard) = start(&directory).await;
     let answer = initialize(&server).await;
@@ -70,7 +70,7 @@ async fn a_language_server_goes_from_initialize_through_hover_to_exit() {
 }
 
 #[tokio::test]
-async fn a_request_that_the_server_does_not_know_is_refused_and_the_line_goes_on() {
+async fn request_unknown_to_the_server_is_refused_and_the_line_continues() {
     let directory = tempfile::tempdir().unwrap();
     let (server, _heard) = start(&directory).await;
     initialize(&server).await;

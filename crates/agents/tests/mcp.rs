@@ -1,4 +1,4 @@
-//! The Model Context Protocol project's server of everything, over its stdin and stdout.
+//! The "everything" server of the Model Context Protocol project, over its stdin and stdout.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -13,7 +13,7 @@ use tieline_rpc::{CallError, Dialect, ErrorObject, PeerOptions, Router};
 use tieline_transport::{Endpoint, Options};
 use tokio::sync::{mpsc, oneshot};
 
-/// Starts the server and shakes hands with it.
+/// Starts the server and initializes it.
 async fn start(capabilities: Value, router: Router) -> (Program, Heard) {
     let script = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
     let script = fixture("TIELINE_NODE_FIXTURES", script);
@@ -38,7 +38,7 @@ fn tool(name: &str, arguments: Value) -> Value {
     json!({ "name": name, "arguments": arguments })
 }
 
-/// What the tool says.
+/// Calls a tool and returns its text.
 async fn call(server: &Program, name: &str, arguments: Value) -> Result<String, CallError> {
     let result: Value = within(name, server.peer.call("tools/call", tool(name, arguments))).await?;
     Ok(text(&result))
@@ -54,7 +54,10 @@ async fn tools_are_listed_and_called() {
     let list: Value = within("the list", server.peer.call("tools/list", json!({}))).await.unwrap();
     let names: Vec<_> = list["tools"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
     assert!(names.contains(&&json!("echo")), "{names:?}");
-    assert!(!names.contains(&&json!("trigger-sampling-request")), "it is not offered to us");
+    assert!(
+        !names.contains(&&json!("trigger-sampling-request")),
+        "the tool is not offered without the capability"
+    );
 
     let message = "two\nlines, \"quoted\", and 🧵";
     let answer = call(&server, "echo", json!({ "message": message })).await.unwrap();
@@ -65,10 +68,10 @@ async fn tools_are_listed_and_called() {
     server.close().await;
 }
 
-/// Our clock stands still but for what each word of progress moves it, so that no machine is too
-/// slow for the limit. When progress comes faster than it is heard, the latest counts.
+/// Our clock is paused and advances only with each progress notification, so that no machine is too
+/// slow for the limit. If progress arrives faster than it is handled, only the latest is kept.
 #[tokio::test]
-async fn progress_is_told_and_pushes_the_timeout_out() {
+async fn progress_is_reported_and_extends_the_timeout() {
     let (server, _heard) = start(json!({}), Router::new()).await;
     let still = StandingStill::begin();
     let limit = Duration::from_secs(2);
@@ -98,15 +101,15 @@ async fn progress_is_told_and_pushes_the_timeout_out() {
     server.close().await;
 }
 
-/// The runtime's clock stands still, for a minute of the real one at most: then it runs ahead to
-/// the next deadline, and a test that hangs fails.
+/// Keeps the runtime's clock paused, for at most one minute of real time. After that it advances to the
+/// next deadline, so that a test that hangs fails.
 struct StandingStill(std::sync::mpsc::Sender<()>);
 
 impl StandingStill {
     fn begin() -> Self {
         let (end, ended) = std::sync::mpsc::channel();
         tokio::time::pause();
-        // While something blocks, a paused clock does not run ahead.
+        // A paused clock does not advance while a blocking task runs.
         tokio::task::spawn_blocking(move || ended.recv_timeout(Duration::from_secs(60)));
         Self(end)
     }
@@ -118,7 +121,7 @@ impl StandingStill {
 }
 
 #[tokio::test]
-async fn the_server_logs_at_the_level_that_was_asked_for() {
+async fn server_logs_at_the_requested_level() {
     let (server, mut heard) = start(json!({}), Router::new()).await;
     let level = json!({ "level": "debug" });
     let done: Value =
@@ -131,7 +134,7 @@ async fn the_server_logs_at_the_level_that_was_asked_for() {
 }
 
 #[tokio::test]
-async fn the_server_asks_for_a_sample_and_uses_our_answer() {
+async fn server_requests_a_sample_and_uses_the_response() {
     let (tell, mut asked) = mpsc::unbounded_channel();
     let router = Router::new().request("sampling/createMessage", move |params: Value, _| {
         tell.send(params).unwrap();
@@ -153,9 +156,9 @@ fn sample(text: &str) -> Value {
     json!({ "role": "assistant", "content": content, "model": "none", "stopReason": "endTurn" })
 }
 
-/// The tool hangs in our hands, so that it is certain to be cancelled while it runs.
+/// This side holds the tool's request, so that the call is certainly cancelled while the tool runs.
 #[tokio::test]
-async fn a_dropped_call_is_cancelled_at_the_server_and_the_line_goes_on() {
+async fn dropped_call_is_cancelled_at_the_server_and_the_line_continues() {
     let (tell, mut asked) = mpsc::unbounded_channel();
     let router = Router::new().request("sampling/createMessage", move |_: Value, _| {
         let (answer, answered) = oneshot::channel();
@@ -170,8 +173,8 @@ async fn a_dropped_call_is_cancelled_at_the_server_and_the_line_goes_on() {
     };
     within("a pong", server.peer.call::<Value>("ping", ())).await.unwrap();
 
-    // Its tool ends now, and a server that knows of the cancellation says nothing of that: between
-    // here and the next tool's answer there is no other message.
+    // The tool ends now. A server that handled the cancellation does not report that: there is no other
+    // message before the response of the next tool.
     let before = server.messages_in();
     answer.send(sample("too late")).unwrap();
     let echo = call(&server, "echo", json!({ "message": "still here" })).await.unwrap();

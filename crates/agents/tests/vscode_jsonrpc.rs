@@ -1,5 +1,5 @@
-//! The reference implementation of the Language Server Protocol's JSON-RPC, vscode-jsonrpc, on
-//! either side.
+//! vscode-jsonrpc, the reference implementation of the Language Server Protocol's JSON-RPC, as server
+//! and as client.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -23,7 +23,7 @@ async fn start(role: &str, router: Router) -> (Program, Heard) {
 }
 
 #[tokio::test]
-async fn a_server_answers_notifies_and_asks_back() {
+async fn server_responds_notifies_and_calls_back() {
     let twice = |(n,): (i64,), _| async move { Ok(2 * n) };
     let (server, mut heard) = start("server", Router::new().request("twice", twice)).await;
     let sum: i64 = within("a sum", server.peer.call("add", (2, 3))).await.unwrap();
@@ -37,7 +37,7 @@ async fn a_server_answers_notifies_and_asks_back() {
 }
 
 #[tokio::test]
-async fn a_dropped_call_is_cancelled_at_the_server_and_its_late_answer_is_nothing() {
+async fn dropped_call_is_cancelled_at_the_server_and_its_late_response_ignored() {
     let (server, mut heard) = start("server", Router::new()).await;
     tokio::select! {
         answer = server.peer.call::<Value>("hang", ()) => panic!("{answer:?}"),
@@ -46,12 +46,12 @@ async fn a_dropped_call_is_cancelled_at_the_server_and_its_late_answer_is_nothin
     heard.next("cancelled").await;
     let sum: i64 = within("a sum", server.peer.call("add", (2, 3))).await.unwrap();
     assert_eq!(sum, 5);
-    // The two notifications, the late answer, and the sum.
+    // The two notifications, the late response, and the sum.
     assert_eq!(server.messages_in(), 4);
     server.close().await;
 }
 
-/// Tells of the moment it is dropped.
+/// Sends when it is dropped.
 struct Dropped(mpsc::UnboundedSender<()>);
 
 impl Drop for Dropped {
@@ -61,7 +61,7 @@ impl Drop for Dropped {
 }
 
 #[tokio::test]
-async fn a_client_cancels_its_call_and_is_refused_while_the_handler_is_dropped() {
+async fn client_cancels_its_call_and_the_handler_is_dropped() {
     let (tell, mut dropped) = mpsc::unbounded_channel();
     let router = Router::new()
         .request("add", |(a, b): (i64, i64), _| async move { Ok(a + b) })

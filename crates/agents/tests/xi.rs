@@ -1,4 +1,4 @@
-//! The real xi-core: open, edit, save, and what it tells meanwhile.
+//! The real xi-core: open, edit, save, and its notifications in the meantime.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -14,20 +14,20 @@ use tokio::task::JoinHandle;
 
 async fn start() -> (Xi, Events, JoinHandle<CloseReason>) {
     let core = std::env::var_os("TIELINE_XI_CORE");
-    let core = core.expect("xi-core is not here; run the tests by `cargo xtask test --install`");
+    let core = core.expect("xi-core is missing: run the tests with `cargo xtask test --install`");
     let endpoint = Endpoint::exec(core, [""; 0]);
     let channel = Registry::new().connect(&endpoint, &Options::default()).await.unwrap();
     let (xi, events, driver) = Xi::start(channel).await.unwrap();
     (xi, events, tokio::spawn(driver))
 }
 
-/// What does not come in half a minute does not come.
+/// Fails if the future takes half a minute.
 async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it did not come")
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("timed out after 30 seconds")
 }
 
 #[tokio::test]
-async fn a_file_is_opened_edited_saved_and_read_back() {
+async fn file_is_opened_edited_saved_and_read_back() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notes.txt");
     std::fs::write(&path, "second\n").unwrap();
@@ -40,7 +40,7 @@ async fn a_file_is_opened_edited_saved_and_read_back() {
 
     let scrolled = within(async {
         loop {
-            match events.next().await.expect("the core tells of the cursor") {
+            match events.next().await.expect("the core reports the cursor") {
                 Event::ScrollTo { view_id, line: 1, col: 0 } => return view_id,
                 _ => continue,
             }
@@ -54,7 +54,7 @@ async fn a_file_is_opened_edited_saved_and_read_back() {
 }
 
 #[tokio::test]
-async fn a_save_that_fails_is_an_alert() {
+async fn failed_save_is_an_alert() {
     let (xi, mut events, _driver) = start().await;
     let view = within(xi.new_view()).await.unwrap();
     view.insert("lost").await.unwrap();
@@ -68,7 +68,7 @@ async fn a_save_that_fails_is_an_alert() {
 }
 
 #[tokio::test]
-async fn events_that_nobody_takes_do_not_stop_the_answers() {
+async fn unread_events_do_not_block_responses() {
     let (xi, events, _driver) = start().await;
     drop(events);
     let view = within(xi.new_view()).await.unwrap();
@@ -88,9 +88,9 @@ fn pid_of_child() -> u32 {
     children.split_whitespace().next().expect("a child").parse().unwrap()
 }
 
-/// Each test is a process of its own, or its children would be mixed up.
+/// Each test runs in its own process; otherwise their children would be mixed up.
 #[test]
-fn a_core_that_is_killed_is_replaced_and_the_client_edits_on() {
+fn killed_core_is_replaced_and_editing_continues() {
     let mut helper = tieline_testkit::helper::plain(tieline_testkit::test_name!(), || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(edited_across_kills());
@@ -100,7 +100,7 @@ fn a_core_that_is_killed_is_replaced_and_the_client_edits_on() {
 
 async fn edited_across_kills() {
     let core = std::env::var_os("TIELINE_XI_CORE");
-    let core = core.expect("xi-core is not here; run the tests by `cargo xtask test --install`");
+    let core = core.expect("xi-core is missing: run the tests with `cargo xtask test --install`");
     let endpoint = Endpoint::exec(core, [""; 0]);
     let connector = Registry::new().connector(&endpoint, &Options::default()).unwrap();
     let link = Link::connect(connector.into(), LinkOptions::default()).await.unwrap();
@@ -118,7 +118,7 @@ async fn edited_across_kills() {
         within(view.save(&path)).await.unwrap();
         expected.insert_str(0, &line);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
-        // A stopped core answers nothing: what is asked of it is under way when it is killed.
+        // A stopped core does not respond: the call is in flight when it is killed.
         let pid = rustix::process::Pid::from_raw(pid_of_child().cast_signed()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
         let asked = {
@@ -135,7 +135,7 @@ async fn edited_across_kills() {
         assert!(reason.child_exit().is_some(), "{reason}");
         let restarted = within(async {
             loop {
-                match events.next().await.expect("the core comes back") {
+                match events.next().await.expect("the core is restarted") {
                     Event::Restarted { epoch } => return epoch,
                     _ => continue,
                 }
@@ -144,7 +144,7 @@ async fn edited_across_kills() {
         assert_eq!(restarted.await, round + 1);
         let present = states.wait_for(State::is_connected).await.unwrap();
         assert!(matches!(present, State::Connected { epoch } if epoch == round + 1), "{present}");
-        // Its view is nothing to the new core.
+        // The new core does not know the old view.
         let late = view.insert("late").await.unwrap_err();
         assert!(matches!(late, NotSent::Reset(_)), "{late:?}");
     }
@@ -160,7 +160,7 @@ async fn edited_across_kills() {
 }
 
 #[tokio::test]
-async fn a_core_that_cannot_begin_is_given_up_with_the_evidence() {
+async fn core_that_cannot_start_is_given_up_with_its_exit_status() {
     let script = "echo 'no library' >&2; exit 127";
     let endpoint = Endpoint::exec("sh", ["-c", script]);
     let connector = Registry::new().connector(&endpoint, &Options::default()).unwrap();

@@ -1,5 +1,5 @@
-//! What the program may ask of us: whether a tool may be used, what a hook says, and messages to MCP
-//! servers that live here.
+//! Requests from the program: tool permissions, hooks, and messages to MCP servers that run in this
+//! process.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,8 @@ use tieline_transport::BoxFuture;
 
 type Callback<A, R> = Arc<dyn Fn(A) -> BoxFuture<'static, R> + Send + Sync>;
 
-/// All of it is done where the future is awaited, what stands before its first `await` too.
+/// Wraps a callback so that all of it runs when the future is polled, including the part before the
+/// first `await`.
 fn callback<A, R, F>(callback: impl Fn(A) -> F + Send + Sync + 'static) -> Callback<A, R>
 where
     A: Send + 'static,
@@ -24,9 +25,9 @@ where
     })
 }
 
-/// What answers the program. Each callback runs in a task of its own: none holds up the messages, or
-/// another. One that panics is an error to the program; one whose request the program withdraws is
-/// dropped where it waits.
+/// Callbacks that answer requests from the program. Each runs in its own task and delays neither the
+/// messages nor other callbacks. A panic is reported to the program as an error. If the program cancels
+/// the request, the callback is dropped at its current `await`.
 #[derive(Clone, Default)]
 pub struct Callbacks {
     can_use_tool: Option<Callback<ToolRequest, Permission>>,
@@ -41,44 +42,44 @@ struct Hook {
     callback: Callback<Value, Value>,
 }
 
-/// A tool that the program would like to use.
+/// A tool that the program wants to use.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ToolRequest {
-    /// The tool.
+    /// The name of the tool.
     pub tool_name: String,
-    /// What it would be used with.
+    /// The input for the tool.
     pub input: Value,
     /// The whole request: `tool_use_id`, `permission_suggestions`, …
     pub raw: Value,
 }
 
-/// Whether a tool may be used.
+/// The answer to a permission request.
 #[derive(Clone, Debug)]
 pub enum Permission {
-    /// It may.
+    /// Allows the tool.
     Allow {
-        /// With this input; `None`: as it was asked for.
+        /// The input to use; `None` for the requested input.
         updated_input: Option<Value>,
-        /// Rules to keep, in the form of the request's `permission_suggestions`.
+        /// Rules to remember, in the form of the request's `permission_suggestions`.
         updated_permissions: Option<Value>,
     },
-    /// It may not.
+    /// Denies the tool.
     Deny {
-        /// Why, for the model to read.
+        /// The reason, which the model reads.
         message: String,
-        /// The turn ends, too.
+        /// Whether to end the turn as well.
         interrupt: bool,
     },
 }
 
 impl Permission {
-    /// As it was asked for.
+    /// Allows the tool with the requested input.
     pub fn allow() -> Self {
         Self::Allow { updated_input: None, updated_permissions: None }
     }
 
-    /// No, and the turn goes on.
+    /// Denies the tool and continues the turn.
     pub fn deny(message: impl Into<String>) -> Self {
         Self::Deny { message: message.into(), interrupt: false }
     }
@@ -104,12 +105,12 @@ impl Permission {
 }
 
 impl Callbacks {
-    /// None.
+    /// Creates an empty set of callbacks.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks `answer` for each tool that is neither allowed nor forbidden by rule.
+    /// Sets the callback that decides about tools that are neither allowed nor denied by a rule.
     #[must_use]
     pub fn can_use_tool<F>(
         mut self,
@@ -122,8 +123,8 @@ impl Callbacks {
         self
     }
 
-    /// Calls `answer` at each `event` (`PreToolUse`, `Stop`, …), for tools that `matcher` matches.
-    /// It gets the hook's input and gives its output, `{}` to change nothing.
+    /// Adds a hook that is called at each `event` (`PreToolUse`, `Stop`, …), for tools that match
+    /// `matcher`. It receives the hook's input and returns its output; `{}` changes nothing.
     #[must_use]
     pub fn hook<F>(
         mut self,
@@ -142,8 +143,8 @@ impl Callbacks {
         self
     }
 
-    /// Is the MCP server `name`: gets each JSON-RPC message to it, and gives the answer. What is given
-    /// for a notification is not looked at.
+    /// Adds an MCP server called `name`. The callback receives each JSON-RPC message to it and returns
+    /// the response, which is ignored for notifications.
     #[must_use]
     pub fn mcp_server<F>(
         mut self,
@@ -157,7 +158,7 @@ impl Callbacks {
         self
     }
 
-    /// Nothing can be asked.
+    /// Whether there are no callbacks.
     pub fn is_empty(&self) -> bool {
         self.can_use_tool.is_none() && self.hooks.is_empty() && self.mcp.is_empty()
     }
@@ -166,7 +167,7 @@ impl Callbacks {
         self.can_use_tool.is_some()
     }
 
-    /// What `initialize` says of them.
+    /// Adds the callbacks to an `initialize` request.
     pub(super) fn describe(&self, request: &mut Map<String, Value>) {
         let mut events: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
         for (index, hook) in self.hooks.iter().enumerate() {
@@ -181,13 +182,13 @@ impl Callbacks {
         }
     }
 
-    /// What will answer `request`, or, at once, why nothing does.
+    /// Returns the future that answers `request`, or the reason why there is none.
     pub(super) fn answer(&self, request: Value) -> Result<BoxFuture<'static, Value>, String> {
         let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
         match text("subtype") {
             "can_use_tool" => {
                 let callback = self.can_use_tool.clone();
-                let callback = callback.ok_or("nobody here answers for tools")?;
+                let callback = callback.ok_or("no callback for permissions to use tools")?;
                 let input = request.get("input").cloned().unwrap_or_default();
                 let tool_name = text("tool_name").to_owned();
                 let asked = callback(ToolRequest { tool_name, input: input.clone(), raw: request });
@@ -197,7 +198,7 @@ impl Callbacks {
                 let id = text("callback_id");
                 let mut hooks = self.hooks.iter().enumerate();
                 let found = hooks.find(|(index, _)| hook_id(*index) == id);
-                let (_, hook) = found.ok_or_else(|| format!("no hook has the id {id}"))?;
+                let (_, hook) = found.ok_or_else(|| format!("unknown hook id: {id}"))?;
                 Ok((hook.callback)(request.get("input").cloned().unwrap_or_default()))
             }
             "mcp_message" => {
@@ -206,7 +207,7 @@ impl Callbacks {
                 let answered = match self.mcp.get(text("server_name")) {
                     Some(callback) => callback(message),
                     None => {
-                        let refusal = format!("there is no MCP server {}", text("server_name"));
+                        let refusal = format!("unknown MCP server: {}", text("server_name"));
                         let error = json!({ "code": -32601, "message": refusal });
                         let answer = json!({ "jsonrpc": "2.0", "id": id, "error": error });
                         Box::pin(std::future::ready(answer))
@@ -214,7 +215,7 @@ impl Callbacks {
                 };
                 Ok(Box::pin(async move {
                     let answer = answered.await;
-                    // A notification has no answer, and the program wants something that looks like one.
+                    // A notification has no response, but the program expects one.
                     let nothing = || json!({ "jsonrpc": "2.0", "id": 0, "result": {} });
                     json!({ "mcp_response": if id.is_some() { answer } else { nothing() } })
                 }))

@@ -1,4 +1,4 @@
-//! Requests to the program that wait for their answers.
+//! Pending requests to the program.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,10 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::frames::{Answered, NoAnswer, is_lost_answer, names};
 
-/// Who waits for which answer. An entry lives as long as its [`Waiting`].
+/// The pending requests. An entry lives as long as its [`Waiting`].
 pub(super) struct Calls {
     table: Mutex<Table>,
-    /// Requests that nobody waits for any more, for the program to be told.
+    /// The ids of abandoned requests, which the program has to be told to cancel.
     withdrawn: mpsc::UnboundedSender<String>,
 }
 
@@ -24,13 +24,13 @@ struct Table {
 }
 
 impl Calls {
-    /// And where the ids of withdrawn requests come out.
+    /// Creates the table, and the receiver for the ids of abandoned requests.
     pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
         let (withdrawn, ids) = mpsc::unbounded_channel();
         (Arc::new(Self { table: Mutex::default(), withdrawn }), ids)
     }
 
-    /// A new request.
+    /// Registers a new request.
     pub(super) fn begin(self: &Arc<Self>) -> Result<Waiting, CloseReason> {
         let mut table = self.table();
         if let Some(reason) = &table.ended {
@@ -43,7 +43,7 @@ impl Calls {
         Ok(Waiting { calls: self.clone(), id, answered })
     }
 
-    /// Hands an answer to who waits for it. One that is late, doubled or unasked for is counted.
+    /// Delivers a response. A late, duplicate or unknown one is counted.
     pub(super) fn answer(&self, id: &str, answer: Answered) {
         let mut table = self.table();
         let is_claimed = match table.waiting.remove(id) {
@@ -52,11 +52,12 @@ impl Calls {
         };
         if !is_claimed {
             table.unclaimed += 1;
-            tracing::debug!(id, "an answer that nobody waits for was dropped");
+            tracing::debug!(id, "dropped a response without a pending request");
         }
     }
 
-    /// An answer that names no request is for the only one that waits. False: there is none, or more.
+    /// Delivers a response without an id to the only pending request. Returns false if there is not
+    /// exactly one.
     pub(super) fn answer_only(&self, answer: Answered) -> bool {
         let only = match &mut self.table().waiting.keys() {
             ids if ids.len() == 1 => ids.next().cloned(),
@@ -69,8 +70,8 @@ impl Calls {
         true
     }
 
-    /// A line was lost of which this is the beginning. If it was an answer, its request fails: the one
-    /// whose id stands there, or else the only one that waits.
+    /// Handles a discarded line, given its first bytes. If it was a response, its request fails: the
+    /// one whose id it contains, or otherwise the only pending one.
     pub(super) fn lost(&self, head: &[u8], why: &str) {
         if !is_lost_answer(head) {
             return;
@@ -85,7 +86,7 @@ impl Calls {
         }
     }
 
-    /// The line has ended: whoever waits is told, and so is whoever asks from now on.
+    /// Fails all pending and future requests: the line has ended.
     pub(super) fn end(&self, reason: CloseReason) {
         let mut table = self.table();
         table.ended.get_or_insert(reason);
@@ -109,7 +110,7 @@ impl Calls {
     }
 }
 
-/// One request. Dropped before its answer came, it is withdrawn.
+/// A pending request. Dropping it before the response arrives cancels it.
 pub(super) struct Waiting {
     calls: Arc<Calls>,
     pub(super) id: String,
@@ -117,7 +118,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// The answer; `None` when the line ended before. Cancel-safe.
+    /// Waits for the response; `None` if the line ends first. Cancel-safe.
     pub(super) async fn answered(&mut self) -> Option<Answered> {
         (&mut self.answered).await.ok()
     }
@@ -126,7 +127,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if self.calls.table().waiting.remove(&self.id).is_some() {
-            // Nobody is left to be told once the line has ended.
+            // Fails once the line has ended, when there is nothing left to cancel.
             let _ = self.calls.withdrawn.send(std::mem::take(&mut self.id));
         }
     }
@@ -138,7 +139,7 @@ mod tests {
     use serde_json::json;
 
     #[tokio::test]
-    async fn each_answer_reaches_who_asked() {
+    async fn each_response_reaches_its_request() {
         let (calls, _withdrawn) = Calls::new();
         let (mut one, mut two) = (calls.begin().unwrap(), calls.begin().unwrap());
         assert_ne!(one.id, two.id);
@@ -148,12 +149,12 @@ mod tests {
         let refused = one.answered().await.unwrap();
         assert!(matches!(refused, Err(NoAnswer::Refused(words)) if words == "no"));
         calls.answer(&one.id, Ok(json!(1)));
-        calls.answer("nobody", Ok(json!(1)));
+        calls.answer("unknown", Ok(json!(1)));
         assert_eq!((calls.unclaimed(), calls.waiting()), (2, 0));
     }
 
     #[tokio::test]
-    async fn who_no_longer_waits_leaves_nothing_but_a_withdrawal() {
+    async fn dropped_request_leaves_only_a_cancellation() {
         let (calls, mut withdrawn) = Calls::new();
         let waiting = calls.begin().unwrap();
         let id = waiting.id.clone();
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_without_an_id_is_for_the_only_request() {
+    async fn response_without_an_id_goes_to_the_only_request() {
         let (calls, _withdrawn) = Calls::new();
         assert!(!calls.answer_only(Ok(json!(1))));
         let (mut one, mut two) = (calls.begin().unwrap(), calls.begin().unwrap());
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_reaches_everybody() {
+    async fn end_of_the_line_fails_all_requests() {
         let (calls, mut withdrawn) = Calls::new();
         let mut waiting = calls.begin().unwrap();
         calls.end(CloseReason::ByPeer);

@@ -1,4 +1,4 @@
-//! What can go wrong with a conversation, and how a line of it ended.
+//! Errors of a conversation, and how its line ended.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,37 +6,37 @@ use std::time::Duration;
 use tieline_proto::{EncodeError, Fault};
 use tieline_transport::{CloseReason, SendError, TransportError};
 
-/// Something that did not work.
+/// An error of a conversation.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The program was not found, or could not be started.
+    /// The program was not found or could not be started.
     Launch(TransportError),
-    /// A line that was no message: not JSON, or above the limit. The conversation goes on.
+    /// A line was discarded: it is not JSON or exceeds the limit. The conversation continues.
     Fault(Fault),
-    /// A line that is JSON and says something that no value can hold. The conversation goes on.
+    /// A line is JSON but cannot be represented as a value. The conversation continues.
     Unreadable(serde_json::Error),
-    /// This message cannot be sent; the conversation goes on.
+    /// The line cannot carry this message; the conversation continues.
     NotSent(EncodeError),
-    /// The program said no to a control request.
+    /// The program refused a control request.
     Refused {
-        /// What was asked for.
+        /// The kind of request.
         request: String,
-        /// Its words.
+        /// The program's error message.
         message: String,
     },
-    /// The answer to a control request cannot be used: it is no answer, or was lost.
+    /// The response to a control request is invalid or was lost.
     BadAnswer {
-        /// What was asked for.
+        /// The kind of request.
         request: String,
-        /// What came, or what became of it.
+        /// What is wrong with the response.
         problem: String,
     },
     /// A control request was not answered in time.
     TimedOut {
-        /// What was asked for.
+        /// The kind of request.
         request: String,
-        /// How long was waited.
+        /// The time limit.
         after: Duration,
     },
     /// The line has ended.
@@ -48,14 +48,16 @@ impl fmt::Display for Error {
         match self {
             Self::Launch(error) => error.fmt(f),
             Self::Fault(fault) => fault.fmt(f),
-            Self::Unreadable(_) => f.write_str("a message cannot be read"),
+            Self::Unreadable(_) => f.write_str("cannot read a message"),
             Self::NotSent(error) => error.fmt(f),
-            Self::Refused { request, message } => write!(f, "{request} was refused: {message}"),
+            Self::Refused { request, message } => {
+                write!(f, "the program refused {request}: {message}")
+            }
             Self::BadAnswer { request, problem } => {
-                write!(f, "the answer to {request} cannot be used: {problem}")
+                write!(f, "invalid response to {request}: {problem}")
             }
             Self::TimedOut { request, after } => {
-                write!(f, "{request} was not answered within {after:?}")
+                write!(f, "no response to {request} within {after:?}")
             }
             Self::Closed(reason) => write!(f, "the line has ended: {reason}"),
         }
@@ -94,14 +96,15 @@ impl From<SendError> for Error {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct End {
-    /// [`Cli::close`](super::Cli::close) was called while the program was alive.
+    /// Whether [`Cli::close`](super::Cli::close) was called while the program was alive.
     pub by_us: bool,
-    /// Why, as far as the operating system knows. After a close it is how the program took it.
+    /// The reason, as far as the operating system knows. After a close, this is how the program reacted
+    /// to it.
     pub reason: CloseReason,
 }
 
 impl End {
-    /// Whether it was nobody's wish: the program went by itself, and not well.
+    /// Whether the program ended by itself and with a failure.
     pub fn is_failure(&self) -> bool {
         !self.by_us && !self.reason.is_clean()
     }

@@ -1,21 +1,21 @@
-//! Values that are handed to the program in files: an argument holds 128 KiB on Linux, and every user of the
-//! machine can read it.
+//! Passes values to the program in files, because an argument holds at most 128 KiB on Linux and is
+//! visible to every user of the machine.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// How the folders are named, in the system's temporary directory.
+/// The prefix of folder names in the system's temporary directory.
 const PREFIX: &str = "tieline-claude-";
 
-/// Held by the process whose folder it is in, so that a folder without a holder can be removed.
+/// A file locked by the process that owns the folder, so that abandoned folders can be removed.
 const LOCK: &str = "lock";
 
 const ATTEMPTS: usize = 8;
 
-/// A folder for its owner alone. Dropping it removes it; that of a process that was killed is removed by the
-/// next one that makes a folder.
+/// A folder accessible to its owner only. It is removed on drop; the folder of a killed process is
+/// removed when the next folder is created.
 #[derive(Debug)]
 pub(super) struct Files {
     folder: PathBuf,
@@ -37,14 +37,14 @@ impl Files {
                     sweep(place, &folder);
                     return Ok(Self { folder, lock: Some(lock), count: 0 });
                 }
-                // The name is taken, or another process took the folder for one that was left behind.
+                // The name is taken, or another process considered the folder abandoned.
                 Err(error) => failed = error,
             }
         }
         Err(failed)
     }
 
-    /// A new file with this text.
+    /// Creates a file with this text.
     pub(super) fn add(&mut self, text: &str) -> io::Result<PathBuf> {
         self.count += 1;
         let path = self.folder.join(self.count.to_string());
@@ -55,18 +55,18 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // Windows removes no file that is open.
+        // Windows cannot remove an open file.
         drop(self.lock.take());
         if let Err(error) = fs::remove_dir_all(&self.folder)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!("{} could not be removed: {error}", self.folder.display());
+            tracing::warn!("cannot remove {}: {error}", self.folder.display());
         }
     }
 }
 
 fn create(folder: &Path) -> io::Result<File> {
-    #[cfg_attr(not(unix), allow(unused_mut, reason = "a mode is Unix's"))]
+    #[cfg_attr(not(unix), allow(unused_mut, reason = "only Unix has modes"))]
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -82,7 +82,7 @@ fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     options.create_new(true)
 }
 
-/// Removes what processes of our user that were killed have left.
+/// Removes the folders of this user's processes that were killed.
 fn sweep(place: &Path, ours: &Path) {
     for entry in fs::read_dir(place).into_iter().flatten().flatten() {
         let is_named = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
@@ -93,7 +93,7 @@ fn sweep(place: &Path, ours: &Path) {
         match File::open(folder.join(LOCK)) {
             Ok(lock) if lock.try_lock().is_ok() => _ = fs::remove_dir_all(&folder),
             Ok(_) => {}
-            // It may just be made: only an empty one is removed.
+            // The folder may be in the middle of being created: remove it only if it is empty.
             Err(_) => _ = fs::remove_dir(&folder),
         }
     }
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_for_their_owner_and_go_with_their_holder() {
+    fn files_are_private_and_removed_on_drop() {
         let place = tempfile::tempdir().unwrap();
         let mut files = Files::below(place.path()).unwrap();
         let (one, two) = (files.add("one").unwrap(), files.add("two").unwrap());
@@ -127,7 +127,7 @@ mod tests {
             let found = std::os::unix::fs::MetadataExt::mode(&fs::metadata(path).unwrap());
             assert_eq!(found & 0o777, mode);
         }
-        // Another one takes nothing away that is held.
+        // Another process does not remove a locked folder.
         drop(Files::below(place.path()).unwrap());
         assert!(one.exists());
         drop(files);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_killed_processes_left_is_removed() {
+    fn folders_of_killed_processes_are_removed() {
         let place = tempfile::tempdir().unwrap();
         let left = |name: &str| place.path().join(format!("{PREFIX}{name}"));
         for name in ["empty", "full"] {

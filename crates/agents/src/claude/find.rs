@@ -1,16 +1,16 @@
-//! Where the program is. No environment variable says it: a path is an option, and everything else is
-//! where its installers put it.
+//! Finds the program: at a given path, or in `PATH` and where its installers put it. No environment
+//! variable overrides this.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use tieline_transport::{ErrorKind, Operation, TransportError, resolve};
 
-/// What it is called.
+/// The name of the program.
 const NAME: &str = "claude";
 
-/// Below the home folder: the native installer, the two ways of npm, yarn, and the program's own
-/// local installation.
+/// Relative to the home directory: the native installer, the program's local installation, two npm
+/// locations, and yarn.
 const IN_HOME: &[&str] = &[
     ".local/bin/claude",
     ".claude/local/claude",
@@ -21,14 +21,14 @@ const IN_HOME: &[&str] = &[
 
 const ANYWHERE: &[&str] = &["/usr/local/bin/claude", "/opt/homebrew/bin/claude"];
 
-const HINT: &str = "install it (npm install -g @anthropic-ai/claude-code), or give its full path";
+const HINT: &str = "install it (npm install -g @anthropic-ai/claude-code), or pass its full path";
 
-/// The Claude CLI: `program` if it is given, otherwise the first one in `PATH` and in the places where
-/// its installers put it.
+/// Finds the Claude CLI: `program` if given, otherwise the first one in `PATH` and in the places where its
+/// installers put it.
 ///
 /// # Errors
-/// [`CommandNotFound`](ErrorKind::CommandNotFound) with every place searched, or
-/// [`NotExecutable`](ErrorKind::NotExecutable) if that is all there was.
+/// [`CommandNotFound`](ErrorKind::CommandNotFound) with all places searched, or
+/// [`NotExecutable`](ErrorKind::NotExecutable) if only a file that is not executable was found.
 pub fn find(program: Option<&Path>) -> Result<PathBuf, TransportError> {
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
     match program {
@@ -79,7 +79,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_path_that_is_given_is_the_only_place() {
+    fn given_path_is_the_only_place_searched() {
         assert!(find(Some(Path::new("/bin/sh"))).is_ok());
         let error = find(Some(Path::new("/no/such/claude"))).unwrap_err();
         let text = error.to_string();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn every_place_that_was_searched_is_named() {
+    fn error_names_all_places_searched() {
         let home = tempfile::tempdir().unwrap();
         let places = usual_places(Some(home.path()));
         let mut names: Vec<&OsStr> = places.iter().map(|place| place.as_os_str()).collect();
@@ -101,7 +101,7 @@ mod tests {
         for place in IN_HOME {
             assert!(text.contains(place), "{place}: {text}");
         }
-        // A file that cannot be executed is worth saying, and one that can ends the search.
+        // A file that is not executable is reported; an executable one ends the search.
         let plain = home.path().join(IN_HOME[0]);
         let good = home.path().join(IN_HOME[1]);
         for file in [&plain, &good] {

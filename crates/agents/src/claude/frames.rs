@@ -1,4 +1,4 @@
-//! The frames of the control protocol, and the telling of them from messages.
+//! Frames of the control protocol, and how they differ from messages.
 
 use std::borrow::Cow;
 
@@ -8,34 +8,34 @@ use serde_json::{Value, json};
 
 use super::Error;
 
-/// What a line is.
+/// A parsed line.
 pub(super) enum Frame {
-    /// For who takes the messages.
+    /// A message for the inbox.
     Message(Bytes),
-    /// The program asks.
+    /// A request from the program.
     Request { id: String, request: Value },
-    /// The program answers, as `line` has it; without an id whatever it answers.
+    /// The response to a request. `line` is the original; without an id it may belong to any request.
     Response { id: Option<String>, answer: Answered, line: Bytes },
-    /// The program no longer asks.
+    /// The program cancels its request.
     Cancel { id: String },
-    /// A sign of life.
+    /// A keep-alive, without content.
     KeepAlive,
 }
 
-/// An answer: the response, or why there is none.
+/// The response, or why there is none.
 pub(super) type Answered = Result<Value, NoAnswer>;
 
-/// Why there is no response.
+/// Why a request has no response.
 #[derive(Debug)]
 pub(super) enum NoAnswer {
-    /// The program's own words.
+    /// The program's error message.
     Refused(String),
-    /// What came in its place, or what became of it.
+    /// What is wrong with the response.
     Unusable(String),
 }
 
 impl NoAnswer {
-    /// The same as an error of the request named so.
+    /// Converts this into the error of the named request.
     pub(super) fn into_error(self, request: String) -> Error {
         match self {
             Self::Refused(message) => Error::Refused { request, message },
@@ -44,12 +44,12 @@ impl NoAnswer {
     }
 }
 
-/// As much is shown of an answer that cannot be used.
+/// How many bytes of an invalid response are shown.
 const SHOWN: usize = 200;
 
 impl Frame {
-    /// A control frame of the program without its required members is delivered as a message, so that it is
-    /// visible. A response may be incomplete.
+    /// Parses a line. A control frame without its required members is delivered as a message, so that
+    /// it is visible. A response may be incomplete.
     pub(super) fn of(line: Bytes) -> Self {
         #[derive(Deserialize)]
         struct Head<'a> {
@@ -107,13 +107,13 @@ fn excerpt(line: &[u8]) -> String {
     format!("{:?}", String::from_utf8_lossy(line.get(..SHOWN).unwrap_or(line)))
 }
 
-/// Whether this is the beginning of an answer to a request of ours. Only the beginning of a line that was
-/// lost is known, and it may not be JSON.
+/// Whether this is the beginning of a response to one of our requests. Only the first bytes of a
+/// discarded line are known, and they may not be JSON.
 pub(super) fn is_lost_answer(head: &[u8]) -> bool {
     head.trim_ascii_start().starts_with(b"{") && contains(head, b"\"control_response\"")
 }
 
-/// Whether the id stands there.
+/// Whether the text contains the id.
 pub(super) fn names(head: &[u8], id: &str) -> bool {
     contains(head, format!("\"{id}\"").as_bytes())
 }
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_frames_are_told_from_messages() {
+    fn control_frames_are_distinguished_from_messages() {
         let kind = |line: &str| match Frame::of(Bytes::copy_from_slice(line.as_bytes())) {
             Frame::Message(_) => "message".to_owned(),
             Frame::Request { id, request } => format!("request {id} {request}"),
@@ -185,7 +185,7 @@ mod tests {
                 r#"{"type":"control_response","response":{"subtype":"success","response":5}}"#,
                 "response - Ok(Number(5))",
             ),
-            // What has no id cannot be answered; what is no object has no type.
+            // A request without an id cannot be answered, and only an object has a type.
             (r#"{"type":"control_request","request":{}}"#, "message"),
             (r#"{"type":7}"#, "message"),
             ("42", "message"),

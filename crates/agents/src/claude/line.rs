@@ -1,4 +1,4 @@
-//! The program on its pipes: JSON values both ways, and the end of it.
+//! The program on its pipes: JSON values in both directions, and its end.
 
 use std::fmt;
 use std::pin::pin;
@@ -21,11 +21,12 @@ use super::{End, Error, Options, find};
 
 type Framing = Json<Lines>;
 
-/// A running Claude CLI in stream-json mode, without the control protocol; that is
-/// [`Session`](super::Session)'s. Cheap to clone: many tasks write at once, and no line is torn.
+/// A running Claude CLI in stream-json mode, without the control protocol, which
+/// [`Session`](super::Session) adds. Cheap to clone: many tasks can write at once, and lines are never
+/// torn.
 ///
-/// Nothing moves unless somebody writes or takes messages. Dropping the last clone and the last
-/// [`Messages`] ends the program at once.
+/// Reads and writes happen only in calls of these methods. Dropping the last clone and the last
+/// [`Messages`] kills the program at once.
 #[derive(Clone)]
 pub struct Cli(Arc<Shared>);
 
@@ -36,10 +37,10 @@ struct Shared {
     stop: StopTimeouts,
     input_ended: AtomicBool,
     closing: watch::Sender<bool>,
-    /// It was alive when it was closed.
+    /// Whether it was alive when it was closed.
     closed_by_us: AtomicBool,
     end: OnceLock<End>,
-    /// The program may read them at any time.
+    /// Kept as long as the program may read them.
     _files: Option<Files>,
 }
 
@@ -47,13 +48,13 @@ impl Cli {
     /// Finds the program and starts it.
     ///
     /// # Errors
-    /// [`Error::Launch`]: it was not found (the places searched are named), an option is out of
-    /// bounds, or the operating system did not start it.
+    /// [`Error::Launch`] if the program was not found (with the places searched), an option is out of range,
+    /// or the operating system could not start it.
     pub async fn connect(options: &Options) -> Result<Self, Error> {
         let program = find(options.program.as_deref())?;
         let (args, files) = options.args_and_files().map_err(|error| {
             TransportError::of(error, Operation::Launch).with_hint(
-                "large prompts and configurations are handed over in the temporary directory",
+                "large prompts and configurations are written to the temporary directory: is it writable?",
             )
         })?;
         let config = ProcessConfig {
@@ -81,41 +82,43 @@ impl Cli {
         })))
     }
 
-    /// Writes one message, as one line. Waits while the program does not read; after
-    /// [`Options::channel`]'s `program_stall_timeout`, 60 s, without progress the line ends. Dropped half-way, it has queued the whole line or nothing of it.
+    /// Writes one message as one line. Waits while the program does not read; after 60 s without progress
+    /// (`program_stall_timeout` in [`Options::channel`]), the line ends. If the future is dropped, the whole
+    /// line is queued or nothing of it.
     ///
     /// # Errors
-    /// [`Error::NotSent`]: the message is above the limit. [`Error::Closed`]: the line has ended, or
-    /// its input.
+    /// [`Error::NotSent`] if the message exceeds the limit. [`Error::Closed`] if the line or its input has
+    /// ended.
     pub async fn write(&self, message: &Value) -> Result<(), Error> {
         let line = serde_json::to_vec(message).map_err(Error::Unreadable)?;
         Ok(self.0.sender.send(Bytes::from(line)).await?)
     }
 
-    /// What the program says. Each message goes to one taker: all these are the same stream.
+    /// Returns the messages from the program. All receivers share one stream: each message goes to one
+    /// of them.
     pub fn messages(&self) -> Messages {
         Messages { line: self.0.clone(), told: false }
     }
 
-    /// Ends the program's input, after which it finishes what it does and goes.
+    /// Closes the program's input. The program finishes its work and exits.
     ///
     /// # Errors
-    /// [`Error::Closed`]: the line ended before all was written.
+    /// [`Error::Closed`] if the line ended before everything was written.
     pub async fn end_input(&self) -> Result<(), Error> {
         self.0.input_ended.store(true, Ordering::Relaxed);
         Ok(self.0.sender.close().await?)
     }
 
-    /// Ends the program in stages: the end of its input, SIGTERM, SIGKILL for all that it started,
-    /// with [`Options::stop`] between them. What it says meanwhile goes to who waits for it, and is
-    /// discarded if nobody does.
+    /// Stops the program in stages: the end of its input, SIGTERM, and SIGKILL for all that it started, with
+    /// the times of [`Options::stop`] in between. Messages sent in the meantime go to the receivers, or are
+    /// discarded if there is none.
     ///
-    /// Dropped half-way, the stages stay where they are; call it again.
+    /// If the future is dropped, the stages stop where they are; call it again to continue.
     pub async fn close(&self) -> End {
         self.close_beside(self.0.discard()).await
     }
 
-    /// The same while somebody else sees to it that the program can write.
+    /// Like [`close`](Self::close), while `taking` keeps reading so that the program can write.
     pub(super) async fn close_beside(&self, taking: impl Future<Output = ()>) -> End {
         let line = &*self.0;
         if line.control.health() != Health::Down {
@@ -123,7 +126,7 @@ impl Cli {
         }
         line.closing.send_replace(true);
         let politely = tokio::time::timeout(line.stop.end_of_input, self.end_input());
-        // A program that does not read cannot be told. The stages go on.
+        // A program that does not read cannot get the end of its input. The stages continue.
         let _ = politely.await;
         let mut stopped = pin!(line.control.stop());
         let reason = tokio::select! {
@@ -133,7 +136,7 @@ impl Cli {
         line.ended(reason)
     }
 
-    /// Whether something can be written: the program lives, and its input has not ended.
+    /// Whether messages can be written: the program is alive and its input has not ended.
     pub fn is_ready(&self) -> bool {
         let line = &*self.0;
         line.end.get().is_none()
@@ -142,19 +145,19 @@ impl Cli {
             && line.control.health() != Health::Down
     }
 
-    /// How the line ended; `None` as long as it has not, or nobody has noticed.
+    /// How the line ended; `None` if it has not, or this was not noticed yet.
     pub fn end(&self) -> Option<End> {
         self.0.end.get().cloned()
     }
 
-    /// The line's handle: counts, health, the child's process id.
+    /// The line's control: counts, health, and the child's process id.
     pub fn control(&self) -> &Control {
         &self.0.control
     }
 
     /// Completes when [`close`](Self::close) is called.
     pub(super) async fn closing(&self) {
-        // The sender lives in `self`.
+        // Cannot fail: `self` owns the sender.
         let _ = self.0.closing.subscribe().wait_for(|closing| *closing).await;
     }
 }
@@ -165,7 +168,8 @@ impl Shared {
         self.end.get_or_init(|| End { by_us, reason }).clone()
     }
 
-    /// Takes what nobody waits for, so that a program that still writes can end.
+    /// Reads and discards messages without a receiver, so that a program that is still writing can
+    /// exit.
     async fn discard(&self) {
         let Ok(mut receiver) = self.receiver.try_lock() else {
             return std::future::pending().await;
@@ -180,10 +184,10 @@ impl fmt::Debug for Cli {
     }
 }
 
-/// What the program says, in order.
+/// The messages from the program, in order.
 pub struct Messages {
     line: Arc<Shared>,
-    /// The failure that ended the line was told.
+    /// Whether the failure that ended the line was returned.
     told: bool,
 }
 
@@ -191,15 +195,15 @@ impl Messages {
     /// Waits for the next message; `None` once the line has ended. Cancel-safe.
     ///
     /// # Errors
-    /// [`Error::Fault`] and [`Error::Unreadable`] cost one line, are counted (the former in the
-    /// [`Control`]'s info), and more follows. [`Error::Closed`] is the last item, and comes only if
-    /// the line ended in a [failure](End::is_failure).
+    /// [`Error::Fault`] and [`Error::Unreadable`] affect one line, and more messages follow; faults are
+    /// counted in the info of [`Control`]. [`Error::Closed`] is the last item, and is returned only if the line
+    /// ended with a [failure](End::is_failure).
     pub async fn next(&mut self) -> Option<Result<Value, Error>> {
         let message = self.next_line().await?;
         Some(message.and_then(|line| serde_json::from_slice(&line).map_err(Error::Unreadable)))
     }
 
-    /// The same before it is taken apart.
+    /// Like [`next`](Self::next), but returns the unparsed line.
     pub(super) async fn next_line(&mut self) -> Option<Result<Bytes, Error>> {
         if self.told {
             return None;

@@ -1,23 +1,23 @@
-//! What the program says, by kind. Each keeps the whole value: what has no method here is in `raw`.
+//! Messages from the program, by kind. Each keeps the whole value: what has no method here is in `raw`.
 
 use serde_json::Value;
 
-/// One message.
+/// A message from the program.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Message {
-    /// About the session: `init`, `status`, `session_state_changed`, …
+    /// A message about the session: `init`, `status`, `session_state_changed`, …
     System(System),
-    /// The model has spoken, or wants a tool.
+    /// Output of the model: text or tool uses.
     Assistant(Assistant),
-    /// What was said to the model, tool results above all.
+    /// Input of the model, mostly tool results.
     User(User),
-    /// A turn has ended.
+    /// The end of a turn.
     Result(TurnResult),
-    /// A piece of what the model is saying
+    /// A part of the model's output while it is produced
     /// ([`Options::include_partial_messages`](super::Options::include_partial_messages)).
     StreamEvent(StreamEvent),
-    /// Anything else.
+    /// Any other message.
     Other(Value),
 }
 
@@ -33,7 +33,7 @@ impl Message {
         }
     }
 
-    /// The whole of it.
+    /// Returns the whole value.
     pub fn raw(&self) -> &Value {
         match self {
             Self::System(System(raw))
@@ -45,50 +45,50 @@ impl Message {
         }
     }
 
-    /// The session that it belongs to.
+    /// Returns the id of its session.
     pub fn session_id(&self) -> Option<&str> {
         self.raw().get("session_id")?.as_str()
     }
 
-    /// The tool use of the subagent that it comes from; `None` for the conversation itself.
+    /// Returns the tool use of the subagent that sent it; `None` for the main conversation.
     pub fn parent_tool_use_id(&self) -> Option<&str> {
         self.raw().get("parent_tool_use_id")?.as_str()
     }
 }
 
-/// About the session.
+/// A message about the session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct System(Value);
 
 impl System {
-    /// What about it.
+    /// Returns the kind of message.
     pub fn subtype(&self) -> &str {
         text(&self.0, "subtype")
     }
 
-    /// Whether the session has begun to wait for us: no turn, no background agent is at work
+    /// Whether the session has become idle: no turn or background agent is running
     /// ([`Options::session_state_events`](super::Options::session_state_events)).
     pub fn is_idle(&self) -> bool {
         self.subtype() == "session_state_changed" && text(&self.0, "state") == "idle"
     }
 
-    /// The whole of it.
+    /// Returns the whole value.
     pub fn raw(&self) -> &Value {
         &self.0
     }
 }
 
-/// The model has spoken, or wants a tool.
+/// Output of the model: text or tool uses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assistant(Value);
 
 impl Assistant {
-    /// Its parts.
+    /// Returns its content blocks.
     pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
         blocks(&self.0)
     }
 
-    /// All its text.
+    /// Returns all of its text.
     pub fn text(&self) -> String {
         let texts = self.blocks().filter_map(|block| match block {
             Block::Text(text) => Some(text),
@@ -97,113 +97,113 @@ impl Assistant {
         texts.collect()
     }
 
-    /// The model.
+    /// Returns the name of the model.
     pub fn model(&self) -> Option<&str> {
         self.0.get("message")?.get("model")?.as_str()
     }
 
-    /// The whole of it.
+    /// Returns the whole value.
     pub fn raw(&self) -> &Value {
         &self.0
     }
 }
 
-/// What was said to the model.
+/// Input of the model, mostly tool results.
 #[derive(Clone, Debug, PartialEq)]
 pub struct User(Value);
 
 impl User {
-    /// Its parts; a plain text is one.
+    /// Returns its content blocks; plain text is one block.
     pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
         blocks(&self.0)
     }
 
-    /// The whole of it.
+    /// Returns the whole value.
     pub fn raw(&self) -> &Value {
         &self.0
     }
 }
 
-/// A turn has ended.
+/// The end of a turn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TurnResult(Value);
 
 impl TurnResult {
-    /// `success`, or what went wrong: `error_max_turns`, `error_during_execution`, …
+    /// Returns `success` or the kind of error: `error_max_turns`, `error_during_execution`, …
     pub fn subtype(&self) -> &str {
         text(&self.0, "subtype")
     }
 
-    /// Whether it went wrong.
+    /// Whether the turn failed.
     pub fn is_error(&self) -> bool {
         self.0.get("is_error").and_then(Value::as_bool).unwrap_or(self.subtype() != "success")
     }
 
-    /// The last text, or the words of the error.
+    /// Returns the final text, or the error message.
     pub fn text(&self) -> Option<&str> {
         self.0.get("result").or_else(|| self.0.get("errors")?.get(0))?.as_str()
     }
 
-    /// What it has cost, in dollars.
+    /// Returns the cost in US dollars.
     pub fn cost_usd(&self) -> Option<f64> {
         self.0.get("total_cost_usd")?.as_f64()
     }
 
-    /// The whole of it: `usage`, `permission_denials`, `structured_output`, …
+    /// Returns the whole value: `usage`, `permission_denials`, `structured_output`, …
     pub fn raw(&self) -> &Value {
         &self.0
     }
 }
 
-/// A piece of what the model is saying.
+/// A part of the model's output while it is produced.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamEvent(Value);
 
 impl StreamEvent {
-    /// An event of the Messages API's stream.
+    /// Returns an event of the Messages API's stream.
     pub fn event(&self) -> &Value {
         self.0.get("event").unwrap_or(&Value::Null)
     }
 
-    /// The piece of text that it is, if it is one.
+    /// Returns the text, if the event adds text.
     pub fn text_delta(&self) -> Option<&str> {
         let delta = self.event().get("delta")?;
         (text(delta, "type") == "text_delta").then(|| text(delta, "text"))
     }
 
-    /// The whole of it.
+    /// Returns the whole value.
     pub fn raw(&self) -> &Value {
         &self.0
     }
 }
 
-/// A part of what was said.
+/// A content block of a message.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Block<'a> {
     /// Text.
     Text(&'a str),
-    /// What the model thinks.
+    /// The model's reasoning.
     Thinking(&'a str),
-    /// The model wants a tool.
+    /// The model wants to use a tool.
     ToolUse {
-        /// The id that the result will have.
+        /// The id that the result refers to.
         id: &'a str,
-        /// The tool.
+        /// The name of the tool.
         name: &'a str,
-        /// What for.
+        /// The input for the tool.
         input: &'a Value,
     },
-    /// A tool has done it, or not.
+    /// The result of a tool.
     ToolResult {
-        /// The id of the use.
+        /// The id of the tool use.
         id: &'a str,
-        /// What came of it: a text, or blocks.
+        /// The result: a text, or blocks.
         content: &'a Value,
-        /// It went wrong.
+        /// Whether the tool failed.
         is_error: bool,
     },
-    /// Anything else.
+    /// Any other block.
     Other(&'a Value),
 }
 
@@ -241,7 +241,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn each_kind_is_known_and_keeps_what_is_not() {
+    fn known_kinds_are_recognized_and_unknown_members_kept() {
         for (kind, name) in [
             ("system", "System"),
             ("assistant", "Assistant"),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_is_taken_apart() {
+    fn content_blocks_are_parsed() {
         let input = json!({ "command": "ls" });
         let Message::Assistant(said) = Message::of(json!({ "type": "assistant", "message": {
             "model": "m",
@@ -271,7 +271,7 @@ mod tests {
                 { "type": "text", "text": "b" },
             ],
         } })) else {
-            panic!("not the assistant");
+            panic!("expected an assistant message");
         };
         assert_eq!((said.text().as_str(), said.model()), ("ab", Some("m")));
         let new = json!({ "type": "new" });
@@ -279,12 +279,12 @@ mod tests {
         let expected = [Block::Text("a"), tool, Block::Other(&new), Block::Text("b")];
         assert_eq!(said.blocks().collect::<Vec<_>>(), expected);
         let plain = json!({ "type": "user", "message": { "content": "hello" } });
-        let Message::User(user) = Message::of(plain) else { panic!("not the user") };
+        let Message::User(user) = Message::of(plain) else { panic!("expected a user message") };
         assert_eq!(user.blocks().collect::<Vec<_>>(), [Block::Text("hello")]);
     }
 
     #[test]
-    fn the_words_of_an_error_are_found_where_they_are() {
+    fn error_text_is_found_wherever_it_is() {
         for (raw, words) in [
             (json!({ "result": "done" }), Some("done")),
             (
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_an_error_if_it_says_so() {
+    fn result_is_an_error_if_it_says_so() {
         for (raw, is_error) in [
             (json!({ "subtype": "success", "is_error": false }), false),
             (json!({ "subtype": "success", "is_error": true, "result": "no" }), true),

@@ -1,8 +1,8 @@
 //! The Claude CLI in stream-json mode: a program that converses in JSON lines over its stdin and
-//! stdout, with a control protocol beside the conversation.
+//! stdout, with a control protocol alongside.
 //!
 //! ```text
-//!   query      one question, its answer as a stream
+//!   query      one question and its answer as a stream
 //!     │
 //!   Session    + control protocol: initialize, permissions, hooks, interrupt, … ──▶ Inbox of Message
 //!     │
@@ -33,24 +33,24 @@
 //! # }
 //! ```
 //!
-//! # What holds
-//! - A line that is no message costs that line, and is an item of the stream.
-//! - Nothing waits for a callback but what it answers.
-//! - Dropping everything ends the program and all of its process group at once; `close` does it in
-//!   stages. With a [`guardian`](Options::guardian) nothing of it is left, whatever happens.
-//! - What nobody takes holds up the program, not our memory: a session keeps 16 MiB.
-//! - The program's stderr is always read, and its last words are in the reason of its end.
+//! # Guarantees
+//! - A line that is not a valid message affects only that line, and is an item of the stream.
+//! - A callback delays only the response to its own request.
+//! - Dropping all handles kills the program and its process group at once; `close` stops it in stages. With
+//!   a [`guardian`](Options::guardian), none of its descendants survive.
+//! - If messages are not received, the program has to wait: a session queues at most 16 MiB.
+//! - The program's stderr is always read; its last lines are part of the reason of its end.
+//! - Prompts above 16 KiB, and settings and MCP servers given as JSON, are passed in private files that are
+//!   removed with the line: arguments are visible to every user and limited to 128 KiB each on Linux.
+//!   Questions are sent over stdin.
 //!
-//! - Prompts above 16 KiB, and settings and MCP servers that are given as JSON, are passed in private
-//!   files that are removed with the line: every user can see arguments in the list of processes, and Linux
-//!   limits each to 128 KiB. Questions go by stdin.
-//!
-//! # Seen of the program (2.1.329)
-//! - A line on its stdin that is not JSON ends it with status 1; one of an unknown type it passes over.
-//! - The text of an answer comes twice, in the `assistant` message and in the `result`: a line limit
-//!   costs both.
-//! - It says `init` with the first turn, not when it starts, and again with each.
-//! - It denies what would need a permission if nobody answers for it, without asking.
+//! # Observed behavior (2.1.329)
+//! - A line on stdin that is not JSON makes the program exit with status 1. A message of an unknown type is
+//!   ignored.
+//! - The text of a response is sent twice, in the `assistant` message and in the `result`: a line limit
+//!   affects both.
+//! - The program sends `init` at the start of each turn, not when it starts.
+//! - If nothing answers permission requests, it denies the tool without asking.
 
 mod callbacks;
 mod calls;

@@ -1,4 +1,4 @@
-//! What can be asked of the program when it is started, and the command line that says it.
+//! Start options of the program, and the command line that they produce.
 
 use std::ffi::OsString;
 use std::io;
@@ -11,27 +11,27 @@ use tieline_transport::{ChannelConfig, Environment, Guardian, StopTimeouts};
 use super::Callbacks;
 use super::files::Files;
 
-/// What the program is asked for when it is started. Everything has a default that is the program's
-/// own; what is not here goes into [`extra_args`](Self::extra_args).
+/// Start options of the program. By default, the program's own defaults apply; use
+/// [`extra_args`](Self::extra_args) for options that are missing here.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The program; [found](super::find) by default.
+    /// The path of the program; [searched for](super::find) by default.
     pub program: Option<PathBuf>,
-    /// Its working directory, which is its project; ours by default.
+    /// The working directory, which is the project; this process's by default.
     pub cwd: Option<PathBuf>,
-    /// Its environment variables; ours by default.
+    /// The environment variables; this process's by default.
     pub env: Environment,
-    /// Who uses it, as the program is told by `CLAUDE_CODE_ENTRYPOINT`; `sdk-tieline` by default.
+    /// The caller's name, passed in `CLAUDE_CODE_ENTRYPOINT`; `sdk-tieline` by default.
     pub entrypoint: String,
-    /// `--system-prompt`: instead of its own. A long one is handed over in a file.
+    /// `--system-prompt`: replaces the default one. A long prompt is passed in a file.
     pub system_prompt: Option<String>,
-    /// `--append-system-prompt`: behind its own. A long one is handed over in a file.
+    /// `--append-system-prompt`: appended to the default one. A long prompt is passed in a file.
     pub append_system_prompt: Option<String>,
-    /// `--tools`: the built-in tools that exist at all; an empty list is none.
+    /// `--tools`: the built-in tools to offer; an empty list offers none.
     pub tools: Option<Vec<String>>,
-    /// `--allowedTools`: used without asking.
+    /// `--allowedTools`: tools used without asking.
     pub allowed_tools: Vec<String>,
-    /// `--disallowedTools`: never used.
+    /// `--disallowedTools`: tools never used.
     pub disallowed_tools: Vec<String>,
     /// `--max-turns`.
     pub max_turns: Option<u32>,
@@ -45,35 +45,36 @@ pub struct Options {
     pub betas: Vec<String>,
     /// `--agent`.
     pub agent: Option<String>,
-    /// Agents of one's own, by name, as `initialize` takes them.
+    /// Additional agents by name, in the format of `initialize`.
     pub agents: Option<Value>,
     /// `--permission-mode`: `acceptEdits`, `plan`, …
     pub permission_mode: Option<String>,
-    /// `--permission-prompt-tool`; `stdio` by itself where [`Callbacks::can_use_tool`] is given.
+    /// `--permission-prompt-tool`; `stdio` by default if [`Callbacks::can_use_tool`] is set.
     pub permission_prompt_tool: Option<String>,
-    /// `--continue`: the last conversation in this directory.
+    /// `--continue`: continues the last conversation in this directory.
     pub continue_conversation: bool,
-    /// `--resume`: the conversation of this session.
+    /// `--resume`: resumes the session with this id.
     pub resume: Option<String>,
     /// `--session-id`: a UUID for the new session.
     pub session_id: Option<String>,
-    /// `--fork-session`: resume under a new id.
+    /// `--fork-session`: resumes under a new id.
     pub fork_session: bool,
-    /// `--no-session-persistence`: nothing of it is kept on disk.
+    /// `--no-session-persistence`: keeps nothing of the session on disk.
     pub no_session_persistence: bool,
-    /// `--settings`: a file, or JSON, which is handed over in a file.
+    /// `--settings`: a file, or JSON, which is passed in a file.
     pub settings: Option<String>,
-    /// `--setting-sources`: of `user`, `project` and `local`; an empty list is none.
+    /// `--setting-sources`: any of `user`, `project` and `local`; an empty list is none.
     pub setting_sources: Option<Vec<String>>,
-    /// `--add-dir`, each.
+    /// `--add-dir`, once for each.
     pub add_dirs: Vec<PathBuf>,
-    /// `--mcp-config`, each: a file, or JSON, which is handed over in a file.
+    /// `--mcp-config`, once for each: a file, or JSON, which is passed in a file.
     pub mcp_configs: Vec<String>,
     /// `--strict-mcp-config`: no other MCP servers.
     pub strict_mcp_config: bool,
-    /// `--plugin-dir`, each.
+    /// `--plugin-dir`, once for each.
     pub plugin_dirs: Vec<PathBuf>,
-    /// `--include-partial-messages`: [`Message::StreamEvent`](super::Message::StreamEvent)s come.
+    /// `--include-partial-messages`: also delivers
+    /// [`Message::StreamEvent`](super::Message::StreamEvent)s.
     pub include_partial_messages: bool,
     /// `--include-hook-events`.
     pub include_hook_events: bool,
@@ -81,31 +82,31 @@ pub struct Options {
     pub max_thinking_tokens: Option<u32>,
     /// `--effort`.
     pub effort: Option<String>,
-    /// `--json-schema`: what the result must look like. The program takes it only as an argument, which on Linux
-    /// holds 128 KiB.
+    /// `--json-schema`: the schema of the result. The program accepts it only as an argument, which is
+    /// limited to 128 KiB on Linux.
     pub json_schema: Option<Value>,
     /// `--debug-file`.
     pub debug_file: Option<PathBuf>,
-    /// Behind all the others, as they are. Write `--flag=value` where the value is somebody else's.
+    /// Further arguments, added at the end unchanged. Use `--flag=value` for untrusted values.
     pub extra_args: Vec<OsString>,
-    /// The program tells when a session begins to work and when it is idle.
+    /// Whether the program reports when a session becomes busy or idle.
     pub session_state_events: bool,
-    /// What the program may ask of us.
+    /// Callbacks for requests from the program.
     pub callbacks: Callbacks,
-    /// How the line behaves: by default the largest message is 16 MiB, and a program that reads nothing
-    /// for 60 s while something is to be written is given up; it may be starting MCP servers.
+    /// Options of the line. By default, a message is limited to 16 MiB, and the line ends if the
+    /// program does not read for 60 s while something is to be written; it may be starting MCP servers.
     pub channel: ChannelConfig,
-    /// How long each stage of [`close`](super::Cli::close) may take.
+    /// The time for each stage of [`close`](super::Cli::close).
     pub stop: StopTimeouts,
-    /// What ends all that came of the program, whatever it did to get away: the commands it runs lead
-    /// groups of their own. None by default, and then the program's own group is all that is ended.
+    /// Kills all descendants of the program, including commands that it runs in other process groups.
+    /// None by default; then only the program's own process group is killed.
     pub guardian: Option<Guardian>,
-    /// How long an answer to a control request may take; 60 s by default. `initialize` has 60 s at
-    /// least.
+    /// How long to wait for the response to a control request; 60 s by default. `initialize` has at
+    /// least 60 s.
     pub request_timeout: Duration,
 }
 
-/// What the program is given to begin to read, and to answer.
+/// How long the program may take to start reading, and to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Default for Options {
@@ -158,15 +159,15 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The command line, without the program, with every value in it. A value always shares an argument with
-    /// its flag, so that none is ever taken for a flag.
+    /// Returns the command line without the program, with all values inline. A value is always in the same
+    /// argument as its flag, so that it cannot be mistaken for a flag.
     ///
-    /// [`Cli::connect`](super::Cli::connect) hands large and private values over in files.
+    /// [`Cli::connect`](super::Cli::connect) passes large and private values in files instead.
     pub fn args(&self) -> Vec<OsString> {
         self.write(Args(Vec::new())).0
     }
 
-    /// The command line, and the files that it names.
+    /// The command line, and the files that it refers to.
     pub(super) fn args_and_files(&self) -> io::Result<(Vec<OsString>, Option<Files>)> {
         let is_long = |text: &Option<String>| text.as_ref().is_some_and(|it| it.len() > MAX_INLINE);
         let is_json = |text: &String| text.trim_start().starts_with('{');
@@ -249,9 +250,9 @@ impl Options {
         args
     }
 
-    /// The program's environment: what is asked for, beginning with who we are. `CLAUDECODE`, by which
-    /// the program knows that it was started by itself, is removed. `TRACEPARENT` is inherited like
-    /// all others.
+    /// Returns the program's environment: the variables of `env` on top of our own defaults.
+    /// `CLAUDECODE`, which marks a program started by Claude itself, is removed. `TRACEPARENT` is
+    /// inherited like all others.
     pub fn environment(&self) -> Environment {
         let ours = Environment::default()
             .with("CLAUDE_CODE_ENTRYPOINT", &self.entrypoint)
@@ -264,7 +265,7 @@ impl Options {
     }
 }
 
-/// Prompts up to this length are arguments, which older programs take as well.
+/// Prompts up to this length are passed as arguments, which older versions support as well.
 const MAX_INLINE: usize = 16 << 10;
 
 struct Args(Vec<OsString>);
@@ -370,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn large_and_private_values_are_handed_over_in_files() {
+    fn large_and_private_values_are_passed_in_files() {
         let long = |letter: &str| letter.repeat(MAX_INLINE + 1);
         let options = Options {
             system_prompt: Some(long("a")),
@@ -402,14 +403,14 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_slow_to_start_is_waited_for() {
-        // As long for its reading as for its answer to what it reads.
+    fn slow_start_is_waited_for() {
+        // The program has as long to read as to answer what it reads.
         let options = Options::default();
         assert!(options.channel.program_stall_timeout >= options.request_timeout);
     }
 
     #[test]
-    fn the_environment_says_who_we_are_and_not_that_we_are_the_program_itself() {
+    fn environment_sets_the_entrypoint_and_removes_claudecode() {
         let named = |options: &Options, wanted: &str| {
             let around_us = ("CLAUDECODE".into(), "1".into());
             let environment = options.environment().resolve([around_us]);

@@ -1,17 +1,17 @@
-//! One question, and all that is said until it is answered.
+//! A single question and its answer.
 
 use serde_json::Value;
 
 use super::{Counts, End, Error, Inbox, Message, Options, Session};
 
-/// Asks one question, and gives what comes: the model's words, tools, and the result, after which the
-/// program ends by itself.
+/// Asks one question and returns the messages that answer it: the model's output, tool uses, and the
+/// result, after which the program exits.
 ///
-/// With [callbacks](Options::callbacks) the program's input stays open until the session is idle: a
-/// background agent may still ask after the first result.
+/// With [callbacks](Options::callbacks), the program's input stays open until the session is idle, because
+/// a background agent may still send requests after the first result.
 ///
 /// # Errors
-/// As [`Session::connect`], [`Session::initialize`] and [`Session::say`].
+/// See [`Session::connect`], [`Session::initialize`] and [`Session::say`].
 pub async fn query(prompt: impl Into<Value>, options: &Options) -> Result<Query, Error> {
     let mut options = options.clone();
     let stays_open = !options.callbacks.is_empty();
@@ -20,7 +20,7 @@ pub async fn query(prompt: impl Into<Value>, options: &Options) -> Result<Query,
     if stays_open || options.agents.is_some() {
         session.initialize().await?;
     }
-    // Of a program that has gone already, the first message says why.
+    // If the program has already exited, the first message says why.
     told(session.say(prompt).await)?;
     if !stays_open {
         told(session.end_input().await)?;
@@ -36,17 +36,17 @@ fn told(written: Result<(), Error>) -> Result<(), Error> {
     }
 }
 
-/// An answer under way. Dropped, it ends the program at once.
+/// An answer in progress. Dropping it kills the program at once.
 #[derive(Debug)]
 pub struct Query {
     session: Session,
     inbox: Inbox,
     input: Input,
-    /// The program tells when it is idle; older ones do not.
+    /// Whether the program reports when it is idle; older ones do not.
     tells_state: bool,
 }
 
-/// The program's input.
+/// The state of the program's input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Input {
     Open,
@@ -55,15 +55,16 @@ enum Input {
 }
 
 impl Query {
-    /// Waits for the next message; `None` once all is said and the program has ended. Cancel-safe.
+    /// Waits for the next message; `None` once everything was received and the program has ended.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// As [`Messages::next`](super::Messages::next).
+    /// See [`Messages::next`](super::Messages::next).
     pub async fn next(&mut self) -> Option<Result<Message, Error>> {
         loop {
             tokio::select! {
                 biased;
-                // That it failed means that the program has gone, which is what comes next.
+                // A failure means that the program has exited, which is reported next.
                 _ = self.session.end_input(), if self.input == Input::Ending => {
                     self.input = Input::Ended;
                 }
@@ -79,7 +80,7 @@ impl Query {
         }
     }
 
-    /// Ends the program's input when it will ask no more.
+    /// Closes the program's input once it will send no more requests.
     fn heard(&mut self, message: &Message) {
         let is_over = match message {
             Message::System(system) => {
@@ -94,20 +95,20 @@ impl Query {
         }
     }
 
-    /// Ends the turn under way.
+    /// Interrupts the current turn.
     ///
     /// # Errors
-    /// As [`Session::interrupt`].
+    /// See [`Session::interrupt`].
     pub async fn interrupt(&self) -> Result<(), Error> {
         self.session.interrupt().await
     }
 
-    /// Ends it all in stages, as [`Session::close`].
+    /// Stops the program in stages; see [`Session::close`].
     pub async fn close(&self) -> End {
         self.session.close().await
     }
 
-    /// What was lost so far.
+    /// Returns what was lost so far.
     pub fn counts(&self) -> Counts {
         self.session.counts()
     }

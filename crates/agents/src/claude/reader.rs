@@ -1,4 +1,4 @@
-//! The one task of a session: reads what the program says and takes each line where it belongs.
+//! The task of a session that reads the program's output and dispatches each line.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use super::calls::Calls;
 use super::frames::{self, Frame};
 use super::{Callbacks, Cli, Error, Messages};
 
-/// How many bytes of messages wait to be taken before the program has to. An empty queue takes one
+/// How many bytes of messages may be queued before the program has to wait. An empty queue accepts one
 /// message of any size.
 const QUEUE: u32 = 16 * 1024 * 1024;
 
-/// A message counts for this much at least.
+/// The minimum weight of a message.
 const LEAST: u32 = 512;
 
-/// So many of the program's requests are worked on at once; those above are refused.
+/// How many requests from the program are handled at once; further ones are refused.
 const MAX_ANSWERING: usize = 256;
 
-/// So many answers and withdrawals wait to be written; what is above gets none, and is counted.
+/// How many responses and cancellations may wait to be written; further ones are dropped and counted.
 const MAX_TASKS: usize = 1024;
 
-/// A message, or why one was lost, with the room that it takes in the queue.
+/// A message, or why one was discarded, with its room in the queue.
 pub(super) type Queued = (Result<Bytes, Error>, OwnedSemaphorePermit);
 
 pub(super) struct Reader {
@@ -38,7 +38,7 @@ pub(super) struct Reader {
     withdrawn: mpsc::UnboundedReceiver<String>,
     queue: mpsc::UnboundedSender<Queued>,
     room: Arc<Semaphore>,
-    /// Callbacks that are at work, by task and by request.
+    /// The running callbacks, by task and by request.
     tasks: JoinSet<()>,
     requests: HashMap<Id, String>,
     answering: HashMap<String, AbortHandle>,
@@ -46,7 +46,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// And where the messages come out.
+    /// Creates the reader, and the receiver of its messages.
     pub(super) fn new(
         cli: Cli,
         callbacks: Callbacks,
@@ -71,9 +71,9 @@ impl Reader {
         (reader, queued)
     }
 
-    /// Until the line has ended. Dropped, it drops the callbacks that are at work.
+    /// Runs until the line has ended. Dropping it drops the running callbacks.
     pub(super) async fn run(mut self) {
-        // A message that waits for room in the queue: nothing more is read meanwhile.
+        // A message that waits for room in the queue. Nothing more is read in the meantime.
         let mut waiting: Option<Result<Bytes, Error>> = None;
         loop {
             let size = waiting.as_ref().map(weight).unwrap_or_default();
@@ -85,7 +85,7 @@ impl Reader {
                 Some(id) = self.withdrawn.recv() => self.write(frames::cancel(&id)),
                 room = self.room.clone().acquire_many_owned(size), if waiting.is_some() => {
                     if let (Ok(room), Some(message)) = (room, waiting.take()) {
-                        // Nobody may want to know any more; the calls go on.
+                        // The inbox may have been dropped; calls continue.
                         let _ = self.queue.send((message, room));
                     }
                 }
@@ -113,7 +113,7 @@ impl Reader {
         self.calls.end(reason);
     }
 
-    /// Takes a frame where it belongs; gives back what is a message.
+    /// Dispatches a frame. Returns it if it is a message.
     fn route(&mut self, frame: Frame) -> Option<Result<Bytes, Error>> {
         match frame {
             Frame::Message(line) => return Some(Ok(line)),
@@ -136,7 +136,7 @@ impl Reader {
 
     fn asked(&mut self, id: String, request: Value) {
         if self.answering.contains_key(&id) {
-            // Asked twice; there will be one answer.
+            // A duplicate request gets no second response.
             return self.lost();
         }
         let callback = match self.answering.len() {
@@ -159,7 +159,7 @@ impl Reader {
         self.answering.insert(id, task);
     }
 
-    /// Writes without waiting here: while the program does not read it must be listened to.
+    /// Writes in a task: this one must keep reading while the program does not read.
     fn write(&mut self, message: Value) {
         if self.tasks.len() >= MAX_TASKS {
             return self.lost();
@@ -174,12 +174,12 @@ impl Reader {
             Err(error) => (error.id(), error.is_panic()),
         };
         let Some(id) = self.requests.remove(&task) else { return };
-        // The same id may have been asked again since it was withdrawn.
+        // The id may have been reused since it was cancelled.
         if self.answering.get(&id).is_some_and(|it| it.id() == task) {
             self.answering.remove(&id);
         }
         if panicked {
-            self.write(frames::response(&id, Err("the callback has panicked".to_owned())));
+            self.write(frames::response(&id, Err("the callback panicked".to_owned())));
         }
     }
 
@@ -190,11 +190,11 @@ impl Reader {
 
 async fn write(cli: &Cli, message: Value) {
     if let Err(error) = cli.write(&message).await {
-        tracing::debug!(%error, "an answer was not written");
+        tracing::debug!(%error, "a message was not written");
     }
 }
 
-/// There is no use in waiting for somebody to take messages.
+/// Completes when waiting for room in the inbox has become pointless.
 async fn closed_or_unwanted(cli: &Cli, queue: &mpsc::UnboundedSender<Queued>) {
     tokio::select! {
         () = cli.closing() => {}

@@ -1,4 +1,4 @@
-//! A conversation with the control protocol: requests both ways beside the messages.
+//! A conversation with the control protocol: requests in both directions alongside the messages.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use super::frames;
 use super::reader::{Queued, Reader};
 use super::{Cli, End, Error, Message, Options};
 
-/// What an answer to `initialize` is given at least: the program may be starting MCP servers.
+/// The minimum time for a response to `initialize`: the program may be starting MCP servers.
 const LEAST_INITIALIZE: Duration = Duration::from_secs(60);
 
-/// A conversation with the Claude CLI. Cheap to clone; every method can be called from many tasks.
+/// A conversation with the Claude CLI. Cheap to clone; all methods can be called from many tasks.
 ///
-/// One task reads what the program says. When the last clone and the [`Inbox`] are dropped, the
-/// program, the task and the callbacks at work end at once.
+/// One task reads the program's output. When the last clone and the [`Inbox`] are dropped, the program,
+/// the task and the running callbacks end at once.
 #[derive(Clone)]
 pub struct Session(Arc<Inner>);
 
@@ -35,7 +35,7 @@ struct Inner {
     _alive: Arc<Alive>,
 }
 
-/// Ends the program and the task that reads, with the last who holds it.
+/// Kills the program and stops the reading task when the last handle is dropped.
 struct Alive {
     control: Control,
     task: AbortHandle,
@@ -48,26 +48,26 @@ impl Drop for Alive {
     }
 }
 
-/// What a session has lost, or had no use for.
+/// What a session has lost or ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Lines that were no message: not JSON, or above the limit.
+    /// Lines that were not valid messages: not JSON, or above the limit.
     pub faults: u64,
-    /// Answers to control requests that nobody waited for: late, doubled, or never asked for.
+    /// Responses to control requests that were late, duplicate or unknown.
     pub unclaimed: u64,
-    /// Messages that nobody took before the end, requests that were asked twice or beyond all
-    /// bounds.
+    /// Messages not received before the end, duplicate requests, and messages dropped because a limit
+    /// was reached.
     pub lost: u64,
 }
 
 impl Session {
-    /// Starts the program, and the task that reads what it says. Must be called in a runtime.
+    /// Starts the program, and the task that reads its output. Must be called within a runtime.
     ///
-    /// [`initialize`](Self::initialize) comes next, if there are callbacks or agents.
+    /// Call [`initialize`](Self::initialize) next if there are callbacks or agents.
     ///
     /// # Errors
-    /// As [`Cli::connect`].
+    /// See [`Cli::connect`].
     pub async fn connect(options: &Options) -> Result<(Self, Inbox), Error> {
         let cli = Cli::connect(options).await?;
         let (calls, withdrawn) = Calls::new();
@@ -90,37 +90,37 @@ impl Session {
         Ok((session, inbox))
     }
 
-    /// Tells the program of hooks, MCP servers and agents, and gives what it tells of itself. Done
-    /// once: later calls, and those meanwhile, get the same answer.
+    /// Tells the program about hooks, MCP servers and agents, and returns its description of itself. Sent only
+    /// once: other calls get the same response.
     ///
     /// # Errors
-    /// As [`request`](Self::request); the next call tries again.
+    /// See [`request`](Self::request). After an error, the next call tries again.
     pub async fn initialize(&self) -> Result<&Value, Error> {
         let limit = self.0.request_timeout.max(LEAST_INITIALIZE);
         let request = || self.request_within(self.0.initialize.clone(), limit);
         self.0.initialized.get_or_try_init(request).await
     }
 
-    /// Says something to the model: a text, or an array of content blocks.
+    /// Sends a message to the model: a text, or an array of content blocks.
     ///
     /// # Errors
-    /// As [`Cli::write`].
+    /// See [`Cli::write`].
     pub async fn say(&self, content: impl Into<Value>) -> Result<(), Error> {
         self.0.cli.write(&frames::user(content.into())).await
     }
 
-    /// Ends the turn under way. What is at work is given up; a `result` comes.
+    /// Interrupts the current turn. Its work is abandoned, and a `result` follows.
     ///
     /// # Errors
-    /// As [`request`](Self::request).
+    /// See [`request`](Self::request).
     pub async fn interrupt(&self) -> Result<(), Error> {
         self.request(json!({ "subtype": "interrupt" })).await.map(drop)
     }
 
-    /// Changes the model; `None`: the default one.
+    /// Changes the model; `None` selects the default.
     ///
     /// # Errors
-    /// As [`request`](Self::request).
+    /// See [`request`](Self::request).
     pub async fn set_model(&self, model: Option<&str>) -> Result<(), Error> {
         self.request(json!({ "subtype": "set_model", "model": model })).await.map(drop)
     }
@@ -128,18 +128,19 @@ impl Session {
     /// Changes the permission mode: `default`, `acceptEdits`, `plan`, …
     ///
     /// # Errors
-    /// As [`request`](Self::request).
+    /// See [`request`](Self::request).
     pub async fn set_permission_mode(&self, mode: &str) -> Result<(), Error> {
         self.request(json!({ "subtype": "set_permission_mode", "mode": mode })).await.map(drop)
     }
 
-    /// Any control request: an object with a `subtype`, like `mcp_status` or `get_context_usage`.
-    /// Dropped before its answer came, it is withdrawn.
+    /// Sends any control request: an object with a `subtype`, such as `mcp_status` or `get_context_usage`. If
+    /// the future is dropped before the response arrives, the request is cancelled.
     ///
-    /// Take the messages meanwhile, or drop the [`Inbox`]: behind 16 MiB of them no answer arrives.
+    /// Receive messages in the meantime or drop the [`Inbox`]: with 16 MiB of unreceived messages, no response
+    /// arrives.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the program's words, [`Error::BadAnswer`], [`Error::TimedOut`], or
+    /// [`Error::Refused`] with the program's message, [`Error::BadAnswer`], [`Error::TimedOut`], or
     /// [`Error::Closed`].
     pub async fn request(&self, request: Value) -> Result<Value, Error> {
         self.request_within(request, self.0.request_timeout).await
@@ -151,7 +152,7 @@ impl Session {
         let mut waiting = calls.begin().map_err(Error::Closed)?;
         let asked = async {
             match self.0.cli.write(&frames::request(&waiting.id, request)).await {
-                // The program has gone; who reads learns how.
+                // The program has exited; the reader finds out how.
                 Err(Error::Closed(reason)) if !matches!(reason, CloseReason::ByUs) => {}
                 written => written?,
             }
@@ -167,38 +168,37 @@ impl Session {
         }
     }
 
-    /// Ends the program's input: it finishes what it does, and goes. Callbacks cannot be answered
-    /// from here on.
+    /// Closes the program's input: it finishes its work and exits. Callbacks cannot be answered from now on.
     ///
     /// # Errors
-    /// As [`Cli::end_input`].
+    /// See [`Cli::end_input`].
     pub async fn end_input(&self) -> Result<(), Error> {
         self.0.cli.end_input().await
     }
 
-    /// Ends the program in stages, as [`Cli::close`]. What it says meanwhile still comes, as far as
-    /// there is room for it; the rest is [counted](Counts::lost).
+    /// Stops the program in stages; see [`Cli::close`]. Messages sent in the meantime are still
+    /// delivered while there is room; the rest is [counted](Counts::lost).
     pub async fn close(&self) -> End {
-        // The task reads on, and waits for nobody any more.
+        // The task continues to read, without waiting for the inbox.
         self.0.cli.close_beside(std::future::pending()).await
     }
 
-    /// As [`Cli::is_ready`].
+    /// See [`Cli::is_ready`].
     pub fn is_ready(&self) -> bool {
         self.0.cli.is_ready()
     }
 
-    /// As [`Cli::end`].
+    /// See [`Cli::end`].
     pub fn end(&self) -> Option<End> {
         self.0.cli.end()
     }
 
-    /// As [`Cli::control`].
+    /// See [`Cli::control`].
     pub fn control(&self) -> &Control {
         self.0.cli.control()
     }
 
-    /// What was lost so far.
+    /// Returns what was lost so far.
     pub fn counts(&self) -> Counts {
         Counts {
             faults: self.0.cli.control().info().faults,
@@ -207,7 +207,7 @@ impl Session {
         }
     }
 
-    /// How many control requests wait for their answers.
+    /// Returns how many control requests are waiting for their responses.
     pub fn pending(&self) -> usize {
         self.0.calls.waiting()
     }
@@ -229,18 +229,18 @@ fn initialize(options: &Options) -> Value {
     Value::Object(request)
 }
 
-/// What the program says, without the control protocol, in order. Take it, or drop it: while 16 MiB
-/// wait, the program has to.
+/// The messages from the program, without the control protocol, in order. Receive them or drop the inbox:
+/// while 16 MiB are queued, the program has to wait.
 pub struct Inbox {
     queued: mpsc::UnboundedReceiver<Queued>,
     _alive: Arc<Alive>,
 }
 
 impl Inbox {
-    /// Waits for the next message; `None` once the line has ended and all were taken. Cancel-safe.
+    /// Waits for the next message; `None` once the line has ended and all were received. Cancel-safe.
     ///
     /// # Errors
-    /// As [`Messages::next`](super::Messages::next).
+    /// See [`Messages::next`](super::Messages::next).
     pub async fn next(&mut self) -> Option<Result<Message, Error>> {
         let (line, _room) = self.queued.recv().await?;
         Some(line.and_then(|line| {

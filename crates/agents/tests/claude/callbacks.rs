@@ -1,4 +1,4 @@
-//! The real program asks us: for permissions, hooks, and an MCP server.
+//! The real program sends requests: for permissions, hooks, and an MCP server.
 
 use serde_json::{Value, json};
 use tieline_agents::claude::{Callbacks, Message, Options, Permission, Session, query};
@@ -8,7 +8,7 @@ use crate::result;
 use crate::support::within;
 use crate::world::{Asked, Reply, World};
 
-/// The model wants to make a file by `Bash`, and then says what came of it.
+/// The model creates a file with `Bash`, and then repeats the tool's result.
 fn toucher(asked: &Asked) -> Reply {
     match asked.tool_result() {
         Some(result) => Reply::Text(result),
@@ -17,7 +17,7 @@ fn toucher(asked: &Asked) -> Reply {
 }
 
 #[tokio::test]
-async fn a_tool_is_used_only_if_we_allow_it() {
+async fn tool_is_used_only_if_allowed() {
     for is_allowed in [false, true] {
         let world = World::new(toucher).await;
         let (tell, mut asked) = mpsc::unbounded_channel();
@@ -45,7 +45,7 @@ async fn a_tool_is_used_only_if_we_allow_it() {
 }
 
 #[tokio::test]
-async fn a_tool_gets_the_input_that_we_gave_it() {
+async fn tool_gets_the_input_from_the_callback() {
     let world = World::new(toucher).await;
     let callbacks = Callbacks::new().can_use_tool(|tool| async move {
         let mut input = tool.input;
@@ -61,7 +61,7 @@ async fn a_tool_gets_the_input_that_we_gave_it() {
 }
 
 #[tokio::test]
-async fn a_hook_sees_the_tool_and_decides() {
+async fn hook_sees_the_tool_and_decides() {
     let world = World::new(toucher).await;
     let (tell, mut seen) = mpsc::unbounded_channel();
     let callbacks = Callbacks::new().hook("PreToolUse", Some("Bash"), move |input| {
@@ -83,7 +83,7 @@ async fn a_hook_sees_the_tool_and_decides() {
 }
 
 #[tokio::test]
-async fn an_mcp_server_of_ours_is_called() {
+async fn mcp_server_in_this_process_is_called() {
     let world = World::new(|asked| match asked.tool_result() {
         Some(result) => Reply::Text(result),
         None => Reply::Tool("mcp__kit__answer", json!({})),
@@ -117,7 +117,7 @@ async fn an_mcp_server_of_ours_is_called() {
 }
 
 #[tokio::test]
-async fn a_question_that_the_program_withdraws_is_dropped() {
+async fn request_cancelled_by_the_program_is_dropped() {
     struct Dropped(Option<oneshot::Sender<()>>);
     impl Drop for Dropped {
         fn drop(&mut self) {

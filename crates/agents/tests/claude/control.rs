@@ -1,4 +1,4 @@
-//! The control protocol against a program that breaks its rules, or is older.
+//! The control protocol, with a program that breaks its rules or is older.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::scripted::{scripted, told};
 use crate::support::within;
 
 #[tokio::test]
-async fn an_answer_that_comes_twice_is_counted() {
+async fn duplicate_response_is_counted() {
     let (_directory, options) = scripted(
         r#"hear; answer "$id" 1; answer "$id" 2; answer nobody 3; hear; answer "$id" 4; tell_all"#,
     );
@@ -24,8 +24,8 @@ async fn an_answer_that_comes_twice_is_counted() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_too_late_is_counted_and_initialize_has_more_time() {
-    // The third line is the withdrawal of the second.
+async fn late_response_is_counted_and_initialize_has_more_time() {
+    // The third line is the cancellation of the second.
     let (_directory, options) = scripted(
         r#"hear; init=$id; hear; tell; late=$id; hear; tell
         answer "$late" 1; answer "$init" 2; tell_all"#,
@@ -44,7 +44,7 @@ async fn an_answer_that_comes_too_late_is_counted_and_initialize_has_more_time()
 }
 
 #[tokio::test]
-async fn a_call_that_is_dropped_is_withdrawn() {
+async fn dropped_call_is_cancelled() {
     let (_directory, options) = scripted("tell_all");
     let (session, mut inbox) = Session::connect(&options).await.unwrap();
     let asking = session.clone();
@@ -59,7 +59,7 @@ async fn a_call_that_is_dropped_is_withdrawn() {
 }
 
 #[tokio::test]
-async fn those_who_wait_learn_of_the_end() {
+async fn pending_calls_fail_at_the_end_of_the_line() {
     let (_directory, options) = scripted("hear; exit 7");
     let (session, _inbox) = Session::connect(&options).await.unwrap();
     let error = within("an answer", session.request(json!({ "subtype": "any" }))).await;
@@ -68,7 +68,7 @@ async fn those_who_wait_learn_of_the_end() {
 }
 
 #[tokio::test]
-async fn initialize_is_asked_once_and_again_only_if_it_failed() {
+async fn initialize_is_sent_once_and_again_only_if_it_failed() {
     let (_directory, options) = scripted(
         r#"hear; tell
         say "{\"type\":\"control_response\",\"response\":{\"subtype\":\"error\",\"request_id\":\"$id\",\"error\":\"not yet\"}}"
@@ -88,7 +88,7 @@ async fn initialize_is_asked_once_and_again_only_if_it_failed() {
         let hook = json!([{ "matcher": null, "hookCallbackIds": ["hook_0"] }]);
         assert_eq!(request["hooks"], json!({ "Stop": hook }));
     }
-    // What is told next is not a third one.
+    // The next message is not a third request.
     session.say("hello").await.unwrap();
     assert_eq!(told(&mut inbox).await["type"], "user");
 }
@@ -96,7 +96,7 @@ async fn initialize_is_asked_once_and_again_only_if_it_failed() {
 const ASK: &str = r#"{"subtype":"can_use_tool","tool_name":"T","input":{"a":1}}"#;
 
 #[tokio::test]
-async fn a_withdrawn_question_gets_no_answer_and_holds_up_nothing() {
+async fn cancelled_request_gets_no_response_and_delays_nothing() {
     struct Dropped(Option<oneshot::Sender<()>>);
     impl Drop for Dropped {
         fn drop(&mut self) {
@@ -135,7 +135,7 @@ async fn a_withdrawn_question_gets_no_answer_and_holds_up_nothing() {
 }
 
 #[tokio::test]
-async fn a_question_that_is_asked_twice_is_answered_once() {
+async fn duplicate_request_is_answered_once() {
     let (_directory, options) = scripted(&format!("ask a '{ASK}'; ask a '{ASK}'; tell_all"));
     let (tell, mut asked) = mpsc::unbounded_channel();
     let callbacks = Callbacks::new().can_use_tool(move |_| {
@@ -145,7 +145,7 @@ async fn a_question_that_is_asked_twice_is_answered_once() {
     });
     let options = Options { callbacks, ..options };
     let (session, mut inbox) = Session::connect(&options).await.unwrap();
-    // Sent behind the second, so that both have come when it is told.
+    // Sent after the duplicate, so that both have arrived when this is reported.
     let answer = within("the question", asked.recv()).await.unwrap();
     session.say("both?").await.unwrap();
     assert_eq!(told(&mut inbox).await["type"], "user");
@@ -157,7 +157,7 @@ async fn a_question_that_is_asked_twice_is_answered_once() {
 }
 
 #[tokio::test]
-async fn what_nobody_answers_is_refused_in_words() {
+async fn request_without_a_callback_is_refused_with_a_reason() {
     let (_directory, options) = scripted(&format!(
         r#"ask tool '{ASK}'; hear; tell
         ask hook '{{"subtype":"hook_callback","callback_id":"hook_9","input":{{}}}}'; hear; tell
@@ -172,7 +172,7 @@ async fn what_nobody_answers_is_refused_in_words() {
         assert_eq!((&response["subtype"], &response["request_id"]), (&json!("error"), &json!(id)));
         assert!(response["error"].as_str().unwrap().contains(words), "{response}");
     }
-    // An MCP client knows no refusal but an error of JSON-RPC.
+    // To an MCP client, a refusal is a JSON-RPC error.
     let response = told(&mut inbox).await["response"].take();
     assert_eq!(response["subtype"], "success");
     let answer = &response["response"]["mcp_response"];
@@ -180,7 +180,7 @@ async fn what_nobody_answers_is_refused_in_words() {
 }
 
 #[tokio::test]
-async fn a_callback_that_panics_is_an_error_and_nothing_else() {
+async fn panicking_callback_is_an_error_and_affects_nothing_else() {
     let (_directory, options) =
         scripted(&format!("ask a '{ASK}'; hear; tell; ask b '{ASK}'; tell_all"));
     let callbacks = Callbacks::new().can_use_tool(|tool| async move {
@@ -196,7 +196,7 @@ async fn a_callback_that_panics_is_an_error_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_callback_that_panics_before_it_waits_is_an_error_and_nothing_else() {
+async fn callback_that_panics_before_its_first_await_is_an_error() {
     fn fails<T>(value: &serde_json::Value) -> std::future::Ready<T> {
         panic!("on purpose: {value}")
     }
@@ -215,8 +215,8 @@ async fn a_callback_that_panics_before_it_waits_is_an_error_and_nothing_else() {
     }
 }
 
-/// Runs a query against the script, which ends by itself. What it asks is answered once it has said
-/// `later`.
+/// Runs a query against a script that exits by itself. Its permission request is answered once it has
+/// sent `later`. Returns the number of results.
 async fn results_of(script: &str) -> usize {
     let (_directory, options) = scripted(script);
     let later = Arc::new(Notify::new());
@@ -242,8 +242,9 @@ async fn results_of(script: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_query_stays_open_until_the_session_is_idle() {
-    // It asks behind the first result, and fails unless it is answered and then left alone.
+async fn query_stays_open_until_the_session_is_idle() {
+    // The program sends a request after the first result, and fails unless it is answered and nothing
+    // else is sent.
     let state = |state| {
         format!(r#"say '{{"type":"system","subtype":"session_state_changed","state":"{state}"}}'"#)
     };
@@ -259,7 +260,7 @@ async fn a_query_stays_open_until_the_session_is_idle() {
 }
 
 #[tokio::test]
-async fn a_query_of_an_older_program_ends_with_its_result() {
+async fn query_of_an_older_program_ends_with_its_result() {
     let script = r#"hear; answer "$id" 1; hear
         say '{"type":"result","subtype":"success","is_error":false,"result":"x"}'
         IFS= read -r line && exit 7; exit 0"#;
@@ -267,7 +268,7 @@ async fn a_query_of_an_older_program_ends_with_its_result() {
 }
 
 #[tokio::test]
-async fn answers_that_are_not_quite_right_end_their_request() {
+async fn malformed_responses_end_their_request() {
     let (_directory, options) = scripted(
         r#"hear; say "{\"type\":\"control_response\",\"request_id\":\"$id\"}"
         hear; say "{\"type\":\"control_response\",\"response\":{\"subtype\":\"success\",\"response\":7}}"

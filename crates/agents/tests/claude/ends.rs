@@ -1,4 +1,4 @@
-//! The real program at its limits: lines above one, and its end in mid-answer.
+//! The real program at its limits: lines that are too long, and an end in the middle of a response.
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -15,11 +15,11 @@ fn a_lot(_: &Asked) -> Reply {
 }
 
 #[tokio::test]
-async fn a_line_above_the_limit_costs_that_line() {
+async fn oversize_line_costs_only_that_line() {
     let world = World::new(a_lot).await;
     let (session, mut inbox) = Session::connect(&world.options()).await.unwrap();
     session.say("a lot").await.unwrap();
-    // The text comes in the message and again in the result.
+    // The text is sent in the message and again in the result.
     let mut faults = 0;
     while faults < 2 {
         match within("a message", inbox.next()).await.unwrap() {
@@ -29,12 +29,12 @@ async fn a_line_above_the_limit_costs_that_line() {
     }
     assert_eq!(session.counts().faults, 2);
     let status = session.request(json!({ "subtype": "mcp_status" }));
-    within("the line goes on", status).await.unwrap();
+    within("the status after the faults", status).await.unwrap();
     within("the close", session.close()).await;
 }
 
 #[tokio::test]
-async fn a_raised_limit_lets_it_through() {
+async fn raised_limit_lets_the_line_through() {
     let world = World::new(a_lot).await;
     let channel = ChannelConfig { max_message: ByteSize::mib(64), ..ChannelConfig::default() };
     let options = Options { channel, ..world.options() };
@@ -49,7 +49,7 @@ async fn a_raised_limit_lets_it_through() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_killed_is_a_failure_with_its_status() {
+async fn killed_program_is_a_failure_with_its_status() {
     let world = World::new(|_| Reply::Endless("on and")).await;
     let options = Options { include_partial_messages: true, ..world.options() };
     let (session, mut inbox) = Session::connect(&options).await.unwrap();
@@ -58,13 +58,13 @@ async fn a_program_that_is_killed_is_a_failure_with_its_status() {
     kill_process(Pid::from_raw(world.pid()).unwrap(), Signal::KILL).unwrap();
     let closed = within("the failure", async {
         loop {
-            match inbox.next().await.expect("the failure is told") {
+            match inbox.next().await.expect("the failure is reported") {
                 Err(Error::Closed(reason)) => return reason,
                 other => drop(other.unwrap()),
             }
         }
     });
-    let CloseReason::ChildExited(exit) = closed.await else { panic!("no exit") };
+    let CloseReason::ChildExited(exit) = closed.await else { panic!("expected an exit") };
     assert!(exit.status.to_string().contains("9"), "{exit}");
     assert!(within("the end", inbox.next()).await.is_none());
     assert!(!session.is_ready());
@@ -75,7 +75,7 @@ async fn a_program_that_is_killed_is_a_failure_with_its_status() {
 }
 
 #[tokio::test]
-async fn a_close_in_mid_answer_is_by_us() {
+async fn close_during_a_response_is_by_us() {
     let world = World::new(|_| Reply::Endless("on and")).await;
     let options = Options { include_partial_messages: true, ..world.options() };
     let (session, mut inbox) = Session::connect(&options).await.unwrap();
@@ -89,14 +89,14 @@ async fn a_close_in_mid_answer_is_by_us() {
 }
 
 #[tokio::test]
-async fn what_the_service_refuses_is_a_result_with_its_words() {
+async fn refusal_by_the_service_is_a_result_with_its_message() {
     let world = World::new(|_| Reply::Fails(400)).await;
     let mut answer = within("the start", query("anything", &world.options())).await.unwrap();
     let mut results = Vec::new();
     while let Some(message) = within("a message", answer.next()).await {
         match message {
             Ok(Message::Result(result)) => results.push(result),
-            // After an error the program's status is 1.
+            // After an error, the program exits with status 1.
             Err(Error::Closed(CloseReason::ChildExited(exit))) => {
                 assert_eq!(exit.status.code(), Some(1), "{exit}");
             }

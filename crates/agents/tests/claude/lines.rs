@@ -1,4 +1,4 @@
-//! Lines that are none, many at once, more than anybody takes, and the end of them.
+//! Invalid lines, many writers, unread messages, and the end of the line.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::scripted::scripted;
 use crate::support::within;
 
 #[tokio::test]
-async fn what_is_not_json_costs_its_line_and_is_counted() {
+async fn line_that_is_not_json_costs_only_itself_and_is_counted() {
     let (_directory, options) = scripted(
         r#"say 'Warning: not JSON'; say ''; say '{"type":"a"}'; say '{"type":'; say '{"type":"b"}'
         printf '\377\n'; say '{"type":"c"}'"#,
@@ -30,14 +30,14 @@ async fn what_is_not_json_costs_its_line_and_is_counted() {
     }
     assert_eq!(seen, ["not JSON", "a", "not JSON", "b", "not JSON", "c"]);
     assert_eq!(cli.control().info().faults, 3);
-    // It went by itself, and well.
+    // The program exited by itself, with success.
     let end = cli.end().unwrap();
     assert!(!end.by_us && !end.is_failure(), "{end}");
     assert!(within("a write", cli.write(&json!({}))).await.is_err() && !cli.is_ready());
 }
 
 #[tokio::test]
-async fn a_value_that_nobody_can_hold_costs_its_line() {
+async fn unrepresentable_value_costs_only_its_line() {
     let (_directory, options) = scripted(r#"say '{"type":"a","n":1e999}'; say '{"type":"b"}'"#);
     let (_session, mut inbox) = Session::connect(&options).await.unwrap();
     let first = within("a message", inbox.next()).await.unwrap();
@@ -48,7 +48,7 @@ async fn a_value_that_nobody_can_hold_costs_its_line() {
 }
 
 #[tokio::test]
-async fn a_sign_of_life_is_no_message() {
+async fn keep_alive_is_not_a_message() {
     let (_directory, options) = scripted(r#"say '{"type":"keep_alive"}'; say '{"type":"a"}'"#);
     let (_session, mut inbox) = Session::connect(&options).await.unwrap();
     let first = within("a message", inbox.next()).await.unwrap().unwrap();
@@ -56,20 +56,20 @@ async fn a_sign_of_life_is_no_message() {
 }
 
 #[tokio::test]
-async fn a_failure_that_nobody_noticed_is_not_ours_to_have_closed() {
+async fn unnoticed_failure_does_not_count_as_closed_by_us() {
     let (_directory, options) = scripted("exit 3");
     let cli = Cli::connect(&options).await.unwrap();
     within("its end", async { while cli.control().ended().await.is_none() {} }).await;
     assert!(!cli.is_ready());
     let end = within("the close", cli.close()).await;
     assert!(!end.by_us && end.is_failure(), "{end}");
-    // Whoever still takes messages learns of it.
+    // A remaining receiver still gets the failure.
     let last = within("the failure", cli.messages().next()).await;
     assert!(matches!(last, Some(Err(Error::Closed(_)))), "{last:?}");
 }
 
 #[tokio::test]
-async fn a_line_in_pieces_is_one_message() {
+async fn line_sent_in_pieces_is_one_message() {
     let (_directory, options) =
         scripted(r#"printf '{"ty'; hear; printf 'pe":"whole"'; hear; printf '}\n'"#);
     let cli = Cli::connect(&options).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_line_in_pieces_is_one_message() {
 }
 
 #[tokio::test]
-async fn a_torn_last_line_is_no_message_and_the_exit_says_why() {
+async fn torn_last_line_is_not_a_message_and_the_exit_says_why() {
     let (_directory, options) =
         scripted(r#"say '{"type":"a"}'; echo 'out of luck' >&2; printf '{"type":"assist'; exit 3"#);
     let (session, mut inbox) = Session::connect(&options).await.unwrap();
@@ -96,7 +96,7 @@ async fn a_torn_last_line_is_no_message_and_the_exit_says_why() {
 }
 
 #[tokio::test]
-async fn many_write_at_once_and_no_line_is_torn() {
+async fn many_writers_never_tear_a_line() {
     const WRITERS: usize = 16;
     const EACH: usize = 40;
     let (_directory, options) = scripted("exec cat");
@@ -106,7 +106,7 @@ async fn many_write_at_once_and_no_line_is_torn() {
         let cli = cli.clone();
         writers.spawn(async move {
             for n in 0..EACH {
-                // Some are longer than a pipe.
+                // Some are longer than a pipe buffer.
                 let pad = "x".repeat((writer * 7919 + n * 104_729) % 100_000);
                 let message = json!({ "writer": writer, "n": n, "pad": pad });
                 cli.write(&message).await.unwrap();
@@ -118,7 +118,7 @@ async fn many_write_at_once_and_no_line_is_torn() {
     for _ in 0..WRITERS * EACH {
         let message = within("a message", messages.next()).await.unwrap().unwrap();
         let writer = usize::try_from(message["writer"].as_u64().unwrap()).unwrap();
-        // Those of one writer keep their order.
+        // The messages of each writer stay in order.
         assert_eq!(message["n"], json!(next[writer]));
         next[writer] += 1;
     }
@@ -127,12 +127,12 @@ async fn many_write_at_once_and_no_line_is_torn() {
     assert_eq!(cli.control().info().faults, 0);
 }
 
-/// Says 40 MB, a thousand bytes a line.
+/// Writes 40 MB in lines of 1,000 bytes.
 const FLOOD: &str = r#"pad=$(printf '%0970d' 0)
     yes "{\"type\":\"flood\",\"pad\":\"$pad\"}" | head -n 40000; say '{"type":"last"}'"#;
 
 #[tokio::test]
-async fn what_nobody_takes_is_bounded_and_not_lost() {
+async fn unread_messages_are_bounded_and_not_lost() {
     let (_directory, options) = scripted(FLOOD);
     let (session, mut inbox) = Session::connect(&options).await.unwrap();
     let (mut taken, mut messages) = (0_u64, 0);
@@ -146,7 +146,7 @@ async fn what_nobody_takes_is_bounded_and_not_lost() {
 }
 
 #[tokio::test]
-async fn a_close_needs_nobody_who_takes() {
+async fn close_needs_no_reader() {
     let (_directory, options) = scripted("yes '{\"type\":\"flood\"}'");
     let stop = StopTimeouts { end_of_input: Duration::from_millis(100), ..options.stop };
     let options = Options { stop, ..options };
@@ -159,7 +159,7 @@ async fn a_close_needs_nobody_who_takes() {
 }
 
 #[tokio::test]
-async fn a_program_that_still_writes_when_it_is_closed_ends_by_itself() {
+async fn program_still_writing_at_close_exits_by_itself() {
     let (_directory, options) = scripted(&format!("while read -r line; do :; done; {FLOOD}"));
     let patient = StopTimeouts { end_of_input: Duration::from_secs(60), ..options.stop };
     let options = Options { stop: patient, ..options };
@@ -173,7 +173,7 @@ async fn a_program_that_still_writes_when_it_is_closed_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn messages_that_nobody_wants_hold_up_no_answer() {
+async fn unwanted_messages_do_not_block_responses() {
     let (_directory, options) = scripted(&format!("{FLOOD}; hear; answer \"$id\" 1; tell_all"));
     let (session, inbox) = Session::connect(&options).await.unwrap();
     drop(inbox);
@@ -181,7 +181,7 @@ async fn messages_that_nobody_wants_hold_up_no_answer() {
     assert_eq!(answer.unwrap(), json!({ "ok": 1 }));
 }
 
-/// Its process id and that of a child, neither of which ends by itself.
+/// Reports its process id and that of a child. Neither exits by itself.
 const STUBBORN: &str = r#"trap '' TERM
     sleep 100000 & say "{\"type\":\"pids\",\"pids\":[$$,$!]}"
     while :; do wait; done"#;
@@ -192,7 +192,7 @@ fn pids(message: &Value) -> [u32; 2] {
 }
 
 #[tokio::test]
-async fn a_close_ends_also_what_does_not_want_to() {
+async fn close_kills_a_program_that_ignores_sigterm() {
     let (_directory, options) = scripted(STUBBORN);
     let short = Duration::from_millis(50);
     let stop = StopTimeouts { end_of_input: short, terminate: short, drain: short };
@@ -207,20 +207,20 @@ async fn a_close_ends_also_what_does_not_want_to() {
 }
 
 #[tokio::test]
-async fn what_is_dropped_is_ended_at_once() {
+async fn dropping_kills_the_program_at_once() {
     let (_directory, options) = scripted(STUBBORN);
     let (session, mut inbox) = Session::connect(&options).await.unwrap();
     let message = within("a message", inbox.next()).await.unwrap().unwrap();
     drop(session);
     drop(inbox);
     for pid in pids(message.raw()) {
-        // Blocks the runtime: nothing needs it to end.
+        // Blocks the runtime: killing must not depend on it.
         until_ended(pid);
     }
 }
 
 #[tokio::test]
-async fn a_program_that_is_missing_is_an_error_with_the_place() {
+async fn missing_program_is_an_error_with_its_path() {
     let (directory, options) = scripted("");
     let missing = directory.path().join("no-such-claude");
     let options = Options { program: Some(missing.clone()), ..options };

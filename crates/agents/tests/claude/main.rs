@@ -1,4 +1,5 @@
-//! The Claude CLI: the real program, and a scripted one for what that cannot be made to do.
+//! The Claude CLI: the real program, and a script for behavior that the real one cannot be made to
+//! show.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -16,7 +17,7 @@ mod world;
 use support::within;
 use tieline_agents::claude::{Inbox, Message, TurnResult};
 
-/// The next message for which `pick` gives something.
+/// Receives messages until `pick` returns a value.
 pub(crate) async fn next<T>(
     inbox: &mut Inbox,
     what: &str,
@@ -24,7 +25,8 @@ pub(crate) async fn next<T>(
 ) -> T {
     let wanted = async {
         loop {
-            let message = inbox.next().await.unwrap_or_else(|| panic!("it ended before {what}"));
+            let message =
+                inbox.next().await.unwrap_or_else(|| panic!("the line ended before {what}"));
             if let Some(found) = pick(message.unwrap()) {
                 return found;
             }
@@ -41,7 +43,7 @@ pub(crate) async fn result(inbox: &mut Inbox) -> TurnResult {
     .await
 }
 
-/// The first piece of a text that is on its way.
+/// The first part of a text that is being produced.
 pub(crate) async fn first_piece(inbox: &mut Inbox) -> String {
     next(inbox, "a piece of text", |message| match message {
         Message::StreamEvent(event) => event.text_delta().map(str::to_owned),

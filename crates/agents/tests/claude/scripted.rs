@@ -1,4 +1,4 @@
-//! A program of `sh` lines in place of the real one.
+//! A shell script in place of the real program.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,12 +9,12 @@ use tieline_agents::claude::{Inbox, Message, Options};
 
 use crate::next;
 
-/// What the lines may use.
+/// Functions for the scripts.
 const PRELUDE: &str = r#"#!/bin/sh
-# The next line, and in $id whose it is.
+# Reads the next line, and its request id into $id.
 hear() { IFS= read -r line || exit 0; id=${line#*\"request_id\":\"}; id=${id%%\"*}; }
 say() { printf '%s\n' "$1"; }
-# Tells the test of the line.
+# Reports the line to the test.
 tell() { say "{\"type\":\"told\",\"it\":$line}"; }
 ask() { say "{\"type\":\"control_request\",\"request_id\":\"$1\",\"request\":$2}"; }
 withdraw() { say "{\"type\":\"control_cancel_request\",\"request_id\":\"$1\"}"; }
@@ -24,7 +24,7 @@ answer() {
 tell_all() { while :; do hear; tell; done; }
 "#;
 
-/// The program; the directory that it is in must live as long.
+/// Creates the program. Its directory must outlive it.
 pub(crate) fn scripted(script: &str) -> (TempDir, Options) {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("scripted");
@@ -34,9 +34,9 @@ pub(crate) fn scripted(script: &str) -> (TempDir, Options) {
     (directory, Options { program: Some(program), cwd, ..Options::default() })
 }
 
-/// The next line that the program told of.
+/// Receives the next line that the program reports.
 pub(crate) async fn told(inbox: &mut Inbox) -> Value {
-    next(inbox, "a line told of", |message| match message {
+    next(inbox, "a reported line", |message| match message {
         Message::Other(mut raw) if raw["type"] == "told" => Some(raw["it"].take()),
         _ => None,
     })

@@ -7,13 +7,13 @@ use crate::support::within;
 use crate::world::{Asked, Reply, World};
 use crate::{first_piece, result};
 
-/// Says back what it was told, as far as a person wrote it.
+/// Repeats what the user said.
 fn echo(asked: &Asked) -> Reply {
     Reply::Text(format!("you said {}", asked.text()))
 }
 
 #[tokio::test]
-async fn a_turn_is_had_with_the_six_methods() {
+async fn one_turn_with_the_six_methods_of_cli() {
     let world = World::new(echo).await;
     let cli = within("the start", Cli::connect(&world.options())).await.unwrap();
     assert!(cli.is_ready());
@@ -51,7 +51,7 @@ async fn prompts_longer_than_an_argument_reach_the_model() {
         ))
     })
     .await;
-    // More than 128 KiB each, which is what Linux takes of an argument.
+    // More than 128 KiB each, the limit of Linux for one argument.
     let options = Options {
         system_prompt: Some("[one]".repeat(40_000)),
         append_system_prompt: Some("[two]".repeat(30_000)),
@@ -70,7 +70,7 @@ async fn prompts_longer_than_an_argument_reach_the_model() {
 }
 
 #[tokio::test]
-async fn value_that_the_program_takes_only_as_an_argument_says_so_if_it_is_too_long() {
+async fn value_too_long_for_an_argument_is_an_error_that_says_so() {
     let world = World::new(echo).await;
     let schema = json!({ "description": "secret ".repeat(30_000) });
     let options = Options { json_schema: Some(schema), ..world.options() };
@@ -83,7 +83,7 @@ async fn value_that_the_program_takes_only_as_an_argument_says_so_if_it_is_too_l
 }
 
 #[tokio::test]
-async fn one_session_has_many_turns() {
+async fn session_has_many_turns() {
     let world = World::new(|asked| {
         Reply::Text(format!(
             "{} before, {}",
@@ -95,7 +95,7 @@ async fn one_session_has_many_turns() {
     let (session, mut inbox) = Session::connect(&world.options()).await.unwrap();
     let told = within("the initialize", session.initialize()).await.unwrap().clone();
     assert!(told["commands"].is_array(), "{told}");
-    // The second time nothing is asked.
+    // The second time, nothing is sent.
     assert_eq!(within("it again", session.initialize()).await.unwrap(), &told);
     session.say("one").await.unwrap();
     assert!(result(&mut inbox).await.text().unwrap().starts_with("0 before"));
@@ -114,7 +114,7 @@ async fn one_session_has_many_turns() {
 }
 
 #[tokio::test]
-async fn an_interrupt_ends_the_turn_and_not_the_session() {
+async fn interrupt_ends_the_turn_and_not_the_session() {
     let world = World::new(|asked| match asked.text().contains("go on and on") {
         true => Reply::Endless("on and"),
         false => Reply::Text("here".to_owned()),
@@ -132,7 +132,7 @@ async fn an_interrupt_ends_the_turn_and_not_the_session() {
 }
 
 #[tokio::test]
-async fn the_program_takes_every_option() {
+async fn program_accepts_every_option() {
     let world = World::new(|asked| {
         let system = asked.body()["system"].to_string();
         Reply::Text(format!("{} {}", asked.body()["model"], system.contains("-- be brief")))
@@ -185,7 +185,7 @@ async fn the_program_takes_every_option() {
 }
 
 #[tokio::test]
-async fn a_session_is_resumed() {
+async fn session_is_resumed() {
     let world = World::new(|asked| Reply::Text(format!("{} before", asked.turns()))).await;
     let mut options = world.options();
     for (turn, is_fork) in [(0, false), (1, false), (2, true)] {
@@ -200,13 +200,13 @@ async fn a_session_is_resumed() {
         }
         assert!(session.is_some());
         assert_eq!(options.resume.is_some() && options.resume != session, is_fork);
-        // The last is another session that begins with this one.
+        // The last one is another session that continues this one.
         options = Options { resume: session, fork_session: turn == 1, ..options };
     }
 }
 
 #[tokio::test]
-async fn an_answer_has_the_shape_that_was_asked_for() {
+async fn result_has_the_requested_schema() {
     let world = World::new(|asked| match asked.tool_result() {
         Some(_) => Reply::Text("done".to_owned()),
         None => Reply::Tool("StructuredOutput", json!({ "sum": 5 })),

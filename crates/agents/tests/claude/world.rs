@@ -1,5 +1,5 @@
-//! The real Claude CLI, and in place of the service that it asks, a server on the loopback that says
-//! what the test wants.
+//! The real Claude CLI, with a server on loopback in place of the service, which responds as the test
+//! wants.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,34 +16,34 @@ use tokio::task::JoinSet;
 
 use crate::support::fixture;
 
-/// What the model says next.
+/// What the model responds.
 #[derive(Clone)]
 pub(crate) enum Reply {
     Text(String),
     Tool(&'static str, Value),
-    /// Begins with this, and never goes on.
+    /// Starts with this text and never finishes.
     Endless(&'static str),
     /// The service fails with this status.
     Fails(u16),
 }
 
-/// What the model is asked.
+/// A request to the model.
 pub(crate) struct Asked(Value);
 
 impl Asked {
-    /// All text of the newest message that a person wrote.
+    /// All text of the newest message from the user.
     pub(crate) fn text(&self) -> String {
         self.blocks().filter_map(|block| block.get("text")?.as_str().map(str::to_owned)).collect()
     }
 
-    /// The newest message is about a tool that was used, or not: its words.
+    /// The text of the tool result, if the newest message has one.
     pub(crate) fn tool_result(&self) -> Option<String> {
         let mut blocks = self.blocks();
         let result = blocks.find(|block| block["type"] == "tool_result")?;
         Some(result["content"].to_string())
     }
 
-    /// How many times the model has spoken before.
+    /// How many times the model has responded before.
     pub(crate) fn turns(&self) -> usize {
         self.messages().iter().filter(|message| message["role"] == "assistant").count()
     }
@@ -57,7 +57,7 @@ impl Asked {
     }
 
     fn blocks(&self) -> impl Iterator<Item = Value> {
-        // The program has a last word of its own behind the person's.
+        // The program appends a reminder of its own to the user's text.
         let newest = self.messages().iter().rfind(|message| message["role"] == "user").cloned();
         let blocks = match newest.map(|mut newest| newest["content"].take()) {
             Some(Value::String(text)) => vec![json!({ "type": "text", "text": text })],
@@ -68,7 +68,7 @@ impl Asked {
     }
 }
 
-/// A home for the program, and the service that it asks. Both go with it.
+/// A home directory for the program, and the service. Both are removed on drop.
 pub(crate) struct World {
     home: TempDir,
     url: String,
@@ -77,7 +77,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// The model says what `mind` says.
+    /// Creates a world whose model responds as `mind` says.
     pub(crate) async fn new(mind: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let home = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -87,7 +87,7 @@ impl World {
         for below in ["project", "config"] {
             fs::create_dir(home.path().join(below)).unwrap();
         }
-        // Says who it is before it is the program, so that a test can end what is its own.
+        // Writes its process id before it becomes the program, so that a test can kill it.
         let program = home.path().join("claude");
         let real = real_program();
         let script = format!(
@@ -109,7 +109,7 @@ impl World {
         pid.trim().parse().unwrap()
     }
 
-    /// The program as on a machine on which nothing is set, with nothing to reach but the server.
+    /// Options for the program with an empty environment, which can reach nothing but the server.
     pub(crate) fn options(&self) -> Options {
         let config = self.home.path().join("config");
         let env = [
@@ -121,7 +121,7 @@ impl World {
             ("DISABLE_AUTOUPDATER", "1".as_ref()),
             ("DISABLE_TELEMETRY", "1".as_ref()),
             ("DISABLE_ERROR_REPORTING", "1".as_ref()),
-            // What the service cannot do is not tried again for minutes.
+            // Keeps the program from retrying for minutes.
             ("CLAUDE_CODE_MAX_RETRIES", "0".as_ref()),
             ("NO_PROXY", "127.0.0.1".as_ref()),
             ("no_proxy", "127.0.0.1".as_ref()),
@@ -139,14 +139,14 @@ impl World {
     }
 }
 
-/// The program of the package for this platform. What npm links as `claude` is a stub where no install
-/// script has run.
+/// The program of the package for this platform. The file that npm links as `claude` is a stub if
+/// install scripts did not run.
 fn real_program() -> PathBuf {
     let packages = fixture("TIELINE_NODE_FIXTURES", "node_modules/@anthropic-ai");
     let programs =
         fs::read_dir(&packages).unwrap().map(|entry| entry.unwrap().path().join("claude"));
     let mut programs: Vec<_> = programs.filter(|program| program.is_file()).collect();
-    // Of glibc's and musl's, where both are there, the plain name sorts first.
+    // If both the glibc and the musl program are installed, the one for glibc sorts first.
     programs.sort();
     programs.into_iter().next().expect("a package of the program for this platform")
 }
@@ -156,7 +156,7 @@ async fn serve(listener: TcpListener, mind: Arc<impl Fn(&Asked) -> Reply + Send 
     while let Ok((stream, _)) = listener.accept().await {
         let mind = mind.clone();
         connections.spawn(async move {
-            // A program that is killed leaves its request half done.
+            // A killed program leaves its request incomplete.
             let _ = answer(stream, &*mind).await;
         });
     }
@@ -183,7 +183,7 @@ async fn answer(mut stream: TcpStream, mind: &impl Fn(&Asked) -> Reply) -> std::
     let is_question = first.starts_with("POST /v1/messages") && !first.contains("count_tokens");
     let asked = is_question.then(|| Asked(serde_json::from_slice(&body).unwrap()));
     let reply = match &asked {
-        // A model is tried out before it is used, without a stream.
+        // The program tests a model before it uses it, without a stream.
         Some(asked) if asked.0["stream"] != true => return whole(&mut write, 200, message()).await,
         Some(asked) => mind(asked),
         None => Reply::Fails(404),
@@ -199,7 +199,7 @@ async fn answer(mut stream: TcpStream, mind: &impl Fn(&Asked) -> Reply) -> std::
         write.write_all(format!("event: {kind}\ndata: {event}\n\n").as_bytes()).await?;
     }
     if matches!(reply, Reply::Endless(_)) {
-        // Until the program hangs up.
+        // Until the program closes the connection.
         read.read_u8().await?;
     }
     Ok(())

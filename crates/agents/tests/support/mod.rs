@@ -1,4 +1,4 @@
-//! The real programs that the tests talk to, and what they say by themselves.
+//! The real programs that the tests talk to, and a record of their notifications.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -31,33 +31,33 @@ impl Program {
         Self { peer, driver: tokio::spawn(driver) }
     }
 
-    /// How many messages have come in so far.
+    /// Returns how many messages have been received so far.
     pub(crate) fn messages_in(&self) -> u64 {
         self.peer.control().info().messages_in
     }
 
-    /// Closes the line, which must end as it should.
+    /// Closes the line, which must end cleanly.
     pub(crate) async fn close(self) {
         let reason = within("the line's end", self.peer.close()).await;
         assert!(reason.is_clean(), "{reason}");
         within("the driver's end", self.driver).await.unwrap();
     }
 
-    /// The end that the program makes.
+    /// Waits until the program exits by itself.
     pub(crate) async fn ended(self) -> CloseReason {
         within("the program's end", self.driver).await.unwrap()
     }
 }
 
-/// What was told without being asked for, in order.
+/// The unhandled notifications, in order.
 pub(crate) struct Heard(mpsc::UnboundedReceiver<(String, Value)>);
 
-/// The router, which also records every notification that it has no handler for.
+/// Adds a recorder of all notifications without a handler to the router.
 pub(crate) fn recording(router: Router) -> (Router, Heard) {
     let (tell, heard) = mpsc::unbounded_channel();
     let router = router.other_notifications(move |notification, _| {
         let params = serde_json::from_slice(notification.params().unwrap_or(b"null")).unwrap();
-        // A test may have heard enough.
+        // The test may have stopped receiving.
         let _ = tell.send((notification.method().into_owned(), params));
         Answer::Now(())
     });
@@ -65,11 +65,12 @@ pub(crate) fn recording(router: Router) -> (Router, Heard) {
 }
 
 impl Heard {
-    /// The parameters of the next notification of `method`; others before it are passed over.
+    /// Returns the parameters of the next notification of `method`; others before it are skipped.
     pub(crate) async fn next(&mut self, method: &str) -> Value {
         let next = async {
             loop {
-                let (heard, params) = self.0.recv().await.expect("the line lives");
+                let (heard, params) =
+                    self.0.recv().await.expect("the line ended before the notification");
                 if heard == method {
                     return params;
                 }
@@ -79,22 +80,23 @@ impl Heard {
     }
 }
 
-/// A file or folder among the programs that `variable` leads to.
+/// A file or folder in the fixtures that `variable` points to.
 #[track_caller]
 pub(crate) fn fixture(variable: &str, below: impl AsRef<Path>) -> PathBuf {
-    let remedy = "get it with `cargo xtask test --install`, and run tests by `cargo xtask test`";
+    let remedy =
+        "install it with `cargo xtask test --install`, and run tests with `cargo xtask test`";
     let Some(folder) = std::env::var_os(variable) else {
-        panic!("{variable} does not say where the fixture is; {remedy}");
+        panic!("{variable} is not set; {remedy}");
     };
     let path = PathBuf::from(folder).join(below);
-    assert!(path.exists(), "{variable} leads to no {}; {remedy}", path.display());
+    assert!(path.exists(), "{variable} does not contain {}; {remedy}", path.display());
     path
 }
 
-/// What does not come in a minute does not come.
+/// Fails if the event takes a minute.
 pub(crate) async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(60), event).await {
         Ok(there) => there,
-        Err(_) => panic!("waited a minute in vain: {what}"),
+        Err(_) => panic!("timed out after a minute: {what}"),
     }
 }
