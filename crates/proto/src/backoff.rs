@@ -1,30 +1,30 @@
-//! How long to wait before the next attempt: longer each time, up to a bound, and never for all at
-//! the same moment (the gRPC connection backoff protocol, with bounds of its own for what is local).
+//! Exponential backoff with jitter (the gRPC connection backoff protocol, with other bounds for local
+//! endpoints).
 
 use std::time::Duration;
 
-/// How the waits grow. The first attempt after a loss waits up to `first`; attempt *n* from the
-/// second on waits `min(initial · 1.6^(n−2), max)`, a fifth more or less.
+/// The configuration of a [`Backoff`]. The first attempt after a loss waits up to `first`. Attempt *n*,
+/// from the second on, waits `min(initial · 1.6^(n−2), max)` ± 20 %.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackoffConfig {
-    /// The most that the first attempt waits, spread evenly from nothing: so that ten thousand who
-    /// lost the same server do not come back at once.
+    /// The longest wait before the first attempt. The wait is evenly distributed from zero, so that ten
+    /// thousand clients that lost the same server do not reconnect at once.
     pub first: Duration,
-    /// What the second attempt waits.
+    /// The wait before the second attempt.
     pub initial: Duration,
-    /// The most that any waits, the spread not counted.
+    /// The longest wait, before jitter.
     pub max: Duration,
 }
 
 impl BackoffConfig {
-    /// For what is on this machine: at once, then 50 ms up to 5 s.
+    /// For endpoints on this machine: no wait at first, then 50 ms up to 5 s.
     pub const LOCAL: Self = Self {
         first: Duration::ZERO,
         initial: Duration::from_millis(50),
         max: Duration::from_secs(5),
     };
 
-    /// For what is elsewhere: within 5 s, then 1 s up to 120 s.
+    /// For endpoints on other machines: up to 5 s at first, then 1 s up to 120 s.
     pub const REMOTE: Self = Self {
         first: Duration::from_secs(5),
         initial: Duration::from_secs(1),
@@ -35,7 +35,7 @@ impl BackoffConfig {
 const GROWTH: f64 = 1.6;
 const SPREAD: f64 = 0.2;
 
-/// The waits between one attempt and the next, since the last time that all was well.
+/// The waits between attempts since the last success.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     config: BackoffConfig,
@@ -43,12 +43,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// No attempt was made yet.
+    /// Creates a backoff before the first attempt.
     pub const fn new(config: BackoffConfig) -> Self {
         Self { config, attempts: 0 }
     }
 
-    /// How long to wait before the next attempt. `random` is evenly spread from 0 to 1.
+    /// Returns how long to wait before the next attempt. `random` is evenly distributed from 0 to 1.
     pub fn next(&mut self, random: f64) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
         if self.attempts == 1 {
@@ -57,20 +57,20 @@ impl Backoff {
         grown(self.config.initial, self.config.max, self.attempts - 2, random)
     }
 
-    /// How many attempts were made since all was well.
+    /// Returns the number of attempts since the last success.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// All is well: the next attempt is a first one.
+    /// Records a success: the next attempt counts as the first one.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }
 }
 
-/// `min(initial · 1.6^times, max)`, a fifth more or less.
+/// Returns `min(initial · 1.6^times, max)` ± 20 %.
 pub(crate) fn grown(initial: Duration, max: Duration, times: u32, random: f64) -> Duration {
-    // Beyond any bound long before the power is infinite.
+    // Any maximum is exceeded long before the power overflows.
     let growth = GROWTH.powi(i32::try_from(times).unwrap_or(i32::MAX).min(1000));
     let wait = (initial.as_secs_f64() * growth).min(max.as_secs_f64());
     let wait = wait * (1.0 - SPREAD + 2.0 * SPREAD * within_bounds(random));
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_local_is_tried_at_once_and_then_ever_more_rarely() {
+    fn local_attempts_begin_at_once_and_become_rarer() {
         assert_eq!(
             waits(BackoffConfig::LOCAL, 0.5, 13),
             [0, 50, 80, 128, 204, 327, 524, 838, 1342, 2147, 3435, 5000, 5000]
@@ -100,13 +100,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_elsewhere_is_not_tried_by_all_at_once() {
+    fn remote_attempts_are_spread_out() {
         assert_eq!(waits(BackoffConfig::REMOTE, 0.0, 3), [0, 800, 1280]);
         assert_eq!(waits(BackoffConfig::REMOTE, 1.0, 3), [5000, 1200, 1920]);
     }
 
     #[test]
-    fn all_is_well_begins_anew() {
+    fn reset_starts_over() {
         let mut backoff = Backoff::new(BackoffConfig::LOCAL);
         for _ in 0..5 {
             backoff.next(0.5);
@@ -118,7 +118,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_wait_is_beyond_its_bounds(random in any::<f64>(), attempts in 1u32..5000) {
+        fn waits_stay_within_their_bounds(random in any::<f64>(), attempts in 1u32..5000) {
             let mut backoff = Backoff::new(BackoffConfig::REMOTE);
             let mut last = Duration::ZERO;
             for _ in 0..attempts {

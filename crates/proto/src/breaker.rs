@@ -1,5 +1,5 @@
-//! Whether to call at all: after enough failures nothing is sent for a while, and then a few trials
-//! decide whether all may go again (the circuit breaker pattern).
+//! A circuit breaker: after enough failures no calls are sent for a while, and then a few trial calls decide
+//! whether to resume.
 //!
 //! ```text
 //!             half of ≥ 20 calls in 30 s, or 5 in a row, fail
@@ -9,32 +9,33 @@
 //!      └────────────────────────────── HalfOpen ─────────────────────┘
 //! ```
 //!
-//! It decides about calls. It is told nothing of what is no failure of the other side's: an error that
-//! the application answers with has [`Passed`](Outcome::Passed), a call that was given up or that we
-//! ourselves refused is [`Cancelled`](Outcome::Cancelled).
+//! Only failures of the server count. An error response of the application is [`Passed`](Outcome::Passed),
+//! and a call that was abandoned or that this side refused is [`Cancelled`](Outcome::Cancelled).
 
 use std::time::Duration;
 
 use crate::backoff::grown;
 
-/// When a breaker opens, and how it closes again.
+/// The configuration of a [`Breaker`]: when it opens, and how it closes again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerConfig {
-    /// Over which time calls are counted; 30 s by default. It moves on by thirtieths.
+    /// The time over which calls are counted; 30 s by default. The window moves in steps of a thirtieth.
     pub window: Duration,
-    /// So many calls in the window, half of them failed, open it; 20 by default. 0 counts as 1.
+    /// The breaker opens when there were at least this many calls in the window and at least half of them
+    /// failed; 20 by default. 0 counts as 1.
     pub least_calls: u32,
-    /// So many failures one after the other open it, in whatever time; 5 by default. 0 counts as 1.
+    /// The breaker also opens after this many consecutive failures, however long they take; 5 by default. 0
+    /// counts as 1.
     pub failures_in_a_row: u32,
-    /// How long it is open at first, 1.6 times as long whenever the trials fail, and each time a fifth
-    /// more or less; 5 s by default.
+    /// How long the breaker is open the first time; 5 s by default. Each time the trials fail, it is open 1.6
+    /// times as long as before. Every duration is varied by ± 20 %.
     pub open: Duration,
-    /// The longest that it is open, the spread not counted; 300 s by default.
+    /// The longest time that the breaker is open, before the variation; 300 s by default.
     pub max_open: Duration,
-    /// How many trials there are, all of which must pass; 3 by default. 0 counts as 1.
+    /// The number of trial calls, all of which must pass; 3 by default. 0 counts as 1.
     pub trials: u32,
-    /// The longest that a trial is waited for, from when the first of those under way began; 30 s by
-    /// default. One that is late has failed.
+    /// How long to wait for trial calls, from the start of the first one in flight; 30 s by default. After
+    /// that they have failed.
     pub trial_timeout: Duration,
 }
 
@@ -52,58 +53,60 @@ impl Default for BreakerConfig {
     }
 }
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The other side has answered, be it with an error of the application's.
+    /// The server has responded, possibly with an error of the application.
     Passed,
-    /// It has not, or could not be reached.
+    /// The server did not respond, or could not be reached.
     Failed,
-    /// It was given up, or never sent: that says nothing of the other side. A trial that ends so may be
-    /// made again.
+    /// The call was abandoned or never sent, which says nothing about the server. A cancelled trial may be
+    /// repeated.
     Cancelled,
 }
 
-/// Where a breaker stands.
+/// The state of a [`Breaker`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
-    /// Calls go.
+    /// Calls are allowed.
     Closed,
-    /// None goes.
+    /// Calls are rejected.
     Open {
-        /// From this moment on there are trials.
+        /// When trial calls are allowed.
         until: Duration,
     },
-    /// A few go as trials.
+    /// A few trial calls are allowed.
     HalfOpen,
-    /// None goes until somebody resets it by hand.
+    /// Calls are rejected until the breaker is [reset](Breaker::reset).
     Isolated,
 }
 
-/// A call that may be made. Whatever becomes of it has to be [reported](Breaker::report): a trial that
-/// never is counts as failed when it is late.
+/// The permission to make a call. Its outcome must be [reported](Breaker::report). A trial call that is never
+/// reported counts as failed after [`trial_timeout`](BreakerConfig::trial_timeout).
 #[derive(Debug, PartialEq, Eq)]
-#[must_use = "what became of the call has to be reported"]
+#[must_use = "the outcome of the call must be reported"]
 pub struct Permit {
     generation: u64,
 }
 
-/// A call that may not be made.
+/// The error of a call that the breaker does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// When it may be worth trying again; `None`: when somebody resets the breaker, or the trials that
-    /// are under way have ended.
+    /// When to try again; `None` if that depends on the trial calls in flight, or on a reset.
     pub retry_at: Option<Duration>,
 }
 
-/// Time is that since any fixed moment and does not go back; `random` is evenly spread from 0 to 1.
+/// A circuit breaker for the calls to one server.
+///
+/// Times are durations since any fixed moment and must not go back. `random` is evenly distributed from 0
+/// to 1.
 #[derive(Clone, Debug)]
 pub struct Breaker {
     config: BreakerConfig,
     stage: Stage,
-    /// Goes up with every change of stage: results of calls that began before it move nothing.
+    /// Increases with every change of stage. Outcomes of calls from earlier generations are ignored.
     generation: u64,
-    /// How many times it has opened since it was last closed.
+    /// How many times the breaker has opened since it was last closed.
     opened: u32,
 }
 
@@ -116,15 +119,15 @@ enum Stage {
 }
 
 impl Breaker {
-    /// One that is closed.
+    /// Creates a closed breaker.
     pub fn new(config: BreakerConfig) -> Self {
         Self { stage: Stage::closed(), config, generation: 0, opened: 0 }
     }
 
-    /// Asks to make a call.
+    /// Requests permission for a call.
     ///
     /// # Errors
-    /// It is open or isolated, or as many trials are under way as there may be.
+    /// The breaker is open or isolated, or all trial calls are in flight.
     pub fn acquire(&mut self, now: Duration, random: f64) -> Result<Permit, Rejected> {
         self.settle(now, random);
         let config = self.config;
@@ -145,7 +148,7 @@ impl Breaker {
         Ok(Permit { generation: self.generation })
     }
 
-    /// What became of a call. One that began before the stage changed moves nothing.
+    /// Reports the outcome of a call. It is ignored if the state has changed since the call was permitted.
     pub fn report(&mut self, permit: Permit, outcome: Outcome, now: Duration, random: f64) {
         self.settle(now, random);
         if permit.generation != self.generation {
@@ -171,12 +174,12 @@ impl Breaker {
                     self.reset();
                 }
             }
-            // No permit is of their generation.
+            // These stages issue no permits, so the generation cannot match.
             (Stage::Open { .. } | Stage::Isolated, _) => {}
         }
     }
 
-    /// Where it stands.
+    /// Returns the state.
     pub fn state(&mut self, now: Duration, random: f64) -> BreakerState {
         self.settle(now, random);
         match self.stage {
@@ -187,18 +190,18 @@ impl Breaker {
         }
     }
 
-    /// Lets nothing through until it is [reset](Self::reset).
+    /// Rejects all calls until the breaker is [reset](Self::reset).
     pub fn isolate(&mut self) {
         self.enter(Stage::Isolated);
     }
 
-    /// Closes it, and forgets all that was.
+    /// Closes the breaker and clears its history.
     pub fn reset(&mut self) {
         self.opened = 0;
         self.enter(Stage::closed());
     }
 
-    /// What time alone brings about, as of the moment when it did.
+    /// Applies the changes of stage that depend on time only, as of the moment at which they were due.
     fn settle(&mut self, now: Duration, random: f64) {
         if let Stage::HalfOpen { under_way: 1.., deadline, .. } = self.stage
             && deadline <= now
@@ -231,10 +234,10 @@ impl Stage {
     }
 }
 
-/// How finely the window moves on.
+/// The number of slots that the window is divided into.
 const SLOTS: usize = 30;
 
-/// Calls and failures of the slots that the window covers, counted in slots since the first moment.
+/// The calls and failures within the window, by time slot. Slots are numbered from time zero.
 #[derive(Clone, Debug, Default)]
 struct Window {
     slots: [Slot; SLOTS],
@@ -248,7 +251,7 @@ struct Slot {
 }
 
 impl Window {
-    /// Counts a call, and gives the calls and failures of the window with it.
+    /// Counts a call, and returns the numbers of calls and failures in the window, including this one.
     fn count(&mut self, window: Duration, now: Duration, failed: bool) -> (u32, u32) {
         let width = (window / SLOTS as u32).as_nanos().max(1);
         let number = now.as_nanos() / width;

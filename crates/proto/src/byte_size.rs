@@ -1,13 +1,13 @@
-//! A count of bytes that people can read and write: `16MiB`, `200kB`, `512`.
+//! Sizes in bytes in a form for people: `16MiB`, `200kB`, `512`.
 
 use std::fmt;
 use std::str::FromStr;
 
 /// A number of bytes.
 ///
-/// Parses a whole number with an optional unit, in any case: `B`, `KiB`/`K`, `MiB`/`M`, `GiB`/`G`
-/// (powers of 1024) and `kB`, `MB`, `GB` (powers of 1000). Prints the largest binary unit that
-/// divides it, so that printing and parsing are each other's inverse.
+/// Parses a whole number with an optional unit, in upper or lower case: `B`, `KiB`/`K`, `MiB`/`M`, `GiB`/`G`
+/// (powers of 1024) and `kB`, `MB`, `GB` (powers of 1000). Displays the largest binary unit that divides the
+/// size, so that parsing the text returns the same size.
 ///
 /// ```
 /// use tieline_proto::ByteSize;
@@ -21,22 +21,22 @@ use std::str::FromStr;
 pub struct ByteSize(usize);
 
 impl ByteSize {
-    /// `n` bytes.
+    /// Creates a size of `n` bytes.
     pub const fn new(n: usize) -> Self {
         Self(n)
     }
 
-    /// `n` × 1,024 bytes, at most `usize::MAX`.
+    /// Creates a size of `n` × 1,024 bytes, at most `usize::MAX`.
     pub const fn kib(n: usize) -> Self {
         Self(n.saturating_mul(1 << 10))
     }
 
-    /// `n` × 1,048,576 bytes, at most `usize::MAX`.
+    /// Creates a size of `n` × 1,048,576 bytes, at most `usize::MAX`.
     pub const fn mib(n: usize) -> Self {
         Self(n.saturating_mul(1 << 20))
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     pub const fn bytes(self) -> usize {
         self.0
     }
@@ -77,7 +77,8 @@ impl FromStr for ByteSize {
     }
 }
 
-/// The text is not a size in bytes, or the size does not fit the machine's word.
+/// The error of parsing a [`ByteSize`] from text that is not a size, or from a size that does not fit into
+/// `usize`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteSizeError;
 
@@ -95,7 +96,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn sizes_are_read_with_and_without_units() {
+    fn sizes_parse_with_and_without_units() {
         for (text, bytes) in [
             ("0", 0),
             ("512", 512),
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_and_overflow_are_refused() {
+    fn invalid_text_and_overflow_are_errors() {
         for text in
             ["", "MiB", "-1", "1.5MiB", "12XB", "99999999999999999999", "18446744073709551615GiB"]
         {
@@ -121,7 +122,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn printing_and_parsing_are_inverse(bytes: usize) {
+        fn displayed_size_parses_back(bytes: usize) {
             let size = ByteSize::new(bytes);
             prop_assert_eq!(size.to_string().parse(), Ok(size));
         }

@@ -1,28 +1,30 @@
-//! Whether the other side of an idle line is still there: it is asked when nothing came for a while.
+//! Heartbeats, which detect a dead peer on an idle line by pings.
 //!
 //! ```text
 //!  last byte        ping        missed       ping         missed
 //!      0 ── 10 s ──▶ 10 ── 5 s ─▶ 15 ── 5 s ─▶ 20 ── 5 s ─▶ 25: down
 //! ```
 //!
-//! Any byte that comes in is a sign of life, a ping's answer or not, and one of an unfinished message as
-//! well. Nor is a line dead whose outgoing bytes move: a ping behind them is not missed before it has left
-//! ([`Heartbeat::sending`]). While a long message comes in, this side pings by itself
-//! ([`Heartbeat::receiving`]), so that the other side need not wait for the message's end to hear that it
-//! arrives. It owns no clock: a machine that has slept, or a late timer, costs one missed ping at most.
+//! Any received byte shows that the peer is alive, including those of an incomplete message. A line whose
+//! outgoing bytes make progress is alive as well: a ping queued after them cannot be missed before it was
+//! sent ([`Heartbeat::sending`]). While a long message is being received, this side sends pings
+//! ([`Heartbeat::receiving`]), so that the peer learns that its bytes arrive before the message is
+//! complete. A suspended machine or a late timer costs one missed ping at most, because the heartbeat has
+//! no clock.
 
 use std::time::Duration;
 
-/// When the other side is asked, and what becomes of it if it does not answer.
+/// The configuration of a [`Heartbeat`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeartbeatConfig {
-    /// After so long without a byte it is asked, and then every so often; 10 s by default.
+    /// How long a line may be idle before a ping is sent, and the interval of further pings; 10 s by default.
     pub idle: Duration,
-    /// How long its answer is waited for; 5 s by default.
+    /// How long to wait for the response to a ping; 5 s by default.
     pub timeout: Duration,
-    /// So many answers missed, one after the other, and it is down; 2 by default. 0 counts as 1.
+    /// The number of consecutive missed responses after which the peer is down; 2 by default. 0 counts as 1.
     pub misses: u32,
-    /// So many that came in time, one after the other, and it is up again; 2 by default. 0 counts as 1.
+    /// The number of consecutive responses in time after which the peer is up again; 2 by default. 0 counts
+    /// as 1.
     pub passes: u32,
 }
 
@@ -33,58 +35,61 @@ impl Default for HeartbeatConfig {
     }
 }
 
-/// What a heartbeat wants done or known.
+/// An action or a change that a [`Heartbeat`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HeartbeatEvent {
     /// Send a ping now.
     Ping,
-    /// Nobody is there any more: by default 25 s at most after the last sign of life.
+    /// The peer is down: by default at most 25 s after the last received byte.
     Down,
-    /// Somebody is there again.
+    /// The peer is up again.
     Up,
-    /// The other side is not the one it was: it has started anew and remembers nothing.
+    /// The peer has restarted and lost its state.
     Restarted {
-        /// The instance that it was.
+        /// The previous instance.
         from: u64,
-        /// The one that it is.
+        /// The current instance.
         to: u64,
     },
 }
 
-/// Time is that since any fixed moment and does not go back. After each input, and at
-/// [`next_wake`](Self::next_wake), [`poll`](Self::poll) until it has nothing more to say.
+/// A heartbeat for one line.
+///
+/// Times are durations since any fixed moment and must not go back. After each input, and at
+/// [`next_wake`](Self::next_wake), call [`poll`](Self::poll) until it returns `None`.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     config: HeartbeatConfig,
     last_life: Duration,
     last_ping: Duration,
-    /// Until when the answer to a ping may come.
+    /// The deadline for the response to the last ping.
     awaited: Option<Duration>,
-    /// The next ping does not wait for its time.
+    /// The next ping is sent at once.
     is_probing: bool,
     misses: u32,
     passes: u32,
     is_down: bool,
-    /// What was told last.
+    /// The state that was last reported.
     is_told_down: bool,
     instance: Option<u64>,
     restarted: Option<(u64, u64)>,
-    /// Outgoing bytes: how many had left when that was last said, and how many had not.
+    /// The last known numbers of outgoing bytes: sent, and waiting.
     left: u64,
     waiting: u64,
-    /// The ping whose answer is awaited stands behind the byte with this number, which has not left.
+    /// The ping whose response is awaited is queued after the byte with this number, which has not been
+    /// sent yet.
     behind: Option<u64>,
-    /// A message is coming in that is not whole yet.
+    /// A message is partly received.
     is_receiving: bool,
 }
 
-/// Buffers on the way, which nobody sees, may hold as much again of what went out before a ping. So its
-/// answer may take as long as that took, up to this.
+/// The limit on the extra time for a response. Buffers in the network, which are invisible here, may hold
+/// as much data as was sent before the ping, so its response may take as long as sending that did.
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Heartbeat {
-    /// A line that was made at `now`: that was a sign of life.
+    /// Creates the heartbeat of a line that was connected at `now`, which counts as the first sign of life.
     pub fn new(config: HeartbeatConfig, now: Duration) -> Self {
         Self {
             config,
@@ -105,7 +110,7 @@ impl Heartbeat {
         }
     }
 
-    /// Bytes came in, last at `now`.
+    /// Records that bytes were received at `now`.
     pub fn alive(&mut self, now: Duration) {
         self.last_life = self.last_life.max(now);
         let was_awaited = self.awaited.take().is_some();
@@ -115,12 +120,12 @@ impl Heartbeat {
         }
         self.passes += u32::from(was_awaited);
         self.is_down = self.passes < self.config.passes.max(1);
-        // Whoever is heard again is asked at once.
+        // A peer that is heard again is pinged at once.
         self.is_probing = self.is_down;
     }
 
-    /// Takes note that `left` bytes in all have left this machine by now, and that `waiting` have not. Call it
-    /// before [`poll`](Self::poll), where that is known.
+    /// Records that a total of `left` bytes have left this machine so far, and that `waiting` more are
+    /// queued. Call this before [`poll`](Self::poll) if the numbers are known.
     pub fn sending(&mut self, now: Duration, left: u64, waiting: u64) {
         let has_moved = std::mem::replace(&mut self.left, left) != left;
         self.waiting = waiting;
@@ -135,14 +140,14 @@ impl Heartbeat {
         }
     }
 
-    /// Takes note whether a message is coming in that is not whole yet: then a ping goes out twice as often as
-    /// the line may be idle, which tells the other side that its bytes arrive. Call it before
-    /// [`poll`](Self::poll), where that is known.
+    /// Records whether a message is partly received. While it is, a ping is sent twice per idle time, which
+    /// shows the peer that its bytes arrive. Call this before [`poll`](Self::poll) if it is known.
     pub fn receiving(&mut self, is_receiving: bool) {
         self.is_receiving = is_receiving;
     }
 
-    /// A ping was answered by `instance`: a number that the other side drew when it started.
+    /// Records the response to a ping from `instance`, a random number that the peer has chosen when it
+    /// started.
     pub fn pong(&mut self, now: Duration, instance: u64) {
         self.alive(now);
         match self.instance.replace(instance) {
@@ -154,13 +159,13 @@ impl Heartbeat {
         }
     }
 
-    /// Asks at once, unless an answer is awaited: for when the machine has slept, which shows in the
-    /// wall clock's having gone further than the monotonic one.
+    /// Sends a ping at once unless a response is awaited. For use after a system suspend, which a
+    /// [`SuspendDetector`](crate::SuspendDetector) detects.
     pub fn probe_now(&mut self) {
         self.is_probing = self.awaited.is_none();
     }
 
-    /// What is to be done or known now; `None` until [`next_wake`](Self::next_wake).
+    /// Returns the next event; `None` if there is none before [`next_wake`](Self::next_wake).
     pub fn poll(&mut self, now: Duration) -> Option<HeartbeatEvent> {
         if let Some((from, to)) = self.restarted.take() {
             return Some(HeartbeatEvent::Restarted { from, to });
@@ -182,7 +187,7 @@ impl Heartbeat {
         Some(HeartbeatEvent::Ping)
     }
 
-    /// When to poll next, if nothing comes in before.
+    /// Returns when to poll next if there is no input before that.
     pub fn next_wake(&self) -> Duration {
         let is_news = self.restarted.is_some() || self.is_down != self.is_told_down;
         match self.awaited {
@@ -193,12 +198,12 @@ impl Heartbeat {
         }
     }
 
-    /// Whether somebody is there, as far as is known.
+    /// Returns whether the peer is up, as far as is known.
     pub fn is_up(&self) -> bool {
         !self.is_down
     }
 
-    /// The other side's instance, if a ping was ever answered.
+    /// Returns the peer's instance, if it has ever responded to a ping.
     pub fn instance(&self) -> Option<u64> {
         self.instance
     }

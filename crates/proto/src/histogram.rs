@@ -1,17 +1,18 @@
-//! How long things took: counts in buckets that are fine where values are small and never wider than
-//! a thirty-second of the value (a log-linear histogram, as HDR histograms are).
+//! A log-linear histogram of durations, like an HDR histogram. The width of a bucket is at most 1/32 of its
+//! values.
 
 use std::time::Duration;
 
-/// Each doubling of the value has this many buckets, as a power of two.
+/// The number of buckets for each doubling of the value, as a power of two.
 const BITS: u32 = 5;
 const FINE: u64 = 1 << BITS;
 
-/// The largest value that is told apart, about 71 minutes; what took longer counts as this.
+/// The largest value that is recorded, about 71 minutes. Longer durations count as this.
 const LARGEST: u64 = (1 << 32) - 1;
 
-/// Durations in microseconds, from 1 µs to about 71 minutes, to 3 %. It takes 8 bytes for each bucket
-/// up to the largest value that came, and no more than 7 KiB.
+/// A histogram of durations from 1 µs to about 71 minutes, with an error of at most 3 %.
+///
+/// It uses 8 bytes for each bucket up to that of the largest recorded value, at most 7 KiB.
 #[derive(Clone, Debug, Default)]
 pub struct Histogram {
     buckets: Vec<u64>,
@@ -21,12 +22,12 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// An empty one, which takes no memory yet.
+    /// Creates an empty histogram, without allocating.
     pub const fn new() -> Self {
         Self { buckets: Vec::new(), count: 0, sum: Duration::ZERO, max: Duration::ZERO }
     }
 
-    /// Counts something that took so long. What is below a microsecond counts as 0.
+    /// Records a duration. Less than a microsecond counts as 0.
     pub fn record(&mut self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(LARGEST);
         let index = index(micros);
@@ -39,7 +40,7 @@ impl Histogram {
         self.max = self.max.max(took);
     }
 
-    /// Adds all that another has counted.
+    /// Adds the durations recorded by another histogram.
     pub fn add(&mut self, other: &Self) {
         self.grow(other.buckets.len());
         for (bucket, more) in self.buckets.iter_mut().zip(&other.buckets) {
@@ -57,26 +58,26 @@ impl Histogram {
         }
     }
 
-    /// How many were counted.
+    /// Returns the number of recorded durations.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The longest, exactly.
+    /// Returns the exact maximum.
     pub fn max(&self) -> Duration {
         self.max
     }
 
-    /// How long one took on average, exactly; zero if there was none.
+    /// Returns the exact mean; zero if nothing was recorded.
     pub fn mean(&self) -> Duration {
         let nanos = self.sum.as_nanos().checked_div(u128::from(self.count)).unwrap_or_default();
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// What the given share of them (0 to 1; 0.99 for the 99th percentile) took at most, and at the
-    /// most a thirty-second more; zero if there was none.
+    /// Returns the quantile for `share` (0 to 1; 0.99 is the 99th percentile), at most 1/32 too high. Zero if
+    /// nothing was recorded.
     pub fn quantile(&self, share: f64) -> Duration {
-        // Not a number is no share.
+        // NaN counts as 1.
         let share = if share.is_nan() { 1.0 } else { share.clamp(0.0, 1.0) };
         let wanted = ((self.count as f64 * share).ceil() as u64).max(1);
         let mut counted = 0;
@@ -90,14 +91,15 @@ impl Histogram {
     }
 }
 
-/// Below 32 each value has its own; from there on the five bits behind the first one tell.
+/// Returns the bucket of a value. Each value below 32 has its own bucket; above that, the five bits after the
+/// highest one select the bucket.
 fn index(micros: u64) -> usize {
     let doublings = (u64::BITS - micros.leading_zeros()).saturating_sub(BITS + 1);
     let fine = micros >> doublings;
     (u64::from(doublings) * FINE + fine) as usize
 }
 
-/// The largest value of a bucket.
+/// Returns the largest value of a bucket.
 fn highest(index: usize) -> u64 {
     let index = index as u64;
     let doublings = (index / FINE).saturating_sub(1);
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_follow_each_other_without_a_gap() {
+    fn buckets_are_contiguous() {
         let mut next = 0;
         for bucket in 0..=index(LARGEST) {
             assert_eq!(index(next), bucket, "of {next}");
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range_is_counted_and_takes_bounded_memory() {
+    fn out_of_range_values_are_counted_in_bounded_memory() {
         let mut histogram = Histogram::new();
         histogram.record(Duration::MAX);
         histogram.record(Duration::ZERO);
@@ -148,14 +150,14 @@ mod tests {
         let mut growing = Histogram::new();
         for value in [31, 32, 1000, 1001, u64::from(u32::MAX / 2), u64::MAX] {
             growing.record(us(value));
-            assert_eq!(growing.quantile(1.0), us(value.min(LARGEST)), "exactly the longest");
+            assert_eq!(growing.quantile(1.0), us(value.min(LARGEST)), "the maximum is exact");
             assert!(growing.buckets.capacity() * 8 <= 7 * 1024, "{}", growing.buckets.capacity());
         }
     }
 
     proptest! {
         #[test]
-        fn as_a_sorted_list_says(
+        fn quantiles_match_a_sorted_list(
             mut values in prop::collection::vec((0_u32..=u32::MAX, 0_u32..32), 1..100),
             share in 0.0_f64..=1.0,
         ) {

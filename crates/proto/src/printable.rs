@@ -1,18 +1,20 @@
-//! Text of others as a terminal or a log may show it.
+//! Escaping untrusted text for terminals and logs.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// `text` on one line, without anything that a terminal would obey.
+/// Returns `text` on one line, with all control characters escaped so that a terminal does not interpret
+/// them.
 ///
-/// Control characters (C0, DEL and C1) are written as JSON escapes, `\u001b`, and a newline as `\n`, so
-/// that JSON stays the same JSON; bytes that are not UTF-8, which some terminals take for C1 characters,
-/// as `\x9b`. Tabs stay. Only what needs it is copied.
+/// Control characters (C0, DEL and C1) become JSON escapes such as `\u001b`, and newlines become `\n`, so
+/// that JSON text keeps its value. Bytes that are not UTF-8, which some terminals interpret as C1
+/// characters, become
+/// `\x9b` and the like. Tabs are kept. Text that needs no escaping is not copied.
 pub fn printable(text: &[u8]) -> Cow<'_, str> {
     escape(text, |c| c.is_control() && c != '\t')
 }
 
-/// As [`printable`], for text of several lines: its newlines stay.
+/// Returns `text` escaped like [`printable`], but keeps newlines.
 pub fn printable_lines(text: &[u8]) -> Cow<'_, str> {
     escape(text, |c| c.is_control() && !matches!(c, '\t' | '\n'))
 }
@@ -26,7 +28,7 @@ fn escape(text: &[u8], is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     let mut out = String::with_capacity(text.len() + 16);
     for chunk in text.utf8_chunks() {
         for c in chunk.valid().chars() {
-            // Writing to a `String` does not fail.
+            // Writing to a `String` cannot fail.
             let _ = match c {
                 '\n' if is_escaped(c) => out.write_str("\\n"),
                 c if is_escaped(c) => write!(out, "\\u{:04x}", u32::from(c)),
@@ -45,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_gets_no_commands() {
+    fn control_characters_and_invalid_utf8_are_escaped() {
         let text = "a\u{1b}]0;title\u{7}\tb\r\n\u{9b}1mé\u{7f}".as_bytes();
         assert_eq!(printable(text), "a\\u001b]0;title\\u0007\tb\\u000d\\n\\u009b1mé\\u007f");
         assert_eq!(printable_lines(text), "a\\u001b]0;title\\u0007\tb\\u000d\n\\u009b1mé\\u007f");
@@ -53,13 +55,13 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_nothing_is_not_copied() {
+    fn text_without_control_characters_is_not_copied() {
         assert!(matches!(printable("plain é\t🧀".as_bytes()), Cow::Borrowed(_)));
         assert!(matches!(printable_lines(b"one\ntwo"), Cow::Borrowed(_)));
     }
 
     #[test]
-    fn json_stays_the_same_json() {
+    fn escaped_json_keeps_its_value() {
         let json = "{\"a\":\"\u{9b}\u{7f}é\"}";
         let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         assert_eq!(value(&printable(json.as_bytes())), value(json));

@@ -1,5 +1,4 @@
-//! Whether a child that ended is started again, and when (the restart intensity of Erlang/OTP's
-//! supervisors).
+//! Restarting child processes, with a limit on how often (the restart intensity of Erlang/OTP supervisors).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,15 +7,15 @@ use std::time::Duration;
 
 use crate::{Backoff, BackoffConfig};
 
-/// After which ends a child is started again.
+/// When a child process is restarted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RestartPolicy {
-    /// After none.
+    /// Never.
     #[default]
     Never,
-    /// After one that was a failure: a status other than success, a signal, half a message.
+    /// After a failure: an unsuccessful exit status, a signal, or a truncated last message.
     OnFailure,
-    /// After every one.
+    /// After every exit.
     Always,
 }
 
@@ -24,7 +23,7 @@ impl RestartPolicy {
     /// Every policy, in the order they are documented.
     pub const ALL: [Self; 3] = [Self::Never, Self::OnFailure, Self::Always];
 
-    /// The name that stands in options.
+    /// Returns the name used in command-line options.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Never => "no",
@@ -48,58 +47,58 @@ impl FromStr for RestartPolicy {
     }
 }
 
-/// The text names no restart policy.
+/// The error of parsing a [`RestartPolicy`] from text that names none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownRestartPolicy;
 
 impl fmt::Display for UnknownRestartPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no such restart policy; there are no, on-failure and always")
+        f.write_str("no such restart policy; the policies are no, on-failure and always")
     }
 }
 
 impl std::error::Error for UnknownRestartPolicy {}
 
-/// At most so many restarts
+/// How many restarts are allowed within [`PERIOD`].
 const INTENSITY: usize = 5;
-/// within this time.
+/// The time over which restarts are counted.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// A child that ran for so long was well: the next wait is a first one again.
+/// A child that ran for this long counts as healthy: the backoff starts over.
 const WELL_AFTER: Duration = Duration::from_secs(10);
 
-/// What to do now that a child has ended.
+/// What to do after a child has exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Start it again after this time.
+    /// Restart it.
     Restart {
-        /// How long to wait first.
+        /// How long to wait before the restart.
         after: Duration,
     },
-    /// Leave it: the policy does not ask for another.
+    /// Do not restart it: the policy does not ask for it.
     Leave,
-    /// Give up: it was started again five times within ten seconds.
+    /// Give up: it was restarted five times within ten seconds.
     Failed,
 }
 
-/// Decides after each end of a child. Time is that since any fixed moment.
+/// Decides whether to restart a child each time it exits. Times are durations since any fixed moment.
 #[derive(Clone, Debug)]
 pub struct Restarts {
     policy: RestartPolicy,
     backoff: Backoff,
-    /// When it was started again, within the period.
+    /// The times of the restarts within the last period.
     recent: VecDeque<Duration>,
 }
 
 impl Restarts {
-    /// The child runs for the first time.
+    /// Creates the state for a child that runs for the first time.
     pub const fn new(policy: RestartPolicy) -> Self {
         let backoff = Backoff::new(BackoffConfig::LOCAL);
         Self { policy, backoff, recent: VecDeque::new() }
     }
 
-    /// The child ended at `now` after it ran for `ran`; whether that was a `failure` is for its
-    /// status to say. `random` is evenly spread from 0 to 1.
+    /// Returns what to do after the child has exited at `now`, having run for `ran`. The caller decides
+    /// whether that was a `failure`. `random` is evenly distributed from 0 to 1.
     pub fn ended(&mut self, now: Duration, ran: Duration, failure: bool, random: f64) -> Verdict {
         let again = match self.policy {
             RestartPolicy::Never => false,
@@ -135,12 +134,12 @@ mod tests {
     fn after(verdict: Verdict) -> Duration {
         match verdict {
             Verdict::Restart { after } => after,
-            other => panic!("no restart but {other:?}"),
+            other => panic!("expected a restart, got {other:?}"),
         }
     }
 
     #[test]
-    fn each_policy_asks_for_its_ends() {
+    fn policies_restart_after_the_exits_they_name() {
         for (policy, after_success, after_failure) in [
             (RestartPolicy::Never, false, false),
             (RestartPolicy::OnFailure, false, true),
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sixth_restart_within_ten_seconds_is_one_too_many() {
+    fn sixth_restart_within_ten_seconds_is_refused() {
         let mut restarts = Restarts::new(RestartPolicy::Always);
         let mut now = ms(0);
         for wait in [0, 50, 80, 128, 204] {
@@ -166,12 +165,12 @@ mod tests {
         }
         assert_eq!(restarts.ended(now, ms(0), true, 0.5), Verdict::Failed);
         assert_eq!(restarts.ended(ms(9_999), ms(0), true, 0.5), Verdict::Failed);
-        // The first of them is ten seconds ago.
+        // The first restart was ten seconds ago.
         assert!(matches!(restarts.ended(ms(10_000), ms(0), true, 0.5), Verdict::Restart { .. }));
     }
 
     #[test]
-    fn one_restart_every_two_seconds_goes_on_for_ever_and_waits_longer() {
+    fn restarts_every_two_seconds_continue_with_growing_waits() {
         let mut restarts = Restarts::new(RestartPolicy::OnFailure);
         let mut now = ms(0);
         let mut waits = Vec::new();
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_was_well_comes_back_at_once() {
+    fn healthy_child_is_restarted_at_once() {
         let mut restarts = Restarts::new(RestartPolicy::Always);
         let mut now = ms(0);
         for _ in 0..4 {

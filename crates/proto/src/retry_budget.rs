@@ -1,13 +1,13 @@
-//! How many calls may be repeated: while most succeed nearly all, while most fail none, so that
-//! repeating never makes an overload worse (gRPC's retry throttling, A6).
+//! A retry budget (gRPC retry throttling): while most calls succeed, failed ones may be retried; while
+//! most fail, none may, so that retries do not make an overload worse.
 
-/// How large a budget is and how it grows back.
+/// The configuration of a [`RetryBudget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryBudgetConfig {
-    /// The most tokens there are, and what there is at first; 10 by default. A failure takes one, and
-    /// a call is repeated only while there are more than half of them.
+    /// The maximum and initial number of tokens; 10 by default. A failure takes one token, and a call may
+    /// be retried only while more than half of the tokens are left.
     pub tokens: u16,
-    /// So many successes give one token back; 10 by default. 0 counts as 1.
+    /// How many successes return one token; 10 by default. 0 counts as 1.
     pub successes_per_token: u16,
 }
 
@@ -17,38 +17,40 @@ impl Default for RetryBudgetConfig {
     }
 }
 
-/// Counts the calls to one server. Only what [the breaker](crate::Breaker) would call a failure is one
-/// here, too, and only calls that do no harm if they are carried out twice are repeated at all.
+/// A retry budget for the calls to one server.
+///
+/// A failure means the same as for the [breaker](crate::Breaker). Only idempotent calls may be retried at
+/// all.
 #[derive(Clone, Debug)]
 pub struct RetryBudget {
     config: RetryBudgetConfig,
-    /// In the share of a token that a success gives: whole numbers, so that nothing drifts.
+    /// The tokens, in units of what a success returns. Whole numbers avoid rounding errors.
     level: u32,
 }
 
 impl RetryBudget {
-    /// A full one.
+    /// Creates a full budget.
     pub fn new(config: RetryBudgetConfig) -> Self {
         Self { config, level: u32::from(config.tokens) * token(config) }
     }
 
-    /// A call has failed. Whether it may be repeated; each failed repetition asks anew.
+    /// Records a failed call, and returns whether it may be retried. Call this after each failed retry too.
     pub fn failed(&mut self) -> bool {
         self.level = self.level.saturating_sub(token(self.config));
         self.may_retry()
     }
 
-    /// A call has succeeded.
+    /// Records a successful call.
     pub fn passed(&mut self) {
         self.level = self.level.saturating_add(1).min(self.full());
     }
 
-    /// Whether a call that failed now could be repeated, its own failure not counted.
+    /// Returns whether retries are allowed at present.
     pub fn may_retry(&self) -> bool {
         self.level > self.full() / 2
     }
 
-    /// How many whole tokens are left.
+    /// Returns the number of whole tokens left.
     pub fn tokens(&self) -> u16 {
         u16::try_from(self.level / token(self.config)).unwrap_or(u16::MAX)
     }
@@ -58,7 +60,7 @@ impl RetryBudget {
     }
 }
 
-/// What a token counts for.
+/// Returns the value of a token, in units of `level`.
 fn token(config: RetryBudgetConfig) -> u32 {
     u32::from(config.successes_per_token.max(1))
 }
@@ -69,14 +71,14 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_fifth_failure_in_a_row_is_not_repeated() {
+    fn fifth_consecutive_failure_may_not_be_retried() {
         let mut budget = RetryBudget::new(RetryBudgetConfig::default());
         let repeated: Vec<bool> = (0..6).map(|_| budget.failed()).collect();
         assert_eq!(repeated, [true, true, true, true, false, false]);
     }
 
     #[test]
-    fn ten_successes_pay_for_a_failure() {
+    fn ten_successes_make_up_for_a_failure() {
         let mut budget = RetryBudget::new(RetryBudgetConfig::default());
         for _ in 0..5 {
             budget.failed();
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_of_nothing_repeats_nothing() {
+    fn empty_budget_allows_no_retries() {
         for successes_per_token in [0, 1, u16::MAX] {
             let config = RetryBudgetConfig { tokens: 0, successes_per_token };
             let mut budget = RetryBudget::new(config);
@@ -102,7 +104,7 @@ mod tests {
         }
     }
 
-    /// The rule in fractions, from the first call on each time.
+    /// Computes the level with fractions, from the first call on.
     fn level(config: RetryBudgetConfig, calls: &[bool]) -> f64 {
         let most = f64::from(config.tokens);
         let share = 1.0 / f64::from(config.successes_per_token);
@@ -114,7 +116,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_the_rule_says(
+        fn budget_matches_the_level_in_fractions(
             tokens in 1u16..30,
             successes_per_token in 1u16..30,
             calls in prop::collection::vec(any::<bool>(), 0..200),
@@ -125,7 +127,7 @@ mod tests {
                 let passed = calls[end - 1];
                 let told = if passed { budget.passed(); budget.may_retry() } else { budget.failed() };
                 let level = level(config, &calls[..end]);
-                // Levels lie a thirtieth apart at least, and fractions are not exact to a hair.
+                // Levels differ by at least a thirtieth; the tolerance covers rounding errors.
                 prop_assert_eq!(told, level > f64::from(tokens) / 2.0 + 1e-6);
                 prop_assert!(budget.tokens() <= tokens);
             }

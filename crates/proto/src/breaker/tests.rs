@@ -9,13 +9,13 @@ fn breaker() -> Breaker {
     Breaker::new(BreakerConfig::default())
 }
 
-/// A call at `now` that ends at once.
+/// Makes a call at `now` that ends at once.
 fn call(breaker: &mut Breaker, now: Duration, outcome: Outcome) {
     let permit = breaker.acquire(now, 0.5).unwrap();
     breaker.report(permit, outcome, now, 0.5);
 }
 
-/// One that has opened at 0 for the first time.
+/// Returns a breaker that has opened at 0 for the first time.
 fn opened() -> Breaker {
     let mut breaker = breaker();
     (0..5).for_each(|_| call(&mut breaker, s(0), Outcome::Failed));
@@ -24,7 +24,7 @@ fn opened() -> Breaker {
 }
 
 #[test]
-fn five_failures_in_a_row_open_it_and_four_do_not() {
+fn opens_after_five_consecutive_failures_but_not_four() {
     let mut breaker = breaker();
     for round in 0..3 {
         for _ in 0..4 {
@@ -34,7 +34,7 @@ fn five_failures_in_a_row_open_it_and_four_do_not() {
         assert_eq!(breaker.state(s(100 * round), 0.5), BreakerState::Closed);
         call(&mut breaker, s(100 * round), Outcome::Passed);
     }
-    // However long they take to come.
+    // However long they take.
     for day in 1..=5 {
         call(&mut breaker, s(86_400 * day), Outcome::Failed);
     }
@@ -42,7 +42,7 @@ fn five_failures_in_a_row_open_it_and_four_do_not() {
 }
 
 #[test]
-fn half_of_twenty_calls_within_the_window_open_it() {
+fn opens_when_half_of_twenty_calls_in_the_window_fail() {
     for (apart, failures, opens) in [(1, 10, true), (1, 9, false), (2, 10, false)] {
         let mut breaker = breaker();
         for number in 0..20 {
@@ -59,7 +59,7 @@ fn half_of_twenty_calls_within_the_window_open_it() {
 }
 
 #[test]
-fn it_stays_open_for_longer_each_time_that_the_trials_fail_and_no_longer_than_the_bound() {
+fn stays_open_longer_each_time_the_trials_fail_up_to_the_maximum() {
     let mut breaker = opened();
     let (mut now, mut waits) = (s(0), Vec::new());
     for _ in 0..12 {
@@ -81,7 +81,7 @@ fn it_stays_open_for_longer_each_time_that_the_trials_fail_and_no_longer_than_th
 }
 
 #[test]
-fn three_trials_that_pass_close_it_and_the_next_time_it_opens_is_a_first_one() {
+fn three_passed_trials_close_it_and_reset_the_open_time() {
     let mut breaker = opened();
     call(&mut breaker, s(5), Outcome::Failed);
     assert_eq!(breaker.state(s(5), 0.5), BreakerState::Open { until: s(13) });
@@ -97,21 +97,21 @@ fn three_trials_that_pass_close_it_and_the_next_time_it_opens_is_a_first_one() {
 }
 
 #[test]
-fn a_trial_that_is_cancelled_is_made_again() {
+fn cancelled_trial_can_be_repeated() {
     let mut breaker = opened();
     for _ in 0..100 {
         call(&mut breaker, s(5), Outcome::Cancelled);
     }
-    // With none under way, none is late.
+    // Without trials in flight, there is no deadline.
     assert_eq!(breaker.state(s(500), 0.5), BreakerState::HalfOpen);
     (0..3).for_each(|_| call(&mut breaker, s(500), Outcome::Passed));
     assert_eq!(breaker.state(s(500), 0.5), BreakerState::Closed);
 }
 
 #[test]
-fn a_trial_that_is_late_has_failed_from_its_deadline_on() {
+fn late_trial_counts_as_failed_from_its_deadline() {
     let mut breaker = opened();
-    // None under way: there is nothing to be late.
+    // Without trials in flight, there is no deadline.
     assert_eq!(breaker.state(s(1000), 0.5), BreakerState::HalfOpen);
     let late = breaker.acquire(s(1000), 0.5).unwrap();
     let other = breaker.acquire(s(1020), 0.5).unwrap();
@@ -124,17 +124,17 @@ fn a_trial_that_is_late_has_failed_from_its_deadline_on() {
 }
 
 #[test]
-fn late_results_of_an_older_generation_move_nothing() {
+fn outcomes_of_an_older_generation_are_ignored() {
     let mut breaker = breaker();
     let mut old: Vec<Permit> = (0..30).map(|_| breaker.acquire(s(0), 0.5).unwrap()).collect();
     let fail = |breaker: &mut Breaker, old: &mut Vec<Permit>, now| {
         breaker.report(old.pop().unwrap(), Outcome::Failed, now, 0.5);
     };
     (0..5).for_each(|_| fail(&mut breaker, &mut old, s(0)));
-    // Failures while it is open do not push out the end of that.
+    // Failures while the breaker is open do not extend that time.
     (0..5).for_each(|_| fail(&mut breaker, &mut old, s(4)));
     assert_eq!(breaker.state(s(4), 0.5), BreakerState::Open { until: s(5) });
-    // Nor are they trials, nor calls of the time after.
+    // They count neither as trials, nor as calls after the breaker has closed.
     (0..5).for_each(|_| fail(&mut breaker, &mut old, s(5)));
     assert_eq!(breaker.state(s(5), 0.5), BreakerState::HalfOpen);
     (0..3).for_each(|_| call(&mut breaker, s(5), Outcome::Passed));
@@ -147,7 +147,7 @@ fn late_results_of_an_older_generation_move_nothing() {
 }
 
 #[test]
-fn isolated_it_stays_until_it_is_reset() {
+fn stays_isolated_until_it_is_reset() {
     let mut breaker = opened();
     breaker.isolate();
     assert_eq!(breaker.state(s(100_000), 0.5), BreakerState::Isolated);
@@ -157,13 +157,13 @@ fn isolated_it_stays_until_it_is_reset() {
     assert_eq!(breaker.state(s(100_000), 0.5), BreakerState::Closed);
 }
 
-/// The rules again, from a list of all that was reported since it was last closed.
+/// A simple model of the breaker, based on a list of all outcomes since the last change of mode.
 struct Model {
     config: BreakerConfig,
     now: Duration,
     log: Vec<(Duration, bool)>,
     mode: Mode,
-    /// Every change of mode is another era.
+    /// Increases with every change of mode.
     era: u32,
     opened: i32,
 }
@@ -171,7 +171,7 @@ struct Model {
 enum Mode {
     Closed,
     Open(Duration),
-    /// When each trial that is under way began, by its number, and how many have passed.
+    /// The trials in flight, with their numbers and when they began; and how many have passed.
     HalfOpen(Vec<(usize, Duration)>, u32),
     Isolated,
 }
@@ -190,11 +190,11 @@ impl Model {
         self.enter(Mode::Open(at + Duration::from_secs_f64(wait)));
     }
 
-    /// Millisecond by millisecond would be the same.
+    /// Advances to `now` in one step, which has the same result as many short steps.
     fn pass_time(&mut self, now: Duration) {
         self.now = now;
         if let Mode::HalfOpen(under_way, _) = &self.mode {
-            // Those that ended while others were under way count for the first of them.
+            // A trial that began while others were in flight has the deadline of the first one.
             if let Some((_, began)) = under_way.first() {
                 let deadline = *began + self.config.trial_timeout;
                 if deadline <= now {
@@ -229,7 +229,7 @@ impl Model {
             return;
         }
         match &mut self.mode {
-            Mode::Open(_) | Mode::Isolated => unreachable!("nothing begins here"),
+            Mode::Open(_) | Mode::Isolated => unreachable!("no calls are permitted in this mode"),
             Mode::HalfOpen(under_way, passed) => {
                 under_way.retain(|(other, _)| *other != number);
                 match outcome {
@@ -279,7 +279,7 @@ impl Model {
 enum Op {
     Wait(u64),
     Acquire,
-    /// Of the calls that are under way, the one at this place from the first on.
+    /// Reports the outcome of one of the calls in flight.
     Report(prop::sample::Index, Outcome),
     Isolate,
     Reset,
@@ -304,7 +304,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 proptest! {
     #[test]
-    fn as_the_model_says(ops in ops()) {
+    fn breaker_behaves_like_the_model(ops in ops()) {
         let config = BreakerConfig::default();
         let mut breaker = Breaker::new(config);
         let (mut now, mut under_way, mut number) = (Duration::ZERO, Vec::new(), 0);
@@ -340,18 +340,18 @@ proptest! {
     }
 
     #[test]
-    fn a_trial_is_never_lost(ends in prop::collection::vec(0_u8..3, 1..100), random in 0.0..1.0) {
+    fn breaker_never_remains_without_trials(ends in prop::collection::vec(0_u8..3, 1..100), random in 0.0..1.0) {
         let mut breaker = opened();
         let mut now = s(5);
         for end in ends {
-            // Whatever was, some time later a call goes, unless it was isolated.
+            // Unless it is isolated, the breaker allows a call again after some time.
             now += s(400);
             let permit = breaker.acquire(now, random);
             prop_assert!(permit.is_ok());
             match (permit, end) {
                 (Ok(permit), 0) => breaker.report(permit, Outcome::Cancelled, now, random),
                 (Ok(permit), 1) => breaker.report(permit, Outcome::Passed, now, random),
-                // Forgotten.
+                // Never reported.
                 (permit, _) => drop(permit),
             }
         }

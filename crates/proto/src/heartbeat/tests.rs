@@ -9,7 +9,7 @@ fn heartbeat() -> Heartbeat {
     Heartbeat::new(HeartbeatConfig::default(), s(0))
 }
 
-/// All that it says up to `end`, woken when it asks for it.
+/// Polls from `from` to `end`, whenever `next_wake` is due, and returns the events.
 fn run(heartbeat: &mut Heartbeat, from: u64, end: u64) -> Vec<(u64, HeartbeatEvent)> {
     let (mut now, mut said) = (s(from), Vec::new());
     while now <= s(end) {
@@ -22,7 +22,8 @@ fn run(heartbeat: &mut Heartbeat, from: u64, end: u64) -> Vec<(u64, HeartbeatEve
     said
 }
 
-/// As `run`, where outgoing bytes move: `outgoing` says how many have left at a second, and how many not.
+/// Like `run`, with outgoing bytes: `outgoing` returns how many were sent by a given second, and how many are
+/// waiting.
 fn run_sending(
     heartbeat: &mut Heartbeat,
     end: u64,
@@ -40,18 +41,18 @@ fn run_sending(
 }
 
 #[test]
-fn a_line_whose_outgoing_bytes_move_is_not_dead_and_a_ping_behind_them_is_given_time() {
-    // 9,000 bytes at 150 a second, and the six of a ping behind them.
+fn progress_of_outgoing_bytes_keeps_the_line_up_and_delays_the_ping_deadline() {
+    // 9,000 bytes at 150 per second, followed by the six of a ping.
     let slow = |now: u64| ((now * 150).min(9_006), 9_000_u64.saturating_sub(now * 150));
     let mut heartbeat = heartbeat();
     let said = run_sending(&mut heartbeat, 109, slow);
     assert_eq!(
         said,
         [(10, HeartbeatEvent::Ping)],
-        "its answer may take as long as the bytes before it took"
+        "the response may take as long as sending the bytes before the ping"
     );
     assert!(heartbeat.is_up());
-    // What is on the way to it may be as slow, but not for ever.
+    // The extra time is limited.
     assert_eq!(
         run(&mut heartbeat, 110, 117),
         [(112, HeartbeatEvent::Ping), (117, HeartbeatEvent::Down)]
@@ -59,7 +60,7 @@ fn a_line_whose_outgoing_bytes_move_is_not_dead_and_a_ping_behind_them_is_given_
 }
 
 #[test]
-fn outgoing_bytes_that_do_not_move_are_no_sign_of_life() {
+fn stalled_outgoing_bytes_do_not_keep_the_line_up() {
     let said = run_sending(&mut heartbeat(), 29, |now| (100 * now.min(2), 500));
     assert_eq!(
         said,
@@ -68,8 +69,8 @@ fn outgoing_bytes_that_do_not_move_are_no_sign_of_life() {
 }
 
 #[test]
-fn a_ping_that_the_other_sides_kernel_took_is_no_sign_of_life() {
-    // Six bytes leave at once whenever a ping was sent.
+fn sent_ping_alone_does_not_keep_the_line_up() {
+    // The six bytes of each ping leave at once.
     let said = run_sending(&mut heartbeat(), 29, |now| (6 * (now / 10), 0));
     assert_eq!(
         said,
@@ -78,7 +79,7 @@ fn a_ping_that_the_other_sides_kernel_took_is_no_sign_of_life() {
 }
 
 #[test]
-fn a_long_message_that_comes_in_makes_this_side_ping() {
+fn pings_are_sent_while_a_long_message_is_received() {
     let mut heartbeat = heartbeat();
     let mut said = Vec::new();
     for now in 1..=20 {
@@ -92,7 +93,7 @@ fn a_long_message_that_comes_in_makes_this_side_ping() {
 }
 
 #[test]
-fn nobody_is_down_after_twenty_five_seconds() {
+fn silent_peer_is_down_after_25_seconds() {
     let said = run(&mut heartbeat(), 0, 40);
     assert_eq!(
         said,
@@ -115,7 +116,7 @@ fn any_byte_is_a_sign_of_life() {
     }
     assert_eq!(run(&mut heartbeat, 99, 114), [(109, HeartbeatEvent::Ping)]);
     heartbeat.alive(s(114));
-    // One missed answer is forgotten with the next byte.
+    // The next byte resets the count of missed responses.
     assert_eq!(
         run(&mut heartbeat, 114, 138),
         [(124, HeartbeatEvent::Ping), (134, HeartbeatEvent::Ping)]
@@ -124,16 +125,16 @@ fn any_byte_is_a_sign_of_life() {
 }
 
 #[test]
-fn two_answers_one_after_the_other_and_it_is_up_again() {
+fn peer_is_up_again_after_two_consecutive_responses() {
     let mut heartbeat = heartbeat();
     run(&mut heartbeat, 0, 29);
     assert!(!heartbeat.is_up());
-    // What was not asked for is no answer, but it is asked at once.
+    // An unsolicited byte is not a response, but triggers a ping.
     heartbeat.alive(s(29));
     assert_eq!(run(&mut heartbeat, 29, 29), [(29, HeartbeatEvent::Ping)]);
     heartbeat.alive(s(30));
     assert_eq!(run(&mut heartbeat, 30, 34), [(30, HeartbeatEvent::Ping)]);
-    // The second is missed: two others are needed.
+    // The second response is missed, so two more are needed.
     assert_eq!(run(&mut heartbeat, 35, 40), [(40, HeartbeatEvent::Ping)]);
     heartbeat.alive(s(41));
     assert_eq!(run(&mut heartbeat, 41, 41), [(41, HeartbeatEvent::Ping)]);
@@ -142,7 +143,7 @@ fn two_answers_one_after_the_other_and_it_is_up_again() {
 }
 
 #[test]
-fn a_peer_that_started_anew_is_noticed_by_its_answer() {
+fn restarted_peer_is_detected_by_its_instance() {
     let mut heartbeat = heartbeat();
     for (second, instance, expected) in [
         (1, 7, None),
@@ -162,28 +163,28 @@ fn a_peer_that_started_anew_is_noticed_by_its_answer() {
 }
 
 #[test]
-fn a_machine_that_slept_asks_at_once_and_a_long_sleep_is_one_missed_answer() {
+fn suspend_triggers_a_ping_and_costs_one_missed_response() {
     let mut heartbeat = heartbeat();
     assert_eq!(run(&mut heartbeat, 0, 10), [(10, HeartbeatEvent::Ping)]);
-    // The timer comes an hour late.
+    // The timer fires an hour late.
     assert_eq!(run(&mut heartbeat, 3600, 3604), [(3600, HeartbeatEvent::Ping)]);
     heartbeat.alive(s(3601));
     heartbeat.probe_now();
     heartbeat.probe_now();
     assert!(heartbeat.next_wake() <= s(3602), "at once");
     assert_eq!(run(&mut heartbeat, 3602, 3603), [(3602, HeartbeatEvent::Ping)]);
-    // One that is awaited is not asked again.
+    // No further ping while a response is awaited.
     heartbeat.probe_now();
     assert_eq!(run(&mut heartbeat, 3604, 3612), [(3612, HeartbeatEvent::Ping)]);
 }
 
-/// The rules again, second by second, from the history of pings and bytes.
+/// A simple model of the heartbeat, which derives each second from the history of pings and bytes.
 struct Model {
-    /// When each was sent, and when the first byte behind it came.
+    /// When each ping was sent, and when the first byte after it was received.
     pings: Vec<(u64, Option<u64>)>,
-    /// When bytes came, the line's beginning included.
+    /// When bytes were received, including the beginning of the line.
     lives: Vec<u64>,
-    /// Whether it was said to be down, and how many pings had been sent then.
+    /// If the peer was reported down, how many pings had been sent by then.
     down_since: Option<usize>,
     wants_probe: bool,
     said: Vec<(u64, HeartbeatEvent)>,
@@ -222,7 +223,7 @@ impl Model {
             None => {
                 let heard = self.last_life();
                 let missed = self.pings.iter().rev().take_while(|it| !Self::is_passed(it));
-                // A byte that came too late for one ping still clears it.
+                // A byte that is too late as a response still clears the missed ping.
                 let missed = missed.filter(|(sent, _)| *sent >= heard && now >= sent + 5).count();
                 if missed == 2 {
                     self.down_since = Some(self.pings.len());
@@ -249,10 +250,11 @@ impl Model {
 
 proptest! {
     #[test]
-    fn as_the_model_says(
-        // How many seconds behind the one before, and whether it is a probe.
+    fn heartbeat_behaves_like_the_model(
+        // The seconds since the previous input, and whether this one is a probe.
         inputs in prop::collection::vec((1_u64..40, prop::bool::weighted(0.2)), 0..40),
-        // How soon the other side answers each ping; 5 is too late, and beyond it never does.
+        // After how many seconds the peer responds to each ping: 5 and 6 are too late, from 7 on it never
+        // does.
         answers in prop::collection::vec(1_u64..9, 1..30),
     ) {
         let end = 600;
@@ -262,7 +264,7 @@ proptest! {
             .map(|(behind, is_probe)| { at += behind; (at, is_probe) })
             .collect();
 
-        // The model says when pings go, and so when their answers come.
+        // The model determines when pings are sent, and so when their responses arrive.
         let mut model = Model {
             pings: Vec::new(),
             lives: vec![0],
@@ -288,7 +290,7 @@ proptest! {
         }
         inputs.sort_by_key(|(at, _)| *at);
 
-        // The machine gets the same, and sleeps in between for as long as it says.
+        // The heartbeat gets the same inputs, and is polled only when it asks for it.
         let mut heartbeat = heartbeat();
         let (mut now, mut said, mut last_life) = (0, Vec::new(), 0);
         let mut next = inputs.iter().peekable();
