@@ -1,28 +1,28 @@
-//! `cargo xtask bench`: the benchmarks, built as what is shipped. They write their results
-//! themselves.
+//! `cargo xtask bench`: runs the benchmarks, built like a release. They write their results themselves.
 
 use crate::fixtures::{self, Fixture};
 use crate::workspace::{Workspace, succeeds};
 use crate::{Failure, failed, wants_help};
 
-/// The rows that stand beside other libraries and programs, which are fixtures.
+/// The rows that compare with other libraries and programs, which are fixtures.
 const BESIDE: &[(&[&str], Find)] =
     &[(&["calls", "websocket"], fixtures::peers), (&["gateway"], fixtures::gateways)];
 
 type Find = fn(&Workspace) -> Result<Fixture, Failure>;
 
 const HELP: &str = "\
-Runs the benchmarks, built with the profile `dist`; they write bench/RESULTS.md.
+Run the benchmarks, built with the profile `dist`, and write bench/RESULTS.md.
 
 Usage: cargo xtask bench [--quick] [arguments]
 
-  --quick  a few seconds for each: shows that they run, not how fast
+  --quick  take a few seconds for each: shows that they run, not how fast
 
-The other libraries of the rows `calls` and `websocket` and the other gateways of the row `gateway` are
-built first, once (into ~/.cache/tieline or XDG_CACHE_HOME); TIELINE_PEERS and TIELINE_GATEWAYS tell the
-benchmark program where they are. websocketd is Debian's, and left out where it is not installed.
+The libraries that the rows `calls` and `websocket` compare with, and the gateways that the row
+`gateway` compares with, are built first, once (into ~/.cache/tieline or XDG_CACHE_HOME).
+TIELINE_PEERS and TIELINE_GATEWAYS tell the benchmark program where they are. websocketd comes from
+Debian and is left out if it is not installed.
 
-All arguments go to the benchmark program as they are.";
+All arguments are passed to the benchmark program.";
 
 pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     if wants_help(args) {
@@ -36,9 +36,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     for (_, find) in BESIDE.iter().filter(|(rows, _)| wants(rows, args)) {
         match built(&workspace, *find) {
             Ok(others) => benchmarks.env(others.variable, others.location()),
-            // All else can be measured, and the table says what is missing.
+            // Everything else can be measured, and the table says what is missing.
             Err(Failure::Failed(why) | Failure::Usage(why)) => {
-                eprintln!("xtask: {why}; going on without what stands beside");
+                eprintln!("xtask: {why}; continuing without the comparison");
                 &mut benchmarks
             }
         };
@@ -55,7 +55,7 @@ fn built(workspace: &Workspace, find: Find) -> Result<Fixture, Failure> {
     Ok(others)
 }
 
-/// Whether one of the rows is among those that are named, or none is.
+/// Whether one of the rows is selected, or no row is named.
 fn wants(rows: &[&str], args: &[String]) -> bool {
     let mut named = args.iter().filter(|arg| !arg.starts_with('-')).peekable();
     named.peek().is_none() || named.any(|row| rows.contains(&row.as_str()))
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_libraries_are_built_only_for_their_row() {
+    fn other_libraries_are_built_only_for_their_rows() {
         for (line, wanted) in [
             ("", true),
             ("--quick --check", true),

@@ -1,6 +1,6 @@
-//! Debian's compiler together with the source of its standard library: with them the workspace is
-//! built for operating systems whose standard library cannot be downloaded here. `-Z build-std`
-//! builds that too, once, in a target folder of its own outside the checkout.
+//! Debian's compiler with the source of its standard library, used to build the workspace for operating
+//! systems whose standard library cannot be downloaded here. `-Z build-std` builds it as well, once, in a
+//! separate target folder outside the checkout.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,8 +10,8 @@ use crate::fixtures::cache;
 use crate::needs::{Program, program};
 use crate::workspace::Workspace;
 
-/// What every such build needs. By their full paths: a newer toolchain may stand before them in
-/// `PATH`, and an older `rustc` of Debian's knows no edition 2024.
+/// The programs that every such build needs. Full paths are used because a newer toolchain may precede
+/// them in `PATH`, and an older Debian `rustc` does not support edition 2024.
 pub(crate) const TOOLCHAIN: [Program; 3] = [
     program(
         "rustc of Debian",
@@ -26,30 +26,30 @@ pub(crate) const TOOLCHAIN: [Program; 3] = [
     ),
 ];
 
-/// An operating system that is built for from here.
+/// An operating system that can be built for from here.
 pub(crate) struct Target {
-    /// As people say it, and as the folder in the cache begins.
+    /// The name, also used as the prefix of its folder in the cache.
     pub(crate) name: &'static str,
     pub(crate) triple: &'static str,
-    /// What of the standard library is built.
+    /// The crates of the standard library to build.
     pub(crate) std: &'static str,
 }
 
 impl Target {
-    /// A cargo command, like `check`, for this target.
+    /// Returns a cargo command, such as `check`, for this target.
     pub(crate) fn cargo(&self, workspace: &Workspace, command: &str) -> Result<Command, Failure> {
         let mut cargo = workspace.command("/usr/bin/cargo");
         cargo
             .args([command, "--locked", "--target", self.triple, "-Z"])
             .arg(format!("build-std={}", self.std))
-            // A warning is an error here as it is on Linux.
+            // Warnings are errors, as on Linux.
             .args(["-Z", "warnings"])
             .env("CARGO_BUILD_WARNINGS", "deny")
             .env("RUSTC", "/usr/bin/rustc")
-            // It is what makes `-Z` known to a stable compiler.
+            // Makes a stable compiler accept `-Z`.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_TARGET_DIR", self.directory()?)
-            // Those of the toolchain that started us do not fit.
+            // The values of the toolchain that started xtask do not apply.
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env_remove("RUSTC_WRAPPER")
@@ -58,7 +58,7 @@ impl Target {
         Ok(cargo)
     }
 
-    /// Where all of it is built. Deleting it only costs time.
+    /// The target folder. It can be deleted at any time and is then rebuilt.
     pub(crate) fn directory(&self) -> Result<PathBuf, Failure> {
         Ok(cache()?.join(format!("{}-target", self.name)))
     }

@@ -1,6 +1,6 @@
-//! The programs the tests and the benchmarks talk to that are no Debian packages: built from
-//! `fixtures/` once for each state of their sources, into a cache outside the checkout, and handed
-//! over by environment variables.
+//! The programs that the tests and benchmarks talk to and that are not Debian packages. They are built
+//! from `fixtures/` once for each state of their sources, into a cache outside the checkout, and passed
+//! to the tests in environment variables.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -12,24 +12,24 @@ use std::path::{Path, PathBuf};
 use crate::workspace::{Workspace, run_aside};
 use crate::{Failure, failed};
 
-/// A program, or a folder of them, that is built from a folder of `fixtures/`.
+/// A program, or a folder of programs, built from a folder of `fixtures/`.
 pub(crate) struct Fixture {
     name: &'static str,
-    /// The environment variable that tells where it is.
+    /// The environment variable that holds its location.
     pub(crate) variable: &'static str,
     source: PathBuf,
-    /// Exists only when it is whole; named after a hash of the source, so a changed lock file or
-    /// script is built anew.
+    /// Exists only if the build is complete. Named after a hash of the sources, so that a changed lock
+    /// file or script is built again.
     directory: PathBuf,
-    /// What the variable names, inside the directory.
+    /// The path that the variable holds, relative to the directory.
     product: &'static str,
     build: Build,
 }
 
-/// Fills an empty folder from the sources. May keep what makes the next build faster in the cache.
+/// Builds the sources into an empty folder. May keep files in the cache that speed up the next build.
 type Build = fn(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure>;
 
-/// All fixtures of the tests, built or not.
+/// Returns all fixtures of the tests, built or not.
 pub(crate) fn all(workspace: &Workspace) -> Result<[Fixture; 3], Failure> {
     Ok([
         Fixture::new(workspace, "node", "TIELINE_NODE_FIXTURES", "", install_node)?,
@@ -38,12 +38,13 @@ pub(crate) fn all(workspace: &Workspace) -> Result<[Fixture; 3], Failure> {
     ])
 }
 
-/// What the benchmarks put beside tieline, built or not. The tests do without: it takes minutes.
+/// Returns the libraries that the benchmarks compare with, built or not. The tests do not need them,
+/// and building takes minutes.
 pub(crate) fn peers(workspace: &Workspace) -> Result<Fixture, Failure> {
     Fixture::new(workspace, "peers", "TIELINE_PEERS", "bin/peers", install_peers)
 }
 
-/// The gateways that the benchmarks put beside tieline's, those that are from npm.
+/// Returns the gateways from npm that the benchmarks compare with.
 pub(crate) fn gateways(workspace: &Workspace) -> Result<Fixture, Failure> {
     Fixture::new(workspace, "gateways", "TIELINE_GATEWAYS", "", install_node)
 }
@@ -62,7 +63,7 @@ impl Fixture {
         Ok(Self { name, variable, source, directory, product, build })
     }
 
-    /// The name people know it by.
+    /// Returns the folder of the sources, which users know it by.
     pub(crate) fn source_folder(&self) -> String {
         format!("fixtures/{}", self.name)
     }
@@ -71,13 +72,13 @@ impl Fixture {
         self.directory.exists()
     }
 
-    /// What the variable tells: the program, or the folder with the programs.
+    /// Returns the value of the variable: the program, or the folder with the programs.
     pub(crate) fn location(&self) -> PathBuf {
         self.directory.join(self.product)
     }
 
-    /// Builds beside the final place and renames, so that an interrupted build is never taken for a
-    /// whole one. Two runs at once build one after the other.
+    /// Builds in a temporary place and renames, so that an interrupted build is never mistaken for a
+    /// complete one. Two concurrent runs build one after the other.
     pub(crate) fn build(&self, workspace: &Workspace) -> Result<(), Failure> {
         let cache = cache()?;
         let partial = cache.join(format!("{}.partial", self.name));
@@ -96,7 +97,8 @@ impl Fixture {
     }
 }
 
-/// The scripts and, from npm, what they need. No package's own install script is run.
+/// Copies the scripts and installs their dependencies from npm. Install scripts of packages are not
+/// run.
 fn install_node(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure> {
     for file in files(source).map_err(|error| failed_at(source, &error))? {
         let to = into.join(file.file_name().unwrap_or_default());
@@ -106,9 +108,9 @@ fn install_node(workspace: &Workspace, source: &Path, into: &Path) -> Result<(),
     run_aside(workspace.command("npm").arg("ci").args(quiet).current_dir(into))
 }
 
-/// A virtual environment with exactly the packages that are listed, none of whose own code is run
-/// here. It works where it is renamed to, except for the scripts in `bin`, which name the place they
-/// were made at: `bin/python -m module` is the way to start what is in it.
+/// Creates a virtual environment with exactly the listed packages, none of whose own code is run. It
+/// works after being renamed, except for the scripts in `bin`, which contain the original path: use
+/// `bin/python -m module` instead.
 fn install_python(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure> {
     run_aside(workspace.command("python3").args(["-m", "venv"]).arg(into))?;
     let quiet = ["--quiet", "--no-input", "--disable-pip-version-check"];
@@ -132,8 +134,8 @@ fn install_peers(workspace: &Workspace, source: &Path, into: &Path) -> Result<()
     install_crate(workspace, source, into, &[], "peers-target")
 }
 
-/// In release mode unless told otherwise. The target folder stays in the cache: a changed main is
-/// then a matter of seconds.
+/// Installs in release mode unless told otherwise. The target folder stays in the cache, so that after
+/// a change to main.rs the build takes seconds.
 fn install_crate(
     workspace: &Workspace,
     source: &Path,
@@ -154,16 +156,16 @@ fn install_crate(
     )
 }
 
-/// Deleting it at any time only costs time.
+/// Returns the cache folder, which can be deleted at any time and is then rebuilt.
 pub(crate) fn cache() -> Result<PathBuf, Failure> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("XDG_CACHE_HOME")
         .or_else(|| Some(variable("HOME")?.join(".cache")))
         .map(|caches| caches.join("tieline"))
-        .ok_or_else(|| failed("no place for a cache: set HOME or XDG_CACHE_HOME"))
+        .ok_or_else(|| failed("cannot find a place for the cache: set HOME or XDG_CACHE_HOME"))
 }
 
-/// Of the names and contents of all files. Only compared on this machine, by this program.
+/// Hashes the names and contents of all files. Only compared on this machine, by this program.
 fn hash(source: &Path) -> io::Result<u64> {
     let mut hasher = DefaultHasher::new();
     for file in files(source)? {
@@ -175,7 +177,7 @@ fn hash(source: &Path) -> io::Result<u64> {
     Ok(hasher.finish())
 }
 
-/// The source files in a folder and below, sorted; what somebody built there by hand is none.
+/// Returns the source files in a folder and below, sorted, without manual build products.
 fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -208,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_follows_names_and_contents_but_not_build_products() {
+    fn hash_depends_on_names_and_contents_but_not_on_build_products() {
         let source = env::temp_dir().join(format!("tieline-xtask-hash-{}", std::process::id()));
         fs::create_dir_all(source.join("src")).unwrap();
         fs::write(source.join("lock"), "1").unwrap();

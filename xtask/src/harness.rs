@@ -1,4 +1,4 @@
-//! Reads the output of Rust's test harness, on every system that tests run on.
+//! Parses the output of Rust's test harness, for all systems that tests run on.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ pub(crate) const MAX_FLAKY: usize = 2;
 /// The exit status of a test binary whose tests failed.
 pub(crate) const FAILED: i32 = 101;
 
-/// What became of a test.
+/// The outcome of a test.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Outcome {
     Passed,
@@ -28,13 +28,13 @@ impl fmt::Display for Outcome {
 
 const MODES: [&str; 3] = [" - should panic", " - compile fail", " - compile"];
 
-/// The tests that a harness names, and what became of them.
+/// The tests that a harness reports, and their outcomes.
 pub(crate) fn results(stdout: &str) -> impl Iterator<Item = (&str, Outcome)> {
     stdout.lines().filter_map(|line| {
         let (test, outcome) = line.trim_end().strip_prefix("test ")?.split_once(" ... ")?;
-        // What kind of test it is stands behind its name, and in no other place where it is named.
+        // The kind of test follows its name here and nowhere else.
         let test = MODES.iter().find_map(|mode| test.strip_suffix(mode)).unwrap_or(test);
-        // A reason may stand behind a comma.
+        // A reason may follow a comma.
         match outcome.split(',').next()? {
             "ok" => Some((test, Outcome::Passed)),
             "FAILED" => Some((test, Outcome::Failed)),
@@ -44,15 +44,15 @@ pub(crate) fn results(stdout: &str) -> impl Iterator<Item = (&str, Outcome)> {
     })
 }
 
-/// What a failed test has panicked with, as the harness tells it behind all of them, or what else it said;
-/// no lines where there is nothing of it.
+/// Returns the panic message of a failed test as the harness prints it after all tests, or else its
+/// other output; no lines if there is none.
 pub(crate) fn panic_of<'a>(stdout: &'a str, test: &str) -> Vec<&'a str> {
     let Some((_, told)) = stdout.split_once(&format!("---- {test} stdout ----")) else {
         return Vec::new();
     };
     let end = ["\n---- ", "\nfailures:"].iter().filter_map(|it| told.find(it)).min();
     let told = told.get(..end.unwrap_or(told.len())).unwrap_or(told);
-    // Where, and in the next lines with what.
+    // The location, followed by lines with the message.
     let panic = told.split_once("panicked at").and_then(|(_, panic)| panic.split_once('\n'));
     let lines = panic.map_or(told, |(_, panic)| panic).trim_start().lines();
     let is_panic =
@@ -60,18 +60,18 @@ pub(crate) fn panic_of<'a>(stdout: &'a str, test: &str) -> Vec<&'a str> {
     lines.map(str::trim_end).take_while(is_panic).collect()
 }
 
-/// What stands behind a panic's words.
+/// What follows a panic message.
 const BACKTRACE: [&str; 2] = ["stack backtrace:", "note: run with `RUST_BACKTRACE"];
 
-/// Returns the tests listed as failed before each closing line: the list that is complete whatever the tests
-/// themselves printed.
+/// Returns the tests listed as failed before each closing line. Unlike other output, this list is
+/// complete whatever the tests themselves print.
 pub(crate) fn failed_tests(stdout: &str) -> Vec<&str> {
     let (mut failed, mut list) = (Vec::new(), Vec::new());
     for line in stdout.lines().map(str::trim_end) {
         match line.strip_prefix("    ") {
             Some(test) => list.push(test),
             None if line.starts_with(RESULT) => failed.append(&mut list),
-            // Also the heading of a test's own output, which precedes the list.
+            // Also matches the heading of a test's own output, which precedes the list.
             None if !line.is_empty() => list.clear(),
             None => {}
         }
@@ -79,20 +79,20 @@ pub(crate) fn failed_tests(stdout: &str) -> Vec<&str> {
     failed
 }
 
-/// The beginning of a harness's closing line.
+/// The start of a harness's closing line.
 pub(crate) const RESULT: &str = "test result: ";
 
 /// One failure of a test binary.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Failed {
-    /// None if it is the binary that failed: it crashed, hung, or ended early.
+    /// `None` if the binary itself failed: it crashed, hung, or ended early.
     pub(crate) test: Option<String>,
     pub(crate) why: String,
 }
 
-/// Returns what a test binary failed with; nothing if all of its tests passed.
+/// Returns the failures of a test binary; none if all tests passed.
 ///
-/// `code` is its exit status, or else the reason why there is none.
+/// `code` is its exit status, or the reason why there is none.
 pub(crate) fn failures(stdout: &str, code: Result<i32, &str>) -> Vec<Failed> {
     let mut failures: Vec<_> = failed_tests(stdout)
         .into_iter()
@@ -114,7 +114,7 @@ pub(crate) fn failures(stdout: &str, code: Result<i32, &str>) -> Vec<Failed> {
     failures
 }
 
-/// True for the line with which a harness begins, like `running 3 tests`.
+/// Whether the line is a harness's first line, such as `running 3 tests`.
 pub(crate) fn is_opening(line: &str) -> bool {
     let words: Vec<_> = line.split_whitespace().collect();
     matches!(words[..], ["running", count, "test" | "tests"] if count.parse::<usize>().is_ok())
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_failure_is_told_from_the_others() {
+    fn failures_are_attributed_to_their_tests() {
         let said = "test a ... FAILED\r\ntest a::b ... FAILED\r\n\r\nfailures:\r\n\r\n\
                     ---- a stdout ----\r\nthread 'a' panicked at x.rs:1:\r\ncode: 5\r\n\r\n\
                     ---- a::b stdout ----\r\nthread 'a::b' panicked at y.rs:2:\r\ncode: 1359\r\n\
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(panic_of(said, "a"), ["code: 5"]);
         assert_eq!(panic_of(said, "a::b"), ["code: 1359"]);
         assert_eq!(panic_of(said, "b"), [""; 0]);
-        // It has failed without a panic, and the next one with one.
+        // The first test fails without a panic, the next one with one.
         for rest in ["stack backtrace:\n  0: x", "note: run with `RUST_BACKTRACE=1` and so on"] {
             let said = format!("---- a stdout ----\nthread 'a' panicked at x:1:\nno\n{rest}\n\n");
             assert_eq!(panic_of(&said, "a"), ["no"]);
@@ -150,7 +150,7 @@ mod tests {
                     ---- b::c stdout ----\nx\n\nfailures:\n    a\n    b::c\n\ntest result: FAILED. 1;\n\
                     running 1 test\ntest result: ok. 1\nfailures:\n    d (line 3)\n\ntest result: F";
         assert_eq!(failed_tests(said), ["a", "b::c", "d (line 3)"]);
-        assert_eq!(failed_tests("failures:\n    a\n"), [""; 0], "it was ended before its result");
+        assert_eq!(failed_tests("failures:\n    a\n"), [""; 0], "killed before its result");
     }
 
     #[test]
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_harness_is_understood() {
+    fn harness_output_is_parsed() {
         let said = "\r\nrunning 3 tests\r\ntest a::b - should panic ... ok\r\ntest c ... FAILED\r\n\
                     test d ... ignored\r\ntest e ... ignored, no screen\r\n\
                     test result: ok. 1 passed;\r\n";

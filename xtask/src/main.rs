@@ -1,7 +1,7 @@
-//! The project's only script runner: what people type and what CI runs are the same commands.
+//! The project's script runner: developers and CI run the same commands.
 //!
-//! Each subcommand is a module with its own help text; this file only tells them apart and turns
-//! their outcome into an exit status: 0, 1 for a failure, 2 for a wrong command line.
+//! Each subcommand is a module with its own help text. This file selects the subcommand and turns its
+//! outcome into an exit status: 0, 1 for a failure, 2 for wrong usage.
 
 mod bench;
 mod debian;
@@ -26,13 +26,13 @@ The project's script runner.
 Usage: cargo xtask <command> [options]
 
 Commands:
-  test     find (or install) what the tests need, then run all of them
+  test     check for (or install) what the tests need, then run all tests
   bench    run the benchmarks and write bench/RESULTS.md
-  tidy     format, lints, docs and the project's own rules
+  tidy     check format, lints, docs and the project's own rules
   macos    type-check the workspace for macOS
-  windows  build the workspace for Windows, and run its tests under Wine
+  windows  build the workspace for Windows and run its tests under Wine
 
-`cargo xtask <command> --help` says more.
+See `cargo xtask <command> --help` for details.
 Exit status: 0 success, 1 failure, 2 wrong usage.";
 
 fn main() -> ExitCode {
@@ -54,7 +54,7 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         .map(|arg| arg.into_string().map_err(|arg| usage(format!("{arg:?} is not UTF-8"))))
         .collect::<Result<Vec<_>, _>>()?;
     let Some((command, args)) = args.split_first() else {
-        return Err(usage("a command is missing"));
+        return Err(usage("missing command"));
     };
     match command.as_str() {
         "test" => test::run(args),
@@ -67,11 +67,11 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
             println!("{HELP}");
             Ok(())
         }
-        unknown => Err(usage(format!("there is no command {unknown:?}"))),
+        unknown => Err(usage(format!("unknown command {unknown:?}"))),
     }
 }
 
-/// Why a command ended without success.
+/// Why a command failed.
 #[derive(Debug)]
 enum Failure {
     Usage(String),
@@ -86,12 +86,12 @@ fn failed(why: impl Display) -> Failure {
     Failure::Failed(why.to_string())
 }
 
-/// True where help is asked for; what stands behind `--` belongs to somebody else.
+/// Whether help is requested. Arguments after `--` are not ours.
 fn wants_help(args: &[String]) -> bool {
     args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--help" || arg == "-h")
 }
 
-/// True on a CI machine, where everything may be installed and everything is checked.
+/// Whether this is a CI machine, where everything may be installed and everything is checked.
 fn is_ci() -> bool {
     env::var_os("CI").is_some_and(|value| value == "true")
 }

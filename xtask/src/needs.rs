@@ -1,7 +1,7 @@
-//! What the tests need beyond Rust, what of it is missing, and how to get it.
+//! What the tests need beyond Rust, what of it is missing, and how to install it.
 //!
-//! Programs are looked for as commands, not as packages: node may well come from elsewhere, and
-//! then Debian's must not be put beside it.
+//! Programs are checked as commands and not as packages: node may have been installed in another way, and
+//! then Debian's must not be added.
 
 use std::process::{Command, Stdio};
 
@@ -9,12 +9,12 @@ use crate::fixtures::{self, Fixture};
 use crate::workspace::{Workspace, output, run_aside};
 use crate::{Failure, failed, is_ci};
 
-/// A command that must start.
+/// A command that must run.
 pub(crate) struct Program {
     name: &'static str,
-    /// A command line that succeeds, and prints the version where a version is asked for.
+    /// A command line that succeeds, and prints the version if a minimum version is required.
     check: &'static [&'static str],
-    /// The first number of the oldest version that will do.
+    /// The major version of the oldest version that is sufficient.
     oldest: Option<u32>,
     from: Source,
 }
@@ -28,7 +28,7 @@ const FOR_TESTS: &[Program] = &[
     program("C compiler", &["cc", "--version"], &["gcc", "libc6-dev"]),
     program("perl", &["perl", "-MPOSIX", "-e", "1"], &["perl-base"]),
     program("curl", &["curl", "--version"], &["curl"]),
-    // Where only root looks for programs.
+    // In a directory that is only in the PATH of root.
     program("nginx", &["sh", "-c", "PATH=$PATH:/usr/sbin nginx -v"], &["nginx-light"]),
     program("socat", &["socat", "-V"], &["socat"]),
     program("python3", &["python3", "--version"], &["python3"]),
@@ -60,8 +60,8 @@ const fn component(name: &'static str, check: &'static [&'static str]) -> Progra
     Program { name, check, oldest: None, from: Source::Rustup(name) }
 }
 
-/// Returns the fixtures, all of them built, with every program they and the tests need; or fails
-/// with the names of what is missing. Installs only where it may.
+/// Returns all fixtures built, after checking every program that they and the tests need. Fails with
+/// the names of what is missing. Installs only if allowed.
 pub(crate) fn provide(
     workspace: &Workspace,
     for_tidy: bool,
@@ -80,7 +80,7 @@ pub(crate) fn provide(
         let programs = missing.iter().map(|it| it.name.to_owned());
         let names = programs.chain(unbuilt.iter().map(|it| it.source_folder()));
         return Err(failed(format!(
-            "missing: {} (`cargo xtask test --install` gets all of it)",
+            "missing: {} (run `cargo xtask test --install` to install all of it)",
             names.collect::<Vec<_>>().join(", ")
         )));
     }
@@ -92,8 +92,8 @@ pub(crate) fn provide(
     Ok(fixtures)
 }
 
-/// Sees to it that these are here, for `cargo xtask COMMAND`; or fails with the names of those that
-/// are not. Installs only where it may.
+/// Checks that these programs are installed, for `cargo xtask COMMAND`. Fails with the names of what is
+/// missing. Installs only if allowed.
 pub(crate) fn programs(
     workspace: &Workspace,
     wanted: &[Program],
@@ -108,7 +108,7 @@ pub(crate) fn programs(
     if !may_install {
         let names: Vec<_> = missing.iter().map(|it| it.name).collect();
         return Err(failed(format!(
-            "missing: {} (`cargo xtask {command} --install` gets all of it)",
+            "missing: {} (run `cargo xtask {command} --install` to install all of it)",
             names.join(", ")
         )));
     }
@@ -118,13 +118,13 @@ pub(crate) fn programs(
 fn install_all(workspace: &Workspace, missing: &[&Program]) -> Result<(), Failure> {
     install(workspace, missing)?;
     match missing.iter().find(|it| !it.is_here(workspace)) {
-        Some(still) => Err(failed(format!("missing: {}, also after installing", still.name))),
+        Some(still) => Err(failed(format!("missing: {}, even after installing", still.name))),
         None => Ok(()),
     }
 }
 
 fn report(missing: &[&Program], unbuilt: &[&Fixture]) {
-    eprintln!("xtask: what is needed is not here:");
+    eprintln!("xtask: missing:");
     for program in missing {
         let how = match program.from {
             Source::Debian(packages) => format!("apt-get install {}", packages.join(" ")),
@@ -159,22 +159,22 @@ fn install_packages(workspace: &Workspace, packages: &[&str]) -> Result<(), Fail
         let command = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"];
         run_aside(&mut command_line(workspace, &[as_root, &command, args].concat()))
     };
-    // One unreachable repository among many need not matter: the next step tells.
+    // A failed update need not matter, for example if one of many repositories is unreachable.
     if let Err(Failure::Failed(why)) = apt_get(&["update"]) {
-        eprintln!("xtask: {why}; trying with the lists that are here");
+        eprintln!("xtask: {why}; continuing with the existing package lists");
     }
     apt_get(&[&["install", "-y", "--no-install-recommends"], packages].concat())
 }
 
-/// What to put before a command so that root runs it.
+/// Returns the prefix that makes a command run as root.
 fn become_root(workspace: &Workspace) -> Result<&'static [&'static str], Failure> {
     let is_root = output(workspace.command("id").arg("-u"))?.trim() == "0";
     match is_root {
         true => Ok(&[]),
         false if !starts(workspace, &["sudo", "--version"]) => {
-            Err(failed("installing packages needs root, or sudo"))
+            Err(failed("cannot install packages: run as root or install sudo"))
         }
-        // Nobody is there to type a password.
+        // On CI, a password cannot be entered.
         false if is_ci() => Ok(&["sudo", "--non-interactive"]),
         false => Ok(&["sudo"]),
     }
@@ -188,7 +188,7 @@ impl Program {
     }
 }
 
-/// The first number of `v20.20.2` or `3.11`.
+/// Returns the major version, as in `v20.20.2` or `3.11`.
 fn major(version: &str) -> Option<u32> {
     version.trim().trim_start_matches('v').split('.').next()?.parse().ok()
 }
@@ -197,7 +197,7 @@ fn starts(workspace: &Workspace, command: &[&str]) -> bool {
     stdout_of(workspace, command).is_some()
 }
 
-/// None where the command is not there or fails; being on the PATH alone proves nothing.
+/// Returns `None` if the command is missing or fails; a file in PATH alone proves nothing.
 fn stdout_of(workspace: &Workspace, command: &[&str]) -> Option<String> {
     let output = command_line(workspace, command).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_by_their_first_number() {
+    fn major_versions_are_parsed() {
         for (version, expected) in [
             ("v20.20.2\n", Some(20)),
             ("9.2.0", Some(9)),

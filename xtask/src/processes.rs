@@ -1,16 +1,16 @@
-//! Ends processes that xtask started, together with what they started.
+//! Kills processes that xtask started, with their descendants.
 
 use std::process::Child;
 
-/// Kills a child and its descendants, and reaps the child. Descendants that lost their parent before are not
-/// found.
+/// Kills a child and its descendants, and reaps the child. Descendants that were orphaned earlier are
+/// not found.
 #[cfg(target_os = "linux")]
 pub(crate) fn end_tree(child: &mut Child) {
     use rustix::process::{Pid, Signal, kill_process};
 
     let signal = |id: &i32, signal| Pid::from_raw(*id).map(|id| kill_process(id, signal));
     let root = i32::try_from(child.id()).unwrap_or_default();
-    // A stopped process starts no others: once nothing new is found, the list is complete.
+    // A stopped process cannot fork: once nothing new is found, the list is complete.
     let mut tree = vec![root];
     signal(&root, Signal::STOP);
     for _ in 0..MAX_LOOKS {
@@ -24,18 +24,18 @@ pub(crate) fn end_tree(child: &mut Child) {
         }
         tree.extend(found);
     }
-    // The youngest first, so that none loses its number while its parent could reap it.
+    // The youngest first, so that no process id is reused after its parent reaps it.
     for id in tree.iter().rev() {
         signal(id, Signal::KILL);
     }
     let _ = child.wait();
 }
 
-/// More looks than this are needed only if something forks without end.
+/// Reached only if something forks endlessly.
 #[cfg(target_os = "linux")]
 const MAX_LOOKS: usize = 1_000;
 
-/// Returns the children of these processes, and their children.
+/// Returns the descendants of these processes.
 #[cfg(target_os = "linux")]
 fn descendants(of: &[i32]) -> Vec<i32> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -68,7 +68,7 @@ pub(crate) fn end_tree(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Waits until a process is gone, or only waits for being reaped by init.
+/// Waits until a process is gone or is a zombie.
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) fn until_gone(id: &str) {
     let is_there = || {
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn descendants_end_with_their_ancestor_and_other_children_stay() {
+    fn descendants_are_killed_with_their_ancestor_and_other_children_live() {
         let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let script = "setsid sh -c 'sleep 1000 & echo $!; wait' & wait";
         let mut child = Command::new("sh");

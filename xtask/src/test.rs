@@ -1,7 +1,7 @@
-//! `cargo xtask test`: everything the tests need, then all tests.
+//! `cargo xtask test`: provides what the tests need, then runs all tests.
 //!
-//! The last lines on stdout are the harnesses' own results: CI reads them, so nothing is repeated or
-//! added behind them there. What is to be said of flaky tests goes to stderr.
+//! The last lines on stdout are the harnesses' own results. CI parses them, so nothing is repeated or
+//! added after them. Messages about flaky tests go to stderr.
 
 mod attempts;
 mod docs;
@@ -23,36 +23,36 @@ use record::{Record, VARIABLE};
 use repeat::{Load, Table};
 
 const HELP: &str = "\
-Finds what the tests need and runs all of them: unit, integration, documentation, examples.
+Check for what the tests need and run all of them: unit, integration, documentation, examples.
 
 Usage: cargo xtask test [--install] [--tidy] [--soak] [--repeat N] [--under-load]
                         [arguments for cargo test]
 
-  --install     get what is missing: Debian packages (as root or through sudo), fixture
-                programs from npm, PyPI and crates (into ~/.cache/tieline or XDG_CACHE_HOME).
-                Without it, anything missing is named and the run fails.
+  --install     install what is missing: Debian packages (as root or through sudo), fixture
+                programs from npm, PyPI and crates.io (into ~/.cache/tieline or XDG_CACHE_HOME).
+                Without it, the run lists what is missing and fails.
   --tidy        run `cargo xtask tidy` first
-  --soak        repeat ten thousand times what is otherwise repeated a few times: for an hour in
-                which nobody waits (TIELINE_SOAK=1)
+  --soak        repeat ten thousand times what is otherwise repeated a few times, which takes an
+                hour (TIELINE_SOAK=1)
   --repeat N    run the tests N times, print how often each of them failed, and fail if any did
-  --under-load  build the workspace meanwhile, again and again, in a folder of its own in the target
-                folder, which is removed at the end
+  --under-load  meanwhile build the workspace repeatedly, in a separate folder in the target folder
+                that is removed at the end
 
-On Linux, a test that fails runs once more, alone. If it passes then, it counts as passed, and `flaky:
-NAME` is printed at the end and written to `flaky` in the target folder. More than two flaky tests fail
-the run. A test binary that crashes, or prints nothing for 15 minutes and is killed, runs once more as a
-whole, and so do the documentation's tests.
+On Linux, a test that fails runs once more, alone. If it passes then, it counts as passed, and
+`flaky: NAME` is printed at the end and written to `flaky` in the target folder. More than two flaky
+tests fail the run. A test binary that crashes, or that is killed after printing nothing for 15
+minutes, runs once more as a whole, and so do the documentation tests.
 
-CI=true in the environment means --install and --tidy, and, where nothing is singled out, `cargo xtask
-macos` and `cargo xtask windows` as well. The tests are told where the fixtures are by
-TIELINE_XI_CORE (the program), TIELINE_NODE_FIXTURES (the folder with node_modules) and
-TIELINE_PYTHON_FIXTURES (the virtual environment).
+CI=true in the environment implies --install and --tidy and, unless tests are selected, also runs
+`cargo xtask macos` and `cargo xtask windows`. The tests find the fixtures through TIELINE_XI_CORE (the
+program), TIELINE_NODE_FIXTURES (the folder with node_modules) and TIELINE_PYTHON_FIXTURES (the virtual
+environment).
 
-  cargo xtask test -p tieline-proto lines     the tests of one crate whose name has `lines`
+  cargo xtask test -p tieline-proto lines     the tests of one crate whose name contains `lines`
   cargo xtask test --test serve -- --nocapture
   cargo xtask test --repeat 30 --under-load -p tieline-cli --test serve";
 
-/// What was asked for.
+/// The parsed command line.
 struct Options<'a> {
     install: bool,
     tidy: bool,
@@ -102,22 +102,22 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     }
     match failures.is_empty() {
         true => Ok(()),
-        // Whole, although each was told when it came: of a long log people are shown the end.
+        // Repeat all of them here: readers of a long log look at the end.
         false => Err(failed(format!("failed: {}", failures.join(", ")))),
     }
 }
 
-/// The tests as they were asked for.
+/// The selected tests.
 struct Tests<'a> {
     workspace: &'a Workspace,
     options: &'a Options<'a>,
     fixtures: &'a [Fixture],
-    /// What has cargo start the supervisor of each test binary.
+    /// Cargo options that start the supervisor of each test binary.
     supervisor: Vec<String>,
 }
 
 impl Tests<'_> {
-    /// Runs them once. Returns the tests that failed, and what failed beside them.
+    /// Runs the tests once. Returns the record of failed tests, and other failures.
     fn run(&self) -> Result<(Record, Vec<String>), Failure> {
         let target = self.workspace.target()?;
         let file = target.join(format!("failures-{}", std::process::id()));
@@ -137,8 +137,8 @@ impl Tests<'_> {
             }
         }
         if docs && (is_well || !self.options.fails_fast()) {
-            // rustdoc starts its tests by the same supervisor if there is one, and reads what they print. One
-            // failure hides no other, or the second attempt would be the first for some of them.
+            // rustdoc starts its tests through the same supervisor if there is one, and parses their
+            // output. With --no-fail-fast, all tests get their first attempt before the second one.
             let docs = || self.cargo_test(&[], &["--no-fail-fast", "--doc"]);
             if !docs::run(&mut record, docs)? && record.problems().is_empty() {
                 others.push("cargo test --doc".to_owned());
@@ -168,7 +168,7 @@ impl Tests<'_> {
         let options = self.options;
         let mut command = self.workspace.cargo();
         command.args(["test", "--locked"]).args(supervisor);
-        // Cargo refuses some options that are given twice.
+        // Cargo refuses some options that are repeated.
         let mut added = [options.breadth().as_slice(), more].concat();
         added.sort_unstable();
         added.dedup();
@@ -180,19 +180,20 @@ impl Tests<'_> {
     }
 }
 
-/// Has cargo start this program in place of each test binary, to give failed tests a second attempt.
+/// Returns the options that make cargo start this program in place of each test binary, so that failed
+/// tests get a second attempt.
 fn supervisor() -> Result<Vec<String>, Failure> {
     if !cfg!(target_os = "linux") {
         return Ok(Vec::new());
     }
     let xtask = env::current_exe().map_err(failed)?;
-    // An array of JSON is an array of TOML, too.
+    // A JSON array is a TOML array as well.
     let runner = serde_json::json!([xtask.to_string_lossy(), suite::COMMAND]);
     let config = format!("target.'cfg(target_os = \"linux\")'.runner={runner}");
     Ok(vec!["--config".to_owned(), config])
 }
 
-/// Writes the file for whoever looks after the run, or removes that of an earlier one.
+/// Writes the list of flaky tests, or removes the one of an earlier run.
 fn keep(file: &Path, flaky: &[String]) -> Result<(), Failure> {
     let kept = match flaky.is_empty() {
         true => fs::remove_file(file).or_else(|error| match error.kind() {
@@ -239,7 +240,8 @@ impl<'a> Options<'a> {
         Ok(Self { install, tidy, soak, repeat, under_load, cargo_args })
     }
 
-    /// Everything, unless packages are named; on CI and in repetitions one failure hides no other.
+    /// Selects everything, unless packages are named. On CI and with --repeat, a failure does not hide
+    /// others.
     fn breadth(&self) -> Vec<&'static str> {
         let mut breadth = Vec::new();
         if !self.names(&["-p", "--package", "--workspace"]) {
@@ -255,7 +257,8 @@ impl<'a> Options<'a> {
         !is_ci() && self.repeat.is_none() && !self.names(&["--no-fail-fast"])
     }
 
-    /// What names the test binaries, where some are asked for, and whether the documentation's tests are.
+    /// Returns the arguments that select test binaries, if any are requested, and whether to run the
+    /// documentation tests.
     fn parts(&self, crates: &[Crate]) -> (Option<&'static [&'static str]>, bool) {
         if self.names(&["--doc"]) {
             return (None, true);
@@ -263,10 +266,10 @@ impl<'a> Options<'a> {
         if self.names_targets() {
             return (Some(&[]), false);
         }
-        // Cargo refuses to test the documentation of packages that are programs only.
+        // Cargo refuses to test the documentation of packages without a library.
         let mut named = crates.iter().filter(|it| self.names_package(&it.name)).peekable();
         let has_docs = named.peek().is_none() || named.any(|it| it.has_library);
-        // By default, examples are only built. Their tests run when examples are asked for.
+        // By default, examples are only built. Their tests run when examples are selected.
         (Some(&["--tests", "--examples"]), has_docs)
     }
 
@@ -300,7 +303,7 @@ impl<'a> Options<'a> {
         ])
     }
 
-    /// True where one of these options stands before the `--`, alone or with its value attached.
+    /// Whether one of these options precedes the `--`, alone or with its value attached.
     fn names(&self, options: &[&str]) -> bool {
         self.cargo_args.iter().take_while(|arg| **arg != "--").any(|arg| {
             let name = arg.split_once('=').map_or(*arg, |(name, _)| name);
@@ -311,9 +314,7 @@ impl<'a> Options<'a> {
 
 fn rounds(count: &str) -> Result<usize, Failure> {
     let rounds = count.parse().ok().filter(|rounds| *rounds > 0);
-    rounds.ok_or_else(|| {
-        usage(format!("--repeat takes how often to run the tests, and not {count:?}"))
-    })
+    rounds.ok_or_else(|| usage(format!("--repeat takes a number of runs, not {count:?}")))
 }
 
 #[cfg(test)]
@@ -326,11 +327,11 @@ mod tests {
     }
 
     #[test]
-    fn our_options_are_taken_and_cargo_gets_the_rest() {
+    fn own_options_are_parsed_and_the_rest_goes_to_cargo() {
         let line = "--install --soak -p x --repeat 3 --under-load name -- --tidy --repeat 4";
         with_options(line, |options| {
             assert!(options.install && options.soak && options.under_load);
-            assert!(!options.tidy, "behind `--` it belongs to the tests");
+            assert!(!options.tidy, "arguments after `--` belong to the tests");
             assert_eq!(options.repeat, Some(3));
             assert_eq!(options.cargo_args, ["-p", "x", "name", "--", "--tidy", "--repeat", "4"]);
         });
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_follow_from_what_is_named() {
+    fn parts_depend_on_the_selected_tests() {
         let package = |name: &str, has_library| Crate {
             name: name.into(),
             directory: name.into(),
@@ -371,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn file_of_flaky_tests_is_that_of_the_last_run() {
+    fn file_of_flaky_tests_belongs_to_the_last_run() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("flaky");
         keep(&file, &["flaky: a".into(), "flaky: b".into()]).ok().unwrap();

@@ -1,7 +1,7 @@
-//! `cargo xtask windows`: the workspace and its tests are built for Windows and run under Wine.
+//! `cargo xtask windows`: builds the workspace and its tests for Windows and runs them under Wine.
 //!
-//! Nothing passes silently: each test that ran is named, some must be among them, and those that Wine
-//! cannot judge are expected to fail there.
+//! Nothing is skipped silently: every test that ran is listed, certain tests must be among them, and
+//! tests that are meaningless under Wine are expected to fail there.
 
 mod list;
 mod ran;
@@ -20,20 +20,20 @@ use ran::Ran;
 use wine::Wine;
 
 const HELP: &str = "\
-Builds the workspace and its tests for Windows, with Debian's compiler and mingw, and runs them under
+Build the workspace and its tests for Windows, with Debian's compiler and mingw, and run them under
 Wine.
 
 Usage: cargo xtask windows [--install] [--unproven]
 
-  --install   get what is missing: Debian packages (as root or through sudo). CI=true in the
-              environment means it, too.
-  --unproven  list what Wine cannot judge, with the command that judges it on Windows
+  --install   install missing Debian packages (as root or through sudo). CI=true in the environment
+              implies it.
+  --unproven  list the tests that Wine cannot judge, with the command to run on Windows
 
-Each test that ran is named, and a fixed list of tests must be among them. A test that Wine cannot
-judge is run all the same: it must fail there as Wine makes it fail, and when it does not, this fails.
+Every test that ran is listed, and a fixed set of tests must be among them. A test that Wine cannot
+judge runs as well: it must fail in the way that Wine makes it fail, otherwise this command fails.
 
-What is built, the standard library included, is kept in ~/.cache/tieline (or XDG_CACHE_HOME), and so
-is Wine's own state: the first time takes minutes.";
+Build products, including the standard library, and the state of Wine are kept in ~/.cache/tieline (or
+XDG_CACHE_HOME). The first run takes minutes.";
 
 const WINDOWS: Target =
     Target { name: "windows", triple: "x86_64-pc-windows-gnu", std: "std,panic_abort" };
@@ -43,7 +43,7 @@ const PROGRAMS: [Program; 2] = [
     program("wine", &["wine", "--version"], &["wine64", "wine"]),
 ];
 
-/// What a user gets, and what it is tested with.
+/// What users get, and what it is tested with.
 const PACKAGES: [&str; 10] = [
     "tieline-proto",
     "tieline-transport",
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
             list_unproven();
             Ok(())
         }
-        [arg, ..] => Err(usage(format!("windows takes no argument {arg:?}"))),
+        [arg, ..] => Err(usage(format!("unknown argument for windows: {arg:?}"))),
     }
 }
 
@@ -80,7 +80,7 @@ fn list_unproven() {
     }
 }
 
-/// Builds and runs everything. What is said of it goes to stderr.
+/// Builds and runs everything. Reports go to stderr.
 pub(crate) fn check(workspace: &Workspace, may_install: bool) -> Result<(), Failure> {
     needs::programs(workspace, &TOOLCHAIN, "windows", may_install)?;
     needs::programs(workspace, &PROGRAMS, "windows", may_install)?;
@@ -100,10 +100,10 @@ pub(crate) fn check(workspace: &Workspace, may_install: bool) -> Result<(), Fail
     ran.judge()
 }
 
-/// A test binary: its package, its name, and where it is.
+/// A test binary: its package and name, working directory and path.
 struct Suite {
     name: String,
-    /// Where its tests expect to be run.
+    /// The working directory that its tests expect.
     directory: PathBuf,
     program: PathBuf,
 }
@@ -112,7 +112,8 @@ fn build(workspace: &Workspace) -> Result<Vec<Suite>, Failure> {
     let mut cargo = WINDOWS.cargo(workspace, "test")?;
     cargo.args(["--no-run", "--message-format=json-render-diagnostics"]);
     cargo.args(PACKAGES.iter().flat_map(|package| ["-p", package]));
-    // The standard library is one of them, and the tests take three times as long over it as it is by default.
+    // This includes the standard library, which would make the tests three times slower at the default
+    // level.
     cargo.args(["--config", "profile.dev.package.'*'.opt-level=1"]);
     cargo.env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER", "x86_64-w64-mingw32-gcc");
     let messages = output(&mut cargo)?;

@@ -1,4 +1,4 @@
-//! The checkout this runs in: its root, its cargo, its crates and its files.
+//! The checkout that this runs in: its root, cargo, crates and files.
 
 use std::env;
 use std::ffi::OsStr;
@@ -15,10 +15,10 @@ pub(crate) struct Workspace {
     root: PathBuf,
 }
 
-/// A member of the workspace, as far as the checks ask.
+/// A member of the workspace, as far as the checks need it.
 pub(crate) struct Crate {
     pub(crate) name: String,
-    /// Relative to the root, as are all paths in findings.
+    /// Relative to the root, like all paths in findings.
     pub(crate) directory: PathBuf,
     pub(crate) is_published: bool,
     pub(crate) dependencies: Vec<Dependency>,
@@ -28,7 +28,7 @@ pub(crate) struct Crate {
 pub(crate) struct Dependency {
     /// The package's name.
     pub(crate) name: String,
-    /// The name the code uses: identifiers know no dashes, and a dependency can be renamed.
+    /// The name used in code: without dashes, and renamed if the dependency is.
     pub(crate) identifier: String,
     pub(crate) kind: Kind,
 }
@@ -42,7 +42,7 @@ pub(crate) enum Kind {
 
 impl Workspace {
     /// Finds the checkout through cargo's environment, so that a binary built in one checkout and
-    /// cached for another never works on the wrong one.
+    /// cached for another never uses the wrong one.
     pub(crate) fn here() -> Result<Self, Failure> {
         env::var_os("CARGO_MANIFEST_DIR")
             .and_then(|xtask| Path::new(&xtask).parent().map(Path::to_path_buf))
@@ -54,7 +54,7 @@ impl Workspace {
         &self.root
     }
 
-    /// The cargo that started this program, in the root.
+    /// Returns the cargo that started this program, in the root.
     pub(crate) fn cargo(&self) -> Command {
         self.command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
     }
@@ -76,14 +76,15 @@ impl Workspace {
         serde_json::from_str(&metadata).map_err(|error| failed(format!("cargo metadata: {error}")))
     }
 
-    /// Where cargo builds.
+    /// Returns the target directory of cargo.
     pub(crate) fn target(&self) -> Result<PathBuf, Failure> {
         text(&self.metadata()?, "target_directory").map(PathBuf::from)
     }
 
-    /// All files git has or would take, relative to the root: what a commit can contain.
+    /// Returns all files that git tracks or would track, relative to the root: what a commit can
+    /// contain.
     pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Failure> {
-        // A checkout made by another user, as in a container, is read all the same.
+        // Also works in a checkout owned by another user, as in a container.
         let trust = format!("safe.directory={}", self.root.display());
         let list = output(self.command("git").args(["-c", &trust, "ls-files", "-z"]).args([
             "--cached",
@@ -93,7 +94,7 @@ impl Workspace {
         let mut files: Vec<PathBuf> = list
             .split_terminator('\0')
             .map(PathBuf::from)
-            .filter(|file| self.root.join(file).is_file()) // deleted, but not yet in git
+            .filter(|file| self.root.join(file).is_file()) // deleted, but not yet in the index
             .collect();
         files.sort();
         files.dedup();
@@ -105,11 +106,11 @@ impl Workspace {
         let directory = manifest
             .parent()
             .and_then(|directory| directory.strip_prefix(&self.root).ok())
-            .ok_or_else(|| failed(format!("{} lies outside the root", manifest.display())))?;
+            .ok_or_else(|| failed(format!("{} is outside the root", manifest.display())))?;
         Ok(Crate {
             name: text(package, "name")?.to_owned(),
             directory: directory.to_owned(),
-            // Absent is "anywhere", an empty list is `publish = false`.
+            // An absent value allows any registry; an empty list is `publish = false`.
             is_published: !matches!(package.get("publish"), Some(Value::Array(to)) if to.is_empty()),
             dependencies: array(package, "dependencies")
                 .map(read_dependency)
@@ -130,7 +131,9 @@ fn read_dependency(dependency: &Value) -> Result<Dependency, Failure> {
             None => Kind::Normal,
             Some("dev") => Kind::Dev,
             Some("build") => Kind::Build,
-            Some(other) => return Err(failed(format!("{name}: a dependency of kind {other:?}"))),
+            Some(other) => {
+                return Err(failed(format!("{name}: unknown kind of dependency {other:?}")));
+            }
         },
     })
 }
@@ -146,12 +149,12 @@ fn text<'a>(value: &'a Value, member: &str) -> Result<&'a str, Failure> {
         .ok_or_else(|| failed(format!("cargo metadata has no text {member:?}")))
 }
 
-/// Runs a command to its end with our own output; false where it failed.
+/// Runs a command with our stdout and stderr. Returns false if it failed.
 pub(crate) fn succeeds(command: &mut Command) -> Result<bool, Failure> {
     command.status().map(|status| status.success()).map_err(|error| not_started(command, &error))
 }
 
-/// Runs a helper whose output is news for people: stdout stays free for the results.
+/// Runs a helper whose output goes to stderr: stdout is for the results.
 pub(crate) fn run_aside(command: &mut Command) -> Result<(), Failure> {
     eprintln!("xtask: {}", shown(command));
     match succeeds(command.stdout(io::stderr()))? {
@@ -160,7 +163,7 @@ pub(crate) fn run_aside(command: &mut Command) -> Result<(), Failure> {
     }
 }
 
-/// What a command prints on stdout; its failure is ours.
+/// Returns what a command prints on stdout. Fails if the command fails.
 pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
     let output =
         command.stderr(Stdio::inherit()).output().map_err(|error| not_started(command, &error))?;
@@ -172,10 +175,10 @@ pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
 }
 
 fn not_started(command: &Command, error: &io::Error) -> Failure {
-    failed(format!("`{}` did not start: {error}", shown(command)))
+    failed(format!("cannot start `{}`: {error}", shown(command)))
 }
 
-/// A command line for people: the program's name without its folder.
+/// Formats a command line for display, with the program's name instead of its path.
 fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or_default();
     std::iter::once(program)

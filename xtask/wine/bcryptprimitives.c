@@ -1,4 +1,4 @@
-/* The one function that Rust's standard library wants of a library that Wine 8 does not have. */
+/* The only function that Rust's standard library uses from a library that Wine 8 lacks. */
 #include <windows.h>
 
 BOOLEAN NTAPI SystemFunction036(PVOID buffer, ULONG length); /* RtlGenRandom, of advapi32 */

@@ -1,4 +1,4 @@
-//! A failed test gets a second attempt, alone. This decides what its outcome means.
+//! Gives failed tests a second attempt, alone, and evaluates the outcome.
 
 use std::io::{self, Write};
 
@@ -7,19 +7,19 @@ use super::watch::Said;
 use crate::Failure;
 use crate::harness::{Failed, RESULT, failed_tests};
 
-/// How many failures of a run get a second attempt. So many are not a matter of chance any more.
+/// How many failures of a run get a second attempt. More than this are not a coincidence.
 const MAX_SECOND_ATTEMPTS: usize = 10;
 
 /// What to run again.
 pub(super) enum Again<'a> {
-    /// One test. Its output is for people: stdout remains free for the results.
+    /// One test. Its output goes to stderr, because stdout is for the results.
     Test(&'a str),
-    /// The whole binary. Its output replaces what the first attempt could not say.
+    /// The whole binary. Its output completes that of the first attempt.
     Whole,
 }
 
-/// Runs what failed once more, notes each failure in the record, and writes the closing lines that were held
-/// back. Returns true if all of it passed in the end.
+/// Gives failures a second attempt, adds each to the record, and writes the closing lines that were
+/// held back. Returns true if everything passed in the end.
 pub(super) fn judge(
     suite: &str,
     first: &Said,
@@ -31,7 +31,7 @@ pub(super) fn judge(
     let (is_well, closing) = if failures.is_empty() {
         (true, first.held.clone())
     } else if failures.iter().any(|failed| failed.test.is_none()) {
-        // Nobody knows which of its tests ended the binary.
+        // It is unknown which test made the binary fail.
         once_more(suite, first, failures, record, || run(Again::Whole))?
     } else {
         let is_well = alone(suite, first, failures, record, |test| run(Again::Test(test)))?;
@@ -66,7 +66,7 @@ fn alone(
     Ok(is_well)
 }
 
-/// Runs everything once more. Returns the second attempt's closing lines, too.
+/// Runs everything once more. Also returns the closing lines of the second attempt.
 pub(super) fn once_more(
     suite: &str,
     first: &Said,
@@ -100,12 +100,12 @@ pub(super) fn once_more(
     Ok((is_well, second.held))
 }
 
-/// Says what failed the first time, since it is of interest also if it passes now.
+/// Reports the first failure, which is of interest even if the second attempt passes.
 fn announce(suite: &str, first: &Said, failures: &[Failed]) {
     let _ = io::stderr().write_all(&first.held);
     for failed in failures {
         let Event { name, why, .. } = event(suite, failed.clone(), false);
-        eprintln!("xtask: {name} failed ({why}); it gets a second attempt");
+        eprintln!("xtask: {name} failed ({why}); trying again");
     }
 }
 
@@ -114,7 +114,7 @@ fn event(suite: &str, Failed { test, why }: Failed, is_flaky: bool) -> Event {
     Event { name, why, is_flaky }
 }
 
-/// The closing lines of a binary whose failed tests passed in the end.
+/// Returns the closing lines of a binary whose failed tests passed in the end.
 fn forgiven(held: &[u8]) -> Vec<u8> {
     let held = String::from_utf8_lossy(held);
     let passed = failed_tests(&held).into_iter().map(|test| format!("test {test} ... ok\n"));
@@ -153,7 +153,7 @@ mod tests {
         }
     }
 
-    /// Whether it is well in the end, what was noted, and what stdout shows.
+    /// Returns whether everything passed in the end, what was recorded, and what stdout shows.
     fn judged(first: Said, again: Vec<Said>) -> (bool, Vec<(String, String, bool)>, String) {
         let (mut record, mut out, mut again) = (Record::default(), Vec::new(), again.into_iter());
         let well = judge("cli::serve", &first, &mut record, &mut out, |what| {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn success_is_shown_as_it_came() {
+    fn output_of_passed_tests_is_unchanged() {
         assert_eq!(judged(said(PASSED, "", Some(0)), vec![]), (true, vec![], String::new()));
     }
 
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn failure_without_a_passing_second_attempt_stays() {
         let first = || said("running 2 tests\n", HELD, Some(FAILED));
-        // It fails again; it crashes; it is not there; it ends the process before its result.
+        // It fails again; it crashes; it does not exist; it exits before its result.
         for second in [
             first(),
             said("running 1 test\n", "", None),
@@ -238,7 +238,9 @@ mod tests {
                 .unwrap();
         }
         let first = said("running 2 tests\n", HELD, Some(FAILED));
-        let well = judge("s", &first, &mut record, &mut Vec::new(), |_| panic!("not again"));
+        let well = judge("s", &first, &mut record, &mut Vec::new(), |_| {
+            panic!("unexpected second attempt")
+        });
         assert!(!well.ok().unwrap());
     }
 }

@@ -1,5 +1,5 @@
-//! What failed in a run, collected over the processes of the run: each test binary has a supervisor of its
-//! own, which is started by cargo and appends here.
+//! Collects the failures of a run across processes: cargo starts a supervisor for each test binary,
+//! which appends here.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -10,16 +10,16 @@ use serde_json::{Value, json};
 use crate::harness::MAX_FLAKY;
 use crate::{Failure, failed};
 
-/// The environment variable that names the file to the supervisors.
+/// The environment variable that passes the file to the supervisors.
 pub(super) const VARIABLE: &str = "TIELINE_TEST_RECORD";
 
-/// A failure, and what became of it.
+/// A failure and its outcome.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Event {
     /// The package's folder, the test target and the test.
     pub(super) name: String,
     pub(super) why: String,
-    /// It passed when run again.
+    /// Whether it passed when run again.
     pub(super) is_flaky: bool,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Reads what there is so far.
+    /// Reads the existing record.
     pub(super) fn open(file: &Path) -> Result<Self, Failure> {
         let text = fs::read_to_string(file).map_err(|error| failed(told(file, &error)))?;
         let events = text.lines().filter_map(Event::read).collect();
@@ -64,13 +64,13 @@ impl Record {
         &self.events
     }
 
-    /// The tests that passed only in their second attempt, a line each.
+    /// Returns one line for each test that passed only in its second attempt.
     pub(super) fn flaky(&self) -> Vec<String> {
         let flaky = self.events.iter().filter(|event| event.is_flaky);
         flaky.map(|Event { name, why, .. }| format!("flaky: {name} ({why:.200})")).collect()
     }
 
-    /// What fails the run, each with the name of what failed.
+    /// Returns the reasons why the run fails, each with the name of what failed.
     pub(super) fn problems(&self) -> Vec<String> {
         let failed = self.events.iter().filter(|event| !event.is_flaky);
         let mut problems: Vec<_> = failed
@@ -83,7 +83,7 @@ impl Record {
         }
         let flaky = self.events.len() - self.events.iter().filter(|event| !event.is_flaky).count();
         if flaky > MAX_FLAKY {
-            problems.push(format!("{flaky} flaky tests, and {MAX_FLAKY} are the most"));
+            problems.push(format!("{flaky} flaky tests (at most {MAX_FLAKY} are allowed)"));
         }
         problems
     }
@@ -122,7 +122,7 @@ mod tests {
     fn two_flaky_tests_are_forgiven_and_three_are_not() {
         assert_eq!(record(2, 0).flaky(), ["flaky: cli::serve::a (so)"; 2]);
         assert_eq!(record(2, 0).problems(), [""; 0]);
-        assert_eq!(record(3, 0).problems(), ["3 flaky tests, and 2 are the most"]);
+        assert_eq!(record(3, 0).problems(), ["3 flaky tests (at most 2 are allowed)"]);
         assert_eq!(record(1, 1).problems(), ["cli::serve::a (so)"]);
         assert_eq!(record(0, 22).problems()[19..], ["cli::serve::a (so)", "2 more"]);
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask test --repeat N --under-load`: finds tests that fail now and then.
+//! `cargo xtask test --repeat N --under-load`: finds tests that fail occasionally.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ use crate::{Failure, failed};
 #[derive(Default)]
 pub(super) struct Table {
     rounds: usize,
-    /// By name: how often it failed, and how often of those it failed alone, too.
+    /// By name: the number of failures, and how many of them also failed alone.
     failed: BTreeMap<String, (usize, usize)>,
 }
 
@@ -41,7 +41,7 @@ impl Table {
         if self.failed.is_empty() {
             return format!("Nothing failed in {} rounds.\n", self.rounds);
         }
-        let mut text = format!("failed in {} rounds\n    of these, again alone\n", self.rounds);
+        let mut text = format!("failed in {} rounds\n    of these, also alone\n", self.rounds);
         let mut rows: Vec<_> = self.failed.iter().collect();
         rows.sort_by_key(|(_, (failed, _))| std::cmp::Reverse(*failed));
         for (name, (failed, twice)) in rows {
@@ -59,7 +59,7 @@ impl Table {
     }
 }
 
-/// A build of the workspace in a folder of its own, again and again until this is dropped.
+/// Builds the workspace repeatedly in a separate folder until it is dropped.
 pub(super) struct Load {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -94,7 +94,7 @@ fn build(cargo: &mut Command, folder: &PathBuf, stop: &AtomicBool) {
         let _ = fs::remove_dir_all(folder);
         let is_built = cargo.spawn().is_ok_and(|mut child| until(&mut child, stop));
         if !is_built && !stop.load(Ordering::Relaxed) {
-            eprintln!("xtask: the build that should be the load failed; going on without load");
+            eprintln!("xtask: the build that creates load failed; continuing without load");
             break;
         }
     }
@@ -105,7 +105,7 @@ fn build(cargo: &mut Command, folder: &PathBuf, stop: &AtomicBool) {
     }
 }
 
-/// Waits for the build's end, or ends it; true if it succeeded.
+/// Waits for the build to end, or kills it. Returns true if it succeeded.
 fn until(child: &mut Child, stop: &AtomicBool) -> bool {
     loop {
         match child.try_wait() {
@@ -135,10 +135,10 @@ mod tests {
         table.round(&[], &["cargo test".into()]);
         assert_eq!(
             table.text(),
-            "failed in 3 rounds\n    of these, again alone\n   2    0  cli::serve::a\n   1    1  \
+            "failed in 3 rounds\n    of these, also alone\n   2    0  cli::serve::a\n   1    1  \
              cargo test\n   1    1  http::sse::a\n"
         );
-        let Err(Failure::Failed(why)) = table.judge() else { panic!("it is a failure") };
+        let Err(Failure::Failed(why)) = table.judge() else { panic!("expected a failure") };
         assert_eq!(why, "failed at least once: cargo test, cli::serve::a, http::sse::a");
 
         let mut table = Table::default();

@@ -1,5 +1,5 @@
-//! `xtask test-binary`: what cargo starts in the place of each test binary, to run it and, where tests
-//! fail, to give them a second attempt.
+//! `xtask test-binary`: started by cargo in place of each test binary. It runs the binary and gives
+//! failed tests a second attempt.
 
 use std::env;
 use std::io::{self, Write};
@@ -12,13 +12,14 @@ use super::watch::{Hangs, Said, hangs, watch};
 use crate::harness::FAILED;
 use crate::{Failure, failed, usage};
 
-/// The hidden command's name.
+/// The name of the hidden command.
 pub(crate) const COMMAND: &str = "test-binary";
 
-/// Runs a test binary with its arguments, and ends with its exit status or that of the second attempt.
+/// Runs a test binary with its arguments. The exit status is that of the binary, or of the second
+/// attempt.
 pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     let Some((program, args)) = args.split_first() else {
-        return Err(usage(format!("{COMMAND} is started by cargo")));
+        return Err(usage(format!("{COMMAND} is for cargo only")));
     };
     let record = env::var_os(VARIABLE).ok_or_else(|| failed(format!("{VARIABLE} is not set")))?;
     let mut record = Record::open(Path::new(&record))?;
@@ -26,7 +27,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     let suite = Suite { program, args, hangs: &hangs };
     match suite.run(&name(Path::new(program), &package), &mut record, &mut io::stdout().lock())? {
         true => Ok(()),
-        // As the harness would, so that cargo says no more than which target it was.
+        // Exits like the harness, so that cargo only names the target.
         false => exit(FAILED),
     }
 }
@@ -43,7 +44,7 @@ impl Suite<'_> {
         let mut shown = Vec::new();
         let is_well = judge(name, &first, record, &mut shown, |again| match again {
             Again::Whole => self.attempt(self.args, out),
-            // Included, because it ran: it may have been asked for with `--ignored`.
+            // `--include-ignored`, because the test ran and may have been selected with `--ignored`.
             Again::Test(test) => {
                 let args = ["--exact", "--include-ignored", test].map(str::to_owned);
                 self.attempt(&args, &mut io::stderr().lock())
@@ -56,14 +57,14 @@ impl Suite<'_> {
     fn attempt(&self, args: &[String], out: &mut impl Write) -> Result<Said, Failure> {
         let mut command = Command::new(self.program);
         command.args(args).env_remove(VARIABLE);
-        // If nobody reads it any more, the exit status still counts.
+        // Even if stdout is no longer read, the exit status counts.
         let said = watch(&mut command, self.hangs, |bytes| _ = out.write_all(bytes));
         let _ = out.flush();
         said
     }
 }
 
-/// The package's folder and the test target, as `cargo xtask windows` names them.
+/// Returns the package's folder and the test target, in the format of `cargo xtask windows`.
 fn name(program: &Path, package: &Path) -> String {
     let stem = program.file_stem().unwrap_or_default().to_string_lossy();
     let target = stem.rsplit_once('-').map_or(&*stem, |(target, _hash)| target);
@@ -104,7 +105,7 @@ mod tests {
         }
     }
 
-    /// Each test fails in its own way the first time it is run, and passes the second.
+    /// Each test fails in a different way the first time it runs, and passes the second.
     const TESTS: &str = r#"
         fn is_first(name: &str) -> bool {
             let file = std::path::Path::new("MARKS").join(name);
@@ -171,7 +172,7 @@ mod tests {
         let (well, events, _) = run("leaves_once passes");
         assert_eq!((well, events), (true, vec![event("x", "ended without a result", true)]));
 
-        // It hangs as soon as the test is under way, and only the first time.
+        // Reports a hang once the test is running, and only the first time.
         let is_first = Cell::new(true);
         let hangs = |_| folder.path().join("hangs").exists() && is_first.replace(false);
         let (well, events, last) = run_with("--ignored", &hangs);

@@ -1,5 +1,5 @@
-//! Runs a test command and passes its output on, except for what it says of failures: whether that is
-//! the result depends on the second attempt.
+//! Runs a test command and forwards its output, except for the parts about failures, which depend on
+//! the second attempt.
 
 use std::env;
 use std::io::{self, Read};
@@ -12,20 +12,20 @@ use crate::harness::{self, Failed, Outcome, RESULT, results};
 use crate::processes::end_tree;
 use crate::{Failure, failed};
 
-/// What a test command said, and how it ended.
+/// The output of a test command, and how it ended.
 #[derive(Default)]
 pub(super) struct Said {
-    /// The lines that name tests, and those that were held back.
+    /// The lines that name tests, and those held back.
     pub(super) text: String,
-    /// What was held back, byte for byte.
+    /// The lines held back, byte for byte.
     pub(super) held: Vec<u8>,
-    /// The exit status, or else why there is none.
+    /// The exit status; `why` says why there is none.
     pub(super) code: Option<i32>,
     pub(super) why: String,
 }
 
 impl Said {
-    /// Returns what the command failed with; nothing if all is well.
+    /// Returns the failures of the command; none if everything passed.
     pub(super) fn failures(&self) -> Vec<Failed> {
         harness::failures(&self.text, self.code.ok_or(self.why.as_str()))
     }
@@ -35,15 +35,15 @@ impl Said {
     }
 }
 
-/// Whether a command hangs that printed nothing for so long.
+/// Decides whether a command hangs that has printed nothing for the given time.
 pub(super) type Hangs<'a> = &'a dyn Fn(Duration) -> bool;
 
-/// The usual answer: the tests' own deadlines are a minute or two, and only in a soak may one take an hour.
+/// The default: deadlines in tests are a minute or two, and only a soak test may take an hour.
 pub(super) fn hangs(quiet: Duration) -> bool {
     quiet > Duration::from_secs(15 * 60) && env::var_os("TIELINE_SOAK").is_none()
 }
 
-/// Runs the command and hands its stdout to `show`. If it hangs, it is killed with all that it started.
+/// Runs the command and passes its stdout to `show`. If it hangs, it is killed with its descendants.
 pub(super) fn watch(
     command: &mut Command,
     hangs: Hangs<'_>,
@@ -59,7 +59,7 @@ pub(super) fn watch(
     lines.finish(&mut show);
     let Lines { held, text, .. } = lines;
     let mut said = Said { text, held, ..Said::default() };
-    match end.map_err(|error| failed(format!("a test's end: {error}")))? {
+    match end.map_err(|error| failed(format!("cannot wait for a test: {error}")))? {
         Some(status) => {
             said.code = status.code();
             said.why = format!("ended by {status}");
@@ -69,7 +69,7 @@ pub(super) fn watch(
     Ok(said)
 }
 
-/// Returns the exit status, or none for a command that hung and was killed.
+/// Returns the exit status; `None` if the command hung and was killed.
 fn read(
     child: &mut Child,
     output: &Receiver<Vec<u8>>,
@@ -87,7 +87,7 @@ fn read(
             Err(RecvTimeoutError::Disconnected) => {
                 return ended.map_or_else(|| child.wait(), Ok).map(Some);
             }
-            // A process that the command left behind may keep the pipe open.
+            // A process left by the command may keep the pipe open.
             Err(RecvTimeoutError::Timeout) if ended.is_some() => return Ok(ended),
             Err(RecvTimeoutError::Timeout) => {
                 ended = child.try_wait()?;
@@ -100,7 +100,7 @@ fn read(
     }
 }
 
-/// How often to look whether the command ended although its stdout is still open.
+/// How often to check whether the command exited although its stdout is still open.
 const LOOK: Duration = Duration::from_millis(200);
 
 fn chunks(child: &mut Child) -> Receiver<Vec<u8>> {
@@ -119,25 +119,25 @@ fn chunks(child: &mut Child) -> Receiver<Vec<u8>> {
     receive
 }
 
-/// Which tests a killed command was busy with, as far as the harness said so.
+/// Describes which tests a killed command was running, as far as the harness reported it.
 fn hung(text: &str) -> String {
     let ended: Vec<&str> = results(text).map(|(test, _)| test).collect();
     let busy = text.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(SLOW));
     let busy: Vec<&str> = busy.filter(|test| !ended.contains(test)).collect();
-    let busy = if busy.is_empty() { "not known".into() } else { busy.join(", ") };
-    format!("hung, and was killed (busy: {busy})")
+    let busy = if busy.is_empty() { "unknown".into() } else { busy.join(", ") };
+    format!("hung, and was killed (running: {busy})")
 }
 
 const SLOW: &str = " has been running for over 60 seconds";
 
-/// Tells lines that may be shown at once from those that speak of a failure.
+/// Separates lines that can be shown at once from those about failures.
 #[derive(Default)]
 struct Lines {
-    /// A line without its end.
+    /// An incomplete line.
     part: Vec<u8>,
     held: Vec<u8>,
     text: String,
-    /// Between the heading of failures and the closing line.
+    /// Whether we are between the heading of failures and the closing line.
     holds: bool,
 }
 

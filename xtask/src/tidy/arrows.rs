@@ -1,22 +1,23 @@
-//! Dependencies between the project's crates only point down, and nothing that is published needs
-//! what is not.
+//! Dependencies between the project's crates only point down, and published crates do not depend on
+//! unpublished ones.
 
 use crate::Failure;
 use crate::tidy::Finding;
 use crate::workspace::{Crate, Kind, Workspace};
 
-/// Where a crate stands. Those on one level do not know each other.
+/// The level of a crate. Crates of the same level do not depend on each other.
 #[derive(Clone, Copy)]
 enum Place {
     Level(u8),
-    /// For building, testing and measuring: may look at everything, and nothing published at it.
+    /// For building, testing and measuring: may depend on everything, but no published crate depends on
+    /// it.
     Unpublished,
 }
 use Place::{Level, Unpublished};
 
 const PLACES: &[(&str, Place)] = &[
     ("tieline-cli", Level(6)),
-    // The facade gathers what a library's user needs: neither the gateway nor the program.
+    // The facade collects what library users need, which excludes the gateway and the program.
     ("tieline", Level(5)),
     ("tieline-gateway", Level(5)),
     ("tieline-agents", Level(4)),
@@ -42,12 +43,12 @@ fn judge(it: &Crate) -> Vec<Finding> {
             vec![finding(format!("{} has no level", it.name), concat!("give it one in ", file!()))]
         }
         Some(Unpublished) if it.is_published => {
-            vec![finding(format!("{} could be published", it.name), "set `publish = false`")]
+            vec![finding(format!("{} is publishable", it.name), "set `publish = false`")]
         }
         Some(Unpublished) => Vec::new(),
         Some(Level(_)) if !it.is_published => vec![finding(
-            format!("{} cannot be published", it.name),
-            "remove `publish = false`, its dependents are published",
+            format!("{} is not publishable", it.name),
+            "remove `publish = false`: crates that depend on it are published",
         )],
         Some(Level(level)) => (it.dependencies.iter())
             .filter(|dependency| dependency.kind != Kind::Dev)
@@ -55,7 +56,7 @@ fn judge(it: &Crate) -> Vec<Finding> {
                 Level(below) if below < level => None,
                 Level(_) => Some(finding(
                     format!("{} depends on {}, which is not below it", it.name, dependency.name),
-                    "turn the arrow round or move the code",
+                    "reverse the dependency or move the code",
                 )),
                 Unpublished => Some(finding(
                     format!("{} depends on {}, which is unpublished", it.name, dependency.name),
@@ -109,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn every_crate_has_a_place() {
+    fn every_crate_needs_a_place() {
         let findings = judge(&a_crate("tieline-bus", &[]));
         assert_eq!(findings.len(), 1);
         assert!(findings[0].to_string().contains("xtask/src/tidy/arrows.rs"), "{}", findings[0]);
     }
 
     #[test]
-    fn what_is_published_and_what_is_not_is_as_the_table_says() {
+    fn publication_must_match_the_table() {
         for name in ["xtask", "tieline-rpc"] {
             let right = a_crate(name, &[]);
             let wrong = Crate { is_published: !right.is_published, ..a_crate(name, &[]) };

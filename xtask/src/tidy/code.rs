@@ -1,5 +1,5 @@
-//! Enough of Rust's grammar to tell code from comments, literals and tests. No parser: it only has
-//! to be right about files the compiler takes and rustfmt has formatted.
+//! Distinguishes Rust code from comments, literals and tests. Not a parser: it only has to be right for
+//! files that compile and are formatted by rustfmt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::workspace::Workspace;
 use crate::{Failure, failed};
 
-/// Rust files below a folder, with their text. Both paths are relative to the root.
+/// Returns the Rust files in a folder and below, with their text. Both paths are relative to the root.
 pub(super) fn sources(
     workspace: &Workspace,
     folder: &Path,
@@ -22,8 +22,8 @@ pub(super) fn sources(
         .collect()
 }
 
-/// What of a crate's sources goes into the product: no comments, no literals, no tests. What is
-/// left stands on the line it came from.
+/// Returns the code of a crate that goes into the product, without comments, literals and tests. Line
+/// numbers are preserved.
 pub(super) fn product(sources: &[(PathBuf, String)]) -> Vec<(PathBuf, String)> {
     let mut product = Vec::new();
     let mut test_modules = Vec::new();
@@ -41,12 +41,13 @@ pub(super) fn product(sources: &[(PathBuf, String)]) -> Vec<(PathBuf, String)> {
     product
 }
 
-/// Is the identifier in the text, as a whole?
+/// Whether the text contains the identifier as a whole word.
 pub(super) fn names(text: &str, identifier: &str) -> bool {
     places(text, identifier).next().is_some()
 }
 
-/// The text from each place on where the words stand whole: `std::fs` is not in `std::fsync`.
+/// Returns the line number and the rest of the text after each occurrence as whole words: `std::fs` is
+/// not in `std::fsync`.
 pub(super) fn places<'a>(text: &'a str, words: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
     text.match_indices(words).filter_map(move |(at, _)| {
         let (before, from) = text.split_at_checked(at)?;
@@ -60,7 +61,7 @@ fn is_identifier(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }
 
-/// Where the files of a module's own modules lie: beside `lib.rs`, in `framing/` for `framing.rs`.
+/// Returns the folder of a module's submodules: next to `lib.rs`, or `framing/` for `framing.rs`.
 fn module_folder(file: &Path) -> PathBuf {
     match file.file_stem().and_then(|stem| stem.to_str()) {
         Some("lib" | "main" | "mod") => file.parent().unwrap_or(file).to_owned(),
@@ -68,7 +69,7 @@ fn module_folder(file: &Path) -> PathBuf {
     }
 }
 
-/// The code without comments and without what is in literals; the lines stay.
+/// Removes comments and the contents of literals; lines are preserved.
 fn without_text(source: &str) -> String {
     let mut code = String::with_capacity(source.len());
     let mut rest = source;
@@ -97,7 +98,7 @@ fn without_text(source: &str) -> String {
     code
 }
 
-/// The length of a comment, with the comments inside it.
+/// The length of a block comment, including nested ones.
 fn block_comment(source: &str) -> usize {
     let mut depth = 0_usize;
     let mut at = 0;
@@ -118,7 +119,7 @@ fn block_comment(source: &str) -> usize {
     at
 }
 
-/// The length of a literal with escapes, both quotes included.
+/// The length of a literal with escapes, including both quotes.
 fn quoted(source: &str, quote: char) -> usize {
     let mut is_escaped = false;
     for (at, character) in source.char_indices().skip(1) {
@@ -132,13 +133,13 @@ fn quoted(source: &str, quote: char) -> usize {
     source.len()
 }
 
-/// `'a'` and `'\n'`, not the lifetime `'a`.
+/// Whether this is a character such as `'a'` or `'\n'`, and not a lifetime such as `'a`.
 fn is_character(source: &str) -> bool {
     let mut characters = source.chars().skip(1);
     matches!((characters.next(), characters.next()), (Some('\\'), _) | (_, Some('\'')))
 }
 
-/// The length of `r"…"`, `br#"…"#` and the like, if one starts here.
+/// The length of a raw string such as `r"…"` or `br#"…"#`, if one starts here.
 fn raw_string(source: &str) -> Option<usize> {
     let behind_r = source.strip_prefix(['b', 'c']).unwrap_or(source).strip_prefix('r')?;
     let hashes = behind_r.chars().take_while(|character| *character == '#').count();
@@ -148,7 +149,7 @@ fn raw_string(source: &str) -> Option<usize> {
     Some(inside.find(&end).map_or(source.len(), |at| opening + at + end.len()))
 }
 
-/// Blanks the items that only a test build has; also says which modules in other files those are.
+/// Blanks items that only exist in test builds. Also returns the names of test modules in other files.
 fn without_tests(code: &str) -> (String, Vec<&str>) {
     let mut product = String::with_capacity(code.len());
     let mut modules = Vec::new();
@@ -167,7 +168,7 @@ fn without_tests(code: &str) -> (String, Vec<&str>) {
 
 const TEST_ATTRIBUTES: &[&str] = &["#[cfg(test)]", "#[cfg(all(test,", "#![cfg(test)]"];
 
-/// Up to the end of the block, or of the statement, behind the attributes at the start.
+/// The length up to the end of the block or statement that follows the attributes.
 fn item_length(item: &str) -> usize {
     if item.starts_with("#!") {
         return item.len(); // the file itself
@@ -186,7 +187,7 @@ fn item_length(item: &str) -> usize {
     item.len()
 }
 
-/// `mod tests;`, with whatever attributes and visibility before it.
+/// Matches `mod tests;` with any attributes and visibility.
 fn module_elsewhere(item: &str) -> Option<&str> {
     let declaration = item.strip_suffix(';')?;
     let (before, name) = declaration.trim_end().rsplit_once(' ')?;
@@ -198,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_and_literals_are_no_code() {
+    fn comments_and_literals_are_removed() {
         for (source, code) in [
             ("a // b\nc", "a  \nc"),
             ("a /* b /* c */ d\n */ e", "a  \n e"),
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_are_no_product() {
+    fn tests_are_removed() {
         for (code, product, modules) in [
             ("a\n#[cfg(test)]\nmod tests {\n { b }\n}\nc", "a\n\n\n\n\nc", &[][..]),
             ("#[cfg(test)]\nmod tests;\na", "\n\na", &["tests"]),
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_of_tests_in_its_own_file_is_no_product() {
+    fn test_modules_in_separate_files_are_removed() {
         let sources = [
             ("p/src/lib.rs", "mod a;\n#[cfg(test)]\nmod sim;"),
             ("p/src/a.rs", "#[cfg(test)]\nmod tests;\nfn similar() {}"),
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_found_whole() {
+    fn only_whole_words_are_found() {
         assert!(names("use bytes::Buf;", "bytes"));
         assert!(!names("kilobytes my_bytes bytes_left", "bytes"));
         let lines: Vec<_> =

@@ -1,5 +1,5 @@
-//! What cargo and its tools say. Their own messages stand on the screen above the finding, which
-//! names the command to repeat.
+//! Checks by cargo and its tools. Their messages precede the findings, which name the command to
+//! repeat.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -23,8 +23,8 @@ pub(super) fn format(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
         .collect())
 }
 
-/// The fixtures' lock files too: each has its own. (The workspace's was mended when cargo built this
-/// program, unless that was told `--locked`, as CI does; what is left then is to commit it.)
+/// Also checks the lock files of the fixtures. (The one of the workspace was updated when cargo built
+/// this program, unless `--locked` was passed, as on CI; then it only has to be committed.)
 pub(super) fn lock(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
     for lock in workspace.files()?.iter().filter(|file| file.ends_with("Cargo.lock")) {
@@ -32,7 +32,7 @@ pub(super) fn lock(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
         let update = ["update", "--workspace", "--quiet", "--manifest-path"];
         if !succeeds(workspace.cargo().args(update).arg(&manifest).arg("--locked"))? {
             let remedy = format!("run `cargo {} {}`", update.join(" "), manifest.display());
-            findings.push(Finding::new(lock.display(), "does not fit its Cargo.toml", remedy));
+            findings.push(Finding::new(lock.display(), "does not match its Cargo.toml", remedy));
         }
     }
     Ok(findings)
@@ -60,7 +60,7 @@ pub(super) fn docs(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
 fn above(tool: &str, again: &str) -> Finding {
     Finding::new(
         "workspace",
-        format!("{tool} has complaints, see above"),
-        format!("mend, and repeat {again}"),
+        format!("{tool} reported problems, see above"),
+        format!("fix them and run {again}"),
     )
 }

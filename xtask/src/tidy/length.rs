@@ -1,4 +1,5 @@
-//! A file that can be read in one sitting. Near the first bound it may be two things.
+//! Files must be short enough to be read in one sitting. Near the first limit, a file may be two
+//! things.
 
 use std::fs;
 
@@ -25,8 +26,10 @@ pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
 fn judge(file: &str, lines: usize) -> Option<Finding> {
     let finding = |remedy| Finding::new(file, format!("{lines} lines"), remedy);
     match lines {
-        _ if lines > MAX_LINES => Some(finding("split it: two things are in it")),
-        _ if lines > NOTED_LINES => Some(finding("look whether it is two things").note()),
+        _ if lines > MAX_LINES => Some(finding("split it: it contains more than one thing")),
+        _ if lines > NOTED_LINES => {
+            Some(finding("check whether it contains more than one thing").note())
+        }
         _ => None,
     }
 }

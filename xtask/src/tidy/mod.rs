@@ -1,7 +1,7 @@
-//! `cargo xtask tidy`: everything about the checkout that a machine can judge without running it.
+//! `cargo xtask tidy`: all checks of the checkout that do not run the program.
 //!
-//! Each check is a function from the checkout to findings. All of them run, also when an earlier
-//! one found something, so that one run shows the whole of it.
+//! Each check is a function from the checkout to findings. All checks run, even if an earlier one found
+//! something, so that one run shows all findings.
 
 mod arrows;
 mod code;
@@ -17,23 +17,23 @@ use crate::workspace::Workspace;
 use crate::{Failure, failed, usage, wants_help};
 
 const HELP: &str = "\
-Checks everything a machine can judge without running the program.
+Run all checks that do not run the program.
 
 Usage: cargo xtask tidy
 
   lock     Cargo.lock is up to date
   format   cargo fmt
-  lints    clippy over all targets, no warning left
-  docs     rustdoc, no warning left
+  lints    clippy over all targets, without warnings
+  docs     rustdoc, without warnings
   arrows   dependencies between the crates point down (ARCHITECTURE.md)
-  sans-io  the protocol crate has no socket, file, clock, thread or runtime
-  unused   every dependency is named in the sources it is declared for
-  words    no path of a machine, no download address in a package-lock.json
-  length   no Rust file above 600 lines; above 400 a note
+  sans-io  the protocol crate uses no socket, file, clock, thread or runtime
+  unused   every dependency is used in the sources it is declared for
+  words    no paths of one machine, no download addresses in a package-lock.json
+  length   no Rust file above 600 lines; a note above 400
 
-A finding is one line: where, what, and what to do. Notes do not fail.";
+Each finding is one line: where, what, and what to do. Notes do not fail.";
 
-/// Something to mend, or, as a note, to look at.
+/// A problem to fix, or a note.
 struct Finding {
     place: String,
     what: String,
@@ -65,7 +65,7 @@ impl fmt::Display for Finding {
 
 type Check = fn(&Workspace) -> Result<Vec<Finding>, Failure>;
 
-/// Quick ones first: the compiler's take minutes on a fresh machine.
+/// Quick ones first: the compiler takes minutes on a fresh machine.
 const CHECKS: &[(&str, Check)] = &[
     ("words", words::check),
     ("length", length::check),
@@ -84,31 +84,31 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         return Ok(());
     }
     if let Some(arg) = args.first() {
-        return Err(usage(format!("tidy takes no argument {arg:?}")));
+        return Err(usage(format!("unknown argument for tidy: {arg:?}")));
     }
     match check(&Workspace::here()?) {
         true => Ok(()),
-        false => Err(failed("tidy found something to mend")),
+        false => Err(failed("tidy found problems")),
     }
 }
 
-/// Runs all checks, then lists what they found; true where nothing needs mending.
+/// Runs all checks, then lists their findings. Returns true if there are no errors.
 pub(crate) fn check(workspace: &Workspace) -> bool {
     let mut findings = Vec::new();
     for (name, check) in CHECKS {
         eprintln!("tidy: {name}");
         findings.extend(check(workspace).unwrap_or_else(|failure| {
             let (Failure::Failed(why) | Failure::Usage(why)) = failure;
-            vec![Finding::new(name, "could not be checked", why)]
+            vec![Finding::new(name, "cannot be checked", why)]
         }));
     }
-    // Errors last, where the eye falls.
+    // Errors last, where they are noticed.
     findings.sort_by_key(|finding| !finding.is_note);
     for finding in &findings {
         eprintln!("{finding}");
     }
     let notes = findings.iter().filter(|finding| finding.is_note).count();
     let errors = findings.len() - notes;
-    eprintln!("tidy: {} checks, {errors} to mend, {notes} notes", CHECKS.len());
+    eprintln!("tidy: {} checks, {errors} errors, {notes} notes", CHECKS.len());
     errors == 0
 }

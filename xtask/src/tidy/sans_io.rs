@@ -1,5 +1,5 @@
-//! The protocol crate has no I/O, no clock, no randomness and no runtime: neither by a dependency
-//! nor through the standard library. Its tests may have all of them.
+//! The protocol crate uses no I/O, clock, randomness or runtime, neither through dependencies nor
+//! through the standard library. Its tests may.
 
 use std::path::Path;
 
@@ -31,7 +31,11 @@ fn dependencies(it: &Crate) -> Vec<Finding> {
         .filter(|dependency| FORBIDDEN_CRATES.contains(&dependency.name.as_str()))
         .map(|dependency| {
             let what = format!("{CRATE} depends on {}", dependency.name);
-            Finding::new(manifest.display(), what, "move what needs it up to tieline-transport")
+            Finding::new(
+                manifest.display(),
+                what,
+                "move the code that needs it up to tieline-transport",
+            )
         })
         .collect()
 }
@@ -40,11 +44,11 @@ fn finding(file: &Path, line: usize, what: &str) -> Finding {
     Finding::new(
         format!("{}:{line}", file.display()),
         format!("{CRATE} uses {what}"),
-        "take it as an argument, or move the code up to tieline-transport",
+        "pass it as an argument, or move the code up to tieline-transport",
     )
 }
 
-/// Lines with what may not be there, in the order of the file.
+/// Returns the lines with forbidden uses, in order.
 fn forbidden(code: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for call in FORBIDDEN_CALLS {
@@ -62,7 +66,7 @@ fn forbidden(code: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// `fs` of `fs::read`; `io` and `net` of `{io, net::{TcpStream}}`.
+/// Returns `fs` for `fs::read`, and `io` and `net` for `{io, net::{TcpStream}}`.
 fn first_segments(path: &str) -> Vec<&str> {
     let Some(group) = path.strip_prefix('{') else { return vec![first_word(path)] };
     let mut depth = 0_usize;
@@ -99,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_protocol_may_not_touch_is_found() {
+    fn forbidden_uses_are_found() {
         for (code, expected) in [
             ("use std::net::TcpStream;", &["1 std::net"][..]),
             ("a\nlet now = std::time::Instant::now();", &["2 Instant::now"]),

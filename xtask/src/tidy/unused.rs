@@ -1,4 +1,4 @@
-//! Every dependency is named in the sources it is declared for, and not only in their tests.
+//! Every dependency is used in the sources it is declared for, and not only in their tests.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     Ok(findings)
 }
 
-/// The sources are all of the crate's.
+/// `sources` are all sources of the crate.
 fn judge(it: &Crate, sources: &[(PathBuf, String)]) -> Vec<Finding> {
     let product = code::product(sources);
     let is_used = |dependency: &Dependency| {
@@ -25,7 +25,7 @@ fn judge(it: &Crate, sources: &[(PathBuf, String)]) -> Vec<Finding> {
         match dependency.kind {
             Kind::Normal => product.iter().filter(in_src).any(|it| named_in(&it)),
             Kind::Build => product.iter().filter(is_build).any(|it| named_in(&it)),
-            // The examples in the documentation are tests too, so here comments count.
+            // Examples in the documentation are tests as well, so comments count here.
             Kind::Dev => sources.iter().filter(|it| !is_build(it)).any(|it| named_in(&it)),
         }
     };
@@ -39,8 +39,8 @@ fn judge(it: &Crate, sources: &[(PathBuf, String)]) -> Vec<Finding> {
             };
             Finding::new(
                 it.directory.join("Cargo.toml").display(),
-                format!("{kind} {} is not named in {place}", dependency.name),
-                "remove it or declare it for what uses it",
+                format!("{kind} {} is not used in {place}", dependency.name),
+                "remove it, or declare it for the code that uses it",
             )
         })
         .collect()
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dependency_is_named_where_it_is_declared() {
+    fn dependency_must_be_used_where_it_is_declared() {
         let sources = [
             ("c/src/lib.rs", "//! docs_only::f()\nuse serde_json::Value;\nfn tokio_like() {}"),
             ("c/src/a.rs", "#[cfg(test)]\nmod tests { use only_in_tests::a; }"),

@@ -1,5 +1,5 @@
-//! Words that stay out of the repository: paths that exist on one machine only, and, in lock files
-//! of npm, the address a package was once downloaded from.
+//! Words that must not be in the repository: paths that exist on one machine only and, in lock files of
+//! npm, the addresses that packages were downloaded from.
 
 use std::fs;
 use std::path::Path;
@@ -8,11 +8,11 @@ use crate::tidy::Finding;
 use crate::workspace::Workspace;
 use crate::{Failure, failed};
 
-/// Folders at the root of somebody's machine.
+/// Top-level folders of one machine.
 const MACHINE_FOLDERS: &[&str] = &["work", "root"];
-/// Folders with one folder for each person.
+/// Folders that contain home directories.
 const HOMES: &[&str] = &["home", "Users"];
-/// People who are nobody.
+/// User names used as placeholders.
 const ANYBODY: &[&str] = &["you", "me", "user", "USER", "username", "name", "alice", "bob"];
 
 pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
@@ -20,7 +20,7 @@ pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     for file in workspace.files()? {
         let content = fs::read(workspace.root().join(&file))
             .map_err(|error| failed(format!("{}: {error}", file.display())))?;
-        // Whatever is not UTF-8 is no text.
+        // A file that is not UTF-8 is not text.
         if let Ok(text) = str::from_utf8(&content) {
             findings.extend(judge(&file, text));
         }
@@ -36,7 +36,10 @@ fn judge(file: &Path, text: &str) -> Vec<Finding> {
             findings.push(Finding::new(format!("{}:{number}", file.display()), what, remedy));
         };
         if let Some(path) = machine_path(line) {
-            finding(format!("{path} is a path of one machine"), "say it relative, or in general");
+            finding(
+                format!("{path} is a path that exists on one machine only"),
+                "use a relative path or a placeholder",
+            );
         }
         if is_npm_lock && line.contains("\"resolved\"") {
             let remedy = "remove it: `npm install --omit-lockfile-registry-resolved`";
@@ -46,11 +49,11 @@ fn judge(file: &Path, text: &str) -> Vec<Finding> {
     findings
 }
 
-/// The beginning of the first path in the line that names a machine's or a person's folder.
+/// Returns the start of the first path in the line that names a folder of one machine or user.
 fn machine_path(line: &str) -> Option<&str> {
     line.match_indices('/').find_map(|(at, _)| {
         let (before, path) = line.split_at_checked(at)?;
-        // `crates/root/x` and `$HOME/work/x` do not begin at this slash.
+        // `crates/root/x` and `$HOME/work/x` do not start at this slash.
         let is_absolute =
             !before.ends_with(|c: char| c.is_alphanumeric() || "_-.~}>)]*".contains(c));
         let mut segments = path.strip_prefix('/')?.split('/');
@@ -70,13 +73,13 @@ fn machine_path(line: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    /// Written without its first slash in the tables, or this file would be found itself.
+    /// The tables use `|` for the first slash, so that this file is not reported.
     fn path_in(line: &str) -> Option<String> {
         machine_path(&line.replace('|', "/")).map(|path| path.replacen('/', "|", 1))
     }
 
     #[test]
-    fn a_path_of_one_machine_is_found() {
+    fn path_of_one_machine_is_found() {
         for (line, expected) in [
             ("cd |work/main", "|work/"),
             ("\"|root/.cargo\"", "|root/"),
@@ -91,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_general_or_relative_is_let_through() {
+    fn general_or_relative_path_is_allowed() {
         for line in [
             "|home/you/.config",
             "|home/<name>/x",

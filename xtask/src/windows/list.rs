@@ -1,17 +1,17 @@
-//! Which tests must have run under Wine, and which cannot be judged there.
+//! The tests that must run under Wine, and those that cannot be judged there.
 
-/// A test that says nothing of tieline under Wine.
+/// A test whose result under Wine says nothing about tieline.
 pub(super) struct Unproven {
     /// The suite: the crate's folder, and the name of a test binary.
     pub(super) suite: &'static str,
     pub(super) test: &'static str,
     pub(super) why: &'static str,
-    /// What it must fail with under Wine: another failure is one of tieline's.
+    /// What its failure under Wine contains; any other failure counts.
     pub(super) says: &'static str,
 }
 
 impl Unproven {
-    /// What to type on Windows.
+    /// Returns the command to run on Windows.
     pub(super) fn command(&self) -> String {
         let Self { suite, test, .. } = self;
         let (package, target) = suite.split_once("::").unwrap_or((suite, "--lib"));
@@ -21,12 +21,12 @@ impl Unproven {
     }
 }
 
-const FIRST: &str = "Wine 8 lets a second listener be the first instance of a pipe";
-const TWO_LISTEN: &str = "two listen at once";
-const DACL: &str = "Wine 8 lets in whom a pipe's descriptor does not";
-const CONSOLE: &str = "Wine has no console without a screen, so nobody can be sent CTRL_BREAK";
+const FIRST: &str = "Wine 8 accepts a second listener as the first instance of a pipe";
+const TWO_LISTEN: &str = "two listeners at once";
+const DACL: &str = "Wine 8 admits clients that a pipe's security descriptor excludes";
+const CONSOLE: &str = "Wine has no console without a display, so CTRL_BREAK cannot be sent";
 
-const EMPTY: &str = "Wine 8 does nothing at an empty write, and Windows ends a read with it";
+const EMPTY: &str = "Wine 8 ignores an empty write, while on Windows it completes a read";
 
 pub(super) const UNPROVEN: &[Unproven] = &[
     Unproven {
@@ -61,7 +61,7 @@ pub(super) const UNPROVEN: &[Unproven] = &[
     },
 ];
 
-/// Each of these says something that nothing else says. A test that is renamed is renamed here.
+/// Each of these shows something that no other test shows. If a test is renamed, rename it here.
 pub(super) const MUST_RUN: &[&str] = &[
     "cli::windows::another_process_calls_what_is_served_on_a_pipe_also_after_the_first_was_killed",
     "cli::windows::a_bridge_and_a_connection_end_when_what_was_asked_is_answered",
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_test_is_proven_or_not_and_listed_once() {
+    fn tests_are_either_required_or_unproven_and_listed_once() {
         for unproven in UNPROVEN {
             let name = format!("{}::{}", unproven.suite, unproven.test);
             assert!(!MUST_RUN.contains(&name.as_str()), "{name}");

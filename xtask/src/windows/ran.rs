@@ -1,4 +1,4 @@
-//! What became of every test, and whether that is well.
+//! Collects the outcome of every test and judges the run.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use super::wine::Said;
 use crate::harness::{self, MAX_FLAKY, Outcome, results};
 use crate::{Failure, failed};
 
-/// What is said of who has no status.
-const TOO_LONG: &str = "was ended, or took too long";
+/// The reason if there is no exit status.
+const TOO_LONG: &str = "was killed or took too long";
 
-/// What became of every test.
+/// The outcome of every test.
 #[derive(Default)]
 pub(super) struct Ran {
     /// By its full name.
     tests: BTreeMap<String, Outcome>,
     problems: Vec<String>,
-    /// What has failed the first time.
+    /// What failed in the first attempt.
     again: Vec<String>,
 }
 
@@ -27,19 +27,19 @@ impl Ran {
         suite: &Suite,
         mut run: impl FnMut(&[&str]) -> Result<Said, Failure>,
     ) -> Result<(), Failure> {
-        // Two at once: everything goes through one server of Wine's, and time has to pass there as well.
+        // Two threads: all processes share one Wine server, and tests depend on progress there.
         let mut args = vec!["--test-threads=2", "--format=pretty"];
         for unproven in UNPROVEN.iter().filter(|it| it.suite == suite.name) {
             args.extend(["--skip", unproven.test]);
         }
         let mut said = run(&args)?;
         let mut failed = failures(suite, &said);
-        // Wine fails now and then where Windows does not: starting a program may end with "Internal error"
-        // (1359). A suite that hung is not run again: it has had the time of two.
+        // Wine fails occasionally where Windows does not: starting a program may fail with "Internal
+        // error" (1359). A suite that hung does not run again: it has used twice its time.
         if !failed.is_empty() && said.code.is_some() && self.again.len() < MAX_FLAKY {
             eprintln!("{}\n{}", said.stdout, said.stderr);
             self.again.push(failed.join("; "));
-            eprintln!("windows: {}: again, as it may have been Wine", suite.name);
+            eprintln!("windows: {}: trying again, since the cause may be Wine", suite.name);
             said = run(&args)?;
             failed = failures(suite, &said);
         }
@@ -58,7 +58,7 @@ impl Ran {
         Ok(())
     }
 
-    /// One that must fail under Wine: there it shows what Wine is, and not what tieline is.
+    /// Runs a test that must fail under Wine because of Wine, and not because of tieline.
     pub(super) fn unproven(
         &mut self,
         unproven: &Unproven,
@@ -77,7 +77,7 @@ impl Ran {
             && let Some(why) = problem.take()
         {
             self.again.push(why);
-            eprintln!("windows: {name}: again, as it may have been Wine");
+            eprintln!("windows: {name}: trying again, since the cause may be Wine");
             (problem, _) = ask()?;
         }
         if problem.is_none() {
@@ -87,9 +87,9 @@ impl Ran {
         Ok(())
     }
 
-    /// A suite is not there that should be.
+    /// Records that an expected suite is missing.
     pub(super) fn lacks(&mut self, suite: &str) {
-        self.problems.push(format!("there is no {suite}"));
+        self.problems.push(format!("{suite} is missing"));
     }
 
     pub(super) fn judge(mut self) -> Result<(), Failure> {
@@ -101,11 +101,9 @@ impl Ran {
         let count = |wanted| self.tests.values().filter(|outcome| **outcome == wanted).count();
         let (passed, ignored) = (count(Outcome::Passed), count(Outcome::Ignored));
         let unproven = UNPROVEN.len();
-        eprintln!(
-            "windows: {passed} passed under Wine, {ignored} are ignored, {unproven} are unproven there"
-        );
+        eprintln!("windows: {passed} passed under Wine, {ignored} ignored, {unproven} unproven");
         for failed in &self.again {
-            eprintln!("windows: the first time, {failed}");
+            eprintln!("windows: failed in the first attempt: {failed}");
         }
         match self.problems.is_empty() {
             true => Ok(()),
@@ -114,21 +112,21 @@ impl Ran {
     }
 }
 
-/// Whether a test has failed as Wine makes it fail; if not, what else it did.
+/// Checks that a test failed in the way that Wine makes it fail. If not, returns what it did.
 fn deviates(unproven: &Unproven, said: &Said) -> Result<(), String> {
     let (says, why) = (unproven.says, unproven.why);
     match results(&said.stdout).next() {
         _ if said.code.is_none() => Err(TOO_LONG.into()),
-        None => Err("is not there".into()),
+        None => Err("does not exist".into()),
         Some((_, Outcome::Failed)) if said.stdout.contains(says) => Ok(()),
         Some((_, Outcome::Failed)) => {
-            Err(format!("failed, and not with {says:?}, as it does because of Wine"))
+            Err(format!("failed, but not with {says:?} as expected under Wine"))
         }
-        Some(_) => Err(format!("did not fail, although Wine is believed not to pass it: {why}")),
+        Some(_) => Err(format!("passed, but was expected to fail under Wine: {why}")),
     }
 }
 
-/// Returns what a suite failed with; nothing if all is well.
+/// Returns the failures of a suite; none if everything passed.
 fn failures(suite: &Suite, said: &Said) -> Vec<String> {
     let name = &suite.name;
     (harness::failures(&said.stdout, said.code.ok_or(TOO_LONG)).into_iter())
@@ -146,8 +144,8 @@ mod tests {
     use super::*;
     use crate::harness::FAILED;
 
-    /// What becomes of suites whose runs say this, one after the other: the problems, and what has failed
-    /// the first time.
+    /// Returns the problems, and the failures of first attempts, for suites whose runs print this, in
+    /// order.
     fn judged(suites: &[&[(&str, Option<i32>)]]) -> (Vec<String>, Vec<String>) {
         let suite = Suite { name: "s".into(), directory: "".into(), program: "".into() };
         let mut ran = Ran::default();
@@ -160,13 +158,13 @@ mod tests {
             })
             .ok()
             .unwrap();
-            assert_eq!(runs.next(), None, "it has run as often as it should");
+            assert_eq!(runs.next(), None, "unexpected number of runs");
         }
         (ran.problems, ran.again)
     }
 
     #[test]
-    fn a_suite_that_fails_under_wine_has_one_more_try_and_it_is_said() {
+    fn failed_suite_is_tried_again_and_reported() {
         let ok = ("test a ... ok\n\ntest result: ok. 1 passed;\n", Some(0));
         let bad = (
             "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nthread 'a' panicked at x.rs:1:\nso\n\n\n\
@@ -177,29 +175,29 @@ mod tests {
         assert_eq!(judged(&[&[ok]]), (vec![], vec![]));
         assert_eq!(judged(&[&[bad, ok]]), (vec![], so()));
         assert_eq!(judged(&[&[bad, bad]]), (so(), so()));
-        // A few only, in all suites together.
+        // Only a few are tried again, in all suites together.
         let (problems, again) = judged(&[&[bad, ok], &[bad, ok], &[bad], &[ok]]);
         assert_eq!((problems, again.len()), (so(), MAX_FLAKY));
-        // It has crashed; it has failed, and nobody can read whose test that was; it has taken too long.
+        // It crashed; it failed without naming a test; it took too long.
         for (code, said) in [(5, "s ended with 5"), (FAILED, "s ended with 101")] {
             assert_eq!(judged(&[&[("", Some(code)), ok]]), (vec![], vec![said.to_owned()]));
         }
-        // One of its tests has ended the process.
+        // A test ended the process.
         let left = ("test a ... ok\n", Some(0));
         assert_eq!(judged(&[&[left, left]]).0, ["s ended without a result"]);
         let hung = ("test a ... ok\n", None);
-        assert_eq!(judged(&[&[hung]]), (vec!["s was ended, or took too long".to_owned()], vec![]));
-        // A test that has passed is none of a suite that has not.
+        assert_eq!(judged(&[&[hung]]), (vec!["s was killed or took too long".to_owned()], vec![]));
+        // A passed test does not count if its suite failed.
         let (problems, _) = judged(&[&[bad, ("test a ... ok\n", Some(5))]]);
         assert_eq!(problems, ["s ended with 5"]);
     }
 
-    /// It takes too long.
+    /// Hangs: there is no exit status.
     const HUNG: &str = "test a ... ";
 
     #[test]
-    fn who_must_fail_under_wine_fails_with_its_words() {
-        let unproven = Unproven { suite: "s", test: "a", why: "Wine is so", says: "no console" };
+    fn unproven_test_must_fail_as_wine_makes_it_fail() {
+        let unproven = Unproven { suite: "s", test: "a", why: "reason", says: "no console" };
         let judged = |runs: &[&str]| {
             let (mut ran, mut runs) = (Ran::default(), runs.iter());
             ran.unproven(&unproven, |_| {
@@ -209,7 +207,7 @@ mod tests {
             })
             .ok()
             .unwrap();
-            assert_eq!(runs.next(), None, "it has run as often as it should");
+            assert_eq!(runs.next(), None, "unexpected number of runs");
             (ran.problems, ran.again.len())
         };
         assert_eq!(judged(&[HUNG]), (vec![format!("s::a {TOO_LONG}")], 0));
@@ -217,9 +215,9 @@ mod tests {
         assert_eq!(judged(&[well]), (vec![], 0));
         assert_eq!(judged(&[other, well]), (vec![], 1));
         for (bad, why) in [
-            (other, "failed, and not with \"no console\", as it does because of Wine"),
-            ("test a ... ok", "did not fail, although Wine is believed not to pass it: Wine is so"),
-            ("", "is not there"),
+            (other, "failed, but not with \"no console\" as expected under Wine"),
+            ("test a ... ok", "passed, but was expected to fail under Wine: reason"),
+            ("", "does not exist"),
         ] {
             assert_eq!(judged(&[bad, bad]), (vec![format!("s::a {why}")], 1));
         }

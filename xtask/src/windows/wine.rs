@@ -1,4 +1,4 @@
-//! Wine: a prefix of our own, the library it lacks, and its server, which ends with us.
+//! Runs Wine with a prefix of our own, a library that it lacks, and a server that ends with xtask.
 
 use std::fs;
 use std::io;
@@ -10,39 +10,40 @@ use super::Suite;
 use crate::workspace::{Workspace, run_aside};
 use crate::{Failure, failed};
 
-/// No suite takes this long. One that does hangs, and Wine's `timeout` would not end what it started.
+/// No suite takes this long; one that does hangs. Wine's `timeout` would not kill child processes.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// A running Wine. Dropping it ends its server, and with that every process in it.
+/// A running Wine. Dropping it ends its server, and with it all processes.
 pub(super) struct Wine {
     prefix: PathBuf,
-    /// Ends the server when its stdin does, which is also our end, however that comes: Ctrl-C leaves
-    /// nobody here who could.
+    /// Ends the server when its stdin is closed, which also happens if xtask is killed or interrupted
+    /// with Ctrl-C.
     ending: Child,
 }
 
-/// Ctrl-C is for all in the terminal's group; this one is there for what comes behind it.
+/// Ignores Ctrl-C, which goes to the whole process group, because it has to clean up afterwards.
 const ENDING: &str = "trap '' INT TERM HUP; read line; wineserver --kill; wineserver --wait";
 
-/// What a test binary said.
+/// The output of a test binary.
 pub(super) struct Said {
     pub(super) stdout: String,
     pub(super) stderr: String,
-    /// What it ended with; `None` where that is no number, or it was ended for taking too long.
+    /// The exit code; `None` if there is none, or if it was killed because it took too long.
     pub(super) code: Option<i32>,
     pub(super) took: Duration,
 }
 
 impl Wine {
-    /// In a prefix beside what is built, with the library that Wine 8 lacks beside every program.
+    /// Starts Wine in a prefix next to the build products, with the library that Wine 8 lacks next to
+    /// every program.
     pub(super) fn start(workspace: &Workspace, target: &Path) -> Result<Self, Failure> {
         let alone = target.join("wine.lock");
         let alone = fs::File::create(&alone)
             .and_then(|file| file.lock().map(|()| file))
             .map_err(|error| failed(format!("{}: {error}", alone.display())))?;
         let prefix = target.join("wine");
-        // It holds the lock, too: nobody else is to run in the prefix before the server has ended, or it
-        // would end their tests.
+        // It holds the lock as well: another xtask must not use the prefix until the server has ended,
+        // or its tests would be killed.
         let mut ending = Command::new("sh");
         let ending = environment(&prefix, ending.args(["-c", ENDING]))
             .stdin(Stdio::piped())
@@ -62,7 +63,7 @@ impl Wine {
             let to = programs.join(folder).join("bcryptprimitives.dll");
             fs::copy(&shim, &to).map_err(|error| failed(format!("{}: {error}", to.display())))?;
         }
-        // It is made at the first start, and brought up to date when Wine is another one.
+        // Created at the first start, and updated when the version of Wine changes.
         run_aside(wine.environment(workspace.command("wine").args(["wineboot", "--init"])))?;
         run_aside(wine.environment(Command::new("wineserver").arg("--wait")))?;
         wine.serve()?;
@@ -74,7 +75,7 @@ impl Wine {
         let begun = Instant::now();
         let mut command = Command::new("wine");
         command.arg(&suite.program).args(args).current_dir(&suite.directory);
-        // Children of a test that is given up may hold its pipes: files end nobody's waiting.
+        // Files rather than pipes: children of a killed test may keep pipes open.
         let [stdout, stderr] =
             ["stdout", "stderr"].map(|name| self.prefix.join(format!("tieline-{name}")));
         command.stdin(Stdio::null());
@@ -104,13 +105,13 @@ impl Wine {
         environment(&self.prefix, command)
     }
 
-    /// Starts the server, to stay whoever comes and goes: one that a program starts for itself ends with the
-    /// last of them, and the next one waits two seconds for another.
+    /// Starts the server in persistent mode. A server that a program starts ends with the last program,
+    /// and the next one waits two seconds for it.
     fn serve(&self) -> Result<(), Failure> {
         run_aside(self.environment(Command::new("wineserver").arg("--persistent")))
     }
 
-    /// Ends what runs in this prefix, and in no other, with the server.
+    /// Kills all processes of this prefix, and no others, with the server.
     fn end(&self) {
         for how in ["--kill", "--wait"] {
             let ended = self.environment(Command::new("wineserver").arg(how)).status();
@@ -126,7 +127,7 @@ fn environment<'a>(prefix: &Path, command: &'a mut Command) -> &'a mut Command {
         .env("WINEPREFIX", prefix)
         .env("WINEDEBUG", "-all")
         .env("DISPLAY", "")
-        // Neither a browser engine nor .NET is asked for.
+        // Do not offer to install a browser engine or .NET.
         .env("WINEDLLOVERRIDES", "mscoree,mshtml=")
         .env("RUST_BACKTRACE", "0")
         .env_remove("RUST_LOG")
@@ -136,7 +137,7 @@ impl Drop for Wine {
     fn drop(&mut self) {
         drop(self.ending.stdin.take());
         if let Err(error) = self.ending.wait() {
-            eprintln!("windows: the end of wineserver: {error}");
+            eprintln!("windows: cannot wait for wineserver: {error}");
         }
     }
 }

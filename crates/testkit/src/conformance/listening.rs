@@ -31,7 +31,7 @@ pub async fn listening_twice_is_address_in_use(subject: Subject) {
     for _ in 0..2 {
         let mut listener = subject.listen().await.unwrap();
         assert_eq!(listener.endpoint(), subject.endpoint());
-        let Err(error) = subject.listen().await else { panic!("two listen at once") };
+        let Err(error) = subject.listen().await else { panic!("two listeners at once") };
         assert!(matches!(error.kind(), ErrorKind::AddressInUse), "{error:?}");
         assert_eq!(error.operation(), Operation::Listen);
         assert_eq!(error.endpoint(), Some(subject.endpoint()));
