@@ -9,7 +9,7 @@ use tieline_proto::{ByteSize, FrameError};
 use tieline_transport::{BoxChannel, Channel, CloseReason, Incoming, Receiver};
 use tokio::time::{Instant, timeout_at};
 
-use crate::line::explain;
+use crate::ending::explain;
 
 /// A client that has sent nothing for so long waits for the program to speak first.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -132,6 +132,10 @@ impl Receiver for FirstMessage {
 
     fn holds_part(&self) -> bool {
         self.first.is_some() || self.rest.holds_part()
+    }
+
+    fn keep_sender_open(&mut self) {
+        self.rest.keep_sender_open();
     }
 }
 

@@ -127,6 +127,8 @@ pub async fn bridge(
     let line = Line::new(&options, near.control(), far.control());
     let control = near.control().clone();
     let (sender, mut receiver) = near.split();
+    // What a client had sent before a fault of its own is answered.
+    receiver.keep_sender_open();
     let mut sender = line.near(Outbox::new(sender, options.overflow, options.dialect));
     let joined = line.join((&mut sender, &mut receiver), &control, far, pin!(stop)).await;
     line.end((sender, receiver), &control, joined).await

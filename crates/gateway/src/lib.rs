@@ -16,6 +16,7 @@ mod admit;
 mod bridge;
 mod chaos;
 mod dialogue;
+mod ending;
 mod line;
 mod outbox;
 mod own;

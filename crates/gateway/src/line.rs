@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tieline_proto::FrameError;
-use tieline_proto::jsonrpc::{Dialect, PARSE_ERROR, write_error};
+use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
     BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender, SenderExt,
     TransportKind, from_now,
@@ -18,6 +17,7 @@ use tokio::task::coop;
 use tokio::time::{Instant, timeout_at};
 
 use crate::dialogue::Dialogue;
+use crate::ending::{explain, is_failure, is_fault, is_other_framing, stop_far, with_exit};
 use crate::outbox::Outbox;
 use crate::own::WithOwn;
 use crate::patience::{self, Patience};
@@ -142,13 +142,18 @@ impl<'a> Line<'a> {
                 end => end,
             };
             self.near_was_done.store(matches!(end, PumpEnd::Source(_)), Relaxed);
-            if matches!(end, PumpEnd::Source(_)) {
+            let is_answered = match &end {
+                PumpEnd::Source(_) => true,
+                PumpEnd::Broken(_) => to_far.fault().is_some(),
+                _ => false,
+            };
+            if is_answered {
                 last_word.store(true, Relaxed);
                 // The other direction is polled once more, so that it begins to watch before this one
                 // waits for the far side.
                 tokio::task::yield_now().await;
             }
-            if let (PumpEnd::Source(_), Some(unanswered), false) = (&end, unanswered, half_close) {
+            if let (true, Some(unanswered), false) = (is_answered, unanswered, half_close) {
                 // What the gateway has to say to the far side still leaves.
                 let moved = AtomicU64::new(0);
                 let mut looks = tokio::time::interval(LOOK);
@@ -178,18 +183,23 @@ impl<'a> Line<'a> {
             let _ = far_sender.close().await;
             end
         });
+        let mut answered = pin!(self.answered_before_fault(half_close));
         let mut up_is_over = false;
         let outcome = loop {
             tokio::select! {
                 end = &mut up, if !up_is_over => match end {
-                    PumpEnd::Broken(reason) => break Outcome::Broken(reason),
+                    PumpEnd::Broken(reason) if to_far.fault().is_none() => {
+                        break Outcome::Broken(reason);
+                    }
                     _ => {
                         up_is_over = true;
                         last_word.store(true, Relaxed);
                     }
                 },
+                fault = &mut answered => break Outcome::Broken(fault),
                 end = &mut down => break match end {
                     PumpEnd::Source(reason) => Outcome::Far(reason),
+                    PumpEnd::Sink(reason) if to_far.fault().is_some() => Outcome::Broken(reason),
                     PumpEnd::Sink(reason) => {
                         // A session that was given up knows more than that nobody listens.
                         let lost = |it: &CloseReason| matches!(it, CloseReason::SessionLost(_));
@@ -212,10 +222,14 @@ impl<'a> Line<'a> {
                     far_control.say_at_close(reason.clone());
                 }
                 let stopped = stop_far(&mut far_sender, &far_control, grace).await;
-                BridgeEnd::Far(with_exit(reason, stopped))
+                let far = with_exit(reason, stopped);
+                match to_far.fault().cloned() {
+                    Some(near) => BridgeEnd::Near { near, far },
+                    None => BridgeEnd::Far(far),
+                }
             }
             Outcome::Broken(ref near) | Outcome::Deaf(ref near) => {
-                let near = near.clone();
+                let near = to_far.fault().unwrap_or(near).clone();
                 let has_more_to_say = matches!(outcome, Outcome::Deaf(_)) && !up_is_over;
                 drop(down);
                 if has_more_to_say {
@@ -259,6 +273,27 @@ impl<'a> Line<'a> {
             false => Patience::while_it_moves(grace),
         };
         Joined { end, out_of_grace, patience }
+    }
+
+    /// Completes when what the near side had sent before its fault has been answered, with that fault: when no
+    /// request waits any more where the dialect is known, and after the grace at the latest. The far side's end,
+    /// which comes behind all answers, is noticed elsewhere.
+    async fn answered_before_fault(&self, half_close: bool) -> CloseReason {
+        let fault = self.to_far.faulted().await;
+        let grace = self.options.grace;
+        let all_answered = async {
+            match &self.dialogue {
+                // Where there is no half-close, they are waited for before the end of input is passed on.
+                Some(dialogue) if half_close => {
+                    dialogue.requests().settled(grace, false, &AtomicU64::new(0)).await;
+                }
+                _ => std::future::pending().await,
+            }
+        };
+        if self.to_far.passed.load(Relaxed) > 0 {
+            let _ = tokio::time::timeout(grace, all_answered).await;
+        }
+        fault
     }
 
     /// A far side has ended, and so many bytes were still to be written to it.
@@ -344,10 +379,8 @@ impl<'a> Line<'a> {
             // It would not read more now than before.
             BridgeEnd::Near { near, .. } => !matches!(near, CloseReason::Overrun),
         };
-        let is_told = |reason: &CloseReason| {
-            use CloseReason::{NotPassedOn, Overrun, Protocol};
-            matches!(reason, Overrun | NotPassedOn(_) | Protocol(FrameError::FirstNotJson))
-        };
+        let is_told =
+            |reason: &CloseReason| matches!(reason, CloseReason::Overrun) || is_fault(reason);
         match &end {
             BridgeEnd::Far(reason) => control.say_at_close(reason.clone()),
             BridgeEnd::Stopped(_) => control.say_at_close(CloseReason::ByUs),
@@ -373,11 +406,19 @@ impl<'a> Line<'a> {
         let closed = patience.wait(&mut near, leave).await;
         // A session sees to its last messages by itself.
         let is_line = control.info().session.is_none();
-        if let (true, Some(Ok(())), BridgeEnd::Far(_) | BridgeEnd::Stopped(_)) =
-            (is_line, &closed, &end)
-        {
+        if let (true, Some(Ok(()))) = (is_line, &closed) {
             let half_close = control.capabilities().half_close;
-            patience.see_off(&mut near, &mut receiver, half_close).await;
+            match &end {
+                // No more is read of a stream that cannot be cut into messages.
+                BridgeEnd::Near { near: reason, .. } if is_fault(reason) && half_close => {
+                    patience.see_off(&mut near, std::future::pending(), half_close).await;
+                }
+                BridgeEnd::Near { near: reason, .. } if !is_fault(reason) => {}
+                _ => {
+                    let discard = patience::discard(&mut receiver);
+                    patience.see_off(&mut near, discard, half_close).await;
+                }
+            }
         }
         let end = match (end, closed) {
             // The client ended its session before it had all that the far side said.
@@ -401,32 +442,6 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Why the far side ended: a program that closes its stdout first has an exit status only later.
-fn with_exit(reason: CloseReason, stopped: CloseReason) -> CloseReason {
-    use CloseReason::{ByUs, ChildExited, StdoutClosed, Unterminated};
-
-    match (&reason, &stopped) {
-        (ByUs | StdoutClosed | Unterminated, ChildExited(_)) => stopped,
-        _ => reason,
-    }
-}
-
-/// One side has `Content-Length` headers, and the other sends lines.
-fn is_other_framing(error: &FrameError) -> bool {
-    matches!(error, FrameError::UnexpectedContentLength | FrameError::UnexpectedLines)
-}
-
-/// Tells a client that speaks another framing so, behind a `Content-Length` header: of the two framings, one
-/// is the client's or the listener's.
-pub(crate) async fn explain(error: &FrameError, client: &mut impl Sender) {
-    if is_other_framing(error) {
-        // With such headers, JSON-RPC is spoken.
-        let text = format!("this listener cannot serve the client: {error}");
-        let answer = write_error(&Dialect::STRICT, b"null", PARSE_ERROR, &text, None);
-        let _ = client.send(answer).await;
-    }
-}
-
 enum Outcome {
     /// The far side has ended.
     Far(CloseReason),
@@ -435,24 +450,6 @@ enum Outcome {
     /// The near side takes no more.
     Deaf(CloseReason),
     Stop,
-}
-
-/// Ends the far side's input, and then what is behind it. The end of input goes out first, but a
-/// child that does not read must not hold up its own end; where nothing is behind the far side to be
-/// ended, its input still has to end.
-async fn stop_far(far: &mut impl Sender, control: &Control, grace: Duration) -> CloseReason {
-    let mut end_input = pin!(tokio::time::timeout(grace, far.close()));
-    let mut stop = pin!(control.stop());
-    tokio::select! {
-        biased;
-        _ = &mut end_input => stop.await,
-        reason = &mut stop => {
-            if !matches!(reason, CloseReason::ChildExited(_)) {
-                let _ = end_input.await;
-            }
-            reason
-        }
-    }
 }
 
 /// Whether process IDs mean the same on the other side of a line as here, as far as anybody can tell.
@@ -466,29 +463,6 @@ fn sees_our_processes(control: &Control) -> bool {
         TransportKind::UNIX => control.peer().is_some_and(|peer| peer.pid.is_some()),
         _ => false,
     }
-}
-
-/// The near side did not merely come to the end of its input.
-fn is_failure(reason: &CloseReason) -> bool {
-    use CloseReason::{
-        ByPeerBecause, GivenUp, Io, NoMemory, NotPassedOn, Protocol, SessionLost, Stalled,
-        TimedOut, Unreachable,
-    };
-
-    // Of a WebSocket: a page that was left hears no more, either.
-    matches!(
-        reason,
-        Io(_)
-            | Protocol(_)
-            | Stalled
-            | NoMemory(_)
-            | TimedOut
-            | ByPeerBecause(_)
-            | SessionLost(_)
-            | GivenUp(_)
-            | NotPassedOn(_)
-            | Unreachable(_)
-    )
 }
 
 /// Reads on, so that a far side that is being stopped does not block on its own output.

@@ -64,18 +64,19 @@ impl Patience {
 
     /// Waits until a client whose line was closed has taken the last bytes: until it says that it has ended, or,
     /// where it may go on speaking (`half_close`), until they have left this machine. What it says is thrown
-    /// away: if a connection is closed while something is unread, the system drops what was not sent.
+    /// away by `discard`, which completes at its end: if a connection is closed while something is unread, the
+    /// system drops what was not sent.
     pub(crate) async fn see_off(
         &self,
         sender: &mut impl Sender,
-        receiver: &mut impl Receiver,
+        discard: impl Future<Output = ()>,
         half_close: bool,
     ) {
         if half_close && sender.outgoing().waiting == 0 {
             return;
         }
         let mut looks = interval(LOOK);
-        let mut discard = pin!(discard(receiver));
+        let mut discard = pin!(discard);
         self.wait(sender, |sender, cx| {
             if discard.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());

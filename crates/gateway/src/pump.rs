@@ -6,8 +6,8 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -19,10 +19,12 @@ use tieline_transport::{
     CloseReason, Control, Incoming, NotPassedOn, Receiver, Refused, Reset, SendError, Sender,
     SenderExt, TransportKind, WarnThrottle,
 };
+use tokio::sync::Notify;
 use tokio::task::coop;
 
 use crate::Bridge;
 use crate::dialogue::{Dialogue, Settled, Verdict};
+use crate::ending::is_fault;
 use crate::unanswered::Unanswered;
 
 /// Who speaks.
@@ -154,6 +156,9 @@ pub(crate) struct Direction<'a> {
     warnings: WarnThrottle,
     /// All that was there to be taken is handed over.
     pub(crate) is_idle: AtomicBool,
+    /// Why the source has ended, as soon as that is known.
+    end: OnceLock<CloseReason>,
+    ended: Notify,
 }
 
 pub(crate) enum PumpEnd {
@@ -180,7 +185,30 @@ impl<'a> Direction<'a> {
             lost: AtomicU64::new(0),
             warnings,
             is_idle: AtomicBool::new(false),
+            end: OnceLock::new(),
+            ended: Notify::new(),
         }
+    }
+
+    /// Why the source has ended, if it has [broken off](is_fault) what it says.
+    pub(crate) fn fault(&self) -> Option<&CloseReason> {
+        self.end.get().filter(|reason| is_fault(reason))
+    }
+
+    /// Completes when there is such a [fault](Self::fault). It need not be flushed by then what the source had sent
+    /// before. Only one task may wait.
+    pub(crate) async fn faulted(&self) -> CloseReason {
+        loop {
+            if let Some(reason) = self.fault() {
+                return reason.clone();
+            }
+            self.ended.notified().await;
+        }
+    }
+
+    fn note_end(&self, reason: &CloseReason) {
+        let _ = self.end.set(reason.clone());
+        self.ended.notify_one();
     }
 
     /// Passes messages on until one end is reached; all that was taken was then handed over, or
@@ -222,10 +250,12 @@ impl<'a> Direction<'a> {
                         && session::is_refusal(&message) =>
                 {
                     let reason = CloseReason::Protocol(FrameError::UnexpectedSession);
+                    self.note_end(&reason);
                     return PumpEnd::Source(reason);
                 }
                 Ok(Incoming::Message(message)) => self.pass(message, sink, watch).await,
                 Ok(Incoming::End(reason)) => {
+                    self.note_end(&reason);
                     if let CloseReason::Truncated(truncated) = &reason {
                         self.lose(truncated);
                     }
@@ -254,7 +284,9 @@ impl<'a> Direction<'a> {
                 Err(NotPassed::Refused(refused)) => {
                     let Refused { message, error } = *refused;
                     let message = NotPassedOn { number, length: message.len(), error };
-                    return PumpEnd::Source(CloseReason::NotPassedOn(Arc::new(message)));
+                    let reason = CloseReason::NotPassedOn(Arc::new(message));
+                    self.note_end(&reason);
+                    return PumpEnd::Source(reason);
                 }
             }
         }

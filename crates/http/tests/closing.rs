@@ -10,7 +10,9 @@ use std::time::Duration;
 use support::{BEARER, close_code, config, echo, end, frame, head, message, serve, upgrade};
 use tieline_http::WebChannel;
 use tieline_proto::HeartbeatConfig;
-use tieline_transport::{Acceptor, Channel, CloseReason, Incoming, ReceiverExt, Sender, SenderExt};
+use tieline_transport::{
+    Acceptor, Channel, CloseReason, Incoming, Receiver, ReceiverExt, Sender, SenderExt,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -144,6 +146,43 @@ async fn whoever_breaks_the_protocol_has_a_moment_to_read_why() {
         assert_eq!(begun.elapsed().as_secs(), seconds, "{stays}: {:?}", begun.elapsed());
         if let Some(mut stream) = stream {
             assert_eq!(close_code(&mut stream).await, Some(1002));
+        }
+    }
+}
+
+/// Its owner still has answers for it, and the close frame leaves behind them.
+#[tokio::test]
+async fn a_sender_that_is_kept_open_answers_before_the_close_frame() {
+    let mut served = serve(config()).await;
+    for (bytes, code) in [
+        (frame(0x83, b""), 1002),
+        (frame(0x81, b"\xff"), 1007),
+        (frame(0x88, &1005u16.to_be_bytes()), 1002),
+    ] {
+        for closes in [true, false] {
+            let (mut stream, channel) = served.raw().await;
+            let (mut sender, mut receiver) = channel.split();
+            receiver.keep_sender_open();
+            stream.write_all(&[frame(0x81, b"asked"), bytes.clone()].concat()).await.unwrap();
+            assert_eq!(message(&mut receiver).await, "asked");
+            for _ in 0..2 {
+                let came = receiver.recv().await;
+                assert!(matches!(came, Incoming::End(CloseReason::Protocol(_))), "{came:?}");
+            }
+            sender.send("answered").await.unwrap();
+            let mut answer = [0; 10];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"\x81\x08answered");
+            if closes {
+                sender.close().await.unwrap();
+                assert!(sender.send("more").await.is_err());
+                let (reason, told) = tokio::join!(end(&mut receiver), close_code(&mut stream));
+                assert!(matches!(reason, CloseReason::Protocol(_)), "{reason}");
+                assert_eq!(told, Some(code), "{bytes:?}");
+            } else {
+                drop((sender, receiver));
+                assert_eq!(close_code(&mut stream).await, Some(code), "{bytes:?}");
+            }
         }
     }
 }

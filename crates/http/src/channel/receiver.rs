@@ -46,11 +46,14 @@ pub struct WebReceiver {
     answer: Option<Answer>,
     shared: Arc<Shared>,
     stage: Stage,
+    keeps_sender_open: bool,
     begun: Instant,
 }
 
 enum Stage {
     Reading,
+    /// The other side has broken the protocol. It is told so when the sender is closed.
+    Refused(CloseReason),
     /// The last frames are on their way out; the other side is waited for where it has to hear them.
     Leaving {
         reason: CloseReason,
@@ -98,6 +101,7 @@ impl WebReceiver {
             answer: None,
             shared,
             stage: Stage::Reading,
+            keeps_sender_open: false,
             begun,
         }
     }
@@ -325,14 +329,33 @@ impl WebReceiver {
 
     /// Ends the line for a reason of ours, which the other side has a moment to read.
     fn refuse(&mut self, reason: CloseReason) {
+        if self.keeps_sender_open && self.shared.out().closed().is_none() {
+            self.stage = Stage::Refused(self.shared.control.end(reason));
+            self.pulse = None;
+            return self.release();
+        }
         self.shared.out().close(Some(&told(Some(&reason))), reason.clone());
         self.leave(reason, LINGER, true);
     }
 
-    fn leave(&mut self, reason: CloseReason, limit: Duration, awaits_peer: bool) {
-        let reason = self.shared.control.end(reason);
+    /// Gives back the memory of what was read.
+    fn release(&mut self) {
         self.decoder.release();
         self.buffer.release();
+    }
+
+    /// The end of a line whose sender was left open. Once that is closed, the other side has a moment to read why.
+    fn poll_refused(&mut self, reason: CloseReason, cx: &mut Context<'_>) -> Poll<Incoming> {
+        if self.shared.out().closed().is_none() {
+            return Poll::Ready(Incoming::End(reason));
+        }
+        self.leave(reason, LINGER, true);
+        self.poll_leave(cx)
+    }
+
+    fn leave(&mut self, reason: CloseReason, limit: Duration, awaits_peer: bool) {
+        let reason = self.shared.control.end(reason);
+        self.release();
         let deadline = Box::pin(sleep(limit));
         self.stage = Stage::Leaving { reason, deadline, awaits_peer };
         self.shared.wake();
@@ -404,8 +427,7 @@ impl WebReceiver {
     fn end(&mut self, reason: CloseReason) -> Incoming {
         let reason = self.shared.control.end(reason);
         self.shared.out().end(reason.clone());
-        self.decoder.release();
-        self.buffer.release();
+        self.release();
         (self.pulse, self.answer) = (None, None);
         self.stage = Stage::Ended(reason.clone());
         self.shared.wake();
@@ -451,6 +473,7 @@ impl Receiver for WebReceiver {
         }
         match &self.stage {
             Stage::Ended(reason) => Poll::Ready(Incoming::End(reason.clone())),
+            Stage::Refused(reason) => self.poll_refused(reason.clone(), cx),
             _ => self.poll_leave(cx),
         }
     }
@@ -461,6 +484,10 @@ impl Receiver for WebReceiver {
 
     fn holds_part(&self) -> bool {
         !self.rest.is_empty() || self.decoder.part(&self.buffer).is_some()
+    }
+
+    fn keep_sender_open(&mut self) {
+        self.keeps_sender_open = true;
     }
 }
 

@@ -154,6 +154,14 @@ pub trait Receiver: Send + 'static {
     fn unfinished(&self) -> usize {
         0
     }
+
+    /// Keeps the sender open when the other side breaks the protocol: [`Incoming::End`] is returned at once, and
+    /// the close frame with the reason leaves when the sender is closed. Until then answers to earlier messages
+    /// can be sent.
+    ///
+    /// Without this call a line that has close frames sends one before it returns the end. Lines without them
+    /// always leave the sender open, and do nothing here.
+    fn keep_sender_open(&mut self) {}
 }
 
 /// What comes in.
@@ -389,6 +397,10 @@ impl Receiver for Box<dyn Receiver> {
 
     fn unfinished(&self) -> usize {
         (**self).unfinished()
+    }
+
+    fn keep_sender_open(&mut self) {
+        (**self).keep_sender_open();
     }
 }
 

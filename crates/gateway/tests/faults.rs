@@ -1,0 +1,196 @@
+//! A client that breaks its framing: what it had sent before is answered before its line ends.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use support::message;
+use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, bridge};
+use tieline_proto::jsonrpc::Dialect;
+use tieline_proto::{ByteSize, LengthPrefix};
+use tieline_transport::{
+    Capabilities, Channel, ChannelConfig, CloseReason, ControlBuilder, Endpoint, FramedChannel,
+    Incoming, IoConnection, MemoryChannel, PerformanceProfile, Receiver, ReceiverExt, SenderExt,
+    TransportKind, memory_pair,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+const LIMIT: ByteSize = ByteSize::new(1000);
+
+/// A message whose length is beyond the limit: nothing behind it can be found.
+const BROKEN: &[u8] = &[0xff, 0xff, 0xff, 0xff];
+
+struct Test {
+    client: DuplexStream,
+    program: MemoryChannel,
+    report: JoinHandle<BridgeReport>,
+    stop: oneshot::Sender<()>,
+}
+
+fn start(dialect: Option<Dialect>) -> Test {
+    let (client, end) = tokio::io::duplex(64 * 1024);
+    let (read, write) = tokio::io::split(end);
+    let control = ControlBuilder {
+        kind: TransportKind::MEMORY,
+        endpoint: Endpoint::memory("client"),
+        peer: None,
+        capabilities: Capabilities { half_close: true, ..Capabilities::default() },
+        profile: PerformanceProfile {
+            connect: Duration::from_secs(1),
+            round_trip: Duration::from_secs(1),
+            throughput: ByteSize::mib(1),
+        },
+        backing: Arc::new(()),
+    };
+    let connection = IoConnection::new(read, write, control.build());
+    let framing = LengthPrefix::new(LIMIT);
+    let near = FramedChannel::new(connection, framing, ChannelConfig::default());
+    let (far, program) = memory_pair();
+    let options = Bridge { dialect, ..Bridge::default() };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopped = async {
+        if stopped.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let report = tokio::spawn(bridge(near.boxed(), far.boxed(), options, stopped));
+    Test { client, program, report, stop }
+}
+
+fn framed(text: &str) -> Vec<u8> {
+    let length = u32::try_from(text.len()).unwrap();
+    [&length.to_be_bytes(), text.as_bytes()].concat()
+}
+
+async fn heard(client: &mut DuplexStream) -> String {
+    let mut bytes = vec![0; client.read_u32().await.unwrap().try_into().unwrap()];
+    client.read_exact(&mut bytes).await.unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+async fn hears_no_more(client: &mut DuplexStream) {
+    assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+}
+
+fn is_fault(report: &BridgeReport) -> bool {
+    matches!(&report.end, BridgeEnd::Near { near: CloseReason::Protocol(_), .. })
+}
+
+async fn end_of_input(receiver: &mut impl Receiver) {
+    let came = receiver.recv().await;
+    assert!(matches!(came, Incoming::End(_)), "{came:?}");
+}
+
+#[tokio::test]
+async fn answers_to_earlier_messages_arrive_before_the_end() {
+    let Test { mut client, program, report, stop: _stop } = start(None);
+    let (mut sender, mut receiver) = program.split();
+    client.write_all(&[framed("one"), framed("two"), BROKEN.to_vec()].concat()).await.unwrap();
+    // The program learns that nothing more comes, and answers after that.
+    assert_eq!(message(&mut receiver).await, "one");
+    assert_eq!(message(&mut receiver).await, "two");
+    end_of_input(&mut receiver).await;
+    for answer in ["ONE", "TWO"] {
+        sender.send(answer).await.unwrap();
+        assert_eq!(heard(&mut client).await, answer);
+    }
+    drop((sender, receiver));
+    hears_no_more(&mut client).await;
+    let report = report.await.unwrap();
+    assert!(is_fault(&report), "{}", report.end);
+    assert_eq!((report.to_far, report.to_near, report.lost), (2, 2, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_sent_nothing_else_is_not_kept() {
+    let Test { mut client, program, report, stop: _stop } = start(None);
+    let (_sender, _receiver) = program.split();
+    client.write_all(BROKEN).await.unwrap();
+    hears_no_more(&mut client).await;
+    assert!(is_fault(&report.await.unwrap()));
+}
+
+/// In virtual time.
+#[tokio::test(start_paused = true)]
+async fn answers_are_waited_for_no_longer_than_the_grace() {
+    let Test { mut client, program, report, stop: _stop } = start(None);
+    let (mut sender, mut receiver) = program.split();
+    let begun = Instant::now();
+    client.write_all(&[framed("one"), BROKEN.to_vec()].concat()).await.unwrap();
+    assert_eq!(message(&mut receiver).await, "one");
+    end_of_input(&mut receiver).await;
+    // It goes on for ever.
+    let talking = async {
+        while sender.send("more").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let hearing = async {
+        let mut heard = 0;
+        while client.read_u32().await.is_ok() {
+            client.read_u32().await.unwrap();
+            heard += 1;
+        }
+        heard
+    };
+    let ((), heard) = tokio::join!(talking, hearing);
+    assert!((9..=11).contains(&heard), "{heard}");
+    let took = begun.elapsed();
+    assert!((10..=12).contains(&took.as_secs()), "{took:?}");
+    assert!(is_fault(&report.await.unwrap()));
+}
+
+/// In virtual time, which has not moved at all by the end.
+#[tokio::test(start_paused = true)]
+async fn where_answers_are_known_the_line_ends_behind_the_last_one() {
+    let Test { mut client, program, report, stop: _stop } = start(Some(Dialect::STRICT));
+    let (mut sender, mut receiver) = program.split();
+    let request = r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#;
+    client.write_all(&[framed(request), BROKEN.to_vec()].concat()).await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(message(&mut receiver).await, request);
+    let answer = r#"{"jsonrpc":"2.0","id":1,"result":2}"#;
+    sender.send(answer).await.unwrap();
+    assert_eq!(heard(&mut client).await, answer);
+    // What was broken is told last.
+    let refusal = heard(&mut client).await;
+    assert!(refusal.contains(r#""id":null"#) && refusal.contains("-32600"), "{refusal}");
+    hears_no_more(&mut client).await;
+    assert!(is_fault(&report.await.unwrap()));
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_stop_is_not_held_up_by_a_broken_client() {
+    let Test { mut client, program, report, stop } = start(None);
+    let (_sender, mut receiver) = program.split();
+    client.write_all(&[framed("one"), BROKEN.to_vec()].concat()).await.unwrap();
+    assert_eq!(message(&mut receiver).await, "one");
+    end_of_input(&mut receiver).await;
+    stop.send(()).unwrap();
+    drop((_sender, receiver));
+    hears_no_more(&mut client).await;
+    let report = report.await.unwrap();
+    assert!(matches!(report.end, BridgeEnd::Stopped(_)) || is_fault(&report), "{}", report.end);
+}
+
+/// The program takes nothing more, so what was sent before the fault never leaves.
+#[tokio::test(start_paused = true)]
+async fn a_program_that_does_not_read_holds_a_broken_client_no_longer_than_the_grace() {
+    let Test { mut client, program, report, stop: _stop } = start(None);
+    let (_sender, receiver) = program.split();
+    let begun = Instant::now();
+    let many: Bytes = framed(&"x".repeat(900)).repeat(40).into();
+    client.write_all(&[&many[..], BROKEN].concat()).await.unwrap();
+    hears_no_more(&mut client).await;
+    let took = begun.elapsed();
+    assert!(took.as_secs() <= 21, "{took:?}");
+    assert!(is_fault(&report.await.unwrap()));
+    drop(receiver);
+}
