@@ -15,7 +15,7 @@ use tieline_transport::{
     Channel, ChannelConfig, CloseReason, Incoming, Receiver, ReceiverExt, SendError, Sender,
     SenderExt,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::frame;
 
@@ -283,4 +283,36 @@ async fn a_far_side_that_does_not_read_ends_the_line_as_stalled() {
     assert!(matches!(*reason, CloseReason::Stalled), "{reason}");
     assert!(matches!(waiting.await.unwrap(), CloseReason::Stalled));
     assert!(matches!(control.close_reason(), Some(CloseReason::Stalled)));
+}
+
+/// Both messages have come before the first is answered, so which of them an answer is for is not known.
+#[tokio::test]
+async fn from_the_first_binary_message_on_no_message_to_that_client_is_text() {
+    let mut config = config();
+    config.web_socket.verbatim = true;
+    let mut served = serve(config).await;
+    let (mut stream, channel) = served.raw().await;
+    let (mut sender, mut receiver) = channel.split();
+    let mut exchange = async |kinds: &[u8], heard: u8| {
+        for kind in kinds {
+            stream.write_all(&frame(*kind, b"{}")).await.unwrap();
+            assert_eq!(message(&mut receiver).await, "{}");
+        }
+        for _ in kinds {
+            sender.send("{}").await.unwrap();
+            let mut answer = [0; 4];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(answer, [heard, 2, b'{', b'}'], "{kinds:?}");
+        }
+    };
+    let (text, binary) = (0x81, 0x82);
+    exchange(&[], text).await;
+    exchange(&[text, text], text).await;
+    exchange(&[text, binary], binary).await;
+    exchange(&[binary, text], binary).await;
+    exchange(&[text], binary).await;
+    // What is set is used.
+    sender.set_kind(Some(tieline_proto::websocket::Kind::Text));
+    sender.send("{}").await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), text);
 }

@@ -248,7 +248,9 @@ impl WebReceiver {
             (Content::Carrier, Kind::Text) => Err(Violation::Unsupported),
             (Content::Carrier, Kind::Binary) => Ok(Some(self.whole(payload, None))),
             (Content::Verbatim, kind) => {
-                self.shared.heard_binary.store(kind == Kind::Binary, Relaxed);
+                if kind == Kind::Binary {
+                    self.shared.heard_binary.store(true, Relaxed);
+                }
                 Ok(Some(self.whole(payload, None)))
             }
             (Content::Plain(limits), Kind::Binary) if !payload.is_empty() => {

@@ -26,9 +26,12 @@ impl WebSender {
         Self { shared, is_done: false, kind: None }
     }
 
-    /// What messages are said to hold from here on, where they pass
-    /// [verbatim](super::WebSocketConfig::verbatim). With `None`, the default, they are binary if the last
-    /// message of the other side was, or if they are not UTF-8, and text otherwise.
+    /// Sets the kind of the messages that are sent from here on, where they pass
+    /// [verbatim](super::WebSocketConfig::verbatim).
+    ///
+    /// With `None`, the default, a message is text if it is UTF-8 and the other side has sent nothing but text so
+    /// far, and binary otherwise. Which of several earlier messages it answers is not known, so from the other
+    /// side's first binary message on none of them is called text.
     pub fn set_kind(&mut self, kind: Option<Kind>) {
         self.kind = kind;
     }

@@ -14,7 +14,7 @@ use super::{Content, WebSocketConfig};
 pub(crate) struct Shared {
     out: Mutex<Out>,
     pub(super) content: Content,
-    /// The last message of the other side was binary.
+    /// The other side has sent a binary message.
     pub(super) heard_binary: AtomicBool,
     pub(super) config: WebSocketConfig,
     pub(super) counts: Arc<Counts>,
