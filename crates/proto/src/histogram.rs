@@ -171,8 +171,8 @@ mod tests {
             values.sort_by_key(value);
             let nth = ((values.len() as f64 * share).ceil() as usize).max(1) - 1;
             let exact = value(&values[nth]);
-            let told = histogram.quantile(share);
-            prop_assert!(us(exact) <= told && told <= us(exact + exact / 32), "{exact} {told:?}");
+            let quantile = histogram.quantile(share);
+            prop_assert!(us(exact) <= quantile && quantile <= us(exact + exact / 32), "{exact} {quantile:?}");
             prop_assert_eq!(histogram.count(), values.len() as u64);
         }
     }

@@ -125,10 +125,10 @@ mod tests {
             let mut budget = RetryBudget::new(config);
             for end in 1..=calls.len() {
                 let passed = calls[end - 1];
-                let told = if passed { budget.passed(); budget.may_retry() } else { budget.failed() };
+                let actual = if passed { budget.passed(); budget.may_retry() } else { budget.failed() };
                 let level = level(config, &calls[..end]);
                 // Levels differ by at least a thirtieth; the tolerance covers rounding errors.
-                prop_assert_eq!(told, level > f64::from(tokens) / 2.0 + 1e-6);
+                prop_assert_eq!(actual, level > f64::from(tokens) / 2.0 + 1e-6);
                 prop_assert!(budget.tokens() <= tokens);
             }
         }

@@ -188,7 +188,7 @@ impl Ours {
     }
 
     /// Exchanges frames until the connection is closed, or the session is over: then it returns true.
-    fn speak(&mut self, line: &mut Line, mut seen: impl FnMut()) -> bool {
+    fn exchange(&mut self, line: &mut Line, mut seen: impl FnMut()) -> bool {
         loop {
             while self.sent < MESSAGES && self.session.has_room() {
                 self.session.send(message("ours", self.sent).into()).unwrap();
@@ -223,17 +223,17 @@ impl Ours {
     }
 
     /// Checks that both ends have received every message once and in order.
-    fn check(&self, said: &[String]) {
+    fn check(&self, output: &[String]) {
         let theirs: Vec<_> = (0..MESSAGES).map(|at| message("python", at)).collect();
         assert_eq!(self.received, theirs);
-        let messages = said.iter().filter(|line| line.starts_with("message "));
+        let messages = output.iter().filter(|line| line.starts_with("message "));
         let ours = (1..).zip((0..MESSAGES).map(|at| message("ours", at)));
         let ours: Vec<_> = ours.map(|(number, it)| format!("message {number} {it}")).collect();
-        assert!(messages.eq(&ours), "{said:?}");
-        let count = |word: &str| said.iter().filter(|line| line.starts_with(word)).count();
-        assert_eq!((count("ended 301"), count("over")), (1, 1), "{said:?}");
+        assert!(messages.eq(&ours), "{output:?}");
+        let count = |word: &str| output.iter().filter(|line| line.starts_with(word)).count();
+        assert_eq!((count("ended 301"), count("over")), (1, 1), "{output:?}");
         // It closes ten times and we close four times, many of them at the same moment.
-        assert!(count("closed") >= 5 && count("open ") >= count("closed"), "{said:?}");
+        assert!(count("closed") >= 5 && count("open ") >= count("closed"), "{output:?}");
     }
 }
 
@@ -274,7 +274,7 @@ fn python_client_sends_and_receives_each_message_once() {
             continue;
         }
         let lease = lease.as_mut().unwrap();
-        if line.write(Frame::Welcome(welcome)) && ours.speak(&mut line, || lease.seen()) {
+        if line.write(Frame::Welcome(welcome)) && ours.exchange(&mut line, || lease.seen()) {
             break;
         }
     }
@@ -312,7 +312,7 @@ fn python_server_sends_and_receives_each_message_once() {
                 ours.session.resume(welcome.position).unwrap();
             }
         }
-        if ours.speak(&mut line, || ()) {
+        if ours.exchange(&mut line, || ()) {
             // Refused: an old secret, a wrong one, another session, and a second session.
             let wrong = |of: &Ticket| {
                 let mut hello = of.present(Position::default());

@@ -15,7 +15,7 @@ use tieline_proto::sse::{EventSession, Stale, Taken};
 #[derive(Clone, Debug)]
 enum Step {
     /// The program sends this many messages, as long as there is room.
-    Say(usize),
+    Send(usize),
     /// This many frames reach the adapter and become events.
     Carry(usize),
     /// This many events are written.
@@ -34,7 +34,7 @@ enum Step {
 
 fn steps(proves: bool) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => (1..600_usize).prop_map(Step::Say),
+        4 => (1..600_usize).prop_map(Step::Send),
         4 => (1..600_usize).prop_map(Step::Carry),
         4 => (1..600_usize).prop_map(Step::Write),
         4 => (1..600_usize).prop_map(Step::Arrive),
@@ -59,10 +59,13 @@ struct World {
     written: VecDeque<(Sequence, u64)>,
     /// The last event that the client received.
     last: Sequence,
-    got: Vec<u64>,
-    said: u64,
+    /// The messages that the client received.
+    delivered: Vec<u64>,
+    /// How many messages the program sent.
+    sent: u64,
+    /// How many messages the client posted, and how many of them the program received.
     posted: u64,
-    heard: u64,
+    received: u64,
     secrets: u8,
     /// The client was told that it has missed events.
     is_gone: bool,
@@ -82,10 +85,10 @@ impl World {
             made: VecDeque::new(),
             written: VecDeque::new(),
             last: 0,
-            got: Vec::new(),
-            said: 0,
+            delivered: Vec::new(),
+            sent: 0,
             posted: 0,
-            heard: 0,
+            received: 0,
             secrets: 0,
             is_gone: false,
         };
@@ -129,11 +132,11 @@ impl World {
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Say(count) => {
+            Step::Send(count) => {
                 for _ in 0..count {
                     if self.program.has_room() {
-                        self.program.send(Bytes::from(self.said.to_string()));
-                        self.said += 1;
+                        self.program.send(Bytes::from(self.sent.to_string()));
+                        self.sent += 1;
                     }
                 }
             }
@@ -163,7 +166,7 @@ impl World {
                 for (sequence, number) in self.written.drain(..count) {
                     assert_eq!(sequence, self.last + 1, "an event is missing");
                     self.last = sequence;
-                    self.got.push(number);
+                    self.delivered.push(number);
                 }
             }
             Step::Prove => self.adapter.proves(NOW, self.last).unwrap(),
@@ -184,10 +187,10 @@ impl World {
                     {
                         assert_eq!(
                             message,
-                            self.heard.to_string(),
+                            self.received.to_string(),
                             "posts must arrive once and in order"
                         );
-                        self.heard += 1;
+                        self.received += 1;
                     }
                 }
             }
@@ -198,8 +201,8 @@ impl World {
     /// Delivers everything that is in flight.
     fn settle(&mut self) {
         let mut before = None;
-        while before != Some((self.got.len(), self.heard)) {
-            before = Some((self.got.len(), self.heard));
+        while before != Some((self.delivered.len(), self.received)) {
+            before = Some((self.delivered.len(), self.received));
             for step in [Step::Carry(9999), Step::Write(9999), Step::Arrive(9999), Step::Up(9999)] {
                 self.step(&step);
             }
@@ -220,13 +223,13 @@ proptest! {
             if world.is_gone {
                 return Ok(());
             }
-            prop_assert!(world.got.iter().copied().eq(0..world.got.len() as u64));
+            prop_assert!(world.delivered.iter().copied().eq(0..world.delivered.len() as u64));
         }
         world.connect();
         if !world.is_gone {
             world.settle();
-            prop_assert_eq!(world.got.len() as u64, world.said);
-            prop_assert_eq!(world.heard, world.posted);
+            prop_assert_eq!(world.delivered.len() as u64, world.sent);
+            prop_assert_eq!(world.received, world.posted);
             // A client that proves nothing does not hold up the program.
             prop_assert!(world.program.has_room());
         }
@@ -239,15 +242,15 @@ proptest! {
         for step in &steps {
             world.step(step);
             prop_assert!(!world.is_gone);
-            prop_assert!(world.got.iter().copied().eq(0..world.got.len() as u64));
+            prop_assert!(world.delivered.iter().copied().eq(0..world.delivered.len() as u64));
         }
         world.connect();
         prop_assert!(!world.is_gone);
         world.settle();
         world.step(&Step::Prove);
         world.settle();
-        prop_assert_eq!(world.got.len() as u64, world.said);
-        prop_assert_eq!(world.heard, world.posted);
+        prop_assert_eq!(world.delivered.len() as u64, world.sent);
+        prop_assert_eq!(world.received, world.posted);
     }
 }
 
@@ -307,7 +310,7 @@ fn resuming_after_the_last_event_of_an_ended_session_reports_over() {
         world.program.send(Bytes::from(text));
     }
     world.program.end();
-    world.step(&Step::Say(0));
+    world.step(&Step::Send(0));
     while let Some(frame) = world.program.next(NOW) {
         let _ = world.adapter.receive(NOW, frame).unwrap();
     }

@@ -330,11 +330,11 @@ proptest! {
                 Op::Reset => { breaker.reset(); model.reset(); }
             }
             model.pass_time(now);
-            let (told, expected) = (breaker.state(now, 0.5), model.state());
-            if let (BreakerState::Open { until }, BreakerState::Open { until: expected }) = (told, expected) {
+            let (state, expected) = (breaker.state(now, 0.5), model.state());
+            if let (BreakerState::Open { until }, BreakerState::Open { until: expected }) = (state, expected) {
                 prop_assert!(until.abs_diff(expected) < Duration::from_micros(1));
             } else {
-                prop_assert_eq!(told, expected);
+                prop_assert_eq!(state, expected);
             }
         }
     }

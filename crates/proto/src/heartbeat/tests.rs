@@ -11,15 +11,15 @@ fn heartbeat() -> Heartbeat {
 
 /// Polls from `from` to `end`, whenever `next_wake` is due, and returns the events.
 fn run(heartbeat: &mut Heartbeat, from: u64, end: u64) -> Vec<(u64, HeartbeatEvent)> {
-    let (mut now, mut said) = (s(from), Vec::new());
+    let (mut now, mut events) = (s(from), Vec::new());
     while now <= s(end) {
-        while let Some(beat) = heartbeat.poll(now) {
-            said.push((now.as_secs(), beat));
+        while let Some(event) = heartbeat.poll(now) {
+            events.push((now.as_secs(), event));
         }
         assert!(heartbeat.next_wake() > now, "woken in vain at {now:?}");
         now = heartbeat.next_wake();
     }
-    said
+    events
 }
 
 /// Like `run`, with outgoing bytes: `outgoing` returns how many were sent by a given second, and how many are
@@ -29,15 +29,15 @@ fn run_sending(
     end: u64,
     outgoing: impl Fn(u64) -> (u64, u64),
 ) -> Vec<(u64, HeartbeatEvent)> {
-    let mut said = Vec::new();
+    let mut events = Vec::new();
     for now in 0..=end {
         let (left, waiting) = outgoing(now);
         heartbeat.sending(s(now), left, waiting);
-        while let Some(beat) = heartbeat.poll(s(now)) {
-            said.push((now, beat));
+        while let Some(event) = heartbeat.poll(s(now)) {
+            events.push((now, event));
         }
     }
-    said
+    events
 }
 
 #[test]
@@ -45,9 +45,9 @@ fn progress_of_outgoing_bytes_keeps_the_line_up_and_delays_the_ping_deadline() {
     // 9,000 bytes at 150 per second, followed by the six of a ping.
     let slow = |now: u64| ((now * 150).min(9_006), 9_000_u64.saturating_sub(now * 150));
     let mut heartbeat = heartbeat();
-    let said = run_sending(&mut heartbeat, 109, slow);
+    let events = run_sending(&mut heartbeat, 109, slow);
     assert_eq!(
-        said,
+        events,
         [(10, HeartbeatEvent::Ping)],
         "the response may take as long as sending the bytes before the ping"
     );
@@ -61,9 +61,9 @@ fn progress_of_outgoing_bytes_keeps_the_line_up_and_delays_the_ping_deadline() {
 
 #[test]
 fn stalled_outgoing_bytes_do_not_keep_the_line_up() {
-    let said = run_sending(&mut heartbeat(), 29, |now| (100 * now.min(2), 500));
+    let events = run_sending(&mut heartbeat(), 29, |now| (100 * now.min(2), 500));
     assert_eq!(
-        said,
+        events,
         [(10, HeartbeatEvent::Ping), (20, HeartbeatEvent::Ping), (25, HeartbeatEvent::Down)]
     );
 }
@@ -71,9 +71,9 @@ fn stalled_outgoing_bytes_do_not_keep_the_line_up() {
 #[test]
 fn sent_ping_alone_does_not_keep_the_line_up() {
     // The six bytes of each ping leave at once.
-    let said = run_sending(&mut heartbeat(), 29, |now| (6 * (now / 10), 0));
+    let events = run_sending(&mut heartbeat(), 29, |now| (6 * (now / 10), 0));
     assert_eq!(
-        said,
+        events,
         [(10, HeartbeatEvent::Ping), (20, HeartbeatEvent::Ping), (25, HeartbeatEvent::Down)]
     );
 }
@@ -81,22 +81,22 @@ fn sent_ping_alone_does_not_keep_the_line_up() {
 #[test]
 fn pings_are_sent_while_a_long_message_is_received() {
     let mut heartbeat = heartbeat();
-    let mut said = Vec::new();
+    let mut events = Vec::new();
     for now in 1..=20 {
         heartbeat.alive(s(now));
         heartbeat.receiving(now <= 15);
-        while let Some(beat) = heartbeat.poll(s(now)) {
-            said.push((now, beat));
+        while let Some(event) = heartbeat.poll(s(now)) {
+            events.push((now, event));
         }
     }
-    assert_eq!(said, [5, 10, 15].map(|now| (now, HeartbeatEvent::Ping)));
+    assert_eq!(events, [5, 10, 15].map(|now| (now, HeartbeatEvent::Ping)));
 }
 
 #[test]
 fn silent_peer_is_down_after_25_seconds() {
-    let said = run(&mut heartbeat(), 0, 40);
+    let events = run(&mut heartbeat(), 0, 40);
     assert_eq!(
-        said,
+        events,
         [
             (10, HeartbeatEvent::Ping),
             (20, HeartbeatEvent::Ping),
@@ -187,7 +187,7 @@ struct Model {
     /// If the peer was reported down, how many pings had been sent by then.
     down_since: Option<usize>,
     wants_probe: bool,
-    said: Vec<(u64, HeartbeatEvent)>,
+    events: Vec<(u64, HeartbeatEvent)>,
 }
 
 impl Model {
@@ -227,14 +227,14 @@ impl Model {
                 let missed = missed.filter(|(sent, _)| *sent >= heard && now >= sent + 5).count();
                 if missed == 2 {
                     self.down_since = Some(self.pings.len());
-                    self.said.push((now, HeartbeatEvent::Down));
+                    self.events.push((now, HeartbeatEvent::Down));
                 }
             }
             Some(since) => {
                 let passed = self.pings[since..].iter().rev().take_while(|it| Self::is_passed(it));
                 if passed.count() == 2 {
                     self.down_since = None;
-                    self.said.push((now, HeartbeatEvent::Up));
+                    self.events.push((now, HeartbeatEvent::Up));
                 }
             }
         }
@@ -243,7 +243,7 @@ impl Model {
         if !self.is_awaited(now) && (is_due || self.wants_probe) {
             self.wants_probe = false;
             self.pings.push((now, None));
-            self.said.push((now, HeartbeatEvent::Ping));
+            self.events.push((now, HeartbeatEvent::Ping));
         }
     }
 }
@@ -270,7 +270,7 @@ proptest! {
             lives: vec![0],
             down_since: None,
             wants_probe: false,
-            said: Vec::new(),
+            events: Vec::new(),
         };
         let mut answered = 0;
         for now in 0..=end {
@@ -292,12 +292,12 @@ proptest! {
 
         // The heartbeat gets the same inputs, and is polled only when it asks for it.
         let mut heartbeat = heartbeat();
-        let (mut now, mut said, mut last_life) = (0, Vec::new(), 0);
+        let (mut now, mut events, mut last_life) = (0, Vec::new(), 0);
         let mut next = inputs.iter().peekable();
         while now <= end {
-            while let Some(beat) = heartbeat.poll(s(now)) {
-                said.push((now, beat));
-                if beat == HeartbeatEvent::Down {
+            while let Some(event) = heartbeat.poll(s(now)) {
+                events.push((now, event));
+                if event == HeartbeatEvent::Down {
                     prop_assert!(now <= last_life + 25, "{last_life} to {now}");
                 }
             }
@@ -309,7 +309,7 @@ proptest! {
             prop_assert!(wake > now, "woken in vain at {now}");
             now = next.peek().map_or(wake, |(at, _)| wake.min(*at));
         }
-        said.retain(|(at, _)| *at <= end);
-        prop_assert_eq!(said, model.said);
+        events.retain(|(at, _)| *at <= end);
+        prop_assert_eq!(events, model.events);
     }
 }

@@ -206,7 +206,7 @@ impl Parser {
             Line::Name(name) => {
                 let field = name.field()?;
                 let excess = self.begin(field);
-                // An empty value has nothing to say.
+                // With an empty value, `finish` returns no item.
                 self.finish(field).or(excess)
             }
             Line::Colon(field) | Line::Value(field) => self.finish(field),

@@ -237,27 +237,27 @@ fn close_text_is_cut_to_fit_the_frame() {
 }
 
 #[derive(Clone, Debug)]
-enum Said {
+enum Sent {
     Message(Kind, Vec<u8>, usize),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
 }
 
-fn any_said() -> impl Strategy<Value = Said> {
+fn any_sent() -> impl Strategy<Value = Sent> {
     let payload = prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..130),
         (60_000usize..65_536, any::<u8>()).prop_map(|(length, byte)| vec![byte; length]),
         (1000usize..20_000, any::<u8>()).prop_map(|(length, byte)| vec![byte; length]),
     ];
     prop_oneof![
-        ("\\PC{0,80}", 0usize..9).prop_map(|(text, head)| Said::Message(
+        ("\\PC{0,80}", 0usize..9).prop_map(|(text, head)| Sent::Message(
             Kind::Text,
             text.into_bytes(),
             head
         )),
-        (payload, 0usize..9).prop_map(|(payload, head)| Said::Message(Kind::Binary, payload, head)),
-        proptest::collection::vec(any::<u8>(), 0..126).prop_map(Said::Ping),
-        proptest::collection::vec(any::<u8>(), 0..126).prop_map(Said::Pong),
+        (payload, 0usize..9).prop_map(|(payload, head)| Sent::Message(Kind::Binary, payload, head)),
+        proptest::collection::vec(any::<u8>(), 0..126).prop_map(Sent::Ping),
+        proptest::collection::vec(any::<u8>(), 0..126).prop_map(Sent::Pong),
     ]
 }
 
@@ -267,26 +267,26 @@ proptest! {
     /// Sent by either side, wherever the bytes are split.
     #[test]
     fn encoded_frames_are_decoded(
-        all_said in proptest::collection::vec(any_said(), 0..12),
+        all_sent in proptest::collection::vec(any_sent(), 0..12),
         from_client in any::<bool>(),
         steps in proptest::collection::vec(prop_oneof![1usize..8, 1usize..70_000], 1..20),
     ) {
         let (encoder, mut out) = (Encoder::new(LIMIT), WriteBuf::new());
         let mask = from_client.then_some(MASK);
         let mut expected = Vec::new();
-        for said in all_said {
-            expected.push(match said {
-                Said::Message(kind, payload, head) => {
+        for sent in all_sent {
+            expected.push(match sent {
+                Sent::Message(kind, payload, head) => {
                     let payload = Bytes::from(payload);
                     let (head, rest) = (payload.slice(..head.min(payload.len())), payload.slice(head.min(payload.len())..));
                     encoder.message(kind, (&head, &rest), mask, &mut out).unwrap();
                     Event::Message(kind, payload)
                 }
-                Said::Ping(payload) => {
+                Sent::Ping(payload) => {
                     encoder.ping(&payload, mask, &mut out);
                     Event::Ping(payload.into())
                 }
-                Said::Pong(payload) => {
+                Sent::Pong(payload) => {
                     encoder.pong(&payload, mask, &mut out);
                     Event::Pong(payload.into())
                 }
@@ -295,7 +295,7 @@ proptest! {
         let wire = out.to_bytes();
         prop_assert_eq!(wire.len(), out.len());
         let mut decoder = decoder(if from_client { Role::Server } else { Role::Client });
-        let (mut buffer, mut rest, mut came) = (BytesMut::new(), &wire[..], Vec::new());
+        let (mut buffer, mut rest, mut received) = (BytesMut::new(), &wire[..], Vec::new());
         for step in steps.iter().cycle() {
             if rest.is_empty() { break }
             let (now, later) = rest.split_at((*step).min(rest.len()));
@@ -304,10 +304,10 @@ proptest! {
             prop_assert!(missing <= now.len() + later.len(), "it expects more than was sent");
             buffer.extend_from_slice(now);
             while let Some(event) = decoder.decode(&mut buffer).unwrap() {
-                came.push(event);
+                received.push(event);
             }
         }
-        prop_assert_eq!(came, expected);
+        prop_assert_eq!(received, expected);
         prop_assert_eq!(decoder.part(&buffer), None);
     }
 
