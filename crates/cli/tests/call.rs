@@ -191,7 +191,7 @@ fn a_program_that_dies_is_told_apart_from_one_that_was_never_asked() {
     assert!(finished.stderr.contains("exit status: 3"), "{finished:?}");
     let finished = Program::run(&mut tieline(["call", "exec:no-such-program", "m"]), "");
     assert_eq!(finished.code, Some(1));
-    assert!(finished.stderr.contains("no such program"), "{finished:?}");
+    assert!(finished.stderr.contains("program not found"), "{finished:?}");
 }
 
 #[test]

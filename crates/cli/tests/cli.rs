@@ -32,7 +32,7 @@ fn a_command_line_that_is_wrong_ends_with_status_2_and_says_what_is_wrong() {
         (&["connect", "exec:[\"a\""], "no JSON array"),
         (&["connect", "mem:a"], "`mem:` is inside one process"),
         (&["connect", "morse+unix:/a"], "framing"),
-        (&["connect", "morse:a"], "no transport has this scheme; there are"),
+        (&["connect", "morse:a"], "unknown scheme; the known schemes are"),
         (&["connect", "pipe:a"], "named pipes are Windows's; use unix: here"),
         (&["serve", "--listen", "stdio:"], "stdin and stdout are one line; connect to it"),
         (&["serve", "--listen", "exec:cat"], "connect to it"),
@@ -134,7 +134,7 @@ fn quiet_says_nothing_unless_something_went_wrong() {
 
     let finished = Program::run(&mut tieline(["connect", "-q", "unix:/no/such.sock"]), "");
     assert_eq!(finished.code, Some(1));
-    assert!(finished.stderr.contains("there is no directory /no"), "{finished:?}");
+    assert!(finished.stderr.contains("the directory /no does not exist"), "{finished:?}");
 }
 
 #[test]

@@ -41,13 +41,13 @@ fn connecting_to_nothing_says_what_to_do() {
     drop(std::os::unix::net::UnixListener::bind(directory.path().join("dead")).unwrap());
     std::fs::write(directory.path().join("file"), "").unwrap();
     for (endpoint, problem, hint) in [
-        (at("none"), "there is nothing at this address", "start the server first"),
-        (at("dead"), "nobody listens there", "start it again"),
+        (at("none"), "nothing exists at this address", "start the server first"),
+        (at("dead"), "no process is listening there", "start it again"),
         (at("file"), "not a socket", "check the path"),
-        (at("no/such"), "there is no directory", "hint: "),
-        (at(&"x".repeat(200)), "a socket's path at most", "choose a shorter path"),
-        ("unix:@tieline-no-such".into(), "there is nothing", "start the server first"),
-        ("exec:no-such-program".into(), "no such program; looked for /", "install it"),
+        (at("no/such"), "does not exist", "hint: "),
+        (at(&"x".repeat(200)), "the limit for sockets is", "use a shorter path"),
+        ("unix:@tieline-no-such".into(), "nothing exists", "start the server first"),
+        ("exec:no-such-program".into(), "program not found; searched /", "install it"),
     ] {
         let finished = Program::run(&mut tieline(["connect", &endpoint]), "unsent\n");
         assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{endpoint}: {finished:?}");
@@ -128,7 +128,7 @@ fn own_stdio_can_be_one_end_only() {
         let mut program = Program::start(&mut tieline(line));
         let finished = program.wait();
         assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{line:?}: {finished:?}");
-        assert!(finished.stderr.contains("stdin and stdout were taken before"), "{finished:?}");
+        assert!(finished.stderr.contains("stdin and stdout are already in use"), "{finished:?}");
     }
 }
 

@@ -33,7 +33,7 @@ fn without_descriptors_it_waits_patiently_and_serves_again_when_there_are_some()
     for client in &mut late {
         client.send(&request(1, "add", json!([2, 2])).to_string());
     }
-    serve.program.wait_stderr("out of descriptors or memory");
+    serve.program.wait_stderr("out of file descriptors or memory");
     serve.program.wait_stderr("will try again; raise the limit of open files (ulimit -n)");
 
     // For two seconds of the clock, those who are in are served, and it does not spin.
@@ -74,7 +74,7 @@ fn a_server_of_the_web_without_descriptors_complains_once_and_serves_again() {
         let request = format!("GET /health HTTP/1.1\r\nHost: {authority}\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
     }
-    program.wait_stderr("out of descriptors or memory; will try again; raise the limit");
+    program.wait_stderr("out of file descriptors or memory; will try again; raise the limit");
     // For a second of the clock it tries again and again, and has said so.
     assert_eq!(early.call(&request(2, "sleep", json!([1000])))["result"]["slept"], 1000);
     let complaints = program.stderr().matches("will try again").count();
@@ -110,7 +110,7 @@ fn more_clients_than_descriptors_leave_a_server_that_serves() {
     assert_eq!(first.line().as_deref(), Some("hello"));
     // Some are served and some turned away, and some may still be waiting at the door.
     let crowd: Vec<Client> = (0..100).map(|_| serve.client()).collect();
-    serve.program.wait_stderr("out of descriptors or memory");
+    serve.program.wait_stderr("out of file descriptors or memory");
     first.send("still there?");
     assert_eq!(first.line().as_deref(), Some("still there?"));
     drop((first, crowd));

@@ -29,19 +29,20 @@ fn a_program_that_is_not_there_is_named_before_anybody_is_served() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
 
-    let places = format!("{}:/no/such/place", path.display());
+    let places = format!("{}:/no/such/place:/no/such/other:/no/such/fourth", path.display());
     let listen = format!("unix:{}", path.join("a.sock").display());
     let mut command = tieline(["serve", "--listen", &listen, "--", "no-such-program"]);
     let finished = Program::run(command.env("PATH", places), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
     let searched = path.join("no-such-program").display().to_string();
-    for words in [&*searched, "/no/such/place/no-such-program", "hint: install it"] {
+    for words in [&*searched, "/no/such/place/no-such-program", " and 1 more\n", "hint: install it"]
+    {
         assert!(finished.stderr.contains(words), "no `{words}`: {finished:?}");
     }
     assert!(!path.join("a.sock").exists(), "a socket was left");
 
     let finished = refused(path, &["--", "/no/such/program"]);
-    assert!(finished.stderr.contains("looked for /no/such/program\n"), "{finished:?}");
+    assert!(finished.stderr.contains("searched /no/such/program\n"), "{finished:?}");
 }
 
 #[test]
@@ -56,14 +57,17 @@ fn a_program_that_cannot_be_executed_is_named_before_anybody_is_served() {
     assert!(finished.stderr.contains("hint: make the file executable (chmod +x)"), "{finished:?}");
 
     let finished = refused(path, &["--", path.to_str().unwrap()]);
-    assert!(finished.stderr.contains("no such program"), "{finished:?}");
+    assert!(finished.stderr.contains("program not found"), "{finished:?}");
 }
 
 #[test]
 fn a_working_directory_that_is_not_there_is_named_before_anybody_is_served() {
     let directory = tempfile::tempdir().unwrap();
     let finished = refused(directory.path(), &["--cwd", "/no/such/place", "--", "cat"]);
-    assert!(finished.stderr.contains("there is no directory /no/such/place"), "{finished:?}");
+    assert!(
+        finished.stderr.contains("the directory /no/such/place does not exist"),
+        "{finished:?}"
+    );
     assert!(finished.stderr.contains("hint: "), "{finished:?}");
 }
 
@@ -80,7 +84,7 @@ fn a_program_that_is_gone_for_a_while_costs_those_clients_who_come_meanwhile() {
     let serve = Serve::start(["--", program.to_str().unwrap()]);
     fs::remove_file(&program).unwrap();
     assert_eq!(serve.client().rest(), b"");
-    serve.program.wait_stderr("no such program; looked for");
+    serve.program.wait_stderr("program not found; searched");
     serve.program.wait_stderr("the client was turned away");
     install();
     let mut client = serve.client();

@@ -212,7 +212,7 @@ fn a_socket_with_somebody_behind_it_is_never_touched() {
     let before = inode();
     let finished = Program::run(&mut serve(), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
-    for words in [&*endpoint, "somebody is alive there", "hint: choose another path"] {
+    for words in [&*endpoint, "another process is listening there", "hint: stop that process"] {
         assert!(finished.stderr.contains(words), "{finished:?}");
     }
     assert_eq!(inode(), before);
@@ -226,7 +226,7 @@ fn a_socket_with_somebody_behind_it_is_never_touched() {
     // And now it is alive again.
     let finished = Program::run(&mut serve(), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
-    assert!(finished.stderr.contains("somebody is alive there"), "{finished:?}");
+    assert!(finished.stderr.contains("another process is listening there"), "{finished:?}");
     assert_eq!(Program::run(&mut serving.connect(), "hello\n").stdout, "hello\n");
     serving.stop();
 }

@@ -105,7 +105,7 @@ fn a_port_in_use_and_a_port_without_a_server_each_say_so() {
     let args = ["serve", "--allow-unauthenticated-tcp", "--listen", &served.endpoint];
     let finished = Program::run(&mut tieline(args), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
-    assert!(finished.stderr.contains("somebody is alive there"), "{finished:?}");
+    assert!(finished.stderr.contains("another process is listening there"), "{finished:?}");
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let finished = Program::run(&mut tieline(["connect", &format!("tcp:{free}")]), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");

@@ -210,12 +210,12 @@ fn the_token_does_not_leave_the_machine_in_the_clear() {
         let mut connect = tieline(["connect", endpoint]);
         let finished = Program::run(connect.env("TIELINE_TOKEN", TOKEN), "");
         assert_eq!(finished.code, Some(1), "{finished:?}");
-        for says in ["there is no TLS", "wss://", "--send-token-without-tls"] {
+        for says in ["in clear text (no TLS)", "wss://", "--send-token-without-tls"] {
             assert!(finished.stderr.contains(says), "{says}: {finished:?}");
         }
         assert!(!finished.stderr.contains(TOKEN), "{finished:?}");
         let finished = Program::run(connect.arg("--send-token-without-tls"), "");
-        assert!(finished.stderr.contains("nobody listens there"), "{finished:?}");
+        assert!(finished.stderr.contains("no process is listening there"), "{finished:?}");
     }
 }
 

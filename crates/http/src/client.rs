@@ -44,7 +44,7 @@ pub struct ClientConfig {
     /// not followed.
     pub token: Option<Token>,
     /// The token is sent without TLS, too, to servers on other machines, where whoever is on the way can
-    /// read it; no by default: then it is [refused](ErrorKind::InTheClear). This machine is `localhost`
+    /// read it; no by default: then it is [refused](ErrorKind::CleartextCredential). This machine is `localhost`
     /// and every address of loopback, but no other name.
     pub send_token_without_tls: bool,
     /// Sent as `Origin`, for servers that insist on one; none by default, as no page is asking.
@@ -354,7 +354,7 @@ impl WebConnector {
             Some(RESUMABLE) if self.content == Content::Carrier => Ok(()),
             _ if self.content == Content::Carrier => {
                 let problem = format!("the server does not grant the subprotocol {RESUMABLE}");
-                Err(failed(ErrorKind::NoSession { problem }))
+                Err(no_session(problem))
             }
             Some(granted) if self.offered().any(|offered| offered == granted) => Ok(()),
             Some(granted) => {
@@ -389,12 +389,20 @@ fn all<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> impl Iterator<I
     headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
 }
 
+/// The error of a server that does not grant a session.
+pub(crate) fn no_session(problem: String) -> TransportError {
+    TransportError::handshake("session", problem).with_hint(
+        "omit `resume+` if the server does not support sessions (tieline serve --resume)",
+    )
+}
+
 pub(crate) fn failed(kind: ErrorKind) -> TransportError {
     TransportError::new(kind, Operation::Connect)
 }
 
 fn no_web_socket(problem: String) -> TransportError {
-    failed(ErrorKind::NoWebSocket { problem })
+    TransportError::handshake("WebSocket", problem)
+        .with_hint("check host, port and path, and whether the server expects TLS there")
 }
 
 fn unreached(error: io::Error) -> TransportError {

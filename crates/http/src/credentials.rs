@@ -11,13 +11,13 @@ impl ClientConfig {
     /// Whether the client may introduce itself there, found out before it connects.
     ///
     /// # Errors
-    /// [`InTheClear`](ErrorKind::InTheClear): others could read the token on its way.
+    /// [`CleartextCredential`](ErrorKind::CleartextCredential): others could read the token on its way.
     pub(crate) fn may_go_to(&self, address: &WebAddress) -> Result<(), TransportError> {
         // Nobody but the two ends sees what goes there.
         let is_private = address.is_secure || address.is_on_this_machine();
         match self.token.is_none() || self.send_token_without_tls || is_private {
             true => Ok(()),
-            false => Err(TransportError::new(ErrorKind::InTheClear, Operation::Connect)),
+            false => Err(TransportError::new(ErrorKind::CleartextCredential, Operation::Connect)),
         }
     }
 
@@ -100,7 +100,7 @@ mod tests {
                 }
                 Err(error) => {
                     assert!(!is_sent, "{url}");
-                    assert!(matches!(error.kind(), ErrorKind::InTheClear), "{error}");
+                    assert!(matches!(error.kind(), ErrorKind::CleartextCredential), "{error}");
                     assert!(!error.is_retryable() && error.hint().unwrap().contains("wss://"));
                 }
             }

@@ -371,8 +371,11 @@ async fn web_sockets_beyond_the_bound_are_refused() {
 #[tokio::test]
 async fn a_client_takes_no_answer_that_does_not_fit() {
     for (answer, says) in [
-        ("HTTP/1.1 200 OK\r\n\r\n", "answers with 200"),
-        ("HTTP/1.1 302 Found\r\nLocation: http://evil.example/\r\n\r\n", "answers with 302"),
+        ("HTTP/1.1 200 OK\r\n\r\n", "answered with status 200"),
+        (
+            "HTTP/1.1 302 Found\r\nLocation: http://evil.example/\r\n\r\n",
+            "answered with status 302",
+        ),
         ("HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", "fit the key"),
         (
             "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

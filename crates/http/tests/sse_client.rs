@@ -208,7 +208,7 @@ async fn an_event_of_which_only_a_part_comes_is_no_clean_end() {
 #[tokio::test]
 async fn what_is_no_stream_of_events_is_told_from_one() {
     for (answer, expected) in [
-        ("HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n", "the server answers with 404"),
+        ("HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n", "the server answered with status 404"),
         ("HTTP/1.1 200 x\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n", "text/html"),
         (
             "HTTP/1.1 200 x\r\nContent-Type: text/event-stream\r\n\r\ndata: x\n\n",
@@ -259,7 +259,7 @@ async fn a_session_is_asked_for_and_has_to_be_granted() {
     let connector =
         tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
     let Err(error) = connector.connect().await else { panic!("there is a session") };
-    assert!(matches!(error.kind(), ErrorKind::NoSession { .. }), "{error}");
+    assert!(matches!(error.kind(), ErrorKind::Handshake { protocol: "session", .. }), "{error}");
 }
 
 #[tokio::test]

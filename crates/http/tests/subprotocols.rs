@@ -68,7 +68,7 @@ async fn the_client_connects_if_one_that_it_offers_is_granted() {
         assert!(connected.is_ok() && accepted.is_ok(), "{names:?}");
     }
     let error = refused(&registry_with(offering(&["unknown"])), &url.to_string()).await;
-    assert!(matches!(error.kind(), ErrorKind::NoWebSocket { .. }), "{error}");
+    assert!(matches!(error.kind(), ErrorKind::Handshake { protocol: "WebSocket", .. }), "{error}");
     assert!(error.to_string().contains("none of the subprotocols offered: unknown"), "{error}");
 }
 
@@ -123,7 +123,10 @@ async fn the_client_refuses_what_it_did_not_offer() {
         let port = granting(lines).await;
         let url = format!("ws://127.0.0.1:{port}/ws");
         let error = refused(&registry_with(offering(names)), &url).await;
-        assert!(matches!(error.kind(), ErrorKind::NoWebSocket { .. }), "{lines}: {error}");
+        assert!(
+            matches!(error.kind(), ErrorKind::Handshake { protocol: "WebSocket", .. }),
+            "{lines}: {error}"
+        );
         assert!(error.to_string().contains(says), "{lines}: {error}");
     }
 }

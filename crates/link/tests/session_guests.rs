@@ -324,7 +324,10 @@ fn an_error_of_the_handshake_names_the_endpoint_as_it_was_asked_for() {
     block_on(async {
         let (connected, _) = greeted_with("what?").await;
         let error = connected.err().unwrap();
-        assert!(matches!(error.kind(), ErrorKind::NoSession { .. }), "{error}");
+        assert!(
+            matches!(error.kind(), ErrorKind::Handshake { protocol: "session", .. }),
+            "{error}"
+        );
         assert!(error.endpoint().unwrap().is_resumable(), "{error}");
     });
 }

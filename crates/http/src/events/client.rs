@@ -28,7 +28,7 @@ use super::reference::resolve;
 use super::{BINARY, END, ENDPOINT, EVENT_STREAM, PROTOCOL};
 use crate::address::WebAddress;
 use crate::channel::heard;
-use crate::client::{Client, Dialer, MOST_HEADERS, failed, gone, lost, one};
+use crate::client::{Client, Dialer, MOST_HEADERS, failed, gone, lost, no_session, one};
 use crate::credentials::unsendable;
 use crate::handshake::{PLAIN, RESUMABLE};
 use crate::stream::Hyper;
@@ -125,7 +125,7 @@ impl EventConnector {
         let is_ours = granted == Some(self.protocol());
         if self.is_carrier && !is_ours {
             let problem = format!("the server does not grant the protocol {RESUMABLE}");
-            return Err(failed(ErrorKind::NoSession { problem }));
+            return Err(no_session(problem));
         }
         let mut reader = Reader {
             body: response.into_body(),
@@ -188,7 +188,9 @@ impl EventConnector {
 }
 
 fn no_events(problem: String) -> TransportError {
-    failed(ErrorKind::NoEvents { problem })
+    TransportError::handshake("server-sent events", problem).with_hint(
+        "check the path (/sse on a tieline server), and that the server sends events there",
+    )
 }
 
 /// A task that ends with this.

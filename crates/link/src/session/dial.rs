@@ -53,7 +53,11 @@ impl Dialing {
             let _ = sender.send(greeting.to_bytes()).await;
             receiver.recv().await
         });
-        let no_session = |problem: String| error(ErrorKind::NoSession { problem });
+        let no_session = |problem: String| {
+            TransportError::handshake("session", problem).at(&endpoint).with_hint(
+                "omit `resume+` if the other side does not support sessions (tieline serve --resume)",
+            )
+        };
         let answer = match answer.await {
             Err(_) => {
                 let hint = "try again; if the other side is connected to without a session, leave out `resume+`";
@@ -116,8 +120,8 @@ impl Dialing {
                 }
                 Answer::Refused(refusal, text, endpoint) => {
                     tracing::debug!(%refusal, text, "no session");
-                    let kind = ErrorKind::SessionRefused(refusal);
-                    return Err(TransportError::new(kind, Operation::Connect).at(&endpoint));
+                    let error = TransportError::handshake("session", refusal.to_string());
+                    return Err(error.retryable(refusal.may_pass()).at(&endpoint));
                 }
             }
         }

@@ -1,0 +1,229 @@
+//! The error type of this crate: what failed, on what, during which operation, why, and what to try.
+
+mod kind;
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use crate::{CloseReason, Endpoint};
+
+pub use self::kind::ErrorKind;
+
+/// An operation of a transport or a channel that failed.
+///
+/// `Display` prints one level: operation, endpoint and kind. [`source`](Error::source) is the operating
+/// system's error, [`hint`](Self::hint) what to do next.
+#[derive(Clone, Debug)]
+pub struct TransportError(Box<Inner>);
+
+#[derive(Clone, Debug)]
+struct Inner {
+    kind: ErrorKind,
+    operation: Operation,
+    endpoint: Option<Endpoint>,
+    source: Option<Arc<io::Error>>,
+    hint: Option<Cow<'static, str>>,
+    is_retryable: Option<bool>,
+}
+
+impl TransportError {
+    /// Returns an error of `kind` that occurred during `operation`.
+    pub fn new(kind: ErrorKind, operation: Operation) -> Self {
+        let (endpoint, source, hint, is_retryable) = (None, None, None, None);
+        Self(Box::new(Inner { kind, operation, endpoint, source, hint, is_retryable }))
+    }
+
+    /// Returns the error of a handshake of `protocol` that failed while connecting. It is not
+    /// [retryable](Self::is_retryable) unless the caller says so.
+    pub fn handshake(protocol: &'static str, problem: impl Into<String>) -> Self {
+        let problem = problem.into();
+        Self::new(ErrorKind::Handshake { protocol, problem }, Operation::Connect)
+    }
+
+    /// Converts an error that the operating system reported during `operation`. Its kind is permission
+    /// denied, resources exhausted, or [`ErrorKind::Io`] for everything else.
+    pub fn of(error: io::Error, operation: Operation) -> Self {
+        Self::new(common_kind(&error), operation).because(error)
+    }
+
+    /// Sets the endpoint.
+    #[must_use]
+    pub fn at(mut self, endpoint: &Endpoint) -> Self {
+        self.0.endpoint = Some(endpoint.clone());
+        self
+    }
+
+    /// Sets the error of the operating system that caused this one.
+    #[must_use]
+    pub fn because(mut self, source: io::Error) -> Self {
+        self.0.source = Some(Arc::new(source));
+        self
+    }
+
+    /// Replaces the hint of the kind.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Overrides whether the kind is retryable.
+    #[must_use]
+    pub fn retryable(mut self, is_retryable: bool) -> Self {
+        self.0.is_retryable = Some(is_retryable);
+        self
+    }
+
+    /// Returns what failed.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// Returns the operation that failed.
+    pub fn operation(&self) -> Operation {
+        self.0.operation
+    }
+
+    /// Returns the endpoint, if it is known.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.0.endpoint.as_ref()
+    }
+
+    /// Returns true if the same attempt may succeed later although nothing is changed by hand.
+    pub fn is_retryable(&self) -> bool {
+        use CloseReason::{ByPeer, Io, Truncated};
+        if let Some(is_retryable) = self.0.is_retryable {
+            return is_retryable;
+        }
+        match &self.0.kind {
+            // The connection broke during its handshake.
+            ErrorKind::Closed(ByPeer | Truncated(_) | Io(_)) => {
+                self.0.operation == Operation::Connect
+            }
+            kind => kind.is_retryable(),
+        }
+    }
+
+    /// Returns what to do next, as a sentence for people.
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref().or_else(|| self.0.kind.hint())
+    }
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, operation, endpoint, .. } = &*self.0;
+        write!(f, "cannot {operation}")?;
+        if let Some(endpoint) = endpoint {
+            write!(f, " {endpoint}")?;
+        }
+        write!(f, ": {kind}")
+    }
+}
+
+impl Error for TransportError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match (&self.0.source, &self.0.kind) {
+            (Some(source), _) => Some(&**source),
+            // Its own text is part of `Display` already.
+            (None, ErrorKind::Closed(CloseReason::Io(error))) => error.source(),
+            (None, _) => None,
+        }
+    }
+}
+
+/// An operation that can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Parsing the text of an endpoint.
+    Parse,
+    /// Checking a configuration.
+    Configure,
+    /// Connecting.
+    Connect,
+    /// Starting to listen.
+    Listen,
+    /// Accepting a connection.
+    Accept,
+    /// Starting a child process.
+    Launch,
+    /// Sending a message.
+    Send,
+    /// Receiving a message.
+    Receive,
+    /// Disconnecting.
+    Close,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Parse => "parse the endpoint",
+            Self::Configure => "use the configuration for",
+            Self::Connect => "connect to",
+            Self::Listen => "listen on",
+            Self::Accept => "accept a connection on",
+            Self::Launch => "launch",
+            Self::Send => "send to",
+            Self::Receive => "receive from",
+            Self::Close => "disconnect from",
+        })
+    }
+}
+
+/// A configuration value that is out of bounds. It is detected before any I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The field's name.
+    pub field: &'static str,
+    /// What it must be.
+    pub must: &'static str,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} must {}", self.field, self.must)
+    }
+}
+
+impl Error for ConfigError {}
+
+impl From<ConfigError> for TransportError {
+    fn from(error: ConfigError) -> Self {
+        Self::new(ErrorKind::InvalidConfig(error), Operation::Configure)
+    }
+}
+
+/// The hint for EAGAIN: the system starts no more threads or processes.
+#[cfg_attr(windows, allow(dead_code))]
+pub(crate) const NO_PROCESS: &str =
+    "raise the limit of processes (ulimit -u, or a container's limit of pids), or start fewer";
+
+/// Returns the kind of an error number that means the same for every operation, else [`ErrorKind::Io`].
+pub(crate) fn common_kind(error: &io::Error) -> ErrorKind {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        io::ErrorKind::OutOfMemory => ErrorKind::ResourcesExhausted,
+        _ if is_exhaustion(error) => ErrorKind::ResourcesExhausted,
+        _ => ErrorKind::Io,
+    }
+}
+
+#[cfg(unix)]
+fn is_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let number = Errno::from_io_error(error);
+    matches!(number, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::AGAIN))
+}
+
+#[cfg(windows)]
+use crate::windows::is_exhaustion;
+
+#[cfg(not(any(unix, windows)))]
+fn is_exhaustion(_: &io::Error) -> bool {
+    false
+}
