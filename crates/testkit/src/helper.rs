@@ -1,18 +1,18 @@
-//! Another process that is this test binary, started again for the calling test alone.
+//! Runs part of a test in another process, by starting the test binary again for the calling test
+//! alone.
 //!
 //! ```no_run
 //! use tieline_testkit::{helper, test_name};
 //!
 //! // In a test:
 //! let mut other = helper::plain(test_name!(), || {
-//!     // What stands here runs in the other process.
+//!     // This runs in the other process.
 //! });
 //! helper::succeeds(&mut other);
 //! ```
 //!
-//! In the other process the test runs up to the call, then what was passed to it, and no further.
-//! A test with several helpers tells them apart by what it puts behind its name:
-//! `test_name!() + "#client"`.
+//! In the other process the test runs up to the call, then the closure that was passed, and no further. A
+//! test with several helpers distinguishes them by suffixes of its name: `test_name!() + "#client"`.
 
 #[cfg(unix)]
 use std::fs::OpenOptions;
@@ -28,25 +28,25 @@ use crate::wait::LIMIT;
 
 const VARIABLE: &str = "TIELINE_TEST_HELPER";
 
-/// The exit code that says that everything passed was done. A test harness that found no test of
-/// the name ends with 0, and one whose test failed with 101.
+/// The exit code after the closure has finished. A test harness exits with 0 if it finds no test of the
+/// name, and with 101 if the test fails.
 const DONE: i32 = 42;
 
-/// A helper process. Its stdout also carries what the test harness says.
+/// Creates a helper process. Its stdout also contains the output of the test harness.
 pub fn plain(test: String, body: impl FnOnce()) -> Command {
     if is_helper(&test) {
         body();
         std::process::exit(DONE);
     }
-    // By this name a process finds its own program also where another user may not look for it.
+    // With this path, a process finds its own program even if another user cannot access it.
     let program = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { this_program() };
     let mut command = Command::new(program);
     command.args(harness_args(&test)).env(VARIABLE, test);
     command
 }
 
-/// A helper process whose stdin, stdout and stderr are its own from the first byte to the last. It
-/// holds descriptor 3 too, as another way to stderr.
+/// Creates a helper process whose stdin, stdout and stderr contain only its own data. It also has
+/// descriptor 3, a duplicate of stderr.
 #[cfg(unix)]
 pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
     if is_helper(&test) {
@@ -54,7 +54,7 @@ pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
         body();
         std::process::exit(DONE);
     }
-    // What the harness says goes nowhere; stdout waits in the place of stderr, and stderr behind it.
+    // The harness writes to /dev/null; the real stdout is kept as stderr, and stderr as descriptor 3.
     let script = r#"exec "$@" 3>&2 2>&1 1>/dev/null"#;
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh"]).arg(this_program());
@@ -62,8 +62,8 @@ pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
     command
 }
 
-/// A helper process whose stdin and stderr are its own; so is its stdout, [behind](own_stdout) what the
-/// test harness says.
+/// Creates a helper process whose stdin and stderr contain only its own data. Its stdout does so
+/// [after](own_stdout) the output of the test harness.
 #[cfg(windows)]
 pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
     use std::io::Write;
@@ -75,11 +75,11 @@ pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
     })
 }
 
-/// What a helper's stdout says before what it says itself.
+/// Written to stdout before the output of the helper itself.
 #[cfg(windows)]
 const BEGINNING: &[u8] = b"\0 the helper begins\n";
 
-/// Reads to where the helper itself begins to speak.
+/// Reads up to the output of the helper itself.
 #[cfg(windows)]
 pub fn own_stdout(stdout: &mut impl Read) {
     let mut read = Vec::new();
@@ -90,7 +90,7 @@ pub fn own_stdout(stdout: &mut impl Read) {
     }
 }
 
-/// Runs the helper to its end, which must be a good one, and gives what it wrote to stdout.
+/// Runs the helper, which must succeed, and returns its stdout.
 #[track_caller]
 pub fn succeeds(command: &mut Command) -> String {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -98,8 +98,8 @@ pub fn succeeds(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Waits for the end of a helper, which must be a good one, and gives what came out of those of its
-/// pipes that nobody took. One that does not end is killed.
+/// Waits until a helper exits, which must succeed, and returns the output of its pipes that are still
+/// open. A helper that does not exit is killed.
 #[track_caller]
 pub fn finish(mut helper: Child) -> Output {
     let stdout = helper.stdout.take().map(read_aside);
@@ -118,7 +118,7 @@ pub fn finish(mut helper: Child) -> Output {
     let [stdout, stderr] =
         [stdout, stderr].map(|pipe| match pipe.map(|it| it.recv_timeout(LIMIT)) {
             Some(Ok(read)) => read,
-            Some(Err(_)) => panic!("{status}, and somebody else holds a pipe of the helper"),
+            Some(Err(_)) => panic!("{status}, but another process holds a pipe of the helper"),
             None => Vec::new(),
         });
     assert!(status.code() == Some(DONE), "{status}: {}", String::from_utf8_lossy(&stderr));

@@ -1,15 +1,15 @@
-//! What the tests of the other crates share.
+//! Utilities shared by the tests of the other crates.
 //!
-//! - [`conformance!`] makes a test of each rule that every transport must keep.
-//! - [`helper`] starts the test binary again as another process: for what can be done once per
+//! - [`conformance!`] creates a test for each rule that every transport must follow.
+//! - [`helper`] starts the test binary again as another process: for things that can be done once per
 //!   process, as another user, or with other limits.
-//! - [`misbehave`] is a program that does what programs must not, and counts who is left of it.
-//! - [`network`] is a transport over a network that is not there, in virtual time.
-//! - [`random`] has the numbers that follow from a seed.
+//! - [`misbehave`] is a program that does what programs must not do, and finds its surviving processes.
+//! - [`network`] is a transport over a simulated network, in virtual time.
+//! - [`random`] generates numbers from a seed.
 //! - [`session_sim`] drives two ends of a session over a virtual network.
 //! - [`wait`] waits for events, with a limit that turns a hang into a failure.
 //!
-//! What fails here fails by a panic: these are tests.
+//! Failures are panics, because these are tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod conformance;
@@ -24,7 +24,7 @@ pub mod wait;
 
 pub use conformance::{Check, Subject};
 
-/// The name of the test that this stands in, as the test harness knows it.
+/// Returns the name of the enclosing test, as the test harness knows it.
 #[macro_export]
 macro_rules! test_name {
     () => {{
@@ -33,7 +33,7 @@ macro_rules! test_name {
     }};
 }
 
-/// The part of an item's path that a test harness calls the test's name.
+/// The part of an item's path that the test harness uses as the name of the test.
 #[doc(hidden)]
 pub fn test_name_of(item: &'static str) -> String {
     let (_crate, item) = item.split_once("::").unwrap_or_default();
@@ -43,9 +43,9 @@ pub fn test_name_of(item: &'static str) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_test_knows_its_name() {
-        assert_eq!(test_name!(), "tests::a_test_knows_its_name");
+    fn test_name_is_the_path_of_the_test() {
+        assert_eq!(test_name!(), "tests::test_name_is_the_path_of_the_test");
         let in_closure = || test_name!();
-        assert_eq!(in_closure(), "tests::a_test_knows_its_name");
+        assert_eq!(in_closure(), "tests::test_name_is_the_path_of_the_test");
     }
 }

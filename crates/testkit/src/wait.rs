@@ -1,54 +1,54 @@
-//! Waiting for events. The limits are there to fail a test that hangs; none is a claim about speed.
+//! Waits for events. The limits make a hanging test fail; they are not claims about speed.
 
 use std::future::Future;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// No event that a test waits for takes this long on any machine.
+/// Longer than any event takes on any machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// The outcome of `event`, which must come within [`LIMIT`].
+/// Returns the outcome of `event`. Panics if it takes longer than [`LIMIT`].
 pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
     match tokio::time::timeout(LIMIT, event).await {
         Ok(outcome) => outcome,
-        Err(_) => panic!("waited {LIMIT:?} in vain: {what}"),
+        Err(_) => panic!("timed out after {LIMIT:?}: {what}"),
     }
 }
 
-/// Runs `test` in a runtime of its own with two threads, within [`LIMIT`].
+/// Runs `test` in a new runtime with two threads. Panics if it takes longer than [`LIMIT`].
 #[track_caller]
 pub fn block_on<T>(test: impl Future<Output = T>) -> T {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
     match runtime.block_on(async { tokio::time::timeout(LIMIT, test).await }) {
         Ok(outcome) => outcome,
-        Err(_) => panic!("waited {LIMIT:?} in vain"),
+        Err(_) => panic!("timed out after {LIMIT:?}"),
     }
 }
 
-/// What `call` gives, which blocks and must not do so for longer than [`LIMIT`].
+/// Returns the result of the blocking `call`. Panics if it takes longer than [`LIMIT`].
 #[track_caller]
 pub fn blocking<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, outcome) = std::sync::mpsc::channel();
     std::thread::spawn(move || done.send(call()));
     match outcome.recv_timeout(LIMIT) {
         Ok(outcome) => outcome,
-        Err(_) => panic!("waited {LIMIT:?} in vain: {what}"),
+        Err(_) => panic!("timed out after {LIMIT:?}: {what}"),
     }
 }
 
-/// Looks again and again until it is so, for what has no event to wait for.
+/// Polls a condition until it is true, if there is no event to wait for.
 #[track_caller]
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !is_so() {
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out after {LIMIT:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// Polls once, and drops the future: what it gave, if it was ready.
+/// Polls the future once and drops it. Returns its output if it was ready.
 pub async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
@@ -58,30 +58,30 @@ pub async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// Waits until the process is gone without a trace, not even a zombie.
+/// Waits until the process no longer exists, not even as a zombie.
 #[cfg(target_os = "linux")]
 #[track_caller]
 pub fn until_reaped(pid: u32) {
     until(&format!("the end of process {pid}"), || state_of(pid).is_none());
 }
 
-/// Waits until the process has ended, whoever has to reap it.
+/// Waits until the process has ended; it may be a zombie.
 #[cfg(target_os = "linux")]
 #[track_caller]
 pub fn until_ended(pid: u32) {
     until(&format!("the end of process {pid}"), || !is_running(pid));
 }
 
-/// Whether there is such a process that has not ended.
+/// Whether the process exists and has not ended.
 #[cfg(target_os = "linux")]
 pub fn is_running(pid: u32) -> bool {
     !matches!(state_of(pid), None | Some('Z' | 'X'))
 }
 
-/// The letter that `/proc` has for it.
+/// The state letter in `/proc`.
 #[cfg(target_os = "linux")]
 fn state_of(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything, closing parentheses too.
+    // The name in parentheses may contain anything, including parentheses.
     stat.rsplit_once(") ")?.1.chars().next()
 }

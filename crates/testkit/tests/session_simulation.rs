@@ -1,6 +1,6 @@
-//! Sessions over connections that break at any byte: nothing is lost, doubled or reordered, and what
-//! an end says of what was delivered is true. `TIELINE_SOAK=1` for 100,000 runs of 1,000 messages
-//! (with `--release` in minutes), `TIELINE_SEED=seed:messages` for one run whose events are told.
+//! Sessions over connections that break at any byte: nothing is lost, duplicated or reordered, and what an
+//! end reports about delivery is true. `TIELINE_SOAK=1` runs 100,000 runs of 1,000 messages (minutes with
+//! `--release`), `TIELINE_SEED=seed:messages` a single run whose events are printed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use tieline_testkit::session_sim::Simulation;
 
-/// Runs and messages in each: both directions together.
+/// The number of runs, and of messages in each for both directions together.
 const SAMPLE: (u64, usize) = (2_000, 100);
 const SOAK: (u64, usize) = (100_000, 1_000);
 
 #[test]
-fn a_session_keeps_its_promise_wherever_its_connections_break() {
+fn session_keeps_its_guarantees_wherever_connections_break() {
     if let Some(seed) = std::env::var_os("TIELINE_SEED") {
         let seed = seed.to_str().and_then(|it| it.split_once(':')).expect("seed:messages");
         let (seed, messages) = (seed.0.parse().expect("a seed"), seed.1.parse().expect("a number"));
@@ -32,7 +32,7 @@ fn a_session_keeps_its_promise_wherever_its_connections_break() {
     let (runs, delivered) = (all.totals.runs as f64, all.totals.delivered as f64);
     println!("{seconds:.1} s: {:.0} runs/s, {:.0} messages/s", runs / seconds, delivered / seconds);
     let missing = all.coverage.missing();
-    assert!(missing.is_empty(), "no cut fell here:\n{}", missing.join("\n"));
+    assert!(missing.is_empty(), "no cut happened here:\n{}", missing.join("\n"));
     let totals = all.totals;
     assert_eq!(totals.repeated, 0, "each side knows what the other has");
     let restarts = [totals.with_memory, totals.rolled_back, totals.without_memory];
@@ -41,7 +41,7 @@ fn a_session_keeps_its_promise_wherever_its_connections_break() {
     assert!(totals.complete > seeds * 7 / 10, "{totals:?}");
 }
 
-/// All seeds below `seeds`, on as many threads as there are processors.
+/// Runs all seeds below `seeds`, on one thread per processor.
 fn run(seeds: u64, messages: usize) -> Simulation {
     let next = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,4 +1,4 @@
-//! Level one: bytes, identity, health, close.
+//! Checks of bytes, identity, health and closing.
 
 use std::io;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use super::Subject;
 use crate::wait::LIMIT;
 
 /// Bytes arrive as they were sent.
-pub async fn bytes_go_there_and_back(subject: Subject) {
+pub async fn bytes_are_echoed_unchanged(subject: Subject) {
     let mut line = subject.line().await;
     for length in [1, 2, 255, 4096, 5000] {
-        there_and_back(&mut line, &pattern(length)).await;
+        round_trip(&mut line, &pattern(length)).await;
     }
 }
 
-/// Reading goes on while writing does, whatever the sizes of the pieces.
-pub async fn a_mebibyte_goes_both_ways_at_once_through_small_buffers(subject: Subject) {
+/// Reading continues while writing, for any chunk sizes.
+pub async fn mebibyte_in_both_directions_through_small_buffers(subject: Subject) {
     let (mut read, mut write) = subject.line().await.into_split();
     let sent = pattern(1 << 20);
     let (received, ()) =
@@ -26,9 +26,9 @@ pub async fn a_mebibyte_goes_both_ways_at_once_through_small_buffers(subject: Su
     assert_same(&received, &sent);
 }
 
-/// Shutting down the writing half is the far side's end of input, and no end of its output; where there
-/// is no half-close it is the end of both.
-pub async fn the_end_of_input_reaches_the_far_side_and_its_answer_still_arrives(subject: Subject) {
+/// Shutting down the write half is the end of the peer's input, but not of its output. Without
+/// half-close, it ends both directions.
+pub async fn end_of_input_reaches_the_peer_and_its_response_still_arrives(subject: Subject) {
     let line = subject.line().await;
     let half_close = line.capabilities().half_close;
     let (mut read, mut write) = line.into_split();
@@ -43,13 +43,14 @@ pub async fn the_end_of_input_reaches_the_far_side_and_its_answer_still_arrives(
     }
     let mut more = [0; 1];
     assert_eq!(read.read(&mut more).await.unwrap(), 0);
-    assert_eq!(read.read(&mut more).await.unwrap(), 0, "an end stays an end");
-    // The half that was shut down takes nothing more.
+    assert_eq!(read.read(&mut more).await.unwrap(), 0, "the end of input is permanent");
+    // Nothing can be written after shutdown.
     assert!(write.write_all(b"late").await.is_err());
 }
 
-/// Kind, endpoint, counts, last activity, and the peer where the operating system knows it.
-pub async fn info_says_what_it_is_and_counts_what_moves(subject: Subject) {
+/// The info contains the kind, the endpoint, the counts, the last activity, and the peer if the
+/// operating system knows it.
+pub async fn info_describes_the_line_and_counts_bytes(subject: Subject) {
     let mut line = subject.line().await;
     let before = line.info();
     assert_eq!(before.kind, subject.kind());
@@ -60,20 +61,20 @@ pub async fn info_says_what_it_is_and_counts_what_moves(subject: Subject) {
     assert_eq!(before.last_received, before.since);
     assert_eq!(before.peer.is_some(), line.capabilities().peer_identity);
 
-    there_and_back(&mut line, &pattern(1000)).await;
+    round_trip(&mut line, &pattern(1000)).await;
     let after = line.info();
     assert_eq!((after.bytes_in, after.bytes_out), (1000, 1000));
     assert_eq!(after.since, before.since);
-    // It is kept in microseconds, and one may not have passed.
+    // Times have microsecond resolution, and less than one microsecond may have passed.
     while line.info().last_activity == before.last_activity
         || line.info().last_received == before.last_received
     {
-        there_and_back(&mut line, b"x").await;
+        round_trip(&mut line, b"x").await;
     }
     assert_eq!(line.control().info().bytes_in, line.info().bytes_in);
 }
 
-/// A receive that took too long took nothing.
+/// A receive that times out loses no data.
 pub async fn receive_times_out_and_loses_nothing(subject: Subject) {
     let mut line = subject.line().await;
     let mut buffer = [0; 16];
@@ -85,7 +86,7 @@ pub async fn receive_times_out_and_loses_nothing(subject: Subject) {
         line.send(piece, LIMIT).await.unwrap();
         let expected = received.len() + piece.len();
         while received.len() < expected {
-            // Short enough to be cut off often while the bytes are under way.
+            // Short enough to time out often while bytes are in transit.
             match line.receive(&mut buffer, Duration::from_micros(50)).await {
                 Ok(0) => panic!("the line ended"),
                 Ok(read) => received.extend_from_slice(&buffer[..read]),
@@ -96,11 +97,11 @@ pub async fn receive_times_out_and_loses_nothing(subject: Subject) {
     assert_same(&received, &sent);
 }
 
-/// Closing ends what stands behind, and the reason can be had from then on.
-pub async fn close_says_why_and_health_goes_down(subject: Subject) {
+/// Closing ends the line, and the reason remains available.
+pub async fn close_returns_the_reason_and_health_is_down(subject: Subject) {
     let mut line = subject.line().await;
     let control = line.control().clone();
-    there_and_back(&mut line, b"hello").await;
+    round_trip(&mut line, b"hello").await;
     assert_eq!(line.health(), Health::Up);
     assert!(control.close_reason().is_none());
 
@@ -110,8 +111,8 @@ pub async fn close_says_why_and_health_goes_down(subject: Subject) {
     assert_eq!(control.close_reason().unwrap().to_string(), reason.to_string());
 }
 
-/// As shutting it down, but for what was not flushed.
-pub async fn dropping_the_writing_half_is_the_far_sides_end_of_input(subject: Subject) {
+/// Dropping the write half ends the peer's input like shutdown, except that nothing is flushed.
+pub async fn dropping_the_write_half_ends_the_peers_input(subject: Subject) {
     let line = subject.line().await;
     let half_close = line.capabilities().half_close;
     let (mut read, mut write) = line.into_split();
@@ -126,7 +127,7 @@ pub async fn dropping_the_writing_half_is_the_far_sides_end_of_input(subject: Su
     assert_eq!(answer, if half_close { &b"question"[..] } else { b"" });
 }
 
-/// Nothing that outlives the halves keeps the line.
+/// No handle other than the halves keeps the line alive.
 pub async fn dropping_both_halves_ends_the_line(subject: Subject) {
     let line = subject.line().await;
     let control = line.control().clone();
@@ -137,7 +138,7 @@ pub async fn dropping_both_halves_ends_the_line(subject: Subject) {
     assert!(matches!(control.close_reason(), Some(CloseReason::ByUs)), "{control:?}");
 }
 
-pub(super) async fn there_and_back(line: &mut BoxConnection, bytes: &[u8]) {
+pub(super) async fn round_trip(line: &mut BoxConnection, bytes: &[u8]) {
     line.send(bytes, LIMIT).await.unwrap();
     let mut received = vec![0; bytes.len()];
     line.read_exact(&mut received).await.unwrap();
@@ -166,7 +167,7 @@ pub(super) async fn read_pieces(
     received
 }
 
-/// Bytes in which neither a lost nor a doubled nor a moved piece goes unnoticed.
+/// Returns bytes that reveal lost, duplicated or reordered chunks.
 pub(super) fn pattern(length: usize) -> Vec<u8> {
     (0..length as u32).map(|at| (at.wrapping_mul(0x9e37_79b1) >> 13) as u8).collect()
 }
@@ -176,7 +177,7 @@ pub(super) fn assert_same(received: &[u8], sent: &[u8]) {
     let differs = received.iter().zip(sent).position(|(received, sent)| received != sent);
     assert!(
         received == sent,
-        "{} bytes arrived of {}; the first to differ: {differs:?}",
+        "{} of {} bytes arrived; first difference: {differs:?}",
         received.len(),
         sent.len()
     );

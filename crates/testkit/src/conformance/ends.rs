@@ -1,4 +1,4 @@
-//! How a line of messages ends.
+//! Checks of how a message line ends.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use tieline_transport::{
 use super::Subject;
 use super::messages::{channel, expect_message};
 
-/// From the receiver, from the sender, from the handle that outlives both.
-pub async fn the_end_can_be_asked_for_again(subject: Subject) {
+/// The end is reported by the receiver, the sender, and the control, which outlives both.
+pub async fn end_can_be_read_repeatedly(subject: Subject) {
     let channel = channel(subject.line().await, Lines::default());
     let control = channel.control().clone();
     let (mut sender, mut receiver) = channel.split();
@@ -21,7 +21,7 @@ pub async fn the_end_can_be_asked_for_again(subject: Subject) {
         sender.close().await.unwrap();
     }
     assert_eq!(expect_message(&mut receiver).await, "question");
-    // Again, where it was closed before.
+    // If it was closed before, this closes it again.
     sender.close().await.unwrap();
 
     let reason = expect_end(&mut receiver).await;
@@ -35,8 +35,8 @@ pub async fn the_end_can_be_asked_for_again(subject: Subject) {
     assert_eq!(control.close_reason().unwrap().to_string(), reason.to_string());
 }
 
-/// Sending to somebody who does not read fails at last, and the receiver learns of it.
-pub async fn a_far_side_that_does_not_read_ends_the_line_as_stalled(subject: Subject) {
+/// Sending to a peer that does not read eventually fails, and the receiver reports it.
+pub async fn peer_that_does_not_read_ends_the_line_as_stalled(subject: Subject) {
     let (control, mut sender, mut receiver) = impatient(subject.line().await);
     let error = loop {
         if let Err(error) = sender.send("x".repeat(5000)).await {
@@ -49,8 +49,8 @@ pub async fn a_far_side_that_does_not_read_ends_the_line_as_stalled(subject: Sub
     assert_ends_as_stalled(&mut receiver).await;
 }
 
-/// Also where all of it fitted into what stands between the queue and the far side.
-pub async fn a_flush_that_makes_no_progress_ends_the_line_as_stalled(subject: Subject) {
+/// A stall is detected even if all of it fits into the buffers between the queue and the peer.
+pub async fn flush_without_progress_ends_the_line_as_stalled(subject: Subject) {
     let (control, mut sender, mut receiver) = impatient(subject.line().await);
     let error = loop {
         if let Err(error) = sender.feed("x".repeat(50)).await {
@@ -64,15 +64,15 @@ pub async fn a_flush_that_makes_no_progress_ends_the_line_as_stalled(subject: Su
     assert_ends_as_stalled(&mut receiver).await;
 }
 
-/// Closing waits for what is queued, and not for ever.
-pub async fn a_close_that_makes_no_progress_ends_the_line_as_stalled(subject: Subject) {
+/// Closing waits for the queue to be flushed, but not forever.
+pub async fn close_without_progress_ends_the_line_as_stalled(subject: Subject) {
     let (control, mut sender, mut receiver) = impatient(subject.line().await);
     fill(&mut sender).await;
     assert_stalled(&sender.close().await.unwrap_err(), &control);
     assert_ends_as_stalled(&mut receiver).await;
 }
 
-/// A line of messages with little patience.
+/// Creates a message line with a short stall timeout.
 pub(super) fn impatient(line: BoxConnection) -> (Control, impl Sender, impl Receiver) {
     let stall_timeout = Duration::from_millis(300);
     let config = ChannelConfig {
@@ -88,7 +88,7 @@ pub(super) fn impatient(line: BoxConnection) -> (Control, impl Sender, impl Rece
     (control, sender, receiver)
 }
 
-/// Queues one message that is larger than all buffers on the way together.
+/// Queues one message that is larger than all buffers on the way.
 async fn fill(sender: &mut impl Sender) {
     sender.feed("x".repeat(40 << 20)).await.unwrap();
 }
@@ -100,7 +100,7 @@ fn assert_stalled(error: &SendError, control: &Control) {
     assert_eq!(control.health(), Health::Down);
 }
 
-/// What had come back before may be delivered first.
+/// Messages that were echoed before may be delivered first.
 async fn assert_ends_as_stalled(receiver: &mut impl Receiver) {
     loop {
         match receiver.recv().await {
@@ -114,6 +114,6 @@ async fn assert_ends_as_stalled(receiver: &mut impl Receiver) {
 pub(super) async fn expect_end(receiver: &mut impl Receiver) -> CloseReason {
     match receiver.recv().await {
         Incoming::End(reason) => reason,
-        other => panic!("no end: {other:?}"),
+        other => panic!("expected the end: {other:?}"),
     }
 }

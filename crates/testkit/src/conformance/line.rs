@@ -1,4 +1,4 @@
-//! The checks of a line whose far side gives back every byte.
+//! Checks of a line whose peer echoes every byte.
 
 pub use super::bytes::*;
 pub use super::ends::*;

@@ -1,4 +1,4 @@
-//! The checks that take both ends of a line in hand.
+//! Checks that use both ends of a line.
 
 use std::sync::Arc;
 
@@ -16,17 +16,17 @@ use super::ends::{expect_end, impatient};
 use super::messages::{channel, expect_message};
 use crate::wait::poll_once;
 
-/// And it says where, during what, and what to do.
-pub async fn connecting_to_nothing_is_its_own_error(subject: Subject) {
-    let Err(error) = subject.connect().await else { panic!("somebody was there") };
+/// The error contains the endpoint, the operation and a hint.
+pub async fn connecting_to_nothing_is_not_found_or_refused(subject: Subject) {
+    let Err(error) = subject.connect().await else { panic!("connected to nothing") };
     assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Refused), "{error:?}");
     assert_eq!(error.operation(), Operation::Connect);
     assert_eq!(error.endpoint(), Some(subject.endpoint()));
-    assert!(error.is_retryable(), "a server may yet be started");
+    assert!(error.is_retryable(), "a server may be started later");
     assert!(error.hint().is_some());
 }
 
-/// The first listener goes on; the place is free when it is dropped.
+/// The first listener continues to work, and the address is free once it is dropped.
 pub async fn listening_twice_is_address_in_use(subject: Subject) {
     for _ in 0..2 {
         let mut listener = subject.listen().await.unwrap();
@@ -42,8 +42,8 @@ pub async fn listening_twice_is_address_in_use(subject: Subject) {
     }
 }
 
-/// Every connection comes out of some later accept.
-pub async fn accept_dropped_half_way_loses_no_connection(subject: Subject) {
+/// Every connection is returned by a later accept.
+pub async fn dropped_accept_loses_no_connection(subject: Subject) {
     const CONNECTIONS: u8 = 20;
     let mut listener = subject.listen().await.unwrap();
     assert!(poll_once(listener.accept()).await.is_none());
@@ -75,8 +75,8 @@ pub async fn accept_dropped_half_way_loses_no_connection(subject: Subject) {
     assert_eq!(numbers, Vec::from_iter(0..CONNECTIONS));
 }
 
-/// Kind, endpoint and peer, on both ends.
-pub async fn both_ends_know_each_other(subject: Subject) {
+/// Both ends have the same kind, endpoint and peer.
+pub async fn both_ends_identify_each_other(subject: Subject) {
     let (near, far) = subject.pair().await;
     for end in [&near, &far] {
         assert_eq!(end.info().kind, subject.kind());
@@ -84,7 +84,7 @@ pub async fn both_ends_know_each_other(subject: Subject) {
         assert_eq!(end.info().peer.is_some(), end.capabilities().peer_identity);
         assert_eq!(end.health(), Health::Up);
     }
-    // Who accepts knows less of the other than who connects, where nobody vouches for it.
+    // Without authentication, the accepting end knows less about its peer than the connecting end.
     let near_as_far =
         Capabilities { unauthenticated: far.capabilities().unauthenticated, ..near.capabilities() };
     assert_eq!(near_as_far, far.capabilities());
@@ -96,7 +96,7 @@ pub async fn both_ends_know_each_other(subject: Subject) {
 }
 
 /// Each end writes and reads at the same time.
-pub async fn bulk_goes_both_ways_at_once(subject: Subject) {
+pub async fn bulk_data_in_both_directions(subject: Subject) {
     let (near, far) = subject.pair().await;
     let ((mut near_read, mut near_write), (mut far_read, mut far_write)) =
         (near.into_split(), far.into_split());
@@ -111,9 +111,9 @@ pub async fn bulk_goes_both_ways_at_once(subject: Subject) {
     assert_same(&at_near, &back);
 }
 
-/// The end that still may, talks on. Where there is no half-close both directions end, and what was
-/// written before arrives all the same.
-pub async fn one_direction_ends_while_the_other_goes_on(subject: Subject) {
+/// The other direction continues after one has ended. Without half-close both directions end, and data
+/// written before still arrives.
+pub async fn one_direction_ends_while_the_other_continues(subject: Subject) {
     let (near, far) = subject.pair().await;
     let half_close = near.capabilities().half_close;
     let ((mut near_read, mut near_write), (mut far_read, mut far_write)) =
@@ -146,8 +146,8 @@ pub async fn one_direction_ends_while_the_other_goes_on(subject: Subject) {
     assert_eq!(near_read.read(&mut [0; 1]).await.unwrap(), 0);
 }
 
-/// It fits into what stands between the two ends, so nobody has to read for it to be written.
-pub async fn what_was_written_before_the_end_is_there_for_who_reads_late(subject: Subject) {
+/// The data fits into the buffers between the ends, so that it can be written without a reader.
+pub async fn data_written_before_the_end_is_read_later(subject: Subject) {
     for shuts_down in [true, false] {
         let (near, mut far) = subject.pair().await;
         let (near_read, mut near_write) = near.into_split();
@@ -164,17 +164,17 @@ pub async fn what_was_written_before_the_end_is_there_for_who_reads_late(subject
     }
 }
 
-/// Reading finds the end, writing finds that nobody is there.
-pub async fn a_dropped_end_is_the_end_for_the_other(subject: Subject) {
+/// Reading returns the end of input, and writing fails.
+pub async fn dropped_end_is_end_of_input_for_the_other(subject: Subject) {
     let (near, mut far) = subject.pair().await;
     drop(near);
     assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0);
-    // What is under way may hide it for a moment.
+    // Data in transit may delay the error.
     while far.write_all(&[0; 5000]).await.is_ok() && far.flush().await.is_ok() {}
 }
 
-/// Whether the far side shut down its direction or went away.
-pub async fn an_end_between_messages_is_clean(subject: Subject) {
+/// Whether the peer shut down its direction or closed the connection.
+pub async fn end_between_messages_is_clean(subject: Subject) {
     for goes_away in [false, true] {
         let (near, far) = subject.pair().await;
         let half_close = near.capabilities().half_close;
@@ -199,8 +199,8 @@ pub async fn an_end_between_messages_is_clean(subject: Subject) {
     }
 }
 
-/// The part that came is no message.
-pub async fn an_end_inside_a_message_is_not_clean(subject: Subject) {
+/// The incomplete message is not delivered.
+pub async fn end_inside_a_message_is_truncation(subject: Subject) {
     for part in [&b"\0\0"[..], b"\0\0\0\x05", b"\0\0\0\x05hel"] {
         let (near, mut far) = subject.pair().await;
         let (_sender, mut receiver) = channel(near, LengthPrefix::default()).split();
@@ -213,10 +213,8 @@ pub async fn an_end_inside_a_message_is_not_clean(subject: Subject) {
     }
 }
 
-/// Nothing is written to find out.
-pub async fn a_far_side_that_is_gone_is_noticed_and_one_that_ended_its_direction_is_not_gone(
-    subject: Subject,
-) {
+/// Detected without writing.
+pub async fn closed_peer_is_noticed_and_half_closed_peer_is_not(subject: Subject) {
     let (near, far) = subject.pair().await;
     let Capabilities { notices_hangup: notices, half_close, .. } = near.capabilities();
     let (mut sender, mut receiver) = channel(near, Lines::default()).split();
@@ -226,7 +224,7 @@ pub async fn a_far_side_that_is_gone_is_noticed_and_one_that_ended_its_direction
     assert!(matches!(receiver.recv().await, Incoming::Message(_)));
     assert!(matches!(receiver.recv().await, Incoming::End(_)));
     if half_close {
-        assert!(poll_once(sender.gone()).await.is_none(), "it waits for answers");
+        assert!(poll_once(sender.gone()).await.is_none(), "the peer is waiting for responses");
         sender.send("answer").await.unwrap();
     }
 
@@ -237,8 +235,8 @@ pub async fn a_far_side_that_is_gone_is_noticed_and_one_that_ended_its_direction
     while !matches!(sender.send("x".repeat(5000)).await, Err(SendError::Closed(_))) {}
 }
 
-/// Somebody waits for a message while somebody else sends in vain.
-pub async fn a_line_that_stalls_wakes_a_receiver_that_waits(subject: Subject) {
+/// A receiver is waiting while sending stalls.
+pub async fn stall_wakes_a_waiting_receiver(subject: Subject) {
     let (near, _far) = subject.pair().await;
     let (control, mut sender, mut receiver) = impatient(near);
     let waiting = tokio::spawn(async move { receiver.recv().await });

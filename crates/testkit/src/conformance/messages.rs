@@ -1,4 +1,4 @@
-//! Level two: messages, and what a future that was dropped half-way leaves behind.
+//! Checks of messages and of the effects of dropped futures.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use super::Subject;
 use super::bytes::{assert_same, pattern};
 use crate::wait::{LIMIT, poll_once};
 
-/// Of every length around the sizes of buffers, the empty one too.
-pub async fn messages_come_whole_and_in_order(subject: Subject) {
+/// Of all lengths around buffer sizes, including zero.
+pub async fn messages_arrive_whole_and_in_order(subject: Subject) {
     let (mut sender, mut receiver) = channel(subject.line().await, LengthPrefix::default()).split();
     let messages = [0, 1, 1024, 1025, 4092, 4093, 65_536, 70_000, 300_000, 2].map(pattern);
     let messages = messages.map(Bytes::from);
@@ -33,8 +33,8 @@ pub async fn messages_come_whole_and_in_order(subject: Subject) {
     tokio::join!(sending, receiving);
 }
 
-/// Whatever part of a message has arrived when the future is dropped is still there.
-pub async fn recv_dropped_half_way_loses_nothing(subject: Subject) {
+/// When the future is dropped, the received part of a message is kept.
+pub async fn dropped_recv_loses_nothing(subject: Subject) {
     let (mut receiver, mut echoed) = receiver_and_echo(subject.line().await, Lines::default());
     let mut received = Vec::new();
     for byte in "hello\nwörld\n!\n".bytes() {
@@ -52,8 +52,8 @@ pub async fn recv_dropped_half_way_loses_nothing(subject: Subject) {
     assert_eq!(received, ["hello", "wörld", "!"]);
 }
 
-/// What arrives is exactly what was counted as queued, in order, each message whole.
-pub async fn send_dropped_half_way_has_queued_all_or_nothing(subject: Subject) {
+/// Exactly the messages counted as queued arrive, in order and whole.
+pub async fn dropped_send_has_queued_all_or_nothing(subject: Subject) {
     let config = ChannelConfig { write_queue: ByteSize::kib(1), ..patient() };
     let channel = FramedChannel::new(subject.line().await, Lines::default(), config);
     let control = channel.control().clone();
@@ -63,7 +63,7 @@ pub async fn send_dropped_half_way_has_queued_all_or_nothing(subject: Subject) {
     let message = |number: usize| format!("{number} {padding}");
     let mut queued = Vec::new();
     let (mut dropped_when_queued, mut dropped_before) = (0, 0);
-    // Nobody reads what comes back, so at some time everything is full.
+    // The echo is not read, so eventually all buffers are full.
     for number in 0.. {
         let before = control.info().messages_out;
         let finished = poll_once(sender.send(message(number))).await;
@@ -95,8 +95,8 @@ pub async fn send_dropped_half_way_has_queued_all_or_nothing(subject: Subject) {
     tokio::join!(sending, receiving);
 }
 
-/// What is not JSON where JSON is expected costs that message.
-pub async fn one_bad_message_is_a_fault_and_the_line_goes_on(subject: Subject) {
+/// A message that is not JSON affects only itself.
+pub async fn bad_message_is_a_fault_and_the_line_continues(subject: Subject) {
     let framing = Json::new(Lines::default(), Limits::default());
     let channel = channel(subject.line().await, framing);
     let control = channel.control().clone();
@@ -115,23 +115,23 @@ pub async fn one_bad_message_is_a_fault_and_the_line_goes_on(subject: Subject) {
     assert_eq!((control.info().messages_in, control.info().faults), (2, 1));
 }
 
-/// A line above the limit is discarded while it streams by.
-pub async fn an_oversize_message_is_a_fault_and_the_line_goes_on(subject: Subject) {
+/// A line above the limit is discarded as it arrives.
+pub async fn oversize_message_is_a_fault_and_the_line_continues(subject: Subject) {
     let framing = Lines::new(ByteSize::kib(1));
     let (mut receiver, mut echoed) = receiver_and_echo(subject.line().await, framing);
     let long = "x".repeat(50_000);
-    echoed.write_all(format!("before\n{long}\nbehind\n").as_bytes()).await.unwrap();
+    echoed.write_all(format!("before\n{long}\nafter\n").as_bytes()).await.unwrap();
     echoed.flush().await.unwrap();
     assert_eq!(expect_message(&mut receiver.0).await, "before");
     match receiver.0.recv().await {
         Incoming::Fault(Fault::Oversize(lost)) => assert_eq!(lost.limit, ByteSize::kib(1)),
         other => panic!("{other:?}"),
     }
-    assert_eq!(expect_message(&mut receiver.0).await, "behind");
+    assert_eq!(expect_message(&mut receiver.0).await, "after");
 }
 
-/// Refused before anything of it was queued.
-pub async fn a_message_that_cannot_be_sent_costs_only_itself(subject: Subject) {
+/// Refused before any part of it is queued.
+pub async fn unsendable_message_affects_only_itself(subject: Subject) {
     let (mut sender, mut receiver) =
         channel(subject.line().await, Lines::new(ByteSize::kib(1))).split();
     let oversize = Bytes::from(pattern(2000));
@@ -151,8 +151,8 @@ pub async fn a_message_that_cannot_be_sent_costs_only_itself(subject: Subject) {
     assert_eq!(expect_message(&mut receiver).await, "good");
 }
 
-/// Fifty tasks with two hundred messages each.
-pub async fn many_tasks_share_a_sender_and_no_message_is_torn(subject: Subject) {
+/// Fifty tasks send two hundred messages each.
+pub async fn tasks_sharing_a_sender_never_tear_messages(subject: Subject) {
     const TASKS: usize = 50;
     const EACH: usize = 200;
     fn message(task: usize, number: usize) -> String {
@@ -174,7 +174,7 @@ pub async fn many_tasks_share_a_sender_and_no_message_is_torn(subject: Subject) 
         let received = expect_message(&mut receiver).await;
         let received = std::str::from_utf8(&received).unwrap();
         let task: usize = received.split(' ').next().unwrap().parse().unwrap();
-        assert_eq!(received, message(task, next[task]), "each task's own come in order");
+        assert_eq!(received, message(task, next[task]), "messages of each task arrive in order");
         next[task] += 1;
     }
     assert_eq!(next, [EACH; TASKS]);
@@ -187,7 +187,7 @@ pub(super) fn channel<F: Framing>(
     FramedChannel::new(line, framing, patient())
 }
 
-/// A busy machine is no stalled peer.
+/// Long timeouts, so that a slow machine is not a stalled peer.
 pub(super) fn patient() -> ChannelConfig {
     ChannelConfig { stall_timeout: LIMIT, program_stall_timeout: LIMIT, ..ChannelConfig::default() }
 }
@@ -195,12 +195,12 @@ pub(super) fn patient() -> ChannelConfig {
 pub(super) async fn expect_message(receiver: &mut impl Receiver) -> Bytes {
     match receiver.recv().await {
         Incoming::Message(message) => message,
-        other => panic!("no message: {other:?}"),
+        other => panic!("expected a message: {other:?}"),
     }
 }
 
-/// A receiver in `framing` with the handle that counts for it, and where to write the raw bytes
-/// that reach it.
+/// Creates a receiver that uses `framing`, with the control that counts for it, and a writer of the raw
+/// bytes that it receives.
 fn receiver_and_echo<F: Framing>(
     line: BoxConnection,
     framing: F,

@@ -1,8 +1,8 @@
-//! What every transport must keep, one check for each rule.
+//! The rules that every transport must follow, with one check for each.
 //!
-//! The far side of a line under test gives back every byte, and ends when its input does: so one
-//! set of checks ([`mod@line`]) fits a child process like `cat` and a transport that listens. What takes
-//! both ends in hand ([`listening`]) is for those that listen.
+//! The peer of a line under test echoes every byte, and ends when its input does. The same checks
+//! ([`mod@line`]) therefore work for a child process such as `cat` and for a transport that can listen.
+//! Checks that use both ends ([`listening`]) are only for transports that can listen.
 //!
 //! ```
 //! use tieline_testkit::{Subject, conformance};
@@ -14,8 +14,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! makes the tests `memory::bytes_go_there_and_back` and so on. The closure is called for each, with
-//! a place of its own each time.
+//! creates the tests `memory::bytes_are_echoed_unchanged` and so on. The closure is called once for each test,
+//! with a separate endpoint.
 
 mod bytes;
 mod ends;
@@ -31,7 +31,7 @@ pub use subject::Subject;
 
 use crate::wait::block_on;
 
-/// One rule.
+/// A check of one rule.
 pub struct Check {
     test: String,
     run: fn(Subject) -> Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -43,20 +43,19 @@ impl Check {
         Self { test, run }
     }
 
-    /// The name of the test that checks it.
+    /// Returns the name of the test.
     pub fn test(&self) -> &str {
         &self.test
     }
 
-    /// Panics where the subject breaks the rule.
+    /// Runs the check. Panics if the subject violates the rule.
     pub fn run(&self, subject: Subject) {
         block_on((self.run)(subject));
     }
 }
 
-/// Makes a module of tests, one for each check: all of them for a transport that is `listening`,
-/// those of a line for one whose far side is `echoing`. The last argument is called with each
-/// [`Check`].
+/// Creates a module of tests, one for each check: all checks for a transport that is `listening`, or
+/// the line checks for one whose peer is `echoing`. The last argument is called with each [`Check`].
 #[macro_export]
 macro_rules! conformance {
     ($module:ident, listening, $run:expr) => {
@@ -79,25 +78,25 @@ macro_rules! conformance {
 macro_rules! line_checks {
     ($run:expr) => {
         $crate::checks!($run, line:
-            bytes_go_there_and_back
-            a_mebibyte_goes_both_ways_at_once_through_small_buffers
-            the_end_of_input_reaches_the_far_side_and_its_answer_still_arrives
-            info_says_what_it_is_and_counts_what_moves
+            bytes_are_echoed_unchanged
+            mebibyte_in_both_directions_through_small_buffers
+            end_of_input_reaches_the_peer_and_its_response_still_arrives
+            info_describes_the_line_and_counts_bytes
             receive_times_out_and_loses_nothing
-            close_says_why_and_health_goes_down
-            dropping_the_writing_half_is_the_far_sides_end_of_input
+            close_returns_the_reason_and_health_is_down
+            dropping_the_write_half_ends_the_peers_input
             dropping_both_halves_ends_the_line
-            messages_come_whole_and_in_order
-            recv_dropped_half_way_loses_nothing
-            send_dropped_half_way_has_queued_all_or_nothing
-            one_bad_message_is_a_fault_and_the_line_goes_on
-            an_oversize_message_is_a_fault_and_the_line_goes_on
-            a_message_that_cannot_be_sent_costs_only_itself
-            many_tasks_share_a_sender_and_no_message_is_torn
-            the_end_can_be_asked_for_again
-            a_far_side_that_does_not_read_ends_the_line_as_stalled
-            a_flush_that_makes_no_progress_ends_the_line_as_stalled
-            a_close_that_makes_no_progress_ends_the_line_as_stalled
+            messages_arrive_whole_and_in_order
+            dropped_recv_loses_nothing
+            dropped_send_has_queued_all_or_nothing
+            bad_message_is_a_fault_and_the_line_continues
+            oversize_message_is_a_fault_and_the_line_continues
+            unsendable_message_affects_only_itself
+            tasks_sharing_a_sender_never_tear_messages
+            end_can_be_read_repeatedly
+            peer_that_does_not_read_ends_the_line_as_stalled
+            flush_without_progress_ends_the_line_as_stalled
+            close_without_progress_ends_the_line_as_stalled
         );
     };
 }
@@ -107,18 +106,18 @@ macro_rules! line_checks {
 macro_rules! listening_checks {
     ($run:expr) => {
         $crate::checks!($run, listening:
-            connecting_to_nothing_is_its_own_error
+            connecting_to_nothing_is_not_found_or_refused
             listening_twice_is_address_in_use
-            accept_dropped_half_way_loses_no_connection
-            both_ends_know_each_other
-            bulk_goes_both_ways_at_once
-            one_direction_ends_while_the_other_goes_on
-            what_was_written_before_the_end_is_there_for_who_reads_late
-            a_dropped_end_is_the_end_for_the_other
-            an_end_between_messages_is_clean
-            an_end_inside_a_message_is_not_clean
-            a_line_that_stalls_wakes_a_receiver_that_waits
-            a_far_side_that_is_gone_is_noticed_and_one_that_ended_its_direction_is_not_gone
+            dropped_accept_loses_no_connection
+            both_ends_identify_each_other
+            bulk_data_in_both_directions
+            one_direction_ends_while_the_other_continues
+            data_written_before_the_end_is_read_later
+            dropped_end_is_end_of_input_for_the_other
+            end_between_messages_is_clean
+            end_inside_a_message_is_truncation
+            stall_wakes_a_waiting_receiver
+            closed_peer_is_noticed_and_half_closed_peer_is_not
         );
     };
 }

@@ -1,4 +1,4 @@
-//! A transport under test, and where to use it.
+//! A transport under test with an endpoint to use.
 
 use std::any::Any;
 
@@ -8,7 +8,7 @@ use tieline_transport::{
 };
 use tokio::io::AsyncWriteExt;
 
-/// A transport under test, and where to use it.
+/// A transport under test with an endpoint to use.
 pub struct Subject {
     transport: Box<dyn DynTransport>,
     endpoint: Endpoint,
@@ -19,13 +19,13 @@ pub struct Subject {
 
 #[derive(Clone, Copy, PartialEq)]
 enum FarSide {
-    /// It is ours too.
+    /// The peer is ours as well.
     Listens,
     Echoes,
 }
 
 impl Subject {
-    /// A transport that listens, at a place where there is nothing yet.
+    /// Creates a subject for a transport that can listen, with an unused endpoint.
     pub fn listening(transport: impl Transport, endpoint: Endpoint) -> Self {
         Self {
             transport: Box::new(transport),
@@ -36,19 +36,19 @@ impl Subject {
         }
     }
 
-    /// A transport that connects to something that gives back every byte, and ends when its input
-    /// does.
+    /// Creates a subject for a transport that connects to a peer that echoes every byte and ends when
+    /// its input does.
     pub fn echoing(transport: impl Transport, endpoint: Endpoint) -> Self {
         Self { far_side: FarSide::Echoes, ..Self::listening(transport, endpoint) }
     }
 
-    /// The same, with other options than the defaults.
+    /// Replaces the default options.
     #[must_use]
     pub fn with_options(self, options: Options) -> Self {
         Self { options, ..self }
     }
 
-    /// The same, with something that must live as long: the directory of a socket.
+    /// Keeps `guard` alive as long as the subject, such as the directory of a socket.
     #[must_use]
     pub fn with(mut self, guard: impl Any + Send + Sync) -> Self {
         self._guard = Some(Box::new(guard));
@@ -63,7 +63,7 @@ impl Subject {
         &self.endpoint
     }
 
-    /// A line whose far side gives back every byte.
+    /// Connects a line whose peer echoes every byte.
     pub(super) async fn line(&self) -> BoxConnection {
         match self.far_side {
             FarSide::Echoes => self.connect().await.unwrap(),
@@ -75,7 +75,7 @@ impl Subject {
         }
     }
 
-    /// Both ends of a line: the one that connected, and the one that was accepted.
+    /// Returns both ends of a line: the connecting and the accepted one.
     pub(super) async fn pair(&self) -> (BoxConnection, BoxConnection) {
         let mut listener = self.listen().await.unwrap();
         let (near, far) = tokio::join!(self.connect(), listener.accept());
@@ -93,7 +93,7 @@ impl Subject {
 
 async fn echo(connection: BoxConnection) {
     let (mut read, mut write) = connection.into_split();
-    // A near side that went away in the middle is a part of some checks.
+    // In some checks the other end is closed early.
     let _ = tokio::io::copy(&mut read, &mut write).await;
     let _ = write.shutdown().await;
 }

@@ -1,21 +1,21 @@
-//! A program that misbehaves on command, and who of it is left.
+//! A program that misbehaves on command, and functions that find its surviving processes.
 //!
-//! It is Perl, as that is where `fork` can be said. Its arguments are done one after the other:
+//! It is written in Perl, which has `fork`. Its arguments are executed in order:
 //!
 //! | argument | |
 //! |---|---|
-//! | `ignore` | SIGTERM, SIGHUP and SIGINT are ignored from here on, by its descendants too |
-//! | `daemon` | leaves a process that forked twice and called `setsid` |
-//! | `holder` | the same, and it keeps stdout open |
-//! | `child` | leaves a process in its group |
-//! | `relay` | leaves one that forks and ends again and again, each in a session of its own |
-//! | `setsid` | goes on in a new session, with its first process waiting for it |
-//! | `polite` | says `bye` and ends when it gets SIGTERM |
-//! | `say=X`, `half=X`, `pid` | prints a line, less than a line, its process id |
-//! | `read`, `echo` | takes a line; gives back all that comes, to the end |
+//! | `ignore` | ignores SIGTERM, SIGHUP, SIGINT and SIGPIPE from now on, as do its descendants |
+//! | `daemon` | starts a process that forks twice and calls `setsid` |
+//! | `holder` | the same, but it keeps stdout open |
+//! | `child` | starts a process in its group |
+//! | `relay` | starts a process that forks and exits repeatedly, each time in a new session |
+//! | `setsid` | continues in a new session, while the first process waits for it |
+//! | `polite` | prints `bye` and exits on SIGTERM |
+//! | `say=X`, `half=X`, `pid` | prints a line, an incomplete line, its process id |
+//! | `read`, `echo` | reads a line; echoes everything until the end of input |
 //! | `close` | closes its stdout |
 //! | `guardian=SIGNAL`, `group=SIGNAL` | signals its parent, its group |
-//! | `exit=N`, `stay` | ends; does nothing for ever |
+//! | `exit=N`, `stay` | exits; sleeps forever |
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,31 +23,31 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 const PROGRAM: &str = include_str!("program.pl");
 
-/// A mark that no other process on this machine has among its arguments.
+/// Returns a mark that appears in the arguments of no other process on this machine.
 pub fn new_mark() -> String {
     static LAST: AtomicU32 = AtomicU32::new(0);
     format!("tieline-test-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed))
 }
 
-/// The command line of a program that does all this.
+/// Returns the command line of a program that executes these commands.
 pub fn command(mark: &str, to_do: &[&str]) -> Vec<String> {
     let line = [&["perl", "-e", PROGRAM, "--", mark], to_do].concat();
     line.into_iter().map(str::to_owned).collect()
 }
 
-/// Such a program with this mark, and everybody that it has started. Not zombies, which have no
-/// arguments any more.
+/// Returns the process ids of the program with this mark and its descendants. Zombies are not included,
+/// because they have no arguments.
 pub fn survivors(mark: &str) -> Vec<u32> {
     let is_marked = |pid: &u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        // Not who was told to start one.
+        // Exclude other programs whose arguments contain the command, such as a shell.
         let mut line = line.split(|byte| *byte == 0);
         line.next() == Some(b"perl") && line.any(|argument| argument == mark.as_bytes())
     };
     pids().filter(is_marked).collect()
 }
 
-/// The children of a process, zombies included.
+/// Returns the children of a process, including zombies.
 pub fn children_of(parent: u32) -> Vec<u32> {
     let is_child = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -57,7 +57,7 @@ pub fn children_of(parent: u32) -> Vec<u32> {
     pids().filter(is_child).collect()
 }
 
-/// The directory of the cgroup (v2) that this process is in, where it can make others: root can.
+/// Returns the directory of this process's cgroup (v2), in which root can create groups.
 pub fn own_group() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
@@ -66,7 +66,7 @@ pub fn own_group() -> Option<PathBuf> {
     Some(Path::new(mount).join(own))
 }
 
-/// The groups beside us that were made by these guardians.
+/// Returns the groups next to ours that were created by these guardians.
 pub fn groups_of(guardians: &[u32]) -> Vec<String> {
     let Some(own) = own_group() else { return Vec::new() };
     let names = fs::read_dir(own).unwrap().flatten();

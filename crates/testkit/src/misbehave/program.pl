@@ -1,5 +1,5 @@
-# A program that does, one after the other, what its arguments say behind the first, which is a mark
-# to find it and all its descendants by. Then it ends.
+# Executes its arguments in order and exits. The first argument is a mark by which the program and its
+# descendants are found.
 use strict;
 use POSIX ();
 
@@ -8,7 +8,7 @@ $| = 1;
 
 sub stay { sleep 1000 while 1 }
 
-# A process that nobody waits for, in a session of its own, whose parents are gone.
+# Starts an orphan in its own session.
 sub daemon {
     my ($keeps_stdout) = @_;
     pipe(my $ready, my $told) or die;
@@ -25,11 +25,11 @@ sub daemon {
     }
     close $told;
     wait;
-    # The end of it, once the last of them has closed it.
+    # Reaches the end of file when the last process has closed it.
     <$ready>;
 }
 
-# A process that is never the same for long: each starts the next, in a session of its own, and ends.
+# Starts a chain of short-lived processes: each starts the next in a new session and exits.
 sub relay {
     return if fork;
     open STDOUT, '>', '/dev/null';
@@ -56,9 +56,9 @@ for (@ARGV) {
     elsif ($do eq 'echo')     { while (<STDIN>) { print } }
     elsif ($do eq 'close')    { POSIX::close(1) }
     elsif ($do eq 'guardian') { kill $what, getppid }
-    # Never that of who started it.
+    # Never the group of the process that started it.
     elsif ($do eq 'group')    { getpgrp == $$ or die; kill $what, 0 }
     elsif ($do eq 'exit')     { exit $what }
     elsif ($do eq 'stay')     { stay() }
-    else                      { die "what is $do?" }
+    else                      { die "unknown command: $do" }
 }

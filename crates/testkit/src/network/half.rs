@@ -1,4 +1,4 @@
-//! The halves of an end of a connection, as tokio has them.
+//! The read and write halves of a connection, for Tokio.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::line::{Line, later};
 
-/// Where bytes come in.
+/// The read half.
 pub struct Reading {
     line: Arc<Line>,
     side: usize,
@@ -46,7 +46,7 @@ impl Drop for Reading {
     }
 }
 
-/// Where bytes go out.
+/// The write half.
 pub struct Writing {
     line: Arc<Line>,
     side: usize,

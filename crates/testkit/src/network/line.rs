@@ -1,4 +1,4 @@
-//! A connection: two ways of bytes, and how it breaks.
+//! A connection: two directions of bytes, and how it fails.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -10,29 +10,29 @@ use tokio::time::Instant;
 
 use super::Slow;
 
-/// How a connection goes wrong, if it does.
+/// How a connection fails, if it does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) calm: Instant,
     pub(super) delay: Duration,
     pub(super) slow: Option<Slow>,
-    /// So many bytes are on their way at most.
+    /// How many bytes can be in transit.
     pub(super) window: usize,
-    /// It is cut when so many bytes have been written, each way.
+    /// After how many written bytes each direction is cut.
     pub(super) cut_behind: [Option<u64>; 2],
     pub(super) cut_after: Option<Duration>,
-    /// Whether what is on its way is lost with it, each way.
+    /// Whether the bytes in transit are lost, for each direction.
     pub(super) loses: [bool; 2],
-    /// When each side learns of the cut.
+    /// When each side notices the cut.
     pub(super) learns: [Duration; 2],
     pub(super) late: Option<Duration>,
     pub(super) ghost: Option<Duration>,
 }
 
-/// So many bytes arrive at once, where they take their time.
+/// How many bytes arrive at once on a slow connection.
 const PACKET: usize = 16 * 1024;
 
-/// Whatever is said first is remembered up to here: a greeting with its length.
+/// How many of the first bytes are remembered: a greeting with its length.
 const SAID_FIRST: usize = 75;
 
 pub(super) struct Line {
@@ -43,26 +43,26 @@ pub(super) struct Line {
 #[derive(Default)]
 struct Inner {
     ways: [Way; 2],
-    /// Since when each side knows that it was cut.
+    /// From when each side notices that it was cut.
     cut: Option<[Instant; 2]>,
     said_first: Vec<u8>,
-    /// Halves that are not dropped.
+    /// How many halves are not dropped.
     halves: usize,
 }
 
-/// The bytes that one side writes.
+/// The bytes written by one side.
 #[derive(Default)]
 struct Way {
     bytes: VecDeque<(Instant, Bytes)>,
     length: usize,
     written: u64,
-    /// When the last byte arrives, where bytes take their time.
+    /// When the last byte arrives on a slow connection.
     arrives: Option<Instant>,
-    /// A writer has found no room, and waits until there is enough again.
+    /// A writer found no room, and waits until there is enough again.
     is_full: bool,
-    /// Nothing comes behind; the reader may know from then on.
+    /// The end of this direction, and when the reader notices it.
     ended: Option<Instant>,
-    /// Nobody reads any more; the writer learns of it behind all that the reader has said.
+    /// The reader was dropped. The writer notices after everything that the reader has sent.
     reader_gone: Option<Instant>,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -74,7 +74,7 @@ impl Way {
     }
 }
 
-/// What came of a poll: or when to look again, if anything is known.
+/// The outcome of a poll: ready, or when to poll again if that is known.
 pub(super) enum Polled<T> {
     Ready(T),
     Until(Instant),
@@ -102,7 +102,7 @@ impl Line {
         self.inner().halves += 1;
     }
 
-    /// The first frame that the client has written, with its length, if it is one of a few bytes.
+    /// Returns the client's first frame with its length, if it is small.
     pub(super) fn said_first(&self) -> Vec<u8> {
         let said = &self.inner().said_first;
         let Some(&[a, b, c, d]) = said.first_chunk() else { return Vec::new() };
@@ -110,7 +110,7 @@ impl Line {
         said.get(..4 + length).unwrap_or_default().to_vec()
     }
 
-    /// Puts bytes on the client's way, in the name of nobody.
+    /// Injects bytes into the client's direction.
     pub(super) fn say(&self, bytes: &[u8]) {
         let mut inner = self.inner();
         inner.ways[0].bytes.push_back((Instant::now(), Bytes::copy_from_slice(bytes)));
@@ -149,7 +149,7 @@ impl Line {
             return if cut[side] <= now {
                 Polled::Ready(Err(()))
             } else if inner.ways[side].length < self.plan.window {
-                // It goes nowhere.
+                // The bytes are lost.
                 inner.ways[side].length += bytes.len();
                 Polled::Ready(Ok(bytes.len()))
             } else {
@@ -183,7 +183,7 @@ impl Line {
         way.length += length;
         match self.plan.slow {
             None => way.bytes.push_back((now + self.plan.delay, Bytes::copy_from_slice(taken))),
-            // A packet after the other.
+            // Packets are sent one after the other.
             Some(slow) => {
                 for packet in taken.chunks(PACKET) {
                     let takes = Duration::from_secs_f64(packet.len() as f64 / slow.rate as f64);
@@ -200,7 +200,7 @@ impl Line {
         }
         if is_last {
             self.cut(self.plan.learns);
-            // What is beyond the cut was taken, and goes nowhere.
+            // Bytes beyond the cut count as written, and are lost.
             return Polled::Ready(Ok(bytes.len()));
         }
         Polled::Ready(Ok(length))
@@ -253,7 +253,7 @@ impl Line {
         }
     }
 
-    /// How many bytes of this side have not arrived, where it can be asked.
+    /// Returns how many bytes of this side have not arrived, if that can be queried.
     pub(super) fn unsent(&self, side: usize) -> Option<usize> {
         self.plan.slow.filter(|slow| slow.tells)?;
         let now = Instant::now();
@@ -262,7 +262,7 @@ impl Line {
         Some(on_the_way.map(|(_, bytes)| bytes.len()).sum())
     }
 
-    /// This side writes no more.
+    /// Ends the direction of this side.
     pub(super) fn end(&self, side: usize) {
         let ended = Instant::now() + self.plan.delay;
         let mut inner = self.inner();
@@ -290,7 +290,7 @@ impl Line {
     }
 }
 
-/// Looks again when it is time to.
+/// Polls again when it is time.
 pub(super) fn later<T>(
     sleep: &mut std::pin::Pin<Box<tokio::time::Sleep>>,
     cx: &mut Context<'_>,

@@ -1,15 +1,15 @@
-//! A network that is not there: a [`Transport`] whose bytes take time, and whose connections break.
+//! A simulated network: a [`Transport`] whose bytes are delayed and whose connections break.
 //!
 //! ```text
 //!   connect ─▶ Half ══ Line: two Ways of bytes, each with its delay ══ Half ─▶ accept
-//!                        cut behind any byte, and learnt of late
+//!                        cut after any byte, and noticed late
 //! ```
 //!
-//! Time is tokio's, to be paused; everything else is made up from a seed. A connection may be cut
-//! behind any byte of either direction, or after a while. What was on its way then may be lost, and
-//! each side learns of the cut in its own time, and until then believes the connection alive. It may
-//! also reach the listener late; and what a client says first may come a second time, over a
-//! connection that nobody is behind.
+//! Time is Tokio's, which tests pause; everything else is generated from a seed. A connection may be cut
+//! after any byte of either direction, or after some time. Bytes in transit may then be lost. Each side
+//! notices the cut at a different time, and considers the connection alive until then. A connection may
+//! also reach the listener late, and the first bytes of a client may arrive a second time over a
+//! connection without a client.
 
 mod half;
 mod line;
@@ -29,34 +29,35 @@ use crate::random::Random;
 use half::{Reading, Writing};
 use line::{Line, Plan};
 
-/// The network. Clones are the same one.
+/// The network. Clones share one network.
 #[derive(Clone)]
 pub struct Network(Arc<Mutex<State>>);
 
 struct State {
     random: Random,
-    /// Nothing goes wrong from here on.
+    /// When failures stop.
     calm: Instant,
-    /// What every connection is like, in place of what the seed says.
+    /// The properties of all connections, instead of generated ones.
     slow: Option<Slow>,
-    /// Nobody gets through to the listener.
+    /// Whether connection attempts are refused.
     is_down: bool,
     listener: Option<mpsc::UnboundedSender<NetworkConnection>>,
     lines: Vec<Arc<Line>>,
     events: Events,
 }
 
-/// A connection that takes its time, as one with Linux at both ends does.
+/// A slow connection, like one with Linux at both ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Slow {
-    /// So many bytes arrive in a second, each way.
+    /// How many bytes arrive per second, in each direction.
     pub rate: u64,
-    /// So many are on their way at most. A writer that waits may go on when a third of that is free.
+    /// How many bytes can be in transit. A waiting writer continues when a third of that is free.
     pub buffer: usize,
-    /// Whether the writer can ask how many those are ([`WriteEnd::unsent`](tieline_transport::WriteEnd)): not
-    /// if a proxy on the way has them.
+    /// Whether the writer can query the bytes in transit
+    /// ([`WriteEnd::unsent`](tieline_transport::WriteEnd)), which is not possible if a proxy holds
+    /// them.
     pub tells: bool,
-    /// The connection is cut when so many bytes have arrived, either way.
+    /// Cuts the connection when this many bytes have arrived in either direction.
     pub cut_behind: Option<u64>,
 }
 
@@ -77,21 +78,21 @@ impl Slow {
     }
 }
 
-/// What went wrong.
+/// Counts of failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events {
-    /// Connections that were made, without those of nobody.
+    /// Connections made, without those that have no client.
     pub connections: u64,
-    /// Those that were cut.
+    /// Connections that were cut.
     pub cuts: u64,
-    /// Greetings that came again over a connection with nobody behind it.
+    /// Greetings that arrived again over a connection without a client.
     pub ghosts: u64,
     /// Connections that reached the listener late.
     pub late: u64,
 }
 
 impl Events {
-    /// Adds what another has counted.
+    /// Adds other counts.
     pub fn add(&mut self, other: &Self) {
         self.connections += other.connections;
         self.cuts += other.cuts;
@@ -106,7 +107,7 @@ pub type NetworkConnection = IoConnection<Reading, Writing>;
 const KIND: TransportKind = TransportKind::custom("net");
 
 impl Network {
-    /// One in which things go wrong for so long from now on, as the seed says.
+    /// Creates a network with failures generated from `seed` for the given time.
     pub fn new(seed: u64, wild: Duration) -> Self {
         let calm = Instant::now() + wild;
         let (random, events) = (Random::new(seed), Events::default());
@@ -122,14 +123,14 @@ impl Network {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// One whose connections are all slow in the same way, and do not break by chance.
+    /// Creates a network whose connections are all slow in the same way, without random failures.
     pub fn slow(slow: Slow) -> Self {
         let network = Self::new(1, Duration::ZERO);
         network.state().slow = Some(slow);
         network
     }
 
-    /// Where its only listener is.
+    /// Returns the endpoint of its only listener.
     pub fn endpoint() -> Endpoint {
         "net:here".parse().unwrap()
     }
@@ -138,12 +139,12 @@ impl Network {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// When things go wrong no more.
+    /// Returns when failures stop.
     pub fn calm(&self) -> Instant {
         self.state().calm
     }
 
-    /// Cuts every connection there is, and both sides know at once.
+    /// Cuts all connections. Both sides notice at once.
     pub fn cut_all(&self) {
         let lines = std::mem::take(&mut self.state().lines);
         for line in lines {
@@ -151,31 +152,31 @@ impl Network {
         }
     }
 
-    /// From here on every attempt to connect is refused, or none is any more.
+    /// Sets whether attempts to connect are refused.
     pub fn refuse_all(&self, refuses: bool) {
         self.state().is_down = refuses;
     }
 
-    /// What has gone wrong so far.
+    /// Returns the failures so far.
     pub fn events(&self) -> Events {
         let state = self.state();
         let cuts = state.lines.iter().filter(|line| line.is_cut()).count() as u64;
         Events { cuts: state.events.cuts + cuts, ..state.events }
     }
 
-    /// Whether nobody else holds it: no transport, and no connector that was made of one.
+    /// Whether no other handle exists: no transport, and no connector created from one.
     pub fn is_alone(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
 
-    /// How many halves of connections have not been dropped.
+    /// Returns how many halves of connections are not dropped.
     pub fn halves(&self) -> usize {
         self.state().lines.iter().map(|line| line.halves()).sum()
     }
 }
 
 impl State {
-    /// How a connection that is made now goes wrong.
+    /// Generates the failures of a new connection.
     fn plan(&mut self) -> Plan {
         if let Some(slow) = self.slow {
             return slow.plan();
@@ -236,7 +237,7 @@ const PROFILE: PerformanceProfile = PerformanceProfile {
     throughput: tieline_proto::ByteSize::mib(1),
 };
 
-/// It has nothing to say.
+/// A configuration without options.
 #[derive(Clone, Debug)]
 pub struct Nothing;
 
@@ -281,7 +282,7 @@ impl Transport for Network {
             state.lines.push(line.clone());
             state.events.connections += 1;
             state.events.late += u64::from(plan.late.is_some());
-            // Those that are done with need no place.
+            // Forget finished connections.
             let (done, lines) =
                 std::mem::take(&mut state.lines).into_iter().partition(|line| line.halves() == 0);
             state.lines = lines;
@@ -322,7 +323,7 @@ async fn cut_after(line: Arc<Line>, after: Duration, plan: Plan) {
 }
 
 impl Network {
-    /// What the client has said first comes again, and then nothing for a while.
+    /// Replays the first bytes of a client over another connection, which is then silent for a while.
     async fn haunt(
         self,
         line: Arc<Line>,

@@ -1,4 +1,4 @@
-//! The client: its connection, and what the server answers to its greeting.
+//! The client: its connection, and the server's responses to its greeting.
 
 use tieline_proto::session::{Frame, Refusal, Ticket, Welcome};
 
@@ -6,7 +6,7 @@ use super::network::{Direction, Event, MILLISECOND, SECOND, Who};
 use super::world::{Kind, World};
 
 impl World<'_> {
-    /// Unless there is one, another connection, and the greeting on it.
+    /// Opens another connection, unless there is one, and sends the greeting.
     pub(super) fn connect(&mut self) {
         if self.client.connection.is_some() {
             return;
@@ -65,8 +65,8 @@ impl World<'_> {
     /// The client's session cannot be resumed.
     fn over(&mut self, refusal: Refusal) -> Result<(), String> {
         match self.kind {
-            Kind::Kept => return Err(format!("refused, and nothing was forgotten: {refusal}")),
-            // Whoever has forgotten may be told so, and that was the run.
+            Kind::Kept => return Err(format!("refused although nothing was forgotten: {refusal}")),
+            // A refusal is allowed after a rollback, and ends the run.
             Kind::RolledBack => {
                 self.totals.ended += 1;
                 self.is_done = true;

@@ -1,4 +1,4 @@
-//! Where cuts fell, and what happened.
+//! Where cuts happened, and other counts.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use tieline_proto::session::{Frame, Hello};
 
 use super::network::Direction;
 
-/// A kind of frame, as far as its length differs.
+/// A kind of frame, distinguished by length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     HelloNew,
@@ -34,11 +34,11 @@ impl Kind {
     }
 }
 
-/// The longest frame whose bytes are counted one by one.
+/// The longest frame whose bytes are counted individually.
 const LONGEST: usize = 80;
 
-/// What a cut must have hit: the kind, its direction, and its length with its prefix, of a data frame
-/// with one byte of message.
+/// What cuts must have hit: the kind, its direction, and its length including the prefix (for a data
+/// frame with one byte of message).
 const OWED: [(Kind, Direction, usize); 9] = [
     (Kind::HelloNew, Direction::ToServer, 4 + 7),
     (Kind::HelloAgain, Direction::ToServer, 4 + 71),
@@ -68,18 +68,19 @@ impl Coverage {
         self.cuts[direction as usize][kind as usize][at.min(LONGEST - 1)] += 1;
     }
 
-    /// Adds what another has counted.
+    /// Adds other counts.
     pub fn add(&mut self, other: &Self) {
         let cuts = self.cuts.iter_mut().flatten().flatten();
         cuts.zip(other.cuts.iter().flatten().flatten()).for_each(|(own, more)| *own += more);
     }
 
-    /// How many cuts fell inside a frame.
+    /// Returns how many cuts were inside a frame.
     pub fn cuts(&self) -> u64 {
         self.cuts.iter().flatten().flatten().sum()
     }
 
-    /// The places in the handshake, a data frame, an end and an acknowledgement that no cut has hit.
+    /// Returns the positions in the handshake, a data frame, an end and an acknowledgement that no cut
+    /// has hit.
     pub fn missing(&self) -> Vec<String> {
         let owed = |(kind, direction, length): (Kind, Direction, usize)| {
             let cuts = &self.cuts[direction as usize][kind as usize][..length];
@@ -100,43 +101,43 @@ impl fmt::Display for Coverage {
             let (least, sum) = (cuts.iter().min().unwrap_or(&0), cuts.iter().sum::<u64>());
             writeln!(
                 f,
-                "  {kind:?} {direction:?}: cut before {hit} of {length} bytes, {sum} times, each at least {least}"
+                "  {kind:?} {direction:?}: cut before {hit} of {length} bytes, {sum} times in total, each at least {least} times"
             )?;
         }
         Ok(())
     }
 }
 
-/// What happened in the runs.
+/// Counts of what happened in the runs.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
-    /// Runs.
+    /// Number of runs.
     pub runs: u64,
-    /// Messages that were delivered.
+    /// Messages delivered.
     pub delivered: u64,
-    /// Messages and ends that were sent again although they had been received. They are dropped, but there
-    /// should be none: each side says what it has.
+    /// Messages and ends sent again although they had been received. They are dropped, but there should
+    /// be none, because each side reports what it has.
     pub repeated: u64,
-    /// Connections that were begun.
+    /// Connections opened.
     pub connections: u64,
-    /// Of those, the ones that resumed a session.
+    /// Connections that resumed a session.
     pub resumed: u64,
-    /// Connections fenced off by a newer one while the server believed them alive.
+    /// Connections replaced by a newer one while the server considered them alive.
     pub fenced: u64,
-    /// Restarts with the memory of the crash, or of a moment behind which nothing left.
+    /// Restarts with the memory at the crash, or at a moment after which nothing was sent.
     pub with_memory: u64,
     /// Restarts with the memory of an earlier moment.
     pub rolled_back: u64,
     /// Restarts without memory.
     pub without_memory: u64,
-    /// Sessions that ended with an error, whose words were checked.
+    /// Sessions that ended with an error whose statements were checked.
     pub ended: u64,
     /// Runs in which everything was delivered and acknowledged.
     pub complete: u64,
 }
 
 impl Totals {
-    /// Adds what another has counted.
+    /// Adds other counts.
     pub fn add(&mut self, other: &Self) {
         self.runs += other.runs;
         self.delivered += other.delivered;

@@ -1,4 +1,4 @@
-//! One end: its machine, what uses it, and what really became of its messages.
+//! One end: its state machine, its application, and what really happened to its messages.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use super::messages::{Mark, Messages};
 use super::network::{MILLISECOND, Side, Time};
 use crate::random::Random;
 
-/// What really happened in a session, whatever the ends remember of it.
+/// What really happened in a session, regardless of what the ends remember.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) id: SessionId,
-    /// How far each side has received, its end included, and how far it has taken over.
+    /// How far each side has received, including the end, and how far it has committed.
     pub(super) received: [u64; 2],
     pub(super) taken: [u64; 2],
-    /// The side has received the other's end.
+    /// Whether each side has received the other's end.
     pub(super) has_ended: [bool; 2],
-    /// The side has forgotten something that others have seen.
+    /// Whether each side has forgotten something that others have seen.
     pub(super) is_rolled_back: [bool; 2],
 }
 
-/// What uses a session. It is remembered and forgotten together with the machine.
+/// The application of a session, which is remembered and forgotten together with the state machine.
 #[derive(Clone, Debug)]
 pub(super) struct App {
     pub(super) life: u32,
@@ -30,7 +30,7 @@ pub(super) struct App {
     pub(super) delivered: Vec<Mark>,
     pub(super) has_ended: bool,
     pub(super) committed: usize,
-    /// The longest pause between two bursts, and the largest of those.
+    /// The longest pause between two bursts, and the size of the largest burst.
     pace: Time,
     burst: u64,
 }
@@ -87,7 +87,8 @@ impl End {
         }
     }
 
-    /// Sends some of what is left. Gives the pause until there is more, if that depends on time alone.
+    /// Sends some of the remaining messages. Returns the pause until the next ones, if it depends on
+    /// time alone.
     pub(super) fn produce(
         &mut self,
         messages: &Messages,
@@ -120,7 +121,7 @@ impl End {
         Ok(Some(1 + random.below(self.app.pace)))
     }
 
-    /// The consumer has used some of what it has.
+    /// Commits some of the delivered messages.
     pub(super) fn commit(&mut self, now: Time, random: &mut Random) {
         let waiting = self.app.delivered.len() - self.app.committed;
         if waiting == 0 {
@@ -130,12 +131,12 @@ impl End {
         self.session.commit(Duration::from_micros(now), self.app.committed as u64);
     }
 
-    /// How far it has received, the end of the other side included.
+    /// Returns how far it has received, including the other side's end.
     pub(super) fn received(&self) -> u64 {
         self.app.delivered.len() as u64 + u64::from(self.app.has_ended)
     }
 
-    /// How far it has taken over.
+    /// Returns how far it has committed.
     pub(super) fn taken(&self) -> u64 {
         if !self.commits || self.app.committed == self.app.delivered.len() {
             return self.received();
@@ -143,19 +144,21 @@ impl End {
         self.app.committed as u64
     }
 
-    /// What it has is the beginning of what the other has sent.
+    /// Checks that the received messages are a prefix of those that the other end sent.
     pub(super) fn agrees_with(&self, other: &Self) -> Result<(), String> {
         let (had, sent) = (&self.app.delivered, &other.app.sent);
         match had.iter().zip(sent).position(|(a, b)| a != b) {
             None if had.len() <= sent.len() => Ok(()),
             None => Err(format!("{:?} has {} of {} messages", self.side, had.len(), sent.len())),
-            Some(at) => {
-                Err(format!("{:?} has another message {} than was sent", self.side, at + 1))
-            }
+            Some(at) => Err(format!(
+                "{:?} received a message {} that differs from what was sent",
+                self.side,
+                at + 1
+            )),
         }
     }
 
-    /// What the machine says of what was delivered is true.
+    /// Checks that what the state machine reports about delivery is true.
     pub(super) fn check_words(&self, records: &[Record]) -> Result<(), String> {
         let Delivered { acknowledged, sent } = self.session.delivered();
         let other = self.side.other() as usize;
@@ -167,17 +170,17 @@ impl End {
         };
         if acknowledged > record.taken[other] {
             let taken = record.taken[other];
-            return Err(format!("{acknowledged} are said to be delivered, and {taken} were"));
+            return Err(format!("{acknowledged} messages reported as delivered, but {taken} were"));
         }
-        // The end of a direction has a number, and is no message.
+        // The end of a direction has a number, but is not a message.
         let received = record.received[other] - u64::from(record.has_ended[other]);
         if received > sent && !record.is_rolled_back[self.side as usize] {
-            return Err(format!("{sent} are said to be sent, and {received} arrived"));
+            return Err(format!("{sent} messages reported as sent, but {received} arrived"));
         }
         Ok(())
     }
 
-    /// Started again: nothing of the process is left but what it remembers.
+    /// Restarts the process: only its memory is kept.
     pub(super) fn restart(&mut self) {
         self.connection = None;
         self.wake = None;
@@ -185,7 +188,7 @@ impl End {
         self.is_commit_planned = false;
     }
 
-    /// It has forgotten what came behind, and will say other things under the same numbers.
+    /// Marks a rollback: later messages are forgotten, and other messages will get the same numbers.
     pub(super) fn diverge(&mut self, records: &mut [Record]) {
         self.app.life += 1;
         if let Some(record) = self.record.and_then(|record| records.get_mut(record)) {

@@ -1,4 +1,4 @@
-//! What goes wrong.
+//! Failures.
 
 use tieline_proto::session::{Farewell, Frame};
 
@@ -8,7 +8,7 @@ use super::network::{Accepted, Cut, Direction, Event, MILLISECOND, SECOND, Side,
 use super::world::{Kind, Memory, World};
 
 impl World<'_> {
-    /// Where the next connection is to be cut.
+    /// Plans where the next connection is cut.
     pub(super) fn plan_cuts(&mut self) -> [Option<Cut>; 2] {
         [Direction::ToServer, Direction::ToClient].map(|direction| {
             if self.faults == 0 || self.random.percent(35) {
@@ -30,13 +30,13 @@ impl World<'_> {
                 7..10 => (Some(coverage::Kind::End), 0),
                 _ => (None, many),
             };
-            // Of a data frame the first bytes; all of a message's own are alike.
+            // Only the first bytes of a data frame; all bytes of the message are alike.
             let most = if kind == Some(coverage::Kind::Data) { 24 } else { 1 << 20 };
             Some(Cut { kind, after, byte: random.below(most) as usize })
         })
     }
 
-    /// A direction was cut: the other goes on, or does not, and both ends learn it at some time.
+    /// Handles a cut direction: the other direction may continue, and both ends notice at some time.
     pub(super) fn cut(&mut self, connection: usize, direction: Direction) {
         self.tell(|| format!("{connection} is cut {direction:?}"));
         if self.random.percent(60) {
@@ -51,7 +51,7 @@ impl World<'_> {
         self.learn_some_time(connection, Side::Server);
     }
 
-    /// The client learns of every end at some time; the server may believe a connection alive until
+    /// The client notices every cut at some time. The server may consider a connection alive until
     /// there is a newer one.
     fn learn_some_time(&mut self, connection: usize, side: Side) {
         let latest = match self.random.below(4) {
@@ -64,7 +64,7 @@ impl World<'_> {
         self.events.push(at, Event::Learn(connection, side));
     }
 
-    /// The client gives its connection up. What is on its way goes on.
+    /// The client abandons its connection. Data in transit continues.
     pub(super) fn abandon(&mut self) {
         if let Some(connection) = self.client.connection.take() {
             self.is_open = false;
@@ -75,7 +75,7 @@ impl World<'_> {
         }
     }
 
-    /// Something goes wrong, not between two bytes but at a moment.
+    /// Causes a failure at a moment, rather than between two bytes.
     pub(super) fn fault(&mut self) -> Result<(), String> {
         if self.faults == 0 {
             return Ok(());
@@ -85,7 +85,7 @@ impl World<'_> {
         self.events.push(self.now + self.random.below(pause), Event::Fault);
         self.check_words()?;
         let side = if self.random.percent(50) { Side::Client } else { Side::Server };
-        // Mostly while the connection lives on which they were said, the secret of which still fits.
+        // Mostly while the connection of the snapshot is alive, whose secret is still valid.
         if self.random.percent(50)
             && let Some((side, memory)) = self.snapshot.take()
         {
@@ -114,11 +114,11 @@ impl World<'_> {
         Ok(())
     }
 
-    /// From now on nothing leaves the process, and then it is started again with the memory of now:
-    /// as one does that writes down what it knows before it says it.
+    /// Blocks all output of a process, which is later restarted with the memory of this moment, like a
+    /// process that persists its state before it sends anything.
     fn freeze(&mut self, side: Side) {
         if self.network.frozen.is_none() {
-            self.tell(|| format!("{side:?}: nothing leaves from now on"));
+            self.tell(|| format!("{side:?}: output is blocked"));
             self.network.frozen = Some(side);
             self.thawed = Some(self.remember(side));
             let at = self.now + self.random.below(200 * MILLISECOND);
@@ -134,11 +134,11 @@ impl World<'_> {
         }
     }
 
-    /// A process ends, with all its connections, and is there again.
+    /// Ends a process with all its connections, and restarts it.
     fn crash(&mut self, side: Side, memory: Memory) -> Result<(), String> {
-        self.tell(|| format!("{side:?}: started again, memory {}", memory.name()));
+        self.tell(|| format!("{side:?}: restarted, memory {}", memory.name()));
         if self.network.frozen == Some(side) && !matches!(memory, Memory::Durable(_)) {
-            // What it did not say while frozen was never written down either.
+            // What it did not send while blocked was not persisted either.
             return Ok(());
         }
         for connection in 0..self.network.connections.len() {
@@ -175,7 +175,7 @@ impl World<'_> {
             Memory::Kept => self.client = self.client.clone(),
             Memory::Durable(memory) => (self.client, self.ticket) = (memory.client, memory.ticket),
             Memory::Earlier(memory) => {
-                // The life before may have said things that this one will not know.
+                // The previous life may have sent messages that this one does not know.
                 let record = self.client.record;
                 (self.client, self.ticket) = (memory.client, memory.ticket);
                 if self.client.record == record {
@@ -226,7 +226,7 @@ impl World<'_> {
         }
     }
 
-    /// The client's session ends here and now with what it says of it, and the next begins.
+    /// Ends the client's session with what it reports, and starts the next one.
     pub(super) fn end_client(&mut self) -> Result<(), String> {
         self.totals.ended += 1;
         self.client.check_words(&self.records)?;
@@ -238,7 +238,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// An end says that it is over, and forgets the session.
+    /// Sends a farewell and forgets the session.
     fn say_bye(&mut self, side: Side) -> Result<(), String> {
         let who = match (side, self.client.record) {
             (Side::Client, Some(_)) => Who::Client,
@@ -257,7 +257,7 @@ impl World<'_> {
                 self.end_client()
             }
             Who::Server(record) => {
-                // What was written before still arrives, unlike with `close`.
+                // Unlike with `close`, data written before still arrives.
                 if let Some(served) = self.table[record].take() {
                     self.totals.ended += 1;
                     served.end.check_words(&self.records)?;
@@ -271,7 +271,7 @@ impl World<'_> {
         }
     }
 
-    /// The other end has said that it is over.
+    /// Handles the other end's farewell.
     pub(super) fn farewell(&mut self, who: Who, farewell: &Farewell) -> Result<(), String> {
         let Some(end) = self.end(who) else { return Ok(()) };
         let other = end.side.other() as usize;
@@ -280,7 +280,7 @@ impl World<'_> {
         {
             let received = record.received[other];
             return Err(format!(
-                "{} are said to be received, and {received} were",
+                "{} messages reported as received, but {received} were",
                 farewell.received
             ));
         }

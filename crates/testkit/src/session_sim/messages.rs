@@ -1,20 +1,20 @@
-//! Messages that tell where they belong: direction, life of the sender, place.
+//! Messages that identify where they belong: direction, life of the sender, and position.
 
 use bytes::{Bytes, BytesMut};
 
 use super::network::Direction;
 
-/// So many lives of an end can be told apart.
+/// How many lives of an end can be distinguished.
 const LIVES: usize = 8;
 
-/// All messages there can be, made once: to send one costs no allocation.
+/// All possible messages, created once, so that sending needs no allocation.
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     most: usize,
     all: Vec<Bytes>,
 }
 
-/// What identifies a message: its place, and in which life of its sender it was made.
+/// Identifies a message: its position, and the life of its sender.
 pub(super) type Mark = u32;
 
 impl Messages {
@@ -51,7 +51,7 @@ impl Messages {
         (mark(life, place as u32), self.all[at].clone())
     }
 
-    /// Which message this is, if it is one of that direction, unchanged.
+    /// Returns which message this is, if it is an unchanged message of that direction.
     pub(super) fn recognise(&self, direction: Direction, message: &Bytes) -> Option<(Mark, usize)> {
         let head = u32::from_be_bytes(*message.first_chunk()?);
         let (life, place) = ((head >> 24) & 0x7f, (head & 0x00ff_ffff) as usize);

@@ -1,4 +1,4 @@
-//! Two ends of a session on a virtual network with a virtual clock.
+//! Simulation of two ends of a session on a virtual network with a virtual clock.
 //!
 //! ```text
 //!   Client: Ticket + Session ══ Network: delays, cuts, half-open ══ Server: Lease + Session, a table
@@ -6,16 +6,15 @@
 //!        └──────────────── Record: what really was received ─────────────────┘
 //! ```
 //!
-//! The machines and the framing are the real ones; everything else is made up from a seed, which
-//! decides all of it. The connections break at any byte in either direction, one end learns it late
-//! or never, a connection that was given up goes on delivering, greetings come late, and either end
-//! is started again, with its memory or without. A run fails if a message is lost, doubled or out of
-//! its order, if what an end says of what was delivered is not true, or if it comes to rest before
-//! all is delivered.
+//! The state machines and the framing are the real ones; everything else is generated from a seed.
+//! Connections break at any byte in either direction, one end notices late or never, an abandoned
+//! connection continues to deliver, greetings arrive late, and either end restarts, with or without its
+//! memory. A run fails if a message is lost, duplicated or reordered, if an end reports something untrue
+//! about delivery, or if nothing more happens before everything is delivered.
 //!
-//! Memory that is kept is that of the crash, or of an earlier moment behind which nothing left the
-//! process. In a tenth of the runs it is that of an earlier moment behind which something did: then
-//! the session goes on without a contradiction, or is refused.
+//! A restart with memory uses that of the crash, or that of an earlier moment after which nothing left
+//! the process. In a tenth of the runs something did leave the process after that moment: then the
+//! session continues consistently or is refused.
 
 mod checks;
 mod client;
@@ -34,28 +33,28 @@ pub use coverage::{Coverage, Totals};
 use messages::Messages;
 use world::World;
 
-/// Runs seeds, one after the other, and counts what happened in them.
+/// Runs seeds one after the other, and counts what happens.
 #[derive(Debug, Default)]
 pub struct Simulation {
     messages: Messages,
-    /// Where cuts have fallen.
+    /// Where cuts happened.
     pub coverage: Coverage,
-    /// What happened.
+    /// Counts of what happened.
     pub totals: Totals,
-    /// Whether each event is told on stderr.
+    /// Whether each event is printed to stderr.
     pub tells: bool,
 }
 
 impl Simulation {
-    /// One whose runs have up to `messages` messages in a session.
+    /// Creates a simulation whose sessions have up to `messages` messages.
     pub fn new(messages: usize) -> Self {
         Self { messages: Messages::new(messages), ..Self::default() }
     }
 
-    /// One run: everything in it follows from the seed and the number of messages.
+    /// Executes one run, which is determined by the seed and the number of messages.
     ///
     /// # Errors
-    /// A promise was broken.
+    /// Fails if the session violates a guarantee.
     pub fn run(&mut self, seed: u64) -> Result<(), Broken> {
         let _told_if_it_panics = Announced { seed, messages: self.messages.most() };
         let (coverage, totals) = (&mut self.coverage, &mut self.totals);
@@ -64,7 +63,7 @@ impl Simulation {
     }
 }
 
-/// A promise that was broken, and how to see it again.
+/// A violated guarantee, and how to reproduce it.
 #[derive(Debug)]
 pub struct Broken {
     seed: u64,
@@ -80,7 +79,7 @@ impl fmt::Display for Broken {
 
 fn replay(seed: u64, messages: usize) -> String {
     format!(
-        "again: TIELINE_SEED={seed}:{messages} cargo test -p tieline-testkit --test session_simulation"
+        "reproduce with: TIELINE_SEED={seed}:{messages} cargo test -p tieline-testkit --test session_simulation"
     )
 }
 

@@ -1,4 +1,4 @@
-//! Connections that carry bytes late, in parts, or only up to one of them.
+//! Connections that deliver bytes late, in parts, or only up to a certain byte.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -15,7 +15,7 @@ pub(super) type Time = u64;
 pub(super) const MILLISECOND: Time = 1000;
 pub(super) const SECOND: Time = 1_000_000;
 
-/// Who speaks.
+/// The side that sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Side {
     Client,
@@ -53,21 +53,21 @@ pub(super) enum Who {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Event {
-    /// The next bytes of a direction are there.
+    /// The next bytes of a direction arrive.
     Arrive(usize, Direction),
-    /// A side learns that its connection is gone.
+    /// A side notices that its connection is lost.
     Learn(usize, Side),
     Connect,
-    /// The client waits no longer for a welcome.
+    /// The client stops waiting for a welcome.
     Timeout(usize),
     /// An acknowledgement is due.
     Wake(Who),
     Produce(Who),
     Commit(Who),
     Fault,
-    /// A process whose output stopped earlier is started again with the memory of then.
+    /// A process whose output was blocked is restarted with the memory of that moment.
     Thaw(Side),
-    /// A session was without connection for so long since then.
+    /// A session has been without a connection since this time.
     Expire(usize, Time),
 }
 
@@ -107,11 +107,11 @@ pub(super) struct Pipe {
     last_arrival: Time,
     in_flight: usize,
     cut: Option<Cut>,
-    /// What is written from now on arrives nowhere.
+    /// Everything written from now on is lost.
     pub(super) is_dead: bool,
 }
 
-/// What the server knows of a connection.
+/// What the server knows about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Accepted {
     Greeting,
@@ -122,7 +122,7 @@ pub(super) enum Accepted {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) pipes: [Pipe; 2],
-    /// What has arrived of a frame that is not whole, at the server and at the client.
+    /// The received part of an incomplete frame, at the server and at the client.
     pub(super) received: [BytesMut; 2],
     pub(super) accepted: Accepted,
     delay: Time,
@@ -135,7 +135,7 @@ pub(super) struct Network {
     framing: LengthPrefix,
     out: WriteBuf,
     spare: Vec<Vec<u8>>,
-    /// The output of this side has stopped.
+    /// The side whose output is blocked.
     pub(super) frozen: Option<Side>,
 }
 
@@ -171,7 +171,7 @@ impl Network {
         it.pipes[direction as usize].in_flight < it.window
     }
 
-    /// Writes a frame. True if the direction was cut in it.
+    /// Writes a frame. Returns true if the direction was cut within it.
     pub(super) fn write(
         &mut self,
         connection: usize,
@@ -206,7 +206,7 @@ impl Network {
         is_cut
     }
 
-    /// What was written goes on its way, in one piece.
+    /// Sends what was written, as one chunk.
     pub(super) fn flush(
         &mut self,
         now: Time,
@@ -228,7 +228,7 @@ impl Network {
         events.push(pipe.last_arrival, Event::Arrive(connection, direction));
     }
 
-    /// Takes what has arrived, sometimes only a part of it. False if nothing did.
+    /// Receives what has arrived, sometimes only a part. Returns false if nothing did.
     pub(super) fn arrive(
         &mut self,
         now: Time,
@@ -258,7 +258,7 @@ impl Network {
         true
     }
 
-    /// The next whole frame that a side has received.
+    /// Returns the next complete frame that a side has received.
     pub(super) fn frame(
         &mut self,
         connection: usize,
@@ -274,7 +274,7 @@ impl Network {
         }
     }
 
-    /// What is on its way in a direction is lost, all of it or what lies behind some byte of it.
+    /// Loses the data in transit in a direction: all of it, or everything after some byte.
     pub(super) fn lose(&mut self, connection: usize, direction: Direction, random: &mut Random) {
         let pipe = &mut self.connections[connection].pipes[direction as usize];
         pipe.is_dead = true;

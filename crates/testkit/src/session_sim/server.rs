@@ -1,4 +1,4 @@
-//! The server: its sessions, who may resume them, and which connection each has.
+//! The server: its sessions, the permission to resume them, and the connection of each.
 
 use tieline_proto::session::{Frame, Hello, Lease, Refusal, Secret, SessionId};
 
@@ -6,21 +6,21 @@ use super::end::{End, Record};
 use super::network::{Accepted, Direction, Event, MILLISECOND, SECOND, Side, Who};
 use super::world::{Kind, World};
 
-/// A session that nobody resumes lives so long.
+/// How long a session lives without a connection.
 pub(super) const GRACE: u64 = 120 * SECOND;
 
 #[derive(Clone, Debug)]
 pub(super) struct Served {
     pub(super) end: End,
     lease: Lease<()>,
-    /// The greeting that has opened the connection of the moment.
+    /// The greeting that opened the current connection.
     opened_by: Option<Hello>,
     is_seen: bool,
     pub(super) detached: Option<u64>,
 }
 
 impl World<'_> {
-    /// The first frame of a connection.
+    /// Handles the first frame of a connection.
     pub(super) fn greet(&mut self, connection: usize, hello: Hello) -> Result<(), String> {
         let opened = if self.faults > 0 && self.random.percent(3) {
             Err(self.random.pick(&[Refusal::Full, Refusal::Draining]))
@@ -39,7 +39,7 @@ impl World<'_> {
         self.network.connections[connection].accepted = accepted;
         if let Accepted::Session(record) = accepted {
             let served =
-                self.table[record].as_mut().ok_or("a session that was just opened is gone")?;
+                self.table[record].as_mut().ok_or("a session that was just opened is missing")?;
             served.detached = None;
             let before = served.end.connection.replace(connection);
             if let Some(before) = before {
@@ -94,8 +94,8 @@ impl World<'_> {
         Ok((served.end.record.unwrap_or_default(), welcome))
     }
 
-    /// A frame came over the connection that a session has: the secret of its welcome was seen, and
-    /// the one before opens nothing any more.
+    /// Handles a frame on the connection of a session: the secret of its welcome was received, and the
+    /// previous one is no longer valid.
     pub(super) fn see(&mut self, record: usize) -> Result<(), String> {
         let Some(served) = self.table[record].as_mut() else { return Ok(()) };
         served.lease.seen();
@@ -103,12 +103,12 @@ impl World<'_> {
             && let Some(hello) = &served.opened_by
             && served.lease.check(hello, &()) != Err(Refusal::Secret)
         {
-            return Err("an old secret is good although the new one was seen".to_owned());
+            return Err("an old secret is valid although the new one was received".to_owned());
         }
         Ok(())
     }
 
-    /// The server closes a connection; the client learns it soon, or late.
+    /// Closes a connection; the client notices soon, or late.
     pub(super) fn close(&mut self, connection: usize) {
         self.network.connections[connection].accepted = Accepted::Closed;
         self.network.lose(connection, Direction::ToClient, &mut self.random);
@@ -117,7 +117,7 @@ impl World<'_> {
         self.events.push(at, Event::Learn(connection, Side::Client));
     }
 
-    /// The server has learnt that a connection is gone.
+    /// Handles a lost connection that the server has noticed.
     pub(super) fn detach(&mut self, connection: usize) {
         if let Accepted::Session(record) = self.network.connections[connection].accepted
             && let Some(served) = self.table[record].as_mut()
@@ -130,7 +130,7 @@ impl World<'_> {
         self.network.connections[connection].accepted = Accepted::Closed;
     }
 
-    /// Nobody has resumed it.
+    /// Ends a session that was not resumed.
     pub(super) fn expire(&mut self, record: usize, since: u64) -> Result<(), String> {
         let Some(served) = self.table[record].as_ref() else { return Ok(()) };
         if served.detached != Some(since) {
@@ -142,7 +142,7 @@ impl World<'_> {
         self.drop_session(record)
     }
 
-    /// A session of the server's is over; what it says of it is true.
+    /// Ends a session of the server, after checking what it reports.
     pub(super) fn drop_session(&mut self, record: usize) -> Result<(), String> {
         if let Some(served) = self.table[record].take() {
             self.totals.ended += 1;

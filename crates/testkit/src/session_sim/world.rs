@@ -1,4 +1,4 @@
-//! One run: the clock, what happens at each moment, and what must be true then.
+//! One run: the clock, the events, and the conditions that must hold.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use super::network::{
 use super::server::Served;
 use crate::random::Random;
 
-/// No run needs so many events.
+/// More events than any run needs.
 const MAX_EVENTS: u64 = 2_000_000;
 
 /// What an end may forget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Nothing that anybody has seen: the promise holds without a condition.
+    /// Nothing that others have seen: the guarantee holds without conditions.
     Kept,
-    /// What came behind some moment.
+    /// Everything after some moment.
     RolledBack,
-    /// All of it.
+    /// Everything.
     Lost,
 }
 
-/// What a process remembers.
+/// The memory of a process.
 #[derive(Clone, Debug)]
 pub(super) struct Remembered {
     pub(super) client: End,
@@ -35,11 +35,11 @@ pub(super) struct Remembered {
     pub(super) table: Vec<Option<Served>>,
 }
 
-/// What a process that is started again remembers.
+/// The memory of a restarted process.
 pub(super) enum Memory {
-    /// All up to its end.
+    /// Everything up to its end.
     Kept,
-    /// An earlier moment, behind which nothing left it.
+    /// An earlier moment, after which nothing was sent.
     Durable(Box<Remembered>),
     /// An earlier moment.
     Earlier(Box<Remembered>),
@@ -69,12 +69,12 @@ pub(super) struct World<'a> {
     pub(super) network: Network,
     pub(super) client: End,
     pub(super) ticket: Option<Ticket>,
-    /// The client was welcomed on its connection.
+    /// Whether the client was welcomed on its connection.
     pub(super) is_open: bool,
     pub(super) table: Vec<Option<Served>>,
     pub(super) server_life: u32,
     pub(super) records: Vec<Record>,
-    /// So much may still go wrong.
+    /// How many more failures may happen.
     pub(super) faults: u64,
     pub(super) to_server: usize,
     pub(super) to_client: usize,
@@ -99,7 +99,7 @@ impl<'a> World<'a> {
         };
         let most = messages.most();
         let to_server = match random.below(4) {
-            // One that says nothing, but for what it has received.
+            // The client sends only acknowledgements.
             0 => 0,
             1 => random.below(most as u64 + 1) as usize,
             _ => most / 2,
@@ -144,7 +144,7 @@ impl<'a> World<'a> {
                 return Err(format!("no end after {} s", self.now / SECOND));
             }
         }
-        Err(format!("it comes to rest at {} µs, and not all is delivered", self.now))
+        Err(format!("no more events after {} µs, but not everything is delivered", self.now))
     }
 
     fn handle(&mut self, event: Event) -> Result<(), String> {
@@ -197,7 +197,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The connection on which an end may speak.
+    /// Returns the connection on which an end may send.
     pub(super) fn connection_of(&mut self, who: Who) -> Option<usize> {
         match who {
             Who::Client if !self.is_open => None,
@@ -205,7 +205,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// One frame, outside of what the machine says.
+    /// Sends a frame that does not come from the state machine.
     pub(super) fn put(&mut self, connection: usize, direction: Direction, frame: Frame) {
         let is_cut = self.network.write(connection, direction, frame, self.coverage);
         self.send_off(connection, direction, is_cut);
@@ -219,7 +219,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What the machine has to say goes to the connection, as far as that has room.
+    /// Sends the frames of the state machine, as far as the connection has room.
     pub(super) fn pump(&mut self, who: Who) -> Result<(), String> {
         let now = self.now;
         if let Some(end) = self.end(who)
@@ -280,10 +280,10 @@ impl<'a> World<'a> {
         self.pump(who)
     }
 
-    /// Writes down how far an end has come, and sees to it that it commits the rest.
+    /// Records how far an end has received, and schedules the commit of the rest.
     fn note(&mut self, who: Who) {
         let now = self.now;
-        // A consumer may take its time: over the end of a connection, and over a handshake.
+        // A consumer may be slow: it may commit after the connection ends or during a handshake.
         let longest = self.random.pick(&[5, 30, 2000]) * MILLISECOND;
         let pause = 1 + self.random.below(longest);
         let Some(end) = self.end(who) else { return };
@@ -309,7 +309,7 @@ impl<'a> World<'a> {
             let Some(frame) = self.network.frame(connection, direction)? else { break };
             match (who, frame) {
                 (None, Frame::Hello(hello)) => self.greet(connection, hello)?,
-                (None, frame) => return Err(format!("the server is greeted with {frame:?}")),
+                (None, frame) => return Err(format!("the server was greeted with {frame:?}")),
                 (Some(Who::Client), Frame::Welcome(welcome)) => self.welcomed(&welcome)?,
                 (Some(Who::Client), Frame::Refused { refusal, .. }) => self.refused(refusal)?,
                 (Some(who), frame) => self.receive(who, frame)?,
@@ -319,7 +319,7 @@ impl<'a> World<'a> {
             self.note(who);
             self.pump(who)?;
         }
-        // There is room again for whoever writes here.
+        // The other direction has room again.
         if let Some(Some(who)) = self.reader(connection, direction.receiver().sends()) {
             self.pump(who)?;
         }
@@ -327,7 +327,8 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Who takes what arrives; the server's end of a connection without a session is nobody yet.
+    /// Returns the end that receives what arrives; `Some(None)` for a connection that has no session
+    /// yet.
     fn reader(&mut self, connection: usize, direction: Direction) -> Option<Option<Who>> {
         if direction == Direction::ToClient {
             return (self.client.connection == Some(connection)).then_some(Some(Who::Client));
@@ -360,7 +361,10 @@ impl<'a> World<'a> {
                 };
                 if sequence != next as u64 + 1 || place != next {
                     let message = place + 1;
-                    return Err(format!("{who:?}: {sequence} is {message} and not {}", next + 1));
+                    return Err(format!(
+                        "{who:?}: sequence {sequence} is message {message}, expected {}",
+                        next + 1
+                    ));
                 }
                 end.app.delivered.push(mark);
                 self.totals.delivered += 1;
