@@ -270,7 +270,7 @@ fn a_client_goes_on_after_a_crash_where_the_program_is_started_again() {
     assert_eq!(client.call(&request(9, "add", json!([2, 2])))["result"], 4);
     serve.wait_processes(1);
     let Finished { stderr, .. } = serve.stop();
-    assert!(stderr.contains("starting it again in"), "{stderr}");
+    assert!(stderr.contains("restarting in"), "{stderr}");
     assert!(stderr.contains("restarted=3"), "{stderr}");
 }
 

@@ -1,4 +1,4 @@
-//! A circuit breaker that many callers share.
+//! A circuit breaker shared by many callers.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use crate::recovery::random;
 use crate::sync::{Mutex, MutexGuard};
 
-/// A [`Breaker`] for all who call the same other side. Clones share it. It has no task and no timer:
-/// what time brings about is found when somebody asks.
+/// A [`Breaker`] shared by all callers of one server. Clones refer to the same breaker.
+///
+/// It has no task and no timer: changes that depend on time take effect at the next call of a method.
 #[derive(Clone)]
 pub struct SharedBreaker(Arc<Shared>);
 
@@ -21,17 +22,17 @@ struct Shared {
 }
 
 impl SharedBreaker {
-    /// One that is closed.
+    /// Creates a closed breaker.
     pub fn new(config: BreakerConfig) -> Self {
         let machine = Mutex::new(Breaker::new(config));
         Self(Arc::new(Shared { machine, begun: Instant::now() }))
     }
 
-    /// Asks to make a call. Say what became of it; dropping the permit says that the call was given up,
-    /// which is no failure.
+    /// Requests permission for a call. Report the call's outcome on the permit; dropping the permit means
+    /// that the call was abandoned, which does not count as a failure.
     ///
     /// # Errors
-    /// It is open, isolated, or as many trials are under way as there may be.
+    /// The breaker is open or isolated, or all trial calls are in flight.
     pub fn acquire(&self) -> Result<CallPermit, BreakerOpen> {
         let now = self.0.begun.elapsed();
         match self.machine().acquire(now, random()) {
@@ -43,12 +44,12 @@ impl SharedBreaker {
         }
     }
 
-    /// Where it stands. The time in [`BreakerState::Open`] is that since it was made.
+    /// Returns the state. The time in [`BreakerState::Open`] is relative to the creation of the breaker.
     pub fn state(&self) -> BreakerState {
         self.machine().state(self.0.begun.elapsed(), random())
     }
 
-    /// In how long trying again may be worth it, if it is open.
+    /// Returns how long to wait before trying again, if the breaker is open.
     pub fn retry_after(&self) -> Option<Duration> {
         let now = self.0.begun.elapsed();
         match self.machine().state(now, random()) {
@@ -57,12 +58,12 @@ impl SharedBreaker {
         }
     }
 
-    /// Lets nothing through until it is [reset](Self::reset).
+    /// Rejects all calls until the breaker is [reset](Self::reset).
     pub fn isolate(&self) {
         self.machine().isolate();
     }
 
-    /// Closes it, and forgets all that was.
+    /// Closes the breaker and clears its history.
     pub fn reset(&self) {
         self.machine().reset();
     }
@@ -78,20 +79,20 @@ impl fmt::Debug for SharedBreaker {
     }
 }
 
-/// A call that may be made. Dropping it says that the call was given up.
-#[must_use = "dropping it says that the call was given up"]
+/// The permission to make a call. Dropping it reports that the call was abandoned.
+#[must_use = "dropping the permit reports that the call was abandoned"]
 pub struct CallPermit {
     breaker: SharedBreaker,
     permit: Option<Permit>,
 }
 
 impl CallPermit {
-    /// The other side has answered, be it with an error of the application's.
+    /// Reports that the server has responded, possibly with an error of the application.
     pub fn passed(mut self) {
         self.report(Outcome::Passed);
     }
 
-    /// It has not, or could not be reached.
+    /// Reports that the server did not respond, or could not be reached.
     pub fn failed(mut self) {
         self.report(Outcome::Failed);
     }
@@ -116,19 +117,20 @@ impl fmt::Debug for CallPermit {
     }
 }
 
-/// A call that was not made, because too many before it had failed.
+/// The error of a call that was rejected because too many calls before it had failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BreakerOpen {
-    /// When trying again may be worth it; `None`: when it was reset, or the trials under way have ended.
+    /// How long to wait before trying again; `None` if that depends on the trial calls in flight, or on a
+    /// reset.
     pub retry_after: Option<Duration>,
 }
 
 impl fmt::Display for BreakerOpen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.retry_after {
-            Some(after) => write!(f, "too much has failed; it is tried again in {after:?}"),
-            None => f.write_str("too much has failed; it is not tried now"),
+            Some(after) => write!(f, "too many calls have failed; try again in {after:?}"),
+            None => f.write_str("too many calls have failed; no more calls are allowed at present"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A client that comes and goes: for hosts that connect, disconnect, and connect again.
+//! A client that can connect and disconnect any number of times.
 
 use std::fmt;
 use std::pin::pin;
@@ -18,12 +18,12 @@ use crate::shared::{Shared, lock};
 use crate::state::StatePublisher;
 use crate::{Link, LinkOptions, LinkReceiver, LinkSender, SessionOptions, State, States};
 
-/// How a client behaves.
+/// The options of a [`Client`].
 #[derive(Clone, Copy, Debug)]
 pub struct ClientOptions {
-    /// How each of its connections comes back.
+    /// How each of its connections recovers from lost lines.
     pub link: LinkOptions,
-    /// How long a message waits until there is a line that has room for it; 30 s by default.
+    /// How long a message waits for a line with room for it; 30 s by default.
     pub send_timeout: Duration,
 }
 
@@ -33,11 +33,11 @@ impl Default for ClientOptions {
     }
 }
 
-/// A client that connects, disconnects, and connects again.
+/// A client that can connect and disconnect any number of times.
 ///
-/// Each connection is a [`Link`](crate::Link) of its own. All methods may be called from many tasks at
-/// once. Dropping the client releases everything at once: the child process and what came of it,
-/// descriptors, and an attempt under way; [`Messages`] and [`States`] come to their ends.
+/// Each connection is a separate [`Link`](crate::Link). All methods may be called from many tasks
+/// concurrently. Dropping the client releases everything at once: the child process and its descendants,
+/// descriptors, and an attempt to connect. [`Messages`] and [`States`] then end.
 pub struct Client {
     connector: Arc<dyn DynConnector>,
     endpoint: Endpoint,
@@ -48,7 +48,7 @@ pub struct Client {
 
 enum Slot {
     Free,
-    /// Notified when it is not wanted any more.
+    /// Notified to cancel the attempt.
     Connecting(Arc<Notify>),
     Connected(Arc<Connection>),
 }
@@ -61,10 +61,10 @@ struct Connection {
 }
 
 impl Client {
-    /// A client of what `endpoint` names. Does no I/O.
+    /// Creates a client for `endpoint`, without I/O.
     ///
     /// # Errors
-    /// The scheme is unknown, or the endpoint or an option does not fit.
+    /// The scheme is unknown, or the endpoint or an option is invalid for it.
     pub fn new(
         registry: &Registry,
         endpoint: &Endpoint,
@@ -75,7 +75,7 @@ impl Client {
         Ok(Self::over(connector, endpoint.clone(), client))
     }
 
-    /// A client of whatever `connector` connects to; `endpoint` names it in errors.
+    /// Creates a client that uses `connector`; `endpoint` is only used in errors.
     pub fn over(
         connector: Arc<dyn DynConnector>,
         endpoint: Endpoint,
@@ -85,14 +85,13 @@ impl Client {
         Self { connector, endpoint, options, told, slot: Mutex::new(Slot::Free) }
     }
 
-    /// Connects, and gives what comes in. Cancel-safe: a dropped attempt leaves nothing behind.
+    /// Connects, and returns the incoming messages. Cancel-safe: a dropped attempt leaves nothing running.
     ///
-    /// The messages have to be taken: whoever takes them does the connection's work, and is the one
-    /// through whom its end is noticed.
+    /// The messages must be received: the task that receives does the connection's work and detects its end.
     ///
     /// # Errors
-    /// [`AlreadyConnected`](ErrorKind::AlreadyConnected) while there is a connection that has not come to
-    /// its end, or an attempt under way. Else as the transport's; each cause has its own [`ErrorKind`].
+    /// [`AlreadyConnected`](ErrorKind::AlreadyConnected) while there is a connection that has not ended, or
+    /// another attempt. Otherwise the errors of the transport; each cause has its own [`ErrorKind`].
     pub async fn connect(&self) -> Result<Messages, TransportError> {
         let cancelled = Arc::new(Notify::new());
         let (replaced, told) = {
@@ -137,13 +136,14 @@ impl Client {
         Ok(Messages { receiver, control })
     }
 
-    /// Ends the connection in stages, or gives up the attempt under way, and says how the other side
-    /// took it. What it says until then arrives; only a child process is waited for.
+    /// Ends the connection in stages, or cancels the attempt to connect, and returns how the connection
+    /// ended. Messages that the peer sends until then are received. Only the exit of a child process is
+    /// waited for.
     ///
-    /// Dropping the future leaves the stages where they are; the connection does not come back.
+    /// Dropping the future stops at the current stage; the connection does not reconnect.
     ///
     /// # Errors
-    /// [`NotConnected`](ErrorKind::NotConnected) if there is nothing to end.
+    /// [`NotConnected`](ErrorKind::NotConnected) if there is neither a connection nor an attempt.
     pub async fn disconnect(&self) -> Result<CloseReason, TransportError> {
         let connection = {
             let mut slot = lock(&self.slot);
@@ -159,7 +159,7 @@ impl Client {
             }
         };
         let reason = connection.stop().await;
-        // What has not been taken by now is still there for whoever has the messages.
+        // Messages that were not received yet remain available through `Messages`.
         let mut slot = lock(&self.slot);
         if matches!(&*slot, Slot::Connected(it) if Arc::ptr_eq(it, &connection)) {
             *slot = Slot::Free;
@@ -167,29 +167,29 @@ impl Client {
         Ok(reason)
     }
 
-    /// Sends one message, and returns when it was handed to the operating system. While there is no
-    /// line because one was lost, it waits for the next.
+    /// Sends one message, and returns once it was handed to the operating system. If the line was lost, waits
+    /// for the next one.
     ///
-    /// Dropped half-way, it has sent the whole message or nothing of it.
+    /// If the future is dropped, either the whole message is sent or nothing.
     ///
     /// # Errors
-    /// [`NotConnected`](ErrorKind::NotConnected), also once a connection has ended;
-    /// [`TimedOut`](ErrorKind::TimedOut): nothing of it was sent within
-    /// [`ClientOptions::send_timeout`]; [`Lost`](ErrorKind::Lost): the line was lost under it;
-    /// [`Message`](ErrorKind::Message): it cannot be sent; [`Closed`](ErrorKind::Closed): the connection
-    /// ended meanwhile.
+    /// - [`NotConnected`](ErrorKind::NotConnected): there is no connection, or it has ended;
+    /// - [`TimedOut`](ErrorKind::TimedOut): nothing was sent within [`ClientOptions::send_timeout`];
+    /// - [`Lost`](ErrorKind::Lost): the line was lost while the message was being sent;
+    /// - [`Message`](ErrorKind::Message): the message cannot be sent;
+    /// - [`Closed`](ErrorKind::Closed): the connection ended in the meantime.
     pub async fn send(&self, message: impl Into<Bytes> + Send) -> Result<(), TransportError> {
         let connection = match &*lock(&self.slot) {
             Slot::Connected(it) if it.control.close_reason().is_none() => it.clone(),
             _ => return Err(self.error(ErrorKind::NotConnected, Operation::Send)),
         };
         let sender = connection.sender.clone();
-        // A client that is dropped does not wait for us.
+        // Dropping the client must end the connection even while a message is being sent.
         drop(connection);
         let limit = self.options.send_timeout;
         let fed = timeout(limit, async {
             let mut sender = sender.lock().await;
-            // Of what others gave up half-way they heard: this is about ours.
+            // Losses of earlier messages concern other callers; report only those of this one.
             sender.feed_as_first(message.into()).await.map(|()| sender)
         });
         let sent = match fed.await {
@@ -200,22 +200,23 @@ impl Client {
         sent.map_err(|error: SendError| error.into_error(&self.endpoint))
     }
 
-    /// How far it has come.
+    /// Returns the current state.
     pub fn state(&self) -> State {
         self.told.present()
     }
 
-    /// How far it has come, from here on and through all connections.
+    /// Returns the states from now on, across all connections.
     pub fn states(&self) -> States {
         States::of(&self.told, false)
     }
 
-    /// Where it connects to.
+    /// Returns the endpoint that the client connects to.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// The present connection's, or the last one's until it was replaced or disconnected.
+    /// Returns the control of the current connection, or of the last one until it is replaced or
+    /// disconnected.
     pub fn control(&self) -> Option<Control> {
         match &*lock(&self.slot) {
             Slot::Connected(connection) => Some(connection.control.clone()),
@@ -228,7 +229,7 @@ impl Client {
     }
 }
 
-/// Ended by us, before anything else could.
+/// Returns the state after this side has ended a connection or an attempt.
 fn gone() -> State {
     State::Closed { by_us: true, reason: CloseReason::ByUs }
 }
@@ -250,7 +251,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// An attempt under way, which may be dropped at any time.
+/// An attempt to connect, which may be dropped at any time.
 struct Attempt<'a> {
     client: &'a Client,
     cancelled: Arc<Notify>,
@@ -261,7 +262,7 @@ impl Attempt<'_> {
         matches!(slot, Slot::Connecting(it) if Arc::ptr_eq(it, &self.cancelled))
     }
 
-    /// Nothing came of it, unless it is somebody else's turn already.
+    /// Ends the attempt, unless another has replaced it already.
     fn end(&self, state: State) {
         let mut slot = lock(&self.client.slot);
         if self.is_current(&slot) {
@@ -287,7 +288,7 @@ impl Connection {
         let reason = tokio::select! {
             biased;
             _ = async { self.sender.lock().await.close().await } => stop.await,
-            // Somebody sends to an other side that does not read.
+            // The sender is locked by a task that waits for a peer which does not read.
             reason = &mut stop => reason,
         };
         self.shared.hang_up();
@@ -297,7 +298,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // After a polite end there may be something left to be read; else all goes at once.
+        // After an orderly end, unread messages remain available; otherwise everything ends at once.
         if self.control.close_reason().is_none() {
             self.control.abort();
             drop(lock(&self.receiver).take());
@@ -305,17 +306,17 @@ impl Drop for Connection {
     }
 }
 
-/// What comes in over one connection of a [`Client`].
+/// The incoming messages of one connection of a [`Client`].
 ///
-/// Whoever takes the messages does the connection's work. Dropping this ends the connection's coming
-/// back, and nothing else is received; to end it, [disconnect](Client::disconnect).
+/// The task that receives does the connection's work. After dropping this, the connection no longer
+/// reconnects, and nothing more is received. To end the connection, [disconnect](Client::disconnect).
 pub struct Messages {
     receiver: Arc<Mutex<Option<LinkReceiver>>>,
     control: Control,
 }
 
 impl Messages {
-    /// Who is on the other end, how many messages came and went, and why it ended.
+    /// Returns the connection's control: its peer, its message counts, and why it ended.
     pub fn control(&self) -> &Control {
         &self.control
     }

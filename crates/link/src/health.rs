@@ -1,6 +1,6 @@
-//! How a line does: whether the other side is there, whether it may be used, and how long it takes.
+//! Health checks: whether the peer is alive, whether the line may be used, and how long operations take.
 //!
-//! Of slow writes and slow connecting the transport warns by itself; here they are not looked at.
+//! Slow writes and slow connects are not checked here, because the transport logs warnings about them.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,10 +11,10 @@ use tieline_transport::{Control, Health, Outgoing};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// Watches one line. Clones watch it together.
+/// A monitor of one line. Clones refer to the same monitor.
 ///
-/// It has no task: what it counts it is told, and a line that can ping is asked for signs of life by
-/// whoever awaits [`next_beat`](Self::next_beat). It keeps nothing alive of the line.
+/// It has no task: the user of the line reports operations to it, and sends the pings that
+/// [`next_beat`](Self::next_beat) asks for. It does not keep the line alive.
 #[derive(Clone)]
 pub struct HealthMonitor(Arc<Shared>);
 
@@ -22,14 +22,14 @@ struct Shared {
     control: Control,
     begun: Instant,
     state: Mutex<State>,
-    /// The heartbeat was told something.
+    /// Notified when the heartbeat has new input.
     news: Notify,
 }
 
 #[derive(Default)]
 struct State {
     heartbeat: Option<Heartbeat>,
-    /// How many bytes had come in when it was last looked, and when that was.
+    /// How many bytes had been received at the last check, and when that was.
     seen: u64,
     looked: Duration,
     is_ready: bool,
@@ -41,40 +41,38 @@ struct State {
     latency: Histogram,
 }
 
-/// How a line does at one moment, and what has happened on it so far.
+/// The health of a line at one moment, with counters since the monitor was created.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HealthReport {
-    /// The other side is there, as far as is known: its process runs, its socket is open, and where it
-    /// is pinged it has not missed two answers.
+    /// The peer is alive, as far as is known: its process runs, its socket is open, and if it is pinged, it
+    /// has not missed two responses.
     pub live: bool,
-    /// It is live, was said to be [ready](HealthMonitor::set_ready), and is not draining.
+    /// The line is live, was marked as [ready](HealthMonitor::set_ready), and is not draining.
     pub ready: bool,
-    /// Nothing new is begun on it; what is under way ends.
+    /// No new operations are to be started on the line; those in flight are completed.
     pub draining: bool,
-    /// How many pings were asked for.
+    /// The number of pings requested.
     pub pings: u64,
-    /// How often another instance answered than before.
+    /// How often a different instance than before responded.
     pub restarts: u64,
-    /// The instance that answered last.
+    /// The instance that responded last.
     pub instance: Option<u64>,
-    /// Operations that failed.
+    /// The number of failed operations.
     pub failures: u64,
-    /// Those of them since the last that did not.
+    /// The number of failed operations since the last successful one.
     pub failures_in_a_row: u64,
-    /// How long those took that did not fail.
+    /// The durations of successful operations.
     pub latency: Histogram,
 }
 
 impl HealthMonitor {
-    /// Watches a line whose other side knows no ping: the state of its process and of its socket speak
-    /// for it.
+    /// Monitors a line without pings, based on the state of its process and its socket.
     pub fn new(control: Control) -> Self {
         Self::with(control, None)
     }
 
-    /// Watches a line whose other side answers pings, as long as somebody awaits
-    /// [`next_beat`](Self::next_beat).
+    /// Monitors a line whose peer responds to pings, as long as [`next_beat`](Self::next_beat) is awaited.
     pub fn pinging(control: Control, config: HeartbeatConfig) -> Self {
         Self::with(control, Some(Heartbeat::new(config, Duration::ZERO)))
     }
@@ -85,45 +83,46 @@ impl HealthMonitor {
         Self(Arc::new(Shared { control, begun, state, news }))
     }
 
-    /// The line may be used from now on, or may not. At first it may not: who connects still has to
-    /// agree on a session.
+    /// Sets whether the line may be used. Initially it may not, because most protocols begin with a
+    /// handshake.
     pub fn set_ready(&self, is_ready: bool) {
         self.state().is_ready = is_ready;
     }
 
-    /// Nothing new is to be begun on the line. There is no way back.
+    /// Marks the line as draining: no new operations are to be started on it. This cannot be undone.
     pub fn drain(&self) {
         self.state().is_draining = true;
     }
 
-    /// An operation has come to its end after so long: the other side has answered.
+    /// Records a successful operation and its duration: the peer has responded.
     pub fn passed(&self, took: Duration) {
         let mut state = self.state();
         state.failures_in_a_row = 0;
         state.latency.record(took);
     }
 
-    /// An operation has failed. What the [breaker](crate::SharedBreaker) would not call a failure, such
-    /// as an error that the application answers with, is none here.
+    /// Records a failed operation. As for the [breaker](crate::SharedBreaker), an error response of the
+    /// application is not a failure.
     pub fn failed(&self) {
         let mut state = self.state();
         state.failures += 1;
         state.failures_in_a_row += 1;
     }
 
-    /// A ping was answered by this instance: a number that the other side drew when it started.
+    /// Records the response to a ping from `instance`, a random number that the peer has chosen when it
+    /// started.
     pub fn pong(&self, instance: u64) {
         let now = self.0.begun.elapsed();
         self.tell(|heartbeat| heartbeat.pong(now, instance));
     }
 
-    /// Asks for a ping at once: for when the machine has slept.
+    /// Requests a ping at once, for use after a system suspend.
     pub fn probe_now(&self) {
         self.tell(Heartbeat::probe_now);
     }
 
-    /// Takes note of how far the line's outgoing bytes have come ([`Sender::outgoing`]), so that a slow line
-    /// is not taken for a dead one. Say it before a beat is awaited, and now and then while bytes wait.
+    /// Records the progress of the line's outgoing bytes ([`Sender::outgoing`]), so that a slow line is not
+    /// considered dead. Call this before awaiting a beat, and regularly while bytes are waiting.
     ///
     /// [`Sender::outgoing`]: tieline_transport::Sender::outgoing
     pub fn sending(&self, outgoing: Outgoing) {
@@ -138,14 +137,14 @@ impl HealthMonitor {
         self.0.news.notify_one();
     }
 
-    /// The next thing that is to be done or known: [`HeartbeatEvent::Ping`] when a ping is to be sent, and whether
-    /// the other side has gone, come back, or started anew. Any byte that comes in is a sign of life;
-    /// bytes are looked at when a ping is due or its answer late. A line that is not pinged has no beat.
+    /// Returns the next event: [`HeartbeatEvent::Ping`] when a ping is to be sent, and the events when the
+    /// peer goes down, is up again, or has restarted. Any received byte shows that the peer is alive; the
+    /// byte count is checked when a ping is due or its response is late. Without pings this never returns.
     ///
-    /// To be awaited by one at a time. Cancel-safe. Needs a tokio runtime with its timer.
+    /// Only one task may await this at a time. Cancel-safe. Requires a tokio runtime with its timer.
     pub async fn next_beat(&self) -> HeartbeatEvent {
         loop {
-            // What is told from here on is not missed.
+            // Registered before polling, so that no input is missed.
             let news = self.0.news.notified();
             let wake = match self.poll() {
                 Ok(beat) => return beat,
@@ -158,7 +157,7 @@ impl HealthMonitor {
         }
     }
 
-    /// The beat there is, or when there may be one.
+    /// Returns the next event, or else when to check again.
     fn poll(&self) -> Result<HeartbeatEvent, Option<Duration>> {
         let (now, info) = (self.0.begun.elapsed(), self.0.control.info());
         let mut state = self.state();
@@ -171,7 +170,7 @@ impl HealthMonitor {
         Ok(beat)
     }
 
-    /// How the line does.
+    /// Returns the health of the line.
     pub fn report(&self) -> HealthReport {
         let is_open = self.0.control.health() == Health::Up;
         let state = self.state();
@@ -195,9 +194,9 @@ impl HealthMonitor {
 }
 
 impl State {
-    /// So many bytes have come in so far, and the line says that the last did so long `ago`. One that
-    /// does not know that says too much. What came since the last look came behind it at least, and is
-    /// not held to be younger: so nobody counts as alive for longer than he was.
+    /// Processes the number of bytes received so far, and how long `ago` the last was received. A line that
+    /// does not know the time overstates it, but bytes that are new since the last check were received
+    /// after it. So the time used is never later than the true one.
     fn look(&mut self, now: Duration, bytes_in: u64, ago: Duration) {
         let looked = std::mem::replace(&mut self.looked, now);
         let is_news = std::mem::replace(&mut self.seen, bytes_in) != bytes_in;
@@ -221,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_count_from_when_they_came_and_not_from_before_the_last_look() {
+    fn new_bytes_count_from_their_arrival_but_not_before_the_last_check() {
         let s = Duration::from_secs;
         let heartbeat = Heartbeat::new(HeartbeatConfig::default(), Duration::ZERO);
         let mut state = State { heartbeat: Some(heartbeat), ..State::default() };
@@ -230,7 +229,7 @@ mod tests {
             (5, 1, 0, 15),
             (8, 1, 3, 15),
             (9, 2, 1, 18),
-            // It does not know when.
+            // The line does not know when the bytes arrived.
             (12, 3, 12, 19),
             (14, 3, 14, 19),
             (16, 4, 16, 24),

@@ -1,5 +1,4 @@
-//! A line that comes back, a client that comes and goes, lines that are kept for the next, and how they
-//! do.
+//! Lines that reconnect, resumable sessions, clients, pools of lines, circuit breakers and health checks.
 //!
 //! ```text
 //!                    Link: a Channel like any other
@@ -10,11 +9,11 @@
 //!   States     ◀─  Connected{1} Backoff Connecting Connected{2} …     Closed{by_us, reason}
 //! ```
 //!
-//! A [`Link`] holds one line at a time. When that is lost it ends what is left of it, waits as its
-//! [`Recovery`] says, and connects another; its receiver then says
-//! [`Incoming::Reset`](tieline_transport::Incoming::Reset), because the other side is a new one that
-//! knows nothing. Everything above takes a link as any channel: a JSON-RPC peer, whose calls in flight
-//! end at once and which begins its session anew; a bridge, which answers what was left behind.
+//! A [`Link`] holds one line at a time. When the line is lost, the link ends what is left of it, waits as
+//! its [`Recovery`] says, and connects another. Its receiver then returns
+//! [`Incoming::Reset`](tieline_transport::Incoming::Reset), because the peer is a new one without state.
+//! Everything else uses a link like any channel: a JSON-RPC peer fails the calls in flight at once and
+//! repeats its handshake; a bridge answers the requests that the lost line left open.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -24,7 +23,7 @@
 //! # #[cfg(unix)] {
 //! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 //! # runtime.block_on(async {
-//! // A program that fails at its first line.
+//! // A program that fails after its first line.
 //! let program = Endpoint::exec("sh", ["-c", "read line; echo \"heard $line\"; exit 1"]);
 //! let connector = Registry::new().connector(&program, &Options::default())?;
 //! let link = Link::connect(connector.into(), LinkOptions::default()).await?;
@@ -35,9 +34,9 @@
 //!     sender.send(word).await?;
 //!     let Incoming::Message(heard) = receiver.recv().await else { panic!("no answer") };
 //!     assert_eq!(heard, format!("heard {word}"));
-//!     // It is started again, and this is where to begin anew.
+//!     // The program was restarted: start over from here.
 //!     let Incoming::Reset(reset) = receiver.recv().await else { panic!("no reset") };
-//!     println!("line {} in place of one that was lost: {}", reset.epoch, reset.cause);
+//!     println!("line {} replaces one that was lost: {}", reset.epoch, reset.cause);
 //! }
 //! assert!(matches!(states.next().await, Some(State::Connected { epoch: 3 })));
 //! drop((sender, receiver));
@@ -49,10 +48,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # A client that comes and goes
+//! # Clients
 //!
-//! [`Client`] is for hosts: it is made once, connects and disconnects as often as is wanted, and is
-//! watched through all of it.
+//! A [`Client`] is created once and can connect and disconnect any number of times. Its [`States`] cover all
+//! of its connections.
 //!
 //! ```
 //! use tieline_link::{Client, ClientOptions};
@@ -78,68 +77,69 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # When it comes back
+//! # Recovery
 //!
-//! | [`Recovery`] | after | wait | until |
-//! |---|---|---|---|
-//! | `Restart(policy)`; a child process, on failure | the ends that the policy names | none, 50 ms, 80 ms, … 5 s | five times within 10 s, then [`GivenUp`](tieline_transport::CloseReason::GivenUp) with the last exit status and stderr |
-//! | `Reconnect(LOCAL)`; `unix:`, `mem:`, and an address of loopback or `localhost` | every end | the same | it is ended |
-//! | `Reconnect(REMOTE)`; all else | every end | up to 5 s, 1 s, 1.6 s, … 120 s | it is ended |
+//! | [`Recovery`] | after | wait | until | |---|---|---|---| | `Restart(policy)`; by default for child
+//! processes, on failure | the exits that the policy names | none, 50 ms, 80 ms, … 5 s | five restarts
+//! within 10 s, then [`GivenUp`](tieline_transport::CloseReason::GivenUp) with the last exit status and
+//! stderr | | `Reconnect(LOCAL)`; by default for `unix:`, `mem:`, loopback addresses and `localhost` |
+//! every loss | the same | the link is ended | | `Reconnect(REMOTE)`; by default for everything else |
+//! every loss | up to 5 s, 1 s, 1.6 s, … 120 s | the link is ended |
 //!
-//! The waits after the first are a fifth longer or shorter. They begin from the start once a connection
-//! has lived for 10 s. An error that will not pass by itself (no such program, a refused user) is not
-//! tried again: [`Unreachable`](tieline_transport::CloseReason::Unreachable). What is left of the old
-//! line, a child that goes on without its stdout, is ended in stages before another begins.
+//! The waits after the first one vary by ± 20 %. They start over once a connection has lived for 10 s.
+//! Errors that are permanent (the program does not exist, the user is refused) are not retried; they end
+//! the link as [`Unreachable`](tieline_transport::CloseReason::Unreachable). What is left of the old line,
+//! such as a child that continues without its stdout, is ended in stages before the next line is connected.
 //!
-//! # What becomes of messages
+//! # Messages and lost lines
 //!
-//! | a message | becomes |
-//! |---|---|
-//! | sent while there is no line | nothing yet: the sender waits, nothing is queued, and giving up the wait has sent nothing. The wait ends with the next line or the link; [`Client::send`] also ends it after 30 s |
-//! | accepted by a line and not known to be written when it was lost | lost: counted in [`Reset::lost`](tieline_transport::Reset::lost), and the sender's next flush says [`Lost`](tieline_transport::SendError::Lost) |
-//! | written before the line was lost | unknown: only the other side could tell. Answers that came before the loss are delivered before the reset |
+//! | a message | is | |---|---| | sent while there is no line | not queued: the sender waits. Cancelling
+//! the wait sends nothing. The wait ends with the next line or with the link; [`Client::send`] also ends it
+//! after 30 s | | accepted by a line, but not known to be written when the line was lost | lost: it is
+//! counted in [`Reset::lost`](tieline_transport::Reset::lost), and the sender's next flush returns
+//! [`Lost`](tieline_transport::SendError::Lost) | | written before the line was lost | in an unknown state,
+//! which only the peer knows. Responses received before the loss are delivered before the reset |
 //!
-//! None is sent a second time. When a new line is there its `Reset` is on its way to whoever receives, and
-//! what waits to be sent may leave at the same moment: who must begin anew first (a JSON-RPC peer does)
-//! lets nothing wait.
+//! No message is sent twice. A waiting message may be sent on a new line before the receiver has returned its
+//! `Reset`. Code that must first repeat a handshake, as a JSON-RPC peer does, must not leave messages
+//! waiting.
 //!
 //! # Sessions
 //!
-//! Between two ends of tieline nothing need be lost or unknown: a [`Session`] stands on a Link, numbers
-//! its messages and keeps each until the other side has taken it over. [`connector`] and [`listen`] make
-//! one wherever an endpoint begins with `resume+`; [`Session::connect`] and [`Sessions`] stand on any
-//! connector and acceptor.
+//! Between two tieline endpoints, no message needs to be lost or in an unknown state: a [`Session`] is
+//! built on a Link, numbers its messages, and keeps each until the other end has acknowledged it.
+//! [`connector`] and [`listen`] create sessions for endpoints that begin with `resume+`;
+//! [`Session::connect`] and [`Sessions`] work with any connector and acceptor.
 //!
-//! | a message | becomes |
-//! |---|---|
-//! | sent while there is no connection | kept, and sent on the next; the sender waits once 1,024 messages or 8 MiB are kept |
-//! | on its way when the connection broke | sent again on the next if the other side lacks it, and never seen twice |
-//! | not acknowledged when the session is lost | said: [`SessionLost`](tieline_transport::SessionLost) has what was delivered |
+//! | a message | is | |---|---| | sent while there is no connection | kept, and sent on the next one; the
+//! sender waits once 1,024 messages or 8 MiB are kept | | in flight when the connection broke | sent again
+//! on the next one if the other end lacks it, and never received twice | | not acknowledged when the
+//! session is lost | reported: [`SessionLost`](tieline_transport::SessionLost) says what was delivered |
 //!
-//! *Within a session every message is delivered once, in order, or the session ends with an error that
-//! says what was delivered.* Across a crash of either end that is not so: the session is in memory. A
-//! client that finds its server without memory begins another session, and its receiver says
+//! *Within a session every message is delivered once, in order, or the session ends with an error that says
+//! what was delivered.* This does not hold across a crash of either end, because sessions are kept in
+//! memory. A client whose server has lost the session begins another one, and its receiver returns
 //! [`Reset`](tieline_transport::Incoming::Reset).
 //!
-//! A server keeps a session without a connection for two minutes. Whoever knows the session's secret,
-//! which changes with each connection, and is the user who began it, may resume it; a newer connection
-//! fences off the older. A message is acknowledged when the consumer was given it, or where
-//! [`SessionConfig::commits`](tieline_proto::session::SessionConfig::commits) asks for it, when the
-//! consumer has [committed](Commits::commit) it.
+//! A server keeps a session without a connection for two minutes. A client may resume it with the session's
+//! secret, which changes with each connection, if it runs as the user who began the session. A newer
+//! connection fences off the older one. A message is acknowledged when it is handed to the consumer, or,
+//! with [`SessionConfig::commits`](tieline_proto::session::SessionConfig::commits), when the consumer has
+//! [committed](Commits::commit) it.
 //!
-//! # What ends it
+//! # Ending a link
 //!
-//! Like any channel it is passive: the loss is noticed and another line sought by whoever receives. It
-//! comes back no more once its sender was closed or dropped, its receiver dropped, or
-//! [`Control::stop`](tieline_transport::Control::stop) called; without a line it ends then at once, with
-//! the reason for which the last one was lost, and a sender that waits is released.
-//! [`Control::abort`](tieline_transport::Control::abort), and dropping both halves or the [`Client`],
-//! end everything at once: line, child, attempt and wait.
+//! Like any channel, a link is passive: the task that receives detects a loss and connects the next line. The
+//! link stops reconnecting once its sender is closed or dropped, its receiver is dropped, or
+//! [`Control::stop`](tieline_transport::Control::stop) is called. If it has no line at that time, it ends at
+//! once, with the reason for which the last line was lost, and a waiting sender is released.
+//! [`Control::abort`](tieline_transport::Control::abort), and dropping both halves or the [`Client`], end
+//! everything at once: the line, the child, an attempt to connect and a wait.
 //!
-//! # Lines that are kept for the next
+//! # Pools
 //!
-//! [`Pool`] gives a line to one caller at a time and keeps it for the next. What was asked on a line that
-//! was not [given back](Pooled::give_back) may still be answered, so it is closed.
+//! A [`Pool`] lends each line to one caller at a time and keeps it for the next. A line that was not
+//! [given back](Pooled::give_back) is closed, because responses to its last caller may still arrive.
 //!
 //! ```
 //! use tieline_link::{Pool, PoolConfig, SharedBreaker};
@@ -168,21 +168,20 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! | by default | |
-//! |---|---|
-//! | at most | 10 lines; 1,024 who wait, in order, for 30 s |
-//! | a line is closed | after 10 min idle; when 30 min old, a tenth more or less; when it comes back with anything unsent or unread |
-//! | a line is checked | before it is given out, unless it was used within 500 ms: it has not ended, and nobody has said anything. No ping is sent |
-//! | a line held for 60 s | is warned of, once, with where it was taken |
+//! | by default | | |---|---| | limits | 10 lines; 1,024 waiting callers, served in order, for at most 30 s
+//! each | | a line is closed | after 10 min idle; at an age of 30 min ± 10 %; when it is given back with
+//! anything unsent or unread | | a line is checked | before it is lent, unless it was used within the last
+//! 500 ms: it must not have ended, and nothing may have been received. No ping is sent | | a line held for
+//! 60 s | causes one warning, with the place in the code that took it |
 //!
-//! A pool has no task. What has expired is closed when somebody comes for a line; if it has to happen
-//! without that, drive [`Pool::maintain`].
+//! A pool has no task. Expired lines are closed when a caller requests a line. To close them at other times,
+//! drive [`Pool::maintain`].
 //!
-//! # Whether to call at all
+//! # Circuit breakers
 //!
-//! [`SharedBreaker`] is asked before a call and told what came of it. It opens after 5 failures in a row,
-//! or when half of at least 20 calls in 30 s have failed; stays open for 5 s, and 1.6 times as long
-//! whenever the three trials after that do not all pass, up to 300 s.
+//! A [`SharedBreaker`] permits calls and is told their outcomes. It opens after 5 consecutive failures, or
+//! when half of at least 20 calls within 30 s have failed. It stays open for 5 s, and 1.6 times as long
+//! each time that one of the following three trial calls fails, up to 300 s.
 //!
 //! ```
 //! use tieline_link::SharedBreaker;
@@ -193,20 +192,21 @@
 //!     breaker.acquire()?.failed();
 //! }
 //! let refused = breaker.acquire().unwrap_err();
-//! println!("not now, but in {:?}", refused.retry_after);
+//! println!("retry in {:?}", refused.retry_after);
 //! breaker.reset();
-//! drop(breaker.acquire()?); // given up, which is no failure
+//! drop(breaker.acquire()?); // abandoned, which does not count as a failure
 //! assert_eq!(breaker.state(), BreakerState::Closed);
 //! # Ok::<(), tieline_link::BreakerOpen>(())
 //! ```
 //!
-//! # How a line does
+//! # Health checks
 //!
-//! [`HealthMonitor`] says whether the other side is there, whether the line may be used, how much failed
-//! and how long the rest took. Where the other side knows a ping, await
-//! [`next_beat`](HealthMonitor::next_beat) beside the line's work and send one whenever it says so: after
-//! 10 s without a byte. Two that bring nothing within 5 s, and the line is not live: 25 s after the last
-//! byte. Who knows no ping is never asked; the state of its process and socket speak for it.
+//! A [`HealthMonitor`] reports whether the peer is alive, whether the line may be used, how many operations
+//! failed, and how long the others took. If the protocol has a ping, await
+//! [`next_beat`](HealthMonitor::next_beat) concurrently with the line's work and send a ping whenever it asks
+//! for one: after 10 s without a received byte. After two pings without a response within 5 s, which is 25 s
+//! after the last byte, the line is no longer live. Without pings, the report is based on the state of the
+//! process and the socket.
 //!
 //! ```
 //! use std::time::{Duration, Instant};
@@ -228,7 +228,7 @@
 //! monitor.drain();
 //! let report = monitor.report();
 //! assert!(report.live && report.draining && !report.ready);
-//! println!("99 of 100 took no longer than {:?}", report.latency.quantile(0.99));
+//! println!("99th percentile: {:?}", report.latency.quantile(0.99));
 //! # drop(theirs);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # })?;

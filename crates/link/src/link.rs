@@ -1,4 +1,4 @@
-//! The line that comes back, and its outgoing half.
+//! A channel that reconnects, and its outgoing half.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,28 +15,29 @@ use crate::shared::{Behind, Sending, Shared, lock};
 use crate::state::StatePublisher;
 use crate::{Recovery, State, States};
 
-/// How a link behaves.
+/// The options of a [`Link`].
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct LinkOptions {
-    /// How it comes back; by default as [suits it](Recovery::suiting).
+    /// How the link recovers from lost lines; by default as [suits](Recovery::suiting) its endpoint.
     pub recovery: Option<Recovery>,
-    /// It carries a session: what broke the framing would be sent again, and break it again.
+    /// The link carries a session. A framing error then ends it, because the session would send the same
+    /// bytes again.
     pub(crate) is_carrier: bool,
 }
 
 impl LinkOptions {
-    /// The defaults, but for how it comes back.
+    /// Returns the default options with this recovery.
     pub fn recovering(recovery: Recovery) -> Self {
         Self { recovery: Some(recovery), ..Self::default() }
     }
 }
 
-/// A [`Channel`] that comes back: behind the end of one line it connects another.
+/// A [`Channel`] that reconnects: after the end of one line it connects another.
 ///
-/// It is as passive as any channel: whoever [receives](LinkReceiver) does the work. Dropping both
-/// halves ends everything at once; so does [`Control::abort`]. [`Control::stop`] ends it in stages. The
-/// [crate's documentation](crate) says what becomes of messages.
+/// It is as passive as any channel: the task that [receives](LinkReceiver) does the work. Dropping both
+/// halves ends everything at once, and so does [`Control::abort`]. [`Control::stop`] ends it in stages. The
+/// [crate documentation](crate) says what happens to messages.
 pub struct Link {
     sender: LinkSender,
     receiver: LinkReceiver,
@@ -44,10 +45,10 @@ pub struct Link {
 }
 
 impl Link {
-    /// Makes the first connection. Cancel-safe: a dropped attempt leaves nothing behind.
+    /// Connects the first line. Cancel-safe: a dropped attempt leaves nothing running.
     ///
     /// # Errors
-    /// There is no first connection. It is not sought again: here is somebody who can be told.
+    /// The first line could not be connected. This is not retried, because the caller can decide that.
     pub async fn connect(
         connector: Arc<dyn DynConnector>,
         options: LinkOptions,
@@ -56,7 +57,7 @@ impl Link {
         Self::connect_as(connector, options, told).await
     }
 
-    /// The same, told to those who watch already.
+    /// Connects the first line and publishes its states to an existing publisher.
     pub(crate) async fn connect_as(
         connector: Arc<dyn DynConnector>,
         options: LinkOptions,
@@ -92,7 +93,7 @@ impl Link {
         self.sender.0.clone()
     }
 
-    /// How far it has come, from here on. Ask before the split; what it gives outlives the link.
+    /// Returns the states from now on. Call this before splitting the link; the result outlives it.
     pub fn states(&self) -> States {
         States::of(self.sender.0.told(), true)
     }
@@ -113,14 +114,14 @@ impl Channel for Link {
 
 /// The outgoing half of a [`Link`].
 ///
-/// While there is no line it takes nothing: senders wait, and nothing is queued. Once it is closed or
-/// dropped, the link comes back no more.
+/// While there is no line, senders wait, and nothing is queued. Once this half is closed or dropped, the link
+/// no longer reconnects.
 pub struct LinkSender(Arc<Shared>);
 
 impl LinkSender {
     /// Waits for the next line or the end.
     fn wait(&self, cx: &Context<'_>) -> Poll<Result<(), SendError>> {
-        // Whoever puts a line in place needs the lock that is held here, and wakes behind it.
+        // Installing a line takes the lock that is held here and wakes after that, so no wake-up is missed.
         self.0.register_sender(cx.waker());
         match self.0.end() {
             Some(reason) => Poll::Ready(Err(closed(reason))),
@@ -128,7 +129,7 @@ impl LinkSender {
         }
     }
 
-    /// What `act` does with the line there is; `None` if there is none, or it has just failed.
+    /// Calls `act` with the current line; returns `None` if there is none, or if it has just failed.
     fn on_line(
         &self,
         sending: &mut Sending,
@@ -143,7 +144,7 @@ impl LinkSender {
         }
     }
 
-    /// Sends a message of somebody else's than those before: what was lost of theirs is not told to them.
+    /// Sends a message without reporting the loss of earlier ones, which were those of other callers.
     pub(crate) async fn feed_as_first(&mut self, message: Bytes) -> Result<(), SendError> {
         std::future::poll_fn(|cx| self.poll_ready(cx)).await?;
         let mut sending = lock(&self.0.sending);
@@ -151,8 +152,8 @@ impl LinkSender {
         self.start(&mut sending, |line| line.start_send(message))
     }
 
-    /// What `act` does with the line there is; pending without one. For a session, which keeps what it
-    /// sends: nothing is counted as lost.
+    /// Calls `act` with the current line; pending if there is none. For sessions, which keep their messages:
+    /// nothing is counted as lost.
     pub(crate) fn poll_line(
         &self,
         cx: &mut Context<'_>,
@@ -169,7 +170,7 @@ impl LinkSender {
         }
     }
 
-    /// Whether there is a line now.
+    /// Returns whether there is a line at present.
     pub(crate) fn has_line(&self) -> bool {
         lock(&self.0.sending).line.is_some()
     }
@@ -187,7 +188,7 @@ impl LinkSender {
             (Some(Poll::Ready(Ok(()))), _) => sending.unflushed += 1,
             (Some(Poll::Ready(Err(error))), _) => return Err(error),
             (_, Some(reason)) => return Err(closed(reason)),
-            // The line that had room for it is gone. The next is somebody else's to begin.
+            // The line that had room for the message is gone. The next one may need a handshake first.
             (_, None) => sending.lose(1),
         }
         Ok(())
@@ -210,7 +211,7 @@ impl Sender for LinkSender {
         }
         match self.on_line(&mut sending, |line| line.poll_ready(cx)) {
             Some(Poll::Pending) => {
-                // Another line may come in place of one that is stuck.
+                // Another line may replace one that is stalled.
                 self.0.register_sender(cx.waker());
                 Poll::Pending
             }
@@ -249,7 +250,7 @@ impl Sender for LinkSender {
             return Poll::Ready(Err(closed(reason)));
         }
         match std::mem::take(&mut sending.untold) {
-            // Without a line nothing is left to be flushed.
+            // Without a line there is nothing to flush.
             0 => Poll::Ready(Ok(())),
             lost => Poll::Ready(Err(SendError::Lost(lost))),
         }

@@ -1,5 +1,4 @@
-//! The incoming half of a link: it notices the loss, and seeks another line while it is asked for
-//! messages.
+//! The incoming half of a link, which detects losses and reconnects while it is polled for messages.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -20,9 +19,8 @@ use crate::shared::{Shared, lock};
 
 /// The incoming half of a [`Link`](crate::Link).
 ///
-/// Whoever receives does the link's work: it is here that a loss is noticed and another line sought.
-/// Once it is dropped, the link comes back no more; what is sent still leaves for as long as the line
-/// lives.
+/// The task that receives does the link's work: this half detects a loss and connects the next line. Once
+/// it is dropped, the link no longer reconnects; messages are still sent as long as the current line lasts.
 pub struct LinkReceiver(pub(crate) Arc<Shared>);
 
 impl Receiver for LinkReceiver {
@@ -53,33 +51,32 @@ impl Receiver for LinkReceiver {
     }
 }
 
-/// What [`LinkReceiver::poll_many`] has come to.
+/// The result of [`LinkReceiver::poll_many`].
 pub(crate) enum Gathered {
-    /// As many as were wanted.
+    /// As many messages as requested.
     Many,
-    /// Nothing more is there.
+    /// All available messages.
     All,
-    /// Something that is no message.
+    /// Something other than a message.
     Other(Incoming),
 }
 
-/// What [`LinkReceiver::poll_live`] has come to.
+/// The result of [`LinkReceiver::poll_live`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Live {
-    /// As many as were wanted. There may be more.
+    /// As many messages as requested. There may be more.
     Many,
-    /// One that came alone. There may be more since.
+    /// A single message. More may have arrived since.
     One,
-    /// Nothing more is there.
+    /// All available messages.
     All,
-    /// There is something else to be done than to take messages.
+    /// Something other than a message is next.
     Else,
 }
 
 impl LinkReceiver {
-    /// Takes messages that have come over the line there is, at most so many, for as long as `take` wants
-    /// another. It does nothing else of what [`poll_many`](Self::poll_many) does, which is to be asked when
-    /// the answer is `Else`.
+    /// Takes available messages of the current line, at most `most`, as long as `take` returns true. It
+    /// does only this; after `Else`, call [`poll_many`](Self::poll_many).
     pub(crate) fn poll_live(
         &mut self,
         cx: &mut Context<'_>,
@@ -95,8 +92,7 @@ impl LinkReceiver {
             match line.receiver.poll_recv(cx) {
                 Poll::Ready(Incoming::Message(message)) => {
                     line.carried = true;
-                    // Mostly one comes alone. Whether there is more is then to be asked only by whoever has
-                    // done with it.
+                    // Usually a message arrives alone. The caller checks for more after processing it.
                     let is_alone = number == 0 && !line.receiver.holds_part();
                     match take(message) {
                         false => return Live::Many,
@@ -104,7 +100,7 @@ impl LinkReceiver {
                         true => {}
                     }
                 }
-                // An end is said again.
+                // Ends and the like are returned again by `poll_many`.
                 Poll::Ready(_) => return Live::Else,
                 Poll::Pending if self.0.register_receiver(cx.waker()) => return Live::All,
                 Poll::Pending => return Live::Else,
@@ -113,7 +109,7 @@ impl LinkReceiver {
         Live::Many
     }
 
-    /// Takes messages that are there, at most so many, for as long as `take` wants another.
+    /// Takes available messages, at most `most`, as long as `take` returns true.
     pub(crate) fn poll_many(
         &mut self,
         cx: &mut Context<'_>,
@@ -145,7 +141,7 @@ impl Drop for LinkReceiver {
     }
 }
 
-/// The incoming half of the line of the moment, or the way to another.
+/// The incoming half of the current line, or the attempt to connect the next one.
 pub(crate) struct Receiving {
     stage: Stage,
     epoch: u64,
@@ -163,20 +159,20 @@ struct Line {
     receiver: Box<dyn Receiver>,
     control: Control,
     since: Instant,
-    /// It has carried a message.
+    /// The line has carried a message.
     carried: bool,
-    /// Set when the sender cannot go on: what is behind the line is stopped, and may have its say.
+    /// Set when the sender has failed: the peer is stopped, and its last messages are still received.
     stopping: Option<BoxFuture<'static, CloseReason>>,
-    /// What it came to.
+    /// The result of stopping.
     stopped: Option<CloseReason>,
 }
 
 struct Away {
     /// Why the line was lost.
     cause: CloseReason,
-    /// The end of what is left of it.
+    /// Ends what is left of it.
     ending: Option<BoxFuture<'static, ()>>,
-    /// None before an attempt that is to be at once: a timer's first tick may be 1 ms away.
+    /// `None` if the attempt is to be made at once: even a zero timer may take 1 ms.
     wait: Option<Pin<Box<Sleep>>>,
     attempt: Option<BoxFuture<'static, Result<BoxChannel, TransportError>>>,
     number: u32,
@@ -188,17 +184,17 @@ impl Receiving {
         Self { stage, epoch: 1, decider, is_carrier: false }
     }
 
-    /// Whether it carries a session, which no other line would help once the framing is broken.
+    /// Sets whether the link carries a session. A framing error would repeat on the next line of a session.
     pub(crate) fn carrying(self, is_carrier: bool) -> Self {
         Self { is_carrier, ..self }
     }
 
-    /// Seeks and receives no more. What is given was still there, and ends when it is dropped.
+    /// Stops receiving and reconnecting. Dropping the returned value ends the line or the attempt.
     pub(crate) fn cut(&mut self) -> impl Sized + use<> {
         std::mem::replace(&mut self.stage, Stage::Ended)
     }
 
-    /// Seeks no more. Gives why it did, if it did.
+    /// Stops reconnecting. Returns why the last line was lost, if there is no line at present.
     pub(crate) fn cut_if_away(&mut self) -> Option<CloseReason> {
         let Stage::Away(away) = &self.stage else { return None };
         let cause = away.cause.clone();
@@ -216,7 +212,7 @@ impl Receiving {
                         Poll::Pending if shared.is_hung_up.load(Ordering::Acquire) => {
                             self.stage = Stage::Ended;
                         }
-                        // Where nothing could be stopped, nobody may ever end it.
+                        // Without a child to stop, the line may never end by itself.
                         Poll::Pending if live.has_no_end() => self.lost(shared, CloseReason::ByUs),
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(incoming) => {
@@ -234,7 +230,7 @@ impl Receiving {
                     Err(error) => self.failed(shared, error),
                 },
                 Stage::Ended => {
-                    // Every way into this stage leads through an end.
+                    // The end is set before this stage is entered.
                     let reason = shared.end().unwrap_or(CloseReason::ByUs);
                     return Poll::Ready(Incoming::End(reason));
                 }
@@ -242,7 +238,7 @@ impl Receiving {
         }
     }
 
-    /// The line has ended, and all that came over it was taken.
+    /// Handles the end of the line, after all its messages were received.
     fn lost(&mut self, shared: &Shared, reason: CloseReason) {
         let Stage::Live(live) = std::mem::replace(&mut self.stage, Stage::Ended) else { return };
         let cause = shared.cause(reason);
@@ -261,9 +257,9 @@ impl Receiving {
             Next::TryAfter(after) => {
                 let endpoint = live.control.endpoint();
                 let is_child = cause.child_exit().is_some();
-                let what = if is_child { "starting it again" } else { "connecting again" };
+                let what = if is_child { "restarting" } else { "reconnecting" };
                 match self.is_carrier {
-                    // Nothing is lost by it.
+                    // The session survives this.
                     true => {
                         let endpoint = endpoint.clone().resumable();
                         tracing::info!(%endpoint, "a session has lost its connection: {cause}");
@@ -272,7 +268,7 @@ impl Receiving {
                         tracing::warn!(%endpoint, "{what} in {} ms: {cause}", after.as_millis());
                     }
                 }
-                // Lines that end as soon as they are there, one behind the other, leave others their turn.
+                // If lines end as soon as they are connected, the timer lets other tasks run in between.
                 let is_due = after.is_zero() && carried;
                 let ending = end_line(shared.uninstall(), live.control);
                 let until = Instant::now() + after;
@@ -288,7 +284,7 @@ impl Receiving {
         }
     }
 
-    /// An attempt has failed.
+    /// Handles a failed attempt.
     fn failed(&mut self, shared: &Shared, error: TransportError) {
         let Stage::Away(away) = &mut self.stage else { return };
         let (cause, next) = self.decider.failed(error, self.epoch - 1);
@@ -298,7 +294,7 @@ impl Receiving {
                 shared.finish(reason);
             }
             Next::TryAfter(after) => {
-                tracing::warn!(?after, "no line yet: {cause}");
+                tracing::warn!("cannot connect; retrying in {} ms: {cause}", after.as_millis());
                 let until = Instant::now() + after;
                 away.wait = Some(Box::pin(tokio::time::sleep_until(until)));
                 shared.publish(State::Backoff { until, cause });
@@ -306,7 +302,7 @@ impl Receiving {
         }
     }
 
-    /// There is a line again. `None`: it is not wanted any more.
+    /// Installs the next line. Returns `None` if the link is ending.
     fn back(&mut self, shared: &Shared, channel: BoxChannel) -> Option<Reset> {
         let Stage::Away(away) = std::mem::replace(&mut self.stage, Stage::Ended) else {
             return None;
@@ -336,12 +332,12 @@ impl Line {
         }
     }
 
-    /// It takes no more, and behind it is no child whose end is still to be told.
+    /// Returns whether the line was stopped and has no child whose exit is still to be reported.
     fn has_no_end(&self) -> bool {
         self.stopped.as_ref().is_some_and(|reason| reason.child_exit().is_none())
     }
 
-    /// A line that takes no more is stopped in stages, and its end comes in.
+    /// Stops a line in stages after its sender has failed. The end is then received.
     fn poll_broken(&mut self, shared: &Shared, cx: &mut Context<'_>) {
         if !shared.is_broken.load(Ordering::Acquire) {
             return;
@@ -361,13 +357,13 @@ impl Line {
 }
 
 impl Away {
-    /// Ready with the outcome of an attempt.
+    /// Returns the outcome of an attempt when it is ready.
     fn poll(
         &mut self,
         shared: &Shared,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BoxChannel, TransportError>> {
-        // Two of a kind at once might fight over what they share.
+        // Two instances of a program at once might conflict over shared resources.
         if let Some(ending) = &mut self.ending {
             ready!(ending.as_mut().poll(cx));
             self.ending = None;
@@ -390,11 +386,11 @@ impl Away {
     }
 }
 
-/// Ends the input of what is left of a line, and then that itself. What does not take the end of its
-/// input must not hold up its own.
+/// Closes the input of what is left of a line, and then stops it in stages. If closing the input does not
+/// complete, the line is stopped anyway.
 async fn end_line(mut sender: Option<Box<dyn Sender>>, control: Control) {
     let mut stop = pin!(control.stop());
-    // It is kept until all is over: the last half that is dropped ends the line at once.
+    // The sender is kept until the end: dropping the last half would end the line at once.
     if let Some(sender) = &mut sender {
         tokio::select! {
             biased;

@@ -1,4 +1,4 @@
-//! When a line that was lost is sought again, and when no more.
+//! When a lost line is reconnected, and when the link gives up.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -11,21 +11,21 @@ use tieline_transport::{
 };
 use tokio::time::Instant;
 
-/// How a line comes back.
+/// How a link recovers from a lost line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Recovery {
-    /// As a child process does: after the ends that the policy names, five times within ten seconds.
-    /// With one more it is [given up](CloseReason::GivenUp).
+    /// Restarts a child process after the exits that the policy names, at most five times within ten
+    /// seconds. After that the link ends as [given up](CloseReason::GivenUp).
     Restart(RestartPolicy),
-    /// As a connection to a server does: after every end, for as long as it takes.
+    /// Reconnects to a server after every loss, without a limit.
     Reconnect(BackoffConfig),
 }
 
 impl Recovery {
-    /// The recovery that suits a line: a child process is started again after a failure, an endpoint
-    /// [on this machine](tieline_transport::Endpoint::is_on_this_machine) is retried at once, any other with
-    /// growing pauses. Own stdin and stdout cannot be reopened.
+    /// Returns the default recovery for a line: a child process is restarted after a failure; an endpoint
+    /// [on this machine](tieline_transport::Endpoint::is_on_this_machine) is reconnected at once; any other
+    /// after the waits of [`BackoffConfig::REMOTE`]. The process's own stdin and stdout cannot be reopened.
     pub fn suiting(line: &ConnectionInfo) -> Self {
         match line.kind {
             TransportKind::PROCESS => Self::Restart(RestartPolicy::OnFailure),
@@ -36,16 +36,16 @@ impl Recovery {
     }
 }
 
-/// A connection that lived so long and carried a message was well.
+/// A connection that lived for this long and carried a message counts as healthy.
 pub(crate) const WELL_AFTER: Duration = Duration::from_secs(10);
 
-/// What is to be done about a loss.
+/// What to do after a loss.
 pub(crate) enum Next {
     TryAfter(Duration),
     End(CloseReason),
 }
 
-/// Decides after each loss and each failed attempt.
+/// Decides what to do after each loss and each failed attempt.
 pub(crate) struct Decider {
     machine: Machine,
     begun: Instant,
@@ -65,7 +65,7 @@ impl Decider {
         Self { machine, begun: Instant::now() }
     }
 
-    /// A line was lost that had come back `restarts` times before.
+    /// Returns what to do after the loss of a line that had been reconnected `restarts` times.
     pub(crate) fn lost(
         &mut self,
         cause: &CloseReason,
@@ -94,7 +94,7 @@ impl Decider {
         }
     }
 
-    /// An attempt has failed, and the line had come back `restarts` times before.
+    /// Returns what to do after a failed attempt. The line had been reconnected `restarts` times.
     pub(crate) fn failed(&mut self, error: TransportError, restarts: u64) -> (CloseReason, Next) {
         let permanent = is_permanent(&error);
         let cause = CloseReason::Unreachable(error);
@@ -106,15 +106,16 @@ impl Decider {
     }
 }
 
-/// Whether another attempt will fail as this one did, unless somebody changes something by hand.
+/// Returns whether further attempts will fail in the same way until a person intervenes.
 fn is_permanent(error: &TransportError) -> bool {
-    // A file that is being replaced, a network that comes and goes: what is unknown may pass.
+    // Unclassified errors may be temporary: a file that is being replaced, a network that is down.
     let may_pass =
         matches!(error.kind(), ErrorKind::Io | ErrorKind::LaunchFailed | ErrorKind::Closed(_));
     !may_pass && !error.is_retryable()
 }
 
-/// Evenly spread from 0 to 1. Each of the standard library's hashers begins with a random key.
+/// Returns a random number, evenly distributed from 0 to 1. The hashers of the standard library have random
+/// keys.
 pub(crate) fn random() -> f64 {
     let bits = RandomState::new().build_hasher().finish();
     (bits >> 11) as f64 / (1_u64 << 53) as f64
@@ -131,7 +132,7 @@ mod tests {
     const NEVER: Recovery = Recovery::Restart(RestartPolicy::Never);
 
     #[test]
-    fn what_is_on_this_machine_is_sought_at_once_and_a_child_started_again_after_a_failure() {
+    fn default_recovery_suits_the_endpoint() {
         for (kind, endpoint, expected) in [
             (TransportKind::UNIX, "unix:/run/a.sock", LOCAL),
             (TransportKind::PIPE, "pipe:a", LOCAL),

@@ -1,4 +1,4 @@
-//! Calls that are made again when they fail.
+//! Retrying failed calls within a budget.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,8 +7,8 @@ use tieline_proto::{Backoff, BackoffConfig, RetryBudget, RetryBudgetConfig};
 use crate::recovery::random;
 use crate::shared::lock;
 
-/// A [budget](RetryBudget) for all who call the same other side, so that calling again never makes an
-/// overload worse. Clones share it. It has no task.
+/// A [retry budget](RetryBudget) shared by all callers of one server, so that retries do not make an
+/// overload worse. Clones refer to the same budget. It has no task.
 #[derive(Clone, Debug)]
 pub struct Retries {
     budget: Arc<Mutex<RetryBudget>>,
@@ -16,15 +16,14 @@ pub struct Retries {
 }
 
 impl Retries {
-    /// A full budget. Before a call is made again for the first time it waits up to `waits.first`, and
-    /// then as [`Backoff`] says.
+    /// Creates a full budget. The first retry waits up to `waits.first`, later ones as [`Backoff`] says.
     pub fn new(budget: RetryBudgetConfig, waits: BackoffConfig) -> Self {
         Self { budget: Arc::new(Mutex::new(RetryBudget::new(budget))), waits }
     }
 
-    /// Calls, and calls again as long as `again` says of the error that it is a failure of the other
-    /// side's and that calling again does no harm, and the budget allows it. All other errors are given
-    /// back at once, and cost nothing: the other side has answered.
+    /// Runs `call`, and retries it while it fails and the budget allows it. `again` decides whether an
+    /// error is a failure of the server after which a retry is safe. Other errors are returned at once and
+    /// do not count against the budget.
     ///
     /// ```
     /// # async fn example(retries: tieline_link::Retries) -> std::io::Result<()> {
@@ -41,10 +40,10 @@ impl Retries {
     /// # }
     /// ```
     ///
-    /// Dropping the future gives the call up. Needs a tokio runtime with its timer.
+    /// Dropping the future abandons the call. Requires a tokio runtime with its timer.
     ///
     /// # Errors
-    /// The last call's.
+    /// The error of the last call.
     pub async fn run<T, E, F: Future<Output = Result<T, E>>>(
         &self,
         mut call: impl FnMut() -> F,
@@ -69,7 +68,7 @@ impl Retries {
         }
     }
 
-    /// How many tokens are left: with half of them or fewer, no call is made again.
+    /// Returns the number of tokens left. With half of them or fewer, calls are not retried.
     pub fn tokens(&self) -> u16 {
         lock(&self.budget).tokens()
     }
@@ -90,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_fails_is_made_again_after_growing_waits() {
+    async fn failed_call_is_retried_after_growing_waits() {
         let (retries, calls, begun) = (retries(), Cell::new(0), Instant::now());
         let call = || {
             calls.set(calls.get() + 1);
@@ -98,13 +97,13 @@ mod tests {
         };
         assert_eq!(retries.run(call, |_| true).await, Ok(4));
         let waited = begun.elapsed().as_millis();
-        // At once, 50 ms and 80 ms, a fifth more or less.
+        // At once, 50 ms and 80 ms, each ± 20 %.
         assert!((104..=157).contains(&waited), "{waited} ms");
         assert_eq!(retries.tokens(), 7);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_not_to_be_repeated_is_not_and_costs_nothing() {
+    async fn other_errors_are_not_retried_and_cost_nothing() {
         let (retries, calls) = (retries(), Cell::new(0));
         let call = || {
             calls.set(calls.get() + 1);
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_all_fails_the_budget_that_all_share_ends_it() {
+    async fn shared_budget_ends_retries_while_all_calls_fail() {
         let (retries, calls) = (retries(), Cell::new(0));
         let call = || {
             calls.set(calls.get() + 1);
@@ -124,6 +123,6 @@ mod tests {
         assert_eq!(retries.clone().run(call, |_| true).await, Err("away"));
         assert_eq!(calls.get(), 5);
         assert_eq!(retries.run(call, |_| true).await, Err("away"));
-        assert_eq!(calls.get(), 6, "another caller's is not made again at all");
+        assert_eq!(calls.get(), 6, "another caller's call is not retried at all");
     }
 }

@@ -1,6 +1,6 @@
-//! What the halves of a link and its control share: the line of the moment, and how it all ended.
+//! The state shared by the halves of a link and its control: the current line, and how the link ended.
 //!
-//! Locks are taken in this order: `receiving`, `sending`, `life`. Nothing is woken under `life`.
+//! Locks are taken in the order `receiving`, `sending`, `life`. No task is woken while `life` is locked.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
@@ -19,32 +19,32 @@ pub(crate) struct Shared {
     told: StatePublisher,
     pub(crate) sending: Mutex<Sending>,
     pub(crate) receiving: Mutex<Receiving>,
-    /// The sender has found the line broken, and the receiver has not seen its end.
+    /// The sender has failed, and the receiver has not seen the end of the line yet.
     pub(crate) is_broken: AtomicBool,
-    /// A session has come on over the line of the moment: if that is lost, the wait begins anew.
+    /// A session has made progress over the current line, so the waits start over if the line is lost.
     pub(crate) is_well: AtomicBool,
-    /// Nothing more is waited for, only taken if it is there.
+    /// The receiver returns messages that are available, but does not wait for more.
     pub(crate) is_hung_up: AtomicBool,
     pub(crate) control: OnceLock<Control>,
     life: Mutex<Life>,
 }
 
-/// The outgoing half of the line of the moment.
+/// The outgoing half of the current line.
 #[derive(Default)]
 pub(crate) struct Sending {
     pub(crate) line: Option<Box<dyn Sender>>,
-    /// Nothing more is taken.
+    /// No more messages are accepted.
     pub(crate) is_closing: bool,
-    /// Messages that the line has taken since it was last flushed.
+    /// The number of messages that the line has accepted since the last flush.
     pub(crate) unflushed: u64,
-    /// Messages that were lost with a line, for the next reset to tell.
+    /// The number of messages lost with a line, to be reported by the next reset.
     lost: u64,
-    /// Those of them that the sender is yet to tell.
+    /// How many of the lost messages the sender has not reported yet.
     pub(crate) untold: u64,
 }
 
 impl Sending {
-    /// Takes the line away; what it may not have written is lost.
+    /// Removes the line. Messages that it may not have written are counted as lost.
     pub(crate) fn take(&mut self) -> Option<Box<dyn Sender>> {
         let unflushed = std::mem::take(&mut self.unflushed);
         self.lose(unflushed);
@@ -57,23 +57,23 @@ impl Sending {
     }
 }
 
-/// Where the link stands.
+/// The state of the link's life cycle.
 #[derive(Default)]
 struct Life {
     line: Option<Control>,
-    /// What went over the lines before.
+    /// The traffic of earlier lines.
     earlier: Traffic,
-    /// Why the sender could not go on, if it was the first to know.
+    /// Why the sender failed, if it was the first to notice.
     failure: Option<CloseReason>,
-    /// How the last line before that of the moment has ended.
+    /// How the line before the current one ended.
     last_end: Option<CloseReason>,
-    /// It does not come back from here on.
+    /// The link no longer reconnects.
     is_leaving: bool,
     is_receiver_gone: bool,
     end: Option<CloseReason>,
     sender: Option<Waker>,
     receiver: Option<Waker>,
-    /// Something has changed that the receiver has not looked at.
+    /// Something has changed since the receiver was last polled.
     is_news: bool,
 }
 
@@ -111,12 +111,12 @@ impl Shared {
         self.life().end.clone()
     }
 
-    /// The line of the moment.
+    /// Returns the control of the current line.
     pub(crate) fn line(&self) -> Option<Control> {
         self.life().line.clone()
     }
 
-    /// How the last line before that of the moment has ended.
+    /// Returns how the line before the current one ended.
     pub(crate) fn last_end(&self) -> Option<CloseReason> {
         self.life().last_end.clone()
     }
@@ -125,7 +125,7 @@ impl Shared {
         self.life().is_leaving
     }
 
-    /// `sending`'s line has failed. It is taken away, and the receiver is told.
+    /// Handles the failure of `sending`'s line: removes it and notifies the receiver.
     pub(crate) fn broken(&self, sending: &mut Sending, reason: CloseReason) {
         drop(sending.take());
         let nobody_reads = {
@@ -137,7 +137,7 @@ impl Shared {
         if nobody_reads { self.finish(reason) } else { self.wake(false) }
     }
 
-    /// The line of the moment is given up, for a reason that only this side knows.
+    /// Gives up the current line, for a reason of this side.
     pub(crate) fn give_up_line(&self, reason: CloseReason) {
         let mut sending = lock(&self.sending);
         if sending.line.is_some() {
@@ -145,20 +145,20 @@ impl Shared {
         }
     }
 
-    /// The sender is woken by a new line and by the end.
+    /// Registers the sender's task, to be woken by a new line and by the end.
     pub(crate) fn register_sender(&self, waker: &Waker) {
         remember(&mut self.life().sender, waker);
     }
 
-    /// The receiver is woken by whatever concerns it. False if something has changed since it last
-    /// asked.
+    /// Registers the receiver's task, to be woken by any change. Returns false if something has changed
+    /// since the last call.
     pub(crate) fn register_receiver(&self, waker: &Waker) -> bool {
         let mut life = self.life();
         remember(&mut life.receiver, waker);
         !std::mem::take(&mut life.is_news)
     }
 
-    /// Wakes the receiver, and the sender if it concerns both.
+    /// Wakes the receiver, and with `both` also the sender.
     fn wake(&self, both: bool) {
         let (receiver, sender) = {
             let mut life = self.life();
@@ -169,7 +169,7 @@ impl Shared {
         receiver.into_iter().chain(sender).for_each(Waker::wake);
     }
 
-    /// The line of the moment is done with.
+    /// Removes the current line.
     pub(crate) fn uninstall(&self) -> Option<Box<dyn Sender>> {
         let (line, waiting) = {
             let mut sending = lock(&self.sending);
@@ -179,18 +179,18 @@ impl Shared {
             }
             (sending.take(), life.sender.take())
         };
-        // Who flushes has nothing to wait for any more, and is told what was lost.
+        // A waiting flush has nothing to wait for any more, and reports what was lost.
         if let Some(waiting) = waiting {
             waiting.wake();
         }
         line
     }
 
-    /// Why the line of the moment has ended, as far as both halves know.
+    /// Returns why the current line has ended, combining what the two halves know.
     pub(crate) fn cause(&self, reason: CloseReason) -> CloseReason {
         let mut life = self.life();
         let cause = match (life.failure.clone(), reason) {
-            // It ended because it was stopped, as it took no more.
+            // The line was stopped because the sender had failed.
             (Some(failure), CloseReason::ByUs) => failure,
             (_, reason) => reason,
         };
@@ -198,8 +198,8 @@ impl Shared {
         cause
     }
 
-    /// There is a line again, in place of one under which so many messages were lost. `None`: it is
-    /// not wanted any more.
+    /// Installs the next line. Returns how many messages were lost with the previous ones, or `None` if the
+    /// link is ending.
     pub(crate) fn install(&self, sender: Box<dyn Sender>, line: Control) -> Option<u64> {
         let lost = {
             let mut sending = lock(&self.sending);
@@ -217,7 +217,7 @@ impl Shared {
         Some(lost)
     }
 
-    /// Nothing is told behind the end, nor that anything is hoped for on the way to it.
+    /// Publishes a state, unless the link has ended or is ending.
     pub(crate) fn publish(&self, state: State) {
         let life = self.life();
         if life.end.is_none() && !life.is_leaving {
@@ -225,7 +225,7 @@ impl Shared {
         }
     }
 
-    /// This side wants no other line. Gives the one there is, which is still to end.
+    /// Stops reconnecting. Returns the current line, which is still to be ended.
     pub(crate) fn leave(&self) -> Option<Control> {
         let is_first = {
             let mut life = self.life();
@@ -235,8 +235,8 @@ impl Shared {
             }
             is_first
         };
-        // What is on its way to a new line has no end of its own to wait for.
-        // How the last one was lost is the last that is known of the other side.
+        // Without a line there is no end to wait for. The link ends for the reason of the last loss, which
+        // is the last that is known about the peer.
         let cause = if is_first { lock(&self.receiving).cut_if_away() } else { None };
         if let Some(cause) = cause {
             self.finish(cause);
@@ -244,7 +244,7 @@ impl Shared {
         self.life().line.clone()
     }
 
-    /// The link has ended; the first reason stays.
+    /// Ends the link. The first reason is kept.
     pub(crate) fn finish(&self, reason: CloseReason) {
         let reason = match self.control.get() {
             Some(control) => control.end(reason),
@@ -261,7 +261,7 @@ impl Shared {
         self.wake(true);
     }
 
-    /// Sends no more, and takes what has come in, without waiting for more.
+    /// Stops sending. The receiver returns messages that are available, but does not wait for more.
     pub(crate) fn hang_up(&self) {
         self.is_hung_up.store(true, Ordering::Release);
         let sender = lock(&self.sending).take();
@@ -285,7 +285,7 @@ impl Shared {
         self.finish(CloseReason::ByUs);
     }
 
-    /// The receiver's half was dropped. The sender may go on for as long as its line does.
+    /// Handles the drop of the receiver. The sender may continue as long as its line lasts.
     pub(crate) fn receiver_gone(&self) {
         self.life().is_receiver_gone = true;
         self.leave();
@@ -303,7 +303,7 @@ impl Drop for Shared {
     }
 }
 
-/// What the link's control knows of it. It keeps nothing alive.
+/// The backing of the link's control. It does not keep the link alive.
 pub(crate) struct Behind(pub(crate) Weak<Shared>);
 
 impl Behind {
@@ -367,7 +367,7 @@ impl Backing for Behind {
     }
 }
 
-/// Whoever waits in this place is woken by this, from now on.
+/// Stores the waker of a waiting task, replacing an earlier one.
 pub(crate) fn remember(place: &mut Option<Waker>, waker: &Waker) {
     match place {
         Some(known) => known.clone_from(waker),

@@ -1,4 +1,4 @@
-//! How far a line has come, for those who only watch.
+//! The states of a line, for observers.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -7,53 +7,53 @@ use tieline_transport::CloseReason;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How far a line has come.
+/// The state of a [`Link`](crate::Link), a [`Client`](crate::Client) or a [`Session`](crate::Session).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum State {
-    /// A client that nobody has connected yet.
+    /// A client that was not connected yet.
     Idle,
-    /// It is being connected.
+    /// A line is being connected.
     Connecting {
-        /// Which attempt it is since there was a connection, the first being 1.
+        /// The number of the attempt since the last connection. The first is 1.
         attempt: u32,
     },
-    /// It is there.
+    /// A line is connected.
     Connected {
-        /// Which connection it is, the first being 1.
+        /// The number of the connection. The first is 1.
         epoch: u64,
     },
-    /// It was lost, and the next attempt waits for its time.
+    /// The line was lost or could not be connected, and the next attempt is scheduled.
     Backoff {
-        /// The time. What is left of the line that was lost is ended first, which may take longer.
+        /// When. What is left of the lost line is ended first, which may take longer.
         until: Instant,
-        /// Why it was lost, or why the last attempt has failed.
+        /// Why the line was lost, or why the last attempt failed.
         cause: CloseReason,
     },
-    /// This side is ending it: it does not come back.
+    /// This side is ending the line, which no longer reconnects.
     Draining,
-    /// It has ended.
+    /// The line has ended.
     Closed {
-        /// This side wanted it to. The reason is then how the other side took it, or how it had been
-        /// lost before.
+        /// Whether this side ended it. The reason is then how the peer reacted, or why the line had been lost
+        /// before that.
         by_us: bool,
-        /// Why, with the evidence: the exit status and the last of stderr.
+        /// The reason, with the exit status and the last lines of stderr of a child.
         reason: CloseReason,
     },
 }
 
 impl State {
-    /// Whether messages can go out now.
+    /// Returns whether messages can be sent at present.
     pub fn is_connected(&self) -> bool {
         matches!(self, Self::Connected { .. })
     }
 
-    /// Whether it has ended.
+    /// Returns whether the line has ended.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed { .. })
     }
 
-    /// Whether it has ended without this side wanting it, and not well.
+    /// Returns whether the line has failed: it has ended, neither by this side nor cleanly.
     pub fn is_failure(&self) -> bool {
         matches!(self, Self::Closed { by_us: false, reason } if !reason.is_clean())
     }
@@ -67,19 +67,19 @@ impl fmt::Display for State {
             Self::Connecting { attempt } => write!(f, "connecting, attempt {attempt}"),
             Self::Connected { epoch: 1 } => f.write_str("connected"),
             Self::Connected { epoch } => write!(f, "connected, line {epoch}"),
-            Self::Backoff { cause, .. } => write!(f, "waiting to connect again: {cause}"),
-            Self::Draining => f.write_str("being closed"),
+            Self::Backoff { cause, .. } => write!(f, "waiting to reconnect: {cause}"),
+            Self::Draining => f.write_str("closing"),
             Self::Closed { by_us: true, reason } => write!(f, "disconnected by us: {reason}"),
             Self::Closed { by_us: false, reason } => write!(f, "disconnected: {reason}"),
         }
     }
 }
 
-/// Where one line tells how far it has come. Lines that come one after the other tell the same
-/// watchers, each in its turn.
+/// Publishes the states of one line. The consecutive lines of a client publish to the same observers, each
+/// in its turn.
 pub(crate) struct StatePublisher {
     states: Weak<Watched>,
-    /// They come to their end with the first: what is left of a later line holds up nobody.
+    /// The states end when the first publisher is dropped, even if later lines still exist.
     _first: Option<Arc<Watched>>,
     seen: watch::Receiver<(u64, State)>,
     turn: u64,
@@ -88,14 +88,14 @@ pub(crate) struct StatePublisher {
 type Watched = watch::Sender<(u64, State)>;
 
 impl StatePublisher {
-    /// The first, of which `state` is told.
+    /// Creates the first publisher, with an initial state.
     pub(crate) fn first(state: State) -> Self {
         let states = Arc::new(Watched::new((0, state)));
         let seen = states.subscribe();
         Self { states: Arc::downgrade(&states), _first: Some(states), seen, turn: 0 }
     }
 
-    /// The next takes over, and says what it has come to.
+    /// Creates the next publisher, which replaces this one, and publishes its initial state.
     pub(crate) fn next(&self, state: State) -> Self {
         let mut turn = 0;
         if let Some(states) = self.states.upgrade() {
@@ -107,7 +107,7 @@ impl StatePublisher {
         Self { states: self.states.clone(), _first: None, seen: self.seen.clone(), turn }
     }
 
-    /// Tells of `state`, if it is still this one's turn.
+    /// Publishes `state`, unless this publisher was replaced.
     pub(crate) fn tell(&self, state: State) {
         let Some(states) = self.states.upgrade() else { return };
         states.send_if_modified(|last| {
@@ -124,14 +124,14 @@ impl StatePublisher {
     }
 }
 
-/// The states of a line, as they change.
+/// A stream of the states of a line.
 ///
-/// Who comes late, or looks rarely, sees the present state and not those in between; everybody sees
-/// the last. A clone begins with the present state.
+/// An observer that is late or slow gets the current state and may miss those in between, but never the
+/// last one. A clone begins with the current state.
 #[derive(Debug)]
 pub struct States {
     states: watch::Receiver<(u64, State)>,
-    /// Nothing comes behind the first end.
+    /// The stream ends with the first `Closed`.
     ends: bool,
     is_over: bool,
 }
@@ -143,8 +143,8 @@ impl States {
         Self { states, ends, is_over: false }
     }
 
-    /// The next state: first the present one, then each that came since. `None` behind the end of a
-    /// Link, and behind the last state of a client that was dropped. Cancel-safe.
+    /// Returns the next state: first the current one, then each change. Returns `None` after the end of a
+    /// Link, and after the last state of a dropped client. Cancel-safe.
     pub async fn next(&mut self) -> Option<State> {
         if self.is_over {
             return None;
@@ -155,7 +155,7 @@ impl States {
         state
     }
 
-    /// The next state that is as `wanted`; `None` if there is none. Cancel-safe.
+    /// Waits for a state for which `wanted` returns true; `None` if the states end before. Cancel-safe.
     pub async fn wait_for(&mut self, mut wanted: impl FnMut(&State) -> bool) -> Option<State> {
         loop {
             let state = self.next().await?;
@@ -165,7 +165,7 @@ impl States {
         }
     }
 
-    /// The present state.
+    /// Returns the current state.
     pub fn present(&self) -> State {
         self.states.borrow().1.clone()
     }

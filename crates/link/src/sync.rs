@@ -1,4 +1,3 @@
-//! What is locked, in one place: a test puts another library's locks here, which tries every order in
-//! which threads can take them.
+//! The lock types. A test replaces this module by loom's locks, to try every interleaving of threads.
 
 pub(crate) use std::sync::{Mutex, MutexGuard};
