@@ -1,4 +1,4 @@
-//! Byte streams and the messages on them.
+//! Byte-stream transports and message channels on top of them.
 //!
 //! ```text
 //!   Endpoint     unix:/run/agent.sock · pipe:agent · exec:claude --verbose · stdio: · tcp:host:port · mem:name
@@ -11,8 +11,8 @@
 //!   Acceptor ─── accept ───┴───────▶ Channel         whole messages: Sender + Receiver
 //! ```
 //!
-//! [`Registry`] goes from an endpoint's text to a [`Channel`] of messages in one step. With types
-//! known at compile time, [`Framed`] puts a framing on a transport: `Framed<Unix, Lines>`. One's own
+//! [`Registry`] turns an endpoint's text into a [`Channel`] of messages in one step. With types known
+//! at compile time, [`Framed`] puts a framing on a transport: `Framed<Unix, Lines>`. A custom
 //! transport implements [`Transport`] and registers its scheme.
 //!
 //! # Example
@@ -38,14 +38,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # What holds everywhere
-//! - A channel is passive: nothing moves unless somebody sends or receives, and no task runs for
-//!   it, except that a child's stderr is always read.
-//! - Every queue is bounded. A `recv` that is dropped half-way loses nothing; a `send` that is
-//!   dropped half-way has queued the whole message or nothing of it.
-//! - Dropping both halves ends the line and what stands behind it, at once and without a runtime.
-//! - One bad message is a [`Fault`](tieline_proto::Fault) and costs that message; the end of a line
-//!   is a [`CloseReason`] that can be cloned and asked for later.
+//! # Guarantees
+//! - A channel is passive: no bytes move unless the caller sends or receives, and no background task
+//!   runs for it, except the one that reads a child's stderr.
+//! - Every queue is bounded. A `recv` that is dropped before it completes loses nothing; a `send` that
+//!   is dropped before it completes has queued either the whole message or nothing.
+//! - Dropping both halves ends the line at once, together with its child process or socket, and needs
+//!   no runtime.
+//! - A bad message is a [`Fault`](tieline_proto::Fault) and costs only that message; the end of a line
+//!   is a [`CloseReason`], which can be cloned and queried later.
 
 mod account;
 mod budget;

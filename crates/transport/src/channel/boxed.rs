@@ -1,25 +1,25 @@
-//! The object-safe twins: one virtual call a message at the edge, none a byte.
+//! Object-safe versions of the channel traits: one virtual call per message.
 
 use super::{Acceptor, Channel, Connector, Receiver, Sender};
 use crate::{BoxFuture, Control, Endpoint, TransportError};
 
 /// A [`Channel`] over any transport and framing.
 pub struct BoxChannel {
-    /// Dropped first: who drops a whole line does not end one direction of it before.
+    /// Dropped first, so that dropping the whole line does not end the outgoing direction before.
     receiver: Box<dyn Receiver>,
     sender: Box<dyn Sender>,
     control: Control,
 }
 
 impl BoxChannel {
-    /// Forgets the type of `channel`.
+    /// Erases the type of `channel`.
     pub fn new(channel: impl Channel) -> Self {
         let control = channel.control().clone();
         let (sender, receiver) = channel.split();
         Self::from_parts(Box::new(sender), Box::new(receiver), control)
     }
 
-    /// A channel of two halves that belong together, for those who put something in between.
+    /// Creates a channel from two halves of one line, for wrappers that replace a half.
     pub fn from_parts(
         sender: Box<dyn Sender>,
         receiver: Box<dyn Receiver>,
@@ -46,7 +46,7 @@ impl Channel for BoxChannel {
     }
 }
 
-/// The object-safe twin of [`Connector`].
+/// The object-safe version of [`Connector`].
 pub trait DynConnector: Send + Sync + 'static {
     /// As [`Connector::connect`].
     fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>>;
@@ -58,12 +58,12 @@ impl<C: Connector> DynConnector for C {
     }
 }
 
-/// The object-safe twin of [`Acceptor`].
+/// The object-safe version of [`Acceptor`].
 pub trait DynAcceptor: Send + 'static {
     /// As [`Acceptor::accept`].
     fn accept(&mut self) -> BoxFuture<'_, Result<BoxChannel, TransportError>>;
 
-    /// Where it listens.
+    /// Returns the endpoint on which it listens.
     fn endpoint(&self) -> &Endpoint;
 }
 

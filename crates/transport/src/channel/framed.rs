@@ -1,4 +1,4 @@
-//! A byte-stream transport and a framing make a connector, an acceptor, and their channels.
+//! Connectors, acceptors and channels made of a byte-stream transport and a framing.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::{
     TransportConfig, TransportError,
 };
 
-/// A [`Connector`] over the transport `T` in the framing `F`.
+/// A [`Connector`] over the transport `T` with the framing `F`.
 #[derive(Clone, Debug)]
 pub struct Framed<T: Transport, F> {
     transport: T,
@@ -21,10 +21,10 @@ pub struct Framed<T: Transport, F> {
 }
 
 impl<T: Transport, F: Framing> Framed<T, F> {
-    /// Checks both configurations; does no I/O.
+    /// Creates a connector after validating both configurations. Does no I/O.
     ///
     /// # Errors
-    /// A value is out of bounds.
+    /// A configuration value is out of bounds.
     pub fn new(
         transport: T,
         config: T::Config,
@@ -36,14 +36,14 @@ impl<T: Transport, F: Framing> Framed<T, F> {
         Ok(Self { transport, config, framing, channel, memory: None })
     }
 
-    /// The same, and what its channels hold in memory is counted by `budget`.
+    /// Counts the memory that its channels hold against `budget`.
     #[must_use]
     pub fn within(mut self, budget: Option<MemoryBudget>) -> Self {
         self.memory = budget;
         self
     }
 
-    /// Starts to listen.
+    /// Starts listening.
     ///
     /// # Errors
     /// As [`Transport::listen`].
@@ -66,7 +66,7 @@ impl<T: Transport, F: Framing> Connector for Framed<T, F> {
     }
 }
 
-/// An [`Acceptor`] over the listener `L` in the framing `F`.
+/// An [`Acceptor`] over the listener `L` with the framing `F`.
 pub struct FramedAcceptor<L, F> {
     listener: L,
     framing: F,
@@ -88,7 +88,7 @@ impl<L: Listener, F: Framing> Acceptor for FramedAcceptor<L, F> {
     }
 }
 
-/// A [`Channel`] over one connection in one framing.
+/// A [`Channel`] over one connection with one framing.
 pub struct FramedChannel<C: Connection, F> {
     sender: FramedSender<C::WriteHalf, F>,
     receiver: FramedReceiver<C::ReadHalf, F>,
@@ -96,7 +96,7 @@ pub struct FramedChannel<C: Connection, F> {
 }
 
 impl<C: Connection, F: Framing> FramedChannel<C, F> {
-    /// Speaks `framing` over `connection`.
+    /// Puts `framing` on `connection`.
     pub fn new(connection: C, framing: F, config: ChannelConfig) -> Self {
         let (control, framing) = (connection.control().clone(), framing.for_line());
         if let Some(kind) = framing.kind() {
@@ -110,7 +110,7 @@ impl<C: Connection, F: Framing> FramedChannel<C, F> {
         }
     }
 
-    /// The same, and what it holds in memory is counted by `budget`.
+    /// Counts the memory that it holds against `budget`.
     #[must_use]
     pub fn within(mut self, budget: Option<&MemoryBudget>) -> Self {
         self.sender = self.sender.within(budget);

@@ -1,4 +1,4 @@
-//! Level two: messages. Everything from here up knows nothing of what is below.
+//! The message layer. Everything above it is independent of the transport and framing below.
 
 mod boxed;
 mod framed;
@@ -28,24 +28,23 @@ pub use write_queue::{Outgoing, WriteQueue};
 
 use crate::{CloseReason, Control, Endpoint, ErrorKind, Operation, TransportError};
 
-/// A duplex of whole messages.
+/// A bidirectional channel of whole messages.
 ///
-/// It is passive: nothing moves unless somebody sends or receives. Dropping it, or both of its
-/// halves, ends the line and what stands behind it at once;
-/// [`Control::stop`] ends it politely.
+/// It is passive: no bytes move unless the caller sends or receives. Dropping it, or both of its halves,
+/// ends the line at once, together with its child process or socket; [`Control::stop`] ends it gracefully.
 pub trait Channel: Send + 'static {
-    /// Where messages go out.
+    /// The outgoing half.
     type Sender: Sender;
-    /// Where messages come in.
+    /// The incoming half.
     type Receiver: Receiver;
 
-    /// The handle that outlives the split.
+    /// Returns the handle that outlives the split.
     fn control(&self) -> &Control;
 
-    /// The two directions, each to be used from another task.
+    /// Splits the channel into its two directions, which different tasks can use.
     fn split(self) -> (Self::Sender, Self::Receiver);
 
-    /// The same channel, with its type forgotten.
+    /// Erases the channel's type.
     fn boxed(self) -> BoxChannel
     where
         Self: Sized,
@@ -54,30 +53,30 @@ pub trait Channel: Send + 'static {
     }
 }
 
-/// The outgoing half of a [`Channel`]. [`SenderExt`] has the methods to await.
+/// The outgoing half of a [`Channel`]. [`SenderExt`] has the async methods.
 ///
-/// One message after another: `poll_ready`, then `start_send`, and `poll_flush` when it matters
-/// that they leave. Sending in batches is sending several before one flush.
+/// For each message call `poll_ready`, then `start_send`; call `poll_flush` when the messages have to
+/// leave. To send a batch, queue several messages before one flush.
 pub trait Sender: Send + 'static {
-    /// Ready when the queue has room for another message.
+    /// Polls until the queue has room for another message.
     ///
     /// # Errors
     /// [`SendError::Closed`] once the line has ended.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>>;
 
-    /// Queues one whole message. Call it after `poll_ready` said yes: the queue has no other
-    /// bound.
+    /// Queues one whole message. Call it only after `poll_ready` returned ready: nothing else bounds the
+    /// queue.
     ///
     /// # Errors
-    /// [`SendError::Message`]: this message cannot be sent, and the line goes on.
-    /// [`SendError::Closed`]: the line has ended. Nothing was queued in either case.
+    /// [`SendError::Message`]: this message cannot be sent, and the line continues.
+    /// [`SendError::Closed`]: the line has ended. In both cases nothing was queued.
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError>;
 
-    /// Queues one whole message that came from another line.
+    /// Queues one whole message that was received from another line.
     ///
-    /// As [`start_send`](Self::start_send), but JSON that is spread over several lines is put on one
-    /// where this line carries nothing else: raw line breaks between its tokens become spaces, so that
-    /// one message never becomes two.
+    /// Like [`start_send`](Self::start_send), but on a line that cannot carry line breaks, JSON that spans
+    /// several lines is put on one: raw line breaks between its tokens become spaces, so one message never
+    /// becomes two.
     ///
     /// # Errors
     /// As [`start_send`](Self::start_send).
@@ -85,128 +84,126 @@ pub trait Sender: Send + 'static {
         self.start_send(message)
     }
 
-    /// The same for a message that is `head` and behind it `message`: where a protocol puts something
-    /// in front, this saves a copy.
+    /// Queues one message that consists of `head` followed by `message`. For protocols that prefix
+    /// messages, this saves a copy.
     ///
     /// # Errors
-    /// As [`start_send`](Self::start_send). What is given back is the whole.
+    /// As [`start_send`](Self::start_send). A refused message is returned with its head.
     fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
         self.start_send([head, message].concat().into())
     }
 
-    /// Ready when everything queued was handed to the operating system.
+    /// Polls until everything queued was handed to the operating system.
     ///
     /// # Errors
     /// [`SendError::Closed`] once the line has ended.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>>;
 
-    /// Flushes and ends this direction: the far side sees the end of its input, and its answers
-    /// still arrive where the transport has a
-    /// [half-close](crate::Capabilities::half_close).
+    /// Flushes and ends this direction. The other side sees the end of its input; its responses can still
+    /// be received where the transport supports [half-close](crate::Capabilities::half_close).
     ///
     /// # Errors
     /// [`SendError::Closed`] if the line ended before everything was flushed.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>>;
 
-    /// Returns how many bytes of what was sent never reached the operating system: those that wait, or that
-    /// were given up when this half ended. 0, the default, where that is not known.
+    /// Returns how many bytes that were sent have not reached the operating system: they are still queued,
+    /// or were discarded when this half ended. Returns 0, the default, if that is not known.
     fn unwritten(&self) -> usize {
         0
     }
 
-    /// Ready when the far side is gone altogether, so that nothing sent will be read; never where
+    /// Polls until the other side is gone altogether, so that nothing sent will be read. Never ready where
     /// that is not [noticed](crate::Capabilities::notices_hangup) without writing.
     ///
-    /// A far side that only ended its own direction is not gone: it waits for answers.
+    /// A peer that only ended its own direction is not gone: it may be waiting for responses.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = cx;
         Poll::Pending
     }
 
-    /// Returns how far the bytes have come that were sent: for those who wait for an answer to them, and must
-    /// not take a slow line for a dead one. Nothing waits where it is not known. This may be a system call.
+    /// Returns how many of the sent bytes have left this machine. Callers that wait for a response need it
+    /// to tell a slow line from a dead one. Reports no waiting bytes where that is not known. This may be
+    /// a system call.
     fn outgoing(&self) -> Outgoing {
         Outgoing::default()
     }
 }
 
-/// The incoming half of a [`Channel`]. [`ReceiverExt`] has the method to await.
+/// The incoming half of a [`Channel`]. [`ReceiverExt`] has the async method.
 pub trait Receiver: Send + 'static {
-    /// The next thing that comes in. After [`Incoming::End`] it gives the same end again.
+    /// Polls for the next event. After [`Incoming::End`] it returns the same end again.
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming>;
 
-    /// From here on takes messages of at most `most` bytes, as if that were the line's limit: for as long
-    /// as it is not known who speaks. Gives the limit before; `None`: it has none that could be changed,
-    /// and nothing is done.
+    /// Changes the maximum message size to `most` bytes, for example until the peer is authenticated.
+    /// Returns the previous limit, or `None` if this receiver's limit cannot be changed.
     fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
         let _ = most;
         None
     }
 
-    /// Whether something has been read that was not given out, because it is not a whole message yet or
-    /// nobody has asked. No is no promise: not every line knows.
+    /// Returns true if bytes have been read that were not returned yet, because the message is incomplete
+    /// or was not asked for. False may also mean that it is not known.
     fn holds_part(&self) -> bool {
         false
     }
 
-    /// Returns how many bytes of a message have been read whose end has not come, as far as they are kept;
-    /// 0 where that is not known.
+    /// Returns how many bytes of an incomplete message have been read and kept; 0 where that is not known.
     fn unfinished(&self) -> usize {
         0
     }
 
-    /// Keeps the sender open when the other side breaks the protocol: [`Incoming::End`] is returned at once, and
-    /// the close frame with the reason leaves when the sender is closed. Until then answers to earlier messages
-    /// can be sent.
+    /// Keeps the sender open when the other side breaks the protocol: [`Incoming::End`] is returned at
+    /// once, and the close frame with the reason is sent when the sender is closed. Until then responses
+    /// to earlier messages can be sent.
     ///
-    /// Without this call a line that has close frames sends one before it returns the end. Lines without them
-    /// always leave the sender open, and do nothing here.
+    /// Without this call, a line with close frames sends one before it returns the end. Lines without close
+    /// frames always leave the sender open; there this does nothing.
     fn keep_sender_open(&mut self) {}
 }
 
-/// What comes in.
+/// An event on a channel.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Incoming {
     /// One whole message.
     Message(Bytes),
-    /// One message that could not be delivered; the line goes on.
+    /// One message that could not be delivered; the line continues.
     Fault(Fault),
-    /// Behind a Link, another line has taken the place of the one that was lost. The other side
-    /// remembers nothing: what comes from here on comes from a new one.
+    /// On a Link, a new connection replaced one that was lost. The other side has no memory of the old one:
+    /// messages from here on come from a new peer.
     Reset(Box<Reset>),
-    /// The line has ended, and nothing more will come.
+    /// The line has ended; nothing follows.
     End(CloseReason),
 }
 
-/// A line that came back.
+/// A reconnected line.
 #[derive(Clone, Debug)]
 pub struct Reset {
-    /// Which line it is now; the first was 1.
+    /// The number of the new connection; the first one was 1.
     pub epoch: u64,
-    /// Of the messages that were accepted for the line that was lost, so many, the last, are not known
-    /// to have been handed to the operating system. They are not sent again. What became of those
-    /// before them only the other side could tell.
+    /// How many of the messages accepted for the lost connection, counted from the last, are not known to
+    /// have reached the operating system. They are not sent again. Whether the earlier ones were
+    /// processed, only the other side could tell.
     pub lost: u64,
-    /// Why the line before was lost.
+    /// Why the previous connection was lost.
     pub cause: CloseReason,
 }
 
-/// Why a message was not sent. The details are boxed: what a success is returned in stays small.
+/// Why a message was not sent. The details are boxed to keep the `Result` of a successful send small.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SendError {
-    /// This message cannot be sent in this framing or within the limit; the line goes on.
+    /// This message cannot be sent in this framing or exceeds the limit; the line continues.
     Message(Box<Refused>),
     /// The line has ended.
     Closed(Box<CloseReason>),
-    /// Behind a Link, the line was lost under messages that had been accepted: so many are not known to
-    /// have been handed to the operating system, and are not sent again. It is said once for each loss
-    /// of a line, and the Link goes on.
+    /// On a Link, the connection was lost after it had accepted messages: this many are not known to have
+    /// reached the operating system, and are not sent again. Returned once per lost connection; the Link
+    /// continues.
     Lost(u64),
 }
 
-/// A message that was not sent, and why.
+/// A message that was not sent, and the reason.
 #[derive(Clone, Debug)]
 pub struct Refused {
     /// The message.
@@ -216,7 +213,7 @@ pub struct Refused {
 }
 
 impl SendError {
-    /// Why the line has ended, if it has.
+    /// Returns why the line has ended, if it has.
     pub fn close_reason(&self) -> Option<&CloseReason> {
         match self {
             Self::Closed(reason) => Some(reason),
@@ -224,7 +221,7 @@ impl SendError {
         }
     }
 
-    /// The same as a [`TransportError`], with the line's endpoint.
+    /// Converts the error into a [`TransportError`] with the line's endpoint.
     pub fn into_error(self, endpoint: &Endpoint) -> TransportError {
         let kind = match self {
             Self::Message(refused) => ErrorKind::Message(refused.error),
@@ -241,7 +238,7 @@ impl fmt::Display for SendError {
             Self::Message(refused) => refused.error.fmt(f),
             Self::Closed(reason) => write!(f, "the line has ended: {reason}"),
             Self::Lost(messages) => {
-                write!(f, "the line was lost, and {messages} messages may not have left")
+                write!(f, "the connection was lost, and {messages} messages may not have been sent")
             }
         }
     }
@@ -249,12 +246,12 @@ impl fmt::Display for SendError {
 
 impl std::error::Error for SendError {}
 
-/// What can be done with any [`Sender`].
+/// Async methods for every [`Sender`].
 pub trait SenderExt: Sender {
     /// Waits for room, queues the message and flushes it.
     ///
-    /// Dropped half-way, it has queued the whole message or nothing of it; a queued message leaves
-    /// with the next send, flush or close.
+    /// If the future is dropped before it completes, either the whole message or nothing is queued; a
+    /// queued message is sent with the next send, flush or close.
     ///
     /// # Errors
     /// As [`Sender::start_send`].
@@ -268,8 +265,8 @@ pub trait SenderExt: Sender {
         }
     }
 
-    /// Waits for room and queues the message, which is made [`Bytes`] of at once; a flush must follow.
-    /// Cancel-safe as [`send`](Self::send).
+    /// Waits for room and queues the message, which is converted to [`Bytes`] at once. Call
+    /// [`flush`](Self::flush) afterwards. Cancel-safe like [`send`](Self::send).
     ///
     /// # Errors
     /// As [`Sender::start_send`].
@@ -283,7 +280,7 @@ pub trait SenderExt: Sender {
     /// Waits until everything queued was handed to the operating system. Cancel-safe.
     ///
     /// # Errors
-    /// The line has ended.
+    /// [`SendError::Closed`] if the line has ended.
     fn flush(&mut self) -> impl Future<Output = Result<(), SendError>> + Send {
         std::future::poll_fn(|cx| self.poll_flush(cx))
     }
@@ -291,12 +288,12 @@ pub trait SenderExt: Sender {
     /// Flushes and ends this direction ([`Sender::poll_close`]). Cancel-safe: call it again.
     ///
     /// # Errors
-    /// The line ended before everything was flushed.
+    /// [`SendError::Closed`] if the line ended before everything was flushed.
     fn close(&mut self) -> impl Future<Output = Result<(), SendError>> + Send {
         std::future::poll_fn(|cx| self.poll_close(cx))
     }
 
-    /// Waits until the far side is gone altogether ([`Sender::poll_gone`]). Cancel-safe.
+    /// Waits until the other side is gone altogether ([`Sender::poll_gone`]). Cancel-safe.
     fn gone(&mut self) -> impl Future<Output = ()> + Send {
         std::future::poll_fn(|cx| self.poll_gone(cx))
     }
@@ -304,9 +301,9 @@ pub trait SenderExt: Sender {
 
 impl<S: Sender + ?Sized> SenderExt for S {}
 
-/// What can be done with any [`Receiver`].
+/// Async methods for every [`Receiver`].
 pub trait ReceiverExt: Receiver {
-    /// Waits for the next thing that comes in. Cancel-safe: dropped half-way, it loses nothing.
+    /// Waits for the next event. Cancel-safe: no message is lost if the future is dropped.
     fn recv(&mut self) -> impl Future<Output = Incoming> + Send {
         Recv(self)
     }
@@ -314,8 +311,8 @@ pub trait ReceiverExt: Receiver {
 
 impl<R: Receiver + ?Sized> ReceiverExt for R {}
 
-/// Behind [`SenderExt::feed`]. It is no `poll_fn`, and so is [`Recv`] none, because that would stay a call of
-/// its own: a message that is handed over in memory, and read again at once, costs several nanoseconds.
+/// The future of [`SenderExt::feed`]. Like [`Recv`] it is not a `poll_fn`, which would remain a separate
+/// call and cost several nanoseconds for each message passed through memory.
 struct Feed<'a, S: ?Sized> {
     sender: &'a mut S,
     message: Option<Bytes>,
@@ -332,7 +329,7 @@ impl<S: Sender + ?Sized> Future for Feed<'_, S> {
     }
 }
 
-/// Behind [`ReceiverExt::recv`].
+/// The future of [`ReceiverExt::recv`].
 struct Recv<'a, R: ?Sized>(&'a mut R);
 
 impl<R: Receiver + ?Sized> Future for Recv<'_, R> {
@@ -404,29 +401,30 @@ impl Receiver for Box<dyn Receiver> {
     }
 }
 
-/// Yields a new channel each time it is asked.
+/// Opens channels to one endpoint.
 pub trait Connector: Send + Sync + 'static {
-    /// What it yields.
+    /// The channel type.
     type Channel: Channel;
 
-    /// Connects. Cancel-safe: a dropped attempt leaves nothing behind.
+    /// Connects. Cancel-safe: a dropped attempt leaves no process, socket or file.
     ///
     /// # Errors
     /// Each cause has its own [`ErrorKind`].
     fn connect(&self) -> impl Future<Output = Result<Self::Channel, TransportError>> + Send;
 }
 
-/// Yields the channels that come in. Dropping it stops listening.
+/// Accepts incoming channels. Dropping it stops listening.
 pub trait Acceptor: Send + 'static {
-    /// What it yields.
+    /// The channel type.
     type Channel: Channel;
 
     /// Waits for the next channel. Cancel-safe.
     ///
     /// # Errors
-    /// One that [is retryable](TransportError::is_retryable) concerns the moment, not the acceptor.
+    /// After a [retryable](TransportError::is_retryable) error the acceptor still works: wait a little and
+    /// accept again.
     fn accept(&mut self) -> impl Future<Output = Result<Self::Channel, TransportError>> + Send;
 
-    /// Where it listens.
+    /// Returns the endpoint on which it listens.
     fn endpoint(&self) -> &Endpoint;
 }

@@ -1,5 +1,4 @@
-//! Where bytes of a stream wait to be decoded: as much room as its traffic needs, and next to none while
-//! it idles.
+//! A buffer for bytes that wait to be decoded. It grows with the traffic and shrinks when the line is idle.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -13,76 +12,75 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{Account, Holding, MemoryBudget};
 
-/// A read asks for this much at first, and for twice as much whenever it got all it asked for.
+/// The size of the first read. It doubles whenever a read returned all it asked for.
 const SMALLEST_READ: usize = 4 * 1024;
 const LARGEST_READ: usize = 256 * 1024;
 
-/// A message from this length on is a large one.
+/// The length from which on a message counts as large.
 const LARGE: usize = 64 * 1024;
 
-/// An idle line gives back a buffer larger than this.
+/// An idle line releases a buffer larger than this.
 const KEEP_CAPACITY: usize = 16 * 1024;
 
 thread_local! {
-    /// What a line gave back when it fell silent, for the next of this thread that speaks: memory that is
-    /// given to the allocator after each burst would be taken from it, and from the system, for the next.
+    /// The buffer that an idle line released, for the next busy line of this thread. Returning it to the
+    /// allocator after each burst would mean taking it from the system again for the next.
     static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
 }
 
-/// The bytes of a stream that were read and not decoded yet.
+/// Bytes that were read from a stream and not decoded yet.
 ///
-/// It is for channels that read a byte stream: [`poll_fill`](Self::poll_fill) reads into it, and a
-/// decoder takes from it what it derefs to. A line that idles keeps at most 16 KiB; a thread keeps at
-/// most 256 KiB besides, for all its lines.
+/// It is for channels on a byte stream: [`poll_fill`](Self::poll_fill) reads into it, and a decoder takes
+/// bytes from the buffer that it derefs to. An idle line keeps at most 16 KiB; each thread keeps at most
+/// another 256 KiB for all its lines.
 #[derive(Debug)]
 pub struct ReadBuffer {
     bytes: BytesMut,
-    /// How much all of it holds.
+    /// The size of the whole allocation.
     size: usize,
     next_read: usize,
     /// The length of the last message.
     last_length: usize,
     account: Account,
-    /// What its owner holds of a message that has begun, beside these bytes.
+    /// How many bytes of an incomplete message the decoder holds elsewhere.
     beside: usize,
 }
 
 impl ReadBuffer {
-    /// One in which these bytes wait.
+    /// Creates a buffer that contains `bytes`.
     pub fn new(bytes: BytesMut) -> Self {
         let account = Account::unbounded();
         Self { bytes, size: 0, next_read: SMALLEST_READ, last_length: 0, account, beside: 0 }
     }
 
-    /// The same, and what it holds beyond 64 KiB is counted by `budget`.
+    /// Counts the memory that it holds beyond 64 KiB against `budget`.
     pub fn within(mut self, budget: Option<&MemoryBudget>) -> Self {
         self.account = Account::of(budget, Holding::Message);
         self
     }
 
-    /// Whoever decodes holds so many bytes of a message that has begun. They are counted, too.
+    /// Sets how many bytes of an incomplete message the decoder holds elsewhere. They are counted, too.
     #[inline]
     pub fn set_beside(&mut self, bytes: usize) {
         self.beside = bytes;
     }
 
-    /// A message of so many bytes was taken.
+    /// Records that a message of `length` bytes was taken.
     #[inline]
     pub fn took(&mut self, length: usize) {
         self.last_length = length;
     }
 
-    /// Forgets what waits, and gives the memory back.
+    /// Discards the bytes and releases the memory.
     pub fn release(&mut self) {
         self.bytes = BytesMut::new();
         self.beside = 0;
-        // Less is always granted.
+        // Shrinking is always granted.
         let _ = self.account.set(0);
     }
 
-    /// One read; 0 is the end of the stream. Of the message that has begun, `missing` bytes are said to be
-    /// still to come: that is believed only as far as it has already been borne out, so the buffer at most
-    /// doubles.
+    /// Reads once; 0 is the end of the stream. `missing` is how many bytes of the current message the peer
+    /// announced but has not sent. Since that may be a lie, the buffer at most doubles.
     ///
     /// # Errors
     /// The stream's, or a [`MemoryRefused`](crate::MemoryRefused).
@@ -93,7 +91,7 @@ impl ReadBuffer {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if self.next_read > SMALLEST_READ && self.bytes.capacity() == 0 {
-            // A thread that ends has none any more.
+            // A thread that is exiting has no thread-locals.
             self.bytes = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
             self.size = 0;
         }
@@ -101,11 +99,11 @@ impl ReadBuffer {
         self.account.set(self.size_with(room).saturating_add(self.beside))?;
         self.bytes.reserve(room);
         self.size = self.size.max(self.bytes.capacity());
-        // Not beyond the end of a large message: the start of the next one would have to be moved.
+        // Do not read past a large message: the start of the next one would have to be copied.
         let free = self.bytes.capacity() - self.bytes.len();
         let wanted = free.min(missing.max(self.next_read));
         let mut limited = (&mut self.bytes).limit(wanted);
-        // A `read_buf` future holds no state between polls, so a new one each time is the same.
+        // A `read_buf` future keeps no state between polls, so it can be recreated each time.
         let polled = pin!(read.read_buf(&mut limited)).poll(cx);
         match polled {
             Poll::Ready(Ok(read)) if read == wanted => {
@@ -122,37 +120,37 @@ impl ReadBuffer {
         polled
     }
 
-    /// How large it is with so much room behind what waits.
+    /// Returns the buffer's size after `room` bytes were reserved after its content.
     fn size_with(&self, room: usize) -> usize {
         let (here, all) = (self.bytes.len(), self.bytes.capacity());
         match all - here >= room {
             true => all,
-            // It grows at least by as much again.
+            // The buffer at least doubles when it grows.
             false => all.saturating_mul(2).max(here.saturating_add(room)),
         }
     }
 
-    /// The line has fallen silent. It may speak again as much as before; if not, it asks for less.
+    /// The line is idle. Its next burst may be as large as the last; otherwise reads get smaller.
     #[cold]
     fn rest(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
         let _ = self.account.set(self.beside);
-        // If messages still refer to it, it goes with the last of them.
+        // If messages still refer to the memory, it is freed with the last of them.
         if self.size <= LARGEST_READ && bytes.try_reclaim(self.size) {
             let _ = SPARE.try_with(|spare| spare.set(Some(bytes)));
         }
         let is_large = std::mem::take(&mut self.last_length) >= LARGE;
-        // Room for a large message is made when it is known how large.
+        // The buffer grows for a large message once its length is known.
         self.next_read = if is_large { SMALLEST_READ } else { self.next_read / 2 };
         self.next_read = self.next_read.max(SMALLEST_READ);
     }
 
-    /// How much room to make for what comes next.
+    /// Returns how much room to reserve for the next read.
     fn room(&self, missing: usize) -> usize {
         let here = self.bytes.len();
         let announced = missing.min(here);
-        // Behind a large message another one is likely. Room for all of it is made while little of
-        // it is here, as that has to be moved.
+        // After a large message another one is likely. Reserve room for all of it while little of it has
+        // arrived, because growing copies what is there.
         let likely = match self.last_length.checked_sub(here) {
             Some(rest) if self.last_length >= LARGE => rest + self.next_read,
             _ => 0,
@@ -183,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads what there is, until nothing is.
+    /// Reads all of `stream`, then polls a silent one.
     fn drain(buffer: &mut ReadBuffer, mut stream: &[u8]) -> usize {
         let (mut silent, _other) = tokio::io::duplex(1);
         let mut cx = Context::from_waker(Waker::noop());
@@ -200,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_falls_silent_gives_its_memory_to_the_next_that_speaks() {
+    fn idle_line_passes_its_buffer_to_the_next_busy_line() {
         let burst = vec![b'x'; 300_000];
         let (mut one, mut other) =
             (ReadBuffer::new(BytesMut::new()), ReadBuffer::new(BytesMut::new()));
@@ -209,13 +207,13 @@ mod tests {
         let spare = SPARE.take().unwrap();
         let place = spare.as_ptr();
         SPARE.set(Some(spare));
-        // Whoever has said little so far needs no large one.
+        // A line that has read little needs no large buffer.
         drain(&mut other, b"little");
         assert!(other.capacity() <= KEEP_CAPACITY);
         let spare = SPARE.take().unwrap();
         assert_eq!(spare.as_ptr(), place);
         SPARE.set(Some(spare));
-        // The one that was given it back has it again, and gives it back again.
+        // A busy line takes the spare buffer and returns it when idle.
         let mut cx = Context::from_waker(Waker::noop());
         assert!(one.poll_fill(&mut &burst[..], 0, &mut cx).is_ready());
         assert_eq!(one.as_ptr(), place);
@@ -226,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_messages_refer_to_is_not_given_to_anybody() {
+    fn memory_that_messages_refer_to_is_not_reused() {
         let mut buffer = ReadBuffer::new(BytesMut::new());
         drain(&mut buffer, &[b'x'; 300_000]);
         SPARE.set(None);
@@ -239,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_says_little_again_and_again_asks_for_little() {
+    fn small_bursts_shrink_the_reads() {
         let mut buffer = ReadBuffer::new(BytesMut::new());
         drain(&mut buffer, &[b'x'; 1_000_000]);
         for _ in 0..10 {

@@ -1,4 +1,4 @@
-//! The incoming half over a byte stream: read, decode, and find out how it ended.
+//! The incoming half over a byte stream: reads, decodes, and determines how the line ended.
 
 use std::future::Future;
 use std::io;
@@ -19,17 +19,18 @@ pub struct FramedReceiver<R, F> {
     read: R,
     framing: F,
     buffer: ReadBuffer,
-    /// Whom a stall wakes.
+    /// The waker that a stall wakes.
     waker: Option<Waker>,
     control: Control,
-    /// The framing has seen enough of the first bytes to go by.
+    /// True once the framing has examined the first bytes.
     has_met: bool,
     stage: Stage,
 }
 
 enum Stage {
     Reading,
-    /// The stream is at its end; how the far side ended decides what a last line was.
+    /// The stream has ended. How the other side ended decides whether an unterminated last line is a
+    /// message.
     Ending {
         ending: Ending,
         ended: BoxFuture<'static, Option<ChildExit>>,
@@ -56,7 +57,7 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
         self
     }
 
-    /// Reads once; nothing to say as long as the stream goes on.
+    /// Reads once; returns `None` while the stream continues.
     #[inline(never)]
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
         loop {
@@ -98,7 +99,7 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
         Poll::Ready(Some(end))
     }
 
-    /// Behind the end of the stream: a last line, if it was one, and the end, again and again.
+    /// After the end of the stream: returns the last line if it is a message, then the end on every call.
     #[cold]
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         let (ending, ended) = match &mut self.stage {
@@ -114,7 +115,7 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
         Poll::Ready(Incoming::Message(line))
     }
 
-    /// The end of a stream that did not end cleanly: what had come of a message is none.
+    /// The stream ended with an error, so a partial message is not delivered.
     fn cut_off(&mut self, error: io::Error) -> Incoming {
         let truncated = match self.framing.finish(&mut self.buffer) {
             Ending::Clean => return self.end(error.into()),
@@ -170,8 +171,8 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> Receiver for FramedRecei
     }
 }
 
-/// Was the last line a message, and why did the line end? A last line without a newline counts
-/// only if nothing speaks for its being cut off.
+/// Decides whether the last line was a message and why the line ended. An unterminated last line is
+/// delivered unless the other side failed.
 fn judge(
     ending: &Ending,
     exit: Option<ChildExit>,

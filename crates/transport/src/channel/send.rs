@@ -1,5 +1,5 @@
-//! The outgoing half over a byte stream: encode into one queue, write it out in batches, and
-//! notice when the far side has stopped reading.
+//! The outgoing half over a byte stream: encodes into a queue, writes it in batches, and notices when the
+//! other side has stopped reading.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -13,24 +13,24 @@ use super::write_queue::WriteQueue;
 use super::{Outgoing, Refused, SendError, Sender};
 use crate::{ChannelConfig, CloseReason, Control, MemoryBudget, WriteEnd};
 
-/// How long a program may take until it reads its first byte.
+/// How long a program may take to read its first byte.
 const START: Duration = Duration::from_secs(600);
 
 /// The outgoing half of a [`FramedChannel`](super::FramedChannel).
 pub struct FramedSender<W, F> {
     framing: F,
     queue: WriteQueue<W>,
-    /// There is room for another message below so many bytes.
+    /// The queue has room for another message while it is shorter than this, in bytes.
     bound: usize,
     control: Control,
     state: State,
-    /// How many bytes waited when this half ended.
+    /// How many queued bytes were discarded when this half ended.
     given_up: usize,
 }
 
 enum State {
     Open,
-    /// Nothing more is taken; the queue and the end of input are on their way.
+    /// No more messages are accepted; the queue and the end of input are being written.
     Closing,
     Closed(CloseReason),
 }
@@ -66,7 +66,7 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         Poll::Ready(self.settle(flushed))
     }
 
-    /// What a write has come to: it may have taken long, or the line ends with it.
+    /// Handles the result of a write: logs a slow one, and ends the line on an error.
     fn settle<T>(&mut self, outcome: Result<T, CloseReason>) -> Result<T, SendError> {
         if let Some((bytes, waited)) = self.queue.take_delay() {
             self.control.note_write(bytes, waited);
@@ -74,15 +74,15 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         outcome.map_err(|reason| self.end(reason))
     }
 
-    /// Ends this direction; what waits is lost.
+    /// Ends this direction; queued bytes are discarded.
     fn end(&mut self, reason: CloseReason) -> SendError {
         let known = match reason {
             CloseReason::Stalled => Some(self.control.stalled()),
-            // A failed write says that the far side is gone; why, the receiver finds out.
+            // A failed write shows that the other side is gone; the receiver finds out why.
             _ => self.control.close_reason(),
         };
         let reason = match known {
-            // All that the receiver found was the end of the input, which is no end of ours.
+            // The receiver has only seen the end of the input, which does not end this direction.
             None
             | Some(CloseReason::ByPeer | CloseReason::Unterminated | CloseReason::StdoutClosed) => {
                 self.refined(reason)
@@ -91,7 +91,7 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         };
         if !self.queue.is_empty() {
             let (endpoint, bytes) = (self.control.endpoint(), self.queue.len());
-            tracing::debug!(%endpoint, bytes, %reason, "queued bytes were not sent");
+            tracing::debug!(%endpoint, bytes, %reason, "queued bytes were discarded");
         }
         self.given_up += self.queue.len();
         self.queue.clear();
@@ -99,7 +99,7 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         SendError::Closed(Box::new(reason))
     }
 
-    /// A child whose pipe is broken has said something by it.
+    /// A broken pipe to a child means that it closed its stdin.
     fn refined(&self, reason: CloseReason) -> CloseReason {
         match reason {
             CloseReason::Io(error)
@@ -116,7 +116,7 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         if let State::Open = self.state { Ok(()) } else { Err(self.not_open()) }
     }
 
-    /// Queues JSON with raw line breaks as one line.
+    /// Queues JSON with raw line breaks as a single line.
     #[cold]
     fn pass_on_one_line(&mut self, message: Bytes) -> Result<(), SendError> {
         let line = match json::to_one_line(&message, Limits::default()) {
@@ -208,12 +208,12 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
         ready!(self.poll_all(cx))?;
         let shut = ready!(self.queue.poll_shutdown(cx));
         match self.settle(shut)? {
-            // The far side closed first; there is no one left to tell.
+            // `NotConnected`: the other side closed first and needs no end of input.
             Err(error) if error.kind() != io::ErrorKind::NotConnected => {
                 Poll::Ready(Err(self.end(error.into())))
             }
             _ => {
-                // Only this direction has ended: why the line ends is still to be seen.
+                // Only this direction has ended; the reason for the end of the line is not known yet.
                 self.state = State::Closed(CloseReason::ByUs);
                 Poll::Ready(Ok(()))
             }

@@ -7,10 +7,10 @@ use tokio::sync::Mutex;
 
 use super::{SendError, Sender, SenderExt};
 
-/// A sender that is cheap to clone: many tasks send at once, in the order in which they asked, and
-/// no message is torn.
+/// A sender that is cheap to clone. Many tasks can send at once; messages are sent in the order of the
+/// calls and never interleave.
 ///
-/// Dropping the last clone drops the sender; [`close`](Self::close) ends the direction for all.
+/// Dropping the last clone drops the sender; [`close`](Self::close) ends the direction for all clones.
 pub struct SharedSender<S>(Arc<Mutex<S>>);
 
 impl<S: Sender> SharedSender<S> {
@@ -19,7 +19,7 @@ impl<S: Sender> SharedSender<S> {
         Self(Arc::new(Mutex::new(sender)))
     }
 
-    /// Sends one message. Cancel-safe as [`SenderExt::send`].
+    /// Sends one message. Cancel-safe like [`SenderExt::send`].
     ///
     /// # Errors
     /// As [`Sender::start_send`].
@@ -27,10 +27,10 @@ impl<S: Sender> SharedSender<S> {
         self.0.lock().await.send(message).await
     }
 
-    /// Flushes and ends this direction for everybody ([`Sender::poll_close`]).
+    /// Flushes and ends this direction for all clones ([`Sender::poll_close`]).
     ///
     /// # Errors
-    /// The line ended before everything was flushed.
+    /// [`SendError::Closed`] if the line ended before everything was flushed.
     pub async fn close(&self) -> Result<(), SendError> {
         self.0.lock().await.close().await
     }

@@ -1,4 +1,4 @@
-//! Tells a write that is blocked for too long from one that moves slowly.
+//! Distinguishes a stalled write from one that makes slow progress.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,13 +9,13 @@ use tokio::time::{Instant, Sleep};
 
 use crate::from_now;
 
-/// So often within its limit a write that is blocked is looked at.
+/// How many times per limit a blocked write is checked.
 const LOOKS: u32 = 4;
 
-/// Watches the writes of one stream: one that makes no progress for the limit has stalled.
+/// Detects stalled writes of one stream: writes without progress for the limit.
 ///
-/// Progress is a byte that the stream takes, or that leaves a buffer below it. The kernel's buffer is asked only
-/// now and then while a write is blocked.
+/// Progress is a byte that the stream accepts or that leaves a buffer below it. The fill level of the
+/// kernel's buffer is only queried now and then while a write is blocked.
 pub struct StallClock {
     limit: Duration,
     /// The limit until the other side has read its first byte.
@@ -25,41 +25,41 @@ pub struct StallClock {
 
 struct Blocked {
     since: Instant,
-    /// How many bytes had left when it was last looked.
+    /// How many bytes had been handed to the kernel at the last check.
     left: u64,
-    /// How many of those the kernel did not hold any more.
+    /// How many of those had left the kernel.
     gone: u64,
-    /// When any of that last grew.
+    /// When either of them last grew.
     moved: Instant,
-    /// When the kernel is asked next.
+    /// The timer of the next check.
     look: Pin<Box<Sleep>>,
 }
 
 impl StallClock {
-    /// A write may be without progress for `limit`.
+    /// Creates a clock for writes that may be without progress for `limit`.
     pub fn new(limit: Duration) -> Self {
         Self { limit, start: limit, blocked: None }
     }
 
-    /// The limit until the other side has read its first byte, if that is longer.
+    /// Sets a limit until the other side has read its first byte, if it is longer.
     pub(super) fn starting_within(mut self, start: Duration) -> Self {
         self.start = start.max(self.limit);
         self
     }
 
-    /// A write went on. Returns how long it had waited, if it had.
+    /// Records that a write continued. Returns how long it was blocked, if it was.
     #[inline]
     pub fn went_on(&mut self) -> Option<Duration> {
         self.blocked.take().map(|blocked| blocked.since.elapsed())
     }
 
-    /// How many bytes had gone when a blocked write was last looked at.
+    /// Returns how many bytes had left the kernel when a blocked write was last checked.
     pub fn gone(&self) -> Option<u64> {
         self.blocked.as_ref().map(|blocked| blocked.gone)
     }
 
-    /// A write is blocked: ready when it has been without progress for the limit. `left` bytes in all were
-    /// handed to the kernel, which still holds as many of them as `held` says.
+    /// Call this while a write is blocked: ready once it has made no progress for the limit. `left` is the
+    /// total number of bytes handed to the kernel, and `held` returns how many of them it still holds.
     pub fn poll_stalled(
         &mut self,
         cx: &mut Context<'_>,

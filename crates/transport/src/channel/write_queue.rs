@@ -1,4 +1,4 @@
-//! Encoded bytes and where they go: written in batches, and given up when nothing moves for too long.
+//! A queue of encoded bytes, written in batches, which gives up when a write stalls.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -11,80 +11,80 @@ use tieline_proto::WriteBuf;
 use super::stall::StallClock;
 use crate::{Account, CloseReason, Holding, MemoryBudget, WriteEnd};
 
-/// How many pieces one write takes at most.
+/// The maximum number of slices of one vectored write.
 const MAX_SLICES: usize = 64;
 
-/// The bytes that wait for the writing end of a stream, and that end.
+/// A queue of bytes and the write half that they are written to.
 ///
-/// It is for channels that write a byte stream: an encoder fills what it derefs to, and asks its length
-/// first, as it has no bound. Whatever waits for the stream here waits no longer than the stall timeout
-/// without any progress: a byte that the stream takes, or that leaves a buffer below it, the kernel's
-/// included where that can be asked ([`WriteEnd::unsent`]).
+/// It is for channels on a byte stream. An encoder appends to the buffer that the queue derefs to; the
+/// queue has no bound, so check its length first. Queued bytes wait no longer than the stall timeout
+/// without progress. Progress is a byte that the stream accepts or that leaves a buffer below it,
+/// including the kernel's where its fill level is known ([`WriteEnd::unsent`]).
 pub struct WriteQueue<W> {
     bytes: WriteBuf,
     write: W,
-    /// How many bytes the writing end has taken.
+    /// How many bytes the write half has accepted.
     written: u64,
     clock: StallClock,
-    /// How many bytes waited when a write was first blocked.
+    /// How many bytes were queued when a write first blocked.
     blocked: Option<usize>,
-    /// How many bytes waited for how long, when they moved again.
+    /// How many bytes waited, and for how long, when a blocked write continued.
     delay: Option<(usize, Duration)>,
     account: Account,
 }
 
-/// What of the bytes that were sent is still on its way out of this machine.
+/// How many of the sent bytes have left this machine, and how many have not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outgoing {
-    /// How many bytes have left, as far as is known. It grows, and begins anew with another line in place
-    /// of a lost one.
+    /// How many bytes have left, as far as is known. It only grows, but restarts when a new connection
+    /// replaces a lost one.
     pub left: u64,
-    /// How many bytes have not: they wait in a queue here, or in the kernel where that can be asked.
+    /// How many bytes have not left: they are queued here, or in the kernel where its fill level is known.
     pub waiting: u64,
 }
 
 impl Outgoing {
-    /// So many bytes have left, and so many have not.
+    /// Creates a value from the number of bytes that have left and that have not.
     pub fn new(left: u64, waiting: u64) -> Self {
         Self { left, waiting }
     }
 }
 
 impl<W: WriteEnd> WriteQueue<W> {
-    /// An empty one.
+    /// Creates an empty queue.
     pub fn new(write: W, stall_timeout: Duration) -> Self {
         let bytes = WriteBuf::new();
         let (clock, account) = (StallClock::new(stall_timeout), Account::unbounded());
         Self { bytes, write, written: 0, clock, blocked: None, delay: None, account }
     }
 
-    /// Counts what waits beyond 64 KiB by `budget`.
+    /// Counts queued bytes beyond 64 KiB against `budget`.
     #[must_use]
     pub fn within(mut self, budget: Option<&MemoryBudget>) -> Self {
         self.account = Account::of(budget, Holding::Queue);
         self
     }
 
-    /// Waits up to `start_timeout`, if that is longer, for the other side to read its first byte: a program
-    /// that is starting has not stalled.
+    /// Allows up to `start_timeout`, if that is longer, until the other side reads its first byte: a
+    /// program that is still starting has not stalled.
     #[must_use]
     pub fn starting_within(mut self, start_timeout: Duration) -> Self {
         self.clock = self.clock.starting_within(start_timeout);
         self
     }
 
-    /// Returns how far the bytes have come that were put in. This may be a system call.
+    /// Returns how many of the queued bytes have left this machine. This may be a system call.
     pub fn outgoing(&self) -> Outgoing {
         let below = (self.write.unflushed() + self.write.unsent().unwrap_or_default()) as u64;
         let waiting = self.bytes.len() as u64 + below;
         Outgoing { left: self.written.saturating_sub(below), waiting }
     }
 
-    /// Writes once. There has to be something that waits.
+    /// Writes once. The queue must not be empty.
     ///
     /// # Errors
-    /// The stream's, [`Stalled`](CloseReason::Stalled), or [`NoMemory`](CloseReason::NoMemory).
+    /// The stream's error, [`Stalled`](CloseReason::Stalled), or [`NoMemory`](CloseReason::NoMemory).
     pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         self.account.set(self.bytes.len())?;
         let write = Pin::new(&mut self.write);
@@ -105,7 +105,7 @@ impl<W: WriteEnd> WriteQueue<W> {
                 self.progressed();
                 Poll::Ready(Ok(()))
             }
-            // The system has given up bytes that the other side did not take.
+            // The system discarded bytes that the other side did not acknowledge in time.
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
                 Poll::Ready(Err(CloseReason::Stalled))
             }
@@ -117,7 +117,7 @@ impl<W: WriteEnd> WriteQueue<W> {
         }
     }
 
-    /// Writes all, through buffers below, too. Its memory is given back then.
+    /// Writes and flushes everything, including buffers below, then releases the queue's memory.
     ///
     /// # Errors
     /// As [`poll_write`](Self::poll_write).
@@ -126,16 +126,17 @@ impl<W: WriteEnd> WriteQueue<W> {
             ready!(self.poll_write(cx))?;
         }
         self.bytes.shrink();
-        // Less is always granted.
+        // Shrinking is always granted.
         let _ = self.account.set(0);
         let flushed = Pin::new(&mut self.write).poll_flush(cx);
         Poll::Ready(ready!(self.poll_finished(cx, flushed))?.map_err(Into::into))
     }
 
-    /// Ends the stream. Whatever waits is [flushed](Self::poll_flush) before that or never.
+    /// Shuts down the stream. Queued bytes must have been [flushed](Self::poll_flush) before; they are not
+    /// written after it.
     ///
     /// # Errors
-    /// [`Stalled`](CloseReason::Stalled); inside, what the stream said.
+    /// [`Stalled`](CloseReason::Stalled); the inner result is the stream's.
     pub fn poll_shutdown(
         &mut self,
         cx: &mut Context<'_>,
@@ -144,12 +145,12 @@ impl<W: WriteEnd> WriteQueue<W> {
         self.poll_finished(cx, shut)
     }
 
-    /// Ready when nobody is there any more who could read, where that is noticed.
+    /// Polls until no process can read the other end any more, where that is noticed.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.write.poll_gone(cx)
     }
 
-    /// Forgets what waits.
+    /// Discards the queued bytes.
     pub fn clear(&mut self) {
         self.bytes = WriteBuf::new();
         let _ = self.account.set(0);
@@ -157,13 +158,14 @@ impl<W: WriteEnd> WriteQueue<W> {
         self.clock.went_on();
     }
 
-    /// How many bytes have waited for how long, if they have, and moved since this was asked last.
+    /// Takes the last delay: how many bytes were blocked, and for how long. `None` if no blocked write has
+    /// continued since the last call.
     #[inline]
     pub fn take_delay(&mut self) -> Option<(usize, Duration)> {
         self.delay.take()
     }
 
-    /// Passes on the outcome of a flush or a shutdown, unless nothing has moved for too long.
+    /// Returns the outcome of a flush or a shutdown, or `Stalled` if nothing moved for too long.
     fn poll_finished(
         &mut self,
         cx: &mut Context<'_>,
@@ -184,7 +186,7 @@ impl<W: WriteEnd> WriteQueue<W> {
         }
     }
 
-    /// Ready when nothing has moved for too long.
+    /// Ready once nothing has moved for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let unflushed = self.write.unflushed();
         self.blocked.get_or_insert(self.bytes.len() + unflushed);

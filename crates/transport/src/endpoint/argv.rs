@@ -1,5 +1,5 @@
-//! The text of an `exec:` endpoint: words for people, a JSON array when it must be exact. There is
-//! no shell and no escape character, so a Windows path is written as it is.
+//! The text of an `exec:` endpoint: words, or a JSON array where the text must be exact. There is no
+//! shell and no escape character, so Windows paths need no escaping.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -24,7 +24,7 @@ fn is_plain(word: &str) -> bool {
 
 pub(super) fn parse(text: &str) -> Result<Vec<OsString>, TransportError> {
     if text.contains('\0') {
-        return Err(bad("a command line cannot hold a NUL byte".into(), ""));
+        return Err(bad("a command line cannot contain a NUL byte".into(), ""));
     }
     let text = text.trim_start();
     let argv = if text.starts_with('[') { parse_array(text)? } else { parse_words(text)? };
@@ -32,20 +32,20 @@ pub(super) fn parse(text: &str) -> Result<Vec<OsString>, TransportError> {
         return Err(bad("`exec:` needs a program".into(), "write it like exec:cat"));
     }
     if argv.iter().any(|arg| arg.contains('\0')) {
-        return Err(bad("an argument cannot hold a NUL byte".into(), ""));
+        return Err(bad("an argument cannot contain a NUL byte".into(), ""));
     }
     Ok(argv.into_iter().map(OsString::from).collect())
 }
 
 fn parse_array(text: &str) -> Result<Vec<String>, TransportError> {
     serde_json::from_str(text).map_err(|error| {
-        bad(format!("behind `exec:` stands no JSON array of strings: {error}"), "")
+        bad(format!("the text after `exec:` is not a JSON array of strings: {error}"), "")
     })
 }
 
 fn parse_words(text: &str) -> Result<Vec<String>, TransportError> {
     let mut words = Vec::new();
-    // `None` between words; an empty pair of quotes is a word too.
+    // `None` between words; an empty pair of quotes is a word, too.
     let mut word: Option<String> = None;
     let mut quote = None;
     for character in text.chars() {

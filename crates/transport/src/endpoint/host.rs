@@ -1,14 +1,16 @@
-//! Which endpoints and hosts are of this machine, by how they are written alone.
+//! Decides from their text alone which endpoints and hosts are on this machine.
 
 use std::net::IpAddr;
 
 use super::{Address, Endpoint};
 
 impl Endpoint {
-    /// Whether its other end is on this machine: all but `tcp:` and schemes of others are; these are where
-    /// their host [is](is_loopback), as it stands behind `//` in a URL, or as it is a socket by the end of
-    /// its scheme, `-unix`. No name is looked up, and what cannot be read is elsewhere. What merely leads
-    /// on from here, as a tunnel does, is on this machine.
+    /// Returns true if the other end is on this machine, judging by the text alone.
+    ///
+    /// This is false for `tcp:` and unknown schemes, unless their host [is loopback](is_loopback) (the one
+    /// after `//` in a URL) or the scheme ends in `-unix`. No name is resolved, and a text that cannot be
+    /// parsed counts as another machine. A local endpoint that leads elsewhere, such as a tunnel, counts as
+    /// this machine.
     pub fn is_on_this_machine(&self) -> bool {
         match self.address() {
             Address::Tcp { host, .. } => is_loopback(host),
@@ -25,8 +27,8 @@ impl Endpoint {
     }
 }
 
-/// Whether a host is written as this machine: an address of loopback, an IPv6 one without its brackets,
-/// or `localhost` in whatever letters. Of names only that one: whom another leads to is for others to say.
+/// Returns true if a host is written as this machine: a loopback address (IPv6 without brackets) or
+/// `localhost` in any case. Other names are not resolved.
 pub fn is_loopback(host: &str) -> bool {
     let ip = host.parse::<IpAddr>();
     host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
@@ -35,7 +37,7 @@ pub fn is_loopback(host: &str) -> bool {
 fn host_of_url(rest: &str) -> Option<&str> {
     let rest = rest.strip_prefix("//")?;
     let authority = rest.split(['/', '?', '#']).next()?;
-    // What stands in front of an `@` is no host.
+    // The part before an `@` is user information, not the host.
     if authority.contains('@') {
         return None;
     }
@@ -50,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_an_endpoint_is_written_says_whether_it_is_on_this_machine() {
+    fn locality_follows_from_the_text() {
         for (text, expected) in [
             ("unix:/run/a.sock", true),
             ("unix:@a", true),

@@ -1,4 +1,4 @@
-//! Where to go, as text: `unix:/run/a.sock`, `content-length+exec:pylsp`, `mem:name`.
+//! Endpoints and their text form: `unix:/run/a.sock`, `content-length+exec:pylsp`, `mem:name`.
 
 mod argv;
 mod host;
@@ -16,25 +16,25 @@ pub use self::host::is_loopback;
 pub use self::redact::redact;
 use crate::{ErrorKind, Operation, TransportError};
 
-/// Where to go.
+/// The address of the other end of a line, with an optional framing.
 ///
-/// As text it is `[framing+|resume+]scheme:rest`:
+/// Its text form is `[framing+|resume+]scheme:rest`:
 ///
 /// | text | meaning |
 /// |---|---|
-/// | `unix:/run/agent.sock` | a Unix socket; `%XX` stands for any byte, and `%25` and `%3F` must stand for `%` and `?` |
+/// | `unix:/run/agent.sock` | a Unix socket; `%XX` encodes any byte, and `%` and `?` must be written as `%25` and `%3F` |
 /// | `unix:@agent` | an abstract Unix socket (Linux) |
-/// | `pipe:agent`, `pipe:\\.\pipe\agent`, `\\.\pipe\agent` | a Windows named pipe; behind `pipe:`, `%XX` as above |
-/// | `exec:claude --verbose` | a child process; words are separated by blanks, quotes hold blanks, a backslash is itself |
+/// | `pipe:agent`, `pipe:\\.\pipe\agent`, `\\.\pipe\agent` | a Windows named pipe; after `pipe:`, `%XX` as above |
+/// | `exec:claude --verbose` | a child process; words are separated by blanks, quotes protect blanks, backslashes are literal |
 /// | `exec:["claude","-p","a \"b\""]` | the same, exact: a JSON array of strings |
 /// | `stdio:` | this process's own stdin and stdout |
 /// | `tcp:127.0.0.1:7000`, `tcp:[::1]:7000` | a TCP port |
-/// | `mem:name` | inside this process |
-/// | `content-length+exec:pylsp` | with the framing in front |
-/// | `resume+unix:/run/agent.sock` | by a session that survives its connection, in place of a framing |
+/// | `mem:name` | a name inside this process |
+/// | `content-length+exec:pylsp` | any of these with an explicit framing |
+/// | `resume+unix:/run/agent.sock` | a session that survives the loss of its connection; excludes a framing |
 ///
-/// `Display` and `Debug` are for people: of a command line and of a URL they leave out what looks like a
-/// secret, and cut what is long. [`exact`](Self::exact) prints all of it, which parses as the same endpoint.
+/// `Display` and `Debug` are for people: they leave out what looks like a secret in a command line or URL, and
+/// shorten long arguments. [`exact`](Self::exact) prints the full text, which parses as the same endpoint.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     framing: Option<FramingKind>,
@@ -46,46 +46,46 @@ pub struct Endpoint {
 #[derive(Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
-    /// A Unix socket's path.
+    /// The path of a Unix socket.
     Unix(OsString),
-    /// A Linux abstract Unix socket's name.
+    /// The name of a Linux abstract Unix socket.
     UnixAbstract(OsString),
-    /// A Windows named pipe's name, without `\\.\pipe\`.
+    /// The name of a Windows named pipe, without `\\.\pipe\`.
     Pipe(String),
     /// A program and its arguments; never empty.
     Exec(Vec<OsString>),
-    /// Own stdin and stdout.
+    /// The stdin and stdout of this process.
     Stdio,
     /// A TCP port.
     Tcp {
-        /// A name or an address, an IPv6 address without its brackets.
+        /// A host name or an address; IPv6 addresses are without brackets.
         host: String,
         /// The port.
         port: u16,
     },
     /// A name inside this process.
     Memory(String),
-    /// Any other scheme and what stands behind its colon.
+    /// Any other scheme and the text after its colon.
     Other {
-        /// Lower-case letters, digits, `.` and `-`, beginning with a letter.
+        /// Lower-case letters, digits, `.` and `-`, starting with a letter.
         scheme: String,
-        /// Everything behind the colon, as it was written.
+        /// Everything after the colon, unchanged.
         rest: String,
     },
 }
 
 impl Endpoint {
-    /// An endpoint with the transport's usual framing.
+    /// Returns an endpoint with the default framing of its transport.
     pub fn new(address: Address) -> Self {
         Self { framing: None, resumes: false, address }
     }
 
-    /// The Unix socket at `path`.
+    /// Returns the endpoint of the Unix socket at `path`.
     pub fn unix(path: impl AsRef<OsStr>) -> Self {
         Self::new(Address::Unix(path.as_ref().to_owned()))
     }
 
-    /// A child process: `program` with `args`.
+    /// Returns the endpoint of a child process: `program` with `args`.
     pub fn exec<A: AsRef<OsStr>>(
         program: impl AsRef<OsStr>,
         args: impl IntoIterator<Item = A>,
@@ -95,17 +95,17 @@ impl Endpoint {
         Self::new(Address::Exec(std::iter::once(program).chain(args).collect()))
     }
 
-    /// This process's own stdin and stdout.
+    /// Returns the endpoint of this process's own stdin and stdout.
     pub fn stdio() -> Self {
         Self::new(Address::Stdio)
     }
 
-    /// A name inside this process.
+    /// Returns the endpoint of a name inside this process.
     pub fn memory(name: impl Into<String>) -> Self {
         Self::new(Address::Memory(name.into()))
     }
 
-    /// The same place, spoken to in `framing`.
+    /// Returns the same address with `framing`, and without a session.
     #[must_use]
     pub fn with_framing(mut self, framing: FramingKind) -> Self {
         self.framing = Some(framing);
@@ -113,7 +113,8 @@ impl Endpoint {
         self
     }
 
-    /// The same place, spoken to in a session that survives its connection. It has a framing of its own.
+    /// Returns the same address as a session that survives the loss of its connection. Sessions have their
+    /// own framing.
     #[must_use]
     pub fn resumable(mut self) -> Self {
         self.framing = None;
@@ -121,22 +122,22 @@ impl Endpoint {
         self
     }
 
-    /// Whether it is spoken to in a session that survives its connection.
+    /// Returns true if the endpoint is a session that survives the loss of its connection.
     pub fn is_resumable(&self) -> bool {
         self.resumes && self.framing.is_none()
     }
 
-    /// Where a session's connections are made: the same place, in the framing that carries its frames. It
-    /// is written as the session's endpoint is, so that errors and logs name it as whoever asked for it
-    /// did; read again, that is the session's.
+    /// Returns the endpoint of a session's connections: the same address, in the framing that carries
+    /// session frames. It prints as the session's endpoint, so that errors and logs show what the user
+    /// wrote; parsing that text gives the session's endpoint.
     #[must_use]
     pub fn carrier(&self) -> Self {
         Self { framing: Some(FramingKind::LengthPrefix), ..self.clone() }
     }
 
-    /// The same place, as it is named from any directory: a Unix socket's path from the root. It remains as
-    /// it is where that would be longer than a socket's address can be (unix(7)), so that nobody could
-    /// connect to it, and where the current directory is gone.
+    /// Returns the same endpoint with the path of a Unix socket made absolute. A path stays as it is if
+    /// the absolute one would exceed the length limit of socket addresses (unix(7)), or if the current
+    /// directory no longer exists.
     #[must_use]
     pub fn absolute(&self) -> Self {
         #[cfg(unix)]
@@ -149,22 +150,22 @@ impl Endpoint {
         self.clone()
     }
 
-    /// Prints all of it, secrets included; the text parses as the same endpoint. Not for errors and logs.
+    /// Returns the full text, secrets included. It parses as the same endpoint. Not for errors and logs.
     pub fn exact(&self) -> impl fmt::Display + '_ {
         Exact(self, Secrets::Included)
     }
 
-    /// The framing that stands in front, if one does.
+    /// Returns the explicit framing, if there is one.
     pub fn framing(&self) -> Option<FramingKind> {
         self.framing
     }
 
-    /// Where it is, without the framing.
+    /// Returns the address, without the framing.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// What stands in front of the colon.
+    /// Returns the scheme: the text before the colon, without framing.
     pub fn scheme(&self) -> &str {
         match &self.address {
             Address::Unix(_) | Address::UnixAbstract(_) => "unix",
@@ -215,7 +216,7 @@ impl fmt::Display for Exact<'_> {
         }
         write!(f, "{}:", endpoint.scheme())?;
         match (&endpoint.address, secrets) {
-            // A path that begins with `@` would read as an abstract name.
+            // A path that begins with `@` would parse as an abstract name.
             (Address::Unix(path), _) if path.as_encoded_bytes().starts_with(b"@") => {
                 f.write_str("%40")?;
                 percent::write(f, path.as_encoded_bytes().get(1..).unwrap_or_default())
@@ -258,8 +259,8 @@ impl FromStr for Endpoint {
         let (resumes, head) = match head.strip_prefix("resume+") {
             None => (false, head),
             Some(scheme) if scheme.contains('+') => {
-                let hint = "leave out the framing behind `resume+`";
-                return Err(bad("a session has a framing of its own".into(), hint));
+                let hint = "leave out the framing after `resume+`";
+                return Err(bad("a session has its own framing".into(), hint));
             }
             Some(scheme) => (true, scheme),
         };
@@ -267,7 +268,7 @@ impl FromStr for Endpoint {
             None => (None, head),
             Some((name, scheme)) => {
                 let unknown = |error: tieline_proto::UnknownFraming| {
-                    bad(format!("`{name}` in front of `+`: {error}"), "")
+                    bad(format!("`{name}` before `+`: {error}"), "")
                 };
                 (Some(name.parse().map_err(unknown)?), scheme)
             }
@@ -282,7 +283,7 @@ fn parse_address(scheme: &str, rest: &str) -> Result<Address, TransportError> {
         "pipe" => pipe::parse(rest).map(Address::Pipe),
         "exec" => argv::parse(rest).map(Address::Exec),
         "stdio" if rest.is_empty() => Ok(Address::Stdio),
-        "stdio" => Err(bad("nothing stands behind `stdio:`".into(), "write stdio:")),
+        "stdio" => Err(bad("`stdio:` takes nothing after the colon".into(), "write stdio:")),
         "tcp" => parse_tcp(rest),
         "mem" if rest.is_empty() => {
             Err(bad("`mem:` needs a name".into(), "write it like mem:agent"))
@@ -301,7 +302,7 @@ fn parse_address(scheme: &str, rest: &str) -> Result<Address, TransportError> {
 fn parse_unix(rest: &str) -> Result<Address, TransportError> {
     if rest.contains('?') {
         return Err(bad(
-            "a unix endpoint takes no options behind `?`".into(),
+            "a unix endpoint takes no options after `?`".into(),
             "if the path has a question mark, write it as %3F; for a session, write resume+unix:PATH",
         ));
     }
@@ -311,7 +312,7 @@ fn parse_unix(rest: &str) -> Result<Address, TransportError> {
         return Err(bad("`unix:` needs a path".into(), "write it like unix:/run/agent.sock"));
     }
     if !is_abstract && name.as_encoded_bytes().contains(&0) {
-        return Err(bad("a path cannot hold a NUL byte".into(), ""));
+        return Err(bad("a path cannot contain a NUL byte".into(), ""));
     }
     Ok(if is_abstract { Address::UnixAbstract(name) } else { Address::Unix(name) })
 }
@@ -329,7 +330,7 @@ fn parse_tcp(rest: &str) -> Result<Address, TransportError> {
         None if !host.contains(':') => host,
         _ => return Err(malformed()),
     };
-    // `parse` alone would take a sign.
+    // `parse` alone would accept a sign.
     let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     match port.parse() {
         Ok(port) if is_number && !host.is_empty() && host.chars().all(is_plain) => {
@@ -360,13 +361,13 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_socket_is_named_as_it_is_from_any_directory() {
+    fn absolute_expands_relative_unix_paths() {
         let here = std::env::current_dir().unwrap();
         let named = |text: &str| text.parse::<Endpoint>().unwrap().absolute().to_string();
         for front in ["", "resume+", "content-length+"] {
             let expected = format!("{front}{}", Endpoint::unix(here.join("x.sock")));
             assert_eq!(named(&format!("{front}unix:x.sock")), expected);
-            // Not by way of a directory that may go.
+            // Not through a directory that may be removed.
             assert_eq!(named(&format!("{front}unix:src/../x.sock")), expected);
         }
         for as_it_is in ["unix:/run/x.sock", "resume+unix:/x", "unix:@name", "tcp:127.0.0.1:7000"] {
@@ -375,13 +376,13 @@ mod tests {
         let carrier = "resume+unix:x.sock".parse::<Endpoint>().unwrap().carrier();
         let session = Endpoint::unix(here.join("x.sock")).resumable();
         assert_eq!(carrier.absolute().to_string(), session.to_string());
-        // It can be connected to from here, and by its whole name from nowhere.
+        // The relative path fits in a socket address, the absolute one does not.
         let long = format!("unix:{}", "x".repeat(crate::unix::MAX_PATH));
         assert_eq!(named(&long), long);
     }
 
     #[test]
-    fn endpoints_are_read() {
+    fn parses_endpoints() {
         for (text, address) in [
             ("unix:/run/a.sock", Address::Unix("/run/a.sock".into())),
             ("unix:a b", Address::Unix("a b".into())),
@@ -411,14 +412,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_endpoint_says_why() {
+    fn parse_errors_say_why() {
         for (text, says) in [
             ("/run/a.sock", "no scheme"),
             ("", "no scheme"),
             ("unix:", "needs a path"),
             ("unix:@", "needs a path"),
             ("unix:/a?resume", "no options"),
-            ("resume+lines+unix:/a", "a framing of its own"),
+            ("resume+lines+unix:/a", "its own framing"),
             ("lines+resume+unix:/a", "not the name of a scheme"),
             ("unix:/a%", "two hexadecimal digits"),
             ("unix:/a%zz", "two hexadecimal digits"),
@@ -437,7 +438,7 @@ mod tests {
             ("exec:[\"a\"", "array of strings"),
             ("exec:a 'b", "quote"),
             ("exec:a\0b", "NUL"),
-            ("stdio:x", "nothing stands behind"),
+            ("stdio:x", "takes nothing after the colon"),
             ("tcp:", "not a host and a port"),
             ("tcp:7000", "not a host and a port"),
             ("tcp::7000", "not a host and a port"),
@@ -497,7 +498,7 @@ mod tests {
         }
 
         #[test]
-        fn what_parses_prints_to_the_same_endpoint(text in "(lines\\+|resume\\+)?(unix|pipe|exec|mem|a):[ -~é]{0,16}") {
+        fn parsed_text_prints_as_the_same_endpoint(text in "(lines\\+|resume\\+)?(unix|pipe|exec|mem|a):[ -~é]{0,16}") {
             if let Ok(endpoint) = text.parse::<Endpoint>() {
                 prop_assert_eq!(endpoint.exact().to_string().parse::<Endpoint>().unwrap(), endpoint);
             }
@@ -505,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sessions_connections_are_named_as_the_session_is() {
+    fn carrier_prints_as_its_session() {
         for text in ["resume+unix:/a", "resume+tcp:a:1", "resume+ws://a/ws", "resume+http://a/sse"]
         {
             let endpoint: Endpoint = text.parse().unwrap();
@@ -523,7 +524,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_path_of_any_bytes_survives() {
+    fn path_of_arbitrary_bytes_round_trips() {
         use std::os::unix::ffi::OsStringExt;
         let path = OsString::from_vec((1..=255).collect());
         let endpoint = Endpoint::unix(path);

@@ -1,4 +1,4 @@
-//! `%XX` in the path of a Unix socket, so that any bytes can be written (RFC 3986, section 2.1).
+//! `%XX` in the path of a Unix socket, for arbitrary bytes (RFC 3986, section 2.1).
 
 use std::ffi::OsString;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use super::bad;
 use crate::TransportError;
 
-/// Writes UTF-8 as it is and everything else, control characters, `%` and `?` as `%XX`.
+/// Writes UTF-8 unchanged, and control characters, `%`, `?` and all other bytes as `%XX`.
 pub(super) fn write(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {

@@ -1,20 +1,20 @@
-//! The text of a `pipe:` endpoint: a name, or the whole path that Windows has for it.
+//! The text of a `pipe:` endpoint: a name, or its full Windows path.
 
 use std::fmt;
 
 use super::{bad, percent};
 use crate::TransportError;
 
-/// Where Windows has its named pipes.
+/// The directory of named pipes on Windows.
 const PIPES: &str = r"\\.\pipe\";
 
-/// The name in a path that needs no scheme, for it can be nothing else.
+/// Returns the pipe name in a path that needs no scheme, because it cannot mean anything else.
 pub(super) fn name_in_path(text: &str) -> Option<&str> {
     text.strip_prefix(PIPES).filter(|name| !name.is_empty())
 }
 
 pub(super) fn write(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
-    // A name that begins with a backslash would read as a path.
+    // A name that begins with a backslash would parse as a path.
     match name.strip_prefix('\\') {
         Some(rest) => {
             f.write_str("%5C")?;
@@ -28,12 +28,12 @@ pub(super) fn parse(rest: &str) -> Result<String, TransportError> {
     let name = rest.strip_prefix(PIPES).unwrap_or(rest);
     if name.contains('?') {
         return Err(bad(
-            "a pipe endpoint takes no options behind `?`".into(),
+            "a pipe endpoint takes no options after `?`".into(),
             "if the name has a question mark, write it as %3F",
         ));
     }
     if name.starts_with(r"\\") {
-        let problem = format!("`{name}` is not a pipe of this machine");
+        let problem = format!("`{name}` is not a pipe on this machine");
         return Err(bad(problem, r"write it like pipe:agent or pipe:\\.\pipe\agent"));
     }
     let name = percent::decode(name)?.into_string();

@@ -1,21 +1,21 @@
-//! Endpoints as errors and logs print them: secrets are left out, and long arguments are cut.
+//! The form of endpoints in errors and logs, with secrets left out and long arguments shortened.
 //!
-//! A command line belongs to a user, and nobody knows all the ways in which programs take secrets. So what
-//! looks like one is not printed, and of everything else little is.
+//! Programs take secrets in too many ways to know them all. So anything that looks like a secret is left
+//! out, and the rest is kept short.
 
 use std::ffi::OsString;
 
-/// How many characters of an argument are printed, and of the program.
+/// The maximum number of characters printed of an argument, and of the program.
 const MAX_ARGUMENT: usize = 40;
 const MAX_PROGRAM: usize = 200;
 
-/// How many arguments are printed.
+/// The maximum number of arguments printed.
 const MAX_ARGUMENTS: usize = 8;
 
-/// What stands in place of what is left out.
+/// The replacement for omitted text.
 const LEFT_OUT: &str = "…";
 
-/// Parts of names whose values are secrets.
+/// Parts of option and variable names whose values are secrets.
 const SECRET_NAMES: [&str; 11] = [
     "token",
     "secret",
@@ -30,17 +30,17 @@ const SECRET_NAMES: [&str; 11] = [
     "signature",
 ];
 
-/// Options of one letter that take a secret: a user with a password, a prompt.
+/// One-letter options that take a secret: a user with a password, or a prompt.
 const SECRET_OPTIONS: [&str; 4] = ["-u", "-p", "-P", "-w"];
 
-/// How well-known tokens begin.
+/// Prefixes of well-known tokens.
 const TOKENS: [&str; 9] =
     ["sk-", "pk-", "ghp_", "gho_", "github_pat_", "glpat-", "xox", "AKIA", "eyJ"];
 
-/// A word of this length is taken for a token if it reads like one.
+/// The minimum length of a word that may be an unknown kind of token.
 const MIN_TOKEN: usize = 16;
 
-/// A command line for people.
+/// Redacts a command line.
 pub(super) fn argv(argv: &[OsString]) -> Vec<OsString> {
     let mut shown = Vec::new();
     let mut is_secret = false;
@@ -59,7 +59,7 @@ pub(super) fn argv(argv: &[OsString]) -> Vec<OsString> {
     shown.into_iter().map(OsString::from).collect()
 }
 
-/// What stands behind the colon of a URL's scheme.
+/// Redacts the part of a URL after the scheme's colon.
 pub(super) fn url(rest: &str) -> String {
     let (front, query) = rest.find(['?', '#']).map_or((rest, ""), |at| rest.split_at(at));
     let mut shown = match front.strip_prefix("//") {
@@ -79,13 +79,13 @@ pub(super) fn url(rest: &str) -> String {
     shown
 }
 
-/// Also a part of a path may be all that lets somebody in.
+/// Redacts path segments, because a segment alone can grant access.
 fn segments(path: &str) -> String {
     let segments = path.split('/').map(|it| if looks_secret(it) { LEFT_OUT } else { it });
     segments.collect::<Vec<_>>().join("/")
 }
 
-/// Text that a person typed, for an error about it: an endpoint, or anything else.
+/// Redacts text that a user typed, for use in an error: an endpoint, or anything else.
 pub fn redact(text: &str) -> String {
     let words: Vec<OsString> =
         std::iter::once("").chain(text.split_whitespace()).map(OsString::from).collect();
@@ -95,7 +95,7 @@ pub fn redact(text: &str) -> String {
 }
 
 fn argument(argument: &str) -> String {
-    // A header, a script, or any other text. What follows a secret in it may belong to the secret.
+    // A header, a script, or any other text. What follows a secret in it may be part of the secret.
     let mut shown: Vec<String> = Vec::new();
     let mut is_secret = false;
     for word in argument.split_whitespace() {
@@ -110,7 +110,7 @@ fn argument(argument: &str) -> String {
     cut(&shown.join(" "), MAX_ARGUMENT)
 }
 
-/// A URL, pairs like `name=value` and `name:value`, or a word of any other kind.
+/// Redacts a URL, pairs like `name=value` and `name:value`, or any other word.
 fn pair_or_word(word: &str) -> String {
     if is_json(word) {
         return LEFT_OUT.to_owned();
@@ -130,7 +130,7 @@ fn pair_or_word(word: &str) -> String {
         let is_left_out = printed.contains(LEFT_OUT);
         shown.push_str(&printed);
         if is_left_out {
-            // A secret may contain any of these signs.
+            // A secret may contain any of these characters.
             break;
         }
         shown.push_str(piece.get(bare.len()..).unwrap_or_default());
@@ -150,7 +150,7 @@ fn pair(piece: &str) -> String {
     if looks_secret(piece) { LEFT_OUT.to_owned() } else { piece.to_owned() }
 }
 
-/// Whether the word behind this one is a secret: `--api-key`, `Authorization:`, `Bearer`.
+/// Returns true if the next word is a secret: `--api-key`, `Authorization:`, `Bearer`.
 fn announces_secret(word: &str) -> bool {
     let is_name = word.starts_with('-') && !word.contains('=') || word.ends_with(':');
     let is_bare = ["bearer", "basic"].iter().any(|it| word.eq_ignore_ascii_case(it));
@@ -163,7 +163,8 @@ fn is_secret_name(name: &str) -> bool {
     SECRET_NAMES.iter().any(|part| plain.contains(part))
 }
 
-/// JSON, in which anything may be, and what reads like a token: long, of letters and digits.
+/// Returns true for JSON, which can contain anything, and for text that looks like a token: long, made of
+/// letters and digits.
 fn looks_secret(value: &str) -> bool {
     let is_known = TOKENS.iter().any(|token| value.starts_with(token));
     let is_random = value.len() >= MIN_TOKEN
@@ -191,7 +192,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn secrets_of_a_command_line_are_left_out() {
+    fn secrets_in_a_command_line_are_left_out() {
         for (args, expected) in [
             (&["--verbose", "server.py", "stdio"][..], "exec:x --verbose server.py stdio"),
             (&["-y", "@scope/server-everything"], "exec:x -y @scope/server-everything"),
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn long_command_lines_are_cut() {
+    fn long_command_lines_are_shortened() {
         let long = "long ".repeat(1000);
         let shown = Endpoint::exec("x", [long.as_str()]).to_string();
         assert_eq!(shown.chars().filter(|c| *c == 'g').count(), 8, "{shown}");
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_a_url_are_left_out() {
+    fn secrets_in_a_url_are_left_out() {
         for (text, expected) in [
             ("ws://host:80/x?y=z", "ws://host:80/x?y=z"),
             ("ws://agent-server-prod-01/ws", "ws://agent-server-prod-01/ws"),
@@ -260,7 +261,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the words around it.
+        /// The surrounding words are arbitrary.
         #[test]
         fn value_of_a_secret_option_is_never_printed(
             before in prop::collection::vec("[a-z -]{0,60}", 0..12),
