@@ -1,4 +1,4 @@
-//! Interleaved rounds: what else happens on the machine happens to every side.
+//! Interleaved rounds, so that other activity on the machine affects all sides.
 
 use std::ops::AsyncFnMut;
 
@@ -13,36 +13,37 @@ pub(crate) struct Bench {
     pub(crate) quick: bool,
 }
 
-/// One way of doing a row's work. Each call is one round of it and gives one figure.
+/// One way of doing a row's work. Each call is one round and returns one figure.
 pub(crate) type Side<'a> = Box<dyn FnMut() -> Result<f64> + 'a>;
 
-/// What the rounds of a side gave.
+/// The figures of all rounds of a side.
 pub(crate) type Figures = Vec<f64>;
 
-/// The runtime of every process of every row.
+/// Creates the runtime used in every process of every row.
 pub(crate) fn runtime() -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
 impl Bench {
-    /// How many rounds there are, at the least seven.
+    /// Returns the number of rounds, at least seven.
     pub(crate) fn rounds(&self) -> usize {
         if self.quick { 7 } else { 31 }
     }
 
-    /// A side that does its rounds on the runtime.
+    /// Creates a side that runs its rounds on the runtime.
     pub(crate) fn side<'a>(&'a self, mut round: impl AsyncFnMut() -> Result<f64> + 'a) -> Side<'a> {
         Box::new(move || self.runtime.block_on(round()))
     }
 
-    /// Rounds of all sides in turn, after one that warms up and does not count. Gives each side's
+    /// Runs rounds of all sides in turn, after a warm-up round that does not count. Returns each side's
     /// figures.
     pub(crate) fn interleave<const N: usize>(&self, sides: [Side<'_>; N]) -> Result<[Figures; N]> {
         let (figures, _) = self.interleave_with(sides, Vec::new())?;
         Ok(figures)
     }
 
-    /// The same with sides that may be there or not, after those that are.
+    /// Like [`interleave`](Self::interleave), with a variable number of additional sides after the
+    /// fixed ones.
     pub(crate) fn interleave_with<'a, const N: usize>(
         &self,
         mut sides: [Side<'a>; N],
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn more_sides_come_after_the_others() {
+    fn additional_sides_come_after_the_others() {
         let bench = Bench { runtime: runtime().unwrap(), quick: true };
         let side = |figure| bench.side(async move || Ok(figure));
         let (figures, more) =

@@ -1,9 +1,9 @@
-//! What the figures were measured on, without saying whose machine it is.
+//! Describes the machine of the measurements without identifying it.
 
 use std::fs;
 use std::process::Command;
 
-/// In one line, for the head of the table.
+/// Returns one line for the head of the table.
 pub(crate) fn facts() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let facts = [
@@ -29,14 +29,14 @@ fn rustc() -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-/// How much of a process is in memory, in bytes; `None` where the system does not tell.
+/// Returns the resident memory of a process in bytes; `None` if the system does not report it.
 pub(crate) fn resident(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
-/// How many descriptors this process may hold.
+/// Returns how many descriptors this process may open.
 pub(crate) fn descriptor_limit() -> Option<usize> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;

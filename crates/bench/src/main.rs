@@ -1,7 +1,7 @@
-//! Every claim about speed, as a ratio: tieline beside what does the same work without it.
+//! Benchmarks as ratios: tieline compared with the same work done without it.
 //!
 //! ```text
-//!   a row ──▶ two or more sides, each a connection to a peer of its own in another process
+//!   a row ──▶ two or more sides, each a connection to its own peer in another process
 //!                 │
 //!                 ▼
 //!   round after round, one side after the other (A B A B …)      compare.rs
@@ -11,11 +11,11 @@
 //!                                        stats.rs           report.rs
 //! ```
 //!
-//! The peer is this same program with a hidden subcommand (`peer.rs`), or, where tieline stands
-//! beside another library, a program of `fixtures/peers` at both ends. Both processes run on tokio's
-//! current-thread runtime, whatever the side, and tieline with its defaults.
+//! The peer is this same program with a hidden subcommand (`peer.rs`). For comparisons with other
+//! libraries, a program of `fixtures/peers` runs at both ends. Every process uses Tokio's current-thread
+//! runtime, and tieline its defaults.
 //!
-//! A new row is a module in `rows/` and a line in the table there.
+//! To add a row, add a module in `rows/` and an entry in the table there.
 
 #[cfg(unix)]
 mod compare;
@@ -47,6 +47,6 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(unix))]
 fn main() -> std::process::ExitCode {
-    eprintln!("tieline-bench: all rows of now need Unix sockets");
+    eprintln!("tieline-bench: all rows need Unix sockets");
     std::process::ExitCode::FAILURE
 }

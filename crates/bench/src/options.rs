@@ -4,21 +4,21 @@ use std::str::FromStr;
 
 use crate::rows::ROWS;
 
-/// What was asked for.
+/// The parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Help,
     Bench(Options),
-    /// Hidden: the other process of a row.
+    /// Hidden: runs the other process of a row.
     Peer {
         role: String,
         socket: String,
     },
-    /// Hidden: encode and decode this many messages, for counting instructions.
+    /// Hidden: encodes and decodes this many messages, to count instructions.
     Codec {
         messages: usize,
     },
-    /// Hidden: this many calls by so many tasks, between two ends in this process.
+    /// Hidden: makes calls from several tasks between two ends in this process.
     CallsInMemory {
         tasks: u32,
         calls: usize,
@@ -34,16 +34,16 @@ pub(crate) enum Command {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) quick: bool,
-    /// The scheduler decides where the processes run.
+    /// Whether the scheduler decides where the processes run.
     pub(crate) all_cores: bool,
-    /// A missed goal is a failure.
+    /// Whether a missed goal is a failure.
     pub(crate) check: bool,
-    /// The rows to run; none named: all of them, but those that take minutes only if not quick.
+    /// The rows to run. If empty: all rows, except those that take minutes in a quick run.
     pub(crate) rows: Vec<String>,
 }
 
 impl Options {
-    /// Only then do the results stand for the whole.
+    /// Whether the results may be written: only if all rows run in full.
     pub(crate) fn is_full(&self) -> bool {
         !self.quick && !self.all_cores && self.rows.is_empty()
     }
@@ -52,15 +52,15 @@ impl Options {
 pub(crate) fn help() -> String {
     let mut help = String::from(
         "\
-Measures tieline beside what does the same work without it.
+Compare tieline with the same work done without it.
 
 Usage: cargo xtask bench [--quick] [--check] [--all-cores] [ROW…]
 
-  --quick      fewer rounds: under a minute in all
+  --quick      fewer rounds: less than a minute in total
   --check      fail if a goal is missed
-  --all-cores  leave it to the scheduler where the processes run; without it, on one core
+  --all-cores  let the scheduler place the processes, instead of pinning them to one core
 
-Only a run of all rows without --quick and --all-cores writes bench/RESULTS.md. The rows:
+Only a run of all rows without --quick and --all-cores writes bench/RESULTS.md. Rows:
 
 ",
     );
@@ -70,7 +70,7 @@ Only a run of all rows without --quick and --all-cores writes bench/RESULTS.md. 
     help
 }
 
-/// What the arguments mean, or what is wrong with them.
+/// Parses the arguments, or returns what is wrong with them.
 pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, String> {
     let args: Vec<String> = args.into_iter().collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -97,14 +97,14 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, S
             "--all-cores" => options.all_cores = true,
             "--check" => options.check = true,
             name if ROWS.iter().any(|row| row.name == name) => options.rows.push(arg),
-            unknown => return Err(format!("there is no row or option {unknown:?}")),
+            unknown => return Err(format!("unknown row or option {unknown:?}")),
         }
     }
     Ok(Command::Bench(options))
 }
 
 fn number<N: FromStr>(word: &str) -> Result<N, String> {
-    word.parse().map_err(|_| format!("{word:?} is no number"))
+    word.parse().map_err(|_| format!("{word:?} is not a number"))
 }
 
 #[cfg(test)]
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_is_understood() {
+    fn arguments_are_parsed() {
         let bench = |quick, check, all_cores, rows: &[&str]| {
             let rows = rows.iter().map(|row| (*row).to_owned()).collect();
             Ok(Command::Bench(Options { quick, check, all_cores, rows }))
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_run_counts() {
+    fn only_a_full_run_counts() {
         for (line, full) in [
             ("", true),
             ("--check", true),

@@ -1,4 +1,4 @@
-//! The other process of a row: this program again, with a hidden subcommand.
+//! The other process of a row: this program with a hidden subcommand.
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -13,17 +13,17 @@ use tieline_transport::{ChannelConfig, Framed, FramedAcceptor, Unix, UnixConfig,
 use crate::compare::{Result, runtime};
 use crate::running::Running;
 
-/// What a peer does until it is ended: listen on the socket and serve.
+/// What a peer does until it is killed: listen on the socket and serve.
 pub(crate) type Role = fn(PathBuf) -> Pin<Box<dyn Future<Output = Result<()>>>>;
 
-/// A peer that runs. Dropping it ends it.
+/// A running peer, killed on drop.
 pub(crate) struct Peer {
     process: Running,
     directory: TempDir,
 }
 
 impl Peer {
-    /// Starts a peer, which listens when this returns.
+    /// Starts a peer, which is listening when this returns.
     pub(crate) fn start(role: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut command = Command::new(std::env::current_exe()?);
@@ -31,7 +31,7 @@ impl Peer {
         let mut process = Running::start(&mut command)?;
         match process.hear()?.as_str() {
             READY => Ok(Self { process, directory }),
-            other => Err(format!("the peer says {other:?}").into()),
+            other => Err(format!("unexpected line from the peer: {other:?}").into()),
         }
     }
 
@@ -50,14 +50,14 @@ fn socket_in(directory: &Path) -> PathBuf {
 
 const READY: &str = "ready";
 
-/// What the peer says once it listens.
+/// Reports that the peer is listening.
 pub(crate) fn announce() -> Result<()> {
     let mut stdout = io::stdout();
     writeln!(stdout, "{READY}")?;
     Ok(stdout.flush()?)
 }
 
-/// Listens with tieline, on its defaults, and announces it.
+/// Listens with tieline's defaults, and reports it.
 pub(crate) async fn listen<F: Framing>(
     socket: PathBuf,
     framing: F,
@@ -67,14 +67,14 @@ pub(crate) async fn listen<F: Framing>(
     Ok(acceptor)
 }
 
-/// Listens without tieline and announces it.
+/// Listens without tieline, and reports it.
 pub(crate) fn listen_raw(socket: PathBuf) -> Result<tokio::net::UnixListener> {
     let listener = tokio::net::UnixListener::bind(socket)?;
     announce()?;
     Ok(listener)
 }
 
-/// tieline's own way to a socket, on its defaults, with all types known.
+/// Returns tieline's typed connector for a socket, with defaults.
 pub(crate) fn connector<F: Framing>(socket: PathBuf, framing: F) -> Result<Framed<Unix, F>> {
     Ok(Framed::new(Unix, UnixConfig::new(socket), framing, ChannelConfig::default())?)
 }
@@ -88,12 +88,12 @@ pub(crate) fn run(role: Role, socket: PathBuf) -> Result<()> {
         std::process::exit(0);
     });
     runtime()?.block_on(role(socket))?;
-    // A role that served a single client is done before it is told to end.
+    // A role that served a single client returns before it is told to exit.
     let _ = end.join();
     Ok(())
 }
 
-/// For when whoever made the directory cannot: removes what a peer makes, and nothing else.
+/// Removes the files that a peer creates, and nothing else, in case the parent cannot.
 fn remove(socket: &Path) {
     let _ = std::fs::remove_file(socket);
     let _ = std::fs::remove_file(socket.with_extension("sock.lock"));

@@ -1,12 +1,12 @@
-//! One core for everybody, where the time to wake another core would hide what is measured.
+//! Pins all processes to one core if the time to wake another core would hide what is measured.
 
 use crate::compare::Result;
 
-/// As long as it lives, this process and what it starts run on one core.
+/// While it lives, this process and its children run on one core.
 ///
-/// Whether two processes that wait for each other share a core or not changes a round trip by more
-/// than anything measured here, and the scheduler decides it anew every now and then. On one core a
-/// round trip is the work of both ends and two switches between them, on every side the same.
+/// Whether two processes that wait for each other share a core changes a round trip by more than
+/// anything measured here, and the scheduler changes its mind from time to time. On one core, a round
+/// trip is the work of both ends and two context switches, equally on every side.
 pub(crate) struct Pinned {
     before: imp::Cores,
 }
@@ -22,7 +22,7 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         if let Err(error) = imp::confine(&self.before) {
-            eprintln!("tieline-bench: still on one core: {error}");
+            eprintln!("tieline-bench: cannot undo the pinning to one core: {error}");
         }
     }
 }
@@ -48,7 +48,7 @@ mod imp {
         one
     }
 
-    /// Every thread: also the one that starts the children of tieline.
+    /// Applies to all threads, including the one that starts child processes in tieline.
     pub(super) fn confine(cores: &Cores) -> Result<()> {
         for thread in fs::read_dir("/proc/self/task")? {
             let id = thread?.file_name().to_str().and_then(|id| id.parse().ok());
@@ -60,7 +60,7 @@ mod imp {
     }
 }
 
-/// Elsewhere the scheduler keeps its freedom.
+/// On other systems, processes are not pinned.
 #[cfg(not(target_os = "linux"))]
 mod imp {
     use super::Result;

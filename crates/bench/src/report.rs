@@ -1,10 +1,10 @@
-//! The table: one line for each claim.
+//! The table of results, one line per claim.
 
 use std::fmt::{self, Write};
 
 use crate::stats::Spread;
 
-/// One line of the table.
+/// A line of the table.
 pub(crate) struct Line {
     work: String,
     against: &'static str,
@@ -15,7 +15,7 @@ pub(crate) struct Line {
     verdict: Verdict,
 }
 
-/// What a figure counts. The figures themselves are in seconds, bytes or pieces.
+/// What a figure counts. The figures are in seconds, bytes or pieces.
 #[derive(Clone, Copy)]
 pub(crate) enum Unit {
     Time,
@@ -23,11 +23,11 @@ pub(crate) enum Unit {
     BytesPerSecond,
     Bytes,
     Pieces,
-    /// Pieces of something else for each: not a whole number.
+    /// An average number of pieces, which need not be whole.
     Average,
 }
 
-/// What is wanted, of the ratio to what stands beside it or of tieline's own figure.
+/// The goal for the ratio to the other side, or for tieline's own figure.
 #[derive(Clone, Copy)]
 pub(crate) enum Goal {
     RatioAtMost(f64),
@@ -38,7 +38,7 @@ pub(crate) enum Goal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Met,
-    /// The bar is passed, the aim beyond it is not reached.
+    /// The bar is reached, but not the aim beyond it.
     BelowAim,
     Missed,
     /// There is no goal, or no figure.
@@ -46,7 +46,7 @@ pub(crate) enum Verdict {
 }
 
 impl Line {
-    /// tieline beside something else, from the figures of the same rounds.
+    /// Compares tieline with something else, using figures of the same rounds.
     pub(crate) fn compared(
         work: impl Into<String>,
         against: &'static str,
@@ -68,7 +68,7 @@ impl Line {
         }
     }
 
-    /// tieline alone.
+    /// Shows a figure of tieline alone.
     pub(crate) fn alone(
         work: impl Into<String>,
         unit: Unit,
@@ -86,7 +86,7 @@ impl Line {
         }
     }
 
-    /// What could not be measured here, and why.
+    /// Shows that something could not be measured, and why.
     pub(crate) fn skipped(work: impl Into<String>, why: &str) -> Self {
         Self {
             work: work.into(),
@@ -160,7 +160,7 @@ impl fmt::Display for Verdict {
 const HEAD: [&str; 7] =
     ["work", "tieline", "compared with", "", "ratio (quartiles)", "goal", "verdict"];
 
-/// The lines as a Markdown table, its columns aligned for reading as it stands.
+/// Formats the lines as a Markdown table with aligned columns.
 pub(crate) fn table(lines: &[Line]) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(lines.iter().map(cells));
@@ -209,7 +209,7 @@ mod tests {
             (RatioAtLeast { bar: 0.8, aim: 0.9 }, 9.0, 0.75, Verdict::Missed),
             (AtMost(100.0, Unit::Pieces), 100.0, f64::NAN, Verdict::Met),
             (AtMost(100.0, Unit::Pieces), 101.0, f64::NAN, Verdict::Missed),
-            // No figure is no success.
+            // A missing figure is not a success.
             (RatioAtMost(2.0), f64::NAN, f64::NAN, Verdict::Missed),
         ] {
             assert_eq!(goal.judge(ours, ratio), expected, "{goal} of {ours}, {ratio}");
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_shown_in_the_unit_people_think_in() {
+    fn figures_are_shown_in_suitable_units() {
         for (unit, figure, shown) in [
             (Unit::Time, 52.14e-6, "52.1 µs"),
             (Unit::Time, 0.0021, "2.1 ms"),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_markdown_and_aligned() {
+    fn table_is_aligned_markdown() {
         let lines = [
             Line::compared(
                 "echo",

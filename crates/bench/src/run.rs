@@ -1,4 +1,4 @@
-//! From the command line to the table.
+//! Runs the command line and prints the table.
 
 use std::fs;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Help => print!("{}", help()),
         Command::Peer { role, socket } => {
-            let role = rows::role(&role).ok_or_else(|| format!("there is no role {role:?}"))?;
+            let role = rows::role(&role).ok_or_else(|| format!("unknown role {role:?}"))?;
             peer::run(role, socket.into())?;
         }
         Command::Codec { messages } => rows::codec::work(messages)?,
@@ -55,7 +55,7 @@ fn bench(options: &Options) -> Result<ExitCode> {
         eprintln!("measuring: {}", row.name);
         let is_pinned = row.on_one_core && !options.all_cores;
         let _pinned = is_pinned.then(Pinned::to_one_core).transpose()?;
-        // What cannot be measured here does not take the rest of the table with it.
+        // A row that cannot be measured here does not prevent the others.
         lines.extend((row.run)(&bench).unwrap_or_else(|error| {
             eprintln!("tieline-bench: {}: {error}", row.name);
             has_failed = true;
@@ -106,7 +106,7 @@ Machine: {}
     )
 }
 
-/// Found through cargo, so that a binary built in one checkout never writes to another.
+/// Finds the root through cargo, so that a binary built in one checkout never writes to another.
 pub(crate) fn workspace_root() -> Result<PathBuf> {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
         .ok_or("start it as `cargo xtask bench`: CARGO_MANIFEST_DIR is not set")?;

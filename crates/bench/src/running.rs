@@ -1,4 +1,4 @@
-//! Another process, spoken with in lines.
+//! Another process, controlled by lines on stdin and stdout.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -6,10 +6,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::compare::Result;
 
-/// A process that runs. Dropping it ends it.
+/// A running process, killed on drop.
 pub(crate) struct Running {
     child: Child,
-    /// The process ends when this closes, so also when we are killed.
+    /// The process exits when this closes, and therefore also when we are killed.
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
 }
@@ -19,7 +19,7 @@ impl Running {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Ctrl-C is for us; the process then cleans up.
+            // Ctrl-C goes to us only; the process then cleans up.
             .process_group(0)
             .spawn()?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
@@ -31,13 +31,13 @@ impl Running {
         self.child.id()
     }
 
-    /// One line to it.
+    /// Sends a line to the process.
     pub(crate) fn say(&mut self, line: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().ok_or("the process has no stdin")?;
         Ok(writeln!(stdin, "{line}")?)
     }
 
-    /// The next line from it; its end is an error.
+    /// Receives a line from the process. Fails if it has ended.
     pub(crate) fn hear(&mut self) -> Result<String> {
         let mut line = String::new();
         match self.stdout.read_line(&mut line)? {
@@ -46,7 +46,7 @@ impl Running {
         }
     }
 
-    /// Closes its input and waits until it has ended.
+    /// Closes its input and waits until it exits.
     pub(crate) fn finish(mut self) -> Result<()> {
         drop(self.stdin.take());
         match self.child.wait()?.success() {

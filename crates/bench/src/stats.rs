@@ -1,29 +1,29 @@
-//! Medians and quartiles of what the rounds gave.
+//! Medians and quartiles of rounds.
 
-/// The middle of some values and how far they are spread.
+/// The median of some values, and their spread.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
-    /// A quarter of the values is below.
+    /// The lower quartile.
     pub(crate) lower: f64,
-    /// A quarter of the values is above.
+    /// The upper quartile.
     pub(crate) upper: f64,
 }
 
 impl Spread {
-    /// Of no values at all it is not a number.
+    /// Computes the spread. It is NaN if there are no values.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let [lower, median, upper] = quantiles(values, [0.25, 0.5, 0.75]);
         Self { median, lower, upper }
     }
 
-    /// Of the ratio in each round: what disturbed a round disturbed both sides of it.
+    /// Computes the spread of the ratios in each round: a disturbance of a round affects both sides.
     pub(crate) fn of_ratios(ours: &[f64], theirs: &[f64]) -> Self {
         Self::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs))
     }
 }
 
-/// So large a share of the values is below each.
+/// Returns, for each share, the value below which that share of the values lies.
 pub(crate) fn quantiles<const N: usize>(
     values: impl IntoIterator<Item = f64>,
     shares: [f64; N],
@@ -33,7 +33,7 @@ pub(crate) fn quantiles<const N: usize>(
     shares.map(|share| quantile(&sorted, share))
 }
 
-/// Between two values, on the straight line from one to the other.
+/// Interpolates linearly between two values.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let at = share * sorted.len().saturating_sub(1) as f64;
     let value = |index: f64| sorted.get(index as usize).copied().unwrap_or(f64::NAN);
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_round_that_hits_both_sides_moves_no_ratio() {
+    fn slow_round_that_affects_both_sides_changes_no_ratio() {
         let ratio = Spread::of_ratios(&[2.0, 20.0, 2.0], &[1.0, 10.0, 1.0]);
         assert_eq!(ratio, Spread { median: 2.0, lower: 2.0, upper: 2.0 });
     }

@@ -1,8 +1,7 @@
-//! Counts that repeat where time does not: what valgrind sees of this program with a hidden
-//! subcommand.
+//! Repeatable counts, unlike time: what valgrind counts in this program with a hidden subcommand.
 //!
-//! Nothing is built into the program for it, so no other row pays for the counting. What starting
-//! and ending costs is in every count: [`each`] takes it out.
+//! The program is not instrumented, so that counting does not slow other rows down. All counts include
+//! the cost of starting and exiting, which [`each`] subtracts.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,17 +16,18 @@ use crate::compare::Result;
 #[derive(Clone, Copy)]
 pub(crate) enum Count {
     Instructions,
-    /// Blocks asked for, and blocks made larger or smaller.
+    /// Allocations and reallocations.
     Allocations,
 }
 
-/// A count under way: this program is run by its command, and the report stands when that ended.
+/// A running count: execute this program with its command; the report is complete when that exits.
 pub(crate) struct Counting {
     count: Count,
     directory: TempDir,
 }
 
-/// What a piece of work costs: the difference of twice as many and so many, for each.
+/// Returns the cost of one piece of work: the difference between twice the work and the work, divided
+/// by the work.
 pub(crate) fn each(work: usize, count: impl Fn(usize) -> Result<u64>) -> Result<f64> {
     let (once, twice) = (count(work)?, count(2 * work)?);
     Ok(twice.saturating_sub(once) as f64 / work as f64)
@@ -37,7 +37,7 @@ pub(crate) fn is_installed() -> bool {
     Command::new("valgrind").arg("--version").output().is_ok()
 }
 
-/// What this program counts with these arguments.
+/// Returns what this program counts with these arguments.
 pub(crate) fn count(count: Count, args: &[&str]) -> Result<u64> {
     let counting = Counting::new(count)?;
     match counting.command()?.args(args).status()?.success() {
@@ -51,7 +51,7 @@ impl Counting {
         Ok(Self { count, directory: tempfile::tempdir()? })
     }
 
-    /// This program, counted, without arguments.
+    /// Returns the command that runs this program under valgrind, without arguments.
     pub(crate) fn command(&self) -> Result<Command> {
         let option = |name: &str, file: PathBuf| {
             let mut option = OsString::from(name);
@@ -69,14 +69,14 @@ impl Counting {
         Ok(command)
     }
 
-    /// The count of the command, which has ended.
+    /// Returns the count after the command has exited.
     pub(crate) fn total(&self) -> Result<u64> {
         let report = fs::read_to_string(self.report())?;
         let total = match self.count {
             Count::Instructions => collected(&report),
             Count::Allocations => allocated(&report),
         };
-        total.ok_or_else(|| format!("valgrind gave no count: {report}").into())
+        total.ok_or_else(|| format!("valgrind reported no count: {report}").into())
     }
 
     fn report(&self) -> PathBuf {
@@ -84,12 +84,12 @@ impl Counting {
     }
 }
 
-/// The count in callgrind's report.
+/// Parses the count in callgrind's report.
 fn collected(report: &str) -> Option<u64> {
     report.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok())
 }
 
-/// The count in memcheck's report: `total heap usage: 1,234 allocs, …`.
+/// Parses the count in memcheck's report: `total heap usage: 1,234 allocs, …`.
 fn allocated(report: &str) -> Option<u64> {
     let (_, usage) = report.split_once("total heap usage: ")?;
     usage.split_once(" allocs")?.0.replace(',', "").parse().ok()
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_counts_are_found_in_the_reports() {
+    fn counts_are_found_in_the_reports() {
         let report = "==12== Events    : Ir\n==12== Collected : 1234567\n==12==\n";
         assert_eq!(collected(report), Some(1_234_567));
         assert_eq!(collected("==12== no such thing"), None);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_starting_costs_is_taken_out() {
+    fn cost_of_starting_is_subtracted() {
         let count = |work: usize| Ok(1000 + 7 * work as u64);
         assert_eq!(each(10, count).unwrap(), 7.0);
     }

@@ -1,4 +1,4 @@
-//! What it takes to get the program: the time of a cold release build, from there to the first
+//! The cost of building the program: the time of a cold release build, the time from start to the first
 //! answered message, and the number of crates.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ const TIMES: u32 = 3;
 const PROGRAM: [&str; 3] = ["--locked", "--package", "tieline-cli"];
 
 pub(super) fn run(_: &Bench) -> Result<Vec<Line>> {
-    // What has to be downloaded is no part of building.
+    // Downloads do not count as building.
     succeed(cargo()?.args(["fetch", "--locked"]))?;
     let (mut built, mut answered) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..TIMES {
@@ -48,18 +48,18 @@ pub(super) fn run(_: &Bench) -> Result<Vec<Line>> {
     ])
 }
 
-/// Seconds for one build into an empty folder.
+/// Returns the seconds of one build into an empty folder.
 fn build(folder: &Path) -> Result<f64> {
     let mut cargo = cargo()?;
     cargo.args(["build", "--release", "--quiet"]).args(PROGRAM);
-    // A wrapper would answer from its cache.
+    // A compiler wrapper would use its cache.
     cargo.env("CARGO_TARGET_DIR", folder).env("RUSTC_WRAPPER", "");
     let begun = Instant::now();
     succeed(&mut cargo)?;
     Ok(begun.elapsed().as_secs_f64())
 }
 
-/// Seconds from the start of what was built to an answer of its demo agent.
+/// Returns the seconds from starting the program to a response of its demo agent.
 fn first_answer(folder: &Path) -> Result<f64> {
     let socket = folder.join("bench.sock");
     let mut endpoint = std::ffi::OsString::from("unix:");
@@ -74,7 +74,7 @@ fn first_answer(folder: &Path) -> Result<f64> {
             .spawn()?,
     );
     let stdout = server.0.stdout.take().ok_or("the program has no stdout")?;
-    // It says where it listens once it does.
+    // It prints the endpoint once it is listening.
     BufReader::new(stdout).read_line(&mut String::new())?;
     let mut stream = UnixStream::connect(&socket)?;
     stream.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":[\"x\"]}\n")?;
@@ -84,11 +84,11 @@ fn first_answer(folder: &Path) -> Result<f64> {
     if answer.contains("\"result\"") {
         Ok(elapsed)
     } else {
-        Err(format!("no answer: {answer}").into())
+        Err(format!("unexpected response: {answer}").into())
     }
 }
 
-/// Ends with the value; the agent behind it has ended with its line.
+/// Killed on drop. Its agent exits when the line ends.
 struct Server(Child);
 
 impl Drop for Server {
@@ -108,7 +108,7 @@ fn crates() -> Result<usize> {
     Ok(unique(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// How many names with their versions are in the list.
+/// Returns the number of distinct names with versions in the list.
 fn unique(tree: &str) -> usize {
     let crates = tree.lines().filter_map(|line| {
         let mut words = line.split(' ');
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crate_counts_once_for_each_version() {
+    fn each_version_of_a_crate_counts_once() {
         let tree =
             "a v1.0.0 (somewhere)\nb v1.0.0\nb v2.0.0\nb v1.0.0 (*)\nc v0.1.0 (proc-macro)\n\n";
         assert_eq!(unique(tree), 4);

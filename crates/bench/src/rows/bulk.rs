@@ -1,5 +1,5 @@
-//! Messages of 1 MiB, one way over a Unix socket, in two framings. The receiver answers when a
-//! round's worth has come.
+//! Messages of 1 MiB, one way over a Unix socket, in two framings. The receiver responds once per
+//! round.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -75,7 +75,7 @@ async fn serve(socket: PathBuf, framing: impl Framing) -> Result<()> {
     Ok(())
 }
 
-/// Copies out of the socket into one buffer, again and again.
+/// Repeatedly reads from the socket into one buffer.
 pub(super) async fn serve_raw(socket: PathBuf) -> Result<()> {
     let (mut stream, _) = listen_raw(socket)?.accept().await?;
     let mut buffer = vec![0; 64 * 1024];

@@ -1,5 +1,5 @@
-//! JSON-RPC calls over a Unix socket: one at a time beside the raw bytes, 64 in flight beside what a
-//! good user writes by hand, and both beside other libraries.
+//! JSON-RPC calls over a Unix socket: one at a time compared with raw bytes, 64 in flight compared with
+//! a good manual implementation, and both compared with other libraries.
 
 mod by_hand;
 pub(crate) mod counted;
@@ -35,14 +35,14 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
     let _driver = runtime.spawn(driver);
     let one = bench.side(async || {
         let begun = Instant::now();
-        // From a task, as those of programs come: what `block_on` awaits itself, the runtime of one thread
-        // wakes by way of the reactor, at the price of a system call.
+        // In a task, as in real programs: with the current-thread runtime, waking a future that
+        // `block_on` itself awaits goes through the reactor, which costs a system call.
         in_flight(1, || calls(peer.clone(), text.clone(), ONE_AT_A_TIME)).await?;
         Ok(begun.elapsed().as_secs_f64() / f64::from(ONE_AT_A_TIME))
     });
     let many = bench.side(async || echoes_a_second(&peer).await);
 
-    // What one call is on the wire, there and back being of nearly the same length.
+    // The size of one call on the wire; request and response have almost the same length.
     let process = Process::start("echo-raw-call")?;
     let stream = runtime.block_on(UnixStream::connect(process.socket()))?;
     let (mut read, mut write) = stream.into_split();
@@ -64,7 +64,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
         .await
     });
 
-    // What cannot be started is said in the table.
+    // The table lists libraries that cannot be started.
     let (mut running, mut missing) = (Vec::new(), Vec::new());
     for library in LIBRARIES {
         match library.start() {
@@ -96,7 +96,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
             .map(|(it, theirs)| compared_many(it.against, theirs, it.goal_of_many())),
     );
     lines.extend(missing.iter().map(|(library, why)| {
-        Line::skipped(format!("JSON-RPC calls beside {}", library.against), &why.to_string())
+        Line::skipped(format!("JSON-RPC calls compared with {}", library.against), &why.to_string())
     }));
     Ok(lines)
 }
@@ -104,16 +104,17 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
 const ONE: &str = "JSON-RPC call, 64 bytes, one at a time";
 const MANY: &str = "JSON-RPC calls, 64 bytes, 64 in flight";
 
-/// `{"jsonrpc":"2.0","id":1000,"method":"echo","params":["…"]}` and its newline, about.
+/// The approximate length of `{"jsonrpc":"2.0","id":1000,"method":"echo","params":["…"]}` with its
+/// newline.
 const ON_THE_WIRE: usize = PAYLOAD + 60;
 
-/// Calls a second of a peer whose other side gives back what it was given, 64 in flight.
+/// Returns calls per second to a peer that echoes, with 64 in flight.
 pub(super) async fn echoes_a_second(peer: &Peer) -> Result<f64> {
     let text = "x".repeat(PAYLOAD);
     calls_a_second(|| calls(peer.clone(), text.clone(), CALLS_EACH)).await
 }
 
-/// So many calls, one after the other.
+/// Makes calls one after the other.
 async fn calls(peer: Peer, text: String, calls: u32) -> Result<()> {
     for _ in 0..calls {
         peer.call::<(String,)>("echo", (&text,)).await?;
@@ -121,7 +122,7 @@ async fn calls(peer: Peer, text: String, calls: u32) -> Result<()> {
     Ok(())
 }
 
-/// Calls a second, of all tasks together.
+/// Returns the calls per second of all tasks together.
 async fn calls_a_second<F>(task: impl Fn() -> F) -> Result<f64>
 where
     F: Future<Output = Result<()>> + Send + 'static,
@@ -131,7 +132,7 @@ where
     Ok(f64::from(IN_FLIGHT * CALLS_EACH) / begun.elapsed().as_secs_f64())
 }
 
-/// So many tasks at once, to their end.
+/// Runs several tasks concurrently until all are finished.
 async fn in_flight<F>(tasks: u32, task: impl Fn() -> F) -> Result<()>
 where
     F: Future<Output = Result<()>> + Send + 'static,
@@ -160,13 +161,13 @@ pub(super) async fn serve_by_hand(socket: PathBuf) -> Result<()> {
     by_hand::serve(socket).await
 }
 
-/// The raw bytes of a call, given back.
+/// Echoes the raw bytes of a call.
 pub(super) async fn serve_raw(socket: PathBuf) -> Result<()> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = crate::peer::listen_raw(socket)?;
     let (mut stream, _) = listener.accept().await?;
     let mut line = vec![0; ON_THE_WIRE];
-    // Who calls goes away when done.
+    // The caller closes the connection when done.
     while stream.read_exact(&mut line).await.is_ok() {
         stream.write_all(&line).await?;
     }

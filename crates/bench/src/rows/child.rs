@@ -1,5 +1,4 @@
-//! `cat` as a child process: lines of 64 bytes there and back, and lines of 128 bytes streamed
-//! through it.
+//! `cat` as a child process: round trips of 64-byte lines, and a stream of 128-byte lines.
 
 use std::process::Stdio;
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! Instructions that encoding and decoding one line of 128 bytes takes: repeatable where time is
-//! not, so a guard of the hot path.
+//! The instructions for encoding and decoding one line of 128 bytes. Unlike time they are repeatable,
+//! which makes them a guard of the hot path.
 
 use std::io::IoSlice;
 
@@ -12,7 +12,7 @@ use crate::report::{Line, Unit};
 use crate::valgrind::{self, Count};
 
 const PAYLOAD: usize = 128;
-/// Few enough that copying them at once is not what is counted.
+/// Small enough that the count is not dominated by copying the batch.
 const BATCH: usize = 10;
 const MESSAGES: usize = 1000 * BATCH;
 const WORK: &str = "instructions, encode and decode 128 bytes, lines";
@@ -24,7 +24,7 @@ pub(super) fn instructions(_: &Bench) -> Result<Vec<Line>> {
     Ok(vec![Line::alone(WORK, Unit::Pieces, each, None)])
 }
 
-/// What is counted: messages into the queue a batch at a time, and out of the bytes again.
+/// The counted work: encodes messages into a queue in batches, and decodes the bytes.
 pub(crate) fn work(messages: usize) -> Result<()> {
     let message = Bytes::from_static(payload(PAYLOAD));
     let mut lines = Lines::default();
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_counted_work_ends() {
+    fn counted_work_terminates() {
         work(BATCH + 1).unwrap();
     }
 }

@@ -1,7 +1,7 @@
-//! How long a local session is away when its connection is cut: from the cut to the answer to what is
-//! said at that moment.
+//! How long a local session is interrupted when its connection is cut: from the cut to the response to
+//! a message sent at that moment.
 //!
-//! A relay in this process stands between the two ends; it is cut by dropping both of its connections.
+//! A relay in this process connects the two ends; it is cut by dropping both of its connections.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -55,12 +55,12 @@ async fn away(server: &Path) -> Result<Vec<f64>> {
 }
 
 async fn answer(sender: &mut impl Sender, receiver: &mut impl Receiver) -> Result<()> {
-    sender.send(&b"is anybody there?"[..]).await?;
+    sender.send(&b"is anything there?"[..]).await?;
     message(receiver).await?;
     Ok(())
 }
 
-/// Joins whoever comes with the server, until it is cut.
+/// Connects each client to the server, until it is cut.
 struct Relay {
     cuts: watch::Sender<u64>,
     made: watch::Receiver<usize>,

@@ -1,5 +1,5 @@
-//! Connecting to a Unix socket and being accepted there, again and again. The last connection of a
-//! round is told when all were accepted; they end outside of what is timed.
+//! Repeatedly connects to a Unix socket and accepts there. The last connection of a round gets a
+//! message when all were accepted. Closing them is not timed.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use crate::compare::{Bench, Result};
 use crate::peer::{Peer, connector, listen, listen_raw};
 use crate::report::{Goal, Line, Unit};
 
-/// Fewer than any listener's queue holds.
+/// Fewer than any listener's backlog holds.
 const CONNECTIONS: usize = 500;
 
 pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {

@@ -1,4 +1,4 @@
-//! A line of 64 bytes there and back over a Unix socket, one at a time.
+//! Round trips of a 64-byte line over a Unix socket, one at a time.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use crate::peer::{Peer, announce, connector, listen, listen_raw};
 use crate::report::{Goal, Line, Unit};
 
 const PAYLOAD: usize = 64;
-/// The newline too.
+/// Includes the newline.
 pub(super) const FRAME: usize = PAYLOAD + 1;
 const TIMES: u32 = 1000;
 

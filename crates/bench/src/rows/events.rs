@@ -1,6 +1,6 @@
-//! Server-sent events over TCP on loopback, read as an EventSource does: messages of 64 bytes streamed, and
-//! the memory of a stream that idles. On a line that ends with its connection, and in the session that an
-//! EventSource has at `tieline serve`.
+//! Server-sent events over TCP on loopback, read like an EventSource: 64-byte messages streamed, and
+//! the memory of an idle stream. Measured on a line that ends with its connection, and in the session
+//! that an EventSource has with `tieline serve`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -19,11 +19,11 @@ use crate::peer::Peer;
 use crate::report::{Goal, Line, Unit};
 
 const SMALL: usize = 64;
-/// Streamed in a round.
+/// The number of messages per round.
 const MESSAGES: usize = 20_000;
 
-/// What serves, how a row is called, and what a stream that idles may cost: as much as a WebSocket, and a
-/// quarter more in a session.
+/// The role of the server, the suffix of the row's name, and the goal for the memory of an idle stream:
+/// as much as a WebSocket, and a quarter more in a session.
 const KINDS: [(&str, &str, Goal); 2] = [
     ("events", "", Goal::AtMost(32.0 * 1024.0, Unit::Bytes)),
     ("events-session", ", in a session", Goal::AtMost(40.0 * 1024.0, Unit::Bytes)),
@@ -39,7 +39,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
         lines.push(Line::alone(work, Unit::MessagesPerSecond, median(rate), None));
     }
     let Some(connections) = idle::connections(bench, 4000) else {
-        lines.push(Line::skipped("events, memory, idle", "the system does not tell it"));
+        lines.push(Line::skipped("events, memory, idle", "the system does not report it"));
         return Ok(lines);
     };
     for (role, kind, goal) in KINDS {
@@ -64,14 +64,14 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// What an EventSource is, by hand, and where it posts.
+/// A minimal EventSource that also posts.
 struct Reader {
     stream: TcpStream,
     address: String,
     uri: String,
-    /// What has come and was not looked at.
+    /// Bytes received but not parsed yet.
     raw: BytesMut,
-    /// Of the chunk under way, which is in its place.
+    /// The rest of the current chunk that has been received.
     chunk: BytesMut,
     left: usize,
     parser: Parser,
@@ -88,7 +88,7 @@ impl Reader {
             head.extend(byte);
         }
         if !head.starts_with(b"HTTP/1.1 200") {
-            return Err(format!("no stream but {}", String::from_utf8_lossy(&head)).into());
+            return Err(format!("expected a stream, got {}", String::from_utf8_lossy(&head)).into());
         }
         let (raw, chunk) = (BytesMut::new(), BytesMut::new());
         let (parser, uri) = (Parser::default(), String::new());
@@ -99,14 +99,14 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Asks for so many messages, and reads them: messages a second.
+    /// Requests messages and reads them. Returns messages per second.
     fn streamed(&mut self, messages: usize) -> Result<f64> {
         let begun = Instant::now();
         self.post(&messages.to_string())?;
         for _ in 0..messages {
             let event = self.event()?;
             if !event.event.is_empty() || event.data.len() != SMALL {
-                return Err(format!("another event: {event:?}").into());
+                return Err(format!("unexpected event: {event:?}").into());
             }
         }
         Ok(messages as f64 / begun.elapsed().as_secs_f64())
@@ -125,7 +125,7 @@ impl Reader {
         stream.read_to_string(&mut answer)?;
         match answer.starts_with("HTTP/1.1 202") {
             true => Ok(()),
-            false => Err(format!("it is not taken: {answer}").into()),
+            false => Err(format!("the POST was refused: {answer}").into()),
         }
     }
 
@@ -145,7 +145,8 @@ impl Reader {
         }
     }
 
-    /// Whether there is more of a chunk (RFC 9112, section 7.1), the end of a line behind it included.
+    /// Returns whether more of a chunk is available (RFC 9112, section 7.1). Consumes the line ending
+    /// after it.
     fn take_from_chunk(&mut self) -> Result<bool> {
         const END: usize = 2;
         if self.left == 0 {
@@ -170,7 +171,7 @@ impl Reader {
     }
 }
 
-/// Says as many messages as each message asks for.
+/// Sends as many messages as each received message asks for.
 pub(super) async fn serve(socket: PathBuf, in_sessions: bool) -> Result<()> {
     let (_web, mut plain, resumable) = listen(socket, |_| {}).await?;
     if in_sessions {
@@ -180,7 +181,7 @@ pub(super) async fn serve(socket: PathBuf, in_sessions: bool) -> Result<()> {
             tokio::spawn(say(sessions.accept().await?));
         }
     }
-    // Without them, what comes has a plain line.
+    // Without sessions, incoming connections are plain lines.
     drop(resumable);
     loop {
         tokio::spawn(say(plain.accept().await?));

@@ -1,5 +1,5 @@
-//! A WebSocket client, a gateway and `cat`: a message there and back, and as many as go; other gateways
-//! beside. The client is the same for all of them.
+//! A WebSocket client, a gateway and `cat`: round trips and throughput, compared with other gateways.
+//! The client is the same for all of them.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -21,21 +21,21 @@ use crate::peer::{Peer, announce};
 use crate::report::{Goal, Line, Unit};
 use crate::running::Running;
 
-/// Where the gateways from npm are.
+/// The environment variable with the location of the gateways from npm.
 const PROGRAMS: &str = "TIELINE_GATEWAYS";
 
-/// Streamed in a round.
+/// The number of messages per round.
 const MESSAGES: usize = 20_000;
-/// Streamed once, and each looked at.
+/// Streamed once, to count lost messages.
 const MANY: usize = 1_000_000;
 const TIMES: u32 = 200;
 
-/// A gateway that has sent nothing for so long has stalled.
+/// A gateway that sends nothing for this long has stalled.
 const STALLED: Duration = Duration::from_secs(20);
 
 const TIME: Goal = Goal::RatioAtMost(1.0);
 const RATE: Goal = Goal::RatioAtLeast { bar: 1.0, aim: 1.0 };
-/// What the fastest of those written in JavaScript is to be beaten by.
+/// How much faster tieline must be than the fastest gateway written in JavaScript.
 const TEN_TIMES: Goal = Goal::RatioAtLeast { bar: 10.0, aim: 10.0 };
 const NONE: Goal = Goal::AtMost(0.0, Unit::Pieces);
 
@@ -54,9 +54,8 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
         });
         match started {
             Ok((other, channel)) => others.push((name, goal, other, Ends::of(channel))),
-            Err(why) => {
-                lines.push(Line::skipped(format!("gateway, beside {name}"), &why.to_string()))
-            }
+            Err(why) => lines
+                .push(Line::skipped(format!("gateway, compared with {name}"), &why.to_string())),
         }
     }
     let mut ours = Ends::of(ours);
@@ -66,7 +65,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
         let work = "gateway: WebSocket to cat and back";
         lines.push(match sides {
             Ok([ours, theirs]) => Line::compared(work, name, Unit::Time, (&ours, &theirs), TIME),
-            Err(why) => Line::skipped(format!("{work}, beside {name}"), &why.to_string()),
+            Err(why) => Line::skipped(format!("{work}, compared with {name}"), &why.to_string()),
         });
         let many = |ends: &mut Ends| bench.runtime.block_on(ends.many(MESSAGES));
         let sides = bench.interleave([Box::new(|| many(&mut ours)), Box::new(|| many(theirs))]);
@@ -75,7 +74,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
             Ok([ours, theirs]) => {
                 Line::compared(work, name, Unit::MessagesPerSecond, (&ours, &theirs), *goal)
             }
-            Err(why) => Line::skipped(format!("{work}, beside {name}"), &why.to_string()),
+            Err(why) => Line::skipped(format!("{work}, compared with {name}"), &why.to_string()),
         });
     }
     let came = bench.runtime.block_on(async { ours.many(MANY).await.map(|_| ours.came) })?;
@@ -91,12 +90,12 @@ fn connect(bench: &Bench, url: &str) -> Result<BoxChannel> {
     Ok(bench.runtime.block_on(registry.connect(&endpoint, &Options::default()))?)
 }
 
-/// The client's.
+/// The client's ends.
 struct Ends {
     sender: Box<dyn Sender>,
     receiver: Box<dyn Receiver>,
     next: usize,
-    /// In the last round.
+    /// How many messages arrived in the last round.
     came: usize,
 }
 
@@ -106,14 +105,14 @@ impl Ends {
         Self { sender, receiver, next: 0, came: 0 }
     }
 
-    /// Seconds for one message there and back.
+    /// Returns the seconds of one round trip.
     async fn one(&mut self) -> Result<f64> {
         const PING: &[u8] = br#"{"jsonrpc":"2.0","id":0,"method":"echo","params":["0123456789"]}"#;
         let pinged = ping_pong(&mut self.sender, &mut self.receiver, PING, TIMES);
         timeout(STALLED, pinged).await.map_err(|_| "stalled")?
     }
 
-    /// Messages a second; all of them must come, in order.
+    /// Returns messages per second. All of them must arrive, in order.
     async fn many(&mut self, messages: usize) -> Result<f64> {
         let (first, begun) = (self.next, Instant::now());
         let Self { sender, receiver, next, came } = self;
@@ -128,13 +127,15 @@ impl Ends {
                 let incoming = timeout(STALLED, message(receiver)).await;
                 let incoming = incoming.map_err(|_| format!("stalled after {number}"))??;
                 if !is_numbered(&incoming, expected) {
-                    return Err(format!("message {number} of {messages} is another").into());
+                    return Err(
+                        format!("message {number} of {messages} is not the expected one").into()
+                    );
                 }
                 *came = number + 1;
             }
             Ok::<_, crate::compare::Error>(())
         };
-        // Who stalls takes no more, either.
+        // A stalled gateway does not read either.
         let mut send = std::pin::pin!(send);
         let mut receive = std::pin::pin!(receive);
         tokio::select! {
@@ -156,7 +157,7 @@ fn numbered(number: usize) -> Bytes {
     text.into()
 }
 
-/// However the gateway has written it anew.
+/// Recognizes a message even if the gateway formats it differently.
 fn is_numbered(message: &[u8], number: usize) -> bool {
     let id = format!(r#""id":{number},"#);
     memchr::memmem::find(message, id.as_bytes()).is_some()
@@ -164,7 +165,7 @@ fn is_numbered(message: &[u8], number: usize) -> bool {
 
 type Start = fn() -> Result<Other>;
 
-/// A gateway that runs. Dropping it ends it.
+/// A running gateway, killed on drop.
 struct Other {
     _process: Running,
     endpoint: String,
@@ -180,8 +181,7 @@ fn websocketd() -> Result<Other> {
 
 fn supergateway() -> Result<Other> {
     let programs = std::env::var_os(PROGRAMS).map(PathBuf::from);
-    let programs =
-        programs.ok_or("fixtures/gateways is not built, which `cargo xtask bench` does")?;
+    let programs = programs.ok_or("fixtures/gateways is not built: run `cargo xtask bench`")?;
     let port = free_port()?;
     let mut command = Command::new("node");
     command.arg(programs.join("node_modules/supergateway/dist/index.js"));
@@ -190,7 +190,7 @@ fn supergateway() -> Result<Other> {
     start(command, port, "/ws")
 }
 
-/// One that was free a moment ago.
+/// Returns a port that was free a moment ago.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
@@ -200,7 +200,7 @@ fn start(mut command: Command, port: u16, path: &str) -> Result<Other> {
     let begun = Instant::now();
     while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
         if begun.elapsed() > STALLED {
-            return Err("it does not listen".into());
+            return Err("the gateway does not listen".into());
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -211,7 +211,7 @@ fn port_file(socket: &Path) -> PathBuf {
     socket.with_extension("port")
 }
 
-/// As `tieline serve` does it, with everything on its defaults but the token.
+/// Serves like `tieline serve`, with all defaults but without a token.
 pub(super) async fn serve(socket: PathBuf) -> Result<()> {
     let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
     let config = ServerConfig::new(place, Access::Anybody);

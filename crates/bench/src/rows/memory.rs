@@ -1,4 +1,4 @@
-//! What a server's memory grows by for each connection that was used and is idle now.
+//! How much each connection that was used and is now idle adds to a server's memory.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,12 +15,12 @@ use crate::report::{Goal, Line, Unit};
 
 const GOAL: Goal = Goal::AtMost(16.0 * 1024.0, Unit::Bytes);
 
-/// What each connection did before it fell silent: this many lines at once, all echoed.
+/// How many lines each connection sends at once, all echoed, before it is idle.
 const PATTERNS: [(&str, usize); 2] = [("one 64-byte line", 1), ("300 lines at once", 300)];
 
 pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
     let Some(connections) = idle::connections(bench, 4000) else {
-        return Ok(vec![Line::skipped("Unix memory, idle", "the system does not tell it")]);
+        return Ok(vec![Line::skipped("Unix memory, idle", "the system does not report it")]);
     };
     PATTERNS.iter().map(|pattern| measure(bench, connections, *pattern)).collect()
 }
@@ -37,7 +37,7 @@ fn measure(bench: &Bench, connections: usize, (used_for, lines): (&str, usize)) 
     Ok(Line::compared(work, "raw tokio task", Unit::Bytes, (&typed, &raw), GOAL))
 }
 
-/// A connection that has carried something.
+/// Returns a connection that has carried messages.
 fn used(peer: &Peer, lines: usize) -> Result<UnixStream> {
     let line = [&[b'x'; FRAME - 1], &b"\n"[..]].concat();
     let burst = line.repeat(lines);

@@ -1,7 +1,7 @@
-//! The rows: each a piece of work, done by tieline and by something else.
+//! The rows: each is a piece of work, done by tieline and by something else.
 //!
-//! A row is a function from [`Bench`] to lines of the table. What its other process does is a role,
-//! by name.
+//! A row is a function from [`Bench`] to lines of the table. The other process of a row runs a role,
+//! selected by name.
 
 mod build;
 mod bulk;
@@ -32,45 +32,41 @@ use crate::peer::Role;
 use crate::report::Line;
 use crate::valgrind;
 
-/// A row as it is named on the command line.
+/// A row, as named on the command line.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    /// It is left out of a quick run unless it is named.
+    /// Whether it is skipped in a quick run unless named.
     pub(crate) takes_minutes: bool,
-    /// It runs on one core unless all are asked for.
+    /// Whether it runs on one core unless --all-cores is given.
     pub(crate) on_one_core: bool,
     pub(crate) run: fn(&Bench) -> Result<Vec<Line>>,
 }
 
 pub(crate) const ROWS: &[Row] = &[
-    row("echo", "Unix socket: a small message there and back, one at a time", echo::run),
-    row("stream", "Unix socket: small messages one way, as many as go", stream::run),
-    row("bulk", "Unix socket: messages of 1 MiB one way", bulk::run),
-    row("child", "child process: small messages there and back, and streamed", child::run),
-    row("calls", "JSON-RPC: one at a time, and 64 in flight; other libraries too", calls::run),
-    row("session", "a resumable session beside the bare channel", session::run),
-    row("comeback", "Unix socket: a session whose connection is cut", comeback::run),
-    row(
-        "websocket",
-        "WebSocket: there and back, and memory; other libraries beside",
-        websocket::run,
-    ),
-    row("events", "events over HTTP: streamed to an EventSource, and memory", events::run),
-    row("gateway", "WebSocket to a child process; other gateways beside", gateway::run),
+    row("echo", "Unix socket: small round trips, one at a time", echo::run),
+    row("stream", "Unix socket: throughput of small messages, one way", stream::run),
+    row("bulk", "Unix socket: throughput of 1 MiB messages, one way", bulk::run),
+    row("child", "child process: small round trips, and throughput", child::run),
+    row("calls", "JSON-RPC: one at a time, and 64 in flight; also other libraries", calls::run),
+    row("session", "a resumable session compared with its bare channel", session::run),
+    row("comeback", "Unix socket: how long a cut connection interrupts a session", comeback::run),
+    row("websocket", "WebSocket: round trips, and memory; also other libraries", websocket::run),
+    row("events", "server-sent events: throughput, and memory", events::run),
+    row("gateway", "WebSocket to a child process; also other gateways", gateway::run),
     row("connect", "Unix socket: connect and accept", connect::run),
-    row("pool", "pool of lines: take one and give it back", pool::run),
+    row("pool", "pool of lines: take one and return it", pool::run),
     row("memory", "Unix socket: memory of an idle connection", memory::run),
     row(
         "instructions",
-        "instructions of a message in the codec, and of a JSON-RPC call",
+        "instructions per message in the codec, and per JSON-RPC call",
         instructions,
     ),
-    row("allocations", "allocations of a JSON-RPC call", calls::counted::allocations),
+    row("allocations", "allocations per JSON-RPC call", calls::counted::allocations),
     Row {
         takes_minutes: true,
         on_one_core: false,
-        ..row("build", "cold release build, first answer, number of crates", build::run)
+        ..row("build", "cold release build, first response, number of crates", build::run)
     },
 ];
 
@@ -87,7 +83,7 @@ fn instructions(bench: &Bench) -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// What the peer of that name does.
+/// Returns the role of this name.
 pub(crate) fn role(name: &str) -> Option<Role> {
     let role: Role = match name {
         "echo-raw" => |socket| Box::pin(echo::serve_raw(socket)),
@@ -122,21 +118,21 @@ pub(crate) fn role(name: &str) -> Option<Role> {
     Some(role)
 }
 
-/// A payload that any framing carries. It is made once and for ever: what a program spends on
-/// making a message is no part of sending it.
+/// Creates a payload that any framing can carry. It is created once and leaked, because creating a
+/// message is not part of sending it.
 fn payload(length: usize) -> &'static [u8] {
     vec![b'x'; length].leak()
 }
 
-/// The next message; anything else is an error.
+/// Receives a message; anything else is an error.
 async fn message(receiver: &mut impl Receiver) -> Result<Bytes> {
     match receiver.recv().await {
         Incoming::Message(message) => Ok(message),
-        other => Err(format!("no message but {other:?}").into()),
+        other => Err(format!("expected a message, got {other:?}").into()),
     }
 }
 
-/// A message there and back, one at a time: seconds for one.
+/// Sends round trips one at a time. Returns the seconds of one.
 async fn ping_pong(
     sender: &mut impl Sender,
     receiver: &mut impl Receiver,
@@ -151,7 +147,7 @@ async fn ping_pong(
     Ok(begun.elapsed().as_secs_f64() / f64::from(times))
 }
 
-/// The same bytes by hand: their number is known, so nothing is searched.
+/// The same bytes without tieline. Their number is known, so nothing is searched for.
 async fn ping_pong_raw(
     write: &mut (impl AsyncWrite + Unpin),
     read: &mut (impl AsyncRead + Unpin),

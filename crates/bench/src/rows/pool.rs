@@ -1,5 +1,5 @@
-//! A line taken from a pool that nobody else uses at the moment, and given back: what is paid for each
-//! use of it, the look for leftovers included.
+//! Takes a line from an idle pool and returns it: the cost of each use, including the check for
+//! leftover data.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,6 +34,6 @@ async fn round(pool: &Pool) -> Result<f64> {
     let each = begun.elapsed().as_secs_f64() / f64::from(TIMES);
     match pool.stats() {
         stats if stats.connected == 1 => Ok(each),
-        stats => Err(format!("it was not the same line: {stats:?}").into()),
+        stats => Err(format!("the pool did not reuse its line: {stats:?}").into()),
     }
 }

@@ -1,5 +1,5 @@
-//! A resumable session beside the bare channel that carries it: what is kept, numbered and
-//! acknowledged has its price.
+//! A resumable session compared with the bare channel that carries it: the cost of keeping, numbering
+//! and acknowledging messages.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -22,11 +22,11 @@ const BULK: usize = 1024 * 1024;
 const THROUGHPUT: Goal = Goal::RatioAtLeast { bar: 0.85, aim: 0.85 };
 const ROUND_TRIP: Goal = Goal::RatioAtMost(1.1);
 
-/// What the other process does with what comes.
+/// What the other process does with messages.
 #[derive(Clone, Copy)]
 enum Work {
     Echo,
-    /// So many messages, and one answer.
+    /// Receives this many messages and sends one response.
     Take(usize),
     Calls,
 }

@@ -1,5 +1,5 @@
-//! Lines of 128 bytes, one way over a Unix socket, as many as go. The receiver counts them and
-//! answers when a round's worth has come.
+//! The throughput of 128-byte lines, one way over a Unix socket. The receiver counts them and responds
+//! once per round.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use crate::peer::{Peer, connector, listen, listen_raw};
 use crate::report::{Goal, Line, Unit};
 
 const PAYLOAD: usize = 128;
-/// Whole lines to a chunk of 64 KiB.
+/// The number of whole lines in a chunk of 64 KiB.
 pub(super) const LINES_A_CHUNK: usize = 64 * 1024 / (PAYLOAD + 1);
 
 pub(super) const GOAL: Goal = Goal::RatioAtLeast { bar: 0.5, aim: 0.5 };
@@ -75,7 +75,7 @@ pub(super) fn line() -> &'static [u8] {
     payload(PAYLOAD)
 }
 
-/// Many into the queue and one flush behind them.
+/// Queues the messages and flushes once at the end.
 pub(super) async fn send(
     sender: &mut impl Sender,
     message: &'static [u8],
@@ -91,13 +91,13 @@ pub(super) async fn receive(receiver: &mut impl Receiver, messages: usize) -> Re
     for _ in 0..messages {
         match receiver.recv().await {
             Incoming::Message(message) => drop(message),
-            other => return Err(format!("no message but {other:?}").into()),
+            other => return Err(format!("expected a message, got {other:?}").into()),
         }
     }
     Ok(())
 }
 
-/// The same bytes, in chunks made beforehand.
+/// Sends the same bytes in prepared chunks.
 pub(super) async fn send_raw(write: &mut (impl AsyncWrite + Unpin), chunks: usize) -> Result<()> {
     let line = [line(), b"\n"].concat();
     let chunk = line.repeat(LINES_A_CHUNK);

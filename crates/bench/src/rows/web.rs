@@ -1,4 +1,4 @@
-//! What the rows of the web share: a server of ours, and where it is.
+//! Shared by the web rows: a server, and its address.
 
 use std::path::PathBuf;
 
@@ -7,10 +7,10 @@ use tieline_http::{Access, Place, ServerConfig, Web, WebAcceptor};
 use crate::compare::Result;
 use crate::peer::{Peer, announce};
 
-/// Connections are no bound of a row's.
+/// More connections than any row opens.
 pub(super) const MANY: usize = 100_000;
 
-/// Listens for anybody, as it is by default but for how many may come, and announces it.
+/// Listens without authentication, with defaults except for the number of connections, and reports it.
 pub(super) async fn listen(
     socket: PathBuf,
     change: impl FnOnce(&mut ServerConfig),
@@ -28,7 +28,7 @@ pub(super) async fn listen(
     Ok(listening)
 }
 
-/// Where a peer listens, which it writes to where its socket would be.
+/// Returns the address of a peer, which it writes to the path of its socket.
 pub(super) fn address(peer: &Peer) -> Result<String> {
     Ok(std::fs::read_to_string(peer.socket())?)
 }

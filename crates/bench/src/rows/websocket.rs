@@ -1,5 +1,5 @@
-//! WebSockets over TCP on loopback, beside libraries for nothing else: messages of 64 bytes one at a time
-//! and 64 at once, of 1 MiB, and the memory of a connection that idles.
+//! WebSockets over TCP on loopback, compared with dedicated libraries: 64-byte messages one at a time
+//! and 64 at once, 1 MiB messages, and the memory of an idle connection.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -33,7 +33,7 @@ const LIBRARIES: [(&str, &str); 3] = [
     ("tokio-websockets", "tokio-websockets"),
 ];
 
-/// Within a tenth of each of them, and so of the best.
+/// Within a tenth of each library, and therefore of the fastest.
 const TIME: Goal = Goal::RatioAtMost(1.1);
 const RATE: Goal = Goal::RatioAtLeast { bar: 0.91, aim: 1.0 };
 const MEMORY: Goal = Goal::AtMost(32.0 * 1024.0, Unit::Bytes);
@@ -45,7 +45,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
     let peer = Peer::start("websocket-echo")?;
     let (mut sender, mut receiver) = connect(bench, &peer, ClientConfig::default())?.split();
 
-    // What cannot be started is said in the table.
+    // The table lists libraries that cannot be started.
     let (mut names, mut theirs, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for (library, name) in LIBRARIES {
         match Ends::start(library) {
@@ -53,9 +53,8 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
                 names.push(name);
                 theirs.push(ends);
             }
-            Err(why) => {
-                missing.push(Line::skipped(format!("WebSocket beside {name}"), &why.to_string()))
-            }
+            Err(why) => missing
+                .push(Line::skipped(format!("WebSocket compared with {name}"), &why.to_string())),
         }
     }
 
@@ -75,7 +74,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
         .map(|it| told(it, format!("many {AT_ONCE} {BATCHES}"), move |s| messages / s));
     let ([many], others_many) = bench.interleave_with([ours], others.collect())?;
 
-    // No text: that would be checked to be one.
+    // Not valid text, so that it is sent as binary and not checked as UTF-8.
     let large = [&[0xff][..], payload(LARGE - 1)].concat();
     let large = Bytes::from(large);
     let bytes = LARGE as f64 * f64::from(BULK);
@@ -121,12 +120,12 @@ fn connect(bench: &Bench, peer: &Peer, config: ClientConfig) -> Result<BoxChanne
     Ok(bench.runtime.block_on(registry.connect(&url, &Options::default()))?)
 }
 
-/// Rounds of a library: what became of the seconds that it says.
+/// Rounds of a library: computes the figure from the seconds that it reports.
 fn told(ends: &mut Ends, command: String, figure: impl Fn(f64) -> f64 + 'static) -> Side<'_> {
     Box::new(move || Ok(figure(ends.seconds(&command)?)))
 }
 
-/// Messages a second, 64 on their way.
+/// Returns messages per second with 64 in flight.
 async fn at_once(
     sender: &mut impl Sender,
     receiver: &mut impl Receiver,
@@ -145,7 +144,7 @@ async fn at_once(
     Ok(f64::from(AT_ONCE * BATCHES) / begun.elapsed().as_secs_f64())
 }
 
-/// A message that does not fit into the buffers between comes back while it goes out.
+/// A message that does not fit into the buffers in between is received while it is sent.
 async fn there_and_back(
     sender: &mut impl Sender,
     receiver: &mut impl Receiver,
@@ -155,13 +154,13 @@ async fn there_and_back(
     sent?;
     match came?.len() == large.len() {
         true => Ok(()),
-        false => Err("another message came back".into()),
+        false => Err("received a different message".into()),
     }
 }
 
 fn memory(bench: &Bench) -> Result<Vec<Line>> {
     let Some(connections) = idle::connections(bench, 10_000) else {
-        return Ok(vec![Line::skipped("WebSocket memory, idle", "the system does not tell it")]);
+        return Ok(vec![Line::skipped("WebSocket memory, idle", "the system does not report it")]);
     };
     let ours: Side<'_> = Box::new(move || {
         let peer = Peer::start("websocket-echo")?;
@@ -183,7 +182,7 @@ fn memory(bench: &Bench) -> Result<Vec<Line>> {
     Ok(vec![Line::compared(work, "tokio-websockets", Unit::Bytes, (ours, theirs), MEMORY)])
 }
 
-/// A WebSocket that has carried something, by hand.
+/// Opens a WebSocket without a library and exchanges a message.
 fn used(address: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     let request = format!(

@@ -1,4 +1,4 @@
-//! JSON-RPC as a good user writes it who has no library for it: lines, serde_json, a map of calls.
+//! A good manual implementation of JSON-RPC without a library: lines, serde_json, and a map of calls.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ pub(super) async fn serve(socket: PathBuf) -> Result<()> {
     while let Some(line) = lines.next_line().await? {
         let request: Request = serde_json::from_str(&line)?;
         if request.method != "echo" {
-            return Err("no such method".into());
+            return Err("unknown method".into());
         }
         let response =
             Response { jsonrpc: request.jsonrpc, id: request.id, result: request.params };
@@ -47,7 +47,7 @@ pub(super) async fn serve(socket: PathBuf) -> Result<()> {
     Ok(())
 }
 
-/// Calls from many tasks at once.
+/// A client that can be called from many tasks.
 pub(super) struct Client {
     write: tokio::sync::Mutex<OwnedWriteHalf>,
     calls: Mutex<HashMap<u64, oneshot::Sender<Response>>>,

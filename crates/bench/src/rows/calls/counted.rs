@@ -1,5 +1,5 @@
-//! What a JSON-RPC call costs in instructions and in allocations: repeatable where time is not, so
-//! a guard of the hot path.
+//! Instructions and allocations of a JSON-RPC call. Unlike time they are repeatable, which makes them a
+//! guard of the hot path.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,11 +16,11 @@ use crate::report::{Line, Unit};
 use crate::running::Running;
 use crate::valgrind::{self, Count, Counting};
 
-/// A whole number of calls for each task.
+/// A multiple of the number of tasks.
 const CALLS: usize = 50 * IN_FLIGHT as usize;
 const PATTERNS: [(u32, &str); 2] = [(1, "one at a time"), (IN_FLIGHT, "64 in flight")];
 
-/// Of both ends, between which there is memory.
+/// Counts the instructions of both ends, which are connected in memory.
 pub(crate) fn instructions(_: &Bench) -> Result<Vec<Line>> {
     let lines = PATTERNS.iter().map(|(tasks, pattern)| {
         let work = format!("instructions, JSON-RPC call in memory, both ends, {pattern}");
@@ -33,7 +33,7 @@ pub(crate) fn instructions(_: &Bench) -> Result<Vec<Line>> {
     lines.collect()
 }
 
-/// Of each end, in processes of their own.
+/// Counts the allocations of each end, in separate processes.
 pub(crate) fn allocations(_: &Bench) -> Result<Vec<Line>> {
     if !valgrind::is_installed() {
         let work = "allocations, JSON-RPC call";
@@ -50,7 +50,7 @@ pub(crate) fn allocations(_: &Bench) -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// The end that is counted.
+/// The end whose allocations are counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     Client,
@@ -77,7 +77,7 @@ fn allocated(end: End, tasks: u32, calls: usize) -> Result<u64> {
     counting.total()
 }
 
-/// What is counted where both ends are in this process.
+/// The counted work with both ends in this process.
 pub(crate) fn in_memory(tasks: u32, calls: usize) -> Result<()> {
     runtime()?.block_on(async {
         let (ours, theirs) = memory_pair();
@@ -87,7 +87,7 @@ pub(crate) fn in_memory(tasks: u32, calls: usize) -> Result<()> {
     })
 }
 
-/// What is counted, or causes what is counted, where the server is another process.
+/// The counted work of the client, with the server in another process.
 pub(crate) fn over(socket: PathBuf, tasks: u32, calls: usize) -> Result<()> {
     runtime()?.block_on(async {
         let channel = connector(socket, Lines::default())?.connect().await?;
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_counted_work_ends() {
+    fn counted_work_terminates() {
         for (tasks, _) in PATTERNS {
             in_memory(tasks, CALLS).unwrap();
         }

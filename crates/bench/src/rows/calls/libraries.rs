@@ -1,5 +1,5 @@
-//! Other libraries for calls, both ends of each in processes of `fixtures/peers`. They say what a
-//! round took; here they are only started and told to begin.
+//! Other RPC libraries, with both ends in processes of `fixtures/peers`. These measure a round
+//! themselves; here they are only started and given commands.
 
 use std::process::Command;
 
@@ -10,14 +10,15 @@ use crate::compare::{Result, Side};
 use crate::report::Goal;
 use crate::running::Running;
 
-/// Tells where the program of the fixture is.
+/// The environment variable with the path of the fixture's program.
 const PROGRAM: &str = "TIELINE_PEERS";
 
-/// A library, and how much faster than it tieline is to be.
+/// A library to compare with.
 pub(super) struct Library {
     name: &'static str,
     pub(super) against: &'static str,
-    /// With 64 calls in flight. One at a time there is nothing to aim at: the limit is near.
+    /// How many times faster tieline should be with 64 calls in flight. There is no such aim for one at
+    /// a time, which is already near the limit.
     aim: f64,
 }
 
@@ -45,7 +46,7 @@ impl Library {
     }
 }
 
-/// A server of a library, in a process of its own.
+/// A server of a library in another process.
 pub(in crate::rows) struct Server {
     process: Running,
     address: String,
@@ -53,7 +54,7 @@ pub(in crate::rows) struct Server {
 }
 
 impl Server {
-    /// It listens when this returns.
+    /// Starts the server, which is listening when this returns.
     pub(in crate::rows) fn start(library: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("bench.sock");
@@ -66,19 +67,19 @@ impl Server {
         self.process.pid()
     }
 
-    /// Where it is reached.
+    /// Returns the address to connect to.
     pub(in crate::rows) fn address(&self) -> &str {
         &self.address
     }
 }
 
 fn program() -> Result<Command> {
-    let program = std::env::var_os(PROGRAM)
-        .ok_or("fixtures/peers is not built, which `cargo xtask bench` does")?;
+    let program =
+        std::env::var_os(PROGRAM).ok_or("fixtures/peers is not built: run `cargo xtask bench`")?;
     Ok(Command::new(program))
 }
 
-/// Both ends of a line of a library.
+/// Both ends of a connection of a library.
 pub(in crate::rows) struct Ends {
     client: Running,
     _server: Server,
@@ -90,23 +91,23 @@ impl Ends {
         let mut client = Running::start(program()?.args(["client", library, server.address()]))?;
         match client.hear()?.as_str() {
             "ready" => Ok(Self { client, _server: server }),
-            other => Err(format!("the client of {library} says {other:?}").into()),
+            other => Err(format!("unexpected line from the client of {library}: {other:?}").into()),
         }
     }
 
-    /// Rounds of calls one after the other: seconds for one.
+    /// Rounds of sequential calls; returns seconds per call.
     pub(super) fn one(&mut self) -> Side<'_> {
         let command = format!("one {ONE_AT_A_TIME}");
         Box::new(move || Ok(self.seconds(&command)? / f64::from(ONE_AT_A_TIME)))
     }
 
-    /// Rounds of calls of many tasks at once: calls a second.
+    /// Rounds of concurrent calls; returns calls per second.
     pub(super) fn many(&mut self) -> Side<'_> {
         let command = format!("many {IN_FLIGHT} {CALLS_EACH}");
         Box::new(move || Ok(f64::from(IN_FLIGHT * CALLS_EACH) / self.seconds(&command)?))
     }
 
-    /// What a command took.
+    /// Runs a command and returns the seconds that it took.
     pub(in crate::rows) fn seconds(&mut self, command: &str) -> Result<f64> {
         self.client.say(command)?;
         let answer = self.client.hear()?;
