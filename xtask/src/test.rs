@@ -125,9 +125,16 @@ impl Tests<'_> {
         fs::create_dir_all(&target).map_err(failed)?;
         let mut record = Record::create(&file)?;
         let mut others = Vec::new();
-        let (binaries, docs) = self.options.parts(&self.workspace.crates()?);
+        let crates = self.workspace.crates()?;
+        let (binaries, docs) = self.options.parts(&crates);
         let mut is_well = true;
         if let Some(binaries) = binaries {
+            // Tests start the examples, and cargo does not build them when test targets are selected.
+            let mut build = self.workspace.cargo();
+            build.args(["build", "--locked", "--examples"]).args(self.options.packages(&crates));
+            if !succeeds(&mut build)? {
+                return Ok((record, vec!["cargo build --examples".to_owned()]));
+            }
             let mut cargo = self.cargo_test(&self.supervisor, binaries);
             cargo.env(VARIABLE, &file);
             is_well = succeeds(&mut cargo)?;
@@ -269,8 +276,14 @@ impl<'a> Options<'a> {
         // Cargo refuses to test the documentation of packages without a library.
         let mut named = crates.iter().filter(|it| self.names_package(&it.name)).peekable();
         let has_docs = named.peek().is_none() || named.any(|it| it.has_library);
-        // By default, examples are only built. Their tests run when examples are selected.
-        (Some(&["--tests", "--examples"]), has_docs)
+        (Some(&["--tests"]), has_docs)
+    }
+
+    /// Returns the arguments that select the named packages of the workspace, or all of them.
+    fn packages<'c>(&self, crates: &'c [Crate]) -> Vec<&'c str> {
+        let named = crates.iter().filter(|it| self.names_package(&it.name));
+        let named: Vec<_> = named.flat_map(|it| ["-p", &it.name]).collect();
+        if named.is_empty() { vec!["--workspace"] } else { named }
     }
 
     fn names_package(&self, name: &str) -> bool {
@@ -352,7 +365,7 @@ mod tests {
             has_library,
         };
         let crates = [package("lib", true), package("bin", false)];
-        let all: &[&str] = &["--tests", "--examples"];
+        let all: &[&str] = &["--tests"];
         for (line, expected) in [
             ("", (Some(all), true)),
             ("a_name", (Some(all), true)),
@@ -368,6 +381,25 @@ mod tests {
         ] {
             let parts = with_options(line, |options| options.parts(&crates));
             assert_eq!(parts, expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn examples_are_built_for_the_packages_that_are_tested() {
+        let names = ["lib", "bin"].map(|name| Crate {
+            name: name.into(),
+            directory: name.into(),
+            is_published: true,
+            dependencies: Vec::new(),
+            has_library: true,
+        });
+        for (line, expected) in [
+            ("", vec!["--workspace"]),
+            ("--test serve a_name", vec!["--workspace"]),
+            ("-p bin --test serve", vec!["-p", "bin"]),
+            ("-pbin --package=lib", vec!["-p", "lib", "-p", "bin"]),
+        ] {
+            assert_eq!(with_options(line, |options| options.packages(&names)), expected, "{line}");
         }
     }
 
