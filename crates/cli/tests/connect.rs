@@ -62,7 +62,7 @@ fn the_exit_status_tells_how_a_program_ended() {
     for (script, code, said) in [
         ("exit 0", 0, ""),
         ("exit 3", 1, "exit status: 3"),
-        ("echo no >&2; exit 1", 1, "its last words: no"),
+        ("echo no >&2; exit 1", 1, "last line on stderr: no"),
         ("kill -9 $$", 1, "signal: 9 (SIGKILL)"),
         ("cat; exit 4", 1, "exit status: 4"),
     ] {

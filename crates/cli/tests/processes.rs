@@ -220,7 +220,7 @@ fn a_program_that_ends_at_once_is_explained_on_stderr_and_nowhere_else() {
     let serve = Serve::start(sh("echo no model found >&2; echo >&2; exit 7"));
     for number in 1..=3 {
         assert_eq!(serve.client().rest(), b"");
-        let reason = "exit status: 7; its last words: no model found";
+        let reason = "exit status: 7; last line on stderr: no model found";
         serve.program.wait_stderr_times(reason, number);
     }
     let Finished { stderr, .. } = serve.stop();
@@ -235,7 +235,9 @@ fn a_program_that_crashes_in_mid_call_ends_its_own_line_alone() {
     crashing.send(r#"{"jsonrpc":"2.0","id":1,"method":"sleep","params":[60000]}"#);
     crashing.send(r#"{"jsonrpc":"2.0","id":2,"method":"crash"}"#);
     assert_eq!(crashing.rest(), b"", "something was put into the stream");
-    serve.program.wait_stderr("exit status: 3; its last words: demo-agent: crashing, as asked");
+    serve
+        .program
+        .wait_stderr("exit status: 3; last line on stderr: demo-agent: crashing, as asked");
     assert_eq!(other.call(&request(2, "add", json!([2, 2])))["result"], 4);
     serve.wait_processes(1);
 }
@@ -285,7 +287,7 @@ fn a_last_line_without_newline_counts_if_the_program_ended_well() {
     assert_eq!(serve.client().rest(), b"whole\n");
     serve.program.wait_stderr("4 bytes of an unfinished message arrived");
     serve.program.wait_stderr("exit status: 1");
-    serve.program.wait_stderr("its last words: out of paper");
+    serve.program.wait_stderr("last line on stderr: out of paper");
     serve.stop();
 
     let serve = Serve::start(sh("echo whole; printf half; kill -9 $$"));

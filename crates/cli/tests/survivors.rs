@@ -176,7 +176,7 @@ fn a_program_that_kills_its_guardian_ends_its_own_line_alone() {
     let (mut attacker, _other) = (up(&serve), up(&serve));
     attacker.send("now");
     assert_eq!(attacker.rest(), b"");
-    serve.program.wait_stderr("because somebody killed its guardian");
+    serve.program.wait_stderr("because its guardian was killed");
     until("its own are gone", || survivors(&mark).len() == 3);
     until("nobody waits to be reaped", || children_of(serve.program.pid()).len() == 1);
     serve.stop();

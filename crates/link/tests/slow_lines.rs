@@ -137,7 +137,7 @@ async fn a_message_that_does_not_get_through_ends_its_session_with_an_error_that
         // The other side is told, too.
         match other.recv().await {
             Incoming::End(CloseReason::SessionLost(lost)) => {
-                assert!(lost.to_string().contains("did not get through"), "{lost}");
+                assert!(lost.to_string().contains("was not delivered"), "{lost}");
             }
             other => panic!("{other:?}"),
         }

@@ -1,71 +1,71 @@
-//! What became of every child process that was started: an account to be asked at the end.
+//! Counts of child processes and of how they ended.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// Counts child processes, for whoever gives it to them by
-/// [`Options::account`](crate::Options::account). Clones are the same account.
+/// Counts the child processes that were started with it in [`Options::account`](crate::Options::account).
+/// Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessAccount(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     counts: Mutex<ProcessCounts>,
-    /// Counts the changes, so that somebody can wait for one.
+    /// Incremented with every change, to wait for one.
     changed: watch::Sender<u64>,
 }
 
-/// What became of the child processes of an account. Each that has ended is counted under one of
-/// `by_itself`, `asked`, `terminated` and `killed`.
+/// The counts of an account. Each process that has ended is counted under exactly one of `by_itself`, `asked`,
+/// `terminated` and `killed`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProcessCounts {
-    /// They were started.
+    /// Processes that were started.
     pub started: u64,
-    /// They ended, well or not, before anybody asked them to.
+    /// Ended, successfully or not, before they were asked to.
     pub by_itself: u64,
-    /// They ended after the end of their input.
+    /// Ended after the end of their input.
     pub asked: u64,
-    /// They ended after SIGTERM, or CTRL_BREAK.
+    /// Ended after SIGTERM or CTRL_BREAK.
     pub terminated: u64,
-    /// They ended by SIGKILL, or with their job: they had taken too long, or the line was given up.
+    /// Killed by SIGKILL or with their job, because they took too long or the line was dropped.
     pub killed: u64,
-    /// Processes besides them, which they had left behind and which had to be killed.
+    /// Descendants that survived them and had to be killed.
     pub others_killed: u64,
-    /// Those of which nothing is left: the kernel said so to their guardian (ECHILD), and Windows of
-    /// their job.
+    /// Ended without survivors, as a checked fact: the kernel confirmed it to their guardian (ECHILD), or
+    /// Windows for their job.
     pub gone: u64,
-    /// Those of which nobody can say that: they had no guardian, or somebody killed it; on Windows,
-    /// their job could not be asked.
+    /// Ended without such a check: they had no guardian, or it was killed; on Windows, their job could not
+    /// be queried.
     pub unchecked: u64,
 }
 
 impl ProcessCounts {
-    /// Whether nothing is left of any that was started, as a checked fact.
+    /// Returns true if it is a checked fact that no process that was started is left.
     pub fn none_left(&self) -> bool {
         self.gone == self.started
     }
 
-    /// Those that have not ended yet, or that are being ended.
+    /// Returns how many have not ended yet or are being stopped.
     pub fn under_way(&self) -> u64 {
         self.started.saturating_sub(self.gone + self.unchecked)
     }
 }
 
 impl ProcessAccount {
-    /// What it says now.
+    /// Returns the current counts.
     pub fn counts(&self) -> ProcessCounts {
         *self.lock()
     }
 
-    /// Waits until none is [under way](ProcessCounts::under_way), at most so long, and gives what the
-    /// account says then. Cancel-safe.
+    /// Waits until none is [under way](ProcessCounts::under_way), at most for `limit`, and returns the
+    /// counts at that time. Cancel-safe.
     pub async fn settled(&self, limit: Duration) -> ProcessCounts {
         let mut changed = self.0.changed.subscribe();
         let is_over = changed.wait_for(|_| self.counts().under_way() == 0);
-        // Afterwards it is as it is.
+        // After a timeout the counts are returned as they are.
         let _ = tokio::time::timeout(limit, is_over).await;
         self.counts()
     }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_account_is_settled_when_nobody_is_under_way() {
+    async fn settled_waits_until_no_process_is_under_way() {
         let account = ProcessAccount::default();
         assert!(account.settled(Duration::ZERO).await.none_left());
         account.note(|counts| counts.started += 2);

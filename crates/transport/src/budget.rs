@@ -1,8 +1,8 @@
-//! A bound on the memory that all lines together hold.
+//! A limit on the memory that all lines hold together.
 //!
-//! Each line has bounds of its own, but many lines at their bounds need more than a machine has. Whatever grows
-//! beyond 64 KiB (a message that is not whole yet, a queue towards a slow reader, what a session keeps) is
-//! counted here. Below that nothing is counted, and nothing is paid.
+//! Each line has its own limits, but many lines at their limits need more memory than a machine has.
+//! Whatever grows beyond 64 KiB (an incomplete message, a queue for a slow reader, the unacknowledged
+//! messages of a session) is counted here. Smaller buffers are not counted and cost nothing.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -14,14 +14,14 @@ use std::task::Waker;
 
 use tieline_proto::ByteSize;
 
-/// What is counted: multiples of this, and nothing up to the first.
+/// Memory is counted in multiples of this, and not at all up to the first.
 const UNIT: usize = 64 * 1024;
 
-/// A bound on the memory that all lines together hold. Clones share it.
+/// A limit on the memory that all lines hold together. Clones share it.
 ///
-/// Where it is exceeded, the largest message that is not whole yet is refused, and its line ends with
-/// [`NoMemory`](crate::CloseReason::NoMemory); if there is none, the line whose queue is the longest. Until a line
-/// that has to go has gone, up to a quarter more is granted.
+/// When it is exceeded, the largest incomplete message is refused, and its line ends with
+/// [`NoMemory`](crate::CloseReason::NoMemory). If there is none, the line with the longest queue ends.
+/// Until the ended line has released its memory, up to a quarter more is granted.
 ///
 /// # Examples
 ///
@@ -49,7 +49,7 @@ struct Budget {
 #[derive(Default)]
 struct State {
     used: usize,
-    /// Of that, what is held by accounts that were told to let go.
+    /// The part of `used` that belongs to revoked accounts.
     leaving: usize,
     next: u64,
     holders: HashMap<u64, Holder>,
@@ -61,45 +61,45 @@ struct Holder {
     flag: Arc<Flag>,
 }
 
-/// How an account is told to let go.
+/// Tells an account that it was revoked.
 #[derive(Default)]
 struct Flag {
     is_revoked: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
-/// What an account holds, in the order in which accounts are told to let go.
+/// What an account holds. Accounts of incomplete messages are revoked before those of queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Holding {
-    /// Messages that are whole and wait for a reader.
+    /// Complete messages that wait for a reader.
     Queue,
-    /// A message that is not whole yet.
+    /// An incomplete message.
     Message,
 }
 
 impl MemoryBudget {
-    /// A budget of `limit` for all that share it.
+    /// Creates a budget of `limit` bytes for all lines that share it.
     pub fn new(limit: ByteSize) -> Self {
         let (refused, state) = (AtomicU64::new(0), Mutex::default());
         Self(Arc::new(Budget { limit: limit.bytes(), refused, state }))
     }
 
-    /// An account that holds nothing yet.
+    /// Creates an account that holds nothing yet.
     pub fn account(&self, holding: Holding) -> Account {
         Account { budget: Some(self.clone()), holding, open: None }
     }
 
-    /// The bound.
+    /// Returns the limit.
     pub fn limit(&self) -> ByteSize {
         ByteSize::new(self.0.limit)
     }
 
-    /// What is held now.
+    /// Returns how much is held now.
     pub fn used(&self) -> ByteSize {
         ByteSize::new(self.state().used)
     }
 
-    /// How many lines were ended because too much was held.
+    /// Returns how many lines were ended because the limit was exceeded.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Relaxed)
     }
@@ -119,11 +119,11 @@ impl fmt::Debug for MemoryBudget {
     }
 }
 
-/// What one buffer or queue holds of a [`MemoryBudget`]. Dropping it gives all back.
+/// The share of a [`MemoryBudget`] that one buffer or queue holds. Dropping it releases the share.
 pub struct Account {
     budget: Option<MemoryBudget>,
     holding: Holding,
-    /// Only where something is counted.
+    /// `None` while nothing is counted.
     open: Option<Open>,
 }
 
@@ -134,20 +134,20 @@ struct Open {
 }
 
 impl Account {
-    /// One without a budget: all is granted.
+    /// Creates an account without a budget: everything is granted.
     pub const fn unbounded() -> Self {
         Self { budget: None, holding: Holding::Queue, open: None }
     }
 
-    /// One of `budget`, if there is one.
+    /// Creates an account of `budget`, or an unbounded one without a budget.
     pub fn of(budget: Option<&MemoryBudget>, holding: Holding) -> Self {
         budget.map_or(const { Self::unbounded() }, |budget| budget.account(holding))
     }
 
-    /// Holds `bytes` from here on. Call it before memory is taken, and behind giving some back.
+    /// Sets the size of this account to `bytes`. Call it before allocating memory and after releasing some.
     ///
     /// # Errors
-    /// Too much is held, and this account has to let go: end the line and drop it. Nothing was granted.
+    /// The limit is exceeded or this account was revoked: end the line and drop the account. Nothing was granted.
     #[inline]
     pub fn set(&mut self, bytes: usize) -> Result<(), MemoryRefused> {
         let counted = if bytes <= UNIT { 0 } else { bytes.div_ceil(UNIT).saturating_mul(UNIT) };
@@ -158,12 +158,12 @@ impl Account {
         }
     }
 
-    /// Whether it was told to let go.
+    /// Returns true if the account was revoked.
     pub fn is_revoked(&self) -> bool {
         self.open.as_ref().is_some_and(|open| open.flag.is_revoked.load(Relaxed))
     }
 
-    /// Why it has to let go, if it was told to. Wakes `waker` when it is told so.
+    /// Returns an error if the account was revoked; otherwise `waker` is woken when it is.
     #[inline]
     pub fn check(&self, waker: &Waker) -> Result<(), MemoryRefused> {
         let Some(open) = &self.open else { return Ok(()) };
@@ -215,7 +215,7 @@ impl Account {
 }
 
 impl Open {
-    /// Gives all back.
+    /// Releases everything.
     fn close(self, budget: &MemoryBudget) {
         let mut state = budget.state();
         state.used -= self.counted;
@@ -249,8 +249,8 @@ impl State {
         Open { id, counted: 0, flag }
     }
 
-    /// Whether `extra` bytes are granted to `me`, the account `id`. Those that have to let go for it are
-    /// revoked.
+    /// Returns whether `extra` bytes are granted to `me`, the account `id`. To make room, larger accounts
+    /// are revoked.
     fn make_room(
         &mut self,
         limit: usize,
@@ -263,7 +263,8 @@ impl State {
         loop {
             let wanted = self.used.saturating_add(extra);
             if wanted - self.leaving.min(wanted) <= limit {
-                // What was revoked goes as soon as its line is polled; until then there is some room more.
+                // Revoked accounts are dropped as soon as their lines are polled; until then a quarter
+                // more is granted.
                 return wanted <= most;
             }
             let others = self.holders.iter_mut().filter(|(other, holder)| {
@@ -300,17 +301,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Too much memory was held by all lines together, and this one had to let go of its part.
+/// The memory limit of all lines was reached, and this line had to release its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryRefused {
-    /// What it held, or wanted to.
+    /// What the line held or requested.
     pub held: ByteSize,
-    /// What all may hold together.
+    /// The limit of all lines together.
     pub limit: ByteSize,
 }
 
 impl MemoryRefused {
-    /// The refusal inside an error, if it is one.
+    /// Returns the `MemoryRefused` inside an I/O error, if there is one.
     pub fn in_error(error: &io::Error) -> Option<Self> {
         error.get_ref()?.downcast_ref().copied()
     }
@@ -319,10 +320,7 @@ impl MemoryRefused {
 impl fmt::Display for MemoryRefused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { held, limit } = self;
-        write!(
-            f,
-            "out of memory: the line needed {held} of the {limit} that all lines may hold together"
-        )
+        write!(f, "out of memory: the line needed {held}; all lines together may use {limit}")
     }
 }
 
@@ -366,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_unfinished_message_is_refused_first() {
+    fn largest_incomplete_message_is_refused_first() {
         let budget = budget(10);
         let woken = Arc::new(Count::default());
         let waker = Waker::from(woken.clone());
@@ -376,11 +374,11 @@ mod tests {
         small.set(2 * UNIT).unwrap();
         large.set(4 * UNIT).unwrap();
         large.check(&waker).unwrap();
-        // Full. One that would be the largest itself is refused, and the others stay.
+        // The budget is full. A request that would be the largest is refused, and the others stay.
         let mut largest = budget.account(Holding::Message);
         assert_eq!(largest.set(5 * UNIT).unwrap_err().limit, budget.limit());
         assert!(!large.is_revoked() && budget.refused() == 1);
-        // One that is not has room made for it.
+        // A smaller request is granted by revoking the largest account.
         small.set(3 * UNIT).unwrap();
         assert!(large.is_revoked() && !queue.is_revoked() && budget.refused() == 2);
         assert_eq!(woken.0.load(Relaxed), 1);
@@ -388,12 +386,12 @@ mod tests {
         assert!(large.check(&waker).is_err());
         drop(large);
         assert_eq!(budget.used().bytes(), 7 * UNIT);
-        // A queue is longer than a message is large, and goes only if there is no message.
+        // A queue is larger than any message here, but is revoked only if there is no message.
         let mut other = budget.account(Holding::Queue);
         other.set(4 * UNIT).unwrap();
         assert!(small.is_revoked() && !queue.is_revoked());
         drop((small, largest));
-        assert!(other.set(7 * UNIT).is_err(), "it would be the longest");
+        assert!(other.set(7 * UNIT).is_err(), "it would be the largest queue");
         other.set(6 * UNIT).unwrap();
         drop((queue, other));
         assert_eq!(budget.used().bytes(), 0);
@@ -401,13 +399,13 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_a_quarter_is_granted_beyond_the_limit() {
+    fn at_most_a_quarter_is_granted_beyond_the_limit() {
         let budget = budget(8);
         let mut large: Vec<_> = (0..2).map(|_| budget.account(Holding::Message)).collect();
         for account in &mut large {
             account.set(4 * UNIT).unwrap();
         }
-        // Both have to go for these, and have not gone yet.
+        // To grant these, both large accounts are revoked, but neither has been dropped yet.
         let mut small: Vec<_> = (0..4).map(|_| budget.account(Holding::Message)).collect();
         let granted = small.iter_mut().filter_map(|it| it.set(2 * UNIT).ok()).count();
         assert_eq!(granted, 1);
@@ -417,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_is_there_again() {
+    fn released_memory_can_be_granted_again() {
         let budget = budget(4);
         let mut account = budget.account(Holding::Message);
         for round in 0..100 {

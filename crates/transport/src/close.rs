@@ -13,8 +13,8 @@ use tieline_proto::{EncodeError, FrameError, Truncated};
 
 use crate::{MemoryRefused, TransportError};
 
-/// Why a line ended. It can be cloned and asked for as long as anybody holds the line's
-/// [`Control`](crate::Control).
+/// Why a line ended. It can be cloned, and can be queried as long as a [`Control`](crate::Control) of the
+/// line exists.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -22,35 +22,35 @@ pub enum CloseReason {
     ByUs,
     /// The other side closed, between two messages.
     ByPeer,
-    /// The other side of a WebSocket closed and said why; where it was only done, it is
+    /// The other side of a WebSocket closed and gave a reason. A normal closure is
     /// [`ByPeer`](Self::ByPeer).
     ByPeerBecause(Arc<Close>),
-    /// The other side closed behind a last line without a newline, which was delivered.
+    /// The other side closed after a last line without a newline, which was delivered.
     Unterminated,
-    /// The other side was cut off in the middle of a message, which was not delivered.
+    /// The stream ended in the middle of a message, which was not delivered.
     Truncated(Truncated),
-    /// Something did not happen in time.
+    /// A deadline passed.
     TimedOut,
     /// A write made no progress for too long: the other side has stopped reading.
     Stalled,
-    /// More came in than was handled in time.
+    /// Messages arrived faster than they were handled.
     Overrun,
-    /// All lines together held too much memory, and this one had to let go of its part.
+    /// The memory limit of all lines was reached, and this line had to release its memory.
     NoMemory(MemoryRefused),
     /// The child process has ended.
     ChildExited(Arc<ChildExit>),
-    /// The child process has closed its stdout and goes on without it.
+    /// The child process closed its stdout and is still running.
     StdoutClosed,
-    /// The child process takes no more input: it has closed its stdin, or has ended. What it still
-    /// says arrives, and how it ended is for the receiver to say.
+    /// The child process reads no more input: it has closed its stdin or has ended. Its remaining output
+    /// is still delivered; the receiver returns how it ended.
     StdinClosed,
-    /// The line was lost, and came back to be lost again, too often in too short a time.
+    /// The line was lost and restarted too often in too short a time.
     GivenUp(Arc<GivenUp>),
-    /// The line was lost, and trying again to connect is in vain.
+    /// The line was lost, and reconnecting cannot succeed.
     Unreachable(TransportError),
-    /// A session has ended before both sides had ended it. What was delivered is said.
+    /// A session ended before both sides had closed it. The value contains what was delivered.
     SessionLost(Arc<SessionLost>),
-    /// The program or session was begun anew, and the state of the one before it could not be restored.
+    /// The program or session was restarted, and the state of the previous one could not be restored.
     NotRestored(Arc<NotRestored>),
     /// A message that a session had received could not be passed on, so the session was ended.
     NotPassedOn(Arc<NotPassedOn>),
@@ -61,19 +61,19 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Whether everything went as it should: closed by either side between two messages, or by a
-    /// child that reported success.
+    /// Returns true if nothing went wrong: either side closed between two messages, or a child exited
+    /// successfully.
     pub fn is_clean(&self) -> bool {
         match self {
             Self::ByUs | Self::ByPeer | Self::Unterminated => true,
-            // A page that was left, or a server that goes in good order.
+            // A web page was closed, or a server is shutting down.
             Self::ByPeerBecause(close) => close.code == CloseCode::GOING_AWAY,
             Self::ChildExited(exit) => exit.status.success() && exit.truncated.is_none(),
             _ => false,
         }
     }
 
-    /// How the child process ended, where there was one; of several the last.
+    /// Returns how the child process ended, if there was one; the last one after restarts.
     pub fn child_exit(&self) -> Option<&ChildExit> {
         match self {
             Self::ChildExited(exit) => Some(exit),
@@ -87,34 +87,34 @@ impl CloseReason {
         }
     }
 
-    /// What to do about it, as a sentence for people.
+    /// Returns what to do about it, as a sentence for people.
     pub fn hint(&self) -> Option<&str> {
         Some(match self {
             Self::StdoutClosed => {
-                "a program on a line must keep its stdout open and speak over it alone"
+                "the program must keep its stdout open and send all its messages there"
             }
             Self::StdinClosed => {
-                "look at how the program ends, and send nothing behind its last input"
+                "check why the program exited or closed its stdin; send nothing after its last input"
             }
             Self::NoMemory(_) => {
                 "send smaller messages or fewer at once, or raise the limit (--max-memory)"
             }
-            Self::GivenUp(_) => "mend what its last words complain of, and connect again",
+            Self::GivenUp(_) => "fix what the program reports on stderr, then connect again",
             Self::Unreachable(error) => return error.hint(),
-            Self::NotRestored(_) => "connect again, and begin with the handshake",
+            Self::NotRestored(_) => "connect again and repeat the handshake",
             Self::Stalled => {
-                "find out why it does not read; if it needs longer, raise --stall-timeout, or \
-                 --program-stall-timeout for a program"
+                "find out why it has stopped reading; if it only needs more time, raise \
+                 --stall-timeout, or --program-stall-timeout for a program"
             }
             Self::SessionLost(lost) if matches!(lost.cause, LostBy::Undeliverable { .. }) => {
-                "look for what ends the connections, such as a proxy's limit on size or time; send \
+                "check what ends the connections, such as a proxy's size or time limit, or send \
                  shorter messages"
             }
             Self::NotPassedOn(_) => {
                 "send only JSON, or use an endpoint with length-prefix+ for other data"
             }
             Self::SessionLost(_) => {
-                "send again what was not acknowledged, if having it twice does no harm"
+                "send unacknowledged messages again if receiving them twice does no harm"
             }
             _ => return None,
         })
@@ -128,16 +128,18 @@ impl fmt::Display for CloseReason {
             Self::ByPeer => f.write_str("closed by the other side"),
             Self::ByPeerBecause(close) => write!(f, "closed by the other side with {close}"),
             Self::Unterminated => {
-                f.write_str("closed by the other side, behind a last line that is unterminated")
+                f.write_str("closed by the other side after an unterminated last line")
             }
             Self::Truncated(truncated) => write!(f, "cut off: {truncated}"),
             Self::TimedOut => f.write_str("timed out"),
             Self::Stalled => f.write_str("stalled: the other side has stopped reading"),
-            Self::Overrun => f.write_str("overrun: more came in than was handled in time"),
+            Self::Overrun => f.write_str("overrun: messages arrived faster than they were handled"),
             Self::NoMemory(refused) => refused.fmt(f),
             Self::ChildExited(exit) => exit.fmt(f),
-            Self::StdoutClosed => f.write_str("the child has closed its stdout and goes on"),
-            Self::StdinClosed => f.write_str("the child takes no more input"),
+            Self::StdoutClosed => {
+                f.write_str("the child process closed its stdout and is still running")
+            }
+            Self::StdinClosed => f.write_str("the child process reads no more input"),
             Self::GivenUp(given_up) => given_up.fmt(f),
             Self::Unreachable(error) => error.fmt(f),
             Self::SessionLost(lost) => lost.fmt(f),
@@ -167,22 +169,22 @@ impl From<MemoryRefused> for CloseReason {
 /// A line that was lost too often.
 #[derive(Clone, Debug)]
 pub struct GivenUp {
-    /// How often it had come back in all.
+    /// How often it was restarted in all.
     pub restarts: u64,
-    /// Why it was lost for the last time.
+    /// Why it was lost the last time.
     pub last: CloseReason,
 }
 
 impl fmt::Display for GivenUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "given up after {} restarts: {}", self.restarts, self.last)
+        write!(f, "gave up after {} restarts: {}", self.restarts, self.last)
     }
 }
 
-/// A new program or session that could not take the place of the one before it.
+/// A program or session whose state could not be restored after a restart.
 #[derive(Clone, Debug)]
 pub struct NotRestored {
-    /// Why the one before it was lost.
+    /// Why the previous one was lost.
     pub cause: CloseReason,
     /// Why its state could not be restored.
     pub problem: String,
@@ -191,19 +193,22 @@ pub struct NotRestored {
 impl fmt::Display for NotRestored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cause, problem } = self;
-        write!(f, "the program was replaced by a new one, which cannot go on: {problem}; {cause}")
+        write!(
+            f,
+            "the program was restarted, but its state could not be restored: {problem}; {cause}"
+        )
     }
 }
 
-/// A session that ended before both sides had ended it.
+/// A session that ended before both sides had closed it.
 #[derive(Clone, Debug)]
 pub struct SessionLost {
-    /// What the other side is known to have taken over. What was sent behind that may have arrived or
-    /// not, and is not sent again.
+    /// What the other side acknowledged. Later messages may or may not have arrived, and are not sent
+    /// again.
     pub delivered: Delivered,
-    /// Which of its connections was the last.
+    /// The number of its last connection.
     pub epoch: u64,
-    /// Why.
+    /// Why it was lost.
     pub cause: LostBy,
 }
 
@@ -211,25 +216,25 @@ pub struct SessionLost {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LostBy {
-    /// The other side refused to resume it: with its own words, if it had any.
+    /// The other side refused to resume it. The text is the other side's explanation, or empty.
     Refused(Refusal, String),
-    /// The other side broke its protocol.
+    /// The other side violated the session protocol.
     Violation(Violation),
-    /// The other side has ended it, in these words; without any if it went while something was still
-    /// on its way to it.
+    /// The other side ended it. The text is its explanation; it is empty if the other side closed while
+    /// messages to it were still in flight.
     Farewell(String),
-    /// Nobody has resumed it in so long.
+    /// It was not resumed within this time.
     Expired(Duration),
-    /// Its line ended so that no other is sought.
+    /// Its connection ended for a reason that rules out another one.
     Line(CloseReason),
-    /// A message of so many bytes did not get through: so many connections, one after the other, were lost
-    /// before the other side had it, and nothing else moved the session on meanwhile.
+    /// A message could not be delivered: this many connections in a row were lost before the other side
+    /// acknowledged it, and the session made no other progress in between.
     Undeliverable {
-        /// The length of the message.
+        /// The length of the message in bytes.
         bytes: usize,
-        /// How many connections it was sent over.
+        /// The number of connections it was sent over.
         tries: u32,
-        /// How the last of them ended, if that is known.
+        /// How the last of them ended, if known.
         last: Option<CloseReason>,
     },
 }
@@ -244,18 +249,22 @@ impl fmt::Display for SessionLost {
                 write!(f, "the session was not resumed: {refusal} (\"{}\")", text.escape_debug())?;
             }
             LostBy::Violation(violation) => {
-                write!(f, "the other side broke the session's protocol: {violation}")?;
+                write!(f, "the other side violated the session protocol: {violation}")?;
             }
             LostBy::Farewell(text) if text.is_empty() => {
-                f.write_str("the other side has ended the session")?;
+                f.write_str("the other side ended the session")?;
             }
             LostBy::Farewell(text) => {
-                write!(f, "the other side has ended the session: {}", text.escape_debug())?;
+                write!(f, "the other side ended the session: {}", text.escape_debug())?;
             }
-            LostBy::Expired(limit) => write!(f, "nobody resumed the session in {limit:?}")?,
-            LostBy::Line(reason) => write!(f, "the session has lost its line for good: {reason}")?,
+            LostBy::Expired(limit) => {
+                write!(f, "the session was not resumed within {limit:?}")?;
+            }
+            LostBy::Line(reason) => {
+                write!(f, "the session lost its connection and cannot reconnect: {reason}")?;
+            }
             LostBy::Undeliverable { bytes, tries, last } => {
-                write!(f, "a message of {bytes} bytes did not get through in {tries} tries")?;
+                write!(f, "a message of {bytes} bytes was not delivered in {tries} attempts")?;
                 if let Some(last) = last {
                     write!(f, "; the last connection ended: {last}")?;
                 }
@@ -266,10 +275,10 @@ impl fmt::Display for SessionLost {
     }
 }
 
-/// A message of a session that could not be passed on to where it was going.
+/// A message of a session that could not be passed on.
 #[derive(Clone, Debug)]
 pub struct NotPassedOn {
-    /// Which message of the session it is, as this line counts them; the first is 1.
+    /// The number of the message in the session; the first is 1.
     pub number: u64,
     /// Its length in bytes.
     pub length: usize,
@@ -287,26 +296,26 @@ impl fmt::Display for NotPassedOn {
 /// How a child process ended.
 #[derive(Clone, Debug)]
 pub struct ChildExit {
-    /// What the operating system says.
+    /// The exit status from the operating system.
     pub status: ExitStatus,
-    /// The last of what it wrote to stderr, at most 64 KiB.
+    /// The end of what it wrote to stderr, at most 64 KiB.
     pub stderr_tail: Bytes,
-    /// Its last line had no newline, and was delivered.
+    /// Its last line had no newline and was delivered.
     pub unterminated: bool,
     /// It ended in the middle of a message, which was not delivered.
     pub truncated: Option<Truncated>,
-    /// How many bytes of its input were in the pipe, and not read, when it ended. `None` where the system
-    /// does not say (it does on Linux).
+    /// How many bytes of its input were still in the pipe when it ended. `None` where the system does not
+    /// report it (Linux does).
     pub unread: Option<u64>,
-    /// Somebody else had killed its guardian, and it was killed for that.
+    /// Its guardian was killed from outside, and it was killed for that reason.
     pub guardian_lost: bool,
 }
 
 impl fmt::Display for ChildExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the child ended with {}", self.status)?;
+        write!(f, "the child process ended with {}", self.status)?;
         if self.guardian_lost {
-            f.write_str(", because somebody killed its guardian")?;
+            f.write_str(", because its guardian was killed")?;
         }
         if let Some(truncated) = &self.truncated {
             write!(f, "; {truncated}")?;
@@ -315,13 +324,13 @@ impl fmt::Display for ChildExit {
             write!(f, "; it left {unread} bytes of its input unread")?;
         }
         if let Some(line) = last_line(&self.stderr_tail) {
-            write!(f, "; its last words: {}", line.escape_debug())?;
+            write!(f, "; last line on stderr: {}", line.escape_debug())?;
         }
         Ok(())
     }
 }
 
-/// The last line of stderr that says something, at most 500 bytes of it.
+/// Returns the last non-empty line of stderr, at most 500 bytes of it.
 fn last_line(stderr: &[u8]) -> Option<String> {
     let line = stderr.rsplit(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty())?;
     let line = line.trim_ascii();

@@ -1,4 +1,5 @@
-//! What both halves of a line share, and what outlives them: identity, counts, health, the end.
+//! The state that both halves of a line share and that outlives them: identity, counters, health, close
+//! reason.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,66 +17,66 @@ use crate::{
     PerformanceProfile, Principal, TransportKind,
 };
 
-/// A boxed future, for the object-safe twins of the async traits.
+/// A boxed future, for the object-safe versions of the async traits.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What stands behind a connection's bytes, for those who write a transport.
+/// The process or resource on the other end of a connection's bytes. Custom transports implement it.
 ///
-/// Everything has a default that suits a plain pair of byte streams.
+/// Every method has a default that suits a plain pair of byte streams.
 pub trait Backing: Send + Sync + 'static {
-    /// Whether it is alive, without asking it.
+    /// Returns whether it is alive, without communicating with it.
     fn health(&self) -> Health {
         Health::Up
     }
 
-    /// Completes when it is known how the far side ended, once its stream has. `None`: there is
-    /// nothing to know beyond the end of the stream.
+    /// Completes when it is known how the other side ended, after its stream has. `None` means that
+    /// nothing is known beyond the end of the stream.
     fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
         Box::pin(std::future::ready(None))
     }
 
-    /// Ends what stands behind, politely first. The write half was closed before.
+    /// Stops it gracefully, then by force. The write half was closed before.
     fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
         Box::pin(std::future::ready(None))
     }
 
-    /// Who is on the other end, where that changes.
+    /// Returns the peer's identity, if it can change during the connection.
     fn peer(&self) -> Option<PeerIdentity> {
         None
     }
 
-    /// Who was authenticated on the way in, where somebody was.
+    /// Returns the principal that was authenticated for this connection, if any.
     fn principal(&self) -> Option<Principal> {
         None
     }
 
-    /// The child process that stands behind it, while it runs.
+    /// Returns the id of the child process while it runs.
     fn child(&self) -> Option<u32> {
         None
     }
 
-    /// Whether that process was stopped by a signal, as SIGSTOP does, and does nothing until SIGCONT.
+    /// Returns true if the child process was stopped by a signal such as SIGSTOP, and waits for SIGCONT.
     fn is_stopped(&self) -> bool {
         false
     }
 
-    /// Adds what moved elsewhere than through the connection's own halves.
+    /// Adds traffic that did not pass through the connection's own halves.
     fn count(&self, info: &mut ConnectionInfo) {
         let _ = info;
     }
 
-    /// Ends what stands behind at once. MUST NOT block and MUST NOT need a runtime: it is called
-    /// when the last half of the line is dropped.
+    /// Ends it at once. MUST NOT block and MUST NOT need a runtime: it is called when the last half of the
+    /// line is dropped.
     fn abort(&self) {}
 }
 
-/// Nothing but the bytes.
+/// A connection that consists of nothing but its bytes.
 impl Backing for () {}
 
-/// A handle on a line, apart from its halves: who it is, how it does, and its end.
+/// A handle on a line, independent of its halves: identity, counters, health and close reason.
 ///
-/// It is cheap to clone and keeps nothing alive: when both halves are dropped the line ends,
-/// whoever holds a `Control`.
+/// It is cheap to clone and keeps nothing alive: the line ends when both halves are dropped, even if
+/// `Control`s remain.
 #[derive(Clone)]
 pub struct Control(Arc<Shared>);
 
@@ -89,33 +90,33 @@ struct Shared {
     slow: SlowLog,
     closed_by_us: AtomicBool,
     reason: OnceLock<CloseReason>,
-    /// How the bytes are cut into messages, once a channel has been made of the connection.
+    /// The framing, once a channel was made of the connection.
     framing: OnceLock<FramingKind>,
-    /// What the other side is told of why this one closes.
+    /// The reason to report to the other side when this side closes.
     farewell: OnceLock<CloseReason>,
-    /// The receiver, while it waits for bytes.
+    /// The waker of the receiver while it waits for bytes.
     receiver: Mutex<Option<Waker>>,
     backing: Arc<dyn Backing>,
 }
 
-/// What a transport knows of a connection that it just made.
+/// What a transport knows about a new connection.
 pub struct ControlBuilder {
     /// The transport.
     pub kind: TransportKind,
-    /// Where it leads, or on which listener it came in.
+    /// The endpoint it connected to, or the listener's endpoint.
     pub endpoint: Endpoint,
-    /// Who is on the other end.
+    /// The peer's identity.
     pub peer: Option<PeerIdentity>,
     /// What the connection can do.
     pub capabilities: Capabilities,
-    /// What it is expected to do.
+    /// The transport's expected performance.
     pub profile: PerformanceProfile,
-    /// What stands behind it.
+    /// The process or resource on the other end.
     pub backing: Arc<dyn Backing>,
 }
 
 impl ControlBuilder {
-    /// The handle; the connection's time begins now.
+    /// Builds the handle; the connection's age counts from now.
     pub fn build(self) -> Control {
         let Self { kind, endpoint, peer, capabilities, profile, backing } = self;
         let slow = SlowLog::new(&endpoint);
@@ -138,7 +139,7 @@ impl ControlBuilder {
 }
 
 impl Control {
-    /// A snapshot of what is known.
+    /// Returns a snapshot of the line's state and counters.
     pub fn info(&self) -> ConnectionInfo {
         let meter = &self.0.meter;
         let mut info = ConnectionInfo {
@@ -159,105 +160,104 @@ impl Control {
         info
     }
 
-    /// Where the line leads, or on which listener it came in.
+    /// Returns the endpoint it connected to, or the listener's endpoint.
     pub fn endpoint(&self) -> &Endpoint {
         &self.0.endpoint
     }
 
-    /// Who is on the other end.
+    /// Returns the peer's identity.
     pub fn peer(&self) -> Option<PeerIdentity> {
         self.0.peer.or_else(|| self.0.backing.peer())
     }
 
-    /// Who was authenticated on the way in, by more than what the operating system says of the
-    /// [peer](Self::peer); `None` where nobody was.
+    /// Returns the principal that was authenticated by more than the operating system's
+    /// [peer identity](Self::peer), such as a token; `None` without such authentication.
     pub fn principal(&self) -> Option<Principal> {
         self.0.backing.principal()
     }
 
-    /// Whether the [child](Self::child) was stopped by a signal, as SIGSTOP does, and does nothing until
-    /// SIGCONT. It is known of a child that a [guardian](crate::Guardian) holds.
+    /// Returns true if the [child](Self::child) was stopped by a signal such as SIGSTOP, and waits for
+    /// SIGCONT. This is only known of a child with a [guardian](crate::Guardian).
     pub fn is_child_stopped(&self) -> bool {
         self.0.backing.is_stopped()
     }
 
-    /// The number of the child process that stands behind the line, while it runs: for people to
-    /// read. It may be another's a moment later, so it must not be signalled.
+    /// Returns the id of the line's child process while it runs, for display only. The system may reuse
+    /// the id at any time, so never send a signal to it.
     pub fn child(&self) -> Option<u32> {
         self.0.backing.child()
     }
 
-    /// What the line can do.
+    /// Returns what the line can do.
     pub fn capabilities(&self) -> Capabilities {
         self.0.capabilities
     }
 
-    /// The kind of the transport.
+    /// Returns the kind of the transport.
     pub fn kind(&self) -> TransportKind {
         self.0.kind
     }
 
-    /// The framing that cuts the line's bytes into messages; `None` for lines that carry messages
-    /// natively, such as WebSockets and sessions, and for framings that no endpoint names.
+    /// Returns the framing that cuts the line's bytes into messages; `None` for lines that carry messages
+    /// natively, such as WebSockets and sessions, and for custom framings.
     pub fn framing(&self) -> Option<FramingKind> {
         self.0.framing.get().copied()
     }
 
-    /// Records the line's [framing](Self::framing). The first one stays. For those who write a channel of
-    /// their own.
+    /// Records the line's [framing](Self::framing). Only the first call has an effect. For custom channels.
     pub fn set_framing(&self, framing: FramingKind) {
         let _ = self.0.framing.set(framing);
     }
 
-    /// What the transport is expected to do.
+    /// Returns the transport's expected performance.
     pub fn profile(&self) -> PerformanceProfile {
         self.0.profile
     }
 
-    /// Whether it is alive, as far as can be told without asking the far side.
+    /// Returns whether the other side is alive, as far as is known without communicating with it.
     pub fn health(&self) -> Health {
         if self.0.reason.get().is_some() { Health::Down } else { self.0.backing.health() }
     }
 
-    /// Why the line ended; `None` as long as it has not, or nobody has noticed.
+    /// Returns why the line ended; `None` while it has not, or its end has not been noticed yet.
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.0.reason.get().cloned()
     }
 
-    /// Completes when it is known how the far side ended, once its stream has ([`Backing::ended`]):
-    /// for a transport that stands on another.
+    /// Completes when it is known how the other side ended, after its stream has ([`Backing::ended`]). For
+    /// transports on top of another one.
     pub fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
         self.0.backing.ended()
     }
 
-    /// Ends what stands behind the line, in stages, and says why the line ended. Close the
+    /// Stops the child process in stages and returns why the line ended. Close the
     /// [`Sender`](crate::Sender) first: the stages begin with the end of the child's input.
     ///
-    /// For anything but a child process there is nothing to end and this returns at once.
+    /// Without a child process there is nothing to stop and this returns at once.
     ///
-    /// A child that closes its stdout and goes on ends the stream without an exit status. Where that was all
-    /// that was known, this returns the status.
+    /// If a child closes its stdout and continues to run, the stream ends without an exit status. If
+    /// nothing more was known before, this returns the status.
     ///
-    /// Dropping the future leaves the stages where they are; dropping the halves ends the line.
+    /// Dropping the future does not undo the stages so far; dropping both halves ends the line.
     pub async fn stop(&self) -> CloseReason {
         self.0.closed_by_us.store(true, Ordering::Relaxed);
         let exit = self.0.backing.stop().await;
         let Some(exit) = exit else { return self.end(CloseReason::ByUs) };
         let exit = CloseReason::ChildExited(Arc::new(exit));
         match self.end(exit.clone()) {
-            // Its stdout had ended before it did, and nothing more was known then.
+            // Its stdout had ended earlier, and nothing more was known at that time.
             CloseReason::ByUs | CloseReason::StdoutClosed | CloseReason::Unterminated => exit,
             known => known,
         }
     }
 
-    /// Ends what stands behind the line at once.
+    /// Aborts the line's [`Backing`] at once, for example by killing the child process.
     pub fn abort(&self) {
         self.0.closed_by_us.store(true, Ordering::Relaxed);
         self.0.backing.abort();
     }
 
-    /// Ends the line because the far side has stopped reading, and lets the receiver know.
+    /// Ends the line because the other side has stopped reading, and wakes the receiver.
     pub(crate) fn stalled(&self) -> CloseReason {
         let reason = self.end(CloseReason::Stalled);
         self.abort();
@@ -268,8 +268,8 @@ impl Control {
         reason
     }
 
-    /// Ready when the line has [stalled](Self::stalled). `registered` is the receiver's waker that
-    /// is known here already.
+    /// Ready once the line has [stalled](Self::stalled). `registered` is the receiver's waker that was
+    /// registered by the previous call.
     pub(crate) fn poll_stalled(
         &self,
         cx: &mut Context<'_>,
@@ -279,7 +279,7 @@ impl Control {
             *registered = Some(cx.waker().clone());
             *self.receiver() = registered.clone();
         }
-        // It stalls first and wakes then, so this is not missed.
+        // The stall sets the reason before it wakes, so it cannot be missed.
         match self.0.reason.get() {
             Some(reason @ CloseReason::Stalled) => Poll::Ready(reason.clone()),
             _ => Poll::Pending,
@@ -290,20 +290,20 @@ impl Control {
         self.0.receiver.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Notes why the line ended, and says which reason it is: the first stays. For those who write a
-    /// channel of their own.
+    /// Records why the line ended and returns the recorded reason: the first one stays. For custom
+    /// channels.
     pub fn end(&self, reason: CloseReason) -> CloseReason {
         self.0.reason.get_or_init(|| reason).clone()
     }
 
-    /// Notes what the other side is to be told when this one closes, where the line has words for it, as
-    /// a WebSocket has close codes. It ends nothing; the first reason stays.
+    /// Sets the reason to report to the other side when this side closes, for lines that can carry one,
+    /// such as WebSockets with their close codes. It ends nothing; the first reason stays.
     pub fn say_at_close(&self, reason: CloseReason) {
         let _ = self.0.farewell.set(reason);
     }
 
-    /// What [was noted](Self::say_at_close) for the other side, or why the line ended. For those who write
-    /// a channel of their own.
+    /// Returns the reason to report to the other side ([`say_at_close`](Self::say_at_close)), or why the
+    /// line ended. For custom channels.
     pub fn farewell(&self) -> Option<CloseReason> {
         self.0.farewell.get().cloned().or_else(|| self.close_reason())
     }
@@ -312,18 +312,18 @@ impl Control {
         self.0.closed_by_us.store(true, Ordering::Relaxed);
     }
 
-    /// A clean end of the stream: whose doing was it?
+    /// Returns the reason for a clean end of the stream.
     pub(crate) fn clean_end(&self) -> CloseReason {
         let by_us = self.0.closed_by_us.load(Ordering::Relaxed);
         match self.is_child() {
             _ if by_us => CloseReason::ByUs,
-            // It would have been waited for in vain, had it not gone on.
+            // The exit status was awaited before, so the child is still running.
             true => CloseReason::StdoutClosed,
             false => CloseReason::ByPeer,
         }
     }
 
-    /// What is on the other end is a child process.
+    /// Returns true if a child process is on the other end.
     pub(crate) fn is_child(&self) -> bool {
         self.0.kind == TransportKind::PROCESS
     }
@@ -349,7 +349,7 @@ impl std::fmt::Debug for Control {
     }
 }
 
-/// Held by both halves: the line ends with the last of them.
+/// Held by both halves: the line ends when the last of them is dropped.
 #[derive(Debug)]
 pub(crate) struct Lifeline(Control);
 

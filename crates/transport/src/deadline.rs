@@ -1,14 +1,14 @@
-//! Moments to come.
+//! Deadlines.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Longer than anything runs.
+/// Thirty years, which is longer than any process runs.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-/// The moment that is so far from now. A time that no clock can hold counts as thirty years, as it does for
-/// tokio's timers.
+/// Returns the instant `wait` from now. If the clock cannot represent it, returns thirty years from now,
+/// as tokio's timers do.
 pub fn from_now(wait: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(wait).unwrap_or_else(|| now + FOR_EVER)
@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn for_ever_is_a_moment_too() {
+    fn maximum_wait_is_a_valid_instant() {
         let now = Instant::now();
         assert!(from_now(Duration::MAX) >= now + FOR_EVER);
         assert!(from_now(Duration::ZERO) < now + FOR_EVER);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Opens a file that holds a secret, and warns if another user can read or change it.
 ///
-/// On Windows nothing is checked: there, a folder's access list decides.
+/// On Windows nothing is checked: there, the folder's access list decides.
 ///
 /// # Errors
 /// The file cannot be opened.
@@ -16,9 +16,10 @@ pub fn open_secret(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Logs a warning if users other than the file's owner can read or change it, or if it is another user's.
+/// Logs a warning if users other than the file's owner can read or change it, or if it belongs to another
+/// user.
 ///
-/// A group that can read is no exposure: keys are often handed to a service in this way.
+/// Read permission for the group is not reported: services often get their keys that way.
 pub fn warn_if_exposed(file: &File, path: &Path) {
     if let Some(problem) = file.metadata().ok().and_then(|metadata| exposure(&metadata)) {
         tracing::warn!("{} {problem}", path.display());
@@ -69,7 +70,7 @@ mod tests {
             let exposed = exposure(&file.as_file().metadata().unwrap());
             assert_eq!(exposed.as_deref(), expected, "{mode:o}");
         }
-        // A device is nobody's secret.
+        // Devices are not checked.
         assert_eq!(exposure(&std::fs::metadata("/dev/null").unwrap()), None);
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(file.path(), Some(65_534), None).unwrap();

@@ -1,4 +1,4 @@
-//! What can be known about a connection while it lives.
+//! Information about a live connection.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,30 +8,30 @@ use tieline_proto::Histogram;
 
 use crate::{Endpoint, PeerIdentity};
 
-/// The kind of a transport, as its scheme names it.
+/// The kind of a transport, named by its scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TransportKind(&'static str);
 
 impl TransportKind {
     /// Unix sockets.
     pub const UNIX: Self = Self("unix");
-    /// A child process on pipes.
+    /// A child process connected by pipes.
     pub const PROCESS: Self = Self("exec");
-    /// Own stdin and stdout.
+    /// The stdin and stdout of this process.
     pub const STDIO: Self = Self("stdio");
     /// Windows named pipes.
     pub const PIPE: Self = Self("pipe");
     /// TCP.
     pub const TCP: Self = Self("tcp");
-    /// Inside this process.
+    /// A line inside this process.
     pub const MEMORY: Self = Self("mem");
 
-    /// The kind of a transport of one's own.
+    /// Returns the kind of a custom transport.
     pub const fn custom(scheme: &'static str) -> Self {
         Self(scheme)
     }
 
-    /// The scheme.
+    /// Returns the scheme.
     pub const fn as_str(self) -> &'static str {
         self.0
     }
@@ -46,25 +46,25 @@ impl fmt::Display for TransportKind {
 /// What a connection can do beyond carrying bytes both ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// One direction can end while the other goes on.
+    /// One direction can end while the other continues.
     pub half_close: bool,
-    /// The operating system says who the peer is.
+    /// The operating system identifies the peer.
     pub peer_identity: bool,
-    /// The far side's disappearance is noticed without writing to it.
+    /// It is noticed without writing when the other side disappears.
     pub notices_hangup: bool,
-    /// Anybody may have made this connection, a web page included: believe nothing before it has
-    /// sent a whole message of the right kind.
+    /// Any program may have made this connection, including a web page: do not trust it before it has sent
+    /// a whole message of the right kind.
     pub unauthenticated: bool,
-    /// The line is a session: a message that was received counts as delivered, so one that cannot be
-    /// passed on has to end the session.
+    /// The line is a session. A received message counts as delivered, so a message that cannot be
+    /// passed on must end the session.
     pub is_session: bool,
 }
 
-/// Whether what stands behind a connection is alive, as far as can be told without asking it.
+/// Whether the other side of a connection is alive, as far as is known without communicating with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Health {
-    /// Nothing speaks against it.
+    /// There is no sign that it has ended.
     Up,
     /// It has ended.
     Down,
@@ -76,69 +76,68 @@ pub enum Health {
 pub struct ConnectionInfo {
     /// The transport.
     pub kind: TransportKind,
-    /// Where it leads, or on which listener it came in.
+    /// The endpoint it connected to, or the listener's endpoint.
     pub endpoint: Endpoint,
-    /// Who is on the other end.
+    /// The peer's identity.
     pub peer: Option<PeerIdentity>,
-    /// When it was made.
+    /// When the connection was made.
     pub since: Instant,
     /// When bytes last moved in either direction.
     pub last_activity: Instant,
-    /// When bytes last came in; when it was made, if none did. A line that stands on others, as a Link
-    /// does, need not know.
+    /// When bytes were last received; when the connection was made, if none were. Lines on top of others,
+    /// such as a Link, may not know it.
     pub last_received: Instant,
-    /// Bytes that came in.
+    /// Bytes received.
     pub bytes_in: u64,
-    /// Bytes that went out.
+    /// Bytes sent.
     pub bytes_out: u64,
-    /// Whole messages that came in.
+    /// Whole messages received.
     pub messages_in: u64,
-    /// Whole messages that were queued to go out.
+    /// Whole messages queued for sending.
     pub messages_out: u64,
     /// Messages that were not delivered, each reported as a fault or refused.
     pub faults: u64,
-    /// How it stands, if it is a session that survives its connections and has not ended.
+    /// The session's state, if this is a session that has not ended.
     pub session: Option<Box<SessionInfo>>,
 }
 
-/// How a session stands.
+/// The state of a session.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// Which connection of all it has, or had last; the first is 1.
+    /// The number of the current or last connection; the first is 1.
     pub epoch: u64,
-    /// It has a connection.
+    /// Whether it has a connection.
     pub is_connected: bool,
-    /// Messages that are kept until the other side has acknowledged them, those that wait to be written
-    /// among them.
+    /// Messages kept until the other side acknowledges them, including those not written yet.
     pub kept_messages: usize,
-    /// How many bytes they have.
+    /// The size of the kept messages in bytes.
     pub kept_bytes: usize,
-    /// Messages that have come and wait for this side's consumer.
+    /// Received messages that wait for this side's consumer.
     pub waiting_messages: usize,
-    /// How long it took until a message was acknowledged, which an outage makes longer: of the first and
-    /// every sixteenth behind it, one at a time.
+    /// The time until a message was acknowledged, outages included. Measured for the first message and
+    /// every sixteenth one after it, one at a time.
     pub latency: Histogram,
 }
 
-/// What moved over several connections.
+/// Counters summed over several connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// Bytes that came in.
+    /// Bytes received.
     pub bytes_in: u64,
-    /// Bytes that went out.
+    /// Bytes sent.
     pub bytes_out: u64,
-    /// Whole messages that came in.
+    /// Whole messages received.
     pub messages_in: u64,
-    /// Whole messages that were queued to go out.
+    /// Whole messages queued for sending.
     pub messages_out: u64,
     /// Messages that were not delivered.
     pub faults: u64,
 }
 
 impl Traffic {
-    /// With what moved over one more.
+    /// Adds the counters of one more connection.
     pub fn add(&mut self, info: &ConnectionInfo) {
         self.bytes_in += info.bytes_in;
         self.bytes_out += info.bytes_out;
@@ -147,7 +146,7 @@ impl Traffic {
         self.faults += info.faults;
     }
 
-    /// The other way round: it is a part of what moved over a connection that stands on others.
+    /// Adds these counters to `info`, for a connection on top of others.
     pub fn add_to(&self, info: &mut ConnectionInfo) {
         info.bytes_in += self.bytes_in;
         info.bytes_out += self.bytes_out;
@@ -157,7 +156,7 @@ impl Traffic {
     }
 }
 
-/// A count to which only one half of a line adds, so that adding needs no locked instruction.
+/// A counter that only one half of a line increments, so that it needs no locked instruction.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
 
@@ -173,7 +172,7 @@ impl Count {
     }
 }
 
-/// Counts what moves. A snapshot need not be of one instant.
+/// The counters of a line. A snapshot need not be of a single instant.
 #[derive(Debug)]
 pub(crate) struct Meter {
     pub(crate) since: Instant,
@@ -183,7 +182,7 @@ pub(crate) struct Meter {
     pub(crate) bytes_out: Count,
     pub(crate) messages_in: Count,
     pub(crate) messages_out: Count,
-    /// Of both halves.
+    /// Incremented by both halves.
     faults: AtomicU64,
 }
 

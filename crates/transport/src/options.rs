@@ -1,4 +1,4 @@
-//! What can be asked for beyond the endpoint's text.
+//! Options beyond the endpoint's text.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,37 +7,36 @@ use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind};
 
 use crate::{ConfigError, Environment, Guardian, MemoryBudget, ProcessAccount};
 
-/// What can be asked for beyond the endpoint's text. The defaults are safe; each transport takes
-/// what concerns it.
+/// Options beyond the endpoint's text. The defaults are safe; each transport uses the ones that concern it.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How the line itself behaves.
+    /// The limits and timeouts of the line.
     pub channel: ChannelConfig,
-    /// What all lines that share this budget may hold in memory together; no bound by default.
+    /// The memory that all lines with this budget may hold together; unlimited by default.
     pub memory: Option<MemoryBudget>,
-    /// The framing where the endpoint names none; `None`: the transport's usual one.
+    /// The framing for endpoints that name none; `None` selects the transport's default.
     pub framing: Option<FramingKind>,
-    /// A listener whose endpoint names no framing, and that carries lines, takes clients that send
-    /// `Content-Length` headers, too, and speaks their framing to them; without it they are refused. No by
-    /// default.
+    /// Whether a listener for lines whose endpoint names no framing also accepts clients that send
+    /// `Content-Length` headers, and uses that framing with them. Otherwise such clients are refused.
+    /// False by default.
     pub detect_content_length: bool,
-    /// Every message must be JSON; one that is not is a fault.
+    /// Whether every message must be JSON; a message that is not is a fault.
     pub json: bool,
     /// How long connecting may take; 5 s by default.
     pub connect_timeout: Duration,
-    /// Users other than our own and root whose processes are accepted on the other end. A Unix socket that is
-    /// listened on lets them connect, too.
+    /// Users, other than our own and root, whose processes are accepted as peers. They can also connect to
+    /// a Unix socket that is listened on.
     pub allow_uids: Vec<u32>,
-    /// The permission bits of a Unix socket that is listened on, like `0o660`. `None`: `0o660` with a
-    /// [`socket_group`](Self::socket_group), `0o666` with [`allow_uids`](Self::allow_uids), otherwise `0o600`.
-    /// Without `allow_uids`, whoever these bits let connect is accepted.
+    /// The permission bits of a Unix socket that is listened on, such as `0o660`. `None`: `0o660` with a
+    /// [`socket_group`](Self::socket_group), `0o666` with [`allow_uids`](Self::allow_uids), otherwise
+    /// `0o600`. Without `allow_uids`, every user that these bits admit is accepted.
     pub socket_mode: Option<u32>,
-    /// The group of a Unix socket that is listened on, by its number; `None`: the system's choice.
+    /// The numeric group id of a Unix socket that is listened on; `None` leaves the choice to the system.
     pub socket_group: Option<u32>,
-    /// Who may connect to a named pipe that is listened on, as a security descriptor in SDDL; `None`:
-    /// our own user alone.
+    /// A security descriptor in SDDL that says who may connect to a named pipe that is listened on; `None`
+    /// admits our own user only.
     pub pipe_security: Option<String>,
-    /// Listening on `tcp:` is allowed, although whoever reaches the port may connect.
+    /// Whether listening on `tcp:` is allowed, although every program that reaches the port can connect.
     pub allow_unauthenticated_tcp: bool,
     /// The working directory of a child process; ours by default.
     pub cwd: Option<PathBuf>,
@@ -45,10 +44,9 @@ pub struct Options {
     pub env: Environment,
     /// How long each stage of stopping a child process may take.
     pub stop: StopTimeouts,
-    /// What stands between us and a child process, so that nothing that comes of it is left; none by
-    /// default.
+    /// The guardian, which ensures that no descendant of a child process survives it; none by default.
     pub guardian: Option<Guardian>,
-    /// Where child processes are counted, and how they ended; nowhere by default.
+    /// Counts child processes and how they ended; none by default.
     pub account: Option<ProcessAccount>,
 }
 
@@ -75,14 +73,14 @@ impl Default for Options {
     }
 }
 
-/// How long each stage of stopping a child process may take before the next begins.
+/// How long each stage of stopping a child process may take before the next one begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopTimeouts {
     /// After the end of its input, before SIGTERM; 2 s by default.
     pub end_of_input: Duration,
     /// After SIGTERM, before SIGKILL; 5 s by default.
     pub terminate: Duration,
-    /// After its end, for what others still hold open of its stdout; 1 s by default.
+    /// After its end, while other processes still hold its stdout open; 1 s by default.
     pub drain: Duration,
 }
 
@@ -96,20 +94,20 @@ impl Default for StopTimeouts {
     }
 }
 
-/// How a line of messages behaves.
+/// The limits and timeouts of a line of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelConfig {
-    /// The largest message either way; 16 MiB by default.
+    /// The largest message in either direction; 16 MiB by default.
     pub max_message: ByteSize,
-    /// How many encoded bytes may wait before a sender must; 256 KiB by default. An empty queue
-    /// takes one message of any legal size.
+    /// How many encoded bytes can be queued before a sender must wait; 256 KiB by default. An empty queue
+    /// accepts one message of any legal size.
     pub write_queue: ByteSize,
     /// A write that makes no progress for this long ends the line; 10 s by default. Progress is any byte
-    /// that leaves, as the kernel sees it.
+    /// that leaves the kernel.
     pub stall_timeout: Duration,
-    /// The same where a child process is on the other end, which may be at work and read nothing meanwhile;
-    /// 60 s by default. It counts from the first byte that the program reads, where the system tells of
-    /// that (Linux); until then the limit is 10 min, if that is longer.
+    /// The same for a child process, which may be busy and not read for a while; 60 s by default. It
+    /// counts from the first byte that the program reads, where the system reports that (Linux); until
+    /// then the limit is 10 min, if that is longer.
     pub program_stall_timeout: Duration,
 }
 
@@ -125,12 +123,12 @@ impl Default for ChannelConfig {
 }
 
 impl ChannelConfig {
-    /// Refuses values that are out of bounds.
+    /// Checks that all values are within bounds.
     ///
     /// # Errors
     /// The first field that is out of bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        // Above 4 GiB the framings disagree on what they can say.
+        // Above 4 GiB the framings support different lengths.
         let largest = ByteSize::new(u32::MAX as usize);
         if self.max_message.bytes() == 0 || self.max_message > largest {
             return Err(ConfigError { field: "max_message", must: "be between 1 B and 4 GiB - 1" });
@@ -158,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_out_of_bounds_are_refused_by_name() {
+    fn error_names_the_field_out_of_bounds() {
         let good = ChannelConfig::default();
         assert_eq!(good.validate(), Ok(()));
         for (config, field) in [

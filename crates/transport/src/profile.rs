@@ -1,4 +1,4 @@
-//! What a transport is expected to do, and the warning when it does not.
+//! The expected performance of a transport, and a warning when it is missed.
 
 use std::time::{Duration, Instant};
 
@@ -7,29 +7,29 @@ use tieline_proto::ByteSize;
 use crate::Endpoint;
 use crate::throttle::WarnThrottle;
 
-/// What a transport costs on ordinary hardware; the budgets that slow operations are held against.
+/// The cost of a transport on ordinary hardware. Operations that take far longer are logged as slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerformanceProfile {
-    /// To connect.
+    /// The time to connect.
     pub connect: Duration,
-    /// A small message there and back.
+    /// The time for a small message and its response.
     pub round_trip: Duration,
-    /// Bulk, in bytes a second.
+    /// The throughput of large messages, in bytes per second.
     pub throughput: ByteSize,
 }
 
-/// Machines are shared and schedulers late: only what misses its budget this many times is worth a
-/// person's attention.
+/// How many times the expected time an operation may take before it is logged. Shared machines are slow
+/// now and then, and that deserves no attention.
 const PATIENCE: u32 = 1000;
 
 impl PerformanceProfile {
-    /// The longest that connecting may take without a warning.
+    /// Returns the longest that connecting may take without a warning.
     pub fn slow_connect(&self) -> Duration {
         self.connect.saturating_mul(PATIENCE)
     }
 
-    /// The longest that handing `bytes` to the operating system may take without a warning, from
-    /// the first attempt on.
+    /// Returns the longest that handing `bytes` to the operating system may take without a warning,
+    /// counted from the first attempt.
     pub fn slow_write(&self, bytes: usize) -> Duration {
         let seconds = bytes as f64 / self.throughput.bytes().max(1) as f64;
         let transfer = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
@@ -37,7 +37,7 @@ impl PerformanceProfile {
     }
 }
 
-/// Warns of slow operations on an endpoint, with the count of those in between.
+/// Logs slow operations on an endpoint, at most once a minute.
 #[derive(Debug)]
 pub(crate) struct SlowLog(WarnThrottle);
 
@@ -45,11 +45,11 @@ impl SlowLog {
     pub(crate) fn new(endpoint: &Endpoint) -> Self {
         let endpoint = endpoint.clone();
         Self(WarnThrottle::new(move |count| {
-            tracing::warn!(%endpoint, count, "there were more slow operations");
+            tracing::warn!(%endpoint, count, "more slow operations occurred");
         }))
     }
 
-    /// Notes an operation that took `elapsed`; `allowed` is the budget.
+    /// Logs an operation that took `elapsed`, if that is more than `allowed`.
     pub(crate) fn note(
         &self,
         endpoint: &Endpoint,
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_budget_grows_with_what_is_written() {
+    fn allowed_time_grows_with_the_bytes() {
         let profile = PerformanceProfile {
             connect: Duration::from_micros(100),
             round_trip: Duration::from_micros(100),

@@ -1,4 +1,4 @@
-//! What the kernel is asked about a descriptor: to report its readiness, and how much it still holds.
+//! Kernel queries about a descriptor: its readiness, and how many bytes it still holds.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -15,8 +15,8 @@ pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Ow
     registered.map_err(io::Error::from)
 }
 
-/// Returns how many bytes the kernel holds of what was written to `socket`: not acknowledged by the peer
-/// (TCP), or not read by it (Unix sockets, whole buffers at a time). `None` where the kernel does not say.
+/// Returns how many written bytes the kernel still holds for `socket`: not acknowledged by the peer (TCP),
+/// or not read by it (Unix sockets, in whole buffers). `None` where the kernel does not report it.
 #[cfg(target_os = "linux")]
 pub fn unsent(socket: impl AsFd) -> Option<usize> {
     use rustix::ioctl::{Getter, Opcode, ioctl};
@@ -26,19 +26,20 @@ pub fn unsent(socket: impl AsFd) -> Option<usize> {
     usize::try_from(bytes.ok()?).ok()
 }
 
-/// As on Linux. Here a socket is writable again as soon as a little of it was sent, so nobody has to ask.
+/// Always `None`. Here a socket becomes writable as soon as some bytes were sent, so the count is not
+/// needed.
 #[cfg(not(target_os = "linux"))]
 pub fn unsent(_: impl AsFd) -> Option<usize> {
     None
 }
 
-/// Returns how many bytes of what was written to a pipe are not read yet. `None` where the kernel does not say.
+/// Returns how many bytes written to a pipe have not been read. `None` where the kernel does not report it.
 #[cfg(target_os = "linux")]
 pub(crate) fn unread(pipe: impl AsFd) -> Option<usize> {
     usize::try_from(rustix::io::ioctl_fionread(pipe).ok()?).ok()
 }
 
-/// As on Linux.
+/// Always `None`.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn unread(_: impl AsFd) -> Option<usize> {
     None
@@ -54,7 +55,7 @@ mod tests {
 
     use super::*;
 
-    /// Fills `to`; then `from` reads what it holds until the count falls.
+    /// Fills `to`, then reads from `from` until the count falls.
     fn counts_down(
         mut to: impl Write + AsFd,
         mut from: impl Read,
@@ -73,18 +74,18 @@ mod tests {
         while read < written && count(to.as_fd()).unwrap() >= full {
             read += from.read(&mut buffer).unwrap();
         }
-        assert!(read < written, "it fell only when all was read");
+        assert!(read < written, "the count fell only when all bytes were read");
     }
 
     #[test]
-    fn a_unix_socket_tells_what_was_not_read() {
+    fn unix_socket_reports_unread_bytes() {
         let (to, from) = UnixStream::pair().unwrap();
         to.set_nonblocking(true).unwrap();
         counts_down(to, from, |fd| unsent(fd));
     }
 
     #[test]
-    fn a_tcp_socket_tells_what_was_not_acknowledged() {
+    fn tcp_socket_reports_unacknowledged_bytes() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (from, _) = listener.accept().unwrap();
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_tells_what_was_not_read() {
+    fn pipe_reports_unread_bytes() {
         let (from, to) = std::io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&to, true).unwrap();
         counts_down(to, from, |fd| unread(fd));

@@ -1,4 +1,4 @@
-//! From an endpoint's text to a connector or an acceptor.
+//! Creates connectors and acceptors from the text of endpoints.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use crate::{
     TransportError, TransportKind,
 };
 
-/// What a scheme stands for: how to get from an endpoint to messages.
+/// An implementation of a URL scheme: creates connectors and acceptors for its endpoints.
 ///
-/// Every [`Transport`] is one, with the framing that the endpoint or the options name. What carries
-/// messages from birth implements it directly.
+/// Every [`Transport`] is one, with the framing that the endpoint or the options name. Protocols that
+/// carry messages natively implement it directly.
 pub trait Scheme: Send + Sync + 'static {
-    /// A connector for `endpoint`. Does no I/O.
+    /// Returns a connector for `endpoint`. Does no I/O.
     ///
     /// # Errors
-    /// The endpoint or an option does not fit.
+    /// The endpoint or an option is invalid for this scheme.
     fn connector(
         &self,
         endpoint: &Endpoint,
         options: &Options,
     ) -> Result<Box<dyn DynConnector>, TransportError>;
 
-    /// Starts to listen on `endpoint`.
+    /// Starts listening on `endpoint`.
     ///
     /// # Errors
     /// As [`Transport::listen`].
@@ -37,7 +37,8 @@ pub trait Scheme: Send + Sync + 'static {
         options: &'a Options,
     ) -> BoxFuture<'a, Result<Box<dyn DynAcceptor>, TransportError>>;
 
-    /// The bytes below its messages; `None` by default, and for what carries messages from birth.
+    /// Returns the byte-stream transport below the messages; `None`, the default, for protocols that carry
+    /// messages natively.
     fn bytes(&self) -> Option<&dyn DynTransport> {
         None
     }
@@ -101,8 +102,8 @@ impl<T: Transport> Scheme for T {
     }
 }
 
-/// A connector whose errors name the endpoint as it was written, with what stands in front of its scheme:
-/// below it, a transport knows the place alone.
+/// A connector whose errors name the endpoint as the user wrote it, including its framing; the transport
+/// below only knows the address.
 struct Named<C>(C, Endpoint);
 
 impl<C: Connector> Connector for Named<C> {
@@ -113,19 +114,19 @@ impl<C: Connector> Connector for Named<C> {
     }
 }
 
-/// The endpoint's own framing, or the one asked for, or the transport's usual one.
+/// Returns the endpoint's own framing, else the one in the options, else the transport's default.
 fn framing_of(kind: TransportKind, endpoint: &Endpoint, options: &Options) -> FramingKind {
     let usual =
         if kind == TransportKind::MEMORY { FramingKind::LengthPrefix } else { FramingKind::Lines };
     endpoint.framing().or(options.framing).unwrap_or(usual)
 }
 
-/// The schemes that endpoints may have. Cheap to clone.
+/// A table of the known schemes. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Registry(Arc<BTreeMap<String, Arc<dyn Scheme>>>);
 
 impl Registry {
-    /// Every transport of this crate, with a name space of its own for `mem:`.
+    /// Creates a registry of every transport in this crate, with its own name space for `mem:`.
     pub fn new() -> Self {
         let mut registry = Self::default();
         registry.register("mem", Memory::default());
@@ -145,15 +146,15 @@ impl Registry {
         registry
     }
 
-    /// Adds a scheme, or replaces it; what was cloned before does not change.
+    /// Adds or replaces a scheme. Earlier clones do not change.
     pub fn register(&mut self, scheme: impl Into<String>, stands_for: impl Scheme) {
         Arc::make_mut(&mut self.0).insert(scheme.into(), Arc::new(stands_for));
     }
 
-    /// A connector for `endpoint`. Does no I/O.
+    /// Returns a connector for `endpoint`. Does no I/O.
     ///
     /// # Errors
-    /// The scheme is unknown, or the endpoint or an option does not fit.
+    /// The scheme is unknown, or the endpoint or an option is invalid for it.
     pub fn connector(
         &self,
         endpoint: &Endpoint,
@@ -163,7 +164,7 @@ impl Registry {
         scheme.connector(endpoint, options).map_err(|error| locate(error, endpoint))
     }
 
-    /// Connects to `endpoint`. Cancel-safe: a dropped attempt leaves nothing behind.
+    /// Connects to `endpoint`. Cancel-safe: a dropped attempt leaves no process, socket or file.
     ///
     /// # Errors
     /// Each cause has its own [`ErrorKind`].
@@ -175,7 +176,7 @@ impl Registry {
         self.connector(endpoint, options)?.connect().await
     }
 
-    /// Starts to listen on `endpoint`.
+    /// Starts listening on `endpoint`.
     ///
     /// # Errors
     /// Each cause has its own [`ErrorKind`].
@@ -189,13 +190,13 @@ impl Registry {
         listening.map_err(|error| locate(error, endpoint))
     }
 
-    /// Connects to the byte stream at `endpoint`; a framing in front says nothing here. Cancel-safe:
-    /// a dropped attempt leaves nothing behind.
+    /// Connects to the byte stream at `endpoint`, ignoring its framing. Cancel-safe: a dropped attempt
+    /// leaves no process, socket or file.
     ///
     /// # Errors
     /// Each cause has its own [`ErrorKind`];
-    /// [`UnsupportedOperation`](ErrorKind::UnsupportedOperation) where messages do not go as a stream
-    /// of bytes.
+    /// [`UnsupportedOperation`](ErrorKind::UnsupportedOperation) if the scheme carries messages rather
+    /// than bytes.
     pub async fn connect_bytes(
         &self,
         endpoint: &Endpoint,
@@ -205,7 +206,7 @@ impl Registry {
         connected.map_err(|error| locate(error, endpoint))
     }
 
-    /// Starts to listen for byte streams on `endpoint`; a framing in front says nothing here.
+    /// Starts listening for byte streams on `endpoint`, ignoring its framing.
     ///
     /// # Errors
     /// As [`Registry::connect_bytes`].
@@ -226,7 +227,7 @@ impl Registry {
         self.scheme(endpoint, operation)?.bytes().ok_or_else(|| {
             TransportError::new(ErrorKind::UnsupportedOperation, operation)
                 .at(endpoint)
-                .with_hint("it carries messages, which are no stream of bytes")
+                .with_hint("this endpoint carries messages, not a byte stream")
         })
     }
 
@@ -237,7 +238,8 @@ impl Registry {
     ) -> Result<&dyn Scheme, TransportError> {
         let name = endpoint.scheme();
         if endpoint.is_resumable() {
-            let hint = "use connector or listen of tieline_link, which speak the session protocol";
+            let hint =
+                "use tieline_link's connector or listen, which implement the session protocol";
             let error = TransportError::new(ErrorKind::UnsupportedOperation, operation);
             return Err(error.at(endpoint).with_hint(hint));
         }
@@ -257,10 +259,10 @@ impl Registry {
     }
 }
 
-/// What exists on another operating system, and what to use on this one.
+/// Returns what to use instead of a scheme that exists only on another operating system.
 fn elsewhere(scheme: &str) -> Option<&'static str> {
     match scheme {
-        "unix" if cfg!(not(unix)) => Some("there are no Unix sockets here; use pipe:"),
+        "unix" if cfg!(not(unix)) => Some("Unix sockets are not supported here; use pipe:"),
         _ => None,
     }
 }
@@ -269,7 +271,7 @@ fn locate(error: TransportError, endpoint: &Endpoint) -> TransportError {
     if error.endpoint().is_some() { error } else { error.at(endpoint) }
 }
 
-/// A transport was registered for a scheme whose endpoints it does not understand.
+/// Returns the error for a transport that was registered for a scheme it does not implement.
 pub(crate) fn foreign(endpoint: &Endpoint) -> TransportError {
     let problem = format!("`{}:` is not an endpoint of this transport", endpoint.scheme());
     TransportError::new(ErrorKind::InvalidEndpoint { problem }, Operation::Configure).at(endpoint)
@@ -280,7 +282,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// It carries messages from birth.
+    /// A scheme that carries messages natively.
     struct Telegraph;
 
     impl Scheme for Telegraph {
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_are_reached_as_messages_are_by_the_endpoints_text() {
+    async fn bytes_ignore_the_framing() {
         let (registry, options) = (Registry::new(), Options::default());
         let endpoint: Endpoint = "content-length+mem:door".parse().unwrap();
         let mut listener = registry.listen_bytes(&endpoint, &options).await.unwrap();
@@ -316,14 +318,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_carries_messages_from_birth_has_no_bytes() {
+    async fn message_scheme_has_no_bytes() {
         let mut registry = Registry::new();
         registry.register("telegraph", Telegraph);
         let (endpoint, options) = ("telegraph:here".parse().unwrap(), Options::default());
-        let Err(error) = registry.connect_bytes(&endpoint, &options).await else { panic!("how?") };
+        let Err(error) = registry.connect_bytes(&endpoint, &options).await else {
+            panic!("connected to a message scheme")
+        };
         assert!(matches!(error.kind(), ErrorKind::UnsupportedOperation), "{error}");
         assert_eq!(error.endpoint(), Some(&endpoint));
-        let Err(error) = registry.listen_bytes(&endpoint, &options).await else { panic!("how?") };
+        let Err(error) = registry.listen_bytes(&endpoint, &options).await else {
+            panic!("listening on a message scheme")
+        };
         assert!(matches!(error.kind(), ErrorKind::UnsupportedOperation), "{error}");
     }
 }

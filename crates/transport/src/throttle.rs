@@ -1,4 +1,4 @@
-//! One warning a minute, however often there is something to warn of.
+//! A rate limit for warnings: one a minute.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-/// At most one warning in this time.
+/// The minimum time between two warnings.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Says whether it is time for a warning: at most one a minute, which tells how many were suppressed in
-/// between.
+/// Limits a warning to one a minute. Each warning can contain how many were suppressed since the last one.
 ///
-/// Every suppressed warning is accounted for in the end. When no other follows, the count is given to the
-/// closure of [`new`](Self::new): at the end of the minute where there is a runtime, and otherwise when
+/// Every suppressed warning is counted in the end. If no other warning follows, the count is passed to the
+/// closure given to [`new`](Self::new): at the end of the minute if there is a runtime, otherwise when
 /// this is dropped.
 pub struct WarnThrottle(Arc<Shared>);
 
@@ -27,24 +26,24 @@ struct Shared {
 struct Since {
     warned: Option<Instant>,
     suppressed: u64,
-    /// Runs while something is suppressed.
+    /// The timer, while the count of suppressed warnings is not zero.
     timer: Option<AbortHandle>,
 }
 
 impl WarnThrottle {
-    /// `summarize` logs how many warnings were suppressed. It is not called with 0.
+    /// Creates a throttle. `summarize` logs how many warnings were suppressed; it is never called with 0.
     pub fn new(summarize: impl Fn(u64) + Send + Sync + 'static) -> Self {
         let summarize = Box::new(summarize);
         Self(Arc::new(Shared { since: Mutex::default(), summarize }))
     }
 
-    /// There is something to warn of: how many warnings were suppressed since the last one, if it is time
-    /// for another; `None`, and counted, if not.
+    /// Call this when there is something to warn about. If it is time for a warning, returns how many were
+    /// suppressed since the last one; otherwise counts this one as suppressed and returns `None`.
     pub fn admit(&self, now: Instant) -> Option<u64> {
         self.admit_many(1, now)
     }
 
-    /// As [`admit`](Self::admit), where one warning stands for so many things.
+    /// As [`admit`](Self::admit), for a warning that stands for `count` events.
     pub fn admit_many(&self, count: u64, now: Instant) -> Option<u64> {
         let mut since = self.0.lock();
         let quiet = since.warned.map_or(Duration::ZERO, |warned| {
@@ -103,7 +102,7 @@ impl Shared {
 }
 
 impl Since {
-    /// The count, which is accounted for from here on.
+    /// Takes the count of suppressed warnings and stops the timer.
     fn take(&mut self) -> u64 {
         if let Some(timer) = self.timer.take() {
             timer.abort();
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_is_one_warning_a_minute() {
+    fn warns_once_a_minute() {
         let (log, announced) = sparing();
         let start = Instant::now();
         assert_eq!(log.admit(start), Some(0));
@@ -135,11 +134,11 @@ mod tests {
         assert_eq!(log.admit(start + QUIET), Some(59));
         assert_eq!(log.admit(start + QUIET * 2), Some(0));
         drop(log);
-        assert_eq!(*announced.lock().unwrap(), [0; 0], "all were told with a warning");
+        assert_eq!(*announced.lock().unwrap(), [0; 0], "all were reported with a warning");
     }
 
     #[test]
-    fn what_was_suppressed_at_last_is_announced_when_it_is_dropped() {
+    fn drop_announces_suppressed_warnings() {
         let (log, announced) = sparing();
         let now = Instant::now();
         assert_eq!(log.admit(now), Some(0));
@@ -150,14 +149,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_suppressed_is_announced_after_a_minute_although_nothing_follows() {
+    async fn timer_announces_suppressed_warnings_after_a_minute() {
         let (log, announced) = sparing();
         let now = Instant::now();
         assert_eq!(log.admit(now), Some(0));
         assert_eq!(log.admit(now), None);
         assert_eq!(log.admit(now), None);
         assert_eq!(*announced.lock().unwrap(), [0; 0]);
-        // The clock is paused: it moves on when nothing else is to be done.
+        // The clock is paused and advances when all tasks are idle.
         tokio::time::sleep(QUIET * 2).await;
         assert_eq!(*announced.lock().unwrap(), [2]);
         drop(log);

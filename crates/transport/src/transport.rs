@@ -1,4 +1,4 @@
-//! Level one: how to get to byte streams. What connects and what listens.
+//! The transport layer: connects to and listens for byte streams.
 
 use std::future::Future;
 
@@ -7,37 +7,37 @@ use crate::{
     TransportError, TransportKind,
 };
 
-/// How to connect to and listen on one kind of byte-stream endpoint.
+/// A kind of byte-stream endpoint: how to connect to it and listen on it.
 ///
-/// Implementing this and registering the scheme ([`Registry::register`](crate::Registry::register))
-/// is all that a transport of one's own needs; `examples/custom_transport.rs` is one.
+/// A custom transport implements this trait and registers its scheme
+/// ([`Registry::register`](crate::Registry::register)); see `examples/custom_transport`.
 pub trait Transport: Clone + Send + Sync + 'static {
-    /// What connecting and listening need to know.
+    /// The configuration for connecting and listening.
     type Config: TransportConfig;
-    /// What connecting and accepting yield.
+    /// The type of connections.
     type Connection: Connection;
-    /// What listening yields.
+    /// The type of listeners.
     type Listener: Listener<Connection = Self::Connection>;
 
-    /// The kind, which is also the scheme.
+    /// Returns the kind, which is also the scheme.
     fn kind(&self) -> TransportKind;
 
-    /// What is expected of it.
+    /// Returns the expected performance.
     fn profile(&self) -> PerformanceProfile;
 
-    /// The configuration that an endpoint's text and the options amount to.
+    /// Creates the configuration for an endpoint and options.
     ///
     /// # Errors
-    /// The endpoint is not one of this transport, or a value is out of bounds.
+    /// The endpoint does not belong to this transport, or a value is out of bounds.
     fn config(
         &self,
         endpoint: &Endpoint,
         options: &Options,
     ) -> Result<Self::Config, TransportError>;
 
-    /// Connects. Validates the configuration before any I/O.
+    /// Validates the configuration, then connects.
     ///
-    /// Cancel-safe: a dropped attempt leaves nothing behind.
+    /// Cancel-safe: a dropped attempt leaves no process, socket or file.
     ///
     /// # Errors
     /// Each cause has its own [`ErrorKind`](crate::ErrorKind).
@@ -46,11 +46,11 @@ pub trait Transport: Clone + Send + Sync + 'static {
         config: &Self::Config,
     ) -> impl Future<Output = Result<Self::Connection, TransportError>> + Send;
 
-    /// Starts to listen. Validates the configuration before any I/O.
+    /// Validates the configuration, then starts listening.
     ///
     /// # Errors
     /// Each cause has its own [`ErrorKind`](crate::ErrorKind);
-    /// [`UnsupportedOperation`](crate::ErrorKind::UnsupportedOperation) where a transport cannot.
+    /// [`UnsupportedOperation`](crate::ErrorKind::UnsupportedOperation) if the transport can only connect.
     fn listen(
         &self,
         config: &Self::Config,
@@ -59,45 +59,45 @@ pub trait Transport: Clone + Send + Sync + 'static {
 
 /// A transport's configuration.
 pub trait TransportConfig: Clone + Send + Sync + 'static {
-    /// Refuses values that are out of bounds, naming the field. Does no I/O.
+    /// Checks that all values are within bounds. Does no I/O.
     ///
     /// # Errors
     /// The first field that is out of bounds.
     fn validate(&self) -> Result<(), ConfigError>;
 }
 
-/// Yields the connections that come in. Dropping it stops listening and removes what it made.
+/// Accepts incoming connections. Dropping it stops listening and removes the files it created.
 pub trait Listener: Send + 'static {
-    /// What comes in.
+    /// The type of connections.
     type Connection: Connection;
 
     /// Waits for the next connection. Cancel-safe.
     ///
     /// # Errors
-    /// One that [is retryable](TransportError::is_retryable) concerns the moment, not the listener:
-    /// wait a little and accept again.
+    /// After a [retryable](TransportError::is_retryable) error the listener still works: wait a little and
+    /// accept again.
     fn accept(&mut self) -> impl Future<Output = Result<Self::Connection, TransportError>> + Send;
 
-    /// Where it listens.
+    /// Returns the endpoint on which it listens.
     fn endpoint(&self) -> &Endpoint;
 }
 
-/// The object-safe twin of [`Transport`]: any transport, by endpoint text.
+/// The object-safe version of [`Transport`], which takes endpoints instead of configurations.
 pub trait DynTransport: Send + Sync + 'static {
-    /// The kind, which is also the scheme.
+    /// Returns the kind, which is also the scheme.
     fn kind(&self) -> TransportKind;
 
-    /// What is expected of it.
+    /// Returns the expected performance.
     fn profile(&self) -> PerformanceProfile;
 
-    /// As [`Transport::connect`], from an endpoint.
+    /// As [`Transport::connect`], with an endpoint.
     fn connect<'a>(
         &'a self,
         endpoint: &'a Endpoint,
         options: &'a Options,
     ) -> BoxFuture<'a, Result<BoxConnection, TransportError>>;
 
-    /// As [`Transport::listen`], from an endpoint.
+    /// As [`Transport::listen`], with an endpoint.
     fn listen<'a>(
         &'a self,
         endpoint: &'a Endpoint,
@@ -138,12 +138,12 @@ impl<T: Transport> DynTransport for T {
     }
 }
 
-/// The object-safe twin of [`Listener`].
+/// The object-safe version of [`Listener`].
 pub trait DynListener: Send + 'static {
     /// As [`Listener::accept`].
     fn accept(&mut self) -> BoxFuture<'_, Result<BoxConnection, TransportError>>;
 
-    /// Where it listens.
+    /// Returns the endpoint on which it listens.
     fn endpoint(&self) -> &Endpoint;
 }
 
@@ -157,9 +157,9 @@ impl<L: Listener> DynListener for L {
     }
 }
 
-/// The listener of a transport that only connects: there is none.
+/// The listener type of a transport that can only connect. It has no values.
 pub enum NoListener<C> {
-    /// Never made.
+    /// Cannot be constructed.
     #[doc(hidden)]
     Never(std::convert::Infallible, std::marker::PhantomData<fn() -> C>),
 }

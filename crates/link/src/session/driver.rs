@@ -126,9 +126,9 @@ impl Driver {
                     None
                 }
                 LostBy::Violation(violation) => Some(violation.to_string()),
-                LostBy::Undeliverable { bytes, tries, .. } => {
-                    Some(format!("a message of {bytes} bytes did not get through in {tries} tries"))
-                }
+                LostBy::Undeliverable { bytes, tries, .. } => Some(format!(
+                    "a message of {bytes} bytes was not delivered in {tries} attempts"
+                )),
                 LostBy::Line(line @ CloseReason::Protocol(_)) => Some(line.to_string()),
                 _ => None,
             },

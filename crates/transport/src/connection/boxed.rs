@@ -1,4 +1,4 @@
-//! The object-safe twin of a connection.
+//! The object-safe version of a connection.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use super::io::delegate_io;
 use super::{Connection, WriteEnd};
 use crate::Control;
 
-/// A [`Connection`] of any transport.
+/// A [`Connection`] over any transport.
 pub struct BoxConnection {
     read: Box<dyn AsyncRead + Send + Unpin>,
     write: Box<dyn WriteEnd>,
@@ -18,7 +18,7 @@ pub struct BoxConnection {
 }
 
 impl BoxConnection {
-    /// Forgets of which transport the connection is.
+    /// Erases the type of `connection`.
     pub fn new(connection: impl Connection) -> Self {
         let control = connection.control().clone();
         let (read, write) = connection.into_split();

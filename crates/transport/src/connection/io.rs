@@ -1,4 +1,4 @@
-//! A connection made of any two byte streams: it counts, and ends what stands behind it.
+//! A connection made of any two byte streams. It counts bytes and ends the backing when dropped.
 
 use std::io;
 use std::pin::Pin;
@@ -11,16 +11,16 @@ use super::{Connection, WriteEnd};
 use crate::Control;
 use crate::control::Lifeline;
 
-/// A connection over any two byte streams: what the built-in transports yield, and what a
-/// transport of one's own can. It counts bytes, answers for the [`Control`], and ends the backing
-/// when its last half is dropped.
+/// A connection over any two byte streams. The built-in transports yield it, and custom transports can use
+/// it. It counts bytes for its [`Control`], and aborts the [`Backing`](crate::Backing) when its last half
+/// is dropped.
 pub struct IoConnection<R, W> {
     read: ReadHalf<R>,
     write: WriteHalf<W>,
 }
 
 impl<R, W> IoConnection<R, W> {
-    /// A connection that reads from `read` and writes to `write`.
+    /// Creates a connection that reads from `read` and writes to `write`.
     pub fn new(read: R, write: W, control: Control) -> Self {
         let lifeline = Lifeline::new(control.clone());
         Self {
@@ -150,7 +150,7 @@ where
     }
 }
 
-/// Reading and writing of a whole connection are those of its halves.
+/// Implements reading and writing of a whole connection with its halves.
 macro_rules! delegate_io {
     ($type:ty, [$($bounds:tt)*], $read:ident, $write:ident) => {
         impl<$($bounds)*> AsyncRead for $type {

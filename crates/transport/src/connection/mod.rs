@@ -1,4 +1,4 @@
-//! Level one: what a byte stream between two processes is.
+//! The connection layer: byte streams between two processes.
 
 mod boxed;
 mod io;
@@ -15,57 +15,57 @@ pub use io::{IoConnection, ReadHalf, WriteHalf};
 
 use crate::{Capabilities, CloseReason, ConnectionInfo, Control, Health};
 
-/// A byte stream both ways, with identity, health and an end.
+/// A bidirectional byte stream with a peer identity, a health and a close reason.
 ///
 /// Dropping it, or both of its halves, ends it at once.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Where its bytes come in.
+    /// The incoming half.
     type ReadHalf: AsyncRead + Send + Unpin + 'static;
-    /// Where its bytes go out. Shutting it down is the end of input for the far side.
+    /// The outgoing half. Shutting it down ends the other side's input.
     type WriteHalf: WriteEnd;
 
-    /// The handle that outlives the split.
+    /// Returns the handle that outlives the split.
     fn control(&self) -> &Control;
 
-    /// The two directions, each to be used from another task.
+    /// Splits the connection into its two directions, which different tasks can use.
     fn into_split(self) -> (Self::ReadHalf, Self::WriteHalf);
 
-    /// A snapshot of what is known.
+    /// Returns a snapshot of the connection's state and counters.
     fn info(&self) -> ConnectionInfo {
         self.control().info()
     }
 
-    /// What it can do.
+    /// Returns what the connection can do.
     fn capabilities(&self) -> Capabilities {
         self.control().capabilities()
     }
 
-    /// Whether what stands behind it is alive.
+    /// Returns whether the other side is alive.
     fn health(&self) -> Health {
         self.control().health()
     }
 }
 
-/// Where a connection's bytes go out.
+/// The outgoing half of a connection.
 pub trait WriteEnd: AsyncWrite + Send + Unpin + 'static {
-    /// Ready when the far side is gone altogether, so that nothing sent will be read; where that is
-    /// not [noticed](Capabilities::notices_hangup) without writing, never.
+    /// Polls until the other side is gone altogether, so that nothing sent will be read. Never ready where
+    /// that is not [noticed](Capabilities::notices_hangup) without writing.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = cx;
         Poll::Pending
     }
 
-    /// How many bytes were taken and are not handed to the operating system yet: what a flush waits
-    /// for. That it shrinks tells a slow far side from one that has stopped reading.
+    /// Returns how many accepted bytes have not been handed to the operating system yet; a flush waits for
+    /// them. While this shrinks, the other side is slow but has not stopped reading.
     fn unflushed(&self) -> usize {
         0
     }
 
-    /// Returns how many bytes the operating system was given and still holds, because they were not sent or
-    /// not read yet; `None`, the default, where it does not say. This may be a system call.
+    /// Returns how many bytes the operating system still holds because they were not sent or not read yet.
+    /// `None`, the default, where the system does not report it. This may be a system call.
     ///
-    /// That it shrinks is progress although nothing can be written: Linux calls a TCP socket writable only
-    /// when a third of its send buffer, which may be megabytes, is free.
+    /// While this shrinks there is progress, even if nothing can be written: Linux reports a TCP socket as
+    /// writable only when a third of its send buffer, which may be megabytes, is free.
     fn unsent(&self) -> Option<usize> {
         None
     }
@@ -74,12 +74,12 @@ pub trait WriteEnd: AsyncWrite + Send + Unpin + 'static {
 impl<T: AsyncWrite + Send + 'static> WriteEnd for tokio::io::WriteHalf<T> {}
 impl WriteEnd for tokio::io::DuplexStream {}
 
-/// What can be done with any connection.
+/// Async methods for every connection.
 pub trait ConnectionExt: Connection {
     /// Reads up to `buffer.len()` bytes; 0 is the end of the stream. Cancel-safe.
     ///
     /// # Errors
-    /// [`TimedOut`](std::io::ErrorKind::TimedOut) after `limit`; nothing is lost by it.
+    /// [`TimedOut`](std::io::ErrorKind::TimedOut) after `limit`; no bytes are lost.
     fn receive(
         &mut self,
         buffer: &mut [u8],
@@ -102,11 +102,11 @@ pub trait ConnectionExt: Connection {
         }
     }
 
-    /// Ends the stream for the far side, waits for what stands behind it to end, in stages, and
-    /// says why it ended. What still comes in is thrown away.
+    /// Ends the other side's input, stops its process in stages if it is a child, and returns why the
+    /// connection ended. Bytes that still arrive are discarded.
     ///
-    /// What was written before is waited for as long as it goes out; a far side that takes nothing
-    /// of it for 2 s loses it.
+    /// Bytes that were written before are flushed first, for as long as they make progress; if the other
+    /// side reads none of them for 2 s, the rest is lost.
     fn close(self) -> impl Future<Output = CloseReason> + Send
     where
         Self: Sized,
@@ -120,7 +120,7 @@ pub trait ConnectionExt: Connection {
                 drop(write);
                 control.stop().await
             };
-            // A far side that is not read from may not read either.
+            // A peer whose output is not read may stop reading, too.
             let mut sink = tokio::io::sink();
             let drain = async {
                 let _ = tokio::io::copy(&mut read, &mut sink).await;
@@ -131,12 +131,12 @@ pub trait ConnectionExt: Connection {
     }
 }
 
-/// How long closing waits while nothing moves, as long as a child has after the end of its input.
+/// How long closing waits without progress. A child gets the same time after the end of its input.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
 async fn shut_down(write: &mut impl WriteEnd) {
     let mut unflushed = write.unflushed();
-    // A far side that is gone needs no end of input.
+    // If the other side is gone, the shutdown fails, which does no harm.
     while tokio::time::timeout(LAST_WRITE, write.shutdown()).await.is_err() {
         let before = std::mem::replace(&mut unflushed, write.unflushed());
         if unflushed >= before {

@@ -132,7 +132,7 @@ fn a_child_that_kills_its_guardian_is_ended_and_what_it_left_is_adopted() {
                 assert_eq!(message(receiver.recv().await), "up");
                 sender.send("now").await.unwrap();
                 let reason = end(receiver.recv().await);
-                assert!(reason.to_string().contains("somebody killed its guardian"), "{reason}");
+                assert!(reason.to_string().contains("its guardian was killed"), "{reason}");
                 let exit = exit(reason);
                 assert!(exit.guardian_lost);
                 assert_eq!(Exit::from(exit), Exit::signal(9));
