@@ -63,7 +63,7 @@ impl Fixture {
         Ok(Self { name, variable, source, directory, product, build })
     }
 
-    /// Returns the folder of the sources, which users know it by.
+    /// Returns the folder of the sources, which is the name that users know.
     pub(crate) fn source_folder(&self) -> String {
         format!("fixtures/{}", self.name)
     }
@@ -177,7 +177,7 @@ fn hash(source: &Path) -> io::Result<u64> {
     Ok(hasher.finish())
 }
 
-/// Returns the source files in a folder and below, sorted, without manual build products.
+/// Returns the source files in a folder and below, sorted, without the products of manual builds.
 fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {

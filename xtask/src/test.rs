@@ -102,7 +102,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     }
     match failures.is_empty() {
         true => Ok(()),
-        // Repeat all of them here: readers of a long log look at the end.
+        // Repeat all of them here, because readers of a long log start at the end.
         false => Err(failed(format!("failed: {}", failures.join(", ")))),
     }
 }

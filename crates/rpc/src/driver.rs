@@ -74,11 +74,11 @@ struct Stopping {
 /// What to wait for before stopping what is on the other end of the line.
 #[derive(Clone, Copy, PartialEq)]
 enum Ends {
-    /// For nothing.
+    /// Nothing.
     AtOnce,
-    /// Until everything is written, including the end of this direction.
+    /// All data is written, including the end of this direction.
     Flushed,
-    /// Until the other side ends its direction.
+    /// The other side has ended its direction.
     ByTheirEnd,
 }
 

@@ -242,7 +242,7 @@ pub fn client(
 /// Cancel-safe: dropping the future leaves no connection or process behind.
 ///
 /// # Errors
-/// See [`connect`]; it is the first connection that can fail here.
+/// Fails if the first connection fails; see [`connect`].
 pub async fn connect_link(
     endpoint: &str,
     options: &Options,

@@ -20,10 +20,10 @@ fn toucher(asked: &Asked) -> Reply {
 async fn tool_is_used_only_if_allowed() {
     for is_allowed in [false, true] {
         let world = World::new(toucher).await;
-        let (tell, mut asked) = mpsc::unbounded_channel();
+        let (report, mut asked) = mpsc::unbounded_channel();
         let callbacks =
             Callbacks::new().can_use_tool(move |tool| {
-                tell.send(tool).unwrap();
+                report.send(tool).unwrap();
                 async move {
                     if is_allowed { Permission::allow() } else { Permission::deny("not today") }
                 }
@@ -63,9 +63,9 @@ async fn tool_gets_the_input_from_the_callback() {
 #[tokio::test]
 async fn hook_sees_the_tool_and_decides() {
     let world = World::new(toucher).await;
-    let (tell, mut seen) = mpsc::unbounded_channel();
+    let (report, mut seen) = mpsc::unbounded_channel();
     let callbacks = Callbacks::new().hook("PreToolUse", Some("Bash"), move |input| {
-        tell.send(input).unwrap();
+        report.send(input).unwrap();
         let decision = json!({
             "hookEventName": "PreToolUse", "permissionDecision": "allow",
         });
@@ -125,10 +125,10 @@ async fn request_cancelled_by_the_program_is_dropped() {
         }
     }
     let world = World::new(toucher).await;
-    let (tell, mut asked) = mpsc::unbounded_channel();
+    let (report, mut asked) = mpsc::unbounded_channel();
     let callbacks = Callbacks::new().can_use_tool(move |_| {
         let (dropped, is_dropped) = oneshot::channel();
-        tell.send(is_dropped).unwrap();
+        report.send(is_dropped).unwrap();
         let held = Dropped(Some(dropped));
         async move {
             let _held = held;

@@ -15,8 +15,8 @@ use crate::support::within;
 #[tokio::test]
 async fn line_that_is_not_json_costs_only_itself_and_is_counted() {
     let (_directory, options) = scripted(
-        r#"say 'Warning: not JSON'; say ''; say '{"type":"a"}'; say '{"type":'; say '{"type":"b"}'
-        printf '\377\n'; say '{"type":"c"}'"#,
+        r#"write_line 'Warning: not JSON'; write_line ''; write_line '{"type":"a"}'; write_line '{"type":'; write_line '{"type":"b"}'
+        printf '\377\n'; write_line '{"type":"c"}'"#,
     );
     let cli = Cli::connect(&options).await.unwrap();
     let mut messages = cli.messages();
@@ -38,7 +38,8 @@ async fn line_that_is_not_json_costs_only_itself_and_is_counted() {
 
 #[tokio::test]
 async fn unrepresentable_value_costs_only_its_line() {
-    let (_directory, options) = scripted(r#"say '{"type":"a","n":1e999}'; say '{"type":"b"}'"#);
+    let (_directory, options) =
+        scripted(r#"write_line '{"type":"a","n":1e999}'; write_line '{"type":"b"}'"#);
     let (_session, mut inbox) = Session::connect(&options).await.unwrap();
     let first = within("a message", inbox.next()).await.unwrap();
     assert!(matches!(first, Err(Error::Unreadable(_))), "{first:?}");
@@ -49,7 +50,8 @@ async fn unrepresentable_value_costs_only_its_line() {
 
 #[tokio::test]
 async fn keep_alive_is_not_a_message() {
-    let (_directory, options) = scripted(r#"say '{"type":"keep_alive"}'; say '{"type":"a"}'"#);
+    let (_directory, options) =
+        scripted(r#"write_line '{"type":"keep_alive"}'; write_line '{"type":"a"}'"#);
     let (_session, mut inbox) = Session::connect(&options).await.unwrap();
     let first = within("a message", inbox.next()).await.unwrap().unwrap();
     assert_eq!(first, Message::Other(json!({ "type": "a" })));
@@ -71,7 +73,7 @@ async fn unnoticed_failure_does_not_count_as_closed_by_us() {
 #[tokio::test]
 async fn line_sent_in_pieces_is_one_message() {
     let (_directory, options) =
-        scripted(r#"printf '{"ty'; hear; printf 'pe":"whole"'; hear; printf '}\n'"#);
+        scripted(r#"printf '{"ty'; read_line; printf 'pe":"whole"'; read_line; printf '}\n'"#);
     let cli = Cli::connect(&options).await.unwrap();
     let mut messages = cli.messages();
     for _ in 0..2 {
@@ -83,8 +85,9 @@ async fn line_sent_in_pieces_is_one_message() {
 
 #[tokio::test]
 async fn torn_last_line_is_not_a_message_and_the_exit_says_why() {
-    let (_directory, options) =
-        scripted(r#"say '{"type":"a"}'; echo 'out of luck' >&2; printf '{"type":"assist'; exit 3"#);
+    let (_directory, options) = scripted(
+        r#"write_line '{"type":"a"}'; echo 'out of luck' >&2; printf '{"type":"assist'; exit 3"#,
+    );
     let (session, mut inbox) = Session::connect(&options).await.unwrap();
     assert!(within("a message", inbox.next()).await.unwrap().is_ok());
     let last = within("the failure", inbox.next()).await.unwrap();
@@ -129,7 +132,7 @@ async fn many_writers_never_tear_a_line() {
 
 /// Writes 40 MB in lines of 1,000 bytes.
 const FLOOD: &str = r#"pad=$(printf '%0970d' 0)
-    yes "{\"type\":\"flood\",\"pad\":\"$pad\"}" | head -n 40000; say '{"type":"last"}'"#;
+    yes "{\"type\":\"flood\",\"pad\":\"$pad\"}" | head -n 40000; write_line '{"type":"last"}'"#;
 
 #[tokio::test]
 async fn unread_messages_are_bounded_and_not_lost() {
@@ -174,7 +177,8 @@ async fn program_still_writing_at_close_exits_by_itself() {
 
 #[tokio::test]
 async fn unwanted_messages_do_not_block_responses() {
-    let (_directory, options) = scripted(&format!("{FLOOD}; hear; answer \"$id\" 1; tell_all"));
+    let (_directory, options) =
+        scripted(&format!("{FLOOD}; read_line; answer \"$id\" 1; report_all"));
     let (session, inbox) = Session::connect(&options).await.unwrap();
     drop(inbox);
     let answer = within("an answer", session.request(json!({ "subtype": "any" }))).await;
@@ -183,7 +187,7 @@ async fn unwanted_messages_do_not_block_responses() {
 
 /// Reports its process id and that of a child. Neither exits by itself.
 const STUBBORN: &str = r#"trap '' TERM
-    sleep 100000 & say "{\"type\":\"pids\",\"pids\":[$$,$!]}"
+    sleep 100000 & write_line "{\"type\":\"pids\",\"pids\":[$$,$!]}"
     while :; do wait; done"#;
 
 fn pids(message: &Value) -> [u32; 2] {

@@ -12,16 +12,16 @@ use crate::next;
 /// Functions for the scripts.
 const PRELUDE: &str = r#"#!/bin/sh
 # Reads the next line, and its request id into $id.
-hear() { IFS= read -r line || exit 0; id=${line#*\"request_id\":\"}; id=${id%%\"*}; }
-say() { printf '%s\n' "$1"; }
+read_line() { IFS= read -r line || exit 0; id=${line#*\"request_id\":\"}; id=${id%%\"*}; }
+write_line() { printf '%s\n' "$1"; }
 # Reports the line to the test.
-tell() { say "{\"type\":\"told\",\"it\":$line}"; }
-ask() { say "{\"type\":\"control_request\",\"request_id\":\"$1\",\"request\":$2}"; }
-withdraw() { say "{\"type\":\"control_cancel_request\",\"request_id\":\"$1\"}"; }
+report() { write_line "{\"type\":\"reported\",\"it\":$line}"; }
+ask() { write_line "{\"type\":\"control_request\",\"request_id\":\"$1\",\"request\":$2}"; }
+cancel() { write_line "{\"type\":\"control_cancel_request\",\"request_id\":\"$1\"}"; }
 answer() {
-  say "{\"type\":\"control_response\",\"response\":{\"subtype\":\"success\",\"request_id\":\"$1\",\"response\":{\"ok\":$2}}}"
+  write_line "{\"type\":\"control_response\",\"response\":{\"subtype\":\"success\",\"request_id\":\"$1\",\"response\":{\"ok\":$2}}}"
 }
-tell_all() { while :; do hear; tell; done; }
+report_all() { while :; do read_line; report; done; }
 "#;
 
 /// Creates the program. Its directory must outlive it.
@@ -35,9 +35,9 @@ pub(crate) fn scripted(script: &str) -> (TempDir, Options) {
 }
 
 /// Receives the next line that the program reports.
-pub(crate) async fn told(inbox: &mut Inbox) -> Value {
+pub(crate) async fn reported(inbox: &mut Inbox) -> Value {
     next(inbox, "a reported line", |message| match message {
-        Message::Other(mut raw) if raw["type"] == "told" => Some(raw["it"].take()),
+        Message::Other(mut raw) if raw["type"] == "reported" => Some(raw["it"].take()),
         _ => None,
     })
     .await
