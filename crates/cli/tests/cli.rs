@@ -33,7 +33,7 @@ fn a_command_line_that_is_wrong_ends_with_status_2_and_says_what_is_wrong() {
         (&["connect", "mem:a"], "`mem:` is inside one process"),
         (&["connect", "morse+unix:/a"], "framing"),
         (&["connect", "morse:a"], "unknown scheme; the known schemes are"),
-        (&["connect", "pipe:a"], "named pipes are Windows's; use unix: here"),
+        (&["connect", "pipe:a"], "named pipes exist only on Windows; use unix: here"),
         (&["serve", "--listen", "stdio:"], "stdin and stdout are one line; connect to it"),
         (&["serve", "--listen", "exec:cat"], "connect to it"),
         (&["serve", "--listen", "unix:@a"], "listen on a path"),

@@ -135,7 +135,7 @@ fn directory_in_the_way_is_named() {
     for (listen, _) in SCHEMES {
         let serve = place.serve(listen, &["--allow-uid", "65534"]);
         let folder = place.0.path().canonicalize().unwrap();
-        serve.wait_stderr(&format!("{} is closed to them (mode 700)", folder.display()));
+        serve.wait_stderr(&format!("they cannot enter {} (mode 700)", folder.display()));
         serve.signal(Signal::TERM);
         serve.finish();
     }

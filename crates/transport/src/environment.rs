@@ -1,4 +1,4 @@
-//! The environment of a child process: what it has of ours, and what is changed.
+//! The environment of a child process: what it inherits, and what is changed.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -8,13 +8,14 @@ use crate::ConfigError;
 use crate::windows::names;
 use names::is_same;
 
-/// The environment variables of a child process. By default it has ours; [`empty`](Self::empty) and
-/// [`only`](Self::only) begin with fewer, [`with`](Self::with) and [`without`](Self::without) change
-/// what it begins with, the last change of a name being the one that counts.
+/// The environment variables of a child process.
 ///
-/// `Debug` shows names alone: values are often secrets. What a child is not given is not a secret
-/// from it on that account: where it runs as our own user, it may look into the environment of our
-/// process.
+/// By default a child inherits ours. [`empty`](Self::empty) and [`only`](Self::only) start with fewer
+/// variables; [`with`](Self::with) and [`without`](Self::without) change them, and the last change of a
+/// name wins.
+///
+/// `Debug` shows only names, because values are often secrets. Leaving out a variable does not keep it
+/// secret from the child: a process of the same user can read our environment.
 ///
 /// ```
 /// use tieline_transport::Environment;
@@ -26,47 +27,47 @@ use names::is_same;
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment {
-    /// The names that are kept of ours; `None`: all.
+    /// The inherited names; `None` inherits all.
     kept: Option<Vec<OsString>>,
-    /// In the order in which they were asked for; without a value the variable is removed.
+    /// In the order of the calls; a change without a value removes the variable.
     changes: Vec<(OsString, Option<OsString>)>,
 }
 
 impl Environment {
-    /// No variable at all; on Windows `SystemRoot` alone, without which many programs cannot start.
-    /// [`without`](Self::without) removes that, too.
+    /// Returns an environment without variables, except for `SystemRoot` on Windows, which many programs
+    /// need to start. [`without`](Self::without) removes that, too.
     pub fn empty() -> Self {
         Self { kept: Some(Vec::new()), changes: Vec::new() }
     }
 
-    /// Of our variables those with these names, as far as there are any; on Windows `SystemRoot`, too.
+    /// Inherits only the variables with these names, and on Windows `SystemRoot`.
     pub fn only<N: Into<OsString>>(names: impl IntoIterator<Item = N>) -> Self {
         let kept = names.into_iter().map(Into::into).collect();
         Self { kept: Some(kept), changes: Vec::new() }
     }
 
-    /// The same with this variable.
+    /// Sets a variable.
     #[must_use]
     pub fn with(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.changes.push((name.into(), Some(value.into())));
         self
     }
 
-    /// The same without this variable, whether it is there or not.
+    /// Removes a variable, if it exists.
     #[must_use]
     pub fn without(mut self, name: impl Into<OsString>) -> Self {
         self.changes.push((name.into(), None));
         self
     }
 
-    /// The same, with the changes of `defaults` made before its own.
+    /// Applies the changes of `defaults` before its own.
     #[must_use]
     pub fn with_defaults(mut self, defaults: Self) -> Self {
         self.changes.splice(..0, defaults.changes);
         self
     }
 
-    /// The variables that are set beyond ours, in the order in which they were given.
+    /// Returns the variables that are set in addition to the inherited ones, in the order of the calls.
     pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
         let counts = |at: usize, name: &OsString| {
             !self.changes.iter().skip(at + 1).any(|(later, _)| is_same(later, name))
@@ -78,12 +79,12 @@ impl Environment {
         })
     }
 
-    /// Whether the child has all that we have, unchanged.
+    /// Returns true if the child inherits all variables unchanged.
     pub fn is_ours(&self) -> bool {
         self.kept.is_none() && self.changes.is_empty()
     }
 
-    /// All variables of the child, where these are ours.
+    /// Returns all variables of the child, given ours.
     pub fn resolve(
         &self,
         ours: impl IntoIterator<Item = (OsString, OsString)>,
@@ -98,10 +99,10 @@ impl Environment {
         kept.chain(self.iter().map(|(name, value)| (name.into(), value.into()))).collect()
     }
 
-    /// Refuses what the operating system would misunderstand.
+    /// Checks that the operating system can represent all names and values.
     ///
     /// # Errors
-    /// A name is empty or has a `=`, or something has a NUL byte.
+    /// A name is empty or contains a `=`, or a name or value contains a NUL byte.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let has = |text: &OsStr, byte| text.as_encoded_bytes().contains(&byte);
         let is_name = |name: &OsString| !name.is_empty() && !has(name, b'=') && !has(name, 0);
@@ -118,7 +119,7 @@ impl Environment {
 mod names {
     use std::ffi::OsStr;
 
-    /// What every program is given, unless it is removed by name.
+    /// Variables that every child inherits unless they are removed by name.
     pub(super) const ALWAYS: [&str; 0] = [];
 
     pub(super) fn is_same(one: &OsStr, other: &OsStr) -> bool {
@@ -133,7 +134,7 @@ impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment 
     }
 }
 
-/// `{"A", "B"}` are set, `!"C"` is removed, and `only` stands before what is kept of ours.
+/// Set variables are shown as `{"A", "B"}`, removed ones as `!"C"`; inherited names follow `only`.
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(kept) = &self.kept {
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_removed_and_set_makes_the_environment() {
+    fn environment_combines_kept_removed_and_set_variables() {
         let ours = Environment::default;
         for (env, expected) in [
             (ours(), "A=1 B=2 C=3"),
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_environment_shows_no_values_and_takes_no_nonsense() {
+    fn debug_hides_values_and_invalid_names_are_refused() {
         let env: Environment = [("TOKEN", "hush"), ("EMPTY", "")].into_iter().collect();
         assert_eq!(env.validate(), Ok(()));
         assert_eq!(format!("{env:?}"), r#"{"TOKEN", "EMPTY"}"#);

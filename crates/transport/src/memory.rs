@@ -1,4 +1,4 @@
-//! Inside this process: for tests, for embedding, and for anything that should not care.
+//! Lines inside this process, for tests and embedding.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,19 +15,19 @@ use crate::{
     TransportError, TransportKind,
 };
 
-/// Named listeners inside this process. Each value is a name space of its own; clones share it.
+/// Named listeners inside this process. Each value has its own name space; clones share it.
 ///
-/// Its usual framing is `length-prefix`, which carries any bytes.
+/// The default framing is `length-prefix`, which carries arbitrary bytes.
 #[derive(Clone, Default)]
 pub struct Memory(Arc<Mutex<HashMap<String, mpsc::Sender<MemoryConnection>>>>);
 
 /// A connection inside this process.
 pub type MemoryConnection = IoConnection<DuplexStream, DuplexStream>;
 
-/// A channel of messages inside this process.
+/// A message channel inside this process.
 pub type MemoryChannel = FramedChannel<MemoryConnection, LengthPrefix>;
 
-/// Two ends of one line inside this process, carrying messages of any bytes.
+/// Returns the two ends of a line inside this process, which carries messages of arbitrary bytes.
 ///
 /// ```
 /// use tieline_transport::{Channel, Incoming, ReceiverExt, SenderExt};
@@ -52,17 +52,17 @@ pub fn memory_pair() -> (MemoryChannel, MemoryChannel) {
     (framed(left), framed(right))
 }
 
-/// What [`Memory`] needs to know.
+/// The configuration of [`Memory`].
 #[derive(Clone, Debug)]
 pub struct MemoryConfig {
     /// The listener's name.
     pub name: String,
-    /// How many bytes each direction holds; 64 KiB by default.
+    /// How many bytes each direction can hold; 64 KiB by default.
     pub buffer: ByteSize,
 }
 
 impl MemoryConfig {
-    /// The listener called `name`, with the defaults.
+    /// Returns a configuration for the listener `name` with the defaults.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), buffer: ByteSize::kib(64) }
     }
@@ -80,7 +80,7 @@ impl TransportConfig for MemoryConfig {
     }
 }
 
-/// How many connections wait to be accepted.
+/// The maximum number of connections that wait to be accepted.
 const BACKLOG: usize = 128;
 
 const PROFILE: PerformanceProfile = PerformanceProfile {
@@ -141,7 +141,7 @@ impl Transport for Memory {
     }
 }
 
-/// A name inside this process that is listened on. Dropping it frees the name.
+/// A listener on a name inside this process. Dropping it frees the name.
 pub struct MemoryListener {
     incoming: mpsc::Receiver<MemoryConnection>,
     endpoint: Endpoint,
@@ -153,7 +153,7 @@ impl Listener for MemoryListener {
     type Connection = MemoryConnection;
 
     async fn accept(&mut self) -> Result<MemoryConnection, TransportError> {
-        // The name space holds a sender for as long as this value lives.
+        // The name space keeps a sender as long as this listener exists.
         let accepted = self.incoming.recv().await;
         accepted.ok_or_else(|| TransportError::new(ErrorKind::Io, Operation::Accept))
     }
@@ -170,7 +170,8 @@ impl Drop for MemoryListener {
 }
 
 fn connection_pair(config: &MemoryConfig) -> (MemoryConnection, MemoryConnection) {
-    // A stream for each direction, so that dropping a half ends its direction, as everywhere.
+    // A separate stream for each direction, so that dropping a half ends only its direction, as in other
+    // transports.
     let ((to_right, from_left), (to_left, from_right)) =
         (tokio::io::duplex(config.buffer.bytes()), tokio::io::duplex(config.buffer.bytes()));
     let connection = |read, write| {

@@ -1,17 +1,17 @@
-//! Who was authenticated on the way in.
+//! The identity of an authenticated peer.
 
 use std::fmt;
 
 use crate::{Control, PeerIdentity};
 
-/// Who was authenticated, by a name of thirty-two bytes: the same for the same one, another for each other,
-/// as the hash of a token or of a certificate is. Whoever lets clients in gives it, and it is only
-/// compared: it shows itself to nobody, because what it was made of may be a secret.
+/// The identity of an authenticated peer as 32 bytes, such as the hash of a token or certificate. Equal
+/// values mean the same peer. The server that authenticates clients creates it; it is only compared, and
+/// `Debug` does not show it, because it may be derived from a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Principal([u8; 32]);
 
 impl Principal {
-    /// The one of this name.
+    /// Creates a principal from its 32 bytes.
     pub const fn new(name: [u8; 32]) -> Self {
         Self(name)
     }
@@ -23,18 +23,18 @@ impl fmt::Debug for Principal {
     }
 }
 
-/// Whose something is: the user that the operating system vouches for, and who was authenticated on the way
-/// in, where there are such. Two are one only if both are.
+/// The owner of a resource: the user that the operating system reports, and the principal that was
+/// authenticated, where they exist. Two owners are equal only if both parts are.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner {
     /// The user.
     pub user: Option<PeerIdentity>,
-    /// Who was authenticated.
+    /// The authenticated principal.
     pub principal: Option<Principal>,
 }
 
 impl Owner {
-    /// Who is behind a connection.
+    /// Returns the owner of a connection.
     pub fn of(connection: &Control) -> Self {
         Self { user: connection.peer(), principal: connection.principal() }
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_compared_and_not_shown() {
+    fn principals_compare_and_are_not_shown() {
         let (one, other) = (Principal::new([7; 32]), Principal::new([8; 32]));
         assert!(one == Principal::new([7; 32]) && one != other);
         assert_eq!(format!("{one:?}"), "Principal(…)");

@@ -1,5 +1,5 @@
-//! TCP: for where there is nothing better. It has no owner and no permissions, so listening on it is
-//! refused unless it is asked for by an ugly name.
+//! TCP, for cases where nothing better is available. It has no owner and no permissions, so listening must
+//! be enabled explicitly.
 
 use std::io;
 use std::sync::Arc;
@@ -19,33 +19,33 @@ use crate::{
     WriteEnd,
 };
 
-/// TCP streams, in the clear and without authentication.
+/// TCP streams, without encryption and authentication.
 ///
-/// Whoever reaches the port may connect, on a loopback address every user and every program of the
-/// machine, a web page in a browser included. A connection that comes in says so
-/// ([`Capabilities::unauthenticated`]), and whoever serves it should believe nothing before it has
-/// sent a whole message of the right kind.
+/// Every process that reaches the port can connect; on a loopback address that is every user and program
+/// of the machine, including web pages in a browser. Accepted connections are marked
+/// ([`Capabilities::unauthenticated`]); a server should not trust them before they have sent a whole
+/// message of the right kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tcp;
 
 /// A connection over TCP.
 pub type TcpConnection = IoConnection<OwnedReadHalf, OwnedWriteHalf>;
 
-/// What [`Tcp`] needs to know.
+/// The configuration of [`Tcp`].
 #[derive(Clone, Debug)]
 pub struct TcpConfig {
-    /// A name or an address.
+    /// A host name or an address.
     pub host: String,
-    /// The port; to listen, 0 is any that is free.
+    /// The port; a listener with port 0 uses any free port.
     pub port: u16,
-    /// How long connecting may take, finding the address included; 5 s by default.
+    /// How long connecting may take, including name resolution; 5 s by default.
     pub connect_timeout: Duration,
-    /// Listening is allowed, although anybody may connect.
+    /// Whether listening is allowed, although every process that reaches the port can connect.
     pub allow_unauthenticated: bool,
 }
 
 impl TcpConfig {
-    /// The port `port` of `host`, with the defaults.
+    /// Returns a configuration for `port` on `host` with the defaults.
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         Self {
             host: host.into(),
@@ -138,14 +138,14 @@ impl Transport for Tcp {
             };
             fail(kind).because(error)
         })?;
-        // With port 0, the one that was found.
+        // With port 0, the port that the system chose.
         let port = listener.local_addr().map_or(config.port, |address| address.port());
         let endpoint = TcpConfig { port, ..config.clone() }.endpoint();
         Ok(TcpListener { listener, endpoint })
     }
 }
 
-/// A TCP port that is listened on. Dropping it stops listening.
+/// A listener on a TCP port. Dropping it stops listening.
 #[derive(Debug)]
 pub struct TcpListener {
     listener: TokioListener,
@@ -172,7 +172,7 @@ impl Listener for TcpListener {
 }
 
 fn connection(stream: TcpStream, endpoint: Endpoint, accepted: bool) -> TcpConnection {
-    // Messages are written in batches already; holding one back would only delay it.
+    // Messages are already written in batches; Nagle's algorithm would only delay them.
     let _ = stream.set_nodelay(true);
     let (read, write) = stream.into_split();
     let control = ControlBuilder {

@@ -1,18 +1,18 @@
-//! Named pipes where there are none: the types exist, and everything says what to use instead.
+//! Named pipes on systems without them: the types exist, and every use fails with a hint.
 
 use tokio::io::DuplexStream;
 
 use super::PipeConfig;
 use crate::{Endpoint, ErrorKind, IoConnection, NoListener, Operation, TransportError};
 
-/// A connection over a named pipe. There is none outside Windows.
+/// A connection over a named pipe. It has no values outside Windows.
 pub type PipeConnection = IoConnection<DuplexStream, DuplexStream>;
 
-/// A named pipe that is listened on. There is none outside Windows.
+/// A listener on a named pipe. It has no values outside Windows.
 pub type PipeListener = NoListener<PipeConnection>;
 
-/// What to do instead.
-pub(crate) const INSTEAD: &str = "named pipes are Windows's; use unix: here";
+/// The hint.
+pub(crate) const INSTEAD: &str = "named pipes exist only on Windows; use unix: here";
 
 pub(super) async fn connect(
     _: &PipeConfig,
@@ -35,7 +35,7 @@ mod tests {
     use crate::{Options, Pipe, Registry, Transport};
 
     #[tokio::test]
-    async fn every_use_says_that_it_is_the_wrong_system_and_what_to_use_instead() {
+    async fn every_use_fails_with_a_hint() {
         let config = PipeConfig::new("agent");
         let endpoint: Endpoint = "pipe:agent".parse().unwrap();
         let (registry, options) = (Registry::new(), Options::default());

@@ -1,7 +1,7 @@
-//! Windows named pipes: for their owner alone, and without a moment in which nobody listens.
+//! Windows named pipes: open only to their owner by default, and with an instance always listening.
 //!
-//! What can be said of them on every system is here. On Windows the rest is in `windows/pipe`;
-//! elsewhere each use is refused, with what to use instead.
+//! The platform-independent part is here. The implementation is in `windows/pipe`; on other systems every
+//! use is refused with a hint.
 
 #[cfg(not(windows))]
 mod elsewhere;
@@ -23,38 +23,38 @@ use crate::{
     TransportError, TransportKind,
 };
 
-/// Named pipes, on Windows; elsewhere every use is an
+/// Named pipes on Windows. On other systems every use fails with
 /// [`UnsupportedPlatform`](crate::ErrorKind::UnsupportedPlatform).
 ///
-/// - A listener is the first of its name, or fails with
-///   [`AddressInUse`](crate::ErrorKind::AddressInUse); it refuses other machines, and lets nobody in
-///   but its own user, unless [`PipeConfig::security`] says otherwise. The next instance of the pipe is
-///   made before a connection is handed out, so there is always one to connect to.
-/// - A client tells the server who it is and no more: the server cannot act in its name. The pipe must
-///   belong to the client's own user, to the system or to the administrators.
-/// - There is no half-close: shutting down the writing half, or dropping it, ends the line both ways,
-///   once all that was written was handed to the system. What the other side has not read by then, it
-///   still can. So whoever waits for answers waits before closing.
+/// - A listener creates the first instance of its name, or fails with
+///   [`AddressInUse`](crate::ErrorKind::AddressInUse). It refuses other machines, and other users unless
+///   [`PipeConfig::security`] admits them. The next instance is created before a connection is returned, so
+///   clients can always connect.
+/// - A client lets the server identify it, but not impersonate it. The pipe must belong to the client's
+///   own user, the system or the administrators.
+/// - There is no half-close: shutting down or dropping the write half ends the line in both directions,
+///   once all written bytes were handed to the system. The other side can still read those. So receive
+///   all responses before closing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pipe;
 
-/// What [`Pipe`] needs to know.
+/// The configuration of [`Pipe`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PipeConfig {
     /// The pipe's name, without `\\.\pipe\`.
     pub name: String,
-    /// Who may connect, as a security descriptor in SDDL; `None`, the default: our own user alone.
+    /// Who may connect, as a security descriptor in SDDL; `None`, the default, admits our own user only.
     pub security: Option<String>,
-    /// How long connecting may take when every instance is busy; 5 s by default. A pipe that is not
-    /// there is asked for again for 200 ms of it: it may be between two clients.
+    /// How long connecting may take when every instance is busy; 5 s by default. For the first 200 ms, a
+    /// pipe that does not exist is tried again, because it may be between two clients.
     pub connect_timeout: Duration,
-    /// How many instances wait for clients; 16 by default. A client that finds none is told that the
-    /// pipe is busy.
+    /// How many instances wait for clients; 16 by default. If all of them are taken, a client gets the
+    /// error that the pipe is busy.
     pub backlog: u8,
 }
 
 impl PipeConfig {
-    /// The pipe called `name`, with the defaults.
+    /// Returns a configuration for the pipe `name` with the defaults.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -69,7 +69,7 @@ impl PipeConfig {
     }
 }
 
-/// A whole path may have 256 characters, `\\.\pipe\` among them.
+/// The maximum length of a name: a full path has at most 256 characters, including `\\.\pipe\`.
 const LONGEST: usize = 256 - r"\\.\pipe\".len();
 
 impl TransportConfig for PipeConfig {
@@ -81,17 +81,17 @@ impl TransportConfig for PipeConfig {
         if self.name.encode_utf16().count() > LONGEST {
             return refuse("have at most 247 characters");
         }
-        // A slash would become a backslash, and a dot alone nothing, on the way to the system.
+        // Windows would turn a slash into a backslash, and drop a part that is a single dot.
         if self.name.contains(['/', '\0'])
             || self
                 .name
                 .split('\\')
                 .any(|part| part.is_empty() || part.bytes().all(|byte| byte == b'.'))
         {
-            return refuse(r"be one name, or several with a \ between them, without a /");
+            return refuse(r"be one or more names separated by \, and contain no /");
         }
         if self.security.as_ref().is_some_and(|text| text.contains('\0')) {
-            return Err(ConfigError { field: "security", must: "hold no NUL byte" });
+            return Err(ConfigError { field: "security", must: "contain no NUL byte" });
         }
         if self.backlog == 0 {
             return Err(ConfigError { field: "backlog", must: "be at least 1" });
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_the_system_would_misread_are_refused() {
+    fn names_that_windows_would_change_are_refused() {
         let longest = "x".repeat(LONGEST);
         for name in ["agent", "a b.c", r"ProtectedPrefix\Administrators\a", "a:b?", &longest] {
             assert_eq!(PipeConfig::new(name).validate(), Ok(()), "{name}");

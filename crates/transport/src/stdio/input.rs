@@ -1,4 +1,4 @@
-//! Reading stdin from async code: a thread reads, one chunk ahead, and hands over.
+//! Reads stdin from async code: a thread reads one chunk ahead.
 
 use std::io;
 use std::pin::Pin;
@@ -9,13 +9,13 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::system::{Source, Stopped, Worker};
 
-/// One read brings at most this much, and the thread reads ahead no further.
+/// The maximum size of one read; the thread reads no further ahead.
 const CHUNK: usize = 64 * 1024;
 
-/// The real stdin. Dropping it ends its thread, also while nothing comes in.
+/// The original stdin. Dropping it ends its thread, even while no input arrives.
 pub struct Stdin {
     shared: Arc<Shared>,
-    /// Behind the shared state: when it is told to stop, the state says why.
+    /// Dropped after `Stdin::drop` has set `stopped`, so that the stopped thread finds it set.
     _worker: Worker,
 }
 
@@ -27,7 +27,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// What was read; the thread reads on when all of it was taken.
+    /// The bytes read. The thread reads more when all of them were taken.
     chunk: Vec<u8>,
     position: usize,
     end: Option<io::Result<()>>,
@@ -104,8 +104,8 @@ impl Shared {
         }
     }
 
-    /// Gives the chunk to the reader and waits until all of it was taken; `None` when nobody reads
-    /// any more.
+    /// Passes the chunk to the reader and waits until all of it was taken; `None` when the reader was
+    /// dropped.
     fn hand_over(&self, chunk: Vec<u8>) -> Option<Vec<u8>> {
         let mut state = self.lock();
         state.chunk = chunk;

@@ -1,15 +1,15 @@
-//! This process's own stdin and stdout as a line.
+//! A line over this process's own stdin and stdout.
 //!
-//! Taking them moves the real ones aside: from then on stdin is the null device and stdout is stderr,
-//! so that a stray `println!` of the program lands on stderr and cannot corrupt the stream. The real
-//! ones are inherited and may be shared with other processes, so a thread for each waits and moves the
-//! bytes. A blocked stdin or stdout keeps neither the runtime nor the process from ending.
+//! Taking them replaces descriptors 0 and 1: stdin becomes the null device and stdout becomes stderr, so
+//! that a stray `println!` goes to stderr and cannot corrupt the stream. The original ones are inherited
+//! and may be shared with other processes, so they stay blocking and a thread for each moves the bytes. A
+//! blocked stdin or stdout prevents neither the runtime nor the process from ending.
 //!
-//! Whether anything still reads stdout is watched without writing, so that the death of the process that
-//! started this one is noticed ([`WriteEnd::poll_gone`](crate::WriteEnd::poll_gone)).
+//! The transport notices without writing when stdout has no reader any more, and thus when the process
+//! that started this one has died ([`WriteEnd::poll_gone`](crate::WriteEnd::poll_gone)).
 //!
-//! What can be said of them on every system is here. How they are taken, read and written, and how a
-//! thread that waits is told to stop, is in `unix.rs` and, for Windows, in `windows/stdio.rs`.
+//! The platform-independent part is here. How they are taken, read and written, and how a waiting thread
+//! is stopped, is in `unix.rs` and, for Windows, in `windows/stdio.rs`.
 
 mod input;
 mod output;
@@ -36,17 +36,18 @@ use crate::{
     Options, PerformanceProfile, Transport, TransportConfig, TransportError, TransportKind,
 };
 
-/// Own stdin and stdout. They can be taken once in the life of a process.
+/// This process's own stdin and stdout. They can be taken once in the life of a process.
 ///
-/// What is printed afterwards goes to stderr; on Windows only what is printed in Rust: a C library in the
-/// same process must not use its own stdin and stdout any more, as its runtime keeps the closed handles.
+/// Everything printed afterwards goes to stderr. On Windows this is true only for output from Rust: a C
+/// library in the same process must no longer use its stdin and stdout, because its runtime keeps the
+/// closed handles.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stdio;
 
-/// The connection over own stdin and stdout. Shutting down the writing half closes stdout.
+/// The connection over this process's stdin and stdout. Shutting down the write half closes stdout.
 pub type StdioConnection = IoConnection<Stdin, Stdout>;
 
-/// What [`Stdio`] needs to know: nothing.
+/// The configuration of [`Stdio`], which is empty.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StdioConfig;
 
@@ -112,16 +113,16 @@ impl Transport for Stdio {
     }
 }
 
-/// Completes when nothing reads this process's stdout any more, for programs that print to it without
+/// Completes when this process's stdout has no reader any more, for programs that print to it without
 /// taking it as a line. Must be awaited in a runtime with I/O and timers.
 ///
-/// It never completes where that cannot be known, as with a file. Cancel-safe.
+/// It never completes where that cannot be known, such as with a file. Cancel-safe.
 pub async fn stdout_closed() {
     let mut reader = system::Reader::of_stdout();
     std::future::poll_fn(|cx| reader.poll_gone(cx)).await;
 }
 
-/// Takes both, once in the life of the process; [`io::ErrorKind::AlreadyExists`] afterwards.
+/// Takes both, once in the life of the process; later calls fail with [`io::ErrorKind::AlreadyExists`].
 fn take() -> io::Result<(system::Source, system::Sink)> {
     static IS_TAKEN: AtomicBool = AtomicBool::new(false);
     if IS_TAKEN.swap(true, Ordering::AcqRel) {

@@ -1,4 +1,4 @@
-//! Writing stdout from async code: a thread takes what is queued and writes it.
+//! Writes to stdout from async code: a thread writes the queued bytes.
 
 use std::io;
 use std::pin::Pin;
@@ -10,15 +10,15 @@ use tokio::io::AsyncWrite;
 use super::system::{Reader, Sink, Stopped, Worker};
 use crate::WriteEnd;
 
-/// How much is queued before the writer must wait.
+/// The maximum number of queued bytes.
 const QUEUE: usize = 64 * 1024;
 
-/// The real stdout. Shutting it down writes what is queued and closes it; dropping it loses what
+/// The original stdout. Shutting it down writes what is queued and closes it; dropping it discards what
 /// was not flushed.
 pub struct Stdout {
     shared: Arc<Shared>,
     reader: Reader,
-    /// Behind the shared state: when it is told to stop, the state says why.
+    /// Dropped after `Stdout::drop` has set the stage, so that the stopped thread finds the reason there.
     _worker: Worker,
 }
 
@@ -31,7 +31,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: Vec<u8>,
-    /// How many bytes the thread has taken and not written yet.
+    /// How many bytes the thread has taken but not written yet.
     writing: usize,
     stage: Stage,
     error: Option<io::ErrorKind>,
@@ -42,11 +42,11 @@ struct State {
 enum Stage {
     #[default]
     Open,
-    /// What is queued is written, and then it is closed.
+    /// The queued bytes are being written; then stdout is closed.
     Closing,
-    /// It is closed.
+    /// Stdout is closed.
     Closed,
-    /// Nobody waits for anything any more.
+    /// The handle was dropped; the thread is to stop.
     Dropped,
 }
 
@@ -109,7 +109,7 @@ impl AsyncWrite for Stdout {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // It holds stdout open, too.
+        // The watch holds stdout open, too.
         self.reader = Reader::Unknown;
         let mut state = self.shared.lock();
         if state.stage == Stage::Open {
@@ -145,7 +145,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Owns the sink: it is closed before this says so.
+    /// Runs in the thread. It owns the sink and closes it before it reports the end.
     fn run(&self, mut sink: Sink, stopped: &Stopped) {
         let mut batch = Vec::new();
         while self.take(&mut batch) {
@@ -165,7 +165,7 @@ impl Shared {
         state.wake();
     }
 
-    /// Waits for bytes to write; false when there will be none.
+    /// Waits for bytes to write; returns false when there will be none.
     fn take(&self, batch: &mut Vec<u8>) -> bool {
         batch.clear();
         let mut state = self.lock();
@@ -184,7 +184,7 @@ impl Shared {
         true
     }
 
-    /// Writes everything, a piece at a time as there is room.
+    /// Writes all bytes, piece by piece as there is room.
     fn write(&self, sink: &mut Sink, stopped: &Stopped, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = sink.write_piece(bytes, stopped)?;

@@ -1,5 +1,5 @@
-//! Own stdin and stdout on Unix: descriptors that are duplicated, and never made non-blocking, as other
-//! processes may share them. A thread waits in `poll`, together with a pipe whose end says when to stop.
+//! Stdin and stdout on Unix. The descriptors are duplicated and never made non-blocking, because other
+//! processes may share them. A thread waits in `poll`, together with a pipe that is closed to stop it.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,19 +12,19 @@ use rustix::stdio;
 
 use crate::hangup::Hangup;
 
-/// A pipe that polls as writable takes this much without blocking (PIPE_BUF on Linux).
+/// A pipe that polls as writable accepts this many bytes without blocking (PIPE_BUF on Linux).
 const WRITE: usize = 4096;
 
-/// The real stdin.
+/// The original stdin.
 pub(super) struct Source(OwnedFd);
 
-/// The real stdout.
+/// The original stdout.
 pub(super) struct Sink(OwnedFd);
 
-/// At its end the thread is to stop.
+/// The pipe that is closed to stop the thread.
 pub(super) type Stopped = PipeReader;
 
-/// A thread that waits in `poll`. Dropping it tells the thread to stop, and does not wait for that.
+/// A thread that waits in `poll`. Dropping it stops the thread without waiting for that.
 pub(super) struct Worker {
     _stop: PipeWriter,
 }
@@ -40,15 +40,15 @@ impl Worker {
     }
 }
 
-/// The real ones: from here on descriptor 0 is the null device and descriptor 1 is stderr.
+/// Takes the original descriptors. Afterwards descriptor 0 is the null device and descriptor 1 is stderr.
 pub(super) fn take() -> io::Result<(Source, Sink)> {
-    // Everything that can fail comes before the first change. The duplicates are close-on-exec: a
-    // child that held one would keep the line open.
+    // Everything that can fail is done before the first change. The duplicates are close-on-exec: a child
+    // that inherited one would keep the line open.
     let source = Source(duplicate(stdio::stdin())?);
     let sink = Sink(duplicate(stdio::stdout())?);
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     stdio::dup2_stdin(&null)?;
-    // A program may have been started without a stderr.
+    // This process may have been started without a stderr.
     match stdio::dup2_stdout(stdio::stderr()) {
         Ok(()) => {}
         Err(_) => stdio::dup2_stdout(&null)?,
@@ -56,13 +56,13 @@ pub(super) fn take() -> io::Result<(Source, Sink)> {
     Ok((source, sink))
 }
 
-/// Above the three standard numbers, which would be the next to be overwritten.
+/// Duplicates `fd` to a number above the three standard ones, which are overwritten next.
 fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
 }
 
 impl Source {
-    /// Reads once there is something to read; `None` when told to stop.
+    /// Reads when there is something to read; returns `None` when stopped.
     pub(super) fn read_piece(
         &mut self,
         chunk: &mut [u8],
@@ -70,8 +70,7 @@ impl Source {
     ) -> io::Result<Option<usize>> {
         while is_ready(&self.0, PollFlags::IN, stopped)? {
             match rustix::io::read(&self.0, &mut *chunk) {
-                // Another process that shares the descriptor may have made it non-blocking, or may
-                // have been quicker.
+                // Another process that shares the descriptor may have made it non-blocking, or read first.
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 read => return Ok(Some(read?)),
             }
@@ -85,7 +84,7 @@ impl Sink {
         Ok(Reader::Unwatched(duplicate(&self.0)?))
     }
 
-    /// Writes some of it once there is room; an error when told to stop.
+    /// Writes some bytes when there is room; fails when stopped.
     pub(super) fn write_piece(&mut self, bytes: &[u8], stopped: &Stopped) -> io::Result<usize> {
         while is_ready(&self.0, PollFlags::OUT, stopped)? {
             match rustix::io::write(&self.0, bytes.get(..WRITE).unwrap_or(bytes)) {
@@ -97,22 +96,21 @@ impl Sink {
     }
 }
 
-/// The process that reads what goes to stdout: whether it is still there. The system is asked for that
-/// only once somebody wants to know.
+/// Watches whether stdout still has a reader. The watch is registered only when it is first polled.
 pub(super) enum Reader {
     Unwatched(OwnedFd),
     Watched(Hangup),
-    /// It cannot be known: stdout is a file, or was closed by this side.
+    /// Not known: stdout is a file, or was closed by this side.
     Unknown,
 }
 
 impl Reader {
-    /// The reader of what this process writes to its stdout.
+    /// Returns a watch on the reader of this process's stdout.
     pub(super) fn of_stdout() -> Self {
         duplicate(stdio::stdout()).map_or(Self::Unknown, Self::Unwatched)
     }
 
-    /// Ready when it has closed its end of the pipe, the socket or the terminal.
+    /// Ready when the reader has closed its end of the pipe, socket or terminal.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Self::Unwatched(stdout) = self {
             *self = Hangup::watch(stdout).map_or(Self::Unknown, Self::Watched);
@@ -124,7 +122,7 @@ impl Reader {
     }
 }
 
-/// Waits until it is; false when told to stop.
+/// Waits until `fd` is ready; returns false when stopped.
 fn is_ready(fd: &OwnedFd, wanted: PollFlags, stopped: &Stopped) -> io::Result<bool> {
     loop {
         let mut fds = [PollFd::new(fd, wanted), PollFd::new(stopped, PollFlags::IN)];

@@ -1,4 +1,4 @@
-//! Connecting to a Unix socket, with each way of failing told apart.
+//! Connects to a Unix socket, with a distinct error for each cause.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{Endpoint, ErrorKind, Operation, TransportError};
 
-/// The first wait when the listener's queue is full, and the longest. Linux has no event for it.
+/// The first pause when the listener's backlog is full, and the longest. Linux has no event for it.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -38,7 +38,7 @@ pub(super) async fn connect(
     admit(stream, config, endpoint, Operation::Connect)
 }
 
-/// A full queue is no refusal: somebody is alive there and will make room.
+/// Connects; waits while the backlog is full, because a live listener will make room.
 async fn connect_patiently(address: &SocketAddrUnix) -> rustix::io::Result<OwnedFd> {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -51,7 +51,7 @@ async fn connect_patiently(address: &SocketAddrUnix) -> rustix::io::Result<Owned
     }
 }
 
-/// One attempt, which never blocks: a Unix socket connects at once or not at all.
+/// Makes one attempt, which never blocks: a Unix socket connects at once or fails.
 pub(super) fn connect_once(address: &SocketAddrUnix) -> rustix::io::Result<OwnedFd> {
     let socket = stream_socket()?;
     rustix::net::connect(&socket, address)?;
@@ -64,7 +64,7 @@ fn explain(errno: Errno, address: &UnixAddress) -> TransportError {
             ErrorKind::DirectoryMissing(directory(path).to_owned())
         }
         (Errno::NOENT, _) => ErrorKind::NotFound,
-        // The kernel refuses a plain file in the same words as a dead socket.
+        // The kernel returns the same error for a regular file and a dead socket.
         (Errno::CONNREFUSED, UnixAddress::Path(path)) if !is_socket(path) => ErrorKind::NotASocket,
         (Errno::CONNREFUSED, UnixAddress::Path(_)) => ErrorKind::Refused,
         (Errno::CONNREFUSED, UnixAddress::Abstract(_)) => ErrorKind::NotFound,
@@ -75,7 +75,9 @@ fn explain(errno: Errno, address: &UnixAddress) -> TransportError {
     let error = TransportError::new(kind, Operation::Connect).because(errno.into());
     match errno {
         Errno::CONNREFUSED | Errno::NOTDIR if is_no_socket => error.with_hint("check the path"),
-        Errno::PROTOTYPE => error.with_hint("it is a datagram socket; tieline speaks over streams"),
+        Errno::PROTOTYPE => {
+            error.with_hint("this is a datagram socket; tieline needs a stream one")
+        }
         Errno::NOENT => error.with_hint("start the server first, or check the path"),
         _ => error,
     }

@@ -1,19 +1,20 @@
-//! Who holds a socket of some name, as the kernel lists them (proc_net_unix(5)).
+//! Looks up sockets by name in the kernel's list (proc_net_unix(5)).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// How far somebody is with a socket.
+/// The state of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Held {
     Listening,
-    /// It has its name and does not listen, yet.
+    /// It is bound to its name but not listening yet.
     Bound,
 }
 
-/// Whether there is such a stream socket: of several the one that is less far. The list has names as
-/// they were bound, so a relative one is compared by its last part and may be another's.
+/// Returns the state of the stream socket at `path`, if one exists; of several, the one furthest from
+/// listening. The list contains names as they were bound, so a relative name is compared by its last part
+/// and may be a different socket.
 pub(super) fn find(path: &Path) -> Option<Held> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     search(&std::fs::read("/proc/net/unix").ok()?, &absolute)
@@ -23,8 +24,8 @@ fn search(list: &[u8], path: &Path) -> Option<Held> {
     list.split(|byte| *byte == b'\n').filter_map(|line| held(line, path)).max()
 }
 
-/// What a line says of `path`. Connections have the name of the socket that accepted them, and are
-/// no sign of it.
+/// Returns what a line of the list says about `path`. Accepted connections carry the name of their
+/// listener, and are ignored.
 fn held(line: &[u8], path: &Path) -> Option<Held> {
     const STREAM: &[u8] = b"0001";
     const UNCONNECTED: &[u8] = b"01";
@@ -42,7 +43,7 @@ fn held(line: &[u8], path: &Path) -> Option<Held> {
     })
 }
 
-/// Seven columns, and the name.
+/// Splits a line into its seven columns and the name.
 fn columns(line: &[u8]) -> ([&[u8]; 7], &[u8]) {
     let mut columns = [&b""[..]; 7];
     let mut rest = line;
@@ -72,7 +73,7 @@ Num       RefCount Protocol Flags    Type St Inode Path
 ";
 
     #[test]
-    fn the_kernels_list_says_how_far_somebody_is() {
+    fn kernel_list_shows_the_state_of_sockets() {
         for (path, expected) in [
             ("/run/served", Some(Held::Listening)),
             ("/elsewhere/served", None),

@@ -1,20 +1,20 @@
-//! Who is on the other end of a Unix socket.
+//! The identity of the process on the other end of a Unix socket.
 
 use std::fmt;
 
-/// Who is on the other end, as the operating system vouches for it.
+/// The identity of the peer process, as reported by the operating system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
-    /// The process, where it is known. It may have ended since.
+    /// The process id, if known. The process may have ended since.
     pub pid: Option<u32>,
-    /// The effective user when the connection was made.
+    /// The effective user id when the connection was made.
     pub uid: u32,
-    /// The effective group when the connection was made.
+    /// The effective group id when the connection was made.
     pub gid: u32,
 }
 
 impl PeerIdentity {
-    /// Whether both are processes of the same user.
+    /// Returns true if both processes belong to the same user.
     pub fn is_same_user(&self, other: &Self) -> bool {
         self.uid == other.uid
     }

@@ -1,5 +1,5 @@
-//! Listening on a Unix socket: never over a live one, never open to others even for a moment, and
-//! only what is ours is removed.
+//! Listens on a Unix socket. It never replaces a live socket, is never accessible to others for a moment,
+//! and removes only its own files.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,15 +21,15 @@ use super::{
 use crate::error::common_kind;
 use crate::{Endpoint, ErrorKind, Listener, Operation, TransportError, WarnThrottle};
 
-/// A Unix socket that is listened on. Dropping it stops listening and removes the socket, if the
-/// one at the path is still ours; the lock file beside it stays, empty.
+/// A listener on a Unix socket. Dropping it stops listening and removes the socket, if the one at the path
+/// is still its own; the empty lock file beside it stays.
 #[derive(Debug)]
 pub struct UnixListener {
     listener: TokioListener,
     config: UnixConfig,
     endpoint: Endpoint,
     refusals: WarnThrottle,
-    /// Dropped before the lock is: who takes the lock next finds nothing or what is not ours.
+    /// Dropped before the lock, so that the next holder of the lock does not find this socket.
     _socket: SocketFile,
     _lock: SocketLock,
 }
@@ -79,9 +79,9 @@ impl Listener for UnixListener {
                 }
             };
             match admitted {
-                // Not theirs to fail the listener with.
+                // A refused client must not make the listener fail.
                 Err(error) if !matches!(error.kind(), ErrorKind::ResourcesExhausted) => {
-                    // Where others can connect, they could fill the log.
+                    // Clients of other users could fill the log.
                     if let Some(suppressed) = self.refusals.admit(Instant::now()) {
                         tracing::warn!(suppressed, "refused a connection: {error}");
                     }
@@ -102,7 +102,7 @@ fn bind(
 ) -> Result<(SocketLock, SocketFile, OwnedFd), TransportError> {
     let address = socket_address(config, Operation::Listen)?;
     refuse_missing_directory(directory(path))?;
-    // What is visibly not a socket needs no lock file left beside it.
+    // A path that is obviously not a socket should not get a lock file.
     refuse_non_socket(path)?;
     let lock = SocketLock::take(path)?;
     remove_if_dead(path, &address)?;
@@ -115,14 +115,14 @@ fn bind(
     };
     let socket = stream_socket().map_err(fail)?;
     if cfg!(target_os = "linux") {
-        // The socket's file takes over this mode when it is made, so it never has another.
+        // The socket file gets this mode when it is created, so it never has another.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(fail)?;
     }
     rustix::net::bind(&socket, &address).map_err(fail)?;
     let socket_file = SocketFile::of(path).map_err(|error| {
         TransportError::new(common_kind(&error), Operation::Listen).because(error)
     })?;
-    // Nobody can connect before it listens.
+    // No client can connect before the socket listens.
     permissions::grant(path, (socket_file.device, socket_file.inode), config)?;
     rustix::net::listen(&socket, i32::from(config.backlog)).map_err(fail)?;
     Ok((lock, socket_file, socket))
@@ -152,8 +152,9 @@ fn refuse_non_socket(path: &Path) -> Result<(), TransportError> {
     }
 }
 
-/// Removes the socket at `path` if nobody answers there. The lock is held, so no other tieline is
-/// about to listen on it; a full queue, a refused permission or anything unknown counts as alive.
+/// Removes the socket at `path` if nothing accepts connections there. The lock is held, so no other
+/// tieline process is about to listen on it. A full backlog, a denied permission or any unknown error
+/// counts as alive.
 fn remove_if_dead(
     path: &Path,
     address: &rustix::net::SocketAddrUnix,
@@ -171,14 +172,14 @@ fn remove_if_dead(
     }
 }
 
-/// Whether some process holds the socket at `path`, though it has just refused a connection: it may
-/// have been about to listen.
+/// Returns true if some process may hold the socket at `path` although it refused a connection: that
+/// process may have been about to listen.
 #[cfg(target_os = "linux")]
 fn may_be_alive(path: &Path, address: &rustix::net::SocketAddrUnix) -> bool {
     match super::held::find(path) {
         None => false,
         Some(super::held::Held::Bound) => true,
-        // By now it answers, if it is the one. If not, it only has the same name.
+        // If it is this socket, it accepts connections now. Otherwise it only has the same name.
         Some(super::held::Held::Listening) => {
             !matches!(connect_once(address), Err(Errno::CONNREFUSED))
         }
@@ -190,7 +191,7 @@ fn may_be_alive(_: &Path, _: &rustix::net::SocketAddrUnix) -> bool {
     false
 }
 
-/// The file that binding made, by its identity.
+/// The socket file that binding created, identified by device and inode.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -201,7 +202,7 @@ struct SocketFile {
 impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::symlink_metadata(path)?;
-        // The working directory may change before the file is to be removed.
+        // The working directory may change before the file is removed.
         let path = from_root(path)?;
         Ok(Self { path, device: metadata.dev(), inode: metadata.ino() })
     }

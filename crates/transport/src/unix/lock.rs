@@ -1,4 +1,4 @@
-//! The lock beside a socket: who holds it may judge whether the socket is dead.
+//! The lock file beside a socket. Only its holder may decide that the socket is dead.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -9,17 +9,17 @@ use rustix::fs::OFlags;
 
 use crate::{ErrorKind, Operation, TransportError};
 
-/// Held for as long as the listener lives. The file is never unlinked: two processes that each
-/// locked a file of that name would both believe that they hold it.
+/// Held as long as the listener lives. The file is never removed: otherwise two processes could each lock a
+/// different file of that name and both believe that they hold the lock.
 #[derive(Debug)]
 pub(super) struct SocketLock(File);
 
 impl SocketLock {
-    /// Takes the lock for the socket at `path`, without waiting.
+    /// Takes the lock of the socket at `path`, without waiting.
     pub(super) fn take(path: &Path) -> Result<Self, TransportError> {
         let lock = lock_path(path);
         let fail = |kind| TransportError::new(kind, Operation::Listen);
-        // std opens with O_CLOEXEC: a lock that a child inherits would outlive us.
+        // std opens with O_CLOEXEC: a lock inherited by a child would outlive this process.
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
@@ -34,9 +34,8 @@ impl SocketLock {
             return Err(fail(ErrorKind::ForeignLock(lock)));
         }
         if !metadata.is_file() {
-            return Err(
-                fail(ErrorKind::Io).with_hint(format!("{} is no plain file", lock.display()))
-            );
+            return Err(fail(ErrorKind::Io)
+                .with_hint(format!("the lock file {} is not a regular file", lock.display())));
         }
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
@@ -48,8 +47,8 @@ impl SocketLock {
 
 impl Drop for SocketLock {
     fn drop(&mut self) {
-        // Closing would not do: between its fork and its exec, a child that somebody just starts
-        // holds a copy of the descriptor, and with it the lock.
+        // Closing is not enough: a child that is being started holds a copy of the descriptor between fork
+        // and exec, and with it the lock.
         let _ = self.0.unlock();
     }
 }
@@ -70,7 +69,7 @@ fn explain(error: io::Error, path: &Path, lock: &Path) -> TransportError {
     };
     let failed = TransportError::new(kind, Operation::Listen).because(error);
     match failed.kind() {
-        ErrorKind::Io => failed.with_hint(format!("look at the lock file {}", lock.display())),
+        ErrorKind::Io => failed.with_hint(format!("check the lock file {}", lock.display())),
         _ => failed,
     }
 }

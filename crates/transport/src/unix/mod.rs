@@ -1,4 +1,4 @@
-//! Unix sockets: for their owner alone, without a moment's gap, and never over a live one.
+//! Unix sockets: accessible only to their owner by default, without a race, and never replacing a live one.
 
 mod connect;
 #[cfg(target_os = "linux")]
@@ -34,14 +34,13 @@ use crate::{
 
 /// Unix stream sockets.
 ///
-/// A listener's socket is readable and writable for its owner alone from the moment it appears; if others
-/// are to connect, it gets its group and mode before anybody can.
-/// Beside it stands a lock file (`….lock`), which stays when the listener goes and is empty. A
-/// socket at the path is removed only if its lock is free *and* nobody answers there; whatever else
-/// is at the path is left alone.
+/// A listener's socket is accessible only to its owner from the moment it exists; if others may connect,
+/// its group and mode are set before it starts listening. A lock file (`….lock`) is created beside it,
+/// which is empty and stays when the listener is dropped. A socket at the path is removed only if its lock
+/// is free *and* nothing accepts connections there; any other file at the path is left alone.
 ///
-/// The process on the other end must belong to our own user or root, on both sides, unless its
-/// user is allowed by [`UnixConfig::allow_uids`] or, on the listener's side, by [`UnixConfig::mode`] and
+/// On both sides, the peer process must belong to our own user or root, unless its user is allowed by
+/// [`UnixConfig::allow_uids`] or, on the listener's side, by [`UnixConfig::mode`] and
 /// [`UnixConfig::group`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unix;
@@ -49,38 +48,38 @@ pub struct Unix;
 /// A connection over a Unix socket.
 pub type UnixConnection = IoConnection<OwnedReadHalf, UnixWriteHalf>;
 
-/// What [`Unix`] needs to know.
+/// The configuration of [`Unix`].
 #[derive(Clone, Debug)]
 pub struct UnixConfig {
-    /// Where the socket is.
+    /// The socket's address.
     pub address: UnixAddress,
-    /// Users other than our own and root whose processes are accepted on the other end.
+    /// Users, other than our own and root, whose processes are accepted as peers.
     pub allow_uids: Vec<u32>,
-    /// The permission bits of a socket that is listened on. `None`, the default: `0o660` with a
+    /// The permission bits of a listener's socket. `None`, the default: `0o660` with a
     /// [`group`](Self::group), `0o666` with [`allow_uids`](Self::allow_uids), otherwise `0o600`.
     ///
     /// If `mode` or `group` is set and `allow_uids` is empty, these bits alone decide who is accepted. With
-    /// `allow_uids`, the others are refused whatever the bits say.
+    /// `allow_uids`, other users are refused whatever the bits are.
     pub mode: Option<u32>,
-    /// The group of a socket that is listened on. Only root and its members can set it.
+    /// The group of a listener's socket. Only root and members of the group can set it.
     pub group: Option<u32>,
-    /// How long connecting may take when the listener's queue is full; 5 s by default.
+    /// How long connecting may take when the listener's backlog is full; 5 s by default.
     pub connect_timeout: Duration,
-    /// How many connections wait to be accepted; 1,024 by default, within what the system allows.
+    /// How many connections can wait to be accepted; 1,024 by default, limited by the system's maximum.
     pub backlog: u16,
 }
 
-/// Where a Unix socket is.
+/// The address of a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnixAddress {
-    /// In the file system.
+    /// A path in the file system.
     Path(PathBuf),
-    /// In Linux's abstract name space; for connecting only, as anybody may listen there.
+    /// A name in Linux's abstract name space. Only for connecting, because any user may listen there.
     Abstract(OsString),
 }
 
 impl UnixConfig {
-    /// The socket at `path`, with the defaults.
+    /// Returns a configuration for the socket at `path` with the defaults.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             address: UnixAddress::Path(path.into()),
@@ -101,14 +100,14 @@ impl UnixConfig {
 
     fn is_allowed(&self, peer: &PeerIdentity, operation: Operation) -> bool {
         let ours = rustix::process::geteuid().as_raw();
-        // The kernel has let in whom the socket's file lets in.
+        // The kernel has already checked the permissions of the socket file.
         let by_file = operation == Operation::Accept
             && self.allow_uids.is_empty()
             && (self.mode.is_some() || self.group.is_some());
         peer.uid == ours || peer.uid == 0 || self.allow_uids.contains(&peer.uid) || by_file
     }
 
-    /// The mode of a socket that is listened on.
+    /// Returns the mode of a listener's socket.
     fn socket_mode(&self) -> u32 {
         self.mode.unwrap_or(match (self.group, self.allow_uids.is_empty()) {
             (Some(_), _) => 0o660,
@@ -191,10 +190,11 @@ const PROFILE: PerformanceProfile = PerformanceProfile {
     throughput: ByteSize::new(1_000_000_000),
 };
 
-/// The longest path that fits a socket address, its closing NUL not counted.
+/// The longest path that fits in a socket address, excluding its terminating NUL.
 pub(crate) const MAX_PATH: usize = if cfg!(target_os = "macos") { 103 } else { 107 };
 
-/// A path as it is from any directory, also when those that it comes back from by `..` are gone.
+/// Returns the absolute form of a path. If it contains `..`, symbolic links are resolved, so that the
+/// result does not depend on directories that may be removed.
 pub(crate) fn from_root(path: &Path) -> io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
     let comes_back = path.components().any(|part| part == Component::ParentDir);
@@ -243,10 +243,10 @@ fn abstract_address(
     operation: Operation,
 ) -> Result<rustix::io::Result<SocketAddrUnix>, TransportError> {
     let error = TransportError::new(ErrorKind::UnsupportedPlatform, operation);
-    Err(error.with_hint("abstract sockets are Linux's; use a path"))
+    Err(error.with_hint("abstract sockets exist only on Linux; use a path"))
 }
 
-/// A non-blocking, close-on-exec stream socket.
+/// Creates a non-blocking, close-on-exec stream socket.
 fn stream_socket() -> rustix::io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketType};
     #[cfg(not(target_os = "macos"))]
@@ -264,7 +264,7 @@ fn stream_socket() -> rustix::io::Result<OwnedFd> {
     }
 }
 
-/// Makes the connection of a connected stream, unless the peer is somebody else's.
+/// Creates the connection for a connected stream, unless the peer's user is not allowed.
 fn admit(
     stream: UnixStream,
     config: &UnixConfig,
@@ -301,7 +301,7 @@ fn admit(
     Ok(IoConnection::new(read, UnixWriteHalf::new(write), control.build()))
 }
 
-/// A path's directory; a bare name is in the current one.
+/// Returns a path's directory; a bare name is in the current one.
 fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

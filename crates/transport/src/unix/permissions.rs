@@ -1,4 +1,4 @@
-//! Who may connect to a socket that is listened on: its mode and group, and the directories above it.
+//! Who can connect to a listener's socket: its mode and group, and the directories above it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use crate::{Endpoint, ErrorKind, Operation, TransportError};
 
 const OWNER_ALONE: u32 = 0o600;
 
-/// Gives a new socket its group and mode. Until now it is its owner's alone: the umask only takes
-/// permissions away, so they cannot all be there when the file is made.
+/// Sets the group and mode of a new socket. Until then it is accessible only to its owner: the umask only
+/// removes permissions, so the file cannot be created with all of them.
 pub(super) fn grant(
     path: &Path,
     identity: (u64, u64),
@@ -32,14 +32,15 @@ pub(super) fn grant(
         let failed = fail(errno);
         match failed.kind() {
             ErrorKind::PermissionDenied if group.is_some() => {
-                failed.with_hint("only root and members of the group can give a socket to it")
+                failed.with_hint("only root and members of the group can assign a socket to it")
             }
             _ => failed,
         }
     })
 }
 
-/// By a descriptor of the file itself: whoever can write to the directory may have put another in its place.
+/// Sets them through a descriptor of the file: another user with write access to the directory may have
+/// replaced it.
 #[cfg(target_os = "linux")]
 fn set(
     path: &Path,
@@ -69,26 +70,26 @@ fn set(path: &Path, _: (u64, u64), mode: Mode, group: Option<Gid>) -> rustix::io
     rustix::fs::chmod(path, mode)
 }
 
-/// Logs a warning if a user who is allowed cannot connect: because of the socket's mode, or of a directory
-/// above it.
+/// Logs a warning if an allowed user cannot connect, because of the socket's mode or of a directory above
+/// it.
 pub(super) fn warn_if_unreachable(path: &Path, config: &UnixConfig, endpoint: &Endpoint) {
     if let Some(uid) = kept_out(config) {
         let mode = config.socket_mode();
         tracing::warn!(
-            "user {uid} is allowed and cannot connect to {endpoint}: its mode is {mode:o}. Leave out the mode \
-             (--socket-mode), or let others write (666)"
+            "user {uid} is allowed but cannot connect to {endpoint}: the socket's mode is {mode:o}. Omit \
+             --socket-mode, or use mode 666"
         );
     }
     if let Some((directory, mode)) = closed_directory(path, config) {
         let directory = directory.display();
         tracing::warn!(
-            "other users cannot connect to {endpoint}: {directory} is closed to them (mode {mode:o}). Listen in \
-             another directory, or let them through (chmod o+x {directory})"
+            "other users cannot connect to {endpoint}: they cannot enter {directory} (mode {mode:o}). Listen in \
+             another directory, or run chmod o+x {directory}"
         );
     }
 }
 
-/// The first allowed user whom the mode of the socket keeps out.
+/// Returns the first allowed user that the socket's mode excludes.
 fn kept_out(config: &UnixConfig) -> Option<u32> {
     let is_private = config.socket_mode() & 0o022 == 0;
     let ours = rustix::process::geteuid().as_raw();
@@ -96,7 +97,7 @@ fn kept_out(config: &UnixConfig) -> Option<u32> {
     allowed.copied().find(|uid| *uid != ours && *uid != 0)
 }
 
-/// The directory, and its mode, that keeps those out whom the socket lets in.
+/// Returns the first directory above the socket that excludes users whom the socket admits, and its mode.
 fn closed_directory(path: &Path, config: &UnixConfig) -> Option<(PathBuf, u32)> {
     if config.socket_mode() & 0o077 == 0 {
         return None;
@@ -106,7 +107,7 @@ fn closed_directory(path: &Path, config: &UnixConfig) -> Option<(PathBuf, u32)> 
         let found = std::fs::metadata(directory).ok()?;
         let mode = found.mode() & 0o777;
         let everybody = mode & 0o001 != 0;
-        // Which groups a user is in is not known here.
+        // The groups of a user are not known here.
         let some_group = mode & 0o010 != 0 && config.group.is_none_or(|it| it == found.gid());
         let owner = !config.allow_uids.is_empty()
             && mode & 0o100 != 0
@@ -122,7 +123,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn mode_follows_from_who_is_to_connect() {
+    fn mode_follows_from_group_and_allowed_users() {
         let config = |mode, group, allow_uids: &[u32]| UnixConfig {
             mode,
             group,
@@ -139,7 +140,7 @@ mod tests {
             assert_eq!(config.socket_mode(), expected, "{config:?}");
             assert!(config.validate().is_ok());
         }
-        // Such a socket would let nobody in, not even its owner, or is no set of permission bits.
+        // Such a socket would admit no one, not even its owner, or the bits are invalid.
         for mode in [0, 0o060, 0o400, 0o644, 0o640, 0o1666, 600] {
             let error = config(Some(mode), None, &[]).validate().unwrap_err();
             assert_eq!(error.field, "socket_mode", "{mode:o}");
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn allowed_user_whom_the_mode_keeps_out_is_found() {
+    fn allowed_user_excluded_by_the_mode_is_found() {
         let ours = rustix::process::geteuid().as_raw();
         let other = ours + 1;
         let kept_out = |mode, allow_uids: &[u32]| {
@@ -155,13 +156,13 @@ mod tests {
             super::kept_out(&UnixConfig { mode, allow_uids, ..UnixConfig::new("a") })
         };
         assert_eq!(kept_out(Some(0o600), &[0, ours, other]), Some(other));
-        assert_eq!(kept_out(Some(0o600), &[0, ours]), None, "they connect whatever the mode is");
+        assert_eq!(kept_out(Some(0o600), &[0, ours]), None, "they can connect in any mode");
         assert_eq!(kept_out(Some(0o660), &[other]), None, "that user may be in the group");
         assert_eq!((kept_out(Some(0o666), &[other]), kept_out(None, &[other])), (None, None));
     }
 
     #[test]
-    fn directory_that_keeps_others_out_is_found() {
+    fn directory_that_excludes_others_is_found() {
         let base = tempfile::tempdir().unwrap();
         let private = base.path().join("private");
         let inner = private.join("inner");
@@ -181,7 +182,7 @@ mod tests {
         let closed = |config: &UnixConfig| closed_directory(&inner.join("s"), config);
         let found = Some((private.canonicalize().unwrap(), 0o700));
         set(&private, 0o700);
-        assert_eq!(closed(&with(&[], None)), None, "nobody else is to come");
+        assert_eq!(closed(&with(&[], None)), None, "no other user is allowed");
         assert_eq!(closed(&with(&[other], None)), found);
         assert_eq!(closed(&with(&[], Some(owner.gid()))), found);
         assert_eq!(closed(&with(&[owner.uid()], None)), None);

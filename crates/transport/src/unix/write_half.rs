@@ -1,5 +1,4 @@
-//! The writing half of a Unix socket, which can tell a peer that ended its direction from one that
-//! is gone.
+//! The write half of a Unix socket. It can tell a peer that ended its direction from one that is gone.
 
 use std::io;
 use std::pin::Pin;
@@ -11,11 +10,11 @@ use tokio::net::unix::OwnedWriteHalf;
 use crate::WriteEnd;
 use crate::hangup::Hangup;
 
-/// The writing half of a Unix socket.
+/// The write half of a Unix socket.
 #[derive(Debug)]
 pub struct UnixWriteHalf {
     socket: OwnedWriteHalf,
-    /// Made when it is first asked whether the peer is gone.
+    /// Created by the first poll of whether the peer is gone.
     watch: Option<Hangup>,
 }
 
@@ -34,7 +33,7 @@ impl UnixWriteHalf {
 
 impl WriteEnd for UnixWriteHalf {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Without a descriptor to watch with, a write will find out.
+        // Without a descriptor for the watch, the next write will notice.
         let Ok(watch) = self.watch() else { return Poll::Pending };
         watch.poll(cx)
     }
