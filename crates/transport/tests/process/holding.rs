@@ -231,7 +231,7 @@ fn where_no_group_can_be_made_only_who_asks_for_one_notices() {
             let Err(error) = launch(&one(Hold::Cgroup)).await else { panic!("it was started") };
             assert!(matches!(error.kind(), ErrorKind::LaunchFailed), "{error:?}");
             let source = std::error::Error::source(&error).unwrap().to_string();
-            assert!(source.contains("no cgroup can be made"), "{source}");
+            assert!(source.contains("cannot create a cgroup"), "{source}");
             let (_sender, mut receiver, _) = lines(&one(Hold::Auto)).await;
             assert_eq!(message(receiver.recv().await), "here");
         });

@@ -1,5 +1,5 @@
-//! What the standard library has no safe words for: how a guardian starts the program, tied to it, in a
-//! group and by no shell, how it makes namespaces, and that it takes no signal.
+//! System calls without a safe wrapper in the standard library: starts the program tied to its guardian,
+//! in a cgroup and without a shell, creates namespaces, and blocks signals.
 #![allow(unsafe_code)]
 
 use std::io::{self, Read, Write};
@@ -15,30 +15,30 @@ use rustix::process::{
 use super::wire::Request;
 use crate::process::inherited::Program;
 
-/// `command` will start what is requested, whatever program and arguments it has. The program is
-/// killed when this process ends, which the kernel forgets of one that takes another user's rights
-/// when it starts.
+/// Makes `command` start the requested program, whatever program and arguments it was created with. The
+/// kernel kills the program when this process ends, unless the program gains another user's rights when it
+/// starts.
 ///
-/// The standard library would do the last step by `execvp`, which gives to a shell what the kernel
-/// refuses.
+/// The standard library would use `execvp` for the last step, which passes files that the kernel refuses
+/// to a shell.
 pub(super) fn tie(command: &mut Command, request: &Request) -> io::Result<()> {
     let program = Program::new(&request.program, request.argv.clone(), request.env.clone())?;
     let guardian = getpid();
     let become_program = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
         if getppid() != Some(guardian) {
-            // It went before the kernel knew.
+            // The guardian ended before the kernel had registered the request.
             return Err(rustix::io::Errno::SRCH.into());
         }
         program.replace_child()
     };
-    // SAFETY: between fork and exec the closure makes system calls and nothing else: it takes no
-    // lock, and allocates and frees nothing, as all that it needs is there before.
+    // SAFETY: between fork and exec the closure makes only system calls: it takes no lock and neither
+    // allocates nor frees memory, because everything it needs was created before.
     unsafe { command.pre_exec(become_program) };
     Ok(())
 }
 
-/// Starts `command`, in that cgroup from its first instruction. It is for a process with one thread.
+/// Starts `command`, in `cgroup` from its first instruction. Only for processes with a single thread.
 pub(super) fn spawn(mut command: Command, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Pid> {
     let (mut failure, mut report) = io::pipe()?;
     if let Some(child) = fork(Namespaces::Ours, cgroup)? {
@@ -49,43 +49,44 @@ pub(super) fn spawn(mut command: Command, cgroup: Option<BorrowedFd<'_>>) -> io:
                 let _ = waitpid(Some(child), WaitOptions::empty());
                 Err(io::Error::from_raw_os_error(i32::from_le_bytes(error)))
             }
-            // The program has taken the other end's place.
+            // End of file: `exec` has closed the other end.
             Err(_) => Ok(child),
         };
     }
     let error = command.exec().raw_os_error().unwrap_or(libc::EIO);
     let _ = report.write_all(&error.to_le_bytes());
-    // SAFETY: it ends this process, which is the other's copy, and does nothing that the other still
-    // has to do.
+    // SAFETY: this ends the forked copy without running destructors or exit handlers of the original
+    // process.
     unsafe { libc::_exit(127) }
 }
 
-/// Lets go of a child that has made this thread its tracer (PTRACE_TRACEME) and has stopped: it goes on
-/// with the signal that stopped it, as it would without a tracer. False when this thread is not its tracer.
+/// Detaches a stopped child that made this thread its tracer (PTRACE_TRACEME). The child continues with
+/// the signal that stopped it, as without a tracer. Returns false if this thread is not its tracer.
 pub(super) fn detach(child: Pid, signal: i32) -> bool {
-    // The trap at the start of a program is meant for debuggers and kills everything else.
+    // The trap at the start of a program is meant for debuggers and would kill the child.
     let signal = if signal == libc::SIGTRAP { 0 } else { signal };
     let signal = std::ptr::without_provenance_mut::<libc::c_void>(signal.unsigned_abs() as usize);
-    // SAFETY: the request takes a signal in place of a pointer, and touches no memory of ours.
+    // SAFETY: the request takes a signal number in place of a pointer, and accesses no memory of this
+    // process.
     unsafe {
         let child = child.as_raw_nonzero().get();
         libc::ptrace(libc::PTRACE_DETACH, child, null_mut::<libc::c_void>(), signal) == 0
     }
 }
 
-/// In which namespaces a process is started.
+/// The namespaces of a new process.
 #[derive(Clone, Copy)]
 pub(super) enum Namespaces {
-    /// In ours.
+    /// Those of this process.
     Ours,
-    /// As the first in a PID namespace, with a mount namespace.
+    /// A new PID namespace, with the process as its init, and a new mount namespace.
     Plain,
-    /// The same, in a user namespace of its own.
+    /// The same, in a new user namespace.
     InUserNamespace,
 }
 
-/// Goes on as two processes: `None` in the one that is new. It is for a process with one thread: what
-/// others were doing is not finished in the copy.
+/// Forks this process: returns the child's id in the parent, and `None` in the child. Only for processes
+/// with a single thread: the work of other threads would be unfinished in the copy.
 pub(super) fn fork(
     namespaces: Namespaces,
     cgroup: Option<BorrowedFd<'_>>,
@@ -95,7 +96,7 @@ pub(super) fn fork(
         Namespaces::Plain => libc::CLONE_NEWPID | libc::CLONE_NEWNS,
         Namespaces::InUserNamespace => libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUSER,
     };
-    // SAFETY: zeroes ask for nothing.
+    // SAFETY: zeroes are valid arguments without options.
     let mut asked = unsafe { std::mem::zeroed::<libc::clone_args>() };
     asked.flags = u64::from(flags.unsigned_abs());
     asked.exit_signal = libc::SIGCHLD.unsigned_abs().into();
@@ -104,10 +105,10 @@ pub(super) fn fork(
         asked.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
     }
     let made = match asked.flags {
-        // Some containers know no other way.
-        // SAFETY: the new process has a copy of all memory and the one thread that calls this.
+        // Some containers allow only this one.
+        // SAFETY: the child has a copy of all memory, and only the calling thread.
         0 => unsafe { libc::fork() }.into(),
-        // SAFETY: the same, as no memory is asked to be shared. The structure is one of this size.
+        // SAFETY: as above, since no memory is shared. The size is that of the structure.
         _ => unsafe { libc::syscall(libc::SYS_clone3, &raw mut asked, size_of_val(&asked)) },
     };
     match i32::try_from(made) {
@@ -120,11 +121,10 @@ pub(super) fn fork(
 /// `CLONE_INTO_CGROUP`.
 const INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Nothing but SIGKILL and SIGSTOP reaches this process any more: whoever signals all processes of a
-/// service means the programs. Threads that it starts later inherit that.
+/// Blocks all signals but SIGKILL and SIGSTOP, which cannot be blocked: a signal to all processes of a
+/// service is meant for the programs. Threads started later inherit this.
 pub(super) fn take_no_signal() {
-    // SAFETY: zeroes are a set of signals; the calls change nothing but it and which signals this
-    // thread takes.
+    // SAFETY: zeroes are a valid signal set; the calls change only that set and this thread's signal mask.
     unsafe {
         let mut all = std::mem::zeroed::<libc::sigset_t>();
         libc::sigfillset(&raw mut all);

@@ -1,9 +1,8 @@
-//! A cgroup (v2) for all that comes of one child, below the one that we are in: where that is
-//! possible, the kernel kills all of it in one step.
+//! A cgroup (v2) for a child and its descendants, below the cgroup of this process. Where possible, the
+//! kernel kills all of them in one step.
 //!
-//! A group is its guardian's, which holds a lock on the directory for as long as it lives. One that
-//! nobody has locked was left by a guardian that somebody killed: whoever finds it kills what is in
-//! it and removes it.
+//! A guardian holds a lock on the directory of its cgroup as long as it lives. An unlocked cgroup belonged
+//! to a guardian that was killed: the next process that finds it kills its members and removes it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -19,31 +18,32 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{geteuid, getpid};
 
-/// Nobody else would name a group so: behind it are the number of its guardian and another.
+/// The prefix of our cgroups' names, followed by the guardian's process id and a counter.
 const PREFIX: &str = "tieline-guardian-";
 
-/// What `statfs` says of a cgroup2 file system. A directory can be made in others, too.
+/// The type of a cgroup2 file system according to `statfs`. Directories can be created in other ones, too.
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
-/// How many groups a program may have made below its own, to be removed at once: those beyond are
-/// removed when it is asked for again.
+/// How many cgroups that a program created below its own are removed at once; the rest is removed by the
+/// next call.
 const MAX_GROUPS: usize = 65_536;
 
-/// A group of ours.
+/// A cgroup created by this process.
 pub(super) struct Group {
     parent: OwnedFd,
     name: String,
-    /// Locked.
+    /// The directory, locked.
     directory: OwnedFd,
-    /// Whatever is written to it kills.
+    /// `cgroup.kill`: any write kills the members.
     kill: OwnedFd,
 }
 
 impl Group {
-    /// Makes a group below our own.
+    /// Creates a cgroup below the one of this process.
     ///
     /// # Errors
-    /// There is no cgroup2 file system, we may not, or it is older than `cgroup.kill` (Linux 5.14).
+    /// There is no cgroup2 file system, permission is denied, or the kernel lacks `cgroup.kill` (before
+    /// Linux 5.14).
     pub(super) fn make() -> io::Result<Self> {
         let parent = own()?;
         for attempt in 0..100 {
@@ -54,7 +54,7 @@ impl Group {
             }
             match take(parent.as_fd(), &name) {
                 Ok((directory, kill)) => return Ok(Self { parent, name, directory, kill }),
-                // Somebody was quicker and takes it for one that was left.
+                // Another process took it for an abandoned one and was faster.
                 Err(Errno::WOULDBLOCK | Errno::NODEV | Errno::NOENT) => continue,
                 Err(error) => {
                     let _ = unlinkat(&parent, &name, AtFlags::REMOVEDIR);
@@ -65,26 +65,26 @@ impl Group {
         Err(Errno::EXIST.into())
     }
 
-    /// Its directory, for who is to be started in it.
+    /// Returns the directory, to start a process in it.
     pub(super) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
 
-    /// SIGKILL for all in it, and for those that come while the kernel does that.
+    /// Sends SIGKILL to all members, including those that join while the kernel does that.
     pub(super) fn kill(&self) {
-        // It may be removed already.
+        // The cgroup may have been removed.
         let _ = rustix::io::write(&self.kill, b"1");
     }
 
-    /// Removes it, with the groups that were made below it, once nobody is in it; whether it is gone.
+    /// Removes it and the cgroups below it, if no process is left in it. Returns true if it is gone.
     pub(super) fn remove(&self) -> bool {
         self.kill();
         remove(self.parent.as_fd(), self.name.as_ref()).is_ok()
     }
 }
 
-/// Removes the groups of guardians that are gone, and kills who is in them. Whether some could not be
-/// removed yet.
+/// Kills the members of cgroups whose guardian is gone, and removes them. Returns true if some could not
+/// be removed yet.
 pub(in super::super) fn sweep() -> bool {
     let Ok(parent) = own() else { return false };
     let entries = Dir::read_from(&parent).into_iter().flatten().flatten();
@@ -121,16 +121,16 @@ fn open(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     openat(parent, name, flags, Mode::empty())
 }
 
-/// The directory, locked, and its `cgroup.kill`.
+/// Returns the locked directory and its `cgroup.kill`.
 fn take(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     let directory = open(parent, name.as_ref())?;
     flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
-    // It is not there any more where the group was removed in between.
+    // Fails if the cgroup was removed in between.
     let kill = openat(&directory, "cgroup.kill", TO_WRITE, Mode::empty())?;
     Ok((directory, kill))
 }
 
-/// Removes a group and those below it, however deep they are, the last first.
+/// Removes a cgroup and those below it, at any depth, the deepest first.
 fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
     match remove_one(parent, name) {
         Err(Errno::BUSY | Errno::NOTEMPTY) => {}
@@ -159,13 +159,13 @@ fn remove_one(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
     }
 }
 
-/// A group's directory. Who has made it may have kept everybody out.
+/// Opens a cgroup's directory. Its creator may have removed all permissions.
 fn open_to_empty(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     let _ = chmodat(parent, name, Mode::RWXU, AtFlags::empty());
     open(parent, name)
 }
 
-/// Some group directly below this one.
+/// Returns some cgroup directly below this one.
 fn first_below(group: &OwnedFd) -> rustix::io::Result<Option<OsString>> {
     let is_below = |entry: &DirEntry| {
         let name = entry.file_name().to_bytes();
@@ -175,7 +175,7 @@ fn first_below(group: &OwnedFd) -> rustix::io::Result<Option<OsString>> {
     Ok(found.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()))
 }
 
-/// The directory of the group that we are in.
+/// Opens the directory of the cgroup of this process.
 fn own() -> io::Result<OwnedFd> {
     let [mounts, groups] = [fs::read("/proc/self/mountinfo")?, fs::read("/proc/self/cgroup")?];
     let [mounts, groups] = [&mounts, &groups].map(|it| String::from_utf8_lossy(it));
@@ -188,12 +188,12 @@ fn own() -> io::Result<OwnedFd> {
     }
 }
 
-/// Where the group that we are in is to be found, if it can be.
+/// Returns the path of the cgroup of this process, if it is visible.
 fn place(mounts: &str, groups: &str) -> Option<PathBuf> {
     let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let own = Path::new(own);
     if own.components().any(|part| part == std::path::Component::ParentDir) {
-        // Outside of what our cgroup namespace shows.
+        // Outside of our cgroup namespace.
         return None;
     }
     mounts.lines().find_map(|line| {
@@ -208,7 +208,7 @@ fn place(mounts: &str, groups: &str) -> Option<PathBuf> {
     })
 }
 
-/// The kernel writes blanks and the like as a backslash and three octal digits.
+/// Decodes blanks and other characters that the kernel writes as a backslash and three octal digits.
 fn unescape(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();
@@ -238,7 +238,7 @@ mod tests {
     const BOUND: &str = "55 50 0:26 /user.slice /mnt/my\\040groups rw - cgroup2 none rw";
 
     #[test]
-    fn our_own_group_is_found_in_what_the_kernel_says_of_mounts_and_groups() {
+    fn own_cgroup_is_found_in_the_mount_and_cgroup_lists() {
         for (mounts, groups, expected) in [
             (UNIFIED, "0::/a.slice/b.scope\n", Some("/sys/fs/cgroup/a.slice/b.scope")),
             (UNIFIED, "0::/\n", Some("/sys/fs/cgroup/")),
@@ -266,10 +266,10 @@ mod tests {
         assert_eq!(unescape("a\\040b\\134\\"), "a b\\\\");
     }
     #[test]
-    fn a_group_is_made_also_while_somebody_sweeps() {
+    fn cgroup_can_be_created_during_a_sweep() {
         match Group::make() {
             Ok(group) => assert!(group.remove()),
-            Err(error) => return eprintln!("not run where no group can be made: {error}"),
+            Err(error) => return eprintln!("skipped because no cgroup can be created: {error}"),
         }
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {

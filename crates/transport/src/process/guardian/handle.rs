@@ -17,20 +17,19 @@ use super::wire::{MAX_MESSAGE_BYTES, Order, Report, Request, send};
 use crate::process::{ProcessConfig, reaper, reaper::Reaped};
 use crate::{BoxFuture, Environment, Guardian, Hold, guardian};
 
-/// A child and its guardian, held by the guardian's socket. Dropping it ends them at once.
+/// A child and its guardian, held by the guardian's socket. Dropping it kills them at once.
 pub(in super::super) struct GuardianHandle {
-    /// The guardian; `None` once it is the reaper's.
+    /// The guardian; `None` after it was passed to the reaper.
     guardian: Option<Child>,
     line: Arc<UnixStream>,
-    /// What a keeper has said at last, if that was heard before its end.
+    /// How many processes a keeper reported as killed, if that arrived before its end.
     gone: Arc<OnceLock<u32>>,
-    /// The child itself, whose number is the guardian's to use.
+    /// The child. Only the guardian may send signals to this id.
     pub(in super::super) pid: Pid,
 }
 
 impl GuardianHandle {
-    /// Starts `program` under a guardian. Cancel-safe: nothing is left of an attempt that nobody
-    /// waits for any more.
+    /// Starts `program` under a guardian. Cancel-safe: a dropped attempt leaves no process.
     pub(in super::super) async fn start(
         by: &Guardian,
         config: &ProcessConfig,
@@ -46,17 +45,18 @@ impl GuardianHandle {
         let mut command = Command::new(by.program());
         command.arg(guardian::ASKED).args(by.args()).process_group(0);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
-        // It needs no variable but those that let it start, and others can read what it has.
+        // It needs only the variables that let it start, and other processes can read its environment.
         let env = Environment::only(["LD_LIBRARY_PATH"]).resolve(std::env::vars_os());
         command.env_clear().envs(env);
         let started = reaper::spawn(command).await.map_err(|error| match error.kind() {
-            // Otherwise it would seem to be the program.
-            kind @ (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
-                io::Error::new(kind, format!("its guardian, {}: {error}", by.program().display()))
-            }
+            // Without the prefix, the error would seem to be about the program.
+            kind @ (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => io::Error::new(
+                kind,
+                format!("cannot start its guardian {}: {error}", by.program().display()),
+            ),
             _ => error,
         })?;
-        // From here on the guardian is ended with this value.
+        // From here on, dropping `handle` ends the guardian.
         let pid = Pid::from_child(&started);
         let mut handle = Self { guardian: Some(started), line, gone: Arc::default(), pid };
 
@@ -73,7 +73,7 @@ impl GuardianHandle {
             return Err(rustix::io::Errno::TOOBIG.into());
         }
         match handle.request(&request, stdio).await {
-            // It may have gone before it heard anything; the line's end says so, too.
+            // If it ended before it read the request, the end of the line is reported below.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
             _ => {}
         }
@@ -107,25 +107,25 @@ impl GuardianHandle {
         Ok(())
     }
 
-    /// SIGTERM for the child and all that came of it.
+    /// Sends SIGTERM to the child and all its descendants.
     pub(in super::super) fn terminate(&self) {
         self.tell(Order::Terminate);
     }
 
-    /// SIGKILL for all of them.
+    /// Sends SIGKILL to all of them.
     pub(in super::super) fn kill(&self) {
         self.tell(Order::Kill);
     }
 
     fn tell(&self, order: Order) {
-        // It may have been stopped.
+        // It may have been stopped by a signal.
         self.guardian.iter().for_each(wake);
-        // There is room for more orders than there are; a guardian that is gone needs none.
+        // The buffer has room for all orders; if the guardian is gone, it needs none.
         let _ = rustix::net::send(&*self.line, &order.encode(), SendFlags::NOSIGNAL);
     }
 
-    /// Completes with the child's end, or with `None` at the guardian's, when that comes first. Until then
-    /// `stopped` is told the signal that stops the child, and `None` when it goes on.
+    /// Completes with the child's wait status, or with `None` if the guardian ends first. Until then
+    /// `stopped` is called with the signal that stops the child, and with `None` when it continues.
     pub(in super::super) fn ended(
         &self,
         stopped: impl Fn(Option<i32>) + Send + 'static,
@@ -148,15 +148,16 @@ impl GuardianHandle {
         })
     }
 
-    /// Ends everything at once: the guardian kills the child and all that came of it, and then is
-    /// the reaper's.
+    /// Ends everything at once: the guardian kills the child and all its descendants, and the reaper waits
+    /// for the guardian.
     pub(in super::super) fn release(mut self, then: Option<Reaped>) {
         self.close(then);
     }
 
     fn close(&mut self, then: Option<Reaped>) {
         let Some(guardian) = self.guardian.take() else { return };
-        // Whoever else holds the socket for a moment. Its last words are still heard.
+        // A process that is being started may briefly hold a copy of the socket, so closing is not enough.
+        // The last reports can still be read.
         let _ = shutdown(&*self.line, Shutdown::Write);
         wake(&guardian);
         let words = LastWords { killed: self.gone.get().copied(), ..LastWords::default() };
@@ -170,21 +171,21 @@ impl Drop for GuardianHandle {
     }
 }
 
-/// A guardian that somebody has stopped goes on. It is ours and not reaped.
+/// Continues a guardian that was stopped by a signal. It must be our child and not reaped.
 pub(in super::super) fn wake(guardian: &Child) {
     let _ = rustix::process::kill_process(Pid::from_child(guardian), Signal::CONT);
 }
 
-/// What is heard of a guardian that was told to end.
+/// The last reports of a guardian that was told to end.
 #[derive(Default)]
 pub(in super::super) struct LastWords {
     part: Vec<u8>,
-    /// How many it had to kill, once it has said that none is left.
+    /// How many processes it killed, once it has reported that none is left.
     pub(in super::super) killed: Option<u32>,
 }
 
 impl LastWords {
-    /// Takes what it has said since; whether that was anything.
+    /// Reads new reports. Returns true if there were any.
     pub(in super::super) fn hear(&mut self, line: &UnixStream) -> bool {
         let mut said = [0; 64 * Report::LENGTH];
         let mut has_spoken = false;
@@ -203,7 +204,7 @@ impl LastWords {
     }
 }
 
-/// The child cannot be held as was asked for.
+/// The child cannot be contained as requested.
 #[derive(Debug)]
 pub(in super::super) struct Refused {
     pub(in super::super) hold: Hold,
@@ -213,15 +214,15 @@ pub(in super::super) struct Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.hold {
-            Hold::Isolated => write!(f, "no namespaces: {}", self.error),
-            _ => write!(f, "no cgroup can be made below this process's own: {}", self.error),
+            Hold::Isolated => write!(f, "cannot create namespaces: {}", self.error),
+            _ => write!(f, "cannot create a cgroup below this process's own: {}", self.error),
         }
     }
 }
 
 impl std::error::Error for Refused {}
 
-/// The next report; `None` at the end of the line.
+/// Returns the next report; `None` at the end of the line.
 async fn report(line: &UnixStream) -> io::Result<Option<Report>> {
     let mut report = [0; Report::LENGTH];
     let mut filled = 0;
@@ -231,7 +232,7 @@ async fn report(line: &UnixStream) -> io::Result<Option<Report>> {
             Ok(0) => return Ok(None),
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // With an order unread, its end looks like this.
+            // The guardian ended with an order unread.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
             Err(error) => return Err(error),
         }

@@ -1,15 +1,14 @@
-//! A PID namespace for all that comes of one child.
+//! A PID namespace for a child and its descendants.
 //!
 //! ```text
-//!   we ── socket pair ─────────────┐
+//!   us ── socket pair ─────────────┐
 //!    │                             ▼
-//!    └▶ guardian, outside ──▶ guardian, inside: the namespace's first process ──▶ child …
+//!    └▶ guardian, outside ──▶ guardian, inside: the namespace's init ──▶ child …
 //! ```
 //!
-//! When a namespace's first process ends, however it does, the kernel kills all others in it; and it
-//! kills the first process when the one outside ends. So there is nobody who could be killed in such
-//! a way that something is left. The one inside is what a guardian is otherwise; the one outside
-//! is its [keeper](super::keeper).
+//! When the init process of a namespace ends, for whatever reason, the kernel kills all others in it, and
+//! it kills the init when the process outside ends. So no descendant survives, whichever of them is
+//! killed. The process inside is an ordinary guardian; the one outside is its [keeper](super::keeper).
 
 use std::fs::{self, File};
 use std::io;
@@ -23,25 +22,25 @@ use rustix::process::{Pid, Signal, getegid, geteuid, set_parent_process_death_si
 
 use super::exec::{self, Namespaces};
 
-/// Which of the two this process is from now on.
+/// The side on which this process continues.
 pub(super) enum Side {
-    /// And the number of the first process inside.
+    /// Outside, with the id of the init process inside.
     Outside(Pid),
     Inside(Inside),
 }
 
 pub(super) struct Inside {
-    /// What `/proc` shows is the namespace.
+    /// `/proc` shows the namespace.
     pub(super) has_proc: bool,
-    /// The `/proc` from outside.
+    /// The `/proc` of the outer namespace.
     outside: Option<File>,
 }
 
-/// Makes the namespaces and a first process in them. Whoever may make them as they are does; for
-/// everybody else there is a user namespace around them, in which they are who they were.
+/// Creates the namespaces and an init process in them. Without the privilege to create them directly, they
+/// are created in a user namespace that maps only the current user and group.
 ///
 /// # Errors
-/// The kernel does not allow it. Inside, too.
+/// The kernel does not allow it. Returned on either side.
 pub(super) fn enter() -> io::Result<Side> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let (mut alive, keep) = io::pipe()?;
@@ -52,24 +51,24 @@ pub(super) fn enter() -> io::Result<Side> {
         forked => (forked?, false),
     };
     if let Some(first) = forked {
-        // Until this process ends, the one inside knows by it that it is there.
+        // The process inside watches this end; it is closed when this process ends.
         std::mem::forget(keep);
         return Ok(Side::Outside(first));
     }
     drop(keep);
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if is_alone(&mut alive)? {
-        // The one outside went before the kernel knew.
+        // The process outside ended before the kernel had registered the request.
         exit(1);
     }
     if is_mapped {
-        // Whoever maps a group may not drop groups that keep them out of something.
+        // A process may not map a group while it can drop groups that restrict its access.
         fs::write("/proc/self/setgroups", "deny")?;
         fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
         fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
     }
     let outside = File::open("/proc").ok();
-    // What is mounted outside later appears here, too, and nothing from here there.
+    // Later mounts outside appear here, too, but mounts made here do not appear outside.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let has_proc = mount("proc", "/proc", "proc", flags, None).is_ok();
@@ -77,7 +76,7 @@ pub(super) fn enter() -> io::Result<Side> {
 }
 
 impl Inside {
-    /// The number that our only child has outside, where the kernel tells.
+    /// Returns the id that our only child has in the outer namespace, if the kernel reports it.
     pub(super) fn child_outside(self) -> Option<Pid> {
         let outside = self.outside?;
         let children = format!("/proc/self/fd/{}/thread-self/children", outside.as_raw_fd());
@@ -86,7 +85,7 @@ impl Inside {
     }
 }
 
-/// Whether nobody has the other end any more. Nothing is ever written to it.
+/// Returns true if the other end is closed in all processes. Nothing is ever written to it.
 fn is_alone(alive: &mut io::PipeReader) -> io::Result<bool> {
     let mut polled = [PollFd::new(alive, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

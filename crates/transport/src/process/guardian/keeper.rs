@@ -1,14 +1,14 @@
-//! What stands behind a guardian, where that is needed: outside a PID namespace, and where children of other
-//! processes come to the process that we are for.
+//! The parent of a guardian, where one is needed: outside a PID namespace, and where this process also
+//! adopts the children of other processes.
 //!
 //! ```text
-//!   we ── socket pair ──────────┐
+//!   us ── socket pair ──────────┐
 //!    │                          ▼
 //!    └▶ keeper ─────────▶ guardian ─────▶ child …
 //! ```
 //!
-//! If the guardian is killed, what it held comes to its keeper, and to nobody who could take it for
-//! something else. If the keeper is killed, the guardian ends everything.
+//! If the guardian is killed, its descendants become children of the keeper, which kills them, and cannot
+//! be confused with other processes. If the keeper is killed, the guardian kills everything.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -26,47 +26,47 @@ use super::tree;
 use super::wire::Report;
 use crate::Hold;
 
-/// A guardian that is told to end and has stopped is made to go on, and looked at so often.
+/// How often a guardian that was told to end is checked, and continued if it was stopped.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// From here on only a process with CAP_SYS_PTRACE can trace this one, or read its memory.
+/// Prevents processes without CAP_SYS_PTRACE from tracing this one or reading its memory.
 pub(super) fn refuse_tracers() {
     let refuse = |behavior| _ = set_dumpable_behavior(behavior);
     refuse(DumpableBehavior::NotDumpable);
     if std::fs::read("/proc/self/fdinfo/0").is_err() {
-        // Before Linux 5.14 it keeps a process from files of its own that a guardian needs.
+        // Before Linux 5.14 this would deny access to files in /proc that a guardian needs.
         refuse(DumpableBehavior::Dumpable);
     }
 }
 
-/// The process that has started this one.
+/// The process that started this one.
 pub(super) struct Parent(OwnedFd);
 
 impl Parent {
-    /// `None` if the kernel does not tell; then there is only the end of the line.
+    /// Returns `None` if the kernel does not support it; then only the end of the line is noticed.
     pub(super) fn open() -> Option<Self> {
         let parent = getppid()?;
         let pidfd = pidfd_open(parent, PidfdFlags::empty()).ok()?;
-        // Now it is no other process of the same number. One that has ended meanwhile reads as ended.
+        // The parent is the same as before, so the descriptor is not of another process with its id.
         (getppid() == Some(parent)).then_some(Self(pidfd))
     }
 
-    /// Waits until there is something to read on the line, or the line or the parent has ended; false for
-    /// the parent.
+    /// Waits until the line is readable or has ended, or the parent has ended. Returns false if only the
+    /// parent has ended.
     pub(super) fn lets_read(&self, line: &UnixStream) -> bool {
         let mut polled = [PollFd::new(&self.0, PollFlags::IN), PollFd::new(line, PollFlags::IN)];
         loop {
             match poll(&mut polled, None) {
                 Err(Errno::INTR) => {}
-                // What it still ordered comes first.
+                // Orders that the parent sent before its end are read first.
                 _ => return polled[0].revents().is_empty() || !polled[1].revents().is_empty(),
             }
         }
     }
 }
 
-/// Waits until the guardian ends, and kills what is left if it did not end well. When the line or the
-/// parent has ended, a guardian that does not go is killed.
+/// Waits until the guardian ends, and kills what is left if it failed. When the line or the parent has
+/// ended and the guardian does not end, it is killed.
 pub(super) fn keep(guardian: Pid, line: UnixStream, parent: Option<Parent>, hold: Hold) -> ! {
     refuse_tracers();
     let is_namespace = hold == Hold::Isolated;
@@ -87,10 +87,10 @@ pub(super) fn keep(guardian: Pid, line: UnixStream, parent: Option<Parent>, hold
             if status.exit_status() == Some(0) {
                 exit(0);
             }
-            // The kernel has killed what was in its namespace.
+            // If there was a namespace, the kernel has killed everything in it.
             if !is_namespace {
                 let killed = end_rest();
-                // One that gave up by itself had a reason not to say so.
+                // A guardian that exited by itself has already decided what to report.
                 if status.signaled() {
                     Report::Gone(killed).send(&line);
                 }
@@ -101,7 +101,7 @@ pub(super) fn keep(guardian: Pid, line: UnixStream, parent: Option<Parent>, hold
         if has_ended(1) {
             silence.get_or_insert_default();
         } else if has_ended(2) {
-            // Another process holds the line, and the guardian does not see its end.
+            // Another process holds the line open, so the guardian does not see its end.
             let _ = kill_process(guardian, Signal::KILL);
         }
         if silence.as_mut().is_some_and(|silence| silence.is_too_long(guardian)) {
@@ -110,7 +110,7 @@ pub(super) fn keep(guardian: Pid, line: UnixStream, parent: Option<Parent>, hold
     }
 }
 
-/// How long a guardian that was told to end has not been able to.
+/// Measures how long a guardian that was told to end has made no progress.
 pub(in super::super) struct Silence {
     since: Instant,
     stopped_since: Option<Instant>,
@@ -123,23 +123,23 @@ impl Default for Silence {
 }
 
 impl Silence {
-    /// Most have ended by then, and none has to be looked at.
+    /// Most guardians have ended by then, without being checked.
     const SHORTEST: Duration = Duration::from_millis(100);
 
-    /// A guardian that is traced does not go on by SIGCONT. One that is on its way at all is never seen
-    /// stopped for so long.
+    /// A guardian that is traced ignores SIGCONT. One that makes any progress is never seen stopped for
+    /// this long.
     const STOPPED: Duration = Duration::from_millis(500);
 
-    /// Nothing keeps one that can run from saying something for so long.
+    /// A guardian that can run reports something within this time.
     const LONGEST: Duration = Duration::from_secs(10);
 
-    /// It has said something.
+    /// Restarts the measurement, because the guardian has reported something.
     pub(in super::super) fn is_broken(&mut self) {
         *self = Self::default();
     }
 
-    /// Makes the guardian go on if it has stopped; whether it has not for so long that it never will. It
-    /// must be a child that is not reaped.
+    /// Continues the guardian if it is stopped. Returns true if it has made no progress for so long that
+    /// it never will. It must be a child that has not been reaped.
     pub(in super::super) fn is_too_long(&mut self, guardian: Pid) -> bool {
         let _ = kill_process(guardian, Signal::CONT);
         if self.since.elapsed() < Self::SHORTEST {
@@ -154,7 +154,7 @@ impl Silence {
     }
 }
 
-/// Kills and reaps until there is no child left; how many were killed.
+/// Kills and reaps until there are no children left. Returns how many were killed.
 fn end_rest() -> i32 {
     let mut killed = 0;
     loop {
@@ -174,7 +174,7 @@ fn end_rest() -> i32 {
     }
 }
 
-/// Where the kernel has no descriptors of processes.
+/// Waits for the guardian on kernels without process descriptors.
 fn wait_blindly(guardian: Pid) -> ! {
     loop {
         match waitpid(Some(guardian), WaitOptions::UNTRACED) {

@@ -1,21 +1,21 @@
-//! A guardian between us and a child.
+//! A guardian process between this process and a child.
 //!
 //! ```text
-//!   we ── socket pair ──▶ guardian (child subreaper)
+//!   us ── socket pair ──▶ guardian (child subreaper)
 //!    │  orders, reports        │ parent of
-//!    └──── three pipes ───▶  child ── its own children, and theirs …
+//!    └──── three pipes ───▶  child ── its descendants …
 //! ```
 //!
-//! The socket is the guardian's life: when our end of it is closed, by us or by our own end, it
-//! kills and reaps until the kernel says that it has no children. A descendant that calls `setsid`
-//! and loses its parent becomes its child, so there is none that it does not find.
+//! The guardian lives as long as our end of the socket: when it is closed, by us or by the end of this
+//! process, the guardian kills and reaps until the kernel says that it has no children. A descendant that
+//! calls `setsid` and loses its parent becomes the guardian's child, so none is missed.
 //!
-//! Where it can, the guardian puts the child into a cgroup, and where it is asked to, into a PID
-//! namespace ([`Hold`](crate::Hold)).
+//! Where possible, the guardian puts the child into a cgroup, and if requested, into a PID namespace
+//! ([`Hold`](crate::Hold)).
 //!
-//! [`handle`] is our side, [`state`] the guardian's, [`exec`] how it starts the program, [`group`] and
-//! [`isolate`] the two that hold more firmly, [`keeper`] what stands behind a guardian, [`wire`] what they say, [`tree`] how processes are listed
-//! and signalled.
+//! [`handle`] is our side and [`state`] the guardian's. [`exec`] starts the program, [`group`] and
+//! [`isolate`] are the stronger ways to contain it, [`keeper`] is the parent of a guardian, [`wire`] the
+//! protocol, and [`tree`] lists and signals processes.
 
 mod exec;
 pub(super) mod group;

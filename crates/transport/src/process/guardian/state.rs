@@ -1,8 +1,8 @@
-//! What a guardian does: the program that [`Guardian`](crate::Guardian) starts.
+//! The guardian process: the program that [`Guardian`](crate::Guardian) starts.
 //!
-//! Two threads: this one waits for children, its own and the orphans that come back to it, and
-//! another listens to us. It has no runtime and no copy of the child's stdio, writes nothing, and
-//! ends when the kernel says that it has no child any more.
+//! It has two threads: the main one waits for children, its own and adopted orphans, and the other reads
+//! orders. It has no runtime and no copy of the child's stdio, writes no output, and ends when the kernel
+//! says that it has no children left.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,16 +26,16 @@ use super::{isolate, tree};
 use crate::Hold;
 use crate::process::inherited;
 
-/// Does what the socket on stdin asks for.
+/// Runs the guardian: does what the socket on stdin requests.
 pub(crate) fn run() -> ! {
     inherited::reset_in_guardian();
     let done = be_alone().and_then(|()| take_stdin()).and_then(|mut line| {
         let (request, stdio) = Request::receive(&mut line)?;
         guard(line, &request, stdio)
     });
-    // Whoever it is, they did not start this as it is meant.
+    // The process was not started by a `GuardianHandle`.
     let status = if let Err(error) = done {
-        let _ = writeln!(io::stderr(), "this is a guardian of tieline's, started by it: {error}");
+        let _ = writeln!(io::stderr(), "this guardian process must be started by tieline: {error}");
         2
     } else {
         0
@@ -43,8 +43,8 @@ pub(crate) fn run() -> ! {
     exit(status)
 }
 
-/// A copy of this process is made, in which nothing goes on that other threads have begun: a lock that
-/// one holds would be held for ever.
+/// Checks that there are no other threads. This process is forked, and a lock held by another thread would
+/// never be released in the copy.
 fn be_alone() -> io::Result<()> {
     match std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count) {
         0 | 1 => Ok(()),
@@ -54,7 +54,7 @@ fn be_alone() -> io::Result<()> {
     }
 }
 
-/// The socket, which no program inherits; stdin is nothing from now on.
+/// Takes the socket, which no program inherits; stdin becomes the null device.
 fn take_stdin() -> io::Result<UnixStream> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
@@ -63,7 +63,8 @@ fn take_stdin() -> io::Result<UnixStream> {
 
 fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Result<()> {
     exec::take_no_signal();
-    // One that somebody has stopped goes on at our end. The thread that started it lives as long as we.
+    // A guardian that was stopped by a signal continues when we end. Its parent thread lives as long as
+    // this process.
     set_parent_process_death_signal(Some(Signal::CONT))?;
     let mut parent = Parent::open();
     let inside = match (request.hold == Hold::Isolated).then(isolate::enter).transpose() {
@@ -72,7 +73,7 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
             keeper::keep(first, line, parent, request.hold)
         }
         Ok(Some(Side::Inside(inside))) => {
-            // The one outside watches it, and takes this one along.
+            // The keeper outside watches the parent, and this process ends with the keeper.
             parent = None;
             Some(inside)
         }
@@ -91,7 +92,7 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
         set_parent_process_death_signal(Some(Signal::CONT))?;
         set_child_subreaper(Some(getpid()))?;
     }
-    // After the namespaces were made, for which files of this process are written.
+    // Not earlier: creating namespaces writes to files in this process's /proc directory.
     keeper::refuse_tracers();
     let containment = match request.hold {
         Hold::Isolated => Ok(Containment::Namespace),
@@ -122,12 +123,12 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
     let state = Arc::new(Mutex::new(state));
     let (listener, heard) = (state.clone(), orders.clone());
     let thread = std::thread::Builder::new().stack_size(256 << 10);
-    // Nothing else is reported before this.
+    // The lock keeps anything else from being reported first.
     let first = lock(&state);
     match thread.spawn(move || listen(listening, parent, &heard, &listener)) {
-        // If it cannot be written the line is at its end, which the listener notices.
+        // If the report cannot be written, the line has ended, which the listener notices.
         Ok(_) => report.send(&first.line),
-        // Without a thread the end of the line would not be noticed: the program ends now.
+        // Without the listener the end of the line would not be noticed, so the program is ended now.
         Err(error) => {
             Report::Failed(number(&error)).send(&first.line);
             drop(first);
@@ -139,29 +140,30 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
         let ended = waitid(WaitId::All, CHANGES | WaitIdOptions::NOWAIT);
         lock(&state).settle(Thread::Main);
         if matches!(ended, Err(rustix::io::Errno::CHILD)) {
-            // There is nobody who could become a child of ours.
+            // No process is left that could become a child of this one.
             std::thread::park();
         }
     }
 }
 
-/// In bytes as the kernel counts them, which are several hundred for each report. It has room for more.
+/// The maximum number of unread bytes, as the kernel counts them: several hundred for each report. The
+/// buffer is larger.
 const MAX_UNREAD: usize = 64 * 1024;
 
-/// What is waited for of children.
+/// The changes of children that are waited for.
 const CHANGES: WaitIdOptions =
     WaitIdOptions::EXITED.union(WaitIdOptions::STOPPED).union(WaitIdOptions::CONTINUED);
 
-/// What it was told, and has not done yet.
+/// Orders that have not been carried out yet.
 #[derive(Default)]
 struct Orders {
     terminate: AtomicBool,
-    /// To be done until there is nobody left.
+    /// Kill until no process is left.
     end: AtomicBool,
 }
 
-/// So many are reaped before orders are looked at again. Children may end as fast as they are reaped,
-/// for ever.
+/// How many children are reaped before orders are checked again. New children may end as fast as they are
+/// reaped.
 const AT_ONCE: usize = 64;
 
 fn number(error: &io::Error) -> i32 {
@@ -179,56 +181,55 @@ fn started(child: Pid, containment: &Containment, inside: Option<Inside>) -> Rep
     Report::Started(held, outside.as_raw_nonzero().get())
 }
 
-/// Which thread of a guardian reaps.
+/// The threads of a guardian.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Thread {
-    /// The one that started the program, and is the tracer of children that ask for one.
+    /// The thread that started the program, and the tracer of children that requested one.
     Main,
     Other,
 }
 
-/// Whether the next child to be waited for has stopped, and not ended.
+/// Returns true if the next child to be waited for has stopped rather than ended.
 fn is_trapped() -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     let next = waitid(WaitId::All, options).ok().flatten();
     next.is_some_and(|status| status.trapped() || status.stopped())
 }
 
-/// What a guardian has in its hand, beside that every orphan comes to it.
+/// How descendants are contained, besides being adopted when they lose their parent.
 enum Containment {
     Descent,
     Cgroup(Group),
-    /// It is the first process of a PID namespace.
+    /// This process is the init of a PID namespace.
     Namespace,
 }
 
-/// Everybody in the namespace of which this is the first process, but us. Anywhere else it would be
-/// everybody on the machine.
+/// Signals all other processes in the PID namespace of which this process is the init. Does nothing
+/// elsewhere, where it would signal every process on the machine.
 fn signal_everybody(signal: Signal) {
     if getpid() == Pid::INIT {
         let _ = kill_process_group(Pid::INIT, signal);
     }
 }
 
-/// How often a group is asked to go in which there is nobody of ours.
+/// How many times to try to remove a cgroup that contains none of our descendants.
 const MAX_REMOVALS: u32 = 50;
 
-/// What a guardian answers for. Whoever has the lock may signal: nobody is reaped meanwhile.
+/// The state of a guardian. The holder of its lock may send signals, because nothing is reaped meanwhile.
 struct GuardianState {
     line: UnixStream,
     containment: Containment,
-    /// Until it has ended.
+    /// The child, until it has ended.
     child: Option<Pid>,
     orders: Arc<Orders>,
     is_child_killed: bool,
-    /// How many others were killed.
+    /// How many other processes were killed.
     killed: i32,
     removals: u32,
 }
 
 impl GuardianState {
-    /// Does what was ordered, and reaps who has ended. Goes when nobody is left, where that is asked
-    /// for.
+    /// Carries out orders and reaps ended children. Exits when no process is left, if that was ordered.
     fn settle(&mut self, thread: Thread) {
         loop {
             if self.orders.terminate.swap(false, Relaxed) {
@@ -244,15 +245,15 @@ impl GuardianState {
         }
     }
 
-    /// Reaps who has ended; whether there may be more of them.
+    /// Reaps ended children. Returns true if there may be more.
     fn reap(&mut self, thread: Thread) -> bool {
         for _ in 0..AT_ONCE {
             if thread == Thread::Other && is_trapped() {
-                // Only the main thread can let go of it, and wakes for that.
+                // Only the main thread can detach a traced child, and it has been woken for that.
                 return false;
             }
             match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED) {
-                // It has made us its tracer, or was stopped, and has not ended.
+                // A child that made this process its tracer, or was stopped; it has not ended.
                 Ok(Some((pid, status))) if status.stopped() => {
                     let signal = status.stopping_signal().unwrap_or_default();
                     if !exec::detach(pid, signal) && self.child == Some(pid) {
@@ -285,8 +286,8 @@ impl GuardianState {
         true
     }
 
-    /// Reports that the child was stopped, or goes on. One that is stopped again and again must not take the
-    /// room of what is reported at its end.
+    /// Reports that the child was stopped or continued. Frequent stops must not fill the buffer that the
+    /// final reports need.
     fn tell_stopped(&self, by: Option<i32>) {
         let unread = crate::readiness::unsent(&self.line).unwrap_or_default();
         if unread < MAX_UNREAD && !self.orders.end.load(Relaxed) {
@@ -301,8 +302,8 @@ impl GuardianState {
             Containment::Namespace => return signal_everybody(Signal::KILL),
         }
         match self.child {
-            // Mostly there is nobody else, and then nobody has to be looked for: this is called
-            // again when it has ended, and if it takes its time.
+            // Usually there are no other processes and no need to search: this is called again when the
+            // child has ended, and if that takes long.
             Some(child) if !std::mem::replace(&mut self.is_child_killed, true) => {
                 let _ = kill_process(child, Signal::KILL);
             }
@@ -314,7 +315,7 @@ impl GuardianState {
         }
     }
 
-    /// SIGTERM for all, and SIGCONT.
+    /// Sends SIGTERM and SIGCONT to all.
     fn terminate(&self) {
         match self.containment {
             Containment::Namespace => tree::ENDING.into_iter().for_each(signal_everybody),
@@ -322,12 +323,12 @@ impl GuardianState {
         }
     }
 
-    /// There is nobody who could become a child of ours.
+    /// Exits, because no process is left that could become a child of this one.
     fn leave(&mut self) {
         if let Containment::Cgroup(group) = &self.containment
             && !group.remove()
         {
-            // Somebody else is in it, whom the program has put there.
+            // A process that is not a descendant is in it, put there by the program.
             self.removals = self.removals.saturating_sub(1);
             if self.removals > 0 {
                 return;
@@ -339,8 +340,8 @@ impl GuardianState {
     }
 }
 
-/// The kernel lists processes while they come and go, so one that was just orphaned may be missed.
-/// And one that cannot end yet is not asked all the time.
+/// The interval between searches for children. The kernel lists processes while they come and go, so one
+/// that was just orphaned may be missed. The interval grows, because some processes take long to end.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const LOOK_AT_LEAST: Duration = Duration::from_millis(200);
 
@@ -351,13 +352,13 @@ fn listen(
     state: &Mutex<GuardianState>,
 ) {
     let mut byte = [0];
-    // Another process may hold the other end of the line when the parent has ended.
+    // When the parent has ended, another process may still hold the other end of the line.
     while parent.as_ref().is_none_or(|parent| parent.lets_read(&line)) {
         match line.read(&mut byte) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(1) if Order::decode(byte) == Order::Terminate => {
                 orders.terminate.store(true, Relaxed);
-                // Whoever has the lock may keep it for long, and then does it.
+                // The other thread may hold the lock for long; then it carries out the order.
                 while orders.terminate.load(Relaxed) {
                     settle_or(state, LOOK_AGAIN);
                 }
@@ -374,14 +375,14 @@ fn end_all(line: &UnixStream, orders: &Orders, state: &Mutex<GuardianState>) -> 
     let mut pause = LOOK_AGAIN;
     loop {
         settle_or(state, Duration::ZERO);
-        // Also while the other thread is busy: one that is not heard of is killed.
+        // Even while the other thread is busy: a silent guardian is killed.
         Report::Ending.send(line);
         std::thread::sleep(pause);
         pause = (pause * 2).min(LOOK_AT_LEAST);
     }
 }
 
-/// Settles, if nobody does already.
+/// Settles unless the other thread is doing so; then sleeps for `pause`.
 fn settle_or(state: &Mutex<GuardianState>, pause: Duration) {
     match state.try_lock() {
         Ok(mut state) => state.settle(Thread::Other),
@@ -394,7 +395,8 @@ fn lock(state: &Mutex<GuardianState>) -> MutexGuard<'_, GuardianState> {
     state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Where the kernel does not start it in its group, and it need not be in one, it is in none.
+/// Starts the program. With `Hold::Auto`, starts it without a cgroup if the kernel does not start it in
+/// one.
 fn start(request: &Request, stdio: Vec<OwnedFd>, containment: &mut Containment) -> io::Result<Pid> {
     let stdio = <[OwnedFd; 3]>::try_from(stdio).map_err(|_| rustix::io::Errno::BADF)?;
     if let Containment::Cgroup(group) = containment {
@@ -412,7 +414,7 @@ fn start(request: &Request, stdio: Vec<OwnedFd>, containment: &mut Containment) 
     exec::spawn(command(request, stdio)?, None)
 }
 
-/// Our copies of its stdio go with the command.
+/// Builds the command. It owns our copies of the child's stdio.
 fn command(request: &Request, [stdin, stdout, stderr]: [OwnedFd; 3]) -> io::Result<Command> {
     let mut command = Command::new(&request.program);
     command.stdin(stdin).stdout(stdout).stderr(stderr);

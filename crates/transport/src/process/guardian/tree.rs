@@ -1,8 +1,7 @@
-//! Our own children and theirs, as the kernel lists them, and how they are signalled: nobody who
-//! may be a stranger is.
+//! Lists our children and descendants, and signals them without ever signaling an unrelated process.
 //!
-//! A child's number is its own until it is reaped, so all of this is for who alone reaps, and does
-//! not do so meanwhile.
+//! A child keeps its id until it is reaped. So the caller must be the only one that reaps, and must not do
+//! so meanwhile.
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -11,7 +10,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal,
 };
 
-/// Our children, those that have ended included.
+/// Returns our children, including those that have ended but are not reaped.
 pub(in super::super) fn children() -> Vec<Pid> {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")));
@@ -21,7 +20,7 @@ pub(in super::super) fn children() -> Vec<Pid> {
             let listed = list.split_ascii_whitespace().filter_map(pid);
             listed.filter_map(|listed| numbered.number(listed)).collect()
         }
-        // Not every kernel has these lists.
+        // Not every kernel provides these lists.
         Err(_) => {
             let us = getpid();
             every_parent()
@@ -33,11 +32,11 @@ pub(in super::super) fn children() -> Vec<Pid> {
     }
 }
 
-/// How `/proc` numbers processes. In a process namespace without a `/proc` of its own there is that of
-/// another, in which each has another number.
+/// The process ids in `/proc`. In a PID namespace without its own `/proc`, the one of an outer namespace
+/// is visible, in which every process has a different id.
 enum Numbering {
     Ours,
-    /// A process is listed with a number for each namespace; ours is the one at this place.
+    /// Each process has an id for each namespace; ours is the one at this position.
     Foreign(usize),
 }
 
@@ -51,7 +50,7 @@ impl Numbering {
         }
     }
 
-    /// The number by which the process is signalled.
+    /// Returns the id for signaling a process that is listed as `listed`.
     fn number(&self, listed: Pid) -> Option<Pid> {
         match self {
             Self::Ours => Some(listed),
@@ -62,19 +61,19 @@ impl Numbering {
     }
 }
 
-/// The numbers of a process, from the namespace of `/proc` down to its own.
+/// Returns the ids of a process, from the namespace of `/proc` down to its own.
 fn numbers(name: &str) -> Vec<Pid> {
     let status = fs::read_to_string(format!("/proc/{name}/status")).unwrap_or_default();
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
     numbers.split_ascii_whitespace().filter_map(pid).collect()
 }
 
-/// What asks a process to end, one behind the other.
+/// The signals that ask a process to end, in this order.
 pub(super) const ENDING: [Signal; 2] = [Signal::TERM, Signal::CONT];
 
-/// Sends SIGTERM and SIGCONT to all descendants, each once: one that is stopped takes SIGTERM when it goes
-/// on. One whose parent ends meanwhile may be left out; it becomes a child of ours, and is found when it comes
-/// to SIGKILL.
+/// Sends SIGTERM and SIGCONT to all descendants, each once: a stopped process handles SIGTERM when it
+/// continues. A process whose parent ends meanwhile may be missed; it becomes our child, and SIGKILL will
+/// find it.
 pub(super) fn terminate() {
     let mut found: Vec<(Pid, OwnedFd)> = Vec::new();
     let parents = every_parent();
@@ -89,7 +88,7 @@ pub(super) fn terminate() {
         let parent = *parent;
         let of_parent = parents.iter().filter(|(_, its_parent)| *its_parent == parent);
         let below = of_parent.filter_map(|(pid, _)| descendant(*pid, parent)).collect::<Vec<_>>();
-        // Only now is it certain that it was the parent, and no stranger of the same number.
+        // Only now is it certain that this is the parent, and not another process with a reused id.
         if found.get(next).is_some_and(|(pid, pidfd)| is_held(*pid, pidfd)) {
             found.extend(below);
         }
@@ -97,20 +96,20 @@ pub(super) fn terminate() {
     }
     for signal in ENDING {
         for (_, pidfd) in &found {
-            // It may have ended.
+            // The process may have ended.
             let _ = pidfd_send_signal(pidfd, signal);
         }
     }
 }
 
-/// The process, if it is a child of that parent.
+/// Opens the process `pid` if it is a child of `parent`.
 fn descendant(pid: Pid, parent: Pid) -> Option<(Pid, OwnedFd)> {
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     let is_child = parent_of(pid) == Some(parent) && is_held(pid, &pidfd);
     is_child.then_some((pid, pidfd))
 }
 
-/// Whether the descriptor's process still has its number: it has not been reaped.
+/// Returns true if the descriptor's process still has this id, because it has not been reaped.
 fn is_held(pid: Pid, pidfd: &OwnedFd) -> bool {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
     let info = info.unwrap_or_default();
@@ -118,14 +117,14 @@ fn is_held(pid: Pid, pidfd: &OwnedFd) -> bool {
     number.and_then(|number| self::pid(number.trim())) == Some(pid)
 }
 
-/// Every process that we may see, with its parent.
+/// Returns every visible process with its parent.
 fn every_parent() -> Vec<(Pid, Pid)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| pid(entry.file_name().to_str()?));
     pids.filter_map(|pid| Some((pid, parent_of(pid)?))).collect()
 }
 
-/// Whether some thread of the process was stopped, by a signal or by a tracer.
+/// Returns true if a thread of the process was stopped by a signal or a tracer.
 pub(in super::super) fn is_stopped(pid: Pid) -> bool {
     let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
     let stats = threads.into_iter().flatten().flatten().map(|it| fs::read(it.path().join("stat")));
@@ -138,13 +137,14 @@ pub(in super::super) fn is_stopped(pid: Pid) -> bool {
 
 fn parent_of(pid: Pid) -> Option<Pid> {
     let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // The name in parentheses may hold anything, closing parentheses too.
+    // The name in parentheses can contain anything, including closing parentheses.
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
     let fields = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
     self::pid(fields.split_ascii_whitespace().nth(1)?)
 }
 
-/// The kernel writes -1 for who is gone and 0 for who is elsewhere.
+/// Parses a process id. The kernel writes -1 for processes that are gone, and 0 for those in other
+/// namespaces.
 fn pid(text: &str) -> Option<Pid> {
     text.parse().ok().filter(|number| *number > 0).and_then(Pid::from_raw)
 }
@@ -162,19 +162,19 @@ mod tests {
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
         assert!(children().contains(&pid));
         assert!(descendant(pid, getpid()).is_some());
-        assert!(descendant(pid, pid).is_none(), "it is not its own child");
+        assert!(descendant(pid, pid).is_none(), "a process is not its own child");
         drop(child.stdin.take());
         let exited =
             rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
         rustix::process::waitid(rustix::process::WaitId::Pid(pid), exited).unwrap();
-        // It has ended, and has its number until somebody asks for its end.
+        // It has ended but keeps its id until it is reaped.
         assert!(children().contains(&pid) && is_held(pid, &pidfd));
         child.wait().unwrap();
         assert!(!children().contains(&pid) && !is_held(pid, &pidfd));
     }
 
     #[test]
-    fn a_name_that_looks_like_the_end_of_it_does_not_confuse() {
+    fn parentheses_in_a_process_name_are_parsed() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("x) 1 1 1");
         std::fs::write(&program, "#!/bin/sh\nread -r _\n").unwrap();

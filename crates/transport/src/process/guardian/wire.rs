@@ -1,4 +1,4 @@
-//! What we and a guardian say to each other, over a socket pair that nobody else holds.
+//! The protocol between this process and a guardian, over a socket pair that no other process holds.
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read};
@@ -15,10 +15,10 @@ use rustix::net::{
 
 use crate::Hold;
 
-/// The longest request, in bytes. No kernel takes arguments and an environment that are longer.
+/// The maximum length of a request in bytes. Kernels accept no longer arguments and environments.
 pub(super) const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
-/// The descriptors that go with a request: the child's stdin, stdout and stderr.
+/// The descriptors sent with a request: the child's stdin, stdout and stderr.
 const DESCRIPTORS: usize = 3;
 
 /// A program to start.
@@ -28,15 +28,15 @@ pub(super) struct Request {
     /// The name it is called by, and its arguments.
     pub(super) argv: Vec<OsString>,
     pub(super) cwd: Option<PathBuf>,
-    /// All of its environment.
+    /// Its whole environment.
     pub(super) env: Vec<(OsString, OsString)>,
-    /// How it is to be held.
+    /// How it is to be contained.
     pub(super) hold: Hold,
-    /// Whether a keeper is to stand behind the guardian.
+    /// Whether the guardian needs a keeper as its parent.
     pub(super) keeper: bool,
 }
 
-/// Each way to hold, and how it is said.
+/// The encodings of `Hold`.
 const HOLDS: [(&str, Hold); 4] = [
     ("auto", Hold::Auto),
     ("descent", Hold::Descent),
@@ -45,7 +45,7 @@ const HOLDS: [(&str, Hold); 4] = [
 ];
 
 impl Request {
-    /// The length of it, and all it says.
+    /// Encodes the length of the request and its content.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         let mut put = |word: &std::ffi::OsStr| {
@@ -93,7 +93,7 @@ impl Request {
         Some(Self { program, argv, cwd, env, hold, keeper })
     }
 
-    /// Waits for a request, and what comes with it.
+    /// Waits for a request and its descriptors.
     pub(super) fn receive(line: &mut UnixStream) -> io::Result<(Self, Vec<OwnedFd>)> {
         let mut length = [0; 4];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
@@ -118,7 +118,7 @@ impl Request {
     }
 }
 
-/// Sends the beginning of a request, with its descriptors; how much went.
+/// Sends the beginning of a request with its descriptors. Returns how many bytes were sent.
 pub(super) fn send(
     line: impl AsFd,
     message: &[u8],
@@ -133,12 +133,12 @@ pub(super) fn send(
     Ok(sendmsg(line, &iov, &mut control, SendFlags::NOSIGNAL)?)
 }
 
-/// What a guardian is told; the end of the line means [`Kill`](Self::Kill) too.
+/// An order to a guardian; the end of the line also means [`Kill`](Self::Kill).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// SIGTERM for all.
+    /// Sends SIGTERM to all.
     Terminate,
-    /// SIGKILL for all, and then go.
+    /// Sends SIGKILL to all, and exits.
     Kill,
 }
 
@@ -152,34 +152,34 @@ impl Order {
     }
 }
 
-/// What a guardian reports.
+/// A report of a guardian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Report {
-    /// The child runs, held in this way, by this number.
+    /// The child runs, contained in this way, with this process id.
     Started(Held, i32),
     /// It could not be started: an error number of the operating system.
     Failed(i32),
-    /// It cannot be held as was asked for: likewise.
+    /// It cannot be contained as requested: an error number.
     Refused(i32),
     /// It was stopped by this signal.
     Stopped(i32),
-    /// It was stopped and goes on.
+    /// It was stopped and continues.
     Continued,
     /// It has ended, with this wait status.
     Ended(i32),
-    /// The guardian goes, as the kernel says that it has no children: beside the child it had to kill
-    /// so many.
+    /// The guardian exits, because the kernel says that it has no children. It killed this many processes
+    /// besides the child.
     Gone(i32),
-    /// The guardian is still killing what is left.
+    /// The guardian is still killing processes.
     Ending,
 }
 
-/// How a child is held.
+/// How a child is contained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
     Descent,
     Cgroup,
-    /// In a namespace with a `/proc` of its own.
+    /// In a namespace with its own `/proc`.
     Isolated,
     IsolatedWithoutProc,
 }
@@ -205,8 +205,8 @@ impl Report {
         [kind, a, b, c, d]
     }
 
-    /// Sends it, if there is room. Never waits: a process that does not read its reports must not keep
-    /// its guardian.
+    /// Sends it if there is room. Never waits: a process that does not read its reports must not block its
+    /// guardian.
     pub(super) fn send(self, line: impl AsFd) {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let _ = rustix::net::send(line, &self.encode(), flags);
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_arrives_as_it_was_sent_with_its_descriptors() {
+    fn request_arrives_unchanged_with_its_descriptors() {
         let odd = OsString::from_vec(vec![0xff, b' ', b'\n']);
         let plain = Request {
             program: "/bin/x".into(),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_and_reports_arrive_as_they_were_given() {
+    fn orders_and_reports_arrive_unchanged() {
         for order in [Order::Terminate, Order::Kill] {
             assert_eq!(Order::decode(order.encode()), order);
         }
