@@ -1,4 +1,4 @@
-//! How a pool behaves.
+//! The configuration of a pool.
 
 use std::time::Duration;
 
@@ -6,26 +6,27 @@ use tieline_transport::ConfigError;
 
 use super::core::Limits;
 
-/// How a [`Pool`](super::Pool) behaves. The defaults are safe.
+/// The configuration of a [`Pool`](super::Pool).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolConfig {
-    /// The most lines there are at once: idle, in use and being connected; 10 by default.
+    /// The maximum number of lines: idle, in use, and being connected; 10 by default.
     pub max: usize,
-    /// So many idle ones are kept however long nobody needs them, and
-    /// [`maintain`](super::Pool::maintain) connects them ahead; 0 by default.
+    /// The number of idle lines that are kept regardless of `idle_timeout`, and that
+    /// [`maintain`](super::Pool::maintain) connects in advance; 0 by default.
     pub min_idle: usize,
-    /// The most that wait for a line at once, beyond which one is refused at once; 1,024 by default.
+    /// The maximum number of callers waiting for a line; further callers are refused at once; 1,024 by
+    /// default.
     pub max_waiting: usize,
-    /// How long getting a line may take: the wait, the check and connecting; 30 s by default.
+    /// How long getting a line may take, including the wait, the check and connecting; 30 s by default.
     pub acquire_timeout: Duration,
-    /// A line that was not used for so long is closed; 10 min by default.
+    /// How long a line may be idle before it is closed; 10 min by default.
     pub idle_timeout: Duration,
-    /// A line that has lived for so long, a tenth more or less, is closed when it is not in use; 30 min
-    /// by default.
+    /// The age at which a line is closed when it is not in use, ± 10 %; 30 min by default.
     pub lifetime: Duration,
-    /// A line that was idle for longer is checked before it is given out; 500 ms by default.
+    /// A line that was idle for longer than this is checked before it is lent; 500 ms by default.
     pub check_after: Duration,
-    /// A line that is held for longer is warned of, once, with where it was taken; 60 s by default.
+    /// How long a line may be held before a warning is logged, once, with the place in the code that took
+    /// it; 60 s by default.
     pub held_warning: Duration,
 }
 
@@ -44,11 +45,11 @@ impl Default for PoolConfig {
     }
 }
 
-/// What a pool remembers of each line is allocated at once.
+/// The upper bound of `max`, because the records of all lines are allocated in advance.
 const MAX_LINES: usize = 65_536;
 
 impl PoolConfig {
-    /// Refuses values that are out of bounds.
+    /// Checks that all values are within their bounds.
     ///
     /// # Errors
     /// The first field that is out of bounds.

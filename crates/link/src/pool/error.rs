@@ -1,4 +1,4 @@
-//! Why there is no line.
+//! Errors of a pool.
 
 use std::error::Error;
 use std::fmt;
@@ -10,22 +10,22 @@ use tieline_transport::TransportError;
 use super::core::Refused;
 use crate::BreakerOpen;
 
-/// Why a [`Pool`](super::Pool) gave no line.
+/// Why a [`Pool`](super::Pool) could not lend a line.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum PoolError {
     /// It took longer than [`acquire_timeout`](super::PoolConfig::acquire_timeout).
     TimedOut {
-        /// How long it may take.
+        /// The time limit.
         limit: Duration,
-        /// The line that is held longest: for how long, and where it was taken.
+        /// The line that has been held longest: for how long, and where in the code it was taken.
         longest: Option<(Duration, &'static Location<'static>)>,
     },
-    /// As many wait as [may](super::PoolConfig::max_waiting).
+    /// The limit on [waiting callers](super::PoolConfig::max_waiting) is reached.
     TooManyWaiting,
     /// Too many attempts to connect have failed.
     BreakerOpen(BreakerOpen),
-    /// A new line could not be made.
+    /// A new line could not be connected.
     Connect(TransportError),
     /// The pool was closed.
     Closed,
@@ -34,13 +34,17 @@ pub enum PoolError {
 impl fmt::Display for PoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TimedOut { limit, longest: None } => write!(f, "no line within {limit:?}"),
-            Self::TimedOut { limit, longest: Some((held_for, at)) } => {
-                write!(f, "no line within {limit:?}; one taken at {at} is held for {held_for:?}")
+            Self::TimedOut { limit, longest: None } => {
+                write!(f, "no line of the pool was available within {limit:?}")
             }
-            Self::TooManyWaiting => f.write_str("too many wait for a line"),
-            Self::BreakerOpen(_) => f.write_str("no new line is tried now"),
-            Self::Connect(_) => f.write_str("no new line"),
+            Self::TimedOut { limit, longest: Some((held_for, at)) } => write!(
+                f,
+                "no line of the pool was available within {limit:?}; \
+                 one has been held for {held_for:?}, taken at {at}"
+            ),
+            Self::TooManyWaiting => f.write_str("too many callers are waiting for a line"),
+            Self::BreakerOpen(_) => f.write_str("connecting a new line is not allowed at present"),
+            Self::Connect(_) => f.write_str("cannot connect a new line"),
             Self::Closed => f.write_str("the pool is closed"),
         }
     }

@@ -1,4 +1,4 @@
-//! A line in a pool, and whether another may have it.
+//! A line of a pool, and the checks before it is reused.
 
 use std::future::Future;
 use std::pin::pin;
@@ -23,13 +23,13 @@ impl Line {
         Self { sender, receiver, control }
     }
 
-    /// Nobody has noticed an end.
+    /// Returns whether no end of the line was detected.
     pub(super) fn is_open(&self) -> bool {
         self.control.close_reason().is_none()
     }
 
-    /// Nothing of the last use is left: nothing unsent, nothing unread. Without a runtime that cannot be
-    /// told.
+    /// Returns whether nothing of the last use is left, neither unsent nor unread. Returns false without a
+    /// runtime, because this cannot be checked then.
     pub(super) fn is_clean(&mut self) -> bool {
         if Handle::try_current().is_err() {
             return false;
@@ -38,28 +38,29 @@ impl Line {
         matches!(self.sender.poll_flush(&mut cx), Poll::Ready(Ok(()))) && self.is_quiet()
     }
 
-    /// Whether it is still there, and nobody has said anything since it was given back.
+    /// Checks that the line is still connected, and that nothing was received since it was given back.
     pub(super) async fn check(&mut self) -> bool {
         if !self.is_quiet() {
             return false;
         }
-        // What came meanwhile may not have been noticed: the runtime looks now.
+        // Let the runtime poll for events that it has not noticed yet.
         yield_now().await;
         self.is_quiet()
     }
 
-    /// What comes in without being asked for is the answer to somebody else's question, or the end.
+    /// Returns whether nothing was received. Anything unexpected is a response to an earlier caller, or the
+    /// end.
     fn is_quiet(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        // A task that has had its share of the runtime would see nothing.
+        // Unconstrained, because a task that has used up its budget would always get `Pending`.
         let received = pin!(coop::unconstrained(self.receiver.recv())).poll(&mut cx);
         received.is_pending() && !self.receiver.holds_part() && self.control.health() == Health::Up
     }
 
-    /// Ends it, a child in stages.
+    /// Ends the line; a child process in stages.
     pub(super) async fn stop(mut self) {
         let mut stop = pin!(self.control.stop());
-        // What does not take the end of its input must not hold up its own.
+        // If closing the input does not complete, the line is stopped anyway.
         tokio::select! {
             biased;
             _ = self.sender.close() => {}

@@ -1,6 +1,8 @@
-//! Lines that are kept for the next who needs one.
+//! A pool of lines.
 //!
-//! `core` knows who has which and who waits; `line` knows when another may have it; here lines are made.
+//! `core` tracks which lines are held and which callers wait, `line` checks whether a line can be reused,
+//! and this
+//! module connects lines.
 
 mod config;
 mod core;
@@ -29,11 +31,11 @@ use crate::{CallPermit, SharedBreaker};
 use line::Line;
 use stats::Totals;
 
-/// Lines to one place, each used by one caller at a time and kept for the next.
+/// A pool of lines to one endpoint, each used by one caller at a time and kept for the next.
 ///
-/// It has no task and no timer of its own: lines that have expired are closed when somebody comes for a
-/// line, and by [`maintain`](Self::maintain) if that is driven. Dropping the pool closes the idle ones at
-/// once; those in use are closed when they come back.
+/// The pool has no task and no timer: expired lines are closed when a caller requests a line, and by
+/// [`maintain`](Self::maintain) if that is driven. Dropping the pool closes idle lines at once, and those
+/// in use when they are given back.
 pub struct Pool {
     connector: Arc<dyn DynConnector>,
     config: PoolConfig,
@@ -43,7 +45,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// An empty one: the first line is connected when somebody needs it.
+    /// Creates an empty pool. Lines are connected when they are needed.
     ///
     /// # Errors
     /// The first field of `config` that is out of bounds.
@@ -53,19 +55,19 @@ impl Pool {
         Ok(Self { connector, config, breaker: None, core, totals: Arc::default() })
     }
 
-    /// Asks `breaker` before each attempt to connect, and tells it what came of it; one that is given up,
-    /// or that [`acquire_timeout`](PoolConfig::acquire_timeout) cuts short, is no failure.
+    /// Uses `breaker` for attempts to connect, and reports their outcomes to it. An attempt that is
+    /// cancelled, also by [`acquire_timeout`](PoolConfig::acquire_timeout), does not count as a failure.
     #[must_use]
     pub fn with_breaker(mut self, breaker: SharedBreaker) -> Self {
         self.breaker = Some(breaker);
         self
     }
 
-    /// A line that nobody else has, until it is [given back](Pooled::give_back) or dropped: the one used
-    /// last, or a new one. Those who wait are served in the order in which they came.
+    /// Returns a line for exclusive use until it is [given back](Pooled::give_back) or dropped: the most
+    /// recently used idle line, or a new one. Waiting callers are served in order.
     ///
-    /// Cancel-safe: dropped half-way, it passes on what it was given already, and leaves its place to
-    /// the next. Needs a tokio runtime with its timer, if there is anything to wait for.
+    /// Cancel-safe: if the future is dropped, a line that it was already assigned is passed on to the next
+    /// caller. Requires a tokio runtime with its timer if there is anything to wait for.
     ///
     /// # Errors
     /// Each cause has its own [`PoolError`].
@@ -84,22 +86,22 @@ impl Pool {
         }
     }
 
-    /// How it is used, and what has happened.
+    /// Returns the current usage and the counters.
     pub fn stats(&self) -> PoolStats {
         self.totals.with(self.core.usage())
     }
 
-    /// Where the breaker stands that was [given](Self::with_breaker) to it.
+    /// Returns the breaker that was set by [`with_breaker`](Self::with_breaker).
     pub fn breaker(&self) -> Option<&SharedBreaker> {
         self.breaker.as_ref()
     }
 
-    /// Keeps the pool in order for as long as it is driven, twice a minute or more often where the
-    /// configured times are shorter: closes what has expired, a child in stages; connects up to
-    /// [`min_idle`](PoolConfig::min_idle); warns of what is held for long.
+    /// Maintains the pool as long as it is driven: every 30 s, or more often if the configured times are
+    /// shorter. It closes expired lines (child processes in stages), connects up to
+    /// [`min_idle`](PoolConfig::min_idle) lines, and warns of lines that are held for too long.
     ///
-    /// It completes only when the pool was [closed](Self::close), within half a minute. Drop it at any
-    /// time; it may be driven anew.
+    /// It completes within 30 s after the pool was [closed](Self::close). It may be dropped at any time,
+    /// and driven again.
     pub async fn maintain(&self) {
         let PoolConfig { idle_timeout, lifetime, held_warning, .. } = self.config;
         let period = idle_timeout.min(lifetime).min(held_warning).min(MAINTENANCE);
@@ -112,15 +114,15 @@ impl Pool {
         }
     }
 
-    /// Gives out nothing any more, and ends the idle lines, children in stages and all at once. Lines in
-    /// use are closed when they come back.
+    /// Stops lending lines, and ends the idle ones concurrently, child processes in stages. Lines in use
+    /// are closed when they are given back.
     ///
-    /// Dropping the future ends at once what has not ended.
+    /// Dropping the future ends the remaining idle lines at once.
     pub async fn close(&self) {
         stop_all(self.core.close()).await;
     }
 
-    /// A line that was in use a moment ago, and so need not be checked.
+    /// Takes the line of the lease if it was in use so recently that it needs no check.
     fn fresh(&self, lease: &mut Lease<Line>) -> Option<Line> {
         if lease.idle_for() > self.config.check_after || lease.is_old() {
             return None;
@@ -161,7 +163,7 @@ impl Pool {
         })
     }
 
-    /// The line in the slot, if it is well.
+    /// Takes the line of the lease if it is usable.
     async fn usable(&self, lease: &mut Lease<Line>) -> Option<Line> {
         if let Some(fresh) = self.fresh(lease) {
             return Some(fresh);
@@ -209,7 +211,7 @@ impl Pool {
         let at = Location::caller();
         async move {
             while let Some(mut lease) = self.core.try_vacant(at) {
-                // Whoever needs a line will be told why there is none.
+                // A caller that needs a line will get the error.
                 match timeout(self.config.acquire_timeout, self.connect(&mut lease)).await {
                     Ok(Ok(line)) => lease.give_back(line),
                     _ => return,
@@ -219,10 +221,10 @@ impl Pool {
     }
 }
 
-/// How often it is looked after at least.
+/// The longest interval between two rounds of maintenance.
 const MAINTENANCE: Duration = Duration::from_secs(30);
 
-/// Ends the lines, all at once. Their slots are free when they have ended.
+/// Ends the lines concurrently. Their slots are free once they have ended.
 async fn stop_all(leases: Vec<Lease<Line>>) {
     let mut stops: Vec<BoxFuture<'static, ()>> = Vec::with_capacity(leases.len());
     for mut lease in leases {
@@ -252,44 +254,44 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// A line of a [`Pool`], for as long as it is held.
+/// A line borrowed from a [`Pool`].
 ///
-/// [Give it back](Self::give_back) when nothing is under way on it any more. Dropped without that, as it
-/// is by a `?` or a cancelled call, it is closed: nobody else gets the answer to what was asked here.
+/// [Give it back](Self::give_back) when no requests are in flight on it. If it is dropped instead, for
+/// example by a
+/// `?` or a cancelled call, the line is closed, so that no other caller receives responses to this one.
 #[must_use = "dropping it closes the line"]
 pub struct Pooled {
-    // In this order they are dropped: the slot is free when the line has ended.
+    // Dropped in this order, so that the slot is freed after the line has ended.
     line: Line,
     lease: Lease<Line>,
     untold: Untold,
 }
 
 impl Pooled {
-    /// Where messages go out.
+    /// Returns the outgoing half.
     pub fn sender(&mut self) -> &mut Box<dyn Sender> {
         &mut self.line.sender
     }
 
-    /// Where messages come in.
+    /// Returns the incoming half.
     pub fn receiver(&mut self) -> &mut Box<dyn Receiver> {
         &mut self.line.receiver
     }
 
-    /// Both at once.
+    /// Returns both halves.
     pub fn halves(&mut self) -> (&mut Box<dyn Sender>, &mut Box<dyn Receiver>) {
         (&mut self.line.sender, &mut self.line.receiver)
     }
 
-    /// Who is on the other end, how much went, and whether it has ended.
+    /// Returns the line's control: its peer, its traffic, and whether it has ended.
     pub fn control(&self) -> &Control {
         &self.line.control
     }
 
-    /// Gives the line back for others to use: nothing is under way on it, and nothing is still to come.
+    /// Gives the line back for other callers. The caller guarantees that no requests are in flight on it.
     ///
-    /// It is looked at all the same, and closed if it has ended, if something is unsent, or if more has
-    /// come in than was taken, be it a part of a message. Outside of a tokio runtime none of that can be
-    /// seen, and the line is closed.
+    /// The line is checked, and closed if it has ended, or if anything is unsent or unread, even part of a
+    /// message. Outside of a tokio runtime this cannot be checked, and the line is closed.
     pub fn give_back(self) {
         let Self { mut line, lease, mut untold } = self;
         if line.is_clean() {
@@ -305,7 +307,7 @@ impl fmt::Debug for Pooled {
     }
 }
 
-/// Counts a line that is not used again.
+/// Counts the line as dirty when it is dropped.
 struct Untold(Option<Arc<Totals>>);
 
 impl Drop for Untold {

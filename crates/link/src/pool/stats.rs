@@ -1,36 +1,36 @@
-//! What a pool counts.
+//! The counters of a pool.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::core::Usage;
 
-/// A snapshot of a [`Pool`](super::Pool): how it is used, and what has happened since it was made.
+/// A snapshot of a [`Pool`](super::Pool): its current usage, and counters since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// Lines that wait to be used.
+    /// Idle lines.
     pub idle: usize,
     /// Lines in use, and those that are being connected or closed.
     pub in_use: usize,
     /// Callers that wait for a line.
     pub waiting: usize,
-    /// How often a line was given out.
+    /// How often a line was lent.
     pub taken: u64,
     /// Lines that were connected.
     pub connected: u64,
-    /// Attempts to connect that have failed.
+    /// Failed attempts to connect.
     pub connect_failures: u64,
-    /// How often no line was to be had within the time.
+    /// How often no line was available in time.
     pub timeouts: u64,
-    /// Calls that were refused because too much had failed.
+    /// Attempts to connect that the circuit breaker rejected.
     pub rejected: u64,
-    /// Lines that were not given back, or with something of their last use left in them.
+    /// Lines that were not given back, or that were given back with anything unsent or unread.
     pub dirty: u64,
-    /// Idle lines that were found ended, or had something to say that nobody had asked for.
+    /// Idle lines that had ended, or had received something unexpected.
     pub broken: u64,
-    /// Lines that were idle, or had lived, for as long as they may.
+    /// Lines that were closed because of their idle time or their age.
     pub expired: u64,
-    /// Lines that were held for long enough to be warned of.
+    /// Lines that a warning was logged for, because they were held for too long.
     pub overdue: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The server's part of the handshake, and the sessions there are.
+//! The server's part of the handshake, and the acceptor of sessions.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, Weak};
@@ -23,32 +23,35 @@ use super::shared::Shared;
 use super::{LineOptions, Session, SessionOptions};
 use crate::shared::lock;
 
-/// So many connections may be at their handshake at once; more wait to be accepted.
+/// How many connections may be in their handshake at once; more wait to be accepted.
 const HANDSHAKES: usize = 256;
-/// What is said to whoever connects without asking for a session.
-const HOW_TO_CONNECT: &str = "a client here connects with resume+, or --resume";
-/// How long a failing acceptor is left alone.
+/// The response to clients that connect without asking for a session.
+const HOW_TO_CONNECT: &str =
+    "this listener accepts only sessions; connect with resume+ or --resume";
+/// How long to wait after an acceptor has failed.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// An [`Acceptor`] of sessions: it yields each when it begins, and hands its later connections to it.
+/// An [`Acceptor`] of sessions: it returns each session when it begins, and passes later connections to the
+/// session that they resume.
 ///
-/// A task of its own takes connections, so that a session is resumed whether or not anybody accepts.
-/// Dropping it stops listening; the sessions there are go on with the connections they have.
+/// A task accepts the connections, so that sessions are resumed even while no task accepts new ones.
+/// Dropping this stops listening; existing sessions keep their current connections.
 pub struct Sessions {
     arrivals: mpsc::Receiver<Result<Session, TransportError>>,
     endpoint: Endpoint,
-    /// What the task polls. It is dropped with this, and not when the runtime comes round to it.
+    /// The future that the task polls. It is stored here so that dropping this ends it at once.
     keeping: Arc<Mutex<Option<BoxFuture<'static, ()>>>>,
     task: AbortHandle,
 }
 
 impl Sessions {
-    /// Takes the connections of `acceptor`, which speak the framing `length-prefix`, with room for
-    /// [`OVERHEAD`](super::OVERHEAD) bytes beside a message. Needs a tokio runtime.
+    /// Accepts sessions over the connections of `acceptor`, which must use the framing `length-prefix`,
+    /// with a limit that is [`OVERHEAD`](super::OVERHEAD) bytes above that of the session's messages.
+    /// Requires a tokio runtime.
     pub fn new(acceptor: Box<dyn DynAcceptor>, options: SessionOptions, line: LineOptions) -> Self {
         let endpoint = acceptor.endpoint().clone().resumable();
-        // One that waits to be accepted must not keep another from being resumed: there is a place for
-        // each that may be.
+        // The queue has room for every possible session, so that one that waits to be accepted never blocks
+        // the resumption of another.
         let places = options.max_sessions.clamp(1, Semaphore::MAX_PERMITS);
         let (arrived, arrivals) = mpsc::channel(places);
         let table = Arc::new(Table::default());
@@ -90,7 +93,7 @@ impl Drop for Sessions {
     }
 }
 
-/// Where connections come in.
+/// The task that accepts connections and performs their handshakes, a limited number at a time.
 struct HandshakeLimiter {
     table: Arc<Table>,
     options: SessionOptions,
@@ -113,7 +116,7 @@ impl HandshakeLimiter {
                         handshakes.spawn(async move { limiter.meet(line).await });
                     }
                     Err(error) => {
-                        // Whoever accepts says so, and there may be nobody.
+                        // The task that accepts handles the error, if there is one.
                         let _ = limiter.arrived.try_send(Err(error));
                         resting = Some(Instant::now() + PAUSE);
                     }
@@ -126,7 +129,7 @@ impl HandshakeLimiter {
         }
     }
 
-    /// Hears what somebody who has connected wants.
+    /// Performs the handshake on a new connection.
     async fn meet(&self, line: BoxChannel) {
         let control = line.control().clone();
         let (sender, mut receiver) = line.split();
@@ -136,21 +139,21 @@ impl HandshakeLimiter {
             Ok(Incoming::Message(greeting)) => Some(greeting),
             Ok(Incoming::Fault(_)) => None,
             Ok(Incoming::End(CloseReason::Protocol(_) | CloseReason::Truncated(_))) => None,
-            // It has ended its input without a word, and may wait for an answer.
+            // The client has ended its input without a greeting, and may wait for a response.
             Ok(Incoming::End(CloseReason::ByPeer)) if control.capabilities().half_close => None,
-            // It left without a word, or says nothing: to wait until it has read ours is to wait as long again.
+            // The client has disconnected or is silent. Sending a refusal could take another timeout.
             Ok(_) | Err(_) => return,
         };
         let line = BoxChannel::from_parts(sender, receiver, control.clone());
         let Some(greeting) = greeting else {
             let endpoint = control.endpoint().clone().resumable();
-            tracing::info!(%endpoint, "somebody has not asked for a session; {HOW_TO_CONNECT}");
-            // Who reads lines gets it as one: neither a frame's head nor this code is the end of one.
+            tracing::info!(%endpoint, "refused a client that has not asked for a session: {HOW_TO_CONNECT}");
+            // A client that reads lines receives this as one line: the frame's head contains no newline.
             return refuse(line, limit, Refusal::Unasked, &format!("{HOW_TO_CONNECT}\n")).await;
         };
         let hello = match Frame::decode(greeting) {
             Ok(Frame::Hello(hello)) => hello,
-            Ok(_) => return refuse(line, limit, Refusal::Malformed, "no greeting").await,
+            Ok(_) => return refuse(line, limit, Refusal::Malformed, "not a greeting").await,
             Err(problem) => {
                 let refusal = match problem {
                     Malformed::Version(_) => Refusal::Version,
@@ -177,7 +180,7 @@ impl HandshakeLimiter {
         };
         if let Err((line, refusal)) = offered {
             let endpoint = control.endpoint().clone().resumable();
-            tracing::info!(%endpoint, "a session was refused: {refusal}");
+            tracing::info!(%endpoint, "refused a session: {refusal}");
             refuse(line, limit, refusal, "").await;
         }
     }
@@ -191,11 +194,11 @@ impl HandshakeLimiter {
         if lock(&self.table.live).len() >= self.options.max_sessions {
             return Err((offer.line, Refusal::Full));
         }
-        // Those that have come and gone take a place, too, until somebody accepts.
+        // Sessions that have ended already also take a place until they are accepted.
         let Ok(place) = self.arrived.try_reserve() else { return Err((offer.line, Refusal::Full)) };
         let (Some(id), Some(secret)) = (random(), random()) else {
             let endpoint = control.endpoint().clone().resumable();
-            tracing::error!(%endpoint, "the operating system gives no random bytes");
+            tracing::error!(%endpoint, "cannot get random bytes from the operating system");
             return Err((offer.line, Refusal::Full));
         };
         let id = SessionId(id);
@@ -212,7 +215,7 @@ impl HandshakeLimiter {
             Arc::new(Shared::new(Role::Server(Box::new(server)), self.options, self.line.clone()));
         lock(&self.table.live).insert(id, Arc::downgrade(&shared));
         let handed = Handed { shared: Arc::downgrade(&shared) };
-        // It fails if the client is gone already.
+        // This fails if the client has disconnected already.
         if let Ok(session) = assemble(shared, Arc::new(handed)).await {
             place.send(Ok(session));
         }
@@ -220,7 +223,7 @@ impl HandshakeLimiter {
     }
 }
 
-/// Hands a connection to the session that it is for, if whoever made it may have it.
+/// Passes a connection to the session that it resumes, if its client is authorized.
 fn hand_over(
     session: &Arc<Shared>,
     offer: Offer,
@@ -245,19 +248,19 @@ fn hand_over(
     Ok(())
 }
 
-/// Says once more that the session is over, and how it stood.
+/// Tells the client of a session that has ended once more that it is over, with its final position.
 async fn farewell(line: BoxChannel, limit: Duration, welcome: Welcome) {
     let received = welcome.position.received;
     let bye = Frame::Bye(Farewell { received, text: String::new() });
     say(line, limit, [Frame::Welcome(welcome), bye]).await;
 }
 
-/// Says why not, and leaves. Who does not read it is not waited for.
+/// Sends a refusal and closes the connection. A client that does not read it is not waited for.
 pub(super) async fn refuse(line: BoxChannel, limit: Duration, refusal: Refusal, text: &str) {
     say(line, limit, [Frame::Refused { refusal, text: text.to_owned() }]).await;
 }
 
-/// Says this, and no more.
+/// Sends these frames and closes the connection.
 async fn say(line: BoxChannel, limit: Duration, frames: impl IntoIterator<Item = Frame>) {
     let (mut sender, mut receiver) = line.split();
     let _ = timeout(limit, async {
@@ -265,7 +268,7 @@ async fn say(line: BoxChannel, limit: Duration, frames: impl IntoIterator<Item =
             let _ = sender.send(frame.to_bytes()).await;
         }
         let _ = sender.close().await;
-        // What is unread when a connection is closed may cost the other side what we said.
+        // Closing a connection with unread data may discard what was sent, so read until the peer closes.
         while let Incoming::Message(_) = receiver.recv().await {}
     })
     .await;

@@ -1,4 +1,4 @@
-//! What becomes of what comes in, whoever has read it.
+//! Processing of received frames, whether the session's task or the consumer has read them.
 
 use std::sync::atomic::Ordering;
 use std::task::Waker;
@@ -14,7 +14,7 @@ use super::shared::Shared;
 use crate::receiver::Live;
 
 impl Shared {
-    /// Whether the task is to read now. If it was the consumer that did, it is so no more.
+    /// Returns whether the task is to read now. If so, the consumer no longer reads.
     pub(super) fn takes_reading(&self, core: &mut Core) -> bool {
         let is_broken = self.link().is_some_and(|link| link.is_broken.load(Ordering::Acquire));
         if core.lent_until.is_some_and(|until| core.now < until) && !core.is_fenced && !is_broken {
@@ -24,8 +24,9 @@ impl Shared {
         true
     }
 
-    /// The consumer has read by himself. What is more than messages and what answers them is for the task,
-    /// and so is the reading if the connection does not just go on. Whom to wake.
+    /// Processes what the consumer has read itself. Anything beyond messages and their acknowledgements is
+    /// left to the task, and so is reading after any other event on the connection. Returns the tasks to
+    /// wake.
     pub(super) fn was_read(
         &self,
         core: &mut Core,
@@ -35,7 +36,7 @@ impl Shared {
         if let Err(reason) = self.receive_all(core, intake) {
             core.doom.get_or_insert(reason);
         }
-        // Where something was read, more will be taken over at once.
+        // If something was read, the consumer will consume it at once and owe a newer acknowledgement.
         let owes = core.inbound.is_empty() && core.machine.owes(core.now);
         if owes || core.machine.is_asked() {
             let _ = self.pump(core);
@@ -46,14 +47,14 @@ impl Shared {
         [task, sender]
     }
 
-    /// Takes frames that have come over the connection of the moment. Why the session is over, if it is.
+    /// Processes frames received over the current connection. Fails with the reason if the session is over.
     pub(super) fn receive_all(
         &self,
         core: &mut Core,
         intake: &mut Intake,
     ) -> Result<(), CloseReason> {
         if core.lines != intake.lines {
-            // Another connection was granted since: as behind a reset.
+            // Another connection was granted in the meantime, on which these frames are sent again.
             intake.batch.clear();
         }
         if intake.batch.is_empty() {
@@ -82,7 +83,7 @@ impl Shared {
                 let reason = if by_us { CloseReason::ByUs } else { CloseReason::ByPeer };
                 core.push(Item::End(reason));
             }
-            // It has had all that there was.
+            // The other end has received everything.
             Ok(Some(Received::Bye(farewell)))
                 if farewell.text.is_empty()
                     && farewell.received >= core.machine.delivered().sent =>
@@ -97,8 +98,7 @@ impl Shared {
         Ok(())
     }
 
-    /// If either side has come on since the last look, the next wait for a connection is a first one
-    /// again.
+    /// If there was progress in either direction since the last call, the waits for a connection start over.
     pub(super) fn note_progress(&self, core: &mut Core) {
         let position = (core.machine.delivered().acknowledged, core.machine.position().received);
         if position != core.progress {

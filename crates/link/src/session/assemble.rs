@@ -1,4 +1,4 @@
-//! How a session is put together, and what its control knows of it.
+//! Assembling a session, and the backing of its control.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -14,7 +14,7 @@ use super::{Session, SessionReceiver, SessionSender};
 use crate::state::StatePublisher;
 use crate::{Link, LinkOptions, State};
 
-/// Puts a session together over the first connection that `connector` makes. `shared` waits for it.
+/// Assembles a session over the first connection of `connector`.
 pub(super) async fn assemble(
     shared: Arc<Shared>,
     connector: Arc<dyn DynConnector>,
@@ -49,7 +49,7 @@ pub(super) async fn assemble(
     Ok(Session { sender, receiver, control, states })
 }
 
-/// Held by both halves: with the last of them the session ends.
+/// Held by both halves. Dropping the last one ends the session.
 pub(super) struct Lifeline {
     shared: Arc<Shared>,
     task: AbortHandle,
@@ -63,7 +63,7 @@ impl Drop for Lifeline {
     }
 }
 
-/// What the session's control knows of it. It keeps nothing alive.
+/// The backing of the session's control. It does not keep the session alive.
 struct Behind {
     shared: Weak<Shared>,
     total: Arc<OnceLock<Traffic>>,

@@ -1,4 +1,4 @@
-//! What is under the lock of a session.
+//! The state of a session under its main lock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,103 +17,103 @@ use super::server::Server;
 use crate::LinkSender;
 use crate::shared::remember;
 
-/// What came in waits for the consumer up to so many messages,
+/// How many received messages may wait for the consumer.
 const INBOUND_MESSAGES: usize = 2048;
-/// or so many bytes of them; one message of any legal size besides. It is more than the other side may
-/// have sent without an acknowledgement, if it is on its defaults: so reading goes on, and its pings are
-/// answered, whatever the consumer does.
+/// How many bytes of received messages may wait for the consumer, plus one message of any size. This is
+/// more than the other end sends without an acknowledgement by default, so that reading continues and pings
+/// are answered whatever the consumer does.
 const INBOUND_BYTES: usize = 32 << 20;
 
-/// For so long the consumer reads by himself before the task looks whether he still comes by. It is what
-/// a ping, an acknowledgement or the loss of the connection may have to wait for one who does not.
+/// How long the consumer reads the connection itself before the task checks whether it still does. A ping, an
+/// acknowledgement or the loss of the connection may have to wait this long if it does not.
 const LENT_FOR: Duration = Duration::from_millis(100);
 
 pub(super) struct Core {
     pub(super) machine: Machine,
     pub(super) role: Role,
     pub(super) line: Option<LinkSender>,
-    /// When the task last looked, or lent the reading: about a tenth of a second ago at most, where anything
-    /// happens. The clock is not asked for every message.
+    /// When the task was last polled, or when the consumer began to read: at most about 100 ms ago while
+    /// there is activity. The clock is not read for every message.
     pub(super) now: Duration,
-    /// Of the connection of the moment.
+    /// The heartbeat of the current connection.
     pub(super) heartbeat: Heartbeat,
     pub(super) looked: Looked,
-    /// Connections in a row that were lost under a message.
+    /// Consecutive connections that were lost without progress.
     pub(super) tries: Tries,
     pub(super) slept: SuspendDetector,
     pub(super) inbound: VecDeque<Item>,
     pub(super) inbound_bytes: usize,
-    /// The task has stopped reading until the consumer has taken something.
+    /// The task has stopped reading until the consumer has received something.
     pub(super) is_held_up: bool,
-    /// The task looks again by itself before an acknowledgement is late.
+    /// The task's timer wakes it before an acknowledgement is late.
     pub(super) is_timed: bool,
-    /// Counts the machines: a session that could not be resumed was followed by another.
+    /// The number of the session: one that could not be resumed is replaced by a new one.
     pub(super) generation: u64,
-    /// From which of them the consumer was given something last.
+    /// The generation that the consumer last received from.
     pub(super) given_generation: u64,
-    /// Which connection of all it is.
+    /// The number of the current connection.
     pub(super) lines: u64,
-    /// What is kept and what waits for the consumer, as it is counted.
+    /// The memory account of kept messages and of those that wait for the consumer.
     pub(super) account: Account,
-    /// How far both directions had come when it was last looked.
+    /// The positions of both directions at the last check for progress.
     pub(super) progress: (Sequence, Sequence),
-    /// The session was lost, and the consumer is to be told when there is another.
+    /// The session was lost; the consumer receives this reset once there is another.
     pub(super) reset: Option<(u64, CloseReason)>,
-    /// Messages of a lost session that the sender is yet to tell.
+    /// Lost messages of an earlier session that the sender has not reported yet.
     pub(super) untold: u64,
     /// The message whose acknowledgement is timed, and when it was sent.
     pub(super) timed: Option<(Sequence, Duration)>,
-    /// How long it took.
+    /// The measured latencies.
     pub(super) latency: Histogram,
-    /// Messages of the machines before this one, and faults of all.
+    /// Messages of earlier generations, and faults of all.
     pub(super) counted: Traffic,
     /// This side has ended its direction.
     pub(super) is_closing: bool,
-    /// Its sender was dropped, and the task is to say so; if the receiver goes, too, there is no more
-    /// than a farewell.
+    /// The sender was dropped, and the task is to send the end. If the receiver is dropped too, only a
+    /// farewell is sent.
     pub(super) ends_soon: bool,
-    /// By closing it, and not by going away.
+    /// This side has ended its direction by closing the sender, not by dropping it.
     pub(super) is_closed: bool,
-    /// Both halves were dropped behind that: what was sent may still arrive, until then.
+    /// Both halves were dropped after closing. Sent messages may still arrive until this time.
     pub(super) lingers_until: Option<Duration>,
-    /// The other side has ended its direction.
+    /// The other end has ended its direction.
     pub(super) has_peer_ended: bool,
     pub(super) is_receiver_gone: bool,
     pub(super) end: Option<CloseReason>,
-    /// The task is to end the session: who found out holds locks of the Link's.
+    /// The task is to end the session for this reason. Set where locks of the Link are held.
     pub(super) doom: Option<CloseReason>,
-    /// Nothing more is sent: the next message does not get through.
+    /// Nothing more is sent, because the next message cannot be delivered.
     pub(super) is_undeliverable: bool,
-    /// What still comes over the connection of the moment will come again over the next.
+    /// Frames that still arrive over the current connection are ignored; the next connection repeats them.
     pub(super) is_fenced: bool,
-    /// Until then it is the consumer that reads.
+    /// Until when the consumer reads the connection itself.
     pub(super) lent_until: Option<Duration>,
     pub(super) task: Option<Waker>,
-    /// Who sends, and waits for room, for an acknowledgement, or until all is written.
+    /// The task that sends, if it waits.
     pub(super) sender: Option<Waker>,
-    /// For which of the three.
+    /// What that task waits for.
     sender_waits: Waits,
-    /// Who waits for the end.
+    /// The task that waits for the end.
     pub(super) gone: Option<Waker>,
     pub(super) receiver: Option<Waker>,
 }
 
-/// How many connections in a row were lost with nothing gained.
+/// Counts consecutive connections that were lost without progress.
 #[derive(Default)]
 pub(super) struct Tries {
-    /// What the other side had received, and this one, when the last of them was made.
+    /// What the other end and this one had received when the last of them was connected.
     position: Option<(Sequence, Sequence)>,
     count: u32,
     /// When the first of them was lost.
     since: Duration,
 }
 
-/// So long at least a message is tried, however often a connection is lost meanwhile.
+/// How long a message is tried at least, however many connections are lost.
 const TRIED_FOR: Duration = Duration::from_secs(60);
 
 impl Tries {
-    /// Another connection is there, at which both sides have received so much. Returns over how many in a row
-    /// nothing came through, once that goes on for too long.
+    /// Records a new connection, with what both ends have received. Returns the number of consecutive
+    /// connections without progress once that has lasted for too long.
     fn again(
         &mut self,
         position: (Sequence, Sequence),
@@ -133,34 +133,34 @@ impl Tries {
     }
 }
 
-/// What was seen of the connection of the moment when a ping was due last, or missed.
+/// The state of the current connection when a ping was last due or missed.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Looked {
     pub(super) at: Duration,
     pub(super) bytes_in: u64,
-    /// A whole frame has come since.
+    /// A complete frame was received since.
     pub(super) has_frames: bool,
 }
 
 /// What a sender waits for.
 #[derive(Clone, Copy)]
 pub(super) enum Waits {
-    /// That another message is taken.
+    /// Room for another message.
     Room,
-    /// That all is written.
+    /// All messages are written.
     Written,
-    /// That the other side has all.
+    /// The other end has acknowledged everything.
     Settled,
 }
 
 /// Which end of the session this is.
 pub(super) enum Role {
-    /// What it is resumed with; `None` before it was granted.
+    /// The ticket to resume the session; `None` before it was granted.
     Client(Option<Ticket>),
     Server(Box<Server>),
 }
 
-/// What waits for the consumer.
+/// An item that waits for the consumer.
 pub(super) enum Item {
     Message(Sequence, Bytes),
     Fault(Sequence, Fault),
@@ -212,15 +212,15 @@ impl Core {
         }
     }
 
-    /// No more is read until the consumer has taken something.
+    /// Returns whether reading must pause until the consumer has received something.
     pub(super) fn is_full(&self) -> bool {
         self.inbound.len() >= INBOUND_MESSAGES || self.inbound_bytes >= INBOUND_BYTES
     }
 
-    /// The consumer is to read by himself, if nobody else waits for what comes in and nothing but messages
-    /// is to be expected. Whether that is new.
+    /// Lets the consumer read the connection itself, if no other task waits for received frames and only
+    /// messages are expected. Returns whether that is a change; `None` if the consumer may not read.
     pub(super) fn lend_reading(&mut self, now: impl FnOnce() -> Duration) -> Option<bool> {
-        // Behind the other side's end nobody asks for more.
+        // After the end of input the consumer does not poll again.
         if self.is_fenced || self.sender.is_some() || self.has_peer_ended {
             return None;
         }
@@ -235,8 +235,8 @@ impl Core {
         Some(is_new)
     }
 
-    /// Who sends waits for something that comes in: it must not be left to a consumer who may not come by.
-    /// Whom to wake.
+    /// Registers a sender that waits for something to be received. Reading must then not be left to a
+    /// consumer that may not poll. Returns the task to wake.
     #[must_use = "the task is to read"]
     pub(super) fn wait_to_send(&mut self, waker: &Waker, waits: Waits) -> Option<Waker> {
         self.sender_waits = waits;
@@ -244,8 +244,8 @@ impl Core {
         self.take_back_reading()
     }
 
-    /// The sender, if it need not wait any longer. It is not woken for anything else: it would take the reading
-    /// from a receiver in the same task, which would be lent it again, and so on without end.
+    /// Returns the sender's waker if it need not wait any longer. It is woken for nothing else: it would take
+    /// reading back from a receiver in the same task, which would then read again, in an endless loop.
     pub(super) fn free_sender(&mut self, is_written: bool) -> Option<Waker> {
         let is_free = match self.sender_waits {
             Waits::Room => self.machine.has_room(),
@@ -255,13 +255,13 @@ impl Core {
         if is_free { self.sender.take() } else { None }
     }
 
-    /// The task is to read. Whom to wake.
+    /// Lets the task read again. Returns its waker, if the consumer was reading.
     #[must_use = "the task is to read"]
     pub(super) fn take_back_reading(&mut self) -> Option<Waker> {
         self.lent_until.take().and_then(|_| self.task.clone())
     }
 
-    /// Something for the consumer. Where nobody takes it, it is not kept, and not acknowledged.
+    /// Queues an item for the consumer. Without a receiver it is dropped, and not acknowledged.
     pub(super) fn push(&mut self, item: Item) {
         if self.is_receiver_gone {
             return;
@@ -272,8 +272,8 @@ impl Core {
         self.inbound.push_back(item);
     }
 
-    /// Counts what is kept and what waits for the consumer. If that is too much, the session ends with the next
-    /// turn of its task.
+    /// Updates the memory account with the kept messages and those that wait for the consumer. If the
+    /// budget is exceeded, the session ends when its task is polled next.
     pub(super) fn count_memory(&mut self) {
         let held = self.machine.kept().1 + self.inbound_bytes;
         let counted = self.account.set(held).and_then(|()| match &self.task {
@@ -290,22 +290,22 @@ impl Core {
         }
     }
 
-    /// Everything that waits is given to the consumer.
+    /// Moves all waiting items to the consumer.
     pub(super) fn take_inbound(&mut self, into: &mut VecDeque<Item>) {
         std::mem::swap(&mut self.inbound, into);
         self.inbound_bytes = 0;
     }
 
-    /// How many messages went over all connections.
+    /// Returns the number of messages over all connections.
     pub(super) fn count(&self) -> Traffic {
         let mut counted = self.counted;
         counted.messages_out += self.machine.delivered().sent;
-        // The end of a direction has a number, and is no message.
+        // The end of a direction is numbered, but is not a message.
         counted.messages_in += self.machine.position().received - u64::from(self.has_peer_ended);
         counted
     }
 
-    /// How it stands.
+    /// Returns the session's state for its control.
     pub(super) fn info(&self) -> SessionInfo {
         let mut info = SessionInfo::default();
         info.epoch = self.epoch();
@@ -323,15 +323,15 @@ impl Core {
         }
     }
 
-    /// The session is lost for this reason.
+    /// Returns the close reason for losing the session, with what was delivered.
     pub(super) fn lost(&self, cause: LostBy) -> CloseReason {
         let epoch = self.epoch();
         let delivered = self.machine.delivered();
         CloseReason::SessionLost(Arc::new(SessionLost { delivered, epoch, cause }))
     }
 
-    /// There is another connection; the other side has `received` so much. Whether the session is to end,
-    /// because the next message does not get through.
+    /// Records a new connection, on which the other end has `received` this much. Returns the reason to end
+    /// the session if the next message cannot be delivered.
     pub(super) fn is_tried_in_vain(
         &mut self,
         received: Sequence,
@@ -347,8 +347,8 @@ impl Core {
         Some(self.lost(LostBy::Undeliverable { bytes, tries, last }))
     }
 
-    /// Why the session has ended with its Link: if it is the one in place of another that was not
-    /// begun yet, what became of that.
+    /// Returns why the session has ended with its Link. If a lost session was not replaced yet, that is why
+    /// it was lost.
     pub(super) fn ended(&self, reason: CloseReason) -> CloseReason {
         match (reason, &self.reset) {
             (CloseReason::ByUs, _) => CloseReason::ByUs,
@@ -357,7 +357,8 @@ impl Core {
         }
     }
 
-    /// The session was replaced by a new one, and the consumer does not know yet.
+    /// Returns whether the session was replaced by a new one, and the consumer has not received the reset
+    /// yet.
     pub(super) fn is_reset_pending(&self) -> bool {
         self.generation != self.given_generation && !self.is_receiver_gone
     }
@@ -375,16 +376,16 @@ impl Core {
     }
 }
 
-/// A connection on which somebody has greeted.
+/// A connection on which a client has sent its greeting.
 pub(super) struct Offer {
     pub(super) line: BoxChannel,
-    /// How long its messages may be, once it is a session's.
+    /// The message limit after the handshake.
     pub(super) usual: Option<ByteSize>,
     pub(super) hello: Hello,
 }
 
 pub(super) fn machine(options: &SessionOptions) -> Machine {
-    // A message is taken over when the consumer has it, not when it waits for the consumer.
+    // A message is acknowledged when the consumer has received it, not while it waits for the consumer.
     let mut config = options.session;
     config.commits = true;
     Machine::new(config)

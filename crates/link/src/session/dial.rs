@@ -23,17 +23,17 @@ pub(super) async fn connect(
     assemble(shared, Arc::new(dialing)).await
 }
 
-/// So often it is asked for a new session where the connection was cut before the answer came. Each
-/// time, a server that has answered keeps a session for its grace that nobody knows of.
+/// How often a new session is requested if the connection breaks before the response. Each time, a server
+/// that has responded keeps an unused session for its grace period.
 const ASKS: usize = 3;
 
-/// Connects, and greets: what it gives is a connection of the session.
+/// The client's connector, which performs the handshake on each connection.
 struct Dialing {
     dialer: Arc<dyn DynConnector>,
     shared: Weak<Shared>,
 }
 
-/// How the other side has answered.
+/// The response to a greeting.
 enum Answer {
     Granted(BoxChannel, Box<Welcome>),
     Refused(Refusal, String, Endpoint),
@@ -49,7 +49,7 @@ impl Dialing {
         let limit = shared.options.handshake_timeout;
         let usual = receiver.limit_to(LARGEST_GREETING);
         let answer = tokio::time::timeout(limit, async {
-            // If it cannot be written, the answer says more.
+            // If the greeting cannot be written, receiving fails with a better reason.
             let _ = sender.send(greeting.to_bytes()).await;
             receiver.recv().await
         });
@@ -60,15 +60,16 @@ impl Dialing {
         };
         let answer = match answer.await {
             Err(_) => {
-                let hint = "try again; if the other side is connected to without a session, leave out `resume+`";
+                let hint =
+                    "try again, or omit `resume+` if the other side does not support sessions";
                 return Err(error(ErrorKind::TimedOut(limit)).with_hint(hint));
             }
             Ok(Incoming::Message(answer)) => answer,
             Ok(Incoming::End(reason @ CloseReason::Protocol(_))) => {
-                return Err(no_session(format!("its answer is no frame: {reason}")));
+                return Err(no_session(format!("the response is not a session frame: {reason}")));
             }
             Ok(Incoming::End(reason)) => return Err(error(ErrorKind::Closed(reason))),
-            Ok(_) => return Err(no_session("its answer is no frame".into())),
+            Ok(_) => return Err(no_session("the response is not a session frame".into())),
         };
         match Frame::decode(answer) {
             Ok(Frame::Welcome(welcome)) => {
@@ -79,7 +80,7 @@ impl Dialing {
                 Ok(Answer::Granted(line, Box::new(welcome)))
             }
             Ok(Frame::Refused { refusal, text }) => Ok(Answer::Refused(refusal, text, endpoint)),
-            Ok(_) => Err(no_session("it answers the greeting with something else".into())),
+            Ok(_) => Err(no_session("the response to the greeting is another frame".into())),
             Err(malformed) => Err(no_session(malformed.to_string())),
         }
     }
@@ -87,16 +88,16 @@ impl Dialing {
     async fn connect(&self) -> Result<BoxChannel, TransportError> {
         let gone = || TransportError::new(ErrorKind::Closed(CloseReason::ByUs), Operation::Connect);
         let mut asks_left = ASKS;
-        // A session that is not there any more is followed by one that is new.
+        // If the session no longer exists, the second iteration requests a new one.
         for _ in 0..2 {
             let shared = self.shared.upgrade().ok_or_else(gone)?;
             let (greeting, resumes) = shared.greeting();
             let answer = loop {
                 match self.greet(&shared, Frame::Hello(greeting.clone())).await {
-                    // Who has a session comes again by his Link. Who has none would be turned away for
-                    // what one cut has done.
+                    // For an existing session the Link reconnects. A first connection is not retried by the
+                    // Link, so it is repeated here if it breaks.
                     Err(error) if !resumes && was_cut(&error) && asks_left > 1 => {
-                        tracing::debug!(%error, "cut before there was a session: asked again");
+                        tracing::debug!(%error, "the connection broke during the handshake; trying again");
                         asks_left -= 1;
                     }
                     answer => break answer?,
@@ -119,7 +120,7 @@ impl Dialing {
                     }
                 }
                 Answer::Refused(refusal, text, endpoint) => {
-                    tracing::debug!(%refusal, text, "no session");
+                    tracing::debug!(%refusal, text, "the session was refused");
                     let error = TransportError::handshake("session", refusal.to_string());
                     return Err(error.retryable(refusal.may_pass()).at(&endpoint));
                 }
@@ -129,12 +130,12 @@ impl Dialing {
     }
 }
 
-/// Whether a connection was there, and broke under the greeting.
+/// Returns whether a connection was established and broke during the handshake.
 fn was_cut(error: &TransportError) -> bool {
     matches!(error.kind(), ErrorKind::Closed(_)) && error.is_retryable()
 }
 
-/// Whether it is refused because of the session, and not of the moment or the version.
+/// Returns whether the refusal concerns the session itself, not the version or a temporary condition.
 fn is_about_it(refusal: Refusal) -> bool {
     use Refusal::{Epoch, Gap, NeverSent, Principal, Secret, Unknown};
     matches!(refusal, Unknown | Secret | Principal | Epoch | Gap | NeverSent)

@@ -1,5 +1,5 @@
-//! The task of a session: it reads where the consumer does not, acknowledges and answers, whatever the
-//! consumer does.
+//! The task of a session, which reads unless the consumer does, acknowledges, and answers pings while the
+//! consumer is busy.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,19 +13,19 @@ use tokio::time::Sleep;
 use super::intake::Intake;
 use super::shared::Shared;
 
-/// So many batches are taken before others have their turn.
+/// How many batches are processed before other tasks run.
 const BATCHES: usize = 16;
 
-/// How long an acknowledgement waits at most for something to ride on.
+/// How long an acknowledgement waits at most for a message to carry it.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// So often at least it is looked whether the machine has slept, where the other side may not have.
+/// How often to check for a system suspend, if the other end may be on another machine.
 const LOOK: Duration = Duration::from_secs(2);
 
 pub(super) struct Driver {
     shared: Arc<Shared>,
     timer: Pin<Box<Sleep>>,
-    /// When it rings.
+    /// When the timer fires.
     armed: Option<Duration>,
     is_remote: bool,
 }
@@ -37,7 +37,7 @@ impl Driver {
         Self { shared, timer, armed: None, is_remote }
     }
 
-    /// What has come is taken, what waits is written. Why the session is over, if it is.
+    /// Processes received frames and writes waiting ones. Fails with the reason if the session is over.
     fn work(&mut self, intake: &mut Intake) -> Result<(), CloseReason> {
         let Self { shared, is_remote, .. } = self;
         let wall = is_remote.then(|| SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
@@ -71,16 +71,17 @@ impl Driver {
         }
     }
 
-    /// The timer rings when an acknowledgement would be late, or the other side has long been silent.
+    /// Sets the timer for the next acknowledgement, heartbeat or other deadline. Returns whether it has
+    /// fired.
     fn watch_the_clock(&mut self, cx: &mut Context<'_>) -> bool {
         {
             let mut core = self.shared.core();
-            // What waits for the consumer will have to be acknowledged.
+            // Messages that wait for the consumer will have to be acknowledged.
             let waits = (!core.inbound.is_empty()).then(|| core.now.saturating_add(PATIENCE));
             let has_line = core.has_line();
             let due = core.machine.wake_at().or(waits).filter(|_| has_line);
             let beat = has_line.then(|| core.heartbeat.next_wake());
-            // The timer may sleep with the machine, and go on with what was left of its time.
+            // Timers may stop during a suspend and continue with the remaining time, so poll for suspends.
             let look = (has_line && self.is_remote).then(|| core.now.saturating_add(LOOK));
             let next =
                 [due, beat, look, core.lingers_until, core.lent_until].into_iter().flatten().min();
@@ -102,18 +103,18 @@ impl Driver {
         false
     }
 
-    /// The sender was closed, so that nobody need be there to learn what becomes of what was sent.
+    /// Returns whether the sender was closed. Then there may be no caller left that learns of lost messages.
     fn was_closed(&self) -> bool {
         self.shared.core().is_closed
     }
 
-    /// The session is over. Whoever broke a rule is told which; whoever waits for an acknowledgement
-    /// that was lost need not.
+    /// Ends the session. Sends a farewell with the reason after a violation, and an empty one after a
+    /// normal end, in case the last acknowledgement was lost.
     fn over(&self, reason: CloseReason) {
         let words = match &reason {
             CloseReason::SessionLost(lost) => match &lost.cause {
                 LostBy::Expired(grace) => {
-                    // Who closed it and went is not there to be told.
+                    // There may be no caller left to report this to.
                     if let Some(endpoint) = self.shared.endpoint() {
                         tracing::warn!(%endpoint, ?grace, "a session has expired: {lost}");
                     }
@@ -121,7 +122,7 @@ impl Driver {
                 }
                 LostBy::Farewell(text) if !text.is_empty() && self.was_closed() => {
                     if let Some(endpoint) = self.shared.endpoint() {
-                        tracing::warn!(%endpoint, "a session ended with messages left: {lost}");
+                        tracing::warn!(%endpoint, "a session ended with undelivered messages: {lost}");
                     }
                     None
                 }

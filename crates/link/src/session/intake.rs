@@ -1,4 +1,4 @@
-//! What reads a session's connection: its task, or whoever receives, for as long as it comes by.
+//! Reading of a session's connection, by its task or by the receiver while that is being polled.
 
 use std::sync::atomic::Ordering;
 use std::task::Context;
@@ -10,19 +10,20 @@ use super::shared::Shared;
 use crate::LinkReceiver;
 use crate::receiver::{Gathered, Live};
 
-/// So many frames are taken before they are looked at,
+/// How many frames are read before they are processed.
 pub(super) const BATCH: usize = 64;
-/// or so many bytes before others have their turn: the consumer finds them in the processor's cache.
+/// How many bytes are read before other tasks run. They are then still in the processor's cache when the
+/// consumer receives them.
 const TURN_BYTES: usize = 512 * 1024;
 
-/// Under a lock of its own, which is taken before all others.
+/// The reading side, under its own lock, which is taken before all others.
 pub(super) struct Intake {
     receiver: Option<LinkReceiver>,
-    /// What has come and was not looked at yet; nothing where the lock is free.
+    /// Frames that were read and are not processed yet. Empty while the lock is free.
     pub(super) batch: Vec<Bytes>,
-    /// Which connection of all it came over.
+    /// The number of the connection that they were read from.
     pub(super) lines: u64,
-    /// Bytes taken in this turn.
+    /// How many bytes were read in this turn.
     taken: usize,
 }
 
@@ -31,12 +32,12 @@ impl Intake {
         Self { receiver: None, batch: Vec::with_capacity(BATCH), lines: 1, taken: 0 }
     }
 
-    /// There is something to be read from.
+    /// Sets the Link to read from.
     pub(super) fn carried(&mut self, receiver: LinkReceiver) {
         self.receiver = Some(receiver);
     }
 
-    /// Nothing is read any more. What is given is to be dropped.
+    /// Stops reading. The caller drops the returned receiver after releasing the lock.
     pub(super) fn close(&mut self) -> Option<LinkReceiver> {
         self.receiver.take()
     }
@@ -45,18 +46,17 @@ impl Intake {
         self.taken = 0;
     }
 
-    /// It is for others to go on.
+    /// Returns whether other tasks should run now.
     pub(super) fn has_had_its_turn(&self) -> bool {
         self.taken >= TURN_BYTES
     }
 
-    /// There may be more.
+    /// Returns whether the batch is full, so that there may be more frames to read.
     pub(super) fn is_full(&self) -> bool {
         self.batch.len() >= BATCH || self.has_had_its_turn()
     }
 
-    /// Takes frames from the connection `lines`, as long as it just goes on: whatever else happens to it is
-    /// for the task to see.
+    /// Reads frames from the connection `lines`. Any event other than a frame is left to the task.
     pub(super) fn read(&mut self, lines: u64, cx: &mut Context<'_>) -> Live {
         self.begin_turn();
         self.lines = lines;
@@ -70,7 +70,7 @@ impl Intake {
         receiver.poll_live(cx, BATCH, take)
     }
 
-    /// Takes frames from whatever connection there is, and sees to it that there is one. Why the Link has
+    /// Reads frames from the current connection, and lets the Link reconnect. Returns why the Link has
     /// ended, if it has.
     pub(super) fn gather(
         &mut self,
@@ -87,7 +87,7 @@ impl Intake {
                 core.is_fenced
             };
             if let (true, Some(link)) = (is_fenced, shared.link()) {
-                // It was overtaken before it was there to be given up.
+                // The connection was fenced before the Link had installed it, so it is given up only now.
                 link.give_up_line(CloseReason::ByPeer);
             }
             let is_broken =
@@ -95,7 +95,7 @@ impl Intake {
             if !room && !is_fenced && !is_broken {
                 return None;
             }
-            // What is left out here will come again over the next connection.
+            // Frames that are skipped here are sent again over the next connection.
             let takes = room && !is_fenced;
             let most = BATCH - batch.len();
             let take = |frame: Bytes| {
@@ -107,8 +107,8 @@ impl Intake {
                 Gathered::All => return None,
                 Gathered::Many if takes => return None,
                 Gathered::Other(Incoming::End(reason)) => return Some(reason),
-                // Another connection: what the one before has brought comes again, and shows nothing
-                // of the other side's having seen this one's welcome.
+                // A new connection. Frames of the previous one are sent again, and do not prove that the
+                // other end has seen the new welcome.
                 Gathered::Other(Incoming::Reset(_)) => batch.clear(),
                 Gathered::Many | Gathered::Other(_) => {}
             }

@@ -1,21 +1,21 @@
-//! Sessions: lines that survive their connections with nothing lost or doubled.
+//! Sessions: lines that survive the loss of their connections, without losing or duplicating messages.
 //!
 //! ```text
 //!  SessionSender ─▶ ┌────────────────────┐        ┌────────────────────┐ ─▶ SessionReceiver
-//!                   │ proto's machine    │  Link  │ proto's machine    │
-//!  SessionReceiver ◀┤ kept until         ├═══╪════┤ takes exactly      ├◀─ SessionSender
+//!                   │ session state      │  Link  │ session state      │
+//!  SessionReceiver ◀┤ keeps until        ├═══╪════┤ accepts exactly    ├◀─ SessionSender
 //!                   │ acknowledged       │ breaks │ the next           │
 //!                   └────────────────────┘        └────────────────────┘
-//!        client: its connector greets        server: the next connection is handed to it
+//!        client: its connector greets        server: receives the next connection
 //! ```
 //!
-//! Both ends stand on a [`Link`]: the client's dials and greets, the server's takes the connection
-//! that the acceptor has for it. Above the Link is the machine of
-//! [`tieline_proto::session`], under one lock; a task of its own reads, acknowledges and answers
-//! while the consumer is busy, and ends with the last half. Whoever sends writes at once, without it;
-//! and whoever waits for a message reads at once, for as long as nothing but messages comes (`intake`).
+//! Both ends are built on a [`Link`](crate::Link): the client's connects and greets, the server's receives
+//! the connections that the acceptor has for it. The session's state is a
+//! [`tieline_proto::session::Session`] under one lock. A task reads, acknowledges and answers while the
+//! consumer is busy, and ends with the last half. A sender writes directly, without that task, and a
+//! receiver that waits for a message reads directly as long as only messages arrive (`intake`).
 //!
-//! Locks: `intake`, then a Link's `receiving`, then `core`, then a Link's others.
+//! Lock order: `intake`, a Link's `receiving`, `core`, the other locks of a Link.
 
 mod accept;
 mod arriving;
@@ -46,25 +46,25 @@ pub use accept::Sessions;
 pub use receiver::{Commits, SessionReceiver};
 pub use sender::SessionSender;
 
-/// How a session behaves.
+/// The options of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionOptions {
-    /// How much is kept of what the other side has not acknowledged, and when what it sends is.
+    /// How many unacknowledged messages are kept, and when received messages are acknowledged.
     pub session: SessionConfig,
-    /// How a client comes back; by default as [suits the line](Recovery::suiting).
+    /// How a client reconnects; by default as [suits the line](Recovery::suiting).
     pub recovery: Option<Recovery>,
-    /// How long the other side may take for its part of the handshake; 5 s by default.
+    /// How long the other end may take for its part of the handshake; 5 s by default.
     pub handshake_timeout: Duration,
-    /// How long a server keeps a session that has no connection; 2 min by default.
+    /// How long a server keeps a session without a connection; 2 min by default.
     pub grace: Duration,
-    /// How many sessions a server keeps at once, and how many wait to be accepted; 1,024 by default.
+    /// How many sessions a server keeps at once, and how many may wait to be accepted; 1,024 by default.
     pub max_sessions: usize,
-    /// Over how many connections, one after the other, a message is sent that does not get through, where nothing
-    /// else moves the session on; 10 by default. Then the session ends with
-    /// [`Undeliverable`](tieline_transport::LostBy::Undeliverable), but not before a minute has passed since
-    /// the first of them was lost: a line that flaps for a moment is lived through.
+    /// Over how many consecutive connections a message is tried while the session makes no other progress;
+    /// 10 by default. After that the session ends as
+    /// [`Undeliverable`](tieline_transport::LostBy::Undeliverable), but at the earliest a minute after the
+    /// first of these connections was lost, so that it survives a line that flaps briefly.
     pub max_tries: u32,
-    /// When a connection on which nothing comes is asked for a sign of life.
+    /// When pings are sent on an idle connection, and when it is considered dead.
     pub heartbeat: HeartbeatConfig,
 }
 
@@ -83,7 +83,7 @@ impl Default for SessionOptions {
 }
 
 impl SessionOptions {
-    /// Refuses values that are out of bounds.
+    /// Checks that all values are within their bounds.
     ///
     /// # Errors
     /// The first field that is out of bounds.
@@ -100,7 +100,8 @@ impl SessionOptions {
         positive(self.max_tries > 0, "max_tries", "be at least 1")
     }
 
-    /// A server's line comes back when the client does, and is not sought.
+    /// Returns the options for a server, which waits for the client to reconnect instead of connecting
+    /// itself.
     fn as_server(self) -> Self {
         const AT_ONCE: BackoffConfig =
             BackoffConfig { first: Duration::ZERO, initial: Duration::ZERO, max: Duration::ZERO };
@@ -108,26 +109,26 @@ impl SessionOptions {
     }
 }
 
-/// A [`Channel`] that survives its connections: what was on its way when one broke is sent again on
-/// the next, and nothing twice.
+/// A [`Channel`] that survives the loss of its connections: messages in flight are sent again on the next
+/// one, and none is delivered twice.
 ///
-/// *Within a session every message is delivered once, in order, or the session ends with an error that
-/// says what was delivered.* A client whose session cannot be resumed, because the server has
-/// forgotten it, begins a new one: its receiver says
-/// [`Reset`](tieline_transport::Incoming::Reset) with
-/// [`SessionLost`](tieline_transport::CloseReason::SessionLost) as the cause, and its sender says once
-/// how much may be [lost](tieline_transport::SendError::Lost). Until the receiver has given that reset,
-/// the sender takes nothing: a message meant for the lost session never reaches the new one.
+/// *Within a session every message is delivered once, in order, or the session ends with an error that says
+/// what was delivered.* If the server no longer knows a client's session, the client begins a new one: its
+/// receiver returns [`Reset`](tieline_transport::Incoming::Reset) with
+/// [`SessionLost`](tieline_transport::CloseReason::SessionLost) as the cause, and its sender reports once
+/// how many messages may be [lost](tieline_transport::SendError::Lost). Until the receiver has returned
+/// that reset, the sender accepts no messages, so a message meant for the lost session never reaches the
+/// new one.
 ///
-/// While there is no connection, messages are taken until the replay buffer is full; then senders
-/// wait. [`settle`](SessionSender::settle) waits until the other side has taken over all that was sent.
+/// While there is no connection, messages are accepted until the replay buffer is full; then senders wait.
+/// [`settle`](SessionSender::settle) waits until the other end has acknowledged all messages.
 ///
-/// Dropping both halves ends the session at once, and tells the other side if that is possible without
-/// waiting. But where the sender was [closed](tieline_transport::SenderExt::close) before, what was sent
-/// may still arrive: the session lives on, as long as the runtime does, until the other side has it all
-/// or the grace is over.
+/// Dropping both halves ends the session at once, and informs the other end if that is possible without
+/// waiting. If the sender was [closed](tieline_transport::SenderExt::close) before, the sent messages may
+/// still arrive: the session continues in the background, as long as the runtime does, until the other end
+/// has acknowledged them or the grace period is over.
 pub struct Session {
-    /// Dropped first: who drops a whole session does not end one direction of it before.
+    /// Dropped before the sender, so that dropping a whole session does not first end one direction.
     receiver: SessionReceiver,
     sender: SessionSender,
     control: Control,
@@ -135,14 +136,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// Asks `connector` for a connection in the framing `length-prefix`, with room for
-    /// [`OVERHEAD`] bytes beside a message, and the other side for a session. Cancel-safe: a dropped
-    /// attempt leaves nothing behind.
+    /// Connects with `connector` and requests a session. The connector's channels must use the framing
+    /// `length-prefix`, with a limit that is [`OVERHEAD`] bytes above that of the session's messages.
     ///
-    /// Needs a tokio runtime.
+    /// Cancel-safe: a dropped attempt leaves nothing running. Requires a tokio runtime.
     ///
     /// # Errors
-    /// There is no first connection, or no session on it.
+    /// The first connection failed, or the other end did not grant a session.
     pub async fn connect(
         connector: Arc<dyn DynConnector>,
         options: SessionOptions,
@@ -152,7 +152,7 @@ impl Session {
         dial::connect(connector, options, line).await
     }
 
-    /// How far it has come, from here on. Ask before the split; what it gives outlives the session.
+    /// Returns the states from now on. Call this before splitting the session; the result outlives it.
     pub fn states(&self) -> States {
         self.states.clone()
     }
@@ -171,14 +171,15 @@ impl Channel for Session {
     }
 }
 
-/// What a session takes over of a line's [`Options`].
+/// The [`Options`] of a line that apply to its session.
 #[derive(Clone, Debug)]
 pub struct LineOptions {
-    /// The largest message either way.
+    /// The largest message in either direction.
     pub max_message: ByteSize,
-    /// Every message that comes must be JSON within these limits; one that is not is a fault.
+    /// If set, received messages must be JSON within these limits; others are faults.
     pub json: Option<Limits>,
-    /// What counts what a session keeps and what waits for its consumer; no bound by default.
+    /// The budget for the messages that the session keeps and that wait for its consumer; unlimited by
+    /// default.
     pub memory: Option<MemoryBudget>,
 }
 
@@ -189,7 +190,7 @@ impl Default for LineOptions {
 }
 
 impl LineOptions {
-    /// What concerns a session.
+    /// Selects the options that apply to a session.
     pub fn of(options: &Options) -> Self {
         let json = options.json.then(Limits::default);
         let memory = options.memory.clone();
@@ -197,7 +198,7 @@ impl LineOptions {
     }
 }
 
-/// The options for the connections that carry a session.
+/// Returns the options for the connections that carry a session.
 fn carrier(options: &Options) -> Options {
     let mut carrier = options.clone();
     let room = options.channel.max_message.bytes().saturating_add(OVERHEAD);
@@ -206,11 +207,11 @@ fn carrier(options: &Options) -> Options {
     carrier
 }
 
-/// A connector for any endpoint: where it is [resumable](Endpoint::is_resumable), each channel is a
-/// [`Session`]; else it is the registry's own.
+/// Returns a connector for any endpoint: of [`Session`]s if the endpoint is
+/// [resumable](Endpoint::is_resumable), and otherwise the registry's own.
 ///
 /// # Errors
-/// The scheme is unknown, or the endpoint or an option does not fit.
+/// The scheme is unknown, or the endpoint or an option is invalid for it.
 pub fn connector(
     registry: &Registry,
     endpoint: &Endpoint,
@@ -225,11 +226,11 @@ pub fn connector(
     Ok(Arc::new(Resumable { dialer: dialer.into(), session, line: LineOptions::of(options) }))
 }
 
-/// Listens on any endpoint: where it is [resumable](Endpoint::is_resumable), with [`Sessions`]; else as
-/// the registry does.
+/// Listens on any endpoint: with [`Sessions`] if the endpoint is [resumable](Endpoint::is_resumable), and
+/// otherwise as the registry does.
 ///
 /// # Errors
-/// As [`Registry::listen`].
+/// The same as [`Registry::listen`].
 pub async fn listen(
     registry: &Registry,
     endpoint: &Endpoint,

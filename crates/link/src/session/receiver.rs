@@ -1,4 +1,4 @@
-//! The incoming half of a session: it takes what the task has read, or reads by itself.
+//! The incoming half of a session, which takes what the task has read, or reads the connection itself.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -17,11 +17,11 @@ use crate::shared::remember;
 pub struct SessionReceiver {
     shared: Arc<Shared>,
     _lifeline: Arc<Lifeline>,
-    /// Taken out of the session's queue at once, to be given one by one.
+    /// Items taken from the session's queue in one go, to be returned one by one.
     taken: VecDeque<Item>,
-    /// More has come than was taken.
+    /// More may be available on the connection.
     has_more: bool,
-    /// The last that was given.
+    /// The number of the last returned message.
     given: Sequence,
     last: Option<CloseReason>,
 }
@@ -38,18 +38,18 @@ impl SessionReceiver {
         }
     }
 
-    /// The number of the last message, or fault in place of a message, that was given; 0 before the
-    /// first. Numbers begin anew behind a [`Reset`](Incoming::Reset).
+    /// Returns the number of the last received message, or of a fault in its place; 0 before the first. The
+    /// numbers start over after a [`Reset`](Incoming::Reset).
     pub fn sequence(&self) -> Sequence {
         self.given
     }
 
-    /// To say what was taken over, where the session [commits](super::SessionConfig::commits).
+    /// Returns a handle to commit messages, for sessions that [commit](super::SessionConfig::commits).
     pub fn commits(&self) -> Commits {
         Commits { shared: Arc::downgrade(&self.shared) }
     }
 
-    /// What was given is acknowledged, and what waits is taken. Whom to wake.
+    /// Acknowledges the returned messages, and takes those that wait. Returns the task to wake.
     fn take_over(
         shared: &Shared,
         core: &mut Core,
@@ -73,18 +73,18 @@ impl SessionReceiver {
         if nudges { core.task.clone() } else { None }
     }
 
-    /// The same, where nothing more is waited for.
+    /// Acknowledges the returned messages without waiting for more.
     fn commit(&mut self) {
         let Self { shared, taken, given, .. } = self;
         let nudged = Self::take_over(shared, &mut shared.core(), *given, taken, false);
         nudged.into_iter().for_each(Waker::wake);
     }
 
-    /// Ready when something was taken.
+    /// Ready when an item is available.
     ///
-    /// Who waits for what comes in reads it by himself, without the task between: that would be woken
-    /// first, and would then wake him. The task takes over again after a moment, when anything else
-    /// happens to the connection, and when somebody else waits for what comes in.
+    /// A waiting consumer reads the connection itself. Otherwise the session's task would be woken first
+    /// and would then wake the consumer. The task reads again after a while, after any other event on the
+    /// connection, and when a sender waits for something to be received.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self { shared, taken, has_more, given, .. } = self;
         let intake = shared.try_intake();
@@ -97,18 +97,18 @@ impl SessionReceiver {
                 Some(intake) => {
                     if let Some(is_new) = core.lend_reading(|| shared.now()) {
                         if is_new {
-                            // It is to look at the clock.
+                            // The task must set its timer.
                             woken = [core.task.clone(), None];
                         }
                         lent = Some((intake, core.lines));
                     }
                 }
-                // The task is at it; what has woken us may be for it to read.
+                // The task is reading. What woke us may be for it to read.
                 None => woken = [core.take_back_reading().or(woken[0].take()), None],
             }
         }
         if lent.is_none() && std::mem::take(has_more) && core.machine.owes(core.now) {
-            // What more there is, the task brings when it does.
+            // The task reads the rest, so this is the time to acknowledge.
             let _ = shared.pump(&mut core);
         }
         drop(core);
@@ -123,7 +123,7 @@ impl SessionReceiver {
             core.take_inbound(taken);
             woken = [task.or(woken[0].take()), sender];
             if matches!(live, Live::Many | Live::One) && taken.is_empty() {
-                // Nobody will say that there is more.
+                // No other event will wake us for what is left to read.
                 cx.waker().wake_by_ref();
             }
         }
@@ -180,17 +180,17 @@ impl Drop for SessionReceiver {
     }
 }
 
-/// Says what the consumer has taken over, where that is for it to say: then a message is acknowledged,
-/// and the other side forgets it. Cheap to clone, and keeps nothing alive.
+/// A handle with which the consumer commits messages. A committed message is acknowledged, and the other
+/// end no longer keeps it. It is cheap to clone, and does not keep the session alive.
 #[derive(Clone)]
 pub struct Commits {
     shared: Weak<Shared>,
 }
 
 impl Commits {
-    /// All messages up to this [number](SessionReceiver::sequence) were taken over. One that was not
-    /// received yet counts as the last that was. Of a session that was lost nothing can be committed any
-    /// more: until the receiver has given the [`Reset`](Incoming::Reset), this does nothing.
+    /// Commits all messages up to this [number](SessionReceiver::sequence). A number above the last
+    /// received one counts as the last one. Messages of a lost session cannot be committed: until the
+    /// receiver has returned the [`Reset`](Incoming::Reset), this does nothing.
     pub fn commit(&self, sequence: Sequence) {
         let Some(shared) = self.shared.upgrade() else { return };
         let task = {

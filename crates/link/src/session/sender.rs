@@ -1,4 +1,4 @@
-//! The outgoing half of a session: what is sent is kept, and written at once.
+//! The outgoing half of a session, which keeps messages and writes them at once.
 
 use std::future::poll_fn;
 use std::sync::{Arc, MutexGuard};
@@ -14,7 +14,8 @@ use super::core::{Core, Waits};
 use super::shared::Shared;
 use crate::shared::remember;
 
-/// What smaller messages hold is counted when their queue is full, and by the task.
+/// Messages of at least this size update the memory account when they are sent. Smaller ones are counted
+/// when the queue is full, and by the task.
 const LARGE: usize = 64 * 1024;
 
 /// The outgoing half of a [`Session`](super::Session).
@@ -23,7 +24,7 @@ pub struct SessionSender {
     lifeline: Arc<Lifeline>,
 }
 
-/// Of so many messages one is timed.
+/// One message out of this many is timed.
 const TIMED_OF: Sequence = 16;
 
 impl SessionSender {
@@ -31,12 +32,12 @@ impl SessionSender {
         Self { shared, lifeline }
     }
 
-    /// [Closes](SenderExt::close) this direction, and waits until the other side has taken over all that
-    /// was sent. Cancel-safe: the direction stays closed.
+    /// [Closes](SenderExt::close) this direction, and waits until the other end has acknowledged all
+    /// messages. Cancel-safe: the direction stays closed.
     ///
     /// # Errors
-    /// [`SendError::Closed`]: the session has ended before; the reason may say what was delivered.
-    /// [`SendError::Lost`]: an earlier session was lost with so many messages.
+    /// - [`SendError::Closed`]: the session has ended before that; the reason may say what was delivered.
+    /// - [`SendError::Lost`]: an earlier session was lost with this many messages.
     pub async fn settle(&mut self) -> Result<(), SendError> {
         self.close().await?;
         poll_fn(|cx| {
@@ -109,7 +110,7 @@ impl Sender for SessionSender {
             return Err(closed);
         }
         if core.is_reset_pending() {
-            // The session that had room for it is gone. The next is somebody else's to begin.
+            // The session that had room for the message is gone. The next one may need a handshake first.
             core.untold += 1;
             if let Some((lost, _)) = &mut core.reset {
                 *lost += 1;
@@ -136,8 +137,8 @@ impl Sender for SessionSender {
         self.poll_written(self.shared.core(), cx)
     }
 
-    /// Ready when everything, and that no more will come, was handed to the operating system or is kept
-    /// for the next connection. [`settle`](SessionSender::settle) waits for more.
+    /// Ready when everything, including the end of this direction, was handed to the operating system or is
+    /// kept for the next connection. [`settle`](SessionSender::settle) also waits for the acknowledgements.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         let mut core = self.shared.core();
         core.is_closing = true;
@@ -149,8 +150,8 @@ impl Sender for SessionSender {
         self.poll_written(core, cx)
     }
 
-    /// As for any channel; 100 ms later at most where the receiver was asked for a message and is not asked
-    /// again, as the connection is left to whoever asks for so long.
+    /// As for any channel, but up to 100 ms late if the receiver was polled and is not polled again,
+    /// because it is responsible for reading the connection that long.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut core = self.shared.core();
         if core.end.is_some() {
@@ -160,7 +161,7 @@ impl Sender for SessionSender {
         Poll::Pending
     }
 
-    /// What the other side acknowledges moves it, too.
+    /// Acknowledgements from the other end count as progress, too.
     fn outgoing(&self) -> Outgoing {
         let core = self.shared.core();
         let line = core.line.as_ref().map_or_else(Outgoing::default, |line| line.outgoing());
@@ -178,7 +179,7 @@ impl Drop for SessionSender {
             core.ends_soon = true;
             core.task.clone()
         };
-        // With the last half all ends at once; else what was sent still leaves.
+        // If this is the last half, the session ends at once; otherwise sent messages are still written.
         if Arc::strong_count(&self.lifeline) > 1
             && let Some(waker) = waker
         {

@@ -1,4 +1,4 @@
-//! What the server's end of a session knows: whose it is, and the connection that is handed to it.
+//! The server's end of a session: its owner, and the connections that are passed to it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
@@ -17,16 +17,16 @@ use super::core::{Core, Offer, Role};
 use super::shared::Shared;
 use crate::shared::lock;
 
-/// The sessions there are, and those that are over, by name.
+/// The live sessions, and those that have ended recently.
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) live: Mutex<HashMap<SessionId, Weak<Shared>>>,
-    /// Sessions that both sides had ended. What told the client so may have been lost with its
-    /// connection: whoever asks is told once more. Oldest first, at most [`EPITAPHS`].
+    /// Sessions that both ends have ended. The last acknowledgement may have been lost with its connection,
+    /// so a client that asks is told again. Oldest first, at most [`EPITAPHS`].
     over: Mutex<VecDeque<Epitaph>>,
 }
 
-/// So many sessions that are over are remembered.
+/// How many ended sessions are remembered.
 const EPITAPHS: usize = 1024;
 
 struct Epitaph {
@@ -45,14 +45,15 @@ impl Table {
         over.push_back(epitaph);
     }
 
-    /// How the session stood at its end, for whoever may ask.
+    /// Returns the final state of an ended session, as a welcome for the client that is authorized to
+    /// resume it.
     pub(super) fn epitaph(&self, hello: &Hello, owner: &Owner) -> Option<Welcome> {
         let mut over = lock(&self.over);
         let position = hello.position;
         let epitaph = over
             .iter_mut()
             .find(|it| it.until >= Instant::now() && it.lease.check(hello, owner).is_ok())?;
-        // It has all, and has sent nothing that the other side did not acknowledge.
+        // Only if the client has received everything.
         if position.received != epitaph.position.sent {
             return None;
         }
@@ -61,7 +62,7 @@ impl Table {
     }
 }
 
-/// What the server's end of a session knows besides its messages.
+/// The state of the server's end of a session, besides its messages.
 pub(super) struct Server {
     pub(super) lease: Lease<Owner>,
     /// The first welcome, until it was sent.
@@ -73,7 +74,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// A frame came over the connection of the moment.
+    /// Records that a frame was received over the current connection.
     pub(super) fn seen(&mut self) {
         self.lease.seen();
     }
@@ -82,7 +83,7 @@ impl Server {
         self.lease.epoch()
     }
 
-    /// Nobody can resume it any more. It stood so if both sides had ended it.
+    /// Removes the session from the table. `position` is its final one if both ends have ended it.
     pub(super) fn over(&self, position: Option<Position>) {
         let Some(table) = self.table.upgrade() else { return };
         if let Some(position) = position {
@@ -93,7 +94,7 @@ impl Server {
     }
 }
 
-/// The server's connector: it waits for the connection that the client makes.
+/// The server's connector, which waits for the client to connect.
 pub(super) struct Handed {
     pub(super) shared: Weak<Shared>,
 }
@@ -145,7 +146,7 @@ impl Handed {
 }
 
 impl Shared {
-    /// Resumes the session, or begins it, for whoever is behind an offer.
+    /// Begins or resumes the session on an offered connection.
     fn grant(
         &self,
         core: &mut Core,
@@ -176,7 +177,8 @@ impl Shared {
         }
     }
 
-    /// Nobody has resumed it in time. The task that is told is the one that has waited for it.
+    /// Ends a session that was not resumed in time. The session's task is running this, so it needs no
+    /// waking.
     fn expired(&self, grace: Duration) {
         let mut core = self.core();
         core.doom = Some(core.lost(LostBy::Expired(grace)));
@@ -189,7 +191,7 @@ impl DynConnector for Handed {
     }
 }
 
-/// Random bits that nobody can guess.
+/// Returns unpredictable random bits.
 pub(super) fn random() -> Option<[u8; 16]> {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).ok()?;

@@ -1,4 +1,4 @@
-//! What the halves of a session, its task and its handshakes share.
+//! The state shared by the halves of a session, its task and its handshakes.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
@@ -27,11 +27,11 @@ pub(super) struct Shared {
     begun: Instant,
     pub(super) options: SessionOptions,
     pub(super) line: LineOptions,
-    /// Set once the first connection is there.
+    /// Set once the first connection is established.
     link: OnceLock<Arc<LinkShared>>,
     of_link: OnceLock<Control>,
     control: OnceLock<Control>,
-    /// What was counted, once it is over.
+    /// The final counters, once the session is over.
     pub(super) total: Arc<OnceLock<Traffic>>,
 }
 
@@ -56,7 +56,7 @@ impl Shared {
         lock(&self.core)
     }
 
-    /// Taken before `core`.
+    /// Locks the intake. This lock is taken before `core`.
     pub(super) fn intake(&self) -> MutexGuard<'_, Intake> {
         lock(&self.intake)
     }
@@ -77,7 +77,7 @@ impl Shared {
         self.begun
     }
 
-    /// The Link is there that carries the session.
+    /// Sets the Link that carries the session.
     pub(super) fn carried(
         &self,
         (sender, receiver): (LinkSender, LinkReceiver),
@@ -91,7 +91,8 @@ impl Shared {
         self.core().line = Some(sender);
     }
 
-    /// Whether the other side may be on another machine, which did not sleep when this one did.
+    /// Returns whether the other end may be on another machine, which is not suspended together with this
+    /// one.
     pub(super) fn is_remote(&self) -> bool {
         let elsewhere = Recovery::Reconnect(BackoffConfig::REMOTE);
         self.of_link.get().is_some_and(|link| Recovery::suiting(&link.info()) == elsewhere)
@@ -105,7 +106,7 @@ impl Shared {
         self.control.get().map(Control::endpoint)
     }
 
-    /// The client's greeting, and whether it is to resume a session.
+    /// Returns the client's greeting, and whether it resumes a session.
     pub(super) fn greeting(&self) -> (Hello, bool) {
         let core = self.core();
         match &core.role {
@@ -114,8 +115,8 @@ impl Shared {
         }
     }
 
-    /// The server has granted the session. What the other side lacks leaves on the connection that it
-    /// came over.
+    /// Processes the server's welcome. Missing messages are then sent on the connection that it was
+    /// received on.
     pub(super) fn welcomed(&self, welcome: &Welcome) -> Result<(), CloseReason> {
         let mut core = self.core();
         let Core { machine, role, .. } = &mut *core;
@@ -130,21 +131,21 @@ impl Shared {
         if let Err(violation) = granted {
             return Err(core.lost(LostBy::Violation(violation)));
         }
-        // It was checked.
+        // Checked above.
         let _ = core.machine.resume(welcome.position);
         self.resumed(&mut core, welcome.position.received);
         Ok(())
     }
 
-    /// The session cannot be resumed. Whether another is to be asked for: not if this one was about to
-    /// end.
+    /// Handles a session that cannot be resumed. Returns whether to request a new one: not if this one was
+    /// ending.
     pub(super) fn forget(&self, refusal: Refusal, text: String) -> bool {
         let mut core = self.core();
         let cause = core.lost(LostBy::Refused(refusal, text));
         let Delivered { acknowledged, sent } = core.machine.delivered();
         let lost = sent - acknowledged;
         if core.is_closing || core.has_peer_ended {
-            // Nothing was left to be said but that this had been heard.
+            // Only the last acknowledgement was missing.
             let is_well = lost == 0 && core.is_closing && core.has_peer_ended;
             core.doom = Some(if is_well { CloseReason::ByPeer } else { cause });
             return false;
@@ -161,7 +162,7 @@ impl Shared {
         true
     }
 
-    /// The session is over; the first reason stays. The Link that carries it ends, too.
+    /// Ends the session, and the Link that carries it. The first reason is kept.
     pub(super) fn finish(&self, reason: CloseReason) {
         let (wakers, reason, line) = {
             let mut core = self.core();
@@ -193,8 +194,9 @@ impl Shared {
         wakers.flatten().for_each(Waker::wake);
     }
 
-    /// Both halves were dropped. What was closed before lives on until the other side has it all, for
-    /// as long as the other side would be waited for; else it ends at once. False if it lives on.
+    /// Handles the drop of both halves. If the sender was closed before, the session lingers until the
+    /// other end has acknowledged everything, for at most the grace period; otherwise it ends at once.
+    /// Returns false if it lingers.
     pub(super) fn leave(&self) -> bool {
         {
             let mut core = self.core();
@@ -211,16 +213,16 @@ impl Shared {
         true
     }
 
-    /// Tells the other side that the session is over and why, as [`say_farewell`](Self::say_farewell).
+    /// Tells the other end why the session is over, like [`say_farewell`](Self::say_farewell).
     pub(super) fn say_why(&self) {
         let reason = self.control.get().and_then(Control::farewell);
         self.say_farewell(&reason.as_ref().map_or(Cow::Borrowed(""), words));
     }
 
-    /// Tells the other side that the session is over, if that needs no waiting.
+    /// Tells the other end that the session is over, if that is possible without waiting.
     pub(super) fn say_farewell(&self, text: &str) {
         let mut core = self.core();
-        // What came and was not taken over goes with the session: the other side is to know.
+        // Received messages that were not consumed are lost with the session, so they are not acknowledged.
         let received = core.machine.position().acknowledged;
         let _ = self.pump(&mut core);
         let mut cx = Context::from_waker(Waker::noop());
@@ -233,14 +235,14 @@ impl Shared {
         }
     }
 
-    /// The task has come by, and wants to be woken.
+    /// Registers the session's task, which is being polled.
     pub(super) fn register_task(&self, core: &mut Core, waker: &Waker) {
         core.now = self.now();
         remember(&mut core.task, waker);
     }
 
-    /// The other side is asked for a sign of life when it has long been silent, or, if it may be on another
-    /// machine, when this one has slept; its connection is given up when none came.
+    /// Pings the other end when the connection is idle, or after a suspend if it may be on another machine.
+    /// Gives up the connection if it does not respond.
     pub(super) fn listen_for_life(&self, core: &mut Core, wall: Option<Duration>) {
         if wall.is_some_and(|wall| core.slept.look(core.now, wall)) {
             core.heartbeat.probe_now();
@@ -259,7 +261,8 @@ impl Shared {
         }
     }
 
-    /// A frame may be long: what counts are the bytes of the connection of the moment, both ways.
+    /// Updates the heartbeat with the byte counts of the current connection in both directions, as a single
+    /// frame may take long.
     fn look_at_line(&self, core: &mut Core) {
         let Some(line) = self.link().and_then(|link| link.line()) else { return };
         let (info, now) = (line.info(), core.now);
@@ -270,14 +273,14 @@ impl Shared {
         let has_come = info.bytes_in != looked.bytes_in;
         core.heartbeat.receiving(has_come && !looked.has_frames);
         if has_come {
-            // A line that does not know when bytes came says too much.
+            // A line that does not know when bytes arrived overstates the time since.
             let came = now.saturating_sub(info.last_received.elapsed()).max(looked.at);
             core.heartbeat.alive(came);
         }
     }
 
-    /// Writes what the machine has for the connection there is. Ready when nothing is left to be
-    /// written. It is the task that is woken to go on: whoever sends may give up.
+    /// Writes waiting frames to the current connection. Ready when nothing is left to write. The session's
+    /// task is woken to continue, because the sender may be dropped.
     pub(super) fn pump(&self, core: &mut Core) -> Poll<()> {
         if core.is_undeliverable {
             return Poll::Ready(());
@@ -297,7 +300,7 @@ impl Shared {
         polled
     }
 
-    /// What has gone over all connections.
+    /// Returns the traffic over all connections.
     pub(super) fn count(&self, core: &Core) -> Traffic {
         let mut counted = core.count();
         if let Some(link) = self.of_link.get() {
@@ -307,8 +310,8 @@ impl Shared {
         counted
     }
 
-    /// There is a connection, and the machine knows where the other side stands.
-    /// `received` by the other side are all up to this one.
+    /// Begins a new connection, after the handshake. The other end has received all messages up to
+    /// `received`.
     pub(super) fn resumed(&self, core: &mut Core, received: Sequence) {
         core.now = self.now();
         let last = self.link().and_then(|link| link.last_end());
@@ -326,7 +329,7 @@ impl Shared {
         }
     }
 
-    /// The receiver was dropped.
+    /// Handles the drop of the receiver.
     pub(super) fn receiver_gone(&self) {
         let waker = {
             let mut core = self.core();
@@ -341,8 +344,8 @@ impl Shared {
         }
     }
 
-    /// The connection of the moment has been overtaken by another, or is dead. The one that follows is
-    /// granted under the same lock, so it is not this that is given up in its place.
+    /// Gives up the current connection, because another replaces it, or because it is dead. The next one is
+    /// granted under the same lock, so that it cannot be given up by mistake.
     pub(super) fn fence(&self, core: &mut Core, reason: CloseReason) {
         core.is_fenced = true;
         if let Some(link) = self.link.get() {
@@ -354,7 +357,7 @@ impl Shared {
     }
 }
 
-/// Writes what the machine has for this connection.
+/// Writes waiting frames to this connection.
 fn write(
     line: &mut dyn Sender,
     machine: &mut Machine,
@@ -369,13 +372,13 @@ fn write(
     line.poll_flush(cx)
 }
 
-/// What the other side is told of why the session ends. Paths, words of programs and the like are this
-/// side's own.
+/// Returns the text of the farewell for a close reason. Details such as paths and the program's output stay
+/// private.
 fn words(reason: &CloseReason) -> Cow<'static, str> {
     Cow::Borrowed(match reason {
         reason if reason.is_clean() => "",
-        CloseReason::Overrun => "there are too many already; try again later",
-        CloseReason::Unreachable(_) => "what is behind it cannot be reached",
+        CloseReason::Overrun => "too many connections; try again later",
+        CloseReason::Unreachable(_) => "the upstream endpoint cannot be reached",
         CloseReason::ChildExited(_) => "the program has failed",
         CloseReason::Protocol(error @ FrameError::FirstNotJson) => {
             return Cow::Owned(error.to_string());

@@ -1,4 +1,4 @@
-//! What is held of the pool, and the wait for it.
+//! Leases of the pool's slots, and the wait for a slot.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,17 +10,17 @@ use tokio::time::Instant;
 
 use super::{Core, Grant, Place, Refused, Rested, Waiting};
 
-/// A slot that is held, with its line or vacant. Dropping it ends the line and lets go of the slot.
+/// A held slot, with a line or vacant. Dropping it ends the line and frees the slot.
 pub(crate) struct Lease<T> {
     core: Arc<Core<T>>,
     slot: usize,
     line: Option<T>,
-    /// When its line has lived for long enough; `None`: never.
+    /// When the line is to be closed because of its age; `None`: never.
     pub(crate) retire_at: Option<Instant>,
     taken: Instant,
-    /// When its line was used last.
+    /// When the line was last used.
     since: Instant,
-    /// Dropped, it lets go of the line, too, and does not end it.
+    /// Dropping the lease returns the line to the pool instead of ending it.
     is_kept: bool,
 }
 
@@ -34,12 +34,12 @@ impl<T> Lease<T> {
         Self { core, slot, line: Some(line), retire_at, taken: now, since, is_kept: false }
     }
 
-    /// How long its line was idle.
+    /// Returns how long the line was idle.
     pub(crate) fn idle_for(&self) -> Duration {
         self.taken.saturating_duration_since(self.since)
     }
 
-    /// The line, which is only looked at and not used: dropped meanwhile, it stays as idle as it was.
+    /// Returns the line for a check. If the lease is dropped during the check, the line remains idle.
     pub(crate) fn looked_at(&mut self) -> Option<&mut T> {
         self.is_kept = true;
         self.line.as_mut()
@@ -50,12 +50,12 @@ impl<T> Lease<T> {
         self.line.take()
     }
 
-    /// Whether its line had lived for as long as it may when it was taken.
+    /// Returns whether the line had reached its maximum age when it was taken.
     pub(crate) fn is_old(&self) -> bool {
         self.retire_at.is_some_and(|at| at <= self.taken)
     }
 
-    /// Lets go of the slot, with a line for others to use. One that has lived for too long is ended.
+    /// Frees the slot, and returns a line to the pool, or ends it if it has reached its maximum age.
     pub(crate) fn give_back(mut self, line: T) {
         self.line = Some(line);
         self.since = Instant::now();
@@ -77,11 +77,11 @@ impl<T> Drop for Lease<T> {
     }
 }
 
-/// Waits for a slot. Dropped half-way it passes on what it may have been given already.
+/// The wait for a slot. If dropped, it passes a slot that it was already granted on to the next waiter.
 pub(crate) struct Acquire<'a, T> {
     core: &'a Arc<Core<T>>,
     at: Place,
-    /// Its number, while it waits.
+    /// The number in the queue, while it waits.
     number: Option<u64>,
 }
 

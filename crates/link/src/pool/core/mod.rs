@@ -1,10 +1,11 @@
-//! Who has which line, and who waits for one. What a line is, and how it is made, is not known here.
+//! The bookkeeping of a pool: which slots are held, and which callers wait. It does not depend on what a
+//! line is and how it is connected.
 //!
-//! There are as many slots as there may be lines. A slot is vacant, idle with its line, or held by a
-//! [`Lease`], with a line or without. What is let go of is given to who has waited longest, under the
-//! same lock; so nobody overtakes, and while anybody waits nothing is idle or vacant.
+//! There is one slot for each possible line. A slot is vacant, idle with its line, or held by a [`Lease`]
+//! with or without a line. A freed slot is granted to the longest waiter under the same lock, so that
+//! waiters are never overtaken, and no slot is idle or vacant while a caller waits.
 //!
-//! Lines are dropped, and wakers woken and dropped, without the lock.
+//! Lines are dropped, and wakers woken and dropped, outside the lock.
 
 mod acquire;
 
@@ -37,14 +38,14 @@ pub(crate) struct Core<T> {
 }
 
 struct State<T> {
-    /// The one used last is at the back, and taken first: those that are not needed grow old.
+    /// The most recently used line is at the back and is taken first, so that surplus lines expire.
     idle: VecDeque<Idle<T>>,
     vacant: Vec<usize>,
-    /// Who holds each slot.
+    /// The record of each held slot.
     held: Vec<Option<Held>>,
     /// In order of arrival, and so of their numbers.
     waiting: VecDeque<Waiting>,
-    /// What has been given to those who waited, and they have not taken yet.
+    /// Slots that were granted to waiters and that they have not picked up yet.
     granted: Vec<(u64, Grant<T>)>,
     next_number: u64,
     is_closed: bool,
@@ -57,7 +58,7 @@ struct Idle<T> {
     rested: Rested<T>,
 }
 
-/// A line, and when it was used last.
+/// An idle line, and when it was last used.
 struct Rested<T> {
     line: T,
     since: Instant,
@@ -81,11 +82,11 @@ struct Grant<T> {
     rested: Option<Rested<T>>,
 }
 
-/// Why there is nothing to wait for.
+/// Why a caller may not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     Closed,
-    /// As many wait as may.
+    /// The limit on waiting callers is reached.
     Full,
 }
 
@@ -103,7 +104,7 @@ impl<T> Core<T> {
     pub(crate) fn new(limits: Limits) -> Self {
         let state = State {
             idle: VecDeque::new(),
-            // The first is given out first.
+            // Slots are taken from the back, so that the first one is used first.
             vacant: (0..limits.max).rev().collect(),
             held: (0..limits.max).map(|_| None).collect(),
             waiting: VecDeque::new(),
@@ -120,7 +121,7 @@ impl<T> Core<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A slot, with an idle line if there is one; `None` if it has to be waited for.
+    /// Takes a slot, with an idle line if there is one; `None` if the caller has to wait.
     pub(crate) fn try_acquire(self: &Arc<Self>, at: Place) -> Option<Lease<T>> {
         let now = Instant::now();
         let (lease, expired) = {
@@ -132,7 +133,7 @@ impl<T> Core<T> {
         lease
     }
 
-    /// A vacant slot, if nothing but that is to be had.
+    /// Takes a vacant slot if fewer than `min_idle` lines are idle.
     pub(crate) fn try_vacant(self: &Arc<Self>, at: Place) -> Option<Lease<T>> {
         let now = Instant::now();
         let mut state = self.state();
@@ -142,7 +143,7 @@ impl<T> Core<T> {
         Some(self.lease(Grant { slot, rested: None }, now))
     }
 
-    /// Ends what has been idle, or has lived, for too long.
+    /// Takes the lines that have been idle for too long or have reached their maximum age.
     pub(crate) fn take_expired(self: &Arc<Self>) -> Vec<Lease<T>> {
         let now = Instant::now();
         let expired = self.state().expire(&self.limits, now, true);
@@ -157,7 +158,7 @@ impl<T> Core<T> {
         Lease::new(self.clone(), grant, now)
     }
 
-    /// Nothing is given out any more. Who waits is told, and gives what was idle.
+    /// Closes the pool: wakes the waiting callers, which then fail, and returns the idle lines.
     pub(crate) fn close(self: &Arc<Self>) -> Vec<Lease<T>> {
         let now = Instant::now();
         let (waiting, idle) = {
@@ -203,14 +204,14 @@ impl<T> Core<T> {
         overdue.into_iter().for_each(warn);
     }
 
-    /// The lease that is held longest: since when, and where it was taken.
+    /// Returns for how long the oldest lease has been held, and where in the code it was taken.
     pub(crate) fn longest_held(&self) -> Option<(Duration, Place)> {
         let state = self.state();
         let oldest = state.held.iter().flatten().min_by_key(|held| held.since)?;
         Some((oldest.since.elapsed(), oldest.at))
     }
 
-    /// Gives a slot, with a line or without, to who has waited longest, or keeps it.
+    /// Frees a slot, with or without a line: grants it to the longest waiter, or keeps it.
     fn let_go(&self, grant: Grant<T>, now: Instant) {
         let (overdue, waker, line) = {
             let mut state = self.state();
@@ -245,7 +246,8 @@ impl<T> State<T> {
         }
     }
 
-    /// Whom to wake, and the line if nobody may have it.
+    /// Grants a slot to the longest waiter, or keeps it. Returns the task to wake, and a line that must be
+    /// dropped.
     fn offer(&mut self, grant: Grant<T>, now: Instant) -> (Option<Waker>, Option<T>) {
         if let Some(Waiting { number, waker, at }) = self.waiting.pop_front() {
             self.hold(grant.slot, now, at);
@@ -265,8 +267,8 @@ impl<T> State<T> {
         }
     }
 
-    /// Takes out what has been idle for too long, and, if `all` are looked at, what has lived for too
-    /// long. The slots are still theirs.
+    /// Removes the lines that have been idle for too long, and with `all` also those that have reached
+    /// their maximum age. Their slots are not freed yet.
     fn expire(&mut self, limits: &Limits, now: Instant, all: bool) -> Vec<Grant<T>> {
         let mut expired = Vec::new();
         while self.idle.len() > limits.min_idle
@@ -310,5 +312,5 @@ impl Held {
 }
 
 fn warn((held_for, at): (Duration, Place)) {
-    tracing::warn!(?held_for, taken_at = %at, "a line of the pool is held for long");
+    tracing::warn!(?held_for, taken_at = %at, "a line of the pool has been held for a long time");
 }

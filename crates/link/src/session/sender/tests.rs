@@ -10,7 +10,7 @@ use tieline_transport::{
 use super::*;
 use crate::{LineOptions, Session, SessionOptions};
 
-/// A session, and the other end of its connection.
+/// Returns a session, and the other end of its connection.
 async fn connected(name: &str) -> (Session, impl Sender, impl Receiver) {
     let config = MemoryConfig::new(name);
     let framing = tieline_proto::LengthPrefix::default();
@@ -32,10 +32,10 @@ async fn connected(name: &str) -> (Session, impl Sender, impl Receiver) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_was_there_before_the_machine_slept_is_asked_at_once() {
+async fn peer_is_pinged_at_once_after_a_suspend() {
     let (session, _to_client, mut from_client) = connected("sleep").await;
     let (sender, _receiver) = session.split();
-    // Two looks, between which the wall clock has gone on for an hour.
+    // Two checks, between which the wall clock advances by an hour.
     let shared = &sender.shared;
     for wall in [0, 3600] {
         let mut core = shared.core();
@@ -49,20 +49,20 @@ async fn who_was_there_before_the_machine_slept_is_asked_at_once() {
             break;
         }
     }
-    assert_eq!(begun.elapsed(), Duration::ZERO, "it has waited for its time");
+    assert_eq!(begun.elapsed(), Duration::ZERO, "the ping must not wait");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_while_the_task_is_at_it_leaves_the_reading_to_it() {
+async fn consumer_that_polls_while_the_task_reads_leaves_reading_to_the_task() {
     let (session, _to_client, _from_client) = connected("turns").await;
     let (sender, mut receiver) = session.split();
     let shared = &sender.shared;
     let mut cx = Context::from_waker(Waker::noop());
     assert!(receiver.poll_recv(&mut cx).is_pending());
-    assert!(shared.core().lent_until.is_some(), "it is for the consumer to read");
+    assert!(shared.core().lent_until.is_some(), "the consumer must read");
     let at_it = shared.intake();
     assert!(receiver.poll_recv(&mut cx).is_pending());
-    // What woke the consumer may have been a message, which the task is to read in his place.
-    assert!(shared.core().lent_until.is_none(), "nobody would read");
+    // A message may have woken the consumer. The task must read it instead.
+    assert!(shared.core().lent_until.is_none(), "the task must read");
     drop(at_it);
 }
