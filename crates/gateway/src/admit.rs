@@ -22,7 +22,7 @@ const BYTES_A_SECOND: u64 = 8 * 1024;
 /// Where anybody may connect, the first message of a client must be JSON: a web page that posts to the
 /// port sends a request line instead. Nothing is started for a client whose first message is not. A client
 /// that is silent is let in, so that a program can speak first, and its first message is checked when it
-/// comes.
+/// comes. A client that has ended its input and still waits for answers is a silent one.
 pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
     if !client.control().capabilities().unauthenticated {
         return Some(client);
@@ -32,6 +32,9 @@ pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
     let mut receiver = FirstMessage::new(receiver);
     let begun = Instant::now();
     let mut first = timeout_at(begun + SILENCE, receiver.arrived()).await;
+    if matches!(first, Ok(Some(CloseReason::ByPeer))) && control.close_reason().is_none() {
+        return Some(BoxChannel::from_parts(sender, Box::new(receiver), control));
+    }
     if first.is_err() {
         if !receiver.rest.holds_part() {
             return Some(BoxChannel::from_parts(sender, Box::new(receiver), control));

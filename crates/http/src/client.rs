@@ -31,7 +31,7 @@ use crate::address::{Place, WebAddress};
 use crate::channel::{Content, Made, WebChannel, WebSocketConfig};
 use crate::credentials::unsendable;
 use crate::events::EventStreams;
-use crate::handshake::{RESUMABLE, accept, has_word, key};
+use crate::handshake::{HALF_CLOSE, RESUMABLE, accept, has_word, key};
 use crate::stream::{Hyper, Stream};
 use crate::subprotocol::Subprotocol;
 use crate::tls::{ClientTls, Trust};
@@ -273,7 +273,7 @@ impl WebConnector {
                 Err(error) => return Err(gone(error)),
             },
         };
-        self.check(&response, &key)?;
+        let half_close = self.check(&response, &key)?;
         let mut upgrade = std::pin::pin!(hyper::upgrade::on(response));
         let upgraded = tokio::select! {
             biased;
@@ -289,6 +289,7 @@ impl WebConnector {
             read: BytesMut::from(parts.read_buf),
             role: Role::Client,
             content: self.content,
+            half_close,
             kind: self.kind,
             endpoint: self.endpoint.clone(),
             peer,
@@ -310,12 +311,21 @@ impl WebConnector {
         if !offered.is_empty() {
             request = request.header(header::SEC_WEBSOCKET_PROTOCOL, offered);
         }
+        if self.offers_half_close() {
+            request = request.header(header::SEC_WEBSOCKET_EXTENSIONS, HALF_CLOSE);
+        }
         let request = self.dialer.introduce(request)?;
         request.body(Empty).map_err(|_| unsendable("the path"))
     }
 
-    /// Whether the answer grants what was asked for, and nothing else.
-    fn check(&self, response: &Response<Incoming>, key: &str) -> Result<(), TransportError> {
+    /// A session has an end of its own.
+    fn offers_half_close(&self) -> bool {
+        self.content != Content::Carrier
+    }
+
+    /// Checks that the answer grants what was asked for, and nothing else. Returns whether it grants the
+    /// half-close.
+    fn check(&self, response: &Response<Incoming>, key: &str) -> Result<bool, TransportError> {
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
             return Err(failed(ErrorKind::Denied { status: status.as_u16() }));
@@ -329,7 +339,9 @@ impl WebConnector {
         if one(headers, &header::SEC_WEBSOCKET_ACCEPT) != Some(accept(key).as_str()) {
             return Err(no_web_socket("its answer does not fit the key".to_owned()));
         }
-        if headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
+        let grants_half_close = headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
+        let extension = one(headers, &header::SEC_WEBSOCKET_EXTENSIONS);
+        if grants_half_close && !(self.offers_half_close() && extension == Some(HALF_CLOSE)) {
             return Err(no_web_socket("it uses an extension that was not asked for".to_owned()));
         }
         let mut granted = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
@@ -338,7 +350,8 @@ impl WebConnector {
             return Err(no_web_socket("it grants more than one subprotocol".to_owned()));
         }
         let granted = granted.map(|value| String::from_utf8_lossy(value.as_bytes()));
-        self.check_granted(granted.as_deref())
+        self.check_granted(granted.as_deref())?;
+        Ok(grants_half_close)
     }
 
     /// The subprotocols that are asked for.

@@ -16,6 +16,9 @@ pub const RESUMABLE: &str = "tieline.1";
 /// A subprotocol that begins so carries a token, for scripts of pages: they cannot set a header.
 pub const TOKEN_PREFIX: &str = "tieline.token.";
 
+/// The WebSocket extension by which a client ends its input and goes on receiving.
+pub(crate) const HALF_CLOSE: &str = "tieline-half-close";
+
 /// The answer to a key.
 pub(crate) fn accept(key: &str) -> String {
     let keyed = [key, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat();

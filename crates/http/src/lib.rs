@@ -54,6 +54,7 @@ mod public_url;
 mod server;
 mod stream;
 mod subprotocol;
+mod task;
 mod tls;
 mod token;
 

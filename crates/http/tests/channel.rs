@@ -62,15 +62,20 @@ async fn what_was_sent_before_a_close_arrives() {
     client.send("done").await.unwrap();
     client.close().await.unwrap();
     assert_eq!(message(&mut from_client).await, "done");
-    let (reason, ()) = tokio::join!(end(&mut from_client), async {
+    assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+    let closing = async {
+        server.close().await.unwrap();
+        end(&mut from_client).await
+    };
+    let (reason, ()) = tokio::join!(closing, async {
         for number in 0..1000 {
             assert_eq!(message(&mut from_server).await, format!("{number}"));
         }
+        assert!(matches!(end(&mut from_server).await, CloseReason::ByUs));
     });
     assert!(matches!(reason, CloseReason::ByPeer));
-    assert!(matches!(end(&mut from_server).await, CloseReason::ByUs));
     match server.send("too late").await {
-        Err(SendError::Closed(reason)) => assert!(matches!(*reason, CloseReason::ByPeer)),
+        Err(SendError::Closed(reason)) => assert!(matches!(*reason, CloseReason::ByUs)),
         other => panic!("{other:?}"),
     }
 }

@@ -4,7 +4,8 @@
 mod support;
 
 use support::{
-    BEARER, LIMIT, client, config, head, refused, registry_with, serve, status_of, upgrade,
+    BEARER, LIMIT, accept_key, client, config, head, refused, registry_with, serve, status_of,
+    upgrade,
 };
 use tieline_http::{ClientConfig, ServerConfig, Subprotocol};
 use tieline_transport::{Acceptor, ErrorKind, Options};
@@ -72,14 +73,6 @@ async fn the_client_connects_if_one_that_it_offers_is_granted() {
     assert!(error.to_string().contains("none of the subprotocols offered: unknown"), "{error}");
 }
 
-/// The answer to a key (RFC 6455, section 4.2.2).
-fn accept(key: &str) -> String {
-    use base64::prelude::*;
-    let keyed = [key, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat();
-    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, keyed.as_bytes());
-    BASE64_STANDARD.encode(digest)
-}
-
 /// Answers one handshake with these header lines.
 async fn granting(lines: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -92,7 +85,7 @@ async fn granting(lines: &'static str) -> u16 {
         let answer = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {}\r\n{lines}\r\n",
-            accept(key)
+            accept_key(key)
         );
         stream.write_all(answer.as_bytes()).await.unwrap();
         // Until the client goes.

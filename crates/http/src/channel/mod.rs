@@ -13,6 +13,7 @@
 //! carries out the other side's wish to close. Both halves write, so a write that has to wait wakes
 //! both.
 
+mod input;
 mod out;
 mod reason;
 mod receiver;
@@ -31,13 +32,14 @@ use tieline_transport::{
     IoConnection, MemoryBudget, PeerIdentity, PerformanceProfile, Principal, TransportKind,
 };
 
+pub use input::WebReceiver;
 pub(crate) use reason::{heard, told};
-pub use receiver::WebReceiver;
 pub use sender::WebSender;
 pub(crate) use shared::{Shared, lock};
 
 use self::out::Out;
-use self::shared::Counts;
+use self::receiver::Reader;
+use self::shared::{Counts, Lifeline};
 use crate::stream::Stream;
 
 /// What a WebSocket needs to know.
@@ -86,6 +88,8 @@ pub(crate) struct Made {
     pub(crate) read: BytesMut,
     pub(crate) role: Role,
     pub(crate) content: Content,
+    /// The client may end its input and go on receiving, as was negotiated.
+    pub(crate) half_close: bool,
     pub(crate) kind: TransportKind,
     pub(crate) endpoint: Endpoint,
     pub(crate) peer: Option<PeerIdentity>,
@@ -101,8 +105,11 @@ pub(crate) struct Made {
 
 /// A [`Channel`] over a WebSocket.
 ///
-/// There is no half-close: [`close`](tieline_transport::SenderExt::close) says that this side is done,
-/// and the other one ends its own with that. What it had sent before still arrives.
+/// # Half-close
+///
+/// [`close`](tieline_transport::SenderExt::close) says that this side is done. What the other one had sent
+/// before still arrives. Two ends of tieline negotiate an extension by which a client ends only its input and
+/// goes on receiving ([`Capabilities::half_close`]); with any other server, and at a server, the line ends.
 ///
 /// The close frame tells why, if somebody has noted it before ([`Control::say_at_close`]): a child that
 /// failed is 1011, an overrun 1013, one that was told to stop 1001, and so on. Dropping both halves ends the line at once; where nothing waits
@@ -123,6 +130,8 @@ const PROFILE: PerformanceProfile = PerformanceProfile {
 impl WebChannel {
     pub(crate) fn new(made: Made, config: WebSocketConfig) -> Self {
         let peer_identity = made.peer.is_some();
+        let ends_input = made.half_close && made.role == Role::Client;
+        let expects_end = made.half_close && made.role == Role::Server;
         let counts = Arc::new(Counts::holding(made.held, made.principal));
         let builder = ControlBuilder {
             kind: made.kind,
@@ -131,6 +140,8 @@ impl WebChannel {
             capabilities: Capabilities {
                 peer_identity,
                 unauthenticated: made.unauthenticated,
+                half_close: ends_input,
+                notices_hangup: true,
                 ..Capabilities::default()
             },
             profile: PROFILE,
@@ -145,10 +156,13 @@ impl WebChannel {
         };
         let memory = made.memory.as_ref();
         let out = Out::new(write, made.role, &config.channel, memory);
-        let shared = Arc::new(Shared::new(out, content, config, counts, control.clone()));
+        let shared = Shared::new(out, content, config, ends_input, counts, control.clone());
+        let shared = Arc::new(shared);
+        let reader = Reader::new(read, made.read, made.role, expects_end, shared.clone(), memory);
+        let lifeline = Arc::new(Lifeline::new(shared.clone()));
         Self {
-            sender: WebSender::new(shared.clone()),
-            receiver: WebReceiver::new(read, made.read, made.role, shared, memory),
+            sender: WebSender::new(shared.clone(), lifeline.clone()),
+            receiver: WebReceiver::new(reader, shared, lifeline),
             control,
         }
     }

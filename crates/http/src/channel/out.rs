@@ -25,6 +25,8 @@ pub(super) struct Out {
 
 enum Stage {
     Open,
+    /// The end of input is queued: no message may follow, but pings, pongs and the close frame may.
+    InputEnded,
     /// The close frame is queued: nothing may follow it. Why the line ends, where it is known.
     Closing(CloseReason),
     /// The writing end is gone.
@@ -53,7 +55,32 @@ impl Out {
     pub(super) fn closed(&self) -> Option<&CloseReason> {
         match &self.stage {
             Stage::Open => None,
+            Stage::InputEnded => Some(&CloseReason::ByUs),
             Stage::Closing(reason) | Stage::Ended(reason) => Some(reason),
+        }
+    }
+
+    /// Whether pings, pongs and the close frame may be sent.
+    fn takes_control(&self) -> bool {
+        matches!(self.stage, Stage::Open | Stage::InputEnded)
+    }
+
+    /// Whether this side has ended its input, and not closed yet.
+    pub(super) fn has_ended_input(&self) -> bool {
+        matches!(self.stage, Stage::InputEnded)
+    }
+
+    /// Whether this side has sent its own close frame and waits for the answer.
+    pub(super) fn awaits_answer(&self) -> bool {
+        matches!(self.stage, Stage::Closing(CloseReason::ByUs))
+    }
+
+    /// Whether nothing that is sent will be read: the other side has closed, or the line has ended.
+    pub(super) fn is_gone(&self) -> bool {
+        match &self.stage {
+            Stage::Open | Stage::InputEnded => false,
+            Stage::Closing(reason) => !matches!(reason, CloseReason::ByUs),
+            Stage::Ended(_) => true,
         }
     }
 
@@ -82,7 +109,7 @@ impl Out {
 
     /// A ping, unless there is so much to be sent that it would come too late anyway.
     pub(super) fn ping(&mut self) {
-        if self.closed().is_none() && self.has_room() {
+        if self.takes_control() && self.has_room() {
             let mask = self.mask();
             self.encoder.ping(b"", mask, &mut self.queue);
         }
@@ -90,7 +117,7 @@ impl Out {
 
     /// Answers a ping; behind a full queue, when there is room.
     pub(super) fn pong(&mut self, payload: Bytes) {
-        if self.closed().is_some() {
+        if !self.takes_control() {
             return;
         }
         if !self.has_room() {
@@ -101,9 +128,18 @@ impl Out {
         }
     }
 
+    /// Queues the end of this side's messages.
+    pub(super) fn end_input(&mut self) {
+        if let Stage::Open = self.stage {
+            let mask = self.mask();
+            self.encoder.end(mask, &mut self.queue);
+            self.stage = Stage::InputEnded;
+        }
+    }
+
     /// Queues the close frame, unless it was before. The line ends for `reason`.
     pub(super) fn close(&mut self, close: Option<&Close>, reason: CloseReason) {
-        if let Stage::Open = self.stage {
+        if self.takes_control() {
             let mask = self.mask();
             self.encoder.close(close, mask, &mut self.queue);
             self.owed = None;
@@ -155,9 +191,7 @@ impl Out {
 
     /// Says goodbye if that takes no waiting and tears no frame.
     pub(super) fn try_goodbye(&mut self, close: &Close) {
-        if let Stage::Open = self.stage
-            && self.queue.is_empty()
-        {
+        if self.takes_control() && self.queue.is_empty() {
             self.close(Some(close), CloseReason::ByUs);
             let _ = self.poll_shutdown(&mut Context::from_waker(Waker::noop()));
         }

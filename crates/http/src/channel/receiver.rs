@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 use tieline_proto::json::{self, Limits};
-use tieline_proto::websocket::{Close, Decoder, Event, Kind, Role, Violation};
+use tieline_proto::websocket::{Close, CloseCode, Decoder, Event, Kind, Role, Violation};
 use tieline_proto::{ByteSize, Fault, FrameError, Heartbeat, HeartbeatEvent, Truncated};
 use tieline_transport::{
     CloseReason, Incoming, MemoryBudget, MemoryRefused, ReadBuffer, ReadHalf, Receiver, from_now,
@@ -28,8 +28,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long at most a buffer on the way may take, once nothing is left here, to reach the other side.
 const MOST_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The incoming half of a [`WebChannel`](super::WebChannel).
-pub struct WebReceiver {
+/// What reads a WebSocket, until it ends.
+pub(super) struct Reader {
     read: ReadHalf<BoxRead>,
     decoder: Decoder,
     buffer: ReadBuffer,
@@ -42,6 +42,8 @@ pub struct WebReceiver {
     pulse: Option<Pulse>,
     /// Who is woken by all that is waited for.
     waker: Option<Waker>,
+    /// As whom it waits.
+    side: Side,
     /// Our close frame waits for an answer.
     answer: Option<Answer>,
     shared: Arc<Shared>,
@@ -75,11 +77,12 @@ struct Pulse {
     timer: Pin<Box<Sleep>>,
 }
 
-impl WebReceiver {
+impl Reader {
     pub(super) fn new(
         read: ReadHalf<BoxRead>,
         buffer: BytesMut,
         role: Role,
+        expects_end: bool,
         shared: Arc<Shared>,
         memory: Option<&MemoryBudget>,
     ) -> Self {
@@ -89,15 +92,20 @@ impl WebReceiver {
             let timer = Box::pin(sleep_until(begun + heartbeat.next_wake()));
             Pulse { heartbeat, timer }
         });
+        let mut decoder = Decoder::new(role, shared.config.channel.max_message);
+        if expects_end {
+            decoder.expect_end();
+        }
         Self {
             read,
-            decoder: Decoder::new(role, shared.config.channel.max_message),
+            decoder,
             buffer: ReadBuffer::new(buffer).within(memory),
             kind: Kind::Text,
             rest: Bytes::new(),
             owes: false,
             pulse,
             waker: None,
+            side: Side::Receiver,
             answer: None,
             shared,
             stage: Stage::Reading,
@@ -107,8 +115,24 @@ impl WebReceiver {
     }
 
     /// What the last message was said to hold.
-    pub fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether the other side has ended its input, and not the line.
+    pub(super) fn has_more_to_read(&self) -> bool {
+        matches!(self.stage, Stage::Reading)
+    }
+
+    /// The other side sends no more messages. Where this one has closed before, only the answer to that
+    /// ends the line.
+    fn end_input(&mut self) -> Option<Incoming> {
+        if self.shared.is_closing.load(Relaxed) {
+            return None;
+        }
+        // From here on a task reads.
+        (self.side, self.waker) = (Side::Reader, None);
+        Some(Incoming::End(CloseReason::ByPeer))
     }
 
     /// One read into the buffer; 0 is the end of the stream.
@@ -144,7 +168,7 @@ impl WebReceiver {
                 if is_new {
                     // Whoever ends the line from elsewhere wakes us, and may have done so just now.
                     self.waker = Some(cx.waker().clone());
-                    self.shared.register(Side::Receiver, cx);
+                    self.shared.register(self.side, cx);
                 }
                 match self.shared.control.close_reason() {
                     Some(reason @ (CloseReason::Stalled | CloseReason::NoMemory(_))) => {
@@ -228,7 +252,7 @@ impl WebReceiver {
             return;
         }
         let shared = &self.shared;
-        let polled = shared.poll_out(Side::Receiver, cx, |out, cx| {
+        let polled = shared.poll_out(self.side, cx, |out, cx| {
             if out.has_ended() {
                 return Poll::Ready(());
             }
@@ -316,7 +340,10 @@ impl WebReceiver {
 
     /// The other side says its last word, or answers ours.
     fn closed(&mut self, close: Option<Close>) {
-        let is_answer = self.shared.is_closing.load(Relaxed);
+        let is_normal = close.as_ref().is_none_or(|close| close.code == CloseCode::NORMAL);
+        // Behind the end of our input a normal close is what we have asked for.
+        let is_answer = self.shared.is_closing.load(Relaxed)
+            || (is_normal && self.shared.out().has_ended_input());
         let reason = if is_answer { CloseReason::ByUs } else { heard(close.clone()) };
         let echo = close.map(|close| Close::new(close.code));
         self.shared.out().close(echo.as_ref(), reason.clone());
@@ -373,7 +400,7 @@ impl WebReceiver {
         }
         // What is unread when a connection is closed may cost the other side what we said.
         let mut read = if awaits_peer { self.poll_discard(cx) } else { Poll::Ready(()) };
-        let written = self.shared.poll_out(Side::Receiver, cx, |out, cx| match out.has_ended() {
+        let written = self.shared.poll_out(self.side, cx, |out, cx| match out.has_ended() {
             true => Poll::Ready(()),
             false => out.poll_shutdown(cx),
         });
@@ -443,7 +470,7 @@ fn trimmed(text: Bytes) -> Bytes {
     if kept.len() == text.len() { text } else { text.slice_ref(kept) }
 }
 
-impl Receiver for WebReceiver {
+impl Receiver for Reader {
     #[inline]
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         if !self.rest.is_empty()
@@ -460,6 +487,7 @@ impl Receiver for WebReceiver {
                     Ok(None)
                 }
                 Ok(Some(Event::Pong(_))) => Ok(None),
+                Ok(Some(Event::End)) => Ok(self.end_input()),
                 Ok(Some(Event::Close(close))) => {
                     self.closed(close);
                     Ok(None)
@@ -490,11 +518,5 @@ impl Receiver for WebReceiver {
 
     fn keep_sender_open(&mut self) {
         self.keeps_sender_open = true;
-    }
-}
-
-impl Drop for WebReceiver {
-    fn drop(&mut self) {
-        self.shared.forget(Side::Receiver);
     }
 }

@@ -11,7 +11,7 @@ use tieline_transport::{CloseReason, Outgoing, Refused, SendError, Sender};
 
 use super::Content;
 use super::reason::told;
-use super::shared::{Shared, Side};
+use super::shared::{Lifeline, Shared, Side};
 
 /// The outgoing half of a [`WebChannel`](super::WebChannel).
 pub struct WebSender {
@@ -19,11 +19,12 @@ pub struct WebSender {
     /// This side has closed and everything is written.
     is_done: bool,
     kind: Option<Kind>,
+    _lifeline: Arc<Lifeline>,
 }
 
 impl WebSender {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, is_done: false, kind: None }
+    pub(super) fn new(shared: Arc<Shared>, lifeline: Arc<Lifeline>) -> Self {
+        Self { shared, is_done: false, kind: None, _lifeline: lifeline }
     }
 
     /// Sets the kind of the messages that are sent from here on, where they pass
@@ -144,11 +145,16 @@ impl Sender for WebSender {
         let is_first = {
             let mut out = self.shared.out();
             let is_first = out.closed().is_none();
-            if is_first {
+            if self.shared.half_close {
+                out.end_input();
+                false
+            } else if is_first {
                 let close = told(self.shared.control.farewell().as_ref());
                 out.close(Some(&close), CloseReason::ByUs);
+                true
+            } else {
+                false
             }
-            is_first
         };
         if is_first {
             self.shared.is_closing.store(true, Relaxed);
@@ -158,6 +164,12 @@ impl Sender for WebSender {
         // The receiver waits for the answer from now on, and not for ever.
         self.shared.wake();
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Whoever ends the line wakes us, and may have done so just now.
+        self.shared.register(Side::Sender, cx);
+        if self.shared.out().is_gone() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn outgoing(&self) -> Outgoing {

@@ -4,11 +4,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use tieline_transport::{Backing, CloseReason, ConnectionInfo, Control, Principal, SendError};
+use tieline_proto::websocket::{Close, CloseCode};
+use tieline_transport::{
+    Backing, CloseReason, ConnectionInfo, Control, Incoming, Principal, ReceiverExt, SendError,
+};
 
 use super::out::Out;
 use super::reason::told;
+use super::receiver::Reader;
 use super::{Content, WebSocketConfig};
+use crate::task::Task;
 
 /// What both halves of a WebSocket share.
 pub(crate) struct Shared {
@@ -18,6 +23,8 @@ pub(crate) struct Shared {
     pub(super) heard_binary: AtomicBool,
     pub(super) config: WebSocketConfig,
     pub(super) counts: Arc<Counts>,
+    /// This side may end its input and go on receiving, as was negotiated.
+    pub(super) half_close: bool,
     pub(super) control: Control,
     /// The close frame of this side is on its way or gone, by our own wish.
     pub(super) is_closing: AtomicBool,
@@ -31,6 +38,8 @@ pub(crate) struct Shared {
 pub(super) enum Side {
     Sender,
     Receiver,
+    /// The task that reads on behind the end of the input.
+    Reader,
     /// A server that shuts down.
     Keeper,
 }
@@ -40,6 +49,7 @@ impl Shared {
         out: Out,
         content: Content,
         config: WebSocketConfig,
+        half_close: bool,
         counts: Arc<Counts>,
         control: Control,
     ) -> Self {
@@ -51,6 +61,7 @@ impl Shared {
             heard_binary: AtomicBool::new(false),
             config,
             counts,
+            half_close,
             control,
             is_closing: AtomicBool::new(false),
             wakers,
@@ -130,10 +141,35 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+/// Held by both halves: the line ends with the last of them.
+pub(super) struct Lifeline {
+    shared: Arc<Shared>,
+    /// Reads on behind the end of the input.
+    reader: Mutex<Option<Task>>,
+}
+
+impl Lifeline {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, reader: Mutex::new(None) }
+    }
+
+    /// Reads on in a task until the line ends: pings are answered, the other side's end is noticed, and
+    /// another message is a breach of the protocol.
+    pub(super) fn read_on(&self, mut reader: Box<Reader>) {
+        let reading =
+            tokio::spawn(async move { while !matches!(reader.recv().await, Incoming::End(_)) {} });
+        *lock(&self.reader) = Some(Task(reading.abort_handle()));
+    }
+}
+
+impl Drop for Lifeline {
     fn drop(&mut self) {
-        let close = told(self.control.farewell().as_ref());
-        let out = self.out.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut out = self.shared.out();
+        let close = match self.shared.control.farewell() {
+            // It had said that it has no more to say.
+            Some(CloseReason::ByUs) if out.has_ended_input() => Close::new(CloseCode::NORMAL),
+            farewell => told(farewell.as_ref()),
+        };
         out.try_goodbye(&close);
     }
 }
@@ -147,6 +183,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Wakers {
     sender: Mutex<Option<Waker>>,
     receiver: Mutex<Option<Waker>>,
+    reader: Mutex<Option<Waker>>,
     keeper: Mutex<Option<Waker>>,
 }
 
@@ -155,6 +192,7 @@ impl Wakers {
         match side {
             Side::Sender => &self.sender,
             Side::Receiver => &self.receiver,
+            Side::Reader => &self.reader,
             Side::Keeper => &self.keeper,
         }
     }
@@ -176,7 +214,7 @@ impl Wake for Wakers {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        for waker in [&self.sender, &self.receiver, &self.keeper] {
+        for waker in [&self.sender, &self.receiver, &self.reader, &self.keeper] {
             let waker = lock(waker).clone();
             if let Some(waker) = waker {
                 waker.wake();

@@ -17,7 +17,6 @@ use tieline_transport::{
     BoxFuture, ChannelConfig, CloseReason, Connector, DynAcceptor, DynConnector, Endpoint,
     ErrorKind, Incoming, Operation, Options, Scheme, TransportError, TransportKind,
 };
-use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::channel::{EventChannel, Of, pair};
@@ -32,6 +31,7 @@ use crate::client::{Client, Dialer, MOST_HEADERS, failed, gone, lost, no_session
 use crate::credentials::unsendable;
 use crate::handshake::{PLAIN, RESUMABLE};
 use crate::stream::Hyper;
+use crate::task::Task;
 
 /// A server of tieline's that says nothing for so long is not there any more: it comments every 15 s.
 const SILENCE: Duration = Duration::from_secs(40);
@@ -191,15 +191,6 @@ fn no_events(problem: String) -> TransportError {
     TransportError::handshake("server-sent events", problem).with_hint(
         "check the path (/sse on a tieline server), and that the server sends events there",
     )
-}
-
-/// A task that ends with this.
-pub(super) struct Task(pub(super) AbortHandle);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// Carries both ways until the line ends.

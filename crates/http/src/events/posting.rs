@@ -16,11 +16,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use tieline_transport::CloseReason;
 use tokio::time::timeout;
 
-use super::client::Task;
 use super::stream::Progress;
 use super::{FRAMES, SEQUENCE};
 use crate::client::{Dialer, MOST_HEADERS};
 use crate::stream::Hyper;
+use crate::task::Task;
 
 /// How long the answer to a POST may take, from when its bytes moved last. The server lets it wait for a
 /// while itself, where more comes than is taken.

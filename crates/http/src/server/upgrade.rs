@@ -18,7 +18,7 @@ use super::gate::protocols;
 use super::route::{Guest, busy};
 use super::{Server, WebLine};
 use crate::channel::{Content, Made, WebChannel};
-use crate::handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX, accept, has_word, is_key};
+use crate::handshake::{HALF_CLOSE, PLAIN, RESUMABLE, TOKEN_PREFIX, accept, has_word, is_key};
 use crate::stream::Hyper;
 
 /// How long the answer may take to be written.
@@ -57,6 +57,9 @@ pub(super) fn web_socket(
         false => Content::Plain(server.json),
     };
     let made = (server.clone(), guest.visit.clone(), guest.identity);
+    // A session has an end of its own.
+    let half_close = !is_resumable
+        && has_word(texts(request.headers(), &header::SEC_WEBSOCKET_EXTENSIONS), HALF_CLOSE);
     let switching = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let (server, visit, peer) = made;
@@ -68,6 +71,7 @@ pub(super) fn web_socket(
             read: BytesMut::from(parts.read_buf),
             role: Role::Server,
             content,
+            half_close,
             kind: TransportKind::custom(if server.is_secure { "wss" } else { "ws" }),
             endpoint: server.endpoint.clone(),
             peer,
@@ -87,7 +91,7 @@ pub(super) fn web_socket(
         count(&server.counters.web_sockets);
         place.send(WebLine::WebSocket(Box::new(channel)));
     });
-    switched(&key, chosen)
+    switched(&key, chosen, half_close)
 }
 
 /// It stands in the list of WebSockets as long as this lives.
@@ -137,7 +141,7 @@ fn check(request: &Request<Inbound>) -> Result<HeaderValue, Box<Response<Body>>>
     }
 }
 
-fn switched(key: &HeaderValue, protocol: Option<HeaderValue>) -> Response<Body> {
+fn switched(key: &HeaderValue, protocol: Option<HeaderValue>, half_close: bool) -> Response<Body> {
     let answer = accept(key.to_str().unwrap_or_default());
     let mut response = Response::new(Body::Whole(bytes::Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -149,6 +153,10 @@ fn switched(key: &HeaderValue, protocol: Option<HeaderValue>) -> Response<Body> 
     }
     if let Some(protocol) = protocol {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    if half_close {
+        let extension = HeaderValue::from_static(HALF_CLOSE);
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, extension);
     }
     response
 }

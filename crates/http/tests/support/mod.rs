@@ -174,6 +174,14 @@ pub fn status_of(head: &str) -> u16 {
     head.split(' ').nth(1).and_then(|it| it.parse().ok()).unwrap_or_default()
 }
 
+/// The answer to a key (RFC 6455, section 4.2.2).
+pub fn accept_key(key: &str) -> String {
+    use base64::prelude::*;
+    let keyed = [key, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat();
+    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, keyed.as_bytes());
+    BASE64_STANDARD.encode(digest)
+}
+
 /// A frame of a client.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x11, 0x22, 0x33, 0x44];

@@ -28,6 +28,16 @@ pub struct Decoder {
     under_way: Option<UnderWay>,
     allowance: u32,
     refilled: Duration,
+    end: End,
+}
+
+/// What is known of the end of input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It was not negotiated.
+    Unknown,
+    Expected,
+    Received,
 }
 
 #[derive(Debug)]
@@ -48,7 +58,12 @@ impl Decoder {
     /// Creates a decoder for the frames that `role` receives, with messages of at most `max_message`.
     pub fn new(role: Role, max_message: ByteSize) -> Self {
         let (allowance, refilled) = (ALLOWANCE, Duration::ZERO);
-        Self { role, max_message, under_way: None, allowance, refilled }
+        Self { role, max_message, under_way: None, allowance, refilled, end: End::Unknown }
+    }
+
+    /// From here on accepts one frame that ends the input, as was negotiated.
+    pub fn expect_end(&mut self) {
+        self.end = End::Expected;
     }
 
     /// Refills the allowance for tiny frames according to the time elapsed since the last call. `now` is the
@@ -83,7 +98,8 @@ impl Decoder {
     /// The peer violated the protocol. Nothing may be decoded after that.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Event>, Violation> {
         loop {
-            let Some(header) = Header::read(buffer, self.role)? else { return Ok(None) };
+            let header = Header::read(buffer, self.role, self.end != End::Unknown)?;
+            let Some(header) = header else { return Ok(None) };
             let length = self.admitted(&header)?;
             if buffer.len() - header.size < length {
                 return Ok(None);
@@ -104,6 +120,10 @@ impl Decoder {
                     self.charge()?;
                     Some(Event::Pong(take_message(buffer, length, 0)))
                 }
+                Opcode::End => {
+                    self.end = End::Received;
+                    Some(Event::End)
+                }
                 Opcode::Text => self.begun(Kind::Text, header.is_final, buffer, length)?,
                 Opcode::Binary => self.begun(Kind::Binary, header.is_final, buffer, length)?,
                 Opcode::Continuation => self.continued(header.is_final, buffer, length)?,
@@ -116,7 +136,7 @@ impl Decoder {
 
     /// Returns how many more bytes the partly received frame needs at least; never above the limit.
     pub fn missing(&self, buffer: &BytesMut) -> usize {
-        match Header::read(buffer, self.role) {
+        match Header::read(buffer, self.role, self.end != End::Unknown) {
             Ok(Some(header)) => {
                 let length = usize::try_from(header.length).unwrap_or(usize::MAX);
                 let within = length.min(self.max_message.bytes());
@@ -147,9 +167,17 @@ impl Decoder {
 
     /// Returns the length of a frame after checking that the frame is allowed here.
     fn admitted(&self, header: &Header) -> Result<usize, Violation> {
+        if header.opcode == Opcode::End
+            && (header.length > 0 || self.under_way.is_some() || self.end == End::Received)
+        {
+            return Err(Violation::MalformedEnd);
+        }
         if header.opcode.is_control() {
             // At most 125: `Header::read` has checked it.
             return Ok(header.length as usize);
+        }
+        if self.end == End::Received {
+            return Err(Violation::AfterEnd);
         }
         let before = match (header.opcode, &self.under_way) {
             (Opcode::Continuation, None) => return Err(Violation::Continuation),

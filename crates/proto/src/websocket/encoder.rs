@@ -59,6 +59,11 @@ impl Encoder {
         control(Opcode::Pong, payload, mask, out);
     }
 
+    /// Appends the end of this side's input, where that was negotiated. Control frames may still follow.
+    pub fn end(&self, mask: Option<[u8; 4]>, out: &mut WriteBuf) {
+        control(Opcode::End, b"", mask, out);
+    }
+
     /// Appends a close frame, which is the last frame of this side.
     pub fn close(&self, close: Option<&Close>, mask: Option<[u8; 4]>, out: &mut WriteBuf) {
         let payload = close.map(Close::payload).unwrap_or_default();

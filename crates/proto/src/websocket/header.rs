@@ -21,10 +21,12 @@ pub(super) enum Opcode {
     Close,
     Ping,
     Pong,
+    /// The end of input, where that was negotiated.
+    End,
 }
 
 impl Opcode {
-    fn of(bits: u8) -> Result<Self, Violation> {
+    fn of(bits: u8, knows_end: bool) -> Result<Self, Violation> {
         Ok(match bits {
             0x0 => Self::Continuation,
             0x1 => Self::Text,
@@ -32,6 +34,7 @@ impl Opcode {
             0x8 => Self::Close,
             0x9 => Self::Ping,
             0xa => Self::Pong,
+            0xb if knows_end => Self::End,
             unknown => return Err(Violation::UnknownOpcode(unknown)),
         })
     }
@@ -44,11 +47,12 @@ impl Opcode {
             Self::Close => 0x8,
             Self::Ping => 0x9,
             Self::Pong => 0xa,
+            Self::End => 0xb,
         }
     }
 
     pub(super) const fn is_control(self) -> bool {
-        matches!(self, Self::Close | Self::Ping | Self::Pong)
+        matches!(self, Self::Close | Self::Ping | Self::Pong | Self::End)
     }
 }
 
@@ -64,13 +68,18 @@ pub(super) struct Header {
 
 impl Header {
     /// Reads the header at the front of `bytes`, which were sent by the peer of `role`. Returns `None` while
-    /// it is incomplete, and an error as soon as a violation can be seen.
-    pub(super) fn read(bytes: &[u8], role: Role) -> Result<Option<Self>, Violation> {
+    /// it is incomplete, and an error as soon as a violation can be seen. With `knows_end`, the opcode for
+    /// the end of input is allowed.
+    pub(super) fn read(
+        bytes: &[u8],
+        role: Role,
+        knows_end: bool,
+    ) -> Result<Option<Self>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         if first & RESERVED != 0 {
             return Err(Violation::ReservedBits);
         }
-        let opcode = Opcode::of(first & OPCODE)?;
+        let opcode = Opcode::of(first & OPCODE, knows_end)?;
         let is_final = first & FIN != 0;
         if opcode.is_control() && !is_final {
             return Err(Violation::FragmentedControl);

@@ -7,8 +7,9 @@
 //!   Encoder::message, ping, pong, close ───────────────▶ WriteBuf
 //! ```
 //!
-//! The handshake is HTTP and is not part of this module. Extensions are not supported, so a set RSV bit is a
-//! violation.
+//! The handshake is HTTP and is not part of this module. No extension gives the RSV bits a meaning, so a set
+//! one is a violation. The only extension is the end of input: the control frame 0xB without a payload, which
+//! is a violation unless it was negotiated ([`Decoder::expect_end`]).
 //!
 //! # Limits
 //! - A frame's length is checked as soon as it is received, together with the earlier fragments of its
@@ -70,6 +71,8 @@ pub enum Event {
     Ping(Bytes),
     /// A pong: the answer to a ping, or an unsolicited keep-alive.
     Pong(Bytes),
+    /// The peer sends no more messages, but may still send control frames.
+    End,
     /// The peer's last frame; `None` if it has no code. Nothing may be decoded after it.
     Close(Option<Close>),
 }
@@ -109,6 +112,10 @@ pub enum Violation {
     TooManyFrames,
     /// A text message where only binary messages are accepted.
     Unsupported,
+    /// An end of input that has a payload, comes inside a message, or comes twice.
+    MalformedEnd,
+    /// A message after the end of input.
+    AfterEnd,
 }
 
 impl Violation {
@@ -155,6 +162,10 @@ impl fmt::Display for Violation {
             Self::Unsupported => {
                 f.write_str("a text message was received where only binary ones are accepted")
             }
+            Self::MalformedEnd => {
+                f.write_str("an end of input has a payload, comes inside a message, or comes twice")
+            }
+            Self::AfterEnd => f.write_str("a message follows the end of input"),
         }
     }
 }

@@ -105,6 +105,44 @@ fn each_violation_is_detected() {
 }
 
 #[test]
+fn an_end_of_input_is_read_only_where_it_was_negotiated() {
+    let after_hello = |frames: &[u8]| {
+        let mut decoder = decoder(Role::Client);
+        decoder.expect_end();
+        all(&mut decoder, &[b"\x81\x02hi", frames].concat())
+    };
+    let control = after_hello(b"\x8b\x00\x89\x01p\x8a\x00\x88\x00").unwrap();
+    let ping = Event::Ping("p".into());
+    let pong = Event::Pong(Bytes::new());
+    assert_eq!(control, [text("hi"), Event::End, ping, pong, Event::Close(None)]);
+    for (frames, violation) in [
+        (&b"\x8b\x01a"[..], Violation::MalformedEnd),
+        (b"\x01\x01a\x8b\x00", Violation::MalformedEnd),
+        (b"\x8b\x00\x8b\x00", Violation::MalformedEnd),
+        (b"\x0b", Violation::FragmentedControl),
+        (b"\xcb", Violation::ReservedBits),
+        (b"\x8b\x00\x81\x01a", Violation::AfterEnd),
+        (b"\x8b\x00\x02\x00", Violation::AfterEnd),
+        (b"\x8b\x00\x80\x00", Violation::AfterEnd),
+    ] {
+        assert_eq!(after_hello(frames), Err(violation), "{}", frames.escape_ascii());
+    }
+    assert_eq!(all(&mut decoder(Role::Client), b"\x8b"), Err(Violation::UnknownOpcode(11)));
+}
+
+#[test]
+fn an_end_of_input_is_written_as_an_empty_control_frame() {
+    let encoder = Encoder::new(LIMIT);
+    let written = |mask| {
+        let mut out = WriteBuf::new();
+        encoder.end(mask, &mut out);
+        out.to_bytes()
+    };
+    assert_eq!(written(None), &b"\x8b\x00"[..]);
+    assert_eq!(written(Some(MASK)), [&b"\x8b\x80"[..], &MASK].concat());
+}
+
+#[test]
 fn message_limit_is_exact() {
     for (length, is_taken) in [(65535, true), (65536, true), (65537, false)] {
         for fragments in [1, 2, 5] {
