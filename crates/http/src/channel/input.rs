@@ -51,9 +51,11 @@ impl Receiver for WebReceiver {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         let Some(reader) = &mut self.reader else { return self.poll_end(cx) };
         let incoming = ready!(reader.poll_recv(cx));
-        if matches!(incoming, Incoming::End(_)) && reader.has_more_to_read() {
+        if matches!(incoming, Incoming::End(_))
+            && let Some(reader) = self.reader.take_if(|reader| reader.has_more_to_read())
+        {
             self.kind = reader.kind();
-            self.reader.take().map(|reader| self.lifeline.read_on(reader));
+            self.lifeline.read_on(reader);
         }
         Poll::Ready(incoming)
     }
@@ -64,6 +66,12 @@ impl Receiver for WebReceiver {
 
     fn holds_part(&self) -> bool {
         self.reader.as_ref().is_some_and(|reader| reader.holds_part())
+    }
+
+    fn keep_sender_open(&mut self) {
+        if let Some(reader) = &mut self.reader {
+            reader.keep_sender_open();
+        }
     }
 }
 

@@ -130,8 +130,8 @@ impl Reader {
         if self.shared.is_closing.load(Relaxed) {
             return None;
         }
-        // From here on a task reads.
-        (self.side, self.waker) = (Side::Reader, None);
+        // From here on a task reads. It ends a line whose other side breaks the protocol.
+        (self.side, self.waker, self.keeps_sender_open) = (Side::Reader, None, false);
         Some(Incoming::End(CloseReason::ByPeer))
     }
 

@@ -142,22 +142,16 @@ impl Sender for WebSender {
         if self.is_done {
             return Poll::Ready(Ok(()));
         }
-        let is_first = {
+        {
             let mut out = self.shared.out();
-            let is_first = out.closed().is_none();
-            if self.shared.half_close {
-                out.end_input();
-                false
-            } else if is_first {
-                let close = told(self.shared.control.farewell().as_ref());
-                out.close(Some(&close), CloseReason::ByUs);
-                true
-            } else {
-                false
+            match self.shared.control.farewell() {
+                _ if out.closed().is_some() => {}
+                None if self.shared.half_close => out.end_input(),
+                farewell => {
+                    out.close(Some(&told(farewell.as_ref())), CloseReason::ByUs);
+                    self.shared.is_closing.store(true, Relaxed);
+                }
             }
-        };
-        if is_first {
-            self.shared.is_closing.store(true, Relaxed);
         }
         ready!(self.poll_drain(cx, true))?;
         self.is_done = true;

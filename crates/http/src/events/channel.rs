@@ -35,6 +35,8 @@ pub(crate) struct Of {
     pub(crate) memory: Option<MemoryBudget>,
     /// Empty messages may be sent, as frames of a session.
     pub(crate) is_carrier: bool,
+    /// This side may end its input and go on receiving, as was negotiated.
+    pub(crate) half_close: bool,
 }
 
 /// What is expected of it.
@@ -55,6 +57,7 @@ pub(crate) fn pair(of: Of) -> (EventChannel, Far) {
             peer_identity: of.peer.is_some(),
             unauthenticated: of.unauthenticated,
             notices_hangup: true,
+            half_close: of.half_close,
             ..Capabilities::default()
         },
         profile: PROFILE,
@@ -65,7 +68,9 @@ pub(crate) fn pair(of: Of) -> (EventChannel, Far) {
         inward: Lane::new(of.config.write_queue.bytes(), of.memory.as_ref()),
         outward: Lane::new(of.config.write_queue.bytes(), of.memory.as_ref()),
         inward_end: None,
+        is_half_closed: false,
         outward_end: None,
+        is_ending_input: false,
         in_hand: false,
         is_left: false,
         is_cut: false,
@@ -75,8 +80,15 @@ pub(crate) fn pair(of: Of) -> (EventChannel, Far) {
         watching: None,
     };
     let most = of.config.max_message;
-    let (state, is_carrier) = (Mutex::new(state), of.is_carrier);
-    let pair = Pair { state, control, counts, most, is_carrier, progress: OnceLock::new() };
+    let pair = Pair {
+        state: Mutex::new(state),
+        control,
+        counts,
+        most,
+        is_carrier: of.is_carrier,
+        half_close: of.half_close,
+        progress: OnceLock::new(),
+    };
     let pair = Arc::new(pair);
     let lifeline = Arc::new(Lifeline(pair.clone()));
     let sender = EventSender { pair: pair.clone(), _lifeline: lifeline.clone() };
@@ -92,6 +104,8 @@ pub(super) struct Pair {
     /// The largest message that is sent.
     most: ByteSize,
     is_carrier: bool,
+    /// This side may end its input and go on receiving.
+    pub(super) half_close: bool,
     /// How far the bytes have come of what goes out, where that is known.
     pub(super) progress: OnceLock<Arc<Progress>>,
 }
@@ -101,10 +115,14 @@ pub(super) struct State {
     pub(super) inward: Lane<Incoming>,
     /// Why nothing comes behind that.
     pub(super) inward_end: Option<CloseReason>,
+    /// That is the end of the other side's input alone.
+    pub(super) is_half_closed: bool,
     /// What was sent, and waits for the far end.
     pub(super) outward: Lane<Bytes>,
     /// What is to be said behind that, as nothing else will.
     pub(super) outward_end: Option<Close>,
+    /// That is the end of the input alone, and it has not been handed on.
+    pub(super) is_ending_input: bool,
     /// The far end has taken something, and has not handed it on.
     pub(super) in_hand: bool,
     /// Nobody receives what comes.
@@ -249,16 +267,27 @@ impl State {
         }
     }
 
+    /// The end of the input was handed on, if it is all that was left.
+    pub(super) fn ended_input(&mut self) -> bool {
+        let is_last = self.is_ending_input && self.outward.queue.is_empty() && !self.in_hand;
+        if is_last {
+            self.is_ending_input = false;
+            wake(&mut self.flushing);
+        }
+        is_last
+    }
+
     pub(super) fn is_handed_on(&self) -> bool {
-        self.outward.queue.is_empty() && !self.in_hand && !self.is_lost
+        self.outward.queue.is_empty() && !self.in_hand && !self.is_ending_input && !self.is_lost
     }
 }
 
 /// A [`Channel`] whose messages come as events and go by POST, or the other way round at a server.
 ///
-/// There is no half-close: [`close`](tieline_transport::SenderExt::close) says that this side is done, and
-/// the other one ends its own with that. Why is said by the last event, if somebody has noted it before
-/// ([`Control::say_at_close`]), with the codes of a WebSocket. Dropping both halves ends the line at once.
+/// [`close`](tieline_transport::SenderExt::close) says that this side is done. A client whose server takes the
+/// end of its input goes on receiving ([`Capabilities::half_close`]); with any other server, and at a server, the
+/// line ends. Why is said by the last event, if somebody has noted it before ([`Control::say_at_close`]), with the
+/// codes of a WebSocket. Dropping both halves ends the line at once.
 ///
 /// [`flush`](tieline_transport::SenderExt::flush) waits, at a server, until the message is in the hands of
 /// the connection; at a client, until the server has answered the POST that it went with.
@@ -375,6 +404,7 @@ impl Sender for EventSender {
         if state.outward_end.is_none() && !state.is_cut {
             let close = told(self.pair.control.farewell().as_ref());
             state.outward_end = Some(close);
+            state.is_ending_input = self.pair.half_close;
             wake(&mut state.outward.reader);
         }
         self.poll_handed_on(state, cx)
@@ -409,6 +439,9 @@ impl Receiver for EventReceiver {
             return Poll::Ready(incoming);
         }
         if let Some(reason) = state.inward_end.clone() {
+            if state.is_half_closed && !state.is_cut {
+                return Poll::Ready(Incoming::End(reason));
+            }
             drop(state);
             return Poll::Ready(Incoming::End(self.pair.control.end(reason)));
         }

@@ -24,7 +24,7 @@ use super::far::{Far, Outward};
 use super::message::{decoded, limits, why};
 use super::posting::{Batch, Poster, Whole};
 use super::reference::resolve;
-use super::{BINARY, END, ENDPOINT, EVENT_STREAM, PROTOCOL};
+use super::{BINARY, END, ENDPOINT, EVENT_STREAM, HALF_CLOSE, PROTOCOL, YES};
 use crate::address::WebAddress;
 use crate::channel::heard;
 use crate::client::{Client, Dialer, MOST_HEADERS, failed, gone, lost, no_session, one};
@@ -127,6 +127,8 @@ impl EventConnector {
             let problem = format!("the server does not grant the protocol {RESUMABLE}");
             return Err(no_session(problem));
         }
+        let half_close = one(response.headers(), &HeaderName::from_static(HALF_CLOSE));
+        let half_close = is_ours && !self.is_carrier && half_close == Some(YES);
         let mut reader = Reader {
             body: response.into_body(),
             parser: Parser::new(limits(self.channel.max_message)),
@@ -156,6 +158,7 @@ impl EventConnector {
             config: self.channel,
             memory: self.dialer.memory.clone(),
             is_carrier: self.is_carrier,
+            half_close,
         };
         let (channel, far) = pair(of);
         let stall = self.channel.stall_timeout;
@@ -202,8 +205,21 @@ async fn drive(mut reader: Reader, mut poster: Poster, far: Far) {
             reason = &mut reading => Err(reason),
             written = write(&mut poster, &far) => written,
         };
-        if let Err(reason) = written {
-            far.end(reason);
+        let (has_ended_input, reason) = match written {
+            // The server ends the line, unless it is dropped before.
+            Ok(Written::InputEnded) => tokio::select! {
+                reason = &mut reading => (true, Some(reason)),
+                () = far.over() => (true, None),
+            },
+            Ok(Written::All) => (false, None),
+            // The end of the line may come before the answer to the POST that asked for it.
+            Err(reason) => (far.ended_input(), Some(reason)),
+        };
+        if let Some(reason) = reason {
+            far.end(match reason {
+                CloseReason::ByPeer if has_ended_input => CloseReason::ByUs,
+                reason => reason,
+            });
             return;
         }
         // This side is done. What the other one had on its way still comes.
@@ -239,10 +255,18 @@ async fn while_it_comes(
     }
 }
 
+/// What went out last.
+enum Written {
+    /// Nothing follows, and nothing is waited for.
+    All,
+    /// The end of the input: what comes still does.
+    InputEnded,
+}
+
 /// Posts what goes out, until nothing more will.
-async fn write(poster: &mut Poster, far: &Far) -> Result<(), CloseReason> {
+async fn write(poster: &mut Poster, far: &Far) -> Result<Written, CloseReason> {
     loop {
-        let Outward::Message(first) = far.take().await else { return Ok(()) };
+        let Outward::Message(first) = far.take().await else { break };
         let mut batch = Batch::of(first, poster.is_ours());
         while batch.has_room()
             && let Some(message) = far.try_take()
@@ -252,6 +276,12 @@ async fn write(poster: &mut Poster, far: &Far) -> Result<(), CloseReason> {
         poster.post(batch).await?;
         far.handed_on();
     }
+    if !far.ends_input() || far.is_over() {
+        return Ok(Written::All);
+    }
+    poster.post(Batch::end_of_input()).await?;
+    far.ended_input();
+    Ok(Written::InputEnded)
 }
 
 /// What comes.

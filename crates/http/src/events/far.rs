@@ -123,6 +123,49 @@ impl Far {
         true
     }
 
+    /// The other side has ended its input, and still receives.
+    pub(crate) fn half_close(&self) {
+        let mut state = self.0.state();
+        if state.inward_end.is_none() {
+            state.inward_end = Some(CloseReason::ByPeer);
+            state.is_half_closed = true;
+            state.wake_all();
+        }
+    }
+
+    /// Whether the other side has ended its input, and nothing may follow.
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.0.state().is_half_closed
+    }
+
+    /// Whether the end that goes out is that of the input alone.
+    pub(crate) fn ends_input(&self) -> bool {
+        self.0.state().is_ending_input
+    }
+
+    /// The end of the input is where a flush wants it, if nothing waits in front of it. Whether that is so.
+    pub(crate) fn ended_input(&self) -> bool {
+        let mut state = self.0.state();
+        state.ended_input()
+    }
+
+    /// Ready when nobody is at the other end any more.
+    pub(crate) async fn over(&self) {
+        poll_fn(|cx| {
+            let mut state = self.0.state();
+            if state.is_left || state.is_cut {
+                return Poll::Ready(());
+            }
+            register(&mut state.outward.reader, cx);
+            if let Err(refused) = state.inward.check(cx) {
+                self.0.cut(state, refused.into());
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Nothing comes in behind what has: the receiver finds this reason there. What goes out goes on.
     pub(crate) fn end_inward(&self, reason: CloseReason) {
         let mut state = self.0.state();

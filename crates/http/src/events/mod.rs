@@ -29,6 +29,11 @@ pub(crate) const SSE_PATH: &str = "/sse";
 pub(crate) const PROTOCOL: &str = "tieline-protocol";
 /// The number of a POST among those of its stream, counted from 1.
 pub(crate) const SEQUENCE: &str = "tieline-sequence";
+/// Of the answer to a GET: the server takes the end of the client's input. Of a POST: this is that end, behind
+/// the messages in it.
+pub(crate) const HALF_CLOSE: &str = "tieline-half-close";
+/// The value of [`HALF_CLOSE`].
+pub(crate) const YES: &str = "1";
 /// The type of a body with messages behind their lengths, in the framing `length-prefix`.
 pub(crate) const FRAMES: &str = "application/vnd.tieline.frames";
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";

@@ -17,7 +17,7 @@ use tieline_transport::CloseReason;
 use tokio::time::timeout;
 
 use super::stream::Progress;
-use super::{FRAMES, SEQUENCE};
+use super::{FRAMES, HALF_CLOSE, SEQUENCE, YES};
 use crate::client::{Dialer, MOST_HEADERS};
 use crate::stream::Hyper;
 use crate::task::Task;
@@ -33,22 +33,29 @@ const BATCH: usize = 256 * 1024;
 const MOST: usize = 1024;
 
 /// What goes in one POST.
+#[derive(Default)]
 pub(super) struct Batch {
     body: BytesMut,
     whole: Bytes,
     count: usize,
     is_ours: bool,
+    ends_input: bool,
 }
 
 impl Batch {
     /// A server of tieline's takes several, each behind its length; any other takes one.
     pub(super) fn of(first: Bytes, is_ours: bool) -> Self {
-        let mut batch = Self { body: BytesMut::new(), whole: Bytes::new(), count: 0, is_ours };
+        let mut batch = Self { is_ours, ..Self::default() };
         match is_ours {
             true => batch.push(&first),
             false => batch.whole = first,
         }
         batch
+    }
+
+    /// No messages, but the end of the input.
+    pub(super) fn end_of_input() -> Self {
+        Self { is_ours: true, ends_input: true, ..Self::default() }
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -60,6 +67,13 @@ impl Batch {
         self.body.put_slice(message);
         self.count += 1;
     }
+}
+
+/// What a POST says of its body.
+struct PostKind {
+    content_type: &'static str,
+    /// Nothing follows it.
+    ends_input: bool,
 }
 
 pub(super) struct Poster {
@@ -104,6 +118,7 @@ impl Poster {
         let mut attempt = 1;
         loop {
             let progress = self.progress.clone();
+            let kind = PostKind { content_type: kind, ends_input: batch.ends_input };
             let asked = self.ask(Method::POST, body.clone(), Some(kind));
             let status = match while_it_moves(&progress, asked).await {
                 Some(Ok(status)) => status,
@@ -139,14 +154,18 @@ impl Poster {
         &mut self,
         method: Method,
         body: Bytes,
-        kind: Option<&'static str>,
+        kind: Option<PostKind>,
     ) -> Result<StatusCode, Lost> {
         let not_sent = |error: io::Error| Lost { is_sent: false, error };
         let mut request = Request::builder().method(method).uri(&self.target);
         if let Some(kind) = kind {
-            request = request.header(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            let content_type = HeaderValue::from_static(kind.content_type);
+            request = request.header(header::CONTENT_TYPE, content_type);
             if self.is_ours {
                 request = request.header(SEQUENCE, self.sequence);
+            }
+            if kind.ends_input {
+                request = request.header(HALF_CLOSE, YES);
             }
         }
         let request = self.dialer.introduce(request).map_err(io::Error::other);

@@ -28,8 +28,8 @@ use crate::events::stream::Progress;
 use crate::stream::Hyper;
 
 /// The headers that a page may set.
-const ASKABLE: &str =
-    "authorization, content-type, last-event-id, tieline-sequence, tieline-protocol";
+const ASKABLE: &str = "authorization, content-type, last-event-id, tieline-sequence, \
+                       tieline-protocol, tieline-half-close";
 
 /// The key of a URL that is not good, or not any more.
 const USED_KEY: Refused = Refused {

@@ -33,7 +33,9 @@ use super::route::{Guest, busy};
 use super::{Server, WebLine};
 use crate::events::message::{framed, messages};
 use crate::events::stream::{Events, Pen, stream};
-use crate::events::{ENDPOINT, EVENT_STREAM, FRAMES, Of, PROTOCOL, SEQUENCE, SSE_PATH, pair};
+use crate::events::{
+    ENDPOINT, EVENT_STREAM, FRAMES, HALF_CLOSE, Of, PROTOCOL, SEQUENCE, SSE_PATH, YES, pair,
+};
 use crate::handshake::{PLAIN, RESUMABLE};
 use tieline_proto::sse::{self, Encoder};
 
@@ -112,6 +114,17 @@ async fn take(
         },
     };
     let is_carrier = matches!(&stream.line, Line::Plain { is_carrier: true, .. });
+    let ends_input = match one(&parts.headers, HALF_CLOSE)? {
+        None => false,
+        Some(YES) if matches!(&stream.line, Line::Plain { is_carrier: false, .. }) => true,
+        Some(YES) => {
+            let text = "a session has no end of input of its own: DELETE it";
+            return Err(no(StatusCode::BAD_REQUEST, text));
+        }
+        Some(_) => {
+            return Err(no(StatusCode::BAD_REQUEST, "Tieline-Half-Close is 1, or not there"));
+        }
+    };
     let is_framed = is_carrier || parts.headers.get(header::CONTENT_TYPE).is_some_and(is_frames);
     let largest = server.web_socket.channel.max_message;
     let largest = if is_carrier { carrier_limit(largest) } else { largest };
@@ -139,7 +152,8 @@ async fn take(
     {
         return Err(no(StatusCode::BAD_REQUEST, "that is no JSON"));
     }
-    let waiting = take_in_turn(server, &stream, sequence, proven, messages);
+    let posted = Posted { sequence, proven, messages, ends_input };
+    let waiting = take_in_turn(server, &stream, posted);
     match timeout(server.limits.take_wait, waiting).await {
         Ok(taken) => taken,
         Err(_) => Err(Box::new(busy(server, "more comes than is taken; try again later"))),
@@ -152,13 +166,22 @@ fn is_frames(kind: &HeaderValue) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(FRAMES))
 }
 
+/// What a POST says.
+struct Posted {
+    /// Its number among those of its stream.
+    sequence: Option<u64>,
+    /// The last event that the client has received.
+    proven: Option<u64>,
+    messages: Vec<Bytes>,
+    /// Nothing follows them.
+    ends_input: bool,
+}
+
 /// Takes messages behind those that came before them. Cancel-safe: it takes all or none.
 async fn take_in_turn(
     server: &Server,
     stream: &Stream,
-    sequence: Option<u64>,
-    proven: Option<u64>,
-    messages: Vec<Bytes>,
+    Posted { sequence, proven, messages, ends_input }: Posted,
 ) -> Result<Response<Body>, Refusal> {
     let mut posts = stream.posts.lock().await;
     if let (Some(proven), Line::Session(session)) = (proven, &stream.line) {
@@ -177,6 +200,10 @@ async fn take_in_turn(
         match &stream.line {
             Line::Plain { far, .. } => {
                 far.room().await;
+                if far.is_half_closed() {
+                    let text = "the end of the input came before";
+                    return Err(no(StatusCode::GONE, text));
+                }
                 for message in messages {
                     if !far.push(Incoming::Message(message)) {
                         return Err(no(StatusCode::GONE, "the line has ended"));
@@ -185,6 +212,9 @@ async fn take_in_turn(
             }
             Line::Session(session) => session.post(messages).await?,
         }
+    }
+    if let (true, Line::Plain { far, .. }) = (ends_input, &stream.line) {
+        far.half_close();
     }
     if let Some(sequence) = sequence {
         *posts = sequence;
@@ -277,6 +307,8 @@ fn channel_of(server: &Server, owner: Owner, is_carrier: bool) -> Of {
         config,
         memory: server.memory.clone(),
         is_carrier,
+        // A server ends a line altogether.
+        half_close: false,
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::Response;
+use hyper::header::{HeaderName, HeaderValue};
 use tieline_proto::sse;
 use tieline_transport::{CloseReason, Owner};
 use tokio::time::{Instant, sleep_until};
@@ -13,7 +14,7 @@ use super::{GOODBYE, QUIET, TOO_MANY, begin, channel_of, torn, welcome};
 use crate::channel::going_away;
 use crate::events::message::{carried, event, last};
 use crate::events::stream::Pen;
-use crate::events::{Far, Outward, pair};
+use crate::events::{Far, HALF_CLOSE, Outward, YES, pair};
 use crate::handshake::RESUMABLE;
 use crate::server::body::Body;
 use crate::server::count::count;
@@ -35,7 +36,11 @@ pub(super) fn open(
     let Some(stream) = server.events.add(owner, Line::Plain { far, is_carrier }) else {
         return busy(server, TOO_MANY);
     };
-    let (mut pen, response) = begin(server, guest, protocol);
+    let (mut pen, mut response) = begin(server, guest, protocol);
+    if !is_carrier {
+        let name = HeaderName::from_static(HALF_CLOSE);
+        response.headers_mut().insert(name, HeaderValue::from_static(YES));
+    }
     welcome(&mut pen, &stream, None);
     count(&server.counters.event_streams);
     place.send(WebLine::Events(channel));

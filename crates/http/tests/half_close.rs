@@ -1,0 +1,343 @@
+//! A client ends its input and goes on receiving, where both ends have negotiated it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use support::{
+    BEARER, Served, accept_key, close_code, config, end, frame, head, message, serve, upgrade,
+};
+use tieline_http::WebChannel;
+use tieline_proto::HeartbeatConfig;
+use tieline_transport::{
+    Acceptor, BoxChannel, Channel, CloseReason, Incoming, ReceiverExt, SendError, Sender,
+    SenderExt, TransportError,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const OFFER: &str = "Sec-WebSocket-Extensions: tieline-half-close\r\n";
+const END: u8 = 0x8b;
+
+/// A socket that was upgraded by hand with the extension, and the server's end of it.
+async fn raw(served: &mut Served) -> (TcpStream, WebChannel) {
+    let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+    let upgrade = upgrade(served.port, &format!("{BEARER}{OFFER}"));
+    stream.write_all(upgrade.as_bytes()).await.unwrap();
+    let head = head(&mut stream).await;
+    assert!(head.contains("sec-websocket-extensions: tieline-half-close\r\n"), "{head}");
+    (stream, served.plain.accept().await.unwrap().into_web_socket().unwrap())
+}
+
+async fn closed(sender: &mut impl Sender) -> CloseReason {
+    match sender.send("too late").await {
+        Err(SendError::Closed(reason)) => *reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn answers_arrive_after_the_end_of_input() {
+    let mut served = serve(config()).await;
+    let (client, server) = served.pair().await;
+    assert!(client.control().capabilities().half_close);
+    assert!(!server.control().capabilities().half_close);
+    let (mut to_server, mut from_server) = client.split();
+    let control = server.control().clone();
+    let (mut to_client, mut from_client) = server.split();
+    to_server.send("question").await.unwrap();
+    to_server.close().await.unwrap();
+    assert!(matches!(closed(&mut to_server).await, CloseReason::ByUs));
+    assert_eq!(message(&mut from_client).await, "question");
+    for _ in 0..2 {
+        assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+    }
+    assert!(control.close_reason().is_none(), "only one direction has ended");
+    for number in 0..1000 {
+        to_client.feed(format!("{number}")).await.unwrap();
+    }
+    to_client.close().await.unwrap();
+    let reading = async {
+        for number in 0..1000 {
+            assert_eq!(message(&mut from_server).await, format!("{number}"));
+        }
+        end(&mut from_server).await
+    };
+    // Behind its close frame the server waits for the answer to that.
+    let (reason, again) = tokio::join!(reading, end(&mut from_client));
+    assert!(matches!((&reason, &again), (CloseReason::ByUs, CloseReason::ByPeer)), "{reason}");
+    assert!(matches!(control.close_reason(), Some(CloseReason::ByUs)));
+}
+
+/// What waits to be sent goes first: more than all buffers on the way hold.
+#[tokio::test]
+async fn the_end_of_input_comes_behind_what_waits_to_be_sent() {
+    let mut served = serve(config()).await;
+    let (client, server) = served.pair().await;
+    let (mut to_server, _from_server) = client.split();
+    let (_to_client, mut from_client) = server.split();
+    let large = Bytes::from(vec![b'x'; 16 << 20]);
+    let sending = async {
+        to_server.feed(large.clone()).await.unwrap();
+        to_server.close().await.unwrap();
+    };
+    let receiving = async {
+        assert!(message(&mut from_client).await == large);
+        end(&mut from_client).await
+    };
+    let ((), reason) = tokio::join!(sending, receiving);
+    assert!(matches!(reason, CloseReason::ByPeer));
+}
+
+#[tokio::test]
+async fn pings_are_answered_after_the_end_of_input() {
+    let mut served = serve(config()).await;
+    let (mut stream, channel) = raw(&mut served).await;
+    let (mut to_client, mut from_client) = channel.split();
+    stream.write_all(&[frame(0x81, b"question"), frame(END, b"")].concat()).await.unwrap();
+    assert_eq!(message(&mut from_client).await, "question");
+    assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+    // Nobody polls the channel meanwhile.
+    for payload in [&b"one"[..], b"two"] {
+        stream.write_all(&frame(0x89, payload)).await.unwrap();
+        let mut pong = [0; 5];
+        stream.read_exact(&mut pong).await.unwrap();
+        assert_eq!(pong, *[b"\x8a\x03", payload].concat());
+    }
+    to_client.send("answer").await.unwrap();
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"\x81\x06answer");
+}
+
+/// Both sides ping, and answer, in virtual time.
+#[tokio::test(start_paused = true)]
+async fn a_line_whose_input_has_ended_outlives_many_heartbeats() {
+    let mut served = serve(config()).await;
+    let (client, server) = served.pair().await;
+    let (mut to_server, mut from_server) = client.split();
+    let (mut to_client, mut from_client) = server.split();
+    to_server.close().await.unwrap();
+    let server = async {
+        assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        to_client.send("answer").await.unwrap();
+        to_client.close().await.unwrap();
+    };
+    let client = async {
+        let Incoming::Message(answer) = from_server.recv().await else { panic!("no message") };
+        assert_eq!(answer, "answer");
+        from_server.recv().await
+    };
+    let ((), last) = tokio::join!(server, client);
+    assert!(matches!(last, Incoming::End(CloseReason::ByUs)), "{last:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_is_noticed_after_the_end_of_input() {
+    let mut served = serve(config()).await;
+    for closes in [true, false] {
+        let (mut stream, channel) = raw(&mut served).await;
+        let (mut to_client, mut from_client) = channel.split();
+        stream.write_all(&frame(END, b"")).await.unwrap();
+        assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+        if closes {
+            stream.write_all(&frame(0x88, &1000u16.to_be_bytes())).await.unwrap();
+            assert_eq!(close_code(&mut stream).await, Some(1000));
+        } else {
+            drop(stream);
+        }
+        tokio::time::timeout(support::LIMIT, to_client.gone()).await.expect("not noticed");
+        closed(&mut to_client).await;
+    }
+}
+
+/// The other side does not answer pings, in virtual time.
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_given_up_after_the_end_of_input() {
+    let mut served = serve(config()).await;
+    let (mut stream, channel) = raw(&mut served).await;
+    let control = channel.control().clone();
+    let (mut to_client, mut from_client) = channel.split();
+    stream.write_all(&frame(END, b"")).await.unwrap();
+    assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+    to_client.gone().await;
+    assert!(matches!(control.close_reason(), Some(CloseReason::TimedOut)));
+    assert!(matches!(closed(&mut to_client).await, CloseReason::TimedOut));
+}
+
+#[tokio::test]
+async fn a_message_after_the_end_of_input_breaks_the_protocol() {
+    let mut served = serve(config()).await;
+    for second in [frame(0x81, b"more"), frame(END, b""), frame(0x80, b"")] {
+        let (mut stream, channel) = raw(&mut served).await;
+        let control = channel.control().clone();
+        let (mut to_client, mut from_client) = channel.split();
+        stream.write_all(&[frame(END, b""), second].concat()).await.unwrap();
+        assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+        let ((), code) = tokio::join!(to_client.gone(), close_code(&mut stream));
+        assert_eq!(code, Some(1002));
+        assert!(matches!(control.close_reason(), Some(CloseReason::Protocol(_))));
+    }
+}
+
+#[tokio::test]
+async fn an_end_of_input_that_was_not_negotiated_breaks_the_protocol() {
+    let mut served = serve(config()).await;
+    let (mut stream, channel) = served.raw().await;
+    let (_sender, mut receiver) = channel.split();
+    stream.write_all(&frame(END, b"")).await.unwrap();
+    let (reason, code) = tokio::join!(end(&mut receiver), close_code(&mut stream));
+    assert!(matches!(reason, CloseReason::Protocol(_)), "{reason}");
+    assert_eq!(code, Some(1002));
+    // A server does not send it at all.
+    let (client, mut server) = pair_by_hand(Some(OFFER)).await;
+    let (_sender, mut receiver) = client.unwrap().split();
+    server.write_all(&[END, 0]).await.unwrap();
+    assert!(matches!(end(&mut receiver).await, CloseReason::Protocol(_)));
+}
+
+/// Neither a session, which has an end of its own, nor parameters that are unknown.
+#[tokio::test]
+async fn the_extension_is_granted_only_as_it_is_known() {
+    let served = serve(config()).await;
+    for (more, is_granted) in [
+        (OFFER.to_owned(), true),
+        ("Sec-WebSocket-Extensions: permessage-deflate, Tieline-Half-Close\r\n".into(), true),
+        (format!("Sec-WebSocket-Extensions: permessage-deflate; x=1\r\n{OFFER}"), true),
+        (String::new(), false),
+        ("Sec-WebSocket-Extensions: permessage-deflate\r\n".into(), false),
+        ("Sec-WebSocket-Extensions: tieline-half-close; x=1\r\n".into(), false),
+        (format!("Sec-WebSocket-Protocol: tieline.1\r\n{OFFER}"), false),
+    ] {
+        let head = served.ask(upgrade(served.port, &format!("{BEARER}{more}"))).await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert_eq!(head.contains("sec-websocket-extensions"), is_granted, "{more}{head}");
+    }
+}
+
+/// A client, and the server's end by hand, whose answer has these further lines.
+async fn pair_by_hand(more: Option<&str>) -> (Result<BoxChannel, TransportError>, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://127.0.0.1:{}/", listener.local_addr().unwrap().port());
+    let (registry, url, options) = (support::registry(), url.parse().unwrap(), Default::default());
+    let answering = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let request = head(&mut stream).await;
+        let line = |name: &str| {
+            let line = request.lines().find_map(|line| line.strip_prefix(name));
+            line.map(str::trim).unwrap_or_default().to_owned()
+        };
+        assert_eq!(line("sec-websocket-extensions:"), "tieline-half-close");
+        let answer = accept_key(&line("sec-websocket-key:"));
+        let more = more.unwrap_or_default();
+        let head = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {answer}\r\n{more}\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    tokio::join!(registry.connect(&url, &options), answering)
+}
+
+/// As with the servers of others: the close frame is the only end there is.
+#[tokio::test]
+async fn without_the_extension_a_client_closes() {
+    let (client, mut server) = pair_by_hand(None).await;
+    let client = client.unwrap();
+    assert!(!client.control().capabilities().half_close);
+    let (mut sender, mut receiver) = client.split();
+    sender.close().await.unwrap();
+    let mut close = [0; 8];
+    server.read_exact(&mut close).await.unwrap();
+    assert_eq!(close[..2], [0x88, 0x82]);
+    server.write_all(b"\x81\x04last\x88\x02\x03\xe8").await.unwrap();
+    assert_eq!(message(&mut receiver).await, "last");
+    assert!(matches!(end(&mut receiver).await, CloseReason::ByUs));
+}
+
+#[tokio::test]
+async fn an_extension_that_was_not_offered_is_refused() {
+    for more in [
+        "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+        "Sec-WebSocket-Extensions: tieline-half-close; x=1\r\n",
+        "Sec-WebSocket-Extensions: tieline-half-close, permessage-deflate\r\n",
+    ] {
+        let (client, _server) = pair_by_hand(Some(more)).await;
+        let Err(error) = client else { panic!("{more} was let in") };
+        assert!(error.to_string().contains("extension"), "{error}");
+    }
+}
+
+/// Dropped behind the end of its input, a client says that all went as it should.
+#[tokio::test]
+async fn a_client_that_leaves_after_the_end_of_input_closes() {
+    let (client, mut server) = pair_by_hand(Some(OFFER)).await;
+    let (mut sender, receiver) = client.unwrap().split();
+    sender.send("hi").await.unwrap();
+    sender.close().await.unwrap();
+    drop((sender, receiver));
+    let mut bytes = Vec::new();
+    server.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!((bytes[0], bytes[1]), (0x81, 0x82));
+    assert_eq!((bytes[8], bytes[9]), (END, 0x80));
+    let (mask, payload) = (&bytes[16..20], &bytes[20..22]);
+    assert_eq!((bytes[14], bytes[15]), (0x88, 0x82));
+    assert_eq!([payload[0] ^ mask[0], payload[1] ^ mask[1]], 1000u16.to_be_bytes());
+}
+
+/// The end of its input alone would not say why.
+#[tokio::test]
+async fn a_client_with_a_reason_closes() {
+    let mut served = serve(config()).await;
+    let (client, server) = served.pair().await;
+    client.control().say_at_close(CloseReason::Overrun);
+    let (mut to_server, mut from_server) = client.split();
+    let (_to_client, mut from_client) = server.split();
+    let (closing, reason, last) =
+        tokio::join!(to_server.close(), end(&mut from_client), end(&mut from_server));
+    closing.unwrap();
+    assert!(matches!(&reason, CloseReason::ByPeerBecause(close) if close.code.get() == 1013));
+    assert!(matches!(last, CloseReason::ByUs), "{last}");
+}
+
+#[tokio::test]
+async fn a_program_that_failed_is_told_after_the_end_of_input() {
+    let mut served = serve(config()).await;
+    let (client, server) = served.pair().await;
+    let (mut to_server, mut from_server) = client.split();
+    to_server.close().await.unwrap();
+    let control = server.control().clone();
+    let (mut to_client, mut from_client) = server.split();
+    assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+    control.say_at_close(CloseReason::StdoutClosed);
+    let (closing, reason, _) =
+        tokio::join!(to_client.close(), end(&mut from_server), end(&mut from_client));
+    closing.unwrap();
+    let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
+    assert_eq!(close.code.get(), 1011);
+}
+
+/// The server shuts down while it waits for the last words of a program.
+#[tokio::test]
+async fn a_server_that_shuts_down_says_so_after_the_end_of_input() {
+    let mut config = config();
+    config.web_socket.heartbeat = None::<HeartbeatConfig>;
+    let mut served = serve(config).await;
+    let (client, server) = served.pair().await;
+    let (mut to_server, mut from_server) = client.split();
+    to_server.close().await.unwrap();
+    let (mut to_client, mut from_client) = server.split();
+    assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+    let leaving = async {
+        to_client.gone().await;
+        assert!(matches!(closed(&mut to_client).await, CloseReason::ByUs));
+        drop((to_client, from_client));
+    };
+    let closing = served.web.close(Duration::from_secs(30));
+    let (reason, (), ()) = tokio::join!(end(&mut from_server), closing, leaving);
+    assert!(matches!(&reason, CloseReason::ByPeerBecause(close) if close.code.get() == 1001));
+}

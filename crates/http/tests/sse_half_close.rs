@@ -1,0 +1,225 @@
+//! A client of events ends its input by a POST and goes on receiving, where the server takes that.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use support::events::{Stream, ask};
+use support::{BEARER, LIMIT, Served, config, end, head, message, registry, serve, status_of};
+use tieline_transport::{
+    Acceptor, BoxChannel, Channel, CloseReason, Incoming, Options, ReceiverExt, SendError, Sender,
+    SenderExt,
+};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+const PLAIN: &str = "Tieline-Protocol: tieline\r\n";
+const END: &str = "Tieline-Half-Close: 1\r\n";
+
+async fn pair(served: &mut Served) -> (BoxChannel, BoxChannel) {
+    let url = format!("http://127.0.0.1:{}/sse", served.port).parse().unwrap();
+    let (registry, options) = (registry(), Options::default());
+    let connecting = registry.connect(&url, &options);
+    let (client, server) = tokio::join!(connecting, Acceptor::accept(&mut served.plain));
+    (client.unwrap(), server.unwrap().boxed())
+}
+
+async fn closed(sender: &mut impl Sender) -> CloseReason {
+    match sender.send("too late").await {
+        Err(SendError::Closed(reason)) => *reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn answers_arrive_after_the_end_of_input() {
+    let mut served = serve(config()).await;
+    let (client, server) = pair(&mut served).await;
+    assert!(client.control().capabilities().half_close);
+    assert!(!server.control().capabilities().half_close);
+    let (mut to_server, mut from_server) = client.split();
+    let control = server.control().clone();
+    let (mut to_client, mut from_client) = server.split();
+    to_server.feed("question").await.unwrap();
+    to_server.close().await.unwrap();
+    closed(&mut to_server).await;
+    assert_eq!(message(&mut from_client).await, "question");
+    for _ in 0..2 {
+        assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+    }
+    assert!(control.close_reason().is_none(), "only one direction has ended");
+    let answering = async {
+        for number in 0..1000 {
+            to_client.send(format!("{number}")).await.unwrap();
+        }
+        to_client.close().await.unwrap();
+    };
+    let reading = async {
+        for number in 0..1000 {
+            assert_eq!(message(&mut from_server).await, format!("{number}"));
+        }
+        end(&mut from_server).await
+    };
+    let (reason, ()) = tokio::join!(reading, answering);
+    assert!(matches!(reason, CloseReason::ByUs), "{reason}");
+}
+
+/// What waits to be sent goes first: more than the queues hold.
+#[tokio::test]
+async fn the_end_of_input_comes_behind_what_waits_to_be_sent() {
+    let mut served = serve(config()).await;
+    let (client, server) = pair(&mut served).await;
+    let (mut to_server, _from_server) = client.split();
+    let (_to_client, mut from_client) = server.split();
+    let large = Bytes::from(vec![b'x'; 1 << 20]);
+    let sending = async {
+        for _ in 0..8 {
+            to_server.feed(large.clone()).await.unwrap();
+        }
+        to_server.close().await.unwrap();
+    };
+    let receiving = async {
+        for _ in 0..8 {
+            assert!(message(&mut from_client).await == large);
+        }
+        end(&mut from_client).await
+    };
+    let ((), reason) = tokio::join!(sending, receiving);
+    assert!(matches!(reason, CloseReason::ByPeer));
+}
+
+/// Comments keep the line alive, in virtual time.
+#[tokio::test(start_paused = true)]
+async fn a_line_whose_input_has_ended_outlives_a_long_silence() {
+    let mut served = serve(config()).await;
+    let (client, server) = pair(&mut served).await;
+    let (mut to_server, mut from_server) = client.split();
+    let (mut to_client, mut from_client) = server.split();
+    to_server.close().await.unwrap();
+    let server = async {
+        assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        to_client.send("answer").await.unwrap();
+        to_client.close().await.unwrap();
+    };
+    let client = async {
+        let Incoming::Message(answer) = from_server.recv().await else { panic!("no message") };
+        assert_eq!(answer, "answer");
+        from_server.recv().await
+    };
+    let ((), last) = tokio::join!(server, client);
+    assert!(matches!(last, Incoming::End(CloseReason::ByUs)), "{last:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_is_noticed_after_the_end_of_input() {
+    let mut served = serve(config()).await;
+    let (client, server) = pair(&mut served).await;
+    let (mut to_server, from_server) = client.split();
+    let (mut to_client, mut from_client) = server.split();
+    to_server.close().await.unwrap();
+    assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+    drop((to_server, from_server));
+    tokio::time::timeout(LIMIT, to_client.gone()).await.expect("not noticed");
+    closed(&mut to_client).await;
+    // By hand, without a DELETE.
+    let stream = Stream::open(served.port, PLAIN).await.unwrap();
+    let server = Acceptor::accept(&mut served.plain).await.unwrap();
+    let (mut to_client, mut from_client) = server.split();
+    assert_eq!(status_of(&stream.post("", END).await), 202);
+    assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+    drop(stream);
+    tokio::time::timeout(LIMIT, to_client.gone()).await.expect("not noticed");
+}
+
+#[tokio::test]
+async fn a_program_that_failed_is_told_after_the_end_of_input() {
+    let mut served = serve(config()).await;
+    let (client, server) = pair(&mut served).await;
+    let (mut to_server, mut from_server) = client.split();
+    to_server.close().await.unwrap();
+    server.control().say_at_close(CloseReason::StdoutClosed);
+    let (mut to_client, mut from_client) = server.split();
+    assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+    let (closing, reason) = tokio::join!(to_client.close(), end(&mut from_server));
+    closing.unwrap();
+    let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
+    assert_eq!(close.code.get(), 1011);
+}
+
+/// As curl does it.
+#[tokio::test]
+async fn the_end_of_input_is_a_post_like_any_other() {
+    let mut served = serve(config()).await;
+    let stream = Stream::open(served.port, PLAIN).await.unwrap();
+    assert!(stream.head.contains("tieline-half-close: 1\r\n"), "{}", stream.head);
+    let server = Acceptor::accept(&mut served.plain).await.unwrap();
+    let (_to_client, mut from_client) = server.split();
+    let numbered = |number: u32| format!("{END}Tieline-Sequence: {number}\r\n");
+    assert_eq!(status_of(&stream.post("too early", &numbered(2)).await), 409);
+    // Repeated, it is dropped.
+    for _ in 0..2 {
+        assert_eq!(status_of(&stream.post("last", &numbered(1)).await), 202);
+    }
+    assert_eq!(status_of(&stream.post("", END).await), 202);
+    assert_eq!(message(&mut from_client).await, "last");
+    assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+    // Nothing follows it, and the line goes on.
+    assert_eq!(status_of(&stream.post("more", "Tieline-Sequence: 2\r\n").await), 410);
+    assert_eq!(status_of(&stream.post("more", "").await), 410);
+    let mut twice = Stream::open(served.port, PLAIN).await.unwrap();
+    let (mut to_client, _from_client) = Acceptor::accept(&mut served.plain).await.unwrap().split();
+    assert_eq!(status_of(&twice.post("", "Tieline-Half-Close: yes\r\n").await), 400);
+    assert_eq!(status_of(&twice.post("", &format!("{END}{END}")).await), 400);
+    assert_eq!(status_of(&twice.post("", END).await), 202);
+    to_client.send("answer").await.unwrap();
+    assert_eq!(twice.message().await, "answer");
+    // A client that is done, and not only its input, says so as ever.
+    let (gone, _) = ask("DELETE", served.port, &twice.uri, "", BEARER).await;
+    assert_eq!(status_of(&gone), 204);
+    to_client.close().await.unwrap();
+    assert_eq!(twice.event().await.unwrap().event, "end");
+}
+
+/// It has one of its own.
+#[tokio::test]
+async fn a_session_has_no_other_end_of_input() {
+    let mut served = serve(config()).await;
+    let stream = Stream::open(served.port, "Tieline-Protocol: tieline.1\r\n").await.unwrap();
+    let _server = served.resumable.as_mut().unwrap().accept().await.unwrap();
+    assert!(!stream.head.contains("tieline-half-close"), "{}", stream.head);
+    assert_eq!(status_of(&stream.post("", END).await), 400);
+}
+
+/// A server without it, as an older one of tieline's or somebody else's: a DELETE is the only end.
+#[tokio::test]
+async fn a_server_without_it_is_told_by_a_delete() {
+    for ours in ["Tieline-Protocol: tieline\r\n", "Tieline-Half-Close: 1\r\n", ""] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://127.0.0.1:{}/sse", listener.local_addr().unwrap().port());
+        let (registry, url, options) = (registry(), url.parse().unwrap(), Options::default());
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            head(&mut stream).await;
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{ours}\r\n\
+                 event: endpoint\ndata: /post\n\n"
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream
+        };
+        let (client, _events) = tokio::join!(registry.connect(&url, &options), serving);
+        let client = client.unwrap();
+        assert!(!client.control().capabilities().half_close, "{ours}");
+        let (mut sender, _receiver) = client.split();
+        let posted = async {
+            let (mut stream, _): (TcpStream, _) = listener.accept().await.unwrap();
+            head(&mut stream).await
+        };
+        let (closing, request) = tokio::join!(sender.close(), posted);
+        closing.unwrap();
+        assert!(request.starts_with("DELETE /post "), "{request}");
+    }
+}
