@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn binary_can_fail_beside_its_tests() {
+    fn binary_can_fail_in_addition_to_its_tests() {
         let failed = |test: Option<&str>, why: &str| Failed {
             test: test.map(str::to_owned),
             why: why.into(),

@@ -122,7 +122,7 @@ fn build(workspace: &Workspace) -> Result<Vec<Suite>, Failure> {
     Ok(suites)
 }
 
-/// What a line of cargo's is about, if that is a test binary.
+/// Parses a line of cargo's messages. Returns `None` if it is not about a test binary.
 fn suite(message: &str) -> Option<Suite> {
     let message: Value = serde_json::from_str(message).ok()?;
     let is_test = message.get("profile")?.get("test")?.as_bool()?;

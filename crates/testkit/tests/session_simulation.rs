@@ -1,5 +1,5 @@
 //! Sessions over connections that break at any byte: nothing is lost, duplicated or reordered, and what an
-//! end reports about delivery is true. `TIELINE_SOAK=1` runs 100,000 runs of 1,000 messages (minutes with
+//! end reports about delivery is true. `TIELINE_SOAK=1` does 100,000 runs of 1,000 messages (minutes with
 //! `--release`), `TIELINE_SEED=seed:messages` a single run whose events are printed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

@@ -35,7 +35,7 @@ impl Ran {
         let mut said = run(&args)?;
         let mut failed = failures(suite, &said);
         // Wine fails occasionally where Windows does not: starting a program may fail with "Internal
-        // error" (1359). A suite that hung does not run again: it has used twice its time.
+        // error" (1359). A suite that hung does not run again: it has used the time of two runs.
         if !failed.is_empty() && said.code.is_some() && self.again.len() < MAX_FLAKY {
             eprintln!("{}\n{}", said.stdout, said.stderr);
             self.again.push(failed.join("; "));

@@ -1,5 +1,5 @@
-//! Takes a line from an idle pool and returns it: the cost of each use, including the check for
-//! leftover data.
+//! Takes a line from an uncontended pool and returns it: the cost of each use, including the check
+//! for leftover data.
 
 use std::sync::Arc;
 use std::time::Instant;

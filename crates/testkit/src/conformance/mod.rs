@@ -14,7 +14,7 @@
 //! # fn main() {}
 //! ```
 //!
-//! creates the tests `memory::bytes_are_echoed_unchanged` and so on. The closure is called once for each test,
+//! This creates the tests `memory::bytes_are_echoed_unchanged` and so on. The closure is called once for each test,
 //! with a separate endpoint.
 
 mod bytes;
