@@ -1,4 +1,4 @@
-//! How the end of a child of our own is noticed before it is reaped.
+//! Waits for the end of our own child without reaping it.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -19,12 +19,12 @@ impl Watch {
     }
 
     pub(super) async fn wait(self) {
-        // Fails only when the runtime goes, and this task with it.
+        // Fails only when the runtime is shut down, which also drops this task.
         let _ = self.0.readable().await;
     }
 }
 
-/// Elsewhere a thread waits, for as long as the child lives.
+/// On other systems a thread waits as long as the child lives.
 #[cfg(not(target_os = "linux"))]
 pub(super) struct Watch(tokio::sync::oneshot::Receiver<()>);
 
@@ -46,13 +46,13 @@ impl Watch {
     }
 }
 
-/// The status of a child that has ended, which stays to be reaped.
+/// Returns the exit status of a child that has ended, without reaping it.
 pub(super) fn peek(pid: Pid) -> Option<ExitStatus> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     waitid(WaitId::Pid(pid), options).ok().flatten().map(|status| wait_status(&status))
 }
 
-/// As `wait` would have put it: the exit code in the second byte, or the signal in the first.
+/// Converts to the format of `wait`: the exit code in the second byte, or the signal in the first.
 fn wait_status(status: &WaitIdStatus) -> ExitStatus {
     let signal = status.terminating_signal().unwrap_or_default();
     let core = if status.dumped() { 0x80 } else { 0 };

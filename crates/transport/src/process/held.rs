@@ -1,4 +1,4 @@
-//! How we hold a child: as the leader of a group of its own, or by a guardian.
+//! The ways to hold a child: as the leader of its own process group, or by a guardian.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -13,20 +13,20 @@ use super::lifecycle::End;
 use super::reaper::{self, Reaped};
 use crate::BoxFuture;
 
-/// A child that is not reaped. Signals are sent only while this is held: afterwards its number may
-/// be a stranger's.
+/// A child that is not reaped. Signals are sent only while this exists: afterwards the system may reuse
+/// its id.
 pub(super) enum Held {
-    /// It is our own, and leads its group.
+    /// Our own child, which leads its process group.
     Group(Child),
-    /// It is its guardian's.
+    /// The child of its guardian.
     #[cfg(target_os = "linux")]
     Guarded(GuardianHandle),
 }
 
-/// How a child is asked to end.
+/// The name of the request to end, for messages.
 pub(super) const TERMINATION: &str = "SIGTERM";
 
-/// What a signal that stops processes is called.
+/// Returns the name of a signal that stops processes.
 #[cfg(target_os = "linux")]
 fn signal_name(signal: i32) -> String {
     let names = [
@@ -39,7 +39,7 @@ fn signal_name(signal: i32) -> String {
     known.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
 }
 
-/// The status of one that was killed.
+/// Returns the exit status of a killed process.
 pub(super) fn killed() -> ExitStatus {
     ExitStatus::from_raw(Signal::KILL.as_raw())
 }
@@ -53,10 +53,10 @@ impl Held {
         }
     }
 
-    /// Completes when it has ended; nothing is reaped by that. Must be called in a runtime.
+    /// Completes when the child has ended, without reaping it. Must be called in a runtime.
     ///
-    /// Until then `stopped` is told the signal that stops the child, and `None` when it goes on. Only a
-    /// guardian knows that.
+    /// Until then `stopped` is called with the signal that stops the child, and with `None` when it
+    /// continues. Only a guardian reports that.
     pub(super) fn ended(
         &self,
         stopped: impl Fn(Option<String>) + Send + 'static,
@@ -81,18 +81,18 @@ impl Held {
         }
     }
 
-    /// Whether it can be told to end: by SIGTERM, always.
+    /// Returns true if it can be asked to end. With SIGTERM, it always can.
     pub(super) fn can_be_told(&self) -> bool {
         true
     }
 
-    /// SIGTERM, for its whole group or all that came of it, and SIGCONT: a process that is stopped takes no
-    /// signal but SIGKILL until it goes on.
+    /// Sends SIGTERM and SIGCONT to its process group, or to all its descendants. A stopped process
+    /// handles no signal but SIGKILL until it continues.
     pub(super) fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// SIGKILL, likewise. It can still be asked for its end.
+    /// Sends SIGKILL to the same processes. Its end can still be awaited.
     pub(super) fn kill(&self) {
         self.signal(Signal::KILL);
     }
@@ -114,8 +114,8 @@ impl Held {
         }
     }
 
-    /// Ends all of it at once and gives it up. Never blocks. `then` is called when it is reaped; the
-    /// status is that of a child of our own which had ended.
+    /// Kills everything at once and passes the child to the reaper. Never blocks. `then` is called when it
+    /// is reaped. Returns the exit status if it is our own child and had ended.
     pub(super) fn end(self, then: Option<Reaped>) -> Option<ExitStatus> {
         match self {
             Self::Group(mut child) => {

@@ -1,5 +1,5 @@
-//! What a process inherits across `exec` and must not work with: put right first in a program's `main`,
-//! in a guardian, and in each child before its program starts.
+//! Resets what a process inherits across `exec` and cannot work with: first in a program's `main`, in a
+//! guardian, and in each child before its program starts.
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, OsString, c_char, c_int};
@@ -18,20 +18,20 @@ const FIRST: u32 = 3;
 /// Where the kernel cannot close all descriptors at once, those up to this number are closed.
 const MAX_DESCRIPTORS: c_int = 65_536;
 
-/// Resets what the parent of this process may have left behind across `exec`, so that it can be ended by
-/// signals and its children's exit statuses are not lost. Call it first in `main`: threads inherit the
-/// signal mask of the thread that starts them.
+/// Resets what this process may have inherited from its parent across `exec`, so that signals can end it
+/// and the exit statuses of its children are not lost. Call it first in `main`, because threads inherit
+/// the signal mask of the thread that starts them.
 ///
-/// - No signal is blocked any more.
-/// - SIGCHLD, if it was ignored, has its default action. While it is ignored the kernel reaps children by
-///   itself, and no child can be started: [`LaunchFailed`](crate::ErrorKind::LaunchFailed).
-/// - SIGXFSZ does not kill: a write beyond the largest file allowed (`ulimit -f`) fails instead. Programs
+/// - All signals are unblocked.
+/// - SIGCHLD gets its default action if it was ignored. While it is ignored, the kernel reaps children by
+///   itself and no child can be started: [`LaunchFailed`](crate::ErrorKind::LaunchFailed).
+/// - SIGXFSZ no longer kills: a write beyond the file size limit (`ulimit -f`) fails instead. Programs
 ///   that are started get the default action back.
-/// - Ignored SIGHUP and SIGINT stay ignored, as `nohup` and a shell's `&` want it; ask with
+/// - Ignored SIGHUP and SIGINT stay ignored, as `nohup` and a shell's `&` expect; check
 ///   [`is_signal_ignored`] before listening for them.
 ///
-/// Children need none of this: each is started with no signal blocked, SIGCHLD at its default, and no
-/// descriptor of ours but its stdin, stdout and stderr.
+/// Children do not need this: each is started with no signal blocked, SIGCHLD at its default, and no
+/// descriptor of ours except its stdin, stdout and stderr.
 pub fn reset_inherited() {
     unblock_signals();
     if reaps_itself() {
@@ -39,7 +39,7 @@ pub fn reset_inherited() {
     }
     extern "C" fn nothing(_: c_int) {}
     if action(libc::SIGXFSZ).sa_sigaction == libc::SIG_DFL {
-        // A handler, and not "ignored": `exec` takes it away again.
+        // A handler rather than "ignored", because `exec` resets handlers.
         // SAFETY: zeroes are a valid action without flags, and the handler does nothing.
         unsafe {
             let mut action = zeroed::<libc::sigaction>();
@@ -50,20 +50,20 @@ pub fn reset_inherited() {
     }
 }
 
-/// Whether the signal of this number is ignored by this process. One that is ignored when a process starts
-/// was ignored by its parent on purpose.
+/// Returns true if this process ignores the signal with this number. A signal that is ignored when a
+/// process starts was ignored by its parent on purpose.
 pub fn is_signal_ignored(number: i32) -> bool {
     action(number).sa_sigaction == libc::SIG_IGN
 }
 
-/// Whether the kernel reaps children of this process by itself: their exit statuses are lost then, and
-/// their numbers are free for other processes before we know that they have ended.
+/// Returns true if the kernel reaps this process's children by itself. Then their exit statuses are lost,
+/// and their ids may be reused before we know that they have ended.
 pub(super) fn reaps_itself() -> bool {
     let action = action(libc::SIGCHLD);
     action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0
 }
 
-/// The beginning of a guardian, which has no descriptor to lose but its first three.
+/// Resets a guardian, which owns no descriptors but the first three.
 #[cfg(target_os = "linux")]
 pub(super) fn reset_in_guardian() {
     if reaps_itself() {
@@ -77,7 +77,7 @@ pub(super) fn reset_in_guardian() {
     }
 }
 
-/// A program, its arguments and its environment, as the kernel wants them.
+/// A program with its arguments and environment, in the form that the kernel takes.
 pub(super) struct Program {
     path: CString,
     argv: Words,
@@ -85,7 +85,7 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// The program at `path`, called by the first of `argv`.
+    /// Creates a program from its path, its arguments including `argv[0]`, and its environment.
     pub(super) fn new(
         path: &Path,
         argv: impl IntoIterator<Item = OsString>,
@@ -100,31 +100,31 @@ impl Program {
         Ok(Self { path, argv: Words::new(argv)?, env: Words::new(variables)? })
     }
 
-    /// The last step of a child: it becomes the program, with signals and descriptors as they should be.
-    /// Returns only if that fails. It makes system calls and nothing else.
+    /// The last step of a child: replaces it with the program, after resetting signals and descriptors.
+    /// Returns only if that fails. Makes only system calls.
     ///
-    /// The standard library would do this by `execvp`, which gives to a shell what the kernel refuses.
+    /// The standard library would use `execvp`, which passes files that the kernel refuses to a shell.
     pub(super) fn replace_child(&self) -> io::Result<()> {
-        // A session of its own, and with it a process group: it cannot ask at our terminal, nor be stopped
-        // by it, nor put words into it.
+        // A separate session, and with it a process group: the child cannot read from our terminal, be
+        // stopped by it, or write input into it.
         rustix::process::setsid()?;
         reset_in_child();
-        // SAFETY: the arrays end with a null pointer, and the others point to strings that live as long
-        // as the arrays do, which `self` owns.
+        // SAFETY: the arrays end with a null pointer, and the other pointers are to strings that live as
+        // long as the arrays, which `self` owns.
         unsafe { libc::execve(self.path.as_ptr(), self.argv.as_ptr(), self.env.as_ptr()) };
         Err(io::Error::last_os_error())
     }
 
-    /// `command` will start this, whatever program, arguments and environment it has.
+    /// Makes `command` start this program, whatever program, arguments and environment it was created with.
     pub(super) fn start_by(self, command: &mut Command) {
-        // SAFETY: between fork and exec the closure makes system calls and nothing else: it takes no
-        // lock, and allocates and frees nothing, as all that it needs is there before.
+        // SAFETY: between fork and exec the closure makes only system calls: it takes no lock and neither
+        // allocates nor frees memory, because everything it needs was created before.
         unsafe { command.pre_exec(move || self.replace_child()) };
     }
 }
 
-/// Strings, and an array of pointers to them as the kernel wants it. Nobody writes to them;
-/// `AtomicPtr` is a pointer that another thread may have.
+/// Strings, and the array of pointers to them that the kernel takes. The strings are never written to;
+/// `AtomicPtr` serves as a raw pointer that is `Send`.
 struct Words {
     pointers: Vec<AtomicPtr<c_char>>,
     _strings: Vec<CString>,
@@ -147,23 +147,23 @@ fn c_string(word: OsString) -> io::Result<CString> {
     Ok(CString::new(word.into_vec())?)
 }
 
-/// System calls alone, as there may have been other threads.
+/// Makes only system calls, because the parent may have had other threads.
 fn reset_in_child() {
     unblock_signals();
     set_default(libc::SIGCHLD);
     #[cfg(target_os = "linux")]
     set_internal_signals_to_default();
-    // They are closed by `exec`, because until then the standard library has one of its own.
+    // Closed by `exec` rather than now, because the standard library needs one of its own until then.
     if close_range(CLOSE_RANGE_CLOEXEC).is_err() {
         each_descriptor(|descriptor| {
-            // SAFETY: it changes a flag of a descriptor, if there is one.
+            // SAFETY: it sets a flag of a descriptor, if that is open.
             unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
         });
     }
 }
 
 fn unblock_signals() {
-    // SAFETY: the call reads a set that the one before it has made empty.
+    // SAFETY: the call reads a set that was just initialized as empty.
     unsafe {
         let mut none = zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut none);
@@ -172,7 +172,7 @@ fn unblock_signals() {
 }
 
 fn action(signal: c_int) -> libc::sigaction {
-    // SAFETY: the call writes to the action alone; for no signal at all it stays zero, the default.
+    // SAFETY: the call writes only to the action; for an invalid signal it stays zero, the default.
     unsafe {
         let mut action = zeroed::<libc::sigaction>();
         libc::sigaction(signal, null(), &raw mut action);
@@ -181,19 +181,20 @@ fn action(signal: c_int) -> libc::sigaction {
 }
 
 fn set_default(signal: c_int) {
-    // SAFETY: no handler is replaced that could be running: there is none, or this is a child's copy.
+    // SAFETY: no handler that could be running is replaced: there is none, or this is a child's copy.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
-/// The two signals that the C library keeps for itself. Its `posix_spawn` starts programs with them
-/// ignored, and its `sigaction` refuses to change that.
+/// The two signals that the C library reserves. Its `posix_spawn` starts programs with them ignored, and
+/// its `sigaction` refuses to change that.
 #[cfg(target_os = "linux")]
 fn set_internal_signals_to_default() {
     const INTERNAL: [c_int; 2] = [32, 33];
-    // The kernel's own form of an action, which zeroes make the default on every architecture.
+    // The kernel's own form of an action; zeroes are the default action on every architecture.
     let default = [0_u64; 8];
     for signal in INTERNAL {
-        // SAFETY: the kernel reads an action that is no longer than this, and a set of signals is 8 bytes.
+        // SAFETY: the kernel reads an action that is no longer than this array, and a signal set is 8
+        // bytes.
         unsafe {
             let none = null_mut::<u64>();
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, size_of::<u64>());
@@ -206,13 +207,13 @@ const CLOSE_RANGE_CLOEXEC: u32 = libc::CLOSE_RANGE_CLOEXEC;
 #[cfg(not(target_os = "linux"))]
 const CLOSE_RANGE_CLOEXEC: u32 = 0;
 
-/// Closes all descriptors from the first on, or has `exec` close them.
+/// Closes all descriptors from `FIRST` on, or marks them as close-on-exec.
 ///
 /// # Errors
-/// The kernel cannot.
+/// The kernel does not support it.
 #[cfg(target_os = "linux")]
 fn close_range(flags: u32) -> io::Result<()> {
-    // SAFETY: the callers own none of them, or have them closed by `exec` only.
+    // SAFETY: the callers own none of the descriptors, or only set close-on-exec.
     match unsafe { libc::syscall(libc::SYS_close_range, FIRST, u32::MAX, flags) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -224,9 +225,9 @@ fn close_range(_: u32) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }
 
-/// Calls this for every number that a descriptor can have.
+/// Calls `call` with every possible descriptor number.
 fn each_descriptor(call: impl Fn(c_int)) {
-    // SAFETY: zeroes are a limit, and the call writes to it alone.
+    // SAFETY: zeroes are a valid limit, and the call writes only to it.
     let limit = unsafe {
         let mut limit = zeroed::<libc::rlimit>();
         libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
@@ -241,9 +242,9 @@ mod tests {
     use tieline_testkit::{helper, test_name};
 
     #[test]
-    fn what_a_parent_left_behind_is_reset() {
+    fn inherited_signal_state_is_reset() {
         let mut helper = helper::plain(test_name!(), || {
-            // SAFETY: this process is the test's alone.
+            // SAFETY: this process runs only this test.
             unsafe {
                 libc::signal(libc::SIGCHLD, libc::SIG_IGN);
                 libc::signal(libc::SIGINT, libc::SIG_IGN);
@@ -256,7 +257,7 @@ mod tests {
             assert!(!reaps_itself() && !is_signal_ignored(libc::SIGCHLD));
             assert!(is_signal_ignored(libc::SIGINT), "it was ignored on purpose");
             assert!(!is_signal_ignored(libc::SIGHUP) && !is_signal_ignored(0));
-            // SAFETY: the call writes to the set alone.
+            // SAFETY: the call writes only to the set.
             let is_blocked = unsafe {
                 let mut now = zeroed::<libc::sigset_t>();
                 libc::pthread_sigmask(libc::SIG_BLOCK, null(), &raw mut now);
@@ -268,11 +269,11 @@ mod tests {
     }
 
     #[test]
-    fn a_write_beyond_the_largest_file_fails_and_kills_nothing() {
+    fn write_beyond_the_file_size_limit_fails_without_killing() {
         let mut helper = helper::plain(test_name!(), || {
             reset_inherited();
             let limit = libc::rlimit { rlim_cur: 10, rlim_max: 10 };
-            // SAFETY: this process is the test's alone, and writes no other file.
+            // SAFETY: this process runs only this test, and writes no other file.
             unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) };
             let mut file = tempfile::tempfile().unwrap();
             let error = std::io::Write::write_all(&mut file, &[0; 20]).unwrap_err();

@@ -1,4 +1,4 @@
-//! A child that was started becomes a connection.
+//! Turns a started child into a connection.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub(super) async fn launch(
     config.validate()?;
     let program = resolve(&config.program, config.cwd.as_deref())?;
     let Started { held, stdin, stdout, stderr } = start(config, program).await?;
-    // From here on the child is ended with this value, also when the rest fails.
+    // From here on, dropping `lifecycle` ends the child, even if the rest fails.
     let lifecycle = Lifecycle::new(held, config).map_err(launch_failed)?;
     let read = ChildStdout::new(stdout, &lifecycle);
     let write = ChildStdin::new(stdin, &lifecycle);

@@ -1,5 +1,5 @@
-//! The life of one child: its end is noticed before anybody reaps it, what came of it is ended with
-//! it, and nothing is ever signalled that may be somebody else's.
+//! The life of one child: its end is noticed before it is reaped, its descendants end with it, and no
+//! signal is ever sent to an unrelated process.
 
 use std::io;
 use std::process::ExitStatus;
@@ -21,33 +21,32 @@ use crate::{BoxFuture, ChildExit, Health, ProcessAccount, StopTimeouts, WarnThro
 
 /// How a child ended.
 pub(crate) enum End {
-    /// By itself, or by what we did: as it says.
+    /// It exited or was killed, with this status if known.
     Status(Option<ExitStatus>),
-    /// Somebody has killed its guardian, and the kernel the child with it.
+    /// Its guardian was killed from outside, and the kernel killed the child with it.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     GuardianLost,
 }
 
-/// How far a child's life has come.
+/// The phases of a child's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
-    /// It runs, as far as anybody has noticed.
+    /// It is running, as far as is known.
     Running,
-    /// It has ended and is not reaped; others may still hold its pipes.
+    /// It has ended but is not reaped; other processes may still hold its pipes.
     Exited,
-    /// All that came of it was told to end: what has not come out of its pipes by now is not waited
-    /// for.
+    /// All its descendants were told to end. Output that is not in its pipes by now is not waited for.
     Over,
-    /// It was reaped, and nothing is left.
+    /// It was reaped, and no descendant is left.
     Gone,
 }
 
-/// What was done so far to end a child, each more than the one before.
+/// What was done so far to stop a child. Each stage is stronger than the one before.
 #[derive(Debug, Default)]
 pub(crate) struct StopStage(AtomicU8);
 
 impl StopStage {
-    /// Its input has ended.
+    /// Its input was ended.
     pub(crate) const ASKED: u8 = 1;
     const TERMINATED: u8 = 2;
     const KILLED: u8 = 3;
@@ -61,12 +60,12 @@ impl StopStage {
             0 => "by itself".into(),
             Self::ASKED => "after the end of its input".into(),
             Self::TERMINATED => format!("after {}", held::TERMINATION),
-            _ => "killed".into(),
+            _ => "after it was killed".into(),
         }
     }
 }
 
-/// One child and all that belongs to it.
+/// A child and everything that belongs to it.
 pub(crate) struct Lifecycle(Arc<Life>);
 
 struct Life {
@@ -75,10 +74,10 @@ struct Life {
     account: Option<ProcessAccount>,
     stage: Arc<StopStage>,
     unread: Arc<Unread>,
-    /// What that was when the child ended.
+    /// The number of unread bytes when the child ended.
     left_unread: Mutex<Option<u64>>,
     is_counted: AtomicBool,
-    /// `None` once it is left to the reaper.
+    /// `None` once it was passed to the reaper.
     held: Mutex<Option<Held>>,
     phase: watch::Sender<Phase>,
     status: Mutex<Option<ExitStatus>>,
@@ -113,7 +112,7 @@ impl Lifecycle {
             guardian_lost: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
             stops: WarnThrottle::new(move |count| {
-                tracing::warn!(pid, count, "the program was stopped and continued more often");
+                tracing::warn!(pid, count, "the program was stopped more times by signals");
             }),
             stderr: Stderr::default(),
             stop: config.stop,
@@ -121,7 +120,7 @@ impl Lifecycle {
         })))
     }
 
-    /// Completes when what has not come out of its pipes is not waited for any more.
+    /// Completes when output that is not in the child's pipes is no longer waited for.
     pub(crate) fn over(&self) -> BoxFuture<'static, ()> {
         let mut phase = self.0.phase.subscribe();
         Box::pin(async move {
@@ -129,7 +128,7 @@ impl Lifecycle {
         })
     }
 
-    /// How long what is left in its pipes may take.
+    /// Returns how long reading what is left in its pipes may take.
     #[cfg_attr(unix, allow(dead_code))]
     pub(crate) fn drain(&self) -> Duration {
         self.0.stop.drain
@@ -139,12 +138,12 @@ impl Lifecycle {
         self.0.stage.clone()
     }
 
-    /// Where it is asked how much input the child has left unread.
+    /// Returns the counter of unread input.
     pub(super) fn unread(&self) -> Arc<Unread> {
         self.0.unread.clone()
     }
 
-    /// Starts to read stderr and to wait for the end. Must be called in a runtime.
+    /// Starts reading stderr and waiting for the end. Must be called in a runtime.
     pub(crate) fn watch(&self, stderr: impl AsyncRead + Send + Unpin + 'static) -> io::Result<()> {
         let ended = match &*lock(&self.0.held) {
             Some(held) => {
@@ -188,8 +187,8 @@ impl Backing for Lifecycle {
     fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
         let life = self.0.clone();
         Box::pin(async move {
-            // A child that closed its stdout is usually about to end; one that goes on without it
-            // is a line that ended without an exit.
+            // A child that closed its stdout is usually about to exit. If it continues to run, the line
+            // ends without an exit status.
             let ended = timeout(life.stop.drain, life.reach(Phase::Exited)).await;
             match ended {
                 Ok(()) => life.exit().await,
@@ -213,7 +212,7 @@ impl Backing for Lifecycle {
             }
             let exit = life.exit().await;
             life.finish();
-            // What takes longer is the reaper's.
+            // The reaper waits for processes that take longer.
             let _ = timeout(life.stop.drain, life.reach(Phase::Gone)).await;
             exit
         })
@@ -227,7 +226,7 @@ impl Backing for Lifecycle {
 impl Life {
     async fn reach(&self, wanted: Phase) {
         let mut phase = self.phase.subscribe();
-        // The sender lives in `self`.
+        // Cannot fail: the sender lives in `self`.
         let _ = phase.wait_for(|phase| *phase >= wanted).await;
     }
 
@@ -235,12 +234,12 @@ impl Life {
         timeout(patience, self.reach(Phase::Exited)).await.is_ok()
     }
 
-    /// Whether it can be told to end, and not only killed.
+    /// Returns true if it can be asked to end, rather than only killed.
     fn can_be_told(&self) -> bool {
         lock(&self.held).as_ref().is_none_or(Held::can_be_told)
     }
 
-    /// Does more to end it. That comes first into the books: it may have ended before the call returns.
+    /// Advances to `stage`. The stage is recorded first, because the child may end before the call returns.
     fn press(&self, stage: u8, how: fn(&Held)) {
         self.stage.raise(stage);
         if let Some(held) = &*lock(&self.held) {
@@ -248,21 +247,21 @@ impl Life {
         }
     }
 
-    /// Notes that a signal has stopped it, or that it goes on.
+    /// Records that a signal has stopped the child, or that it continues.
     fn stopped(&self, signal: Option<String>) {
         self.is_stopped.store(signal.is_some(), Ordering::Relaxed);
         let (pid, name) = (self.pid, &self.name);
         match signal.map(|signal| (signal, self.stops.admit(Instant::now()))) {
             Some((signal, Some(_))) => tracing::warn!(
                 pid,
-                "{name} was stopped by {signal}: it does nothing until it gets SIGCONT"
+                "{name} was stopped by {signal}: it does nothing until it receives SIGCONT"
             ),
             Some((signal, None)) => tracing::debug!(pid, "{name} was stopped by {signal}"),
-            None => tracing::info!(pid, "{name} goes on: it got SIGCONT"),
+            None => tracing::info!(pid, "{name} continues: it received SIGCONT"),
         }
     }
 
-    /// Notes how it ended; whether others may still have something to say in its pipes.
+    /// Records how the child ended. Returns true if other processes may still write to its pipes.
     fn exited(&self, end: End) -> bool {
         let (status, is_heard) = match end {
             End::Status(status) => (status, true),
@@ -279,7 +278,7 @@ impl Life {
         is_heard
     }
 
-    /// What the end was, with all of stderr that can be had without waiting for a stranger.
+    /// Returns how it ended, with its stderr as far as it arrives within the drain time.
     async fn exit(&self) -> Option<ChildExit> {
         let status = (*lock(&self.status))?;
         let _ = timeout(self.stop.drain, self.stderr.finished()).await;
@@ -293,7 +292,7 @@ impl Life {
         })
     }
 
-    /// Ends what is left of it.
+    /// Kills all processes that are left of it.
     fn finish(&self) {
         let status = self.end();
         let status = || status.unwrap_or_else(held::killed);
@@ -301,7 +300,7 @@ impl Life {
         self.phase.send_if_modified(|phase| advance(phase, Phase::Over));
     }
 
-    /// Ends everything at once, without a runtime and without waiting.
+    /// Kills everything at once, without a runtime and without waiting.
     fn kill(&self) {
         for task in lock(&self.tasks).drain(..) {
             task.abort();
@@ -310,14 +309,14 @@ impl Life {
         self.phase.send_if_modified(|phase| advance(phase, Phase::Over));
     }
 
-    /// Enters in the account how the child itself has ended.
+    /// Records in the account how the child itself ended.
     fn count(&self, status: Option<ExitStatus>) {
         if self.is_counted.swap(true, Ordering::Relaxed) {
             return;
         }
         let (pid, name, how) = (self.pid, &self.name, self.stage.words());
         let status = status.map_or_else(String::new, |status| format!(", {status}"));
-        tracing::debug!(pid, "{name} has ended {how}{status}");
+        tracing::debug!(pid, "{name} ended {how}{status}");
         let Some(account) = &self.account else { return };
         account.note(|counts| match self.stage.0.load(Ordering::Relaxed) {
             0 => counts.by_itself += 1,
@@ -338,15 +337,17 @@ impl Life {
         let (pid, name) = (self.pid, self.name.clone());
         held.end(Some(Box::new(move |left| {
             match left {
-                Some(0) => tracing::debug!(pid, "{name} has left nothing"),
+                Some(0) => tracing::debug!(pid, "{name} left no processes"),
                 Some(left) => {
                     tracing::debug!(
                         pid,
                         others_killed = left,
-                        "{name} has left others, now killed"
+                        "{name} left processes, which were killed"
                     );
                 }
-                None => tracing::debug!(pid, "{name} is gone; nobody can say what it has left"),
+                None => {
+                    tracing::debug!(pid, "{name} is gone; whether it left processes is unknown")
+                }
             }
             if let Some(account) = account {
                 account.note(|counts| match left {
@@ -362,7 +363,7 @@ impl Life {
     }
 }
 
-/// Moves forward only.
+/// Advances the phase; it never goes back.
 fn advance(phase: &mut Phase, to: Phase) -> bool {
     let further = *phase < to;
     *phase = to.max(*phase);

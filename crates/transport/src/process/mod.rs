@@ -1,10 +1,9 @@
-//! A child process on pipes: its stdin and stdout are the line, its stderr is always read.
+//! A child process connected by pipes: its stdin and stdout are the line, and its stderr is always read.
 //!
-//! The child leads a process group of its own. When the line ends, however it ends, the group is
-//! ended with it, and with a [`Guardian`] all that came of the child, whatever it did to get away. How a
-//! child is started is [`start`]'s, and how it is held is [`held`]'s; its life is [`lifecycle`]'s, and
-//! signals and reaping are nobody else's. Windows has its own of what is named after `cfg(unix)`, in
-//! `windows/process`.
+//! The child leads its own process group. When the line ends, for whatever reason, the group is killed,
+//! and with a [`Guardian`] all descendants of the child, even if they try to escape. [`start`] starts a
+//! child, [`held`] contains it, and [`lifecycle`] is the only module that signals and reaps it. Windows
+//! replaces the `cfg(unix)` modules with those in `windows/process`.
 
 #[cfg(unix)]
 mod ended;
@@ -58,34 +57,34 @@ use launch::launch;
 #[cfg(windows)]
 pub(crate) use lifecycle::{End, Lifecycle};
 
-/// Child processes on pipes. Each connection starts one process.
+/// Child processes connected by pipes. Each connection starts one process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Process;
 
 /// The connection to a child process.
 ///
-/// Shutting down the writing half closes the child's stdin. The stream ends when the child's stdout
-/// does, or [`StopTimeouts::drain`] after the child has ended, whichever comes first.
+/// Shutting down the write half closes the child's stdin. The stream ends when the child's stdout does, or
+/// [`StopTimeouts::drain`] after the child has ended, whichever comes first.
 pub type ProcessConnection = IoConnection<ChildStdout, ChildStdin>;
 
-/// What [`Process`] needs to know. There is no shell: the arguments arrive as they are. `Debug` leaves out
-/// what looks like a secret in them.
+/// The configuration of [`Process`]. No shell is involved: the arguments are passed unchanged. `Debug`
+/// leaves out what looks like a secret in them.
 #[derive(Clone)]
 pub struct ProcessConfig {
-    /// The program: a path, or a name to look for in our own `PATH`, whatever the child's will be.
+    /// The program: a path, or a name to search for in our own `PATH`, whatever the child's is.
     pub program: OsString,
-    /// Its arguments.
+    /// The arguments.
     pub args: Vec<OsString>,
-    /// Its working directory; ours by default.
+    /// The working directory; ours by default.
     pub cwd: Option<PathBuf>,
-    /// Its environment variables; ours by default.
+    /// The environment variables; ours by default.
     pub env: Environment,
     /// How long each stage of stopping may take.
     pub stop: StopTimeouts,
-    /// What stands between us and the child, so that nothing that comes of it is left; none by
-    /// default, and then its process group is all that is ended with it.
+    /// The guardian, which ensures that no descendant of the child survives it. None by default: then only
+    /// the child's process group is killed with it.
     pub guardian: Option<Guardian>,
-    /// Where it is counted how it ended, and what it left.
+    /// Counts the child and how it ended.
     pub account: Option<ProcessAccount>,
 }
 
@@ -103,7 +102,7 @@ impl fmt::Debug for ProcessConfig {
 }
 
 impl ProcessConfig {
-    /// `program` with no arguments and the defaults.
+    /// Returns a configuration for `program` with no arguments and the defaults.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             program: program.as_ref().to_owned(),
@@ -116,14 +115,14 @@ impl ProcessConfig {
         }
     }
 
-    /// The same with these arguments behind those it has.
+    /// Appends arguments.
     #[must_use]
     pub fn with_args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
-    /// What a person calls the child: the file name of its program.
+    /// Returns a name of the child for people: the file name of its program.
     pub fn name(&self) -> String {
         let program = std::path::Path::new(&self.program);
         program.file_name().unwrap_or(&self.program).to_string_lossy().into_owned()
@@ -141,11 +140,11 @@ impl TransportConfig for ProcessConfig {
             return Err(ConfigError { field: "program", must: "be a name or a path" });
         }
         if self.args.iter().any(has_nul) {
-            return Err(ConfigError { field: "args", must: "hold no NUL byte" });
+            return Err(ConfigError { field: "args", must: "contain no NUL byte" });
         }
         let isolates = self.guardian.as_ref().is_some_and(|it| it.hold() == Hold::Isolated);
         if isolates && cfg!(not(target_os = "linux")) {
-            let must = "not isolate: that is possible on Linux alone";
+            let must = "not isolate: isolation requires Linux";
             return Err(ConfigError { field: "guardian", must });
         }
         self.env.validate()?;
@@ -202,7 +201,7 @@ impl Transport for Process {
 }
 
 pub(crate) const PROFILE: PerformanceProfile = PerformanceProfile {
-    // What it takes to start a small program.
+    // The time to start a small program.
     connect: Duration::from_millis(10),
     round_trip: Duration::from_millis(1),
     throughput: ByteSize::new(10_000_000),

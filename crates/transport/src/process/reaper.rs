@@ -1,8 +1,8 @@
-//! The library's one permanent thread: it starts children, and waits for those whose line is gone.
+//! The library's one permanent thread: it starts children, and reaps those whose line has ended.
 //!
-//! Starting a program stops the calling thread until the program runs, which takes milliseconds
-//! that a thread of the runtime does not have. And a child whose line was dropped must be waited
-//! for without a runtime, or it stays a zombie.
+//! Starting a program blocks the calling thread for milliseconds until the program runs, which a runtime
+//! thread cannot afford. And a child whose line was dropped must be reaped without a runtime, or it stays
+//! a zombie.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,23 +21,23 @@ use tokio::sync::oneshot;
 #[cfg(target_os = "linux")]
 use super::guardian::{handle::LastWords, keeper::Silence};
 
-/// What is to be done once somebody is reaped. It is told how many others a guardian had to kill, if
-/// it has said that none is left.
+/// Called once a process is reaped, with the number of other processes that its guardian killed, if the
+/// guardian reported that none is left.
 pub(super) type Reaped = Box<dyn FnOnce(Option<u32>) + Send>;
 
 enum Job {
     Spawn(Command, oneshot::Sender<io::Result<Unclaimed>>),
     Reap(Dying),
     Tell(Sender<()>),
-    /// Children of other processes may have come to us and ended.
+    /// Orphans that this process adopted from others may have ended.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     ReapOrphans,
-    /// Groups are to be removed that were left by others who were killed.
+    /// Remove cgroups of guardians that were killed.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     Sweep,
 }
 
-/// Somebody who was killed, or told to end.
+/// A process that was killed or told to end.
 struct Dying {
     child: Child,
     #[cfg(target_os = "linux")]
@@ -53,7 +53,7 @@ struct DyingGuardian {
     silence: Silence,
 }
 
-/// Starts `command`. Cancel-safe: a child that nobody waits for any more is ended at once.
+/// Starts `command`. Cancel-safe: if the caller is gone, the child is killed at once.
 pub(super) async fn spawn(command: Command) -> io::Result<Child> {
     let (answer, started) = oneshot::channel();
     thread()?.send(Job::Spawn(command, answer)).map_err(|_| io::ErrorKind::BrokenPipe)?;
@@ -61,8 +61,8 @@ pub(super) async fn spawn(command: Command) -> io::Result<Child> {
     started.claim().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
 }
 
-/// A child that was started, until somebody takes it: who asked for it may be gone when it is handed
-/// over, or in the moment behind that.
+/// A child that was started but not claimed yet. The caller may be dropped before it receives the child,
+/// or right after.
 struct Unclaimed(Option<Child>);
 
 impl Unclaimed {
@@ -80,7 +80,7 @@ impl Drop for Unclaimed {
     }
 }
 
-/// Waits for a child that was killed. Never blocks.
+/// Reaps a child that was killed. Never blocks.
 pub(super) fn reap(child: Child, then: Option<Reaped>) {
     hand_over(Dying {
         child,
@@ -90,7 +90,7 @@ pub(super) fn reap(child: Child, then: Option<Reaped>) {
     });
 }
 
-/// Waits for a guardian that was told to end. Never blocks.
+/// Reaps a guardian that was told to end. Never blocks.
 #[cfg(target_os = "linux")]
 pub(super) fn reap_guardian(
     guardian: Child,
@@ -102,7 +102,7 @@ pub(super) fn reap_guardian(
     hand_over(Dying { child: guardian, guardian: Some(dying), then });
 }
 
-/// Before the first group is made: what others have left in the same place is removed.
+/// Removes cgroups left by guardians that were killed. Called before the first cgroup is created.
 #[cfg(target_os = "linux")]
 pub(super) fn sweep_at_first() {
     static FIRST: std::sync::Once = std::sync::Once::new();
@@ -121,10 +121,10 @@ fn hand_over(mut dying: Dying) {
     }
 }
 
-/// Waits until everything that was started and whose line has ended is gone, at most so long; false
-/// when something is not. Blocks; for the end of a program.
+/// Waits until all processes whose line has ended are gone. Returns false if some are not gone after
+/// `limit`. Blocks; for use at the end of a program.
 ///
-/// What ends later than this program is still ended: by its guardian, where it has one.
+/// Processes that are not gone by then are still killed by their guardian, if they have one.
 pub fn until_children_are_gone(limit: Duration) -> bool {
     let Some(Ok(thread)) = THREAD.get() else { return true };
     let (told, wait) = channel();
@@ -143,41 +143,42 @@ fn thread() -> io::Result<Sender<Job>> {
     started.clone().map_err(io::Error::from)
 }
 
-/// Kills `child` and the group that it was started to lead.
+/// Kills `child` and its process group.
 pub(super) fn kill_group(child: &Child) {
     if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         signal_group(pid, Signal::KILL);
     }
 }
 
-/// Signals the group, and the child itself where it has left the group. Its number is its own, and
-/// so is the group's, for as long as it is not reaped.
+/// Signals the child's process group, and the child itself if it has left the group. The ids of both stay
+/// valid as long as the child is not reaped.
 pub(super) fn signal_group(child: Pid, signal: Signal) {
-    // There may be nobody left in it, or nothing but a zombie.
+    // The group may be empty, or contain only a zombie.
     let _ = rustix::process::kill_process_group(child, signal);
     if rustix::process::getpgid(Some(child)) != Ok(child) {
         let _ = rustix::process::kill_process(child, signal);
     }
 }
 
-/// A killed child is gone within milliseconds, unless the kernel holds it: so look again and again,
-/// and let none hold up the others.
+/// A killed child is gone within milliseconds, unless the kernel holds it. So the thread polls, and no
+/// child delays the others.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const LOOK_AT_LEAST: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct Reaper {
-    /// Everybody whom this thread has started and who is not reaped.
+    /// Processes that this thread has started and not reaped.
     started: BTreeSet<u32>,
     dying: Vec<Dying>,
-    /// A guardian was lost, and its orphans may have come to us.
+    /// A guardian was lost, so its orphans may have become our children.
     has_orphans: bool,
-    /// How often more somebody's group is looked for that was left.
+    /// How many more times to look for abandoned cgroups.
     sweeps: u32,
     waiting: Vec<Sender<()>>,
 }
 
-/// Who was killed in a group is gone within milliseconds; one that is not is left to the next.
+/// Members of a killed cgroup are gone within milliseconds. Cgroups that cannot be removed by then are
+/// left to a later sweep.
 const MAX_SWEEPS: u32 = 100;
 
 impl Reaper {
@@ -194,7 +195,7 @@ impl Reaper {
                 Ok(Job::Spawn(mut command, answer)) => {
                     let spawned = command.spawn();
                     self.started.extend(spawned.as_ref().ok().map(Child::id));
-                    // Where nobody waits for it any more, it is dropped, and comes back to be reaped.
+                    // If the caller is gone, the child is dropped here and comes back to be reaped.
                     let _ = answer.send(spawned.map(|child| Unclaimed(Some(child))));
                 }
                 Ok(Job::Reap(dying)) => self.dying.push(dying),
@@ -229,7 +230,7 @@ impl Reaper {
         }
         if dying.is_empty() && !*has_orphans && *sweeps == 0 {
             for waiting in waiting.drain(..) {
-                // It may have waited long enough.
+                // The receiver may have timed out.
                 let _ = waiting.send(());
             }
         }
@@ -237,19 +238,19 @@ impl Reaper {
 }
 
 impl Dying {
-    /// Reaps it, if it has ended: did it end well?
+    /// Reaps the process if it has ended. Returns whether it ended successfully.
     fn is_over(&mut self) -> Option<bool> {
         let ended = self.child.try_wait();
         #[cfg(target_os = "linux")]
         if let Some(guardian) = &mut self.guardian {
-            // Also what it said before it ended.
+            // Also reads what it reported before it ended.
             if guardian.words.hear(&guardian.line) {
                 guardian.silence.is_broken();
             }
             let is_there = matches!(ended, Ok(None));
             if is_there && guardian.silence.is_too_long(Pid::from_child(&self.child)) {
-                // A tracer keeps it. What it held comes to us, or to its keeper.
-                tracing::warn!(pid = self.child.id(), "a guardian does not answer and is killed");
+                // A tracer holds it. Its descendants become our children, or its keeper's.
+                tracing::warn!(pid = self.child.id(), "a guardian does not respond and is killed");
                 let _ = self.child.kill();
             }
         }
@@ -287,7 +288,7 @@ pub(super) use orphans::is_shared;
 #[cfg(target_os = "linux")]
 pub use orphans::{adopt_orphans, reap_orphans};
 
-/// The orphans of a guardian that somebody killed.
+/// The orphans of guardians that were killed.
 #[cfg(target_os = "linux")]
 mod orphans {
     use super::*;
@@ -295,36 +296,39 @@ mod orphans {
     use rustix::process::{WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-    /// Whether the children of other processes come to us, too: they would be taken for orphans of a
-    /// guardian. Set when orphans are adopted.
+    /// Whether this process also adopts the children of other processes, which cannot be told apart from a
+    /// guardian's orphans. Set when adoption is enabled.
     static IS_SHARED: OnceLock<bool> = OnceLock::new();
 
-    /// Whether the thread is asked to reap orphans already: once is enough.
+    /// Whether the thread has already been asked to reap orphans.
     static IS_ASKED: AtomicBool = AtomicBool::new(false);
 
-    /// Makes the orphans of a guardian that was killed come to this process, which kills them. Without
-    /// this they come to the init process, which does not.
+    /// Lets this process adopt the orphans of a guardian that was killed, and kills them. Without this,
+    /// the init process adopts them, which does not.
     ///
-    /// From here on this process MUST start no child processes but those of its lines: when a guardian
-    /// was killed, every child of this process that belongs to no line is an orphan and is killed.
+    /// From here on this process MUST NOT start child processes except those of its lines: after a
+    /// guardian was killed, every child of this process that belongs to no line is treated as an orphan
+    /// and killed.
     ///
-    /// Where the children of other processes come to this one, too, none of them is killed: the orphans of a
-    /// guardian come to a second process behind it instead. This is so for the first process of a container
-    /// (PID 1), and where this process has children when this is called first, because a shell
-    /// started some and then became this program. Then call [`reap_orphans`] after each SIGCHLD.
+    /// If this process also adopts the children of other processes, none of them is killed; a guardian's
+    /// orphans are adopted by a second process, its keeper, instead. This applies to the init process of a
+    /// container (PID 1), and to a process that has children when this is first called, because a shell
+    /// started some and then became this program by `exec`. Then call [`reap_orphans`] after each SIGCHLD.
     ///
     /// # Errors
     /// The kernel refuses it.
     pub fn adopt_orphans() -> io::Result<()> {
-        // Before any orphan can come.
+        // Before any orphan can be adopted.
         IS_SHARED.get_or_init(|| getpid() == Pid::INIT || !tree::children().is_empty());
         Ok(set_child_subreaper(Some(getpid()))?)
     }
 
-    /// Reaps all children that have ended and belong to no line. Returns at once; false if no other
-    /// process's children come to this one (see [`adopt_orphans`]), and then it need not be called again.
+    /// Reaps all children that have ended and belong to no line. Returns at once. Returns false if this
+    /// process does not adopt the children of other processes (see [`adopt_orphans`]); then it need not be
+    /// called again.
     ///
-    /// For programs that wait for no children themselves. Call it once at the start, and after each SIGCHLD.
+    /// For programs that do not wait for children themselves. Call it once at the start, and after each
+    /// SIGCHLD.
     pub fn reap_orphans() -> bool {
         if is_shared()
             && !IS_ASKED.swap(true, Relaxed)
@@ -335,12 +339,12 @@ mod orphans {
         is_shared()
     }
 
-    /// Whether an orphan that comes to us may be a stranger.
+    /// Returns true if an adopted orphan may be an unrelated process.
     pub(in super::super) fn is_shared() -> bool {
         IS_SHARED.get().is_some_and(|is_shared| *is_shared)
     }
 
-    /// The children of ours that this thread has not started.
+    /// Returns our children that this thread has not started.
     fn others(started: &BTreeSet<u32>) -> Vec<Pid> {
         let mut others = tree::children();
         others.retain(|pid| !started.contains(&number(*pid)));
@@ -355,14 +359,14 @@ mod orphans {
         }
     }
 
-    /// Kills and reaps the orphans of a guardian that was killed; whether there were any.
+    /// Kills and reaps the orphans of a guardian that was killed. Returns true if there were any.
     pub(super) fn kill(started: &BTreeSet<u32>) -> bool {
         if IS_SHARED.get() != Some(&false) {
             return false;
         }
         let orphans = others(started);
         for orphan in &orphans {
-            // Only this thread reaps it, so the number is its own.
+            // Only this thread reaps it, so its id is still valid.
             let _ = kill_process(*orphan, Signal::KILL);
             let _ = waitpid(Some(*orphan), WaitOptions::NOHANG);
         }
@@ -391,7 +395,7 @@ mod tests {
     use std::process::Stdio;
 
     #[test]
-    fn a_child_that_was_started_and_never_taken_is_ended() {
+    fn unclaimed_child_is_killed() {
         let (said, write) = io::pipe().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$; exec sleep 10000"]).process_group(0);
@@ -400,7 +404,7 @@ mod tests {
         thread().unwrap().send(Job::Spawn(command, answer)).ok().unwrap();
         let mut pid = String::new();
         BufReader::new(said).read_line(&mut pid).unwrap();
-        // Whatever was asked before this is done: it is on its way to who asked.
+        // All earlier jobs are done now, so the child is on its way to the caller.
         assert!(until_children_are_gone(tieline_testkit::wait::LIMIT));
         drop(started);
         tieline_testkit::wait::until_ended(pid.trim().parse().unwrap());

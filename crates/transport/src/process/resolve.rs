@@ -1,4 +1,4 @@
-//! Finding the program before it is started, so that "not found" can say where it was looked for.
+//! Finds the program before it is started, so that "not found" can list the searched places.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,10 @@ use rustix::fs::Access;
 
 use crate::{ErrorKind, Operation, TransportError};
 
-/// The file that `program` names: itself if it has a slash, taken from `cwd` when it is relative,
-/// and otherwise the first executable of that name in our own `PATH`: what the program's environment will be does not matter.
+/// Returns the path of the file that `program` names.
+///
+/// If it contains a slash, it is that path, relative to `cwd`. Otherwise it is the first executable of
+/// that name in our own `PATH`, whatever the program's environment will be.
 ///
 /// # Errors
 /// [`DirectoryMissing`](ErrorKind::DirectoryMissing) for `cwd`,
@@ -35,7 +37,7 @@ pub fn resolve(program: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, Transport
     };
     let files = || candidates.iter().filter(|candidate| candidate.is_file());
     if let Some(found) = files().find(|file| rustix::fs::access(*file, Access::EXEC_OK).is_ok()) {
-        // A relative path would be looked up again after the child changed its directory.
+        // The child would look up a relative path again after changing its directory.
         return Ok(std::path::absolute(found).unwrap_or_else(|_| found.clone()));
     }
     match files().next() {
@@ -50,7 +52,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_program_is_found_by_name_and_by_path() {
+    fn programs_are_found_by_name_and_by_path() {
         let found = resolve("sh".as_ref(), None).unwrap();
         assert!(found.is_absolute() && found.ends_with("sh"), "{found:?}");
         assert_eq!(resolve(found.as_os_str(), None).unwrap(), found);
@@ -58,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_of_not_being_there_is_its_own_error() {
+    fn each_cause_has_its_own_error() {
         let kind = |program: &str, cwd: Option<&Path>| match resolve(program.as_ref(), cwd) {
             Err(error) => format!("{:?}", error.kind()),
             Ok(found) => panic!("{found:?}"),

@@ -1,4 +1,4 @@
-//! Starting a child: its pipes, and what holds it.
+//! Starts a child with its pipes.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,7 +17,7 @@ use super::{ProcessConfig, reaper};
 use crate::Hold;
 use crate::{ErrorKind, Operation, TransportError};
 
-/// A child that runs, and our ends of its pipes.
+/// A running child, and our ends of its pipes.
 pub(super) struct Started {
     pub(super) held: Held,
     pub(super) stdin: ToChild,
@@ -31,7 +31,7 @@ pub(super) async fn start(
 ) -> Result<Started, TransportError> {
     if inherited::reaps_itself() {
         return Err(TransportError::new(ErrorKind::LaunchFailed, Operation::Launch)
-            .because(io::Error::other("SIGCHLD is ignored, so the exit of a child would be lost"))
+            .because(io::Error::other("SIGCHLD is ignored, so a child's exit would be lost"))
             .with_hint(
                 "call reset_inherited() first in main, or give SIGCHLD its default action",
             ));
@@ -43,7 +43,7 @@ pub(super) async fn start(
     Ok(Started { held, stdin, stdout, stderr })
 }
 
-/// Our ends of a child's stdin, stdout and stderr, and its own.
+/// Creates our ends of a child's stdin, stdout and stderr, and the child's ends.
 fn make_pipes() -> io::Result<(ToChild, pipe::Receiver, pipe::Receiver, [OwnedFd; 3])> {
     let (stdin, to_child) = io::pipe()?;
     let (from_child, stdout) = io::pipe()?;
@@ -56,7 +56,7 @@ fn make_pipes() -> io::Result<(ToChild, pipe::Receiver, pipe::Receiver, [OwnedFd
     ))
 }
 
-/// The child, with its ends of the pipes.
+/// Starts the child with its ends of the pipes.
 async fn hold(config: &ProcessConfig, program: &Path, theirs: [OwnedFd; 3]) -> io::Result<Held> {
     #[cfg(target_os = "linux")]
     if let Some(guardian) = &config.guardian {
@@ -97,8 +97,8 @@ pub(super) fn launch_failed(error: io::Error) -> TransportError {
     let failed = TransportError::new(kind, Operation::Launch).because(error);
     match is_too_long {
         true => failed.with_hint(
-            "an argument, or all of them with the environment, is longer than the system takes (on Linux 128 KiB \
-             for one): hand large values over in a file or on stdin",
+            "the arguments and the environment are too large, or one of them is (Linux allows 128 KiB each): pass \
+             large values in a file or on stdin",
         ),
         false => failed,
     }

@@ -1,5 +1,5 @@
-//! A child's stderr: always read, so that the child never blocks on it; its last part is kept for
-//! the day it dies, and its lines go to logging, at a rate that harms nobody.
+//! A child's stderr. It is always read, so that the child never blocks on it. Its end is kept for the
+//! close reason, and its lines are logged at a limited rate.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -12,13 +12,13 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// How much of the end is kept.
+/// How many bytes of the end are kept.
 const TAIL: usize = 64 * 1024;
 
-/// A line of stderr longer than this is not logged.
+/// Longer lines of stderr are not logged.
 const LONGEST_LINE: ByteSize = ByteSize::kib(8);
 
-/// At most this many lines a second go to logging, and as many at once if it was quiet before.
+/// The maximum number of lines logged per second.
 const LINES_A_SECOND: u32 = 100;
 
 const A_SECOND: Duration = Duration::from_secs(1);
@@ -37,13 +37,13 @@ impl Default for Stderr {
 }
 
 impl Stderr {
-    /// The last of it.
+    /// Returns the last bytes.
     pub(crate) fn tail(&self) -> Bytes {
         let tail = self.tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         tail.iter().copied().collect()
     }
 
-    /// Completes when it is at its end.
+    /// Completes when stderr has ended.
     pub(crate) async fn finished(&self) {
         let _ = self.finished.subscribe().wait_for(|finished| *finished).await;
     }
@@ -99,8 +99,8 @@ impl Stderr {
     }
 }
 
-/// Lines to logging, at a limited rate. Those in between are counted, and their number is logged with the
-/// next line, after the second, or at the end.
+/// Logs lines at a limited rate. Suppressed lines are counted, and their number is logged with the next
+/// line, after the second, or at the end.
 struct LineLog {
     name: String,
     pid: u32,
@@ -144,7 +144,7 @@ impl LineLog {
         true
     }
 
-    /// When the number of suppressed lines is logged, if there are any.
+    /// Returns when the number of suppressed lines will be logged, if there are any.
     fn announces_at(&self) -> Option<Instant> {
         (self.suppressed > 0).then(|| self.refilled + A_SECOND)
     }
@@ -158,7 +158,7 @@ impl LineLog {
     }
 }
 
-/// The task that reads may be ended before stderr is: a process that was left behind can hold it open.
+/// The reading task may be aborted before stderr ends: a surviving process can hold it open.
 impl Drop for LineLog {
     fn drop(&mut self) {
         self.say_suppressed();
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tail_is_the_last_64_kib() {
+    fn tail_is_the_last_64_kib() {
         let stderr = Stderr::default();
         stderr.keep(b"early");
         assert_eq!(stderr.tail(), &b"early"[..]);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_lines_is_counted_and_not_logged() {
+    fn excess_lines_are_counted_and_not_logged() {
         let mut log = LineLog::new("child".into(), 1);
         let start = log.refilled;
         let admitted = (0..1000).filter(|_| log.admit(start)).count();

@@ -1,5 +1,5 @@
-//! How much of its input a child has left unread. The kernel keeps that in the pipe until both of its ends
-//! are closed.
+//! The number of input bytes that a child has left unread. The kernel keeps them in the pipe until both
+//! ends are closed.
 
 #[cfg(target_os = "linux")]
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 /// A descriptor of the pipe to a child's stdin that outlives our end of it.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
-    /// While we may write, a duplicate of the writing end. Afterwards a reading end: it does not keep the
+    /// While we can write, a duplicate of the write end. Afterwards a read end, which does not keep the
     /// child from seeing the end of its input.
     #[cfg(target_os = "linux")]
     pipe: Mutex<Option<OwnedFd>>,
@@ -17,17 +17,17 @@ pub(super) struct Unread {
 
 #[cfg(target_os = "linux")]
 impl Unread {
-    /// Asks the pipe of which this is the writing end from now on.
+    /// Observes the pipe with this write end from now on.
     pub(super) fn ask(&self, stdin: impl AsFd) {
         *self.lock() = stdin.as_fd().try_clone_to_owned().ok();
     }
 
-    /// Input ends here: our writing end is closed.
+    /// Call this when our write end is closed.
     pub(super) fn end_input(&self) {
         use rustix::fs::{Mode, OFlags, open};
 
         let mut pipe = self.lock();
-        // The same pipe by another end. Without /proc nothing can be asked any more.
+        // Opens the read end of the same pipe. Without /proc the count is unknown from here on.
         *pipe = pipe.take().and_then(|writing| {
             let path = format!("/proc/self/fd/{}", writing.as_raw_fd());
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -35,7 +35,7 @@ impl Unread {
         });
     }
 
-    /// How many bytes are in the pipe; `None` where that cannot be known.
+    /// Returns how many bytes are in the pipe; `None` if that is not known.
     pub(super) fn bytes(&self) -> Option<u64> {
         rustix::io::ioctl_fionread(self.lock().as_ref()?).ok()
     }
@@ -50,7 +50,7 @@ impl Unread {
     }
 }
 
-/// Elsewhere a pipe is not asked.
+/// On other systems the count is unknown.
 #[cfg(not(target_os = "linux"))]
 impl Unread {
     pub(super) fn ask<T>(&self, _: &T) {}
