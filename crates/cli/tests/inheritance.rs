@@ -99,7 +99,7 @@ fn exit_statuses_are_known_although_the_parent_ignored_sigchld() {
 #[test]
 fn signals_that_the_parent_blocked_end_the_server() {
     let block = "use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM, SIGINT, SIGHUP)); \
-                 exec @ARGV";
+                 $SIG{$_} = 'DEFAULT' for qw(TERM INT HUP); exec @ARGV";
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let program = "grep SigBlk /proc/self/status; cat";
         let mut serve = serve_below(&["perl", "-e"], block, program);

@@ -354,13 +354,15 @@ fn a_session_on_a_web_socket_whose_bytes_are_cut_loses_and_doubles_nothing() {
     const LINES: usize = 10_000;
     // A client behind a proxy asks for it by the proxy's name.
     let site = Site::start(&["--allow-host", "127.0.0.1", "--", "cat"]);
-    let faults = ["--cut-every", "50ms"];
-    let mut way = tieline(["chaos", "ws://127.0.0.1:0", &site.web_socket()]);
-    let way = Site::of(way.args(faults));
-    assert!(way.endpoint.starts_with("ws://127.0.0.1:") && way.endpoint.ends_with("/ws"));
     let lines: String = (0..LINES).map(|number| format!("{number}\n")).collect();
-    let finished = Program::run(&mut site.connect(&format!("resume+{}", way.endpoint)), &lines);
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let (way, finished) = support::through_cuts(|every| {
+        let mut way = tieline(["chaos", "ws://127.0.0.1:0", &site.web_socket()]);
+        let way = Site::of(way.args(["--cut-every", every]));
+        assert!(way.endpoint.starts_with("ws://127.0.0.1:") && way.endpoint.ends_with("/ws"));
+        let endpoint = format!("resume+{}", way.endpoint);
+        let finished = Program::run(&mut site.connect(&endpoint), &lines);
+        (way, finished)
+    });
     let first = finished.stdout.lines().zip(lines.lines()).find(|(came, went)| came != went);
     assert_eq!(first, None, "the first that differs");
     assert!(finished.stdout == lines, "{} of {} bytes", finished.stdout.len(), lines.len());

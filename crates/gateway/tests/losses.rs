@@ -285,7 +285,7 @@ async fn without_a_dialect_everything_passes_as_it_is() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_reads_none_of_its_refusals_is_not_read_either() {
     let mut test = Test::start(Some(Dialect::STRICT));
     let bad = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{}}}"#, deep());
@@ -304,7 +304,7 @@ async fn a_client_that_reads_none_of_its_refusals_is_not_read_either() {
     assert_eq!(test.report.await.unwrap().lost, 20_000);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_program_that_reads_none_of_its_refusals_is_heard_all_the_same() {
     let mut test = Test::start(Some(Dialect::STRICT));
     let bad = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{}}}"#, deep());
