@@ -78,12 +78,19 @@ async fn join(
         end if !end.is_clean() => return Err(Failure::Said(format!("the line has ended: {end}"))),
         _ => {}
     }
-    match (report.lost, report.unread) {
-        (0, 0) => recorded,
-        (0, bytes) => Err(Failure::Said(format!(
+    let lost = match report.lost {
+        0 => None,
+        1 => Some("a message was not passed on".to_owned()),
+        lost => Some(format!("{lost} messages were not passed on")),
+    };
+    let unread = match report.unread {
+        0 => None,
+        bytes => Some(format!(
             "the other side has ended without reading the last {bytes} bytes of its input"
-        ))),
-        (1, _) => Err(Failure::Said("a message was not passed on".into())),
-        (lost, _) => Err(Failure::Said(format!("{lost} messages were not passed on"))),
+        )),
+    };
+    match [lost, unread].into_iter().flatten().collect::<Vec<_>>().join(", and ") {
+        nothing if nothing.is_empty() => recorded,
+        losses => Err(Failure::Said(losses)),
     }
 }

@@ -80,8 +80,8 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     };
     sites.close().await;
     let recorded = signals.written(tap_end).await;
-    let ServerReport { served, refused, failed, lost, restarted, programs, .. } = served;
-    tracing::info!(served, refused, failed, lost, restarted, "ended");
+    let ServerReport { served, refused, failed, lost, unread, restarted, programs, .. } = served;
+    tracing::info!(served, refused, failed, lost, unread, restarted, "ended");
     log_programs(programs);
     recorded
 }

@@ -276,14 +276,19 @@ fn input_that_the_program_left_unread_makes_the_status_1() {
         let finished = Program::run(&mut tieline(["connect", &reads_one_line]), &input);
         assert_eq!((finished.code, &*finished.stdout), (Some(1), "answer\n"), "{finished:?}");
     }
-    // Whatever was passed on is counted: what the program read, what is in the pipe, what was to be written.
-    let input = format!("{}\n", "x".repeat(99)).repeat(20_000);
-    let finished = Program::run(&mut tieline(["-v", "connect", &reads_one_line]), &input);
+    // Every byte is counted: what the program read, what is in its pipe, what was to be written, and what had not
+    // been passed on.
+    let input = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&input, format!("{}\n", "x".repeat(99)).repeat(20_000)).unwrap();
+    let mut connect = tieline(["-v", "connect", &reads_one_line]);
+    let finished = Program::start_with(&mut connect, input.reopen().unwrap()).wait();
     let number = |name: &str| {
         let (_, rest) = finished.stderr.rsplit_once(name).unwrap_or_else(|| panic!("{finished:?}"));
         rest.split_whitespace().next().unwrap().parse::<usize>().unwrap()
     };
-    assert_eq!(100 + number("unread="), 100 * number("to_far="), "{finished:?}");
+    assert_eq!(100 + number("unread=") + 100 * number("lost="), 2_000_000, "{finished:?}");
+    let words = "and the other side has ended without reading the last";
+    assert!(number("lost=") == 0 || finished.stderr.contains(words), "{finished:?}");
     let finished = Program::run(&mut tieline(["connect", &reads_one_line]), "one\ntwo\n");
     let words = "without reading the last 4 bytes of its input";
     assert!(finished.stderr.contains(words), "{finished:?}");

@@ -140,6 +140,14 @@ impl Receiver for FirstMessage {
     fn keep_sender_open(&mut self) {
         self.rest.keep_sender_open();
     }
+
+    fn unread(&self) -> u64 {
+        let first = match &self.first {
+            Some(Incoming::Message(message)) => message.len() as u64,
+            _ => 0,
+        };
+        first.saturating_add(self.rest.unread())
+    }
 }
 
 #[cfg(test)]

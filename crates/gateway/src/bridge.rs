@@ -57,8 +57,9 @@ pub struct BridgeReport {
     /// Messages that were not passed on: not deliverable, not sendable in the other framing, or dropped
     /// because the near side did not [take](Overflow) them.
     pub lost: u64,
-    /// How many bytes of what was passed to the far side it did not read before it ended, as far as the
-    /// operating system says: those in the pipe to a program, and those that waited to be written.
+    /// How many bytes from the near side the far side did not read before it ended, as far as the operating
+    /// system says: those in the pipe to a program, those that waited to be written, and those that had arrived
+    /// from the near side and were not passed on. The last are not counted if the near side ended the line.
     pub unread: u64,
     /// How often the far side was started again.
     pub restarted: u64,

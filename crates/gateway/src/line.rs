@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
-    BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender, SenderExt,
-    TransportKind, from_now,
+    BoxChannel, Capabilities, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender,
+    SenderExt, TransportKind, from_now,
 };
 use tokio::task::coop;
 use tokio::time::{Instant, timeout_at};
@@ -381,7 +381,18 @@ impl<'a> Line<'a> {
         };
         let is_told =
             |reason: &CloseReason| matches!(reason, CloseReason::Overrun) || is_fault(reason);
+        let Capabilities { half_close, is_session, .. } = control.capabilities();
+        if let (BridgeEnd::Far(_) | BridgeEnd::Stopped(_), false) = (&end, half_close) {
+            // Where the side can be told of it, it is known before.
+            let unread = if is_session { receiver.unread() } else { waiting(&mut receiver) };
+            self.unread.fetch_add(unread, Relaxed);
+        }
+        let unread = self.unread.load(Relaxed);
+        let leaves_unread = unread > 0 && matches!(&end, BridgeEnd::Far(far) if far.is_clean());
         match &end {
+            BridgeEnd::Far(_) if leaves_unread => {
+                control.say_at_close(CloseReason::InputUnread(unread));
+            }
             BridgeEnd::Far(reason) => control.say_at_close(reason.clone()),
             BridgeEnd::Stopped(_) => control.say_at_close(CloseReason::ByUs),
             BridgeEnd::Near { near, .. } if is_told(near) => control.say_at_close(near.clone()),
@@ -394,11 +405,12 @@ impl<'a> Line<'a> {
             }
         }
         let patience = if is_heard { patience } else { Patience::until(Instant::now()) };
-        let leaves_unclosed = match &end {
-            // A session that is closed ends as if all had gone well. Dropped, it says why.
-            BridgeEnd::Near { near, .. } => is_told(near) && control.capabilities().is_session,
-            _ => false,
-        };
+        // A session that is closed ends as if all had gone well. Dropped, it says why.
+        let leaves_unclosed = is_session
+            && match &end {
+                BridgeEnd::Near { near, .. } => is_told(near),
+                _ => leaves_unread,
+            };
         let leave = |near: &mut WithOwn<Outbox>, cx: &mut Context<'_>| match leaves_unclosed {
             true => near.poll_flush(cx),
             false => near.poll_close(cx),
@@ -406,8 +418,8 @@ impl<'a> Line<'a> {
         let closed = patience.wait(&mut near, leave).await;
         // A session sees to its last messages by itself.
         let is_line = control.info().session.is_none();
+        let discarded = AtomicU64::new(0);
         if let (true, Some(Ok(()))) = (is_line, &closed) {
-            let half_close = control.capabilities().half_close;
             match &end {
                 // No more is read of a stream that cannot be cut into messages.
                 BridgeEnd::Near { near: reason, .. } if is_fault(reason) && half_close => {
@@ -415,10 +427,14 @@ impl<'a> Line<'a> {
                 }
                 BridgeEnd::Near { near: reason, .. } if !is_fault(reason) => {}
                 _ => {
-                    let discard = patience::discard(&mut receiver);
+                    let discard = patience::discard(&mut receiver, &discarded);
                     patience.see_off(&mut near, discard, half_close).await;
                 }
             }
+        }
+        if let (true, BridgeEnd::Far(_) | BridgeEnd::Stopped(_)) = (is_line, &end) {
+            let unread = discarded.load(Relaxed).saturating_add(receiver.unread());
+            self.unread.fetch_add(unread, Relaxed);
         }
         let end = match (end, closed) {
             // The client ended its session before it had all that the far side said.
@@ -440,6 +456,20 @@ impl<'a> Line<'a> {
             end,
         }
     }
+}
+
+/// Takes the messages that have arrived, at most [`MOST`]. Returns how many bytes they have.
+fn waiting(receiver: &mut impl Receiver) -> u64 {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut bytes = 0;
+    for _ in 0..MOST {
+        match receiver.poll_recv(&mut cx) {
+            Poll::Ready(Incoming::Message(message)) => bytes += message.len() as u64,
+            Poll::Ready(Incoming::End(_)) | Poll::Pending => break,
+            Poll::Ready(_) => {}
+        }
+    }
+    bytes
 }
 
 enum Outcome {
@@ -467,7 +497,7 @@ fn sees_our_processes(control: &Control) -> bool {
 
 /// Reads on, so that a far side that is being stopped does not block on its own output.
 async fn discard(receiver: &mut impl Receiver) -> Infallible {
-    patience::discard(receiver).await;
+    patience::discard(receiver, &AtomicU64::new(0)).await;
     std::future::pending().await
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -92,13 +93,18 @@ impl Patience {
     }
 }
 
-/// Reads to the end. One that never stops must not keep others from having their turn.
-pub(crate) async fn discard(receiver: &mut impl Receiver) {
+/// Reads to the end, and counts the bytes of the messages. One that never stops must not keep others from
+/// having their turn.
+pub(crate) async fn discard(receiver: &mut impl Receiver, discarded: &AtomicU64) {
     let mut turn = Turn::default();
     loop {
         turn.count().await;
-        if let Incoming::End(_) = poll_fn(|cx| receiver.poll_recv(cx)).await {
-            return;
+        match poll_fn(|cx| receiver.poll_recv(cx)).await {
+            Incoming::Message(message) => {
+                discarded.fetch_add(message.len() as u64, Relaxed);
+            }
+            Incoming::End(_) => return,
+            _ => {}
         }
     }
 }

@@ -50,6 +50,8 @@ pub struct ServerReport {
     pub failed: u64,
     /// Messages that were not passed on.
     pub lost: u64,
+    /// Bytes from clients that far ends [did not read](BridgeReport::unread).
+    pub unread: u64,
     /// How often a far end was replaced.
     pub restarted: u64,
     /// What became of the programs in its [account](Server::account).
@@ -238,8 +240,9 @@ impl Lines {
             Ok((_, Some(BridgeReport { to_far, to_near, lost, unread, restarted, end, .. }))) => {
                 self.report.served += 1;
                 self.report.lost += lost;
+                self.report.unread += unread;
                 self.report.restarted += restarted;
-                if end.is_clean() {
+                if end.is_clean() && unread == 0 {
                     tracing::info!(
                         line,
                         to_far,
@@ -250,7 +253,7 @@ impl Lines {
                         "the line has ended: {end}"
                     );
                 } else {
-                    self.report.failed += 1;
+                    self.report.failed += u64::from(!end.is_clean());
                     tracing::warn!(
                         line,
                         to_far,

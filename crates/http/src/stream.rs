@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use hyper::rt::{ReadBufCursor, Sleep};
 #[cfg(unix)]
 use tieline_transport::{Connection, UnixConnection};
-use tieline_transport::{StallClock, WriteEnd};
+use tieline_transport::{ReadEnd, StallClock, WriteEnd};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -20,7 +20,7 @@ use crate::drain::{Drain, DrainLimits};
 use crate::events::stream::Progress;
 
 /// The reading half of any of them.
-pub(crate) type BoxRead = Box<dyn AsyncRead + Send + Unpin>;
+pub(crate) type BoxRead = Box<dyn ReadEnd>;
 /// The writing half of any of them.
 pub(crate) type BoxWrite = Box<dyn Write>;
 
@@ -94,6 +94,9 @@ impl Stream {
 
 /// A half of a TLS stream. Both have the same stream: a write may have to read, and a read to write.
 struct TlsHalf(Arc<Mutex<Box<TlsStream<TcpStream>>>>);
+
+/// What waits in the kernel is encrypted, and need not be a part of a message.
+impl ReadEnd for TlsHalf {}
 
 impl AsyncRead for TlsHalf {
     fn poll_read(

@@ -332,6 +332,10 @@ impl Receiver for Messages {
             }
         }
     }
+
+    fn unread(&self) -> u64 {
+        lock(&self.receiver).as_ref().map_or(0, Receiver::unread)
+    }
 }
 
 impl Drop for Messages {

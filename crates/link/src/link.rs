@@ -149,7 +149,7 @@ impl LinkSender {
         std::future::poll_fn(|cx| self.poll_ready(cx)).await?;
         let mut sending = lock(&self.0.sending);
         sending.untold = 0;
-        self.start(&mut sending, |line| line.start_send(message))
+        self.start(&mut sending, message.len(), |line| line.start_send(message))
     }
 
     /// Calls `act` with the current line; pending if there is none. For sessions, which keep their messages:
@@ -178,6 +178,7 @@ impl LinkSender {
     fn start(
         &self,
         sending: &mut Sending,
+        length: usize,
         start: impl FnOnce(&mut dyn Sender) -> Result<(), SendError>,
     ) -> Result<(), SendError> {
         if sending.is_closing {
@@ -189,7 +190,10 @@ impl LinkSender {
             (Some(Poll::Ready(Err(error))), _) => return Err(error),
             (_, Some(reason)) => return Err(closed(reason)),
             // The line that had room for the message is gone. The next one may need a handshake first.
-            (_, None) => sending.lose(1),
+            (_, None) => {
+                sending.lose(1);
+                sending.unwritten += length;
+            }
         }
         Ok(())
     }
@@ -222,17 +226,18 @@ impl Sender for LinkSender {
 
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
         let mut sending = lock(&self.0.sending);
-        self.start(&mut sending, |line| line.start_send(message))
+        self.start(&mut sending, message.len(), |line| line.start_send(message))
     }
 
     fn pass_on(&mut self, message: Bytes) -> Result<(), SendError> {
         let mut sending = lock(&self.0.sending);
-        self.start(&mut sending, |line| line.pass_on(message))
+        self.start(&mut sending, message.len(), |line| line.pass_on(message))
     }
 
     fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
         let mut sending = lock(&self.0.sending);
-        self.start(&mut sending, |line| line.start_send_behind(head, message))
+        let length = head.len() + message.len();
+        self.start(&mut sending, length, |line| line.start_send_behind(head, message))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
@@ -280,7 +285,8 @@ impl Sender for LinkSender {
     }
 
     fn unwritten(&self) -> usize {
-        lock(&self.0.sending).line.as_ref().map_or(0, Sender::unwritten)
+        let sending = lock(&self.0.sending);
+        sending.unwritten + sending.line.as_ref().map_or(0, Sender::unwritten)
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -49,6 +49,13 @@ impl Receiver for LinkReceiver {
             Stage::Away(_) | Stage::Ended => 0,
         }
     }
+
+    fn unread(&self) -> u64 {
+        match &lock(&self.0.receiving).stage {
+            Stage::Live(live) => live.receiver.unread(),
+            Stage::Away(_) | Stage::Ended => 0,
+        }
+    }
 }
 
 /// The result of [`LinkReceiver::poll_many`].

@@ -41,6 +41,9 @@ pub(crate) struct Sending {
     lost: u64,
     /// How many of the lost messages the sender has not reported yet.
     pub(crate) untold: u64,
+    /// How many bytes were still to be written to the last line when it was taken away, for as long as no other
+    /// is in its place.
+    pub(crate) unwritten: usize,
 }
 
 impl Sending {
@@ -48,7 +51,9 @@ impl Sending {
     pub(crate) fn take(&mut self) -> Option<Box<dyn Sender>> {
         let unflushed = std::mem::take(&mut self.unflushed);
         self.lose(unflushed);
-        self.line.take()
+        let line = self.line.take();
+        self.unwritten += line.as_ref().map_or(0, Sender::unwritten);
+        line
     }
 
     pub(crate) fn lose(&mut self, messages: u64) {
@@ -211,6 +216,8 @@ impl Shared {
             life.failure = None;
             self.is_broken.store(false, Ordering::Release);
             sending.line = Some(sender);
+            // They are told by the reset.
+            sending.unwritten = 0;
             std::mem::take(&mut sending.lost)
         };
         self.wake(true);

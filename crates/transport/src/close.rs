@@ -54,6 +54,9 @@ pub enum CloseReason {
     NotRestored(Arc<NotRestored>),
     /// A message that a session had received could not be passed on, so the session was ended.
     NotPassedOn(Arc<NotPassedOn>),
+    /// The far side of a gateway's line ended in good order, and left so many bytes of what this side had sent
+    /// unread. It is what a gateway [says](crate::Control::say_at_close) to a client.
+    InputUnread(u64),
     /// The other side broke the framing.
     Protocol(FrameError),
     /// The operating system reported an error.
@@ -145,6 +148,9 @@ impl fmt::Display for CloseReason {
             Self::SessionLost(lost) => lost.fmt(f),
             Self::NotRestored(not_restored) => not_restored.fmt(f),
             Self::NotPassedOn(message) => message.fmt(f),
+            Self::InputUnread(bytes) => {
+                write!(f, "the far side ended without reading the last {bytes} bytes of its input")
+            }
             Self::Protocol(error) => write!(f, "broken framing: {error}"),
             Self::Io(error) => error.fmt(f),
         }

@@ -94,7 +94,7 @@ pub use channel::{
 };
 pub use close::{ChildExit, CloseReason, GivenUp, LostBy, NotPassedOn, NotRestored, SessionLost};
 pub use connection::{
-    BoxConnection, Connection, ConnectionExt, IoConnection, ReadHalf, WriteEnd, WriteHalf,
+    BoxConnection, Connection, ConnectionExt, IoConnection, ReadEnd, ReadHalf, WriteEnd, WriteHalf,
 };
 pub use control::{Backing, BoxFuture, Control, ControlBuilder};
 pub use deadline::from_now;

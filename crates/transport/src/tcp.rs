@@ -15,8 +15,8 @@ use crate::error::common_kind;
 use crate::options::validate_timeout;
 use crate::{
     Address, Capabilities, ConfigError, Endpoint, ErrorKind, IoConnection, Listener, Operation,
-    Options, PerformanceProfile, Transport, TransportConfig, TransportError, TransportKind,
-    WriteEnd,
+    Options, PerformanceProfile, ReadEnd, Transport, TransportConfig, TransportError,
+    TransportKind, WriteEnd,
 };
 
 /// TCP streams, without encryption and authentication.
@@ -74,6 +74,13 @@ const PROFILE: PerformanceProfile = PerformanceProfile {
     round_trip: Duration::from_micros(200),
     throughput: ByteSize::new(500_000_000),
 };
+
+impl ReadEnd for OwnedReadHalf {
+    #[cfg(unix)]
+    fn unread(&self) -> Option<u64> {
+        crate::readiness::unread(AsRef::<TcpStream>::as_ref(self))
+    }
+}
 
 impl WriteEnd for OwnedWriteHalf {
     #[cfg(unix)]

@@ -55,7 +55,13 @@ pub(crate) struct Finished {
 impl Program {
     #[track_caller]
     pub(crate) fn start(command: &mut Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::start_with(command, Stdio::piped())
+    }
+
+    /// The same, with this as stdin.
+    #[track_caller]
+    pub(crate) fn start_with(command: &mut Command, stdin: impl Into<Stdio>) -> Self {
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = command.spawn();
         let mut child = started.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdout = Said::collect(child.stdout.take().expect("piped"));

@@ -32,6 +32,9 @@ pub(crate) fn told(reason: Option<&CloseReason>) -> Close {
         CloseReason::NoMemory(_) => "too much is held in memory; try again later".into(),
         // Paths, words of programs and the like are this side's own.
         CloseReason::ChildExited(_) => "the program has failed".into(),
+        CloseReason::InputUnread(bytes) => {
+            format!("the last {bytes} bytes sent were not read before the program ended")
+        }
         CloseReason::Unreachable(_) => "what is behind it cannot be reached".into(),
         _ => String::new(),
     };

@@ -519,4 +519,10 @@ impl Receiver for Reader {
     fn keep_sender_open(&mut self) {
         self.keeps_sender_open = true;
     }
+
+    /// What the kernel holds is not counted: it may be a ping, or the closing frame.
+    fn unread(&self) -> u64 {
+        let part = self.decoder.part(&self.buffer).unwrap_or_default();
+        (self.rest.len() as u64).saturating_add(part as u64)
+    }
 }

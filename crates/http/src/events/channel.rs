@@ -456,6 +456,10 @@ impl Receiver for EventReceiver {
     fn holds_part(&self) -> bool {
         !self.pair.state().inward.queue.is_empty()
     }
+
+    fn unread(&self) -> u64 {
+        self.pair.state().inward.queue.iter().map(|incoming| length_of(incoming) as u64).sum()
+    }
 }
 
 /// What is counted, as there is no byte stream that would.

@@ -168,6 +168,16 @@ pub(super) enum Item {
     End(CloseReason),
 }
 
+impl Item {
+    /// How many bytes its message has.
+    pub(super) fn length(&self) -> u64 {
+        match self {
+            Self::Message(_, message) => message.len() as u64,
+            Self::Fault(..) | Self::Reset(_) | Self::End(_) => 0,
+        }
+    }
+}
+
 impl Core {
     pub(super) fn new(role: Role, options: &SessionOptions) -> Self {
         Self {

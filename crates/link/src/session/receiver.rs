@@ -170,6 +170,12 @@ impl Receiver for SessionReceiver {
     fn holds_part(&self) -> bool {
         !self.taken.is_empty() || !self.shared.core().inbound.is_empty()
     }
+
+    /// Of messages that were not given out, and so not acknowledged.
+    fn unread(&self) -> u64 {
+        let core = self.shared.core();
+        self.taken.iter().chain(&core.inbound).map(Item::length).sum()
+    }
 }
 
 impl Drop for SessionReceiver {

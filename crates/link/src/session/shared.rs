@@ -384,6 +384,7 @@ fn words(reason: &CloseReason) -> Cow<'static, str> {
             return Cow::Owned(error.to_string());
         }
         CloseReason::NotPassedOn(message) => return Cow::Owned(message.to_string()),
+        reason @ CloseReason::InputUnread(_) => return Cow::Owned(reason.to_string()),
         _ => "",
     })
 }

@@ -186,6 +186,14 @@ impl Framing for DetectedLines {
             self.lines.holds_part(buffer)
         }
     }
+
+    fn unread(&self, buffer: &BytesMut) -> usize {
+        if self.is_content_length() {
+            self.content_length.unread(buffer)
+        } else {
+            self.lines.unread(buffer)
+        }
+    }
 }
 
 #[cfg(test)]

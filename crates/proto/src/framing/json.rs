@@ -96,4 +96,8 @@ impl<F: Framing> Framing for Json<F> {
     fn holds_part(&self, buffer: &BytesMut) -> bool {
         self.framing.holds_part(buffer)
     }
+
+    fn unread(&self, buffer: &BytesMut) -> usize {
+        self.framing.unread(buffer)
+    }
 }

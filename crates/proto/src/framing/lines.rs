@@ -160,6 +160,10 @@ impl Framing for Lines {
     fn holds_part(&self, buffer: &BytesMut) -> bool {
         self.discarding.is_some() || !self.block.is_empty() || !buffer.is_empty()
     }
+
+    fn unread(&self, buffer: &BytesMut) -> usize {
+        self.block.lines.len().saturating_sub(self.block.at) + buffer.len()
+    }
 }
 
 /// What was at the front of the buffer.

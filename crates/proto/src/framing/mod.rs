@@ -105,6 +105,12 @@ pub trait Framing: Clone + Send + Sync + 'static {
     fn holds_part(&self, buffer: &BytesMut) -> bool {
         !buffer.is_empty()
     }
+
+    /// Returns how many bytes were received and not returned as messages: those in the buffer, and those that
+    /// the framing has taken out of it.
+    fn unread(&self, buffer: &BytesMut) -> usize {
+        buffer.len()
+    }
 }
 
 /// One item decoded from a byte stream.
@@ -483,5 +489,9 @@ impl Framing for Codec {
 
     fn holds_part(&self, buffer: &BytesMut) -> bool {
         each!(self, framing => framing.holds_part(buffer))
+    }
+
+    fn unread(&self, buffer: &BytesMut) -> usize {
+        each!(self, framing => framing.unread(buffer))
     }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tieline_transport::WriteEnd;
+use tieline_transport::{ReadEnd, WriteEnd};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -24,6 +24,8 @@ impl Reading {
         Self { line, side, sleep: Box::pin(sleep_until(Instant::now())) }
     }
 }
+
+impl ReadEnd for Reading {}
 
 impl AsyncRead for Reading {
     fn poll_read(

@@ -12,7 +12,8 @@ use std::task::{Context, Poll, ready};
 use tieline_transport::{
     Address, Backing, BoxFuture, ChildExit, CloseReason, ConfigError, Connection, Control,
     ControlBuilder, Endpoint, ErrorKind, Health, IoConnection, Listener, Operation, Options,
-    PerformanceProfile, Transport, TransportConfig, TransportError, TransportKind, WriteEnd,
+    PerformanceProfile, ReadEnd, Transport, TransportConfig, TransportError, TransportKind,
+    WriteEnd,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -186,6 +187,12 @@ impl<I> Scrambled<I> {
         for (byte, position) in bytes.iter_mut().zip(self.position..) {
             *byte ^= self.key.wrapping_mul(position as u8 | 1);
         }
+    }
+}
+
+impl<R: ReadEnd> ReadEnd for Scrambled<R> {
+    fn unread(&self) -> Option<u64> {
+        self.io.unread()
     }
 }
 

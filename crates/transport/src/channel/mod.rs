@@ -159,6 +159,13 @@ pub trait Receiver: Send + 'static {
     /// Without this call, a line with close frames sends one before it returns the end. Lines without close
     /// frames always leave the sender open; there this does nothing.
     fn keep_sender_open(&mut self) {}
+
+    /// Returns how many bytes have arrived and were not given out as messages: those read, and those that the
+    /// operating system still holds ([`ReadEnd::unread`](crate::ReadEnd::unread)). They are lost if the line is
+    /// ended here. 0, the default, where that is not known. This may be a system call.
+    fn unread(&self) -> u64 {
+        0
+    }
 }
 
 /// An event on a channel.
@@ -398,6 +405,10 @@ impl Receiver for Box<dyn Receiver> {
 
     fn keep_sender_open(&mut self) {
         (**self).keep_sender_open();
+    }
+
+    fn unread(&self) -> u64 {
+        (**self).unread()
     }
 }
 

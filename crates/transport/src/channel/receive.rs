@@ -8,11 +8,10 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use tieline_proto::{ByteSize, Ending, Frame, Framing, Truncated};
-use tokio::io::AsyncRead;
 
 use super::read_buffer::ReadBuffer;
 use super::{Incoming, Receiver};
-use crate::{BoxFuture, ChildExit, CloseReason, Control, MemoryBudget, MemoryRefused};
+use crate::{BoxFuture, ChildExit, CloseReason, Control, MemoryBudget, MemoryRefused, ReadEnd};
 
 /// The incoming half of a [`FramedChannel`](super::FramedChannel).
 pub struct FramedReceiver<R, F> {
@@ -39,7 +38,7 @@ enum Stage {
     Ended(CloseReason),
 }
 
-impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
+impl<R: ReadEnd, F: Framing> FramedReceiver<R, F> {
     pub(crate) fn new(read: R, framing: F, control: Control) -> Self {
         Self {
             read,
@@ -133,7 +132,7 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> FramedReceiver<R, F> {
     }
 }
 
-impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> Receiver for FramedReceiver<R, F> {
+impl<R: ReadEnd, F: Framing> Receiver for FramedReceiver<R, F> {
     #[inline(always)]
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         while let Stage::Reading = self.stage {
@@ -168,6 +167,15 @@ impl<R: AsyncRead + Send + Unpin + 'static, F: Framing> Receiver for FramedRecei
 
     fn unfinished(&self) -> usize {
         self.buffer.len()
+    }
+
+    fn unread(&self) -> u64 {
+        match self.stage {
+            Stage::Reading => (self.framing.unread(&self.buffer) as u64)
+                .saturating_add(self.read.unread().unwrap_or_default()),
+            // How much of it there was is in the reason.
+            Stage::Ending { .. } | Stage::Ended(_) => 0,
+        }
     }
 }
 

@@ -7,12 +7,12 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::io::delegate_io;
-use super::{Connection, WriteEnd};
+use super::{Connection, ReadEnd, WriteEnd};
 use crate::Control;
 
 /// A [`Connection`] over any transport.
 pub struct BoxConnection {
-    read: Box<dyn AsyncRead + Send + Unpin>,
+    read: Box<dyn ReadEnd>,
     write: Box<dyn WriteEnd>,
     control: Control,
 }
@@ -27,7 +27,7 @@ impl BoxConnection {
 }
 
 impl Connection for BoxConnection {
-    type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+    type ReadHalf = Box<dyn ReadEnd>;
     type WriteHalf = Box<dyn WriteEnd>;
 
     fn control(&self) -> &Control {
@@ -40,6 +40,12 @@ impl Connection for BoxConnection {
 }
 
 delegate_io!(BoxConnection, [], read, write);
+
+impl ReadEnd for Box<dyn ReadEnd> {
+    fn unread(&self) -> Option<u64> {
+        (**self).unread()
+    }
+}
 
 impl WriteEnd for Box<dyn WriteEnd> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Connection, WriteEnd};
+use super::{Connection, ReadEnd, WriteEnd};
 use crate::Control;
 use crate::control::Lifeline;
 
@@ -46,7 +46,7 @@ pub struct WriteHalf<W> {
 
 impl<R, W> Connection for IoConnection<R, W>
 where
-    R: AsyncRead + Send + Unpin + 'static,
+    R: ReadEnd,
     W: WriteEnd,
 {
     type ReadHalf = ReadHalf<R>;
@@ -74,6 +74,12 @@ impl<R: AsyncRead + Unpin> AsyncRead for ReadHalf<R> {
             self.control.meter().read(read);
         }
         polled
+    }
+}
+
+impl<R: ReadEnd> ReadEnd for ReadHalf<R> {
+    fn unread(&self) -> Option<u64> {
+        self.io.unread()
     }
 }
 

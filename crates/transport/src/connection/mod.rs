@@ -20,7 +20,7 @@ use crate::{Capabilities, CloseReason, ConnectionInfo, Control, Health};
 /// Dropping it, or both of its halves, ends it at once.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// The incoming half.
-    type ReadHalf: AsyncRead + Send + Unpin + 'static;
+    type ReadHalf: ReadEnd;
     /// The outgoing half. Shutting it down ends the other side's input.
     type WriteHalf: WriteEnd;
 
@@ -45,6 +45,22 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
         self.control().health()
     }
 }
+
+/// The incoming half of a connection.
+pub trait ReadEnd: AsyncRead + Send + Unpin + 'static {
+    /// Returns how many bytes have arrived and were not read from this end: those that the operating system
+    /// holds, and those in buffers below. `None`, the default, where that is not known. This may be a system
+    /// call.
+    ///
+    /// Of a file, the rest of it has arrived. A terminal and other devices hold nothing.
+    fn unread(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl<T: AsyncRead + Send + 'static> ReadEnd for tokio::io::ReadHalf<T> {}
+impl ReadEnd for tokio::io::DuplexStream {}
+impl ReadEnd for tokio::io::Empty {}
 
 /// The outgoing half of a connection.
 pub trait WriteEnd: AsyncWrite + Send + Unpin + 'static {

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::pipe;
 
 use super::lifecycle::Lifecycle;
-use crate::BoxFuture;
+use crate::{BoxFuture, ReadEnd};
 
 /// Our end of the child's stdin.
 pub(super) type ToChild = pipe::Sender;
@@ -37,6 +37,12 @@ enum Stage {
 impl ChildStdout {
     pub(super) fn new(stdout: pipe::Receiver, lifecycle: &Lifecycle) -> Self {
         Self { pipe: stdout, stage: Stage::Open { over: lifecycle.over(), reads: 0 } }
+    }
+}
+
+impl ReadEnd for ChildStdout {
+    fn unread(&self) -> Option<u64> {
+        crate::readiness::unread(&self.pipe)
     }
 }
 

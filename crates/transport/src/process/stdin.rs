@@ -46,9 +46,9 @@ impl Drop for ChildStdin {
 
 /// A child that closed its stdin may still be answering: its end is noticed by its exit.
 impl WriteEnd for ChildStdin {
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     fn unsent(&self) -> Option<usize> {
-        self.pipe.as_ref().and_then(crate::readiness::unread)
+        crate::readiness::unread(self.pipe.as_ref()?)?.try_into().ok()
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::system::{Source, Stopped, Worker};
+use super::system::{READ, Source, Stopped, Worker};
+use crate::ReadEnd;
 
 /// The maximum size of one read; the thread reads no further ahead.
 const CHUNK: usize = 64 * 1024;
@@ -15,6 +16,8 @@ const CHUNK: usize = 64 * 1024;
 /// The original stdin. Dropping it ends its thread, even while no input arrives.
 pub struct Stdin {
     shared: Arc<Shared>,
+    /// Shared with the thread, which closes it at its end.
+    source: Weak<Source>,
     /// Dropped after `Stdin::drop` has set `stopped`, so that the stopped thread finds it set.
     _worker: Worker,
 }
@@ -23,6 +26,8 @@ pub struct Stdin {
 struct Shared {
     state: Mutex<State>,
     taken: Condvar,
+    /// A read is over.
+    was_read: Condvar,
 }
 
 #[derive(Default)]
@@ -30,6 +35,8 @@ struct State {
     /// The bytes read. The thread reads more when all of them were taken.
     chunk: Vec<u8>,
     position: usize,
+    /// The thread is taking bytes from the system.
+    is_reading: bool,
     end: Option<io::Result<()>>,
     waker: Option<Waker>,
     stopped: bool,
@@ -37,10 +44,10 @@ struct State {
 
 impl Stdin {
     pub(super) fn new(source: Source) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let thread = shared.clone();
-        let worker = Worker::start("tieline-stdin", move |stopped| thread.run(source, stopped))?;
-        Ok(Self { shared, _worker: worker })
+        let (shared, source) = (Arc::new(Shared::default()), Arc::new(source));
+        let (thread, weak) = (shared.clone(), Arc::downgrade(&source));
+        let worker = Worker::start("tieline-stdin", move |stopped| thread.run(&source, stopped))?;
+        Ok(Self { shared, source: weak, _worker: worker })
     }
 }
 
@@ -48,6 +55,18 @@ impl Drop for Stdin {
     fn drop(&mut self) {
         self.shared.lock().stopped = true;
         self.shared.taken.notify_one();
+    }
+}
+
+impl ReadEnd for Stdin {
+    fn unread(&self) -> Option<u64> {
+        // While this is locked, no read begins: no byte is missed on its way from the system to the chunk.
+        let state = self.shared.lock();
+        let waited = self.shared.was_read.wait_timeout_while(state, READ, |state| state.is_reading);
+        let (state, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        let here = state.chunk.len().saturating_sub(state.position) as u64;
+        let source = self.source.upgrade().filter(|_| !state.is_reading);
+        Some(here.saturating_add(source.map_or(0, |source| source.unread())))
     }
 }
 
@@ -86,13 +105,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn run(&self, mut source: Source, stopped: &Stopped) {
+    fn run(&self, source: &Source, stopped: &Stopped) {
         let mut chunk = vec![0; CHUNK];
         loop {
-            let read = match source.read_piece(&mut chunk, stopped) {
-                Ok(None) => return,
+            match source.wait(stopped) {
+                Ok(false) => return,
+                Ok(true) => {}
+                Err(error) => return self.end(Err(error)),
+            }
+            self.lock().is_reading = true;
+            let read = match source.read(&mut chunk) {
                 Ok(Some(0)) => return self.end(Ok(())),
-                Ok(Some(read)) => read,
+                Ok(read) => read.unwrap_or_default(),
                 Err(error) => return self.end(Err(error)),
             };
             chunk.truncate(read);
@@ -110,7 +134,7 @@ impl Shared {
         let mut state = self.lock();
         state.chunk = chunk;
         state.position = 0;
-        wake(&mut state);
+        self.read_is_over(&mut state);
         while state.position < state.chunk.len() && !state.stopped {
             state = self.taken.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
@@ -120,12 +144,14 @@ impl Shared {
     fn end(&self, end: io::Result<()>) {
         let mut state = self.lock();
         state.end = Some(end);
-        wake(&mut state);
+        self.read_is_over(&mut state);
     }
-}
 
-fn wake(state: &mut State) {
-    if let Some(waker) = state.waker.take() {
-        waker.wake();
+    fn read_is_over(&self, state: &mut State) {
+        state.is_reading = false;
+        self.was_read.notify_all();
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
@@ -61,21 +62,41 @@ fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
 }
 
+/// How long a read that has begun may take until it is over: there was something to read.
+pub(super) const READ: Duration = Duration::from_secs(1);
+
 impl Source {
-    /// Reads when there is something to read; returns `None` when stopped.
-    pub(super) fn read_piece(
-        &mut self,
-        chunk: &mut [u8],
-        stopped: &Stopped,
-    ) -> io::Result<Option<usize>> {
-        while is_ready(&self.0, PollFlags::IN, stopped)? {
-            match rustix::io::read(&self.0, &mut *chunk) {
-                // Another process that shares the descriptor may have made it non-blocking, or read first.
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                read => return Ok(Some(read?)),
-            }
+    /// Waits until there is something to read; false when told to stop.
+    pub(super) fn wait(&self, stopped: &Stopped) -> io::Result<bool> {
+        is_ready(&self.0, PollFlags::IN, stopped)
+    }
+
+    /// Reads what is there; `None` when nothing was read and it has to be tried again.
+    pub(super) fn read(&self, chunk: &mut [u8]) -> io::Result<Option<usize>> {
+        match rustix::io::read(&self.0, chunk) {
+            // Another process that shares the descriptor may have made it non-blocking, or may have been
+            // quicker.
+            Err(Errno::INTR | Errno::AGAIN) => Ok(None),
+            read => Ok(Some(read?)),
         }
-        Ok(None)
+    }
+
+    /// Returns how many bytes wait in a pipe or a socket, or are behind the position in a file. What was typed
+    /// at a terminal, and what a device would give, is not counted.
+    pub(super) fn unread(&self) -> u64 {
+        use rustix::fs::{FileType, SeekFrom, fstat, seek};
+
+        let Ok(status) = fstat(&self.0) else { return 0 };
+        match FileType::from_raw_mode(status.st_mode) {
+            FileType::Fifo | FileType::Socket => {
+                crate::readiness::unread(&self.0).unwrap_or_default()
+            }
+            FileType::RegularFile => {
+                let length = u64::try_from(status.st_size).unwrap_or_default();
+                seek(&self.0, SeekFrom::Current(0)).map_or(0, |at| length.saturating_sub(at))
+            }
+            _ => 0,
+        }
     }
 }
 

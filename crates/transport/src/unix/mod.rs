@@ -29,7 +29,7 @@ use crate::control::ControlBuilder;
 use crate::options::validate_timeout;
 use crate::{
     Address, Capabilities, ConfigError, Endpoint, ErrorKind, IoConnection, Operation, Options,
-    PerformanceProfile, Transport, TransportConfig, TransportError, TransportKind,
+    PerformanceProfile, ReadEnd, Transport, TransportConfig, TransportError, TransportKind,
 };
 
 /// Unix stream sockets.
@@ -47,6 +47,12 @@ pub struct Unix;
 
 /// A connection over a Unix socket.
 pub type UnixConnection = IoConnection<OwnedReadHalf, UnixWriteHalf>;
+
+impl ReadEnd for OwnedReadHalf {
+    fn unread(&self) -> Option<u64> {
+        crate::readiness::unread(self.as_ref())
+    }
+}
 
 /// The configuration of [`Unix`].
 #[derive(Clone, Debug)]

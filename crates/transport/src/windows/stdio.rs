@@ -4,13 +4,14 @@
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read, Seek, Write};
 use std::os::windows::io::{
     AsHandle, AsRawHandle, FromRawHandle, IntoRawHandle, OwnedHandle, RawHandle,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use windows_sys::Win32::Foundation::{ERROR_BROKEN_PIPE, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::System::Console::{
@@ -18,7 +19,7 @@ use windows_sys::Win32::System::Console::{
 };
 use windows_sys::Win32::System::IO::CancelSynchronousIo;
 
-use super::ended::has_ended;
+use super::ended::{has_ended, is_on_disk, waiting};
 use super::is_code;
 pub(crate) use super::reader::Reader;
 use super::security::check;
@@ -69,28 +70,44 @@ impl Drop for Worker {
     }
 }
 
+/// How long a read that has begun may take until it is over: here it waits for bytes, so it is not waited for.
+pub(crate) const READ: Duration = Duration::ZERO;
+
 impl Source {
-    /// Reads once there is something to read; `None` when told to stop.
-    pub(crate) fn read_piece(
-        &mut self,
-        chunk: &mut [u8],
-        stopped: &Stopped,
-    ) -> io::Result<Option<usize>> {
-        while !stopped.load(Ordering::Acquire) {
-            let read = match self {
-                Self::Console(console) => console.read(chunk),
-                Self::Taken(file) => file.read(chunk),
-            };
-            match read {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // An empty write of the other side's.
-                Ok(0) if matches!(self, Self::Taken(file) if !has_ended(file.as_handle())) => {}
-                // Nobody writes any more.
-                Err(error) if is_code(&error, &[ERROR_BROKEN_PIPE]) => return Ok(Some(0)),
-                read => return read.map(Some),
-            }
+    /// Returns false when told to stop. A read waits by itself.
+    pub(crate) fn wait(&self, stopped: &Stopped) -> io::Result<bool> {
+        Ok(!stopped.load(Ordering::Acquire))
+    }
+
+    /// Reads, and waits until there is something to read; `None` when nothing was read and it has to be tried
+    /// again.
+    pub(crate) fn read(&self, chunk: &mut [u8]) -> io::Result<Option<usize>> {
+        let read = match self {
+            Self::Console(console) => (&mut &*console).read(chunk),
+            Self::Taken(file) => (&mut &*file).read(chunk),
+        };
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            // An empty write of the other side's.
+            Ok(0) if matches!(self, Self::Taken(file) if !has_ended(file.as_handle())) => Ok(None),
+            // Nobody writes any more.
+            Err(error) if is_code(&error, &[ERROR_BROKEN_PIPE]) => Ok(Some(0)),
+            read => read.map(Some),
         }
-        Ok(None)
+    }
+
+    /// Returns how many bytes wait to be read. Must not be called while another thread reads.
+    pub(crate) fn unread(&self) -> u64 {
+        match self {
+            Self::Console(_) => 0,
+            Self::Taken(file) if is_on_disk(file.as_handle()) => {
+                match (file.metadata(), (&mut &*file).stream_position()) {
+                    (Ok(metadata), Ok(position)) => metadata.len().saturating_sub(position),
+                    _ => 0,
+                }
+            }
+            Self::Taken(file) => waiting(file.as_handle()),
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use windows_sys::Win32::Foundation::{ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED};
 
 use super::End;
-use crate::WriteEnd;
-use crate::windows::ended::has_ended;
+use crate::windows::ended::{has_ended, waiting};
 use crate::windows::is_code;
+use crate::{ReadEnd, WriteEnd};
 
 /// One write hands the system this much at most. The runtime keeps what a slow reader has not taken of
 /// it, and nobody sees how far that has come: so it is little enough to move within a stall's time.
@@ -64,6 +64,13 @@ impl Shared {
         drop(state);
         drop(end);
         reader.into_iter().chain(watcher).for_each(Waker::wake);
+    }
+}
+
+impl ReadEnd for PipeReadHalf {
+    fn unread(&self) -> Option<u64> {
+        let state = self.0.lock();
+        Some(state.end.as_ref()?.ask(waiting))
     }
 }
 

@@ -156,6 +156,8 @@ impl ChildStdout {
     }
 }
 
+impl crate::ReadEnd for ChildStdout {}
+
 impl AsyncRead for ChildStdout {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -1,0 +1,134 @@
+//! Input that waits while the other side ends: it is counted, wherever it is, and the exit status says so.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+
+use support::*;
+
+const TWO: &str = "{\"a\":1}\n{\"b\":2}\n";
+
+/// How the end of a program is told that has read none of [`TWO`].
+const NOTHING_READ: &str =
+    "tieline: the other side has ended without reading the last 16 bytes of its input\n";
+
+#[track_caller]
+fn connected(args: &[&str], stdin: impl Into<Stdio>) -> (Option<i32>, String) {
+    let finished = Program::start_with(&mut tieline(args), stdin).wait();
+    (finished.code, finished.stderr)
+}
+
+/// A pipe with this in it, whose writing end stays open.
+fn pipe(text: &str) -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(text.as_bytes()).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn input_that_a_program_never_reads_is_an_error_each_time() {
+    let expected = (Some(1), NOTHING_READ.to_owned());
+    for near in [&["connect"][..], &["bridge", "stdio:"]] {
+        for _ in 0..10 {
+            let (reader, writer) = pipe(TWO);
+            drop(writer);
+            assert_eq!(connected(&[near, &["exec:true"]].concat(), reader), expected, "{near:?}");
+        }
+    }
+}
+
+#[test]
+fn input_counts_as_unread_wherever_it_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("input");
+    fs::write(&path, TWO).unwrap();
+    let expected = (Some(1), NOTHING_READ.to_owned());
+    let exec = &["connect", "exec:true"];
+
+    assert_eq!(connected(exec, File::open(&path).unwrap()), expected, "a file");
+
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    (&ours).write_all(TWO.as_bytes()).unwrap();
+    assert_eq!(connected(exec, OwnedFd::from(theirs)), expected, "a socket");
+
+    let (reader, _still_open) = pipe(TWO);
+    assert_eq!(connected(exec, reader), expected, "a pipe that may get more");
+
+    let (reader, _still_open) = pipe("{\"a\":1}");
+    let (code, said) = connected(exec, reader);
+    assert!(code == Some(1) && said.contains("the last 7 bytes"), "half a line: {said}");
+}
+
+#[test]
+fn nothing_is_unread_where_nothing_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("input");
+    fs::write(&path, TWO).unwrap();
+    let mut at_its_end = File::open(&path).unwrap();
+    at_its_end.seek(SeekFrom::End(0)).unwrap();
+    let exec = &["connect", "exec:true"];
+    let clean = (Some(0), String::new());
+
+    assert_eq!(connected(exec, at_its_end), clean, "a file that was read before");
+    assert_eq!(connected(exec, Stdio::null()), clean, "the null device");
+    let (reader, _still_open) = pipe("");
+    assert_eq!(connected(exec, reader), clean, "an open pipe with nothing in it");
+    let (reader, writer) = pipe(TWO);
+    drop(writer);
+    assert_eq!(connected(&["connect", "exec:cat"], reader), clean, "all was read");
+}
+
+#[test]
+fn a_long_input_of_which_one_line_was_read_is_an_error_each_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("input");
+    fs::write(&path, TWO.repeat(20_000)).unwrap();
+    for _ in 0..5 {
+        let exec = "exec:sh -c 'read -r line; echo answer'";
+        let (code, said) = connected(&["connect", exec], File::open(&path).unwrap());
+        assert!(code == Some(1) && said.contains("without reading the last"), "{said}");
+    }
+}
+
+#[test]
+fn a_server_ended_by_its_program_tells_clients_what_was_not_read() {
+    // It reads one message of two, answers it, and ends well.
+    let program = ["--", "sh", "-c", "read -r line; echo \"$line\""];
+    let site = WebSite::start(&[], &program[1..]);
+    let address = site.address;
+    let told = "the last 8 bytes sent were not read before the program ended";
+    for url in [format!("ws://{address}/ws"), format!("http://{address}/sse")] {
+        let mut connect = tieline(["connect", &url]);
+        let finished = Program::run(connect.env("TIELINE_TOKEN", WEB_TOKEN), TWO);
+        assert_eq!((finished.code, &*finished.stdout), (Some(1), "{\"a\":1}\n"), "{finished:?}");
+        assert!(finished.stderr.contains(told), "{url}: {finished:?}");
+    }
+    site.serve.program.wait_stderr_times("unread=8", 2);
+    site.stop();
+
+    let serve = Serve::start([&["--resume"][..], &program].concat());
+    let finished = Program::run(&mut serve.connect(), TWO);
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), "{\"a\":1}\n"), "{finished:?}");
+    let told = "the far side ended without reading the last 8 bytes of its input";
+    assert!(finished.stderr.contains(told), "{finished:?}");
+    serve.stop();
+}
+
+#[test]
+fn a_server_logs_what_a_program_did_not_read_of_a_socket() {
+    // A plain socket has no words for it: the server's log has them.
+    let serve = Serve::start(["--", "sh", "-c", "read -r line; echo \"$line\""]);
+    let mut client = serve.client();
+    client.send_raw(TWO.as_bytes());
+    assert_eq!(client.line().as_deref(), Some("{\"a\":1}"));
+    serve.program.wait_stderr("unread=8");
+    let ended = serve.stop();
+    let said = ended.stderr.lines().find(|line| line.contains("unread=8")).unwrap();
+    assert!(said.contains(" WARN the line has ended"), "{said}");
+}

@@ -1,0 +1,54 @@
+//! What has arrived on a line and was not given out as a message can be counted.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::time::Duration;
+
+use tieline_proto::Lines;
+use tieline_transport::{
+    Channel, ChannelConfig, FramedChannel, Incoming, Listener, Receiver, ReceiverExt, SenderExt,
+    Tcp, TcpConfig, Transport, Unix, UnixConfig,
+};
+
+/// A wait that takes so long was in vain.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Sends three messages, receives one, and counts the rest before and after the sender has ended.
+async fn counts<T: Transport>(transport: T, config: T::Config, name: &str) {
+    let mut listener = transport.listen(&config).await.unwrap();
+    let endpoint = listener.endpoint().clone();
+    let config = transport.config(&endpoint, &Default::default()).unwrap();
+    let (ours, theirs) = tokio::join!(transport.connect(&config), listener.accept());
+    let channel =
+        |connection| FramedChannel::new(connection, Lines::default(), ChannelConfig::default());
+    let (mut sender, _receiver) = channel(ours.unwrap()).split();
+    let theirs = theirs.unwrap();
+    let (_sender, mut receiver) =
+        FramedChannel::new(theirs, Lines::default(), ChannelConfig::default()).split();
+    assert_eq!(receiver.unread(), 0, "{name}: nothing has come");
+    let large = vec![b'x'; 4_000];
+    for message in [b"one".as_slice(), b"two", &large] {
+        sender.feed(message.to_vec()).await.unwrap();
+    }
+    sender.close().await.unwrap();
+    let Incoming::Message(first) = receiver.recv().await else { panic!("{name}") };
+    assert_eq!(first, "one");
+    // A socket of TCP has it a moment later.
+    let all = async {
+        while receiver.unread() < 4_005 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, all).await.unwrap();
+    assert_eq!(receiver.unread(), 4_005, "{name}");
+    while !matches!(receiver.recv().await, Incoming::End(_)) {}
+    assert_eq!(receiver.unread(), 0, "{name}: all was given out");
+}
+
+#[tokio::test]
+async fn a_receiver_counts_what_waits_in_it_and_in_the_kernel() {
+    let directory = tempfile::tempdir().unwrap();
+    counts(Unix, UnixConfig::new(directory.path().join("socket")), "unix").await;
+    let config = TcpConfig { allow_unauthenticated: true, ..TcpConfig::new("127.0.0.1", 0) };
+    counts(Tcp, config, "tcp").await;
+}
