@@ -1,4 +1,4 @@
-//! A client that comes and goes.
+//! Clients that connect and disconnect many times.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -37,7 +37,7 @@ fn assert_kind(error: &TransportError, is_it: impl Fn(&ErrorKind) -> bool) {
 const ECHO: &str = "echo $$; exec cat";
 
 #[tokio::test]
-async fn it_connects_disconnects_and_connects_again() {
+async fn client_connects_and_disconnects_repeatedly() {
     let client = client(shell(ECHO));
     let mut states = client.states();
     assert!(matches!(states.next().await, Some(State::Idle)));
@@ -60,7 +60,7 @@ async fn it_connects_disconnects_and_connects_again() {
 }
 
 #[tokio::test]
-async fn what_needs_a_connection_says_that_there_is_none() {
+async fn operations_without_a_connection_fail_as_not_connected() {
     let client = client(shell(ECHO));
     let not_connected = |error: TransportError| {
         assert_kind(&error, |kind| matches!(kind, ErrorKind::NotConnected));
@@ -71,7 +71,7 @@ async fn what_needs_a_connection_says_that_there_is_none() {
     let messages = client.connect().await.unwrap();
     let again = client.connect().await.map(drop).unwrap_err();
     assert_kind(&again, |kind| matches!(kind, ErrorKind::AlreadyConnected));
-    // The one there is was not harmed.
+    // The existing connection still works.
     client.send("x").await.unwrap();
     client.disconnect().await.unwrap();
     not_connected(client.send("x").await.unwrap_err());
@@ -80,7 +80,7 @@ async fn what_needs_a_connection_says_that_there_is_none() {
 }
 
 #[tokio::test]
-async fn while_it_connects_it_is_connected_already_and_can_be_disconnected() {
+async fn second_connect_fails_during_an_attempt_and_disconnect_cancels_it() {
     let (world, mut far_ends) = World::new([Step::Wait]);
     let client = Arc::new(client(world.clone()));
     let connecting = {
@@ -102,7 +102,7 @@ async fn while_it_connects_it_is_connected_already_and_can_be_disconnected() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_is_dropped_leaves_a_client_that_can_connect() {
+async fn client_can_connect_after_a_dropped_attempt() {
     let (world, _far_ends) = World::new([Step::Wait]);
     let client = client(world.clone());
     assert!(poll_once(client.connect()).await.is_none());
@@ -112,7 +112,7 @@ async fn an_attempt_that_is_dropped_leaves_a_client_that_can_connect() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_fails_says_why_and_can_be_repeated() {
+async fn failed_attempt_reports_the_cause_and_can_be_repeated() {
     let (world, _far_ends) = World::new([Step::Fail(ErrorKind::Refused)]);
     let client = client(world);
     let error = client.connect().await.map(drop).unwrap_err();
@@ -124,7 +124,7 @@ async fn an_attempt_that_fails_says_why_and_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn each_way_of_not_launching_is_its_own_error_here_too() {
+async fn each_launch_failure_has_its_own_error() {
     let client = |endpoint: &str| {
         let endpoint: Endpoint = endpoint.parse().unwrap();
         Client::new(&Registry::new(), &endpoint, &Options::default(), ClientOptions::default())
@@ -142,7 +142,7 @@ async fn each_way_of_not_launching_is_its_own_error_here_too() {
 }
 
 #[tokio::test]
-async fn a_child_that_ends_by_itself_is_no_wish_of_ours() {
+async fn child_exit_is_reported_as_not_by_us() {
     let client = never(shell("echo $$; echo sorry >&2; read line; exit 7"));
     let mut states = client.states();
     let mut messages = client.connect().await.unwrap();
@@ -160,7 +160,7 @@ async fn a_child_that_ends_by_itself_is_no_wish_of_ours() {
 }
 
 #[tokio::test]
-async fn it_goes_on_after_a_kill() {
+async fn client_recovers_from_a_killed_child() {
     let client = client(shell(ECHO));
     let mut messages = client.connect().await.unwrap();
     let child = pid(&mut messages).await;
@@ -173,7 +173,7 @@ async fn it_goes_on_after_a_kill() {
 }
 
 #[test]
-fn a_client_that_is_dropped_lets_go_of_everything_at_once() {
+fn dropped_client_releases_everything_at_once() {
     alone(test_name!(), dropped);
 }
 
@@ -185,7 +185,7 @@ async fn dropped() {
     let before = descriptors();
     drop(client);
     wait::until_reaped(child);
-    // Also what whoever still holds the messages would have read from.
+    // Including the descriptor that `messages` was reading from.
     assert!(descriptors() < before, "{} of {before}", descriptors());
     assert!(matches!(drain(&mut messages).await, CloseReason::ByUs));
     let closed = state(&mut states, State::is_closed).await;
@@ -194,7 +194,7 @@ async fn dropped() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_dropped_during_an_outage_ends_it() {
+async fn dropping_a_client_during_an_outage_ends_its_messages() {
     let (world, mut far_ends) = World::new([Step::Line, Step::Wait]);
     let client = client(world.clone());
     let mut messages = client.connect().await.unwrap();
@@ -207,7 +207,7 @@ async fn a_client_that_is_dropped_during_an_outage_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_waits_for_a_line_for_so_long_and_no_longer() {
+async fn send_without_a_line_times_out() {
     let (world, mut far_ends) = World::new([Step::Line, Step::Wait]);
     let options = ClientOptions { send_timeout: Duration::from_secs(9), ..Default::default() };
     let client = Client::over(world.clone(), Endpoint::memory("world"), options);
@@ -231,12 +231,12 @@ async fn a_send_waits_for_a_line_for_so_long_and_no_longer() {
 }
 
 #[tokio::test]
-async fn what_others_lost_is_not_told_to_who_sends_next() {
+async fn loss_of_another_message_is_not_reported_to_the_next_send() {
     let (world, mut far_ends) = World::new([]);
     let client = client(world);
     let mut messages = client.connect().await.unwrap();
     let far = far_ends.recv().await.unwrap();
-    // Whoever has sent it does not wait for what becomes of it.
+    // This call is cancelled before it learns of the loss.
     assert!(poll_once(client.send(vec![b'x'; 1 << 20])).await.is_none());
     drop(far);
     assert_eq!(reset(&mut messages).await.lost, 1);
@@ -246,7 +246,7 @@ async fn what_others_lost_is_not_told_to_who_sends_next() {
 }
 
 #[tokio::test]
-async fn states_end_with_the_client_whoever_still_has_messages() {
+async fn states_end_with_the_client_even_if_messages_are_held() {
     let (world, mut far_ends) = World::new([]);
     let client = never(world);
     let mut states = client.states();
@@ -260,7 +260,7 @@ async fn states_end_with_the_client_whoever_still_has_messages() {
 }
 
 #[tokio::test]
-async fn disconnecting_from_a_server_ends_the_messages_that_are_left() {
+async fn disconnecting_from_a_server_ends_its_messages() {
     let (world, mut far_ends) = World::new([]);
     let client = client(world);
     let mut messages = client.connect().await.unwrap();
@@ -274,7 +274,7 @@ async fn disconnecting_from_a_server_ends_the_messages_that_are_left() {
 }
 
 #[tokio::test]
-async fn disconnecting_releases_who_sends_to_a_server_that_does_not_read() {
+async fn disconnecting_releases_senders_to_a_server_that_does_not_read() {
     let (world, mut far_ends) = World::new([]);
     let client = Arc::new(client(world));
     let _messages = client.connect().await.unwrap();
@@ -294,7 +294,7 @@ async fn disconnecting_releases_who_sends_to_a_server_that_does_not_read() {
     client.connect().await.unwrap();
 }
 
-/// Descriptors and children are the whole process's.
+/// Runs a test in its own process, as descriptors and children are counted per process.
 fn alone<F: Future<Output = ()>>(test: String, body: impl FnOnce() -> F) {
     let mut helper = helper::plain(test, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -316,13 +316,13 @@ fn children() -> String {
 }
 
 #[test]
-fn a_thousand_rounds_leave_nothing() {
+fn thousand_connections_leave_no_children_descriptors_or_tasks() {
     alone(test_name!(), rounds);
 }
 
 async fn rounds() {
     let client = client(shell(ECHO));
-    // The first makes what stays for good: the thread that starts children, for one.
+    // The first connection creates what remains for good, such as the thread that starts children.
     drop(client.connect().await.unwrap());
     client.disconnect().await.unwrap();
     wait::until("the end of all children", || children().is_empty());
@@ -330,7 +330,7 @@ async fn rounds() {
     let before = (descriptors(), tasks());
     for round in 0..1000 {
         let mut messages = client.connect().await.unwrap();
-        // By every way out.
+        // End the connection in every possible way.
         match round % 4 {
             0 => drop(messages),
             1 => drop(message(&mut messages).await),

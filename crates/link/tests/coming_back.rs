@@ -1,4 +1,4 @@
-//! How a line comes back, when it does not, and what is told of it.
+//! When a link reconnects, when it does not, and which states and reasons it reports.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -21,7 +21,7 @@ fn restart(policy: RestartPolicy) -> LinkOptions {
 const ECHO: &str = "echo $$; exec cat";
 
 #[tokio::test]
-async fn a_child_that_was_killed_is_replaced_and_the_receiver_told() {
+async fn killed_child_is_restarted_and_the_receiver_gets_a_reset() {
     let link = Link::connect(shell(ECHO), LinkOptions::default()).await.unwrap();
     let control = link.control().clone();
     let (mut sender, mut receiver) = link.split();
@@ -39,14 +39,14 @@ async fn a_child_that_was_killed_is_replaced_and_the_receiver_told() {
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&exit.status), Some(9));
         wait::until_reaped(child);
     }
-    // What went over all of them is counted together.
+    // The counters cover all lines.
     let info = control.info();
     assert_eq!((info.messages_out, info.messages_in, info.bytes_out), (3, 6, 15));
 }
 
 #[test]
-fn what_is_sought_at_once_waits_for_no_tick_of_a_timer() {
-    // This runtime has none.
+fn immediate_reconnect_needs_no_timer() {
+    // This runtime has no timer.
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let local = LinkOptions::recovering(Recovery::Reconnect(BackoffConfig::LOCAL));
@@ -61,7 +61,7 @@ fn what_is_sought_at_once_waits_for_no_tick_of_a_timer() {
 }
 
 #[tokio::test]
-async fn the_policy_says_which_ends_are_followed_by_another_beginning() {
+async fn restart_policy_decides_after_which_exits_a_child_is_restarted() {
     for (policy, script, comes_back) in [
         (RestartPolicy::Never, "exit 3", false),
         (RestartPolicy::OnFailure, "exit 0", false),
@@ -82,7 +82,7 @@ async fn the_policy_says_which_ends_are_followed_by_another_beginning() {
 }
 
 #[tokio::test]
-async fn a_child_that_fails_too_often_is_given_up_with_the_evidence() {
+async fn child_that_fails_too_often_is_given_up_with_its_status_and_stderr() {
     let script = "echo begun; echo 'no such table' >&2; exit 4";
     let link = Link::connect(shell(script), restart(RestartPolicy::OnFailure)).await.unwrap();
     let mut states = link.states();
@@ -104,12 +104,12 @@ async fn a_child_that_fails_too_often_is_given_up_with_the_evidence() {
     assert!(!by_us && matches!(told, CloseReason::GivenUp(_)), "{told:?}");
     let late = sender.send("late").await.unwrap_err();
     assert!(matches!(late.close_reason(), Some(CloseReason::GivenUp(_))), "{late:?}");
-    // And the end stays the end.
+    // The end is returned again.
     end(&mut receiver).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_is_sought_for_as_long_as_it_takes_and_ever_more_rarely() {
+async fn server_is_reconnected_without_limit_after_growing_waits() {
     let refusals = (0..9).map(|_| Step::Fail(ErrorKind::Refused));
     let script = [Step::Line].into_iter().chain(refusals);
     let options = LinkOptions::recovering(Recovery::Reconnect(BackoffConfig::LOCAL));
@@ -130,7 +130,7 @@ async fn a_server_is_sought_for_as_long_as_it_takes_and_ever_more_rarely() {
     });
     assert_eq!(reset(&mut receiver).await.epoch, 2);
     let waits = within("the states", watching).await.unwrap();
-    // What is local is tried at once, which nobody sees; then in 50 ms and longer each time.
+    // A local endpoint is tried at once, without a visible wait, then after 50 ms and longer each time.
     assert_eq!(waits.len(), 9, "{waits:?}");
     assert!(waits[0] >= Duration::from_millis(39) && waits[8] > waits[4], "{waits:?}");
     assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
@@ -138,7 +138,7 @@ async fn a_server_is_sought_for_as_long_as_it_takes_and_ever_more_rarely() {
 }
 
 #[tokio::test]
-async fn an_error_that_will_not_pass_is_not_tried_again() {
+async fn permanent_error_is_not_retried() {
     let permanent = ErrorKind::CommandNotFound { searched: vec!["/nowhere".into()] };
     let script = [Step::Line, Step::Fail(permanent), Step::Line];
     let (link, far, _world, _far_ends) = link(script, LinkOptions::default()).await;
@@ -153,14 +153,14 @@ async fn an_error_that_will_not_pass_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn without_a_first_connection_there_is_no_link() {
+async fn failed_first_connection_is_an_error() {
     let (world, _far_ends) = support::World::new([Step::Fail(ErrorKind::Refused)]);
     let error = Link::connect(world, LinkOptions::default()).await.map(drop).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Refused), "{error}");
 }
 
 #[tokio::test]
-async fn who_comes_late_sees_the_present_state_and_everybody_sees_the_last() {
+async fn late_observers_get_the_current_state_and_all_get_the_last_one() {
     let script = [Step::Line, Step::Wait];
     let (link, far, world, _far_ends) = link(script, LinkOptions::default()).await;
     let mut early = link.states();
@@ -184,14 +184,14 @@ async fn who_comes_late_sees_the_present_state_and_everybody_sees_the_last() {
     for mut states in [early, late, later, last_of_all.clone()] {
         assert!(last(&mut states).await.0);
     }
-    // Behind its end there is nothing, though it can be asked for still.
+    // After its end there are no more states, but the last one is still available.
     assert!(last_of_all.next().await.unwrap().is_closed());
     assert!(last_of_all.next().await.is_none());
     assert!(last_of_all.present().is_closed());
 }
 
 #[tokio::test]
-async fn ended_by_us_and_by_failure_are_told_apart() {
+async fn end_by_us_is_distinct_from_a_failure() {
     let script = "read line; exit 3";
     for by_us in [true, false] {
         let link = Link::connect(shell(script), restart(RestartPolicy::Never)).await.unwrap();
@@ -214,8 +214,8 @@ async fn ended_by_us_and_by_failure_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_child_that_closes_its_stdout_and_stays_is_replaced_and_ended() {
-    // It ends when its input does, and only the second speaks.
+async fn child_that_closes_its_stdout_and_keeps_running_is_ended_and_replaced() {
+    // It exits when its input ends, and only the second one answers.
     let directory = tempfile::tempdir().unwrap();
     let mark = directory.path().join("mark");
     let script = format!(
@@ -234,7 +234,7 @@ async fn a_child_that_closes_its_stdout_and_stays_is_replaced_and_ended() {
 }
 
 #[tokio::test]
-async fn a_child_that_closes_its_stdin_and_stays_is_stopped_and_replaced() {
+async fn child_that_closes_its_stdin_and_keeps_running_is_stopped_and_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let mark = directory.path().join("mark");
     let script = format!(
@@ -248,7 +248,7 @@ async fn a_child_that_closes_its_stdin_and_stays_is_stopped_and_replaced() {
         let reset = reset(&mut receiver).await;
         (receiver, reset)
     });
-    // One of them finds the pipe broken; the next waits for the new child.
+    // One of the sends finds the pipe broken; the next one waits for the new child.
     let mut told = 0;
     for _ in 0..2 {
         match within("a send", sender.send("hello?")).await {

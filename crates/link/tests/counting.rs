@@ -1,4 +1,4 @@
-//! Nothing is lost silently: over many kills, every message is accounted for.
+//! No message is lost silently: over many kills, every message is accounted for.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -15,7 +15,7 @@ use tieline_link::{Link, LinkOptions, Recovery};
 use tieline_proto::BackoffConfig;
 use tieline_transport::{Channel, Incoming, ReceiverExt, SendError, SenderExt};
 
-/// Numbers from a seed (xorshift).
+/// A random number generator (xorshift).
 struct Random(u64);
 
 impl Random {
@@ -29,7 +29,7 @@ impl Random {
 
 const KILLS: u64 = 150;
 
-/// What one line came to, as far as the receiver saw.
+/// The numbers that the receiver got over one line.
 #[derive(Default)]
 struct Line {
     first: Option<u64>,
@@ -37,11 +37,11 @@ struct Line {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_message_comes_back_or_was_under_way_when_a_line_was_lost() {
+async fn every_message_is_echoed_or_was_in_flight_when_a_line_was_lost() {
     let seed = std::collections::hash_map::RandomState::new().build_hasher().finish() | 1;
     println!("seed {seed}");
     let mut random = Random(seed);
-    // Killed far more often than a child may fail: what is counted here is messages.
+    // The child is killed more often than the restart limit allows, so use a policy without a limit.
     let at_once = BackoffConfig { initial: Duration::ZERO, ..BackoffConfig::LOCAL };
     let options = LinkOptions::recovering(Recovery::Reconnect(at_once));
     let link = Link::connect(shell("echo $$; exec cat"), options).await.unwrap();
@@ -60,7 +60,7 @@ async fn every_message_comes_back_or_was_under_way_when_a_line_was_lost() {
             if *is_enough.borrow_and_update() {
                 break;
             }
-            // Some are as long as to fill the pipe.
+            // Some messages are long enough to fill the pipe.
             let padding = if number % 50 == 0 { 40_000 } else { 10 };
             sender.feed(format!("{number} {}", "x".repeat(padding))).await.unwrap();
             counted.fetch_add(1, Relaxed);
@@ -68,7 +68,7 @@ async fn every_message_comes_back_or_was_under_way_when_a_line_was_lost() {
                 tell(sender.flush().await);
             }
         }
-        // The last of them all, which the receiver waits for.
+        // The last message, which the receiver waits for.
         sender.feed("end").await.unwrap();
         tell(sender.flush().await);
         (sender, told)
@@ -88,17 +88,20 @@ async fn every_message_comes_back_or_was_under_way_when_a_line_was_lost() {
                 let number: u64 = text.parse().unwrap();
                 if child.is_none() {
                     child = Some(u32::try_from(number).unwrap());
-                    // Some before they have echoed anything.
+                    // Kill some children before they have echoed anything.
                     if resets < KILLS && echoes == 0 {
                         kill(child.unwrap());
                     }
                     continue;
                 }
-                // In order and none twice; and none is missing but behind the loss of a line.
+                // In order, none twice, and none missing except after the loss of a line.
                 match line.first {
                     None => {
-                        assert!(number >= next, "{number} again, seed {seed}");
-                        assert!(number == next || resets > 0, "{number}, not {next}, seed {seed}");
+                        assert!(number >= next, "{number} is repeated, seed {seed}");
+                        assert!(
+                            number == next || resets > 0,
+                            "got {number}, expected {next}, seed {seed}"
+                        );
                         missing += number - next;
                         line.first = Some(number);
                     }
@@ -131,7 +134,7 @@ async fn every_message_comes_back_or_was_under_way_when_a_line_was_lost() {
     );
     assert_eq!(last_of_all, accepted, "seed {seed}");
     assert_eq!(came_back + missing, accepted, "seed {seed}");
-    // Both sides were told the same.
+    // Sender and receiver reported the same losses.
     assert_eq!(told, lost, "seed {seed}");
     assert_eq!(resets, KILLS);
 }

@@ -1,4 +1,4 @@
-//! Whether the other side is there, whether the line may be used, and how long it takes.
+//! Health monitors: whether the peer is alive, whether the line may be used, and how long operations take.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -21,14 +21,14 @@ fn pinging(control: &tieline_transport::Control) -> HealthMonitor {
     HealthMonitor::pinging(control.clone(), HeartbeatConfig::default())
 }
 
-/// When the next beat comes, in seconds since `begun`, and which it is.
+/// Returns the next beat, and when it was due, in seconds since `begun`.
 async fn beat(monitor: &HealthMonitor, begun: Instant) -> (u64, HeartbeatEvent) {
     let beat = within("a beat", monitor.next_beat()).await;
     (begun.elapsed().as_secs(), beat)
 }
 
 #[test]
-fn live_is_not_ready_and_draining_is_live_and_not_ready() {
+fn draining_line_is_live_but_not_ready() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (ours, _theirs) = runtime.block_on(async { memory_pair() });
     let monitor = HealthMonitor::new(ours.control().clone());
@@ -51,7 +51,7 @@ fn live_is_not_ready_and_draining_is_live_and_not_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_peer_is_down_after_twenty_five_seconds_and_up_with_two_answers() {
+async fn silent_peer_is_down_after_25_seconds_and_up_after_two_responses() {
     let (ours, _theirs) = memory_pair();
     let (monitor, begun) = (pinging(ours.control()), Instant::now());
     monitor.set_ready(true);
@@ -74,7 +74,7 @@ async fn a_silent_peer_is_down_after_twenty_five_seconds_and_up_with_two_answers
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_in_is_a_sign_of_life_and_what_goes_out_is_none() {
+async fn received_bytes_count_as_alive_and_sent_bytes_do_not() {
     let (ours, theirs) = memory_pair();
     let (monitor, begun) = (pinging(ours.control()), Instant::now());
     let (mut sender, mut receiver) = ours.split();
@@ -88,7 +88,7 @@ async fn what_comes_in_is_a_sign_of_life_and_what_goes_out_is_none() {
                 break;
             }
         }
-        // From here on only we speak.
+        // From now on only this side sends.
         loop {
             sleep(s(1)).await;
             sender.send("hello?").await.unwrap();
@@ -100,14 +100,14 @@ async fn what_comes_in_is_a_sign_of_life_and_what_goes_out_is_none() {
         first = monitor.next_beat() => {
             assert_eq!(first, HeartbeatEvent::Ping);
             let at = begun.elapsed().as_secs();
-            // The bytes' clock stands still here, so they count from when they are looked at.
+            // The clock of the bytes is paused here, so they count from when they are checked.
             assert!((100..=110).contains(&at), "{at}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_answer_a_ping_as_well_as_a_pong_does() {
+async fn received_bytes_count_as_response_to_a_ping() {
     let (ours, theirs) = memory_pair();
     let (monitor, begun) = (pinging(ours.control()), Instant::now());
     let (_sender, mut receiver) = ours.split();
@@ -122,11 +122,11 @@ async fn bytes_answer_a_ping_as_well_as_a_pong_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_started_anew_is_told_and_who_asks_is_answered_at_once() {
+async fn restart_and_probe_are_reported_to_a_waiting_task_at_once() {
     let (ours, _theirs) = memory_pair();
     let (monitor, begun) = (pinging(ours.control()), Instant::now());
     monitor.pong(1);
-    // Told to who waits already, too.
+    // Also to a task that waits already.
     let mut waits = Box::pin(monitor.next_beat());
     assert!(poll_once(waits.as_mut()).await.is_none());
     monitor.pong(2);
@@ -139,13 +139,13 @@ async fn a_peer_that_started_anew_is_told_and_who_asks_is_answered_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_line_that_cannot_ping_is_never_asked() {
+async fn line_without_pings_has_no_beats() {
     let (ours, theirs) = memory_pair();
     let monitor = HealthMonitor::new(ours.control().clone());
     let waited = tokio::time::timeout(s(3600), monitor.next_beat()).await;
     assert!(waited.is_err(), "{waited:?}");
     assert!(monitor.report().live);
-    // Its end speaks for it.
+    // The end of the line is detected anyway.
     let (_sender, mut receiver) = ours.split();
     drop(theirs);
     support::end(&mut receiver).await;
@@ -153,14 +153,14 @@ async fn a_line_that_cannot_ping_is_never_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_child_that_has_ended_is_not_live() {
+async fn child_that_has_exited_is_not_live() {
     let line = support::shell("echo $$; exec sleep 1000").connect().await.unwrap();
     let monitor = HealthMonitor::new(line.control().clone());
     let (_sender, mut receiver) = line.split();
     let pid = support::pid(&mut receiver).await;
     assert!(monitor.report().live);
     support::kill(pid);
-    // Nobody receives: the process itself is looked at.
+    // Without receiving: the state of the process itself is checked.
     tieline_testkit::wait::until("its end", || !monitor.report().live);
 }
 

@@ -1,5 +1,5 @@
-//! Every order in which threads can come to the locks of the pool and of the breaker: nobody waits for
-//! ever, nothing is given out twice, and nothing is lost. The same sources, with loom's locks.
+//! Every interleaving of threads in the pool and in the circuit breaker: no deadlock, no line lent twice,
+//! and none leaked. Compiles the same sources with loom's locks.
 
 #![cfg(target_os = "linux")]
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -33,7 +33,7 @@ use loom::thread;
 use slots::{Acquire, Core, Lease, Limits, Refused, Usage};
 use tieline_proto::{BreakerConfig, BreakerState};
 
-/// A line, counted as long as it lives.
+/// A line that is counted while it exists.
 struct Token(Arc<AtomicUsize>);
 
 impl Token {
@@ -60,12 +60,12 @@ fn waits(core: &Arc<Core<Token>>) -> Result<Lease<Token>, Refused> {
     block_on(Acquire::new(core, Location::caller()))
 }
 
-/// Asks, looks once, and gives up.
+/// Polls once for a line, and gives up.
 fn gives_up(core: &Arc<Core<Token>>) -> Option<Lease<Token>> {
     let mut acquire = pin!(Acquire::new(core, Location::caller()));
     match acquire.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(lease) => lease.ok(),
-        // Between this and the drop it may be given what it does not take.
+        // A line may be granted between this and the drop.
         Poll::Pending => None,
     }
 }
@@ -75,7 +75,7 @@ fn nothing_is_held(core: &Arc<Core<Token>>, idle: usize) {
 }
 
 #[test]
-fn a_waiter_that_gives_up_leaks_nothing() {
+fn waiter_that_gives_up_leaks_nothing() {
     loom::model(|| {
         let (core, alive) = (core(1), Arc::new(AtomicUsize::new(0)));
         let first = core.try_acquire(Location::caller()).unwrap();
@@ -87,36 +87,36 @@ fn a_waiter_that_gives_up_leaks_nothing() {
             let core = core.clone();
             move || drop(gives_up(&core))
         });
-        let mut lease = waits(&core).expect("nobody closes it");
-        // It comes with the line, unless the other had that first and dropped it.
+        let mut lease = waits(&core).expect("the pool is not closed");
+        // The lease has the line, unless the other thread got and dropped it first.
         let line = lease.take_line().unwrap_or_else(|| Token::new(&alive));
         assert_eq!(alive.load(SeqCst), 1);
         lease.give_back(line);
         giving.join().unwrap();
         quitting.join().unwrap();
-        // It may have been the last, and taken it away.
+        // The other thread may have been the last, and dropped the line.
         let idle = alive.load(SeqCst);
         nothing_is_held(&core, idle);
     });
 }
 
 #[test]
-fn two_who_wait_are_both_served_from_one_slot() {
+fn two_waiters_are_both_served_from_one_slot() {
     loom::model(|| {
         let (core, alive) = (core(1), Arc::new(AtomicUsize::new(0)));
         let first = core.try_acquire(Location::caller()).unwrap();
         let waiting = thread::spawn({
             let (core, alive) = (core.clone(), alive.clone());
             move || {
-                let mut lease = waits(&core).expect("nobody closes it");
+                let mut lease = waits(&core).expect("the pool is not closed");
                 let line = lease.take_line().unwrap_or_else(|| Token::new(&alive));
                 assert_eq!(alive.load(SeqCst), 1, "one slot, one line");
                 lease.give_back(line);
             }
         });
-        // The one here ends its line.
+        // Dropping the lease ends its line.
         drop(first);
-        let lease = waits(&core).expect("nobody closes it");
+        let lease = waits(&core).expect("the pool is not closed");
         drop(lease);
         waiting.join().unwrap();
         let idle = alive.load(SeqCst);
@@ -146,7 +146,7 @@ fn closing_ends_every_wait_and_every_line() {
     });
 }
 
-/// A breaker that is open, and whose trials may begin at once.
+/// Returns a breaker that is half-open and allows two trials.
 fn on_trial() -> SharedBreaker {
     let config = BreakerConfig { open: Duration::ZERO, trials: 2, ..BreakerConfig::default() };
     let breaker = SharedBreaker::new(config);
@@ -156,7 +156,7 @@ fn on_trial() -> SharedBreaker {
 }
 
 #[test]
-fn a_trial_that_is_given_up_may_be_made_again_and_no_more_are_under_way_than_may() {
+fn abandoned_trial_may_be_repeated_within_the_limit() {
     loom::model(|| {
         let (breaker, under_way) = (on_trial(), Arc::new(AtomicUsize::new(0)));
         let tries = |passes: bool| {
@@ -174,10 +174,10 @@ fn a_trial_that_is_given_up_may_be_made_again_and_no_more_are_under_way_than_may
         for thread in threads {
             thread.join().unwrap();
         }
-        // What was given up left room for as many as are still to pass.
+        // Abandoned trials are free again for those that are still required.
         let mut passes = 0;
         while breaker.state() == BreakerState::HalfOpen {
-            breaker.acquire().expect("a trial that was given up is free").passed();
+            breaker.acquire().expect("an abandoned trial is free again").passed();
             passes += 1;
         }
         assert!((1..=2).contains(&passes), "{passes}");
@@ -186,7 +186,7 @@ fn a_trial_that_is_given_up_may_be_made_again_and_no_more_are_under_way_than_may
 }
 
 #[test]
-fn a_trial_that_fails_outweighs_those_that_pass_later() {
+fn failed_trial_outweighs_trials_that_pass_later() {
     loom::model(|| {
         let breaker = on_trial();
         let passing = breaker.acquire().unwrap();
@@ -194,7 +194,7 @@ fn a_trial_that_fails_outweighs_those_that_pass_later() {
         let thread = thread::spawn(move || passing.passed());
         failing.failed();
         thread.join().unwrap();
-        // Two of the next generation have to pass.
+        // Two trials of the next generation must pass.
         assert_eq!(breaker.state(), BreakerState::HalfOpen);
         breaker.acquire().unwrap().passed();
         assert_eq!(breaker.state(), BreakerState::HalfOpen);

@@ -1,4 +1,4 @@
-//! What becomes of messages while there is no line, and of a link that is ended then.
+//! Messages during an outage, and links that are ended during one.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -21,10 +21,10 @@ use tieline_transport::{
 };
 use tokio::task::JoinHandle;
 
-/// A link whose line was lost and whose next attempt waits.
+/// A link whose line was lost, and whose next attempt to connect is pending.
 struct Outage {
     sender: LinkSender,
-    /// What the receiver gets, and itself.
+    /// Returns what the receiver got, and the receiver.
     receiving: JoinHandle<(Incoming, LinkReceiver)>,
     control: Control,
     states: States,
@@ -47,9 +47,9 @@ async fn outage() -> Outage {
 }
 
 #[tokio::test]
-async fn a_send_during_an_outage_waits_for_the_next_line_and_takes_nothing() {
+async fn send_during_an_outage_waits_for_the_next_line() {
     let Outage { mut sender, receiving, world, mut far_ends, .. } = outage().await;
-    // Given up half-way, it has sent nothing.
+    // A cancelled send sends nothing.
     assert!(poll_once(sender.send("given up")).await.is_none());
     let sending = tokio::spawn(async move { (sender.send("kept").await, sender) });
     world.go_on();
@@ -63,7 +63,7 @@ async fn a_send_during_an_outage_waits_for_the_next_line_and_takes_nothing() {
 }
 
 #[tokio::test]
-async fn what_was_not_written_is_told_to_both_sides_and_not_sent_again() {
+async fn unwritten_messages_are_reported_by_both_halves_and_not_sent_again() {
     let (link, far, _world, mut far_ends) = link([], LinkOptions::default()).await;
     let (mut sender, mut receiver) = link.split();
     sender.send("written").await.unwrap();
@@ -77,17 +77,17 @@ async fn what_was_not_written_is_told_to_both_sides_and_not_sent_again() {
     sender.flush().await.unwrap();
     let (_their_sender, mut far) = far_ends.recv().await.unwrap().split();
     assert_eq!(message(&mut far).await, "new");
-    // Each loss is told once.
+    // Each loss is reported once.
     drop((_their_sender, far));
     assert_eq!(reset(&mut receiver).await.lost, 0);
     sender.flush().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_send_under_which_the_line_is_lost_says_so() {
+async fn send_reports_the_loss_of_the_line() {
     let (link, far, _world, _far_ends) = link([], LinkOptions::default()).await;
     let (mut sender, mut receiver) = link.split();
-    // More than the line holds, and nobody reads.
+    // More than the line buffers, and the peer does not read.
     let mut sending = pin!(sender.send(vec![b'x'; 1 << 20]));
     assert!(poll_once(&mut sending).await.is_none());
     drop(far);
@@ -97,13 +97,13 @@ async fn a_send_under_which_the_line_is_lost_says_so() {
 }
 
 #[tokio::test]
-async fn a_flush_ends_with_its_line_and_does_not_wait_for_the_next() {
+async fn flush_ends_with_its_line_without_waiting_for_the_next() {
     let script = [Step::Line, Step::Wait];
     let (link, far, world, _far_ends) = link(script, LinkOptions::default()).await;
     let (mut sender, mut receiver) = link.split();
     let sending = tokio::spawn(async move { (sender.send(vec![b'x'; 1 << 20]).await, sender) });
     tokio::task::yield_now().await;
-    // The other side says its last word, and neither reads nor goes.
+    // The peer closes its direction, but neither reads nor disconnects.
     let (mut their_sender, _their_receiver) = far.split();
     their_sender.close().await.unwrap();
     let _receiving = tokio::spawn(async move { receiver.recv().await });
@@ -112,7 +112,7 @@ async fn a_flush_ends_with_its_line_and_does_not_wait_for_the_next() {
     assert!(matches!(sent, Err(SendError::Lost(1))), "{sent:?}");
 }
 
-/// Ends an outage while a sender waits in it, which must be released.
+/// Ends a link during an outage while a sender waits, which must be released.
 async fn released<F: Future<Output = ()>>(
     ends: impl FnOnce(Control) -> F,
 ) -> (SendError, CloseReason) {
@@ -131,7 +131,7 @@ async fn released<F: Future<Output = ()>>(
 }
 
 #[tokio::test]
-async fn a_stop_during_an_outage_releases_everybody_and_says_what_is_known() {
+async fn stop_during_an_outage_releases_both_halves_and_reports_the_last_loss() {
     let (refused, reason) = released(|control| async move {
         assert!(matches!(control.stop().await, CloseReason::ByPeer));
     })
@@ -141,14 +141,14 @@ async fn a_stop_during_an_outage_releases_everybody_and_says_what_is_known() {
 }
 
 #[tokio::test]
-async fn an_abort_during_an_outage_releases_everybody() {
+async fn abort_during_an_outage_releases_both_halves() {
     let (refused, reason) = released(|control| async move { control.abort() }).await;
     assert!(matches!(refused.close_reason(), Some(CloseReason::ByUs)), "{refused:?}");
     assert!(matches!(reason, CloseReason::ByUs));
 }
 
 #[tokio::test]
-async fn a_sender_that_closes_or_goes_during_an_outage_ends_it() {
+async fn closing_or_dropping_the_sender_during_an_outage_ends_the_link() {
     for closes in [true, false] {
         let Outage { mut sender, receiving, mut states, world, .. } = outage().await;
         if closes {
@@ -164,7 +164,7 @@ async fn a_sender_that_closes_or_goes_during_an_outage_ends_it() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_goes_during_an_outage_ends_it() {
+async fn dropping_the_receiver_during_an_outage_ends_the_link() {
     let Outage { mut sender, receiving, mut states, world, .. } = outage().await;
     receiving.abort();
     let refused = within("the send", sender.send("never")).await.unwrap_err();
@@ -174,7 +174,7 @@ async fn a_receiver_that_goes_during_an_outage_ends_it() {
 }
 
 #[tokio::test]
-async fn a_link_that_is_dropped_while_it_is_connected_ends_the_line() {
+async fn dropping_a_connected_link_ends_the_line() {
     let (link, far, _world, _far_ends) = link([], LinkOptions::default()).await;
     let (mut states, control) = (link.states(), link.control().clone());
     drop(link);
@@ -185,7 +185,7 @@ async fn a_link_that_is_dropped_while_it_is_connected_ends_the_line() {
 }
 
 #[tokio::test]
-async fn an_abort_lets_go_of_the_line_at_once_whoever_holds_its_halves() {
+async fn abort_releases_the_line_at_once_even_if_its_halves_are_held() {
     let (link, far, _world, _far_ends) = link([], LinkOptions::default()).await;
     let control = link.control().clone();
     let (mut sender, mut receiver) = link.split();
@@ -198,7 +198,7 @@ async fn an_abort_lets_go_of_the_line_at_once_whoever_holds_its_halves() {
 }
 
 #[tokio::test]
-async fn a_line_that_this_side_closes_does_not_come_back() {
+async fn closed_link_does_not_reconnect() {
     let (link, far, _world, mut far_ends) = link([], LinkOptions::default()).await;
     let mut states = link.states();
     let (mut sender, mut receiver) = link.split();
@@ -208,7 +208,7 @@ async fn a_line_that_this_side_closes_does_not_come_back() {
     state(&mut states, |state| matches!(state, State::Draining)).await;
     assert_eq!(message(&mut far).await, "last");
     end(&mut far).await;
-    // What is still said arrives.
+    // Messages that the peer still sends are received.
     their_sender.send("answer").await.unwrap();
     drop((their_sender, far));
     assert_eq!(message(&mut receiver).await, "answer");
@@ -218,7 +218,7 @@ async fn a_line_that_this_side_closes_does_not_come_back() {
 }
 
 #[tokio::test]
-async fn half_of_a_link_goes_on_as_half_of_a_line_does() {
+async fn sender_still_works_after_the_receiver_is_dropped() {
     let (link, far, _world, _far_ends) = link([], LinkOptions::default()).await;
     let (mut sender, receiver) = link.split();
     let (_their_sender, mut far) = far.split();
@@ -234,7 +234,7 @@ async fn half_of_a_link_goes_on_as_half_of_a_line_does() {
 }
 
 #[tokio::test]
-async fn a_line_that_takes_no_more_is_left_though_it_still_lives() {
+async fn line_whose_peer_stops_reading_is_replaced() {
     let (link, far, _world, mut far_ends) = link([], LinkOptions::default()).await;
     let (mut sender, mut receiver) = link.split();
     let (mut their_sender, their_receiver) = far.split();
@@ -255,7 +255,7 @@ async fn a_line_that_takes_no_more_is_left_though_it_still_lives() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_that_waits_for_its_time_is_ended_by_every_way_out() {
+async fn every_way_of_ending_a_link_works_during_a_backoff() {
     for way_out in 0..5 {
         let options = LinkOptions::recovering(Recovery::Reconnect(BackoffConfig::REMOTE));
         let (link, far, _world, mut far_ends) = link([], options).await;
@@ -281,8 +281,8 @@ async fn a_link_that_waits_for_its_time_is_ended_by_every_way_out() {
 }
 
 #[tokio::test]
-async fn what_is_left_of_a_lost_line_goes_with_the_link() {
-    // It has closed its stdout, and takes neither the end of its input nor a signal to end.
+async fn dropping_the_link_kills_the_child_of_a_lost_line() {
+    // The child has closed its stdout, and ignores the end of its input and SIGTERM.
     let script = "trap '' TERM; echo $$; exec >&-; while :; do sleep 10000; done";
     let link = Link::connect(shell(script), LinkOptions::default()).await.unwrap();
     let mut states = link.states();
@@ -299,8 +299,8 @@ async fn what_is_left_of_a_lost_line_goes_with_the_link() {
 }
 
 #[tokio::test]
-async fn a_child_that_is_killed_while_it_is_being_closed_does_not_come_back() {
-    // It does not take the end of its input.
+async fn child_killed_during_close_is_not_restarted() {
+    // The child ignores the end of its input.
     let script = "echo $$; while :; do sleep 10000; done";
     let link = Link::connect(shell(script), LinkOptions::default()).await.unwrap();
     let mut states = link.states();

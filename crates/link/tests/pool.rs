@@ -1,4 +1,4 @@
-//! Lines that are kept for the next: whose they are, who waits, and what is left behind.
+//! Pools: which caller gets which line, the order of waiting callers, and cancellation.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -19,7 +19,7 @@ use tieline_transport::{Channel, CloseReason, ErrorKind, Incoming, ReceiverExt, 
 use tokio::time::{Instant, advance};
 
 #[tokio::test]
-async fn a_line_that_was_given_back_is_used_again_and_one_that_was_dropped_is_closed() {
+async fn line_given_back_is_reused_and_dropped_line_is_closed() {
     let (pool, mut far_ends) = pool(2, []);
     for _ in 0..3 {
         let mut line = get(&pool).await;
@@ -37,7 +37,7 @@ async fn a_line_that_was_given_back_is_used_again_and_one_that_was_dropped_is_cl
 }
 
 #[tokio::test]
-async fn the_line_used_last_is_used_first() {
+async fn most_recently_used_line_is_lent_first() {
     let (pool, _far_ends) = pool(2, []);
     let (one, two) = (get(&pool).await, get(&pool).await);
     let since = two.control().info().since;
@@ -47,7 +47,7 @@ async fn the_line_used_last_is_used_first() {
 }
 
 #[tokio::test]
-async fn those_who_wait_are_served_in_order_and_one_who_gives_up_leaves_its_place() {
+async fn waiters_are_served_in_order_and_one_that_gives_up_leaves_the_queue() {
     let (pool, _far_ends) = pool(1, []);
     let first = get(&pool).await;
     let mut waiting: Vec<_> = (0..4).map(|_| Box::pin(pool.get())).collect();
@@ -60,7 +60,7 @@ async fn those_who_wait_are_served_in_order_and_one_who_gives_up_leaves_its_plac
     let mut held = first;
     for mut get in waiting {
         held.give_back();
-        // Nobody overtakes who has been given it.
+        // A new caller does not overtake the waiter that was granted the line.
         assert!(poll_once(pool.get()).await.is_none());
         held = within("its turn", get.as_mut()).await.unwrap();
     }
@@ -69,7 +69,7 @@ async fn those_who_wait_are_served_in_order_and_one_who_gives_up_leaves_its_plac
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_began_to_wait_in_another_task_is_woken_where_it_waits_now() {
+async fn waiter_that_moves_to_another_task_is_woken_there() {
     let (pool, _far_ends) = pool(1, []);
     let pool = Arc::new(pool);
     let first = get(&pool).await;
@@ -79,15 +79,15 @@ async fn who_began_to_wait_in_another_task_is_woken_where_it_waits_now() {
     let mut elsewhere = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(waits.as_mut().poll(&mut elsewhere).is_pending());
     let waits = tokio::spawn(waits);
-    // It waits there by now.
+    // Let it be polled in the other task.
     tokio::task::yield_now().await;
     first.give_back();
     waits.await.unwrap();
-    assert_eq!(begun.elapsed(), Duration::ZERO, "woken, and not only timed out");
+    assert_eq!(begun.elapsed(), Duration::ZERO, "it must be woken, not time out");
 }
 
 #[tokio::test]
-async fn a_line_that_was_given_to_one_who_gives_up_goes_to_the_next() {
+async fn line_granted_to_a_waiter_that_gives_up_goes_to_the_next() {
     let (pool, _far_ends) = pool(1, []);
     let first = get(&pool).await;
     let (mut gives_up, mut next) = (Box::pin(pool.get()), Box::pin(pool.get()));
@@ -100,7 +100,7 @@ async fn a_line_that_was_given_to_one_who_gives_up_goes_to_the_next() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_is_given_up_frees_its_place() {
+async fn cancelled_attempt_to_connect_frees_its_slot() {
     let (world, _far_ends) = World::new([Step::Wait]);
     let config = PoolConfig { max: 1, ..PoolConfig::default() };
     let pool = Pool::new(world.clone(), config).unwrap();
@@ -114,7 +114,7 @@ async fn an_attempt_that_is_given_up_frees_its_place() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_fails_lets_the_next_one_try() {
+async fn failed_attempt_to_connect_lets_the_next_caller_try() {
     let (pool, _far_ends) = pool(1, [Step::Line, Step::Fail(ErrorKind::Refused)]);
     let first = get(&pool).await;
     let (mut second, mut third) = (Box::pin(pool.get()), Box::pin(pool.get()));
@@ -128,7 +128,7 @@ async fn an_attempt_that_fails_lets_the_next_one_try() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_in_vain_is_told_who_holds_the_line() {
+async fn timeout_reports_the_line_held_longest() {
     let (pool, _far_ends) = pool(1, []);
     let (held, line) = (pool.get().await.unwrap(), line!());
     let begun = Instant::now();
@@ -144,7 +144,7 @@ async fn who_waits_in_vain_is_told_who_holds_the_line() {
 }
 
 #[tokio::test]
-async fn more_do_not_wait_than_may() {
+async fn callers_above_the_waiting_limit_are_refused() {
     let (world, _far_ends) = World::new([]);
     let config = PoolConfig { max: 1, max_waiting: 1, ..PoolConfig::default() };
     let pool = Pool::new(world, config).unwrap();
@@ -155,7 +155,7 @@ async fn more_do_not_wait_than_may() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_breaker_stands_in_front_of_connecting() {
+async fn breaker_guards_attempts_to_connect() {
     let failures = (0..6).map(|_| Step::Fail(ErrorKind::Refused));
     let (pool, _far_ends) = pool(4, failures);
     let pool = pool.with_breaker(SharedBreaker::new(BreakerConfig::default()));
@@ -170,7 +170,7 @@ async fn a_breaker_stands_in_front_of_connecting() {
     assert!((s(4)..=s(6)).contains(&after), "{after:?}");
     assert_eq!((pool.stats().connect_failures, pool.stats().rejected), (5, 1));
     advance(after + s(1)).await;
-    // The sixth fails still; then three pass.
+    // The sixth attempt still fails; the next three pass.
     assert!(matches!(pool.get().await, Err(PoolError::Connect(_))));
     assert!(matches!(pool.get().await, Err(PoolError::BreakerOpen(_))));
     advance(s(10)).await;
@@ -178,7 +178,7 @@ async fn a_breaker_stands_in_front_of_connecting() {
     assert_eq!(breaker.state(), BreakerState::HalfOpen);
     let third = get(&pool).await;
     assert_eq!(breaker.state(), BreakerState::Closed);
-    // Lines that there are need no attempt, and so no breaker.
+    // Existing lines need no attempt to connect, so the breaker does not matter.
     third.give_back();
     breaker.isolate();
     get(&pool).await.give_back();
@@ -186,7 +186,7 @@ async fn a_breaker_stands_in_front_of_connecting() {
 }
 
 #[tokio::test]
-async fn closing_ends_all_and_tells_those_who_wait() {
+async fn closing_the_pool_ends_all_lines_and_fails_waiting_callers() {
     let pool = Pool::new(
         shell("trap 'exit 0' TERM; read line; exit 7"),
         PoolConfig { max: 2, ..PoolConfig::default() },
@@ -196,7 +196,7 @@ async fn closing_ends_all_and_tells_those_who_wait() {
     let control = idle.control().clone();
     let mut waits = Box::pin(pool.get());
     assert!(poll_once(waits.as_mut()).await.is_none());
-    // It goes to who waits; so give it up first.
+    // The line would go to the waiter, so cancel the wait first.
     drop(waits);
     idle.give_back();
     let mut waits = Box::pin(pool.get());
@@ -210,7 +210,7 @@ async fn closing_ends_all_and_tells_those_who_wait() {
     held.give_back();
     assert_eq!(rests(&pool), (true, 0));
     assert!(control.close_reason().is_some());
-    within("maintenance of what is closed", pool.maintain()).await;
+    within("maintenance of a closed pool", pool.maintain()).await;
 }
 
 #[tokio::test]
@@ -220,14 +220,14 @@ async fn closing_ends_an_idle_child_in_stages() {
     let control = line.control().clone();
     line.give_back();
     within("closing", pool.close()).await;
-    // The end of its input was enough.
+    // Closing its input was enough.
     let reason = control.close_reason();
     let Some(CloseReason::ChildExited(exit)) = reason else { panic!("{reason:?}") };
     assert_eq!(exit.status.code(), Some(7));
 }
 
 #[tokio::test]
-async fn a_dropped_pool_keeps_no_line_whoever_still_holds_one() {
+async fn dropped_pool_keeps_no_lines() {
     let (pool, mut far_ends) = pool(2, []);
     let (held, idle) = (get(&pool).await, get(&pool).await);
     let (_keep, mut far_of_held) = far_ends.recv().await.unwrap().split();
@@ -240,7 +240,7 @@ async fn a_dropped_pool_keeps_no_line_whoever_still_holds_one() {
     assert!(matches!(within("the end", far_of_held.recv()).await, Incoming::End(_)));
 }
 
-/// Numbers from a seed (xorshift).
+/// A random number generator (xorshift).
 struct Random(u64);
 
 impl Random {
@@ -253,7 +253,7 @@ impl Random {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_given_up_nothing_is_lost() {
+async fn random_cancellation_leaks_no_lines_and_mixes_up_no_responses() {
     let seed = {
         use std::hash::{BuildHasher, Hasher};
         std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
@@ -286,7 +286,7 @@ async fn give_up(seed: u64, check_after: Duration) {
         users.spawn(async move {
             for number in 0..500 {
                 if random.below(4) == 0 {
-                    // Gives up, with luck in the middle.
+                    // Cancel, possibly in the middle.
                     let got = poll_once(pool.get()).await;
                     tokio::task::yield_now().await;
                     drop(got);
@@ -297,7 +297,7 @@ async fn give_up(seed: u64, check_after: Duration) {
                 let question = format!("{user} {number}");
                 line.sender().send(question.clone()).await.unwrap();
                 match random.below(4) {
-                    // The answer is still to come, and must not be the next one's.
+                    // The response has not arrived yet, and must not reach the next caller.
                     0 => drop(line),
                     1 if poll_once(line.receiver().recv()).await.is_none() => drop(line),
                     1 => line.give_back(),

@@ -1,4 +1,4 @@
-//! When a pool closes a line: with something left in it, found ended, grown old.
+//! When a pool closes a line: with unsent or unread data, after its end, or because of its age.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -21,14 +21,14 @@ use tieline_transport::{
 use tokio::time::{Instant, advance, sleep};
 
 #[tokio::test]
-async fn a_line_with_something_left_in_it_is_not_used_again() {
-    // An answer that nobody has taken; a part of one; the end.
+async fn line_with_unread_data_is_not_reused() {
+    // An unread message; part of one; the end.
     for (script, ends) in [
         ("printf 'one\\ntwo\\n'", false),
         ("printf 'one\\nhalf'", false),
         ("echo one; exec >&-", true),
     ] {
-        // One write is one read.
+        // One write arrives as one read.
         let connector = shell(&format!("{script}; exec sleep 1000"));
         let pool = Pool::new(connector, PoolConfig::default()).unwrap();
         let mut line = get(&pool).await;
@@ -42,8 +42,8 @@ async fn a_line_with_something_left_in_it_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn a_part_of_a_message_is_seen_where_nothing_of_it_is_kept() {
-    // Behind a whole message: a header without its body; a line that is too long, of which more is to come.
+async fn part_of_a_message_is_detected_even_if_none_of_it_is_buffered() {
+    // After a complete message: a header without its body; an unfinished line above the limit.
     for (framing, said) in [
         (
             FramingKind::ContentLength,
@@ -73,14 +73,14 @@ async fn a_part_of_a_message_is_seen_where_nothing_of_it_is_kept() {
 }
 
 #[tokio::test]
-async fn what_is_unsent_and_cannot_leave_makes_a_line_dirty() {
+async fn line_with_unsent_data_that_cannot_be_written_is_dirty() {
     let (pool, _far_ends) = pool(1, []);
     let mut line = get(&pool).await;
-    // More than the far side's buffer holds, and it does not read.
+    // More than the peer's buffer holds, and the peer does not read.
     line.sender().feed(vec![b'x'; 1 << 20]).await.unwrap();
     line.give_back();
     assert_eq!((pool.stats().dirty, rests(&pool)), (1, (true, 0)));
-    // What can leave does.
+    // Data that can be written is flushed.
     let mut line = get(&pool).await;
     line.sender().feed("x").await.unwrap();
     line.give_back();
@@ -88,7 +88,7 @@ async fn what_is_unsent_and_cannot_leave_makes_a_line_dirty() {
 }
 
 #[test]
-fn a_line_given_back_without_a_runtime_is_closed() {
+fn line_given_back_without_a_runtime_is_closed() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (pool, _far_ends) = pool(1, []);
     let line = runtime.block_on(pool.get()).unwrap();
@@ -96,7 +96,7 @@ fn a_line_given_back_without_a_runtime_is_closed() {
     assert_eq!((pool.stats().dirty, rests(&pool)), (1, (true, 0)));
 }
 
-/// What becomes of an idle line behind whose back something happens.
+/// Lets `what` happen to an idle line, and returns the statistics after its next use.
 async fn after_idling(
     idle: Duration,
     what: impl AsyncFnOnce(MemoryChannel) -> Option<MemoryChannel>,
@@ -112,7 +112,7 @@ async fn after_idling(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_line_is_checked_unless_it_was_used_a_moment_ago() {
+async fn line_idle_for_longer_than_check_after_is_checked() {
     let ms = Duration::from_millis;
     let nothing = async |far| Some(far);
     assert_eq!(after_idling(ms(501), nothing).await.broken, 0);
@@ -125,7 +125,7 @@ async fn an_idle_line_is_checked_unless_it_was_used_a_moment_ago() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_while_a_line_is_idle_is_nobody_elses_answer() {
+async fn message_received_while_idle_does_not_reach_the_next_caller() {
     let (pool, mut far_ends) = pool(1, []);
     get(&pool).await.give_back();
     let (mut late, _keep) = far_ends.recv().await.unwrap().split();
@@ -138,22 +138,22 @@ async fn what_comes_while_a_line_is_idle_is_nobody_elses_answer() {
     assert_eq!(message(line.receiver()).await, "in time");
 }
 
-/// Drives `maintain` beside `test`.
+/// Runs `test` while `maintain` is driven.
 async fn maintained(pool: &Pool, test: impl Future<Output = ()>) {
     tokio::select! {
-        () = pool.maintain() => panic!("it ended"),
+        () = pool.maintain() => panic!("the maintenance has ended"),
         () = test => {}
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_lines_are_closed_after_ten_minutes_on_use_and_by_maintenance() {
+async fn lines_idle_for_ten_minutes_are_closed_on_use_and_by_maintenance() {
     for is_maintained in [false, true] {
         let (pool, mut far_ends) = pool(3, []);
         let lines = [get(&pool).await, get(&pool).await, get(&pool).await];
         lines.into_iter().for_each(Pooled::give_back);
         let test = async {
-            // The one that is needed stays.
+            // The line in use remains.
             for _ in 0..11 {
                 sleep(s(60)).await;
                 let one = pool.get().await.unwrap();
@@ -174,7 +174,7 @@ async fn idle_lines_are_closed_after_ten_minutes_on_use_and_by_maintenance() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_line_lives_for_half_an_hour_a_tenth_more_or_less() {
+async fn line_is_closed_at_an_age_of_30_minutes_with_jitter() {
     for is_maintained in [false, true] {
         let (world, _far_ends) = World::new([]);
         let config = PoolConfig { max: 1, idle_timeout: s(86_400), ..PoolConfig::default() };
@@ -193,7 +193,7 @@ async fn a_line_lives_for_half_an_hour_a_tenth_more_or_less() {
         } else {
             test.await
         }
-        // Also one that grows old while nobody looks, and one that is in use all the time.
+        // Also a line that reaches its age while idle, and one that is in use all the time.
         get(&pool).await.give_back();
         sleep(s(34 * 60)).await;
         let before = pool.stats();
@@ -208,7 +208,7 @@ async fn a_line_lives_for_half_an_hour_a_tenth_more_or_less() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_as_wanted_are_connected_ahead_and_kept() {
+async fn min_idle_lines_are_connected_in_advance_and_kept() {
     let (world, mut far_ends) = World::new([Step::Line, Step::Fail(ErrorKind::Refused)]);
     let config = PoolConfig { min_idle: 2, ..PoolConfig::default() };
     let pool = Pool::new(world, config).unwrap();
@@ -224,7 +224,7 @@ async fn as_many_as_wanted_are_connected_ahead_and_kept() {
     })
     .await;
     drop(pool);
-    // Of the four that there were, nothing is left.
+    // All four lines have ended.
     for _ in 0..4 {
         let (_keep, mut far) = far_ends.recv().await.unwrap().split();
         assert!(matches!(far.recv().await, Incoming::End(_)));
@@ -232,18 +232,18 @@ async fn as_many_as_wanted_are_connected_ahead_and_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_line_that_is_held_for_long_is_reported_once() {
+async fn line_held_for_too_long_is_reported_once() {
     let (pool, _far_ends) = pool(3, []);
     let (one, two, three) = (get(&pool).await, get(&pool).await, get(&pool).await);
     sleep(s(60)).await;
-    // At the limit, and not beyond.
+    // Exactly at the limit, which is not reported.
     three.give_back();
     maintained(&pool, sleep(s(300))).await;
     assert_eq!(pool.stats().overdue, 2);
     one.give_back();
     drop(two);
     assert_eq!(pool.stats().overdue, 2);
-    // Nobody looked meanwhile: it is noticed when it comes back.
+    // Without maintenance it is noticed when the line is given back.
     let late = get(&pool).await;
     sleep(s(61)).await;
     assert_eq!(pool.stats().overdue, 2);

@@ -1,4 +1,4 @@
-//! Many who lose the same server at the same moment, in virtual time.
+//! Many clients that lose the same server at the same moment, in virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::future::Future;
@@ -20,10 +20,10 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build().unwrap();
     let limit = Duration::from_secs(100_000);
-    runtime.block_on(async { timeout(limit, test).await.expect("somebody waits for ever") })
+    runtime.block_on(async { timeout(limit, test).await.expect("the test hangs") })
 }
 
-/// Half of the numbers are sent before all is cut, and half behind it, without waiting for anything.
+/// Half of the numbers are sent before all connections are cut, and half after that, without waiting.
 const NUMBERS: u64 = 10;
 
 async fn speak(mut sender: Box<dyn Sender>, mut go_on: watch::Receiver<bool>) -> Box<dyn Sender> {
@@ -47,7 +47,7 @@ async fn hear(mut receiver: Box<dyn Receiver>) -> Box<dyn Receiver> {
 }
 
 #[test]
-fn a_thousand_whose_connections_are_cut_at_once_all_resume_and_nothing_is_lost() {
+fn thousand_sessions_cut_at_once_all_resume_without_loss() {
     const CLIENTS: u64 = 1_000;
     block_on(async {
         let network = Network::new(1, Duration::ZERO);
@@ -66,22 +66,22 @@ fn a_thousand_whose_connections_are_cut_at_once_all_resume_and_nothing_is_lost()
                 hear_all.spawn(hear(receiver));
             }
         }
-        // What was sent is on its way by now, or has arrived.
+        // The first half is in flight by now, or has arrived.
         network.refuse_all(true);
         network.cut_all();
         go_on.send_replace(true);
-        // Each has come in vain once at least.
+        // Each client has tried to reconnect at least once.
         sleep(Duration::from_secs(8)).await;
         assert_eq!(network.events().connections, CLIENTS);
         network.refuse_all(false);
-        // Both halves are kept until all is heard: who drops them ends the session.
+        // Keep both halves until everything is received: dropping them would end the session.
         let _speakers = speak_all.join_all().await;
         let _hearers = hear_all.join_all().await;
-        assert_eq!(network.events().connections, 2 * CLIENTS, "each has resumed once");
+        assert_eq!(network.events().connections, 2 * CLIENTS, "each client must have resumed once");
     });
 }
 
-/// Counts when it is asked, and keeps the far ends.
+/// A connector that records when it is called, and keeps the far ends.
 #[derive(Default)]
 struct Asked {
     at: Mutex<Vec<Instant>>,
@@ -98,7 +98,7 @@ impl DynConnector for Asked {
 }
 
 #[test]
-fn ten_thousand_who_lose_a_server_elsewhere_do_not_come_back_at_once() {
+fn ten_thousand_remote_clients_do_not_reconnect_at_once() {
     const LINKS: usize = 10_000;
     const BIN: Duration = Duration::from_millis(100);
     block_on(async {
@@ -122,10 +122,10 @@ fn ten_thousand_who_lose_a_server_elsewhere_do_not_come_back_at_once() {
         for at in &*asked.at.lock().unwrap() {
             bins[((*at - begun).as_millis() / BIN.as_millis()) as usize] += 1;
         }
-        assert_eq!(bins.iter().sum::<usize>(), LINKS, "each has come once: {bins:?}");
+        assert_eq!(bins.iter().sum::<usize>(), LINKS, "each link must reconnect once: {bins:?}");
         let most = bins.iter().max().unwrap();
         println!("at most {most} of {LINKS} in {BIN:?}: {bins:?}");
-        // Fifty bins have 200 each; 300 is seven times as far from that as chance takes it.
+        // The mean of the fifty bins is 200; 300 is seven standard deviations above that.
         assert!(*most <= LINKS * 3 / 100, "{bins:?}");
     });
 }

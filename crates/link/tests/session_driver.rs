@@ -1,4 +1,4 @@
-//! The real ends of a session over a network that is not there, in virtual time.
+//! The real ends of a session over a simulated network, in virtual time.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/drive.rs"]
@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use drive::{Run, Totals};
 
-/// By default so many seeds; with `TIELINE_SOAK=1` five hundred times as many, on all processors.
+/// The number of seeds by default.
 const SEEDS: u64 = 200;
+/// The number of seeds with `TIELINE_SOAK=1`, which runs on all processors.
 const SOAK: u64 = 100_000;
 
 #[test]
-fn whatever_the_network_does_all_arrives_once_in_order_or_what_is_said_of_it_is_true() {
+fn messages_arrive_once_in_order_or_the_loss_is_reported_correctly_on_any_network() {
     if let Some(seed) = number("TIELINE_SEED") {
         return Run::of(seed).run(&mut Totals::default());
     }
@@ -23,7 +24,7 @@ fn whatever_the_network_does_all_arrives_once_in_order_or_what_is_said_of_it_is_
         Some(_) => (SOAK, std::thread::available_parallelism().map_or(1, usize::from)),
         None => (SEEDS, 1),
     };
-    // A part of them: those from here on, until so many seconds are over.
+    // Optionally only the seeds from this one on, and only for this many seconds.
     let first = number("TIELINE_FIRST_SEED").unwrap_or(0);
     let limit = number("TIELINE_SECONDS").map_or(Duration::MAX, Duration::from_secs);
     let begun = Instant::now();
@@ -49,7 +50,7 @@ fn whatever_the_network_does_all_arrives_once_in_order_or_what_is_said_of_it_is_
     });
     let (runs, seconds) = (totals.runs, begun.elapsed().as_secs_f64());
     println!("{totals:?}\n{runs} seeds from {first} on in {seconds:.1} s");
-    // Else nothing was tried.
+    // Check that the runs covered the interesting cases.
     let Totals { events, resets, lost, complete, .. } = totals;
     assert!(complete > runs / 2 && resets > 0 && lost > 0, "{totals:?}");
     assert!(events.cuts > runs && events.ghosts > 0 && events.late > 0, "{totals:?}");

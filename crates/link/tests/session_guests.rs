@@ -1,5 +1,5 @@
-//! Those who come to a server of sessions by hand, and mean it no good or are unlucky. In virtual
-//! time: a pause is over when nobody has anything left to do.
+//! Hostile or unlucky clients of a session server, written frame by frame. In virtual time: a pause is over
+//! when no task has anything left to do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "support/by_hand.rs"]
@@ -30,7 +30,7 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build().unwrap();
     let limit = Duration::from_secs(100_000);
-    runtime.block_on(async { timeout(limit, test).await.expect("somebody waits for ever") })
+    runtime.block_on(async { timeout(limit, test).await.expect("the test hangs") })
 }
 
 fn tasks() -> usize {
@@ -38,7 +38,7 @@ fn tasks() -> usize {
 }
 
 impl Stage {
-    /// Connections hold so many bytes each way.
+    /// Creates a server whose connections buffer `buffer` bytes in each direction.
     async fn new(buffer: usize, options: SessionOptions) -> Self {
         let config = MemoryConfig { buffer: ByteSize::new(buffer), ..MemoryConfig::new("door") };
         let way = Framed::new(
@@ -56,7 +56,7 @@ impl Stage {
         ByHand::over(self.way.connect().await.unwrap())
     }
 
-    /// A new session, and its server's end.
+    /// Begins a session, and returns its client, its welcome and its server's end.
     async fn begin(&mut self) -> (ByHand, Welcome, Session) {
         let mut client = self.by_hand().await;
         let welcome = client.greet(hello(None)).await.unwrap();
@@ -69,19 +69,19 @@ fn data(sequence: u64, message: impl Into<bytes::Bytes>) -> Frame {
 }
 
 #[test]
-fn a_connection_that_is_overtaken_while_it_is_welcomed_holds_up_nobody() {
+fn connection_replaced_during_its_welcome_does_not_block_the_next() {
     block_on(async {
         let mut stage = Stage::new(16, SessionOptions::default()).await;
         let (first, welcome, _server) = stage.begin().await;
         drop(first);
-        // Its welcome does not fit into what the connection holds.
+        // Its welcome does not fit into the connection's buffer.
         let mut second = stage.by_hand().await;
         second.say(Frame::Hello(hello(Some(&welcome)))).await;
         sleep(PAUSE).await;
         let mut third = stage.by_hand().await;
         third.say(Frame::Hello(hello(Some(&welcome)))).await;
         sleep(PAUSE).await;
-        // It is taken, and then nothing is heard of the second any more, not even its end.
+        // The third is accepted, although the second neither reads nor disconnects.
         assert_eq!(second.answer().await.unwrap().epoch, 2);
         assert_eq!(third.answer().await.unwrap().epoch, 3);
         drop(second);
@@ -89,7 +89,7 @@ fn a_connection_that_is_overtaken_while_it_is_welcomed_holds_up_nobody() {
 }
 
 #[test]
-fn sessions_that_nobody_accepts_keep_no_other_from_being_resumed() {
+fn sessions_waiting_to_be_accepted_do_not_block_resumption() {
     block_on(async {
         let mut stage = Stage::new(64 << 10, SessionOptions::default()).await;
         let (first, welcome, _server) = stage.begin().await;
@@ -101,7 +101,7 @@ fn sessions_that_nobody_accepts_keep_no_other_from_being_resumed() {
         }
         drop(first);
         assert_eq!(stage.by_hand().await.greet(hello(Some(&welcome))).await.unwrap().epoch, 2);
-        // They are there for whoever accepts.
+        // All of them can still be accepted.
         for _ in 0..300 {
             stage.sessions.accept().await.unwrap();
         }
@@ -109,7 +109,7 @@ fn sessions_that_nobody_accepts_keep_no_other_from_being_resumed() {
 }
 
 #[test]
-fn who_begins_and_leaves_while_nobody_accepts_is_refused_at_last() {
+fn ended_sessions_count_against_the_limit_until_they_are_accepted() {
     block_on(async {
         let options = SessionOptions { max_sessions: 4, ..SessionOptions::default() };
         let stage = Stage::new(64 << 10, options).await;
@@ -131,14 +131,14 @@ fn who_begins_and_leaves_while_nobody_accepts_is_refused_at_last() {
     });
 }
 
-/// A place in this process where frames come and go.
+/// Returns an in-memory endpoint that carries frames.
 fn door() -> Framed<Memory, LengthPrefix> {
     let (memory, config) = (Memory::default(), MemoryConfig::new("door"));
     Framed::new(memory, config, LengthPrefix::default(), ChannelConfig::default()).unwrap()
 }
 
 #[test]
-fn what_is_committed_of_a_lost_session_is_not_taken_for_the_next_ones() {
+fn commit_for_a_lost_session_does_not_apply_to_the_next() {
     block_on(async {
         let way = door();
         let mut acceptor = way.clone().listen().await.unwrap();
@@ -169,7 +169,7 @@ fn what_is_committed_of_a_lost_session_is_not_taken_for_the_next_ones() {
         server.say(data(1, "of the first")).await;
         assert!(matches!(from_server.recv().await, Incoming::Message(_)));
         drop(server);
-        // It is forgotten, and another begins, of which a message comes.
+        // The session is unknown to the server, and another begins, with a message.
         let mut server = accept().await;
         let unknown = Frame::Refused { refusal: Refusal::Unknown, text: String::new() };
         server.say(unknown).await;
@@ -178,17 +178,17 @@ fn what_is_committed_of_a_lost_session_is_not_taken_for_the_next_ones() {
         server.say(data(1, "of the second")).await;
         sleep(PAUSE).await;
         commits.commit(1);
-        // What is sent now was meant for the session that is lost: it waits.
+        // A message sent now may be meant for the lost session, so it waits.
         let mut sending = std::pin::pin!(to_server.send("what is acknowledged?"));
         let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(sending.as_mut().poll(cx)));
-        assert!(polled.await.is_pending(), "it was sent before the reset");
+        assert!(polled.await.is_pending(), "the message must wait for the reset");
         let reset = from_server.recv().await;
         assert!(matches!(reset, Incoming::Reset(_)), "{reset:?}");
         sending.await.unwrap();
         loop {
             match server.hear().await.unwrap() {
                 Frame::Data { acknowledged, .. } => {
-                    assert_eq!(acknowledged, 0, "it was not even received");
+                    assert_eq!(acknowledged, 0, "the message must not be acknowledged");
                     break;
                 }
                 Frame::Ack { acknowledged } => assert_eq!(acknowledged, 0),
@@ -201,9 +201,9 @@ fn what_is_committed_of_a_lost_session_is_not_taken_for_the_next_ones() {
     });
 }
 
-/// The relay between them spoils the length of what is said first, the second time.
+/// A relay between client and server corrupts the length of the second connection's greeting.
 #[test]
-fn a_greeting_that_was_damaged_on_its_way_is_said_again() {
+fn greeting_damaged_in_transit_is_retried() {
     block_on(async {
         let mut stage = Stage::new(1 << 16, SessionOptions::default()).await;
         let door = door();
@@ -216,7 +216,7 @@ fn a_greeting_that_was_damaged_on_its_way_is_said_again() {
                 let mut server = ByHand::over(way.connect().await.unwrap());
                 if time == 2 {
                     assert!(matches!(client.hear().await, Some(Frame::Hello(_))));
-                    // What it is by its length is no greeting.
+                    // By its length, this is not a greeting.
                     let _ = server.sender.send(vec![1; 1 << 15]).await;
                     let told = server.hear().await.unwrap();
                     let is_unasked =
@@ -261,11 +261,11 @@ fn a_greeting_that_was_damaged_on_its_way_is_said_again() {
 }
 
 #[test]
-fn a_stranger_has_no_room_for_more_than_a_greeting() {
+fn unauthenticated_client_cannot_send_more_than_a_greeting() {
     const BUFFER: usize = 1 << 10;
     block_on(async {
         let mut stage = Stage::new(BUFFER, SessionOptions::default()).await;
-        // All that may be at the door at once, and more.
+        // More than may be in their handshake at once.
         let strangers = (0..300).map(|_| {
             let way = stage.way.clone();
             tokio::spawn(async move {
@@ -273,18 +273,18 @@ fn a_stranger_has_no_room_for_more_than_a_greeting() {
                 let control = line.control().clone();
                 let (mut sender, mut receiver) = line.split();
                 assert!(sender.send(vec![1; 1 << 20]).await.is_err());
-                // It is told why, and that is all.
+                // The client gets a refusal, and then the end.
                 assert!(matches!(receiver.recv().await, Incoming::Message(_)));
                 assert!(matches!(receiver.recv().await, Incoming::End(_)));
                 control.info().bytes_out
             })
         });
         for stranger in strangers.collect::<Vec<_>>() {
-            // What one read takes, and what the connection holds.
+            // The size of one read, plus what the connection buffers.
             let taken = stranger.await.unwrap();
-            assert!(taken <= (BUFFER + (4 << 10)) as u64, "{taken} bytes of it were taken");
+            assert!(taken <= (BUFFER + (4 << 10)) as u64, "{taken} bytes were read");
         }
-        // Once it is known who it is, there is room.
+        // After the handshake, the usual limit applies.
         let (mut client, _, server) = stage.begin().await;
         let (_sender, mut receiver) = server.split();
         let message = bytes::Bytes::from(vec![b'x'; 1 << 20]);
@@ -293,7 +293,7 @@ fn a_stranger_has_no_room_for_more_than_a_greeting() {
     });
 }
 
-/// What becomes of a client whose greeting is answered like this, and whether it took the answer.
+/// Sends this response to a client's greeting. Returns the results of the client's connect and of the send.
 async fn greeted_with(
     answer: impl Into<bytes::Bytes> + Send,
 ) -> (Result<Session, TransportError>, Result<(), SendError>) {
@@ -312,7 +312,7 @@ async fn greeted_with(
 }
 
 #[test]
-fn a_client_that_is_answered_at_length_takes_none_of_it() {
+fn client_refuses_an_oversized_response_to_its_greeting() {
     block_on(async {
         let (connected, sent) = greeted_with(vec![1; 1 << 20]).await;
         assert!(connected.is_err() && sent.is_err());
@@ -320,7 +320,7 @@ fn a_client_that_is_answered_at_length_takes_none_of_it() {
 }
 
 #[test]
-fn an_error_of_the_handshake_names_the_endpoint_as_it_was_asked_for() {
+fn handshake_error_names_the_resumable_endpoint() {
     block_on(async {
         let (connected, _) = greeted_with("what?").await;
         let error = connected.err().unwrap();
@@ -333,7 +333,7 @@ fn an_error_of_the_handshake_names_the_endpoint_as_it_was_asked_for() {
 }
 
 #[test]
-fn who_sends_on_to_a_consumer_that_does_not_read_is_not_read_from() {
+fn client_is_not_read_from_while_the_consumer_does_not_receive() {
     for (length, most) in [(0, 10_000), (1 << 20, 48)] {
         block_on(async {
             let mut stage = Stage::new(64 << 10, SessionOptions::default()).await;
@@ -348,7 +348,7 @@ fn who_sends_on_to_a_consumer_that_does_not_read_is_not_read_from() {
             };
             let held_up = timeout(PAUSE, flood).await;
             assert!(held_up.is_err() && sent > 0, "{sent} of {length} bytes");
-            // When it reads, all of it is there.
+            // Once the consumer receives, it gets everything.
             let (_sender, mut receiver) = server.split();
             for _ in 0..sent {
                 assert!(matches!(receiver.recv().await, Incoming::Message(it) if it == message));
@@ -358,7 +358,7 @@ fn who_sends_on_to_a_consumer_that_does_not_read_is_not_read_from() {
 }
 
 #[test]
-fn who_says_nothing_or_half_of_it_or_resumes_in_a_loop_leaves_nothing_behind() {
+fn silent_clients_partial_greetings_and_resume_loops_leave_no_tasks() {
     block_on(async {
         let mut stage = Stage::new(64 << 10, SessionOptions::default()).await;
         let (first, mut welcome, server) = stage.begin().await;
@@ -370,7 +370,7 @@ fn who_says_nothing_or_half_of_it_or_resumes_in_a_loop_leaves_nothing_behind() {
                 tokio::spawn(async move {
                     let (mut sender, mut receiver) = way.connect().await.unwrap().split();
                     if number % 2 == 0 {
-                        // A frame that its length says to be larger than all that comes of it.
+                        // A frame that is shorter than its length says.
                         let _ = sender.send(vec![1; 7]).await;
                     }
                     while let Incoming::Message(_) = receiver.recv().await {}
@@ -395,7 +395,8 @@ fn who_says_nothing_or_half_of_it_or_resumes_in_a_loop_leaves_nothing_behind() {
     });
 }
 
-/// A server by hand that leaves so many clients behind their greeting, and then takes one.
+/// Runs a server that closes the first `cuts` connections after their greeting, and grants the next one.
+/// Returns the result of the client, and how many greetings the server received.
 async fn who_was_asked(cuts: usize) -> (Result<Session, TransportError>, usize) {
     let config = MemoryConfig::new("cut");
     let way =
@@ -426,7 +427,7 @@ async fn who_was_asked(cuts: usize) -> (Result<Session, TransportError>, usize) 
 }
 
 #[test]
-fn a_first_greeting_that_is_cut_is_said_again_but_not_for_ever() {
+fn first_greeting_is_retried_a_limited_number_of_times() {
     block_on(async {
         for cuts in 0..=2 {
             let (session, asked) = who_was_asked(cuts).await;

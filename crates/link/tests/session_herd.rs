@@ -1,8 +1,8 @@
-//! Many clients elsewhere whose server is killed and started again, over real sockets.
+//! Many remote clients whose server is killed and restarted, over real sockets.
 //!
-//! A few by default, which all come back. `TIELINE_SOAK=1` for 10,000, of whom no more than 3 % may come
-//! in any 100 ms. It wants 10,000 descriptors in each of two processes; with fewer, there are fewer
-//! clients, and it says so.
+//! By default 200 clients, which must all reconnect. With `TIELINE_SOAK=1` 10,000 clients, of which at most
+//! 3 % may reconnect within any 100 ms. That needs 10,000 descriptors in each of two processes; with fewer,
+//! the test uses fewer clients and prints their number.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -23,10 +23,10 @@ use tokio::task::JoinSet;
 const SAMPLE: usize = 200;
 const SOAK: usize = 10_000;
 const BIN: Duration = Duration::from_millis(100);
-/// Where the server listens.
+/// The environment variable with the port that the server listens on.
 const PORT: &str = "TIELINE_TEST_PORT";
 
-/// How many descriptors there may be, from now on.
+/// Raises the limit on descriptors, and returns it.
 fn descriptors() -> usize {
     let most = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
@@ -40,7 +40,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn serve() {
     descriptors();
     let port: u16 = std::env::var(PORT).unwrap().parse().unwrap();
-    // It ends with who has started it.
+    // Exit together with the parent process.
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(1);
@@ -63,7 +63,7 @@ fn serve() {
     });
 }
 
-/// A server in another process. Dropping it kills it.
+/// A server in another process, which is killed on drop.
 struct Server {
     process: Child,
     port: u16,
@@ -87,7 +87,7 @@ impl Drop for Server {
     }
 }
 
-/// A connector that remembers when it was asked.
+/// A connector that records when it is called.
 struct Asked {
     connector: Arc<dyn DynConnector>,
     at: Mutex<Vec<Instant>>,
@@ -118,13 +118,13 @@ async fn come_back(session: Session) {
 }
 
 #[test]
-fn those_who_lose_their_server_come_back_to_the_next_and_not_all_at_once() {
+fn clients_reconnect_to_a_restarted_server_but_not_all_at_once() {
     let mut server = helper::plain(test_name!(), serve);
     let is_long = std::env::var_os("TIELINE_SOAK").is_some();
     let wanted = if is_long { SOAK } else { SAMPLE };
     let clients = wanted.min(descriptors() - 200);
     if clients < wanted {
-        println!("only {clients} of {wanted}: there are no more descriptors");
+        println!("only {clients} of {wanted} clients, because of the limit on descriptors");
     }
     let first = Server::start(&mut server, 0);
     let port = first.port;
@@ -149,7 +149,7 @@ fn those_who_lose_their_server_come_back_to_the_next_and_not_all_at_once() {
         let come = tokio::time::timeout(Duration::from_secs(300), back.join_all()).await;
         let took = killed.elapsed();
         drop(second);
-        assert!(come.is_ok(), "not all have come back");
+        assert!(come.is_ok(), "not all clients have reconnected");
         println!("the server was away for {restarted:?}");
         let first = |asked: &Arc<Asked>| {
             let at = asked.at.lock().unwrap();

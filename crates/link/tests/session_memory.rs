@@ -1,4 +1,4 @@
-//! What sessions keep, and what waits for their consumers, is counted by the memory budget.
+//! The memory budget counts the messages that sessions keep, and those that wait for their consumers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::time::Duration;
@@ -22,7 +22,7 @@ async fn pair(place: &str, client: &Options, server: &Options) -> (BoxChannel, B
         listen(&registry, &endpoint, server, session).await.unwrap();
     let connector = connector(&registry, &endpoint, client, session).unwrap();
     let (client, server) = tokio::join!(connector.connect(), acceptor.accept());
-    // A connection that is lost is resumed.
+    // Accept further connections, so that the session can resume.
     tokio::spawn(async move { while acceptor.accept().await.is_ok() {} });
     (client.unwrap(), server.unwrap())
 }
@@ -42,24 +42,24 @@ fn is_for_memory(reason: &CloseReason) -> bool {
 }
 
 #[tokio::test]
-async fn messages_that_wait_for_a_consumer_are_counted() {
-    // Each fits, and all that may wait do not.
+async fn messages_waiting_for_a_consumer_are_counted() {
+    // Each message fits into the budget, but not all that may wait.
     let (budget, options) = within(10);
     let (client, server) = pair("waiting", &Options::default(), &options).await;
     let ((mut sender, _in), (_out, mut receiver)) = (client.split(), server.split());
     let sending =
         tokio::spawn(async move { while sender.send(vec![b'x'; 3 * MIB]).await.is_ok() {} });
-    // Nothing is taken until it is too much.
+    // Receive nothing until the budget is exceeded.
     let refused = async {
         while budget.refused() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(LIMIT, refused).await.expect("it is never too much");
+    timeout(LIMIT, refused).await.expect("the budget is never exceeded");
     assert!(budget.used().bytes() <= 10 * MIB / 4 * 5, "{}", budget.used());
-    // What was refused was not taken over: it comes again once there is room.
+    // A refused message was not acknowledged, so it is sent again once there is room.
     for _ in 0..5 {
-        match timeout(LIMIT, receiver.recv()).await.expect("nothing comes") {
+        match timeout(LIMIT, receiver.recv()).await.expect("nothing is received") {
             Incoming::Message(message) => assert_eq!(message.len(), 3 * MIB),
             Incoming::End(reason) => {
                 assert!(is_for_memory(&reason), "{reason}");
@@ -72,7 +72,7 @@ async fn messages_that_wait_for_a_consumer_are_counted() {
 }
 
 #[tokio::test]
-async fn what_is_kept_for_the_other_side_is_counted_and_given_back() {
+async fn kept_messages_are_counted_until_they_are_acknowledged() {
     let (budget, options) = within(10);
     let (client, server) = pair("kept", &options, &Options::default()).await;
     let ((mut sender, _in), (_out, mut receiver)) = (client.split(), server.split());
@@ -85,9 +85,9 @@ async fn what_is_kept_for_the_other_side_is_counted_and_given_back() {
             let _ = timeout(Duration::from_millis(1), receiver.recv()).await;
         }
     };
-    timeout(LIMIT, given_back).await.expect("it is not given back");
+    timeout(LIMIT, given_back).await.expect("the memory is not released");
     assert_eq!(budget.refused(), 0);
-    // More than may be kept ends the session, and its sender learns why.
+    // Exceeding the budget ends the session, and the sender gets the reason.
     let sent = async {
         loop {
             if let Err(error) = sender.send(vec![b'x'; 16 * MIB]).await {
@@ -95,7 +95,7 @@ async fn what_is_kept_for_the_other_side_is_counted_and_given_back() {
             }
         }
     };
-    let error = timeout(LIMIT, sent).await.expect("all of it is kept");
+    let error = timeout(LIMIT, sent).await.expect("the session does not end");
     let reason = error.close_reason().unwrap();
     assert!(is_for_memory(reason), "{reason}");
 }

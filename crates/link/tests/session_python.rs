@@ -1,4 +1,4 @@
-//! Sessions against another implementation of their protocol, over connections that it cuts.
+//! Sessions with the Python implementation of the protocol, over connections that it cuts.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -58,7 +58,7 @@ async fn take_all(mut receiver: impl Receiver) -> impl Receiver {
     receiver
 }
 
-/// Messages both ways, with cuts between and within them, to the end of both.
+/// Sends messages both ways, with cuts between and within frames, until both directions have ended.
 async fn converse(python: Python, channel: BoxChannel) {
     let Python { mut child, mut input, mut output } = python;
     let (sender, receiver) = channel.split();
@@ -88,7 +88,7 @@ async fn converse(python: Python, channel: BoxChannel) {
         assert_eq!(next, MESSAGES);
         connections
     });
-    // Both halves stay until all is over: the last that is dropped would end the session.
+    // Keep both halves until the end: dropping the last one would end the session.
     let halves = tokio::join!(send_all(sender), take_all(receiver));
     feeding.await.unwrap();
     let connections = saying.await.unwrap();
@@ -98,7 +98,7 @@ async fn converse(python: Python, channel: BoxChannel) {
 }
 
 #[test]
-fn a_client_in_python() {
+fn python_client_completes_a_session_despite_cuts() {
     block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("s");
@@ -112,7 +112,7 @@ fn a_client_in_python() {
 }
 
 #[test]
-fn a_server_in_python() {
+fn python_server_completes_a_session_despite_cuts() {
     block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("s");

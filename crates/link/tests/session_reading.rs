@@ -1,4 +1,4 @@
-//! Whoever waits for a message reads the connection by himself; and nobody has to wait for him to.
+//! A waiting receiver reads the connection itself, and no other task has to wait for it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "support/by_hand.rs"]
@@ -30,21 +30,21 @@ async fn both(session: SessionOptions) -> (Session, tieline_transport::BoxChanne
     let dialer = registry.connector(&endpoint.carrier(), &Options::default()).unwrap();
     let connecting = Session::connect(dialer.into(), session, LineOptions::default());
     let (client, server) = tokio::join!(connecting, acceptor.accept());
-    // Nobody else comes.
+    // No other clients connect.
     drop(acceptor);
     (client.unwrap(), server.unwrap())
 }
 
-/// On the paused clock, which stands still as long as anybody has something to do.
+/// On the paused clock, which advances only while no task has anything to do.
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test(start_paused = true)]
-async fn who_asked_once_and_went_away_is_not_taken_for_dead() {
+async fn receiver_that_was_polled_once_does_not_make_the_line_look_dead() {
     let (client, server) = both(SessionOptions::default()).await;
     let states = client.states();
     let ((mut to_server, mut from_server), (mut to_client, mut from_client)) =
         (client.split(), server.split());
-    // From here on it is they who read, and they do not.
+    // From now on the consumers are responsible for reading, but do not poll.
     assert!(poll_once(from_server.recv()).await.is_none());
     assert!(poll_once(from_client.recv()).await.is_none());
     tokio::time::sleep(AN_HOUR).await;
@@ -56,7 +56,7 @@ async fn who_asked_once_and_went_away_is_not_taken_for_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_sends_hears_the_acknowledgements_though_he_asked_for_a_message_before() {
+async fn sender_gets_acknowledgements_after_the_receiver_was_polled_once() {
     let (client, server) = both(SessionOptions::default()).await;
     let ((mut to_server, mut from_server), (_to_client, mut from_client)) =
         (client.split(), server.split());
@@ -69,16 +69,16 @@ async fn who_sends_hears_the_acknowledgements_though_he_asked_for_a_message_befo
         from_client
     });
     let begun = Instant::now();
-    // Several times what may be on its way without an acknowledgement.
+    // Several times as many messages as may be unacknowledged.
     for number in 0..5000 {
         to_server.send(format!("{number}")).await.unwrap();
     }
     taking.await.unwrap();
-    assert_eq!(begun.elapsed(), Duration::ZERO, "the clock had to help");
+    assert_eq!(begun.elapsed(), Duration::ZERO, "a timer was needed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_come_is_acknowledged_when_it_is_much_or_nothing_more_is_there() {
+async fn received_messages_are_acknowledged_when_there_are_many_or_no_more_arrive() {
     let registry = Registry::new();
     let (endpoint, mut acceptor) = serve(&registry, SessionOptions::default()).await;
     let line = registry.connect(&endpoint.carrier(), &Options::default()).await.unwrap();
@@ -92,12 +92,12 @@ async fn what_has_come_is_acknowledged_when_it_is_much_or_nothing_more_is_there(
         client.sender.feed(frame.to_bytes()).await.unwrap();
     }
     client.sender.flush().await.unwrap();
-    // Unconstrained: it is not the runtime that says that nothing more is there.
+    // Unconstrained, so that the runtime does not return `Pending` while messages are available.
     let taking = tokio::task::unconstrained(async {
         for _ in 0..700 {
             assert!(matches!(from_client.recv().await, Incoming::Message(_)));
         }
-        // He has done with the last, and wants more.
+        // Requesting another message acknowledges the last one.
         from_client.recv().await
     });
     let hearing = async {
@@ -115,11 +115,11 @@ async fn what_has_come_is_acknowledged_when_it_is_much_or_nothing_more_is_there(
         told = hearing => assert_eq!(told, [512, 700]),
         more = taking => panic!("{more:?}"),
     }
-    assert_eq!(begun.elapsed(), Duration::ZERO, "the clock had to help");
+    assert_eq!(begun.elapsed(), Duration::ZERO, "a timer was needed");
 }
 
-/// Both sides send all the time, and take now and then: whoever reads, the task or the consumer, is
-/// interrupted by the other at any place.
+/// Both ends send all the time and receive now and then, so that the task and the consumer interrupt each
+/// other's reading at any point.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn task_and_consumer_take_turns_on_several_threads() {
     const MESSAGES: u32 = 20_000;
@@ -153,10 +153,10 @@ async fn task_and_consumer_take_turns_on_several_threads() {
         (sending.await.unwrap(), taking.await.unwrap())
     };
     let talking = async { tokio::join!(talk(client.boxed()), talk(server)) };
-    within("both to have it all", talking).await;
+    within("both to receive everything", talking).await;
 }
 
-/// Hears the greeting of a client, and grants what it asks for.
+/// Receives the greeting of a client, and grants the session.
 async fn welcome(line: impl Channel, epoch: u64, sent: u64) -> (ByHand, Hello) {
     let mut server = ByHand::over(line);
     let Some(Frame::Hello(hello)) = server.hear().await else { panic!("no greeting") };
@@ -168,7 +168,7 @@ async fn welcome(line: impl Channel, epoch: u64, sent: u64) -> (ByHand, Hello) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_word_that_could_not_be_written_is_said_on_the_next_connection() {
+async fn acknowledgement_that_could_not_be_written_is_sent_on_the_next_connection() {
     let config = MemoryConfig::new("last");
     let framing = tieline_proto::LengthPrefix::default();
     let way = Framed::new(Memory::default(), config, framing, ChannelConfig::default()).unwrap();
@@ -181,7 +181,7 @@ async fn the_last_word_that_could_not_be_written_is_said_on_the_next_connection(
     to_server.close().await.unwrap();
     assert!(poll_once(from_server.recv()).await.is_none());
     assert!(matches!(server.hear().await, Some(Frame::End { sequence: 1, .. })));
-    // All that the client waits for has come, and what it answers does not go out any more.
+    // The client receives everything it waits for, but its acknowledgement can no longer be written.
     let message = Bytes::from_static(b"last");
     server.say(Frame::Data { sequence: 1, acknowledged: 1, message }).await;
     server.say(Frame::End { sequence: 2, acknowledged: 1 }).await;
@@ -189,13 +189,13 @@ async fn the_last_word_that_could_not_be_written_is_said_on_the_next_connection(
     assert!(matches!(from_server.recv().await, Incoming::Message(it) if it == "last"));
     assert!(matches!(from_server.recv().await, Incoming::End(_)));
     let again = async { welcome(Acceptor::accept(&mut acceptor).await.unwrap(), 2, 2).await };
-    let (mut server, hello) = within("the client to come again", again).await;
+    let (mut server, hello) = within("the client to reconnect", again).await;
     assert_eq!(hello.position.received, 2);
     assert!(matches!(server.hear().await, Some(Frame::Ack { acknowledged: 2 })));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_orderly_end_needs_no_clock() {
+async fn orderly_end_needs_no_timer() {
     let (client, server) = both(SessionOptions::default()).await;
     let begun = Instant::now();
     let end = |line: tieline_transport::BoxChannel| async move {
@@ -207,6 +207,6 @@ async fn an_orderly_end_needs_no_clock() {
         assert!(matches!(receiver.recv().await, Incoming::End(_)));
         sender.gone().await;
     };
-    within("both to be gone", async { tokio::join!(end(client.boxed()), end(server)) }).await;
-    assert_eq!(begun.elapsed(), Duration::ZERO, "the clock had to help");
+    within("both to end", async { tokio::join!(end(client.boxed()), end(server)) }).await;
+    assert_eq!(begun.elapsed(), Duration::ZERO, "a timer was needed");
 }

@@ -1,4 +1,4 @@
-//! Somebody who speaks the frames of a session by hand, and not as he should.
+//! Clients that violate the session protocol, written frame by frame.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -33,7 +33,7 @@ impl Stage {
         Self { endpoint, acceptor: acceptor.unwrap(), _directory: directory }
     }
 
-    /// The same place, as it is for whoever speaks lines.
+    /// Returns the same endpoint with the framing `lines`.
     fn plain(&self) -> Endpoint {
         self.endpoint.clone().with_framing(FramingKind::Lines)
     }
@@ -43,7 +43,7 @@ impl Stage {
         ByHand::over(line.unwrap())
     }
 
-    /// A new session, and its server's end.
+    /// Begins a session, and returns its client, its welcome and its server's end.
     async fn begin(&mut self) -> (ByHand, Welcome, BoxChannel) {
         let mut client = self.by_hand().await;
         let welcome = client.greet(hello(None)).await.unwrap();
@@ -56,21 +56,21 @@ fn data(sequence: u64, acknowledged: u64) -> Frame {
 }
 
 #[test]
-fn a_secret_that_was_followed_by_another_opens_nothing_any_more() {
+fn replaced_secret_is_refused() {
     block_on(async {
         let mut stage = Stage::new(SessionOptions::default()).await;
         let (_first, one, server) = stage.begin().await;
         let mut second = stage.by_hand().await;
         let two = second.greet(hello(Some(&one))).await.unwrap();
         assert_eq!((two.session, two.epoch), (one.session, 2));
-        // That its owner has seen the second one is shown by any frame.
+        // Any frame shows that the client has seen the second welcome.
         second.say(data(1, 0)).await;
         let (_sender, mut receiver) = server.split();
         assert!(matches!(receiver.recv().await, Incoming::Message(_)));
 
         let mut thief = stage.by_hand().await;
         assert_eq!(thief.greet(hello(Some(&one))).await.unwrap_err(), Refusal::Secret);
-        // Nor does the right one with another number, and what is guessed.
+        // Also refused: the right secret with another epoch, a guessed secret, and a guessed session.
         for (secret, epoch, session, refused) in [
             (two.secret.clone(), 1, two.session, Refusal::Epoch),
             (tieline_proto::session::Secret([0; 16]), 2, two.session, Refusal::Secret),
@@ -81,14 +81,14 @@ fn a_secret_that_was_followed_by_another_opens_nothing_any_more() {
             let refusal = stage.by_hand().await.greet(Hello { resumes, position }).await;
             assert_eq!(refusal.unwrap_err(), refused);
         }
-        // None of it has harmed the session.
+        // The session is not affected by these attempts.
         second.say(data(2, 0)).await;
         assert!(matches!(receiver.recv().await, Incoming::Message(_)));
     });
 }
 
 #[test]
-fn a_place_that_cannot_be_is_refused_and_the_session_stays() {
+fn impossible_position_is_refused_and_the_session_remains() {
     block_on(async {
         let mut stage = Stage::new(SessionOptions::default()).await;
         let (mut first, welcome, server) = stage.begin().await;
@@ -107,24 +107,24 @@ fn a_place_that_cannot_be_is_refused_and_the_session_stays() {
         let hello = Hello { position, ..hello(Some(&welcome)) };
         let mut second = stage.by_hand().await;
         assert_eq!(second.greet(hello).await.unwrap().position.received, 1);
-        // The connection before it is fenced off.
+        // The previous connection is fenced off.
         while first.hear().await.is_some() {}
     });
 }
 
 #[test]
-fn who_breaks_the_protocol_is_told_how_and_the_session_ends_with_what_was_delivered() {
+fn violation_is_reported_to_both_ends_with_what_was_delivered() {
     for (frames, violation, words) in [
-        (vec![data(2, 0)], Violation::Gap { expected: 1, got: 2 }, "message 1 is missing"),
+        (vec![data(2, 0)], Violation::Gap { expected: 1, got: 2 }, "expected message 1"),
         (
             vec![data(1, 2)],
             Violation::NeverSent { acknowledged: 2, sent: 1 },
-            "message 2 is acknowledged",
+            "message 2 was acknowledged",
         ),
         (
             vec![Frame::End { sequence: 1, acknowledged: 0 }, data(2, 0)],
             Violation::AfterEnd,
-            "behind the end",
+            "after the end",
         ),
         (vec![Frame::Hello(hello(None))], Violation::Handshake, "handshake"),
     ] {
@@ -148,7 +148,7 @@ fn who_breaks_the_protocol_is_told_how_and_the_session_ends_with_what_was_delive
 }
 
 #[test]
-fn what_is_no_greeting_gets_no_session() {
+fn invalid_greetings_are_refused_in_the_clients_own_terms() {
     block_on(async {
         let quick = Duration::from_millis(100);
         let options = SessionOptions { handshake_timeout: quick, ..SessionOptions::default() };
@@ -168,7 +168,7 @@ fn what_is_no_greeting_gets_no_session() {
             let Some(Frame::Refused { refusal, .. }) = answer else { panic!("{answer:?}") };
             assert_eq!(refusal, refused);
         }
-        // A client that speaks lines learns how to ask for a session.
+        // A client that sends lines is told how to ask for a session.
         let is_told = |incoming| match incoming {
             Incoming::End(reason @ CloseReason::Protocol(FrameError::UnexpectedSession)) => {
                 assert!(reason.to_string().ends_with("or add --resume"), "{reason}");
@@ -179,28 +179,28 @@ fn what_is_no_greeting_gets_no_session() {
         let (mut sender, mut receiver) = lines.split();
         sender.send(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).await.unwrap();
         is_told(receiver.recv().await);
-        // Also who says less than a frame's length has.
+        // Also a client that sends fewer bytes than a frame's length.
         let lines = Registry::new().connect(&stage.plain(), &Options::default()).await.unwrap();
         let (mut sender, mut receiver) = lines.split();
         sender.send("5").await.unwrap();
         sender.close().await.unwrap();
         is_told(receiver.recv().await);
-        // Also one that ends its input without a word.
+        // Also one that closes its direction without sending anything.
         let lines = Registry::new().connect(&stage.plain(), &Options::default()).await.unwrap();
         let (mut sender, mut receiver) = lines.split();
         sender.close().await.unwrap();
         is_told(receiver.recv().await);
-        // Who says nothing is not waited for.
+        // A silent client is disconnected after the timeout.
         let mut silent = stage.by_hand().await;
         assert!(silent.hear().await.is_none());
-        // None of them came to anybody's ears.
+        // None of these clients was accepted.
         let (_client, _, server) = stage.begin().await;
         drop(server);
     });
 }
 
 #[test]
-fn there_are_no_more_sessions_than_may_be() {
+fn sessions_above_the_limit_are_refused() {
     block_on(async {
         let options = SessionOptions { max_sessions: 1, ..SessionOptions::default() };
         let mut stage = Stage::new(options).await;
@@ -213,7 +213,7 @@ fn there_are_no_more_sessions_than_may_be() {
 }
 
 #[test]
-fn who_did_not_hear_that_it_is_over_is_told_once_more() {
+fn client_that_missed_the_end_of_a_session_is_told_again() {
     block_on(async {
         let mut stage = Stage::new(SessionOptions::default()).await;
         let (mut client, welcome, server) = stage.begin().await;
@@ -223,7 +223,7 @@ fn who_did_not_hear_that_it_is_over_is_told_once_more() {
         assert!(matches!(from_client.recv().await, Incoming::Message(_)));
         assert!(matches!(from_client.recv().await, Incoming::End(CloseReason::ByPeer)));
         to_client.close().await.unwrap();
-        // The server has heard all, and forgets it; that it has acknowledged all is lost.
+        // The server has received everything and drops the session; its last acknowledgement is lost.
         client.say(Frame::Ack { acknowledged: 1 }).await;
         while client.hear().await.is_some() {}
         drop((client, to_client, from_client));
@@ -234,7 +234,7 @@ fn who_did_not_hear_that_it_is_over_is_told_once_more() {
         let told = again.greet(hello.clone()).await.unwrap();
         assert_eq!((told.position.received, told.position.sent), (2, 1));
         assert_eq!(again.farewell().await, "");
-        // Nobody else is told, and who lacks something neither.
+        // Not with another secret, and not if the client has missed messages.
         let guessed = tieline_proto::session::Secret([0; 16]);
         let resumes = Some((welcome.session, guessed, 1));
         let thief = stage.by_hand().await.greet(Hello { resumes, position }).await;

@@ -1,4 +1,4 @@
-//! Somebody who was there and says nothing any more.
+//! Idle and silent peers of a session.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn connect(registry: &Registry, endpoint: &Endpoint) -> Session {
     Session::connect(dialer.into(), session, line).await.unwrap()
 }
 
-/// A session begun by hand, over a line that nobody serves from here on.
+/// Begins a session frame by frame, over a line that nothing reads afterwards.
 async fn begin(registry: &Registry, endpoint: &Endpoint) -> (Box<dyn Sender>, Box<dyn Receiver>) {
     let line = registry.connect(&endpoint.carrier(), &Options::default()).await.unwrap();
     let (mut sender, mut receiver) = line.split();
@@ -42,11 +42,12 @@ async fn hear(receiver: &mut impl Receiver) -> Option<Frame> {
     }
 }
 
-/// On the paused clock: what is tested is that nothing happens in it, so there is no event to wait for.
+/// On the paused clock. The tests check that nothing happens during this time, so there is no event to wait
+/// for.
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test(start_paused = true)]
-async fn who_is_silent_is_asked_twice_and_given_up_after_25_seconds() {
+async fn silent_peer_is_pinged_twice_and_given_up_after_25_seconds() {
     let registry = Registry::new();
     let (endpoint, mut acceptor) = serve(&registry).await;
     let (_sender, mut receiver) = begin(&registry, &endpoint).await;
@@ -60,7 +61,7 @@ async fn who_is_silent_is_asked_twice_and_given_up_after_25_seconds() {
         last = begun.elapsed();
     }
     assert_eq!((pings, begun.elapsed().as_secs()), (2, 25), "the last at {last:?}");
-    // The session waits for him for two minutes more.
+    // The session waits another two minutes for the client to resume.
     let (_to_client, mut from_client) = server.split();
     let Incoming::End(CloseReason::SessionLost(lost)) = from_client.recv().await else {
         panic!("no end")
@@ -70,14 +71,14 @@ async fn who_is_silent_is_asked_twice_and_given_up_after_25_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_ends_that_have_nothing_to_say_stay_connected() {
+async fn idle_session_stays_connected() {
     let registry = Registry::new();
     let (endpoint, mut acceptor) = serve(&registry).await;
     let (client, server) = tokio::join!(connect(&registry, &endpoint), acceptor.accept());
     let (states, server) = (client.states(), server.unwrap());
     let ((mut to_server, _from_server), (_to_client, mut from_client)) =
         (client.split(), server.split());
-    // Neither consumer looks: it is not they who answer.
+    // Neither consumer polls, so only the tasks can respond to pings.
     tokio::time::sleep(AN_HOUR).await;
     to_server.send("still here").await.unwrap();
     let heard = from_client.recv().await;
@@ -86,7 +87,7 @@ async fn two_ends_that_have_nothing_to_say_stay_connected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_consumer_that_takes_nothing_for_an_hour_is_not_taken_for_dead() {
+async fn consumer_that_receives_nothing_for_an_hour_keeps_the_session_connected() {
     let registry = Registry::new();
     let (endpoint, mut acceptor) = serve(&registry).await;
     let (client, server) = tokio::join!(connect(&registry, &endpoint), acceptor.accept());

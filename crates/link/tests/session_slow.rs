@@ -1,4 +1,4 @@
-//! One client of a thousand that does not read, over real sockets.
+//! One client among a thousand that does not read, over real sockets.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -25,21 +25,21 @@ use tokio::task::JoinSet;
 
 use by_hand::{ByHand, hello};
 
-/// Beside the one.
+/// The number of other clients.
 const OTHERS: usize = 999;
-/// Who says this is sent so many messages of so many bytes.
+/// The request for a flood of [`MESSAGES`] messages of [`LENGTH`] bytes.
 const FLOOD: &str = "flood";
 const MESSAGES: u64 = 2_000;
 const LENGTH: usize = 16 << 10;
-/// So many of them a server keeps for a client that acknowledges nothing: 8 MiB.
+/// How many of these messages a server keeps for a client that acknowledges nothing: 8 MiB.
 const KEPT: u64 = (8 << 20) / LENGTH as u64;
 
 /// A server of sessions, in this process.
 struct Stage {
     endpoint: Endpoint,
-    /// How many messages of the flood were taken.
+    /// How many messages of the flood the session accepted.
     taken: Arc<AtomicU64>,
-    /// Of every connection, in the order in which they came.
+    /// The controls of all connections, in order of arrival.
     controls: Arc<Mutex<Vec<Control>>>,
     _serving: JoinSet<()>,
     _directory: TempDir,
@@ -73,7 +73,7 @@ impl Stage {
         Registry::new().connector(&self.endpoint, &Options::default()).unwrap().into()
     }
 
-    /// Somebody who has asked for the flood, over a socket that only he reads.
+    /// Connects a client that requests the flood, and returns its socket, which nothing else reads.
     async fn slow(&self) -> (UnixStream, Welcome) {
         let (_, path) = self.endpoint.to_string().split_once("unix:").map(own).unwrap();
         let mut slow = UnixStream::connect(path).await.unwrap();
@@ -88,8 +88,8 @@ impl Stage {
         (slow, welcome)
     }
 
-    /// The others connect, and each calls so many times, one call after the other; `each` is told how
-    /// long a call took.
+    /// Connects the other clients, each of which makes `calls` calls, one after the other. Passes the
+    /// duration of each call to `each`.
     async fn call(
         &self,
         others: usize,
@@ -151,7 +151,7 @@ async fn serve(session: Session, taken: Arc<AtomicU64>) {
     }
 }
 
-/// Keeps the control of every connection.
+/// An acceptor that records the control of every connection.
 struct Watched {
     acceptor: Box<dyn DynAcceptor>,
     controls: Arc<Mutex<Vec<Control>>>,
@@ -172,11 +172,11 @@ impl DynAcceptor for Watched {
 }
 
 #[test]
-fn who_does_not_read_takes_a_bounded_place_and_nobodys_time_and_gets_all_when_he_reads() {
+fn client_that_does_not_read_uses_bounded_memory_and_gets_everything_once_it_reads() {
     wait::block_on(async {
         let stage = Stage::new(Duration::from_secs(2)).await;
         let (slow, welcome) = stage.slow().await;
-        // A byte of it is read each time when somebody else has been answered.
+        // Read one byte each time another client has received its response.
         let slow = Arc::new(slow);
         let reading = slow.clone();
         stage.call(OTHERS, 10, move |_| _ = reading.try_read(&mut [0])).await;
@@ -186,15 +186,15 @@ fn who_does_not_read_takes_a_bounded_place_and_nobodys_time_and_gets_all_when_he
         let reason = control.clone();
         let filled = stage.taken.clone();
         let stalled = move || {
-            wait::until("all is full", || filled.load(Ordering::Relaxed) >= KEPT);
-            wait::until("it has stalled", || reason.close_reason().is_some());
+            wait::until("the buffer is full", || filled.load(Ordering::Relaxed) >= KEPT);
+            wait::until("the connection has stalled", || reason.close_reason().is_some());
         };
         tokio::task::spawn_blocking(stalled).await.unwrap();
         let reason = control.close_reason();
         assert!(matches!(reason, Some(CloseReason::Stalled)), "{reason:?}");
-        assert_eq!(taken(), KEPT, "all that is kept, and no more");
+        assert_eq!(taken(), KEPT, "exactly the kept messages must be accepted");
 
-        // He comes again, and reads: all of it is there.
+        // The client resumes and reads, and gets everything.
         let line = Registry::new().connect(&stage.endpoint, &Options::default()).await.unwrap();
         let mut again = ByHand::over(line);
         let position = Position { received: 0, acknowledged: 0, sent: 1 };
@@ -210,15 +210,16 @@ fn who_does_not_read_takes_a_bounded_place_and_nobodys_time_and_gets_all_when_he
                     again.say(Frame::Ack { acknowledged: heard }).await;
                 }
                 Some(Frame::Ack { .. }) => {}
-                other => panic!("{other:?} behind {heard}"),
+                other => panic!("{other:?} after {heard}"),
             }
         }
     });
 }
 
-/// The same with a clock: `TIELINE_SOAK=1`, and best with `--release`. Five times each way in turn.
+/// Measures latencies with `TIELINE_SOAK=1`, best with `--release`: five times with and without the slow
+/// client, in turn.
 #[test]
-fn the_others_are_answered_within_twice_the_time_that_they_are_without_him() {
+fn slow_client_at_most_doubles_the_latency_of_others() {
     let is_long = std::env::var_os("TIELINE_SOAK").is_some();
     let (rounds, others, calls) = if is_long { (5, OTHERS, 100) } else { (1, 50, 5) };
     let mut p99s = [Vec::new(), Vec::new()];
@@ -234,7 +235,9 @@ fn the_others_are_answered_within_twice_the_time_that_they_are_without_him() {
     }
     let [without, with] = p99s.map(|p99s| p99s[rounds / 2]);
     let ratio = with.as_secs_f64() / without.as_secs_f64();
-    println!("p99 of {others} × {calls} calls: {without:?} without him, {with:?} with: {ratio:.2}");
+    println!(
+        "p99 of {others} × {calls} calls: {without:?} without the slow client, {with:?} with it: {ratio:.2}"
+    );
     assert!(!is_long || ratio <= 2.0);
 }
 

@@ -1,6 +1,6 @@
-//! Another user of the machine who has come by the secret of a session.
+//! Another user of the machine who has obtained the secret of a session.
 //!
-//! It is tried as another user, which takes root; without it the test fails and says so.
+//! The test connects as another user, which requires root; without it the test fails with a message.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -38,7 +38,7 @@ fn from_hex(text: &str) -> [u8; 16] {
 }
 
 #[test]
-fn a_session_is_not_resumed_by_another_user_who_knows_its_secret() {
+fn session_cannot_be_resumed_by_another_user_who_knows_its_secret() {
     let mut thief = helper::plain(test_name!(), || {
         let path = std::env::var_os(PLACE).unwrap();
         let stolen = std::env::var(STOLEN).unwrap();
@@ -48,7 +48,7 @@ fn a_session_is_not_resumed_by_another_user_who_knows_its_secret() {
             let mut line = connect(Path::new(&path)).await;
             let greeting = Hello { resumes, position: Position::default() };
             assert_eq!(line.greet(greeting).await.unwrap_err(), Refusal::Principal);
-            // It is not that he may not come in.
+            // The user may connect and begin another session.
             let mut line = connect(Path::new(&path)).await;
             line.greet(hello(None)).await.unwrap();
         });
@@ -73,14 +73,14 @@ fn a_session_is_not_resumed_by_another_user_who_knows_its_secret() {
         thief.uid(NOBODY).gid(NOBODY).env(PLACE, &path).env(STOLEN, stolen).current_dir("/");
         tokio::task::spawn_blocking(move || helper::succeeds(&mut thief)).await.unwrap();
 
-        // The session goes on for its owner, over the connection that it has,
+        // The owner's session still works over its connection,
         let message = Bytes::from_static(b"mine");
         owner.say(Frame::Data { sequence: 1, acknowledged: 0, message }).await;
         assert!(matches!(from_owner.recv().await, Incoming::Message(it) if it == "mine"));
         to_owner.send("still yours").await.unwrap();
         while !matches!(owner.hear().await, Some(Frame::Data { sequence: 1, .. })) {}
         drop(owner);
-        // and over another.
+        // and over a new one.
         let mut owner = connect(&path).await;
         let position = Position { received: 1, acknowledged: 1, sent: 1 };
         let again = owner.greet(Hello { position, ..hello(Some(&welcome)) }).await.unwrap();

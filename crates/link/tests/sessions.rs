@@ -1,4 +1,4 @@
-//! Sessions over real sockets that are cut under them.
+//! Sessions over real sockets whose connections are cut.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -18,7 +18,7 @@ use tieline_transport::{
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-/// A way to a socket that can be cut.
+/// A proxy to a socket, whose connections can be cut.
 struct Proxy {
     path: PathBuf,
     connections: Arc<Mutex<JoinSet<()>>>,
@@ -112,12 +112,13 @@ async fn send_numbers(mut sender: Box<dyn Sender>, count: u64) -> u64 {
         }
     }
     sender.close().await.unwrap();
-    // With the last half the session ends, and the other side may not have heard it all.
+    // Dropping the last half would end the session before the peer has received everything.
     poll_fn(|cx| sender.poll_gone(cx)).await;
     count
 }
 
-/// Everything that comes until the end, which is to be clean. At every so manieth, `at` is called.
+/// Receives numbers until the end, which must be clean, and returns how many. Calls `at` after each `every`
+/// messages.
 async fn take_numbers(mut receiver: impl Receiver, every: u64, at: impl Fn(u64)) -> u64 {
     let mut count = 0;
     loop {
@@ -139,7 +140,7 @@ async fn take_numbers(mut receiver: impl Receiver, every: u64, at: impl Fn(u64))
 }
 
 #[test]
-fn whatever_is_cut_all_arrives_once_and_in_order_both_ways() {
+fn messages_arrive_once_and_in_order_both_ways_despite_cuts() {
     const COUNT: u64 = 50_000;
     block_on(async {
         let mut stage = Stage::new(SessionOptions::default()).await;
@@ -150,8 +151,8 @@ fn whatever_is_cut_all_arrives_once_and_in_order_both_ways() {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { send_numbers(to_server, COUNT).await });
         tasks.spawn(async move { send_numbers(to_client, COUNT).await });
-        // Not what is said last of all: whoever has heard everything does not come back to say so again,
-        // and the other side waits its grace for him.
+        // Do not cut the last messages: an end that has received everything does not resume to acknowledge
+        // again, and the other one would wait for the grace period.
         let cut = move |count| {
             if count + 2048 < COUNT {
                 cut();
@@ -168,7 +169,7 @@ fn whatever_is_cut_all_arrives_once_and_in_order_both_ways() {
 }
 
 #[test]
-fn what_was_sent_in_an_outage_arrives_behind_it() {
+fn messages_sent_during_an_outage_arrive_after_it() {
     block_on(async {
         let mut stage = Stage::new(SessionOptions::default()).await;
         let (client, server) = stage.pair(SessionOptions::default()).await;
@@ -188,7 +189,7 @@ fn what_was_sent_in_an_outage_arrives_behind_it() {
 }
 
 #[test]
-fn a_full_replay_buffer_holds_the_sender_up_and_nothing_is_evicted() {
+fn full_replay_buffer_blocks_the_sender_and_evicts_nothing() {
     block_on(async {
         let mut few = SessionOptions::default();
         few.session.replay_messages = 4;
@@ -207,7 +208,7 @@ fn a_full_replay_buffer_holds_the_sender_up_and_nothing_is_evicted() {
             for number in 0..4 {
                 assert_eq!(next(&mut from_client).await, number.to_string());
             }
-            // Who asks for more has taken over what came before.
+            // Requesting the next message acknowledges the previous ones.
             let (sent, fifth) = tokio::join!(fifth, next(&mut from_client));
             sent.unwrap();
             assert_eq!(fifth, "4");
@@ -216,7 +217,7 @@ fn a_full_replay_buffer_holds_the_sender_up_and_nothing_is_evicted() {
 }
 
 #[test]
-fn a_server_that_has_forgotten_it_ends_the_session_visibly_and_another_begins() {
+fn session_unknown_to_the_server_is_reported_as_lost_and_another_begins() {
     block_on(async {
         let mut stage = Stage::new(SessionOptions::default()).await;
         let (client, server) = stage.pair(SessionOptions::default()).await;
@@ -224,7 +225,7 @@ fn a_server_that_has_forgotten_it_ends_the_session_visibly_and_another_begins() 
         let (to_client, mut from_client) = server.split();
         to_server.send("heard").await.unwrap();
         assert_eq!(next(&mut from_client).await, "heard");
-        // It dies without a word.
+        // The server dies without a farewell.
         stage.proxy.cut();
         stage.proxy.task.abort();
         drop((to_client, from_client));
@@ -251,7 +252,7 @@ fn a_server_that_has_forgotten_it_ends_the_session_visibly_and_another_begins() 
 }
 
 #[test]
-fn nobody_comes_back_and_the_session_expires() {
+fn session_expires_if_its_client_does_not_reconnect() {
     block_on(async {
         let short =
             SessionOptions { grace: Duration::from_millis(50), ..SessionOptions::default() };
@@ -272,7 +273,7 @@ fn nobody_comes_back_and_the_session_expires() {
 }
 
 #[test]
-fn who_drops_both_halves_ends_the_session_for_the_other_side_at_once() {
+fn dropping_both_halves_ends_the_session_for_the_peer_at_once() {
     block_on(async {
         let mut stage = Stage::new(SessionOptions::default()).await;
         let (client, server) = stage.pair(SessionOptions::default()).await;
@@ -286,7 +287,7 @@ fn who_drops_both_halves_ends_the_session_for_the_other_side_at_once() {
 }
 
 #[test]
-fn somebody_who_speaks_no_sessions_is_told_apart() {
+fn connecting_to_a_plain_listener_fails_with_a_hint() {
     block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("s");
@@ -305,13 +306,13 @@ fn somebody_who_speaks_no_sessions_is_told_apart() {
         let connector = connector(&Registry::new(), &endpoint, &Options::default(), quick).unwrap();
         let error = connector.connect().await.err().unwrap();
         assert!(matches!(error.kind(), ErrorKind::TimedOut(_)), "{error}");
-        assert!(error.hint().unwrap().contains("without a session"), "{error:?}");
+        assert!(error.hint().unwrap().contains("does not support sessions"), "{error:?}");
         echo.abort();
     });
 }
 
 #[test]
-fn a_message_that_the_other_side_cannot_take_ends_the_session_with_its_words() {
+fn message_above_the_peers_limit_ends_the_session_with_its_reason() {
     block_on(async {
         let mut stage = Stage::new(SessionOptions::default()).await;
         let mut small = Options::default();
@@ -336,7 +337,7 @@ fn a_message_that_the_other_side_cannot_take_ends_the_session_with_its_words() {
 }
 
 #[test]
-fn what_was_closed_and_dropped_in_an_outage_arrives_behind_it() {
+fn messages_of_a_session_closed_and_dropped_in_an_outage_arrive_after_it() {
     block_on(async {
         let mut stage = Stage::new(SessionOptions::default()).await;
         let (client, server) = stage.pair(SessionOptions::default()).await;
@@ -357,14 +358,14 @@ fn what_was_closed_and_dropped_in_an_outage_arrives_behind_it() {
 }
 
 #[test]
-fn who_goes_while_something_is_on_its_way_to_him_is_no_clean_end() {
+fn dropped_session_with_messages_in_flight_is_not_a_clean_end() {
     block_on(async {
         let mut stage = Stage::new(SessionOptions::default()).await;
         let (client, server) = stage.pair(SessionOptions::default()).await;
         let control = server.control().clone();
         let (mut to_client, mut from_client) = server.split();
         drop(client);
-        // Whether it is heard of before or behind that, nobody has taken it.
+        // The message is not received, whether the end is noticed before or after it is sent.
         let sent = to_client.send("unheard").await;
         assert!(matches!(from_client.recv().await, Incoming::End(_)));
         poll_fn(|cx| to_client.poll_gone(cx)).await;
@@ -381,7 +382,7 @@ fn who_goes_while_something_is_on_its_way_to_him_is_no_clean_end() {
 }
 
 #[test]
-fn settling_waits_until_the_other_side_has_taken_all_over() {
+fn settle_waits_until_the_peer_has_acknowledged_everything() {
     block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("s");
@@ -396,7 +397,7 @@ fn settling_waits_until_the_other_side_has_taken_all_over() {
         {
             let mut settled = Box::pin(to_server.settle());
             assert!(poll_once(settled.as_mut()).await.is_none());
-            // The server's end has it, and nobody has taken it there.
+            // The server's end has the message, but its consumer has not received it.
             while !from_client.holds_part() {
                 tokio::task::yield_now().await;
             }
@@ -410,7 +411,7 @@ fn settling_waits_until_the_other_side_has_taken_all_over() {
 }
 
 #[test]
-fn a_client_that_comes_and_goes_may_ask_for_sessions_too() {
+fn client_of_a_resumable_endpoint_uses_a_session() {
     block_on(async {
         let mut stage = Stage::new(SessionOptions::default()).await;
         let endpoint = resumable(&stage.proxy.path);

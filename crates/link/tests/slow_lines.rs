@@ -1,5 +1,5 @@
-//! Long messages over slow connections, on a virtual network in virtual time: what moves is not dead, and what does
-//! not get through is not tried for ever.
+//! Long messages over slow connections, on a simulated network in virtual time: a connection with progress
+//! is not considered dead, and a message that cannot be delivered is not retried forever.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use tieline_transport::{
     LostBy, Options, Receiver, ReceiverExt, Registry, SendError, Sender, SenderExt, Transport,
 };
 
-/// A minute at the usual rate.
+/// The length of a long message, which takes a minute at the usual rate.
 const LONG: usize = 9_000_000;
 
-/// 150 KB a second, and the buffers of Linux.
+/// 150 KB per second, with the buffer sizes of Linux.
 const USUAL: Slow = Slow { rate: 150_000, buffer: 4 << 20, tells: true, cut_behind: None };
 
-/// The same with a proxy between: nobody sees what it holds.
+/// The same with a proxy in between, whose buffers are invisible.
 const HIDDEN: Slow = Slow { buffer: 2 << 20, tells: false, ..USUAL };
 
-/// A client that comes back within seconds.
+/// Options of a client that reconnects within seconds.
 fn at_once() -> SessionOptions {
     SessionOptions {
         recovery: Some(Recovery::Reconnect(BackoffConfig::LOCAL)),
@@ -41,12 +41,12 @@ async fn session(network: &Network, options: SessionOptions) -> (Session, Sessio
         registry.connector(&endpoint, &Options::default()).unwrap().into();
     let connected = Session::connect(connector, options, line);
     let (client, server) = tokio::join!(connected, Acceptor::accept(&mut sessions));
-    // The listener is needed to come back.
+    // Accept further connections, so that the session can resume.
     tokio::spawn(async move { while Acceptor::accept(&mut sessions).await.is_ok() {} });
     (client.unwrap(), server.unwrap())
 }
 
-/// How the message arrives.
+/// Receives the long message.
 async fn arrives(receiver: &mut impl Receiver) {
     match receiver.recv().await {
         Incoming::Message(message) => assert_eq!(message.len(), LONG),
@@ -54,7 +54,7 @@ async fn arrives(receiver: &mut impl Receiver) {
     }
 }
 
-/// A long message goes each way at once, and then a short one.
+/// Sends a long message in both directions at once, and then a short one.
 async fn both_ways(ours: impl Channel, theirs: impl Channel) {
     let pass = async |mut sender: Box<dyn Sender>, mut receiver: Box<dyn Receiver>| {
         let send = async {
@@ -62,18 +62,18 @@ async fn both_ways(ours: impl Channel, theirs: impl Channel) {
             sender
         };
         let (mut sender, ()) = tokio::join!(send, arrives(&mut receiver));
-        // What was taken is acknowledged when more is asked for, and makes room then.
+        // Requesting the next message acknowledges the long one, which makes room.
         let (sent, short) = tokio::join!(sender.send("short"), receiver.recv());
         sent.unwrap();
         assert!(matches!(short, Incoming::Message(short) if short == "short"));
-        // Until the other side has it.
+        // Keep both halves until the peer has received everything.
         (sender, receiver)
     };
     let (ours, theirs) = (ours.boxed().split(), theirs.boxed().split());
     tokio::join!(pass(ours.0, ours.1), pass(theirs.0, theirs.1));
 }
 
-/// A long message goes one way.
+/// Sends a long message in one direction.
 async fn one_way(from: impl Channel, to: impl Channel) {
     let ((mut sender, _receives), (_sends, mut receiver)) =
         (from.boxed().split(), to.boxed().split());
@@ -82,7 +82,7 @@ async fn one_way(from: impl Channel, to: impl Channel) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_message_of_a_session_goes_over_one_slow_connection() {
+async fn long_message_of_a_session_needs_only_one_slow_connection() {
     for slow in [USUAL, HIDDEN] {
         for direction in ["up", "down", "both"] {
             let network = Network::slow(slow);
@@ -98,7 +98,7 @@ async fn a_long_message_of_a_session_goes_over_one_slow_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_message_of_a_plain_line_is_not_stalled_by_a_slow_connection() {
+async fn long_message_of_a_plain_line_is_not_stalled_by_a_slow_connection() {
     for direction in ["up", "down", "both"] {
         let network = Network::slow(USUAL);
         let mut listener = network.listen(&tieline_testkit::network::Nothing).await.unwrap();
@@ -114,9 +114,9 @@ async fn a_long_message_of_a_plain_line_is_not_stalled_by_a_slow_connection() {
     }
 }
 
-/// Where each connection is cut in the middle of the message.
+/// Each connection is cut in the middle of the message.
 #[tokio::test(start_paused = true)]
-async fn a_message_that_does_not_get_through_ends_its_session_with_an_error_that_says_so() {
+async fn undeliverable_message_ends_its_session_with_an_error() {
     for up in [true, false] {
         let network = Network::slow(Slow { cut_behind: Some(1 << 20), ..USUAL });
         let (client, server) = session(&network, at_once()).await;
@@ -134,7 +134,7 @@ async fn a_message_that_does_not_get_through_ends_its_session_with_an_error_that
         assert_eq!(network.events().connections, u64::from(*tries) + 1);
         assert_eq!((lost.delivered.acknowledged, lost.delivered.sent), (0, 1));
         assert!(matches!(sender.send("more").await, Err(SendError::Closed(_))));
-        // The other side is told, too.
+        // The other end gets the reason, too.
         match other.recv().await {
             Incoming::End(CloseReason::SessionLost(lost)) => {
                 assert!(lost.to_string().contains("was not delivered"), "{lost}");
@@ -144,9 +144,9 @@ async fn a_message_that_does_not_get_through_ends_its_session_with_an_error_that
     }
 }
 
-/// A line that flaps for less than a minute is lived through.
+/// A session survives a line that flaps for less than a minute.
 #[tokio::test(start_paused = true)]
-async fn a_session_outlives_many_cuts_in_a_short_time() {
+async fn session_survives_many_cuts_in_a_short_time() {
     let network = Network::slow(USUAL);
     let (client, server) = session(&network, at_once()).await;
     let ((mut sender, _receives), (_sends, mut receiver)) = (client.split(), server.split());
@@ -163,11 +163,11 @@ async fn a_session_outlives_many_cuts_in_a_short_time() {
     assert!(network.events().connections > 10);
 }
 
-/// One task sends and receives; what it sends waits for room, and nothing comes. It is polled a few times, and not
-/// again and again: with each poll of the sender the session's task would take back the reading that the receiver was
-/// lent.
+/// One task sends and receives: it waits for room, and nothing is received. It must be polled a few times
+/// only. If each poll of the sender took reading back from the receiver, the two would wake each other
+/// forever.
 #[tokio::test(start_paused = true)]
-async fn a_task_that_waits_for_room_and_receives_is_left_alone() {
+async fn task_that_waits_for_room_and_receives_is_not_polled_endlessly() {
     let mut options = SessionOptions::default();
     options.session.replay_messages = 1;
     let network = Network::slow(USUAL);
@@ -176,16 +176,16 @@ async fn a_task_that_waits_for_room_and_receives_is_left_alone() {
     let mut polls = 0;
     let mut both = std::pin::pin!(async {
         let sends = async {
-            // The other side takes nothing over.
+            // The other end acknowledges nothing.
             sender.send("kept").await.unwrap();
             sender.send("there is no room for it").await
         };
-        // In this order, the receiver is lent the reading first.
+        // In this order, the receiver begins to read first.
         tokio::join!(biased; receiver.recv(), sends)
     });
     let counted = std::future::poll_fn(|cx| {
         polls += 1;
-        assert!(polls < 1_000, "it is polled without end");
+        assert!(polls < 1_000, "the task is polled endlessly");
         both.as_mut().poll(cx)
     });
     let waited = tokio::time::timeout(Duration::from_secs(5), counted).await;

@@ -1,4 +1,4 @@
-//! One connection to a server of sessions, spoken to in frames.
+//! A connection of a session on which frames are sent and received directly.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
@@ -20,7 +20,7 @@ impl ByHand {
         self.sender.send(frame.to_bytes()).await.unwrap();
     }
 
-    /// The next frame; `None` once the connection is gone.
+    /// Receives the next frame; `None` once the connection has ended.
     pub(crate) async fn hear(&mut self) -> Option<Frame> {
         match self.receiver.recv().await {
             Incoming::Message(frame) => Some(Frame::decode(frame).unwrap()),
@@ -42,7 +42,7 @@ impl ByHand {
         self.answer().await
     }
 
-    /// The words with which the other side ends the session.
+    /// Waits for the farewell of the other end, and returns its text.
     pub(crate) async fn farewell(&mut self) -> String {
         loop {
             match self.hear().await {
@@ -54,7 +54,7 @@ impl ByHand {
     }
 }
 
-/// A greeting for a new session, or for the one that was.
+/// Returns a greeting for a new session, or to resume one.
 pub(crate) fn hello(resumes: Option<&Welcome>) -> Hello {
     let resumes = resumes.map(|it| (it.session, it.secret.clone(), it.epoch));
     Hello { resumes, position: Position::default() }

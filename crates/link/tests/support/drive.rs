@@ -1,5 +1,4 @@
-//! A client and a server that talk in sessions over a network that is not there, and what must be
-//! true of what they saw.
+//! A client and a server with sessions over a simulated network, and the checks of what they received.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -23,27 +22,27 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use talk::{Pauses, Settled, Talk, read};
 
-/// What a run is to be, all of it said by the seed.
+/// The parameters of a run, all derived from the seed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
     pub(crate) seed: u64,
-    /// So many messages each way.
+    /// The number of messages in each direction.
     pub(crate) messages: u64,
     pub(crate) kind: Kind,
-    /// For so long, things go wrong.
+    /// For how long the network misbehaves.
     pub(crate) wild: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Nobody forgets anything, and the last is said when things go wrong no more: all arrives, and
-    /// both ends end as they should.
+    /// No session is lost, and the last message is sent after the network has calmed down: everything
+    /// arrives, and both ends end cleanly.
     Kept,
-    /// Nobody forgets anything, and the end may fall among the cuts.
+    /// No session is lost, but the end may be affected by cuts.
     Ends,
-    /// The client goes in the midst of it.
+    /// The client leaves in the middle.
     Leaves,
-    /// The server forgets who is away for long, and is started again.
+    /// The server drops sessions of clients that are away for long, and is restarted.
     Forgets,
 }
 
@@ -81,17 +80,17 @@ impl Run {
     }
 }
 
-/// What the two sides saw.
+/// What the two sides observed.
 #[derive(Default)]
 struct Seen {
     sessions: Vec<Served>,
     client: Client,
 }
 
-/// A session, as the server saw it.
+/// A session, as the server observed it.
 #[derive(Clone, Default, Debug)]
 struct Served {
-    /// The number of the client's first message, and how many there were.
+    /// The number of the first message from the client.
     first: Option<u64>,
     taken: u64,
     sent: u64,
@@ -99,7 +98,7 @@ struct Served {
     end: Option<CloseReason>,
 }
 
-/// What the client saw: of each session in turn, the last of which may go on.
+/// What the client observed: its sessions in turn, the last of which may still be open.
 #[derive(Default, Debug)]
 struct Client {
     lives: Vec<Life>,
@@ -112,7 +111,7 @@ struct Client {
 
 #[derive(Default, Debug)]
 struct Life {
-    /// Who speaks, and how much has come.
+    /// The server's session that the messages came from.
     served: Option<usize>,
     taken: u64,
     words: Option<Delivered>,
@@ -125,7 +124,7 @@ fn see(seen: &Shared) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap()
 }
 
-/// What has happened in a run.
+/// The totals over all runs.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) runs: u64,
@@ -149,7 +148,7 @@ impl Totals {
 }
 
 impl Run {
-    /// Runs it in a runtime and a time of its own.
+    /// Executes the run in its own runtime, in virtual time.
     pub(crate) fn run(self, totals: &mut Totals) {
         let _told_if_it_panics = Announced(self);
         totals.runs += 1;
@@ -159,9 +158,9 @@ impl Run {
             .build()
             .unwrap();
         runtime.block_on(async {
-            // In virtual time: who waits for ever is here at once.
+            // In virtual time, so that a hang reaches the timeout at once.
             let whole = timeout(Duration::from_secs(100_000), self.drive(totals));
-            whole.await.expect("somebody waits for ever");
+            whole.await.expect("the run hangs");
         });
     }
 
@@ -177,12 +176,12 @@ impl Run {
         stop.send_replace(true);
         server.await.unwrap();
         totals.events.add(&network.events());
-        // Whatever was on its way has come to its end by then.
+        // Everything in flight has ended by then.
         sleep(Duration::from_secs(120)).await;
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-        assert_eq!((tasks, network.halves()), (0, 0), "tasks and halves of connections are left");
+        assert_eq!((tasks, network.halves()), (0, 0), "tasks or halves of connections are left");
         drop(registry);
-        assert!(network.is_alone(), "something that the session has held is left");
+        assert!(network.is_alone(), "the session still holds the network");
         self.judge(&see(&seen), totals);
     }
 
@@ -194,7 +193,7 @@ impl Run {
         let session = loop {
             match connector.connect().await {
                 Ok(session) => break session,
-                // The first connection is not sought again by itself.
+                // The first connection is not retried by the session.
                 Err(_) => sleep(Duration::from_millis(10)).await,
             }
         };
@@ -241,8 +240,12 @@ impl Run {
                     Incoming::Message(message) => {
                         let (who, number) = read(&message);
                         let served = who.strip_prefix('s').unwrap().parse().unwrap();
-                        assert_eq!(*life.served.get_or_insert(served), served, "of two sessions");
-                        assert_eq!(number, life.taken, "lost, doubled or out of order");
+                        assert_eq!(
+                            *life.served.get_or_insert(served),
+                            served,
+                            "messages of two sessions"
+                        );
+                        assert_eq!(number, life.taken, "lost, duplicated or out of order");
                         life.taken += 1;
                     }
                     Incoming::Reset(reset) => {
@@ -323,7 +326,7 @@ impl Run {
                     assert_eq!(who, "c");
                     let session = &mut see(&seen).sessions[number];
                     let first = *session.first.get_or_insert(place);
-                    assert_eq!(place, first + session.taken, "lost, doubled or out of order");
+                    assert_eq!(place, first + session.taken, "lost, duplicated or out of order");
                     session.taken += 1;
                 }
                 Incoming::End(reason) => {
@@ -339,7 +342,7 @@ impl Run {
         }
     }
 
-    /// What both sides saw fits together, and what was said of it is true.
+    /// Checks that the observations of both sides match, and that reported losses are true.
     fn judge(self, seen: &Seen, totals: &mut Totals) {
         let Seen { sessions, client } = seen;
         let lives = client.lives.len();
@@ -351,7 +354,7 @@ impl Run {
             };
             let words = life.words.or(of_end);
             let sent = words.map_or(client.sent - base, |words| words.sent);
-            // A session that began with one of these has taken all that it has from this life.
+            // A server's session whose first message is in this range belongs to this life.
             let mut served = sessions.iter().filter(|session| {
                 session.first.is_some_and(|at| (base..base + sent).contains(&at))
             });
@@ -370,12 +373,12 @@ impl Run {
             base += sent;
             totals.delivered += taken + life.taken;
         }
-        assert_eq!(base, client.sent, "what was sent belongs to no life: {client:?}");
+        assert_eq!(base, client.sent, "messages belong to no life: {client:?}");
         let lost: u64 = client.lives.iter().map(|life| life.lost).sum();
-        // Who has left, or has lost the last session, may not have asked again.
-        assert!(client.told <= lost, "{} of {lost} were told", client.told);
+        // A client that has left, or has lost its last session, may not have flushed again.
+        assert!(client.told <= lost, "{} reported, {lost} lost", client.told);
         if client.has_settled {
-            assert_eq!(client.told, lost, "what was lost was told");
+            assert_eq!(client.told, lost, "all losses must be reported");
         }
         for (number, session) in sessions.iter().enumerate() {
             let of_client = client.lives.iter().find(|life| life.served == Some(number));
@@ -385,7 +388,10 @@ impl Run {
                 let Delivered { acknowledged, sent } = lost.delivered;
                 assert!(acknowledged <= taken && taken <= sent, "{lost}: {taken}");
             }
-            assert!(!session.has_settled || taken == self.messages, "settled, and {taken} taken");
+            assert!(
+                !session.has_settled || taken == self.messages,
+                "settled, but {taken} received"
+            );
         }
         totals.resets += lives as u64 - 1;
         match self.kind {
@@ -397,9 +403,9 @@ impl Run {
         totals.complete += u64::from(!client.has_left);
     }
 
-    /// Everything has arrived, and `cleanly`: both ends have ended as they should.
+    /// Checks that everything has arrived, and with `cleanly` that both ends have ended cleanly.
     fn is_whole(self, Seen { sessions, client }: &Seen, cleanly: bool) {
-        assert_eq!(client.lives.len(), 1, "it was lost, and nobody has forgotten it: {client:?}");
+        assert_eq!(client.lives.len(), 1, "the session was lost without a reason: {client:?}");
         let served = sessions.iter().find(|session| session.first.is_some()).unwrap();
         assert_eq!((served.taken, client.sent), (self.messages, self.messages), "{client:?}");
         assert_eq!(client.lives[0].taken, self.messages, "{client:?} {served:?}");
@@ -411,7 +417,7 @@ impl Run {
     }
 }
 
-/// Says how to see it again.
+/// Prints how to reproduce a failed run.
 struct Announced(Run);
 
 impl Drop for Announced {
@@ -420,7 +426,7 @@ impl Drop for Announced {
             let Run { seed, .. } = self.0;
             eprintln!("{:?}", self.0);
             eprintln!(
-                "again: TIELINE_SEED={seed} cargo test -p tieline-link --test session_driver"
+                "reproduce: TIELINE_SEED={seed} cargo test -p tieline-link --test session_driver"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! How those who use a session speak and listen: with pauses, and not always flushing.
+//! How the users of a session send and receive: with pauses, and not always flushing.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Kind, Run};
 
-/// How one side speaks.
+/// How one side sends.
 pub(super) struct Talk {
     pub(super) run: Run,
     pub(super) calm: Instant,
     pub(super) random: Random,
-    /// It goes at this message.
+    /// The side leaves at this message.
     pub(super) leaves: Option<u64>,
 }
 
@@ -34,14 +34,14 @@ impl Talk {
     ) -> Settled {
         let (messages, flushes) = (self.run.messages, self.random.pick(&[0, 20, 100]));
         let mut pauses = Pauses::new(self.random.below(u64::MAX));
-        // What is behind cannot be known to be past before.
+        // By then, effects of the misbehaving network are over.
         let late = self.calm + Duration::from_secs(30);
         for number in 0..messages {
             if self.leaves == Some(number) {
                 return Settled::Left;
             }
             if self.run.kind == Kind::Kept && number + 1 == messages {
-                // Nobody waits for room: with what is kept, the last needs all of it.
+                // Flush first, as the last message may need the whole replay buffer.
                 let _ = flush(&mut *sender, &told).await;
                 sleep_until(late).await;
             }
@@ -73,7 +73,7 @@ impl Talk {
     }
 }
 
-/// Waits until the session is over: it is when both sides have all, or it is lost.
+/// Waits until the session is over: both ends have received everything, or it is lost.
 async fn settle(sender: &mut dyn Sender, told: &impl Fn(u64)) -> Settled {
     std::future::poll_fn(|cx| sender.poll_gone(cx)).await;
     match sender.close().await {
@@ -86,7 +86,7 @@ async fn settle(sender: &mut dyn Sender, told: &impl Fn(u64)) -> Settled {
     }
 }
 
-/// False if there is no session any more.
+/// Flushes; returns false if the session has ended.
 async fn flush(sender: &mut dyn Sender, told: &impl Fn(u64)) -> bool {
     loop {
         match sender.flush().await {
@@ -97,7 +97,7 @@ async fn flush(sender: &mut dyn Sender, told: &impl Fn(u64)) -> bool {
     }
 }
 
-/// Who uses a line is not always there.
+/// Random pauses between operations.
 pub(super) struct Pauses {
     random: Random,
     often: u64,

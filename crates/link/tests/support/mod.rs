@@ -1,4 +1,4 @@
-//! Lines whose far ends are in the test's hand, and children that can be killed.
+//! In-memory lines whose far ends the test controls, and children that it can kill.
 
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -14,15 +14,15 @@ use tieline_transport::{
 };
 use tokio::sync::{mpsc, watch};
 
-/// What an attempt to connect comes to.
+/// The outcome of an attempt to connect.
 pub(crate) enum Step {
     Line,
     Fail(ErrorKind),
-    /// It takes until the world is told to go on, and comes to a line.
+    /// Waits for [`World::go_on`], and then connects a line.
     Wait,
 }
 
-/// A connector that does as it is told, and then makes lines.
+/// A connector that follows a script, and after that connects lines.
 pub(crate) struct World {
     script: Mutex<VecDeque<Step>>,
     far_ends: mpsc::UnboundedSender<MemoryChannel>,
@@ -45,7 +45,7 @@ impl World {
         self.go_on.send_replace(true);
     }
 
-    /// Waits until so many attempts wait.
+    /// Waits until this many attempts are waiting.
     pub(crate) async fn waits(&self, wanted: usize) {
         let mut waiting = self.waiting.subscribe();
         within("an attempt", waiting.wait_for(|waiting| *waiting == wanted)).await.unwrap();
@@ -72,7 +72,7 @@ impl DynConnector for World {
     }
 }
 
-/// Counted for as long as an attempt is not dropped.
+/// Counts a waiting attempt until it is dropped.
 struct Waits<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Waits<'a> {
@@ -88,7 +88,7 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// A link in such a world, and the far end of its first line.
+/// Returns a link with a scripted connector, and the far end of its first line.
 pub(crate) async fn link(
     script: impl IntoIterator<Item = Step>,
     options: LinkOptions,
@@ -99,13 +99,13 @@ pub(crate) async fn link(
     (link, far, world, far_ends)
 }
 
-/// A shell with this script, as a child.
+/// Returns a connector that starts a shell with this script.
 pub(crate) fn shell(script: &str) -> Arc<dyn DynConnector> {
     let endpoint = Endpoint::exec("sh", ["-c", script]);
     Registry::new().connector(&endpoint, &Options::default()).unwrap().into()
 }
 
-/// What a child that says its pid first is called by.
+/// Kills a child whose process ID was received by [`pid`].
 pub(crate) fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
@@ -136,7 +136,7 @@ pub(crate) async fn end(receiver: &mut impl Receiver) -> CloseReason {
     }
 }
 
-/// Takes whatever comes, up to the end.
+/// Receives everything up to the end.
 pub(crate) async fn drain(receiver: &mut impl Receiver) -> CloseReason {
     loop {
         if let Incoming::End(reason) = within("the end", receiver.recv()).await {
@@ -145,12 +145,12 @@ pub(crate) async fn drain(receiver: &mut impl Receiver) -> CloseReason {
     }
 }
 
-/// The next state that is as `wanted`.
+/// Waits for a state for which `wanted` returns true.
 pub(crate) async fn state(states: &mut States, wanted: impl FnMut(&State) -> bool) -> State {
-    within("a state", states.wait_for(wanted)).await.expect("there are more states")
+    within("a state", states.wait_for(wanted)).await.expect("the states have ended")
 }
 
-/// The end that the states come to.
+/// Returns the final state.
 pub(crate) async fn last(states: &mut States) -> (bool, CloseReason) {
     let mut last = None;
     while let Some(state) = within("a state", states.next()).await {

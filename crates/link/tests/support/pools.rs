@@ -1,4 +1,4 @@
-//! Pools of lines whose far ends are in the test's hand.
+//! Pools of in-memory lines whose far ends the test controls.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -12,7 +12,7 @@ pub(crate) const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A pool of at most so many in-memory lines.
+/// Returns a pool of at most `max` in-memory lines.
 pub(crate) fn pool(max: usize, script: impl IntoIterator<Item = Step>) -> (Pool, FarEnds) {
     let config = PoolConfig { max, ..PoolConfig::default() };
     let (world, far_ends) = World::new(script);
@@ -23,7 +23,7 @@ pub(crate) async fn get(pool: &Pool) -> Pooled {
     within("a line", pool.get()).await.unwrap()
 }
 
-/// Whether nothing is held, and how many lines are idle.
+/// Returns whether no lines are held or waited for, and how many are idle.
 pub(crate) fn rests(pool: &Pool) -> (bool, usize) {
     let PoolStats { in_use, waiting, idle, .. } = pool.stats();
     (in_use + waiting == 0, idle)
