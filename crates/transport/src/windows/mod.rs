@@ -1,4 +1,4 @@
-//! What only Windows has, or has in its own way.
+//! Windows-specific modules.
 
 mod ended;
 pub(crate) mod names;
@@ -20,17 +20,17 @@ use windows_sys::Win32::Networking::WinSock::{WSAEMFILE, WSAENOBUFS};
 pub use pipe::{PipeReadHalf, PipeWriteHalf};
 pub use security::Sid;
 
-/// Who is on the other end, as the operating system vouches for it.
+/// The identity of the peer process, as reported by the operating system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
-    /// The process, where it is known. It may have ended since.
+    /// The process id, if known. The process may have ended since.
     pub pid: Option<u32>,
-    /// Whose process it is, where that can be asked.
+    /// The user of the process, if known.
     pub user: Option<Sid>,
 }
 
 impl PeerIdentity {
-    /// Whether both are processes of the same user, as far as that could be asked.
+    /// Returns true if both processes belong to the same user, as far as is known.
     pub fn is_same_user(&self, other: &Self) -> bool {
         self.user == other.user
     }
@@ -49,13 +49,13 @@ impl fmt::Display for PeerIdentity {
     }
 }
 
-/// Whether the system reports one of these (winerror.h).
+/// Returns true if `error` is one of these system errors (winerror.h).
 fn is_code(error: &io::Error, codes: &[u32]) -> bool {
     let code = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
     code.is_some_and(|code| codes.contains(&code))
 }
 
-/// Whether the process or the system has no handle or memory left for it.
+/// Returns true if the process or the system is out of handles or memory.
 pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
     is_code(
         error,
@@ -66,7 +66,7 @@ pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
             ERROR_NO_SYSTEM_RESOURCES,
             ERROR_NOT_ENOUGH_QUOTA,
             ERROR_COMMITMENT_LIMIT,
-            // Sockets have numbers of their own.
+            // Sockets have error codes of their own.
             WSAEMFILE as u32,
             WSAENOBUFS as u32,
         ],
@@ -80,7 +80,7 @@ mod tests {
     use crate::error::common_kind;
 
     #[test]
-    fn exhaustion_is_told_apart_by_the_systems_numbers() {
+    fn exhaustion_is_recognized_by_error_code() {
         for code in [4, 8, 14, 1450, 1455, 1816, 10024, 10055] {
             let kind = common_kind(&io::Error::from_raw_os_error(code));
             assert!(matches!(kind, ErrorKind::ResourcesExhausted), "{code}: {kind:?}");

@@ -1,5 +1,5 @@
-//! Names that differ in upper and lower case alone are the same, as the system sees them: by its own
-//! table, which knows more than ASCII.
+//! Compares names case-insensitively, as Windows does: by the system's own table, which covers more than
+//! ASCII.
 #![allow(unsafe_code)]
 
 use std::cmp::Ordering;
@@ -10,19 +10,19 @@ use windows_sys::Win32::Globalization::{
     CSTR_EQUAL, CSTR_GREATER_THAN, CSTR_LESS_THAN, CompareStringOrdinal,
 };
 
-/// What every program is given, unless it is removed by name: without it libraries of the system's, such
-/// as that of sockets, are not found.
+/// Variables that every child inherits unless they are removed by name: without them some system
+/// libraries, such as the one for sockets, are not found.
 pub(crate) const ALWAYS: [&str; 1] = ["SystemRoot"];
 
 pub(crate) fn is_same(one: &OsStr, other: &OsStr) -> bool {
     compare(one, other) == Ordering::Equal
 }
 
-/// As the system compares environment variables' names.
+/// Compares two names as Windows compares the names of environment variables.
 pub(crate) fn compare(one: &OsStr, other: &OsStr) -> Ordering {
     let [one, other] = [one, other].map(|it| it.encode_wide().collect::<Vec<u16>>());
     let length = |text: &[u16]| i32::try_from(text.len()).unwrap_or(i32::MAX);
-    // SAFETY: both texts are as long as is said, or longer.
+    // SAFETY: both texts are at least as long as the given lengths.
     let compared = unsafe {
         CompareStringOrdinal(one.as_ptr(), length(&one), other.as_ptr(), length(&other), 1)
     };
@@ -30,7 +30,7 @@ pub(crate) fn compare(one: &OsStr, other: &OsStr) -> Ordering {
         CSTR_LESS_THAN => Ordering::Less,
         CSTR_EQUAL => Ordering::Equal,
         CSTR_GREATER_THAN => Ordering::Greater,
-        // It does not fail for what is a text.
+        // It cannot fail for valid text.
         _ => one.cmp(&other),
     }
 }
@@ -41,7 +41,7 @@ mod tests {
     use crate::Environment;
 
     #[test]
-    fn programs_are_given_the_systems_directory_unless_it_is_removed() {
+    fn system_root_is_inherited_unless_it_is_removed() {
         let resolved = |env: Environment| {
             let ours = ["SYSTEMROOT", "TOKEN"].map(|name| (name.into(), "x".into()));
             env.resolve(ours).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
@@ -52,13 +52,13 @@ mod tests {
     }
 
     #[test]
-    fn case_makes_no_difference_beyond_ascii() {
+    fn names_compare_case_insensitively_beyond_ascii() {
         let compared = |one: &str, other: &str| compare(one.as_ref(), other.as_ref());
         assert_eq!(compared("Path", "PATH"), Ordering::Equal);
         assert_eq!(compared("é", "É"), Ordering::Equal);
         assert_eq!(compared("ж", "Ж"), Ordering::Equal);
         assert_eq!(compared("a", "B"), Ordering::Less);
-        assert_eq!(compared("a_", "AB"), Ordering::Greater, "as upper case");
+        assert_eq!(compared("a_", "AB"), Ordering::Greater, "compared in upper case");
         assert_eq!(compared("", "a"), Ordering::Less);
     }
 }

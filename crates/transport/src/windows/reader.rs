@@ -1,7 +1,7 @@
-//! Notices, without writing, that nothing reads the other end of a pipe any more.
+//! Notices, without writing, that the other end of a pipe has no reader any more.
 //!
-//! The system has no event for that, so a thread looks now and then. It is a thread because the question
-//! waits while another thread or process writes to the same pipe.
+//! The system has no event for that, so a thread polls. It is a thread because the query blocks while
+//! another thread or process writes to the same pipe.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -16,20 +16,19 @@ use windows_sys::Wdk::Storage::FileSystem::{
 };
 use windows_sys::Win32::System::IO::IO_STATUS_BLOCK;
 
-/// How often the thread looks.
+/// The polling interval.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// The process that reads what goes to stdout: whether it is still there. The system is asked for that
-/// only once somebody wants to know.
+/// Watches whether stdout still has a reader. The thread is started only when this is first polled.
 pub(crate) enum Reader {
     Unwatched(OwnedHandle),
     Watched(Watch),
-    /// It cannot be known: stdout is no pipe, or was closed by this side.
+    /// Not known: stdout is not a pipe, or was closed by this side.
     Unknown,
 }
 
 impl Reader {
-    /// The reader of what this process writes to its stdout.
+    /// Returns a watch on the reader of this process's stdout.
     pub(crate) fn of_stdout() -> Self {
         Self::of(std::io::stdout())
     }
@@ -38,7 +37,7 @@ impl Reader {
         stdout.as_handle().try_clone_to_owned().map_or(Self::Unknown, Self::Unwatched)
     }
 
-    /// Ready when it has closed its end of the pipe.
+    /// Ready when the reader has closed its end of the pipe.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         *self = match std::mem::replace(self, Self::Unknown) {
             Self::Unwatched(pipe) => Watch::start(pipe).map_or(Self::Unknown, Self::Watched),
@@ -51,7 +50,7 @@ impl Reader {
     }
 }
 
-/// A thread that looks. Dropping it tells the thread to close its handle and to stop.
+/// A thread that polls. Dropping it makes the thread close its handle and stop.
 pub(crate) struct Watch(Arc<Shared>);
 
 #[derive(Default)]
@@ -117,12 +116,12 @@ impl Shared {
     }
 }
 
-/// `None` where it cannot be known, as it is no pipe.
+/// Returns whether the reader is gone; `None` if that is not known, because the handle is not a pipe.
 fn is_reader_gone(pipe: &OwnedHandle) -> Option<bool> {
     let mut status = IO_STATUS_BLOCK::default();
     let mut pipe_information = FILE_PIPE_LOCAL_INFORMATION::default();
-    // SAFETY: the handle is open, and the system writes to the two structures alone, of which it is told
-    // the size of the one that it could not know.
+    // SAFETY: the handle is open, and the system writes only to the two structures; the size of the second
+    // one is given.
     let outcome = unsafe {
         NtQueryInformationFile(
             pipe.as_raw_handle(),
@@ -132,6 +131,6 @@ fn is_reader_gone(pipe: &OwnedHandle) -> Option<bool> {
             FilePipeLocalInformation,
         )
     };
-    // Any success and no warning: what is negative is an error.
+    // Negative values are errors; the others are successes.
     (outcome >= 0).then_some(pipe_information.NamedPipeState == FILE_PIPE_CLOSING_STATE)
 }

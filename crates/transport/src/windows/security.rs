@@ -1,4 +1,4 @@
-//! Users and who may do what: security identifiers and descriptors.
+//! Users and access rights: security identifiers and descriptors.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -27,15 +27,15 @@ use windows_sys::Win32::System::Threading::{
 /// SECURITY_MAX_SID_SIZE.
 const LONGEST: usize = 68;
 
-/// A user or a group, as Windows names them: `S-1-5-21-…`.
+/// A security identifier (SID) of a user or a group, such as `S-1-5-21-…`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sid {
-    /// Zero behind its length.
+    /// Zero after its length.
     bytes: [u8; LONGEST],
 }
 
 impl Sid {
-    /// LocalSystem and the administrators: who may do everything anyway.
+    /// Returns true for LocalSystem and the administrators, who have all rights anyway.
     pub(super) fn is_root(&self) -> bool {
         let text = self.to_string();
         text == "S-1-5-18" || text == "S-1-5-32-544"
@@ -44,18 +44,18 @@ impl Sid {
     /// # Safety
     /// `sid` must be a valid security identifier.
     unsafe fn copied(sid: PSID) -> io::Result<Self> {
-        // SAFETY: it is valid, says the caller.
+        // SAFETY: the caller guarantees that it is valid.
         let length = unsafe { GetLengthSid(sid) } as usize;
         let mut bytes = [0; LONGEST];
         let room = bytes.get_mut(..length).ok_or(io::ErrorKind::InvalidData)?;
-        // SAFETY: a valid identifier has as many bytes as it says.
+        // SAFETY: a valid identifier has as many bytes as `GetLengthSid` returns.
         room.copy_from_slice(unsafe { std::slice::from_raw_parts(sid.cast::<u8>(), length) });
         Ok(Self { bytes })
     }
 }
 
 impl fmt::Display for Sid {
-    /// As the system's tools write it ([MS-DTYP] section 2.4.2.1).
+    /// Writes the standard text form ([MS-DTYP] section 2.4.2.1).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [revision, count, a, b, c, d, e, g, rest @ ..] = &self.bytes;
         let authority = u64::from_be_bytes([0, 0, *a, *b, *c, *d, *e, *g]);
@@ -72,48 +72,48 @@ impl fmt::Debug for Sid {
     }
 }
 
-/// The user this process runs as.
+/// Returns the user of this process.
 pub(super) fn current_user() -> io::Result<Sid> {
-    // SAFETY: it takes nothing, and what it returns needs no closing.
+    // SAFETY: it takes no arguments and returns a pseudo handle that needs no closing.
     sid_behind(unsafe { GetCurrentProcess() }, TokenUser)
 }
 
-/// How far this process is trusted: whether it runs elevated, as programs usually do, or with less.
+/// Returns the integrity level of this process, which is higher for elevated processes.
 fn integrity() -> io::Result<Sid> {
     // SAFETY: as above.
     sid_behind(unsafe { GetCurrentProcess() }, TokenIntegrityLevel)
 }
 
-/// The user that a process runs as.
+/// Returns the user of a process.
 pub(super) fn user_of(pid: u32) -> io::Result<Sid> {
     // SAFETY: it takes no pointer.
     let process = unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, pid) };
     sid_behind(owned(process)?.as_raw_handle(), TokenUser)
 }
 
-/// What a process's token says that is one identifier: `TokenUser` or `TokenIntegrityLevel`.
+/// Returns the SID in a process's token: `TokenUser` or `TokenIntegrityLevel`.
 fn sid_behind(process: HANDLE, what: TOKEN_INFORMATION_CLASS) -> io::Result<Sid> {
     let mut token = null_mut();
-    // SAFETY: the process is open, and the token is written to a place of its size.
+    // SAFETY: the process handle is open, and the token is written to a variable of its type.
     check(unsafe { OpenProcessToken(process, TOKEN_QUERY, &mut token) })?;
     let token = owned(token)?;
-    // Words, as what is written there begins with a pointer.
+    // An array of words, because the content begins with a pointer.
     let mut buffer =
         [0_usize; (size_of::<SID_AND_ATTRIBUTES>() + LONGEST).div_ceil(size_of::<usize>())];
     let size = size_of_val(&buffer) as u32;
     let mut needed = 0;
     let place = buffer.as_mut_ptr().cast::<c_void>();
-    // SAFETY: the buffer is as large as is said, and the token is open.
+    // SAFETY: the buffer is as large as `size` says, and the token is open.
     check(unsafe { GetTokenInformation(token.as_raw_handle(), what, place, size, &mut needed) })?;
-    // SAFETY: the call has put a TOKEN_USER or a TOKEN_MANDATORY_LABEL there, which are both just this,
-    // and whose identifier lies in the same buffer.
+    // SAFETY: the call wrote a TOKEN_USER or a TOKEN_MANDATORY_LABEL, which both consist of this
+    // structure, and whose SID is in the same buffer.
     unsafe { Sid::copied((*place.cast::<SID_AND_ATTRIBUTES>()).Sid) }
 }
 
-/// Whose object it is.
+/// Returns the owner of an object.
 pub(super) fn owner_of(object: BorrowedHandle<'_>) -> io::Result<Sid> {
     let (mut owner, mut descriptor) = (null_mut(), null_mut());
-    // SAFETY: the handle is open; both places are of a pointer's size, the others are not asked for.
+    // SAFETY: the handle is open; both results are written to pointers, and the others are not requested.
     let failed = unsafe {
         GetSecurityInfo(
             object.as_raw_handle(),
@@ -134,41 +134,42 @@ pub(super) fn owner_of(object: BorrowedHandle<'_>) -> io::Result<Sid> {
         // SAFETY: it points into the descriptor, which is freed below.
         false => unsafe { Sid::copied(owner) },
     };
-    // SAFETY: the call has allocated it, and nobody else frees it.
+    // SAFETY: the call has allocated the descriptor, and it is freed only here.
     unsafe { LocalFree(descriptor) };
     owner
 }
 
-/// The process at the other end of a connected pipe.
+/// Returns the id of the client process of a connected pipe.
 pub(super) fn client_of(pipe: BorrowedHandle<'_>) -> io::Result<u32> {
     let mut pid = 0;
-    // SAFETY: the handle is open, and the number is written to a place of its size.
+    // SAFETY: the handle is open, and the id is written to a variable of its type.
     check(unsafe { GetNamedPipeClientProcessId(pipe.as_raw_handle(), &mut pid) })?;
     Ok(pid)
 }
 
-/// The process that has made the pipe's instance.
+/// Returns the id of the process that created the pipe's instance.
 pub(super) fn server_of(pipe: BorrowedHandle<'_>) -> io::Result<u32> {
     let mut pid = 0;
-    // SAFETY: the handle is open, and the number is written to a place of its size.
+    // SAFETY: the handle is open, and the id is written to a variable of its type.
     check(unsafe { GetNamedPipeServerProcessId(pipe.as_raw_handle(), &mut pid) })?;
     Ok(pid)
 }
 
-/// Who owns an object and who may use it: a security descriptor in one piece of memory.
+/// A security descriptor in one piece of memory: an object's owner, and who may access it.
 #[derive(Debug)]
 pub(super) struct Descriptor(Box<[usize]>);
 
 impl Descriptor {
-    /// For our own user alone, who is its owner too, and for nobody of less integrity: what runs elevated
-    /// is not to be driven, nor heard, by what the same user has started and does not.
+    /// Creates a descriptor that admits only our own user, who is also the owner, and only at our
+    /// integrity level or above: an elevated process must not be controlled or read by the same user's
+    /// ordinary processes.
     pub(super) fn private() -> io::Result<Self> {
         let (user, integrity) = (current_user()?, integrity()?);
         Self::parse(&format!("O:{user}D:P(A;;GA;;;{user})S:(ML;;NWNR;;;{integrity})"))
     }
 
-    /// From SDDL, and our own user's where it names no owner: what the system would put there may be a
-    /// group, and a client wants to know whose pipe it is.
+    /// Parses SDDL. If it names no owner, our own user becomes the owner: the system's default may be a
+    /// group, and clients check who owns the pipe.
     pub(super) fn owned_by_us(text: &str) -> io::Result<Self> {
         match text.trim_start().starts_with("O:") {
             true => Self::parse(text),
@@ -176,11 +177,11 @@ impl Descriptor {
         }
     }
 
-    /// From SDDL. One without a list of who may is refused: it would let in everybody.
+    /// Parses SDDL. A descriptor without an access list is refused, because it would admit every user.
     fn parse(text: &str) -> io::Result<Self> {
         let wide: Vec<u16> = text.encode_utf16().chain([0]).collect();
         let (mut descriptor, mut size): (PSECURITY_DESCRIPTOR, u32) = (null_mut(), 0);
-        // SAFETY: the text ends with a zero, and what is made is written to places of its size.
+        // SAFETY: the text ends with a zero, and the results are written to variables of their types.
         check(unsafe {
             ConvertStringSecurityDescriptorToSecurityDescriptorW(
                 wide.as_ptr(),
@@ -190,14 +191,14 @@ impl Descriptor {
             )
         })?;
         let (mut present, mut list, mut defaulted) = (0, null_mut(), 0);
-        // SAFETY: it was just made, and the answers are written to places of their size.
+        // SAFETY: the descriptor is valid, and the results are written to variables of their types.
         let asked = check(unsafe {
             GetSecurityDescriptorDacl(descriptor, &mut present, &mut list, &mut defaulted)
         });
         let size = size as usize;
         let mut words = vec![0_usize; size.div_ceil(size_of::<usize>())].into_boxed_slice();
-        // SAFETY: a descriptor made from text is in one piece of that size, there is room for it, and
-        // nobody else frees it.
+        // SAFETY: a descriptor converted from text is a single piece of `size` bytes, `words` is large
+        // enough, and the descriptor is freed only here.
         unsafe {
             std::ptr::copy_nonoverlapping(descriptor.cast::<u8>(), words.as_mut_ptr().cast(), size);
             LocalFree(descriptor);
@@ -205,13 +206,11 @@ impl Descriptor {
         asked?;
         match present != 0 && !list.is_null() {
             true => Ok(Self(words)),
-            false => {
-                Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no list of who may (D:)"))
-            }
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no access list (D:)")),
         }
     }
 
-    /// An instance of a pipe that has this descriptor.
+    /// Creates an instance of a pipe with this descriptor.
     pub(super) fn create(
         &self,
         options: &ServerOptions,
@@ -222,21 +221,21 @@ impl Descriptor {
             lpSecurityDescriptor: self.0.as_ptr().cast_mut().cast(),
             bInheritHandle: 0,
         };
-        // SAFETY: these are valid attributes, and the system only reads them during the call.
+        // SAFETY: the attributes are valid, and the system only reads them during the call.
         unsafe { options.create_with_security_attributes_raw(path, (&raw mut attributes).cast()) }
     }
 }
 
-/// A handle that a call has returned, and nobody else closes.
+/// Takes ownership of a handle that a call has returned.
 pub(super) fn owned(handle: RawHandle) -> io::Result<OwnedHandle> {
     if handle.is_null() {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it was just opened for us.
+    // SAFETY: it was just opened, and nothing else closes it.
     Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }
 
-/// What a call that returns a BOOL says.
+/// Converts the BOOL result of a call.
 pub(super) fn check(done: i32) -> io::Result<()> {
     if done == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -248,22 +247,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_user_has_a_name_and_is_found_by_process_number() {
+    fn current_user_is_found_by_process_id() {
         let user = current_user().unwrap();
         assert!(user.to_string().starts_with("S-1-5-"), "{user}");
         assert_eq!(user_of(std::process::id()).unwrap(), user);
     }
 
-    /// The label is a list of its own, with one entry: without it a program of less integrity gets in.
+    /// The label is a separate list with one entry: without it, processes of lower integrity are admitted.
     #[test]
-    fn a_private_descriptor_has_the_label_of_our_own_integrity() {
+    fn private_descriptor_has_our_integrity_label() {
         let label = integrity().unwrap();
         assert!(label.to_string().starts_with("S-1-16-"), "{label}");
         let Descriptor(words) = Descriptor::private().unwrap();
         let (mut present, mut list, mut defaulted) = (0, null_mut(), 0);
         let place = words.as_ptr().cast_mut().cast();
-        // SAFETY: it is a descriptor, and the answers are written to places of their size; the entries
-        // are in it.
+        // SAFETY: the descriptor is valid, its lists are inside it, and the results are written to
+        // variables of their types.
         unsafe {
             check(GetSecurityDescriptorSacl(place, &mut present, &mut list, &mut defaulted))
                 .unwrap();
@@ -271,16 +270,16 @@ mod tests {
             assert_eq!((*list).AceCount, 1);
             let entry = list.add(1).cast::<u32>();
             let (kind, mask) = (*entry.cast::<u8>(), *entry.add(1));
-            // SYSTEM_MANDATORY_LABEL_ACE_TYPE, and no write and no read up.
+            // SYSTEM_MANDATORY_LABEL_ACE_TYPE with no-write-up and no-read-up.
             assert_eq!((kind, mask), (0x11, 0x1 | 0x2));
             assert_eq!(Sid::copied(entry.add(2).cast()).unwrap(), label);
         }
     }
 
     #[test]
-    fn a_descriptor_that_lets_in_everybody_by_leaving_out_is_refused() {
+    fn descriptor_without_an_access_list_is_refused() {
         assert!(Descriptor::private().is_ok());
-        assert!(Descriptor::parse("D:P(A;;GA;;;WD)").is_ok(), "said in so many words");
+        assert!(Descriptor::parse("D:P(A;;GA;;;WD)").is_ok(), "admits every user explicitly");
         for text in ["", "O:WD", "no SDDL"] {
             assert!(Descriptor::parse(text).is_err(), "{text:?}");
         }

@@ -1,4 +1,4 @@
-//! Connecting to a named pipe, and to nobody else's.
+//! Connects to a named pipe, and refuses pipes of other users.
 
 use std::io;
 use std::path::Path;
@@ -14,13 +14,13 @@ use crate::error::common_kind;
 use crate::windows::{is_code, security};
 use crate::{Endpoint, ErrorKind, Operation, PipeConfig, TransportError};
 
-/// The first wait when every instance is busy, and the longest. The system's own waiting would take a
-/// thread.
+/// The first pause when every instance is busy, and the longest. Waiting with the system's function would
+/// need a thread.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a pipe may be away: a server that makes its next instance only when it has handed out the
-/// last one leaves a gap.
+/// How long a pipe may be missing: there is a gap if a server creates its next instance only after it has
+/// returned the last one.
 const GAP: Duration = Duration::from_millis(200);
 
 pub(crate) async fn connect(
@@ -34,7 +34,7 @@ pub(crate) async fn connect(
         Ok(opened) => opened.map_err(explain)?,
         Err(_) => {
             return Err(TransportError::new(ErrorKind::TimedOut(limit), Operation::Connect)
-                .with_hint("every instance of the pipe is taken; try again, or allow more time"));
+                .with_hint("every instance of the pipe is busy; try again, or allow more time"));
         }
     };
     admit(End::Client(pipe), endpoint)
@@ -42,7 +42,7 @@ pub(crate) async fn connect(
 
 async fn open_patiently(path: &Path) -> io::Result<NamedPipeClient> {
     let mut options = ClientOptions::new();
-    // It may know who we are, and not do anything as if it were us.
+    // The server may identify this process's user, but not act as that user.
     options.security_qos_flags(SECURITY_IDENTIFICATION);
     let begun = Instant::now();
     let mut pause = FIRST_PAUSE;
@@ -67,15 +67,15 @@ fn explain(error: io::Error) -> TransportError {
     let failed = match failed.kind() {
         ErrorKind::NotFound => failed.with_hint("start the server first, or check the name"),
         ErrorKind::PermissionDenied => failed.with_hint(
-            "the pipe of a server is for its own user, and that of an elevated one for elevated \
-             programs; check who that is (or set --pipe-security there)",
+            "the pipe admits only the server's own user, and if the server is elevated only elevated \
+             programs; check which user runs it, or set --pipe-security there",
         ),
         _ => failed,
     };
     failed.because(error)
 }
 
-/// Anybody may make a pipe of any name that is free, so the one that is there must be the right one's.
+/// Checks the owner of the pipe, because any user may create a pipe of any free name.
 fn admit(end: End, endpoint: &Endpoint) -> Result<PipeConnection, TransportError> {
     let fail = |error: io::Error| {
         TransportError::new(common_kind(&error), Operation::Connect).because(error)
@@ -86,7 +86,7 @@ fn admit(end: End, endpoint: &Endpoint) -> Result<PipeConnection, TransportError
     if !is_right {
         peer.user = Some(owner);
         return Err(TransportError::new(ErrorKind::PeerNotAllowed(peer), Operation::Connect)
-            .with_hint("somebody else has made a pipe of this name; choose another one"));
+            .with_hint("another user has created a pipe of this name; choose another name"));
     }
     peer.user = peer.user.or(Some(owner));
     Ok(connection(end, peer, endpoint))

@@ -1,4 +1,4 @@
-//! Listening on a named pipe: the first of its name, and always with an instance to connect to.
+//! Listens on a named pipe as its first creator, with an instance always available to connect to.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -17,19 +17,19 @@ use crate::{
     BoxFuture, ConfigError, Endpoint, ErrorKind, Listener, Operation, PipeConfig, TransportError,
 };
 
-/// What an instance holds in each direction before a writer waits.
+/// How many bytes an instance buffers in each direction before a writer waits.
 const BUFFER: u32 = 64 * 1024;
 
-/// A named pipe that is listened on. Dropping it stops listening; what was accepted goes on.
+/// A listener on a named pipe. Dropping it stops listening; accepted connections continue.
 pub struct PipeListener {
     path: PathBuf,
     endpoint: Endpoint,
     descriptor: Descriptor,
-    /// Nobody but this user's processes may connect; `None` where that was left to a descriptor.
+    /// The only user who may connect; `None` if a custom descriptor decides.
     only: Option<Sid>,
     backlog: usize,
-    /// The instances that nobody has connected to yet. Each is used once: when its client is gone it is
-    /// closed, and never disconnected to be connected again.
+    /// The instances without a client. Each is used once: when its client is gone it is closed, rather
+    /// than disconnected and connected again.
     waiting: Vec<BoxFuture<'static, io::Result<NamedPipeServer>>>,
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn listen(
         None => (Descriptor::private().map_err(io)?, Some(security::current_user().map_err(io)?)),
         Some(text) => {
             let parsed = Descriptor::owned_by_us(text).map_err(|error| {
-                let must = "be a security descriptor in SDDL that says who may: \
+                let must = "be a security descriptor in SDDL with an access list, such as \
                             D:P(A;;GA;;;OW)(A;;0x12019b;;;BA)";
                 TransportError::from(ConfigError { field: "security", must }).because(error)
             });
@@ -60,7 +60,7 @@ pub(crate) fn listen(
         waiting: Vec::new(),
     };
     listener.make_instance(true).map_err(|error| {
-        // What the system says of a second one that wants to be the first.
+        // The system's errors for a second first instance.
         let is_taken = is_code(&error, &[ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY]);
         let kind = if is_taken { ErrorKind::AddressInUse } else { common_kind(&error) };
         TransportError::new(kind, Operation::Listen)
@@ -68,10 +68,10 @@ pub(crate) fn listen(
             .with_hint("choose another name, or stop the program that listens there")
     })?;
     if listener.only.is_none() {
-        // The first instance is made whatever the descriptor says, and the others only if it lets us.
+        // The first instance is created whatever the descriptor says, the others only if it allows that.
         listener.make_instance(false).map_err(|error| {
-            let must = "let in the server's own user, who makes the further instances of the pipe: \
-                        (A;;GA;;;OW) does, where it names no other owner";
+            let must = "admit the server's own user, who creates further instances of the pipe: \
+                        include (A;;GA;;;OW), and name no other owner";
             TransportError::from(ConfigError { field: "security", must }).because(error)
         })?;
     }
@@ -89,14 +89,14 @@ impl PipeListener {
         Ok(())
     }
 
-    /// Makes the instances that are missing; an error only where there is not even one.
+    /// Creates the missing instances; fails only if there is none at all.
     fn fill(&mut self) -> io::Result<()> {
         while self.waiting.len() < self.backlog {
             match self.make_instance(false) {
                 Ok(()) => {}
                 Err(error) if self.waiting.is_empty() => return Err(error),
                 Err(error) => {
-                    tracing::debug!("no further instance of {}: {error}", self.endpoint);
+                    tracing::debug!("cannot create another instance of {}: {error}", self.endpoint);
                     break;
                 }
             }
@@ -104,7 +104,7 @@ impl PipeListener {
         Ok(())
     }
 
-    /// Who connects next. Nothing is lost when the future is dropped.
+    /// Waits for the next client. Cancel-safe.
     async fn next(&mut self) -> io::Result<NamedPipeServer> {
         poll_fn(|cx| {
             let connected = self.waiting.iter_mut().enumerate().find_map(|(at, instance)| {
@@ -115,9 +115,9 @@ impl PipeListener {
             });
             let Some((at, connected)) = connected else { return Poll::Pending };
             drop(self.waiting.swap_remove(at));
-            // The next one is there before this one is handed out.
+            // The next instance exists before this one is returned.
             if let Err(error) = self.make_instance(false) {
-                tracing::debug!("no further instance of {}: {error}", self.endpoint);
+                tracing::debug!("cannot create another instance of {}: {error}", self.endpoint);
             }
             Poll::Ready(connected)
         })
@@ -129,7 +129,7 @@ impl PipeListener {
         let peer = end.peer().map_err(|error| {
             TransportError::new(common_kind(&error), Operation::Accept).because(error)
         })?;
-        // Where it cannot be asked who that is, the system has let in nobody else.
+        // If the user is unknown, the descriptor has already refused all others.
         if let (Some(only), Some(user)) = (self.only, peer.user)
             && user != only
             && !user.is_root()
@@ -156,7 +156,7 @@ impl Listener for PipeListener {
             })?;
             match self.admit(pipe) {
                 Ok(connection) => return Ok(connection),
-                // Not theirs to fail the listener with.
+                // A refused client must not make the listener fail.
                 Err(error) => {
                     tracing::warn!("refused a connection: {}", error.at(&self.endpoint));
                 }

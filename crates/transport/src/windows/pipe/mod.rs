@@ -36,21 +36,21 @@ enum End {
 }
 
 impl End {
-    /// Asks a question of the system about the pipe.
+    /// Calls `question` with the pipe's handle.
     #[allow(unsafe_code)]
     fn ask<T>(&self, question: impl FnOnce(BorrowedHandle<'_>) -> T) -> T {
         let handle = match self {
             Self::Server(pipe) => pipe.as_raw_handle(),
             Self::Client(pipe) => pipe.as_raw_handle(),
         };
-        // SAFETY: the pipe is borrowed for as long as the handle is, and closes it no sooner.
+        // SAFETY: the pipe is borrowed as long as the handle, and cannot be closed meanwhile.
         question(unsafe { BorrowedHandle::borrow_raw(handle) })
     }
 
-    /// Who is on the other end, as far as can be found out.
+    /// Returns the identity of the peer, as far as it is known.
     fn peer(&self) -> io::Result<PeerIdentity> {
         let pid = match self {
-            // Somebody who has left already is nobody, and no error.
+            // A client that has already left has no identity, which is no error.
             Self::Server(_) => self.ask(security::client_of).ok(),
             Self::Client(_) => Some(self.ask(security::server_of)?),
         };
@@ -67,7 +67,7 @@ fn connection(end: End, peer: PeerIdentity, endpoint: &Endpoint) -> PipeConnecti
         capabilities: Capabilities {
             half_close: false,
             peer_identity: true,
-            // Reading finds it, and tells the writing half.
+            // Reading notices it and wakes the write half.
             notices_hangup: true,
             ..Capabilities::default()
         },

@@ -1,8 +1,7 @@
-//! What a program is started with, in the one form that the system takes: a line of text for its
-//! arguments, and a block of text for its environment.
+//! Encodes a program's arguments and environment for the system: a command line and an environment block.
 //!
-//! The rules are those of Rust's standard library, whose own starting of programs has no stable way to
-//! name a job and the handles that are inherited.
+//! The rules are those of Rust's standard library, which has no stable way to set a job and the inherited
+//! handles of a new process.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -15,12 +14,12 @@ const QUOTE: u16 = b'"' as u16;
 const BACKSLASH: u16 = b'\\' as u16;
 const SPACE: u16 = b' ' as u16;
 
-/// Ends with a zero, as the system wants it.
+/// Encodes text as UTF-16 with a terminating zero.
 pub(super) fn wide(text: &OsStr) -> Vec<u16> {
     text.encode_wide().chain([0]).collect()
 }
 
-/// A program's own, which `CommandLineToArgvW` takes apart again.
+/// Returns the command line of a program, which `CommandLineToArgvW` splits again.
 pub(super) fn of_program(program: &Path, args: &[OsString]) -> Vec<u16> {
     let mut line = quoted(program);
     for arg in args {
@@ -29,7 +28,7 @@ pub(super) fn of_program(program: &Path, args: &[OsString]) -> Vec<u16> {
             !arg.is_empty() && !arg.as_encoded_bytes().iter().any(|it| matches!(it, b' ' | b'\t'));
         append(&mut line, arg, !is_plain, |line, backslashes, unit| {
             if unit == QUOTE {
-                // 2n + 1 backslashes before a quote are n of them and the quote.
+                // 2n + 1 backslashes before a quote mean n backslashes and the quote.
                 line.extend(std::iter::repeat_n(BACKSLASH, backslashes + 1));
             }
         });
@@ -38,20 +37,20 @@ pub(super) fn of_program(program: &Path, args: &[OsString]) -> Vec<u16> {
     line
 }
 
-/// That of `cmd.exe`, which reads a batch file with these arguments.
+/// Returns the command line of `cmd.exe` that runs a batch file with these arguments.
 ///
 /// # Errors
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) for what it would misread, however it is quoted.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) for text that it would misread, however it is quoted.
 pub(super) fn of_batch_file(file: &Path, args: &[OsString]) -> io::Result<Vec<u16>> {
     let has =
         |text: &OsStr, bytes: &[u8]| text.as_encoded_bytes().iter().any(|it| bytes.contains(it));
     if has(file.as_os_str(), b"\"") || args.iter().any(|arg| has(arg, b"\r\n")) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // Command extensions are what the trick with `%` below needs. The quote behind `/c` is taken off
+    // Command extensions are needed for the replacement of `%` below. The quote after `/c` is removed
     // together with the last one.
     let mut line: Vec<u16> = "cmd.exe /e:ON /v:OFF /d /c \"".encode_utf16().collect();
-    // A file's name may have a `%` in it, too.
+    // A file name can contain a `%`, too.
     append(&mut line, file.as_os_str(), true, escape_for_a_shell);
     for arg in args {
         line.push(SPACE);
@@ -61,12 +60,13 @@ pub(super) fn of_batch_file(file: &Path, args: &[OsString]) -> io::Result<Vec<u1
     Ok(line)
 }
 
-/// A path has no quotes in it.
+/// Quotes a path, which contains no quotes.
 fn quoted(path: &Path) -> Vec<u16> {
     [QUOTE].into_iter().chain(path.as_os_str().encode_wide()).chain([QUOTE]).collect()
 }
 
-/// One that ends with a backslash would take the quote behind `%~1` with it.
+/// Returns true if an argument needs no quotes. One that ends with a backslash would escape the quote
+/// after `%~1`.
 fn is_plain_for_a_shell(arg: &OsStr) -> bool {
     let is_plain = |it: char| match it.is_ascii() {
         true => it.is_ascii_alphanumeric() || r"#$*+-./:?@\_".contains(it),
@@ -77,20 +77,20 @@ fn is_plain_for_a_shell(arg: &OsStr) -> bool {
         && arg.to_string_lossy().chars().all(is_plain)
 }
 
-/// What `cmd.exe` wants before a unit, which as many backslashes stand before.
+/// Writes what `cmd.exe` needs before a code unit that follows `backslashes` backslashes.
 fn escape_for_a_shell(line: &mut Vec<u16>, backslashes: usize, unit: u16) {
     if unit == QUOTE {
         line.extend(std::iter::repeat_n(BACKSLASH, backslashes));
         line.push(QUOTE);
     } else if unit == u16::from(b'%') {
-        // A piece of nothing of a variable that is always there, so that what follows is no variable's
-        // name.
+        // An empty substring of a variable that always exists, so that what follows is not read as a
+        // variable name.
         line.extend("%%cd:~,".encode_utf16());
     }
 }
 
-/// Puts an argument there, and what `escape` says before each of its units: it is told how many
-/// backslashes stand before the unit.
+/// Appends an argument. Before each code unit except backslashes, `escape` is called with the number of
+/// backslashes before it.
 fn append(
     line: &mut Vec<u16>,
     arg: &OsStr,
@@ -111,13 +111,13 @@ fn append(
         line.push(unit);
     }
     if in_quotes {
-        // Two for each, so that none of them takes the quote.
+        // Doubled, so that they do not escape the quote.
         line.extend(std::iter::repeat_n(BACKSLASH, backslashes));
         line.push(QUOTE);
     }
 }
 
-/// `NAME=VALUE`, each with a zero behind it, in the order of the names, and another zero.
+/// Encodes `NAME=VALUE` pairs, each with a terminating zero, sorted by name, and a final zero.
 pub(super) fn environment(mut variables: Vec<(OsString, OsString)>) -> Vec<u16> {
     variables.sort_by(|(one, _), (other, _)| names::compare(one, other));
     let mut block = Vec::new();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_quoted_as_programs_take_them_apart() {
+    fn arguments_are_quoted_for_programs() {
         for (args, expected) in [
             (&["plain", "a b", ""][..], r#"plain "a b" """#),
             (&["tab\there", r"C:\a\", r"C:\a b\"], "\"tab\there\" C:\\a\\ \"C:\\a b\\\\\""),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_of_batch_files_are_quoted_as_the_shell_takes_them_apart() {
+    fn arguments_are_quoted_for_batch_files() {
         for (args, expected) in [
             (&["plain", "a b", ""][..], r#"plain "a b" """#),
             (&["c&echo&d", "a^b", "é"], r#""c&echo&d" "a^b" é"#),
@@ -173,7 +173,7 @@ mod tests {
         }
         let line = of_batch_file(Path::new(r"C:\%PATH%\a.cmd"), &[]).unwrap();
         let expected = r#"cmd.exe /e:ON /v:OFF /d /c ""C:\%%cd:~,%PATH%%cd:~,%\a.cmd"""#;
-        assert_eq!(text(&line), expected, "the file is not looked for where a variable says");
+        assert_eq!(text(&line), expected, "variables in the file name are not expanded");
         for (file, arg) in [("a.cmd", "two\nlines"), ("a.cmd", "a\r"), ("a\".cmd", "a")] {
             let refused = of_batch_file(Path::new(file), &os(&[arg])).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{file} {arg:?}");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn an_environment_is_in_the_order_of_its_names() {
+    fn environment_is_sorted_by_name() {
         let block = |variables: &[(&str, &str)]| {
             let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
             String::from_utf16(&environment(variables.collect())).unwrap()

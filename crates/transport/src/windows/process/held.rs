@@ -1,4 +1,4 @@
-//! How we hold a child: by a job, in which it and all that comes of it is.
+//! Holds a child in a job, together with all its descendants.
 
 use std::io;
 use std::os::windows::io::{AsHandle, OwnedHandle};
@@ -12,22 +12,23 @@ use super::wait;
 use crate::BoxFuture;
 use crate::process::End;
 
-/// A child and its job. Dropping it kills all that is in the job.
+/// A child and its job. Dropping it kills everything in the job.
 pub(crate) struct Held {
     job: Job,
-    /// As long as it is open, the process number is nobody else's.
+    /// While it is open, the process id is not reused.
     process: OwnedHandle,
     pid: u32,
-    /// It has our console, and so hears CTRL_BREAK.
+    /// It shares our console, and so receives CTRL_BREAK.
     shares_console: bool,
-    /// How many others were killed with it: counted once, as those who are being killed still count.
+    /// How many other processes were killed with it. Counted once, because processes that are being killed
+    /// still count.
     left: OnceLock<u32>,
 }
 
-/// How a child is asked to end.
+/// The name of the request to end, for messages.
 pub(crate) const TERMINATION: &str = "CTRL_BREAK";
 
-/// The status of one that was killed.
+/// Returns the exit status of a killed process.
 pub(crate) fn killed() -> ExitStatus {
     ExitStatus::from_raw(KILLED)
 }
@@ -41,7 +42,7 @@ impl Held {
         Some(self.pid)
     }
 
-    /// Completes when it has ended. Nothing stops a process as a signal does elsewhere.
+    /// Completes when the child has ended. Windows has no signals that stop a process.
     pub(crate) fn ended(
         &self,
         _: impl Fn(Option<String>) + Send + 'static,
@@ -50,19 +51,19 @@ impl Held {
         Ok(Box::pin(async move { End::Status(ended.await.ok()) }))
     }
 
-    /// Whether it can be told to end: by CTRL_BREAK, which only those hear who share our console.
+    /// Returns true if it can be asked to end with CTRL_BREAK, which only processes on our console receive.
     pub(crate) fn can_be_told(&self) -> bool {
         self.shares_console
     }
 
-    /// CTRL_BREAK, for those of its group who have not made one of their own.
+    /// Sends CTRL_BREAK to its process group.
     pub(crate) fn terminate(&self) {
         if let Err(error) = job::interrupt(self.pid) {
-            tracing::debug!(pid = self.pid, "no CTRL_BREAK: {error}");
+            tracing::debug!(pid = self.pid, "cannot send CTRL_BREAK: {error}");
         }
     }
 
-    /// Kills all that is in the job.
+    /// Kills everything in the job.
     pub(crate) fn kill(&self) {
         self.left.get_or_init(|| {
             let itself = u32::from(wait::is_running(self.process.as_handle()));
@@ -71,8 +72,8 @@ impl Held {
         self.job.kill();
     }
 
-    /// Kills all of it at once and gives it up. Never blocks. `then` is called when the system says that
-    /// nobody is left; the status is that of a child which had ended.
+    /// Kills everything at once and passes the job to the reaper. Never blocks. `then` is called when the
+    /// system reports that no process is left. Returns the exit status of a child that had ended.
     pub(crate) fn end(self, then: Option<Reaped>) -> Option<ExitStatus> {
         let status = wait::status(self.process.as_handle());
         self.kill();
@@ -92,14 +93,14 @@ mod tests {
     use crate::ProcessConfig;
     use crate::windows::process::{resolve::resolve, start::start};
 
-    /// As one is that was just being started when the others in its job were killed.
+    /// Tests a process that was just being started when the others in its job were killed.
     #[tokio::test]
-    async fn who_is_in_a_job_that_is_given_up_is_killed_whenever_it_came() {
+    async fn process_added_to_an_ended_job_is_killed() {
         let config = ProcessConfig::new("cmd");
         let program = resolve(&config.program, None).unwrap();
         let started = start(&config, program).await.unwrap();
         let (told, over) = oneshot::channel();
-        // It was not killed, and its stdin stays open.
+        // The child was not killed, and its stdin stays open.
         let Held { job, process, .. } = started.held;
         assert!(wait::is_running(process.as_handle()));
         reaper::reap(job, 0, Some(Box::new(move |_| told.send(()).unwrap())));

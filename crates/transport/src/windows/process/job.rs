@@ -1,5 +1,5 @@
-//! A child's job: it and all that comes of it, which ends when the job's handle closes, however that
-//! comes about.
+//! A child's job object: it contains the child and all its descendants, and kills them when its handle is
+//! closed, for whatever reason.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -18,21 +18,22 @@ use windows_sys::Win32::System::JobObjects::{
 
 use crate::windows::security::{check, owned};
 
-/// The exit code of what we have killed. Programs end with small numbers and the system with its own; this
-/// is an error that is neither's (bits 29 to 31), and 137 in it is what shells say of SIGKILL.
+/// The exit code of processes that we killed. Programs use small numbers and the system its own codes;
+/// this is an error code of neither (bits 29 to 31), and contains 137, which shells use for SIGKILL.
 pub(super) const KILLED: u32 = 0xE000_0000 | 137;
 
-/// A job that nobody can leave. Dropping it kills all that is in it.
+/// A job that processes cannot leave. Dropping it kills everything in it.
 #[derive(Debug)]
 pub(super) struct Job(OwnedHandle);
 
 impl Job {
     pub(super) fn new() -> io::Result<Self> {
-        // SAFETY: without attributes the handle is not inherited, and without a name nobody finds it.
+        // SAFETY: without attributes the handle is not inherited, and without a name the job cannot be
+        // opened.
         let job = Self(owned(unsafe { CreateJobObjectW(null(), null()) })?);
         let mut limits = JOBOBJECT_EXTENDED_LIMIT_INFORMATION::default();
         limits.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
-        // SAFETY: the handle is open, and the limits are of the kind and the size that is said.
+        // SAFETY: the handle is open, and the limits have the given type and size.
         check(unsafe {
             SetInformationJobObject(
                 job.0.as_raw_handle(),
@@ -44,17 +45,17 @@ impl Job {
         Ok(job)
     }
 
-    /// Kills all that is in it. Never blocks.
+    /// Kills everything in it. Never blocks.
     pub(super) fn kill(&self) {
         // SAFETY: the handle is open.
         unsafe { TerminateJobObject(self.0.as_raw_handle(), KILLED) };
     }
 
-    /// How many are in it; `None` where that cannot be asked.
+    /// Returns the number of processes in it; `None` if it cannot be queried.
     pub(super) fn active(&self) -> Option<u32> {
         let mut counts = JOBOBJECT_BASIC_ACCOUNTING_INFORMATION::default();
         let size = size_of_val(&counts) as u32;
-        // SAFETY: the handle is open, and the place is of the kind and the size that is said.
+        // SAFETY: the handle is open, and the counts have the given type and size.
         let asked = check(unsafe {
             QueryInformationJobObject(
                 self.0.as_raw_handle(),
@@ -74,15 +75,15 @@ impl AsHandle for Job {
     }
 }
 
-/// Whether this process has a console, which its children then share.
+/// Returns true if this process has a console, which its children share.
 pub(super) fn has_console() -> bool {
-    // SAFETY: it takes nothing; without a console it has no code page.
+    // SAFETY: it takes no arguments. Without a console there is no code page.
     unsafe { GetConsoleCP() != 0 }
 }
 
-/// CTRL_BREAK for the group that the process leads. The process must be one that is held open, or its
-/// number may be a stranger's.
+/// Sends CTRL_BREAK to the group that the process leads. The process must be held open, or its id may have
+/// been reused.
 pub(super) fn interrupt(pid: u32) -> io::Result<()> {
-    // SAFETY: it takes no pointer.
+    // SAFETY: it takes no pointers.
     check(unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, pid) })
 }

@@ -1,5 +1,5 @@
-//! A child process on Windows: in a job from before its first instruction, on pipes whose reads can be
-//! cancelled. What is not here is as everywhere, in `process`.
+//! Child processes on Windows: in a job from before the first instruction, with pipes whose reads can be
+//! canceled. The platform-independent parts are in `process`.
 
 mod command_line;
 pub(crate) mod held;

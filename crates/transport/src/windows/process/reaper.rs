@@ -1,6 +1,5 @@
-//! The library's one permanent thread on Windows: it sees to it that of a job that was ended nobody is
-//! left. The system tells nobody who waits for that and for nothing else, so it is asked, while there is
-//! something to ask for.
+//! The library's one permanent thread on Windows: it waits until ended jobs contain no processes. The
+//! system has no event for that, so the thread polls while there are ended jobs.
 
 use std::io;
 use std::sync::OnceLock;
@@ -9,11 +8,12 @@ use std::time::Duration;
 
 use super::job::Job;
 
-/// What is to be done once nobody is left in a job. It is told how many others had to be killed with the
+/// Called once a job contains no processes, with the number of other processes that were killed with the
 /// child, if that is certain.
 pub(crate) type Reaped = Box<dyn FnOnce(Option<u32>) + Send>;
 
-/// How often it is asked: what was killed is gone within milliseconds, unless the system itself is stuck.
+/// The interval of polling: killed processes are gone within milliseconds, unless the system itself is
+/// stuck.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -29,7 +29,7 @@ struct Dying {
     then: Option<Reaped>,
 }
 
-/// Waits until nobody is left in a job that was ended. Never blocks.
+/// Waits until an ended job contains no processes. Never blocks.
 pub(super) fn reap(job: Job, left: u32, then: Option<Reaped>) {
     let dying = Dying { job, left, then };
     match thread() {
@@ -39,10 +39,10 @@ pub(super) fn reap(job: Job, left: u32, then: Option<Reaped>) {
     }
 }
 
-/// Waits until nothing is left of any program whose line has ended, at most so long; false when
-/// something is. Blocks; for the end of a program.
+/// Waits until all processes whose line has ended are gone. Returns false if some are not gone after
+/// `limit`. Blocks; for use at the end of a program.
 ///
-/// What was killed and is not gone by then is still ended by the system.
+/// Killed processes that are not gone by then are still ended by the system.
 pub fn until_children_are_gone(limit: Duration) -> bool {
     let Some(Ok(thread)) = THREAD.get() else { return true };
     let (told, wait) = channel();
@@ -79,14 +79,13 @@ fn run(tasks: &Receiver<Task>) {
             Ok(Task::Tell(told)) => waiting.push(told),
             Err(RecvTimeoutError::Timeout) => {
                 pause = (pause * 2).min(LONGEST_PAUSE);
-                // What one that was being killed was just starting may have come into the job behind
-                // those who were.
+                // A process that was being killed may have added one that it was just starting to the job.
                 dying.iter().for_each(|one| one.job.kill());
             }
             Err(RecvTimeoutError::Disconnected) => return,
         }
         for one in dying.extract_if(.., |it| it.job.active().unwrap_or(0) == 0) {
-            // One that cannot be asked is not waited for.
+            // A job that cannot be queried is not waited for.
             let left = one.job.active().is_some().then_some(one.left);
             one.over(left);
         }
@@ -95,7 +94,7 @@ fn run(tasks: &Receiver<Task>) {
 
 impl Dying {
     fn over(self, left: Option<u32>) {
-        // It is closed before anybody is told.
+        // The job is closed before the callback is called.
         drop(self.job);
         if let Some(then) = self.then {
             then(left);

@@ -1,21 +1,22 @@
-//! Finding the program before it is started, so that "not found" can say where it was looked for, and
-//! so that nothing is started from where nobody looked.
+//! Finds the program before it is started, so that "not found" can list the searched places, and nothing
+//! is started from an unexpected place.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::{ErrorKind, Operation, TransportError};
 
-/// The file that `program` names: itself if it has a separator, taken from `cwd` when it is relative,
-/// and otherwise the first of that name in `PATH`. A name without an ending is tried with those of
-/// `PATHEXT`, in their order: `npx` finds `npx.cmd`. Of these only `.com`, `.exe`, `.bat` and `.cmd` count:
-/// the others, such as `.vbs` and `.js`, need another program to start them. The current directory is not
-/// searched.
+/// Returns the path of the file that `program` names.
+///
+/// If it contains a separator, it is that path, relative to `cwd`. Otherwise it is the first file of that
+/// name in `PATH`. A name without an extension is tried with those of `PATHEXT`, in their order: `npx`
+/// finds `npx.cmd`. Only `.com`, `.exe`, `.bat` and `.cmd` are used: the others, such as `.vbs` and `.js`,
+/// need another program to start them. The current directory is not searched.
 ///
 /// # Errors
 /// [`DirectoryMissing`](ErrorKind::DirectoryMissing) for `cwd`,
 /// [`CommandNotFound`](ErrorKind::CommandNotFound) with the places searched, or
-/// [`NotExecutable`](ErrorKind::NotExecutable) for a file whose ending is none of those.
+/// [`NotExecutable`](ErrorKind::NotExecutable) for a file with none of those extensions.
 pub fn resolve(program: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, TransportError> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let endings = variable("PATHEXT").unwrap_or_else(|| STARTABLE.join(";").into());
@@ -23,7 +24,7 @@ pub fn resolve(program: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, Transport
     resolve_in(program, cwd, &path, &endings.to_string_lossy())
 }
 
-/// What can be started: by the system, and batch files by `cmd.exe`.
+/// The extensions of files that can be started: by the system, or batch files by `cmd.exe`.
 const STARTABLE: [&str; 4] = [".COM", ".EXE", ".BAT", ".CMD"];
 
 fn resolve_in(
@@ -45,8 +46,8 @@ fn resolve_in(
     let places = if has_separator {
         vec![cwd.unwrap_or(Path::new("")).join(program)]
     } else {
-        // An empty or a relative entry would be the current directory, where anybody may have put
-        // something.
+        // An empty or relative entry would mean the current directory, which may contain files of other
+        // users.
         let places = std::env::split_paths(path).filter(|place| place.is_absolute());
         places.map(|place| place.join(program)).collect()
     };
@@ -67,7 +68,7 @@ fn resolve_in(
     fail(ErrorKind::CommandNotFound { searched })
 }
 
-/// As it is, where it has an ending of a program, and then with each of them.
+/// Returns `place` itself if it has the extension of a program, then `place` with each extension.
 fn candidates(place: &Path, endings: &[&str]) -> Vec<PathBuf> {
     let has_ending = place.extension().is_some_and(|has| {
         let has = has.to_string_lossy();
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_tried_with_the_endings_of_programs_in_their_order() {
+    fn names_are_tried_with_program_extensions_in_order() {
         let base = tempfile::tempdir().unwrap();
         let [first, second] = ["first", "second"].map(|name| base.path().join(name));
         for (directory, files) in [
@@ -107,7 +108,7 @@ mod tests {
         assert_eq!(found("npx.exe").as_deref(), Some("second/npx.exe"));
         assert_eq!(found("a.b").as_deref(), Some("second/a.b.exe"));
         assert_eq!(found("nothing"), None);
-        assert_eq!(found("npx.js"), None, "it is no program by itself");
+        assert_eq!(found("npx.js"), None, "the system cannot start it directly");
         let by_path = resolve_in(first.join("npx").as_os_str(), None, &path, ".CMD").unwrap();
         assert!(by_path.ends_with("npx.cmd"), "{by_path:?}");
         let error = resolve_in(first.join("npx").as_os_str(), None, &path, ".EXE").unwrap_err();

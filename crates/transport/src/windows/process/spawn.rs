@@ -1,4 +1,4 @@
-//! Starting a program in a job, with no handle of ours but its own three.
+//! Starts a program in a job. It inherits no handles except its own three.
 #![allow(unsafe_code)]
 
 use std::ffi::{OsStr, OsString, c_void};
@@ -21,32 +21,32 @@ use windows_sys::Win32::System::Threading::{
 use super::command_line::wide;
 use crate::windows::security::{check, owned};
 
-/// What is started, and how.
+/// The parameters of a new process.
 pub(super) struct Command<'a> {
-    /// The executable itself.
+    /// The executable.
     pub(super) program: &'a OsStr,
-    /// With a zero at its end, and so the two below.
+    /// The command line. It ends with a zero, like the two below.
     pub(super) line: Vec<u16>,
-    /// Ours where there is none.
+    /// `None` inherits ours.
     pub(super) environment: Option<Vec<u16>>,
-    /// Ours where there is none.
+    /// `None` inherits ours.
     pub(super) directory: Option<Vec<u16>>,
     /// Flags of CreateProcess.
     pub(super) flags: u32,
     /// Its stdin, stdout and stderr.
     pub(super) stdio: [OwnedHandle; 3],
-    /// It is in this from its beginning, however we end.
+    /// The process is in this job from its beginning, even if this process is killed meanwhile.
     pub(super) job: BorrowedHandle<'a>,
 }
 
-/// Its process, and its number.
+/// Returns the handle and the id of the new process.
 pub(super) fn spawn(mut command: Command<'_>) -> io::Result<(OwnedHandle, u32)> {
     let program = wide(command.program);
     let inherited = command.stdio.each_ref().map(AsRawHandle::as_raw_handle);
-    // Whoever starts a program in this very moment, with all handles that can be inherited, gives it
-    // these, too. Then the end of the child's output comes with the end of its job, and not before.
+    // Another program started at this moment, with all inheritable handles, inherits these, too. Then the
+    // child's output ends when its job does, and not before.
     for handle in inherited {
-        // SAFETY: it is open, and ours.
+        // SAFETY: the handle is open, and ours.
         check(unsafe { SetHandleInformation(handle, HANDLE_FLAG_INHERIT, HANDLE_FLAG_INHERIT) })?;
     }
     let jobs = [command.job.as_raw_handle()];
@@ -62,8 +62,8 @@ pub(super) fn spawn(mut command: Command<'_>) -> io::Result<(OwnedHandle, u32)> 
     startup.StartupInfo.hStdError = stderr;
     let or_ours = |text: &Option<Vec<u16>>| text.as_ref().map_or(null(), |text| text.as_ptr());
     let mut process = PROCESS_INFORMATION::default();
-    // SAFETY: every text ends with a zero (the environment with two), the line may be written to, what is
-    // started with is of the size that it says, and all of it stays until the call returns.
+    // SAFETY: every text ends with a zero (the environment with two), the command line is writable, the
+    // startup information has the size that it contains, and all of it lives until the call returns.
     check(unsafe {
         CreateProcessW(
             program.as_ptr(),
@@ -82,9 +82,9 @@ pub(super) fn spawn(mut command: Command<'_>) -> io::Result<(OwnedHandle, u32)> 
     Ok((owned(process.hProcess)?, process.dwProcessId))
 }
 
-/// What else a process is created with. It lends what is put into it.
+/// Additional attributes of a new process. It borrows the attributes' values.
 struct Attributes<'a> {
-    /// Words, as there are pointers in it.
+    /// An array of words, because it contains pointers.
     list: Box<[usize]>,
     lent: PhantomData<&'a [HANDLE]>,
 }
@@ -92,10 +92,10 @@ struct Attributes<'a> {
 impl<'a> Attributes<'a> {
     fn new(count: u32) -> io::Result<Self> {
         let mut size = 0;
-        // SAFETY: it is asked for the size alone, which it says by failing.
+        // SAFETY: a null list requests only the size, which the call returns with an error.
         unsafe { InitializeProcThreadAttributeList(null_mut(), count, 0, &mut size) };
         let mut list = vec![0_usize; size.div_ceil(size_of::<usize>())].into_boxed_slice();
-        // SAFETY: the list is as large as was asked for.
+        // SAFETY: the list has the requested size.
         check(unsafe {
             InitializeProcThreadAttributeList(list.as_mut_ptr().cast(), count, 0, &mut size)
         })?;
@@ -103,7 +103,7 @@ impl<'a> Attributes<'a> {
     }
 
     fn set(&mut self, attribute: u32, handles: &'a [HANDLE]) -> io::Result<()> {
-        // SAFETY: the list was initialized, and the handles stay as long as it does.
+        // SAFETY: the list was initialized, and the handles live as long as it does.
         check(unsafe {
             UpdateProcThreadAttribute(
                 self.list(),
@@ -129,10 +129,10 @@ impl Drop for Attributes<'_> {
     }
 }
 
-/// `cmd.exe`, where nobody but the system can have put one.
+/// Returns the path of `cmd.exe` in the system directory, which only the system can write to.
 pub(super) fn shell() -> io::Result<PathBuf> {
     let mut directory = [0; 260];
-    // SAFETY: the place is as large as is said.
+    // SAFETY: the buffer is as large as the given length.
     let length = unsafe { GetSystemDirectoryW(directory.as_mut_ptr(), directory.len() as u32) };
     match directory.get(..length as usize) {
         Some(directory @ [_, ..]) => {

@@ -1,4 +1,4 @@
-//! Starting a child: its pipes, and the job that it is in before its first instruction.
+//! Starts a child with its pipes, in a job from its first instruction on.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ use super::pipes::{self, Output, ToChild};
 use super::spawn::{Command, shell, spawn};
 use crate::{ErrorKind, Operation, ProcessConfig, TransportError};
 
-/// A child that runs, and our ends of its pipes.
+/// A running child, and our ends of its pipes.
 pub(crate) struct Started {
     pub(crate) held: Held,
     pub(crate) stdin: ToChild,
@@ -32,37 +32,37 @@ pub(crate) async fn start(
     let (stdout, theirs_out) = pipes::from_child().map_err(pipe_failed)?;
     let (stderr, theirs_err) = pipes::from_child().map_err(pipe_failed)?;
     let theirs = [theirs_in, theirs_out, theirs_err];
-    // Starting a program takes milliseconds that a thread of the runtime does not have. A child that
-    // nobody waits for any more goes with its job.
+    // Starting a program blocks for milliseconds, which a runtime thread cannot afford. If the caller is
+    // gone, the child is killed with its job.
     let wanted = config.clone();
     let held = tokio::task::spawn_blocking(move || hold(&wanted, &program, theirs)).await;
     let held = held.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
     match held {
         Ok(held) => Ok(Started { held, stdin, stdout, stderr }),
-        // What the system refuses has a number; this is our own refusal.
+        // Errors of the system have a code; this one is our own refusal.
         Err(error)
             if error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none() =>
         {
             Err(launch_failed(error).with_hint(
-                "a .cmd or .bat file is read by cmd.exe, which would misread one of the arguments; \
-                 start the program that it starts",
+                "cmd.exe reads .cmd and .bat files and would misread one of the arguments; start the \
+                 program directly that the file starts",
             ))
         }
         Err(error) => Err(launch_failed(error)),
     }
 }
 
-/// The child, with its ends of the pipes.
+/// Starts the child with its ends of the pipes.
 fn hold(config: &ProcessConfig, program: &Path, theirs: [File; 3]) -> io::Result<Held> {
-    // The system takes off dots and spaces at the end of a name: which program that is must be known.
+    // The system drops dots and spaces at the end of a name, so this determines which program is started.
     let program = std::path::absolute(plain(program))?;
     let job = Job::new()?;
     let (executable, line) = match is_batch_file(&program) {
         true => (shell()?, of_batch_file(&program, &config.args)?),
         false => (program.clone(), of_program(&program, &config.args)),
     };
-    // In a group of its own Ctrl-C is not for it: it ends when its line does. Where there is no console
-    // to share, none is to pop up.
+    // In its own process group the child does not receive Ctrl-C: it ends when its line does. Without a
+    // console to share, no window must appear.
     let shares_console = job::has_console();
     let window = if shares_console { 0 } else { CREATE_NO_WINDOW };
     let resolved = || environment(config.env.resolve(std::env::vars_os()));
@@ -86,8 +86,8 @@ pub(crate) fn launch_failed(error: io::Error) -> TransportError {
     TransportError::new(kind, Operation::Launch).because(error)
 }
 
-/// Without the `\\?\` that some programs do not understand in their own name. Only before a drive: what
-/// else may follow it would be a relative path without it, and be looked for somewhere else.
+/// Removes the `\\?\` prefix, which some programs do not understand in their own name. Only before a
+/// drive: any other path would become a relative one.
 fn plain(program: &Path) -> &Path {
     let text = program.to_str().and_then(|text| text.strip_prefix(r"\\?\"));
     let on_drive = text.filter(
@@ -96,7 +96,7 @@ fn plain(program: &Path) -> &Path {
     on_drive.map_or(program, Path::new)
 }
 
-/// Whether cmd.exe reads it.
+/// Returns true if cmd.exe must run the file.
 fn is_batch_file(program: &Path) -> bool {
     let ending = program.extension();
     ending.is_some_and(|it| it.eq_ignore_ascii_case("cmd") || it.eq_ignore_ascii_case("bat"))
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_is_taken_only_from_what_is_absolute_without_it() {
+    fn prefix_is_removed_only_from_drive_paths() {
         for (program, expected) in [
             (r"\\?\C:\a\agent.exe", r"C:\a\agent.exe"),
             (r"C:\agent.exe", r"C:\agent.exe"),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn only_batch_files_are_read_by_a_shell() {
+    fn only_batch_files_need_a_shell() {
         for (program, expected) in
             [("a.cmd", true), ("a.BAT", true), ("a.exe", false), ("cmd", false)]
         {

@@ -1,4 +1,4 @@
-//! Waiting for the end of a process without a thread of our own: the system's pool waits for it.
+//! Waits for the end of a process without a dedicated thread, using the system's thread pool.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -18,58 +18,58 @@ use windows_sys::Win32::System::Threading::{
 
 use crate::windows::security::check;
 
-/// Completes with its status when the process has ended.
+/// Completes with the exit status when the process has ended.
 pub(super) fn ended(
     process: OwnedHandle,
 ) -> io::Result<impl Future<Output = io::Result<ExitStatus>> + Send> {
     let (tell, told) = oneshot::channel();
     let waiting = Waiting::new(process, tell)?;
     Ok(async move {
-        // It is told before anybody drops the other end.
+        // The sender is dropped only after it was used.
         let _ = told.await;
         exit_status(waiting.process.as_handle())
     })
 }
 
-/// Whether it has not ended.
+/// Returns true if the process has not ended.
 pub(super) fn is_running(process: BorrowedHandle<'_>) -> bool {
-    // SAFETY: the handle is open, and it is not waited.
+    // SAFETY: the handle is open, and a timeout of zero does not block.
     unsafe { WaitForSingleObject(process.as_raw_handle(), 0) == WAIT_TIMEOUT }
 }
 
-/// Its status, if it has ended.
+/// Returns the exit status if the process has ended.
 pub(super) fn status(process: BorrowedHandle<'_>) -> Option<ExitStatus> {
     if is_running(process) { None } else { exit_status(process).ok() }
 }
 
 fn exit_status(process: BorrowedHandle<'_>) -> io::Result<ExitStatus> {
     let mut code = 0;
-    // SAFETY: the handle is open, and the code is written to a place of its size.
+    // SAFETY: the handle is open, and the code is written to a variable of its type.
     check(unsafe { GetExitCodeProcess(process.as_raw_handle(), &mut code) })?;
     Ok(ExitStatus::from_raw(code))
 }
 
 type Tell = Option<oneshot::Sender<()>>;
 
-/// A wait that the system was asked for.
+/// A registered wait.
 struct Waiting {
     wait: HANDLE,
-    /// Ours to free, when the system does not use it any more.
+    /// Owned by this value; freed after the wait was unregistered.
     tell: *mut Tell,
     process: OwnedHandle,
 }
 
-// SAFETY: neither is bound to a thread, and what `tell` points to may be sent itself.
+// SAFETY: neither is bound to a thread, and the sender that `tell` points to is `Send`.
 unsafe impl Send for Waiting {}
 
-// SAFETY: nothing can be done with a reference but to read the process's handle, which may be shared.
+// SAFETY: a shared reference gives access only to the process handle, which may be shared.
 unsafe impl Sync for Waiting {}
 
 impl Waiting {
     fn new(process: OwnedHandle, tell: oneshot::Sender<()>) -> io::Result<Self> {
         let tell = Box::into_raw(Box::new(Some(tell)));
         let mut this = Self { wait: null_mut(), tell, process };
-        // SAFETY: the process is open, and it and what `tell` points to stay until the wait is over.
+        // SAFETY: the process is open, and it and the target of `tell` live until the wait is unregistered.
         check(unsafe {
             RegisterWaitForSingleObject(
                 &mut this.wait,
@@ -87,19 +87,19 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if !self.wait.is_null() {
-            // SAFETY: it was registered and is unregistered once. It returns when nobody is in the
-            // callback, which waits for nothing.
+            // SAFETY: the wait was registered and is unregistered once. The call returns after the
+            // callback has finished, which does not block.
             unsafe { UnregisterWaitEx(self.wait, INVALID_HANDLE_VALUE) };
         }
-        // SAFETY: it was made by us, and nobody uses it any more.
+        // SAFETY: it was created by `Box::into_raw`, and the callback no longer uses it.
         drop(unsafe { Box::from_raw(self.tell) });
     }
 }
 
 /// # Safety
-/// `tell` must point to a [`Tell`] that nobody else uses.
+/// `tell` must point to a [`Tell`] that nothing else uses during the call.
 unsafe extern "system" fn has_ended(tell: *mut c_void, _: bool) {
-    // SAFETY: says the caller.
+    // SAFETY: guaranteed by the caller.
     let tell = unsafe { &mut *tell.cast::<Tell>() };
     if let Some(tell) = tell.take() {
         let _ = tell.send(());
