@@ -171,7 +171,7 @@ fn what_came_in_place_of_an_answer_is_told() {
         ),
         (r#"{"jsonrpc":"2.0","id":1}"#, "`result` is missing; received: \"{"),
         (r#"{"id":1,"result":3}"#, "for programs that leave it out: --dialect xi"),
-        (r#"{"jsonrpc":"2.0","id":1,"result":3,"error":{}}"#, "not both"),
+        (r#"{"jsonrpc":"2.0","id":1,"result":3,"error":{}}"#, "both a result and an error"),
     ] {
         let silent = Silent::listen();
         let calling = Program::start(&mut tieline(["call", &silent.endpoint, "m"]));
