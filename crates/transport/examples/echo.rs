@@ -1,7 +1,7 @@
-//! Gives back what comes in, byte for byte: the far side of tests where there is no `cat`.
+//! Echoes its input byte for byte: the peer in tests on systems without `cat`.
 //!
-//! With `--pids` it first says its process number, and that of another one that it starts and leaves
-//! to itself; with `--surroundings` its arguments, its directory and its environment.
+//! With `--pids` it first prints its process id and that of another process, which it starts and does not
+//! wait for; with `--surroundings` its arguments, its directory and its environment.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! The conformance suite over every transport of this crate, and over the one in `examples/`.
+//! Runs the conformance suite on every transport of this crate, and on the one in `examples/`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use tieline_testkit::{Subject, conformance};
@@ -24,8 +24,8 @@ conformance!(tcp, listening, |check| {
     check.run(Subject::listening(tieline_transport::Tcp, endpoint).with_options(options));
 });
 
-/// An address of this machine that no other test uses: the whole of 127.0.0.0/8 is loopback, and
-/// each process has a part of it.
+/// Returns a loopback address that no other test uses: all of 127.0.0.0/8 is loopback, and each process
+/// uses its own part of it.
 #[cfg(target_os = "linux")]
 fn loopback_of_its_own() -> std::net::Ipv4Addr {
     use std::sync::atomic::{AtomicU8, Ordering};
@@ -60,14 +60,14 @@ mod on_unix {
         check.run(Subject::listening(Xor::over(Unix), endpoint).with(directory));
     });
 
-    // What is scrambled on its way to `cat` is unscrambled on its way back.
+    // Bytes scrambled on the way to `cat` are unscrambled on the way back.
     conformance!(custom_over_process, echoing, |check| {
         let endpoint = "xor:7@exec:cat".parse().unwrap();
         check.run(Subject::echoing(Xor::over(Process), endpoint));
     });
 
     #[test]
-    fn a_transport_over_another_hands_on_how_the_child_ended() {
+    fn layered_transport_reports_how_the_child_ended() {
         wait::block_on(async {
             let xor = Xor::over(Process);
             let endpoint = "xor:7@exec:sh -c 'echo oops >&2; exit 3'".parse().unwrap();
@@ -91,8 +91,8 @@ mod on_unix {
 
     conformance!(stdio, echoing, over_own_stdio);
 
-    /// A process can take its stdio once, so each check runs in a process of its own; this one is
-    /// its far side.
+    /// A process can take its stdio only once, so each check runs in its own process; this process is its
+    /// peer.
     fn over_own_stdio(check: Check) {
         let test = check.test().to_owned();
         let mut helper = helper::with_own_stdio(test, || {
@@ -102,7 +102,7 @@ mod on_unix {
         let mut helper = helper.spawn().unwrap();
         let (mut input, mut output) = (helper.stdout.take().unwrap(), helper.stdin.take().unwrap());
         let echo = std::thread::spawn(move || {
-            // A helper that fails goes away in the middle.
+            // A helper that fails closes its pipes early.
             let _ = std::io::copy(&mut input, &mut output);
         });
         helper::finish(helper);
@@ -119,7 +119,7 @@ mod on_windows {
 
     use super::xor::Xor;
 
-    /// Of this process, and used once.
+    /// Returns a name that only this process uses, and only once.
     fn name() -> String {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -158,7 +158,7 @@ mod on_windows {
         let (mut input, mut output) = (helper.stdout.take().unwrap(), helper.stdin.take().unwrap());
         let echo = std::thread::spawn(move || {
             helper::own_stdout(&mut input);
-            // A helper that fails goes away in the middle.
+            // A helper that fails closes its pipes early.
             let _ = std::io::copy(&mut input, &mut output);
         });
         helper::finish(helper);

@@ -1,4 +1,4 @@
-//! `length-prefix` against another implementation of it, in Python.
+//! Tests `length-prefix` against an independent implementation in Python.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -13,7 +13,7 @@ use tieline_transport::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// It gives each message back with its bytes reversed.
+/// Returns a program that sends each message back with its bytes reversed.
 fn peer() -> Endpoint {
     let program =
         concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/python/length_prefix_peer.py");
@@ -40,7 +40,9 @@ fn messages_of_every_length_pass_in_both_directions() {
         };
         let receiving = async {
             for message in &messages {
-                let Incoming::Message(answer) = receiver.recv().await else { panic!("no answer") };
+                let Incoming::Message(answer) = receiver.recv().await else {
+                    panic!("no response")
+                };
                 assert!(answer.iter().rev().eq(message), "a message of {} bytes", message.len());
             }
             exit(&mut receiver).await
@@ -51,7 +53,7 @@ fn messages_of_every_length_pass_in_both_directions() {
 }
 
 #[test]
-fn a_message_above_the_limit_is_refused_and_the_peer_sees_nothing_of_it() {
+fn oversize_message_is_refused_without_sending_any_of_it() {
     block_on(async {
         let channel = Registry::new().connect(&peer(), &Options::default()).await.unwrap();
         let (mut sender, mut receiver) = channel.split();
@@ -60,13 +62,13 @@ fn a_message_above_the_limit_is_refused_and_the_peer_sees_nothing_of_it() {
         let SendError::Message(refused) = refused else { panic!("{refused:?}") };
         assert!(matches!(refused.error, EncodeError::Oversize { .. }), "{:?}", refused.error);
         sender.send("abc").await.unwrap();
-        let Incoming::Message(answer) = receiver.recv().await else { panic!("no answer") };
+        let Incoming::Message(answer) = receiver.recv().await else { panic!("no response") };
         assert_eq!(answer, "cba");
     });
 }
 
 #[test]
-fn the_peer_finds_an_end_inside_a_frame_where_we_make_one() {
+fn peer_reports_an_end_within_a_frame() {
     for (part, says) in [
         (&b"\0\0\0\x05hel"[..], "3 of 5 bytes of the payload"),
         (b"\0\0\0\x05", "0 of 5 bytes of the payload"),
@@ -79,7 +81,7 @@ fn the_peer_finds_an_end_inside_a_frame_where_we_make_one() {
             let (mut read, mut write) = connection.into_split();
             write.write_all(part).await.unwrap();
             write.shutdown().await.unwrap();
-            assert_eq!(read.read(&mut [0; 1]).await.unwrap(), 0, "no answer to a part");
+            assert_eq!(read.read(&mut [0; 1]).await.unwrap(), 0, "a response to a partial frame");
             let CloseReason::ChildExited(exit) = control.stop().await else { panic!("no exit") };
             assert_eq!(exit.status.code(), Some(3));
             let stderr = String::from_utf8_lossy(&exit.stderr_tail);
@@ -91,6 +93,6 @@ fn the_peer_finds_an_end_inside_a_frame_where_we_make_one() {
 async fn exit(receiver: &mut impl Receiver) -> ChildExit {
     match receiver.recv().await {
         Incoming::End(CloseReason::ChildExited(exit)) => Arc::unwrap_or_clone(exit),
-        other => panic!("no exit: {other:?}"),
+        other => panic!("not an exit: {other:?}"),
     }
 }

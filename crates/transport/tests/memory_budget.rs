@@ -1,4 +1,4 @@
-//! Lines that share a memory budget, in every framing.
+//! Lines that share a memory budget, with every framing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 const MIB: usize = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The beginning of a message of 8 MiB, 6 MiB of it.
+/// Returns the first 6 MiB of a message of 8 MiB.
 fn beginning(framing: FramingKind) -> Vec<u8> {
     let head = match framing {
         FramingKind::Lines => Vec::new(),
@@ -32,11 +32,11 @@ async fn end(receiver: &mut impl Receiver) -> CloseReason {
             }
         }
     };
-    timeout(LIMIT, ending).await.expect("it does not end")
+    timeout(LIMIT, ending).await.expect("the line does not end")
 }
 
 #[tokio::test]
-async fn an_unfinished_message_is_refused_in_every_framing() {
+async fn incomplete_message_is_refused_in_every_framing() {
     let registry = Registry::new();
     for framing in [FramingKind::Lines, FramingKind::ContentLength, FramingKind::LengthPrefix] {
         for json in [false, true] {
@@ -48,7 +48,7 @@ async fn an_unfinished_message_is_refused_in_every_framing() {
             let mut client = registry.connect_bytes(&endpoint, &options).await.unwrap();
             let (_sender, mut receiver) = acceptor.accept().await.unwrap().split();
             let beginning = beginning(framing);
-            // Not all of it is read.
+            // Only a part of it is read.
             let writing = async {
                 let _ = client.write_all(&beginning).await;
                 std::future::pending().await
@@ -66,7 +66,7 @@ async fn an_unfinished_message_is_refused_in_every_framing() {
 }
 
 #[tokio::test]
-async fn a_queue_towards_a_reader_that_takes_nothing_is_refused() {
+async fn queue_for_a_reader_that_does_not_read_is_refused() {
     let registry = Registry::new();
     let budget = MemoryBudget::new(ByteSize::mib(4));
     let options = Options { memory: Some(budget.clone()), ..Options::default() };
@@ -74,7 +74,7 @@ async fn a_queue_towards_a_reader_that_takes_nothing_is_refused() {
     let mut acceptor = registry.listen(&endpoint, &options).await.unwrap();
     let _client = registry.connect_bytes(&endpoint, &options).await.unwrap();
     let (mut sender, _receiver) = acceptor.accept().await.unwrap().split();
-    let sent = timeout(LIMIT, sender.send(vec![b'x'; 6 * MIB])).await.expect("it is kept");
+    let sent = timeout(LIMIT, sender.send(vec![b'x'; 6 * MIB])).await.expect("not refused");
     let error = sent.unwrap_err();
     let reason = error.close_reason().unwrap();
     assert!(matches!(reason, CloseReason::NoMemory(_)), "{reason}");
@@ -82,7 +82,7 @@ async fn a_queue_towards_a_reader_that_takes_nothing_is_refused() {
 }
 
 #[tokio::test]
-async fn messages_of_all_sizes_go_through_within_the_budget_and_leave_nothing_counted() {
+async fn messages_within_the_budget_arrive_and_are_uncounted_afterwards() {
     let registry = Registry::new();
     let budget = MemoryBudget::new(ByteSize::mib(8));
     let options = Options { memory: Some(budget.clone()), ..Options::default() };

@@ -20,15 +20,15 @@ const LIMIT: Duration = Duration::from_secs(10);
 const ALMOST: Duration = Duration::from_millis(9_999);
 const A_LITTLE: Duration = Duration::from_millis(2);
 
-/// The system has given up what the other side did not take.
+/// The value of `room` with which the system has discarded the bytes.
 const GIVEN_UP: usize = usize::MAX;
 
-/// A writing end that takes so much and hands on only what it is told to.
+/// A write half that accepts and forwards only as many bytes as the test allows.
 #[derive(Clone, Default)]
 struct Hands {
     room: Arc<AtomicUsize>,
     held: Arc<AtomicUsize>,
-    /// What a kernel that can be asked holds of it.
+    /// What a kernel that reports its fill level still holds.
     unsent: Arc<AtomicUsize>,
 }
 
@@ -46,7 +46,7 @@ impl AsyncWrite for Hands {
             return Poll::Pending;
         }
         self.room.fetch_sub(taken, Relaxed);
-        // What a kernel holds is not held here as well.
+        // Bytes in the kernel are not also held here.
         let held = if self.unsent.load(Relaxed) > 0 { 0 } else { taken };
         self.held.fetch_add(held, Relaxed);
         Poll::Ready(Ok(taken))
@@ -71,7 +71,7 @@ impl WriteEnd for Hands {
     }
 }
 
-/// A sender of lines with ten seconds of patience.
+/// Returns a sender of lines with a stall timeout of ten seconds.
 fn sender(hands: &Hands) -> impl Sender + use<> {
     sender_with(hands, ChannelConfig::default())
 }
@@ -103,7 +103,7 @@ async fn flushes(sender: &mut impl Sender) -> Option<Result<(), SendError>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_takes_nothing_for_the_limit_is_stalled() {
+async fn write_without_progress_stalls() {
     let hands = Hands::default();
     let mut sender = sender(&hands);
     sender.feed("hello").await.unwrap();
@@ -116,7 +116,7 @@ async fn a_write_that_takes_nothing_for_the_limit_is_stalled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_the_system_gives_up_is_stalled() {
+async fn write_that_the_system_times_out_is_stalled() {
     let hands = Hands::default();
     let mut sender = sender(&hands);
     sender.feed("hello").await.unwrap();
@@ -126,7 +126,7 @@ async fn a_write_that_the_system_gives_up_is_stalled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_byte_now_and_then_is_progress() {
+async fn single_bytes_are_progress() {
     let hands = Hands::default();
     let mut sender = sender(&hands);
     sender.feed("hello, world").await.unwrap();
@@ -138,18 +138,18 @@ async fn a_byte_now_and_then_is_progress() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_that_leave_the_writing_end_are_progress_of_a_flush() {
+async fn bytes_that_leave_the_write_half_are_progress_of_a_flush() {
     let hands = Hands::default();
     let mut sender = sender(&hands);
     hands.room.store("hello, world\n".len(), Relaxed);
     sender.feed("hello, world").await.unwrap();
     assert!(flushes(&mut sender).await.is_none());
-    assert_eq!(hands.held.load(Relaxed), 13, "it has taken all of it");
+    assert_eq!(hands.held.load(Relaxed), 13, "all bytes were accepted");
     for number in 0..12 {
         tokio::time::advance(ALMOST).await;
         hands.held.fetch_sub(1, Relaxed);
         assert!(flushes(&mut sender).await.is_none());
-        // What is queued meanwhile hides no progress.
+        // Messages queued meanwhile do not hide the progress.
         sender.feed(format!("{number}")).await.unwrap();
     }
     tokio::time::advance(ALMOST).await;
@@ -160,7 +160,7 @@ async fn bytes_that_leave_the_writing_end_are_progress_of_a_flush() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn patience_begins_anew_with_each_message() {
+async fn stall_timeout_restarts_with_each_message() {
     let hands = Hands::default();
     let mut sender = sender(&hands);
     for _ in 0..5 {
@@ -175,7 +175,7 @@ async fn patience_begins_anew_with_each_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_that_makes_no_progress_is_stalled() {
+async fn close_without_progress_stalls() {
     let hands = Hands::default();
     let mut sender = sender(&hands);
     hands.room.store(100, Relaxed);
@@ -186,7 +186,7 @@ async fn a_close_that_makes_no_progress_is_stalled() {
     assert!(matches!(stalled.close_reason(), Some(CloseReason::Stalled)), "{stalled:?}");
 }
 
-/// Whether the flush has ended as stalled.
+/// Returns true if the flush has failed with `Stalled`.
 async fn is_stalled(sender: &mut impl Sender) -> bool {
     match flushes(sender).await {
         None => false,
@@ -194,23 +194,23 @@ async fn is_stalled(sender: &mut impl Sender) -> bool {
             assert!(matches!(error.close_reason(), Some(CloseReason::Stalled)), "{error:?}");
             true
         }
-        Some(Ok(())) => panic!("nothing could be written"),
+        Some(Ok(())) => panic!("the flush succeeded"),
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_that_leave_the_kernel_are_progress_of_a_write_that_waits() {
+async fn bytes_that_leave_the_kernel_are_progress_of_a_blocked_write() {
     let hands = Hands::default();
     let mut sender = sender(&hands);
     sender.feed("hello").await.unwrap();
     hands.room.store(5, Relaxed);
     hands.unsent.store(5, Relaxed);
-    // The newline has no room.
+    // There is no room for the newline.
     assert!(!is_stalled(&mut sender).await);
     for left in (1..5).rev() {
         tokio::time::advance(ALMOST).await;
         hands.unsent.store(left, Relaxed);
-        assert!(!is_stalled(&mut sender).await, "{left} bytes are left");
+        assert!(!is_stalled(&mut sender).await, "{left} bytes are left in the kernel");
     }
     tokio::time::advance(ALMOST).await;
     assert!(!is_stalled(&mut sender).await);
@@ -219,14 +219,14 @@ async fn bytes_that_leave_the_kernel_are_progress_of_a_write_that_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_has_a_limit_of_its_own_that_counts_from_its_first_read() {
+async fn program_stall_timeout_counts_from_the_first_read() {
     let hands = Hands::default();
     let mut sender = sender_to(TransportKind::PROCESS, &hands, ChannelConfig::default());
     sender.feed("hello").await.unwrap();
     hands.room.store(5, Relaxed);
     hands.unsent.store(5, Relaxed);
     assert!(!is_stalled(&mut sender).await);
-    // It starts slowly.
+    // The program starts slowly.
     for _ in 0..59 {
         tokio::time::advance(LIMIT).await;
         assert!(!is_stalled(&mut sender).await);
@@ -234,7 +234,7 @@ async fn a_program_has_a_limit_of_its_own_that_counts_from_its_first_read() {
     hands.unsent.store(4, Relaxed);
     tokio::time::advance(ALMOST).await;
     assert!(!is_stalled(&mut sender).await);
-    // It has read, and works.
+    // It has read a byte and is busy.
     tokio::time::advance(Duration::from_secs(59)).await;
     assert!(!is_stalled(&mut sender).await);
     tokio::time::advance(Duration::from_secs(2)).await;
@@ -242,7 +242,7 @@ async fn a_program_has_a_limit_of_its_own_that_counts_from_its_first_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_that_never_reads_is_stalled_after_ten_minutes() {
+async fn program_that_never_reads_is_stalled_after_ten_minutes() {
     let hands = Hands::default();
     let mut sender = sender_to(TransportKind::PROCESS, &hands, ChannelConfig::default());
     sender.feed("hello").await.unwrap();
@@ -255,14 +255,14 @@ async fn a_program_that_never_reads_is_stalled_after_ten_minutes() {
     assert!(is_stalled(&mut sender).await);
 }
 
-/// Nobody checks the configuration of a channel of one's own.
+/// The configuration of a custom channel is not validated.
 #[tokio::test(start_paused = true)]
-async fn a_queue_of_no_bytes_takes_one_message_at_a_time() {
+async fn queue_of_zero_bytes_holds_one_message_at_a_time() {
     let hands = Hands::default();
     let none = ChannelConfig { write_queue: tieline_proto::ByteSize::new(0), ..Default::default() };
     let mut sender = sender_with(&hands, none);
     sender.feed("1").await.unwrap();
-    assert!(poll_once(sender.feed("2")).await.is_none(), "the first is still there");
+    assert!(poll_once(sender.feed("2")).await.is_none(), "the first message is still queued");
     hands.room.store(2, Relaxed);
     sender.feed("2").await.unwrap();
 }

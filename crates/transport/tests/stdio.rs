@@ -1,5 +1,5 @@
-//! A process's own stdin and stdout as a line: each test's line is that of a helper process, and
-//! the test has the other end.
+//! A process's own stdin and stdout as a line. In each test a helper process has the line, and the test
+//! has its other end.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -20,14 +20,14 @@ use tieline_transport::{
 };
 use tokio::io::AsyncWriteExt;
 
-/// In the helper process: the line.
+/// Takes the line, in the helper process.
 async fn take() -> (impl Sender, impl Receiver) {
     let patient = ChannelConfig { stall_timeout: wait::LIMIT, ..ChannelConfig::default() };
     let connection = Stdio.connect(&StdioConfig).await.unwrap();
     FramedChannel::new(connection, Lines::default(), patient).split()
 }
 
-/// In the helper process: gives each message back, and ends when its input does.
+/// Sends each message back until the input ends, in the helper process.
 fn echo() {
     block_on(async {
         let (mut sender, mut receiver) = take().await;
@@ -43,7 +43,7 @@ fn spawn(helper: &mut Command) -> Child {
     helper.spawn().unwrap()
 }
 
-/// Gives it the input to its end, and returns all of its stdout and stderr.
+/// Writes all of `input` to the helper, and returns its stdout and stderr.
 fn converse(helper: &mut Command, input: &str) -> (String, String) {
     let mut helper = spawn(helper);
     helper.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
@@ -52,7 +52,7 @@ fn converse(helper: &mut Command, input: &str) -> (String, String) {
     (text(output.stdout), text(output.stderr))
 }
 
-/// Everything up to the end.
+/// Reads the stream to its end.
 fn all_of(mut stream: impl Read + Send + 'static) -> String {
     wait::blocking("the end of the stream", move || {
         let mut text = String::new();
@@ -62,9 +62,9 @@ fn all_of(mut stream: impl Read + Send + 'static) -> String {
 }
 
 #[test]
-fn what_is_printed_astray_lands_on_stderr_and_not_in_the_stream() {
+fn prints_go_to_stderr_and_not_into_the_stream() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
-        // Still in a buffer when stdout is taken.
+        // Still buffered when stdout is taken.
         print!("printed before, ");
         block_on(async {
             let (mut sender, mut receiver) = take().await;
@@ -86,7 +86,7 @@ fn what_is_printed_astray_lands_on_stderr_and_not_in_the_stream() {
 }
 
 #[test]
-fn stdin_and_stdout_may_be_anything() {
+fn stdin_and_stdout_may_be_any_kind_of_descriptor() {
     const INPUT: &str = "{\"id\":1}\n{\"id\":2}\n";
     let mut helper = helper::with_own_stdio(test_name!(), echo);
     let directory = tempfile::tempdir().unwrap();
@@ -118,7 +118,7 @@ fn stdin_and_stdout_may_be_anything() {
 }
 
 #[test]
-fn the_descriptors_stay_in_blocking_mode_for_those_who_share_them() {
+fn shared_descriptors_stay_in_blocking_mode() {
     let mut helper = helper::with_own_stdio(test_name!(), echo);
     let (stdin, mut to_helper) = io::pipe().unwrap();
     let (from_helper, stdout) = io::pipe().unwrap();
@@ -132,16 +132,16 @@ fn the_descriptors_stay_in_blocking_mode_for_those_who_share_them() {
     };
     to_helper.write_all(b"hello\n").unwrap();
     let mut answers = BufReader::new(from_helper).lines();
-    let answer = wait::blocking("an answer", move || answers.next().unwrap().unwrap());
+    let answer = wait::blocking("a response", move || answers.next().unwrap().unwrap());
     assert_eq!(answer, "hello");
-    assert_blocking("while it runs");
+    assert_blocking("while the helper runs");
     drop(to_helper);
     helper::finish(running);
-    assert_blocking("when it has ended");
+    assert_blocking("after the helper has ended");
 }
 
 #[test]
-fn the_process_ends_while_its_stdin_is_open_and_its_stdout_is_full() {
+fn process_exits_with_stdin_open_and_stdout_full() {
     fn fill(sender: &mut (impl Sender + ?Sized)) -> impl Future<Output = ()> {
         let sent = sender.send("x".repeat(1 << 20));
         async { assert!(poll_once(sent).await.is_none()) }
@@ -164,7 +164,7 @@ fn the_process_ends_while_its_stdin_is_open_and_its_stdout_is_full() {
             });
             std::mem::forget(line);
         }),
-        ("in tasks of a runtime that goes", || {
+        ("in tasks of a runtime that shuts down", || {
             block_on(async {
                 let (mut sender, mut receiver) = take().await;
                 tokio::spawn(async move { receiver.recv().await });
@@ -190,7 +190,7 @@ fn the_process_ends_while_its_stdin_is_open_and_its_stdout_is_full() {
 }
 
 #[test]
-fn the_end_of_stdin_is_told_and_output_still_goes_out() {
+fn output_can_be_sent_after_the_end_of_stdin() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
         block_on(async {
             let (mut sender, mut receiver) = take().await;
@@ -214,7 +214,7 @@ fn the_end_of_stdin_is_told_and_output_still_goes_out() {
 }
 
 #[test]
-fn the_last_line_of_stdin_needs_no_newline() {
+fn last_line_of_stdin_needs_no_newline() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
         block_on(async {
             let (_sender, mut receiver) = take().await;
@@ -227,7 +227,7 @@ fn the_last_line_of_stdin_needs_no_newline() {
 }
 
 #[test]
-fn stdin_and_stdout_are_taken_once() {
+fn stdin_and_stdout_are_taken_only_once() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
         block_on(async {
             let first = Stdio.connect(&StdioConfig).await.unwrap();
@@ -247,7 +247,7 @@ fn stdin_and_stdout_are_taken_once() {
 }
 
 #[test]
-fn output_larger_than_the_pipe_is_whole_for_a_slow_reader() {
+fn slow_reader_gets_all_of_a_large_output() {
     const MESSAGES: usize = 500;
     fn message(number: usize) -> String {
         format!("{number} {}", "x".repeat(number * 17 % 9000))
@@ -262,7 +262,7 @@ fn output_larger_than_the_pipe_is_whole_for_a_slow_reader() {
         });
     });
     let mut running = spawn(&mut helper);
-    // A few bytes at a time are slower than any writer.
+    // Reading a few bytes at a time is slower than any writer.
     let slow = BufReader::with_capacity(50, running.stdout.take().unwrap());
     let received: Vec<_> = wait::blocking("the end", || slow.lines().map(Result::unwrap).collect());
     assert_eq!(received.len(), MESSAGES);
@@ -273,11 +273,11 @@ fn output_larger_than_the_pipe_is_whole_for_a_slow_reader() {
 }
 
 #[test]
-fn children_that_are_started_afterwards_do_not_hold_the_line() {
+fn children_started_later_do_not_hold_the_line_open() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
         block_on(async {
             let (mut sender, mut receiver) = take().await;
-            // It inherits all that can be inherited, and would take a line of stdin.
+            // The child inherits every inheritable descriptor, and would read a line of stdin.
             let mut child =
                 Command::new("sh").args(["-c", "read line; exec sleep 1000"]).spawn().unwrap();
             sender.send("last").await.unwrap();
@@ -289,14 +289,14 @@ fn children_that_are_started_afterwards_do_not_hold_the_line() {
         });
     });
     let mut running = spawn(&mut helper);
-    // The end comes while the child lives.
+    // The output ends while the child is still running.
     assert_eq!(all_of(running.stdout.take().unwrap()), "last\n");
     running.stdin.take().unwrap().write_all(b"for us\n").unwrap();
     helper::finish(running);
 }
 
 #[test]
-fn a_reader_that_goes_away_is_an_error_and_no_signal() {
+fn closed_reader_is_an_error_and_not_a_signal() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
         block_on(async {
             let (mut sender, mut receiver) = take().await;
@@ -307,7 +307,7 @@ fn a_reader_that_goes_away_is_an_error_and_no_signal() {
                 }
             };
             assert!(matches!(error.close_reason(), Some(CloseReason::Io(_))), "{error:?}");
-            // The other direction goes on.
+            // The other direction continues.
             assert!(matches!(receiver.recv().await, Incoming::Message(it) if it == "yes"));
         });
     });
@@ -318,12 +318,12 @@ fn a_reader_that_goes_away_is_an_error_and_no_signal() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_noticed_without_a_write() {
+fn closed_reader_is_noticed_without_a_write() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
         block_on(async {
             let (mut sender, mut receiver) = take().await;
-            assert!(Stdio.connect(&StdioConfig).await.is_err(), "taken");
-            assert!(poll_once(sender.gone()).await.is_none(), "it is there");
+            assert!(Stdio.connect(&StdioConfig).await.is_err(), "stdio was taken twice");
+            assert!(poll_once(sender.gone()).await.is_none(), "the reader is there");
             assert!(matches!(receiver.recv().await, Incoming::Message(_)));
             sender.gone().await;
         });
@@ -337,18 +337,18 @@ fn a_reader_that_goes_away_is_noticed_without_a_write() {
     drop(from_helper);
     helper::finish(running);
     let flags = rustix::fs::fcntl_getfl(&kept).unwrap();
-    assert!(!flags.contains(OFlags::NONBLOCK), "others share it");
+    assert!(!flags.contains(OFlags::NONBLOCK), "other processes share it");
 }
 
 #[test]
-fn nothing_is_gone_where_nothing_reads_or_after_the_end_of_output() {
+fn gone_never_completes_on_files_or_after_the_end_of_output() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
         block_on(async {
             let (mut sender, mut receiver) = take().await;
             assert!(poll_once(sender.gone()).await.is_none());
             sender.send("last").await.unwrap();
             sender.close().await.unwrap();
-            // The test has seen the end of output by now, whoever watches it.
+            // By now the test has seen the end of the output.
             assert!(matches!(receiver.recv().await, Incoming::Message(_)));
             assert!(poll_once(sender.gone()).await.is_none());
         });
@@ -368,11 +368,11 @@ fn nothing_is_gone_where_nothing_reads_or_after_the_end_of_output() {
 }
 
 #[test]
-fn closing_does_not_wait_for_ever_for_a_far_side_that_does_not_read() {
+fn close_does_not_wait_forever_for_a_peer_that_does_not_read() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
         block_on(async {
             let mut connection = Stdio.connect(&StdioConfig).await.unwrap();
-            // More than the pipe holds, and not more than is taken on the way to it.
+            // More than the pipe holds, but no more than the queue before it takes.
             connection.write_all(&[b'x'; 100_000]).await.unwrap();
             let reason = connection.close().await;
             assert!(matches!(reason, CloseReason::ByUs), "{reason:?}");
@@ -384,7 +384,7 @@ fn closing_does_not_wait_for_ever_for_a_far_side_that_does_not_read() {
 }
 
 #[test]
-fn stdio_is_connected_to_and_never_listened_on() {
+fn stdio_supports_connecting_but_not_listening() {
     let error = block_on(Stdio.listen(&StdioConfig)).map(drop).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::UnsupportedOperation), "{error:?}");
     assert!(error.hint().unwrap().contains("connect"));

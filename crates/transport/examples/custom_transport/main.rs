@@ -1,11 +1,11 @@
-//! A transport of one's own: implemented, registered by its scheme, and used like any other.
+//! A custom transport: implemented, registered with its scheme, and used like any other.
 //!
 //! ```console
 //! $ cargo run -p tieline-transport --example custom_transport
 //! xor:7@mem:greeter carried: hello, stranger
 //! ```
 //!
-//! The transport is in `xor.rs`. The conformance suite runs over it, as it should over yours.
+//! The transport is in `xor.rs`. The conformance suite runs on it, as it should on yours.
 
 mod xor;
 
@@ -26,9 +26,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut reply, mut questions) = server?.split();
 
     ask.send("stranger").await?;
-    let Incoming::Message(name) = questions.recv().await else { return Err("no question".into()) };
+    let Incoming::Message(name) = questions.recv().await else { return Err("no request".into()) };
     reply.send(format!("hello, {}", String::from_utf8_lossy(&name))).await?;
-    let Incoming::Message(answer) = answers.recv().await else { return Err("no answer".into()) };
+    let Incoming::Message(answer) = answers.recv().await else { return Err("no response".into()) };
 
     println!("{endpoint} carried: {}", String::from_utf8_lossy(&answer));
     Ok(())

@@ -1,8 +1,8 @@
 //! A transport that scrambles the bytes of another one.
 //!
-//! It keeps no secret. It shows what a transport consists of, and two things that are easy to get
-//! wrong: a write may take only a part of what it is given, and what the transport below knows of
-//! the peer, its health and its end must not be lost on the way up.
+//! It keeps nothing secret. It shows the parts of a transport, and two things that are easy to get wrong:
+//! a write may accept only a part of its bytes, and what the transport below knows about the peer, its
+//! health and its end must be passed on.
 
 use std::io;
 use std::pin::Pin;
@@ -19,40 +19,40 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 const KIND: TransportKind = TransportKind::custom("xor");
 
-/// Scrambling needs a copy; this much of a large write is taken at a time.
+/// Scrambling needs a copy, so at most this many bytes are written at a time.
 const LARGEST_WRITE: usize = 64 * 1024;
 
-/// `xor:KEY@ENDPOINT`: the endpoint of the transport below, with its bytes scrambled by a number
-/// from 1 to 255 that both ends know.
+/// `xor:KEY@ENDPOINT`: the endpoint of the transport below, with its bytes scrambled by a number from 1 to
+/// 255 that both ends know.
 #[derive(Clone)]
 pub(crate) struct Xor<T>(T);
 
 impl<T: Transport> Xor<T> {
-    /// Scrambles what `below` carries.
+    /// Scrambles the bytes that `below` carries.
     pub(crate) fn over(below: T) -> Self {
         Self(below)
     }
 }
 
-/// What [`Xor`] needs to know.
+/// The configuration of [`Xor`].
 #[derive(Clone)]
 pub(crate) struct XorConfig<C> {
     key: u8,
     below: C,
-    /// As the user wrote it, for [`info`](Connection::info) and for errors.
+    /// As the user wrote it, for [`info`](Connection::info) and errors.
     endpoint: Endpoint,
 }
 
 impl<C: TransportConfig> TransportConfig for XorConfig<C> {
     fn validate(&self) -> Result<(), ConfigError> {
         if self.key == 0 {
-            return Err(ConfigError { field: "key", must: "change the bytes, so not be 0" });
+            return Err(ConfigError { field: "key", must: "not be 0, which changes no bytes" });
         }
         self.below.validate()
     }
 }
 
-/// What [`Xor`] makes of a connection of the transport below.
+/// A scrambled connection of the transport below.
 pub(crate) type XorConnection<C> =
     IoConnection<Scrambled<<C as Connection>::ReadHalf>, Scrambled<<C as Connection>::WriteHalf>>;
 
@@ -79,7 +79,7 @@ impl<T: Transport> Transport for Xor<T> {
             _ => None,
         };
         let Some((Ok(key), below)) = parsed.map(|(key, below)| (key.parse(), below)) else {
-            let problem = "it is not of the form xor:KEY@ENDPOINT".into();
+            let problem = "the endpoint is not of the form xor:KEY@ENDPOINT".into();
             let kind = ErrorKind::InvalidEndpoint { problem };
             return Err(TransportError::new(kind, Operation::Configure).at(endpoint));
         };
@@ -104,7 +104,7 @@ impl<T: Transport> Transport for Xor<T> {
     }
 }
 
-/// The listener of the transport below, whose connections come out scrambled.
+/// The listener of the transport below, whose connections are scrambled.
 pub(crate) struct XorListener<L> {
     below: L,
     key: u8,
@@ -141,7 +141,7 @@ fn scramble<C: Connection>(below: C, key: u8, endpoint: &Endpoint) -> XorConnect
     IoConnection::new(read, write, control.build())
 }
 
-/// Life and death are the business of the transport below.
+/// Delegates health, stopping and the exit status to the transport below.
 struct Below(Control);
 
 impl Backing for Below {
@@ -172,17 +172,17 @@ impl Backing for Below {
     }
 }
 
-/// One direction.
+/// One direction of a scrambled connection.
 pub(crate) struct Scrambled<I> {
     io: I,
     key: u8,
-    /// How many bytes have passed: each is scrambled by its place in the stream, so one that is
-    /// lost or doubled spoils all that follow.
+    /// The number of bytes so far. Each byte is scrambled by its position in the stream, so a lost or
+    /// duplicated byte corrupts all that follow.
     position: u64,
 }
 
 impl<I> Scrambled<I> {
-    /// Scrambles, or unscrambles, the bytes that stand next in the stream.
+    /// Scrambles or unscrambles the next bytes of the stream.
     fn apply(&self, bytes: &mut [u8]) {
         for (byte, position) in bytes.iter_mut().zip(self.position..) {
             *byte ^= self.key.wrapping_mul(position as u8 | 1);
@@ -202,7 +202,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Scrambled<I> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // The caller's buffer may hold other bytes already.
+        // The caller's buffer may already contain other bytes.
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
         let fresh = buffer.filled_mut().get_mut(before..).unwrap_or_default();
@@ -221,7 +221,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Scrambled<I> {
         let mut scrambled = bytes.get(..LARGEST_WRITE).unwrap_or(bytes).to_vec();
         self.apply(&mut scrambled);
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, &scrambled))?;
-        // Only what was taken has passed; the rest will be offered again.
+        // Only the accepted bytes count; the caller writes the rest again.
         self.position += written as u64;
         Poll::Ready(Ok(written))
     }

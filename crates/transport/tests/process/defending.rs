@@ -1,4 +1,4 @@
-//! Programs that attack their guardian, and strangers whose parent this process has become.
+//! Programs that attack their guardian, and unrelated processes that this process adopts.
 
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open,
@@ -11,7 +11,7 @@ use super::guarding::{end_by_hand, guarded, held, holds, until_none_survives};
 use super::leaving::as_an_ordinary_user;
 use super::*;
 
-/// A Python program under a guardian, with what a misbehaving one would be told as its arguments.
+/// Returns a Python program under a guardian, with a misbehaving command as its arguments.
 fn python(hold: Hold, script: &str, mark: &str) -> ProcessConfig {
     let others = misbehave::command(mark, &["ignore", "daemon"]);
     let config = ProcessConfig::new("python3").with_args(["-c", script]).with_args(others);
@@ -30,7 +30,7 @@ os.execvp('cat', ['cat'])
 ";
 
 #[test]
-fn a_program_that_its_guardian_traces_goes_on_and_has_not_ended() {
+fn program_traced_by_its_guardian_continues() {
     for hold in holds() {
         block_on(async {
             let config = python(hold, TRACED, &misbehave::new_mark());
@@ -44,7 +44,7 @@ fn a_program_that_its_guardian_traces_goes_on_and_has_not_ended() {
     }
 }
 
-/// Leaves a daemon, switches off that it is killed with its guardian, and kills that.
+/// Leaves a daemon, disables its parent-death signal, and kills its guardian.
 const UNTIED: &str = "
 import ctypes, os, signal, subprocess, sys, time
 subprocess.run(sys.argv[1:])
@@ -56,7 +56,7 @@ time.sleep(10000)
 ";
 
 #[test]
-fn a_program_that_has_untied_itself_does_not_outlive_its_guardian() {
+fn program_without_parent_death_signal_does_not_outlive_its_guardian() {
     let mut helper = helper::plain(test_name!(), || {
         let mut before = std::process::Command::new("cat");
         before.stdin(std::process::Stdio::piped());
@@ -76,7 +76,7 @@ fn a_program_that_has_untied_itself_does_not_outlive_its_guardian() {
         until_none_survives(&mark);
         if let Some(mut before) = before.take() {
             drop(before.stdin.take());
-            assert!(before.wait().unwrap().success(), "a stranger was killed");
+            assert!(before.wait().unwrap().success(), "an unrelated process was killed");
         }
     });
     helper::succeeds(&mut helper);
@@ -98,9 +98,9 @@ time.sleep(10000)
 ";
 
 #[test]
-fn a_guardian_that_is_traced_is_replaced_and_only_root_can_trace_it() {
+fn traced_guardian_is_killed_and_only_root_can_trace_it() {
     let mut helper = helper::plain(test_name!(), || {
-        // With a child there before, others may come; then each guardian has a keeper.
+        // A child that existed before means that others may be adopted; then each guardian has a keeper.
         let mut before = std::process::Command::new("cat");
         before.stdin(std::process::Stdio::piped());
         let mut before = std::env::var_os("SHARED").map(|_| before.spawn().unwrap());
@@ -124,7 +124,7 @@ fn a_guardian_that_is_traced_is_replaced_and_only_root_can_trace_it() {
         }
         if let Some(mut before) = before.take() {
             drop(before.stdin.take());
-            assert!(before.wait().unwrap().success(), "a stranger was killed");
+            assert!(before.wait().unwrap().success(), "an unrelated process was killed");
         }
     });
     helper::succeeds(&mut helper);
@@ -133,9 +133,9 @@ fn a_guardian_that_is_traced_is_replaced_and_only_root_can_trace_it() {
 }
 
 #[test]
-fn a_stranger_that_comes_to_us_is_not_killed_and_is_reaped_when_it_has_ended() {
+fn adopted_unrelated_process_is_not_killed_but_reaped_when_it_ends() {
     let mut helper = helper::plain(test_name!(), || {
-        // What it leaves comes to us, as we are the nearest that takes orphans.
+        // Its orphans are adopted by this process, which is the nearest subreaper.
         let strangers = misbehave::new_mark();
         let command = misbehave::command(&strangers, &["read", "daemon", "say=left", "read"]);
         let mut before = std::process::Command::new(&command[0]);
@@ -150,7 +150,7 @@ fn a_stranger_that_comes_to_us_is_not_killed_and_is_reaped_when_it_has_ended() {
         assert_eq!(misbehave::survivors(&strangers).len(), 2);
 
         for hold in [Hold::Descent, Hold::Auto] {
-            // Either of the two processes behind the program is killed.
+            // Either the guardian or the keeper is killed.
             for is_keeper in [false, true] {
                 let mark = misbehave::new_mark();
                 let to_do = ["ignore", "daemon", "child", "say=up", "stay"];
@@ -159,14 +159,14 @@ fn a_stranger_that_comes_to_us_is_not_killed_and_is_reaped_when_it_has_ended() {
                     assert_eq!(message(receiver.recv().await), "up");
                     let known = misbehave::survivors(&strangers);
                     let mut ours = Vec::new();
-                    wait::until("those that have ended are reaped", || {
+                    wait::until("ended children are reaped", || {
                         ours = misbehave::children_of(std::process::id());
                         ours.retain(|pid| !known.contains(pid));
                         reap_orphans() && ours.len() == 1
                     });
                     let keeper = ours[0];
                     let [guardian] = misbehave::children_of(keeper)[..] else {
-                        panic!("not one guardian")
+                        panic!("not exactly one guardian")
                     };
                     let victim = if is_keeper { keeper } else { guardian };
                     kill_process(Pid::from_raw(victim as i32).unwrap(), Signal::KILL).unwrap();
@@ -175,7 +175,11 @@ fn a_stranger_that_comes_to_us_is_not_killed_and_is_reaped_when_it_has_ended() {
                 });
                 assert!(until_children_are_gone(wait::LIMIT));
                 until_none_survives(&mark);
-                assert_eq!(misbehave::survivors(&strangers).len(), 2, "a stranger was killed");
+                assert_eq!(
+                    misbehave::survivors(&strangers).len(),
+                    2,
+                    "an unrelated process was killed"
+                );
             }
         }
 
@@ -192,7 +196,7 @@ fn a_stranger_that_comes_to_us_is_not_killed_and_is_reaped_when_it_has_ended() {
 }
 
 #[test]
-fn a_guardian_ends_with_its_parent_although_a_stranger_holds_the_line() {
+fn guardian_ends_with_its_parent_even_if_another_process_holds_the_line() {
     let mark = misbehave::new_mark();
     let mut helper = helper::plain(test_name!(), || {
         let mark = std::env::var("MARK").unwrap();
@@ -216,7 +220,7 @@ fn a_guardian_ends_with_its_parent_although_a_stranger_holds_the_line() {
     let taken: Vec<_> = match taken.collect() {
         Ok(taken) => taken,
         Err(error) => {
-            eprintln!("not run where a process cannot take descriptors of another: {error}");
+            eprintln!("skipped: descriptors of other processes cannot be duplicated here: {error}");
             Vec::new()
         }
     };

@@ -1,4 +1,4 @@
-//! How a child's end is noticed and told.
+//! How a child's end is noticed and reported.
 
 use rustix::process::{Pid, Signal, kill_process};
 use tieline_testkit::wait::block_on;
@@ -7,9 +7,9 @@ use tieline_transport::{Health, SenderExt};
 use super::*;
 
 #[test]
-fn an_exit_is_noticed_at_once_without_a_write() {
+fn exit_is_noticed_at_once_without_a_write() {
     block_on(async {
-        // Nothing here waits for time: the line would outlast the test.
+        // Nothing here depends on time: the child would outlast the test.
         let config = ProcessConfig { stop: PATIENT, ..shell("echo $$; exec sleep 10000") };
         let (_sender, mut receiver, control) = lines(&config).await;
         let child = pid(&mut receiver).await;
@@ -25,7 +25,7 @@ fn an_exit_is_noticed_at_once_without_a_write() {
 }
 
 #[test]
-fn the_reason_has_the_exit_code_and_the_last_of_stderr() {
+fn close_reason_has_the_exit_code_and_the_end_of_stderr() {
     for (script, expected) in [
         ("exit 0", Exit::code(0, "")),
         ("echo oops >&2; exit 3", Exit::code(3, "oops\n")),
@@ -51,7 +51,7 @@ fn the_reason_has_the_exit_code_and_the_last_of_stderr() {
 }
 
 #[test]
-fn the_last_words_of_a_child_are_in_the_reasons_text() {
+fn close_reason_shows_the_last_line_of_stderr() {
     block_on(async {
         let script = "echo 'panicked at x.rs:1' >&2; echo >&2; exit 101";
         let (_sender, mut receiver, _) = lines(&shell(script)).await;
@@ -62,7 +62,7 @@ fn the_last_words_of_a_child_are_in_the_reasons_text() {
 }
 
 #[test]
-fn half_a_line_is_a_message_only_from_a_child_that_ended_well() {
+fn unterminated_line_is_a_message_only_if_the_child_succeeded() {
     for (script, is_message) in [
         ("echo whole; printf half; exit 0", true),
         ("echo whole; printf half; exit 1", false),
@@ -85,9 +85,9 @@ fn half_a_line_is_a_message_only_from_a_child_that_ended_well() {
 }
 
 #[test]
-fn everything_that_was_written_before_the_exit_arrives() {
+fn all_output_written_before_the_exit_arrives() {
     block_on(async {
-        // More than the pipe holds, read only when the child has written the last of it.
+        // More than the pipe holds, so the child blocks until it is read.
         let script = "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done; exit 7";
         let (_sender, mut receiver, _) = lines(&shell(script)).await;
         for number in 0..20_000 {
@@ -98,7 +98,7 @@ fn everything_that_was_written_before_the_exit_arrives() {
 }
 
 #[test]
-fn a_child_that_closes_its_stdout_and_lives_on_ends_the_line_until_it_is_dropped() {
+fn child_that_closes_its_stdout_and_keeps_running_ends_the_line() {
     block_on(async {
         let drain = Duration::from_millis(50);
         let stop = StopTimeouts { drain, ..StopTimeouts::default() };
@@ -116,7 +116,7 @@ fn a_child_that_closes_its_stdout_and_lives_on_ends_the_line_until_it_is_dropped
 }
 
 #[test]
-fn a_child_that_closes_its_stdin_may_still_speak() {
+fn child_that_closes_its_stdin_can_still_send() {
     block_on(async {
         let script = "exec <&-; echo deaf; echo but not dumb; exit 5";
         let (mut sender, mut receiver, _) = lines(&shell(script)).await;
@@ -133,10 +133,10 @@ fn a_child_that_closes_its_stdin_may_still_speak() {
 }
 
 #[test]
-fn a_grandchild_that_holds_stdout_does_not_keep_the_line() {
+fn grandchild_that_holds_stdout_does_not_keep_the_line_open() {
     for (script, code) in [
         ("sleep 10000 & echo $!; exit 0", 0),
-        // It holds stderr alone, or ignores what would end it politely.
+        // It holds only stderr, or ignores the signals to terminate.
         ("sleep 10000 >/dev/null & echo $!; exit 4", 4),
         ("trap '' TERM HUP; sleep 10000 & echo $!; exit 0", 0),
     ] {
@@ -154,7 +154,7 @@ fn a_grandchild_that_holds_stdout_does_not_keep_the_line() {
 }
 
 #[test]
-fn a_grandchild_is_heard_out_after_the_childs_exit() {
+fn output_of_a_grandchild_is_read_after_the_childs_exit() {
     block_on(async {
         let config = shell("exec 3<&0; (read line <&3; echo \"heard $line\") & exit 6");
         let config = ProcessConfig { stop: PATIENT, ..config };
@@ -169,9 +169,9 @@ fn a_grandchild_is_heard_out_after_the_childs_exit() {
     });
 }
 
-/// One that has left the group, and is reached by nobody where there is no guardian: it ends with the pipe.
+/// The writer has left the process group and cannot be killed without a guardian; it ends with the pipe.
 #[test]
-fn a_stranger_that_never_stops_writing_does_not_keep_the_line() {
+fn endless_output_of_an_escaped_process_does_not_keep_the_line_open() {
     block_on(async {
         let config = shell("setsid yes & exit 3");
         let (_sender, mut receiver, _) = lines(&config).await;
@@ -185,17 +185,17 @@ fn a_stranger_that_never_stops_writing_does_not_keep_the_line() {
     });
 }
 
-/// The kernel knows what is left in the pipe, whether its input was ended before or not.
+/// The kernel reports what is left in the pipe, whether the input was ended before or not.
 #[cfg(target_os = "linux")]
 #[test]
-fn what_a_child_left_unread_is_said_with_its_exit() {
+fn exit_reports_how_much_input_was_left_unread() {
     for (script, unread) in [("read -r a; exit 0", 12), ("cat >/dev/null; exit 3", 0)] {
         for ends_input in [false, true] {
             if !ends_input && unread == 0 {
                 continue;
             }
             block_on(async {
-                // The child begins when all is in the pipe.
+                // The child starts reading when all lines are in the pipe.
                 let directory = tempfile::tempdir().unwrap();
                 let begin = directory.path().join("begin");
                 let script =
@@ -218,9 +218,9 @@ fn what_a_child_left_unread_is_said_with_its_exit() {
     }
 }
 
-/// The stream ends first, and the status is known later.
+/// The stream ends first, and the exit status is known later.
 #[test]
-fn stopping_says_the_status_of_a_child_that_had_closed_its_stdout() {
+fn stop_returns_the_status_of_a_child_that_had_closed_its_stdout() {
     block_on(async {
         let drain = Duration::from_millis(50);
         let stop = StopTimeouts { drain, ..StopTimeouts::default() };
@@ -233,10 +233,10 @@ fn stopping_says_the_status_of_a_child_that_had_closed_its_stdout() {
     });
 }
 
-/// SIGCONT follows SIGTERM: a process that is stopped takes no other signal but SIGKILL.
+/// SIGCONT follows SIGTERM: a stopped process handles no signal but SIGKILL until it continues.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_child_of_its_own_session_ends_at_sigterm_although_it_is_stopped() {
+fn stopped_child_in_its_own_session_ends_at_sigterm() {
     block_on(async {
         let (end_of_input, terminate) = (Duration::ZERO, wait::LIMIT);
         let stop = StopTimeouts { end_of_input, terminate, ..StopTimeouts::default() };
@@ -245,8 +245,8 @@ fn a_child_of_its_own_session_ends_at_sigterm_although_it_is_stopped() {
         let config = ProcessConfig { stop, ..shell(script) };
         let (_sender, mut receiver, control) = lines(&config).await;
         let child = pid(&mut receiver).await;
-        assert_eq!(pid(&mut receiver).await, child, "it leads its session");
-        assert_eq!(pid(&mut receiver).await, 0, "it has no terminal");
+        assert_eq!(pid(&mut receiver).await, child, "the child leads its session");
+        assert_eq!(pid(&mut receiver).await, 0, "the child has no terminal");
         let pid = Pid::from_raw(child.cast_signed()).unwrap();
         kill_process(pid, Signal::STOP).unwrap();
         assert_eq!(Exit::from(exit(control.stop().await)), Exit::code(7, ""));

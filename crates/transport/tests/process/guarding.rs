@@ -1,4 +1,4 @@
-//! What a guardian adds, and that it takes nothing away.
+//! What a guardian adds, and that everything else works unchanged with it.
 
 use rustix::process::{
     Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid,
@@ -10,11 +10,11 @@ use tieline_transport::{Hold, SenderExt, adopt_orphans, until_children_are_gone}
 use super::*;
 
 #[test]
-fn everything_here_holds_with_a_guardian_too() {
+fn all_other_tests_pass_with_a_guardian() {
     for hold in holds() {
         let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
         for theirs in [
-            "everything_here",
+            "all_other_tests_pass",
             "defending::",
             "guarding::",
             "holding::",
@@ -25,7 +25,7 @@ fn everything_here_holds_with_a_guardian_too() {
             tests.args(["--skip", theirs]);
         }
         if hold == Hold::Isolated {
-            // They ask a child for its number, which is another outside.
+            // They ask a child for its process id, which is different outside the namespace.
             for numbered in NUMBERED {
                 tests.args(["--skip", numbered]);
             }
@@ -36,37 +36,39 @@ fn everything_here_holds_with_a_guardian_too() {
         assert!(output.status.success(), "{hold:?}: {said}{stderr}");
         assert!(said.lines().any(|line| line.starts_with("test result: ok. ")), "{said}");
         let count = said.matches("... ok").count();
-        assert!(count > 22, "only {count} tests were run: {said}");
+        assert!(count > 22, "only {count} tests ran: {said}");
     }
 }
 
 const NUMBERED: [&str; 9] = [
-    "a_child_that_closes_its_stdout_and_lives_on",
-    "a_grandchild_that_holds_stdout_does_not_keep",
-    "an_exit_is_noticed_at_once",
-    "a_runtime_that_goes",
-    "a_stop_that_is_dropped_half_way",
+    "child_that_closes_its_stdout_and_keeps_running",
+    "grandchild_that_holds_stdout_does_not_keep",
+    "exit_is_noticed_at_once",
+    "runtime_shutdown_ends_lines",
+    "dropped_stop_leaves_the_rest",
     "aborting_ends_the_child",
-    "dropping_the_line_ends_the_group",
+    "dropping_the_line_kills_the_group",
     "dropping_the_line_works_without",
     "stopping_ends_the_whole_group",
 ];
 
-/// Every way to hold that is possible here: all of them for root.
+/// Returns every `Hold` that is possible here: all of them for root.
 pub(super) fn holds() -> Vec<Hold> {
     if rustix::process::geteuid().is_root() {
         return vec![Hold::Descent, Hold::Cgroup, Hold::Isolated];
     }
-    eprintln!("not run as root: an ordinary user often has no cgroup, and is not held in one here");
+    eprintln!(
+        "not run as root: cgroups are skipped, because ordinary users often cannot create them"
+    );
     vec![Hold::Descent, Hold::Isolated]
 }
 
-/// A misbehaving program, held in this way.
+/// Returns a misbehaving program under a guardian with this `Hold`.
 pub(super) fn held(hold: Hold, mark: &str, to_do: &[&str]) -> ProcessConfig {
     ProcessConfig { guardian: Some(guardian().with_hold(hold)), ..misbehaving(mark, to_do) }
 }
 
-/// A misbehaving program, under a guardian.
+/// Returns a misbehaving program under a guardian.
 pub(super) fn guarded(mark: &str, to_do: &[&str]) -> ProcessConfig {
     ProcessConfig { guardian: Some(guardian()), ..misbehaving(mark, to_do) }
 }
@@ -77,14 +79,14 @@ pub(super) fn misbehaving(mark: &str, to_do: &[&str]) -> ProcessConfig {
 }
 
 pub(super) fn until_none_survives(mark: &str) {
-    wait::until("no survivor", || misbehave::survivors(mark).is_empty());
+    wait::until("no process survives", || misbehave::survivors(mark).is_empty());
 }
 
 #[test]
-fn sigterm_reaches_what_has_left_the_group() {
+fn sigterm_reaches_processes_outside_the_group() {
     block_on(async {
         let mark = misbehave::new_mark();
-        // The one that leads the group ignores it, and waits for the other, which does not.
+        // The leader of the group ignores it and waits for the other process, which does not.
         let config = guarded(&mark, &["ignore", "setsid", "polite", "say=up", "stay"]);
         let stop = StopTimeouts { end_of_input: Duration::ZERO, ..PATIENT };
         let (mut sender, mut receiver, control) = lines(&ProcessConfig { stop, ..config }).await;
@@ -97,7 +99,7 @@ fn sigterm_reaches_what_has_left_the_group() {
 }
 
 #[test]
-fn nothing_is_left_when_a_stop_is_over() {
+fn nothing_is_left_after_stop_returns() {
     block_on(async {
         let mark = misbehave::new_mark();
         let stop = StopTimeouts {
@@ -118,7 +120,7 @@ fn nothing_is_left_when_a_stop_is_over() {
 }
 
 #[test]
-fn a_child_that_kills_its_guardian_is_ended_and_what_it_left_is_adopted() {
+fn orphans_of_a_killed_guardian_are_adopted_and_killed() {
     let mut helper = helper::plain(test_name!(), || {
         adopt_orphans().unwrap();
         let to_do =
@@ -137,7 +139,7 @@ fn a_child_that_kills_its_guardian_is_ended_and_what_it_left_is_adopted() {
                 assert!(exit.guardian_lost);
                 assert_eq!(Exit::from(exit), Exit::signal(9));
                 until_none_survives(&mark);
-                // The others have theirs.
+                // Other lines are not affected.
                 bystander.send("still there?").await.unwrap();
                 assert_eq!(message(heard.recv().await), "still there?");
             });
@@ -149,7 +151,7 @@ fn a_child_that_kills_its_guardian_is_ended_and_what_it_left_is_adopted() {
 }
 
 #[test]
-fn who_was_a_child_before_anybody_was_adopted_is_left_alone() {
+fn earlier_child_of_this_process_is_not_killed() {
     let mut helper = helper::plain(test_name!(), || {
         let mut before = std::process::Command::new("cat");
         before.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
@@ -172,7 +174,7 @@ fn who_was_a_child_before_anybody_was_adopted_is_left_alone() {
 }
 
 #[test]
-fn without_adoption_the_child_of_a_killed_guardian_is_killed_and_what_had_left_it_is_not() {
+fn without_adoption_only_the_child_of_a_killed_guardian_is_killed() {
     block_on(async {
         let mark = misbehave::new_mark();
         let to_do = ["daemon", "say=up", "pid", "read", "guardian=KILL", "stay"];
@@ -184,13 +186,13 @@ fn without_adoption_the_child_of_a_killed_guardian_is_killed_and_what_had_left_i
         assert!(exit(end(receiver.recv().await)).guardian_lost);
         wait::until_ended(child);
         let left = misbehave::survivors(&mark);
-        assert_eq!(left.len(), 1, "the gap is smaller than it is said to be");
+        assert_eq!(left.len(), 1, "the documented gap does not exist");
         end_by_hand(&mark);
     });
 }
 
 #[test]
-fn a_guardian_that_is_stopped_is_made_to_go_on() {
+fn stopped_guardian_is_continued() {
     let mark = misbehave::new_mark();
     block_on(async {
         let to_do = ["ignore", "daemon", "child", "guardian=STOP", "say=up", "stay"];
@@ -202,7 +204,7 @@ fn a_guardian_that_is_stopped_is_made_to_go_on() {
 }
 
 #[test]
-fn a_stopped_guardian_goes_on_when_the_program_is_killed() {
+fn stopped_guardian_continues_when_its_parent_is_killed() {
     let mark = misbehave::new_mark();
     let mut helper = helper::plain(test_name!(), || {
         let mark = std::env::var("MARK").unwrap();
@@ -214,13 +216,15 @@ fn a_stopped_guardian_goes_on_when_the_program_is_killed() {
             std::future::pending::<()>().await;
         });
     });
-    // Else the kernel wakes what has stopped, as nobody of its session is its parent any more.
+    // Otherwise the kernel continues stopped processes of an orphaned process group.
     set_child_subreaper(Some(getpid())).unwrap();
     helper.env("MARK", &mark).stdout(std::process::Stdio::null());
     let mut started = helper.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let stderr = std::io::BufReader::new(started.stderr.take().unwrap());
     assert!(std::io::BufRead::lines(stderr).any(|line| line.unwrap() == "it is up"));
-    let [guardian] = misbehave::children_of(started.id())[..] else { panic!("not one guardian") };
+    let [guardian] = misbehave::children_of(started.id())[..] else {
+        panic!("not exactly one guardian")
+    };
     kill_process(Pid::from_child(&started), Signal::KILL).unwrap();
     started.wait().unwrap();
     until_none_survives(&mark);
@@ -229,19 +233,19 @@ fn a_stopped_guardian_goes_on_when_the_program_is_killed() {
 }
 
 #[test]
-fn a_program_that_is_killed_takes_everything_with_it() {
+fn killing_this_process_kills_all_descendants() {
     killed(test_name!(), Hold::Descent);
 }
 
 #[test]
-fn a_program_that_is_killed_takes_everything_with_it_from_its_groups() {
+fn killing_this_process_kills_all_descendants_in_cgroups() {
     if holds().contains(&Hold::Cgroup) {
         killed(test_name!(), Hold::Cgroup);
     }
 }
 
 #[test]
-fn a_program_that_is_killed_takes_everything_with_it_from_its_namespaces() {
+fn killing_this_process_kills_all_descendants_in_namespaces() {
     killed(test_name!(), Hold::Isolated);
 }
 
@@ -259,7 +263,7 @@ fn killed(test: String, hold: Hold) {
                 &["say=up", "echo"],
             ] {
                 let mut config = held(hold, &mark, to_do);
-                // What the second one leaves is to be there until all are up, however long that takes.
+                // The second program's daemon must stay until all are up, however long that takes.
                 config.stop.drain = wait::LIMIT;
                 lines_held.push(lines(&config).await);
                 let (_, receiver, _) = lines_held.last_mut().unwrap();
@@ -291,45 +295,45 @@ fn killed(test: String, hold: Hold) {
 }
 
 #[test]
-fn a_guardian_that_cannot_be_started_is_named() {
+fn error_names_a_guardian_that_cannot_be_started() {
     let none = Some(Guardian::new("/no/such/guardian"));
     let config = ProcessConfig { guardian: none, ..ProcessConfig::new("cat") };
-    let Err(error) = block_on(launch(&config)) else { panic!("it was started") };
+    let Err(error) = block_on(launch(&config)) else { panic!("the program was started") };
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("/no/such/guardian"), "{error:?}");
-    // One that is something else altogether.
+    // A program that is not a guardian.
     let other = Some(Guardian::new("/bin/true"));
     let config = ProcessConfig { guardian: other, ..ProcessConfig::new("cat") };
-    let Err(error) = block_on(launch(&config)) else { panic!("it was started") };
+    let Err(error) = block_on(launch(&config)) else { panic!("the program was started") };
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("guardian"), "{error:?}");
     assert!(until_children_are_gone(wait::LIMIT));
 }
 
 #[test]
-fn a_guardian_with_other_threads_refuses_to_be_one() {
+fn guardian_with_other_threads_refuses_to_run() {
     let late = ["guarding::called_late", "--exact", "--nocapture"];
     let late = Some(Guardian::new("/proc/self/exe").with_args(late));
     let mark = misbehave::new_mark();
     let config = ProcessConfig { guardian: late, ..misbehaving(&mark, &["say=up", "echo"]) };
-    let Err(error) = block_on(launch(&config)) else { panic!("it was started") };
+    let Err(error) = block_on(launch(&config)) else { panic!("the program was started") };
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("guardian"), "{error:?}");
     assert!(until_children_are_gone(wait::LIMIT));
     assert_eq!(misbehave::survivors(&mark), [0; 0]);
 }
 
-/// What is asked to be that guardian, in a thread of its own as every test is.
+/// Runs as that guardian, in a thread of its own like every test.
 #[test]
 fn called_late() {
     Guardian::of_this_program();
 }
 
-/// Ends what a test has shown to be left.
+/// Kills the processes that a test has shown to be left.
 #[track_caller]
 pub(super) fn end_by_hand(mark: &str) {
     for survivor in misbehave::survivors(mark) {
-        // It ignores what it can, and is nobody else's: it has the mark.
+        // The mark proves that it is a process of this test.
         let _ = kill_process(Pid::from_raw(survivor as i32).unwrap(), Signal::KILL);
     }
     until_none_survives(mark);

@@ -1,4 +1,4 @@
-//! What a cgroup and a namespace add, what is as it was in them, and what is counted of what was left.
+//! Cgroups and namespaces: what they add, what they leave unchanged, and the account of what was left.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,18 +19,18 @@ const NOBODY: u32 = 65_534;
 fn is_root() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
-        eprintln!("not run as root, who alone can do what this test does");
+        eprintln!("skipped: this test requires root");
     }
     is_root
 }
 
-/// Has them die at one instant: a helper, and the guardians that it has.
+/// Kills a helper and its guardians at the same instant.
 fn kill_at_once(started: &mut std::process::Child, guardians: &[u32]) {
     let signal = |pid: &u32, signal| {
         kill_process(Pid::from_raw(*pid as i32).unwrap(), signal).unwrap();
     };
-    // They stop first, so that none of them does anything about the end of another; nor does the one
-    // that is inside of a namespace.
+    // All are stopped first, so that none reacts to the end of another, nor does a process inside a
+    // namespace.
     let all = [&[started.id()], guardians].concat();
     all.iter().for_each(|pid| signal(pid, Signal::STOP));
     let below = guardians.iter().flat_map(|guardian| misbehave::children_of(*guardian));
@@ -39,7 +39,7 @@ fn kill_at_once(started: &mut std::process::Child, guardians: &[u32]) {
     started.wait().unwrap();
 }
 
-/// A helper with one misbehaving child, held as its environment says.
+/// Returns a helper with one misbehaving child, held as its environment says.
 fn with_one(test: String) -> Command {
     helper::plain(test, || {
         let mark = std::env::var("MARK").unwrap();
@@ -82,7 +82,7 @@ fn isolated_nothing_is_left_when_a_program_and_its_guardian_are_killed_at_once()
 }
 
 #[test]
-fn what_is_left_in_a_group_when_all_were_killed_at_once_is_ended_by_the_next() {
+fn abandoned_cgroup_is_killed_by_the_next_process() {
     if !is_root() {
         return;
     }
@@ -91,11 +91,11 @@ fn what_is_left_in_a_group_when_all_were_killed_at_once_is_ended_by_the_next() {
     let (mut started, guardians) = start(&mut helper, &mark, Hold::Cgroup);
     let groups = misbehave::groups_of(&guardians);
     assert_eq!(groups.len(), 1);
-    // The groups of others who live are theirs.
+    // The cgroups of live guardians are left alone.
     let other = misbehave::new_mark();
     let (mut living, of_living) = start(&mut helper, &other, Hold::Cgroup);
     kill_at_once(&mut started, &guardians);
-    // Here the next is another helper: this process may have been a first one already.
+    // The next process is another helper, because this process may have swept already.
     let next = misbehave::new_mark();
     let (mut next_one, of_next) = start(&mut helper, &next, Hold::Cgroup);
     until_none_survives(&mark);
@@ -111,7 +111,7 @@ fn what_is_left_in_a_group_when_all_were_killed_at_once_is_ended_by_the_next() {
 }
 
 #[test]
-fn a_group_takes_the_orphans_of_a_killed_guardian_along_and_nobody_adopts_them() {
+fn cgroup_kills_orphans_of_a_killed_guardian_without_adoption() {
     if !is_root() {
         return;
     }
@@ -133,8 +133,8 @@ fn a_group_takes_the_orphans_of_a_killed_guardian_along_and_nobody_adopts_them()
     helper::succeeds(&mut helper);
 }
 
-/// A directory in the cgroup file system, which must be empty in the end: whoever leaves a group in
-/// it keeps it from being removed.
+/// A directory in the cgroup file system, which must be empty at the end of the test: a leftover cgroup
+/// would keep it from being removed.
 struct Delegated(PathBuf);
 
 impl Delegated {
@@ -152,13 +152,13 @@ impl Delegated {
 impl Drop for Delegated {
     fn drop(&mut self) {
         let removed = fs::remove_dir(&self.0);
-        assert!(removed.is_ok() || std::thread::panicking(), "a group is left: {removed:?}");
+        assert!(removed.is_ok() || std::thread::panicking(), "a cgroup is left: {removed:?}");
     }
 }
 
 const PLACE: &str = "TIELINE_TEST_CGROUP";
 
-/// Runs this in a process in a delegated cgroup, as that user.
+/// Runs `body` as `user` in a process in a delegated cgroup.
 pub(super) fn in_a_group(test: String, user: u32, body: impl FnOnce()) {
     let mut inner = helper::plain(format!("{test}#{user}"), body);
     let mut outer = helper::plain(format!("{test}#outer{user}"), || {
@@ -187,17 +187,17 @@ fn all_that_misbehave() {
 }
 
 #[test]
-fn nothing_is_left_in_a_delegated_group_of_an_ordinary_user() {
+fn nothing_is_left_in_a_delegated_cgroup_of_an_ordinary_user() {
     in_a_group(test_name!(), NOBODY, all_that_misbehave);
 }
 
 #[test]
-fn nothing_is_left_in_a_group_of_root() {
+fn nothing_is_left_in_a_cgroup_of_root() {
     in_a_group(test_name!(), 0, all_that_misbehave);
 }
 
 #[test]
-fn groups_that_a_program_makes_below_its_own_go_with_it() {
+fn nested_cgroups_of_a_program_are_removed() {
     let body = || {
         let script = r#"
             group=$(sed -n 's/^0:://p' /proc/self/cgroup)
@@ -219,16 +219,18 @@ fn groups_that_a_program_makes_below_its_own_go_with_it() {
     in_a_group(test_name!(), NOBODY, body);
 }
 
-/// A user for whom there is no group says so where it is asked for, and does without where it is not.
+/// Without permission to create a cgroup, `Hold::Cgroup` is an error and `Hold::Auto` works without one.
 #[test]
-fn where_no_group_can_be_made_only_who_asks_for_one_notices() {
+fn missing_cgroup_is_an_error_only_if_requested() {
     let mut helper = helper::plain(test_name!(), || {
         let one = |hold| ProcessConfig {
             guardian: Some(guardian().with_hold(hold)),
             ..shell("echo here")
         };
         block_on(async {
-            let Err(error) = launch(&one(Hold::Cgroup)).await else { panic!("it was started") };
+            let Err(error) = launch(&one(Hold::Cgroup)).await else {
+                panic!("the program was started")
+            };
             assert!(matches!(error.kind(), ErrorKind::LaunchFailed), "{error:?}");
             let source = std::error::Error::source(&error).unwrap().to_string();
             assert!(source.contains("cannot create a cgroup"), "{source}");
@@ -243,7 +245,7 @@ fn where_no_group_can_be_made_only_who_asks_for_one_notices() {
 }
 
 #[test]
-fn isolated_a_program_is_who_it_was_and_sees_only_its_own() {
+fn isolated_program_keeps_its_user_and_sees_only_its_namespace() {
     let mut helper = helper::plain(test_name!(), || {
         let us = rustix::process::geteuid().as_raw();
         let directory = tempfile::tempdir().unwrap();
@@ -256,10 +258,10 @@ fn isolated_a_program_is_who_it_was_and_sees_only_its_own() {
         };
         block_on(async {
             let (mut sender, mut receiver, _) = lines(&config).await;
-            // The guardian is the first of the namespace, and takes no signal from inside.
+            // The guardian is the init of the namespace, and ignores signals from inside.
             assert_eq!(message(receiver.recv().await), format!("2 1 {us} {us}"));
             let shown: u32 = pid(&mut receiver).await;
-            assert!(shown <= 5, "{shown} processes are shown");
+            assert!(shown <= 5, "ps shows {shown} processes");
             assert_eq!(message(receiver.recv().await), "still");
             let made = fs::metadata(directory.path().join("made")).unwrap();
             assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), us);
@@ -273,19 +275,19 @@ fn isolated_a_program_is_who_it_was_and_sees_only_its_own() {
 }
 
 #[test]
-fn isolation_that_is_refused_is_an_error_and_no_silence() {
+fn refused_isolation_is_an_error() {
     let helper = helper::plain(test_name!(), || {
         let config = ProcessConfig {
             guardian: Some(guardian().with_hold(Hold::Isolated)),
             ..shell("echo here")
         };
-        let Err(error) = block_on(launch(&config)) else { panic!("it was started") };
+        let Err(error) = block_on(launch(&config)) else { panic!("the program was started") };
         assert!(matches!(error.kind(), ErrorKind::IsolationRefused), "{error:?}");
         assert!(error.hint().unwrap().contains("user.max_user_namespaces"), "{error:?}");
         assert!(!error.is_retryable());
     });
     if is_root() {
-        // In a user namespace whose limit of further ones is none.
+        // In a user namespace that allows no further PID namespaces.
         let script = "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$0\" \"$@\"";
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "sh", "-c", script]);
@@ -306,7 +308,7 @@ fn counted(hold: Hold, to_do: &[&str], how: leaving::End) -> ProcessCounts {
 }
 
 #[test]
-fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
+fn account_counts_how_each_child_ended_and_that_nothing_is_left() {
     use leaving::End;
     for hold in holds() {
         let counts = |to_do: &[&str], how| {
@@ -355,7 +357,7 @@ fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
         assert_eq!(Exit::from(exit(end(receiver.recv().await))), Exit::code(3, ""));
         let counts = account.settled(wait::LIMIT).await;
         assert_eq!((counts.by_itself, counts.others_killed, counts.none_left()), (1, 1, true));
-        // Without a guardian nobody can say.
+        // Without a guardian it is not known whether anything is left.
         let account = ProcessAccount::default();
         let config = ProcessConfig { account: Some(account.clone()), ..ProcessConfig::new("true") };
         let (_sender, mut receiver, _) = lines(&config).await;
@@ -366,15 +368,15 @@ fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
 }
 
 #[test]
-fn a_request_that_no_kernel_would_take_is_refused() {
-    // Above what a guardian takes at all: arguments and environment of sixteen MiB and a bit.
+fn too_large_a_request_is_refused() {
+    // The first exceeds the guardian's own limit of 16 MiB, the second only that of the kernel.
     for (length, is_ours) in [(17 << 20, true), (3 << 20, false)] {
         let config = ProcessConfig {
             env: Environment::default().with("LONG", "x".repeat(length)),
             guardian: Some(guardian()),
             ..ProcessConfig::new("true")
         };
-        let Err(error) = block_on(launch(&config)) else { panic!("it was started") };
+        let Err(error) = block_on(launch(&config)) else { panic!("the program was started") };
         let source = std::error::Error::source(&error).unwrap();
         let source = source.downcast_ref::<std::io::Error>().unwrap();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! What a child is given, and what each failure to start one is called.
+//! What a child is started with, and the error of each failure to start one.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt;
 use super::*;
 
 #[test]
-fn arguments_arrive_as_they_are() {
+fn arguments_arrive_unchanged() {
     let words = [
         "",
         " ",
@@ -43,7 +43,7 @@ fn arguments_arrive_as_they_are() {
     ];
     let mut words = words.map(OsString::from).to_vec();
     words.push(OsString::from_vec(vec![0xff, 0xfe, 0x80]));
-    // Also when they went through an endpoint's text, where they are text.
+    // The same through the text of an endpoint, which carries only valid UTF-8.
     let direct = ProcessConfig::new("printf").with_args(["%s\\0"]).with_args(&words);
     assert_eq!(output(&direct), joined(&words));
     words.pop();
@@ -58,7 +58,7 @@ fn joined(words: &[OsString]) -> Vec<u8> {
 }
 
 #[test]
-fn the_child_gets_its_directory_and_its_environment_on_top_of_ours() {
+fn child_gets_its_directory_and_extra_environment_variables() {
     let directory = tempfile::tempdir().unwrap();
     let cwd = fs::canonicalize(directory.path()).unwrap();
     let options = Options {
@@ -75,7 +75,7 @@ fn the_child_gets_its_directory_and_its_environment_on_top_of_ours() {
 }
 
 #[test]
-fn a_relative_program_is_looked_for_in_the_childs_directory() {
+fn relative_program_is_resolved_in_the_childs_directory() {
     let directory = tempfile::tempdir().unwrap();
     program(&directory.path().join("hello"), "#!/bin/sh\necho hello\n", 0o755);
     let cwd = Some(directory.path().to_owned());
@@ -84,8 +84,8 @@ fn a_relative_program_is_looked_for_in_the_childs_directory() {
 }
 
 #[test]
-fn the_child_inherits_no_descriptors_but_the_three() {
-    // Whatever this process has open, and opens at this moment.
+fn child_inherits_only_the_three_standard_descriptors() {
+    // Other descriptors of this process, including inheritable ones.
     let file = fs::File::open("/dev/null").unwrap();
     let _inheritable = rustix::io::dup(&file).unwrap();
     let (_left, _right) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -108,10 +108,12 @@ fn the_child_inherits_no_descriptors_but_the_three() {
 }
 
 #[test]
-fn a_child_is_refused_while_sigchld_is_ignored() {
+fn starting_fails_while_sigchld_is_ignored() {
     let helper = helper::plain(test_name!(), || {
         let launched = || block_on(async { launch(&shell("exit 7")).await });
-        let Err(error) = launched() else { panic!("its exit status would be lost") };
+        let Err(error) = launched() else {
+            panic!("started, although its exit status would be lost")
+        };
         assert!(matches!(error.kind(), ErrorKind::LaunchFailed), "{error:?}");
         assert!(error.hint().unwrap().contains("reset_inherited"), "{error:?}");
         assert!(tieline_transport::is_signal_ignored(Signal::CHILD.as_raw()));
@@ -129,7 +131,7 @@ fn a_child_is_refused_while_sigchld_is_ignored() {
 }
 
 #[test]
-fn a_child_starts_with_no_signal_blocked_and_without_those_of_the_c_library_ignored() {
+fn child_starts_with_no_blocked_or_internally_ignored_signals() {
     block_on(async {
         let script = "grep -E 'SigBlk|SigIgn' /proc/self/status";
         let (_sender, mut receiver, _) = lines(&shell(script)).await;
@@ -137,20 +139,20 @@ fn a_child_starts_with_no_signal_blocked_and_without_those_of_the_c_library_igno
             let line = message(receiver.recv().await);
             u64::from_str_radix(line.split_once(':').unwrap().1.trim(), 16).unwrap()
         };
-        assert_eq!(mask().await, 0, "blocked");
-        assert_eq!(mask().await & (1 << 31 | 1 << 32), 0, "ignored");
+        assert_eq!(mask().await, 0, "blocked signals");
+        assert_eq!(mask().await & (1 << 31 | 1 << 32), 0, "ignored signals");
     });
 }
 
 #[test]
-fn the_child_leads_a_group_of_its_own_and_dies_of_a_broken_pipe_as_any_program() {
+fn child_leads_its_own_group_and_does_not_ignore_sigpipe() {
     block_on(async {
         let script = "cut -d' ' -f1,5 /proc/$$/stat; grep SigIgn /proc/$$/status; :";
         let (_sender, mut receiver, _) = lines(&shell(script)).await;
         let stat = message(receiver.recv().await);
         let (pid, group) = stat.split_once(' ').unwrap();
         assert_eq!(pid, group);
-        // This process ignores SIGPIPE, as every program in Rust.
+        // This process ignores SIGPIPE, like every Rust program.
         let ignored = message(receiver.recv().await);
         let ignored = ignored.trim_start_matches("SigIgn:").trim();
         assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & 1 << (13 - 1), 0);
@@ -158,7 +160,7 @@ fn the_child_leads_a_group_of_its_own_and_dies_of_a_broken_pipe_as_any_program()
 }
 
 #[test]
-fn each_way_of_not_starting_is_its_own_error() {
+fn each_launch_failure_has_its_own_error() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     program(&at("no-interpreter"), "#!/no/such/interpreter\n", 0o755);
@@ -194,9 +196,9 @@ fn each_way_of_not_starting_is_its_own_error() {
 }
 
 #[test]
-fn a_program_that_is_not_found_was_looked_for_in_each_directory_of_the_path() {
+fn program_is_searched_in_each_directory_of_path() {
     let config = ProcessConfig::new("tieline-no-such-program");
-    let Err(error) = block_on(launch(&config)) else { panic!("it was started") };
+    let Err(error) = block_on(launch(&config)) else { panic!("the program was started") };
     let ErrorKind::CommandNotFound { searched } = error.kind() else { panic!("{error:?}") };
     let path = std::env::var_os("PATH").unwrap();
     for directory in std::env::split_paths(&path) {
@@ -205,7 +207,7 @@ fn a_program_that_is_not_found_was_looked_for_in_each_directory_of_the_path() {
 }
 
 #[test]
-fn what_the_operating_system_would_misunderstand_is_refused_by_its_fields_name() {
+fn invalid_configuration_is_refused_by_field_name() {
     let good = ProcessConfig::new("cat");
     let with_env = |name: &str, value: &str| ProcessConfig {
         env: [(name, value)].into_iter().collect(),
@@ -239,8 +241,8 @@ fn listening_is_an_unsupported_operation() {
 }
 
 #[test]
-fn a_lack_of_descriptors_is_an_error_of_the_moment_and_leaves_nothing() {
-    // The limit is the whole process's.
+fn running_out_of_descriptors_is_retryable_and_leaks_nothing() {
+    // The limit applies to the whole process.
     let mut helper = helper::plain(test_name!(), || {
         use rustix::process::{Resource, Rlimit};
         let limit = Rlimit { current: Some(64), ..rustix::process::getrlimit(Resource::Nofile) };
@@ -249,7 +251,7 @@ fn a_lack_of_descriptors_is_an_error_of_the_moment_and_leaves_nothing() {
             drop(launch(&shell("cat")).await.unwrap());
             let null = || fs::File::open("/dev/null");
             let mut taken: Vec<_> = std::iter::repeat_with(null).map_while(Result::ok).collect();
-            // One more each time, so that every step of the way fails once.
+            // One more descriptor each time, so that every step fails once.
             let mut pipes = 0;
             loop {
                 let error = match launch(&shell("cat")).await {
@@ -268,7 +270,7 @@ fn a_lack_of_descriptors_is_an_error_of_the_moment_and_leaves_nothing() {
             }
             assert!(pipes > 0);
             drop(taken);
-            wait::until("the end of all children", || children().is_empty());
+            wait::until("all children have ended", || children().is_empty());
         });
     });
     helper::succeeds(&mut helper);
@@ -279,7 +281,7 @@ fn children() -> String {
     tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap()).collect()
 }
 
-/// All that the child writes, to its end.
+/// Returns everything that the child writes.
 fn output(config: &ProcessConfig) -> Vec<u8> {
     block_on(async {
         let (mut read, _write) = launch(config).await.unwrap().into_split();

@@ -1,5 +1,5 @@
-//! What is left of programs that misbehave, in every way a line can end: nothing under a guardian,
-//! and without one nothing that has stayed in its group.
+//! What is left of misbehaving programs after every kind of end of a line: nothing with a guardian, and
+//! nothing in the process group without one.
 
 use std::os::unix::process::CommandExt;
 
@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use super::guarding::{end_by_hand, held, holds, misbehaving, until_none_survives};
 use super::*;
 
-/// What a program does, and how many of its processes are beyond the reach of its group then.
+/// What a program does, and how many of its processes then escape its process group.
 pub(super) const MISBEHAVING: [(&[&str], usize); 9] = [
     (&["ignore", "daemon", "child", "say=up", "stay"], 1),
     (&["ignore", "holder", "say=up", "stay"], 1),
@@ -20,7 +20,7 @@ pub(super) const MISBEHAVING: [(&[&str], usize); 9] = [
     (&["daemon", "say=up", "close", "stay"], 1),
     (&["daemon", "say=up", "group=KILL", "stay"], 1),
     (&["child", "say=up", "echo"], 0),
-    // Its processes are other ones each time.
+    // Its processes are replaced continually.
     (&["relay", "say=up", "stay"], usize::MAX),
 ];
 
@@ -36,7 +36,7 @@ pub(super) enum End {
 pub(super) const ENDS: [End; 5] =
     [End::Drop, End::DropWithoutRuntime, End::Abort, End::Stop, End::Read];
 
-/// Has the line, and ends it.
+/// Runs the program and ends its line.
 pub(super) fn run(config: ProcessConfig, how: End) {
     let stop = StopTimeouts {
         end_of_input: Duration::from_millis(5),
@@ -57,11 +57,11 @@ pub(super) fn run(config: ProcessConfig, how: End) {
         }
         End::Abort => control.abort(),
         End::Stop => runtime.block_on(async {
-            // One that has ended takes no close.
+            // Closing fails if the child has ended.
             let _ = sender.close().await;
             control.stop().await;
         }),
-        // To its end, where it comes to one.
+        // Until the end, if it comes.
         End::Read => runtime.block_on(async {
             let _ = sender.close().await;
             let _ = tokio::time::timeout(Duration::from_millis(100), receiver.recv()).await;
@@ -89,7 +89,7 @@ fn nothing_is_left_under_a_guardian() {
 }
 
 #[test]
-fn nothing_of_the_group_is_left_without_a_guardian() {
+fn nothing_in_the_group_is_left_without_a_guardian() {
     let mut helper = helper::plain(test_name!(), || {
         for (to_do, beyond) in MISBEHAVING {
             if beyond == usize::MAX {
@@ -99,7 +99,7 @@ fn nothing_of_the_group_is_left_without_a_guardian() {
                 let mark = misbehave::new_mark();
                 run(misbehaving(&mark, to_do), how);
                 wait::until("the end of the group", || misbehave::survivors(&mark).len() <= beyond);
-                // The gap is as it is described.
+                // The documented gap is not larger or smaller than documented.
                 assert_eq!(misbehave::survivors(&mark).len(), beyond, "{to_do:?} {how:?}");
                 end_by_hand(&mark);
             }
@@ -111,12 +111,12 @@ fn nothing_of_the_group_is_left_without_a_guardian() {
     as_an_ordinary_user(&mut helper);
 }
 
-/// Runs the helper once more as nobody, or says why that is not possible.
+/// Runs the helper again as an ordinary user, or prints why that is not possible.
 #[track_caller]
 pub(super) fn as_an_ordinary_user(helper: &mut std::process::Command) {
     const NOBODY: u32 = 65_534;
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not run as root: it was an ordinary user who ran this, and nobody else does");
+        eprintln!("skipped: not run as root, so it has already run as an ordinary user");
         return;
     }
     helper::succeeds(helper.uid(NOBODY).gid(NOBODY).current_dir("/"));

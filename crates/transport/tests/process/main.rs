@@ -1,4 +1,4 @@
-//! Child processes as lines: how they are started, how they end, and what is left of them.
+//! Child processes as lines: how they start, how they end, and that nothing is left of them.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -26,11 +26,11 @@ use tieline_transport::{
     ReceiverExt, StopTimeouts, Transport, TransportError,
 };
 
-/// The patience of a line that is never to run out of it.
+/// Timeouts for lines whose stages must never time out.
 const PATIENT: StopTimeouts = StopTimeouts { end_of_input: LONG, terminate: LONG, drain: LONG };
 const LONG: Duration = Duration::from_secs(10_000);
 
-/// A shell script as the child.
+/// Returns a configuration with a shell script as the child.
 fn shell(script: &str) -> ProcessConfig {
     ProcessConfig::new("sh").with_args(["-c", script])
 }
@@ -41,7 +41,7 @@ async fn launch(config: &ProcessConfig) -> Result<ProcessConnection, TransportEr
     Process.connect(&ProcessConfig { guardian, ..config.clone() }).await
 }
 
-/// With this in the environment, each child of these tests has a guardian that holds it so.
+/// If this is set in the environment, each child of these tests has a guardian with this `Hold`.
 const GUARDED: &str = "TIELINE_TEST_GUARDED";
 
 fn hold_of(name: &str) -> Hold {
@@ -49,20 +49,20 @@ fn hold_of(name: &str) -> Hold {
     all.into_iter().find(|hold| format!("{hold:?}") == name).unwrap()
 }
 
-/// This program is its own guardian.
+/// Returns this program as its own guardian.
 fn guardian() -> Guardian {
     Guardian::new("/proc/self/exe")
 }
 
-/// A guardian has one thread, and the `main` of tests begins with another one.
+/// A guardian must have a single thread, and the `main` of tests starts with another one.
 #[allow(unsafe_code)]
 mod before_main {
     #[used]
-    // SAFETY: the C library calls what stands here before `main`, as it calls `main`.
+    // SAFETY: the C library calls the functions in this section before `main`, in the same way as `main`.
     #[unsafe(link_section = ".init_array")]
     static BEFORE_MAIN: extern "C" fn() = {
         extern "C" fn be_guardian() {
-            // With more arguments it is asked to be one that cannot.
+            // With more arguments, a test wants a guardian that is started too late.
             if std::env::args_os().len() == 2 {
                 tieline_transport::Guardian::of_this_program();
             }
@@ -74,7 +74,7 @@ mod before_main {
 type Sender = FramedSender<<ProcessConnection as tieline_transport::Connection>::WriteHalf, Lines>;
 type Recv = FramedReceiver<<ProcessConnection as tieline_transport::Connection>::ReadHalf, Lines>;
 
-/// The child's lines, in both directions, and the handle that outlives them.
+/// Returns the two halves of a line to the child, and the handle that outlives them.
 async fn lines(config: &ProcessConfig) -> (Sender, Recv, Control) {
     let patient = ChannelConfig { program_stall_timeout: wait::LIMIT, ..ChannelConfig::default() };
     let connection = launch(config).await.unwrap();
@@ -88,11 +88,11 @@ async fn lines(config: &ProcessConfig) -> (Sender, Recv, Control) {
 fn message(incoming: Incoming) -> String {
     match incoming {
         Incoming::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
-        other => panic!("no message: {other:?}"),
+        other => panic!("not a message: {other:?}"),
     }
 }
 
-/// The process id that the child wrote as a line.
+/// Receives the process id that the child wrote as a line.
 async fn pid(receiver: &mut impl Receiver) -> u32 {
     message(receiver.recv().await).trim().parse().unwrap()
 }
@@ -101,7 +101,7 @@ async fn pid(receiver: &mut impl Receiver) -> u32 {
 fn end(incoming: Incoming) -> CloseReason {
     match incoming {
         Incoming::End(reason) => reason,
-        other => panic!("no end: {other:?}"),
+        other => panic!("not the end: {other:?}"),
     }
 }
 
@@ -109,11 +109,11 @@ fn end(incoming: Incoming) -> CloseReason {
 fn exit(reason: CloseReason) -> ChildExit {
     match reason {
         CloseReason::ChildExited(exit) => Arc::unwrap_or_clone(exit),
-        other => panic!("no exit: {other:?}"),
+        other => panic!("not an exit: {other:?}"),
     }
 }
 
-/// A child's end in a form to compare with: its code or its signal, and its stderr.
+/// A child's end in a form that can be compared: its exit code or signal, and its stderr.
 #[derive(Debug, PartialEq)]
 struct Exit {
     code: Option<i32>,

@@ -1,4 +1,4 @@
-//! Process numbers that come again, forced in a PID namespace: no stranger is ever signalled.
+//! Reused process ids, forced in a PID namespace: no unrelated process is ever signaled.
 
 use std::fs;
 use std::process::{Child, Command};
@@ -9,8 +9,8 @@ use tieline_transport::{SenderExt, until_children_are_gone};
 
 use super::*;
 
-/// A process of that number, if the kernel gives it. Another thread of ours may take the number, so
-/// more than once.
+/// Starts a process with this id, if the kernel assigns it. Another thread of this process may take the
+/// id, so it tries several times.
 fn stranger(number: u32) -> Option<Child> {
     for _ in 0..20 {
         fs::write("/proc/sys/kernel/ns_last_pid", (number - 1).to_string()).unwrap();
@@ -25,7 +25,7 @@ fn stranger(number: u32) -> Option<Child> {
 }
 
 #[test]
-fn a_stranger_with_the_number_of_a_child_that_was_reaped_is_never_signalled() {
+fn unrelated_process_with_a_reused_id_is_never_signaled() {
     let helper = helper::plain(test_name!(), || {
         for hold in [None, Some(Hold::Descent), Some(Hold::Cgroup)] {
             let guardian = hold.map(|hold| guardian().with_hold(hold));
@@ -42,9 +42,9 @@ fn a_stranger_with_the_number_of_a_child_that_was_reaped_is_never_signalled() {
                 sender.send("end").await.unwrap();
                 exit(end(receiver.recv().await));
                 if let Some(guardian) = guardian {
-                    assert!(stranger(*guardian).is_none(), "the guardian lives");
+                    assert!(stranger(*guardian).is_none(), "the guardian is running");
                 } else {
-                    assert!(stranger(child).is_none(), "a child has its number until it is reaped");
+                    assert!(stranger(child).is_none(), "a child keeps its id until it is reaped");
                 }
 
                 control.stop().await;
@@ -56,7 +56,10 @@ fn a_stranger_with_the_number_of_a_child_that_was_reaped_is_never_signalled() {
                 drop((sender, receiver));
                 assert!(until_children_are_gone(wait::LIMIT));
                 for stranger in &mut strangers {
-                    assert!(stranger.try_wait().unwrap().is_none(), "a stranger was signalled");
+                    assert!(
+                        stranger.try_wait().unwrap().is_none(),
+                        "an unrelated process was signaled"
+                    );
                     stranger.kill().unwrap();
                     stranger.wait().unwrap();
                 }
@@ -64,7 +67,7 @@ fn a_stranger_with_the_number_of_a_child_that_was_reaped_is_never_signalled() {
         }
     });
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not run as root, who alone can say which number is the next");
+        eprintln!("skipped: only root can choose the next process id");
         return;
     }
     let mut command = Command::new("unshare");

@@ -1,5 +1,5 @@
-//! Many times over: nothing adds up. `TIELINE_SOAK=1` for ten thousand lines and five hundred deaths
-//! instead of a sample.
+//! Repeats starting and ending to detect leaks. `TIELINE_SOAK=1` runs ten thousand lines and five hundred
+//! kills instead of a sample.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ pub(super) fn is_long() -> bool {
     std::env::var_os("TIELINE_SOAK").is_some()
 }
 
-/// What a process has that it could lose.
+/// The resources that a process could leak.
 #[derive(Debug, PartialEq)]
 struct Holdings {
     descriptors: BTreeMap<String, usize>,
@@ -30,7 +30,7 @@ impl Holdings {
         for descriptor in fs::read_dir("/proc/self/fd").unwrap() {
             let target = fs::read_link(descriptor.unwrap().path());
             let target = target.map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
-            // Pipes and sockets have a number of their own each.
+            // Pipes and sockets each have a number, so only the kind is counted.
             let kind = target.split(':').next().unwrap_or_default().to_owned();
             *descriptors.entry(kind).or_default() += 1;
         }
@@ -39,7 +39,7 @@ impl Holdings {
     }
 }
 
-/// As [`helper::succeeds`]; one that is long has no limit but its own.
+/// As [`helper::succeeds`], but without its time limit for long runs.
 pub(super) fn succeeds(helper: &mut std::process::Command) {
     match is_long() {
         true => assert_eq!(helper.status().unwrap().code(), Some(42)),
@@ -61,23 +61,23 @@ fn start_and_end(hold: Hold) {
     }
     assert!(until_children_are_gone(wait::LIMIT));
     assert_eq!(misbehave::survivors(&mark), [0; 0]);
-    wait::until("the end of the last runtime's threads", || {
+    wait::until("the threads of the last runtime have ended", || {
         Holdings::now().threads <= before.threads
     });
     assert_eq!(Holdings::now(), before);
 }
 
 #[test]
-fn starting_and_ending_adds_up_to_nothing() {
+fn starting_and_ending_leaks_nothing() {
     succeeds(&mut helper::plain(test_name!(), || start_and_end(Hold::Descent)));
 }
 
 #[test]
-fn starting_and_ending_in_groups_adds_up_to_nothing_and_leaves_no_group() {
+fn starting_and_ending_in_cgroups_leaks_nothing() {
     in_a_group(test_name!(), 0, || start_and_end(Hold::Cgroup));
 }
 
 #[test]
-fn starting_and_ending_in_namespaces_adds_up_to_nothing() {
+fn starting_and_ending_in_namespaces_leaks_nothing() {
     succeeds(&mut helper::plain(test_name!(), || start_and_end(Hold::Isolated)));
 }

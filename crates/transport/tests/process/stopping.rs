@@ -1,4 +1,4 @@
-//! Ending a child: politely and in stages, or at once by dropping the line.
+//! Ending a child: gracefully in stages, or at once by dropping the line.
 
 use tieline_testkit::wait::block_on;
 use tieline_transport::{Connection, ConnectionExt, SenderExt};
@@ -6,14 +6,14 @@ use tokio::runtime::Runtime;
 
 use super::*;
 
-/// No stage may be skipped, so each before the one that is to work has no patience at all, and that
-/// one has all there is.
+/// No stage may be skipped, so each stage before the one that works has no time at all, and that one has
+/// unlimited time.
 #[test]
-fn a_child_is_stopped_by_the_first_stage_that_works() {
+fn child_is_stopped_by_the_first_stage_that_works() {
     let end_of_input = StopTimeouts { end_of_input: LONG, ..PATIENT };
     let terminate = StopTimeouts { end_of_input: Duration::ZERO, ..PATIENT };
     let kill = StopTimeouts { terminate: Duration::from_millis(20), ..terminate };
-    // A shell acts on a signal between two commands, and has its own to say about those it ends.
+    // A shell handles a signal between two commands, and prints a message for children that are killed.
     let deaf = "exec 2>/dev/null; while :; do sleep 0.02; done";
     for (script, stop, expected) in [
         ("echo ready; cat; exit 6", end_of_input, Exit::code(6, "")),
@@ -47,9 +47,9 @@ fn closing_a_connection_goes_through_the_same_stages() {
 }
 
 #[test]
-fn a_child_with_much_to_say_is_heard_out_when_its_connection_is_closed() {
+fn output_is_drained_when_a_connection_is_closed() {
     block_on(async {
-        // It cannot end before somebody has read 10 MB.
+        // The child cannot exit before 10 MB were read.
         let script = "cat; head -c 10000000 /dev/zero; exit 8";
         let config = ProcessConfig { stop: PATIENT, ..shell(script) };
         let reason = launch(&config).await.unwrap().close().await;
@@ -58,7 +58,7 @@ fn a_child_with_much_to_say_is_heard_out_when_its_connection_is_closed() {
 }
 
 #[test]
-fn a_stop_that_is_dropped_half_way_leaves_the_rest_to_the_drop_of_the_line() {
+fn dropped_stop_leaves_the_rest_to_the_drop_of_the_line() {
     block_on(async {
         let (mut sender, receiver, control, pids) = stubborn().await;
         sender.close().await.unwrap();
@@ -83,7 +83,7 @@ fn stopping_ends_the_whole_group() {
     });
 }
 
-/// A child that is deaf to anything but SIGKILL, with one of its own like it.
+/// A child that ignores every signal but SIGKILL, with a child of its own that does the same.
 const STUBBORN: &str =
     "trap '' TERM HUP INT; sleep 10000 & echo $$; echo $!; while :; do sleep 10000; done";
 
@@ -97,16 +97,16 @@ async fn stubborn() -> (Sender, Recv, Control, [u32; 2]) {
 #[track_caller]
 fn assert_gone([child, grandchild]: [u32; 2]) {
     wait::until_reaped(child);
-    // Whoever took it over reaps it.
+    // It is reaped by the process that adopted it.
     wait::until_ended(grandchild);
 }
 
 #[test]
-fn dropping_the_line_ends_the_group_at_once_and_leaves_no_zombie() {
+fn dropping_the_line_kills_the_group_at_once_and_leaves_no_zombie() {
     block_on(async {
         let (sender, receiver, control, pids) = stubborn().await;
         drop(sender);
-        assert!(wait::is_running(pids[0]), "half of a line keeps it");
+        assert!(wait::is_running(pids[0]), "one half keeps the line alive");
         drop(receiver);
         assert!(matches!(control.close_reason(), Some(CloseReason::ByUs)), "{control:?}");
         tokio::task::spawn_blocking(move || assert_gone(pids)).await.unwrap();
@@ -119,7 +119,7 @@ fn dropping_the_line_works_without_a_runtime() {
         let runtime = Runtime::new().unwrap();
         let (sender, receiver, _control, pids) = runtime.block_on(stubborn());
         match is_idle {
-            // The runtime is there and nobody drives it.
+            // The runtime exists but does not run.
             true => {
                 drop((sender, receiver));
                 assert_gone(pids);
@@ -135,7 +135,7 @@ fn dropping_the_line_works_without_a_runtime() {
 }
 
 #[test]
-fn a_runtime_that_goes_takes_the_line_in_its_tasks_with_it() {
+fn runtime_shutdown_ends_lines_owned_by_its_tasks() {
     let runtime = Runtime::new().unwrap();
     let (sender, mut receiver, _control, pids) = runtime.block_on(stubborn());
     runtime.spawn(async move {
@@ -147,22 +147,22 @@ fn a_runtime_that_goes_takes_the_line_in_its_tasks_with_it() {
 }
 
 #[test]
-fn an_attempt_to_connect_that_is_dropped_leaves_no_child() {
+fn dropped_connect_leaves_no_child() {
     let directory = tempfile::tempdir().unwrap();
     let runtime = Runtime::new().unwrap();
     let cwd = Some(directory.path().to_owned());
     let config = ProcessConfig { cwd, ..shell("exec sleep 10000") };
     for _ in 0..50 {
-        // Now and then it is quick enough to connect.
+        // Some attempts are fast enough to connect.
         runtime.block_on(async { drop(wait::poll_once(launch(&config)).await) });
     }
-    // The library starts children one after another: behind this one no other comes.
+    // The library starts children one after another, so none is started after this one.
     drop(runtime.block_on(launch(&shell("cat"))).unwrap());
     let is_one_of_them = |entry: std::fs::DirEntry| {
         let cwd = std::fs::read_link(entry.path().join("cwd"));
         cwd.is_ok_and(|cwd| cwd == directory.path())
     };
-    wait::until("the end of all that were started", || {
+    wait::until("the end of all started children", || {
         !std::fs::read_dir("/proc").unwrap().flatten().any(is_one_of_them)
     });
 }

@@ -1,4 +1,4 @@
-//! Messages to and from a child that lives.
+//! Messages to and from a live child.
 
 use tieline_testkit::wait::block_on;
 use tieline_transport::SenderExt;
@@ -6,7 +6,7 @@ use tieline_transport::SenderExt;
 use super::*;
 
 #[test]
-fn what_cat_is_sent_comes_back_and_the_end_of_its_input_ends_it() {
+fn cat_echoes_and_exits_at_the_end_of_its_input() {
     block_on(async {
         let (mut sender, mut receiver, control) = lines(&ProcessConfig::new("cat")).await;
         for text in ["{\"id\":1}", "two words", "é"] {
@@ -22,7 +22,7 @@ fn what_cat_is_sent_comes_back_and_the_end_of_its_input_ends_it() {
 }
 
 #[test]
-fn recv_dropped_in_the_middle_of_a_line_loses_nothing() {
+fn dropping_recv_within_a_line_loses_nothing() {
     block_on(async {
         let script = "printf hel; read more; echo \"$more\"";
         let (mut sender, mut receiver, control) = lines(&shell(script)).await;
@@ -36,10 +36,10 @@ fn recv_dropped_in_the_middle_of_a_line_loses_nothing() {
 }
 
 #[test]
-fn a_flood_on_stderr_does_not_block_the_child() {
+fn flood_on_stderr_does_not_block_the_child() {
     block_on(async {
-        // Hundreds of times what a pipe holds without a single line, and 4 MB of short ones. Each time the
-        // pipe is full the two processes wait for each other, which takes long on a busy machine.
+        // Hundreds of times the capacity of a pipe without a newline, then 4 MB of short lines. Each time
+        // the pipe is full the two processes wait for each other, which takes long on a busy machine.
         let script =
             "head -c 20000000 /dev/zero >&2; yes | head -c 4000000 >&2; echo done; read x; exit 3";
         let (mut sender, mut receiver, _) = lines(&shell(script)).await;
@@ -52,7 +52,7 @@ fn a_flood_on_stderr_does_not_block_the_child() {
 }
 
 #[test]
-fn a_child_that_is_never_read_from_or_written_to_has_its_stderr_read() {
+fn stderr_is_read_even_if_the_line_is_not_used() {
     block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let config = shell("head -c 1000000 /dev/zero >&2; echo > done; sleep 1000");

@@ -1,4 +1,4 @@
-//! Connecting, and what each failure to connect is called.
+//! Connecting, and the error of each failure to connect.
 
 use std::os::unix::net::{UnixDatagram, UnixListener as StdListener};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 
 #[tokio::test]
-async fn each_way_of_not_connecting_is_its_own_error() {
+async fn each_connect_failure_has_its_own_error() {
     let (directory, nothing) = place();
     let at = |name: &str| directory.path().join(name);
     let long = at(&"x".repeat(108));
@@ -44,12 +44,12 @@ async fn each_way_of_not_connecting_is_its_own_error() {
         assert_error(&error, path, *kind, hint);
         assert_eq!(error.is_retryable(), *is_retryable, "{error}");
     }
-    // Connecting leaves nothing behind, not even a lock file.
+    // Connecting creates no files, not even a lock file.
     assert!(!lock_file(&nothing).exists() && !lock_file(&at("dead")).exists());
 }
 
 #[tokio::test]
-async fn connecting_waits_for_room_in_the_queue() {
+async fn connect_waits_while_the_backlog_is_full() {
     let (_directory, path) = place();
     let (live, waiting) = scarcity::full_backlog(&path);
     let impatient =
@@ -70,7 +70,7 @@ async fn connecting_waits_for_room_in_the_queue() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn an_abstract_socket_is_connected_to_and_never_listened_on() {
+async fn abstract_sockets_support_connecting_but_not_listening() {
     use std::os::linux::net::SocketAddrExt;
     use tieline_transport::{Options, UnixAddress};
 
@@ -101,7 +101,7 @@ async fn an_abstract_socket_is_connected_to_and_never_listened_on() {
 }
 
 #[tokio::test]
-async fn a_bad_configuration_is_refused_by_its_fields_name() {
+async fn invalid_configuration_is_refused_by_field_name() {
     let (_directory, path) = place();
     let good = UnixConfig::new(&path);
     for (config, field) in [
@@ -118,5 +118,5 @@ async fn a_bad_configuration_is_refused_by_its_fields_name() {
             }
         }
     }
-    assert!(!lock_file(&path).exists(), "no I/O before the configuration is known to be good");
+    assert!(!lock_file(&path).exists(), "there was I/O before the configuration was validated");
 }

@@ -1,4 +1,4 @@
-//! What is at the path already, and what is left there afterwards.
+//! What may exist at the path before listening, and what is left there afterwards.
 
 use std::os::unix::net::{UnixDatagram, UnixListener as StdListener, UnixStream};
 use std::sync::Barrier;
@@ -18,8 +18,8 @@ fn is_not_a_socket(kind: &ErrorKind) -> bool {
 }
 
 #[tokio::test]
-async fn a_live_socket_is_never_removed() {
-    // None of them has a lock file beside it.
+async fn live_socket_is_never_removed() {
+    // None of these sockets has a lock file.
     let (_directory, path) = place();
     let live = StdListener::bind(&path).unwrap();
     let before = inode(&path);
@@ -36,7 +36,7 @@ async fn a_live_socket_is_never_removed() {
 }
 
 #[tokio::test]
-async fn a_live_socket_whose_queue_is_full_is_never_removed() {
+async fn live_socket_with_a_full_backlog_is_never_removed() {
     let (_directory, path) = place();
     let (_live, _waiting) = scarcity::full_backlog(&path);
     let before = inode(&path);
@@ -46,7 +46,7 @@ async fn a_live_socket_whose_queue_is_full_is_never_removed() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_socket_that_somebody_has_bound_and_not_listened_on_yet_is_never_removed() {
+async fn socket_that_is_bound_but_not_listening_yet_is_never_removed() {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, socket};
     let (_directory, path) = place();
     let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
@@ -60,19 +60,19 @@ async fn a_socket_that_somebody_has_bound_and_not_listened_on_yet_is_never_remov
 }
 
 #[tokio::test]
-async fn a_dead_socket_is_replaced() {
+async fn dead_socket_is_replaced() {
     let (_directory, path) = place();
     drop(StdListener::bind(&path).unwrap());
-    assert!(path.exists(), "std leaves it behind");
+    assert!(path.exists(), "std does not remove the socket");
     let mut listener = listen(&path).await.unwrap();
     let (near, far) = tokio::join!(connect(&path), listener.accept());
     near.unwrap();
     far.unwrap();
 }
 
-/// The kernel lists sockets by the names they were bound by, which others may have used as well.
+/// The kernel lists sockets by the names they were bound to, which other sockets may have, too.
 #[tokio::test]
-async fn a_dead_socket_is_replaced_whatever_others_call_theirs() {
+async fn dead_socket_is_replaced_even_if_live_ones_have_its_name() {
     let (_directory, path) = place();
     drop(StdListener::bind(&path).unwrap());
     let (_elsewhere, other) = place();
@@ -86,7 +86,7 @@ async fn a_dead_socket_is_replaced_whatever_others_call_theirs() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_socket_is_left_alone() {
+async fn files_that_are_not_sockets_are_left_alone() {
     type Make = fn(&Path);
     let makes: [(&str, Make); 6] = [
         ("a file", |path| std::fs::write(path, "precious").unwrap()),
@@ -114,12 +114,12 @@ async fn what_is_not_a_socket_is_left_alone() {
         let before = (inode(&path), entries(directory.path()));
         let error = error_of(listen(&path).await);
         assert_error(&error, &path, is_not_a_socket, "another path");
-        assert_eq!((inode(&path), entries(directory.path())), before, "{what}: nothing is added");
+        assert_eq!((inode(&path), entries(directory.path())), before, "{what}: files changed");
     }
 }
 
 #[tokio::test]
-async fn a_link_in_the_place_of_the_lock_file_is_not_followed() {
+async fn link_in_place_of_the_lock_file_is_not_followed() {
     let (directory, path) = place();
     let target = directory.path().join("precious");
     std::os::unix::fs::symlink(&target, lock_file(&path)).unwrap();
@@ -129,7 +129,7 @@ async fn a_link_in_the_place_of_the_lock_file_is_not_followed() {
 }
 
 #[test]
-fn of_fifty_that_start_at_once_exactly_one_wins() {
+fn exactly_one_of_fifty_simultaneous_listeners_wins() {
     const STARTERS: usize = 50;
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for round in 0..20 {
@@ -151,7 +151,7 @@ fn of_fifty_that_start_at_once_exactly_one_wins() {
         for loser in losers {
             assert_error(&error_of(loser), &path, is_in_use, "another path");
         }
-        // And what is at the path is the winner's.
+        // The socket at the path belongs to the winner.
         let mut winner = winners.into_iter().next().unwrap().unwrap();
         let (near, far) = runtime.block_on(async { tokio::join!(connect(&path), winner.accept()) });
         near.unwrap();
@@ -160,7 +160,7 @@ fn of_fifty_that_start_at_once_exactly_one_wins() {
 }
 
 #[tokio::test]
-async fn a_child_does_not_keep_the_lock() {
+async fn child_does_not_keep_the_lock() {
     let (_directory, path) = place();
     let listener = listen(&path).await.unwrap();
     let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
@@ -172,7 +172,7 @@ async fn a_child_does_not_keep_the_lock() {
 }
 
 #[test]
-fn children_that_are_just_being_started_do_not_keep_the_lock() {
+fn children_being_started_do_not_keep_the_lock() {
     let (_directory, path) = place();
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -203,7 +203,7 @@ async fn dropping_removes_the_socket_and_leaves_an_empty_lock_file() {
 }
 
 #[tokio::test]
-async fn dropping_removes_only_what_is_ours() {
+async fn dropping_removes_only_its_own_socket() {
     for replace in [
         |path: &Path| drop(StdListener::bind(path).unwrap()),
         |path: &Path| std::fs::write(path, "precious").unwrap(),
@@ -211,7 +211,7 @@ async fn dropping_removes_only_what_is_ours() {
     ] {
         let (directory, path) = place();
         let listener = listen(&path).await.unwrap();
-        // Moved, not removed: its inode stays taken.
+        // Moved rather than removed, so that its inode is not reused.
         std::fs::rename(&path, directory.path().join("aside")).unwrap();
         replace(&path);
         let before = inode(&path);
@@ -221,7 +221,7 @@ async fn dropping_removes_only_what_is_ours() {
 }
 
 #[test]
-fn a_relative_path_is_found_again_after_the_directory_was_changed() {
+fn relative_path_is_removed_after_a_change_of_directory() {
     let mut helper = helper::plain(test_name!(), || {
         block_on(async {
             let directory = tempfile::tempdir().unwrap();
@@ -239,7 +239,7 @@ fn a_relative_path_is_found_again_after_the_directory_was_changed() {
 }
 
 #[tokio::test]
-async fn each_way_of_not_listening_is_its_own_error() {
+async fn each_listen_failure_has_its_own_error() {
     let (directory, _) = place();
     let long = directory.path().join("x".repeat(108));
     let missing = directory.path().join("missing/socket");

@@ -1,7 +1,7 @@
-//! Unix sockets: who gets in, what is never removed, and what each failure is called.
+//! Unix sockets: who is admitted, what is never removed, and the error of each failure.
 //!
-//! What another user may and may not do is tried as another user, which takes root; without it
-//! those tests fail and say so.
+//! Tests about other users run a process as another user, which requires root; without root these tests
+//! fail with a message.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -21,18 +21,18 @@ use tieline_transport::{
     Endpoint, ErrorKind, Transport, TransportError, Unix, UnixConfig, UnixConnection, UnixListener,
 };
 
-/// A user that owns nothing.
+/// A user that owns no files.
 const NOBODY: u32 = 65_534;
 
-/// Where a helper process finds the path that its test is about.
+/// The variable with the path that a test passes to its helper process.
 const PATH: &str = "TIELINE_TEST_PATH";
 
 fn needs_root(what: &str) {
     let is_root = rustix::process::geteuid().is_root();
-    assert!(is_root, "needs root: {what}; run the tests as root, as CI does");
+    assert!(is_root, "this test needs root because {what}; run the tests as root, as CI does");
 }
 
-/// A directory that everybody may search, and a path in it where there is nothing.
+/// Returns a directory that every user may search, and a path in it where nothing exists.
 fn place() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     set_mode(directory.path(), 0o755);
@@ -45,7 +45,7 @@ fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
-/// What tells one file from another at the same path.
+/// Returns the inode, which distinguishes files at the same path.
 fn inode(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     std::fs::symlink_metadata(path).unwrap().ino()
@@ -65,7 +65,7 @@ async fn connect(path: &Path) -> Result<UnixConnection, TransportError> {
     Unix.connect(&UnixConfig::new(path)).await
 }
 
-/// A helper process, about `path`, of a user that owns nothing.
+/// Makes a helper process run as `NOBODY`, with `path` in its environment.
 fn as_nobody<'a>(helper: &'a mut Command, path: &Path) -> &'a mut Command {
     use std::os::unix::process::CommandExt;
     helper.uid(NOBODY).gid(NOBODY).env(PATH, path).current_dir("/");
@@ -79,12 +79,12 @@ fn path_of_helper() -> PathBuf {
 #[track_caller]
 fn error_of<T>(result: Result<T, TransportError>) -> TransportError {
     match result {
-        Ok(_) => panic!("it succeeded"),
+        Ok(_) => panic!("succeeded unexpectedly"),
         Err(error) => error,
     }
 }
 
-/// Of this kind, at the place, and with a hint in which these words stand.
+/// Asserts the kind of an error, its endpoint, and a part of its hint.
 #[track_caller]
 fn assert_error(error: &TransportError, path: &Path, kind: fn(&ErrorKind) -> bool, hint: &str) {
     assert!(kind(error.kind()), "{}: {:?}", path.display(), error.kind());

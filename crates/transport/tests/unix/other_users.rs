@@ -1,4 +1,4 @@
-//! Who is on the other end, on both sides, and what stands in the way of another user.
+//! The identity of the peer on both sides, and what other users are refused.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use super::*;
 
 #[test]
-fn a_process_of_another_user_is_refused_unless_it_is_allowed() {
+fn client_of_another_user_is_refused_unless_allowed() {
     let mut client = helper::plain(test_name!(), || {
         let mut stream = UnixStream::connect(path_of_helper()).unwrap();
         // A refused connection may be closed before the write.
@@ -24,7 +24,7 @@ fn a_process_of_another_user_is_refused_unless_it_is_allowed() {
             let allow_uids = if is_allowed { vec![NOBODY] } else { vec![NOBODY - 1] };
             let config = UnixConfig { allow_uids, ..UnixConfig::new(&path) };
             let mut listener = Unix.listen(&config).await.unwrap();
-            // It takes a careless user to get this far.
+            // Only a careless owner makes the socket accessible to others.
             set_mode(&path, 0o666);
             let client = as_nobody(&mut client, &path).spawn().unwrap();
             if is_allowed {
@@ -37,7 +37,7 @@ fn a_process_of_another_user_is_refused_unless_it_is_allowed() {
                 drop(accepted);
                 helper::finish(client);
             } else {
-                // It sees the end only when the listener has refused it.
+                // The client sees the end only when the listener has refused it.
                 let refused = tokio::task::spawn_blocking(|| helper::finish(client));
                 let accepting = accept(&mut listener);
                 let honest = async {
@@ -52,7 +52,7 @@ fn a_process_of_another_user_is_refused_unless_it_is_allowed() {
 }
 
 #[test]
-fn a_server_of_another_user_is_refused_unless_it_is_allowed() {
+fn server_of_another_user_is_refused_unless_allowed() {
     let mut server = helper::plain(test_name!(), || {
         let listener = StdListener::bind(path_of_helper()).unwrap();
         println!("\nready");
@@ -85,7 +85,7 @@ fn a_server_of_another_user_is_refused_unless_it_is_allowed() {
 }
 
 #[test]
-fn a_lock_file_of_another_user_is_an_error_of_its_own() {
+fn lock_file_of_another_user_has_its_own_error() {
     let is_foreign = |kind: &ErrorKind| matches!(kind, ErrorKind::ForeignLock(_));
     let mut locked_out = helper::plain(test_name!(), || {
         block_on(async {
@@ -93,9 +93,9 @@ fn a_lock_file_of_another_user_is_an_error_of_its_own() {
             assert_error(&error_of(listen(&path).await), &path, is_foreign, "another path");
         });
     });
-    needs_root("a lock file of another user");
+    needs_root("the lock file belongs to another user");
     block_on(async {
-        // Somebody else's where we may write, and ours where somebody else may not.
+        // First another user's file where we may write, then ours where another user may not.
         let (_directory, path) = place();
         std::fs::write(lock_file(&path), "").unwrap();
         std::os::unix::fs::chown(lock_file(&path), Some(NOBODY), None).unwrap();
@@ -110,12 +110,12 @@ fn a_lock_file_of_another_user_is_an_error_of_its_own() {
 }
 
 #[test]
-fn what_another_user_may_not_do_is_permission_denied() {
+fn denied_access_of_another_user_is_permission_denied() {
     let is_denied = |kind: &ErrorKind| matches!(kind, ErrorKind::PermissionDenied);
     let mut nobody = helper::plain(test_name!(), || {
         block_on(async {
             let directory = path_of_helper();
-            // A socket that is another's, a directory to write in, one to search.
+            // Another user's socket, and directories without write or search permission.
             for (name, connects, listens) in [
                 ("socket", true, false),
                 ("new", false, true),
@@ -131,14 +131,14 @@ fn what_another_user_may_not_do_is_permission_denied() {
                     assert_error(&error, &path, is_denied, "who owns");
                 }
             }
-            // Somebody is alive behind a socket that may not be connected to.
+            // A live socket that this user may not connect to.
             let path = directory.join("open/socket");
             let is_in_use = |kind: &ErrorKind| matches!(kind, ErrorKind::AddressInUse);
             assert_error(&error_of(listen(&path).await), &path, is_in_use, "another path");
             assert!(path.exists());
         });
     });
-    needs_root("another user's attempts");
+    needs_root("another user tries to connect and listen");
     block_on(async {
         let (directory, path) = place();
         let _server = listen(&path).await.unwrap();

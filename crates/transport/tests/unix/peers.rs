@@ -1,4 +1,4 @@
-//! How the far side of a socket goes away, and how that is noticed.
+//! How a socket's peer goes away, and how that is noticed.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -12,7 +12,7 @@ use tieline_transport::{
 
 use super::*;
 
-/// A channel of lines, and the far side as a program without this library has it.
+/// Returns a channel of lines, and its peer as a plain socket.
 async fn line() -> (FramedChannel<UnixConnection, Lines>, UnixStream) {
     let (_directory, path) = place();
     let listener = StdListener::bind(&path).unwrap();
@@ -24,14 +24,14 @@ async fn line() -> (FramedChannel<UnixConnection, Lines>, UnixStream) {
 }
 
 #[test]
-fn a_peer_that_closed_is_gone_and_one_that_ended_its_direction_is_not() {
+fn closed_peer_is_gone_but_one_that_ended_its_direction_is_not() {
     block_on(async {
         let (channel, mut far) = line().await;
         let (mut sender, mut receiver) = channel.split();
         assert!(wait::poll_once(sender.gone()).await.is_none());
         far.shutdown(Shutdown::Write).unwrap();
         assert!(matches!(receiver.recv().await, Incoming::End(CloseReason::ByPeer)));
-        // The end of its direction came as an event too.
+        // The end of its direction is an event, too.
         for _ in 0..100 {
             assert!(wait::poll_once(sender.gone()).await.is_none());
             tokio::task::yield_now().await;
@@ -48,7 +48,7 @@ fn a_peer_that_closed_is_gone_and_one_that_ended_its_direction_is_not() {
 }
 
 #[test]
-fn a_peer_that_leaves_while_somebody_waits_for_it_wakes_them() {
+fn leaving_peer_wakes_a_waiting_task() {
     block_on(async {
         let (channel, far) = line().await;
         let (mut sender, _receiver) = channel.split();
@@ -59,7 +59,7 @@ fn a_peer_that_leaves_while_somebody_waits_for_it_wakes_them() {
 }
 
 #[test]
-fn asking_whether_the_peer_is_gone_takes_no_event_from_the_writes() {
+fn polling_gone_takes_no_wakeup_from_writes() {
     block_on(async {
         let (channel, mut far) = line().await;
         let (mut sender, _receiver) = channel.split();
@@ -86,14 +86,14 @@ fn asking_whether_the_peer_is_gone_takes_no_event_from_the_writes() {
 }
 
 #[test]
-fn the_part_of_a_line_before_a_reset_is_no_message() {
+fn partial_line_before_a_reset_is_not_a_message() {
     for (part, is_truncated) in [("whole\n", false), ("whole\nhal", true)] {
         block_on(async {
             let (channel, mut far) = line().await;
             let (mut sender, mut receiver) = channel.split();
             sender.send("never read").await.unwrap();
             far.write_all(part.as_bytes()).unwrap();
-            // Closing with something unread is a reset.
+            // Closing a socket with unread data resets the connection.
             drop(far);
             match receiver.recv().await {
                 Incoming::Message(message) => assert_eq!(message, "whole"),
@@ -113,7 +113,7 @@ fn the_part_of_a_line_before_a_reset_is_no_message() {
 }
 
 #[test]
-fn the_part_of_a_line_before_a_clean_end_is_a_message() {
+fn partial_line_before_a_clean_end_is_a_message() {
     block_on(async {
         let (channel, mut far) = line().await;
         let (_sender, mut receiver) = channel.split();
@@ -131,7 +131,7 @@ fn the_part_of_a_line_before_a_clean_end_is_a_message() {
 }
 
 #[test]
-fn what_was_sent_before_the_line_is_dropped_arrives() {
+fn messages_sent_before_the_line_is_dropped_arrive() {
     block_on(async {
         let (channel, mut far) = line().await;
         let (mut sender, receiver) = channel.split();

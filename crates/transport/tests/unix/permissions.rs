@@ -1,4 +1,4 @@
-//! The socket is for its owner alone, without a moment's gap.
+//! The socket is accessible only to its owner at every moment.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -10,8 +10,8 @@ use tieline_testkit::{helper, test_name};
 use super::*;
 
 #[test]
-fn the_socket_is_its_owners_alone_at_every_moment_whatever_the_umask() {
-    // The umask is the whole process's.
+fn socket_is_private_at_every_moment_whatever_the_umask() {
+    // The umask applies to the whole process.
     let mut helper = helper::plain(test_name!(), || {
         rustix::process::umask(rustix::fs::Mode::empty());
         let (_directory, path) = place();
@@ -41,9 +41,9 @@ fn the_socket_is_its_owners_alone_at_every_moment_whatever_the_umask() {
 }
 
 #[test]
-fn another_user_who_connects_in_a_loop_gets_in_never_during_ten_thousand_binds() {
+fn another_user_never_connects_during_ten_thousand_binds() {
     let mut connector = helper::plain(test_name!() + "#connector", connect_until_the_end_of_input);
-    // With any other umask the kernel would keep others out by itself.
+    // With any other umask the kernel alone would exclude other users.
     let mut binder = helper::plain(test_name!() + "#binder", || {
         rustix::process::umask(rustix::fs::Mode::empty());
         block_on(async {
@@ -64,9 +64,9 @@ fn another_user_who_connects_in_a_loop_gets_in_never_during_ten_thousand_binds()
     helper::finish(connector);
     let mut counts = counts.split(' ').map(|count| count.parse::<u64>().unwrap());
     let [got_in, kept_out, unexpected] = [(); 3].map(|()| counts.next().unwrap());
-    println!("kept out {kept_out} times");
-    assert_eq!((got_in, unexpected), (0, 0), "{kept_out} attempts were kept out");
-    assert!(kept_out > 100, "it met the socket {kept_out} times in 10,000 binds");
+    println!("{kept_out} attempts were refused");
+    assert_eq!((got_in, unexpected), (0, 0), "{kept_out} attempts were refused");
+    assert!(kept_out > 100, "only {kept_out} attempts in 10,000 binds");
 }
 
 fn connect_until_the_end_of_input() {

@@ -1,4 +1,4 @@
-//! Full queues, and a process that has no descriptor left.
+//! Full backlogs, and a process that is out of descriptors.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 
 use super::*;
 
-/// A socket that is listened on, with so many waiting that no more may.
+/// Creates a listening socket and connects to it until its backlog is full.
 pub(crate) fn full_backlog(path: &Path) -> (OwnedFd, Vec<OwnedFd>) {
     let socket = || {
         let socket = rustix::net::socket_with(
@@ -41,8 +41,8 @@ pub(crate) fn full_backlog(path: &Path) -> (OwnedFd, Vec<OwnedFd>) {
 }
 
 #[test]
-fn a_lack_of_descriptors_is_an_error_of_the_moment() {
-    // The limit is the whole process's.
+fn running_out_of_descriptors_is_retryable() {
+    // The limit applies to the whole process.
     let mut helper = helper::plain(test_name!(), || {
         block_on(async {
             let (_directory, path) = place();

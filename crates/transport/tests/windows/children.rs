@@ -1,4 +1,4 @@
-//! What becomes of children and of all that they started, and how they are named and told things.
+//! What happens to children and their descendants, and how programs, arguments and environments are passed.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::windows::io::AsRawHandle;
@@ -25,7 +25,7 @@ use crate::echo;
 
 #[allow(unsafe_code)]
 fn is_running(pid: u32) -> bool {
-    // SAFETY: none of them takes a pointer, and the handle is closed once.
+    // SAFETY: none of the calls takes a pointer, and the handle is closed once.
     unsafe {
         let process = OpenProcess(PROCESS_SYNCHRONIZE, 0, pid);
         if process.is_null() {
@@ -45,11 +45,11 @@ async fn lines(config: &ProcessConfig) -> FramedChannel<impl tieline_transport::
 async fn line(receiver: &mut impl tieline_transport::Receiver) -> String {
     match receiver.recv().await {
         Incoming::Message(message) => String::from_utf8_lossy(&message).trim_end().to_owned(),
-        other => panic!("no line: {other:?}"),
+        other => panic!("not a line: {other:?}"),
     }
 }
 
-/// Each has started another one, which knows nothing of the line.
+/// Each child starts another process, which has no connection to the line.
 #[test]
 fn two_hundred_rounds_leave_no_process() {
     let config = ProcessConfig::new(echo()).with_args(["--pids"]);
@@ -69,11 +69,11 @@ fn two_hundred_rounds_leave_no_process() {
         });
     }
     assert_eq!(pids.len(), 400);
-    until("the end of all of them", || !pids.iter().any(|pid| is_running(*pid)));
+    until("all processes have ended", || !pids.iter().any(|pid| is_running(*pid)));
 }
 
 #[test]
-fn a_child_ends_with_its_input_and_what_it_left_is_ended_with_it() {
+fn child_exits_at_the_end_of_input_and_its_descendants_are_killed() {
     block_on(async {
         let channel = lines(&ProcessConfig::new(echo()).with_args(["--pids"])).await;
         let control = channel.control().clone();
@@ -81,15 +81,15 @@ fn a_child_ends_with_its_input_and_what_it_left_is_ended_with_it() {
         let both = line(&mut receiver).await;
         sender.close().await.unwrap();
         let CloseReason::ChildExited(exit) = control.stop().await else { panic!("{control:?}") };
-        assert_eq!(exit.status.code(), Some(0), "it came to its end by itself");
+        assert_eq!(exit.status.code(), Some(0), "the child exits by itself");
         let both: Vec<u32> = both.split(' ').map(|pid| pid.parse().unwrap()).collect();
-        until("the end of both", || !both.iter().any(|pid| is_running(*pid)));
+        until("both processes have ended", || !both.iter().any(|pid| is_running(*pid)));
     });
 }
 
-/// TerminateProcess, so that nothing of ours can do anything about it any more.
+/// The program is killed with TerminateProcess, so none of its code can clean up.
 #[test]
-fn what_a_killed_program_had_started_ends_with_it() {
+fn descendants_of_a_killed_program_end_with_it() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
         block_on(async {
             let channel = lines(&ProcessConfig::new(echo()).with_args(["--pids"])).await;
@@ -107,11 +107,11 @@ fn what_a_killed_program_had_started_ends_with_it() {
     assert!(pids.len() == 2 && pids.iter().all(|pid| is_running(*pid)), "{pids:?}");
     helper.kill().unwrap();
     helper.wait().unwrap();
-    until("the end of both", || !pids.iter().any(|pid| is_running(*pid)));
+    until("both processes have ended", || !pids.iter().any(|pid| is_running(*pid)));
 }
 
 #[test]
-fn one_that_does_not_end_with_its_input_is_killed() {
+fn child_that_ignores_the_end_of_its_input_is_killed() {
     block_on(async {
         let mut config = ProcessConfig::new(echo()).with_args(["--wait"]);
         config.stop.end_of_input = Duration::from_millis(50);
@@ -121,17 +121,17 @@ fn one_that_does_not_end_with_its_input_is_killed() {
         let (mut sender, _receiver) = channel.split();
         sender.close().await.unwrap();
         let CloseReason::ChildExited(exit) = control.stop().await else { panic!("{control:?}") };
-        // A number that no program ends with by itself.
+        // A code that no program exits with by itself.
         assert_eq!(exit.status.code(), Some(0xE000_0089_u32.cast_signed()), "{exit}");
     });
 }
 
-/// The end of a pipe comes although its other end could be inherited by all that we start.
+/// The pipe ends although its other end was inheritable by every process started here.
 #[test]
 #[allow(unsafe_code)]
-fn no_handle_of_ours_goes_to_a_child_but_its_own_three() {
+fn child_inherits_only_its_own_three_handles() {
     let (mut reader, writer) = std::io::pipe().unwrap();
-    // SAFETY: the handle is open, and this test's.
+    // SAFETY: the handle is open and belongs to this test.
     let set = unsafe { SetHandleInformation(writer.as_raw_handle(), HANDLE_FLAG_INHERIT, 1) };
     assert_ne!(set, 0);
     block_on(async {
@@ -142,7 +142,7 @@ fn no_handle_of_ours_goes_to_a_child_but_its_own_three() {
 }
 
 #[test]
-fn a_child_has_the_environment_and_the_directory_that_it_is_given() {
+fn child_has_the_given_environment_and_directory() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path().canonicalize().unwrap();
     block_on(async {
@@ -163,14 +163,14 @@ fn a_child_has_the_environment_and_the_directory_that_it_is_given() {
         for expected in expected {
             assert_eq!(line(&mut receiver).await, expected);
         }
-        // Without it many programs cannot start. Wine has put variables of its own beside it.
+        // Many programs cannot start without it. Wine adds variables of its own.
         while !line(&mut receiver).await.to_ascii_lowercase().starts_with("systemroot=") {}
     });
 }
 
-/// The system is asked of each job, so it is a checked fact.
+/// The system is queried about each job, so this is a checked fact.
 #[test]
-fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
+fn account_counts_how_each_child_ended_and_that_nothing_is_left() {
     block_on(async {
         let account = ProcessAccount::default();
         let config = |arg| ProcessConfig {
@@ -178,7 +178,7 @@ fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
             stop: StopTimeouts { end_of_input: Duration::from_millis(50), ..Default::default() },
             ..ProcessConfig::new(echo()).with_args([arg])
         };
-        // One that leaves another one, and ends with its input.
+        // A child that leaves another process, and exits at the end of its input.
         let asked = ProcessConfig { stop: StopTimeouts::default(), ..config("--pids") };
         let channel = lines(&asked).await;
         let control = channel.control().clone();
@@ -187,8 +187,8 @@ fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
         sender.close().await.unwrap();
         control.stop().await;
         let running = |pid: &str| is_running(pid.parse().unwrap());
-        assert!(!both.split(' ').any(running), "{both}: a line is stopped when nothing is left");
-        // One that has to be killed, and one whose line is dropped.
+        assert!(!both.split(' ').any(running), "{both}: stop returned before all had ended");
+        // A child that has to be killed, and one whose line is dropped.
         let channel = lines(&config("--wait")).await;
         channel.control().clone().stop().await;
         drop(channel);
@@ -196,14 +196,14 @@ fn an_account_says_how_each_has_ended_and_that_nothing_is_left() {
         let counts = account.settled(Duration::from_secs(50)).await;
         assert!(counts.none_left(), "{counts:?}");
         assert_eq!((counts.started, counts.asked, counts.killed), (3, 1, 2), "{counts:?}");
-        // Under Wine the server of a program's console is in its job, too.
+        // Under Wine the console server of a program is in its job, too.
         assert!(counts.others_killed >= 1, "{counts:?}");
         assert!(until_children_are_gone(Duration::from_secs(50)));
     });
 }
 
 #[test]
-fn a_name_is_found_with_the_endings_of_programs() {
+fn program_is_found_without_its_extension() {
     let found = resolve("cmd".as_ref(), None).unwrap();
     assert!(found.is_absolute() && found.to_string_lossy().ends_with("cmd.exe"), "{found:?}");
     assert_eq!(resolve(found.as_os_str(), None).unwrap(), found);
@@ -213,7 +213,7 @@ fn a_name_is_found_with_the_endings_of_programs() {
 }
 
 #[test]
-fn backslashes_in_an_endpoint_arrive() {
+fn backslashes_in_an_endpoint_arrive_unchanged() {
     block_on(async {
         let endpoint = format!("exec:{} --pids", echo().display());
         assert!(endpoint.contains('\\'), "{endpoint}");
@@ -228,13 +228,13 @@ fn backslashes_in_an_endpoint_arrive() {
 #[test]
 fn arguments_of_a_batch_file_arrive_or_are_refused() {
     let directory = tempfile::tempdir().unwrap();
-    // No variable's value stands there instead.
+    // Variables in the path must not be expanded.
     let folder = directory.path().join("%TEMP% & more");
     std::fs::create_dir(&folder).unwrap();
     let file = folder.join("say.cmd");
     std::fs::write(&file, "@echo off\r\necho 1 %1\r\necho 2 %2\r\n").unwrap();
     block_on(async {
-        // By its name without the ending, as `npx` is; what the shell would act on is in quotes.
+        // Without its extension, like `npx`. Characters that are special to the shell are quoted.
         let program = Path::new(&file).with_extension("");
         let config = ProcessConfig::new(program).with_args(["a b", "c&echo&d"]);
         let (_sender, mut receiver) = lines(&config).await.split();

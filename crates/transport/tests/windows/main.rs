@@ -1,4 +1,5 @@
-//! What only Windows has: named pipes, jobs, batch files. `cargo xtask windows` runs it under Wine.
+//! Windows-specific features: named pipes, jobs, batch files. `cargo xtask windows` runs these tests under
+//! Wine.
 #![cfg(windows)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -9,14 +10,14 @@ mod ratios;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A pipe's name, of this process and used once.
+/// Returns a pipe name that only this process uses, and only once.
 fn name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("tieline-test-{}-{number}", std::process::id())
 }
 
-/// `examples/echo.rs`, built.
+/// Returns the path of the built `examples/echo.rs`.
 fn echo() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     tests.parent().unwrap().parent().unwrap().join("examples/echo.exe")

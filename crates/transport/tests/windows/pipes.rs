@@ -1,4 +1,4 @@
-//! Who finds an instance, who has to wait for one, and who is not let in.
+//! Who finds an instance of a pipe, who waits for one, and who is refused.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -17,7 +17,7 @@ use crate::name;
 const BUSY: i32 = 231;
 const INVALID_OWNER: i32 = 1307;
 
-/// Gives back every byte to everybody.
+/// Echoes every byte to each client.
 async fn echo(mut listener: PipeListener) {
     loop {
         let (mut read, mut write) = listener.accept().await.unwrap().into_split();
@@ -35,7 +35,7 @@ async fn there_and_back(line: &mut PipeConnection, said: [u8; 8]) {
 }
 
 #[test]
-fn a_thousand_rounds_of_fifty_clients_lose_and_refuse_nobody() {
+fn a_thousand_rounds_of_fifty_clients_lose_nothing() {
     block_on(async {
         let config =
             PipeConfig { connect_timeout: Duration::from_secs(50), ..PipeConfig::new(name()) };
@@ -64,13 +64,13 @@ fn there_is_always_an_instance_to_connect_to() {
         let mut listener = Pipe.listen(&config).await.unwrap();
         let mut lines = Vec::new();
         for _ in 0..20 {
-            // A client that knows nothing of waiting: whenever somebody was accepted, the next one can
-            // come, without an accept being under way.
+            // A client that does not wait. After each accept, the next client can connect before another
+            // accept is called.
             let near = ClientOptions::new().open(&path).unwrap();
             let far = listener.accept().await.unwrap();
             lines.push((near, far));
         }
-        // And with nobody accepting there is one place, and then the pipe is busy, and not missing.
+        // Without an accept there is one free instance; then the pipe is busy, but not missing.
         let _waits = ClientOptions::new().open(&path).unwrap();
         let refused = ClientOptions::new().open(&path).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(BUSY));
@@ -78,7 +78,7 @@ fn there_is_always_an_instance_to_connect_to() {
 }
 
 #[test]
-fn who_finds_every_instance_taken_waits_within_its_time() {
+fn connect_waits_for_a_free_instance_within_its_timeout() {
     block_on(async {
         let config = PipeConfig {
             backlog: 1,
@@ -93,7 +93,7 @@ fn who_finds_every_instance_taken_waits_within_its_time() {
 
         let patient = PipeConfig { connect_timeout: Duration::from_secs(50), ..config };
         let mut waiting = Box::pin(Pipe.connect(&patient));
-        assert!(poll_once(&mut waiting).await.is_none(), "it is taken");
+        assert!(poll_once(&mut waiting).await.is_none(), "an instance was free");
         let _accepted = listener.accept().await.unwrap();
         let mut line = waiting.await.unwrap();
         let mut accepted = listener.accept().await.unwrap();
@@ -105,7 +105,7 @@ fn who_finds_every_instance_taken_waits_within_its_time() {
 }
 
 #[test]
-fn a_client_that_left_before_it_was_accepted_is_no_error() {
+fn client_that_leaves_before_it_is_accepted_is_no_error() {
     block_on(async {
         let config = PipeConfig::new(name());
         let path = format!(r"\\.\pipe\{}", config.name);
@@ -121,9 +121,9 @@ fn a_client_that_left_before_it_was_accepted_is_no_error() {
     });
 }
 
-/// The system ends a read with it, as it does at the end: a raw pipe shows that it does.
+/// The system completes a read with zero bytes for it, as at the end of a pipe; the raw pipe shows that.
 #[test]
-fn an_empty_write_is_not_the_end() {
+fn empty_write_is_not_the_end() {
     block_on(async {
         let path = format!(r"\\.\pipe\{}", name());
         let mut raw = ServerOptions::new().create(&path).unwrap();
@@ -131,10 +131,10 @@ fn an_empty_write_is_not_the_end() {
         raw.connect().await.unwrap();
         let mut heard = [0; 1];
         let mut reading = Box::pin(raw.read(&mut heard));
-        assert!(poll_once(&mut reading).await.is_none(), "nothing was said");
+        assert!(poll_once(&mut reading).await.is_none(), "nothing was written");
         assert_eq!(client.write(&[]).unwrap(), 0);
         client.write_all(b"x").unwrap();
-        assert_eq!(reading.await.unwrap(), 0, "an empty write is nothing here");
+        assert_eq!(reading.await.unwrap(), 0, "the empty write did not complete the read");
 
         let config = PipeConfig::new(name());
         let path = format!(r"\\.\pipe\{}", config.name);
@@ -143,7 +143,7 @@ fn an_empty_write_is_not_the_end() {
         let mut line = listener.accept().await.unwrap();
         let mut heard = [0; 1];
         let mut reading = Box::pin(line.read(&mut heard));
-        assert!(poll_once(&mut reading).await.is_none(), "nothing was said");
+        assert!(poll_once(&mut reading).await.is_none(), "nothing was written");
         assert_eq!(client.write(&[]).unwrap(), 0);
         client.write_all(b"x").unwrap();
         assert_eq!(reading.await.unwrap(), 1);
@@ -154,7 +154,7 @@ fn an_empty_write_is_not_the_end() {
 }
 
 #[test]
-fn a_descriptor_that_says_nothing_of_who_may_is_refused() {
+fn descriptor_without_an_access_list_is_refused() {
     block_on(async {
         for text in ["O:WD", "no SDDL at all"] {
             let config = PipeConfig { security: Some(text.into()), ..PipeConfig::new(name()) };
@@ -165,16 +165,16 @@ fn a_descriptor_that_says_nothing_of_who_may_is_refused() {
     });
 }
 
-/// Whoever comes first has the name. It is everybody's here, which Windows lets nobody say but Wine
-/// does: so there is somebody else to be.
+/// The first process to create a pipe owns its name. The owner here is Everyone, which Windows refuses but
+/// Wine accepts, so the pipe has a foreign owner there.
 #[test]
-fn a_pipe_of_somebody_else_is_not_connected_to() {
+fn pipe_of_another_owner_is_refused() {
     block_on(async {
         let security = Some("O:WDD:P(A;;GA;;;WD)".into());
         let config = PipeConfig { security, ..PipeConfig::new(name()) };
         match Pipe.listen(&config).await {
             Ok(_listener) => {
-                let error = Pipe.connect(&config).await.err().expect("it was connected to");
+                let error = Pipe.connect(&config).await.err().expect("the pipe was accepted");
                 assert!(matches!(error.kind(), ErrorKind::PeerNotAllowed(_)), "{error:?}");
             }
             Err(error) => {
@@ -186,14 +186,15 @@ fn a_pipe_of_somebody_else_is_not_connected_to() {
     });
 }
 
-/// It could make no instance behind the first, and nobody would be told before the first client has come.
+/// Further instances could not be created, and without this check the server would only notice at the
+/// first client.
 #[test]
-fn a_descriptor_that_shuts_out_its_own_server_is_refused_at_once() {
+fn descriptor_that_excludes_its_own_server_is_refused_at_once() {
     block_on(async {
-        // LocalSystem alone, so not even us.
+        // Admits only LocalSystem.
         let security = Some("D:P(A;;GA;;;SY)".into());
         let config = PipeConfig { security, ..PipeConfig::new(name()) };
-        let error = Pipe.listen(&config).await.err().expect("it shuts nobody out");
+        let error = Pipe.listen(&config).await.err().expect("the descriptor excludes no one");
         let ErrorKind::InvalidConfig(config) = error.kind() else { panic!("{error:?}") };
         assert!(config.field == "security" && config.must.contains("(A;;GA;;;OW)"), "{error:?}");
     });

@@ -1,8 +1,8 @@
-//! How a line over a named pipe compares with raw pipes of the runtime's, in the same run: under Wine
-//! every operation goes through a server, so nothing but a ratio says anything.
+//! Compares a line over a named pipe with tokio's raw pipes in the same run. Under Wine every operation
+//! goes through a server, so only the ratio is meaningful.
 //!
-//! By default both do a little work and the ratio is printed; with `TIELINE_SOAK=1`, on a machine that
-//! does nothing else, it is held against its bars.
+//! By default both do a little work and the ratio is printed. With `TIELINE_SOAK=1`, on an otherwise idle
+//! machine, the ratio is checked against its limits.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,18 @@ use tokio::net::windows::named_pipe::{ClientOptions, ServerOptions};
 
 use crate::name;
 
-/// So many short turns for each. The shortest counts: others use the machine, too, and one of many
-/// turns is not disturbed.
+/// The number of short turns for each. The shortest one counts: other processes use the machine, too, but
+/// one of many turns is undisturbed.
 const TURNS: usize = 60;
 const ROUND_TRIPS: usize = 20;
 const STREAMED: usize = 512 * 1024;
 
-/// How long a round trip may take, and how much of a stream's throughput is to be left.
+/// The maximum ratio of round-trip times, and the minimum ratio of throughputs.
 const ROUND_TRIP: f64 = 1.2;
 const STREAM: f64 = 0.8;
 
 #[test]
-fn round_trips_and_streams_arrive_as_over_raw_pipes() {
+fn round_trips_and_streams_work_as_over_raw_pipes() {
     let is_long = std::env::var_os("TIELINE_SOAK").is_some();
     let turns = if is_long { TURNS } else { 3 };
     block_on(async {
@@ -33,7 +33,7 @@ fn round_trips_and_streams_arrive_as_over_raw_pipes() {
         let shortest = |so_far: &mut Duration, now: Duration| *so_far = now.min(*so_far);
         let (mut raw_best, mut our_best) = ([Duration::MAX; 2], [Duration::MAX; 2]);
         for _ in 0..turns {
-            // In turns, so that what disturbs one disturbs the other.
+            // Alternating, so that a disturbance affects both.
             shortest(&mut raw_best[0], raw.round_trips().await);
             shortest(&mut our_best[0], ours.round_trips().await);
             shortest(&mut raw_best[1], raw.stream().await);
@@ -41,7 +41,9 @@ fn round_trips_and_streams_arrive_as_over_raw_pipes() {
         }
         let round_trip = our_best[0].as_secs_f64() / raw_best[0].as_secs_f64();
         let stream = raw_best[1].as_secs_f64() / our_best[1].as_secs_f64();
-        println!("round trip {round_trip:.2} of a raw pipe's time, stream {stream:.2} of its rate");
+        println!(
+            "round trip: {round_trip:.2} of a raw pipe's time; stream: {stream:.2} of its rate"
+        );
         if is_long {
             assert!(round_trip <= ROUND_TRIP, "{round_trip}: {our_best:?} and {raw_best:?}");
             assert!(stream >= STREAM, "{stream}: {our_best:?} and {raw_best:?}");
@@ -49,7 +51,7 @@ fn round_trips_and_streams_arrive_as_over_raw_pipes() {
     });
 }
 
-/// The near end of a pipe whose far end does what is asked for by the first byte.
+/// The near end of a pipe whose far end runs `far_side`.
 struct Near<R, W> {
     read: R,
     write: W,
@@ -76,7 +78,7 @@ async fn raw() -> Near<impl AsyncRead + Unpin, impl AsyncWrite + Unpin> {
     Near { read, write }
 }
 
-/// Gives back a message as long as the first byte is 0, and else takes a stream.
+/// Returns each message whose first byte is 0; reads a stream after one whose first byte is 1.
 async fn far_side(mut read: impl AsyncRead + Unpin, mut write: impl AsyncWrite + Unpin) {
     let mut message = [0; 64];
     let mut buffer = vec![0; 64 * 1024];
