@@ -54,8 +54,8 @@ pub enum CloseReason {
     NotRestored(Arc<NotRestored>),
     /// A message that a session had received could not be passed on, so the session was ended.
     NotPassedOn(Arc<NotPassedOn>),
-    /// The far side of a gateway's line ended in good order, and left so many bytes of what this side had sent
-    /// unread. It is what a gateway [says](crate::Control::say_at_close) to a client.
+    /// The far side of a gateway's line ended cleanly, but left this many bytes sent by this side unread. A
+    /// gateway [reports](crate::Control::say_at_close) it to the client.
     InputUnread(u64),
     /// The other side broke the framing.
     Protocol(FrameError),

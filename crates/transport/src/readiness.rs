@@ -34,7 +34,7 @@ pub fn unsent(_: impl AsFd) -> Option<usize> {
 }
 
 /// Returns how many bytes the kernel holds that can be read from a socket, or from either end of a pipe.
-/// `None` where the kernel does not say: only Linux does at the writing end of a pipe.
+/// `None` where the kernel does not report it: only Linux does at the write end of a pipe.
 pub(crate) fn unread(fd: impl AsFd) -> Option<u64> {
     rustix::io::ioctl_fionread(fd).ok()
 }

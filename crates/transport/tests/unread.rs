@@ -1,4 +1,4 @@
-//! What has arrived on a line and was not given out as a message can be counted.
+//! Counts the bytes that have arrived on a line and were not returned as messages.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -10,7 +10,7 @@ use tieline_transport::{
     Tcp, TcpConfig, Transport, Unix, UnixConfig,
 };
 
-/// A wait that takes so long was in vain.
+/// A wait that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Sends three messages, receives one, and counts the rest before and after the sender has ended.
@@ -25,7 +25,7 @@ async fn counts<T: Transport>(transport: T, config: T::Config, name: &str) {
     let theirs = theirs.unwrap();
     let (_sender, mut receiver) =
         FramedChannel::new(theirs, Lines::default(), ChannelConfig::default()).split();
-    assert_eq!(receiver.unread(), 0, "{name}: nothing has come");
+    assert_eq!(receiver.unread(), 0, "{name}: nothing has arrived");
     let large = vec![b'x'; 4_000];
     for message in [b"one".as_slice(), b"two", &large] {
         sender.feed(message.to_vec()).await.unwrap();
@@ -33,7 +33,7 @@ async fn counts<T: Transport>(transport: T, config: T::Config, name: &str) {
     sender.close().await.unwrap();
     let Incoming::Message(first) = receiver.recv().await else { panic!("{name}") };
     assert_eq!(first, "one");
-    // A socket of TCP has it a moment later.
+    // Over TCP the bytes arrive a moment later.
     let all = async {
         while receiver.unread() < 4_005 {
             tokio::task::yield_now().await;
@@ -42,11 +42,11 @@ async fn counts<T: Transport>(transport: T, config: T::Config, name: &str) {
     tokio::time::timeout(LIMIT, all).await.unwrap();
     assert_eq!(receiver.unread(), 4_005, "{name}");
     while !matches!(receiver.recv().await, Incoming::End(_)) {}
-    assert_eq!(receiver.unread(), 0, "{name}: all was given out");
+    assert_eq!(receiver.unread(), 0, "{name}: everything was returned");
 }
 
 #[tokio::test]
-async fn a_receiver_counts_what_waits_in_it_and_in_the_kernel() {
+async fn receiver_counts_bytes_in_its_buffer_and_in_the_kernel() {
     let directory = tempfile::tempdir().unwrap();
     counts(Unix, UnixConfig::new(directory.path().join("socket")), "unix").await;
     let config = TcpConfig { allow_unauthenticated: true, ..TcpConfig::new("127.0.0.1", 0) };

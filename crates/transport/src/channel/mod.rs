@@ -160,9 +160,9 @@ pub trait Receiver: Send + 'static {
     /// frames always leave the sender open; there this does nothing.
     fn keep_sender_open(&mut self) {}
 
-    /// Returns how many bytes have arrived and were not given out as messages: those read, and those that the
-    /// operating system still holds ([`ReadEnd::unread`](crate::ReadEnd::unread)). They are lost if the line is
-    /// ended here. 0, the default, where that is not known. This may be a system call.
+    /// Returns how many bytes have arrived but were not returned as messages: those that were read, and those
+    /// that the operating system still holds ([`ReadEnd::unread`](crate::ReadEnd::unread)). They are lost if
+    /// the line ends here. Returns 0, the default, where that is not known. This may be a system call.
     fn unread(&self) -> u64 {
         0
     }

@@ -173,7 +173,7 @@ impl<R: ReadEnd, F: Framing> Receiver for FramedReceiver<R, F> {
         match self.stage {
             Stage::Reading => (self.framing.unread(&self.buffer) as u64)
                 .saturating_add(self.read.unread().unwrap_or_default()),
-            // How much of it there was is in the reason.
+            // The close reason contains how much there was.
             Stage::Ending { .. } | Stage::Ended(_) => 0,
         }
     }

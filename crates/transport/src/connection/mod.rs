@@ -48,11 +48,10 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 
 /// The incoming half of a connection.
 pub trait ReadEnd: AsyncRead + Send + Unpin + 'static {
-    /// Returns how many bytes have arrived and were not read from this end: those that the operating system
-    /// holds, and those in buffers below. `None`, the default, where that is not known. This may be a system
-    /// call.
+    /// Returns how many bytes have arrived but were not read yet: those that the operating system holds, and
+    /// those in buffers below. `None`, the default, where that is not known. This may be a system call.
     ///
-    /// Of a file, the rest of it has arrived. A terminal and other devices hold nothing.
+    /// For a file, this is the rest of the file. Terminals and other devices count as empty.
     fn unread(&self) -> Option<u64> {
         None
     }

@@ -1,4 +1,4 @@
-//! Our ends of the child's pipes. They are ours alone, so they may be non-blocking.
+//! Our ends of the child's pipes. No other process shares them, so they may be non-blocking.
 
 use std::io;
 use std::pin::Pin;
@@ -13,11 +13,11 @@ use crate::{BoxFuture, ReadEnd};
 /// Our end of the child's stdin.
 pub(super) type ToChild = pipe::Sender;
 
-/// How much may still come out of the pipe once the child's life is over: what a pipe can hold.
+/// How much is still read from the pipe once the child's life is over: at most what a pipe can hold.
 const LEFT_IN_PIPE: usize = 1 << 20;
 
-/// After so many reads that did not have to wait it is asked whether the child's life is over: else
-/// somebody else who never stops writing would hide it.
+/// How many reads in a row may succeed before checking whether the child's life is over: an endless writer
+/// that has escaped would otherwise hide it.
 const READS: u8 = 64;
 
 /// Our end of the child's stdout.
@@ -29,8 +29,8 @@ pub struct ChildStdout {
 enum Stage {
     /// Until the future is ready, the end of the pipe is the end of the stream.
     Open { over: BoxFuture<'static, ()>, reads: u8 },
-    /// The child's life is over, but somebody may hold its stdout for ever: what is in the pipe is
-    /// read, at most this much, and no more is waited for.
+    /// The child's life is over, but an escaped process may hold its stdout open forever. What is in the
+    /// pipe is read, at most this many bytes, without waiting for more.
     Over(usize),
 }
 

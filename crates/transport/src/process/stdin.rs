@@ -12,7 +12,7 @@ use super::pipes::ToChild;
 use super::unread::Unread;
 use crate::WriteEnd;
 
-/// Our end of the child's stdin. Shutting it down closes it, once everything was handed to the system.
+/// Our end of the child's stdin. Shutting it down closes it after all bytes were handed to the system.
 #[derive(Debug)]
 pub struct ChildStdin {
     pipe: Option<ToChild>,
@@ -44,7 +44,7 @@ impl Drop for ChildStdin {
     }
 }
 
-/// A child that closed its stdin may still be answering: its end is noticed by its exit.
+/// A child that closed its stdin may still send responses, so its end is noticed by its exit.
 impl WriteEnd for ChildStdin {
     #[cfg(target_os = "linux")]
     fn unsent(&self) -> Option<usize> {
@@ -79,7 +79,7 @@ impl AsyncWrite for ChildStdin {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(pipe) = &mut self.pipe {
-            // One that fails has nobody to read it.
+            // A failed write means that the child no longer reads.
             let _ = ready!(Pin::new(pipe).poll_shutdown(cx));
         }
         self.end_input();

@@ -16,7 +16,7 @@ const CHUNK: usize = 64 * 1024;
 /// The original stdin. Dropping it ends its thread, even while no input arrives.
 pub struct Stdin {
     shared: Arc<Shared>,
-    /// Shared with the thread, which closes it at its end.
+    /// Shared with the thread, which drops it when it ends.
     source: Weak<Source>,
     /// Dropped after `Stdin::drop` has set `stopped`, so that the stopped thread finds it set.
     _worker: Worker,
@@ -26,7 +26,7 @@ pub struct Stdin {
 struct Shared {
     state: Mutex<State>,
     taken: Condvar,
-    /// A read is over.
+    /// Notified after each read.
     was_read: Condvar,
 }
 
@@ -35,7 +35,7 @@ struct State {
     /// The bytes read. The thread reads more when all of them were taken.
     chunk: Vec<u8>,
     position: usize,
-    /// The thread is taking bytes from the system.
+    /// The thread is reading from the system.
     is_reading: bool,
     end: Option<io::Result<()>>,
     waker: Option<Waker>,
@@ -60,7 +60,7 @@ impl Drop for Stdin {
 
 impl ReadEnd for Stdin {
     fn unread(&self) -> Option<u64> {
-        // While this is locked, no read begins: no byte is missed on its way from the system to the chunk.
+        // While this is locked, no read begins, so no bytes are between the system and the chunk.
         let state = self.shared.lock();
         let waited = self.shared.was_read.wait_timeout_while(state, READ, |state| state.is_reading);
         let (state, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());

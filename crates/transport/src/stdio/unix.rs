@@ -62,27 +62,26 @@ fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
 }
 
-/// How long a read that has begun may take until it is over: there was something to read.
+/// How long a read that has begun may take. There was something to read, so it does not block.
 pub(super) const READ: Duration = Duration::from_secs(1);
 
 impl Source {
-    /// Waits until there is something to read; false when told to stop.
+    /// Waits until there is something to read; returns false when stopped.
     pub(super) fn wait(&self, stopped: &Stopped) -> io::Result<bool> {
         is_ready(&self.0, PollFlags::IN, stopped)
     }
 
-    /// Reads what is there; `None` when nothing was read and it has to be tried again.
+    /// Reads what is there; `None` when nothing was read and the caller has to try again.
     pub(super) fn read(&self, chunk: &mut [u8]) -> io::Result<Option<usize>> {
         match rustix::io::read(&self.0, chunk) {
-            // Another process that shares the descriptor may have made it non-blocking, or may have been
-            // quicker.
+            // Another process that shares the descriptor may have made it non-blocking, or read first.
             Err(Errno::INTR | Errno::AGAIN) => Ok(None),
             read => Ok(Some(read?)),
         }
     }
 
-    /// Returns how many bytes wait in a pipe or a socket, or are behind the position in a file. What was typed
-    /// at a terminal, and what a device would give, is not counted.
+    /// Returns how many bytes wait in a pipe or a socket, or are after the position in a file. Input at a
+    /// terminal or from a device is not counted.
     pub(super) fn unread(&self) -> u64 {
         use rustix::fs::{FileType, SeekFrom, fstat, seek};
 

@@ -1,4 +1,4 @@
-//! What can be asked about a handle without reading from it.
+//! Queries about a handle that do not read from it.
 #![allow(unsafe_code)]
 
 use std::os::windows::io::{AsRawHandle, BorrowedHandle};
@@ -9,16 +9,16 @@ use windows_sys::Win32::System::Pipes::PeekNamedPipe;
 
 use super::security::check;
 
-/// An empty write of the other side ends a read as well, with nothing: that is no end of the pipe, and
-/// the runtime tells them apart no more than `std` does.
+/// Returns true if a pipe has ended, after a read returned nothing. An empty write by the other side also
+/// completes a read with nothing; neither tokio nor `std` distinguishes the two.
 pub(super) fn has_ended(pipe: BorrowedHandle<'_>) -> bool {
     let (handle, none) = (pipe.as_raw_handle(), null_mut());
-    // SAFETY: the handle is open, and nothing is asked for but whether it can be asked.
+    // SAFETY: the handle is open, and no data is requested.
     check(unsafe { PeekNamedPipe(handle, null_mut(), 0, none, none, none) }).is_err()
 }
 
-/// Returns how many bytes wait in a pipe to be read; 0 for anything else. It blocks while another thread reads
-/// from the same handle, if that is a synchronous one.
+/// Returns how many bytes wait in a pipe to be read; 0 for anything else. It blocks while another thread
+/// reads from the same handle, if that is a synchronous one.
 pub(super) fn waiting(pipe: BorrowedHandle<'_>) -> u64 {
     let (handle, none, mut bytes) = (pipe.as_raw_handle(), null_mut(), 0);
     // SAFETY: the handle is open, and the number of bytes is written to a variable that outlives the call.
@@ -26,7 +26,7 @@ pub(super) fn waiting(pipe: BorrowedHandle<'_>) -> u64 {
     if asked.is_ok() { bytes.into() } else { 0 }
 }
 
-/// Whether it is a file, which has a length and a position.
+/// Returns true if the handle is a file, which has a length and a position.
 pub(super) fn is_on_disk(handle: BorrowedHandle<'_>) -> bool {
     // SAFETY: the handle is open.
     unsafe { GetFileType(handle.as_raw_handle()) == FILE_TYPE_DISK }

@@ -1,6 +1,6 @@
-//! Own stdin and stdout on Windows: handles that are duplicated. What is inherited knows no overlapped
-//! reads, so a thread blocks in the system, in a call that can be cancelled. A console is left where it
-//! is: the system reads and writes text there, and nobody else's stream can be corrupted.
+//! Stdin and stdout on Windows. The handles are duplicated. Inherited handles do not support overlapped
+//! reads, so a thread blocks in a system call that can be canceled. A console stays in place: the system
+//! reads and writes text there, so no stream can be corrupted.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -24,27 +24,27 @@ use super::is_code;
 pub(crate) use super::reader::Reader;
 use super::security::check;
 
-/// One write hands the system this much at most, so that its progress can be seen.
+/// The maximum size of one write, small enough to see its progress.
 const WRITE: usize = 16 * 1024;
 
-/// The real stdin.
+/// The original stdin.
 pub(crate) enum Source {
     Console(io::Stdin),
     Taken(File),
 }
-
+/// The original stdout.
 /// The real stdout.
 pub(crate) struct Sink {
     out: Box<dyn Write + Send>,
-    /// A second handle of it, until it is asked for.
+    /// A second handle of stdout, until `reader` takes it.
     reader: Reader,
 }
 
-/// Whether the thread is to stop.
+/// Set when the thread is to stop.
 pub(crate) type Stopped = AtomicBool;
 
-/// A thread that blocks in the system. Dropping it tells the thread to stop, and does not wait for that:
-/// a call that begins just then goes on, and then the thread is left to itself and costs nothing else.
+/// A thread that blocks in system calls. Dropping it stops the thread without waiting for that. A call
+/// that begins at the same moment is not canceled; then the blocked thread stays, and costs nothing else.
 pub(crate) struct Worker {
     thread: JoinHandle<()>,
     stopped: Arc<Stopped>,
@@ -65,22 +65,23 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::Release);
-        // SAFETY: the handle is open as long as it is not joined.
+        // SAFETY: the handle stays open because the thread is not joined.
         unsafe { CancelSynchronousIo(self.thread.as_raw_handle()) };
     }
 }
 
-/// How long a read that has begun may take until it is over: here it waits for bytes, so it is not waited for.
+/// How long a read that has begun may take. Here a read blocks until there are bytes, so it is not waited
+/// for.
 pub(crate) const READ: Duration = Duration::ZERO;
 
 impl Source {
-    /// Returns false when told to stop. A read waits by itself.
+    /// Returns false when stopped. Does not wait, because reads block.
     pub(crate) fn wait(&self, stopped: &Stopped) -> io::Result<bool> {
         Ok(!stopped.load(Ordering::Acquire))
     }
 
-    /// Reads, and waits until there is something to read; `None` when nothing was read and it has to be tried
-    /// again.
+    /// Reads, and blocks until there is something to read; `None` when nothing was read and the caller has
+    /// to try again.
     pub(crate) fn read(&self, chunk: &mut [u8]) -> io::Result<Option<usize>> {
         let read = match self {
             Self::Console(console) => (&mut &*console).read(chunk),
@@ -88,9 +89,9 @@ impl Source {
         };
         match read {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
-            // An empty write of the other side's.
+            // An empty write by the other side.
             Ok(0) if matches!(self, Self::Taken(file) if !has_ended(file.as_handle())) => Ok(None),
-            // Nobody writes any more.
+            // The other end is closed in all processes.
             Err(error) if is_code(&error, &[ERROR_BROKEN_PIPE]) => Ok(Some(0)),
             read => read.map(Some),
         }
@@ -116,7 +117,7 @@ impl Sink {
         Ok(std::mem::replace(&mut self.reader, Reader::Unknown))
     }
 
-    /// Writes some of it once there is room; an error when told to stop.
+    /// Writes some bytes when there is room; fails when stopped.
     pub(crate) fn write_piece(&mut self, bytes: &[u8], stopped: &Stopped) -> io::Result<usize> {
         if stopped.load(Ordering::Acquire) {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -128,10 +129,10 @@ impl Sink {
     }
 }
 
-/// The real ones: from here on the standard handles are the null device and stderr.
+/// Takes the original handles. Afterwards the standard handles are the null device and stderr.
 pub(crate) fn take() -> io::Result<(Source, Sink)> {
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    // What was printed before belongs before.
+    // What was printed earlier must be written first.
     let _ = io::stdout().flush();
     let source = if stdin.is_terminal() {
         Source::Console(stdin)
@@ -145,7 +146,7 @@ pub(crate) fn take() -> io::Result<(Source, Sink)> {
     } else {
         let instead = match stderr.as_handle().try_clone_to_owned() {
             Ok(stderr) => stderr,
-            // There is none.
+            // There is no stderr.
             Err(_) => OpenOptions::new().write(true).open("NUL")?.into(),
         };
         let is_shared = [stderr.as_raw_handle()];
@@ -155,14 +156,13 @@ pub(crate) fn take() -> io::Result<(Source, Sink)> {
     Ok((source, sink))
 }
 
-/// Puts `instead` in the place of a standard handle, and gives the one that was there: a copy that no
-/// child inherits. The original is closed, or its other end would never see the end, unless it has
-/// another place beside this one.
+/// Replaces a standard handle with `instead`, and returns a copy of the original that children do not
+/// inherit. The original is closed, or its other end would never see the end, unless it is also another
+/// standard handle.
 ///
-/// Whoever asks the system for the standard handle each time, as `std` does, is not concerned by that. A C
-/// runtime keeps the number of the handle that it has found at the start: what a C library of this process
-/// prints from here on fails, or goes to what has got the number since. Windows has nothing that would put
-/// another handle under the same number.
+/// Code that asks the system for the standard handle each time, as `std` does, is not affected. A C
+/// runtime keeps the handle's number from the start of the process: what a C library prints afterwards
+/// fails, or goes to a new handle with that number. Windows cannot replace a handle under the same number.
 fn replace(
     place: STD_HANDLE,
     real: impl AsHandle + AsRawHandle,
@@ -170,8 +170,8 @@ fn replace(
     instead: OwnedHandle,
 ) -> io::Result<OwnedHandle> {
     let raw = real.as_raw_handle();
-    // A process may be started without it: then it is at its end from the start. What stands for that
-    // can be copied all the same, but not read.
+    // A process may be started without this handle; then it is at its end from the start. Its placeholder
+    // can be duplicated, but not read.
     let is_there = !raw.is_null() && raw != INVALID_HANDLE_VALUE;
     let copy = match is_there.then(|| real.as_handle().try_clone_to_owned()) {
         Some(Ok(copy)) => copy,
@@ -180,8 +180,9 @@ fn replace(
     // SAFETY: the handle is open, and from here on it is never closed.
     check(unsafe { SetStdHandle(place, instead.into_raw_handle()) })?;
     if is_there && !others.contains(&raw) {
-        // SAFETY: it is open, as it could be copied, it was this process's standard handle, which nobody
-        // in Rust owns, and this is done once. It stays a number in the tables of C runtimes: see above.
+        // SAFETY: it is open, because it could be duplicated; it was this process's standard handle, which
+        // no Rust value owns; and this is done once. C runtimes keep its number in their tables: see
+        // above.
         drop(unsafe { OwnedHandle::from_raw_handle(raw) });
     }
     Ok(copy)

@@ -1,5 +1,5 @@
-//! The two halves of a connected pipe. It has one end, and no half of it can be closed: the end of
-//! the writing half is the end of the line.
+//! The two halves of a connected pipe. The pipe has a single end that cannot be closed by halves: the end
+//! of the write half is the end of the line.
 
 use std::io;
 use std::pin::Pin;
@@ -14,20 +14,20 @@ use crate::windows::ended::{has_ended, waiting};
 use crate::windows::is_code;
 use crate::{ReadEnd, WriteEnd};
 
-/// One write hands the system this much at most. The runtime keeps what a slow reader has not taken of
-/// it, and nobody sees how far that has come: so it is little enough to move within a stall's time.
+/// The maximum size of one write. The runtime keeps what a slow reader has not read of it, and that
+/// progress is invisible. So it is small enough to be read within the stall timeout.
 const WRITE: usize = 64 * 1024;
 
-/// The reading half of a named pipe.
+/// The read half of a named pipe.
 #[derive(Debug)]
 pub struct PipeReadHalf(Arc<Shared>);
 
-/// The writing half of a named pipe. Shutting it down ends the line, once everything was handed to the
-/// system; dropping it ends the line, too, and what was taken before is still handed over.
+/// The write half of a named pipe. Shutting it down ends the line after all bytes were handed to the
+/// system; dropping it also ends the line, and bytes accepted before are still handed over.
 #[derive(Debug)]
 pub struct PipeWriteHalf {
     shared: Arc<Shared>,
-    /// What comes in several pieces leaves in one.
+    /// Joins the slices of a vectored write.
     joined: Vec<u8>,
 }
 
@@ -36,14 +36,14 @@ struct Shared(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// `None` once the line has ended on this side. Closing it, and not disconnecting it, leaves to the
-    /// other side what it has not read yet.
+    /// `None` once the line has ended on this side. The pipe is closed rather than disconnected, so that
+    /// the other side can still read what it has not read yet.
     end: Option<End>,
     /// The other side is gone.
     is_gone: bool,
-    /// Who waits for bytes.
+    /// The task that waits for bytes.
     reader: Option<Waker>,
-    /// Who waits for the other side to go.
+    /// The task that waits for the other side to go.
     watcher: Option<Waker>,
 }
 
@@ -102,7 +102,7 @@ impl AsyncRead for PipeReadHalf {
                 return Poll::Pending;
             }
             Poll::Ready(Ok(())) => buffer.filled().len() == before,
-            // A server may disconnect and not close: that is an end as well.
+            // A server may disconnect instead of closing; that is also an end.
             Poll::Ready(Err(error))
                 if is_code(&error, &[ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED]) =>
             {
@@ -180,14 +180,14 @@ impl AsyncWrite for PipeWriteHalf {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // What was taken is on its way without anybody's help.
+        // The system sends accepted bytes by itself.
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // One write is under way at a time: when an empty one is taken, everything before it was handed
-        // to the system. To a reader it is nothing, or the end, which is what follows. One that fails has
-        // nobody to read it.
+        // Only one write is under way at a time: when an empty one is accepted, all bytes before it were
+        // handed to the system. A reader ignores it or takes it for the end, which follows. If it fails,
+        // nothing reads the pipe.
         let _ = ready!(Self::poll_write_to(&mut self.shared.lock(), cx, &[]));
         self.shared.close();
         Poll::Ready(Ok(()))

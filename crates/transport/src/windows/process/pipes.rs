@@ -1,5 +1,5 @@
-//! The pipes between us and a child. Ours are overlapped ends of named pipes, as the anonymous ones
-//! cannot be read without a thread that nothing can interrupt; the child's are plain handles.
+//! The pipes between this process and a child. Our ends are overlapped named pipes, because reads of
+//! anonymous pipes need a thread that cannot be interrupted. The child's ends are plain handles.
 
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -23,13 +23,13 @@ use crate::windows::ended::has_ended;
 use crate::windows::is_code;
 use crate::windows::security::{self, Descriptor};
 
-/// What a pipe holds before its writer waits.
+/// How many bytes a pipe holds before its writer waits.
 const BUFFER: u32 = 64 * 1024;
 
-/// One write hands the system this much at most.
+/// The maximum size of one write.
 const WRITE: usize = 64 * 1024;
 
-/// A pipe to the child: our end and its.
+/// Creates a pipe to the child. Returns our end and the child's.
 pub(super) fn to_child() -> io::Result<(ToChild, File)> {
     let mut options = ServerOptions::new();
     options.access_inbound(false);
@@ -37,7 +37,7 @@ pub(super) fn to_child() -> io::Result<(ToChild, File)> {
     Ok((ToChild(ours), theirs))
 }
 
-/// A pipe from the child: our end and its.
+/// Creates a pipe from the child. Returns our end and the child's.
 pub(super) fn from_child() -> io::Result<(Output, File)> {
     let mut options = ServerOptions::new();
     options.access_outbound(false);
@@ -45,13 +45,13 @@ pub(super) fn from_child() -> io::Result<(Output, File)> {
     Ok((Output(ours), theirs))
 }
 
-/// Must be called in a runtime.
+/// Creates a connected pipe. Must be called in a runtime.
 fn pair(
     server: &mut ServerOptions,
     client: &mut OpenOptions,
 ) -> io::Result<(NamedPipeServer, File)> {
-    // Whoever can guess the name can take it before us, and then no program starts: the hasher begins
-    // with something random.
+    // A process that guesses the name could create the pipe first and keep programs from starting.
+    // `RandomState` is randomly seeded.
     let random = RandomState::new().hash_one(std::process::id());
     let path: PathBuf = format!(r"\\.\pipe\tieline-child-{random:016x}").into();
     server.first_pipe_instance(true).max_instances(1).reject_remote_clients(true);
@@ -59,7 +59,7 @@ fn pair(
     let ours = Descriptor::private()?.create(server, &path)?;
     let theirs = client.security_qos_flags(SECURITY_IDENTIFICATION).open(&path)?;
     {
-        // Somebody has come already, so there is nothing to wait for.
+        // The client has already connected, so this does not wait.
         let mut connecting = pin!(ours.connect());
         let Poll::Ready(connected) =
             connecting.as_mut().poll(&mut Context::from_waker(Waker::noop()))
@@ -74,11 +74,11 @@ fn pair(
 
 #[allow(unsafe_code)]
 fn handle(pipe: &NamedPipeServer) -> BorrowedHandle<'_> {
-    // SAFETY: the pipe is borrowed for as long as the handle, and closes it no sooner.
+    // SAFETY: the pipe is borrowed as long as the handle, and cannot be closed meanwhile.
     unsafe { BorrowedHandle::borrow_raw(pipe.as_raw_handle()) }
 }
 
-/// There is one instance, and it was us who came.
+/// Checks that the client of the pipe's only instance is this process.
 fn check_client(ours: &NamedPipeServer) -> io::Result<()> {
     match security::client_of(handle(ours))? == std::process::id() {
         true => Ok(()),
@@ -107,13 +107,13 @@ impl AsyncWrite for ToChild {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // An empty write is taken when the one before it is done, and tells the child nothing else than
-        // the end that follows it.
+        // An empty write is accepted when the one before it is done, and tells the child nothing but the
+        // end that follows.
         Pin::new(&mut self.0).poll_write(cx, &[]).map_ok(drop)
     }
 }
 
-/// Our end of what the child writes. It is read until nobody holds the other end any more.
+/// Our end of the child's output. It is read until the other end is closed in all processes.
 #[derive(Debug)]
 pub(crate) struct Output(NamedPipeServer);
 
@@ -144,8 +144,8 @@ pub struct ChildStdout {
 enum Stage {
     /// Until the future is ready, the end of the pipe is the end of the stream.
     Open(BoxFuture<'static, ()>),
-    /// All that could write was killed, so the end is near. Somebody outside the job may hold the pipe
-    /// all the same; for that long it is read, and no longer.
+    /// All processes in the job were killed, so the end is near. A process outside the job may still hold
+    /// the pipe open; reading stops when this timer ends.
     Over(Pin<Box<Sleep>>),
 }
 
@@ -183,7 +183,7 @@ impl AsyncRead for ChildStdout {
     }
 }
 
-/// Nobody holds the other end any more.
+/// Treats a pipe whose other end is closed in all processes as ended.
 fn end_of_pipe(error: io::Error) -> io::Result<()> {
     match is_code(&error, &[ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED]) {
         true => Ok(()),
