@@ -30,14 +30,14 @@ impl<R, W> IoConnection<R, W> {
     }
 }
 
-/// The reading half of an [`IoConnection`].
+/// The read half of an [`IoConnection`].
 pub struct ReadHalf<R> {
     io: R,
     control: Control,
     _lifeline: Arc<Lifeline>,
 }
 
-/// The writing half of an [`IoConnection`].
+/// The write half of an [`IoConnection`].
 pub struct WriteHalf<W> {
     io: W,
     control: Control,

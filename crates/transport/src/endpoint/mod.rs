@@ -427,7 +427,7 @@ mod tests {
             ("pipe:", "needs a name"),
             (r"pipe:\\.\pipe\", "needs a name"),
             (r"\\.\pipe\", "no scheme"),
-            (r"pipe:\\server\pipe\a", "not a pipe of this machine"),
+            (r"pipe:\\server\pipe\a", "not a pipe on this machine"),
             ("pipe:a?resume", "no options"),
             ("pipe:a%FF", "not UTF-8"),
             ("exec:", "needs a program"),

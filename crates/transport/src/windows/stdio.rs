@@ -32,8 +32,8 @@ pub(crate) enum Source {
     Console(io::Stdin),
     Taken(File),
 }
+
 /// The original stdout.
-/// The real stdout.
 pub(crate) struct Sink {
     out: Box<dyn Write + Send>,
     /// A second handle of stdout, until `reader` takes it.
