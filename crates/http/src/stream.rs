@@ -5,14 +5,15 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::rt::{ReadBufCursor, Sleep};
 #[cfg(unix)]
 use tieline_transport::{Connection, UnixConnection};
-use tieline_transport::{ReadEnd, StallClock, WriteEnd};
+use tieline_transport::{ReadEnd, StallClock, WriteEnd, from_now};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsStream;
 
 use crate::channel::lock;
@@ -220,11 +221,20 @@ struct Watched {
     /// asked last.
     written: u64,
     left: u64,
-    /// When the kernel is asked next, once all is written.
-    look: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// How long the peer's machine may take to acknowledge any byte that the kernel holds.
+    silence: Option<Duration>,
+    /// Present while the kernel holds bytes and nothing waits to be written.
+    unsent: Option<Unsent>,
 }
 
-/// So often the kernel is asked whether what was written leaves, for as long as it has not.
+/// Bytes that the kernel holds, and the next time that it is asked about them.
+struct Unsent {
+    /// When some of them last left.
+    moved: Instant,
+    look: Pin<Box<tokio::time::Sleep>>,
+}
+
+/// How often the kernel is asked whether the bytes it holds leave.
 const LOOK: Duration = Duration::from_secs(2);
 
 impl Watched {
@@ -235,23 +245,33 @@ impl Watched {
         }
     }
 
-    /// Whoever waits for an answer is to know whether what was written moves.
-    fn look(&mut self, stream: &Stream, cx: &mut Context<'_>) {
+    /// Notes whether the bytes that the kernel holds leave. Ready when the peer's machine has acknowledged none of
+    /// them for too long.
+    fn poll_silent(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
         while self.progress.is_under_way() {
-            let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
-            if look.as_mut().poll(cx).is_pending() {
-                return;
-            }
-            self.look = None;
+            let interval = self.silence.map_or(LOOK, |limit| LOOK.min(limit / 4));
+            let unsent = self.unsent.get_or_insert_with(|| Unsent {
+                moved: Instant::now(),
+                look: Box::pin(sleep(interval)),
+            });
+            ready!(unsent.look.as_mut().poll(cx));
             let held = stream.unsent().unwrap_or_default() as u64;
             let left = self.written.saturating_sub(held);
             if std::mem::replace(&mut self.left, left) != left {
                 self.progress.moved();
+                unsent.moved = Instant::now();
             }
             if held == 0 {
                 self.progress.arrived();
+                break;
             }
+            if self.silence.is_some_and(|limit| unsent.moved.elapsed() >= limit) {
+                return Poll::Ready(());
+            }
+            unsent.look.as_mut().reset(from_now(interval));
         }
+        self.unsent = None;
+        Poll::Pending
     }
 }
 
@@ -267,8 +287,27 @@ impl Hyper {
     /// written.
     pub(crate) fn watched(stream: Stream, limit: Duration, progress: Arc<Progress>) -> Self {
         let clock = StallClock::new(limit);
-        let watched = Watched { clock, drain: None, progress, written: 0, left: 0, look: None };
+        let watched = Watched {
+            clock,
+            drain: None,
+            progress,
+            written: 0,
+            left: 0,
+            silence: None,
+            unsent: None,
+        };
         Self { stream, watched: Some(watched), ending: None }
+    }
+
+    /// Ends the connection as stalled when the peer's machine acknowledges none of the bytes that the kernel holds
+    /// for `limit`, so that a peer that vanished is noticed although no write is blocked. Only for TCP, and where the
+    /// system reports those bytes: a Unix socket's end is never silent.
+    pub(crate) fn noticing_silence(mut self, limit: Duration) -> Self {
+        let is_tcp = matches!(self.stream, Stream::Tcp(_) | Stream::Tls(_));
+        if let (Some(watched), true) = (&mut self.watched, is_tcp) {
+            watched.silence = Some(limit);
+        }
+        self
     }
 
     /// Before the connection is closed, what a client still sends is discarded within `limits`.
@@ -323,10 +362,6 @@ impl hyper::rt::Read for Hyper {
         let room = bytes.len().min(into.remaining());
         let mut buffer = ReadBuf::new(bytes.get_mut(..room).unwrap_or_default());
         let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
-        let Self { stream, watched, .. } = &mut *self;
-        if let (Poll::Pending, Some(watched)) = (&polled, watched) {
-            watched.look(stream, cx);
-        }
         if let (Poll::Ready(Err(error)), Some(watched)) = (&polled, &self.watched) {
             watched.failed(error);
         }
@@ -365,9 +400,14 @@ impl hyper::rt::Write for Hyper {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         let flushed = self.written(cx, polled, |()| 0);
-        if let (Poll::Ready(Ok(())), Some(watched)) = (&flushed, &self.watched) {
-            // HTTP flushes when it has written all that it had.
+        let Self { stream, watched: Some(watched), .. } = &mut *self else { return flushed };
+        if let Poll::Ready(Ok(())) = &flushed {
+            // HTTP flushes when it has written all that it had, and at each of its turns.
             watched.progress.flushed();
+            if watched.poll_silent(stream, cx).is_ready() {
+                watched.progress.stall();
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
         }
         flushed
     }
@@ -403,19 +443,19 @@ impl hyper::rt::Timer for Timer {
         Box::pin(Timeout(Box::pin(tokio::time::sleep(duration))))
     }
 
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn Sleep>> {
         Box::pin(Timeout(Box::pin(tokio::time::sleep_until(deadline.into()))))
     }
 
-    fn reset(&self, sleep: &mut Pin<Box<dyn Sleep>>, deadline: Instant) {
+    fn reset(&self, sleep: &mut Pin<Box<dyn Sleep>>, deadline: std::time::Instant) {
         match sleep.as_mut().downcast_mut_pin::<Timeout>() {
             Some(timeout) => timeout.get_mut().0.as_mut().reset(deadline.into()),
             None => *sleep = self.sleep_until(deadline),
         }
     }
 
-    fn now(&self) -> Instant {
-        tokio::time::Instant::now().into()
+    fn now(&self) -> std::time::Instant {
+        Instant::now().into()
     }
 }
 

@@ -16,7 +16,7 @@ use tieline_transport::{
 };
 #[cfg(unix)]
 use tieline_transport::{Connection, Listener, Transport, Unix, UnixConfig, UnixListener};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -129,10 +129,6 @@ pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<Tl
                 continue;
             }
         };
-        if let Stream::Tcp(stream) = &arrived.stream {
-            // A write that is blocked for as long as it may is ended by what watches it, which can say so.
-            give_up_after(stream, server.web_socket.channel.stall_timeout.saturating_mul(2));
-        }
         count(&server.counters.connections);
         let visit = match server.door.knock(arrived.remote.map(|remote| remote.ip())) {
             Answer::Come(visit) => visit,
@@ -148,20 +144,6 @@ pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<Tl
         tokio::spawn(attend(server.clone(), arrived, tls.clone(), visit));
     }
 }
-
-/// Bytes that nobody confirms for so long end a connection. Without this the system goes on sending them
-/// for a quarter of an hour, and so long an EventSource that has vanished would have its program: it is
-/// sent a comment every 15 s, and a WebSocket is pinged, but only a WebSocket answers.
-#[cfg(target_os = "linux")]
-fn give_up_after(stream: &TcpStream, patience: Duration) {
-    const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
-    let millis = patience.min(LONGEST).as_millis() as u32;
-    // Without it, a connection lives longer.
-    let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, millis);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn give_up_after(_: &TcpStream, _: Duration) {}
 
 /// Serves one connection to its end, or until it becomes a WebSocket.
 async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>, visit: Visit) {
@@ -213,7 +195,10 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(8 * 1024));
     let stall = server.web_socket.channel.stall_timeout;
-    let stream = Hyper::watched(stream, stall, progress).draining(drain_limits(&server));
+    // Twice the limit of a write: a write that is blocked is given up first, with a reason.
+    let stream = Hyper::watched(stream, stall, progress)
+        .noticing_silence(stall.saturating_mul(2))
+        .draining(drain_limits(&server));
     let mut connection = pin!(builder.serve_connection(stream, service).with_upgrades());
     let mut closing = server.closing.subscribe();
     let mut closing = pin!(closing.wait_for(|is_closing| *is_closing));
@@ -250,25 +235,4 @@ pub(super) fn endpoint_of(place: &Place, is_secure: bool) -> Endpoint {
         }
     };
     Endpoint::new(Address::Other { scheme: scheme.to_owned(), rest })
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_nobody_confirms_ends_a_connection() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (_client, (stream, _)) = (client.unwrap(), accepted.unwrap());
-        let set = |stream: &TcpStream| rustix::net::sockopt::tcp_user_timeout(stream).unwrap();
-        assert_eq!(set(&stream), 0);
-        give_up_after(&stream, Duration::from_secs(10));
-        assert_eq!(set(&stream), 10_000);
-        give_up_after(&stream, Duration::MAX);
-        assert_eq!(set(&stream), i32::MAX as u32);
-    }
 }
