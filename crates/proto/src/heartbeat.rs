@@ -7,7 +7,8 @@
 //!
 //! Any received byte shows that the peer is alive, including those of an incomplete message. A line whose
 //! outgoing bytes make progress is alive as well: a ping queued after them cannot be missed before it was
-//! sent ([`Heartbeat::sending`]). While a long message is being received, this side sends pings
+//! sent ([`Heartbeat::sending`]). A ping queued after many bytes that make no progress says nothing about the
+//! peer, which may be busy with earlier messages ([`Heartbeat::with_stall_limit`]). While a long message is being received, this side sends pings
 //! ([`Heartbeat::receiving`]), so that the peer learns that its bytes arrive before the message is
 //! complete. A suspended machine or a late timer costs one missed ping at most, because the heartbeat has
 //! no clock.
@@ -77,6 +78,10 @@ pub struct Heartbeat {
     /// The last known numbers of outgoing bytes: sent, and waiting.
     left: u64,
     waiting: u64,
+    /// When some bytes were last sent, or none were waiting.
+    moved: Duration,
+    /// How long more than [`BLOCKED`] bytes may wait without progress before a ping can be missed.
+    stall_limit: Option<Duration>,
     /// The ping whose response is awaited is queued after the byte with this number, which has not been
     /// sent yet.
     behind: Option<u64>,
@@ -87,6 +92,10 @@ pub struct Heartbeat {
 /// The limit on the extra time for a response. Buffers in the network, which are invisible here, may hold
 /// as much data as was sent before the ping, so its response may take as long as sending that did.
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The operating system of a busy peer accepts tens of KB on its behalf. So fewer bytes than this without progress
+/// mean that the peer's machine is gone; more mean that the peer does not read.
+const BLOCKED: u64 = 64 * 1024;
 
 impl Heartbeat {
     /// Creates the heartbeat of a line that was connected at `now`, which counts as the first sign of life.
@@ -105,9 +114,19 @@ impl Heartbeat {
             restarted: None,
             left: 0,
             waiting: 0,
+            moved: now,
+            stall_limit: None,
             behind: None,
             is_receiving: false,
         }
+    }
+
+    /// Counts no missed ping while more than 64 KiB wait to be sent and make no progress, for up to `limit`: a
+    /// busy peer reads neither them nor the ping after them. Pass the limit of a write without progress.
+    #[must_use]
+    pub fn with_stall_limit(mut self, limit: Duration) -> Self {
+        self.stall_limit = Some(limit);
+        self
     }
 
     /// Records that bytes were received at `now`.
@@ -128,6 +147,9 @@ impl Heartbeat {
     /// queued. Call this before [`poll`](Self::poll) if the numbers are known.
     pub fn sending(&mut self, now: Duration, left: u64, waiting: u64) {
         let has_moved = std::mem::replace(&mut self.left, left) != left;
+        if has_moved || self.waiting == 0 {
+            self.moved = now;
+        }
         self.waiting = waiting;
         let (Some(behind), Some(awaited)) = (self.behind, &mut self.awaited) else { return };
         if left > behind {
@@ -171,7 +193,7 @@ impl Heartbeat {
             return Some(HeartbeatEvent::Restarted { from, to });
         }
         if self.awaited.is_some_and(|deadline| deadline <= now) {
-            self.missed();
+            self.missed(now);
         }
         if self.is_down != self.is_told_down {
             self.is_told_down = self.is_down;
@@ -216,8 +238,12 @@ impl Heartbeat {
         }
     }
 
-    fn missed(&mut self) {
+    fn missed(&mut self, now: Duration) {
         self.awaited = None;
+        let still = now.saturating_sub(self.moved);
+        if self.waiting > BLOCKED && self.stall_limit.is_some_and(|limit| still < limit) {
+            return;
+        }
         self.passes = 0;
         self.misses = self.misses.saturating_add(1);
         self.is_down |= self.misses >= self.config.misses.max(1);

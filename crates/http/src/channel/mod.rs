@@ -14,6 +14,7 @@
 //! both.
 
 mod input;
+mod keepalive;
 mod out;
 mod reason;
 mod receiver;

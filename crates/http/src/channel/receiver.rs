@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker, ready};
@@ -16,6 +16,7 @@ use tieline_proto::{ByteSize, Fault, FrameError, Heartbeat, HeartbeatEvent, Trun
 use tieline_transport::{
     CloseReason, Incoming, MemoryBudget, MemoryRefused, ReadBuffer, ReadHalf, Receiver, from_now,
 };
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Content;
@@ -88,7 +89,8 @@ impl Reader {
     ) -> Self {
         let begun = Instant::now();
         let pulse = shared.config.heartbeat.map(|config| {
-            let heartbeat = Heartbeat::new(config, Duration::ZERO);
+            let limit = shared.config.channel.stall_timeout;
+            let heartbeat = Heartbeat::new(config, Duration::ZERO).with_stall_limit(limit);
             let timer = Box::pin(sleep_until(begun + heartbeat.next_wake()));
             Pulse { heartbeat, timer }
         });
@@ -150,6 +152,7 @@ impl Reader {
             Poll::Ready(Ok(0)) => Poll::Ready(Some(self.end_of_stream())),
             Poll::Ready(Ok(_)) => {
                 let now = self.begun.elapsed();
+                self.shared.is_reading.store(false, Relaxed);
                 self.decoder.refill(now);
                 if let Some(pulse) = &mut self.pulse {
                     pulse.heartbeat.alive(now);
@@ -164,6 +167,7 @@ impl Reader {
                 None => Poll::Ready(Some(self.cut_off(error))),
             },
             Poll::Pending => {
+                self.shared.is_reading.store(true, Relaxed);
                 let is_new = self.waker.as_ref().is_none_or(|it| !it.will_wake(cx.waker()));
                 if is_new {
                     // Whoever ends the line from elsewhere wakes us, and may have done so just now.
@@ -236,7 +240,8 @@ impl Reader {
             if pulse.timer.is_elapsed() || pulse.timer.deadline() > wake {
                 pulse.timer.as_mut().reset(wake);
             }
-            let timer = pulse.timer.as_mut().poll(cx);
+            // Unconstrained, because a timer that is out of budget does not take the waker.
+            let timer = pin!(coop::unconstrained(pulse.timer.as_mut())).poll(cx);
             if pings {
                 self.shared.out().ping();
                 self.owes = true;
@@ -524,5 +529,11 @@ impl Receiver for Reader {
     fn unread(&self) -> u64 {
         let part = self.decoder.part(&self.buffer).unwrap_or_default();
         (self.rest.len() as u64).saturating_add(part as u64)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.is_reading.store(false, Relaxed);
     }
 }

@@ -10,6 +10,7 @@ use tieline_proto::websocket::Kind;
 use tieline_transport::{CloseReason, Outgoing, Refused, SendError, Sender};
 
 use super::Content;
+use super::keepalive::Keepalive;
 use super::reason::told;
 use super::shared::{Lifeline, Shared, Side};
 
@@ -19,12 +20,14 @@ pub struct WebSender {
     /// This side has closed and everything is written.
     is_done: bool,
     kind: Option<Kind>,
+    keepalive: Option<Keepalive>,
     _lifeline: Arc<Lifeline>,
 }
 
 impl WebSender {
     pub(super) fn new(shared: Arc<Shared>, lifeline: Arc<Lifeline>) -> Self {
-        Self { shared, is_done: false, kind: None, _lifeline: lifeline }
+        let keepalive = Keepalive::of(&shared.config);
+        Self { shared, is_done: false, kind: None, keepalive, _lifeline: lifeline }
     }
 
     /// Sets the kind of the messages that are sent from here on, where they pass
@@ -135,7 +138,13 @@ impl Sender for WebSender {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        self.poll_drain(cx, true)
+        ready!(self.poll_drain(cx, true))?;
+        if let Some(keepalive) = &mut self.keepalive
+            && keepalive.poll(&self.shared, cx)?
+        {
+            return self.poll_drain(cx, true);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {

@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(super) control: Control,
     /// The close frame of this side is on its way or gone, by our own wish.
     pub(super) is_closing: AtomicBool,
+    /// The receiver waits for bytes, and so drives the heartbeat.
+    pub(super) is_reading: AtomicBool,
     wakers: Arc<Wakers>,
     /// Of `wakers`: what every write waits with.
     waker: Waker,
@@ -64,6 +66,7 @@ impl Shared {
             half_close,
             control,
             is_closing: AtomicBool::new(false),
+            is_reading: AtomicBool::new(false),
             wakers,
             waker,
         }

@@ -92,6 +92,10 @@ impl Stream {
         Ok(stream)
     }
 
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
     /// The next event; `None` at the end of the stream, whether it was cut off or not.
     pub async fn event(&mut self) -> Option<Event> {
         timeout(LIMIT, self.next()).await.expect("no event")

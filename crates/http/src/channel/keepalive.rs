@@ -1,0 +1,88 @@
+//! Signs of life from a side that does not read at the moment.
+//!
+//! The receiver drives the heartbeat, and is not polled while its consumer is busy with earlier messages. The other
+//! side's pings then lie unread behind its data, and it would take this side for dead. So the sender pings while the
+//! receiver does not read. It does not judge the other side by answers that it cannot read, only by whether the
+//! bytes that were sent leave this machine.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use tieline_transport::{CloseReason, Outgoing, SendError, from_now};
+use tokio::task::coop;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::WebSocketConfig;
+use super::shared::Shared;
+
+/// The part of a sender that pings while the receiver does not read.
+pub(super) struct Keepalive {
+    interval: Duration,
+    /// How long bytes may wait without one of them leaving.
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// What the timer wakes.
+    waker: Option<Waker>,
+    /// How many bytes had left at the last ping, and since when that number has not grown.
+    still: Option<(u64, Instant)>,
+}
+
+impl Keepalive {
+    /// `None` for a line without a heartbeat.
+    pub(super) fn of(config: &WebSocketConfig) -> Option<Self> {
+        let interval = config.heartbeat?.idle;
+        let limit = config.channel.stall_timeout.saturating_mul(2);
+        Some(Self { interval, limit, timer: None, waker: None, still: None })
+    }
+
+    /// Queues a ping if one is due, and wakes `cx` when the next one is. Returns whether it has queued one.
+    ///
+    /// # Errors
+    /// The bytes sent before do not leave this machine: the line has stalled.
+    #[inline]
+    pub(super) fn poll(
+        &mut self,
+        shared: &Shared,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, SendError> {
+        let is_armed = self.timer.as_ref().is_some_and(|timer| !timer.is_elapsed())
+            && self.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker()));
+        if is_armed { Ok(false) } else { self.poll_timer(shared, cx) }
+    }
+
+    #[cold]
+    fn poll_timer(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Result<bool, SendError> {
+        let interval = self.interval;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(interval)));
+        self.waker = Some(cx.waker().clone());
+        let mut is_due = false;
+        // Unconstrained, because a timer that is out of budget does not take the waker.
+        while pin!(coop::unconstrained(timer.as_mut())).poll(cx).is_ready() {
+            is_due = true;
+            timer.as_mut().reset(from_now(interval));
+        }
+        if is_due { self.ping(shared) } else { Ok(false) }
+    }
+
+    fn ping(&mut self, shared: &Shared) -> Result<bool, SendError> {
+        let mut out = shared.out();
+        if shared.is_reading.load(Relaxed) || out.has_ended() {
+            self.still = None;
+            return Ok(false);
+        }
+        let Outgoing { left, waiting, .. } = out.outgoing();
+        match self.still {
+            Some((before, since)) if waiting > 0 && before == left => {
+                if since.elapsed() >= self.limit {
+                    return Err(shared.broken(&mut out, CloseReason::Stalled));
+                }
+            }
+            _ => self.still = Some((left, Instant::now())),
+        }
+        out.ping();
+        Ok(true)
+    }
+}

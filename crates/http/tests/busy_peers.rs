@@ -1,0 +1,218 @@
+//! A side that is busy and does not read for a while: the other one waits for it, and notices one that is gone. All in
+//! virtual time, over real sockets. On Linux, where the kernel reports the bytes it holds.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::future::{pending, poll_fn};
+use std::task::Poll;
+use std::time::Duration;
+
+use support::events::Stream;
+use support::{Served, config, end, message, registry, serve};
+use tieline_http::{ServerConfig, WebChannel};
+use tieline_transport::{
+    Acceptor, BoxChannel, Channel, ChannelConfig, CloseReason, Incoming, Options, ReceiverExt,
+    Sender, SenderExt,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+const MIB: usize = 1 << 20;
+/// More MiB than all buffers of a connection hold.
+const MESSAGES: usize = 24;
+/// Longer than a silent peer is waited for, which is 25 s.
+const BUSY: Duration = Duration::from_secs(50);
+/// How long a write may be without progress.
+const STALL: Duration = Duration::from_secs(60);
+
+fn patient() -> ServerConfig {
+    let mut config = config();
+    config.web_socket.channel.stall_timeout = STALL;
+    config
+}
+
+/// A client and what the server got of it, both as patient as [`patient`].
+async fn pair(served: &mut Served) -> (BoxChannel, WebChannel) {
+    let channel = ChannelConfig { stall_timeout: STALL, ..ChannelConfig::default() };
+    let (registry, url) = (registry(), served.url());
+    let options = Options { channel, ..Options::default() };
+    let connecting = registry.connect(&url, &options);
+    let (client, server) = tokio::join!(connecting, served.plain.accept());
+    (client.unwrap(), server.unwrap().into_web_socket().unwrap())
+}
+
+/// What a gateway does with a sender that it has nothing for: it flushes.
+async fn flush_for(duration: Duration, sender: &mut impl Sender) {
+    let flushing = poll_fn(|cx| match sender.poll_flush(cx) {
+        Poll::Ready(Err(error)) => Poll::Ready(error),
+        _ => Poll::Pending,
+    });
+    if let Ok(error) = timeout(duration, flushing).await {
+        panic!("the line has ended: {error}");
+    }
+}
+
+/// Sends all messages and receives one, both at once.
+async fn sends_and_hears(line: impl Channel) {
+    let (mut sender, mut receiver) = line.split();
+    let send = async {
+        for _ in 0..MESSAGES {
+            let sent = sender.send(vec![b'x'; MIB]).await;
+            sent.unwrap_or_else(|error| panic!("not sent: {:?}", error.close_reason()));
+        }
+    };
+    let (answer, ()) = tokio::join!(message(&mut receiver), send);
+    assert_eq!(answer, "done");
+}
+
+/// Takes one message, is busy, takes the others, and answers.
+async fn is_busy(line: impl Channel, flushes: bool) {
+    let (mut sender, mut receiver) = line.split();
+    message(&mut receiver).await;
+    match flushes {
+        true => flush_for(BUSY, &mut sender).await,
+        false => sleep(BUSY).await,
+    }
+    for _ in 1..MESSAGES {
+        assert_eq!(message(&mut receiver).await.len(), MIB);
+    }
+    sender.send("done").await.unwrap();
+    let _ = receiver.recv().await;
+}
+
+async fn all_arrives(
+    client: impl Channel,
+    server: impl Channel,
+    client_is_busy: bool,
+    flushes: bool,
+) {
+    match client_is_busy {
+        true => tokio::select! {
+            () = sends_and_hears(server) => {}
+            () = async { is_busy(client, flushes).await; pending().await } => {}
+        },
+        false => tokio::select! {
+            () = sends_and_hears(client) => {}
+            () = async { is_busy(server, flushes).await; pending().await } => {}
+        },
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_arrives_at_a_side_that_was_busy() {
+    for client_is_busy in [false, true] {
+        let mut served = serve(patient()).await;
+        let (client, server) = pair(&mut served).await;
+        all_arrives(client, server, client_is_busy, true).await;
+    }
+}
+
+/// As with a server of another make that neither reads nor pings: what is blocked is waited for up to the limit of
+/// a write.
+#[tokio::test(start_paused = true)]
+async fn all_arrives_at_a_side_that_was_busy_and_sent_no_pings() {
+    for client_is_busy in [false, true] {
+        let mut served = serve(patient()).await;
+        let (client, server) = pair(&mut served).await;
+        all_arrives(client, server, client_is_busy, false).await;
+    }
+}
+
+/// Few bytes fit into the buffers on the way, so no write is blocked: the pings tell that the server is there.
+#[tokio::test(start_paused = true)]
+async fn a_busy_side_pings_when_little_was_sent_to_it() {
+    let mut served = serve(config()).await;
+    let (client, server) = served.pair().await;
+    let ((mut to_server, mut from_server), (mut to_client, mut from_client)) =
+        (client.split(), server.split());
+    let busy = async {
+        assert_eq!(message(&mut from_client).await, "first");
+        flush_for(Duration::from_secs(600), &mut to_client).await;
+        assert_eq!(message(&mut from_client).await, "second");
+        to_client.send("done").await.unwrap();
+        pending().await
+    };
+    let client = async {
+        to_server.send("first").await.unwrap();
+        to_server.send("second").await.unwrap();
+        let answer = from_server.recv().await;
+        assert!(matches!(&answer, Incoming::Message(text) if text == "done"), "{answer:?}");
+    };
+    tokio::select! { () = client => {}, () = busy => {} }
+}
+
+/// Its kernel takes what it is sent, and nothing comes from it.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_nothing_at_all_is_given_up_after_25_seconds() {
+    let mut served = serve(patient()).await;
+    let (client, _server) = pair(&mut served).await;
+    let (mut sender, mut receiver) = client.split();
+    sender.send("hello").await.unwrap();
+    let begun = Instant::now();
+    let reason = end(&mut receiver).await;
+    assert!(matches!(reason, CloseReason::TimedOut), "{reason}");
+    assert!(begun.elapsed() <= Duration::from_millis(25_100), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_takes_nothing_for_the_limit_of_a_write_has_stalled() {
+    let mut served = serve(patient()).await;
+    let (client, _server) = pair(&mut served).await;
+    let (mut sender, mut receiver) = client.split();
+    let begun = Instant::now();
+    let flood = async {
+        loop {
+            if let Err(error) = sender.send(vec![b'x'; MIB]).await {
+                break error.close_reason().cloned().unwrap();
+            }
+        }
+    };
+    let reason = tokio::select! { reason = flood => reason, reason = end(&mut receiver) => reason };
+    assert!(matches!(reason, CloseReason::Stalled), "{reason}");
+    assert!(begun.elapsed() < STALL + STALL / 2, "{:?}", begun.elapsed());
+}
+
+/// A connection whose other end takes little, and then nothing: its bytes are sent, and not acknowledged.
+fn shrink(stream: &tokio::net::TcpStream) {
+    rustix::net::sockopt::set_socket_recv_buffer_size(stream, 4096).unwrap();
+}
+
+/// Fits into the send buffer of a connection, and not into what [`shrink`] leaves of the other one.
+const UNREAD: usize = 32 * 1024;
+
+/// The server does not read either, so it cannot hear whether its pings are answered.
+#[tokio::test(start_paused = true)]
+async fn a_busy_side_notices_that_the_other_acknowledges_nothing() {
+    let mut served = serve(config()).await;
+    let (stream, server) = served.raw().await;
+    shrink(&stream);
+    let (mut sender, _receiver) = server.split();
+    sender.send(vec![b'x'; UNREAD]).await.unwrap();
+    let begun = Instant::now();
+    let reason = poll_fn(|cx| match sender.poll_flush(cx) {
+        Poll::Ready(Err(error)) => Poll::Ready(error.close_reason().cloned()),
+        _ => Poll::Pending,
+    });
+    let reason = timeout(Duration::from_secs(60), reason).await.expect("it goes on");
+    assert!(matches!(reason, Some(CloseReason::Stalled)), "{reason:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_events_of_which_nothing_is_acknowledged_has_stalled() {
+    let mut served = serve(config()).await;
+    // Without sessions, so that the end of the connection is that of the line.
+    served.resumable = None;
+    let (stream, server) = tokio::join!(Stream::open(served.port, ""), served.plain.accept());
+    let stream = stream.unwrap();
+    shrink(stream.socket());
+    let (mut sender, mut receiver) = server.unwrap().split();
+    let begun = Instant::now();
+    sender.send(vec![b'x'; UNREAD]).await.unwrap();
+    let reason = end(&mut receiver).await;
+    assert!(matches!(reason, CloseReason::Stalled), "{reason}");
+    let took = begun.elapsed();
+    // Not the 10 s of a blocked write.
+    assert!(took >= Duration::from_secs(20) && took < Duration::from_secs(30), "{took:?}");
+}
