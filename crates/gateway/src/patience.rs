@@ -108,3 +108,157 @@ pub(crate) async fn discard(receiver: &mut impl Receiver, discarded: &AtomicU64)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use bytes::Bytes;
+    use tieline_transport::{Outgoing, SendError};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(10);
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// A client that takes a byte each second for a while, and then nothing.
+    struct Client {
+        begun: Instant,
+        bytes: u64,
+        takes: u64,
+    }
+
+    impl Client {
+        fn new(bytes: u64, takes: u64) -> Self {
+            Self { begun: Instant::now(), bytes, takes }
+        }
+    }
+
+    impl Sender for Client {
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn start_send(&mut self, _: Bytes) -> Result<(), SendError> {
+            Ok(())
+        }
+
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+            match self.outgoing().waiting {
+                0 => Poll::Ready(Ok(())),
+                _ => Poll::Pending,
+            }
+        }
+
+        fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+            self.poll_flush(cx)
+        }
+
+        fn outgoing(&self) -> Outgoing {
+            let left = self.begun.elapsed().as_secs().min(self.takes).min(self.bytes);
+            Outgoing::new(left, self.bytes - left)
+        }
+    }
+
+    /// How a flush ends, and after how long.
+    async fn flush(patience: Patience, client: &mut Client) -> (bool, Duration) {
+        let begun = Instant::now();
+        let flushed = patience.wait(client, |client, cx| client.poll_flush(cx)).await;
+        (flushed.is_some(), begun.elapsed())
+    }
+
+    /// Whether a client is waited for until it has ended, and for how long.
+    async fn see_off(patience: Patience, client: &mut Client, half_close: bool) -> Duration {
+        let begun = Instant::now();
+        let seen_off = patience.see_off(client, std::future::pending(), half_close);
+        timeout(s(3600), seen_off).await.unwrap();
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn done_at_once_needs_no_time() {
+        let mut client = Client::new(0, 0);
+        assert_eq!(flush(Patience::until(Instant::now()), &mut client).await, (true, s(0)));
+        assert_eq!(flush(Patience::while_it_moves(s(0)), &mut client).await, (true, s(0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_gets_the_grace_and_no_more() {
+        let patience = Patience::while_it_moves(GRACE);
+        assert_eq!(flush(patience, &mut Client::new(100, 0)).await, (false, GRACE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_grace_begins_anew_while_bytes_move() {
+        // Bytes move in four of its periods, and in the fifth none does.
+        let patience = Patience::while_it_moves(GRACE);
+        assert_eq!(flush(patience, &mut Client::new(100, 35)).await, (false, s(50)));
+        // All are taken within the tenth one, and it is looked at its end.
+        let patience = Patience::while_it_moves(GRACE);
+        assert_eq!(flush(patience, &mut Client::new(95, 95)).await, (true, s(100)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fixed_deadline_holds_whatever_moves() {
+        let patience = Patience::until(from_now(GRACE));
+        assert_eq!(flush(patience, &mut Client::new(100, 100)).await, (false, GRACE));
+        // It has passed, and is not extended by a second wait.
+        assert_eq!(flush(patience, &mut Client::new(100, 100)).await, (false, s(0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_messages_get_a_grace_of_their_own_or_what_is_left_of_a_fixed_deadline() {
+        let (moving, fixed) = (Patience::while_it_moves(GRACE), Patience::until(from_now(GRACE)));
+        tokio::time::sleep(s(8)).await;
+        assert_eq!(moving.deadline(), from_now(GRACE));
+        assert_eq!(fixed.deadline(), from_now(s(2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_may_go_on_speaking_is_left_when_all_has_gone_out() {
+        let patience = Patience::while_it_moves(GRACE);
+        assert_eq!(see_off(patience, &mut Client::new(0, 0), true).await, s(0));
+        assert_eq!(see_off(patience, &mut Client::new(3, 3), true).await, s(3));
+        // Of one whose end is awaited that is not enough, but it is not waited for without end.
+        let patience = Patience::while_it_moves(GRACE);
+        assert_eq!(see_off(patience, &mut Client::new(3, 3), false).await, s(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_has_ended_is_not_waited_for() {
+        let begun = Instant::now();
+        let ends = tokio::time::sleep(s(4));
+        Patience::while_it_moves(GRACE).see_off(&mut Client::new(100, 0), ends, false).await;
+        assert_eq!(begun.elapsed(), s(4));
+    }
+
+    /// Says something each second, and ends.
+    struct Speaker {
+        left: u8,
+        pause: std::pin::Pin<Box<tokio::time::Sleep>>,
+    }
+
+    impl Receiver for Speaker {
+        fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+            ready!(self.pause.as_mut().poll(cx));
+            self.pause = Box::pin(tokio::time::sleep(s(1)));
+            match self.left.checked_sub(1) {
+                Some(left) => self.left = left,
+                None => return Poll::Ready(Incoming::End(tieline_transport::CloseReason::ByPeer)),
+            }
+            Poll::Ready(Incoming::Message(Bytes::from_static(b"y")))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_discarded_is_read_to_the_end() {
+        let begun = Instant::now();
+        let mut speaker = Speaker { left: 3, pause: Box::pin(tokio::time::sleep(s(1))) };
+        discard(&mut speaker).await;
+        assert_eq!((speaker.left, begun.elapsed()), (0, s(4)));
+    }
+}

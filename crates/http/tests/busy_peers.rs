@@ -1,7 +1,7 @@
 //! A side that is busy and does not read for a while: the other one waits for it, and notices one that is gone. All in
 //! virtual time, over real sockets. On Linux, where the kernel reports the bytes it holds.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 

@@ -1,0 +1,124 @@
+//! A program, or the reader of what it says, that reads nothing for longer than a silent peer is waited for: everything
+//! arrives, over lines of every kind of the web. In virtual time, over real sockets. On Linux, where the kernel reports
+//! the bytes it holds.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::future::pending;
+use std::time::Duration;
+
+use support::message;
+use tieline_gateway::{Bridge, bridge};
+use tieline_http::{ClientConfig, Place, ServerConfig, Token, Web, WebSocketConfig};
+use tieline_link::{LineOptions, SessionOptions, Sessions, connector};
+use tieline_transport::{
+    BoxChannel, Channel, ChannelConfig, DynAcceptor, Endpoint, Options, ReceiverExt, Registry,
+    SenderExt,
+};
+use tokio::time::sleep;
+
+const KIB: usize = 1 << 10;
+/// Together more than all buffers between the two hold.
+const MESSAGES: usize = 48;
+const LENGTH: usize = 512 * KIB;
+/// Twice as long as a silent peer is waited for, and less than a program may be at work.
+const BUSY: Duration = Duration::from_secs(50);
+
+/// As `connect` and `serve` wait for a program; a client may be as slow here.
+fn options() -> Options {
+    let stall_timeout = ChannelConfig::default().program_stall_timeout;
+    let channel = ChannelConfig { stall_timeout, ..ChannelConfig::default() };
+    Options { channel, ..Options::default() }
+}
+
+/// Two ends of a line within this process, in place of a program's pipes.
+async fn pipes(registry: &Registry, name: &str) -> (BoxChannel, BoxChannel) {
+    let endpoint = Endpoint::memory(name);
+    let options = options();
+    let mut listener = registry.listen(&endpoint, &options).await.unwrap();
+    let (near, far) = tokio::join!(registry.connect(&endpoint, &options), listener.accept());
+    (near.unwrap(), far.unwrap())
+}
+
+/// A client and the server's end of it.
+async fn line(registry: &Registry, kind: &str) -> (BoxChannel, BoxChannel, Web) {
+    let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
+    let mut config = ServerConfig::new(place, Token::new("the-token-of-these-tests").unwrap());
+    let channel = options().channel;
+    config.web_socket = WebSocketConfig { channel, ..WebSocketConfig::default() };
+    let (web, plain, resumable) = Web::listen(config).await.unwrap();
+    let scheme = kind.trim_start_matches("resume+");
+    let mut acceptor: Box<dyn DynAcceptor> = match scheme == kind {
+        true => Box::new(plain),
+        false => {
+            let line = LineOptions::of(&options());
+            Box::new(Sessions::new(Box::new(resumable), SessionOptions::default(), line))
+        }
+    };
+    let path = if scheme == "ws" { "/ws" } else { "/sse" };
+    let endpoint =
+        web.endpoint().to_string().trim_end_matches('/').replace("http:", scheme_of(scheme));
+    let endpoint: Endpoint = (endpoint + path).parse().unwrap();
+    let endpoint = if scheme == kind { endpoint } else { endpoint.resumable() };
+    let connector = connector(registry, &endpoint, &options(), SessionOptions::default()).unwrap();
+    let (client, server) = tokio::join!(connector.connect(), acceptor.accept());
+    tokio::spawn(async move { while acceptor.accept().await.is_ok() {} });
+    (client.unwrap(), server.unwrap(), web)
+}
+
+fn scheme_of(scheme: &str) -> &'static str {
+    if scheme == "ws" { "ws:" } else { "http:" }
+}
+
+/// Sends all messages, and gets one.
+async fn speaks(line: BoxChannel) {
+    let (mut sender, mut receiver) = line.split();
+    let send = async {
+        for _ in 0..MESSAGES {
+            sender.send(vec![b'x'; LENGTH]).await.unwrap();
+        }
+    };
+    let (answer, ()) = tokio::join!(message(&mut receiver), send);
+    assert_eq!(answer, "done");
+}
+
+/// Takes one message, none for a while, all others, and sends one.
+async fn is_busy(line: BoxChannel) {
+    let (mut sender, mut receiver) = line.split();
+    assert_eq!(message(&mut receiver).await.len(), LENGTH);
+    sleep(BUSY).await;
+    for _ in 1..MESSAGES {
+        assert_eq!(message(&mut receiver).await.len(), LENGTH);
+    }
+    sender.send("done").await.unwrap();
+    let _ = receiver.recv().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_arrives_at_a_program_or_a_client_that_was_busy() {
+    for kind in ["ws", "http", "resume+ws", "resume+http"] {
+        for program_is_busy in [true, false] {
+            let mut registry = Registry::new();
+            let token = Some(Token::new("the-token-of-these-tests").unwrap());
+            tieline_http::register(
+                &mut registry,
+                ClientConfig { token, ..ClientConfig::default() },
+            );
+            let (client, server, _web) = line(&registry, kind).await;
+            let (user, near) = pipes(&registry, "user").await;
+            let (far, program) = pipes(&registry, "program").await;
+            // `tieline connect` at one end, `tieline serve` at the other.
+            let connect = tokio::spawn(bridge(near, client, Bridge::default(), pending()));
+            let serve = tokio::spawn(bridge(server, far, Bridge::default(), pending()));
+            let (speaker, reader) = if program_is_busy { (user, program) } else { (program, user) };
+            tokio::select! {
+                () = speaks(speaker) => {}
+                () = async { is_busy(reader).await; pending().await } => {}
+                report = connect => panic!("{kind}: connect has ended: {:?}", report.unwrap()),
+                report = serve => panic!("{kind}: serve has ended: {:?}", report.unwrap()),
+            }
+        }
+    }
+}
