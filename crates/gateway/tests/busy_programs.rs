@@ -20,9 +20,9 @@ use tieline_transport::{
 use tokio::time::sleep;
 
 const KIB: usize = 1 << 10;
-/// Together more than all buffers between the two hold.
-const MESSAGES: usize = 48;
-const LENGTH: usize = 512 * KIB;
+/// How many messages, and their length: more than all buffers between the two hold, so that writes are blocked; and so
+/// much that the gateway stops reading, and the rest fits into the buffers of the connection.
+const AMOUNTS: [(usize, usize); 2] = [(48, 512 * KIB), (6, 100 * KIB)];
 /// Twice as long as a silent peer is waited for, and less than a program may be at work.
 const BUSY: Duration = Duration::from_secs(50);
 
@@ -73,11 +73,11 @@ fn scheme_of(scheme: &str) -> &'static str {
 }
 
 /// Sends all messages, and gets one.
-async fn speaks(line: BoxChannel) {
+async fn speaks(line: BoxChannel, (count, length): (usize, usize)) {
     let (mut sender, mut receiver) = line.split();
     let send = async {
-        for _ in 0..MESSAGES {
-            sender.send(vec![b'x'; LENGTH]).await.unwrap();
+        for _ in 0..count {
+            sender.send(vec![b'x'; length]).await.unwrap();
         }
     };
     let (answer, ()) = tokio::join!(message(&mut receiver), send);
@@ -85,12 +85,12 @@ async fn speaks(line: BoxChannel) {
 }
 
 /// Takes one message, none for a while, all others, and sends one.
-async fn is_busy(line: BoxChannel) {
+async fn is_busy(line: BoxChannel, (count, length): (usize, usize)) {
     let (mut sender, mut receiver) = line.split();
-    assert_eq!(message(&mut receiver).await.len(), LENGTH);
+    assert_eq!(message(&mut receiver).await.len(), length);
     sleep(BUSY).await;
-    for _ in 1..MESSAGES {
-        assert_eq!(message(&mut receiver).await.len(), LENGTH);
+    for _ in 1..count {
+        assert_eq!(message(&mut receiver).await.len(), length);
     }
     sender.send("done").await.unwrap();
     let _ = receiver.recv().await;
@@ -99,7 +99,9 @@ async fn is_busy(line: BoxChannel) {
 #[tokio::test(start_paused = true)]
 async fn everything_arrives_at_a_program_or_a_client_that_was_busy() {
     for kind in ["ws", "http", "resume+ws", "resume+http"] {
-        for program_is_busy in [true, false] {
+        for (program_is_busy, amount) in
+            [true, false].into_iter().flat_map(|it| AMOUNTS.map(|amount| (it, amount)))
+        {
             let mut registry = Registry::new();
             let token = Some(Token::new("the-token-of-these-tests").unwrap());
             tieline_http::register(
@@ -114,8 +116,8 @@ async fn everything_arrives_at_a_program_or_a_client_that_was_busy() {
             let serve = tokio::spawn(bridge(server, far, Bridge::default(), pending()));
             let (speaker, reader) = if program_is_busy { (user, program) } else { (program, user) };
             tokio::select! {
-                () = speaks(speaker) => {}
-                () = async { is_busy(reader).await; pending().await } => {}
+                () = speaks(speaker, amount) => {}
+                () = async { is_busy(reader, amount).await; pending().await } => {}
                 report = connect => panic!("{kind}: connect has ended: {:?}", report.unwrap()),
                 report = serve => panic!("{kind}: serve has ended: {:?}", report.unwrap()),
             }
