@@ -11,7 +11,8 @@
 //!
 //! As every channel it is passive: whoever receives answers pings, sends them on an idle line, and
 //! carries out the other side's wish to close. Both halves write, so a write that has to wait wakes
-//! both.
+//! both. While the receiver is not polled, because its consumer is busy, the sender pings when it is flushed
+//! (`keepalive`).
 
 mod input;
 mod keepalive;
