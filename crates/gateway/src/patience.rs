@@ -255,10 +255,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_discarded_is_read_to_the_end() {
+    async fn what_is_discarded_is_counted_and_read_to_the_end() {
         let begun = Instant::now();
         let mut speaker = Speaker { left: 3, pause: Box::pin(tokio::time::sleep(s(1))) };
-        discard(&mut speaker).await;
+        let discarded = AtomicU64::new(0);
+        discard(&mut speaker, &discarded).await;
         assert_eq!((speaker.left, begun.elapsed()), (0, s(4)));
+        assert_eq!(discarded.into_inner(), 3);
     }
 }
