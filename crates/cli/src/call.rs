@@ -79,10 +79,9 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
     }
     let (peer, driver) = Peer::new(channel, follower, peer_options);
     let driver = tokio::spawn(driver);
-    let said = |why: String| Failure::Said(format!("{}: {why}", args.method));
     if args.notify {
         let sent = peer.notify_raw(&args.method, params.as_deref()).await;
-        sent.map_err(|why| said(why.to_string()))?;
+        sent.map_err(|why| Failure::Said(format!("{}: {}: {why}", args.endpoint, args.method)))?;
     } else {
         let mut call = peer.method(&args.method);
         if let Some(params) = params {
@@ -95,7 +94,7 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
             call = call.trace(trace);
         }
         let called = tokio::select! {
-            called = call.call_raw() => called.map_err(|error| said(explain(&error))),
+            called = call.call_raw() => called.map_err(|error| failed(args, &error)),
             () = signals.first() => Err(stopped()),
             () = is_unread(args) => Err(unread()),
         };
@@ -119,6 +118,16 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
     drop((peer, printer));
     printed.all().await?;
     Ok(())
+}
+
+/// Says which call failed, where, and why.
+fn failed(args: &Call, error: &CallError) -> Failure {
+    let sentence = format!("{}: {}: {}", args.endpoint, args.method, explain(error));
+    let hint = match error {
+        CallError::Unknown(reason) => reason.hint().map(str::to_owned),
+        _ => None,
+    };
+    Failure::Ended { sentence, hint }
 }
 
 /// Divides `limit` among the stages of stopping a program: the answer is there, so nothing else is waited for.

@@ -50,10 +50,12 @@ async fn join(
     line.end_with_parent(&signals)?;
     let options = line.options();
     // The far side first: until it is there, nothing is taken from the near side.
-    let far = sessions::connect(registry, &far, &options).await?;
+    let place = far;
+    let far = sessions::connect(registry, &place, &options).await?;
     // Asked first: connecting takes stdout over.
     let is_terminal = matches!(near.address(), Address::Stdio) && std::io::stdout().is_terminal();
-    let mut near = sessions::connect(registry, &near, &options).await?;
+    let near_place = near;
+    let mut near = sessions::connect(registry, &near_place, &options).await?;
     if is_terminal && !screen.raw {
         near = terminal::escaped(near);
     }
@@ -75,7 +77,14 @@ async fn join(
     );
     match &report.end {
         BridgeEnd::Stopped(_) => return Err(Failure::Said("ended by a signal".into())),
-        end if !end.is_clean() => return Err(Failure::Said(format!("the line has ended: {end}"))),
+        end if !end.is_clean() => {
+            let place = if let BridgeEnd::Near { .. } = end { near_place } else { place };
+            let hint = end.hint().map(str::to_owned);
+            return Err(Failure::Ended {
+                sentence: format!("{place}: the line has ended: {end}"),
+                hint,
+            });
+        }
         _ => {}
     }
     let lost = match report.lost {
@@ -91,6 +100,6 @@ async fn join(
     };
     match [lost, unread].into_iter().flatten().collect::<Vec<_>>().join(", and ") {
         nothing if nothing.is_empty() => recorded,
-        losses => Err(Failure::Said(losses)),
+        losses => Err(Failure::Said(format!("{place}: {losses}"))),
     }
 }

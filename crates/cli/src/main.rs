@@ -37,6 +37,8 @@ use clap::CommandFactory;
 use args::LogFormat;
 use args::{Args, Command};
 use report::Failure;
+#[cfg(unix)]
+use tieline_transport::Address;
 use tieline_transport::Guardian;
 
 /// How long the end waits for somebody to read what was said.
@@ -80,7 +82,29 @@ fn adopt_orphans() {
     }
 }
 
+/// Refuses to start what would write its results to a stdout that was closed from the start.
+#[cfg(unix)]
+fn check_stdout(command: &Command) -> Result<(), Failure> {
+    let needs_stdout = match command {
+        Command::Serve(_) | Command::Chaos(_) => false,
+        Command::Call(call) => !call.notify,
+        Command::Bridge(bridge) => [&bridge.near, &bridge.far]
+            .iter()
+            .any(|endpoint| matches!(endpoint.address(), Address::Stdio)),
+        _ => true,
+    };
+    match needs_stdout && tieline_transport::was_started_without_stdout() {
+        true => Err(Failure::Said(
+            "stdout is closed, so the output would be lost. Open it, or redirect it to /dev/null"
+                .into(),
+        )),
+        false => Ok(()),
+    }
+}
+
 fn run(args: Args) -> Result<(), Failure> {
+    #[cfg(unix)]
+    check_stdout(&args.command)?;
     // Many lines want every core; a single one is quickest on the thread that waits for it.
     let mut runtime = match &args.command {
         Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),

@@ -19,6 +19,13 @@ pub(crate) enum Failure {
     Usage(String),
     /// Anything else, said in one sentence.
     Said(String),
+    /// A line that did not end as it should.
+    Ended {
+        /// What ended, where, and why.
+        sentence: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
 }
 
 impl Failure {
@@ -36,7 +43,7 @@ impl Failure {
         let error = match self {
             Self::Transport(error) => error,
             Self::Usage(_) => return ExitCode::from(2),
-            Self::Said(_) => return ExitCode::FAILURE,
+            Self::Said(_) | Self::Ended { .. } => return ExitCode::FAILURE,
         };
         match error.kind() {
             ErrorKind::InvalidConfig(_)
@@ -51,6 +58,7 @@ impl Failure {
     fn json(&self) -> String {
         let (message, because, hint) = match self {
             Self::Said(sentence) | Self::Usage(sentence) => (sentence.clone(), None, None),
+            Self::Ended { sentence, hint } => (sentence.clone(), None, hint.as_deref()),
             Self::Transport(error) => {
                 let because = error.source().map(ToString::to_string);
                 (error.to_string(), because, error.hint())
@@ -64,6 +72,10 @@ impl Failure {
     fn text(&self) -> String {
         let mut lines = match self {
             Self::Said(sentence) | Self::Usage(sentence) => vec![format!("tieline: {sentence}")],
+            Self::Ended { sentence, hint } => {
+                let hint = hint.iter().map(|hint| format!("  hint: {hint}"));
+                std::iter::once(format!("tieline: {sentence}")).chain(hint).collect()
+            }
             Self::Transport(error) => vec![format!("tieline: {error}")],
         };
         if let Self::Transport(error) = self {
@@ -112,7 +124,9 @@ impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Transport(error) => error.fmt(f),
-            Self::Said(sentence) | Self::Usage(sentence) => sentence.fmt(f),
+            Self::Said(sentence) | Self::Usage(sentence) | Self::Ended { sentence, .. } => {
+                sentence.fmt(f)
+            }
         }
     }
 }

@@ -32,7 +32,14 @@ pub(crate) async fn connect(
         let of_program = options.channel.program_stall_timeout;
         options.channel.stall_timeout = options.channel.stall_timeout.max(of_program);
     }
-    tieline_link::connector(registry, endpoint, &options, session)?.connect().await
+    // An error that comes from a line, such as its end, names no endpoint.
+    let named = |error: TransportError| match error.endpoint() {
+        Some(_) => error,
+        None => error.at(endpoint),
+    };
+    let connector =
+        tieline_link::connector(registry, endpoint, &options, session).map_err(named)?;
+    connector.connect().await.map_err(named)
 }
 
 /// How the sessions of a server behave.

@@ -167,7 +167,7 @@ fn what_came_in_place_of_an_answer_is_told() {
         ),
         (
             r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"what?"}}"#,
-            "tieline: m: error -32700: what?",
+            ": m: error -32700: what?",
         ),
         (r#"{"jsonrpc":"2.0","id":1}"#, "`result` is missing; received: \"{"),
         (r#"{"id":1,"result":3}"#, "for programs that leave it out: --dialect xi"),

@@ -304,3 +304,32 @@ fn input_that_the_program_left_unread_makes_the_status_1() {
 fn sh(script: &str) -> String {
     format!("exec:sh -c \"{script}\"")
 }
+
+#[test]
+fn commands_that_write_to_stdout_fail_if_it_is_closed_from_the_start() {
+    let program = env!("CARGO_BIN_EXE_tieline");
+    let run = |args: &str, redirected: &str| {
+        let script = format!("exec {program} {args} {redirected}");
+        Program::run(Command::new("sh").args(["-c", &script]), "{\"a\":1}\n")
+    };
+    for args in [
+        "connect exec:cat",
+        "bridge stdio: exec:cat",
+        "bridge exec:cat stdio:",
+        "call exec:cat m",
+        "status --json",
+        "completions bash",
+        "demo-agent",
+    ] {
+        let finished = run(args, ">&-");
+        assert_eq!(finished.code, Some(1), "{args}: {finished:?}");
+        assert!(finished.stderr.contains("stdout is closed"), "{args}: {finished:?}");
+    }
+    // The null device takes what is written, also where it was opened for both.
+    for redirected in [">/dev/null", "1<>/dev/null"] {
+        let finished = run("connect exec:cat", redirected);
+        assert_eq!((finished.code, &*finished.stderr), (Some(0), ""), "{finished:?}");
+    }
+    let notified = run("call --notify exec:cat m", ">&-");
+    assert_eq!(notified.code, Some(0), "{notified:?}");
+}

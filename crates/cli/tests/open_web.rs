@@ -6,13 +6,14 @@ mod support;
 
 use std::process::Command;
 
-use support::{Program, children_of, site::Site, tieline};
+use support::{Program, children_of, site::Site, tieline, ws};
 
 /// What a client of Node's own does with a server that anybody may connect to.
 fn node(site: &Site, script: &str) -> String {
-    let script = format!("const socket = new WebSocket('{}'); {script}", site.web_socket());
-    let finished =
-        Program::run(Command::new("node").args(["--experimental-websocket", "-e", &script]), "");
+    // The package, because Node before version 22 has no WebSocket of its own.
+    let socket = format!("new (require('{}'))('{}')", ws(), site.web_socket());
+    let script = format!("const socket = {socket}; {script}");
+    let finished = Program::run(Command::new("node").args(["-e", &script]), "");
     assert_eq!(finished.code, Some(0), "{finished:?}");
     finished.stdout
 }

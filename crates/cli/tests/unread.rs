@@ -16,7 +16,7 @@ const TWO: &str = "{\"a\":1}\n{\"b\":2}\n";
 
 /// How the end of a program is told that has read none of [`TWO`].
 const NOTHING_READ: &str =
-    "tieline: the other side has ended without reading the last 16 bytes of its input\n";
+    "tieline: exec:true: the other side has ended without reading the last 16 bytes of its input\n";
 
 #[track_caller]
 fn connected(args: &[&str], stdin: impl Into<Stdio>) -> (Option<i32>, String) {
@@ -96,6 +96,14 @@ fn a_long_input_of_which_one_line_was_read_is_an_error_each_time() {
     }
 }
 
+/// The error says on what endpoint, and what can be done about it.
+#[track_caller]
+fn names_place_and_hint(finished: &Finished, endpoint: &str) {
+    let place = format!("tieline: {endpoint}: ");
+    assert!(finished.stderr.contains(&place), "{finished:?}");
+    assert!(finished.stderr.contains("\n  hint: send"), "{finished:?}");
+}
+
 #[test]
 fn a_server_ended_by_its_program_tells_clients_what_was_not_read() {
     // It reads one message of two, answers it, and ends well.
@@ -117,6 +125,17 @@ fn a_server_ended_by_its_program_tells_clients_what_was_not_read() {
     assert_eq!((finished.code, &*finished.stdout), (Some(1), "{\"a\":1}\n"), "{finished:?}");
     let told = "the far side ended without reading the last 8 bytes of its input";
     assert!(finished.stderr.contains(told), "{finished:?}");
+    names_place_and_hint(&finished, serve.endpoint());
+    serve.stop();
+
+    let serve = Serve::start(["--resume", "--", "true"]);
+    for args in [&["connect"][..], &["bridge", "stdio:"], &["call"]] {
+        let args =
+            [args, &[serve.endpoint()], if args[0] == "call" { &["m"] } else { &[] }].concat();
+        let finished = Program::run(&mut tieline(&args), TWO);
+        assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{args:?}: {finished:?}");
+        names_place_and_hint(&finished, serve.endpoint());
+    }
     serve.stop();
 }
 

@@ -95,6 +95,15 @@ impl BridgeEnd {
             Self::Stopped(_) => true,
         }
     }
+
+    /// Returns what to do about it, as a sentence for people.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Far(reason) => reason.hint(),
+            Self::Near { near, .. } => near.hint(),
+            Self::Stopped(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for BridgeEnd {

@@ -124,7 +124,7 @@ pub use process::{
 #[cfg(target_os = "linux")]
 pub use process::{adopt_orphans, reap_orphans};
 #[cfg(unix)]
-pub use process::{is_signal_ignored, reset_inherited};
+pub use process::{is_signal_ignored, reset_inherited, was_started_without_stdout};
 #[cfg(unix)]
 pub use readiness::unsent;
 #[cfg(any(unix, windows))]

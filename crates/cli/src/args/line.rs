@@ -67,8 +67,8 @@ pub(crate) struct Reach {
     /// End the line of a client that has taken nothing for TIME, like 10s or 5m
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = stall_timeout)]
     pub(crate) stall_timeout: Duration,
-    /// End the line of a program, or of a server, that has taken nothing for TIME; of a program it is counted from its
-    /// first read
+    /// End the line of a program, or of a server, that has read nothing for TIME. Until a program reads its first byte
+    /// the limit is 10 minutes, or TIME if that is longer
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = stall_timeout)]
     pub(crate) program_stall_timeout: Duration,
     #[command(flatten)]

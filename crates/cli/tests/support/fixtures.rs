@@ -48,6 +48,13 @@ pub(crate) fn vscode_jsonrpc() -> PathBuf {
     manifest.ancestors().nth(3).expect("it has three").to_owned()
 }
 
+/// The directory of the WebSocket client for node.
+#[track_caller]
+pub(crate) fn ws() -> String {
+    let manifest = from("TIELINE_NODE_FIXTURES", "node_modules/ws/package.json");
+    text(manifest.parent().expect("a directory").to_owned())
+}
+
 #[track_caller]
 fn from(variable: &str, below: &str) -> PathBuf {
     let remedy = "get it with `cargo xtask test --install`, and run tests by `cargo xtask test`";

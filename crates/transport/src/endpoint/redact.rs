@@ -115,6 +115,9 @@ fn pair_or_word(word: &str) -> String {
     if is_json(word) {
         return LEFT_OUT.to_owned();
     }
+    if let Some(option) = option_with_secret(word) {
+        return format!("{option}{LEFT_OUT}");
+    }
     if let Some((scheme, rest)) = word.split_once("://") {
         let (front, scheme) = scheme.rsplit_once('=').unwrap_or(("", scheme));
         let front = if front.is_empty() { String::new() } else { format!("{front}=") };
@@ -157,6 +160,14 @@ fn announces_secret(word: &str) -> bool {
     (is_name && is_secret_name(word)) || is_bare || SECRET_OPTIONS.contains(&word)
 }
 
+/// Returns the option of one letter to which a secret is attached: `-p` of `-pSECRET`.
+///
+/// A secret can look like anything, so a port (`-p80`) or an option of several letters behind one dash (`-print`)
+/// is shown as `-p…` as well.
+fn option_with_secret(word: &str) -> Option<&'static str> {
+    SECRET_OPTIONS.into_iter().find(|option| word.len() > option.len() && word.starts_with(option))
+}
+
 fn is_secret_name(name: &str) -> bool {
     let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
     let plain = plain.to_ascii_lowercase();
@@ -197,6 +208,9 @@ mod tests {
             (&["--verbose", "server.py", "stdio"][..], "exec:x --verbose server.py stdio"),
             (&["-y", "@scope/server-everything"], "exec:x -y @scope/server-everything"),
             (&["--token=abc", "y"], "exec:x --token=… y"),
+            (&["-pabc", "-uroot:abc", "db"], "exec:x -p… -u… db"),
+            (&["-c", "mysql -psecret db"], r#"exec:["x","-c","mysql -p…"]"#),
+            (&["-p", "abc", "-pass", "abc"], "exec:x -p … -p… …"),
             (&["--api-key", "abc", "y"], "exec:x --api-key … y"),
             (&["API_KEY=abc", "x=1"], "exec:x API_KEY=… x=1"),
             (&["-e", "GITHUB_TOKEN=abc"], "exec:x -e GITHUB_TOKEN=…"),

@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::ptr::{null, null_mut};
-use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
 
 /// The first descriptor that is not stdin, stdout or stderr.
 const FIRST: u32 = 3;
@@ -55,6 +55,30 @@ pub fn reset_inherited() {
 pub fn is_signal_ignored(number: i32) -> bool {
     action(number).sa_sigaction == libc::SIG_IGN
 }
+
+static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether this process was started with its stdout closed (`>&-`). What is written to stdout is lost then,
+/// without an error: the standard library has put the null device in its place. Always false outside Linux.
+pub fn was_started_without_stdout() -> bool {
+    STDOUT_WAS_CLOSED.load(Relaxed)
+}
+
+/// Runs before the standard library opens the null device for descriptors that are closed: afterwards there is no
+/// way to tell.
+#[cfg(target_os = "linux")]
+extern "C" fn look_at_stdout() {
+    // SAFETY: this asks for the flags of a number, which need not be an open descriptor.
+    let is_closed = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) } == -1;
+    STDOUT_WAS_CLOSED.store(is_closed, Relaxed);
+}
+
+// SAFETY: functions in this section are called once, before `main`. This one makes one system call and stores to a
+// static; it uses nothing of the standard library that has to be initialized.
+#[cfg(target_os = "linux")]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
 
 /// Returns true if the kernel reaps this process's children by itself. Then their exit statuses are lost,
 /// and their ids may be reused before we know that they have ended.

@@ -35,7 +35,7 @@ use std::time::Duration;
 use tieline_proto::ByteSize;
 
 #[cfg(unix)]
-pub use inherited::{is_signal_ignored, reset_inherited};
+pub use inherited::{is_signal_ignored, reset_inherited, was_started_without_stdout};
 pub use pipes::ChildStdout;
 pub use reaper::until_children_are_gone;
 #[cfg(target_os = "linux")]
