@@ -79,12 +79,11 @@
 //!
 //! # Recovery
 //!
-//! | [`Recovery`] | after | wait | until | |---|---|---|---| | `Restart(policy)`; by default for child
-//! processes, on failure | the exits that the policy names | none, 50 ms, 80 ms, … 5 s | five restarts
-//! within 10 s, then [`GivenUp`](tieline_transport::CloseReason::GivenUp) with the last exit status and
-//! stderr | | `Reconnect(LOCAL)`; by default for `unix:`, `mem:`, loopback addresses and `localhost` |
-//! every loss | the same | the link is ended | | `Reconnect(REMOTE)`; by default for everything else |
-//! every loss | up to 5 s, 1 s, 1.6 s, … 120 s | the link is ended |
+//! | [`Recovery`] | after | wait | until |
+//! |---|---|---|---|
+//! | `Restart(policy)`; by default for child processes, on failure | the exits that the policy names | none, 50 ms, 80 ms, … 5 s | five restarts within 10 s, then [`GivenUp`](tieline_transport::CloseReason::GivenUp) with the last exit status and stderr |
+//! | `Reconnect(LOCAL)`; by default for `unix:`, `mem:`, loopback addresses and `localhost` | every loss | the same | the link is ended |
+//! | `Reconnect(REMOTE)`; by default for everything else | every loss | up to 5 s, 1 s, 1.6 s, … 120 s | the link is ended |
 //!
 //! The waits after the first one vary by ± 20 %. They start over once a connection has lived for 10 s.
 //! Errors that are permanent (the program does not exist, the user is refused) are not retried; they end
@@ -93,12 +92,11 @@
 //!
 //! # Messages and lost lines
 //!
-//! | a message | is | |---|---| | sent while there is no line | not queued: the sender waits. Cancelling
-//! the wait sends nothing. The wait ends with the next line or with the link; [`Client::send`] also ends it
-//! after 30 s | | accepted by a line, but not known to be written when the line was lost | lost: it is
-//! counted in [`Reset::lost`](tieline_transport::Reset::lost), and the sender's next flush returns
-//! [`Lost`](tieline_transport::SendError::Lost) | | written before the line was lost | in an unknown state,
-//! which only the peer knows. Responses received before the loss are delivered before the reset |
+//! | a message | is |
+//! |---|---|
+//! | sent while there is no line | not queued: the sender waits. Cancelling the wait sends nothing. The wait ends with the next line or with the link; [`Client::send`] also ends it after 30 s |
+//! | accepted by a line, but not known to be written when the line was lost | lost: it is counted in [`Reset::lost`](tieline_transport::Reset::lost), and the sender's next flush returns [`Lost`](tieline_transport::SendError::Lost) |
+//! | written before the line was lost | in an unknown state, which only the peer knows. Responses received before the loss are delivered before the reset |
 //!
 //! No message is sent twice. A waiting message may be sent on a new line before the receiver has returned its
 //! `Reset`. Code that must first repeat a handshake, as a JSON-RPC peer does, must not leave messages
@@ -111,10 +109,11 @@
 //! [`connector`] and [`listen`] create sessions for endpoints that begin with `resume+`;
 //! [`Session::connect`] and [`Sessions`] work with any connector and acceptor.
 //!
-//! | a message | is | |---|---| | sent while there is no connection | kept, and sent on the next one; the
-//! sender waits once 1,024 messages or 8 MiB are kept | | in flight when the connection broke | sent again
-//! on the next one if the other end lacks it, and never received twice | | not acknowledged when the
-//! session is lost | reported: [`SessionLost`](tieline_transport::SessionLost) says what was delivered |
+//! | a message | is |
+//! |---|---|
+//! | sent while there is no connection | kept, and sent on the next one; the sender waits once 1,024 messages or 8 MiB are kept |
+//! | in flight when the connection broke | sent again on the next one if the other end lacks it, and never received twice |
+//! | not acknowledged when the session is lost | reported: [`SessionLost`](tieline_transport::SessionLost) says what was delivered |
 //!
 //! *Within a session every message is delivered once, in order, or the session ends with an error that says
 //! what was delivered.* This does not hold across a crash of either end, because sessions are kept in
@@ -168,11 +167,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! | by default | | |---|---| | limits | 10 lines; 1,024 waiting callers, served in order, for at most 30 s
-//! each | | a line is closed | after 10 min idle; at an age of 30 min ± 10 %; when it is given back with
-//! anything unsent or unread | | a line is checked | before it is lent, unless it was used within the last
-//! 500 ms: it must not have ended, and nothing may have been received. No ping is sent | | a line held for
-//! 60 s | causes one warning, with the place in the code that took it |
+//! | by default | |
+//! |---|---|
+//! | limits | 10 lines; 1,024 waiting callers, served in order, for at most 30 s each |
+//! | a line is closed | after 10 min idle; at an age of 30 min ± 10 %; when it is given back with anything unsent or unread |
+//! | a line is checked | before it is lent, unless it was used within the last 500 ms: it must not have ended, and nothing may have been received. No ping is sent |
+//! | a line held for 60 s | causes one warning, with the place in the code that took it |
 //!
 //! A pool has no task. Expired lines are closed when a caller requests a line. To close them at other times,
 //! drive [`Pool::maintain`].

@@ -216,7 +216,7 @@ impl Shared {
             life.failure = None;
             self.is_broken.store(false, Ordering::Release);
             sending.line = Some(sender);
-            // They are told by the reset.
+            // The reset reports these.
             sending.unwritten = 0;
             std::mem::take(&mut sending.lost)
         };
