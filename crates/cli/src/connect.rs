@@ -61,7 +61,9 @@ async fn join(
     }
     let (tap, tap_end) = Tap::open_if_any(line.tap.as_deref())?;
     let (grace, isolated) = (line.grace(), line.is_isolated());
-    let how = tieline_gateway::Bridge { tap, dialect, grace, isolated, ..Default::default() };
+    let memory = Some(line.memory());
+    let how =
+        tieline_gateway::Bridge { tap, dialect, grace, isolated, memory, ..Default::default() };
     let report = tokio::select! {
         report = tieline_gateway::bridge(near, far, how, signals.first()) => report,
         () = signals.second() => return Err(Failure::Said("ended at once by a second signal".into())),

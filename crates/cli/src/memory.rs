@@ -35,7 +35,7 @@ pub(crate) fn prometheus(budget: &MemoryBudget) -> String {
         (
             "tieline_memory_bytes",
             "gauge",
-            "Bytes that unfinished messages and queues hold, beyond 64 KiB of each.",
+            "Bytes that unfinished messages, queues and records hold, beyond 64 KiB of each.",
             budget.used().bytes() as u64,
         ),
         (
@@ -47,7 +47,7 @@ pub(crate) fn prometheus(budget: &MemoryBudget) -> String {
         (
             "tieline_memory_refused_total",
             "counter",
-            "Lines and requests that were ended because too much was held.",
+            "Lines, requests and queues that had to give up memory because too much was held.",
             budget.refused(),
         ),
     ] {

@@ -36,7 +36,8 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let grace = args.line.grace();
     let overflow = args.slow_client;
     let (dialect, isolated) = (args.dialect, args.line.is_isolated());
-    let bridge = Bridge { tap, dialect, grace, isolated, overflow, ..Bridge::default() };
+    let memory = Some(args.line.memory());
+    let bridge = Bridge { tap, dialect, grace, isolated, overflow, memory, ..Bridge::default() };
     let mut server = Server::new(args.max_connections, bridge);
     server.restart(args.restart);
     server.account(account.clone());

@@ -9,7 +9,9 @@ use std::time::Duration;
 use tieline_link::{Link, LinkOptions, Recovery};
 use tieline_proto::RestartPolicy;
 use tieline_proto::jsonrpc::Dialect;
-use tieline_transport::{BoxChannel, Channel, CloseReason, DynConnector, TransportError};
+use tieline_transport::{
+    BoxChannel, Channel, CloseReason, DynConnector, MemoryBudget, TransportError,
+};
 
 use crate::line::Line;
 use crate::outbox::Outbox;
@@ -37,12 +39,24 @@ pub struct Bridge {
     /// What becomes of what the far side says while the near side does not take it; by default the far
     /// side waits.
     pub overflow: Overflow,
+    /// Counts what the gateway itself holds of the line beyond 64 KiB: a message in hand, what waits for a slow
+    /// client ([`overflow`](Self::overflow)), its own messages, ids and records. If that is too much the line ends
+    /// with [`NoMemory`](CloseReason::NoMemory), except that what may be dropped is dropped first.
+    pub memory: Option<MemoryBudget>,
 }
 
 impl Default for Bridge {
     fn default() -> Self {
         let grace = Duration::from_secs(10);
-        Self { line: 1, tap: None, grace, dialect: None, isolated: false, overflow: Overflow::Wait }
+        Self {
+            line: 1,
+            tap: None,
+            grace,
+            dialect: None,
+            isolated: false,
+            overflow: Overflow::Wait,
+            memory: None,
+        }
     }
 }
 
@@ -139,7 +153,8 @@ pub async fn bridge(
     let (sender, mut receiver) = near.split();
     // What a client had sent before a fault of its own is answered.
     receiver.keep_sender_open();
-    let mut sender = line.near(Outbox::new(sender, options.overflow, options.dialect));
+    let outbox = Outbox::new(sender, options.overflow, options.dialect);
+    let mut sender = line.near(outbox.within(options.memory.as_ref()));
     let joined = line.join((&mut sender, &mut receiver), &control, far, pin!(stop)).await;
     line.end((sender, receiver), &control, joined).await
 }

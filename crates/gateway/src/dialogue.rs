@@ -14,6 +14,7 @@ use tieline_proto::jsonrpc::{
 use tieline_proto::{FAULT_HEAD, Fault, FrameError};
 use tieline_transport::WarnThrottle;
 
+use crate::held::{Held, Part};
 use crate::own::Own;
 use crate::pump::Side;
 use crate::restore::{Heard, Record, Replay};
@@ -28,6 +29,7 @@ pub(crate) struct Dialogue {
     asked_by_program: Mutex<AskedByProgram>,
     rules: Option<&'static Handshake>,
     record: Option<Mutex<Record>>,
+    record_held: Mutex<Part>,
     /// An answer may concern the record.
     is_awaited: AtomicBool,
     replay: Mutex<Option<Replay>>,
@@ -46,6 +48,7 @@ struct AskedByProgram {
     stale: HashSet<Bytes>,
     /// Of both.
     bytes: usize,
+    held: Part,
 }
 
 impl AskedByProgram {
@@ -57,12 +60,19 @@ impl AskedByProgram {
             && self.waiting.insert(Bytes::copy_from_slice(id))
         {
             self.bytes += id.len();
+            self.hold();
         }
+    }
+
+    fn hold(&mut self) {
+        let ids = self.waiting.len() + self.stale.len();
+        self.held.set(self.bytes + ids * EACH_ID);
     }
 
     fn answered(&mut self, id: &[u8]) {
         if self.waiting.remove(id) {
             self.bytes -= id.len();
+            self.hold();
         }
     }
 
@@ -71,6 +81,7 @@ impl AskedByProgram {
         let is_stale = self.stale.remove(id);
         if is_stale {
             self.bytes -= id.len();
+            self.hold();
         }
         is_stale
     }
@@ -101,7 +112,8 @@ pub(crate) enum Settled {
 }
 
 impl Dialogue {
-    pub(crate) fn new(dialect: Dialect, is_foreign: bool) -> Self {
+    /// What it keeps is counted in `held`.
+    pub(crate) fn new(dialect: Dialect, is_foreign: bool, held: Option<&Arc<Held>>) -> Self {
         let rules = match dialect.state {
             State::Handshake(rules) => Some(rules),
             _ => None,
@@ -109,16 +121,20 @@ impl Dialogue {
         Self {
             dialect,
             is_foreign,
-            unanswered: Unanswered::new(dialect),
-            asked_by_program: Mutex::default(),
+            unanswered: Unanswered::new(dialect).within(held),
+            asked_by_program: Mutex::new(AskedByProgram {
+                held: Part::of(held),
+                ..AskedByProgram::default()
+            }),
             rules,
             record: rules.map(|rules| Mutex::new(Record::new(rules))),
+            record_held: Mutex::new(Part::of(held)),
             is_awaited: AtomicBool::new(false),
             replay: Mutex::new(None),
             is_replaying: AtomicBool::new(false),
             client_has_spoken: AtomicBool::new(false),
-            to_near: Arc::default(),
-            to_far: Arc::default(),
+            to_near: Arc::new(Own::within(held)),
+            to_far: Arc::new(Own::within(held)),
             not_json: WarnThrottle::new(|count| {
                 tracing::warn!(count, "the program has printed more lines that are not JSON");
             }),
@@ -342,6 +358,7 @@ impl Dialogue {
                 Side::Server => record.program_said(seen),
             }
             self.is_awaited.store(record.awaits_answer(), Relaxed);
+            lock(&self.record_held).set(record.bytes());
         }
     }
 
@@ -410,7 +427,7 @@ impl Dialogue {
     /// What the program that has ended had asked of the client.
     fn cancel_stale(&self) {
         let mut asked = lock(&self.asked_by_program);
-        let AskedByProgram { waiting, stale, bytes } = &mut *asked;
+        let AskedByProgram { waiting, stale, bytes, .. } = &mut *asked;
         for id in waiting.drain() {
             if let Some(cancel) =
                 self.dialect.cancellation(&id).filter(|_| self.dialect.adds_messages)
@@ -460,6 +477,9 @@ impl Dialogue {
         Ok(false)
     }
 }
+
+/// What an id takes beside its bytes.
+const EACH_ID: usize = 2 * size_of::<Bytes>();
 
 /// How many bytes of what is not JSON are logged.
 const SHOWN: usize = 200;

@@ -17,6 +17,7 @@ mod bridge;
 mod chaos;
 mod dialogue;
 mod ending;
+mod held;
 mod line;
 mod outbox;
 mod own;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::dialogue::Dialogue;
 use crate::ending::{explain, is_failure, is_fault, is_other_framing, stop_far, with_exit};
+use crate::held::Held;
 use crate::outbox::Outbox;
 use crate::own::WithOwn;
 use crate::patience::{self, Patience};
@@ -32,6 +33,7 @@ pub(crate) struct Line<'a> {
     to_far: Direction<'a>,
     to_near: Direction<'a>,
     dialogue: Option<Arc<Dialogue>>,
+    held: Option<Arc<Held>>,
     restarted: AtomicU64,
     /// Bytes that far sides were passed and did not read before they ended.
     unread: AtomicU64,
@@ -58,12 +60,14 @@ pub(crate) struct Joined {
 impl<'a> Line<'a> {
     pub(crate) fn new(options: &'a Bridge, near: &Control, far: &Control) -> Self {
         let is_foreign = options.isolated || !sees_our_processes(near) || !sees_our_processes(far);
-        let dialogue = |dialect| Arc::new(Dialogue::new(dialect, is_foreign));
+        let held = Held::of(options.memory.as_ref());
+        let dialogue = |dialect| Arc::new(Dialogue::new(dialect, is_foreign, held.as_ref()));
         Self {
             options,
             to_far: Direction::new(options, Side::Client),
             to_near: Direction::new(options, Side::Server),
             dialogue: options.dialect.map(dialogue),
+            held,
             restarted: AtomicU64::new(0),
             unread: AtomicU64::new(0),
             near_was_done: AtomicBool::new(false),
@@ -93,10 +97,11 @@ impl<'a> Line<'a> {
         // to come is waited for.
         let half_close = far_control.capabilities().half_close;
         let dialogue = self.dialogue.as_deref();
-        let awaited = (!half_close && dialogue.is_none()).then(|| Unanswered::new(Dialect::STRICT));
+        let awaited = (!half_close && dialogue.is_none())
+            .then(|| Unanswered::new(Dialect::STRICT).within(self.held.as_ref()));
         let watch = |source, sink| {
             let passing = Passing::between(source, sink);
-            Watch { dialogue, awaited: awaited.as_ref(), passing }
+            Watch { dialogue, awaited: awaited.as_ref(), passing, held: self.held.as_ref() }
         };
         let watch_up = watch(near_control, &far_control);
         let watch_down = watch(&far_control, near_control);
@@ -184,9 +189,11 @@ impl<'a> Line<'a> {
             end
         });
         let mut answered = pin!(self.answered_before_fault(half_close));
+        let mut out_of_memory = pin!(self.out_of_memory());
         let mut up_is_over = false;
         let outcome = loop {
             tokio::select! {
+                reason = &mut out_of_memory => break Outcome::Broken(reason),
                 end = &mut up, if !up_is_over => match end {
                     PumpEnd::Broken(reason) if to_far.fault().is_none() => {
                         break Outcome::Broken(reason);
@@ -273,6 +280,17 @@ impl<'a> Line<'a> {
             false => Patience::while_it_moves(grace),
         };
         Joined { end, out_of_grace, patience }
+    }
+
+    /// Completes when the line has to end because it holds too much. Its own messages are given up then.
+    async fn out_of_memory(&self) -> CloseReason {
+        let Some(held) = &self.held else { return std::future::pending().await };
+        let reason = held.refused().await;
+        if let Some(dialogue) = &self.dialogue {
+            self.to_near.lose_many(dialogue.to_near.clear() as u64, &reason);
+            dialogue.to_far.clear();
+        }
+        reason
     }
 
     /// Completes when what the near side had sent before its fault has been answered, with that fault: when no

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{Dialect, INTERNAL_ERROR, Message, Outline, classify, write_error};
-use tieline_transport::{CloseReason, Outgoing, Refused, SendError, Sender, WarnThrottle};
+use tieline_transport::{
+    Account, CloseReason, Holding, MemoryBudget, Outgoing, Refused, SendError, Sender, WarnThrottle,
+};
 
 /// What is done when a client does not take what the far side says, and the channel's own queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,6 +96,7 @@ pub(crate) struct Outbox {
     dialect: Option<Dialect>,
     waiting: VecDeque<Waiting>,
     bytes: usize,
+    account: Account,
     /// Something has a place beyond the bound.
     is_beyond: bool,
     dropped: u64,
@@ -117,12 +120,19 @@ impl Outbox {
             dialect,
             waiting: VecDeque::new(),
             bytes: 0,
+            account: Account::unbounded(),
             is_beyond: false,
             dropped: 0,
             warnings: WarnThrottle::new(|count| {
                 tracing::warn!(count, "more messages for the client were dropped");
             }),
         }
+    }
+
+    /// The same, and what waits beyond 64 KiB is counted by `memory`.
+    pub(crate) fn within(mut self, memory: Option<&MemoryBudget>) -> Self {
+        self.account = Account::of(memory, Holding::Queue);
+        self
     }
 
     /// How many of the messages that were taken did not reach the client's sender.
@@ -134,8 +144,34 @@ impl Outbox {
         self.waiting.len() >= MESSAGES || self.bytes >= BYTES
     }
 
+    /// Counts what waits, and `more`. Where that is too much, all that may be dropped is.
+    fn hold(&mut self, more: usize) -> Result<(), SendError> {
+        if self.account.set(self.bytes + more).is_ok() {
+            return Ok(());
+        }
+        let mut kept = VecDeque::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting.may_be_dropped {
+                true => {
+                    self.bytes -= waiting.message.len();
+                    self.drop_one(&FULL);
+                }
+                false => kept.push_back(waiting),
+            }
+        }
+        self.waiting = kept;
+        self.is_beyond &= self.is_full();
+        // What it was told to let go of, it has.
+        let _ = self.account.set(0);
+        let counted = self.account.set(self.bytes + more);
+        counted.map_err(|refused| SendError::Closed(Box::new(refused.into())))
+    }
+
     /// Hands over what the client takes. Ready when nothing waits any more.
     fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        if self.account.check(cx.waker()).is_err() {
+            self.hold(0)?;
+        }
         while !self.waiting.is_empty() {
             ready!(self.client.poll_ready(cx))?;
             let Some(Waiting { message, .. }) = self.take(0) else { continue };
@@ -159,6 +195,8 @@ impl Outbox {
         let waiting = self.waiting.remove(place)?;
         self.bytes -= waiting.message.len();
         self.is_beyond &= self.is_full();
+        // Less is granted, unless it was told to let go, which is found elsewhere.
+        let _ = self.account.set(self.bytes);
         Some(waiting)
     }
 
@@ -193,6 +231,8 @@ fn lost_answer(dialect: Option<&Dialect>, refused: &Refused) -> Option<Bytes> {
 }
 
 const SLOW: &str = "it does not take what waits for it";
+const FULL: &str =
+    "it does not take what waits for it, and all lines together hold too much memory";
 
 impl Sender for Outbox {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
@@ -237,7 +277,11 @@ impl Sender for Outbox {
                 return Ok(());
             }
         }
-        self.put(message, may_be_dropped);
+        match self.hold(message.len()) {
+            Ok(()) => self.put(message, may_be_dropped),
+            Err(_) if may_be_dropped => self.drop_one(&FULL),
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 

@@ -8,10 +8,15 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use tieline_transport::{Outgoing, SendError, Sender};
 
+use crate::held::{Held, Part};
+
 /// The queue takes another message while it holds fewer than this many,
 const MESSAGES: usize = 1024;
 /// and fewer bytes than this.
 const BYTES: usize = 4 << 20;
+
+/// What each message takes beside its bytes.
+const EACH: usize = size_of::<Bytes>();
 
 /// A queue of messages for one side of a line, and a gate for everything else that is sent there.
 #[derive(Default)]
@@ -25,18 +30,39 @@ pub(crate) struct Own {
 struct State {
     queue: VecDeque<Bytes>,
     bytes: usize,
+    held: Part,
     is_closed: bool,
     sink: Option<Waker>,
     room: Option<Waker>,
 }
 
 impl State {
+    fn hold(&mut self) {
+        self.held.set(self.bytes + self.queue.len() * EACH);
+    }
+
     fn is_full(&self) -> bool {
         self.queue.len() >= MESSAGES || self.bytes >= BYTES
     }
 }
 
 impl Own {
+    /// A queue that is counted in `held`.
+    pub(crate) fn within(held: Option<&Arc<Held>>) -> Self {
+        let own = Self::default();
+        own.state().held = Part::of(held);
+        own
+    }
+
+    /// Gives up all that waits, and returns how many messages that were.
+    pub(crate) fn clear(&self) -> usize {
+        let mut state = self.state();
+        let cleared = std::mem::take(&mut state.queue).len();
+        state.bytes = 0;
+        self.changed(state);
+        cleared
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,6 +111,7 @@ impl Own {
     }
 
     fn changed(&self, mut state: MutexGuard<'_, State>) {
+        state.hold();
         self.is_busy.store(state.is_closed || !state.queue.is_empty(), Relaxed);
         let wakers = [state.sink.take(), state.room.take()];
         drop(state);
@@ -95,6 +122,7 @@ impl Own {
         let mut state = self.state();
         let message = state.queue.pop_front()?;
         state.bytes -= message.len();
+        state.hold();
         let room = state.room.take();
         self.is_busy.store(state.is_closed || !state.queue.is_empty(), Relaxed);
         drop(state);

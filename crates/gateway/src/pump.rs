@@ -25,6 +25,7 @@ use tokio::task::coop;
 use crate::Bridge;
 use crate::dialogue::{Dialogue, Settled, Verdict};
 use crate::ending::is_fault;
+use crate::held::{Held, Part};
 use crate::unanswered::Unanswered;
 
 /// Who speaks.
@@ -52,6 +53,8 @@ pub(crate) struct Watch<'a> {
     pub(crate) awaited: Option<&'a Unanswered>,
     /// What the two lines demand of them.
     pub(crate) passing: Passing,
+    /// Where a large message is counted that waits for room on the other side.
+    pub(crate) held: Option<&'a Arc<Held>>,
 }
 
 /// What the two lines of a direction demand of its messages.
@@ -125,6 +128,9 @@ impl Drop for InHand<'_> {
         }
     }
 }
+
+/// A message up to this length is not counted while it waits for room.
+const SMALL: usize = 64 * 1024;
 
 /// How much structure a message may have that has to be JSON to be passed on.
 const LIMITS: Limits = Limits { depth: 128, keys: 100_000 };
@@ -356,7 +362,18 @@ impl<'a> Direction<'a> {
         seen: Option<Message>,
     ) -> Result<(), NotPassed> {
         let mut in_hand = InHand { direction: self, watch, seen, is_passed: false };
-        poll_fn(|cx| sink.poll_ready(cx)).await?;
+        let mut in_memory = Part::default();
+        let length = message.len();
+        poll_fn(|cx| {
+            let polled = sink.poll_ready(cx);
+            if polled.is_pending() && length > SMALL && in_memory.is_empty() {
+                in_memory = Part::of(watch.held);
+                in_memory.set(length);
+            }
+            polled
+        })
+        .await?;
+        drop(in_memory);
         // It is asked of whoever there is room for it with: by now that may be another.
         in_hand.is_passed = true;
         let note = |seen: Option<Message>| {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,9 +15,14 @@ use tieline_transport::{ChildExit, CloseReason};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::held::{Held, Part};
+
 /// So many are remembered, and so many bytes of their ids; those beyond wait in vain.
 pub(crate) const MOST: usize = 65_536;
 pub(crate) const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// What each takes beside its bytes.
+const EACH: usize = 2 * size_of::<(Bytes, u64)>();
 
 /// With more requests waiting, an answer is for the one whose id it has and for no other: each of them would
 /// be looked at for each such answer.
@@ -58,11 +63,18 @@ struct Waiting {
     last: u64,
     ids: HashMap<Bytes, u64>,
     bytes: usize,
+    held: Part,
 }
 
 impl Unanswered {
     pub(crate) fn new(dialect: Dialect) -> Self {
         Self { dialect, waiting: Mutex::default(), spoken: Notify::new() }
+    }
+
+    /// The same, counted in `held`.
+    pub(crate) fn within(self, held: Option<&Arc<Held>>) -> Self {
+        self.lock().held = Part::of(held);
+        self
     }
 
     /// Completes when every request has its answer, however long that takes.
@@ -227,7 +239,14 @@ impl Unanswered {
         text: String,
         data: Option<String>,
     ) -> impl ExactSizeIterator<Item = Vec<u8>> + use<> {
-        let Waiting { ids, .. } = std::mem::take(&mut *self.lock());
+        let ids = {
+            let mut waiting = self.lock();
+            let held = std::mem::take(&mut waiting.held);
+            let Waiting { ids, .. } = std::mem::take(&mut *waiting);
+            waiting.held = held;
+            waiting.hold();
+            ids
+        };
         self.spoken.notify_one();
         let mut ids: Vec<_> = ids.into_iter().collect();
         ids.sort_unstable_by_key(|(_, order)| *order);
@@ -269,6 +288,10 @@ async fn while_it_moves(
 }
 
 impl Waiting {
+    fn hold(&mut self) {
+        self.held.set(self.bytes + self.ids.len() * EACH);
+    }
+
     fn asked(&mut self, id: &[u8]) {
         if self.ids.len() >= MOST || self.bytes + id.len() > MOST_BYTES {
             // Its answer may come all the same.
@@ -277,6 +300,7 @@ impl Waiting {
         self.last += 1;
         if self.ids.insert(Bytes::copy_from_slice(id), self.last).is_none() {
             self.bytes += id.len();
+            self.hold();
         }
     }
 
@@ -296,6 +320,7 @@ impl Waiting {
     fn answered(&mut self, id: Option<&[u8]>) -> bool {
         let Some((id, _)) = id.and_then(|id| self.ids.remove_entry(id)) else { return false };
         self.bytes -= id.len();
+        self.hold();
         true
     }
 }

@@ -5,14 +5,15 @@ mod support;
 
 use std::time::Duration;
 
-use support::events::{Stream, post};
+use support::events::{Stream, ask, post};
 use support::{
     BEARER, LIMIT, Served, close_code, config, end, frame, message, registry, serve, status_of,
 };
 use tieline_http::ServerConfig;
 use tieline_proto::ByteSize;
 use tieline_transport::{
-    Acceptor, BoxChannel, Channel, CloseReason, MemoryBudget, Options, SenderExt,
+    Acceptor, BoxChannel, Channel, CloseReason, Incoming, MemoryBudget, Options, ReceiverExt,
+    SenderExt,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -114,8 +115,6 @@ async fn unfinished_web_socket_messages_are_bounded_together() {
     }
 }
 
-/// Not on Windows: under Wine the smaller message was refused, and the reason is not known yet.
-#[cfg(unix)]
 #[tokio::test]
 async fn the_largest_message_goes_and_the_smaller_ones_come_whole() {
     let (mut served, budget) = within(8).await;
@@ -223,4 +222,36 @@ async fn a_web_socket_is_told_that_it_was_refused_for_memory() {
     let (code, reason) = tokio::join!(told, end(&mut receiver));
     assert_eq!(code, Some(1013));
     assert!(matches!(reason, CloseReason::NoMemory(_)), "{reason}");
+}
+
+/// Each answer fits, and those of a batch do not.
+#[tokio::test]
+async fn answers_to_a_batch_by_post_are_counted_until_the_client_has_them() {
+    let (mut served, budget) = within(4).await;
+    let port = served.port;
+    let request = |id: usize| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"m"}}"#);
+    for (requests, status) in [(1, 200), (8, 503)] {
+        let batch = (0..requests).map(request).collect::<Vec<_>>().join(",");
+        let serving = async {
+            let line: BoxChannel = served.plain.accept().await.unwrap().boxed();
+            let (mut sender, mut receiver) = line.split();
+            for id in 0..requests {
+                if let Incoming::End(reason) = receiver.recv().await {
+                    return reason;
+                }
+                let long = "x".repeat(MIB);
+                let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"{long}"}}"#);
+                if sender.send(answer).await.is_err() {
+                    break;
+                }
+            }
+            end(&mut receiver).await
+        };
+        let more = format!("Authorization: Bearer {}\r\n", support::TOKEN);
+        let asking = ask("POST", port, "/rpc", format!("[{batch}]"), &more);
+        let ((head, body), reason) = tokio::join!(asking, serving);
+        assert_eq!(status_of(&head), status, "{reason}");
+        assert_eq!(body.len() > MIB, status == 200, "{}", body.len());
+        held(&budget, |bytes| bytes == 0).await;
+    }
 }

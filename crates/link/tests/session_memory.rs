@@ -99,3 +99,31 @@ async fn kept_messages_are_counted_until_they_are_acknowledged() {
     let reason = error.close_reason().unwrap();
     assert!(is_for_memory(reason), "{reason}");
 }
+
+/// A consumer that takes one message has the receiver take all that waits.
+#[tokio::test]
+async fn messages_that_the_receiver_has_taken_and_not_given_are_counted() {
+    let (budget, options) = within(10);
+    let (client, server) = pair("taken", &Options::default(), &options).await;
+    let ((mut sender, _in), (_out, mut receiver)) = (client.split(), server.split());
+    for _ in 0..5 {
+        sender.send(vec![b'x'; MIB]).await.unwrap();
+    }
+    let waiting = async {
+        while budget.used().bytes() < 5 * MIB {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(LIMIT, waiting).await.expect("not all has come");
+    for _ in 0..5 {
+        let Incoming::Message(_) = receiver.recv().await else { panic!("no message") };
+        assert!(budget.used().bytes() >= 5 * MIB, "{}", budget.used());
+    }
+    let given_back = async {
+        while budget.used().bytes() > 0 {
+            let _ = timeout(Duration::from_millis(1), receiver.recv()).await;
+        }
+    };
+    timeout(LIMIT, given_back).await.expect("it is not given back");
+    assert_eq!(budget.refused(), 0);
+}

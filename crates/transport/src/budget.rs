@@ -7,12 +7,16 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use tieline_proto::ByteSize;
+use tokio::time::{Sleep, sleep};
 
 /// Memory is counted in multiples of this, and not at all up to the first.
 const UNIT: usize = 64 * 1024;
@@ -21,7 +25,8 @@ const UNIT: usize = 64 * 1024;
 ///
 /// When it is exceeded, the largest incomplete message is refused, and its line ends with
 /// [`NoMemory`](crate::CloseReason::NoMemory). If there is none, the line with the longest queue ends.
-/// Until the ended line has released its memory, up to a quarter more is granted.
+/// Until the ended line has released its memory, up to a quarter more is granted; a message that needs more than that
+/// waits for it.
 ///
 /// # Examples
 ///
@@ -53,6 +58,8 @@ struct State {
     leaving: usize,
     next: u64,
     holders: HashMap<u64, Holder>,
+    /// Wakers of accounts that wait until revoked ones are dropped.
+    waiting: Vec<Waker>,
 }
 
 struct Holder {
@@ -86,7 +93,7 @@ impl MemoryBudget {
 
     /// Creates an account that holds nothing yet.
     pub fn account(&self, holding: Holding) -> Account {
-        Account { budget: Some(self.clone()), holding, open: None }
+        Account { budget: Some(self.clone()), holding, open: None, deadline: None }
     }
 
     /// Returns the limit.
@@ -125,7 +132,12 @@ pub struct Account {
     holding: Holding,
     /// `None` while nothing is counted.
     open: Option<Open>,
+    /// When to stop waiting for revoked accounts.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
+
+/// How long an account waits for revoked accounts to be dropped.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 struct Open {
     id: u64,
@@ -136,7 +148,7 @@ struct Open {
 impl Account {
     /// Creates an account without a budget: everything is granted.
     pub const fn unbounded() -> Self {
-        Self { budget: None, holding: Holding::Queue, open: None }
+        Self { budget: None, holding: Holding::Queue, open: None, deadline: None }
     }
 
     /// Creates an account of `budget`, or an unbounded one without a budget.
@@ -150,12 +162,65 @@ impl Account {
     /// The limit is exceeded or this account was revoked: end the line and drop the account. Nothing was granted.
     #[inline]
     pub fn set(&mut self, bytes: usize) -> Result<(), MemoryRefused> {
-        let counted = if bytes <= UNIT { 0 } else { bytes.div_ceil(UNIT).saturating_mul(UNIT) };
-        match &self.open {
-            None if counted == 0 => Ok(()),
-            Some(open) if open.counted == counted && !open.flag.is_revoked.load(Relaxed) => Ok(()),
-            _ => self.change(counted),
+        let counted = counted(bytes);
+        match self.is_set(counted) {
+            true => Ok(()),
+            false => self.change(counted, None).map_err(|denied| self.give_up(denied)),
         }
+    }
+
+    /// Sets the size like [`set`](Self::set), but waits if revoked accounts are about to make room: for a second
+    /// at most, because a line that is not polled does not end. Needs a tokio runtime with time.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    #[inline]
+    pub fn poll_set(
+        &mut self,
+        bytes: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), MemoryRefused>> {
+        let counted = counted(bytes);
+        match self.is_set(counted) {
+            true => Poll::Ready(Ok(())),
+            false => self.poll_change(counted, cx),
+        }
+    }
+
+    #[inline]
+    fn is_set(&self, counted: usize) -> bool {
+        match &self.open {
+            None => counted == 0,
+            Some(open) => open.counted == counted && !open.flag.is_revoked.load(Relaxed),
+        }
+    }
+
+    #[cold]
+    fn poll_change(
+        &mut self,
+        counted: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), MemoryRefused>> {
+        match self.change(counted, Some(cx.waker())) {
+            Err(denied) if denied.is_for_now => {
+                let timer = self.deadline.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+                ready!(timer.as_mut().poll(cx));
+                Poll::Ready(Err(self.give_up(denied)))
+            }
+            changed => {
+                self.deadline = None;
+                Poll::Ready(changed.map_err(|denied| denied.refused))
+            }
+        }
+    }
+
+    /// Stops waiting, and counts the refusal.
+    fn give_up(&mut self, denied: Denied) -> MemoryRefused {
+        self.deadline = None;
+        if let (true, Some(budget)) = (denied.is_for_now, &self.budget) {
+            budget.0.refused.fetch_add(1, Relaxed);
+        }
+        denied.refused
     }
 
     /// Returns true if the account was revoked.
@@ -174,8 +239,9 @@ impl Account {
         }
     }
 
+    /// Wakes `waker` where there is no room for now, and may be later.
     #[cold]
-    fn change(&mut self, counted: usize) -> Result<(), MemoryRefused> {
+    fn change(&mut self, counted: usize, waker: Option<&Waker>) -> Result<(), Denied> {
         let Some(budget) = &self.budget else { return Ok(()) };
         if counted == 0 {
             self.open.take().into_iter().for_each(|open| open.close(budget));
@@ -184,22 +250,26 @@ impl Account {
         let mut state = budget.state();
         let before = self.open.as_ref().map_or(0, |open| open.counted);
         if self.is_revoked() {
-            return Err(budget.refusal(before));
+            return Err(Denied { refused: budget.refusal(before), is_for_now: false });
         }
         let mut revoked = Vec::new();
         if counted > before {
             let me = (self.holding, counted);
             let id = self.open.as_ref().map(|open| open.id);
-            let is_granted =
-                state.make_room(budget.0.limit, counted - before, id, me, &mut revoked);
-            let more = revoked.len() as u64 + u64::from(!is_granted);
+            let room = state.make_room(budget.0.limit, counted - before, id, me, &mut revoked);
+            let more = revoked.len() as u64 + u64::from(room == Room::None);
             if more > 0 {
                 budget.0.refused.fetch_add(more, Relaxed);
             }
-            if !is_granted {
+            if room != Room::Granted {
+                let is_for_now = room == Room::Later;
+                if let (true, Some(waker)) = (is_for_now, waker) {
+                    state.wait(waker);
+                    self.open.iter().for_each(|open| open.flag.watch(waker));
+                }
                 drop(state);
                 revoked.iter().for_each(|flag| flag.wake());
-                return Err(budget.refusal(counted));
+                return Err(Denied { refused: budget.refusal(counted), is_for_now });
             }
         }
         let open = self.open.get_or_insert_with(|| state.open(self.holding));
@@ -208,7 +278,9 @@ impl Account {
         if let Some(holder) = state.holders.get_mut(&open.id) {
             holder.bytes = counted;
         }
+        let freed = if counted < before { std::mem::take(&mut state.waiting) } else { Vec::new() };
         drop(state);
+        freed.into_iter().for_each(Waker::wake);
         revoked.iter().for_each(|flag| flag.wake());
         Ok(())
     }
@@ -223,6 +295,9 @@ impl Open {
             state.leaving -= self.counted;
         }
         state.holders.remove(&self.id);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -258,14 +333,14 @@ impl State {
         id: Option<u64>,
         me: (Holding, usize),
         revoked: &mut Vec<Arc<Flag>>,
-    ) -> bool {
+    ) -> Room {
         let most = limit.saturating_add(limit / 4);
         loop {
             let wanted = self.used.saturating_add(extra);
             if wanted - self.leaving.min(wanted) <= limit {
                 // Revoked accounts are dropped as soon as their lines are polled; until then a quarter
                 // more is granted.
-                return wanted <= most;
+                return if wanted <= most { Room::Granted } else { Room::Later };
             }
             let others = self.holders.iter_mut().filter(|(other, holder)| {
                 Some(**other) != id && !holder.flag.is_revoked.load(Relaxed)
@@ -277,10 +352,38 @@ impl State {
                     self.leaving += largest.bytes;
                     revoked.push(largest.flag.clone());
                 }
-                _ => return false,
+                _ => return Room::None,
             }
         }
     }
+
+    fn wait(&mut self, waker: &Waker) {
+        if !self.waiting.iter().any(|known| known.will_wake(waker)) {
+            self.waiting.push(waker.clone());
+        }
+    }
+}
+
+/// Whether there is room.
+#[derive(Clone, Copy, PartialEq)]
+enum Room {
+    Granted,
+    /// Not yet: as soon as revoked accounts are dropped.
+    Later,
+    None,
+}
+
+/// Why an account was not granted its new size.
+struct Denied {
+    refused: MemoryRefused,
+    /// There will be room when revoked accounts are dropped.
+    is_for_now: bool,
+}
+
+/// Returns how many of `bytes` are counted.
+#[inline]
+fn counted(bytes: usize) -> usize {
+    if bytes <= UNIT { 0 } else { bytes.div_ceil(UNIT).saturating_mul(UNIT) }
 }
 
 impl Flag {
@@ -333,99 +436,4 @@ impl From<MemoryRefused> for io::Error {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::sync::atomic::AtomicUsize;
-    use std::task::Wake;
-
-    use super::*;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Relaxed);
-        }
-    }
-
-    fn budget(units: usize) -> MemoryBudget {
-        MemoryBudget::new(ByteSize::new(units * UNIT))
-    }
-
-    #[test]
-    fn small_buffers_are_not_counted() {
-        let budget = budget(1);
-        let mut accounts: Vec<_> = (0..100).map(|_| budget.account(Holding::Message)).collect();
-        assert!(accounts.iter_mut().all(|it| it.set(UNIT).is_ok()));
-        assert_eq!(budget.used().bytes(), 0);
-        assert!(Account::unbounded().set(usize::MAX).is_ok());
-    }
-
-    #[test]
-    fn largest_incomplete_message_is_refused_first() {
-        let budget = budget(10);
-        let woken = Arc::new(Count::default());
-        let waker = Waker::from(woken.clone());
-        let mut queue = budget.account(Holding::Queue);
-        let [mut small, mut large] = [0, 1].map(|_| budget.account(Holding::Message));
-        queue.set(4 * UNIT).unwrap();
-        small.set(2 * UNIT).unwrap();
-        large.set(4 * UNIT).unwrap();
-        large.check(&waker).unwrap();
-        // The budget is full. A request that would be the largest is refused, and the others stay.
-        let mut largest = budget.account(Holding::Message);
-        assert_eq!(largest.set(5 * UNIT).unwrap_err().limit, budget.limit());
-        assert!(!large.is_revoked() && budget.refused() == 1);
-        // A smaller request is granted by revoking the largest account.
-        small.set(3 * UNIT).unwrap();
-        assert!(large.is_revoked() && !queue.is_revoked() && budget.refused() == 2);
-        assert_eq!(woken.0.load(Relaxed), 1);
-        assert_eq!(large.set(3 * UNIT).unwrap_err().held.bytes(), 4 * UNIT);
-        assert!(large.check(&waker).is_err());
-        drop(large);
-        assert_eq!(budget.used().bytes(), 7 * UNIT);
-        // A queue is larger than any message here, but is revoked only if there is no message.
-        let mut other = budget.account(Holding::Queue);
-        other.set(4 * UNIT).unwrap();
-        assert!(small.is_revoked() && !queue.is_revoked());
-        drop((small, largest));
-        assert!(other.set(7 * UNIT).is_err(), "it would be the largest queue");
-        other.set(6 * UNIT).unwrap();
-        drop((queue, other));
-        assert_eq!(budget.used().bytes(), 0);
-        assert_eq!(budget.state().leaving, 0);
-    }
-
-    #[test]
-    fn at_most_a_quarter_is_granted_beyond_the_limit() {
-        let budget = budget(8);
-        let mut large: Vec<_> = (0..2).map(|_| budget.account(Holding::Message)).collect();
-        for account in &mut large {
-            account.set(4 * UNIT).unwrap();
-        }
-        // To grant these, both large accounts are revoked, but neither has been dropped yet.
-        let mut small: Vec<_> = (0..4).map(|_| budget.account(Holding::Message)).collect();
-        let granted = small.iter_mut().filter_map(|it| it.set(2 * UNIT).ok()).count();
-        assert_eq!(granted, 1);
-        assert!(budget.used().bytes() <= 10 * UNIT);
-        drop(large);
-        assert_eq!(small.iter_mut().filter_map(|it| it.set(2 * UNIT).ok()).count(), 4);
-    }
-
-    #[test]
-    fn released_memory_can_be_granted_again() {
-        let budget = budget(4);
-        let mut account = budget.account(Holding::Message);
-        for round in 0..100 {
-            account.set(4 * UNIT - round).unwrap();
-            account.set(round).unwrap();
-        }
-        assert_eq!(budget.used().bytes(), 0);
-        assert!(account.set(usize::MAX).is_err());
-        assert!(account.set(5 * UNIT).is_err());
-        account.set(2 * UNIT).unwrap();
-        assert_eq!(budget.used().bytes(), 2 * UNIT);
-    }
-}
+mod tests;

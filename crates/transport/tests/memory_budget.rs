@@ -1,12 +1,13 @@
 //! Lines that share a memory budget, with every framing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use tieline_proto::{ByteSize, FramingKind};
 use tieline_transport::{
-    Channel, CloseReason, Endpoint, Incoming, MemoryBudget, Options, Receiver, ReceiverExt,
-    Registry, SenderExt,
+    Channel, CloseReason, Endpoint, Holding, Incoming, MemoryBudget, MemoryRefused, Options,
+    ReadBuffer, Receiver, ReceiverExt, Registry, SenderExt,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -100,4 +101,47 @@ async fn messages_within_the_budget_arrive_and_are_uncounted_afterwards() {
     drop((sender, receiver));
     assert_eq!(budget.refused(), 0);
     assert_eq!(budget.used(), ByteSize::new(0));
+}
+
+/// Its bytes are all there, so nothing holds up its reader but the budget.
+#[tokio::test(start_paused = true)]
+async fn a_message_waits_for_a_larger_one_that_has_to_go() {
+    const LENGTH: usize = 2 * MIB + 1;
+    for leaves in [true, false] {
+        let budget = MemoryBudget::new(ByteSize::mib(8));
+        let mut large = budget.account(Holding::Message);
+        large.set(8 * MIB).unwrap();
+        let mut large = Some(large);
+        let bytes = vec![b'x'; LENGTH];
+        let mut stream = &bytes[..];
+        let mut buffer = ReadBuffer::new(Default::default()).within(Some(&budget));
+        let begun = tokio::time::Instant::now();
+        let reading = async {
+            while buffer.len() < LENGTH {
+                let missing = LENGTH - buffer.len();
+                poll_fn(|cx| buffer.poll_fill(&mut stream, missing, cx)).await?;
+            }
+            Ok::<_, std::io::Error>(buffer.len())
+        };
+        // Its line has its turn when the other message has come as far as it can.
+        let leaving = async {
+            assert!(large.as_ref().unwrap().is_revoked(), "it is the largest");
+            large.take_if(|_| leaves);
+        };
+        let (read, ()) = tokio::join!(biased; reading, leaving);
+        match leaves {
+            true => {
+                assert_eq!(read.unwrap(), LENGTH);
+                assert_eq!((begun.elapsed(), budget.refused()), (Duration::ZERO, 1));
+            }
+            // One that is not polled is not waited for for ever.
+            false => {
+                let refused = MemoryRefused::in_error(&read.unwrap_err()).unwrap();
+                assert_eq!(refused.limit, ByteSize::mib(8));
+                assert_eq!((begun.elapsed().as_secs(), budget.refused()), (1, 2));
+            }
+        }
+        drop((large, buffer));
+        assert_eq!(budget.used().bytes(), 0);
+    }
 }

@@ -131,6 +131,14 @@ impl Record {
         }
     }
 
+    /// Returns how many bytes it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let open = self.open.as_ref().map_or(0, |(it, result)| it.message().len() + result.len());
+        let opening = self.opening.as_ref().map_or(0, |it| it.message().len());
+        let confirmation = self.confirmation.as_ref().map_or(0, Bytes::len);
+        self.bytes + open + opening + confirmation
+    }
+
     /// Whether messages with this method are part of the state, or end it. A look at the method alone:
     /// nearly all messages are none of these.
     pub(crate) fn concerns(rules: &Handshake, method: &str) -> bool {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
-use tieline_transport::MemoryRefused;
+use tieline_transport::{Account, MemoryRefused};
 use tokio::time::{Instant, timeout_at};
 
 use super::Server;
@@ -23,9 +23,14 @@ use crate::events::stream::Progress;
 pub(crate) enum Body {
     /// All of it; none is left once it is sent.
     Whole(Bytes),
+    /// The same, given out in pieces, so that it is counted for as long as it waits for the client.
+    Counted(Bytes, Account),
     /// It goes on until it ends.
     Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = Infallible> + Send>>),
 }
+
+/// How much of a large answer is given to the connection at once.
+const PIECE: usize = 64 * 1024;
 
 impl HttpBody for Body {
     type Data = Bytes;
@@ -38,20 +43,30 @@ impl HttpBody for Body {
         match &mut *self {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Counted(bytes, _) if bytes.is_empty() => Poll::Ready(None),
+            Self::Counted(bytes, account) => {
+                let piece = bytes.split_to(bytes.len().min(PIECE));
+                if bytes.is_empty() {
+                    let _ = account.set(0);
+                }
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
             Self::Stream(stream) => stream.as_mut().poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Whole(bytes) | Self::Counted(bytes, _) => bytes.is_empty(),
             Self::Stream(stream) => stream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Whole(bytes) | Self::Counted(bytes, _) => {
+                SizeHint::with_exact(bytes.len() as u64)
+            }
             Self::Stream(stream) => stream.size_hint(),
         }
     }
@@ -200,7 +215,8 @@ async fn gather(
         if kept.capacity() < needed {
             // Never more than there is room for.
             let grown = room.min(most_needed).max(needed);
-            held.account.set(grown).map_err(|_| Unread::NoRoom)?;
+            let granted = poll_fn(|cx| held.account.poll_set(grown, cx)).await;
+            granted.map_err(|MemoryRefused { .. }| Unread::NoRoom)?;
             kept.reserve_exact(grown - kept.len());
         }
         kept.extend_from_slice(&data);

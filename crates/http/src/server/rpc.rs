@@ -1,6 +1,8 @@
 //! A call by a POST of its own: one request or a batch, and the answers in the body of the answer.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use hyper::{Request, Response, StatusCode};
@@ -9,7 +11,10 @@ use tieline_proto::jsonrpc::{
     Answers, Dialect, Invalid, Message, Response as Answer, classify, write_error,
     write_notification, write_request, write_response,
 };
-use tieline_transport::{CloseReason, Incoming, Owner};
+use tieline_proto::websocket::{Close, CloseCode};
+use tieline_transport::{
+    Account, CloseReason, Holding, Incoming, MemoryBudget, MemoryRefused, Owner,
+};
 use tokio::time::timeout;
 
 use super::Server;
@@ -62,7 +67,7 @@ pub(super) async fn call(
     for message in &asked.messages {
         far.push(Incoming::Message(message.clone()));
     }
-    let mut waiting = Waiting::of(asked);
+    let mut waiting = Waiting::of(asked, server.memory.as_ref());
     // The line's queue has it now.
     drop(held);
     if waiting.open.is_empty() {
@@ -75,10 +80,14 @@ pub(super) async fn call(
         });
         return match waiting.answers.is_empty() {
             true => line(StatusCode::ACCEPTED, ""),
-            false => json(StatusCode::OK, waiting.into_body()),
+            false => waiting.into_response(StatusCode::OK),
         };
     }
     let ended = timeout(server.limits.rpc_timeout, waiting.gather(&far)).await;
+    if let Some(refused) = waiting.refused {
+        far.end(refused.into());
+        return busy(server, "the answer takes too much memory now; try again later");
+    }
     far.end(CloseReason::ByPeer);
     let (status, text) = match ended {
         Ok(true) => (StatusCode::OK, ""),
@@ -88,7 +97,7 @@ pub(super) async fn call(
     for id in std::mem::take(&mut waiting.open) {
         waiting.answers.push(error(&id, SERVER_ERROR, text));
     }
-    json(status, waiting.into_body())
+    waiting.into_response(status)
 }
 
 /// What is asked: each message by itself, so that a program need not know batches.
@@ -165,22 +174,46 @@ struct Waiting {
     open: Vec<Bytes>,
     answers: Vec<Bytes>,
     is_batch: bool,
+    /// What the answers hold, as it is counted.
+    account: Account,
+    refused: Option<MemoryRefused>,
 }
 
 impl Waiting {
-    fn of(asked: Asked) -> Self {
-        Self { open: asked.ids, answers: asked.errors, is_batch: asked.is_batch }
+    fn of(asked: Asked, memory: Option<&MemoryBudget>) -> Self {
+        let account = Account::of(memory, Holding::Queue);
+        let Asked { ids: open, errors: answers, is_batch, .. } = asked;
+        Self { open, answers, is_batch, account, refused: None }
+    }
+
+    /// Counts the answers, and that they are put together once all are there.
+    fn count_memory(&mut self) {
+        let bytes: usize = self.answers.iter().map(Bytes::len).sum();
+        if let Err(refused) = self.account.set(bytes.saturating_mul(2)) {
+            self.refused = Some(refused);
+        }
     }
 
     /// Takes what comes until all is answered; false if the line ends before. What is no answer is for
     /// nobody here.
     async fn gather(&mut self, far: &Far) -> bool {
         while !self.open.is_empty() {
-            let Outward::Message(message) = far.take().await else { return false };
+            let next = poll_fn(|cx| {
+                if let Err(refused) = self.account.check(cx.waker()) {
+                    self.refused = Some(refused);
+                    return Poll::Ready(Outward::End(Close::new(CloseCode::TRY_AGAIN)));
+                }
+                far.poll_take(cx)
+            });
+            let Outward::Message(message) = next.await else { return false };
             far.handed_on();
             match classify(message, &LENIENT, Limits::default()) {
                 Message::Batch(several) => several.into_iter().for_each(|one| self.take(one, true)),
                 one => self.take(one, false),
+            }
+            self.count_memory();
+            if self.refused.is_some() {
+                return false;
             }
         }
         true
@@ -222,13 +255,19 @@ impl Waiting {
         Some(self.open.swap_remove(place))
     }
 
-    fn into_body(self) -> Bytes {
+    /// It is counted until the client has taken it.
+    fn into_response(mut self, status: StatusCode) -> Response<Body> {
         let answers: Vec<&[u8]> = self.answers.iter().map(|it| &**it).collect();
         let joined = answers.join(&b","[..]);
-        match self.is_batch {
+        let body: Bytes = match self.is_batch {
             true => [&b"["[..], &joined, b"]"].concat().into(),
             false => joined.into(),
-        }
+        };
+        // Less than before, when they were counted twice.
+        let _ = self.account.set(body.len());
+        let mut response = json(status, Bytes::new());
+        *response.body_mut() = Body::Counted(body, self.account);
+        response
     }
 }
 

@@ -24,6 +24,10 @@ const INBOUND_MESSAGES: usize = 2048;
 /// are answered whatever the consumer does.
 const INBOUND_BYTES: usize = 32 << 20;
 
+/// Messages of at least this size update the memory account when they are sent or taken. Smaller ones are
+/// counted when the queue is full, and by the task.
+pub(super) const LARGE: usize = 64 * 1024;
+
 /// How long the consumer reads the connection itself before the task checks whether it still does. A ping, an
 /// acknowledgement or the loss of the connection may have to wait this long if it does not.
 const LENT_FOR: Duration = Duration::from_millis(100);
@@ -43,6 +47,8 @@ pub(super) struct Core {
     pub(super) slept: SuspendDetector,
     pub(super) inbound: VecDeque<Item>,
     pub(super) inbound_bytes: usize,
+    /// The bytes that the receiver took last, all of which it may still hold.
+    pub(super) taken_bytes: usize,
     /// The task has stopped reading until the consumer has received something.
     pub(super) is_held_up: bool,
     /// The task's timer wakes it before an acknowledgement is late.
@@ -191,6 +197,7 @@ impl Core {
             slept: SuspendDetector::default(),
             inbound: VecDeque::new(),
             inbound_bytes: 0,
+            taken_bytes: 0,
             is_held_up: false,
             is_timed: false,
             generation: 0,
@@ -285,7 +292,7 @@ impl Core {
     /// Updates the memory account with the kept messages and those that wait for the consumer. If the
     /// budget is exceeded, the session ends when its task is polled next.
     pub(super) fn count_memory(&mut self) {
-        let held = self.machine.kept().1 + self.inbound_bytes;
+        let held = self.machine.kept().1 + self.inbound_bytes + self.taken_bytes;
         let counted = self.account.set(held).and_then(|()| match &self.task {
             Some(task) => self.account.check(task),
             None => Ok(()),
@@ -300,10 +307,14 @@ impl Core {
         }
     }
 
-    /// Moves all waiting items to the consumer.
+    /// Moves all waiting items to the receiver, which has returned everything that it took before.
     pub(super) fn take_inbound(&mut self, into: &mut VecDeque<Item>) {
         std::mem::swap(&mut self.inbound, into);
+        let before = std::mem::replace(&mut self.taken_bytes, self.inbound_bytes);
         self.inbound_bytes = 0;
+        if before.max(self.taken_bytes) >= LARGE {
+            self.count_memory();
+        }
     }
 
     /// Returns the number of messages over all connections.

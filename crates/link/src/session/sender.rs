@@ -10,13 +10,9 @@ use tieline_proto::session::Sequence;
 use tieline_transport::{CloseReason, Outgoing, Refused, SendError, Sender, SenderExt};
 
 use super::assemble::Lifeline;
-use super::core::{Core, Waits};
+use super::core::{Core, LARGE, Waits};
 use super::shared::Shared;
 use crate::shared::remember;
-
-/// Messages of at least this size update the memory account when they are sent. Smaller ones are counted
-/// when the queue is full, and by the task.
-const LARGE: usize = 64 * 1024;
 
 /// The outgoing half of a [`Session`](super::Session).
 pub struct SessionSender {

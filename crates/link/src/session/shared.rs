@@ -335,7 +335,7 @@ impl Shared {
             let mut core = self.core();
             core.is_receiver_gone = true;
             core.inbound.clear();
-            core.inbound_bytes = 0;
+            (core.inbound_bytes, core.taken_bytes) = (0, 0);
             core.lent_until = None;
             core.task.clone()
         };

@@ -238,6 +238,11 @@ impl EventSession {
         self.end.is_some()
     }
 
+    /// Returns how many bytes of posted messages it keeps until the session's server has acknowledged them.
+    pub fn kept_bytes(&self) -> usize {
+        self.session.kept().1
+    }
+
     /// Returns whether another message can be posted.
     pub fn has_room(&self) -> bool {
         self.session.has_room()

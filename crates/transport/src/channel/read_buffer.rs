@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::pin::pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -96,7 +96,8 @@ impl ReadBuffer {
             self.size = 0;
         }
         let room = self.room(missing);
-        self.account.set(self.size_with(room).saturating_add(self.beside))?;
+        let size = self.size_with(room).saturating_add(self.beside);
+        ready!(self.account.poll_set(size, cx))?;
         self.bytes.reserve(room);
         self.size = self.size.max(self.bytes.capacity());
         // Do not read past a large message: the start of the next one would have to be copied.

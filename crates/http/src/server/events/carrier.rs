@@ -8,14 +8,14 @@ use bytes::Bytes;
 use tieline_proto::session::{Farewell, Frame, Sequence};
 use tieline_proto::sse::{self, Taken};
 use tieline_proto::websocket::{Close, CloseCode};
-use tieline_transport::{CloseReason, Incoming};
+use tieline_transport::{CloseReason, Incoming, MemoryRefused};
 use tokio::time::{Instant, sleep_until};
 
 use super::QUIET;
 use super::plain::until;
 use super::session::Session;
 use super::table::Stream;
-use crate::channel::going_away;
+use crate::channel::{going_away, told};
 use crate::events::message::{event, last as last_event};
 use crate::events::stream::Pen;
 use crate::events::{Far, Outward};
@@ -120,6 +120,10 @@ impl Carrier<'_> {
                     }
                 }
                 _ = changed.changed() => {}
+                refused = session.out_of_memory() => {
+                    self.refuse(refused, reader.as_mut());
+                    return Ended::Over;
+                }
                 () = far.room(), if is_held_up => {}
                 () = until(wake_at), if !is_held_up => {}
                 () = until(reader.as_ref().map(|it| it.quiet)) => {
@@ -156,6 +160,22 @@ impl Carrier<'_> {
         }
     }
 
+    /// Too much is held in memory of what the client has posted.
+    fn refuse(&self, refused: MemoryRefused, reader: Option<&mut Reader>) {
+        tracing::warn!(endpoint = %self.server.endpoint, "a session is over: {refused}");
+        let close = told(Some(&refused.into()));
+        let sequence = {
+            let mut core = self.session.core();
+            core.is_lost = true;
+            core.machine.last()
+        };
+        if let Some(reader) = reader {
+            let id = format!("{}.{sequence}", self.stream.name);
+            reader.pen.write(|out| last_event(&close, Some(&id), out));
+        }
+        say_bye(self.session, self.generation, &self.far, refused.to_string());
+    }
+
     /// A frame of the session.
     fn hear(&self, frame: Bytes, reader: Option<&mut Reader>) -> Heard {
         let taken = {
@@ -168,6 +188,7 @@ impl Carrier<'_> {
                 .map_err(Into::into)
                 .and_then(|frame| core.machine.receive(now, frame));
             let has_room = core.machine.has_room();
+            core.count_memory();
             drop(core);
             if has_room && !had_room {
                 self.session.changed.send_replace(());

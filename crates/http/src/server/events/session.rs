@@ -9,14 +9,16 @@
 //! Each GET is a connection of the session. A task of its own carries it, so that the session is answered
 //! while the client reads slowly; between two GETs it waits for the next one.
 
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{Response, StatusCode};
 use tieline_proto::session::{Frame, Refusal as Refused, Sequence, SessionConfig};
 use tieline_proto::sse::{EventSession, Stale};
-use tieline_transport::{Incoming, Owner, from_now};
+use tieline_transport::{Account, Holding, Incoming, MemoryBudget, MemoryRefused, Owner, from_now};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -56,12 +58,28 @@ pub(super) struct Core {
     pub(super) leaves: bool,
     /// The session is over, and not all of it has come or will come.
     pub(super) is_lost: bool,
+    /// What the client has posted and the session has not acknowledged, as it is counted.
+    account: Account,
+}
+
+impl Core {
+    /// Counts less than before, or the same.
+    pub(super) fn count_memory(&mut self) {
+        // If it has to let go, that is found where it is waited for.
+        let _ = self.account.set(self.machine.kept_bytes());
+    }
 }
 
 impl Session {
-    fn new() -> Self {
-        let machine = EventSession::new(POSTED);
-        let core = Core { machine, generation: 0, is_open: false, leaves: false, is_lost: false };
+    fn new(memory: Option<&MemoryBudget>) -> Self {
+        let core = Core {
+            machine: EventSession::new(POSTED),
+            generation: 0,
+            is_open: false,
+            leaves: false,
+            is_lost: false,
+            account: Account::of(memory, Holding::Queue),
+        };
         Self { core: Mutex::new(core), changed: watch::Sender::new(()), begun: Instant::now() }
     }
 
@@ -85,6 +103,15 @@ impl Session {
         proven.map_err(|stale| no(StatusCode::BAD_REQUEST, &stale.to_string()))
     }
 
+    /// Completes when the session has to end because too much is held in memory.
+    pub(super) async fn out_of_memory(&self) -> MemoryRefused {
+        poll_fn(|cx| match self.core().account.check(cx.waker()) {
+            Err(refused) => Poll::Ready(refused),
+            Ok(()) => Poll::Pending,
+        })
+        .await
+    }
+
     /// Takes messages when there is a stream, and room. Cancel-safe.
     pub(super) async fn post(&self, messages: Vec<Bytes>) -> Result<(), Refusal> {
         let mut changed = self.changed.subscribe();
@@ -95,6 +122,14 @@ impl Session {
                     return Err(no(StatusCode::GONE, "it is over"));
                 }
                 if core.is_open && core.machine.has_room() {
+                    let more: usize = messages.iter().map(Bytes::len).sum();
+                    let held = core.machine.kept_bytes() + more;
+                    if core.account.set(held).is_err() {
+                        return Err(no(
+                            StatusCode::SERVICE_UNAVAILABLE,
+                            "too much is held in memory; try again later",
+                        ));
+                    }
                     for message in messages {
                         // Its own direction is open as long as the client does not leave.
                         core.machine.send(message);
@@ -117,7 +152,10 @@ pub(super) async fn open(
     id: Option<&str>,
 ) -> Response<Body> {
     let (stream, last) = match id {
-        None => match server.events.add(owner, Line::Session(Box::new(Session::new()))) {
+        None => match server
+            .events
+            .add(owner, Line::Session(Box::new(Session::new(server.memory.as_ref()))))
+        {
             Some(stream) => (stream, 0),
             None => return busy(server, TOO_MANY),
         },
@@ -296,31 +334,35 @@ async fn run(
     }
 }
 
-/// Nobody is there: waits for the client to come again, until its grace is over. Whether it said instead
-/// that it is done.
+/// Nobody is there: waits for the client to come again, until its grace is over. Returns whether the server's
+/// session has to be told that it is over: the client has said so, or too much is held of what it has posted.
 async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u64) -> bool {
     let mut changed = session.changed.subscribe();
     let expires = from_now(server.limits.event_grace);
     let mut closing = server.closing.subscribe();
-    let leaves = loop {
+    let (leaves, tells) = loop {
         {
             let Some(mut core) = session.mine(generation) else { return false };
             core.is_open = false;
             if core.leaves {
-                break true;
+                break (true, true);
             }
         }
         tokio::select! {
             _ = changed.changed() => {}
-            () = sleep_until(expires) => break false,
-            _ = closing.wait_for(|is_closing| *is_closing) => break false,
+            () = sleep_until(expires) => break (false, false),
+            refused = session.out_of_memory() => {
+                tracing::warn!(endpoint = %server.endpoint, "a session is over: {refused}");
+                break (false, true);
+            }
+            _ = closing.wait_for(|is_closing| *is_closing) => break (false, false),
         }
     };
     if let (false, Some(mut core)) = (leaves, session.mine(generation)) {
         core.is_lost = true;
     }
     bury(server, stream);
-    leaves
+    tells
 }
 
 /// Says to a session without a connection that its client is done.

@@ -1,0 +1,109 @@
+//! What the gateway itself holds of one line in memory: a message in hand, its own messages, ids, a record.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+use tieline_transport::{Account, CloseReason, Holding, MemoryBudget, MemoryRefused};
+
+/// The budget is asked when the sum crosses a multiple of this, so most changes cost an addition.
+const STEP: usize = 64 * 1024;
+
+/// The sum of all [`Part`]s of a line, as the budget of all lines counts it.
+pub(crate) struct Held {
+    bytes: AtomicUsize,
+    state: Mutex<State>,
+}
+
+struct State {
+    account: Account,
+    /// Too much is held: the line has to end.
+    refused: Option<MemoryRefused>,
+    line: Option<Waker>,
+}
+
+impl Held {
+    /// `None` where nothing is counted.
+    pub(crate) fn of(memory: Option<&MemoryBudget>) -> Option<Arc<Self>> {
+        let account = memory?.account(Holding::Queue);
+        let state = Mutex::new(State { account, refused: None, line: None });
+        Some(Arc::new(Self { bytes: AtomicUsize::new(0), state }))
+    }
+
+    /// Completes when the line has to end because too much is held.
+    pub(crate) async fn refused(&self) -> CloseReason {
+        let refused = poll_fn(|cx| {
+            let mut state = self.state();
+            let revoked = state.account.check(cx.waker()).err();
+            if let Some(refused) = state.refused.or(revoked) {
+                return Poll::Ready(refused);
+            }
+            if !state.line.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                state.line = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        });
+        refused.await.into()
+    }
+
+    fn change(&self, before: usize, after: usize) {
+        let all = match after.checked_sub(before) {
+            Some(more) => self.bytes.fetch_add(more, Relaxed) + more,
+            None => self.bytes.fetch_sub(before - after, Relaxed) - (before - after),
+        };
+        let all_before = all - after + before;
+        if all.div_ceil(STEP) == all_before.div_ceil(STEP) {
+            return;
+        }
+        let mut state = self.state();
+        if let Err(refused) = state.account.set(self.bytes.load(Relaxed)) {
+            state.refused.get_or_insert(refused);
+            let line = state.line.take();
+            drop(state);
+            line.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+/// What one of a line's buffers holds. Dropping it gives that back.
+#[derive(Debug, Default)]
+pub(crate) struct Part {
+    held: Option<Arc<Held>>,
+    bytes: usize,
+}
+
+impl Part {
+    /// Counts nothing where there is no `held`.
+    pub(crate) fn of(held: Option<&Arc<Held>>) -> Self {
+        Self { held: held.cloned(), bytes: 0 }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// It holds so many bytes from here on. If that is too much, the line [is told](Held::refused).
+    pub(crate) fn set(&mut self, bytes: usize) {
+        if let Some(held) = &self.held {
+            held.change(std::mem::replace(&mut self.bytes, bytes), bytes);
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
