@@ -14,9 +14,9 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap};
 use hyper::http::request::Builder;
 use hyper::{Request, Response, StatusCode};
+use tieline_proto::HeartbeatConfig;
 use tieline_proto::json::Limits;
 use tieline_proto::websocket::Role;
-use tieline_proto::{FramingKind, HeartbeatConfig};
 use tieline_transport::{
     BoxFuture, CloseReason, Connector, DynAcceptor, DynConnector, Endpoint, ErrorKind,
     MemoryBudget, Operation, Options, PeerIdentity, Registry, Scheme, TransportError,
@@ -131,12 +131,14 @@ impl WebSockets {
         options.channel.validate()?;
         let address = WebAddress::of(endpoint)?;
         let content = match endpoint.framing() {
+            None if endpoint.is_carrier() => Content::Carrier,
             None => Content::Plain(options.json.then(Limits::default)),
-            Some(FramingKind::LengthPrefix) => Content::Carrier,
             Some(_) => {
                 let kind = ErrorKind::UnsupportedOperation;
                 let error = TransportError::new(kind, Operation::Configure);
-                return Err(error.with_hint("a WebSocket frames messages itself; name no framing"));
+                return Err(
+                    error.with_hint("omit the framing: a WebSocket delimits messages itself")
+                );
             }
         };
         let ClientConfig { heartbeat, verbatim, .. } = self.0.config;

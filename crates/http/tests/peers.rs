@@ -172,7 +172,8 @@ async fn a_server_that_knows_no_sessions_is_told_from_one_that_does() {
         tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
     let Err(error) = connector.connect().await else { panic!("there is a session") };
     assert!(matches!(error.kind(), ErrorKind::Handshake { protocol: "session", .. }), "{error}");
-    for url in ["lines+ws://127.0.0.1/ws", "content-length+ws://127.0.0.1/ws"] {
+    for framing in ["lines", "content-length", "length-prefix"] {
+        let url = &format!("{framing}+ws://127.0.0.1/ws");
         let error = support::refused(&registry(), url).await;
         assert!(matches!(error.kind(), ErrorKind::UnsupportedOperation), "{error}");
     }

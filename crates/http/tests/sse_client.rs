@@ -237,8 +237,10 @@ async fn what_is_no_stream_of_events_is_told_from_one() {
     tieline_http::register(&mut registry, tieline_http::ClientConfig::default());
     let error = refused(&registry, &url(served.port).to_string()).await;
     assert!(matches!(error.kind(), ErrorKind::Denied { status: 401 }), "{error}");
-    let error = refused(&registry, &format!("lines+{}", url(served.port))).await;
-    assert!(matches!(error.kind(), ErrorKind::UnsupportedOperation), "{error}");
+    for framing in ["lines", "content-length", "length-prefix"] {
+        let error = refused(&registry, &format!("{framing}+{}", url(served.port))).await;
+        assert!(matches!(error.kind(), ErrorKind::UnsupportedOperation), "{error}");
+    }
 }
 
 /// One that speaks events, but no sessions, is not taken for one that does.

@@ -114,10 +114,14 @@ impl<C: Connector> Connector for Named<C> {
     }
 }
 
-/// Returns the endpoint's own framing, else the one in the options, else the transport's default.
+/// Returns the framing of session frames for their endpoint; for any other the endpoint's own framing, else the
+/// one in the options, else the transport's default.
 fn framing_of(kind: TransportKind, endpoint: &Endpoint, options: &Options) -> FramingKind {
     let usual =
         if kind == TransportKind::MEMORY { FramingKind::LengthPrefix } else { FramingKind::Lines };
+    if endpoint.is_carrier() {
+        return FramingKind::LengthPrefix;
+    }
     endpoint.framing().or(options.framing).unwrap_or(usual)
 }
 

@@ -12,7 +12,7 @@ use hyper::header::{self, HeaderName};
 use hyper::{Request, StatusCode};
 use tieline_proto::json::Limits;
 use tieline_proto::sse::{Event, Item, Parser};
-use tieline_proto::{ByteSize, Fault, FrameError, FramingKind};
+use tieline_proto::{ByteSize, Fault, FrameError};
 use tieline_transport::{
     BoxFuture, ChannelConfig, CloseReason, Connector, DynAcceptor, DynConnector, Endpoint,
     ErrorKind, Incoming, Operation, Options, Scheme, TransportError, TransportKind,
@@ -52,15 +52,11 @@ impl Scheme for EventStreams {
     ) -> Result<Box<dyn DynConnector>, TransportError> {
         options.channel.validate()?;
         let address = WebAddress::of(endpoint)?;
-        let is_carrier = match endpoint.framing() {
-            None => false,
-            Some(FramingKind::LengthPrefix) => true,
-            Some(_) => {
-                let kind = ErrorKind::UnsupportedOperation;
-                let error = TransportError::new(kind, Operation::Configure);
-                return Err(error.with_hint("events frame messages themselves; name no framing"));
-            }
-        };
+        if endpoint.framing().is_some() {
+            let kind = ErrorKind::UnsupportedOperation;
+            let error = TransportError::new(kind, Operation::Configure);
+            return Err(error.with_hint("omit the framing: events delimit messages themselves"));
+        }
         Ok(Box::new(EventConnector {
             dialer: Arc::new(Dialer::new(self.0.clone(), address, options)),
             endpoint: endpoint.clone(),
@@ -69,7 +65,7 @@ impl Scheme for EventStreams {
                 "http-unix" => "http-unix",
                 _ => "http",
             }),
-            is_carrier,
+            is_carrier: endpoint.is_carrier(),
             json: options.json.then(Limits::default),
             channel: options.channel,
         }))

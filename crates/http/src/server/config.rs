@@ -173,7 +173,12 @@ impl ServerConfig {
         let address = WebAddress::of(endpoint)?;
         let is_listener = matches!(endpoint.scheme(), "http" | "https" | "http-unix");
         let has_target = !matches!(address.place, Place::Unix(_)) && address.target != "/";
-        if !is_listener || has_target || endpoint.framing().is_some() || endpoint.is_resumable() {
+        if !is_listener
+            || has_target
+            || endpoint.framing().is_some()
+            || endpoint.is_resumable()
+            || endpoint.is_carrier()
+        {
             let problem = "a server listens at a host and a port".to_owned();
             let error =
                 TransportError::new(ErrorKind::InvalidEndpoint { problem }, Operation::Parse);

@@ -37,9 +37,19 @@ use crate::{ErrorKind, Operation, TransportError};
 /// shorten long arguments. [`exact`](Self::exact) prints the full text, which parses as the same endpoint.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
-    framing: Option<FramingKind>,
-    resumes: bool,
+    content: Content,
     address: Address,
+}
+
+/// What a line carries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Content {
+    /// Messages, in the default framing of the transport or in an explicit one.
+    Messages(Option<FramingKind>),
+    /// A session: messages that survive the loss of a connection.
+    Session,
+    /// The frames of a session, over one connection.
+    SessionFrames,
 }
 
 /// An [`Endpoint`] without its framing.
@@ -77,7 +87,7 @@ pub enum Address {
 impl Endpoint {
     /// Returns an endpoint with the default framing of its transport.
     pub fn new(address: Address) -> Self {
-        Self { framing: None, resumes: false, address }
+        Self { content: Content::Messages(None), address }
     }
 
     /// Returns the endpoint of the Unix socket at `path`.
@@ -108,8 +118,7 @@ impl Endpoint {
     /// Returns the same address with `framing`, and without a session.
     #[must_use]
     pub fn with_framing(mut self, framing: FramingKind) -> Self {
-        self.framing = Some(framing);
-        self.resumes = false;
+        self.content = Content::Messages(Some(framing));
         self
     }
 
@@ -117,22 +126,27 @@ impl Endpoint {
     /// own framing.
     #[must_use]
     pub fn resumable(mut self) -> Self {
-        self.framing = None;
-        self.resumes = true;
+        self.content = Content::Session;
         self
     }
 
     /// Returns true if the endpoint is a session that survives the loss of its connection.
     pub fn is_resumable(&self) -> bool {
-        self.resumes && self.framing.is_none()
+        self.content == Content::Session
     }
 
-    /// Returns the endpoint of a session's connections: the same address, in the framing that carries
-    /// session frames. It prints as the session's endpoint, so that errors and logs show what the user
-    /// wrote; parsing that text gives the session's endpoint.
+    /// Returns the endpoint of a session's connections: the same address, for session frames. It prints as
+    /// the session's endpoint, so that errors and logs show what the user wrote; parsing that text gives the
+    /// session's endpoint.
     #[must_use]
     pub fn carrier(&self) -> Self {
-        Self { framing: Some(FramingKind::LengthPrefix), ..self.clone() }
+        Self { content: Content::SessionFrames, ..self.clone() }
+    }
+
+    /// Returns true if the endpoint is that of a session's connections ([`carrier`](Self::carrier)).
+    /// Byte streams carry session frames in the framing `length-prefix`; other schemes by their own means.
+    pub fn is_carrier(&self) -> bool {
+        self.content == Content::SessionFrames
     }
 
     /// Returns the same endpoint with the path of a Unix socket made absolute. A path stays as it is if
@@ -157,7 +171,10 @@ impl Endpoint {
 
     /// Returns the explicit framing, if there is one.
     pub fn framing(&self) -> Option<FramingKind> {
-        self.framing
+        match self.content {
+            Content::Messages(framing) => framing,
+            Content::Session | Content::SessionFrames => None,
+        }
     }
 
     /// Returns the address, without the framing.
@@ -209,10 +226,10 @@ struct Exact<'a>(&'a Endpoint, Secrets);
 impl fmt::Display for Exact<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(endpoint, secrets) = self;
-        match endpoint.framing {
-            _ if endpoint.resumes => f.write_str("resume+")?,
-            Some(framing) => write!(f, "{framing}+")?,
-            None => {}
+        match endpoint.content {
+            Content::Session | Content::SessionFrames => f.write_str("resume+")?,
+            Content::Messages(Some(framing)) => write!(f, "{framing}+")?,
+            Content::Messages(None) => {}
         }
         write!(f, "{}:", endpoint.scheme())?;
         match (&endpoint.address, secrets) {
@@ -273,7 +290,8 @@ impl FromStr for Endpoint {
                 (Some(name.parse().map_err(unknown)?), scheme)
             }
         };
-        Ok(Self { framing, resumes, address: parse_address(scheme, rest)? })
+        let content = if resumes { Content::Session } else { Content::Messages(framing) };
+        Ok(Self { content, address: parse_address(scheme, rest)? })
     }
 }
 
@@ -491,8 +509,8 @@ mod tests {
             framing in any_framing(),
             resumes in any::<bool>(),
         ) {
-            let framing = framing.filter(|_| !resumes);
-            let endpoint = Endpoint { framing, resumes, address };
+            let content = if resumes { Content::Session } else { Content::Messages(framing) };
+            let endpoint = Endpoint { content, address };
             let text = endpoint.exact().to_string();
             prop_assert_eq!(text.parse::<Endpoint>().unwrap(), endpoint, "{}", text);
         }
@@ -513,13 +531,12 @@ mod tests {
             let carrier = endpoint.carrier();
             assert_eq!(carrier.to_string(), text);
             assert!(endpoint.is_resumable() && !carrier.is_resumable());
-            assert_eq!(carrier.framing(), Some(FramingKind::LengthPrefix));
+            assert!(carrier.is_carrier() && !endpoint.is_carrier());
+            assert_eq!(carrier.framing(), None);
             assert_eq!(carrier.clone().resumable(), endpoint);
             let plain = carrier.with_framing(FramingKind::Lines);
             assert_eq!(plain.to_string(), text.replace("resume", "lines"));
         }
-        let bare: Endpoint = "unix:/a".parse().unwrap();
-        assert_eq!(bare.carrier().to_string(), "length-prefix+unix:/a");
     }
 
     #[cfg(unix)]
