@@ -41,8 +41,7 @@ pub(crate) struct Sending {
     lost: u64,
     /// How many of the lost messages the sender has not reported yet.
     pub(crate) untold: u64,
-    /// How many bytes were still to be written to the last line when it was taken away, for as long as no other
-    /// is in its place.
+    /// How many bytes were not written when the last line was removed; 0 while there is a line.
     pub(crate) unwritten: usize,
 }
 

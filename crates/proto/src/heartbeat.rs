@@ -7,11 +7,11 @@
 //!
 //! Any received byte shows that the peer is alive, including those of an incomplete message. A line whose
 //! outgoing bytes make progress is alive as well: a ping queued after them cannot be missed before it was
-//! sent ([`Heartbeat::sending`]). A ping queued after many bytes that make no progress says nothing about the
-//! peer, which may be busy with earlier messages ([`Heartbeat::with_stall_limit`]). While a long message is being received, this side sends pings
-//! ([`Heartbeat::receiving`]), so that the peer learns that its bytes arrive before the message is
-//! complete. A suspended machine or a late timer costs one missed ping at most, because the heartbeat has
-//! no clock.
+//! sent ([`Heartbeat::sending`]). A ping queued after many bytes that make no progress says nothing about
+//! the peer, which may be busy with earlier messages ([`Heartbeat::with_stall_limit`]). While a long
+//! message is being received, this side sends pings ([`Heartbeat::receiving`]), so that the peer learns
+//! that its bytes arrive before the message is complete. A suspended machine or a late timer costs one
+//! missed ping at most, because the heartbeat has no clock.
 
 use std::time::Duration;
 
@@ -78,9 +78,9 @@ pub struct Heartbeat {
     /// The last known numbers of outgoing bytes: sent, and waiting.
     left: u64,
     waiting: u64,
-    /// When some bytes were last sent, or none were waiting.
+    /// When bytes were last sent, or none were waiting.
     moved: Duration,
-    /// How long more than [`BLOCKED`] bytes may wait without progress before a ping can be missed.
+    /// For how long pings are not missed while more than [`BLOCKED`] bytes wait without progress.
     stall_limit: Option<Duration>,
     /// The ping whose response is awaited is queued after the byte with this number, which has not been
     /// sent yet.
@@ -93,8 +93,8 @@ pub struct Heartbeat {
 /// as much data as was sent before the ping, so its response may take as long as sending that did.
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The operating system of a busy peer accepts tens of KB on its behalf. So fewer bytes than this without progress
-/// mean that the peer's machine is gone; more mean that the peer does not read.
+/// The operating system of a busy peer buffers tens of KB. If fewer bytes than this make no progress, the
+/// peer's machine is unreachable; if more do, the peer does not read.
 const BLOCKED: u64 = 64 * 1024;
 
 impl Heartbeat {
@@ -121,8 +121,9 @@ impl Heartbeat {
         }
     }
 
-    /// Counts no missed ping while more than 64 KiB wait to be sent and make no progress, for up to `limit`: a
-    /// busy peer reads neither them nor the ping after them. Pass the limit of a write without progress.
+    /// Sets for how long pings are not counted as missed while more than 64 KiB wait to be sent without
+    /// progress: a busy peer reads neither these bytes nor the ping after them. Pass the limit for a stalled
+    /// write.
     #[must_use]
     pub fn with_stall_limit(mut self, limit: Duration) -> Self {
         self.stall_limit = Some(limit);

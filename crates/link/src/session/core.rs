@@ -175,7 +175,7 @@ pub(super) enum Item {
 }
 
 impl Item {
-    /// How many bytes its message has.
+    /// Returns the length of the message in bytes.
     pub(super) fn length(&self) -> u64 {
         match self {
             Self::Message(_, message) => message.len() as u64,

@@ -171,7 +171,7 @@ impl Receiver for SessionReceiver {
         !self.taken.is_empty() || !self.shared.core().inbound.is_empty()
     }
 
-    /// Of messages that were not given out, and so not acknowledged.
+    /// The bytes of messages that were not returned, and so not acknowledged.
     fn unread(&self) -> u64 {
         let core = self.shared.core();
         self.taken.iter().chain(&core.inbound).map(Item::length).sum()

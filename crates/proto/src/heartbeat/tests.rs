@@ -314,37 +314,37 @@ proptest! {
     }
 }
 
-/// How many bytes have left and how many wait, where none has left since the second second.
+/// Returns how many bytes were sent and how many wait, if none were sent after the first two seconds.
 fn blocked(now: u64) -> (u64, u64) {
     (100 * now.min(2), 100_000)
 }
 
 #[test]
-fn pings_behind_a_blocked_write_are_not_missed_within_the_stall_limit() {
+fn pings_after_a_blocked_write_are_not_missed_within_the_stall_limit() {
     let then_read = |now: u64| if now < 62 { blocked(now) } else { (200_000, 0) };
-    let said = run_sending(&mut heartbeat().with_stall_limit(s(60)), 79, then_read);
+    let events = run_sending(&mut heartbeat().with_stall_limit(s(60)), 79, then_read);
     let pings = [10, 20, 30, 40, 50, 60, 70].map(|now| (now, HeartbeatEvent::Ping));
-    assert_eq!(said[..7], pings);
-    // Once they have left, a peer that is silent is noticed as on any other line.
-    assert_eq!(said[7..], [(75, HeartbeatEvent::Down)]);
+    assert_eq!(events[..7], pings);
+    // Once the bytes were sent, a silent peer is detected as on any other line.
+    assert_eq!(events[7..], [(75, HeartbeatEvent::Down)]);
 }
 
 #[test]
-fn a_blocked_write_beyond_the_stall_limit_counts_against_the_other_side() {
-    let said = run_sending(&mut heartbeat().with_stall_limit(s(60)), 90, blocked);
-    let down = said.iter().find(|(_, event)| *event == HeartbeatEvent::Down);
-    assert_eq!(down, Some(&(75, HeartbeatEvent::Down)), "{said:?}");
+fn blocked_write_beyond_the_stall_limit_makes_the_peer_down() {
+    let events = run_sending(&mut heartbeat().with_stall_limit(s(60)), 90, blocked);
+    let down = events.iter().find(|(_, event)| *event == HeartbeatEvent::Down);
+    assert_eq!(down, Some(&(75, HeartbeatEvent::Down)), "{events:?}");
 }
 
 #[test]
-fn a_few_bytes_that_do_not_move_are_no_blocked_write() {
+fn few_stalled_bytes_are_not_a_blocked_write() {
     let few = |now: u64| (100 * now.min(2), 60_000);
-    let said = run_sending(&mut heartbeat().with_stall_limit(s(60)), 29, few);
-    assert_eq!(said.last(), Some(&(25, HeartbeatEvent::Down)), "{said:?}");
+    let events = run_sending(&mut heartbeat().with_stall_limit(s(60)), 29, few);
+    assert_eq!(events.last(), Some(&(25, HeartbeatEvent::Down)), "{events:?}");
 }
 
 #[test]
-fn a_stall_limit_below_the_time_of_two_misses_changes_nothing() {
-    let said = run_sending(&mut heartbeat().with_stall_limit(s(10)), 29, blocked);
-    assert_eq!(said.last(), Some(&(25, HeartbeatEvent::Down)), "{said:?}");
+fn stall_limit_below_the_time_of_two_misses_has_no_effect() {
+    let events = run_sending(&mut heartbeat().with_stall_limit(s(10)), 29, blocked);
+    assert_eq!(events.last(), Some(&(25, HeartbeatEvent::Down)), "{events:?}");
 }

@@ -31,10 +31,10 @@ pub struct Decoder {
     end: End,
 }
 
-/// What is known of the end of input.
+/// The state of the end of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// It was not negotiated.
+    /// The extension was not negotiated.
     Unknown,
     Expected,
     Received,
@@ -61,7 +61,7 @@ impl Decoder {
         Self { role, max_message, under_way: None, allowance, refilled, end: End::Unknown }
     }
 
-    /// From here on accepts one frame that ends the input, as was negotiated.
+    /// Accepts one end-of-input frame from now on, after the extension was negotiated.
     pub fn expect_end(&mut self) {
         self.end = End::Expected;
     }

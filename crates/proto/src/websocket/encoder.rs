@@ -59,7 +59,8 @@ impl Encoder {
         control(Opcode::Pong, payload, mask, out);
     }
 
-    /// Appends the end of this side's input, where that was negotiated. Control frames may still follow.
+    /// Appends the end of this side's input. Only if the extension was negotiated. Control frames may still
+    /// follow.
     pub fn end(&self, mask: Option<[u8; 4]>, out: &mut WriteBuf) {
         control(Opcode::End, b"", mask, out);
     }

@@ -21,7 +21,7 @@ pub(super) enum Opcode {
     Close,
     Ping,
     Pong,
-    /// The end of input, where that was negotiated.
+    /// The end of input, if the extension was negotiated.
     End,
 }
 

@@ -7,9 +7,9 @@
 //!   Encoder::message, ping, pong, close ───────────────▶ WriteBuf
 //! ```
 //!
-//! The handshake is HTTP and is not part of this module. No extension gives the RSV bits a meaning, so a set
-//! one is a violation. The only extension is the end of input: the control frame 0xB without a payload, which
-//! is a violation unless it was negotiated ([`Decoder::expect_end`]).
+//! The handshake is HTTP and is not part of this module. No supported extension uses the RSV bits, so a set
+//! RSV bit is a violation. The only extension is the end of input: the control frame 0xB without a payload,
+//! which is a violation unless it was negotiated ([`Decoder::expect_end`]).
 //!
 //! # Limits
 //! - A frame's length is checked as soon as it is received, together with the earlier fragments of its
@@ -112,7 +112,7 @@ pub enum Violation {
     TooManyFrames,
     /// A text message where only binary messages are accepted.
     Unsupported,
-    /// An end of input that has a payload, comes inside a message, or comes twice.
+    /// An end of input with a payload, in the middle of a message, or for the second time.
     MalformedEnd,
     /// A message after the end of input.
     AfterEnd,
@@ -163,7 +163,7 @@ impl fmt::Display for Violation {
                 f.write_str("a text message was received where only binary ones are accepted")
             }
             Self::MalformedEnd => {
-                f.write_str("an end of input has a payload, comes inside a message, or comes twice")
+                f.write_str("an end of input has a payload, is inside a message, or is repeated")
             }
             Self::AfterEnd => f.write_str("a message follows the end of input"),
         }

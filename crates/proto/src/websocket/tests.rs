@@ -105,7 +105,7 @@ fn each_violation_is_detected() {
 }
 
 #[test]
-fn an_end_of_input_is_read_only_where_it_was_negotiated() {
+fn end_of_input_is_decoded_only_if_it_was_negotiated() {
     let after_hello = |frames: &[u8]| {
         let mut decoder = decoder(Role::Client);
         decoder.expect_end();
@@ -131,7 +131,7 @@ fn an_end_of_input_is_read_only_where_it_was_negotiated() {
 }
 
 #[test]
-fn an_end_of_input_is_written_as_an_empty_control_frame() {
+fn end_of_input_is_encoded_as_an_empty_control_frame() {
     let encoder = Encoder::new(LIMIT);
     let written = |mask| {
         let mut out = WriteBuf::new();
