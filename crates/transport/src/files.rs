@@ -42,7 +42,7 @@ fn exposure(metadata: &std::fs::Metadata) -> Option<String> {
         _ if mode & 0o004 != 0 => "can be read by every user of this machine",
         _ => return None,
     };
-    Some(format!("{problem} (mode {mode:o}); chmod 600 it"))
+    Some(format!("{problem} (mode {mode:o}); run chmod 600 on it"))
 }
 
 #[cfg(not(unix))]
@@ -62,9 +62,12 @@ mod tests {
             (0o600, None),
             (0o400, None),
             (0o640, None),
-            (0o644, Some("can be read by every user of this machine (mode 644); chmod 600 it")),
-            (0o660, Some("can be changed by other users (mode 660); chmod 600 it")),
-            (0o602, Some("can be changed by other users (mode 602); chmod 600 it")),
+            (
+                0o644,
+                Some("can be read by every user of this machine (mode 644); run chmod 600 on it"),
+            ),
+            (0o660, Some("can be changed by other users (mode 660); run chmod 600 on it")),
+            (0o602, Some("can be changed by other users (mode 602); run chmod 600 on it")),
         ] {
             std::fs::set_permissions(file.path(), PermissionsExt::from_mode(mode)).unwrap();
             let exposed = exposure(&file.as_file().metadata().unwrap());

@@ -37,7 +37,7 @@ pub struct Guardian {
 #[non_exhaustive]
 pub enum Hold {
     /// As [`Cgroup`](Self::Cgroup) where possible, otherwise as [`Descent`](Self::Descent). For ordinary
-    /// users cgroups are often unavailable; a log line at debug level reports it.
+    /// users cgroups are often unavailable; a debug log line tells which one is used.
     #[default]
     Auto,
     /// By descent: the guardian adopts descendants that lose their parent, and kills until it has no

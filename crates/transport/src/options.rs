@@ -25,16 +25,16 @@ pub struct Options {
     /// How long connecting may take; 5 s by default.
     pub connect_timeout: Duration,
     /// Users, other than our own and root, whose processes are accepted as peers. They can also connect to
-    /// a Unix socket that is listened on.
+    /// a listening Unix socket.
     pub allow_uids: Vec<u32>,
-    /// The permission bits of a Unix socket that is listened on, such as `0o660`. `None`: `0o660` with a
+    /// The permission bits of a listening Unix socket, such as `0o660`. `None`: `0o660` with a
     /// [`socket_group`](Self::socket_group), `0o666` with [`allow_uids`](Self::allow_uids), otherwise
     /// `0o600`. Without `allow_uids`, every user that these bits admit is accepted.
     pub socket_mode: Option<u32>,
-    /// The numeric group id of a Unix socket that is listened on; `None` leaves the choice to the system.
+    /// The numeric group id of a listening Unix socket; `None` leaves the choice to the system.
     pub socket_group: Option<u32>,
-    /// A security descriptor in SDDL that says who may connect to a named pipe that is listened on; `None`
-    /// admits our own user only.
+    /// A security descriptor in SDDL that says who may connect to a listening named pipe; `None` admits our
+    /// own user only.
     pub pipe_security: Option<String>,
     /// Whether listening on `tcp:` is allowed, although every program that reaches the port can connect.
     pub allow_unauthenticated_tcp: bool,
@@ -103,7 +103,7 @@ pub struct ChannelConfig {
     /// accepts one message of any legal size.
     pub write_queue: ByteSize,
     /// A write that makes no progress for this long ends the line; 10 s by default. Progress is any byte
-    /// that leaves the kernel.
+    /// that the kernel accepts or sends.
     pub stall_timeout: Duration,
     /// The same for a child process, which may be busy and not read for a while; 60 s by default. It
     /// counts from the first byte that the program reads, where the system reports that (Linux); until

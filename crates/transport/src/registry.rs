@@ -12,7 +12,7 @@ use crate::{
     TransportError, TransportKind,
 };
 
-/// An implementation of a URL scheme: creates connectors and acceptors for its endpoints.
+/// An implementation of an endpoint scheme: creates connectors and acceptors for its endpoints.
 ///
 /// Every [`Transport`] is one, with the framing that the endpoint or the options name. Protocols that
 /// carry messages natively implement it directly.

@@ -12,7 +12,7 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// Limits a warning to one a minute. Each warning can contain how many were suppressed since the last one.
 ///
-/// Every suppressed warning is counted in the end. If no other warning follows, the count is passed to the
+/// No suppressed warning goes uncounted. If no other warning follows, the count is passed to the
 /// closure given to [`new`](Self::new): at the end of the minute if there is a runtime, otherwise when
 /// this is dropped.
 pub struct WarnThrottle(Arc<Shared>);

@@ -66,7 +66,7 @@ pub trait TransportConfig: Clone + Send + Sync + 'static {
     fn validate(&self) -> Result<(), ConfigError>;
 }
 
-/// Accepts incoming connections. Dropping it stops listening and removes the files it created.
+/// Accepts incoming connections. Dropping it stops listening and removes its socket file, if it has one.
 pub trait Listener: Send + 'static {
     /// The type of connections.
     type Connection: Connection;

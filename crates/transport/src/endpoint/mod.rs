@@ -311,7 +311,7 @@ fn parse_address(scheme: &str, rest: &str) -> Result<Address, TransportError> {
             Ok(Address::Other { scheme: scheme.to_owned(), rest: rest.to_owned() })
         }
         _ => Err(bad(
-            format!("`{scheme}` is not the name of a scheme"),
+            format!("`{scheme}` is not a valid scheme name"),
             "write it like unix:/run/agent.sock",
         )),
     }
@@ -438,7 +438,7 @@ mod tests {
             ("unix:@", "needs a path"),
             ("unix:/a?resume", "no options"),
             ("resume+lines+unix:/a", "its own framing"),
-            ("lines+resume+unix:/a", "not the name of a scheme"),
+            ("lines+resume+unix:/a", "not a valid scheme name"),
             ("unix:/a%", "two hexadecimal digits"),
             ("unix:/a%zz", "two hexadecimal digits"),
             ("unix:/a%00", "NUL"),
@@ -467,7 +467,7 @@ mod tests {
             ("tcp:a b:80", "not a host and a port"),
             ("mem:", "needs a name"),
             ("gzip+unix:/a", "no such framing"),
-            ("UNIX:/a", "not the name of a scheme"),
+            ("UNIX:/a", "not a valid scheme name"),
             ("+unix:/a", "no such framing"),
         ] {
             let error = text.parse::<Endpoint>().unwrap_err().to_string();

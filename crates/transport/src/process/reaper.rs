@@ -304,7 +304,7 @@ mod orphans {
     static IS_ASKED: AtomicBool = AtomicBool::new(false);
 
     /// Lets this process adopt the orphans of a guardian that was killed, and kills them. Without this,
-    /// the init process adopts them, which does not.
+    /// they are adopted by the init process, which does not kill them.
     ///
     /// From here on this process MUST NOT start child processes except those of its lines: after a
     /// guardian was killed, every child of this process that belongs to no line is treated as an orphan

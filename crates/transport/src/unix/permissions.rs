@@ -106,13 +106,13 @@ fn closed_directory(path: &Path, config: &UnixConfig) -> Option<(PathBuf, u32)> 
     above.ancestors().find_map(|directory| {
         let found = std::fs::metadata(directory).ok()?;
         let mode = found.mode() & 0o777;
-        let everybody = mode & 0o001 != 0;
+        let all = mode & 0o001 != 0;
         // The groups of a user are not known here.
         let some_group = mode & 0o010 != 0 && config.group.is_none_or(|it| it == found.gid());
         let owner = !config.allow_uids.is_empty()
             && mode & 0o100 != 0
             && config.allow_uids.iter().all(|uid| *uid == found.uid());
-        (!everybody && !some_group && !owner).then(|| (directory.to_owned(), mode))
+        (!all && !some_group && !owner).then(|| (directory.to_owned(), mode))
     })
 }
 

@@ -14,12 +14,12 @@ fn child_is_stopped_by_the_first_stage_that_works() {
     let terminate = StopTimeouts { end_of_input: Duration::ZERO, ..PATIENT };
     let kill = StopTimeouts { terminate: Duration::from_millis(20), ..terminate };
     // A shell handles a signal between two commands, and prints a message for children that are killed.
-    let deaf = "exec 2>/dev/null; while :; do sleep 0.02; done";
+    let endless = "exec 2>/dev/null; while :; do sleep 0.02; done";
     for (script, stop, expected) in [
         ("echo ready; cat; exit 6", end_of_input, Exit::code(6, "")),
-        (&format!("trap 'exit 7' TERM; echo ready; {deaf}"), terminate, Exit::code(7, "")),
-        (&format!("echo ready; {deaf}"), terminate, Exit::signal(15)),
-        (&format!("trap '' TERM; echo ready; {deaf}"), kill, Exit::signal(9)),
+        (&format!("trap 'exit 7' TERM; echo ready; {endless}"), terminate, Exit::code(7, "")),
+        (&format!("echo ready; {endless}"), terminate, Exit::signal(15)),
+        (&format!("trap '' TERM; echo ready; {endless}"), kill, Exit::signal(9)),
     ] {
         block_on(async {
             let config = ProcessConfig { stop, ..shell(script) };

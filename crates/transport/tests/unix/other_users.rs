@@ -128,7 +128,7 @@ fn denied_access_of_another_user_is_permission_denied() {
                     listens.then_some(error_of(listen(&path).await.map(drop))),
                 ] {
                     let Some(error) = error else { continue };
-                    assert_error(&error, &path, is_denied, "who owns");
+                    assert_error(&error, &path, is_denied, "check the owner");
                 }
             }
             // A live socket that this user may not connect to.
