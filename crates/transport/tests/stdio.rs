@@ -324,6 +324,7 @@ fn closed_reader_is_noticed_without_a_write() {
             let (mut sender, mut receiver) = take().await;
             assert!(Stdio.connect(&StdioConfig).await.is_err(), "stdio was taken twice");
             assert!(poll_once(sender.gone()).await.is_none(), "the reader is there");
+            sender.send("ready").await.unwrap();
             assert!(matches!(receiver.recv().await, Incoming::Message(_)));
             sender.gone().await;
         });
@@ -333,8 +334,13 @@ fn closed_reader_is_noticed_without_a_write() {
     let kept = stdout.try_clone().unwrap();
     helper.stdin(stdin).stdout(stdout).stderr(Piped::piped());
     let running = helper.spawn().unwrap();
-    to_helper.write_all(b"the reader goes\n").unwrap();
-    drop(from_helper);
+    let ready = wait::blocking("the helper", move || {
+        let mut line = String::new();
+        BufReader::new(from_helper).read_line(&mut line).unwrap();
+        line
+    });
+    assert_eq!(ready, "ready\n");
+    to_helper.write_all(b"the reader is gone\n").unwrap();
     helper::finish(running);
     let flags = rustix::fs::fcntl_getfl(&kept).unwrap();
     assert!(!flags.contains(OFlags::NONBLOCK), "other processes share it");
