@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tieline_gateway::{Chaos, ChaosReport, Faults};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
+use tieline_gateway::{Chaos, Faults};
 use tieline_http::{
     ClientConfig, ClientTls, Place, ServerConfig, ServerTls, Token, Web, WebSocketConfig,
 };
@@ -16,6 +17,9 @@ use tieline_transport::{
     BoxChannel, Channel, ChannelConfig, CloseReason, DynAcceptor, Endpoint, Incoming, Options,
     Receiver, ReceiverExt, Registry, SenderExt,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -57,6 +61,8 @@ const KINDS: [(&str, u64); 10] = [
 struct Slow {
     rate: Option<usize>,
     heartbeat: HeartbeatConfig,
+    /// The relay's TCP sockets have small receive buffers, and it reads them bit by bit.
+    is_narrow: bool,
 }
 
 fn options() -> Options {
@@ -111,14 +117,14 @@ struct Line {
     client: BoxChannel,
     server: BoxChannel,
     relay: oneshot::Sender<()>,
-    report: std::thread::JoinHandle<ChaosReport>,
+    connections: std::thread::JoinHandle<u64>,
     _web: Option<Web>,
     _directory: tempfile::TempDir,
 }
 
 impl Line {
     /// A line of this kind, through a relay that is as slow.
-    async fn new(kind: &str, Slow { rate, heartbeat }: Slow) -> Self {
+    async fn new(kind: &str, Slow { rate, heartbeat, is_narrow }: Slow) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| Endpoint::unix(directory.path().join(name)).to_string();
         let any_port = "tcp:127.0.0.1:0".to_owned();
@@ -153,7 +159,10 @@ impl Line {
             _ => format!("tcp:127.0.0.1:{}", port(acceptor.endpoint())),
         };
         let front = if scheme == "unix" { at("relay") } else { any_port };
-        let (front, relay, report) = run_relay(front, back, rate);
+        let (front, relay, connections) = match is_narrow {
+            true => run_narrow_relay(port(acceptor.endpoint())),
+            false => run_relay(front, back, rate),
+        };
         let client = match scheme {
             "unix" | "tcp" => front.to_string(),
             "ws" | "wss" => format!("{scheme}://127.0.0.1:{}/ws", port(&front)),
@@ -167,7 +176,7 @@ impl Line {
         // A session that has lost its connection needs the listener to come back.
         tokio::spawn(async move { while acceptor.accept().await.is_ok() {} });
         let (client, server) = (client.unwrap(), server.unwrap());
-        Self { client, server, relay, report, _web: web, _directory: directory }
+        Self { client, server, relay, connections, _web: web, _directory: directory }
     }
 }
 
@@ -178,12 +187,12 @@ fn port(endpoint: &Endpoint) -> u16 {
 }
 
 /// A relay on a thread of its own, so that it does not stand still where the lines' tasks have much to do. Where
-/// it listens, what stops it, and what it says at its end.
+/// it listens, what stops it, and how many connections it has had.
 fn run_relay(
     front: String,
     back: String,
     rate: Option<usize>,
-) -> (Endpoint, oneshot::Sender<()>, std::thread::JoinHandle<ChaosReport>) {
+) -> (Endpoint, oneshot::Sender<()>, std::thread::JoinHandle<u64>) {
     let (stop, stopped) = oneshot::channel();
     let (listens, at) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -197,10 +206,63 @@ fn run_relay(
             let stop = async {
                 let _ = stopped.await;
             };
-            chaos.run(stop).await
+            chaos.run(stop).await.connections
         })
     });
     (at.recv().unwrap(), stop, thread)
+}
+
+/// The same to this port, for TCP: each socket's receive buffer shrinks once it is connected, and is read bit by bit,
+/// so that the kernel of the other end finds a window into which nothing fits, and sends by its probes of that.
+fn run_narrow_relay(back: u16) -> (Endpoint, oneshot::Sender<()>, std::thread::JoinHandle<u64>) {
+    let (stop, stopped) = oneshot::channel();
+    let (listens, at) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            listens.send(format!("tcp:127.0.0.1:{port}").parse().unwrap()).unwrap();
+            let (mut connections, mut ways) = (0, JoinSet::new());
+            let accepting = async {
+                loop {
+                    let (near, _) = listener.accept().await.unwrap();
+                    let far = TcpStream::connect(("127.0.0.1", back)).await.unwrap();
+                    connections += 1;
+                    for stream in [&near, &far] {
+                        set_socket_recv_buffer_size(stream, NARROW).unwrap();
+                    }
+                    let ((near_in, near_out), (far_in, far_out)) =
+                        (near.into_split(), far.into_split());
+                    ways.spawn(trickles(near_in, far_out));
+                    ways.spawn(trickles(far_in, near_out));
+                }
+            };
+            tokio::select! {
+                () = accepting => {}
+                _ = stopped => {}
+            }
+            connections
+        })
+    });
+    (at.recv().unwrap(), stop, thread)
+}
+
+/// The receive buffer of a narrow relay, and how much of it is read how often: 100 KB a second.
+const NARROW: usize = 32 * 1024;
+const BIT: usize = 8 * 1024;
+const PAUSE: Duration = Duration::from_millis(80);
+
+async fn trickles(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let mut bytes = vec![0; BIT];
+    let mut pauses = tokio::time::interval(PAUSE);
+    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+        if to.write_all(bytes.get(..read).unwrap()).await.is_err() {
+            return;
+        }
+        pauses.tick().await;
+    }
+    let _ = to.shutdown().await;
 }
 
 async fn message(receiver: &mut impl Receiver, kind: &str) -> bytes::Bytes {
@@ -211,11 +273,11 @@ async fn message(receiver: &mut impl Receiver, kind: &str) -> bytes::Bytes {
 }
 
 /// A long message goes one way, and an answer comes back.
-async fn goes_through(kind: &str, from: BoxChannel, to: BoxChannel) {
+async fn goes_through(kind: &str, length: usize, from: BoxChannel, to: BoxChannel) {
     let ((mut sender, mut answers), (mut thanks, mut receiver)) = (from.split(), to.split());
     let asks = async {
         let send = async {
-            let sent = sender.send(vec![b'x'; LONG]).await;
+            let sent = sender.send(vec![b'x'; length]).await;
             sent.unwrap_or_else(|error| panic!("{kind}: {error:?}"));
         };
         let (answer, ()) = tokio::join!(message(&mut answers, kind), send);
@@ -223,7 +285,7 @@ async fn goes_through(kind: &str, from: BoxChannel, to: BoxChannel) {
     };
     let takes = async {
         let long = message(&mut receiver, kind).await;
-        assert!(long.len() == LONG && long.iter().all(|byte| *byte == b'x'), "{kind}");
+        assert!(long.len() == length && long.iter().all(|byte| *byte == b'x'), "{kind}");
         let (sent, _) = tokio::join!(thanks.send("thanks"), receiver.recv());
         sent.unwrap_or_else(|error| panic!("{kind}: {error:?}"));
     };
@@ -242,28 +304,45 @@ async fn all_good(mut lines: JoinSet<()>) {
     assert_eq!(failed, 0, "lines have failed");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_message_over_a_slow_line_of_any_kind_arrives_whole_and_over_one_connection() {
+/// A message of this length goes over a line of each of these kinds, both ways.
+async fn all_go_through(
+    kinds: impl Iterator<Item = (&'static str, u64)>,
+    length: usize,
+    slow: Slow,
+) {
     let mut lines = JoinSet::new();
-    for (kind, connections) in KINDS {
+    for (kind, connections) in kinds {
         for is_up in [true, false] {
             lines.spawn(async move {
-                let line = Line::new(kind, Slow { rate: Some(RATE), heartbeat: HEARTBEAT }).await;
+                let line = Line::new(kind, slow).await;
                 let (from, to) = match is_up {
                     true => (line.client, line.server),
                     false => (line.server, line.client),
                 };
                 let name = format!("{kind}, {}", if is_up { "up" } else { "down" });
-                let through = goes_through(&name, from, to);
+                let through = goes_through(&name, length, from, to);
                 tokio::time::timeout(LIMIT, through).await.unwrap_or_else(|_| panic!("{name}"));
                 let _ = line.relay.send(());
-                let report = tokio::task::spawn_blocking(|| line.report.join()).await.unwrap();
-                let report = report.unwrap();
-                assert!(report.connections <= connections, "{name}: {report:?}");
+                let had = tokio::task::spawn_blocking(|| line.connections.join()).await.unwrap();
+                assert!(had.unwrap() <= connections, "{name}");
             });
         }
     }
     all_good(lines).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_message_over_a_slow_line_of_any_kind_arrives_whole_and_over_one_connection() {
+    let slow = Slow { rate: Some(RATE), heartbeat: HEARTBEAT, is_narrow: false };
+    all_go_through(KINDS.into_iter(), LONG, slow).await;
+}
+
+/// As a phone's browser, or a program that has set SO_RCVBUF.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_message_to_a_slow_reader_with_a_small_receive_buffer_arrives_whole() {
+    let slow = Slow { rate: None, heartbeat: HEARTBEAT, is_narrow: true };
+    let kinds = KINDS.into_iter().filter(|(kind, _)| !kind.ends_with("unix"));
+    all_go_through(kinds, LONG / 4, slow).await;
 }
 
 /// Reads a line slowly, says so, and writes as long a one slowly.
@@ -326,7 +405,7 @@ async fn floods(channel: BoxChannel) -> CloseReason {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_of_any_kind_whose_reader_takes_nothing_is_stalled() {
     // Who takes nothing answers no ping either, and that is not what ends the line here.
-    let slow = Slow { rate: None, heartbeat: HeartbeatConfig::default() };
+    let slow = Slow { rate: None, heartbeat: HeartbeatConfig::default(), is_narrow: false };
     let mut lines = JoinSet::new();
     for (kind, _) in KINDS {
         if kind.starts_with("resume+") {

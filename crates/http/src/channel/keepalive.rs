@@ -18,6 +18,9 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::WebSocketConfig;
 use super::shared::Shared;
 
+/// The shortest interval: with none at all, the timer would never be pending.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// The part of a sender that pings while the receiver does not read.
 pub(super) struct Keepalive {
     interval: Duration,
@@ -33,7 +36,7 @@ pub(super) struct Keepalive {
 impl Keepalive {
     /// `None` for a line without a heartbeat.
     pub(super) fn of(config: &WebSocketConfig) -> Option<Self> {
-        let interval = config.heartbeat?.idle;
+        let interval = config.heartbeat?.idle.max(SHORTEST);
         let limit = config.channel.stall_timeout.saturating_mul(2);
         Some(Self { interval, limit, timer: None, waker: None, still: None })
     }
