@@ -1,4 +1,4 @@
-//! The command line: each option with its help, its parsing and its default.
+//! The command line: every option with its help text, parser and default.
 
 mod call;
 mod chaos;
@@ -32,7 +32,7 @@ pub(crate) use status::Status;
 pub(crate) use values::message_size;
 pub(crate) use web::{TOKEN, WebServer};
 
-/// One line between two processes: whole messages over whatever lies underneath.
+/// Connect two processes with a line that carries whole messages
 #[derive(Parser)]
 #[command(name = "tieline", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(propagate_version = true, disable_help_subcommand = true)]
@@ -45,72 +45,104 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  tieline serve                                   try it, with a built-in agent
-  tieline serve -- my-agent --verbose             put a program on a Unix socket
+  tieline serve                                   serve the built-in demo agent
+  tieline serve -- my-agent --verbose             serve a program on a Unix socket
   echo '{\"id\":1}' | tieline connect unix:/run/user/1000/tieline/my-agent.sock
-  tieline bridge stdio: content-length+exec:pylsp speak lines to a language server
-  tieline chaos unix:/tmp/bad.sock unix:/tmp/agent.sock --cut-every 5s    a bad line, on purpose
+  tieline bridge stdio: content-length+exec:pylsp use a language server line by line
+  tieline chaos unix:/tmp/bad.sock unix:/tmp/agent.sock --cut-every 5s    simulate lost connections
 
 Endpoints:
   unix:PATH  unix:@ABSTRACT  pipe:NAME (Windows)  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:  tcp:HOST:PORT
   ws://HOST:PORT/PATH  wss://HOST/PATH  ws-unix:PATH
-  http://HOST:PORT/sse  https://HOST/sse  http-unix:PATH (events and POST); to listen for all of these: http://HOST:PORT
-  A framing may stand in front: lines+ (the usual), content-length+, length-prefix+; or resume+, for
-  a session that survives its connection
+  http://HOST:PORT/sse  https://HOST/sse  http-unix:PATH (server-sent events and POST)
+  A server listens on http://HOST:PORT, https://HOST:PORT or http-unix:PATH for all web clients.
+  Prefix an endpoint with a framing (lines+, the default; content-length+; length-prefix+), or with
+  resume+ for a session that survives a lost connection.
 
-Exit status: 0 all went well, 1 something failed, 2 the command line is wrong.";
+Exit status: 0 success, 1 failure, 2 usage error.";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Put a stdio program on a socket; each client gets a process of its own.
+    /// Serve a stdio program on a socket or the web, with one process per client
+    ///
+    /// Prints each endpoint that it listens on to stdout, one per line; everything else goes to stderr.
+    ///
+    /// SIGINT, SIGTERM or SIGHUP stops it: no further client is accepted, each program's input is closed,
+    /// what the program still sends is delivered, and the sockets are removed. A second signal stops
+    /// everything at once.
     Serve(Box<Serve>),
-    /// Speak to an endpoint: lines from stdin go out, messages come to stdout.
+    /// Connect to an endpoint: send lines from stdin, print messages to stdout
+    ///
+    /// The end of stdin is passed on, and messages that still arrive are printed before the command exits.
     Connect(Connect),
-    /// Call a JSON-RPC method and print its result.
+    /// Call a JSON-RPC method and print its result
+    ///
+    /// The result goes to stdout: indented on a terminal, on one line elsewhere. An error response goes to
+    /// stderr with its code, and the exit status is 1.
+    ///
+    /// A program that was started for the call has --stop-timeout to exit after its response; SIGTERM
+    /// follows after half of that, and after 2 s at most.
     Call(Call),
-    /// Pump messages both ways between two endpoints, converting the framing.
+    /// Forward messages in both directions between two endpoints, converting the framing
+    ///
+    /// The first endpoint is the client's side: the end of its input is passed on to the second, and when
+    /// the second ends, the bridge ends. Between two different framings every message must be JSON.
     Bridge(Bridge),
-    /// Ask the Claude CLI, and print its answer as it comes.
+    /// Send a prompt to the Claude CLI and stream its answer
+    ///
+    /// Tools that need a permission are not used unless an option allows them. After the answer, or on
+    /// Ctrl-C, the program and everything it started are ended. The exit status is 1 if the program is missing
+    /// or the answer is an error.
     #[cfg(unix)]
     Claude(crate::claude::Claude),
-    /// Say what the servers of this user are doing.
+    /// Show what this user's servers are doing
+    ///
+    /// Each `tieline serve` answers its own user on a socket next to the default ones, unless it runs with
+    /// --no-status. Messages and bytes are counted from the server's side: "in" is what clients sent.
     Status(Status),
-    /// Stand between a client and a server, and cut, delay, throttle, swallow or spoil their bytes.
+    /// Proxy connections and cut, delay, throttle, discard or corrupt their bytes
+    ///
+    /// For testing how a client or a server copes with a bad connection. The proxy forwards bytes and does
+    /// not parse messages. Each client gets its own connection to TARGET.
+    ///
+    /// Prints the endpoint that it listens on to stdout; everything else goes to stderr, with -v also each
+    /// connection and each cut. SIGINT, SIGTERM or SIGHUP stops it, closes all connections and prints a
+    /// summary.
     Chaos(Chaos),
-    /// The built-in JSON-RPC agent on stdio: echo, add, sleep, count, crash, flood.
+    /// Run the built-in JSON-RPC agent on stdio: echo, add, sleep, count, crash, flood
     #[command(after_help = "\
 Examples:
   echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"add\",\"params\":[2,3]}' | tieline demo-agent
   tieline connect 'exec:tieline demo-agent'")]
     DemoAgent,
-    /// Print a completion script for a shell.
+    /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
   tieline completions bash > ~/.local/share/bash-completion/completions/tieline
   tieline completions fish > ~/.config/fish/completions/tieline.fish")]
     Completions {
-        /// The shell.
+        /// Name of the shell
         shell: clap_complete::Shell,
     },
 }
 
 impl Args {
-    /// What was typed; whoever typed something else is told, and the process ends.
+    /// Parses the command line; on a usage error, prints it and exits.
     pub(crate) fn understand() -> Self {
         Self::try_parse().unwrap_or_else(|error| with_tip(without_secrets(error)).exit())
     }
 }
 
-/// What was typed wrong may be a secret with a slip in it, or contain one.
+/// Redacts the rejected argument: it may be, or contain, a mistyped secret.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     let option = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
     let typed = error.get(ContextKind::InvalidValue).map(ToString::to_string);
     if let Some(typed) = typed.filter(|typed| !typed.is_empty()) {
         let name = option.split_whitespace().next().unwrap_or_default();
-        // As if they stood together: of a secret option nothing is left.
+        // Written as one argument, so that the value of a secret option is redacted completely.
         let shown = redact(&format!("{name}={typed}"));
         let shown = shown.strip_prefix(&format!("{name}=")).unwrap_or("…");
-        // A secret may contain spaces, and then its other words belong to it.
+        // A secret may contain spaces: do not show the words after the redacted one.
         let shown = if shown.starts_with('…') { "…" } else { shown }.to_owned();
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
@@ -123,7 +155,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// A program's name may stand where only our own words do; clap has a tip for its options alone.
+/// Suggests `--` when a program's name is given without it; clap has tips for options only.
 fn with_tip(mut error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return error };
     let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
@@ -131,7 +163,7 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
         && !word.starts_with('-')
         && usage.contains("[-- <COMMAND>...]")
     {
-        let tip = format!("a program and its arguments stand behind `--`: -- {}", quote(word));
+        let tip = format!("write `--` before the program and its arguments: -- {}", quote(word));
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
     error
@@ -143,12 +175,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_definition_is_consistent() {
         Args::command().debug_assert();
     }
 
     #[test]
-    fn what_was_typed_wrong_is_not_printed_if_it_may_be_a_secret() {
+    fn usage_errors_do_not_print_secrets() {
         for (typed, says) in [
             (&["serve", "--token", "abc"][..], "invalid value '…' for '--token <TOKEN>'"),
             (&["serve", "--token=abc"], "invalid value '…' for '--token <TOKEN>'"),
@@ -168,12 +200,12 @@ mod tests {
     }
 
     #[test]
-    fn a_program_without_its_two_dashes_gets_a_tip() {
+    fn missing_double_dash_before_a_program_is_suggested() {
         let tip_for = |typed: &[&str]| {
             let error = Args::try_parse_from([&["tieline"], typed].concat()).err().unwrap();
             with_tip(error)
                 .to_string()
-                .contains("tip: a program and its arguments stand behind `--`: -- cat")
+                .contains("tip: write `--` before the program and its arguments: -- cat")
         };
         assert!(tip_for(&["serve", "cat"]) && tip_for(&["-v", "serve", "--resume", "cat", "-n"]));
         assert!(!tip_for(&["connect", "unix:/x", "cat"]) && !tip_for(&["serve", "--cat"]));

@@ -1,4 +1,4 @@
-//! `tieline chaos`: a proxy that does harm, and says how much.
+//! `tieline chaos`: a proxy that injects faults.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -24,8 +24,8 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
         seed: args.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
     };
     let mut options = Options {
-        // A server on the web judges everybody for itself, whichever way they come; but on this machine
-        // alone, unless it was told to be reached from others.
+        // A web server authenticates clients itself, so the proxy may listen without a token; on other
+        // interfaces only if the option is given.
         allow_unauthenticated_tcp: args.allow_unauthenticated_tcp
             || (args.listen.is_web_of_this_machine() && args.target.is_web()),
         ..children::options()
@@ -37,9 +37,9 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
     let chaos = tieline_gateway::Chaos::listen(&registry, front, back, &options, faults);
     let chaos = chaos.await?;
     let listen = shown(&args.listen, chaos.endpoint(), &args.target)?;
-    // Nobody may be reading; it does harm all the same.
+    // An error is ignored: the proxy also runs if its output is not read.
     let _ = writeln!(std::io::stdout(), "{listen}");
-    tracing::info!("between {listen} and {target}: {}", harm(&faults));
+    tracing::info!("forwarding {listen} to {target}; {}", harm(&faults));
     let report = chaos.run(signals.first()).await;
     let ChaosReport { connections, refused, cut, to_target, to_client, dropped, corrupted, .. } =
         report;
@@ -51,12 +51,12 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
         to_client,
         dropped,
         corrupted,
-        "ended; bytes were counted"
+        "stopped; to_target, to_client and dropped are in bytes"
     );
     Ok(())
 }
 
-/// Where clients connect: with the port that was found, and what is asked for behind it.
+/// Returns the endpoint for clients, with the actual port and the path of the target.
 fn shown(listen: &Bytes, bound: &Endpoint, target: &Bytes) -> Result<String, TransportError> {
     let Address::Other { scheme, .. } = listen.endpoint.address() else {
         return Ok(bound.exact().to_string());
@@ -76,7 +76,7 @@ fn shown(listen: &Bytes, bound: &Endpoint, target: &Bytes) -> Result<String, Tra
     })
 }
 
-/// What will be done to each connection, in words.
+/// Describes the faults of each connection.
 fn harm(faults: &Faults) -> String {
     let mut harm = Vec::new();
     if let Some(time) = faults.cut_every {
@@ -86,20 +86,20 @@ fn harm(faults: &Faults) -> String {
         harm.push(format!("delayed by {}", humantime::format_duration(faults.delay)));
     }
     if let Some(rate) = faults.throttle {
-        harm.push(format!("held to {rate} a second each way"));
+        harm.push(format!("limited to {rate} per second in each direction"));
     }
     if faults.blackhole {
-        harm.push("swallowed".to_owned());
+        harm.push("discarded".to_owned());
     }
     if faults.corrupt > 0.0 {
         harm.push(format!(
-            "a bit flipped in a byte in {}, seed {}",
+            "corrupted by a bit flip in one of {} bytes with seed {}",
             1.0 / faults.corrupt,
             faults.seed
         ));
     }
     match harm.is_empty() {
-        true => "nothing goes wrong; see --help for what can".to_owned(),
+        true => "no faults are configured; see --help".to_owned(),
         false => format!("each connection is {}", harm.join(", ")),
     }
 }
@@ -111,9 +111,9 @@ mod tests {
     use tieline_proto::ByteSize;
 
     #[test]
-    fn what_will_be_done_is_said_in_words() {
+    fn faults_are_described() {
         let none = Faults::default();
-        assert!(harm(&none).starts_with("nothing goes wrong"));
+        assert!(harm(&none).starts_with("no faults"));
         let all = Faults {
             cut_every: Some(Duration::from_secs(5)),
             delay: Duration::from_millis(200),
@@ -124,8 +124,8 @@ mod tests {
         };
         assert_eq!(
             harm(&all),
-            "each connection is cut after 5s, delayed by 200ms, held to 64KiB a second each way, \
-             swallowed, a bit flipped in a byte in 1000, seed 7"
+            "each connection is cut after 5s, delayed by 200ms, limited to 64KiB per second in each \
+             direction, discarded, corrupted by a bit flip in one of 1000 bytes with seed 7"
         );
     }
 }

@@ -1,21 +1,20 @@
-//! What every child process of this program starts with. All commands take it from here.
+//! Options for child processes, shared by all commands.
 
 use tieline_transport::{Environment, Guardian, Options};
 
 use crate::args::TOKEN;
 
-/// The options that concern child processes; the others have their defaults.
+/// Returns default options, with a guardian and the environment for child processes.
 pub(crate) fn options() -> Options {
     Options { guardian: Some(guardian()), env: environment(None), ..Options::default() }
 }
 
-/// The guardian of each child: this program, which `main` has prepared for that.
+/// Returns the guardian for children: this program, as prepared by `main`.
 pub(crate) fn guardian() -> Guardian {
     Guardian::of_this_program()
 }
 
-/// The environment of a child: the variables of ours that are named in `passed`, or all of them except
-/// the token of a server on the web.
+/// Returns a child's environment: the variables named in `passed`, or all except the web token.
 pub(crate) fn environment(passed: Option<&[String]>) -> Environment {
     match passed {
         Some(names) => Environment::only(names),
@@ -23,8 +22,8 @@ pub(crate) fn environment(passed: Option<&[String]>) -> Environment {
     }
 }
 
-/// Reaps the children of other processes that come to this one, as they come to the first process of a
-/// container. Ends at once where none can come.
+/// Reaps orphans that are reparented to this process, for example when it is PID 1 of a container. Returns
+/// at once if that cannot happen.
 #[cfg(target_os = "linux")]
 pub(crate) async fn reap_orphans() {
     use tieline_transport::reap_orphans;
@@ -33,9 +32,9 @@ pub(crate) async fn reap_orphans() {
         return;
     }
     match signal(SignalKind::child()) {
-        // Those that ended before.
+        // The first call reaps those that have already ended.
         Ok(mut ended) => while reap_orphans() && ended.recv().await.is_some() {},
-        Err(error) => tracing::warn!("processes that come to this one are not reaped: {error}"),
+        Err(error) => tracing::warn!("orphaned processes will not be reaped: {error}"),
     }
 }
 
@@ -44,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_token_reaches_a_child_only_when_it_is_passed_by_name() {
+    fn token_reaches_a_child_only_if_passed_by_name() {
         let ours = || [("PATH", "/bin"), (TOKEN, "secret")].map(|(n, v)| (n.into(), v.into()));
         let names = |env: Environment| {
             env.resolve(ours()).into_iter().map(|(name, _)| name).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! `tieline claude`: one question to the Claude CLI, its options and its answer.
+//! `tieline claude`: sends one prompt to the Claude CLI and prints the answer.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,45 +16,41 @@ use crate::signals::Signals;
 
 #[derive(Args)]
 #[command(after_help = "\
-A tool that would need a permission is not used, unless an option allows it. When the answer is
-there, or Ctrl-C is pressed, the program is ended with all it has started. The status is 1 if the
-program is missing or the answer is an error.
-
 Examples:
   tieline claude -p 'What is in this directory?'
   git diff | tieline claude -p - --model sonnet
-  tieline claude -p 'Mend the tests' --permission-mode acceptEdits --allow 'Bash(cargo *)'
+  tieline claude -p 'Fix the tests' --permission-mode acceptEdits --allow 'Bash(cargo *)'
   tieline claude -p 'Summarize' --output json | jq 'select(.type == \"result\").total_cost_usd'
   tieline claude -p 'hello' -- --setting-sources= --effort=low")]
 pub(crate) struct Claude {
-    /// The question, or `-` to read it from stdin
+    /// Prompt to send, or `-` to read it from stdin
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
-    /// What is printed: text, the answer as it comes; json, everything that is said, an object a line
+    /// Print the answer as it is generated (text), or every message, one JSON object per line (json)
     #[arg(long, value_name = "FORMAT", default_value = "text", hide_possible_values = true)]
     output: Output,
-    /// The program [default: `claude` in PATH, or where its installers put it]
+    /// Claude program to run [default: `claude` in PATH or in its installers' directories]
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
-    /// The model
+    /// Model to use
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// What is done without asking, like acceptEdits or plan
+    /// Permission mode, for example acceptEdits or plan
     #[arg(long, value_name = "MODE")]
     permission_mode: Option<String>,
-    /// A tool that may be used; may be given several times
+    /// Allow a tool, for example 'Bash(cargo *)'; may be repeated
     #[arg(long, value_name = "TOOL")]
     allow: Vec<String>,
-    /// Go on with this session
+    /// Continue session ID
     #[arg(long, value_name = "ID")]
     resume: Option<String>,
-    /// The directory that it works in
+    /// Run the program in directory DIR
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
-    /// The largest message, like 512KiB or 64MiB
+    /// Refuse messages larger than SIZE, for example 512KiB or 64MiB
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE, value_parser = message_size)]
     max_message: ByteSize,
-    /// More options for the program, as they are
+    /// Further options, passed to the program unchanged
     #[arg(last = true, value_name = "OPTION")]
     more: Vec<OsString>,
 }
@@ -63,7 +59,7 @@ pub(crate) struct Claude {
 enum Output {
     /// The answer
     Text,
-    /// Everything
+    /// Every message
     Json,
 }
 
@@ -71,11 +67,11 @@ pub(crate) async fn run(args: Claude) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     tokio::select! {
         asked = ask(args) => asked,
-        // Dropping the answer ends the program and all that came of it.
+        // Dropping the answer ends the program and its descendants.
         () = tieline_transport::stdout_closed() => {
-            Err(Failure::Said("stdout was closed: nothing reads the answer any more".into()))
+            Err(Failure::Said("stdout was closed before the answer was complete".into()))
         }
-        () = signals.first() => Err(Failure::Said("ended by a signal".into())),
+        () = signals.first() => Err(Failure::Said("stopped by a signal".into())),
     }
 }
 
@@ -92,7 +88,7 @@ async fn ask(args: Claude) -> Result<(), Failure> {
     loop {
         let message = tokio::select! {
             message = answer.next() => message,
-            // Nobody reads what else is said.
+            // stdout was closed, so the rest cannot be printed.
             () = printer.closed() => break,
         };
         let message = match message {
@@ -125,9 +121,9 @@ async fn ask(args: Claude) -> Result<(), Failure> {
 async fn from_stdin(limit: ByteSize) -> Result<String, Failure> {
     let text = read_stdin(limit).await?;
     if text.len() > limit.bytes() {
-        return Err(Failure::Said(format!("the question is longer than --max-message, {limit}")));
+        return Err(Failure::Said(format!("the prompt is larger than --max-message ({limit})")));
     }
-    String::from_utf8(text).map_err(|_| Failure::Said("the question is not UTF-8".into()))
+    String::from_utf8(text).map_err(|_| Failure::Said("the prompt is not valid UTF-8".into()))
 }
 
 impl Claude {
@@ -158,11 +154,11 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-/// How it went.
+/// How the query ended.
 #[derive(Default)]
 struct Outcome {
     answered: bool,
-    /// The program's own words.
+    /// The error text of the result.
     error: Option<String>,
     closed: Option<CloseReason>,
 }
@@ -177,27 +173,27 @@ impl Outcome {
 
     fn judge(self) -> Result<(), Failure> {
         let why = match self {
-            // The exit status only says again what the program has said in words.
+            // The error text says more than the exit status.
             Self { error: Some(words), .. } => words,
             Self { closed: Some(reason), .. } => reason.to_string(),
-            Self { answered: false, .. } => "the program has ended without a result".to_owned(),
+            Self { answered: false, .. } => "the program ended without a result".to_owned(),
             _ => return Ok(()),
         };
         Err(Failure::Said(format!("claude: {why}")))
     }
 }
 
-/// The text of an answer as it comes, piece by piece.
+/// Collects the text of a streamed answer.
 #[derive(Default)]
 struct Text {
-    /// The message that is on its way was printed in pieces.
+    /// The current message was printed in pieces.
     in_pieces: bool,
-    /// The last line is not ended.
+    /// The last printed line has no line break yet.
     open: bool,
 }
 
 impl Text {
-    /// What is to be printed of this message. What subagents say is not the answer.
+    /// Returns the text of `message` to print. Messages of subagents are not part of the answer.
     fn of(&mut self, message: &Message) -> Option<String> {
         if message.parent_tool_use_id().is_some() {
             return None;
@@ -208,7 +204,7 @@ impl Text {
                 let is_first = !std::mem::replace(&mut self.in_pieces, true);
                 (if is_first { self.end() } else { "" }, text.to_owned())
             }
-            // Some are said at once: there were no pieces.
+            // Not streamed: print the whole message.
             Message::Assistant(said) => {
                 let text = said.text();
                 if text.is_empty() || std::mem::take(&mut self.in_pieces) {
@@ -222,7 +218,7 @@ impl Text {
         Some(format!("{before}{text}"))
     }
 
-    /// What ends the last line.
+    /// Returns the line break that ends the last line, if it is open.
     fn end(&mut self) -> &'static str {
         if std::mem::take(&mut self.open) { "\n" } else { "" }
     }

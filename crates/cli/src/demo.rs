@@ -1,4 +1,4 @@
-//! The built-in agent: a small JSON-RPC 2.0 program on stdio, for trying out and for tests.
+//! The built-in agent: a small JSON-RPC 2.0 program on stdio, for demonstrations and tests.
 
 use std::io::Write;
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn agent() -> Router {
         })
         .request("add", |params: Value, _| async move {
             let terms: Result<Vec<f64>, _> = serde_json::from_value(params);
-            let wanted = |_| ErrorObject::invalid_params("[N, …] is wanted, of numbers");
+            let wanted = |_| ErrorObject::invalid_params("expected an array of numbers");
             let sum: f64 = terms.map_err(wanted)?.iter().sum();
             let is_whole = sum.fract() == 0.0 && sum.abs() < 9e15;
             Ok(if is_whole { json!(sum as i64) } else { json!(sum) })
@@ -55,11 +55,11 @@ fn agent() -> Router {
             Ok(json!({ "flooded": messages * 1024 }))
         })
         .raw_request("crash", |_, _| {
-            let _ = std::io::stderr().write_all(b"demo-agent: crashing, as asked\n");
+            let _ = std::io::stderr().write_all(b"demo-agent: crashing as requested\n");
             std::process::exit(3)
         })
         .other_requests(|request, _| {
-            let known = "there are echo, add [N, …], sleep {\"ms\": N}, count {\"to\": N}, \
+            let known = "the methods are echo, add [N, …], sleep {\"ms\": N}, count {\"to\": N}, \
                          flood {\"bytes\": N} and crash";
             let mut error = ErrorObject::method_not_found(&request.method());
             error.message = format!("{}; {known}", error.message).into();
@@ -71,12 +71,12 @@ async fn tell(peer: &Peer, method: &str, params: Value) -> Result<(), ErrorObjec
     peer.notify(method, params).await.map_err(ErrorObject::internal)
 }
 
-/// The first parameter: `[n]` or `{"name": n}`.
+/// Returns the parameter `name`, given as `[n]` or `{"name": n}`.
 fn number(params: &Value, name: &str) -> Result<u64, ErrorObject> {
     let value = params.get(name).or_else(|| params.get(0));
     let number = value.and_then(Value::as_u64);
     number.ok_or_else(|| {
-        let wanted = format!("{{\"{name}\": N}} or [N] is wanted, N a whole number");
+        let wanted = format!("expected {{\"{name}\": N}} or [N] with a whole number N");
         ErrorObject::invalid_params(wanted)
     })
 }

@@ -1,5 +1,4 @@
-//! Limits of the process that are too small to work with, found and explained before anything is started:
-//! the runtime panics where it gets no thread or descriptor.
+//! Checks of process limits at start: the runtime panics if it cannot get a thread or descriptor.
 
 use std::fs::File;
 use std::sync::Mutex;
@@ -9,23 +8,23 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::report::Failure;
 
-/// The main thread needs less; with this, there is room. A build without optimisation overflows 256 KiB.
+/// The smallest stack that is accepted. The main thread needs less, but a debug build overflows 256 KiB.
 const LEAST_STACK: u64 = 512 * 1024;
 
-/// The least number of descriptors that any command needs beside its stdin, stdout and stderr.
+/// How many free descriptors any command needs, besides stdin, stdout and stderr.
 const LEAST_FILES: usize = 10;
 
-/// The threads that a command may start beside those of its runtime.
+/// How many threads a command may start besides those of its runtime.
 const OWN_THREADS: usize = 4;
 
-/// Enough to start a thread that does nothing.
+/// Enough for a thread that does nothing.
 const SMALL_STACK: usize = 64 * 1024;
 
-/// Checks what even reading the command line needs.
+/// Checks the stack size, which even parsing the command line needs.
 pub(crate) fn check_stack() -> Result<(), Failure> {
     match getrlimit(Resource::Stack).current {
         Some(bytes) if bytes < LEAST_STACK => Err(Failure::Said(format!(
-            "the stack is limited to {} KiB, and {} KiB are needed: raise the limit (ulimit -s)",
+            "the stack limit is {} KiB, but tieline needs {} KiB. Raise it with ulimit -s",
             bytes / 1024,
             LEAST_STACK / 1024
         ))),
@@ -33,7 +32,7 @@ pub(crate) fn check_stack() -> Result<(), Failure> {
     }
 }
 
-/// Checks that a runtime can be started, with a thread for each processor or with none.
+/// Checks that a runtime can be started, with one worker thread per processor or without workers.
 pub(crate) fn check(has_workers: bool) -> Result<(), Failure> {
     check_files()?;
     let workers = thread::available_parallelism().map_or(1, usize::from);
@@ -46,7 +45,7 @@ fn check_files() -> Result<(), Failure> {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
             let limit = getrlimit(Resource::Nofile).current.unwrap_or_default();
             Err(Failure::Said(format!(
-                "only {limit} files may be open, and too few of them are free: raise the limit (ulimit -n)"
+                "too few free file descriptors: the limit is {limit}. Raise it with ulimit -n"
             )))
         }
         _ => Ok(()),
@@ -56,7 +55,7 @@ fn check_files() -> Result<(), Failure> {
 fn check_threads(count: usize) -> Result<(), Failure> {
     let gate = Mutex::new(());
     let started = thread::scope(|scope| {
-        // Until this is dropped, each thread that was started stays.
+        // Keeps each started thread alive until the count is reached.
         let _closed = gate.lock();
         (0..count).try_for_each(|_| {
             let thread = thread::Builder::new().stack_size(SMALL_STACK);
@@ -65,8 +64,8 @@ fn check_threads(count: usize) -> Result<(), Failure> {
     });
     started.map_err(|error| {
         Failure::Said(format!(
-            "cannot start {count} threads: {error}. Raise the limit of processes (ulimit -u, or a \
-             container's limit of pids), or end other processes of this user"
+            "cannot start {count} threads: {error}. Raise the process limit (ulimit -u, or the \
+             container's pids limit), or end other processes of this user"
         ))
     })
 }

@@ -1,4 +1,4 @@
-//! Log lines on stderr: for people or for programs, in colour only where a terminal shows it.
+//! Log lines on stderr, as text or JSON, with color only on a terminal.
 
 use std::fmt::Debug;
 use std::io::{IsTerminal, Write};
@@ -17,7 +17,7 @@ use tracing_subscriber::{Layer, fmt};
 use crate::args::{LogFormat, Logging};
 use crate::stderr::Stderr;
 
-/// Starts logging. `RUST_LOG`, where it is set, says what is logged (`info,tieline_gateway=debug`).
+/// Starts logging. `RUST_LOG`, if set, selects what is logged, for example `info,tieline_gateway=debug`.
 pub(crate) fn start(logging: &Logging) {
     let (filter, complaint) = match std::env::var("RUST_LOG") {
         Ok(directives) if !directives.is_empty() => match directives.parse::<Targets>() {
@@ -30,7 +30,7 @@ pub(crate) fn start(logging: &Logging) {
     let lines = lines(logging.log_format, colour, || Stderr);
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     if let Some(error) = complaint {
-        tracing::warn!("RUST_LOG is not understood, and ignored: {error}");
+        tracing::warn!("ignoring RUST_LOG, which is invalid: {error}");
     }
 }
 
@@ -56,7 +56,7 @@ where
     }
 }
 
-/// Much of what is logged are the words of others: they stay on their line, and make a terminal do nothing.
+/// Writes a field with control characters escaped: much of what is logged comes from other processes.
 fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
     let value = format!("{value:?}");
     let value = printable(value.as_bytes());
@@ -69,11 +69,11 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std
     }
 }
 
-/// JSON lines in which control characters that JSON allows are written as escapes.
+/// A writer of JSON lines that also escapes the control characters that JSON allows in strings.
 struct Escaped<W>(W);
 
 impl<W: Write> Write for Escaped<W> {
-    /// Each line comes in one piece, with its newline.
+    /// Expects one whole line with its newline.
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         let text = tieline_proto::printable_lines(line);
         self.0.write_all(text.as_bytes())?;
@@ -109,7 +109,7 @@ mod tests {
         }
     }
 
-    /// What is logged of words that would be a line of their own, and commands to a terminal.
+    /// Logs text that contains a line break and terminal escape sequences, and returns the output.
     fn logged(format: LogFormat, colour: bool) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_others_stay_on_their_line_and_command_no_terminal() {
+    fn logged_text_cannot_start_a_line_or_control_a_terminal() {
         for (format, colour) in
             [(LogFormat::Text, false), (LogFormat::Text, true), (LogFormat::Json, false)]
         {

@@ -1,22 +1,22 @@
-//! How much memory there is for this process, and how it is reported.
+//! The default memory limit, and memory metrics.
 
 use std::fmt::Write;
 
 use tieline_proto::ByteSize;
 use tieline_transport::MemoryBudget;
 
-/// The rest is for the programs, which are often in the same cgroup, for what is not counted, and for copies that
-/// are made while a buffer grows.
+/// The share of available memory that lines may hold is 1 / FRACTION. The rest is for the programs, which are
+/// often in the same cgroup, for memory that is not counted, and for copies made while a buffer grows.
 const FRACTION: u64 = 4;
 
-/// Where nothing says how much there is.
+/// The limit if the available memory is unknown.
 const UNKNOWN: ByteSize = ByteSize::mib(1024);
 
-/// With less, no message of any size would pass.
+/// The smallest limit; with less, no message would pass.
 const LEAST: ByteSize = ByteSize::mib(1);
 
-/// A quarter of the machine's memory, of the cgroup's limit or of what is free below RLIMIT_AS, whichever is
-/// smallest.
+/// Returns a quarter of the machine's memory, of the cgroup's limit or of the free space below RLIMIT_AS,
+/// whichever is smallest.
 pub(crate) fn default_limit() -> ByteSize {
     let known = [machine(), cgroup(), address_space()];
     match known.into_iter().flatten().min() {
@@ -28,7 +28,7 @@ pub(crate) fn default_limit() -> ByteSize {
     }
 }
 
-/// The budget in Prometheus' text format.
+/// Formats the budget in the Prometheus text format.
 pub(crate) fn prometheus(budget: &MemoryBudget) -> String {
     let mut text = String::new();
     for (name, kind, help, value) in [
@@ -66,7 +66,7 @@ fn machine() -> Option<u64> {
     None
 }
 
-/// The smallest limit of this process's cgroups, version 1 and 2, and of those that they are in.
+/// Returns the smallest memory limit of this process's cgroups (version 1 and 2) and their ancestors.
 #[cfg(target_os = "linux")]
 fn cgroup() -> Option<u64> {
     let read = |path: &std::path::Path| std::fs::read_to_string(path).ok();
@@ -79,17 +79,17 @@ fn cgroup() -> Option<u64> {
     None
 }
 
-/// What is free below RLIMIT_AS. Each thread's stack and heap takes tens of megabytes of addresses before any
-/// message comes.
+/// Returns the free space below RLIMIT_AS. Each thread's stack and heap reserves tens of megabytes of
+/// addresses before any message arrives.
 #[cfg(unix)]
 fn address_space() -> Option<u64> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::As).current?;
     let free = limit.saturating_sub(mapped().unwrap_or_default());
-    // A thread that starts takes more for a moment than it keeps.
+    // A starting thread briefly reserves more than it keeps, so count at least a quarter as free.
     Some(free.max(limit / 4))
 }
 
-/// How much of the address space this process has taken.
+/// Returns the size of this process's mapped address space.
 #[cfg(target_os = "linux")]
 fn mapped() -> Option<u64> {
     kib_of(&std::fs::read_to_string("/proc/self/status").ok()?, "VmSize:")
@@ -105,7 +105,7 @@ fn address_space() -> Option<u64> {
     None
 }
 
-/// The bytes that a file of `/proc` gives in KiB behind this name.
+/// Returns the bytes of a field that a file in `/proc` gives in KiB.
 #[cfg(target_os = "linux")]
 fn kib_of(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -113,7 +113,7 @@ fn kib_of(text: &str, name: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// The smallest limit of the groups that `/proc/self/cgroup` names, below `root`.
+/// Returns the smallest limit of the groups listed in `/proc/self/cgroup`, looked up below `root`.
 #[cfg(target_os = "linux")]
 fn smallest_in(
     groups: &str,
@@ -135,11 +135,11 @@ fn smallest_in(
             }
             _ => continue,
         };
-        // In a container the path may be one of the host, which is not here; what limits it is at the root.
+        // In a container the path may be the host's and not exist; the container's limit is at the root.
         let path = std::path::Path::new(path.trim_start_matches('/'));
         for part in path.ancestors() {
             let limit = read(&folder.join(part).join(file));
-            // Where there is none, it says `max`.
+            // Without a limit, the file contains `max`.
             limits.extend(limit.and_then(|limit| limit.trim().parse::<u64>().ok()));
         }
     }
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machine_has_memory() {
+    fn default_limit_is_at_most_a_quarter_of_the_machine() {
         let meminfo = "MemFree: 1 kB\nMemTotal:   16316412 kB\n";
         assert_eq!(kib_of(meminfo, "MemTotal:"), Some(16_316_412 << 10));
         assert_eq!(kib_of("nonsense", "MemTotal:"), None);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_this_process_has_mapped_is_not_free_for_messages() {
+    fn mapped_address_space_is_not_counted_as_free() {
         use rustix::process::{Resource, Rlimit, setrlimit};
         use tieline_testkit::{helper, test_name};
 
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_cgroup_limits() {
+    fn smallest_cgroup_limit_applies() {
         let smallest = |groups: &str, files: &[(&str, &str)]| {
             let files: HashMap<_, _> = files.iter().copied().collect();
             let read = |path: &Path| files.get(path.to_str().unwrap()).map(|it| (*it).to_owned());

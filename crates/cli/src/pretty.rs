@@ -1,6 +1,6 @@
-//! JSON for people: indented, with every token as it was written.
+//! Indents JSON without changing its tokens.
 
-/// `json`, which must be JSON, with a line for each element and member.
+/// Formats `json`, which must be valid, with each element and member on its own line.
 pub(crate) fn pretty(json: &[u8]) -> String {
     let mut out = Vec::with_capacity(json.len() * 2);
     let mut depth = 0;
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_stay_as_they_were_written() {
+    fn tokens_are_unchanged() {
         let json = br#"{"b":[1.50,9007199254740993,{}, [ ] ],"a":"x\"{,:[","n" : null}"#;
         let expected = r#"{
   "b": [

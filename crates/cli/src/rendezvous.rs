@@ -1,5 +1,4 @@
-//! Where a server listens when nobody says where: a place of the user's own, named after the
-//! program.
+//! The default endpoint of a server: a socket in the user's runtime directory, named after the program.
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,17 +10,18 @@ use tieline_transport::{DynAcceptor, Endpoint, Options, Registry};
 use crate::report::Failure;
 use crate::sessions::{self, Served};
 
-/// How many servers of one name may run before a person is asked to say where.
+/// How many servers with the same name may use default sockets.
 const MAX_NUMBER: u32 = 1000;
 
-/// Listens on a socket named after `program`; where that is in use, on the next number.
+/// Listens on a socket named after `program`, with a number appended if that one is in use.
 pub(crate) async fn listen(
     registry: &Registry,
     program: &OsStr,
     options: &Options,
     served: Served,
 ) -> Result<Box<dyn DynAcceptor>, Failure> {
-    let elsewhere = |problem| Failure::Said(format!("{problem}; or say where: --listen"));
+    let elsewhere =
+        |problem| Failure::Said(format!("{problem}. Or choose an endpoint with --listen"));
     let directory = directory().map_err(elsewhere)?;
     let name = socket_name(program);
     let places = (1..=MAX_NUMBER).map(|number| match number {
@@ -32,24 +32,25 @@ pub(crate) async fn listen(
     acceptor.ok_or_else(|| {
         let directory = directory.display();
         Failure::Said(format!(
-            "{MAX_NUMBER} sockets in {directory} are in use; say where: --listen"
+            "{MAX_NUMBER} sockets in {directory} are in use. Choose an endpoint with --listen"
         ))
     })
 }
 
-/// The user's own directory ([`place`]). Made if need be; refused if it is anybody else's.
+/// Returns the user's runtime directory ([`place`]). Creates it if necessary, and refuses it if it belongs
+/// to or is open to another user.
 pub(crate) fn directory() -> Result<PathBuf, String> {
     let directory = place();
     let made = std::fs::DirBuilder::new().mode(0o700).create(&directory);
     match made {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(format!("cannot make {}: {error}", directory.display()))
+            Err(format!("cannot create {}: {error}", directory.display()))
         }
         _ => check(&directory, uid()).map(|()| directory),
     }
 }
 
-/// The same, if it is there; it is not made.
+/// Like [`directory`], but does not create it.
 pub(crate) fn existing() -> Result<Option<PathBuf>, String> {
     let directory = place();
     match std::fs::symlink_metadata(&directory) {
@@ -58,7 +59,7 @@ pub(crate) fn existing() -> Result<Option<PathBuf>, String> {
     }
 }
 
-/// `$XDG_RUNTIME_DIR/tieline`, or where there is no such thing `tieline-UID` under the system's
+/// Returns `$XDG_RUNTIME_DIR/tieline` or, if that directory does not exist, `tieline-UID` in the system's
 /// temporary directory.
 pub(crate) fn place() -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
@@ -72,7 +73,7 @@ fn uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// In a directory that others can write to, anybody may have made this one first.
+/// Checks owner and mode: in a directory that all users can write to, another user may have created it.
 fn check(directory: &Path, uid: u32) -> Result<(), String> {
     let shown = directory.display();
     let metadata =
@@ -82,14 +83,14 @@ fn check(directory: &Path, uid: u32) -> Result<(), String> {
     } else if metadata.uid() != uid {
         "belongs to another user"
     } else if metadata.mode() & 0o077 != 0 {
-        "is open to other users; chmod 700 it"
+        "is accessible to other users; run chmod 700 on it"
     } else {
         return Ok(());
     };
     Err(format!("{shown} {problem}"))
 }
 
-/// The program's file name without its ending, in characters that need no quoting anywhere.
+/// Returns the program's file name without its extension, in characters that need no quoting.
 fn socket_name(program: &OsStr) -> String {
     let stem = Path::new(program).file_stem().unwrap_or(program).to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_not_the_users_own_is_refused() {
+    fn directory_of_or_open_to_another_user_is_refused() {
         let base = tempfile::tempdir().unwrap();
         let uid = rustix::process::geteuid().as_raw();
         let said = |path: &Path, uid| check(path, uid).unwrap_err();
@@ -126,7 +127,7 @@ mod tests {
         assert!(check(base.path(), uid).is_ok());
         assert!(said(base.path(), uid + 1).contains("another user"));
         open(0o750).unwrap();
-        assert!(said(base.path(), uid).contains("open to other users"));
+        assert!(said(base.path(), uid).contains("accessible to other users"));
         open(0o700).unwrap();
         let link = base.path().join("link");
         symlink(base.path(), &link).unwrap();

@@ -1,4 +1,4 @@
-//! Where a server listens when nobody says where: a pipe named after the program.
+//! The default endpoint of a server: a pipe named after the program.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -8,11 +8,10 @@ use tieline_transport::{Address, DynAcceptor, Endpoint, Options, Registry};
 use crate::report::Failure;
 use crate::sessions::{self, Served};
 
-/// How many servers of one name may run before a person is asked to say where.
+/// How many servers with the same name may use default pipes.
 const MAX_NUMBER: u32 = 1000;
 
-/// Listens on a pipe named after `program`; where that is in use, also by another user, on the next
-/// number.
+/// Listens on a pipe named after `program`, with a number appended if that one is in use, by any user.
 pub(crate) async fn listen(
     registry: &Registry,
     program: &OsStr,
@@ -26,12 +25,14 @@ pub(crate) async fn listen(
     });
     let acceptor = sessions::listen_at_first_free(registry, places, options, served).await?;
     acceptor.ok_or_else(|| {
-        Failure::Said(format!("{MAX_NUMBER} pipes of this name are in use; say where: --listen"))
+        Failure::Said(format!(
+            "{MAX_NUMBER} pipes named {name} are in use. Choose an endpoint with --listen"
+        ))
     })
 }
 
-/// The program's file name without its ending, in characters that need no quoting anywhere. All pipes
-/// of a machine are in one place, so it says whose it is.
+/// Returns the program's file name without its extension, in characters that need no quoting. It has the
+/// prefix `tieline-` because all pipes of a machine share one namespace.
 fn pipe_name(program: &OsStr) -> String {
     let stem = Path::new(program).file_stem().unwrap_or(program).to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -1,4 +1,4 @@
-//! `tieline serve`: a program, the places where it is to be reached, and the end of it all.
+//! `tieline serve`: listens on endpoints and starts a program for each client.
 
 use std::ffi::OsString;
 use std::future::pending;
@@ -25,7 +25,7 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     args.line.end_with_parent(&signals)?;
     let mut registry = Registry::new();
-    // Known, so that who wants to listen as a WebSocket is told how.
+    // Registered so that `--listen ws://…` gets an error that says what to write instead.
     tieline_http::register(&mut registry, ClientConfig::default());
     let program = Program::of(&args)?;
     if args.line.is_isolated() {
@@ -67,43 +67,42 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
         sites.not_ready();
         let lines = watch.now().lines.len();
         if lines > 0 {
-            tracing::info!(lines, "ending the lines there are; a second signal ends them at once");
+            tracing::info!(lines, "stopping; a second signal ends all lines at once");
         }
     };
     let served = tokio::select! {
         report = server.run(stop) => report,
         never = asked => match never {},
         () = signals.second() => {
-            // With the server, all lines are dropped.
+            // Dropping the server has dropped all lines.
             log_programs(account.settled(crate::LAST_BREATH).await);
-            return Err(Failure::Said("ended at once by a second signal".into()));
+            return Err(Failure::Said("stopped at once by a second signal".into()));
         }
     };
     sites.close().await;
     let recorded = signals.written(tap_end).await;
     let ServerReport { served, refused, failed, lost, unread, restarted, programs, .. } = served;
-    tracing::info!(served, refused, failed, lost, unread, restarted, "ended");
+    tracing::info!(served, refused, failed, lost, unread, restarted, "stopped");
     log_programs(programs);
     recorded
 }
 
-/// Where `tieline status` asks. That nobody can ask is no reason not to serve.
+/// Listens for `tieline status`. If that fails, the server runs without it.
 async fn offer(registry: &Registry) -> Option<Offer> {
     let offered = Offer::listen(registry).await;
-    offered.map_err(|why| tracing::warn!("tieline status will not see this server: {why}")).ok()
+    offered.map_err(|why| tracing::warn!("tieline status cannot ask this server: {why}")).ok()
 }
 
-/// What became of every program, and whether anything is left of one: as far as their guardians, or
-/// their jobs, have said so.
+/// Logs how the programs ended, and whether their guardians or jobs have confirmed that no process is left.
 fn log_programs(programs: ProcessCounts) {
     let ProcessCounts { started, by_itself, asked, terminated, killed, others_killed, .. } =
         programs;
     let (under_way, unchecked) = (programs.under_way(), programs.unchecked);
     if programs.none_left() {
-        let words = "programs; nothing is left of them";
+        let words = "programs: no processes left";
         tracing::info!(started, by_itself, asked, terminated, killed, others_killed, "{words}");
     } else {
-        let words = "programs; of some it is not known that nothing is left";
+        let words = "programs: some processes may be left";
         tracing::warn!(
             started,
             by_itself,
@@ -118,13 +117,13 @@ fn log_programs(programs: ProcessCounts) {
     }
 }
 
-/// Whether this machine allows it is found out before anybody is told that something is served.
+/// Checks that this machine allows isolation, before the endpoints are announced.
 async fn try_isolation(args: &Serve, program: &Program) -> Result<(), Failure> {
     let endpoint = Endpoint::exec("/proc/self/exe", ["--version"]);
     let options = args.line.options();
     match Registry::new().connect(&endpoint, &options).await {
         Ok(line) => drop(line),
-        // It was tried with us, and would be the same with what was asked for.
+        // The check ran this program, but the error is about the one to be served.
         Err(error) => match program.argv.split_first() {
             Some((command, arguments)) => {
                 return Err(error.at(&Endpoint::exec(command, arguments)).into());
@@ -135,7 +134,7 @@ async fn try_isolation(args: &Serve, program: &Program) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What each client is joined to.
+/// The program that is started for each client.
 struct Program {
     argv: Vec<OsString>,
     name: String,
@@ -143,12 +142,12 @@ struct Program {
 }
 
 impl Program {
-    /// Found before anybody is told that it is served.
+    /// Resolves the program, so that a missing one is reported before the endpoints are announced.
     fn of(args: &Serve) -> Result<Self, Failure> {
         let Some(program) = args.command.first() else {
             if args.framing != FramingKind::Lines {
-                let why = "--framing is the program's, and the built-in agent speaks lines; for clients \
-                           that speak otherwise: --listen content-length+unix:PATH";
+                let why = "--framing is the framing of the program, and the built-in agent uses lines. For \
+                           clients with another framing, use --listen content-length+unix:PATH";
                 return Err(Failure::Usage(why.into()));
             }
             let argv = vec![std::env::current_exe()?.into(), "demo-agent".into()];
@@ -163,7 +162,7 @@ impl Program {
 
 struct Entrances {
     acceptors: Vec<Box<dyn DynAcceptor>>,
-    /// What a client needs to be told, the framing included.
+    /// The endpoints that clients use, with their framing.
     endpoints: Vec<Endpoint>,
 }
 
@@ -177,12 +176,12 @@ async fn entrances(
     let served = Served { resume, most, framing: args.framing };
     let (mut acceptors, mut endpoints) = (Vec::new(), Vec::new());
     if args.web.public_url.is_some() && !args.listen.iter().any(Sites::is_one) {
-        let why = "--public-url is for http: and https: endpoints, and there is none to listen on. Add one, \
-                   like --listen http://127.0.0.1:8080";
+        let why = "--public-url has no effect: it needs an http: or https: endpoint to listen on. Add one, \
+                   for example --listen http://127.0.0.1:8080";
         return Err(Failure::Usage(why.into()));
     }
     if served.resume.is_some() {
-        // Before anything is opened.
+        // Checked before anything is opened.
         args.listen.iter().cloned().try_for_each(|it| sessions::resumable(it).map(drop))?;
     }
     let options = client_options(args)?;
@@ -212,11 +211,11 @@ async fn entrances(
     Ok(Entrances { acceptors, endpoints })
 }
 
-/// How the lines of clients behave.
+/// Returns the options for clients' lines.
 fn client_options(args: &Serve) -> Result<Options, Failure> {
     let mut options = args.listen_options()?;
     options.channel.stall_timeout = args.slow_client.stall_timeout(options.channel.stall_timeout);
-    // Where no framing is named, a client may speak what the program does, or lines.
+    // Without a framing prefix, a client may use the program's framing or lines.
     options.detect_content_length = args.framing == FramingKind::ContentLength;
     Ok(options)
 }
@@ -236,14 +235,14 @@ fn target(
     Ok(Arc::from(registry.connector(&endpoint, &options)?))
 }
 
-/// The endpoints, for programs, on stdout; what a person can paste, on stderr.
+/// Prints the endpoints on stdout for programs, and commands to paste on stderr for people.
 fn announce(
     endpoints: &[Endpoint],
     program: &Program,
     sites: &Sites,
     logging: &Logging,
 ) -> Result<(), Failure> {
-    // Nobody may be reading either of them; it serves all the same.
+    // Errors are ignored: the server also runs if its output is not read.
     let mut stdout = std::io::stdout();
     for endpoint in endpoints {
         let _ = writeln!(stdout, "{}", endpoint.exact());
@@ -257,7 +256,7 @@ fn announce(
         let told = match logging.log_format {
             LogFormat::Text => web,
             LogFormat::Json => {
-                let message = "a token was made; with it, people get in";
+                let message = "created a token for clients";
                 json_line("INFO", [("message", message.into()), ("invitation", web.into())])
             }
         };
@@ -269,8 +268,8 @@ fn announce(
 fn invitation(tieline: &str, endpoints: &[Endpoint], program: &Program) -> String {
     let built_in = if program.is_demo { " (built in)" } else { "" };
     let mut text = format!(
-        "tieline: serving {}{built_in}, a process for each client; Ctrl-C ends it\n\
-         try, in another terminal:\n",
+        "tieline: serving {}{built_in}, one process per client; press Ctrl-C to stop\n\
+         try it in another terminal:\n",
         program.name
     );
     for endpoint in endpoints.iter().filter(|it| !Sites::is_one(it)) {

@@ -1,5 +1,5 @@
-//! What asks the program to end: a signal, or the end of the process that it was started for. The first
-//! asks, the second does not ask.
+//! Requests to stop: signals, and the end of the process named by `--with-parent`. The first stops
+//! gracefully, the second at once.
 
 #[cfg(unix)]
 pub(crate) mod parent;
@@ -18,15 +18,14 @@ use crate::report::Failure;
 #[cfg(windows)]
 use windows::next;
 
-/// How long the end waits for a disk.
+/// How long stopping waits for the tap file to be written.
 const TAP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The signals that end the program.
+/// Counts the signals that stop the program.
 pub(crate) struct Signals(watch::Sender<u32>);
 
 impl Signals {
-    /// Listens for SIGINT, SIGTERM and SIGHUP, or for what takes their place. Must be called in a
-    /// runtime.
+    /// Listens for SIGINT, SIGTERM and SIGHUP, or their Windows counterparts. Must be called in a runtime.
     pub(crate) fn listen() -> io::Result<Self> {
         let signals = Self(watch::Sender::new(0));
         let count = signals.0.clone();
@@ -40,48 +39,48 @@ impl Signals {
         Ok(signals)
     }
 
-    /// The end of this process counts as a signal, too.
+    /// Counts the end of this process as a signal.
     ///
     /// # Errors
-    /// It cannot be watched.
+    /// The process cannot be watched.
     #[cfg(unix)]
     pub(crate) fn end_with(&self, parent: Option<parent::Watched>) -> io::Result<()> {
         let Some(parent) = parent else { return Ok(()) };
         let count = self.0.clone();
         parent::watch(parent, move |pid| {
-            tracing::warn!("process {pid} has ended, and this one ends with it (--with-parent)");
+            tracing::warn!("stopping because process {pid} has ended (--with-parent)");
             count.send_modify(|count| *count += 1);
         })
     }
 
-    /// Windows has no such option: a job ends processes together there.
+    /// Does nothing: Windows has no such option, because jobs end processes together there.
     #[cfg(windows)]
     pub(crate) fn end_with(&self, _: Option<std::convert::Infallible>) -> io::Result<()> {
         Ok(())
     }
 
-    /// Completes with the first signal.
+    /// Completes at the first signal.
     pub(crate) fn first(&self) -> impl Future<Output = ()> + Send + use<> {
         self.nth(1)
     }
 
-    /// Completes with the second.
+    /// Completes at the second signal.
     pub(crate) fn second(&self) -> impl Future<Output = ()> + Send + use<> {
         self.nth(2)
     }
 
-    /// Waits until the tap's file is written, as long as that does not take too long for a person.
+    /// Waits until the tap file is written, for at most [`TAP_PATIENCE`] or until a second signal.
     pub(crate) async fn written(&self, tap: Option<TapEnd>) -> Result<(), Failure> {
         let Some(tap) = tap else { return Ok(()) };
         let incomplete =
-            |why: &str| Err(Failure::Said(format!("the tap's file is not complete: {why}")));
+            |why: &str| Err(Failure::Said(format!("the --tap file is incomplete: {why}")));
         tokio::select! {
             written = tap.written() => match written {
                 Ok(()) => Ok(()),
                 Err(error) => incomplete(&error.to_string()),
             },
-            () = self.second() => incomplete("ended at once by a second signal"),
-            () = tokio::time::sleep(TAP_PATIENCE) => incomplete("writing it takes too long"),
+            () = self.second() => incomplete("stopped at once by a second signal"),
+            () = tokio::time::sleep(TAP_PATIENCE) => incomplete("writing it took too long"),
         }
     }
 
@@ -99,9 +98,9 @@ impl Signals {
 #[cfg(unix)]
 struct Next {
     terminate: tokio::signal::unix::Signal,
-    /// From the terminal; none if it was ignored when we were started, as a shell's `&` does.
+    /// From the terminal; `None` if it was ignored at start, as with a shell's `&`.
     interrupt: Option<tokio::signal::unix::Signal>,
-    /// The terminal was closed; none if it was ignored, as `nohup` does.
+    /// The terminal was closed; `None` if it was ignored at start, as with `nohup`.
     hangup: Option<tokio::signal::unix::Signal>,
 }
 

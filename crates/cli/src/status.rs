@@ -1,4 +1,4 @@
-//! `tieline status`: what the servers of this user are doing, in their own words.
+//! `tieline status`: asks this user's servers what they are doing, and prints the responses.
 
 mod offer;
 #[cfg_attr(windows, path = "status/place_pipe.rs")]
@@ -23,16 +23,16 @@ use crate::report::Failure;
 use crate::signals::Signals;
 use crate::terminal;
 
-/// The method that a server answers.
+/// The JSON-RPC method that servers answer.
 const METHOD: &str = "status";
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often `--watch` looks.
+/// The interval of `--watch`.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Begins at the top of an empty terminal.
+/// Moves the cursor to the top and clears the terminal.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 pub(crate) async fn run(args: Status) -> Result<(), Failure> {
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: Status) -> Result<(), Failure> {
         () = printer.closed() => Ok(()),
         () = signals.first() => match args.watch {
             true => Ok(()),
-            false => Err(Failure::Said("ended by a signal".into())),
+            false => Err(Failure::Said("stopped by a signal".into())),
         },
     };
     drop(printer);
@@ -62,8 +62,7 @@ async fn look(args: &Status, printer: &Printer) -> Result<(), Failure> {
         let text = match args.json {
             true => json!({ "serves": answers }).to_string(),
             false if answers.is_empty() => format!(
-                "no server of yours is running, as far as {} says; begin with: tieline serve -- \
-                 COMMAND\n",
+                "no server of this user found in {}. Start one with: tieline serve -- COMMAND\n",
                 place::name()
             ),
             false => table::of(&answers),
@@ -83,7 +82,8 @@ async fn look(args: &Status, printer: &Printer) -> Result<(), Failure> {
     }
 }
 
-/// What every server says, or the one that listens at `wanted`, in the order of their numbers.
+/// Asks all servers, and returns the responses sorted by PID; with `wanted`, only of the server that
+/// listens there.
 async fn ask_all(wanted: Option<&Endpoint>) -> Result<Vec<Value>, Failure> {
     let mut asked = JoinSet::new();
     for (pid, endpoint) in place::all()? {
@@ -106,8 +106,8 @@ async fn ask_all(wanted: Option<&Endpoint>) -> Result<Vec<Value>, Failure> {
     }
     match wanted {
         Some(endpoint) if answers.is_empty() => Err(Failure::Said(format!(
-            "no server of yours that can be asked in {} listens at {endpoint}; `tieline status` \
-             lists those that can, and one that runs with --no-status cannot",
+            "no server of this user found in {} listens on {endpoint}. `tieline status` lists the \
+             servers that can be asked; one started with --no-status cannot",
             place::name()
         ))),
         _ => Ok(answers),
@@ -116,20 +116,22 @@ async fn ask_all(wanted: Option<&Endpoint>) -> Result<Vec<Value>, Failure> {
 
 enum Answer {
     Said(Value),
-    /// Nobody is there any more: it has ended, or was killed and could not remove its socket.
+    /// The server has exited, or was killed and left its socket.
     Gone,
     Silent(String),
 }
 
 async fn ask(endpoint: &Endpoint) -> Answer {
     match ask_once(endpoint).await {
-        // It has ended, and is then not there any more, or it has let go of the first of very many.
-        None => ask_once(endpoint).await.unwrap_or(Answer::Silent("it hangs up".into())),
+        // Either it has just exited, or it closed this connection to accept others: try once more.
+        None => {
+            ask_once(endpoint).await.unwrap_or(Answer::Silent("it closed the connection".into()))
+        }
         Some(answer) => answer,
     }
 }
 
-/// `None` if the line was lost.
+/// Returns `None` if the connection was lost.
 async fn ask_once(endpoint: &Endpoint) -> Option<Answer> {
     let options = Options { connect_timeout: PATIENCE, ..Options::default() };
     let channel = match Registry::new().connect(endpoint, &options).await {
@@ -144,7 +146,7 @@ async fn ask_once(endpoint: &Endpoint) -> Option<Answer> {
     let (peer, driver) = Peer::new(channel, (), PeerOptions::new(Dialect::STRICT));
     let call = peer.method(METHOD).timeout(PATIENCE).call::<Value>();
     tokio::select! {
-        // What was said before the end counts.
+        // A response that arrived before the end of the connection counts.
         biased;
         answer = call => match answer {
             Ok(said) => Some(Answer::Said(said)),

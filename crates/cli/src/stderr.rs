@@ -1,4 +1,4 @@
-//! stderr by a thread of its own: that nobody reads it holds up nothing but what is said there.
+//! stderr, written by a separate thread so that a reader that stalls does not block the program.
 
 use std::io::Write;
 use std::sync::OnceLock;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-/// So many pieces wait to be written; those beyond are dropped, and counted.
+/// How many texts wait to be written; further ones are dropped and counted.
 const QUEUE: usize = 1024;
 
 enum Job {
@@ -17,7 +17,7 @@ enum Job {
 static THREAD: OnceLock<Option<SyncSender<Job>>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Writes `text`, now or when there is room; never waits.
+/// Queues `text` for writing; never waits.
 pub(crate) fn say(text: &[u8]) {
     match thread() {
         Some(thread) => {
@@ -25,12 +25,12 @@ pub(crate) fn say(text: &[u8]) {
                 DROPPED.fetch_add(1, Relaxed);
             }
         }
-        // Without a thread to be had there is this one.
+        // The thread could not be started: write here.
         None => drop(std::io::stderr().write_all(text)),
     }
 }
 
-/// Waits until all that was said is written, and no longer than `limit`.
+/// Waits until all queued text is written, for at most `limit`.
 pub(crate) fn flush(limit: Duration) {
     let Some(thread) = thread() else { return };
     let deadline = Instant::now() + limit;
@@ -44,7 +44,7 @@ pub(crate) fn flush(limit: Duration) {
     let _ = wait.recv_timeout(deadline.saturating_duration_since(Instant::now()));
 }
 
-/// What log lines are written to.
+/// The writer of log lines.
 pub(crate) struct Stderr;
 
 impl Write for Stderr {
@@ -72,10 +72,10 @@ fn run(jobs: &Receiver<Job>) {
     for job in jobs {
         let dropped = DROPPED.swap(0, Relaxed);
         if dropped > 0 {
-            let _ = writeln!(stderr, "tieline: {dropped} log lines were dropped; nobody read them");
+            let _ = writeln!(stderr, "tieline: dropped {dropped} log lines: stderr was not read");
         }
         match job {
-            // Who closed stderr wants to read nothing.
+            // An error means that stderr was closed, so there is nowhere to report it.
             Job::Write(text) => drop(stderr.write_all(&text)),
             Job::Flush(written) => drop(written.try_send(())),
         }

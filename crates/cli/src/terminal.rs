@@ -1,4 +1,4 @@
-//! What a terminal may be given of what others say: nothing in it makes the terminal do something.
+//! Escapes text from other processes, so that it cannot control the terminal.
 
 use std::task::{Context, Poll};
 
@@ -7,17 +7,17 @@ use tieline_proto::json::{self, Limits};
 use tieline_proto::{printable, printable_lines};
 use tieline_transport::{BoxChannel, Channel, Outgoing, SendError, Sender};
 
-/// One line of an error or a table: what it quotes cannot begin a line of its own.
+/// Escapes one line of an error or a table, including line breaks.
 pub(crate) fn line(text: &str) -> String {
     printable(text.as_bytes()).into_owned()
 }
 
-/// Text of several lines, for a terminal.
+/// Escapes text of several lines, except its line breaks.
 pub(crate) fn lines(text: &[u8]) -> Vec<u8> {
     printable_lines(text).into_owned().into_bytes()
 }
 
-/// The same channel to a terminal, with each message escaped.
+/// Wraps a channel to a terminal so that each message is escaped.
 pub(crate) fn escaped(channel: BoxChannel) -> BoxChannel {
     let control = channel.control().clone();
     let (sender, receiver) = channel.split();
@@ -36,7 +36,7 @@ impl Sender for Escaped {
     }
 
     fn pass_on(&mut self, message: Bytes) -> Result<(), SendError> {
-        // Line breaks between the tokens of JSON are no part of it, and a CR would be escaped.
+        // Join JSON into one line first: otherwise a CR between its tokens would be escaped.
         let has_breaks = message.iter().any(|byte| matches!(byte, b'\n' | b'\r'));
         let one_line = has_breaks.then(|| json::to_one_line(&message, Limits::default()).ok());
         let message = one_line.flatten().unwrap_or(message);

@@ -1,4 +1,4 @@
-//! `tieline serve` on the web: a listener, the token that lets people in, and how they are told.
+//! `tieline serve` on the web: its listeners, the access token and the start-up text.
 
 use std::time::Duration;
 
@@ -14,17 +14,17 @@ use crate::report::Failure;
 use crate::sessions::Served;
 use crate::shell::quote;
 
-/// How much longer a POST waits, so that the end of a stalled program's line is its answer.
+/// How much longer than a program's stall timeout a POST waits, so that it can report the stall.
 const TAKE_WAIT: Duration = Duration::from_secs(15);
 
-/// All that is served on the web.
+/// The web servers of one `tieline serve`.
 pub(crate) struct Sites {
     sites: Vec<Web>,
     access: Option<(Access, bool)>,
     public_url: Option<PublicUrl>,
 }
 
-/// How long people are waited for who were told that it is over.
+/// How long closing waits for clients to disconnect.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 impl Sites {
@@ -32,12 +32,12 @@ impl Sites {
         Self { sites: Vec::new(), access: None, public_url: None }
     }
 
-    /// Whether it is an endpoint of the web.
+    /// Returns whether it is a web endpoint.
     pub(crate) fn is_one(endpoint: &Endpoint) -> bool {
         matches!(endpoint.scheme(), "http" | "https" | "http-unix")
     }
 
-    /// Listens at `endpoint`: for plain lines, and for sessions.
+    /// Listens on `endpoint`. Returns the acceptors of plain lines and of sessions.
     pub(crate) async fn listen(
         &mut self,
         args: &WebServer,
@@ -55,12 +55,12 @@ impl Sites {
         (config.socket_mode, config.socket_group) = (options.socket_mode, options.socket_group);
         config.memory.clone_from(&options.memory);
         self.public_url.clone_from(&args.public_url);
-        // A program that takes any bytes gets each message as it was sent.
+        // A program that accepts any bytes gets each message unchanged.
         config.web_socket.verbatim = served.framing == FramingKind::LengthPrefix;
-        // As many lines as there may be, and room for those who only ask how it does.
+        // As many connections as lines, and some for pages and health checks.
         let most = served.most.saturating_add(64);
         let limits = &mut config.limits;
-        // A POST waits for the program for as long as that may be at work.
+        // A POST waits as long as the program may be busy.
         limits.take_wait = options.channel.program_stall_timeout.saturating_add(TAKE_WAIT);
         limits.connections = limits.connections.max(most);
         limits.connections_per_peer = limits.connections_per_peer.max(most);
@@ -75,7 +75,7 @@ impl Sites {
         Ok((Box::new(plain), Box::new(sessions)))
     }
 
-    /// `/metrics` says what `watch` sees, and what is held of `memory`.
+    /// Exports the server's counters and its memory on `/metrics`.
     pub(crate) fn export(&self, watch: &ServerWatch, memory: &MemoryBudget) {
         for site in &self.sites {
             let (watch, memory) = (watch.clone(), memory.clone());
@@ -83,7 +83,7 @@ impl Sites {
         }
     }
 
-    /// How people get in, with the token if nobody but us knows it.
+    /// Returns the start-up text for web clients, including the token if it is a new random one.
     pub(crate) fn invitation(&self, tieline: &str) -> Result<String, Failure> {
         let made = match &self.access {
             Some((Access::Token(token), true)) => Some(token),
@@ -102,25 +102,25 @@ impl Sites {
                 (_, None) => "TIELINE_TOKEN=… ".into(),
             };
             text.push_str(&format!("  {token}{tieline} connect {web_socket}\n"));
-            text.push_str(&format!("  or by events and POST: {events}; by a POST alone: /rpc\n"));
+            text.push_str(&format!("  or with server-sent events: {events}; or POST to /rpc\n"));
             if let Some(url) = site.one_time_url()? {
-                text.push_str(&format!("  or in a browser, once: {url}\n"));
+                text.push_str(&format!("  or in a browser (the link works once): {url}\n"));
             }
         }
         Ok(text)
     }
 
-    /// Whether somebody has to be told the token, however quiet it is to be.
+    /// Returns whether the token is new and must be printed even with `--quiet`.
     pub(crate) fn has_secret_to_tell(&self) -> bool {
         matches!(&self.access, Some((Access::Token(_), true)))
     }
 
-    /// It is about to end, says `/health/ready`.
+    /// Makes `/health/ready` report that the server is about to stop.
     pub(crate) fn not_ready(&self) {
         self.sites.iter().for_each(|site| site.set_ready(false));
     }
 
-    /// Tells everybody who is still there, and ends.
+    /// Closes all remaining connections and stops.
     pub(crate) async fn close(self) {
         let mut closing = tokio::task::JoinSet::new();
         for site in self.sites {
@@ -130,7 +130,7 @@ impl Sites {
     }
 }
 
-/// Where WebSockets of a listener are.
+/// Returns the WebSocket URL of a listener.
 fn web_socket(listener: &Endpoint) -> String {
     match listener.address() {
         Address::Other { scheme, rest } if scheme == "http-unix" => format!("ws-unix:{rest}"),
@@ -142,7 +142,7 @@ fn web_socket(listener: &Endpoint) -> String {
     }
 }
 
-/// Where streams of events of a listener are.
+/// Returns the event-stream URL of a listener.
 fn events(listener: &Endpoint) -> String {
     match listener.address() {
         Address::Other { scheme, .. } if scheme == "http-unix" => listener.exact().to_string(),

@@ -72,7 +72,7 @@ fn a_call_goes_through_it_to_a_server_over_unix_and_tcp() {
         unix.program.wait_stderr_times(" ended", calls);
     }
     let said = unix.program.stderr();
-    assert!(said.contains("nothing goes wrong") && said.contains("connection=2"), "{said}");
+    assert!(said.contains("no faults are configured") && said.contains("connection=2"), "{said}");
     let finished = tcp.stop(Signal::INT);
     for count in ["connections=1", "refused=0", "cut=0", "to_client=", "dropped=0", "corrupted=0"] {
         assert!(finished.stderr.contains(count), "{count}: {finished:?}");
@@ -122,7 +122,7 @@ fn the_seed_that_it_says_repeats_the_bits_that_it_has_flipped() {
     let (first, said) = through(&[]);
     assert!(first.len() == sent.len() && first != sent);
     assert!(!said.contains("corrupted=0"), "{said}");
-    let (_, seed) = said.split_once("in a byte in 100, seed ").expect("it says its seed");
+    let (_, seed) = said.split_once("in one of 100 bytes with seed ").expect("it says its seed");
     let seed = seed.split_whitespace().next().unwrap();
     assert!(through(&["--seed", seed]).0 == first, "seed {seed}");
     assert!(through(&[]).0 != first, "two seeds are the same");
@@ -204,8 +204,8 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
     }
     refused(&[here], 2, "<TARGET>");
     refused(&[here, here], 2, "target must be another than the listener");
-    refused(&[here, "stdio:"], 2, "no place for a proxy");
-    refused(&["content-length+unix:/a", there], 2, "write it without `content-length+`");
+    refused(&[here, "stdio:"], 2, "cannot proxy stdin and stdout");
+    refused(&["content-length+unix:/a", there], 2, "leave out `content-length+`");
     refused(&["exec:cat", there], 2, "connect to it");
     refused(&["unix:@abstract", there], 2, "listen on a path");
     refused(&["tcp:127.0.0.1:0", there], 1, "--allow-unauthenticated-tcp");

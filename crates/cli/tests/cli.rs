@@ -18,7 +18,7 @@ fn a_command_line_that_is_wrong_ends_with_status_2_and_says_what_is_wrong() {
         (&["no-such-command"], "no-such-command"),
         (&["serve", "--no-such-option"], "--no-such-option"),
         (&["serve", "cat"], "Usage: tieline serve [OPTIONS] [-- <COMMAND>...]"),
-        (&["serve", "cat"], "stand behind `--`: -- cat"),
+        (&["serve", "cat"], "write `--` before the program and its arguments: -- cat"),
         (
             &["serve", "--resume", "--listen", "content-length+unix:/a"],
             "leave out `content-length+`",
@@ -30,7 +30,7 @@ fn a_command_line_that_is_wrong_ends_with_status_2_and_says_what_is_wrong() {
         (&["connect", "exec:"], "`exec:` needs a program"),
         (&["connect", "exec:a 'b"], "a quote is not closed"),
         (&["connect", "exec:[\"a\""], "no JSON array"),
-        (&["connect", "mem:a"], "`mem:` is inside one process"),
+        (&["connect", "mem:a"], "`mem:` connects parts of one process"),
         (&["connect", "morse+unix:/a"], "framing"),
         (&["connect", "morse:a"], "unknown scheme; the known schemes are"),
         (&["connect", "pipe:a"], "named pipes exist only on Windows; use unix: here"),
@@ -42,16 +42,16 @@ fn a_command_line_that_is_wrong_ends_with_status_2_and_says_what_is_wrong() {
         (&["serve", "--max-message", "-1"], "'-1'"),
         (
             &["connect", "exec:cat", "--max-message", "0"],
-            "'--max-message <SIZE>': it must be between 1 B and",
+            "'--max-message <SIZE>': must be between 1 B and",
         ),
         (
             &["claude", "-p", "a", "--max-message", "5GiB"],
-            "'--max-message <SIZE>': it must be between 1 B and",
+            "'--max-message <SIZE>': must be between 1 B and",
         ),
         (&["serve", "--stall-timeout", "5"], "time unit needed"),
         (
             &["connect", "exec:cat", "--stall-timeout", "0s"],
-            "'--stall-timeout <TIME>': it must be longer than zero",
+            "'--stall-timeout <TIME>': must be longer than zero",
         ),
         (&["serve", "--max-connections", "0"], "not a whole number above 0"),
         (&["serve", "--env", "=a"], "not of the form NAME=VALUE"),
@@ -59,7 +59,7 @@ fn a_command_line_that_is_wrong_ends_with_status_2_and_says_what_is_wrong() {
             &["serve", "--framing", "morse"],
             "the framings are lines, content-length and length-prefix",
         ),
-        (&["serve", "--framing", "content-length"], "the built-in agent speaks lines"),
+        (&["serve", "--framing", "content-length"], "the built-in agent uses lines"),
         (&["serve", "--allow-uid", "root"], "--allow-uid"),
         (&["serve", "-q", "-v"], "cannot be used with"),
         (&["completions", "morse"], "possible values: bash"),
@@ -187,7 +187,7 @@ fn rust_log_says_what_is_logged() {
     let said = with("trace");
     assert!(said.contains("INFO") && said.contains("WARN"), "{said}");
     let said = with("a=b=c");
-    assert!(said.contains("RUST_LOG is not understood"), "{said}");
+    assert!(said.contains("ignoring RUST_LOG, which is invalid"), "{said}");
     assert!(said.contains("INFO"), "{said}");
 }
 

@@ -93,7 +93,7 @@ fn exit_statuses_are_known_although_the_parent_ignored_sigchld() {
     assert_eq!(client.rest(), b"");
     support::until("the guardian is reaped", || !Path::new(&guardian).exists());
     let Finished { stderr, .. } = serve.stop();
-    assert!(stderr.contains("nothing is left of them started=1 by_itself=1"), "{stderr}");
+    assert!(stderr.contains("no processes left started=1 by_itself=1"), "{stderr}");
 }
 
 #[test]

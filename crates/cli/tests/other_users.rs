@@ -148,9 +148,12 @@ fn options_that_can_let_nobody_in_are_refused() {
     for (args, says) in [
         (["--socket-mode", "644", "--listen", &unix], "connecting needs write permission"),
         (["--socket-mode", "1000", "--listen", &unix], "connecting needs write permission"),
-        (["--socket-mode", "rw", "--listen", &unix], "permission bits as chmod takes them"),
+        (["--socket-mode", "rw", "--listen", &unix], "not permission bits"),
         (["--socket-group", "no-such-group", "--listen", &unix], "no such group"),
-        (["--socket-mode", "666", "--listen", "http://127.0.0.1:0"], "none to listen on"),
+        (
+            ["--socket-mode", "666", "--listen", "http://127.0.0.1:0"],
+            "it needs a unix: or http-unix: endpoint",
+        ),
     ] {
         let mut serve = tieline(["serve", "--no-status"]);
         let finished = Program::run(serve.args(args).args(["--", "cat"]), "");

@@ -40,7 +40,7 @@ fn full_disk_leaves_whole_records_in_the_tap_and_is_an_error() {
     assert_eq!(finished.stdout, input);
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
     let said = finished.stderr.lines().last().unwrap();
-    let missing = said.strip_prefix("tieline: the tap's file is not complete: ").expect(said);
+    let missing = said.strip_prefix("tieline: the --tap file is incomplete: ").expect(said);
     let (missing, _) = missing.split_once(" messages are missing in it: ").expect(said);
     let recorded = records(&tap);
     assert!(!recorded.is_empty());
@@ -64,7 +64,7 @@ fn server_whose_tap_is_incomplete_ends_with_an_error() {
     serve.signal(rustix::process::Signal::TERM);
     let finished = serve.finish();
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
-    assert!(finished.stderr.contains("the tap's file is not complete: 2 messages"), "{finished:?}");
+    assert!(finished.stderr.contains("the --tap file is incomplete: 2 messages"), "{finished:?}");
 }
 
 #[test]

@@ -237,7 +237,7 @@ fn a_program_that_crashes_in_mid_call_ends_its_own_line_alone() {
     assert_eq!(crashing.rest(), b"", "something was put into the stream");
     serve
         .program
-        .wait_stderr("exit status: 3; last line on stderr: demo-agent: crashing, as asked");
+        .wait_stderr("exit status: 3; last line on stderr: demo-agent: crashing as requested");
     assert_eq!(other.call(&request(2, "add", json!([2, 2])))["result"], 4);
     serve.wait_processes(1);
 }
@@ -256,7 +256,7 @@ fn where_the_dialect_is_known_a_crash_answers_what_it_left() {
     for answer in &answers {
         assert_eq!(answer["error"]["code"], -32000);
         assert_eq!(answer["error"]["data"]["code"], 3);
-        assert_eq!(answer["error"]["data"]["stderr"], "demo-agent: crashing, as asked\n");
+        assert_eq!(answer["error"]["data"]["stderr"], "demo-agent: crashing as requested\n");
     }
 }
 

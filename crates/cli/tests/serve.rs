@@ -127,7 +127,7 @@ fn a_place_that_is_not_the_users_own_is_refused() {
     for open in [0o750, 0o707, 0o777] {
         fs::set_permissions(&folder, PermissionsExt::from_mode(open)).unwrap();
         let stderr = refused();
-        assert!(stderr.contains("open to other users; chmod 700"), "{open:o}: {stderr}");
+        assert!(stderr.contains("accessible to other users; run chmod 700"), "{open:o}: {stderr}");
     }
     fs::set_permissions(&folder, PermissionsExt::from_mode(0o700)).unwrap();
     // Only root can give a directory away.

@@ -107,7 +107,7 @@ fn however_it_is_held_nothing_is_left_of_a_program_and_the_account_says_so() {
         until("the other's are left alone", || survivors(&mark).len() == 4);
         let Finished { stderr, .. } = serve.stop();
         assert_eq!(survivors(&mark), [0; 0]);
-        let account = "programs; nothing is left of them started=2 by_itself=0 asked=0 terminated=0 \
+        let account = "programs: no processes left started=2 by_itself=0 asked=0 terminated=0 \
                        killed=2 others_killed=6";
         assert!(stderr.contains(account), "{hold:?}: {stderr}");
 
@@ -128,7 +128,7 @@ fn at_once_ended_by_a_second_signal_it_accounts_for_its_programs_too() {
     serve.program.signal(Signal::TERM);
     let Finished { stderr, .. } = serve.program.wait();
     assert_eq!(survivors(&mark), [0; 0]);
-    assert!(stderr.contains("nothing is left of them started=1"), "{stderr}");
+    assert!(stderr.contains("no processes left started=1"), "{stderr}");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn of_programs_that_end_in_every_way_each_is_counted() {
     clients[1].end_input();
     assert_eq!(clients[1].rest(), b"");
     let Finished { stderr, .. } = serve.stop();
-    let account = "nothing is left of them started=3 by_itself=1 asked=2 terminated=0 killed=0 \
+    let account = "no processes left started=3 by_itself=1 asked=2 terminated=0 killed=0 \
                    others_killed=0";
     assert!(stderr.contains(account), "{stderr}");
 }
@@ -150,7 +150,7 @@ fn of_programs_that_end_in_every_way_each_is_counted() {
 fn isolation_that_is_refused_or_of_nothing_is_said_before_anybody_is_served() {
     let finished = Program::run(&mut tieline(["connect", "--isolate", "unix:/no/such"]), "");
     assert_eq!(finished.code, Some(2), "{finished:?}");
-    assert!(finished.stderr.contains("there is no exec: endpoint"), "{finished:?}");
+    assert!(finished.stderr.contains("it needs an exec: endpoint"), "{finished:?}");
     if !rustix::process::geteuid().is_root() {
         eprintln!("not run as root, who alone can make a place where namespaces are refused");
         return;
@@ -240,7 +240,7 @@ fn the_first_process_of_a_container_reaps_strangers_and_kills_none() {
     let mut serve = serve;
     let finished = serve.program.wait();
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    assert!(finished.stderr.contains("nothing is left of them started=2"), "{finished:?}");
+    assert!(finished.stderr.contains("no processes left started=2"), "{finished:?}");
 }
 
 #[test]

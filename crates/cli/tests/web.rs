@@ -247,7 +247,7 @@ fn a_session_on_the_web_outlives_its_connection() {
     site.program.wait_stderr("has lost its connection");
     assert!(support::is_running(pid), "its program runs on");
     let said = site.stop();
-    assert!(said.contains("nothing is left of them"), "{said}");
+    assert!(said.contains("no processes left"), "{said}");
 }
 
 /// What a WebSocket that says nothing hears, to its end: the code of the close frame.
@@ -387,14 +387,14 @@ fn what_is_printed_for_people_begins_with_the_public_url() {
         let said = site.stop();
         assert!(said.contains("connect wss://agent.example.org/agents/one/ws\n"), "{said}");
         assert!(said.contains(&format!("{url}sse;")), "{said}");
-        assert!(said.contains(&format!("once: {url}?key=")), "{said}");
+        assert!(said.contains(&format!("(the link works once): {url}?key=")), "{said}");
     }
 }
 
 #[test]
 fn a_public_url_and_a_subprotocol_are_checked() {
     for (args, says) in [
-        (&["--public-url", "example.org"][..], "it must be a URL like https://"),
+        (&["--public-url", "example.org"][..], "must be a URL like https://"),
         (&["--public-url", "https://example.org/?a"], "without a query"),
         (&["--subprotocol", "tieline.1"], "a subprotocol must"),
         (&["--subprotocol", "a b"], "a subprotocol must"),

@@ -12,76 +12,71 @@ use super::values::{duration, endpoint};
 
 #[derive(Group)]
 #[command(after_help = "\
-A proxy for trying out how a client, or a server, takes a bad line. It passes bytes and knows no
-message. Each connection gets one of its own to TARGET; without faults nobody notices it.
-Prints where it listens on stdout; everything else goes to stderr: with -v, each connection and each
-cut. SIGINT, SIGTERM and SIGHUP end it, with all connections, and it says what it did.
-
-With --blackhole a connection is made and then silent for ever: what comes is read and dropped, and
-an end is not passed on, either, until both sides have ended it.
-
 Examples:
   tieline chaos unix:/tmp/bad.sock unix:/tmp/agent.sock --cut-every 5s
   tieline chaos unix:/tmp/slow.sock exec:my-agent --delay 200ms --throttle 64K
   tieline chaos unix:/tmp/hole.sock unix:/tmp/agent.sock --blackhole
   tieline chaos unix:/tmp/bits.sock unix:/tmp/agent.sock --corrupt 0.001 --seed 7
 
-In front of a server on the web it passes the bytes that carry HTTP, TLS too, and the server checks who
-comes. It is called by the proxy's name then, and must know that:
+In front of a web server it forwards the bytes of HTTP or TLS unchanged, and the server still
+authenticates clients. They send the proxy's host name, which the server must allow:
   tieline serve --listen http://127.0.0.1:8080 --allow-host 127.0.0.1:9090 -- my-agent
   tieline chaos ws://127.0.0.1:9090 ws://127.0.0.1:8080/ws --cut-every 5s")]
 pub(crate) struct Chaos {
-    /// Where clients connect
+    /// Endpoint to listen on
     #[arg(value_name = "LISTEN", value_parser = bytes)]
     pub(crate) listen: Bytes,
-    /// Where they should have connected; an exec: endpoint with arguments is written in quotes
+    /// Endpoint to forward to; quote an exec: endpoint that has arguments
     #[arg(value_name = "TARGET", value_parser = bytes)]
     pub(crate) target: Bytes,
-    /// Cut each connection on both sides so long after it was made, like 500ms or 5s; at most a day
+    /// Cut each connection on both sides TIME after it was made, for example 500ms or 5s; at most a day
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) cut_every: Option<Duration>,
-    /// Let bytes through so much later than they came, each way; at most a day
+    /// Delay bytes by TIME in each direction; at most a day
     #[arg(long, value_name = "TIME", default_value = "0s", hide_default_value = true)]
     #[arg(value_parser = duration)]
     pub(crate) delay: Duration,
-    /// Let so many bytes a second through, each way of each connection, like 64K or 1M
+    /// Limit each direction of each connection to RATE bytes per second, for example 64K or 1M
     #[arg(long, value_name = "RATE")]
     pub(crate) throttle: Option<ByteSize>,
-    /// Pass nothing on
+    /// Accept connections, read and discard everything
+    ///
+    /// Nothing is forwarded, not even an end of input: a connection ends when both sides have ended it.
     #[arg(long)]
     pub(crate) blackhole: bool,
-    /// Flip a bit in a byte with this probability, from 0 to 1
+    /// Flip a bit in each byte with this probability, from 0 to 1
     #[arg(long, value_name = "RATE", default_value_t = 0.0, hide_default_value = true)]
     #[arg(allow_negative_numbers = true)]
     pub(crate) corrupt: f64,
-    /// Repeat the bits that an earlier run has flipped: it has said its seed [default: a new one]
+    /// Use this seed for --corrupt, as printed by an earlier run, to flip the same bits [default: random]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Listen on a tcp: endpoint, or on the web for other machines, although whoever reaches the port may
-    /// connect, and what they send goes to TARGET unseen: from every user of the machine, and every web page
-    /// in a browser
+    /// Listen on a tcp: endpoint, or on a web endpoint that other machines can reach
+    ///
+    /// Anyone who can reach the port can connect, and their bytes are forwarded to TARGET unchecked: every
+    /// user of this machine, and every web page in a browser.
     #[arg(long)]
     pub(crate) allow_unauthenticated_tcp: bool,
     #[command(flatten)]
     pub(crate) sockets: Sockets,
 }
 
-/// An endpoint, and what carries its bytes.
+/// An endpoint, and the endpoint that carries its bytes.
 #[derive(Clone)]
 pub(crate) struct Bytes {
-    /// As it was written.
+    /// As given on the command line.
     pub(crate) endpoint: Endpoint,
-    /// The same for WebSockets and HTTP: their port or socket.
+    /// The TCP port or Unix socket below WebSocket and HTTP; otherwise the same endpoint.
     pub(crate) carrier: Endpoint,
 }
 
 impl Bytes {
-    /// Whether HTTP is spoken there.
+    /// Returns whether the endpoint carries HTTP.
     pub(crate) fn is_web(&self) -> bool {
         self.endpoint != self.carrier
     }
 
-    /// Whether that is where nobody comes from another machine.
+    /// Returns whether this is a web endpoint that only this machine can reach.
     pub(crate) fn is_web_of_this_machine(&self) -> bool {
         WebAddress::of(&self.endpoint).is_ok_and(|web| web.is_on_this_machine())
     }
@@ -90,15 +85,17 @@ impl Bytes {
 fn bytes(text: &str) -> Result<Bytes, String> {
     let endpoint = endpoint(text)?;
     match (endpoint.framing(), endpoint.address()) {
-        (Some(framing), _) => Err(format!("bytes have no framing; write it without `{framing}+`")),
-        (None, Address::Stdio) => Err("own stdin and stdout are no place for a proxy".into()),
+        (Some(framing), _) => {
+            Err(format!("chaos forwards bytes, which have no framing; leave out `{framing}+`"))
+        }
+        (None, Address::Stdio) => Err("chaos cannot proxy stdin and stdout; use a socket".into()),
         (None, Address::Other { .. }) => {
             let web = WebAddress::of(&endpoint).map_err(|error| error.to_string())?;
             let carrier = match &web.place {
-                // A port that is written as it is shown can be read.
+                // The text form of a place parses again.
                 place @ Place::Tcp { .. } => format!("tcp:{place}")
                     .parse()
-                    .map_err(|_| format!("{place} is no host and port"))?,
+                    .map_err(|_| format!("{place} is not a host and port"))?,
                 Place::Unix(path) => Endpoint::unix(path),
             };
             Ok(Bytes { endpoint, carrier })
@@ -114,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_the_web_it_is_the_bytes_below() {
+    fn web_endpoints_are_proxied_at_their_port_or_socket() {
         for (text, carrier) in [
             ("ws://127.0.0.1:9000/ws", "tcp:127.0.0.1:9000"),
             ("wss://example.org", "tcp:example.org:443"),

@@ -1,4 +1,4 @@
-//! What is said of a line, whatever is done with it.
+//! Options of a line, shared by all commands that open one.
 
 use std::io;
 use std::path::PathBuf;
@@ -17,12 +17,12 @@ use crate::children;
 use crate::report::Failure;
 use crate::signals::Signals;
 
-/// What every line can be told, and where it is recorded.
+/// Options of a line, and where it is recorded.
 #[derive(Group)]
 pub(crate) struct Line {
     #[command(flatten)]
     reach: Reach,
-    /// Record every message, with its time and direction, in this file as NDJSON
+    /// Append every message, with its time and direction, to FILE as NDJSON
     #[arg(long, value_name = "FILE")]
     pub(crate) tap: Option<PathBuf>,
 }
@@ -32,7 +32,7 @@ impl Line {
         self.reach.options()
     }
 
-    /// What counts the memory that all lines hold.
+    /// Returns the memory budget that all lines share.
     pub(crate) fn memory(&self) -> MemoryBudget {
         self.reach.memory.budget()
     }
@@ -41,7 +41,7 @@ impl Line {
         self.reach.hold() == Hold::Isolated
     }
 
-    /// Lets the line end with the process that `--with-parent` names.
+    /// Stops the command when the process of `--with-parent` exits.
     pub(crate) fn end_with_parent(&self, signals: &Signals) -> io::Result<()> {
         self.reach.end_with_parent(signals)
     }
@@ -58,10 +58,10 @@ impl Line {
     }
 }
 
-/// What every line can be told.
+/// Options of a line.
 #[derive(Group)]
 pub(crate) struct Reach {
-    /// The largest message, like 512KiB or 64MiB
+    /// Refuse messages larger than SIZE, for example 512KiB or 64MiB
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE, value_parser = message_size)]
     pub(crate) max_message: ByteSize,
     /// End the line of a client that has taken nothing for TIME, like 10s or 5m
@@ -82,17 +82,16 @@ impl Reach {
         self.system.hold()
     }
 
-    /// Lets the line end with the process that `--with-parent` names.
+    /// Stops the command when the process of `--with-parent` exits.
     pub(crate) fn end_with_parent(&self, signals: &Signals) -> io::Result<()> {
         signals.end_with(self.system.with_parent())
     }
 
-    /// Isolation is for a program that is started here: refused where there is none.
+    /// Refuses `--isolate` when no program is started.
     pub(crate) fn for_programs_at(&self, endpoints: &[&Endpoint]) -> Result<(), Failure> {
         let starts = endpoints.iter().any(|it| matches!(it.address(), Address::Exec(_)));
         if self.hold() == Hold::Isolated && !starts {
-            let why =
-                "--isolate is for a program that is started here, and there is no exec: endpoint";
+            let why = "--isolate has no effect: it needs an exec: endpoint, and there is none";
             return Err(Failure::Usage(why.into()));
         }
         Ok(())

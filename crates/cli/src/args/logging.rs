@@ -1,24 +1,24 @@
-//! What is said about it all, and how.
+//! Logging options.
 
 use clap::{Args as Group, ValueEnum};
 
 #[derive(Group)]
 #[command(next_help_heading = "Logging")]
 pub(crate) struct Logging {
-    /// Say more; twice for everything
+    /// Log more: -v for debug messages, -vv for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// Say only what went wrong
+    /// Log errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// How log lines look: text for people, json for programs
+    /// Format of log lines: text or json
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     #[arg(hide_possible_values = true)]
     pub(crate) log_format: LogFormat,
 }
 
 impl Logging {
-    /// Nothing but log lines goes to stderr: no advice, no invitation.
+    /// Returns whether only log lines may go to stderr: no hints, no start-up text.
     pub(crate) fn is_quiet(&self) -> bool {
         self.quiet || self.log_format == LogFormat::Json
     }
@@ -35,8 +35,8 @@ impl Logging {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people
+    /// Readable text
     Text,
-    /// For programs, an object a line
+    /// One JSON object per line
     Json,
 }

@@ -1,4 +1,4 @@
-//! How much memory all lines together may hold.
+//! The memory limit for all lines together.
 
 use std::sync::OnceLock;
 
@@ -8,15 +8,17 @@ use tieline_transport::MemoryBudget;
 
 use crate::memory::default_limit;
 
-/// How much memory all lines together may hold.
+/// The memory limit for all lines together.
 #[derive(Group)]
 pub(super) struct Memory {
-    /// Hold at most SIZE in memory for unfinished messages and queues of all lines together, like 256MiB; the line
-    /// with the largest unfinished message ends first [default: a quarter of the machine's memory, of the cgroup's
-    /// limit or of what is free below RLIMIT_AS, whichever is smallest]
+    /// Limit the memory for unfinished messages and queues of all lines together, for example 256MiB
+    /// [default: a quarter of the memory available]
+    ///
+    /// At the limit, the line with the largest unfinished message is ended first. The default is a quarter of
+    /// the machine's memory, of the cgroup's limit or of the free space below RLIMIT_AS, whichever is smallest.
     #[arg(long, value_name = "SIZE", value_parser = at_least_a_mebibyte)]
     max_memory: Option<ByteSize>,
-    /// Shared by all lines.
+    /// Created once and shared by all lines.
     #[arg(skip)]
     budget: OnceLock<MemoryBudget>,
 }
@@ -32,7 +34,7 @@ fn at_least_a_mebibyte(text: &str) -> Result<ByteSize, String> {
     let size: ByteSize = text.parse().map_err(|error: ByteSizeError| error.to_string())?;
     match size >= ByteSize::mib(1) {
         true => Ok(size),
-        false => Err("it must be at least 1MiB".into()),
+        false => Err("must be at least 1MiB".into()),
     }
 }
 
@@ -41,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_at_least_a_mebibyte() {
+    fn limit_is_at_least_one_mebibyte() {
         assert_eq!(at_least_a_mebibyte("256MiB"), Ok(ByteSize::mib(256)));
         for bad in ["", "0", "1023KiB", "much"] {
             assert!(at_least_a_mebibyte(bad).is_err(), "{bad}");

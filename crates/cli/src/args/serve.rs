@@ -21,59 +21,63 @@ use crate::report::Failure;
 
 #[derive(Group)]
 #[command(after_help = "\
-Prints each endpoint that it listens on, one a line, on stdout; everything else goes to stderr.
-SIGINT, SIGTERM and SIGHUP end it: no new client, each program gets the end of its input and what it
-still says is delivered; a second signal ends everything at once. The sockets are removed.
-
 Examples:
   tieline serve
   tieline serve -- npx -y @modelcontextprotocol/server-everything stdio
   tieline serve --listen unix:/tmp/lsp.sock --framing content-length -- pylsp
-  tieline serve --listen lines+unix:/tmp/a.sock --tap said.ndjson -- my-agent
+  tieline serve --listen lines+unix:/tmp/a.sock --tap messages.ndjson -- my-agent
   tieline serve --dialect mcp --restart on-failure -- my-mcp-server
   tieline serve --resume=1h -- my-agent
   tieline serve --listen unix:/run/agent/a.sock --socket-group staff -- my-agent
   tieline serve --listen http://127.0.0.1:8080 -- my-agent")]
 pub(crate) struct Serve {
-    /// Where to listen; may be given several times [default: a socket named after the command]
+    /// Listen on ENDPOINT; may be repeated [default: a socket named after the command]
     #[arg(long, value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) listen: Vec<Endpoint>,
-    /// How the program frames its messages: lines, content-length or length-prefix. With content-length, a
-    /// client at an endpoint without a framing may speak that or lines; with length-prefix, WebSocket
-    /// messages pass unchanged, empty and binary ones included
+    /// Framing of the program's messages: lines, content-length or length-prefix
+    ///
+    /// With content-length, clients of an endpoint without a framing prefix may use content-length or
+    /// lines. With length-prefix, WebSocket messages pass unchanged, including empty and binary ones.
     #[arg(long, value_name = "FRAMING", default_value = "lines", value_parser = framing)]
     pub(crate) framing: FramingKind,
-    /// What the program speaks, if that is JSON-RPC: strict, lsp, mcp, mcp-2025-03-26, acp or xi.
-    /// Requests without an answer are answered with an error, a program that is started again gets the
-    /// recorded handshake first, and lines that are not JSON do not reach the client. For xi nothing
-    /// is put into the stream
+    /// JSON-RPC dialect of the program: strict, lsp, mcp, mcp-2025-03-26, acp or xi
+    ///
+    /// When the program ends, open requests are answered with an error. A restarted program gets the
+    /// recorded handshake first. Lines that are not JSON are not sent to the client. With xi nothing is
+    /// added to the stream.
     #[arg(long, value_name = "DIALECT", value_parser = dialect)]
     pub(crate) dialect: Option<Dialect>,
-    /// Whether to start the program again when it ends under a client: no, on-failure or always. Five
-    /// times in ten seconds at most
+    /// Restart the program when it ends while its client is connected: no, on-failure or always
+    ///
+    /// At most five times in ten seconds.
     #[arg(long, value_name = "POLICY", default_value = "no", value_parser = restart_policy)]
     pub(crate) restart: RestartPolicy,
-    /// How many clients are served at once; more are turned away
+    /// Serve at most N clients at once, and refuse more
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
     pub(crate) max_connections: usize,
-    /// What becomes of what the program says when its client does not take it: the program waits (wait),
-    /// or 256 messages wait for the client and then some are lost (drop-oldest, drop-newest; of
-    /// JSON-RPC, with --dialect, only notifications) or the client is disconnected (disconnect)
+    /// Policy for a client that reads too slowly: wait, drop-oldest, drop-newest or disconnect
+    ///
+    /// With wait, the program waits for its client. With the others, 256 messages are queued; after that
+    /// the oldest or the newest is dropped, or the client is disconnected. With --dialect, only
+    /// notifications are dropped.
     #[arg(long, value_name = "POLICY", default_value = "wait", value_parser = overflow)]
     pub(crate) slow_client: Overflow,
-    /// Every client is to speak in a session, which survives its connection: `connect --resume`, or
-    /// `resume+` in front of the endpoint. One that is gone is waited for so long, with its program
-    /// running [default: 2m]
+    /// Keep a disconnected client's program running for TIME so that the client can resume
+    /// [default: 2m]
+    ///
+    /// Every client must then use a session: `tieline connect --resume`, or `resume+` before the endpoint.
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
           default_missing_value = "2m", value_parser = up_to_a_day)]
     pub(crate) resume: Option<Duration>,
-    /// The program's working directory
+    /// Run the program in directory DIR
     #[arg(long, value_name = "DIR")]
     pub(crate) cwd: Option<PathBuf>,
     #[command(flatten)]
     environment: Variables,
-    /// Listen on tcp: endpoints, although whoever reaches the port may connect: every user of the
-    /// machine, and every web page in a browser. The first message of a client must be JSON
+    /// Listen on tcp: endpoints, which cannot authenticate clients
+    ///
+    /// Anyone who can reach the port can connect: every user of this machine, and every web page in a
+    /// browser. The first message of a client must be JSON.
     #[arg(long)]
     pub(crate) allow_unauthenticated_tcp: bool,
     /// Do not answer `tieline status`
@@ -83,42 +87,42 @@ pub(crate) struct Serve {
     pub(crate) line: Line,
     #[command(flatten)]
     pub(crate) sockets: Sockets,
-    /// The program and its arguments; there is no shell [default: the built-in demo agent]
+    /// Program and its arguments, run without a shell [default: the built-in demo agent]
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
     #[command(flatten)]
     pub(crate) web: WebServer,
 }
 
-/// What a program's environment is. It begins as ours.
+/// Changes to the program's environment, which starts as a copy of tieline's own.
 #[derive(Group)]
 struct Variables {
-    /// A variable of the program's environment; may be given several times
+    /// Set a variable in the program's environment; may be repeated
     #[arg(long, value_name = "K=V", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// A variable of ours that the program does not get; may be given several times
+    /// Remove a variable from the program's environment; may be repeated
     #[arg(long, value_name = "NAME", value_parser = variable_name)]
     unset_env: Vec<String>,
-    /// The program gets no variable of ours
+    /// Start the program with an empty environment
     #[arg(long)]
     clear_env: bool,
-    /// Of our variables the program gets this one and no other; may be given several times
+    /// Pass on only this variable of tieline's environment; may be repeated
     #[arg(long, value_name = "NAME", value_parser = variable_name)]
     pass_env: Vec<String>,
 }
 
 impl Serve {
-    /// How the program's clients are let in.
+    /// Returns the options for listening.
     pub(crate) fn listen_options(&self) -> Result<Options, Failure> {
         let mut options = self.line.options();
-        // Without an endpoint, it is a socket with a name of its own.
+        // Without --listen, the default endpoint is a socket.
         let has_socket = self.listen.is_empty() || self.listen.iter().any(is_unix_socket);
         self.sockets.set(&mut options, has_socket)?;
         Ok(options)
     }
 
-    /// What the program's environment is to be: first what is passed on, then what is removed, then
-    /// what is set. The program itself is looked for in our own `PATH`.
+    /// Returns the program's environment: first variables are passed on, then removed, then set. The
+    /// program itself is looked up in tieline's own `PATH`.
     pub(crate) fn environment(&self) -> Environment {
         let Variables { env, unset_env, clear_env, pass_env } = &self.environment;
         let passed = (*clear_env || !pass_env.is_empty()).then_some(pass_env.as_slice());

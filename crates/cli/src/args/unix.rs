@@ -1,4 +1,4 @@
-//! What only Unix lets a line be told.
+//! Options of a line that exist only on Unix.
 
 use std::time::Duration;
 
@@ -11,26 +11,30 @@ use crate::signals::parent::Watched;
 
 #[derive(Group)]
 pub(super) struct System {
-    /// Accept processes of this user on the other end, besides our own and root's; may be given several
-    /// times. A socket that is listened on gets the mode 666, so that they can connect; others are refused
+    /// Accept peers of this user, in addition to one's own user and root; may be repeated
+    ///
+    /// Sockets are created with mode 666 so that these users can connect; peers of other users are refused.
     #[arg(long, value_name = "UID")]
     allow_uid: Vec<u32>,
-    /// How long a program may take to end after SIGTERM, before SIGKILL, like 500ms, 10s or 5m; at
-    /// most a day. SIGTERM comes 2 s after the end of its input
+    /// Give a program TIME to exit between SIGTERM and SIGKILL, for example 500ms, 10s or 5m
+    ///
+    /// SIGTERM follows 2 s after the end of the program's input. At most a day.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = up_to_a_day)]
     pub(super) stop_timeout: Duration,
-    /// Start programs in a PID namespace of their own, which the kernel ends as a whole: nothing is
-    /// left even if tieline and the guardian of a program are killed at the same moment. Fails where
-    /// namespaces are not allowed
+    /// Start each program in its own PID namespace, which the kernel ends as a whole
+    ///
+    /// No process is left even if tieline and the program's guardian are killed at the same moment. Fails
+    /// where namespaces are not allowed.
     #[cfg(target_os = "linux")]
     #[arg(long)]
     isolate: bool,
-    /// End, as after SIGTERM, when the process that started tieline ends, or the one with this PID. Use it
-    /// when stdin and stdout cannot tell, because other processes hold them open
+    /// Stop, as on SIGTERM, when the process PID ends [default PID: the process that started tieline]
+    ///
+    /// Use it when the end of stdin does not show this because other processes hold it open.
     #[arg(long, value_name = "PID", num_args = 0..=1, require_equals = true,
           default_missing_value = "parent")]
     with_parent: Option<Watched>,
-    /// How a guardian holds what comes of its program: for tests
+    /// How a guardian contains its program's descendants (for tests)
     #[cfg(target_os = "linux")]
     #[arg(long, value_name = "HOLD", default_value = "auto", hide = true, value_parser = hold)]
     hold: Hold,
@@ -56,20 +60,22 @@ impl System {
     }
 }
 
-/// Who may connect to sockets that are listened on.
+/// Which users may connect to the sockets that are listened on.
 #[derive(Group)]
 pub(crate) struct Sockets {
-    /// Create Unix sockets with these permission bits, like 660. Without --allow-uid, every user that
-    /// they let connect is accepted [default: 660 with --socket-group, 666 with --allow-uid, otherwise 600]
+    /// Create Unix sockets with these permission bits, for example 660 [default: 600]
+    ///
+    /// Without --allow-uid, every user whom they allow to connect is accepted. The default is 660 with
+    /// --socket-group, 666 with --allow-uid, and otherwise 600.
     #[arg(long, value_name = "MODE", value_parser = mode)]
     socket_mode: Option<u32>,
-    /// Give Unix sockets to this group, by name or number, and let its members connect
+    /// Set the group of Unix sockets, by name or number, and let its members connect
     #[arg(long, value_name = "GROUP", value_parser = group)]
     socket_group: Option<u32>,
 }
 
 impl Sockets {
-    /// Refuses the options where there is no Unix socket: there they would protect nothing.
+    /// Sets the options, or refuses them when there is no Unix socket to apply them to.
     pub(crate) fn set(&self, options: &mut Options, has_socket: bool) -> Result<(), Failure> {
         let given = match (self.socket_mode, self.socket_group) {
             (Some(_), _) => "--socket-mode",
@@ -78,7 +84,7 @@ impl Sockets {
         };
         if !has_socket {
             let why = format!(
-                "{given} is for unix: and http-unix: endpoints, and there is none to listen on"
+                "{given} has no effect: it needs a unix: or http-unix: endpoint to listen on"
             );
             return Err(Failure::Usage(why));
         }
@@ -92,7 +98,7 @@ fn mode(text: &str) -> Result<u32, String> {
         (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
     match u32::from_str_radix(text, 8) {
         Ok(mode) if is_octal => Ok(mode),
-        _ => Err("write permission bits as chmod takes them, like 660".into()),
+        _ => Err("not permission bits; write them in octal as for chmod, for example 660".into()),
     }
 }
 
@@ -102,11 +108,11 @@ fn group(text: &str) -> Result<u32, String> {
     }
     let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
     group_in(&groups, text).ok_or_else(|| {
-        "there is no such group in /etc/group; if it is elsewhere, give its number".into()
+        "no such group in /etc/group; if it is defined elsewhere, give its number".into()
     })
 }
 
-/// The number of a group in a file of lines like `name:password:number:members`.
+/// Finds a group's number in lines of the form `name:password:number:members`.
 fn group_in(groups: &str, name: &str) -> Option<u32> {
     let lines = groups.lines().map(|line| line.splitn(4, ':').collect::<Vec<_>>());
     lines
@@ -123,7 +129,7 @@ fn hold(name: &str) -> Result<Hold, String> {
         "auto" => Ok(Hold::Auto),
         "descent" => Ok(Hold::Descent),
         "cgroup" => Ok(Hold::Cgroup),
-        _ => Err("there are auto, descent and cgroup".into()),
+        _ => Err("use auto, descent or cgroup".into()),
     }
 }
 

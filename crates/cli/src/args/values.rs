@@ -1,4 +1,4 @@
-//! From a word to what it means, or why it means nothing.
+//! Parsers of option values.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
     };
     let endpoint: Endpoint = text.parse().map_err(explain)?;
     match endpoint.address() {
-        Address::Memory(_) => Err("`mem:` is inside one process; nobody else gets there".into()),
+        Address::Memory(_) => Err("`mem:` connects parts of one process; use unix: or tcp:".into()),
         _ => Ok(endpoint),
     }
 }
@@ -22,7 +22,7 @@ pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
 pub(super) fn dialect(name: &str) -> Result<Dialect, String> {
     let found = Dialect::ALL.into_iter().find(|dialect| dialect.name == name);
     let names: Vec<_> = Dialect::ALL.iter().map(|dialect| dialect.name).collect();
-    found.ok_or_else(|| format!("no such dialect; there are {}", names.join(", ")))
+    found.ok_or_else(|| format!("unknown dialect; use one of {}", names.join(", ")))
 }
 
 pub(super) fn restart_policy(
@@ -52,7 +52,7 @@ pub(super) fn variable(text: &str) -> Result<(String, String), String> {
 
 pub(super) fn variable_name(name: &str) -> Result<String, String> {
     match name.is_empty() || name.contains('=') {
-        true => Err("not the name of a variable".into()),
+        true => Err("not a variable name".into()),
         false => Ok(name.into()),
     }
 }
@@ -69,9 +69,9 @@ pub(super) fn stall_timeout(text: &str) -> Result<Duration, String> {
     Ok(stall_timeout)
 }
 
-/// Said of the option, whose name is another than the field's.
+/// Returns the error without the field's name, which is not the option's.
 fn valid(config: ChannelConfig) -> Result<(), String> {
-    config.validate().map_err(|error| format!("it must {}", error.must))
+    config.validate().map_err(|error| format!("must {}", error.must))
 }
 
 const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -84,7 +84,7 @@ pub(super) fn up_to_a_day(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// True where listening creates a Unix socket.
+/// Returns whether listening on `endpoint` creates a Unix socket.
 pub(super) fn is_unix_socket(endpoint: &Endpoint) -> bool {
     matches!(endpoint.address(), Address::Unix(_)) || endpoint.scheme() == "http-unix"
 }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_line_can_have_is_refused_where_it_is_given() {
+    fn invalid_channel_limits_are_refused() {
         assert_eq!(message_size("512KiB"), Ok(ByteSize::kib(512)));
         for bad in ["0", "5GiB", "", "much"] {
             assert!(message_size(bad).is_err(), "{bad}");
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_may_take_a_day_and_no_longer() {
+    fn times_are_limited_to_a_day() {
         assert_eq!(up_to_a_day("0s"), Ok(Duration::ZERO));
         assert_eq!(up_to_a_day("1day"), Ok(A_DAY));
         for bad in ["1day 1ms", "5", "-1s", "", "soon", "99999999999999999999s"] {

@@ -1,4 +1,4 @@
-//! What concerns endpoints of the web alone.
+//! Options for web endpoints.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,17 +14,19 @@ use tieline_transport::{ConfigError, Endpoint, Registry};
 use super::values::up_to_a_day;
 use crate::report::Failure;
 
-/// The environment's name for the token, on both sides.
+/// The environment variable that holds the token, for clients and servers.
 pub(crate) const TOKEN: &str = "TIELINE_TOKEN";
 
-/// The token, from the command line, a file, or the environment.
+/// The token from the command line, a file or the environment.
 #[derive(Group)]
 struct Tokens {
-    /// The token of a server on the web. Everybody on this machine can read it in the list of
-    /// processes: it is better in a file, or in the environment as TIELINE_TOKEN
+    /// Authenticate with TOKEN
+    ///
+    /// Other users of this machine can see it in the process list: prefer --token-file, or the environment
+    /// variable TIELINE_TOKEN.
     #[arg(long, value_name = "TOKEN", value_parser = token, conflicts_with = "token_file")]
     token: Option<Token>,
-    /// The file that holds the token, and nothing else
+    /// Read the token from FILE, which contains nothing else
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
@@ -48,7 +50,7 @@ impl Tokens {
     }
 }
 
-/// A token's file is no longer than the longest token and the end of its line.
+/// The longest token file: the longest token and its line ending fit.
 const LONGEST_FILE: u64 = 1024;
 
 fn read(file: &Path) -> Result<Token, Failure> {
@@ -60,7 +62,7 @@ fn read(file: &Path) -> Result<Token, Failure> {
     token(text.trim_end_matches(['\r', '\n'])).map_err(failed)
 }
 
-/// What it was is not said: it may be a real one with a slip in it.
+/// Parses a token. The error does not quote the text: it may be a mistyped secret.
 fn token(text: &str) -> Result<Token, String> {
     Token::new(text).map_err(|error| format!("a token must {}", error.must))
 }
@@ -70,41 +72,42 @@ fn subprotocol(name: &str) -> Result<Subprotocol, String> {
 }
 
 fn public_url(text: &str) -> Result<PublicUrl, String> {
-    text.parse().map_err(|error: ConfigError| format!("it must {}", error.must))
+    text.parse().map_err(|error: ConfigError| format!("must {}", error.must))
 }
 
-/// For those who connect to servers on the web.
+/// Options for connecting to web servers.
 #[derive(Group)]
 #[command(next_help_heading = "Options for ws:, wss:, http: and https: endpoints")]
 pub(crate) struct WebClient {
     #[command(flatten)]
     tokens: Tokens,
-    /// Send the token without TLS to other machines, too, where whoever is on the way can read it
+    /// Send the token to other machines without TLS, where anyone on the network path can read it
     #[arg(long)]
     send_token_without_tls: bool,
-    /// Offer this WebSocket subprotocol, like mcp, and fail if the server does not grant it; may be given
-    /// several times, most wanted first
+    /// Offer a WebSocket subprotocol, for example mcp; may be repeated, preferred first
+    ///
+    /// Fails if the server selects none of those offered.
     #[arg(long, value_name = "NAME", value_parser = subprotocol)]
     subprotocol: Vec<Subprotocol>,
-    /// Trust servers whose certificate rests on one in this PEM file, too
+    /// Also trust the CA certificates in this PEM file
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
-    /// The certificate for servers that ask for one, and those it rests on, as PEM
+    /// Client certificate chain, as PEM, for servers that require one
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// The private key of the certificate, as PEM
+    /// Private key of the client certificate, as PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 }
 
 impl WebClient {
-    /// All transports, those of the web among them.
+    /// Returns a registry with all transports, including the web's.
     pub(crate) fn registry(&self) -> Result<Registry, Failure> {
         self.registry_for(FramingKind::Lines)
     }
 
-    /// The same, for messages that come from or go to a line in `framing`: one that carries any bytes keeps
-    /// the messages of WebSockets as they are.
+    /// Like [`registry`](Self::registry), for a line whose other side uses `framing`: with a framing that
+    /// carries any bytes, WebSocket messages are passed unchanged.
     pub(crate) fn registry_for(&self, framing: FramingKind) -> Result<Registry, Failure> {
         let mut registry = Registry::new();
         let identity = match (&self.tls_cert, &self.tls_key) {
@@ -127,50 +130,49 @@ impl WebClient {
     }
 }
 
-/// For those who serve on the web.
+/// Options for listening on web endpoints.
 #[derive(Group)]
 #[command(next_help_heading = "Options for http: and https: endpoints")]
 pub(crate) struct WebServer {
     #[command(flatten)]
     tokens: Tokens,
-    /// Let in whoever reaches the port, without a token: every user of the machine
+    /// Accept web clients without a token: every user of this machine can connect
     #[arg(long, conflicts_with_all = ["token", "token_file"])]
     allow_unauthenticated_web: bool,
-    /// Listen where other machines reach it, although there is no token or no TLS
+    /// Listen on an address that other machines can reach without a token or without TLS
     #[arg(long)]
     expose_without_token_and_tls: bool,
-    /// A name that the server is called by, beside its address and `localhost`; may be given several
-    /// times
+    /// Accept this name in the Host header, besides the address and `localhost`; may be repeated
     #[arg(long, value_name = "HOST")]
     allow_host: Vec<String>,
-    /// Pages of this origin, like https://example.org, may talk to it, too; may be given several times
+    /// Accept requests from pages of this origin, for example https://example.org; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
-    /// The URL that clients use where a reverse proxy stands in front of the server, like
-    /// https://example.org/agents/one/. Accepts its host and origin, and prints it
+    /// URL of the server behind a reverse proxy, for example https://example.org/agents/one/
+    ///
+    /// Its host and origin are accepted, and it is printed at start.
     #[arg(long, value_name = "URL", value_parser = public_url)]
     pub(crate) public_url: Option<PublicUrl>,
-    /// Grant this WebSocket subprotocol to clients that offer it, besides mcp and acp; may be given several
-    /// times
+    /// Accept this WebSocket subprotocol, besides mcp and acp; may be repeated
     #[arg(long, value_name = "NAME", value_parser = subprotocol)]
     subprotocol: Vec<Subprotocol>,
-    /// The server's certificate and those it rests on, as PEM
+    /// Server certificate chain, as PEM
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// The private key of the certificate, as PEM
+    /// Private key of the server certificate, as PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Clients must have a certificate that rests on one in this PEM file
+    /// Require client certificates issued by a CA in this PEM file
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
-    /// How long a program runs on whose client on the web has lost its connection
-    /// [default: as --resume says, or 2m]
+    /// Keep a disconnected web client's program running for TIME so that the client can resume
+    /// [default: the value of --resume, or 2m]
     #[arg(long, value_name = "TIME", value_parser = up_to_a_day)]
     pub(crate) session_grace: Option<Duration>,
 }
 
 impl WebServer {
-    /// Who is let in at every endpoint of the web, and whether nobody has said so.
+    /// Returns who may connect to the web endpoints, and whether the token is a new random one.
     pub(crate) fn access(&self) -> Result<(Access, bool), Failure> {
         if self.allow_unauthenticated_web {
             return Ok((Access::Anybody, false));
@@ -181,7 +183,7 @@ impl WebServer {
         })
     }
 
-    /// A server at `endpoint` for those who have `access`.
+    /// Returns the configuration of a server on `endpoint` that admits clients by `access`.
     pub(crate) fn config(
         &self,
         endpoint: &Endpoint,
@@ -197,7 +199,7 @@ impl WebServer {
         };
         if (endpoint.scheme() == "https") != tls.is_some() && endpoint.scheme() != "http-unix" {
             let why = match tls {
-                Some(_) => "with --tls-cert it listens at https:, not at http:",
+                Some(_) => "--tls-cert needs an https: endpoint; write https: instead of http:",
                 None => "https: needs --tls-cert and --tls-key",
             };
             return Err(Failure::Usage(format!("{endpoint}: {why}")));

@@ -1,4 +1,4 @@
-//! What only Windows lets a line be told.
+//! Options of a line that exist only on Windows.
 
 use std::time::Duration;
 
@@ -10,19 +10,20 @@ use crate::report::Failure;
 
 #[derive(Group)]
 pub(super) struct System {
-    /// How long a program may take to end after CTRL_BREAK, before it is killed, like 500ms, 10s or 5m;
-    /// at most a day. CTRL_BREAK comes 2 s after the end of its input, and only where there is a console
+    /// Give a program TIME to exit after CTRL_BREAK before it is killed, for example 500ms, 10s or 5m
+    ///
+    /// CTRL_BREAK follows 2 s after the end of the program's input, and only if there is a console. At most
+    /// a day.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = up_to_a_day)]
     pub(super) stop_timeout: Duration,
-    /// Who may connect to a pipe that is listened on, as a security descriptor in SDDL [default: this
-    /// user alone]
+    /// Security descriptor, in SDDL, of pipes that are listened on [default: this user only]
     #[arg(long, value_name = "SDDL")]
     pipe_security: Option<String>,
     #[arg(long, hide = true, value_parser = no_such_users)]
     allow_uid: Vec<u32>,
 }
 
-/// Unix's options for sockets, which exist only to say what to use instead.
+/// Unix socket options, which exist here only to suggest the Windows option.
 #[derive(Group)]
 pub(crate) struct Sockets {
     #[arg(long, hide = true, value_parser = no_such_users)]
@@ -39,7 +40,7 @@ impl Sockets {
 }
 
 fn no_such_users(_: &str) -> Result<u32, String> {
-    Err("Windows has other users and permissions; say who may connect to a pipe with --pipe-security".into())
+    Err("not available on Windows; use --pipe-security to allow other users to connect".into())
 }
 
 impl System {

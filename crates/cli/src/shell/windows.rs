@@ -1,12 +1,12 @@
-//! What a person types into a shell of Windows's.
+//! Commands for a Windows shell.
 
-/// A call of the demo agent's, served at `endpoint`: the shells do not agree on how to write JSON in
-/// quotes. Both are quoted already.
+/// Returns a command that calls the demo agent at `endpoint`, without JSON strings, which each shell quotes
+/// differently. Both arguments must be quoted.
 pub(crate) fn demo_call(tieline: &str, endpoint: &str) -> String {
     format!("{tieline} call {endpoint} add [2,3]")
 }
 
-/// As one word of a command.
+/// Quotes `text` as one word, if necessary.
 pub(crate) fn quote(text: &str) -> String {
     if text.contains([' ', '&', '%', '^']) { format!("\"{text}\"") } else { text.into() }
 }

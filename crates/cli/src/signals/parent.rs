@@ -1,4 +1,4 @@
-//! Noticing the end of the process that this one was started for.
+//! Watching for the end of the process named by `--with-parent`.
 
 use std::fmt;
 use std::io;
@@ -6,12 +6,12 @@ use std::str::FromStr;
 
 use rustix::process::{Pid, getppid};
 
-/// The process whose end is watched.
+/// The process to watch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Watched {
-    /// The parent, whichever it is when the watch begins.
+    /// The parent at the time when watching starts.
     Parent,
-    /// Any process that this user may see.
+    /// Any process that is visible to this user.
     Process(Pid),
 }
 
@@ -27,7 +27,7 @@ impl FromStr for Watched {
     }
 }
 
-/// A process ID as people write it.
+/// A process ID with a decimal `Display`.
 pub(crate) struct Number(Pid);
 
 impl fmt::Display for Number {
@@ -36,8 +36,8 @@ impl fmt::Display for Number {
     }
 }
 
-/// Calls `then` from another thread when the process has ended, at once if it has already. A thread waits
-/// for that, to the end of this process.
+/// Calls `then` from another thread when the process has ended, or at once if it already has. The thread
+/// runs until then.
 pub(crate) fn watch(
     watched: Watched,
     then: impl FnOnce(Number) + Send + 'static,
@@ -55,7 +55,7 @@ pub(crate) fn watch(
     let is_parent = parent == Some(pid);
     let process = Process::open(pid)?;
     std::thread::Builder::new().name("tieline-parent".into()).spawn(move || {
-        // Its number could only have gone to another process after this one had got another parent.
+        // A parent's PID can be reused only after this process has been given another parent.
         if let Some(process) = process
             && (!is_parent || getppid() == Some(pid))
         {
@@ -71,7 +71,7 @@ struct Process(std::os::fd::OwnedFd);
 
 #[cfg(target_os = "linux")]
 impl Process {
-    /// `None` if it has ended already.
+    /// Returns `None` if it has already ended.
     fn open(pid: Pid) -> io::Result<Option<Self>> {
         use rustix::process::{PidfdFlags, pidfd_open};
         match pidfd_open(pid, PidfdFlags::empty()) {
@@ -93,7 +93,7 @@ struct Process(Pid);
 
 #[cfg(not(target_os = "linux"))]
 impl Process {
-    /// `None` if it has ended already.
+    /// Returns `None` if it has already ended.
     fn open(pid: Pid) -> io::Result<Option<Self>> {
         Ok(Self(pid).is_there().then_some(Self(pid)))
     }
@@ -103,7 +103,7 @@ impl Process {
         rustix::process::test_kill_process(self.0) != Err(Errno::SRCH)
     }
 
-    /// Without a descriptor for a process, it is asked for once a second.
+    /// Polls once a second, because there are no process descriptors.
     fn wait(&self) {
         let was_parent = getppid() == Some(self.0);
         while self.is_there() && was_parent == (getppid() == Some(self.0)) {

@@ -1,4 +1,4 @@
-//! What Windows says when it wants an end: keys on the console, its closing, a logoff, a shutdown.
+//! Windows console events that stop the program: Ctrl-C, Ctrl-Break, close, logoff and shutdown.
 
 use std::io;
 
@@ -9,9 +9,9 @@ use tokio::signal::windows::{
 
 pub(super) struct Next {
     interrupt: CtrlC,
-    /// It reaches a program that was started in a group of its own, too.
+    /// Also reaches a program that was started in its own process group.
     terminate: CtrlBreak,
-    /// The console was closed. The system ends the program soon after.
+    /// The console was closed; Windows terminates the program soon after.
     close: CtrlClose,
     logoff: CtrlLogoff,
     shutdown: CtrlShutdown,

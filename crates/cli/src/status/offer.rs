@@ -1,4 +1,4 @@
-//! The server's side: it says what it is doing to whoever of its own user asks.
+//! The server's side: answers status requests of its own user.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -15,16 +15,16 @@ use tokio::time::{sleep, timeout};
 use super::place::Place;
 use super::{METHOD, said};
 
-/// So many may ask at once; for one more, the first of them is let go: it has most likely nothing to ask.
+/// How many connections are kept; for one more, the oldest is closed, which is most likely idle.
 const MAX_CONNECTIONS: usize = 16;
 
-/// Nobody asks for longer than this.
+/// How long a connection is kept.
 const ATTENTION: Duration = Duration::from_secs(5);
 
-/// How long it looks away when nobody can be accepted.
+/// How long to wait after a failed accept.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What a server says of itself, whatever it is doing.
+/// The sources of a status response.
 pub(crate) struct About {
     pub(super) since: (Instant, SystemTime),
     pub(super) command: String,
@@ -34,8 +34,8 @@ pub(crate) struct About {
 }
 
 impl About {
-    /// A server that has begun just now. `command` is what is printed of it, `listeners` are named as they
-    /// are from any directory.
+    /// Describes a server that starts now. `command` is the name to print; `listeners` must be absolute
+    /// endpoints.
     pub(crate) fn new(
         command: String,
         listeners: &[Endpoint],
@@ -48,16 +48,16 @@ impl About {
     }
 }
 
-/// The socket, or the pipe, on which it is asked. Dropping it removes it.
+/// The socket or pipe that receives status requests. Dropping it removes the socket.
 pub(crate) struct Offer(Place);
 
 impl Offer {
-    /// Begins to listen, for this user alone whoever else is served.
+    /// Starts to listen for this user only, whichever users are served.
     pub(crate) async fn listen(registry: &Registry) -> Result<Self, String> {
         Place::take(registry).await.map(Self)
     }
 
-    /// Answers until it is dropped, and everybody who asks with it.
+    /// Answers requests until it is dropped, which closes all connections.
     pub(crate) async fn run(mut self, about: About) -> Infallible {
         let about = Arc::new(about);
         let mut asking = JoinSet::new();

@@ -1,4 +1,4 @@
-//! Where a server is asked: a socket named after its process, in the user's own directory.
+//! The socket that receives status requests: named after the server's PID, in the user's runtime directory.
 
 use std::path::{Path, PathBuf};
 
@@ -8,28 +8,28 @@ use tieline_transport::{
 
 use crate::rendezvous;
 
-/// No default socket of a server ends like this.
+/// The suffix of status sockets. Default sockets of servers never end with it.
 const ENDING: &str = ".status";
 
-/// How many processes of one number may be there: in containers that share the directory.
+/// How many processes with the same PID may share the directory, from different containers.
 const MAX_ATTEMPTS: u32 = 8;
 
-/// How many names of a directory are looked at.
+/// How many status sockets in the directory are considered.
 const MAX_NAMES: usize = 4096;
 
-/// A socket of our own. Dropping it removes it, and the lock beside it.
+/// This server's socket. Dropping it removes the socket and its lock file.
 pub(super) struct Place {
-    /// There until it is dropped.
+    /// `Some` until it is dropped.
     acceptor: Option<Box<dyn DynAcceptor>>,
     lock: PathBuf,
 }
 
 impl Place {
-    /// Listens, and removes what servers that were killed have left.
+    /// Listens, and removes the sockets of servers that were killed.
     pub(super) async fn take(registry: &Registry) -> Result<Self, String> {
         let directory = rendezvous::directory()?;
         for (_, path) in in_directory(&directory) {
-            // One that lives cannot be listened on; of one that does not, this removes everything.
+            // Fails if its server is running; otherwise, dropping it removes the files.
             drop(Self::listen(registry, path).await);
         }
         let pid = std::process::id();
@@ -43,7 +43,7 @@ impl Place {
                 taken => return taken.map_err(|error| error.to_string()),
             }
         }
-        Err(format!("{MAX_ATTEMPTS} sockets of this process's number are in use"))
+        Err(format!("{MAX_ATTEMPTS} status sockets for PID {pid} are in use"))
     }
 
     async fn listen(registry: &Registry, path: PathBuf) -> Result<Self, TransportError> {
@@ -53,7 +53,7 @@ impl Place {
         Ok(Self { acceptor: Some(acceptor), lock: lock.into() })
     }
 
-    /// The next who asks.
+    /// Accepts the next connection.
     pub(super) async fn accept(&mut self) -> Result<BoxChannel, TransportError> {
         match &mut self.acceptor {
             Some(acceptor) => acceptor.accept().await,
@@ -65,18 +65,18 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.acceptor = None;
-        // Elsewhere a lock stays, because somebody may be about to take it. Here nobody waits for a name
-        // with a number in it, and one would be left for every process that ever served.
+        // Other lock files are kept because another process may be about to take them. Only this process
+        // uses a name with its PID, and a kept file would remain for every server that ever ran.
         let _ = std::fs::remove_file(&self.lock);
     }
 }
 
-/// Where they are looked for, for people.
+/// Returns the place where servers are looked for, for messages.
 pub(super) fn name() -> String {
     rendezvous::place().display().to_string()
 }
 
-/// The servers of this user that may be there, and those that were killed.
+/// Returns the PIDs and status endpoints of this user's servers, including servers that were killed.
 pub(super) fn all() -> Result<Vec<(u32, Endpoint)>, String> {
     let Some(directory) = rendezvous::existing()? else { return Ok(Vec::new()) };
     let all = in_directory(&directory).into_iter();
@@ -92,7 +92,7 @@ fn in_directory(directory: &Path) -> Vec<(u32, PathBuf)> {
     found.take(MAX_NAMES).collect()
 }
 
-/// The number in a socket's name.
+/// Returns the PID in a socket's name.
 fn pid(name: &str) -> Option<u32> {
     let stem = name.strip_suffix(ENDING)?;
     let (pid, number) = stem.split_once('-').unwrap_or((stem, "1"));
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_says_whose_it_is() {
+    fn pid_is_parsed_from_the_socket_name() {
         for (name, expected) in [
             ("12.status", Some(12)),
             ("12-2.status", Some(12)),

@@ -1,4 +1,4 @@
-//! Where a server is asked: a pipe named after its process.
+//! The pipe that receives status requests: named after the server's PID.
 
 use tieline_transport::{
     Address, BoxChannel, DynAcceptor, Endpoint, Options, Registry, TransportError,
@@ -6,13 +6,13 @@ use tieline_transport::{
 
 const BEGINNING: &str = "tieline-status-";
 
-/// Where the names of all pipes of this machine are.
+/// The directory of all pipes of this machine.
 const PIPES: &str = r"\\.\pipe\";
 
-/// How many of them are looked at.
+/// How many status pipes are considered.
 const MAX_NAMES: usize = 4096;
 
-/// A pipe of our own. It goes with its process, however that goes.
+/// This server's pipe. Windows removes it when the process ends.
 pub(super) struct Place(Box<dyn DynAcceptor>);
 
 impl Place {
@@ -24,18 +24,18 @@ impl Place {
         listening.map(Self).map_err(|error| error.to_string())
     }
 
-    /// The next who asks.
+    /// Accepts the next connection.
     pub(super) async fn accept(&mut self) -> Result<BoxChannel, TransportError> {
         self.0.accept().await
     }
 }
 
-/// Where they are looked for, for people.
+/// Returns the place where servers are looked for, for messages.
 pub(super) fn name() -> String {
     PIPES.into()
 }
 
-/// The servers that there are; those of other users will not be spoken to.
+/// Returns the PIDs and status endpoints of all servers; those of other users refuse the connection.
 pub(super) fn all() -> Result<Vec<(u32, Endpoint)>, String> {
     let entries = std::fs::read_dir(PIPES).map_err(|error| format!("{PIPES}: {error}"))?;
     let found = entries.flatten().filter_map(|entry| {

@@ -1,5 +1,5 @@
-//! What a server says of itself. A field that says nothing is absent, and one that is not known is
-//! passed over, so that servers and those who ask need not be of one version.
+//! The status response. Empty fields are left out and unknown fields are ignored, so that clients and
+//! servers of different versions understand each other.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use tieline_transport::{Address, Endpoint, PeerIdentity, SessionInfo};
 
 use super::About;
 
-/// As many lines are told of; the others are counted.
+/// How many lines a response lists; the rest are counted.
 const MAX_LINES: usize = 1024;
 
-/// So much is told of why a program has ended.
+/// How many characters of the reason why a program ended are sent.
 const CAUSE: usize = 300;
 
 #[derive(Default, Deserialize, Serialize)]
@@ -25,41 +25,41 @@ const CAUSE: usize = 300;
 pub(super) struct Serve {
     pub(super) version: String,
     pub(super) pid: u32,
-    /// When it began (RFC 3339), as every time here.
+    /// When the server started, in RFC 3339, as all times here.
     pub(super) since: String,
-    /// The program that is served, without its arguments: they may hold secrets.
+    /// The program that is served, without its arguments, which may hold secrets.
     pub(super) command: String,
     pub(super) listeners: Vec<String>,
     pub(super) connections: Connections,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) memory: Option<Memory>,
-    /// Whether programs are started; absent as long as they are.
+    /// The breaker for starting programs; absent while it is closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) breaker: Option<Breaker>,
     pub(super) lines: Vec<Line>,
-    /// Lines that are not told of, because there are too many.
+    /// How many lines beyond [`MAX_LINES`] are not listed.
     #[serde(skip_serializing_if = "is_zero")]
     pub(super) lines_left_out: usize,
     pub(super) totals: Totals,
 }
 
-/// What unfinished messages and queues of all lines hold, beyond 64 KiB of each.
+/// The memory held by unfinished messages and queues of all lines, beyond 64 KiB of each.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Memory {
     pub(super) used_bytes: u64,
     pub(super) limit_bytes: u64,
-    /// Lines and requests that were ended because too much was held.
+    /// Lines and requests that were ended at the memory limit.
     pub(super) refused: u64,
 }
 
-/// So many programs have failed as they were started that others are not, or only a few to try.
+/// A breaker that prevents or limits starts, because too many programs failed while starting.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Breaker {
-    /// open or half-open.
+    /// `open` or `half-open`.
     pub(super) state: String,
-    /// In how many milliseconds one is tried again.
+    /// The time until the next attempt, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retry_in_ms: Option<u64>,
 }
@@ -72,13 +72,14 @@ pub(super) struct Connections {
     pub(super) refused: u64,
 }
 
-/// A client and its program. In is what the client has said.
+/// A client and its program. "In" counts what the client sent.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Line {
     pub(super) id: u64,
-    /// By which kind of transport the client has come, and where.
+    /// The client's transport.
     pub(super) kind: String,
+    /// The endpoint that accepted the client.
     pub(super) endpoint: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) peer: Option<Identity>,
@@ -95,20 +96,19 @@ pub(super) struct Line {
     pub(super) program: Option<Program>,
 }
 
-/// Where the client has a session: how that stands.
+/// The state of a client's session.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Session {
-    /// Which connection of all it has, or had last.
+    /// The number of its current or last connection, counted from 1.
     pub(super) epoch: u64,
     pub(super) connected: bool,
-    /// What is kept until the client has acknowledged it.
+    /// Messages to the client that it has not acknowledged, and their size.
     pub(super) kept_messages: usize,
     pub(super) kept_bytes: usize,
-    /// What the client has sent and the program has not taken.
+    /// Messages from the client that the program has not taken.
     pub(super) waiting_messages: usize,
-    /// Of how many messages it was measured how long the client took to acknowledge them; half of them,
-    /// and 99 of 100, took at most so long.
+    /// The number of messages whose time to acknowledgement was measured, and the quantiles of that time.
     pub(super) measured: u64,
     pub(super) latency_p50_us: u64,
     pub(super) latency_p99_us: u64,
@@ -124,7 +124,7 @@ pub(super) struct Identity {
     pub(super) uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) gid: Option<u32>,
-    /// On Windows.
+    /// Only on Windows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user: Option<String>,
 }
@@ -132,12 +132,12 @@ pub(super) struct Identity {
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Program {
-    /// connecting, running, stopped (by a signal, until SIGCONT), backoff, ending or ended.
+    /// `connecting`, `running`, `stopped` (by a signal, until SIGCONT), `backoff`, `ending` or `ended`.
     pub(super) state: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pid: Option<u32>,
     pub(super) restarts: u64,
-    /// In how many milliseconds it is started again.
+    /// The time until it is restarted, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retry_in_ms: Option<u64>,
     /// Why it is not running.
@@ -145,7 +145,7 @@ pub(super) struct Program {
     pub(super) cause: Option<String>,
 }
 
-/// Of all lines, also of those that are over.
+/// Counters of all lines, including lines that have ended.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Totals {
@@ -155,7 +155,7 @@ pub(super) struct Totals {
     pub(super) bytes_out: u64,
     pub(super) faults: u64,
     pub(super) restarts: u64,
-    /// Lines that have ended, those that ended badly among them, and messages lost on them.
+    /// Lines that have ended, how many of them failed, and the messages lost on them.
     pub(super) served: u64,
     pub(super) failed: u64,
     pub(super) lost: u64,
@@ -216,7 +216,7 @@ fn millis(time: Duration) -> u64 {
 
 impl Line {
     fn of(LineView { id, client, program, .. }: LineView, about: &About) -> Self {
-        // The same moment is always told as the same time, whatever becomes of the clock.
+        // Computed from the start, so that a change of the system clock does not move times already sent.
         let (begin, at_begin) = about.since;
         let time = |moment: Instant| rfc3339(at_begin + moment.saturating_duration_since(begin));
         Self {
@@ -289,7 +289,7 @@ impl From<ProgramView> for Program {
     }
 }
 
-/// Whether a server has said that it listens at `endpoint`.
+/// Returns whether a status response lists `endpoint` among its listeners.
 pub(super) fn listens_at(said: &Value, endpoint: &Endpoint) -> bool {
     let listeners = said.get("listeners").and_then(Value::as_array).into_iter().flatten();
     let listeners = listeners.filter_map(|it| it.as_str()?.parse::<Endpoint>().ok());
@@ -297,8 +297,8 @@ pub(super) fn listens_at(said: &Value, endpoint: &Endpoint) -> bool {
     listeners.into_iter().any(|it| place(it.address()) == wanted)
 }
 
-/// A socket's path, without what is there only on the way to it; what is of the web is where it is,
-/// whatever is asked of it there. Any other address as it is.
+/// Normalizes an address for comparison: a socket's path without symbolic links, and for a web endpoint
+/// its host and port or its socket, without the URL's path.
 fn place(address: &Address) -> Address {
     let web = WebAddress::of(&Endpoint::new(address.clone())).ok().map(|web| web.place);
     match (address, &web) {
@@ -317,7 +317,7 @@ pub(super) fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(tieline_gateway::printable(time)).to_string()
 }
 
-/// How long it is since a server's time; `None` if it is none.
+/// Returns the time that has passed since `time`; `None` if it is not a time.
 pub(super) fn ago(time: &str) -> Option<Duration> {
     let time = humantime::parse_rfc3339(time).ok()?;
     Some(SystemTime::now().duration_since(time).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! What servers say, for people.
+//! Status responses as text for people.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::terminal;
 
 use super::said::{Breaker, Identity, Line, Memory, Program, Serve, Session, ago};
 
-/// A line for each server, and below it one for each client.
+/// Formats each server, with a table of its clients.
 pub(super) fn of(answers: &[Value]) -> String {
     let mut text = String::new();
     for answer in answers {
@@ -22,7 +22,7 @@ pub(super) fn of(answers: &[Value]) -> String {
 }
 
 impl Serve {
-    /// As much as is understood. Nothing in it begins a line or a column of its own.
+    /// Parses as much as is understood, with control characters escaped.
     fn deserialize(answer: &Value) -> Self {
         let mut answer = answer.clone();
         escape(&mut answer);
@@ -42,13 +42,13 @@ fn escape(value: &mut Value) {
 fn about(serve: &Serve) -> String {
     let Serve { pid, command, connections, totals, lines, .. } = serve;
     let mut text = format!(
-        "{command}: pid {pid}, for {}, tieline {}\n  at {}\n",
+        "{command}: pid {pid}, up {}, tieline {}\n  listening on {}\n",
         time(&serve.since),
         serve.version,
         serve.listeners.join(" "),
     );
     text.push_str(&format!(
-        "  clients: {} now, {} ever, {} refused; lines that ended badly: {}; restarts: {}\n",
+        "  clients: {} now, {} in total, {} refused; failed lines: {}; restarts: {}\n",
         connections.now, connections.ever, connections.refused, totals.failed, totals.restarts
     ));
     text.push_str(&format!(
@@ -63,25 +63,25 @@ fn about(serve: &Serve) -> String {
     if let Some(Memory { used_bytes, limit_bytes, refused }) = &serve.memory {
         let mib = |bytes: &u64| bytes.div_ceil(1 << 20);
         text.push_str(&format!(
-            "  memory of messages and queues: {} MiB of {} MiB; lines ended for it: {refused}\n",
+            "  memory for messages and queues: {} MiB of {} MiB; lines ended at the limit: {refused}\n",
             mib(used_bytes),
             mib(limit_bytes)
         ));
     }
     if let Some(Breaker { state, retry_in_ms }) = &serve.breaker {
         let again = retry_in_ms.map(|left| rounded(Duration::from_millis(left)));
-        let again = again.map_or_else(String::new, |left| format!("; tried again in {left}"));
-        text.push_str(&format!("  the program fails as it is started: breaker {state}{again}\n"));
+        let again = again.map_or_else(String::new, |left| format!("; next attempt in {left}"));
+        text.push_str(&format!("  the program fails to start: breaker {state}{again}\n"));
     }
     if !lines.is_empty() {
-        let head = ["LINE", "CLIENT", "FOR", "IDLE", "MESSAGES", "BYTES", "FAULTS", "PROGRAM"];
+        let head = ["LINE", "CLIENT", "AGE", "IDLE", "MESSAGES", "BYTES", "FAULTS", "PROGRAM"];
         let rows = std::iter::once(head.map(str::to_owned)).chain(lines.iter().map(row));
         text.push_str(&aligned(&rows.collect::<Vec<_>>()));
     }
     let sessions = lines.iter().filter_map(|line| line.session.as_ref().map(|it| (line.id, it)));
     let rows: Vec<_> = sessions.map(|(id, session)| of_session(id, session)).collect();
     if !rows.is_empty() {
-        let head = ["LINE", "SESSION", "KEPT FOR THE CLIENT", "WAITING", "ACKNOWLEDGED IN"];
+        let head = ["LINE", "SESSION", "UNACKNOWLEDGED", "QUEUED", "ACKNOWLEDGED AFTER"];
         let rows = std::iter::once(head.map(str::to_owned)).chain(rows);
         text.push_str(&aligned(&rows.collect::<Vec<_>>()));
     }
@@ -100,15 +100,15 @@ fn row(line: &Line) -> [String; 8] {
         format!("{} in, {} out", line.messages_in, line.messages_out),
         format!("{} in, {} out", line.bytes_in, line.bytes_out),
         line.faults.to_string(),
-        line.program.as_ref().map_or_else(|| "none yet".into(), program),
+        line.program.as_ref().map_or_else(|| "not started".into(), program),
     ]
 }
 
 fn of_session(line: u64, session: &Session) -> [String; 5] {
-    let state = if session.connected { "connected" } else { "away" };
+    let state = if session.connected { "connected" } else { "disconnected" };
     let time = |micros: u64| {
         let time = Duration::from_micros(micros);
-        // To three digits, as far as anybody reads them.
+        // Three significant digits.
         let step = 10_u64.pow(micros.checked_ilog10().unwrap_or_default().saturating_sub(2));
         let rounded = Duration::from_micros(micros / step * step);
         humantime::format_duration(if micros < 1_000 { time } else { rounded }).to_string()
@@ -116,7 +116,7 @@ fn of_session(line: u64, session: &Session) -> [String; 5] {
     let latency = match session.measured {
         0 => "not measured yet".into(),
         _ => format!(
-            "{} half of them, {} 99 of 100, {} all",
+            "p50 {}, p99 {}, max {}",
             time(session.latency_p50_us),
             time(session.latency_p99_us),
             time(session.latency_max_us)
@@ -146,19 +146,19 @@ fn program(program: &Program) -> String {
     let mut words = vec![state.clone()];
     words.extend(pid.map(|pid| format!("pid {pid}")));
     words.extend(
-        retry_in_ms.map(|left| format!("again in {}", rounded(Duration::from_millis(left)))),
+        retry_in_ms.map(|left| format!("restart in {}", rounded(Duration::from_millis(left)))),
     );
     words.extend((*restarts > 0).then(|| format!("restarts {restarts}")));
     words.extend(cause.as_ref().map(|cause| cause.replace('\n', " ")));
     words.join(", ")
 }
 
-/// How long ago.
+/// Formats the time that has passed since `time`.
 fn time(time: &str) -> String {
     ago(time).map_or_else(|| "?".into(), rounded)
 }
 
-/// In seconds, or in milliseconds where there is less than one.
+/// Formats a time in whole seconds, or in milliseconds if it is less than a second.
 fn rounded(time: Duration) -> String {
     let time = match time.as_secs() {
         0 => Duration::from_millis(u64::from(time.subsec_millis())),
@@ -167,7 +167,7 @@ fn rounded(time: Duration) -> String {
     humantime::format_duration(time).to_string()
 }
 
-/// Columns that are as wide as what is in them; the last ends where its words do.
+/// Pads each column to its widest cell, without trailing spaces.
 fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: [usize; N] = std::array::from_fn(|column| {
         let cells = rows.iter().filter_map(|row| row.get(column));
@@ -188,13 +188,13 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn columns_are_as_wide_as_what_is_in_them() {
+    fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [["a", "é", "c"], ["1", "long", "22"]].map(|row| row.map(str::to_owned));
         assert_eq!(aligned(&rows), "  a  é     c\n  1  long  22\n");
     }
 
     #[test]
-    fn what_a_server_says_begins_no_line_and_is_no_command() {
+    fn control_characters_in_a_response_are_escaped() {
         let answer = json!({ "pid": 7, "command": "a\ngent\u{1b}[1m", "lines": [
             { "id": 1, "kind": "unix", "program": { "state": "ended", "cause": "x\nLINE\u{9b}" } },
         ] });
@@ -204,13 +204,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_or_an_older_server_says_is_understood_as_far_as_it_goes() {
+    fn responses_of_other_versions_are_shown_as_far_as_understood() {
         let newer = json!({ "pid": 7, "command": "agent", "sessions": 3, "lines": [
             { "id": 1, "kind": "unix", "latency": {}, "program": { "state": "backoff",
               "retry_in_ms": 1500, "restarts": 2, "cause": "the child ended" } },
         ] });
         let text = of(&[newer, json!("nonsense")]);
-        assert!(text.starts_with("agent: pid 7, for ?, tieline \n"), "{text}");
-        assert!(text.contains("backoff, again in 1s, restarts 2, the child ended\n"), "{text}");
+        assert!(text.starts_with("agent: pid 7, up ?, tieline \n"), "{text}");
+        assert!(text.contains("backoff, restart in 1s, restarts 2, the child ended\n"), "{text}");
     }
 }
