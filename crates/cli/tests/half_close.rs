@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use support::site::Site;
 use support::{Finished, Prefix, Program, Talk, children_of, sh, tieline, until};
 
-/// A server of a shell script, and where its WebSocket and its events are.
+/// Serves a shell script. Returns the endpoints of its WebSocket and its events.
 fn server(script: &str) -> (Site, [String; 2]) {
     let site = Site::start(&sh(script));
     let endpoints = [site.web_socket(), format!("{}/sse", site.endpoint)];
@@ -30,7 +30,7 @@ fn program_that_answers_only_at_the_end_of_its_input_is_heard() {
     let (site, endpoints) = server("sort");
     for endpoint in &endpoints {
         ends(&mut site.connect(endpoint), "c\na\nb\n", 0, "a\nb\nc\n");
-        // Many more than one POST, or one buffer, holds.
+        // More than one POST or one buffer holds.
         let lines: Vec<_> = (0..20_000).map(|number| format!("line {number:06}\n")).collect();
         let reversed: String = lines.iter().rev().map(String::as_str).collect();
         ends(&mut site.connect(endpoint), &reversed, 0, &lines.concat());
@@ -41,7 +41,7 @@ fn program_that_answers_only_at_the_end_of_its_input_is_heard() {
     site.stop();
 }
 
-/// The echo of a request is no answer to it, so that one would be waited for without an end.
+/// The echo of a request is not a response to it, which would otherwise be awaited without a limit.
 #[test]
 fn request_that_stays_unanswered_ends_with_the_program() {
     let (site, endpoints) = server("cat");
@@ -54,7 +54,7 @@ fn request_that_stays_unanswered_ends_with_the_program() {
 }
 
 #[test]
-fn text_that_is_only_sent_costs_nothing() {
+fn text_without_an_answer_ends_with_the_program() {
     let (site, endpoints) = server("cat >/dev/null");
     for endpoint in &endpoints {
         let finished = ends(&mut site.connect(endpoint), "one\ntwo\n", 0, "");
@@ -64,7 +64,6 @@ fn text_that_is_only_sent_costs_nothing() {
     site.stop();
 }
 
-/// The program is at work for as long as it likes: what it says last arrives.
 #[test]
 fn program_that_goes_on_after_the_end_of_its_input_is_heard() {
     let directory = tempfile::tempdir().unwrap();
@@ -109,7 +108,7 @@ fn client_that_dies_after_the_end_of_its_input_ends_the_program() {
 }
 
 #[test]
-fn program_that_speaks_first_is_heard_without_input_by_a_client_that_shows_no_token() {
+fn client_without_token_and_input_hears_a_program_that_speaks_first() {
     let mut command = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
     command.arg("--allow-unauthenticated-web").args(sh("echo '\"welcome\"'; exec cat"));
     let site = Site::of(&mut command);

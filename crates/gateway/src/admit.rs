@@ -22,7 +22,7 @@ const BYTES_A_SECOND: u64 = 8 * 1024;
 /// Where anybody may connect, the first message of a client must be JSON: a web page that posts to the
 /// port sends a request line instead. Nothing is started for a client whose first message is not. A client
 /// that is silent is let in, so that a program can speak first, and its first message is checked when it
-/// comes. A client that has ended its input and still waits for answers is a silent one.
+/// comes. A client that has ended its input without a message, and still receives, is let in as well.
 pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
     if !client.control().capabilities().unauthenticated {
         return Some(client);

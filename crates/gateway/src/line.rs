@@ -45,8 +45,9 @@ pub(crate) struct Line<'a> {
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Of text whose answer may have been lost, because a line without half-close had to be closed.
-const NO_ANSWER: &str = "no answer came in time after the end of input, and this kind of line cannot tell the \
-                         other side of that end without being closed; use resume+ in front of the endpoint";
+const NO_ANSWER: &str = "no answer came in time after the end of input, which this line cannot pass on without being \
+                         closed; keep the input open until the answers have arrived, or use resume+ in front of \
+                         the endpoint if tieline is on the other side";
 
 /// How a line ended.
 pub(crate) struct Joined {

@@ -1,4 +1,4 @@
-//! A client ends its input and goes on receiving, where both ends have negotiated it.
+//! Half-close over WebSockets: a client ends its input and still receives.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 const OFFER: &str = "Sec-WebSocket-Extensions: tieline-half-close\r\n";
 const END: u8 = 0x8b;
 
-/// A socket that was upgraded by hand with the extension, and the server's end of it.
+/// A raw socket upgraded with the extension, and the server's end of it.
 async fn raw(served: &mut Served) -> (TcpStream, WebChannel) {
     let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
     let upgrade = upgrade(served.port, &format!("{BEARER}{OFFER}"));
@@ -39,7 +39,7 @@ async fn closed(sender: &mut impl Sender) -> CloseReason {
 }
 
 #[tokio::test]
-async fn answers_arrive_after_the_end_of_input() {
+async fn messages_arrive_after_end_of_input() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
     assert!(client.control().capabilities().half_close);
@@ -71,9 +71,9 @@ async fn answers_arrive_after_the_end_of_input() {
     assert!(matches!(control.close_reason(), Some(CloseReason::ByUs)));
 }
 
-/// What waits to be sent goes first: more than all buffers on the way hold.
+/// The message is larger than all buffers on the way.
 #[tokio::test]
-async fn the_end_of_input_comes_behind_what_waits_to_be_sent() {
+async fn end_of_input_follows_queued_messages() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
     let (mut to_server, _from_server) = client.split();
@@ -92,14 +92,14 @@ async fn the_end_of_input_comes_behind_what_waits_to_be_sent() {
 }
 
 #[tokio::test]
-async fn pings_are_answered_after_the_end_of_input() {
+async fn pings_are_answered_after_end_of_input() {
     let mut served = serve(config()).await;
     let (mut stream, channel) = raw(&mut served).await;
     let (mut to_client, mut from_client) = channel.split();
     stream.write_all(&[frame(0x81, b"question"), frame(END, b"")].concat()).await.unwrap();
     assert_eq!(message(&mut from_client).await, "question");
     assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
-    // Nobody polls the channel meanwhile.
+    // The channel is not polled meanwhile.
     for payload in [&b"one"[..], b"two"] {
         stream.write_all(&frame(0x89, payload)).await.unwrap();
         let mut pong = [0; 5];
@@ -112,9 +112,9 @@ async fn pings_are_answered_after_the_end_of_input() {
     assert_eq!(&answer, b"\x81\x06answer");
 }
 
-/// Both sides ping, and answer, in virtual time.
+/// In virtual time.
 #[tokio::test(start_paused = true)]
-async fn a_line_whose_input_has_ended_outlives_many_heartbeats() {
+async fn half_closed_line_outlives_many_heartbeats() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
     let (mut to_server, mut from_server) = client.split();
@@ -136,7 +136,7 @@ async fn a_line_whose_input_has_ended_outlives_many_heartbeats() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_gone_is_noticed_after_the_end_of_input() {
+async fn lost_client_is_noticed_after_end_of_input() {
     let mut served = serve(config()).await;
     for closes in [true, false] {
         let (mut stream, channel) = raw(&mut served).await;
@@ -154,9 +154,9 @@ async fn a_client_that_is_gone_is_noticed_after_the_end_of_input() {
     }
 }
 
-/// The other side does not answer pings, in virtual time.
+/// The client does not answer pings. In virtual time.
 #[tokio::test(start_paused = true)]
-async fn a_silent_client_is_given_up_after_the_end_of_input() {
+async fn silent_client_times_out_after_end_of_input() {
     let mut served = serve(config()).await;
     let (mut stream, channel) = raw(&mut served).await;
     let control = channel.control().clone();
@@ -169,7 +169,7 @@ async fn a_silent_client_is_given_up_after_the_end_of_input() {
 }
 
 #[tokio::test]
-async fn a_message_after_the_end_of_input_breaks_the_protocol() {
+async fn message_after_end_of_input_is_a_protocol_error() {
     let mut served = serve(config()).await;
     for second in [frame(0x81, b"more"), frame(END, b""), frame(0x80, b"")] {
         let (mut stream, channel) = raw(&mut served).await;
@@ -184,7 +184,7 @@ async fn a_message_after_the_end_of_input_breaks_the_protocol() {
 }
 
 #[tokio::test]
-async fn an_end_of_input_that_was_not_negotiated_breaks_the_protocol() {
+async fn end_of_input_without_negotiation_is_a_protocol_error() {
     let mut served = serve(config()).await;
     let (mut stream, channel) = served.raw().await;
     let (_sender, mut receiver) = channel.split();
@@ -192,16 +192,16 @@ async fn an_end_of_input_that_was_not_negotiated_breaks_the_protocol() {
     let (reason, code) = tokio::join!(end(&mut receiver), close_code(&mut stream));
     assert!(matches!(reason, CloseReason::Protocol(_)), "{reason}");
     assert_eq!(code, Some(1002));
-    // A server does not send it at all.
+    // A server must not send it.
     let (client, mut server) = pair_by_hand(Some(OFFER)).await;
     let (_sender, mut receiver) = client.unwrap().split();
     server.write_all(&[END, 0]).await.unwrap();
     assert!(matches!(end(&mut receiver).await, CloseReason::Protocol(_)));
 }
 
-/// Neither a session, which has an end of its own, nor parameters that are unknown.
+/// Not to a session, which has its own end of input, and not with parameters.
 #[tokio::test]
-async fn the_extension_is_granted_only_as_it_is_known() {
+async fn extension_is_granted_only_without_parameters_and_session() {
     let served = serve(config()).await;
     for (more, is_granted) in [
         (OFFER.to_owned(), true),
@@ -218,7 +218,7 @@ async fn the_extension_is_granted_only_as_it_is_known() {
     }
 }
 
-/// A client, and the server's end by hand, whose answer has these further lines.
+/// A client and a raw server, whose response has the further header lines `more`.
 async fn pair_by_hand(more: Option<&str>) -> (Result<BoxChannel, TransportError>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://127.0.0.1:{}/", listener.local_addr().unwrap().port());
@@ -243,9 +243,9 @@ async fn pair_by_hand(more: Option<&str>) -> (Result<BoxChannel, TransportError>
     tokio::join!(registry.connect(&url, &options), answering)
 }
 
-/// As with the servers of others: the close frame is the only end there is.
+/// As with other servers: the close frame is the only end.
 #[tokio::test]
-async fn without_the_extension_a_client_closes() {
+async fn client_closes_without_the_extension() {
     let (client, mut server) = pair_by_hand(None).await;
     let client = client.unwrap();
     assert!(!client.control().capabilities().half_close);
@@ -260,7 +260,7 @@ async fn without_the_extension_a_client_closes() {
 }
 
 #[tokio::test]
-async fn an_extension_that_was_not_offered_is_refused() {
+async fn extension_that_was_not_offered_is_refused() {
     for more in [
         "Sec-WebSocket-Extensions: permessage-deflate\r\n",
         "Sec-WebSocket-Extensions: tieline-half-close; x=1\r\n",
@@ -272,9 +272,8 @@ async fn an_extension_that_was_not_offered_is_refused() {
     }
 }
 
-/// Dropped behind the end of its input, a client says that all went as it should.
 #[tokio::test]
-async fn a_client_that_leaves_after_the_end_of_input_closes() {
+async fn client_dropped_after_end_of_input_closes_normally() {
     let (client, mut server) = pair_by_hand(Some(OFFER)).await;
     let (mut sender, receiver) = client.unwrap().split();
     sender.send("hi").await.unwrap();
@@ -289,9 +288,9 @@ async fn a_client_that_leaves_after_the_end_of_input_closes() {
     assert_eq!([payload[0] ^ mask[0], payload[1] ^ mask[1]], 1000u16.to_be_bytes());
 }
 
-/// The end of its input alone would not say why.
+/// An end of input could not carry the reason.
 #[tokio::test]
-async fn a_client_with_a_reason_closes() {
+async fn client_with_a_noted_reason_closes_the_line() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
     client.control().say_at_close(CloseReason::Overrun);
@@ -305,7 +304,7 @@ async fn a_client_with_a_reason_closes() {
 }
 
 #[tokio::test]
-async fn a_program_that_failed_is_told_after_the_end_of_input() {
+async fn failed_program_is_reported_after_end_of_input() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
     let (mut to_server, mut from_server) = client.split();
@@ -321,9 +320,8 @@ async fn a_program_that_failed_is_told_after_the_end_of_input() {
     assert_eq!(close.code.get(), 1011);
 }
 
-/// The server shuts down while it waits for the last words of a program.
 #[tokio::test]
-async fn a_server_that_shuts_down_says_so_after_the_end_of_input() {
+async fn server_shutdown_is_reported_after_end_of_input() {
     let mut config = config();
     config.web_socket.heartbeat = None::<HeartbeatConfig>;
     let mut served = serve(config).await;

@@ -1,4 +1,4 @@
-//! A client of events ends its input by a POST and goes on receiving, where the server takes that.
+//! Half-close over events: a client ends its input by a POST and still receives.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -34,7 +34,7 @@ async fn closed(sender: &mut impl Sender) -> CloseReason {
 }
 
 #[tokio::test]
-async fn answers_arrive_after_the_end_of_input() {
+async fn messages_arrive_after_end_of_input() {
     let mut served = serve(config()).await;
     let (client, server) = pair(&mut served).await;
     assert!(client.control().capabilities().half_close);
@@ -66,9 +66,9 @@ async fn answers_arrive_after_the_end_of_input() {
     assert!(matches!(reason, CloseReason::ByUs), "{reason}");
 }
 
-/// What waits to be sent goes first: more than the queues hold.
+/// The messages are more than the queues hold.
 #[tokio::test]
-async fn the_end_of_input_comes_behind_what_waits_to_be_sent() {
+async fn end_of_input_follows_queued_messages() {
     let mut served = serve(config()).await;
     let (client, server) = pair(&mut served).await;
     let (mut to_server, _from_server) = client.split();
@@ -90,9 +90,9 @@ async fn the_end_of_input_comes_behind_what_waits_to_be_sent() {
     assert!(matches!(reason, CloseReason::ByPeer));
 }
 
-/// Comments keep the line alive, in virtual time.
+/// Comments keep the line alive. In virtual time.
 #[tokio::test(start_paused = true)]
-async fn a_line_whose_input_has_ended_outlives_a_long_silence() {
+async fn half_closed_line_outlives_a_long_silence() {
     let mut served = serve(config()).await;
     let (client, server) = pair(&mut served).await;
     let (mut to_server, mut from_server) = client.split();
@@ -114,7 +114,7 @@ async fn a_line_whose_input_has_ended_outlives_a_long_silence() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_gone_is_noticed_after_the_end_of_input() {
+async fn lost_client_is_noticed_after_end_of_input() {
     let mut served = serve(config()).await;
     let (client, server) = pair(&mut served).await;
     let (mut to_server, from_server) = client.split();
@@ -124,7 +124,7 @@ async fn a_client_that_is_gone_is_noticed_after_the_end_of_input() {
     drop((to_server, from_server));
     tokio::time::timeout(LIMIT, to_client.gone()).await.expect("not noticed");
     closed(&mut to_client).await;
-    // By hand, without a DELETE.
+    // A raw client, without a DELETE.
     let stream = Stream::open(served.port, PLAIN).await.unwrap();
     let server = Acceptor::accept(&mut served.plain).await.unwrap();
     let (mut to_client, mut from_client) = server.split();
@@ -135,7 +135,7 @@ async fn a_client_that_is_gone_is_noticed_after_the_end_of_input() {
 }
 
 #[tokio::test]
-async fn a_program_that_failed_is_told_after_the_end_of_input() {
+async fn failed_program_is_reported_after_end_of_input() {
     let mut served = serve(config()).await;
     let (client, server) = pair(&mut served).await;
     let (mut to_server, mut from_server) = client.split();
@@ -149,9 +149,9 @@ async fn a_program_that_failed_is_told_after_the_end_of_input() {
     assert_eq!(close.code.get(), 1011);
 }
 
-/// As curl does it.
+/// As with curl.
 #[tokio::test]
-async fn the_end_of_input_is_a_post_like_any_other() {
+async fn end_of_input_is_a_numbered_post() {
     let mut served = serve(config()).await;
     let stream = Stream::open(served.port, PLAIN).await.unwrap();
     assert!(stream.head.contains("tieline-half-close: 1\r\n"), "{}", stream.head);
@@ -159,14 +159,14 @@ async fn the_end_of_input_is_a_post_like_any_other() {
     let (_to_client, mut from_client) = server.split();
     let numbered = |number: u32| format!("{END}Tieline-Sequence: {number}\r\n");
     assert_eq!(status_of(&stream.post("too early", &numbered(2)).await), 409);
-    // Repeated, it is dropped.
+    // A repetition is dropped.
     for _ in 0..2 {
         assert_eq!(status_of(&stream.post("last", &numbered(1)).await), 202);
     }
     assert_eq!(status_of(&stream.post("", END).await), 202);
     assert_eq!(message(&mut from_client).await, "last");
     assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
-    // Nothing follows it, and the line goes on.
+    // No message may follow, and the line goes on.
     assert_eq!(status_of(&stream.post("more", "Tieline-Sequence: 2\r\n").await), 410);
     assert_eq!(status_of(&stream.post("more", "").await), 410);
     let mut twice = Stream::open(served.port, PLAIN).await.unwrap();
@@ -176,16 +176,16 @@ async fn the_end_of_input_is_a_post_like_any_other() {
     assert_eq!(status_of(&twice.post("", END).await), 202);
     to_client.send("answer").await.unwrap();
     assert_eq!(twice.message().await, "answer");
-    // A client that is done, and not only its input, says so as ever.
+    // DELETE still ends the whole line.
     let (gone, _) = ask("DELETE", served.port, &twice.uri, "", BEARER).await;
     assert_eq!(status_of(&gone), 204);
     to_client.close().await.unwrap();
     assert_eq!(twice.event().await.unwrap().event, "end");
 }
 
-/// It has one of its own.
+/// A session has its own end of input.
 #[tokio::test]
-async fn a_session_has_no_other_end_of_input() {
+async fn session_rejects_end_of_input_header() {
     let mut served = serve(config()).await;
     let stream = Stream::open(served.port, "Tieline-Protocol: tieline.1\r\n").await.unwrap();
     let _server = served.resumable.as_mut().unwrap().accept().await.unwrap();
@@ -193,9 +193,9 @@ async fn a_session_has_no_other_end_of_input() {
     assert_eq!(status_of(&stream.post("", END).await), 400);
 }
 
-/// A server without it, as an older one of tieline's or somebody else's: a DELETE is the only end.
+/// An older tieline, or another server.
 #[tokio::test]
-async fn a_server_without_it_is_told_by_a_delete() {
+async fn client_sends_delete_to_a_server_without_half_close() {
     for ours in ["Tieline-Protocol: tieline\r\n", "Tieline-Half-Close: 1\r\n", ""] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://127.0.0.1:{}/sse", listener.local_addr().unwrap().port());

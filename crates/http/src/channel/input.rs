@@ -1,4 +1,4 @@
-//! The incoming half, also behind the end of the other side's input.
+//! The incoming half of a WebSocket, before and after the other side has ended its input.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,12 +12,12 @@ use super::shared::{Lifeline, Shared, Side};
 
 /// The incoming half of a [`WebChannel`](super::WebChannel).
 ///
-/// Where a client has ended its input by a [half-close](super::WebChannel#half-close), a task reads on until
+/// After a client has ended its input by a [half-close](super::WebChannel#half-close), a task reads on until
 /// the line ends, so that pings are answered while the last messages are sent.
 pub struct WebReceiver {
-    /// `None` once the task has it.
+    /// `None` once the task owns it.
     reader: Option<Box<Reader>>,
-    /// What the last message was said to hold.
+    /// The kind of the last message.
     kind: Kind,
     shared: Arc<Shared>,
     lifeline: Arc<Lifeline>,
@@ -33,11 +33,11 @@ impl WebReceiver {
         self.reader.as_ref().map_or(self.kind, |reader| reader.kind())
     }
 
-    /// The end again: behind the close frame of this side once the other one has answered it, as what is
-    /// unread when a connection is closed may cost the other side what was sent to it.
+    /// Returns the end again. After this side's close frame it waits for the answer to it: closing a connection
+    /// with unread bytes could discard what was sent.
     #[cold]
     fn poll_end(&self, cx: &Context<'_>) -> Poll<Incoming> {
-        // Whoever ends the line wakes us, and may have done so just now.
+        // Registered before the check, because the task may end the line in between.
         self.shared.register(Side::Receiver, cx);
         match self.shared.out().awaits_answer() {
             true => Poll::Pending,

@@ -90,7 +90,7 @@ pub(crate) struct Made {
     pub(crate) read: BytesMut,
     pub(crate) role: Role,
     pub(crate) content: Content,
-    /// The client may end its input and go on receiving, as was negotiated.
+    /// The client can end its input and still receive, as was negotiated.
     pub(crate) half_close: bool,
     pub(crate) kind: TransportKind,
     pub(crate) endpoint: Endpoint,
@@ -109,13 +109,15 @@ pub(crate) struct Made {
 ///
 /// # Half-close
 ///
-/// [`close`](tieline_transport::SenderExt::close) says that this side is done. What the other one had sent
-/// before still arrives. Two ends of tieline negotiate an extension by which a client ends only its input and
-/// goes on receiving ([`Capabilities::half_close`]); with any other server, and at a server, the line ends.
+/// [`close`](tieline_transport::SenderExt::close) ends the line; what the other side had sent before still
+/// arrives. Between two ends of tieline a client's `close` ends only its input, and it still receives, if
+/// [`Capabilities::half_close`] is set and no reason was noted with [`Control::say_at_close`].
 ///
-/// The close frame tells why, if somebody has noted it before ([`Control::say_at_close`]): a child that
-/// failed is 1011, an overrun 1013, one that was told to stop 1001, and so on. Dropping both halves ends the line at once; where nothing waits
-/// to be written, a close frame is tried.
+/// # Close frame
+///
+/// The close frame says why, if a reason was noted ([`Control::say_at_close`]): a child that failed is 1011, an
+/// overrun 1013, a stop 1001, and so on. Dropping both halves ends the line at once; if nothing is queued, a close
+/// frame is tried.
 pub struct WebChannel {
     sender: WebSender,
     receiver: WebReceiver,

@@ -75,7 +75,7 @@ impl Out {
         matches!(self.stage, Stage::Closing(CloseReason::ByUs))
     }
 
-    /// Whether nothing that is sent will be read: the other side has closed, or the line has ended.
+    /// Whether nothing that is sent will be read, because the other side has closed or the line has ended.
     pub(super) fn is_gone(&self) -> bool {
         match &self.stage {
             Stage::Open | Stage::InputEnded => false,

@@ -29,7 +29,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long at most a buffer on the way may take, once nothing is left here, to reach the other side.
 const MOST_PATIENCE: Duration = Duration::from_secs(60);
 
-/// What reads a WebSocket, until it ends.
+/// Reads a WebSocket until the line ends.
 pub(super) struct Reader {
     read: ReadHalf<BoxRead>,
     decoder: Decoder,
@@ -43,7 +43,7 @@ pub(super) struct Reader {
     pulse: Option<Pulse>,
     /// Who is woken by all that is waited for.
     waker: Option<Waker>,
-    /// As whom it waits.
+    /// The slot of its waker.
     side: Side,
     /// Our close frame waits for an answer.
     answer: Option<Answer>,
@@ -121,18 +121,18 @@ impl Reader {
         self.kind
     }
 
-    /// Whether the other side has ended its input, and not the line.
+    /// After an end: whether only the other side's input has ended, and control frames may still come.
     pub(super) fn has_more_to_read(&self) -> bool {
         matches!(self.stage, Stage::Reading)
     }
 
-    /// The other side sends no more messages. Where this one has closed before, only the answer to that
-    /// ends the line.
+    /// Handles the end of the other side's input. If this side has already sent its close frame, only the answer
+    /// to that ends the line.
     fn end_input(&mut self) -> Option<Incoming> {
         if self.shared.is_closing.load(Relaxed) {
             return None;
         }
-        // From here on a task reads. It ends a line whose other side breaks the protocol.
+        // From here on a task reads, and ends the line at once if the other side breaks the protocol.
         (self.side, self.waker, self.keeps_sender_open) = (Side::Reader, None, false);
         Some(Incoming::End(CloseReason::ByPeer))
     }
@@ -346,7 +346,7 @@ impl Reader {
     /// The other side says its last word, or answers ours.
     fn closed(&mut self, close: Option<Close>) {
         let is_normal = close.as_ref().is_none_or(|close| close.code == CloseCode::NORMAL);
-        // Behind the end of our input a normal close is what we have asked for.
+        // After the end of our input, a normal close is the answer to it.
         let is_answer = self.shared.is_closing.load(Relaxed)
             || (is_normal && self.shared.out().has_ended_input());
         let reason = if is_answer { CloseReason::ByUs } else { heard(close.clone()) };

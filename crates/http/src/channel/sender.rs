@@ -170,7 +170,7 @@ impl Sender for WebSender {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Whoever ends the line wakes us, and may have done so just now.
+        // Registered before the check, because the receiver may end the line in between.
         self.shared.register(Side::Sender, cx);
         if self.shared.out().is_gone() { Poll::Ready(()) } else { Poll::Pending }
     }

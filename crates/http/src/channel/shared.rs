@@ -40,7 +40,7 @@ pub(crate) struct Shared {
 pub(super) enum Side {
     Sender,
     Receiver,
-    /// The task that reads on behind the end of the input.
+    /// The task that reads on after the end of the other side's input.
     Reader,
     /// A server that shuts down.
     Keeper,
@@ -144,10 +144,10 @@ impl Shared {
     }
 }
 
-/// Held by both halves: the line ends with the last of them.
+/// Owned by both halves. The line ends when it is dropped.
 pub(super) struct Lifeline {
     shared: Arc<Shared>,
-    /// Reads on behind the end of the input.
+    /// Reads on after the end of the other side's input.
     reader: Mutex<Option<Task>>,
 }
 
@@ -156,8 +156,8 @@ impl Lifeline {
         Self { shared, reader: Mutex::new(None) }
     }
 
-    /// Reads on in a task until the line ends: pings are answered, the other side's end is noticed, and
-    /// another message is a breach of the protocol.
+    /// Reads on in a task until the line ends: it answers pings, notices that the other side is gone, and
+    /// rejects further messages.
     pub(super) fn read_on(&self, mut reader: Box<Reader>) {
         let reading =
             tokio::spawn(async move { while !matches!(reader.recv().await, Incoming::End(_)) {} });
@@ -169,7 +169,7 @@ impl Drop for Lifeline {
     fn drop(&mut self) {
         let mut out = self.shared.out();
         let close = match self.shared.control.farewell() {
-            // It had said that it has no more to say.
+            // The server knows already that no more messages come.
             Some(CloseReason::ByUs) if out.has_ended_input() => Close::new(CloseCode::NORMAL),
             farewell => told(farewell.as_ref()),
         };

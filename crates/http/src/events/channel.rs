@@ -35,7 +35,7 @@ pub(crate) struct Of {
     pub(crate) memory: Option<MemoryBudget>,
     /// Empty messages may be sent, as frames of a session.
     pub(crate) is_carrier: bool,
-    /// This side may end its input and go on receiving, as was negotiated.
+    /// This side can end its input and still receive, as was negotiated.
     pub(crate) half_close: bool,
 }
 
@@ -104,7 +104,7 @@ pub(super) struct Pair {
     /// The largest message that is sent.
     most: ByteSize,
     is_carrier: bool,
-    /// This side may end its input and go on receiving.
+    /// This side can end its input and still receive.
     pub(super) half_close: bool,
     /// How far the bytes have come of what goes out, where that is known.
     pub(super) progress: OnceLock<Arc<Progress>>,
@@ -115,13 +115,13 @@ pub(super) struct State {
     pub(super) inward: Lane<Incoming>,
     /// Why nothing comes behind that.
     pub(super) inward_end: Option<CloseReason>,
-    /// That is the end of the other side's input alone.
+    /// Only the other side's input has ended, not the line.
     pub(super) is_half_closed: bool,
     /// What was sent, and waits for the far end.
     pub(super) outward: Lane<Bytes>,
     /// What is to be said behind that, as nothing else will.
     pub(super) outward_end: Option<Close>,
-    /// That is the end of the input alone, and it has not been handed on.
+    /// Only the input is to be ended, and that has not been sent yet.
     pub(super) is_ending_input: bool,
     /// The far end has taken something, and has not handed it on.
     pub(super) in_hand: bool,
@@ -267,7 +267,7 @@ impl State {
         }
     }
 
-    /// The end of the input was handed on, if it is all that was left.
+    /// Records that the end of the input was sent. Returns false if messages still wait in front of it.
     pub(super) fn ended_input(&mut self) -> bool {
         let is_last = self.is_ending_input && self.outward.queue.is_empty() && !self.in_hand;
         if is_last {
@@ -284,10 +284,10 @@ impl State {
 
 /// A [`Channel`] whose messages come as events and go by POST, or the other way round at a server.
 ///
-/// [`close`](tieline_transport::SenderExt::close) says that this side is done. A client whose server takes the
-/// end of its input goes on receiving ([`Capabilities::half_close`]); with any other server, and at a server, the
-/// line ends. Why is said by the last event, if somebody has noted it before ([`Control::say_at_close`]), with the
-/// codes of a WebSocket. Dropping both halves ends the line at once.
+/// [`close`](tieline_transport::SenderExt::close) ends the line. Between two ends of tieline a client's `close`
+/// ends only its input, and it still receives, if [`Capabilities::half_close`] is set. The last event says
+/// why the line ends, with the codes of a WebSocket, if a reason was noted ([`Control::say_at_close`]). Dropping
+/// both halves ends the line at once.
 ///
 /// [`flush`](tieline_transport::SenderExt::flush) waits, at a server, until the message is in the hands of
 /// the connection; at a client, until the server has answered the POST that it went with.

@@ -202,13 +202,13 @@ async fn drive(mut reader: Reader, mut poster: Poster, far: Far) {
             written = write(&mut poster, &far) => written,
         };
         let (has_ended_input, reason) = match written {
-            // The server ends the line, unless it is dropped before.
+            // The server ends the line, unless the channel is dropped first.
             Ok(Written::InputEnded) => tokio::select! {
                 reason = &mut reading => (true, Some(reason)),
                 () = far.over() => (true, None),
             },
             Ok(Written::All) => (false, None),
-            // The end of the line may come before the answer to the POST that asked for it.
+            // The line may end before the response to the POST that ended the input.
             Err(reason) => (far.ended_input(), Some(reason)),
         };
         if let Some(reason) = reason {
@@ -251,11 +251,11 @@ async fn while_it_comes(
     }
 }
 
-/// What went out last.
+/// What was sent last.
 enum Written {
-    /// Nothing follows, and nothing is waited for.
+    /// The last message.
     All,
-    /// The end of the input: what comes still does.
+    /// The end of the input. Messages are still received.
     InputEnded,
 }
 

@@ -123,7 +123,7 @@ impl Far {
         true
     }
 
-    /// The other side has ended its input, and still receives.
+    /// Ends the input of the other side, which still receives.
     pub(crate) fn half_close(&self) {
         let mut state = self.0.state();
         if state.inward_end.is_none() {
@@ -133,23 +133,23 @@ impl Far {
         }
     }
 
-    /// Whether the other side has ended its input, and nothing may follow.
+    /// Whether the other side has ended its input, so that no message may follow.
     pub(crate) fn is_half_closed(&self) -> bool {
         self.0.state().is_half_closed
     }
 
-    /// Whether the end that goes out is that of the input alone.
+    /// Whether the end to be sent is only that of the input.
     pub(crate) fn ends_input(&self) -> bool {
         self.0.state().is_ending_input
     }
 
-    /// The end of the input is where a flush wants it, if nothing waits in front of it. Whether that is so.
+    /// Records that the end of the input was sent. Returns false if messages still wait in front of it.
     pub(crate) fn ended_input(&self) -> bool {
         let mut state = self.0.state();
         state.ended_input()
     }
 
-    /// Ready when nobody is at the other end any more.
+    /// Completes when both halves of the channel are dropped, or the line has ended.
     pub(crate) async fn over(&self) {
         poll_fn(|cx| {
             let mut state = self.0.state();

@@ -29,8 +29,8 @@ pub(crate) const SSE_PATH: &str = "/sse";
 pub(crate) const PROTOCOL: &str = "tieline-protocol";
 /// The number of a POST among those of its stream, counted from 1.
 pub(crate) const SEQUENCE: &str = "tieline-sequence";
-/// Of the answer to a GET: the server takes the end of the client's input. Of a POST: this is that end, behind
-/// the messages in it.
+/// In the response to a GET: the client may end its input. In a POST: the input ends after the messages of this
+/// POST.
 pub(crate) const HALF_CLOSE: &str = "tieline-half-close";
 /// The value of [`HALF_CLOSE`].
 pub(crate) const YES: &str = "1";

@@ -53,7 +53,7 @@ impl Batch {
         batch
     }
 
-    /// No messages, but the end of the input.
+    /// The end of the input, without messages.
     pub(super) fn end_of_input() -> Self {
         Self { is_ours: true, ends_input: true, ..Self::default() }
     }
@@ -69,10 +69,10 @@ impl Batch {
     }
 }
 
-/// What a POST says of its body.
+/// What the headers of a POST say about its body.
 struct PostKind {
     content_type: &'static str,
-    /// Nothing follows it.
+    /// The input ends after it.
     ends_input: bool,
 }
 

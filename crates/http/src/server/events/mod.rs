@@ -118,11 +118,12 @@ async fn take(
         None => false,
         Some(YES) if matches!(&stream.line, Line::Plain { is_carrier: false, .. }) => true,
         Some(YES) => {
-            let text = "a session has no end of input of its own: DELETE it";
+            let text =
+                "this stream is a session, whose input is ended by its own protocol or by DELETE";
             return Err(no(StatusCode::BAD_REQUEST, text));
         }
         Some(_) => {
-            return Err(no(StatusCode::BAD_REQUEST, "Tieline-Half-Close is 1, or not there"));
+            return Err(no(StatusCode::BAD_REQUEST, "the value of Tieline-Half-Close must be 1"));
         }
     };
     let is_framed = is_carrier || parts.headers.get(header::CONTENT_TYPE).is_some_and(is_frames);
@@ -166,14 +167,14 @@ fn is_frames(kind: &HeaderValue) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(FRAMES))
 }
 
-/// What a POST says.
+/// The content of a POST.
 struct Posted {
     /// Its number among those of its stream.
     sequence: Option<u64>,
-    /// The last event that the client has received.
+    /// The last event that the client has received, if it says so.
     proven: Option<u64>,
     messages: Vec<Bytes>,
-    /// Nothing follows them.
+    /// The client's input ends after them.
     ends_input: bool,
 }
 
@@ -201,7 +202,7 @@ async fn take_in_turn(
             Line::Plain { far, .. } => {
                 far.room().await;
                 if far.is_half_closed() {
-                    let text = "the end of the input came before";
+                    let text = "the client has already ended its input";
                     return Err(no(StatusCode::GONE, text));
                 }
                 for message in messages {
@@ -307,7 +308,7 @@ fn channel_of(server: &Server, owner: Owner, is_carrier: bool) -> Of {
         config,
         memory: server.memory.clone(),
         is_carrier,
-        // A server ends a line altogether.
+        // A server only ends the whole line.
         half_close: false,
     }
 }
