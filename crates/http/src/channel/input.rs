@@ -68,6 +68,10 @@ impl Receiver for WebReceiver {
         self.reader.as_ref().is_some_and(|reader| reader.holds_part())
     }
 
+    fn unread(&self) -> u64 {
+        self.reader.as_ref().map_or(0, |reader| reader.unread())
+    }
+
     fn keep_sender_open(&mut self) {
         if let Some(reader) = &mut self.reader {
             reader.keep_sender_open();
