@@ -12,7 +12,7 @@
 //! In a WebSocket a message is a text frame where it is UTF-8, as all JSON is, else a binary one; both are
 //! taken, and so are several messages of a line each in one text. In a stream of events each is an event one
 //! way, and a POST the other. `resume+` in front of a URL asks for the protocol [`RESUMABLE`], which carries
-//! the frames of a session; an EventSource, which can ask for nothing, has one all the same. `docs/web.md`
+//! the frames of a session; an EventSource, which can ask for nothing, has one all the same. `docs/web-protocol.md`
 //! has the rest.
 //!
 //! # Example
