@@ -1,4 +1,4 @@
-//! `tieline call`: one method of a JSON-RPC program.
+//! `tieline call`: calls one JSON-RPC method.
 
 use std::error::Error;
 use std::io::{IsTerminal, Read, Write};
@@ -19,7 +19,7 @@ use crate::sessions;
 use crate::signals::Signals;
 use crate::terminal;
 
-/// So long a call that is given up has to tell the other side so.
+/// How long an abandoned call may take to send its cancellation.
 const FAREWELL: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(args: Call) -> Result<(), Failure> {
@@ -27,7 +27,7 @@ pub(crate) async fn run(args: Call) -> Result<(), Failure> {
     args.reach.end_with_parent(&signals)?;
     let stop = async {
         signals.first().await;
-        // A call that waits sees to it itself.
+        // A call in flight stops by itself and sends a cancellation first.
         sleep(FAREWELL * 2).await;
     };
     tokio::select! {
@@ -36,8 +36,8 @@ pub(crate) async fn run(args: Call) -> Result<(), Failure> {
     }
 }
 
-/// Completes when whatever was to read the answer is gone. As with a signal, a call that waits has the time
-/// to cancel itself.
+/// Completes when stdout has been closed by its reader, unless no response is expected. As with a signal,
+/// the call then sends a cancellation.
 async fn is_unread(args: &Call) {
     match args.notify {
         true => std::future::pending().await,
@@ -46,11 +46,11 @@ async fn is_unread(args: &Call) {
 }
 
 fn unread() -> Failure {
-    Failure::Said("stdout was closed: nothing reads the answer any more".into())
+    Failure::Said("stdout was closed before the response was complete".into())
 }
 
 fn stopped() -> Failure {
-    Failure::Said("ended by a signal".into())
+    Failure::Said("stopped by a signal".into())
 }
 
 async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
@@ -67,14 +67,17 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
         () = is_unread(args) => return Err(unread()),
     };
     let Ok(connected) = connected else {
-        return Err(Failure::Said(format!("{}: no line in time", args.endpoint)));
+        return Err(Failure::Said(format!(
+            "cannot connect to {}: not connected within --timeout",
+            args.endpoint
+        )));
     };
     let channel = connected?;
     let (printer, printed) = Printer::start()?;
     let follower = follower(args.follow, &printer);
     let mut peer_options = PeerOptions::new(args.dialect);
     if let Some(timeout) = args.timeout {
-        // For the end as well: a notification is waited for until the other side ends.
+        // Closing counts as well: it waits until the other side has taken a notification and ended.
         peer_options.grace = peer_options.grace.min(timeout.saturating_sub(begun.elapsed()));
     }
     let (peer, driver) = Peer::new(channel, follower, peer_options);
@@ -101,7 +104,7 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
         let result = match called {
             Ok(result) => result,
             Err(why) => {
-                // It is cancelled where the dialect can.
+                // Sends a cancellation if the dialect has one.
                 let _ = timeout(FAREWELL, peer.close()).await;
                 return Err(why);
             }
@@ -113,14 +116,14 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
         printer.print(result).await;
     }
     peer.close().await;
-    // The follower goes with it, and the last who can print anything.
+    // The driver owns the follower, which holds the last printer besides this one.
     let _ = driver.await;
     drop((peer, printer));
     printed.all().await?;
     Ok(())
 }
 
-/// Says which call failed, where, and why.
+/// Describes a failed call: its endpoint, method and cause.
 fn failed(args: &Call, error: &CallError) -> Failure {
     let sentence = format!("{}: {}: {}", args.endpoint, args.method, explain(error));
     let hint = match error {
@@ -130,7 +133,7 @@ fn failed(args: &Call, error: &CallError) -> Failure {
     Failure::Ended { sentence, hint }
 }
 
-/// Divides `limit` among the stages of stopping a program: the answer is there, so nothing else is waited for.
+/// Divides `limit` among the stages of stopping a program, for a program whose response has arrived.
 fn in_all(limit: Duration) -> StopTimeouts {
     let usual = StopTimeouts::default();
     let end_of_input = usual.end_of_input.min(limit / 2);
@@ -141,14 +144,14 @@ fn in_all(limit: Duration) -> StopTimeouts {
     }
 }
 
-/// The trace that whoever has started us says this belongs to.
+/// Returns the trace in TRACEPARENT, if it is set and valid.
 fn trace() -> Option<TraceParent> {
     let text = std::env::var("TRACEPARENT").ok().filter(|text| !text.is_empty())?;
     let trace = text.parse();
-    trace.map_err(|problem| tracing::warn!("TRACEPARENT is passed over: {problem}")).ok()
+    trace.map_err(|problem| tracing::warn!("ignoring TRACEPARENT: {problem}")).ok()
 }
 
-/// Prints what is told meanwhile, if it is asked for. Whatever is asked of us is no method of ours.
+/// Returns a router that prints notifications if `follow` is set. It has no methods of its own.
 fn follower(follow: bool, printer: &Printer) -> Router {
     if !follow {
         return Router::new();
@@ -162,7 +165,7 @@ fn follower(follow: bool, printer: &Printer) -> Router {
 
 async fn params(text: Option<&str>, limit: ByteSize) -> Result<Option<Vec<u8>>, Failure> {
     let not = |why: String| {
-        Failure::Usage(format!("PARAMS {why}; write it like '[1,2]' or '{{\"a\":1}}'"))
+        Failure::Usage(format!("PARAMS {why}. Write, for example, '[1,2]' or '{{\"a\":1}}'"))
     };
     let text = match text {
         None => return Ok(None),
@@ -170,20 +173,21 @@ async fn params(text: Option<&str>, limit: ByteSize) -> Result<Option<Vec<u8>>, 
         Some(text) => text.as_bytes().to_vec(),
     };
     if text.len() > limit.bytes() {
-        return Err(Failure::Said(format!("PARAMS are longer than --max-message, {limit}")));
+        return Err(Failure::Said(format!("PARAMS are larger than --max-message ({limit})")));
     }
-    // On one line, as most framings want it, and within what a message may be, which is a level around it.
+    // On one line, as the lines framing requires. The message around PARAMS takes one level of nesting.
     let usual = Limits::default();
     let within = Limits { depth: usual.depth.saturating_sub(1), ..usual };
     let text = json::to_one_line(&text, within)
-        .map_err(|error| not(format!("cannot be taken as JSON: {error}")))?;
+        .map_err(|error| not(format!("are not valid JSON: {error}")))?;
     match text.trim_ascii().first() {
         Some(b'[' | b'{') => Ok(Some(text.trim_ascii().to_vec())),
-        _ => Err(not("is not an array or an object".into())),
+        _ => Err(not("are not an array or an object".into())),
     }
 }
 
-/// All of stdin, or a little more than `limit`. A thread waits for it, so that a signal need not.
+/// Reads stdin to its end, or one byte more than `limit`. A separate thread reads, so that signals are
+/// handled meanwhile.
 pub(crate) async fn read_stdin(limit: ByteSize) -> std::io::Result<Vec<u8>> {
     let (done, wait) = oneshot::channel();
     std::thread::Builder::new().name("tieline-params".into()).spawn(move || {
@@ -195,8 +199,8 @@ pub(crate) async fn read_stdin(limit: ByteSize) -> std::io::Result<Vec<u8>> {
     wait.await.unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()))
 }
 
-/// Prints on stdout, by a thread, so that a reader that is slow holds up no signal. What goes to a terminal
-/// is escaped.
+/// Prints to stdout from a separate thread, so that signals are handled while the reader is slow. Text for
+/// a terminal is escaped.
 #[derive(Clone)]
 pub(crate) struct Printer {
     texts: mpsc::Sender<Vec<u8>>,
@@ -204,7 +208,7 @@ pub(crate) struct Printer {
 }
 
 impl Printer {
-    /// And what becomes of what it prints.
+    /// Starts the thread. The second value reports whether everything was printed.
     pub(crate) fn start() -> std::io::Result<(Self, Printed)> {
         let (texts, mut queue) = mpsc::channel::<Vec<u8>>(64);
         let (done, wait) = oneshot::channel();
@@ -225,7 +229,7 @@ impl Printer {
         Ok((Self { texts, is_terminal }, Printed(wait)))
     }
 
-    /// Completes when nothing can be printed any more.
+    /// Completes when nothing more can be printed.
     pub(crate) async fn closed(&self) {
         self.texts.closed().await;
     }
@@ -236,30 +240,31 @@ impl Printer {
         self.write(line).await;
     }
 
-    /// Prints a piece of one, or several.
+    /// Prints part of a line, or several lines.
     pub(crate) async fn write(&self, text: Vec<u8>) {
         self.write_as_it_is(if self.is_terminal { terminal::lines(&text) } else { text }).await;
     }
 
-    /// Prints what may move the cursor, because it is our own.
+    /// Prints without escaping: only for tieline's own control sequences.
     pub(crate) async fn write_as_it_is(&self, text: Vec<u8>) {
-        // One that failed says so in the end.
+        // A failure is reported by `Printed`.
         let _ = self.texts.send(text).await;
     }
 }
 
-/// What becomes of what is printed.
+/// The result of printing.
 pub(crate) struct Printed(oneshot::Receiver<std::io::Result<()>>);
 
 impl Printed {
-    /// Completes once every printer is gone and all is printed, or when no more can be.
+    /// Completes when all printers are dropped and everything is printed, or when printing fails.
     pub(crate) async fn all(self) -> Result<(), Failure> {
         let printed = self.0.await.unwrap_or(Ok(()));
-        printed.map_err(|error| Failure::Said(format!("not all of it could be printed: {error}")))
+        printed
+            .map_err(|error| Failure::Said(format!("cannot write all output to stdout: {error}")))
     }
 }
 
-/// The error, with its cause or its data where it has some.
+/// Formats an error with its cause or its data.
 fn explain(error: &CallError) -> String {
     match error {
         CallError::Remote(remote) => match &remote.data {
@@ -267,7 +272,7 @@ fn explain(error: &CallError) -> String {
             None => remote.to_string(),
         },
         CallError::InvalidResponse { problem: InvalidProblem::Missing("jsonrpc"), .. } => {
-            format!("{error}; for programs that leave it out: --dialect xi")
+            format!("{error}. For programs that leave it out, use --dialect xi")
         }
         other => match other.source() {
             Some(cause) => format!("{other}: {cause}"),

@@ -1,4 +1,4 @@
-//! `tieline connect` and `tieline bridge`: one line between two endpoints.
+//! `tieline connect` and `tieline bridge`: a line between two endpoints.
 
 use std::io::IsTerminal;
 
@@ -13,7 +13,7 @@ use crate::sessions;
 use crate::signals::Signals;
 use crate::terminal;
 
-const BY_HAND: &[u8] = b"tieline: one message a line; Ctrl-D ends the input, Ctrl-C everything\n";
+const BY_HAND: &[u8] = b"tieline: type one message per line; Ctrl-D ends the input, Ctrl-C stops\n";
 
 const NO_TERMINAL: &[u8] =
     b"tieline: the program has no terminal (/dev/tty), so it cannot ask for a password\n";
@@ -49,10 +49,10 @@ async fn join(
     let signals = Signals::listen()?;
     line.end_with_parent(&signals)?;
     let options = line.options();
-    // The far side first: until it is there, nothing is taken from the near side.
+    // The far side first: nothing is read from the near side before the far side is connected.
     let place = far;
     let far = sessions::connect(registry, &place, &options).await?;
-    // Asked first: connecting takes stdout over.
+    // Checked first, because connecting takes over stdout.
     let is_terminal = matches!(near.address(), Address::Stdio) && std::io::stdout().is_terminal();
     let near_place = near;
     let mut near = sessions::connect(registry, &near_place, &options).await?;
@@ -66,7 +66,7 @@ async fn join(
         tieline_gateway::Bridge { tap, dialect, grace, isolated, memory, ..Default::default() };
     let report = tokio::select! {
         report = tieline_gateway::bridge(near, far, how, signals.first()) => report,
-        () = signals.second() => return Err(Failure::Said("ended at once by a second signal".into())),
+        () = signals.second() => return Err(Failure::Said("stopped at once by a second signal".into())),
     };
     let recorded = signals.written(tap_end).await;
     tracing::debug!(
@@ -78,7 +78,7 @@ async fn join(
         report.end
     );
     match &report.end {
-        BridgeEnd::Stopped(_) => return Err(Failure::Said("ended by a signal".into())),
+        BridgeEnd::Stopped(_) => return Err(Failure::Said("stopped by a signal".into())),
         end if !end.is_clean() => {
             let place = if let BridgeEnd::Near { .. } = end { near_place } else { place };
             let hint = end.hint().map(str::to_owned);
@@ -97,7 +97,7 @@ async fn join(
     let unread = match report.unread {
         0 => None,
         bytes => Some(format!(
-            "the other side has ended without reading the last {bytes} bytes of its input"
+            "the other side ended without reading the last {bytes} bytes of its input"
         )),
     };
     match [lost, unread].into_iter().flatten().collect::<Vec<_>>().join(", and ") {

@@ -1,4 +1,4 @@
-//! The `tieline` program: what was typed becomes what is meant, and the libraries do it.
+//! The `tieline` program: a command-line interface to the libraries.
 
 mod args;
 mod call;
@@ -41,14 +41,14 @@ use report::Failure;
 use tieline_transport::Address;
 use tieline_transport::Guardian;
 
-/// How long the end waits for somebody to read what was said.
+/// How long exiting waits for stderr to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How long the end waits for what was killed to be gone.
+/// How long exiting waits for killed processes to be gone.
 const LAST_BREATH: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    // Before anything else: the guardian of each child is this program, started again.
+    // Must come first: this program is started again as the guardian of each child.
     Guardian::of_this_program();
     #[cfg(unix)]
     tieline_transport::reset_inherited();
@@ -74,15 +74,15 @@ fn main() -> ExitCode {
     status
 }
 
-/// Whoever comes to us because somebody killed a guardian is ended, too.
+/// Lets orphans of a killed guardian be reparented to this process, which ends them.
 fn adopt_orphans() {
     #[cfg(target_os = "linux")]
     if let Err(error) = tieline_transport::adopt_orphans() {
-        tracing::warn!("what loses its guardian will be left behind: {error}");
+        tracing::warn!("orphans of a killed guardian will not be cleaned up: {error}");
     }
 }
 
-/// Refuses to start what would write its results to a stdout that was closed from the start.
+/// Refuses to start a command that writes to stdout if stdout was closed at start.
 #[cfg(unix)]
 fn check_stdout(command: &Command) -> Result<(), Failure> {
     let needs_stdout = match command {
@@ -105,7 +105,7 @@ fn check_stdout(command: &Command) -> Result<(), Failure> {
 fn run(args: Args) -> Result<(), Failure> {
     #[cfg(unix)]
     check_stdout(&args.command)?;
-    // Many lines want every core; a single one is quickest on the thread that waits for it.
+    // A server uses every core; a single line is fastest on the current thread.
     let mut runtime = match &args.command {
         Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),

@@ -41,13 +41,13 @@ pub(crate) fn prometheus(budget: &MemoryBudget) -> String {
         (
             "tieline_memory_limit_bytes",
             "gauge",
-            "The most that they may hold together.",
+            "Limit of tieline_memory_bytes.",
             budget.limit().bytes() as u64,
         ),
         (
             "tieline_memory_refused_total",
             "counter",
-            "Lines, requests and queues that had to give up memory because too much was held.",
+            "Lines, requests and queues that had to give up memory at the limit.",
             budget.refused(),
         ),
     ] {

@@ -1,4 +1,4 @@
-//! What a person reads when something failed.
+//! Failures of commands, and how they are printed.
 
 use std::error::Error;
 use std::fmt;
@@ -11,15 +11,15 @@ use tieline_transport::{ErrorKind, TransportError};
 use crate::args::LogFormat;
 use crate::terminal;
 
-/// Why the program did not do what it should.
+/// Why a command failed.
 pub(crate) enum Failure {
-    /// A transport could not do something.
+    /// A transport error.
     Transport(TransportError),
-    /// What was typed can never be done.
+    /// A usage error: the command line can never work.
     Usage(String),
-    /// Anything else, said in one sentence.
+    /// Any other failure, as one sentence.
     Said(String),
-    /// A line that did not end as it should.
+    /// A line that ended with an error.
     Ended {
         /// What ended, where, and why.
         sentence: String,
@@ -29,7 +29,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Says it on stderr, where somebody may be reading.
+    /// Prints it on stderr.
     pub(crate) fn print(&self, format: LogFormat) {
         let text = match format {
             LogFormat::Text => self.text(),
@@ -38,7 +38,7 @@ impl Failure {
         crate::stderr::say(text.as_bytes());
     }
 
-    /// Status 2 when what was typed can never be done, 1 otherwise.
+    /// Returns status 2 for usage errors, otherwise 1.
     pub(crate) fn status(&self) -> ExitCode {
         let error = match self {
             Self::Transport(error) => error,
@@ -54,7 +54,7 @@ impl Failure {
         }
     }
 
-    /// One line, like the log's.
+    /// Formats it as one JSON line, like the log's.
     fn json(&self) -> String {
         let (message, because, hint) = match self {
             Self::Said(sentence) | Self::Usage(sentence) => (sentence.clone(), None, None),
@@ -68,7 +68,7 @@ impl Failure {
         json_line("ERROR", [("message", message.into()), ("because", because), ("hint", hint)])
     }
 
-    /// Escapes each line: most of the text comes from the other side, and goes to a terminal.
+    /// Formats it as text. Each line is escaped, because it may quote the other side and go to a terminal.
     fn text(&self) -> String {
         let mut lines = match self {
             Self::Said(sentence) | Self::Usage(sentence) => vec![format!("tieline: {sentence}")],
@@ -90,7 +90,7 @@ impl Failure {
     }
 }
 
-/// What these members say, as a line among those of the log.
+/// Formats these members as a line of the JSON log.
 pub(crate) fn json_line(
     level: &str,
     members: impl IntoIterator<Item = (&'static str, Value)>,

@@ -1,4 +1,4 @@
-//! Endpoints as the commands take them: where one asks for a session, there is one.
+//! Connecting to and listening on endpoints, with sessions where the endpoint asks for one.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use tieline_transport::{
 
 use crate::report::Failure;
 
-/// The same place, in a session; what was typed is refused where that would drop some of it.
+/// Returns the endpoint with a session. Refuses an endpoint whose framing the session would replace.
 pub(crate) fn resumable(endpoint: Endpoint) -> Result<Endpoint, Failure> {
     match endpoint.framing() {
         None => Ok(endpoint.resumable()),
         Some(framing) => Err(Failure::Usage(format!(
-            "{endpoint}: a session has a framing of its own; leave out `{framing}+`, or --resume"
+            "{endpoint}: a session uses its own framing; leave out `{framing}+`, or --resume"
         ))),
     }
 }
@@ -28,11 +28,11 @@ pub(crate) async fn connect(
     let session = SessionOptions::default();
     let mut options = options.clone();
     if !matches!(endpoint.address(), Address::Stdio) {
-        // A server reads nothing while its program is at work.
+        // A server does not read while its program is busy, so wait as long as for a program.
         let of_program = options.channel.program_stall_timeout;
         options.channel.stall_timeout = options.channel.stall_timeout.max(of_program);
     }
-    // An error that comes from a line, such as its end, names no endpoint.
+    // An error of an open line, such as its end, does not name the endpoint.
     let named = |error: TransportError| match error.endpoint() {
         Some(_) => error,
         None => error.at(endpoint),
@@ -42,13 +42,13 @@ pub(crate) async fn connect(
     connector.connect().await.map_err(named)
 }
 
-/// How the sessions of a server behave.
+/// The session settings of a server.
 #[derive(Clone, Copy)]
 pub(crate) struct Served {
-    /// Every endpoint is for sessions, and this is how long one is kept that has no connection.
+    /// If set, every endpoint requires sessions, and a session without a connection is kept this long.
     pub(crate) resume: Option<Duration>,
     pub(crate) most: usize,
-    /// How the program is spoken to.
+    /// The program's framing.
     pub(crate) framing: FramingKind,
 }
 
@@ -65,8 +65,8 @@ pub(crate) async fn listen(
     tieline_link::listen(registry, &endpoint, options, session).await
 }
 
-/// Listens at the first of these that no other server has, and says so if it is not the first of all;
-/// `None` if each is in use.
+/// Listens on the first endpoint that is not in use, and logs if that is not the first of all. Returns
+/// `None` if all are in use.
 pub(crate) async fn listen_at_first_free(
     registry: &Registry,
     endpoints: impl Iterator<Item = Endpoint>,
@@ -83,7 +83,7 @@ pub(crate) async fn listen_at_first_free(
                 let acceptor = listening?;
                 if let Some(taken) = taken {
                     let this = acceptor.endpoint();
-                    tracing::info!("{taken} is another server's; this one listens on {this}");
+                    tracing::info!("{taken} is in use by another server; listening on {this}");
                 }
                 return Ok(Some(acceptor));
             }

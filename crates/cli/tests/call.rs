@@ -43,7 +43,7 @@ fn a_result_that_cannot_be_printed_is_a_failure() {
     let output = tieline(["call", &agent, "add", "[2,3]"]).stdout(full).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("not all of it could be printed: No space left"), "{said}");
+    assert!(said.contains("cannot write all output to stdout: No space left"), "{said}");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn what_came_in_place_of_an_answer_is_told() {
             ": m: error -32700: what?",
         ),
         (r#"{"jsonrpc":"2.0","id":1}"#, "`result` is missing; received: \"{"),
-        (r#"{"id":1,"result":3}"#, "for programs that leave it out: --dialect xi"),
+        (r#"{"id":1,"result":3}"#, "For programs that leave it out, use --dialect xi"),
         (r#"{"jsonrpc":"2.0","id":1,"result":3,"error":{}}"#, "both a result and an error"),
     ] {
         let silent = Silent::listen();

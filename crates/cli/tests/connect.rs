@@ -287,7 +287,7 @@ fn input_that_the_program_left_unread_makes_the_status_1() {
         rest.split_whitespace().next().unwrap().parse::<usize>().unwrap()
     };
     assert_eq!(100 + number("unread=") + 100 * number("lost="), 2_000_000, "{finished:?}");
-    let words = "and the other side has ended without reading the last";
+    let words = "and the other side ended without reading the last";
     assert!(number("lost=") == 0 || finished.stderr.contains(words), "{finished:?}");
     let finished = Program::run(&mut tieline(["connect", &reads_one_line]), "one\ntwo\n");
     let words = "without reading the last 4 bytes of its input";

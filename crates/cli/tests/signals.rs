@@ -117,7 +117,7 @@ fn a_second_signal_ends_everything_at_once() {
         serve.program.signal(second);
         let finished = serve.program.wait();
         assert_eq!(finished.code, Some(1), "{finished:?}");
-        assert!(finished.stderr.contains("ended at once by a second signal"), "{finished:?}");
+        assert!(finished.stderr.contains("stopped at once by a second signal"), "{finished:?}");
         // They were killed, and are init's to reap.
         until("nothing is left", || serve.processes().is_empty());
         serve.assert_nothing_left();
@@ -148,7 +148,7 @@ fn a_signal_ends_connect_and_the_program_it_started() {
         connect.signal(signal);
         let finished = connect.wait();
         assert_eq!(finished.code, Some(1), "{finished:?}");
-        assert!(finished.stderr.contains("ended by a signal"), "{finished:?}");
+        assert!(finished.stderr.contains("stopped by a signal"), "{finished:?}");
         assert!(finished.stdout.ends_with("bye\n"), "{finished:?}");
         assert!(!is_running(pid));
     }
@@ -166,7 +166,7 @@ fn a_second_signal_ends_connect_at_once() {
     connect.signal(Signal::TERM);
     let finished = connect.wait();
     assert_eq!(finished.code, Some(1), "{finished:?}");
-    assert!(finished.stderr.contains("ended at once by a second signal"), "{finished:?}");
+    assert!(finished.stderr.contains("stopped at once by a second signal"), "{finished:?}");
     until("the program is gone", || !is_running(pid));
 }
 

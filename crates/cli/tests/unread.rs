@@ -16,7 +16,7 @@ const TWO: &str = "{\"a\":1}\n{\"b\":2}\n";
 
 /// How the end of a program is told that has read none of [`TWO`].
 const NOTHING_READ: &str =
-    "tieline: exec:true: the other side has ended without reading the last 16 bytes of its input\n";
+    "tieline: exec:true: the other side ended without reading the last 16 bytes of its input\n";
 
 #[track_caller]
 fn connected(args: &[&str], stdin: impl Into<Stdio>) -> (Option<i32>, String) {

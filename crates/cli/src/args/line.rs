@@ -50,7 +50,8 @@ impl Line {
         self.reach.for_programs_at(endpoints)
     }
 
-    /// How long what is under way may be handed over: the program's time to end is not cut short.
+    /// Returns how long messages in flight may be delivered after a stop. It is extended by what
+    /// --stop-timeout gives the program beyond the default.
     pub(crate) fn grace(&self) -> Duration {
         let usual = StopTimeouts::default().terminate;
         tieline_gateway::Bridge::default().grace
@@ -64,11 +65,12 @@ pub(crate) struct Reach {
     /// Refuse messages larger than SIZE, for example 512KiB or 64MiB
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE, value_parser = message_size)]
     pub(crate) max_message: ByteSize,
-    /// End the line of a client that has taken nothing for TIME, like 10s or 5m
+    /// End the line of a client that has read nothing for TIME, for example 10s or 5m
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = stall_timeout)]
     pub(crate) stall_timeout: Duration,
-    /// End the line of a program, or of a server, that has read nothing for TIME. Until a program reads its first byte
-    /// the limit is 10 minutes, or TIME if that is longer
+    /// End the line of a program or server that has read nothing for TIME
+    ///
+    /// Until a program reads its first byte, the limit is 10 minutes, or TIME if that is longer.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = stall_timeout)]
     pub(crate) program_stall_timeout: Duration,
     #[command(flatten)]
