@@ -53,7 +53,7 @@ fn what_the_sessions_of_sixty_event_sources_keep_shares_one_bound() {
     drop(clients);
     let said = site.stop();
     assert!(said.contains("out of memory: the line needed"), "{said}");
-    assert!(said.contains("nothing is left of them"), "{said}");
+    assert!(said.contains("no processes left"), "{said}");
 }
 
 /// Hostile: the program does not read, and each client posts as much as it may.
@@ -102,6 +102,6 @@ fn what_is_posted_to_programs_that_do_not_read_shares_the_bound_too() {
     assert!(!children_of(site.program.pid()).is_empty(), "not all are ended");
     drop(streams);
     let said = site.stop();
-    assert!(said.contains("nothing is left of them"), "{said}");
+    assert!(said.contains("no processes left"), "{said}");
     posting.into_iter().for_each(|it| drop(it.join().unwrap()));
 }
