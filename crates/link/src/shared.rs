@@ -41,7 +41,8 @@ pub(crate) struct Sending {
     lost: u64,
     /// How many of the lost messages the sender has not reported yet.
     pub(crate) untold: u64,
-    /// How many bytes were not written when the last line was removed; 0 while there is a line.
+    /// How many bytes were not written when the last line was removed, plus those of messages accepted since.
+    /// Reset when the next line is installed.
     pub(crate) unwritten: usize,
 }
 
