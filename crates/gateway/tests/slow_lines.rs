@@ -71,7 +71,8 @@ fn options() -> Options {
         program_stall_timeout: STALL,
         ..ChannelConfig::default()
     };
-    Options { channel, allow_unauthenticated_tcp: true, ..Options::default() }
+    let connect_timeout = LIMIT;
+    Options { channel, connect_timeout, allow_unauthenticated_tcp: true, ..Options::default() }
 }
 
 fn session_options(heartbeat: HeartbeatConfig) -> SessionOptions {
@@ -99,6 +100,7 @@ fn server(is_tls: bool, heartbeat: HeartbeatConfig) -> ServerConfig {
         ..WebSocketConfig::default()
     };
     config.limits.take_wait = STALL;
+    config.limits.handshake_timeout = LIMIT;
     config
 }
 
