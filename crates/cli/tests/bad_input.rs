@@ -61,7 +61,7 @@ fn half_a_line_at_the_end_of_the_input_is_a_message() {
 }
 
 #[test]
-fn half_a_frame_at_the_end_of_the_input_is_lost_and_said_to_be() {
+fn half_a_frame_at_the_end_of_the_input_is_reported_as_lost() {
     let serve = Serve::in_framings(&["content-length+"], ["--", "cat"]);
     for half in ["Content-Length: 10\r\n\r\n{\"a\"", "Content-Length: 10\r\n", "Conten"] {
         let mut client = serve.client();
@@ -101,7 +101,7 @@ fn a_line_of_a_gibibyte_costs_that_line_and_no_memory() {
 }
 
 #[test]
-fn a_gibibyte_that_is_only_announced_is_not_believed() {
+fn announced_gibibyte_is_refused_without_allocating_it() {
     let serve = Serve::in_framings(&["content-length+", "length-prefix+"], ["--", "cat"]);
     for (endpoint, announced) in
         [(0, &b"Content-Length: 1073741824\r\n\r\n"[..]), (1, &[0x40, 0, 0, 0][..])]
@@ -145,7 +145,7 @@ fn the_limit_is_exact_in_both_directions() {
 }
 
 #[test]
-fn the_limit_is_exact_where_lengths_are_announced() {
+fn the_limit_is_exact_with_announced_lengths() {
     let args = ["--max-message", "1000", "--framing", "content-length", "--", "cat"];
     let serve = Serve::in_framings(&["content-length+", ""], args);
     let mut client = serve.client();
@@ -181,7 +181,7 @@ fn any_bytes_pass_between_equal_framings() {
 }
 
 #[test]
-fn what_is_not_json_is_not_converted_and_said_to_be_lost() {
+fn message_that_is_not_json_is_reported_as_lost_when_converted() {
     let serve = Serve::start(["--framing", "content-length", "--", "cat"]);
     let mut client = serve.client();
     for bad in [&b"\xff\xfe{"[..], b"{\"a\":\"\xc3\"}", b"not json", b"{\"a\":1,\"a\":2}}"] {
@@ -204,7 +204,7 @@ fn what_is_not_json_is_not_converted_and_said_to_be_lost() {
 }
 
 #[test]
-fn a_broken_header_ends_its_line_with_the_reason_and_nobody_elses() {
+fn a_broken_header_ends_only_its_own_line_with_the_reason() {
     let serve = Serve::in_framings(&["content-length+"], ["--", "cat"]);
     let mut other = serve.client();
     assert_eq!(call_in_content_length(&mut other, "{}"), "{}");
@@ -243,7 +243,7 @@ fn a_broken_header_ends_its_line_with_the_reason_and_nobody_elses() {
 }
 
 #[test]
-fn a_mebibyte_of_headers_is_not_listened_to() {
+fn a_mebibyte_of_headers_is_refused() {
     let serve = Serve::in_framings(&["content-length+"], ["--", "cat"]);
     for header in ["X-Header: y\r\n", "X"] {
         let mut client = serve.client();
@@ -267,7 +267,7 @@ fn a_broken_answer_ends_the_line_and_the_program() {
 }
 
 #[test]
-fn connect_says_what_it_could_not_pass_on() {
+fn connect_reports_messages_that_were_not_passed_on() {
     let exec = "content-length+exec:cat";
     let finished = Program::run(&mut tieline(["connect", exec]), "nonsense\n{\"a\":1}\n");
     assert_eq!((finished.code, &*finished.stdout), (Some(1), "{\"a\":1}\n"), "{finished:?}");

@@ -9,7 +9,7 @@ use serde_json::json;
 use support::{Browser, CONNECTED, Prefix, WebSite};
 
 #[test]
-fn the_one_time_url_lets_one_browser_in_and_the_page_talks_to_the_program() {
+fn one_time_url_admits_one_browser_and_the_page_talks_to_the_program() {
     let site = WebSite::start(&[], &["cat"]);
     let mut browser = Browser::start(&[]);
     let key_url = site.key_url();
@@ -56,7 +56,7 @@ fn the_one_time_url_lets_one_browser_in_and_the_page_talks_to_the_program() {
 }
 
 #[test]
-fn a_page_that_is_loaded_again_finds_its_process_where_it_left_it() {
+fn a_reloaded_page_resumes_its_process() {
     let site = WebSite::start(&[], &["sh", "-c", "while read x; do echo $$ $x; done"]);
     let mut browser = Browser::start(&[]);
     browser.open(&site.key_url());
@@ -88,7 +88,7 @@ fn a_page_that_is_loaded_again_finds_its_process_where_it_left_it() {
 }
 
 #[test]
-fn the_page_shows_the_last_thousand_lines_also_when_it_is_loaded_again() {
+fn the_page_shows_the_last_thousand_lines_also_after_a_reload() {
     let program = "i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); done; cat";
     let site = WebSite::start(&[], &["sh", "-c", program]);
     let mut browser = Browser::start(&[]);
@@ -110,7 +110,7 @@ fn the_page_shows_the_last_thousand_lines_also_when_it_is_loaded_again() {
 
 /// The page stops to listen in mid-stream, at whatever has come by then.
 #[test]
-fn a_page_that_is_loaded_again_in_mid_stream_lacks_no_line_and_has_none_twice() {
+fn a_page_reloaded_in_mid_stream_loses_and_repeats_no_line() {
     const LINES: u32 = 10_000;
     let program = format!("i=0; while [ $i -lt {LINES} ]; do echo $$ $i; i=$((i+1)); done; cat");
     let site = WebSite::start(&[], &["sh", "-c", &program]);
@@ -154,7 +154,7 @@ fn a_page_that_is_loaded_again_in_mid_stream_lacks_no_line_and_has_none_twice() 
 }
 
 #[test]
-fn a_page_whose_server_was_started_again_says_what_to_do() {
+fn a_page_of_a_restarted_server_says_what_to_do() {
     let site = WebSite::start(&[], &["cat"]);
     let mut browser = Browser::start(&[]);
     browser.open(&site.key_url());

@@ -21,7 +21,7 @@ fn call_with(args: &[&str], stdin: &str) -> Finished {
 }
 
 #[test]
-fn the_result_alone_is_on_stdout() {
+fn only_the_result_is_printed_to_stdout() {
     for (args, result) in [
         (&["add", "[2,3]"][..], "5\n"),
         (
@@ -37,7 +37,7 @@ fn the_result_alone_is_on_stdout() {
 }
 
 #[test]
-fn a_result_that_cannot_be_printed_is_a_failure() {
+fn an_output_error_fails_the_call() {
     let agent = format!(r#"exec:["{}","demo-agent"]"#, env!("CARGO_BIN_EXE_tieline"));
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let output = tieline(["call", &agent, "add", "[2,3]"]).stdout(full).output().unwrap();
@@ -53,7 +53,7 @@ fn parameters_may_come_from_stdin() {
 }
 
 #[test]
-fn an_error_of_the_other_side_is_status_1_with_code_and_message() {
+fn an_error_response_is_printed_with_its_code_and_exits_with_status_1() {
     let finished = call(&["no-such-method"]);
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""));
     assert!(finished.stderr.contains("error -32601: method not found"), "{finished:?}");
@@ -62,7 +62,7 @@ fn an_error_of_the_other_side_is_status_1_with_code_and_message() {
 }
 
 #[test]
-fn parameters_that_cannot_be_sent_are_a_mistake_of_the_command_line() {
+fn invalid_parameters_are_a_usage_error() {
     // As deep as a message may be there is no room for the message.
     let too_deep = "[".repeat(128) + &"]".repeat(128);
     for params in ["5", "\"text\"", "{", "[1,]", "null", &too_deep] {
@@ -84,7 +84,7 @@ fn parameters_that_cannot_be_sent_are_a_mistake_of_the_command_line() {
 }
 
 #[test]
-fn notifications_are_printed_meanwhile_when_they_are_followed() {
+fn notifications_are_printed_before_the_result_with_follow() {
     let finished = call(&["count", r#"{"to":3}"#, "--follow"]);
     let lines: Vec<_> = finished.stdout.lines().collect();
     assert_eq!(lines.len(), 4, "{finished:?}");
@@ -100,7 +100,7 @@ fn notifications_are_printed_meanwhile_when_they_are_followed() {
 }
 
 #[test]
-fn a_notification_waits_for_no_answer() {
+fn a_notification_does_not_wait_for_a_response() {
     let serve = Serve::start(["--", "cat"]);
     let finished =
         Program::run(&mut tieline(["call", serve.endpoint(), "note", "[1]", "--notify"]), "");
@@ -109,7 +109,7 @@ fn a_notification_waits_for_no_answer() {
 }
 
 #[test]
-fn a_call_that_takes_too_long_is_given_up() {
+fn a_call_fails_after_its_timeout() {
     let finished = call(&["sleep", "[600000]", "--timeout", "500ms"]);
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
     assert!(finished.stderr.contains("no response arrived in time"), "{finished:?}");
@@ -132,7 +132,7 @@ impl Silent {
 }
 
 #[test]
-fn a_call_that_is_given_up_is_cancelled_as_the_dialect_says() {
+fn an_abandoned_call_sends_the_cancellation_of_its_dialect() {
     for (dialect, signal, cancel) in [
         ("lsp", false, r#""method":"$/cancelRequest","params":{"id":1}"#),
         ("mcp", true, r#""method":"notifications/cancelled","params":{"requestId":1}"#),
@@ -159,7 +159,7 @@ fn a_call_that_is_given_up_is_cancelled_as_the_dialect_says() {
 }
 
 #[test]
-fn what_came_in_place_of_an_answer_is_told() {
+fn an_unusable_response_is_explained() {
     for (said, told) in [
         (
             "starting up",
@@ -184,7 +184,7 @@ fn what_came_in_place_of_an_answer_is_told() {
 }
 
 #[test]
-fn a_program_that_dies_is_told_apart_from_one_that_was_never_asked() {
+fn a_crash_in_mid_call_is_distinguished_from_a_program_that_cannot_start() {
     let finished = call(&["crash"]);
     assert_eq!(finished.code, Some(1));
     assert!(finished.stderr.contains("sent, but no response arrived"), "{finished:?}");
@@ -195,7 +195,7 @@ fn a_program_that_dies_is_told_apart_from_one_that_was_never_asked() {
 }
 
 #[test]
-fn xi_is_spoken_to_in_its_dialect() {
+fn xi_core_accepts_a_notification_in_its_dialect() {
     let core = support::xi_core();
     let endpoint = format!(r#"exec:["{core}"]"#);
     // Before it was introduced, the core does not answer; a notification is what it takes first.
@@ -207,7 +207,7 @@ fn xi_is_spoken_to_in_its_dialect() {
 /// A server that keeps the line open, and a program that stays behind the end of its input: the answer was
 /// there, so nothing is waited for.
 #[test]
-fn with_the_answer_the_call_is_done() {
+fn the_call_ends_with_the_response_although_the_line_stays_open() {
     let silent = Silent::listen();
     let calling = Program::start(&mut tieline(["call", &silent.endpoint, "m"]));
     let mut stream = BufReader::new(silent.listener.accept().unwrap().0);
@@ -227,7 +227,7 @@ const STAYS: &str = r#"
     while :; do sleep 0.05; done"#;
 
 #[test]
-fn a_program_that_stays_behind_its_answer_is_told_to_end() {
+fn a_program_that_stays_after_its_response_is_stopped_within_the_stop_timeout() {
     let folder = tempfile::tempdir().unwrap();
     let note = folder.path().join("note");
     let endpoint = format!("exec:{}", serde_json::json!(["sh", "-c", STAYS, "sh", note]));
@@ -245,7 +245,7 @@ fn a_program_that_stays_behind_its_answer_is_told_to_end() {
 
 /// A program that prints a line about each message that it does not expect is not answered.
 #[test]
-fn a_program_that_prints_a_banner_is_called_all_the_same() {
+fn a_program_that_prints_a_banner_can_be_called() {
     const CHATTY: &str = r#"
         echo 'Welcome to my server'
         while read line; do
@@ -268,7 +268,7 @@ fn a_program_that_prints_a_banner_is_called_all_the_same() {
 }
 
 #[test]
-fn a_timeout_mentions_an_answer_without_a_newline() {
+fn a_timeout_mentions_a_response_without_a_newline() {
     let silent = Silent::listen();
     let args = ["call", &silent.endpoint, "m", "--timeout", "2s"];
     let calling = Program::start(&mut tieline(args));

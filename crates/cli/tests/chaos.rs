@@ -60,7 +60,7 @@ impl Chaos {
 }
 
 #[test]
-fn a_call_goes_through_it_to_a_server_over_unix_and_tcp() {
+fn calls_pass_through_to_a_server_over_unix_and_tcp() {
     let serve = Serve::start::<&str>([]);
     let unix = Chaos::start(serve.endpoint(), &["-v"]);
     let tcp = ["--allow-unauthenticated-tcp"];
@@ -83,7 +83,7 @@ fn a_call_goes_through_it_to_a_server_over_unix_and_tcp() {
 }
 
 #[test]
-fn a_half_close_goes_through_it_and_the_answers_come_back() {
+fn a_half_close_passes_through_and_the_answers_come_back() {
     let chaos = Chaos::start("exec:sort", &[]);
     let mut client = chaos.client();
     client.send_raw(b"b\nc\na\n");
@@ -93,7 +93,7 @@ fn a_half_close_goes_through_it_and_the_answers_come_back() {
 }
 
 #[test]
-fn a_cut_ends_both_sides_and_whoever_comes_again_is_cut_again() {
+fn a_cut_ends_both_sides_of_each_new_connection() {
     let chaos = Chaos::start("exec:cat", &["--cut-every", "100ms", "-v"]);
     for round in 1..=3 {
         let mut client = chaos.client();
@@ -109,7 +109,7 @@ fn a_cut_ends_both_sides_and_whoever_comes_again_is_cut_again() {
 }
 
 #[test]
-fn the_seed_that_it_says_repeats_the_bits_that_it_has_flipped() {
+fn the_printed_seed_flips_the_same_bits_again() {
     let sent = vec![0; 20_000];
     let through = |more: &[&str]| {
         let chaos = Chaos::start("exec:cat", &[&["--corrupt", "0.01"], more].concat());
@@ -129,7 +129,7 @@ fn the_seed_that_it_says_repeats_the_bits_that_it_has_flipped() {
 }
 
 #[test]
-fn a_black_hole_lets_a_call_wait_for_its_own_timeout() {
+fn a_call_into_a_black_hole_times_out() {
     let serve = Serve::start::<&str>([]);
     let chaos = Chaos::start(serve.endpoint(), &["--blackhole"]);
     let call = ["call", &chaos.endpoint, "add", "[2,3]", "--timeout", "200ms"];
@@ -141,7 +141,7 @@ fn a_black_hole_lets_a_call_wait_for_its_own_timeout() {
 }
 
 #[test]
-fn a_slow_line_is_still_a_line() {
+fn messages_arrive_over_a_delayed_and_throttled_line() {
     let serve = Serve::start::<&str>([]);
     let chaos = Chaos::start(serve.endpoint(), &["--delay", "20ms", "--throttle", "64K"]);
     let mut client = chaos.client();
@@ -152,7 +152,7 @@ fn a_slow_line_is_still_a_line() {
 }
 
 #[test]
-fn without_a_server_the_client_is_told_why_by_the_proxy_and_the_proxy_goes_on() {
+fn the_proxy_reports_a_missing_server_and_keeps_running() {
     let chaos = Chaos::start("unix:/nowhere/agent.sock", &[]);
     for n in 1..=2 {
         assert_eq!(chaos.client().rest(), b"");
@@ -163,7 +163,7 @@ fn without_a_server_the_client_is_told_why_by_the_proxy_and_the_proxy_goes_on() 
 }
 
 #[test]
-fn a_second_one_on_the_same_socket_is_refused_and_the_first_goes_on() {
+fn a_second_proxy_on_the_same_socket_is_refused_and_the_first_keeps_running() {
     let chaos = Chaos::start("exec:cat", &[]);
     let finished = Program::run(&mut tieline(["chaos", &chaos.endpoint, "exec:cat"]), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
@@ -174,7 +174,7 @@ fn a_second_one_on_the_same_socket_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_with_the_reason() {
+fn invalid_faults_and_endpoints_are_refused_with_the_reason() {
     let refused = |line: &[&str], status, complaint: &str| {
         let finished = Program::run(tieline(["chaos"]).args(line), "");
         assert_eq!(

@@ -53,7 +53,7 @@ fn the_answer_is_printed_as_text() {
 }
 
 #[test]
-fn everything_is_printed_as_json() {
+fn all_messages_are_printed_as_json() {
     let service = service(|_| said("an answer", true));
     let finished = ask(&service, &["-p", "--help", "--output", "json"]);
     let lines = finished.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -65,7 +65,7 @@ fn everything_is_printed_as_json() {
 }
 
 #[test]
-fn an_answer_that_is_an_error_says_so() {
+fn an_error_result_is_reported() {
     let service = service(|_| None);
     let finished = ask(&service, &["-p", "hello"]);
     assert_eq!(finished.code, Some(1), "{finished:?}");
@@ -73,14 +73,14 @@ fn an_answer_that_is_an_error_says_so() {
 }
 
 #[test]
-fn an_option_that_the_program_does_not_know_is_its_last_word() {
+fn an_unknown_option_is_reported_in_the_words_of_the_program() {
     let finished = ask("http://127.0.0.1:9", &["-p", "hello", "--", "--no-such-option"]);
     assert_eq!(finished.code, Some(1));
     assert!(finished.stderr.contains("unknown option '--no-such-option'"), "{}", finished.stderr);
 }
 
 #[test]
-fn a_program_that_is_missing_is_looked_for_in_every_usual_place() {
+fn a_missing_program_is_searched_in_every_usual_directory() {
     let home = tempfile::tempdir().unwrap();
     let mut command = tieline(["claude", "-p", "hello"]);
     command.env("PATH", home.path().join("bin")).env("HOME", home.path());
@@ -95,7 +95,7 @@ fn a_program_that_is_missing_is_looked_for_in_every_usual_place() {
 }
 
 #[test]
-fn the_program_does_not_take_itself_for_its_own_child() {
+fn the_program_is_not_told_that_it_runs_inside_itself() {
     let home = tempfile::tempdir().unwrap();
     let program = home.path().join("program");
     // Any JSON line is a message.
@@ -120,7 +120,7 @@ fn scripted(home: &Path, script: &str) -> Command {
 }
 
 #[test]
-fn the_words_of_an_error_are_no_commands_to_a_terminal() {
+fn error_text_of_the_program_is_escaped() {
     let home = tempfile::tempdir().unwrap();
     let said = r#"{"type":"result","is_error":true,"result":"\u001b[31mred\u009b0m"}"#;
     let mut command = scripted(home.path(), &format!("printf '%s\\n' '{said}'"));
@@ -130,7 +130,7 @@ fn the_words_of_an_error_are_no_commands_to_a_terminal() {
 }
 
 #[test]
-fn an_answer_that_nobody_reads_is_ended() {
+fn the_program_is_stopped_when_stdout_is_closed() {
     let home = tempfile::tempdir().unwrap();
     let said = r#"{"type":"assistant","message":{"content":"and so on\n"}}"#;
     // For ever, and it does not mind.
@@ -161,7 +161,7 @@ fn an_answer_that_nobody_reads_is_ended() {
 }
 
 #[test]
-fn an_interrupted_question_leaves_nothing_behind() {
+fn an_interrupted_prompt_leaves_no_process() {
     // The first words, and then nothing more.
     let service = service(|_| said("once upon a time\n", false));
     let home = tempfile::tempdir().unwrap();

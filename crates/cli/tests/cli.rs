@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use support::{Finished, Program, Serve, Talk, request, sh, tieline, until};
 
 #[test]
-fn a_command_line_that_is_wrong_ends_with_status_2_and_says_what_is_wrong() {
+fn usage_errors_exit_with_status_2_and_say_what_is_wrong() {
     for (line, complaint) in [
         (&[][..], "Usage: tieline"),
         (&["--no-such-option"], "--no-such-option"),
@@ -127,7 +127,7 @@ const OBEDIENT: &str =
     r#"while read -r word; do [ "$word" = fail ] && exit 7; echo "$word"; echo "$word" >&2; done"#;
 
 #[test]
-fn quiet_says_nothing_unless_something_went_wrong() {
+fn quiet_prints_only_errors() {
     let serve = Serve::start([&["-q"][..], &sh("cat")].concat());
     assert_eq!(Program::run(serve.connect().arg("-q"), "hello\n").stderr, "");
     assert_eq!(serve.stop().stderr, "");
@@ -138,7 +138,7 @@ fn quiet_says_nothing_unless_something_went_wrong() {
 }
 
 #[test]
-fn log_lines_are_json_objects_when_asked_for() {
+fn log_lines_are_json_objects_with_log_format_json() {
     let objects = |stderr: &str| -> Vec<Value> {
         stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
     };
@@ -169,7 +169,7 @@ fn log_lines_are_json_objects_when_asked_for() {
 }
 
 #[test]
-fn rust_log_says_what_is_logged() {
+fn rust_log_selects_what_is_logged() {
     let with = |directives: &str| {
         let path = tempfile::tempdir().unwrap();
         let listen = format!("unix:{}", path.path().join("a.sock").display());
@@ -192,7 +192,7 @@ fn rust_log_says_what_is_logged() {
 }
 
 #[test]
-fn no_escape_sequence_comes_where_no_terminal_is() {
+fn no_escape_sequences_are_printed_without_a_terminal() {
     let script = r"printf '\033[31mred\033[0m\007\n' >&2; cat; exit 1";
     let serve = Serve::start([&["-vv"][..], &sh(script)].concat());
     let finished = Program::run(serve.connect().arg("-vv"), "hello\n");
@@ -208,7 +208,7 @@ fn no_escape_sequence_comes_where_no_terminal_is() {
 }
 
 #[test]
-fn it_serves_also_when_nobody_reads_what_it_says() {
+fn it_serves_although_its_output_is_not_read() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.sock");
     let listen = format!("unix:{}", path.display());
@@ -229,7 +229,7 @@ fn it_serves_also_when_nobody_reads_what_it_says() {
 }
 
 #[test]
-fn the_tap_records_both_directions_for_its_owner_alone() {
+fn the_tap_records_both_directions_and_only_its_owner_can_read_it() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tap.ndjson");
     let tap = ["--tap", file.to_str().unwrap()];

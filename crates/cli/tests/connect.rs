@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use support::{Program, Serve, Talk, request, tieline, until};
 
 #[test]
-fn the_end_of_stdin_cuts_no_answer_off() {
+fn answers_after_the_end_of_stdin_are_printed() {
     let serve = Serve::start::<&str>([]);
     let questions: String =
         (1..=50).map(|id| format!("{}\n", request(id, "sleep", json!([300 - id])))).collect();
@@ -58,7 +58,7 @@ fn connecting_to_nothing_says_what_to_do() {
 }
 
 #[test]
-fn the_exit_status_tells_how_a_program_ended() {
+fn the_exit_status_reports_how_the_program_ended() {
     for (script, code, said) in [
         ("exit 0", 0, ""),
         ("exit 3", 1, "exit status: 3"),
@@ -74,7 +74,7 @@ fn the_exit_status_tells_how_a_program_ended() {
 }
 
 #[test]
-fn a_server_that_goes_ends_connect() {
+fn connect_ends_when_the_server_stops() {
     let serve = Serve::start(["--", "cat"]);
     let mut connect = Program::start(&mut serve.connect());
     connect.send("hello");
@@ -86,7 +86,7 @@ fn a_server_that_goes_ends_connect() {
 }
 
 #[test]
-fn a_stdout_that_is_closed_early_ends_connect_without_a_panic() {
+fn closing_stdout_early_ends_connect_without_a_panic() {
     for endpoint in [demo_agent(), format!("exec:yes {}", "y".repeat(1000))] {
         let mut connect = tieline(["connect", &endpoint]);
         connect.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -112,7 +112,7 @@ fn a_stdout_that_is_closed_early_ends_connect_without_a_panic() {
 }
 
 #[test]
-fn a_stdout_that_takes_nothing_more_is_named_as_the_reason() {
+fn an_output_error_on_stdout_is_named_as_the_reason() {
     let mut connect = Command::new("sh");
     connect.args(["-c", r#"exec "$0" connect "$1" > /dev/full"#]);
     connect.args([env!("CARGO_BIN_EXE_tieline"), "exec:cat"]);
@@ -133,7 +133,7 @@ fn own_stdio_can_be_one_end_only() {
 }
 
 #[test]
-fn nothing_is_taken_from_stdin_before_the_other_end_is_there() {
+fn stdin_is_not_read_before_the_other_side_is_connected() {
     let finished = Program::run(
         Command::new("sh")
             .args(["-c", r#"printf 'a\nb\n' | { "$0" connect unix:/no/such 2> /dev/null; cat; }"#])
@@ -144,7 +144,7 @@ fn nothing_is_taken_from_stdin_before_the_other_end_is_there() {
 }
 
 #[test]
-fn a_bridge_that_is_stopped_says_goodbye_to_a_server() {
+fn a_stopped_bridge_ends_the_input_of_both_servers() {
     let near = Serve::in_framings(&["length-prefix+"], ["--", "cat"]);
     let far = Serve::in_framings(&["content-length+"], ["--", "cat"]);
     for _ in 0..5 {
@@ -163,7 +163,7 @@ fn a_bridge_that_is_stopped_says_goodbye_to_a_server() {
 }
 
 #[test]
-fn lines_pass_a_chain_of_framings_unharmed() {
+fn lines_pass_a_chain_of_framings_unchanged() {
     let serve =
         Serve::in_framings(&["length-prefix+"], ["--framing", "content-length", "--", "cat"]);
     let message = json!({ "text": "ünï\n\"x\"\u{7f}", "n": 12345678901234567890u64, "e": 1e-7 });
@@ -174,7 +174,7 @@ fn lines_pass_a_chain_of_framings_unharmed() {
 }
 
 #[test]
-fn a_large_message_passes_whole() {
+fn a_message_of_the_largest_size_passes() {
     let serve = Serve::start(["--", "cat"]);
     let line = format!("\"{}\"\n", "x".repeat((16 << 20) - 2));
     let finished = Program::run(&mut serve.connect(), &line);
@@ -211,7 +211,7 @@ fn demo_agent() -> String {
 
 /// A port that nobody listens on, and a path where nothing is.
 #[test]
-fn an_endpoint_is_named_as_it_was_written() {
+fn errors_name_the_endpoint_as_it_was_written() {
     let directory = tempfile::tempdir().unwrap();
     let nothing = directory.path().join("nothing.sock");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -248,7 +248,7 @@ fn an_endpoint_is_named_as_it_was_written() {
 
 /// It ends at SIGTERM alone, long after the end of its output.
 #[test]
-fn a_program_that_closes_stdout_and_fails_later_makes_the_status_1() {
+fn status_is_1_if_the_program_fails_after_closing_stdout() {
     let script = "trap 'exit 5' TERM; echo answer; exec >&-; sleep 1000 & wait";
     for input in ["", "question\n"] {
         let finished = Program::run(&mut tieline(["connect", &sh(script)]), input);
@@ -263,14 +263,14 @@ fn a_program_that_closes_stdout_and_fails_later_makes_the_status_1() {
 }
 
 #[test]
-fn a_program_that_closes_stdout_and_succeeds_later_makes_the_status_0() {
+fn status_is_0_if_the_program_succeeds_after_closing_stdout() {
     let script = "trap 'exit 0' TERM; echo answer; exec >&-; sleep 1000 & wait";
     let finished = Program::run(&mut tieline(["connect", &sh(script)]), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "answer\n"), "{finished:?}");
 }
 
 #[test]
-fn input_that_the_program_left_unread_makes_the_status_1() {
+fn status_is_1_if_the_program_left_input_unread() {
     let reads_one_line = sh("read -r line; echo answer; exit 0");
     for input in ["one\ntwo\n".to_owned(), format!("{}\n", "x".repeat(99)).repeat(20_000)] {
         let finished = Program::run(&mut tieline(["connect", &reads_one_line]), &input);

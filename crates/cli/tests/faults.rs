@@ -52,7 +52,7 @@ const TEXT: u8 = 0x81;
 /// The cases of Autobahn's suite that have a message in front of a violation: 3.2 to 3.4, 4.1.3 to 4.1.5, 4.2.3 to
 /// 4.2.5 and 5.15, whole and byte by byte.
 #[test]
-fn a_web_socket_hears_the_echo_before_the_close_code_of_its_violation() {
+fn a_web_socket_receives_the_echo_before_the_close_code_of_its_violation() {
     let site = Site::start(&["--framing", "length-prefix", "--", "cat"]);
     let hello = "Hello, world!";
     let reserved = [0x40, 0x20, 0x10].map(|bits| frame(TEXT | bits, hello));
@@ -100,7 +100,7 @@ fn a_program_may_answer_after_the_end_of_its_input() {
 }
 
 #[test]
-fn a_unix_client_hears_the_echo_before_its_line_ends() {
+fn a_unix_client_receives_the_echo_before_its_line_ends() {
     let broken = u32::MAX.to_be_bytes();
     for (framing, message, violation) in [
         ("length-prefix", &b"\0\0\0\x05hello"[..], &broken[..]),

@@ -83,7 +83,7 @@ fn loopback(last: u8, port: u16) -> SocketAddr {
 
 /// It is on the same host, so the browser sends the cookie along: nothing but the origin tells it.
 #[test]
-fn a_page_of_a_foreign_origin_starts_nothing() {
+fn a_page_of_a_foreign_origin_starts_no_program() {
     let site = WebSite::start(&[], &["cat"]);
     let port = foreign(loopback(1, 0), None);
     let mut browser = Browser::start(&[]);
@@ -103,7 +103,7 @@ fn a_page_of_a_foreign_origin_starts_nothing() {
 }
 
 #[test]
-fn a_page_of_an_origin_that_is_allowed_gets_in_with_cookie_or_token() {
+fn a_page_of_an_allowed_origin_is_admitted_with_cookie_or_token() {
     let port = foreign(loopback(1, 0), None);
     let origin = format!("http://127.0.0.1:{port}");
     let site = WebSite::start(&["--allow-origin", &origin], &["cat"]);
@@ -170,7 +170,7 @@ fn a_page_of_an_origin_that_is_allowed_gets_in_with_cookie_or_token() {
 /// DNS rebinding: a name of somebody else's led to their page, and leads here now. To the browser all is of
 /// one origin. There is no token to hide behind.
 #[test]
-fn a_name_that_was_made_to_lead_here_leads_nowhere() {
+fn a_rebound_dns_name_is_refused() {
     let site = WebSite::start(&["--allow-unauthenticated-web"], &["cat"]);
     // The same port, as it must be, on another address; what comes behind its page is passed on.
     let port = foreign(loopback(2, site.address.port()), Some(site.address));

@@ -21,7 +21,7 @@ fn next(client: &mut Client) -> String {
 }
 
 #[test]
-fn client_with_headers_at_a_socket_of_lines_is_told_so_in_its_own_framing() {
+fn content_length_client_on_a_lines_socket_gets_an_error_in_its_own_framing() {
     for framing in ["", "lines+"] {
         let serve = Serve::in_framings(&[framing], ["--", "cat"]);
         let mut client = serve.client();
@@ -48,7 +48,7 @@ fn client_with_headers_at_a_socket_of_lines_is_told_so_in_its_own_framing() {
 }
 
 #[test]
-fn client_with_lines_at_a_socket_of_headers_is_told_so() {
+fn lines_client_on_a_content_length_socket_gets_an_error() {
     for dialect in [&[][..], &["--dialect", "mcp"]] {
         let serve = Serve::in_framings(&["content-length+"], [dialect, &["--", "cat"]].concat());
         let mut client = serve.client();
@@ -71,7 +71,7 @@ fn client_with_lines_at_a_socket_of_headers_is_told_so() {
 }
 
 #[test]
-fn program_with_lines_where_headers_are_expected_is_named() {
+fn program_that_sends_lines_instead_of_content_length_is_named() {
     let program = "content-length+exec:echo {}";
     let finished = Program::run(&mut tieline(["connect", program]), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
@@ -79,7 +79,7 @@ fn program_with_lines_where_headers_are_expected_is_named() {
 }
 
 #[test]
-fn socket_of_a_program_with_headers_speaks_what_its_client_speaks() {
+fn socket_of_a_content_length_program_detects_the_framing_of_its_client() {
     let serve = Serve::start(["--framing", "content-length", "--", "cat"]);
     let (mut one, mut other) = (serve.client(), serve.client());
     one.send_raw(with_length("{\n\"a\":1}").as_bytes());
@@ -97,7 +97,7 @@ fn socket_of_a_program_with_headers_speaks_what_its_client_speaks() {
 }
 
 #[test]
-fn program_with_headers_where_lines_are_expected_is_named() {
+fn program_that_sends_content_length_instead_of_lines_is_named() {
     let script = "printf 'Content-Length: 2\\r\\n\\r\\n{}'";
     let finished = Program::run(&mut tieline(["connect", &format!("exec:sh -c \"{script}\"")]), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
@@ -108,7 +108,7 @@ fn program_with_headers_where_lines_are_expected_is_named() {
 }
 
 #[test]
-fn plain_client_at_a_socket_for_sessions_ends_with_the_hint() {
+fn plain_client_on_a_session_socket_gets_a_hint() {
     let serve = Serve::start(["--resume", "--", "cat"]);
     let plain = format!("unix:{}", serve.path().display());
     for framing in ["", "lines+", "content-length+", "length-prefix+"] {

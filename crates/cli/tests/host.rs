@@ -183,7 +183,7 @@ fn call_ends_when_its_stdout_is_closed() {
 
 /// Others hold its stdin and stdout open, so that nothing but the option tells.
 #[test]
-fn with_parent_ends_with_the_process_that_started_it() {
+fn with_parent_ends_with_the_given_process() {
     let run = |args: &[&str]| {
         let mut host = Command::new("sleep").arg("1000").spawn().unwrap();
         let with_parent = format!("--with-parent={}", host.id());
@@ -203,7 +203,7 @@ fn with_parent_ends_with_the_process_that_started_it() {
 }
 
 #[test]
-fn with_parent_takes_the_parent_by_default_and_notices_one_that_is_gone() {
+fn with_parent_watches_the_parent_by_default_and_notices_an_ended_process() {
     let directory = tempfile::tempdir().unwrap();
     // The shell is its parent, and goes as soon as its program has said something.
     let script = format!(

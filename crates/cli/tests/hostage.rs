@@ -20,7 +20,7 @@ fn signal(child: &std::process::Child, signal: Signal) {
 }
 
 #[test]
-fn a_stderr_that_nobody_reads_neither_stops_the_lines_nor_the_end() {
+fn unread_stderr_blocks_neither_lines_nor_the_exit() {
     let directory = tempfile::tempdir().unwrap();
     let endpoint = format!("unix:{}/socket", directory.path().display());
     let flood = "while :; do echo eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee >&2; done & exec cat";
@@ -39,7 +39,7 @@ fn a_stderr_that_nobody_reads_neither_stops_the_lines_nor_the_end() {
 }
 
 #[test]
-fn parameters_that_never_end_do_not_hold_off_a_signal() {
+fn a_signal_ends_a_call_that_reads_parameters() {
     for with in [Signal::INT, Signal::TERM] {
         let mut command = tieline(["call", "exec:cat", "m", "-"]);
         let mut call = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -54,7 +54,7 @@ fn parameters_that_never_end_do_not_hold_off_a_signal() {
 }
 
 #[test]
-fn a_result_that_nobody_reads_does_not_hold_off_a_signal() {
+fn a_signal_ends_a_call_whose_stdout_is_not_read() {
     let agent = format!(r#"exec:["{}","demo-agent"]"#, env!("CARGO_BIN_EXE_tieline"));
     let mut command = tieline(["call", &agent, "flood", r#"{"bytes":10000000}"#, "--follow"]);
     let mut call = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
@@ -66,7 +66,7 @@ fn a_result_that_nobody_reads_does_not_hold_off_a_signal() {
 }
 
 #[test]
-fn a_pipe_is_no_place_for_a_tap() {
+fn a_tap_into_a_pipe_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let fifo = directory.path().join("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
@@ -99,7 +99,7 @@ time.sleep(1000)
 }
 
 #[test]
-fn what_a_client_said_before_it_went_still_arrives() {
+fn messages_of_a_client_that_disconnected_still_arrive() {
     // The program speaks first, so that its words meet a client that is gone already. They are not
     // JSON, and are answered as such.
     let directory = tempfile::tempdir().unwrap();

@@ -33,7 +33,7 @@ fn assert_has_no_token(variables: &str) {
 }
 
 #[test]
-fn no_command_hands_the_token_to_a_program_or_its_guardian() {
+fn no_command_passes_the_token_to_a_program_or_its_guardian() {
     let exec = format!("exec:{}", serde_json::json!(["sh", "-c", VARIABLES]));
     let directory = tempfile::tempdir().unwrap();
     let socket = format!("unix:{}", directory.path().join("a.sock").display());
@@ -136,7 +136,7 @@ fn a_program_starts_without_the_ignored_signals_of_the_c_library() {
 }
 
 #[test]
-fn neither_a_program_nor_its_guardian_gets_a_descriptor_of_our_parent() {
+fn neither_a_program_nor_its_guardian_inherits_a_descriptor_of_our_parent() {
     // The guardian has a handful of its own, none of which leads to the file.
     let program = "ls /proc/self/fd | tr '\n' ' '; echo; readlink /proc/$PPID/fd/* | grep -c lock";
     let serve = serve_below(&["sh", "-c"], r#"exec 7>lock 8>lock; exec "$@""#, program);
@@ -155,7 +155,7 @@ fn neither_a_program_nor_its_guardian_gets_a_descriptor_of_our_parent() {
 }
 
 #[test]
-fn a_limit_of_file_size_costs_the_tap_and_not_the_server() {
+fn a_file_size_limit_fails_the_tap_and_not_the_server() {
     let directory = tempfile::tempdir().unwrap();
     let listen = format!("unix:{}", directory.path().join("a.sock").display());
     let tap = directory.path().join("tap");
@@ -208,7 +208,7 @@ fn limits_that_are_too_small_are_explained() {
 }
 
 #[test]
-fn the_smallest_stack_that_is_accepted_is_enough() {
+fn the_smallest_accepted_stack_is_enough() {
     let mut command = Command::new("prlimit");
     command.args(["--stack=524288", env!("CARGO_BIN_EXE_tieline"), "connect", "exec:cat"]);
     let finished = Program::run(&mut command, "{}\n");

@@ -21,7 +21,7 @@ fn limit_descriptors(process: u32, most: u64) -> u64 {
 }
 
 #[test]
-fn without_descriptors_it_waits_patiently_and_serves_again_when_there_are_some() {
+fn without_descriptors_it_waits_without_spinning_and_then_serves_again() {
     let serve = Serve::start::<&str>([]);
     let pid = serve.program.pid();
     let mut early = serve.client();
@@ -58,7 +58,7 @@ fn without_descriptors_it_waits_patiently_and_serves_again_when_there_are_some()
 }
 
 #[test]
-fn a_server_of_the_web_without_descriptors_complains_once_and_serves_again() {
+fn a_web_server_without_descriptors_warns_once_and_then_serves_again() {
     let mut command = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
     let mut program = Program::start(command.arg("--allow-unauthenticated-web"));
     let endpoint = program.line().unwrap();
@@ -93,7 +93,7 @@ fn a_server_of_the_web_without_descriptors_complains_once_and_serves_again() {
 }
 
 #[test]
-fn more_clients_than_descriptors_leave_a_server_that_serves() {
+fn a_server_survives_more_clients_than_descriptors() {
     let directory = tempfile::tempdir().unwrap();
     let listen = format!("unix:{}", directory.path().join("a.sock").display());
     let mark = support::new_mark();

@@ -34,7 +34,7 @@ fn event_source(site: &Site) -> TcpStream {
 
 /// Each program says 16 MiB, of which a session keeps 8 MiB by itself. The clients read nothing.
 #[test]
-fn what_the_sessions_of_sixty_event_sources_keep_shares_one_bound() {
+fn queues_of_sixty_event_sources_share_one_memory_limit() {
     const CLIENTS: usize = 60;
     let script = "i=0; line=$(head -c 65535 /dev/zero | tr '\\0' x); \
                   while [ $i -lt 256 ]; do echo \"$line\"; i=$((i+1)); done; cat";
@@ -58,7 +58,7 @@ fn what_the_sessions_of_sixty_event_sources_keep_shares_one_bound() {
 
 /// Hostile: the program does not read, and each client posts as much as it may.
 #[test]
-fn what_is_posted_to_programs_that_do_not_read_shares_the_bound_too() {
+fn posts_to_programs_that_do_not_read_share_the_memory_limit() {
     let site = Site::start(&["--max-memory", "8MiB", "--", "sleep", "1000"]);
     let body = "x".repeat(2 << 20);
     let mut posting = Vec::new();

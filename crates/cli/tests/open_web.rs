@@ -24,7 +24,7 @@ fn open_site(args: &[&str]) -> Site {
 }
 
 #[test]
-fn web_socket_messages_pass_unchanged_to_a_program_that_takes_any_bytes() {
+fn web_socket_messages_pass_unchanged_to_a_length_prefix_program() {
     let site = open_site(&["--framing", "length-prefix", "--", "cat"]);
     let said = node(
         &site,
@@ -54,7 +54,7 @@ fn web_socket_messages_pass_unchanged_to_a_program_that_takes_any_bytes() {
 }
 
 #[test]
-fn program_that_speaks_first_is_heard_by_a_client_that_anybody_may_be() {
+fn unauthenticated_client_hears_a_program_that_speaks_first() {
     let site = open_site(&["--", "sh", "-c", "echo '\"welcome\"'; exec cat"]);
     let said = node(
         &site,
@@ -65,7 +65,7 @@ fn program_that_speaks_first_is_heard_by_a_client_that_anybody_may_be() {
 }
 
 #[test]
-fn first_message_of_a_client_that_anybody_may_be_must_be_json() {
+fn first_message_of_an_unauthenticated_client_must_be_json() {
     let site = open_site(&["--", "cat"]);
     let closing = "socket.onclose = ({ code, reason }) => console.log(code, reason);";
     // At once, and behind what the program has said first.

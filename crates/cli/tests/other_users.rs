@@ -74,7 +74,7 @@ const SCHEMES: [(&str, &str); 3] =
     [("unix", "unix"), ("resume+unix", "resume+unix"), ("http-unix", "ws-unix")];
 
 #[test]
-fn allowed_user_is_let_in_and_nobody_else() {
+fn only_the_allowed_user_is_admitted() {
     let place = Place::new();
     for (listen, connect) in SCHEMES {
         let serve = place.serve(listen, &["--allow-uid", &OTHER.to_string()]);
@@ -91,7 +91,7 @@ fn allowed_user_is_let_in_and_nobody_else() {
 }
 
 #[test]
-fn by_default_no_other_user_connects_and_is_told_what_to_do() {
+fn by_default_other_users_are_refused_with_a_hint() {
     let place = Place::new();
     for (listen, connect) in SCHEMES {
         let serve = place.serve(listen, &[]);
@@ -129,7 +129,7 @@ fn group_and_mode_decide_who_connects() {
 }
 
 #[test]
-fn directory_in_the_way_is_named() {
+fn directory_that_other_users_cannot_enter_is_named() {
     let place = Place::new();
     place.set_mode(0o700);
     for (listen, _) in SCHEMES {
@@ -142,7 +142,7 @@ fn directory_in_the_way_is_named() {
 }
 
 #[test]
-fn options_that_can_let_nobody_in_are_refused() {
+fn socket_options_without_effect_are_refused() {
     let place = Place::new();
     let unix = place.endpoint("unix");
     for (args, says) in [

@@ -68,7 +68,7 @@ fn server_whose_tap_is_incomplete_ends_with_an_error() {
 }
 
 #[test]
-fn tap_is_created_for_its_owner_and_never_into_a_file_of_another_user() {
+fn tap_is_private_and_never_written_to_a_file_of_another_user() {
     let directory = tempfile::tempdir().unwrap();
     let tap = directory.path().join("tap");
     let args = ["connect", "--tap", tap.to_str().unwrap(), "exec:cat"];

@@ -25,7 +25,7 @@ fn refused(directory: &Path, args: &[&str]) -> Finished {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_named_before_anybody_is_served() {
+fn a_missing_program_is_reported_before_listening() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
 
@@ -46,7 +46,7 @@ fn a_program_that_is_not_there_is_named_before_anybody_is_served() {
 }
 
 #[test]
-fn a_program_that_cannot_be_executed_is_named_before_anybody_is_served() {
+fn a_program_that_is_not_executable_is_reported_before_listening() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let file = path.join("plain");
@@ -61,7 +61,7 @@ fn a_program_that_cannot_be_executed_is_named_before_anybody_is_served() {
 }
 
 #[test]
-fn a_working_directory_that_is_not_there_is_named_before_anybody_is_served() {
+fn a_missing_working_directory_is_reported_before_listening() {
     let directory = tempfile::tempdir().unwrap();
     let finished = refused(directory.path(), &["--cwd", "/no/such/place", "--", "cat"]);
     assert!(
@@ -72,7 +72,7 @@ fn a_working_directory_that_is_not_there_is_named_before_anybody_is_served() {
 }
 
 #[test]
-fn a_program_that_is_gone_for_a_while_costs_those_clients_who_come_meanwhile() {
+fn a_temporarily_missing_program_fails_only_the_clients_of_that_time() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("program");
     let install = || {
@@ -93,7 +93,7 @@ fn a_program_that_is_gone_for_a_while_costs_those_clients_who_come_meanwhile() {
 }
 
 #[test]
-fn arguments_arrive_as_they_are() {
+fn arguments_arrive_unchanged() {
     let tricky = [
         "two words",
         "'single'",
@@ -160,7 +160,7 @@ fn environment_with(args: &[&str], ours: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn a_program_gets_of_our_environment_what_it_is_given_and_no_more() {
+fn the_environment_options_decide_what_a_program_gets() {
     let ours = [("A", "hush-a"), ("B", "hush-b"), ("C", "hush-c")];
     let with = |args: &[&str]| environment_with(&[&["-vv"], args].concat(), &ours);
     let has = |all: &[String], variable: &str| all.iter().any(|it| it == variable);
@@ -181,7 +181,7 @@ fn a_program_gets_of_our_environment_what_it_is_given_and_no_more() {
 }
 
 #[test]
-fn a_program_that_takes_long_to_end_has_the_time_it_is_given() {
+fn a_program_has_the_stop_timeout_to_exit() {
     // It goes on for a second after SIGTERM, and then is done with what it does.
     let slow = "trap 'sleep 1; echo done; exit 0' TERM; echo up; while :; do sleep 0.05; done";
     for (time, code, words) in [("60s", 0, &b"done\n"[..]), ("0s", 9, b"")] {
@@ -204,7 +204,7 @@ fn a_program_that_takes_long_to_end_has_the_time_it_is_given() {
 }
 
 #[test]
-fn a_program_inherits_no_descriptor_but_its_own_three() {
+fn a_program_inherits_only_its_three_descriptors() {
     // The fourth is the directory that is listed.
     let expected = "0 1 2 3 \n";
     let serve = Serve::start(sh("ls /proc/self/fd | tr '\\n' ' '"));
@@ -216,7 +216,7 @@ fn a_program_inherits_no_descriptor_but_its_own_three() {
 }
 
 #[test]
-fn a_program_that_ends_at_once_is_explained_on_stderr_and_nowhere_else() {
+fn an_immediate_exit_is_explained_only_on_stderr() {
     let serve = Serve::start(sh("echo no model found >&2; echo >&2; exit 7"));
     for number in 1..=3 {
         assert_eq!(serve.client().rest(), b"");
@@ -228,7 +228,7 @@ fn a_program_that_ends_at_once_is_explained_on_stderr_and_nowhere_else() {
 }
 
 #[test]
-fn a_program_that_crashes_in_mid_call_ends_its_own_line_alone() {
+fn a_crash_in_mid_call_ends_only_its_own_line() {
     let serve = Serve::start::<&str>([]);
     let (mut crashing, mut other) = (serve.client(), serve.client());
     assert_eq!(other.call(&request(1, "add", json!([1, 1])))["result"], 2);
@@ -243,7 +243,7 @@ fn a_program_that_crashes_in_mid_call_ends_its_own_line_alone() {
 }
 
 #[test]
-fn where_the_dialect_is_known_a_crash_answers_what_it_left() {
+fn with_a_dialect_open_requests_are_answered_after_a_crash() {
     let serve = Serve::start(["--dialect", "strict"]);
     let mut client = serve.client();
     assert_eq!(client.call(&request(1, "add", json!([1, 1])))["result"], 2);
@@ -261,7 +261,7 @@ fn where_the_dialect_is_known_a_crash_answers_what_it_left() {
 }
 
 #[test]
-fn a_client_goes_on_after_a_crash_where_the_program_is_started_again() {
+fn a_client_continues_after_a_crash_with_restart() {
     let serve = Serve::start(["--dialect", "strict", "--restart", "on-failure"]);
     let mut client = serve.client();
     for round in 1..=3 {
@@ -277,7 +277,7 @@ fn a_client_goes_on_after_a_crash_where_the_program_is_started_again() {
 }
 
 #[test]
-fn a_last_line_without_newline_counts_if_the_program_ended_well() {
+fn a_last_line_without_newline_is_delivered_if_the_program_succeeded() {
     let serve = Serve::start(sh("echo whole; printf half; exit 0"));
     assert_eq!(serve.client().rest(), b"whole\nhalf\n");
     let Finished { stderr, .. } = serve.stop();
@@ -305,7 +305,7 @@ fn all_output_of_a_program_arrives_before_its_end_is_reported() {
 }
 
 #[test]
-fn what_a_program_leaves_behind_in_its_group_is_ended_with_it() {
+fn background_processes_of_a_program_are_ended_with_it() {
     // A background process holds stdout open, so the end of the pipe never comes.
     let serve = Serve::start(sh("sleep 1000 & echo started; exit 0"));
     assert_eq!(serve.client().rest(), b"started\n");
@@ -317,7 +317,7 @@ fn what_a_program_leaves_behind_in_its_group_is_ended_with_it() {
 const DEAF: &str = "echo up; sleep 1000";
 
 #[test]
-fn a_client_that_vanishes_takes_its_program_with_it() {
+fn the_program_of_a_client_that_disconnects_is_ended() {
     let serve = Serve::start(sh(DEAF));
     let mut staying = serve.client();
     assert_eq!(staying.line().as_deref(), Some("up"));
@@ -341,7 +341,7 @@ fn a_client_that_vanishes_takes_its_program_with_it() {
 }
 
 #[test]
-fn a_client_that_vanishes_under_a_flood_takes_its_program_with_it() {
+fn the_program_of_a_client_that_disconnects_during_a_flood_is_ended() {
     let serve = Serve::start(["--", "yes", &"y".repeat(1000)]);
     let mut client = serve.client();
     assert_eq!(client.line(), Some("y".repeat(1000)));
@@ -351,7 +351,7 @@ fn a_client_that_vanishes_under_a_flood_takes_its_program_with_it() {
 }
 
 #[test]
-fn a_client_that_only_ends_its_input_still_hears_everything() {
+fn a_client_that_ends_its_input_still_receives_everything() {
     let serve = Serve::start(sh("cat > /dev/null; seq 1 50000; echo last"));
     let mut client = serve.client();
     client.end_input();
@@ -360,7 +360,7 @@ fn a_client_that_only_ends_its_input_still_hears_everything() {
 }
 
 #[test]
-fn a_client_that_stops_reading_is_ended_and_takes_its_program_with_it() {
+fn a_client_that_stops_reading_is_ended_with_its_program() {
     let serve = Serve::start(["--stall-timeout", "200ms", "--", "yes", &"y".repeat(1000)]);
     let mut clients = [serve.client(), serve.client()];
     // That one of them will say nothing more either is not the reason.
@@ -375,7 +375,7 @@ fn a_client_that_stops_reading_is_ended_and_takes_its_program_with_it() {
 
 /// `TIELINE_SOAK=1` for 10 GiB.
 #[test]
-fn a_flood_on_stderr_harms_nobody() {
+fn a_flood_on_stderr_is_limited() {
     let part = 64 << 20;
     let parts: u64 = if std::env::var_os("TIELINE_SOAK").is_some() { 160 } else { 1 };
     // Each part is told of once the program has got rid of it.
@@ -407,7 +407,7 @@ const BURST: &str = "yes 'a line of no importance' | head -n 300 >&2; echo done"
 
 /// No other line follows, and neither does the end of stderr.
 #[test]
-fn a_burst_on_stderr_is_said_to_have_been_cut_although_nothing_follows() {
+fn suppressed_stderr_lines_are_reported_although_no_line_follows() {
     let serve = Serve::start(sh(&format!("{BURST}; read -r line")));
     let mut client = serve.client();
     assert_eq!(client.line().as_deref(), Some("done"));
@@ -419,7 +419,7 @@ fn a_burst_on_stderr_is_said_to_have_been_cut_although_nothing_follows() {
 
 /// What is left of the program holds its stderr open, and is killed with the line.
 #[test]
-fn a_burst_on_stderr_is_said_to_have_been_cut_when_its_program_ends() {
+fn suppressed_stderr_lines_are_reported_when_the_program_ends() {
     let script = format!("{BURST}; sleep 1000 >/dev/null & exit 0");
     let endpoint = format!("exec:sh -c \"{script}\"");
     let finished = Program::run(&mut tieline(["connect", &endpoint]), "");

@@ -68,7 +68,7 @@ fn xi_core_edits_and_saves_a_file() {
 }
 
 #[test]
-fn two_clients_have_an_editor_each() {
+fn two_clients_have_separate_editors() {
     let serve = Serve::start(["--", &xi_core()]);
     let files = ["first", "second"].map(|name| serve.directory.path().join(name));
     let mut cores = [Xi::open(serve.client(), None), Xi::open(serve.client(), None)];
@@ -173,7 +173,7 @@ fn speak_lines(line: &mut impl Talk) {
 }
 
 #[test]
-fn bridge_speaks_lines_to_a_content_length_server() {
+fn bridge_converts_lines_for_a_content_length_server() {
     let server = format!("content-length+{}", exec(&content_length_server()));
     let mut bridge = Program::start(&mut tieline(["bridge", "stdio:", &server]));
     speak_lines(&mut bridge);
@@ -183,7 +183,7 @@ fn bridge_speaks_lines_to_a_content_length_server() {
 }
 
 #[test]
-fn serve_speaks_lines_and_content_length_for_a_content_length_server() {
+fn serve_offers_lines_and_content_length_for_a_content_length_server() {
     let program = content_length_server();
     let args = [&["--framing", "content-length", "--"][..], &program.each_ref().map(|s| &**s)];
     let serve = Serve::in_framings(&["", "content-length+"], args.concat());
@@ -199,7 +199,7 @@ fn serve_speaks_lines_and_content_length_for_a_content_length_server() {
 }
 
 #[test]
-fn a_content_length_client_speaks_to_a_program_of_lines() {
+fn a_content_length_client_uses_a_lines_program() {
     let serve = Serve::start::<&str>([]);
     let bridge = ["bridge", "content-length+stdio:", serve.endpoint()];
     assert_eq!(call_as_vscode_does(&bridge), "5\n");

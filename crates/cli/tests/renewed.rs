@@ -89,7 +89,7 @@ fn open(client: &mut Program) {
 }
 
 #[test]
-fn a_lost_session_without_a_dialect_ends_the_command_with_what_was_delivered() {
+fn a_lost_session_without_a_dialect_ends_the_command_and_reports_what_was_delivered() {
     for command in ["connect", "bridge"] {
         let (first, second) = (serve(), serve());
         let mut place = Place::of(&first);
@@ -113,7 +113,7 @@ fn a_lost_session_without_a_dialect_ends_the_command_with_what_was_delivered() {
 }
 
 #[test]
-fn behind_a_lost_session_the_handshake_is_replayed_where_the_dialect_is_known() {
+fn with_a_dialect_the_handshake_is_replayed_after_a_lost_session() {
     for command in ["connect", "bridge"] {
         let (first, second) = (serve(), serve());
         let mut place = Place::of(&first);
@@ -147,7 +147,7 @@ fn behind_a_lost_session_the_handshake_is_replayed_where_the_dialect_is_known() 
 }
 
 #[test]
-fn a_client_that_is_replaced_ends_the_line_with_its_program() {
+fn a_bridge_ends_when_its_client_session_is_lost() {
     let near = || Serve::start(["--resume", "--", "sh", "-c", "echo hello; cat >&2"]);
     let (first, second) = (near(), near());
     let mut place = Place::of(&first);
@@ -165,7 +165,7 @@ fn a_client_that_is_replaced_ends_the_line_with_its_program() {
 }
 
 #[test]
-fn a_restarted_program_is_told_what_the_one_before_it_knew() {
+fn a_restarted_program_gets_the_recorded_handshake() {
     let serve =
         Serve::start(["--dialect", "mcp", "--restart", "on-failure", "--", "sh", "-c", PROGRAM]);
     let mut client = Program::start(&mut serve.connect());
@@ -182,7 +182,7 @@ fn a_restarted_program_is_told_what_the_one_before_it_knew() {
 }
 
 #[test]
-fn a_client_is_told_that_its_program_cannot_be_started() {
+fn a_client_gets_an_error_if_its_program_cannot_be_started() {
     use std::os::unix::fs::PermissionsExt;
 
     let directory = tempfile::tempdir().unwrap();

@@ -42,7 +42,7 @@ impl Way {
 }
 
 #[test]
-fn all_lines_go_in_and_out_while_every_connection_is_cut() {
+fn no_line_is_lost_while_every_connection_is_cut() {
     const LINES: u32 = 100_000;
     let serve = Serve::start(["--resume", "--", "cat"]);
     let lines = (0..LINES).fold(String::new(), |mut lines, number| {
@@ -65,7 +65,7 @@ fn all_lines_go_in_and_out_while_every_connection_is_cut() {
 }
 
 #[test]
-fn who_was_stopped_while_its_connection_was_cut_resumes_once_and_has_missed_nothing() {
+fn a_client_stopped_during_a_cut_resumes_once_and_loses_nothing() {
     let serve = Serve::start(["-v", "--resume", "--", "cat"]);
     let way = Way::to(&serve, &[]);
     let mut client = way.client();
@@ -94,7 +94,7 @@ fn who_was_stopped_while_its_connection_was_cut_resumes_once_and_has_missed_noth
 }
 
 #[test]
-fn a_server_that_was_stopped_while_a_connection_was_cut_is_resumed_once_and_nothing_is_missed() {
+fn a_server_stopped_during_a_cut_is_resumed_once_and_loses_nothing() {
     let serve = Serve::start(["-v", "--resume", "--", "cat"]);
     let way = Way::to(&serve, &[]);
     let mut client = way.client();
@@ -125,7 +125,7 @@ fn a_server_that_was_stopped_while_a_connection_was_cut_is_resumed_once_and_noth
 /// With `TIELINE_SOAK=1`: stopped for a minute of the clock, with its connection as it was, first the
 /// client, then the server. Else for no time at all, which nobody notices.
 #[test]
-fn who_was_stopped_for_a_minute_is_resumed_once_at_most() {
+fn a_side_stopped_for_a_minute_is_resumed_once_at_most() {
     let is_long = std::env::var_os("TIELINE_SOAK").is_some();
     let serve = Serve::start(["-v", "--resume", "--", "cat"]);
     let mut client = Program::start(tieline(["connect", "--resume", serve.endpoint()]).arg("-v"));
@@ -166,7 +166,7 @@ fn who_was_stopped_for_a_minute_is_resumed_once_at_most() {
 }
 
 #[test]
-fn one_whose_stdout_nobody_reads_is_held_up_and_nobody_else() {
+fn a_client_whose_stdout_is_not_read_stalls_alone() {
     const FLOOD: usize = 256 << 20;
     let serve = Serve::start(["--resume=1s", "--", "cat"]);
     let mut deaf = tieline(["connect", "--resume", serve.endpoint()]);
@@ -210,7 +210,7 @@ fn one_whose_stdout_nobody_reads_is_held_up_and_nobody_else() {
 }
 
 #[test]
-fn the_session_of_who_was_killed_ends_after_its_grace_and_so_does_its_program() {
+fn the_session_and_program_of_a_killed_client_end_after_the_grace_period() {
     let serve = Serve::start(["--resume=1s", "--", "cat"]);
     let way = Way::to(&serve, &[]);
     let mut client = way.client();

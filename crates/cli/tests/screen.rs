@@ -36,7 +36,7 @@ fn program(script: &str) -> String {
 const TITLE: &str = r#"printf '\033]0;PWNED\007plain \302\2331m \2331m\n'"#;
 
 #[test]
-fn connect_escapes_control_characters_on_a_terminal_and_only_there() {
+fn connect_escapes_control_characters_only_on_a_terminal() {
     let escaped = "\\u001b]0;PWNED\\u0007plain \\u009b1m \\x9b1m\n";
     let raw = b"\x1b]0;PWNED\x07plain \xc2\x9b1m \x9b1m\n";
     let endpoint = program(TITLE);
@@ -51,7 +51,7 @@ fn connect_escapes_control_characters_on_a_terminal_and_only_there() {
 }
 
 #[test]
-fn a_call_escapes_what_it_prints_and_says() {
+fn a_call_escapes_results_and_errors_on_a_terminal() {
     let endpoint = program(
         r#"read line
         printf '{"jsonrpc":"2.0","method":"n","params":["\302\2350;PWNED\302\234"]}\n'

@@ -26,7 +26,7 @@ fn the_built_in_agent_answers_through_a_socket() {
 }
 
 #[test]
-fn stdout_holds_messages_and_endpoints_alone() {
+fn stdout_contains_only_messages_and_endpoints() {
     let serve = Serve::start(["-vv"]);
     let finished = Program::run(serve.connect().arg("-vv"), format!("{ADD}\n"));
     assert_eq!(finished.stdout.lines().count(), 1, "{finished:?}");
@@ -37,7 +37,7 @@ fn stdout_holds_messages_and_endpoints_alone() {
 }
 
 #[test]
-fn what_is_printed_to_try_can_be_pasted_into_a_shell() {
+fn the_printed_example_can_be_pasted_into_a_shell() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("it's here.sock");
     let mut command = tieline(["serve", "--listen", &format!("unix:{}", path.display())]);
@@ -50,7 +50,7 @@ fn what_is_printed_to_try_can_be_pasted_into_a_shell() {
 }
 
 #[test]
-fn one_server_listens_at_several_places() {
+fn one_server_listens_on_several_endpoints() {
     let serve = Serve::in_framings(&["", "lines+", "content-length+"], ["--", "cat"]);
     for endpoint in &serve.endpoints {
         let finished = Program::run(&mut tieline(["connect", endpoint]), "{\"a\":1}\n");
@@ -76,7 +76,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn the_default_socket_is_for_its_owner_alone_and_named_after_the_program() {
+fn the_default_socket_is_private_and_named_after_the_program() {
     let place = tempfile::tempdir().unwrap();
     let uid = fs::metadata(place.path()).unwrap().uid();
     for (variable, folder) in
@@ -99,7 +99,7 @@ fn the_default_socket_is_for_its_owner_alone_and_named_after_the_program() {
 }
 
 #[test]
-fn a_second_server_of_a_name_takes_the_next_number() {
+fn a_second_server_with_the_same_name_gets_the_next_number() {
     let place = tempfile::tempdir().unwrap();
     let start = || serve_by_default(place.path(), "XDG_RUNTIME_DIR", &["--", "cat"]);
     let name = |serve: &Serve| serve.path().file_name().unwrap().to_owned();
@@ -111,7 +111,7 @@ fn a_second_server_of_a_name_takes_the_next_number() {
 }
 
 #[test]
-fn a_place_that_is_not_the_users_own_is_refused() {
+fn a_runtime_directory_that_is_not_private_is_refused() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("tieline");
     let refused = || {
@@ -149,7 +149,7 @@ fn a_place_that_is_not_the_users_own_is_refused() {
 }
 
 #[test]
-fn two_hundred_clients_have_a_program_each_and_hear_only_their_own() {
+fn two_hundred_clients_each_have_their_own_program() {
     let serve = Serve::start(["--", "cat"]);
     let mut clients: Vec<Client> = (0..200).map(|_| serve.client()).collect();
     for round in 0..3 {
@@ -178,7 +178,7 @@ fn two_hundred_clients_have_a_program_each_and_hear_only_their_own() {
 }
 
 #[test]
-fn more_clients_than_allowed_are_turned_away_until_one_has_left() {
+fn clients_above_the_limit_are_refused_until_one_disconnects() {
     let serve = Serve::start(["--max-connections", "2", "--", "cat"]);
     let talk = |client: &mut Client| {
         client.send("hello");
@@ -201,7 +201,7 @@ fn more_clients_than_allowed_are_turned_away_until_one_has_left() {
 }
 
 #[test]
-fn a_socket_with_somebody_behind_it_is_never_touched() {
+fn a_live_socket_is_never_removed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("foreign.sock");
     let endpoint = format!("unix:{}", path.display());
@@ -232,7 +232,7 @@ fn a_socket_with_somebody_behind_it_is_never_touched() {
 }
 
 #[test]
-fn what_is_no_socket_is_never_removed() {
+fn a_file_that_is_not_a_socket_is_never_removed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("precious");
     fs::write(&path, "data").unwrap();
@@ -245,7 +245,7 @@ fn what_is_no_socket_is_never_removed() {
 }
 
 #[test]
-fn a_socket_that_was_replaced_is_not_removed_at_the_end() {
+fn a_replaced_socket_is_not_removed_at_exit() {
     let serve = Serve::start(sh("cat"));
     let path = path_of(serve.endpoint());
     fs::remove_file(&path).unwrap();

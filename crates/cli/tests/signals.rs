@@ -12,7 +12,7 @@ use serde_json::json;
 use support::{Program, Serve, Talk, is_running, request, sh, tieline, until};
 
 #[test]
-fn each_signal_that_asks_for_an_end_ends_everything_cleanly() {
+fn each_stop_signal_ends_everything_cleanly() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let mut serve = Serve::in_framings(&["", "content-length+"], ["--", "cat"]);
         let mut clients = [serve.client(), serve.client()];
@@ -52,7 +52,7 @@ fn without_a_client_a_signal_ends_it_too() {
 }
 
 #[test]
-fn no_client_is_let_in_after_the_signal() {
+fn no_client_is_accepted_after_the_signal() {
     // Its program ends when it is told to, not before.
     let script = r#"trap "" TERM; echo up; cat; read -r word < "$0"; echo "$word""#;
     let directory = tempfile::tempdir().unwrap();
@@ -74,7 +74,7 @@ fn no_client_is_let_in_after_the_signal() {
 }
 
 #[test]
-fn what_a_program_says_at_the_end_of_its_input_is_delivered() {
+fn output_after_the_end_of_input_is_delivered() {
     let script = "echo up; cat > /dev/null; seq 1 100000; echo last";
     let mut serve = Serve::start(sh(script));
     let mut client = serve.client();
@@ -88,7 +88,7 @@ fn what_a_program_says_at_the_end_of_its_input_is_delivered() {
 }
 
 #[test]
-fn calls_under_way_are_answered_after_a_signal() {
+fn calls_in_flight_are_answered_after_a_signal() {
     let mut serve = Serve::start::<&str>([]);
     let mut client = serve.client();
     client.send(&request(1, "sleep", json!([300])).to_string());
@@ -126,7 +126,7 @@ fn a_second_signal_ends_everything_at_once() {
 }
 
 #[test]
-fn a_program_that_ignores_everything_is_killed_in_the_end() {
+fn a_program_that_ignores_all_signals_is_killed() {
     let mut serve = Serve::start(sh(STUBBORN));
     let mut client = serve.client();
     assert_eq!(client.line().as_deref(), Some("up"));

@@ -17,7 +17,7 @@ const SHORT: [&str; 2] = ["--program-stall-timeout", "300ms"];
 const STOPS_READING: &str = "head -c 1 >/dev/null; exec sleep 1000";
 
 #[test]
-fn a_program_that_stops_reading_is_ended_with_its_limit() {
+fn a_program_that_stops_reading_is_ended_after_its_stall_timeout() {
     let serve = Serve::start([&SHORT[..], &sh(STOPS_READING)].concat());
     let mut client = serve.client();
     client.send_refused(&[&*vec![b'x'; LONG], b"\n"].concat());
@@ -38,7 +38,7 @@ fn connect_to_a_program_that_stops_reading_fails_and_says_why() {
 
 /// Ten times as long as a client may be without progress; `connect` waits for the server as for a program.
 #[test]
-fn a_program_that_is_busy_for_longer_than_a_client_may_be_gets_everything() {
+fn a_program_busy_beyond_the_client_stall_timeout_gets_everything() {
     let short = ["--stall-timeout", "300ms"];
     let busy = format!("head -c 1 >/dev/null; sleep 3; head -c {LONG} | wc -c; cat");
     for scheme in ["unix", "ws", "http"] {

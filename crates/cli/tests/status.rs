@@ -83,7 +83,7 @@ fn time(value: &Value) -> std::time::SystemTime {
 }
 
 #[test]
-fn a_server_says_how_a_session_stands_with_and_without_its_connection() {
+fn status_shows_a_session_with_and_without_its_connection() {
     let place = Place::new();
     let serve = place.serve(["--resume", "--", "cat"]);
     let mut command = tieline(["connect", "--resume", serve.endpoint()]);
@@ -122,7 +122,7 @@ fn a_server_says_how_a_session_stands_with_and_without_its_connection() {
 }
 
 #[test]
-fn a_server_says_what_it_is_doing_for_two_clients() {
+fn status_shows_two_clients() {
     let place = Place::new();
     let serve = place.serve::<&str>([]);
     let mut clients = [serve.client(), serve.client()];
@@ -198,7 +198,7 @@ fn a_server_says_what_it_is_doing_for_two_clients() {
 }
 
 #[test]
-fn all_servers_are_listed_and_one_is_found_by_where_it_listens() {
+fn all_servers_are_listed_and_one_is_found_by_its_endpoint() {
     let place = Place::new();
     assert!(place.serves().is_empty() && place.names().is_empty());
     let none = place.status(&[]);
@@ -235,7 +235,7 @@ fn all_servers_are_listed_and_one_is_found_by_where_it_listens() {
 }
 
 #[test]
-fn a_server_that_was_killed_is_passed_over_and_the_next_one_cleans_up_behind_it() {
+fn a_killed_server_is_skipped_and_the_next_one_removes_its_socket() {
     let place = Place::new();
     let (killed, lives) = (place.serve(["--", "cat"]), place.serve(["--", "cat"]));
     let left = place.socket_of(&killed);
@@ -259,7 +259,7 @@ fn a_server_that_was_killed_is_passed_over_and_the_next_one_cleans_up_behind_it(
 }
 
 #[test]
-fn the_socket_is_for_its_owner_alone() {
+fn only_the_owner_can_use_the_status_socket() {
     const NOBODY: u32 = 65_534;
     let is_root = rustix::process::geteuid().is_root();
     assert!(is_root, "needs root: what another user may do; run the tests as root, as CI does");
@@ -299,7 +299,7 @@ fn the_socket_is_for_its_owner_alone() {
 }
 
 #[test]
-fn any_json_rpc_client_of_the_user_can_ask() {
+fn any_json_rpc_client_of_the_user_can_ask_for_the_status() {
     let place = Place::new();
     let serve = place.serve(["--", "cat"]);
     let endpoint = format!("unix:{}", place.socket_of(&serve).display());
@@ -319,7 +319,7 @@ fn any_json_rpc_client_of_the_user_can_ask() {
 }
 
 #[test]
-fn nothing_is_told_of_the_environment_and_the_arguments() {
+fn status_reveals_neither_environment_nor_arguments() {
     let place = Place::new();
     let mut args = vec!["--env", "TOKEN=hunter2"];
     args.extend(sh("cat # hunter3"));
@@ -336,7 +336,7 @@ fn nothing_is_told_of_the_environment_and_the_arguments() {
 }
 
 #[test]
-fn a_program_that_was_started_again_and_one_that_waits_to_be_are_told_of() {
+fn status_shows_restarted_and_waiting_programs() {
     let place = Place::new();
     let fails = "echo begun; read line; exit 3";
     let mut args = vec!["--restart", "on-failure"];
@@ -376,7 +376,7 @@ fn a_program_that_was_started_again_and_one_that_waits_to_be_are_told_of() {
 }
 
 #[test]
-fn a_server_can_keep_to_itself() {
+fn no_status_hides_a_server() {
     let place = Place::new();
     let serve = place.serve(["--no-status"]);
     assert!(place.serves().is_empty() && place.names().is_empty());
@@ -387,7 +387,7 @@ fn a_server_can_keep_to_itself() {
 }
 
 #[test]
-fn a_server_that_cannot_be_asked_says_so_and_serves() {
+fn a_server_without_a_status_socket_warns_and_serves() {
     let place = Place::new();
     fs::create_dir(place.directory()).unwrap();
     fs::set_permissions(place.directory(), PermissionsExt::from_mode(0o755)).unwrap();
@@ -400,7 +400,7 @@ fn a_server_that_cannot_be_asked_says_so_and_serves() {
 }
 
 #[test]
-fn one_that_does_not_answer_holds_up_nobody() {
+fn a_server_that_does_not_answer_delays_no_other() {
     let place = Place::new();
     let (stopped, lives) = (place.serve(["--", "cat"]), place.serve(["--", "cat"]));
     stopped.program.signal(Signal::STOP);
@@ -416,7 +416,7 @@ fn one_that_does_not_answer_holds_up_nobody() {
 }
 
 #[test]
-fn watching_appends_where_no_terminal_is_until_a_signal() {
+fn watch_appends_without_a_terminal_until_a_signal() {
     let place = Place::new();
     let serve = place.serve(["--", "cat"]);
     let watch = |args: &[&str]| {
@@ -439,7 +439,7 @@ fn watching_appends_where_no_terminal_is_until_a_signal() {
 
 /// It reads nothing for ten times as long as a client may be without progress where nothing is dropped for it.
 #[test]
-fn what_is_dropped_for_a_client_that_reads_nothing_is_counted_and_the_client_stays() {
+fn messages_dropped_for_a_slow_client_are_counted_and_the_client_stays() {
     const SAID: usize = 20_000;
     let says = format!(
         "yes {} | head -n {SAID}; sleep 3; echo rested >&2; read -r line; echo heard $line",

@@ -23,7 +23,7 @@ fn message(number: usize) -> String {
 
 /// `TIELINE_SOAK=1` for a million. What the first tenth has made of it is what it needs.
 #[test]
-fn a_stream_of_messages_comes_whole_and_in_flat_memory() {
+fn a_long_stream_arrives_complete_with_constant_memory() {
     let many = if std::env::var_os("TIELINE_SOAK").is_some() { 1_000_000 } else { 50_000 };
     let mut server = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
     let mut server = Program::start(server.args(["--allow-unauthenticated-web", "--", "cat"]));

@@ -36,7 +36,7 @@ fn up(serve: &Serve) -> Client {
 const WORST: [&str; 6] = ["ignore", "daemon", "holder", "child", "say=up", "stay"];
 
 #[test]
-fn a_client_that_vanishes_leaves_nothing() {
+fn a_client_that_disconnects_leaves_no_process() {
     let (serve, mark) = serve(&WORST);
     let clients = [up(&serve), up(&serve), up(&serve)];
     assert_eq!(survivors(&mark).len(), 12);
@@ -47,7 +47,7 @@ fn a_client_that_vanishes_leaves_nothing() {
 }
 
 #[test]
-fn a_server_that_is_killed_leaves_nothing() {
+fn a_killed_server_leaves_no_process() {
     for _ in 0..5 {
         let (mut serve, mark) = serve(&WORST);
         let _clients = [up(&serve), up(&serve), up(&serve)];
@@ -62,7 +62,7 @@ fn a_server_that_is_killed_leaves_nothing() {
 }
 
 #[test]
-fn a_server_that_has_ended_has_left_nothing() {
+fn no_process_is_left_when_the_server_has_exited() {
     // Politely, and at once by a second signal: when it has ended, all has.
     for signals in 1..=2 {
         let (mut serve, mark) = serve(&WORST);
@@ -93,7 +93,7 @@ fn holds() -> &'static [&'static [&'static str]] {
 }
 
 #[test]
-fn however_it_is_held_nothing_is_left_of_a_program_and_the_account_says_so() {
+fn each_containment_leaves_no_process_and_the_summary_says_so() {
     for hold in holds() {
         let mark = misbehave::new_mark();
         let command = misbehave::command(&mark, &WORST);
@@ -120,7 +120,7 @@ fn however_it_is_held_nothing_is_left_of_a_program_and_the_account_says_so() {
 }
 
 #[test]
-fn at_once_ended_by_a_second_signal_it_accounts_for_its_programs_too() {
+fn the_summary_is_logged_also_after_a_second_signal() {
     let (mut serve, mark) = serve(&WORST);
     let _client = up(&serve);
     serve.program.signal(Signal::TERM);
@@ -132,7 +132,7 @@ fn at_once_ended_by_a_second_signal_it_accounts_for_its_programs_too() {
 }
 
 #[test]
-fn of_programs_that_end_in_every_way_each_is_counted() {
+fn the_summary_counts_how_each_program_ended() {
     let script = "echo up; read -r word; case $word in end) exit 3;; esac; exec cat > /dev/null";
     let serve = Serve::start(support::sh(script));
     let mut clients = [up(&serve), up(&serve), up(&serve)];
@@ -147,7 +147,7 @@ fn of_programs_that_end_in_every_way_each_is_counted() {
 }
 
 #[test]
-fn isolation_that_is_refused_or_of_nothing_is_said_before_anybody_is_served() {
+fn isolation_without_effect_or_permission_is_refused_before_listening() {
     let finished = Program::run(&mut tieline(["connect", "--isolate", "unix:/no/such"]), "");
     assert_eq!(finished.code, Some(2), "{finished:?}");
     assert!(finished.stderr.contains("it needs an exec: endpoint"), "{finished:?}");
@@ -170,7 +170,7 @@ fn isolation_that_is_refused_or_of_nothing_is_said_before_anybody_is_served() {
 }
 
 #[test]
-fn a_program_that_kills_its_guardian_ends_its_own_line_alone() {
+fn a_program_that_kills_its_guardian_ends_only_its_own_line() {
     let to_do = ["ignore", "daemon", "child", "say=up", "read", "guardian=KILL", "stay"];
     let (serve, mark) = serve(&to_do);
     let (mut attacker, _other) = (up(&serve), up(&serve));
@@ -184,7 +184,7 @@ fn a_program_that_kills_its_guardian_ends_its_own_line_alone() {
 }
 
 #[test]
-fn the_first_process_of_a_container_reaps_strangers_and_kills_none() {
+fn pid_1_of_a_container_reaps_foreign_processes_and_kills_none() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("not run as root: no namespace can be made");
         return;
@@ -244,7 +244,7 @@ fn the_first_process_of_a_container_reaps_strangers_and_kills_none() {
 }
 
 #[test]
-fn a_guardian_takes_no_signal_and_its_program_all_of_them() {
+fn a_guardian_blocks_signals_and_its_program_does_not() {
     let masks = "grep -E 'SigBlk|SigIgn' /proc/self/status";
     let signals = "kill -TERM $PPID; kill -HUP $PPID; kill -INT $PPID; kill -USR1 $PPID";
     let serve = Serve::start(support::sh(&format!("{signals}; {masks}; read -r word; echo $word")));
@@ -269,7 +269,7 @@ fn not_taken(mask: &str) -> (&str, u64) {
 }
 
 #[test]
-fn connect_that_is_killed_leaves_nothing() {
+fn a_killed_connect_leaves_no_process() {
     let mark = misbehave::new_mark();
     let command = serde_json::to_string(&misbehave::command(&mark, &WORST)).unwrap();
     let mut connect = Program::start(&mut tieline(["connect", &format!("exec:{command}")]));
@@ -281,7 +281,7 @@ fn connect_that_is_killed_leaves_nothing() {
 }
 
 #[test]
-fn a_question_that_is_interrupted_or_killed_leaves_nothing() {
+fn an_interrupted_or_killed_claude_command_leaves_no_process() {
     for signal in [Signal::INT, Signal::KILL] {
         let mark = misbehave::new_mark();
         let home = tempfile::tempdir().unwrap();
@@ -306,7 +306,7 @@ fn a_question_that_is_interrupted_or_killed_leaves_nothing() {
 }
 
 #[test]
-fn nothing_is_left_where_proc_is_another_namespaces() {
+fn no_process_is_left_if_proc_belongs_to_another_namespace() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("not run as root: no namespace can be made");
         return;
@@ -327,7 +327,7 @@ fn nothing_is_left_where_proc_is_another_namespaces() {
 }
 
 #[test]
-fn an_ordinary_user_leaves_nothing_either() {
+fn an_ordinary_user_leaves_no_process_either() {
     const NOBODY: u32 = 65_534;
     if !rustix::process::geteuid().is_root() {
         eprintln!("not run as root: in all these tests it was an ordinary user");
@@ -348,7 +348,7 @@ fn an_ordinary_user_leaves_nothing_either() {
 }
 
 #[test]
-fn a_program_that_was_replaced_is_still_its_own_guardian() {
+fn a_replaced_executable_still_starts_guardians() {
     let directory = tempfile::tempdir().unwrap();
     let program = copied(directory.path());
     let mut command = Command::new(&program);
@@ -364,7 +364,7 @@ fn a_program_that_was_replaced_is_still_its_own_guardian() {
 }
 
 #[test]
-fn a_guardian_that_a_person_starts_says_what_it_is() {
+fn a_guardian_started_by_hand_says_what_it_is() {
     let finished = Program::run(&mut tieline(["tieline-guard"]), "");
     assert_eq!(finished.code, Some(2), "{finished:?}");
     assert!(finished.stderr.contains("guardian"), "{finished:?}");

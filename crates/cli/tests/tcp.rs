@@ -50,14 +50,14 @@ impl Served {
 }
 
 #[test]
-fn listening_on_tcp_is_refused_unless_it_is_asked_for_by_name() {
+fn listening_on_tcp_requires_the_option() {
     let finished = Program::run(&mut tieline(["serve", "--listen", "tcp:127.0.0.1:0"]), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
     assert!(finished.stderr.contains("--allow-unauthenticated-tcp"), "{finished:?}");
 }
 
 #[test]
-fn a_line_of_json_is_served_and_connect_and_call_reach_it() {
+fn connect_call_and_plain_sockets_reach_a_tcp_server() {
     let served = Served::start("");
     let finished = Program::run(&mut tieline(["connect", &served.endpoint]), format!("{ADD}\n"));
     assert_eq!((finished.code, finished.stdout.contains("5")), (Some(0), true), "{finished:?}");
@@ -86,7 +86,7 @@ fn a_web_page_that_posts_to_the_port_starts_no_process_and_sends_no_message() {
 }
 
 #[test]
-fn whoever_sends_nothing_or_nonsense_starts_no_process() {
+fn a_client_without_a_valid_message_starts_no_process() {
     let served = Served::start("");
     for nonsense in
         [&b""[..], b"\n\n", b"hello\n", b"\xff\xfe\n", b"{\"half\":", b"GET / HTTP/1.1\r\n\r\n"]
@@ -100,7 +100,7 @@ fn whoever_sends_nothing_or_nonsense_starts_no_process() {
 }
 
 #[test]
-fn a_port_in_use_and_a_port_without_a_server_each_say_so() {
+fn a_port_in_use_and_a_port_without_a_server_are_reported() {
     let served = Served::start("");
     let args = ["serve", "--allow-unauthenticated-tcp", "--listen", &served.endpoint];
     let finished = Program::run(&mut tieline(args), "");
@@ -113,7 +113,7 @@ fn a_port_in_use_and_a_port_without_a_server_each_say_so() {
 }
 
 #[test]
-fn a_page_in_a_real_engine_gets_no_answer_and_starts_no_process() {
+fn fetch_from_a_page_gets_no_answer_and_starts_no_process() {
     for framing in ["", "content-length+", "length-prefix+"] {
         let served = Served::start(framing);
         let page = format!(
@@ -129,7 +129,7 @@ fn a_page_in_a_real_engine_gets_no_answer_and_starts_no_process() {
 }
 
 #[test]
-fn a_client_that_has_said_nothing_does_not_hold_up_the_end() {
+fn a_silent_client_does_not_delay_the_exit() {
     let mut served = Served::start("");
     let mut silent = TcpStream::connect(served.address()).unwrap();
     served.program.wait_stderr("a client has connected");

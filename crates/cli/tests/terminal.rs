@@ -55,7 +55,7 @@ fn is_detached(said: &str) {
 }
 
 #[test]
-fn programs_have_no_terminal_to_ask_at() {
+fn programs_have_no_controlling_terminal() {
     let exec = format!("exec:sh -c '{WHERE}'");
     let holds = ["auto", "descent"].map(|hold| format!("--hold={hold}"));
     for hold in &holds {
@@ -70,7 +70,7 @@ fn programs_have_no_terminal_to_ask_at() {
 }
 
 #[test]
-fn served_programs_lead_a_session_of_their_own() {
+fn served_programs_lead_their_own_session() {
     let serve = Serve::start(sh(WHERE));
     let mut client = serve.client();
     is_detached(&client.line().unwrap());
@@ -79,7 +79,7 @@ fn served_programs_lead_a_session_of_their_own() {
 }
 
 #[test]
-fn a_program_that_is_stopped_is_named_and_shown() {
+fn a_stopped_program_is_logged_and_shown_in_status() {
     let runtime = tempfile::tempdir().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let listen = format!("unix:{}", directory.path().join("s").display());
@@ -108,7 +108,7 @@ fn a_program_that_is_stopped_is_named_and_shown() {
 
 /// SIGTERM alone would wait for SIGCONT, and a stopped program would be killed in the end.
 #[test]
-fn a_stopped_program_gets_its_chance_to_end() {
+fn a_stopped_program_can_end_within_its_stop_timeout() {
     let holds: &[&str] = match rustix::process::geteuid().is_root() {
         true => &["--hold=auto", "--hold=descent", "--isolate"],
         false => &["--hold=auto", "--hold=descent"],

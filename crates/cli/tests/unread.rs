@@ -32,7 +32,7 @@ fn pipe(text: &str) -> (std::io::PipeReader, std::io::PipeWriter) {
 }
 
 #[test]
-fn input_that_a_program_never_reads_is_an_error_each_time() {
+fn input_that_a_program_never_reads_is_always_an_error() {
     let expected = (Some(1), NOTHING_READ.to_owned());
     for near in [&["connect"][..], &["bridge", "stdio:"]] {
         for _ in 0..10 {
@@ -66,7 +66,7 @@ fn input_counts_as_unread_wherever_it_waits() {
 }
 
 #[test]
-fn nothing_is_unread_where_nothing_waits() {
+fn nothing_is_unread_if_no_input_waits() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("input");
     fs::write(&path, TWO).unwrap();
@@ -85,7 +85,7 @@ fn nothing_is_unread_where_nothing_waits() {
 }
 
 #[test]
-fn a_long_input_of_which_one_line_was_read_is_an_error_each_time() {
+fn a_long_input_read_only_in_part_is_always_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("input");
     fs::write(&path, TWO.repeat(20_000)).unwrap();
@@ -105,7 +105,7 @@ fn names_place_and_hint(finished: &Finished, endpoint: &str) {
 }
 
 #[test]
-fn a_server_ended_by_its_program_tells_clients_what_was_not_read() {
+fn web_and_session_clients_learn_what_the_program_did_not_read() {
     // It reads one message of two, answers it, and ends well.
     let program = ["--", "sh", "-c", "read -r line; echo \"$line\""];
     let site = WebSite::start(&[], &program[1..]);
@@ -140,7 +140,7 @@ fn a_server_ended_by_its_program_tells_clients_what_was_not_read() {
 }
 
 #[test]
-fn a_server_logs_what_a_program_did_not_read_of_a_socket() {
+fn unread_input_of_a_plain_socket_is_logged() {
     // A plain socket has no words for it: the server's log has them.
     let serve = Serve::start(["--", "sh", "-c", "read -r line; echo \"$line\""]);
     let mut client = serve.client();

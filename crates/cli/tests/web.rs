@@ -14,7 +14,7 @@ use support::site::{Site, TOKEN, status_of};
 use support::{Program, Talk, children_of, request, tieline, until};
 
 #[test]
-fn lines_go_in_and_out_by_web_socket_with_and_without_a_session() {
+fn lines_pass_over_web_socket_and_events_with_and_without_a_session() {
     let site = Site::start(&["--", "cat"]);
     let events = format!("{}/sse", site.endpoint);
     let resumed = [format!("resume+{}", site.web_socket()), format!("resume+{events}")];
@@ -29,7 +29,7 @@ fn lines_go_in_and_out_by_web_socket_with_and_without_a_session() {
 }
 
 #[test]
-fn a_call_and_a_bridge_reach_it_too() {
+fn call_and_bridge_reach_a_web_server() {
     let site = Site::start(&[]);
     for endpoint in [site.web_socket(), format!("{}/sse", site.endpoint)] {
         let mut call = tieline(["call", &endpoint, "add", "[2,3]"]);
@@ -47,7 +47,7 @@ fn a_call_and_a_bridge_reach_it_too() {
 
 /// As a person tries it out.
 #[test]
-fn curl_reads_events_and_posts_and_calls() {
+fn curl_can_read_events_post_and_call() {
     let site = Site::start(&[]);
     let curl = |args: &[&str]| {
         let mut curl = Command::new("curl");
@@ -83,7 +83,7 @@ fn curl_reads_events_and_posts_and_calls() {
 }
 
 #[test]
-fn a_token_that_was_made_is_told_once_and_never_logged() {
+fn a_generated_token_is_printed_once_and_never_logged() {
     for logging in ["-v", "--quiet", "--log-format=json"] {
         let mut command = tieline(["serve", logging, "--listen", "http://127.0.0.1:0"]);
         let site = Site::of(command.args(["--", "cat"]));
@@ -105,7 +105,7 @@ fn a_token_that_was_made_is_told_once_and_never_logged() {
 }
 
 #[test]
-fn the_one_time_url_lets_a_browser_in_once() {
+fn the_one_time_url_works_once() {
     let site = Site::start(&["--", "cat"]);
     site.program.wait_stderr("/?key=");
     let url = site.program.stderr();
@@ -122,7 +122,7 @@ fn the_one_time_url_lets_a_browser_in_once() {
 }
 
 #[test]
-fn who_shows_no_token_or_a_wrong_one_starts_no_program() {
+fn a_missing_or_wrong_token_starts_no_program() {
     let site = Site::start(&["--", "cat"]);
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "a-token-that-is-not-the-one\n").unwrap();
@@ -178,7 +178,7 @@ fn a_foreign_page_starts_no_program() {
 }
 
 #[test]
-fn it_says_how_it_does() {
+fn health_and_metrics_are_served() {
     let site = Site::start(&["--", "cat"]);
     assert_eq!(status_of(&site.get("/health", "")), "200");
     assert_eq!(status_of(&site.get("/health/ready", "")), "200");
@@ -204,7 +204,7 @@ fn it_says_how_it_does() {
 }
 
 #[test]
-fn the_token_does_not_leave_the_machine_in_the_clear() {
+fn the_token_is_not_sent_to_other_machines_in_clear_text() {
     // To no address of loopback, but it leads to one: nobody has to be asked.
     for endpoint in ["ws://0.0.0.0:1/ws", "resume+ws://0.0.0.0:1/ws", "http://0.0.0.0:1/sse"] {
         let mut connect = tieline(["connect", endpoint]);
@@ -220,7 +220,7 @@ fn the_token_does_not_leave_the_machine_in_the_clear() {
 }
 
 #[test]
-fn what_would_be_open_to_others_is_refused_before_anybody_is_told() {
+fn unsafe_and_invalid_web_listeners_are_refused_before_listening() {
     for (args, says) in [
         (&["--listen", "http://0.0.0.0:0"][..], "or with a token and a certificate"),
         (&["--listen", "http://127.0.0.1:0", "--token", "short"], "16 to 512"),
@@ -277,7 +277,7 @@ fn close_code(site: &Site) -> (TcpStream, impl FnOnce(TcpStream) -> u16 + use<>)
 }
 
 #[test]
-fn the_close_code_says_what_became_of_the_program() {
+fn the_close_code_reports_how_the_program_ended() {
     for (script, code) in [("exit 0", 1000), ("exit 3", 1011)] {
         let site = Site::start(&["--", "sh", "-c", script]);
         let (stream, hear) = close_code(&site);
@@ -293,7 +293,7 @@ fn the_close_code_says_what_became_of_the_program() {
 }
 
 #[test]
-fn a_message_of_the_largest_size_goes_with_and_without_a_session() {
+fn a_message_of_the_largest_size_passes_with_and_without_a_session() {
     let site = Site::start(&["--max-message", "64KiB", "--", "cat"]);
     let line = "x".repeat(64 * 1024) + "\n";
     for endpoint in [site.web_socket(), format!("resume+{}", site.web_socket())] {
@@ -306,7 +306,7 @@ fn a_message_of_the_largest_size_goes_with_and_without_a_session() {
 }
 
 #[test]
-fn the_token_is_not_for_programs() {
+fn the_token_is_passed_to_programs_only_by_name() {
     let site = Site::start(&["--", "env"]);
     let mut client = Program::start(&mut site.connect(&site.web_socket()));
     let variables = client.wait().stdout;
@@ -323,7 +323,7 @@ fn the_token_is_not_for_programs() {
 }
 
 #[test]
-fn who_is_turned_away_is_told_to_try_again() {
+fn a_refused_client_gets_close_code_1013() {
     let site = Site::start(&["--max-connections", "1", "--", "cat"]);
     let (first, _) = close_code(&site);
     until("its program runs", || children_of(site.program.pid()).len() == 1);
@@ -337,7 +337,7 @@ fn who_is_turned_away_is_told_to_try_again() {
 }
 
 #[test]
-fn clients_that_say_nothing_do_not_speak_for_the_program() {
+fn silent_clients_do_not_count_as_failures_of_the_program() {
     let script = "read line || exit 3; echo \"$line\"; cat";
     let serve = support::Serve::start(["--", "sh", "-c", script]);
     for _ in 0..6 {
@@ -350,7 +350,7 @@ fn clients_that_say_nothing_do_not_speak_for_the_program() {
 }
 
 #[test]
-fn a_session_on_a_web_socket_whose_bytes_are_cut_loses_and_doubles_nothing() {
+fn a_session_over_a_web_socket_that_is_cut_loses_and_repeats_nothing() {
     const LINES: usize = 10_000;
     // A client behind a proxy asks for it by the proxy's name.
     let site = Site::start(&["--allow-host", "127.0.0.1", "--", "cat"]);
@@ -373,7 +373,7 @@ fn a_session_on_a_web_socket_whose_bytes_are_cut_loses_and_doubles_nothing() {
 }
 
 #[test]
-fn what_is_printed_for_people_begins_with_the_public_url() {
+fn printed_urls_begin_with_the_public_url() {
     let directory = tempfile::tempdir().unwrap();
     let on_unix = format!("http-unix:{}", directory.path().join("a.sock").display());
     for listen in ["http://127.0.0.1:0", &on_unix] {
@@ -408,7 +408,7 @@ fn a_public_url_and_a_subprotocol_are_checked() {
 }
 
 #[test]
-fn subprotocols_are_granted_and_offered_by_name() {
+fn subprotocols_are_negotiated_by_name() {
     let site = Site::start(&["--subprotocol", "agent.v2", "--", "cat"]);
     for offered in
         [&["--subprotocol", "mcp"][..], &["--subprotocol", "x", "--subprotocol", "agent.v2"]]
@@ -434,7 +434,7 @@ fn metric(site: &Site, name: &str) -> u64 {
 
 /// Clients on sockets and on the web share one bound, and each line that has to go leaves a message in the log.
 #[test]
-fn unfinished_messages_of_all_clients_share_one_bound() {
+fn unfinished_messages_of_all_clients_share_one_memory_limit() {
     const LENGTH: usize = 2 << 20;
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("a.sock");

@@ -90,7 +90,7 @@ fn assert_says(output: &Output, said: &str) {
 }
 
 #[test]
-fn another_process_calls_what_is_served_on_a_pipe_also_after_the_first_was_killed() {
+fn a_pipe_can_be_served_again_after_its_server_was_killed() {
     let endpoint = endpoint();
     for _ in 0..2 {
         let serve = Serve::at(&endpoint);
@@ -105,14 +105,14 @@ fn another_process_calls_what_is_served_on_a_pipe_also_after_the_first_was_kille
 }
 
 #[test]
-fn the_usual_place_is_a_pipe_named_after_the_program() {
+fn the_default_endpoint_is_a_pipe_named_after_the_program() {
     let serve = Serve::start(&mut tieline(["serve", "--quiet"]));
     assert!(serve.endpoint.starts_with("pipe:tieline-demo-agent"), "{}", serve.endpoint);
     assert_says(&run(&mut tieline(["call", &serve.endpoint, "add", "[1,1]"]), ""), "2\n");
 }
 
 #[test]
-fn a_bridge_and_a_connection_end_when_what_was_asked_is_answered() {
+fn bridge_and_connect_end_when_all_requests_are_answered() {
     let serve = Serve::at(&endpoint());
     let asked = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"sleep\",\"params\":{\"ms\":300}}\n\
                  {\"jsonrpc\":\"2.0\",\"id\":\"x\",\"method\":\"add\",\"params\":[2,3]}\n";
@@ -136,7 +136,7 @@ fn a_bridge_and_a_connection_end_when_what_was_asked_is_answered() {
 }
 
 #[test]
-fn a_blocked_stdin_does_not_hold_up_the_end() {
+fn a_blocked_stdin_does_not_delay_the_exit() {
     let serve = Serve::at(&endpoint());
     let mut connect = tieline(["connect", &serve.endpoint]);
     let connect = connect.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -180,7 +180,7 @@ fn backslashes_in_an_exec_endpoint_arrive() {
 }
 
 #[test]
-fn a_unix_socket_is_another_systems_and_the_hint_says_what_to_use() {
+fn a_unix_socket_is_unsupported_with_a_hint_to_use_a_pipe() {
     let output = run(&mut tieline(["call", "unix:/tmp/a", "add"]), "");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
@@ -190,10 +190,10 @@ fn a_unix_socket_is_another_systems_and_the_hint_says_what_to_use() {
 /// It shares our console; a group of its own, so that we are not meant.
 #[test]
 #[allow(unsafe_code)]
-fn ctrl_break_ends_a_server_and_all_that_it_started() {
+fn ctrl_break_ends_a_server_and_its_processes() {
     // SAFETY: neither takes a pointer.
     let has_console = unsafe { GetConsoleCP() != 0 || AllocConsole() != 0 };
-    assert!(has_console, "no console can be had");
+    assert!(has_console, "no console is available");
     let mut command = tieline(["serve", "--quiet", "--listen", &endpoint()]);
     let mut serve = Serve::start(command.creation_flags(CREATE_NEW_PROCESS_GROUP));
     let mut connect = tieline(["connect", &serve.endpoint]);

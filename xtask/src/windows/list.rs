@@ -55,19 +55,19 @@ pub(super) const UNPROVEN: &[Unproven] = &[
     },
     Unproven {
         suite: "cli::windows",
-        test: "ctrl_break_ends_a_server_and_all_that_it_started",
+        test: "ctrl_break_ends_a_server_and_its_processes",
         why: CONSOLE,
-        says: "no console can be had",
+        says: "no console is available",
     },
 ];
 
 /// Each of these shows something that no other test shows. If a test is renamed, rename it here.
 pub(super) const MUST_RUN: &[&str] = &[
-    "cli::windows::another_process_calls_what_is_served_on_a_pipe_also_after_the_first_was_killed",
-    "cli::windows::a_bridge_and_a_connection_end_when_what_was_asked_is_answered",
-    "cli::windows::a_blocked_stdin_does_not_hold_up_the_end",
+    "cli::windows::a_pipe_can_be_served_again_after_its_server_was_killed",
+    "cli::windows::bridge_and_connect_end_when_all_requests_are_answered",
+    "cli::windows::a_blocked_stdin_does_not_delay_the_exit",
     "cli::windows::many_clients_at_once_are_all_served",
-    "cli::windows::the_usual_place_is_a_pipe_named_after_the_program",
+    "cli::windows::the_default_endpoint_is_a_pipe_named_after_the_program",
     "http::sessions::a_session_survives_a_thousand_web_sockets_that_are_cut_in_mid_frame",
     "http::sse_client::a_session_survives_a_thousand_streams_that_are_cut_in_mid_event",
     "http::sse_resume::a_thousand_cuts_in_mid_event_lose_and_double_nothing",
