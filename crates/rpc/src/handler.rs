@@ -1,5 +1,7 @@
 //! The trait that answers the other side.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tieline_proto::Fault;
 use tieline_proto::jsonrpc::{Notification, Request};
@@ -70,6 +72,29 @@ pub trait Handler: Send + Sync + 'static {
     /// message may have been a response.
     fn fault(&self, fault: &Fault) {
         tracing::warn!("discarded a message: {fault}");
+    }
+}
+
+/// A handler shared by several lines.
+impl<H: Handler> Handler for Arc<H> {
+    fn request(&self, request: Request, peer: &Peer) -> Answer<Outcome> {
+        (**self).request(request, peer)
+    }
+
+    fn notification(&self, notification: Notification, peer: &Peer) -> Answer<()> {
+        (**self).notification(notification, peer)
+    }
+
+    fn reset(&self, reset: Reset, peer: &Peer) -> Answer<()> {
+        (**self).reset(reset, peer)
+    }
+
+    fn serves(&self) -> bool {
+        (**self).serves()
+    }
+
+    fn fault(&self, fault: &Fault) {
+        (**self).fault(fault);
     }
 }
 

@@ -43,6 +43,18 @@ impl Peer {
         (peer, driver)
     }
 
+    /// Creates a peer over `channel` with the default options, and spawns its driver on the current tokio
+    /// runtime. [`closed`](Self::closed) waits for the end of the line; use [`new`](Self::new) to set
+    /// options or to poll the driver yourself. The line ends with the runtime.
+    ///
+    /// # Panics
+    /// There is no tokio runtime.
+    pub fn spawn<C: Channel, H: Handler>(channel: C, handler: H) -> Self {
+        let (peer, driver) = Self::new(channel, handler, PeerOptions::default());
+        tokio::spawn(driver);
+        peer
+    }
+
     /// Calls `method` and waits for its result.
     ///
     /// `params` must serialize to an array (a tuple, a slice), to an object (a struct, a map), or to nothing

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -12,11 +13,11 @@ use tieline_transport::Reset;
 use crate::handler::{Answer, Handler, Outcome};
 use crate::{ErrorObject, Peer};
 
-type OnRequest = Box<dyn Fn(Request, &Peer) -> Answer<Outcome> + Send + Sync>;
-type OnReset = Box<dyn Fn(Reset, &Peer) -> Answer<()> + Send + Sync>;
-type OnNotification = Box<dyn Fn(Notification, &Peer) -> Answer<()> + Send + Sync>;
+type OnRequest = Arc<dyn Fn(Request, &Peer) -> Answer<Outcome> + Send + Sync>;
+type OnReset = Arc<dyn Fn(Reset, &Peer) -> Answer<()> + Send + Sync>;
+type OnNotification = Arc<dyn Fn(Notification, &Peer) -> Answer<()> + Send + Sync>;
 
-/// A handler made of closures, one per method.
+/// A handler made of closures, one per method. Clones share them.
 ///
 /// ```
 /// use tieline_rpc::{ErrorObject, Router};
@@ -32,7 +33,7 @@ type OnNotification = Box<dyn Fn(Notification, &Peer) -> Answer<()> + Send + Syn
 ///     .notification("log", |line: serde_json::Value, _peer| async move { eprintln!("{line}") });
 /// # drop(router);
 /// ```
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Router {
     requests: HashMap<String, OnRequest>,
     notifications: HashMap<String, OnNotification>,
@@ -79,7 +80,7 @@ impl Router {
         method: impl Into<String>,
         handler: impl Fn(Request, &Peer) -> Answer<Outcome> + Send + Sync + 'static,
     ) -> Self {
-        self.requests.insert(method.into(), Box::new(handler));
+        self.requests.insert(method.into(), Arc::new(handler));
         self
     }
 
@@ -114,7 +115,7 @@ impl Router {
         method: impl Into<String>,
         handler: impl Fn(Notification, &Peer) -> Answer<()> + Send + Sync + 'static,
     ) -> Self {
-        self.notifications.insert(method.into(), Box::new(handler));
+        self.notifications.insert(method.into(), Arc::new(handler));
         self
     }
 
@@ -126,7 +127,7 @@ impl Router {
         A: Future<Output = ()> + Send + 'static,
     {
         let begin = move |reset, peer: &Peer| Answer::later(handler(reset, peer.clone()));
-        self.on_reset = Some(Box::new(begin));
+        self.on_reset = Some(Arc::new(begin));
         self
     }
 
@@ -136,7 +137,7 @@ impl Router {
         mut self,
         handler: impl Fn(Request, &Peer) -> Answer<Outcome> + Send + Sync + 'static,
     ) -> Self {
-        self.other_requests = Some(Box::new(handler));
+        self.other_requests = Some(Arc::new(handler));
         self
     }
 
@@ -146,7 +147,7 @@ impl Router {
         mut self,
         handler: impl Fn(Notification, &Peer) -> Answer<()> + Send + Sync + 'static,
     ) -> Self {
-        self.other_notifications = Some(Box::new(handler));
+        self.other_notifications = Some(Arc::new(handler));
         self
     }
 }

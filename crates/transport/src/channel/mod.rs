@@ -314,6 +314,23 @@ pub trait ReceiverExt: Receiver {
     fn recv(&mut self) -> impl Future<Output = Incoming> + Send {
         Recv(self)
     }
+
+    /// Waits for the next message and skips everything else: faults, which the
+    /// [`Control`](crate::Control) counts and which are logged here, and [resets](Incoming::Reset). Returns
+    /// `None` when the line has ended; [`Control::close_reason`](crate::Control::close_reason) says why.
+    /// Cancel-safe, like [`recv`](Self::recv).
+    fn next_message(&mut self) -> impl Future<Output = Option<Bytes>> + Send {
+        async move {
+            loop {
+                match self.recv().await {
+                    Incoming::Message(message) => return Some(message),
+                    Incoming::Fault(fault) => tracing::warn!("skipped a message: {fault}"),
+                    Incoming::Reset(_) => {}
+                    Incoming::End(_) => return None,
+                }
+            }
+        }
+    }
 }
 
 impl<R: Receiver + ?Sized> ReceiverExt for R {}

@@ -16,10 +16,12 @@ pub use self::kind::ErrorKind;
 ///
 /// `Display` prints one level: operation, endpoint and kind. [`source`](Error::source) is the operating
 /// system's error, [`hint`](Self::hint) what to do next.
-#[derive(Clone, Debug)]
+///
+/// `Debug` prints the same with source and hint, so that it is readable where `main` returns it.
+#[derive(Clone)]
 pub struct TransportError(Box<Inner>);
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     operation: Operation,
@@ -110,6 +112,21 @@ impl TransportError {
     /// Returns what to do next, as a sentence for people.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref().or_else(|| self.0.kind.hint())
+    }
+}
+
+impl fmt::Debug for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)?;
+        let mut source = self.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        match self.hint() {
+            Some(hint) => write!(f, " (hint: {hint})"),
+            None => Ok(()),
+        }
     }
 }
 
