@@ -258,6 +258,6 @@ pub use recovery::Recovery;
 pub use retries::Retries;
 pub use session::{
     Commits, LineOptions, Session, SessionOptions, SessionReceiver, SessionSender, Sessions,
-    connector, listen,
+    connect_session, connector, listen,
 };
 pub use state::{State, States};

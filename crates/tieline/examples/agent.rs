@@ -3,6 +3,7 @@
 //!     cargo run --example agent                            # then type a request
 //!     cargo run --example agent unix:/tmp/agent.sock       # then: tieline call unix:/tmp/agent.sock add '[2,3]'
 
+use tieline::ServeOptions;
 use tieline::rpc::{ErrorObject, Peer, PeerOptions, Router};
 
 fn agent() -> Router {
@@ -28,8 +29,6 @@ async fn main() -> Result<(), tieline::TransportError> {
         serve(tieline::connect("stdio:").await?).await;
         return Ok(());
     };
-    let mut acceptor = tieline::listen(&endpoint).await?;
-    loop {
-        tokio::spawn(serve(acceptor.accept().await?));
-    }
+    let acceptor = tieline::listen(&endpoint).await?;
+    tieline::serve(acceptor, ServeOptions::default(), tokio::signal::ctrl_c(), serve).await
 }

@@ -34,6 +34,7 @@
 //! # runtime.block_on(async {
 //! let (mut sender, mut receiver) = tieline::connect("exec:cat").await?.split();
 //! sender.send(r#"{"jsonrpc":"2.0","method":"hello"}"#).await?;
+//! // Also: `receiver.next_message()`, which skips faults.
 //! match receiver.recv().await {
 //!     Incoming::Message(message) => assert_eq!(message, r#"{"jsonrpc":"2.0","method":"hello"}"#),
 //!     Incoming::Fault(fault) => eprintln!("one bad message: {fault}"),
@@ -76,17 +77,17 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use tieline::rpc::{Peer, PeerOptions};
+//! use tieline::rpc::Peer;
 //!
 //! let channel = tieline::connect("exec:my-agent").await?;
-//! let (peer, driver) = Peer::new(channel, (), PeerOptions::default());
-//! tokio::spawn(driver);
+//! let peer = Peer::spawn(channel, ());
 //! let sum: f64 = peer.call("add", (2, 3)).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! For a complete agent in about 30 lines, see `crates/tieline/examples/agent.rs`.
+//! The directory `examples` has complete programs of about 30 lines: a client with notifications, an agent
+//! that answers, the same agent on a Unix socket and on the web, and a resumable client.
 //!
 //! # Reconnecting
 //!
@@ -144,13 +145,20 @@
 //! # Where to go from here
 //! - [`Options`]: message limits, timeouts, framing, and the environment of a child process.
 //! - [`link::Pool`] keeps lines open for reuse; [`link::HealthMonitor`] watches the health of a line.
-//! - [`Guardian`] makes sure that no descendant of a child process survives, even if this program is killed
+//! - [`process::Guardian`] makes sure that no descendant of a child process survives, even if this program is killed
 //!   (Linux).
 //! - [`Registry`] adds custom schemes to the built-in ones.
 //! - [`web::Web`] serves browsers and scripts, which authenticate with a token.
 //! - [`Framed`] combines a transport and a framing chosen at compile time, without boxing.
 //! - [`Control`] describes a line: the peer's identity, message counts, and why the line ended.
 //! - [`TransportError`] says what failed, where, whether to retry, and what to do about it.
+//!
+//! # Features
+//!
+//! | feature | what it adds | default |
+//! |---|---|---|
+//! | `rpc` | the module `rpc`: JSON-RPC 2.0 | yes |
+//! | `web` | the module `web`, and the schemes `ws`, `wss`, `ws-unix`, `http`, `https` and `http-unix` | no |
 //!
 //! All of this needs a Tokio runtime with time and I/O enabled.
 
@@ -161,25 +169,114 @@ pub mod link {
     pub use tieline_link::*;
 }
 
+/// Child processes: their environment, how they are stopped, and how their descendants are contained.
+pub mod process {
+    #[cfg(any(unix, windows))]
+    pub use tieline_transport::{
+        ChildExit, Environment, Guardian, Hold, Process, ProcessAccount, ProcessConfig,
+        StopTimeouts, resolve, until_children_are_gone,
+    };
+    #[cfg(target_os = "linux")]
+    pub use tieline_transport::{adopt_orphans, reap_orphans};
+}
+
+/// The state machines of framing, JSON-RPC, sessions and the web, without I/O.
+pub mod proto {
+    pub use tieline_proto::*;
+}
+
 /// The JSON-RPC 2.0 peer.
+#[cfg(feature = "rpc")]
 pub mod rpc {
     pub use tieline_rpc::*;
 }
 
+/// Everything below the facade: transports, connections, channels, and what it takes to write your own.
+pub mod transport {
+    pub use tieline_transport::*;
+}
+
 /// WebSocket, server-sent events with POST, and a web server that authenticates its clients.
+#[cfg(feature = "web")]
 pub mod web {
     pub use tieline_http::*;
 }
 
-pub use tieline_proto::*;
-pub use tieline_transport::*;
+pub use tieline_proto::{ByteSize, Fault, FramingKind};
+pub use tieline_transport::{
+    Acceptor, Address, BoxChannel, Channel, ChannelConfig, CloseReason, Connector, Control,
+    DynAcceptor, DynConnector, Endpoint, ErrorKind, Framed, Incoming, MemoryBudget, Options,
+    Receiver, ReceiverExt, Registry, Reset, Scheme, SendError, Sender, SenderExt, ServeOptions,
+    TransportError, TransportKind, memory_pair, serve,
+};
 
 /// The schemes that [`connect`] and [`listen`] support.
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
     let mut registry = Registry::new();
+    #[cfg(feature = "web")]
     web::register(&mut registry, web::ClientConfig::default());
+    #[cfg(not(feature = "web"))]
+    without_web::register(&mut registry);
     registry
 });
+
+/// The schemes of a build without the feature `web`: they say what is missing.
+#[cfg(any(test, not(feature = "web")))]
+mod without_web {
+    use tieline_transport::{
+        BoxFuture, DynAcceptor, DynConnector, Endpoint, ErrorKind, Operation, Options, Registry,
+        Scheme, TransportError,
+    };
+
+    pub(crate) fn register(registry: &mut Registry) {
+        for scheme in ["ws", "wss", "ws-unix", "http", "https", "http-unix"] {
+            registry.register(scheme, Missing);
+        }
+    }
+
+    struct Missing;
+
+    impl Missing {
+        fn error(operation: Operation) -> TransportError {
+            TransportError::new(ErrorKind::UnsupportedOperation, operation)
+                .with_hint("enable the feature `web` of the crate `tieline`")
+        }
+    }
+
+    impl Scheme for Missing {
+        fn connector(
+            &self,
+            _: &Endpoint,
+            _: &Options,
+        ) -> Result<Box<dyn DynConnector>, TransportError> {
+            Err(Self::error(Operation::Connect))
+        }
+
+        fn listen<'a>(
+            &'a self,
+            _: &'a Endpoint,
+            _: &'a Options,
+        ) -> BoxFuture<'a, Result<Box<dyn DynAcceptor>, TransportError>> {
+            Box::pin(async { Err(Self::error(Operation::Listen)) })
+        }
+    }
+
+    #[cfg(test)]
+    #[tokio::test]
+    async fn web_scheme_names_the_missing_feature() {
+        let mut registry = Registry::new();
+        register(&mut registry);
+        for endpoint in ["ws://127.0.0.1:1/ws", "https://example.com/sse"] {
+            let endpoint: Endpoint = endpoint.parse().unwrap_or(Endpoint::stdio());
+            let connected = registry.connect(&endpoint, &Options::default()).await.err();
+            let listening = registry.listen(&endpoint, &Options::default()).await.err();
+            for error in [connected, listening] {
+                let names_it = error.and_then(|it| it.hint().map(|hint| hint.contains("`web`")));
+                assert_eq!(names_it, Some(true), "{endpoint}");
+            }
+        }
+    }
+}
 
 /// Connects to `endpoint` with the default [`Options`].
 ///
@@ -235,6 +332,21 @@ pub fn client(
     client: link::ClientOptions,
 ) -> Result<link::Client, TransportError> {
     link::Client::new(&REGISTRY, &endpoint.parse()?, options, client)
+}
+
+/// Connects to `endpoint` with a [`Session`](link::Session), with or without `resume+` in front of it. A session
+/// shows its [`states`](link::Session::states), which the channel of [`connect`] does not.
+///
+/// Cancel-safe: dropping the future leaves no connection or process behind.
+///
+/// # Errors
+/// Fails if the first connection fails or the server refuses the session; see [`connect`].
+pub async fn connect_session(
+    endpoint: &str,
+    options: &Options,
+    session: link::SessionOptions,
+) -> Result<link::Session, TransportError> {
+    link::connect_session(&REGISTRY, &endpoint.parse()?, options, session).await
 }
 
 /// Connects to `endpoint` with a [`Link`](link::Link), which reconnects.

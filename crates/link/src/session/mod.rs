@@ -226,6 +226,23 @@ pub fn connector(
     Ok(Arc::new(Resumable { dialer: dialer.into(), session, line: LineOptions::of(options) }))
 }
 
+/// Connects to `endpoint` with a [`Session`], with or without `resume+` in front of it. Unlike the channel of
+/// [`connector`], a session shows its [`states`](Session::states). Cancel-safe: a dropped attempt leaves
+/// nothing running.
+///
+/// # Errors
+/// The endpoint or an option is invalid, the first connection fails, or the server refuses the session.
+pub async fn connect_session(
+    registry: &Registry,
+    endpoint: &Endpoint,
+    options: &Options,
+    session: SessionOptions,
+) -> Result<Session, TransportError> {
+    session.validate()?;
+    let dialer = registry.connector(&endpoint.carrier(), &carrier(options))?;
+    Session::connect(dialer.into(), session, LineOptions::of(options)).await
+}
+
 /// Listens on any endpoint: with [`Sessions`] if the endpoint is [resumable](Endpoint::is_resumable), and
 /// otherwise as the registry does.
 ///
