@@ -47,7 +47,7 @@ pub(super) fn lints(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
 }
 
 pub(super) fn docs(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
-    let command = ["doc", "--workspace", "--no-deps", "--locked"];
+    let command = ["doc", "--workspace", "--all-features", "--no-deps", "--locked"];
     match succeeds(workspace.cargo().args(command).env("RUSTDOCFLAGS", "-D warnings"))? {
         true => Ok(Vec::new()),
         false => {
@@ -55,6 +55,19 @@ pub(super) fn docs(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
             Ok(vec![above("rustdoc", &again)])
         }
     }
+}
+
+/// Checks the library with each combination of its features. Its tests always have all of them.
+pub(super) fn features(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
+    let mut findings = Vec::new();
+    for features in ["", "rpc", "web"] {
+        let command = ["clippy", "-p", "tieline", "--lib", "--locked", "--no-default-features"];
+        let command = [&command[..], &["--features", features, "--", "-D", "warnings"]].concat();
+        if !succeeds(workspace.cargo().args(&command))? {
+            findings.push(above("clippy", &format!("`cargo {}`", command.join(" "))));
+        }
+    }
+    Ok(findings)
 }
 
 fn above(tool: &str, again: &str) -> Finding {

@@ -24,6 +24,7 @@ Usage: cargo xtask tidy
   lock     Cargo.lock is up to date
   format   cargo fmt
   lints    clippy over all targets, without warnings
+  features clippy over the library with each combination of its features
   docs     rustdoc, without warnings
   arrows   dependencies between the crates point down (ARCHITECTURE.md)
   sans-io  the protocol crate uses no socket, file, clock, thread or runtime
@@ -75,6 +76,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("format", compiler::format),
     ("lock", compiler::lock),
     ("lints", compiler::lints),
+    ("features", compiler::features),
     ("docs", compiler::docs),
 ];
 
