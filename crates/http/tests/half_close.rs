@@ -9,11 +9,10 @@ use bytes::Bytes;
 use support::{
     BEARER, Served, accept_key, close_code, config, end, frame, head, message, serve, upgrade,
 };
-use tieline_http::WebChannel;
+use tieline_http::{ClientConfig, WebChannel};
 use tieline_proto::HeartbeatConfig;
 use tieline_transport::{
-    Acceptor, BoxChannel, Channel, CloseReason, Incoming, ReceiverExt, SendError, Sender,
-    SenderExt, TransportError,
+    Acceptor, BoxChannel, Channel, CloseReason, SendError, Sender, SenderExt, TransportError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -112,27 +111,44 @@ async fn pings_are_answered_after_end_of_input() {
     assert_eq!(&answer, b"\x81\x06answer");
 }
 
-/// In virtual time.
-#[tokio::test(start_paused = true)]
-async fn half_closed_line_outlives_many_heartbeats() {
-    let mut served = serve(config()).await;
-    let (client, server) = served.pair().await;
-    let (mut to_server, mut from_server) = client.split();
-    let (mut to_client, mut from_client) = server.split();
-    to_server.close().await.unwrap();
-    let server = async {
+/// The side that pings receives nothing but pongs.
+#[tokio::test]
+async fn both_sides_answer_pings_after_end_of_input() {
+    let often = HeartbeatConfig {
+        idle: Duration::from_millis(1),
+        misses: 60_000,
+        ..HeartbeatConfig::default()
+    };
+    for (client_pings, server_pings) in [(Some(often), None), (None, Some(often))] {
+        let mut config = config();
+        config.web_socket.heartbeat = server_pings;
+        let mut served = serve(config).await;
+        let client = ClientConfig { heartbeat: client_pings, ..support::client() };
+        let (registry, url, options) =
+            (support::registry_with(client), served.url(), Default::default());
+        let (client, server) =
+            tokio::join!(registry.connect(&url, &options), served.plain.accept());
+        let (client, server) = (client.unwrap(), server.unwrap().into_web_socket().unwrap());
+        let pinging = match client_pings {
+            Some(_) => client.control().clone(),
+            None => server.control().clone(),
+        };
+        let (mut to_server, mut from_server) = client.split();
+        let (mut to_client, mut from_client) = server.split();
+        to_server.close().await.unwrap();
         assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
-        tokio::time::sleep(Duration::from_secs(600)).await;
-        to_client.send("answer").await.unwrap();
-        to_client.close().await.unwrap();
-    };
-    let client = async {
-        let Incoming::Message(answer) = from_server.recv().await else { panic!("no message") };
+        let before = pinging.info().bytes_in;
+        let answering = async {
+            while pinging.info().bytes_in < before + 200 {
+                assert!(pinging.close_reason().is_none());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            to_client.send("answer").await.unwrap();
+        };
+        let both = async { tokio::join!(answering, message(&mut from_server)) };
+        let ((), answer) = tokio::time::timeout(support::LIMIT, both).await.expect("no pongs");
         assert_eq!(answer, "answer");
-        from_server.recv().await
-    };
-    let ((), last) = tokio::join!(server, client);
-    assert!(matches!(last, Incoming::End(CloseReason::ByUs)), "{last:?}");
+    }
 }
 
 #[tokio::test]
@@ -154,8 +170,8 @@ async fn lost_client_is_noticed_after_end_of_input() {
     }
 }
 
-/// The client does not answer pings. In virtual time.
-#[tokio::test(start_paused = true)]
+/// The client does not answer pings. In virtual time, once its end of input has arrived.
+#[tokio::test]
 async fn silent_client_times_out_after_end_of_input() {
     let mut served = serve(config()).await;
     let (mut stream, channel) = raw(&mut served).await;
@@ -163,6 +179,7 @@ async fn silent_client_times_out_after_end_of_input() {
     let (mut to_client, mut from_client) = channel.split();
     stream.write_all(&frame(END, b"")).await.unwrap();
     assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
+    tokio::time::pause();
     to_client.gone().await;
     assert!(matches!(control.close_reason(), Some(CloseReason::TimedOut)));
     assert!(matches!(closed(&mut to_client).await, CloseReason::TimedOut));

@@ -3,14 +3,11 @@
 
 mod support;
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use support::events::{Stream, ask};
 use support::{BEARER, LIMIT, Served, config, end, head, message, registry, serve, status_of};
 use tieline_transport::{
-    Acceptor, BoxChannel, Channel, CloseReason, Incoming, Options, ReceiverExt, SendError, Sender,
-    SenderExt,
+    Acceptor, BoxChannel, Channel, CloseReason, Options, SendError, Sender, SenderExt,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -88,29 +85,6 @@ async fn end_of_input_follows_queued_messages() {
     };
     let ((), reason) = tokio::join!(sending, receiving);
     assert!(matches!(reason, CloseReason::ByPeer));
-}
-
-/// Comments keep the line alive. In virtual time.
-#[tokio::test(start_paused = true)]
-async fn half_closed_line_outlives_a_long_silence() {
-    let mut served = serve(config()).await;
-    let (client, server) = pair(&mut served).await;
-    let (mut to_server, mut from_server) = client.split();
-    let (mut to_client, mut from_client) = server.split();
-    to_server.close().await.unwrap();
-    let server = async {
-        assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
-        tokio::time::sleep(Duration::from_secs(600)).await;
-        to_client.send("answer").await.unwrap();
-        to_client.close().await.unwrap();
-    };
-    let client = async {
-        let Incoming::Message(answer) = from_server.recv().await else { panic!("no message") };
-        assert_eq!(answer, "answer");
-        from_server.recv().await
-    };
-    let ((), last) = tokio::join!(server, client);
-    assert!(matches!(last, Incoming::End(CloseReason::ByUs)), "{last:?}");
 }
 
 #[tokio::test]
