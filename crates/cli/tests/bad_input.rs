@@ -1,4 +1,4 @@
-//! What must not harm anybody: nonsense, halves, and messages that are too large.
+//! Invalid, incomplete and oversize messages.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -22,7 +22,7 @@ fn nonsense_is_answered_by_the_agent_and_the_line_goes_on() {
     client.send_raw(b"{\"id\":1,\"method\":\"\xff\"}\n");
     let answer = client.json();
     assert!(parse_error(&answer), "{answer}");
-    // What is JSON but no request, or goes beyond a limit, is answered with the id if there is one.
+    // JSON that is not a request, or exceeds a limit, is answered with its id if it has one.
     let bomb =
         format!(r#"{{"jsonrpc":"2.0","id":9,"method":"echo","params":{}"#, "[".repeat(100_000));
     for (request, code, id) in [
@@ -37,7 +37,7 @@ fn nonsense_is_answered_by_the_agent_and_the_line_goes_on() {
         let answer = client.json();
         assert_eq!((&answer["error"]["code"], &answer["id"]), (&json!(code), &id), "{answer}");
     }
-    // Blank lines are no messages.
+    // Blank lines are not messages.
     client.send_raw(b"\n\r\n  \n");
     assert_eq!(client.call(&request(7, "add", json!([2, 3])))["result"], 5);
     serve.stop();
@@ -89,8 +89,8 @@ fn a_line_of_a_gibibyte_costs_that_line_and_no_memory() {
         client.send_raw(&mebibyte);
     }
     client.send("");
-    client.send("behind");
-    assert_eq!(client.line().as_deref(), Some("behind"), "the program saw something of it");
+    client.send("after");
+    assert_eq!(client.line().as_deref(), Some("after"), "the program received part of it");
     let peak = usage(serve.program.pid()).peak_kib;
     assert!(peak < 150 * 1024, "{peak} KiB");
     client.end_input();
@@ -112,7 +112,7 @@ fn announced_gibibyte_is_refused_without_allocating_it() {
         let reason = "announced a message of 1073741824 bytes, above the limit of 16MiB";
         serve.program.wait_stderr_times(reason, endpoint + 1);
     }
-    // Sixteen of them announce as much as they may, and send nothing.
+    // Sixteen clients announce the largest size, and send one byte.
     let mut waiting: Vec<Client> = (0..16).map(|_| serve.client()).collect();
     for client in &mut waiting {
         client.send_raw(b"Content-Length: 16777216\r\n\r\n{");
@@ -159,7 +159,7 @@ fn the_limit_is_exact_with_announced_lengths() {
     assert_eq!(call_in_content_length(&mut serve.client(), "{}"), "{}");
 }
 
-/// What a server that echoes answers to one message in Content-Length framing.
+/// Sends one message in Content-Length framing to an echo server, and returns the echo.
 fn call_in_content_length(client: &mut Client, message: &str) -> String {
     let length = message.len();
     client.send_raw(format!("Content-Length: {length}\r\n\r\n{message}").as_bytes());

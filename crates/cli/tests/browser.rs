@@ -1,4 +1,4 @@
-//! A person with a browser: a real Chromium against `tieline serve`, and the page that is there.
+//! The page of `tieline serve` in a real Chromium.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -30,7 +30,7 @@ fn one_time_url_admits_one_browser_and_the_page_talks_to_the_program() {
     assert_eq!(browser.shown("out"), expected);
     assert_eq!(browser.shown("in"), expected);
     assert_eq!(browser.run("return document.querySelectorAll('#log img').length"), 0);
-    // JSON can be indented, and what was said before comes back with the arrow keys.
+    // JSON can be indented, and the arrow keys recall earlier input.
     browser.run("pretty.click()");
     let indented = "{\n  \"a\": [\n    9007199254740993,\n    { },\n    \"\\\"[,\"\n  ]\n}";
     assert_eq!(browser.shown("in")[3], indented);
@@ -40,7 +40,7 @@ fn one_time_url_admits_one_browser_and_the_page_talks_to_the_program() {
     assert_eq!(browser.run(&format!("{up}{up}{up}{up}{up} return text.value")), "hello");
     assert_eq!(browser.run(&format!("{down}{down}{down} return text.value")), messages[3]);
     assert_eq!(browser.run(&format!("{down} return text.value")), "");
-    // Its owner may open it again. For everybody else it is used.
+    // The same browser may open it again; for any other it is used up.
     assert_eq!(browser.open(&key_url), 200);
     browser.wait(CONNECTED);
     browser.ask(json!(["stranger"]));
@@ -63,7 +63,7 @@ fn a_reloaded_page_resumes_its_process() {
     for round in 0..3 {
         browser.say(&format!("round {round}"));
         if round > 0 {
-            // The answer comes to this page or to the next.
+            // The answer arrives on this page or on the next.
             browser.reload();
         }
     }
@@ -74,7 +74,7 @@ fn a_reloaded_page_resumes_its_process() {
     assert_eq!(answers, expected);
     assert_eq!(browser.shown("out"), ["round 0", "round 1", "round 2"]);
     assert_eq!(site.clients(), 1);
-    // It ends when its owner says so, and so does the process; the next page begins another.
+    // The end button ends the session and the process; the next page starts another.
     browser.run("end.click()");
     browser.wait("document.querySelector('#state.ended')");
     site.serve.wait_nothing_left();
@@ -93,7 +93,7 @@ fn the_page_shows_the_last_thousand_lines_also_after_a_reload() {
     let site = WebSite::start(&[], &["sh", "-c", program]);
     let mut browser = Browser::start(&[]);
     browser.open(&site.key_url());
-    // It is loaded again while they come, too.
+    // It is also reloaded while lines arrive.
     for lines in [100, 500, 1000] {
         browser.wait(&format!("document.querySelectorAll('li').length >= {lines}"));
         browser.reload();
@@ -108,14 +108,14 @@ fn the_page_shows_the_last_thousand_lines_also_after_a_reload() {
     site.stop();
 }
 
-/// The page stops to listen in mid-stream, at whatever has come by then.
+/// The page stops listening in mid-stream, wherever it is by then.
 #[test]
 fn a_page_reloaded_in_mid_stream_loses_and_repeats_no_line() {
     const LINES: u32 = 10_000;
     let program = format!("i=0; while [ $i -lt {LINES} ]; do echo $$ $i; i=$((i+1)); done; cat");
     let site = WebSite::start(&[], &["sh", "-c", &program]);
     let mut browser = Browser::start(&[]);
-    // A page of our own in the place of the usual one.
+    // A script of the test replaces the usual page.
     let page = format!("{}/page.css", site.url());
     assert_eq!(browser.open(&page), 401);
     browser.run(&format!("await fetch({})", json!(site.key_url())));
@@ -143,7 +143,7 @@ fn a_page_reloaded_in_mid_stream_loses_and_repeats_no_line() {
         browser.reload();
     }
     assert!(pids.iter().all(|pid| *pid == pids[0]), "{pids:?}");
-    // Nothing else comes, up to the end.
+    // Nothing else arrives before the end.
     let close = listen.replace("line.onclose = reject", "line.onclose = resolve");
     let why = browser.run(&close.replace("return new", "line.close(); return new"));
     assert_eq!(why, json!({ "why": null, "unknown": [], "unsent": [] }));
@@ -166,7 +166,7 @@ fn a_page_of_a_restarted_server_says_what_to_do() {
     drop(site);
     let site = WebSite::at(port, &[], &["cat"]);
     browser.wait("state.textContent.startsWith('not let in any more')");
-    // The new URL, in the same tab: another process, and it says so.
+    // The new URL in the same tab starts another process, and the page says so.
     assert_eq!(browser.open(&site.key_url()), 200);
     browser.say("again");
     browser.wait("document.querySelectorAll('li.in').length === 2");
@@ -176,8 +176,8 @@ fn a_page_of_a_restarted_server_says_what_to_do() {
     site.stop();
 }
 
-/// What a browser gets of the server behind a proxy that strips a prefix: page, style, script, cookie and
-/// WebSocket, with the public URL and without it, where the port of the proxy is put into the one-time URL.
+/// Page, style, script, cookie and WebSocket work behind a proxy that strips a prefix, with and without a
+/// public URL. Without one, the test puts the proxy's address into the one-time URL.
 #[test]
 fn the_page_works_below_a_path_prefix() {
     for has_public_url in [true, false] {
@@ -208,11 +208,11 @@ fn the_page_works_below_a_path_prefix() {
         browser.wait("document.querySelectorAll('li.in').length === 2");
         assert_eq!(browser.shown("in"), ["below the prefix", "and again"]);
         assert_eq!(site.clients(), 1);
-        // A browser that asks for the prefix without its slash is led to the page, too.
+        // The prefix without its slash redirects to the page.
         assert_eq!(browser.open(url.trim_end_matches('/')), 200);
         browser.wait(CONNECTED);
         assert_eq!(browser.run("return location.href"), url);
-        // The cookie is for what is below the prefix alone.
+        // The cookie is valid only below the prefix.
         assert_eq!(browser.open(&url.replace("/agents/one/", "/agents/")), 404);
         browser.stop();
         site.stop();

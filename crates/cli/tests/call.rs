@@ -1,4 +1,4 @@
-//! `tieline call`: one method, its result, and every way of not getting one.
+//! `tieline call`: results and failures.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use rustix::process::Signal;
 use support::{Finished, Program, Serve, tieline};
 
-/// Calls the built-in agent without a socket in between.
+/// Calls the built-in agent as a child process.
 fn call(args: &[&str]) -> Finished {
     call_with(args, "")
 }
@@ -63,7 +63,7 @@ fn an_error_response_is_printed_with_its_code_and_exits_with_status_1() {
 
 #[test]
 fn invalid_parameters_are_a_usage_error() {
-    // As deep as a message may be there is no room for the message.
+    // The message around PARAMS needs one level of nesting.
     let too_deep = "[".repeat(128) + &"]".repeat(128);
     for params in ["5", "\"text\"", "{", "[1,]", "null", &too_deep] {
         let finished = call(&["add", params]);
@@ -115,7 +115,7 @@ fn a_call_fails_after_its_timeout() {
     assert!(finished.stderr.contains("no response arrived in time"), "{finished:?}");
 }
 
-/// Somebody at a socket who is called and does not answer.
+/// A Unix socket whose server does not answer.
 struct Silent {
     endpoint: String,
     listener: UnixListener,
@@ -198,14 +198,13 @@ fn a_crash_in_mid_call_is_distinguished_from_a_program_that_cannot_start() {
 fn xi_core_accepts_a_notification_in_its_dialect() {
     let core = support::xi_core();
     let endpoint = format!(r#"exec:["{core}"]"#);
-    // Before it was introduced, the core does not answer; a notification is what it takes first.
+    // The core answers nothing before its handshake, which starts with a notification.
     let args = ["call", &endpoint, "client_started", "{}", "--notify", "--dialect", "xi"];
     let finished = Program::run(&mut tieline(args), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(0), ""), "{finished:?}");
 }
 
-/// A server that keeps the line open, and a program that stays behind the end of its input: the answer was
-/// there, so nothing is waited for.
+/// The call does not wait for a server that keeps the line open after its response.
 #[test]
 fn the_call_ends_with_the_response_although_the_line_stays_open() {
     let silent = Silent::listen();
@@ -213,13 +212,13 @@ fn the_call_ends_with_the_response_although_the_line_stays_open() {
     let mut stream = BufReader::new(silent.listener.accept().unwrap().0);
     stream.read_line(&mut String::new()).unwrap();
     stream.get_mut().write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":5}\n").unwrap();
-    // It ends while its line is still open here.
+    // The call ends while the line is still open here.
     let finished = calling.finish();
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "5\n"), "{finished:?}");
     drop(stream);
 }
 
-/// Says after which signal it went, if any, in a file: `$1`.
+/// Stays after its response. Writes to the file `$1` on SIGTERM.
 const STAYS: &str = r#"
     trap 'echo told > "$1"; exit 0' TERM
     read line
@@ -232,7 +231,7 @@ fn a_program_that_stays_after_its_response_is_stopped_within_the_stop_timeout() 
     let note = folder.path().join("note");
     let endpoint = format!("exec:{}", serde_json::json!(["sh", "-c", STAYS, "sh", note]));
     let args = ["call", &endpoint, "m", "--stop-timeout", "1h"];
-    // Half of the time would be 30 min; it is 2 s at most.
+    // SIGTERM does not follow after half of the hour, but after 2 s.
     let finished = Program::run(&mut tieline(args), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "5\n"), "{finished:?}");
     assert_eq!(std::fs::read_to_string(&note).unwrap(), "told\n");
@@ -243,7 +242,7 @@ fn a_program_that_stays_after_its_response_is_stopped_within_the_stop_timeout() 
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "5\n"), "{finished:?}");
 }
 
-/// A program that prints a line about each message that it does not expect is not answered.
+/// Lines that are not JSON-RPC are not answered, because such a program would print a line about each answer.
 #[test]
 fn a_program_that_prints_a_banner_can_be_called() {
     const CHATTY: &str = r#"

@@ -1,4 +1,4 @@
-//! `tieline chaos` between a client and what it wants to reach: nobody notices it, or everybody does.
+//! `tieline chaos` between clients and servers: transparent without faults, and with each fault.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -12,7 +12,7 @@ use support::{
 };
 use tempfile::TempDir;
 
-/// A running proxy on a socket, or wherever it is told to.
+/// A running proxy, by default on a Unix socket.
 struct Chaos {
     program: Program,
     endpoint: String,
@@ -48,7 +48,7 @@ impl Chaos {
         Program::run(&mut tieline(["call", &self.endpoint, "add", "[2,3]"]), "")
     }
 
-    /// Ends it by this signal, and checks that nothing of it is left.
+    /// Stops it with this signal, and checks that its socket is removed.
     #[track_caller]
     fn stop(mut self, signal: Signal) -> Finished {
         self.program.signal(signal);
@@ -77,7 +77,10 @@ fn calls_pass_through_to_a_server_over_unix_and_tcp() {
     for count in ["connections=1", "refused=0", "cut=0", "to_client=", "dropped=0", "corrupted=0"] {
         assert!(finished.stderr.contains(count), "{count}: {finished:?}");
     }
-    assert!(!finished.stderr.contains("connection=1"), "each is for -v alone: {finished:?}");
+    assert!(
+        !finished.stderr.contains("connection=1"),
+        "connections are logged without -v: {finished:?}"
+    );
     unix.stop(Signal::TERM);
     serve.stop();
 }
@@ -98,7 +101,7 @@ fn a_cut_ends_both_sides_of_each_new_connection() {
     for round in 1..=3 {
         let mut client = chaos.client();
         client.send_raw(b"half a mess");
-        // What cat says back may come before the cut.
+        // The echo may arrive before the cut.
         assert!(b"half a mess".starts_with(&client.rest()));
         chaos.program.wait_stderr_times(" cut ", round);
         until("the program is gone", || children_of(chaos.program.pid()).is_empty());
@@ -122,10 +125,10 @@ fn the_printed_seed_flips_the_same_bits_again() {
     let (first, said) = through(&[]);
     assert!(first.len() == sent.len() && first != sent);
     assert!(!said.contains("corrupted=0"), "{said}");
-    let (_, seed) = said.split_once("in one of 100 bytes with seed ").expect("it says its seed");
+    let (_, seed) = said.split_once("in one of 100 bytes with seed ").expect("the seed is printed");
     let seed = seed.split_whitespace().next().unwrap();
     assert!(through(&["--seed", seed]).0 == first, "seed {seed}");
-    assert!(through(&[]).0 != first, "two seeds are the same");
+    assert!(through(&[]).0 != first, "two random seeds are equal");
 }
 
 #[test]

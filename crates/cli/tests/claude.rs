@@ -1,4 +1,4 @@
-//! `tieline claude`, with the real Claude CLI and a service on the loopback.
+//! `tieline claude`, with the real Claude CLI and a fake service on loopback.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Finished, LIMIT, Program, Talk, children_of, claude, is_running, tieline, until};
 
-/// Asks with these arguments, of the real program, in a home of its own.
+/// Returns a command that runs the real program with these arguments, in a temporary home directory.
 fn asking(home: &Path, service: &str, args: &[&str]) -> Command {
     let program = claude();
     let mut command = tieline(["claude", "--program", &program]);
@@ -98,7 +98,7 @@ fn a_missing_program_is_searched_in_every_usual_directory() {
 fn the_program_is_not_told_that_it_runs_inside_itself() {
     let home = tempfile::tempdir().unwrap();
     let program = home.path().join("program");
-    // Any JSON line is a message.
+    // The program prints its environment as a result message.
     let script = r#"#!/bin/sh
         printf '{"type":"result","subtype":"success","entry":"%s%s"}\n' "${CLAUDECODE+there}" "$CLAUDE_CODE_ENTRYPOINT""#;
     std::fs::write(&program, script).unwrap();
@@ -111,7 +111,7 @@ fn the_program_is_not_told_that_it_runs_inside_itself() {
     assert_eq!((finished.code, &said["entry"]), (Some(0), &json!("tieline")), "{finished:?}");
 }
 
-/// A program in place of the real one.
+/// Returns a command that runs a script instead of the real program.
 fn scripted(home: &Path, script: &str) -> Command {
     let program = home.join("program");
     std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -133,13 +133,13 @@ fn error_text_of_the_program_is_escaped() {
 fn the_program_is_stopped_when_stdout_is_closed() {
     let home = tempfile::tempdir().unwrap();
     let said = r#"{"type":"assistant","message":{"content":"and so on\n"}}"#;
-    // For ever, and it does not mind.
+    // It prints forever and ignores SIGPIPE and SIGTERM.
     let script =
         format!("trap '' PIPE TERM; while :; do printf '%s\\n' '{said}'; done 2>/dev/null");
     let mut command = scripted(home.path(), &script);
     let (read, write) = std::io::pipe().unwrap();
     command.stdin(std::process::Stdio::null()).stdout(write).stderr(std::process::Stdio::piped());
-    /// Ended with the test, too.
+    /// Kills the process when the test ends.
     struct Started(std::process::Child);
     impl Drop for Started {
         fn drop(&mut self) {
@@ -147,13 +147,13 @@ fn the_program_is_stopped_when_stdout_is_closed() {
         }
     }
     let mut started = Started(command.spawn().unwrap());
-    // What holds the writing end, too.
+    // Closes our copy of the writing end.
     drop(command);
     let mut read = BufReader::new(read);
     read.read_line(&mut String::new()).unwrap();
     drop(read);
     let mut status = None;
-    until("it ends", || {
+    until("it exits", || {
         status = started.0.try_wait().unwrap();
         status.is_some()
     });
@@ -162,7 +162,7 @@ fn the_program_is_stopped_when_stdout_is_closed() {
 
 #[test]
 fn an_interrupted_prompt_leaves_no_process() {
-    // The first words, and then nothing more.
+    // The service sends the first words, and then nothing.
     let service = service(|_| said("once upon a time\n", false));
     let home = tempfile::tempdir().unwrap();
     let mut program = Program::start(&mut asking(home.path(), &service, &["-p", "a story"]));
@@ -172,10 +172,10 @@ fn an_interrupted_prompt_leaves_no_process() {
     program.signal(Signal::INT);
     let finished = program.wait();
     assert_eq!(finished.code, Some(1), "{finished:?}");
-    until("the end of what it started", || children.iter().all(|child| !is_running(*child)));
+    until("its child processes have ended", || children.iter().all(|child| !is_running(*child)));
 }
 
-/// A service that says what `mind` makes of each question; `None` is an error. It ends with the test.
+/// Starts a service that responds to each request with the result of `mind`; `None` is an error response.
 fn service(mind: impl Fn(&Value) -> Option<String> + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -183,7 +183,7 @@ fn service(mind: impl Fn(&Value) -> Option<String> + Send + Sync + 'static) -> S
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let mind = mind.clone();
-            // Whoever was interrupted has hung up.
+            // An interrupted client has closed the connection.
             std::thread::spawn(move || answer(stream, &*mind).ok());
         }
     });
@@ -215,7 +215,7 @@ fn answer(mut stream: TcpStream, mind: impl Fn(&Value) -> Option<String>) -> std
     Ok(())
 }
 
-/// The events of an answer (Anthropic API documentation, "Streaming messages"), or of its beginning.
+/// Returns the events of an answer (Anthropic API documentation, "Streaming messages"), or of its beginning.
 fn said(text: &str, is_whole: bool) -> Option<String> {
     let message = json!({
         "id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [],

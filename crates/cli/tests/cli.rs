@@ -1,4 +1,4 @@
-//! What is typed and what is said: options, help, exit status, log lines, the tap.
+//! The command line: options, help, exit status, log lines, the tap.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -105,14 +105,14 @@ fn completions_are_scripts_for_their_shells() {
             assert!(finished.stdout.contains(word), "no {word} for {shell}");
         }
         if shell == "bash" {
-            // The one of them that is certainly here.
+            // bash is the one shell that is always installed.
             let check = Program::run(std::process::Command::new("bash").arg("-n"), finished.stdout);
             assert_eq!((check.code, &*check.stderr), (Some(0), ""), "{check:?}");
         }
     }
 }
 
-/// One good client and one whose program fails, so that there is something to say.
+/// Serves two messages, of which the second makes the program fail, so that there is something to log.
 fn serve_and_fail(serve: Serve) -> Finished {
     let mut client = serve.client();
     client.send("ok");
@@ -157,7 +157,7 @@ fn log_lines_are_json_objects_with_log_format_json() {
     let word = log.iter().find(|line| line["target"] == "tieline::child").unwrap();
     assert_eq!((&word["message"], &word["child"]), (&json!("ok"), &json!("sh")));
 
-    // The last word of a program that fails is one of them.
+    // The error of a failing command is a JSON line, too.
     let args = ["connect", "--log-format", "json", "unix:/no/such.sock"];
     let failed = Program::run(&mut tieline(args), "");
     assert_eq!(failed.code, Some(1));
@@ -243,7 +243,7 @@ fn the_tap_records_both_directions_and_only_its_owner_can_read_it() {
     let mut client = serve.client();
     let question = request(1, "add", json!([2, 3]));
     let answer = client.call(&question);
-    // It can be watched while it is written.
+    // The file can be read while it is written.
     until("the tap has both", || records().len() == 2);
     client.send_raw(b"nonsense\n\xff\n");
     assert_eq!(
@@ -270,7 +270,7 @@ fn the_tap_records_both_directions_and_only_its_owner_can_read_it() {
     assert_eq!(first_line("server")[0]["message"], answer);
     assert_eq!(records.iter().filter(|record| record["line"] == 2).count(), 2);
 
-    // The next one to record there adds to it.
+    // Another run appends to the file.
     let args = [&["connect", "exec:cat"][..], &tap].concat();
     let finished = Program::run(&mut tieline(args), "{\"a\":1}\n");
     assert_eq!(finished.code, Some(0), "{finished:?}");

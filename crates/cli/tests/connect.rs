@@ -1,4 +1,4 @@
-//! `tieline connect` and `tieline bridge`, as one end of a pipeline.
+//! `tieline connect` and `tieline bridge` in a shell pipeline.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -80,7 +80,7 @@ fn connect_ends_when_the_server_stops() {
     connect.send("hello");
     assert_eq!(connect.line().as_deref(), Some("hello"));
     serve.stop();
-    // Its stdin is open all the while.
+    // Its stdin is still open.
     let finished = connect.wait();
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "hello\n"), "{finished:?}");
 }
@@ -91,7 +91,7 @@ fn closing_stdout_early_ends_connect_without_a_panic() {
         let mut connect = tieline(["connect", &endpoint]);
         connect.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut connect = connect.spawn().unwrap();
-        // It may go before it has taken all of this.
+        // It may exit before reading all of this.
         let _ = std::io::Write::write_all(
             connect.stdin.as_mut().unwrap(),
             b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"count\",\"params\":[1000000]}\n",
@@ -99,7 +99,7 @@ fn closing_stdout_early_ends_connect_without_a_panic() {
         let mut head = Command::new("head");
         let said = head.arg("-1").stdin(connect.stdout.take().unwrap()).output().unwrap();
         assert!(!said.stdout.is_empty());
-        // It holds the pipe's end for as long as it could start another.
+        // The command holds the pipe's end until it is dropped.
         drop(head);
         // Its stdin is still open: only the closed stdout can end it.
         let mut stderr = String::new();
@@ -124,7 +124,7 @@ fn an_output_error_on_stdout_is_named_as_the_reason() {
 #[test]
 fn own_stdio_can_be_one_end_only() {
     for line in [&["bridge", "stdio:", "stdio:"][..], &["connect", "stdio:"]] {
-        // Its stdin stays open, so that waiting for it would show.
+        // stdin stays open, so that waiting for its end would hang the test.
         let mut program = Program::start(&mut tieline(line));
         let finished = program.wait();
         assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{line:?}: {finished:?}");
@@ -148,7 +148,7 @@ fn a_stopped_bridge_ends_the_input_of_both_servers() {
     let near = Serve::in_framings(&["length-prefix+"], ["--", "cat"]);
     let far = Serve::in_framings(&["content-length+"], ["--", "cat"]);
     for _ in 0..5 {
-        // Both echo, so that one message would go round for ever: none is sent here.
+        // Both servers echo, so a message would circulate forever: none is sent.
         let mut bridge = Program::start(&mut tieline(["bridge", near.endpoint(), far.endpoint()]));
         near.wait_processes(1);
         far.wait_processes(1);
@@ -157,7 +157,7 @@ fn a_stopped_bridge_ends_the_input_of_both_servers() {
         near.wait_nothing_left();
         far.wait_nothing_left();
     }
-    // Its program saw the end of its input, and not only its client's disappearance.
+    // The program saw the end of its input, and not only a disconnected client.
     let finished = far.stop();
     assert!(finished.stderr.contains("served=5 refused=0 failed=0"), "{finished:?}");
 }
@@ -184,7 +184,7 @@ fn a_message_of_the_largest_size_passes() {
 
 #[test]
 fn a_slow_reader_loses_nothing() {
-    // Reads in pieces, while much more than all buffers together waits for it.
+    // Reads slowly while far more output waits than all buffers hold.
     let serve = Serve::start(["--", "seq", "1", "300000"]);
     let mut client = serve.client();
     for number in 1..=1000 {
@@ -199,7 +199,7 @@ fn a_slow_reader_loses_nothing() {
     assert_eq!(client.line(), None);
 }
 
-/// Whether the kernel has it wait for room in a pipe.
+/// Returns whether a process is blocked writing to a full pipe.
 fn is_waiting_to_write(pid: u32) -> bool {
     let place = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
     place.contains("pipe_write")
@@ -209,7 +209,7 @@ fn demo_agent() -> String {
     format!("exec:{}", json!([env!("CARGO_BIN_EXE_tieline"), "demo-agent"]))
 }
 
-/// A port that nobody listens on, and a path where nothing is.
+/// Endpoints without a listener.
 #[test]
 fn errors_name_the_endpoint_as_it_was_written() {
     let directory = tempfile::tempdir().unwrap();
@@ -246,7 +246,7 @@ fn errors_name_the_endpoint_as_it_was_written() {
     }
 }
 
-/// It ends at SIGTERM alone, long after the end of its output.
+/// The program exits only on SIGTERM, long after the end of its output.
 #[test]
 fn status_is_1_if_the_program_fails_after_closing_stdout() {
     let script = "trap 'exit 5' TERM; echo answer; exec >&-; sleep 1000 & wait";
@@ -276,8 +276,7 @@ fn status_is_1_if_the_program_left_input_unread() {
         let finished = Program::run(&mut tieline(["connect", &reads_one_line]), &input);
         assert_eq!((finished.code, &*finished.stdout), (Some(1), "answer\n"), "{finished:?}");
     }
-    // Every byte is counted: what the program read, what is in its pipe, what was to be written, and what had not
-    // been passed on.
+    // Every byte is accounted for: read by the program, in its pipe, waiting to be written, or not passed on.
     let input = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&input, format!("{}\n", "x".repeat(99)).repeat(20_000)).unwrap();
     let mut connect = tieline(["-v", "connect", &reads_one_line]);
@@ -292,7 +291,7 @@ fn status_is_1_if_the_program_left_input_unread() {
     let finished = Program::run(&mut tieline(["connect", &reads_one_line]), "one\ntwo\n");
     let words = "without reading the last 4 bytes of its input";
     assert!(finished.stderr.contains(words), "{finished:?}");
-    // Its input has ended long before it does: the pipe is asked all the same.
+    // The pipe is checked even if the input ended long before the program.
     let waits = sh("read -r line; cat <&0 >/dev/null & wait; read -r line; echo answer");
     let finished = Program::run(&mut tieline(["connect", &waits]), "one\ntwo\n");
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "answer\n"), "{finished:?}");
@@ -325,7 +324,7 @@ fn commands_that_write_to_stdout_fail_if_it_is_closed_from_the_start() {
         assert_eq!(finished.code, Some(1), "{args}: {finished:?}");
         assert!(finished.stderr.contains("stdout is closed"), "{args}: {finished:?}");
     }
-    // The null device takes what is written, also where it was opened for both.
+    // The null device accepts output, also if it was opened for reading and writing.
     for redirected in [">/dev/null", "1<>/dev/null"] {
         let finished = run("connect exec:cat", redirected);
         assert_eq!((finished.code, &*finished.stderr), (Some(0), ""), "{finished:?}");

@@ -1,5 +1,5 @@
-//! Clients of `tieline serve` that break their protocol: the program's answers to what they had sent before arrive,
-//! and then the line ends with the reason.
+//! Clients of `tieline serve` that violate their protocol: answers to their earlier messages arrive, and then
+//! the line ends with the reason.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -31,14 +31,14 @@ fn web_socket(site: &Site) -> TcpStream {
     stream
 }
 
-/// A short frame of a client, whose mask changes nothing.
+/// Returns a short client frame with a zero mask.
 fn frame(first: u8, payload: &str) -> Vec<u8> {
     let length = u8::try_from(payload.len()).unwrap();
     assert!(length < 126);
     [&[first, 0x80 | length, 0, 0, 0, 0], payload.as_bytes()].concat()
 }
 
-/// A frame of the server.
+/// Reads a frame of the server.
 fn next(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     let mut head = [0; 2];
     stream.read_exact(&mut head).unwrap();
@@ -49,15 +49,15 @@ fn next(stream: &mut TcpStream) -> (u8, Vec<u8>) {
 
 const TEXT: u8 = 0x81;
 
-/// The cases of Autobahn's suite that have a message in front of a violation: 3.2 to 3.4, 4.1.3 to 4.1.5, 4.2.3 to
-/// 4.2.5 and 5.15, whole and byte by byte.
+/// The cases of Autobahn's suite that send a message before a violation: 3.2 to 3.4, 4.1.3 to 4.1.5, 4.2.3 to
+/// 4.2.5 and 5.15, at once and byte by byte.
 #[test]
 fn a_web_socket_receives_the_echo_before_the_close_code_of_its_violation() {
     let site = Site::start(&["--framing", "length-prefix", "--", "cat"]);
     let hello = "Hello, world!";
     let reserved = [0x40, 0x20, 0x10].map(|bits| frame(TEXT | bits, hello));
     let opcodes = [3, 4, 5, 11, 12, 13].map(|code| frame(0x80 | code, ""));
-    // A message of two fragments is whole; what continues it then continues nothing.
+    // A message of two fragments, followed by a continuation frame without a message.
     let stray = [frame(0x00, "three"), frame(TEXT, "four")].concat();
     let whole = [frame(0x01, "one"), frame(0x80, "two")].concat();
     let mut cases: Vec<_> =
@@ -70,7 +70,7 @@ fn a_web_socket_receives_the_echo_before_the_close_code_of_its_violation() {
             let ping = frame(0x89, "");
             let bytes = [&message[..], &violation, &ping].concat();
             for piece in bytes.chunks(piece) {
-                // It may be closed before the last of it is here.
+                // The server may close before all of it is sent.
                 let _ = stream.write_all(piece);
             }
             assert_eq!(next(&mut stream), (TEXT, echo.into()), "{violation:02x?}");
@@ -86,7 +86,7 @@ fn a_web_socket_receives_the_echo_before_the_close_code_of_its_violation() {
     assert!(said.contains("lost=0"), "{said}");
 }
 
-/// The answer takes as long as the program takes.
+/// The server waits for the program's answer.
 #[test]
 fn a_program_may_answer_after_the_end_of_its_input() {
     let script = "read one; read end; echo \"after all: $one\"";
@@ -109,14 +109,14 @@ fn a_unix_client_receives_the_echo_before_its_line_ends() {
         let listen = format!("{framing}+");
         let serve = Serve::in_framings(&[&listen], ["--framing", framing, "--", "cat"]);
         let mut client = UnixStream::connect(serve.path()).unwrap();
-        // More than is read: it must not cost the client what is said to it.
+        // More than the server reads: the client must still receive its answer.
         let bytes = [message, violation, &[b'x'; 100_000]].concat();
         let mut writer = client.try_clone().unwrap();
         let writing = std::thread::spawn(move || _ = writer.write_all(&bytes));
         let mut heard = vec![0; message.len()];
         client.read_exact(&mut heard).unwrap();
         assert_eq!(heard, message, "{framing}");
-        // It ends, if by a reset: not all was read.
+        // It may end with a reset, because not everything was read.
         let mut rest = Vec::new();
         let _ = client.read_to_end(&mut rest);
         assert!(rest.is_empty(), "{framing}: {rest:?}");

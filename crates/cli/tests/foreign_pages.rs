@@ -1,4 +1,4 @@
-//! Pages that are none of ours, in a real Chromium, try to reach `tieline serve`.
+//! Foreign pages in a real Chromium try to reach `tieline serve`.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,8 +10,8 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use serde_json::json;
 use support::{Browser, CONNECTED, WEB_TOKEN, WebSite};
 
-/// What a page can do to reach a server, and how each ends: WebSockets of all three kinds, an EventSource,
-/// and POST, with and without asking first.
+/// Tries every way in which a page can reach a server, and returns the results: WebSockets with three kinds
+/// of subprotocols, an EventSource, and POST with and without a preflight request.
 const REACH: &str = r#"
     const socket = (protocols) => new Promise((resolve) => {
         const it = new WebSocket(URL.replace("http", "ws") + "/ws", protocols);
@@ -36,8 +36,8 @@ fn reach(url: &str) -> String {
     REACH.replace("URL", &json!(url).to_string())
 }
 
-/// A server of somebody else's, with an empty page at `/page`. All else it passes on to `target`, as it came:
-/// what a browser sends to a name that leads there now, and led here before.
+/// Starts a foreign server with an empty page at `/page`. All other requests are forwarded to `target`
+/// unchanged, as if the name had been rebound to it.
 fn foreign(at: SocketAddr, target: Option<SocketAddr>) -> u16 {
     let listener = TcpListener::bind(at).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -81,7 +81,7 @@ fn loopback(last: u8, port: u16) -> SocketAddr {
     (Ipv4Addr::new(127, 0, 0, last), port).into()
 }
 
-/// It is on the same host, so the browser sends the cookie along: nothing but the origin tells it.
+/// The page is on the same host, so the browser sends the cookie: only the origin distinguishes it.
 #[test]
 fn a_page_of_a_foreign_origin_starts_no_program() {
     let site = WebSite::start(&[], &["cat"]);
@@ -96,7 +96,7 @@ fn a_page_of_a_foreign_origin_starts_no_program() {
         assert_eq!(reached, json!([1006, 1006, 1006, "closed", "failed", "failed", "failed"]));
     }
     site.serve.program.wait_stderr_times("pages of this origin may not talk to it", 14);
-    // The one there was before, for the page that is ours.
+    // Only the client of the server's own page.
     assert_eq!(site.clients(), 1);
     browser.stop();
     site.stop();
@@ -135,7 +135,7 @@ fn a_page_of_an_allowed_origin_is_admitted_with_cookie_or_token() {
     browser.wait(CONNECTED);
     browser.open(&format!("{origin}/page"));
     assert_eq!(browser.run(&echo("[]")), "hello");
-    // Events and POSTs, as well: with the cookie, as an EventSource has nothing else.
+    // Also with events and POST: an EventSource can authenticate only with the cookie.
     let events = |url: &str| {
         let url = json!(url);
         format!(
@@ -158,7 +158,7 @@ fn a_page_of_an_allowed_origin_is_admitted_with_cookie_or_token() {
         site.url()
     );
     assert_eq!(browser.run(&call), 400);
-    // The same server by another name is another origin.
+    // The same server under another name is another origin.
     browser.open(&format!("http://localhost:{port}/page"));
     assert_eq!(browser.run(&echo(&with_token)), 1006);
     assert_eq!(browser.run(&events(site.url())), "closed");
@@ -167,12 +167,12 @@ fn a_page_of_an_allowed_origin_is_admitted_with_cookie_or_token() {
     site.stop();
 }
 
-/// DNS rebinding: a name of somebody else's led to their page, and leads here now. To the browser all is of
-/// one origin. There is no token to hide behind.
+/// DNS rebinding: a foreign name first leads to a foreign page and then to this server, which to the browser is
+/// one origin. The server requires no token.
 #[test]
 fn a_rebound_dns_name_is_refused() {
     let site = WebSite::start(&["--allow-unauthenticated-web"], &["cat"]);
-    // The same port, as it must be, on another address; what comes behind its page is passed on.
+    // The same port on another address; all requests but the one for its page are forwarded.
     let port = foreign(loopback(2, site.address.port()), Some(site.address));
     let rules = "--host-resolver-rules=MAP evil.example 127.0.0.2, MAP here.example 127.0.0.1";
     let mut browser = Browser::start(&[rules]);
@@ -184,7 +184,7 @@ fn a_rebound_dns_name_is_refused() {
     assert_eq!(browser.open(&format!("http://here.example:{port}/")), 403);
     site.serve.program.wait_stderr_times("this server is not called so", 9);
     assert_eq!(site.clients(), 0);
-    // By its own name it is there for everybody, as it was told.
+    // Under its own name it accepts every client, as configured.
     assert_eq!(browser.open(site.url()), 200);
     browser.wait(CONNECTED);
     assert_eq!(site.clients(), 1);

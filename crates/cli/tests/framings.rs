@@ -1,4 +1,4 @@
-//! Two ends that speak different framings: both learn it, or the server speaks what its client speaks.
+//! Clients and programs with different framings: both get an error, or the server detects the framing.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -12,7 +12,7 @@ fn with_length(message: &str) -> String {
     format!("Content-Length: {}\r\n\r\n{message}", message.len())
 }
 
-/// The next message of a client in Content-Length framing.
+/// Returns the next message in Content-Length framing.
 fn next(client: &mut Client) -> String {
     let header = client.line().expect("a header");
     let length = header.strip_prefix("Content-Length: ").expect(&header).trim();
@@ -36,7 +36,7 @@ fn content_length_client_on_a_lines_socket_gets_an_error_in_its_own_framing() {
         assert_eq!(client.rest(), b"");
         serve.program.wait_stderr("sends Content-Length headers");
         serve.program.wait_stderr("--listen content-length+unix:PATH");
-        // In pieces it is the same.
+        // The same, byte by byte.
         let mut slow = serve.client();
         for byte in with_length(REQUEST).bytes() {
             slow.send_raw(&[byte]);
@@ -83,13 +83,13 @@ fn socket_of_a_content_length_program_detects_the_framing_of_its_client() {
     let serve = Serve::start(["--framing", "content-length", "--", "cat"]);
     let (mut one, mut other) = (serve.client(), serve.client());
     one.send_raw(with_length("{\n\"a\":1}").as_bytes());
-    assert_eq!(next(&mut one), "{\n\"a\":1}", "as it is");
+    assert_eq!(next(&mut one), "{\n\"a\":1}", "the message was changed");
     other.send("{\"b\":2}");
     assert_eq!(other.line().as_deref(), Some("{\"b\":2}"));
     one.send_raw(with_length("[2]").as_bytes());
     assert_eq!(next(&mut one), "[2]");
     drop((one, other));
-    // Where lines are named, lines are meant.
+    // With an explicit lines+, the framing is not detected.
     let serve = Serve::in_framings(&["lines+"], ["--framing", "content-length", "--", "cat"]);
     let mut client = serve.client();
     client.send_raw(with_length("{}").as_bytes());

@@ -1,5 +1,5 @@
-//! The process that started tieline is killed: tieline and the program end, although the program ignores
-//! the end of its input and says nothing.
+//! When the process that started tieline is killed, tieline and its program end, although the program
+//! ignores the end of its input and writes nothing.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -15,21 +15,21 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use support::*;
 
-/// A program that says its process ID, and then neither reads nor says anything. It ends at SIGTERM.
+/// A program that prints its process ID, and then neither reads nor writes. SIGTERM ends it.
 const DEAF: &str = "echo $$; exec sleep 1000";
 
-/// A process with the ends of its stdin and stdout that its host would hold.
+/// A process, and the ends of its stdin and stdout that a host would hold.
 struct Hosted {
     child: Child,
     to: Option<Box<dyn Write>>,
     from: Option<BufReader<Box<dyn Read>>>,
 }
 
-/// What a host may give as stdin and stdout.
+/// What a host may pass as stdin and stdout.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Pipes,
-    /// A socket pair for each, as Node.js does it.
+    /// A socket pair for each, as Node.js does.
     Sockets,
     Terminal,
 }
@@ -62,12 +62,12 @@ impl Hosted {
             }
         }
         let child = command.stdin(stdin).stdout(stdout).stderr(Stdio::null()).spawn().unwrap();
-        // Dropping the command closes what is the child's.
+        // Dropping the command closes the child's ends.
         drop(command);
         Self { child, to: Some(to), from: Some(BufReader::new(from)) }
     }
 
-    /// The next line that is a number: a terminal echoes what it is sent.
+    /// Returns the next line that is a number, because a terminal echoes its input.
     fn pid(&mut self) -> u32 {
         let mut line = String::new();
         loop {
@@ -79,7 +79,7 @@ impl Hosted {
         }
     }
 
-    /// What the kernel does when the host is killed.
+    /// Closes the host's ends, as the kernel does when the host is killed.
     fn kill_host(&mut self) {
         self.to = None;
         self.from = None;
@@ -135,7 +135,7 @@ fn connect_to_a_server_ends_with_its_host() {
     serve.stop();
 }
 
-/// The kernel's own doing, with a host that can be killed: its shell holds the other ends.
+/// With a real host, a shell that holds the other ends and is killed.
 #[test]
 fn connect_ends_when_its_host_is_killed() {
     let directory = tempfile::tempdir().unwrap();
@@ -156,7 +156,7 @@ fn connect_ends_when_its_host_is_killed() {
     assert!(pids.len() == 2 && pids.iter().all(|pid| is_running(*pid)), "{pids:?}");
     host.child.kill().unwrap();
     for pid in pids {
-        until("what the host has started ends", || !is_running(pid));
+        until("the processes of the host end", || !is_running(pid));
     }
 }
 
@@ -164,7 +164,7 @@ fn quoted(text: &str) -> String {
     format!("\"{text}\"").replace('$', "\\$")
 }
 
-/// Only what is behind the call reads its answer.
+/// The response of a call can only be read from stdout.
 #[test]
 fn call_ends_when_its_stdout_is_closed() {
     for args in [&["call", "", "wait"][..], &["call", "", "wait", "--follow"]] {
@@ -181,7 +181,7 @@ fn call_ends_when_its_stdout_is_closed() {
     }
 }
 
-/// Others hold its stdin and stdout open, so that nothing but the option tells.
+/// stdin and stdout are held open, so only the option can end it.
 #[test]
 fn with_parent_ends_with_the_given_process() {
     let run = |args: &[&str]| {
@@ -205,13 +205,13 @@ fn with_parent_ends_with_the_given_process() {
 #[test]
 fn with_parent_watches_the_parent_by_default_and_notices_an_ended_process() {
     let directory = tempfile::tempdir().unwrap();
-    // The shell is its parent, and goes as soon as its program has said something.
+    // The shell is the parent, and exits after the program's first line.
     let script = format!(
         "mkfifo out; {} connect --with-parent {} 2>err >out & read -r line <out; echo $! $line",
         env!("CARGO_BIN_EXE_tieline"),
         quoted(&deaf()),
     );
-    // Its stdin would end, too: a shell gives one that is at its end to what runs in the background.
+    // Keep stdin open: a shell would give a background process an empty one.
     let script = format!("exec 3<&0; {}", script.replace("2>err", "2>err <&3"));
     let mut command = Command::new("sh");
     command.args(["-c", &script]).current_dir(directory.path());
@@ -220,7 +220,7 @@ fn with_parent_watches_the_parent_by_default_and_notices_an_ended_process() {
     host.from.as_mut().unwrap().read_line(&mut pids).unwrap();
     for pid in pids.split_whitespace() {
         let pid = pid.parse().unwrap();
-        until("what the shell has started ends", || !is_running(pid));
+        until("the processes of the shell end", || !is_running(pid));
     }
     let gone = Program::run(&mut tieline(["connect", "--with-parent=4194303", &deaf()]), "");
     assert_eq!(gone.code, Some(1), "{gone:?}");

@@ -1,4 +1,4 @@
-//! Nobody who does not read, does not write or does not listen holds up the end.
+//! Programs, clients and readers that do not cooperate cannot delay the exit.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -34,7 +34,7 @@ fn unread_stderr_blocks_neither_lines_nor_the_exit() {
         assert_eq!(client.line(), Some(n.to_string()));
     }
     signal(&serve, Signal::TERM);
-    until("it has ended", || is_over(&mut serve));
+    until("it has exited", || is_over(&mut serve));
     assert!(!directory.path().join("socket").exists());
 }
 
@@ -44,11 +44,11 @@ fn a_signal_ends_a_call_that_reads_parameters() {
         let mut command = tieline(["call", "exec:cat", "m", "-"]);
         let mut call = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdin = call.stdin.take();
-        // Its signals are listened for before anything else, and by then it has threads.
+        // It handles signals before it starts its reading thread.
         let tasks = format!("/proc/{}/task", call.id());
         until("it reads", || std::fs::read_dir(&tasks).is_ok_and(|tasks| tasks.count() > 1));
         signal(&call, with);
-        until("it has ended", || is_over(&mut call));
+        until("it has exited", || is_over(&mut call));
         drop(stdin);
     }
 }
@@ -62,7 +62,7 @@ fn a_signal_ends_a_call_whose_stdout_is_not_read() {
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
     signal(&call, Signal::TERM);
-    until("it has ended", || is_over(&mut call));
+    until("it has exited", || is_over(&mut call));
 }
 
 #[test]
@@ -77,8 +77,8 @@ fn a_tap_into_a_pipe_is_refused() {
 
 #[test]
 fn children_that_leave_their_group_end_with_their_line() {
-    // The program leads a session of its own, which it cannot leave. Its children can leave its group, and
-    // the session as well.
+    // The program leads its own session, which it cannot leave. Its children can leave its group and the
+    // session.
     let leave = "
 import os, time
 for leave in (os.setpgrp, os.setsid):
@@ -100,8 +100,7 @@ time.sleep(1000)
 
 #[test]
 fn messages_of_a_client_that_disconnected_still_arrive() {
-    // The program speaks first, so that its words meet a client that is gone already. They are not
-    // JSON, and are answered as such.
+    // The program writes first, so that its output meets a client that has already disconnected.
     let directory = tempfile::tempdir().unwrap();
     let heard = directory.path().join("heard");
     let script =
@@ -111,7 +110,7 @@ fn messages_of_a_client_that_disconnected_still_arrive() {
         let args = ["call", serve.endpoint(), "note", "[1]", "--notify"];
         let finished = Program::run(&mut tieline(args), "");
         assert_eq!(finished.code, Some(0), "{finished:?}");
-        until(&format!("{n} are heard"), || {
+        until(&format!("{n} messages have arrived"), || {
             std::fs::read_to_string(&heard).is_ok_and(|heard| heard.matches("note").count() == n)
         });
     }

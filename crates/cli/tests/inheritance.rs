@@ -1,4 +1,4 @@
-//! What `tieline` takes over from the process that started it, and what its programs get of that.
+//! What `tieline` inherits from the process that started it, and what it passes on to its programs.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -13,10 +13,10 @@ use std::process::Command;
 use rustix::process::Signal;
 use support::{Client, Finished, Program, Serve, Talk, copied, path_of, sh, tieline};
 
-/// Prints the variables of the program, and then those of its guardian.
+/// Prints the environment of the program, and then that of its guardian.
 const VARIABLES: &str = "env; echo guardian; tr '\\0' '\\n' < /proc/$PPID/environ; echo end";
 
-/// A command in whose environment there is a token, and another variable.
+/// Returns a command with a token and another variable in its environment.
 fn with_token<const N: usize>(args: [&str; N]) -> Command {
     let mut command = tieline(args);
     command.env("TIELINE_TOKEN", "a-token-of-more-than-twenty").env("OTHER", "is-kept");
@@ -29,7 +29,7 @@ fn assert_has_no_token(variables: &str) {
     assert!(program.contains("OTHER=is-kept"), "{variables}");
     assert!(guardian.ends_with("end\n"), "{variables}");
     assert!(!variables.contains("TIELINE_TOKEN"), "{variables}");
-    assert!(!guardian.contains("OTHER"), "the guardian needs no variables: {variables}");
+    assert!(!guardian.contains("OTHER"), "the guardian has variables: {variables}");
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn no_command_passes_the_token_to_a_program_or_its_guardian() {
     assert_has_no_token(&String::from_utf8(serve.client().rest()).unwrap());
     serve.stop();
 
-    // These two commands print something else than what the program says: it leaves a file.
+    // These two commands do not print the program's output, so it writes a file.
     let (script, left) = (directory.path().join("script"), directory.path().join("left"));
     fs::write(&script, format!("#!/bin/sh\n({VARIABLES}) > {}\n", left.display())).unwrap();
     fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).unwrap();
@@ -64,14 +64,14 @@ fn no_command_passes_the_token_to_a_program_or_its_guardian() {
     }
 }
 
-/// What is in the file, which is removed.
+/// Reads and removes a file.
 fn taken(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
     fs::remove_file(file).unwrap();
     text
 }
 
-/// A server that this script starts as `"$@"`, and the program behind it.
+/// Starts a server of `program` from a script, which runs it as `"$@"`.
 fn serve_below(language: &[&str], script: &str, program: &str) -> Serve {
     let directory = tempfile::tempdir().unwrap();
     let listen = format!("unix:{}", directory.path().join("a.sock").display());
@@ -137,7 +137,7 @@ fn a_program_starts_without_the_ignored_signals_of_the_c_library() {
 
 #[test]
 fn neither_a_program_nor_its_guardian_inherits_a_descriptor_of_our_parent() {
-    // The guardian has a handful of its own, none of which leads to the file.
+    // The guardian has some descriptors of its own, none of which is the file.
     let program = "ls /proc/self/fd | tr '\n' ' '; echo; readlink /proc/$PPID/fd/* | grep -c lock";
     let serve = serve_below(&["sh", "-c"], r#"exec 7>lock 8>lock; exec "$@""#, program);
     let mut client = serve.client();
@@ -169,7 +169,7 @@ fn a_file_size_limit_fails_the_tap_and_not_the_server() {
         let mask = client.line().unwrap();
         assert_eq!(signals(&mask) & bit(Signal::XFSZ), 0, "not the default action: {mask}");
     }
-    // What is large comes back, although the tap's file has no room for it.
+    // A large message is echoed, although it does not fit into the tap file.
     let large = "x".repeat(200_000);
     client.send(&large);
     assert_eq!(client.line().as_deref(), Some(&*large));
@@ -193,10 +193,10 @@ fn limits_that_are_too_small_are_explained() {
     ] {
         for args in [["connect", "exec:cat"], ["serve", "--no-status"]] {
             let mut command = Command::new("prlimit");
-            // An environment takes stack, too.
+            // The environment uses stack space.
             command.args([limit, program]).args(args).env_clear().current_dir("/");
             if is_root {
-                // The number of root's processes has no limit.
+                // The process limit does not apply to root.
                 command.uid(65_534).gid(65_534);
             }
             let finished = Program::run(&mut command, "");
@@ -215,7 +215,7 @@ fn the_smallest_accepted_stack_is_enough() {
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "{}\n"), "{finished:?}");
 }
 
-/// The signals of a line like `SigIgn: 0000000000001000`.
+/// Parses the signals of a line such as `SigIgn: 0000000000001000`.
 fn signals(line: &str) -> u64 {
     let (_, bits) = line.split_once(':').expect(line);
     u64::from_str_radix(bits.trim(), 16).expect(line)

@@ -1,4 +1,4 @@
-//! What happens when something runs out: descriptors, room for more clients.
+//! Servers that run out of descriptors, and memory of idle clients.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -12,7 +12,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::json;
 use support::{Client, Program, Serve, Talk, request, tieline, until, usage};
 
-/// Sets how many descriptors another process may have, and returns what it was.
+/// Sets the descriptor limit of another process, and returns the previous one.
 fn limit_descriptors(process: u32, most: u64) -> u64 {
     let pid = Pid::from_raw(process.try_into().unwrap());
     let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
@@ -27,7 +27,7 @@ fn without_descriptors_it_waits_without_spinning_and_then_serves_again() {
     let mut early = serve.client();
     assert_eq!(early.call(&request(1, "add", json!([1, 1])))["result"], 2);
 
-    // Not one more, from now on.
+    // From now on, no descriptor is free.
     let before = limit_descriptors(pid, 3);
     let mut late: Vec<Client> = (0..20).map(|_| serve.client()).collect();
     for client in &mut late {
@@ -36,16 +36,16 @@ fn without_descriptors_it_waits_without_spinning_and_then_serves_again() {
     serve.program.wait_stderr("out of file descriptors or memory");
     serve.program.wait_stderr("will try again; raise the limit of open files (ulimit -n)");
 
-    // For two seconds of the clock, those who are in are served, and it does not spin.
+    // For two seconds, connected clients are served, and the server does not spin.
     let ticks = usage(pid).ticks;
     assert_eq!(early.call(&request(2, "sleep", json!([2000])))["result"]["slept"], 2000);
     for number in 0..100 {
         assert_eq!(early.call(&request(3, "echo", json!([number])))["result"], json!([number]));
     }
     let used = usage(pid).ticks - ticks;
-    assert!(used < 50, "it used {used} ticks of about 200");
+    assert!(used < 50, "used {used} of about 200 ticks");
     let complaints = serve.program.stderr().matches("will try again").count();
-    assert_eq!(complaints, 1, "one is enough: {}", serve.program.stderr());
+    assert_eq!(complaints, 1, "more than one warning: {}", serve.program.stderr());
 
     limit_descriptors(pid, before);
     serve.program.wait_stderr("accepting again");
@@ -66,7 +66,7 @@ fn a_web_server_without_descriptors_warns_once_and_then_serves_again() {
     let mut early = Program::start(&mut tieline(["connect", &format!("ws://{authority}/ws")]));
     assert_eq!(early.call(&request(1, "add", json!([1, 1])))["result"], 2);
 
-    // Not one more, from now on.
+    // From now on, no descriptor is free.
     let before = limit_descriptors(program.pid(), 3);
     let mut late: Vec<TcpStream> =
         (0..20).map(|_| TcpStream::connect(authority).unwrap()).collect();
@@ -75,10 +75,10 @@ fn a_web_server_without_descriptors_warns_once_and_then_serves_again() {
         stream.write_all(request.as_bytes()).unwrap();
     }
     program.wait_stderr("out of file descriptors or memory; will try again; raise the limit");
-    // For a second of the clock it tries again and again, and has said so.
+    // For a second it retries, and does not warn again.
     assert_eq!(early.call(&request(2, "sleep", json!([1000])))["result"]["slept"], 1000);
     let complaints = program.stderr().matches("will try again").count();
-    assert_eq!(complaints, 1, "one is enough: {}", program.stderr());
+    assert_eq!(complaints, 1, "more than one warning: {}", program.stderr());
 
     limit_descriptors(program.pid(), before);
     for stream in &mut late {
@@ -108,7 +108,7 @@ fn a_server_survives_more_clients_than_descriptors() {
     let mut first = serve.client();
     first.send("hello");
     assert_eq!(first.line().as_deref(), Some("hello"));
-    // Some are served and some turned away, and some may still be waiting at the door.
+    // Some are served, some are refused, and some may still wait in the backlog.
     let crowd: Vec<Client> = (0..100).map(|_| serve.client()).collect();
     serve.program.wait_stderr("out of file descriptors or memory");
     first.send("still there?");
@@ -116,10 +116,10 @@ fn a_server_survives_more_clients_than_descriptors() {
     drop((first, crowd));
     serve.wait_nothing_left();
 
-    // All descriptors are back: as many as fit at once can be served, one after another.
+    // All descriptors are free again: clients can be served one after another.
     for _ in 0..3 {
         let mut client = None;
-        until("somebody is served", || {
+        until("a client is served", || {
             let mut candidate = serve.client();
             candidate.send_refused(b"hello\n");
             let is_served = candidate.line().as_deref() == Some("hello");
@@ -136,7 +136,7 @@ fn a_server_survives_more_clients_than_descriptors() {
 fn idle_clients_cost_little_memory() {
     let serve = Serve::start(["--", "cat"]);
     let mut clients: Vec<Client> = (0..100).map(|_| serve.client()).collect();
-    // Each has had a large message, and is idle now.
+    // Each has exchanged a large message, and is idle now.
     let large = "x".repeat(1 << 20);
     for client in &mut clients {
         client.send(&large);

@@ -1,4 +1,4 @@
-//! Every kind of message over every pair of lines: what arrives is what was sent, or its loss is visible.
+//! Every kind of message over every pair of lines: it arrives unchanged, or its loss is visible.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -44,8 +44,7 @@ fn is_json(message: &[u8]) -> bool {
     serde_json::from_slice::<&serde_json::value::RawValue>(message).is_ok()
 }
 
-/// What becomes of a message that came in over one line and goes out over another; `None`: it cannot be
-/// passed on.
+/// Returns a message as it is passed on from one line to another, or `None` if that is impossible.
 fn passed(message: &[u8], from: Line, to: Line) -> Option<Vec<u8>> {
     let text = message.strip_prefix(b"\xef\xbb\xbf").filter(|text| is_json(text));
     let message = text.unwrap_or(message);
@@ -56,19 +55,19 @@ fn passed(message: &[u8], from: Line, to: Line) -> Option<Vec<u8>> {
         _ if converts => !is_json(message),
         Lines => message.trim_ascii().is_empty() || is_broken && !is_json(message),
         Events => message.is_empty(),
-        // From or to a line that carries any bytes, a WebSocket does, too.
+        // A WebSocket carries any bytes if the other side does.
         ContentLength | LengthPrefix | WebSocket | Session => false,
     };
     (!is_refused).then(|| message.to_vec())
 }
 
-/// The same bytes, or the same JSON.
+/// Returns whether both are the same bytes or the same JSON.
 fn is_same(one: &[u8], other: &[u8]) -> bool {
     let value = |text| serde_json::from_slice::<Value>(text).ok();
     one == other || value(one).is_some_and(|one| value(other) == Some(one))
 }
 
-/// Messages that framings are known to mishandle.
+/// Messages that framings often mishandle.
 fn messages() -> Vec<Vec<u8>> {
     vec![
         b"{\r\n  \"a\": [\n1,\r2]\n}".to_vec(),
@@ -91,7 +90,7 @@ fn framed(messages: &[Vec<u8>]) -> Vec<u8> {
     messages.iter().flat_map(frame).collect()
 }
 
-/// The next message; `None` at the end.
+/// Returns the next message, or `None` at the end.
 fn next(stdout: &mut impl Read) -> Option<Vec<u8>> {
     let mut length = [0; 4];
     stdout.read_exact(&mut length).ok()?;
@@ -100,23 +99,23 @@ fn next(stdout: &mut impl Read) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// What a client said that has ended.
+/// The output of a client that has exited.
 struct Ended {
     code: Option<i32>,
     messages: Vec<Vec<u8>>,
     stderr: String,
 }
 
-/// Sends these through `tieline bridge`, ends the input when so many have come back, and reads the rest.
+/// Sends messages through `tieline bridge`, ends the input after `expected` answers, and reads the rest.
 fn exchange(endpoint: &str, messages: &[Vec<u8>], expected: usize) -> Ended {
-    // One that hangs ends by this alone, and fails the test.
+    // Ends a client that hangs, which fails the test.
     let mut bridge = Command::new("timeout");
     bridge.args(["300", env!("CARGO_BIN_EXE_tieline"), "bridge", "length-prefix+stdio:", endpoint]);
     bridge.env("TIELINE_TOKEN", TOKEN);
     bridge.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = bridge.spawn().unwrap();
     let (mut stdin, bytes) = (child.stdin.take().unwrap(), framed(messages));
-    // It may end without reading all of it.
+    // The client may exit without reading everything.
     let writing = std::thread::spawn(move || stdin.write_all(&bytes).map(|()| stdin));
     let mut stderr = child.stderr.take().unwrap();
     let complaints = std::thread::spawn(move || {
@@ -132,7 +131,7 @@ fn exchange(endpoint: &str, messages: &[Vec<u8>], expected: usize) -> Ended {
     Ended { code, messages: came, stderr }
 }
 
-/// A server of `cat` in this framing, at each kind of line.
+/// A server of `cat` in this framing, with an endpoint for each kind of line.
 struct Server {
     program: Program,
     framing: Line,
@@ -170,7 +169,7 @@ impl Server {
         Self { program, framing, lines, _directory: directory }
     }
 
-    /// Runs `each` for every kind of line, at the same time.
+    /// Runs `each` for every kind of line in parallel.
     fn each(&self, each: impl Fn(Line, &str) + Sync) {
         std::thread::scope(|scope| {
             for (line, endpoint) in &self.lines {
@@ -186,10 +185,10 @@ impl Server {
     }
 }
 
-/// There and back, each through both of the places where messages pass: what comes back.
+/// Returns the echo of a message after it has passed client, server and program in both directions.
 fn echoed(message: &[u8], line: Line, program: Line) -> Option<Vec<u8>> {
     if line == WebSocket && program != LengthPrefix && message.trim_ascii().is_empty() {
-        // As a blank line is none, that is no message to a program that takes lines.
+        // For a program with lines it is a blank line, which is not a message.
         return None;
     }
     let hops = [(LengthPrefix, line), (line, program), (program, line), (line, LengthPrefix)];
@@ -203,7 +202,7 @@ fn every_message_arrives_over_every_pair_of_lines_or_its_loss_is_visible() {
         server.each(|line, endpoint| {
             let mut sent = messages();
             if line == Session {
-                // One that cannot be passed on ends a session.
+                // A message that cannot be passed on ends a session.
                 sent.retain(|message| passed(message, Session, server.framing).is_some());
             }
             let at = |message: &[u8]| echoed(message, line, framing);
@@ -245,7 +244,7 @@ fn session_ends_with_an_error_that_names_the_message_it_cannot_pass_on() {
             let length = bad.len();
             let named = format!("message 2 of the session ({length} bytes) cannot be passed on");
             assert!(ended.stderr.contains(&named), "{what}");
-            assert!(ended.messages.len() <= 1, "what follows is not passed on: {what}");
+            assert!(ended.messages.len() <= 1, "later messages were passed on: {what}");
         }
     });
     let said = server.stop();
@@ -260,7 +259,7 @@ fn session_ends_with_an_error_that_names_the_message_it_cannot_pass_on() {
 fn messages_up_to_the_limit_arrive_and_one_above_it_is_lost_visibly() {
     let server = Server::start(Lines);
     server.each(|line, endpoint| {
-        // The client's own framing loses its place with a longer one.
+        // A longer message would break the client's own framing.
         let sent = [of_length(LIMIT - 1), of_length(LIMIT)];
         let ended = exchange(endpoint, &sent, 2);
         assert!(ended.messages == sent, "{endpoint}: {}", ended.stderr);
@@ -292,7 +291,7 @@ fn client_is_answered_where_the_dialect_is_known_and_its_session_goes_on() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let values: Vec<Value> =
         ended.messages.iter().map(|it| serde_json::from_slice(it).unwrap()).collect();
-    // The program gives the request back, and does not answer it.
+    // The program echoes the request and does not answer it.
     assert!(values.iter().any(|value| value["method"] == "m"), "{values:?}");
     let refusals: Vec<_> = values.iter().filter(|value| value["id"].is_null()).collect();
     assert_eq!(refusals.len(), 3, "{values:?}");
@@ -305,7 +304,7 @@ fn client_is_answered_where_the_dialect_is_known_and_its_session_goes_on() {
     serve.wait();
 }
 
-/// The program's messages, over a session to a client that speaks lines.
+/// Messages of the program, over a session to a client with lines.
 #[test]
 fn client_of_a_session_ends_with_an_error_for_what_its_own_line_cannot_carry() {
     let directory = tempfile::tempdir().unwrap();
@@ -325,9 +324,9 @@ fn client_of_a_session_ends_with_an_error_for_what_its_own_line_cannot_carry() {
         let named = format!("message 2 of the session ({} bytes) cannot be passed on", bad.len());
         assert!(finished.stderr.contains(&named), "{finished:?}");
         assert!(finished.stderr.contains(why), "{finished:?}");
-        // The server learns it, too: by the client's last words, or, where the connection broke under
-        // them, when nobody has resumed the session.
-        until("the server says what became of the session", || {
+        // The server learns it from the client's last frame or, if the connection broke first, when the
+        // session expires.
+        until("the server logs the end of the session", || {
             let said = serve.stderr();
             said.contains(&named) || said.contains("a session has expired")
         });

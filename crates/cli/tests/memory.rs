@@ -1,4 +1,4 @@
-//! `tieline serve --max-memory`: what a crowd of clients can make the server hold.
+//! `tieline serve --max-memory`: what many clients together can make the server hold.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -18,7 +18,7 @@ fn metric(site: &Site, name: &str) -> u64 {
     line.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
 }
 
-/// An EventSource, which asks for nothing but events.
+/// Opens an event stream that sends nothing.
 fn event_source(site: &Site) -> TcpStream {
     let mut stream = TcpStream::connect(site.authority()).unwrap();
     let head = format!(
@@ -32,7 +32,7 @@ fn event_source(site: &Site) -> TcpStream {
     stream
 }
 
-/// Each program says 16 MiB, of which a session keeps 8 MiB by itself. The clients read nothing.
+/// Each program writes 16 MiB, of which a session alone keeps up to 8 MiB. The clients read nothing.
 #[test]
 fn queues_of_sixty_event_sources_share_one_memory_limit() {
     const CLIENTS: usize = 60;
@@ -40,7 +40,7 @@ fn queues_of_sixty_event_sources_share_one_memory_limit() {
                   while [ $i -lt 256 ]; do echo \"$line\"; i=$((i+1)); done; cat";
     let site = Site::start(&["--max-memory", "32MiB", "--", "sh", "-c", script]);
     let clients: Vec<_> = (0..CLIENTS).map(|_| event_source(&site)).collect();
-    // Nobody reads, so each session grows until it is full or has to end.
+    // Each session grows until it is full or is ended.
     until("sessions are ended", || {
         let held = metric(&site, "tieline_memory_bytes");
         assert!(held <= 40 * MIB, "{held}");
@@ -56,7 +56,7 @@ fn queues_of_sixty_event_sources_share_one_memory_limit() {
     assert!(said.contains("no processes left"), "{said}");
 }
 
-/// Hostile: the program does not read, and each client posts as much as it may.
+/// The programs do not read, and each client posts as much as it can.
 #[test]
 fn posts_to_programs_that_do_not_read_share_the_memory_limit() {
     let site = Site::start(&["--max-memory", "8MiB", "--", "sleep", "1000"]);
@@ -65,7 +65,7 @@ fn posts_to_programs_that_do_not_read_share_the_memory_limit() {
     let mut streams = Vec::new();
     for _ in 0..12 {
         let mut stream = event_source(&site);
-        // The rest of the head, and the event that says where to post.
+        // The rest of the head, and the event with the URL for posting.
         let mut text = String::new();
         while !text.contains("/sse?") && !text.contains("sse?session=") || !text.ends_with("\n\n") {
             let mut byte = [0];
@@ -99,7 +99,7 @@ fn posts_to_programs_that_do_not_read_share_the_memory_limit() {
         assert!(held <= 10 * MIB, "{held}");
         metric(&site, "tieline_memory_refused_total") > 0
     });
-    assert!(!children_of(site.program.pid()).is_empty(), "not all are ended");
+    assert!(!children_of(site.program.pid()).is_empty(), "all programs have ended");
     drop(streams);
     let said = site.stop();
     assert!(said.contains("no processes left"), "{said}");

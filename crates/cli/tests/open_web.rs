@@ -1,4 +1,4 @@
-//! `tieline serve --allow-unauthenticated-web`: what a client that shows no token may send.
+//! `tieline serve --allow-unauthenticated-web`: what a client without a token may send.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use support::{Program, children_of, site::Site, tieline, ws};
 
-/// What a client of Node's own does with a server that anybody may connect to.
+/// Runs a WebSocket script in Node against the server, and returns its output.
 fn node(site: &Site, script: &str) -> String {
     // The package, because Node before version 22 has no WebSocket of its own.
     let socket = format!("new (require('{}'))('{}')", ws(), site.web_socket());
@@ -45,7 +45,7 @@ fn web_socket_messages_pass_unchanged_to_a_length_prefix_program() {
         "binary ",
         "binary 123,32,125",
         "binary 255,0,10",
-        // From the client's first binary message on, no answer is called text.
+        // After the client's first binary message, all answers are binary.
         "binary 116,101,120,116",
     ];
     let said: Vec<String> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -68,16 +68,16 @@ fn unauthenticated_client_hears_a_program_that_speaks_first() {
 fn first_message_of_an_unauthenticated_client_must_be_json() {
     let site = open_site(&["--", "cat"]);
     let closing = "socket.onclose = ({ code, reason }) => console.log(code, reason);";
-    // At once, and behind what the program has said first.
+    // Before and after the program's first output.
     let said =
         node(&site, &format!("socket.onopen = () => socket.send('GET / HTTP/1.1'); {closing}"));
     assert!(said.starts_with("1008 the first message is not JSON"), "{said}");
-    assert_eq!(children_of(site.program.pid()), [0; 0], "nothing was started");
+    assert_eq!(children_of(site.program.pid()), [0; 0], "a program was started");
     let greeting = open_site(&["--", "sh", "-c", "echo '\"welcome\"'; exec cat"]);
     let late = format!("socket.onmessage = () => socket.send('GET / HTTP/1.1'); {closing}");
     let said = node(&greeting, &late);
     assert!(said.starts_with("1008 the first message is not JSON"), "{said}");
-    // What is JSON may be as long as any message.
+    // A first message that is JSON may be as long as any message.
     let long = "'\"' + 'x'.repeat(1 << 20) + '\"'";
     let said = node(
         &site,

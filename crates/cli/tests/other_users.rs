@@ -1,4 +1,4 @@
-//! Servers whose sockets other users reach: who is let in, and what is said if the way is closed.
+//! Servers for other users: which users are admitted, and what errors the others get.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -15,17 +15,17 @@ const OTHER: u32 = 65_534;
 const THIRD: u32 = 65_533;
 const TOKEN: &str = "0123456789abcdef0123";
 
-/// A folder that every user can enter.
+/// A directory that every user can enter.
 struct Place(tempfile::TempDir);
 
 impl Place {
     fn new() -> Self {
         let is_root = rustix::process::geteuid().is_root();
-        assert!(is_root, "needs root: another user connects; run the tests as root, as CI does");
+        assert!(is_root, "needs root to act as another user; run the tests as root, as CI does");
         let folder = tempfile::tempdir().unwrap();
         let place = Self(folder);
         place.set_mode(0o755);
-        // The program itself may lie where other users cannot go.
+        // Other users may not be able to access the build directory.
         std::fs::copy(env!("CARGO_BIN_EXE_tieline"), place.program()).unwrap();
         place
     }
@@ -46,7 +46,7 @@ impl Place {
         format!("{scheme}:{}", self.socket().display())
     }
 
-    /// Serves `cat` there, with the umask that lets everything through.
+    /// Serves `cat` on the socket.
     fn serve(&self, scheme: &str, args: &[&str]) -> Program {
         let listen = self.endpoint(scheme);
         let mut serve = tieline(["serve", "--no-status", "--listen", &listen]);
@@ -56,7 +56,7 @@ impl Place {
         serve
     }
 
-    /// Another user, with that group, speaks to it.
+    /// Connects as this user and group.
     fn connect(&self, scheme: &str, (user, group): (u32, u32)) -> Finished {
         let mut connect = std::process::Command::new(self.program());
         connect.args(["connect", "--allow-uid", "0", &self.endpoint(scheme)]);
@@ -69,7 +69,7 @@ fn mode_of(path: &Path) -> u32 {
     path.metadata().unwrap().mode() & 0o7777
 }
 
-/// How clients reach what listens at the first of two.
+/// Schemes for listening, each with the scheme for connecting to it.
 const SCHEMES: [(&str, &str); 3] =
     [("unix", "unix"), ("resume+unix", "resume+unix"), ("http-unix", "ws-unix")];
 

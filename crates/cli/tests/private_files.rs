@@ -1,4 +1,4 @@
-//! Files that the program creates or trusts: what it records, and the secrets it reads.
+//! Files that the program creates or reads: recordings and secrets.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -11,11 +11,10 @@ use std::process::Command;
 use serde_json::Value;
 use support::{Program, Talk, tieline};
 
-/// Records of about 100 bytes each, far more than the limit lets into the file.
+/// Records of about 100 bytes each, far more than fit within the limit.
 const MESSAGES: usize = 3000;
 
-/// `tieline` with these arguments, in whose files no byte beyond 16 KiB fits: as on a full disk, the last
-/// write writes a part.
+/// Runs `tieline` with a file size limit of 16 KiB: as on a full disk, the last write is partial.
 fn with_small_files(args: &[&str]) -> Command {
     let mut limited = Command::new("sh");
     let script = "trap '' XFSZ; ulimit -f 32; exec \"$@\"";
@@ -36,7 +35,7 @@ fn full_disk_leaves_whole_records_in_the_tap_and_is_an_error() {
     let args = ["connect", "--tap", tap.to_str().unwrap(), "exec:cat"];
     let input = "{\"x\":\"0123456789\"}\n".repeat(MESSAGES);
     let finished = Program::run(&mut with_small_files(&args), &input);
-    // The line itself goes on.
+    // The line itself continues.
     assert_eq!(finished.stdout, input);
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
     let said = finished.stderr.lines().last().unwrap();
@@ -46,7 +45,7 @@ fn full_disk_leaves_whole_records_in_the_tap_and_is_an_error() {
     assert!(!recorded.is_empty());
     assert_eq!(recorded.len() + missing.parse::<usize>().unwrap(), 2 * MESSAGES);
 
-    // The next run goes on behind them.
+    // The next run appends.
     let finished = Program::run(&mut tieline(args), "{\"n\":1}\n");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     assert_eq!(records(&tap).len(), recorded.len() + 2);
@@ -77,7 +76,7 @@ fn tap_is_private_and_never_written_to_a_file_of_another_user() {
     assert_eq!(Program::run(&mut careless, "1\n").code, Some(0));
     assert_eq!(tap.metadata().unwrap().mode() & 0o777, 0o600);
 
-    // One of ours that others can read is our own decision; it is said.
+    // An existing file that others can read is accepted with a warning.
     std::fs::set_permissions(&tap, PermissionsExt::from_mode(0o644)).unwrap();
     let finished = Program::run(&mut tieline(args), "1\n");
     assert_eq!(finished.code, Some(0));
@@ -91,7 +90,7 @@ fn tap_is_private_and_never_written_to_a_file_of_another_user() {
     assert!(finished.stderr.contains("a symbolic link"), "{finished:?}");
 
     let is_root = rustix::process::geteuid().is_root();
-    assert!(is_root, "needs root: a file of another user; run the tests as root, as CI does");
+    assert!(is_root, "needs root to change a file's owner; run the tests as root, as CI does");
     std::os::unix::fs::chown(&tap, Some(65_534), None).unwrap();
     let finished = Program::run(&mut tieline(args), "1\n");
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""));

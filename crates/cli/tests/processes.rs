@@ -1,5 +1,4 @@
-//! The programs behind a line: how they are started, what happens when they end, and that none is
-//! left when their client is.
+//! Served programs: how they are started, what happens when they end, and that none outlives its client.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -14,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Finished, Program, Serve, Talk, request, sh, tieline};
 
-/// A server that must not come about: how it ended, and that it left no socket.
+/// Starts a server that must fail, and checks that it leaves no socket.
 #[track_caller]
 fn refused(directory: &Path, args: &[&str]) -> Finished {
     let listen = format!("unix:{}", directory.join("a.sock").display());
@@ -76,7 +75,7 @@ fn a_temporarily_missing_program_fails_only_the_clients_of_that_time() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("program");
     let install = || {
-        // Not by this process: what one of its threads is writing, another could not start.
+        // Copied by another process: a file open for writing in one of our threads could not be executed.
         let copied = Command::new("cp").arg("/bin/cat").arg(&program).status().unwrap();
         assert!(copied.success());
     };
@@ -144,7 +143,7 @@ fn environment_and_working_directory_reach_the_program() {
     assert_eq!(String::from_utf8(serve.client().rest()).unwrap(), expected);
 }
 
-/// What the program's environment is for a client, without what the tests and the shell need.
+/// Returns the environment of the program of a server with these arguments and variables.
 fn environment_with(args: &[&str], ours: &[(&str, &str)]) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let listen = format!("unix:{}", directory.path().join("a.sock").display());
@@ -170,19 +169,19 @@ fn the_environment_options_decide_what_a_program_gets() {
     assert!(has(&all, "B=hush-x") && has(&all, "C=hush-c") && !has(&all, "B=hush-b"), "{all:?}");
     assert!(all.iter().any(|it| it.starts_with("PATH=")), "{all:?}");
 
-    // Found in our own PATH, although the program has none, or another.
+    // The program is found in tieline's PATH, whatever PATH the program itself gets.
     assert_eq!(with(&["--clear-env"]), [""; 0]);
     assert_eq!(with(&["--clear-env", "--env", "B=hush-x"]), ["B=hush-x"]);
     let elsewhere = ["--pass-env", "A", "--pass-env", "Z", "--env", "PATH=/no/such/place"];
     assert_eq!(with(&elsewhere), ["A=hush-a", "PATH=/no/such/place"]);
     assert_eq!(with(&["--clear-env", "--pass-env", "C"]), ["C=hush-c"]);
-    // What is set is set, whatever is removed.
+    // --env applies after --unset-env.
     assert_eq!(with(&["--pass-env", "A", "--unset-env", "A", "--env", "A=hush"]), ["A=hush"]);
 }
 
 #[test]
 fn a_program_has_the_stop_timeout_to_exit() {
-    // It goes on for a second after SIGTERM, and then is done with what it does.
+    // It needs a second after SIGTERM to finish.
     let slow = "trap 'sleep 1; echo done; exit 0' TERM; echo up; while :; do sleep 0.05; done";
     for (time, code, words) in [("60s", 0, &b"done\n"[..]), ("0s", 9, b"")] {
         let args = [&["--stop-timeout", time], &sh(slow)[..]].concat();
@@ -234,7 +233,7 @@ fn a_crash_in_mid_call_ends_only_its_own_line() {
     assert_eq!(other.call(&request(1, "add", json!([1, 1])))["result"], 2);
     crashing.send(r#"{"jsonrpc":"2.0","id":1,"method":"sleep","params":[60000]}"#);
     crashing.send(r#"{"jsonrpc":"2.0","id":2,"method":"crash"}"#);
-    assert_eq!(crashing.rest(), b"", "something was put into the stream");
+    assert_eq!(crashing.rest(), b"", "tieline added something to the stream");
     serve
         .program
         .wait_stderr("exit status: 3; last line on stderr: demo-agent: crashing as requested");
@@ -313,7 +312,7 @@ fn background_processes_of_a_program_are_ended_with_it() {
     serve.stop();
 }
 
-/// Says its word, and then takes no notice of its input or of the end of its client.
+/// Prints a word, and then ignores its input and its client's disconnection.
 const DEAF: &str = "echo up; sleep 1000";
 
 #[test]
@@ -322,12 +321,12 @@ fn the_program_of_a_client_that_disconnects_is_ended() {
     let mut staying = serve.client();
     assert_eq!(staying.line().as_deref(), Some("up"));
 
-    // One is killed, one just closes; one has sent what nobody read, one has not read what was sent.
+    // One is killed and one closes; one has sent unread input, one has not read its output.
     let mut killed = Program::start(&mut serve.connect());
     assert_eq!(killed.line().as_deref(), Some("up"));
     let mut closing = serve.client();
     assert_eq!(closing.line().as_deref(), Some("up"));
-    closing.send("is anybody there?");
+    closing.send("unread");
     let unread = serve.client();
     serve.wait_processes(8);
     killed.signal(Signal::KILL);
@@ -363,22 +362,22 @@ fn a_client_that_ends_its_input_still_receives_everything() {
 fn a_client_that_stops_reading_is_ended_with_its_program() {
     let serve = Serve::start(["--stall-timeout", "200ms", "--", "yes", &"y".repeat(1000)]);
     let mut clients = [serve.client(), serve.client()];
-    // That one of them will say nothing more either is not the reason.
+    // A half-closed client is treated alike.
     clients[1].end_input();
     serve.program.wait_stderr_times("stalled: the other side has stopped reading", 2);
     serve.wait_nothing_left();
-    // What they have not read is there, up to the end.
+    // The output that they have not read can still be read.
     for client in &mut clients {
         assert!(client.rest().starts_with(b"yyyy"));
     }
 }
 
-/// `TIELINE_SOAK=1` for 10 GiB.
+/// Set `TIELINE_SOAK=1` for 10 GiB.
 #[test]
 fn a_flood_on_stderr_is_limited() {
     let part = 64 << 20;
     let parts: u64 = if std::env::var_os("TIELINE_SOAK").is_some() { 160 } else { 1 };
-    // Each part is told of once the program has got rid of it.
+    // The program reports each part after writing it.
     let flood = format!(
         "while read -r part; do yes 'a line of no importance' | head -c {part} >&2; echo $part; done"
     );
@@ -394,7 +393,7 @@ fn a_flood_on_stderr_is_limited() {
     assert!(support::usage(serve.program.pid()).peak_kib < 100 * 1024);
 }
 
-/// How many lines of stderr were logged, and how many were said to be suppressed.
+/// Returns how many lines of stderr were logged, and how many were reported as suppressed.
 fn stderr_lines(log: &str) -> (usize, usize) {
     let logged = log.matches("a line of no importance").count();
     let counts = log.split("suppressed=").skip(1).filter_map(|rest| {
@@ -405,7 +404,7 @@ fn stderr_lines(log: &str) -> (usize, usize) {
 
 const BURST: &str = "yes 'a line of no importance' | head -n 300 >&2; echo done";
 
-/// No other line follows, and neither does the end of stderr.
+/// Neither another line nor the end of stderr follows.
 #[test]
 fn suppressed_stderr_lines_are_reported_although_no_line_follows() {
     let serve = Serve::start(sh(&format!("{BURST}; read -r line")));
@@ -417,7 +416,7 @@ fn suppressed_stderr_lines_are_reported_although_no_line_follows() {
     });
 }
 
-/// What is left of the program holds its stderr open, and is killed with the line.
+/// A background process holds stderr open, and is killed with the line.
 #[test]
 fn suppressed_stderr_lines_are_reported_when_the_program_ends() {
     let script = format!("{BURST}; sleep 1000 >/dev/null & exit 0");

@@ -1,4 +1,4 @@
-//! The programs people put behind a line, and the ones they speak from.
+//! Real programs as servers and as clients.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -14,7 +14,7 @@ use support::{
     vscode_jsonrpc, xi_core,
 };
 
-/// A session of the xi editor core, which answers in between its notifications.
+/// A session of the xi editor core, which sends notifications between its responses.
 struct Xi<T> {
     line: T,
     view: Value,
@@ -46,7 +46,7 @@ impl<T: Talk> Xi<T> {
     fn save(&mut self, file: &Path) {
         let params = json!({ "view_id": self.view, "file_path": file });
         self.line.send(&json!({ "method": "save", "params": params }).to_string());
-        // It does one thing after another: with this answer the save is done.
+        // Requests are handled in order, so the save is done when this one is answered.
         self.ask("get_config");
     }
 }
@@ -93,7 +93,7 @@ fn two_clients_have_separate_editors() {
     serve.stop();
 }
 
-/// What every MCP client does first, and one call.
+/// Runs the handshake of an MCP client, and one call.
 fn speak_mcp(line: &mut impl Talk) {
     let params = json!({
         "protocolVersion": "2025-06-18", "capabilities": {},
@@ -137,7 +137,7 @@ fn socat_is_a_client() {
     let serve = Serve::start::<&str>([]);
     let address = format!("UNIX-CONNECT:{}", serve.path().display());
     let request = r#"{"jsonrpc":"2.0","id":"a","method":"echo","params":{"b":[1,2]}}"#;
-    // It waits for the answer after the end of its input.
+    // -t makes it wait for the answer after the end of its input.
     let mut socat = Command::new("socat");
     socat.args(["-t", "30", "-", &address]);
     let finished = Program::run(&mut socat, format!("{request}\n"));
@@ -161,7 +161,7 @@ fn socat_is_a_server_for_connect() {
     assert_eq!(socat.wait().code, Some(0));
 }
 
-/// Indented JSON comes from the server; each message must be a line of its own.
+/// Checks that each message arrives as one line, although the server sends indented JSON.
 fn speak_lines(line: &mut impl Talk) {
     assert_eq!(line.json()["method"], "ready");
     let answer = line.call(&request(1, "add", json!([2, 3])));
@@ -206,8 +206,8 @@ fn a_content_length_client_uses_a_lines_program() {
     serve.stop();
 }
 
-/// The answer to `add` that a client of the framing's reference implementation gets, when it starts
-/// this as its server.
+/// Calls `add` with a client of the framing's reference implementation, which starts this command as its
+/// server.
 #[track_caller]
 fn call_as_vscode_does(server: &[&str]) -> String {
     const CLIENT: &str = r#"
@@ -231,7 +231,7 @@ fn call_as_vscode_does(server: &[&str]) -> String {
     finished.stdout
 }
 
-/// The exact form of a command line's endpoint.
+/// Returns the endpoint of a command line in its JSON form.
 fn exec(argv: &[String]) -> String {
     format!("exec:{}", json!(argv))
 }

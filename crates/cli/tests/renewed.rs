@@ -1,4 +1,4 @@
-//! A program or a session that takes the place of another, with and without a dialect.
+//! Programs and sessions that are replaced by new ones, with and without a dialect.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Program, Serve, Talk, tieline};
 
-/// Speaks a handshake, without which it answers nothing else. `hang` is never answered, `fail` ends it.
+/// Requires a handshake before other requests. `hang` is never answered, `fail` ends it.
 const PROGRAM: &str = r#"ready=no
 while read -r line; do
     id=${line#*'"id":'}; id=${id%%[,\}]*}
@@ -25,7 +25,7 @@ while read -r line; do
     esac
 done"#;
 
-/// A place at which one server can be put in the place of another.
+/// An endpoint behind which one server can be replaced by another.
 struct Place {
     directory: tempfile::TempDir,
     proxy: Option<Program>,

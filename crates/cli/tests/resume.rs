@@ -1,4 +1,4 @@
-//! `serve --resume` and `connect --resume`, and what happens to the connection between them.
+//! `serve --resume` and `connect --resume` with connections that break.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{Program, Serve, Talk, children_of, tieline, until, usage};
 
-/// A proxy in front of a server, at a place that another one can take.
+/// A proxy in front of a server that can be replaced by another one on the same socket.
 struct Way {
     program: Program,
     endpoint: String,
@@ -34,7 +34,7 @@ impl Way {
         Program::start(tieline(["connect", "--resume", &self.endpoint]).arg("-v"))
     }
 
-    /// Cuts every connection. What it said of them.
+    /// Cuts every connection, and returns the log.
     fn stop(mut self) -> String {
         self.program.signal(Signal::TERM);
         self.program.wait().stderr
@@ -55,7 +55,7 @@ fn no_line_is_lost_while_every_connection_is_cut() {
         (way, finished)
     });
     let first = finished.stdout.lines().zip(lines.lines()).find(|(came, went)| came != went);
-    assert_eq!(first, None, "the first that differs");
+    assert_eq!(first, None, "the first difference");
     assert!(finished.stdout == lines, "{} of {} bytes", finished.stdout.len(), lines.len());
     let said = way.stop();
     println!("{said}");
@@ -73,8 +73,8 @@ fn a_client_stopped_during_a_cut_resumes_once_and_loses_nothing() {
     assert_eq!(client.line().as_deref(), Some("before"));
     let program = children_of(serve.program.pid());
     client.signal(Signal::STOP);
-    until("it is stopped", || state_of(client.pid()) == Some('T'));
-    // What its user says meanwhile waits in the pipe.
+    until("the process is stopped", || state_of(client.pid()) == Some('T'));
+    // Input sent meanwhile waits in the pipe.
     client.send_raw(b"meanwhile\n");
     way.stop();
     serve.program.wait_stderr("has lost its connection");
@@ -84,7 +84,7 @@ fn a_client_stopped_during_a_cut_resumes_once_and_loses_nothing() {
     for expected in ["meanwhile", "after"] {
         assert_eq!(client.line().as_deref(), Some(expected), "{}", client.stderr());
     }
-    assert_eq!(children_of(serve.program.pid()), program, "it is the same session");
+    assert_eq!(children_of(serve.program.pid()), program, "another session was started");
     let finished = client.finish();
     assert_eq!(finished.code, Some(0), "{finished:?}");
     assert_eq!(finished.stdout, "before\nmeanwhile\nafter\n");
@@ -102,18 +102,18 @@ fn a_server_stopped_during_a_cut_is_resumed_once_and_loses_nothing() {
     assert_eq!(client.line().as_deref(), Some("before"));
     let program = children_of(serve.program.pid());
     serve.program.signal(Signal::STOP);
-    until("it is stopped", || state_of(serve.program.pid()) == Some('T'));
+    until("the process is stopped", || state_of(serve.program.pid()) == Some('T'));
     client.send_raw(b"meanwhile\n");
     way.stop();
     client.wait_stderr("has lost its connection");
-    // It is come to, and answers when it goes on.
+    // The client reconnects, and is answered when the server continues.
     let way = Way::to(&serve, &["-v"]);
     serve.program.signal(Signal::CONT);
     client.send_raw(b"after\n");
     for expected in ["meanwhile", "after"] {
         assert_eq!(client.line().as_deref(), Some(expected), "{}", client.stderr());
     }
-    assert_eq!(children_of(serve.program.pid()), program, "it is the same session");
+    assert_eq!(children_of(serve.program.pid()), program, "another session was started");
     assert_eq!(client.stderr().matches("has lost its connection").count(), 1);
     let finished = client.finish();
     assert_eq!(finished.code, Some(0), "{finished:?}");
@@ -122,8 +122,8 @@ fn a_server_stopped_during_a_cut_is_resumed_once_and_loses_nothing() {
     serve.stop();
 }
 
-/// With `TIELINE_SOAK=1`: stopped for a minute of the clock, with its connection as it was, first the
-/// client, then the server. Else for no time at all, which nobody notices.
+/// Stops first the client and then the server while their connection stays open: with `TIELINE_SOAK=1` for a
+/// minute, otherwise only for a moment, which must have no effect.
 #[test]
 fn a_side_stopped_for_a_minute_is_resumed_once_at_most() {
     let is_long = std::env::var_os("TIELINE_SOAK").is_some();
@@ -141,7 +141,7 @@ fn a_side_stopped_for_a_minute_is_resumed_once_at_most() {
             kill_process(pid, signal).unwrap();
         };
         signal(Signal::STOP);
-        until("it is stopped", || state_of(who) == Some('T'));
+        until("the process is stopped", || state_of(who) == Some('T'));
         client.send_raw(format!("meanwhile {round}\n").as_bytes());
         if is_long {
             std::thread::sleep(Duration::from_secs(60));
@@ -156,10 +156,13 @@ fn a_side_stopped_for_a_minute_is_resumed_once_at_most() {
         }
         let lost = [resumed(&client) - before[0], resumed(&serve.program) - before[1]];
         let name = ["client", "server"][round];
-        println!("{name}: all there {:?} after it went on; lines lost {lost:?}", begun.elapsed());
+        println!(
+            "{name}: everything arrived {:?} after it continued; connections lost: {lost:?}",
+            begun.elapsed()
+        );
         assert_eq!(lost[0], usize::from(is_long), "{}", client.stderr());
     }
-    assert_eq!(children_of(serve.program.pid()), program, "it is the same session");
+    assert_eq!(children_of(serve.program.pid()), program, "another session was started");
     let finished = client.finish();
     assert_eq!((finished.code, finished.stdout), (Some(0), expected), "{}", finished.stderr);
     serve.stop();
@@ -171,7 +174,7 @@ fn a_client_whose_stdout_is_not_read_stalls_alone() {
     let serve = Serve::start(["--resume=1s", "--", "cat"]);
     let mut deaf = tieline(["connect", "--resume", serve.endpoint()]);
     let mut deaf = deaf.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    // He says more than anybody keeps, and it all comes back to him.
+    // It sends more than all queues hold, and everything is echoed.
     let said = Arc::new(AtomicUsize::new(0));
     let (mut stdin, saying) = (deaf.stdin.take().unwrap(), said.clone());
     let flood = std::thread::spawn(move || {
@@ -181,7 +184,7 @@ fn a_client_whose_stdout_is_not_read_stalls_alone() {
         }
     });
     let mut last = (0, Instant::now());
-    until("nobody takes any more of it", || {
+    until("no more of its input is read", || {
         let now = said.load(Ordering::Relaxed);
         if now != last.0 || now == 0 {
             last = (now, Instant::now());
@@ -199,13 +202,13 @@ fn a_client_whose_stdout_is_not_read_stalls_alone() {
     }
     let said = said.load(Ordering::Relaxed);
     let peaks = [serve.program.pid(), deaf.id()].map(|pid| usage(pid).peak_kib >> 10);
-    println!("{} MiB of it were taken; serve and connect had {peaks:?} MiB", said >> 20);
-    assert!(said < FLOOD / 2, "{said} bytes are kept somewhere");
+    println!("{} MiB were read; peaks of serve and connect: {peaks:?} MiB", said >> 20);
+    assert!(said < FLOOD / 2, "{said} bytes are queued");
     assert!(peaks.into_iter().all(|peak| peak < 100), "{peaks:?} MiB");
     deaf.kill().unwrap();
     deaf.wait().unwrap();
     flood.join().unwrap();
-    until("his program is gone", || children_of(serve.program.pid()).is_empty());
+    until("its program has ended", || children_of(serve.program.pid()).is_empty());
     serve.stop();
 }
 
@@ -219,12 +222,12 @@ fn the_session_and_program_of_a_killed_client_end_after_the_grace_period() {
     assert_eq!(children_of(serve.program.pid()).len(), 1);
     client.signal(Signal::KILL);
     client.wait();
-    until("its program is gone", || children_of(serve.program.pid()).is_empty());
+    until("its program has ended", || children_of(serve.program.pid()).is_empty());
     way.stop();
     serve.stop();
 }
 
-/// The letter that `/proc` has for it.
+/// Returns the state letter of a process in `/proc`.
 fn state_of(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()

@@ -1,4 +1,4 @@
-//! What others say makes a terminal do nothing.
+//! Text from other processes is escaped on a terminal.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use support::tieline;
 
-/// Runs the command with its stdout on a terminal; what it printed there, and on stderr.
+/// Runs the command with stdout on a terminal. Returns what it printed there and on stderr.
 fn on_a_terminal(command: &mut Command) -> (String, String) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = openpt(flags).unwrap();
@@ -20,10 +20,10 @@ fn on_a_terminal(command: &mut Command) -> (String, String) {
     unlockpt(&terminal).unwrap();
     let stdout = ioctl_tiocgptpeer(&terminal, flags).unwrap();
     let child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
-    // The last copy of the terminal's other end is the child's.
+    // Drops our copy of the terminal's other end, so that only the child holds it.
     command.stdout(Stdio::null());
     let mut printed = Vec::new();
-    // A terminal without another end is read with EIO.
+    // Reading a terminal whose other end is closed fails with EIO.
     let _ = File::from(terminal).read_to_end(&mut printed);
     let said = child.wait_with_output().unwrap().stderr;
     (String::from_utf8_lossy(&printed).replace("\r\n", "\n"), String::from_utf8(said).unwrap())

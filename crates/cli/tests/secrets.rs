@@ -1,4 +1,4 @@
-//! Command lines and URLs hold secrets: whatever goes wrong, none of them is printed.
+//! Command lines and URLs may contain secrets: no error or log prints them.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -9,10 +9,10 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::process::Signal;
 use support::{Program, Talk, tieline, until};
 
-/// In none of the words of the program under test, its arguments, and its surroundings.
+/// A text that occurs nowhere else in the program's output, arguments or environment.
 const SECRET: &str = "Xyzzy-7";
 
-/// Arguments that programs take secrets by.
+/// Arguments in which programs take secrets.
 fn secrets() -> Vec<String> {
     [
         "--token=S",
@@ -87,7 +87,7 @@ fn servers_and_proxies_print_no_secret_of_a_program() {
         command.args(args).env("RUST_LOG", "trace").env("XDG_RUNTIME_DIR", &runtime);
         command
     };
-    // It answers once, and fails then.
+    // It answers once, and then fails.
     let script = "read -r line; echo \"$line\"; read -r line; exit 3";
     let mut serve = traced(&["serve", "--restart", "on-failure", "--listen", &socket]);
     serve.args(["--listen", "http://127.0.0.1:0", "--", "sh", "-c", script, "sh"]).args(secrets());
@@ -113,7 +113,7 @@ fn servers_and_proxies_print_no_secret_of_a_program() {
         std::process::Command::new("curl").args(["-s", &format!("{web}/metrics")]).output();
     told.push(String::from_utf8(metrics.unwrap().stdout).unwrap());
     client.send("2");
-    until("it was started again", || serve.stderr().contains("again"));
+    until("the program is restarted", || serve.stderr().contains("again"));
     client.signal(Signal::TERM);
     let client = client.finish();
     serve.signal(Signal::TERM);

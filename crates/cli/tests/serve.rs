@@ -1,4 +1,4 @@
-//! `tieline serve` and its clients: the main job, where it listens, many at once.
+//! `tieline serve`: its endpoints, and many clients at once.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -59,7 +59,7 @@ fn one_server_listens_on_several_endpoints() {
     serve.stop();
 }
 
-/// A server without `--listen`, that is told by the environment where its own place is.
+/// Starts a server without `--listen`, with its runtime directory set by an environment variable.
 fn serve_by_default(place: &Path, variable: &str, program: &[&str]) -> Serve {
     let mut command = by_default(place, variable, program);
     Serve::launch(&mut command, 1, String::new(), tempfile::tempdir().unwrap())
@@ -119,7 +119,7 @@ fn a_runtime_directory_that_is_not_private_is_refused() {
         let finished = Program::run(&mut command, "");
         assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
         assert!(finished.stderr.contains("--listen"), "{finished:?}");
-        assert_eq!(fs::read_dir(&folder).map_or(0, Iterator::count), 0, "something was made");
+        assert_eq!(fs::read_dir(&folder).map_or(0, Iterator::count), 0, "a file was created");
         finished.stderr
     };
 
@@ -130,7 +130,7 @@ fn a_runtime_directory_that_is_not_private_is_refused() {
         assert!(stderr.contains("accessible to other users; run chmod 700"), "{open:o}: {stderr}");
     }
     fs::set_permissions(&folder, PermissionsExt::from_mode(0o700)).unwrap();
-    // Only root can give a directory away.
+    // Only root can change a directory's owner.
     if fs::metadata("/proc/self").unwrap().uid() == 0 {
         std::os::unix::fs::chown(&folder, Some(65534), None).unwrap();
         let stderr = refused();
@@ -164,7 +164,7 @@ fn two_hundred_clients_each_have_their_own_program() {
     }
     assert_eq!(serve.processes().len(), clients.len());
 
-    // Half say goodbye, half just go.
+    // Half end their input first, half just disconnect.
     let gone = clients.split_off(100);
     drop(gone);
     for client in &mut clients {
@@ -218,12 +218,12 @@ fn a_live_socket_is_never_removed() {
     assert_eq!(inode(), before);
     std::os::unix::net::UnixStream::connect(&path).unwrap();
 
-    // Its owner has gone and left it: now it is dead.
+    // Its owner has closed it without removing it: now it is stale.
     drop(foreign);
     let serving = Serve::launch(&mut serve(), 1, String::new(), tempfile::tempdir().unwrap());
     assert_eq!(Program::run(&mut serving.connect(), "hello\n").stdout, "hello\n");
 
-    // And now it is alive again.
+    // Now it is live again.
     let finished = Program::run(&mut serve(), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.stderr.contains("another process is listening there"), "{finished:?}");
@@ -241,7 +241,7 @@ fn a_file_that_is_not_a_socket_is_never_removed() {
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.stderr.contains("not a socket"), "{finished:?}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "data");
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "something was left");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "a file was left");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How `serve` and `connect` end when they are asked to, and when they are not asked twice.
+//! How `serve` and `connect` stop on a first and on a second signal.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -53,7 +53,7 @@ fn without_a_client_a_signal_ends_it_too() {
 
 #[test]
 fn no_client_is_accepted_after_the_signal() {
-    // Its program ends when it is told to, not before.
+    // The program ends only when the test writes to the pipe.
     let script = r#"trap "" TERM; echo up; cat; read -r word < "$0"; echo "$word""#;
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("pipe");
@@ -92,7 +92,7 @@ fn calls_in_flight_are_answered_after_a_signal() {
     let mut serve = Serve::start::<&str>([]);
     let mut client = serve.client();
     client.send(&request(1, "sleep", json!([300])).to_string());
-    // The agent has read the first call when it answers the second.
+    // When the second call is answered, the agent has read the first.
     assert_eq!(client.call(&request(2, "echo", json!([1])))["result"], json!([1]));
     serve.program.signal(Signal::TERM);
     assert_eq!(client.json()["result"], json!({ "slept": 300 }));
@@ -101,7 +101,7 @@ fn calls_in_flight_are_answered_after_a_signal() {
     serve.assert_nothing_left();
 }
 
-/// Ignores everything that can be ignored, with a child that does the same.
+/// Ignores all signals that can be ignored, as does its child.
 const STUBBORN: &str = r#"trap "" TERM INT HUP; echo up; while :; do sleep 1000; done"#;
 
 #[test]
@@ -113,13 +113,13 @@ fn a_second_signal_ends_everything_at_once() {
         serve.wait_processes(2);
 
         serve.program.signal(first);
-        until("the first signal was noticed", || !serve.path().exists());
+        until("the first signal was handled", || !serve.path().exists());
         serve.program.signal(second);
         let finished = serve.program.wait();
         assert_eq!(finished.code, Some(1), "{finished:?}");
         assert!(finished.stderr.contains("stopped at once by a second signal"), "{finished:?}");
-        // They were killed, and are init's to reap.
-        until("nothing is left", || serve.processes().is_empty());
+        // The killed processes are reaped by init.
+        until("no process is left", || serve.processes().is_empty());
         serve.assert_nothing_left();
         assert_eq!(client.line(), None);
     }
@@ -160,9 +160,9 @@ fn a_second_signal_ends_connect_at_once() {
     let mut connect = Program::start(&mut tieline(["connect", &endpoint]));
     let pid: u32 = connect.line().unwrap().parse().unwrap();
     connect.signal(Signal::TERM);
-    // The end of the program's input is the first thing that is done; the program shows it.
+    // Closing the program's input is the first step of stopping, and it can be observed.
     let stdin = format!("/proc/{pid}/fd/0");
-    until("the first signal was noticed", || !has_writer(&stdin, connect.pid()));
+    until("the first signal was handled", || !has_writer(&stdin, connect.pid()));
     connect.signal(Signal::TERM);
     let finished = connect.wait();
     assert_eq!(finished.code, Some(1), "{finished:?}");
@@ -170,12 +170,12 @@ fn a_second_signal_ends_connect_at_once() {
     until("the program is gone", || !is_running(pid));
 }
 
-/// Whether `process` can write to the pipe that is at this place. It keeps a reading end, too.
+/// Returns whether `process` holds a writing end of this pipe. It also keeps a reading end.
 fn has_writer(pipe: &str, process: u32) -> bool {
     let pipe = std::fs::read_link(pipe).unwrap();
     let fds = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().flatten();
     fds.into_iter().any(|fd| {
-        // The mode of the link is that of the descriptor.
+        // The mode of the link shows the descriptor's access mode.
         let can_write = fd.metadata().is_ok_and(|link| link.permissions().mode() & 0o200 != 0);
         can_write && std::fs::read_link(fd.path()).is_ok_and(|link| link == pipe)
     })

@@ -1,4 +1,4 @@
-//! Programs and clients that stop reading: which of them are ended, and which are waited for.
+//! Programs and clients that stop reading: which are ended, and which get more time.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -7,13 +7,13 @@ mod support;
 use rustix::process::Signal;
 use support::{Program, Serve, Talk, sh, tieline};
 
-/// Far more than all buffers on the way to a program hold.
+/// Far more than all buffers before a program hold.
 const LONG: usize = 4 << 20;
 
 const STALLED: &str = "stalled: the other side has stopped reading";
 const SHORT: [&str; 2] = ["--program-stall-timeout", "300ms"];
 
-/// Reads a byte, and no other.
+/// Reads one byte and then stops.
 const STOPS_READING: &str = "head -c 1 >/dev/null; exec sleep 1000";
 
 #[test]
@@ -36,7 +36,7 @@ fn connect_to_a_program_that_stops_reading_fails_and_says_why() {
     assert!(finished.stderr.contains(STALLED), "{finished:?}");
 }
 
-/// Ten times as long as a client may be without progress; `connect` waits for the server as for a program.
+/// Busy for ten times the client's stall timeout; `connect` waits for a server as long as for a program.
 #[test]
 fn a_program_busy_beyond_the_client_stall_timeout_gets_everything() {
     let short = ["--stall-timeout", "300ms"];

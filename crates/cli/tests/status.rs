@@ -1,4 +1,4 @@
-//! `tieline status`: what servers say of themselves, to whom, and what becomes of where they are asked.
+//! `tieline status`: what servers report, to which users, and what happens to their status sockets.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use support::{Finished, Program, Serve, Talk, is_running, request, sh, tieline, until};
 use tempfile::TempDir;
 
-/// A user's own directory, with nothing of anybody else's in it.
+/// A runtime directory for one test.
 struct Place(TempDir);
 
 impl Place {
@@ -23,7 +23,7 @@ impl Place {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// A server on a socket elsewhere, that is asked here.
+    /// Starts a server with its status socket here and its own socket elsewhere.
     #[track_caller]
     fn serve<A: AsRef<str>>(&self, args: impl AsRef<[A]>) -> Serve {
         let directory = tempfile::tempdir().unwrap();
@@ -40,7 +40,7 @@ impl Place {
         Program::run(command.args(args).env("XDG_RUNTIME_DIR", self.0.path()), "")
     }
 
-    /// What each server says.
+    /// Returns the response of each server.
     #[track_caller]
     fn serves(&self) -> Vec<Value> {
         let finished = self.status(&["--json"]);
@@ -69,7 +69,7 @@ fn pids(serves: &[Value]) -> Vec<u64> {
     serves.iter().map(|serve| serve["pid"].as_u64().unwrap()).collect()
 }
 
-/// The names of an object's members, in their order; none may be there for nothing.
+/// Returns the sorted names of an object's members, none of which may be null.
 fn keys(value: &Value) -> Vec<&str> {
     let members = value.as_object().unwrap();
     assert!(members.values().all(|member| !member.is_null()), "{value}");
@@ -90,7 +90,7 @@ fn status_shows_a_session_with_and_without_its_connection() {
     let mut client = Program::start(&mut command);
     client.send_raw(b"hello\n");
     assert_eq!(client.line().as_deref(), Some("hello"));
-    // The acknowledgement comes by itself a moment later.
+    // The acknowledgement arrives a moment later.
     let session = || place.serves()[0]["lines"][0]["session"].clone();
     until("the message is acknowledged", || session()["measured"] == 1);
     let said = session();
@@ -116,7 +116,7 @@ fn status_shows_a_session_with_and_without_its_connection() {
 
     client.signal(Signal::KILL);
     client.wait();
-    until("it is away", || session()["connected"] == false);
+    until("the client is disconnected", || session()["connected"] == false);
     assert!(place.status(&[]).stdout.contains("connection 1, disconnected"));
     serve.stop();
 }
@@ -182,9 +182,9 @@ fn status_shows_two_clients() {
     let totals = &said["totals"];
     assert_eq!((&totals["messages_in"], &totals["messages_out"]), (&json!(3), &json!(3)));
 
-    // As a table, and of a line that is over.
+    // The table, and totals after lines have ended.
     drop(clients);
-    until("both lines are over", || place.serves()[0]["connections"]["now"] == 0);
+    until("both lines have ended", || place.serves()[0]["connections"]["now"] == 0);
     let said = &place.serves()[0];
     assert_eq!((&said["lines"], &said["totals"]["served"]), (&json!([]), &json!(2)));
     assert_eq!((&said["totals"]["messages_in"], &said["totals"]["failed"]), (&json!(3), &json!(0)));
@@ -231,7 +231,7 @@ fn all_servers_are_listed_and_one_is_found_by_its_endpoint() {
     for serve in [one, two] {
         serve.stop();
     }
-    assert_eq!(place.names(), [""; 0], "something is left");
+    assert_eq!(place.names(), [""; 0], "a file is left");
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn a_killed_server_is_skipped_and_the_next_one_removes_its_socket() {
     program.signal(Signal::KILL);
     program.wait();
     assert_eq!(pids(&place.serves()), [u64::from(lives.program.pid())]);
-    assert!(left.exists(), "who only asks removes nothing");
+    assert!(left.exists(), "`tieline status` removed a socket");
     let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
     let before = inode(&place.socket_of(&lives));
     let next = place.serve(["--", "cat"]);
@@ -251,7 +251,7 @@ fn a_killed_server_is_skipped_and_the_next_one_removes_its_socket() {
         !left.exists()
             && !place.directory().join(format!("{}.status.lock", program.pid())).exists()
     );
-    assert_eq!(inode(&place.socket_of(&lives)), before, "that of a live one was touched");
+    assert_eq!(inode(&place.socket_of(&lives)), before, "the socket of a live server was replaced");
     assert_eq!(place.serves().len(), 2);
     next.stop();
     lives.stop();
@@ -262,14 +262,14 @@ fn a_killed_server_is_skipped_and_the_next_one_removes_its_socket() {
 fn only_the_owner_can_use_the_status_socket() {
     const NOBODY: u32 = 65_534;
     let is_root = rustix::process::geteuid().is_root();
-    assert!(is_root, "needs root: what another user may do; run the tests as root, as CI does");
+    assert!(is_root, "needs root to act as another user; run the tests as root, as CI does");
     let place = Place::new();
     let serve = place.serve(["--allow-uid", "65534"]);
     let socket = place.socket_of(&serve);
     assert!(fs::metadata(&socket).unwrap().file_type().is_socket());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&socket), mode(&place.directory())), (0o600, 0o700));
-    // Where the program was built may be closed to others.
+    // Other users may not be able to access the build directory.
     let elsewhere = tempfile::tempdir().unwrap();
     let program = elsewhere.path().join("tieline");
     fs::copy(env!("CARGO_BIN_EXE_tieline"), &program).unwrap();
@@ -280,7 +280,7 @@ fn only_the_owner_can_use_the_status_socket() {
         command.env("XDG_RUNTIME_DIR", place.0.path()).uid(NOBODY).gid(NOBODY).current_dir("/");
         Program::run(&mut command, "")
     };
-    // Whatever becomes of the directories and of the socket's mode, the other end is looked at.
+    // The server checks the peer even if directories and socket are open to everyone.
     let open = |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode));
     open(place.0.path(), 0o755).unwrap();
     let call = ["call", &format!("unix:{}", socket.display()), "status"];
@@ -289,7 +289,7 @@ fn only_the_owner_can_use_the_status_socket() {
     open(&socket, 0o666).unwrap();
     let finished = as_nobody(&call);
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
-    // Nor does anybody believe what stands in another's directory.
+    // Nor does `tieline status` trust sockets in another user's directory.
     let finished = as_nobody(&["status"]);
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
     assert!(finished.stderr.contains("belongs to another user"), "{finished:?}");
@@ -308,7 +308,7 @@ fn any_json_rpc_client_of_the_user_can_ask_for_the_status() {
     assert_eq!((&said["command"], finished.code), (&json!("cat"), Some(0)));
     let finished = Program::run(&mut tieline(["call", &endpoint, "stop"]), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
-    // Who asks nonsense, or nothing, costs itself.
+    // Clients that send nonsense, or nothing, do not affect others.
     let mut nonsense = support::Client::connect(&place.socket_of(&serve));
     nonsense.send("nonsense");
     assert_eq!(nonsense.json()["error"]["code"], -32700);
@@ -347,20 +347,20 @@ fn status_shows_restarted_and_waiting_programs() {
     let program = || place.serves()[0]["lines"][0]["program"].clone();
     let first = program()["pid"].clone();
     client.send("fail");
-    // The next one has begun.
+    // The next program has started.
     client.line().unwrap();
     let second = program();
     assert_eq!((&second["state"], &second["restarts"]), (&json!("running"), &json!(1)));
     assert_ne!(second["pid"], first);
     serve.stop();
 
-    // One that always fails, until it is given up.
+    // A program that always fails, until the server gives up.
     let mut args = vec!["--restart", "always"];
     args.extend(sh("echo begun; exit 4"));
     let serve = place.serve(args);
     let mut seen = Vec::new();
     let _client = serve.client();
-    until("it is given up", || {
+    until("the server gives up", || {
         let serves = place.serves();
         let program = &serves[0]["lines"][0]["program"];
         seen.extend(program["state"].as_str().map(str::to_owned));
@@ -437,7 +437,7 @@ fn watch_appends_without_a_terminal_until_a_signal() {
     serve.stop();
 }
 
-/// It reads nothing for ten times as long as a client may be without progress where nothing is dropped for it.
+/// The client reads nothing for ten times the stall timeout, which does not apply to it.
 #[test]
 fn messages_dropped_for_a_slow_client_are_counted_and_the_client_stays() {
     const SAID: usize = 20_000;
@@ -453,7 +453,7 @@ fn messages_dropped_for_a_slow_client_are_counted_and_the_client_stays() {
     serve.program.wait_stderr("rested");
     serve.program.wait_stderr("a message for the client was dropped");
     let mut arrived = 0;
-    while client.line().expect("it is still connected") != "heard you" {
+    while client.line().expect("the client is still connected") != "heard you" {
         arrived += 1;
     }
     drop(client);

@@ -1,4 +1,4 @@
-//! Many messages through `serve` over a WebSocket: all come, once and in order, and nobody grows by it.
+//! Many messages through `serve` over a WebSocket: all arrive once and in order, with constant memory.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,7 +10,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use support::{Program, Talk, tieline};
 
-/// In KiB.
+/// Returns the resident memory in KiB.
 fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -21,7 +21,7 @@ fn message(number: usize) -> String {
     format!("{{\"number\":{number},\"more\":\"{}\"}}", "x".repeat(200))
 }
 
-/// `TIELINE_SOAK=1` for a million. What the first tenth has made of it is what it needs.
+/// Set `TIELINE_SOAK=1` for a million messages. Memory must not grow after the first tenth.
 #[test]
 fn a_long_stream_arrives_complete_with_constant_memory() {
     let many = if std::env::var_os("TIELINE_SOAK").is_some() { 1_000_000 } else { 50_000 };
@@ -53,9 +53,11 @@ fn a_long_stream_arrives_complete_with_constant_memory() {
         writing.join().unwrap();
         assert!(client.wait().unwrap().success());
         assert_eq!(came, many, "{url}");
-        println!("{url}: {came} messages; server and client had {early:?} KiB, and then {late:?}");
+        println!(
+            "{url}: {came} messages; resident KiB of server and client: {early:?}, then {late:?}"
+        );
         for (early, late) in early.into_iter().zip(late) {
-            assert!(late < early + 4 * 1024, "{url}: {early} KiB, and then {late}");
+            assert!(late < early + 4 * 1024, "{url}: {early} KiB, then {late} KiB");
         }
     }
     server.signal(Signal::TERM);

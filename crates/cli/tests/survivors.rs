@@ -1,4 +1,4 @@
-//! Programs that do all they can to be left behind, and that nothing is left of them.
+//! Programs that try to outlive their line: no process of them is left.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -17,7 +17,7 @@ use support::{
 };
 use tieline_testkit::misbehave::{self, survivors};
 
-/// A server whose programs do this, and the mark of all that comes of them.
+/// Starts a server of a program that does this. Returns it with the mark of the program's processes.
 fn serve(to_do: &[&str]) -> (Serve, String) {
     let mark = misbehave::new_mark();
     let command = misbehave::command(&mark, to_do);
@@ -32,7 +32,7 @@ fn up(serve: &Serve) -> Client {
     client
 }
 
-/// The worst of them: three for each client, of which no signal but SIGKILL ends any.
+/// The worst program: it starts three more processes, and only SIGKILL ends any of them.
 const WORST: [&str; 6] = ["ignore", "daemon", "holder", "child", "say=up", "stay"];
 
 #[test]
@@ -41,7 +41,7 @@ fn a_client_that_disconnects_leaves_no_process() {
     let clients = [up(&serve), up(&serve), up(&serve)];
     assert_eq!(survivors(&mark).len(), 12);
     drop(clients);
-    until("nothing is left", || survivors(&mark).is_empty());
+    until("no process is left", || survivors(&mark).is_empty());
     serve.wait_nothing_left();
     serve.stop();
 }
@@ -56,20 +56,20 @@ fn a_killed_server_leaves_no_process() {
         assert_eq!(guardians.len(), 3);
         serve.program.signal(Signal::KILL);
         serve.program.wait();
-        until("nothing is left", || survivors(&mark).is_empty());
+        until("no process is left", || survivors(&mark).is_empty());
         until("no guardian is left", || !guardians.iter().any(|pid| is_running(*pid)));
     }
 }
 
 #[test]
 fn no_process_is_left_when_the_server_has_exited() {
-    // Politely, and at once by a second signal: when it has ended, all has.
+    // After one signal, and after a second one that stops it at once.
     for signals in 1..=2 {
         let (mut serve, mark) = serve(&WORST);
         let _clients = [up(&serve), up(&serve), up(&serve)];
         let guardians = children_of(serve.program.pid());
         serve.program.signal(Signal::TERM);
-        until("the first signal was noticed", || !serve.path().exists());
+        until("the first signal was handled", || !serve.path().exists());
         if signals == 2 {
             serve.program.signal(Signal::TERM);
         }
@@ -80,13 +80,13 @@ fn no_process_is_left_when_the_server_has_exited() {
     }
 }
 
-/// Every way to hold that is possible here.
+/// Returns the options of every containment that works here.
 fn holds() -> &'static [&'static [&'static str]] {
     let all: &[&[&str]] = &[&["--hold=descent"], &["--isolate"], &["--hold=cgroup"]];
     match rustix::process::geteuid().is_root() {
         true => all,
         false => {
-            eprintln!("not run as root: an ordinary user often has no cgroup, and has none here");
+            eprintln!("not root: --hold=cgroup is skipped, as ordinary users often have no cgroup");
             &all[..2]
         }
     }
@@ -104,7 +104,7 @@ fn each_containment_leaves_no_process_and_the_summary_says_so() {
         let (_one, gone) = (up(&serve), up(&serve));
         assert_eq!(survivors(&mark).len(), 8);
         drop(gone);
-        until("the other's are left alone", || survivors(&mark).len() == 4);
+        until("only the other client's processes are left", || survivors(&mark).len() == 4);
         let Finished { stderr, .. } = serve.stop();
         assert_eq!(survivors(&mark), [0; 0]);
         let account = "programs: no processes left started=2 by_itself=0 asked=0 terminated=0 \
@@ -115,7 +115,7 @@ fn each_containment_leaves_no_process_and_the_summary_says_so() {
         let _clients = [up(&serve), up(&serve)];
         serve.program.signal(Signal::KILL);
         serve.program.wait();
-        until("nothing is left", || survivors(&mark).is_empty());
+        until("no process is left", || survivors(&mark).is_empty());
     }
 }
 
@@ -124,7 +124,7 @@ fn the_summary_is_logged_also_after_a_second_signal() {
     let (mut serve, mark) = serve(&WORST);
     let _client = up(&serve);
     serve.program.signal(Signal::TERM);
-    until("the first signal was noticed", || !serve.path().exists());
+    until("the first signal was handled", || !serve.path().exists());
     serve.program.signal(Signal::TERM);
     let Finished { stderr, .. } = serve.program.wait();
     assert_eq!(survivors(&mark), [0; 0]);
@@ -152,7 +152,7 @@ fn isolation_without_effect_or_permission_is_refused_before_listening() {
     assert_eq!(finished.code, Some(2), "{finished:?}");
     assert!(finished.stderr.contains("it needs an exec: endpoint"), "{finished:?}");
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not run as root, who alone can make a place where namespaces are refused");
+        eprintln!("not root: only root can set up an environment that refuses namespaces");
         return;
     }
     let script = "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$0\" \"$@\"";
@@ -177,8 +177,8 @@ fn a_program_that_kills_its_guardian_ends_only_its_own_line() {
     attacker.send("now");
     assert_eq!(attacker.rest(), b"");
     serve.program.wait_stderr("because its guardian was killed");
-    until("its own are gone", || survivors(&mark).len() == 3);
-    until("nobody waits to be reaped", || children_of(serve.program.pid()).len() == 1);
+    until("its own processes are gone", || survivors(&mark).len() == 3);
+    until("no zombie is left", || children_of(serve.program.pid()).len() == 1);
     serve.stop();
     assert_eq!(survivors(&mark), [0; 0]);
 }
@@ -186,14 +186,14 @@ fn a_program_that_kills_its_guardian_ends_only_its_own_line() {
 #[test]
 fn pid_1_of_a_container_reaps_foreign_processes_and_kills_none() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not run as root: no namespace can be made");
+        eprintln!("not root: namespaces cannot be created");
         return;
     }
     let directory = tempfile::tempdir().unwrap();
     let listen = format!("unix:{}", directory.path().join("a.sock").display());
     let (mark, strangers) = (misbehave::new_mark(), misbehave::new_mark());
     let to_do = ["ignore", "daemon", "child", "say=up", "read", "guardian=KILL", "stay"];
-    // An entrypoint that leaves a daemon, and something in the background, and then is the server.
+    // An entrypoint that starts a daemon and a background process, and then executes the server.
     let stranger = misbehave::command(&strangers, &["daemon", "exit=0"]);
     let entrypoint =
         "my $n = shift; my @a = splice @ARGV, 0, $n; system @a; fork or exec @a; exec @ARGV";
@@ -220,15 +220,15 @@ fn pid_1_of_a_container_reaps_foreign_processes_and_kills_none() {
     command.args(misbehave::command(&mark, &to_do)).env_remove("RUST_LOG");
     let serve = Serve::launch(&mut command, 1, "unused".into(), directory);
     let [server] = children_of(serve.program.pid())[..] else { panic!("not one server") };
-    until("both daemons are there", || survivors(&strangers).len() == 2);
+    until("both foreign processes are running", || survivors(&strangers).len() == 2);
 
     let (mut attacker, other) = (up(&serve), up(&serve));
     attacker.send("now");
     assert_eq!(attacker.rest(), b"");
-    until("what the program started is gone", || survivors(&mark).len() == 3);
-    assert_eq!(survivors(&strangers).len(), 2, "a stranger was killed");
+    until("the program's processes are gone", || survivors(&mark).len() == 3);
+    assert_eq!(survivors(&strangers).len(), 2, "a foreign process was killed");
 
-    // Those that end are reaped, and nothing is left to wait for.
+    // Foreign processes that end are reaped.
     for stranger in survivors(&strangers) {
         let stranger = rustix::process::Pid::from_raw(stranger as i32).unwrap();
         rustix::process::kill_process(stranger, Signal::KILL).unwrap();
@@ -259,8 +259,8 @@ fn a_guardian_blocks_signals_and_its_program_does_not() {
     serve.stop();
 }
 
-/// The name and the bits of a mask, without the signals that `serve` takes itself, and without the two of
-/// the C library, which it lets `posix_spawn` ignore in the shell that is compared with.
+/// Returns the name and bits of a mask, without the signals that `serve` handles itself and the two of the C
+/// library, which `posix_spawn` may leave ignored in the shell that is compared.
 fn not_taken(mask: &str) -> (&str, u64) {
     let (name, bits) = mask.split_once(':').unwrap_or_default();
     let taken = [1, 2, 15, 32, 33].map(|signal| 1 << (signal - 1));
@@ -277,7 +277,7 @@ fn a_killed_connect_leaves_no_process() {
     assert_eq!(survivors(&mark).len(), 4);
     connect.signal(Signal::KILL);
     connect.wait();
-    until("nothing is left", || survivors(&mark).is_empty());
+    until("no process is left", || survivors(&mark).is_empty());
 }
 
 #[test]
@@ -296,19 +296,19 @@ fn an_interrupted_or_killed_claude_command_leaves_no_process() {
         fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
         let args = ["claude", "-p", "hello", "--program", program.to_str().unwrap()];
         let mut asked = Program::start(&mut tieline(args));
-        // Not a whole line: the answer may go on.
-        until("it speaks", || asked.stdout() == "up");
+        // Not a whole line: the answer may continue.
+        until("it prints the answer", || asked.stdout() == "up");
         assert_eq!(survivors(&mark).len(), 4);
         asked.signal(signal);
         asked.wait();
-        until("nothing is left", || survivors(&mark).is_empty());
+        until("no process is left", || survivors(&mark).is_empty());
     }
 }
 
 #[test]
 fn no_process_is_left_if_proc_belongs_to_another_namespace() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not run as root: no namespace can be made");
+        eprintln!("not root: namespaces cannot be created");
         return;
     }
     let mark = misbehave::new_mark();
@@ -316,13 +316,13 @@ fn no_process_is_left_if_proc_belongs_to_another_namespace() {
     let command = serde_json::to_string(&misbehave::command(&mark, &to_do)).unwrap();
     let mut namespace = Command::new("unshare");
     namespace.args(["--pid", "--fork", "--kill-child", "sh", "-c"]);
-    // The namespace lives on when the line has ended.
+    // The namespace stays after the line has ended.
     namespace.arg("\"$0\" connect \"$1\"; echo over; read -r _");
     namespace.args([env!("CARGO_BIN_EXE_tieline"), &format!("exec:{command}")]);
     let mut namespace = Program::start(&mut namespace);
     assert_eq!(namespace.line().as_deref(), Some("up"));
     assert_eq!(namespace.line().as_deref(), Some("over"));
-    until("nothing is left", || survivors(&mark).is_empty());
+    until("no process is left", || survivors(&mark).is_empty());
     namespace.finish();
 }
 
@@ -330,7 +330,7 @@ fn no_process_is_left_if_proc_belongs_to_another_namespace() {
 fn an_ordinary_user_leaves_no_process_either() {
     const NOBODY: u32 = 65_534;
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not run as root: in all these tests it was an ordinary user");
+        eprintln!("not root: all tests of this file have run as an ordinary user");
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -344,7 +344,7 @@ fn an_ordinary_user_leaves_no_process_either() {
     assert_eq!(survivors(&mark).len(), 8);
     serve.program.signal(Signal::KILL);
     serve.program.wait();
-    until("nothing is left", || survivors(&mark).is_empty());
+    until("no process is left", || survivors(&mark).is_empty());
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! `tcp:` endpoints: refused unless asked for by an ugly name, and then nothing is started for
-//! whoever has not sent a whole message.
+//! `tcp:` endpoints: refused without the option, and no program is started for a client that has not sent a
+//! whole message.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -15,7 +15,7 @@ use support::{Program, children_of, tieline};
 
 const ADD: &str = r#"{"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}"#;
 
-/// A server on a port of its own.
+/// A server on a free port.
 struct Served {
     program: Program,
     endpoint: String,
@@ -43,7 +43,9 @@ impl Served {
         let _ = stream.shutdown(Shutdown::Write);
         let mut answer = Vec::new();
         match stream.read_to_end(&mut answer) {
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("it hangs"),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("no end within 30 s")
+            }
             _ => answer,
         }
     }
@@ -81,7 +83,7 @@ fn a_web_page_that_posts_to_the_port_starts_no_process_and_sends_no_message() {
         assert_eq!(answer, b"", "{}", String::from_utf8_lossy(&answer));
         served.program.wait_stderr("refused a client");
         assert_eq!(children_of(served.program.pid()), [0; 0]);
-        assert!(!served.program.stderr().contains("to_far"), "no line has begun");
+        assert!(!served.program.stderr().contains("to_far"), "a line was started");
     }
 }
 
@@ -96,7 +98,7 @@ fn a_client_without_a_valid_message_starts_no_process() {
     served.program.wait_stderr_times("refused a client", 6);
     assert_eq!(children_of(served.program.pid()), [0; 0]);
     let answer = served.exchange(format!("{ADD}\n").as_bytes());
-    assert!(!answer.is_empty(), "the next is served");
+    assert!(!answer.is_empty(), "the next client is not served");
 }
 
 #[test]
@@ -122,7 +124,7 @@ fn fetch_from_a_page_gets_no_answer_and_starts_no_process() {
             served.address()
         );
         let page = Program::run(Command::new("node").args(["-e", &page]), "");
-        assert_eq!(page.code, Some(0), "{framing}: it had an answer: {page:?}");
+        assert_eq!(page.code, Some(0), "{framing}: the page got an answer: {page:?}");
         served.program.wait_stderr("refused a client");
         assert_eq!(children_of(served.program.pid()), [0; 0]);
     }
@@ -136,6 +138,9 @@ fn a_silent_client_does_not_delay_the_exit() {
     served.program.signal(Signal::TERM);
     let finished = served.program.wait();
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    assert!(!finished.stderr.contains("no message in"), "it was waited for: {finished:?}");
+    assert!(
+        !finished.stderr.contains("no message in"),
+        "the exit waited for the client: {finished:?}"
+    );
     assert_eq!(silent.read(&mut [0]).unwrap(), 0);
 }

@@ -1,5 +1,4 @@
-//! Programs and the terminal that tieline was started at: they have none of their own, and one that is
-//! stopped is named.
+//! Programs and the terminal of tieline: programs have no terminal, and a stopped program is reported.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -13,11 +12,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use support::*;
 
-/// Says its process ID, its session, the number of its controlling terminal, and whether it can open it.
+/// Prints its process ID, session and controlling terminal, and whether it can open that terminal.
 const WHERE: &str = "set -- $(cat /proc/$$/stat); echo $$ session $6 terminal $7; \
                      if (: </dev/tty) 2>/dev/null; then echo asks; else echo asks nobody; fi; read -r line";
 
-/// tieline at a terminal of its own. What it says there, up to a line with these words.
+/// Runs tieline on a new terminal. Returns its output up to a line with these words.
 fn at_a_terminal(args: &[&str], words: &str) -> Vec<String> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = openpt(flags).unwrap();
@@ -25,7 +24,7 @@ fn at_a_terminal(args: &[&str], words: &str) -> Vec<String> {
     unlockpt(&terminal).unwrap();
     let line = ioctl_tiocgptpeer(&terminal, flags).unwrap();
     let mut terminal = File::from(terminal);
-    // Whoever runs the tests may have made us ignore them, as a shell does in the background.
+    // The tests may run with ignored signals, as in the background of a shell.
     let mut command = Command::new("/usr/bin/env");
     command.args(["--default-signal=HUP,INT", "setsid", "--ctty", "--wait"]);
     command.arg(env!("CARGO_BIN_EXE_tieline")).args(args);
@@ -35,13 +34,13 @@ fn at_a_terminal(args: &[&str], words: &str) -> Vec<String> {
     drop((command, line));
     let mut lines = Vec::new();
     for said in BufReader::new(terminal.try_clone().unwrap()).lines() {
-        let said = said.unwrap_or_else(|error| panic!("{error}, behind {lines:?}"));
+        let said = said.unwrap_or_else(|error| panic!("{error}, after {lines:?}"));
         lines.push(said.trim().to_owned());
         if lines.last().unwrap().contains(words) {
             break;
         }
     }
-    // Ctrl-C, which the terminal makes a signal for its foreground group: tieline's.
+    // Ctrl-C: the terminal sends SIGINT to its foreground group, which is tieline's.
     terminal.write_all(b"\x03").unwrap();
     until("tieline ends", || child.try_wait().unwrap().is_some());
     lines
@@ -51,7 +50,7 @@ fn at_a_terminal(args: &[&str], words: &str) -> Vec<String> {
 fn is_detached(said: &str) {
     let words: Vec<_> = said.split_whitespace().collect();
     let [pid, "session", session, "terminal", terminal] = words[..] else { panic!("{said}") };
-    assert_eq!((session, terminal), (pid, "0"), "it leads its session and has no terminal: {said}");
+    assert_eq!((session, terminal), (pid, "0"), "not a session leader without a terminal: {said}");
 }
 
 #[test]
@@ -62,7 +61,7 @@ fn programs_have_no_controlling_terminal() {
         for args in [&["connect", &exec, hold][..], &["bridge", "stdio:", &exec, hold]] {
             let said = at_a_terminal(args, "asks nobody");
             is_detached(said.iter().find(|line| line.contains(" session ")).unwrap());
-            // Who types there is told before.
+            // `connect` warns about it when input is typed.
             let is_told = said.iter().any(|line| line.contains("has no terminal"));
             assert_eq!(is_told, args[0] == "connect", "{said:?}");
         }
@@ -106,7 +105,7 @@ fn a_stopped_program_is_logged_and_shown_in_status() {
     assert_eq!(client.line().as_deref(), Some("still there"));
 }
 
-/// SIGTERM alone would wait for SIGCONT, and a stopped program would be killed in the end.
+/// SIGTERM alone would stay pending until SIGCONT, and the stopped program would be killed.
 #[test]
 fn a_stopped_program_can_end_within_its_stop_timeout() {
     let holds: &[&str] = match rustix::process::geteuid().is_root() {
@@ -118,7 +117,7 @@ fn a_stopped_program_can_end_within_its_stop_timeout() {
         let serve = Serve::start([&[*hold, "--stop-timeout=1h"], &sh(script)[..]].concat());
         let mut client = serve.client();
         client.line().unwrap();
-        // All of it, as a debugger or a container engine does that freezes it.
+        // All processes, as when a container engine freezes them.
         for pid in serve.processes() {
             if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
                 kill_process(pid, Signal::STOP).unwrap();

@@ -1,4 +1,4 @@
-//! Input that waits while the other side ends: it is counted, wherever it is, and the exit status says so.
+//! Input that is still waiting when the other side ends is counted, wherever it is, and fails the command.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -14,7 +14,7 @@ use support::*;
 
 const TWO: &str = "{\"a\":1}\n{\"b\":2}\n";
 
-/// How the end of a program is told that has read none of [`TWO`].
+/// The error if a program has read none of [`TWO`].
 const NOTHING_READ: &str =
     "tieline: exec:true: the other side ended without reading the last 16 bytes of its input\n";
 
@@ -24,7 +24,7 @@ fn connected(args: &[&str], stdin: impl Into<Stdio>) -> (Option<i32>, String) {
     (finished.code, finished.stderr)
 }
 
-/// A pipe with this in it, whose writing end stays open.
+/// Returns a pipe that contains `text`, with its writing end still open.
 fn pipe(text: &str) -> (std::io::PipeReader, std::io::PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(text.as_bytes()).unwrap();
@@ -96,7 +96,7 @@ fn a_long_input_read_only_in_part_is_always_an_error() {
     }
 }
 
-/// The error says on what endpoint, and what can be done about it.
+/// Checks that the error names the endpoint and a remedy.
 #[track_caller]
 fn names_place_and_hint(finished: &Finished, endpoint: &str) {
     let place = format!("tieline: {endpoint}: ");
@@ -106,7 +106,7 @@ fn names_place_and_hint(finished: &Finished, endpoint: &str) {
 
 #[test]
 fn web_and_session_clients_learn_what_the_program_did_not_read() {
-    // It reads one message of two, answers it, and ends well.
+    // It reads one message of two, answers it, and succeeds.
     let program = ["--", "sh", "-c", "read -r line; echo \"$line\""];
     let site = WebSite::start(&[], &program[1..]);
     let address = site.address;
@@ -141,7 +141,7 @@ fn web_and_session_clients_learn_what_the_program_did_not_read() {
 
 #[test]
 fn unread_input_of_a_plain_socket_is_logged() {
-    // A plain socket has no words for it: the server's log has them.
+    // A plain socket cannot report it, so the server logs it.
     let serve = Serve::start(["--", "sh", "-c", "read -r line; echo \"$line\""]);
     let mut client = serve.client();
     client.send_raw(TWO.as_bytes());

@@ -1,4 +1,4 @@
-//! `tieline serve --listen http://…`: who gets in, who does not, and what is told of it.
+//! `tieline serve --listen http://…`: which clients are admitted, which are refused, and how it is reported.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -45,7 +45,7 @@ fn call_and_bridge_reach_a_web_server() {
     site.stop();
 }
 
-/// As a person tries it out.
+/// As described in the guide.
 #[test]
 fn curl_can_read_events_post_and_call() {
     let site = Site::start(&[]);
@@ -117,7 +117,7 @@ fn the_one_time_url_works_once() {
     assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
     let cookie = cookie.split(';').next().unwrap();
     assert_eq!(status_of(&site.get("/", &format!("Cookie: {cookie}\r\n"))), "200");
-    assert_eq!(status_of(&site.get(&path, "")), "403", "it was used");
+    assert_eq!(status_of(&site.get(&path, "")), "403", "a used URL was accepted");
     site.stop();
 }
 
@@ -159,7 +159,7 @@ fn a_foreign_page_starts_no_program() {
         assert_eq!(status_of(&answer), "403", "{host} {origin}: {answer}");
     }
     assert_eq!(children_of(site.program.pid()), [0; 0]);
-    // An allowed one is a client like any other.
+    // A page of an allowed origin is served.
     let mut stream = TcpStream::connect(site.authority()).unwrap();
     let head = "GET /ws HTTP/1.1\r\nHost: @\r\nOrigin: https://friend.example\r\n";
     let head = head.replace('@', site.authority());
@@ -193,7 +193,7 @@ fn health_and_metrics_are_served() {
         "tieline_messages_total{direction=\"in\"} 2",
         "tieline_messages_total{direction=\"out\"} 2",
         "tieline_clients_total 1",
-        // What the gate and the door have counted stands below, in the same form.
+        // The web server's own counters follow in the same format.
         "# TYPE tieline_web_refused_total counter",
         "tieline_web_refused_total{cause=\"token\"} 1",
         "tieline_web_sockets_total 1",
@@ -205,7 +205,7 @@ fn health_and_metrics_are_served() {
 
 #[test]
 fn the_token_is_not_sent_to_other_machines_in_clear_text() {
-    // To no address of loopback, but it leads to one: nobody has to be asked.
+    // Not a loopback address, but it leads to this machine, so the test needs no network.
     for endpoint in ["ws://0.0.0.0:1/ws", "resume+ws://0.0.0.0:1/ws", "http://0.0.0.0:1/sse"] {
         let mut connect = tieline(["connect", endpoint]);
         let finished = Program::run(connect.env("TIELINE_TOKEN", TOKEN), "");
@@ -245,12 +245,12 @@ fn a_session_on_the_web_outlives_its_connection() {
     client.signal(Signal::KILL);
     client.wait();
     site.program.wait_stderr("has lost its connection");
-    assert!(support::is_running(pid), "its program runs on");
+    assert!(support::is_running(pid), "its program has ended");
     let said = site.stop();
     assert!(said.contains("no processes left"), "{said}");
 }
 
-/// What a WebSocket that says nothing hears, to its end: the code of the close frame.
+/// Opens a WebSocket. Returns it with a function that reads the code of the close frame.
 fn close_code(site: &Site) -> (TcpStream, impl FnOnce(TcpStream) -> u16 + use<>) {
     let mut stream = TcpStream::connect(site.authority()).unwrap();
     let head = format!(
@@ -270,7 +270,7 @@ fn close_code(site: &Site) -> (TcpStream, impl FnOnce(TcpStream) -> u16 + use<>)
     let hear = |mut stream: TcpStream| {
         let mut frame = [0; 4];
         stream.read_exact(&mut frame).unwrap();
-        assert_eq!(frame[0], 0x88, "a close frame: {frame:?}");
+        assert_eq!(frame[0], 0x88, "not a close frame: {frame:?}");
         u16::from_be_bytes([frame[2], frame[3]])
     };
     (stream, hear)
@@ -288,7 +288,7 @@ fn the_close_code_reports_how_the_program_ended() {
     let (stream, hear) = close_code(&site);
     until("its program runs", || children_of(site.program.pid()).len() == 1);
     site.program.signal(Signal::TERM);
-    assert_eq!(hear(stream), 1001, "the server goes");
+    assert_eq!(hear(stream), 1001, "the server stops");
     assert_eq!(site.program.wait().code, Some(0));
 }
 
@@ -315,7 +315,7 @@ fn the_token_is_passed_to_programs_only_by_name() {
     let mut connect = tieline(["connect", "exec:env"]);
     let variables = Program::run(connect.env("TIELINE_TOKEN", TOKEN), "").stdout;
     assert!(variables.contains("PATH=") && !variables.contains("TIELINE_TOKEN"), "{variables}");
-    // But by name.
+    // It is passed on only by name.
     let site = Site::start(&["--pass-env", "TIELINE_TOKEN", "--", "/usr/bin/env"]);
     let mut client = Program::start(&mut site.connect(&site.web_socket()));
     assert!(client.wait().stdout.contains(TOKEN));
@@ -352,7 +352,7 @@ fn silent_clients_do_not_count_as_failures_of_the_program() {
 #[test]
 fn a_session_over_a_web_socket_that_is_cut_loses_and_repeats_nothing() {
     const LINES: usize = 10_000;
-    // A client behind a proxy asks for it by the proxy's name.
+    // A client of the proxy sends the proxy's name as its host.
     let site = Site::start(&["--allow-host", "127.0.0.1", "--", "cat"]);
     let lines: String = (0..LINES).map(|number| format!("{number}\n")).collect();
     let (way, finished) = support::through_cuts(|every| {
@@ -364,7 +364,7 @@ fn a_session_over_a_web_socket_that_is_cut_loses_and_repeats_nothing() {
         (way, finished)
     });
     let first = finished.stdout.lines().zip(lines.lines()).find(|(came, went)| came != went);
-    assert_eq!(first, None, "the first that differs");
+    assert_eq!(first, None, "the first difference");
     assert!(finished.stdout == lines, "{} of {} bytes", finished.stdout.len(), lines.len());
     let said = way.stop();
     let cuts = said.split("cut=").nth(1).and_then(|rest| rest.split_whitespace().next());
@@ -380,7 +380,7 @@ fn printed_urls_begin_with_the_public_url() {
         let mut command = tieline(["serve", "--listen", listen, "--public-url"]);
         command.args(["https://Agent.example.org/agents/one", "--", "cat"]);
         let site = Site::of(command.env("TIELINE_TOKEN", TOKEN));
-        // Programs are told where it listens.
+        // stdout names the endpoint that it listens on.
         assert!(site.endpoint.starts_with(listen.trim_end_matches('0')), "{}", site.endpoint);
         let url = "https://agent.example.org/agents/one/";
         site.program.wait_stderr("?key=");
@@ -425,14 +425,14 @@ fn subprotocols_are_negotiated_by_name() {
     site.stop();
 }
 
-/// The value of a metric.
+/// Returns the value of a metric.
 fn metric(site: &Site, name: &str) -> u64 {
     let metrics = site.get("/metrics", &format!("Authorization: Bearer {TOKEN}\r\n"));
     let value = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
     value.unwrap_or_else(|| panic!("{name}: {metrics}")).parse().unwrap()
 }
 
-/// Clients on sockets and on the web share one bound, and each line that has to go leaves a message in the log.
+/// Clients on sockets and on the web share one limit, and each line that is ended for it is logged.
 #[test]
 fn unfinished_messages_of_all_clients_share_one_memory_limit() {
     const LENGTH: usize = 2 << 20;
@@ -447,7 +447,7 @@ fn unfinished_messages_of_all_clients_share_one_memory_limit() {
             let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
             let writer = client.try_clone().unwrap();
             let writing = std::thread::spawn(move || {
-                // It may be refused before it has said all.
+                // It may be refused before it has sent everything.
                 let _ = client.write_all(&[b'x'; LENGTH]);
             });
             (writer, writing)
@@ -471,11 +471,11 @@ fn unfinished_messages_of_all_clients_share_one_memory_limit() {
     // Four of 2 MiB fit at most.
     until("the others are refused", || metric(&site, "tieline_memory_refused_total") >= 6);
     assert!(metric(&site, "tieline_memory_bytes") <= 10 << 20);
-    // What is small goes through.
+    // Small messages pass.
     let finished = Program::run(&mut site.connect(&site.web_socket()), "{}\n");
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "{}\n"), "{finished:?}");
     drop(clients);
-    until("all is given back", || metric(&site, "tieline_memory_bytes") == 0);
+    until("all memory is released", || metric(&site, "tieline_memory_bytes") == 0);
     let said = site.stop();
     assert!(said.contains("out of memory: the line needed"), "{said}");
 }

@@ -1,5 +1,5 @@
-//! The program on Windows, from end to end: what is served on a pipe, who calls it, and how it ends.
-//! `cargo xtask windows` runs it under Wine.
+//! End-to-end tests on Windows: serving on pipes, calling, and stopping. `cargo xtask windows` runs them
+//! under Wine.
 #![cfg(windows)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -20,14 +20,14 @@ fn tieline<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
     command
 }
 
-/// A pipe's endpoint, of this process and used once.
+/// Returns a unique pipe endpoint.
 fn endpoint() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("pipe:tieline-cli-test-{}-{number}", std::process::id())
 }
 
-/// A server that listens; killed with its value.
+/// A running server. Dropping it kills it.
 struct Serve {
     process: Child,
     stdout: BufReader<ChildStdout>,
@@ -49,12 +49,12 @@ impl Serve {
         Self::start(&mut tieline(["serve", "--quiet", "--listen", endpoint]))
     }
 
-    /// TerminateProcess, and the end of all that held its stdout.
+    /// Kills it, and waits until no process holds its stdout.
     fn kill(mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         let mut rest = std::mem::replace(&mut self.stdout, BufReader::new(empty()));
-        blocking("the end of what the server had started", move || {
+        blocking("the end of the server's child processes", move || {
             rest.read_to_end(&mut Vec::new()).unwrap();
         });
     }
@@ -67,14 +67,14 @@ impl Drop for Serve {
     }
 }
 
-/// A pipe at its end.
+/// Returns a pipe that is at its end.
 fn empty() -> ChildStdout {
     let mut none = tieline(["--version"]).stdout(Stdio::piped()).spawn().unwrap();
     none.wait().unwrap();
     none.stdout.take().unwrap()
 }
 
-/// Runs to its end with this on stdin.
+/// Runs the command with this input, and waits for its exit.
 fn run(command: &mut Command, stdin: &str) -> Output {
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = command.spawn().unwrap();
@@ -130,7 +130,7 @@ fn bridge_and_connect_end_when_all_requests_are_answered() {
     );
     let output = run(&mut tieline(["bridge", "content-length+stdio:", &serve.endpoint]), &framed);
     assert_says(&output, "Content-Length: 37\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":500}");
-    // What is no JSON-RPC may have an answer or none: it is waited for until there is silence.
+    // Input that is not JSON-RPC may or may not be answered, so the client waits until the line is quiet.
     let output = run(&mut tieline(["connect", &serve.endpoint]), "no JSON\n");
     assert!(String::from_utf8_lossy(&output.stdout).contains("-32700"), "{output:?}");
 }
@@ -148,7 +148,7 @@ fn a_blocked_stdin_does_not_delay_the_exit() {
     let mut answer = String::new();
     BufReader::new(stdout).read_line(&mut answer).unwrap();
     assert!(answer.contains("\"result\":5"), "{answer}");
-    // The far side goes, while nothing comes in on a stdin that stays open.
+    // The server ends while stdin stays open without input.
     serve.kill();
     let status = blocking("the end of a client", move || connect.wait().unwrap());
     assert!(status.code().is_some());
@@ -187,11 +187,11 @@ fn a_unix_socket_is_unsupported_with_a_hint_to_use_a_pipe() {
     assert!(stderr.contains("unsupported platform") && stderr.contains("use pipe:"), "{stderr}");
 }
 
-/// It shares our console; a group of its own, so that we are not meant.
+/// The server shares our console, in a separate process group so that the event does not reach the test.
 #[test]
 #[allow(unsafe_code)]
 fn ctrl_break_ends_a_server_and_its_processes() {
-    // SAFETY: neither takes a pointer.
+    // SAFETY: neither function takes a pointer.
     let has_console = unsafe { GetConsoleCP() != 0 || AllocConsole() != 0 };
     assert!(has_console, "no console is available");
     let mut command = tieline(["serve", "--quiet", "--listen", &endpoint()]);
@@ -208,10 +208,10 @@ fn ctrl_break_ends_a_server_and_its_processes() {
     stdout.read_line(&mut answer).unwrap();
     assert!(answer.contains("\"result\":5"), "{answer}");
 
-    // SAFETY: it takes no pointer, and the process is not waited for yet.
+    // SAFETY: it takes no pointer, and the process has not been waited for yet.
     assert_ne!(unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, serve.process.id()) }, 0);
     until("the end of the server", || serve.process.try_wait().unwrap().is_some());
-    assert_eq!(serve.process.wait().unwrap().code(), Some(0), "it was asked to end, and did");
+    assert_eq!(serve.process.wait().unwrap().code(), Some(0), "the server did not exit cleanly");
     let status = blocking("the end of the client", move || connect.wait().unwrap());
     assert!(status.code().is_some());
 }

@@ -1,4 +1,4 @@
-//! `tieline serve` on the web, and a headless Chromium to visit it with.
+//! `tieline serve` on the web, and a headless Chromium as its client.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use super::{LIMIT, Program, Serve, Talk, browser_driver, new_mark, tieline};
 
 pub(crate) const TOKEN: &str = "the-token-of-these-tests";
 
-/// A server on the web.
+/// A web server.
 pub(crate) struct WebSite {
     pub(crate) serve: Serve,
     pub(crate) address: SocketAddr,
@@ -40,7 +40,7 @@ impl WebSite {
         self.serve.endpoint()
     }
 
-    /// The URL that it has printed.
+    /// Returns the one-time URL that it printed.
     pub(crate) fn key_url(&self) -> String {
         self.serve.program.wait_stderr("?key=");
         let said = self.serve.program.stderr();
@@ -48,7 +48,7 @@ impl WebSite {
         line[line.find("http://").unwrap()..].to_owned()
     }
 
-    /// How many clients have come so far, by its own account.
+    /// Returns how many clients have connected, according to `/metrics`.
     pub(crate) fn clients(&self) -> u32 {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -86,13 +86,15 @@ impl Browser {
     #[track_caller]
     pub(crate) fn ask(&mut self, command: Value) -> Value {
         self.0.send(&command.to_string());
-        let Some(answer) = self.0.line() else { panic!("it has ended: {}", self.0.stderr()) };
+        let Some(answer) = self.0.line() else {
+            panic!("the browser has exited: {}", self.0.stderr())
+        };
         let mut answer: Value = serde_json::from_str(&answer).unwrap();
         assert!(answer.get("error").is_none(), "{command}: {answer}");
         answer["value"].take()
     }
 
-    /// Loads a page; the status.
+    /// Loads a page and returns the HTTP status.
     #[track_caller]
     pub(crate) fn open(&mut self, url: &str) -> Value {
         self.ask(json!(["open", url]))
@@ -103,7 +105,7 @@ impl Browser {
         assert_eq!(self.ask(json!(["reload"])), 200);
     }
 
-    /// What an async function with this body returns, in the page.
+    /// Runs an async function with this body in the page, and returns its result.
     #[track_caller]
     pub(crate) fn run(&mut self, script: &str) -> Value {
         self.ask(json!(["run", script]))
@@ -122,7 +124,7 @@ impl Browser {
         self.run(&format!("text.value = {message}; form.requestSubmit()"));
     }
 
-    /// What the page shows of this kind: `in`, `out`, `note` or `bad`.
+    /// Returns the entries of this kind that the page shows: `in`, `out`, `note` or `bad`.
     #[track_caller]
     pub(crate) fn shown(&mut self, kind: &str) -> Vec<String> {
         let script = format!(

@@ -1,4 +1,4 @@
-//! A plain client of a Unix socket, and how tests talk to anything line by line.
+//! A plain Unix socket client, and a trait for exchanging lines.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 
 use super::LIMIT;
 
-/// A request of JSON-RPC 2.0.
+/// Returns a JSON-RPC 2.0 request.
 pub(crate) fn request(id: u32, method: &str, params: Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })
 }
 
-/// Something to exchange lines with.
+/// A process or connection that exchanges lines.
 pub(crate) trait Talk {
-    /// Sends the bytes as they are.
+    /// Sends bytes unchanged.
     fn send_raw(&mut self, bytes: &[u8]);
 
-    /// The next line, without its end; `None` when no more will come.
+    /// Returns the next line without its newline, or `None` at the end.
     fn line(&mut self) -> Option<String>;
 
     /// Sends one line.
@@ -27,14 +27,14 @@ pub(crate) trait Talk {
         self.send_raw(format!("{line}\n").as_bytes());
     }
 
-    /// The next line, as JSON.
+    /// Returns the next line as JSON.
     #[track_caller]
     fn json(&mut self) -> Value {
-        let line = self.line().expect("the line has ended");
+        let line = self.line().expect("a line before the end");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
-    /// Sends a request and waits for its answer, whatever else comes in between.
+    /// Sends a request and waits for its response, ignoring other messages.
     #[track_caller]
     fn call(&mut self, request: &Value) -> Value {
         self.send(&request.to_string());
@@ -63,7 +63,7 @@ impl Client {
         Ok(Self(BufReader::new(stream)))
     }
 
-    /// Sends what a server may refuse to take to its end.
+    /// Sends bytes to a server that may close the connection before reading all of them.
     pub(crate) fn send_refused(&mut self, bytes: &[u8]) {
         match self.0.get_mut().write_all(bytes) {
             Err(error) if is_closed(&error) => {}
@@ -71,12 +71,12 @@ impl Client {
         }
     }
 
-    /// Ends this direction; answers still arrive.
+    /// Half-closes the connection; answers still arrive.
     pub(crate) fn end_input(&self) {
         self.0.get_ref().shutdown(Shutdown::Write).expect("half-closed");
     }
 
-    /// So many bytes, which must be text.
+    /// Reads `length` bytes, which must be text.
     #[track_caller]
     pub(crate) fn exact(&mut self, length: usize) -> String {
         let mut bytes = vec![0; length];
@@ -84,12 +84,12 @@ impl Client {
         String::from_utf8(bytes).expect("text")
     }
 
-    /// Everything that still comes, up to the end.
+    /// Reads everything up to the end.
     #[track_caller]
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
-            // The other side went without reading all that was sent: an end all the same.
+            // The other side closed without reading everything that was sent: also an end.
             Err(error) if is_closed(&error) => {}
             read => drop(read.expect("read to the end")),
         }

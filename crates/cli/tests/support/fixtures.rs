@@ -1,4 +1,4 @@
-//! The real programs that `cargo xtask test` provides. One that is missing fails the test.
+//! The real programs that `cargo xtask test` provides. A missing one fails the test.
 
 use std::path::PathBuf;
 
@@ -8,14 +8,14 @@ pub(crate) fn xi_core() -> String {
     text(from("TIELINE_XI_CORE", ""))
 }
 
-/// The MCP project's server of everything, as a command line: it speaks over stdio.
+/// The MCP project's "everything" server on stdio, as a command line.
 #[track_caller]
 pub(crate) fn server_everything() -> [String; 3] {
     let script = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
     ["node".into(), text(from("TIELINE_NODE_FIXTURES", script)), "stdio".into()]
 }
 
-/// The Claude CLI: the program of the package for this platform.
+/// The Claude CLI for this platform.
 #[track_caller]
 pub(crate) fn claude() -> String {
     let wrapper =
@@ -24,18 +24,18 @@ pub(crate) fn claude() -> String {
     let packages = std::fs::read_dir(packages).expect("a folder").flatten();
     let mut programs: Vec<_> = packages.map(|package| package.path().join("claude")).collect();
     programs.retain(|program| program.is_file());
-    // Of glibc's and musl's, where both are there, the plain name sorts first.
+    // If there are packages for glibc and musl, glibc's plain name sorts first.
     programs.sort();
     text(programs.into_iter().next().expect("a package for this platform"))
 }
 
-/// A server in Content-Length framing, as a command line.
+/// A server with Content-Length framing, as a command line.
 #[track_caller]
 pub(crate) fn content_length_server() -> [String; 2] {
     ["node".into(), text(from("TIELINE_NODE_FIXTURES", "content-length-server.js"))]
 }
 
-/// What drives a headless Chromium, as a command line.
+/// The driver of a headless Chromium, as a command line.
 #[track_caller]
 pub(crate) fn browser_driver() -> [String; 2] {
     ["node".into(), text(from("TIELINE_NODE_FIXTURES", "browser.js"))]
@@ -59,13 +59,13 @@ pub(crate) fn ws() -> String {
 fn from(variable: &str, below: &str) -> PathBuf {
     let remedy = "get it with `cargo xtask test --install`, and run tests by `cargo xtask test`";
     let Some(value) = std::env::var_os(variable) else {
-        panic!("{variable} does not say where the fixture is; {remedy}");
+        panic!("{variable} is not set; {remedy}");
     };
     let path = if below.is_empty() { value.into() } else { PathBuf::from(value).join(below) };
-    assert!(path.is_file(), "{variable} leads to no {}; {remedy}", path.display());
+    assert!(path.is_file(), "{}, from {variable}, does not exist; {remedy}", path.display());
     path
 }
 
 fn text(path: PathBuf) -> String {
-    path.into_os_string().into_string().expect("a path in UTF-8")
+    path.into_os_string().into_string().expect("a UTF-8 path")
 }

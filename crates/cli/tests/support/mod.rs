@@ -1,5 +1,5 @@
-//! What the end-to-end tests share: the program under test, started and surely ended again; clients
-//! that never wait for ever; what `/proc` knows; the real programs to talk to.
+//! Shared code of the end-to-end tests: the program under test, which is always stopped again; clients
+//! with time limits; process information from `/proc`; real programs.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 mod browser;
@@ -26,11 +26,11 @@ pub(crate) use proc::{Usage, children_of, is_running, marked, usage};
 pub(crate) use program::{Finished, Program, copied, tieline};
 pub(crate) use serve::{Serve, new_mark, path_of};
 
-/// Fails a test that hangs. Nothing that a test waits for takes this long, on a busy machine either.
+/// The limit of every wait: it fails a test that hangs. Nothing takes this long, even on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
-/// Runs a client whose connections are cut, with the shortest interval between cuts in which this machine
-/// finishes a handshake. The client must succeed with one of them.
+/// Runs a client whose connections are cut at intervals, the shortest first: a slow machine needs a longer
+/// one to finish a handshake. The client must succeed with one of them.
 #[allow(dead_code)]
 #[track_caller]
 pub(crate) fn through_cuts<W>(mut run: impl FnMut(&str) -> (W, Finished)) -> (W, Finished) {
@@ -48,17 +48,17 @@ pub(crate) fn through_cuts<W>(mut run: impl FnMut(&str) -> (W, Finished)) -> (W,
     panic!("cut every {}: {last:?}", intervals[3]);
 }
 
-/// Looks again and again until it is so, for what has no event to wait for.
+/// Polls until the condition is true, for conditions without an event to wait for.
 #[track_caller]
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !is_so() {
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out after {LIMIT:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// The arguments of a shell script as a program: `sh -c script`.
+/// Returns the arguments that serve a shell script: `-- sh -c script`.
 pub(crate) fn sh(script: &str) -> [&str; 4] {
     ["--", "sh", "-c", script]
 }

@@ -1,4 +1,4 @@
-//! nginx on a port of its own, which passes on what comes below a path of its own.
+//! nginx as a reverse proxy with a path prefix.
 
 use std::io::{BufRead, BufReader, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,31 +8,31 @@ use std::thread;
 
 use tempfile::TempDir;
 
-/// A port at which nginx will be. nginx itself cannot choose one that is free, so it listens on a socket, and
-/// what comes to the port is carried there.
+/// A port for nginx. nginx cannot choose a free port itself, so it listens on a Unix socket, to which
+/// connections to the port are forwarded.
 pub(crate) struct Prefix {
     listener: TcpListener,
     path: &'static str,
 }
 
-/// nginx, which ends when this is dropped.
+/// A running nginx. Dropping it stops nginx.
 pub(crate) struct Nginx {
     process: Child,
     _directory: TempDir,
 }
 
 impl Prefix {
-    /// `path` begins and ends with `/`.
+    /// Reserves a port. `path` begins and ends with `/`.
     pub(crate) fn new(path: &'static str) -> Self {
         Self { listener: TcpListener::bind("127.0.0.1:0").unwrap(), path }
     }
 
-    /// The URL that clients use.
+    /// Returns the URL that clients use.
     pub(crate) fn url(&self) -> String {
         format!("http://{}{}", self.listener.local_addr().unwrap(), self.path)
     }
 
-    /// Starts nginx in front of the server at `upstream`, like `127.0.0.1:12345`.
+    /// Starts nginx in front of the server at `upstream`, for example `127.0.0.1:12345`.
     pub(crate) fn pass_to(self, upstream: &str) -> Nginx {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path().display();
@@ -59,10 +59,10 @@ impl Prefix {
             .unwrap();
         let mut stderr = BufReader::new(process.stderr.take().unwrap());
         let mut said = String::new();
-        // It says so once its sockets listen.
+        // nginx logs this once its sockets listen.
         while !said.contains("OS: ") {
             let read = stderr.read_line(&mut said).unwrap();
-            assert_ne!(read, 0, "nginx is a program that the tests need: {said}");
+            assert_ne!(read, 0, "nginx is required and did not start: {said}");
         }
         thread::spawn(move || copy(&mut stderr, &mut std::io::sink()));
         let socket = directory.path().join("nginx.sock");
@@ -76,7 +76,7 @@ impl Prefix {
     }
 }
 
-/// Carries bytes both ways, each in a thread that ends with them.
+/// Forwards bytes in both directions, each in its own thread.
 fn carry(near: TcpStream, far: UnixStream) {
     let (mut near_in, mut far_out) = (near.try_clone().unwrap(), far.try_clone().unwrap());
     let (mut near_out, mut far_in) = (near, far);

@@ -1,4 +1,4 @@
-//! A process that a test started: all it says is collected, and it is ended with its value.
+//! A process started by a test: its output is collected, and dropping it stops it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,40 +13,40 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{LIMIT, Talk};
 
-/// The program under test, in an environment that says nothing to it.
+/// Returns a command for the program under test, without environment variables that affect it.
 pub(crate) fn tieline<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
-    // Whoever runs the tests may have made us ignore it, as nohup does, and what is ignored is inherited.
+    // The tests may run with ignored signals, as under nohup, and ignored signals are inherited.
     let mut command = Command::new("/usr/bin/env");
     command.args(["--default-signal=HUP,INT", env!("CARGO_BIN_EXE_tieline")]);
     command.args(args).env_remove("RUST_LOG").env_remove("XDG_RUNTIME_DIR");
     command
 }
 
-/// A copy of the program in a directory that every user can reach and write to.
+/// Copies the program into `directory`, which is made accessible and writable for every user.
 pub(crate) fn copied(directory: &Path) -> PathBuf {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).expect("our directory");
     let copy = directory.join("tieline");
-    // Not by this process: what one of its threads is writing, another could not start.
+    // Copied by another process: a file open for writing in one of our threads could not be executed.
     let original = env!("CARGO_BIN_EXE_tieline");
     let status = Command::new("cp").args([Path::new(original), &copy]).status();
     assert!(status.expect("cp runs").success());
     copy
 }
 
-/// A running process on pipes.
+/// A running process whose output goes to pipes.
 pub(crate) struct Program {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: Arc<Said>,
     stderr: Arc<Said>,
-    /// How much of stdout was given out as lines.
+    /// How many bytes of stdout were returned as lines.
     taken: usize,
 }
 
-/// How a process ended, and all it said.
+/// The exit code of a process, and all its output.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    /// `None` when a signal killed it.
+    /// `None` if a signal killed it.
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -58,7 +58,7 @@ impl Program {
         Self::start_with(command, Stdio::piped())
     }
 
-    /// The same, with this as stdin.
+    /// Like [`start`](Self::start), with the given stdin.
     #[track_caller]
     pub(crate) fn start_with(command: &mut Command, stdin: impl Into<Stdio>) -> Self {
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -69,11 +69,11 @@ impl Program {
         Self { stdin: child.stdin.take(), child, stdout, stderr, taken: 0 }
     }
 
-    /// Runs to its end, with this on stdin.
+    /// Runs the command with this input, and waits for its exit.
     #[track_caller]
     pub(crate) fn run(command: &mut Command, stdin: impl AsRef<[u8]>) -> Finished {
         let mut program = Self::start(command);
-        // It may end without reading it.
+        // The program may exit without reading it.
         let _ = program.stdin.as_mut().expect("open").write_all(stdin.as_ref());
         program.finish()
     }
@@ -84,21 +84,21 @@ impl Program {
 
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).expect("it is not reaped yet");
+        kill_process(pid, signal).expect("the child has not been reaped");
     }
 
     pub(crate) fn end_input(&mut self) {
         self.stdin = None;
     }
 
-    /// Ends its input and waits for its end.
+    /// Closes its stdin and waits for its exit.
     #[track_caller]
     pub(crate) fn finish(mut self) -> Finished {
         self.end_input();
         self.wait()
     }
 
-    /// Waits for its end.
+    /// Waits for its exit.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> Finished {
         let deadline = Instant::now() + LIMIT;
@@ -107,7 +107,7 @@ impl Program {
                 break status;
             }
             let said = self.stderr.text();
-            assert!(Instant::now() < deadline, "it has not ended in {LIMIT:?}; stderr: {said}");
+            assert!(Instant::now() < deadline, "no exit within {LIMIT:?}; stderr: {said}");
             std::thread::sleep(Duration::from_millis(5));
         };
         let code = status.code();
@@ -122,12 +122,12 @@ impl Program {
         self.stderr.text()
     }
 
-    /// Waits until stderr has this in it, so many times.
+    /// Waits until stderr contains `text` at least `times` times.
     #[track_caller]
     pub(crate) fn wait_stderr_times(&self, text: &str, times: usize) {
         let found = |said: &str| said.matches(text).count() >= times;
-        let said = self.stderr.wait_for(&format!("`{text}`, {times} times, on stderr"), found);
-        assert!(found(&said), "it ended without `{text}`, {times} times, on stderr: {said}");
+        let said = self.stderr.wait_for(&format!("`{text}` {times} times on stderr"), found);
+        assert!(found(&said), "exited without `{text}` {times} times on stderr: {said}");
     }
 
     #[track_caller]
@@ -139,7 +139,7 @@ impl Program {
 impl Talk for Program {
     #[track_caller]
     fn send_raw(&mut self, bytes: &[u8]) {
-        self.stdin.as_mut().expect("its input was not ended").write_all(bytes).expect("sent");
+        self.stdin.as_mut().expect("stdin is open").write_all(bytes).expect("sent");
     }
 
     #[track_caller]
@@ -153,8 +153,7 @@ impl Talk for Program {
 }
 
 impl Drop for Program {
-    /// Ends it as a person would who is in a hurry, so that it can end what it started; then by
-    /// force.
+    /// Sends SIGTERM repeatedly, so that it can stop its children, and kills it after [`LIMIT`].
     fn drop(&mut self) {
         let deadline = Instant::now() + LIMIT;
         while let Ok(None) = self.child.try_wait() {
@@ -169,7 +168,7 @@ impl Drop for Program {
     }
 }
 
-/// What came out of a pipe so far. What is not UTF-8 stands there as U+FFFD.
+/// The output of a pipe so far. Invalid UTF-8 is replaced by U+FFFD.
 #[derive(Default)]
 struct Said {
     state: Mutex<State>,
@@ -202,7 +201,7 @@ impl Said {
         said
     }
 
-    /// A test that waited in vain panics with the lock held; the bytes are as good as before.
+    /// Ignores poisoning: a test that times out panics with the lock held, but the bytes stay valid.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,13 +211,13 @@ impl Said {
         String::from_utf8_lossy(&state.bytes).into_owned()
     }
 
-    /// All of it, once it has ended.
+    /// Waits for the end and returns everything.
     #[track_caller]
     fn whole(&self) -> String {
         self.wait_for("the end of a pipe", |_| false)
     }
 
-    /// The text, once it is as wanted or will not change any more.
+    /// Returns the text when the condition holds or the pipe has ended.
     #[track_caller]
     fn wait_for(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + LIMIT;
@@ -229,7 +228,7 @@ impl Said {
                 return text.into_owned();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "waited {LIMIT:?} in vain: {what}; there is: {text}");
+            assert!(!left.is_zero(), "timed out after {LIMIT:?}: {what}; output: {text}");
             let waited = self.more.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -1,4 +1,4 @@
-//! `tieline serve`, on a socket in a directory of its own.
+//! `tieline serve` on a socket in a temporary directory.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,23 +9,23 @@ use tempfile::TempDir;
 use super::proc::MARK;
 use super::{Client, Finished, Program, children_of, marked, tieline, until};
 
-/// A running server. Everything it starts bears a mark of its own.
+/// A running server. Its programs and their descendants carry a unique mark.
 pub(crate) struct Serve {
     pub(crate) program: Program,
     pub(crate) endpoints: Vec<String>,
     mark: String,
-    /// Dropped last, when nothing of the server is left in it.
+    /// Dropped last, after the server has stopped using it.
     pub(crate) directory: TempDir,
 }
 
 impl Serve {
-    /// Serves on a Unix socket in lines. `args` are further options and, behind `--`, the program.
+    /// Serves lines on a Unix socket. `args` are further options and, after `--`, the program.
     #[track_caller]
     pub(crate) fn start<A: AsRef<str>>(args: impl AsRef<[A]>) -> Self {
         Self::in_framings(&[""], args)
     }
 
-    /// Serves on a Unix socket for each of these, like `content-length+`.
+    /// Serves on one Unix socket per framing prefix, for example `content-length+`.
     #[track_caller]
     pub(crate) fn in_framings<A: AsRef<str>>(framings: &[&str], args: impl AsRef<[A]>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
@@ -40,7 +40,7 @@ impl Serve {
         Self::launch(&mut command, framings.len(), mark, directory)
     }
 
-    /// Starts a command that is in the end a server on so many endpoints.
+    /// Starts a command that runs a server with this many endpoints.
     #[track_caller]
     pub(crate) fn launch(
         command: &mut Command,
@@ -52,7 +52,7 @@ impl Serve {
         let mut program = Program::start(command);
         let endpoints = (0..endpoints).map(|_| match program.line() {
             Some(endpoint) => endpoint,
-            None => panic!("it does not serve: {}", program.stderr()),
+            None => panic!("the server did not start: {}", program.stderr()),
         });
         let endpoints = endpoints.collect();
         Self { program, endpoints, mark, directory }
@@ -71,30 +71,30 @@ impl Serve {
         Client::connect(&self.path())
     }
 
-    /// A command that connects to it.
+    /// Returns a command that connects to it.
     pub(crate) fn connect(&self) -> Command {
         tieline(["connect", self.endpoint()])
     }
 
-    /// All processes it started, and that were started below.
+    /// Returns its programs and their descendants.
     pub(crate) fn processes(&self) -> Vec<u32> {
         marked(&self.mark)
     }
 
-    /// Waits until that many processes bear its mark.
+    /// Waits until this many processes carry its mark.
     #[track_caller]
     pub(crate) fn wait_processes(&self, count: usize) {
         until(&format!("{count} processes"), || self.processes().len() == count);
     }
 
-    /// Waits until nothing that it started is left, not even a zombie.
+    /// Waits until no process that it started is left, not even a zombie.
     #[track_caller]
     pub(crate) fn wait_nothing_left(&self) {
         let pid = self.program.pid();
-        until("nothing is left", || self.processes().is_empty() && children_of(pid).is_empty());
+        until("no process is left", || self.processes().is_empty() && children_of(pid).is_empty());
     }
 
-    /// Ends it by SIGTERM, and checks that it leaves nothing behind.
+    /// Stops it with SIGTERM, and checks that it leaves no socket and no process.
     #[track_caller]
     pub(crate) fn stop(mut self) -> Finished {
         self.program.signal(rustix::process::Signal::TERM);
@@ -104,7 +104,7 @@ impl Serve {
         finished
     }
 
-    /// After its end: no socket and no process.
+    /// Checks after its exit that no socket and no process is left.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self) {
         for endpoint in &self.endpoints {
@@ -114,13 +114,13 @@ impl Serve {
     }
 }
 
-/// Another for each server, on this machine and at this time.
+/// Returns a mark that is unique on this machine.
 pub(crate) fn new_mark() -> String {
     static LAST: AtomicU32 = AtomicU32::new(0);
     format!("{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed))
 }
 
-/// The path in a Unix socket's endpoint.
+/// Returns the path of a Unix socket's endpoint.
 pub(crate) fn path_of(endpoint: &str) -> PathBuf {
     let (_, path) = endpoint.split_once("unix:").expect("a Unix socket");
     Path::new(path).to_owned()

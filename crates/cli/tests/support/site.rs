@@ -1,4 +1,4 @@
-//! A server on the web, and requests to it.
+//! A web server, and plain HTTP requests to it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -10,10 +10,10 @@ use super::{Program, Talk, tieline};
 
 pub(crate) const TOKEN: &str = "a-token-that-nobody-guesses";
 
-/// A server on the web, which `cat`s unless `args` say otherwise.
+/// A web server.
 pub(crate) struct Site {
     pub(crate) program: Program,
-    /// Like `http://127.0.0.1:12345`.
+    /// For example `http://127.0.0.1:12345`.
     pub(crate) endpoint: String,
 }
 
@@ -25,7 +25,7 @@ impl Site {
         Self { program, endpoint }
     }
 
-    /// With [`TOKEN`].
+    /// Starts a server that requires [`TOKEN`].
     #[track_caller]
     pub(crate) fn start(args: &[&str]) -> Self {
         let mut command = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
@@ -40,7 +40,7 @@ impl Site {
         format!("ws://{}/ws", self.authority())
     }
 
-    /// A request, as it stands here but for the authority in place of `@`; the whole answer.
+    /// Sends a request in which `@` stands for the authority, and returns the whole response.
     pub(crate) fn ask(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.authority()).unwrap();
         let request = request.replace('@', self.authority());
