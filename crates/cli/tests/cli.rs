@@ -29,7 +29,7 @@ fn usage_errors_exit_with_status_2_and_say_what_is_wrong() {
         (&["connect", "unix:"], "`unix:` needs a path"),
         (&["connect", "exec:"], "`exec:` needs a program"),
         (&["connect", "exec:a 'b"], "a quote is not closed"),
-        (&["connect", "exec:[\"a\""], "no JSON array"),
+        (&["connect", "exec:[\"a\""], "not a JSON array"),
         (&["connect", "mem:a"], "`mem:` connects parts of one process"),
         (&["connect", "morse+unix:/a"], "framing"),
         (&["connect", "morse:a"], "unknown scheme; the known schemes are"),

@@ -97,7 +97,7 @@ fn a_stopped_program_is_logged_and_shown_in_status() {
         signal(Signal::STOP);
         until("the state is shown", || shown().contains(r#""state":"stopped""#));
         signal(Signal::CONT);
-        serve.wait_stderr_times("goes on", times);
+        serve.wait_stderr_times("continues: it received SIGCONT", times);
         until("the state is shown", || shown().contains(r#""state":"running""#));
     }
     serve.wait_stderr("was stopped by SIGSTOP");
