@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tieline_gateway::ServerWatch;
-use tieline_http::{Access, PublicUrl, Token, Web};
+use tieline_http::{Access, HttpServer, PublicUrl, Token};
 use tieline_link::{LineOptions, SessionOptions, Sessions};
 use tieline_proto::FramingKind;
 use tieline_transport::{Address, DynAcceptor, Endpoint, MemoryBudget, Options};
@@ -19,7 +19,7 @@ const TAKE_WAIT: Duration = Duration::from_secs(15);
 
 /// The web servers of one `tieline serve`.
 pub(crate) struct Sites {
-    sites: Vec<Web>,
+    sites: Vec<HttpServer>,
     access: Option<(Access, bool)>,
     public_url: Option<PublicUrl>,
 }
@@ -68,7 +68,7 @@ impl Sites {
         let usual = SessionOptions::default();
         let grace = args.session_grace.or(served.resume).unwrap_or(usual.grace);
         limits.event_grace = grace;
-        let (site, plain, resumable) = Web::listen(config).await?;
+        let (site, plain, resumable) = HttpServer::listen(config).await?;
         self.sites.push(site);
         let session = SessionOptions { grace, max_sessions: served.most, ..usual };
         let sessions = Sessions::new(Box::new(resumable), session, LineOptions::of(options));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use support::message;
 use tieline_gateway::{Bridge, bridge};
-use tieline_http::{ClientConfig, Place, ServerConfig, Token, Web, WebSocketConfig};
+use tieline_http::{ClientConfig, HttpServer, Place, ServerConfig, Token, WebSocketConfig};
 use tieline_link::{LineOptions, SessionOptions, Sessions, connector};
 use tieline_transport::{
     BoxChannel, Channel, ChannelConfig, DynAcceptor, Endpoint, Options, ReceiverExt, Registry,
@@ -43,12 +43,12 @@ async fn pipes(registry: &Registry, name: &str) -> (BoxChannel, BoxChannel) {
 }
 
 /// A client and the server's end of it.
-async fn line(registry: &Registry, kind: &str) -> (BoxChannel, BoxChannel, Web) {
+async fn line(registry: &Registry, kind: &str) -> (BoxChannel, BoxChannel, HttpServer) {
     let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
     let mut config = ServerConfig::new(place, Token::new("the-token-of-these-tests").unwrap());
     let channel = options().channel;
     config.web_socket = WebSocketConfig { channel, ..WebSocketConfig::default() };
-    let (web, plain, resumable) = Web::listen(config).await.unwrap();
+    let (web, plain, resumable) = HttpServer::listen(config).await.unwrap();
     let scheme = kind.trim_start_matches("resume+");
     let mut acceptor: Box<dyn DynAcceptor> = match scheme == kind {
         true => Box::new(plain),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use tieline_gateway::{Chaos, Faults};
 use tieline_http::{
-    ClientConfig, ClientTls, Place, ServerConfig, ServerTls, Token, Web, WebSocketConfig,
+    ClientConfig, ClientTls, HttpServer, Place, ServerConfig, ServerTls, Token, WebSocketConfig,
 };
 use tieline_link::{LineOptions, SessionOptions, Sessions, connector, listen};
 use tieline_proto::{ByteSize, HeartbeatConfig};
@@ -120,7 +120,7 @@ struct Line {
     server: BoxChannel,
     relay: oneshot::Sender<()>,
     connections: std::thread::JoinHandle<u64>,
-    _web: Option<Web>,
+    _web: Option<HttpServer>,
     _directory: tempfile::TempDir,
 }
 
@@ -143,7 +143,7 @@ impl Line {
             }
             _ => {
                 let config = server(matches!(scheme, "wss" | "https"), heartbeat);
-                let (served, plain, resumable) = Web::listen(config).await.unwrap();
+                let (served, plain, resumable) = HttpServer::listen(config).await.unwrap();
                 web = Some(served);
                 let line = LineOptions::of(&options);
                 match is_session {

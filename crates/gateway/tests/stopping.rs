@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tieline_gateway::{Bridge, Server};
-use tieline_http::{Place, ServerConfig, Token, Web};
+use tieline_http::{HttpServer, Place, ServerConfig, Token};
 use tieline_link::{SessionOptions, connector};
 use tieline_transport::{Options, Registry};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,7 +45,7 @@ async fn heard_before(far: &str) -> u16 {
 
     let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
     let config = ServerConfig::new(place, Token::new(TOKEN).unwrap());
-    let (web, plain, _resumable) = Web::listen(config).await.unwrap();
+    let (web, plain, _resumable) = HttpServer::listen(config).await.unwrap();
     let mut server = Server::new(8, Bridge::default());
     server.add(Box::new(plain), target);
     let (stop, stopped) = oneshot::channel::<()>();

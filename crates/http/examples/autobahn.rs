@@ -6,7 +6,8 @@
 //! ```
 
 use tieline_http::{
-    Access, ClientConfig, Place, ServerConfig, Token, Web, WebChannel, WebSocketConfig, connect,
+    Access, ClientConfig, HttpServer, Place, ServerConfig, Token, WebChannel, WebSocketConfig,
+    connect,
 };
 use tieline_transport::{
     Acceptor, Channel, Endpoint, Incoming, Options, ReceiverExt, SenderExt, TransportError,
@@ -32,7 +33,7 @@ async fn serve(port: u16) -> Result<(), Error> {
         web_socket: WebSocketConfig { verbatim: true, ..WebSocketConfig::default() },
         ..ServerConfig::new(place, Token::random()?)
     };
-    let (web, mut plain, _resumable) = Web::listen(config).await?;
+    let (web, mut plain, _resumable) = HttpServer::listen(config).await?;
     println!("{}", web.endpoint());
     loop {
         tokio::spawn(echo(plain.accept().await?.into_web_socket().ok_or("no WebSocket")?));

@@ -75,7 +75,7 @@ impl Default for ClientConfig {
 }
 
 /// The answer's header block is at most this large.
-pub(crate) const MOST_HEADERS: usize = 16 * 1024;
+pub(crate) const MAX_HEADERS: usize = 16 * 1024;
 
 /// Adds `ws:`, `wss:` and `ws-unix:` to a registry, and `http:`, `https:` and `http-unix:`, which are
 /// events and POSTs, with `config` for all of them.
@@ -262,7 +262,7 @@ impl WebConnector {
         let key = key()?;
         let request = self.request(&key)?;
         let mut builder = http1::Builder::new();
-        builder.max_header_size(MOST_HEADERS).max_buf_size(MOST_HEADERS);
+        builder.max_header_size(MAX_HEADERS).max_buf_size(MAX_HEADERS);
         let (mut send, connection) = builder.handshake(Hyper::new(stream)).await.map_err(&gone)?;
         let mut connection = std::pin::pin!(connection.with_upgrades());
         let mut answered = std::pin::pin!(send.send_request(request));
@@ -375,7 +375,7 @@ impl WebConnector {
             Some(granted) => {
                 let problem = format!(
                     "it grants the subprotocol {:?}, which was not offered",
-                    granted.chars().take(MOST_SHOWN).collect::<String>()
+                    granted.chars().take(MAX_SHOWN).collect::<String>()
                 );
                 Err(no_web_socket(problem)
                     .with_hint("offer it with --subprotocol, if it is wanted"))
@@ -391,7 +391,7 @@ impl WebConnector {
 }
 
 /// How many characters of a header's value an error shows.
-const MOST_SHOWN: usize = 64;
+const MAX_SHOWN: usize = 64;
 
 /// The one value of a header that may stand once.
 pub(crate) fn one<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {

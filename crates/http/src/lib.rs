@@ -4,8 +4,8 @@
 //!   ws://host/ws ──── Registry ──▶ WebChannel ─┬─ channels like any other
 //!   http://host/sse ─ Registry ──▶ EventChannel┘
 //!
-//!   browser, script, tieline ──▶ Web ─ gate: host, origin, token ─┬─ /ws  ─┬─▶ WebAcceptor
-//!                                      nothing is started before  ├─ /sse ─┤
+//!   browser, script, tieline ──▶ HttpServer ─ host, origin, token ──┬─ /ws  ─┬─▶ WebAcceptor
+//!                                  no program is started before   ├─ /sse ─┤
 //!                                                                 └─ /rpc ─┘
 //! ```
 //!
@@ -18,14 +18,14 @@
 //! # Example
 //!
 //! ```
-//! use tieline_http::{ClientConfig, ServerConfig, Token, Web, register};
+//! use tieline_http::{ClientConfig, HttpServer, ServerConfig, Token, register};
 //! use tieline_transport::{Acceptor, Channel, Incoming, Options, ReceiverExt, Registry, SenderExt};
 //!
 //! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 //! # runtime.block_on(async {
 //! let token = Token::random()?;
 //! let config = ServerConfig::at(&"http://127.0.0.1:0".parse()?, token.clone())?;
-//! let (web, mut plain, _resumable) = Web::listen(config).await?;
+//! let (web, mut plain, _resumable) = HttpServer::listen(config).await?;
 //!
 //! let mut registry = Registry::new();
 //! register(&mut registry, ClientConfig { token: Some(token), ..ClientConfig::default() });
@@ -64,7 +64,9 @@ pub use client::{ClientConfig, connect, register};
 pub use events::{EventChannel, EventReceiver, EventSender};
 pub use handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX};
 pub use public_url::PublicUrl;
-pub use server::{Access, ServerConfig, ServerCounts, ServerLimits, Web, WebAcceptor, WebLine};
+pub use server::{
+    Access, HttpServer, ServerConfig, ServerCounts, ServerLimits, WebAcceptor, WebLine,
+};
 pub use subprotocol::Subprotocol;
 pub use tls::{ClientIdentity, ClientTls, ServerTls};
 pub use token::Token;

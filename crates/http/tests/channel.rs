@@ -248,7 +248,7 @@ async fn a_unix_socket_carries_it_too_and_says_who_is_there() {
     let path = directory.path().join("a:b.sock");
     let config =
         ServerConfig::new(tieline_http::Place::Unix(path.clone().into()), support::token());
-    let (web, mut plain, _resumable) = tieline_http::Web::listen(config).await.unwrap();
+    let (web, mut plain, _resumable) = tieline_http::HttpServer::listen(config).await.unwrap();
     assert!(web.endpoint().to_string().starts_with("http-unix:/"), "{}", web.endpoint());
     assert_eq!(web.one_time_url().unwrap(), None);
     let url = format!("ws-unix:{}", path.display().to_string().replace(':', "%3A"));

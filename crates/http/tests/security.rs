@@ -10,7 +10,7 @@ use support::{
     BEARER, TOKEN, config, echo, frame, head, refused, registry, registry_with, serve, status,
     status_of, token, upgrade, upgrade_of,
 };
-use tieline_http::{Access, ClientConfig, Place, ServerConfig, ServerLimits, Token, Web};
+use tieline_http::{Access, ClientConfig, HttpServer, Place, ServerConfig, ServerLimits, Token};
 use tieline_transport::{Acceptor, Channel, Endpoint, ErrorKind, Options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -94,14 +94,14 @@ async fn an_unauthenticated_proxy_is_not_to_be_had() {
         ServerConfig::new(clear("::"), token()),
         open(clear("0.0.0.0")),
     ] {
-        let Err(error) = Web::listen(config).await else { panic!("it listens") };
+        let Err(error) = HttpServer::listen(config).await else { panic!("it listens") };
         assert!(matches!(error.kind(), ErrorKind::Unauthenticated), "{error}");
     }
     let exposed = ServerConfig {
         expose_without_token_and_tls: true,
         ..ServerConfig::new(clear("0.0.0.0"), token())
     };
-    assert!(Web::listen(exposed).await.is_ok());
+    assert!(HttpServer::listen(exposed).await.is_ok());
     // Near, without a token: it is said of each that anybody may have made it.
     let mut served = serve(open(clear("127.0.0.1"))).await;
     let (_stream, channel) = served.raw().await;

@@ -4,7 +4,7 @@
 mod support;
 
 use support::{config, echo, file, message, registry, registry_with, serve, tls, tls_client};
-use tieline_http::{ClientConfig, Place, ServerConfig, ServerTls, Web};
+use tieline_http::{ClientConfig, HttpServer, Place, ServerConfig, ServerTls};
 use tieline_transport::{Acceptor, Channel, Endpoint, ErrorKind, Options, SenderExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -110,7 +110,7 @@ async fn a_slow_handshake_is_waited_for_within_the_deadline() {
 #[tokio::test]
 async fn beyond_loopback_a_token_and_tls_are_enough() {
     let place = Place::Tcp { host: "0.0.0.0".into(), port: 0 };
-    let (web, ..) = Web::listen(ServerConfig { place, ..tls(None) }).await.unwrap();
+    let (web, ..) = HttpServer::listen(ServerConfig { place, ..tls(None) }).await.unwrap();
     assert!(web.endpoint().to_string().starts_with("https://0.0.0.0:"));
 }
 
@@ -123,7 +123,8 @@ async fn files_that_are_none_are_told_by_name() {
         ("server.pem", "client.key.pem", "server.pem"),
     ] {
         let tls = ServerTls { certificate: file(certificate), key: file(key), client_roots: None };
-        let Err(error) = Web::listen(ServerConfig { tls: Some(tls), ..config() }).await else {
+        let Err(error) = HttpServer::listen(ServerConfig { tls: Some(tls), ..config() }).await
+        else {
             panic!("{certificate} and {key} are taken")
         };
         assert!(matches!(error.kind(), ErrorKind::Tls), "{error}");

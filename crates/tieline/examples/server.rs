@@ -3,7 +3,7 @@
 //!     TOKEN=a-token-that-is-hard-to-guess cargo run --example server --features web
 
 use tieline::rpc::{ErrorObject, Peer, PeerOptions, Router};
-use tieline::web::{Access, Place, ServerConfig, Token, Web};
+use tieline::web::{Access, HttpServer, Place, ServerConfig, Token};
 use tieline::{Channel, ServeOptions, serve};
 
 #[derive(serde::Deserialize)]
@@ -27,7 +27,7 @@ async fn answer(channel: impl Channel) {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let place = Place::Tcp { host: "127.0.0.1".into(), port: 8080 };
     let access = Access::Token(Token::new(std::env::var("TOKEN")?)?);
-    let (_web, lines, _) = Web::listen(ServerConfig::new(place, access)).await?;
+    let (_web, lines, _) = HttpServer::listen(ServerConfig::new(place, access)).await?;
     let socket = tieline::listen("unix:/tmp/division.sock").await?;
     let stop = tokio::signal::ctrl_c;
     let options = ServeOptions::default();

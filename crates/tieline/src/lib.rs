@@ -148,7 +148,7 @@
 //! - [`process::Guardian`] makes sure that no descendant of a child process survives, even if this program is killed
 //!   (Linux).
 //! - [`Registry`] adds custom schemes to the built-in ones.
-//! - [`web::Web`] serves browsers and scripts, which authenticate with a token.
+//! - [`web::HttpServer`] serves browsers and scripts, which authenticate with a token.
 //! - [`Framed`] combines a transport and a framing chosen at compile time, without boxing.
 //! - [`Control`] describes a line: the peer's identity, message counts, and why the line ended.
 //! - [`TransportError`] says what failed, where, whether to retry, and what to do about it.

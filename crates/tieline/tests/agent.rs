@@ -57,13 +57,13 @@ async fn agent_works_over_a_named_pipe() {
 
 #[tokio::test]
 async fn agent_works_on_the_web() {
-    use tieline::web::{Access, ClientConfig, Place, ServerConfig, Token, Web};
+    use tieline::web::{Access, ClientConfig, HttpServer, Place, ServerConfig, Token};
     use tieline::{Acceptor, Options, Registry};
 
     let token = Token::new("a-token-that-is-hard-to-guess").unwrap();
     let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
     let config = ServerConfig::new(place, Access::Token(token.clone()));
-    let (web, mut lines, sessions) = Web::listen(config).await.unwrap();
+    let (web, mut lines, sessions) = HttpServer::listen(config).await.unwrap();
     // Without sessions, an event stream is an ordinary line.
     drop(sessions);
     let serving = tokio::spawn(async move {

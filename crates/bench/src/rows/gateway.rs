@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tieline_gateway::{Bridge, Server};
-use tieline_http::{Access, ClientConfig, Place, ServerConfig, Web};
+use tieline_http::{Access, ClientConfig, HttpServer, Place, ServerConfig};
 use tieline_transport::{
     BoxChannel, Channel, Endpoint, Options, Receiver, Registry, Sender, SenderExt,
 };
@@ -215,7 +215,7 @@ fn port_file(socket: &Path) -> PathBuf {
 pub(super) async fn serve(socket: PathBuf) -> Result<()> {
     let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
     let config = ServerConfig::new(place, Access::Anybody);
-    let (web, plain, _resumable) = Web::listen(config).await?;
+    let (web, plain, _resumable) = HttpServer::listen(config).await?;
     let target = Registry::new().connector(&Endpoint::exec("cat", [""; 0]), &Options::default())?;
     let mut server = Server::new(16, Bridge::default());
     let listening = web.endpoint().to_string();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tieline_http::{Access, Place, ServerConfig, Web, WebAcceptor};
+use tieline_http::{Access, HttpServer, Place, ServerConfig, WebAcceptor};
 
 use crate::compare::Result;
 use crate::peer::{Peer, announce};
@@ -14,14 +14,14 @@ pub(super) const MANY: usize = 100_000;
 pub(super) async fn listen(
     socket: PathBuf,
     change: impl FnOnce(&mut ServerConfig),
-) -> Result<(Web, WebAcceptor, WebAcceptor)> {
+) -> Result<(HttpServer, WebAcceptor, WebAcceptor)> {
     let place = Place::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
     let mut config = ServerConfig::new(place, Access::Anybody);
     config.limits.connections = MANY;
     config.limits.connections_per_peer = MANY;
     config.limits.event_streams = MANY;
     change(&mut config);
-    let listening = Web::listen(config).await?;
+    let listening = HttpServer::listen(config).await?;
     let url = listening.0.endpoint().to_string();
     std::fs::write(socket, url.trim_start_matches("http://"))?;
     announce()?;

@@ -27,7 +27,7 @@ use crate::stream::BoxRead;
 /// How long somebody who broke the protocol has to read why.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long at most a buffer on the way may take, once nothing is left here, to reach the other side.
-const MOST_PATIENCE: Duration = Duration::from_secs(60);
+const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads a WebSocket until the line ends.
 pub(super) struct Reader {
@@ -207,7 +207,7 @@ impl Reader {
             if std::mem::replace(&mut answer.left, left) == left {
                 return Poll::Ready(());
             }
-            let again = limit.max(answer.begun.elapsed().min(MOST_PATIENCE));
+            let again = limit.max(answer.begun.elapsed().min(MAX_PATIENCE));
             answer.timer.as_mut().reset(from_now(again));
         }
     }

@@ -16,7 +16,7 @@ use tieline_transport::{
     TransportKind,
 };
 
-use super::far::Far;
+use super::backend::ChannelBackend;
 use super::stream::Progress;
 use crate::channel::{lock, told};
 
@@ -24,7 +24,7 @@ use crate::channel::{lock, told};
 const EACH: usize = 64;
 
 /// What is known of a channel that is to be made.
-pub(crate) struct Of {
+pub(crate) struct ChannelParams {
     pub(crate) kind: TransportKind,
     pub(crate) endpoint: Endpoint,
     pub(crate) peer: Option<PeerIdentity>,
@@ -47,17 +47,17 @@ const PROFILE: PerformanceProfile = PerformanceProfile {
 };
 
 /// A channel, and the other end of its queues. The line ends with either of the two.
-pub(crate) fn pair(of: Of) -> (EventChannel, Far) {
-    let counts = Arc::new(Counts { principal: of.principal, ..Counts::default() });
+pub(crate) fn pair(params: ChannelParams) -> (EventChannel, ChannelBackend) {
+    let counts = Arc::new(Counts { principal: params.principal, ..Counts::default() });
     let control = ControlBuilder {
-        kind: of.kind,
-        endpoint: of.endpoint,
-        peer: of.peer,
+        kind: params.kind,
+        endpoint: params.endpoint,
+        peer: params.peer,
         capabilities: Capabilities {
-            peer_identity: of.peer.is_some(),
-            unauthenticated: of.unauthenticated,
+            peer_identity: params.peer.is_some(),
+            unauthenticated: params.unauthenticated,
             notices_hangup: true,
-            half_close: of.half_close,
+            half_close: params.half_close,
             ..Capabilities::default()
         },
         profile: PROFILE,
@@ -65,8 +65,8 @@ pub(crate) fn pair(of: Of) -> (EventChannel, Far) {
     };
     let control = control.build();
     let state = State {
-        inward: Lane::new(of.config.write_queue.bytes(), of.memory.as_ref()),
-        outward: Lane::new(of.config.write_queue.bytes(), of.memory.as_ref()),
+        inward: Lane::new(params.config.write_queue.bytes(), params.memory.as_ref()),
+        outward: Lane::new(params.config.write_queue.bytes(), params.memory.as_ref()),
         inward_end: None,
         is_half_closed: false,
         outward_end: None,
@@ -75,25 +75,25 @@ pub(crate) fn pair(of: Of) -> (EventChannel, Far) {
         is_left: false,
         is_cut: false,
         is_lost: false,
-        limit: of.config.max_message,
+        limit: params.config.max_message,
         flushing: None,
         watching: None,
     };
-    let most = of.config.max_message;
+    let most = params.config.max_message;
     let pair = Pair {
         state: Mutex::new(state),
         control,
         counts,
         most,
-        is_carrier: of.is_carrier,
-        half_close: of.half_close,
+        is_carrier: params.is_carrier,
+        half_close: params.half_close,
         progress: OnceLock::new(),
     };
     let pair = Arc::new(pair);
     let lifeline = Arc::new(Lifeline(pair.clone()));
     let sender = EventSender { pair: pair.clone(), _lifeline: lifeline.clone() };
     let receiver = EventReceiver { pair: pair.clone(), _lifeline: lifeline };
-    (EventChannel { receiver, sender, control: pair.control.clone() }, Far::new(pair))
+    (EventChannel { receiver, sender, control: pair.control.clone() }, ChannelBackend::new(pair))
 }
 
 /// What both ends know.

@@ -19,15 +19,15 @@ use tieline_transport::{
 };
 use tokio::time::timeout;
 
-use super::channel::{EventChannel, Of, pair};
-use super::far::{Far, Outward};
+use super::backend::{ChannelBackend, Outward};
+use super::channel::{ChannelParams, EventChannel, pair};
 use super::message::{decoded, limits, why};
-use super::posting::{Batch, Poster, Whole};
+use super::posting::{FullBody, PostBody, PostClient};
 use super::reference::resolve;
 use super::{BINARY, END, ENDPOINT, EVENT_STREAM, HALF_CLOSE, PROTOCOL, YES};
 use crate::address::WebAddress;
 use crate::channel::heard;
-use crate::client::{Client, Dialer, MOST_HEADERS, failed, gone, lost, no_session, one};
+use crate::client::{Client, Dialer, MAX_HEADERS, failed, gone, lost, no_session, one};
 use crate::credentials::unsendable;
 use crate::handshake::{PLAIN, RESUMABLE};
 use crate::stream::Hyper;
@@ -105,7 +105,7 @@ impl EventConnector {
         let gone = gone(no_events);
         let (stream, peer) = self.dialer.reach().await?;
         let mut builder = http1::Builder::new();
-        builder.max_header_size(MOST_HEADERS).max_buf_size(64 * 1024);
+        builder.max_header_size(MAX_HEADERS).max_buf_size(64 * 1024);
         let (mut send, connection) = builder.handshake(Hyper::new(stream)).await.map_err(&gone)?;
         let connection = Task(tokio::spawn(connection).abort_handle());
         let response = send.send_request(self.request()?).await.map_err(&gone)?;
@@ -145,7 +145,7 @@ impl EventConnector {
                 Err(reason) => return Err(lost(reason)),
             }
         };
-        let of = Of {
+        let params = ChannelParams {
             kind: self.kind,
             endpoint: self.endpoint.clone(),
             peer,
@@ -156,11 +156,11 @@ impl EventConnector {
             is_carrier: self.is_carrier,
             half_close,
         };
-        let (channel, far) = pair(of);
+        let (channel, backend) = pair(params);
         let stall = self.channel.stall_timeout;
-        let poster = Poster::new(self.dialer.clone(), target, is_ours, stall);
-        far.goes_over(poster.progress());
-        tokio::spawn(drive(reader, poster, far));
+        let client = PostClient::new(self.dialer.clone(), target, is_ours, stall);
+        backend.goes_over(client.progress());
+        tokio::spawn(drive(reader, client, backend));
         Ok(channel)
     }
 
@@ -168,13 +168,13 @@ impl EventConnector {
         if self.is_carrier { RESUMABLE } else { PLAIN }
     }
 
-    fn request(&self) -> Result<Request<Whole>, TransportError> {
+    fn request(&self) -> Result<Request<FullBody>, TransportError> {
         let request = Request::get(&self.dialer.address.target)
             .header(header::ACCEPT, EVENT_STREAM)
             .header(header::CACHE_CONTROL, "no-store")
             .header(PROTOCOL, self.protocol());
         let request = self.dialer.introduce(request)?;
-        request.body(Whole::default()).map_err(|_| unsendable("the path"))
+        request.body(FullBody::default()).map_err(|_| unsendable("the path"))
     }
 
     /// Where to post: a path of the same server, as messages and token are for nobody else.
@@ -193,41 +193,41 @@ fn no_events(problem: String) -> TransportError {
 }
 
 /// Carries both ways until the line ends.
-async fn drive(mut reader: Reader, mut poster: Poster, far: Far) {
+async fn drive(mut reader: Reader, mut client: PostClient, backend: ChannelBackend) {
     let (is_ours, is_carrier) = (reader.is_ours, reader.is_carrier);
     let ended = {
-        let mut reading = pin!(reader.read(&far));
+        let mut reading = pin!(reader.read(&backend));
         let written = tokio::select! {
             reason = &mut reading => Err(reason),
-            written = write(&mut poster, &far) => written,
+            written = write(&mut client, &backend) => written,
         };
         let (has_ended_input, reason) = match written {
             // The server ends the line, unless the channel is dropped first.
             Ok(Written::InputEnded) => tokio::select! {
                 reason = &mut reading => (true, Some(reason)),
-                () = far.over() => (true, None),
+                () = backend.over() => (true, None),
             },
             Ok(Written::All) => (false, None),
             // The line may end before the response to the POST that ended the input.
-            Err(reason) => (far.ended_input(), Some(reason)),
+            Err(reason) => (backend.ended_input(), Some(reason)),
         };
         if let Some(reason) = reason {
-            far.end(match reason {
+            backend.end(match reason {
                 CloseReason::ByPeer if has_ended_input => CloseReason::ByUs,
                 reason => reason,
             });
             return;
         }
         // This side is done. What the other one had on its way still comes.
-        let dismissed = timeout(DISMISSAL, poster.dismiss()).await;
-        match dismissed == Ok(true) && is_ours && !is_carrier && !far.is_over() {
-            true => while_it_comes(&far, reading).await,
+        let dismissed = timeout(DISMISSAL, client.dismiss()).await;
+        match dismissed == Ok(true) && is_ours && !is_carrier && !backend.is_over() {
+            true => while_it_comes(&backend, reading).await,
             false => None,
         }
     };
     // A message that was cut off is not to look like a clean end.
-    let is_cut = is_ours && !is_carrier && !far.is_over() && reader.parser.holds_part();
-    far.end(match (is_cut, ended) {
+    let is_cut = is_ours && !is_carrier && !backend.is_over() && reader.parser.holds_part();
+    backend.end(match (is_cut, ended) {
         (false, _) => CloseReason::ByUs,
         (true, Some(reason)) if !reason.is_clean() => reason,
         (true, _) => CloseReason::TimedOut,
@@ -237,15 +237,15 @@ async fn drive(mut reader: Reader, mut poster: Poster, far: Far) {
 /// Waits for the end of the stream for as long as messages come, and for [`GOODBYE`] behind that. `None`: it did
 /// not come.
 async fn while_it_comes(
-    far: &Far,
+    backend: &ChannelBackend,
     mut reading: Pin<&mut impl Future<Output = CloseReason>>,
 ) -> Option<CloseReason> {
     loop {
-        let before = far.heard();
+        let before = backend.heard();
         if let Ok(reason) = timeout(GOODBYE, &mut reading).await {
             return Some(reason);
         }
-        if far.heard() - before < MOVES {
+        if backend.heard() - before < MOVES {
             return None;
         }
     }
@@ -260,23 +260,23 @@ enum Written {
 }
 
 /// Posts what goes out, until nothing more will.
-async fn write(poster: &mut Poster, far: &Far) -> Result<Written, CloseReason> {
+async fn write(client: &mut PostClient, backend: &ChannelBackend) -> Result<Written, CloseReason> {
     loop {
-        let Outward::Message(first) = far.take().await else { break };
-        let mut batch = Batch::of(first, poster.is_ours());
+        let Outward::Message(first) = backend.take().await else { break };
+        let mut batch = PostBody::of(first, client.is_ours());
         while batch.has_room()
-            && let Some(message) = far.try_take()
+            && let Some(message) = backend.try_take()
         {
             batch.push(&message);
         }
-        poster.post(batch).await?;
-        far.handed_on();
+        client.post(batch).await?;
+        backend.handed_on();
     }
-    if !far.ends_input() || far.is_over() {
+    if !backend.ends_input() || backend.is_over() {
         return Ok(Written::All);
     }
-    poster.post(Batch::end_of_input()).await?;
-    far.ended_input();
+    client.post(PostBody::end_of_input()).await?;
+    backend.ended_input();
     Ok(Written::InputEnded)
 }
 
@@ -295,7 +295,10 @@ struct Reader {
 
 impl Reader {
     /// The next item; `None` at the end of the stream.
-    async fn next(&mut self, far: Option<&Far>) -> Result<Option<Item>, CloseReason> {
+    async fn next(
+        &mut self,
+        backend: Option<&ChannelBackend>,
+    ) -> Result<Option<Item>, CloseReason> {
         loop {
             if let Some(item) = self.parser.parse(&mut self.bytes) {
                 return Ok(Some(item));
@@ -310,8 +313,8 @@ impl Reader {
                 Some(Err(error)) => return Err(std::io::Error::other(error).into()),
                 Some(Ok(frame)) => {
                     self.bytes = frame.into_data().unwrap_or_default();
-                    if let Some(far) = far {
-                        far.hear(self.bytes.len());
+                    if let Some(backend) = backend {
+                        backend.hear(self.bytes.len());
                     }
                 }
             }
@@ -319,10 +322,10 @@ impl Reader {
     }
 
     /// Hands on what comes, until it ends: why.
-    async fn read(&mut self, far: &Far) -> CloseReason {
+    async fn read(&mut self, backend: &ChannelBackend) -> CloseReason {
         loop {
-            far.room().await;
-            let item = match self.next(Some(far)).await {
+            backend.room().await;
+            let item = match self.next(Some(backend)).await {
                 Ok(Some(item)) => item,
                 Ok(None) if self.is_ours => {
                     return std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into();
@@ -346,7 +349,7 @@ impl Reader {
                 }
                 _ => continue,
             };
-            if !far.push(incoming) {
+            if !backend.push(incoming) {
                 // Nobody takes it; the end is for the other direction to find.
                 std::future::pending::<()>().await;
             }

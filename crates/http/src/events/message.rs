@@ -14,9 +14,9 @@ use tieline_proto::websocket::{Close, CloseCode};
 use super::{BINARY, END};
 
 /// A POST has at most so many messages.
-pub(crate) const MOST_MESSAGES: usize = 1024;
+pub(crate) const MAX_MESSAGES: usize = 1024;
 /// And so many in frames, of which most are a few bytes.
-const MOST_FRAMES: usize = 16 * 1024;
+const MAX_FRAMES: usize = 16 * 1024;
 
 /// Appends a message as an event: its data where it is UTF-8, else in base64.
 pub(crate) fn event(message: &[u8], id: Option<&str>, out: &mut BytesMut) {
@@ -91,7 +91,7 @@ pub(crate) fn messages(body: Bytes, limits: Limits) -> Result<Vec<Bytes>, TooMan
         let line = trimmed(&rest.split_to(end));
         rest.advance(rest.len().min(1));
         if !line.is_empty() {
-            if messages.len() == MOST_MESSAGES {
+            if messages.len() == MAX_MESSAGES {
                 return Err(TooMany);
             }
             messages.push(line);
@@ -100,7 +100,7 @@ pub(crate) fn messages(body: Bytes, limits: Limits) -> Result<Vec<Bytes>, TooMan
     Ok(messages)
 }
 
-/// More than [`MOST_MESSAGES`].
+/// More than [`MAX_MESSAGES`].
 #[derive(Debug, PartialEq)]
 pub(crate) struct TooMany;
 
@@ -111,7 +111,7 @@ pub(crate) fn framed(body: Bytes, most: ByteSize) -> Option<Vec<Bytes>> {
     let mut messages = Vec::new();
     while rest.has_remaining() {
         let length = rest.try_get_u32().ok()? as usize;
-        if length > rest.len() || length > most.bytes() || messages.len() == MOST_FRAMES {
+        if length > rest.len() || length > most.bytes() || messages.len() == MAX_FRAMES {
             return None;
         }
         messages.push(rest.split_to(length));
@@ -202,8 +202,8 @@ mod tests {
             );
         }
         let lines = |count| messages(Bytes::from("x y\n".repeat(count)), Limits::default());
-        assert_eq!(lines(MOST_MESSAGES).map(|it| it.len()), Ok(MOST_MESSAGES));
-        assert_eq!(lines(MOST_MESSAGES + 1), Err(TooMany));
+        assert_eq!(lines(MAX_MESSAGES).map(|it| it.len()), Ok(MAX_MESSAGES));
+        assert_eq!(lines(MAX_MESSAGES + 1), Err(TooMany));
     }
 
     #[test]
@@ -215,6 +215,6 @@ mod tests {
             assert_eq!(of(bad), None, "{bad:?}");
         }
         let many = |count: usize| framed(Bytes::from(vec![0; 4 * count]), ByteSize::new(3));
-        assert!(many(MOST_FRAMES).is_some() && many(MOST_FRAMES + 1).is_none());
+        assert!(many(MAX_FRAMES).is_some() && many(MAX_FRAMES + 1).is_none());
     }
 }

@@ -9,18 +9,18 @@
 //!
 //! The channel is the same at both ends; what differs is who has the other end of its queues.
 
+mod backend;
 mod channel;
 mod client;
-mod far;
 pub(crate) mod message;
 mod posting;
 mod reference;
 pub(crate) mod stream;
 
+pub(crate) use backend::{ChannelBackend, Outward};
+pub(crate) use channel::{ChannelParams, pair};
 pub use channel::{EventChannel, EventReceiver, EventSender};
-pub(crate) use channel::{Of, pair};
 pub(crate) use client::EventStreams;
-pub(crate) use far::{Far, Outward};
 
 /// The path of tieline's own event streams, and of what is posted to them.
 pub(crate) const SSE_PATH: &str = "/sse";

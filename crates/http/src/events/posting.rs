@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::stream::Progress;
 use super::{FRAMES, HALF_CLOSE, SEQUENCE, YES};
-use crate::client::{Dialer, MOST_HEADERS};
+use crate::client::{Dialer, MAX_HEADERS};
 use crate::stream::Hyper;
 use crate::task::Task;
 
@@ -30,11 +30,11 @@ const ATTEMPTS: usize = 3;
 /// So much goes in one POST, or one message.
 const BATCH: usize = 256 * 1024;
 /// And so many messages.
-const MOST: usize = 1024;
+const MAX_MESSAGES: usize = 1024;
 
 /// What goes in one POST.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct PostBody {
     body: BytesMut,
     whole: Bytes,
     count: usize,
@@ -42,7 +42,7 @@ pub(super) struct Batch {
     ends_input: bool,
 }
 
-impl Batch {
+impl PostBody {
     /// A server of tieline's takes several, each behind its length; any other takes one.
     pub(super) fn of(first: Bytes, is_ours: bool) -> Self {
         let mut batch = Self { is_ours, ..Self::default() };
@@ -59,7 +59,7 @@ impl Batch {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.is_ours && self.count < MOST && self.body.len() < BATCH / 2
+        self.is_ours && self.count < MAX_MESSAGES && self.body.len() < BATCH / 2
     }
 
     pub(super) fn push(&mut self, message: &Bytes) {
@@ -76,19 +76,19 @@ struct PostKind {
     ends_input: bool,
 }
 
-pub(super) struct Poster {
+pub(super) struct PostClient {
     dialer: Arc<Dialer>,
     target: String,
     is_ours: bool,
     /// The number of the last POST.
     sequence: u64,
-    line: Option<(SendRequest<Whole>, Task)>,
+    line: Option<(SendRequest<FullBody>, Task)>,
     stall_timeout: Duration,
     /// Of all its connections.
     progress: Arc<Progress>,
 }
 
-impl Poster {
+impl PostClient {
     pub(super) fn new(
         dialer: Arc<Dialer>,
         target: String,
@@ -109,7 +109,7 @@ impl Poster {
     }
 
     /// Posts, and waits for the answer.
-    pub(super) async fn post(&mut self, batch: Batch) -> Result<(), CloseReason> {
+    pub(super) async fn post(&mut self, batch: PostBody) -> Result<(), CloseReason> {
         self.sequence += 1;
         let (body, kind) = match batch.is_ours {
             true => (batch.body.freeze(), FRAMES),
@@ -169,7 +169,7 @@ impl Poster {
             }
         }
         let request = self.dialer.introduce(request).map_err(io::Error::other);
-        let request = request.and_then(|it| it.body(Whole(body)).map_err(io::Error::other));
+        let request = request.and_then(|it| it.body(FullBody(body)).map_err(io::Error::other));
         let request = request.map_err(not_sent)?;
         let is_there = match &mut self.line {
             Some((send, _)) => send.ready().await.is_ok(),
@@ -194,11 +194,11 @@ impl Poster {
         Ok(status)
     }
 
-    async fn connect(&self) -> io::Result<(SendRequest<Whole>, Task)> {
+    async fn connect(&self) -> io::Result<(SendRequest<FullBody>, Task)> {
         let reached = timeout(self.dialer.connect_timeout, self.dialer.reach()).await;
         let (stream, _) = reached?.map_err(io::Error::other)?;
         let mut builder = http1::Builder::new();
-        builder.max_header_size(MOST_HEADERS).max_buf_size(MOST_HEADERS.max(64 * 1024));
+        builder.max_header_size(MAX_HEADERS).max_buf_size(MAX_HEADERS.max(64 * 1024));
         let stream = Hyper::watched(stream, self.stall_timeout, self.progress.clone());
         let made = builder.handshake(stream).await;
         let (send, connection) = made.map_err(io::Error::other)?;
@@ -248,9 +248,9 @@ async fn discard(response: Response<Incoming>) -> bool {
 
 /// A body that is there.
 #[derive(Default)]
-pub(super) struct Whole(Bytes);
+pub(super) struct FullBody(Bytes);
 
-impl Body for Whole {
+impl Body for FullBody {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -100,11 +100,14 @@ impl Progress {
 
 /// A body, and the pen that writes it. `progress` is that of the connection.
 /// What waits beyond 64 KiB is counted by `memory`.
-pub(crate) fn stream(progress: Arc<Progress>, memory: Option<&MemoryBudget>) -> (Pen, Events) {
+pub(crate) fn stream(
+    progress: Arc<Progress>,
+    memory: Option<&MemoryBudget>,
+) -> (BodyWriter, Events) {
     let base = progress.given.load(Relaxed);
-    let page = Arc::new(Mutex::new(Page::default()));
+    let page = Arc::new(Mutex::new(BodyState::default()));
     (
-        Pen {
+        BodyWriter {
             page: page.clone(),
             progress: progress.clone(),
             base,
@@ -117,17 +120,17 @@ pub(crate) fn stream(progress: Arc<Progress>, memory: Option<&MemoryBudget>) -> 
 }
 
 #[derive(Default)]
-struct Page {
+struct BodyState {
     waiting: BytesMut,
     has_ended: bool,
     is_torn: bool,
-    pen: Option<Waker>,
+    writer: Option<Waker>,
     reader: Option<Waker>,
 }
 
 /// What writes the body. Dropping it ends the body.
-pub(crate) struct Pen {
-    page: Arc<Mutex<Page>>,
+pub(crate) struct BodyWriter {
+    page: Arc<Mutex<BodyState>>,
     progress: Arc<Progress>,
     base: u64,
     pushed: u64,
@@ -135,7 +138,7 @@ pub(crate) struct Pen {
     refused: OnceLock<MemoryRefused>,
 }
 
-impl Pen {
+impl BodyWriter {
     /// Appends to the body whatever `write` does. Gives how long the body is then.
     pub(crate) fn write(&mut self, write: impl FnOnce(&mut BytesMut)) -> u64 {
         let mut page = lock(&self.page);
@@ -171,7 +174,7 @@ impl Pen {
         poll_fn(|cx| {
             *lock(&self.progress.waker) = Some(cx.waker().clone());
             let mut page = lock(&self.page);
-            page.pen = Some(cx.waker().clone());
+            page.writer = Some(cx.waker().clone());
             let has_room = page.waiting.len() < BOUND;
             let is_torn = page.is_torn;
             drop(page);
@@ -206,7 +209,7 @@ impl Pen {
     }
 }
 
-impl Drop for Pen {
+impl Drop for BodyWriter {
     fn drop(&mut self) {
         let mut page = lock(&self.page);
         page.has_ended = true;
@@ -218,7 +221,7 @@ impl Drop for Pen {
 
 /// The body.
 pub(crate) struct Events {
-    page: Arc<Mutex<Page>>,
+    page: Arc<Mutex<BodyState>>,
     progress: Arc<Progress>,
 }
 
@@ -239,10 +242,10 @@ impl Body for Events {
             return Poll::Pending;
         }
         let bytes = std::mem::take(&mut page.waiting).freeze();
-        let pen = page.pen.take();
+        let writer = page.writer.take();
         drop(page);
         self.progress.given.fetch_add(bytes.len() as u64, Relaxed);
-        pen.into_iter().for_each(Waker::wake);
+        writer.into_iter().for_each(Waker::wake);
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
@@ -256,9 +259,9 @@ impl Drop for Events {
     fn drop(&mut self) {
         let mut page = lock(&self.page);
         page.is_torn = true;
-        let pen = page.pen.take();
+        let writer = page.writer.take();
         drop(page);
-        pen.into_iter().for_each(Waker::wake);
+        writer.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -281,32 +284,32 @@ mod tests {
         // An answer before on the same connection.
         progress.given.fetch_add(7, Relaxed);
         progress.flushed();
-        let (mut pen, mut events) = stream(progress.clone(), None);
-        assert_eq!(pen.write(|out| out.put_slice(b"first")), 5);
+        let (mut writer, mut events) = stream(progress.clone(), None);
+        assert_eq!(writer.write(|out| out.put_slice(b"first")), 5);
         progress.flushed();
-        assert_eq!(pen.written(), 0, "nobody has taken it");
+        assert_eq!(writer.written(), 0, "nobody has taken it");
         assert_eq!(read(&mut events).unwrap(), "first");
-        assert_eq!(pen.written(), 0, "it is in a buffer");
-        assert_eq!(pen.write(|out| out.put_slice(b"second")), 11);
+        assert_eq!(writer.written(), 0, "it is in a buffer");
+        assert_eq!(writer.write(|out| out.put_slice(b"second")), 11);
         progress.flushed();
-        assert_eq!(pen.written(), 5);
+        assert_eq!(writer.written(), 5);
         assert!(read(&mut events).is_some() && read(&mut events).is_none());
         progress.flushed();
-        assert_eq!(pen.written(), 11);
-        drop(pen);
+        assert_eq!(writer.written(), 11);
+        drop(writer);
         assert!(events.is_end_stream());
     }
 
     #[test]
     fn a_pen_has_room_until_enough_waits() {
-        let (mut pen, mut events) = stream(Arc::default(), None);
-        pen.write(|out| out.put_bytes(b'x', BOUND - 1));
-        assert!(pen.has_room());
-        pen.write(|out| out.put_bytes(b'x', 1));
-        assert!(!pen.has_room());
+        let (mut writer, mut events) = stream(Arc::default(), None);
+        writer.write(|out| out.put_bytes(b'x', BOUND - 1));
+        assert!(writer.has_room());
+        writer.write(|out| out.put_bytes(b'x', 1));
+        assert!(!writer.has_room());
         read(&mut events).unwrap();
-        assert!(pen.has_room() && !pen.is_torn());
+        assert!(writer.has_room() && !writer.is_torn());
         drop(events);
-        assert!(pen.is_torn());
+        assert!(writer.is_torn());
     }
 }

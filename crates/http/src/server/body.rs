@@ -15,7 +15,7 @@ use tieline_transport::{Account, MemoryRefused};
 use tokio::time::{Instant, timeout_at};
 
 use super::Server;
-use super::room::{Held, SHORT};
+use super::body_budget::{Held, SHORT};
 use super::route::busy;
 use crate::events::stream::Progress;
 
@@ -183,7 +183,7 @@ async fn gather(
     let most_needed = told.map_or(most, |told| told.min(most));
     let (mut kept, mut held) = (Vec::<u8>::new(), Held::new(server.memory.as_ref()));
     // Of what there is room for, the first bytes are everybody's.
-    let mut room = SHORT;
+    let mut granted = SHORT;
     loop {
         let more = Duration::from_secs((kept.len() / LEAST_A_SECOND) as u64);
         let frame = poll_fn(|cx| {
@@ -204,17 +204,17 @@ async fn gather(
         if needed > most {
             return Err(Unread::Bad(StatusCode::PAYLOAD_TOO_LARGE));
         }
-        while room < needed {
-            let doubled = room.saturating_mul(2).min(most_needed).max(needed);
-            let more = u32::try_from(doubled - room).unwrap_or(u32::MAX);
-            if !server.room.add(&mut held, more, server.limits.post_wait).await {
+        while granted < needed {
+            let doubled = granted.saturating_mul(2).min(most_needed).max(needed);
+            let more = u32::try_from(doubled - granted).unwrap_or(u32::MAX);
+            if !server.body_budget.add(&mut held, more, server.limits.post_wait).await {
                 return Err(Unread::NoRoom);
             }
-            room += more as usize;
+            granted += more as usize;
         }
         if kept.capacity() < needed {
-            // Never more than there is room for.
-            let grown = room.min(most_needed).max(needed);
+            // Never more than there is granted for.
+            let grown = granted.min(most_needed).max(needed);
             let granted = poll_fn(|cx| held.account.poll_set(grown, cx)).await;
             granted.map_err(|MemoryRefused { .. }| Unread::NoRoom)?;
             kept.reserve_exact(grown - kept.len());

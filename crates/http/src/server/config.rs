@@ -212,7 +212,7 @@ impl ServerConfig {
         positive(!self.web_socket.close_timeout.is_zero(), "close_timeout", longer)?;
         let are_hosts = self.hosts.iter().all(|host| authority_of(host, 1).is_some());
         positive(are_hosts, "hosts", "be names, each with a port or without")?;
-        let are_origins = self.origins.iter().all(|it| super::gate::Origin::read(it).is_some());
+        let are_origins = self.origins.iter().all(|it| super::access::Origin::read(it).is_some());
         positive(are_origins, "origins", "be like https://example.org")
     }
 }

@@ -23,8 +23,8 @@ use tokio_rustls::TlsAcceptor;
 use super::Server;
 use super::config::{Access, ServerConfig};
 use super::count::{Cause, count};
-use super::door::{Answer, Visit};
-use super::route::{self, Guest};
+use super::limiter::{Admission, ConnectionPermit};
+use super::route::{self, ConnectionContext};
 use crate::address::Place;
 use crate::drain::{self, DrainLimits};
 use crate::events::stream::Progress;
@@ -130,27 +130,32 @@ pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<Tl
             }
         };
         count(&server.counters.connections);
-        let visit = match server.door.knock(arrived.remote.map(|remote| remote.ip())) {
-            Answer::Come(visit) => visit,
-            Answer::ComeInstead(visit) => {
+        let permit = match server.limiter.try_admit(arrived.remote.map(|remote| remote.ip())) {
+            Admission::Admitted(permit) => permit,
+            Admission::AdmittedByEviction(permit) => {
                 count(&server.counters.evicted);
-                visit
+                permit
             }
-            Answer::Full => {
+            Admission::Full => {
                 server.counters.refused(Cause::Busy);
                 continue;
             }
         };
-        tokio::spawn(attend(server.clone(), arrived, tls.clone(), visit));
+        tokio::spawn(attend(server.clone(), arrived, tls.clone(), permit));
     }
 }
 
 /// Serves one connection to its end, or until it becomes a WebSocket.
-async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>, visit: Visit) {
-    let visit = Arc::new(visit);
+async fn attend(
+    server: Arc<Server>,
+    arrived: Arrived,
+    tls: Option<TlsAcceptor>,
+    permit: ConnectionPermit,
+) {
+    let permit = Arc::new(permit);
     let Arrived { stream, remote: _, local, identity } = arrived;
     let limits = server.limits;
-    let mut evicted = pin!(visit.evicted());
+    let mut evicted = pin!(permit.evicted());
     let mut certificate = None;
     let stream = match (tls, stream) {
         (Some(tls), Stream::Tcp(stream)) => {
@@ -180,12 +185,17 @@ async fn attend(server: Arc<Server>, arrived: Arrived, tls: Option<TlsAcceptor>,
         (_, stream) => stream,
     };
     let progress = Arc::new(Progress::default());
-    let guest =
-        Guest { visit: visit.clone(), local, identity, certificate, progress: progress.clone() };
-    let (of_service, guest) = (server.clone(), Arc::new(guest));
+    let context = ConnectionContext {
+        permit: permit.clone(),
+        local,
+        identity,
+        certificate,
+        progress: progress.clone(),
+    };
+    let (of_service, context) = (server.clone(), Arc::new(context));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (server, guest) = (of_service.clone(), guest.clone());
-        async move { Ok::<_, Infallible>(route::respond(&server, &guest, request).await) }
+        let (server, context) = (of_service.clone(), context.clone());
+        async move { Ok::<_, Infallible>(route::respond(&server, &context, request).await) }
     });
     let mut builder = http1::Builder::new();
     builder

@@ -8,15 +8,15 @@
 //!                                   WebAcceptor, plain  ◀── upgrade, events ──▶  WebAcceptor, resumable
 //! ```
 
+mod access;
 mod body;
+mod body_budget;
 mod config;
 mod count;
-mod door;
 mod events;
-mod gate;
+mod limiter;
 mod listen;
 mod page;
-mod room;
 mod route;
 mod rpc;
 mod upgrade;
@@ -41,12 +41,12 @@ use tokio::time::timeout;
 pub use config::{Access, ServerConfig, ServerLimits};
 pub use count::ServerCounts;
 
+use self::access::AccessPolicy;
+use self::body_budget::BodyBudget;
 use self::count::Counters;
-use self::door::Door;
 use self::events::Table;
-use self::gate::Gate;
+use self::limiter::ConnectionLimiter;
 use self::listen::{Socket, endpoint_of, keep};
-use self::room::Room;
 use crate::address::Place;
 use crate::channel::{Shared, WebChannel, WebSocketConfig, lock};
 use crate::events::EventChannel;
@@ -55,7 +55,7 @@ use crate::subprotocol::Subprotocol;
 
 /// A server of the web that listens. Dropping it stops listening and ends the streams of events; the
 /// WebSockets there are go on.
-pub struct Web {
+pub struct HttpServer {
     server: Arc<Server>,
     listening: AbortHandle,
 }
@@ -64,10 +64,10 @@ pub struct Web {
 struct Server {
     endpoint: Endpoint,
     is_secure: bool,
-    gate: Gate,
+    access: AccessPolicy,
     public_url: Option<PublicUrl>,
     subprotocols: Vec<Subprotocol>,
-    door: Arc<Door>,
+    limiter: Arc<ConnectionLimiter>,
     counters: Counters,
     limits: ServerLimits,
     memory: Option<MemoryBudget>,
@@ -77,7 +77,7 @@ struct Server {
     resumable: mpsc::Sender<WebLine>,
     events: Table,
     rpc: Arc<Semaphore>,
-    room: Room,
+    body_budget: BodyBudget,
     is_ready: AtomicBool,
     metrics: Mutex<Option<Arc<dyn Fn() -> String + Send + Sync>>>,
     /// The WebSockets there are, by their visits.
@@ -86,7 +86,7 @@ struct Server {
     closing: watch::Sender<bool>,
 }
 
-impl Web {
+impl HttpServer {
     /// Starts to listen. Plain lines come out of the first acceptor; those that asked for the protocol
     /// [`RESUMABLE`](crate::RESUMABLE), and carry the frames of sessions, out of the second, and so do
     /// those of EventSources, which are resumed here in their place. If the second is dropped, an
@@ -124,10 +124,13 @@ impl Web {
         let server = Arc::new(Server {
             endpoint: endpoint.clone(),
             is_secure: config.tls.is_some(),
-            gate: Gate::new(&config, bound),
+            access: AccessPolicy::new(&config, bound),
             public_url: config.public_url,
             subprotocols: config.subprotocols,
-            door: Arc::new(Door::new(limits.connections, limits.connections_per_peer)),
+            limiter: Arc::new(ConnectionLimiter::new(
+                limits.connections,
+                limits.connections_per_peer,
+            )),
             counters: Counters::default(),
             limits,
             memory: config.memory,
@@ -137,7 +140,7 @@ impl Web {
             resumable,
             events: Table::new(limits.event_streams),
             rpc: Arc::new(Semaphore::new(limits.rpc_calls.min(Semaphore::MAX_PERMITS))),
-            room: Room::new(limits.body_bytes.bytes(), longest),
+            body_budget: BodyBudget::new(limits.body_bytes.bytes(), longest),
             is_ready: AtomicBool::new(true),
             metrics: Mutex::new(None),
             present: Mutex::default(),
@@ -168,7 +171,7 @@ impl Web {
             }
             _ => return Ok(None),
         };
-        let key = self.server.gate.one_time_key()?;
+        let key = self.server.access.one_time_key()?;
         Ok(Some(format!("{page}?key={}", key.reveal())))
     }
 
@@ -203,21 +206,21 @@ impl Web {
                 telling.spawn(poll_fn(move |cx| web_socket.poll_going_away(cx)));
             }
             while telling.join_next().await.is_some() {}
-            server.door.emptied().await;
+            server.limiter.emptied().await;
         };
         let _ = timeout(grace, told).await;
-        server.door.clear();
+        server.limiter.clear();
     }
 }
 
-impl Drop for Web {
+impl Drop for HttpServer {
     fn drop(&mut self) {
         self.listening.abort();
         self.server.closing.send_replace(true);
     }
 }
 
-/// Yields the lines of a [`Web`]. Dropping it refuses them.
+/// Yields the lines of a [`HttpServer`]. Dropping it refuses them.
 pub struct WebAcceptor {
     arrivals: mpsc::Receiver<WebLine>,
     endpoint: Endpoint,
@@ -290,7 +293,7 @@ impl Server {
     }
 
     fn counts(&self) -> ServerCounts {
-        self.counters.snapshot(self.door.inside(), self.room.held())
+        self.counters.snapshot(self.limiter.inside(), self.body_budget.held())
     }
 
     fn metrics(&self) -> hyper::Response<body::Body> {

@@ -13,11 +13,11 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use tieline_transport::{Owner, PeerIdentity, Principal};
 
 use super::Server;
+use super::access::{Refused, is_preflight};
 use super::body::{Body, Inbound, line};
 use super::count::{Cause, count};
-use super::door::Visit;
 use super::events;
-use super::gate::{Refused, is_preflight};
+use super::limiter::ConnectionPermit;
 use super::listen::drain_limits;
 use super::rpc::{self, RPC_PATH};
 use super::{page, upgrade};
@@ -43,8 +43,8 @@ const USED_KEY: Refused = Refused {
 const SHORT_BODY: u64 = 4 * 1024;
 
 /// Whose connection a request came over.
-pub(super) struct Guest {
-    pub(super) visit: Arc<Visit>,
+pub(super) struct ConnectionContext {
+    pub(super) permit: Arc<ConnectionPermit>,
     pub(super) local: Option<SocketAddr>,
     /// Who it is, where the system says so.
     pub(super) identity: Option<PeerIdentity>,
@@ -53,7 +53,7 @@ pub(super) struct Guest {
     pub(super) progress: Arc<Progress>,
 }
 
-impl Guest {
+impl ConnectionContext {
     /// Whose what is begun here is: by the certificate, or else by the token or the cookie.
     fn owner(&self, principal: Option<Principal>) -> Owner {
         Owner { user: self.identity, principal: self.certificate.or(principal) }
@@ -63,18 +63,18 @@ impl Guest {
 /// Judges a request, and answers it.
 pub(super) async fn respond(
     server: &Arc<Server>,
-    guest: &Guest,
+    context: &ConnectionContext,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let is_long = request.body().size_hint().exact().is_none_or(|length| length > SHORT_BODY);
-    let request = request.map(|body| Inbound::new(body, guest.progress.clone()));
+    let request = request.map(|body| Inbound::new(body, context.progress.clone()));
     let upgrading = request.extensions().get::<OnUpgrade>().cloned();
-    let mut response = judge(server, guest, request).await;
+    let mut response = judge(server, context, request).await;
     let is_unswitched = upgrading.is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS;
     if let (true, Some(upgrading)) = (is_unswitched, upgrading) {
-        tokio::spawn(end_unswitched(guest.visit.clone(), upgrading, drain_limits(server)));
+        tokio::spawn(end_unswitched(context.permit.clone(), upgrading, drain_limits(server)));
     }
-    if is_unswitched || (is_long && guest.progress.has_body()) {
+    if is_unswitched || (is_long && context.progress.has_body()) {
         // What follows is the rest of the body, or of another protocol: it is discarded, and the connection
         // closed.
         let close = HeaderValue::from_static("close");
@@ -84,20 +84,24 @@ pub(super) async fn respond(
 }
 
 /// HTTP gives back the connection of a request that was to switch protocols, also where it was refused.
-async fn end_unswitched(visit: Arc<Visit>, upgrading: OnUpgrade, limits: DrainLimits) {
+async fn end_unswitched(permit: Arc<ConnectionPermit>, upgrading: OnUpgrade, limits: DrainLimits) {
     let Ok(upgraded) = upgrading.await else { return };
     let Ok(parts) = upgraded.downcast::<Hyper>() else { return };
     tokio::select! {
         () = drain::end(parts.io.stream, limits) => {}
-        () = visit.evicted() => {}
+        () = permit.evicted() => {}
     }
 }
 
-async fn judge(server: &Arc<Server>, guest: &Guest, request: Request<Inbound>) -> Response<Body> {
+async fn judge(
+    server: &Arc<Server>,
+    context: &ConnectionContext,
+    request: Request<Inbound>,
+) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     // First of all: the gate judges by paths, too.
     let is_bare_prefix = strip_prefix(server, &mut parts);
-    let asked_of = match server.gate.admit(&parts, guest.local) {
+    let asked_of = match server.access.admit(&parts, context.local) {
         Ok(origin) => origin.and(parts.headers.get(header::ORIGIN).cloned()),
         Err(refused) => return refuse(server, refused),
     };
@@ -109,16 +113,16 @@ async fn judge(server: &Arc<Server>, guest: &Guest, request: Request<Inbound>) -
         },
         (&Method::GET | &Method::HEAD, _) if is_bare_prefix => to_prefix(server, &parts),
         (&Method::GET, "/") if parts.uri.query().is_some_and(|it| it.starts_with("key=")) => {
-            exchange(server, guest, &parts)
+            exchange(server, context, &parts)
         }
         _ if is_preflight(&parts) => preflight(asked_of.is_some()),
-        _ => match server.gate.authenticate(&parts.headers) {
+        _ => match server.access.authenticate(&parts.headers) {
             Err(refused) => turn_away(server, &parts, refused),
             Ok(principal) => {
-                guest.visit.passed();
+                context.permit.passed();
                 count(&server.counters.admitted);
-                let owner = guest.owner(principal);
-                serve(server, guest, owner, Request::from_parts(parts, body)).await
+                let owner = context.owner(principal);
+                serve(server, context, owner, Request::from_parts(parts, body)).await
             }
         },
     };
@@ -163,13 +167,13 @@ fn to_prefix(server: &Server, request: &Parts) -> Response<Body> {
 /// What there is for those who were let in. Nothing is started above this line.
 async fn serve(
     server: &Arc<Server>,
-    guest: &Guest,
+    context: &ConnectionContext,
     owner: Owner,
     request: Request<Inbound>,
 ) -> Response<Body> {
     match (request.method(), request.uri().path()) {
-        (_, WS_PATH) => upgrade::web_socket(server, guest, owner, request),
-        (&Method::GET, SSE_PATH) => events::open(server, guest, owner, &request).await,
+        (_, WS_PATH) => upgrade::web_socket(server, context, owner, request),
+        (&Method::GET, SSE_PATH) => events::open(server, context, owner, &request).await,
         (&Method::POST, SSE_PATH) => events::post(server, owner, request).await,
         (&Method::DELETE, SSE_PATH) => events::delete(server, owner, &request),
         (_, SSE_PATH) => not_so("GET, POST, DELETE"),
@@ -201,22 +205,22 @@ fn nothing_here() -> Response<Body> {
 }
 
 /// The way of a person with a browser: a key that is good once, for a cookie.
-fn exchange(server: &Server, guest: &Guest, request: &Parts) -> Response<Body> {
+fn exchange(server: &Server, context: &ConnectionContext, request: &Parts) -> Response<Body> {
     let query = request.uri.query().unwrap_or_default();
     let key = query.strip_prefix("key=").unwrap_or_default();
     // Who is in already stays who they are, or their sessions would be somebody else's; and who opens
     // the URL again finds the page all the same.
-    let is_in = server.gate.authenticate(&request.headers).is_ok();
+    let is_in = server.access.authenticate(&request.headers).is_ok();
     let cookie = if is_in {
-        server.gate.spend(key);
+        server.access.spend(key);
         None
     } else {
-        server.gate.exchange(key)
+        server.access.exchange(key)
     };
     if !is_in && cookie.is_none() {
         return turn_away(server, request, USED_KEY);
     }
-    guest.visit.passed();
+    context.permit.passed();
     let mut response = line(StatusCode::SEE_OTHER, "see ./");
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, HeaderValue::from_static("./"));

@@ -22,7 +22,7 @@ use super::body::{Body, Inbound, answer, line, read};
 use super::count::count;
 use super::events::called;
 use super::route::busy;
-use crate::events::{Far, Outward};
+use crate::events::{ChannelBackend, Outward};
 
 /// The path of calls by a POST of their own.
 pub(super) const RPC_PATH: &str = "/rpc";
@@ -60,20 +60,20 @@ pub(super) async fn call(
         Ok(asked) => asked,
         Err((code, text)) => return json(StatusCode::BAD_REQUEST, error(b"null", code, &text)),
     };
-    let Some(far) = called(server, owner) else {
+    let Some(backend) = called(server, owner) else {
         return busy(server, "there are too many at once; try again later");
     };
     count(&server.counters.rpc_calls);
     for message in &asked.messages {
-        far.push(Incoming::Message(message.clone()));
+        backend.push(Incoming::Message(message.clone()));
     }
     let mut waiting = Waiting::of(asked, server.memory.as_ref());
     // The line's queue has it now.
     drop(held);
     if waiting.open.is_empty() {
-        far.end_inward(CloseReason::ByPeer);
+        backend.end_inward(CloseReason::ByPeer);
         // It is taken as long as the line likes, and nobody waits for it.
-        let draining = drain(far, server.limits.rpc_timeout);
+        let draining = drain(backend, server.limits.rpc_timeout);
         tokio::spawn(async move {
             draining.await;
             drop(place);
@@ -83,12 +83,12 @@ pub(super) async fn call(
             false => waiting.into_response(StatusCode::OK),
         };
     }
-    let ended = timeout(server.limits.rpc_timeout, waiting.gather(&far)).await;
+    let ended = timeout(server.limits.rpc_timeout, waiting.gather(&backend)).await;
     if let Some(refused) = waiting.refused {
-        far.end(refused.into());
+        backend.end(refused.into());
         return busy(server, "the answer takes too much memory now; try again later");
     }
-    far.end(CloseReason::ByPeer);
+    backend.end(CloseReason::ByPeer);
     let (status, text) = match ended {
         Ok(true) => (StatusCode::OK, ""),
         Ok(false) => (StatusCode::BAD_GATEWAY, "it has ended without an answer"),
@@ -196,17 +196,17 @@ impl Waiting {
 
     /// Takes what comes until all is answered; false if the line ends before. What is no answer is for
     /// nobody here.
-    async fn gather(&mut self, far: &Far) -> bool {
+    async fn gather(&mut self, backend: &ChannelBackend) -> bool {
         while !self.open.is_empty() {
             let next = poll_fn(|cx| {
                 if let Err(refused) = self.account.check(cx.waker()) {
                     self.refused = Some(refused);
                     return Poll::Ready(Outward::End(Close::new(CloseCode::TRY_AGAIN)));
                 }
-                far.poll_take(cx)
+                backend.poll_take(cx)
             });
             let Outward::Message(message) = next.await else { return false };
-            far.handed_on();
+            backend.handed_on();
             match classify(message, &LENIENT, Limits::default()) {
                 Message::Batch(several) => several.into_iter().for_each(|one| self.take(one, true)),
                 one => self.take(one, false),
@@ -272,10 +272,10 @@ impl Waiting {
 }
 
 /// Lets a line end by itself behind what it was told, and drops what it says.
-async fn drain(far: Far, limit: std::time::Duration) {
+async fn drain(backend: ChannelBackend, limit: std::time::Duration) {
     let _ = timeout(limit, async {
-        while let Outward::Message(_) = far.take().await {
-            far.handed_on();
+        while let Outward::Message(_) = backend.take().await {
+            backend.handed_on();
         }
     })
     .await;

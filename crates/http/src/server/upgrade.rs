@@ -12,10 +12,10 @@ use tieline_proto::websocket::Role;
 use tieline_transport::{Owner, TransportKind};
 use tokio::time::timeout;
 
+use super::access::protocols;
 use super::body::{Body, Inbound, line};
 use super::count::count;
-use super::gate::protocols;
-use super::route::{Guest, busy};
+use super::route::{ConnectionContext, busy};
 use super::{Server, WebLine};
 use crate::channel::{Content, Made, WebChannel};
 use crate::handshake::{HALF_CLOSE, PLAIN, RESUMABLE, TOKEN_PREFIX, accept, has_word, is_key};
@@ -27,7 +27,7 @@ const SWITCHING: Duration = Duration::from_secs(10);
 /// Answers the request for a WebSocket, of whichever kind is asked for, and hands it over.
 pub(super) fn web_socket(
     server: &Arc<Server>,
-    guest: &Guest,
+    context: &ConnectionContext,
     owner: Owner,
     mut request: Request<Inbound>,
 ) -> Response<Body> {
@@ -56,16 +56,16 @@ pub(super) fn web_socket(
         true => Content::Carrier,
         false => Content::Plain(server.json),
     };
-    let made = (server.clone(), guest.visit.clone(), guest.identity);
+    let made = (server.clone(), context.permit.clone(), context.identity);
     // A session has an end of its own.
     let half_close = !is_resumable
         && has_word(texts(request.headers(), &header::SEC_WEBSOCKET_EXTENSIONS), HALF_CLOSE);
     let switching = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        let (server, visit, peer) = made;
+        let (server, permit, peer) = made;
         let Ok(Ok(upgraded)) = timeout(SWITCHING, switching).await else { return };
         let Ok(parts) = upgraded.downcast::<Hyper>() else { return };
-        let id = visit.id;
+        let id = permit.id;
         let made = Made {
             stream: parts.io.stream,
             read: BytesMut::from(parts.read_buf),
@@ -76,9 +76,9 @@ pub(super) fn web_socket(
             endpoint: server.endpoint.clone(),
             peer,
             principal: owner.principal,
-            unauthenticated: server.gate.is_open(),
+            unauthenticated: server.access.is_open(),
             memory: server.memory.clone(),
-            held: Some(Box::new(Present { server: server.clone(), id, visit })),
+            held: Some(Box::new(Present { server: server.clone(), id, permit })),
         };
         let mut config = server.web_socket;
         if is_resumable {
@@ -98,12 +98,12 @@ pub(super) fn web_socket(
 struct Present {
     server: Arc<Server>,
     id: u64,
-    visit: Arc<super::door::Visit>,
+    permit: Arc<super::limiter::ConnectionPermit>,
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        let _ = &self.visit;
+        let _ = &self.permit;
         self.server.gone(self.id);
     }
 }

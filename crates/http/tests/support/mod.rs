@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_http::{
-    ClientConfig, ClientIdentity, ClientTls, Place, ServerConfig, ServerTls, Token, Web,
+    ClientConfig, ClientIdentity, ClientTls, HttpServer, Place, ServerConfig, ServerTls, Token,
     WebAcceptor, WebChannel,
 };
 use tieline_transport::{
@@ -33,7 +33,7 @@ pub const BEARER: &str = "Authorization: Bearer the-token-of-these-tests\r\n";
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Served {
-    pub web: Web,
+    pub web: HttpServer,
     pub plain: WebAcceptor,
     /// Dropped, there are no sessions.
     pub resumable: Option<WebAcceptor>,
@@ -76,7 +76,7 @@ pub fn client() -> ClientConfig {
 }
 
 pub async fn serve(config: ServerConfig) -> Served {
-    let (web, plain, resumable) = Web::listen(config).await.unwrap();
+    let (web, plain, resumable) = HttpServer::listen(config).await.unwrap();
     let text = web.endpoint().to_string();
     let port = text.rsplit_once(':').unwrap().1.parse().unwrap_or_default();
     Served { web, plain, resumable: Some(resumable), port }

@@ -1,6 +1,6 @@
 //! A server with sessions, and EventSources that come to it and come again.
 
-use tieline_http::{ServerConfig, Web};
+use tieline_http::{HttpServer, ServerConfig};
 use tieline_link::{
     LineOptions, Session, SessionOptions, SessionReceiver, SessionSender, Sessions,
 };
@@ -10,7 +10,7 @@ use super::events::Stream;
 use super::{config, serve};
 
 pub struct Served {
-    pub web: Web,
+    pub web: HttpServer,
     pub sessions: Sessions,
     pub port: u16,
 }

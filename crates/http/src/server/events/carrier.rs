@@ -17,8 +17,8 @@ use super::session::Session;
 use super::table::Stream;
 use crate::channel::{going_away, told};
 use crate::events::message::{event, last as last_event};
-use crate::events::stream::Pen;
-use crate::events::{Far, Outward};
+use crate::events::stream::BodyWriter;
+use crate::events::{ChannelBackend, Outward};
 use crate::server::Server;
 
 /// How long behind the last event a client that was cut off may come for it.
@@ -44,12 +44,12 @@ pub(super) struct Carrier<'a> {
     pub(super) stream: &'a Stream,
     pub(super) session: &'a Session,
     pub(super) generation: u64,
-    pub(super) far: Far,
+    pub(super) backend: ChannelBackend,
 }
 
 /// The client's end of it.
 struct Reader {
-    pen: Pen,
+    writer: BodyWriter,
     /// Events by where they end in the stream.
     marks: VecDeque<(u64, Sequence)>,
     quiet: Instant,
@@ -59,13 +59,13 @@ struct Reader {
 
 impl Carrier<'_> {
     /// Carries until one of the two ends, or the server does.
-    pub(super) async fn carry(self, pen: Pen) -> Ended {
-        let Self { session, far, generation, .. } = &self;
+    pub(super) async fn carry(self, writer: BodyWriter) -> Ended {
+        let Self { session, backend, generation, .. } = &self;
         let mut changed = session.changed.subscribe();
         let mut closing = self.server.closing.subscribe();
-        let moves = pen.moves();
+        let moves = writer.moves();
         let quiet = Instant::now() + QUIET;
-        let mut reader = Some(Reader { pen, marks: Default::default(), quiet, moves });
+        let mut reader = Some(Reader { writer, marks: Default::default(), quiet, moves });
         // Behind the last event.
         let mut lingers: Option<Instant> = None;
         // When it is looked next whether a client that reads slowly still does.
@@ -75,13 +75,13 @@ impl Carrier<'_> {
                 Some(reader) => {
                     // Told here, and not only where it is waited for: what was written while something else
                     // was done moves nothing any more.
-                    let known = reader.pen.written();
+                    let known = reader.writer.written();
                     self.wrote(reader);
-                    (known, reader.pen.has_room())
+                    (known, reader.writer.has_room())
                 }
                 None => (0, true),
             };
-            let Some(wake_at) = say(session, *generation, far) else { return Ended::Overtaken };
+            let Some(wake_at) = say(session, *generation, backend) else { return Ended::Overtaken };
             {
                 let Some(core) = session.mine(*generation) else { return Ended::Overtaken };
                 if core.machine.is_over() {
@@ -94,9 +94,9 @@ impl Carrier<'_> {
                 }
             }
             // Behind its end there may be frames that were sent before, a farewell among them.
-            let is_held_up = !far.has_room() && !far.is_over();
+            let is_held_up = !backend.has_room() && !backend.is_over();
             tokio::select! {
-                outward = far.take(), if had_room => {
+                outward = backend.take(), if had_room => {
                     let Outward::Message(frame) = outward else { return Ended::Away };
                     let mut next = Some(frame);
                     while let Some(frame) = next {
@@ -109,13 +109,13 @@ impl Carrier<'_> {
                                 lingers = Some(Instant::now() + LINGER);
                             }
                         }
-                        let is_full = reader.as_ref().is_some_and(|it| !it.pen.has_room());
-                        next = if is_full { None } else { far.try_take() };
+                        let is_full = reader.as_ref().is_some_and(|it| !it.writer.has_room());
+                        next = if is_full { None } else { backend.try_take() };
                     }
-                    far.handed_on();
+                    backend.handed_on();
                 }
                 () = moved(reader.as_ref(), known, had_room) => {
-                    if reader.as_ref().is_some_and(|reader| reader.pen.is_torn()) {
+                    if reader.as_ref().is_some_and(|reader| reader.writer.is_torn()) {
                         return Ended::Away;
                     }
                 }
@@ -124,23 +124,23 @@ impl Carrier<'_> {
                     self.refuse(refused, reader.as_mut());
                     return Ended::Over;
                 }
-                () = far.room(), if is_held_up => {}
+                () = backend.room(), if is_held_up => {}
                 () = until(wake_at), if !is_held_up => {}
                 () = until(reader.as_ref().map(|it| it.quiet)) => {
                     let Some(reader) = &mut reader else { continue };
                     reader.quiet = Instant::now() + QUIET;
                     if had_room {
-                        reader.pen.write(|out| sse::comment("", out));
+                        reader.writer.write(|out| sse::comment("", out));
                     }
                 }
                 () = sleep_until(looks), if !had_room => {
                     // It reads, slowly: then the session must not be given up.
                     looks = Instant::now() + SIGN_OF_LIFE;
                     let Some(reader) = &mut reader else { continue };
-                    let moves = reader.pen.moves();
-                    if std::mem::replace(&mut reader.moves, moves) != moves && far.has_room() {
+                    let moves = reader.writer.moves();
+                    if std::mem::replace(&mut reader.moves, moves) != moves && backend.has_room() {
                         let acknowledged = session.core().machine.acknowledged();
-                        far.push(Incoming::Message(Frame::Ack { acknowledged }.to_bytes()));
+                        backend.push(Incoming::Message(Frame::Ack { acknowledged }.to_bytes()));
                     }
                 }
                 () = until(lingers) => {
@@ -152,7 +152,7 @@ impl Carrier<'_> {
                 }
                 _ = closing.wait_for(|is_closing| *is_closing) => {
                     if let Some(reader) = &mut reader {
-                        reader.pen.write(|out| last_event(&going_away(), None, out));
+                        reader.writer.write(|out| last_event(&going_away(), None, out));
                     }
                     return Ended::Closing;
                 }
@@ -171,9 +171,9 @@ impl Carrier<'_> {
         };
         if let Some(reader) = reader {
             let id = format!("{}.{sequence}", self.stream.name);
-            reader.pen.write(|out| last_event(&close, Some(&id), out));
+            reader.writer.write(|out| last_event(&close, Some(&id), out));
         }
-        say_bye(self.session, self.generation, &self.far, refused.to_string());
+        say_bye(self.session, self.generation, &self.backend, refused.to_string());
     }
 
     /// A frame of the session.
@@ -198,7 +198,7 @@ impl Carrier<'_> {
         let id = |sequence| format!("{}.{sequence}", self.stream.name);
         let last = |reader: Option<&mut Reader>, close: Close, sequence| {
             if let Some(reader) = reader {
-                reader.pen.write(|out| last_event(&close, Some(&id(sequence)), out));
+                reader.writer.write(|out| last_event(&close, Some(&id(sequence)), out));
             }
         };
         match taken {
@@ -210,13 +210,13 @@ impl Carrier<'_> {
                 tracing::warn!(endpoint = %self.server.endpoint, "a session is over: {text}");
                 self.session.core().is_lost = true;
                 last(reader, Close::because(CloseCode::INTERNAL, &*text), sequence - 1);
-                say_bye(self.session, self.generation, &self.far, text);
+                say_bye(self.session, self.generation, &self.backend, text);
                 Heard::Over
             }
             Ok(Some(Taken::Event { sequence, message })) => {
                 if let Some(reader) = reader {
                     let id = id(sequence);
-                    let at = reader.pen.write(|out| event(&message, Some(&id), out));
+                    let at = reader.writer.write(|out| event(&message, Some(&id), out));
                     reader.marks.push_back((at, sequence));
                     reader.quiet = Instant::now() + QUIET;
                 }
@@ -259,7 +259,7 @@ impl Carrier<'_> {
 
     /// More was written to the client's connection.
     fn wrote(&self, reader: &mut Reader) {
-        let written = reader.pen.written();
+        let written = reader.writer.written();
         let mut last = None;
         while let Some((at, sequence)) = reader.marks.front().copied()
             && at <= written
@@ -274,43 +274,43 @@ impl Carrier<'_> {
 
     /// The client is done, and so is all: the session hears what was posted before, and the stream ends.
     fn bye(&self, reader: Option<&mut Reader>) {
-        bye(self.session, self.generation, &self.far);
+        bye(self.session, self.generation, &self.backend);
         if let Some(reader) = reader {
-            reader.pen.write(|out| last_event(&Close::new(CloseCode::NORMAL), None, out));
+            reader.writer.write(|out| last_event(&Close::new(CloseCode::NORMAL), None, out));
         }
     }
 }
 
 /// Says to the session what there is to say, and when there will be more. `None`: it is not for this
 /// connection any more.
-fn say(session: &Session, generation: u64, far: &Far) -> Option<Option<Instant>> {
+fn say(session: &Session, generation: u64, backend: &ChannelBackend) -> Option<Option<Instant>> {
     let mut core = session.mine(generation)?;
     let now = session.now();
-    while far.has_room()
+    while backend.has_room()
         && let Some(frame) = core.machine.next(now)
     {
-        far.push(Incoming::Message(frame.to_bytes()));
+        backend.push(Incoming::Message(frame.to_bytes()));
     }
     Some(core.machine.wake_at().map(|at| session.begun + at))
 }
 
 /// The last that a session hears from a client that is done.
-pub(super) fn bye(session: &Session, generation: u64, far: &Far) {
+pub(super) fn bye(session: &Session, generation: u64, backend: &ChannelBackend) {
     if let Some(mut core) = session.mine(generation) {
         core.machine.finish(session.now());
     }
-    say_bye(session, generation, far, String::new());
+    say_bye(session, generation, backend, String::new());
 }
 
 /// Ends the session, for the reason in `text` if there is one.
-fn say_bye(session: &Session, generation: u64, far: &Far, text: String) {
+fn say_bye(session: &Session, generation: u64, backend: &ChannelBackend, text: String) {
     let Some(received) = session.mine(generation).map(|core| core.machine.acknowledged()) else {
         return;
     };
-    say(session, generation, far);
+    say(session, generation, backend);
     let farewell = Farewell { received, text };
-    far.push(Incoming::Message(Frame::Bye(farewell).to_bytes()));
-    far.end_inward(CloseReason::ByPeer);
+    backend.push(Incoming::Message(Frame::Bye(farewell).to_bytes()));
+    backend.end_inward(CloseReason::ByPeer);
 }
 
 /// What came of a frame.
@@ -325,7 +325,7 @@ enum Heard {
 
 async fn moved(reader: Option<&Reader>, known: u64, had_room: bool) {
     match reader {
-        Some(reader) => reader.pen.moved(known, had_room).await,
+        Some(reader) => reader.writer.moved(known, had_room).await,
         None => std::future::pending().await,
     }
 }

@@ -29,12 +29,13 @@ pub(super) use table::Table;
 use self::table::{Found, Line, Stream, read_id};
 use super::body::{Body, Inbound, answer, line, read};
 use super::count::count;
-use super::route::{Guest, busy};
+use super::route::{ConnectionContext, busy};
 use super::{Server, WebLine};
 use crate::events::message::{framed, messages};
-use crate::events::stream::{Events, Pen, stream};
+use crate::events::stream::{BodyWriter, Events, stream};
 use crate::events::{
-    ENDPOINT, EVENT_STREAM, FRAMES, HALF_CLOSE, Of, PROTOCOL, SEQUENCE, SSE_PATH, YES, pair,
+    ChannelParams, ENDPOINT, EVENT_STREAM, FRAMES, HALF_CLOSE, PROTOCOL, SEQUENCE, SSE_PATH, YES,
+    pair,
 };
 use crate::handshake::{PLAIN, RESUMABLE};
 use tieline_proto::sse::{self, Encoder};
@@ -51,7 +52,7 @@ const TOO_MANY: &str = "there are too many at once; try again later";
 /// `GET`: a stream of events.
 pub(super) async fn open(
     server: &Arc<Server>,
-    guest: &Guest,
+    context: &ConnectionContext,
     owner: Owner,
     request: &Request<Inbound>,
 ) -> Response<Body> {
@@ -61,12 +62,12 @@ pub(super) async fn open(
         Err(response) => return *response,
     };
     match asked {
-        Some(PLAIN) => plain::open(server, guest, owner, Some(PLAIN)),
-        Some(RESUMABLE) => plain::open(server, guest, owner, Some(RESUMABLE)),
+        Some(PLAIN) => plain::open(server, context, owner, Some(PLAIN)),
+        Some(RESUMABLE) => plain::open(server, context, owner, Some(RESUMABLE)),
         Some(_) => line(StatusCode::BAD_REQUEST, "that protocol is not spoken here"),
-        None if server.resumable.is_closed() => plain::open(server, guest, owner, None),
+        None if server.resumable.is_closed() => plain::open(server, context, owner, None),
         None => match one(headers, "last-event-id") {
-            Ok(id) => session::open(server, guest, owner, id.filter(|id| !id.is_empty())).await,
+            Ok(id) => session::open(server, context, owner, id.filter(|id| !id.is_empty())).await,
             Err(response) => *response,
         },
     }
@@ -133,8 +134,8 @@ async fn take(
     let most = largest.bytes().saturating_add(if is_framed { BATCH } else { 0 });
     // Its room is kept until the line's queue has it, or nobody.
     let heard = |bytes| {
-        if let Line::Plain { far, .. } = &stream.line {
-            far.hear(bytes);
+        if let Line::Plain { backend, .. } = &stream.line {
+            backend.hear(bytes);
         }
     };
     let (body, _held) = read(server, body, most, heard).await?;
@@ -199,14 +200,14 @@ async fn take_in_turn(
     }
     if !messages.is_empty() {
         match &stream.line {
-            Line::Plain { far, .. } => {
-                far.room().await;
-                if far.is_half_closed() {
+            Line::Plain { backend, .. } => {
+                backend.room().await;
+                if backend.is_half_closed() {
                     let text = "the client has already ended its input";
                     return Err(no(StatusCode::GONE, text));
                 }
                 for message in messages {
-                    if !far.push(Incoming::Message(message)) {
+                    if !backend.push(Incoming::Message(message)) {
                         return Err(no(StatusCode::GONE, "the line has ended"));
                     }
                 }
@@ -214,8 +215,8 @@ async fn take_in_turn(
             Line::Session(session) => session.post(messages).await?,
         }
     }
-    if let (true, Line::Plain { far, .. }) = (ends_input, &stream.line) {
-        far.half_close();
+    if let (true, Line::Plain { backend, .. }) = (ends_input, &stream.line) {
+        backend.half_close();
     }
     if let Some(sequence) = sequence {
         *posts = sequence;
@@ -265,8 +266,13 @@ fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>
 }
 
 /// The answer that goes on, and the pen that writes it.
-fn begin(server: &Server, guest: &Guest, protocol: Option<&'static str>) -> (Pen, Response<Body>) {
-    let (pen, events): (Pen, Events) = stream(guest.progress.clone(), server.memory.as_ref());
+fn begin(
+    server: &Server,
+    context: &ConnectionContext,
+    protocol: Option<&'static str>,
+) -> (BodyWriter, Response<Body>) {
+    let (writer, events): (BodyWriter, Events) =
+        stream(context.progress.clone(), server.memory.as_ref());
     let mut response = answer(StatusCode::OK, EVENT_STREAM, Bytes::new());
     *response.body_mut() = Body::Stream(Box::pin(events));
     let headers = response.headers_mut();
@@ -277,15 +283,15 @@ fn begin(server: &Server, guest: &Guest, protocol: Option<&'static str>) -> (Pen
         let name = HeaderName::from_static(PROTOCOL);
         headers.insert(name, HeaderValue::from_static(protocol));
     }
-    (pen, response)
+    (writer, response)
 }
 
 /// How every stream begins: with a sign of life, and where to post.
-fn welcome(pen: &mut Pen, stream: &Stream, last: Option<u64>) {
+fn welcome(writer: &mut BodyWriter, stream: &Stream, last: Option<u64>) {
     // Relative to the URL of the stream, so that it is right behind a proxy that strips a prefix.
     let uri = format!("{}?session={}", SSE_PATH.trim_start_matches('/'), stream.name);
     let id = last.map(|last| format!("{}.{last}", stream.name));
-    pen.write(|out| {
+    writer.write(|out| {
         sse::comment("tieline", out);
         let Ok(event) = Encoder::default().event(ENDPOINT) else { return };
         let event = id.as_deref().map_or(Ok(event), |id| event.id(id)).unwrap_or(event);
@@ -294,17 +300,17 @@ fn welcome(pen: &mut Pen, stream: &Stream, last: Option<u64>) {
 }
 
 /// What the channels of a server are.
-fn channel_of(server: &Server, owner: Owner, is_carrier: bool) -> Of {
+fn channel_of(server: &Server, owner: Owner, is_carrier: bool) -> ChannelParams {
     let mut config = server.web_socket.channel;
     if is_carrier {
         config.max_message = carrier_limit(config.max_message);
     }
-    Of {
+    ChannelParams {
         kind: TransportKind::custom(if server.is_secure { "https" } else { "http" }),
         endpoint: server.endpoint.clone(),
         peer: owner.user,
         principal: owner.principal,
-        unauthenticated: server.gate.is_open(),
+        unauthenticated: server.access.is_open(),
         config,
         memory: server.memory.clone(),
         is_carrier,
@@ -324,18 +330,18 @@ fn carrier_limit(most: ByteSize) -> ByteSize {
 }
 
 /// A plain line that nothing is known of but what a POST brings: its far end, handed over.
-pub(super) fn called(server: &Server, owner: Owner) -> Option<crate::events::Far> {
+pub(super) fn called(server: &Server, owner: Owner) -> Option<crate::events::ChannelBackend> {
     let place = server.plain.clone().try_reserve_owned().ok()?;
-    let (channel, far) = pair(channel_of(server, owner, false));
+    let (channel, backend) = pair(channel_of(server, owner, false));
     place.send(WebLine::Events(channel));
-    Some(far)
+    Some(backend)
 }
 
 /// Whose doing it was that a connection is gone.
-fn torn(pen: &Pen) -> CloseReason {
-    match pen.refused() {
+fn torn(writer: &BodyWriter) -> CloseReason {
+    match writer.refused() {
         Some(refused) => refused.into(),
-        None if pen.has_stalled() => CloseReason::Stalled,
+        None if writer.has_stalled() => CloseReason::Stalled,
         None => CloseReason::ByPeer,
     }
 }

@@ -13,46 +13,46 @@ use super::table::{Line, Stream};
 use super::{GOODBYE, QUIET, TOO_MANY, begin, channel_of, torn, welcome};
 use crate::channel::going_away;
 use crate::events::message::{carried, event, last};
-use crate::events::stream::Pen;
-use crate::events::{Far, HALF_CLOSE, Outward, YES, pair};
+use crate::events::stream::BodyWriter;
+use crate::events::{ChannelBackend, HALF_CLOSE, Outward, YES, pair};
 use crate::handshake::RESUMABLE;
 use crate::server::body::Body;
 use crate::server::count::count;
-use crate::server::route::{Guest, busy};
+use crate::server::route::{ConnectionContext, busy};
 use crate::server::{Server, WebLine};
 
 /// Begins a stream, if there is a place for its line.
 pub(super) fn open(
     server: &Arc<Server>,
-    guest: &Guest,
+    context: &ConnectionContext,
     owner: Owner,
     protocol: Option<&'static str>,
 ) -> Response<Body> {
     let is_carrier = protocol == Some(RESUMABLE);
     let queue = if is_carrier { &server.resumable } else { &server.plain };
     let Ok(place) = queue.clone().try_reserve_owned() else { return busy(server, TOO_MANY) };
-    let (channel, far) = pair(channel_of(server, owner, is_carrier));
-    far.goes_over(guest.progress.clone());
-    let Some(stream) = server.events.add(owner, Line::Plain { far, is_carrier }) else {
+    let (channel, backend) = pair(channel_of(server, owner, is_carrier));
+    backend.goes_over(context.progress.clone());
+    let Some(stream) = server.events.add(owner, Line::Plain { backend, is_carrier }) else {
         return busy(server, TOO_MANY);
     };
-    let (mut pen, mut response) = begin(server, guest, protocol);
+    let (mut writer, mut response) = begin(server, context, protocol);
     if !is_carrier {
         let name = HeaderName::from_static(HALF_CLOSE);
         response.headers_mut().insert(name, HeaderValue::from_static(YES));
     }
-    welcome(&mut pen, &stream, None);
+    welcome(&mut writer, &stream, None);
     count(&server.counters.event_streams);
     place.send(WebLine::Events(channel));
-    tokio::spawn(run(server.clone(), stream, pen));
+    tokio::spawn(run(server.clone(), stream, writer));
     response
 }
 
 /// Carries what goes out until the line ends, on either side.
-async fn run(server: Arc<Server>, stream: Arc<Stream>, mut pen: Pen) {
-    if let Line::Plain { far, is_carrier } = &stream.line {
-        let reason = carry(&server, &stream, far, *is_carrier, &mut pen).await;
-        far.end(reason);
+async fn run(server: Arc<Server>, stream: Arc<Stream>, mut writer: BodyWriter) {
+    if let Line::Plain { backend, is_carrier } = &stream.line {
+        let reason = carry(&server, &stream, backend, *is_carrier, &mut writer).await;
+        backend.end(reason);
     }
     server.events.remove(&stream);
 }
@@ -60,9 +60,9 @@ async fn run(server: Arc<Server>, stream: Arc<Stream>, mut pen: Pen) {
 async fn carry(
     server: &Server,
     stream: &Stream,
-    far: &Far,
+    backend: &ChannelBackend,
     is_carrier: bool,
-    pen: &mut Pen,
+    writer: &mut BodyWriter,
 ) -> CloseReason {
     let mut closing = server.closing.subscribe();
     let mut quiet = Instant::now() + QUIET;
@@ -72,48 +72,48 @@ async fn carry(
     let mut moved = 0;
     let mut pushed = 0;
     loop {
-        let (known, had_room) = (pen.written(), pen.has_room());
+        let (known, had_room) = (writer.written(), writer.has_room());
         if known >= pushed {
-            far.handed_on();
+            backend.handed_on();
         }
         tokio::select! {
-            outward = far.take(), if had_room => match outward {
+            outward = backend.take(), if had_room => match outward {
                 Outward::Message(message) => {
-                    pushed = write(pen, is_carrier, &message);
-                    while pen.has_room() && let Some(message) = far.try_take() {
-                        pushed = write(pen, is_carrier, &message);
+                    pushed = write(writer, is_carrier, &message);
+                    while writer.has_room() && let Some(message) = backend.try_take() {
+                        pushed = write(writer, is_carrier, &message);
                     }
                     quiet = Instant::now() + QUIET;
                 }
                 Outward::End(close) => {
                     if !is_carrier {
-                        pen.write(|out| last(&close, None, out));
+                        writer.write(|out| last(&close, None, out));
                     }
                     return CloseReason::ByUs;
                 }
             },
-            () = pen.moved(known, had_room) => {
-                if pen.is_torn() {
-                    return torn(pen);
+            () = writer.moved(known, had_room) => {
+                if writer.is_torn() {
+                    return torn(writer);
                 }
             }
             () = stream.leaves.notified(), if leaves.is_none() => {
-                far.end_inward(CloseReason::ByPeer);
+                backend.end_inward(CloseReason::ByPeer);
                 leaves = Some(Instant::now() + GOODBYE);
-                moved = pen.moves();
+                moved = writer.moves();
             }
             () = sleep_until(quiet) => {
                 if had_room {
-                    pen.write(|out| sse::comment("", out));
+                    writer.write(|out| sse::comment("", out));
                 }
                 quiet = Instant::now() + QUIET;
             }
             () = until(leaves) => {
-                if pen.written() >= pushed {
+                if writer.written() >= pushed {
                     return CloseReason::ByPeer;
                 }
                 // A long message is on its way to it.
-                let moves = pen.moves();
+                let moves = writer.moves();
                 if std::mem::replace(&mut moved, moves) == moves {
                     return CloseReason::Stalled;
                 }
@@ -121,7 +121,7 @@ async fn carry(
             }
             _ = closing.wait_for(|is_closing| *is_closing) => {
                 if !is_carrier {
-                    pen.write(|out| last(&going_away(), None, out));
+                    writer.write(|out| last(&going_away(), None, out));
                 }
                 return CloseReason::ByUs;
             }
@@ -129,8 +129,8 @@ async fn carry(
     }
 }
 
-fn write(pen: &mut Pen, is_carrier: bool, message: &Bytes) -> u64 {
-    pen.write(|out| match is_carrier {
+fn write(writer: &mut BodyWriter, is_carrier: bool, message: &Bytes) -> u64 {
+    writer.write(|out| match is_carrier {
         true => carried(message, out),
         false => event(message, None, out),
     })

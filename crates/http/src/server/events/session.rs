@@ -27,11 +27,11 @@ use super::carrier::{Carrier, Ended, bye};
 use super::table::{Found, Line, Stream, read_id};
 use super::{Refusal, TOO_MANY, begin, channel_of, no, welcome};
 use crate::channel::lock;
-use crate::events::stream::Pen;
-use crate::events::{Far, Of, Outward, pair};
+use crate::events::stream::BodyWriter;
+use crate::events::{ChannelBackend, ChannelParams, Outward, pair};
 use crate::server::body::{Body, answer, line};
 use crate::server::count::count;
-use crate::server::route::{Guest, busy};
+use crate::server::route::{ConnectionContext, busy};
 use crate::server::{Server, WebLine};
 
 /// What a client has posted is kept until the session has acknowledged it.
@@ -147,7 +147,7 @@ impl Session {
 /// `GET` of an EventSource: a new session, or the one that it comes back to.
 pub(super) async fn open(
     server: &Arc<Server>,
-    guest: &Guest,
+    context: &ConnectionContext,
     owner: Owner,
     id: Option<&str>,
 ) -> Response<Body> {
@@ -177,15 +177,15 @@ pub(super) async fn open(
     };
     let mut attending =
         Attending { server, stream: &stream, owner, is_new: id.is_none(), generation: None };
-    let of = channel_of(server, owner, true);
-    match connect(server, of, session, last, &mut attending.generation).await {
-        Ok((generation, far)) => {
+    let params = channel_of(server, owner, true);
+    match connect(server, params, session, last, &mut attending.generation).await {
+        Ok((generation, backend)) => {
             attending.is_done();
-            let (mut pen, response) = begin(server, guest, None);
-            welcome(&mut pen, &stream, Some(last));
+            let (mut writer, response) = begin(server, context, None);
+            welcome(&mut writer, &stream, Some(last));
             count(&server.counters.event_streams);
-            let of = channel_of(server, owner, true);
-            tokio::spawn(run(server.clone(), stream.clone(), generation, far, pen, of));
+            let params = channel_of(server, owner, true);
+            tokio::spawn(run(server.clone(), stream.clone(), generation, backend, writer, params));
             response
         }
         Err(Unopened::Stale(Stale::Over)) => {
@@ -250,13 +250,13 @@ impl Drop for Attending<'_> {
         let (Some(generation), Ok(runtime)) = (self.generation, Handle::try_current()) else {
             return;
         };
-        let of = channel_of(self.server, self.owner, true);
+        let params = channel_of(self.server, self.owner, true);
         let (server, stream) = (self.server.clone(), self.stream.clone());
         runtime.spawn(async move {
             if let Line::Session(session) = &stream.line
                 && wait(&server, &stream, session, generation).await
             {
-                dismiss(&server, of, session).await;
+                dismiss(&server, params, session).await;
             }
         });
     }
@@ -276,11 +276,11 @@ enum Unopened {
 /// is set as soon as those before are of no consequence any more.
 async fn connect(
     server: &Server,
-    of: Of,
+    params: ChannelParams,
     session: &Session,
     last: Sequence,
     takes_over: &mut Option<u64>,
-) -> Result<(u64, Far), Unopened> {
+) -> Result<(u64, ChannelBackend), Unopened> {
     let place = timeout(HANDSHAKE, server.resumable.clone().reserve_owned());
     let place = place.await.ok().and_then(Result::ok).ok_or(Unopened::Busy)?;
     let (generation, hello) = {
@@ -292,13 +292,13 @@ async fn connect(
     };
     *takes_over = Some(generation);
     session.changed.send_replace(());
-    let (channel, far) = pair(of);
-    far.push(Incoming::Message(Frame::Hello(hello).to_bytes()));
+    let (channel, backend) = pair(params);
+    backend.push(Incoming::Message(Frame::Hello(hello).to_bytes()));
     place.send(WebLine::Events(channel));
-    let answer = timeout(HANDSHAKE, far.take()).await;
+    let answer = timeout(HANDSHAKE, backend.take()).await;
     let mut core = session.mine(generation).ok_or(Unopened::Overtaken)?;
     let Ok(Outward::Message(answer)) = answer else { return Err(Unopened::Busy) };
-    far.handed_on();
+    backend.handed_on();
     match Frame::decode(answer) {
         Ok(Frame::Welcome(welcome)) => {
             core.machine.welcome(&welcome).map_err(Unopened::Refused)?;
@@ -309,26 +309,26 @@ async fn connect(
     }
     drop(core);
     session.changed.send_replace(());
-    Ok((generation, far))
+    Ok((generation, backend))
 }
 
 async fn run(
     server: Arc<Server>,
     stream: Arc<Stream>,
     generation: u64,
-    far: Far,
-    pen: Pen,
-    of: Of,
+    backend: ChannelBackend,
+    writer: BodyWriter,
+    params: ChannelParams,
 ) {
     let Line::Session(session) = &stream.line else { return };
-    let carrier = Carrier { server: &server, stream: &stream, session, generation, far };
-    match carrier.carry(pen).await {
+    let carrier = Carrier { server: &server, stream: &stream, session, generation, backend };
+    match carrier.carry(writer).await {
         Ended::Overtaken => {}
         Ended::Over => bury(&server, &stream),
         Ended::Closing => server.events.remove(&stream),
         Ended::Away => {
             if wait(&server, &stream, session, generation).await {
-                dismiss(&server, of, session).await;
+                dismiss(&server, params, session).await;
             }
         }
     }
@@ -366,10 +366,10 @@ async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u
 }
 
 /// Says to a session without a connection that its client is done.
-async fn dismiss(server: &Server, of: Of, session: &Session) {
+async fn dismiss(server: &Server, params: ChannelParams, session: &Session) {
     let last = session.core().machine.acknowledged();
-    if let Ok((generation, far)) = connect(server, of, session, last, &mut None).await {
-        bye(session, generation, &far);
+    if let Ok((generation, backend)) = connect(server, params, session, last, &mut None).await {
+        bye(session, generation, &backend);
     }
 }
 
@@ -398,11 +398,11 @@ pub(super) fn leave(server: &Arc<Server>, owner: Owner, stream: &Arc<Stream>) {
     session.changed.send_replace(());
     if !is_open && !was_left {
         bury(server, stream);
-        let of = channel_of(server, owner, true);
+        let params = channel_of(server, owner, true);
         let (server, stream) = (server.clone(), stream.clone());
         tokio::spawn(async move {
             if let Line::Session(session) = &stream.line {
-                dismiss(&server, of, session).await;
+                dismiss(&server, params, session).await;
             }
         });
     }

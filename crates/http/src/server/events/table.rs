@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::session::Session;
 use crate::channel::lock;
-use crate::events::Far;
+use crate::events::ChannelBackend;
 use crate::token::random_bits;
 
 /// So many streams that are over are remembered.
@@ -42,7 +42,7 @@ pub(super) struct Stream {
 /// What is behind a stream.
 pub(super) enum Line {
     /// A line that ends with its connection; of messages, or of the frames of a session.
-    Plain { far: Far, is_carrier: bool },
+    Plain { backend: ChannelBackend, is_carrier: bool },
     /// A session that survives it.
     Session(Box<Session>),
 }

@@ -14,7 +14,7 @@ use super::channel::{Pair, length_of, register};
 use super::stream::Progress;
 
 /// The far end. Dropping it ends the line, for the other side's being gone unless another reason is known.
-pub(crate) struct Far(Arc<Pair>);
+pub(crate) struct ChannelBackend(Arc<Pair>);
 
 /// What goes out.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) enum Outward {
     End(Close),
 }
 
-impl Far {
+impl ChannelBackend {
     pub(super) fn new(pair: Arc<Pair>) -> Self {
         Self(pair)
     }
@@ -185,7 +185,7 @@ impl Far {
     }
 }
 
-impl Drop for Far {
+impl Drop for ChannelBackend {
     fn drop(&mut self) {
         self.end(CloseReason::ByPeer);
     }

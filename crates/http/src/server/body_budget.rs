@@ -11,8 +11,8 @@ use tokio::time::timeout;
 /// bounded by how many connections there are, as the head of a request is.
 pub(super) const SHORT: usize = 16 * 1024;
 
-/// The room that bodies share. Whoever waits for some has it in the order in which they came.
-pub(super) struct Room {
+/// The budget that bodies share. Whoever waits for some has it in the order in which they came.
+pub(super) struct BodyBudget {
     free: Arc<Semaphore>,
     all: usize,
 }
@@ -30,7 +30,7 @@ impl Held {
     }
 }
 
-impl Room {
+impl BodyBudget {
     /// Room for `bytes` beyond one body of `longest`, which therefore always fits.
     pub(super) fn new(bytes: usize, longest: usize) -> Self {
         let all = bytes.saturating_add(longest).min(Semaphore::MAX_PERMITS);
@@ -61,28 +61,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_held_is_bounded_and_given_back() {
-        let (room, patience) = (Room::new(10, 20), Duration::from_secs(10));
+        let (budget, patience) = (BodyBudget::new(10, 20), Duration::from_secs(10));
         let (mut one, mut other) = (Held::new(None), Held::new(None));
-        assert!(room.add(&mut one, 15, patience).await);
-        assert!(room.add(&mut one, 5, patience).await);
-        assert!(room.add(&mut other, 10, patience).await);
-        assert_eq!(room.held(), 30);
-        assert!(!room.add(&mut other, 1, patience).await, "there is none left");
-        assert_eq!(room.held(), 30);
-        let (is_added, ()) = tokio::join!(room.add(&mut other, 20, patience), async {
+        assert!(budget.add(&mut one, 15, patience).await);
+        assert!(budget.add(&mut one, 5, patience).await);
+        assert!(budget.add(&mut other, 10, patience).await);
+        assert_eq!(budget.held(), 30);
+        assert!(!budget.add(&mut other, 1, patience).await, "there is none left");
+        assert_eq!(budget.held(), 30);
+        let (is_added, ()) = tokio::join!(budget.add(&mut other, 20, patience), async {
             drop(one);
         });
         assert!(is_added, "it was waited for");
-        assert_eq!(room.held(), 30);
+        assert_eq!(budget.held(), 30);
         drop(other);
-        assert_eq!(room.held(), 0);
+        assert_eq!(budget.held(), 0);
     }
 
     #[tokio::test]
     async fn bounds_beyond_all_memory_are_no_panic() {
-        let room = Room::new(usize::MAX, usize::MAX);
+        let budget = BodyBudget::new(usize::MAX, usize::MAX);
         let mut held = Held::new(None);
-        assert!(room.add(&mut held, u32::MAX, Duration::ZERO).await);
-        assert_eq!(room.held(), u32::MAX as usize);
+        assert!(budget.add(&mut held, u32::MAX, Duration::ZERO).await);
+        assert_eq!(budget.held(), u32::MAX as usize);
     }
 }

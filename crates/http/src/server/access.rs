@@ -25,7 +25,7 @@ use crate::public_url::PublicUrl;
 use crate::token::{Fingerprint, Token};
 
 /// Judges requests.
-pub(super) struct Gate {
+pub(super) struct AccessPolicy {
     is_secure: bool,
     usual_port: u16,
     hosts: Vec<HostRule>,
@@ -39,8 +39,8 @@ pub(super) struct Gate {
 }
 
 /// So many one-time keys that were not used are remembered, and so many cookies; of more, the newest.
-const MOST_KEYS: usize = 16;
-const MOST_COOKIES: usize = 64;
+const MAX_KEYS: usize = 16;
+const MAX_COOKIES: usize = 64;
 
 /// A name that the server is called by.
 struct HostRule {
@@ -98,7 +98,7 @@ const NO_TOKEN: Refused = refused(StatusCode::UNAUTHORIZED, Cause::Token, "a tok
 const WRONG_TOKEN: Refused =
     refused(StatusCode::UNAUTHORIZED, Cause::Token, "the token is not the right one");
 
-impl Gate {
+impl AccessPolicy {
     pub(super) fn new(config: &ServerConfig, bound: Option<SocketAddr>) -> Self {
         let is_secure = config.tls.is_some();
         let usual_port = if is_secure { 443 } else { 80 };
@@ -149,8 +149,8 @@ impl Gate {
             token,
             cookie_name,
             cookie_attributes,
-            keys: Mutex::new(Ring::of(MOST_KEYS)),
-            cookies: Mutex::new(Ring::of(MOST_COOKIES)),
+            keys: Mutex::new(Ring::of(MAX_KEYS)),
+            cookies: Mutex::new(Ring::of(MAX_COOKIES)),
         }
     }
 

@@ -7,11 +7,11 @@ use super::*;
 
 const TOKEN: &str = "the-token-of-these-tests";
 
-fn gate(change: impl FnOnce(&mut ServerConfig)) -> Gate {
+fn access(change: impl FnOnce(&mut ServerConfig)) -> AccessPolicy {
     let place = Place::Tcp { host: "127.0.0.1".into(), port: 8080 };
     let mut config = ServerConfig::new(place, Token::new(TOKEN).unwrap());
     change(&mut config);
-    Gate::new(&config, Some("127.0.0.1:8080".parse().unwrap()))
+    AccessPolicy::new(&config, Some("127.0.0.1:8080".parse().unwrap()))
 }
 
 fn request(uri: &str, lines: &[(&str, &str)]) -> Parts {
@@ -22,9 +22,9 @@ fn request(uri: &str, lines: &[(&str, &str)]) -> Parts {
     request.body(()).unwrap().into_parts().0
 }
 
-fn judge(gate: &Gate, lines: &[(&str, &str)]) -> u16 {
+fn judge(access: &AccessPolicy, lines: &[(&str, &str)]) -> u16 {
     let local = Some("127.0.0.1:8080".parse().unwrap());
-    match gate.admit(&request("/ws", lines), local) {
+    match access.admit(&request("/ws", lines), local) {
         Ok(_) => 200,
         Err(refused) => refused.status.as_u16(),
     }
@@ -33,7 +33,7 @@ fn judge(gate: &Gate, lines: &[(&str, &str)]) -> u16 {
 /// DNS rebinding and cross-site requests: forty forms of Host, and forty of Origin.
 #[test]
 fn forty_forms_of_host() {
-    let gate = gate(|config| {
+    let access = access(|config| {
         config.hosts = vec!["proxy.example".into(), "fixed.example:9000".into()];
     });
     for (host, status) in [
@@ -95,11 +95,11 @@ fn forty_forms_of_host() {
         ("[fe80::1%25lo]:8080", 400),
         ("lócalhost:8080", 400),
     ] {
-        assert_eq!(judge(&gate, &[("host", host)]), status, "{host:?}");
+        assert_eq!(judge(&access, &[("host", host)]), status, "{host:?}");
     }
     let doubled = [("host", "localhost:8080"), ("host", "localhost:8080")];
-    assert_eq!(judge(&gate, &doubled), 400);
-    assert_eq!(judge(&gate, &[]), 400, "none");
+    assert_eq!(judge(&access, &doubled), 400);
+    assert_eq!(judge(&access, &[]), 400, "none");
     // Asked as a proxy, with another name in the first line than in the second.
     let local = Some("127.0.0.1:8080".parse().unwrap());
     for (uri, host, is_admitted) in [
@@ -108,13 +108,13 @@ fn forty_forms_of_host() {
         ("http://localhost:8080/ws", "evil.example", false),
     ] {
         let request = request(uri, &[("host", host)]);
-        assert_eq!(gate.admit(&request, local).is_ok(), is_admitted, "{uri} {host}");
+        assert_eq!(access.admit(&request, local).is_ok(), is_admitted, "{uri} {host}");
     }
 }
 
 #[test]
 fn forty_forms_of_origin() {
-    let gate = gate(|config| {
+    let access = access(|config| {
         config.hosts = vec!["proxy.example".into()];
         config.origins = vec!["https://proxy.example".into(), "http://page.example:3000".into()];
     });
@@ -173,32 +173,32 @@ fn forty_forms_of_origin() {
         ("http://lócalhost:8080", 403),
     ] {
         let lines = [("host", "localhost:8080"), ("origin", origin)];
-        assert_eq!(judge(&gate, &lines), status, "{origin:?}");
+        assert_eq!(judge(&access, &lines), status, "{origin:?}");
     }
     let host = ("host", "localhost:8080");
-    assert_eq!(judge(&gate, &[host]), 200, "no browser");
+    assert_eq!(judge(&access, &[host]), 200, "no browser");
     let own = ("origin", "http://localhost:8080");
-    assert_eq!(judge(&gate, &[host, own, own]), 400, "doubled");
-    assert_eq!(judge(&gate, &[host, own, ("origin", "http://evil.example")]), 400);
+    assert_eq!(judge(&access, &[host, own, own]), 400, "doubled");
+    assert_eq!(judge(&access, &[host, own, ("origin", "http://evil.example")]), 400);
     // Its own origin helps no page whose name was made to lead here.
     let rebound = [("host", "evil.example:8080"), ("origin", "http://evil.example:8080")];
-    assert_eq!(judge(&gate, &rebound), 403);
+    assert_eq!(judge(&access, &rebound), 403);
 }
 
 #[test]
 fn the_address_that_a_connection_leads_to_is_a_name_of_the_server() {
-    let gate = gate(|_| {});
+    let access = access(|_| {});
     let local = Some("192.0.2.7:8080".parse().unwrap());
     for (host, is_admitted) in
         [("192.0.2.7:8080", true), ("192.0.2.7:81", false), ("192.0.2.8:8080", false)]
     {
         let request = request("/ws", &[("host", host)]);
-        assert_eq!(gate.admit(&request, local).is_ok(), is_admitted, "{host}");
+        assert_eq!(access.admit(&request, local).is_ok(), is_admitted, "{host}");
     }
 }
 
-fn authenticate(gate: &Gate, lines: &[(&str, &str)]) -> u16 {
-    match gate.authenticate(&request("/ws", lines).headers) {
+fn authenticate(access: &AccessPolicy, lines: &[(&str, &str)]) -> u16 {
+    match access.authenticate(&request("/ws", lines).headers) {
         Ok(_) => 200,
         Err(refused) => refused.status.as_u16(),
     }
@@ -206,7 +206,7 @@ fn authenticate(gate: &Gate, lines: &[(&str, &str)]) -> u16 {
 
 #[test]
 fn no_token_a_wrong_one_a_doubled_one() {
-    let gate = gate(|_| {});
+    let access = access(|_| {});
     let right = "Bearer the-token-of-these-tests";
     let (bearer, protocol) = ("authorization", "sec-websocket-protocol");
     let by_protocol = "tieline.token.the-token-of-these-tests";
@@ -239,9 +239,9 @@ fn no_token_a_wrong_one_a_doubled_one() {
         // An old cookie says nothing where a token does.
         (&[(bearer, right), ("cookie", "tieline_8080=old")], 200),
     ] {
-        assert_eq!(authenticate(&gate, lines), status, "{lines:?}");
+        assert_eq!(authenticate(&access, lines), status, "{lines:?}");
     }
-    let open = Gate::new(
+    let open = AccessPolicy::new(
         &ServerConfig {
             access: Access::Anybody,
             ..ServerConfig::new(
@@ -256,17 +256,17 @@ fn no_token_a_wrong_one_a_doubled_one() {
 
 #[test]
 fn a_one_time_key_is_good_once_and_its_cookie_from_then_on() {
-    let gate = gate(|_| {});
-    let key = gate.one_time_key().unwrap();
-    assert_eq!(gate.exchange("guessed"), None);
-    let cookie = gate.exchange(key.reveal()).unwrap();
-    assert_eq!(gate.exchange(key.reveal()), None, "a second time");
+    let access = access(|_| {});
+    let key = access.one_time_key().unwrap();
+    assert_eq!(access.exchange("guessed"), None);
+    let cookie = access.exchange(key.reveal()).unwrap();
+    assert_eq!(access.exchange(key.reveal()), None, "a second time");
     let (pair, attributes) = cookie.split_once("; ").unwrap();
     assert_eq!(attributes, "HttpOnly; SameSite=Strict");
     let others = format!("a=b; {pair}; c=d");
-    assert_eq!(authenticate(&gate, &[("cookie", pair)]), 200);
-    assert_eq!(authenticate(&gate, &[("cookie", &others)]), 200);
-    assert_eq!(authenticate(&gate, &[("cookie", "tieline_8080=x"), ("cookie", pair)]), 200);
+    assert_eq!(authenticate(&access, &[("cookie", pair)]), 200);
+    assert_eq!(authenticate(&access, &[("cookie", &others)]), 200);
+    assert_eq!(authenticate(&access, &[("cookie", "tieline_8080=x"), ("cookie", pair)]), 200);
     let (_, value) = pair.split_once('=').unwrap();
     for wrong in [
         format!("tieline_8081={value}"),
@@ -274,22 +274,22 @@ fn a_one_time_key_is_good_once_and_its_cookie_from_then_on() {
         format!("xtieline_8080={value}"),
         value.to_owned(),
     ] {
-        assert_eq!(authenticate(&gate, &[("cookie", &wrong)]), 401, "{wrong}");
+        assert_eq!(authenticate(&access, &[("cookie", &wrong)]), 401, "{wrong}");
     }
     // Neither is the other, nor the token.
     let bearer = format!("Bearer {value}");
-    assert_eq!(authenticate(&gate, &[("authorization", &bearer)]), 401);
-    assert_eq!(gate.exchange(TOKEN), None);
+    assert_eq!(authenticate(&access, &[("authorization", &bearer)]), 401);
+    assert_eq!(access.exchange(TOKEN), None);
 }
 
 #[test]
 fn whoever_shows_the_same_secret_is_the_same_however_it_is_shown() {
-    let gate = gate(|_| {});
+    let access = access(|_| {});
     let who = |lines: &[(&str, &str)]| {
-        gate.authenticate(&request("/ws", lines).headers).unwrap().unwrap()
+        access.authenticate(&request("/ws", lines).headers).unwrap().unwrap()
     };
     let cookies = [(); 2].map(|()| {
-        let cookie = gate.exchange(gate.one_time_key().unwrap().reveal()).unwrap();
+        let cookie = access.exchange(access.one_time_key().unwrap().reveal()).unwrap();
         cookie.split(';').next().unwrap().to_owned()
     });
     let bearer = ("authorization", "Bearer the-token-of-these-tests");
@@ -303,9 +303,9 @@ fn whoever_shows_the_same_secret_is_the_same_however_it_is_shown() {
 
 #[test]
 fn of_keys_that_nobody_uses_the_newest_are_good() {
-    let gate = gate(|_| {});
-    let keys: Vec<_> = (0..=MOST_KEYS).map(|_| gate.one_time_key().unwrap()).collect();
-    assert_eq!(gate.exchange(keys[0].reveal()), None);
-    assert!(keys[1..].iter().all(|key| gate.exchange(key.reveal()).is_some()));
-    assert!(lock(&gate.keys).kept.is_empty());
+    let access = access(|_| {});
+    let keys: Vec<_> = (0..=MAX_KEYS).map(|_| access.one_time_key().unwrap()).collect();
+    assert_eq!(access.exchange(keys[0].reveal()), None);
+    assert!(keys[1..].iter().all(|key| access.exchange(key.reveal()).is_some()));
+    assert!(lock(&access.keys).kept.is_empty());
 }

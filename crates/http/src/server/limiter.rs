@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::channel::lock;
 
 /// Counts connections.
-pub(super) struct Door {
+pub(super) struct ConnectionLimiter {
     inside: Mutex<Inside>,
     most: usize,
     most_per_peer: usize,
@@ -28,29 +28,29 @@ struct Inside {
 }
 
 /// A connection that is inside, until this is dropped.
-pub(super) struct Visit {
-    door: Arc<Door>,
+pub(super) struct ConnectionPermit {
+    limiter: Arc<ConnectionLimiter>,
     pub(super) id: u64,
     peer: Option<IpAddr>,
     evicted: Arc<Notify>,
 }
 
 /// What came of somebody's wish to come in.
-pub(super) enum Answer {
-    Come(Visit),
+pub(super) enum Admission {
+    Admitted(ConnectionPermit),
     /// Somebody else had to go.
-    ComeInstead(Visit),
+    AdmittedByEviction(ConnectionPermit),
     Full,
 }
 
-impl Door {
+impl ConnectionLimiter {
     pub(super) fn new(most: usize, most_per_peer: usize) -> Self {
         let (inside, is_empty) = (Mutex::default(), Notify::new());
         Self { inside, most, most_per_peer, is_empty }
     }
 
     /// Takes a connection of `peer`; one without an address counts only in all.
-    pub(super) fn knock(self: &Arc<Self>, peer: Option<IpAddr>) -> Answer {
+    pub(super) fn try_admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Admission {
         let peer = peer.map(network);
         let mut inside = lock(&self.inside);
         let of_peer = peer.map_or(0, |peer| inside.of_peer.get(&peer).copied().unwrap_or_default());
@@ -65,7 +65,7 @@ impl Door {
         let is_full = of_peer >= self.most_per_peer || inside.total >= self.most;
         match leaves.and_then(|id| inside.waiting.remove(&id)) {
             Some((_, evicted)) => evicted.notify_one(),
-            None if is_full => return Answer::Full,
+            None if is_full => return Admission::Full,
             None => {}
         }
         let id = inside.next;
@@ -76,8 +76,8 @@ impl Door {
         }
         let evicted = Arc::new(Notify::new());
         inside.waiting.insert(id, (peer, evicted.clone()));
-        let visit = Visit { door: self.clone(), id, peer, evicted };
-        if is_full { Answer::ComeInstead(visit) } else { Answer::Come(visit) }
+        let permit = ConnectionPermit { limiter: self.clone(), id, peer, evicted };
+        if is_full { Admission::AdmittedByEviction(permit) } else { Admission::Admitted(permit) }
     }
 
     pub(super) fn inside(&self) -> usize {
@@ -103,10 +103,10 @@ impl Door {
     }
 }
 
-impl Visit {
+impl ConnectionPermit {
     /// Its request was let in.
     pub(super) fn passed(&self) {
-        lock(&self.door.inside).waiting.remove(&self.id);
+        lock(&self.limiter.inside).waiting.remove(&self.id);
     }
 
     /// Waits until it has to go.
@@ -115,9 +115,9 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut inside = lock(&self.door.inside);
+        let mut inside = lock(&self.limiter.inside);
         inside.waiting.remove(&self.id);
         inside.total -= 1;
         if let Some(peer) = self.peer
@@ -129,7 +129,7 @@ impl Drop for Visit {
             }
         }
         if inside.total == 0 {
-            self.door.is_empty.notify_waiters();
+            self.limiter.is_empty.notify_waiters();
         }
     }
 }
@@ -148,53 +148,55 @@ fn network(peer: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn come(door: &Arc<Door>, peer: &str) -> Option<(Visit, bool)> {
-        match door.knock(Some(peer.parse().unwrap())) {
-            Answer::Come(visit) => Some((visit, false)),
-            Answer::ComeInstead(visit) => Some((visit, true)),
-            Answer::Full => None,
+    fn come(limiter: &Arc<ConnectionLimiter>, peer: &str) -> Option<(ConnectionPermit, bool)> {
+        match limiter.try_admit(Some(peer.parse().unwrap())) {
+            Admission::Admitted(permit) => Some((permit, false)),
+            Admission::AdmittedByEviction(permit) => Some((permit, true)),
+            Admission::Full => None,
         }
     }
 
-    fn is_evicted(visit: &Visit) -> bool {
-        let mut evicted = std::pin::pin!(visit.evicted());
+    fn is_evicted(permit: &ConnectionPermit) -> bool {
+        let mut evicted = std::pin::pin!(permit.evicted());
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         std::future::Future::poll(evicted.as_mut(), &mut cx).is_ready()
     }
 
     #[test]
     fn the_one_who_has_waited_longest_makes_room() {
-        let door = Arc::new(Door::new(3, 10));
-        let (a, _) = come(&door, "10.0.0.1").unwrap();
-        let (b, _) = come(&door, "10.0.0.2").unwrap();
-        let (c, _) = come(&door, "10.0.0.3").unwrap();
+        let limiter = Arc::new(ConnectionLimiter::new(3, 10));
+        let (a, _) = come(&limiter, "10.0.0.1").unwrap();
+        let (b, _) = come(&limiter, "10.0.0.2").unwrap();
+        let (c, _) = come(&limiter, "10.0.0.3").unwrap();
         a.passed();
-        let (d, instead) = come(&door, "10.0.0.4").unwrap();
+        let (d, instead) = come(&limiter, "10.0.0.4").unwrap();
         assert!(instead && is_evicted(&b) && !is_evicted(&a) && !is_evicted(&c));
         drop(b);
-        for visit in [&c, &d] {
-            visit.passed();
+        for permit in [&c, &d] {
+            permit.passed();
         }
-        assert!(come(&door, "10.0.0.5").is_none(), "all who are inside were let in");
+        assert!(come(&limiter, "10.0.0.5").is_none(), "all who are inside were let in");
         drop(a);
-        assert!(come(&door, "10.0.0.5").is_some());
+        assert!(come(&limiter, "10.0.0.5").is_some());
     }
 
     #[test]
     fn one_peer_fills_its_own_share_and_no_more() {
-        let door = Arc::new(Door::new(10, 2));
-        let (a, _) = come(&door, "2001:db8::1").unwrap();
-        let (b, _) = come(&door, "2001:db8::2").unwrap();
-        let (c, instead) = come(&door, "2001:db8::3").unwrap();
+        let limiter = Arc::new(ConnectionLimiter::new(10, 2));
+        let (a, _) = come(&limiter, "2001:db8::1").unwrap();
+        let (b, _) = come(&limiter, "2001:db8::2").unwrap();
+        let (c, instead) = come(&limiter, "2001:db8::3").unwrap();
         assert!(instead && is_evicted(&a) && !is_evicted(&b));
         drop(a);
         b.passed();
         c.passed();
-        assert!(come(&door, "2001:db8::4").is_none());
-        assert!(come(&door, "2001:db8:0:1::4").is_some_and(|(_, instead)| !instead));
-        assert_eq!(door.inside(), 2);
+        assert!(come(&limiter, "2001:db8::4").is_none());
+        assert!(come(&limiter, "2001:db8:0:1::4").is_some_and(|(_, instead)| !instead));
+        assert_eq!(limiter.inside(), 2);
         drop((b, c));
-        assert_eq!(door.inside(), 0);
-        assert!(lock(&door.inside).of_peer.is_empty() && lock(&door.inside).waiting.is_empty());
+        assert_eq!(limiter.inside(), 0);
+        assert!(
+            lock(&limiter.inside).of_peer.is_empty() && lock(&limiter.inside).waiting.is_empty()
+        );
     }
 }
