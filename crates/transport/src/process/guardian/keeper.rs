@@ -1,5 +1,5 @@
-//! The parent of a guardian, where one is needed: outside a PID namespace, and where this process also
-//! adopts the children of other processes.
+//! The parent of a guardian, where one is needed: outside a PID namespace, and if our process also adopts
+//! the children of other processes.
 //!
 //! ```text
 //!   us ── socket pair ──────────┐
