@@ -138,7 +138,7 @@ fn a_call_into_a_black_hole_times_out() {
     let call = ["call", &chaos.endpoint, "add", "[2,3]", "--timeout", "200ms"];
     let finished = Program::run(&mut tieline(call), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
-    serve.program.wait_stderr("a client has connected");
+    serve.program.wait_stderr("client connected");
     let finished = chaos.stop(Signal::TERM);
     assert!(finished.stderr.contains("to_target=0 to_client=0"), "{finished:?}");
 }
@@ -159,7 +159,7 @@ fn the_proxy_reports_a_missing_server_and_keeps_running() {
     let chaos = Chaos::start("unix:/nowhere/agent.sock", &[]);
     for n in 1..=2 {
         assert_eq!(chaos.client().rest(), b"");
-        chaos.program.wait_stderr_times("the client was turned away", n);
+        chaos.program.wait_stderr_times("client refused", n);
     }
     let finished = chaos.stop(Signal::TERM);
     assert!(finished.stderr.contains("connections=2 refused=2"), "{finished:?}");
@@ -206,7 +206,7 @@ fn invalid_faults_and_endpoints_are_refused_with_the_reason() {
         refused(&[here, there, fault, value], 2, complaint);
     }
     refused(&[here], 2, "<TARGET>");
-    refused(&[here, here], 2, "target must be another than the listener");
+    refused(&[here, here], 2, "target must differ from the listener");
     refused(&[here, "stdio:"], 2, "cannot proxy stdin and stdout");
     refused(&["content-length+unix:/a", there], 2, "leave out `content-length+`");
     refused(&["exec:cat", there], 2, "connect to it");

@@ -84,7 +84,7 @@ fn a_temporarily_missing_program_fails_only_the_clients_of_that_time() {
     fs::remove_file(&program).unwrap();
     assert_eq!(serve.client().rest(), b"");
     serve.program.wait_stderr("program not found; searched");
-    serve.program.wait_stderr("the client was turned away");
+    serve.program.wait_stderr("client refused");
     install();
     let mut client = serve.client();
     client.send("hello");

@@ -188,7 +188,7 @@ fn clients_above_the_limit_are_refused_until_one_disconnects() {
     talk(&mut first);
     talk(&mut second);
     assert_eq!(serve.client().rest(), b"");
-    serve.program.wait_stderr("refused a client: there are 2 already");
+    serve.program.wait_stderr("client refused: too many clients: the limit of 2 is reached");
     talk(&mut second);
 
     drop(first);

@@ -189,7 +189,7 @@ fn status_shows_two_clients() {
     assert_eq!((&said["lines"], &said["totals"]["served"]), (&json!([]), &json!(2)));
     assert_eq!((&said["totals"]["messages_in"], &said["totals"]["failed"]), (&json!(3), &json!(0)));
     let _client = serve.client();
-    serve.program.wait_stderr_times("a client has connected", 3);
+    serve.program.wait_stderr_times("client connected", 3);
     let table = place.status(&[]).stdout;
     assert!(table.starts_with(&format!("demo-agent: pid {}, up ", serve.program.pid())), "{table}");
     assert!(table.contains("clients: 1 now, 3 in total, 0 refused"), "{table}");

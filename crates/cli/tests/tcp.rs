@@ -81,7 +81,7 @@ fn a_web_page_that_posts_to_the_port_starts_no_process_and_sends_no_message() {
         let served = Served::start(framing);
         let answer = served.exchange(post.as_bytes());
         assert_eq!(answer, b"", "{}", String::from_utf8_lossy(&answer));
-        served.program.wait_stderr("refused a client");
+        served.program.wait_stderr("client refused");
         assert_eq!(children_of(served.program.pid()), [0; 0]);
         assert!(!served.program.stderr().contains("to_far"), "a line was started");
     }
@@ -95,7 +95,7 @@ fn a_client_without_a_valid_message_starts_no_process() {
     {
         assert_eq!(served.exchange(nonsense), b"", "{}", nonsense.escape_ascii());
     }
-    served.program.wait_stderr_times("refused a client", 6);
+    served.program.wait_stderr_times("client refused", 6);
     assert_eq!(children_of(served.program.pid()), [0; 0]);
     let answer = served.exchange(format!("{ADD}\n").as_bytes());
     assert!(!answer.is_empty(), "the next client is not served");
@@ -125,7 +125,7 @@ fn fetch_from_a_page_gets_no_answer_and_starts_no_process() {
         );
         let page = Program::run(Command::new("node").args(["-e", &page]), "");
         assert_eq!(page.code, Some(0), "{framing}: the page got an answer: {page:?}");
-        served.program.wait_stderr("refused a client");
+        served.program.wait_stderr("client refused");
         assert_eq!(children_of(served.program.pid()), [0; 0]);
     }
 }
@@ -134,7 +134,7 @@ fn fetch_from_a_page_gets_no_answer_and_starts_no_process() {
 fn a_silent_client_does_not_delay_the_exit() {
     let mut served = Served::start("");
     let mut silent = TcpStream::connect(served.address()).unwrap();
-    served.program.wait_stderr("a client has connected");
+    served.program.wait_stderr("client connected");
     served.program.signal(Signal::TERM);
     let finished = served.program.wait();
     assert_eq!(finished.code, Some(0), "{finished:?}");

@@ -1,4 +1,4 @@
-//! Clients that anybody may be: what they must have sent before a program is started for them.
+//! Checks unauthenticated clients before a program is started for them.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
@@ -11,18 +11,20 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::ending::explain;
 
-/// A client that has sent nothing for so long waits for the program to speak first.
+/// A client that sends nothing for this long is admitted: it may wait for the program to send first.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How long a client may take for its first message once it has begun it,
+/// How long after connecting a client may take to complete a first message that it has started.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
-/// and how many bytes of it are worth a second more: a long message over a slow line is not an idle client.
+/// The client gets another second for each of this many bytes, for long messages over slow lines.
 const BYTES_A_SECOND: u64 = 8 * 1024;
 
-/// Where anybody may connect, the first message of a client must be JSON: a web page that posts to the
-/// port sends a request line instead. Nothing is started for a client whose first message is not. A client
-/// that is silent is let in, so that a program can speak first, and its first message is checked when it
-/// comes. A client that has ended its input without a message, and still receives, is let in as well.
+/// Admits a client, or closes it and returns `None`.
+///
+/// The first message of an unauthenticated client must be JSON: a web page that posts to the port sends an
+/// HTTP request line instead, and no program is started for it. A silent client is admitted, so that the
+/// program can send first, and its first message is checked when it arrives. A client that ends its input
+/// without a message, and still receives, is admitted as well.
 pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
     if !client.control().capabilities().unauthenticated {
         return Some(client);
@@ -58,12 +60,12 @@ pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
     };
     let problem = match &reason {
         CloseReason::TimedOut => {
-            format!("it has sent no whole message in {} s", begun.elapsed().as_secs())
+            format!("it sent no complete message within {} s", begun.elapsed().as_secs())
         }
         CloseReason::Protocol(error) => error.to_string(),
-        reason => format!("it has sent no message: {reason}"),
+        reason => format!("it sent no message: {reason}"),
     };
-    tracing::warn!("refused a client on {}: {problem}", control.endpoint());
+    tracing::warn!("client refused on {}: {problem}", control.endpoint());
     if let CloseReason::Protocol(error) = &reason {
         let _ = timeout_at(Instant::now() + SILENCE, explain(error, &mut sender)).await;
     }
@@ -71,10 +73,10 @@ pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
     None
 }
 
-/// A receiver whose first message must be JSON. Anything else ends it.
+/// A receiver that ends if its first message is not JSON.
 struct FirstMessage {
     rest: Box<dyn Receiver>,
-    /// What was looked at and not given out.
+    /// Received in advance by [`arrived`](Self::arrived), and not returned yet.
     first: Option<Incoming>,
     is_checked: bool,
     refused: Option<CloseReason>,
@@ -85,7 +87,7 @@ impl FirstMessage {
         Self { rest, first: None, is_checked: false, refused: None }
     }
 
-    /// Waits for the first message. Why the client is to be refused, if it is.
+    /// Waits for the first message. Returns the reason if the client is to be refused.
     async fn arrived(&mut self) -> Option<CloseReason> {
         let first = poll_fn(|cx| self.poll_recv(cx)).await;
         match first {
@@ -166,7 +168,7 @@ mod tests {
 
     use super::*;
 
-    /// A client that anybody may be, and its own end.
+    /// Returns an unauthenticated client's own end, and the channel to it.
     fn client() -> (DuplexStream, BoxChannel) {
         let (own, end) = tokio::io::duplex(64 * 1024);
         let (read, write) = tokio::io::split(end);
@@ -187,8 +189,8 @@ mod tests {
         (own, channel.boxed())
     }
 
-    /// Sends a message of this length in pieces of `piece` bytes, one a second. Returns how long the message is
-    /// that was let in.
+    /// Sends a message of this length in pieces of `piece` bytes, one per second. Returns the length of the
+    /// message that was received from the admitted client.
     async fn admitted(length: usize, piece: usize) -> Option<usize> {
         let (mut own, client) = client();
         let message = [b"\"".as_slice(), &vec![b'x'; length - 2], b"\"\n"].concat();
@@ -212,8 +214,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_long_first_message_may_take_as_long_as_its_bytes_come() {
-        assert_eq!(admitted(600_000, 10_000).await, Some(600_000), "a minute");
-        assert_eq!(admitted(1000, 10).await, None, "it trickles");
+    async fn long_first_message_gets_more_time_while_its_bytes_arrive() {
+        assert_eq!(admitted(600_000, 10_000).await, Some(600_000), "10,000 bytes per second");
+        assert_eq!(admitted(1000, 10).await, None, "10 bytes per second");
     }
 }

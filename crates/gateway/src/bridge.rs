@@ -1,4 +1,4 @@
-//! One line from a near channel to a far one, and every way in which it can end.
+//! Joins a near and a far channel to one line.
 
 use std::fmt;
 use std::future::Future;
@@ -17,31 +17,34 @@ use crate::line::Line;
 use crate::outbox::Outbox;
 use crate::{Overflow, Tap};
 
-/// How two channels are joined.
+/// Options for joining two channels.
 #[derive(Clone, Debug)]
 pub struct Bridge {
-    /// Names the line in logs and in the tap.
+    /// The number of the line in logs and in the tap.
     pub line: u64,
-    /// Where every message is recorded.
+    /// Records every message.
     pub tap: Option<Tap>,
-    /// How long what is under way may still be handed over when the line is stopped; 10 s by
-    /// default. So long is an answer waited for, too, where the near side's input has ended, nobody can
-    /// tell what an answer is, and the far side's line has no half-close.
+    /// How long messages in flight may take to be delivered when the line is stopped; 10 s by default.
+    ///
+    /// It also bounds how long responses are waited for after the near side has sent text that is not
+    /// JSON-RPC, because it is then unknown which messages are responses: one grace, or six (60 s by default)
+    /// if the far side's line has no half-close and nothing can arrive after the end of input. The time
+    /// restarts while bytes move.
     pub grace: Duration,
-    /// What is spoken, where that is JSON-RPC: when the far side ends, each request that it has not
-    /// answered is answered −32000 in its place, with how it ended. Without one, and for
-    /// a dialect that does not [add messages](Dialect::adds_messages), nothing is added to the stream.
+    /// The JSON-RPC dialect of the messages, if any. When the far side ends, each request that it has not
+    /// answered gets an error response with code −32000 that says how it ended. Nothing is added to the
+    /// stream without a dialect, or with one that does not [add messages](Dialect::adds_messages).
     pub dialect: Option<Dialect>,
-    /// The far side's program is in a PID namespace of its own. Then, and where a side is not a local one,
-    /// a client's process ID in its handshake is replaced by `null` where the dialect has one (LSP): the
-    /// program would watch another process, or none, and end.
+    /// Whether the far side's program runs in its own PID namespace. If so, or if a side is not local, the
+    /// client's process ID in the handshake is replaced by `null` if the dialect has one (LSP). Otherwise the
+    /// program would watch the wrong process, or none, and exit.
     pub isolated: bool,
-    /// What becomes of what the far side says while the near side does not take it; by default the far
-    /// side waits.
+    /// What to do when the near side does not read its messages fast enough; by default the far side waits.
     pub overflow: Overflow,
-    /// Counts what the gateway itself holds of the line beyond 64 KiB: a message in hand, what waits for a slow
-    /// client ([`overflow`](Self::overflow)), its own messages, ids and records. If that is too much the line ends
-    /// with [`NoMemory`](CloseReason::NoMemory), except that what may be dropped is dropped first.
+    /// Counts the memory beyond 64 KiB that the gateway itself uses for the line: a message that waits for
+    /// room, the queue for a slow client ([`overflow`](Self::overflow)), the gateway's own messages, request
+    /// ids, and the record of the handshake. If the budget is exceeded, messages that may be dropped are
+    /// dropped first; then the line ends with [`NoMemory`](CloseReason::NoMemory).
     pub memory: Option<MemoryBudget>,
 }
 
@@ -60,7 +63,7 @@ impl Default for Bridge {
     }
 }
 
-/// What went over a line, and why it ended.
+/// The totals of a line, and why it ended.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BridgeReport {
@@ -68,16 +71,17 @@ pub struct BridgeReport {
     pub to_far: u64,
     /// Messages from far to near.
     pub to_near: u64,
-    /// Messages that were not passed on: not deliverable, not sendable in the other framing, or dropped
-    /// because the near side did not [take](Overflow) them.
+    /// Messages that were not passed on: they could not be received, could not be sent in the other framing,
+    /// or were dropped because the near side was [too slow](Overflow).
     pub lost: u64,
-    /// How many bytes from the near side the far side did not read before it ended, as far as the operating
-    /// system says: those in the pipe to a program, those that waited to be written, and those that had arrived
-    /// from the near side and were not passed on. The last are not counted if the near side ended the line.
+    /// Bytes from the near side that the far side did not read before it ended, as far as the operating
+    /// system reports them: bytes in the pipe to a program, bytes that waited to be written, and bytes that
+    /// had arrived from the near side and were not passed on. The last are not counted if the near side ended
+    /// the line.
     pub unread: u64,
-    /// How often the far side was started again.
+    /// How often the far side was restarted.
     pub restarted: u64,
-    /// The near side had ended its input, or was gone, before the line ended.
+    /// Whether the near side had ended its input, or had disconnected, before the line ended.
     pub near_was_done: bool,
     /// Why the line ended.
     pub end: BridgeEnd,
@@ -89,19 +93,19 @@ pub struct BridgeReport {
 pub enum BridgeEnd {
     /// The far side ended, by itself or after the end of its input.
     Far(CloseReason),
-    /// The near side is gone, stopped reading, or broke its framing. The far side was stopped.
+    /// The near side disconnected, stopped reading, or broke its framing. The far side was stopped.
     Near {
-        /// What became of the near side.
+        /// Why the near side ended.
         near: CloseReason,
         /// How the far side ended when it was stopped.
         far: CloseReason,
     },
-    /// It was asked to end, and the far side was stopped.
+    /// The line was stopped on request, and the far side was stopped.
     Stopped(CloseReason),
 }
 
 impl BridgeEnd {
-    /// Whether everything went as it should.
+    /// Returns whether the line ended without an error.
     pub fn is_clean(&self) -> bool {
         match self {
             Self::Far(reason) => reason.is_clean(),
@@ -110,7 +114,7 @@ impl BridgeEnd {
         }
     }
 
-    /// Returns what to do about it, as a sentence for people.
+    /// Returns what the user can do about the problem, if anything.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Far(reason) => reason.hint(),
@@ -130,18 +134,22 @@ impl fmt::Display for BridgeEnd {
     }
 }
 
-/// Passes messages both ways until the line ends, and leaves nothing of it behind.
+/// Passes messages in both directions until the line ends, and then stops the far side.
 ///
-/// - The end of the near side's input is passed on; what the far side still has to say arrives. Where
-///   the far side's line has no half-close, that end is the end of the line, and comes when every
-///   JSON-RPC request has its answer; where something else was said, when the far side has said as many
-///   messages as there were of that and is silent for a second, or after [`grace`](Bridge::grace).
-/// - The end of the far side is the end of the line, as soon as all it said was handed over. One that
-///   comes back (a [`Link`]) goes on; what it left unanswered is answered where the dialect is known.
-/// - When the near side is gone, or `stop` completes, the far side is stopped in stages.
-/// - One message that cannot be passed on is counted and logged, and the line goes on.
+/// - When the near side ends its input, the end is passed on, and the far side's remaining messages are
+///   delivered. If the far side's line has no half-close, passing on the end closes that line. It is passed on
+///   once every JSON-RPC request is answered. If the near side has also sent other text, the far side must
+///   first send as many other messages, within the time that [`grace`](Bridge::grace) allows, and then be
+///   silent for a second.
+/// - When the far side ends, the line ends as soon as the far side's messages are delivered. A far side that
+///   reconnects (a [`Link`]) does not end the line; requests that it left unanswered get an error response if
+///   the dialect is known.
+/// - When the near side disconnects, or `stop` completes, the far side is stopped in stages.
+/// - A single message that cannot be passed on is counted and logged, and the line continues. If it came
+///   from a session, which has already acknowledged it, the line ends unless the dialect allows an error
+///   response.
 ///
-/// Dropping the future ends both sides at once.
+/// Dropping the future closes both sides at once.
 pub async fn bridge(
     near: BoxChannel,
     far: BoxChannel,
@@ -151,7 +159,7 @@ pub async fn bridge(
     let line = Line::new(&options, near.control(), far.control());
     let control = near.control().clone();
     let (sender, mut receiver) = near.split();
-    // What a client had sent before a fault of its own is answered.
+    // So that requests that the client sent before a fault can still be answered.
     receiver.keep_sender_open();
     let outbox = Outbox::new(sender, options.overflow, options.dialect);
     let mut sender = line.near(outbox.within(options.memory.as_ref()));
@@ -159,13 +167,15 @@ pub async fn bridge(
     line.end((sender, receiver), &control, joined).await
 }
 
-/// As [`bridge`], with a far side from `target` that is connected again after it has ended, as
-/// `policy` says, for as long as the near side has more to say. What the near side says meanwhile
-/// waits; what was on its way to the one that ended is lost with it. The near side hears nothing of a
-/// restart unless the [dialect](Bridge::dialect) is known: then what was under way is answered.
+/// Like [`bridge`], with a far side from `target` that is reconnected according to `policy` when it ends, as
+/// long as the near side has not ended its input.
+///
+/// Messages from the near side wait during a restart. Messages in flight to the far side that ended are
+/// lost. The near side does not notice a restart unless the [dialect](Bridge::dialect) is known: then its
+/// requests in flight get an error response.
 ///
 /// # Errors
-/// The first far side could not be connected to.
+/// Fails if the first connection to the far side fails.
 pub async fn bridge_supervised(
     near: BoxChannel,
     target: Arc<dyn DynConnector>,

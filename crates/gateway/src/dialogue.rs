@@ -1,4 +1,4 @@
-//! What the gateway knows, and does, on a line whose dialect it knows.
+//! The state of a line whose dialect is known, and what the gateway does with its messages.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -18,19 +18,19 @@ use crate::held::{Held, Part};
 use crate::own::Own;
 use crate::pump::Side;
 use crate::restore::{Heard, Record, Replay};
-use crate::unanswered::{MOST, MOST_BYTES, Unanswered};
+use crate::unanswered::{MAX_BYTES, MAX_CALLS, Unanswered};
 
-/// One line whose dialect is known.
+/// The state of one line whose dialect is known.
 pub(crate) struct Dialogue {
     dialect: Dialect,
-    /// The program does not see the processes that the client sees.
+    /// The client's process IDs mean nothing to the program.
     is_foreign: bool,
     unanswered: Unanswered,
     asked_by_program: Mutex<AskedByProgram>,
     rules: Option<&'static Handshake>,
     record: Option<Mutex<Record>>,
     record_held: Mutex<Part>,
-    /// An answer may concern the record.
+    /// A response may change the record.
     is_awaited: AtomicBool,
     replay: Mutex<Option<Replay>>,
     is_replaying: AtomicBool,
@@ -40,23 +40,23 @@ pub(crate) struct Dialogue {
     not_json: WarnThrottle,
 }
 
-/// The requests of the program that the client has not answered.
+/// The program's requests that the client has not answered.
 #[derive(Default)]
 struct AskedByProgram {
     waiting: HashSet<Bytes>,
-    /// Those of a program that is gone: their answers are not for the new one.
+    /// Requests of a program that has ended: their responses are not for the new program.
     stale: HashSet<Bytes>,
-    /// Of both.
+    /// The length of the ids of both.
     bytes: usize,
     held: Part,
 }
 
 impl AskedByProgram {
-    /// One beyond the bound is not remembered: it is not cancelled when the program ends.
+    /// Records a request. Requests beyond the bound are ignored, and not cancelled when the program ends.
     fn insert(&mut self, id: &[u8]) {
         let count = self.waiting.len() + self.stale.len();
-        if count < MOST
-            && self.bytes + id.len() <= MOST_BYTES
+        if count < MAX_CALLS
+            && self.bytes + id.len() <= MAX_BYTES
             && self.waiting.insert(Bytes::copy_from_slice(id))
         {
             self.bytes += id.len();
@@ -76,7 +76,7 @@ impl AskedByProgram {
         }
     }
 
-    /// Whether an answer with this id is for a program that is gone. Once.
+    /// Returns whether a response with this id is for a program that has ended, and forgets the id.
     fn take_stale(&mut self, id: &[u8]) -> bool {
         let is_stale = self.stale.remove(id);
         if is_stale {
@@ -87,32 +87,32 @@ impl AskedByProgram {
     }
 }
 
-/// What becomes of a message.
+/// What to do with a message.
 pub(crate) enum Verdict {
-    /// It is passed on.
+    /// Pass the message on.
     Pass(Message),
-    /// This is passed on in its place.
+    /// Pass this on instead.
     Changed(Bytes, Message),
-    /// It is lost, and this is passed on in its place.
+    /// Count the message as lost, and pass this on instead.
     Instead(Bytes, String),
-    /// It is not passed on, and its own side is told so.
+    /// Count the message as lost, and send this response to its sender.
     Answer(Bytes, String),
-    /// It is not passed on.
+    /// Count the message as lost.
     Drop(String),
 }
 
-/// What was done about a message that cannot be passed on.
+/// How the call that a lost message belongs to was settled.
 pub(crate) enum Settled {
-    /// Its own side was told so.
+    /// The sender of the message received an error response.
     Told,
-    /// This is to be passed on in its place.
+    /// This is to be passed on instead.
     Instead(Bytes),
-    /// Nothing: it is no call and no answer.
+    /// Not at all: the message is neither a call nor a response.
     Not,
 }
 
 impl Dialogue {
-    /// What it keeps is counted in `held`.
+    /// Counts the memory that it uses in `held`.
     pub(crate) fn new(dialect: Dialect, is_foreign: bool, held: Option<&Arc<Held>>) -> Self {
         let rules = match dialect.state {
             State::Handshake(rules) => Some(rules),
@@ -136,27 +136,28 @@ impl Dialogue {
             to_near: Arc::new(Own::within(held)),
             to_far: Arc::new(Own::within(held)),
             not_json: WarnThrottle::new(|count| {
-                tracing::warn!(count, "the program has printed more lines that are not JSON");
+                tracing::warn!(count, "the program wrote more output that is not JSON");
             }),
         }
     }
 
-    /// What a message of the client's is, that nobody will read any more.
+    /// Records a request of the client that cannot be delivered any more, so that it is answered.
     pub(crate) fn undelivered(&self, message: &Bytes) {
         self.unanswered.asked(&self.unanswered.classify(message));
     }
 
-    /// The client's requests that wait for their answers.
+    /// Returns the client's requests that wait for a response.
     pub(crate) fn requests(&self) -> &Unanswered {
         &self.unanswered
     }
 
-    /// The same, to be answered in the program's place; `None` where nothing may be put into the stream.
+    /// Returns the client's requests that the gateway has to answer if the program ends; `None` if the dialect
+    /// does not allow it to add messages.
     pub(crate) fn unanswered(&self) -> Option<&Unanswered> {
         self.dialect.adds_messages.then_some(&self.unanswered)
     }
 
-    /// What becomes of a message of this side.
+    /// Decides what to do with a message from this side.
     pub(crate) fn judge(&self, from: Side, message: &Bytes) -> Verdict {
         let seen = self.unanswered.classify(message);
         match (&seen, from) {
@@ -166,7 +167,7 @@ impl Dialogue {
             (Message::Response(response), Side::Client)
                 if lock(&self.asked_by_program).take_stale(response.id()) =>
             {
-                Verdict::Drop("it answers a program that has ended".into())
+                Verdict::Drop("it responds to a program that has ended".into())
             }
             (Message::Request(request), Side::Client) if self.is_foreign => {
                 match self.dialect.without_process_id(request) {
@@ -180,7 +181,7 @@ impl Dialogue {
             }
             (Message::Response(response), Side::Server) if self.dialect.adds_messages => {
                 match self.unanswered.find(response.answers()) {
-                    // The client may know its id in its own spelling only.
+                    // The program may have written the id differently, such as 1.0 for 1.
                     Some(id) => {
                         let outcome = response.outcome();
                         let message = write_response(&self.dialect, &id, outcome).into();
@@ -199,13 +200,13 @@ impl Dialogue {
         let outline = Outline::of(message);
         match invalid.problem() {
             InvalidProblem::Json(error) if !error.is_limit() => {
-                // A client that sends no JSON is told so by its program.
+                // The program itself responds to a client that sends invalid JSON.
                 let Side::Server = from else { return None };
                 if let Some(unreported) = self.not_json.admit(Instant::now()) {
                     let start = message.get(..SHOWN).unwrap_or(message).escape_ascii();
                     tracing::warn!(
                         unreported,
-                        "the program has printed what is not JSON ({why}): {start}"
+                        "the program wrote output that is not JSON ({why}): {start}"
                     );
                 }
                 return Some(self.lost_answer(&outline, &why).map_or_else(
@@ -223,7 +224,7 @@ impl Dialogue {
             |id: &[u8]| write_error(&self.dialect, id, INVALID_REQUEST, &why, None).into();
         Some(match (from, outline.id()) {
             (_, Some(id)) if outline.is_call() => Verdict::Answer(refusal(id), why.clone()),
-            // Of a batch no id is known.
+            // No single id is known of a batch.
             (Side::Client, _) if !outline.is_object() => {
                 Verdict::Answer(refusal(b"null"), why.clone())
             }
@@ -237,13 +238,13 @@ impl Dialogue {
         })
     }
 
-    /// A message of this side was lost on the way to the gateway. What is to be said to the other side in
-    /// its place; its own side is told here.
+    /// Settles the call that a message belongs to which was lost on its way to the gateway. Returns what to
+    /// send to the other side instead; an error response to the sender is sent from here.
     pub(crate) async fn lost(&self, from: Side, fault: &Fault) -> Option<Bytes> {
         self.lost_message(from, fault.head(), fault.to_string()).await
     }
 
-    /// The same for a message of which this is the start, or all.
+    /// Like [`lost`](Self::lost), for a message of which `start` is the beginning or the whole.
     pub(crate) async fn lost_message(
         &self,
         from: Side,
@@ -270,7 +271,7 @@ impl Dialogue {
         }
     }
 
-    /// A message of this side arrived whole, and the other side's line cannot carry it.
+    /// Settles the call that a complete message belongs to which the other side's line cannot carry.
     pub(crate) async fn settle(&self, from: Side, message: &Bytes, why: String) -> Settled {
         if !self.dialect.adds_messages {
             return Settled::Not;
@@ -279,7 +280,7 @@ impl Dialogue {
         if let (true, Message::Invalid(invalid)) = (is_client, self.unanswered.classify(message))
             && invalid.code() == PARSE_ERROR
         {
-            // Nothing that it could be an answer to is known, so the client learns that it was no JSON.
+            // What is not JSON cannot be matched to a call, so the client gets a parse error without an id.
             let text = format!("the message cannot be passed on: {why}");
             let refusal = write_error(&self.dialect, b"null", PARSE_ERROR, &text, None);
             self.tell(from, refusal.into()).await;
@@ -295,7 +296,7 @@ impl Dialogue {
         }
     }
 
-    /// The client has sent what its framing cannot recover from: what it asked is not known.
+    /// Sends the client an error response without an id, because it broke its framing.
     pub(crate) fn client_broke_framing(&self, error: &FrameError) {
         if self.dialect.adds_messages {
             let text = error.to_string();
@@ -304,36 +305,38 @@ impl Dialogue {
         }
     }
 
-    /// Says something to the side itself that has spoken.
+    /// Sends a message of the gateway itself to this side.
     pub(crate) async fn tell(&self, side: Side, message: Bytes) {
         match side {
             Side::Client => {
                 poll_fn(|cx| self.to_near.poll_room(cx)).await;
                 self.to_near.push(message);
             }
-            // A program that takes none of its refusals must not be kept from being heard.
+            // Waiting here would block the output of a program that does not read its input.
             Side::Server if self.to_far.try_push(message) => {}
-            Side::Server => tracing::debug!("too many refusals wait for the program"),
+            Side::Server => {
+                tracing::debug!("dropped an error response for the program: its queue is full");
+            }
         }
     }
 
-    /// What the client is told in place of an answer of its program's, if it waits for that one.
+    /// Returns an error response for the client in place of a lost one, if a request waits for it.
     fn lost_answer(&self, outline: &Outline<'_>, why: &str) -> Option<Bytes> {
         if !self.dialect.adds_messages || !outline.may_be_answer() {
             return None;
         }
         let id = self.unanswered.settle(outline.id(), outline.has_outcome())?;
-        let text = format!("the answer was lost: {why}");
+        let text = format!("the response was lost: {why}");
         Some(write_error(&self.dialect, &id, INTERNAL_ERROR, &text, None).into())
     }
 
-    /// What the program is told in place of an answer of its client's.
+    /// Returns an error response for the program in place of a lost one from the client.
     fn lost_outcome(&self, id: &[u8], why: &str) -> Bytes {
-        let text = format!("the client's answer was lost: {why}");
+        let text = format!("the client's response was lost: {why}");
         write_error(&self.dialect, id, INTERNAL_ERROR, &text, None).into()
     }
 
-    /// The message of this side is passed on.
+    /// Records a message from this side that is passed on.
     pub(crate) fn passed(&self, from: Side, seen: &Message) {
         match from {
             Side::Client => {
@@ -367,7 +370,7 @@ impl Dialogue {
             (Side::Server, Message::Request(request)) => {
                 let mut asked = lock(&self.asked_by_program);
                 if self.dialect.cancel.is_some_and(|cancel| cancel.code.is_none()) {
-                    // The one that was cancelled gets no answer.
+                    // In such a dialect a cancelled request gets no response, so its id may be used again.
                     asked.take_stale(request.id());
                 }
                 asked.insert(request.id());
@@ -382,23 +385,23 @@ impl Dialogue {
         }
     }
 
-    /// Another program, or another session, has taken the place of the one that was lost, and what the
-    /// client sends from here on waits until it knows what that knew.
+    /// Starts to restore the state of a program or session that was replaced. Messages of the client wait
+    /// until that is done.
     ///
     /// # Errors
-    /// Why the new one cannot take the place of the one before.
+    /// Says why the state cannot be restored.
     pub(crate) fn restarted(&self, is_session: bool) -> Result<(), String> {
         self.cancel_stale();
         self.to_far.close_gate();
         self.stop_replay(None);
         match self.dialect.state {
             State::Handshake(_) => {}
-            // What a new session has behind it is not known to be the same as before.
+            // A restarted program is the same program, but a new session may have another one behind it.
             State::Unknown if !is_session => {}
             _ if !self.client_has_spoken.load(Relaxed) => {}
             _ => {
                 return Err(format!(
-                    "the dialect {} has no way to restore its state",
+                    "the dialect {} does not support restoring state",
                     self.dialect.name
                 ));
             }
@@ -411,7 +414,7 @@ impl Dialogue {
         match Replay::of(plan, self.dialect, rules)? {
             None => self.to_far.open_gate(),
             Some((replay, first)) => {
-                tracing::info!("the handshake is replayed to the new program");
+                tracing::info!("replaying the handshake to the restarted program");
                 self.to_far.push(first);
                 self.stop_replay(Some(replay));
             }
@@ -424,7 +427,7 @@ impl Dialogue {
         *lock(&self.replay) = next;
     }
 
-    /// What the program that has ended had asked of the client.
+    /// Cancels the requests of the program that has ended, and marks them as stale.
     fn cancel_stale(&self) {
         let mut asked = lock(&self.asked_by_program);
         let AskedByProgram { waiting, stale, bytes, .. } = &mut *asked;
@@ -441,16 +444,16 @@ impl Dialogue {
         }
     }
 
-    /// Whether the client waits for the end of the handshake.
+    /// Returns whether the client's messages wait for the handshake with the new program.
     pub(crate) fn is_opening(&self) -> bool {
         self.is_replaying.load(Relaxed)
             && lock(&self.replay).as_ref().is_some_and(Replay::is_opening)
     }
 
-    /// Whether this message of the program is for the client.
+    /// Handles a message of the program during the replay. Returns whether the message is for the client.
     ///
     /// # Errors
-    /// Why the new program cannot take the place of the one before.
+    /// Says why the state cannot be restored.
     pub(crate) fn hears(&self, message: &Bytes) -> Result<bool, String> {
         if !self.is_replaying.load(Relaxed) {
             return Ok(true);
@@ -478,10 +481,10 @@ impl Dialogue {
     }
 }
 
-/// What an id takes beside its bytes.
+/// The memory that an id uses in addition to its bytes.
 const EACH_ID: usize = 2 * size_of::<Bytes>();
 
-/// How many bytes of what is not JSON are logged.
+/// How many bytes of output that is not JSON are logged.
 const SHOWN: usize = 200;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,4 +1,4 @@
-//! What the ways in which a line can end have in common.
+//! Helpers for the end of a line.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use tieline_proto::FrameError;
 use tieline_proto::jsonrpc::{Dialect, PARSE_ERROR, write_error};
 use tieline_transport::{CloseReason, Control, Sender, SenderExt};
 
-/// The near side did not merely come to the end of its input.
+/// Returns whether the near side failed, rather than only ending its input.
 pub(crate) fn is_failure(reason: &CloseReason) -> bool {
     use CloseReason::{
         ByPeerBecause, GivenUp, Io, NoMemory, NotPassedOn, Protocol, SessionLost, Stalled,
         TimedOut, Unreachable,
     };
 
-    // Of a WebSocket: a page that was left hears no more, either.
+    // `ByPeerBecause` is a WebSocket's close code: a page that was left does not receive anything either.
     matches!(
         reason,
         Io(_)
@@ -30,8 +30,8 @@ pub(crate) fn is_failure(reason: &CloseReason) -> bool {
     )
 }
 
-/// Whether the near side has sent what ends its line, and still reads: what it had sent before that is answered
-/// first.
+/// Returns whether the near side's input ended with a fault while it can still receive. Its earlier
+/// requests are answered before the line ends.
 pub(crate) fn is_fault(reason: &CloseReason) -> bool {
     matches!(
         reason,
@@ -39,7 +39,8 @@ pub(crate) fn is_fault(reason: &CloseReason) -> bool {
     )
 }
 
-/// Why the far side ended: a program that closes its stdout first has an exit status only later.
+/// Returns why the far side ended. If a program closes its stdout first, its exit status is only known after
+/// it was stopped.
 pub(crate) fn with_exit(reason: CloseReason, stopped: CloseReason) -> CloseReason {
     use CloseReason::{ByUs, ChildExited, StdoutClosed, Unterminated};
 
@@ -49,25 +50,25 @@ pub(crate) fn with_exit(reason: CloseReason, stopped: CloseReason) -> CloseReaso
     }
 }
 
-/// One side has `Content-Length` headers, and the other sends lines.
+/// Returns whether the client uses `Content-Length` headers and the listener lines, or the reverse.
 pub(crate) fn is_other_framing(error: &FrameError) -> bool {
     matches!(error, FrameError::UnexpectedContentLength | FrameError::UnexpectedLines)
 }
 
-/// Tells a client that speaks another framing so, behind a `Content-Length` header: of the two framings, one
-/// is the client's or the listener's.
+/// Sends a JSON-RPC error to a client that uses the other framing. The error always has a `Content-Length`
+/// header: that is the framing of either the client or the listener.
 pub(crate) async fn explain(error: &FrameError, client: &mut impl Sender) {
     if is_other_framing(error) {
-        // With such headers, JSON-RPC is spoken.
+        // `Content-Length` framing is used for JSON-RPC.
         let text = format!("this listener cannot serve the client: {error}");
         let answer = write_error(&Dialect::STRICT, b"null", PARSE_ERROR, &text, None);
         let _ = client.send(answer).await;
     }
 }
 
-/// Ends the far side's input, and then what is behind it. The end of input goes out first, but a
-/// child that does not read must not hold up its own end; where nothing is behind the far side to be
-/// ended, its input still has to end.
+/// Ends the far side's input and stops its program. The end of input is sent first, but a child process that
+/// does not read cannot delay being stopped. If there is no child process, waits up to `grace` for the end
+/// of input to be sent.
 pub(crate) async fn stop_far(
     far: &mut impl Sender,
     control: &Control,

@@ -1,4 +1,5 @@
-//! What the gateway itself holds of one line in memory: a message in hand, its own messages, ids, a record.
+//! Counts the memory that the gateway itself uses for one line: a message that waits for room, its own
+//! messages, request ids and the record of a handshake.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -8,10 +9,10 @@ use std::task::{Poll, Waker};
 
 use tieline_transport::{Account, CloseReason, Holding, MemoryBudget, MemoryRefused};
 
-/// The budget is asked when the sum crosses a multiple of this, so most changes cost an addition.
+/// The budget is updated when the sum crosses a multiple of this, so most changes cost one addition.
 const STEP: usize = 64 * 1024;
 
-/// The sum of all [`Part`]s of a line, as the budget of all lines counts it.
+/// The sum of all [`Part`]s of a line, counted against the memory budget that all lines share.
 pub(crate) struct Held {
     bytes: AtomicUsize,
     state: Mutex<State>,
@@ -19,20 +20,20 @@ pub(crate) struct Held {
 
 struct State {
     account: Account,
-    /// Too much is held: the line has to end.
+    /// Set if the budget was exceeded: the line has to end.
     refused: Option<MemoryRefused>,
     line: Option<Waker>,
 }
 
 impl Held {
-    /// `None` where nothing is counted.
+    /// Returns `None` if there is no budget.
     pub(crate) fn of(memory: Option<&MemoryBudget>) -> Option<Arc<Self>> {
         let account = memory?.account(Holding::Queue);
         let state = Mutex::new(State { account, refused: None, line: None });
         Some(Arc::new(Self { bytes: AtomicUsize::new(0), state }))
     }
 
-    /// Completes when the line has to end because too much is held.
+    /// Completes when the line has to end because it uses too much memory.
     pub(crate) async fn refused(&self) -> CloseReason {
         let refused = poll_fn(|cx| {
             let mut state = self.state();
@@ -77,7 +78,7 @@ impl fmt::Debug for Held {
     }
 }
 
-/// What one of a line's buffers holds. Dropping it gives that back.
+/// The size of one of a line's buffers. Dropping it returns the bytes to the budget.
 #[derive(Debug, Default)]
 pub(crate) struct Part {
     held: Option<Arc<Held>>,
@@ -85,7 +86,7 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// Counts nothing where there is no `held`.
+    /// Without `held` nothing is counted.
     pub(crate) fn of(held: Option<&Arc<Held>>) -> Self {
         Self { held: held.cloned(), bytes: 0 }
     }
@@ -94,7 +95,7 @@ impl Part {
         self.bytes == 0
     }
 
-    /// It holds so many bytes from here on. If that is too much, the line [is told](Held::refused).
+    /// Sets the size of the buffer. If the budget is exceeded, [`Held::refused`] completes.
     pub(crate) fn set(&mut self, bytes: usize) {
         if let Some(held) = &self.held {
             held.change(std::mem::replace(&mut self.bytes, bytes), bytes);

@@ -6,11 +6,11 @@
 //!      Sender   ◀── [tap] ◀── messages ◀── Receiver           its end is the line's end
 //! ```
 //!
-//! [`bridge`] joins two channels; [`Server`] accepts many and gives each a far end of its own.
-//! Nothing is ever put into the stream that did not come from the other side, unless a
-//! [dialect](Bridge::dialect) is given: then requests that the far side leaves behind are answered.
+//! [`bridge`] joins two channels. [`Server`] accepts many clients and connects each to its own far side.
+//! Nothing is added to the stream unless a [dialect](Bridge::dialect) is given. With one, requests that the
+//! far side leaves unanswered when it ends get an error response.
 //!
-//! [`Chaos`] is the opposite: it joins byte streams, knows no message, and does them harm on purpose.
+//! [`Chaos`] is a fault-injecting proxy for tests. It joins byte streams and knows nothing about messages.
 
 mod admit;
 mod bridge;

@@ -1,4 +1,4 @@
-//! A line under way, and the stages of its end.
+//! A running line, and the stages of its end.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -24,10 +24,10 @@ use crate::own::WithOwn;
 use crate::patience::{self, Patience};
 use crate::pump::{Direction, Passing, PumpEnd, Side, Watch};
 use crate::restored::Restored;
-use crate::unanswered::{MOST, Unanswered};
+use crate::unanswered::{MAX_CALLS, Unanswered};
 use crate::{Bridge, BridgeEnd, BridgeReport};
 
-/// What is counted and remembered of a line, whatever becomes of its far side.
+/// The state of a line, which is kept when its far side is restarted.
 pub(crate) struct Line<'a> {
     options: &'a Bridge,
     to_far: Direction<'a>,
@@ -35,26 +35,26 @@ pub(crate) struct Line<'a> {
     dialogue: Option<Arc<Dialogue>>,
     held: Option<Arc<Held>>,
     restarted: AtomicU64,
-    /// Bytes that far sides were passed and did not read before they ended.
+    /// Bytes that were sent to far sides which ended without reading them.
     unread: AtomicU64,
-    /// The near side has said its last word.
+    /// The near side has ended its input.
     near_was_done: AtomicBool,
 }
 
-/// So often it is looked whether bytes move while answers are waited for.
+/// How often to check whether bytes move while waiting for answers.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Of text whose answer may have been lost, because a line without half-close had to be closed.
-const NO_ANSWER: &str = "no answer came in time after the end of input, which this line cannot pass on without being \
-                         closed; keep the input open until the answers have arrived, or use resume+ in front of \
-                         the endpoint if tieline is on the other side";
+/// Logged if an answer may have been lost because a line without half-close had to be closed.
+const NO_ANSWER: &str = "no answer arrived in time after the end of input, and this line has no half-close; keep the \
+                         input open until all answers have arrived, or use resume+ in front of the endpoint if \
+                         tieline is on the other side";
 
 /// How a line ended.
 pub(crate) struct Joined {
     end: BridgeEnd,
-    /// The near side did not take in time what was left.
+    /// The near side did not read the remaining messages in time.
     out_of_grace: bool,
-    /// How long it may take what is to be said at the end.
+    /// How long the near side may take to read the last messages.
     patience: Patience,
 }
 
@@ -75,7 +75,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The sender to the near side, with what the gateway itself has to say there.
+    /// Returns the sender to the near side, with the gateway's own messages for it.
     pub(crate) fn near(&self, outbox: Outbox) -> WithOwn<Outbox> {
         WithOwn::new(outbox, self.dialogue.as_ref().map(|dialogue| dialogue.to_near.clone()))
     }
@@ -84,7 +84,7 @@ impl<'a> Line<'a> {
         self.dialogue.as_ref()?.unanswered()
     }
 
-    /// Passes messages until one side has ended, and ends the far one.
+    /// Passes messages on until one side ends, and stops the far side.
     pub(crate) async fn join(
         &self,
         (near_sender, near_receiver): (&mut WithOwn<Outbox>, &mut Box<dyn Receiver>),
@@ -94,8 +94,7 @@ impl<'a> Line<'a> {
     ) -> Joined {
         let (to_far, to_near) = (&self.to_far, &self.to_near);
         let far_control = far.control().clone();
-        // Without a half-close the end of the near side's input is the end of the line, so what is still
-        // to come is waited for.
+        // Without half-close, passing on the end of input closes the line, so answers are waited for first.
         let half_close = far_control.capabilities().half_close;
         let dialogue = self.dialogue.as_deref();
         let awaited = (!half_close && dialogue.is_none())
@@ -111,7 +110,7 @@ impl<'a> Line<'a> {
         let own = self.dialogue.as_ref().map(|dialogue| dialogue.to_far.clone());
         let mut far_sender = WithOwn::new(far_sender, own);
         let mut far_receiver = Restored::new(far_receiver, self.dialogue.clone());
-        // Once the near side said its last word, its going away is noticed without a write.
+        // Once the near side has ended its input, a disconnect is noticed without a write.
         let last_word = AtomicBool::new(false);
 
         let mut down = Box::pin(async {
@@ -125,14 +124,14 @@ impl<'a> Line<'a> {
                         if let Some(awaited) = &awaited {
                             drop(awaited.answers(&reset.cause));
                         }
-                        // At once: what is asked from here on is asked of the new one.
+                        // At once, because requests from here on are for the new far side.
                         let patience = Patience::while_it_moves(self.options.grace);
                         if !self.answer(&reset.cause, near_sender, patience).await {
                             break PumpEnd::Sink(CloseReason::Stalled);
                         }
                         if dialogue.is_none() && matches!(reset.cause, CloseReason::SessionLost(_))
                         {
-                            // The new session has a new program behind it, which knows nothing.
+                            // The new session has a new program behind it, without the state of the old one.
                             break PumpEnd::Source(reset.cause);
                         }
                     }
@@ -142,7 +141,7 @@ impl<'a> Line<'a> {
         });
         let mut up = Box::pin(async {
             let end = match to_far.pump(near_receiver, &mut far_sender, watch_up, None).await {
-                // What stands behind the far side belongs to the one that was lost.
+                // The program at the far side belongs to the session that was lost.
                 PumpEnd::Reset(reset) => PumpEnd::Broken(reset.cause),
                 PumpEnd::Source(reason) if is_failure(&reason) => PumpEnd::Broken(reason),
                 end => end,
@@ -155,12 +154,12 @@ impl<'a> Line<'a> {
             };
             if is_answered {
                 last_word.store(true, Relaxed);
-                // The other direction is polled once more, so that it begins to watch before this one
-                // waits for the far side.
+                // Lets the other direction start to watch the near side before this one waits for the far
+                // side.
                 tokio::task::yield_now().await;
             }
             if let (true, Some(unanswered), false) = (is_answered, unanswered, half_close) {
-                // What the gateway has to say to the far side still leaves.
+                // The gateway's own messages to the far side are still sent.
                 let moved = AtomicU64::new(0);
                 let mut looks = tokio::time::interval(LOOK);
                 let flush = poll_fn(|cx| {
@@ -172,7 +171,7 @@ impl<'a> Line<'a> {
                     let _ = far_sender.poll_flush(cx);
                     Poll::<()>::Pending
                 });
-                // The end of a stream of events is told by a request, and answers still arrive after it.
+                // With HTTP, the end of input is a request of its own, and answers still arrive after it.
                 let kind = far_control.info().kind;
                 let is_last = !matches!(kind.as_str(), "http" | "https" | "http-unix");
                 let grace = self.options.grace;
@@ -209,18 +208,18 @@ impl<'a> Line<'a> {
                     PumpEnd::Source(reason) => Outcome::Far(reason),
                     PumpEnd::Sink(reason) if to_far.fault().is_some() => Outcome::Broken(reason),
                     PumpEnd::Sink(reason) => {
-                        // A session that was given up knows more than that nobody listens.
+                        // A session that was given up has a more precise reason than the failed send.
                         let lost = |it: &CloseReason| matches!(it, CloseReason::SessionLost(_));
                         Outcome::Deaf(near_control.close_reason().filter(lost).unwrap_or(reason))
                     }
-                    // Taken care of.
+                    // Already handled.
                     PumpEnd::Reset(_) | PumpEnd::Broken(_) => continue,
                 },
                 () = &mut stop => break Outcome::Stop,
             }
         };
         let grace = self.options.grace;
-        // One for all that a stop has to wait for, or slow readers would hold it up again and again.
+        // One deadline for all steps of a stop, so that slow readers cannot delay it repeatedly.
         let stopped_by = from_now(grace);
         let (mut out_of_grace, mut was_stopped) = (false, false);
         let end = match outcome {
@@ -241,7 +240,7 @@ impl<'a> Line<'a> {
                 let has_more_to_say = matches!(outcome, Outcome::Deaf(_)) && !up_is_over;
                 drop(down);
                 if has_more_to_say {
-                    // It hears no more, but what it said before it went still counts.
+                    // The near side no longer reads, but what it sent before is still delivered.
                     let said = coop::unconstrained(poll_fn(|cx| {
                         let is_over =
                             up.as_mut().poll(cx).is_ready() || to_far.is_idle.load(Relaxed);
@@ -262,7 +261,7 @@ impl<'a> Line<'a> {
             }
             Outcome::Stop => {
                 drop(up);
-                // What it still says while it is being stopped arrives.
+                // What the far side sends while it is being stopped is still delivered.
                 let stopped = stop_far(&mut far_sender, &far_control, grace);
                 let last_words = timeout_at(stopped_by, &mut down);
                 let (far, delivered) = tokio::join!(stopped, last_words);
@@ -283,7 +282,7 @@ impl<'a> Line<'a> {
         Joined { end, out_of_grace, patience }
     }
 
-    /// Completes when the line has to end because it holds too much. Its own messages are given up then.
+    /// Completes when the line has to end because it uses too much memory. Discards the gateway's own messages.
     async fn out_of_memory(&self) -> CloseReason {
         let Some(held) = &self.held else { return std::future::pending().await };
         let reason = held.refused().await;
@@ -294,15 +293,15 @@ impl<'a> Line<'a> {
         reason
     }
 
-    /// Completes when what the near side had sent before its fault has been answered, with that fault: when no
-    /// request waits any more where the dialect is known, and after the grace at the latest. The far side's end,
-    /// which comes behind all answers, is noticed elsewhere.
+    /// Waits until the near side's input has ended with a fault and its earlier requests are answered, at most
+    /// for the grace, and returns the fault. If the dialect is unknown or there is no half-close, this waits
+    /// for the whole grace; the end of the far side, which follows all answers, is noticed elsewhere.
     async fn answered_before_fault(&self, half_close: bool) -> CloseReason {
         let fault = self.to_far.faulted().await;
         let grace = self.options.grace;
         let all_answered = async {
             match &self.dialogue {
-                // Where there is no half-close, they are waited for before the end of input is passed on.
+                // Without half-close, answers are waited for before the end of input is passed on.
                 Some(dialogue) if half_close => {
                     dialogue.requests().settled(grace, false, &AtomicU64::new(0)).await;
                 }
@@ -315,13 +314,14 @@ impl<'a> Line<'a> {
         fault
     }
 
-    /// A far side has ended, and so many bytes were still to be written to it.
+    /// Counts the bytes that a far side that ended has not read. `unwritten` had not been written to it yet.
     fn note_unread(&self, end: &CloseReason, unwritten: usize) {
         let in_pipe = end.child_exit().and_then(|exit| exit.unread).unwrap_or_default();
         self.unread.fetch_add(in_pipe.saturating_add(unwritten as u64), Relaxed);
     }
 
-    /// Answers what the far side has left behind. False when the near side does not take it all in time.
+    /// Sends error responses to the requests that the far side left unanswered. Returns false if the near side
+    /// does not read them in time.
     async fn answer(
         &self,
         reason: &CloseReason,
@@ -331,7 +331,7 @@ impl<'a> Line<'a> {
         let Some(unanswered) = self.unanswered() else { return true };
         let mut answers = unanswered.answers(reason);
         let mut taken = false;
-        // What it was sent before may be long.
+        // Earlier messages may be long, so they get their own time.
         let before = patience.wait(near, |near, cx| near.poll_flush(cx)).await;
         let deadline = before.map_or_else(Instant::now, |_| patience.deadline());
         let answered = async {
@@ -345,13 +345,13 @@ impl<'a> Line<'a> {
         let _ = timeout_at(deadline, answered).await;
         let unsaid = answers.len();
         if unsaid > 0 {
-            self.to_near.lose_many(unsaid as u64, &"the client does not read it");
+            self.to_near.lose_many(unsaid as u64, &"the client did not read it in time");
         }
         taken
     }
 
-    /// The far side will not be there again: what the near side has sent and nobody has read is
-    /// lost, and its requests are to be answered. At most `most` messages; says how many there were.
+    /// Receives messages that the far side can no longer read, counts them as lost, and records their requests
+    /// so that they are answered. Returns the number of messages, at most `most`.
     fn drain(&self, near: &mut impl Receiver, most: usize) -> usize {
         let Some(dialogue) = self.dialogue.as_ref().filter(|it| it.unanswered().is_some()) else {
             return 0;
@@ -370,8 +370,8 @@ impl<'a> Line<'a> {
         most
     }
 
-    /// The near side is told of the end. It may be gone already, and one that does not read must not
-    /// hold up the end.
+    /// Closes the near side. It may have disconnected already, and a near side that does not read must not
+    /// delay the end.
     pub(crate) async fn end(
         self,
         (mut near, mut receiver): (WithOwn<Outbox>, Box<dyn Receiver>),
@@ -382,9 +382,9 @@ impl<'a> Line<'a> {
         let is_heard = match &end {
             _ if out_of_grace => false,
             BridgeEnd::Far(reason) | BridgeEnd::Stopped(reason) => {
-                let mut most = MOST;
+                let mut most = MAX_CALLS;
                 loop {
-                    // It goes on sending until it hears of the end, so not for ever.
+                    // The near side sends until it notices the end, so the number is bounded.
                     let drained = self.drain(&mut receiver, most);
                     most -= drained;
                     if !self.answer(reason, &mut near, patience).await {
@@ -395,14 +395,14 @@ impl<'a> Line<'a> {
                     }
                 }
             }
-            // It would not read more now than before.
+            // A near side that was too slow would not read more now.
             BridgeEnd::Near { near, .. } => !matches!(near, CloseReason::Overrun),
         };
         let is_told =
             |reason: &CloseReason| matches!(reason, CloseReason::Overrun) || is_fault(reason);
         let Capabilities { half_close, is_session, .. } = control.capabilities();
         if let (BridgeEnd::Far(_) | BridgeEnd::Stopped(_), false) = (&end, half_close) {
-            // Where the side can be told of it, it is known before.
+            // Without half-close, the close can tell the near side what was unread, so it is counted before.
             let unread = if is_session { receiver.unread() } else { waiting(&mut receiver) };
             self.unread.fetch_add(unread, Relaxed);
         }
@@ -424,7 +424,7 @@ impl<'a> Line<'a> {
             }
         }
         let patience = if is_heard { patience } else { Patience::until(Instant::now()) };
-        // A session that is closed ends as if all had gone well. Dropped, it says why.
+        // Closing a session ends it without an error. Dropping it reports the reason.
         let leaves_unclosed = is_session
             && match &end {
                 BridgeEnd::Near { near, .. } => is_told(near),
@@ -435,12 +435,12 @@ impl<'a> Line<'a> {
             false => near.poll_close(cx),
         };
         let closed = patience.wait(&mut near, leave).await;
-        // A session sees to its last messages by itself.
+        // A session delivers its last messages by itself.
         let is_line = control.info().session.is_none();
         let discarded = AtomicU64::new(0);
         if let (true, Some(Ok(()))) = (is_line, &closed) {
             match &end {
-                // No more is read of a stream that cannot be cut into messages.
+                // A stream that can no longer be split into messages is not read any further.
                 BridgeEnd::Near { near: reason, .. } if is_fault(reason) && half_close => {
                     patience.see_off(&mut near, std::future::pending(), half_close).await;
                 }
@@ -456,7 +456,7 @@ impl<'a> Line<'a> {
             self.unread.fetch_add(unread, Relaxed);
         }
         let end = match (end, closed) {
-            // The client ended its session before it had all that the far side said.
+            // The client ended its session before it had received everything from the far side.
             (BridgeEnd::Far(far), Some(Err(SendError::Closed(reason))))
                 if matches!(*reason, CloseReason::SessionLost(_)) =>
             {
@@ -477,11 +477,11 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Takes the messages that have arrived, at most [`MOST`]. Returns how many bytes they have.
+/// Receives the messages that have already arrived, at most [`MAX_CALLS`]. Returns their size in bytes.
 fn waiting(receiver: &mut impl Receiver) -> u64 {
     let mut cx = Context::from_waker(Waker::noop());
     let mut bytes = 0;
-    for _ in 0..MOST {
+    for _ in 0..MAX_CALLS {
         match receiver.poll_recv(&mut cx) {
             Poll::Ready(Incoming::Message(message)) => bytes += message.len() as u64,
             Poll::Ready(Incoming::End(_)) | Poll::Pending => break,
@@ -492,29 +492,29 @@ fn waiting(receiver: &mut impl Receiver) -> u64 {
 }
 
 enum Outcome {
-    /// The far side has ended.
+    /// The far side ended.
     Far(CloseReason),
-    /// The near side's input has failed.
+    /// The near side's input failed.
     Broken(CloseReason),
-    /// The near side takes no more.
+    /// The near side no longer accepts messages.
     Deaf(CloseReason),
     Stop,
 }
 
-/// Whether process IDs mean the same on the other side of a line as here, as far as anybody can tell.
+/// Returns whether process IDs have the same meaning on the other side of a line, as far as is known.
 fn sees_our_processes(control: &Control) -> bool {
     match control.info().kind {
         TransportKind::STDIO
         | TransportKind::PROCESS
         | TransportKind::MEMORY
         | TransportKind::PIPE => true,
-        // A peer in another PID namespace has none.
+        // The pid of a peer in another PID namespace is not available.
         TransportKind::UNIX => control.peer().is_some_and(|peer| peer.pid.is_some()),
         _ => false,
     }
 }
 
-/// Reads on, so that a far side that is being stopped does not block on its own output.
+/// Reads and discards messages, so that a far side that is being stopped does not block on its output.
 async fn discard(receiver: &mut impl Receiver) -> Infallible {
     patience::discard(receiver, &AtomicU64::new(0)).await;
     std::future::pending().await
@@ -529,7 +529,7 @@ mod tests {
 
     use super::*;
 
-    /// There is always another message, and room for it.
+    /// A receiver that always has another message, and a sender that always has room.
     struct Endless;
 
     impl Receiver for Endless {
@@ -556,26 +556,26 @@ mod tests {
         }
     }
 
-    /// Whether it pauses, although it never has to wait. Where it does not, this fails after a while.
-    fn pauses(name: &str, who: impl Future<Output = ()> + Send + 'static) {
-        let (tell, told) = std::sync::mpsc::channel();
+    /// Asserts that a future yields although it never has to wait.
+    fn assert_yields(name: &str, future: impl Future<Output = ()> + Send + 'static) {
+        let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let mut who = Box::pin(who);
-            let polled = poll_fn(|cx| Poll::Ready(who.as_mut().poll(cx).is_pending()));
-            tell.send(runtime.block_on(polled))
+            let mut future = Box::pin(future);
+            let polled = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending()));
+            sender.send(runtime.block_on(polled))
         });
-        assert_eq!(told.recv_timeout(Duration::from_secs(50)), Ok(true), "{name}");
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(50)), Ok(true), "{name}");
     }
 
-    /// Else a deadline, a signal and the other direction would wait until it has said all.
+    /// Otherwise deadlines, signals and the other direction would be starved.
     #[test]
-    fn who_never_stops_talking_lets_others_have_their_turn() {
-        pauses("what is discarded", async { match discard(&mut Endless).await {} });
-        pauses("what is passed on", async {
+    fn endless_messages_do_not_starve_other_futures() {
+        assert_yields("discarding", async { match discard(&mut Endless).await {} });
+        assert_yields("passing on", async {
             let options = Bridge::default();
-            let way = Direction::new(&options, Side::Server);
-            way.pump(&mut Endless, &mut Endless, Watch::default(), None).await;
+            let direction = Direction::new(&options, Side::Server);
+            direction.pump(&mut Endless, &mut Endless, Watch::default(), None).await;
         });
     }
 }

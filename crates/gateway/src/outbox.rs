@@ -1,4 +1,4 @@
-//! What waits for a client that does not take it, and what becomes of what has no place there.
+//! The queue of messages for a slow client, and the policies for when it is full.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,31 +13,30 @@ use tieline_transport::{
     Account, CloseReason, Holding, MemoryBudget, Outgoing, Refused, SendError, Sender, WarnThrottle,
 };
 
-/// What is done when a client does not take what the far side says, and the channel's own queue is full.
+/// What to do when a client does not read its messages fast enough and the channel's own queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// The far side waits. Nothing is lost; a client that takes nothing at all for its channel's
-    /// [stall timeout](tieline_transport::ChannelConfig::stall_timeout) is
-    /// [`Stalled`](CloseReason::Stalled), which is the transport's to see to.
+    /// The far side waits, and nothing is lost. The transport closes the line of a client that reads nothing
+    /// for its channel's [stall timeout](tieline_transport::ChannelConfig::stall_timeout), with
+    /// [`Stalled`](CloseReason::Stalled).
     #[default]
     Wait,
-    /// 256 messages or 16 MiB wait for the client; then the oldest of them makes room for the newest.
+    /// Up to 256 messages or 16 MiB are queued for the client; then the oldest message is dropped.
     DropOldest,
-    /// 256 messages or 16 MiB wait for the client; then what the far side says is dropped.
+    /// Up to 256 messages or 16 MiB are queued for the client; then new messages are dropped.
     DropNewest,
-    /// 256 messages or 16 MiB wait for the client; then its line ends as an
+    /// Up to 256 messages or 16 MiB are queued for the client; then its line ends with
     /// [`Overrun`](CloseReason::Overrun).
     Disconnect,
 }
 
 impl Overflow {
-    /// All of them, the default first.
+    /// All policies, the default first.
     pub const ALL: [Self; 4] = [Self::Wait, Self::DropOldest, Self::DropNewest, Self::Disconnect];
 
-    /// Returns how long a client's channel should wait for a client that takes nothing, where `usual` is what
-    /// the channel would wait otherwise: an hour at least where messages are dropped for the client, because
-    /// it holds up nothing then. It is for whoever configures the acceptor.
+    /// Returns the stall timeout to configure for the acceptor's channels, given the `usual` one. It is at
+    /// least an hour if messages are dropped for a slow client, because such a client blocks nothing.
     pub fn stall_timeout(self, usual: Duration) -> Duration {
         match self {
             Self::DropOldest | Self::DropNewest => usual.max(AN_HOUR),
@@ -61,13 +60,13 @@ impl fmt::Display for Overflow {
     }
 }
 
-/// The word is none of wait, drop-oldest, drop-newest and disconnect.
+/// An error for a name other than wait, drop-oldest, drop-newest and disconnect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownOverflow;
 
 impl fmt::Display for UnknownOverflow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("there are wait, drop-oldest, drop-newest and disconnect")
+        f.write_str("expected wait, drop-oldest, drop-newest or disconnect")
     }
 }
 
@@ -86,10 +85,10 @@ const AN_HOUR: Duration = Duration::from_secs(60 * 60);
 const MESSAGES: usize = 256;
 const BYTES: usize = 16 * 1024 * 1024;
 
-/// In front of the sender to a client.
+/// A bounded queue in front of the sender to a client.
 ///
-/// Where the [dialect](crate::Bridge::dialect) is known, only notifications are dropped: a request or an
-/// answer that finds no room takes a place beyond the bound, and then the far side waits.
+/// If the [dialect](crate::Bridge::dialect) is known, only notifications are dropped. A request or response
+/// is queued even if the queue is full, and then the far side waits.
 pub(crate) struct Outbox {
     client: Box<dyn Sender>,
     overflow: Overflow,
@@ -97,7 +96,7 @@ pub(crate) struct Outbox {
     waiting: VecDeque<Waiting>,
     bytes: usize,
     account: Account,
-    /// Something has a place beyond the bound.
+    /// A message was queued beyond the bound.
     is_beyond: bool,
     dropped: u64,
     warnings: WarnThrottle,
@@ -129,13 +128,13 @@ impl Outbox {
         }
     }
 
-    /// The same, and what waits beyond 64 KiB is counted by `memory`.
+    /// Counts queued messages beyond 64 KiB in `memory`.
     pub(crate) fn within(mut self, memory: Option<&MemoryBudget>) -> Self {
         self.account = Account::of(memory, Holding::Queue);
         self
     }
 
-    /// How many of the messages that were taken did not reach the client's sender.
+    /// Returns how many accepted messages did not reach the client's sender.
     pub(crate) fn lost(&self) -> u64 {
         self.dropped + self.waiting.len() as u64
     }
@@ -144,7 +143,8 @@ impl Outbox {
         self.waiting.len() >= MESSAGES || self.bytes >= BYTES
     }
 
-    /// Counts what waits, and `more`. Where that is too much, all that may be dropped is.
+    /// Counts the queued bytes and `more`. If the memory budget is exceeded, drops all messages that may be
+    /// dropped.
     fn hold(&mut self, more: usize) -> Result<(), SendError> {
         if self.account.set(self.bytes + more).is_ok() {
             return Ok(());
@@ -161,13 +161,13 @@ impl Outbox {
         }
         self.waiting = kept;
         self.is_beyond &= self.is_full();
-        // What it was told to let go of, it has.
+        // The account may have been asked to release everything. That is done now.
         let _ = self.account.set(0);
         let counted = self.account.set(self.bytes + more);
         counted.map_err(|refused| SendError::Closed(Box::new(refused.into())))
     }
 
-    /// Hands over what the client takes. Ready when nothing waits any more.
+    /// Passes on queued messages while the client has room. Ready when the queue is empty.
     fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         if self.account.check(cx.waker()).is_err() {
             self.hold(0)?;
@@ -195,7 +195,7 @@ impl Outbox {
         let waiting = self.waiting.remove(place)?;
         self.bytes -= waiting.message.len();
         self.is_beyond &= self.is_full();
-        // Less is granted, unless it was told to let go, which is found elsewhere.
+        // Counting less can fail only if the account was revoked, which `poll_hand_over` checks.
         let _ = self.account.set(self.bytes);
         Some(waiting)
     }
@@ -206,7 +206,7 @@ impl Outbox {
         self.waiting.push_back(Waiting { message, may_be_dropped });
     }
 
-    /// Warns once a minute at most.
+    /// Counts a dropped message, and warns at most once per minute.
     fn drop_one(&mut self, why: &dyn fmt::Display) {
         self.dropped += 1;
         if let Some(unreported) = self.warnings.admit(Instant::now()) {
@@ -221,18 +221,18 @@ impl Outbox {
     }
 }
 
-/// What a client is told in place of an answer that it cannot be sent.
+/// Returns an error response in place of a response that cannot be sent.
 fn lost_answer(dialect: Option<&Dialect>, refused: &Refused) -> Option<Bytes> {
     let dialect = dialect.filter(|dialect| dialect.adds_messages)?;
     let outline = Outline::of(&refused.message);
     let id = outline.id().filter(|_| outline.may_be_answer())?;
-    let text = format!("the answer was lost: {}", refused.error);
+    let text = format!("the response was lost: {}", refused.error);
     Some(write_error(dialect, id, INTERNAL_ERROR, &text, None).into())
 }
 
-const SLOW: &str = "it does not take what waits for it";
+const SLOW: &str = "the client reads too slowly, and its queue is full";
 const FULL: &str =
-    "it does not take what waits for it, and all lines together hold too much memory";
+    "the client reads too slowly, and all lines together have reached their memory limit";
 
 impl Sender for Outbox {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
@@ -242,7 +242,7 @@ impl Sender for Outbox {
         match self.poll_hand_over(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending if self.is_beyond => Poll::Pending,
-            // What the client has no room for waits here.
+            // A message that the client has no room for is queued here.
             _ => Poll::Ready(Ok(())),
         }
     }
@@ -262,7 +262,7 @@ impl Sender for Outbox {
                     return Err(SendError::Closed(Box::new(CloseReason::Overrun)));
                 }
                 Overflow::DropOldest => {
-                    // Large ones may have to go for one that is larger.
+                    // One removal may not be enough, because the bound is also in bytes.
                     while self.is_full()
                         && let Some(place) = self.waiting.iter().position(|it| it.may_be_dropped)
                     {

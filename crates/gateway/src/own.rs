@@ -1,4 +1,4 @@
-//! Messages of the gateway's own, which leave before those that are passed on.
+//! Messages of the gateway itself, which are sent before those that are passed on.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -10,18 +10,17 @@ use tieline_transport::{Outgoing, SendError, Sender};
 
 use crate::held::{Held, Part};
 
-/// The queue takes another message while it holds fewer than this many,
+/// The queue has room while it holds fewer messages than this, and fewer bytes than [`BYTES`].
 const MESSAGES: usize = 1024;
-/// and fewer bytes than this.
 const BYTES: usize = 4 << 20;
 
-/// What each message takes beside its bytes.
+/// The memory that a message uses in addition to its bytes.
 const EACH: usize = size_of::<Bytes>();
 
-/// A queue of messages for one side of a line, and a gate for everything else that is sent there.
+/// A queue of the gateway's messages for one side of a line, with a gate that holds back all other messages.
 #[derive(Default)]
 pub(crate) struct Own {
-    /// There are messages, or the gate is closed.
+    /// The queue has messages, or the gate is closed.
     is_busy: AtomicBool,
     state: Mutex<State>,
 }
@@ -47,14 +46,14 @@ impl State {
 }
 
 impl Own {
-    /// A queue that is counted in `held`.
+    /// Creates a queue whose memory is counted in `held`.
     pub(crate) fn within(held: Option<&Arc<Held>>) -> Self {
         let own = Self::default();
         own.state().held = Part::of(held);
         own
     }
 
-    /// Gives up all that waits, and returns how many messages that were.
+    /// Discards all queued messages. Returns how many there were.
     pub(crate) fn clear(&self) -> usize {
         let mut state = self.state();
         let cleared = std::mem::take(&mut state.queue).len();
@@ -67,7 +66,7 @@ impl Own {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a message whatever waits already. For messages whose number is bounded elsewhere.
+    /// Queues a message even if the queue is full. For messages whose number is bounded elsewhere.
     pub(crate) fn push(&self, message: Bytes) {
         let mut state = self.state();
         state.bytes += message.len();
@@ -75,7 +74,7 @@ impl Own {
         self.changed(state);
     }
 
-    /// Queues a message if there is room for it.
+    /// Queues a message if there is room. Returns whether it was queued.
     pub(crate) fn try_push(&self, message: Bytes) -> bool {
         let is_full = self.state().is_full();
         if !is_full {
@@ -94,8 +93,8 @@ impl Own {
         Poll::Pending
     }
 
-    /// Nothing but messages of this queue is sent until the gate is opened again. What waited before is
-    /// discarded: it was meant for another program.
+    /// Closes the gate: until it is opened again, only messages of this queue are sent. Discards the messages
+    /// in the queue, which were meant for another program.
     pub(crate) fn close_gate(&self) {
         let mut state = self.state();
         state.queue.clear();
@@ -130,7 +129,7 @@ impl Own {
         Some(message)
     }
 
-    /// Wakes the sink when something changes. False if messages wait now.
+    /// Registers the sink to be woken when something changes. Returns whether the queue is empty.
     fn register(&self, cx: &Context<'_>) -> bool {
         let mut state = self.state();
         match &mut state.sink {
@@ -145,7 +144,7 @@ impl Own {
     }
 }
 
-/// A sender to one side, and the gateway's own messages for it.
+/// A sender to one side, with the gateway's own messages for that side.
 pub(crate) struct WithOwn<S> {
     pub(crate) sender: S,
     own: Option<Arc<Own>>,
@@ -160,7 +159,7 @@ impl<S: Sender> WithOwn<S> {
         self.own.as_ref().filter(|own| own.is_busy.load(Relaxed)).map(Arc::clone)
     }
 
-    /// Hands over the gateway's own messages. Ready when none is left.
+    /// Sends the gateway's own messages. Ready when none is left.
     fn poll_own(&mut self, own: &Own, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {
             if own.register(cx) {
@@ -169,7 +168,7 @@ impl<S: Sender> WithOwn<S> {
             ready!(self.sender.poll_ready(cx))?;
             let Some(message) = own.take() else { continue };
             if let Err(error) = self.sender.pass_on(message) {
-                tracing::debug!("a message of the gateway's own was not sent: {error}");
+                tracing::debug!("a message of the gateway itself was not sent: {error}");
                 if matches!(error, SendError::Closed(_)) {
                     return Poll::Ready(Err(error));
                 }
@@ -183,7 +182,7 @@ impl<S: Sender> Sender for WithOwn<S> {
         if let Some(own) = self.busy() {
             ready!(self.poll_own(&own, cx))?;
             if own.is_closed() {
-                // What was handed over must not wait for what comes behind it.
+                // Messages sent so far must not wait for the gate to open.
                 return match self.sender.poll_flush(cx) {
                     Poll::Ready(Err(error @ SendError::Closed(_))) => Poll::Ready(Err(error)),
                     _ => Poll::Pending,
@@ -204,7 +203,7 @@ impl<S: Sender> Sender for WithOwn<S> {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         match self.busy() {
             Some(own) => ready!(self.poll_own(&own, cx))?,
-            // Later messages wake it.
+            // So that later messages wake the task.
             None => drop(self.own.as_ref().map(|own| own.register(cx))),
         }
         self.sender.poll_flush(cx)

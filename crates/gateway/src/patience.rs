@@ -1,4 +1,4 @@
-//! How long a client may take for what is still to be handed to it, when its line ends.
+//! How long a client may take to accept the remaining messages when its line ends.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -11,34 +11,34 @@ use tokio::time::{Instant, interval, sleep_until};
 
 use crate::pump::Turn;
 
-/// So often it is looked whether the last bytes have left.
+/// How often to check whether the last bytes were sent.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Until when a client is waited for.
+/// How long to wait for a client.
 #[derive(Clone, Copy)]
 pub(crate) struct Patience {
     until: Instant,
-    /// While bytes move it begins anew with this.
+    /// Restart the timer with this value while bytes move.
     again: Option<Duration>,
 }
 
 impl Patience {
-    /// It ends at `until`, whatever moves.
+    /// Waits until this time, whether or not bytes move.
     pub(crate) fn until(until: Instant) -> Self {
         Self { until, again: None }
     }
 
-    /// It ends when nothing has moved for `grace`.
+    /// Waits until no byte has moved for `grace`.
     pub(crate) fn while_it_moves(grace: Duration) -> Self {
         Self { until: from_now(grace), again: Some(grace) }
     }
 
-    /// Until when something that is small may take.
+    /// Returns the deadline for sending something small.
     pub(crate) fn deadline(&self) -> Instant {
         self.again.map_or(self.until, from_now)
     }
 
-    /// Polls the sender until that is done. `None`: it took too long.
+    /// Polls until `poll` is ready. Returns `None` if that takes too long.
     pub(crate) async fn wait<S: Sender, T>(
         &self,
         sender: &mut S,
@@ -63,10 +63,10 @@ impl Patience {
         .await
     }
 
-    /// Waits until a client whose line was closed has taken the last bytes: until it says that it has ended, or,
-    /// where it may go on speaking (`half_close`), until they have left this machine. What it says is thrown
-    /// away by `discard`, which completes at its end: if a connection is closed while something is unread, the
-    /// system drops what was not sent.
+    /// Waits until a client whose line was closed has received the last bytes: until it ends its side or, if it
+    /// may continue to send (`half_close`), until the bytes have left this machine. `discard` reads and drops
+    /// what the client sends, and completes when the client ends: if a connection is closed with unread input,
+    /// the operating system drops unsent output.
     pub(crate) async fn see_off(
         &self,
         sender: &mut impl Sender,
@@ -93,8 +93,8 @@ impl Patience {
     }
 }
 
-/// Reads to the end, and counts the bytes of the messages. One that never stops must not keep others from
-/// having their turn.
+/// Reads to the end and counts the bytes of the messages. Yields regularly, so that an endless stream of
+/// messages does not starve other futures of the task.
 pub(crate) async fn discard(receiver: &mut impl Receiver, discarded: &AtomicU64) {
     let mut turn = Turn::default();
     loop {
@@ -125,7 +125,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// A client that takes a byte each second for a while, and then nothing.
+    /// A client that accepts a byte per second for a while, and then nothing.
     struct Client {
         begun: Instant,
         bytes: u64,
@@ -164,14 +164,14 @@ mod tests {
         }
     }
 
-    /// How a flush ends, and after how long.
+    /// Returns whether a flush completes, and after how long.
     async fn flush(patience: Patience, client: &mut Client) -> (bool, Duration) {
         let begun = Instant::now();
         let flushed = patience.wait(client, |client, cx| client.poll_flush(cx)).await;
         (flushed.is_some(), begun.elapsed())
     }
 
-    /// Whether a client is waited for until it has ended, and for how long.
+    /// Returns how long `see_off` waits for a client that does not end its side.
     async fn see_off(patience: Patience, client: &mut Client, half_close: bool) -> Duration {
         let begun = Instant::now();
         let seen_off = patience.see_off(client, std::future::pending(), half_close);
@@ -180,38 +180,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn done_at_once_needs_no_time() {
+    async fn wait_without_work_completes_at_once() {
         let mut client = Client::new(0, 0);
         assert_eq!(flush(Patience::until(Instant::now()), &mut client).await, (true, s(0)));
         assert_eq!(flush(Patience::while_it_moves(s(0)), &mut client).await, (true, s(0)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_gets_the_grace_and_no_more() {
+    async fn stalled_client_gets_one_grace() {
         let patience = Patience::while_it_moves(GRACE);
         assert_eq!(flush(patience, &mut Client::new(100, 0)).await, (false, GRACE));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_grace_begins_anew_while_bytes_move() {
-        // Bytes move in four of its periods, and in the fifth none does.
+    async fn grace_restarts_while_bytes_move() {
+        // Bytes move in four periods, and none in the fifth.
         let patience = Patience::while_it_moves(GRACE);
         assert_eq!(flush(patience, &mut Client::new(100, 35)).await, (false, s(50)));
-        // All are taken within the tenth one, and it is looked at its end.
+        // The last byte is accepted in the tenth period. That is noticed at the end of the period.
         let patience = Patience::while_it_moves(GRACE);
         assert_eq!(flush(patience, &mut Client::new(95, 95)).await, (true, s(100)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_fixed_deadline_holds_whatever_moves() {
+    async fn fixed_deadline_does_not_move() {
         let patience = Patience::until(from_now(GRACE));
         assert_eq!(flush(patience, &mut Client::new(100, 100)).await, (false, GRACE));
-        // It has passed, and is not extended by a second wait.
+        // The deadline has passed, so a second wait fails at once.
         assert_eq!(flush(patience, &mut Client::new(100, 100)).await, (false, s(0)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn small_messages_get_a_grace_of_their_own_or_what_is_left_of_a_fixed_deadline() {
+    async fn small_messages_get_a_new_grace_unless_the_deadline_is_fixed() {
         let (moving, fixed) = (Patience::while_it_moves(GRACE), Patience::until(from_now(GRACE)));
         tokio::time::sleep(s(8)).await;
         assert_eq!(moving.deadline(), from_now(GRACE));
@@ -219,30 +219,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_may_go_on_speaking_is_left_when_all_has_gone_out() {
+    async fn half_closed_client_is_waited_for_until_all_bytes_are_sent() {
         let patience = Patience::while_it_moves(GRACE);
         assert_eq!(see_off(patience, &mut Client::new(0, 0), true).await, s(0));
         assert_eq!(see_off(patience, &mut Client::new(3, 3), true).await, s(3));
-        // Of one whose end is awaited that is not enough, but it is not waited for without end.
+        // Without half-close its end is awaited, but not forever.
         let patience = Patience::while_it_moves(GRACE);
         assert_eq!(see_off(patience, &mut Client::new(3, 3), false).await, s(20));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_has_ended_is_not_waited_for() {
+    async fn wait_ends_when_the_client_ends() {
         let begun = Instant::now();
         let ends = tokio::time::sleep(s(4));
         Patience::while_it_moves(GRACE).see_off(&mut Client::new(100, 0), ends, false).await;
         assert_eq!(begun.elapsed(), s(4));
     }
 
-    /// Says something each second, and ends.
-    struct Speaker {
+    /// Sends a message per second, and then ends.
+    struct Talker {
         left: u8,
         pause: std::pin::Pin<Box<tokio::time::Sleep>>,
     }
 
-    impl Receiver for Speaker {
+    impl Receiver for Talker {
         fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
             ready!(self.pause.as_mut().poll(cx));
             self.pause = Box::pin(tokio::time::sleep(s(1)));
@@ -255,12 +255,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_discarded_is_counted_and_read_to_the_end() {
+    async fn discard_reads_to_the_end_and_counts_bytes() {
         let begun = Instant::now();
-        let mut speaker = Speaker { left: 3, pause: Box::pin(tokio::time::sleep(s(1))) };
+        let mut talker = Talker { left: 3, pause: Box::pin(tokio::time::sleep(s(1))) };
         let discarded = AtomicU64::new(0);
-        discard(&mut speaker, &discarded).await;
-        assert_eq!((speaker.left, begun.elapsed()), (0, s(4)));
+        discard(&mut talker, &discarded).await;
+        assert_eq!((talker.left, begun.elapsed()), (0, s(4)));
         assert_eq!(discarded.into_inner(), 3);
     }
 }

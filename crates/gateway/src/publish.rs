@@ -1,5 +1,4 @@
-//! What a server counts, for whoever exports it: as Prometheus reads it, or through the `metrics`
-//! facade.
+//! Exports a server's metrics, in the Prometheus text format or through the `metrics` facade.
 
 use std::fmt::Write;
 
@@ -10,9 +9,8 @@ use tieline_proto::{BreakerState, Histogram};
 use crate::{ServerView, ServerWatch};
 
 impl ServerWatch {
-    /// Tells the recorder that the process has installed ([`metrics::set_global_recorder`]) what the
-    /// server has counted until now. Call it before what was recorded is exported; between two calls
-    /// nothing is told, and where there is no recorder nothing is done.
+    /// Updates the global recorder ([`metrics::set_global_recorder`]) with the current values. Call it before
+    /// each export: the values do not change between two calls. Does nothing if no recorder is installed.
     pub fn publish(&self) {
         for Family { name, unit, help, samples } in families(&self.now()) {
             match name.ends_with("_total") {
@@ -30,7 +28,7 @@ impl ServerWatch {
         }
     }
 
-    /// What the server has counted until now, in Prometheus' text format 0.0.4.
+    /// Returns the current values in the Prometheus text format, version 0.0.4.
     pub fn prometheus(&self) -> String {
         let mut text = String::new();
         for Family { name, help, samples, .. } in families(&self.now()) {
@@ -48,7 +46,7 @@ impl ServerWatch {
     }
 }
 
-/// Samples of one name. One that ends in `_total` counts up, any other one is what it is now.
+/// The samples of one name. It is a counter if the name ends in `_total`, and a gauge otherwise.
 struct Family {
     name: &'static str,
     unit: Unit,
@@ -82,16 +80,21 @@ fn families(view: &ServerView) -> Vec<Family> {
     let sessions = Sessions::of(view);
     let took = |share| sessions.latency.quantile(share).as_secs_f64();
     vec![
-        one("tieline_clients_total", Count, "Clients that have come.", view.came as f64),
+        one("tieline_clients_total", Count, "Clients that connected.", view.came as f64),
         one(
             "tieline_clients_refused_total",
             Count,
-            "Clients that were turned away.",
+            "Clients that were refused.",
             report.refused as f64,
         ),
-        one("tieline_lines_ended_total", Count, "Lines that are over.", report.served as f64),
-        one("tieline_lines_failed_total", Count, "Lines that ended badly.", report.failed as f64),
-        one("tieline_restarts_total", Count, "Programs that were replaced.", view.restarts as f64),
+        one("tieline_lines_ended_total", Count, "Lines that ended.", report.served as f64),
+        one(
+            "tieline_lines_failed_total",
+            Count,
+            "Lines that ended with an error.",
+            report.failed as f64,
+        ),
+        one("tieline_restarts_total", Count, "Restarts of programs.", view.restarts as f64),
         one(
             "tieline_messages_lost_total",
             Count,
@@ -101,66 +104,66 @@ fn families(view: &ServerView) -> Vec<Family> {
         one(
             "tieline_faults_total",
             Count,
-            "Messages of clients that were not delivered.",
+            "Messages from clients that could not be received.",
             traffic.faults as f64,
         ),
         by(
             "tieline_messages_total",
             Count,
-            "Messages from (in) and to (out) clients.",
+            "Messages received from (in) and sent to (out) clients.",
             "direction",
             [("in", traffic.messages_in as f64), ("out", traffic.messages_out as f64)],
         ),
         by(
             "tieline_bytes_total",
             Bytes,
-            "Bytes from (in) and to (out) clients.",
+            "Bytes received from (in) and sent to (out) clients.",
             "direction",
             [("in", traffic.bytes_in as f64), ("out", traffic.bytes_out as f64)],
         ),
         by(
             "tieline_lines",
             Count,
-            "Lines there are, by whether their program runs.",
+            "Open lines, by whether their program is running.",
             "state",
             [("running", running as f64), ("waiting", (lines - running) as f64)],
         ),
         one(
             "tieline_breaker_open",
             Count,
-            "1 while programs fail too often to be started.",
+            "1 while no programs are started because they keep failing.",
             f64::from(u8::from(is_open)),
         ),
         by(
             "tieline_sessions",
             Count,
-            "Sessions there are, by whether they have a connection.",
+            "Open sessions, by whether they have a connection.",
             "state",
             [("connected", sessions.connected), ("away", sessions.away)],
         ),
         one(
             "tieline_session_kept_messages",
             Count,
-            "Messages that are kept until they are acknowledged.",
+            "Messages kept until they are acknowledged.",
             sessions.messages as f64,
         ),
         one(
             "tieline_session_kept_bytes",
             Bytes,
-            "Bytes of the messages that are kept.",
+            "Bytes of the messages kept until they are acknowledged.",
             sessions.bytes as f64,
         ),
         by(
             "tieline_session_acknowledgement_seconds",
             Seconds,
-            "How long clients took to acknowledge a message, in the sessions there are.",
+            "How long clients of open sessions took to acknowledge a message.",
             "quantile",
             [("0.5", took(0.5)), ("0.99", took(0.99)), ("1", took(1.0))],
         ),
     ]
 }
 
-/// Of all sessions there are.
+/// The totals of all open sessions.
 #[derive(Default)]
 struct Sessions {
     connected: f64,
@@ -198,7 +201,7 @@ mod tests {
     use super::*;
     use crate::ServerReport;
 
-    /// What it was told, as Prometheus would write it.
+    /// A recorder that keeps each value under its name and labels.
     #[derive(Clone, Default)]
     struct Exported {
         values: Arc<Mutex<BTreeMap<String, f64>>>,
@@ -208,7 +211,7 @@ mod tests {
     struct Named(String, Exported);
 
     impl Named {
-        fn tell(&self, value: f64) {
+        fn store(&self, value: f64) {
             self.1.values.lock().unwrap().insert(self.0.clone(), value);
         }
     }
@@ -217,7 +220,7 @@ mod tests {
         fn increment(&self, _: u64) {}
 
         fn absolute(&self, value: u64) {
-            self.tell(value as f64);
+            self.store(value as f64);
         }
     }
 
@@ -227,7 +230,7 @@ mod tests {
         fn decrement(&self, _: f64) {}
 
         fn set(&self, value: f64) {
-            self.tell(value);
+            self.store(value);
         }
     }
 
@@ -264,14 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_told_has_its_value_and_is_described() {
+    fn every_metric_has_a_value_and_a_description() {
         let watch = ServerWatch::default();
         watch.came();
         watch.came();
         watch.report(ServerReport { refused: 1, lost: 7, ..ServerReport::default() });
-        let told = Exported::default();
-        metrics::with_local_recorder(&told, || watch.publish());
-        let values = told.values.lock().unwrap();
+        let exported = Exported::default();
+        metrics::with_local_recorder(&exported, || watch.publish());
+        let values = exported.values.lock().unwrap();
         for (name, expected) in [
             ("tieline_clients_total", 2.0),
             ("tieline_clients_refused_total", 1.0),
@@ -284,7 +287,7 @@ mod tests {
         ] {
             assert_eq!(values.get(name), Some(&expected), "{name}: {values:?}");
         }
-        let described = told.described.lock().unwrap();
+        let described = exported.described.lock().unwrap();
         for name in values.keys() {
             let name = name.split('{').next().unwrap();
             assert!(described.iter().any(|it| it == name), "{name} is not described");
@@ -292,7 +295,7 @@ mod tests {
         let text = watch.prometheus();
         assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), values.len());
         for line in [
-            "# HELP tieline_clients_total Clients that have come.",
+            "# HELP tieline_clients_total Clients that connected.",
             "# TYPE tieline_clients_total counter",
             "tieline_clients_total 2",
             "# TYPE tieline_lines gauge",

@@ -1,8 +1,8 @@
-//! One of the two ways of a line: what is there is passed on in batches, and counted.
+//! One direction of a line: messages are passed on in batches, and counted.
 //!
-//! Every message passes through [`Direction::pass`], whatever the two lines are. The sink knows what its
-//! framing can carry ([`Sender::pass_on`]); what [`Passing`] knows of both lines decides what else a
-//! message must be, and what happens to one that cannot be passed on.
+//! Every message goes through [`Direction::pass`]. The sink knows what its framing can carry
+//! ([`Sender::pass_on`]). [`Passing`] has further requirements that follow from both transports, and decides
+//! what happens to a message that cannot be passed on.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -28,7 +28,7 @@ use crate::ending::is_fault;
 use crate::held::{Held, Part};
 use crate::unanswered::Unanswered;
 
-/// Who speaks.
+/// The side that a message comes from.
 #[derive(Clone, Copy)]
 pub(crate) enum Side {
     Client,
@@ -44,34 +44,35 @@ impl Side {
     }
 }
 
-/// What looks at the messages of a line while they are passed on.
+/// What examines the messages of a line while they are passed on.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Watch<'a> {
-    /// What is done with them, where the dialect is known.
+    /// The state of the line if the dialect is known.
     pub(crate) dialogue: Option<&'a Dialogue>,
-    /// Where it is not: what waits for an answer, as far as anybody can tell.
+    /// The requests without a response if the dialect is unknown, as far as they can be recognized.
     pub(crate) awaited: Option<&'a Unanswered>,
-    /// What the two lines demand of them.
+    /// What the two transports require of messages.
     pub(crate) passing: Passing,
-    /// Where a large message is counted that waits for room on the other side.
+    /// Counts the memory of a large message that waits for room on the other side.
     pub(crate) held: Option<&'a Arc<Held>>,
 }
 
-/// What the two lines of a direction demand of its messages.
+/// What the source and the sink of a direction require of its messages.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Passing {
-    /// The lines have different framings, so every message must be JSON.
+    /// The framings differ, so every message must be JSON.
     converts: bool,
-    /// The source carries messages in the framing that sessions use, and is none: its first one may say
-    /// that its other side takes sessions only.
+    /// The source is not a session but uses the same framing. Its first message may be a refusal from a
+    /// server that accepts only sessions.
     from_frames: bool,
-    /// What the source received counts as delivered, so a message that cannot be passed on ends it.
+    /// The source is a session: received messages count as delivered, so one that cannot be passed on ends
+    /// the direction.
     from_session: bool,
 }
 
 impl Passing {
     pub(crate) fn between(source: &Control, sink: &Control) -> Self {
-        // A line inside this process carries the messages of any framing.
+        // An in-memory channel carries messages of any framing.
         let framing =
             |line: &Control| line.framing().filter(|_| line.kind() != TransportKind::MEMORY);
         let converts = matches!((framing(source), framing(sink)), (Some(a), Some(b)) if a != b);
@@ -83,11 +84,11 @@ impl Passing {
     }
 }
 
-/// Why a message was not passed on, where that ends the direction.
+/// Why the direction ends because a message was not passed on.
 pub(crate) enum NotPassed {
-    /// The sink has ended.
+    /// The sink ended.
     Closed(SendError),
-    /// The source has acknowledged the message, and the sink cannot carry it.
+    /// The sink cannot carry the message, and the source has already acknowledged it.
     Refused(Box<Refused>),
 }
 
@@ -108,11 +109,11 @@ impl Watch<'_> {
     }
 }
 
-/// A message that is neither passed on nor lost yet.
+/// A message that waits for room. Dropping it counts it as lost unless it was passed on.
 struct InHand<'a> {
     direction: &'a Direction<'a>,
     watch: Watch<'a>,
-    /// What it is, where anybody has looked.
+    /// The classified message, if it was classified.
     seen: Option<Message>,
     is_passed: bool,
 }
@@ -129,17 +130,18 @@ impl Drop for InHand<'_> {
     }
 }
 
-/// A message up to this length is not counted while it waits for room.
+/// Messages up to this length are not counted while they wait for room.
 const SMALL: usize = 64 * 1024;
 
-/// How much structure a message may have that has to be JSON to be passed on.
+/// The limits for a message that has to be JSON to be passed on.
 const LIMITS: Limits = Limits { depth: 128, keys: 100_000 };
 
-/// So many messages are to the runtime what one read is: after 128 of these it has a task pause.
+/// How many messages consume one unit of Tokio's cooperative budget, as one read does. A task yields after 128
+/// units.
 const MESSAGES: u8 = 32;
 
-/// One read may bring tens of thousands of messages: whoever else waits in the same task, such as a
-/// deadline, has a turn between them.
+/// Makes a loop over messages yield. One read may bring tens of thousands of messages, and other futures of the
+/// task, such as a deadline, must not wait for all of them.
 #[derive(Default)]
 pub(crate) struct Turn(u8);
 
@@ -153,28 +155,28 @@ impl Turn {
     }
 }
 
-/// One of the two ways.
+/// One of the two directions of a line.
 pub(crate) struct Direction<'a> {
     options: &'a Bridge,
     from: Side,
     pub(crate) passed: AtomicU64,
     pub(crate) lost: AtomicU64,
     warnings: WarnThrottle,
-    /// All that was there to be taken is handed over.
+    /// All messages received so far are passed on and flushed.
     pub(crate) is_idle: AtomicBool,
-    /// Why the source has ended, as soon as that is known.
+    /// Why the source ended.
     end: OnceLock<CloseReason>,
     ended: Notify,
 }
 
 pub(crate) enum PumpEnd {
-    /// No more will come.
+    /// The source ended.
     Source(CloseReason),
-    /// The source has failed.
+    /// The source failed.
     Broken(CloseReason),
-    /// No more can be handed over.
+    /// The sink accepts no more messages.
     Sink(CloseReason),
-    /// The source is another from here on.
+    /// The source was replaced by a new one.
     Reset(Box<Reset>),
 }
 
@@ -196,13 +198,13 @@ impl<'a> Direction<'a> {
         }
     }
 
-    /// Why the source has ended, if it has [broken off](is_fault) what it says.
+    /// Returns why the source ended, if it ended with a [fault](is_fault).
     pub(crate) fn fault(&self) -> Option<&CloseReason> {
         self.end.get().filter(|reason| is_fault(reason))
     }
 
-    /// Completes when there is such a [fault](Self::fault). It need not be flushed by then what the source had sent
-    /// before. Only one task may wait.
+    /// Waits for a [fault](Self::fault). Earlier messages of the source may not be flushed yet. Only one task
+    /// may wait.
     pub(crate) async fn faulted(&self) -> CloseReason {
         loop {
             if let Some(reason) = self.fault() {
@@ -217,9 +219,8 @@ impl<'a> Direction<'a> {
         self.ended.notify_one();
     }
 
-    /// Passes messages on until one end is reached; all that was taken was then handed over, or
-    /// the sink has ended. The flush comes when nothing more is there to be taken, so that a batch
-    /// leaves in one write.
+    /// Passes messages on until the source or the sink ends. When the source ends, all its messages were passed
+    /// on. Flushes when no further message is available, so that a batch is sent in one write.
     pub(crate) async fn pump(
         &self,
         source: &mut impl Receiver,
@@ -239,7 +240,7 @@ impl<'a> Direction<'a> {
                 let flushed = sink.poll_flush(cx);
                 self.is_idle.store(flushed.is_ready(), Relaxed);
                 match flushed {
-                    // The reset will tell.
+                    // The source reports a lost connection as a reset.
                     Poll::Ready(Ok(()) | Err(SendError::Lost(_))) | Poll::Pending => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 }
@@ -298,8 +299,7 @@ impl<'a> Direction<'a> {
         }
     }
 
-    /// Passes one message on, or counts it as lost: also when the other side ends before it has room
-    /// for it.
+    /// Passes one message on or counts it as lost, for example if the other side ends before it has room.
     pub(crate) async fn pass(
         &self,
         message: Bytes,
@@ -374,7 +374,7 @@ impl<'a> Direction<'a> {
         })
         .await?;
         drop(in_memory);
-        // It is asked of whoever there is room for it with: by now that may be another.
+        // Recorded only now that the sink has room: while waiting, the far side may have been replaced.
         in_hand.is_passed = true;
         let note = |seen: Option<Message>| {
             if let Some(seen) = seen {
@@ -415,7 +415,7 @@ impl<'a> Direction<'a> {
         }
     }
 
-    /// Counts a message that is not passed on, and warns at most once a minute.
+    /// Counts a lost message, and warns at most once per minute.
     pub(crate) fn lose(&self, why: &dyn fmt::Display) {
         self.lose_many(1, why);
     }

@@ -1,4 +1,5 @@
-//! The receiver of the far side while a recorded handshake is replayed to a new program.
+//! The receiver from the far side, which intercepts responses while a recorded handshake is replayed to a new
+//! program.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,16 +15,16 @@ use crate::dialogue::Dialogue;
 /// How long a new program may take to answer the opening request of its handshake.
 pub(crate) const OPENING: Duration = Duration::from_secs(60);
 
-/// So many messages are kept from the client before others have their turn.
+/// How many messages are swallowed in one poll before the task yields.
 const SWALLOWED: u32 = 64;
 
-/// A receiver behind which a new program is given the state of the one before it, if the dialect is known.
+/// A receiver that restores the state of a restarted program, if the dialect is known.
 pub(crate) struct Restored {
     receiver: Box<dyn Receiver>,
     dialogue: Option<Arc<Dialogue>>,
-    /// Until when the handshake is to be answered.
+    /// When the wait for the answer to the handshake times out.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Why the program before was lost.
+    /// Why the previous program was lost.
     cause: CloseReason,
     end: Option<CloseReason>,
 }
@@ -45,7 +46,7 @@ impl Restored {
     }
 
     fn fail(&mut self, problem: String) {
-        tracing::warn!("the new program cannot take the place of the one before: {problem}");
+        tracing::warn!("cannot restore the state of the restarted program: {problem}");
         let reason = NotRestored { cause: self.cause.clone(), problem };
         self.end = Some(CloseReason::NotRestored(Arc::new(reason)));
     }
@@ -74,7 +75,7 @@ impl Receiver for Restored {
                     if dialogue.is_opening() {
                         ready!(deadline.as_mut().poll(cx));
                         let limit = humantime::format_duration(OPENING);
-                        self.fail(format!("it has not answered the handshake in {limit}"));
+                        self.fail(format!("it did not answer the handshake within {limit}"));
                     } else {
                         self.deadline = None;
                         return Poll::Pending;

@@ -1,4 +1,4 @@
-//! Many clients at once, a far end for each.
+//! A server that connects each client to its own far side.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,7 +23,7 @@ use crate::turn_away::turn_away;
 use crate::watch::Counting;
 use crate::{Bridge, BridgeEnd, BridgeReport, ServerWatch, bridge};
 
-/// Accepts clients and gives each a far end of its own.
+/// A server that accepts clients and connects each to its own far side.
 pub struct Server {
     entrances: Vec<Entrance>,
     max_connections: usize,
@@ -38,62 +38,62 @@ struct Entrance {
     target: Arc<dyn DynConnector>,
 }
 
-/// What a [`Server`] did.
+/// The totals of a [`Server`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerReport {
-    /// Clients that were given a far end.
+    /// Clients that were connected to a far side and whose line has ended.
     pub served: u64,
-    /// Clients that were turned away: too many at once, or no far end could be had.
+    /// Clients that were refused: there were too many, or the far side could not be connected to.
     pub refused: u64,
-    /// Lines that did not end as they should.
+    /// Lines that ended with an error.
     pub failed: u64,
     /// Messages that were not passed on.
     pub lost: u64,
-    /// Bytes from clients that far ends [did not read](BridgeReport::unread).
+    /// Bytes from clients that far sides [did not read](BridgeReport::unread).
     pub unread: u64,
-    /// How often a far end was replaced.
+    /// How often far sides were restarted.
     pub restarted: u64,
-    /// What became of the programs in its [account](Server::account).
+    /// The counts of the programs in the server's [account](Server::account).
     pub programs: ProcessCounts,
 }
 
 impl Server {
-    /// A server without an entrance, for at most `max_connections` clients at once. `bridge` says
-    /// how each is joined to its far end.
+    /// Creates a server without acceptors, for at most `max_connections` clients at once. `bridge` has the
+    /// options for each line.
     pub fn new(max_connections: usize, bridge: Bridge) -> Self {
         let (entrances, restart) = (Vec::new(), RestartPolicy::Never);
         let watch = ServerWatch::default();
         Self { entrances, max_connections, bridge, restart, account: None, watch }
     }
 
-    /// What looks at it while it runs.
+    /// Returns a handle to observe the server.
     pub fn watch(&self) -> ServerWatch {
         self.watch.clone()
     }
 
-    /// Where the programs at the far ends are counted, as their
-    /// [options](tieline_transport::Options::account) say, too: the report has what it says when all
-    /// of them are gone, or 2 s after the last line's end. None by default.
+    /// Sets the account that counts the programs at the far sides; none by default. The same account must be
+    /// in their [options](tieline_transport::Options::account). The report has its counts, taken when all
+    /// programs have exited or 2 s after the last line has ended.
     pub fn account(&mut self, account: ProcessAccount) {
         self.account = Some(account);
     }
 
-    /// After which ends a far end is replaced while its client is still there, as
-    /// [`bridge_supervised`](crate::bridge_supervised) does; after none by default.
+    /// Sets when a far side is restarted while its client is connected, as in
+    /// [`bridge_supervised`](crate::bridge_supervised); never by default.
     pub fn restart(&mut self, policy: RestartPolicy) {
         self.restart = policy;
     }
 
-    /// Whoever comes in at `acceptor` is joined to a new channel from `target`.
+    /// Adds an acceptor. Each of its clients is connected to a new channel from `target`.
     pub fn add(&mut self, acceptor: Box<dyn DynAcceptor>, target: Arc<dyn DynConnector>) {
         self.entrances.push(Entrance { acceptor, target });
     }
 
-    /// Serves until `stop` completes; then stops listening, lets every line end within the bridge's
-    /// grace, and says what was done. A line that is still there 1 s after the grace is cut off.
+    /// Serves until `stop` completes. Then stops listening, lets every line end within the bridge's grace, and
+    /// returns the totals. Lines that have not ended 1 s after the grace are aborted.
     ///
-    /// Dropping the future ends everything at once.
+    /// Dropping the future closes everything at once.
     pub async fn run(self, stop: impl Future<Output = ()>) -> ServerReport {
         let Self { entrances, max_connections, bridge, restart, account, watch } = self;
         let (arrived, mut arrivals) = mpsc::channel(1);
@@ -113,13 +113,13 @@ impl Server {
                 Some(arrival) = arrivals.recv() => {
                     lines.watch.came();
                     if lines.tasks.len() >= max_connections {
-                        let why = format!("there are {max_connections} already");
+                        let why =
+                            format!("too many clients: the limit of {max_connections} is reached");
                         lines.refuse(&why);
                         let client = arrival.client;
                         if turned_away.len() < TURNED_AWAY {
                             let dialect = bridge.dialect;
                             turned_away.spawn(async move {
-                                let why = format!("too many clients: {why}");
                                 turn_away(client, dialect, &why, CloseReason::Overrun).await;
                             });
                         } else {
@@ -152,16 +152,16 @@ impl Server {
     }
 }
 
-/// So many clients are told at once why they are turned away; others are not.
+/// How many refused clients at once receive an error response. Further ones are closed without it.
 const TURNED_AWAY: usize = 64;
 
-/// How long the report waits for what was killed to be gone.
+/// How long the report waits for killed programs to exit.
 const LAST_BREATH: Duration = Duration::from_secs(2);
 
-/// How long behind the grace a line may still be there: each sees to it by itself that it is not.
+/// How long after the grace lines are aborted. Normally each line ends by itself before that.
 const HARD_STOP: Duration = Duration::from_secs(1);
 
-/// How a client is joined to its far end.
+/// How a client is connected to its far side.
 struct Joined {
     restart: RestartPolicy,
     breaker: SharedBreaker,
@@ -176,8 +176,8 @@ struct Arrival {
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Hands over who comes in. An error concerns the moment (no descriptor left, most likely): wait,
-/// longer each time, and go on.
+/// Accepts clients. Errors are usually temporary, such as running out of file descriptors, so it retries
+/// with increasing pauses.
 async fn accept(entrance: Entrance, arrivals: mpsc::Sender<Arrival>) {
     let Entrance { mut acceptor, target } = entrance;
     let mut pause = None;
@@ -217,7 +217,7 @@ impl Lines {
     fn refuse(&mut self, why: &str) {
         self.report.refused += 1;
         self.watch.report(self.report);
-        tracing::warn!("refused a client: {why}");
+        tracing::warn!("client refused: {why}");
     }
 
     fn start(&mut self, arrival: Arrival, mut joined: Joined, stopping: watch::Receiver<bool>) {
@@ -225,7 +225,7 @@ impl Lines {
         let line = self.last;
         let peer = arrival.client.control().peer();
         let peer = peer.map_or_else(String::new, |peer| format!(" ({peer})"));
-        tracing::info!(line, "a client has connected{peer}");
+        tracing::info!(line, "client connected{peer}");
         joined.bridge.line = line;
         self.watch.begun(line, arrival.client.control().clone());
         let running = run(arrival, joined, self.watch.clone(), stopping);
@@ -268,18 +268,18 @@ impl Lines {
             Ok((_, None)) => self.report.refused += 1,
             Err(error) if error.is_cancelled() => {
                 self.report.failed += 1;
-                tracing::warn!(line, "the line was cut off: it had not ended in time");
+                tracing::warn!(line, "the line was aborted: it did not end in time");
             }
             Err(error) => {
                 self.report.failed += 1;
-                tracing::error!(line, "the line's task has failed: {error}");
+                tracing::error!(line, "the task of the line failed: {error}");
             }
         }
         self.watch.over(line, self.report);
     }
 }
 
-/// One client's line from its far end's beginning to its own end; `None` if there was no far end.
+/// Runs one client's line. Returns `None` if the client was refused.
 async fn run(
     arrival: Arrival,
     Joined { restart, breaker, bridge: how }: Joined,
@@ -287,10 +287,10 @@ async fn run(
     mut stopping: watch::Receiver<bool>,
 ) -> Option<BridgeReport> {
     let mut stop = pin!(async {
-        // The server that holds the other end outlives this task.
+        // Cannot fail: the server, which has the sender, outlives this task.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     });
-    // Until it has a far end nobody else says to it that the server goes.
+    // Until the client has a far side, it is told here that the server is stopping.
     let control = arrival.client.control().clone();
     let gone = || {
         control.say_at_close(CloseReason::ByUs);
@@ -303,8 +303,8 @@ async fn run(
     let permit = match breaker.acquire() {
         Ok(permit) => permit,
         Err(open) => {
-            tracing::warn!("the client was turned away, because the far end fails: {open}");
-            let why = format!("the program is not started, because it fails: {open}");
+            tracing::warn!("client refused: the program keeps failing: {open}");
+            let why = format!("the program was not started because it keeps failing: {open}");
             let turned_away = turn_away(client, how.dialect, &why, CloseReason::Overrun);
             tokio::select! {
                 () = turned_away => {}
@@ -327,11 +327,11 @@ async fn run(
             Some(judge(permit, &starts, bridged).await)
         }
         Err(error) => {
-            // What we ourselves lack says nothing of the far end.
+            // A lack of resources on our side is not a failure of the far side.
             if !matches!(error.kind(), ErrorKind::ResourcesExhausted | ErrorKind::PipeFailed) {
                 permit.failed();
             }
-            log_error("the client was turned away", &error);
+            log_error("client refused", &error);
             let why = format!("the program could not be started: {error}");
             let reason = CloseReason::Unreachable(error);
             tokio::select! {
@@ -343,12 +343,13 @@ async fn run(
     }
 }
 
-/// A far end that has run so long without having been replaced works.
+/// A far side that has run for this long without a restart counts as working.
 const WORKS_AFTER: Duration = Duration::from_secs(1);
 
-/// Whether the far end works: it has said something, or has run for a while. One that fails before it
-/// has done either, five times in a row, is not begun again for every client that comes. What fails once
-/// its client has spoken, or has ended its input, may have failed by that: no client shuts out others.
+/// Waits for the line and tells the circuit breaker whether the far side works: it has sent something, or has
+/// run for a while. If five in a row fail before that, no more are started for a while. A failure after the
+/// client has sent something or ended its input does not count: the client may have caused it, and must not
+/// shut out others.
 async fn judge(
     permit: CallPermit,
     starts: &AtomicU64,

@@ -1,4 +1,4 @@
-//! A record of every message, as NDJSON, for people who want to see what was said.
+//! Records every message in a file, as NDJSON, for debugging.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -13,21 +13,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::timestamp::printable;
 
-/// How much may wait to be written before the lines wait: 16 MiB and 4,096 messages.
+/// The bounds of the queue: 16 MiB and 4,096 messages. When it is full, the lines wait for the disk.
 const QUEUE_BYTES: usize = 16 << 20;
 const QUEUE_MESSAGES: usize = 4096;
 
-/// How many bytes of records are collected for one write.
+/// How many bytes of records are collected before they are written.
 const BATCH: usize = 64 << 10;
 
 /// Records messages in a file. Cheap to clone.
 ///
-/// Each line is `{"time":…,"line":1,"from":"client"|"server","message":…}`; what is not JSON stands
-/// under `text`, and what is not text either under `hex`. The file is created for its owner alone, and
-/// appended to. A file of another user, and a symbolic link, are refused.
+/// Each record is one line: `{"time":…,"line":1,"from":"client"|"server","message":…}`. A message that is
+/// not JSON has `text` in place of `message`, and one that is not UTF-8 has `hex`. The file is created
+/// with mode 0600 and appended to. Symbolic links and files of other users are refused.
 ///
-/// When the disk is slow the lines wait for it. When it fails, that is logged once, recording ends with
-/// the last whole record, and the lines go on; [`TapEnd::written`] says how many messages are missing.
+/// If the disk is slow, the lines wait for it. If a write fails, the error is logged once, recording stops
+/// after the last complete record, and the lines continue; [`TapEnd::written`] then returns an error with
+/// the number of missing messages.
 #[derive(Clone, Debug)]
 pub struct Tap {
     records: mpsc::Sender<Record>,
@@ -35,7 +36,7 @@ pub struct Tap {
     missing: Arc<AtomicU64>,
 }
 
-/// Completes when everything was written, once every [`Tap`] of the file is gone.
+/// Waits for a [`Tap`] to write its last record, after all its clones were dropped.
 #[derive(Debug)]
 pub struct TapEnd {
     end: oneshot::Receiver<io::Result<()>>,
@@ -52,25 +53,27 @@ struct Record {
 }
 
 impl Tap {
-    /// Records in the file at `path`.
+    /// Opens the file at `path` for recording.
     ///
     /// # Errors
-    /// The file cannot be opened, or is none to record in.
+    /// Fails if the file cannot be opened, is a symbolic link, a pipe or a terminal, or belongs to another
+    /// user.
     pub fn open(path: &Path) -> io::Result<(Self, TapEnd)> {
-        let refused =
-            |e: io::Error| io::Error::new(e.kind(), format!("tap {}: {e}", path.display()));
+        let refused = |e: io::Error| {
+            io::Error::new(e.kind(), format!("cannot record to {}: {e}", path.display()))
+        };
         let mut file = open(path).map_err(refused)?;
         let begins_anew = ends_in_a_line(&mut file).map_err(refused)?;
         let (records, queue) = mpsc::channel(QUEUE_MESSAGES);
         let (ended, end) = oneshot::channel();
         let missing = Arc::new(AtomicU64::new(0));
-        // A file may block for as long as its disk likes, which a thread of the runtime must not.
+        // Writing to a file may block for any length of time, so it gets its own thread.
         let thread = std::thread::Builder::new().name("tieline-tap".into());
         let lost = missing.clone();
         thread.spawn(move || {
             let written = write_all(&mut file, begins_anew, queue, &lost);
             if let Err(error) = &written {
-                tracing::error!("the tap has ended: {error}");
+                tracing::error!("recording messages stopped: {error}");
             }
             drop(file);
             let _ = ended.send(written);
@@ -79,18 +82,19 @@ impl Tap {
         Ok((Self { records, room, missing: missing.clone() }, TapEnd { end, missing }))
     }
 
-    /// Records in the file at `path`, if one is named.
+    /// Opens the file at `path` for recording, if there is one.
     ///
     /// # Errors
-    /// The file cannot be opened, or is none to record in.
+    /// Fails if the file cannot be opened, is a symbolic link, a pipe or a terminal, or belongs to another
+    /// user.
     pub fn open_if_any(path: Option<&Path>) -> io::Result<(Option<Self>, Option<TapEnd>)> {
         Ok(path.map(Self::open).transpose()?.unzip())
     }
 
-    /// Queues one message. Cancel-safe: it is queued or not.
+    /// Queues one message. Cancel-safe: a cancelled call has queued nothing.
     pub(crate) async fn record(&self, line: u64, from: &'static str, message: &Bytes) {
         let size = u32::try_from(message.len().clamp(1, QUEUE_BYTES)).unwrap_or(u32::MAX);
-        // Neither is ever closed from this side; a tap that failed takes nothing more.
+        // The semaphore is never closed. The queue is closed only after a write has failed.
         let Ok(room) = self.room.clone().acquire_many_owned(size).await else { return };
         let (time, message) = (SystemTime::now(), message.clone());
         if self.records.send(Record { time, line, from, message, _room: room }).await.is_err() {
@@ -100,27 +104,30 @@ impl Tap {
 }
 
 impl TapEnd {
-    /// Waits until everything was written.
+    /// Waits until all records are written.
     ///
     /// # Errors
-    /// The file could not be written to; the error says how many messages are missing in it.
+    /// Fails if a write failed. The error says how many messages are missing from the file.
     pub async fn written(self) -> io::Result<()> {
         let written = self.end.await.unwrap_or(Ok(()));
         written.map_err(|error| {
             let missing = self.missing.load(Ordering::Relaxed);
-            io::Error::new(error.kind(), format!("{missing} messages are missing in it: {error}"))
+            io::Error::new(
+                error.kind(),
+                format!("{missing} messages could not be written: {error}"),
+            )
         })
     }
 }
 
-/// Opens or creates the file. It is readable as well, to see how it ends.
+/// Opens or creates the file for appending, and for reading its last byte.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        // A pipe that nobody reads would hold up this very call.
+        // Opening a pipe without a reader would block.
         let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
         options.mode(0o600).custom_flags(flags.bits().cast_signed());
     }
@@ -130,13 +137,13 @@ fn open(path: &Path) -> io::Result<File> {
         use std::os::unix::fs::{FileTypeExt, MetadataExt};
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
-        // Whoever reads a pipe or a terminal could hold up every line.
+        // A slow reader of a pipe or terminal could block every line.
         if !kind.is_file() && !kind.is_char_device() || std::io::IsTerminal::is_terminal(&file) {
-            return Err(io::Error::other("a pipe or a device; a tap is a file"));
+            return Err(io::Error::other("it is a pipe or a device; name a regular file"));
         }
         let ours = rustix::process::geteuid().as_raw();
         if kind.is_file() && metadata.uid() != ours {
-            let why = "belongs to another user, who could read every message; name another file";
+            let why = "it belongs to another user, who could read every message; name another file";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }
     }
@@ -147,12 +154,12 @@ fn open(path: &Path) -> io::Result<File> {
 fn explain(error: io::Error, path: &Path) -> io::Error {
     let is_link = std::fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_symlink());
     match is_link {
-        true => io::Error::new(error.kind(), "a symbolic link; name the file itself"),
+        true => io::Error::new(error.kind(), "it is a symbolic link; name the file itself"),
         false => error,
     }
 }
 
-/// False for a file whose last record was torn, as by a crash.
+/// Returns false if the last record in the file is incomplete, for example after a crash.
 fn ends_in_a_line(file: &mut File) -> io::Result<bool> {
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() == 0 {
@@ -164,7 +171,7 @@ fn ends_in_a_line(file: &mut File) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// Writes records until all taps are gone. Counts those that it could not write.
+/// Writes records until all taps are dropped. Counts the records that could not be written.
 fn write_all(
     file: &mut File,
     begins_anew: bool,
@@ -191,11 +198,11 @@ fn write_all(
     Ok(())
 }
 
-/// Whole records that are written together.
+/// Complete records that are written together.
 #[derive(Default)]
 struct Batch {
     bytes: Vec<u8>,
-    /// Where each of them ends.
+    /// The offset at which each record ends.
     ends: Vec<usize>,
 }
 
@@ -205,8 +212,8 @@ impl Batch {
         self.ends.push(self.bytes.len());
     }
 
-    /// Writes all of it. If that fails, a record of which a part was written is removed from the file, and
-    /// those that are not in it remain here.
+    /// Writes all records. On failure, a partly written record is removed from the file, and the records
+    /// that are not in the file remain in the batch.
     fn write(&mut self, file: &mut File) -> io::Result<()> {
         let mut written = 0;
         while let Some(rest) = self.bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -228,13 +235,13 @@ impl Batch {
     }
 }
 
-/// Removes the last bytes that were written, unless another process appended to the file since.
+/// Removes the last `torn` bytes of the file, unless another process has appended to it since.
 fn cut(file: &mut File, torn: usize) {
     let (Ok(metadata), Ok(end)) = (file.metadata(), file.stream_position()) else { return };
     if torn > 0 && metadata.is_file() && metadata.len() == end {
         let whole = end.saturating_sub(torn as u64);
         if let Err(error) = file.set_len(whole) {
-            tracing::warn!("the last record of the tap is not whole: {error}");
+            tracing::warn!("the last recorded message is incomplete: {error}");
         }
     }
 }
@@ -289,7 +296,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn the_file_is_for_its_owner_alone_and_is_appended_to() {
+    async fn file_is_readable_by_its_owner_only_and_is_appended_to() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tap");
@@ -328,33 +335,33 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn file_of_another_user_or_behind_a_link_is_refused() {
+    async fn link_pipe_and_file_of_another_user_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tap");
         let refused = async |path: &Path| recorded(path, &["1"]).await.unwrap_err().to_string();
 
         let target = directory.path().join("target");
         std::os::unix::fs::symlink(&target, &path).unwrap();
-        assert!(refused(&path).await.ends_with("a symbolic link; name the file itself"));
+        assert!(refused(&path).await.ends_with("it is a symbolic link; name the file itself"));
         assert!(!target.exists());
 
         let pipe = directory.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        let said = refused(&pipe).await;
-        assert!(said.ends_with("a pipe or a device; a tap is a file"), "{said}");
+        let error = refused(&pipe).await;
+        assert!(error.ends_with("it is a pipe or a device; name a regular file"), "{error}");
 
         if rustix::process::geteuid().is_root() {
             std::fs::write(&target, "").unwrap();
             std::os::unix::fs::chown(&target, Some(65_534), None).unwrap();
-            let said = refused(&target).await;
-            assert!(said.contains("belongs to another user"), "{said}");
+            let error = refused(&target).await;
+            assert!(error.contains("belongs to another user"), "{error}");
             assert_eq!(std::fs::read_to_string(&target).unwrap(), "");
         }
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn full_disk_ends_the_tap_and_is_an_error_that_counts_what_is_missing() {
+    async fn full_disk_ends_the_tap_with_an_error_that_counts_missing_messages() {
         let (tap, end) = Tap::open(Path::new("/dev/full")).unwrap();
         for _ in 0..1_000 {
             tap.record(1, "client", &Bytes::from(vec![b'1'; 100_000])).await;
@@ -362,11 +369,11 @@ mod tests {
         drop(tap);
         let error = end.written().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        assert!(error.to_string().starts_with("1000 messages are missing in it: "), "{error}");
+        assert!(error.to_string().starts_with("1000 messages could not be written: "), "{error}");
     }
 
     #[tokio::test]
-    async fn clock_before_1970_is_recorded() {
+    async fn time_before_1970_is_recorded_as_1970() {
         let room = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let time = SystemTime::UNIX_EPOCH - std::time::Duration::from_secs(1);
         let message = Bytes::from_static(b"1");

@@ -1,4 +1,4 @@
-//! The last words to a client that gets no far end.
+//! Refuses a client, with an error response to its requests.
 
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -9,13 +9,13 @@ use tieline_transport::{
     BoxChannel, Channel, CloseReason, Incoming, Receiver, ReceiverExt, SenderExt,
 };
 
-use crate::unanswered::{MOST, Unanswered};
+use crate::unanswered::{MAX_CALLS, Unanswered};
 
-/// How long a client may take to ask something, and to take the answer.
+/// How long a client may take to send a request and to receive the response.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Closes a client's line with `reason`. Where the dialect is known, the requests that it has sent by then,
-/// or the first that it sends, are answered with an error before.
+/// Closes a client's line with `reason`. If the dialect is known, the requests that have already arrived, or
+/// else the first one that arrives, get an error response before.
 pub(crate) async fn turn_away(
     client: BoxChannel,
     dialect: Option<Dialect>,
@@ -35,7 +35,7 @@ pub(crate) async fn turn_away(
                 _ => {}
             }
         }
-        for message in waiting(&mut receiver).take(MOST) {
+        for message in waiting(&mut receiver).take(MAX_CALLS) {
             unanswered.asked(&unanswered.classify(&message));
         }
         for answer in unanswered.answers_because(why) {
@@ -44,13 +44,13 @@ pub(crate) async fn turn_away(
             }
         }
         let _ = sender.close().await;
-        // Some lines are reset by what is left unread.
+        // On some transports, closing with unread input resets the connection.
         while !matches!(receiver.recv().await, Incoming::End(_)) {}
     };
     let _ = tokio::time::timeout(PATIENCE, told).await;
 }
 
-/// The messages that are there already.
+/// Returns the messages that have already arrived.
 fn waiting(receiver: &mut impl Receiver) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(|| {
         let mut cx = Context::from_waker(Waker::noop());

@@ -1,4 +1,4 @@
-//! The requests of a client that its program has not answered: when it ends, nobody else will.
+//! The requests of a client that its program has not answered yet.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -17,47 +17,49 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::held::{Held, Part};
 
-/// So many are remembered, and so many bytes of their ids; those beyond wait in vain.
-pub(crate) const MOST: usize = 65_536;
-pub(crate) const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// The maximum number of requests that are recorded. Further requests get no response if the program ends.
+pub(crate) const MAX_CALLS: usize = 65_536;
+/// The maximum length of all recorded ids, in bytes.
+pub(crate) const MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// What each takes beside its bytes.
+/// The memory that a request uses in addition to the bytes of its id.
 const EACH: usize = 2 * size_of::<(Bytes, u64)>();
 
-/// With more requests waiting, an answer is for the one whose id it has and for no other: each of them would
-/// be looked at for each such answer.
-const MOST_COMPARED: usize = 1024;
+/// With more requests in flight than this, responses are only matched by their exact id: other matching
+/// compares each response to every request.
+const MAX_COMPARED: usize = 1024;
 
-/// How much of the program's last words an answer holds, in bytes.
+/// How much of the end of the program's stderr an error response contains, in bytes.
 const LAST_WORDS: usize = 4096;
 
-/// How long the program must have been silent before it is believed that nothing more will come, where
-/// something was said to it that is no JSON-RPC, and it has said as much.
+/// How long the program must be silent before its output counts as complete, if it was sent text that is not
+/// JSON-RPC and has sent as many messages.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How much longer an answer to such text is waited for where it could not arrive afterwards: with the usual
-/// 10 s, as long as a program may be at work.
+/// The factor by which the wait for answers to such text is longer if they cannot arrive later: with the
+/// usual grace of 10 s, the program may work for a minute.
 const AT_WORK: u32 = 6;
 
-/// Fewer bytes than this are pings, and no message on its way.
+/// Fewer bytes than this may be pings rather than part of a message.
 const MOVES: u64 = 1024;
 
-/// The ids that wait, by the order in which they came.
+/// The ids of requests without a response, in the order in which they were sent.
 pub(crate) struct Unanswered {
     dialect: Dialect,
     waiting: Mutex<Waiting>,
-    /// The program has said something.
+    /// Notified when the program sends something.
     spoken: Notify,
 }
 
 #[derive(Default)]
 struct Waiting {
-    /// The client has said what may or may not have an answer, or more than is remembered.
+    /// The client has sent messages of which it is unknown whether they get an answer, or more requests than
+    /// are recorded.
     is_unclear: bool,
-    /// How many of those messages may still have one: each that the program says, and that answers
-    /// nothing else, is taken for an answer to one of them.
+    /// How many of those messages may still get an answer. Each message of the program that is not a response
+    /// to a recorded request counts as one.
     owed: u64,
-    /// The client has sent something, and the program has.
+    /// Whether the client, and the program, have sent anything.
     has_asked: bool,
     has_said: bool,
     last: u64,
@@ -71,27 +73,26 @@ impl Unanswered {
         Self { dialect, waiting: Mutex::default(), spoken: Notify::new() }
     }
 
-    /// The same, counted in `held`.
+    /// Counts the memory in `held`.
     pub(crate) fn within(self, held: Option<&Arc<Held>>) -> Self {
         self.lock().held = Part::of(held);
         self
     }
 
-    /// Completes when every request has its answer, however long that takes.
+    /// Completes when every request has its response, however long that takes.
     ///
-    /// Where the client has also sent text that is no JSON-RPC, nothing tells what an answer to it is. Then
-    /// the program has `patience` from there on: to send as many messages as there were of those, and to
-    /// be silent for [`SILENCE`] afterwards. Where `is_last`, because nothing arrives after this, it has
-    /// [`AT_WORK`] times as long to send them. Whichever comes first is the end, so that neither
-    /// a slow answer is cut off nor a program that always speaks is listened to for ever.
+    /// If the client has also sent text that is not JSON-RPC, an answer to it cannot be recognized. The program
+    /// then has `patience` to send as many messages as there were of those, or [`AT_WORK`] times as long if
+    /// `is_last`, because nothing can arrive later. After that it must be silent for [`SILENCE`]; that wait
+    /// ends after `patience` as well, so that a program that sends all the time is not waited for forever.
     ///
-    /// Where neither side has said anything and `is_last`, the program's first words are waited for in the
-    /// same way.
+    /// If neither side has sent anything and `is_last`, the program's first message is waited for, for
+    /// `patience`.
     ///
-    /// An answer may be long and the line slow: the time to send them begins anew while `moved`, the number of
-    /// bytes that went over the line, grows.
+    /// The time for answers restarts while `moved`, the number of bytes that went over the line, grows: an
+    /// answer may be long and the line slow.
     ///
-    /// Returns how many messages had no answer.
+    /// Returns how many messages got no answer.
     pub(crate) async fn settled(
         &self,
         patience: Duration,
@@ -117,35 +118,35 @@ impl Unanswered {
         {
             return 0;
         }
-        // An answer that came late may not be the last one, either.
+        // A late answer may be followed by others.
         let last = if begun.elapsed() < patience { begun } else { Instant::now() };
         let silent = async { while timeout(SILENCE, self.spoken.notified()).await.is_ok() {} };
         let _ = timeout_at(last + patience, silent).await;
         0
     }
 
-    /// Completes when nothing is owed.
+    /// Completes when no answer is owed.
     async fn paid(&self) {
         while self.lock().owed > 0 {
             self.spoken.notified().await;
         }
     }
 
-    /// What a message is, as the other side may take it: with or without a version, and in a batch
-    /// whether or not the dialect has any.
+    /// Classifies a message leniently, as the other side may: with or without a version, and with batches even
+    /// if the dialect has none.
     pub(crate) fn classify(&self, message: &Bytes) -> Message {
         let mut dialect = self.dialect;
         (dialect.batches, dialect.version) = (true, false);
         classify(message.clone(), &dialect, Limits::default())
     }
 
-    /// The client has said this.
+    /// Records a message of the client.
     pub(crate) fn asked(&self, message: &Message) {
         self.lock().has_asked = true;
         self.each(message, |waiting, message| match message {
             Message::Request(request) => waiting.asked(request.id()),
             Message::Notification(notification) => {
-                // Where a cancelled request has no answer, nobody waits for one.
+                // In some dialects a cancelled request gets no response.
                 let cancel = self.dialect.cancel.filter(|cancel| cancel.code.is_none());
                 if let Some(cancel) = cancel.filter(|it| it.method == notification.method()) {
                     let params = notification.params().unwrap_or_default();
@@ -153,9 +154,9 @@ impl Unanswered {
                 }
             }
             Message::Response(_) | Message::Batch(_) => {}
-            // Blank text asks for nothing: as a blank line it is no message at all.
+            // Blank text gets no answer: in line framing it is not even a message.
             Message::Invalid(invalid) if invalid.message().trim_ascii().is_empty() => {}
-            // One that is a little off has an answer all the same.
+            // An invalid request may get a response as well.
             Message::Invalid(invalid) => match Outline::of(invalid.message()) {
                 outline if outline.is_call() => match outline.id() {
                     Some(id) => waiting.asked(id),
@@ -166,7 +167,7 @@ impl Unanswered {
         });
     }
 
-    /// The program has said this.
+    /// Records a message of the program.
     pub(crate) fn answered(&self, message: &Message) {
         self.lock().has_said = true;
         self.each(message, |waiting, message| match message {
@@ -180,19 +181,20 @@ impl Unanswered {
         self.spoken.notify_one();
     }
 
-    /// The request that an answer is for which does not carry its id as the client wrote it, or none.
-    /// `None`: it carries one that is waited for, or it may be for several or for none.
+    /// Returns the id of the request that a response belongs to if the response has no id, or has it in another
+    /// spelling than the client. Returns `None` if the id matches exactly, or if the response may belong to
+    /// several requests or to none.
     pub(crate) fn find(&self, answers: Answers<'_>) -> Option<Bytes> {
         let waiting = self.lock();
         let is_exact = matches!(answers, Answers::Call(id) if waiting.ids.contains_key(id));
-        if is_exact || waiting.ids.len() > MOST_COMPARED {
+        if is_exact || waiting.ids.len() > MAX_COMPARED {
             return None;
         }
         answers.find(waiting.ids.keys().map(|id| (id, id))).cloned()
     }
 
-    /// The answer to one of them was lost: which one, if it can be found. That is the one with this id;
-    /// where the id is lost, too, but it is an answer, the only one that waits.
+    /// Removes the request whose response was lost, and returns its id. That is the request with this `id` or,
+    /// if the id of a response was lost as well, the only one in flight.
     pub(crate) fn settle(&self, id: Option<&[u8]>, is_answer: bool) -> Option<Bytes> {
         let mut waiting = self.lock();
         let id = match id {
@@ -206,22 +208,22 @@ impl Unanswered {
         is_settled.then_some(id)
     }
 
-    /// The program has ended: what is to be said to the client in its place. Each is made when it is
-    /// asked for: together they may be far larger than what they answer.
+    /// Returns error responses to all requests of a program that has ended. They are created one by one,
+    /// because together they may be far larger than the requests.
     pub(crate) fn answers(
         &self,
         reason: &CloseReason,
     ) -> impl ExactSizeIterator<Item = Vec<u8>> + use<> {
         let data = reason.child_exit().map(|exit| evidence(exit).to_string());
         let text = match reason {
-            // They say what has become of the program.
+            // These texts already say what happened to the program.
             CloseReason::NotRestored(_) | CloseReason::SessionLost(_) => reason.to_string(),
             _ => format!("the program has ended: {reason}"),
         };
         self.errors(text, data)
     }
 
-    /// The same for requests that no program was there for.
+    /// Like [`answers`](Self::answers), for requests of a client that got no program.
     pub(crate) fn answers_because(
         &self,
         why: &str,
@@ -229,7 +231,7 @@ impl Unanswered {
         self.errors(why.to_owned(), None)
     }
 
-    /// Whether no request waits.
+    /// Returns whether no request waits for a response.
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().ids.is_empty()
     }
@@ -269,7 +271,7 @@ impl Unanswered {
     }
 }
 
-/// Whether this completes, with no pause of `longest` in which nothing moves.
+/// Returns whether `what` completes before there is a pause of `longest` in which no bytes move.
 async fn while_it_moves(
     longest: Duration,
     moved: &AtomicU64,
@@ -293,8 +295,8 @@ impl Waiting {
     }
 
     fn asked(&mut self, id: &[u8]) {
-        if self.ids.len() >= MOST || self.bytes + id.len() > MOST_BYTES {
-            // Its answer may come all the same.
+        if self.ids.len() >= MAX_CALLS || self.bytes + id.len() > MAX_BYTES {
+            // The request is not recorded, but the program may still answer it.
             return self.asked_unclearly();
         }
         self.last += 1;
@@ -309,14 +311,14 @@ impl Waiting {
         self.owed += 1;
     }
 
-    /// The program has said something, an answer to `id` or whatever it is.
+    /// Records a message of the program: a response to `id`, or anything else.
     fn said(&mut self, id: Option<&[u8]>) {
         if !self.answered(id) {
             self.owed = self.owed.saturating_sub(1);
         }
     }
 
-    /// Whether somebody waited for it.
+    /// Removes a request that was answered. Returns whether it was recorded.
     fn answered(&mut self, id: Option<&[u8]>) -> bool {
         let Some((id, _)) = id.and_then(|id| self.ids.remove_entry(id)) else { return false };
         self.bytes -= id.len();
@@ -325,7 +327,7 @@ impl Waiting {
     }
 }
 
-/// How it ended, for programs to read.
+/// Returns how the program ended, as `data` of an error response.
 fn evidence(exit: &ChildExit) -> serde_json::Value {
     let tail = &exit.stderr_tail;
     let tail = tail.get(tail.len().saturating_sub(LAST_WORDS)..).unwrap_or_default();
@@ -346,7 +348,7 @@ mod tests {
 
     use super::*;
 
-    /// The most memory that this process ever had, in KiB.
+    /// Returns the peak memory use of this process, in KiB.
     fn peak() -> usize {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -366,9 +368,9 @@ mod tests {
         }
     }
 
-    /// A long answer over a slow line, of which nobody sees more than its bytes.
+    /// A long answer on a slow line: only its bytes are seen until it is complete.
     #[tokio::test(start_paused = true)]
-    async fn an_answer_is_waited_for_while_its_bytes_come() {
+    async fn answer_is_waited_for_while_its_bytes_arrive() {
         for (asks, bytes_a_second, owed) in
             [(true, 200, 0), (true, 1, 1), (false, 200, 0), (false, 1, 0)]
         {
@@ -378,7 +380,7 @@ mod tests {
             }
             let begun = Instant::now();
             let moved = AtomicU64::new(0);
-            let comes = async {
+            let arrives = async {
                 for _ in 0..600 {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     moved.fetch_add(bytes_a_second, Relaxed);
@@ -388,7 +390,7 @@ mod tests {
             };
             let left = tokio::select! {
                 left = unanswered.settled(Duration::from_secs(10), true, &moved) => left,
-                never = comes => never,
+                never = arrives => never,
             };
             assert_eq!(left, owed, "{asks}, {bytes_a_second} bytes a second");
             let is_awaited = begun.elapsed() >= Duration::from_secs(600);
@@ -396,9 +398,9 @@ mod tests {
         }
     }
 
-    /// A program with long last words that leaves many requests, and a client that reads slowly.
+    /// A program with much output on stderr leaves many requests unanswered, and the client reads slowly.
     #[test]
-    fn answers_take_no_memory_before_they_are_sent() {
+    fn error_responses_use_no_memory_before_they_are_sent() {
         const COUNT: usize = 8192;
         let unanswered = Unanswered::new(Dialect::STRICT);
         for id in 0..COUNT {

@@ -1,5 +1,4 @@
-//! What a server is doing, for those who ask. Nothing is counted for it: a line's own counters are read
-//! when somebody wants to know.
+//! A view of a running server. It costs the lines nothing: their own counters are read on request.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,58 +13,59 @@ use tieline_transport::{
 
 use crate::ServerReport;
 
-/// Looks at a [`Server`](crate::Server), also while it runs and afterwards
-/// ([`Server::watch`](crate::Server::watch)). Clones look at the same one; it keeps nothing alive.
+/// A handle to observe a [`Server`](crate::Server) while it runs and afterwards
+/// ([`Server::watch`](crate::Server::watch)). Clones observe the same server. It does not keep the server or
+/// its lines alive.
 #[derive(Clone, Debug)]
 pub struct ServerWatch {
     seen: Arc<Mutex<Seen>>,
     breaker: SharedBreaker,
 }
 
-/// What a server is doing at a moment.
+/// A snapshot of a server.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerView {
-    /// Clients that have come, those that were turned away included.
+    /// Clients that connected, including those that were refused.
     pub came: u64,
-    /// What became of those whose lines are over.
+    /// The totals of the lines that have ended.
     pub report: ServerReport,
-    /// The lines there are, in the order in which they began.
+    /// The open lines, in the order in which they started.
     pub lines: Vec<LineView>,
-    /// What moved on the lines that are over and on those there are.
+    /// The traffic of open and ended lines.
     pub traffic: Traffic,
-    /// How often the far ends of all lines, those that are over included, were replaced.
+    /// How often the far sides of open and ended lines were restarted.
     pub restarts: u64,
-    /// Whether far ends are begun: not for a while, once five in a row could not be, or have failed before
-    /// anything was said on either side and before they had run for a second.
+    /// Whether far sides are started. The breaker opens for a while after five in a row could not be started,
+    /// or failed within a second and before either side had sent a message.
     pub breaker: BreakerState,
-    /// When they are tried again, if they are not begun now.
+    /// How long until a far side is started again, if none is started now.
     pub retry_after: Option<Duration>,
 }
 
-/// A line there is.
+/// A snapshot of an open line.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LineView {
-    /// Its number, as in the log and in the tap.
+    /// The number of the line in the log and in the tap.
     pub id: u64,
-    /// The client and what moved between it and us: in is what it has said.
+    /// The client's connection and its traffic; "in" is what the client sent.
     pub client: ConnectionInfo,
-    /// Its far end; `None` before there is one.
+    /// The far side; `None` until it is connected.
     pub program: Option<ProgramView>,
 }
 
-/// The far end of a line.
+/// A snapshot of the far side of a line.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ProgramView {
-    /// How far it has come.
+    /// The state of the connection to it.
     pub state: State,
-    /// The number of its process, while that runs.
+    /// The ID of its process, while the process runs.
     pub pid: Option<u32>,
-    /// Whether it was stopped by a signal, as SIGSTOP does, and does nothing until SIGCONT.
+    /// Whether the process was stopped by a signal such as SIGSTOP, and does nothing until SIGCONT.
     pub is_stopped: bool,
-    /// How often it was replaced.
+    /// How often it was restarted.
     pub restarts: u64,
 }
 
@@ -91,7 +91,7 @@ struct Program {
 }
 
 impl ServerWatch {
-    /// What it is doing now. It costs as much as there are lines, and the lines nothing.
+    /// Returns a snapshot. The cost is linear in the number of open lines, and the lines are not slowed down.
     pub fn now(&self) -> ServerView {
         let (mut view, lines) = {
             let seen = self.lock();
@@ -111,7 +111,7 @@ impl ServerWatch {
         view
     }
 
-    /// For the beginnings of far ends.
+    /// Returns the circuit breaker for starting far sides.
     pub(crate) fn breaker(&self) -> SharedBreaker {
         self.breaker.clone()
     }
@@ -124,8 +124,7 @@ impl ServerWatch {
         self.lock().lines.insert(id, Line { client, program: None });
     }
 
-    /// A line is over, and with it all lines that are have come to this: told at once, so that nothing
-    /// that is counted ever goes back.
+    /// Removes a line that ended and sets the new totals, under one lock so that no counter ever decreases.
     pub(crate) fn over(&self, id: u64, report: ServerReport) {
         let mut seen = self.lock();
         seen.report = report;
@@ -138,7 +137,7 @@ impl ServerWatch {
         self.lock().report = report;
     }
 
-    /// The far end of line `id` comes from `starts`.
+    /// Sets the far side of line `id`; `starts` counts how often it was started.
     pub(crate) fn joined(&self, id: u64, far: &Link, starts: Arc<AtomicU64>) {
         let program = Program { control: far.control().clone(), states: far.states(), starts };
         if let Some(line) = self.lock().lines.get_mut(&id) {

@@ -109,7 +109,7 @@ async fn a_lost_answer_settles_its_call() {
         let error = test.at_client().await;
         assert_eq!((&error["id"], &error["error"]["code"]), (&json!(2), &json!(-32603)), "{what}");
         let text = error["error"]["message"].as_str().unwrap();
-        assert!(text.starts_with("the answer was lost: ") && text.contains(what), "{text}");
+        assert!(text.starts_with("the response was lost: ") && text.contains(what), "{text}");
         test.is_quiet().await;
         drop((test.to_client, test.from_client));
         // The others are answered when the program ends, and this one is not.

@@ -223,7 +223,7 @@ async fn a_program_that_cannot_take_the_place_ends_the_line_with_the_reason() {
     test.client(call(1)).await;
     test.program(json!({"id": 0, "result": {"capabilities": {}}})).await;
     let (heard, why, report) = test.end().await;
-    assert_eq!(why, "it does not offer the same `capabilities.tools` as the one before");
+    assert_eq!(why, "its `capabilities.tools` differs from that of the previous program");
     assert_eq!(heard.iter().map(|it| &it["id"]).collect::<Vec<_>>(), [&json!(1)]);
     let text = heard[0]["error"]["message"].as_str().unwrap();
     assert!(text.contains(&why), "{text}");
@@ -241,7 +241,7 @@ async fn a_changed_document_ends_the_line_with_the_reason() {
     test.at_program().await;
     test.restart().await;
     let (heard, why, _) = test.end().await;
-    assert_eq!(why, "\"file:a\" is open and was changed since it was opened");
+    assert_eq!(why, "\"file:a\" was changed after it was opened");
     assert_eq!(heard.len(), 1);
     assert_eq!(heard[0]["id"], 1);
 }
@@ -253,7 +253,7 @@ async fn state_that_has_no_handshake_ends_the_line_with_the_reason() {
     test.at_program().await;
     test.restart().await;
     let (heard, why, _) = test.end().await;
-    assert_eq!((heard, &*why), (vec![], "the dialect xi has no way to restore its state"));
+    assert_eq!((heard, &*why), (vec![], "the dialect xi does not support restoring state"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,7 +265,7 @@ async fn a_program_that_does_not_answer_the_handshake_ends_the_line() {
     test.client(call(1)).await;
     let program = std::mem::replace(&mut test.program, memory_pair().0.split());
     let (heard, why, _) = test.end().await;
-    assert_eq!(why, "it has not answered the handshake in 1m");
+    assert_eq!(why, "it did not answer the handshake within 1m");
     assert!(begun.elapsed() >= Duration::from_secs(60));
     assert_eq!(heard[0]["id"], 1);
     drop(program);

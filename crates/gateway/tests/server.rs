@@ -369,7 +369,7 @@ async fn a_client_that_gets_no_program_is_told_so_where_the_dialect_is_known() {
         if code.is_some() {
             assert!(texts[0].starts_with("the program could not be started: "), "{}", texts[0]);
             assert!(
-                texts[5].starts_with("the program is not started, because it fails: "),
+                texts[5].starts_with("the program was not started because it keeps failing: "),
                 "{}",
                 texts[5]
             );
@@ -398,7 +398,7 @@ async fn a_client_beyond_the_most_there_may_be_is_told_so_where_the_dialect_is_k
     let error = &heard[0]["error"];
     assert_eq!(
         (heard.len(), &error["message"]),
-        (1, &"too many clients: there are 1 already".into())
+        (1, &"too many clients: the limit of 1 is reached".into())
     );
     // One that asks nothing does not hold up the end.
     let silent = registry.connect(&endpoint, &Options::default()).await.unwrap();

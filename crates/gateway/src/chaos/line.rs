@@ -1,4 +1,4 @@
-//! One connection through the proxy, and every way in which it ends.
+//! One connection through the proxy, and how it ends.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -11,24 +11,24 @@ use tokio::time::sleep;
 use super::Faults;
 use super::way::{Moved, Over, Source, Way, WayEnd};
 
-/// What moved, each way.
+/// The bytes that moved in each direction.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     pub(super) to_target: Moved,
     pub(super) to_client: Moved,
 }
 
-/// Why a connection is over.
+/// Why a connection ended.
 pub(super) enum LineEnd {
-    /// Both ways came to their end.
+    /// Both directions ended.
     Ended,
-    /// One side has failed, and the other was closed at once.
+    /// One side failed, and the other was closed at once.
     Broken(std::io::Error),
-    /// It was to be cut.
+    /// It was cut on purpose.
     Cut,
 }
 
-/// Passes bytes both ways until it is over. With the future both sides end at once.
+/// Passes bytes in both directions until the connection ends. Dropping the future closes both sides at once.
 pub(super) async fn run(
     number: u64,
     client: BoxConnection,
@@ -43,7 +43,7 @@ pub(super) async fn run(
         }
     };
     tokio::select! {
-        // What comes at the moment of the cut still passes or does not: only the cut is certain.
+        // Once the time is up, the cut comes before anything else that is ready.
         biased;
         () = cut => LineEnd::Cut,
         end = join(number, client, target, faults, traffic) => end,
@@ -73,16 +73,17 @@ async fn join(
     let Over { end, source, sink } = first;
     let second = match end {
         WayEnd::Broken(error) => return LineEnd::Broken(error),
-        // Where one direction cannot end alone, the other has ended with it.
+        // Without half-close, both directions end together.
         WayEnd::Passed if !half_close && !faults.blackhole => return LineEnd::Ended,
         WayEnd::Passed => other.await,
-        // Its last words still arrive, and who talks to it must not wait for it to listen.
+        // What this side still sends is delivered. What is sent to it is discarded, so that the sender does
+        // not block.
         WayEnd::Gone => tokio::select! {
             over = other => over,
             never = discard(source) => match never {},
         },
     };
-    // What stands behind the target gets the end of its input first, and is then ended in stages.
+    // A program behind the target first gets the end of its input, and is then stopped in stages.
     drop((sink, second.sink));
     let _keep = second.source;
     behind.stop().await;

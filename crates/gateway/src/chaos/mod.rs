@@ -1,5 +1,5 @@
-//! Faults on purpose: bytes on their way between a client and a target are cut off, delayed, held
-//! back, swallowed or spoilt.
+//! A fault-injecting proxy: it cuts connections, and delays, throttles, drops or corrupts the bytes
+//! between a client and a target.
 //!
 //! ```text
 //!   client ──▶ read ─▶ flip bits ─▶ wait: delay, rate ─▶ write ──▶ target
@@ -7,7 +7,7 @@
 //!                        both ways at once; cut after a while
 //! ```
 //!
-//! It knows no framing and no message, only bytes.
+//! It works on bytes and knows nothing about framings or messages.
 
 mod line;
 mod noise;
@@ -29,34 +29,34 @@ use tokio::time::sleep;
 use crate::serve::log_error;
 use line::{LineEnd, Traffic};
 
-/// What goes wrong on each connection of a [`Chaos`]. By default nothing does.
+/// The faults that a [`Chaos`] injects into each connection. The default is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Faults {
-    /// Each connection is cut so long after it was made: both sides are closed at once, also in the
-    /// middle of a message, and what was on its way is lost. Longer than zero, and a day at most.
+    /// How long after it was made each connection is cut. Both sides are closed at once, possibly in the
+    /// middle of a message, and bytes in flight are lost. Longer than zero and at most a day.
     pub cut_every: Option<Duration>,
-    /// How much later bytes, and the end of a stream, go on than they came, each way. A day at most.
-    /// No more than 1 MiB is on its way, so this bounds the rate, too.
+    /// How long bytes, and the end of a stream, are delayed in each direction. At most a day. No more than
+    /// 1 MiB is in flight in each direction, so this also limits the throughput.
     pub delay: Duration,
-    /// How many bytes a second go on, each way of each connection; at least one.
+    /// The number of bytes per second that are passed on in each direction of each connection. At least 1.
     pub throttle: Option<ByteSize>,
-    /// Nothing goes on, not even an end: what comes is read and dropped, and a side that goes away is
-    /// still there for the other one. Such a connection is over when both sides have ended it.
+    /// Whether bytes are read and discarded. The end of a stream is not passed on either, so neither side
+    /// notices when the other disconnects. The connection ends when both sides have ended it.
     pub blackhole: bool,
-    /// How likely it is that one bit of a byte is flipped: from 0 to 1.
+    /// The probability that one bit of a byte is flipped, from 0 to 1.
     pub corrupt: f64,
-    /// Says which bits are flipped: with the same seed, the same bytes of the n-th connection are
-    /// spoilt in the same places.
+    /// Determines which bits are flipped: with the same seed, the same positions in the n-th connection
+    /// are corrupted.
     pub seed: u64,
 }
 
 const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Faults {
-    /// Refuses values that are out of bounds.
+    /// Checks that all values are within their bounds.
     ///
     /// # Errors
-    /// The first field that is out of bounds.
+    /// Names the first field that is out of bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let refuse = |field, must| Err(ConfigError { field, must });
         if self.cut_every.is_some_and(|time| time.is_zero() || time > A_DAY) {
@@ -75,16 +75,16 @@ impl Faults {
     }
 }
 
-/// So many connections are open at once at most; more are closed as they come.
-const MOST: usize = 1024;
+/// The maximum number of open connections. Further connections are closed at once.
+const MAX_CONNECTIONS: usize = 1024;
 
-/// A proxy that does harm: each connection that comes in gets one to the target, and the bytes
-/// between them suffer its [`Faults`].
+/// A fault-injecting proxy: it connects to the target for each accepted connection, and injects
+/// [`Faults`] into the bytes between the two.
 ///
-/// Without faults nobody notices it. The end of one direction is passed on; when one side ends, the
-/// other does. What has been read and not written is at most 64 KiB a direction, or 1 MiB where there
-/// is a delay; then no more is read. A child process as a target is ended in stages when its
-/// connection has ended by itself, and at once when that was cut or has failed.
+/// Without faults the proxy is transparent. The end of one direction is passed on, and when one side ends,
+/// so does the other. At most 64 KiB are buffered in each direction, or 1 MiB with a delay; then reading
+/// pauses. If the target is a child process, it is stopped in stages after its connection has ended by
+/// itself, and at once if the connection was cut or failed.
 ///
 /// ```
 /// use std::time::Duration;
@@ -115,32 +115,33 @@ struct Target {
     options: Options,
 }
 
-/// What a [`Chaos`] did.
+/// The totals of a [`Chaos`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChaosReport {
-    /// Connections that came in.
+    /// Connections that were accepted.
     pub connections: u64,
-    /// Those that were closed at once: there were too many, or the target could not be reached.
+    /// Connections that were closed at once, because there were too many or the target could not be
+    /// reached.
     pub refused: u64,
-    /// Those that were cut.
+    /// Connections that were cut.
     pub cut: u64,
     /// Bytes that were passed on to the target.
     pub to_target: u64,
     /// Bytes that were passed on to the clients.
     pub to_client: u64,
-    /// Bytes that were passed on to nobody: swallowed, or on their way at the end.
+    /// Bytes that were read but not passed on: discarded, or in flight at the end of a connection.
     pub dropped: u64,
-    /// Bytes in which a bit was flipped, of those that were read.
+    /// Bytes that were read and in which a bit was flipped.
     pub corrupted: u64,
 }
 
 impl Chaos {
-    /// Starts to listen at `listen`, for connections to `target`. Framings in front of the endpoints
-    /// say nothing here. Nothing is connected to yet.
+    /// Listens on `listen` for connections to `target`. Framing prefixes of the endpoints are ignored.
+    /// The target is not connected to yet.
     ///
     /// # Errors
-    /// A fault is out of bounds, the target is the listener itself, or listening fails.
+    /// Fails if a fault is out of bounds, the target is the listener itself, or listening fails.
     pub async fn listen(
         registry: &Registry,
         listen: &Endpoint,
@@ -151,7 +152,7 @@ impl Chaos {
         faults.validate()?;
         let listener = registry.listen_bytes(listen, options).await?;
         if listener.endpoint().address() == target.address() {
-            let itself = ConfigError { field: "target", must: "be another than the listener" };
+            let itself = ConfigError { field: "target", must: "differ from the listener" };
             return Err(TransportError::from(itself).at(target));
         }
         let (registry, options) = (registry.clone(), options.clone());
@@ -159,15 +160,15 @@ impl Chaos {
         Ok(Self { listener, target, faults })
     }
 
-    /// Where it listens: with the port that was found, where any was asked for.
+    /// Returns the listening endpoint, with the actual port if port 0 was requested.
     pub fn endpoint(&self) -> &Endpoint {
         self.listener.endpoint()
     }
 
-    /// Passes bytes and does harm until `stop` completes; then stops listening, closes every
-    /// connection at once, and says what was done.
+    /// Passes bytes on and injects faults until `stop` completes. Then stops listening, closes all
+    /// connections at once, and returns the totals.
     ///
-    /// Dropping the future ends everything at once.
+    /// Dropping the future closes everything at once.
     pub async fn run(self, stop: impl Future<Output = ()>) -> ChaosReport {
         let Self { mut listener, target, faults } = self;
         let shared = Arc::new(Shared { target, faults, traffic: Traffic::default() });
@@ -183,7 +184,7 @@ impl Chaos {
                         pause = None;
                         lines.start(client, &shared);
                     }
-                    // It concerns the moment: no descriptor left, most likely.
+                    // Accept errors are usually temporary, such as running out of file descriptors.
                     Err(error) => {
                         if pause.is_none() {
                             log_error("will try again", &error);
@@ -236,9 +237,9 @@ enum Outcome {
 impl Lines {
     fn start(&mut self, client: BoxConnection, shared: &Arc<Shared>) {
         self.report.connections += 1;
-        if self.tasks.len() >= MOST {
+        if self.tasks.len() >= MAX_CONNECTIONS {
             self.report.refused += 1;
-            tracing::warn!("refused a connection: there are {MOST} already");
+            tracing::warn!("connection closed: {MAX_CONNECTIONS} are already open");
             return;
         }
         self.tasks.spawn(serve(self.report.connections, client, shared.clone()));
@@ -250,7 +251,7 @@ impl Lines {
             Ok(Outcome::Cut) => self.report.cut += 1,
             Ok(Outcome::Ended) => {}
             Err(error) if error.is_cancelled() => {}
-            Err(error) => tracing::error!("a connection's task has failed: {error}"),
+            Err(error) => tracing::error!("the task of a connection failed: {error}"),
         }
     }
 }
@@ -260,7 +261,7 @@ async fn serve(connection: u64, client: BoxConnection, shared: Arc<Shared>) -> O
     let target = match registry.connect_bytes(endpoint, options).await {
         Ok(target) => target,
         Err(error) => {
-            log_error("the client was turned away", &error);
+            log_error("client refused", &error);
             return Outcome::Unreachable;
         }
     };

@@ -1,26 +1,26 @@
-//! Which bits are flipped: it depends on the seed and the place in the stream, and on nothing else.
+//! Selects the bits to flip. The choice depends only on the seed and the position in the stream.
 
-/// Where the bits of one direction of one connection are flipped.
+/// Selects the bits to flip in one direction of one connection.
 pub(super) struct Noise {
     state: u64,
-    /// A draw of 53 bits below it spoils a byte.
+    /// A byte is corrupted if a draw of 53 bits is below this.
     threshold: u64,
 }
 
-/// Draws are as fine as an `f64` from 0 to 1.
+/// The number of possible draws: the precision of an `f64` between 0 and 1.
 const DRAWS: f64 = (1_u64 << 53) as f64;
 
 impl Noise {
-    /// Spoils a byte with probability `rate`; `None` if it never does. Each `stream` of a seed has
-    /// numbers of its own.
+    /// Corrupts each byte with probability `rate`; `None` if that is never. Each `stream` of a seed has
+    /// its own sequence of numbers.
     pub(super) fn new(rate: f64, seed: u64, stream: u64) -> Option<Self> {
-        // As few as there can be are still some.
+        // The smallest rate above zero must not be rounded down to zero.
         let threshold = (rate.clamp(0.0, 1.0) * DRAWS).ceil() as u64;
         let state = mix(seed ^ mix(stream.wrapping_add(1)));
         (threshold > 0).then_some(Self { state, threshold })
     }
 
-    /// Flips a bit in some of the bytes that stand next in the stream, and says in how many.
+    /// Flips one bit in some of the next bytes of the stream. Returns in how many.
     pub(super) fn spoil(&mut self, bytes: &mut [u8]) -> u64 {
         let mut spoilt = 0;
         for byte in bytes {
@@ -52,26 +52,26 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_numbers_are_those_of_the_paper() {
-        // As its authors' own implementation gives them from 0.
+    fn numbers_match_the_reference_implementation() {
+        // The first numbers of the authors' implementation for the state 0.
         let mut noise = Noise { state: 0, threshold: 0 };
         let first = [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f];
         assert_eq!([noise.draw(), noise.draw(), noise.draw()], first);
     }
 
     #[test]
-    fn from_never_to_always() {
+    fn corrupted_share_matches_the_rate() {
         assert!(Noise::new(0.0, 1, 1).is_none());
         let spoilt = |rate| Noise::new(rate, 1, 1).unwrap().spoil(&mut [0; 10_000]);
         assert_eq!(spoilt(1.0), 10_000);
         assert_eq!(spoilt(f64::MIN_POSITIVE), 0);
-        // Of a fixed seed, so it is always the same: within four standard deviations.
+        // The seed is fixed, so the number is always the same. The range is four standard deviations.
         assert!((880..1120).contains(&spoilt(0.1)), "{}", spoilt(0.1));
     }
 
     proptest! {
         #[test]
-        fn the_cuts_between_reads_change_nothing(
+        fn flipped_bits_do_not_depend_on_read_sizes(
             bytes: Vec<u8>, seed: u64, stream: u64, rate in 0.0..=1.0, cut: prop::sample::Index
         ) {
             let noise = || Noise::new(rate, seed, stream);

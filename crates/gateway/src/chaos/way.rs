@@ -1,4 +1,4 @@
-//! One of the two ways of a connection: bytes are read, spoilt, held back and written.
+//! One direction of a connection: bytes are read, corrupted, delayed and written.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -17,7 +17,7 @@ use super::noise::Noise;
 pub(super) type Source = Box<dyn AsyncRead + Send + Unpin>;
 pub(super) type Sink = Box<dyn WriteEnd>;
 
-/// How a way ended, and its two ends, which it gives back.
+/// How a direction ended, with its source and sink.
 pub(super) struct Over {
     pub(super) end: WayEnd,
     pub(super) source: Source,
@@ -25,15 +25,15 @@ pub(super) struct Over {
 }
 
 pub(super) enum WayEnd {
-    /// The source came to its end, and the sink was told.
+    /// The source ended, and the end was passed on to the sink.
     Passed,
-    /// The source failed, and what it said before was passed on.
+    /// The source failed. What was read before was passed on.
     Broken(io::Error),
-    /// The sink takes no more.
+    /// The sink accepts no more bytes.
     Gone,
 }
 
-/// What moved on a way, of all connections.
+/// The bytes that moved in one direction, of all connections.
 #[derive(Debug, Default)]
 pub(super) struct Moved {
     pub(super) read: AtomicU64,
@@ -41,18 +41,18 @@ pub(super) struct Moved {
     pub(super) spoilt: AtomicU64,
 }
 
-/// One read.
+/// The number of bytes that one read asks for.
 const READ: usize = 16 * 1024;
 
-/// What a piece that waits counts for at least, so that many small ones are bounded, too.
+/// The minimum weight of a queued piece, so that the number of small pieces is bounded.
 const LEAST: usize = 64;
 
-/// How much may wait before no more is read: so little that a reader that takes nothing holds up the
-/// writer soon, and more where bytes are on their way for a while.
+/// How many bytes are queued before reading pauses: few, so that a stalled reader soon blocks the writer,
+/// but more if bytes are delayed.
 const WAITING: usize = 64 * 1024;
 const WAITING_DELAYED: usize = 1024 * 1024;
 
-/// A throttled way writes at most what it may in this time, so that bytes come evenly.
+/// How many writes per second a throttled direction is split into, so that bytes flow evenly.
 const EVENLY: u64 = 20;
 
 pub(super) struct Way<'a> {
@@ -60,13 +60,13 @@ pub(super) struct Way<'a> {
     noise: Option<Noise>,
     moved: &'a Moved,
     waiting: VecDeque<Piece>,
-    /// What waits, counted for [`LEAST`] each.
+    /// The bytes that wait; each piece counts at least [`LEAST`].
     weight: usize,
-    /// No more will come; the sink is told at this time.
+    /// Set once the source has ended: when to pass the end on to the sink.
     end: Option<Instant>,
     failure: Option<io::Error>,
     is_unflushed: bool,
-    /// When a throttled way has written all that it was let.
+    /// When a throttled direction may write again.
     free: Instant,
     /// How much of the first piece may be written, and when.
     let_through: Option<(usize, Instant)>,
@@ -84,7 +84,7 @@ enum Done {
 }
 
 impl<'a> Way<'a> {
-    /// `stream` tells it from every other way of the same seed.
+    /// `stream` distinguishes the directions that share a seed.
     pub(super) fn new(faults: &'a Faults, moved: &'a Moved, stream: u64) -> Self {
         Self {
             faults,
@@ -100,7 +100,7 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// Passes bytes on until one end is reached. Dropping it drops what waits.
+    /// Passes bytes on until the source or the sink ends. Dropping the future drops queued bytes.
     pub(super) async fn pump(mut self, mut source: Source, mut sink: Sink) -> Over {
         let most = if self.faults.delay.is_zero() { WAITING } else { WAITING_DELAYED };
         let mut buffer = BytesMut::new();
@@ -116,7 +116,7 @@ impl<'a> Way<'a> {
                     Ok(Done::Wrote(written)) => self.wrote(written),
                     Ok(Done::Flushed) => self.is_unflushed = false,
                     Ok(Done::Ended) => break match self.failure.take() {
-                        // Nobody may hear of a failure through it, either.
+                        // A black hole does not report failures to the other side either.
                         Some(error) if !self.faults.blackhole => WayEnd::Broken(error),
                         _ => WayEnd::Passed,
                     },
@@ -126,7 +126,7 @@ impl<'a> Way<'a> {
         Over { end, source, sink }
     }
 
-    /// What one read gave.
+    /// Handles the result of one read.
     fn take(&mut self, read: io::Result<usize>, buffer: &mut BytesMut) {
         let due = Instant::now() + self.faults.delay;
         match read {
@@ -150,7 +150,8 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// The next thing that is done to the sink. Cancel-safe: what was not done is done the next time.
+    /// Performs the next operation on the sink. Cancel-safe: an operation that was not done is done by the next
+    /// call.
     fn next<'s>(
         &'s mut self,
         sink: &'s mut Sink,
@@ -174,7 +175,7 @@ impl<'a> Way<'a> {
                     sleep_until(at).await;
                     sink.shutdown().await.map(|()| Done::Ended)
                 }
-                // Nobody may hear of anything through it, a side's going away included.
+                // A black hole does not pass on that a side has disconnected.
                 None if is_hole => std::future::pending().await,
                 None => {
                     poll_fn(|cx| sink.poll_gone(cx)).await;
@@ -184,7 +185,7 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// How much of the first piece is written next, and when.
+    /// Returns how much of the first piece is written next, and when.
     fn let_through(&mut self) -> Option<(usize, Instant)> {
         if self.let_through.is_none() {
             let piece = self.waiting.front()?;
@@ -222,7 +223,7 @@ fn weight(length: usize) -> usize {
     length.max(LEAST)
 }
 
-/// How long `length` bytes take at `rate` a second.
+/// Returns how long `length` bytes take at `rate` bytes per second.
 fn time_for(length: u64, rate: u64) -> Duration {
     let nanoseconds = u128::from(length) * 1_000_000_000 / u128::from(rate.max(1));
     Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))

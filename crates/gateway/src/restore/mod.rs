@@ -1,7 +1,8 @@
-//! What a program that was started again is told, so that it can take the place of the one before it.
+//! Restores the state of a restarted program.
 //!
-//! Two machines without I/O: the [`Record`] of what makes up the state of a program, and the [`Replay`]
-//! of it. What counts as state is the dialect's to say ([`Handshake`](tieline_proto::jsonrpc::Handshake)).
+//! There are two state machines without I/O: a [`Record`] of the messages that make up the state of a program,
+//! and a [`Replay`] of these messages to the new program. The dialect defines what counts as state
+//! ([`Handshake`](tieline_proto::jsonrpc::Handshake)).
 
 mod record;
 mod replay;

@@ -1,52 +1,52 @@
-//! What a program was told that the next one has to know.
+//! Records the messages to a program that have to be replayed after a restart.
 
 use bytes::Bytes;
 use tieline_proto::jsonrpc::{Handshake, Message, Notification, Request, Thing, member};
 
-/// The most entries that are recorded of one line,
-const MOST: usize = 4096;
-/// and the most bytes. What is beyond cannot be restored.
-const MOST_BYTES: usize = 16 << 20;
-/// The most requests of each side that are under way and whose answers are waited for.
-const MOST_ASKED: usize = 256;
+/// The maximum number of messages that are recorded per line. With more, the state cannot be restored.
+const MAX_MESSAGES: usize = 4096;
+/// The maximum size of a record, in bytes.
+const MAX_BYTES: usize = 16 << 20;
+/// The maximum number of recorded requests of each side that wait for a response.
+const MAX_ASKED: usize = 256;
 
-/// The state of a program, as far as its client has built it up by messages.
+/// The state of a program, as far as the client's messages have built it up.
 pub(crate) struct Record {
     rules: &'static Handshake,
-    /// The handshake that has opened the line, and its result.
+    /// The opening request of the handshake, and its result.
     open: Option<(Request, Bytes)>,
-    /// The one that is under way.
+    /// An opening request without a response yet.
     opening: Option<Request>,
     confirmation: Option<Bytes>,
-    /// In the order in which they are to be said again.
+    /// In the order in which they are replayed.
     kept: Vec<Kept>,
     asked: Vec<Asked>,
     registrations: Vec<Registration>,
-    /// Of all that is kept, asked and registered.
+    /// The size of `kept`, `asked` and `registrations`.
     bytes: usize,
-    /// Why the state cannot be restored, whatever else happens.
+    /// Why the state can no longer be restored.
     lost: Option<&'static str>,
 }
 
 /// A message that is part of the state.
 #[derive(Clone, PartialEq, Eq)]
 struct Kept {
-    /// The method that made it so.
+    /// The method that created this part of the state.
     method: &'static str,
-    /// What it is about, as raw JSON; `None` where only the method counts.
+    /// The name of the thing that the message is about, as raw JSON; `None` if only the method counts.
     name: Option<Bytes>,
     said: Said,
     is_changed: bool,
 }
 
-/// A message that is said to the new program.
+/// A message that is replayed to the new program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
     Notification(Bytes),
     Request { method: &'static str, params: Option<Bytes> },
 }
 
-/// A request that becomes part of the state, or ends that, if it is answered with a result.
+/// A request that adds to the state, or removes from it, if its response is a result.
 struct Asked {
     id: Bytes,
     change: Change,
@@ -57,11 +57,11 @@ enum Change {
     Forget(&'static str, Option<Bytes>),
 }
 
-/// A request of the program's that has changed the client.
+/// A request of the program that has changed the state of the client.
 struct Registration {
     id: Bytes,
     params: Bytes,
-    /// The client's answer.
+    /// The client's response.
     outcome: Option<Result<Bytes, Bytes>>,
 }
 
@@ -90,20 +90,20 @@ impl Registration {
     }
 }
 
-/// What is to be done for a program that takes the place of another.
+/// How to restore the state for a restarted program.
 #[derive(Debug)]
 pub(crate) enum Plan {
-    /// Nothing: the client has not opened anything yet.
+    /// Nothing to restore: there was no handshake yet.
     Nothing,
-    /// These are said again, the first of them by itself.
+    /// Replay `request`, and after its response all of `then`.
     Replay {
         request: Request,
         result: Bytes,
         then: Vec<Said>,
-        /// What the client has answered to requests with these parameters.
+        /// The parameters of registrations, and how the client responded to each.
         registrations: Vec<(Bytes, Result<Bytes, Bytes>)>,
     },
-    /// It cannot take its place.
+    /// The state cannot be restored, for this reason.
     Impossible(String),
 }
 
@@ -139,8 +139,8 @@ impl Record {
         self.bytes + open + opening + confirmation
     }
 
-    /// Whether messages with this method are part of the state, or end it. A look at the method alone:
-    /// nearly all messages are none of these.
+    /// Returns whether messages with this method change the state. It looks only at the method, because nearly
+    /// all messages do not.
     pub(crate) fn concerns(rules: &Handshake, method: &str) -> bool {
         method == rules.request
             || rules.confirmation == Some(method)
@@ -152,14 +152,14 @@ impl Record {
             || rules.registration.is_some_and(|it| it.contains(&method))
     }
 
-    /// Whether an answer of either side may concern it.
+    /// Returns whether a response of either side may change the record.
     pub(crate) fn awaits_answer(&self) -> bool {
         self.opening.is_some()
             || !self.asked.is_empty()
             || self.registrations.iter().any(|it| it.outcome.is_none())
     }
 
-    /// The client has said this to the program.
+    /// Records a message of the client to the program.
     pub(crate) fn client_said(&mut self, message: &Message) {
         match message {
             Message::Request(request) => self.client_asked(request),
@@ -170,7 +170,7 @@ impl Record {
         }
     }
 
-    /// The client has answered a registration, perhaps.
+    /// Records the client's response if it belongs to a registration.
     fn registered(&mut self, id: &[u8], outcome: Result<&[u8], &[u8]>) {
         let is_it = |it: &Registration| it.outcome.is_none() && *it.id == *id;
         let Some(place) = self.registrations.iter().position(is_it) else { return };
@@ -181,10 +181,11 @@ impl Record {
         self.register(registration);
     }
 
-    /// One that there is no room for reaches the client again after a restart.
+    /// Records a registration if there is room. Otherwise the client receives the registration again after a
+    /// restart.
     fn register(&mut self, registration: Registration) {
         let length = registration.length();
-        if self.registrations.len() < MOST_ASKED && self.bytes + length <= MOST_BYTES {
+        if self.registrations.len() < MAX_ASKED && self.bytes + length <= MAX_BYTES {
             self.bytes += length;
             self.registrations.push(registration);
         }
@@ -194,7 +195,7 @@ impl Record {
         let method = &*request.method();
         if method == self.rules.request {
             if self.open.is_none() {
-                // What follows before the answer belongs to this handshake, not to a refused one.
+                // Messages recorded so far belong to an earlier handshake, which was refused.
                 self.close();
             }
             self.opening = Some(request.clone());
@@ -214,9 +215,8 @@ impl Record {
         };
         let asked = Asked { id: Bytes::copy_from_slice(request.id()), change };
         let length = asked.length();
-        if self.asked.len() >= MOST_ASKED || self.bytes + length > MOST_BYTES {
-            self.lost =
-                Some("more requests that change its state were under way than are recorded");
+        if self.asked.len() >= MAX_ASKED || self.bytes + length > MAX_BYTES {
+            self.lost = Some("too many requests that change its state were in flight");
             return;
         }
         self.bytes += length;
@@ -228,7 +228,7 @@ impl Record {
         if self.rules.ends.contains(&method) {
             return self.close();
         }
-        // Some clients do not wait for the answer to their handshake.
+        // Some clients do not wait for the response to their handshake.
         if self.open.is_none() && self.opening.is_none() {
             return;
         }
@@ -263,7 +263,8 @@ impl Record {
         }
     }
 
-    /// What a message of this method is about, and whether it ends that.
+    /// Returns what a message with this method is about: the method that opens it, its name, and whether the
+    /// message closes it.
     fn subject(
         &self,
         method: &str,
@@ -276,14 +277,14 @@ impl Record {
         Some((thing.open, name(thing, params), method == thing.close))
     }
 
-    /// In place of what was kept about the same before, unless each message counts.
+    /// Keeps a message. It replaces an earlier one about the same thing unless `each_counts`.
     fn keep(&mut self, kept: Kept, each_counts: bool) {
         if !each_counts {
             self.forget(kept.method, kept.name.as_ref());
         }
         let length = kept.length();
-        if self.kept.len() >= MOST || self.bytes + length > MOST_BYTES {
-            self.lost = Some("it was told more than is recorded");
+        if self.kept.len() >= MAX_MESSAGES || self.bytes + length > MAX_BYTES {
+            self.lost = Some("its state was too large to be recorded");
             return;
         }
         self.bytes += length;
@@ -298,12 +299,12 @@ impl Record {
         }
     }
 
-    /// The client wants no program any more: there is nothing to restore.
+    /// Clears the record.
     fn close(&mut self) {
         *self = Self::new(self.rules);
     }
 
-    /// The program has said this to the client.
+    /// Records a message of the program to the client.
     pub(crate) fn program_said(&mut self, message: &Message) {
         match message {
             Message::Response(response) => {
@@ -313,7 +314,8 @@ impl Record {
                 let Some([register, unregister]) = self.rules.registration else { return };
                 let method = &*request.method();
                 if method == unregister {
-                    // Which ones is not looked at: those that are made again then reach the client.
+                    // All are forgotten, whichever was removed: the client then receives the others again
+                    // after a restart.
                     self.forget_registrations(|_| true);
                 } else if method == register {
                     let id = Bytes::copy_from_slice(request.id());
@@ -333,10 +335,10 @@ impl Record {
         self.registrations = left;
     }
 
-    /// The program has answered a request, with a result or an error.
+    /// Records the program's response to a request: its result, or `None` for an error.
     fn program_answered(&mut self, id: &[u8], result: Option<&[u8]>) {
         if let Some(request) = self.opening.take_if(|it| it.id() == id) {
-            // One that is refused on an open line leaves that as it is.
+            // A refused handshake on an open line changes nothing.
             if let Some(result) = result {
                 if self.open.is_some() {
                     self.close();
@@ -355,8 +357,8 @@ impl Record {
         }
     }
 
-    /// The program was lost, and another is there. What was under way is answered with an error by
-    /// whoever passes messages, and has changed nothing.
+    /// Returns the plan for a restarted program. Requests in flight have changed nothing: the gateway answers
+    /// them with an error.
     pub(crate) fn restarted(&mut self) -> Plan {
         self.bytes -= self.asked.drain(..).map(|asked| asked.length()).sum::<usize>();
         self.forget_registrations(|it| it.outcome.is_none());
@@ -368,7 +370,7 @@ impl Record {
         if let Some(changed) = self.kept.iter().find(|it| it.is_changed) {
             let name = changed.name.as_deref().unwrap_or_default();
             let name = String::from_utf8_lossy(name.get(..200).unwrap_or(name)).into_owned();
-            return Plan::Impossible(format!("{name} is open and was changed since it was opened"));
+            return Plan::Impossible(format!("{name} was changed after it was opened"));
         }
         let confirmation = self.confirmation.clone().map(Said::Notification);
         let kept = self.kept.iter().map(|kept| kept.said.clone());
@@ -385,7 +387,7 @@ impl Record {
     }
 }
 
-/// The name of a thing in the parameters of a message about it, as raw JSON.
+/// Returns the name of a thing from the parameters of a message about it, as raw JSON.
 fn name(thing: &Thing, params: Option<&[u8]>) -> Option<Bytes> {
     let found = thing.name.iter().try_fold(params?, |value, name| member(value, name));
     found.map(Bytes::copy_from_slice)

@@ -10,16 +10,16 @@ use tieline_proto::jsonrpc::{
 
 use super::record::{Plan, Said};
 
-/// What was recorded, on its way to a new program.
+/// The replay of a record to a new program.
 ///
-/// First the opening request goes out by itself, byte for byte as the client had sent it. When the program
-/// has answered it as the one before did, the rest follows, and then the client may go on. Answers to what
-/// is replayed never reach the client.
+/// The opening request is sent first, byte for byte as the client sent it. When the program has answered it
+/// like the previous one, the other messages follow, and then those of the client. Responses to replayed
+/// requests never reach the client.
 pub(crate) struct Replay {
     dialect: Dialect,
     rules: &'static Handshake,
     opening: Option<Opening>,
-    /// Requests that were replayed behind the opening and have no answer yet.
+    /// Requests that were replayed after the opening request and have no response yet.
     owed: VecDeque<(Bytes, &'static str)>,
     registrations: Vec<(Bytes, Result<Bytes, Bytes>)>,
 }
@@ -30,26 +30,27 @@ struct Opening {
     then: Vec<Said>,
 }
 
-/// What becomes of a message of the new program.
+/// What to do with a message of the new program.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
-    /// The client gets it.
+    /// Pass it on to the client.
     Pass,
-    /// It was for the gateway.
+    /// Drop it: it was for the gateway.
     Swallowed,
-    /// It was for the gateway, and this is the answer to it.
+    /// Drop it and send this response to the program.
     Answer(Bytes),
-    /// The handshake is done: the program gets these messages, and behind them the client's.
+    /// The handshake is done: send these messages to the program, and then the client's.
     Opened(Vec<Bytes>),
-    /// The new program cannot take the place of the one before.
+    /// The state cannot be restored.
     Failed(String),
 }
 
 impl Replay {
-    /// The replay of `plan`, and the message that it begins with; `None` where there is nothing to replay.
+    /// Creates the replay of `plan`. Returns it with the first message to send, or `None` if there is nothing
+    /// to replay.
     ///
     /// # Errors
-    /// Why the state cannot be restored.
+    /// Says why the state cannot be restored.
     pub(crate) fn of(
         plan: Plan,
         dialect: Dialect,
@@ -68,17 +69,17 @@ impl Replay {
         Ok(Some((Self { dialect, rules, opening, owed, registrations }, first)))
     }
 
-    /// The answer to the opening request has not come: the client has to wait.
+    /// Returns whether the opening request has no response yet. The client's messages wait for it.
     pub(crate) fn is_opening(&self) -> bool {
         self.opening.is_some()
     }
 
-    /// Nothing that the program says can concern it any more.
+    /// Returns whether no message of the program can concern the replay any more.
     pub(crate) fn is_done(&self) -> bool {
         self.opening.is_none() && self.owed.is_empty() && self.registrations.is_empty()
     }
 
-    /// The program has said this.
+    /// Handles a message of the program.
     pub(crate) fn heard(&mut self, message: &Message) -> Heard {
         match message {
             Message::Response(response) => self.answered(response.id(), response.outcome()),
@@ -109,7 +110,7 @@ impl Replay {
             return Heard::Opened(opening.then.into_iter().map(|it| self.say(it)).collect());
         }
         if self.is_opening() {
-            // Nothing else was asked of it yet.
+            // No other request was sent to it yet.
             return Heard::Swallowed;
         }
         let Some(place) = self.owed.iter().position(|(owed, _)| **owed == *id) else {
@@ -125,7 +126,7 @@ impl Replay {
         match said {
             Said::Notification(message) => message,
             Said::Request { method, params } => {
-                // The client's own id may be in use by now.
+                // The id of the original request may be in use again by the client.
                 let id = Bytes::from(format!("\"tieline-restore-{}\"", self.owed.len() + 1));
                 let request = write_request(&self.dialect, &id, method, params.as_deref());
                 self.owed.push_back((id, method));
@@ -134,8 +135,9 @@ impl Replay {
         }
     }
 
-    /// What the client was asked before it has answered. What else is asked of it before it may go on is
-    /// refused: the answer could not reach the program.
+    /// Handles a request of the program. A registration that the client has answered before gets the same
+    /// response again. While the client's messages wait, other requests are refused, because the client's
+    /// response could not reach the program.
     fn asked(&mut self, request: &Request) -> Heard {
         let (method, id) = (&*request.method(), request.id());
         if self.rules.registration.is_some_and(|[register, _]| register == method) {
@@ -149,7 +151,7 @@ impl Replay {
             (false, _) => Heard::Pass,
             (true, "ping") => Heard::Answer(write_result(&self.dialect, id, b"{}").into()),
             (true, _) => {
-                let text = "the client is not asked before the handshake is done";
+                let text = "requests to the client are refused until the handshake is done";
                 Heard::Answer(write_error(&self.dialect, id, INTERNAL_ERROR, text, None).into())
             }
         }
@@ -167,10 +169,10 @@ impl Replay {
 
 fn refused(method: &str, error: &[u8]) -> String {
     let error = String::from_utf8_lossy(error.get(..300).unwrap_or(error));
-    format!("it answers `{method}` with an error: {error}")
+    format!("it answered `{method}` with an error: {error}")
 }
 
-/// What the client was promised by the program before, and is not by the new one.
+/// Returns what the previous program offered to the client and the new one does not.
 fn difference(before: &[u8], now: &[u8]) -> Option<String> {
     let parse = |text| serde_json::from_slice::<Value>(text).unwrap_or_default();
     let (before, now) = (parse(before), parse(now));
@@ -178,21 +180,21 @@ fn difference(before: &[u8], now: &[u8]) -> Option<String> {
         if let Some(before) = before.get(name)
             && let Some(missing) = missing(before, now.get(name).unwrap_or(&Value::Null), name)
         {
-            return Some(format!("it does not offer the same `{missing}` as the one before"));
+            return Some(format!("its `{missing}` differs from that of the previous program"));
         }
     }
     None
 }
 
-/// The path of the first value of `before` that `now` has not.
+/// Returns the path of the first value of `before` that is missing in `now`.
 fn missing(before: &Value, now: &Value, path: &str) -> Option<String> {
     match (before, now) {
-        // Not offered before.
+        // This was not offered before.
         (Value::Null | Value::Bool(false), _) => None,
         (Value::Object(before), Value::Object(now)) => before.iter().find_map(|(name, value)| {
             missing(value, now.get(name).unwrap_or(&Value::Null), &format!("{path}.{name}"))
         }),
-        // More than was offered before.
+        // This is more than was offered before.
         (Value::Bool(true), Value::Object(_)) => None,
         (before, now) => (before != now).then(|| path.to_owned()),
     }

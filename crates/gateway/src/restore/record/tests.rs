@@ -18,7 +18,7 @@ impl Script {
         Self { record: Record::new(rules), dialect }
     }
 
-    /// With an open line.
+    /// Starts with a completed handshake.
     fn open(dialect: Dialect) -> Self {
         let mut script = Self::new(dialect);
         script.client(json!({"id": 0, "method": "initialize", "params": {"a": 1}}));
@@ -63,7 +63,7 @@ impl Script {
         then.into_iter().map(said).collect()
     }
 
-    fn opened(&mut self, uri: &str) -> &mut Self {
+    fn open_document(&mut self, uri: &str) -> &mut Self {
         let document = json!({"textDocument": {"uri": uri, "text": "a"}});
         self.client(json!({"method": "textDocument/didOpen", "params": document}))
     }
@@ -74,7 +74,7 @@ fn methods(then: &[(String, Value)]) -> Vec<&str> {
 }
 
 #[test]
-fn before_the_handshake_is_answered_there_is_nothing_to_restore() {
+fn nothing_is_restored_before_the_handshake_is_answered() {
     let mut script = Script::new(Dialect::MCP);
     assert!(matches!(script.plan(), Plan::Nothing));
     script.client(json!({"id": 1, "method": "tools/list"}));
@@ -83,13 +83,13 @@ fn before_the_handshake_is_answered_there_is_nothing_to_restore() {
     script.client(json!({"id": 2, "method": "initialize"}));
     assert!(script.record.awaits_answer());
     assert!(matches!(script.plan(), Plan::Nothing));
-    // The answer of a program that is gone does not open the line.
+    // A response of a program that has ended does not open the line.
     script.program(json!({"id": 2, "result": {}}));
     assert!(matches!(script.plan(), Plan::Nothing));
 }
 
 #[test]
-fn a_refused_handshake_changes_nothing() {
+fn refused_handshake_changes_nothing() {
     let error = json!({"code": 1, "message": "no"});
     let mut script = Script::new(Dialect::MCP);
     script.client(json!({"id": 0, "method": "initialize"}));
@@ -102,9 +102,9 @@ fn a_refused_handshake_changes_nothing() {
     assert_eq!(request.id(), b"0");
 }
 
-/// Scripts write the handshake and what follows in one piece.
+/// Scripts send the handshake and the following messages at once.
 #[test]
-fn what_a_client_says_before_its_handshake_is_answered_is_restored() {
+fn messages_sent_before_the_handshake_is_answered_are_restored() {
     let pipelined = |script: &mut Script, id: u32| {
         script
             .client(json!({"id": id, "method": "initialize", "params": {"a": id}}))
@@ -125,17 +125,17 @@ fn what_a_client_says_before_its_handshake_is_answered_is_restored() {
 }
 
 #[test]
-fn of_lsp_documents_that_are_opened_before_the_handshake_is_answered_are_restored() {
+fn lsp_documents_opened_before_the_handshake_is_answered_are_restored() {
     let mut script = Script::new(Dialect::LSP);
     script.client(json!({"id": 0, "method": "initialize", "params": {}}));
     script.client(json!({"method": "initialized", "params": {}}));
-    script.opened("file:///a");
+    script.open_document("file:///a");
     script.program(json!({"id": 0, "result": {"capabilities": {}}}));
     assert_eq!(methods(&script.then()), ["initialized", "textDocument/didOpen"]);
 }
 
 #[test]
-fn a_second_handshake_takes_the_place_of_the_first() {
+fn second_handshake_replaces_the_first() {
     let mut script = Script::open(Dialect::MCP);
     script.client(json!({"method": "notifications/initialized"}));
     script.client(json!({"id": "again", "method": "initialize"}));
@@ -150,7 +150,7 @@ fn a_second_handshake_takes_the_place_of_the_first() {
 }
 
 #[test]
-fn the_opening_request_is_replayed_byte_for_byte() {
+fn opening_request_is_replayed_byte_for_byte() {
     let mut script = Script::new(Dialect::ACP);
     let sent = r#"{ "method":"initialize", "id": 1.0,"jsonrpc":"2.0" }"#;
     let message = classify(sent.into(), &Dialect::ACP, Limits::default());
@@ -165,7 +165,7 @@ fn the_opening_request_is_replayed_byte_for_byte() {
 }
 
 #[test]
-fn of_mcp_the_level_and_the_subscriptions_are_kept_once_they_are_answered() {
+fn mcp_log_level_and_subscriptions_are_kept_once_they_are_answered() {
     let mut script = Script::open(Dialect::MCP);
     script.client(json!({"method": "notifications/initialized"}));
     let steps = [
@@ -185,7 +185,7 @@ fn of_mcp_the_level_and_the_subscriptions_are_kept_once_they_are_answered() {
             false => script.program(json!({"id": id + 1, "error": {"code": 1, "message": ""}})),
         };
     }
-    // It is not answered.
+    // This one gets no response.
     script.client(json!({"id": 99, "method": "resources/subscribe", "params": {"uri": "c"}}));
     let then = script.then();
     let expected = [
@@ -194,15 +194,15 @@ fn of_mcp_the_level_and_the_subscriptions_are_kept_once_they_are_answered() {
         ("logging/setLevel", json!({"level": "debug"})),
     ];
     assert_eq!(then, expected.map(|(method, params)| (method.to_owned(), params)));
-    // Again the same for the next one.
+    // The next restart replays the same messages.
     assert_eq!(script.then(), then);
 }
 
 #[test]
-fn of_lsp_documents_are_kept_until_they_change() {
+fn lsp_documents_are_kept_until_they_change() {
     let mut script = Script::open(Dialect::LSP);
     script.client(json!({"method": "initialized", "params": {}}));
-    script.opened("a").opened("b");
+    script.open_document("a").open_document("b");
     script.client(
         json!({"method": "textDocument/didClose", "params": {"textDocument": {"uri": "a"}}}),
     );
@@ -215,18 +215,18 @@ fn of_lsp_documents_are_kept_until_they_change() {
     let change = json!({"textDocument": {"uri": "b"}, "contentChanges": []});
     script.client(json!({"method": "textDocument/didChange", "params": change}));
     let Plan::Impossible(why) = script.plan() else { panic!("restored") };
-    assert_eq!(why, r#""b" is open and was changed since it was opened"#);
+    assert_eq!(why, r#""b" was changed after it was opened"#);
     script.client(
         json!({"method": "textDocument/didClose", "params": {"textDocument": {"uri": "b"}}}),
     );
     assert_eq!(methods(&script.then()), ["initialized"]);
-    // A document that nobody has opened.
+    // A change of a document that is not open is ignored.
     script.client(json!({"method": "textDocument/didChange", "params": change}));
     assert_eq!(methods(&script.then()), ["initialized"]);
 }
 
 #[test]
-fn of_lsp_the_latest_configuration_and_every_change_of_folders_are_kept() {
+fn latest_lsp_configuration_and_every_change_of_folders_are_kept() {
     let mut script = Script::open(Dialect::LSP);
     script.client(json!({"method": "initialized"}));
     for step in 0..2 {
@@ -250,14 +250,14 @@ fn of_lsp_the_latest_configuration_and_every_change_of_folders_are_kept() {
 }
 
 #[test]
-fn behind_a_shutdown_nothing_is_restored() {
+fn nothing_is_restored_after_a_shutdown() {
     let mut script = Script::open(Dialect::LSP);
-    script.opened("a").client(json!({"id": 1, "method": "shutdown"}));
+    script.open_document("a").client(json!({"id": 1, "method": "shutdown"}));
     assert!(matches!(script.plan(), Plan::Nothing));
 }
 
 #[test]
-fn answered_registrations_are_kept_until_one_is_taken_back() {
+fn answered_registrations_are_kept_until_one_is_removed() {
     let mut script = Script::open(Dialect::LSP);
     let register =
         |id| json!({"id": id, "method": "client/registerCapability", "params": {"for": id}});
@@ -274,23 +274,23 @@ fn answered_registrations_are_kept_until_one_is_taken_back() {
 }
 
 #[test]
-fn the_record_is_bounded_and_says_so() {
+fn state_beyond_the_bounds_cannot_be_restored() {
     let mut script = Script::open(Dialect::LSP);
-    for number in 0..MOST {
-        script.opened(&number.to_string());
+    for number in 0..MAX_MESSAGES {
+        script.open_document(&number.to_string());
     }
-    assert_eq!(script.then().len(), MOST);
-    script.opened("one more");
+    assert_eq!(script.then().len(), MAX_MESSAGES);
+    script.open_document("one more");
     assert!(matches!(script.plan(), Plan::Impossible(_)));
     let mut script = Script::open(Dialect::LSP);
-    let text = "x".repeat(MOST_BYTES / 2);
+    let text = "x".repeat(MAX_BYTES / 2);
     for (uri, fits) in [("a", true), ("a", true), ("b", false)] {
         let document = json!({"textDocument": {"uri": uri, "text": text}});
         script.client(json!({"method": "textDocument/didOpen", "params": document}));
         assert_eq!(matches!(script.plan(), Plan::Replay { .. }), fits, "{uri}");
     }
     let mut script = Script::open(Dialect::MCP);
-    for id in 0..=MOST_ASKED {
+    for id in 0..=MAX_ASKED {
         script.client(json!({"id": id, "method": "resources/subscribe", "params": {"uri": id}}));
     }
     assert!(matches!(script.plan(), Plan::Impossible(_)));
@@ -308,15 +308,15 @@ fn other_methods_do_not_concern_the_record() {
 }
 
 #[test]
-fn what_is_under_way_counts_towards_the_bound_and_is_given_back() {
-    let long = "x".repeat(MOST_BYTES / 5);
+fn requests_in_flight_count_towards_the_bound_until_they_are_answered() {
+    let long = "x".repeat(MAX_BYTES / 5);
     let mut script = Script::open(Dialect::MCP);
     for round in 0..10 {
         for id in 0..2 {
             let params = json!({"uri": format!("{id}{long}")});
             script.client(json!({"id": id, "method": "resources/subscribe", "params": params}));
         }
-        assert!(script.record.bytes > MOST_BYTES / 2, "round {round}");
+        assert!(script.record.bytes > MAX_BYTES / 2, "round {round}");
         for id in 0..2 {
             script.program(json!({"id": id, "error": {"code": 1, "message": ""}}));
         }
@@ -327,9 +327,12 @@ fn what_is_under_way_counts_towards_the_bound_and_is_given_back() {
         let params = json!({"long": long});
         script.program(json!({"id": id, "method": "client/registerCapability", "params": params}));
         script.client(json!({"id": id, "result": long}));
-        assert!(script.record.bytes <= MOST_BYTES);
+        assert!(script.record.bytes <= MAX_BYTES);
     }
-    assert!(matches!(script.plan(), Plan::Replay { .. }), "a registration is made again");
+    assert!(
+        matches!(script.plan(), Plan::Replay { .. }),
+        "registrations beyond the bound must not prevent a restart"
+    );
     script.program(json!({"id": 4, "method": "client/unregisterCapability", "params": {}}));
     assert_eq!(script.record.bytes, 0);
 }

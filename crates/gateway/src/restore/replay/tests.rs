@@ -12,7 +12,7 @@ fn message(message: Value) -> Message {
     classify(message.to_string().into(), &Dialect::STRICT, Limits::default())
 }
 
-/// A replay for a program that has to answer the opening request like one that answered `result`.
+/// Starts a replay to a program after a previous one that answered the opening request with `result`.
 fn begin(dialect: Dialect, result: Value, then: Vec<Said>) -> Replay {
     let State::Handshake(rules) = dialect.state else { panic!("no handshake") };
     let Message::Request(request) = message(json!({"id": 7, "method": "initialize"})) else {
@@ -33,14 +33,14 @@ fn value(message: &Bytes) -> Value {
 }
 
 #[test]
-fn the_rest_follows_the_answer_to_the_opening_request() {
+fn other_messages_follow_the_response_to_the_opening_request() {
     let subscribe = Said::Request {
         method: "resources/subscribe",
         params: Some(Bytes::from_static(b"{\"uri\":\"a\"}")),
     };
     let confirmation = Said::Notification(Bytes::from_static(b"confirmed"));
     let mut replay = begin(Dialect::MCP, json!({}), vec![confirmation, subscribe]);
-    // What it answers to others, and what it tells.
+    // Other responses are swallowed, and notifications are passed on.
     assert_eq!(replay.heard(&message(json!({"id": 1, "result": 1}))), Heard::Swallowed);
     assert_eq!(replay.heard(&message(json!({"method": "notifications/message"}))), Heard::Pass);
     let Heard::Opened(said) = replay.heard(&message(json!({"id": 7, "result": {}}))) else {
@@ -50,14 +50,14 @@ fn the_rest_follows_the_answer_to_the_opening_request() {
     let id = value(&said[1])["id"].clone();
     assert_eq!(value(&said[1])["params"], json!({"uri": "a"}));
     assert!(id.is_string() && !replay.is_opening() && !replay.is_done());
-    // From here on the client's own calls are answered, also one with the old id.
+    // From here on responses to the client's own requests are passed on, even with the same id.
     assert_eq!(replay.heard(&message(json!({"id": 7, "result": 1}))), Heard::Pass);
     assert_eq!(replay.heard(&message(json!({"id": id, "result": {}}))), Heard::Swallowed);
     assert!(replay.is_done());
 }
 
 #[test]
-fn a_program_that_refuses_what_is_replayed_fails() {
+fn program_that_refuses_a_replayed_request_fails() {
     let error = json!({"code": -1, "message": "not today"});
     let mut replay = begin(Dialect::ACP, json!({}), vec![]);
     let heard = replay.heard(&message(json!({"id": 7, "error": error})));
@@ -80,7 +80,7 @@ fn a_program_that_refuses_what_is_replayed_fails() {
 }
 
 #[test]
-fn a_program_that_offers_less_fails_and_one_that_offers_more_does_not() {
+fn program_that_offers_less_fails_and_one_that_offers_more_does_not() {
     let before = json!({
         "protocolVersion": "2025-06-18",
         "capabilities": {"tools": {"listChanged": true}, "logging": {}, "x": false, "y": [1, 2]},
@@ -121,7 +121,7 @@ fn a_program_that_offers_less_fails_and_one_that_offers_more_does_not() {
 }
 
 #[test]
-fn requests_of_the_program_are_answered_while_the_client_waits() {
+fn program_requests_are_answered_while_the_client_waits() {
     let mut replay = begin(Dialect::LSP, json!({}), vec![]);
     let mut ask = |method: &str, params: Value| {
         replay.heard(&message(json!({"id": "p", "method": method, "params": params})))
@@ -136,7 +136,7 @@ fn requests_of_the_program_are_answered_while_the_client_waits() {
     );
     let refused = answer(ask("workspace/configuration", json!({})));
     assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!("p"), &json!(-32603)));
-    // This one the client has answered before, and is not asked again: once.
+    // The client answered this one before. The recorded response is used only once.
     let registered = answer(ask("client/registerCapability", json!({"r": 1})));
     assert_eq!(registered, json!({"jsonrpc": "2.0", "id": "p", "result": null}));
     assert!(answer(ask("client/registerCapability", json!({"r": 1}))).get("error").is_some());
@@ -148,7 +148,7 @@ fn requests_of_the_program_are_answered_while_the_client_waits() {
 }
 
 #[test]
-fn a_registration_behind_the_handshake_is_answered_from_the_record() {
+fn registration_after_the_handshake_is_answered_from_the_record() {
     let mut replay = begin(Dialect::LSP, json!({}), vec![]);
     replay.heard(&message(json!({"id": 7, "result": {}})));
     assert!(!replay.is_done());
