@@ -70,6 +70,15 @@ pub(super) fn features(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     Ok(findings)
 }
 
+/// Packages every crate as `cargo publish` would, without uploading it.
+pub(super) fn package(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
+    let command = ["package", "--workspace", "--no-verify", "--locked", "--allow-dirty"];
+    match succeeds(workspace.cargo().args(command))? {
+        true => Ok(Vec::new()),
+        false => Ok(vec![above("cargo package", &format!("`cargo {}`", command.join(" ")))]),
+    }
+}
+
 fn above(tool: &str, again: &str) -> Finding {
     Finding::new(
         "workspace",

@@ -26,6 +26,7 @@ Usage: cargo xtask tidy
   lints    clippy over all targets, without warnings
   features clippy over the library with each combination of its features
   docs     rustdoc, without warnings
+  package  every crate can be packaged for publication
   arrows   dependencies between the crates point down (ARCHITECTURE.md)
   sans-io  the protocol crate uses no socket, file, clock, thread or runtime
   unused   every dependency is used in the sources it is declared for
@@ -78,6 +79,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("lints", compiler::lints),
     ("features", compiler::features),
     ("docs", compiler::docs),
+    ("package", compiler::package),
 ];
 
 pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
