@@ -66,7 +66,8 @@ fn a_call_escapes_results_and_errors_on_a_terminal() {
         printf '{"jsonrpc":"2.0","id":1,"error":{"code":-1,"message":"x\\n2026-01-01T00:00:00Z  INFO all is well"}}\n'"#,
     );
     let (_, said) = on_a_terminal(&mut tieline(["call", &endpoint, "m"]));
-    assert_eq!(said, "tieline: m: error -1: x\\n2026-01-01T00:00:00Z  INFO all is well\n");
+    let expected = ": m: error -1: x\\n2026-01-01T00:00:00Z  INFO all is well\n";
+    assert!(said.ends_with(expected) && said.lines().count() == 1, "{said}");
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn servers_and_proxies_print_no_secret_of_a_program() {
         std::process::Command::new("curl").args(["-s", &format!("{web}/metrics")]).output();
     told.push(String::from_utf8(metrics.unwrap().stdout).unwrap());
     client.send("2");
-    until("the program is restarted", || serve.stderr().contains("again"));
+    until("the program is restarted", || serve.stderr().contains("restarting in"));
     client.signal(Signal::TERM);
     let client = client.finish();
     serve.signal(Signal::TERM);
