@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use support::{Program, Talk, tieline, until};
 
-const TOKEN: &str = "a-token-that-nobody-guesses";
+const TOKEN: &str = "a-token-that-is-hard-to-guess";
 const LIMIT: usize = 16 << 20;
 
 /// How messages travel between the client and the server.

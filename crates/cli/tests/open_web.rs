@@ -10,7 +10,7 @@ use support::{Program, children_of, site::Site, tieline, ws};
 
 /// Runs a WebSocket script in Node against the server, and returns its output.
 fn node(site: &Site, script: &str) -> String {
-    // The package, because Node before version 22 has no WebSocket of its own.
+    // The package, because Node before version 22 has no built-in WebSocket client.
     let socket = format!("new (require('{}'))('{}')", ws(), site.web_socket());
     let script = format!("const socket = {socket}; {script}");
     let finished = Program::run(Command::new("node").args(["-e", &script]), "");

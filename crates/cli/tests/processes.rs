@@ -305,7 +305,7 @@ fn all_output_of_a_program_arrives_before_its_end_is_reported() {
 
 #[test]
 fn background_processes_of_a_program_are_ended_with_it() {
-    // A background process holds stdout open, so the end of the pipe never comes.
+    // A background process holds stdout open, so the pipe does not end.
     let serve = Serve::start(sh("sleep 1000 & echo started; exit 0"));
     assert_eq!(serve.client().rest(), b"started\n");
     serve.wait_nothing_left();

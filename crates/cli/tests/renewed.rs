@@ -25,7 +25,7 @@ while read -r line; do
     esac
 done"#;
 
-/// An endpoint behind which one server can be replaced by another.
+/// An endpoint whose server can be replaced by another.
 struct Place {
     directory: tempfile::TempDir,
     proxy: Option<Program>,

@@ -172,7 +172,7 @@ pub(crate) struct WebServer {
 }
 
 impl WebServer {
-    /// Returns who may connect to the web endpoints, and whether the token is a new random one.
+    /// Returns how web clients are authenticated, and whether the token is a new random one.
     pub(crate) fn access(&self) -> Result<(Access, bool), Failure> {
         if self.allow_unauthenticated_web {
             return Ok((Access::Anybody, false));

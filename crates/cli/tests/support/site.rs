@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::{Program, Talk, tieline};
 
-pub(crate) const TOKEN: &str = "a-token-that-nobody-guesses";
+pub(crate) const TOKEN: &str = "a-token-that-is-hard-to-guess";
 
 /// A web server.
 pub(crate) struct Site {
