@@ -46,7 +46,7 @@ fn one_time_url_admits_one_browser_and_the_page_talks_to_the_program() {
     browser.ask(json!(["stranger"]));
     assert_eq!(browser.open(&key_url), 403);
     let said = browser.run("return document.body.innerText");
-    assert!(said.as_str().unwrap().contains("used before"), "{said}");
+    assert!(said.as_str().unwrap().contains("already used"), "{said}");
     assert_eq!(browser.open(site.url()), 401);
     let said = browser.run("return document.body.innerText");
     assert!(said.as_str().unwrap().contains("tieline serve has printed"), "{said}");

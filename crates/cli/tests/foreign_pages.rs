@@ -95,7 +95,7 @@ fn a_page_of_a_foreign_origin_starts_no_program() {
         let reached = browser.run(&reach(site.url()));
         assert_eq!(reached, json!([1006, 1006, 1006, "closed", "failed", "failed", "failed"]));
     }
-    site.serve.program.wait_stderr_times("pages of this origin may not talk to it", 14);
+    site.serve.program.wait_stderr_times("--allow-origin", 14);
     // Only the client of the server's own page.
     assert_eq!(site.clients(), 1);
     browser.stop();
@@ -182,7 +182,7 @@ fn a_rebound_dns_name_is_refused() {
     assert_eq!(reached, json!([1006, 1006, 1006, "closed", 403, 403, 403]));
     assert_eq!(browser.open(&format!("{evil}/")), 403);
     assert_eq!(browser.open(&format!("http://here.example:{port}/")), 403);
-    site.serve.program.wait_stderr_times("this server is not called so", 9);
+    site.serve.program.wait_stderr_times("unrecognized Host header", 9);
     assert_eq!(site.clients(), 0);
     // Under its own name it accepts every client, as configured.
     assert_eq!(browser.open(site.url()), 200);

@@ -1,11 +1,12 @@
-//! Who is let in: a name that is ours, a page that may, a secret that fits; in this order, and before
-//! anything is started.
+//! Access control for requests: the Host header, the Origin header and the token are checked, in this order,
+//! before anything is started.
 //!
-//! Browsers say truly what host a page asked for and of which origin it is, and nobody else has to be
-//! kept from lying by these two. They keep foreign pages out, also those whose name was made to lead
-//! here (DNS rebinding). Everybody else is kept out by the secret.
+//! Browsers set Host and Origin truthfully, so these two checks keep out pages of other sites, including
+//! those that use DNS rebinding. Other clients can send any value; they are kept out by the token.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
@@ -24,7 +25,7 @@ use crate::handshake::{TOKEN_PREFIX, words};
 use crate::public_url::PublicUrl;
 use crate::token::{Fingerprint, Token};
 
-/// Judges requests.
+/// Decides whether a request is admitted.
 pub(super) struct AccessPolicy {
     is_secure: bool,
     usual_port: u16,
@@ -32,24 +33,24 @@ pub(super) struct AccessPolicy {
     origins: Vec<Origin>,
     token: Option<Fingerprint>,
     cookie_name: String,
-    /// What follows the cookie's value.
+    /// The attributes after the cookie's value.
     cookie_attributes: String,
     keys: Mutex<Ring>,
     cookies: Mutex<Ring>,
 }
 
-/// So many one-time keys that were not used are remembered, and so many cookies; of more, the newest.
+/// How many unused one-time keys are remembered, and how many cookies. The oldest are dropped first.
 const MAX_KEYS: usize = 16;
 const MAX_COOKIES: usize = 64;
 
-/// A name that the server is called by.
+/// A host name that the server answers to.
 struct HostRule {
     host: String,
-    /// `None`: any.
+    /// `None`: any port.
     port: Option<u16>,
 }
 
-/// Where a page is from.
+/// The origin of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     is_secure: bool,
@@ -57,14 +58,14 @@ pub(super) struct Origin {
     port: u16,
 }
 
-/// Whether something may be started for it, if it is let in.
+/// Whether the request's path is one that can start a program.
 fn starts_something(request: &Parts) -> bool {
     [WS_PATH, SSE_PATH, RPC_PATH].contains(&request.uri.path())
 }
 
-/// Whether the request is not one that a browser makes for a page of elsewhere. Of what an image or a
-/// script asks for browsers say no origin, but whether it is their own (W3C Fetch Metadata); and a cookie
-/// goes along between the ports of a host.
+/// Whether the request is not a browser's cross-site request. Requests for images and scripts have no Origin
+/// header, but browsers state their site (W3C Fetch Metadata). The check is needed because cookies are shared
+/// between the ports of a host.
 fn is_own_fetch(headers: &HeaderMap) -> bool {
     let mut sites = headers.get_all(SITE).iter();
     sites.all(|site| site == "same-origin" || site == "none")
@@ -72,31 +73,78 @@ fn is_own_fetch(headers: &HeaderMap) -> bool {
 
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Why somebody is not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) status: StatusCode,
     pub(super) cause: Cause,
-    pub(super) text: &'static str,
+    pub(super) text: Cow<'static, str>,
 }
 
 const fn refused(status: StatusCode, cause: Cause, text: &'static str) -> Refused {
-    Refused { status, cause, text }
+    Refused { status, cause, text: Cow::Borrowed(text) }
 }
 
-const MALFORMED_HOST: Refused =
-    refused(StatusCode::BAD_REQUEST, Cause::Malformed, "there must be one Host");
-const FOREIGN_HOST: Refused =
-    refused(StatusCode::FORBIDDEN, Cause::Host, "this server is not called so");
-const MALFORMED_ORIGIN: Refused =
-    refused(StatusCode::BAD_REQUEST, Cause::Malformed, "there must be at most one Origin");
-const FOREIGN_ORIGIN: Refused =
-    refused(StatusCode::FORBIDDEN, Cause::Origin, "pages of this origin may not talk to it");
-const DOUBLED_TOKEN: Refused =
-    refused(StatusCode::BAD_REQUEST, Cause::Malformed, "there must be one token of a kind");
-const NO_TOKEN: Refused = refused(StatusCode::UNAUTHORIZED, Cause::Token, "a token is needed");
-const WRONG_TOKEN: Refused =
-    refused(StatusCode::UNAUTHORIZED, Cause::Token, "the token is not the right one");
+const MALFORMED_HOST: Refused = refused(
+    StatusCode::BAD_REQUEST,
+    Cause::Malformed,
+    "the request must have one valid Host header",
+);
+const MISMATCHED_TARGET: Refused = refused(
+    StatusCode::FORBIDDEN,
+    Cause::Host,
+    "the request target names another host than the Host header",
+);
+const MALFORMED_ORIGIN: Refused = refused(
+    StatusCode::BAD_REQUEST,
+    Cause::Malformed,
+    "the request must have at most one Origin header",
+);
+const INVALID_ORIGIN: Refused = refused(
+    StatusCode::FORBIDDEN,
+    Cause::Origin,
+    "the Origin header is not the origin of a page (like https://example.org)",
+);
+const CROSS_SITE: Refused = refused(
+    StatusCode::FORBIDDEN,
+    Cause::Origin,
+    "cross-site request without an Origin header; use a CORS request, and allow its origin with --allow-origin",
+);
+const DOUBLED_TOKEN: Refused = refused(
+    StatusCode::BAD_REQUEST,
+    Cause::Malformed,
+    "the request has more than one token of the same kind",
+);
+const NO_TOKEN: Refused = refused(
+    StatusCode::UNAUTHORIZED,
+    Cause::Token,
+    "no token; send the server's token in the header `Authorization: Bearer TOKEN`",
+);
+const WRONG_TOKEN: Refused = refused(
+    StatusCode::UNAUTHORIZED,
+    Cause::Token,
+    "invalid token; send the server's token in the header `Authorization: Bearer TOKEN`",
+);
+
+/// Longer names are not repeated in the response.
+const MAX_SHOWN: usize = 255;
+
+fn foreign_host(host: &str) -> Refused {
+    let name = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    not_allowed(Cause::Host, "unrecognized Host header", &name, "--allow-host")
+}
+
+fn foreign_origin(origin: &Origin) -> Refused {
+    not_allowed(Cause::Origin, "origin not allowed", &origin.to_string(), "--allow-origin")
+}
+
+fn not_allowed(cause: Cause, problem: &str, name: &str, option: &str) -> Refused {
+    let text = match name.len() > MAX_SHOWN {
+        true => problem.to_owned(),
+        false => format!("{problem}: {name}; add it with {option} {name}"),
+    };
+    Refused { status: StatusCode::FORBIDDEN, cause, text: text.into() }
+}
 
 impl AccessPolicy {
     pub(super) fn new(config: &ServerConfig, bound: Option<SocketAddr>) -> Self {
@@ -114,7 +162,7 @@ impl AccessPolicy {
         }
         let public = config.public_url.as_ref();
         for text in config.hosts.iter().map(String::as_str).chain(public.map(PublicUrl::host)) {
-            // A port that nobody has tells whether one was written.
+            // Port 0 as the default shows whether a port was written.
             if let Some((host, port)) = authority_of(text, 0) {
                 hosts.push(HostRule { host, port: (port != 0).then_some(port) });
             }
@@ -133,8 +181,8 @@ impl AccessPolicy {
             None => "tieline".to_owned(),
         };
         let mut cookie_attributes = "; HttpOnly; SameSite=Strict".to_owned();
-        // Without a path the browser takes the folder of the one-time URL, which is the right one behind a
-        // proxy that strips a prefix, too (RFC 6265, section 5.1.4).
+        // Without a Path attribute the cookie's path is the directory of the one-time URL (RFC 6265, section
+        // 5.1.4), which is also right with a proxy that strips a prefix.
         if let Some(public) = public {
             cookie_attributes.push_str(&format!("; Path={}", public.path()));
         }
@@ -154,8 +202,8 @@ impl AccessPolicy {
         }
     }
 
-    /// Whether the request may come here at all, whoever makes it. `local` is where the connection leads.
-    /// Gives the origin of the page, if a page makes it.
+    /// Checks the Host and Origin headers of the request. `local` is the local address of the connection.
+    /// Returns the page's origin if the request has one.
     pub(super) fn admit(
         &self,
         request: &Parts,
@@ -165,36 +213,37 @@ impl AccessPolicy {
         let host = authority_of(host.ok_or(MALFORMED_HOST)?, self.usual_port);
         let host = host.ok_or(MALFORMED_HOST)?;
         if let Some(authority) = request.uri.authority() {
-            // A request for somebody else, as a proxy would get it.
+            // A request in absolute form, as sent to a proxy.
             let named = authority_of(authority.as_str(), self.usual_port);
             if named.as_ref() != Some(&host) {
-                return Err(FOREIGN_HOST);
+                return Err(MISMATCHED_TARGET);
             }
         }
         if !self.is_ours(&host, local) {
-            return Err(FOREIGN_HOST);
+            return Err(foreign_host(&host.0));
         }
         let Some(origin) = one(&request.headers, &header::ORIGIN) else {
             return match request.headers.contains_key(header::ORIGIN) {
                 true => Err(MALFORMED_ORIGIN),
                 false if starts_something(request) && !is_own_fetch(&request.headers) => {
-                    Err(FOREIGN_ORIGIN)
+                    Err(CROSS_SITE)
                 }
                 false => Ok(None),
             };
         };
-        let origin = origin.and_then(Origin::read).ok_or(FOREIGN_ORIGIN)?;
+        let origin = origin.and_then(Origin::read).ok_or(INVALID_ORIGIN)?;
         let own = Origin { is_secure: self.is_secure, host: host.0.clone(), port: host.1 };
-        // Its own is the one that it was asked by: another of its names is another site to a browser.
+        // Only the origin with the same host as in Host is the server's own: to a browser, its other names
+        // are other sites.
         if origin == own || self.origins.contains(&origin) {
             Ok(Some(origin))
         } else {
-            Err(FOREIGN_ORIGIN)
+            Err(foreign_origin(&origin))
         }
     }
 
-    /// Whether whoever makes the request has a secret that fits, and whom that makes them: each cookie is
-    /// somebody of their own. `None` where nobody needs one.
+    /// Checks the token or cookie of the request and returns the principal: one for the token, and one for
+    /// each cookie. `None` if the server needs no token.
     pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Option<Principal>, Refused> {
         let Some(token) = &self.token else { return Ok(None) };
         let mut shown = Vec::new();
@@ -216,8 +265,8 @@ impl AccessPolicy {
             return Err(DOUBLED_TOKEN);
         }
         if shown.is_empty() {
-            // A cookie may be one of an earlier server at the same place: it counts only if there is
-            // nothing else.
+            // The cookie may come from an earlier server at the same address, so it counts only if no token
+            // is sent.
             let mut cookies = self.cookies(headers).peekable();
             let refusal = if cookies.peek().is_none() { NO_TOKEN } else { WRONG_TOKEN };
             let known = lock(&self.cookies);
@@ -230,24 +279,25 @@ impl AccessPolicy {
         }
     }
 
-    /// Whether everybody is let in.
+    /// Whether no token is needed.
     pub(super) fn is_open(&self) -> bool {
         self.token.is_none()
     }
 
-    /// A key that is good once, for the URL that a person opens in a browser.
+    /// Creates a key for the URL that a person opens in a browser. It can be used once.
     pub(super) fn one_time_key(&self) -> Result<Token, TransportError> {
         let key = Token::random()?;
         lock(&self.keys).push(key.fingerprint());
         Ok(key)
     }
 
-    /// Takes a one-time key that somebody shows who is in already and needs none.
+    /// Invalidates a one-time key that a client sent although it was already authenticated.
     pub(super) fn spend(&self, key: &str) {
         lock(&self.keys).take(key);
     }
 
-    /// Takes a one-time key; gives the cookie to be set for it.
+    /// Invalidates a one-time key and returns the value of the `Set-Cookie` header, or `None` if the key is
+    /// unknown.
     pub(super) fn exchange(&self, key: &str) -> Option<String> {
         if !lock(&self.keys).take(key) {
             return None;
@@ -260,7 +310,7 @@ impl AccessPolicy {
 
     fn is_ours(&self, (host, port): &(String, u16), local: Option<SocketAddr>) -> bool {
         let is_local = local.is_some_and(|local| {
-            // No name was looked up for it, so none can have been made to lead here.
+            // An IP address is not looked up, so DNS rebinding cannot produce it.
             local.port() == *port && local.ip().to_canonical().to_string() == *host
         });
         is_local
@@ -280,7 +330,7 @@ impl AccessPolicy {
 }
 
 impl Origin {
-    /// Reads what stands in `Origin`; `None` for `null` and whatever else is none.
+    /// Parses the value of an `Origin` header; `None` for `null` and for invalid values.
     pub(super) fn read(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let is_secure = match scheme.to_ascii_lowercase().as_str() {
@@ -293,38 +343,51 @@ impl Origin {
     }
 }
 
-/// Whether a page asks what it may do, before it does it. It shows no secret then.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, usual_port) = if self.is_secure { ("https", 443) } else { ("http", 80) };
+        let Self { host, port, .. } = self;
+        match host.contains(':') {
+            true => write!(f, "{scheme}://[{host}]")?,
+            false => write!(f, "{scheme}://{host}")?,
+        }
+        if *port == usual_port { Ok(()) } else { write!(f, ":{port}") }
+    }
+}
+
+/// Whether the request is a CORS preflight. Preflights carry no token.
 pub(super) fn is_preflight(request: &Parts) -> bool {
     request.method == Method::OPTIONS
         && request.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The subprotocols that are asked for.
+/// Returns the WebSocket subprotocols that the client offers.
 pub(super) fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
     words(values.filter_map(|value| value.to_str().ok()))
 }
 
-/// A header that may stand once: `None` if it does not stand there once, and inside if it is no text.
+/// Returns a header that may appear once: `None` if it is missing or repeated, `Some(None)` if its value is not
+/// text.
 fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Option<&'a str>> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
     values.next().is_none().then(|| value.to_str().ok())
 }
 
-/// The newest secrets, by their fingerprints.
+/// The fingerprints of the newest secrets.
 struct Ring {
     kept: VecDeque<Fingerprint>,
-    most: usize,
+    max: usize,
 }
 
 impl Ring {
-    fn of(most: usize) -> Self {
-        Self { kept: VecDeque::new(), most }
+    fn of(max: usize) -> Self {
+        Self { kept: VecDeque::new(), max }
     }
 
     fn push(&mut self, fingerprint: Fingerprint) {
-        if self.kept.len() == self.most {
+        if self.kept.len() == self.max {
             self.kept.pop_front();
         }
         self.kept.push_back(fingerprint);
@@ -332,7 +395,7 @@ impl Ring {
 
     fn has(&self, secret: &str) -> bool {
         let shown = Fingerprint::of(secret);
-        // All are looked at, whichever it is.
+        // Compare with all of them, so that the time does not depend on the position.
         self.kept.iter().fold(false, |found, known| found | (*known == shown))
     }
 

@@ -1,4 +1,4 @@
-//! Bodies of requests and answers.
+//! Bodies of requests and responses.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -19,17 +19,17 @@ use super::body_budget::{Held, SHORT};
 use super::route::busy;
 use crate::events::stream::Progress;
 
-/// The body of an answer.
+/// The body of a response.
 pub(crate) enum Body {
-    /// All of it; none is left once it is sent.
+    /// The whole body at once; empty once it is sent.
     Whole(Bytes),
-    /// The same, given out in pieces, so that it is counted for as long as it waits for the client.
+    /// The same in pieces, with the memory counted until the last piece is taken.
     Counted(Bytes, Account),
-    /// It goes on until it ends.
+    /// A body whose length is not known in advance.
     Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = Infallible> + Send>>),
 }
 
-/// How much of a large answer is given to the connection at once.
+/// The size of the pieces of a counted body.
 const PIECE: usize = 64 * 1024;
 
 impl HttpBody for Body {
@@ -72,7 +72,7 @@ impl HttpBody for Body {
     }
 }
 
-/// The body of a request. Tells the connection when all of it was read.
+/// The body of a request. Reports to the connection when it is read completely.
 pub(super) struct Inbound {
     body: Incoming,
     progress: Arc<Progress>,
@@ -109,7 +109,7 @@ impl HttpBody for Inbound {
     }
 }
 
-/// An answer in words. No browser guesses what it is, keeps it, or shows it inside another page.
+/// Creates a text response. Its headers forbid sniffing its type, caching it, and showing it in a frame.
 pub(crate) fn answer(
     status: StatusCode,
     content_type: &'static str,
@@ -130,40 +130,51 @@ pub(crate) fn answer(
     response
 }
 
-/// An answer of one line.
+/// Creates a response of one line of text.
 pub(crate) fn line(status: StatusCode, text: &str) -> Response<Body> {
     answer(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }
 
-/// How long the next bytes of a body may take, and how long all of it may, whatever its length,
+/// How long a body may pause, and how long it may take in all, whatever its length.
 const LIMIT: Duration = Duration::from_secs(60);
-/// and a second more for so many bytes of it: a slow line is not refused, but a body that trickles is.
+/// For each this many bytes a body may take one more second: slow connections are accepted, trickling bodies are not.
 const LEAST_A_SECOND: usize = 8 * 1024;
 
-/// The body of a request: at most `most` bytes, without a pause of a minute, within a minute and a
-/// second more for each 8 KiB that have come, and the room that it takes, which is to be kept for as long as the bytes are. `heard` is told of
-/// bytes as they come. What it says of its length is held against the bound before a
-/// byte is kept, and is not believed beyond that: room is taken for what has come, up to twice as much,
-/// and where there is none nothing more is read.
+/// Reads the body of a request: at most `max` bytes, without a pause of more than a minute, within a minute and
+/// one more second for each 8 KiB received. Returns it with its part of the budget, which must be kept as long
+/// as the bytes. Calls `heard` with the number of bytes as they arrive.
+///
+/// A declared length above `max` is refused before anything is read. Otherwise memory is only reserved for bytes
+/// that have arrived, up to twice as many; reading stops while the budget is used up.
 ///
 /// # Errors
-/// The answer to who sends more, or too slowly, or goes away, or finds no room.
+/// The response to send: the body is too long, too slow, broken off, or the budget is used up.
 pub(super) async fn read(
     server: &Server,
     body: Inbound,
-    most: usize,
+    max: usize,
     heard: impl Fn(usize),
 ) -> Result<(Bytes, Held), Box<Response<Body>>> {
-    let not_taken = |status| Box::new(line(status, "the body is not taken"));
-    if body.size_hint().lower() > most as u64 {
-        return Err(not_taken(StatusCode::PAYLOAD_TOO_LARGE));
+    let refused = |status, text| Box::new(line(status, text));
+    let too_long = "the request body is longer than this server accepts";
+    if body.size_hint().lower() > max as u64 {
+        return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, too_long));
     }
-    match gather(server, body, most, heard).await {
+    match gather(server, body, max, heard).await {
         Ok(read) => Ok(read),
-        Err(Unread::Bad(status)) => Err(not_taken(status)),
-        Err(Unread::NoRoom) => {
-            Err(Box::new(busy(server, "too much is being sent at once; try again later")))
+        Err(Unread::Bad(StatusCode::PAYLOAD_TOO_LARGE)) => {
+            Err(refused(StatusCode::PAYLOAD_TOO_LARGE, too_long))
         }
+        Err(Unread::Bad(StatusCode::REQUEST_TIMEOUT)) => {
+            Err(refused(StatusCode::REQUEST_TIMEOUT, "the request body arrived too slowly"))
+        }
+        Err(Unread::Bad(status)) => {
+            Err(refused(status, "the request body is incomplete or malformed"))
+        }
+        Err(Unread::NoRoom) => Err(Box::new(busy(
+            server,
+            "too many request bodies are being sent at once; try again later",
+        ))),
     }
 }
 
@@ -175,14 +186,14 @@ enum Unread {
 async fn gather(
     server: &Server,
     mut body: Inbound,
-    most: usize,
+    max: usize,
     heard: impl Fn(usize),
 ) -> Result<(Bytes, Held), Unread> {
     let begun = Instant::now();
-    let told = body.size_hint().exact().and_then(|it| usize::try_from(it).ok());
-    let most_needed = told.map_or(most, |told| told.min(most));
+    let declared = body.size_hint().exact().and_then(|it| usize::try_from(it).ok());
+    let max_needed = declared.map_or(max, |declared| declared.min(max));
     let (mut kept, mut held) = (Vec::<u8>::new(), Held::new(server.memory.as_ref()));
-    // Of what there is room for, the first bytes are everybody's.
+    // The first bytes of each body are not counted.
     let mut granted = SHORT;
     loop {
         let more = Duration::from_secs((kept.len() / LEAST_A_SECOND) as u64);
@@ -201,11 +212,11 @@ async fn gather(
         let Ok(data) = frame.into_data() else { continue };
         heard(data.len());
         let needed = kept.len() + data.len();
-        if needed > most {
+        if needed > max {
             return Err(Unread::Bad(StatusCode::PAYLOAD_TOO_LARGE));
         }
         while granted < needed {
-            let doubled = granted.saturating_mul(2).min(most_needed).max(needed);
+            let doubled = granted.saturating_mul(2).min(max_needed).max(needed);
             let more = u32::try_from(doubled - granted).unwrap_or(u32::MAX);
             if !server.body_budget.add(&mut held, more, server.limits.post_wait).await {
                 return Err(Unread::NoRoom);
@@ -213,8 +224,8 @@ async fn gather(
             granted += more as usize;
         }
         if kept.capacity() < needed {
-            // Never more than there is granted for.
-            let grown = granted.min(most_needed).max(needed);
+            // Never more than was granted.
+            let grown = granted.min(max_needed).max(needed);
             let granted = poll_fn(|cx| held.account.poll_set(grown, cx)).await;
             granted.map_err(|MemoryRefused { .. }| Unread::NoRoom)?;
             kept.reserve_exact(grown - kept.len());

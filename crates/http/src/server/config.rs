@@ -1,4 +1,4 @@
-//! What a server of the web needs to know.
+//! The configuration of an HTTP server.
 
 use std::time::Duration;
 
@@ -15,101 +15,99 @@ use crate::subprotocol::Subprotocol;
 use crate::tls::ServerTls;
 use crate::token::Token;
 
-/// What a server of the web needs to know. The defaults are safe; each weakening is by name.
+/// The configuration of an HTTP server. The defaults are safe; anything weaker has to be set explicitly.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// Where to listen.
     pub place: Place,
-    /// What is shown over TLS; `None`: it is spoken in the clear.
+    /// The TLS configuration; `None`: plain HTTP.
     pub tls: Option<ServerTls>,
-    /// Who is let in.
+    /// How clients authenticate.
     pub access: Access,
-    /// Names that the server is called by beside its own address and `localhost`: `example.org` with any
-    /// port, as behind a proxy, or `example.org:8443` with that one.
+    /// Host names that the server accepts in addition to its own address and `localhost`: `example.org` with any
+    /// port, for example for a proxy, or `example.org:8443` with only that port.
     pub hosts: Vec<String>,
-    /// Origins whose pages may talk to it beside its own: `https://example.org`.
+    /// Origins, in addition to the server's own, whose pages may connect: `https://example.org`.
     pub origins: Vec<String>,
-    /// The URL that clients use, where a reverse proxy stands in front of the server. Its host is accepted as
-    /// `Host` and its origin as `Origin`; the one-time URL begins with it; the cookie gets its path, and
-    /// `Secure` if it begins with `https:`. The proxy may pass the path on or strip it. `None`, the default:
-    /// clients use the server's own address.
+    /// The URL that clients use if a reverse proxy is in front of the server. Its host is accepted in `Host` and
+    /// its origin in `Origin`; the one-time URL begins with it; the cookie gets its path, and `Secure` if it begins
+    /// with `https:`. The proxy may pass the path on or strip it. `None`, the default: clients use the server's own
+    /// address.
     pub public_url: Option<PublicUrl>,
-    /// WebSocket subprotocols that are granted to plain clients that offer them, beside tieline's own; `mcp`
-    /// and `acp` by default. Of several the first that the client offers is granted.
+    /// WebSocket subprotocols, in addition to tieline's own, that plain clients may ask for; `mcp` and `acp` by
+    /// default. The first known one that the client offers is chosen.
     pub subprotocols: Vec<Subprotocol>,
-    /// Listening beyond loopback is allowed although there is no token or no TLS.
+    /// Allows listening beyond loopback without a token or without TLS.
     pub expose_without_token_and_tls: bool,
-    /// Users other than our own and root who may connect to a Unix socket.
+    /// Users who may connect to a Unix socket, in addition to the server's own user and root.
     pub allow_uids: Vec<u32>,
     /// The permission bits of a Unix socket, as in [`Options`](tieline_transport::Options::socket_mode).
     pub socket_mode: Option<u32>,
-    /// The group of a Unix socket; `None`: the system's choice.
+    /// The group of a Unix socket; `None`: the system's default.
     pub socket_group: Option<u32>,
-    /// How much at once, and for how long.
+    /// Limits on connections, requests and times.
     pub limits: ServerLimits,
-    /// What counts what connections, bodies and queues hold in memory, together with all others that share it;
-    /// no bound by default.
+    /// The memory budget for connections, bodies and queues, shared with everything else that uses it; unlimited
+    /// by default.
     pub memory: Option<MemoryBudget>,
-    /// How its WebSockets behave.
+    /// The configuration of its WebSockets.
     pub web_socket: WebSocketConfig,
-    /// Every plain message that comes must be JSON within these limits; one that is not is a fault.
+    /// If set, every plain message received must be JSON within these limits; any other is a fault.
     pub json: Option<Limits>,
 }
 
-/// Who is let in.
+/// How clients authenticate.
 #[derive(Clone, Debug)]
 pub enum Access {
-    /// Who shows this token, or a cookie that was got with a one-time key.
+    /// With this token, or with a cookie obtained by a one-time key.
     Token(Token),
-    /// Anybody who reaches it, on loopback every user of the machine. The lists of hosts and origins
-    /// still keep foreign pages out.
+    /// Without a token: every client that can connect is admitted, on loopback every user of the machine.
+    /// Host and Origin are still checked, which keeps out pages of other sites.
     Anybody,
 }
 
-/// How much a server takes at once, and for how long.
+/// The limits of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
-    /// Connections in all; 4,096 by default.
+    /// Connections in total; 4,096 by default.
     pub connections: usize,
-    /// Connections of one address (of an IPv6 network of 64 bits); 1,024 by default.
+    /// Connections from one address (for IPv6, one network of 64 bits); 1,024 by default.
     pub connections_per_peer: usize,
-    /// Lines that wait to be accepted, of each kind; 64 by default.
+    /// Lines waiting to be accepted, for each acceptor; 64 by default.
     pub backlog: usize,
     /// How long the TLS handshake may take; 10 s by default.
     pub handshake_timeout: Duration,
-    /// How long the head of a request may take, also the next one on a connection that idles; 30 s by
-    /// default.
+    /// How long the head of a request may take, including the wait for the next request on an idle connection;
+    /// 30 s by default.
     pub header_timeout: Duration,
-    /// Bytes in the head of a request; 16 KiB by default, 8 KiB at least.
+    /// Bytes in the head of a request; 16 KiB by default, at least 8 KiB.
     pub header_bytes: usize,
     /// Header lines of a request; 64 by default.
     pub headers: usize,
-    /// Streams of events whose clients may post to them, those among them that are away for a while;
-    /// 1,024 by default.
+    /// Event streams that accept POSTs, including those whose client is disconnected; 1,024 by default.
     pub event_streams: usize,
-    /// How long an EventSource that is away is remembered, with what it has posted and was not taken over
-    /// yet: as long as its session is kept; 2 min by default.
+    /// How long a disconnected EventSource is remembered, with its POSTs that are not acknowledged yet. Should
+    /// be as long as its session is kept; 2 min by default.
     pub event_grace: Duration,
-    /// Calls by a POST of their own at once; 64 by default.
+    /// Concurrent calls by `POST /rpc`; 64 by default.
     pub rpc_calls: usize,
     /// How long such a call may take; 60 s by default.
     pub rpc_timeout: Duration,
-    /// Bytes that the bodies of requests hold at once, all connections together, beyond one that is as
-    /// long as may be, and beyond the first 16 KiB of each; 64 MiB by default. Where there is no room a
-    /// body is not read on, for [`post_wait`](Self::post_wait) at most; then it is told to come later
-    /// (503).
+    /// Bytes that the request bodies of all connections hold at once, beyond one body of maximum length and
+    /// beyond the first 16 KiB of each; 64 MiB by default. While the limit is reached bodies are not read on; after
+    /// [`post_wait`](Self::post_wait) they are refused with 503.
     pub body_bytes: ByteSize,
-    /// What is still read of a request that was answered before all of its body had come, and discarded, so that
-    /// the answer arrives at clients that write their whole body first: at most so many bytes; 64 MiB by
-    /// default, and always two of the longest messages.
+    /// How many bytes of a request are read and discarded if it was answered before its whole body had
+    /// arrived, so that the answer reaches clients that write their whole body first; 64 MiB by default, and always
+    /// at least two messages of maximum length.
     pub drain_bytes: ByteSize,
-    /// How long that may take; 30 s by default, and 5 s without a byte.
+    /// How long that may take; 30 s by default, and at most 5 s without a byte.
     pub drain_timeout: Duration,
-    /// How long a POST waits for room before it is told to come later; 10 s by default.
+    /// How long a POST waits for room in the body budget before it is refused with 503; 10 s by default.
     pub post_wait: Duration,
-    /// How long a POST waits until its line takes what is in it, because the program does not read or its
-    /// stream is away, before it is told to come later; 75 s by default, which is longer than a program may
-    /// be at work ([`ChannelConfig::program_stall_timeout`](tieline_transport::ChannelConfig)).
+    /// How long a POST waits until its line accepts its messages, because the program does not read or its stream
+    /// is disconnected, before it is refused with 503. The default of 75 s is longer than a program may stall
+    /// ([`ChannelConfig::program_stall_timeout`](tieline_transport::ChannelConfig)).
     pub take_wait: Duration,
 }
 
@@ -143,7 +141,7 @@ impl Default for ServerLimits {
 }
 
 impl ServerConfig {
-    /// A server at `place` for those who have a token, or for anybody.
+    /// Creates the default configuration for a server at `place`.
     pub fn new(place: Place, access: impl Into<Access>) -> Self {
         Self {
             place,
@@ -164,11 +162,11 @@ impl ServerConfig {
         }
     }
 
-    /// A server at `http://host:port` (port 0 is any that is free) or `http-unix:/path`, or with
-    /// `https://` if a certificate is set then.
+    /// Creates the default configuration for a server at `http://host:port` (port 0: any free port) or
+    /// `http-unix:/path`, or at `https://host:port` if [`tls`](Self::tls) is set afterwards.
     ///
     /// # Errors
-    /// The endpoint is none of these, or has a path.
+    /// The endpoint is none of these, or it has a path.
     pub fn at(endpoint: &Endpoint, access: impl Into<Access>) -> Result<Self, TransportError> {
         let address = WebAddress::of(endpoint)?;
         let is_listener = matches!(endpoint.scheme(), "http" | "https" | "http-unix");
@@ -179,7 +177,7 @@ impl ServerConfig {
             || endpoint.is_resumable()
             || endpoint.is_carrier()
         {
-            let problem = "a server listens at a host and a port".to_owned();
+            let problem = "an HTTP server needs a host and a port, without a path".to_owned();
             let error =
                 TransportError::new(ErrorKind::InvalidEndpoint { problem }, Operation::Parse);
             return Err(error.at(endpoint).with_hint("write it like http://127.0.0.1:8080"));
@@ -187,7 +185,7 @@ impl ServerConfig {
         Ok(Self::new(address.place, access))
     }
 
-    /// Refuses values that are out of bounds.
+    /// Checks that all values are within bounds.
     ///
     /// # Errors
     /// The first field that is out of bounds.
@@ -211,8 +209,8 @@ impl ServerConfig {
         positive(!limits.rpc_timeout.is_zero(), "rpc_timeout", longer)?;
         positive(!self.web_socket.close_timeout.is_zero(), "close_timeout", longer)?;
         let are_hosts = self.hosts.iter().all(|host| authority_of(host, 1).is_some());
-        positive(are_hosts, "hosts", "be names, each with a port or without")?;
+        positive(are_hosts, "hosts", "be host names, with or without a port")?;
         let are_origins = self.origins.iter().all(|it| super::access::Origin::read(it).is_some());
-        positive(are_origins, "origins", "be like https://example.org")
+        positive(are_origins, "origins", "be origins like https://example.org")
     }
 }

@@ -1,9 +1,9 @@
-//! What a server counts.
+//! The counters of a server.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Why somebody was not let in.
+/// Why a request or connection was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     Malformed,
@@ -13,45 +13,45 @@ pub(super) enum Cause {
     Busy,
 }
 
-/// What a server counts, since it began to listen.
+/// The counts of a server since it began to listen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerCounts {
-    /// Connections that were taken.
+    /// Connections accepted.
     pub connections: u64,
-    /// Those that are there now, those of WebSockets included.
+    /// Connections open now, including WebSockets.
     pub open: u64,
-    /// Requests that were let in.
+    /// Requests admitted.
     pub admitted: u64,
-    /// WebSockets that were handed over.
+    /// WebSockets passed to the acceptors.
     pub web_sockets: u64,
-    /// Streams of events that were begun, those that go on with a session among them.
+    /// Event streams begun, including those that resume a session.
     pub event_streams: u64,
-    /// POSTs to them that were taken over, one that was repeated not again.
+    /// POSTs to event streams that were accepted; a repeated POST counts once.
     pub posts: u64,
-    /// Calls by a POST of their own that were begun.
+    /// Calls by `POST /rpc` begun.
     pub rpc_calls: u64,
-    /// Refused: the head of the request says a thing twice, or not in a way that is one.
+    /// Refused: a header was repeated or malformed.
     pub refused_malformed: u64,
-    /// Refused: called by a name that is not the server's.
+    /// Refused: unrecognized Host header.
     pub refused_host: u64,
-    /// Refused: of an origin that may not.
+    /// Refused: origin not allowed.
     pub refused_origin: u64,
-    /// Refused: no token, or a wrong one.
+    /// Refused: missing or wrong token.
     pub refused_token: u64,
-    /// Refused: no room for another.
+    /// Refused: a limit was reached.
     pub refused_busy: u64,
-    /// Bytes of room that the bodies of requests take now, beyond the first 16 KiB of each.
+    /// Bytes of request bodies held now, beyond the first 16 KiB of each.
     pub body_bytes: u64,
-    /// Connections closed for newer ones, before they had asked for anything that they might.
+    /// Connections closed in favor of newer ones before a request of theirs was admitted.
     pub evicted: u64,
 }
 
 impl ServerCounts {
-    /// All of it in Prometheus' text format 0.0.4. What ends in `_total` counts up, all else is what it is
-    /// now.
+    /// Formats the counts in Prometheus' text format 0.0.4. Names that end in `_total` are counters, all others
+    /// gauges.
     pub fn prometheus(&self) -> String {
-        // Each stands here once: one that were forgotten would be an unused name.
+        // Destructured, so that a forgotten field is an unused variable.
         let Self {
             connections,
             open,
@@ -77,42 +77,30 @@ impl ServerCounts {
         ];
         let mut text = String::new();
         for (name, help, samples) in [
-            (
-                "tieline_web_connections_total",
-                "Connections that were taken.",
-                &[("", connections)][..],
-            ),
-            (
-                "tieline_web_connections",
-                "Connections there are, those of WebSockets included.",
-                &[("", open)],
-            ),
+            ("tieline_web_connections_total", "Connections accepted.", &[("", connections)][..]),
+            ("tieline_web_connections", "Open connections, including WebSockets.", &[("", open)]),
             (
                 "tieline_web_evicted_total",
-                "Connections closed for newer ones before anything of theirs was let in.",
+                "Connections closed in favor of newer ones before a request was admitted.",
                 &[("", evicted)],
             ),
-            ("tieline_web_admitted_total", "Requests that were let in.", &[("", admitted)]),
-            (
-                "tieline_web_refused_total",
-                "Requests and connections that were refused, by what was wrong.",
-                &refused,
-            ),
+            ("tieline_web_admitted_total", "Requests admitted.", &[("", admitted)]),
+            ("tieline_web_refused_total", "Requests and connections refused, by cause.", &refused),
             (
                 "tieline_web_sockets_total",
-                "WebSockets that were handed over.",
+                "WebSockets passed to the acceptors.",
                 &[("", web_sockets)],
             ),
+            ("tieline_web_event_streams_total", "Event streams begun.", &[("", event_streams)]),
             (
-                "tieline_web_event_streams_total",
-                "Streams of events that were begun.",
-                &[("", event_streams)],
+                "tieline_web_posts_total",
+                "POSTs to event streams that were accepted.",
+                &[("", posts)],
             ),
-            ("tieline_web_posts_total", "POSTs to streams that were taken over.", &[("", posts)]),
-            ("tieline_web_rpc_calls_total", "Calls by POST that were begun.", &[("", rpc_calls)]),
+            ("tieline_web_rpc_calls_total", "Calls by POST begun.", &[("", rpc_calls)]),
             (
                 "tieline_web_body_bytes",
-                "Room that bodies of requests take, beyond the first 16 KiB of each.",
+                "Bytes of request bodies held now, beyond the first 16 KiB of each.",
                 &[("", body_bytes)],
             ),
         ] {
@@ -175,7 +163,7 @@ impl Counters {
     }
 }
 
-/// Adds one.
+/// Adds one to a counter.
 pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }

@@ -1,5 +1,5 @@
-//! How many are inside. When it is full, whoever has stood in the door for longest without being let in
-//! goes, so that many who say nothing keep nobody out who says something.
+//! Limits the number of connections. When the limit is reached, the oldest connection without an admitted request
+//! is closed, so that idle connections cannot keep out new ones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,12 +9,12 @@ use tokio::sync::Notify;
 
 use crate::channel::lock;
 
-/// Counts connections.
+/// A limit on the number of connections, in total and for each peer.
 pub(super) struct ConnectionLimiter {
     inside: Mutex<Inside>,
-    most: usize,
-    most_per_peer: usize,
-    /// Told when the last one goes.
+    max: usize,
+    max_per_peer: usize,
+    /// Notified when the last connection ends.
     is_empty: Notify,
 }
 
@@ -23,11 +23,11 @@ struct Inside {
     next: u64,
     total: usize,
     of_peer: HashMap<IpAddr, usize>,
-    /// Those that were not let in yet, oldest first.
+    /// Connections without an admitted request, oldest first.
     waiting: BTreeMap<u64, (Option<IpAddr>, Arc<Notify>)>,
 }
 
-/// A connection that is inside, until this is dropped.
+/// A place in the limit, held by one connection until this is dropped.
 pub(super) struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
     pub(super) id: u64,
@@ -35,35 +35,35 @@ pub(super) struct ConnectionPermit {
     evicted: Arc<Notify>,
 }
 
-/// What came of somebody's wish to come in.
+/// The result of [`ConnectionLimiter::try_admit`].
 pub(super) enum Admission {
     Admitted(ConnectionPermit),
-    /// Somebody else had to go.
+    /// Admitted; another connection is closed for it.
     AdmittedByEviction(ConnectionPermit),
     Full,
 }
 
 impl ConnectionLimiter {
-    pub(super) fn new(most: usize, most_per_peer: usize) -> Self {
+    pub(super) fn new(max: usize, max_per_peer: usize) -> Self {
         let (inside, is_empty) = (Mutex::default(), Notify::new());
-        Self { inside, most, most_per_peer, is_empty }
+        Self { inside, max, max_per_peer, is_empty }
     }
 
-    /// Takes a connection of `peer`; one without an address counts only in all.
+    /// Admits a connection from `peer`; without an address only the total limit applies.
     pub(super) fn try_admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Admission {
         let peer = peer.map(network);
         let mut inside = lock(&self.inside);
         let of_peer = peer.map_or(0, |peer| inside.of_peer.get(&peer).copied().unwrap_or_default());
-        let leaves = if of_peer >= self.most_per_peer {
-            let theirs = inside.waiting.iter().find(|(_, (known, _))| *known == peer);
-            theirs.map(|(id, _)| *id)
-        } else if inside.total >= self.most {
+        let evictee = if of_peer >= self.max_per_peer {
+            let oldest = inside.waiting.iter().find(|(_, (known, _))| *known == peer);
+            oldest.map(|(id, _)| *id)
+        } else if inside.total >= self.max {
             inside.waiting.keys().next().copied()
         } else {
             None
         };
-        let is_full = of_peer >= self.most_per_peer || inside.total >= self.most;
-        match leaves.and_then(|id| inside.waiting.remove(&id)) {
+        let is_full = of_peer >= self.max_per_peer || inside.total >= self.max;
+        match evictee.and_then(|id| inside.waiting.remove(&id)) {
             Some((_, evicted)) => evicted.notify_one(),
             None if is_full => return Admission::Full,
             None => {}
@@ -84,14 +84,14 @@ impl ConnectionLimiter {
         lock(&self.inside).total
     }
 
-    /// Sends everybody away who was not let in.
+    /// Closes all connections without an admitted request.
     pub(super) fn clear(&self) {
         for (_, evicted) in std::mem::take(&mut lock(&self.inside).waiting).into_values() {
             evicted.notify_one();
         }
     }
 
-    /// Waits until nobody is inside.
+    /// Waits until all connections have ended.
     pub(super) async fn emptied(&self) {
         loop {
             let notified = self.is_empty.notified();
@@ -104,12 +104,12 @@ impl ConnectionLimiter {
 }
 
 impl ConnectionPermit {
-    /// Its request was let in.
+    /// Marks the connection as having an admitted request: it is not evicted any more.
     pub(super) fn passed(&self) {
         lock(&self.limiter.inside).waiting.remove(&self.id);
     }
 
-    /// Waits until it has to go.
+    /// Waits until the connection has to be closed.
     pub(super) async fn evicted(&self) {
         self.evicted.notified().await;
     }
@@ -134,7 +134,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// An IPv6 peer has as many addresses as it likes, all in one network of 64 bits.
+/// Maps an IPv6 address to its network of 64 bits: a peer can use all addresses in it.
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {
@@ -148,7 +148,7 @@ fn network(peer: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn come(limiter: &Arc<ConnectionLimiter>, peer: &str) -> Option<(ConnectionPermit, bool)> {
+    fn admit(limiter: &Arc<ConnectionLimiter>, peer: &str) -> Option<(ConnectionPermit, bool)> {
         match limiter.try_admit(Some(peer.parse().unwrap())) {
             Admission::Admitted(permit) => Some((permit, false)),
             Admission::AdmittedByEviction(permit) => Some((permit, true)),
@@ -163,35 +163,35 @@ mod tests {
     }
 
     #[test]
-    fn the_one_who_has_waited_longest_makes_room() {
+    fn oldest_connection_without_request_is_evicted() {
         let limiter = Arc::new(ConnectionLimiter::new(3, 10));
-        let (a, _) = come(&limiter, "10.0.0.1").unwrap();
-        let (b, _) = come(&limiter, "10.0.0.2").unwrap();
-        let (c, _) = come(&limiter, "10.0.0.3").unwrap();
+        let (a, _) = admit(&limiter, "10.0.0.1").unwrap();
+        let (b, _) = admit(&limiter, "10.0.0.2").unwrap();
+        let (c, _) = admit(&limiter, "10.0.0.3").unwrap();
         a.passed();
-        let (d, instead) = come(&limiter, "10.0.0.4").unwrap();
-        assert!(instead && is_evicted(&b) && !is_evicted(&a) && !is_evicted(&c));
+        let (d, by_eviction) = admit(&limiter, "10.0.0.4").unwrap();
+        assert!(by_eviction && is_evicted(&b) && !is_evicted(&a) && !is_evicted(&c));
         drop(b);
         for permit in [&c, &d] {
             permit.passed();
         }
-        assert!(come(&limiter, "10.0.0.5").is_none(), "all who are inside were let in");
+        assert!(admit(&limiter, "10.0.0.5").is_none(), "all connections have admitted requests");
         drop(a);
-        assert!(come(&limiter, "10.0.0.5").is_some());
+        assert!(admit(&limiter, "10.0.0.5").is_some());
     }
 
     #[test]
-    fn one_peer_fills_its_own_share_and_no_more() {
+    fn one_peer_cannot_exceed_its_share() {
         let limiter = Arc::new(ConnectionLimiter::new(10, 2));
-        let (a, _) = come(&limiter, "2001:db8::1").unwrap();
-        let (b, _) = come(&limiter, "2001:db8::2").unwrap();
-        let (c, instead) = come(&limiter, "2001:db8::3").unwrap();
-        assert!(instead && is_evicted(&a) && !is_evicted(&b));
+        let (a, _) = admit(&limiter, "2001:db8::1").unwrap();
+        let (b, _) = admit(&limiter, "2001:db8::2").unwrap();
+        let (c, by_eviction) = admit(&limiter, "2001:db8::3").unwrap();
+        assert!(by_eviction && is_evicted(&a) && !is_evicted(&b));
         drop(a);
         b.passed();
         c.passed();
-        assert!(come(&limiter, "2001:db8::4").is_none());
-        assert!(come(&limiter, "2001:db8:0:1::4").is_some_and(|(_, instead)| !instead));
+        assert!(admit(&limiter, "2001:db8::4").is_none());
+        assert!(admit(&limiter, "2001:db8:0:1::4").is_some_and(|(_, by_eviction)| !by_eviction));
         assert_eq!(limiter.inside(), 2);
         drop((b, c));
         assert_eq!(limiter.inside(), 0);

@@ -1,4 +1,4 @@
-//! What is listened on, and a connection's way to its first request.
+//! The listening sockets, and how a connection is set up before its first request.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -31,17 +31,17 @@ use crate::events::stream::Progress;
 use crate::stream::{Hyper, Stream, Timer};
 use crate::tls::shown_by;
 
-/// How long a failing listener is left alone.
+/// How long to wait after a failed accept.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What is listened on.
+/// A listening socket.
 pub(super) enum Socket {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix(Box<UnixListener>),
 }
 
-/// Who has connected.
+/// A connection that was accepted.
 struct Arrived {
     stream: Stream,
     remote: Option<SocketAddr>,
@@ -69,7 +69,7 @@ impl Socket {
                 let is_safe = config.tls.is_some() && matches!(config.access, Access::Token(_));
                 let is_near = found.iter().all(|it| it.ip().to_canonical().is_loopback());
                 if !is_near && !is_safe && !config.expose_without_token_and_tls {
-                    let hint = "listen on 127.0.0.1, or with a token and a certificate";
+                    let hint = "listen on 127.0.0.1, or set a token and a TLS certificate";
                     return Err(fail(ErrorKind::Unauthenticated).with_hint(hint));
                 }
                 let listener = TcpListener::bind(found.as_slice()).await.map_err(io)?;
@@ -111,11 +111,11 @@ impl Socket {
     }
 }
 
-/// Takes connections until it is ended.
+/// Accepts connections until it is aborted.
 pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<TlsAcceptor>) {
     let endpoint = server.endpoint.clone();
     let warnings = WarnThrottle::new(move |count| {
-        tracing::warn!(%endpoint, count, "more connections could not be accepted");
+        tracing::warn!(%endpoint, count, "accepting connections kept failing");
     });
     loop {
         let arrived = match socket.accept().await {
@@ -123,7 +123,7 @@ pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<Tl
             Err(error) => {
                 if let Some(unreported) = warnings.admit(Instant::now().into_std()) {
                     let (endpoint, hint) = (&server.endpoint, error.hint().unwrap_or_default());
-                    tracing::warn!(%endpoint, unreported, "{error}; will try again; {hint}");
+                    tracing::warn!(%endpoint, unreported, "{error}; retrying; {hint}");
                 }
                 sleep(PAUSE).await;
                 continue;
@@ -145,7 +145,7 @@ pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<Tl
     }
 }
 
-/// Serves one connection to its end, or until it becomes a WebSocket.
+/// Serves one connection until it ends or becomes a WebSocket.
 async fn attend(
     server: Arc<Server>,
     arrived: Arrived,
@@ -159,19 +159,19 @@ async fn attend(
     let mut certificate = None;
     let stream = match (tls, stream) {
         (Some(tls), Stream::Tcp(stream)) => {
-            let shaking = tls.accept(stream).into_fallible();
-            let shaken = timeout(limits.handshake_timeout, shaking);
-            let shaken = tokio::select! {
-                shaken = shaken => shaken,
+            let handshake = tls.accept(stream).into_fallible();
+            let done = timeout(limits.handshake_timeout, handshake);
+            let done = tokio::select! {
+                done = done => done,
                 () = &mut evicted => return,
             };
-            match shaken {
+            match done {
                 Ok(Ok(stream)) => {
                     certificate = shown_by(stream.get_ref().1);
                     Stream::Tls(Box::new(stream.into()))
                 }
                 Ok(Err((_, stream))) => {
-                    // It was told why by an alert, if that arrives.
+                    // The client was sent an alert with the reason; let it arrive.
                     let ending = drain::end(Stream::Tcp(stream), drain_limits(&server));
                     tokio::select! {
                         () = ending => {}
@@ -192,9 +192,9 @@ async fn attend(
         certificate,
         progress: progress.clone(),
     };
-    let (of_service, context) = (server.clone(), Arc::new(context));
+    let (server_of_service, context) = (server.clone(), Arc::new(context));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (server, context) = (of_service.clone(), context.clone());
+        let (server, context) = (server_of_service.clone(), context.clone());
         async move { Ok::<_, Infallible>(route::respond(&server, &context, request).await) }
     });
     let mut builder = http1::Builder::new();
@@ -205,7 +205,7 @@ async fn attend(
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(8 * 1024));
     let stall = server.web_socket.channel.stall_timeout;
-    // Twice the limit of a write: a write that is blocked is given up first, with a reason.
+    // Twice the write limit, so that a blocked write fails first, with its own reason.
     let stream = Hyper::watched(stream, stall, progress)
         .noticing_silence(stall.saturating_mul(2))
         .draining(drain_limits(&server));
@@ -215,7 +215,7 @@ async fn attend(
     let mut is_closing = false;
     loop {
         tokio::select! {
-            // Whatever went wrong was the other side's, and was answered where that was possible.
+            // Errors are the client's, and were answered where possible.
             _ = &mut connection => return,
             () = &mut evicted => return,
             _ = &mut closing, if !is_closing => {
@@ -226,19 +226,19 @@ async fn attend(
     }
 }
 
-/// What is still read of a connection that is to be closed.
+/// Returns how much is still read from a connection that is being closed.
 pub(super) fn drain_limits(server: &Server) -> DrainLimits {
     let longest = server.web_socket.channel.max_message.bytes();
     let bytes = server.limits.drain_bytes.bytes().max(longest.saturating_mul(2));
     DrainLimits { bytes: ByteSize::new(bytes), timeout: server.limits.drain_timeout }
 }
 
-/// Where a server listens, as text.
+/// Returns the endpoint of a listener.
 pub(super) fn endpoint_of(place: &Place, is_secure: bool) -> Endpoint {
     let (scheme, rest) = match place {
         Place::Tcp { .. } => (if is_secure { "https" } else { "http" }, format!("//{place}")),
         Place::Unix(path) => {
-            // Written as `unix:` writes it, from any directory; a colon would begin a path of the URL.
+            // Written like a `unix:` endpoint, with an absolute path; a colon would separate the path of the URL.
             let unix = Endpoint::unix(path).absolute().to_string();
             let path = unix.strip_prefix("unix:").unwrap_or(&unix).replace(':', "%3A");
             ("http-unix", path)

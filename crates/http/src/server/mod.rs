@@ -1,10 +1,10 @@
-//! The server: one listener, and a gate in front of everything.
+//! The HTTP server: one listener, with access control before everything else.
 //!
 //! ```text
-//!   listener ─▶ Door (how many) ─▶ TLS ─▶ hyper (head, limits) ─▶ Gate (host, origin, token)
-//!                                                                   │
-//!                         /health  /metrics  /  ◀── route ──────────┤
-//!                                                                   ▼ /ws  /sse  /rpc
+//!   listener ─▶ ConnectionLimiter ─▶ TLS ─▶ hyper (head, limits) ─▶ AccessPolicy (host, origin, token)
+//!                                                                          │
+//!                                /health  /metrics  /  ◀── route ──────────┤
+//!                                                                          ▼ /ws  /sse  /rpc
 //!                                   WebAcceptor, plain  ◀── upgrade, events ──▶  WebAcceptor, resumable
 //! ```
 
@@ -53,14 +53,13 @@ use crate::events::EventChannel;
 use crate::public_url::PublicUrl;
 use crate::subprotocol::Subprotocol;
 
-/// A server of the web that listens. Dropping it stops listening and ends the streams of events; the
-/// WebSockets there are go on.
+/// A listening HTTP server. Dropping it stops listening and ends the event streams; open WebSockets go on.
 pub struct HttpServer {
     server: Arc<Server>,
     listening: AbortHandle,
 }
 
-/// What every connection needs.
+/// The state that all connections share.
 struct Server {
     endpoint: Endpoint,
     is_secure: bool,
@@ -80,24 +79,24 @@ struct Server {
     body_budget: BodyBudget,
     is_ready: AtomicBool,
     metrics: Mutex<Option<Arc<dyn Fn() -> String + Send + Sync>>>,
-    /// The WebSockets there are, by their visits.
+    /// The open WebSockets, by the ids of their connection permits.
     present: Mutex<HashMap<u64, Weak<Shared>>>,
-    /// True once it shuts down.
+    /// True once the server shuts down.
     closing: watch::Sender<bool>,
 }
 
 impl HttpServer {
-    /// Starts to listen. Plain lines come out of the first acceptor; those that asked for the protocol
-    /// [`RESUMABLE`](crate::RESUMABLE), and carry the frames of sessions, out of the second, and so do
-    /// those of EventSources, which are resumed here in their place. If the second is dropped, an
-    /// EventSource has a plain line, too.
-    /// What comes while nobody accepts waits, up to [`ServerLimits::backlog`]; then it is refused. Needs a
-    /// tokio runtime.
+    /// Starts to listen. Must be called in a tokio runtime.
+    ///
+    /// The first acceptor yields plain lines. The second yields those that carry the frames of a session: clients
+    /// that asked for the protocol [`RESUMABLE`](crate::RESUMABLE), and EventSources, whose sessions are kept by
+    /// the server on their behalf. If the second acceptor is dropped, an EventSource gets a plain line, too.
+    /// Lines that are not accepted yet are queued, up to [`ServerLimits::backlog`]; further ones are refused.
     ///
     /// # Errors
-    /// The configuration is out of bounds, TLS cannot be set up from its files, the place is taken, or
-    /// [`Unauthenticated`](ErrorKind::Unauthenticated): it would be reached from beyond this machine
-    /// without token and TLS.
+    /// The configuration is out of bounds, TLS cannot be set up from its files, the address is in use, or
+    /// [`Unauthenticated`](ErrorKind::Unauthenticated): the server would be reachable from other machines
+    /// without a token and TLS.
     pub async fn listen(
         config: ServerConfig,
     ) -> Result<(Self, WebAcceptor, WebAcceptor), TransportError> {
@@ -110,7 +109,7 @@ impl HttpServer {
         let tls = config.tls.as_ref().map(|tls| tls.acceptor()).transpose().map_err(at)?;
         let (socket, bound) = Socket::bind(&config).await.map_err(at)?;
         let place = match (&config.place, bound) {
-            // With port 0, the one that was found.
+            // For port 0, the port that the system chose.
             (Place::Tcp { host, .. }, Some(bound)) => {
                 Place::Tcp { host: host.clone(), port: bound.port() }
             }
@@ -152,17 +151,17 @@ impl HttpServer {
         Ok((Self { server, listening }, plain, resumable))
     }
 
-    /// Where it listens: `http://host:port`, `https://host:port` or `http-unix:/path`.
+    /// Returns where it listens: `http://host:port`, `https://host:port` or `http-unix:/path`.
     pub fn endpoint(&self) -> &Endpoint {
         &self.server.endpoint
     }
 
-    /// A URL that lets a browser in, once: to be shown to its owner and nobody else. Of those that were
-    /// not used the newest 16 are good. It begins with [`ServerConfig::public_url`] if there is one; a server
-    /// on a Unix socket has none otherwise.
+    /// Returns a URL that authenticates a browser, once. Show it only to the server's owner. Of the unused URLs
+    /// the newest 16 are valid. It begins with [`ServerConfig::public_url`] if that is set; otherwise a server on
+    /// a Unix socket has none.
     ///
     /// # Errors
-    /// The system gives no random bytes.
+    /// The system provides no random bytes.
     pub fn one_time_url(&self) -> Result<Option<String>, TransportError> {
         let page = match (&self.server.public_url, self.server.endpoint.address()) {
             (Some(public), _) => public.to_string(),
@@ -175,40 +174,40 @@ impl HttpServer {
         Ok(Some(format!("{page}?key={}", key.reveal())))
     }
 
-    /// What it has counted.
+    /// Returns the server's counts.
     pub fn counts(&self) -> ServerCounts {
         self.server.counts()
     }
 
-    /// What `/metrics` says, for who is let in, before [what it has counted](ServerCounts::prometheus);
-    /// nothing by default.
+    /// Sets the text that `/metrics` returns to authenticated clients before the
+    /// [server's own counts](ServerCounts::prometheus); empty by default.
     pub fn set_metrics(&self, text: impl Fn() -> String + Send + Sync + 'static) {
         *lock(&self.server.metrics) = Some(Arc::new(text));
     }
 
-    /// What `/health/ready` says; ready by default.
+    /// Sets whether `/health/ready` reports ready; true by default.
     pub fn set_ready(&self, is_ready: bool) {
         self.server.is_ready.store(is_ready, Relaxed);
     }
 
-    /// Shuts down: not ready, no new connections, requests under way are answered, every WebSocket and
-    /// every stream of events is told 1001. Waits until all have gone, `grace` at most; then what is left of
-    /// HTTP is cut off. WebSockets belong to those who accepted them.
+    /// Shuts down: reports not ready, accepts no connections, answers the requests in progress, and closes every
+    /// WebSocket and event stream with code 1001. Waits up to `grace` until all connections have ended; then
+    /// closes the remaining HTTP connections. WebSockets that are still open stay with their owners.
     pub async fn close(self, grace: Duration) {
         let server = &self.server;
         server.is_ready.store(false, Relaxed);
         self.listening.abort();
         server.closing.send_replace(true);
-        let told = async {
-            // A task for each, so that one that moves does not have all others looked at.
-            let mut telling = JoinSet::new();
+        let closed = async {
+            // One task for each, so that progress of one does not poll all others.
+            let mut tasks = JoinSet::new();
             for web_socket in lock(&server.present).values().filter_map(Weak::upgrade) {
-                telling.spawn(poll_fn(move |cx| web_socket.poll_going_away(cx)));
+                tasks.spawn(poll_fn(move |cx| web_socket.poll_going_away(cx)));
             }
-            while telling.join_next().await.is_some() {}
+            while tasks.join_next().await.is_some() {}
             server.limiter.emptied().await;
         };
-        let _ = timeout(grace, told).await;
+        let _ = timeout(grace, closed).await;
         server.limiter.clear();
     }
 }
@@ -220,23 +219,23 @@ impl Drop for HttpServer {
     }
 }
 
-/// Yields the lines of a [`HttpServer`]. Dropping it refuses them.
+/// Yields the lines of an [`HttpServer`]. Dropping it refuses further ones.
 pub struct WebAcceptor {
     arrivals: mpsc::Receiver<WebLine>,
     endpoint: Endpoint,
 }
 
-/// Somebody who was let in, by whichever way.
+/// A line that a client opened, over any of the supported protocols.
 #[non_exhaustive]
 pub enum WebLine {
     /// A WebSocket.
     WebSocket(Box<WebChannel>),
-    /// Events one way and POSTs the other, or a call by POST.
+    /// An event stream with POSTs in the other direction, or a call by POST.
     Events(EventChannel),
 }
 
 impl WebLine {
-    /// The WebSocket, if it is one.
+    /// Returns the WebSocket, if it is one.
     pub fn into_web_socket(self) -> Option<WebChannel> {
         match self {
             Self::WebSocket(channel) => Some(*channel),

@@ -1,12 +1,12 @@
-//! The page behind the one-time URL, the script that others may use, too, and what a person sees who is
-//! not let in.
+//! The web page that the one-time URL opens, the scripts that other pages may use, and the error page for browsers
+//! that are not authenticated.
 
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::body::{Body, answer};
 
-/// Only what comes from this server is run, it talks to nobody else, and text never becomes HTML.
+/// Scripts come from this server only, connections go to it only, and text never becomes HTML.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
@@ -14,7 +14,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// What there is at this path, if it is a part of the page.
+/// Returns the part of the page at `path`, if there is one.
 pub(super) fn at(path: &str) -> Option<Response<Body>> {
     let (content_type, text) = match path {
         "/" => (HTML, include_str!("page/page.html")),
@@ -27,13 +27,13 @@ pub(super) fn at(path: &str) -> Option<Response<Body>> {
     Some(under_policy(answer(StatusCode::OK, content_type, text)))
 }
 
-/// For a person who is not let in, and why.
-pub(super) fn not_let_in(status: StatusCode, why: &'static str) -> Response<Body> {
+/// Returns the error page for a browser that is not authenticated.
+pub(super) fn not_let_in(status: StatusCode, why: &str) -> Response<Body> {
     let html = include_str!("page/door.html").replace("WHY", why);
     under_policy(answer(status, HTML, html))
 }
 
-/// Whether a person reads the answer.
+/// Whether the client asks for HTML, as browsers do when a person opens a URL.
 pub(super) fn is_for_a_person(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|it| it.to_str().ok());
     accepted.flat_map(|it| it.split(',')).any(|it| {
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn people_are_told_from_programs_by_what_they_accept() {
+    fn browsers_are_recognized_by_their_accept_header() {
         for (accept, is_person) in [
             (&["text/html,application/xhtml+xml,*/*;q=0.8"][..], true),
             (&["application/json, Text/HTML ;q=0.9"], true),
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_page_needs_what_the_policy_forbids() {
+    fn page_uses_nothing_that_the_policy_forbids() {
         for path in ["/", "/page.css", "/page.js", "/tieline.js", "/session.js"] {
             assert!(at(path).unwrap().headers().contains_key(header::CONTENT_SECURITY_POLICY));
         }

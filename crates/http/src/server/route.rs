@@ -1,5 +1,6 @@
-//! From a request to its answer. Everything passes the gate first.
+//! Routes requests to their handlers. Access control comes first.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,40 +28,42 @@ use crate::events::SSE_PATH;
 use crate::events::stream::Progress;
 use crate::stream::Hyper;
 
-/// The headers that a page may set.
+/// The headers that pages of other origins may set.
 const ASKABLE: &str = "authorization, content-type, last-event-id, tieline-sequence, \
                        tieline-protocol, tieline-half-close";
 
-/// The key of a URL that is not good, or not any more.
+/// The response to a one-time URL whose key is unknown or used up.
 const USED_KEY: Refused = Refused {
     status: StatusCode::FORBIDDEN,
     cause: Cause::Token,
-    text: "this URL was used before, or is not one of this server's",
+    text: Cow::Borrowed(
+        "this one-time URL was already used, or is not from this server; use a new one, or send the token in \
+             the header `Authorization: Bearer TOKEN`",
+    ),
 };
 
-/// A body that is not longer than this and is not read is most likely in a buffer already, and costs nobody
-/// the connection.
+/// An unread body of at most this length is most likely buffered already, so the connection can be kept.
 const SHORT_BODY: u64 = 4 * 1024;
 
-/// Whose connection a request came over.
+/// The connection that a request was received on.
 pub(super) struct ConnectionContext {
     pub(super) permit: Arc<ConnectionPermit>,
     pub(super) local: Option<SocketAddr>,
-    /// Who it is, where the system says so.
+    /// The peer's identity, if the system reports it.
     pub(super) identity: Option<PeerIdentity>,
-    /// Whose certificate was shown, where one is asked for.
+    /// The principal of the client certificate, if one is required.
     pub(super) certificate: Option<Principal>,
     pub(super) progress: Arc<Progress>,
 }
 
 impl ConnectionContext {
-    /// Whose what is begun here is: by the certificate, or else by the token or the cookie.
+    /// Returns the owner of what a request starts: the certificate's principal, or else the token's or cookie's.
     fn owner(&self, principal: Option<Principal>) -> Owner {
         Owner { user: self.identity, principal: self.certificate.or(principal) }
     }
 }
 
-/// Judges a request, and answers it.
+/// Checks a request and returns the response.
 pub(super) async fn respond(
     server: &Arc<Server>,
     context: &ConnectionContext,
@@ -75,15 +78,14 @@ pub(super) async fn respond(
         tokio::spawn(end_unswitched(context.permit.clone(), upgrading, drain_limits(server)));
     }
     if is_unswitched || (is_long && context.progress.has_body()) {
-        // What follows is the rest of the body, or of another protocol: it is discarded, and the connection
-        // closed.
+        // What follows is the rest of the body, or of another protocol: discard it and close the connection.
         let close = HeaderValue::from_static("close");
         response.headers_mut().entry(header::CONNECTION).or_insert(close);
     }
     response
 }
 
-/// HTTP gives back the connection of a request that was to switch protocols, also where it was refused.
+/// Ends the connection of a refused upgrade request: hyper hands the connection over in this case, too.
 async fn end_unswitched(permit: Arc<ConnectionPermit>, upgrading: OnUpgrade, limits: DrainLimits) {
     let Ok(upgraded) = upgrading.await else { return };
     let Ok(parts) = upgraded.downcast::<Hyper>() else { return };
@@ -99,7 +101,7 @@ async fn judge(
     request: Request<Inbound>,
 ) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
-    // First of all: the gate judges by paths, too.
+    // The path is needed for access control, so the prefix is removed first.
     let is_bare_prefix = strip_prefix(server, &mut parts);
     let asked_of = match server.access.admit(&parts, context.local) {
         Ok(origin) => origin.and(parts.headers.get(header::ORIGIN).cloned()),
@@ -126,11 +128,11 @@ async fn judge(
             }
         },
     };
-    // Only who may ask may read, and an answer to one is none to another.
+    // Only an allowed origin may read the response, and caches must not reuse it for another origin.
     if let Some(origin) = asked_of {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        // An EventSource has no other way to show who it is than its cookie.
+        // An EventSource can only authenticate with its cookie.
         let yes = HeaderValue::from_static("true");
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));
@@ -138,8 +140,8 @@ async fn judge(
     response
 }
 
-/// Removes the path of the public URL from a request of a proxy that passes it on. Returns whether nothing,
-/// not even a slash, follows it: relative links of the page would not lead below it then.
+/// Removes the path of the public URL, for proxies that pass it on. Returns whether nothing follows it, not even a
+/// slash: relative links of the page would then be resolved against the wrong directory.
 fn strip_prefix(server: &Server, parts: &mut Parts) -> bool {
     let Some(public) = &server.public_url else { return false };
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
@@ -153,18 +155,19 @@ fn strip_prefix(server: &Server, parts: &mut Parts) -> bool {
     is_bare
 }
 
-/// Redirects from the path of the public URL without its slash to the one with it.
+/// Redirects from the path of the public URL without a trailing slash to the one with it.
 fn to_prefix(server: &Server, request: &Parts) -> Response<Body> {
     let path = server.public_url.as_ref().map_or("/", |public| public.path());
     let query = request.uri.query().map_or_else(String::new, |query| format!("?{query}"));
-    let mut response = line(StatusCode::PERMANENT_REDIRECT, "the URL ends with a slash");
+    let mut response =
+        line(StatusCode::PERMANENT_REDIRECT, "see the same URL with a trailing slash");
     if let Ok(location) = HeaderValue::try_from(format!("{path}{query}")) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
 }
 
-/// What there is for those who were let in. Nothing is started above this line.
+/// Handles an authenticated request. Nothing is started before this point.
 async fn serve(
     server: &Arc<Server>,
     context: &ConnectionContext,
@@ -176,48 +179,50 @@ async fn serve(
         (&Method::GET, SSE_PATH) => events::open(server, context, owner, &request).await,
         (&Method::POST, SSE_PATH) => events::post(server, owner, request).await,
         (&Method::DELETE, SSE_PATH) => events::delete(server, owner, &request),
-        (_, SSE_PATH) => not_so("GET, POST, DELETE"),
+        (_, SSE_PATH) => method_not_allowed("GET, POST, DELETE"),
         (&Method::POST, RPC_PATH) => rpc::call(server, owner, request).await,
-        (_, RPC_PATH) => not_so("POST"),
+        (_, RPC_PATH) => method_not_allowed("POST"),
         (&Method::GET | &Method::HEAD, "/metrics") => server.metrics(),
-        (&Method::GET | &Method::HEAD, path) => page::at(path).unwrap_or_else(nothing_here),
-        _ => nothing_here(),
+        (&Method::GET | &Method::HEAD, path) => page::at(path).unwrap_or_else(not_found),
+        _ => not_found(),
     }
 }
 
-/// There is something, and it is asked for by one of these methods.
-fn not_so(methods: &'static str) -> Response<Body> {
-    let mut response = line(StatusCode::METHOD_NOT_ALLOWED, "it is not asked for so");
+/// Returns 405 with the methods that are allowed.
+fn method_not_allowed(methods: &'static str) -> Response<Body> {
+    let text = format!("method not allowed; use {}", methods.replace(", ", " or "));
+    let mut response = line(StatusCode::METHOD_NOT_ALLOWED, &text);
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
     response
 }
 
-/// There are too many at once, or too much.
+/// Returns 503 with `Retry-After`: a limit was reached.
 pub(super) fn busy(server: &Server, text: &'static str) -> Response<Body> {
+    let text = Cow::Borrowed(text);
     let busy = Refused { status: StatusCode::SERVICE_UNAVAILABLE, cause: Cause::Busy, text };
     let mut response = refuse(server, busy);
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 
-fn nothing_here() -> Response<Body> {
-    line(StatusCode::NOT_FOUND, "there is nothing here")
+fn not_found() -> Response<Body> {
+    line(StatusCode::NOT_FOUND, "not found")
 }
 
-/// The way of a person with a browser: a key that is good once, for a cookie.
+/// Handles the one-time URL: exchanges its key for a cookie.
 fn exchange(server: &Server, context: &ConnectionContext, request: &Parts) -> Response<Body> {
     let query = request.uri.query().unwrap_or_default();
     let key = query.strip_prefix("key=").unwrap_or_default();
-    // Who is in already stays who they are, or their sessions would be somebody else's; and who opens
-    // the URL again finds the page all the same.
-    let is_in = server.access.authenticate(&request.headers).is_ok();
-    let cookie = if is_in {
+    // An authenticated browser keeps its identity, as its sessions belong to that; opening the URL again
+    // still shows the page.
+    let is_authenticated = server.access.authenticate(&request.headers).is_ok();
+    let cookie = if is_authenticated {
         server.access.spend(key);
         None
     } else {
         server.access.exchange(key)
     };
-    if !is_in && cookie.is_none() {
+    if !is_authenticated && cookie.is_none() {
         return turn_away(server, request, USED_KEY);
     }
     context.permit.passed();
@@ -231,11 +236,11 @@ fn exchange(server: &Server, context: &ConnectionContext, request: &Parts) -> Re
     response
 }
 
-/// Refuses who has no secret that fits, in words for whoever reads them.
+/// Refuses an unauthenticated request, with an HTML page for browsers.
 fn turn_away(server: &Server, request: &Parts, refused: Refused) -> Response<Body> {
-    let mut response = refuse(server, refused);
+    let mut response = refuse(server, refused.clone());
     if page::is_for_a_person(&request.headers) {
-        let (parts, body) = page::not_let_in(refused.status, refused.text).into_parts();
+        let (parts, body) = page::not_let_in(refused.status, &refused.text).into_parts();
         response.headers_mut().extend(parts.headers);
         *response.body_mut() = body;
     }
@@ -244,7 +249,7 @@ fn turn_away(server: &Server, request: &Parts, refused: Refused) -> Response<Bod
 
 fn preflight(is_page: bool) -> Response<Body> {
     if !is_page {
-        return nothing_here();
+        return not_found();
     }
     let mut response = line(StatusCode::OK, "");
     let headers = response.headers_mut();
@@ -261,8 +266,8 @@ fn preflight(is_page: bool) -> Response<Body> {
 pub(super) fn refuse(server: &Server, refused: Refused) -> Response<Body> {
     server.counters.refused(refused.cause);
     let (endpoint, status) = (&server.endpoint, refused.status.as_u16());
-    tracing::info!(%endpoint, status, "a request was refused: {}", refused.text);
-    let mut response = line(refused.status, refused.text);
+    tracing::info!(%endpoint, status, "request refused: {}", refused.text);
+    let mut response = line(refused.status, &refused.text);
     if refused.status == StatusCode::UNAUTHORIZED {
         let bearer = HeaderValue::from_static("Bearer");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);

@@ -1,4 +1,4 @@
-//! A call by a POST of its own: one request or a batch, and the answers in the body of the answer.
+//! Calls by `POST /rpc`: one request or a batch, with the responses in the response body.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::Server;
 use super::body::{Body, Inbound, answer, line, read};
 use super::count::count;
-use super::events::called;
+use super::events::open_call;
 use super::route::busy;
 use crate::events::{ChannelBackend, Outward};
 
@@ -29,30 +29,30 @@ pub(super) const RPC_PATH: &str = "/rpc";
 
 const PARSE_ERROR: i64 = -32700;
 const INVALID_REQUEST: i64 = -32600;
-/// Of a program that has ended, or has not answered.
+/// For a program that has ended or has not answered.
 const SERVER_ERROR: i64 = -32000;
 
-/// What answers may look like: a program need not say which version it speaks, and may join them.
+/// The dialect for responses: a program may omit the version and may send batches.
 const LENIENT: Dialect = {
     let mut lenient = Dialect::STRICT;
     lenient.version = false;
     lenient
 };
 
-/// As much of what is no valid answer is shown to the client.
+/// How many bytes of an invalid response are shown to the client.
 const SHOWN: usize = 200;
 
-/// Hands a call to a line of its own, and waits for its answers.
+/// Opens a line for the call and waits for the responses.
 pub(super) async fn call(
     server: &Arc<Server>,
     owner: Owner,
     request: Request<Inbound>,
 ) -> Response<Body> {
     let Ok(place) = server.rpc.clone().try_acquire_owned() else {
-        return busy(server, "there are too many calls at once; try again later");
+        return busy(server, "too many concurrent calls; try again later");
     };
-    let most = server.web_socket.channel.max_message.bytes();
-    let (body, held) = match read(server, request.into_body(), most, |_| ()).await {
+    let max = server.web_socket.channel.max_message.bytes();
+    let (body, held) = match read(server, request.into_body(), max, |_| ()).await {
         Ok(read) => read,
         Err(refused) => return *refused,
     };
@@ -60,19 +60,19 @@ pub(super) async fn call(
         Ok(asked) => asked,
         Err((code, text)) => return json(StatusCode::BAD_REQUEST, error(b"null", code, &text)),
     };
-    let Some(backend) = called(server, owner) else {
-        return busy(server, "there are too many at once; try again later");
+    let Some(backend) = open_call(server, owner) else {
+        return busy(server, "too many clients are waiting to be accepted; try again later");
     };
     count(&server.counters.rpc_calls);
     for message in &asked.messages {
         backend.push(Incoming::Message(message.clone()));
     }
     let mut waiting = Waiting::of(asked, server.memory.as_ref());
-    // The line's queue has it now.
+    // The line's queue counts the messages now.
     drop(held);
     if waiting.open.is_empty() {
         backend.end_inward(CloseReason::ByPeer);
-        // It is taken as long as the line likes, and nobody waits for it.
+        // Only notifications: deliver them in the background, without a response.
         let draining = drain(backend, server.limits.rpc_timeout);
         tokio::spawn(async move {
             draining.await;
@@ -86,13 +86,16 @@ pub(super) async fn call(
     let ended = timeout(server.limits.rpc_timeout, waiting.gather(&backend)).await;
     if let Some(refused) = waiting.refused {
         backend.end(refused.into());
-        return busy(server, "the answer takes too much memory now; try again later");
+        return busy(
+            server,
+            "the server has too little memory for the response now; try again later",
+        );
     }
     backend.end(CloseReason::ByPeer);
     let (status, text) = match ended {
         Ok(true) => (StatusCode::OK, ""),
-        Ok(false) => (StatusCode::BAD_GATEWAY, "it has ended without an answer"),
-        Err(_) => (StatusCode::GATEWAY_TIMEOUT, "there was no answer in time"),
+        Ok(false) => (StatusCode::BAD_GATEWAY, "the program ended without answering"),
+        Err(_) => (StatusCode::GATEWAY_TIMEOUT, "the program did not answer in time"),
     };
     for id in std::mem::take(&mut waiting.open) {
         waiting.answers.push(error(&id, SERVER_ERROR, text));
@@ -100,13 +103,13 @@ pub(super) async fn call(
     waiting.into_response(status)
 }
 
-/// What is asked: each message by itself, so that a program need not know batches.
+/// The messages of a call, one by one, so that the program need not support batches.
 struct Asked {
     messages: Vec<Bytes>,
-    /// The ids of the requests, as they were written.
+    /// The ids of the requests, as the client wrote them.
     ids: Vec<Bytes>,
     is_batch: bool,
-    /// For what in a batch is no message.
+    /// The errors for invalid messages in a batch.
     errors: Vec<Bytes>,
 }
 
@@ -136,13 +139,13 @@ impl Asked {
                         false => alone(request.message()),
                     });
                 }
-                Message::Notification(told) => {
+                Message::Notification(notification) => {
                     asked.messages.push(match is_batch {
                         true => {
-                            let (method, params) = (told.method(), told.params());
+                            let (method, params) = (notification.method(), notification.params());
                             alone(&write_notification(&Dialect::STRICT, &method, params).into())
                         }
-                        false => alone(told.message()),
+                        false => alone(notification.message()),
                     });
                 }
                 Message::Invalid(invalid) if is_batch => {
@@ -153,7 +156,10 @@ impl Asked {
                     return Err((invalid.code(), invalid.problem().to_string()));
                 }
                 Message::Response(_) | Message::Batch(_) => {
-                    return Err((INVALID_REQUEST, "nobody waits for an answer here".into()));
+                    return Err((
+                        INVALID_REQUEST,
+                        "a response is not expected here; send a request or a notification".into(),
+                    ));
                 }
             }
         }
@@ -161,7 +167,7 @@ impl Asked {
     }
 }
 
-/// As programs that take lines want it.
+/// Removes line breaks, for programs that read messages by lines.
 fn on_one_line(message: &Bytes, limits: Limits) -> Bytes {
     match message.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
         false => message.clone(),
@@ -169,12 +175,12 @@ fn on_one_line(message: &Bytes, limits: Limits) -> Bytes {
     }
 }
 
-/// The answers, and what still has none.
+/// The responses, and the requests without one.
 struct Waiting {
     open: Vec<Bytes>,
     answers: Vec<Bytes>,
     is_batch: bool,
-    /// What the answers hold, as it is counted.
+    /// The memory that the responses hold.
     account: Account,
     refused: Option<MemoryRefused>,
 }
@@ -186,7 +192,7 @@ impl Waiting {
         Self { open, answers, is_batch, account, refused: None }
     }
 
-    /// Counts the answers, and that they are put together once all are there.
+    /// Counts the responses twice, because they are joined at the end.
     fn count_memory(&mut self) {
         let bytes: usize = self.answers.iter().map(Bytes::len).sum();
         if let Err(refused) = self.account.set(bytes.saturating_mul(2)) {
@@ -194,8 +200,8 @@ impl Waiting {
         }
     }
 
-    /// Takes what comes until all is answered; false if the line ends before. What is no answer is for
-    /// nobody here.
+    /// Receives messages until every request has its response; returns false if the line ends before. Everything but
+    /// responses is dropped.
     async fn gather(&mut self, backend: &ChannelBackend) -> bool {
         while !self.open.is_empty() {
             let next = poll_fn(|cx| {
@@ -227,8 +233,8 @@ impl Waiting {
         }
     }
 
-    /// An answer whose id is written as it was asked goes on as it is; the client may know its id only in
-    /// its own spelling.
+    /// Settles a request with its response. If the id is spelled as in the request the response is passed on
+    /// unchanged; otherwise it gets the client's spelling, which may be the only one the client recognizes.
     fn take_response(&mut self, response: &Answer, is_in_batch: bool) {
         let Some(id) = self.settle(response.answers()) else { return };
         self.answers.push(match response.outcome() {
@@ -237,7 +243,7 @@ impl Waiting {
         });
     }
 
-    /// What carries the id of a request and is no valid answer settles it all the same.
+    /// Settles each request whose id an invalid message carries, with an error.
     fn take_invalid(&mut self, invalid: &Invalid) {
         for answers in invalid.answers() {
             let Some(id) = self.settle(answers) else { continue };
@@ -249,13 +255,13 @@ impl Waiting {
         }
     }
 
-    /// The id that is answered, as the client wrote it. It waits no longer.
+    /// Removes the request that is answered, and returns its id as the client wrote it.
     fn settle(&mut self, answers: Answers<'_>) -> Option<Bytes> {
         let place = answers.find(self.open.iter().enumerate())?;
         Some(self.open.swap_remove(place))
     }
 
-    /// It is counted until the client has taken it.
+    /// The body counts as held memory until the client has taken it.
     fn into_response(mut self, status: StatusCode) -> Response<Body> {
         let answers: Vec<&[u8]> = self.answers.iter().map(|it| &**it).collect();
         let joined = answers.join(&b","[..]);
@@ -263,7 +269,7 @@ impl Waiting {
             true => [&b"["[..], &joined, b"]"].concat().into(),
             false => joined.into(),
         };
-        // Less than before, when they were counted twice.
+        // Less than before, as the responses were counted twice.
         let _ = self.account.set(body.len());
         let mut response = json(status, Bytes::new());
         *response.body_mut() = Body::Counted(body, self.account);
@@ -271,7 +277,7 @@ impl Waiting {
     }
 }
 
-/// Lets a line end by itself behind what it was told, and drops what it says.
+/// Lets a line end by itself after it has delivered its messages, and drops what it sends.
 async fn drain(backend: ChannelBackend, limit: std::time::Duration) {
     let _ = timeout(limit, async {
         while let Outward::Message(_) = backend.take().await {

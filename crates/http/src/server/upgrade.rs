@@ -1,4 +1,4 @@
-//! From a request to a WebSocket. It is answered only when there is a place for it.
+//! WebSocket upgrades. The request is accepted only if its line can be queued for the acceptor.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +21,10 @@ use crate::channel::{Content, Made, WebChannel};
 use crate::handshake::{HALF_CLOSE, PLAIN, RESUMABLE, TOKEN_PREFIX, accept, has_word, is_key};
 use crate::stream::Hyper;
 
-/// How long the answer may take to be written.
+/// How long writing the 101 response may take.
 const SWITCHING: Duration = Duration::from_secs(10);
 
-/// Answers the request for a WebSocket, of whichever kind is asked for, and hands it over.
+/// Responds to a WebSocket upgrade, plain or resumable, and queues the channel for its acceptor.
 pub(super) fn web_socket(
     server: &Arc<Server>,
     context: &ConnectionContext,
@@ -37,7 +37,7 @@ pub(super) fn web_socket(
     };
     let offered: Vec<&str> = protocols(request.headers()).collect();
     let is_resumable = offered.contains(&RESUMABLE);
-    // Browsers fail the connection unless one of those that they offer is granted.
+    // Browsers fail the connection if none of their subprotocols is chosen.
     let chosen = if is_resumable {
         Some(RESUMABLE)
     } else {
@@ -50,14 +50,14 @@ pub(super) fn web_socket(
     let chosen = chosen.and_then(|chosen| HeaderValue::from_str(chosen).ok());
     let queue = if is_resumable { &server.resumable } else { &server.plain };
     let Ok(place) = queue.clone().try_reserve_owned() else {
-        return busy(server, "there are too many at once; try again later");
+        return busy(server, "too many clients are waiting to be accepted; try again later");
     };
     let content = match is_resumable {
         true => Content::Carrier,
         false => Content::Plain(server.json),
     };
     let made = (server.clone(), context.permit.clone(), context.identity);
-    // A session has an end of its own.
+    // The session protocol has its own end of input.
     let half_close = !is_resumable
         && has_word(texts(request.headers(), &header::SEC_WEBSOCKET_EXTENSIONS), HALF_CLOSE);
     let switching = hyper::upgrade::on(&mut request);
@@ -82,9 +82,9 @@ pub(super) fn web_socket(
         };
         let mut config = server.web_socket;
         if is_resumable {
-            // A frame of a session has a message in it, which may be as long as any.
-            let most = config.channel.max_message.bytes().saturating_add(OVERHEAD);
-            config.channel.max_message = ByteSize::new(most);
+            // A frame of a session holds one message, which may have the maximum length.
+            let max = config.channel.max_message.bytes().saturating_add(OVERHEAD);
+            config.channel.max_message = ByteSize::new(max);
         }
         let channel = WebChannel::new(made, config);
         server.present(id, channel.shared());
@@ -94,7 +94,7 @@ pub(super) fn web_socket(
     switched(&key, chosen, half_close)
 }
 
-/// It stands in the list of WebSockets as long as this lives.
+/// Keeps the WebSocket in the server's list of open ones, until this is dropped.
 struct Present {
     server: Arc<Server>,
     id: u64,
@@ -108,28 +108,34 @@ impl Drop for Present {
     }
 }
 
-/// The key of a request that is one for a WebSocket.
+/// Validates an upgrade request and returns its key.
 fn check(request: &Request<Inbound>) -> Result<HeaderValue, Box<Response<Body>>> {
     let headers = request.headers();
     let bad = |text| Err(Box::new(line(StatusCode::BAD_REQUEST, text)));
     if !has_word(texts(headers, &header::UPGRADE), "websocket")
         || !has_word(texts(headers, &header::CONNECTION), "upgrade")
     {
-        let mut response = line(StatusCode::UPGRADE_REQUIRED, "this is for WebSockets");
+        let mut response = line(
+            StatusCode::UPGRADE_REQUIRED,
+            "this path is for WebSockets; send a WebSocket upgrade request",
+        );
         let upgrade = HeaderValue::from_static("websocket");
         response.headers_mut().insert(header::UPGRADE, upgrade);
         return Err(Box::new(response));
     }
     if request.method() != Method::GET || request.version() != Version::HTTP_11 {
-        return bad("a WebSocket is asked for by GET and HTTP/1.1");
+        return bad("a WebSocket upgrade must be a GET request of HTTP/1.1");
     }
     let has_body = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
     if has_body || headers.contains_key(header::TRANSFER_ENCODING) {
-        return bad("who asks for a WebSocket sends no body");
+        return bad("a WebSocket upgrade must not have a body");
     }
     let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
     if versions.next().is_none_or(|version| version != "13") || versions.next().is_some() {
-        let mut response = line(StatusCode::UPGRADE_REQUIRED, "the version is 13");
+        let mut response = line(
+            StatusCode::UPGRADE_REQUIRED,
+            "unsupported WebSocket version; use Sec-WebSocket-Version: 13",
+        );
         let version = HeaderValue::from_static("13");
         response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
         return Err(Box::new(response));
@@ -137,7 +143,7 @@ fn check(request: &Request<Inbound>) -> Result<HeaderValue, Box<Response<Body>>>
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     match (keys.next(), keys.next()) {
         (Some(key), None) if key.to_str().is_ok_and(is_key) => Ok(key.clone()),
-        _ => bad("there must be one key, of sixteen bytes"),
+        _ => bad("the request must have one Sec-WebSocket-Key of 16 bytes in base64"),
     }
 }
 

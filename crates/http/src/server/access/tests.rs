@@ -30,7 +30,7 @@ fn judge(access: &AccessPolicy, lines: &[(&str, &str)]) -> u16 {
     }
 }
 
-/// DNS rebinding and cross-site requests: forty forms of Host, and forty of Origin.
+/// Forty forms of Host, and forty of Origin, as in DNS rebinding and cross-site requests.
 #[test]
 fn forty_forms_of_host() {
     let access = access(|config| {
@@ -57,7 +57,7 @@ fn forty_forms_of_host() {
         ("localhost", 403),
         ("localhost:18080", 403),
         ("localhost:808", 403),
-        // Names made to look like ours.
+        // Names that resemble the server's.
         ("evil.example:8080", 403),
         ("evil.example", 403),
         ("localhost.evil.example:8080", 403),
@@ -69,14 +69,14 @@ fn forty_forms_of_host() {
         ("xproxy.example", 403),
         ("proxy.example.", 403),
         ("proxy.example.evil.example", 403),
-        // Other ways to write an address, which no browser uses, and other addresses.
+        // Other spellings of an address, which browsers do not send, and other addresses.
         ("127.1:8080", 403),
         ("2130706433:8080", 403),
         ("0x7f.0.0.1:8080", 403),
         ("0.0.0.0:8080", 403),
         ("[::ffff:127.0.0.1]:8080", 403),
         ("127.0.0.2:8080", 403),
-        // What is no host at all.
+        // Invalid hosts.
         ("", 400),
         (":8080", 400),
         ("localhost:", 400),
@@ -100,7 +100,7 @@ fn forty_forms_of_host() {
     let doubled = [("host", "localhost:8080"), ("host", "localhost:8080")];
     assert_eq!(judge(&access, &doubled), 400);
     assert_eq!(judge(&access, &[]), 400, "none");
-    // Asked as a proxy, with another name in the first line than in the second.
+    // The absolute form that a proxy gets, with another host in the request line than in Host.
     let local = Some("127.0.0.1:8080".parse().unwrap());
     for (uri, host, is_admitted) in [
         ("http://localhost:8080/ws", "localhost:8080", true),
@@ -126,7 +126,7 @@ fn forty_forms_of_origin() {
         ("https://proxy.example:443", 200),
         ("https://PROXY.EXAMPLE", 200),
         ("http://page.example:3000", 200),
-        // Ours is the one of the name that it was asked by.
+        // Only the origin with the host that the request was sent to is the server's own.
         ("http://127.0.0.1:8080", 403),
         ("http://[::1]:8080", 403),
         // Another scheme or port is another origin.
@@ -141,7 +141,7 @@ fn forty_forms_of_origin() {
         ("http://page.example:30000", 403),
         ("https://page.example:3000", 403),
         ("ws://localhost:8080", 403),
-        // Foreign pages, also such as are called nearly so.
+        // Other sites, including those with similar names.
         ("http://evil.example", 403),
         ("http://evil.example:8080", 403),
         ("http://localhost.evil.example:8080", 403),
@@ -153,7 +153,7 @@ fn forty_forms_of_origin() {
         ("https://sub.proxy.example", 403),
         ("https://xproxy.example", 403),
         ("http://page.example:3000.evil.example", 403),
-        // What has no origin, or is none.
+        // Values without an origin, or invalid ones.
         ("null", 403),
         ("NULL", 403),
         ("", 403),
@@ -176,17 +176,17 @@ fn forty_forms_of_origin() {
         assert_eq!(judge(&access, &lines), status, "{origin:?}");
     }
     let host = ("host", "localhost:8080");
-    assert_eq!(judge(&access, &[host]), 200, "no browser");
+    assert_eq!(judge(&access, &[host]), 200, "not a browser");
     let own = ("origin", "http://localhost:8080");
-    assert_eq!(judge(&access, &[host, own, own]), 400, "doubled");
+    assert_eq!(judge(&access, &[host, own, own]), 400, "repeated");
     assert_eq!(judge(&access, &[host, own, ("origin", "http://evil.example")]), 400);
-    // Its own origin helps no page whose name was made to lead here.
+    // A page's own origin does not help it after DNS rebinding.
     let rebound = [("host", "evil.example:8080"), ("origin", "http://evil.example:8080")];
     assert_eq!(judge(&access, &rebound), 403);
 }
 
 #[test]
-fn the_address_that_a_connection_leads_to_is_a_name_of_the_server() {
+fn local_address_of_connection_is_an_allowed_host() {
     let access = access(|_| {});
     let local = Some("192.0.2.7:8080".parse().unwrap());
     for (host, is_admitted) in
@@ -205,7 +205,7 @@ fn authenticate(access: &AccessPolicy, lines: &[(&str, &str)]) -> u16 {
 }
 
 #[test]
-fn no_token_a_wrong_one_a_doubled_one() {
+fn missing_wrong_and_repeated_tokens_are_refused() {
     let access = access(|_| {});
     let right = "Bearer the-token-of-these-tests";
     let (bearer, protocol) = ("authorization", "sec-websocket-protocol");
@@ -231,12 +231,12 @@ fn no_token_a_wrong_one_a_doubled_one() {
         (&[(protocol, "tieline.token.")], 401),
         (&[(protocol, "tieline.token.wrong")], 401),
         (&[(protocol, by_protocol), (protocol, by_protocol)], 400),
-        // Each that is shown has to be right.
+        // If several are sent, each must be right.
         (&[(bearer, right), (protocol, by_protocol)], 200),
         (&[(bearer, right), (protocol, "tieline.token.wrong")], 401),
         (&[(bearer, "Bearer wrong"), (protocol, by_protocol)], 401),
         (&[("cookie", "tieline_8080=the-token-of-these-tests")], 401),
-        // An old cookie says nothing where a token does.
+        // An outdated cookie does not matter next to a right token.
         (&[(bearer, right), ("cookie", "tieline_8080=old")], 200),
     ] {
         assert_eq!(authenticate(&access, lines), status, "{lines:?}");
@@ -255,12 +255,12 @@ fn no_token_a_wrong_one_a_doubled_one() {
 }
 
 #[test]
-fn a_one_time_key_is_good_once_and_its_cookie_from_then_on() {
+fn one_time_key_works_once_and_its_cookie_stays_valid() {
     let access = access(|_| {});
     let key = access.one_time_key().unwrap();
     assert_eq!(access.exchange("guessed"), None);
     let cookie = access.exchange(key.reveal()).unwrap();
-    assert_eq!(access.exchange(key.reveal()), None, "a second time");
+    assert_eq!(access.exchange(key.reveal()), None, "used a second time");
     let (pair, attributes) = cookie.split_once("; ").unwrap();
     assert_eq!(attributes, "HttpOnly; SameSite=Strict");
     let others = format!("a=b; {pair}; c=d");
@@ -276,16 +276,16 @@ fn a_one_time_key_is_good_once_and_its_cookie_from_then_on() {
     ] {
         assert_eq!(authenticate(&access, &[("cookie", &wrong)]), 401, "{wrong}");
     }
-    // Neither is the other, nor the token.
+    // The cookie is not accepted as a token, nor the token as a key.
     let bearer = format!("Bearer {value}");
     assert_eq!(authenticate(&access, &[("authorization", &bearer)]), 401);
     assert_eq!(access.exchange(TOKEN), None);
 }
 
 #[test]
-fn whoever_shows_the_same_secret_is_the_same_however_it_is_shown() {
+fn principal_depends_on_the_secret_not_on_how_it_is_sent() {
     let access = access(|_| {});
-    let who = |lines: &[(&str, &str)]| {
+    let principal = |lines: &[(&str, &str)]| {
         access.authenticate(&request("/ws", lines).headers).unwrap().unwrap()
     };
     let cookies = [(); 2].map(|()| {
@@ -294,15 +294,18 @@ fn whoever_shows_the_same_secret_is_the_same_however_it_is_shown() {
     });
     let bearer = ("authorization", "Bearer the-token-of-these-tests");
     let by_protocol = ("sec-websocket-protocol", "tieline.token.the-token-of-these-tests");
-    let owner = who(&[bearer]);
-    assert!(who(&[by_protocol]) == owner && who(&[bearer, ("cookie", &cookies[0])]) == owner);
-    let [one, other] = [0, 1].map(|number| who(&[("cookie", &cookies[number])]));
-    assert!(one != other && one != owner && other != owner, "each browser is its own");
-    assert_eq!(who(&[("cookie", &cookies[0])]), one);
+    let owner = principal(&[bearer]);
+    assert!(
+        principal(&[by_protocol]) == owner
+            && principal(&[bearer, ("cookie", &cookies[0])]) == owner
+    );
+    let [one, other] = [0, 1].map(|number| principal(&[("cookie", &cookies[number])]));
+    assert!(one != other && one != owner && other != owner, "each cookie has its own principal");
+    assert_eq!(principal(&[("cookie", &cookies[0])]), one);
 }
 
 #[test]
-fn of_keys_that_nobody_uses_the_newest_are_good() {
+fn only_the_newest_unused_one_time_keys_are_valid() {
     let access = access(|_| {});
     let keys: Vec<_> = (0..=MAX_KEYS).map(|_| access.one_time_key().unwrap()).collect();
     assert_eq!(access.exchange(keys[0].reveal()), None);

@@ -1,4 +1,4 @@
-//! One connection of a session: from the frames of its server to the events of a GET.
+//! One connection of a session: turns the frames of its server into the events of a GET.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,16 +21,16 @@ use crate::events::stream::BodyWriter;
 use crate::events::{ChannelBackend, Outward};
 use crate::server::Server;
 
-/// How long behind the last event a client that was cut off may come for it.
+/// How long a disconnected client may reconnect for the last event.
 const LINGER: Duration = Duration::from_secs(30);
-/// While the client reads slowly, the session hears so often that it does.
+/// While a client reads slowly, the session is kept alive at this interval.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
-/// How a stream has ended.
+/// How a connection ended.
 pub(super) enum Ended {
-    /// The connection is gone, or the session's is; the client may come again.
+    /// The connection to the client or to the session is lost; the client may reconnect.
     Away,
-    /// A newer one has taken its place.
+    /// A newer connection has replaced it.
     Overtaken,
     /// The session is over.
     Over,
@@ -38,7 +38,7 @@ pub(super) enum Ended {
     Closing,
 }
 
-/// A connection of a session, and the stream of the GET that it was made for.
+/// A connection of a session, and the stream that its GET opened.
 pub(super) struct Carrier<'a> {
     pub(super) server: &'a Server,
     pub(super) stream: &'a Stream,
@@ -47,18 +47,18 @@ pub(super) struct Carrier<'a> {
     pub(super) backend: ChannelBackend,
 }
 
-/// The client's end of it.
+/// The client's end of the connection.
 struct Reader {
     writer: BodyWriter,
-    /// Events by where they end in the stream.
+    /// The end position in the stream, and the number, of each event that is not fully written.
     marks: VecDeque<(u64, Sequence)>,
     quiet: Instant,
-    /// How far the connection's bytes had moved when that was last looked at.
+    /// The connection's progress at the last check.
     moves: u64,
 }
 
 impl Carrier<'_> {
-    /// Carries until one of the two ends, or the server does.
+    /// Serves the connection until the client, the session or the server ends it.
     pub(super) async fn carry(self, writer: BodyWriter) -> Ended {
         let Self { session, backend, generation, .. } = &self;
         let mut changed = session.changed.subscribe();
@@ -66,22 +66,24 @@ impl Carrier<'_> {
         let moves = writer.moves();
         let quiet = Instant::now() + QUIET;
         let mut reader = Some(Reader { writer, marks: Default::default(), quiet, moves });
-        // Behind the last event.
-        let mut lingers: Option<Instant> = None;
-        // When it is looked next whether a client that reads slowly still does.
-        let mut looks = Instant::now() + SIGN_OF_LIFE;
+        // After the last event: how long to wait for a client that reconnects.
+        let mut linger_until: Option<Instant> = None;
+        // When to check again whether a slow client still reads.
+        let mut next_check = Instant::now() + SIGN_OF_LIFE;
         loop {
             let (known, had_room) = match &mut reader {
                 Some(reader) => {
-                    // Told here, and not only where it is waited for: what was written while something else
-                    // was done moves nothing any more.
+                    // Also report here, not only from the wait below: bytes written in the meantime
+                    // cause no further wakeup.
                     let known = reader.writer.written();
                     self.wrote(reader);
                     (known, reader.writer.has_room())
                 }
                 None => (0, true),
             };
-            let Some(wake_at) = say(session, *generation, backend) else { return Ended::Overtaken };
+            let Some(wake_at) = send_pending(session, *generation, backend) else {
+                return Ended::Overtaken;
+            };
             {
                 let Some(core) = session.mine(*generation) else { return Ended::Overtaken };
                 if core.machine.is_over() {
@@ -93,7 +95,7 @@ impl Carrier<'_> {
                     return Ended::Over;
                 }
             }
-            // Behind its end there may be frames that were sent before, a farewell among them.
+            // After its end the queue may still hold earlier frames, such as a farewell.
             let is_held_up = !backend.has_room() && !backend.is_over();
             tokio::select! {
                 outward = backend.take(), if had_room => {
@@ -106,7 +108,7 @@ impl Carrier<'_> {
                             Heard::Overtaken => return Ended::Overtaken,
                             Heard::End => {
                                 reader = None;
-                                lingers = Some(Instant::now() + LINGER);
+                                linger_until = Some(Instant::now() + LINGER);
                             }
                         }
                         let is_full = reader.as_ref().is_some_and(|it| !it.writer.has_room());
@@ -133,9 +135,9 @@ impl Carrier<'_> {
                         reader.writer.write(|out| sse::comment("", out));
                     }
                 }
-                () = sleep_until(looks), if !had_room => {
-                    // It reads, slowly: then the session must not be given up.
-                    looks = Instant::now() + SIGN_OF_LIFE;
+                () = sleep_until(next_check), if !had_room => {
+                    // The client still reads, if slowly: keep the session alive.
+                    next_check = Instant::now() + SIGN_OF_LIFE;
                     let Some(reader) = &mut reader else { continue };
                     let moves = reader.writer.moves();
                     if std::mem::replace(&mut reader.moves, moves) != moves && backend.has_room() {
@@ -143,8 +145,8 @@ impl Carrier<'_> {
                         backend.push(Incoming::Message(Frame::Ack { acknowledged }.to_bytes()));
                     }
                 }
-                () = until(lingers) => {
-                    lingers = None;
+                () = until(linger_until) => {
+                    linger_until = None;
                     let Some(mut core) = session.mine(*generation) else {
                         return Ended::Overtaken;
                     };
@@ -160,9 +162,9 @@ impl Carrier<'_> {
         }
     }
 
-    /// Too much is held in memory of what the client has posted.
+    /// Closes the session because the client's posted messages hold too much memory.
     fn refuse(&self, refused: MemoryRefused, reader: Option<&mut Reader>) {
-        tracing::warn!(endpoint = %self.server.endpoint, "a session is over: {refused}");
+        tracing::warn!(endpoint = %self.server.endpoint, "session closed: {refused}");
         let close = told(Some(&refused.into()));
         let sequence = {
             let mut core = self.session.core();
@@ -173,10 +175,10 @@ impl Carrier<'_> {
             let id = format!("{}.{sequence}", self.stream.name);
             reader.writer.write(|out| last_event(&close, Some(&id), out));
         }
-        say_bye(self.session, self.generation, &self.backend, refused.to_string());
+        send_bye(self.session, self.generation, &self.backend, refused.to_string());
     }
 
-    /// A frame of the session.
+    /// Handles a frame of the session.
     fn hear(&self, frame: Bytes, reader: Option<&mut Reader>) -> Heard {
         let taken = {
             let Some(mut core) = self.session.mine(self.generation) else {
@@ -204,13 +206,14 @@ impl Carrier<'_> {
         match taken {
             Ok(None) => Heard::Nothing,
             Ok(Some(Taken::Event { sequence, message })) if message.is_empty() => {
-                // An EventSource passes over an event without data.
-                let text =
-                    format!("message {sequence} of the session is empty, which an event cannot be");
-                tracing::warn!(endpoint = %self.server.endpoint, "a session is over: {text}");
+                // An EventSource ignores an event without data.
+                let text = format!(
+                    "message {sequence} is empty, and an event cannot carry an empty message"
+                );
+                tracing::warn!(endpoint = %self.server.endpoint, "session closed: {text}");
                 self.session.core().is_lost = true;
                 last(reader, Close::because(CloseCode::INTERNAL, &*text), sequence - 1);
-                say_bye(self.session, self.generation, &self.backend, text);
+                send_bye(self.session, self.generation, &self.backend, text);
                 Heard::Over
             }
             Ok(Some(Taken::Event { sequence, message })) => {
@@ -236,8 +239,9 @@ impl Carrier<'_> {
                 Heard::Over
             }
             Err(violation) => {
-                tracing::warn!(endpoint = %self.server.endpoint, "a session is over: {violation}");
-                let close = Close::because(CloseCode::INTERNAL, "the session has broken");
+                tracing::warn!(endpoint = %self.server.endpoint, "session closed: {violation}");
+                let close =
+                    Close::because(CloseCode::INTERNAL, "the session violated its protocol");
                 let sequence = {
                     let mut core = self.session.core();
                     core.is_lost = true;
@@ -249,7 +253,8 @@ impl Carrier<'_> {
         }
     }
 
-    /// Why a session has ended well. It does not say that its server goes; but we know.
+    /// Returns the close reason of an orderly end. A farewell does not say whether the server shuts down, but the server
+    /// knows.
     fn orderly(&self) -> Close {
         match self.server.is_ready.load(Relaxed) {
             true => Close::new(CloseCode::NORMAL),
@@ -257,7 +262,7 @@ impl Carrier<'_> {
         }
     }
 
-    /// More was written to the client's connection.
+    /// Reports to the session which events were fully written to the client's connection.
     fn wrote(&self, reader: &mut Reader) {
         let written = reader.writer.written();
         let mut last = None;
@@ -272,7 +277,7 @@ impl Carrier<'_> {
         }
     }
 
-    /// The client is done, and so is all: the session hears what was posted before, and the stream ends.
+    /// The client has left: sends the session everything posted before, and ends the stream.
     fn bye(&self, reader: Option<&mut Reader>) {
         bye(self.session, self.generation, &self.backend);
         if let Some(reader) = reader {
@@ -281,9 +286,13 @@ impl Carrier<'_> {
     }
 }
 
-/// Says to the session what there is to say, and when there will be more. `None`: it is not for this
-/// connection any more.
-fn say(session: &Session, generation: u64, backend: &ChannelBackend) -> Option<Option<Instant>> {
+/// Sends the session its pending frames, and returns when there will be more. `None`: a newer connection has
+/// replaced this one.
+fn send_pending(
+    session: &Session,
+    generation: u64,
+    backend: &ChannelBackend,
+) -> Option<Option<Instant>> {
     let mut core = session.mine(generation)?;
     let now = session.now();
     while backend.has_room()
@@ -294,26 +303,26 @@ fn say(session: &Session, generation: u64, backend: &ChannelBackend) -> Option<O
     Some(core.machine.wake_at().map(|at| session.begun + at))
 }
 
-/// The last that a session hears from a client that is done.
+/// Sends the last frames of a client that has left.
 pub(super) fn bye(session: &Session, generation: u64, backend: &ChannelBackend) {
     if let Some(mut core) = session.mine(generation) {
         core.machine.finish(session.now());
     }
-    say_bye(session, generation, backend, String::new());
+    send_bye(session, generation, backend, String::new());
 }
 
 /// Ends the session, for the reason in `text` if there is one.
-fn say_bye(session: &Session, generation: u64, backend: &ChannelBackend, text: String) {
+fn send_bye(session: &Session, generation: u64, backend: &ChannelBackend, text: String) {
     let Some(received) = session.mine(generation).map(|core| core.machine.acknowledged()) else {
         return;
     };
-    say(session, generation, backend);
+    send_pending(session, generation, backend);
     let farewell = Farewell { received, text };
     backend.push(Incoming::Message(Frame::Bye(farewell).to_bytes()));
     backend.end_inward(CloseReason::ByPeer);
 }
 
-/// What came of a frame.
+/// The result of handling a frame.
 enum Heard {
     Nothing,
     /// The last event was written.

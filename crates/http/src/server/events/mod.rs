@@ -1,11 +1,12 @@
-//! Streams of events, and what is posted to them.
+//! Event streams (server-sent events), and the POSTs to them.
 //!
 //! ```text
-//!   GET /sse                            what it is                       where it goes
-//!   Tieline-Protocol: tieline           a line that ends with it         plain
+//!   GET /sse                            the stream                       its acceptor
+//!   Tieline-Protocol: tieline           a plain line, which ends with    plain
+//!                                       the stream
 //!   Tieline-Protocol: tieline.1         frames of the client's session   resumable
-//!   (neither)                           an EventSource: a session that   resumable; plain, without ids,
-//!                                       is resumed here in its place     if nobody takes sessions
+//!   (neither)                           an EventSource: the server       resumable; if that is dropped,
+//!                                       keeps a session on its behalf    a plain line without ids
 //! ```
 
 mod carrier;
@@ -40,16 +41,16 @@ use crate::events::{
 use crate::handshake::{PLAIN, RESUMABLE};
 use tieline_proto::sse::{self, Encoder};
 
-/// A comment says so often that the line is still there.
+/// An idle stream gets a comment after this time.
 const QUIET: Duration = Duration::from_secs(15);
-/// What a body with messages behind their lengths may have beyond one message.
+/// How many bytes more than one message a body of length-prefixed messages may have.
 const BATCH: usize = 256 * 1024;
-/// How long a client that has left may still be told what is on its way to it.
+/// How long messages in flight may still be delivered to a client that has left.
 const GOODBYE: Duration = Duration::from_secs(10);
 
-const TOO_MANY: &str = "there are too many at once; try again later";
+const TOO_MANY: &str = "too many clients are connected or waiting; try again later";
 
-/// `GET`: a stream of events.
+/// Handles `GET`: opens an event stream.
 pub(super) async fn open(
     server: &Arc<Server>,
     context: &ConnectionContext,
@@ -64,7 +65,10 @@ pub(super) async fn open(
     match asked {
         Some(PLAIN) => plain::open(server, context, owner, Some(PLAIN)),
         Some(RESUMABLE) => plain::open(server, context, owner, Some(RESUMABLE)),
-        Some(_) => line(StatusCode::BAD_REQUEST, "that protocol is not spoken here"),
+        Some(_) => line(
+            StatusCode::BAD_REQUEST,
+            "unknown Tieline-Protocol; use `tieline` or `tieline.1`, or leave the header out",
+        ),
         None if server.resumable.is_closed() => plain::open(server, context, owner, None),
         None => match one(headers, "last-event-id") {
             Ok(id) => session::open(server, context, owner, id.filter(|id| !id.is_empty())).await,
@@ -73,7 +77,7 @@ pub(super) async fn open(
     }
 }
 
-/// `POST`: messages for a stream.
+/// Handles `POST`: messages for a stream.
 pub(super) async fn post(
     server: &Arc<Server>,
     owner: Owner,
@@ -100,18 +104,25 @@ async fn take(
         None => None,
         Some(text) if !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit()) => {
             match text.parse() {
-                Ok(0) => return Err(no(StatusCode::BAD_REQUEST, "POSTs are counted from 1")),
+                Ok(0) => return Err(no(StatusCode::BAD_REQUEST, "Tieline-Sequence begins with 1")),
                 Ok(sequence) => Some(sequence),
-                Err(_) => return Err(no(StatusCode::BAD_REQUEST, "nobody counts so far")),
+                Err(_) => return Err(no(StatusCode::BAD_REQUEST, "Tieline-Sequence is too large")),
             }
         }
-        Some(_) => return Err(no(StatusCode::BAD_REQUEST, "Tieline-Sequence is a number")),
+        Some(_) => {
+            return Err(no(StatusCode::BAD_REQUEST, "Tieline-Sequence must be a decimal number"));
+        }
     };
     let proven = match one(&parts.headers, "last-event-id")?.filter(|id| !id.is_empty()) {
         None => None,
         Some(id) => match read_id(id) {
             Some((name, last)) if name == stream.name => Some(last),
-            _ => return Err(no(StatusCode::BAD_REQUEST, "that is no id of this stream's events")),
+            _ => {
+                return Err(no(
+                    StatusCode::BAD_REQUEST,
+                    "Last-Event-ID is not an event id of this stream",
+                ));
+            }
         },
     };
     let is_carrier = matches!(&stream.line, Line::Plain { is_carrier: true, .. });
@@ -120,7 +131,7 @@ async fn take(
         Some(YES) if matches!(&stream.line, Line::Plain { is_carrier: false, .. }) => true,
         Some(YES) => {
             let text =
-                "this stream is a session, whose input is ended by its own protocol or by DELETE";
+                "this stream is a session; end its input with DELETE or with the session protocol";
             return Err(no(StatusCode::BAD_REQUEST, text));
         }
         Some(_) => {
@@ -130,39 +141,55 @@ async fn take(
     let is_framed = is_carrier || parts.headers.get(header::CONTENT_TYPE).is_some_and(is_frames);
     let largest = server.web_socket.channel.max_message;
     let largest = if is_carrier { carrier_limit(largest) } else { largest };
-    // Several that are short may stand in front of one that is as long as any.
-    let most = largest.bytes().saturating_add(if is_framed { BATCH } else { 0 });
-    // Its room is kept until the line's queue has it, or nobody.
+    // Short messages may precede one of maximum length.
+    let max = largest.bytes().saturating_add(if is_framed { BATCH } else { 0 });
+    // `_held` keeps the bytes counted until the line's queue counts them or they are dropped.
     let heard = |bytes| {
         if let Line::Plain { backend, .. } = &stream.line {
             backend.hear(bytes);
         }
     };
-    let (body, _held) = read(server, body, most, heard).await?;
+    let (body, _held) = read(server, body, max, heard).await?;
     let messages = if is_framed {
-        framed(body, largest).ok_or_else(|| no(StatusCode::BAD_REQUEST, "these are no frames"))?
+        framed(body, largest).ok_or_else(|| {
+            no(StatusCode::BAD_REQUEST, "the body is not a sequence of length-prefixed messages")
+        })?
     } else {
         let text = messages(body, server.json.unwrap_or_default());
-        text.map_err(|_| no(StatusCode::PAYLOAD_TOO_LARGE, "there are too many messages in it"))?
+        text.map_err(|_| {
+            no(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body has too many messages; send fewer in one POST",
+            )
+        })?
     };
     if !is_carrier && messages.iter().any(Bytes::is_empty) {
-        // None of them is taken, so that the client can tell what was.
-        return Err(no(StatusCode::BAD_REQUEST, "an empty message cannot be passed on"));
+        // None of the messages is taken, so that the client knows what was.
+        return Err(no(
+            StatusCode::BAD_REQUEST,
+            "the body has an empty message, which cannot be delivered",
+        ));
     }
     if let (Some(limits), false) = (server.json, is_carrier)
         && messages.iter().any(|message| Fault::unless_json(message, limits).is_some())
     {
-        return Err(no(StatusCode::BAD_REQUEST, "that is no JSON"));
+        return Err(no(
+            StatusCode::BAD_REQUEST,
+            "a message in the body is not valid JSON, or exceeds the limits",
+        ));
     }
     let posted = Posted { sequence, proven, messages, ends_input };
     let waiting = take_in_turn(server, &stream, posted);
     match timeout(server.limits.take_wait, waiting).await {
         Ok(taken) => taken,
-        Err(_) => Err(Box::new(busy(server, "more comes than is taken; try again later"))),
+        Err(_) => Err(Box::new(busy(
+            server,
+            "the program did not take the messages in time; try again later",
+        ))),
     }
 }
 
-/// Whether a type is that of frames, whatever parameters it has.
+/// Whether a content type is that of length-prefixed messages, with any parameters.
 fn is_frames(kind: &HeaderValue) -> bool {
     let kind = kind.to_str().unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(FRAMES))
@@ -170,16 +197,16 @@ fn is_frames(kind: &HeaderValue) -> bool {
 
 /// The content of a POST.
 struct Posted {
-    /// Its number among those of its stream.
+    /// Its sequence number in the stream.
     sequence: Option<u64>,
-    /// The last event that the client has received, if it says so.
+    /// The last event that the client has received, if the request states it.
     proven: Option<u64>,
     messages: Vec<Bytes>,
-    /// The client's input ends after them.
+    /// The client's input ends after these messages.
     ends_input: bool,
 }
 
-/// Takes messages behind those that came before them. Cancel-safe: it takes all or none.
+/// Takes the messages in the order of the POSTs. Cancel-safe: takes all or none.
 async fn take_in_turn(
     server: &Server,
     stream: &Stream,
@@ -193,7 +220,7 @@ async fn take_in_turn(
     match sequence {
         Some(sequence) if sequence <= *posts => return Ok(accepted()),
         Some(sequence) if sequence > *posts + 1 => {
-            let text = format!("the next POST is number {}", *posts + 1);
+            let text = format!("unexpected Tieline-Sequence; the next one is {}", *posts + 1);
             return Err(no(StatusCode::CONFLICT, &text));
         }
         _ => {}
@@ -208,7 +235,7 @@ async fn take_in_turn(
                 }
                 for message in messages {
                     if !backend.push(Incoming::Message(message)) {
-                        return Err(no(StatusCode::GONE, "the line has ended"));
+                        return Err(no(StatusCode::GONE, "the line has ended; open a new stream"));
                     }
                 }
             }
@@ -225,7 +252,7 @@ async fn take_in_turn(
     Ok(accepted())
 }
 
-/// `DELETE`: the client is done.
+/// Handles `DELETE`: the client leaves.
 pub(super) fn delete(
     server: &Arc<Server>,
     owner: Owner,
@@ -243,29 +270,32 @@ pub(super) fn delete(
     }
 }
 
-/// The stream that a request is for, if it is one of whoever makes it.
+/// Finds the stream that a request names, if it belongs to `owner`.
 fn find(server: &Server, owner: Owner, uri: &Uri) -> Result<Arc<Stream>, Refusal> {
     let query = uri.query().unwrap_or_default();
     let name = query.split('&').find_map(|it| it.strip_prefix("session=")).unwrap_or_default();
     match server.events.find(name, owner) {
         Found::Live(stream) => Ok(stream),
-        Found::Over(_) => Err(no(StatusCode::GONE, "it is over")),
-        Found::Nothing => Err(no(StatusCode::NOT_FOUND, "there is no such stream")),
+        Found::Over(_) => Err(no(StatusCode::GONE, "the stream has ended; open a new one")),
+        Found::Nothing => Err(no(StatusCode::NOT_FOUND, "unknown stream; open a new one with GET")),
     }
 }
 
-/// The one value of a header that may stand once.
+/// Returns the value of a header that may appear once.
 fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(HeaderName::from_static(name)).iter();
     let value = values.next().map(|value| value.to_str());
     match (value, values.next()) {
         (None, _) => Ok(None),
         (Some(Ok(value)), None) => Ok(Some(value.trim())),
-        _ => Err(no(StatusCode::BAD_REQUEST, "a header stands twice, or is no text")),
+        _ => {
+            let text = format!("the header {name} is repeated or not text");
+            Err(no(StatusCode::BAD_REQUEST, &text))
+        }
     }
 }
 
-/// The answer that goes on, and the pen that writes it.
+/// Creates the response of an event stream, and the writer of its body.
 fn begin(
     server: &Server,
     context: &ConnectionContext,
@@ -276,7 +306,7 @@ fn begin(
     let mut response = answer(StatusCode::OK, EVENT_STREAM, Bytes::new());
     *response.body_mut() = Body::Stream(Box::pin(events));
     let headers = response.headers_mut();
-    // For nginx, which would keep events back until there are many.
+    // Tells nginx not to buffer the events.
     let no = HeaderValue::from_static("no");
     headers.insert(HeaderName::from_static("x-accel-buffering"), no);
     if let Some(protocol) = protocol {
@@ -286,9 +316,9 @@ fn begin(
     (writer, response)
 }
 
-/// How every stream begins: with a sign of life, and where to post.
+/// Writes the start of every stream: a comment, and the URL for POSTs.
 fn welcome(writer: &mut BodyWriter, stream: &Stream, last: Option<u64>) {
-    // Relative to the URL of the stream, so that it is right behind a proxy that strips a prefix.
+    // Relative to the URL of the stream, so that it stays right with a proxy that strips a prefix.
     let uri = format!("{}?session={}", SSE_PATH.trim_start_matches('/'), stream.name);
     let id = last.map(|last| format!("{}.{last}", stream.name));
     writer.write(|out| {
@@ -299,7 +329,7 @@ fn welcome(writer: &mut BodyWriter, stream: &Stream, last: Option<u64>) {
     });
 }
 
-/// What the channels of a server are.
+/// Returns the parameters of a new channel.
 fn channel_of(server: &Server, owner: Owner, is_carrier: bool) -> ChannelParams {
     let mut config = server.web_socket.channel;
     if is_carrier {
@@ -314,30 +344,30 @@ fn channel_of(server: &Server, owner: Owner, is_carrier: bool) -> ChannelParams 
         config,
         memory: server.memory.clone(),
         is_carrier,
-        // A server only ends the whole line.
+        // The server's side cannot end its input alone, only the whole line.
         half_close: false,
     }
 }
 
-/// The longest body that is taken, where a message is at most so long.
+/// Returns the longest body that is accepted, where messages have at most `max_message` bytes.
 pub(super) fn longest_body(max_message: ByteSize) -> usize {
     carrier_limit(max_message).bytes().saturating_add(BATCH)
 }
 
-/// A frame of a session has a message in it, which may be as long as any.
-fn carrier_limit(most: ByteSize) -> ByteSize {
-    ByteSize::new(most.bytes().saturating_add(OVERHEAD))
+/// A frame of a session holds one message, which may have the maximum length.
+fn carrier_limit(max: ByteSize) -> ByteSize {
+    ByteSize::new(max.bytes().saturating_add(OVERHEAD))
 }
 
-/// A plain line that nothing is known of but what a POST brings: its far end, handed over.
-pub(super) fn called(server: &Server, owner: Owner) -> Option<crate::events::ChannelBackend> {
+/// Opens a plain line for a call by POST, and returns the server's end of it.
+pub(super) fn open_call(server: &Server, owner: Owner) -> Option<crate::events::ChannelBackend> {
     let place = server.plain.clone().try_reserve_owned().ok()?;
     let (channel, backend) = pair(channel_of(server, owner, false));
     place.send(WebLine::Events(channel));
     Some(backend)
 }
 
-/// Whose doing it was that a connection is gone.
+/// Returns why a connection was lost.
 fn torn(writer: &BodyWriter) -> CloseReason {
     match writer.refused() {
         Some(refused) => refused.into(),

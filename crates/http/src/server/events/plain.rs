@@ -1,4 +1,4 @@
-//! A line that ends with its stream: of messages, or of the frames of a client's session.
+//! Lines that end with their stream: of plain messages, or of the frames of a client's session.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::server::count::count;
 use crate::server::route::{ConnectionContext, busy};
 use crate::server::{Server, WebLine};
 
-/// Begins a stream, if there is a place for its line.
+/// Opens a stream, if its line can be queued for the acceptor.
 pub(super) fn open(
     server: &Arc<Server>,
     context: &ConnectionContext,
@@ -48,7 +48,7 @@ pub(super) fn open(
     response
 }
 
-/// Carries what goes out until the line ends, on either side.
+/// Delivers outgoing messages until the line ends on either side.
 async fn run(server: Arc<Server>, stream: Arc<Stream>, mut writer: BodyWriter) {
     if let Line::Plain { backend, is_carrier } = &stream.line {
         let reason = carry(&server, &stream, backend, *is_carrier, &mut writer).await;
@@ -66,9 +66,9 @@ async fn carry(
 ) -> CloseReason {
     let mut closing = server.closing.subscribe();
     let mut quiet = Instant::now() + QUIET;
-    // Until when a client that is done is told what was on its way.
-    let mut leaves: Option<Instant> = None;
-    // How far its bytes had come when that was last looked.
+    // After the client has left: when to stop delivering what is in flight.
+    let mut leave_until: Option<Instant> = None;
+    // The connection's progress at the last check.
     let mut moved = 0;
     let mut pushed = 0;
     loop {
@@ -97,9 +97,9 @@ async fn carry(
                     return torn(writer);
                 }
             }
-            () = stream.leaves.notified(), if leaves.is_none() => {
+            () = stream.leaves.notified(), if leave_until.is_none() => {
                 backend.end_inward(CloseReason::ByPeer);
-                leaves = Some(Instant::now() + GOODBYE);
+                leave_until = Some(Instant::now() + GOODBYE);
                 moved = writer.moves();
             }
             () = sleep_until(quiet) => {
@@ -108,16 +108,16 @@ async fn carry(
                 }
                 quiet = Instant::now() + QUIET;
             }
-            () = until(leaves) => {
+            () = until(leave_until) => {
                 if writer.written() >= pushed {
                     return CloseReason::ByPeer;
                 }
-                // A long message is on its way to it.
+                // A long message is still being written to the client.
                 let moves = writer.moves();
                 if std::mem::replace(&mut moved, moves) == moves {
                     return CloseReason::Stalled;
                 }
-                leaves = Some(Instant::now() + GOODBYE);
+                leave_until = Some(Instant::now() + GOODBYE);
             }
             _ = closing.wait_for(|is_closing| *is_closing) => {
                 if !is_carrier {
@@ -136,7 +136,7 @@ fn write(writer: &mut BodyWriter, is_carrier: bool, message: &Bytes) -> u64 {
     })
 }
 
-/// Waits for a moment, if there is one.
+/// Waits until `moment`, or forever if there is none.
 pub(super) async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,

@@ -1,13 +1,13 @@
-//! A session in the place of an EventSource, which knows only the ids of its events.
+//! A session that the server keeps on behalf of an EventSource, which knows only the ids of its events.
 //!
 //! ```text
 //!   GET ──▶ Hello ──▶ the server's own acceptor of sessions, over a pair of queues
-//!   events ◀─ Pen ◀─ EventSession ◀─ frames ◀═╡
-//!   POST ──────────▶ EventSession ─▶ frames ═▶╡
+//!   events ◀─ BodyWriter ◀─ EventSession ◀─ frames ◀═╡
+//!   POST ─────────────────▶ EventSession ─▶ frames ═▶╡
 //! ```
 //!
-//! Each GET is a connection of the session. A task of its own carries it, so that the session is answered
-//! while the client reads slowly; between two GETs it waits for the next one.
+//! Each GET is a connection of the session. A separate task serves it, so that the session gets its answers
+//! even while the client reads slowly. Between two GETs the task waits for the next one.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -34,38 +34,38 @@ use crate::server::count::count;
 use crate::server::route::{ConnectionContext, busy};
 use crate::server::{Server, WebLine};
 
-/// What a client has posted is kept until the session has acknowledged it.
+/// Posted messages are kept until the session has acknowledged them.
 const POSTED: SessionConfig =
     SessionConfig { replay_messages: 256, replay_bytes: 1 << 20, commits: true };
-/// How long the handshake may take, which crosses no network.
+/// How long the handshake may take. It stays in this process.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The session of an EventSource.
 pub(super) struct Session {
     core: Mutex<Core>,
-    /// Something has changed that those who post, or the task, wait for.
+    /// Notifies the waiting POSTs and the task of changes.
     pub(super) changed: watch::Sender<()>,
     pub(super) begun: Instant,
 }
 
 pub(super) struct Core {
     pub(super) machine: EventSession,
-    /// Which GET is the last; what an older one still does is nothing to the session.
+    /// The number of the newest GET. Older ones must not touch the session.
     generation: u64,
-    /// Its connection was welcomed.
+    /// The session has welcomed the connection.
     is_open: bool,
-    /// The client is done.
+    /// The client has left.
     pub(super) leaves: bool,
-    /// The session is over, and not all of it has come or will come.
+    /// The session is over, and the client cannot receive all of it.
     pub(super) is_lost: bool,
-    /// What the client has posted and the session has not acknowledged, as it is counted.
+    /// The memory of posted messages that are not acknowledged.
     account: Account,
 }
 
 impl Core {
-    /// Counts less than before, or the same.
+    /// Updates the counted memory, which never grows here.
     pub(super) fn count_memory(&mut self) {
-        // If it has to let go, that is found where it is waited for.
+        // A refusal is reported by `out_of_memory`.
         let _ = self.account.set(self.machine.kept_bytes());
     }
 }
@@ -91,19 +91,19 @@ impl Session {
         self.begun.elapsed()
     }
 
-    /// The core, as long as this GET is the last.
+    /// Returns the core if `generation` is that of the newest GET.
     pub(super) fn mine(&self, generation: u64) -> Option<MutexGuard<'_, Core>> {
         Some(self.core()).filter(|core| core.generation == generation)
     }
 
-    /// The client has received all events up to this one.
+    /// Records that the client has received all events up to `last`.
     pub(super) fn proven(&self, last: Sequence) -> Result<(), Refusal> {
         let proven = self.core().machine.proves(self.now(), last);
         self.changed.send_replace(());
         proven.map_err(|stale| no(StatusCode::BAD_REQUEST, &stale.to_string()))
     }
 
-    /// Completes when the session has to end because too much is held in memory.
+    /// Completes when the session has to end because too much memory is in use.
     pub(super) async fn out_of_memory(&self) -> MemoryRefused {
         poll_fn(|cx| match self.core().account.check(cx.waker()) {
             Err(refused) => Poll::Ready(refused),
@@ -112,14 +112,14 @@ impl Session {
         .await
     }
 
-    /// Takes messages when there is a stream, and room. Cancel-safe.
+    /// Sends messages once a stream is connected and has room. Cancel-safe.
     pub(super) async fn post(&self, messages: Vec<Bytes>) -> Result<(), Refusal> {
         let mut changed = self.changed.subscribe();
         loop {
             {
                 let mut core = self.core();
                 if core.leaves || core.machine.has_ended() {
-                    return Err(no(StatusCode::GONE, "it is over"));
+                    return Err(no(StatusCode::GONE, "the session is over; open a new stream"));
                 }
                 if core.is_open && core.machine.has_room() {
                     let more: usize = messages.iter().map(Bytes::len).sum();
@@ -127,11 +127,11 @@ impl Session {
                     if core.account.set(held).is_err() {
                         return Err(no(
                             StatusCode::SERVICE_UNAVAILABLE,
-                            "too much is held in memory; try again later",
+                            "the server is short of memory; try again later",
                         ));
                     }
                     for message in messages {
-                        // Its own direction is open as long as the client does not leave.
+                        // The session accepts messages until the client leaves.
                         core.machine.send(message);
                     }
                     break;
@@ -144,7 +144,7 @@ impl Session {
     }
 }
 
-/// `GET` of an EventSource: a new session, or the one that it comes back to.
+/// Handles the `GET` of an EventSource: starts a session, or resumes one.
 pub(super) async fn open(
     server: &Arc<Server>,
     context: &ConnectionContext,
@@ -161,19 +161,30 @@ pub(super) async fn open(
         },
         Some(id) => {
             let Some((name, last)) = read_id(id) else {
-                return line(StatusCode::NOT_FOUND, "there is no such stream");
+                return line(
+                    StatusCode::NOT_FOUND,
+                    "unknown Last-Event-ID; leave it out to open a new stream",
+                );
             };
             match server.events.find(name, owner) {
                 Found::Live(stream) => (stream, last),
-                // It has all that there was.
+                // The client has received everything.
                 Found::Over(Some(end)) if last >= end => return over(),
                 Found::Over(end) => return gone(last, end),
-                Found::Nothing => return line(StatusCode::NOT_FOUND, "there is no such stream"),
+                Found::Nothing => {
+                    return line(
+                        StatusCode::NOT_FOUND,
+                        "unknown stream in Last-Event-ID; leave it out to open a new one",
+                    );
+                }
             }
         }
     };
     let Line::Session(session) = &stream.line else {
-        return line(StatusCode::NOT_FOUND, "there is no such stream");
+        return line(
+            StatusCode::NOT_FOUND,
+            "unknown stream in Last-Event-ID; leave it out to open a new one",
+        );
     };
     let mut attending =
         Attending { server, stream: &stream, owner, is_new: id.is_none(), generation: None };
@@ -194,7 +205,7 @@ pub(super) async fn open(
             over()
         }
         Err(Unopened::Stale(Stale::NeverSent)) => {
-            line(StatusCode::BAD_REQUEST, "no event with that id was given out")
+            line(StatusCode::BAD_REQUEST, "Last-Event-ID names an event that was not sent")
         }
         Err(Unopened::Stale(Stale::Gone { last, oldest })) => {
             attending.is_done();
@@ -203,7 +214,7 @@ pub(super) async fn open(
                 core.is_lost = true;
                 core.machine.last()
             };
-            tracing::warn!(endpoint = %server.endpoint, last, oldest, "an EventSource lacks too much");
+            tracing::warn!(endpoint = %server.endpoint, last, oldest, "EventSource not resumed: events that it lacks are not kept any more");
             leave(server, owner, &stream);
             gone(last, Some(end))
         }
@@ -217,25 +228,23 @@ pub(super) async fn open(
             }
         },
         Err(Unopened::Busy) => busy(server, TOO_MANY),
-        Err(Unopened::Overtaken) => {
-            line(StatusCode::CONFLICT, "a newer stream has taken its place")
-        }
+        Err(Unopened::Overtaken) => line(StatusCode::CONFLICT, "a newer GET has replaced this one"),
     }
 }
 
-/// A GET that has no stream yet. If it comes to none, or is given up under way, its session is not left to
-/// nobody: one that nobody knows of is forgotten, another is waited for as if it had been cut off.
+/// A GET that has no stream yet. If it fails or is cancelled, its session is cleaned up: a new one is
+/// removed, an existing one waits for the client as after a lost connection.
 struct Attending<'a> {
     server: &'a Arc<Server>,
     stream: &'a Arc<Stream>,
     owner: Owner,
     is_new: bool,
-    /// Once it has taken the place of the GET before.
+    /// Set once this GET has replaced the previous one.
     generation: Option<u64>,
 }
 
 impl Attending<'_> {
-    /// Somebody else sees to the session.
+    /// Nothing is left to clean up here.
     fn is_done(&mut self) {
         (self.is_new, self.generation) = (false, None);
     }
@@ -262,18 +271,18 @@ impl Drop for Attending<'_> {
     }
 }
 
-/// Why a GET has no stream.
+/// Why a GET gets no stream.
 enum Unopened {
     Stale(Stale),
     Refused(Refused),
-    /// A newer GET came.
+    /// A newer GET has replaced this one.
     Overtaken,
-    /// Nobody has answered.
+    /// The acceptor did not respond in time.
     Busy,
 }
 
-/// A connection of the session, from the one who plays its client to the acceptor of sessions. `takes_over`
-/// is set as soon as those before are of no consequence any more.
+/// Opens a connection of the session to the acceptor of sessions. Sets `takes_over` as soon as the previous
+/// connection is replaced.
 async fn connect(
     server: &Server,
     params: ChannelParams,
@@ -334,13 +343,13 @@ async fn run(
     }
 }
 
-/// Nobody is there: waits for the client to come again, until its grace is over. Returns whether the server's
-/// session has to be told that it is over: the client has said so, or too much is held of what it has posted.
+/// Waits, while the client is disconnected, until it reconnects or its grace period is over. Returns whether the
+/// acceptor's session has to be closed: the client has left, or too much memory is in use.
 async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u64) -> bool {
     let mut changed = session.changed.subscribe();
     let expires = from_now(server.limits.event_grace);
     let mut closing = server.closing.subscribe();
-    let (leaves, tells) = loop {
+    let (leaves, must_close) = loop {
         {
             let Some(mut core) = session.mine(generation) else { return false };
             core.is_open = false;
@@ -352,7 +361,7 @@ async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u
             _ = changed.changed() => {}
             () = sleep_until(expires) => break (false, false),
             refused = session.out_of_memory() => {
-                tracing::warn!(endpoint = %server.endpoint, "a session is over: {refused}");
+                tracing::warn!(endpoint = %server.endpoint, "session closed: {refused}");
                 break (false, true);
             }
             _ = closing.wait_for(|is_closing| *is_closing) => break (false, false),
@@ -362,10 +371,10 @@ async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u
         core.is_lost = true;
     }
     bury(server, stream);
-    tells
+    must_close
 }
 
-/// Says to a session without a connection that its client is done.
+/// Tells a session without a connection that its client has left.
 async fn dismiss(server: &Server, params: ChannelParams, session: &Session) {
     let last = session.core().machine.acknowledged();
     if let Ok((generation, backend)) = connect(server, params, session, last, &mut None).await {
@@ -373,13 +382,13 @@ async fn dismiss(server: &Server, params: ChannelParams, session: &Session) {
     }
 }
 
-/// The session is over: what is said to whoever asks for it is how much of it there was.
+/// Removes the stream of a session that is over. Later GETs are answered with the number of its last event.
 fn bury(server: &Server, stream: &Stream) {
     let last = match &stream.line {
         Line::Plain { .. } => None,
         Line::Session(session) => match &*session.core() {
             Core { is_lost: true, .. } => None,
-            // It wants no more.
+            // The client wants no more events.
             Core { leaves: true, .. } => Some(0),
             core => Some(core.machine.last()),
         },
@@ -387,14 +396,14 @@ fn bury(server: &Server, stream: &Stream) {
     server.events.bury(stream, last, server.limits.event_grace);
 }
 
-/// The client is done, and its session is told so: over the connection that it has, or over one for that.
+/// Ends the session of a client that has left, over its current connection or over a new one.
 pub(super) fn leave(server: &Arc<Server>, owner: Owner, stream: &Arc<Stream>) {
     let Line::Session(session) = &stream.line else { return };
     let (is_open, was_left) = {
         let mut core = session.core();
         (core.is_open, std::mem::replace(&mut core.leaves, true))
     };
-    // Who waits or carries sees to the rest.
+    // The task that waits or carries does the rest.
     session.changed.send_replace(());
     if !is_open && !was_left {
         bury(server, stream);
@@ -408,20 +417,21 @@ pub(super) fn leave(server: &Arc<Server>, owner: Owner, stream: &Arc<Stream>) {
     }
 }
 
-/// An EventSource that hears this does not come again.
+/// Returns 204, which makes an EventSource stop reconnecting.
 fn over() -> Response<Body> {
     let mut response = line(StatusCode::NO_CONTENT, "");
     *response.body_mut() = Body::Whole(Bytes::new());
     response
 }
 
-/// What the client lacks is not there any more; the last event had the number `end`, if that is known.
+/// Returns 410: events that the client lacks are not kept any more. `end` is the number of the last event, if
+/// known.
 fn gone(last: Sequence, end: Option<Sequence>) -> Response<Body> {
     let from = last.saturating_add(1);
     let end = end.map_or("null".to_owned(), |end| end.to_string());
     let text = format!(
         "{{\"error\":\"gone\",\"received\":{last},\"missing_from\":{from},\"last\":{end},\"reason\":\
-         \"the session is over, and what you lack of it is not kept; ask without Last-Event-ID for a new \
+         \"the session is over and the missing events are not kept; send a GET without Last-Event-ID for a new \
          one\"}}\n"
     );
     answer(StatusCode::GONE, "application/json", text)

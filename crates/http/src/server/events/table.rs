@@ -1,4 +1,4 @@
-//! The streams that can be posted to, by name; and those that are over, for whoever still asks.
+//! The streams by name, including recently ended ones, so that late requests get a precise answer.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -15,39 +15,39 @@ use crate::channel::lock;
 use crate::events::ChannelBackend;
 use crate::token::random_bits;
 
-/// So many streams that are over are remembered.
+/// How many ended streams are remembered.
 const EPITAPHS: usize = 1024;
 
-/// A name in base64, without padding.
+/// The length of a stream's name in base64 without padding.
 const NAME: usize = 22;
 
 pub(in crate::server) struct Table {
     live: Mutex<HashMap<String, Arc<Stream>>>,
     /// Oldest first.
     over: Mutex<VecDeque<Epitaph>>,
-    most: usize,
+    max: usize,
 }
 
-/// A stream that can be posted to.
+/// A stream that accepts POSTs.
 pub(super) struct Stream {
     pub(super) name: String,
     owner: Owner,
-    /// The number of the last POST that was taken. Who has this locked is the one who posts.
+    /// The number of the last POST that was taken. Only the holder of this lock takes messages.
     pub(super) posts: AsyncMutex<u64>,
     pub(super) line: Line,
-    /// Told when the client says that it is done.
+    /// Notified when the client sends `DELETE`.
     pub(super) leaves: Notify,
 }
 
-/// What is behind a stream.
+/// What a stream carries.
 pub(super) enum Line {
-    /// A line that ends with its connection; of messages, or of the frames of a session.
+    /// A line that ends with its connection: of plain messages, or of the frames of a session.
     Plain { backend: ChannelBackend, is_carrier: bool },
-    /// A session that survives it.
+    /// A session that outlives its connections.
     Session(Box<Session>),
 }
 
-/// A stream that is over.
+/// A stream that has ended.
 struct Epitaph {
     name: String,
     owner: Owner,
@@ -55,27 +55,27 @@ struct Epitaph {
     until: Instant,
 }
 
-/// What is known under a name.
+/// The result of looking up a name.
 pub(super) enum Found {
     Live(Arc<Stream>),
-    /// It is over; its last event had this number, or nobody knows what else there would have been.
+    /// The stream has ended; with the number of its last event, or `None` if events were lost.
     Over(Option<Sequence>),
-    /// Nothing, or nothing of whoever asks.
+    /// The name is unknown, or its stream belongs to another owner.
     Nothing,
 }
 
 impl Table {
-    pub(in crate::server) fn new(most: usize) -> Self {
-        Self { live: Mutex::default(), over: Mutex::default(), most }
+    pub(in crate::server) fn new(max: usize) -> Self {
+        Self { live: Mutex::default(), over: Mutex::default(), max }
     }
 
-    /// A new stream under a name of its own. `None`: there are too many, or no random bytes.
+    /// Adds a new stream with a random name. `None`: there are too many streams, or no random bytes.
     pub(super) fn add(&self, owner: Owner, line: Line) -> Option<Arc<Stream>> {
         let name = BASE64_URL_SAFE_NO_PAD.encode(random_bits::<16>().ok()?);
         let (posts, leaves) = (AsyncMutex::new(0), Notify::new());
         let stream = Arc::new(Stream { name: name.clone(), owner, posts, line, leaves });
         let mut live = lock(&self.live);
-        if live.len() >= self.most {
+        if live.len() >= self.max {
             return None;
         }
         live.insert(name, stream.clone());
@@ -100,8 +100,7 @@ impl Table {
         lock(&self.live).remove(&stream.name);
     }
 
-    /// Removes a stream whose last event had the number `last`, if that is known; that is remembered for a
-    /// while.
+    /// Removes a stream that has ended, and remembers for `grace` the number of its last event, if it is known.
     pub(super) fn bury(&self, stream: &Stream, last: Option<Sequence>, grace: Duration) {
         if lock(&self.live).remove(&stream.name).is_none() {
             return;
@@ -116,7 +115,7 @@ impl Table {
     }
 }
 
-/// The stream and the number in an event's id.
+/// Splits an event id into the name of its stream and the event's number.
 pub(super) fn read_id(id: &str) -> Option<(&str, Sequence)> {
     let (name, number) = id.split_once('.')?;
     let is_number = !number.is_empty() && number.bytes().all(|it| it.is_ascii_digit());
