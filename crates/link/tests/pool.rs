@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use pools::{get, pool, rests, s};
 use support::{Step, World, message, poll_once, shell, within};
-use tieline_link::{BreakerOpen, Pool, PoolConfig, PoolError, SharedBreaker};
-use tieline_proto::{BreakerConfig, BreakerState};
+use tieline_link::{BreakerOpen, Pool, PoolConfig, PoolError, Retries, SharedBreaker};
+use tieline_proto::{BackoffConfig, BreakerConfig, BreakerState, RetryBudgetConfig};
 use tieline_transport::{Channel, CloseReason, ErrorKind, Incoming, ReceiverExt, SenderExt};
 use tokio::time::{Instant, advance};
 
@@ -183,6 +183,28 @@ async fn breaker_guards_attempts_to_connect() {
     breaker.isolate();
     get(&pool).await.give_back();
     drop(lines);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retryable_failures_to_connect_are_retried_within_the_budget() {
+    let failures = (0..3).map(|_| Step::Fail(ErrorKind::Refused));
+    let denied = [Step::Fail(ErrorKind::PermissionDenied)];
+    let (pool, _far_ends) = pool(4, failures.chain(denied));
+    let budget = RetryBudgetConfig { tokens: 6, ..RetryBudgetConfig::default() };
+    let retries = Retries::new(budget, BackoffConfig::LOCAL);
+    let pool = pool.with_retries(retries.clone());
+    // Two failures are retried. The third leaves half of the tokens, so its caller gets the error.
+    let refused = pool.get().await;
+    assert!(
+        matches!(&refused, Err(PoolError::Connect(error)) if error.is_retryable()),
+        "{refused:?}"
+    );
+    assert_eq!((pool.stats().connect_failures, retries.tokens()), (3, 3));
+    // An error that no retry can mend is returned at once, and costs nothing.
+    let denied = pool.get().await;
+    assert!(matches!(&denied, Err(PoolError::Connect(error)) if !error.is_retryable()));
+    assert_eq!((pool.stats().connect_failures, retries.tokens()), (4, 3));
+    get(&pool).await.give_back();
 }
 
 #[tokio::test]

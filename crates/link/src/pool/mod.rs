@@ -1,8 +1,7 @@
 //! A pool of lines.
 //!
 //! `core` tracks which lines are held and which callers wait, `line` checks whether a line can be reused,
-//! and this
-//! module connects lines.
+//! and this module connects lines.
 
 mod config;
 mod core;
@@ -27,7 +26,7 @@ pub use stats::PoolStats;
 
 use self::core::{Acquire, Core, Lease};
 use crate::recovery::random;
-use crate::{CallPermit, SharedBreaker};
+use crate::{CallPermit, Retries, SharedBreaker};
 use line::Line;
 use stats::Totals;
 
@@ -40,6 +39,7 @@ pub struct Pool {
     connector: Arc<dyn DynConnector>,
     config: PoolConfig,
     breaker: Option<SharedBreaker>,
+    retries: Option<Retries>,
     core: Arc<Core<Line>>,
     totals: Arc<Totals>,
 }
@@ -52,7 +52,7 @@ impl Pool {
     pub fn new(connector: Arc<dyn DynConnector>, config: PoolConfig) -> Result<Self, ConfigError> {
         config.validate()?;
         let core = Arc::new(Core::new(config.limits()));
-        Ok(Self { connector, config, breaker: None, core, totals: Arc::default() })
+        Ok(Self { connector, config, breaker: None, retries: None, core, totals: Arc::default() })
     }
 
     /// Uses `breaker` for attempts to connect, and reports their outcomes to it. An attempt that is
@@ -60,6 +60,16 @@ impl Pool {
     #[must_use]
     pub fn with_breaker(mut self, breaker: SharedBreaker) -> Self {
         self.breaker = Some(breaker);
+        self
+    }
+
+    /// Retries attempts to connect that fail [retryably](TransportError::is_retryable), while the budget allows
+    /// it, and at most until [`acquire_timeout`](PoolConfig::acquire_timeout). Give several pools of one
+    /// server the same budget, so that their retries together do not make an overload worse. Without this,
+    /// each caller gets the first error.
+    #[must_use]
+    pub fn with_retries(mut self, retries: Retries) -> Self {
+        self.retries = Some(retries);
         self
     }
 
@@ -184,6 +194,19 @@ impl Pool {
     }
 
     async fn connect(&self, lease: &mut Lease<Line>) -> Result<Line, PoolError> {
+        let again =
+            |error: &PoolError| matches!(error, PoolError::Connect(error) if error.is_retryable());
+        let line = match &self.retries {
+            Some(retries) => retries.run(|| self.try_connect(), again).await?,
+            None => self.try_connect().await?,
+        };
+        let lifetime = self.config.lifetime.as_secs_f64() * (0.9 + 0.2 * random());
+        let lifetime = Duration::try_from_secs_f64(lifetime).unwrap_or(Duration::MAX);
+        lease.retire_at = Instant::now().checked_add(lifetime);
+        Ok(line)
+    }
+
+    async fn try_connect(&self) -> Result<Line, PoolError> {
         let permit = self.breaker.as_ref().map(SharedBreaker::acquire).transpose();
         let permit = permit.map_err(|open| {
             self.totals.rejected.add_one();
@@ -193,9 +216,6 @@ impl Pool {
             Ok(channel) => {
                 permit.into_iter().for_each(CallPermit::passed);
                 self.totals.connected.add_one();
-                let lifetime = self.config.lifetime.as_secs_f64() * (0.9 + 0.2 * random());
-                let lifetime = Duration::try_from_secs_f64(lifetime).unwrap_or(Duration::MAX);
-                lease.retire_at = Instant::now().checked_add(lifetime);
                 Ok(Line::new(channel))
             }
             Err(error) => {
