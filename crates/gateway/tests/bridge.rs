@@ -1,4 +1,4 @@
-//! One line between two channels, without processes: what passes, and each way to end.
+//! A line between two channels without processes: how messages pass, and how the line ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A line under way, seen from both of its ends.
+/// A running line, with its two ends.
 struct Line {
     client: MemoryChannel,
     server: MemoryChannel,
@@ -63,7 +63,7 @@ async fn messages_pass_both_ways_in_order_and_are_counted() {
 }
 
 #[tokio::test]
-async fn the_end_of_input_is_passed_on_and_answers_still_arrive() {
+async fn end_of_input_is_passed_on_and_answers_still_arrive() {
     let Line { client, server, report, .. } = line();
     let (mut to_server, mut from_server) = client.split();
     let (mut to_client, mut from_client) = server.split();
@@ -87,12 +87,12 @@ async fn the_end_of_input_is_passed_on_and_answers_still_arrive() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_gone_ends_a_server_that_speaks_to_it() {
+async fn sending_to_a_disconnected_client_ends_the_line() {
     let Line { client, server, report, .. } = line();
     drop(client);
     let (mut to_client, mut from_client) = server.split();
     ended(&mut from_client).await;
-    while to_client.send("is anybody there?").await.is_ok() {
+    while to_client.send("hello?").await.is_ok() {
         tokio::task::yield_now().await;
     }
     let report = report.await.unwrap();
@@ -101,7 +101,7 @@ async fn a_client_that_is_gone_ends_a_server_that_speaks_to_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopping_says_goodbye_and_delivers_the_last_words() {
+async fn stop_ends_the_input_and_delivers_the_last_messages() {
     let Line { client, server, stop, report } = line();
     let (_to_server, mut from_server) = client.split();
     let (mut to_client, mut from_client) = server.split();
@@ -117,7 +117,7 @@ async fn stopping_says_goodbye_and_delivers_the_last_words() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopping_waits_for_the_grace_and_no_longer() {
+async fn stop_waits_for_the_grace_and_no_longer() {
     let Line { client, server, stop, report } = line();
     let begun = tokio::time::Instant::now();
     stop.send(()).unwrap();
@@ -129,12 +129,12 @@ async fn stopping_waits_for_the_grace_and_no_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_does_not_read_cannot_hold_up_the_end() {
+async fn stalled_client_does_not_delay_a_stop() {
     let patient = ChannelConfig { stall_timeout: Duration::from_secs(3600), ..Default::default() };
     let options = Options { channel: patient, ..Options::default() };
-    let (registry, door) = (Registry::new(), Endpoint::memory("door"));
-    let mut acceptor = registry.listen(&door, &options).await.unwrap();
-    let client = registry.connect(&door, &options).await.unwrap();
+    let (registry, endpoint) = (Registry::new(), Endpoint::memory("door"));
+    let mut acceptor = registry.listen(&endpoint, &options).await.unwrap();
+    let client = registry.connect(&endpoint, &options).await.unwrap();
     let near = acceptor.accept().await.unwrap();
     let (far, server) = memory_pair();
     let (stop, stopped) = oneshot::channel();
@@ -144,7 +144,7 @@ async fn a_client_that_does_not_read_cannot_hold_up_the_end() {
     let (mut to_client, from_client) = server.split();
     let flood =
         tokio::spawn(async move { while to_client.send("x".repeat(1000)).await.is_ok() {} });
-    // Until nothing moves any more, which in paused time is when the clock moves.
+    // In paused time the clock moves only when nothing else can run, so all queues are full after this.
     tokio::time::sleep(Duration::from_secs(1)).await;
 
     let begun = tokio::time::Instant::now();
@@ -156,7 +156,7 @@ async fn a_client_that_does_not_read_cannot_hold_up_the_end() {
     flood.await.unwrap();
 }
 
-/// Whatever it is given takes six seconds to be written.
+/// A sender that takes six seconds to write each message.
 struct Slow {
     sender: Box<dyn Sender>,
     writing: Option<Pin<Box<Sleep>>>,
@@ -192,9 +192,9 @@ impl Sender for Slow {
     }
 }
 
-/// Last words, answers to what was asked, the close: there is one grace for all of them.
+/// One grace covers the last messages, the error responses and the close.
 #[tokio::test(start_paused = true)]
-async fn a_client_that_reads_slowly_holds_up_the_end_for_one_grace() {
+async fn slow_client_delays_a_stop_for_one_grace() {
     let (client, near) = memory_pair();
     let (far, server) = memory_pair();
     let control = near.control().clone();
@@ -225,7 +225,7 @@ async fn a_client_that_reads_slowly_holds_up_the_end_for_one_grace() {
 }
 
 #[tokio::test]
-async fn dropping_it_ends_both_sides_at_once() {
+async fn dropping_the_future_closes_both_sides_at_once() {
     let Line { client, server, report, .. } = line();
     report.abort();
     ended(&mut client.split().1).await;
@@ -233,7 +233,7 @@ async fn dropping_it_ends_both_sides_at_once() {
 }
 
 #[tokio::test]
-async fn a_message_that_the_other_framing_cannot_carry_is_lost_alone() {
+async fn message_that_the_other_framing_cannot_carry_costs_only_that_message() {
     let (client, near) = memory_pair();
     let (far, server) = lines_pair(DEFAULT_MAX_MESSAGE);
     let report = tokio::spawn(bridge(near.boxed(), far.boxed(), Bridge::default(), pending()));
@@ -249,9 +249,9 @@ async fn a_message_that_the_other_framing_cannot_carry_is_lost_alone() {
     assert_eq!((report.to_far, report.lost), (2, 2));
 }
 
-/// `lines_pair` has no half-close: its end is the end of both directions.
+/// `lines_pair` has no half-close: both directions end together.
 #[tokio::test(start_paused = true)]
-async fn without_a_half_close_answers_are_waited_for_before_the_end() {
+async fn responses_are_waited_for_without_half_close() {
     for (asked, answers) in [
         (
             &[r#"{"jsonrpc":"2.0","id":1,"method":"a"}"#][..],
@@ -276,7 +276,7 @@ async fn without_a_half_close_answers_are_waited_for_before_the_end() {
             assert_eq!(message(&mut from_client).await, *asked);
         }
         for answer in answers {
-            // However long each takes, the line does not end before.
+            // The line stays open however long a response takes.
             let early = tokio::time::timeout(Duration::from_secs(100), from_client.recv()).await;
             assert!(early.is_err(), "{early:?}");
             to_client.send(*answer).await.unwrap();
@@ -291,20 +291,20 @@ async fn without_a_half_close_answers_are_waited_for_before_the_end() {
     }
 }
 
-/// Nobody can tell what an answer is: as many messages as were said, and then a second of silence.
+/// Answers cannot be recognized, so the line ends after as many messages as were sent and a second of silence.
 #[tokio::test(start_paused = true)]
-async fn without_a_half_close_and_json_rpc_slow_answers_arrive_and_the_end_comes_with_silence() {
+async fn slow_answers_to_text_arrive_without_half_close() {
     let (mut to_server, mut from_server, mut to_client, mut from_client, _report) = no_half_close();
-    for said in ["hello", "you"] {
-        to_server.send(said).await.unwrap();
-        assert_eq!(message(&mut from_client).await, said);
+    for text in ["hello", "you"] {
+        to_server.send(text).await.unwrap();
+        assert_eq!(message(&mut from_client).await, text);
     }
     to_server.close().await.unwrap();
     let is_open = async |from_client: &mut _, millis| {
         let early = tokio::time::timeout(Duration::from_millis(millis), recv(from_client)).await;
         assert!(early.is_err(), "{early:?}");
     };
-    // The first answer is slow, the second is slower than silence, and more may follow that.
+    // Two slow answers, and then two more messages, each within a second.
     for (answer, after) in [("I", 4000), ("heard", 3000), ("you", 900), ("both", 900)] {
         is_open(&mut from_client, after).await;
         to_client.send(answer).await.unwrap();
@@ -316,10 +316,10 @@ async fn without_a_half_close_and_json_rpc_slow_answers_arrive_and_the_end_comes
     assert!((900..=1100).contains(&silent.as_millis()), "{silent:?}");
 }
 
-/// A program that never is silent, one that never answers, and one that has first to answer a request. That text
-/// had no answer is told.
+/// A program that is never silent, one that never answers, and one that first answers a request. Text without
+/// an answer counts as lost.
 #[tokio::test(start_paused = true)]
-async fn without_a_half_close_and_json_rpc_the_end_comes_with_the_grace_at_last() {
+async fn wait_for_answers_to_text_is_bounded_without_half_close() {
     let request = r#"{"jsonrpc":"2.0","id":1,"method":"a"}"#;
     let response = r#"{"jsonrpc":"2.0","id":1,"result":1}"#;
     for (asked, every, answered_after, waited, lost) in [
@@ -357,9 +357,8 @@ async fn without_a_half_close_and_json_rpc_the_end_comes_with_the_grace_at_last(
     }
 }
 
-/// Text that is no JSON-RPC, answered by a program that was at work for most of a minute.
 #[tokio::test(start_paused = true)]
-async fn without_a_half_close_text_is_answered_after_most_of_a_minute() {
+async fn answer_to_text_after_55_seconds_arrives_without_half_close() {
     let (mut to_server, mut from_server, mut to_client, mut from_client, report) = no_half_close();
     to_server.send("hello").await.unwrap();
     assert_eq!(message(&mut from_client).await, "hello");
@@ -373,9 +372,9 @@ async fn without_a_half_close_text_is_answered_after_most_of_a_minute() {
     assert_eq!((report.to_near, report.lost), (1, 0), "{}", report.end);
 }
 
-/// As with a half-close: `connect ws:… </dev/null` prints what the server says first.
+/// As with half-close: `connect ws:… </dev/null` prints the first message of the server.
 #[tokio::test(start_paused = true)]
-async fn without_a_half_close_and_without_input_the_first_words_are_waited_for() {
+async fn first_message_is_waited_for_without_half_close_and_without_input() {
     for speaks in [true, false] {
         let (mut to_server, mut from_server, mut to_client, mut from_client, report) =
             no_half_close();
@@ -398,7 +397,7 @@ async fn recv(receiver: &mut impl Receiver) -> tieline_transport::Incoming {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_half_close_what_wants_no_answer_is_not_waited_for() {
+async fn notification_is_not_waited_for_without_half_close() {
     let (mut to_server, _from_server, _to_client, mut from_client, _report) = no_half_close();
     to_server.send(r#"{"jsonrpc":"2.0","method":"a"}"#).await.unwrap();
     to_server.close().await.unwrap();
@@ -408,7 +407,7 @@ async fn without_a_half_close_what_wants_no_answer_is_not_waited_for() {
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
-/// A bridge to a far side without half-close, from both its ends.
+/// Starts a bridge to a far side without half-close. Returns both its ends.
 fn no_half_close()
 -> (impl Sender, impl Receiver, impl Sender, impl Receiver, JoinHandle<BridgeReport>) {
     let (client, near) = memory_pair();

@@ -1,6 +1,6 @@
-//! A program, or the reader of what it says, that reads nothing for longer than a silent peer is waited for: everything
-//! arrives, over lines of every kind of the web. In virtual time, over real sockets. On Linux, where the kernel reports
-//! the bytes it holds.
+//! A program or client that reads nothing for longer than the timeout of a silent peer still receives
+//! everything, over every kind of web line. In virtual time, over real sockets. Only on Linux, where the
+//! kernel reports the bytes in its buffers.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -20,20 +20,20 @@ use tieline_transport::{
 use tokio::time::sleep;
 
 const KIB: usize = 1 << 10;
-/// How many messages, and their length: more than all buffers between the two hold, so that writes are blocked; and so
-/// much that the gateway stops reading, and the rest fits into the buffers of the connection.
+/// The number of messages and their length. The first is more than all buffers hold, so that writes block. With
+/// the second, the gateway stops reading and the rest fits into the buffers of the connection.
 const AMOUNTS: [(usize, usize); 2] = [(48, 512 * KIB), (6, 100 * KIB)];
-/// Twice as long as a silent peer is waited for, and less than a program may be at work.
+/// Twice the timeout of a silent peer, and less than the stall timeout of a program.
 const BUSY: Duration = Duration::from_secs(50);
 
-/// As `connect` and `serve` wait for a program; a client may be as slow here.
+/// The stall timeout that `connect` and `serve` use for a program, here also for the client.
 fn options() -> Options {
     let stall_timeout = ChannelConfig::default().program_stall_timeout;
     let channel = ChannelConfig { stall_timeout, ..ChannelConfig::default() };
     Options { channel, ..Options::default() }
 }
 
-/// Two ends of a line within this process, in place of a program's pipes.
+/// Returns two ends of an in-memory line, in place of a program's pipes.
 async fn pipes(registry: &Registry, name: &str) -> (BoxChannel, BoxChannel) {
     let endpoint = Endpoint::memory(name);
     let options = options();
@@ -42,7 +42,7 @@ async fn pipes(registry: &Registry, name: &str) -> (BoxChannel, BoxChannel) {
     (near.unwrap(), far.unwrap())
 }
 
-/// A client and the server's end of it.
+/// Returns a client and the server's end of its line.
 async fn line(registry: &Registry, kind: &str) -> (BoxChannel, BoxChannel, HttpServer) {
     let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
     let mut config = ServerConfig::new(place, Token::new("the-token-of-these-tests").unwrap());
@@ -72,8 +72,8 @@ fn scheme_of(scheme: &str) -> &'static str {
     if scheme == "ws" { "ws:" } else { "http:" }
 }
 
-/// Sends all messages, and gets one.
-async fn speaks(line: BoxChannel, (count, length): (usize, usize)) {
+/// Sends all messages and receives one.
+async fn send_all(line: BoxChannel, (count, length): (usize, usize)) {
     let (mut sender, mut receiver) = line.split();
     let send = async {
         for _ in 0..count {
@@ -84,8 +84,8 @@ async fn speaks(line: BoxChannel, (count, length): (usize, usize)) {
     assert_eq!(answer, "done");
 }
 
-/// Takes one message, none for a while, all others, and sends one.
-async fn is_busy(line: BoxChannel, (count, length): (usize, usize)) {
+/// Receives one message, pauses, receives all others, and sends one.
+async fn receive_slowly(line: BoxChannel, (count, length): (usize, usize)) {
     let (mut sender, mut receiver) = line.split();
     assert_eq!(message(&mut receiver).await.len(), length);
     sleep(BUSY).await;
@@ -97,7 +97,7 @@ async fn is_busy(line: BoxChannel, (count, length): (usize, usize)) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_arrives_at_a_program_or_a_client_that_was_busy() {
+async fn everything_arrives_at_a_busy_program_or_client() {
     for kind in ["ws", "http", "resume+ws", "resume+http"] {
         for (program_is_busy, amount) in
             [true, false].into_iter().flat_map(|it| AMOUNTS.map(|amount| (it, amount)))
@@ -114,12 +114,12 @@ async fn everything_arrives_at_a_program_or_a_client_that_was_busy() {
             // `tieline connect` at one end, `tieline serve` at the other.
             let connect = tokio::spawn(bridge(near, client, Bridge::default(), pending()));
             let serve = tokio::spawn(bridge(server, far, Bridge::default(), pending()));
-            let (speaker, reader) = if program_is_busy { (user, program) } else { (program, user) };
+            let (sender, reader) = if program_is_busy { (user, program) } else { (program, user) };
             tokio::select! {
-                () = speaks(speaker, amount) => {}
-                () = async { is_busy(reader, amount).await; pending().await } => {}
-                report = connect => panic!("{kind}: connect has ended: {:?}", report.unwrap()),
-                report = serve => panic!("{kind}: serve has ended: {:?}", report.unwrap()),
+                () = send_all(sender, amount) => {}
+                () = async { receive_slowly(reader, amount).await; pending().await } => {}
+                report = connect => panic!("{kind}: connect ended: {:?}", report.unwrap()),
+                report = serve => panic!("{kind}: serve ended: {:?}", report.unwrap()),
             }
         }
     }

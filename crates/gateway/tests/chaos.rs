@@ -1,4 +1,4 @@
-//! Faults on purpose: each does what it says, at its time, and nothing else.
+//! Each injected fault has its effect, at its time, and no other effect.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::time::Duration;
@@ -13,9 +13,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// In virtual time: who would wait for ever fails at once.
+/// In virtual time, so a wait without end fails at once.
 const LIMIT: Duration = Duration::from_secs(1_000_000);
-/// As fine as the runtime's clock is.
+/// The resolution of the runtime's clock.
 const TICK: Duration = Duration::from_millis(1);
 
 struct Rig {
@@ -44,7 +44,7 @@ impl Rig {
         self.registry.connect_bytes(&self.front, &Options::default()).await.unwrap()
     }
 
-    /// The two ends of one connection.
+    /// Returns the two ends of one connection.
     async fn pair(&mut self) -> (BoxConnection, BoxConnection) {
         let client = self.client().await;
         (client, self.back.accept().await.unwrap())
@@ -73,7 +73,7 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
     builder.enable_time().start_paused(true).build().unwrap().block_on(test)
 }
 
-/// Bytes that are not the same anywhere.
+/// Returns pseudo-random bytes.
 fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
@@ -82,7 +82,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn without_faults_nobody_notices_it(
+    fn proxy_without_faults_is_transparent(
         there in prop::collection::vec(1..100_000_usize, 0..8),
         back in prop::collection::vec(1..100_000_usize, 0..8),
     ) {
@@ -91,24 +91,24 @@ proptest! {
         let report = block_on(async {
             let mut rig = Rig::new(Faults::default()).await;
             let (mut client, mut target) = rig.pair().await;
-            let asks = async {
+            let asking = async {
                 for piece in &there {
                     client.write_all(piece).await.unwrap();
                 }
                 client.shutdown().await.unwrap();
                 rest(&mut client).await
             };
-            // It answers when the client's input has ended, so that one direction outlives the other.
-            let answers = async {
-                let heard = rest(&mut target).await;
+            // The target answers after the client's input has ended, so that one direction outlives the other.
+            let answering = async {
+                let received = rest(&mut target).await;
                 for piece in &back {
                     target.write_all(piece).await.unwrap();
                 }
                 target.shutdown().await.unwrap();
-                heard
+                received
             };
-            let (answer, heard) = tokio::join!(asks, answers);
-            assert!(answer == back.concat() && heard == there.concat());
+            let (answer, received) = tokio::join!(asking, answering);
+            assert!(answer == back.concat() && received == there.concat());
             rig.stop().await
         });
         let sent = |pieces: &[Vec<u8>]| pieces.iter().map(Vec::len).sum::<usize>() as u64;
@@ -119,22 +119,22 @@ proptest! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_takes_nothing_holds_up_the_writer() {
-    for (delay, most) in [(Duration::ZERO, 256 * 1024), (SECOND, 1200 * 1024)] {
+async fn stalled_reader_blocks_the_writer() {
+    for (delay, max) in [(Duration::ZERO, 256 * 1024), (SECOND, 1200 * 1024)] {
         let mut rig = Rig::new(Faults { delay, ..Faults::default() }).await;
         let (mut client, _target) = rig.pair().await;
-        let mut taken = 0;
+        let mut accepted = 0;
         while let Ok(written) = timeout(100 * SECOND, client.write(&[7; 4096])).await {
-            taken += written.unwrap();
-            assert!(taken <= most, "{taken} bytes are held for nobody");
+            accepted += written.unwrap();
+            assert!(accepted <= max, "{accepted} bytes are buffered");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cut_closes_both_sides_at_its_time_in_the_middle_of_what_is_said() {
+async fn cut_closes_both_sides_on_time_in_the_middle_of_a_message() {
     let cut_every = Some(5 * SECOND);
-    // Of what is held back at the cut nothing arrives.
+    // Bytes that are delayed at the time of the cut do not arrive.
     let mut rig = Rig::new(Faults { cut_every, delay: SECOND, ..Faults::default() }).await;
     for round in 1..=3 {
         let (mut client, mut target) = rig.pair().await;
@@ -155,17 +155,17 @@ async fn a_cut_closes_both_sides_at_its_time_in_the_middle_of_what_is_said() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_that_stands_still_outlives_the_cut() {
+async fn stalled_connection_is_cut() {
     let faults = Faults { cut_every: Some(SECOND), ..Faults::default() };
     let mut rig = Rig::new(faults).await;
     let (mut client, _reads_nothing) = rig.pair().await;
     let flood = async { while client.write_all(&[1; 4096]).await.is_ok() {} };
-    timeout(2 * SECOND, flood).await.expect("it is cut");
+    timeout(2 * SECOND, flood).await.expect("the connection is not cut");
     assert_eq!(rig.stop().await.cut, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_go_on_at_the_rate_each_way_and_no_faster() {
+async fn throttle_limits_the_rate_in_each_direction() {
     let throttle = Some(ByteSize::kib(1));
     let mut rig = Rig::new(Faults { throttle, ..Faults::default() }).await;
     let (mut client, mut target) = rig.pair().await;
@@ -179,10 +179,10 @@ async fn bytes_go_on_at_the_rate_each_way_and_no_faster() {
         assert_eq!(exact(&mut target, 1024).await, sent[to - 1024..to]);
         assert_eq!(exact(&mut client, 1024).await, sent[to - 1024..to]);
         let (elapsed, due) = (begun.elapsed(), SECOND * second as u32);
-        // They come in a twentieth of a second's worth.
+        // Bytes arrive in pieces of a twentieth of a second.
         assert!(elapsed >= due && elapsed <= due + 52 * TICK, "{elapsed:?} for {to} bytes");
     }
-    // Silence is not saved up.
+    // Idle time does not allow a burst.
     sleep(100 * SECOND).await;
     let begun = Instant::now();
     client.write_all(&there[..2048]).await.unwrap();
@@ -191,11 +191,11 @@ async fn bytes_go_on_at_the_rate_each_way_and_no_faster() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_and_the_end_come_later_by_the_delay_and_in_their_rhythm() {
+async fn delay_keeps_the_timing_of_bytes_and_of_the_end() {
     let mut rig = Rig::new(Faults { delay: 3 * SECOND, ..Faults::default() }).await;
     let (mut client, mut target) = rig.pair().await;
     let begun = Instant::now();
-    let speaks = async {
+    let sending = async {
         for word in [b"one", b"two", b"six"] {
             client.write_all(word).await.unwrap();
             sleep(SECOND).await;
@@ -203,7 +203,7 @@ async fn bytes_and_the_end_come_later_by_the_delay_and_in_their_rhythm() {
         client.shutdown().await.unwrap();
         rest(&mut client).await
     };
-    let hears = async {
+    let receiving = async {
         for (word, at) in [(b"one", 3), (b"two", 4), (b"six", 5)] {
             assert_eq!(exact(&mut target, 3).await, word);
             let late = begun.elapsed() - at * SECOND;
@@ -213,25 +213,25 @@ async fn bytes_and_the_end_come_later_by_the_delay_and_in_their_rhythm() {
         assert!(begun.elapsed() >= 6 * SECOND && begun.elapsed() <= 6 * SECOND + 2 * TICK);
         drop(target);
     };
-    let (heard, ()) = tokio::join!(speaks, hears);
-    assert_eq!((heard.len(), begun.elapsed() >= 9 * SECOND), (0, true));
+    let (answer, ()) = tokio::join!(sending, receiving);
+    assert_eq!((answer.len(), begun.elapsed() >= 9 * SECOND), (0, true));
 }
 
-/// What arrives of the bytes through two connections, and how much of it was spoilt.
-async fn spoilt(seed: u64, pieces: usize) -> (Vec<Vec<u8>>, u64) {
+/// Sends bytes in both directions of two connections. Returns what arrives, and the count of corrupted bytes.
+async fn send_corrupted(seed: u64, pieces: usize) -> (Vec<Vec<u8>>, u64) {
     let mut rig = Rig::new(Faults { corrupt: 0.01, seed, ..Faults::default() }).await;
     let mut arrived = Vec::new();
     for _ in 0..2 {
         let (mut client, mut target) = rig.pair().await;
         let sent = bytes(10_000);
-        let speaks = async {
+        let sending = async {
             for piece in sent.chunks(pieces) {
                 client.write_all(piece).await.unwrap();
                 tokio::task::yield_now().await;
             }
             client.shutdown().await.unwrap();
         };
-        let ((), there) = tokio::join!(speaks, rest(&mut target));
+        let ((), there) = tokio::join!(sending, rest(&mut target));
         target.write_all(&sent).await.unwrap();
         drop(target);
         arrived.extend([there, rest(&mut client).await]);
@@ -241,7 +241,7 @@ async fn spoilt(seed: u64, pieces: usize) -> (Vec<Vec<u8>>, u64) {
 
 #[tokio::test(start_paused = true)]
 async fn bits_are_flipped_in_the_same_places_for_the_same_seed() {
-    let (arrived, corrupted) = spoilt(7, 10_000).await;
+    let (arrived, corrupted) = send_corrupted(7, 10_000).await;
     let sent = bytes(10_000);
     let mut flipped = 0;
     for arrived in &arrived {
@@ -251,35 +251,35 @@ async fn bits_are_flipped_in_the_same_places_for_the_same_seed() {
         flipped += u64::from(bits.sum::<u32>());
     }
     assert!(flipped > 200 && flipped == corrupted, "{flipped}, {corrupted} counted");
-    assert_eq!(spoilt(7, 17).await, (arrived.clone(), corrupted), "cut otherwise on the way");
-    assert_ne!(spoilt(8, 10_000).await.0, arrived);
+    assert_eq!(send_corrupted(7, 17).await, (arrived.clone(), corrupted), "other read sizes");
+    assert_ne!(send_corrupted(8, 10_000).await.0, arrived);
     for (n, one) in arrived.iter().enumerate() {
-        assert!(!arrived[..n].contains(one), "two ways are spoilt alike");
+        assert!(!arrived[..n].contains(one), "two directions are corrupted in the same places");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_black_hole_takes_everything_and_passes_nothing_on() {
+async fn black_hole_reads_everything_and_passes_nothing_on() {
     let mut rig = Rig::new(Faults { blackhole: true, ..Faults::default() }).await;
     let (mut client, mut target) = rig.pair().await;
-    // However much it is, and the end.
+    // Any number of bytes, and the end.
     client.write_all(&bytes(1 << 20)).await.unwrap();
     drop(client);
     let silence = timeout(10_000 * SECOND, target.read_u8()).await;
     assert!(silence.is_err(), "{silence:?}");
     target.write_all(b"still there?").await.unwrap();
-    // Half of it is still open: that of whoever has ended it on both sides is not.
+    // The first connection is still half open. One that both sides have ended is closed.
     let (client, second) = rig.pair().await;
     drop((client, second));
     sleep(SECOND).await;
     let report = rig.stop().await;
     assert_eq!((report.to_target, report.to_client), (0, 0));
     assert_eq!(report.dropped, (1 << 20) + 12);
-    assert_eq!(rest(&mut target).await, b"", "the end of it all ends it");
+    assert_eq!(rest(&mut target).await, b"", "stopping the proxy closes the connection");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_black_hole_is_cut_too() {
+async fn black_hole_is_cut() {
     let faults = Faults { blackhole: true, cut_every: Some(SECOND), ..Faults::default() };
     let mut rig = Rig::new(faults).await;
     let (mut client, mut target) = rig.pair().await;
@@ -289,7 +289,7 @@ async fn a_black_hole_is_cut_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_one_side_is_gone_the_other_is_ended() {
+async fn disconnect_of_one_side_closes_the_other() {
     let mut rig = Rig::new(Faults::default()).await;
     let (client, mut target) = rig.pair().await;
     drop(client);
@@ -297,26 +297,26 @@ async fn when_one_side_is_gone_the_other_is_ended() {
     let (mut client, target) = rig.pair().await;
     drop(target);
     assert_eq!(rest(&mut client).await, b"");
-    // It goes on talking to nobody: it is told, and not held up.
-    let talk = async { while client.write_all(&[1; 4096]).await.is_ok() {} };
-    timeout(SECOND, talk).await.expect("it is told");
+    // Writes of the remaining side fail and do not block.
+    let writes = async { while client.write_all(&[1; 4096]).await.is_ok() {} };
+    timeout(SECOND, writes).await.expect("writes do not fail");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_words_of_one_that_is_gone_arrive_while_the_other_talks_on() {
+async fn last_bytes_of_a_disconnected_side_arrive_while_the_other_keeps_sending() {
     let mut rig = Rig::new(Faults::default()).await;
     let (mut client, mut target) = rig.pair().await;
-    // More than the client's side takes while it does not read.
-    let words = bytes(150 * 1024);
-    target.write_all(&words).await.unwrap();
+    // More than the client's side buffers while it does not read.
+    let last = bytes(150 * 1024);
+    target.write_all(&last).await.unwrap();
     drop(target);
-    let talk = client.write_all(&[1; 1 << 20]);
-    timeout(SECOND, talk).await.expect("it is not held up").unwrap();
-    assert!(rest(&mut client).await == words);
+    let write = client.write_all(&[1; 1 << 20]);
+    timeout(SECOND, write).await.expect("the write blocks").unwrap();
+    assert!(rest(&mut client).await == last);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_target_the_client_is_turned_away_and_the_next_is_served() {
+async fn client_without_a_target_is_refused_and_the_next_is_served() {
     let registry = Registry::new();
     let (front, back) = (Endpoint::memory("front"), Endpoint::memory("back"));
     let options = Options::default();
@@ -338,7 +338,7 @@ async fn without_a_target_the_client_is_turned_away_and_the_next_is_served() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_many_at_once_are_turned_away() {
+async fn connection_beyond_the_limit_is_closed() {
     let rig = Rig::new(Faults { blackhole: true, ..Faults::default() }).await;
     let Rig { registry, front, mut back, stop, report } = rig;
     let mut held = Vec::new();
@@ -354,7 +354,7 @@ async fn too_many_at_once_are_turned_away() {
 }
 
 #[tokio::test]
-async fn faults_out_of_bounds_and_a_target_that_is_the_listener_are_refused() {
+async fn invalid_faults_and_a_target_that_is_the_listener_are_refused() {
     let good = Faults::default();
     let a_day = Duration::from_secs(24 * 60 * 60);
     assert_eq!(good.validate(), Ok(()));
@@ -378,5 +378,5 @@ async fn faults_out_of_bounds_and_a_target_that_is_the_listener_are_refused() {
         let Err(error) = listening else { panic!("it listens") };
         assert!(matches!(error.kind(), ErrorKind::InvalidConfig(_)), "{error}");
     }
-    registry.listen_bytes(&front, &options).await.expect("nothing is left listening");
+    registry.listen_bytes(&front, &options).await.expect("the listener was not closed");
 }

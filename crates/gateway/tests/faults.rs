@@ -1,4 +1,4 @@
-//! A client that breaks its framing: what it had sent before is answered before its line ends.
+//! A client that breaks its framing: its earlier requests are answered before its line ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 const LIMIT: ByteSize = ByteSize::new(1000);
 
-/// A message whose length is beyond the limit: nothing behind it can be found.
+/// The length prefix of a message beyond the limit. What follows cannot be split into messages.
 const BROKEN: &[u8] = &[0xff, 0xff, 0xff, 0xff];
 
 struct Test {
@@ -68,13 +68,14 @@ fn framed(text: &str) -> Vec<u8> {
     [&length.to_be_bytes(), text.as_bytes()].concat()
 }
 
-async fn heard(client: &mut DuplexStream) -> String {
+/// Reads the next message.
+async fn next(client: &mut DuplexStream) -> String {
     let mut bytes = vec![0; client.read_u32().await.unwrap().try_into().unwrap()];
     client.read_exact(&mut bytes).await.unwrap();
     String::from_utf8(bytes).unwrap()
 }
 
-async fn hears_no_more(client: &mut DuplexStream) {
+async fn assert_closed(client: &mut DuplexStream) {
     assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
 }
 
@@ -83,8 +84,8 @@ fn is_fault(report: &BridgeReport) -> bool {
 }
 
 async fn end_of_input(receiver: &mut impl Receiver) {
-    let came = receiver.recv().await;
-    assert!(matches!(came, Incoming::End(_)), "{came:?}");
+    let incoming = receiver.recv().await;
+    assert!(matches!(incoming, Incoming::End(_)), "{incoming:?}");
 }
 
 #[tokio::test]
@@ -92,27 +93,27 @@ async fn answers_to_earlier_messages_arrive_before_the_end() {
     let Test { mut client, program, report, stop: _stop } = start(None);
     let (mut sender, mut receiver) = program.split();
     client.write_all(&[framed("one"), framed("two"), BROKEN.to_vec()].concat()).await.unwrap();
-    // The program learns that nothing more comes, and answers after that.
+    // The program sees the end of input and answers after that.
     assert_eq!(message(&mut receiver).await, "one");
     assert_eq!(message(&mut receiver).await, "two");
     end_of_input(&mut receiver).await;
     for answer in ["ONE", "TWO"] {
         sender.send(answer).await.unwrap();
-        assert_eq!(heard(&mut client).await, answer);
+        assert_eq!(next(&mut client).await, answer);
     }
     drop((sender, receiver));
-    hears_no_more(&mut client).await;
+    assert_closed(&mut client).await;
     let report = report.await.unwrap();
     assert!(is_fault(&report), "{}", report.end);
     assert_eq!((report.to_far, report.to_near, report.lost), (2, 2, 0));
 }
 
 #[tokio::test]
-async fn a_client_that_sent_nothing_else_is_not_kept() {
+async fn client_without_earlier_messages_is_closed_at_once() {
     let Test { mut client, program, report, stop: _stop } = start(None);
     let (_sender, _receiver) = program.split();
     client.write_all(BROKEN).await.unwrap();
-    hears_no_more(&mut client).await;
+    assert_closed(&mut client).await;
     assert!(is_fault(&report.await.unwrap()));
 }
 
@@ -125,30 +126,30 @@ async fn answers_are_waited_for_no_longer_than_the_grace() {
     client.write_all(&[framed("one"), BROKEN.to_vec()].concat()).await.unwrap();
     assert_eq!(message(&mut receiver).await, "one");
     end_of_input(&mut receiver).await;
-    // It goes on for ever.
-    let talking = async {
+    // The program sends without end.
+    let sending = async {
         while sender.send("more").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
-    let hearing = async {
-        let mut heard = 0;
+    let receiving = async {
+        let mut received = 0;
         while client.read_u32().await.is_ok() {
             client.read_u32().await.unwrap();
-            heard += 1;
+            received += 1;
         }
-        heard
+        received
     };
-    let ((), heard) = tokio::join!(talking, hearing);
-    assert!((9..=11).contains(&heard), "{heard}");
+    let ((), received) = tokio::join!(sending, receiving);
+    assert!((9..=11).contains(&received), "{received}");
     let took = begun.elapsed();
     assert!((10..=12).contains(&took.as_secs()), "{took:?}");
     assert!(is_fault(&report.await.unwrap()));
 }
 
-/// In virtual time, which has not moved at all by the end.
+/// In virtual time, which does not advance.
 #[tokio::test(start_paused = true)]
-async fn where_answers_are_known_the_line_ends_behind_the_last_one() {
+async fn line_ends_after_the_last_response_if_the_dialect_is_known() {
     let Test { mut client, program, report, stop: _stop } = start(Some(Dialect::STRICT));
     let (mut sender, mut receiver) = program.split();
     let request = r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#;
@@ -157,17 +158,17 @@ async fn where_answers_are_known_the_line_ends_behind_the_last_one() {
     assert_eq!(message(&mut receiver).await, request);
     let answer = r#"{"jsonrpc":"2.0","id":1,"result":2}"#;
     sender.send(answer).await.unwrap();
-    assert_eq!(heard(&mut client).await, answer);
-    // What was broken is told last.
-    let refusal = heard(&mut client).await;
+    assert_eq!(next(&mut client).await, answer);
+    // The error about the framing is last.
+    let refusal = next(&mut client).await;
     assert!(refusal.contains(r#""id":null"#) && refusal.contains("-32600"), "{refusal}");
-    hears_no_more(&mut client).await;
+    assert_closed(&mut client).await;
     assert!(is_fault(&report.await.unwrap()));
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test]
-async fn a_stop_is_not_held_up_by_a_broken_client() {
+async fn broken_client_does_not_delay_a_stop() {
     let Test { mut client, program, report, stop } = start(None);
     let (_sender, mut receiver) = program.split();
     client.write_all(&[framed("one"), BROKEN.to_vec()].concat()).await.unwrap();
@@ -175,20 +176,20 @@ async fn a_stop_is_not_held_up_by_a_broken_client() {
     end_of_input(&mut receiver).await;
     stop.send(()).unwrap();
     drop((_sender, receiver));
-    hears_no_more(&mut client).await;
+    assert_closed(&mut client).await;
     let report = report.await.unwrap();
     assert!(matches!(report.end, BridgeEnd::Stopped(_)) || is_fault(&report), "{}", report.end);
 }
 
-/// The program takes nothing more, so what was sent before the fault never leaves.
+/// The program does not read, so messages sent before the fault are never delivered.
 #[tokio::test(start_paused = true)]
-async fn a_program_that_does_not_read_holds_a_broken_client_no_longer_than_the_grace() {
+async fn stalled_program_does_not_hold_a_broken_client_open() {
     let Test { mut client, program, report, stop: _stop } = start(None);
     let (_sender, receiver) = program.split();
     let begun = Instant::now();
     let many: Bytes = framed(&"x".repeat(900)).repeat(40).into();
     client.write_all(&[&many[..], BROKEN].concat()).await.unwrap();
-    hears_no_more(&mut client).await;
+    assert_closed(&mut client).await;
     let took = begun.elapsed();
     assert!(took.as_secs() <= 21, "{took:?}");
     assert!(is_fault(&report.await.unwrap()));

@@ -1,4 +1,4 @@
-//! Messages that are not passed on: whoever waits for one of them gets an error, where the dialect is known.
+//! Messages that are not passed on: the side that waits for one gets an error response if the dialect is known.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -28,10 +28,10 @@ impl Test {
         Self::with(Bridge { dialect, ..Bridge::default() }, ByteSize::new(LIMIT))
     }
 
-    /// The client takes messages of at most `client_takes`.
-    fn with(options: Bridge, client_takes: ByteSize) -> Self {
-        // The ends of the test have no limit of their own.
-        let (client, near) = lines_pair_of(ByteSize::mib(4), client_takes);
+    /// Messages to and from the client are at most `client_limit` long.
+    fn with(options: Bridge, client_limit: ByteSize) -> Self {
+        // The limits of the test's own ends are never reached.
+        let (client, near) = lines_pair_of(ByteSize::mib(4), client_limit);
         let (server, far) = lines_pair_of(ByteSize::mib(4), ByteSize::new(LIMIT));
         let report = tokio::spawn(bridge(near.boxed(), far.boxed(), options, pending()));
         let (to_server, from_server) = client.boxed().split();
@@ -55,16 +55,16 @@ impl Test {
         serde_json::from_str(&message(&mut self.from_client).await).unwrap()
     }
 
-    /// The client's requests with these ids are at the program.
-    async fn asked(&mut self, ids: &[Value]) {
+    /// Sends requests with these ids from the client, and receives them as the program.
+    async fn ask(&mut self, ids: &[Value]) {
         for id in ids {
             self.client(request(id)).await;
             assert_eq!(self.at_program().await["id"], *id);
         }
     }
 
-    /// Nothing else has come to either side: what comes next is what is sent now.
-    async fn is_quiet(&mut self) {
+    /// Asserts that no other message waits for either side.
+    async fn assert_nothing_else(&mut self) {
         self.client(r#"{"jsonrpc":"2.0","method":"up"}"#).await;
         assert_eq!(self.at_program().await["method"], "up");
         self.program(r#"{"jsonrpc":"2.0","method":"down"}"#).await;
@@ -85,13 +85,13 @@ fn long() -> String {
     "x".repeat(LIMIT)
 }
 
-/// 200 arrays in each other.
+/// 200 nested arrays.
 fn deep() -> String {
     format!("{}{}", "[".repeat(200), "]".repeat(200))
 }
 
 #[tokio::test]
-async fn a_lost_answer_settles_its_call() {
+async fn lost_response_settles_its_call() {
     let (long, deep) = (long(), deep());
     for (answer, what) in [
         (format!(r#"{{"jsonrpc":"2.0","id":2,"result":"{long}"}}"#), "above the limit"),
@@ -104,15 +104,15 @@ async fn a_lost_answer_settles_its_call() {
         (r#"{"jsonrpc":"2.0","id":2,"method":null,"method":null,"result":1}"#.into(), "duplicate"),
     ] {
         let mut test = Test::start(Some(Dialect::STRICT));
-        test.asked(&[json!(1), json!(2), json!("2")]).await;
+        test.ask(&[json!(1), json!(2), json!("2")]).await;
         test.program(&*answer).await;
         let error = test.at_client().await;
         assert_eq!((&error["id"], &error["error"]["code"]), (&json!(2), &json!(-32603)), "{what}");
         let text = error["error"]["message"].as_str().unwrap();
         assert!(text.starts_with("the response was lost: ") && text.contains(what), "{text}");
-        test.is_quiet().await;
+        test.assert_nothing_else().await;
         drop((test.to_client, test.from_client));
-        // The others are answered when the program ends, and this one is not.
+        // The others are answered when the program ends, and this one is not answered again.
         let left = [value(&mut test.from_server).await, value(&mut test.from_server).await];
         assert_eq!([&left[0]["id"], &left[1]["id"]], [&json!(1), &json!("2")], "{what}");
         drop((test.to_server, test.from_server));
@@ -126,24 +126,24 @@ async fn value(receiver: &mut impl Receiver) -> Value {
 }
 
 #[tokio::test]
-async fn an_answer_whose_id_is_lost_settles_the_only_call_there_is() {
+async fn lost_response_without_an_id_settles_the_only_call_in_flight() {
     let answer = format!(r#"{{"jsonrpc":"2.0","result":"{}","id":7}}"#, long());
     let mut test = Test::start(Some(Dialect::MCP));
-    test.asked(&[json!(7)]).await;
+    test.ask(&[json!(7)]).await;
     test.program(&*answer).await;
     assert_eq!(test.at_client().await["id"], 7);
-    // Of two it might be either.
-    test.asked(&[json!(8), json!(9)]).await;
+    // With two calls in flight it might belong to either.
+    test.ask(&[json!(8), json!(9)]).await;
     test.program(&*answer).await;
-    test.is_quiet().await;
+    test.assert_nothing_else().await;
     assert_eq!(test.end().await.lost, 2);
 }
 
 #[tokio::test]
-async fn what_is_no_answer_settles_nothing() {
+async fn lost_message_that_is_not_a_response_settles_nothing() {
     let (long, deep) = (long(), deep());
     let mut test = Test::start(Some(Dialect::LSP));
-    test.asked(&[json!(1)]).await;
+    test.ask(&[json!(1)]).await;
     let lines = [
         "Welcome, version 1.2".to_owned(),
         "{'python': 1}".into(),
@@ -153,21 +153,21 @@ async fn what_is_no_answer_settles_nothing() {
         format!(r#"{{"jsonrpc":"2.0","params":["{long}"],"method":"log"}}"#),
         format!(r#"{{"jsonrpc":"2.0","method":"log","params":{deep}}}"#),
         r#"{"jsonrpc":"2.0","method":"log","method":"log"}"#.into(),
-        // An answer to a call that nobody has made.
+        // Responses with an unknown id.
         format!(r#"{{"jsonrpc":"2.0","id":99,"result":"{long}"}}"#),
         format!(r#"{{"jsonrpc":"2.0","id":99,"result":{deep}}}"#),
     ];
     for line in &lines {
         test.program(&**line).await;
     }
-    test.is_quiet().await;
+    test.assert_nothing_else().await;
     test.program(r#"{"jsonrpc":"2.0","id":1,"result":0}"#).await;
     assert_eq!(test.at_client().await["result"], 0);
     assert_eq!(test.end().await.lost, lines.len() as u64);
 }
 
 #[tokio::test]
-async fn a_refused_request_is_answered_with_its_id() {
+async fn invalid_request_is_answered_with_its_id() {
     let (long, deep) = (long(), deep());
     let many = (0..100_001).fold(String::new(), |all, _| all + r#","":0"#);
     for (lost, id) in [
@@ -178,7 +178,7 @@ async fn a_refused_request_is_answered_with_its_id() {
         (r#"{"jsonrpc":"2.0","id":1,"method":"m","method":"n"}"#.into(), json!(1)),
         (format!("[{deep}]"), Value::Null),
     ] {
-        // Whichever side asks.
+        // From either side.
         let mut test = Test::start(Some(Dialect::STRICT));
         test.client(&*lost).await;
         let refused = test.at_client().await;
@@ -188,7 +188,7 @@ async fn a_refused_request_is_answered_with_its_id() {
             let refused = test.at_program().await;
             assert_eq!((&refused["id"], &refused["error"]["code"]), (&id, &json!(-32600)));
         }
-        test.is_quiet().await;
+        test.assert_nothing_else().await;
         assert_eq!(test.end().await.lost, if id.is_null() { 1 } else { 2 });
     }
     let wide = Bridge { dialect: Some(Dialect::MCP), ..Bridge::default() };
@@ -200,34 +200,34 @@ async fn a_refused_request_is_answered_with_its_id() {
 }
 
 #[tokio::test]
-async fn a_request_that_the_program_cannot_be_sent_is_answered() {
+async fn request_too_long_for_the_program_is_answered() {
     let wide = Bridge { dialect: Some(Dialect::MCP), ..Bridge::default() };
     let mut test = Test::with(wide, ByteSize::mib(1));
     test.client(format!(r#"{{"jsonrpc":"2.0","id":4,"method":"m","params":["{}"]}}"#, long()))
         .await;
     let refused = test.at_client().await;
     assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(4), &json!(-32600)));
-    test.is_quiet().await;
+    test.assert_nothing_else().await;
     assert_eq!(test.end().await.lost, 1);
 }
 
 #[tokio::test]
-async fn an_answer_that_the_client_cannot_be_sent_settles_its_call() {
+async fn response_too_long_for_the_client_settles_its_call() {
     for overflow in Overflow::ALL {
         let narrow = Bridge { dialect: Some(Dialect::MCP), overflow, ..Bridge::default() };
         let mut test = Test::with(narrow, ByteSize::kib(1));
-        test.asked(&[json!(1), json!(2)]).await;
+        test.ask(&[json!(1), json!(2)]).await;
         let long = "x".repeat(2000);
         test.program(format!(r#"{{"jsonrpc":"2.0","id":2,"result":"{long}"}}"#)).await;
         let error = test.at_client().await;
         assert_eq!((&error["id"], &error["error"]["code"]), (&json!(2), &json!(-32603)));
-        test.is_quiet().await;
+        test.assert_nothing_else().await;
         assert_eq!(test.end().await.lost, 1, "{overflow}");
     }
 }
 
 #[tokio::test]
-async fn a_lost_answer_of_the_client_is_told_to_the_program() {
+async fn program_gets_an_error_for_a_lost_response_of_the_client() {
     let (long, deep) = (long(), deep());
     for answer in [
         format!(r#"{{"jsonrpc":"2.0","id":"q","result":"{long}"}}"#),
@@ -240,13 +240,13 @@ async fn a_lost_answer_of_the_client_is_told_to_the_program() {
         test.client(&*answer).await;
         let error = test.at_program().await;
         assert_eq!((&error["id"], &error["error"]["code"]), (&json!("q"), &json!(-32603)));
-        test.is_quiet().await;
+        test.assert_nothing_else().await;
         assert_eq!(test.end().await.lost, 1);
     }
 }
 
 #[tokio::test]
-async fn a_request_that_is_a_little_off_is_answered_when_the_program_ends() {
+async fn slightly_invalid_request_is_answered_when_the_program_ends() {
     for asked in [
         r#"{"jsonrpc":"2.0","id":1,"method":"m","params":"text"}"#,
         r#"{"id":1,"method":"m"}"#,
@@ -262,7 +262,7 @@ async fn a_request_that_is_a_little_off_is_answered_when_the_program_ends() {
 }
 
 #[tokio::test]
-async fn without_a_dialect_everything_passes_as_it_is() {
+async fn messages_pass_unchanged_without_a_dialect() {
     let deep = deep();
     for dialect in [None, Some(Dialect::XI)] {
         let mut test = Test::start(dialect);
@@ -273,23 +273,23 @@ async fn without_a_dialect_everything_passes_as_it_is() {
             test.program(line).await;
             assert_eq!(message(&mut test.from_server).await, line);
         }
-        let banner = "no JSON";
+        let banner = "not JSON";
         test.client(banner).await;
         assert_eq!(message(&mut test.from_client).await, banner);
         test.program(banner).await;
         if dialect.is_none() {
             assert_eq!(message(&mut test.from_server).await, banner);
         }
-        test.is_quiet().await;
+        test.assert_nothing_else().await;
         assert_eq!(test.end().await.lost, u64::from(dialect.is_some()));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_reads_none_of_its_refusals_is_not_read_either() {
+async fn client_that_does_not_read_its_error_responses_is_not_read() {
     let mut test = Test::start(Some(Dialect::STRICT));
     let bad = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{}}}"#, deep());
-    // Far more than fits into what there is of queues.
+    // Far more than fits into all queues.
     let sending = tokio::spawn(async move {
         for _ in 0..20_000 {
             test.to_server.send(bad.clone()).await.unwrap();
@@ -305,7 +305,7 @@ async fn a_client_that_reads_none_of_its_refusals_is_not_read_either() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_that_reads_none_of_its_refusals_is_heard_all_the_same() {
+async fn program_that_does_not_read_its_error_responses_is_still_read() {
     let mut test = Test::start(Some(Dialect::STRICT));
     let bad = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{}}}"#, deep());
     for _ in 0..20_000 {
@@ -317,7 +317,7 @@ async fn a_program_that_reads_none_of_its_refusals_is_heard_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_client_that_announces_too_long_a_message_is_told_before_its_line_ends() {
+async fn client_that_announces_a_too_long_message_gets_an_error_before_its_line_ends() {
     for dialect in [None, Some(Dialect::XI), Some(Dialect::LSP)] {
         let of = |limit| ContentLength::new(ByteSize::new(limit));
         let (client, near) = framed_pair(of(LIMIT), of(1000));

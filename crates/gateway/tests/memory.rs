@@ -1,4 +1,4 @@
-//! What the gateway itself holds of many lines is bounded by one budget. In virtual time.
+//! One budget bounds the memory that the gateway itself uses for many lines. In virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::future::pending;
@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 type Half<S> = (S, Box<dyn Receiver>);
 
-/// Lines that may hold 8 MiB together: the clients' ends, the programs' ends, and what becomes of them.
+/// Lines with a common budget of 8 MiB: the clients' ends, the programs' ends, and the reports.
 struct Lines {
     budget: MemoryBudget,
     clients: Vec<Half<Box<dyn Sender>>>,
@@ -34,7 +34,7 @@ fn lines(options: Bridge) -> Lines {
     let (mut clients, mut programs, mut reports) = (Vec::new(), Vec::new(), JoinSet::new());
     for _ in 0..LINES {
         let ((client, near), (far, program)) = (memory_pair(), memory_pair());
-        // Less than the 10 s after which a side that does not read has stalled.
+        // Less than the stall timeout of 10 s.
         let grace = Duration::from_secs(1);
         let options = Bridge { memory: Some(budget.clone()), grace, ..options.clone() };
         reports.spawn(bridge(near.boxed(), far.boxed(), options, pending()));
@@ -45,23 +45,23 @@ fn lines(options: Bridge) -> Lines {
 }
 
 impl Lines {
-    /// All is within the bound, and so many lines have ended: each because too much was held.
-    async fn ended(&mut self, count: usize) {
+    /// Waits until `count` lines have ended because of the budget, and checks the bound.
+    async fn await_ended(&mut self, count: usize) {
         for _ in 0..count {
-            let report = timeout(LIMIT, self.reports.join_next()).await.expect("none has ended");
+            let report = timeout(LIMIT, self.reports.join_next()).await.expect("no line ended");
             let end = report.unwrap().unwrap().end;
             let is_it = matches!(&end, BridgeEnd::Near { near: CloseReason::NoMemory(_), .. });
             assert!(is_it, "{end}");
             assert!(end.to_string().contains("out of memory"), "{end}");
-            self.is_bounded();
+            self.assert_bounded();
         }
     }
 
-    fn is_bounded(&self) {
+    fn assert_bounded(&self) {
         assert!(self.budget.used().bytes() <= 10 * MIB, "{}", self.budget.used());
     }
 
-    /// All lines end, and all is given back.
+    /// Ends all lines, and checks that all memory was returned to the budget.
     async fn end(self) {
         let Self { budget, clients, programs, mut reports } = self;
         drop((clients, programs));
@@ -70,9 +70,9 @@ impl Lines {
     }
 }
 
-/// The programs do not read: each line has a message in hand that waits for room.
+/// The programs do not read: on each line a message waits for room.
 #[tokio::test(start_paused = true)]
-async fn messages_on_their_way_to_programs_that_do_not_read_share_a_bound() {
+async fn messages_in_flight_to_stalled_programs_share_a_bound() {
     let mut lines = lines(Bridge::default());
     let mut sending = JoinSet::new();
     for (mut sender, receiver) in std::mem::take(&mut lines.clients) {
@@ -81,16 +81,16 @@ async fn messages_on_their_way_to_programs_that_do_not_read_share_a_bound() {
             drop(receiver);
         });
     }
-    // 10 MiB at most are granted while those that have to go have not gone.
-    lines.ended(LINES - 10).await;
-    lines.is_bounded();
+    // At most 10 MiB are granted before the other lines have ended.
+    lines.await_ended(LINES - 10).await;
+    lines.assert_bounded();
     sending.shutdown().await;
     lines.end().await;
 }
 
-/// The clients do not read, and what waits for them is dropped: no line has to end.
+/// The clients do not read, and messages for them are dropped: no line has to end.
 #[tokio::test(start_paused = true)]
-async fn what_waits_for_slow_clients_is_dropped_before_it_is_too_much() {
+async fn messages_for_slow_clients_are_dropped_before_the_budget_is_exceeded() {
     let mut lines = lines(Bridge { overflow: Overflow::DropOldest, ..Bridge::default() });
     let mut sending = JoinSet::new();
     for (mut sender, receiver) in std::mem::take(&mut lines.programs) {
@@ -102,39 +102,41 @@ async fn what_waits_for_slow_clients_is_dropped_before_it_is_too_much() {
         });
     }
     let mut programs = Vec::new();
-    while let Some(program) = timeout(LIMIT, sending.join_next()).await.expect("one is held up") {
-        lines.is_bounded();
+    while let Some(program) =
+        timeout(LIMIT, sending.join_next()).await.expect("a program is blocked")
+    {
+        lines.assert_bounded();
         programs.push(program.unwrap());
     }
     assert!(lines.budget.refused() > 0);
-    assert!(lines.reports.try_join_next().is_none(), "a line has ended");
+    assert!(lines.reports.try_join_next().is_none(), "a line ended");
     lines.programs = programs;
     lines.end().await;
 }
 
-/// Hostile clients: they send what is refused, and do not read why.
+/// Hostile clients send invalid requests, and do not read the error responses.
 #[tokio::test(start_paused = true)]
-async fn refusals_that_no_client_reads_share_a_bound() {
+async fn unread_error_responses_share_a_bound() {
     let mut lines = lines(Bridge { dialect: Some(Dialect::STRICT), ..Bridge::default() });
     let mut sending = JoinSet::new();
     let id = "i".repeat(4000);
     for (mut sender, receiver) in std::mem::take(&mut lines.clients) {
-        // The doubled id makes it invalid.
+        // The duplicate id makes it invalid.
         let refused = format!(r#"{{"jsonrpc":"2.0","id":"{id}","id":"{id}","method":"m"}}"#);
         sending.spawn(async move {
             while sender.send(refused.clone()).await.is_ok() {}
             drop(receiver);
         });
     }
-    lines.ended(LINES / 2).await;
-    lines.is_bounded();
+    lines.await_ended(LINES / 2).await;
+    lines.assert_bounded();
     sending.shutdown().await;
     lines.end().await;
 }
 
-/// Clients whose requests a program never answers.
+/// The program never answers the requests.
 #[tokio::test(start_paused = true)]
-async fn ids_of_requests_that_wait_share_a_bound() {
+async fn ids_of_unanswered_requests_share_a_bound() {
     let mut lines = lines(Bridge { dialect: Some(Dialect::STRICT), ..Bridge::default() });
     let (mut sending, mut reading) = (JoinSet::new(), JoinSet::new());
     for (sender, mut receiver) in std::mem::take(&mut lines.programs) {
@@ -155,8 +157,8 @@ async fn ids_of_requests_that_wait_share_a_bound() {
             drop(receiver);
         });
     }
-    lines.ended(LINES / 2).await;
-    lines.is_bounded();
+    lines.await_ended(LINES / 2).await;
+    lines.assert_bounded();
     sending.shutdown().await;
     reading.shutdown().await;
     lines.end().await;

@@ -1,4 +1,4 @@
-//! A program that takes the place of another is told what that one knew, or the line ends.
+//! The state of a restarted program is restored, or the line ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 type Half = (<MemoryChannel as Channel>::Sender, <MemoryChannel as Channel>::Receiver);
 
-/// Starts programs that the test plays.
+/// Starts programs whose part is played by the test.
 struct Programs(mpsc::UnboundedSender<MemoryChannel>);
 
 impl DynConnector for Programs {
@@ -54,7 +54,7 @@ impl Test {
         Self { to_server: client.split(), programs, program, report }
     }
 
-    /// As after a handshake.
+    /// Starts a line and completes the handshake.
     async fn opened(dialect: Dialect, result: Value) -> Self {
         let mut test = Self::start(dialect).await;
         test.client(initialize()).await;
@@ -87,7 +87,7 @@ impl Test {
         value(&mut self.program.1).await
     }
 
-    /// The program ends, and another is there.
+    /// Ends the program and waits for the next one.
     async fn restart(&mut self) {
         self.program = {
             let (mut sender, receiver) =
@@ -98,12 +98,14 @@ impl Test {
         };
     }
 
-    /// What the client hears until the end of its line, and why that ended.
+    /// Returns what the client receives until its line ends, and why the state was not restored.
     async fn end(mut self) -> (Vec<Value>, String, BridgeReport) {
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         loop {
             match self.to_server.1.recv().await {
-                Incoming::Message(message) => heard.push(serde_json::from_slice(&message).unwrap()),
+                Incoming::Message(message) => {
+                    received.push(serde_json::from_slice(&message).unwrap());
+                }
                 Incoming::End(_) => break,
                 other => panic!("{other:?}"),
             }
@@ -113,7 +115,7 @@ impl Test {
             panic!("{}", report.end)
         };
         assert!(!report.end.is_clean());
-        (heard, why.problem.clone(), report)
+        (received, why.problem.clone(), report)
     }
 }
 
@@ -135,7 +137,7 @@ fn call(id: i64) -> Value {
 }
 
 #[tokio::test]
-async fn a_new_program_gets_the_handshake_before_anything_else() {
+async fn restarted_program_gets_the_handshake_before_anything_else() {
     for dialect in [Dialect::MCP, Dialect::LSP, Dialect::ACP] {
         let result = json!({"capabilities": {"tools": {}}, "serverInfo": {"name": "a"}});
         let mut test = Test::opened(dialect, result.clone()).await;
@@ -147,7 +149,7 @@ async fn a_new_program_gets_the_handshake_before_anything_else() {
             assert_eq!((&lost["id"], &lost["error"]["code"]), (&json!(1), &json!(dialect.gone)));
             test.client(call(2)).await;
             assert_eq!(test.at_program().await, initialize(), "{}", dialect.name);
-            // While it is not answered, the program may ask, but not the client.
+            // Until the response, messages of the program are handled, and those of the client wait.
             test.program(json!({"id": "p", "method": "ping"})).await;
             assert_eq!(test.at_program().await, with_version(json!({"id": "p", "result": {}})));
             test.program(json!({"method": "log"})).await;
@@ -167,7 +169,7 @@ async fn a_new_program_gets_the_handshake_before_anything_else() {
 }
 
 #[tokio::test]
-async fn a_program_that_ends_during_the_replay_is_followed_by_one_that_gets_it_anew() {
+async fn program_that_ends_during_the_replay_is_followed_by_a_new_replay() {
     let mut test = Test::opened(Dialect::MCP, json!({})).await;
     test.restart().await;
     assert_eq!(test.at_program().await, initialize());
@@ -180,19 +182,19 @@ async fn a_program_that_ends_during_the_replay_is_followed_by_one_that_gets_it_a
 }
 
 #[tokio::test]
-async fn before_the_handshake_a_new_program_gets_what_comes() {
+async fn restarted_program_gets_messages_at_once_without_a_handshake() {
     let mut test = Test::start(Dialect::MCP).await;
     test.client(call(1)).await;
     assert_eq!(test.at_program().await, call(1));
     test.restart().await;
     assert_eq!(test.at_client().await["id"], 1);
-    // So it is with a client that has no handshake.
+    // The next request is passed on at once, because there is nothing to replay.
     test.client(call(2)).await;
     assert_eq!(test.at_program().await, call(2));
 }
 
 #[tokio::test]
-async fn subscriptions_are_made_again_without_the_client() {
+async fn subscriptions_are_restored_without_the_client() {
     let mut test = Test::opened(Dialect::MCP, json!({})).await;
     let subscribe = json!({"id": 5, "method": "resources/subscribe", "params": {"uri": "a"}});
     test.client(subscribe).await;
@@ -216,22 +218,22 @@ async fn subscriptions_are_made_again_without_the_client() {
 }
 
 #[tokio::test]
-async fn a_program_that_cannot_take_the_place_ends_the_line_with_the_reason() {
+async fn program_that_offers_less_ends_the_line_with_the_reason() {
     let mut test = Test::opened(Dialect::MCP, json!({"capabilities": {"tools": {}}})).await;
     test.restart().await;
     assert_eq!(test.at_program().await, initialize());
     test.client(call(1)).await;
     test.program(json!({"id": 0, "result": {"capabilities": {}}})).await;
-    let (heard, why, report) = test.end().await;
+    let (received, why, report) = test.end().await;
     assert_eq!(why, "its `capabilities.tools` differs from that of the previous program");
-    assert_eq!(heard.iter().map(|it| &it["id"]).collect::<Vec<_>>(), [&json!(1)]);
-    let text = heard[0]["error"]["message"].as_str().unwrap();
+    assert_eq!(received.iter().map(|it| &it["id"]).collect::<Vec<_>>(), [&json!(1)]);
+    let text = received[0]["error"]["message"].as_str().unwrap();
     assert!(text.contains(&why), "{text}");
     assert_eq!((report.to_far, report.lost), (2, 1));
 }
 
 #[tokio::test]
-async fn a_changed_document_ends_the_line_with_the_reason() {
+async fn changed_document_ends_the_line_with_the_reason() {
     let mut test = Test::opened(Dialect::LSP, json!({"capabilities": {}})).await;
     for method in ["textDocument/didOpen", "textDocument/didChange"] {
         test.client(json!({"method": method, "params": {"textDocument": {"uri": "file:a"}}})).await;
@@ -240,39 +242,39 @@ async fn a_changed_document_ends_the_line_with_the_reason() {
     test.client(json!({"id": 1, "method": "textDocument/hover"})).await;
     test.at_program().await;
     test.restart().await;
-    let (heard, why, _) = test.end().await;
+    let (received, why, _) = test.end().await;
     assert_eq!(why, "\"file:a\" was changed after it was opened");
-    assert_eq!(heard.len(), 1);
-    assert_eq!(heard[0]["id"], 1);
+    assert_eq!(received.len(), 1);
+    assert_eq!(received[0]["id"], 1);
 }
 
 #[tokio::test]
-async fn state_that_has_no_handshake_ends_the_line_with_the_reason() {
+async fn state_without_a_handshake_ends_the_line_with_the_reason() {
     let mut test = Test::start(Dialect::XI).await;
     test.client(json!({"method": "client_started", "params": {}})).await;
     test.at_program().await;
     test.restart().await;
-    let (heard, why, _) = test.end().await;
-    assert_eq!((heard, &*why), (vec![], "the dialect xi does not support restoring state"));
+    let (received, why, _) = test.end().await;
+    assert_eq!((received, &*why), (vec![], "the dialect xi does not support restoring state"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_that_does_not_answer_the_handshake_ends_the_line() {
+async fn program_that_does_not_answer_the_handshake_ends_the_line() {
     let mut test = Test::opened(Dialect::MCP, json!({})).await;
     test.restart().await;
     let begun = Instant::now();
     assert_eq!(test.at_program().await, initialize());
     test.client(call(1)).await;
     let program = std::mem::replace(&mut test.program, memory_pair().0.split());
-    let (heard, why, _) = test.end().await;
+    let (received, why, _) = test.end().await;
     assert_eq!(why, "it did not answer the handshake within 1m");
     assert!(begun.elapsed() >= Duration::from_secs(60));
-    assert_eq!(heard[0]["id"], 1);
+    assert_eq!(received[0]["id"], 1);
     drop(program);
 }
 
 #[tokio::test]
-async fn what_the_old_program_had_asked_is_cancelled_and_not_answered_to_the_new_one() {
+async fn requests_of_the_old_program_are_cancelled_and_their_responses_dropped() {
     for dialect in [Dialect::MCP, Dialect::LSP] {
         let mut test = Test::opened(dialect, json!({})).await;
         test.program(json!({"id": "q", "method": "roots/list"})).await;
@@ -288,7 +290,7 @@ async fn what_the_old_program_had_asked_is_cancelled_and_not_answered_to_the_new
         test.client(json!({"id": "q", "result": []})).await;
         test.client(call(1)).await;
         assert_eq!(test.at_program().await, call(1), "{}", dialect.name);
-        // The same id of the new program.
+        // The new program uses the same id.
         test.program(json!({"id": "q", "method": "roots/list"})).await;
         assert_eq!(test.at_client().await["id"], "q");
         test.client(json!({"id": "q", "result": [1]})).await;
@@ -299,7 +301,7 @@ async fn what_the_old_program_had_asked_is_cancelled_and_not_answered_to_the_new
 }
 
 #[tokio::test]
-async fn the_process_id_reaches_only_programs_that_can_see_the_process() {
+async fn process_id_reaches_only_programs_that_can_see_the_process() {
     for isolated in [false, true] {
         let (client, near) = memory_pair();
         let (far, program) = memory_pair();
@@ -321,7 +323,7 @@ async fn the_process_id_reaches_only_programs_that_can_see_the_process() {
 }
 
 #[tokio::test]
-async fn a_handshake_without_a_version_is_replayed_too() {
+async fn handshake_without_a_version_is_replayed() {
     let mut test = Test::start(Dialect::MCP).await;
     let initialize = r#"{"id":0,"method":"initialize"}"#;
     test.to_server.0.send(initialize).await.unwrap();

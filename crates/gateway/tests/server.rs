@@ -1,4 +1,4 @@
-//! Many clients without sockets: a far end for each, and what happens when one cannot be had.
+//! A server with many in-memory clients: each gets its own far side, or is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::future::pending;
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 /// In virtual time.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Far ends, whose other ends come out of a queue.
+/// Connects far sides, and sends their other ends to a queue.
 struct Target(mpsc::UnboundedSender<BoxChannel>);
 
 impl DynConnector for Target {
@@ -67,7 +67,7 @@ impl Served {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_watches_sees_the_lines_there_are_and_the_sum_of_all_there_were() {
+async fn watch_shows_open_lines_and_the_totals_of_all_lines() {
     let mut served = Served::start(2).await;
     let watch = served.watch.clone();
     let view = watch.now();
@@ -82,8 +82,8 @@ async fn who_watches_sees_the_lines_there_are_and_the_sum_of_all_there_were() {
         assert!(matches!(receiver.recv().await, Incoming::Message(_)));
         lines.push((sender, receiver, to_client, from_client));
     }
-    let mut turned_away = served.client().await.split().1;
-    assert!(matches!(turned_away.recv().await, Incoming::End(_)));
+    let mut refused = served.client().await.split().1;
+    assert!(matches!(refused.recv().await, Incoming::End(_)));
     let view = watch.now();
     assert_eq!((view.came, view.report.refused, view.restarts), (3, 1, 0));
     let seen = view.lines.iter().map(|line| {
@@ -92,7 +92,7 @@ async fn who_watches_sees_the_lines_there_are_and_the_sum_of_all_there_were() {
         let client = &line.client;
         (line.id, client.messages_in, client.messages_out, client.bytes_in, client.bytes_out)
     });
-    // A length of four bytes stands in front of each.
+    // Each message has a length prefix of four bytes.
     assert_eq!(seen.collect::<Vec<_>>(), [(1, 1, 1, 7, 7), (2, 1, 1, 9, 9)]);
     let traffic = view.traffic;
     assert_eq!((traffic.messages_in, traffic.bytes_in, traffic.bytes_out), (2, 16, 16));
@@ -103,10 +103,10 @@ async fn who_watches_sees_the_lines_there_are_and_the_sum_of_all_there_were() {
             tokio::time::sleep(TICK).await
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), over).await.expect("a line is over");
+    tokio::time::timeout(Duration::from_secs(60), over).await.expect("no line ended");
     let view = watch.now();
     assert_eq!((view.lines[0].id, view.report.served), (2, 1));
-    assert_eq!(view.traffic, traffic, "what went over a line that is over still counts");
+    assert_eq!(view.traffic, traffic, "the traffic of an ended line still counts");
     drop(lines);
     served.stop().await;
     let view = watch.now();
@@ -115,7 +115,7 @@ async fn who_watches_sees_the_lines_there_are_and_the_sum_of_all_there_were() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_client_has_a_far_end_of_its_own() {
+async fn each_client_has_its_own_far_side() {
     let mut served = Served::start(100).await;
     let mut lines = Vec::new();
     for number in 0..100 {
@@ -139,7 +139,7 @@ async fn each_client_has_a_far_end_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_far_end_the_client_is_turned_away_and_the_next_is_asked_again() {
+async fn each_client_is_refused_while_the_far_side_is_unavailable() {
     let mut served = Served::start(10).await;
     served.far_ends.close();
     for _ in 0..3 {
@@ -151,7 +151,7 @@ async fn without_a_far_end_the_client_is_turned_away_and_the_next_is_asked_again
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_most_that_is_allowed_is_allowed_again_when_one_has_left() {
+async fn client_is_accepted_again_after_another_has_left() {
     let mut served = Served::start(2).await;
     let first = served.client().await;
     let first_far = served.far_ends.recv().await.unwrap();
@@ -161,7 +161,7 @@ async fn the_most_that_is_allowed_is_allowed_again_when_one_has_left() {
     assert!(matches!(third.recv().await, Incoming::End(_)));
 
     drop(first_far);
-    // When the client has seen the end, the line is about to be over.
+    // The client sees the end shortly before the line has ended.
     assert!(matches!(first.split().1.recv().await, Incoming::End(_)));
     loop {
         let _fourth = served.client().await;
@@ -175,7 +175,7 @@ async fn the_most_that_is_allowed_is_allowed_again_when_one_has_left() {
     assert!(report.refused >= 1);
 }
 
-/// No far end, and a count of how many were asked for.
+/// Fails to connect, and counts the attempts.
 struct Broken(Arc<AtomicU32>);
 
 impl DynConnector for Broken {
@@ -187,7 +187,7 @@ impl DynConnector for Broken {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_far_end_that_fails_five_times_is_not_tried_for_everybody_who_comes() {
+async fn far_side_that_fails_five_times_is_not_started_for_every_client() {
     let registry = Registry::new();
     let endpoint = Endpoint::memory("door");
     let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
@@ -196,36 +196,36 @@ async fn a_far_end_that_fails_five_times_is_not_tried_for_everybody_who_comes() 
     server.add(acceptor, Arc::new(Broken(attempts.clone())));
     let watch = server.watch();
     let server = tokio::spawn(server.run(pending()));
-    let turned_away = async || {
+    let assert_refused = async || {
         let client = registry.connect(&endpoint, &Options::default()).await.unwrap();
         assert!(matches!(client.split().1.recv().await, Incoming::End(_)));
     };
     for _ in 0..8 {
-        turned_away().await;
+        assert_refused().await;
     }
     assert_eq!(attempts.load(Ordering::Relaxed), 5);
     let view = watch.now();
     assert!(matches!(view.breaker, BreakerState::Open { .. }), "{view:?}");
-    // When its time has come, one more is tried.
+    // After the pause one more is tried.
     tokio::time::sleep(view.retry_after.unwrap()).await;
     for _ in 0..3 {
-        turned_away().await;
+        assert_refused().await;
     }
     assert_eq!(attempts.load(Ordering::Relaxed), 6);
     server.abort();
 }
 
-/// A far end that is for ever about to come, or that came and is for ever about to go.
+/// A far side that never connects, or that never stops.
 enum Never {
-    Comes,
-    Goes,
+    Connects,
+    Stops,
 }
 
 impl DynConnector for Never {
     fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
         match self {
-            Self::Comes => Box::pin(pending()),
-            Self::Goes => {
+            Self::Connects => Box::pin(pending()),
+            Self::Stops => {
                 let (far, _) = memory_pair();
                 let profile = far.control().profile();
                 let (sender, receiver) = far.split();
@@ -254,8 +254,8 @@ impl Backing for Stubborn {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_far_end_that_never_comes_or_never_goes_does_not_hold_up_the_end() {
-    for (target, failed, seconds) in [(Never::Comes, 0, 0), (Never::Goes, 1, 11)] {
+async fn far_side_that_never_connects_or_never_stops_does_not_delay_the_end() {
+    for (target, failed, seconds) in [(Never::Connects, 0, 0), (Never::Stops, 1, 11)] {
         let registry = Registry::new();
         let endpoint = Endpoint::memory("door");
         let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
@@ -277,7 +277,7 @@ async fn a_far_end_that_never_comes_or_never_goes_does_not_hold_up_the_end() {
     }
 }
 
-/// Nobody can be let in, for as long as it lasts.
+/// An acceptor that always fails, because resources are exhausted.
 struct Exhausted {
     endpoint: Endpoint,
     attempts: Arc<AtomicU32>,
@@ -296,26 +296,26 @@ impl DynAcceptor for Exhausted {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_door_that_fails_is_tried_again_in_growing_pauses() {
+async fn failed_accept_is_retried_with_growing_pauses() {
     let attempts = Arc::new(AtomicU32::new(0));
     let mut server = Server::new(1, Bridge::default());
-    let door = Exhausted { endpoint: Endpoint::memory("door"), attempts: attempts.clone() };
+    let acceptor = Exhausted { endpoint: Endpoint::memory("door"), attempts: attempts.clone() };
     let (target, _far_ends) = mpsc::unbounded_channel();
-    server.add(Box::new(door), Arc::new(Target(target)));
+    server.add(Box::new(acceptor), Arc::new(Target(target)));
     let server = tokio::spawn(server.run(pending()));
     let mut after = Vec::new();
     for seconds in [1, 10, 60] {
         let _ = tokio::time::timeout(Duration::from_secs(seconds), pending::<()>()).await;
         after.push(attempts.swap(0, Ordering::Relaxed));
     }
-    // At 0, 50, 150, 350 and 750 ms, and then once a second.
+    // At 0, 50, 150, 350 and 750 ms, and then once per second.
     assert_eq!(after[0], 5);
     assert!((9..=11).contains(&after[1]) && (59..=61).contains(&after[2]), "{after:?}");
     server.abort();
 }
 
-/// What a client hears that asks something, until the end of its line.
-async fn asked(registry: &Registry, endpoint: &Endpoint) -> Vec<serde_json::Value> {
+/// Sends a request from a new client. Returns what the client receives until the end of its line.
+async fn ask(registry: &Registry, endpoint: &Endpoint) -> Vec<serde_json::Value> {
     let client = registry.connect(endpoint, &Options::default()).await.unwrap();
     let (mut sender, mut receiver) = client.split();
     for request in
@@ -324,18 +324,18 @@ async fn asked(registry: &Registry, endpoint: &Endpoint) -> Vec<serde_json::Valu
         sender.send(request).await.unwrap();
     }
     sender.close().await.unwrap();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     loop {
         match receiver.recv().await {
-            Incoming::Message(message) => heard.push(serde_json::from_slice(&message).unwrap()),
-            Incoming::End(_) => return heard,
+            Incoming::Message(message) => received.push(serde_json::from_slice(&message).unwrap()),
+            Incoming::End(_) => return received,
             other => panic!("{other:?}"),
         }
     }
 }
 
 #[tokio::test]
-async fn a_client_that_gets_no_program_is_told_so_where_the_dialect_is_known() {
+async fn client_without_a_program_gets_an_error_response_if_the_dialect_is_known() {
     use tieline_proto::jsonrpc::Dialect;
 
     for (dialect, code) in [
@@ -356,12 +356,12 @@ async fn a_client_that_gets_no_program_is_told_so_where_the_dialect_is_known() {
         let report = tokio::spawn(server.run(async {
             let _ = stopped.await;
         }));
-        // Five that fail open the breaker: the sixth is told of that.
+        // Five failures open the breaker, which the sixth client is told.
         let mut texts = Vec::new();
         for _ in 0..6 {
-            let heard = asked(&registry, &endpoint).await;
-            assert_eq!(heard.len(), usize::from(code.is_some()), "{heard:?}");
-            for answer in heard {
+            let received = ask(&registry, &endpoint).await;
+            assert_eq!(received.len(), usize::from(code.is_some()), "{received:?}");
+            for answer in received {
                 assert_eq!((&answer["id"], &answer["error"]["code"]), (&7.into(), &code.into()));
                 texts.push(answer["error"]["message"].as_str().unwrap().to_owned());
             }
@@ -380,7 +380,7 @@ async fn a_client_that_gets_no_program_is_told_so_where_the_dialect_is_known() {
 }
 
 #[tokio::test]
-async fn a_client_beyond_the_most_there_may_be_is_told_so_where_the_dialect_is_known() {
+async fn client_beyond_the_limit_gets_an_error_response_if_the_dialect_is_known() {
     let registry = Registry::new();
     let endpoint = Endpoint::memory("full");
     let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
@@ -394,13 +394,13 @@ async fn a_client_beyond_the_most_there_may_be_is_told_so_where_the_dialect_is_k
     }));
     let first = registry.connect(&endpoint, &Options::default()).await.unwrap();
     let far_end = far_ends.recv().await.unwrap();
-    let heard = asked(&registry, &endpoint).await;
-    let error = &heard[0]["error"];
+    let received = ask(&registry, &endpoint).await;
+    let error = &received[0]["error"];
     assert_eq!(
-        (heard.len(), &error["message"]),
+        (received.len(), &error["message"]),
         (1, &"too many clients: the limit of 1 is reached".into())
     );
-    // One that asks nothing does not hold up the end.
+    // A client that sends no request does not delay the end.
     let silent = registry.connect(&endpoint, &Options::default()).await.unwrap();
     stop.send(()).unwrap();
     drop((first, far_end));

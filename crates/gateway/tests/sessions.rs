@@ -1,4 +1,4 @@
-//! Sessions through a proxy that cuts every connection: all arrives once and in order.
+//! Sessions through a proxy that cuts every connection: all messages arrive exactly once and in order.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -23,32 +23,32 @@ async fn send_numbers(mut sender: Box<dyn Sender>, count: u64) {
         }
     }
     sender.close().await.unwrap();
-    // With the last half the session ends, and the other side may not have heard it all.
+    // Dropping the last half would end the session before the other side has received everything.
     poll_fn(|cx| sender.poll_gone(cx)).await;
 }
 
-/// Everything up to the end, which is to be clean, or to have come when all was here.
-async fn take_numbers(mut receiver: Box<dyn Receiver>, count: u64) {
+/// Receives all messages and the end.
+async fn receive_numbers(mut receiver: Box<dyn Receiver>, count: u64) {
     for number in 0..count {
         match receiver.recv().await {
             Incoming::Message(message) => assert_eq!(message, number.to_string()),
-            other => panic!("{other:?} in place of {number}"),
+            other => panic!("{other:?} instead of {number}"),
         }
     }
     let end = receiver.recv().await;
-    assert!(matches!(end, Incoming::End(_)), "{end:?} behind the last");
+    assert!(matches!(end, Incoming::End(_)), "{end:?} after the last message");
 }
 
 type Halves = (Box<dyn Sender>, Box<dyn Receiver>);
 
-/// Both ends of a session. The first connection may be cut, too, in the midst of its handshake; then the
-/// client asks again, and a session that it has never heard of may be left at the server.
+/// Returns both ends of a session. The first connection may be cut during its handshake. The client then
+/// retries, and the server may be left with a session that the client does not know.
 async fn begin(connector: &dyn DynConnector, acceptor: &mut dyn DynAcceptor) -> (Halves, Halves) {
     let mut connecting = pin!(async {
         loop {
             if let Ok(session) = connector.connect().await {
                 let (mut sender, receiver) = session.split();
-                sender.send("it is me").await.unwrap();
+                sender.send("hello").await.unwrap();
                 break (sender, receiver);
             }
         }
@@ -71,12 +71,12 @@ async fn begin(connector: &dyn DynConnector, acceptor: &mut dyn DynAcceptor) -> 
     (client, server)
 }
 
-/// Sends `count` messages each way. Returns the number of cuts.
+/// Sends `count` messages in each direction. Returns the number of cuts.
 async fn run(count: u64, cut_every: Duration) -> u64 {
     let directory = tempfile::tempdir().unwrap();
     let at = |name| Endpoint::unix(directory.path().join(name));
     let (registry, usual) = (Registry::new(), Options::default());
-    // The client's last words may be lost with a connection: then the server waits for so long.
+    // The client's last frame may be lost with a connection. The server then waits for the grace.
     let options = SessionOptions { grace: Duration::from_secs(10), ..SessionOptions::default() };
     let mut acceptor = listen(&registry, &at("s").resumable(), &usual, options).await.unwrap();
     let faults = Faults { cut_every: Some(cut_every), ..Faults::default() };
@@ -93,8 +93,8 @@ async fn run(count: u64, cut_every: Duration) -> u64 {
     let tasks = [
         tokio::spawn(send_numbers(to_server, count)),
         tokio::spawn(send_numbers(to_client, count)),
-        tokio::spawn(take_numbers(from_server, count)),
-        tokio::spawn(take_numbers(from_client, count)),
+        tokio::spawn(receive_numbers(from_server, count)),
+        tokio::spawn(receive_numbers(from_client, count)),
     ];
     for task in tasks {
         task.await.unwrap();
@@ -102,13 +102,13 @@ async fn run(count: u64, cut_every: Duration) -> u64 {
     let took = begun.elapsed();
     stop.send(()).unwrap();
     let report = report.await.unwrap();
-    println!("{count} messages each way in {took:?}: {report:?}");
+    println!("{count} messages in each direction in {took:?}: {report:?}");
     report.cut
 }
 
 #[test]
-fn numbered_messages_go_through_a_proxy_that_cuts_every_connection() {
-    // With `TIELINE_SOAK=1`, a million.
+fn all_messages_arrive_through_a_proxy_that_cuts_every_connection() {
+    // A million messages with `TIELINE_SOAK=1`.
     let (count, every, at_least, limit) = match std::env::var_os("TIELINE_SOAK") {
         Some(_) => (1_000_000, 50, 20, 600),
         None => (20_000, 20, 2, 60),

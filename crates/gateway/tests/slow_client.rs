@@ -1,4 +1,4 @@
-//! A client that does not take what it is sent: what becomes of it is a choice.
+//! The overflow policies for a client that does not read fast enough.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -13,9 +13,9 @@ use tieline_transport::{
 };
 use tokio::task::JoinHandle;
 
-/// Far more than all queues hold between the two.
+/// Far more than all queues on the way hold.
 const MESSAGES: usize = 20_000;
-/// Of JSON-RPC, one in so many is an answer.
+/// One in this many messages is a response, and the others are notifications.
 const ANSWERS: usize = 100;
 
 fn line(overflow: Overflow, dialect: Option<Dialect>) -> (MemoryChannel, MemoryChannel, Report) {
@@ -35,7 +35,7 @@ fn text(number: usize) -> String {
     }
 }
 
-/// The numbers that arrive when the client begins to read only after the server has said all.
+/// Returns the numbers that arrive if the client starts to read after the server has sent all messages.
 async fn arrived(overflow: Overflow) -> (Vec<usize>, BridgeReport) {
     let (client, server, report) = line(overflow, None);
     let (_to_server, mut from_server) = client.split();
@@ -67,17 +67,17 @@ async fn arrived(overflow: Overflow) -> (Vec<usize>, BridgeReport) {
     drop((to_client, _from_client));
     let report = report.await.unwrap();
     assert!(numbers.is_sorted() && numbers.windows(2).all(|pair| pair[0] != pair[1]));
-    assert_eq!(report.to_near, numbers.len() as u64, "what it says it handed over");
+    assert_eq!(report.to_near, numbers.len() as u64, "to_near counts delivered messages");
     assert_eq!(report.lost as usize, MESSAGES - numbers.len(), "every loss is counted");
     (numbers, report)
 }
 
 #[tokio::test]
-async fn by_default_the_far_side_waits_and_nothing_is_lost() {
+async fn far_side_waits_by_default_and_nothing_is_lost() {
     let (client, server, report) = line(Overflow::default(), None);
     let (_to_server, mut from_server) = client.split();
     let (mut to_client, _from_client) = server.split();
-    let saying = tokio::spawn(async move {
+    let sending = tokio::spawn(async move {
         for number in 0..MESSAGES {
             to_client.send(text(number)).await.unwrap();
         }
@@ -85,23 +85,23 @@ async fn by_default_the_far_side_waits_and_nothing_is_lost() {
     for number in 0..MESSAGES {
         assert_eq!(support::message(&mut from_server).await, text(number));
     }
-    saying.await.unwrap();
+    sending.await.unwrap();
     drop((_to_server, from_server));
     assert_eq!(report.await.unwrap().lost, 0);
 }
 
 #[tokio::test]
-async fn the_oldest_make_room_for_the_newest() {
+async fn drop_oldest_delivers_the_last_messages() {
     let (numbers, report) = arrived(Overflow::DropOldest).await;
     assert!(report.lost > 0);
     assert_eq!((numbers.first(), numbers.last()), (Some(&0), Some(&(MESSAGES - 1))));
-    // What waited at the end is the end, without a gap.
+    // The queue at the end holds the last messages, without a gap.
     let tail = &numbers[numbers.len() - 256..];
     assert!(tail.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{tail:?}");
 }
 
 #[tokio::test]
-async fn the_newest_are_dropped() {
+async fn drop_newest_delivers_the_first_messages() {
     let (numbers, report) = arrived(Overflow::DropNewest).await;
     assert!(report.lost > 0);
     let head = &numbers[..256];
@@ -109,19 +109,19 @@ async fn the_newest_are_dropped() {
 }
 
 #[tokio::test]
-async fn where_the_dialect_is_known_answers_are_never_dropped() {
+async fn responses_are_never_dropped_if_the_dialect_is_known() {
     for overflow in [Overflow::DropOldest, Overflow::DropNewest] {
         let (client, server, report) = line(overflow, Some(Dialect::STRICT));
         let (_to_server, mut from_server) = client.split();
         let (mut to_client, _from_client) = server.split();
-        let saying = tokio::spawn(async move {
+        let sending = tokio::spawn(async move {
             for number in 0..MESSAGES {
                 to_client.send(text(number)).await.unwrap();
             }
             to_client.close().await.unwrap();
         });
-        // It reads only when all has come to a stop behind the answers that may not be dropped, or
-        // everything has been said.
+        // The client starts to read once the server waits because the queue is full of responses, or has
+        // sent everything.
         for _ in 0..MESSAGES {
             tokio::task::yield_now().await;
         }
@@ -130,7 +130,7 @@ async fn where_the_dialect_is_known_answers_are_never_dropped() {
             all += 1;
             answers += usize::from(message.starts_with(br#"{"jsonrpc":"2.0","id""#));
         }
-        saying.await.unwrap();
+        sending.await.unwrap();
         drop((_to_server, from_server, _from_client));
         let report = report.await.unwrap();
         assert_eq!(answers, MESSAGES / ANSWERS, "{overflow}");
@@ -140,14 +140,14 @@ async fn where_the_dialect_is_known_answers_are_never_dropped() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_too_slow_is_disconnected() {
+async fn disconnect_ends_the_line_of_a_slow_client() {
     let (client, server, report) = line(Overflow::Disconnect, None);
     let (_to_server, from_server) = client.split();
     let (mut to_client, mut from_client) = server.split();
-    let mut said = 0;
-    while to_client.send(text(said)).await.is_ok() {
-        said += 1;
-        assert!(said < MESSAGES, "nobody has stopped it");
+    let mut sent = 0;
+    while to_client.send(text(sent)).await.is_ok() {
+        sent += 1;
+        assert!(sent < MESSAGES, "the line did not end");
     }
     ended(&mut from_client).await;
     drop((to_client, from_client));
@@ -161,7 +161,7 @@ async fn a_client_that_is_too_slow_is_disconnected() {
 }
 
 #[test]
-fn each_has_a_name() {
+fn names_of_policies_parse() {
     for overflow in Overflow::ALL {
         assert_eq!(overflow.to_string().parse(), Ok(overflow));
     }

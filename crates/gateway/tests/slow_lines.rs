@@ -1,5 +1,6 @@
-//! Long messages over slow lines, on real sockets and pipes of every kind: a line whose bytes move is not dead, and a
-//! line whose reader takes nothing is stalled. On Linux, where the kernel says how much has left a buffer.
+//! Long messages over slow lines, on real sockets and pipes of every kind: a line whose bytes move is alive,
+//! and a line whose reader reads nothing is stalled. Only on Linux, where the kernel reports how much of a
+//! buffer was sent.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -23,31 +24,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-/// What a write may be without progress.
+/// How long a write may make no progress.
 const STALL: Duration = Duration::from_secs(2);
-/// A line on which nothing comes is down after two and a half seconds.
+/// With these values, a line that receives nothing fails after 2.5 s.
 const HEARTBEAT: HeartbeatConfig = HeartbeatConfig {
     idle: Duration::from_millis(500),
     timeout: Duration::from_secs(1),
     misses: 2,
     passes: 2,
 };
-/// Bytes a second: the buffers of a TCP connection, 64 KiB at the reader's side, move six times a second.
+/// In bytes per second. The 64 KiB buffer of a TCP reader is filled about six times per second.
 const RATE: usize = 400_000;
-/// Ten seconds at that rate: five times the limits.
+/// Takes ten seconds at that rate, five times the stall timeout.
 const LONG: usize = 4_000_000;
-/// It only fails a test that hangs.
+/// Only fails a test that hangs.
 const LIMIT: Duration = Duration::from_secs(300);
 
 const TOKEN: &str = "the-token-of-these-tests";
 
-/// Every kind of line, and over how many connections it goes where none is lost.
+/// Every kind of line, and how many connections it uses if none is lost.
 const KINDS: [(&str, u64); 10] = [
     ("unix", 1),
     ("tcp", 1),
     ("ws", 1),
     ("wss", 1),
-    // The events, and the POSTs.
+    // One for the events and one for the POSTs.
     ("http", 2),
     ("https", 2),
     ("resume+unix", 1),
@@ -56,12 +57,12 @@ const KINDS: [(&str, u64); 10] = [
     ("resume+http", 2),
 ];
 
-/// How a line is watched, and at what rate its bytes pass.
+/// The heartbeat of a line, and how slow its relay is.
 #[derive(Clone, Copy)]
 struct Slow {
     rate: Option<usize>,
     heartbeat: HeartbeatConfig,
-    /// The relay's TCP sockets have small receive buffers, and it reads them bit by bit.
+    /// The relay's TCP sockets have small receive buffers and are read in small pieces.
     is_narrow: bool,
 }
 
@@ -92,7 +93,7 @@ fn server(is_tls: bool, heartbeat: HeartbeatConfig) -> ServerConfig {
     let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
     let mut config = ServerConfig::new(place, Token::new(TOKEN).unwrap());
     config.tls = is_tls.then_some(tls);
-    // With any port, as the clients see that of the relay.
+    // With any port, because clients connect to the port of the relay.
     config.hosts = vec!["127.0.0.1".into()];
     config.web_socket = WebSocketConfig {
         channel: options().channel,
@@ -114,7 +115,7 @@ fn registry(heartbeat: HeartbeatConfig) -> Registry {
     registry
 }
 
-/// The two ends of a line through a relay, and what they need.
+/// The two ends of a line through a relay.
 struct Line {
     client: BoxChannel,
     server: BoxChannel,
@@ -125,7 +126,7 @@ struct Line {
 }
 
 impl Line {
-    /// A line of this kind, through a relay that is as slow.
+    /// Connects a line of this kind through a slow relay.
     async fn new(kind: &str, Slow { rate, heartbeat, is_narrow }: Slow) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| Endpoint::unix(directory.path().join(name)).to_string();
@@ -175,7 +176,7 @@ impl Line {
         let connector =
             connector(&registry, &client, &options, session_options(heartbeat)).unwrap();
         let (client, server) = tokio::join!(connector.connect(), acceptor.accept());
-        // A session that has lost its connection needs the listener to come back.
+        // A session that has lost its connection reconnects to the listener.
         tokio::spawn(async move { while acceptor.accept().await.is_ok() {} });
         let (client, server) = (client.unwrap(), server.unwrap());
         Self { client, server, relay, connections, _web: web, _directory: directory }
@@ -188,8 +189,8 @@ fn port(endpoint: &Endpoint) -> u16 {
     port.parse().unwrap()
 }
 
-/// A relay on a thread of its own, so that it does not stand still where the lines' tasks have much to do. Where
-/// it listens, what stops it, and how many connections it has had.
+/// Runs a relay on its own thread, so that busy tasks of the lines do not slow it down. Returns its endpoint, a
+/// sender that stops it, and a thread that returns the number of connections.
 fn run_relay(
     front: String,
     back: String,
@@ -214,8 +215,9 @@ fn run_relay(
     (at.recv().unwrap(), stop, thread)
 }
 
-/// The same to this port, for TCP: each socket's receive buffer shrinks once it is connected, and is read bit by bit,
-/// so that the kernel of the other end finds a window into which nothing fits, and sends by its probes of that.
+/// Runs a TCP relay to this port with small receive buffers, which are shrunk after connecting and read in
+/// small pieces. The kernel of the other end then finds a window that is too small for a segment, and sends
+/// only with its window probes.
 fn run_narrow_relay(back: u16) -> (Endpoint, oneshot::Sender<()>, std::thread::JoinHandle<u64>) {
     let (stop, stopped) = oneshot::channel();
     let (listens, at) = std::sync::mpsc::channel();
@@ -225,7 +227,7 @@ fn run_narrow_relay(back: u16) -> (Endpoint, oneshot::Sender<()>, std::thread::J
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
             listens.send(format!("tcp:127.0.0.1:{port}").parse().unwrap()).unwrap();
-            let (mut connections, mut ways) = (0, JoinSet::new());
+            let (mut connections, mut directions) = (0, JoinSet::new());
             let accepting = async {
                 loop {
                     let (near, _) = listener.accept().await.unwrap();
@@ -236,8 +238,8 @@ fn run_narrow_relay(back: u16) -> (Endpoint, oneshot::Sender<()>, std::thread::J
                     }
                     let ((near_in, near_out), (far_in, far_out)) =
                         (near.into_split(), far.into_split());
-                    ways.spawn(trickles(near_in, far_out));
-                    ways.spawn(trickles(far_in, near_out));
+                    directions.spawn(trickle(near_in, far_out));
+                    directions.spawn(trickle(far_in, near_out));
                 }
             };
             tokio::select! {
@@ -250,12 +252,12 @@ fn run_narrow_relay(back: u16) -> (Endpoint, oneshot::Sender<()>, std::thread::J
     (at.recv().unwrap(), stop, thread)
 }
 
-/// The receive buffer of a narrow relay, and how much of it is read how often: 100 KB a second.
+/// The receive buffer of a narrow relay, and how much of it is read how often: about 100 KB per second.
 const NARROW: usize = 32 * 1024;
 const BIT: usize = 8 * 1024;
 const PAUSE: Duration = Duration::from_millis(80);
 
-async fn trickles(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+async fn trickle(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
     let mut bytes = vec![0; BIT];
     let mut pauses = tokio::time::interval(PAUSE);
     while let Ok(read @ 1..) = from.read(&mut bytes).await {
@@ -274,10 +276,10 @@ async fn message(receiver: &mut impl Receiver, kind: &str) -> bytes::Bytes {
     }
 }
 
-/// A long message goes one way, and an answer comes back.
-async fn goes_through(kind: &str, length: usize, from: BoxChannel, to: BoxChannel) {
+/// Sends a long message in one direction and an answer in the other.
+async fn exchange(kind: &str, length: usize, from: BoxChannel, to: BoxChannel) {
     let ((mut sender, mut answers), (mut thanks, mut receiver)) = (from.split(), to.split());
-    let asks = async {
+    let sending = async {
         let send = async {
             let sent = sender.send(vec![b'x'; length]).await;
             sent.unwrap_or_else(|error| panic!("{kind}: {error:?}"));
@@ -285,29 +287,29 @@ async fn goes_through(kind: &str, length: usize, from: BoxChannel, to: BoxChanne
         let (answer, ()) = tokio::join!(message(&mut answers, kind), send);
         assert_eq!(answer, "thanks", "{kind}");
     };
-    let takes = async {
+    let receiving = async {
         let long = message(&mut receiver, kind).await;
         assert!(long.len() == length && long.iter().all(|byte| *byte == b'x'), "{kind}");
         let (sent, _) = tokio::join!(thanks.send("thanks"), receiver.recv());
         sent.unwrap_or_else(|error| panic!("{kind}: {error:?}"));
     };
     tokio::select! {
-        () = asks => {}
-        () = async { takes.await; std::future::pending().await } => {}
+        () = sending => {}
+        () = async { receiving.await; std::future::pending().await } => {}
     }
 }
 
-/// Each line says for itself what is wrong with it.
-async fn all_good(mut lines: JoinSet<()>) {
+/// Waits for all lines. Each one prints its own failure.
+async fn assert_none_failed(mut lines: JoinSet<()>) {
     let mut failed = 0;
     while let Some(line) = lines.join_next().await {
         failed += usize::from(line.is_err());
     }
-    assert_eq!(failed, 0, "lines have failed");
+    assert_eq!(failed, 0, "lines failed");
 }
 
-/// A message of this length goes over a line of each of these kinds, both ways.
-async fn all_go_through(
+/// Sends a message of this length over a line of each of these kinds, in both directions.
+async fn exchange_over_all(
     kinds: impl Iterator<Item = (&'static str, u64)>,
     length: usize,
     slow: Slow,
@@ -322,32 +324,32 @@ async fn all_go_through(
                     false => (line.server, line.client),
                 };
                 let name = format!("{kind}, {}", if is_up { "up" } else { "down" });
-                let through = goes_through(&name, length, from, to);
+                let through = exchange(&name, length, from, to);
                 tokio::time::timeout(LIMIT, through).await.unwrap_or_else(|_| panic!("{name}"));
                 let _ = line.relay.send(());
-                let had = tokio::task::spawn_blocking(|| line.connections.join()).await.unwrap();
-                assert!(had.unwrap() <= connections, "{name}");
+                let used = tokio::task::spawn_blocking(|| line.connections.join()).await.unwrap();
+                assert!(used.unwrap() <= connections, "{name}: reconnected");
             });
         }
     }
-    all_good(lines).await;
+    assert_none_failed(lines).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_message_over_a_slow_line_of_any_kind_arrives_whole_and_over_one_connection() {
+async fn long_message_over_a_slow_line_arrives_without_a_reconnect() {
     let slow = Slow { rate: Some(RATE), heartbeat: HEARTBEAT, is_narrow: false };
-    all_go_through(KINDS.into_iter(), LONG, slow).await;
+    exchange_over_all(KINDS.into_iter(), LONG, slow).await;
 }
 
-/// As a phone's browser, or a program that has set SO_RCVBUF.
+/// Like the browser of a phone, or a program that sets SO_RCVBUF.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_message_to_a_slow_reader_with_a_small_receive_buffer_arrives_whole() {
+async fn long_message_to_a_slow_reader_with_a_small_receive_buffer_arrives() {
     let slow = Slow { rate: None, heartbeat: HEARTBEAT, is_narrow: true };
     let kinds = KINDS.into_iter().filter(|(kind, _)| !kind.ends_with("unix"));
-    all_go_through(kinds, LONG / 4, slow).await;
+    exchange_over_all(kinds, LONG / 4, slow).await;
 }
 
-/// Reads a line slowly, says so, and writes as long a one slowly.
+/// Reads a line slowly, answers, and then slowly writes a line of the same length.
 const SLOW_PROGRAM: &str = r#"
 import os, sys, time
 length, step, pause = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
@@ -355,7 +357,7 @@ read = 0
 while read <= length:
     more = os.read(0, step)
     if not more:
-        sys.exit(f"the input ended behind {read} bytes")
+        sys.exit(f"the input ended after {read} bytes")
     read += len(more)
     time.sleep(pause)
 os.write(1, b"thanks\n")
@@ -368,8 +370,8 @@ os.read(0, 1)
 "#;
 
 #[tokio::test]
-async fn a_program_that_reads_and_writes_slowly_gets_and_says_a_long_message_whole() {
-    // 16 KiB at a time, 25 times a second.
+async fn slow_program_receives_and_sends_a_long_message() {
+    // 16 KiB at a time, 25 times per second.
     let (length, step, pause) = (LONG.to_string(), "16384", "0.04");
     let program = Endpoint::exec("python3", ["-c", SLOW_PROGRAM, &length, step, pause]);
     let channel = Registry::new().connect(&program, &options()).await.unwrap();
@@ -384,8 +386,8 @@ async fn a_program_that_reads_and_writes_slowly_gets_and_says_a_long_message_who
     tokio::time::timeout(LIMIT, through).await.unwrap();
 }
 
-/// Sends until the line ends, and says why it has.
-async fn floods(channel: BoxChannel) -> CloseReason {
+/// Sends until the line ends. Returns why it ended.
+async fn flood(channel: BoxChannel) -> CloseReason {
     let (mut sender, mut receiver) = channel.split();
     let send = async {
         loop {
@@ -394,24 +396,24 @@ async fn floods(channel: BoxChannel) -> CloseReason {
             }
         }
     };
-    let hear = async {
+    let receive = async {
         match receiver.recv().await {
             Incoming::End(reason) => reason,
             other => panic!("{other:?}"),
         }
     };
-    // The receiver is asked, too, as it answers pings.
-    tokio::select! { reason = send => reason, reason = hear => reason }
+    // The receiver must be polled as well, because it answers pings.
+    tokio::select! { reason = send => reason, reason = receive => reason }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_line_of_any_kind_whose_reader_takes_nothing_is_stalled() {
-    // Who takes nothing answers no ping either, and that is not what ends the line here.
+async fn line_whose_reader_reads_nothing_is_stalled() {
+    // A peer that reads nothing does not answer pings either, and must not be ended by the heartbeat first.
     let slow = Slow { rate: None, heartbeat: HeartbeatConfig::default(), is_narrow: false };
     let mut lines = JoinSet::new();
     for (kind, _) in KINDS {
         if kind.starts_with("resume+") {
-            // A session keeps what is not acknowledged, and its sender waits.
+            // A session keeps unacknowledged messages, and its sender waits.
             continue;
         }
         for is_up in [true, false] {
@@ -422,21 +424,21 @@ async fn a_line_of_any_kind_whose_reader_takes_nothing_is_stalled() {
                     false => (line.server, line.client),
                 };
                 let name = format!("{kind}, {}", if is_up { "up" } else { "down" });
-                let reason = tokio::time::timeout(LIMIT, floods(from)).await;
-                let reason = reason.unwrap_or_else(|_| panic!("{name} goes on"));
+                let reason = tokio::time::timeout(LIMIT, flood(from)).await;
+                let reason = reason.unwrap_or_else(|_| panic!("{name} did not end"));
                 assert!(matches!(reason, CloseReason::Stalled), "{name}: {reason:?}");
                 drop(to);
             });
         }
     }
     lines.spawn(async {
-        // The limit counts from the first read.
+        // The stall timeout applies from the first read on.
         let program = Endpoint::exec("sh", ["-c", "head -c 1 >/dev/null; exec sleep 1000"]);
         let channel = Registry::new().connect(&program, &options()).await.unwrap();
         let control = channel.control().clone();
-        let reason = tokio::time::timeout(LIMIT, floods(channel)).await.expect("exec goes on");
+        let reason = tokio::time::timeout(LIMIT, flood(channel)).await.expect("exec did not end");
         control.stop().await;
         assert!(matches!(reason, CloseReason::Stalled), "exec: {reason:?}");
     });
-    all_good(lines).await;
+    assert_none_failed(lines).await;
 }

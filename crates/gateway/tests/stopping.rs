@@ -1,4 +1,4 @@
-//! What a WebSocket hears of a server that stops while its far end is still being sought.
+//! A WebSocket client receives a close frame from a server that stops while it connects to the far side.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::time::Duration;
@@ -11,12 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-/// Long enough for any machine, short enough for a test that hangs.
+/// Only fails a test that hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
 const TOKEN: &str = "a-token-that-nobody-guesses";
 
-/// A WebSocket that was granted.
+/// Opens a WebSocket.
 async fn web_socket(authority: &str) -> TcpStream {
     let mut stream = TcpStream::connect(authority).await.unwrap();
     let head = format!(
@@ -33,9 +33,9 @@ async fn web_socket(authority: &str) -> TcpStream {
     stream
 }
 
-/// A server is stopped when its far end was asked and has not answered; what its client hears.
-async fn heard_before(far: &str) -> u16 {
-    // It takes the connection, and never says a word.
+/// Stops a server while it waits for its far side to answer. Returns the close code that its client receives.
+async fn close_code(far: &str) -> u16 {
+    // Accepts connections and never sends anything.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let far = far.replace('@', &silent.local_addr().unwrap().to_string());
     let mut registry = Registry::new();
@@ -55,25 +55,25 @@ async fn heard_before(far: &str) -> u16 {
 
     let endpoint = web.endpoint().to_string();
     let mut client = web_socket(endpoint.strip_prefix("http://").unwrap()).await;
-    let (mut asked, _) = silent.accept().await.unwrap();
-    asked.read_u8().await.expect("the beginning of its handshake");
+    let (mut connection, _) = silent.accept().await.unwrap();
+    connection.read_u8().await.expect("the first byte of the handshake");
     stop.send(()).unwrap();
     let mut frame = [0; 4];
     client.read_exact(&mut frame).await.unwrap();
     assert_eq!(frame[0], 0x88, "a close frame: {frame:?}");
-    // What is said to a close frame: the same, masked.
+    // The answer to a close frame: the same, masked.
     client.write_all(&[0x88, 0x82, 0, 0, 0, 0, frame[2], frame[3]]).await.unwrap();
     let report = report.await.unwrap();
     assert_eq!((report.served, report.refused), (0, 1), "{report:?}");
-    // It is not asked any further.
-    asked.read_to_end(&mut Vec::new()).await.unwrap();
+    // The connection to the far side is closed.
+    connection.read_to_end(&mut Vec::new()).await.unwrap();
     u16::from_be_bytes([frame[2], frame[3]])
 }
 
 #[tokio::test]
-async fn whoever_waits_for_a_far_end_that_does_not_answer_hears_that_the_server_goes() {
+async fn client_waiting_for_a_silent_far_side_gets_1001_when_the_server_stops() {
     for far in ["ws://@/ws", "http://@/sse", "resume+tcp:@"] {
-        let heard = tokio::time::timeout(LIMIT, heard_before(far)).await;
-        assert_eq!(heard, Ok(1001), "{far}");
+        let code = tokio::time::timeout(LIMIT, close_code(far)).await;
+        assert_eq!(code, Ok(1001), "{far}");
     }
 }

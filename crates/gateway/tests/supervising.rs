@@ -1,4 +1,4 @@
-//! A far end that ends and is started again under a client that stays.
+//! A far side that is restarted while its client stays connected.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -19,7 +19,7 @@ use tieline_transport::{
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-/// A program that says with which process it does, ends as it is told, and answers anything else.
+/// A program that prints its PID, exits on `fail` and `leave`, and answers anything else.
 const PROGRAM: &str = r#"echo "begun $$"
 while read line; do
     case $line in fail) exit 3;; leave) exit 0;; *) echo "heard $line";; esac
@@ -48,7 +48,7 @@ fn start(
 }
 
 #[tokio::test]
-async fn a_client_goes_on_with_a_new_process_after_a_failure() {
+async fn client_continues_with_a_new_process_after_a_failure() {
     let (client, _stop, report) = start(PROGRAM, RestartPolicy::OnFailure, None);
     let (mut to_server, mut from_server) = client.split();
     let mut last = message(&mut from_server).await;
@@ -68,7 +68,7 @@ async fn a_client_goes_on_with_a_new_process_after_a_failure() {
 }
 
 #[tokio::test]
-async fn without_a_policy_the_first_end_is_the_last() {
+async fn program_is_not_restarted_with_policy_never() {
     let (client, _stop, report) = start(PROGRAM, RestartPolicy::Never, None);
     let (mut to_server, mut from_server) = client.split();
     message(&mut from_server).await;
@@ -78,7 +78,7 @@ async fn without_a_policy_the_first_end_is_the_last() {
 }
 
 #[tokio::test]
-async fn a_program_that_always_fails_is_given_up_and_the_last_end_is_told() {
+async fn restarts_of_a_failing_program_are_given_up_with_its_last_exit_status() {
     let (client, _stop, report) = start("echo begun; exit 4", RestartPolicy::OnFailure, None);
     let (_to_server, mut from_server) = client.split();
     for _ in 0..6 {
@@ -95,7 +95,7 @@ async fn a_program_that_always_fails_is_given_up_and_the_last_end_is_told() {
 }
 
 #[tokio::test]
-async fn a_client_with_nothing_more_to_say_gets_no_new_process() {
+async fn program_is_not_restarted_after_the_client_has_ended_its_input() {
     let (client, _stop, report) = start(PROGRAM, RestartPolicy::Always, None);
     let (mut to_server, mut from_server) = client.split();
     message(&mut from_server).await;
@@ -107,10 +107,10 @@ async fn a_client_with_nothing_more_to_say_gets_no_new_process() {
 }
 
 #[tokio::test]
-async fn a_stop_while_it_waits_to_start_again_is_the_end() {
+async fn stop_during_a_restart_pause_ends_the_line() {
     let (client, stop, report) = start("echo begun; exit 4", RestartPolicy::Always, None);
     let (_to_server, mut from_server) = client.split();
-    // The second restart does not come at once.
+    // There is a pause before the second restart.
     assert_eq!(message(&mut from_server).await, "begun");
     assert_eq!(message(&mut from_server).await, "begun");
     stop.send(()).unwrap();
@@ -124,7 +124,7 @@ async fn a_stop_while_it_waits_to_start_again_is_the_end() {
     report.await.unwrap();
 }
 
-/// Connects once; the next attempt comes to nothing, and to no end.
+/// Connects once. Further attempts never complete.
 struct Once {
     target: Arc<dyn DynConnector>,
     attempts: watch::Sender<u32>,
@@ -143,7 +143,7 @@ impl DynConnector for Once {
 }
 
 #[tokio::test]
-async fn who_has_said_all_before_there_is_another_hears_how_the_last_one_ended() {
+async fn client_that_ends_its_input_during_a_restart_learns_how_the_program_ended() {
     let (client, near) = memory_pair();
     let endpoint = Endpoint::exec("sh", ["-c", "read line; echo sorry >&2; exit 9"]);
     let target = Registry::new().connector(&endpoint, &Options::default()).unwrap().into();
@@ -171,7 +171,7 @@ async fn who_has_said_all_before_there_is_another_hears_how_the_last_one_ended()
 }
 
 #[tokio::test]
-async fn what_was_under_way_is_answered_before_the_new_process_speaks() {
+async fn requests_in_flight_are_answered_before_messages_of_the_new_process() {
     let program = "echo '\"begun\"'; read line; read line; exit 9";
     let (client, _stop, report) = start(program, RestartPolicy::OnFailure, Some(Dialect::STRICT));
     let (mut to_server, mut from_server) = client.split();
@@ -199,7 +199,7 @@ async fn each_request_is_answered_once_whichever_process_it_reaches() {
     done"#;
     let (client, _stop, report) = start(program, RestartPolicy::OnFailure, Some(Dialect::STRICT));
     let (mut to_server, mut from_server) = client.split();
-    let mut heard = Vec::new();
+    let mut answered = Vec::new();
     for round in 0..5 {
         for (id, method) in [(2 * round, "fail"), (2 * round + 1, "m")] {
             let request = json!({"jsonrpc": "2.0", "id": id, "method": method}).to_string();
@@ -207,13 +207,13 @@ async fn each_request_is_answered_once_whichever_process_it_reaches() {
         }
         for _ in 0..2 {
             let answer: Value = serde_json::from_str(&message(&mut from_server).await).unwrap();
-            heard.push(answer["id"].as_i64().unwrap());
+            answered.push(answer["id"].as_i64().unwrap());
         }
     }
     to_server.close().await.unwrap();
-    // Nothing comes behind the last answer: none was given twice.
+    // Nothing follows the last response, so no request was answered twice.
     ended(&mut from_server).await;
-    heard.sort_unstable();
-    assert_eq!(heard, (0..10).collect::<Vec<_>>());
+    answered.sort_unstable();
+    assert_eq!(answered, (0..10).collect::<Vec<_>>());
     report.await.unwrap();
 }

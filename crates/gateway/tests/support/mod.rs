@@ -1,4 +1,4 @@
-//! What every test of a line looks at.
+//! Helpers for tests of a line.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tieline_transport::{
     PerformanceProfile, Receiver, ReceiverExt, TransportKind,
 };
 
-/// The next message, as text.
+/// Receives the next message, as text.
 pub(crate) async fn message(receiver: &mut impl Receiver) -> String {
     match receiver.recv().await {
         Incoming::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
@@ -17,22 +17,23 @@ pub(crate) async fn message(receiver: &mut impl Receiver) -> String {
     }
 }
 
+/// Receives the end.
 pub(crate) async fn ended(receiver: &mut impl Receiver) {
     let incoming = receiver.recv().await;
     assert!(matches!(incoming, Incoming::End(_)), "{incoming:?}");
 }
 
-/// Two ends of a line that speaks lines of at most this length.
+/// Returns two ends of a line with the framing `lines`, for messages of at most this length.
 pub(crate) fn lines_pair(max_message: ByteSize) -> (impl Channel, impl Channel) {
     lines_pair_of(max_message, max_message)
 }
 
-/// The same with a length for each end.
+/// Like [`lines_pair`], with a limit for each end.
 pub(crate) fn lines_pair_of(left: ByteSize, right: ByteSize) -> (impl Channel, impl Channel) {
     framed_pair(Lines::new(left), Lines::new(right))
 }
 
-/// Two ends of a line, each with its framing.
+/// Returns two ends of a line, each with its framing.
 pub(crate) fn framed_pair<F: Framing>(left: F, right: F) -> (impl Channel, impl Channel) {
     let ends = tokio::io::duplex(64 * 1024);
     let framed = |end, framing| {
