@@ -238,8 +238,8 @@ impl Dialogue {
         })
     }
 
-    /// Settles the call that a message belongs to which was lost on its way to the gateway. Returns what to
-    /// send to the other side instead; an error response to the sender is sent from here.
+    /// Settles the call of a message that was lost on its way to the gateway. Returns what to send to the other
+    /// side instead. An error response to the sender itself is sent from here.
     pub(crate) async fn lost(&self, from: Side, fault: &Fault) -> Option<Bytes> {
         self.lost_message(from, fault.head(), fault.to_string()).await
     }
@@ -271,7 +271,7 @@ impl Dialogue {
         }
     }
 
-    /// Settles the call that a complete message belongs to which the other side's line cannot carry.
+    /// Settles the call of a complete message that the other side's line cannot carry.
     pub(crate) async fn settle(&self, from: Side, message: &Bytes, why: String) -> Settled {
         if !self.dialect.adds_messages {
             return Settled::Not;
@@ -389,7 +389,7 @@ impl Dialogue {
     /// until that is done.
     ///
     /// # Errors
-    /// Says why the state cannot be restored.
+    /// Returns why the state cannot be restored.
     pub(crate) fn restarted(&self, is_session: bool) -> Result<(), String> {
         self.cancel_stale();
         self.to_far.close_gate();
@@ -453,7 +453,7 @@ impl Dialogue {
     /// Handles a message of the program during the replay. Returns whether the message is for the client.
     ///
     /// # Errors
-    /// Says why the state cannot be restored.
+    /// Returns why the state cannot be restored.
     pub(crate) fn hears(&self, message: &Bytes) -> Result<bool, String> {
         if !self.is_replaying.load(Relaxed) {
             return Ok(true);

@@ -171,7 +171,7 @@ impl<'a> Line<'a> {
                     let _ = far_sender.poll_flush(cx);
                     Poll::<()>::Pending
                 });
-                // With HTTP, the end of input is a request of its own, and answers still arrive after it.
+                // With HTTP, the end of input is a separate request, and answers still arrive after it.
                 let kind = far_control.info().kind;
                 let is_last = !matches!(kind.as_str(), "http" | "https" | "http-unix");
                 let grace = self.options.grace;
@@ -343,9 +343,9 @@ impl<'a> Line<'a> {
             taken = near.flush().await.is_ok();
         };
         let _ = timeout_at(deadline, answered).await;
-        let unsaid = answers.len();
-        if unsaid > 0 {
-            self.to_near.lose_many(unsaid as u64, &"the client did not read it in time");
+        let unsent = answers.len();
+        if unsent > 0 {
+            self.to_near.lose_many(unsent as u64, &"the client did not read it in time");
         }
         taken
     }
@@ -379,7 +379,7 @@ impl<'a> Line<'a> {
         joined: Joined,
     ) -> BridgeReport {
         let Joined { end, out_of_grace, patience } = joined;
-        let is_heard = match &end {
+        let near_reads = match &end {
             _ if out_of_grace => false,
             BridgeEnd::Far(reason) | BridgeEnd::Stopped(reason) => {
                 let mut most = MAX_CALLS;
@@ -398,7 +398,7 @@ impl<'a> Line<'a> {
             // A near side that was too slow would not read more now.
             BridgeEnd::Near { near, .. } => !matches!(near, CloseReason::Overrun),
         };
-        let is_told =
+        let reports_reason =
             |reason: &CloseReason| matches!(reason, CloseReason::Overrun) || is_fault(reason);
         let Capabilities { half_close, is_session, .. } = control.capabilities();
         if let (BridgeEnd::Far(_) | BridgeEnd::Stopped(_), false) = (&end, half_close) {
@@ -414,7 +414,9 @@ impl<'a> Line<'a> {
             }
             BridgeEnd::Far(reason) => control.say_at_close(reason.clone()),
             BridgeEnd::Stopped(_) => control.say_at_close(CloseReason::ByUs),
-            BridgeEnd::Near { near, .. } if is_told(near) => control.say_at_close(near.clone()),
+            BridgeEnd::Near { near, .. } if reports_reason(near) => {
+                control.say_at_close(near.clone())
+            }
             BridgeEnd::Near { .. } => {}
         }
         if let BridgeEnd::Near { near: CloseReason::Protocol(error), .. } = &end {
@@ -423,11 +425,11 @@ impl<'a> Line<'a> {
                 _ => drop(timeout_at(patience.deadline(), explain(error, &mut near)).await),
             }
         }
-        let patience = if is_heard { patience } else { Patience::until(Instant::now()) };
+        let patience = if near_reads { patience } else { Patience::until(Instant::now()) };
         // Closing a session ends it without an error. Dropping it reports the reason.
         let leaves_unclosed = is_session
             && match &end {
-                BridgeEnd::Near { near, .. } => is_told(near),
+                BridgeEnd::Near { near, .. } => reports_reason(near),
                 _ => leaves_unread,
             };
         let leave = |near: &mut WithOwn<Outbox>, cx: &mut Context<'_>| match leaves_unclosed {
@@ -464,11 +466,11 @@ impl<'a> Line<'a> {
             }
             (end, _) => end,
         };
-        let untaken = near.sender.lost();
+        let undelivered = near.sender.lost();
         BridgeReport {
             to_far: self.to_far.passed.load(Relaxed),
-            to_near: self.to_near.passed.load(Relaxed).saturating_sub(untaken),
-            lost: self.to_far.lost.load(Relaxed) + self.to_near.lost.load(Relaxed) + untaken,
+            to_near: self.to_near.passed.load(Relaxed).saturating_sub(undelivered),
+            lost: self.to_far.lost.load(Relaxed) + self.to_near.lost.load(Relaxed) + undelivered,
             unread: self.unread.load(Relaxed),
             restarted: self.restarted.load(Relaxed),
             near_was_done: self.near_was_done.load(Relaxed),

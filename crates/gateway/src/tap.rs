@@ -20,7 +20,7 @@ const QUEUE_MESSAGES: usize = 4096;
 /// How many bytes of records are collected before they are written.
 const BATCH: usize = 64 << 10;
 
-/// Records messages in a file. Cheap to clone.
+/// A recorder that writes messages to a file. Cheap to clone.
 ///
 /// Each record is one line: `{"time":…,"line":1,"from":"client"|"server","message":…}`. A message that is
 /// not JSON has `text` in place of `message`, and one that is not UTF-8 has `hex`. The file is created
@@ -36,7 +36,7 @@ pub struct Tap {
     missing: Arc<AtomicU64>,
 }
 
-/// Waits for a [`Tap`] to write its last record, after all its clones were dropped.
+/// The end of recording. It is reached after all clones of the [`Tap`] were dropped.
 #[derive(Debug)]
 pub struct TapEnd {
     end: oneshot::Receiver<io::Result<()>>,

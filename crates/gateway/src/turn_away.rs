@@ -14,8 +14,8 @@ use crate::unanswered::{MAX_CALLS, Unanswered};
 /// How long a client may take to send a request and to receive the response.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Closes a client's line with `reason`. If the dialect is known, the requests that have already arrived, or
-/// else the first one that arrives, get an error response before.
+/// Closes a client's line with `reason`. If the dialect is known, first waits for a request, and answers it and
+/// the others that have arrived by then with an error.
 pub(crate) async fn turn_away(
     client: BoxChannel,
     dialect: Option<Dialect>,
@@ -26,7 +26,7 @@ pub(crate) async fn turn_away(
     control.say_at_close(reason);
     let Some(dialect) = dialect.filter(|dialect| dialect.adds_messages) else { return };
     let (mut sender, mut receiver) = client.split();
-    let told = async {
+    let refusal = async {
         let unanswered = Unanswered::new(dialect);
         while unanswered.is_empty() {
             match receiver.recv().await {
@@ -47,7 +47,7 @@ pub(crate) async fn turn_away(
         // On some transports, closing with unread input resets the connection.
         while !matches!(receiver.recv().await, Incoming::End(_)) {}
     };
-    let _ = tokio::time::timeout(PATIENCE, told).await;
+    let _ = tokio::time::timeout(PATIENCE, refusal).await;
 }
 
 /// Returns the messages that have already arrived.

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 /// Only fails a test that hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-const TOKEN: &str = "a-token-that-nobody-guesses";
+const TOKEN: &str = "the-token-of-these-tests";
 
 /// Opens a WebSocket.
 async fn web_socket(authority: &str) -> TcpStream {

@@ -57,7 +57,7 @@ async fn join(
     faults: &Faults,
     traffic: &Traffic,
 ) -> LineEnd {
-    let behind = target.control().clone();
+    let target_control = target.control().clone();
     let half_close = [client.capabilities().half_close, target.capabilities().half_close];
     let (client_read, client_write) = client.into_split();
     let (target_read, target_write) = target.into_split();
@@ -86,7 +86,7 @@ async fn join(
     // A program behind the target first gets the end of its input, and is then stopped in stages.
     drop((sink, second.sink));
     let _keep = second.source;
-    behind.stop().await;
+    target_control.stop().await;
     match second.end {
         WayEnd::Broken(error) => LineEnd::Broken(error),
         WayEnd::Passed | WayEnd::Gone => LineEnd::Ended,

@@ -43,7 +43,7 @@ pub struct Faults {
     /// Whether bytes are read and discarded. The end of a stream is not passed on either, so neither side
     /// notices when the other disconnects. The connection ends when both sides have ended it.
     pub blackhole: bool,
-    /// The probability that one bit of a byte is flipped, from 0 to 1.
+    /// The probability that a byte has one bit flipped, from 0 to 1.
     pub corrupt: f64,
     /// Determines which bits are flipped: with the same seed, the same positions in the n-th connection
     /// are corrupted.
@@ -56,7 +56,7 @@ impl Faults {
     /// Checks that all values are within their bounds.
     ///
     /// # Errors
-    /// Names the first field that is out of bounds.
+    /// Fails with the first field that is out of bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let refuse = |field, must| Err(ConfigError { field, must });
         if self.cut_every.is_some_and(|time| time.is_zero() || time > A_DAY) {

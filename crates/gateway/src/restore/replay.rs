@@ -50,7 +50,7 @@ impl Replay {
     /// to replay.
     ///
     /// # Errors
-    /// Says why the state cannot be restored.
+    /// Returns why the state cannot be restored.
     pub(crate) fn of(
         plan: Plan,
         dialect: Dialect,
