@@ -17,7 +17,7 @@ const LEAST_FILES: usize = 10;
 /// How many threads a command may start besides those of its runtime.
 const OWN_THREADS: usize = 4;
 
-/// Enough for a thread that does nothing.
+/// The stack size of a thread that does nothing.
 const SMALL_STACK: usize = 64 * 1024;
 
 /// Checks the stack size, which even parsing the command line needs.

@@ -11,7 +11,7 @@ use crate::signals::parent::Watched;
 
 #[derive(Group)]
 pub(super) struct System {
-    /// Accept peers of this user, in addition to one's own user and root; may be repeated
+    /// Accept peers that run as UID, besides the current user and root; may be repeated
     ///
     /// Sockets are created with mode 666 so that these users can connect; peers of other users are refused.
     #[arg(long, value_name = "UID")]
