@@ -419,7 +419,7 @@ fn subprotocols_are_negotiated_by_name() {
     let mut command = site.connect(&site.web_socket());
     let finished = Program::run(command.args(["--subprotocol", "other"]), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
-    let says = "it grants none of the subprotocols offered: other";
+    let says = "the server accepted none of the subprotocols offered: other";
     assert!(finished.stderr.contains(says), "{finished:?}");
     assert!(finished.stderr.contains("without --subprotocol"), "{finished:?}");
     site.stop();

@@ -1,4 +1,4 @@
-//! Endpoints of the web: `ws:`, `wss:`, `ws-unix:`, and `http:` and `https:` for what shares them.
+//! Endpoints of HTTP and WebSocket: `ws:`, `wss:`, `ws-unix:`, `http:`, `https:` and `http-unix:`.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -7,33 +7,33 @@ use tieline_transport::{Address, Endpoint, ErrorKind, Operation, TransportError,
 
 use crate::events::SSE_PATH;
 
-/// Where a server of the web is, and what is asked of it.
+/// The address of an HTTP server, and the path and query to request.
 ///
-/// | endpoint | what it is |
+/// | endpoint | meaning |
 /// |---|---|
-/// | `ws://host:port/path?query` | a WebSocket over TCP; without a port 80 |
-/// | `wss://host:port/path?query` | the same over TLS; without a port 443 |
-/// | `ws-unix:/run/agent.sock:/path` | a WebSocket over a Unix socket; without a path `/ws` |
-/// | `http://…`, `https://…` | the same places, with events and POSTs, or to listen on |
-/// | `http-unix:/run/agent.sock:/path` | the same over a Unix socket; without a path `/sse` |
+/// | `ws://host:port/path?query` | WebSocket over TCP; the default port is 80 |
+/// | `wss://host:port/path?query` | WebSocket over TLS; the default port is 443 |
+/// | `ws-unix:/run/agent.sock:/path` | WebSocket over a Unix socket; the default path is `/ws` |
+/// | `http://…`, `https://…` | the same addresses, for events and POSTs, or to listen on |
+/// | `http-unix:/run/agent.sock:/path` | events and POSTs over a Unix socket; the default path is `/sse` |
 ///
-/// In `ws-unix:` and `http-unix:` a colon of the socket's own is written `%3A`, any other byte as in `unix:`.
+/// In `ws-unix:` and `http-unix:` a colon in the socket's path is written `%3A`, other bytes as in `unix:`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebAddress {
     /// Where to connect.
     pub place: Place,
-    /// TLS is spoken there.
+    /// Whether the connection uses TLS.
     pub is_secure: bool,
-    /// The path and what stands behind it, beginning with `/`.
+    /// The path and what follows it, beginning with `/`.
     pub target: String,
 }
 
 /// Where to connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A port.
+    /// A TCP port.
     Tcp {
-        /// A name or an address, an IPv6 address without its brackets.
+        /// A name or an address; an IPv6 address without brackets.
         host: String,
         /// The port.
         port: u16,
@@ -46,45 +46,51 @@ pub enum Place {
 pub(crate) const WS_PATH: &str = "/ws";
 
 impl WebAddress {
-    /// Reads an endpoint of one of these schemes.
+    /// Parses an endpoint of one of these schemes.
     ///
     /// # Errors
-    /// It is none, or not written as one.
+    /// The endpoint has another scheme, or is malformed.
     pub fn of(endpoint: &Endpoint) -> Result<Self, TransportError> {
         let Address::Other { scheme, rest } = endpoint.address() else {
-            return Err(bad(endpoint, "it is no endpoint of the web", ""));
+            return Err(bad(
+                endpoint,
+                "its scheme is not one of ws, wss, ws-unix, http, https, http-unix",
+                "",
+            ));
         };
         let (is_secure, usual_port) = match scheme.as_str() {
             "ws" | "http" => (false, 80),
             "wss" | "https" => (true, 443),
             "ws-unix" | "http-unix" => return on_unix(endpoint, rest),
-            _ => return Err(bad(endpoint, "it is no endpoint of the web", "")),
+            _ => {
+                return Err(bad(
+                    endpoint,
+                    "its scheme is not one of ws, wss, ws-unix, http, https, http-unix",
+                    "",
+                ));
+            }
         };
         let hint = "write it like ws://127.0.0.1:8080/ws or wss://example.org/agent";
         let Some(rest) = rest.strip_prefix("//") else {
-            return Err(bad(endpoint, "`//` and a host stand behind the scheme", hint));
+            return Err(bad(endpoint, "the scheme must be followed by `//` and a host", hint));
         };
         let (authority, target) = match rest.find(['/', '?', '#']) {
             Some(end) => rest.split_at(end),
             None => (rest, ""),
         };
         if authority.contains('@') {
-            let hint = "give the token by an option, so that it stays out of logs";
-            return Err(bad(
-                endpoint,
-                "a name or password in front of the host is not taken",
-                hint,
-            ));
+            let hint =
+                "pass the token with an option (--token), so that it does not appear in logs";
+            return Err(bad(endpoint, "user name and password in the URL are not supported", hint));
         }
         let (host, port) = authority_of(authority, usual_port)
-            .ok_or_else(|| bad(endpoint, "it has no host, or no port that is one", hint))?;
-        let target =
-            target_of(target).ok_or_else(|| bad(endpoint, "its path is not one of a URL", hint))?;
+            .ok_or_else(|| bad(endpoint, "it has no valid host and port", hint))?;
+        let target = target_of(target)
+            .ok_or_else(|| bad(endpoint, "its path is not valid in a URL", hint))?;
         Ok(Self { place: Place::Tcp { host, port }, is_secure, target })
     }
 
-    /// Whether nobody on another machine is at either end: a Unix socket, or a host that
-    /// [is this machine](is_loopback).
+    /// Whether the server is on this machine: on a Unix socket, or on a host that is [loopback](is_loopback).
     pub fn is_on_this_machine(&self) -> bool {
         match &self.place {
             Place::Unix(_) => true,
@@ -92,7 +98,7 @@ impl WebAddress {
         }
     }
 
-    /// What the server is called in `Host`.
+    /// Returns the value for the `Host` header.
     pub(crate) fn host_header(&self) -> String {
         let usual_port = if self.is_secure { 443 } else { 80 };
         match &self.place {
@@ -122,22 +128,22 @@ fn on_unix(endpoint: &Endpoint, rest: &str) -> Result<WebAddress, TransportError
     let hint = "write it like ws-unix:/run/agent.sock or ws-unix:/run/agent.sock:/path";
     let usual = if endpoint.scheme() == "http-unix" { SSE_PATH } else { WS_PATH };
     let (path, target) = rest.split_once(':').unwrap_or((rest, usual));
-    // The rules of `unix:` are the same here.
+    // The path follows the rules of `unix:`.
     let path = match format!("unix:{path}").parse::<Endpoint>().as_ref().map(Endpoint::address) {
         Ok(Address::Unix(path)) => path.clone(),
-        _ => return Err(bad(endpoint, "it has no path of a socket", hint)),
+        _ => return Err(bad(endpoint, "it has no valid path of a socket", hint)),
     };
     let target = Some(target).filter(|target| target.starts_with('/')).and_then(target_of);
-    let target = target.ok_or_else(|| bad(endpoint, "its path is not one of a URL", hint))?;
+    let target = target.ok_or_else(|| bad(endpoint, "its path is not valid in a URL", hint))?;
     Ok(WebAddress { place: Place::Unix(path), is_secure: false, target })
 }
 
-/// A host and a port, in lower case.
+/// Parses a host and a port. Returns the host in lower case.
 pub(crate) fn authority_of(text: &str, usual_port: u16) -> Option<(String, u16)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
-            // However it is written, it is one address.
+            // Normalized, so that all spellings of an address are equal.
             (host.parse::<std::net::Ipv6Addr>().ok()?.to_string(), port)
         }
         None => {
@@ -152,14 +158,14 @@ pub(crate) fn authority_of(text: &str, usual_port: u16) -> Option<(String, u16)>
     };
     let port = match port.strip_prefix(':') {
         None if port.is_empty() => usual_port,
-        // `parse` alone would take a sign.
+        // `parse` alone would accept a sign.
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok()?,
         _ => return None,
     };
     Some((host, port))
 }
 
-/// A path and a query as they stand in a request; what stands behind `#` is the caller's own.
+/// Returns the path and query of a request. A fragment (`#`) is not sent.
 pub(crate) fn target_of(text: &str) -> Option<String> {
     let text = text.split('#').next().unwrap_or_default();
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte);
@@ -180,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_of_the_web_are_read() {
+    fn valid_endpoints_are_parsed() {
         let tcp = |host: &str, port| Place::Tcp { host: host.into(), port };
         let unix = |path: &str| Place::Unix(path.into());
         for (text, place, is_secure, target, host) in [
@@ -205,26 +211,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_endpoint_of_the_web_says_why() {
+    fn invalid_endpoints_are_refused_with_a_reason() {
         for (text, says) in [
-            ("tcp:a:1", "no endpoint of the web"),
-            ("ftp://a", "no endpoint of the web"),
+            ("tcp:a:1", "its scheme is not"),
+            ("ftp://a", "its scheme is not"),
             ("ws:a", "`//`"),
-            ("ws://", "no host"),
-            ("ws:///x", "no host"),
-            ("ws://a:x/", "no host"),
-            ("ws://a:+1/", "no host"),
-            ("ws://a:65536/", "no host"),
-            ("ws://a b/", "no host"),
-            ("ws://[::1/", "no host"),
-            ("ws://[a]/", "no host"),
-            ("ws://::1/", "no host"),
-            ("ws://user:secret@a/", "name or password"),
-            ("ws://a/b c", "not one of a URL"),
-            ("ws://a/\r\nX: y", "not one of a URL"),
-            ("ws://a/é", "not one of a URL"),
-            ("ws-unix:", "no path of a socket"),
-            ("ws-unix:/a:x", "not one of a URL"),
+            ("ws://", "no valid host"),
+            ("ws:///x", "no valid host"),
+            ("ws://a:x/", "no valid host"),
+            ("ws://a:+1/", "no valid host"),
+            ("ws://a:65536/", "no valid host"),
+            ("ws://a b/", "no valid host"),
+            ("ws://[::1/", "no valid host"),
+            ("ws://[a]/", "no valid host"),
+            ("ws://::1/", "no valid host"),
+            ("ws://user:secret@a/", "user name and password"),
+            ("ws://a/b c", "not valid in a URL"),
+            ("ws://a/\r\nX: y", "not valid in a URL"),
+            ("ws://a/é", "not valid in a URL"),
+            ("ws-unix:", "no valid path of a socket"),
+            ("ws-unix:/a:x", "not valid in a URL"),
         ] {
             let error = WebAddress::of(&text.parse().unwrap()).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

@@ -1,4 +1,4 @@
-//! The client: from an endpoint to a WebSocket.
+//! The client: connects to a WebSocket endpoint.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -37,26 +37,25 @@ use crate::subprotocol::Subprotocol;
 use crate::tls::{ClientTls, Trust};
 use crate::token::Token;
 
-/// What a client of the web needs beyond an endpoint.
+/// The configuration of a client, for all of its connections.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Sent as `Authorization: Bearer`, and only to the host of the endpoint: a redirect is no answer, and is
-    /// not followed.
+    /// Sent as `Authorization: Bearer`, only to the endpoint's host: redirects are not followed.
     pub token: Option<Token>,
-    /// The token is sent without TLS, too, to servers on other machines, where whoever is on the way can
-    /// read it; no by default: then it is [refused](ErrorKind::CleartextCredential). This machine is `localhost`
-    /// and every address of loopback, but no other name.
+    /// Allows sending the token to other machines without TLS, where it can be read on the network. By
+    /// default that is [refused](ErrorKind::CleartextCredential). Only `localhost` and loopback addresses
+    /// count as this machine.
     pub send_token_without_tls: bool,
-    /// Sent as `Origin`, for servers that insist on one; none by default, as no page is asking.
+    /// Sent as `Origin`, for servers that require one; none by default.
     pub origin: Option<String>,
-    /// Subprotocols that a WebSocket offers, most wanted first; none by default. A server that grants none of
-    /// them is refused, as browsers do.
+    /// Subprotocols that a WebSocket offers, the preferred one first; none by default. If the server chooses
+    /// none of them, the connection fails, as in browsers.
     pub subprotocols: Vec<Subprotocol>,
-    /// Whom to trust.
+    /// TLS roots and the client certificate.
     pub tls: ClientTls,
-    /// When an idle line is asked whether anybody is there; `None`: never.
+    /// When to ping an idle connection; `None`: never.
     pub heartbeat: Option<HeartbeatConfig>,
-    /// As in [`WebSocketConfig::verbatim`].
+    /// See [`WebSocketConfig::verbatim`].
     pub verbatim: bool,
 }
 
@@ -74,11 +73,11 @@ impl Default for ClientConfig {
     }
 }
 
-/// The answer's header block is at most this large.
+/// The maximum size of a response's headers.
 pub(crate) const MAX_HEADERS: usize = 16 * 1024;
 
-/// Adds `ws:`, `wss:` and `ws-unix:` to a registry, and `http:`, `https:` and `http-unix:`, which are
-/// events and POSTs, with `config` for all of them.
+/// Registers `ws:`, `wss:` and `ws-unix:` for WebSockets, and `http:`, `https:` and `http-unix:` for events and
+/// POSTs, all with `config`.
 pub fn register(registry: &mut Registry, config: ClientConfig) {
     let client = Arc::new(Client { trust: Trust::of(config.tls.clone()), config });
     for scheme in ["ws", "wss", "ws-unix"] {
@@ -89,9 +88,9 @@ pub fn register(registry: &mut Registry, config: ClientConfig) {
     }
 }
 
-/// Connects to the WebSocket at `endpoint`: what a registry does, with the channel's own type.
+/// Connects to the WebSocket at `endpoint`, as a registry does, but returns the channel's own type.
 ///
-/// Cancel-safe: a dropped attempt leaves nothing behind.
+/// Cancel-safe: dropping the future drops the connection attempt.
 ///
 /// # Errors
 /// Each cause has its own [`ErrorKind`].
@@ -110,7 +109,7 @@ pub(crate) struct Client {
     trust: Trust,
 }
 
-/// The way to a server.
+/// Opens connections to one server.
 pub(crate) struct Dialer {
     pub(crate) client: Arc<Client>,
     pub(crate) address: WebAddress,
@@ -119,7 +118,7 @@ pub(crate) struct Dialer {
     pub(crate) memory: Option<MemoryBudget>,
 }
 
-/// The schemes of WebSockets.
+/// The WebSocket schemes.
 struct WebSockets(Arc<Client>);
 
 impl WebSockets {
@@ -170,7 +169,7 @@ impl Scheme for WebSockets {
     ) -> BoxFuture<'a, Result<Box<dyn DynAcceptor>, TransportError>> {
         Box::pin(async move {
             let error = TransportError::new(ErrorKind::UnsupportedOperation, Operation::Listen);
-            Err(error.at(endpoint).with_hint("WebSockets come in at a server: listen on http://"))
+            Err(error.at(endpoint).with_hint("to accept WebSockets, listen on http:// or https://"))
         })
     }
 }
@@ -211,7 +210,7 @@ impl Dialer {
         match &self.address.place {
             Place::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreached)?;
-                // Messages are written in batches already; holding one back would only delay it.
+                // Messages are written in batches already; Nagle's algorithm would only delay them.
                 let _ = stream.set_nodelay(true);
                 Ok(match self.address.is_secure {
                     true => (self.client.trust.connect(host, stream).await?, None),
@@ -237,7 +236,7 @@ impl Dialer {
         }
     }
 
-    /// What `dialing` makes, if it does not take longer than it may.
+    /// Runs `dialing` with the connect timeout.
     pub(crate) async fn in_time<T>(
         &self,
         endpoint: &Endpoint,
@@ -249,7 +248,7 @@ impl Dialer {
             .map_err(|error| error.at(endpoint))
     }
 
-    /// What every request says: whom it is for, and who makes it.
+    /// Adds the `Host` header and the client's credentials to a request.
     pub(crate) fn introduce(&self, request: Builder) -> Result<Builder, TransportError> {
         self.client.config.introduce(request, &self.address)
     }
@@ -269,7 +268,7 @@ impl WebConnector {
         let response = tokio::select! {
             biased;
             response = &mut answered => response.map_err(&gone)?,
-            // The answer to what it has read is there.
+            // The connection has ended; the response may have been read already.
             ended = &mut connection => match ended {
                 Ok(()) => answered.await.map_err(&gone)?,
                 Err(error) => return Err(gone(error)),
@@ -282,10 +281,9 @@ impl WebConnector {
             upgraded = &mut upgrade => upgraded,
             _ = &mut connection => upgrade.await,
         };
-        let parts = upgraded
-            .map_err(&gone)?
-            .downcast::<Hyper>()
-            .map_err(|_| no_web_socket("the connection is not the one that was made".to_owned()))?;
+        let parts = upgraded.map_err(&gone)?.downcast::<Hyper>().map_err(|_| {
+            no_web_socket("the upgraded connection has an unexpected type".to_owned())
+        })?;
         let made = Made {
             stream: parts.io.stream,
             read: BytesMut::from(parts.read_buf),
@@ -320,12 +318,12 @@ impl WebConnector {
         request.body(Empty).map_err(|_| unsendable("the path"))
     }
 
-    /// A session has an end of its own.
+    /// Whether to offer the half-close. The session protocol has its own end of input.
     fn offers_half_close(&self) -> bool {
         self.content != Content::Carrier
     }
 
-    /// Checks that the answer grants what was asked for, and nothing else. Returns whether it grants the
+    /// Checks that the response accepts what was requested, and nothing else. Returns whether it accepts the
     /// half-close.
     fn check(&self, response: &Response<Incoming>, key: &str) -> Result<bool, TransportError> {
         let status = response.status();
@@ -336,64 +334,69 @@ impl WebConnector {
         if !has_word(all(headers, &header::UPGRADE), "websocket")
             || !has_word(all(headers, &header::CONNECTION), "upgrade")
         {
-            return Err(no_web_socket("it switches to something else".to_owned()));
+            return Err(no_web_socket("the server switched to another protocol".to_owned()));
         }
         if one(headers, &header::SEC_WEBSOCKET_ACCEPT) != Some(accept(key).as_str()) {
-            return Err(no_web_socket("its answer does not fit the key".to_owned()));
+            return Err(no_web_socket(
+                "the server's Sec-WebSocket-Accept does not match the key".to_owned(),
+            ));
         }
-        let grants_half_close = headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
+        let has_half_close = headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
         let extension = one(headers, &header::SEC_WEBSOCKET_EXTENSIONS);
-        if grants_half_close && !(self.offers_half_close() && extension == Some(HALF_CLOSE)) {
-            return Err(no_web_socket("it uses an extension that was not asked for".to_owned()));
+        if has_half_close && !(self.offers_half_close() && extension == Some(HALF_CLOSE)) {
+            return Err(no_web_socket(
+                "the server chose an extension that was not offered".to_owned(),
+            ));
         }
-        let mut granted = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-        let (granted, more) = (granted.next(), granted.next());
+        let mut chosen = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+        let (chosen, more) = (chosen.next(), chosen.next());
         if more.is_some() {
-            return Err(no_web_socket("it grants more than one subprotocol".to_owned()));
+            return Err(no_web_socket("the server chose more than one subprotocol".to_owned()));
         }
-        let granted = granted.map(|value| String::from_utf8_lossy(value.as_bytes()));
-        self.check_granted(granted.as_deref())?;
-        Ok(grants_half_close)
+        let chosen = chosen.map(|value| String::from_utf8_lossy(value.as_bytes()));
+        self.check_chosen(chosen.as_deref())?;
+        Ok(has_half_close)
     }
 
-    /// The subprotocols that are asked for.
+    /// The subprotocols to offer.
     fn offered(&self) -> impl Iterator<Item = &str> {
         let session = (self.content == Content::Carrier).then_some(RESUMABLE);
         let named = &self.dialer.client.config.subprotocols;
         session.into_iter().chain(named.iter().map(Subprotocol::as_str))
     }
 
-    /// Whether the subprotocol that the server grants is one that was asked for.
-    fn check_granted(&self, granted: Option<&str>) -> Result<(), TransportError> {
-        match granted {
+    /// Checks that the subprotocol that the server chose was offered.
+    fn check_chosen(&self, chosen: Option<&str>) -> Result<(), TransportError> {
+        match chosen {
             Some(RESUMABLE) if self.content == Content::Carrier => Ok(()),
             _ if self.content == Content::Carrier => {
-                let problem = format!("the server does not grant the subprotocol {RESUMABLE}");
+                let problem = format!("the server did not accept the subprotocol {RESUMABLE}");
                 Err(no_session(problem))
             }
-            Some(granted) if self.offered().any(|offered| offered == granted) => Ok(()),
-            Some(granted) => {
+            Some(chosen) if self.offered().any(|offered| offered == chosen) => Ok(()),
+            Some(chosen) => {
                 let problem = format!(
-                    "it grants the subprotocol {:?}, which was not offered",
-                    granted.chars().take(MAX_SHOWN).collect::<String>()
+                    "the server chose the subprotocol {:?}, which was not offered",
+                    chosen.chars().take(MAX_SHOWN).collect::<String>()
                 );
                 Err(no_web_socket(problem)
-                    .with_hint("offer it with --subprotocol, if it is wanted"))
+                    .with_hint("offer it with --subprotocol, if you want to use it"))
             }
             None if self.offered().next().is_none() => Ok(()),
             None => {
                 let offered = self.offered().collect::<Vec<_>>().join(", ");
-                let problem = format!("it grants none of the subprotocols offered: {offered}");
+                let problem =
+                    format!("the server accepted none of the subprotocols offered: {offered}");
                 Err(no_web_socket(problem).with_hint("connect without --subprotocol"))
             }
         }
     }
 }
 
-/// How many characters of a header's value an error shows.
+/// How many characters of a header an error shows.
 const MAX_SHOWN: usize = 64;
 
-/// The one value of a header that may stand once.
+/// Returns the value of a header that may appear once.
 pub(crate) fn one<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
@@ -404,11 +407,10 @@ fn all<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> impl Iterator<I
     headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
 }
 
-/// The error of a server that does not grant a session.
+/// Creates the error for a server that does not accept a session.
 pub(crate) fn no_session(problem: String) -> TransportError {
-    TransportError::handshake("session", problem).with_hint(
-        "omit `resume+` if the server does not support sessions (tieline serve --resume)",
-    )
+    TransportError::handshake("session", problem)
+        .with_hint("omit `resume+`, or enable sessions on the server (tieline serve --resume)")
 }
 
 pub(crate) fn failed(kind: ErrorKind) -> TransportError {
@@ -424,17 +426,18 @@ fn unreached(error: io::Error) -> TransportError {
     let kind = match error.kind() {
         io::ErrorKind::ConnectionRefused => ErrorKind::Refused,
         io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-        // No such name, or no way to it: both may pass.
+        // Unknown host or no route: both may be temporary.
         _ => ErrorKind::NotFound,
     };
     failed(kind).because(error).with_hint("start the server first, or check host and port")
 }
 
-/// The connection broke during the handshake, or what came over it was no HTTP, and so not `what` it should be.
+/// Returns a function that turns a failure of the handshake into an error: `what` creates it if the server
+/// did not speak HTTP.
 pub(crate) fn gone(what: fn(String) -> TransportError) -> impl Fn(hyper::Error) -> TransportError {
     move |error| {
         if error.is_parse() {
-            return what(format!("what it answers is no HTTP ({error})"));
+            return what(format!("the server's response is not HTTP ({error})"));
         }
         match is_tls(&error) {
             true => failed(ErrorKind::Tls).because(io::Error::other(error)),
@@ -443,7 +446,7 @@ pub(crate) fn gone(what: fn(String) -> TransportError) -> impl Fn(hyper::Error) 
     }
 }
 
-/// Whether it was TLS that came to nothing: who wants to see a certificate says so behind the handshake.
+/// Whether TLS has failed: a server that requires a client certificate says so only after the handshake.
 fn is_tls(error: &(dyn Error + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source()).any(|error| {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -451,13 +454,14 @@ fn is_tls(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-/// The connection was there, and broke before there was an answer: the next one may hold.
+/// Creates the error for a connection that was lost before the response arrived; a retry may succeed.
 pub(crate) fn lost(reason: impl Into<CloseReason>) -> TransportError {
-    failed(ErrorKind::Closed(reason.into()))
-        .with_hint("it ended during the handshake: try again, or see what the server says")
+    failed(ErrorKind::Closed(reason.into())).with_hint(
+        "the connection ended during the handshake: try again, or check the server's log",
+    )
 }
 
-/// No body.
+/// An empty body.
 struct Empty;
 
 impl Body for Empty {
@@ -481,12 +485,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handshake_that_broke_tells_its_cause_and_whether_that_was_tls() {
+    fn failed_handshake_reports_its_cause_and_whether_it_was_tls() {
         let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
         let cause = io::Error::new(io::ErrorKind::InvalidData, alert);
         let outer = failed(ErrorKind::Io).because(cause);
         assert!(is_tls(&outer) && !is_tls(&io::Error::other("cut")));
-        // What the line ended with is said already; what is behind it is not.
+        // The message already shows the outer error; the source is the inner one.
         let error = lost(io::Error::other(outer));
         assert!(error.source().unwrap().to_string().contains("CertificateRequired"), "{error:?}");
         assert!(error.is_retryable() && lost(io::Error::other("cut")).source().is_none());

@@ -1,4 +1,4 @@
-//! How a client introduces itself in each of its requests, and to whom it does not.
+//! The credentials that a client adds to its requests, and the check that they are not sent in clear text.
 
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Builder;
@@ -8,12 +8,12 @@ use crate::address::WebAddress;
 use crate::client::ClientConfig;
 
 impl ClientConfig {
-    /// Whether the client may introduce itself there, found out before it connects.
+    /// Checks, before connecting, that the client may send its credentials to `address`.
     ///
     /// # Errors
-    /// [`CleartextCredential`](ErrorKind::CleartextCredential): others could read the token on its way.
+    /// [`CleartextCredential`](ErrorKind::CleartextCredential): the token would be sent in clear text.
     pub(crate) fn may_go_to(&self, address: &WebAddress) -> Result<(), TransportError> {
-        // Nobody but the two ends sees what goes there.
+        // Only the two ends can read the traffic.
         let is_private = address.is_secure || address.is_on_this_machine();
         match self.token.is_none() || self.send_token_without_tls || is_private {
             true => Ok(()),
@@ -21,10 +21,10 @@ impl ClientConfig {
         }
     }
 
-    /// Adds whom a request is for, what lets the client in, and of which origin it is.
+    /// Adds the `Host`, `Authorization` and `Origin` headers to a request.
     ///
     /// # Errors
-    /// It [may not go there](Self::may_go_to), or something cannot stand in a header.
+    /// It [may not be sent there](Self::may_go_to), or a value is not valid in a header.
     pub(crate) fn introduce(
         &self,
         mut request: Builder,
@@ -47,7 +47,7 @@ impl ClientConfig {
 }
 
 pub(crate) fn unsendable(what: &str) -> TransportError {
-    let problem = format!("{what} cannot stand in a header");
+    let problem = format!("{what} has characters that an HTTP request cannot contain");
     TransportError::new(ErrorKind::InvalidEndpoint { problem }, Operation::Configure)
 }
 
@@ -63,10 +63,10 @@ mod tests {
     }
 
     #[test]
-    fn a_token_does_not_leave_the_machine_in_the_clear() {
+    fn token_is_not_sent_to_other_machines_without_tls() {
         let token = Token::new("a-token-to-be-kept-secret").unwrap();
         let config = ClientConfig { token: Some(token), ..ClientConfig::default() };
-        let careless = ClientConfig { send_token_without_tls: true, ..config.clone() };
+        let permissive = ClientConfig { send_token_without_tls: true, ..config.clone() };
         for (url, is_sent) in [
             ("ws://127.0.0.1:8080/ws", true),
             ("ws://127.8.7.6/ws", true),
@@ -85,7 +85,7 @@ mod tests {
             ("ws://[::]/ws", false),
             ("ws://[fe80::1]/ws", false),
             ("ws://128.0.0.1/ws", false),
-            // Names, however they look.
+            // Names that resemble loopback.
             ("ws://localhost.example.org/ws", false),
             ("ws://localhost./ws", false),
             ("ws://127.0.0.1.example.org/ws", false),
@@ -104,8 +104,8 @@ mod tests {
                     assert!(!error.is_retryable() && error.hint().unwrap().contains("wss://"));
                 }
             }
-            assert!(introduced(url, &careless).is_ok(), "{url}, by an ugly name");
-            // Who has nothing to hide can go anywhere.
+            assert!(introduced(url, &permissive).is_ok(), "{url}, explicitly allowed");
+            // A client without a token can connect anywhere.
             assert!(introduced(url, &ClientConfig::default()).is_ok(), "{url}");
         }
     }

@@ -1,7 +1,7 @@
-//! Reads and discards what a client still sends when it has been answered, before its connection is closed.
+//! Reads and discards what a client still sends after it was answered, before its connection is closed.
 //!
-//! A socket that is closed with unread bytes in it resets the connection, and the reset may overtake the answer:
-//! a client that writes its whole body before it reads sees a broken pipe in place of a 413.
+//! Closing a socket with unread bytes resets the connection, and the reset can overtake the response: a
+//! client that writes its whole body before it reads sees a broken pipe instead of a 413.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::stream::Stream;
 
-/// How much is discarded, and for how long.
+/// How many bytes are discarded, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DrainLimits {
     pub(crate) bytes: ByteSize,
@@ -24,7 +24,7 @@ pub(crate) struct DrainLimits {
 /// A client that sends nothing for this long is not about to send more.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Discards what comes until the other side ends, is silent, or a limit is reached.
+/// Discards incoming bytes until the other side ends, is silent, or a limit is reached.
 pub(crate) struct Drain {
     left: usize,
     deadline: Pin<Box<Sleep>>,
@@ -68,7 +68,7 @@ impl Drain {
     }
 }
 
-/// Ends our direction of a stream that is not HTTP yet, and discards what comes.
+/// Ends this side's direction of a stream that is not HTTP (or not yet), and discards incoming bytes.
 pub(crate) async fn end(mut stream: Stream, limits: DrainLimits) {
     if stream.shutdown().await.is_ok() {
         let mut drain = Drain::new(limits);

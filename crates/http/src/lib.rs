@@ -1,19 +1,20 @@
-//! The line on the web: WebSockets, events and POSTs both ways, and an HTTP server that checks everyone first.
+//! WebSockets, server-sent events and POSTs as channels, and an HTTP server with access control.
 //!
 //! ```text
 //!   ws://host/ws ──── Registry ──▶ WebChannel ─┬─ channels like any other
 //!   http://host/sse ─ Registry ──▶ EventChannel┘
 //!
 //!   browser, script, tieline ──▶ HttpServer ─ host, origin, token ──┬─ /ws  ─┬─▶ WebAcceptor
-//!                                  no program is started before   ├─ /sse ─┤
-//!                                                                 └─ /rpc ─┘
+//!                                  access control comes before    ├─ /sse ─┤
+//!                                  anything is started            └─ /rpc ─┘
 //! ```
 //!
-//! In a WebSocket a message is a text frame where it is UTF-8, as all JSON is, else a binary one; both are
-//! taken, and so are several messages of a line each in one text. In a stream of events each is an event one
-//! way, and a POST the other. `resume+` in front of a URL asks for the protocol [`RESUMABLE`], which carries
-//! the frames of a session; an EventSource, which can ask for nothing, has one all the same. `docs/web-protocol.md`
-//! has the rest.
+//! A WebSocket carries each message as a text frame if it is UTF-8, as all JSON is, and as a binary frame
+//! otherwise. Both kinds are accepted, and so is a text frame with several messages, one on each line. An
+//! event stream carries each message as an event in one direction and in a POST in the other. `resume+` in
+//! front of a URL asks for the protocol [`RESUMABLE`], which carries the frames of a session; an EventSource,
+//! which cannot ask for a protocol, gets a session from the server. `docs/web-protocol.md` describes the
+//! protocol in full.
 //!
 //! # Example
 //!

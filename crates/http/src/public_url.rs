@@ -1,4 +1,4 @@
-//! The URL that clients use where a reverse proxy stands in front of the server.
+//! The URL that clients use if a reverse proxy is in front of the server.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,8 +7,9 @@ use tieline_transport::{ConfigError, Endpoint};
 
 use crate::address::{Place, WebAddress};
 
-/// The URL of a server as its clients see it: behind a reverse proxy, and perhaps below a path of the proxy's
-/// host, like `https://example.org/agents/one/`.
+/// The URL of a server as its clients see it through a reverse proxy, possibly with a path on the proxy's
+/// host, like
+/// `https://example.org/agents/one/`.
 ///
 /// # Examples
 ///
@@ -36,34 +37,34 @@ impl PublicUrl {
         self.is_secure
     }
 
-    /// The path below which the server is reached. It begins and ends with `/`.
+    /// The path of the server. It begins and ends with `/`.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The origin of the server's pages, like `https://example.org`.
+    /// Returns the origin of the server's pages, like `https://example.org`.
     pub fn origin(&self) -> String {
         let scheme = if self.is_secure { "https" } else { "http" };
         format!("{scheme}://{}", self.authority)
     }
 
-    /// The URL of the server's WebSockets, like `wss://example.org/agents/one/ws`.
+    /// Returns the URL of the server's WebSockets, like `wss://example.org/agents/one/ws`.
     pub fn web_socket(&self) -> String {
         let scheme = if self.is_secure { "wss" } else { "ws" };
         format!("{scheme}://{}{}ws", self.authority, self.path)
     }
 
-    /// The URL of the server's streams of events, like `https://example.org/agents/one/sse`.
+    /// Returns the URL of the server's event streams, like `https://example.org/agents/one/sse`.
     pub fn events(&self) -> String {
         format!("{self}sse")
     }
 
-    /// The host as it is written in [`ServerConfig::hosts`](crate::ServerConfig::hosts).
+    /// Returns the host in the form of [`ServerConfig::hosts`](crate::ServerConfig::hosts).
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
-    /// What is left of a request's path and query below this URL. `None`: it is not below it.
+    /// Removes this URL's path from a request's path and query. `None`: the request is not below this URL.
     pub(crate) fn strip<'a>(&self, target: &'a str) -> Option<&'a str> {
         let prefix = self.path.strip_suffix('/').filter(|prefix| !prefix.is_empty())?;
         let rest = target.strip_prefix(prefix)?;

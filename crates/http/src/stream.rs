@@ -1,4 +1,4 @@
-//! The byte streams below HTTP, in one type, and what hyper needs of them.
+//! The byte streams below HTTP, as one type, and their adapter for hyper.
 
 use std::future::Future;
 use std::io;
@@ -20,14 +20,14 @@ use crate::channel::lock;
 use crate::drain::{Drain, DrainLimits};
 use crate::events::stream::Progress;
 
-/// The reading half of any of them.
+/// The reading half of any stream.
 pub(crate) type BoxRead = Box<dyn ReadEnd>;
-/// The writing half of any of them.
+/// The writing half of any stream.
 pub(crate) type BoxWrite = Box<dyn Write>;
 
-/// Where bytes go out.
+/// A sink for bytes that can be boxed.
 pub(crate) trait Write: AsyncWrite + Send + Unpin + 'static {
-    /// As [`WriteEnd::unsent`].
+    /// See [`WriteEnd::unsent`].
     fn unsent(&self) -> Option<usize>;
 }
 
@@ -43,7 +43,7 @@ impl WriteEnd for BoxWrite {
     }
 }
 
-/// How much of what was written the kernel still holds.
+/// Returns how many written bytes the kernel still holds.
 fn unsent_of(stream: &TcpStream) -> Option<usize> {
     #[cfg(unix)]
     return tieline_transport::unsent(stream);
@@ -63,7 +63,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// The two directions, without a lock between them where the system has two.
+    /// Splits the stream, without a lock between the halves where the system has two directions.
     pub(crate) fn split(self) -> (BoxRead, BoxWrite) {
         match self {
             Self::Tcp(stream) => {
@@ -82,7 +82,7 @@ impl Stream {
         }
     }
 
-    /// How much of what was written the kernel still holds.
+    /// Returns how many written bytes the kernel still holds.
     fn unsent(&self) -> Option<usize> {
         match self {
             Self::Tcp(stream) => unsent_of(stream),
@@ -93,10 +93,10 @@ impl Stream {
     }
 }
 
-/// A half of a TLS stream. Both have the same stream: a write may have to read, and a read to write.
+/// One half of a TLS stream. Both share the stream: a write may have to read, and a read to write.
 struct TlsHalf(Arc<Mutex<Box<TlsStream<TcpStream>>>>);
 
-/// What waits in the kernel is encrypted, and need not be a part of a message.
+/// The bytes in the kernel are encrypted, and may not be part of a message.
 impl ReadEnd for TlsHalf {}
 
 impl AsyncRead for TlsHalf {
@@ -145,7 +145,7 @@ impl WriteEnd for TlsHalf {
     }
 }
 
-/// The same call on whichever stream it is.
+/// Calls the same method on any variant.
 macro_rules! each {
     ($self:expr, $stream:ident => $call:expr) => {
         match $self.get_mut() {
@@ -197,64 +197,65 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A stream as hyper wants it. What is read is copied once, which keeps it safe code; a WebSocket takes
-/// the stream out again.
+/// A stream with hyper's traits. Reads copy the bytes once, which avoids unsafe code. A WebSocket takes the
+/// stream out again.
 pub(crate) struct Hyper {
     pub(crate) stream: Stream,
     watched: Option<Watched>,
     ending: Option<Ending>,
 }
 
-/// How a connection is closed.
+/// The steps of closing a connection.
 enum Ending {
-    /// Nothing more is written; what still comes is discarded.
+    /// This side has ended; incoming bytes are discarded.
     Drain(Box<Drain>),
     Done,
 }
 
-/// Writes that may not be without progress for too long.
+/// Detects writes that make no progress for too long.
 struct Watched {
     clock: StallClock,
     drain: Option<DrainLimits>,
     progress: Arc<Progress>,
-    /// How many bytes the stream has taken, and how many of them the kernel did not hold any more when it was
-    /// asked last.
+    /// How many bytes were written, and how many of them had left the kernel at the last check.
     written: u64,
     left: u64,
-    /// How long the peer's machine may take to acknowledge any byte that the kernel holds.
+    /// How long the peer may take to acknowledge any of the bytes that the kernel holds.
     silence: Option<Duration>,
     /// Present while the kernel holds bytes and nothing waits to be written.
     unsent: Option<Unsent>,
 }
 
-/// Bytes that the kernel holds, and the next time that it is asked about them.
+/// Bytes that the kernel holds, and when to check them again.
 struct Unsent {
     /// When some of them last left.
     moved: Instant,
-    look: Pin<Box<tokio::time::Sleep>>,
+    timer: Pin<Box<tokio::time::Sleep>>,
 }
 
-/// How often the kernel is asked whether the bytes it holds leave.
-const LOOK: Duration = Duration::from_secs(2);
+/// How often to check whether the bytes in the kernel are leaving.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Watched {
-    /// Where the system has given up bytes that the other side did not take, the connection has stalled.
+    /// Records an error. If the system gave up bytes that the peer did not acknowledge, the connection has
+    /// stalled.
     fn failed(&self, error: &io::Error) {
         if error.kind() == io::ErrorKind::TimedOut {
             self.progress.stall();
         }
     }
 
-    /// Notes whether the bytes that the kernel holds leave. Ready when the peer's machine has acknowledged none of
-    /// them for too long.
+    /// Records whether the bytes in the kernel are leaving. Ready when the peer has acknowledged none of them
+    /// for too long.
     fn poll_silent(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
         while self.progress.is_under_way() {
-            let interval = self.silence.map_or(LOOK, |limit| LOOK.min(limit / 4));
+            let interval =
+                self.silence.map_or(CHECK_INTERVAL, |limit| CHECK_INTERVAL.min(limit / 4));
             let unsent = self.unsent.get_or_insert_with(|| Unsent {
                 moved: Instant::now(),
-                look: Box::pin(sleep(interval)),
+                timer: Box::pin(sleep(interval)),
             });
-            ready!(unsent.look.as_mut().poll(cx));
+            ready!(unsent.timer.as_mut().poll(cx));
             let held = stream.unsent().unwrap_or_default() as u64;
             let left = self.written.saturating_sub(held);
             if std::mem::replace(&mut self.left, left) != left {
@@ -268,14 +269,14 @@ impl Watched {
             if self.silence.is_some_and(|limit| unsent.moved.elapsed() >= limit) {
                 return Poll::Ready(());
             }
-            unsent.look.as_mut().reset(from_now(interval));
+            unsent.timer.as_mut().reset(from_now(interval));
         }
         self.unsent = None;
         Poll::Pending
     }
 }
 
-/// So much is read at once.
+/// How many bytes are read at once.
 const READ: usize = 8 * 1024;
 
 impl Hyper {
@@ -283,8 +284,8 @@ impl Hyper {
         Self { stream, watched: None, ending: None }
     }
 
-    /// A write that makes no progress for so long ends the connection; `progress` is told what was
-    /// written.
+    /// Ends the connection if a write makes no progress for `limit`, and reports the bytes written to
+    /// `progress`.
     pub(crate) fn watched(stream: Stream, limit: Duration, progress: Arc<Progress>) -> Self {
         let clock = StallClock::new(limit);
         let watched = Watched {
@@ -299,9 +300,9 @@ impl Hyper {
         Self { stream, watched: Some(watched), ending: None }
     }
 
-    /// Ends the connection as stalled when the peer's machine acknowledges none of the bytes that the kernel holds
-    /// for `limit`, so that a peer that vanished is noticed although no write is blocked. Only for TCP, and where the
-    /// system reports those bytes: a Unix socket's end is never silent.
+    /// Ends the connection as stalled if the peer acknowledges none of the bytes in the kernel for `limit`.
+    /// This notices a peer that vanished even if no write is blocked. Only for TCP, and only where the system
+    /// reports those bytes; the peer of a Unix socket is on this machine.
     pub(crate) fn noticing_silence(mut self, limit: Duration) -> Self {
         let is_tcp = matches!(self.stream, Stream::Tcp(_) | Stream::Tls(_));
         if let (Some(watched), true) = (&mut self.watched, is_tcp) {
@@ -310,7 +311,7 @@ impl Hyper {
         self
     }
 
-    /// Before the connection is closed, what a client still sends is discarded within `limits`.
+    /// Discards what the client still sends within `limits` before the connection is closed.
     pub(crate) fn draining(mut self, limits: DrainLimits) -> Self {
         if let Some(watched) = &mut self.watched {
             watched.drain = Some(limits);
@@ -402,7 +403,7 @@ impl hyper::rt::Write for Hyper {
         let flushed = self.written(cx, polled, |()| 0);
         let Self { stream, watched: Some(watched), .. } = &mut *self else { return flushed };
         if let Poll::Ready(Ok(())) = &flushed {
-            // HTTP flushes when it has written all that it had, and at each of its turns.
+            // hyper flushes after it has written everything, and each time it is polled.
             watched.progress.flushed();
             if watched.poll_silent(stream, cx).is_ready() {
                 watched.progress.stall();
@@ -434,7 +435,7 @@ impl hyper::rt::Write for Hyper {
     }
 }
 
-/// tokio's clock for hyper's deadlines.
+/// Tokio's clock for hyper's timers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timer;
 

@@ -15,10 +15,10 @@ const LONGEST: usize = 64;
 
 impl Subprotocol {
     /// Checks a name: 1 to 64 characters of an HTTP token (RFC 9110, section 5.6.2). `tieline` and names
-    /// that begin with `tieline.` select what tieline itself speaks and are reserved.
+    /// that begin with `tieline.` are reserved for tieline's own protocols.
     ///
     /// # Errors
-    /// The name is none of these.
+    /// The name is too long, has other characters, or is reserved.
     pub fn new(name: impl Into<String>) -> Result<Self, ConfigError> {
         let name = name.into();
         let is_token =
@@ -33,12 +33,12 @@ impl Subprotocol {
         Ok(Self(name))
     }
 
-    /// The subprotocols that servers grant by default: `mcp` and `acp`.
+    /// Returns the subprotocols that servers accept by default: `mcp` and `acp`.
     pub fn usual() -> Vec<Self> {
         ["mcp", "acp"].map(|name| Self(name.to_owned())).into()
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

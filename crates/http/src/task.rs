@@ -1,4 +1,4 @@
-//! A task that ends with its owner.
+//! Tasks that end with their owner.
 
 use tokio::task::AbortHandle;
 

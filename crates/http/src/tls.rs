@@ -1,4 +1,4 @@
-//! TLS by rustls, with ring: a C compiler is all it needs.
+//! TLS with rustls and ring, which needs only a C compiler to build.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::client::{failed, lost};
 use crate::stream::Stream;
 use crate::token::Fingerprint;
 
-/// The wall clock. That of rustls panics if it is set to before 1970; this one makes handshakes fail.
+/// The wall clock. The one of rustls panics if it is set to before 1970; this one makes handshakes fail.
 #[derive(Debug)]
 struct Clock;
 
@@ -30,14 +30,14 @@ impl TimeProvider for Clock {
     }
 }
 
-/// What a server shows, and whom it asks to show something.
+/// The TLS configuration of a server.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    /// The certificate and those it rests on, the server's own first, as PEM.
+    /// The certificate chain as PEM, the server's own certificate first.
     pub certificate: PathBuf,
     /// Its private key, as PEM.
     pub key: PathBuf,
-    /// Clients must show a certificate that rests on one of these, as PEM; `None`: they need none.
+    /// If set, clients must show a certificate issued by one of these, as PEM.
     pub client_roots: Option<PathBuf>,
 }
 
@@ -67,32 +67,32 @@ impl ServerTls {
     }
 }
 
-/// Whose certificate a client has shown; nothing is said of one that was not asked for.
+/// Returns the principal of the client's certificate, if one was required.
 pub(crate) fn shown_by(connection: &rustls::ServerConnection) -> Option<Principal> {
     let shown = connection.peer_certificates()?.first()?;
     Some(Fingerprint::of(shown).principal())
 }
 
-/// Whom a client trusts, and what it shows. The files and the system's roots are read when the first
-/// connection needs them.
+/// The TLS configuration of a client. The files and the system's roots are read when the first connection
+/// needs them.
 #[derive(Clone, Debug, Default)]
 pub struct ClientTls {
-    /// Trusted beside the system's own roots, as PEM.
+    /// Trusted in addition to the system's roots, as PEM.
     pub extra_roots: Option<PathBuf>,
-    /// Shown to servers that ask for a certificate.
+    /// The client certificate, for servers that ask for one.
     pub identity: Option<ClientIdentity>,
 }
 
-/// What a client shows.
+/// A client certificate and its key.
 #[derive(Clone, Debug)]
 pub struct ClientIdentity {
-    /// The certificate and those it rests on, the client's own first, as PEM.
+    /// The certificate chain as PEM, the client's own certificate first.
     pub certificate: PathBuf,
     /// Its private key, as PEM.
     pub key: PathBuf,
 }
 
-/// A client's settings, made once.
+/// A client's TLS configuration, loaded once.
 #[derive(Default)]
 pub(crate) struct Trust {
     made: OnceLock<Arc<ClientConfig>>,
@@ -104,7 +104,7 @@ impl Trust {
         Self { made: OnceLock::new(), tls }
     }
 
-    /// Speaks TLS over `stream` with who has to be called `host`.
+    /// Performs the TLS handshake over `stream`. The server's certificate must be valid for `host`.
     pub(crate) async fn connect(
         &self,
         host: &str,
@@ -121,8 +121,12 @@ impl Trust {
             io::ErrorKind::InvalidData => failed(ErrorKind::Tls).because(error),
             _ => lost(error),
         };
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| broken(io::Error::new(io::ErrorKind::InvalidData, "no name of a host")))?;
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+            broken(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the host is not a valid name for TLS",
+            ))
+        })?;
         let stream = TlsConnector::from(config).connect(name, stream).await.map_err(broken)?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }
@@ -134,7 +138,7 @@ impl Trust {
         };
         let system = rustls_native_certs::load_native_certs();
         for error in &system.errors {
-            tracing::debug!("a root of the system cannot be read: {error}");
+            tracing::debug!("cannot read a root certificate of the system: {error}");
         }
         let (_added, _ignored) = roots.add_parsable_certificates(system.certs);
         let config =

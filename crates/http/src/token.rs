@@ -1,33 +1,34 @@
-//! The secret that lets somebody in.
+//! The secret that authenticates clients.
 
 use std::fmt;
 
 use ring::digest::{SHA256, digest};
 use tieline_transport::{ConfigError, ErrorKind, Operation, Principal, TransportError};
 
-/// A token: whoever has it is let in. It shows itself to nobody but by [`reveal`](Self::reveal).
+/// A token, which authenticates a client. Its `Debug` output hides the secret; [`reveal`](Self::reveal)
+/// returns it.
 #[derive(Clone)]
 pub struct Token(String);
 
-/// Shorter ones could be guessed.
+/// Shorter tokens could be guessed.
 const SHORTEST: usize = 16;
 const LONGEST: usize = 512;
 
 impl Token {
-    /// A new one of 192 random bits, in 48 hexadecimal digits: it can stand behind an option of any
-    /// program (base64 for URLs may begin with `-`, as an option does) and is one word to whoever copies it.
+    /// Creates a token of 192 random bits in 48 hexadecimal digits. It can be used as the value of a
+    /// command-line option (base64 for URLs could begin with `-`), and a double click selects all of it.
     ///
     /// # Errors
-    /// The system gives no random bytes.
+    /// The system provides no random bytes.
     pub fn random() -> Result<Self, TransportError> {
         let digits = random_bits::<24>()?.into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
         Ok(Self(digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()))
     }
 
-    /// One that was agreed on: 16 to 512 letters, digits and `-._~+`, so that it fits into every header.
+    /// Creates a token from a text of 16 to 512 letters, digits and `-._~+`, which is valid in every header.
     ///
     /// # Errors
-    /// It is shorter, longer, or has other characters.
+    /// The text is shorter or longer, or has other characters.
     pub fn new(text: impl Into<String>) -> Result<Self, ConfigError> {
         let text = text.into();
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte);
@@ -38,12 +39,12 @@ impl Token {
         Ok(Self(text))
     }
 
-    /// The token itself, to be shown to its owner and nobody else.
+    /// Returns the secret. Show it only to the token's owner.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is this one, in a time that does not tell how much of it is right.
+    /// Whether `other` is this token. Takes the same time however much of it is right.
     pub fn matches(&self, other: &str) -> bool {
         self.fingerprint() == Fingerprint::of(other)
     }
@@ -59,7 +60,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What is kept of a secret, and compared: to know how much of a fingerprint is right helps nobody.
+/// The hash of a secret, which is stored and compared. The time of a comparison reveals nothing useful.
 #[derive(Clone, Copy)]
 pub(crate) struct Fingerprint([u8; 32]);
 
@@ -73,7 +74,7 @@ impl Fingerprint {
         Self(kept)
     }
 
-    /// Whoever has what it was made of.
+    /// Returns the principal that the secret stands for.
     pub(crate) fn principal(self) -> Principal {
         Principal::new(self.0)
     }
@@ -86,7 +87,7 @@ impl PartialEq for Fingerprint {
     }
 }
 
-/// Bits that nobody can foresee.
+/// Returns unpredictable bits.
 pub(crate) fn random_bits<const N: usize>() -> Result<[u8; N], TransportError> {
     let mut bits = [0; N];
     getrandom::fill(&mut bits).map_err(|error| {
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_shows_itself_to_nobody() {
+    fn debug_output_hides_the_token() {
         let token = Token::new("a-token-to-be-kept-secret").unwrap();
         assert_eq!(format!("{token:?}"), "Token(…)");
         assert!(token.matches("a-token-to-be-kept-secret"));
@@ -111,20 +112,20 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_are_made_differ_and_can_be_given_back() {
+    fn random_tokens_differ_and_are_valid() {
         let (one, other) = (Token::random().unwrap(), Token::random().unwrap());
         assert_ne!(one.reveal(), other.reveal());
         assert!(Token::new(one.reveal()).unwrap().matches(one.reveal()));
         for _ in 0..1000 {
             let token = Token::random().unwrap();
             assert_eq!(token.reveal().len(), 48);
-            // Nothing of it looks like an option, and nothing ends a word.
+            // A token cannot look like an option and is one word.
             assert!(token.reveal().bytes().all(|it| it.is_ascii_hexdigit()), "{}", token.reveal());
         }
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
+    fn invalid_tokens_are_refused() {
         for text in
             ["", "short", "fifteen-letters", "with a space in it all", "quote\"quote\"quote"]
         {

@@ -376,13 +376,13 @@ async fn a_client_takes_no_answer_that_does_not_fit() {
             "HTTP/1.1 302 Found\r\nLocation: http://evil.example/\r\n\r\n",
             "answered with status 302",
         ),
-        ("HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", "fit the key"),
+        ("HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", "match the key"),
         (
             "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
-            "fit the key",
+            "match the key",
         ),
-        ("SSH-2.0-OpenSSH\r\n\r\n", "no HTTP"),
+        ("SSH-2.0-OpenSSH\r\n\r\n", "not HTTP"),
         ("", "the line has ended"),
         ("HTTP/1.1 101 x\r\nUpgrade: web", "the line has ended"),
     ] {

@@ -93,7 +93,7 @@ async fn the_end_of_a_line_is_the_last_event_and_says_why() {
             Some(CloseReason::ChildExited(exit.into())),
             r#"{"code":1011,"reason":"the program has failed"}"#,
         ),
-        (Some(CloseReason::ByUs), r#"{"code":1001,"reason":"the server shuts down"}"#),
+        (Some(CloseReason::ByUs), r#"{"code":1001,"reason":"shutting down"}"#),
     ] {
         let (mut stream, line) = pair(&mut served).await;
         let control = line.control().clone();
@@ -309,7 +309,7 @@ async fn a_server_that_shuts_down_says_so_and_lets_posts_finish() {
     assert_eq!(status_of(&stream.post("accepted", "").await), 202);
     served.web.close(Duration::from_secs(30)).await;
     let event = stream.event().await.unwrap();
-    let said = r#"{"code":1001,"reason":"the server shuts down"}"#;
+    let said = r#"{"code":1001,"reason":"shutting down"}"#;
     assert_eq!((&*event.event, &*event.data), ("end", said.as_bytes()));
     stream.end().await;
     assert_eq!(message(&mut receiver).await, "accepted");

@@ -212,12 +212,12 @@ async fn what_is_no_stream_of_events_is_told_from_one() {
         ("HTTP/1.1 200 x\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n", "text/html"),
         (
             "HTTP/1.1 200 x\r\nContent-Type: text/event-stream\r\n\r\ndata: x\n\n",
-            "before it says where to post",
+            "before the event with the URL for POSTs",
         ),
         (
             "HTTP/1.1 200 x\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n\
              event: endpoint\ndata: http://other.example/x\n\n",
-            "not of the same origin",
+            "another origin",
         ),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

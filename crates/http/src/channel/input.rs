@@ -28,12 +28,12 @@ impl WebReceiver {
         Self { reader: Some(Box::new(reader)), kind: Kind::Text, shared, lifeline }
     }
 
-    /// What the last message was said to hold.
+    /// Returns the kind of the last message.
     pub fn kind(&self) -> Kind {
         self.reader.as_ref().map_or(self.kind, |reader| reader.kind())
     }
 
-    /// Returns the end again. After this side's close frame it waits for the answer to it: closing a connection
+    /// Returns the end again. After this side's close frame it waits for the answer: closing a connection
     /// with unread bytes could discard what was sent.
     #[cold]
     fn poll_end(&self, cx: &Context<'_>) -> Poll<Incoming> {
@@ -60,8 +60,8 @@ impl Receiver for WebReceiver {
         Poll::Ready(incoming)
     }
 
-    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
-        self.reader.as_mut()?.limit_to(most)
+    fn limit_to(&mut self, max: ByteSize) -> Option<ByteSize> {
+        self.reader.as_mut()?.limit_to(max)
     }
 
     fn holds_part(&self) -> bool {

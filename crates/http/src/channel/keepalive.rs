@@ -1,9 +1,9 @@
-//! Signs of life from a side that does not read at the moment.
+//! Pings while the receiver is not reading.
 //!
-//! The receiver drives the heartbeat, and is not polled while its consumer is busy with earlier messages. The other
-//! side's pings then lie unread behind its data, and it would take this side for dead. So the sender pings while the
-//! receiver does not read. It does not judge the other side by answers that it cannot read, only by whether the
-//! bytes that were sent leave this machine.
+//! The receiver drives the heartbeat, and is not polled while its consumer is busy with earlier messages. The
+//! other side's pings then wait unread behind its data, and it would consider this side dead. So the sender
+//! pings while the receiver does not read. It cannot read the answers, so it judges the other side only by
+//! whether the sent bytes leave this machine.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -18,18 +18,18 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::WebSocketConfig;
 use super::shared::Shared;
 
-/// The shortest interval: with none at all, the timer would never be pending.
+/// The shortest interval: with zero the timer would never be pending.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The part of a sender that pings while the receiver does not read.
 pub(super) struct Keepalive {
     interval: Duration,
-    /// How long bytes may wait without one of them leaving.
+    /// How long bytes may wait without any of them leaving.
     limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
-    /// What the timer wakes.
+    /// The task that the timer wakes.
     waker: Option<Waker>,
-    /// How many bytes had left at the last ping, and since when that number has not grown.
+    /// How many bytes had left at the last ping, and since when this number has not grown.
     still: Option<(u64, Instant)>,
 }
 
@@ -41,10 +41,10 @@ impl Keepalive {
         Some(Self { interval, limit, timer: None, waker: None, still: None })
     }
 
-    /// Queues a ping if one is due, and wakes `cx` when the next one is. Returns whether it has queued one.
+    /// Queues a ping if one is due, and registers `cx` for the next one. Returns whether a ping was queued.
     ///
     /// # Errors
-    /// The bytes sent before do not leave this machine: the line has stalled.
+    /// The bytes sent earlier do not leave this machine: the line has stalled.
     #[inline]
     pub(super) fn poll(
         &mut self,
@@ -62,7 +62,7 @@ impl Keepalive {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(interval)));
         self.waker = Some(cx.waker().clone());
         let mut is_due = false;
-        // Unconstrained, because a timer that is out of budget does not take the waker.
+        // Unconstrained, because a timer that is out of budget does not register the waker.
         while pin!(coop::unconstrained(timer.as_mut())).poll(cx).is_ready() {
             is_due = true;
             timer.as_mut().reset(from_now(interval));

@@ -9,10 +9,9 @@
 //!     └── read ── Decoder ── messages
 //! ```
 //!
-//! As every channel it is passive: whoever receives answers pings, sends them on an idle line, and
-//! carries out the other side's wish to close. Both halves write, so a write that has to wait wakes
-//! both. While the receiver is not polled, because its consumer is busy, the sender pings when it is flushed
-//! (`keepalive`).
+//! Like every channel it is passive: polling the receiver answers pings, sends pings on an idle line, and
+//! completes the other side's close. Both halves write, so a write that has to wait wakes both. While the
+//! receiver is not polled, because its consumer is busy, flushing the sender sends the pings (`keepalive`).
 
 mod input;
 mod keepalive;
@@ -35,7 +34,7 @@ use tieline_transport::{
 };
 
 pub use input::WebReceiver;
-pub(crate) use reason::{heard, told};
+pub(crate) use reason::{close_for, reason_of};
 pub use sender::WebSender;
 pub(crate) use shared::{Shared, lock};
 
@@ -44,19 +43,19 @@ use self::receiver::Reader;
 use self::shared::{Counts, Lifeline};
 use crate::stream::Stream;
 
-/// What a WebSocket needs to know.
+/// The configuration of a WebSocket.
 #[derive(Clone, Copy, Debug)]
 pub struct WebSocketConfig {
-    /// Limits, queue and the deadline of a write.
+    /// Limits, queue sizes and the stall timeout of writes.
     pub channel: ChannelConfig,
-    /// When an idle line is asked whether anybody is there; `None`: never.
+    /// When to ping an idle connection; `None`: never.
     pub heartbeat: Option<HeartbeatConfig>,
-    /// How long the other side may take for its part of the close handshake, and how long what is left
-    /// to be sent may take behind its own; 10 s by default.
+    /// How long the other side may take to complete the close handshake, and how long this side may take to
+    /// send its remaining messages after the other side has closed; 10 s by default.
     pub close_timeout: Duration,
-    /// Messages pass as they are, empty ones and those of several lines, too, for programs to which it
-    /// matters what is text and what is binary ([`WebReceiver::kind`], [`WebSender::set_kind`]); no by
-    /// default. Sessions are not concerned.
+    /// Passes messages on unchanged, including empty and multi-line ones, for programs that distinguish text
+    /// from binary ([`WebReceiver::kind`], [`WebSender::set_kind`]); false by default. Does not apply to
+    /// sessions.
     pub verbatim: bool,
 }
 
@@ -71,37 +70,37 @@ impl Default for WebSocketConfig {
     }
 }
 
-/// What its messages are.
+/// What the messages of a WebSocket are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// Whatever is UTF-8 goes as text, all else as binary; of a text that comes, each line can be a
-    /// message. With limits, each that comes must be JSON within them.
+    /// UTF-8 is sent as text, everything else as binary. Each line of a received text can be a message. With
+    /// limits, every received message must be JSON within them.
     Plain(Option<Limits>),
-    /// The frames of a session: binary alone.
+    /// The frames of a session; only binary.
     Carrier,
-    /// As they are.
+    /// Unchanged.
     Verbatim,
 }
 
-/// What is known of a WebSocket that was just made.
+/// The parameters of a new WebSocket channel.
 pub(crate) struct Made {
     pub(crate) stream: Stream,
-    /// What was read of it behind the handshake.
+    /// Bytes that were read after the handshake.
     pub(crate) read: BytesMut,
     pub(crate) role: Role,
     pub(crate) content: Content,
-    /// The client can end its input and still receive, as was negotiated.
+    /// The client can end its input and still receive, as negotiated.
     pub(crate) half_close: bool,
     pub(crate) kind: TransportKind,
     pub(crate) endpoint: Endpoint,
     pub(crate) peer: Option<PeerIdentity>,
-    /// Whom the gate has let in.
+    /// The principal that was authenticated.
     pub(crate) principal: Option<Principal>,
-    /// Anybody may have made it.
+    /// The client was not authenticated.
     pub(crate) unauthenticated: bool,
-    /// What counts what it holds in memory.
+    /// The memory budget.
     pub(crate) memory: Option<MemoryBudget>,
-    /// Let go of with the last half.
+    /// Dropped with the last half.
     pub(crate) held: Option<Box<dyn Send + Sync>>,
 }
 
@@ -109,22 +108,22 @@ pub(crate) struct Made {
 ///
 /// # Half-close
 ///
-/// [`close`](tieline_transport::SenderExt::close) ends the line; what the other side had sent before still
-/// arrives. Between two ends of tieline a client's `close` ends only its input, and it still receives, if
+/// [`close`](tieline_transport::SenderExt::close) ends the line; messages that the other side sent before still
+/// arrive. Between two tieline endpoints a client's `close` ends only its input, and it still receives, if
 /// [`Capabilities::half_close`] is set and no reason was noted with [`Control::say_at_close`].
 ///
 /// # Close frame
 ///
-/// The close frame says why, if a reason was noted ([`Control::say_at_close`]): a child that failed is 1011, an
-/// overrun 1013, a stop 1001, and so on. Dropping both halves ends the line at once; if nothing is queued, a close
-/// frame is tried.
+/// The close frame states the noted reason ([`Control::say_at_close`]): 1011 for a child that failed, 1013
+/// for an overrun, 1001 for a stop, and so on. Dropping both halves ends the line at once; if nothing is
+/// queued, the close frame is written if that is possible without waiting.
 pub struct WebChannel {
     sender: WebSender,
     receiver: WebReceiver,
     control: Control,
 }
 
-/// What is expected of a WebSocket.
+/// The expected performance of a WebSocket.
 const PROFILE: PerformanceProfile = PerformanceProfile {
     connect: Duration::from_millis(5),
     round_trip: Duration::from_micros(200),
@@ -189,7 +188,7 @@ impl Channel for WebChannel {
     }
 }
 
-/// A server that shuts down.
+/// Returns the close reason of a server that shuts down.
 pub(crate) fn going_away() -> Close {
-    Close::because(CloseCode::GOING_AWAY, "the server shuts down")
+    Close::because(CloseCode::GOING_AWAY, "shutting down")
 }

@@ -1,4 +1,4 @@
-//! What goes out, under the lock that both halves share: one queue, written in batches.
+//! The outgoing queue, which both halves share under a lock. It is written in batches.
 
 use std::task::{Context, Poll, Waker, ready};
 
@@ -11,13 +11,13 @@ use tieline_transport::{
 
 use crate::stream::BoxWrite;
 
-/// Frames on their way out.
+/// Outgoing frames.
 pub(super) struct Out {
     queue: WriteQueue<WriteHalf<BoxWrite>>,
     encoder: Encoder,
-    /// A client's.
+    /// Masks, for a client.
     masks: Option<Masks>,
-    /// A ping that came while the queue was full: of several, the last one is answered.
+    /// The last ping that arrived while the queue was full. Of several, only this one is answered.
     owed: Option<Bytes>,
     stage: Stage,
     bound: usize,
@@ -27,9 +27,9 @@ enum Stage {
     Open,
     /// The end of input is queued: no message may follow, but pings, pongs and the close frame may.
     InputEnded,
-    /// The close frame is queued: nothing may follow it. Why the line ends, where it is known.
+    /// The close frame is queued: nothing may follow it. Why the line ends.
     Closing(CloseReason),
-    /// The writing end is gone.
+    /// Nothing can be written any more.
     Ended(CloseReason),
 }
 
@@ -50,7 +50,7 @@ impl Out {
         }
     }
 
-    /// Why nothing more may be sent, if so.
+    /// Returns why nothing more may be sent, if so.
     #[inline]
     pub(super) fn closed(&self) -> Option<&CloseReason> {
         match &self.stage {
@@ -75,7 +75,7 @@ impl Out {
         matches!(self.stage, Stage::Closing(CloseReason::ByUs))
     }
 
-    /// Whether nothing that is sent will be read, because the other side has closed or the line has ended.
+    /// Whether nothing sent will be read, because the other side has closed or the line has ended.
     pub(super) fn is_gone(&self) -> bool {
         match &self.stage {
             Stage::Open | Stage::InputEnded => false,
@@ -107,7 +107,7 @@ impl Out {
         self.encoder.message(kind, parts, mask, &mut self.queue)
     }
 
-    /// A ping, unless there is so much to be sent that it would come too late anyway.
+    /// Queues a ping, unless the queue is full, which would delay it too much to be useful.
     pub(super) fn ping(&mut self) {
         if self.takes_control() && self.has_room() {
             let mask = self.mask();
@@ -115,7 +115,7 @@ impl Out {
         }
     }
 
-    /// Answers a ping; behind a full queue, when there is room.
+    /// Answers a ping, once the queue has room.
     pub(super) fn pong(&mut self, payload: Bytes) {
         if !self.takes_control() {
             return;
@@ -137,7 +137,7 @@ impl Out {
         }
     }
 
-    /// Queues the close frame, unless it was before. The line ends for `reason`.
+    /// Queues the close frame, unless it is queued already. The line ends for `reason`.
     pub(super) fn close(&mut self, close: Option<&Close>, reason: CloseReason) {
         if self.takes_control() {
             let mask = self.mask();
@@ -147,7 +147,7 @@ impl Out {
         }
     }
 
-    /// Nothing can be written any more; what waits is lost.
+    /// Ends the outgoing direction and drops what is queued.
     pub(super) fn end(&mut self, reason: CloseReason) {
         if !self.has_ended() {
             self.stage = Stage::Ended(reason);
@@ -156,7 +156,7 @@ impl Out {
         self.owed = None;
     }
 
-    /// Writes until at most `allowed` bytes wait.
+    /// Writes until at most `allowed` bytes are queued.
     pub(super) fn poll_drain(
         &mut self,
         cx: &mut Context<'_>,
@@ -175,13 +175,13 @@ impl Out {
         }
     }
 
-    /// Writes all, through buffers below, too.
+    /// Writes everything, including the buffers of lower layers.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         ready!(self.poll_drain(cx, 0))?;
         self.queue.poll_flush(cx)
     }
 
-    /// Writes all and ends the stream. Whether that succeeds is nobody's concern any more.
+    /// Writes everything and ends the stream. Errors do not matter any more.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if ready!(self.poll_flush(cx)).is_ok() {
             let _ = ready!(self.queue.poll_shutdown(cx));
@@ -189,7 +189,7 @@ impl Out {
         Poll::Ready(())
     }
 
-    /// Says goodbye if that takes no waiting and tears no frame.
+    /// Sends the close frame if that is possible without waiting or cutting a frame.
     pub(super) fn try_goodbye(&mut self, close: &Close) {
         if self.takes_control() && self.queue.is_empty() {
             self.close(Some(close), CloseReason::ByUs);
@@ -203,8 +203,8 @@ impl Out {
     }
 }
 
-/// Masks that nobody can foresee, so that no page makes a client write bytes of its choice: random
-/// bytes of the system, many at a time.
+/// Unpredictable masks, so that a page cannot make a client write bytes of the page's choice (RFC 6455, section
+/// 10.3). Random bytes of the system are fetched in blocks.
 struct Masks {
     random: [u8; 256],
     used: usize,
@@ -217,7 +217,7 @@ impl Masks {
 
     fn next(&mut self) -> [u8; 4] {
         if self.used >= self.random.len() {
-            // A system without random bytes has long failed elsewhere: the handshake needs them, too.
+            // Without random bytes the handshake would already have failed.
             let _ = getrandom::fill(&mut self.random);
             self.used = 0;
         }

@@ -1,4 +1,4 @@
-//! Between reasons and close codes: what is told is true, and no more than the other side may know.
+//! Converts close reasons to close frames and back. A close frame reveals only what the other side may know.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use tieline_proto::FrameError;
 use tieline_proto::websocket::{Close, CloseCode};
 use tieline_transport::CloseReason;
 
-/// What the other side is told of why this one closes.
-pub(crate) fn told(reason: Option<&CloseReason>) -> Close {
+/// Returns the close frame for the reason why this side closes.
+pub(crate) fn close_for(reason: Option<&CloseReason>) -> Close {
     let Some(reason) = reason else { return Close::new(CloseCode::NORMAL) };
     let code = match reason {
-        // It was not done, but was told to stop.
+        // Stopped before it was done.
         CloseReason::ByUs => return super::going_away(),
         reason if reason.is_clean() => return Close::new(CloseCode::NORMAL),
         CloseReason::Protocol(FrameError::WebSocket(violation)) => violation.close_code(),
@@ -26,23 +26,23 @@ pub(crate) fn told(reason: Option<&CloseReason>) -> Close {
     };
     let text = match reason {
         CloseReason::Protocol(error) => error.to_string(),
-        CloseReason::Overrun => "more came in than was handled in time".into(),
-        CloseReason::Stalled => "what was sent was not read in time".into(),
+        CloseReason::Overrun => "messages arrived faster than they were handled".into(),
+        CloseReason::Stalled => "messages were not read in time".into(),
         CloseReason::TimedOut => "timed out".into(),
-        CloseReason::NoMemory(_) => "too much is held in memory; try again later".into(),
-        // Paths, words of programs and the like are this side's own.
+        CloseReason::NoMemory(_) => "too little memory is available; try again later".into(),
+        // Paths and output of programs stay private.
         CloseReason::ChildExited(_) => "the program has failed".into(),
         CloseReason::InputUnread(bytes) => {
             format!("the last {bytes} bytes sent were not read before the program ended")
         }
-        CloseReason::Unreachable(_) => "what is behind it cannot be reached".into(),
+        CloseReason::Unreachable(_) => "the upstream endpoint cannot be reached".into(),
         _ => String::new(),
     };
     Close::because(code, text)
 }
 
-/// Why the other side says that it closes.
-pub(crate) fn heard(close: Option<Close>) -> CloseReason {
+/// Returns the close reason for a close frame from the other side.
+pub(crate) fn reason_of(close: Option<Close>) -> CloseReason {
     match close {
         Some(close) if close.code != CloseCode::NORMAL => {
             CloseReason::ByPeerBecause(Arc::new(close))
@@ -58,7 +58,7 @@ mod tests {
     use tieline_proto::websocket::Violation;
 
     #[test]
-    fn each_reason_has_the_code_that_tells_the_truth() {
+    fn each_reason_has_its_close_code() {
         let oversize = FrameError::Oversize { length: 9, limit: ByteSize::new(8) };
         let unsupported = FrameError::WebSocket(Violation::Unsupported);
         let flood = FrameError::WebSocket(Violation::TooManyFrames);
@@ -76,14 +76,14 @@ mod tests {
             (Some(std::io::Error::other("disk").into()), 1011),
             (Some(CloseReason::Overrun), 1013),
         ] {
-            let close = told(reason.as_ref());
+            let close = close_for(reason.as_ref());
             assert_eq!(close.code.get(), code, "{reason:?}");
             assert!(!close.text.contains("disk"));
         }
     }
 
     #[test]
-    fn what_is_heard_is_clean_only_where_it_is() {
+    fn only_normal_and_going_away_are_clean() {
         let of = |code| CloseCode::new(code).map(Close::new);
         for (close, is_clean) in [
             (None, true),
@@ -96,7 +96,7 @@ mod tests {
             (of(1013), false),
             (of(4000), false),
         ] {
-            assert_eq!(heard(close.clone()).is_clean(), is_clean, "{close:?}");
+            assert_eq!(reason_of(close.clone()).is_clean(), is_clean, "{close:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The incoming half: reads, answers pings, keeps the line alive, and sees it to its end.
+//! The incoming half: reads, answers pings, runs the heartbeat, and completes the close.
 
 use std::future::Future;
 use std::io;
@@ -20,13 +20,13 @@ use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Content;
-use super::reason::{heard, told};
+use super::reason::{close_for, reason_of};
 use super::shared::{Shared, Side};
 use crate::stream::BoxRead;
 
-/// How long somebody who broke the protocol has to read why.
+/// How long the other side has to read why the line ends after it violated the protocol.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long at most a buffer on the way may take, once nothing is left here, to reach the other side.
+/// How long at most buffers on the way may take to deliver the last bytes that have left this machine.
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads a WebSocket until the line ends.
@@ -34,18 +34,18 @@ pub(super) struct Reader {
     read: ReadHalf<BoxRead>,
     decoder: Decoder,
     buffer: ReadBuffer,
-    /// Of the last message.
+    /// The kind of the last message.
     kind: Kind,
-    /// Of a text with several messages, those not given out yet.
+    /// The remaining lines of a text with several messages.
     rest: Bytes,
-    /// Something of ours waits to be written that nobody else may write.
+    /// A pong or ping waits to be written, and only the receiver will write it.
     owes: bool,
     pulse: Option<Pulse>,
-    /// Who is woken by all that is waited for.
+    /// The task that is registered with everything that can wake the receiver.
     waker: Option<Waker>,
-    /// The slot of its waker.
+    /// The side under which the waker is registered.
     side: Side,
-    /// Our close frame waits for an answer.
+    /// This side waits for the answer to its close frame.
     answer: Option<Answer>,
     shared: Arc<Shared>,
     stage: Stage,
@@ -55,9 +55,9 @@ pub(super) struct Reader {
 
 enum Stage {
     Reading,
-    /// The other side has broken the protocol. It is told so when the sender is closed.
+    /// The other side has violated the protocol. The close frame follows when the sender is closed.
     Refused(CloseReason),
-    /// The last frames are on their way out; the other side is waited for where it has to hear them.
+    /// The last frames are being written. `awaits_peer`: the other side must read them.
     Leaving {
         reason: CloseReason,
         deadline: Pin<Box<Sleep>>,
@@ -68,7 +68,7 @@ enum Stage {
 
 struct Answer {
     timer: Pin<Box<Sleep>>,
-    /// How much had left when that was last looked.
+    /// How many bytes had left at the last check.
     left: u64,
     begun: Instant,
 }
@@ -116,35 +116,35 @@ impl Reader {
         }
     }
 
-    /// What the last message was said to hold.
+    /// Returns the kind of the last message.
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// After an end: whether only the other side's input has ended, and control frames may still come.
+    /// After an end: whether only the other side's input has ended and control frames may follow.
     pub(super) fn has_more_to_read(&self) -> bool {
         matches!(self.stage, Stage::Reading)
     }
 
-    /// Handles the end of the other side's input. If this side has already sent its close frame, only the answer
-    /// to that ends the line.
+    /// Handles the end of the other side's input. If this side has already sent its close frame, only the
+    /// answer to that ends the line.
     fn end_input(&mut self) -> Option<Incoming> {
         if self.shared.is_closing.load(Relaxed) {
             return None;
         }
-        // From here on a task reads, and ends the line at once if the other side breaks the protocol.
+        // From here on a task reads, and ends the line at once if the other side violates the protocol.
         (self.side, self.waker, self.keeps_sender_open) = (Side::Reader, None, false);
         Some(Incoming::End(CloseReason::ByPeer))
     }
 
-    /// One read into the buffer; 0 is the end of the stream.
+    /// Reads once into the buffer; 0 is the end of the stream.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let missing = self.decoder.missing(&self.buffer);
         self.buffer.set_beside(self.decoder.held());
         self.buffer.poll_fill(&mut self.read, missing, cx)
     }
 
-    /// Reads once; nothing to say as long as the line goes on.
+    /// Reads once. Returns `None` while the line goes on.
     #[inline(never)]
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
         self.write_owed(cx);
@@ -170,7 +170,7 @@ impl Reader {
                 self.shared.is_reading.store(true, Relaxed);
                 let is_new = self.waker.as_ref().is_none_or(|it| !it.will_wake(cx.waker()));
                 if is_new {
-                    // Whoever ends the line from elsewhere wakes us, and may have done so just now.
+                    // The line may be ended from elsewhere at any time, even before the waker was registered.
                     self.waker = Some(cx.waker().clone());
                     self.shared.register(self.side, cx);
                 }
@@ -190,9 +190,9 @@ impl Reader {
         }
     }
 
-    /// Ready when the answer to our close frame is not waited for any longer. It stands behind what we sent
-    /// before, so the wait begins anew while that moves; what is on its way to the other side by then may
-    /// take as long again.
+    /// Ready when the answer to this side's close frame is overdue. The answer follows everything sent
+    /// before, so the wait starts again while bytes leave. The bytes that are then in transit may take as
+    /// long again.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.shared.config.close_timeout;
         let shared = &self.shared;
@@ -212,11 +212,11 @@ impl Reader {
         }
     }
 
-    /// Ready when nobody is there any more.
+    /// Ready when the heartbeat considers the other side gone.
     fn poll_pulse(&mut self, cx: &mut Context<'_>, is_new: bool) -> Poll<()> {
         match &self.pulse {
             Some(pulse) if is_new || pulse.timer.is_elapsed() => {}
-            // An answer that came makes it earlier, where it was to be waited for beyond the next ping.
+            // A pong can move the deadline to an earlier time, if it was beyond the next ping.
             Some(pulse) if pulse.timer.deadline() > self.begun + pulse.heartbeat.next_wake() => {}
             _ => return Poll::Pending,
         }
@@ -228,19 +228,19 @@ impl Reader {
             pulse.heartbeat.sending(now, outgoing.left, outgoing.waiting);
             pulse.heartbeat.receiving(is_receiving);
             let mut pings = false;
-            while let Some(beat) = pulse.heartbeat.poll(now) {
-                match beat {
+            while let Some(event) = pulse.heartbeat.poll(now) {
+                match event {
                     HeartbeatEvent::Ping => pings = true,
                     HeartbeatEvent::Down => return Poll::Ready(()),
                     _ => {}
                 }
             }
             let wake = self.begun + pulse.heartbeat.next_wake();
-            // Bytes that come only make it later: the timer is not set anew for each.
+            // Received bytes only postpone the wakeup, so the timer need not be reset for each.
             if pulse.timer.is_elapsed() || pulse.timer.deadline() > wake {
                 pulse.timer.as_mut().reset(wake);
             }
-            // Unconstrained, because a timer that is out of budget does not take the waker.
+            // Unconstrained, because a timer that is out of budget does not register the waker.
             let timer = pin!(coop::unconstrained(pulse.timer.as_mut())).poll(cx);
             if pings {
                 self.shared.out().ping();
@@ -251,7 +251,8 @@ impl Reader {
         }
     }
 
-    /// Writes what is ours to write, as far as that goes without waiting. If it fails, reading tells why.
+    /// Writes pending control frames, as far as possible without waiting. If that fails, reading finds the
+    /// reason.
     fn write_owed(&mut self, cx: &mut Context<'_>) {
         if !self.owes {
             return;
@@ -269,7 +270,7 @@ impl Reader {
         self.owes = polled.is_pending();
     }
 
-    /// What comes of a message: itself, the first of several, or nothing.
+    /// Handles a message: returns it, the first of several, or nothing.
     fn take(&mut self, kind: Kind, payload: Bytes) -> Result<Option<Incoming>, Violation> {
         self.buffer.took(payload.len());
         self.kind = kind;
@@ -283,7 +284,7 @@ impl Reader {
                 Ok(Some(self.whole(payload, None)))
             }
             (Content::Plain(limits), Kind::Binary) if !payload.is_empty() => {
-                // JSON may be spread over lines here, too.
+                // Binary messages, too, may hold JSON on several lines.
                 let is_spread = memchr2(b'\n', b'\r', &payload).is_some();
                 let line =
                     is_spread.then(|| json::to_one_line(&payload, limits.unwrap_or_default()));
@@ -296,8 +297,8 @@ impl Reader {
                 if !is_spread && !text.is_empty() {
                     return Ok(Some(self.whole(text, limits)));
                 }
-                // JSON may be spread over lines, and is put on one, as the framings of others want it;
-                // what is not one value is one a line.
+                // JSON on several lines is joined to one line, as line-based framings need it. Any other text
+                // has one message on each line.
                 if let Ok(line) = json::to_one_line(&text, limits.unwrap_or_default()) {
                     return Ok(Some(self.whole(line, limits)));
                 }
@@ -343,42 +344,43 @@ impl Reader {
         }
     }
 
-    /// The other side says its last word, or answers ours.
+    /// Handles a close frame, which may be the answer to this side's own.
     fn closed(&mut self, close: Option<Close>) {
         let is_normal = close.as_ref().is_none_or(|close| close.code == CloseCode::NORMAL);
-        // After the end of our input, a normal close is the answer to it.
+        // After the end of this side's input, a normal close is the answer to it.
         let is_answer = self.shared.is_closing.load(Relaxed)
             || (is_normal && self.shared.out().has_ended_input());
-        let reason = if is_answer { CloseReason::ByUs } else { heard(close.clone()) };
+        let reason = if is_answer { CloseReason::ByUs } else { reason_of(close.clone()) };
         let echo = close.map(|close| Close::new(close.code));
         self.shared.out().close(echo.as_ref(), reason.clone());
         self.leave(reason, self.shared.config.close_timeout, false);
     }
 
-    /// The other side has broken the protocol: it is told, and has a moment to read it.
+    /// The other side has violated the protocol: closes the line with the violation as the reason.
     fn break_off(&mut self, violation: Violation) {
         self.shared.counts.faults.fetch_add(1, Relaxed);
         self.refuse(CloseReason::Protocol(FrameError::from(violation)));
     }
 
-    /// Ends the line for a reason of ours, which the other side has a moment to read.
+    /// Closes the line for `reason`, and gives the other side a moment to read it.
     fn refuse(&mut self, reason: CloseReason) {
         if self.keeps_sender_open && self.shared.out().closed().is_none() {
             self.stage = Stage::Refused(self.shared.control.end(reason));
             self.pulse = None;
             return self.release();
         }
-        self.shared.out().close(Some(&told(Some(&reason))), reason.clone());
+        self.shared.out().close(Some(&close_for(Some(&reason))), reason.clone());
         self.leave(reason, LINGER, true);
     }
 
-    /// Gives back the memory of what was read.
+    /// Releases the memory of received bytes.
     fn release(&mut self) {
         self.decoder.release();
         self.buffer.release();
     }
 
-    /// The end of a line whose sender was left open. Once that is closed, the other side has a moment to read why.
+    /// Returns the end of a line whose sender was left open. Once that is closed, the other side has a moment
+    /// to read why.
     fn poll_refused(&mut self, reason: CloseReason, cx: &mut Context<'_>) -> Poll<Incoming> {
         if self.shared.out().closed().is_none() {
             return Poll::Ready(Incoming::End(reason));
@@ -403,7 +405,7 @@ impl Reader {
         if deadline.as_mut().poll(cx).is_ready() {
             return Poll::Ready(self.end(reason));
         }
-        // What is unread when a connection is closed may cost the other side what we said.
+        // Unread bytes in a closed connection can destroy what was sent.
         let mut read = if awaits_peer { self.poll_discard(cx) } else { Poll::Ready(()) };
         let written = self.shared.poll_out(self.side, cx, |out, cx| match out.has_ended() {
             true => Poll::Ready(()),
@@ -417,7 +419,7 @@ impl Reader {
         Poll::Ready(self.end(reason))
     }
 
-    /// Reads to the end and keeps nothing.
+    /// Reads to the end and discards everything.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             self.buffer.clear();
@@ -428,31 +430,31 @@ impl Reader {
         }
     }
 
-    /// No close frame came.
+    /// The stream has ended without a close frame.
     fn end_of_stream(&mut self) -> Incoming {
         self.cut_off(io::ErrorKind::UnexpectedEof.into())
     }
 
     fn cut_off(&mut self, error: io::Error) -> Incoming {
         if self.shared.is_closing.load(Relaxed) {
-            // It has heard that we are done, and has just gone.
+            // The other side received the close frame and disconnected without answering.
             return self.unanswered();
         }
         let reason = self.truncated().unwrap_or_else(|| match error.kind() {
-            // The system has given up bytes that the other side did not take.
+            // The system has given up bytes that the other side did not acknowledge.
             io::ErrorKind::TimedOut => CloseReason::Stalled,
             _ => error.into(),
         });
         self.end(reason)
     }
 
-    /// Our close frame gets no answer. What had come of a message is lost.
+    /// Ends the line without an answer to the close frame. An incomplete message is lost.
     fn unanswered(&mut self) -> Incoming {
         let reason = self.truncated().unwrap_or(CloseReason::ByUs);
         self.end(reason)
     }
 
-    /// Something has come of a message, and no more will.
+    /// Returns the reason for a stream that ended within a message.
     fn truncated(&self) -> Option<CloseReason> {
         let received = self.decoder.part(&self.buffer)?;
         Some(CloseReason::Truncated(Truncated { received, expected: None }))
@@ -469,7 +471,7 @@ impl Reader {
     }
 }
 
-/// Without white space at either end.
+/// Removes white space at both ends.
 fn trimmed(text: Bytes) -> Bytes {
     let kept = text.trim_ascii();
     if kept.len() == text.len() { text } else { text.slice_ref(kept) }
@@ -513,8 +515,8 @@ impl Receiver for Reader {
         }
     }
 
-    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
-        Some(self.decoder.limit_to(most))
+    fn limit_to(&mut self, max: ByteSize) -> Option<ByteSize> {
+        Some(self.decoder.limit_to(max))
     }
 
     fn holds_part(&self) -> bool {
@@ -525,7 +527,7 @@ impl Receiver for Reader {
         self.keeps_sender_open = true;
     }
 
-    /// What the kernel holds is not counted: it may be a ping, or the closing frame.
+    /// Bytes in the kernel are not counted, because they may be a ping or the close frame.
     fn unread(&self) -> u64 {
         let part = self.decoder.part(&self.buffer).unwrap_or_default();
         (self.rest.len() as u64).saturating_add(part as u64)

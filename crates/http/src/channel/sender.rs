@@ -11,7 +11,7 @@ use tieline_transport::{CloseReason, Outgoing, Refused, SendError, Sender};
 
 use super::Content;
 use super::keepalive::Keepalive;
-use super::reason::told;
+use super::reason::close_for;
 use super::shared::{Lifeline, Shared, Side};
 
 /// The outgoing half of a [`WebChannel`](super::WebChannel).
@@ -30,12 +30,12 @@ impl WebSender {
         Self { shared, is_done: false, kind: None, keepalive, _lifeline: lifeline }
     }
 
-    /// Sets the kind of the messages that are sent from here on, where they pass
+    /// Sets the kind of the messages sent from here on, if they are passed on
     /// [verbatim](super::WebSocketConfig::verbatim).
     ///
-    /// With `None`, the default, a message is text if it is UTF-8 and the other side has sent nothing but text so
-    /// far, and binary otherwise. Which of several earlier messages it answers is not known, so from the other
-    /// side's first binary message on none of them is called text.
+    /// With `None`, the default, a message is text if it is UTF-8 and the other side has sent only text so
+    /// far, and binary otherwise. The sender does not know which message it answers, so after the first
+    /// binary message from the other side it sends only binary.
     pub fn set_kind(&mut self, kind: Option<Kind>) {
         self.kind = kind;
     }
@@ -54,7 +54,7 @@ impl WebSender {
             Content::Carrier => Kind::Binary,
             Content::Verbatim if self.kind.is_some() => self.kind.unwrap_or(Kind::Binary),
             Content::Verbatim if self.shared.heard_binary.load(Relaxed) => Kind::Binary,
-            // The other side would take it for no message.
+            // The other side would ignore it as blank.
             Content::Plain(_) if head.is_empty() && is_blank(message) => {
                 return Err(Rejected::Message(EncodeError::Empty));
             }
@@ -157,14 +157,14 @@ impl Sender for WebSender {
                 _ if out.closed().is_some() => {}
                 None if self.shared.half_close => out.end_input(),
                 farewell => {
-                    out.close(Some(&told(farewell.as_ref())), CloseReason::ByUs);
+                    out.close(Some(&close_for(farewell.as_ref())), CloseReason::ByUs);
                     self.shared.is_closing.store(true, Relaxed);
                 }
             }
         }
         ready!(self.poll_drain(cx, true))?;
         self.is_done = true;
-        // The receiver waits for the answer from now on, and not for ever.
+        // Now the receiver waits for the answer, for a limited time.
         self.shared.wake();
         Poll::Ready(Ok(()))
     }

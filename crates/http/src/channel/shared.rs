@@ -1,4 +1,4 @@
-//! What both halves share, and how whoever waits for a write is woken.
+//! The state that both halves share, and the wakers of everything that waits for a write.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,12 +10,12 @@ use tieline_transport::{
 };
 
 use super::out::Out;
-use super::reason::told;
+use super::reason::close_for;
 use super::receiver::Reader;
 use super::{Content, WebSocketConfig};
 use crate::task::Task;
 
-/// What both halves of a WebSocket share.
+/// The state that both halves of a WebSocket share.
 pub(crate) struct Shared {
     out: Mutex<Out>,
     pub(super) content: Content,
@@ -23,26 +23,26 @@ pub(crate) struct Shared {
     pub(super) heard_binary: AtomicBool,
     pub(super) config: WebSocketConfig,
     pub(super) counts: Arc<Counts>,
-    /// This side may end its input and go on receiving, as was negotiated.
+    /// This side may end its input and go on receiving, as negotiated.
     pub(super) half_close: bool,
     pub(super) control: Control,
-    /// The close frame of this side is on its way or gone, by our own wish.
+    /// This side has queued its close frame on its own initiative.
     pub(super) is_closing: AtomicBool,
     /// The receiver waits for bytes, and so drives the heartbeat.
     pub(super) is_reading: AtomicBool,
     wakers: Arc<Wakers>,
-    /// Of `wakers`: what every write waits with.
+    /// The waker of `wakers`, which every write waits with.
     waker: Waker,
 }
 
-/// Who waits.
+/// The parties that can wait for a write.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Side {
     Sender,
     Receiver,
     /// The task that reads on after the end of the other side's input.
     Reader,
-    /// A server that shuts down.
+    /// The shutdown of a server.
     Keeper,
 }
 
@@ -77,8 +77,8 @@ impl Shared {
         lock(&self.out)
     }
 
-    /// Polls something that writes. Where it has to wait, `side` is woken, and so is every other side
-    /// that waits: a stream knows only one who does.
+    /// Polls something that writes. If it has to wait, `side` is registered and will be woken together with
+    /// all other waiting sides, because a stream has only one waker.
     pub(super) fn poll_out<T>(
         &self,
         side: Side,
@@ -88,13 +88,13 @@ impl Shared {
         let mut out = self.out();
         let mut through = Context::from_waker(&self.waker);
         match poll(&mut out, &mut through) {
-            // Who was not known yet may have missed that it can go on.
+            // A newly registered side may have missed a wakeup.
             Poll::Pending if self.wakers.register(side, cx) => poll(&mut out, &mut through),
             polled => polled,
         }
     }
 
-    /// Sees to it that `side` is woken when something happens to the line.
+    /// Registers `side` to be woken when the state of the line changes.
     pub(super) fn register(&self, side: Side, cx: &Context<'_>) -> bool {
         self.wakers.register(side, cx)
     }
@@ -103,13 +103,13 @@ impl Shared {
         self.wakers.wake_by_ref();
     }
 
-    /// `side` is dropped.
+    /// Removes the waker of a side that is dropped.
     pub(super) fn forget(&self, side: Side) {
         *lock(self.wakers.of(side)) = None;
     }
 
-    /// A write has failed or made no progress: nothing more goes out, and the receiver finds out why, but
-    /// for a line that has stalled, of which it would never hear.
+    /// A write has failed or stalled: ends the outgoing direction. The receiver finds the reason itself,
+    /// except for a stall or a lack of memory, which it would not notice.
     pub(super) fn broken(&self, out: &mut Out, reason: CloseReason) -> SendError {
         let is_ours = matches!(reason, CloseReason::Stalled | CloseReason::NoMemory(_));
         let reason = match self.control.close_reason() {
@@ -124,7 +124,7 @@ impl Shared {
         SendError::Closed(Box::new(reason))
     }
 
-    /// Tells the other side that the server goes, and waits until that is written.
+    /// Sends the close frame of a server that shuts down, and waits until it is written.
     pub(crate) fn poll_going_away(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut is_first = false;
         let polled = self.poll_out(Side::Keeper, cx, |out, cx| {
@@ -137,17 +137,17 @@ impl Shared {
             out.poll_flush(cx).map(|_| ())
         });
         if is_first {
-            // The receiver waits for the answer from now on. Again and again it would be us who are woken.
+            // The receiver has to wait for the answer now. Waking on every poll would wake this task, too.
             self.wake();
         }
         polled
     }
 }
 
-/// Owned by both halves. The line ends when it is dropped.
+/// Owned by both halves. Dropping it ends the line.
 pub(super) struct Lifeline {
     shared: Arc<Shared>,
-    /// Reads on after the end of the other side's input.
+    /// The task that reads on after the end of the other side's input.
     reader: Mutex<Option<Task>>,
 }
 
@@ -156,7 +156,7 @@ impl Lifeline {
         Self { shared, reader: Mutex::new(None) }
     }
 
-    /// Reads on in a task until the line ends: it answers pings, notices that the other side is gone, and
+    /// Reads on in a task until the line ends: answers pings, notices when the other side is gone, and
     /// rejects further messages.
     pub(super) fn read_on(&self, mut reader: Box<Reader>) {
         let reading =
@@ -169,9 +169,9 @@ impl Drop for Lifeline {
     fn drop(&mut self) {
         let mut out = self.shared.out();
         let close = match self.shared.control.farewell() {
-            // The server knows already that no more messages come.
+            // The server already knows that no more messages follow.
             Some(CloseReason::ByUs) if out.has_ended_input() => Close::new(CloseCode::NORMAL),
-            farewell => told(farewell.as_ref()),
+            farewell => close_for(farewell.as_ref()),
         };
         out.try_goodbye(&close);
     }
@@ -181,7 +181,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// All who wait for the one stream.
+/// The wakers of all sides that wait for the stream.
 #[derive(Default)]
 struct Wakers {
     sender: Mutex<Option<Waker>>,
@@ -200,7 +200,7 @@ impl Wakers {
         }
     }
 
-    /// Whether it was not known before.
+    /// Registers a waker. Returns whether it is new.
     fn register(&self, side: Side, cx: &Context<'_>) -> bool {
         let mut waker = lock(self.of(side));
         let is_new = waker.as_ref().is_none_or(|known| !known.will_wake(cx.waker()));
@@ -226,7 +226,7 @@ impl Wake for Wakers {
     }
 }
 
-/// What stands behind it: what is counted beside the bytes, whose it is, and what is let go of at the end.
+/// The channel's counters, its principal, and what it releases at its end.
 pub(super) struct Counts {
     pub(super) messages_in: AtomicU64,
     pub(super) messages_out: AtomicU64,

@@ -1,4 +1,4 @@
-//! The other end of a channel's queues: whoever turns events and POSTs into messages, and back.
+//! The other end of a channel's queues, used by the code that converts between messages and events or POSTs.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -13,14 +13,15 @@ use tieline_transport::{CloseReason, Incoming};
 use super::channel::{Pair, length_of, register};
 use super::stream::Progress;
 
-/// The far end. Dropping it ends the line, for the other side's being gone unless another reason is known.
+/// The other end of a channel's queues. Dropping it ends the line as closed by the peer, unless another
+/// reason is known.
 pub(crate) struct ChannelBackend(Arc<Pair>);
 
-/// What goes out.
+/// An outgoing item.
 #[derive(Debug)]
 pub(crate) enum Outward {
     Message(Bytes),
-    /// Nothing follows, for this reason.
+    /// Nothing follows; the line ends for this reason.
     End(Close),
 }
 
@@ -29,8 +30,8 @@ impl ChannelBackend {
         Self(pair)
     }
 
-    /// The next thing that goes out. What was taken before counts as in hand until
-    /// [`handed_on`](Self::handed_on).
+    /// Takes the next outgoing item. Messages that were taken count as undelivered until
+    /// [`handed_on`](Self::handed_on) is called.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Outward> {
         let mut state = self.0.state();
         if let Some(message) = state.outward.pop(Bytes::len) {
@@ -48,12 +49,12 @@ impl ChannelBackend {
         Poll::Pending
     }
 
-    /// As [`poll_take`](Self::poll_take). Cancel-safe.
+    /// Like [`poll_take`](Self::poll_take). Cancel-safe.
     pub(crate) async fn take(&self) -> Outward {
         poll_fn(|cx| self.poll_take(cx)).await
     }
 
-    /// What is there to be taken, if something is.
+    /// Takes the next message if one is queued.
     pub(crate) fn try_take(&self) -> Option<Bytes> {
         let mut state = self.0.state();
         let message = state.outward.pop(Bytes::len)?;
@@ -61,12 +62,12 @@ impl ChannelBackend {
         Some(message)
     }
 
-    /// All that was taken is where a flush wants it.
+    /// Records that all messages taken so far are delivered, as a flush requires.
     pub(crate) fn handed_on(&self) {
         self.0.state().handed_on();
     }
 
-    /// Ready when another message may come in, or none will ever be taken. Only one task may wait for it.
+    /// Ready when another message may be received, or none will ever be taken. Only one task may wait.
     pub(crate) async fn room(&self) {
         poll_fn(|cx| {
             let mut state = self.0.state();
@@ -79,17 +80,17 @@ impl ChannelBackend {
         .await;
     }
 
-    /// Bytes have come of a message that is not whole yet: the line is not dead.
-    pub(crate) fn hear(&self, bytes: usize) {
-        self.0.counts.came_in_part(bytes);
+    /// Counts bytes of an incomplete message, which show that the line is alive.
+    pub(crate) fn received_part(&self, bytes: usize) {
+        self.0.counts.received_part(bytes);
     }
 
-    /// How many bytes have come so far, those of messages that are not whole yet included.
-    pub(crate) fn heard(&self) -> u64 {
+    /// Returns how many bytes were received so far, including those of incomplete messages.
+    pub(crate) fn bytes_received(&self) -> u64 {
         self.0.counts.bytes_in()
     }
 
-    /// What goes out goes over the connections of this one, whose progress is the line's from here on.
+    /// Sets the progress of the connection that the outgoing bytes use.
     pub(crate) fn goes_over(&self, progress: Arc<Progress>) {
         let _ = self.0.progress.set(progress);
     }
@@ -98,7 +99,7 @@ impl ChannelBackend {
         self.0.state().inward.has_room()
     }
 
-    /// Something has come in. False if nobody will take it.
+    /// Queues a received message or fault. Returns false if it will not be taken.
     pub(crate) fn push(&self, incoming: Incoming) -> bool {
         let mut state = self.0.state();
         if state.inward_end.is_some() || state.is_left {
@@ -113,7 +114,7 @@ impl ChannelBackend {
                 self.end(reason);
                 return false;
             }
-            Incoming::Message(_) => self.0.counts.came(length),
+            Incoming::Message(_) => self.0.counts.received(length),
             _ => _ = self.0.counts.faults.fetch_add(1, Relaxed),
         }
         if let Err(refused) = state.inward.push(incoming, length) {
@@ -143,7 +144,7 @@ impl ChannelBackend {
         self.0.state().is_ending_input
     }
 
-    /// Records that the end of the input was sent. Returns false if messages still wait in front of it.
+    /// Records that the end of the input was sent. Returns false if messages are still queued before it.
     pub(crate) fn ended_input(&self) -> bool {
         let mut state = self.0.state();
         state.ended_input()
@@ -166,19 +167,19 @@ impl ChannelBackend {
         .await;
     }
 
-    /// Nothing comes in behind what has: the receiver finds this reason there. What goes out goes on.
+    /// Ends the incoming direction: the receiver gets `reason` after the queued messages. Sending goes on.
     pub(crate) fn end_inward(&self, reason: CloseReason) {
         let mut state = self.0.state();
         state.inward_end.get_or_insert(reason);
         state.wake_all();
     }
 
-    /// The line is over: nothing comes in behind what has, and nothing goes out.
+    /// Ends the line: nothing is received after what is queued, and nothing is sent.
     pub(crate) fn end(&self, reason: CloseReason) {
         self.0.cut(self.0.state(), reason);
     }
 
-    /// Nobody is at the other end any more, or will be told anything.
+    /// Whether both halves of the channel are dropped or the line has ended.
     pub(crate) fn is_over(&self) -> bool {
         let state = self.0.state();
         state.is_left || state.is_cut

@@ -1,4 +1,4 @@
-//! The channel: two bounded queues, and what both of their ends know.
+//! The channel: two bounded queues, and the state that both ends share.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,12 +18,12 @@ use tieline_transport::{
 
 use super::backend::ChannelBackend;
 use super::stream::Progress;
-use crate::channel::{lock, told};
+use crate::channel::{close_for, lock};
 
-/// What each message costs of a queue's bound beside its bytes, so that empty ones are bounded, too.
+/// What each message costs in addition to its bytes, so that empty messages are bounded, too.
 const EACH: usize = 64;
 
-/// What is known of a channel that is to be made.
+/// The parameters of a new channel.
 pub(crate) struct ChannelParams {
     pub(crate) kind: TransportKind,
     pub(crate) endpoint: Endpoint,
@@ -31,22 +31,22 @@ pub(crate) struct ChannelParams {
     pub(crate) principal: Option<Principal>,
     pub(crate) unauthenticated: bool,
     pub(crate) config: ChannelConfig,
-    /// What counts what it holds in memory.
+    /// The memory budget.
     pub(crate) memory: Option<MemoryBudget>,
-    /// Empty messages may be sent, as frames of a session.
+    /// Empty messages are allowed, as they are frames of a session.
     pub(crate) is_carrier: bool,
-    /// This side can end its input and still receive, as was negotiated.
+    /// This side can end its input and still receive, as negotiated.
     pub(crate) half_close: bool,
 }
 
-/// What is expected of it.
+/// The expected performance of the channel.
 const PROFILE: PerformanceProfile = PerformanceProfile {
     connect: Duration::from_millis(10),
     round_trip: Duration::from_micros(500),
     throughput: ByteSize::new(100_000_000),
 };
 
-/// A channel, and the other end of its queues. The line ends with either of the two.
+/// Creates a channel and the other end of its queues. Dropping either ends the line.
 pub(crate) fn pair(params: ChannelParams) -> (EventChannel, ChannelBackend) {
     let counts = Arc::new(Counts { principal: params.principal, ..Counts::default() });
     let control = ControlBuilder {
@@ -79,12 +79,12 @@ pub(crate) fn pair(params: ChannelParams) -> (EventChannel, ChannelBackend) {
         flushing: None,
         watching: None,
     };
-    let most = params.config.max_message;
+    let max = params.config.max_message;
     let pair = Pair {
         state: Mutex::new(state),
         control,
         counts,
-        most,
+        max,
         is_carrier: params.is_carrier,
         half_close: params.half_close,
         progress: OnceLock::new(),
@@ -96,57 +96,57 @@ pub(crate) fn pair(params: ChannelParams) -> (EventChannel, ChannelBackend) {
     (EventChannel { receiver, sender, control: pair.control.clone() }, ChannelBackend::new(pair))
 }
 
-/// What both ends know.
+/// The state that both ends share.
 pub(super) struct Pair {
     state: Mutex<State>,
     pub(super) control: Control,
     pub(super) counts: Arc<Counts>,
     /// The largest message that is sent.
-    most: ByteSize,
+    max: ByteSize,
     is_carrier: bool,
     /// This side can end its input and still receive.
     pub(super) half_close: bool,
-    /// How far the bytes have come of what goes out, where that is known.
+    /// The progress of the outgoing bytes, if it is known.
     pub(super) progress: OnceLock<Arc<Progress>>,
 }
 
 pub(super) struct State {
-    /// What has come, and waits for the receiver.
+    /// Received messages that wait for the receiver.
     pub(super) inward: Lane<Incoming>,
-    /// Why nothing comes behind that.
+    /// Why nothing follows after them.
     pub(super) inward_end: Option<CloseReason>,
     /// Only the other side's input has ended, not the line.
     pub(super) is_half_closed: bool,
-    /// What was sent, and waits for the far end.
+    /// Sent messages that wait for the backend.
     pub(super) outward: Lane<Bytes>,
-    /// What is to be said behind that, as nothing else will.
+    /// The close reason to send after them; nothing else follows.
     pub(super) outward_end: Option<Close>,
-    /// Only the input is to be ended, and that has not been sent yet.
+    /// Only the input ends, and that was not sent yet.
     pub(super) is_ending_input: bool,
-    /// The far end has taken something, and has not handed it on.
+    /// The backend has taken messages and not delivered them yet.
     pub(super) in_hand: bool,
-    /// Nobody receives what comes.
+    /// Both halves of the channel are dropped.
     pub(super) is_left: bool,
-    /// The far end takes nothing any more.
+    /// The backend takes nothing any more.
     pub(super) is_cut: bool,
-    /// Something was sent that the far end has not handed on, and will not.
+    /// Messages were sent that will not be delivered.
     pub(super) is_lost: bool,
-    /// The largest message that may come.
+    /// The largest message that may be received.
     pub(super) limit: ByteSize,
-    /// The sender waits for it to be handed on.
+    /// A flush that waits for delivery.
     flushing: Option<Waker>,
-    /// The sender waits for the far end to be gone.
+    /// The sender waits for the end of the line.
     watching: Option<Waker>,
 }
 
-/// A queue of one direction.
+/// The queue of one direction.
 pub(super) struct Lane<T> {
     queue: VecDeque<T>,
     cost: usize,
     bound: usize,
-    /// Who waits for room.
+    /// Waits for room.
     pub(super) writer: Option<Waker>,
-    /// Who waits for something to take.
+    /// Waits for an item.
     pub(super) reader: Option<Waker>,
     account: Account,
 }
@@ -157,7 +157,7 @@ impl<T> Lane<T> {
         Self { queue: VecDeque::new(), cost: 0, bound, writer: None, reader: None, account }
     }
 
-    /// Whether it may hold what it holds. Wakes `cx` when it has to be asked again.
+    /// Checks that the queue may hold what it holds, and registers `cx` for the next check.
     pub(super) fn check(&self, cx: &Context<'_>) -> Result<(), MemoryRefused> {
         self.account.check(cx.waker())
     }
@@ -167,7 +167,7 @@ impl<T> Lane<T> {
     }
 
     /// # Errors
-    /// Too much is held in memory: the line has to end.
+    /// The memory budget is used up: the line has to end.
     pub(super) fn push(&mut self, item: T, length: usize) -> Result<(), MemoryRefused> {
         self.account.set(self.cost + length + EACH)?;
         self.cost += length + EACH;
@@ -179,7 +179,7 @@ impl<T> Lane<T> {
     pub(super) fn pop(&mut self, length: impl FnOnce(&T) -> usize) -> Option<T> {
         let item = self.queue.pop_front()?;
         self.cost -= length(&item) + EACH;
-        // Less is granted, unless the line has to end, which is found elsewhere.
+        // Lowering cannot fail, except if the line has to end anyway, which `check` reports.
         let _ = self.account.set(self.cost);
         if self.queue.is_empty() {
             self.queue.shrink_to(64);
@@ -223,12 +223,12 @@ impl Pair {
         lock(&self.state)
     }
 
-    /// The line is over: nothing comes in behind what has, and nothing goes out.
+    /// Ends the line: nothing is received after what is queued, and nothing is sent.
     pub(super) fn cut(&self, mut state: MutexGuard<'_, State>, reason: CloseReason) {
         if state.is_cut {
             return;
         }
-        // Whoever sends learns of it at once, whoever receives behind what has come.
+        // Senders get the reason at once, the receiver after the messages that are queued.
         let reason = self.control.end(reason);
         if matches!(reason, CloseReason::NoMemory(_)) {
             state.inward.clear();
@@ -237,7 +237,7 @@ impl Pair {
         state.is_cut = true;
         state.is_lost = !state.is_handed_on();
         if state.outward_end.is_none() {
-            state.outward_end = Some(told(self.control.close_reason().as_ref()));
+            state.outward_end = Some(close_for(self.control.close_reason().as_ref()));
         }
         state.outward.clear();
         state.wake_all();
@@ -250,7 +250,7 @@ impl Pair {
 }
 
 impl State {
-    /// Whoever waits looks again.
+    /// Wakes everything that waits.
     pub(super) fn wake_all(&mut self) {
         wake(&mut self.inward.writer);
         wake(&mut self.inward.reader);
@@ -267,7 +267,7 @@ impl State {
         }
     }
 
-    /// Records that the end of the input was sent. Returns false if messages still wait in front of it.
+    /// Records that the end of the input was sent. Returns false if messages are still queued before it.
     pub(super) fn ended_input(&mut self) -> bool {
         let is_last = self.is_ending_input && self.outward.queue.is_empty() && !self.in_hand;
         if is_last {
@@ -282,17 +282,17 @@ impl State {
     }
 }
 
-/// A [`Channel`] whose messages come as events and go by POST, or the other way round at a server.
+/// A [`Channel`] over server-sent events in one direction and POSTs in the other.
 ///
-/// [`close`](tieline_transport::SenderExt::close) ends the line. Between two ends of tieline a client's `close`
-/// ends only its input, and it still receives, if [`Capabilities::half_close`] is set. The last event says
-/// why the line ends, with the codes of a WebSocket, if a reason was noted ([`Control::say_at_close`]). Dropping
-/// both halves ends the line at once.
+/// [`close`](tieline_transport::SenderExt::close) ends the line. Between two tieline endpoints a client's
+/// `close` ends only its input, and it still receives, if [`Capabilities::half_close`] is set. The last event
+/// states the noted reason ([`Control::say_at_close`]), with the codes of a WebSocket. Dropping both halves
+/// ends the line at once.
 ///
-/// [`flush`](tieline_transport::SenderExt::flush) waits, at a server, until the message is in the hands of
-/// the connection; at a client, until the server has answered the POST that it went with.
+/// On a server, [`flush`](tieline_transport::SenderExt::flush) waits until the message is written to the
+/// connection; on a client, until the server has answered the POST with the message.
 pub struct EventChannel {
-    /// Dropped first: who drops a whole line does not end one direction of it before.
+    /// Dropped first, so that dropping the whole channel does not end one direction before the other.
     receiver: EventReceiver,
     sender: EventSender,
     control: Control,
@@ -311,12 +311,12 @@ impl Channel for EventChannel {
     }
 }
 
-/// Held by both halves.
+/// Owned by both halves.
 struct Lifeline(Arc<Pair>);
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
-        let close = told(self.0.control.farewell().as_ref());
+        let close = close_for(self.0.control.farewell().as_ref());
         self.0.control.end(CloseReason::ByUs);
         let mut state = self.0.state();
         state.outward_end.get_or_insert(close);
@@ -333,7 +333,7 @@ pub struct EventSender {
 }
 
 impl EventSender {
-    /// Ready when the far end has handed on all that was sent.
+    /// Ready when the backend has delivered everything that was sent.
     fn poll_handed_on(
         &self,
         mut state: MutexGuard<'_, State>,
@@ -372,7 +372,7 @@ impl Sender for EventSender {
     }
 
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
-        let limit = self.pair.most;
+        let limit = self.pair.max;
         let error = match message.len() {
             0 if !self.pair.is_carrier => Some(EncodeError::Empty),
             length if length > limit.bytes() => Some(EncodeError::Oversize { length, limit }),
@@ -386,7 +386,7 @@ impl Sender for EventSender {
         if state.is_cut || state.outward_end.is_some() {
             return Err(self.pair.closed());
         }
-        self.pair.counts.went(message.len());
+        self.pair.counts.sent(message.len());
         let length = message.len();
         if let Err(refused) = state.outward.push(message, length) {
             self.pair.cut(state, refused.into());
@@ -402,7 +402,7 @@ impl Sender for EventSender {
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         let mut state = self.pair.state();
         if state.outward_end.is_none() && !state.is_cut {
-            let close = told(self.pair.control.farewell().as_ref());
+            let close = close_for(self.pair.control.farewell().as_ref());
             state.outward_end = Some(close);
             state.is_ending_input = self.pair.half_close;
             wake(&mut state.outward.reader);
@@ -421,8 +421,8 @@ impl Sender for EventSender {
 
     fn outgoing(&self) -> Outgoing {
         let Some(progress) = self.pair.progress.get() else { return Outgoing::default() };
-        let waits = progress.is_under_way() || !self.pair.state().is_handed_on();
-        Outgoing::new(progress.moves(), u64::from(waits))
+        let is_waiting = progress.is_under_way() || !self.pair.state().is_handed_on();
+        Outgoing::new(progress.moves(), u64::from(is_waiting))
     }
 }
 
@@ -449,8 +449,8 @@ impl Receiver for EventReceiver {
         Poll::Pending
     }
 
-    fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
-        Some(std::mem::replace(&mut self.pair.state().limit, most))
+    fn limit_to(&mut self, max: ByteSize) -> Option<ByteSize> {
+        Some(std::mem::replace(&mut self.pair.state().limit, max))
     }
 
     fn holds_part(&self) -> bool {
@@ -462,29 +462,29 @@ impl Receiver for EventReceiver {
     }
 }
 
-/// What is counted, as there is no byte stream that would.
+/// The channel's counters; there is no byte stream that counts for it.
 #[derive(Default)]
 pub(super) struct Counts {
-    /// Whose it is.
+    /// The principal that was authenticated.
     principal: Option<Principal>,
     messages_in: AtomicU64,
     messages_out: AtomicU64,
     bytes_in: AtomicU64,
-    /// Those of them that belong to messages which are not whole yet.
+    /// The part of `bytes_in` that belongs to incomplete messages.
     in_part: AtomicU64,
     bytes_out: AtomicU64,
     pub(super) faults: AtomicU64,
 }
 
 impl Counts {
-    pub(super) fn came(&self, length: usize) {
+    pub(super) fn received(&self, length: usize) {
         self.messages_in.fetch_add(1, Relaxed);
         let before = self.in_part.swap(0, Relaxed);
         self.bytes_in.fetch_add((length as u64).saturating_sub(before), Relaxed);
     }
 
-    /// Bytes have come of a message that is not whole yet.
-    pub(super) fn came_in_part(&self, bytes: usize) {
+    /// Counts bytes of a message that is not complete yet.
+    pub(super) fn received_part(&self, bytes: usize) {
         self.in_part.fetch_add(bytes as u64, Relaxed);
         self.bytes_in.fetch_add(bytes as u64, Relaxed);
     }
@@ -493,7 +493,7 @@ impl Counts {
         self.bytes_in.load(Relaxed)
     }
 
-    fn went(&self, length: usize) {
+    fn sent(&self, length: usize) {
         self.messages_out.fetch_add(1, Relaxed);
         self.bytes_out.fetch_add(length as u64, Relaxed);
     }

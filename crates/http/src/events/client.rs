@@ -1,4 +1,4 @@
-//! The client: from an endpoint to a stream of events, and to where its messages are posted.
+//! The client: opens an event stream, and POSTs messages to the URL that it names.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -26,22 +26,22 @@ use super::posting::{FullBody, PostBody, PostClient};
 use super::reference::resolve;
 use super::{BINARY, END, ENDPOINT, EVENT_STREAM, HALF_CLOSE, PROTOCOL, YES};
 use crate::address::WebAddress;
-use crate::channel::heard;
+use crate::channel::reason_of;
 use crate::client::{Client, Dialer, MAX_HEADERS, failed, gone, lost, no_session, one};
 use crate::credentials::unsendable;
 use crate::handshake::{PLAIN, RESUMABLE};
 use crate::stream::Hyper;
 use crate::task::Task;
 
-/// A server of tieline's that says nothing for so long is not there any more: it comments every 15 s.
+/// A tieline server that is silent for this long is gone: it sends a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(40);
-/// How long what was on its way may take behind our own end, and how long the server may take for that.
+/// How long messages in transit may take after this side's end, and how long the DELETE request may take.
 const GOODBYE: Duration = Duration::from_secs(10);
 const DISMISSAL: Duration = Duration::from_secs(2);
-/// Fewer bytes than this are comments, and no message on its way.
+/// An interval with fewer bytes than this carried only comments, not a message.
 const MOVES: u64 = 1024;
 
-/// The schemes of events and POSTs.
+/// The schemes for events and POSTs.
 pub(crate) struct EventStreams(pub(crate) Arc<Client>);
 
 impl Scheme for EventStreams {
@@ -78,7 +78,9 @@ impl Scheme for EventStreams {
     ) -> BoxFuture<'a, Result<Box<dyn DynAcceptor>, TransportError>> {
         Box::pin(async move {
             let error = TransportError::new(ErrorKind::UnsupportedOperation, Operation::Listen);
-            Err(error.at(endpoint).with_hint("a server of the web is `tieline serve`, or a `Web`"))
+            Err(error
+                .at(endpoint)
+                .with_hint("to listen on HTTP, use `tieline serve` or `HttpServer`"))
         })
     }
 }
@@ -115,12 +117,12 @@ impl EventConnector {
         }
         let kind = one(response.headers(), &header::CONTENT_TYPE).unwrap_or_default();
         if kind.split(';').next().map(str::trim) != Some(EVENT_STREAM) {
-            return Err(no_events(format!("it answers with {kind:?}")));
+            return Err(no_events(format!("the content type is {kind:?}, not {EVENT_STREAM:?}")));
         }
-        let granted = one(response.headers(), &HeaderName::from_static(PROTOCOL));
-        let is_ours = granted == Some(self.protocol());
+        let accepted = one(response.headers(), &HeaderName::from_static(PROTOCOL));
+        let is_ours = accepted == Some(self.protocol());
         if self.is_carrier && !is_ours {
-            let problem = format!("the server does not grant the protocol {RESUMABLE}");
+            let problem = format!("the server did not accept the protocol {RESUMABLE}");
             return Err(no_session(problem));
         }
         let half_close = one(response.headers(), &HeaderName::from_static(HALF_CLOSE));
@@ -132,7 +134,7 @@ impl EventConnector {
             is_ours,
             is_carrier: self.is_carrier,
             json: self.json,
-            most: self.channel.max_message,
+            max: self.channel.max_message,
             _connection: connection,
         };
         let target = loop {
@@ -141,7 +143,11 @@ impl EventConnector {
                     break self.posted_to(&event)?;
                 }
                 Ok(Some(_)) => {}
-                Ok(None) => return Err(no_events("it ends before it says where to post".into())),
+                Ok(None) => {
+                    return Err(no_events(
+                        "the stream ended before the event with the URL for POSTs".into(),
+                    ));
+                }
                 Err(reason) => return Err(lost(reason)),
             }
         };
@@ -177,11 +183,12 @@ impl EventConnector {
         request.body(FullBody::default()).map_err(|_| unsendable("the path"))
     }
 
-    /// Where to post: a path of the same server, as messages and token are for nobody else.
+    /// Returns the path for POSTs, which must be on the same server, as messages and token must not go
+    /// elsewhere.
     fn posted_to(&self, event: &Event) -> Result<String, TransportError> {
         let text = std::str::from_utf8(&event.data).unwrap_or_default().trim();
         resolve(&self.dialer.address, text).ok_or_else(|| {
-            no_events(format!("where to post is not of the same origin: {}", text.escape_debug()))
+            no_events(format!("the URL for POSTs has another origin: {}", text.escape_debug()))
         })
     }
 }
@@ -192,7 +199,7 @@ fn no_events(problem: String) -> TransportError {
     )
 }
 
-/// Carries both ways until the line ends.
+/// Runs both directions until the line ends.
 async fn drive(mut reader: Reader, mut client: PostClient, backend: ChannelBackend) {
     let (is_ours, is_carrier) = (reader.is_ours, reader.is_carrier);
     let ended = {
@@ -218,14 +225,14 @@ async fn drive(mut reader: Reader, mut client: PostClient, backend: ChannelBacke
             });
             return;
         }
-        // This side is done. What the other one had on its way still comes.
+        // This side is done. Messages in transit from the other side are still received.
         let dismissed = timeout(DISMISSAL, client.dismiss()).await;
         match dismissed == Ok(true) && is_ours && !is_carrier && !backend.is_over() {
             true => while_it_comes(&backend, reading).await,
             false => None,
         }
     };
-    // A message that was cut off is not to look like a clean end.
+    // A message that was cut off must not look like a clean end.
     let is_cut = is_ours && !is_carrier && !backend.is_over() && reader.parser.holds_part();
     backend.end(match (is_cut, ended) {
         (false, _) => CloseReason::ByUs,
@@ -234,18 +241,17 @@ async fn drive(mut reader: Reader, mut client: PostClient, backend: ChannelBacke
     });
 }
 
-/// Waits for the end of the stream for as long as messages come, and for [`GOODBYE`] behind that. `None`: it did
-/// not come.
+/// Waits for the end of the stream while messages arrive, and [`GOODBYE`] longer. `None`: it did not end.
 async fn while_it_comes(
     backend: &ChannelBackend,
     mut reading: Pin<&mut impl Future<Output = CloseReason>>,
 ) -> Option<CloseReason> {
     loop {
-        let before = backend.heard();
+        let before = backend.bytes_received();
         if let Ok(reason) = timeout(GOODBYE, &mut reading).await {
             return Some(reason);
         }
-        if backend.heard() - before < MOVES {
+        if backend.bytes_received() - before < MOVES {
             return None;
         }
     }
@@ -259,7 +265,7 @@ enum Written {
     InputEnded,
 }
 
-/// Posts what goes out, until nothing more will.
+/// POSTs outgoing messages until there are no more.
 async fn write(client: &mut PostClient, backend: &ChannelBackend) -> Result<Written, CloseReason> {
     loop {
         let Outward::Message(first) = backend.take().await else { break };
@@ -280,16 +286,16 @@ async fn write(client: &mut PostClient, backend: &ChannelBackend) -> Result<Writ
     Ok(Written::InputEnded)
 }
 
-/// What comes.
+/// The incoming direction.
 struct Reader {
     body: IncomingBody,
     parser: Parser,
     bytes: Bytes,
-    /// The server is one of tieline's, and ends with an event.
+    /// The server is a tieline server, which ends its streams with an event.
     is_ours: bool,
     is_carrier: bool,
     json: Option<Limits>,
-    most: ByteSize,
+    max: ByteSize,
     _connection: Task,
 }
 
@@ -314,14 +320,14 @@ impl Reader {
                 Some(Ok(frame)) => {
                     self.bytes = frame.into_data().unwrap_or_default();
                     if let Some(backend) = backend {
-                        backend.hear(self.bytes.len());
+                        backend.received_part(self.bytes.len());
                     }
                 }
             }
         }
     }
 
-    /// Hands on what comes, until it ends: why.
+    /// Passes on incoming messages until the line ends, and returns why.
     async fn read(&mut self, backend: &ChannelBackend) -> CloseReason {
         loop {
             backend.room().await;
@@ -340,17 +346,17 @@ impl Reader {
                     Err(reason) => return reason,
                 },
                 Item::Lost(_) if !self.is_carrier => {
-                    Incoming::Fault(Fault::oversize(self.most, &self.parser.take_lost_head()))
+                    Incoming::Fault(Fault::oversize(self.max, &self.parser.take_lost_head()))
                 }
                 Item::Lost(_) => {
-                    // How long it would have been nobody knows: it was not kept.
-                    let (length, limit) = (self.most.bytes() as u64 + 1, self.most);
+                    // Its length is unknown, because it was not kept.
+                    let (length, limit) = (self.max.bytes() as u64 + 1, self.max);
                     return CloseReason::Protocol(FrameError::Oversize { length, limit });
                 }
                 _ => continue,
             };
             if !backend.push(incoming) {
-                // Nobody takes it; the end is for the other direction to find.
+                // It will not be taken; the other direction finds the end of the line.
                 std::future::pending::<()>().await;
             }
         }
@@ -362,16 +368,16 @@ impl Reader {
             "" | "message" if self.is_carrier => decoded(&event).ok_or_else(broken)?,
             "" | "message" => event.data,
             BINARY if self.is_ours => decoded(&event).ok_or_else(broken)?,
-            END if self.is_ours => return Err(heard(why(&event))),
+            END if self.is_ours => return Err(reason_of(why(&event))),
             _ => return Ok(None),
         };
         let fault = self.json.and_then(|limits| Fault::unless_json(&message, limits));
         Ok(Some(match fault {
             Some(fault) => Incoming::Fault(fault),
-            None if message.len() > self.most.bytes() => {
-                Incoming::Fault(Fault::oversize(self.most, &message))
+            None if message.len() > self.max.bytes() => {
+                Incoming::Fault(Fault::oversize(self.max, &message))
             }
-            // An empty event is no message.
+            // An empty event is not a message.
             None if message.is_empty() && !self.is_carrier => return Ok(None),
             None => Incoming::Message(message),
         }))

@@ -1,4 +1,4 @@
-//! Messages as the data of events and the bodies of POSTs, and back.
+//! Converts messages to the data of events and the bodies of POSTs, and back.
 
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -13,12 +13,12 @@ use tieline_proto::websocket::{Close, CloseCode};
 
 use super::{BINARY, END};
 
-/// A POST has at most so many messages.
+/// The maximum number of messages in a POST of lines.
 pub(crate) const MAX_MESSAGES: usize = 1024;
-/// And so many in frames, of which most are a few bytes.
+/// The maximum number of length-prefixed messages in a POST, where most are a few bytes.
 const MAX_FRAMES: usize = 16 * 1024;
 
-/// Appends a message as an event: its data where it is UTF-8, else in base64.
+/// Appends a message as an event, in base64 if it is not UTF-8.
 pub(crate) fn event(message: &[u8], id: Option<&str>, out: &mut BytesMut) {
     let event = Encoder::default();
     let event = id.map_or(Ok(event), |id| event.id(id)).unwrap_or(event);
@@ -34,7 +34,7 @@ pub(crate) fn carried(frame: &[u8], out: &mut BytesMut) {
     let _ = Encoder::default().data(encoded(frame).as_bytes(), out);
 }
 
-/// Appends the last event, which says why.
+/// Appends the last event, with the close reason.
 pub(crate) fn last(close: &Close, id: Option<&str>, out: &mut BytesMut) {
     let Ok(event) = Encoder::default().event(END) else { return };
     let event = id.map_or(Ok(event), |id| event.id(id)).unwrap_or(event);
@@ -43,7 +43,7 @@ pub(crate) fn last(close: &Close, id: Option<&str>, out: &mut BytesMut) {
     let _ = event.data(data.as_bytes(), out);
 }
 
-/// Why the other side has ended, by its last event.
+/// Parses the close reason of a last event.
 pub(crate) fn why(event: &Event) -> Option<Close> {
     let member = |name| std::str::from_utf8(member(&event.data, name)?).ok();
     let code = member("code")?.parse().ok().and_then(CloseCode::new)?;
@@ -55,25 +55,25 @@ fn encoded(bytes: &[u8]) -> String {
     BASE64_URL_SAFE.encode(bytes)
 }
 
-/// Of the alphabet for URLs, with padding or without.
+/// The URL alphabet, with or without padding.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The message in base64 that an event has; `None` if it is none.
+/// Decodes the base64 message of an event; `None` if it is invalid.
 pub(crate) fn decoded(event: &Event) -> Option<Bytes> {
     LENIENT.decode(&event.data).ok().map(Bytes::from)
 }
 
-/// How much of an event may be taken, for messages of at most `most`.
-pub(crate) fn limits(most: ByteSize) -> sse::Limits {
-    // In base64.
-    let max_data = ByteSize::new(most.bytes().saturating_add(2) / 3 * 4 + 4);
+/// Returns the limits of an event for messages of at most `max` bytes.
+pub(crate) fn limits(max: ByteSize) -> sse::Limits {
+    // The message may be in base64.
+    let max_data = ByteSize::new(max.bytes().saturating_add(2) / 3 * 4 + 4);
     sse::Limits { max_data, ..sse::Limits::default() }
 }
 
-/// The messages of a body that is text: one JSON value, or a message for each line that is not blank.
+/// Splits a text body into messages: one JSON value, or one message on each line that is not blank.
 pub(crate) fn messages(body: Bytes, limits: Limits) -> Result<Vec<Bytes>, TooMany> {
     let text = trimmed(&body);
     if text.is_empty() {
@@ -104,14 +104,14 @@ pub(crate) fn messages(body: Bytes, limits: Limits) -> Result<Vec<Bytes>, TooMan
 #[derive(Debug, PartialEq)]
 pub(crate) struct TooMany;
 
-/// The messages of a body in the framing `length-prefix`, each of at most `most` bytes. `None` if it is not
-/// whole, if one is longer, or if there are too many.
-pub(crate) fn framed(body: Bytes, most: ByteSize) -> Option<Vec<Bytes>> {
+/// Splits a body of length-prefixed messages of at most `max` bytes each. `None` if it is incomplete, a
+/// message is too long, or there are too many.
+pub(crate) fn framed(body: Bytes, max: ByteSize) -> Option<Vec<Bytes>> {
     let mut rest = body;
     let mut messages = Vec::new();
     while rest.has_remaining() {
         let length = rest.try_get_u32().ok()? as usize;
-        if length > rest.len() || length > most.bytes() || messages.len() == MAX_FRAMES {
+        if length > rest.len() || length > max.bytes() || messages.len() == MAX_FRAMES {
             return None;
         }
         messages.push(rest.split_to(length));
@@ -119,7 +119,7 @@ pub(crate) fn framed(body: Bytes, most: ByteSize) -> Option<Vec<Bytes>> {
     Some(messages)
 }
 
-/// Without white space at either end.
+/// Removes white space at both ends.
 fn trimmed(text: &Bytes) -> Bytes {
     text.slice_ref(text.trim_ascii())
 }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_comes_out_of_its_event_as_it_went_in() {
+    fn messages_round_trip_through_events() {
         let mut out = BytesMut::new();
         event(b"{\"a\":1}", Some("x.7"), &mut out);
         assert_eq!(out, "id: x.7\ndata: {\"a\":1}\n\n");
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_in_base64_may_lack_its_padding_and_nothing_else() {
+    fn base64_padding_is_optional_and_all_else_strict() {
         let of = |data: &str| decoded(&Event { data: data.to_owned().into(), ..Event::default() });
         for (data, message) in
             [("-_8=", &[0xfb, 0xff][..]), ("-_8", &[0xfb, 0xff]), ("Zg", b"f"), ("", b"")]
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_event_says_why() {
+    fn last_event_carries_the_close_reason() {
         let mut out = BytesMut::new();
         for close in [
             Close::new(CloseCode::NORMAL),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_one_value_or_lines() {
+    fn body_is_one_json_value_or_lines() {
         let of = |text: &'static str| messages(Bytes::from(text), Limits::default());
         for (text, expected) in [
             ("", &[][..]),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_whole_and_within_the_limit_or_none() {
+    fn incomplete_or_oversize_frames_are_refused() {
         let of = |bytes: &[u8]| framed(Bytes::copy_from_slice(bytes), ByteSize::new(3));
         assert_eq!(of(b""), Some(vec![]));
         assert_eq!(of(b"\0\0\0\x03abc\0\0\0\0"), Some(vec!["abc".into(), Bytes::new()]));

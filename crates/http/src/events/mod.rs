@@ -1,13 +1,13 @@
-//! Messages by server-sent events one way and by POST the other.
+//! Channels over server-sent events in one direction and POSTs in the other.
 //!
 //! ```text
-//!   EventSender ───▶ ┌──────────────┐ ───▶ Far ─▶ events of a GET     (a server)
-//!                    │ two queues,  │             POSTs               (a client)
-//!   EventReceiver ◀──│ under a lock │ ◀─── Far ◀─ POSTs               (a server)
-//!                    └──────────────┘             events of a GET     (a client)
+//!   EventSender ───▶ ┌──────────────┐ ───▶ ChannelBackend ─▶ events of a GET     (a server)
+//!                    │ two queues,  │                        POSTs               (a client)
+//!   EventReceiver ◀──│ under a lock │ ◀─── ChannelBackend ◀─ POSTs               (a server)
+//!                    └──────────────┘                        events of a GET     (a client)
 //! ```
 //!
-//! The channel is the same at both ends; what differs is who has the other end of its queues.
+//! The channel is the same at both ends. They differ in what uses the other end of its queues.
 
 mod backend;
 mod channel;
@@ -22,25 +22,25 @@ pub(crate) use channel::{ChannelParams, pair};
 pub use channel::{EventChannel, EventReceiver, EventSender};
 pub(crate) use client::EventStreams;
 
-/// The path of tieline's own event streams, and of what is posted to them.
+/// The path of tieline's own event streams and of the POSTs to them.
 pub(crate) const SSE_PATH: &str = "/sse";
-/// What a stream is to be: [`PLAIN`](crate::PLAIN) or [`RESUMABLE`](crate::RESUMABLE), as a WebSocket's
-/// subprotocol. Without it, it is one for an EventSource.
+/// The header that asks for a protocol, [`PLAIN`](crate::PLAIN) or [`RESUMABLE`](crate::RESUMABLE), like a
+/// WebSocket's subprotocol. Without it, the stream is for an EventSource.
 pub(crate) const PROTOCOL: &str = "tieline-protocol";
-/// The number of a POST among those of its stream, counted from 1.
+/// The header with the number of a POST in its stream, counted from 1.
 pub(crate) const SEQUENCE: &str = "tieline-sequence";
 /// In the response to a GET: the client may end its input. In a POST: the input ends after the messages of this
 /// POST.
 pub(crate) const HALF_CLOSE: &str = "tieline-half-close";
 /// The value of [`HALF_CLOSE`].
 pub(crate) const YES: &str = "1";
-/// The type of a body with messages behind their lengths, in the framing `length-prefix`.
+/// The content type of a body with length-prefixed messages.
 pub(crate) const FRAMES: &str = "application/vnd.tieline.frames";
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
-/// The event that says where to post.
+/// The event with the URL for POSTs.
 pub(crate) const ENDPOINT: &str = "endpoint";
-/// The event whose data is a message in base64, because it is no UTF-8.
+/// The event whose data is a message in base64, for messages that are not UTF-8.
 pub(crate) const BINARY: &str = "binary";
-/// The last event of a line that has ended, and not of a connection that was cut.
+/// The last event of a line. Without it, the connection was cut.
 pub(crate) const END: &str = "end";

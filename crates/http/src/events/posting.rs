@@ -1,4 +1,4 @@
-//! A client's POSTs: one at a time, in order, over a connection that is kept.
+//! A client's POSTs: one at a time, in order, over a persistent connection.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -22,17 +22,17 @@ use crate::client::{Dialer, MAX_HEADERS};
 use crate::stream::Hyper;
 use crate::task::Task;
 
-/// How long the answer to a POST may take, from when its bytes moved last. The server lets it wait for a
-/// while itself, where more comes than is taken.
+/// How long the response to a POST may take after its bytes last moved. The server itself delays it while the
+/// program does not take the messages.
 const LIMIT: Duration = Duration::from_secs(90);
-/// So often one is tried again whose fate is not known, where its number makes that safe.
+/// How often a POST with an unknown outcome is sent, if its number makes that safe.
 const ATTEMPTS: usize = 3;
-/// So much goes in one POST, or one message.
+/// The maximum size of a POST with several messages.
 const BATCH: usize = 256 * 1024;
-/// And so many messages.
+/// The maximum number of messages in a POST.
 const MAX_MESSAGES: usize = 1024;
 
-/// What goes in one POST.
+/// The body of one POST.
 #[derive(Default)]
 pub(super) struct PostBody {
     body: BytesMut,
@@ -43,7 +43,8 @@ pub(super) struct PostBody {
 }
 
 impl PostBody {
-    /// A server of tieline's takes several, each behind its length; any other takes one.
+    /// Creates a body. A tieline server takes several length-prefixed messages; any other server takes one
+    /// message.
     pub(super) fn of(first: Bytes, is_ours: bool) -> Self {
         let mut batch = Self { is_ours, ..Self::default() };
         match is_ours {
@@ -53,7 +54,7 @@ impl PostBody {
         batch
     }
 
-    /// The end of the input, without messages.
+    /// Creates the end of the input, without messages.
     pub(super) fn end_of_input() -> Self {
         Self { is_ours: true, ends_input: true, ..Self::default() }
     }
@@ -72,7 +73,7 @@ impl PostBody {
 /// What the headers of a POST say about its body.
 struct PostKind {
     content_type: &'static str,
-    /// The input ends after it.
+    /// The input ends after this POST.
     ends_input: bool,
 }
 
@@ -84,7 +85,7 @@ pub(super) struct PostClient {
     sequence: u64,
     line: Option<(SendRequest<FullBody>, Task)>,
     stall_timeout: Duration,
-    /// Of all its connections.
+    /// The progress of all its connections.
     progress: Arc<Progress>,
 }
 
@@ -99,7 +100,7 @@ impl PostClient {
         Self { dialer, target, is_ours, sequence: 0, line: None, stall_timeout, progress }
     }
 
-    /// How far its bytes have come.
+    /// Returns the progress of its bytes.
     pub(super) fn progress(&self) -> Arc<Progress> {
         self.progress.clone()
     }
@@ -108,7 +109,7 @@ impl PostClient {
         self.is_ours
     }
 
-    /// Posts, and waits for the answer.
+    /// Sends a POST and waits for the response.
     pub(super) async fn post(&mut self, batch: PostBody) -> Result<(), CloseReason> {
         self.sequence += 1;
         let (body, kind) = match batch.is_ours {
@@ -124,7 +125,7 @@ impl PostClient {
                 Some(Ok(status)) => status,
                 Some(Err(lost)) => {
                     self.line = None;
-                    // It was not sent, or it does no harm to send it twice.
+                    // Retry if it was not sent, or if sending it twice is harmless.
                     if attempt < ATTEMPTS && (self.is_ours || !lost.is_sent) {
                         attempt += 1;
                         continue;
@@ -137,14 +138,15 @@ impl PostClient {
                 status if status.is_success() => Ok(()),
                 StatusCode::SERVICE_UNAVAILABLE if self.is_ours => Err(CloseReason::Stalled),
                 status => {
-                    let words = format!("the server answers a POST with {}", status.as_u16());
-                    Err(io::Error::other(words).into())
+                    let text =
+                        format!("the server answered a POST with status {}", status.as_u16());
+                    Err(io::Error::other(text).into())
                 }
             };
         }
     }
 
-    /// Tells the server that this side is done. Whether it has understood.
+    /// Tells the server that this side is done. Returns whether the server confirmed it.
     pub(super) async fn dismiss(&mut self) -> bool {
         let answered = self.ask(Method::DELETE, Bytes::new(), None).await;
         answered.is_ok_and(|status| status.is_success())
@@ -206,7 +208,7 @@ impl PostClient {
     }
 }
 
-/// Waits for an answer for as long as bytes move, and for [`LIMIT`] behind that. `None`: it did not come.
+/// Waits for a response while bytes move, and [`LIMIT`] longer. `None`: there was none.
 async fn while_it_moves<T>(progress: &Progress, asked: impl Future<Output = T>) -> Option<T> {
     let mut asked = pin!(asked);
     loop {
@@ -220,14 +222,14 @@ async fn while_it_moves<T>(progress: &Progress, asked: impl Future<Output = T>) 
     }
 }
 
-/// There was no answer.
+/// A request without a response.
 struct Lost {
-    /// It may have been taken all the same.
+    /// The server may have processed it.
     is_sent: bool,
     error: io::Error,
 }
 
-/// Reads the rest of an answer, so that the connection can be used again; not if it is long.
+/// Reads the rest of a response, so that the connection can be reused. Returns false if it is too long.
 async fn discard(response: Response<Incoming>) -> bool {
     let mut body = response.into_body();
     let mut left = 64 * 1024_usize;
@@ -246,7 +248,7 @@ async fn discard(response: Response<Incoming>) -> bool {
     }
 }
 
-/// A body that is there.
+/// A body that is completely in memory.
 #[derive(Default)]
 pub(super) struct FullBody(Bytes);
 

@@ -1,12 +1,12 @@
-//! Where a relative URL of a server leads (RFC 3986, section 5).
+//! Resolves relative URLs from a server (RFC 3986, section 5).
 
 use crate::address::{WebAddress, authority_of, target_of};
 
-/// The path and query that a reference leads to from `base`. `None`: it is no valid reference, or leads to
-/// another origin.
+/// Resolves a reference against `base`, and returns its path and query. `None`: it is invalid, or has another
+/// origin.
 pub(super) fn resolve(base: &WebAddress, reference: &str) -> Option<String> {
     let (own, usual_port) = if base.is_secure { ("https", 443) } else { ("http", 80) };
-    // What follows `#` is not sent.
+    // The fragment is not sent.
     let reference = reference.split('#').next().unwrap_or_default();
     let rest = match scheme_of(reference) {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(own) && rest.starts_with("//") => rest,
@@ -46,7 +46,7 @@ fn scheme_of(reference: &str) -> Option<(&str, &str)> {
     is_scheme.then_some((scheme, rest))
 }
 
-/// Splits in front of the first `mark`.
+/// Splits before the first `mark`.
 fn cut(text: &str, mark: char) -> (&str, &str) {
     text.split_at(text.find(mark).unwrap_or(text.len()))
 }
@@ -62,7 +62,7 @@ fn without_dots(path: &str) -> String {
                 if segment == ".." {
                     kept.pop();
                 }
-                // What it leads to is a folder.
+                // The result is a directory.
                 if is_last {
                     kept.push("");
                 }
@@ -83,7 +83,7 @@ mod tests {
 
     /// The examples of RFC 3986, sections 5.4.1 and 5.4.2.
     #[test]
-    fn references_are_resolved_as_the_rfc_says() {
+    fn references_resolve_as_in_the_rfc() {
         let base = of("http://a/b/c/d;p?q");
         for (reference, expected) in [
             ("g:h", None),

@@ -1,4 +1,4 @@
-//! The body of an answer that goes on: bytes that wait for the connection, and how far it has come.
+//! The body of a streaming response: bytes that wait for the connection, and how many of them were written.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -13,29 +13,29 @@ use tieline_transport::{Account, Holding, MemoryBudget, MemoryRefused};
 
 use crate::channel::lock;
 
-/// So many bytes may wait for the connection before no more are made.
+/// How many bytes may wait for the connection before the writer has to wait.
 const BOUND: usize = 64 * 1024;
 
-/// How far the bytes of a connection have come: what was given to HTTP, and what of that was written.
+/// The progress of a connection: how many bytes were given to hyper, and how many of them were written.
 #[derive(Default)]
 pub(crate) struct Progress {
     given: AtomicU64,
     written: AtomicU64,
-    /// Grows with every sign that bytes move: by those that were written, and by 1 whenever the kernel has
-    /// sent some while nothing could be written.
+    /// Grows whenever bytes move: by the number of bytes written, and by 1 whenever the kernel has sent some
+    /// while nothing could be written.
     moves: AtomicU64,
-    /// The kernel may still hold something of what was written.
+    /// The kernel may still hold written bytes.
     is_under_way: AtomicBool,
     has_stalled: AtomicBool,
-    /// The other side may still be sending something that was not read as a part of a request.
+    /// The other side may still be sending bytes that were not read as part of a request.
     has_unread: AtomicBool,
-    /// The request under way has a body that was not read to its end.
+    /// The current request has a body that was not read completely.
     has_body: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
 impl Progress {
-    /// Bytes were written to the connection.
+    /// Records bytes that were written to the connection.
     pub(crate) fn sent(&self, bytes: usize) {
         self.moves.fetch_add(bytes as u64, Relaxed);
         if bytes > 0 {
@@ -43,32 +43,32 @@ impl Progress {
         }
     }
 
-    /// The kernel holds nothing of what was written.
+    /// Records that the kernel holds no written bytes.
     pub(crate) fn arrived(&self) {
         self.is_under_way.store(false, Relaxed);
     }
 
-    /// Whether the kernel may still hold something of what was written.
+    /// Whether the kernel may still hold written bytes.
     pub(crate) fn is_under_way(&self) -> bool {
         self.is_under_way.load(Relaxed)
     }
 
-    /// Bytes that were written before have left.
+    /// Records that bytes written earlier have left the kernel.
     pub(crate) fn moved(&self) {
         self.moves.fetch_add(1, Relaxed);
     }
 
-    /// A number that grows while bytes move.
+    /// Returns a number that grows while bytes move.
     pub(crate) fn moves(&self) -> u64 {
         self.moves.load(Relaxed)
     }
 
-    /// Bytes have come.
+    /// Records that bytes were received.
     pub(crate) fn received(&self) {
         self.has_unread.store(true, Relaxed);
     }
 
-    /// The head of a request was read, or all of its body.
+    /// Records that the head of a request, or its whole body, was read.
     pub(crate) fn requested(&self, has_body: bool) {
         self.has_unread.store(has_body, Relaxed);
         self.has_body.store(has_body, Relaxed);
@@ -78,17 +78,17 @@ impl Progress {
         self.has_body.load(Relaxed)
     }
 
-    /// Whether the other side may still be sending something that is not read.
+    /// Whether the other side may still be sending bytes that are not read.
     pub(crate) fn has_unread(&self) -> bool {
         self.has_unread.load(Relaxed)
     }
 
-    /// The other side has stopped reading, and the connection is given up.
+    /// Records that the other side has stopped reading and the connection is given up.
     pub(crate) fn stall(&self) {
         self.has_stalled.store(true, Relaxed);
     }
 
-    /// All that HTTP had was written.
+    /// Records that everything given to hyper was written.
     pub(crate) fn flushed(&self) {
         let given = self.given.load(Relaxed);
         if self.written.swap(given, Relaxed) != given {
@@ -98,24 +98,25 @@ impl Progress {
     }
 }
 
-/// A body, and the pen that writes it. `progress` is that of the connection.
-/// What waits beyond 64 KiB is counted by `memory`.
+/// Creates a body and its writer. `progress` is that of the connection. Bytes waiting beyond 64 KiB are
+/// counted in
+/// `memory`.
 pub(crate) fn stream(
     progress: Arc<Progress>,
     memory: Option<&MemoryBudget>,
 ) -> (BodyWriter, Events) {
     let base = progress.given.load(Relaxed);
-    let page = Arc::new(Mutex::new(BodyState::default()));
+    let state = Arc::new(Mutex::new(BodyState::default()));
     (
         BodyWriter {
-            page: page.clone(),
+            state: state.clone(),
             progress: progress.clone(),
             base,
             pushed: 0,
             account: Account::of(memory, Holding::Queue),
             refused: OnceLock::new(),
         },
-        Events { page, progress },
+        Events { state, progress },
     )
 }
 
@@ -128,9 +129,9 @@ struct BodyState {
     reader: Option<Waker>,
 }
 
-/// What writes the body. Dropping it ends the body.
+/// The writer of the body. Dropping it ends the body.
 pub(crate) struct BodyWriter {
-    page: Arc<Mutex<BodyState>>,
+    state: Arc<Mutex<BodyState>>,
     progress: Arc<Progress>,
     base: u64,
     pushed: u64,
@@ -139,14 +140,14 @@ pub(crate) struct BodyWriter {
 }
 
 impl BodyWriter {
-    /// Appends to the body whatever `write` does. Gives how long the body is then.
+    /// Appends to the body what `write` appends. Returns the length of the body so far.
     pub(crate) fn write(&mut self, write: impl FnOnce(&mut BytesMut)) -> u64 {
-        let mut page = lock(&self.page);
-        let before = page.waiting.len();
-        write(&mut page.waiting);
-        self.pushed += (page.waiting.len() - before) as u64;
-        let reader = page.reader.take();
-        drop(page);
+        let mut state = lock(&self.state);
+        let before = state.waiting.len();
+        write(&mut state.waiting);
+        self.pushed += (state.waiting.len() - before) as u64;
+        let reader = state.reader.take();
+        drop(state);
         reader.into_iter().for_each(Waker::wake);
         let held = usize::try_from(self.pushed - self.written()).unwrap_or(usize::MAX);
         if let Err(refused) = self.account.set(held) {
@@ -156,28 +157,29 @@ impl BodyWriter {
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        lock(&self.page).waiting.len() < BOUND
+        lock(&self.state).waiting.len() < BOUND
     }
 
-    /// How much of the body was written to the connection.
+    /// Returns how many bytes of the body were written to the connection.
     pub(crate) fn written(&self) -> u64 {
         self.progress.written.load(Relaxed).saturating_sub(self.base).min(self.pushed)
     }
 
-    /// A number that grows while bytes of any kind move over the connection.
+    /// Returns a number that grows while any bytes move over the connection.
     pub(crate) fn moves(&self) -> u64 {
         self.progress.moves()
     }
 
-    /// Waits until more was written than `known`, or there is room where there was none, or nobody reads.
+    /// Waits until more than `known` bytes were written, or there is room where there was none, or the body
+    /// is dropped.
     pub(crate) async fn moved(&self, known: u64, had_room: bool) {
         poll_fn(|cx| {
             *lock(&self.progress.waker) = Some(cx.waker().clone());
-            let mut page = lock(&self.page);
-            page.writer = Some(cx.waker().clone());
-            let has_room = page.waiting.len() < BOUND;
-            let is_torn = page.is_torn;
-            drop(page);
+            let mut state = lock(&self.state);
+            state.writer = Some(cx.waker().clone());
+            let has_room = state.waiting.len() < BOUND;
+            let is_torn = state.is_torn;
+            drop(state);
             if let Err(refused) = self.account.check(cx.waker()) {
                 let _ = self.refused.set(refused);
             }
@@ -193,17 +195,17 @@ impl BodyWriter {
         .await;
     }
 
-    /// The connection was given up because nobody read what came over it.
+    /// Whether the connection was given up because the other side stopped reading.
     pub(crate) fn has_stalled(&self) -> bool {
         self.progress.has_stalled.load(Relaxed)
     }
 
-    /// The connection is gone, or has to go.
+    /// Whether the connection is gone or has to be closed.
     pub(crate) fn is_torn(&self) -> bool {
-        self.refused.get().is_some() || lock(&self.page).is_torn
+        self.refused.get().is_some() || lock(&self.state).is_torn
     }
 
-    /// Why it has to go, if too much waits for it.
+    /// Returns why it has to be closed, if too much memory is in use.
     pub(crate) fn refused(&self) -> Option<MemoryRefused> {
         self.refused.get().copied()
     }
@@ -211,17 +213,17 @@ impl BodyWriter {
 
 impl Drop for BodyWriter {
     fn drop(&mut self) {
-        let mut page = lock(&self.page);
-        page.has_ended = true;
-        let reader = page.reader.take();
-        drop(page);
+        let mut state = lock(&self.state);
+        state.has_ended = true;
+        let reader = state.reader.take();
+        drop(state);
         reader.into_iter().for_each(Waker::wake);
     }
 }
 
-/// The body.
+/// The body of a streaming response.
 pub(crate) struct Events {
-    page: Arc<Mutex<BodyState>>,
+    state: Arc<Mutex<BodyState>>,
     progress: Arc<Progress>,
 }
 
@@ -233,34 +235,34 @@ impl Body for Events {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let mut page = lock(&self.page);
-        if page.waiting.is_empty() {
-            if page.has_ended {
+        let mut state = lock(&self.state);
+        if state.waiting.is_empty() {
+            if state.has_ended {
                 return Poll::Ready(None);
             }
-            page.reader = Some(cx.waker().clone());
+            state.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let bytes = std::mem::take(&mut page.waiting).freeze();
-        let writer = page.writer.take();
-        drop(page);
+        let bytes = std::mem::take(&mut state.waiting).freeze();
+        let writer = state.writer.take();
+        drop(state);
         self.progress.given.fetch_add(bytes.len() as u64, Relaxed);
         writer.into_iter().for_each(Waker::wake);
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        let page = lock(&self.page);
-        page.waiting.is_empty() && page.has_ended
+        let state = lock(&self.state);
+        state.waiting.is_empty() && state.has_ended
     }
 }
 
 impl Drop for Events {
     fn drop(&mut self) {
-        let mut page = lock(&self.page);
-        page.is_torn = true;
-        let writer = page.writer.take();
-        drop(page);
+        let mut state = lock(&self.state);
+        state.is_torn = true;
+        let writer = state.writer.take();
+        drop(state);
         writer.into_iter().for_each(Waker::wake);
     }
 }
@@ -279,17 +281,17 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_counts_as_written_when_all_that_was_is() {
+    fn taken_bytes_count_as_written_after_the_flush() {
         let progress = Arc::new(Progress::default());
-        // An answer before on the same connection.
+        // An earlier response on the same connection.
         progress.given.fetch_add(7, Relaxed);
         progress.flushed();
         let (mut writer, mut events) = stream(progress.clone(), None);
         assert_eq!(writer.write(|out| out.put_slice(b"first")), 5);
         progress.flushed();
-        assert_eq!(writer.written(), 0, "nobody has taken it");
+        assert_eq!(writer.written(), 0, "not taken yet");
         assert_eq!(read(&mut events).unwrap(), "first");
-        assert_eq!(writer.written(), 0, "it is in a buffer");
+        assert_eq!(writer.written(), 0, "not flushed yet");
         assert_eq!(writer.write(|out| out.put_slice(b"second")), 11);
         progress.flushed();
         assert_eq!(writer.written(), 5);
@@ -301,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pen_has_room_until_enough_waits() {
+    fn writer_has_room_below_the_bound() {
         let (mut writer, mut events) = stream(Arc::default(), None);
         writer.write(|out| out.put_bytes(b'x', BOUND - 1));
         assert!(writer.has_room());

@@ -137,15 +137,16 @@ pub(crate) fn line(status: StatusCode, text: &str) -> Response<Body> {
 
 /// How long a body may pause, and how long it may take in all, whatever its length.
 const LIMIT: Duration = Duration::from_secs(60);
-/// For each this many bytes a body may take one more second: slow connections are accepted, trickling bodies are not.
+/// For each this many bytes a body may take one more second: slow connections are accepted, trickling bodies
+/// are not.
 const LEAST_A_SECOND: usize = 8 * 1024;
 
 /// Reads the body of a request: at most `max` bytes, without a pause of more than a minute, within a minute and
 /// one more second for each 8 KiB received. Returns it with its part of the budget, which must be kept as long
-/// as the bytes. Calls `heard` with the number of bytes as they arrive.
+/// as the bytes. Calls `on_bytes` with the number of bytes as they arrive.
 ///
-/// A declared length above `max` is refused before anything is read. Otherwise memory is only reserved for bytes
-/// that have arrived, up to twice as many; reading stops while the budget is used up.
+/// A declared length above `max` is refused before anything is read. Otherwise memory is only reserved for
+/// bytes that have arrived, up to twice as many; reading stops while the budget is used up.
 ///
 /// # Errors
 /// The response to send: the body is too long, too slow, broken off, or the budget is used up.
@@ -153,14 +154,14 @@ pub(super) async fn read(
     server: &Server,
     body: Inbound,
     max: usize,
-    heard: impl Fn(usize),
+    on_bytes: impl Fn(usize),
 ) -> Result<(Bytes, Held), Box<Response<Body>>> {
     let refused = |status, text| Box::new(line(status, text));
     let too_long = "the request body is longer than this server accepts";
     if body.size_hint().lower() > max as u64 {
         return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, too_long));
     }
-    match gather(server, body, max, heard).await {
+    match gather(server, body, max, on_bytes).await {
         Ok(read) => Ok(read),
         Err(Unread::Bad(StatusCode::PAYLOAD_TOO_LARGE)) => {
             Err(refused(StatusCode::PAYLOAD_TOO_LARGE, too_long))
@@ -187,7 +188,7 @@ async fn gather(
     server: &Server,
     mut body: Inbound,
     max: usize,
-    heard: impl Fn(usize),
+    on_bytes: impl Fn(usize),
 ) -> Result<(Bytes, Held), Unread> {
     let begun = Instant::now();
     let declared = body.size_hint().exact().and_then(|it| usize::try_from(it).ok());
@@ -210,7 +211,7 @@ async fn gather(
         let Some(frame) = frame.map_err(|MemoryRefused { .. }| Unread::NoRoom)? else { break };
         let frame = frame.map_err(|_| Unread::Bad(StatusCode::BAD_REQUEST))?;
         let Ok(data) = frame.into_data() else { continue };
-        heard(data.len());
+        on_bytes(data.len());
         let needed = kept.len() + data.len();
         if needed > max {
             return Err(Unread::Bad(StatusCode::PAYLOAD_TOO_LARGE));

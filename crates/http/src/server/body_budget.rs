@@ -7,8 +7,8 @@ use tieline_transport::{Account, Holding, MemoryBudget};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// The first bytes of each body, which are not counted, so that short bodies are accepted however many long ones
-/// are being read. The number of connections bounds them, like the heads of requests.
+/// The first bytes of each body, which are not counted, so that short bodies are accepted however many long
+/// ones are being read. The number of connections bounds them, like the heads of requests.
 pub(super) const SHORT: usize = 16 * 1024;
 
 /// The budget that bodies share. Waiters are served in order of arrival.

@@ -24,15 +24,15 @@ pub struct ServerConfig {
     pub tls: Option<ServerTls>,
     /// How clients authenticate.
     pub access: Access,
-    /// Host names that the server accepts in addition to its own address and `localhost`: `example.org` with any
-    /// port, for example for a proxy, or `example.org:8443` with only that port.
+    /// Host names that the server accepts in addition to its own address and `localhost`: `example.org` with
+    /// any port, for example for a proxy, or `example.org:8443` with only that port.
     pub hosts: Vec<String>,
     /// Origins, in addition to the server's own, whose pages may connect: `https://example.org`.
     pub origins: Vec<String>,
-    /// The URL that clients use if a reverse proxy is in front of the server. Its host is accepted in `Host` and
-    /// its origin in `Origin`; the one-time URL begins with it; the cookie gets its path, and `Secure` if it begins
-    /// with `https:`. The proxy may pass the path on or strip it. `None`, the default: clients use the server's own
-    /// address.
+    /// The URL that clients use if a reverse proxy is in front of the server. Its host is accepted in `Host`
+    /// and its origin in `Origin`; the one-time URL begins with it; the cookie gets its path, and `Secure` if
+    /// it begins with `https:`. The proxy may pass the path on or strip it. `None`, the default: clients use
+    /// the server's own address.
     pub public_url: Option<PublicUrl>,
     /// WebSocket subprotocols, in addition to tieline's own, that plain clients may ask for; `mcp` and `acp` by
     /// default. The first known one that the client offers is chosen.
@@ -47,8 +47,8 @@ pub struct ServerConfig {
     pub socket_group: Option<u32>,
     /// Limits on connections, requests and times.
     pub limits: ServerLimits,
-    /// The memory budget for connections, bodies and queues, shared with everything else that uses it; unlimited
-    /// by default.
+    /// The memory budget for connections, bodies and queues, shared with everything else that uses it;
+    /// unlimited by default.
     pub memory: Option<MemoryBudget>,
     /// The configuration of its WebSockets.
     pub web_socket: WebSocketConfig,
@@ -94,20 +94,20 @@ pub struct ServerLimits {
     /// How long such a call may take; 60 s by default.
     pub rpc_timeout: Duration,
     /// Bytes that the request bodies of all connections hold at once, beyond one body of maximum length and
-    /// beyond the first 16 KiB of each; 64 MiB by default. While the limit is reached bodies are not read on; after
-    /// [`post_wait`](Self::post_wait) they are refused with 503.
+    /// beyond the first 16 KiB of each; 64 MiB by default. While the limit is reached bodies are not read on;
+    /// after [`post_wait`](Self::post_wait) they are refused with 503.
     pub body_bytes: ByteSize,
     /// How many bytes of a request are read and discarded if it was answered before its whole body had
-    /// arrived, so that the answer reaches clients that write their whole body first; 64 MiB by default, and always
-    /// at least two messages of maximum length.
+    /// arrived, so that the answer reaches clients that write their whole body first; 64 MiB by default, and
+    /// always at least two messages of maximum length.
     pub drain_bytes: ByteSize,
     /// How long that may take; 30 s by default, and at most 5 s without a byte.
     pub drain_timeout: Duration,
     /// How long a POST waits for room in the body budget before it is refused with 503; 10 s by default.
     pub post_wait: Duration,
-    /// How long a POST waits until its line accepts its messages, because the program does not read or its stream
-    /// is disconnected, before it is refused with 503. The default of 75 s is longer than a program may stall
-    /// ([`ChannelConfig::program_stall_timeout`](tieline_transport::ChannelConfig)).
+    /// How long a POST waits until its line accepts its messages, because the program does not read or its
+    /// stream is disconnected, before it is refused with 503. The default of 75 s is longer than a program
+    /// may stall ([`ChannelConfig::program_stall_timeout`](tieline_transport::ChannelConfig)).
     pub take_wait: Duration,
 }
 

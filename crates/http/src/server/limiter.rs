@@ -1,5 +1,5 @@
-//! Limits the number of connections. When the limit is reached, the oldest connection without an admitted request
-//! is closed, so that idle connections cannot keep out new ones.
+//! Limits the number of connections. When the limit is reached, the oldest connection without an admitted
+//! request is closed, so that idle connections cannot keep out new ones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};

@@ -238,7 +238,8 @@ pub(super) fn endpoint_of(place: &Place, is_secure: bool) -> Endpoint {
     let (scheme, rest) = match place {
         Place::Tcp { .. } => (if is_secure { "https" } else { "http" }, format!("//{place}")),
         Place::Unix(path) => {
-            // Written like a `unix:` endpoint, with an absolute path; a colon would separate the path of the URL.
+            // Written like a `unix:` endpoint, with an absolute path; a colon would separate the path of the
+            // URL.
             let unix = Endpoint::unix(path).absolute().to_string();
             let path = unix.strip_prefix("unix:").unwrap_or(&unix).replace(':', "%3A");
             ("http-unix", path)

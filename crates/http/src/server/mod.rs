@@ -88,10 +88,11 @@ struct Server {
 impl HttpServer {
     /// Starts to listen. Must be called in a tokio runtime.
     ///
-    /// The first acceptor yields plain lines. The second yields those that carry the frames of a session: clients
-    /// that asked for the protocol [`RESUMABLE`](crate::RESUMABLE), and EventSources, whose sessions are kept by
-    /// the server on their behalf. If the second acceptor is dropped, an EventSource gets a plain line, too.
-    /// Lines that are not accepted yet are queued, up to [`ServerLimits::backlog`]; further ones are refused.
+    /// The first acceptor yields plain lines. The second yields those that carry the frames of a session:
+    /// clients that asked for the protocol [`RESUMABLE`](crate::RESUMABLE), and EventSources, whose sessions
+    /// are kept by the server on their behalf. If the second acceptor is dropped, an EventSource gets a plain
+    /// line, too. Lines that are not accepted yet are queued, up to [`ServerLimits::backlog`]; further ones
+    /// are refused.
     ///
     /// # Errors
     /// The configuration is out of bounds, TLS cannot be set up from its files, the address is in use, or
@@ -156,9 +157,9 @@ impl HttpServer {
         &self.server.endpoint
     }
 
-    /// Returns a URL that authenticates a browser, once. Show it only to the server's owner. Of the unused URLs
-    /// the newest 16 are valid. It begins with [`ServerConfig::public_url`] if that is set; otherwise a server on
-    /// a Unix socket has none.
+    /// Returns a URL that authenticates a browser, once. Show it only to the server's owner. Of the unused
+    /// URLs the newest 16 are valid. It begins with [`ServerConfig::public_url`] if that is set; otherwise a
+    /// server on a Unix socket has none.
     ///
     /// # Errors
     /// The system provides no random bytes.
@@ -190,9 +191,9 @@ impl HttpServer {
         self.server.is_ready.store(is_ready, Relaxed);
     }
 
-    /// Shuts down: reports not ready, accepts no connections, answers the requests in progress, and closes every
-    /// WebSocket and event stream with code 1001. Waits up to `grace` until all connections have ended; then
-    /// closes the remaining HTTP connections. WebSockets that are still open stay with their owners.
+    /// Shuts down: reports not ready, accepts no connections, answers the requests in progress, and closes
+    /// every WebSocket and event stream with code 1001. Waits up to `grace` until all connections have ended;
+    /// then closes the remaining HTTP connections. WebSockets that are still open stay with their owners.
     pub async fn close(self, grace: Duration) {
         let server = &self.server;
         server.is_ready.store(false, Relaxed);

@@ -1,5 +1,5 @@
-//! The web page that the one-time URL opens, the scripts that other pages may use, and the error page for browsers
-//! that are not authenticated.
+//! The web page that the one-time URL opens, the scripts that other pages may use, and the error page for
+//! browsers that are not authenticated.
 
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};

@@ -57,7 +57,8 @@ pub(super) struct ConnectionContext {
 }
 
 impl ConnectionContext {
-    /// Returns the owner of what a request starts: the certificate's principal, or else the token's or cookie's.
+    /// Returns the owner of what a request starts: the certificate's principal, or else the token's or
+    /// cookie's.
     fn owner(&self, principal: Option<Principal>) -> Owner {
         Owner { user: self.identity, principal: self.certificate.or(principal) }
     }
@@ -140,8 +141,8 @@ async fn judge(
     response
 }
 
-/// Removes the path of the public URL, for proxies that pass it on. Returns whether nothing follows it, not even a
-/// slash: relative links of the page would then be resolved against the wrong directory.
+/// Removes the path of the public URL, for proxies that pass it on. Returns whether nothing follows it, not
+/// even a slash: relative links of the page would then be resolved against the wrong directory.
 fn strip_prefix(server: &Server, parts: &mut Parts) -> bool {
     let Some(public) = &server.public_url else { return false };
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);

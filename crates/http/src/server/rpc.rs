@@ -200,8 +200,8 @@ impl Waiting {
         }
     }
 
-    /// Receives messages until every request has its response; returns false if the line ends before. Everything but
-    /// responses is dropped.
+    /// Receives messages until every request has its response; returns false if the line ends before.
+    /// Everything but responses is dropped.
     async fn gather(&mut self, backend: &ChannelBackend) -> bool {
         while !self.open.is_empty() {
             let next = poll_fn(|cx| {

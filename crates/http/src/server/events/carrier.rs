@@ -15,7 +15,7 @@ use super::QUIET;
 use super::plain::until;
 use super::session::Session;
 use super::table::Stream;
-use crate::channel::{going_away, told};
+use crate::channel::{close_for, going_away};
 use crate::events::message::{event, last as last_event};
 use crate::events::stream::BodyWriter;
 use crate::events::{ChannelBackend, Outward};
@@ -102,7 +102,7 @@ impl Carrier<'_> {
                     let Outward::Message(frame) = outward else { return Ended::Away };
                     let mut next = Some(frame);
                     while let Some(frame) = next {
-                        match self.hear(frame, reader.as_mut()) {
+                        match self.handle(frame, reader.as_mut()) {
                             Heard::Nothing => {}
                             Heard::Over => return Ended::Over,
                             Heard::Overtaken => return Ended::Overtaken,
@@ -165,7 +165,7 @@ impl Carrier<'_> {
     /// Closes the session because the client's posted messages hold too much memory.
     fn refuse(&self, refused: MemoryRefused, reader: Option<&mut Reader>) {
         tracing::warn!(endpoint = %self.server.endpoint, "session closed: {refused}");
-        let close = told(Some(&refused.into()));
+        let close = close_for(Some(&refused.into()));
         let sequence = {
             let mut core = self.session.core();
             core.is_lost = true;
@@ -179,7 +179,7 @@ impl Carrier<'_> {
     }
 
     /// Handles a frame of the session.
-    fn hear(&self, frame: Bytes, reader: Option<&mut Reader>) -> Heard {
+    fn handle(&self, frame: Bytes, reader: Option<&mut Reader>) -> Heard {
         let taken = {
             let Some(mut core) = self.session.mine(self.generation) else {
                 return Heard::Overtaken;
@@ -253,8 +253,8 @@ impl Carrier<'_> {
         }
     }
 
-    /// Returns the close reason of an orderly end. A farewell does not say whether the server shuts down, but the server
-    /// knows.
+    /// Returns the close reason of an orderly end. A farewell does not say whether the server shuts down, but
+    /// the server knows.
     fn orderly(&self) -> Close {
         match self.server.is_ready.load(Relaxed) {
             true => Close::new(CloseCode::NORMAL),

@@ -144,12 +144,12 @@ async fn take(
     // Short messages may precede one of maximum length.
     let max = largest.bytes().saturating_add(if is_framed { BATCH } else { 0 });
     // `_held` keeps the bytes counted until the line's queue counts them or they are dropped.
-    let heard = |bytes| {
+    let on_bytes = |bytes| {
         if let Line::Plain { backend, .. } = &stream.line {
-            backend.hear(bytes);
+            backend.received_part(bytes);
         }
     };
-    let (body, _held) = read(server, body, max, heard).await?;
+    let (body, _held) = read(server, body, max, on_bytes).await?;
     let messages = if is_framed {
         framed(body, largest).ok_or_else(|| {
             no(StatusCode::BAD_REQUEST, "the body is not a sequence of length-prefixed messages")

@@ -214,7 +214,8 @@ pub(super) async fn open(
                 core.is_lost = true;
                 core.machine.last()
             };
-            tracing::warn!(endpoint = %server.endpoint, last, oldest, "EventSource not resumed: events that it lacks are not kept any more");
+            let endpoint = &server.endpoint;
+            tracing::warn!(%endpoint, last, oldest, "EventSource not resumed: missing events are lost");
             leave(server, owner, &stream);
             gone(last, Some(end))
         }
@@ -343,8 +344,8 @@ async fn run(
     }
 }
 
-/// Waits, while the client is disconnected, until it reconnects or its grace period is over. Returns whether the
-/// acceptor's session has to be closed: the client has left, or too much memory is in use.
+/// Waits, while the client is disconnected, until it reconnects or its grace period is over. Returns whether
+/// the acceptor's session has to be closed: the client has left, or too much memory is in use.
 async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u64) -> bool {
     let mut changed = session.changed.subscribe();
     let expires = from_now(server.limits.event_grace);
