@@ -34,7 +34,7 @@ fn without_descriptors_it_waits_without_spinning_and_then_serves_again() {
         client.send(&request(1, "add", json!([2, 2])).to_string());
     }
     serve.program.wait_stderr("out of file descriptors or memory");
-    serve.program.wait_stderr("will try again; raise the limit of open files (ulimit -n)");
+    serve.program.wait_stderr("retrying; raise the limit of open files (ulimit -n)");
 
     // For two seconds, connected clients are served, and the server does not spin.
     let ticks = usage(pid).ticks;
@@ -44,7 +44,7 @@ fn without_descriptors_it_waits_without_spinning_and_then_serves_again() {
     }
     let used = usage(pid).ticks - ticks;
     assert!(used < 50, "used {used} of about 200 ticks");
-    let complaints = serve.program.stderr().matches("will try again").count();
+    let complaints = serve.program.stderr().matches("retrying").count();
     assert_eq!(complaints, 1, "more than one warning: {}", serve.program.stderr());
 
     limit_descriptors(pid, before);
@@ -74,10 +74,10 @@ fn a_web_server_without_descriptors_warns_once_and_then_serves_again() {
         let request = format!("GET /health HTTP/1.1\r\nHost: {authority}\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
     }
-    program.wait_stderr("out of file descriptors or memory; will try again; raise the limit");
+    program.wait_stderr("out of file descriptors or memory; retrying; raise the limit");
     // For a second it retries, and does not warn again.
     assert_eq!(early.call(&request(2, "sleep", json!([1000])))["result"]["slept"], 1000);
-    let complaints = program.stderr().matches("will try again").count();
+    let complaints = program.stderr().matches("retrying").count();
     assert_eq!(complaints, 1, "more than one warning: {}", program.stderr());
 
     limit_descriptors(program.pid(), before);

@@ -194,7 +194,7 @@ async fn accept(entrance: Entrance, arrivals: mpsc::Sender<Arrival>) {
             }
             Err(error) => {
                 if pause.is_none() {
-                    log_error("will try again", &error);
+                    log_error("retrying", &error);
                 }
                 let wait = pause.map_or(FIRST_PAUSE, |last: Duration| last * 2).min(LONGEST_PAUSE);
                 pause = Some(wait);

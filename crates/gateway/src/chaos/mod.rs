@@ -187,7 +187,7 @@ impl Chaos {
                     // Accept errors are usually temporary, such as running out of file descriptors.
                     Err(error) => {
                         if pause.is_none() {
-                            log_error("will try again", &error);
+                            log_error("retrying", &error);
                         }
                         pause = Some(pause.map_or(FIRST_PAUSE, |last: Duration| last * 2).min(LONGEST_PAUSE));
                     }
