@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::{Heard, Program, fixture, recording, within};
 use tieline_rpc::{CallError, Dialect, ErrorObject, PeerOptions, Router};
+use tieline_testkit::clock::StoppedClock;
 use tieline_transport::{Endpoint, Options};
 use tokio::sync::{mpsc, oneshot};
 
@@ -73,7 +74,7 @@ async fn tools_are_listed_and_called() {
 #[tokio::test]
 async fn progress_is_reported_and_extends_the_timeout() {
     let (server, _heard) = start(json!({}), Router::new()).await;
-    let still = StandingStill::begin();
+    let still = StoppedClock::new(Duration::from_secs(60));
     let limit = Duration::from_secs(2);
     let params = tool("trigger-long-running-operation", json!({ "duration": 2, "steps": 5 }));
     let long = || server.peer.method("tools/call").params(&params).timeout(limit);
@@ -97,27 +98,8 @@ async fn progress_is_reported_and_extends_the_timeout() {
     assert_eq!(answer, "Long running operation completed. Duration: 2 seconds, Steps: 5.");
     assert!(matches!(hasty, Err(CallError::TimedOut(_))), "{hasty:?}");
     assert!(told.is_sorted() && told.last() == Some(&5), "{told:?}");
-    still.end();
+    drop(still);
     server.close().await;
-}
-
-/// Keeps the runtime's clock paused, for at most one minute of real time. After that it advances to the
-/// next deadline, so that a test that hangs fails.
-struct StandingStill(std::sync::mpsc::Sender<()>);
-
-impl StandingStill {
-    fn begin() -> Self {
-        let (end, ended) = std::sync::mpsc::channel();
-        tokio::time::pause();
-        // A paused clock does not advance while a blocking task runs.
-        tokio::task::spawn_blocking(move || ended.recv_timeout(Duration::from_secs(60)));
-        Self(end)
-    }
-
-    fn end(self) {
-        tokio::time::resume();
-        drop(self.0);
-    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A program or client that reads nothing for longer than the timeout of a silent peer still receives
-//! everything, over every kind of web line. In virtual time, over real sockets. Only on Linux, where the
-//! kernel reports the bytes in its buffers.
+//! everything, over every kind of web line. Over real sockets, on a clock that runs
+//! fast. Only on Linux, where the kernel reports the bytes in its buffers.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,10 +13,12 @@ use support::message;
 use tieline_gateway::{Bridge, bridge};
 use tieline_http::{ClientConfig, HttpServer, Place, ServerConfig, Token, WebSocketConfig};
 use tieline_link::{LineOptions, SessionOptions, Sessions, connector};
+use tieline_testkit::clock::FastClock;
 use tieline_transport::{
     BoxChannel, Channel, ChannelConfig, DynAcceptor, Endpoint, Options, ReceiverExt, Registry,
     SenderExt,
 };
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 const KIB: usize = 1 << 10;
@@ -96,31 +98,39 @@ async fn receive_slowly(line: BoxChannel, (count, length): (usize, usize)) {
     let _ = receiver.recv().await;
 }
 
-#[tokio::test(start_paused = true)]
+/// Sends messages between a user and a program over a line of this kind while the reader is busy.
+async fn all_arrives(kind: &str, program_is_busy: bool, amount: (usize, usize)) {
+    let mut registry = Registry::new();
+    let token = Some(Token::new("the-token-of-these-tests").unwrap());
+    tieline_http::register(&mut registry, ClientConfig { token, ..ClientConfig::default() });
+    let (client, server, _web) = line(&registry, kind).await;
+    let (user, near) = pipes(&registry, "user").await;
+    let (far, program) = pipes(&registry, "program").await;
+    // `tieline connect` at one end, `tieline serve` at the other.
+    let connect = tokio::spawn(bridge(near, client, Bridge::default(), pending()));
+    let serve = tokio::spawn(bridge(server, far, Bridge::default(), pending()));
+    let (sender, reader) = if program_is_busy { (user, program) } else { (program, user) };
+    tokio::select! {
+        () = send_all(sender, amount) => {}
+        () = async { receive_slowly(reader, amount).await; pending().await } => {}
+        report = connect => panic!("{kind}: connect ended: {:?}", report.unwrap()),
+        report = serve => panic!("{kind}: serve ended: {:?}", report.unwrap()),
+    }
+}
+
+/// All lines at once, because each takes seconds.
+#[tokio::test]
 async fn everything_arrives_at_a_busy_program_or_client() {
+    let _clock = FastClock::start();
+    let mut lines = JoinSet::new();
     for kind in ["ws", "http", "resume+ws", "resume+http"] {
-        for (program_is_busy, amount) in
-            [true, false].into_iter().flat_map(|it| AMOUNTS.map(|amount| (it, amount)))
-        {
-            let mut registry = Registry::new();
-            let token = Some(Token::new("the-token-of-these-tests").unwrap());
-            tieline_http::register(
-                &mut registry,
-                ClientConfig { token, ..ClientConfig::default() },
-            );
-            let (client, server, _web) = line(&registry, kind).await;
-            let (user, near) = pipes(&registry, "user").await;
-            let (far, program) = pipes(&registry, "program").await;
-            // `tieline connect` at one end, `tieline serve` at the other.
-            let connect = tokio::spawn(bridge(near, client, Bridge::default(), pending()));
-            let serve = tokio::spawn(bridge(server, far, Bridge::default(), pending()));
-            let (sender, reader) = if program_is_busy { (user, program) } else { (program, user) };
-            tokio::select! {
-                () = send_all(sender, amount) => {}
-                () = async { receive_slowly(reader, amount).await; pending().await } => {}
-                report = connect => panic!("{kind}: connect ended: {:?}", report.unwrap()),
-                report = serve => panic!("{kind}: serve ended: {:?}", report.unwrap()),
+        for program_is_busy in [true, false] {
+            for amount in AMOUNTS {
+                lines.spawn(all_arrives(kind, program_is_busy, amount));
             }
         }
+    }
+    while let Some(line) = lines.join_next().await {
+        line.unwrap();
     }
 }

@@ -11,6 +11,7 @@ use support::{
 };
 use tieline_http::{ClientConfig, WebChannel};
 use tieline_proto::HeartbeatConfig;
+use tieline_testkit::clock::FastClock;
 use tieline_transport::{
     Acceptor, BoxChannel, Channel, CloseReason, SendError, Sender, SenderExt, TransportError,
 };
@@ -170,7 +171,7 @@ async fn lost_client_is_noticed_after_end_of_input() {
     }
 }
 
-/// The client does not answer pings. In virtual time, once its end of input has arrived.
+/// The client does not answer pings.
 #[tokio::test]
 async fn silent_client_times_out_after_end_of_input() {
     let mut served = serve(config()).await;
@@ -179,7 +180,7 @@ async fn silent_client_times_out_after_end_of_input() {
     let (mut to_client, mut from_client) = channel.split();
     stream.write_all(&frame(END, b"")).await.unwrap();
     assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
-    tokio::time::pause();
+    let _clock = FastClock::start();
     to_client.gone().await;
     assert!(matches!(control.close_reason(), Some(CloseReason::TimedOut)));
     assert!(matches!(closed(&mut to_client).await, CloseReason::TimedOut));

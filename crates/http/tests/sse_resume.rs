@@ -12,6 +12,7 @@ use support::events::{Numbers, Stream, ask, post, shears};
 use support::resume::{again, name_of, pair, sessions, sessions_with};
 use support::{TOKEN, config, end, message, status_of};
 use tieline_http::ServerConfig;
+use tieline_testkit::clock::FastClock;
 use tieline_transport::{Acceptor, Channel, CloseReason, SenderExt};
 
 #[tokio::test]
@@ -296,8 +297,9 @@ async fn a_post_waits_for_its_stream_and_not_for_ever() {
     assert_eq!(message(&mut receiver).await, "x");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_client_that_stays_away_for_its_grace_is_forgotten() {
+    let _clock = FastClock::start();
     let mut config = config();
     config.limits.event_grace = Duration::from_secs(30);
     let mut served = sessions_with(config).await;

@@ -1,5 +1,6 @@
 //! Utilities shared by the tests of the other crates.
 //!
+//! - `clock` (feature `clock`) has clocks for tests that measure time on real sockets.
 //! - [`conformance!`] creates a test for each rule that every transport must follow.
 //! - [`helper`] starts the test binary again as another process: for things that can be done once per
 //!   process, as another user, or with other limits.
@@ -12,6 +13,8 @@
 //! Failures are panics, because these are tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[cfg(feature = "clock")]
+pub mod clock;
 pub mod conformance;
 #[cfg(any(unix, windows))]
 pub mod helper;

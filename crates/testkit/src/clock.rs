@@ -1,0 +1,95 @@
+//! Clocks for tests that measure time on real sockets.
+//!
+//! Tokio's paused clock jumps to the next timer whenever the runtime is idle. With real sockets it is idle while the
+//! kernel still moves bytes, so a timeout can expire although no time has passed. These clocks never jump.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+
+/// How far one step of a [`FastClock`] goes, and how long the sockets have before it.
+const STEP: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Keeps the clock of the current runtime stopped, so that it changes only with `tokio::time::advance`. After
+/// `limit` of real time it jumps to the next timer, so that a test that hangs fails.
+pub struct StoppedClock {
+    _end: mpsc::Sender<()>,
+}
+
+impl StoppedClock {
+    /// Stops the clock.
+    pub fn new(limit: Duration) -> Self {
+        let (end, ended) = mpsc::channel();
+        tokio::time::pause();
+        // A paused clock does not jump while a blocking task runs.
+        tokio::task::spawn_blocking(move || ended.recv_timeout(limit));
+        Self { _end: end }
+    }
+}
+
+impl Drop for StoppedClock {
+    fn drop(&mut self) {
+        tokio::time::resume();
+    }
+}
+
+/// Makes the clock of the current runtime run 20 times as fast as real time, in steps. Each step needs a turn of the
+/// runtime, so a process that gets no processor time also sees no time pass.
+pub struct FastClock {
+    steps: AbortHandle,
+    _stopped: StoppedClock,
+}
+
+impl FastClock {
+    /// Starts the clock.
+    pub fn start() -> Self {
+        let stopped = StoppedClock::new(Duration::MAX);
+        let steps = tokio::spawn(async {
+            loop {
+                let pause = tokio::task::spawn_blocking(|| std::thread::sleep(PAUSE));
+                if pause.await.is_err() {
+                    return;
+                }
+                tokio::time::advance(STEP).await;
+            }
+        });
+        Self { steps: steps.abort_handle(), _stopped: stopped }
+    }
+}
+
+impl Drop for FastClock {
+    fn drop(&mut self) {
+        self.steps.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn fast_clock_reaches_a_timer_in_steps() {
+        let _clock = FastClock::start();
+        let begun = Instant::now();
+        sleep(Duration::from_secs(5)).await;
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(5) && took <= Duration::from_secs(6), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn stopped_clock_stands_still_while_the_runtime_is_idle() {
+        let clock = StoppedClock::new(Duration::from_secs(60));
+        let begun = Instant::now();
+        let idle = tokio::task::spawn_blocking(|| std::thread::sleep(PAUSE));
+        tokio::select! {
+            outcome = idle => outcome.unwrap(),
+            () = sleep(Duration::from_secs(5)) => panic!("the clock has jumped"),
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        drop(clock);
+    }
+}
