@@ -14,9 +14,12 @@ use tieline_transport::{
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::link::{Link, LinkOptions, LinkSender};
+use crate::receiver::LinkReceiver;
+use crate::session::SessionOptions;
 use crate::shared::{Shared, lock};
 use crate::state::StatePublisher;
-use crate::{Link, LinkOptions, LinkReceiver, LinkSender, SessionOptions, State, States};
+use crate::state::{State, States};
 
 /// The options of a [`Client`].
 #[derive(Clone, Copy, Debug)]

@@ -11,9 +11,10 @@ use tieline_transport::{
 
 use crate::receiver::{LinkReceiver, Receiving};
 use crate::recovery::Decider;
+use crate::recovery::Recovery;
 use crate::shared::{Behind, Sending, Shared, lock};
 use crate::state::StatePublisher;
-use crate::{Recovery, State, States};
+use crate::state::{State, States};
 
 /// The options of a [`Link`].
 #[derive(Clone, Copy, Debug, Default)]

@@ -13,9 +13,9 @@ use tieline_transport::{
 };
 use tokio::time::{Instant, Sleep};
 
-use crate::State;
 use crate::recovery::{Decider, Next, WELL_AFTER};
 use crate::shared::{Shared, lock};
+use crate::state::State;
 
 /// The incoming half of a [`Link`](crate::Link).
 ///

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::{Backoff, BackoffConfig};
+use crate::backoff::{Backoff, BackoffConfig};
 
 /// When a child process is restarted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -19,10 +19,12 @@ use tokio::time::Sleep;
 
 use crate::allowance::Allowance;
 use crate::batch::Batch;
+use crate::error::{CallError, ErrorObject};
+use crate::handler::Handler;
 use crate::inbound::{Inbound, contain};
 use crate::instead::instead_of;
+use crate::peer::Peer;
 use crate::shared::Shared;
-use crate::{CallError, ErrorObject, Handler, Peer};
 
 /// Drives a peer's line. Everything on the line happens while this future is polled: spawn it, or
 /// await it next to the calls. It completes when the line has ended, with the reason.

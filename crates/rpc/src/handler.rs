@@ -7,7 +7,8 @@ use tieline_proto::Fault;
 use tieline_proto::jsonrpc::{Notification, Request};
 use tieline_transport::{BoxFuture, Reset};
 
-use crate::{ErrorObject, Peer};
+use crate::error::ErrorObject;
+use crate::peer::Peer;
 
 /// The outcome of a request: the result as JSON, or an error. The JSON is not checked.
 ///

@@ -13,9 +13,10 @@ use tokio::task::{self, AbortHandle, JoinError, JoinSet};
 use tracing::{Instrument, Span, debug_span, field};
 
 use crate::batch::Batch;
+use crate::error::ErrorObject;
 use crate::handler::{Answer, Handler, Outcome};
+use crate::peer::Peer;
 use crate::shared::Shared;
-use crate::{ErrorObject, Peer};
 
 /// Runs notifications one at a time in the order of arrival, and requests concurrently. A request
 /// starts only after the notifications that arrived before it.

@@ -11,9 +11,10 @@ use tieline_transport::Health;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug_span, field};
 
+use crate::error::{CallError, Meanwhile, NotSent};
+use crate::peer::Peer;
 use crate::peer::serialize;
 use crate::shared::{News, Shared};
-use crate::{CallError, Meanwhile, NotSent, Peer};
 
 /// A call that has not been made yet; [`call`](Self::call) makes it.
 ///

@@ -6,8 +6,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tieline_transport::{Channel, CloseReason, Control};
 
+use crate::driver::Driver;
+use crate::error::{CallError, ErrorObject, NotSent};
+use crate::handler::Handler;
+use crate::invocation::Invocation;
+use crate::options::PeerOptions;
 use crate::shared::{Shared, UnclaimedAnswers};
-use crate::{CallError, Driver, ErrorObject, Handler, Invocation, NotSent, PeerOptions};
 
 /// One side of a JSON-RPC line, used to call the other side from any task. Cheap to clone.
 ///

@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use tieline_proto::jsonrpc::{Notification, Request};
 use tieline_transport::Reset;
 
+use crate::error::ErrorObject;
 use crate::handler::{Answer, Handler, Outcome};
-use crate::{ErrorObject, Peer};
+use crate::peer::Peer;
 
 type OnRequest = Arc<dyn Fn(Request, &Peer) -> Answer<Outcome> + Send + Sync>;
 type OnReset = Arc<dyn Fn(Reset, &Peer) -> Answer<()> + Send + Sync>;

@@ -17,9 +17,10 @@ use tieline_transport::CloseReason;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use self::gate::EpochGate;
+use crate::error::{CallError, Meanwhile, NotSent};
+use crate::options::PeerOptions;
 use crate::options::weight;
 use crate::peer::Bound;
-use crate::{CallError, Meanwhile, NotSent, PeerOptions};
 
 /// With this many messages waiting to be sent, no further requests are started.
 const MAX_UNSENT: usize = 4096;

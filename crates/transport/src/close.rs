@@ -11,7 +11,8 @@ use tieline_proto::session::{Delivered, Refusal, Violation};
 use tieline_proto::websocket::{Close, CloseCode};
 use tieline_proto::{EncodeError, FrameError, Truncated};
 
-use crate::{MemoryRefused, TransportError};
+use crate::budget::MemoryRefused;
+use crate::error::TransportError;
 
 /// Why a line ended. It can be cloned, and can be queried as long as a [`Control`](crate::Control) of the
 /// line exists.

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use tieline_proto::FramingKind;
 
+use crate::PeerIdentity;
+use crate::close::{ChildExit, CloseReason};
+use crate::endpoint::Endpoint;
 use crate::info::Meter;
+use crate::info::{Capabilities, ConnectionInfo, Health, TransportKind};
+use crate::principal::Principal;
+use crate::profile::PerformanceProfile;
 use crate::profile::SlowLog;
-use crate::{
-    Capabilities, ChildExit, CloseReason, ConnectionInfo, Endpoint, Health, PeerIdentity,
-    PerformanceProfile, Principal, TransportKind,
-};
 
 /// A boxed future, for the object-safe versions of the async traits.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 
-use crate::ConfigError;
+use crate::error::ConfigError;
 #[cfg(windows)]
 use crate::windows::names;
 use names::is_same;

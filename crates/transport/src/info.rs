@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tieline_proto::Histogram;
 
-use crate::{Endpoint, PeerIdentity};
+use crate::PeerIdentity;
+use crate::endpoint::Endpoint;
 
 /// The kind of a transport, named by its scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -8,12 +8,15 @@ use tieline_proto::{ByteSize, LengthPrefix};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
+use crate::channel::FramedChannel;
+use crate::connection::IoConnection;
 use crate::control::ControlBuilder;
-use crate::{
-    Address, Capabilities, ChannelConfig, ConfigError, Endpoint, ErrorKind, FramedChannel,
-    IoConnection, Listener, Operation, Options, PerformanceProfile, Transport, TransportConfig,
-    TransportError, TransportKind,
-};
+use crate::endpoint::{Address, Endpoint};
+use crate::error::{ConfigError, ErrorKind, Operation, TransportError};
+use crate::info::{Capabilities, TransportKind};
+use crate::options::{ChannelConfig, Options};
+use crate::profile::PerformanceProfile;
+use crate::transport::{Listener, Transport, TransportConfig};
 
 /// Named listeners inside this process. Each value has its own name space; clones share it.
 ///

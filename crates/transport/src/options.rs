@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind};
 
-use crate::{ConfigError, Environment, Guardian, MemoryBudget, ProcessAccount};
+use crate::account::ProcessAccount;
+use crate::budget::MemoryBudget;
+use crate::environment::Environment;
+use crate::error::ConfigError;
+use crate::guardian::Guardian;
 
 /// Options beyond the endpoint's text. The defaults are safe; each transport uses the ones that concern it.
 #[derive(Clone, Debug)]

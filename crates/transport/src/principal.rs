@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::{Control, PeerIdentity};
+use crate::PeerIdentity;
+use crate::control::Control;
 
 /// The identity of an authenticated peer as 32 bytes, such as the hash of a token or certificate. Equal
 /// values mean the same peer. The server that authenticates clients creates it; it is only compared, and

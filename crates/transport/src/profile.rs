@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tieline_proto::ByteSize;
 
-use crate::Endpoint;
+use crate::endpoint::Endpoint;
 use crate::throttle::WarnThrottle;
 
 /// The cost of a transport on ordinary hardware. Operations that take far longer are logged as slow.

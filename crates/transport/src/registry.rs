@@ -6,11 +6,15 @@ use std::sync::Arc;
 use tieline_proto::json::Limits;
 use tieline_proto::{Codec, DetectedLines, FramingKind, Json};
 
-use crate::{
-    BoxChannel, BoxConnection, BoxFuture, Connector, DynAcceptor, DynConnector, DynListener,
-    DynTransport, Endpoint, ErrorKind, Framed, Memory, Operation, Options, Transport,
-    TransportError, TransportKind,
-};
+use crate::channel::{BoxChannel, Connector, DynAcceptor, DynConnector, Framed};
+use crate::connection::BoxConnection;
+use crate::control::BoxFuture;
+use crate::endpoint::Endpoint;
+use crate::error::{ErrorKind, Operation, TransportError};
+use crate::info::TransportKind;
+use crate::memory::Memory;
+use crate::options::Options;
+use crate::transport::{DynListener, DynTransport, Transport};
 
 /// An implementation of an endpoint scheme: creates connectors and acceptors for its endpoints.
 ///

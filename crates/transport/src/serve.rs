@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::{BoxChannel, Channel, CloseReason, ConfigError, DynAcceptor, TransportError};
+use crate::channel::{BoxChannel, Channel, DynAcceptor};
+use crate::close::CloseReason;
+use crate::error::{ConfigError, TransportError};
 
 /// The pause after a failed accept that may succeed later, such as one without a free file descriptor.
 const PAUSE: Duration = Duration::from_secs(1);

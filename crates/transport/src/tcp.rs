@@ -10,14 +10,16 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener as TokioListener, TcpStream};
 use tokio::time::timeout;
 
+use crate::connection::{IoConnection, ReadEnd, WriteEnd};
 use crate::control::ControlBuilder;
+use crate::endpoint::{Address, Endpoint};
 use crate::error::common_kind;
+use crate::error::{ConfigError, ErrorKind, Operation, TransportError};
+use crate::info::{Capabilities, TransportKind};
+use crate::options::Options;
 use crate::options::validate_timeout;
-use crate::{
-    Address, Capabilities, ConfigError, Endpoint, ErrorKind, IoConnection, Listener, Operation,
-    Options, PerformanceProfile, ReadEnd, Transport, TransportConfig, TransportError,
-    TransportKind, WriteEnd,
-};
+use crate::profile::PerformanceProfile;
+use crate::transport::{Listener, Transport, TransportConfig};
 
 /// TCP streams, without encryption and authentication.
 ///

@@ -2,10 +2,13 @@
 
 use std::future::Future;
 
-use crate::{
-    BoxConnection, BoxFuture, ConfigError, Connection, Endpoint, Options, PerformanceProfile,
-    TransportError, TransportKind,
-};
+use crate::connection::{BoxConnection, Connection};
+use crate::control::BoxFuture;
+use crate::endpoint::Endpoint;
+use crate::error::{ConfigError, TransportError};
+use crate::info::TransportKind;
+use crate::options::Options;
+use crate::profile::PerformanceProfile;
 
 /// A kind of byte-stream endpoint: how to connect to it and listen on it.
 ///

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tieline_transport::TransportError;
 
 use super::core::Refused;
-use crate::BreakerOpen;
+use crate::breaker::BreakerOpen;
 
 /// Why a [`Pool`](super::Pool) could not lend a line.
 #[derive(Clone, Debug)]

@@ -25,8 +25,9 @@ pub use error::PoolError;
 pub use stats::PoolStats;
 
 use self::core::{Acquire, Core, Lease};
+use crate::breaker::{CallPermit, SharedBreaker};
 use crate::recovery::random;
-use crate::{CallPermit, Retries, SharedBreaker};
+use crate::retries::Retries;
 use line::Line;
 use stats::Totals;
 

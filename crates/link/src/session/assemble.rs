@@ -11,8 +11,9 @@ use tokio::task::AbortHandle;
 use super::driver::Driver;
 use super::shared::Shared;
 use super::{Session, SessionReceiver, SessionSender};
+use crate::link::{Link, LinkOptions};
+use crate::state::State;
 use crate::state::StatePublisher;
-use crate::{Link, LinkOptions, State};
 
 /// Assembles a session over the first connection of `connector`.
 pub(super) async fn assemble(

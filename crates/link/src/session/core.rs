@@ -14,7 +14,7 @@ use tieline_transport::{
 
 use super::SessionOptions;
 use super::server::Server;
-use crate::LinkSender;
+use crate::link::LinkSender;
 use crate::shared::remember;
 
 /// How many received messages may wait for the consumer.

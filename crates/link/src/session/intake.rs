@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tieline_transport::{CloseReason, Incoming};
 
 use super::shared::Shared;
-use crate::LinkReceiver;
+use crate::receiver::LinkReceiver;
 use crate::receiver::{Gathered, Live};
 
 /// How many frames are read before they are processed.

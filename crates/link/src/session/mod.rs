@@ -40,7 +40,8 @@ use tieline_transport::{
     MemoryBudget, Options, Registry, TransportError,
 };
 
-use crate::{Recovery, States};
+use crate::recovery::Recovery;
+use crate::state::States;
 
 pub use accept::Sessions;
 pub use receiver::{Commits, SessionReceiver};

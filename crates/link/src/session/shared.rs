@@ -18,8 +18,10 @@ use tokio::time::Instant;
 use super::core::{Core, Item, Looked, Role, machine};
 use super::intake::Intake;
 use super::{LineOptions, SessionOptions};
+use crate::link::LinkSender;
+use crate::receiver::LinkReceiver;
+use crate::recovery::Recovery;
 use crate::shared::{Shared as LinkShared, lock, remember};
-use crate::{LinkReceiver, LinkSender, Recovery};
 
 pub(super) struct Shared {
     intake: Mutex<Intake>,

@@ -9,7 +9,9 @@ use super::{
     EncodeError, Ending, Frame, FrameError, Framing, FramingKind, Truncated, refuse_oversize,
     take_message,
 };
-use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
+use crate::DEFAULT_MAX_MESSAGE;
+use crate::byte_size::ByteSize;
+use crate::write_buf::WriteBuf;
 
 /// The longest header block that is accepted, including its blank line: 8 KiB.
 pub const MAX_HEADER_BLOCK: ByteSize = ByteSize::kib(8);

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use bytes::{Bytes, BytesMut};
 
 use super::{ContentLength, EncodeError, Ending, Frame, FrameError, Framing, FramingKind, Lines};
+use crate::byte_size::ByteSize;
 use crate::session;
-use crate::{ByteSize, WriteBuf};
+use crate::write_buf::WriteBuf;
 
 const HEADER: &[u8] = b"content-length:";
 /// The longest value of a `Content-Length` header that is recognized.

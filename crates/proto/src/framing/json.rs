@@ -6,8 +6,9 @@ use super::{
     EncodeError, Ending, FAULT_HEAD, Fault, Frame, FrameError, Framing, FramingKind, NotJson,
     Truncated,
 };
+use crate::byte_size::ByteSize;
 use crate::json::{self, Limits};
-use crate::{ByteSize, WriteBuf};
+use crate::write_buf::WriteBuf;
 
 /// A wrapper for another framing that checks each received message to be JSON within [`Limits`].
 ///

@@ -6,7 +6,9 @@ use super::copies::{BLOCK, SHORT, block, take_message};
 use super::{
     EncodeError, Ending, Frame, FrameError, Framing, FramingKind, Truncated, refuse_oversize,
 };
-use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
+use crate::DEFAULT_MAX_MESSAGE;
+use crate::byte_size::ByteSize;
+use crate::write_buf::WriteBuf;
 
 const PREFIX: usize = size_of::<u32>();
 

@@ -8,7 +8,9 @@ use super::detect::expect_lines;
 use super::{
     EncodeError, Ending, Fault, Frame, FrameError, Framing, FramingKind, Truncated, refuse_oversize,
 };
-use crate::{ByteSize, DEFAULT_MAX_MESSAGE, WriteBuf};
+use crate::DEFAULT_MAX_MESSAGE;
+use crate::byte_size::ByteSize;
+use crate::write_buf::WriteBuf;
 
 /// A framing of lines that end with LF or CR LF; the line ending is not part of the message. Blank lines
 /// are skipped.

@@ -23,9 +23,10 @@ pub use json::Json;
 pub use length_prefix::LengthPrefix;
 pub use lines::Lines;
 
+use crate::byte_size::ByteSize;
 use crate::json::JsonError;
 use crate::websocket::Violation;
-use crate::{ByteSize, WriteBuf};
+use crate::write_buf::WriteBuf;
 
 /// Splits a byte stream into messages, and writes messages to a byte stream.
 ///

@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{Malformed, Refusal, Secret, Sequence, SessionId};
-use crate::ByteSize;
+use crate::byte_size::ByteSize;
 
 /// The version of the protocol that is supported.
 pub const VERSION: u8 = 1;

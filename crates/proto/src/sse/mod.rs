@@ -25,7 +25,8 @@ pub use encoder::{EncodeError, Encoder, comment};
 pub use parser::Parser;
 pub use session::{EventSession, Stale, Taken};
 
-use crate::{ByteSize, DEFAULT_MAX_MESSAGE};
+use crate::DEFAULT_MAX_MESSAGE;
+use crate::byte_size::ByteSize;
 
 /// The limit on the length of an event's name and of its id, received or sent: 4 KiB each. Both are kept in
 /// memory in addition to the data; real ones have a few dozen bytes.

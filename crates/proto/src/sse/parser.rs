@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use memchr::{memchr2, memchr3};
 
-use crate::FAULT_HEAD;
+use crate::framing::FAULT_HEAD;
 
 use super::{CR, Event, Excess, Item, LF, Limits, MAX_NAME};
 

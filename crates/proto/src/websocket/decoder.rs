@@ -7,7 +7,7 @@ use bytes::{Buf, BytesMut};
 use super::header::{Header, Opcode, apply_mask};
 use super::utf8::Utf8;
 use super::{Close, Event, Kind, Role, Violation};
-use crate::ByteSize;
+use crate::byte_size::ByteSize;
 use crate::framing::take_message;
 
 /// How many tiny frames (pings, pongs, empty messages, small fragments) a peer may send at once.

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::header::{Opcode, Written};
 use super::{Close, Kind};
-use crate::{ByteSize, EncodeError, WriteBuf};
+use crate::byte_size::ByteSize;
+use crate::framing::EncodeError;
+use crate::write_buf::WriteBuf;
 
 /// An encoder that appends frames to a [`WriteBuf`]. A client passes an unpredictable mask with each frame, a
 /// server passes none. Messages are never fragmented.

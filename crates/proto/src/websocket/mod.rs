@@ -34,7 +34,8 @@ pub use decoder::{ALLOWANCE, ALLOWANCE_A_SECOND, Decoder, FREE_FRAGMENT};
 pub use encoder::Encoder;
 pub(crate) use header::apply_mask;
 
-use crate::{ByteSize, FrameError};
+use crate::byte_size::ByteSize;
+use crate::framing::FrameError;
 
 /// The side of a WebSocket. A client masks the frames it sends, a server does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::*;
-use crate::WriteBuf;
+use crate::write_buf::WriteBuf;
 use std::time::Duration;
 
 const LIMIT: ByteSize = ByteSize::kib(64);

@@ -7,7 +7,7 @@ use std::task::Waker;
 use tieline_transport::CloseReason;
 
 use super::{Outgoing, Shared, State};
-use crate::NotSent;
+use crate::error::NotSent;
 use crate::peer::Bound;
 
 /// Controls access to the queue.

@@ -1,7 +1,9 @@
 //! Object-safe versions of the channel traits: one virtual call per message.
 
 use super::{Acceptor, Channel, Connector, Receiver, Sender};
-use crate::{BoxFuture, Control, Endpoint, TransportError};
+use crate::control::{BoxFuture, Control};
+use crate::endpoint::Endpoint;
+use crate::error::TransportError;
 
 /// A [`Channel`] over any transport and framing.
 pub struct BoxChannel {

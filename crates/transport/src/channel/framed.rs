@@ -5,10 +5,13 @@ use std::time::Instant;
 use tieline_proto::Framing;
 
 use super::{Acceptor, Channel, Connector, FramedReceiver, FramedSender};
-use crate::{
-    ChannelConfig, Connection, Control, Endpoint, Listener, MemoryBudget, Transport,
-    TransportConfig, TransportError,
-};
+use crate::budget::MemoryBudget;
+use crate::connection::Connection;
+use crate::control::Control;
+use crate::endpoint::Endpoint;
+use crate::error::TransportError;
+use crate::options::ChannelConfig;
+use crate::transport::{Listener, Transport, TransportConfig};
 
 /// A [`Connector`] over the transport `T` with the framing `F`.
 #[derive(Clone, Debug)]

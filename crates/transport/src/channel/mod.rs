@@ -26,7 +26,10 @@ pub use shared::SharedSender;
 pub use stall::StallClock;
 pub use write_queue::{Outgoing, WriteQueue};
 
-use crate::{CloseReason, Control, Endpoint, ErrorKind, Operation, TransportError};
+use crate::close::CloseReason;
+use crate::control::Control;
+use crate::endpoint::Endpoint;
+use crate::error::{ErrorKind, Operation, TransportError};
 
 /// A bidirectional channel of whole messages.
 ///

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::{Account, Holding, MemoryBudget};
+use crate::budget::{Account, Holding, MemoryBudget};
 
 /// The size of the first read. It doubles whenever a read returned all it asked for.
 const SMALLEST_READ: usize = 4 * 1024;

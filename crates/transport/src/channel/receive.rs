@@ -11,7 +11,10 @@ use tieline_proto::{ByteSize, Ending, Frame, Framing, Truncated};
 
 use super::read_buffer::ReadBuffer;
 use super::{Incoming, Receiver};
-use crate::{BoxFuture, ChildExit, CloseReason, Control, MemoryBudget, MemoryRefused, ReadEnd};
+use crate::budget::{MemoryBudget, MemoryRefused};
+use crate::close::{ChildExit, CloseReason};
+use crate::connection::ReadEnd;
+use crate::control::{BoxFuture, Control};
 
 /// The incoming half of a [`FramedChannel`](super::FramedChannel).
 pub struct FramedReceiver<R, F> {

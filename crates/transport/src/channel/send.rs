@@ -11,7 +11,11 @@ use tieline_proto::{EncodeError, Framing};
 
 use super::write_queue::WriteQueue;
 use super::{Outgoing, Refused, SendError, Sender};
-use crate::{ChannelConfig, CloseReason, Control, MemoryBudget, WriteEnd};
+use crate::budget::MemoryBudget;
+use crate::close::CloseReason;
+use crate::connection::WriteEnd;
+use crate::control::Control;
+use crate::options::ChannelConfig;
 
 /// How long a program may take to read its first byte.
 const START: Duration = Duration::from_secs(600);

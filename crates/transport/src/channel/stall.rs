@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use crate::from_now;
+use crate::deadline::from_now;
 
 /// How many times per limit a blocked write is checked.
 const LOOKS: u32 = 4;

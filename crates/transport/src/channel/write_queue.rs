@@ -9,7 +9,9 @@ use std::time::Duration;
 use tieline_proto::WriteBuf;
 
 use super::stall::StallClock;
-use crate::{Account, CloseReason, Holding, MemoryBudget, WriteEnd};
+use crate::budget::{Account, Holding, MemoryBudget};
+use crate::close::CloseReason;
+use crate::connection::WriteEnd;
 
 /// The maximum number of slices of one vectored write.
 const MAX_SLICES: usize = 64;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::io::delegate_io;
 use super::{Connection, ReadEnd, WriteEnd};
-use crate::Control;
+use crate::control::Control;
 
 /// A [`Connection`] over any transport.
 pub struct BoxConnection {

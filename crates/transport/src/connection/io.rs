@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Connection, ReadEnd, WriteEnd};
-use crate::Control;
+use crate::control::Control;
 use crate::control::Lifeline;
 
 /// A connection over any two byte streams. The built-in transports yield it, and custom transports can use

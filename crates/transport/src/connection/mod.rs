@@ -13,7 +13,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub use boxed::BoxConnection;
 pub use io::{IoConnection, ReadHalf, WriteHalf};
 
-use crate::{Capabilities, CloseReason, ConnectionInfo, Control, Health};
+use crate::close::CloseReason;
+use crate::control::Control;
+use crate::info::{Capabilities, ConnectionInfo, Health};
 
 /// A bidirectional byte stream with a peer identity, a health and a close reason.
 ///

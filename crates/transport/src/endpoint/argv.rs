@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 
 use super::bad;
-use crate::TransportError;
+use crate::error::TransportError;
 
 pub(super) fn write(f: &mut fmt::Formatter<'_>, argv: &[OsString]) -> fmt::Result {
     let words: Vec<_> = argv.iter().map(|arg| arg.to_string_lossy()).collect();

@@ -14,7 +14,7 @@ use tieline_proto::FramingKind;
 
 pub use self::host::is_loopback;
 pub use self::redact::redact;
-use crate::{ErrorKind, Operation, TransportError};
+use crate::error::{ErrorKind, Operation, TransportError};
 
 /// The address of the other end of a line, with an optional framing.
 ///

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 
 use super::bad;
-use crate::TransportError;
+use crate::error::TransportError;
 
 /// Writes UTF-8 unchanged, and control characters, `%`, `?` and all other bytes as `%XX`.
 pub(super) fn write(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{bad, percent};
-use crate::TransportError;
+use crate::error::TransportError;
 
 /// The directory of named pipes on Windows.
 const PIPES: &str = r"\\.\pipe\";

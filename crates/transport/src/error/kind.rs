@@ -7,7 +7,8 @@ use std::time::Duration;
 use tieline_proto::EncodeError;
 
 use super::ConfigError;
-use crate::{CloseReason, PeerIdentity};
+use crate::PeerIdentity;
+use crate::close::CloseReason;
 
 /// The searched directories that an error names; the others are counted.
 const MAX_SHOWN_DIRECTORIES: usize = 3;

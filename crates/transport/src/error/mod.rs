@@ -8,7 +8,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::{CloseReason, Endpoint};
+use crate::close::CloseReason;
+use crate::endpoint::Endpoint;
 
 pub use self::kind::ErrorKind;
 

@@ -3,7 +3,10 @@
 use tokio::io::DuplexStream;
 
 use super::PipeConfig;
-use crate::{Endpoint, ErrorKind, IoConnection, NoListener, Operation, TransportError};
+use crate::connection::IoConnection;
+use crate::endpoint::Endpoint;
+use crate::error::{ErrorKind, Operation, TransportError};
+use crate::transport::NoListener;
 
 /// A connection over a named pipe. It has no values outside Windows.
 pub type PipeConnection = IoConnection<DuplexStream, DuplexStream>;

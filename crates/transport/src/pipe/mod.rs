@@ -17,11 +17,13 @@ use elsewhere as system;
 
 pub use system::{PipeConnection, PipeListener};
 
+use crate::endpoint::{Address, Endpoint};
+use crate::error::{ConfigError, TransportError};
+use crate::info::TransportKind;
+use crate::options::Options;
 use crate::options::validate_timeout;
-use crate::{
-    Address, ConfigError, Endpoint, Options, PerformanceProfile, Transport, TransportConfig,
-    TransportError, TransportKind,
-};
+use crate::profile::PerformanceProfile;
+use crate::transport::{Transport, TransportConfig};
 
 /// Named pipes on Windows. On other systems every use fails with
 /// [`UnsupportedPlatform`](crate::ErrorKind::UnsupportedPlatform).

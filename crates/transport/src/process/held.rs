@@ -11,7 +11,7 @@ use super::ended;
 use super::guardian::handle::GuardianHandle;
 use super::lifecycle::End;
 use super::reaper::{self, Reaped};
-use crate::BoxFuture;
+use crate::control::BoxFuture;
 
 /// A child that is not reaped. Signals are sent only while this exists: afterwards the system may reuse
 /// its id.

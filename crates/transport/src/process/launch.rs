@@ -5,8 +5,12 @@ use std::sync::Arc;
 use super::lifecycle::Lifecycle;
 use super::start::{Started, launch_failed, start};
 use super::{ChildStdin, ChildStdout, PROFILE, ProcessConfig, ProcessConnection, resolve};
+use crate::connection::IoConnection;
 use crate::control::ControlBuilder;
-use crate::{Capabilities, Endpoint, IoConnection, TransportConfig, TransportError, TransportKind};
+use crate::endpoint::Endpoint;
+use crate::error::TransportError;
+use crate::info::{Capabilities, TransportKind};
+use crate::transport::TransportConfig;
 
 pub(super) async fn launch(
     config: &ProcessConfig,

@@ -16,8 +16,13 @@ use super::ProcessConfig;
 use super::held::{self, Held};
 use super::stderr::Stderr;
 use super::unread::Unread;
+use crate::account::ProcessAccount;
+use crate::close::ChildExit;
 use crate::control::Backing;
-use crate::{BoxFuture, ChildExit, Health, ProcessAccount, StopTimeouts, WarnThrottle};
+use crate::control::BoxFuture;
+use crate::info::Health;
+use crate::options::StopTimeouts;
+use crate::throttle::WarnThrottle;
 
 /// How a child ended.
 pub(crate) enum End {

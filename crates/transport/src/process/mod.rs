@@ -43,14 +43,19 @@ pub use reaper::{adopt_orphans, reap_orphans};
 pub use resolve::resolve;
 pub use stdin::ChildStdin;
 
+use crate::account::ProcessAccount;
+use crate::connection::IoConnection;
+use crate::endpoint::{Address, Endpoint};
+use crate::environment::Environment;
+use crate::error::{ConfigError, ErrorKind, Operation, TransportError};
+use crate::guardian::{Guardian, Hold};
+use crate::info::TransportKind;
 use crate::options::validate_timeout;
+use crate::options::{Options, StopTimeouts};
+use crate::profile::PerformanceProfile;
+use crate::transport::{NoListener, Transport, TransportConfig};
 #[cfg(windows)]
 use crate::windows::process::{held, pipes, reaper, resolve, start};
-use crate::{
-    Address, ConfigError, Endpoint, Environment, ErrorKind, Guardian, Hold, IoConnection,
-    NoListener, Operation, Options, PerformanceProfile, ProcessAccount, StopTimeouts, Transport,
-    TransportConfig, TransportError, TransportKind,
-};
 #[cfg(target_os = "linux")]
 pub(crate) use guardian::guard;
 use launch::launch;

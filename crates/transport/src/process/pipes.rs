@@ -8,7 +8,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::pipe;
 
 use super::lifecycle::Lifecycle;
-use crate::{BoxFuture, ReadEnd};
+use crate::connection::ReadEnd;
+use crate::control::BoxFuture;
 
 /// Our end of the child's stdin.
 pub(super) type ToChild = pipe::Sender;

@@ -13,9 +13,9 @@ use super::held::Held;
 use super::inherited::{self, Program};
 use super::pipes::ToChild;
 use super::{ProcessConfig, reaper};
+use crate::error::{ErrorKind, Operation, TransportError};
 #[cfg(target_os = "linux")]
-use crate::Hold;
-use crate::{ErrorKind, Operation, TransportError};
+use crate::guardian::Hold;
 
 /// A running child, and our ends of its pipes.
 pub(super) struct Started {

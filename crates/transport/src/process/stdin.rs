@@ -10,7 +10,7 @@ use tokio::io::AsyncWrite;
 use super::lifecycle::{Lifecycle, StopStage};
 use super::pipes::ToChild;
 use super::unread::Unread;
-use crate::WriteEnd;
+use crate::connection::WriteEnd;
 
 /// Our end of the child's stdin. Shutting it down closes it after all bytes were handed to the system.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::system::{READ, Source, Stopped, Worker};
-use crate::ReadEnd;
+use crate::connection::ReadEnd;
 
 /// The maximum size of one read; the thread reads no further ahead.
 const CHUNK: usize = 64 * 1024;

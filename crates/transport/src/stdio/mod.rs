@@ -28,13 +28,16 @@ pub use output::Stdout;
 #[cfg(unix)]
 use unix as system;
 
+use crate::connection::IoConnection;
 use crate::control::ControlBuilder;
+use crate::endpoint::{Address, Endpoint};
+use crate::error::{ConfigError, ErrorKind, Operation, TransportError};
+use crate::info::{Capabilities, TransportKind};
+use crate::options::Options;
+use crate::profile::PerformanceProfile;
+use crate::transport::{NoListener, Transport, TransportConfig};
 #[cfg(windows)]
 use crate::windows::stdio as system;
-use crate::{
-    Address, Capabilities, ConfigError, Endpoint, ErrorKind, IoConnection, NoListener, Operation,
-    Options, PerformanceProfile, Transport, TransportConfig, TransportError, TransportKind,
-};
 
 /// This process's own stdin and stdout. They can be taken once in the life of a process.
 ///

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::AsyncWrite;
 
 use super::system::{Reader, Sink, Stopped, Worker};
-use crate::WriteEnd;
+use crate::connection::WriteEnd;
 
 /// The maximum number of queued bytes.
 const QUEUE: usize = 64 * 1024;

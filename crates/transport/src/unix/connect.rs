@@ -12,7 +12,8 @@ use tokio::net::UnixStream;
 use super::{
     UnixAddress, UnixConfig, UnixConnection, admit, directory, socket_address, stream_socket,
 };
-use crate::{Endpoint, ErrorKind, Operation, TransportError};
+use crate::endpoint::Endpoint;
+use crate::error::{ErrorKind, Operation, TransportError};
 
 /// The first pause when the listener's backlog is full, and the longest. Linux has no event for it.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);

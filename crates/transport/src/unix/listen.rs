@@ -18,8 +18,11 @@ use super::{
     UnixAddress, UnixConfig, UnixConnection, admit, directory, from_root, socket_address,
     stream_socket,
 };
+use crate::endpoint::Endpoint;
 use crate::error::common_kind;
-use crate::{Endpoint, ErrorKind, Listener, Operation, TransportError, WarnThrottle};
+use crate::error::{ErrorKind, Operation, TransportError};
+use crate::throttle::WarnThrottle;
+use crate::transport::Listener;
 
 /// A listener on a Unix socket. Dropping it stops listening and removes the socket, if the one at the path
 /// is still its own; the empty lock file beside it stays.

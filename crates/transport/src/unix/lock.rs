@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::{ErrorKind, Operation, TransportError};
+use crate::error::{ErrorKind, Operation, TransportError};
 
 /// Held as long as the listener lives. The file is never removed: otherwise two processes could each lock a
 /// different file of that name and both believe that they hold the lock.

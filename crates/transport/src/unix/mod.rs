@@ -25,12 +25,15 @@ pub use identity::PeerIdentity;
 pub use listen::UnixListener;
 pub use write_half::UnixWriteHalf;
 
+use crate::connection::{IoConnection, ReadEnd};
 use crate::control::ControlBuilder;
+use crate::endpoint::{Address, Endpoint};
+use crate::error::{ConfigError, ErrorKind, Operation, TransportError};
+use crate::info::{Capabilities, TransportKind};
+use crate::options::Options;
 use crate::options::validate_timeout;
-use crate::{
-    Address, Capabilities, ConfigError, Endpoint, ErrorKind, IoConnection, Operation, Options,
-    PerformanceProfile, ReadEnd, Transport, TransportConfig, TransportError, TransportKind,
-};
+use crate::profile::PerformanceProfile;
+use crate::transport::{Transport, TransportConfig};
 
 /// Unix stream sockets.
 ///

@@ -7,8 +7,9 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode};
 use rustix::io::Errno;
 
 use super::{UnixConfig, directory, from_root};
+use crate::endpoint::Endpoint;
 use crate::error::common_kind;
-use crate::{Endpoint, ErrorKind, Operation, TransportError};
+use crate::error::{ErrorKind, Operation, TransportError};
 
 const OWNER_ALONE: u32 = 0o600;
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 use tokio::net::unix::OwnedWriteHalf;
 
-use crate::WriteEnd;
+use crate::connection::WriteEnd;
 use crate::hangup::Hangup;
 
 /// The write half of a Unix socket.

@@ -8,7 +8,7 @@ use tieline_transport::{
 };
 
 use super::*;
-use crate::{LineOptions, Session, SessionOptions};
+use crate::session::{LineOptions, Session, SessionOptions};
 
 /// Returns a session, and the other end of its connection.
 async fn connected(name: &str) -> (Session, impl Sender, impl Receiver) {

@@ -14,8 +14,11 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use super::wire::{MAX_MESSAGE_BYTES, Order, Report, Request, send};
+use crate::control::BoxFuture;
+use crate::environment::Environment;
+use crate::guardian;
+use crate::guardian::{Guardian, Hold};
 use crate::process::{ProcessConfig, reaper, reaper::Reaped};
-use crate::{BoxFuture, Environment, Guardian, Hold, guardian};
 
 /// A child and its guardian, held by the guardian's socket. Dropping it kills them at once.
 pub(in super::super) struct GuardianHandle {

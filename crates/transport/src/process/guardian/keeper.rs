@@ -24,7 +24,7 @@ use rustix::process::{
 
 use super::tree;
 use super::wire::Report;
-use crate::Hold;
+use crate::guardian::Hold;
 
 /// How often a guardian that was told to end is checked, and continued if it was stopped.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);

@@ -23,7 +23,7 @@ use super::isolate::{Inside, Side};
 use super::keeper::{self, Parent};
 use super::wire::{Held, Order, Report, Request};
 use super::{isolate, tree};
-use crate::Hold;
+use crate::guardian::Hold;
 use crate::process::inherited;
 
 /// Runs the guardian: does what the socket on stdin requests.

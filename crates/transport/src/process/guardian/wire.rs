@@ -13,7 +13,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use crate::Hold;
+use crate::guardian::Hold;
 
 /// The maximum length of a request in bytes. Kernels accept no longer arguments and environments.
 pub(super) const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;

@@ -10,9 +10,11 @@ use windows_sys::Win32::Foundation::{ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND,
 use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
 
 use super::{End, PipeConnection, connection, path};
+use crate::endpoint::Endpoint;
 use crate::error::common_kind;
+use crate::error::{ErrorKind, Operation, TransportError};
+use crate::pipe::PipeConfig;
 use crate::windows::{is_code, security};
-use crate::{Endpoint, ErrorKind, Operation, PipeConfig, TransportError};
 
 /// The first pause when every instance is busy, and the longest. Waiting with the system's function would
 /// need a thread.

@@ -10,12 +10,14 @@ use tokio::net::windows::named_pipe::{NamedPipeServer, ServerOptions};
 use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY};
 
 use super::{End, PipeConnection, connection, path};
+use crate::control::BoxFuture;
+use crate::endpoint::Endpoint;
 use crate::error::common_kind;
+use crate::error::{ConfigError, ErrorKind, Operation, TransportError};
+use crate::pipe::PipeConfig;
+use crate::transport::Listener;
 use crate::windows::is_code;
 use crate::windows::security::{self, Descriptor, Sid};
-use crate::{
-    BoxFuture, ConfigError, Endpoint, ErrorKind, Listener, Operation, PipeConfig, TransportError,
-};
 
 /// How many bytes an instance buffers in each direction before a writer waits.
 const BUFFER: u32 = 64 * 1024;

@@ -17,9 +17,12 @@ pub(crate) use listen::listen;
 pub use stream::{PipeReadHalf, PipeWriteHalf};
 
 use super::{PeerIdentity, security};
+use crate::connection::IoConnection;
 use crate::control::ControlBuilder;
+use crate::endpoint::Endpoint;
+use crate::info::{Capabilities, TransportKind};
 use crate::pipe::PROFILE;
-use crate::{Capabilities, Endpoint, IoConnection, PipeConfig, TransportKind};
+use crate::pipe::PipeConfig;
 
 /// A connection over a named pipe.
 pub type PipeConnection = IoConnection<PipeReadHalf, PipeWriteHalf>;

@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use windows_sys::Win32::Foundation::{ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED};
 
 use super::End;
+use crate::connection::{ReadEnd, WriteEnd};
 use crate::windows::ended::{has_ended, waiting};
 use crate::windows::is_code;
-use crate::{ReadEnd, WriteEnd};
 
 /// The maximum size of one write. The runtime keeps what a slow reader has not read of it, and that
 /// progress is invisible. So it is small enough to be read within the stall timeout.

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use super::job::{self, Job, KILLED};
 use super::reaper::{self, Reaped};
 use super::wait;
-use crate::BoxFuture;
+use crate::control::BoxFuture;
 use crate::process::End;
 
 /// A child and its job. Dropping it kills everything in the job.

@@ -17,7 +17,7 @@ use tokio::time::Sleep;
 use windows_sys::Win32::Foundation::{ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED};
 use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
 
-use crate::BoxFuture;
+use crate::control::BoxFuture;
 use crate::process::Lifecycle;
 use crate::windows::ended::has_ended;
 use crate::windows::is_code;

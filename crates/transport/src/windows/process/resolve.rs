@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use crate::{ErrorKind, Operation, TransportError};
+use crate::error::{ErrorKind, Operation, TransportError};
 
 /// Returns the path of the file that `program` names.
 ///

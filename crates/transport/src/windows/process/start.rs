@@ -12,7 +12,8 @@ use super::held::Held;
 use super::job::{self, Job};
 use super::pipes::{self, Output, ToChild};
 use super::spawn::{Command, shell, spawn};
-use crate::{ErrorKind, Operation, ProcessConfig, TransportError};
+use crate::ProcessConfig;
+use crate::error::{ErrorKind, Operation, TransportError};
 
 /// A running child, and our ends of its pipes.
 pub(crate) struct Started {
