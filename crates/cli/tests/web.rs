@@ -222,7 +222,7 @@ fn the_token_is_not_sent_to_other_machines_in_clear_text() {
 #[test]
 fn unsafe_and_invalid_web_listeners_are_refused_before_listening() {
     for (args, says) in [
-        (&["--listen", "http://0.0.0.0:0"][..], "or with a token and a certificate"),
+        (&["--listen", "http://0.0.0.0:0"][..], "or set a token and a TLS certificate"),
         (&["--listen", "http://127.0.0.1:0", "--token", "short"], "16 to 512"),
         (&["--listen", "https://127.0.0.1:0"], "--tls-cert"),
         (&["--listen", "http://127.0.0.1:0/path"], "a host and a port"),
