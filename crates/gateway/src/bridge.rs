@@ -26,10 +26,13 @@ pub struct Bridge {
     pub tap: Option<Tap>,
     /// How long messages in flight may take to be delivered when the line is stopped; 10 s by default.
     ///
-    /// It also bounds how long responses are waited for after the near side has sent text that is not
-    /// JSON-RPC, because it is then unknown which messages are responses: one grace, or six (60 s by default)
-    /// if the far side's line has no half-close and nothing can arrive after the end of input. The time
-    /// restarts while bytes move.
+    /// If the far side's line has no half-close, the end of input is only passed on after the answers. An
+    /// answer to text that is not JSON-RPC cannot be recognized, so the wait for it is bounded: six graces
+    /// (60 s by default), or one over HTTP, where answers can still arrive after the end of input. If neither
+    /// side has sent anything, the far side's first message is waited for one grace. These times restart while
+    /// bytes move.
+    ///
+    /// Responses to requests that the near side sent before it broke its framing are waited for one grace.
     pub grace: Duration,
     /// The JSON-RPC dialect of the messages, if any. When the far side ends, each request that it has not
     /// answered gets an error response with code −32000 that says how it ended. Nothing is added to the
