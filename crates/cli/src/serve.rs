@@ -41,7 +41,7 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let mut server = Server::new(args.max_connections, bridge);
     server.restart(args.restart);
     server.account(account.clone());
-    let mut sites = Sites::new();
+    let mut sites = Sites::of(&program.name);
     let Entrances { acceptors, endpoints } =
         entrances(&args, &registry, &program, &mut sites).await?;
     let target = target(&args, &registry, &program, &account)?;

@@ -1,5 +1,6 @@
 //! `tieline serve` on the web: its listeners, the access token and the start-up text.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tieline_gateway::ServerWatch;
@@ -22,14 +23,19 @@ pub(crate) struct Sites {
     sites: Vec<HttpServer>,
     access: Option<(Access, bool)>,
     public_url: Option<PublicUrl>,
+    /// The program's file name, for the page.
+    program_name: String,
 }
 
 /// How long closing waits for clients to disconnect.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 impl Sites {
-    pub(crate) fn new() -> Self {
-        Self { sites: Vec::new(), access: None, public_url: None }
+    /// Creates a set without listeners, for this program.
+    pub(crate) fn of(program: &str) -> Self {
+        let name = Path::new(program).file_name().unwrap_or(program.as_ref());
+        let program_name = name.to_string_lossy().into_owned();
+        Self { sites: Vec::new(), access: None, public_url: None, program_name }
     }
 
     /// Returns whether it is a web endpoint.
@@ -55,6 +61,7 @@ impl Sites {
         (config.socket_mode, config.socket_group) = (options.socket_mode, options.socket_group);
         config.memory.clone_from(&options.memory);
         self.public_url.clone_from(&args.public_url);
+        config.program_name = Some(self.program_name.clone());
         // A program that accepts any bytes gets each message unchanged.
         config.web_socket.verbatim = served.framing == FramingKind::LengthPrefix;
         // As many connections as lines, and some for pages and health checks.

@@ -49,8 +49,86 @@ fn one_time_url_admits_one_browser_and_the_page_talks_to_the_program() {
     assert!(said.as_str().unwrap().contains("already used"), "{said}");
     assert_eq!(browser.open(site.url()), 401);
     let said = browser.run("return document.body.innerText");
-    assert!(said.as_str().unwrap().contains("tieline serve has printed"), "{said}");
+    assert!(said.as_str().unwrap().contains("tieline serve printed"), "{said}");
     assert_eq!(site.clients(), 1);
+    browser.stop();
+    site.stop();
+}
+
+#[test]
+fn the_page_names_its_program_and_offers_an_example() {
+    let site = WebSite::start(&[], &["cat"]);
+    let mut browser = Browser::start(&[]);
+    browser.open(&site.key_url());
+    browser.wait(CONNECTED);
+    let names = browser.run("return [document.title, document.querySelector('h1').textContent]");
+    assert_eq!(names, json!(["cat", "cat"]));
+    let is_hinting = "return getComputedStyle(hint).display !== 'none'";
+    assert_eq!(browser.run(is_hinting), true);
+    let example = browser.run("example.click(); return text.value");
+    assert!(example.as_str().unwrap().starts_with("{\"jsonrpc\""), "{example}");
+    browser.run("form.requestSubmit()");
+    browser.wait("document.querySelectorAll('li.in').length === 1");
+    assert_eq!(json!(browser.shown("in")), json!([example]));
+    assert_eq!(browser.run(is_hinting), false);
+    browser.stop();
+    site.stop();
+}
+
+#[test]
+fn json_on_several_lines_is_one_message_and_other_lines_are_one_each() {
+    let site = WebSite::start(&[], &["cat"]);
+    let mut browser = Browser::start(&[]);
+    browser.open(&site.key_url());
+    browser.say("{\n  \"a\": 9007199254740993,\n  \"b\": \"x  y\"\n}");
+    browser.say("[1]\n\nplain text\n");
+    browser.wait("document.querySelectorAll('li.in').length === 3");
+    let expected = ["{ \"a\": 9007199254740993, \"b\": \"x  y\" }", "[1]", "plain text"];
+    assert_eq!(browser.shown("in"), expected);
+    assert_eq!(browser.shown("out"), expected);
+    // Enter sends, Shift+Enter does not. The arrow keys move the cursor in a text of several lines.
+    let press = |key: &str, shift: bool| {
+        let event = format!("{{ key: '{key}', shiftKey: {shift}, cancelable: true }}");
+        format!("return text.dispatchEvent(new KeyboardEvent('keydown', {event}))")
+    };
+    browser.run("text.value = 'one\\ntwo'");
+    assert_eq!(browser.run(&press("Enter", true)), true);
+    assert_eq!(browser.run(&press("ArrowUp", false)), true);
+    assert_eq!(browser.run("return text.value"), "one\ntwo");
+    assert_eq!(browser.run(&press("Enter", false)), false);
+    browser.wait("document.querySelectorAll('li.in').length === 5");
+    assert_eq!(browser.shown("in")[3..], ["one", "two"]);
+    browser.stop();
+    site.stop();
+}
+
+#[test]
+fn the_page_says_when_the_text_is_not_json_and_keeps_its_setting() {
+    let site = WebSite::start(&[], &["cat"]);
+    let mut browser = Browser::start(&[]);
+    browser.open(&site.key_url());
+    browser.wait(CONNECTED);
+    for (typed, expected) in [
+        ("", ""),
+        ("{\"a\":[1]}", ""),
+        ("[1]\n{\"a\":2}\n", ""),
+        ("hello", "Not JSON: sent as plain text"),
+        ("{\"a\":", "Not valid JSON: "),
+        ("[1]\n[2", "Not valid JSON: "),
+    ] {
+        let typing =
+            format!("text.value = {}; text.dispatchEvent(new Event('input'));", json!(typed));
+        let said = browser.run(&format!("{typing} return check.textContent"));
+        let said = said.as_str().unwrap();
+        assert!(
+            said.starts_with(expected) && said.is_empty() == expected.is_empty(),
+            "{typed}: {said}"
+        );
+    }
+    browser.run("pretty.click()");
+    browser.reload();
+    browser.wait(CONNECTED);
+    assert_eq!(browser.run("return pretty.checked"), true);
     browser.stop();
     site.stop();
 }
@@ -162,10 +240,10 @@ fn a_page_of_a_restarted_server_says_what_to_do() {
     browser.wait("document.querySelector('li.in')");
     let port = site.address.port();
     site.serve.program.signal(Signal::KILL);
-    browser.wait("document.title === 'tieline: away'");
+    browser.wait("document.title === 'cat: disconnected'");
     drop(site);
     let site = WebSite::at(port, &[], &["cat"]);
-    browser.wait("state.textContent.startsWith('not let in any more')");
+    browser.wait("state.textContent.startsWith('no longer logged in')");
     // The new URL in the same tab starts another process, and the page says so.
     assert_eq!(browser.open(&site.key_url()), 200);
     browser.say("again");

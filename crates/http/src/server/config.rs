@@ -34,6 +34,8 @@ pub struct ServerConfig {
     /// it begins with `https:`. The proxy may pass the path on or strip it. `None`, the default: clients use
     /// the server's own address.
     pub public_url: Option<PublicUrl>,
+    /// The name of the program that is served, which the page shows; `None`, the default, shows `tieline`.
+    pub program_name: Option<String>,
     /// WebSocket subprotocols, in addition to tieline's own, that plain clients may ask for; `mcp` and `acp` by
     /// default. The first known one that the client offers is chosen.
     pub subprotocols: Vec<Subprotocol>,
@@ -150,6 +152,7 @@ impl ServerConfig {
             hosts: Vec::new(),
             origins: Vec::new(),
             public_url: None,
+            program_name: None,
             subprotocols: Subprotocol::usual(),
             expose_without_token_and_tls: false,
             allow_uids: Vec::new(),

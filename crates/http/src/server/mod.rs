@@ -28,6 +28,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::StatusCode;
 use tieline_proto::json::Limits;
 use tieline_transport::{
@@ -65,6 +66,8 @@ struct Server {
     is_secure: bool,
     access: AccessPolicy,
     public_url: Option<PublicUrl>,
+    /// The HTML of the page.
+    page: Bytes,
     subprotocols: Vec<Subprotocol>,
     limiter: Arc<ConnectionLimiter>,
     counters: Counters,
@@ -126,6 +129,7 @@ impl HttpServer {
             is_secure: config.tls.is_some(),
             access: AccessPolicy::new(&config, bound),
             public_url: config.public_url,
+            page: page::html(config.program_name.as_deref()),
             subprotocols: config.subprotocols,
             limiter: Arc::new(ConnectionLimiter::new(
                 limits.connections,

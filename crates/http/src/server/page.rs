@@ -1,10 +1,14 @@
 //! The web page that the one-time URL opens, the scripts that other pages may use, and the error page for
 //! browsers that are not authenticated.
 
+use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::body::{Body, answer};
+
+/// The longest name of a program that the page shows, in characters.
+const MAX_NAME: usize = 80;
 
 /// Scripts come from this server only, connections go to it only, and text never becomes HTML.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -14,10 +18,25 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// Returns the part of the page at `path`, if there is one.
-pub(super) fn at(path: &str) -> Option<Response<Body>> {
+/// Returns the page's HTML with the name of the program that it talks to.
+pub(super) fn html(name: Option<&str>) -> Bytes {
+    let name = name.unwrap_or("tieline").chars().filter(|c| !c.is_control()).take(MAX_NAME);
+    let mut escaped = String::new();
+    for c in name {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            c => escaped.push(c),
+        }
+    }
+    include_str!("page/page.html").replace("NAME", &escaped).into()
+}
+
+/// Returns the part of the page at this path, if there is one. `html` is that of [`html`].
+pub(super) fn at(path: &str, html: &Bytes) -> Option<Response<Body>> {
     let (content_type, text) = match path {
-        "/" => (HTML, include_str!("page/page.html")),
+        "/" => return Some(under_policy(answer(StatusCode::OK, HTML, html.clone()))),
         "/page.css" => ("text/css; charset=utf-8", include_str!("page/page.css")),
         "/page.js" => (SCRIPT, include_str!("page/page.js")),
         "/tieline.js" => (SCRIPT, include_str!("page/tieline.js")),
@@ -72,11 +91,25 @@ mod tests {
     }
 
     #[test]
+    fn the_page_names_its_program_and_escapes_the_name() {
+        let shown = |name| String::from_utf8(html(name).to_vec()).unwrap();
+        assert!(shown(None).contains("<title>tieline</title>"));
+        let page = shown(Some("a<b>\n&amp;"));
+        let escaped = "a&lt;b&gt;&amp;amp;";
+        assert!(page.contains(&format!("<title>{escaped}</title>")), "{page}");
+        assert!(page.contains(&format!("<h1>{escaped}</h1>")), "{page}");
+        let long = shown(Some(&"x".repeat(1000)));
+        assert!(long.contains(&format!("<h1>{}</h1>", "x".repeat(MAX_NAME))), "{long}");
+    }
+
+    #[test]
     fn page_uses_nothing_that_the_policy_forbids() {
         for path in ["/", "/page.css", "/page.js", "/tieline.js", "/session.js"] {
-            assert!(at(path).unwrap().headers().contains_key(header::CONTENT_SECURITY_POLICY));
+            let part = at(path, &html(None)).unwrap();
+            assert!(part.headers().contains_key(header::CONTENT_SECURITY_POLICY));
         }
         let html = include_str!("page/page.html").to_owned() + include_str!("page/door.html");
+        assert_eq!(html.matches("NAME").count(), 2);
         for forbidden in ["<style", " style=", "<script>", "http:", "https:", "javascript:"] {
             assert!(!html.contains(forbidden), "{forbidden}");
         }

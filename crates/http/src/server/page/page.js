@@ -1,20 +1,23 @@
-// The page: what is typed goes to the program, what comes of it is shown, always as text. The log is
-// kept where the line keeps its position, so that a page that is loaded again lacks nothing.
+// The page: sends what is typed to the program and shows the program's messages, always as text. The log and
+// the session's position are stored together, so a reloaded page shows everything.
 import { connect } from "./tieline.js";
 
-const MOST_LINES = 1000, MOST_CHARACTERS = 2000, MOST_DEPTH = 40;
+const MAX_LINES = 1000, MAX_CHARACTERS = 2000, MAX_DEPTH = 40;
 const ARROWS = { in: "←", out: "→", note: "·", bad: "!" };
-const [state, scroll, log, form, text, pretty, end] =
-  ["state", "scroll", "log", "form", "text", "pretty", "end"].map((id) => document.getElementById(id));
-const storage = (() => {
+const IDS = ["state", "scroll", "log", "form", "text", "check", "example", "pretty", "end"];
+const [state, scroll, log, form, text, check, example, pretty, end] = IDS.map((id) => document.getElementById(id));
+const program = document.title;
+// The browser's settings can forbid storage; then a reload starts anew.
+const storageCalled = (name) => {
   try {
-    return sessionStorage;
+    return globalThis[name];
   } catch {
-    return null;  // it may be forbidden; then a reload begins anew
+    return null;
   }
-})();
+};
+const storage = storageCalled("sessionStorage"), settings = storageCalled("localStorage");
 
-const typed = [];  // the last lines, for the arrow keys
+const typed = [];  // sent messages, for the arrow keys
 let lines = 0, browsing = 0, isAtEnd = true, isMoving = false;
 
 const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour12: false });
@@ -24,19 +27,25 @@ function cut(message) {
     const head = Array.from(message.subarray(0, 32), (byte) => byte.toString(16).padStart(2, "0"));
     return `${head.join(" ")}${message.length > 32 ? " …" : ""} (${message.length} bytes)`;
   }
-  if (message.length <= MOST_CHARACTERS) return message;
-  return `${message.slice(0, MOST_CHARACTERS)}… (${message.length} characters)`;
+  if (message.length <= MAX_CHARACTERS) return message;
+  return `${message.slice(0, MAX_CHARACTERS)}… (${message.length} characters)`;
 }
 
-// As it came but for its white space: parsed and written anew, large numbers would be others.
-function indented(line) {
+// Returns why this is not JSON, or null if it is.
+function jsonError(text) {
   try {
-    JSON.parse(line);
-  } catch {
-    return line;  // no JSON, or cut
+    JSON.parse(text);
+    return null;
+  } catch (error) {
+    return error.message;
   }
+}
+
+// Changes only white space: JSON.stringify(JSON.parse(line)) would change large numbers.
+function indented(line) {
+  if (jsonError(line) !== null) return line;
   let text = "", depth = 0;
-  const broken = (by) => `\n${"  ".repeat(Math.min(depth += by, MOST_DEPTH))}`;
+  const broken = (by) => `\n${"  ".repeat(Math.min(depth += by, MAX_DEPTH))}`;
   for (const token of line.match(/"(?:[^"\\]|\\.)*"|\{\s*\}|\[\s*\]|[{}[\]:,]|[^\s"{}[\]:,]+/g)) {
     if (token === "{" || token === "[") text += token + broken(1);
     else if (token === "}" || token === "]") text += broken(-1) + token;
@@ -59,12 +68,12 @@ function show(kind, at, line) {
   body.line = line;
   item.append(element("time", "", clock(at)), element("span", "arrow", ARROWS[kind]), body);
   log.append(item);
-  if (log.childElementCount > MOST_LINES) log.firstElementChild.remove();
+  if (log.childElementCount > MAX_LINES) log.firstElementChild.remove();
   keepTheEnd();
-  if (kind === "out" && typed.push(line) > MOST_LINES) typed.shift();
+  if (kind === "out" && typed.push(line) > MAX_LINES) typed.shift();
 }
 
-// Who looks at the end goes on to look at it; who has scrolled up is left in peace.
+// New lines scroll into view, unless the user has scrolled up.
 scroll.addEventListener("scroll", () => {
   isAtEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 40;
 });
@@ -79,22 +88,22 @@ function keepTheEnd() {
 
 addEventListener("resize", keepTheEnd);
 
-// Each line has a place of its own in the storage, and takes that of the one a thousand before it. Pages of
-// other servers below the same host share the storage.
-const place = (number) => `log.${location.pathname}.${number % MOST_LINES}`;
+// Each line has its own storage entry and replaces the one a thousand lines before it. The path is part of the
+// key because servers below other paths of the same origin share the storage.
+const place = (number) => `log.${location.pathname}.${number % MAX_LINES}`;
 function add(kind, message) {
   const at = Date.now(), line = cut(message);
   show(kind, at, line);
   try {
     storage?.setItem(place(lines), `${lines++} ${kind} ${at} ${line}`);
   } catch {
-    // no room: it is shown all the same
+    // The storage is full: the line is shown, but not after a reload.
   }
 }
 
 function restore() {
   const kept = [];
-  for (let number = 0; number < MOST_LINES; number++) {
+  for (let number = 0; number < MAX_LINES; number++) {
     const stored = /^(\d+) (\w+) (\d+) ([^]*)$/.exec(storage?.getItem(place(number)) ?? "");
     if (stored) kept.push(stored.slice(1));
   }
@@ -105,63 +114,102 @@ function restore() {
   }
 }
 
-function tell(name, words) {
+function showState(name, words) {
   state.className = name;
   state.textContent = words;
-  document.title = name === "connected" ? "tieline" : `tieline: ${name}`;
+  document.title = name === "connected" ? program : `${program}: ${name === "away" ? "disconnected" : name}`;
 }
 
+const PRETTY = `pretty.${location.pathname}`;
+pretty.checked = settings?.getItem(PRETTY) === "true";
 restore();
 const line = connect("ws", { storage });
 line.onmessage = (message) => add("in", message);
 line.onreset = ({ why, unknown, unsent }) => {
-  const lost = `${unsent.length} of what was sent did not arrive, of ${unknown.length} it is not known`;
-  add("bad", `the session was lost (${why}): ${lost}. Another one has begun, with another process`);
+  const lost = `${unsent.length} messages were not delivered, ${unknown.length} may not have been`;
+  add("bad", `the session was lost (${why}): ${lost}. A new session has started, with a new process`);
 };
 line.onclose = ({ why, unknown, unsent }) => {
-  const lost = unknown.length + unsent.length;
-  add(why ? "bad" : "note", `ended${why ? `: ${why}` : ""}${lost ? `; ${lost} messages perhaps not delivered` : ""}`);
+  const count = unknown.length + unsent.length;
+  const lost = count ? `; ${count} messages may not have been delivered` : "";
+  add(why ? "bad" : "note", `ended${why ? `: ${why}` : ""}${lost}`);
 };
 line.onstate = async ({ name, since, why }) => {
-  for (const it of [text, end, form.lastElementChild]) it.disabled = name === "ended";
-  if (name === "connected") tell(name, "connected");
-  if (name === "ended") tell(name, `ended${why ? `: ${why}` : ""}. Reload to begin anew`);
+  for (const it of [text, end, example, form.lastElementChild]) it.disabled = name === "ended";
+  if (name === "connected") showState(name, "connected");
+  if (name === "ended") showState(name, `ended${why ? `: ${why}` : ""}. Reload to start again`);
   if (name !== "away") return;
-  tell(name, `away since ${clock(since)}; trying again`);
-  // A browser does not say why a WebSocket failed, so it is asked in another way.
+  showState(name, `disconnected since ${clock(since)}; reconnecting`);
+  // A browser does not say why a WebSocket failed, but a request has a status.
   const answer = await fetch("./", { method: "HEAD" }).catch(() => null);
   if (answer?.status === 401 && line.state.name === "away") {
-    tell(name, "not let in any more: open the new URL that tieline serve has printed, in this tab");
+    showState(name, "no longer logged in: open the new URL that tieline serve printed, in this tab");
   }
 };
 
+// JSON may be typed on several lines, and is sent on one: a line break cannot be inside of its strings.
+// Otherwise each line is a message.
+function messagesIn(text) {
+  if (jsonError(text) === null) return [text.replace(/\s*\n\s*/g, " ")];
+  return text.split("\n").filter((line) => line.trim());
+}
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const message = text.value;
-  if (!message) return;
+  const entered = text.value, messages = messagesIn(entered);
   browsing = 0;
   try {
-    // It may have to wait for room; until then it stands where it was typed.
-    await line.send(message);
-    add("out", message);
-    if (text.value === message) text.value = "";
+    while (messages.length) {
+      // This may wait for room. Until then the text stays in its field.
+      await line.send(messages[0]);
+      add("out", messages.shift());
+    }
   } catch (error) {
     add("bad", `not sent: ${error.message}`);
   }
+  if (text.value === entered) type(messages.join("\n"));
 });
+
+function type(message) {
+  text.value = message;
+  checkText();
+}
+function checkText() {
+  const entered = text.value.trim(), isMeantAsJson = /^[{["]/.test(entered);
+  const error = messagesIn(entered).some(jsonError) ? jsonError(entered) : null;
+  check.className = isMeantAsJson ? "bad" : "";
+  check.textContent = error && (isMeantAsJson ? `Not valid JSON: ${error}` : "Not JSON: sent as plain text");
+  keepTheEnd();
+}
+text.addEventListener("input", checkText);
 text.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    form.requestSubmit();
+    return;
+  }
   const step = { ArrowUp: 1, ArrowDown: -1 }[event.key];
-  if (!step) return;
+  // In a text of several lines that was not recalled, the arrow keys move the cursor.
+  if (!step || (!browsing && text.value.includes("\n"))) return;
   event.preventDefault();
   browsing = Math.min(Math.max(browsing + step, 0), typed.length);
-  text.value = browsing ? typed.at(-browsing) : "";
+  type(browsing ? typed.at(-browsing) : "");
+});
+example.addEventListener("click", () => {
+  type(example.textContent);
+  text.focus();
 });
 pretty.addEventListener("change", () => {
   for (const body of log.querySelectorAll("pre")) body.textContent = pretty.checked ? indented(body.line) : body.line;
+  try {
+    settings?.setItem(PRETTY, pretty.checked);
+  } catch {
+    // The storage is full: the setting is valid for this page only.
+  }
   keepTheEnd();
 });
 end.addEventListener("click", () => line.close());
 addEventListener("online", () => line.retry());
 addEventListener("visibilitychange", () => line.retry());
-// A page that comes back out of the browser's cache does not know what has become of its session.
+// A page restored from the back/forward cache does not know the state of its session.
 addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });

@@ -1,11 +1,11 @@
-// The session protocol, version 1 (docs/session-protocol.md), as one side keeps it: frames, and the numbers
-// and messages of a session. No I/O but the storage, no timers; tieline.js has them.
+// One side of the session protocol, version 1 (docs/session-protocol.md): frames, and the numbers and messages of
+// a session. It uses no I/O except the storage, and no timers; tieline.js adds those.
 
 export const HELLO = 1, WELCOME = 2, REFUSED = 3;
 export const DATA = 0x10, END = 0x11, ACK = 0x12, PING = 0x13, PONG = 0x14, BYE = 0x15;
 
-// The fields behind the first byte by their sizes: 1 is a number, 8 a BigInt, any other shown in hex.
-// Then, whether something of any length follows.
+// For each kind, the sizes of the fields after the first byte: 1 is a number, 8 a BigInt, any other size a hex
+// string. Then, whether data of any length follows.
 const HEAD = [4, 1, 1], POSITION = [8, 8, 8], TICKET = [16, 16, 8, ...POSITION];
 const FIELDS = {
   [HELLO]: [HEAD, false], [WELCOME]: [[1, ...TICKET], false], [REFUSED]: [[1, 1], true],
@@ -15,9 +15,9 @@ const FIELDS = {
 const MAGIC = "5449454c", VERSION = 1;
 const NOTHING = new Uint8Array();
 
-// What is kept until the other side has taken it over, at most; one message may go beyond the bytes.
-const MOST_KEPT = 1024, MOST_KEPT_BYTES = 1 << 20;
-// An acknowledgement goes alone after so many ms, messages or bytes.
+// At most this many messages and bytes are kept until they are acknowledged. One message may exceed the bytes.
+const MAX_KEPT = 1024, MAX_KEPT_BYTES = 1 << 20;
+// An acknowledgement is sent alone after this many ms, messages or bytes.
 const ACK_AFTER = 100, ACK_MESSAGES = 64n, ACK_BYTES = 1 << 20;
 
 const utf8 = new TextEncoder();
@@ -25,10 +25,10 @@ const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const hex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 const unhex = (text) => Uint8Array.from(text.match(/../g) ?? [], (byte) => parseInt(byte, 16));
 
-/** The other side breaks the protocol. */
+/** The other side violated the protocol. */
 export class Broken extends Error {}
 
-/** A frame. A Hello has no fields for a new session, else a ticket's. */
+/** Returns a frame. A Hello has no fields for a new session, otherwise those of a ticket. */
 export function encode(kind, fields = [], rest = NOTHING) {
   let [sizes] = FIELDS[kind];
   if (kind === HELLO) {
@@ -49,7 +49,7 @@ export function encode(kind, fields = [], rest = NOTHING) {
   return frame;
 }
 
-/** `{ kind, fields, rest }` of a frame. Throws Broken with the word of the golden vectors. */
+/** Returns a frame's `{ kind, fields, rest }`. Throws Broken with the word that the golden vectors use. */
 export function decode(frame) {
   const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength);
   let at = 1;
@@ -82,7 +82,7 @@ export function decode(frame) {
 
 export const bytesOf = (text) => utf8.encode(text);
 
-/** A text if it is one, else the bytes. */
+/** Returns a string if the bytes are UTF-8, otherwise the bytes. */
 export function textOf(bytes) {
   try {
     return strict.decode(bytes);
@@ -91,7 +91,7 @@ export function textOf(bytes) {
   }
 }
 
-// Storages keep strings: nothing for the end, the text of UTF-8, a character for each of other bytes.
+// A storage keeps strings: the empty one is the end, `t` is followed by UTF-8 text, `b` by a character for each byte.
 function pack(message) {
   if (message === null) return "";
   const text = textOf(message);
@@ -108,12 +108,12 @@ function unpack(stored) {
 }
 
 /**
- * The numbers and messages of a session. With a storage they are written down before anything is said of
- * them: what is kept has a place of its own each, `KEY.NUMBER`, and all else is one record, `KEY`.
+ * The numbers and messages of a session. With a storage, they are stored before the other side hears of them:
+ * each kept message in its own entry, `KEY.NUMBER`, and everything else in one record, `KEY`.
  */
 export class Session {
   ticket = null;  // session, secret, epoch
-  kept = [];  // the first has the number `acknowledged + 1`; null stands for the end
+  kept = [];  // the first has the number `acknowledged + 1`; null is the end
   keptBytes = 0;
   acknowledged = 0n; given = 0n; shown = 0n;
   received = 0n; taken = 0n; told = 0n;
@@ -128,7 +128,7 @@ export class Session {
       this.ticket = [session, secret, BigInt(epoch)];
       for (const name of ["acknowledged", "shown", "taken"]) this[name] = BigInt(record[name]);
       [this.ended, this.theyEnded] = [record.ended, record.theyEnded];
-      // What was received and not taken over comes again.
+      // Messages that were received and not handled are sent again.
       this.received = this.told = this.taken;
     }
     for (let number = this.acknowledged + 1n; ; number++) {
@@ -147,7 +147,7 @@ export class Session {
     try {
       this.storage?.setItem(this.key, JSON.stringify(record));
     } catch {
-      // There is no room. Where it matters, who comes back with the older record is refused, and told.
+      // The storage is full. If the older record is too old to resume from, the server refuses it and says why.
     }
   }
 
@@ -164,7 +164,7 @@ export class Session {
     if (message === null) this.ended = true;
   }
 
-  /** Throws what the storage throws if it has no room; then the message is not kept. */
+  /** If the storage has no room, throws the storage's error and does not keep the message. */
   push(message) {
     const number = this.acknowledged + BigInt(this.kept.length) + 1n;
     this.storage?.setItem(`${this.key}.${number}`, pack(message));
@@ -172,7 +172,7 @@ export class Session {
   }
 
   get hasRoom() {
-    return !this.kept.length || (this.kept.length < MOST_KEPT && this.keptBytes < MOST_KEPT_BYTES);
+    return !this.kept.length || (this.kept.length < MAX_KEPT && this.keptBytes < MAX_KEPT_BYTES);
   }
 
   get hello() {
@@ -181,12 +181,12 @@ export class Session {
 
   welcome([, session, secret, epoch, received, acknowledged, sent]) {
     if (!this.ticket) {
-      if (epoch !== 1n || received || acknowledged || sent) throw new Broken("this is no first welcome");
+      if (epoch !== 1n || received || acknowledged || sent) throw new Broken("the Welcome is not for a new session");
     } else if (session !== this.ticket[0] || epoch <= this.ticket[2]) {
-      throw new Broken("this is a welcome to something else");
+      throw new Broken("the Welcome is for another session");
     } else if (received > this.shown || acknowledged > received
       || received < this.acknowledged || sent < this.received) {
-      throw new Broken("its position does not fit");
+      throw new Broken("the position in the Welcome is impossible");
     }
     this.tell = this.ticket !== null;
     this.ticket = [session, secret, epoch];
@@ -196,7 +196,7 @@ export class Session {
   }
 
   release(number) {
-    if (number > this.shown) throw new Broken(`${number} is acknowledged, and ${this.shown} was the last sent`);
+    if (number > this.shown) throw new Broken(`message ${number} was acknowledged, but only ${this.shown} were sent`);
     for (; this.acknowledged < number; this.acknowledged++) {
       this.storage?.removeItem(`${this.key}.${this.acknowledged + 1n}`);
       this.keptBytes -= this.kept.shift()?.length ?? 0;
@@ -204,14 +204,14 @@ export class Session {
     if (this.given < number) this.given = number;
   }
 
-  /** Whether this number is the next. One that came before is only told again. */
+  /** Returns whether this number is the next. An earlier one is only acknowledged again. */
   takes(number) {
     if (number <= this.received) {
       this.tell = true;
       return false;
     }
-    if (this.theyEnded) throw new Broken("a message came behind the end");
-    if (number !== this.received + 1n) throw new Broken(`${number} came in the place of ${this.received + 1n}`);
+    if (this.theyEnded) throw new Broken("a message arrived after the end");
+    if (number !== this.received + 1n) throw new Broken(`message ${number} arrived instead of ${this.received + 1n}`);
     this.received = number;
     return true;
   }
@@ -222,7 +222,7 @@ export class Session {
     this.save();
   }
 
-  /** The next frame to be written now, or null. `save` before it is. */
+  /** Returns the next frame to write now, or null. Call `save` before writing it. */
   next() {
     const waiting = this.taken - this.told, at = Number(this.given - this.acknowledged);
     const isLast = this.theyEnded && this.taken === this.received;
@@ -246,12 +246,12 @@ export class Session {
     return this.ended && !this.kept.length && this.theyEnded && this.told === this.received;
   }
 
-  /** Whether both have ended, and nothing is missing on either side but an acknowledgement. */
+  /** Returns whether both sides have ended and only acknowledgements are missing. */
   get isDone() {
     return this.ended && this.theyEnded && this.taken === this.received && this.kept.every((it) => it === null);
   }
 
-  /** What the other side has perhaps not got, and what it cannot have got. */
+  /** Returns the messages that the other side may not have received, and those that it cannot have received. */
   get lost() {
     const written = Number(this.shown - this.acknowledged);
     const messages = (from, to) => this.kept.slice(from, to).filter((it) => it !== null).map(textOf);

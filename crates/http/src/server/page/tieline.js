@@ -1,12 +1,12 @@
-// A line to a program that `tieline serve` serves on the web. It outlives its connections and, with a
-// storage, the page: one that is loaded again goes on where it was, with nothing lost or doubled.
+// A line to a program that `tieline serve` serves on the web. It survives lost connections and, with a storage,
+// reloads of the page: the reloaded page continues where the old one stopped, with nothing lost or duplicated.
 //
 //   import { connect } from "./tieline.js";
 //   const line = connect("ws", { storage: sessionStorage });
-//   line.onmessage = (message) => { … };   // a string, or a Uint8Array if it is no UTF-8
+//   line.onmessage = (message) => { … };   // a string, or a Uint8Array if it is not UTF-8
 //   await line.send("hello");              // or bytes; waits for room
 //
-// docs/web.md says the rest.
+// The reference is docs/web.md.
 
 import * as frames from "./session.js";
 import { Broken, Session, bytesOf, decode, encode, textOf } from "./session.js";
@@ -14,22 +14,23 @@ import { Broken, Session, bytesOf, decode, encode, textOf } from "./session.js";
 const PROTOCOL = "tieline.1";
 const UNKNOWN = 2, FULL = 8, DRAINING = 9;
 const REFUSALS = {
-  1: "it speaks another version", 2: "the server knows no such session, or no more",
-  3: "another one has taken the session over", 4: "the session is somebody else's",
-  5: "another one has taken the session over", 6: "one side lacks what the other has no more",
-  7: "one side has forgotten what it sent", 10: "it did not understand the greeting",
+  1: "the server speaks another version of the session protocol",
+  2: "the session does not exist, or no longer exists",
+  3: "a newer connection has resumed the session", 4: "the session belongs to another client",
+  5: "a newer connection has resumed the session", 6: "messages that are missing are no longer kept",
+  7: "one side no longer knows what it sent", 10: "the server did not understand the Hello",
 };
-// A message, in bytes, and calls of `send` that wait for room, at most.
-const LARGEST = (16 << 20) - 17, MOST_WAITING = 1024;
-// From dialling to the welcome; and between two looks at whether anything was heard. In ms.
+// The limits of a message, in bytes, and of waiting calls of `send`.
+const MAX_MESSAGE = (16 << 20) - 17, MAX_WAITING = 1024;
+// In ms: how long connecting and the handshake may take, and the interval of the checks whether data arrived.
 const PATIENCE = 20_000, HEARTBEAT = 10_000;
-// So many looks without a sign of life are waited for at most, where connections were given up in vain.
-const MOST_LOOKS = 64;
-// Close codes of who cannot take what was sent: sent again, it would end the next connection, too.
+// The longest wait for a sign of life, in checks. It grows while connections are given up without success.
+const MAX_LOOKS = 64;
+// Close codes of a server that cannot accept what was sent. Sent again, it would end the next connection, too.
 const FATAL = [1002, 1003, 1007, 1009];
 
 const forPeople = (bytes) => new TextDecoder().decode(bytes.subarray(0, 1024));
-// What a handler throws is its owner's affair; the line goes on.
+// A handler's exception is reported as an error of the page; the line continues.
 const report = (error) => { queueMicrotask(() => { throw error; }); };
 const isPromise = (it) => typeof it?.then === "function";
 
@@ -52,30 +53,34 @@ class Line {
     this.#dial();
   }
 
-  /** Done when the message is kept, in the storage if there is one. Sent when it can be. */
+  /** Resolves when the message is kept, in the storage if there is one. It is sent as soon as possible. */
   send(message) {
     const view = ArrayBuffer.isView(message);
     const bytes = typeof message === "string" ? bytesOf(message)
       : view ? new Uint8Array(message.buffer, message.byteOffset, message.byteLength).slice()
         : new Uint8Array(message).slice();
-    if (bytes.length > LARGEST) return Promise.reject(new RangeError(`a message has at most ${LARGEST} bytes`));
+    if (bytes.length > MAX_MESSAGE) {
+      return Promise.reject(new RangeError(`the message has ${bytes.length} bytes; the limit is ${MAX_MESSAGE}`));
+    }
     return this.#queue(bytes);
   }
 
-  /** Sends no more behind what was sent so far. Done when the line is over. */
+  /** Ends the line after what was already sent. Resolves when the line has ended. */
   close() {
     this.#closing ??= this.#isOver || this.#session.ended ? this.#over : this.#queue(null).then(() => this.#over);
     return this.#closing;
   }
 
-  /** Tries to connect now, if it waits for that. */
+  /** Connects now if the line is waiting to reconnect. */
   retry() {
     if (!this.#isOver && !this.#socket && this.state.name === "away") this.#dial();
   }
 
   #queue(bytes) {
     if (this.#isOver || this.#closing || this.#session.ended) return Promise.reject(new Error("the line has ended"));
-    if (this.#waiting.length >= MOST_WAITING && bytes) return Promise.reject(new Error("too much waits to be sent"));
+    if (this.#waiting.length >= MAX_WAITING && bytes) {
+      return Promise.reject(new Error(`${MAX_WAITING} messages already wait to be sent`));
+    }
     return new Promise((resolve, reject) => {
       this.#waiting.push({ bytes, resolve, reject });
       this.#flush();
@@ -106,11 +111,11 @@ class Line {
     this.#after("retry");
     const socket = this.#socket = this.#open();
     socket.binaryType = "arraybuffer";
-    // One that was given up may still have something to say.
+    // Events of an abandoned socket are ignored.
     const ifOurs = (act) => (event) => { if (socket === this.#socket) act(event); };
     socket.onopen = ifOurs(() => {
       if (socket.protocol === PROTOCOL) socket.send(this.#session.hello);
-      else this.#finish("the server keeps no sessions");
+      else this.#finish("the server does not support sessions");
     });
     socket.onmessage = ifOurs(({ data }) => this.#frame(data));
     socket.onclose = ifOurs(({ code, reason }) => this.#lost(code, reason));
@@ -127,10 +132,10 @@ class Line {
 
   #lost(code, reason) {
     this.#hangUp();
-    if (FATAL.includes(code)) return this.#then(() => this.#finish(reason || `closed with the code ${code}`));
-    // There is nothing to come again for.
+    if (FATAL.includes(code)) return this.#then(() => this.#finish(reason || `closed with code ${code}`));
+    // Nothing is left to reconnect for.
     if (this.#session.isDone) return this.#then(() => this.#finish(null));
-    // Thousands of others may have lost what is elsewhere, too.
+    // When a remote server fails, thousands of clients may reconnect at once.
     const [first, initial, most] = this.#isNear ? [0, 50, 5_000] : [5_000 * Math.random(), 1_000, 120_000];
     const later = Math.min(initial * 1.6 ** (this.#attempt - 1), most) * (0.8 + 0.4 * Math.random());
     this.#after("retry", this.#attempt++ ? later : first, () => this.#dial());
@@ -140,7 +145,7 @@ class Line {
   #frame(data) {
     this.#silence = 0;
     try {
-      if (typeof data === "string") throw new Broken("a text is no frame");
+      if (typeof data === "string") throw new Broken("a text message is not a frame");
       const { kind, fields, rest } = decode(new Uint8Array(data));
       if (this.#isWelcome) this.#received(kind, fields, rest);
       else this.#greeted(kind, fields, rest);
@@ -149,7 +154,7 @@ class Line {
       if (!(error instanceof Broken)) throw error;
       this.#socket?.send(encode(frames.BYE, [this.#session.received], bytesOf(error.message)));
       this.#hangUp();
-      this.#then(() => this.#finish(`the server breaks the protocol: ${error.message}`));
+      this.#then(() => this.#finish(`the server violated the session protocol: ${error.message}`));
     }
   }
 
@@ -162,8 +167,8 @@ class Line {
       this.#listen();
       return this.#say("connected");
     }
-    if (kind !== frames.REFUSED) throw new Broken("it does not answer the greeting");
-    const [, code] = fields, why = forPeople(rest) || REFUSALS[code] || `refused with the code ${code}`;
+    if (kind !== frames.REFUSED) throw new Broken("the server did not answer the Hello");
+    const [, code] = fields, why = forPeople(rest) || REFUSALS[code] || `refused with code ${code}`;
     if (code === FULL || code === DRAINING) return this.#lost();
     this.#hangUp();
     const goesOn = session.ticket && !session.ended && !session.theyEnded;
@@ -171,16 +176,16 @@ class Line {
     this.#then(() => this.#finish(code === UNKNOWN && session.isDone ? null : why));
   }
 
-  // Asks for a sign of life when nothing was heard, and hangs up if there is no answer. Bytes that leave are one,
-  // too. A browser does not tell of a message that is still coming in, so a connection that was given up in vain
-  // makes the next one wait twice as long, until a message has arrived.
+  // Pings when nothing was received, and hangs up if there is no answer. Bytes that leave are a sign of life, too.
+  // A browser does not report a message before it is complete, so after a connection that was given up, the next
+  // one waits twice as long, until a message has arrived.
   #listen() {
     this.#after("heartbeat", HEARTBEAT, () => {
       const unsent = this.#socket.bufferedAmount ?? 0;
       if (unsent < this.#unsent) this.#silence = 0;
       this.#unsent = unsent;
       if (this.#silence > this.#looks) {
-        this.#looks = Math.min(2 * this.#looks, MOST_LOOKS);
+        this.#looks = Math.min(2 * this.#looks, MAX_LOOKS);
         return this.#lost();
       }
       if (this.#silence++ === 1) this.#socket.send(encode(frames.PING, [0n]));
@@ -205,15 +210,15 @@ class Line {
     } else if (kind === frames.PING) {
       this.#socket.send(encode(frames.PONG, fields));
     } else if (kind === frames.BYE) {
-      if (fields[0] > session.shown) throw new Broken("it has received what was never sent");
+      if (fields[0] > session.shown) throw new Broken("the server acknowledged messages that were never sent");
       this.#hangUp();
       this.#then(() => this.#finish(forPeople(rest) || null));
     } else if ([frames.HELLO, frames.WELCOME, frames.REFUSED].includes(kind)) {
-      throw new Broken("a greeting in the middle");
+      throw new Broken("a handshake frame after the handshake");
     }
   }
 
-  // One after the other: the next when the page is done with the one before.
+  // Runs one at a time: each waits until the page has handled the one before.
   #then(act) {
     this.#arrived.push(act);
     while (!this.#isBusy && this.#arrived.length) {
@@ -274,14 +279,14 @@ class Line {
     this.#end();
   }
 
-  // What still waited for room was meant for the session that is over.
+  // Messages that still wait for room were meant for the session that has ended.
   #turnAway(why) {
     for (const { reject } of this.#waiting.splice(0)) reject(new Error(why ?? "the line has ended"));
   }
 }
 
 /**
- * A line to `url`, which may be relative to the page. A `storage`, as `sessionStorage`, lets the next page go
- * on; `key` is the name there. A `token` lets in who has no cookie.
+ * Returns a line to `url`, which may be relative to the page. With a `storage` such as `sessionStorage`, the next
+ * page continues the session; `key` is its name there. Pages without a cookie need a `token`.
  */
 export const connect = (url, options) => new Line(url, options);
