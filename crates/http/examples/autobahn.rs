@@ -1,4 +1,4 @@
-//! Both ends for Autobahn's test suite, which asks for messages to be given back as they came.
+//! An echo server and an echo client for the Autobahn test suite, which expects each message back unchanged.
 //!
 //! ```console
 //! $ cargo run -p tieline-http --example autobahn -- serve 9001    # for its fuzzingclient, at /ws
@@ -36,14 +36,18 @@ async fn serve(port: u16) -> Result<(), Error> {
     let (web, mut plain, _resumable) = HttpServer::listen(config).await?;
     println!("{}", web.endpoint());
     loop {
-        tokio::spawn(echo(plain.accept().await?.into_web_socket().ok_or("no WebSocket")?));
+        tokio::spawn(echo(
+            plain.accept().await?.into_web_socket().ok_or("the line is not a WebSocket")?,
+        ));
     }
 }
 
 async fn client(port: u16) -> Result<(), Error> {
     let channel = to(port, "getCaseCount").await?;
     let (_sender, mut receiver) = channel.split();
-    let Incoming::Message(count) = receiver.recv().await else { return Err("no count".into()) };
+    let Incoming::Message(count) = receiver.recv().await else {
+        return Err("the server sent no case count".into());
+    };
     for case in 1..=std::str::from_utf8(&count)?.parse::<u32>()? {
         echo(to(port, &format!("runCase?case={case}&agent=tieline")).await?).await;
     }
@@ -64,7 +68,7 @@ async fn echo(channel: WebChannel) {
             Incoming::Message(message) => {
                 sender.set_kind(Some(receiver.kind()));
                 if sender.send(message).await.is_err() {
-                    // The receiver tells why.
+                    // The receiver reports the reason.
                     continue;
                 }
             }

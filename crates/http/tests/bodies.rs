@@ -1,4 +1,4 @@
-//! What the bodies of requests hold at once, all connections together.
+//! The memory that request bodies of all connections use together.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-/// Messages up to 1 MiB, and no more at once than one body of the longest.
+/// Permits messages up to 1 MiB, and memory for only one body of that size at a time.
 fn tight() -> ServerConfig {
     let mut config = config();
     config.web_socket.channel.max_message = ByteSize::mib(1);
@@ -37,23 +37,23 @@ async fn pair(served: &mut Served) -> (Stream, BoxChannel) {
     (stream, WebLine::boxed(served.plain.accept().await.unwrap()))
 }
 
-/// A POST that announces `length` bytes and sends `sent` of them.
+/// Starts a POST that announces `length` bytes, and sends `sent`.
 async fn begun(port: u16, uri: &str, length: usize, sent: &[u8]) -> TcpStream {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let head = format!(
         "POST {uri} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{BEARER}Content-Length: {length}\r\n\r\n"
     );
     let _ = socket.write_all(head.as_bytes()).await;
-    // It may be refused before it has said all.
+    // The server may refuse it before everything is sent.
     let _ = socket.write_all(sent).await;
     socket
 }
 
-/// Waits until the bodies hold as much as is wanted.
+/// Waits until the bodies' memory satisfies the condition.
 async fn held(served: &Served, is_wanted: impl Fn(u64) -> bool) {
     let waiting = async {
         while !is_wanted(served.web.counts().body_bytes) {
-            // In real time, also where that of the test stands.
+            // Sleeps in real time, even if the test's time is paused.
             let pause = || std::thread::sleep(Duration::from_millis(1));
             tokio::task::spawn_blocking(pause).await.unwrap();
         }
@@ -62,7 +62,7 @@ async fn held(served: &Served, is_wanted: impl Fn(u64) -> bool) {
     waited.unwrap_or_else(|_| panic!("{} bytes are held", served.web.counts().body_bytes));
 }
 
-/// The most that this process has ever had, in MiB.
+/// Returns the peak resident memory of this process, in MiB.
 fn most_resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -70,7 +70,7 @@ fn most_resident() -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_that_never_end_hold_a_bounded_part_of_memory_and_keep_nobody_out_who_is_brief() {
+async fn unfinished_bodies_use_bounded_memory_and_do_not_block_short_ones() {
     const MANY: usize = 64;
     const LENGTH: usize = 4 << 20;
     let mut config = config();
@@ -90,10 +90,14 @@ async fn bodies_that_never_end_hold_a_bounded_part_of_memory_and_keep_nobody_out
             head(&mut socket).await
         });
     }
-    // There is room for two that are as long as may be.
+    // Two bodies of maximum length fit.
     for _ in 0..MANY - 2 {
-        let answer = timeout(LIMIT, slow.join_next()).await.expect("no answer").unwrap().unwrap();
-        // Elsewhere an answer to who still speaks may be dropped by the system.
+        let answer = timeout(LIMIT, slow.join_next())
+            .await
+            .expect("timed out waiting for a response")
+            .unwrap()
+            .unwrap();
+        // Other systems may drop a response to a client that is still sending.
         if cfg!(target_os = "linux") || !answer.is_empty() {
             assert_eq!(status_of(&answer), 503, "{answer}");
             assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
@@ -110,7 +114,7 @@ async fn bodies_that_never_end_hold_a_bounded_part_of_memory_and_keep_nobody_out
     assert_eq!(message(&mut receiver).await, "short");
     let (_, metrics) = ask("GET", port, "/metrics", "", BEARER).await;
     assert!(metrics.contains("tieline_web_body_bytes "), "{metrics}");
-    // All is given back, and there is room again.
+    // All memory is released, and new bodies fit.
     slow.shutdown().await;
     held(&served, |bytes| bytes == 0).await;
     assert_eq!(status_of(&stream.post(&body, "").await), 202);
@@ -119,7 +123,7 @@ async fn bodies_that_never_end_hold_a_bounded_part_of_memory_and_keep_nobody_out
 }
 
 #[tokio::test]
-async fn a_body_as_long_as_may_be_has_room_whatever_the_bound() {
+async fn a_body_of_maximum_length_fits_whatever_the_limit() {
     let mut served = plain(tight()).await;
     let (stream, line) = pair(&mut served).await;
     let (_sender, mut receiver) = line.split();
@@ -138,7 +142,7 @@ async fn a_body_as_long_as_may_be_has_room_whatever_the_bound() {
 }
 
 #[tokio::test]
-async fn what_is_short_needs_no_room() {
+async fn short_bodies_do_not_count() {
     const SHORT: usize = 16 << 10;
     let mut served = plain(tight()).await;
     let (stream, line) = pair(&mut served).await;
@@ -148,7 +152,7 @@ async fn what_is_short_needs_no_room() {
     for _ in 0..17 {
         slow.push(begun(port, uri, long, &vec![b'x'; SHORT + 1]).await);
     }
-    // What a frame of a session has beside its message is left.
+    // Only the allowance for session frame headers is left.
     held(&served, |bytes| bytes == (1 << 20) + (256 << 10)).await;
     assert_eq!(status_of(&stream.post("x".repeat(SHORT), "").await), 202);
     assert_eq!(message(&mut receiver).await.len(), SHORT);
@@ -157,7 +161,7 @@ async fn what_is_short_needs_no_room() {
 }
 
 #[tokio::test]
-async fn who_finds_no_room_has_it_when_another_has_gone() {
+async fn a_waiting_body_continues_when_another_is_released() {
     let mut served = plain(tight()).await;
     let (stream, line) = pair(&mut served).await;
     let (_sender, mut receiver) = line.split();
@@ -167,8 +171,7 @@ async fn who_finds_no_room_has_it_when_another_has_gone() {
     held(&served, |bytes| bytes == whole).await;
     let mut answering = pin!(stream.post(&body, ""));
     let waiting = async {
-        // The other has begun, and needs more than there is: it has that reserved. Who is brief has time to
-        // be served meanwhile.
+        // The waiting body has started and reserved what is left. Short ones are served meanwhile.
         held(&served, |bytes| bytes > whole + (240 << 10)).await;
         for _ in 0..20 {
             assert_eq!(status_of(&stream.post("brief", "").await), 202);
@@ -176,7 +179,7 @@ async fn who_finds_no_room_has_it_when_another_has_gone() {
         }
     };
     tokio::select! {
-        answer = &mut answering => panic!("it has not waited: {answer}"),
+        answer = &mut answering => panic!("the body did not wait: {answer}"),
         () = waiting => {}
     }
     drop(slow);
@@ -187,7 +190,7 @@ async fn who_finds_no_room_has_it_when_another_has_gone() {
 }
 
 #[tokio::test]
-async fn whatever_becomes_of_a_body_its_room_is_given_back() {
+async fn memory_is_released_however_a_body_ends() {
     let mut served = plain(tight()).await;
     let (stream, line) = pair(&mut served).await;
     let (port, uri) = (served.port, stream.uri.clone());
@@ -199,26 +202,26 @@ async fn whatever_becomes_of_a_body_its_room_is_given_back() {
         let part = String::from_utf8(part.clone()).unwrap();
         format!("{head}{:x}\r\n{part}\r\n{chunk}", part.len())
     };
-    // It goes away.
+    // The client disconnects.
     let gone = begun(port, &uri, 1 << 20, &part).await;
     held(&served, |bytes| bytes > 0).await;
     drop(gone);
     held(&served, |bytes| bytes == 0).await;
-    // It cannot be read.
+    // The body is malformed.
     let mut broken = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     broken.write_all(chunks("").as_bytes()).await.unwrap();
     held(&served, |bytes| bytes > 0).await;
     broken.write_all(b"no length\r\n").await.unwrap();
     assert_eq!(status(&mut broken).await, 400);
     held(&served, |bytes| bytes == 0).await;
-    // It is too long.
+    // The body is too long.
     let too_long = chunks(&format!("{:x}\r\n{}\r\n0\r\n\r\n", 1 << 20, "x".repeat(1 << 20)));
     assert_eq!(status_of(&served.ask(too_long).await), 413);
     held(&served, |bytes| bytes == 0).await;
-    // It is not what was asked for.
+    // The body is not valid JSON-RPC.
     assert_eq!(status_of(&ask("POST", port, "/rpc", &part, BEARER).await.0), 400);
     held(&served, |bytes| bytes == 0).await;
-    // Its line is over while it waits to be taken.
+    // The line ends while the body waits in its queue.
     let (sender, receiver) = line.split();
     let full = stream.post(vec![b'x'; 300 << 10], "").await;
     assert_eq!(status_of(&full), 202);
@@ -230,7 +233,7 @@ async fn whatever_becomes_of_a_body_its_room_is_given_back() {
 }
 
 #[tokio::test]
-async fn a_body_that_takes_too_long_is_given_up_and_so_is_its_room() {
+async fn a_body_that_takes_too_long_is_refused_and_released() {
     let _clock = FastClock::start();
     let mut served = plain(tight()).await;
     let (stream, _line) = pair(&mut served).await;
@@ -246,7 +249,7 @@ async fn a_body_that_takes_too_long_is_given_up_and_so_is_its_room() {
 }
 
 #[tokio::test]
-async fn a_call_holds_its_room_until_its_line_has_it() {
+async fn a_call_holds_memory_until_its_line_has_received_it() {
     let mut config = tight();
     config.limits.rpc_timeout = 2 * LIMIT;
     let mut served = plain(config).await;
@@ -260,7 +263,7 @@ async fn a_call_holds_its_room_until_its_line_has_it() {
     let _waiting = begun(port, "/rpc", request.len(), request.as_bytes()).await;
     let (_sender, mut receiver) = WebLine::boxed(served.plain.accept().await.unwrap()).split();
     assert_eq!(message(&mut receiver).await, request);
-    // Nobody has answered yet.
+    // The call has no response yet.
     held(&served, |bytes| bytes == 0).await;
     assert_eq!(status_of(&post(port, "/sse?session=none", "", "").await), 404);
 }

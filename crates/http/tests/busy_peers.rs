@@ -1,5 +1,5 @@
-//! A side that is busy and does not read for a while: the other one waits for it, and notices one that is gone. Over
-//! real sockets, on a clock that runs fast. On Linux, where the kernel reports the bytes it holds.
+//! A side that is busy and does not read for a while: the other side waits for it, but detects one that is gone. Runs
+//! over real sockets on a fast clock, on Linux, where the kernel reports its queued bytes.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -20,11 +20,11 @@ use tieline_transport::{
 use tokio::time::{Instant, sleep, timeout};
 
 const MIB: usize = 1 << 20;
-/// More MiB than all buffers of a connection hold.
+/// In MiB, more than all buffers of a connection hold.
 const MESSAGES: usize = 24;
-/// Longer than a silent peer is waited for, which is 25 s.
+/// Longer than the 25 s after which a silent peer is given up.
 const BUSY: Duration = Duration::from_secs(50);
-/// How long a write may be without progress.
+/// How long a write may make no progress.
 const STALL: Duration = Duration::from_secs(60);
 
 fn patient() -> ServerConfig {
@@ -33,7 +33,7 @@ fn patient() -> ServerConfig {
     config
 }
 
-/// A client and what the server got of it, both as patient as [`patient`].
+/// Connects a client with the stall timeout of [`patient`]. Returns both ends.
 async fn pair(served: &mut Served) -> (BoxChannel, WebChannel) {
     let channel = ChannelConfig { stall_timeout: STALL, ..ChannelConfig::default() };
     let (registry, url) = (registry(), served.url());
@@ -43,7 +43,7 @@ async fn pair(served: &mut Served) -> (BoxChannel, WebChannel) {
     (client.unwrap(), server.unwrap().into_web_socket().unwrap())
 }
 
-/// What a gateway does with a sender that it has nothing for: it flushes.
+/// Flushes repeatedly, as a gateway does that has nothing to send.
 async fn flush_for(duration: Duration, sender: &mut impl Sender) {
     let flushing = poll_fn(|cx| match sender.poll_flush(cx) {
         Poll::Ready(Err(error)) => Poll::Ready(error),
@@ -55,19 +55,19 @@ async fn flush_for(duration: Duration, sender: &mut impl Sender) {
 }
 
 /// Sends all messages and receives one, both at once.
-async fn sends_and_hears(line: impl Channel) {
+async fn sends_and_receives(line: impl Channel) {
     let (mut sender, mut receiver) = line.split();
     let send = async {
         for _ in 0..MESSAGES {
             let sent = sender.send(vec![b'x'; MIB]).await;
-            sent.unwrap_or_else(|error| panic!("not sent: {:?}", error.close_reason()));
+            sent.unwrap_or_else(|error| panic!("cannot send: {:?}", error.close_reason()));
         }
     };
     let (answer, ()) = tokio::join!(message(&mut receiver), send);
     assert_eq!(answer, "done");
 }
 
-/// Takes one message, is busy, takes the others, and answers.
+/// Receives one message, is busy, receives the others, and responds.
 async fn is_busy(line: impl Channel, flushes: bool) {
     let (mut sender, mut receiver) = line.split();
     message(&mut receiver).await;
@@ -90,18 +90,18 @@ async fn all_arrives(
 ) {
     match client_is_busy {
         true => tokio::select! {
-            () = sends_and_hears(server) => {}
+            () = sends_and_receives(server) => {}
             () = async { is_busy(client, flushes).await; pending().await } => {}
         },
         false => tokio::select! {
-            () = sends_and_hears(client) => {}
+            () = sends_and_receives(client) => {}
             () = async { is_busy(server, flushes).await; pending().await } => {}
         },
     }
 }
 
 #[tokio::test]
-async fn all_arrives_at_a_side_that_was_busy() {
+async fn everything_arrives_at_a_side_that_was_busy() {
     let _clock = FastClock::start();
     for client_is_busy in [false, true] {
         let mut served = serve(patient()).await;
@@ -110,10 +110,9 @@ async fn all_arrives_at_a_side_that_was_busy() {
     }
 }
 
-/// As with a server of another make that neither reads nor pings: what is blocked is waited for up to the limit of
-/// a write.
+/// Some implementations neither read nor ping while they are busy. A blocked write may wait for up to the stall timeout.
 #[tokio::test]
-async fn all_arrives_at_a_side_that_was_busy_and_sent_no_pings() {
+async fn everything_arrives_at_a_side_that_was_busy_and_sent_no_pings() {
     let _clock = FastClock::start();
     for client_is_busy in [false, true] {
         let mut served = serve(patient()).await;
@@ -122,7 +121,7 @@ async fn all_arrives_at_a_side_that_was_busy_and_sent_no_pings() {
     }
 }
 
-/// Few bytes fit into the buffers on the way, so no write is blocked: the pings tell that the server is there.
+/// The few bytes fit into the buffers, so no write blocks; only the pings show that the server is alive.
 #[tokio::test]
 async fn a_busy_side_pings_when_little_was_sent_to_it() {
     let _clock = FastClock::start();
@@ -146,9 +145,9 @@ async fn a_busy_side_pings_when_little_was_sent_to_it() {
     tokio::select! { () = client => {}, () = busy => {} }
 }
 
-/// Its kernel takes what it is sent, and nothing comes from it.
+/// The server's kernel accepts what is sent, but nothing is received from it.
 #[tokio::test]
-async fn a_server_that_does_nothing_at_all_is_given_up_after_25_seconds() {
+async fn a_server_that_does_nothing_times_out_after_25_seconds() {
     let _clock = FastClock::start();
     let mut served = serve(patient()).await;
     let (client, _server) = pair(&mut served).await;
@@ -161,7 +160,7 @@ async fn a_server_that_does_nothing_at_all_is_given_up_after_25_seconds() {
 }
 
 #[tokio::test]
-async fn a_side_that_takes_nothing_for_the_limit_of_a_write_has_stalled() {
+async fn a_write_without_progress_stalls_after_its_limit() {
     let _clock = FastClock::start();
     let mut served = serve(patient()).await;
     let (client, _server) = pair(&mut served).await;
@@ -174,33 +173,33 @@ async fn a_side_that_takes_nothing_for_the_limit_of_a_write_has_stalled() {
             }
         }
     };
-    let heard = async {
+    let receiving = async {
         match receiver.recv().await {
             Incoming::End(reason) => reason,
             other => panic!("{other:?}"),
         }
     };
     let ended = async {
-        tokio::select! { reason = flood => reason, reason = heard => reason }
+        tokio::select! { reason = flood => reason, reason = receiving => reason }
     };
     // The limit counts from the last byte that the kernel took, which is not the first.
-    let reason = timeout(3 * STALL, ended).await.expect("it goes on");
+    let reason = timeout(3 * STALL, ended).await.expect("the line did not end");
     assert!(matches!(reason, CloseReason::Stalled), "{reason}");
     assert!(begun.elapsed() >= STALL, "{:?}", begun.elapsed());
 }
 
-/// A connection whose other end takes little, and then nothing: its bytes are sent, and not acknowledged.
+/// Shrinks the receive buffer, so that most of what the other end sends stays unacknowledged.
 fn shrink(stream: &tokio::net::TcpStream) {
     rustix::net::sockopt::set_socket_recv_buffer_size(stream, 4096).unwrap();
 }
 
-/// Fits into the send buffer of a connection. The receive buffer that [`shrink`] leaves takes no more than the 64 KiB
-/// of the window that was announced before.
+/// Fits into a connection's send buffer. The receive buffer after [`shrink`] accepts at most the 64 KiB of the window
+/// that was announced before.
 const UNREAD: usize = 384 * 1024;
 
-/// The server does not read either, so it cannot hear whether its pings are answered.
+/// The server does not read either, so it cannot see whether its pings are answered.
 #[tokio::test]
-async fn a_busy_side_notices_that_the_other_acknowledges_nothing() {
+async fn a_busy_side_detects_that_nothing_is_acknowledged() {
     let _clock = FastClock::start();
     let mut served = serve(config()).await;
     let (stream, server) = served.raw().await;
@@ -212,16 +211,16 @@ async fn a_busy_side_notices_that_the_other_acknowledges_nothing() {
         Poll::Ready(Err(error)) => Poll::Ready(error.close_reason().cloned()),
         _ => Poll::Pending,
     });
-    let reason = timeout(Duration::from_secs(60), reason).await.expect("it goes on");
+    let reason = timeout(Duration::from_secs(60), reason).await.expect("the line did not end");
     assert!(matches!(reason, Some(CloseReason::Stalled)), "{reason:?}");
     assert!(begun.elapsed() >= Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
-async fn a_stream_of_events_of_which_nothing_is_acknowledged_has_stalled() {
+async fn an_unacknowledged_event_stream_stalls() {
     let _clock = FastClock::start();
     let mut served = serve(config()).await;
-    // Without sessions, so that the end of the connection is that of the line.
+    // Without sessions, so that the line ends with its connection.
     served.resumable = None;
     let (stream, server) = tokio::join!(Stream::open(served.port, ""), served.plain.accept());
     let stream = stream.unwrap();
@@ -231,6 +230,6 @@ async fn a_stream_of_events_of_which_nothing_is_acknowledged_has_stalled() {
     sender.send(vec![b'x'; UNREAD]).await.unwrap();
     let reason = end(&mut receiver).await;
     assert!(matches!(reason, CloseReason::Stalled), "{reason}");
-    // Not the 10 s of a blocked write.
+    // This is not the 10 s limit of a blocked write.
     assert!(begun.elapsed() >= Duration::from_secs(20), "{:?}", begun.elapsed());
 }

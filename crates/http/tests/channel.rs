@@ -1,4 +1,4 @@
-//! A WebSocket between two ends of tieline is a channel like any other.
+//! A WebSocket between two ends of tieline behaves like any other channel.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::support::frame;
 
 #[tokio::test]
-async fn messages_come_whole_and_in_order() {
+async fn messages_arrive_whole_and_in_order() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
     let server = tokio::spawn(echo(server));
@@ -39,7 +39,7 @@ async fn messages_come_whole_and_in_order() {
         }
     };
     tokio::join!(sending, receiving);
-    // Any bytes, as binary.
+    // Other bytes travel as a binary message.
     sender.send(&b"\xff\x00"[..]).await.unwrap();
     assert_eq!(message(&mut receiver).await, &b"\xff\x00"[..]);
     let info = control.info();
@@ -51,7 +51,7 @@ async fn messages_come_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn what_was_sent_before_a_close_arrives() {
+async fn messages_sent_before_a_close_arrive() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
     let (mut client, mut from_server) = client.split();
@@ -80,15 +80,15 @@ async fn what_was_sent_before_a_close_arrives() {
     }
 }
 
-/// Messages of each side: more than all that lies between the two can hold.
+/// The number of messages that each side sends: more than all buffers between them can hold.
 const TALK: usize = 200;
 
 fn talk_about(number: usize) -> Bytes {
     format!("{number} {}", "x".repeat(256 * 1024)).into()
 }
 
-/// Says all that there is to be said, and reads only while a write has to wait. How often one had to.
-async fn talks_rather_than_reads(sender: &mut impl Sender, receiver: &mut impl Receiver) -> usize {
+/// Sends all messages, and reads only while a write is blocked. Returns how often a write was blocked.
+async fn sends_before_reading(sender: &mut impl Sender, receiver: &mut impl Receiver) -> usize {
     let (mut sent, mut received, mut waited) = (0, 0, 0);
     while sent < TALK || received < TALK {
         let next = poll_fn(|cx| {
@@ -104,7 +104,7 @@ async fn talks_rather_than_reads(sender: &mut impl Sender, receiver: &mut impl R
             }
             receiver.poll_recv(cx).map(Some)
         });
-        match tokio::time::timeout(LIMIT, next).await.expect("both wait for each other") {
+        match tokio::time::timeout(LIMIT, next).await.expect("deadlock: both sides wait") {
             None => {
                 sender.start_send(talk_about(sent)).unwrap();
                 sent += 1;
@@ -122,20 +122,20 @@ async fn talks_rather_than_reads(sender: &mut impl Sender, receiver: &mut impl R
 
 /// Invariant 7.
 #[tokio::test]
-async fn two_sides_that_both_write_before_they_read_both_go_on() {
+async fn two_sides_that_write_before_they_read_do_not_deadlock() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
     let ((mut to_server, mut from_server), (mut to_client, mut from_client)) =
         (client.split(), server.split());
     let (client, server) = tokio::join!(
-        talks_rather_than_reads(&mut to_server, &mut from_server),
-        talks_rather_than_reads(&mut to_client, &mut from_client),
+        sends_before_reading(&mut to_server, &mut from_server),
+        sends_before_reading(&mut to_client, &mut from_client),
     );
-    assert!(client > 0 && server > 0, "nobody ever had to wait");
+    assert!(client > 0 && server > 0, "no write was ever blocked");
 }
 
-/// The same with a task for each direction, so that each has to be woken by itself, and with pings, which
-/// the one who reads has to answer while the other waits to write.
+/// The same with a task for each direction, so that each needs its own wake-up, and with pings, which the reading
+/// half must answer while the writing half waits.
 #[tokio::test]
 async fn each_half_of_two_sides_that_both_write_is_woken() {
     let mut config = config();
@@ -157,7 +157,7 @@ async fn each_half_of_two_sides_that_both_write_is_woken() {
         tasks.spawn(async move {
             for number in 0..TALK {
                 assert!(message(&mut receiver).await == talk_about(number), "{number}");
-                // Everybody else is first.
+                // All other tasks run first.
                 for _ in 0..100 {
                     tokio::task::yield_now().await;
                 }
@@ -170,16 +170,16 @@ async fn each_half_of_two_sides_that_both_write_is_woken() {
             talked.unwrap()
         }
     };
-    tokio::time::timeout(LIMIT, talked).await.expect("both wait for each other");
+    tokio::time::timeout(LIMIT, talked).await.expect("deadlock: both sides wait");
 }
 
 #[tokio::test]
-async fn several_messages_in_one_text_and_newlines_behind_them_are_taken() {
+async fn several_messages_and_final_newlines_in_one_text_are_accepted() {
     let mut served = serve(config()).await;
     for (text, messages) in [
         ("{\"a\":1}\n", &["{\"a\":1}"][..]),
         ("{\"a\":1}\r\n{\"b\":2}\n\n{\"c\":3}", &["{\"a\":1}", "{\"b\":2}", "{\"c\":3}"]),
-        // On one line, as the framings of others want it.
+        // Joined to one line, because other framings need that.
         ("{\"a\":\n [1,\r\n 2]}\n", &["{\"a\":  [1,   2]}"]),
         ("\n", &[]),
         ("", &[]),
@@ -187,16 +187,16 @@ async fn several_messages_in_one_text_and_newlines_behind_them_are_taken() {
     ] {
         let (mut stream, channel) = served.raw().await;
         stream.write_all(&frame(0x81, text.as_bytes())).await.unwrap();
-        stream.write_all(&frame(0x82, b"behind")).await.unwrap();
+        stream.write_all(&frame(0x82, b"after")).await.unwrap();
         let (_sender, mut receiver) = channel.split();
-        for expected in messages.iter().chain(&["behind"]) {
+        for expected in messages.iter().chain(&["after"]) {
             assert_eq!(message(&mut receiver).await, *expected, "{text:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn where_json_is_expected_all_else_is_a_fault() {
+async fn anything_but_json_is_a_fault_if_json_is_required() {
     let config = ServerConfig { json: Some(Limits::default()), ..config() };
     let mut served = serve(config).await;
     let (mut stream, channel) = served.raw().await;
@@ -241,7 +241,7 @@ async fn a_message_that_cannot_be_sent_costs_only_itself() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_unix_socket_carries_it_too_and_says_who_is_there() {
+async fn a_unix_socket_carries_web_sockets_and_identifies_the_peer() {
     use tieline_transport::{Acceptor, Options};
 
     let directory = tempfile::tempdir().unwrap();
@@ -266,7 +266,7 @@ async fn a_unix_socket_carries_it_too_and_says_who_is_there() {
 }
 
 #[tokio::test]
-async fn a_far_side_that_does_not_read_ends_the_line_as_stalled() {
+async fn a_peer_that_does_not_read_ends_the_line_as_stalled() {
     let mut config = config();
     config.web_socket.channel = ChannelConfig {
         stall_timeout: std::time::Duration::from_millis(200),
@@ -276,7 +276,7 @@ async fn a_far_side_that_does_not_read_ends_the_line_as_stalled() {
     let (_deaf, channel) = served.raw().await;
     let control = channel.control().clone();
     let (mut sender, mut receiver) = channel.split();
-    // Who waits to receive hears of it, too.
+    // A pending receive ends as well.
     let waiting = tokio::spawn(async move { end(&mut receiver).await });
     let reason = loop {
         match sender.send(vec![b'x'; 100_000]).await {
@@ -290,15 +290,15 @@ async fn a_far_side_that_does_not_read_ends_the_line_as_stalled() {
     assert!(matches!(control.close_reason(), Some(CloseReason::Stalled)));
 }
 
-/// Both messages have come before the first is answered, so which of them an answer is for is not known.
+/// Both messages arrive before the first response, so it is unknown which of them the response belongs to.
 #[tokio::test]
-async fn from_the_first_binary_message_on_no_message_to_that_client_is_text() {
+async fn after_a_binary_message_the_client_gets_only_binary() {
     let mut config = config();
     config.web_socket.verbatim = true;
     let mut served = serve(config).await;
     let (mut stream, channel) = served.raw().await;
     let (mut sender, mut receiver) = channel.split();
-    let mut exchange = async |kinds: &[u8], heard: u8| {
+    let mut exchange = async |kinds: &[u8], expected: u8| {
         for kind in kinds {
             stream.write_all(&frame(*kind, b"{}")).await.unwrap();
             assert_eq!(message(&mut receiver).await, "{}");
@@ -307,7 +307,7 @@ async fn from_the_first_binary_message_on_no_message_to_that_client_is_text() {
             sender.send("{}").await.unwrap();
             let mut answer = [0; 4];
             stream.read_exact(&mut answer).await.unwrap();
-            assert_eq!(answer, [heard, 2, b'{', b'}'], "{kinds:?}");
+            assert_eq!(answer, [expected, 2, b'{', b'}'], "{kinds:?}");
         }
     };
     let (text, binary) = (0x81, 0x82);
@@ -316,7 +316,7 @@ async fn from_the_first_binary_message_on_no_message_to_that_client_is_text() {
     exchange(&[text, binary], binary).await;
     exchange(&[binary, text], binary).await;
     exchange(&[text], binary).await;
-    // What is set is used.
+    // An explicit kind takes precedence.
     sender.set_kind(Some(tieline_proto::websocket::Kind::Text));
     sender.send("{}").await.unwrap();
     assert_eq!(stream.read_u8().await.unwrap(), text);

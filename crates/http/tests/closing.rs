@@ -1,4 +1,4 @@
-//! How a WebSocket ends, and what each side learns of it.
+//! How a WebSocket ends, and what each side learns about the reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 #[tokio::test]
-async fn each_breach_is_told_by_its_code() {
+async fn each_protocol_violation_has_its_close_code() {
     let mut served = serve(config()).await;
     for (bytes, code) in [
         (frame(0x83, b""), 1002),
@@ -34,10 +34,10 @@ async fn each_breach_is_told_by_its_code() {
         let (mut stream, channel) = served.raw().await;
         let (_sender, mut receiver) = channel.split();
         stream.write_all(&bytes).await.unwrap();
-        let (_, told) = tokio::join!(end(&mut receiver), close_code(&mut stream));
-        assert_eq!(told, Some(code), "{bytes:?}");
+        let (_, received) = tokio::join!(end(&mut receiver), close_code(&mut stream));
+        assert_eq!(received, Some(code), "{bytes:?}");
     }
-    // A session's connection takes no text.
+    // The connection of a session accepts no text messages.
     let protocol = format!("{BEARER}Sec-WebSocket-Protocol: tieline.1\r\n");
     let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
     stream.write_all(upgrade(served.port, &protocol).as_bytes()).await.unwrap();
@@ -45,11 +45,12 @@ async fn each_breach_is_told_by_its_code() {
     let (_sender, mut receiver) =
         served.resumable.as_mut().unwrap().accept().await.unwrap().split();
     stream.write_all(&frame(0x81, b"text")).await.unwrap();
-    let (_, told) = tokio::join!(end(&mut receiver), close_code(&mut stream));
-    assert_eq!(told, Some(1003));
+    let (_, received) = tokio::join!(end(&mut receiver), close_code(&mut stream));
+    assert_eq!(received, Some(1003));
 }
 
-async fn told_for(reason: CloseReason, channel: WebChannel, stream: &mut TcpStream) -> Option<u16> {
+/// Ends the channel for this reason and returns the close code that the client receives.
+async fn code_for(reason: CloseReason, channel: WebChannel, stream: &mut TcpStream) -> Option<u16> {
     channel.control().end(reason);
     let (mut sender, _receiver) = channel.split();
     sender.close().await.unwrap();
@@ -57,16 +58,16 @@ async fn told_for(reason: CloseReason, channel: WebChannel, stream: &mut TcpStre
 }
 
 #[tokio::test]
-async fn a_close_says_what_is_known_of_its_reason() {
+async fn the_close_code_tells_the_reason() {
     let mut served = serve(config()).await;
     for (reason, code) in
         [(CloseReason::ByUs, 1001), (CloseReason::StdoutClosed, 1011), (CloseReason::Overrun, 1013)]
     {
         let (mut stream, channel) = served.raw().await;
-        let told = told_for(reason.clone(), channel, &mut stream).await;
-        assert_eq!(told, Some(code), "{reason}");
+        let received = code_for(reason.clone(), channel, &mut stream).await;
+        assert_eq!(received, Some(code), "{reason}");
     }
-    // Without a close, too, where nothing waits to be written.
+    // The same if the channel is dropped without a close while nothing waits to be written.
     let (mut stream, channel) = served.raw().await;
     channel.control().end(CloseReason::StdoutClosed);
     drop(channel);
@@ -74,7 +75,7 @@ async fn a_close_says_what_is_known_of_its_reason() {
 }
 
 #[tokio::test]
-async fn a_client_hears_why_a_server_closes() {
+async fn a_client_learns_why_a_server_closes() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
     server.control().end(CloseReason::StdoutClosed);
@@ -88,7 +89,7 @@ async fn a_client_hears_why_a_server_closes() {
 }
 
 #[tokio::test]
-async fn a_server_that_shuts_down_says_so() {
+async fn a_server_reports_its_shutdown() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
     let server = tokio::spawn(echo(server));
@@ -102,9 +103,9 @@ async fn a_server_that_shuts_down_says_so() {
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
 }
 
-/// Many whose buffers are full, and who read nothing, are waited for within the grace.
+/// The buffers of many clients are full, and none of them reads.
 #[tokio::test]
-async fn a_server_goes_within_its_grace_although_nobody_reads() {
+async fn a_server_closes_within_its_grace_although_no_client_reads() {
     let _clock = FastClock::start();
     let mut served = serve(config()).await;
     let mut deaf = Vec::new();
@@ -122,9 +123,8 @@ async fn a_server_goes_within_its_grace_although_nobody_reads() {
     assert!((2..20).contains(&took), "{took}");
 }
 
-/// A close frame that nobody answers is not waited for long.
 #[tokio::test]
-async fn a_close_that_nobody_answers_is_waited_for_within_its_time() {
+async fn an_unanswered_close_times_out() {
     let _clock = FastClock::start();
     let mut served = serve(config()).await;
     let (_stream, channel) = served.raw().await;
@@ -136,9 +136,9 @@ async fn a_close_that_nobody_answers_is_waited_for_within_its_time() {
     assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(30), "{took:?}");
 }
 
-/// A peer that broke the protocol has two seconds.
+/// A client that violated the protocol has two seconds to read the reason.
 #[tokio::test]
-async fn whoever_breaks_the_protocol_has_a_moment_to_read_why() {
+async fn a_client_has_time_to_read_why_it_was_closed() {
     let _clock = FastClock::start();
     let mut served = serve(config()).await;
     let (mut stream, channel) = served.raw().await;
@@ -152,7 +152,7 @@ async fn whoever_breaks_the_protocol_has_a_moment_to_read_why() {
 }
 
 #[tokio::test]
-async fn a_peer_that_breaks_the_protocol_and_leaves_is_not_waited_for() {
+async fn a_client_that_violated_the_protocol_and_left_is_not_waited_for() {
     let mut served = serve(config()).await;
     let (mut stream, channel) = served.raw().await;
     let (_sender, mut receiver) = channel.split();
@@ -165,7 +165,7 @@ async fn a_peer_that_breaks_the_protocol_and_leaves_is_not_waited_for() {
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
-/// Its owner still has answers for it, and the close frame leaves behind them.
+/// Responses that the owner still has are sent before the close frame.
 #[tokio::test]
 async fn a_sender_that_is_kept_open_answers_before_the_close_frame() {
     let mut served = serve(config()).await;
@@ -191,9 +191,9 @@ async fn a_sender_that_is_kept_open_answers_before_the_close_frame() {
             if closes {
                 sender.close().await.unwrap();
                 assert!(sender.send("more").await.is_err());
-                let (reason, told) = tokio::join!(end(&mut receiver), close_code(&mut stream));
+                let (reason, received) = tokio::join!(end(&mut receiver), close_code(&mut stream));
                 assert!(matches!(reason, CloseReason::Protocol(_)), "{reason}");
-                assert_eq!(told, Some(code), "{bytes:?}");
+                assert_eq!(received, Some(code), "{bytes:?}");
             } else {
                 drop((sender, receiver));
                 assert_eq!(close_code(&mut stream).await, Some(code), "{bytes:?}");
@@ -202,9 +202,9 @@ async fn a_sender_that_is_kept_open_answers_before_the_close_frame() {
     }
 }
 
-/// Pings after 10 and 20 s, each waited for 5 s.
+/// Pings are sent after 10 and 20 s; each may take 5 s to be answered.
 #[tokio::test]
-async fn a_half_open_peer_is_found_within_25_seconds() {
+async fn a_half_open_connection_is_detected_within_25_seconds() {
     let _clock = FastClock::start();
     let mut served = serve(config()).await;
     let (mut stream, channel) = served.raw().await;
@@ -222,10 +222,9 @@ async fn a_half_open_peer_is_found_within_25_seconds() {
     assert_eq!(pings, [0x89, 0, 0x89, 0]);
 }
 
-/// A line that idles for a second is asked every second, although an answer may take
-/// longer than that.
+/// The idle time is one second, and an answer may take longer than that.
 #[tokio::test]
-async fn pings_come_as_often_as_they_should_however_long_an_answer_may_take() {
+async fn ping_interval_does_not_depend_on_the_answer_timeout() {
     let _clock = FastClock::start();
     let mut config = config();
     let idle = Duration::from_secs(1);
@@ -245,9 +244,8 @@ async fn pings_come_as_often_as_they_should_however_long_an_answer_may_take() {
     assert!((10..40).contains(&took), "{took}");
 }
 
-/// One that answers is left alone.
 #[tokio::test]
-async fn a_peer_that_only_answers_pings_stays() {
+async fn a_peer_that_only_answers_pings_stays_connected() {
     let _clock = FastClock::start();
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
@@ -255,13 +253,13 @@ async fn a_peer_that_only_answers_pings_stays() {
     tokio::spawn(async move { from_server.recv().await });
     let (_sender, mut receiver) = server.split();
     let idle = tokio::time::timeout(Duration::from_secs(120), receiver.recv());
-    assert!(idle.await.is_err(), "it is idle, and not gone");
+    assert!(idle.await.is_err(), "an idle line ended");
     client.send("still here").await.unwrap();
     assert_eq!(message(&mut receiver).await, "still here");
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_off_is_told_from_one_that_closes() {
+async fn a_cut_connection_is_distinguished_from_a_closed_one() {
     let mut served = serve(config()).await;
     let (stream, channel) = served.raw().await;
     drop(stream);

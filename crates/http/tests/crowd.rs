@@ -1,4 +1,4 @@
-//! A crowd of clients that trickle, and honest ones who want to be answered meanwhile.
+//! Many clients that send slowly, and honest clients that must be served meanwhile.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 const HONEST: usize = 100;
 const BEGINNING: &[u8] = b"GET /ws HTTP/1.1\r\nX";
 
-/// Each of the honest ones has a message there and back, so many times; how long each took.
+/// Sends a message of each client and awaits its echo, `times` times. Returns the duration of each round trip.
 async fn talk(clients: &mut [TcpStream], times: usize) -> Vec<Duration> {
     let mut took = Vec::new();
     for _ in 0..times {
@@ -43,9 +43,9 @@ async fn honest(served: &mut support::Served) -> Vec<TcpStream> {
     clients
 }
 
-/// More than there is room for, and all who talk are answered.
+/// There are more clients than the limit, and every client that talks is served.
 #[tokio::test]
-async fn a_crowd_of_slow_clients_keeps_no_honest_one_waiting() {
+async fn slow_clients_do_not_block_honest_ones() {
     let slow = if is_long() { 5000 } else { 500 };
     let limits = ServerLimits { connections_per_peer: 300, ..ServerLimits::default() };
     let mut served = serve(ServerConfig { limits, ..config() }).await;
@@ -61,7 +61,7 @@ async fn a_crowd_of_slow_clients_keeps_no_honest_one_waiting() {
         held
     };
     let (held, _) = tokio::join!(trickling, talk(&mut clients, 20));
-    // Somebody who comes now is served, too.
+    // A new client is served as well.
     assert_eq!(status_of(&served.ask(upgrade(port, BEARER)).await), 101);
     let counts = served.web.counts();
     assert!(counts.open <= 300 && counts.evicted as usize >= slow - 200, "{counts:?}");
@@ -72,7 +72,7 @@ fn is_long() -> bool {
     std::env::var_os("TIELINE_SOAK").is_some()
 }
 
-/// Holds so many connections to `port`, each of which sends another byte every second, until it is told.
+/// Holds `slow` connections to `port`, each of which sends one byte per second, until `done` is set.
 async fn crowd(port: u16, slow: usize, all_there: oneshot::Sender<()>, done: Arc<AtomicBool>) {
     let mut held = Vec::new();
     for _ in 0..slow {
@@ -86,7 +86,7 @@ async fn crowd(port: u16, slow: usize, all_there: oneshot::Sender<()>, done: Arc
         if done.load(Relaxed) {
             return;
         }
-        // A hundredth of them each hundredth of a second.
+        // Every hundredth of a second, a hundredth of them sends.
         for stream in held.iter_mut().skip(next % 100).step_by(100) {
             let _ = stream.write_all(b"x").await;
         }
@@ -99,12 +99,13 @@ fn p99(mut took: Vec<Duration>) -> Duration {
     took[took.len() * 99 / 100]
 }
 
-/// The honest ones' p99 without and with the crowd, in turn: `TIELINE_SOAK=1` and `--release` for 5,000 and
-/// for the bar of 2 ×; without, it is shown that it runs. Server, crowd and honest ones have a thread each.
+/// Compares the honest clients' p99 without and with slow clients. With `TIELINE_SOAK=1` and `--release` there are
+/// 5,000 slow clients, and the ratio must be at most 2; otherwise the test only shows that it runs. The server, the slow
+/// clients and the honest clients have a thread each.
 #[test]
-fn a_crowd_of_slow_clients_leaves_the_latency_of_honest_ones() {
+fn slow_clients_do_not_raise_the_latency_of_honest_ones() {
     let (slow, times, rounds) = if is_long() { (5000, 100, 5) } else { (200, 5, 1) };
-    let (tell, told) = std::sync::mpsc::channel();
+    let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         on_a_runtime(async {
             let most = slow + HONEST + 10;
@@ -115,13 +116,13 @@ fn a_crowd_of_slow_clients_leaves_the_latency_of_honest_ones() {
             };
             let support::Served { web, mut plain, port, .. } =
                 serve(ServerConfig { limits, ..config() }).await;
-            tell.send((web, port)).unwrap();
+            send.send((web, port)).unwrap();
             while let Ok(channel) = plain.accept().await {
                 tokio::spawn(echo(channel));
             }
         });
     });
-    let (web, port) = told.recv().unwrap();
+    let (web, port) = receive.recv().unwrap();
     on_a_runtime(async {
         let mut clients = Vec::new();
         for _ in 0..HONEST {
@@ -130,16 +131,16 @@ fn a_crowd_of_slow_clients_leaves_the_latency_of_honest_ones() {
             assert_eq!(status(&mut stream).await, 101);
             clients.push(stream);
         }
-        // All is warm.
+        // Warm-up.
         talk(&mut clients, times).await;
         let (mut without, mut with) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             without.push(p99(talk(&mut clients, times).await));
-            let (come, all_there) = oneshot::channel();
+            let (ready, all_there) = oneshot::channel();
             let done = Arc::new(AtomicBool::new(false));
-            let told = done.clone();
+            let is_done = done.clone();
             let slow_ones = std::thread::spawn(move || {
-                on_a_runtime(crowd(port, slow, come, told));
+                on_a_runtime(crowd(port, slow, ready, is_done));
             });
             all_there.await.unwrap();
             assert_eq!(web.counts().evicted, 0);
@@ -154,7 +155,7 @@ fn a_crowd_of_slow_clients_leaves_the_latency_of_honest_ones() {
         let (without, with) = (median(without), median(with));
         let ratio = with.as_secs_f64() / without.as_secs_f64();
         println!(
-            "p99 of {HONEST} without {without:?}, with {slow} slow ones {with:?}: {ratio:.2} ×"
+            "p99 of {HONEST} clients: {without:?} alone, {with:?} with {slow} slow ones: {ratio:.2} ×"
         );
         if is_long() && !cfg!(debug_assertions) {
             assert!(ratio <= 2.0, "{ratio}");

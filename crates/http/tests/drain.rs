@@ -1,4 +1,4 @@
-//! Answers arrive at clients that write their whole body before they read, however early they are given.
+//! Clients that write their whole body before they read still get responses that are sent earlier.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -25,21 +25,21 @@ fn small(config: ServerConfig) -> ServerConfig {
     config
 }
 
-/// Writes `head` and a body of [`LENGTH`] bytes, all of them, and only then reads the head of the answer.
+/// Writes the request head and the whole body, and only then reads the response head.
 async fn write_then_read(served: &Served, head_lines: &str, body: &[u8]) -> String {
     let asking = async {
         let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
-        stream.write_all(head_lines.as_bytes()).await.expect("the head is taken");
+        stream.write_all(head_lines.as_bytes()).await.expect("cannot write the head");
         if let Err(error) = stream.write_all(body).await {
             panic!("{head_lines:.200}: {error}");
         }
         head(&mut stream).await
     };
-    timeout(LIMIT, asking).await.expect("it hangs")
+    timeout(LIMIT, asking).await.expect("timed out")
 }
 
 #[tokio::test]
-async fn every_early_answer_arrives_behind_the_whole_body() {
+async fn every_early_response_arrives_after_the_whole_body() {
     let served = serve(small(config())).await;
     let host = format!("Host: 127.0.0.1:{}\r\n", served.port);
     let length = format!("Content-Length: {LENGTH}\r\n");
@@ -64,7 +64,7 @@ async fn every_early_answer_arrives_behind_the_whole_body() {
         ("GET /sse", format!("{host}{BEARER}Tieline-Protocol: other\r\n"), 400),
         ("GET /health", host.clone(), 200),
         ("GET /metrics", format!("{host}{BEARER}"), 200),
-        // HTTP itself refuses these.
+        // The HTTP layer refuses these.
         ("POST /rpc", format!("{host}X: {}\r\n", "x".repeat(40_000)), 431),
         ("POST /rpc", format!("{host}no header\r\n"), 400),
     ] {
@@ -80,7 +80,7 @@ async fn every_early_answer_arrives_behind_the_whole_body() {
 }
 
 #[tokio::test]
-async fn an_answer_in_mid_body_arrives_behind_all_of_it() {
+async fn a_response_in_the_middle_of_a_body_arrives_after_it() {
     let mut served = serve(small(config())).await;
     served.resumable = None;
     let host = format!("Host: 127.0.0.1:{}\r\n", served.port);
@@ -88,7 +88,7 @@ async fn an_answer_in_mid_body_arrives_behind_all_of_it() {
     let chunked = format!("POST /rpc HTTP/1.1\r\n{host}{BEARER}Transfer-Encoding: chunked\r\n\r\n");
     let answer = write_then_read(&served, &chunked, chunk.as_bytes()).await;
     assert_eq!(status_of(&answer), 413, "{answer}");
-    // One call is under way and takes all the room for bodies; the next are told to come later.
+    // One call is in progress and uses all the memory for bodies; the next are refused with 503.
     let stream = support::events::Stream::open(served.port, "").await.unwrap();
     let part = vec![b'x'; 1 << 20];
     let head_of = |path: &str| {
@@ -102,7 +102,7 @@ async fn an_answer_in_mid_body_arrives_behind_all_of_it() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(LIMIT, busy).await.expect("the call has not begun");
+    timeout(LIMIT, busy).await.expect("the call did not start");
     for path in ["/rpc", &stream.uri] {
         let answer = write_then_read(&served, &head_of(path), &part).await;
         assert_eq!(status_of(&answer), 503, "{path}: {answer}");
@@ -110,9 +110,9 @@ async fn an_answer_in_mid_body_arrives_behind_all_of_it() {
     }
 }
 
-/// A WebSocket client that begins to speak before it knows whether it may.
+/// The client sends frames before the upgrade is answered.
 #[tokio::test]
-async fn a_refused_web_socket_is_told_behind_what_it_said() {
+async fn a_refused_web_socket_gets_its_response_after_what_it_sent() {
     let served = serve(config()).await;
     let mut frames = support::frame(0x82, &vec![b'x'; 1 << 20]);
     frames = frames.repeat(LENGTH >> 20);
@@ -123,9 +123,9 @@ async fn a_refused_web_socket_is_told_behind_what_it_said() {
     }
 }
 
-/// A client that is answered goes on with the connection if its body was short, or read.
+/// The connection is reused if the body was short or was read.
 #[tokio::test]
-async fn a_connection_lives_on_where_nothing_is_left_of_the_body() {
+async fn a_connection_is_kept_if_nothing_of_the_body_is_left() {
     let served = serve(small(config())).await;
     let host = format!("Host: 127.0.0.1:{}\r\n", served.port);
     let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
@@ -145,7 +145,7 @@ async fn a_connection_lives_on_where_nothing_is_left_of_the_body() {
     }
 }
 
-/// Other people's clients, over TLS and without it. Wine finds no programs of Linux.
+/// Third-party clients, with and without TLS. Wine does not find Linux programs.
 #[cfg(unix)]
 #[tokio::test]
 async fn curl_and_urllib_see_the_status() {
@@ -174,7 +174,7 @@ async fn curl_and_urllib_see_the_status() {
             let mut python = Command::new("python3");
             python.args(["-c", script, &url, token]).arg(file.path()).arg(&ca);
             let mut commands = vec![python];
-            // With `Expect: 100-continue`, as it does by itself, and without.
+            // With `Expect: 100-continue`, which is curl's default, and without.
             for expect in ["Expect: 100-continue", "Expect:"] {
                 let mut curl = Command::new("curl");
                 curl.args(["--silent", "--show-error", "--write-out", "%{http_code}", "--output"]);
@@ -186,34 +186,34 @@ async fn curl_and_urllib_see_the_status() {
             }
             for mut command in commands {
                 let running = command.kill_on_drop(true).stdin(Stdio::null()).output();
-                let output = timeout(LIMIT, running).await.expect("it hangs").unwrap();
-                let said = String::from_utf8_lossy(&output.stdout);
-                assert!(output.status.success() && said == status, "{command:?}: {output:?}");
+                let output = timeout(LIMIT, running).await.expect("timed out").unwrap();
+                let printed = String::from_utf8_lossy(&output.stdout);
+                assert!(output.status.success() && printed == status, "{command:?}: {output:?}");
             }
         }
     }
 }
 
-/// What comes in place of a TLS handshake is answered by an alert, which arrives, too.
+/// Anything but a TLS handshake is answered with an alert, which arrives as well.
 #[tokio::test]
-async fn a_refused_tls_handshake_is_told_behind_what_was_sent() {
+async fn a_refused_tls_handshake_gets_its_alert_after_what_it_sent() {
     let served = serve(tls(None)).await;
     let asking = async {
         let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
         let head = format!("POST /rpc HTTP/1.1\r\nContent-Length: {LENGTH}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(&vec![b'x'; LENGTH]).await.expect("the body is taken");
+        stream.write_all(&vec![b'x'; LENGTH]).await.expect("cannot write the body");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
         answer
     };
-    let answer = timeout(LIMIT, asking).await.expect("it hangs");
-    // An alert that is fatal.
+    let answer = timeout(LIMIT, asking).await.expect("timed out");
+    // A fatal alert.
     assert_eq!((answer.first(), answer.get(5)), (Some(&21), Some(&2)), "{answer:?}");
 }
 
 #[tokio::test]
-async fn no_more_is_read_than_the_bound() {
+async fn at_most_the_limit_is_read() {
     let mut config = small(config());
     config.limits.drain_bytes = ByteSize::new(0);
     let served = serve(config).await;
@@ -231,13 +231,13 @@ async fn no_more_is_read_than_the_bound() {
         }
         written
     };
-    // Two messages, and what the buffers of the system hold.
-    let written = timeout(LIMIT, writing).await.expect("it reads without an end");
+    // Two messages, and what the system's buffers hold.
+    let written = timeout(LIMIT, writing).await.expect("the server reads endlessly");
     assert!(written < 64 << 20, "{written}");
 }
 
 #[tokio::test]
-async fn a_client_that_sends_nothing_more_is_not_waited_for_long() {
+async fn a_client_that_stops_sending_is_disconnected() {
     let _clock = FastClock::start();
     let served = serve(small(config())).await;
     let begun = Instant::now();
@@ -253,7 +253,7 @@ async fn a_client_that_sends_nothing_more_is_not_waited_for_long() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    timeout(LIMIT, gone).await.expect("it stays");
+    timeout(LIMIT, gone).await.expect("the connection was not closed");
     let took = begun.elapsed().as_secs();
     assert!((5..30).contains(&took), "{took}");
 }

@@ -1,4 +1,4 @@
-//! Length bombs and floods of frames: each costs whoever sends it the line, and nobody memory.
+//! Length bombs and floods of frames: each ends the sender's line, and none costs memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -33,16 +33,17 @@ async fn a_message_of_16_mib_is_the_largest() {
             (answer[0], u16::from_be_bytes([answer[2], answer[3]]))
         });
         assert_eq!(code, (0x88, 1009));
-        let CloseReason::Protocol(FrameError::Oversize { length: told, limit }) = reason else {
+        let CloseReason::Protocol(FrameError::Oversize { length: announced, limit }) = reason
+        else {
             panic!("{reason}")
         };
-        assert_eq!((told, limit), (length as u64, ByteSize::mib(16)));
+        assert_eq!((announced, limit), (length as u64, ByteSize::mib(16)));
     }
 }
 
-/// A length that is announced makes nobody reserve it.
+/// The announced length is not allocated.
 #[tokio::test]
-async fn an_announced_length_costs_nothing() {
+async fn an_announced_length_costs_no_memory() {
     let mut served = serve(config()).await;
     let mut held = Vec::new();
     for _ in 0..50 {
@@ -66,10 +67,10 @@ async fn an_announced_length_costs_nothing() {
     assert!(kib < 50 * 8 * 1024, "{kib} KiB for 50 announcements of 16 MiB");
 }
 
-/// How many frames a flood has: ten million where it is asked for, else enough to see that it ends.
+/// Returns how many frames a flood has: ten million in a soak test, otherwise enough to see that it ends the line.
 fn flood() -> usize {
-    let all = std::env::var_os("TIELINE_SOAK").is_some();
-    if all { 10_000_000 } else { 100_000 }
+    let is_long = std::env::var_os("TIELINE_SOAK").is_some();
+    if is_long { 10_000_000 } else { 100_000 }
 }
 
 async fn flooded(frame: Vec<u8>, before: Vec<u8>) -> (CloseReason, Option<u16>, usize) {
@@ -92,7 +93,7 @@ async fn flooded(frame: Vec<u8>, before: Vec<u8>) -> (CloseReason, Option<u16>, 
     let closing = tokio::spawn(async move {
         let mut answer = Vec::new();
         let _ = read.read_to_end(&mut answer).await;
-        // The last frame of all that came.
+        // The last frame received.
         let place = answer.windows(4).rposition(|it| it[0] == 0x88 && it[2] == 3)?;
         Some(u16::from_be_bytes([answer[place + 2], answer[place + 3]]))
     });
@@ -122,7 +123,7 @@ async fn a_flood_of_empty_frames_pings_and_fragments_ends_the_line() {
     }
 }
 
-/// Large enough to be worth something, and never ending.
+/// The fragments are large enough not to count as a flood, and never end.
 #[tokio::test]
 async fn endless_fragments_end_at_the_limit() {
     let (head, more) = (frame(0x02, &[0; 60_000]), frame(0x00, &[0; 60_000]));

@@ -65,7 +65,7 @@ async fn messages_arrive_after_end_of_input() {
         }
         end(&mut from_server).await
     };
-    // Behind its close frame the server waits for the answer to that.
+    // After its close frame, the server waits for the client's.
     let (reason, again) = tokio::join!(reading, end(&mut from_client));
     assert!(matches!((&reason, &again), (CloseReason::ByUs, CloseReason::ByPeer)), "{reason}");
     assert!(matches!(control.close_reason(), Some(CloseReason::ByUs)));
@@ -236,7 +236,7 @@ async fn extension_is_granted_only_without_parameters_and_session() {
     }
 }
 
-/// A client and a raw server, whose response has the further header lines `more`.
+/// Connects a client to a raw server whose response has the additional header lines `more`.
 async fn pair_by_hand(more: Option<&str>) -> (Result<BoxChannel, TransportError>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://127.0.0.1:{}/", listener.local_addr().unwrap().port());
@@ -285,7 +285,7 @@ async fn extension_that_was_not_offered_is_refused() {
         "Sec-WebSocket-Extensions: tieline-half-close, permessage-deflate\r\n",
     ] {
         let (client, _server) = pair_by_hand(Some(more)).await;
-        let Err(error) = client else { panic!("{more} was let in") };
+        let Err(error) = client else { panic!("{more} was accepted") };
         assert!(error.to_string().contains("extension"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What all lines together hold in memory is bounded, whatever they are.
+//! The memory that all lines hold together is bounded, whatever their kind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -22,18 +22,18 @@ use tokio::time::timeout;
 
 const MIB: usize = 1 << 20;
 
-/// A server whose lines may hold so much together.
+/// Starts a server whose lines may hold this much memory together.
 async fn within(mib: usize) -> (Served, MemoryBudget) {
     let budget = MemoryBudget::new(ByteSize::mib(mib));
     let mut config = ServerConfig { memory: Some(budget.clone()), ..config() };
-    // Nobody is given up for being slow here.
+    // No line stalls in these tests.
     config.web_socket.channel.stall_timeout = 2 * LIMIT;
     let mut served = serve(config).await;
     served.resumable = None;
     (served, budget)
 }
 
-/// Waits until so much is held.
+/// Waits until the used memory satisfies the condition.
 async fn held(budget: &MemoryBudget, is_wanted: impl Fn(usize) -> bool) {
     let waiting = async {
         while !is_wanted(budget.used().bytes()) {
@@ -48,7 +48,7 @@ fn most(budget: &MemoryBudget) -> usize {
     budget.limit().bytes() / 4 * 5
 }
 
-/// The frames of a message of `length` bytes, without its last byte.
+/// Returns the frames of a message of `length` bytes, without its last byte.
 fn unfinished(length: usize, fragment: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (number, _) in (0..length).step_by(fragment).enumerate() {
@@ -75,13 +75,13 @@ async fn unfinished_web_socket_messages_are_bounded_together() {
             });
             let bytes = bytes.clone();
             sending.spawn(async move {
-                // It may be refused before it has said all.
+                // The server may refuse it before everything is sent.
                 let _ = stream.write_all(&bytes).await;
                 (place, stream)
             });
         }
         let mut streams = sending.join_all().await;
-        // Each was refused, or all of its part is here.
+        // Waits until each line was refused or has received everything.
         let ended = || controls.iter().filter(|it| it.close_reason().is_some()).count();
         let settled = async {
             let is_whole = |bytes_in: u64| bytes_in >= bytes.len() as u64;
@@ -94,7 +94,7 @@ async fn unfinished_web_socket_messages_are_bounded_together() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(LIMIT, settled).await.expect("some are neither here nor refused");
+        timeout(LIMIT, settled).await.expect("some lines were neither received nor refused");
         assert!(budget.used().bytes() <= most(&budget), "{fragment}: {}", budget.used());
         assert!((LINES - 20..LINES).contains(&ended()), "{fragment}: {}", ended());
         streams.retain_mut(|(place, _)| controls[*place].close_reason().is_none());
@@ -104,7 +104,7 @@ async fn unfinished_web_socket_messages_are_bounded_together() {
             assert!(matches!(reason, CloseReason::NoMemory(_)), "{fragment}: {reason}");
         }
         let kept = streams;
-        // What is small goes through all the same, and all is given back in the end.
+        // Small messages still pass, and all memory is released in the end.
         let (client, line) = served.pair().await;
         let (mut sender, (_out, mut receiver)) = (client.split().0, line.split());
         sender.send("small").await.unwrap();
@@ -116,7 +116,7 @@ async fn unfinished_web_socket_messages_are_bounded_together() {
 }
 
 #[tokio::test]
-async fn the_largest_message_goes_and_the_smaller_ones_come_whole() {
+async fn the_largest_message_is_refused_and_smaller_ones_arrive() {
     let (mut served, budget) = within(8).await;
     let (mut large, large_line) = served.raw().await;
     let (mut small, small_line) = served.raw().await;
@@ -138,7 +138,7 @@ async fn the_largest_message_goes_and_the_smaller_ones_come_whole() {
 }
 
 #[tokio::test]
-async fn bodies_of_posts_are_counted_too() {
+async fn bodies_of_post_requests_are_counted() {
     let (mut served, budget) = within(4).await;
     let stream = Stream::open(served.port, "").await.unwrap();
     let line: BoxChannel = served.plain.accept().await.unwrap().boxed();
@@ -152,9 +152,9 @@ async fn bodies_of_posts_are_counted_too() {
     assert_eq!((status_of(&answer), came.len()), (202, MIB));
 }
 
-/// Nobody reads, and what is sent waits: in a WebSocket's queue, and in that of a stream of events.
+/// No client reads, and messages wait in the queues of WebSockets and of event streams.
 #[tokio::test]
-async fn what_waits_for_slow_readers_is_counted_too() {
+async fn queues_for_slow_readers_are_counted() {
     const LENGTH: usize = 12 * MIB;
     for events in [false, true] {
         let (mut served, budget) = within(20).await;
@@ -182,7 +182,7 @@ async fn what_waits_for_slow_readers_is_counted_too() {
                 sender.send(vec![b'x'; LENGTH]).await
             });
         }
-        let first = timeout(LIMIT, sending.join_next()).await.expect("all are kept");
+        let first = timeout(LIMIT, sending.join_next()).await.expect("no line was refused");
         let error = first.unwrap().unwrap().unwrap_err();
         let reason = error.close_reason().unwrap();
         assert!(matches!(reason, CloseReason::NoMemory(_)), "{events}: {reason}");
@@ -193,9 +193,9 @@ async fn what_waits_for_slow_readers_is_counted_too() {
     }
 }
 
-/// A client counts what it holds as well.
+/// The client has a memory limit, too.
 #[tokio::test]
-async fn a_client_refuses_what_is_too_much_for_it() {
+async fn a_client_refuses_messages_beyond_its_memory() {
     let mut served = serve(config()).await;
     served.resumable = None;
     let budget = MemoryBudget::new(ByteSize::mib(2));
@@ -211,22 +211,22 @@ async fn a_client_refuses_what_is_too_much_for_it() {
 }
 
 #[tokio::test]
-async fn a_web_socket_is_told_that_it_was_refused_for_memory() {
+async fn a_web_socket_refused_for_memory_closes_with_1013() {
     let (mut served, _budget) = within(1).await;
     let (mut stream, line) = served.raw().await;
     let (_sender, mut receiver) = line.split();
-    let told = async {
+    let closing = async {
         let _ = stream.write_all(&unfinished(4 * MIB, 4 * MIB)).await;
         close_code(&mut stream).await
     };
-    let (code, reason) = tokio::join!(told, end(&mut receiver));
+    let (code, reason) = tokio::join!(closing, end(&mut receiver));
     assert_eq!(code, Some(1013));
     assert!(matches!(reason, CloseReason::NoMemory(_)), "{reason}");
 }
 
-/// Each answer fits, and those of a batch do not.
+/// Each response fits, but those of a batch together do not.
 #[tokio::test]
-async fn answers_to_a_batch_by_post_are_counted_until_the_client_has_them() {
+async fn responses_to_a_batch_are_counted_until_the_client_has_them() {
     let (mut served, budget) = within(4).await;
     let port = served.port;
     let request = |id: usize| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"m"}}"#);

@@ -1,5 +1,5 @@
-//! Behind nginx, as `docs/web.md` says: what is asked for goes through, and what is told of a request
-//! confuses nobody.
+//! The server behind nginx, with the configurations from `docs/web.md`: messages pass, and forwarding headers do not
+//! affect access control.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
-use support::sdk::{node, says_ok, sdk_behind};
+use support::sdk::{node, prints_ok, sdk_behind};
 use support::{
     BEARER, LIMIT, Served, TOKEN, config, echo, frame, message, registry, serve, status_of,
 };
@@ -23,7 +23,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bi
 use tokio::net::{TcpListener, UnixStream};
 use tokio::process::{Child, Command};
 
-/// What the documentation tells people to write, with these in it: the first or the second configuration.
+/// Returns the nginx configuration number `block` from the documentation, with this port.
 fn documented(block: usize, port: u16) -> String {
     let docs = include_str!("../../../docs/web.md");
     let block = docs.split("```nginx\n").nth(block + 1).expect("docs/web.md has a configuration");
@@ -35,18 +35,18 @@ fn documented(block: usize, port: u16) -> String {
 /// The prefix of the second configuration.
 const PREFIX: &str = "/agents/one";
 
-/// An nginx of its own, on a socket in a directory of its own. It ends when this is dropped.
+/// An nginx process with a socket in a temporary directory. It is killed when this is dropped.
 struct Nginx {
     _process: Child,
     directory: TempDir,
 }
 
 impl Nginx {
-    /// In front of a server at `port`; `more` is said of the whole server.
+    /// Starts nginx in front of the server at `port`; `more` is added to its `server` block.
     async fn before(port: u16, more: &str) -> Self {
-        // TLS is nginx's own affair: what is listened on, and with which certificate.
+        // The test does not use TLS: it replaces the listening address and removes the certificate.
         let (map, server) = documented(0, port).split_once("server {").map_or_else(
-            || panic!("there is no server"),
+            || panic!("no `server` block"),
             |(map, server)| (map.to_owned(), server.to_owned()),
         );
         let lines = server.lines();
@@ -56,7 +56,7 @@ impl Nginx {
         Self::start(&map, &format!("{more}\n{}", server.join("\n"))).await
     }
 
-    /// In front of the server at `port`, which is reached below [`PREFIX`].
+    /// Starts nginx in front of the server at `port`, below [`PREFIX`].
     async fn before_prefix(port: u16) -> Self {
         let (map, _) = documented(0, port)
             .split_once("server {")
@@ -67,7 +67,7 @@ impl Nginx {
         Self::start(&map, &format!("server_name agent.example.org;\n{location}\n}}")).await
     }
 
-    /// With what stands in front of its one server, and in it.
+    /// Starts nginx with `map` before its only `server` block and `server` inside it.
     async fn start(map: &str, server: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().display();
@@ -88,18 +88,18 @@ impl Nginx {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut said = String::new();
+        let mut output = String::new();
         let listening = async {
             while let Some(line) = lines.next_line().await.unwrap() {
-                said += &(line + "\n");
-                // Behind the sockets, which listen by then.
-                if said.contains("OS: ") {
+                output += &(line + "\n");
+                // It prints this when its sockets listen.
+                if output.contains("OS: ") {
                     return;
                 }
             }
-            panic!("nginx is a program that the tests need: {said}");
+            panic!("nginx, which this test needs, did not start: {output}");
         };
-        tokio::time::timeout(LIMIT, listening).await.expect("nginx does not begin");
+        tokio::time::timeout(LIMIT, listening).await.expect("nginx did not start in time");
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Self { _process: process, directory }
     }
@@ -108,7 +108,7 @@ impl Nginx {
         self.directory.path().join("nginx.sock")
     }
 
-    /// A port of this machine that leads to the socket, for programs that know no Unix sockets.
+    /// Returns a local port that forwards to the socket, for programs that do not support Unix sockets.
     async fn port(&self) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (port, socket) = (listener.local_addr().unwrap().port(), self.socket());
@@ -124,16 +124,16 @@ impl Nginx {
         port
     }
 
-    /// What leads to the server's `ws` or `sse`.
+    /// Returns the URL of the server's `ws` or `sse` through nginx.
     fn url(&self, scheme: &str, path: &str) -> Endpoint {
         format!("{scheme}-unix:{}:/{path}", self.socket().display()).parse().unwrap()
     }
 }
 
-/// A server that is called by the name in the documentation.
+/// Returns the configuration of a server with the host name from the documentation.
 fn named() -> ServerConfig {
     ServerConfig {
-        // The name that a client on a Unix socket has for nginx, too.
+        // Clients on a Unix socket send `localhost`.
         hosts: vec!["agent.example.org".into(), "localhost".into()],
         origins: vec!["https://agent.example.org".into()],
         ..config()
@@ -146,10 +146,10 @@ async fn head(socket: &Path, request: &str) -> (UnixStream, String) {
     let mut head = Vec::new();
     let reading = async {
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.expect("an answer"));
+            head.push(stream.read_u8().await.expect("the connection ended before a response"));
         }
     };
-    tokio::time::timeout(LIMIT, reading).await.expect("no answer");
+    tokio::time::timeout(LIMIT, reading).await.expect("timed out waiting for a response");
     (stream, String::from_utf8(head).unwrap())
 }
 
@@ -158,14 +158,14 @@ fn upgrade(more: &str) -> String {
 }
 
 #[tokio::test]
-async fn messages_of_all_sizes_go_through_at_once_with_and_without_a_session() {
+async fn messages_of_all_sizes_pass_at_once_with_and_without_a_session() {
     let served = serve(named()).await;
     let nginx = Nginx::before(served.port, "").await;
-    messages_go_through(served, &nginx, "").await;
+    messages_pass(served, &nginx, "").await;
 }
 
-/// Messages of all sizes go there and back by each way below `prefix`.
-async fn messages_go_through(served: Served, nginx: &Nginx, prefix: &str) {
+/// Asserts that messages of all sizes are echoed over each transport below `prefix`.
+async fn messages_pass(served: Served, nginx: &Nginx, prefix: &str) {
     let Served { web: _web, mut plain, resumable, .. } = served;
     tokio::spawn(async move {
         while let Ok(channel) = plain.accept().await {
@@ -187,7 +187,7 @@ async fn messages_go_through(served: Served, nginx: &Nginx, prefix: &str) {
         let connector =
             tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
         let (mut sender, mut receiver) = connector.connect().await.unwrap().split();
-        // One after the other: what is held back by a buffer does not come.
+        // One at a time: a message that is held back in a buffer would not arrive.
         for length in [1, 100, 5000, 70_000, 1 << 20] {
             let sent = Bytes::from(vec![b'x'; length]);
             let (sending, came) = tokio::join!(sender.send(sent.clone()), message(&mut receiver));
@@ -198,13 +198,13 @@ async fn messages_go_through(served: Served, nginx: &Nginx, prefix: &str) {
     }
 }
 
-/// It takes one second of the clock, which is nginx's shortest patience.
+/// This takes one second of real time, nginx's shortest timeout.
 #[tokio::test]
-async fn an_idle_line_lives_because_of_its_pings() {
+async fn pings_keep_an_idle_line_open() {
     let mut config = named();
     let idle = Duration::from_millis(100);
     config.web_socket.heartbeat = Some(HeartbeatConfig { idle, ..HeartbeatConfig::default() });
-    for (heartbeat, lives) in [(config.web_socket.heartbeat, true), (None, false)] {
+    for (heartbeat, stays_open) in [(config.web_socket.heartbeat, true), (None, false)] {
         config.web_socket.heartbeat = heartbeat;
         let mut served = serve(config.clone()).await;
         let nginx = Nginx::before(served.port, "proxy_read_timeout 1s;").await;
@@ -212,8 +212,8 @@ async fn an_idle_line_lives_because_of_its_pings() {
         let (mut stream, answer) = head(&nginx.socket(), &request).await;
         assert_eq!(status_of(&answer), 101, "{answer}");
         let echoing = tokio::spawn(echo(served.plain.accept().await.unwrap()));
-        if lives {
-            // Fifteen, and two of them in each tenth of nginx's second: it is over by far.
+        if stays_open {
+            // Fifteen pings, 100 ms apart, take longer than nginx's timeout.
             for _ in 0..15 {
                 let mut ping = [0; 2];
                 stream.read_exact(&mut ping).await.unwrap();
@@ -234,7 +234,7 @@ async fn an_idle_line_lives_because_of_its_pings() {
 }
 
 #[tokio::test]
-async fn what_is_told_of_a_request_does_not_confuse_the_gate() {
+async fn forwarding_headers_do_not_affect_access_control() {
     let mut served = serve(named()).await;
     let nginx = Nginx::before(served.port, "").await;
     let forwarded = "X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Host: agent.example.org\r\n\
@@ -247,16 +247,16 @@ async fn what_is_told_of_a_request_does_not_confuse_the_gate() {
         (format!("{ours}{page}{BEARER}"), 101),
         (format!("Host: AGENT.example.org:443\r\n{page}{BEARER}"), 101),
         (format!("{ours}{forwarded}{BEARER}"), 101),
-        // Nobody is let in by what is said of them,
+        // Forwarding headers admit no request,
         (format!("{ours}{forwarded}"), 401),
         (format!("Host: evil.example\r\n{forwarded}{BEARER}"), 403),
         (format!("{ours}Origin: https://evil.example\r\n{forwarded}{BEARER}"), 403),
-        // or by where nginx stands.
+        // nor does nginx's own address.
         (format!("Host: 127.0.0.1\r\n{BEARER}"), 403),
         (format!("{ours}Origin: http://127.0.0.1:{}\r\n{BEARER}", served.port), 403),
-        // TLS ends at nginx: a page over plain HTTP is another site.
+        // A page over plain HTTP has another origin, although TLS ends at nginx.
         (format!("{ours}Origin: http://evil.example\r\n{BEARER}"), 403),
-        // Nor kept out.
+        // They do not refuse a request either.
         (
             format!(
                 "{ours}X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Host: evil.example\r\n{BEARER}"
@@ -270,13 +270,13 @@ async fn what_is_told_of_a_request_does_not_confuse_the_gate() {
             served.plain.accept().await.unwrap();
         }
     }
-    // The way of a person with a browser, who has put nginx' name into the URL.
+    // A browser opens the one-time URL, with nginx's host name in it.
     let url = served.web.one_time_url().unwrap().unwrap();
     let path = url.splitn(4, '/').nth(3).unwrap();
     let request = format!("GET /{path} HTTP/1.1\r\n{ours}Accept: text/html\r\n\r\n");
     let (_stream, answer) = head(&nginx.socket(), &request).await;
     assert_eq!(status_of(&answer), 303, "{answer}");
-    // Not to another host, and not to the port behind.
+    // The redirect does not lead to another host or to the server's own port.
     assert!(answer.to_lowercase().contains("\r\nlocation: ./\r\n"), "{answer}");
     let cookie = answer.split("et-cookie: ").nth(1).or_else(|| answer.split("et-Cookie: ").nth(1));
     let cookie = cookie.unwrap().split(';').next().unwrap();
@@ -292,17 +292,17 @@ fn public() -> ServerConfig {
 }
 
 #[tokio::test]
-async fn messages_go_through_below_a_prefix_with_and_without_a_public_url() {
+async fn messages_pass_below_a_prefix_with_and_without_a_public_url() {
     for config in [named(), public()] {
         let served = serve(config).await;
         let nginx = Nginx::before_prefix(served.port).await;
-        messages_go_through(served, &nginx, &format!("{}/", &PREFIX[1..])).await;
+        messages_pass(served, &nginx, &format!("{}/", &PREFIX[1..])).await;
     }
 }
 
-/// A proxy may also pass the prefix on.
+/// A proxy may pass the prefix on instead of stripping it.
 #[tokio::test]
-async fn a_prefix_that_is_not_stripped_is_understood() {
+async fn a_prefix_that_is_not_stripped_is_accepted() {
     let mut served = serve(public()).await;
     let host = "Host: agent.example.org\r\n";
     for (path, status) in [
@@ -322,7 +322,7 @@ async fn a_prefix_that_is_not_stripped_is_understood() {
     let upgrade = upgrade(&format!("{host}{BEARER}")).replace("/ws", &format!("{PREFIX}/ws"));
     assert_eq!(status_of(&served.ask(upgrade).await), 101);
     served.plain.accept().await.unwrap();
-    // No gate is passed because of it: a foreign page gets nothing started.
+    // The prefix bypasses no check: a foreign page cannot start anything.
     let foreign = "Origin: https://evil.example\r\n";
     let request = format!("GET {PREFIX}/sse HTTP/1.1\r\n{host}{foreign}{BEARER}\r\n");
     assert_eq!(status_of(&served.ask(request).await), 403);
@@ -331,7 +331,7 @@ async fn a_prefix_that_is_not_stripped_is_understood() {
         let request = format!("GET {path} HTTP/1.1\r\n{host}{fetched}{BEARER}\r\n");
         assert_eq!(status_of(&served.ask(request).await), 403, "{path}");
     }
-    // The way of a browser whose URL lacks the slash.
+    // A browser opens the URL without the final slash.
     let url = served.web.one_time_url().unwrap().unwrap();
     let key = url.strip_prefix(&format!("https://agent.example.org{PREFIX}/?key=")).unwrap();
     let request = format!("GET {PREFIX}?key={key} HTTP/1.1\r\n{host}\r\n");
@@ -346,9 +346,9 @@ async fn a_prefix_that_is_not_stripped_is_understood() {
     assert!(answer.contains(&attributes), "{answer}");
 }
 
-/// The MCP SDK's client finds where to post behind a prefix; behind the server is the SDK's own server.
+/// The MCP SDK's client finds the URL for POST requests below a prefix. The messages go to the SDK's own server.
 #[tokio::test]
-async fn the_mcp_sdks_client_speaks_through_a_prefix() {
+async fn the_mcp_sdk_client_works_below_a_prefix() {
     let mut served = serve(ServerConfig { hosts: vec!["127.0.0.1".into()], ..config() }).await;
     served.resumable = None;
     let nginx = Nginx::before_prefix(served.port).await;
@@ -356,6 +356,6 @@ async fn the_mcp_sdks_client_speaks_through_a_prefix() {
     let serving = sdk_behind(&mut served);
     let mut command = node();
     command.args(["mcp", &url, TOKEN]);
-    let both = async { tokio::join!(says_ok(command), serving) };
-    tokio::time::timeout(LIMIT, both).await.expect("it hangs");
+    let both = async { tokio::join!(prints_ok(command), serving) };
+    tokio::time::timeout(LIMIT, both).await.expect("timed out");
 }

@@ -1,5 +1,5 @@
-//! WebSockets against what others wrote: `websockets` of Python, `ws` of Node, and a server that knows nothing
-//! of sessions.
+//! WebSockets with third-party implementations: Python's `websockets`, Node's `ws`, curl, and a server without
+//! sessions.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
-/// Where the fixtures are; without them there is no test.
+/// Returns the folder of the fixtures; panics if it is not set.
 fn fixtures(variable: &str) -> PathBuf {
     let folder = std::env::var_os(variable);
     PathBuf::from(folder.unwrap_or_else(|| panic!("{variable} is not set: run `cargo xtask test`")))
@@ -36,7 +36,7 @@ fn node() -> Command {
     command
 }
 
-async fn is_a_client_of_ours(mut client: Command) {
+async fn works_as_a_client(mut client: Command) {
     let mut served = serve(config()).await;
     let url = served.url().to_string();
     let running = client.args(["client", &url, TOKEN]).kill_on_drop(true).output();
@@ -46,14 +46,14 @@ async fn is_a_client_of_ours(mut client: Command) {
         (echo(channel).await, control)
     };
     let both = async { tokio::join!(running, serving) };
-    let (output, (reason, control)) = tokio::time::timeout(LIMIT, both).await.expect("it hangs");
+    let (output, (reason, control)) = tokio::time::timeout(LIMIT, both).await.expect("timed out");
     let output = output.unwrap();
     assert!(output.status.success() && output.stdout == b"ok\n", "{output:?}");
     assert!(matches!(reason, CloseReason::ByPeer), "{reason}");
     assert_eq!(control.info().messages_in, 1008);
 }
 
-/// A server of theirs, on a port.
+/// Starts a server. Returns it with its URL.
 async fn started(mut server: Command) -> (Child, Endpoint) {
     let server = server.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut server = server.kill_on_drop(true).spawn().unwrap();
@@ -62,7 +62,7 @@ async fn started(mut server: Command) -> (Child, Endpoint) {
     (server, format!("ws://127.0.0.1:{}/", line.trim()).parse().unwrap())
 }
 
-async fn is_a_server_of_ours(server: Command) {
+async fn works_as_a_server(server: Command) {
     let (_server, url) = started(server).await;
     let registry = registry_with(ClientConfig::default());
     let channel = registry.connect(&url, &Options::default()).await.unwrap();
@@ -85,7 +85,7 @@ async fn is_a_server_of_ours(server: Command) {
     let reason = end(&mut receiver).await;
     let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
     assert_eq!((close.code.get(), close.text.as_str()), (4321, "as asked"));
-    // A second one, which we close.
+    // A second connection, closed from this side.
     let channel = registry.connect(&url, &Options::default()).await.unwrap();
     let (mut sender, mut receiver) = channel.split();
     sender.send("last").await.unwrap();
@@ -95,26 +95,25 @@ async fn is_a_server_of_ours(server: Command) {
 }
 
 #[tokio::test]
-async fn websockets_of_python_is_a_client() {
-    is_a_client_of_ours(python()).await;
+async fn python_websockets_works_as_a_client() {
+    works_as_a_client(python()).await;
 }
 
 #[tokio::test]
-async fn websockets_of_python_is_a_server() {
-    is_a_server_of_ours(python()).await;
+async fn python_websockets_works_as_a_server() {
+    works_as_a_server(python()).await;
 }
 
 #[tokio::test]
-async fn ws_of_node_is_a_client() {
-    is_a_client_of_ours(node()).await;
+async fn node_ws_works_as_a_client() {
+    works_as_a_client(node()).await;
 }
 
 #[tokio::test]
-async fn ws_of_node_is_a_server() {
-    is_a_server_of_ours(node()).await;
+async fn node_ws_works_as_a_server() {
+    works_as_a_server(node()).await;
 }
 
-/// As a person tries it out.
 #[tokio::test]
 async fn curl_upgrades() {
     let mut served = serve(config()).await;
@@ -144,16 +143,16 @@ async fn curl_upgrades() {
     assert!(text.contains("\u{5}hello"), "{output:?}");
 }
 
-/// It is asked for by its subprotocol, and whoever does not grant it is not taken for one that does.
+/// A session is requested by its subprotocol, and a server that does not grant that has no sessions.
 #[tokio::test]
-async fn a_server_that_knows_no_sessions_is_told_from_one_that_does() {
+async fn connecting_to_a_server_without_sessions_fails() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let request = support::head(&mut stream).await;
         assert!(request.contains("sec-websocket-protocol: tieline.1\r\n"), "{request}");
-        // What any other server answers.
+        // The response of a server that does not know the subprotocol.
         stream
             .write_all(b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
             .await
@@ -170,7 +169,7 @@ async fn a_server_that_knows_no_sessions_is_told_from_one_that_does() {
     let options = SessionOptions::default();
     let connector =
         tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
-    let Err(error) = connector.connect().await else { panic!("there is a session") };
+    let Err(error) = connector.connect().await else { panic!("a session was established") };
     assert!(matches!(error.kind(), ErrorKind::Handshake { protocol: "session", .. }), "{error}");
     for framing in ["lines", "content-length", "length-prefix"] {
         let url = &format!("{framing}+ws://127.0.0.1/ws");

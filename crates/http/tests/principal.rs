@@ -1,4 +1,4 @@
-//! Whose a session on the web is: that of whoever was let in for it, whatever secret is shown later.
+//! A session on the web belongs to the principal that started it, whatever secret is presented later.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../../link/tests/support/by_hand.rs"]
@@ -34,28 +34,28 @@ async fn a_session_is_not_resumed_under_another_certificate() {
     let welcome = owner.greet(hello(None)).await.unwrap();
     let (mut to_owner, mut from_owner) = Acceptor::accept(&mut sessions).await.unwrap().split();
 
-    // He knows the session's name, its secret and its epoch, and has the token.
+    // The thief knows the session's name, secret and epoch, and has the token.
     let mut thief = connect("other-client").await;
     assert_eq!(thief.greet(hello(Some(&welcome))).await.unwrap_err(), Refusal::Principal);
-    // It is not that he may not come in.
+    // The thief may start a new session.
     let mut thief = connect("other-client").await;
     thief.greet(hello(None)).await.unwrap();
 
-    // The session goes on for its owner, over the connection that it has,
+    // The session continues for its owner, over the existing connection
     let message = Bytes::from_static(b"mine");
     owner.say(Frame::Data { sequence: 1, acknowledged: 0, message }).await;
     assert!(matches!(from_owner.recv().await, Incoming::Message(it) if it == "mine"));
     to_owner.send("still yours").await.unwrap();
     while !matches!(owner.hear().await, Some(Frame::Data { sequence: 1, .. })) {}
     drop(owner);
-    // and over another.
+    // and over a new one.
     let mut owner = connect("client").await;
     let position = Position { received: 1, acknowledged: 1, sent: 1 };
     let again = owner.greet(Hello { position, ..hello(Some(&welcome)) }).await.unwrap();
     assert_eq!((again.session, again.epoch), (welcome.session, 2));
 }
 
-/// With this secret, shown in this header line.
+/// Connects with this header line and returns the principal of the connection.
 async fn principal(served: &mut support::Served, line: &str) -> Option<Principal> {
     let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
     stream.write_all(upgrade(served.port, line).as_bytes()).await.unwrap();
@@ -64,24 +64,28 @@ async fn principal(served: &mut support::Served, line: &str) -> Option<Principal
 }
 
 #[tokio::test]
-async fn each_browser_is_somebody_and_whoever_has_the_token_is_another() {
+async fn each_browser_and_the_token_are_different_principals() {
     let mut served = serve(config()).await;
     let mut cookies = Vec::new();
     for _ in 0..2 {
-        cookies.push(served.cookie("").await.expect("a cookie"));
+        cookies.push(served.cookie("").await.expect("the server set no cookie"));
     }
     let bearer = principal(&mut served, BEARER).await;
     let one = principal(&mut served, &cookies[0]).await;
     let other = principal(&mut served, &cookies[1]).await;
     assert!(bearer.is_some() && one.is_some() && other.is_some());
     assert!(bearer != one && bearer != other && one != other);
-    assert_eq!(principal(&mut served, &cookies[0]).await, one, "from one connection to the next");
-    // A second URL does not make somebody else of a browser that is in.
+    assert_eq!(
+        principal(&mut served, &cookies[0]).await,
+        one,
+        "the same cookie on another connection"
+    );
+    // A second one-time URL does not change the principal of a browser that is logged in.
     assert_eq!(served.cookie(&cookies[0]).await, None);
 }
 
 #[tokio::test]
-async fn where_nobody_is_asked_nobody_is_known() {
+async fn without_authentication_there_is_no_principal() {
     let access = tieline_http::Access::Anybody;
     let mut served = serve(tieline_http::ServerConfig { access, ..config() }).await;
     assert_eq!(principal(&mut served, "").await, None);

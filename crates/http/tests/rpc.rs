@@ -1,4 +1,4 @@
-//! Calls by a POST of their own.
+//! Single JSON-RPC calls by POST.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -31,15 +31,15 @@ fn result(id: &str) -> String {
 const NOTIFICATION: &str = r#"{"jsonrpc":"2.0","method":"n"}"#;
 
 #[tokio::test]
-async fn a_request_is_answered_over_a_line_of_its_own_which_ends_behind_that() {
+async fn a_request_gets_its_own_line_which_ends_after_the_response() {
     let mut served = serve(config()).await;
     let port = served.port;
     for id in ["1", "\"a\\u0041\"", "12345678901234567890"] {
         let serving = async {
             let (mut sender, mut receiver) = accepted(&mut served).await.split();
             assert_eq!(message(&mut receiver).await, request(id));
-            // What it says besides is for nobody.
-            for other in [NOTIFICATION.into(), request("7"), result("77"), "no JSON".into()] {
+            // Other messages of the program are discarded.
+            for other in [NOTIFICATION.into(), request("7"), result("77"), "not JSON".into()] {
                 sender.send(other).await.unwrap();
             }
             sender.send(result(id)).await.unwrap();
@@ -54,7 +54,7 @@ async fn a_request_is_answered_over_a_line_of_its_own_which_ends_behind_that() {
 }
 
 #[tokio::test]
-async fn a_batch_is_taken_apart_and_put_together() {
+async fn a_batch_is_split_and_its_responses_are_joined() {
     let mut served = serve(config()).await;
     let port = served.port;
     let batch = format!("[{},\n {NOTIFICATION},{}, 7]", request("1"), request("\"b\""));
@@ -74,7 +74,7 @@ async fn a_batch_is_taken_apart_and_put_together() {
 }
 
 #[tokio::test]
-async fn notifications_are_taken_and_not_answered() {
+async fn notifications_are_accepted_without_a_response() {
     let mut served = serve(config()).await;
     let port = served.port;
     for body in [NOTIFICATION.to_owned(), format!("[{NOTIFICATION},{NOTIFICATION}]")] {
@@ -86,7 +86,7 @@ async fn notifications_are_taken_and_not_answered() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_starts_nothing() {
+async fn an_invalid_request_starts_nothing() {
     let mut served = serve(config()).await;
     let port = served.port;
     for (body, code) in [
@@ -104,12 +104,12 @@ async fn what_is_no_request_starts_nothing() {
         assert_eq!(status, 400, "{body}");
         assert!(answer.contains(&format!("\"code\":{code},")), "{body}: {answer}");
     }
-    let nobody = tokio::time::timeout(Duration::ZERO, served.plain.accept()).await;
-    assert!(nobody.is_err(), "a line was begun");
+    let accepting = tokio::time::timeout(Duration::ZERO, served.plain.accept()).await;
+    assert!(accepting.is_err(), "a line was started");
 }
 
 #[tokio::test]
-async fn a_program_that_ends_or_says_nothing_is_answered_for() {
+async fn a_program_without_a_response_gives_an_error() {
     let mut config = config();
     config.limits.rpc_timeout = Duration::from_millis(100);
     let mut served = serve(config).await;
@@ -129,7 +129,7 @@ async fn a_program_that_ends_or_says_nothing_is_answered_for() {
 }
 
 #[tokio::test]
-async fn there_are_no_more_calls_at_once_than_may_be() {
+async fn calls_beyond_the_limit_are_refused() {
     let mut config = config();
     config.limits.rpc_calls = 1;
     let mut served = serve(config).await;
@@ -143,7 +143,7 @@ async fn there_are_no_more_calls_at_once_than_may_be() {
     };
     let (answer, ()) = tokio::join!(rpc(port, &body), serving);
     assert_eq!(answer.0, 200);
-    // Who goes away takes its line along.
+    // If the client disconnects, its line ends.
     let asking = tokio::spawn({
         let body = body.clone();
         async move { rpc(port, &body).await }
@@ -156,7 +156,7 @@ async fn there_are_no_more_calls_at_once_than_may_be() {
 }
 
 #[tokio::test]
-async fn an_id_is_the_same_however_it_is_written() {
+async fn ids_are_compared_after_unescaping() {
     let mut served = serve(config()).await;
     let port = served.port;
     let serving = async {
@@ -171,16 +171,16 @@ async fn an_id_is_the_same_however_it_is_written() {
     assert_eq!(answer, (200, result("\"a\\u0041\"")));
 }
 
-/// What a program answers to the request 1, and what the client gets: the same, or an answer made of it.
+/// Pairs of a program's response to request 1 and what the client gets: the same, or a corrected response.
 #[tokio::test]
-async fn answers_that_are_not_quite_right_settle_their_request() {
+async fn slightly_invalid_responses_complete_their_request() {
     let mut served = serve(config()).await;
     let port = served.port;
     let error = |code: i64, message: &str| {
         let error = format!(r#"{{"code":{code},"message":{message:?}}}"#);
         Some(format!(r#"{{"jsonrpc":"2.0","id":1,"error":{error}}}"#))
     };
-    for (said, expected) in [
+    for (response, expected) in [
         (r#"{"jsonrpc":"2.0","id":1,"result":[1],"error":null}"#, None),
         (r#"{"id":1,"result":[1],"method":null}"#, None),
         (r#"{"jsonrpc":"2.0","id":"1","result":[1]}"#, Some(result("1"))),
@@ -202,17 +202,17 @@ async fn answers_that_are_not_quite_right_settle_their_request() {
         let serving = async {
             let (mut sender, mut receiver) = accepted(&mut served).await.split();
             assert_eq!(message(&mut receiver).await, request("1"));
-            sender.send(said).await.unwrap();
+            sender.send(response).await.unwrap();
             end(&mut receiver).await
         };
         let asked = request("1");
         let (answer, _) = tokio::join!(rpc(port, &asked), serving);
-        assert_eq!(answer, (200, expected.unwrap_or_else(|| said.to_owned())));
+        assert_eq!(answer, (200, expected.unwrap_or_else(|| response.to_owned())));
     }
 }
 
 #[tokio::test]
-async fn a_notification_has_its_place_as_long_as_its_line() {
+async fn a_notification_counts_as_a_call_until_its_line_ends() {
     let mut config = config();
     config.limits.rpc_calls = 1;
     let mut served = serve(config).await;

@@ -1,5 +1,5 @@
-//! The module for pages, `/tieline.js`, in Node: another implementation of the session protocol. What it does
-//! in a browser is tested with the program.
+//! The module for web pages, `/tieline.js`, in Node: a second implementation of the session protocol. The tests of the
+//! program run it in a browser.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -27,31 +27,31 @@ fn node(mode: &str) -> Command {
     command
 }
 
-/// A machine may be slow, so what counts is that something goes on: each line on stderr does, and is shown
-/// as it comes, so that nothing is lost of what a script has said that fails or hangs.
+/// Waits until the script prints `ok` and exits. The time limit applies to each line of progress on stderr, because
+/// the machine may be slow. Progress is printed as it arrives, so that it is visible if the script fails or hangs.
 ///
-/// How many lines there were.
-async fn says_ok(mut command: Command) -> usize {
+/// Returns the number of progress lines.
+async fn prints_ok(mut command: Command) -> usize {
     let mut script = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut progress = BufReader::new(script.stderr.take().unwrap()).lines();
     let mut next_line = async || {
         let line = tokio::time::timeout(LIMIT, progress.next_line()).await;
-        line.unwrap_or_else(|_| panic!("it hangs: nothing was said for {LIMIT:?}")).unwrap()
+        line.unwrap_or_else(|_| panic!("the script hangs: no output for {LIMIT:?}")).unwrap()
     };
     let mut lines = 0;
     while let Some(line) = next_line().await {
         eprintln!("{line}");
         lines += 1;
     }
-    let mut said = String::new();
-    script.stdout.take().unwrap().read_to_string(&mut said).await.unwrap();
+    let mut printed = String::new();
+    script.stdout.take().unwrap().read_to_string(&mut printed).await.unwrap();
     let status = script.wait().await.unwrap();
-    assert!(status.success() && said == "ok\n", "{status}: {said:?}");
+    assert!(status.success() && printed == "ok\n", "{status}: {printed:?}");
     lines
 }
 
-/// A client of sessions that are given back what they say. How many sessions
-/// there were, WebSockets, and lines of progress.
+/// Runs the script against a server that echoes in sessions. Returns the number of sessions, WebSockets and progress
+/// lines.
 async fn run(mode: &str) -> (usize, u64, usize) {
     let hosts = vec!["127.0.0.1".into()];
     let served = serve(ServerConfig { hosts, ..config() }).await;
@@ -62,7 +62,7 @@ async fn run(mode: &str) -> (usize, u64, usize) {
     let mut command = node(mode);
     command.args([&format!("ws://127.0.0.1:{port}/ws"), TOKEN]);
     let (mut echoes, mut count) = (JoinSet::new(), 0);
-    let mut running = Box::pin(says_ok(command));
+    let mut running = Box::pin(prints_ok(command));
     let lines = loop {
         tokio::select! {
             lines = &mut running => break lines,
@@ -75,7 +75,7 @@ async fn run(mode: &str) -> (usize, u64, usize) {
     (count, served.web.counts().web_sockets, lines)
 }
 
-/// Gives back what comes, and cuts every connection now and then.
+/// Echoes messages, and cuts all connections now and then.
 async fn echo(session: Session, cut: Arc<Notify>) {
     let (mut sender, mut receiver) = session.split();
     for number in 1.. {
@@ -90,33 +90,33 @@ async fn echo(session: Session, cut: Arc<Notify>) {
 }
 
 #[tokio::test]
-async fn it_agrees_on_the_golden_vectors() {
+async fn it_agrees_with_the_golden_vectors() {
     let mut command = node("vectors");
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../proto/tests/vectors/session-1.txt"));
-    says_ok(command).await;
+    prints_ok(command).await;
 }
 
 #[tokio::test]
-async fn it_takes_keeps_tells_and_refuses_what_the_protocol_says() {
-    says_ok(node("rules")).await;
+async fn it_accepts_keeps_reports_and_refuses_as_the_protocol_says() {
+    prints_ok(node("rules")).await;
 }
 
 #[tokio::test]
-async fn it_asks_who_is_silent_and_comes_again_to_who_is_away() {
-    says_ok(node("waits")).await;
+async fn it_pings_a_silent_server_and_reconnects_to_a_lost_one() {
+    prints_ok(node("waits")).await;
 }
 
 #[tokio::test]
-async fn a_page_that_is_loaded_again_and_again_loses_and_doubles_nothing() {
+async fn a_page_that_is_reloaded_repeatedly_loses_and_duplicates_nothing() {
     let (sessions, web_sockets, pages) = run("pages").await;
     println!("{pages} pages, {web_sockets} WebSockets");
     assert_eq!(sessions, 1);
-    // The slower the machine, the more comes at once, and the fewer pages take it all. Of the twenty-three
-    // cuts many may fall together, or on a page that goes.
+    // The slower the machine, the more messages arrive at once, and the fewer pages receive them all. Several of the
+    // twenty-three cuts may coincide, or hit a page that is about to be terminated.
     assert!(pages > 1 && web_sockets >= pages as u64, "{pages} pages, {web_sockets} WebSockets");
 }
 
 #[tokio::test]
-async fn a_page_is_told_what_was_lost_with_a_session_that_is_no_more() {
+async fn a_page_learns_what_was_lost_with_an_unknown_session() {
     assert_eq!(run("lost").await.0, 1);
 }

@@ -1,5 +1,5 @@
-//! The rows of the threat model that fall to the server of the web. What is refused reaches nobody who
-//! could start a process for it.
+//! The rows of the threat model that the web server covers. A refused request never becomes a line, so no process is
+//! started for it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -16,8 +16,8 @@ use tieline_transport::{Acceptor, Channel, Endpoint, ErrorKind, Options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Whether a channel has come out: a process could be started for it.
-async fn came_out(served: &mut support::Served) -> bool {
+/// Returns whether a channel was accepted, for which a process could be started.
+async fn was_accepted(served: &mut support::Served) -> bool {
     let waiting = async {
         tokio::select! {
             channel = served.plain.accept() => channel.is_ok(),
@@ -30,7 +30,7 @@ async fn came_out(served: &mut support::Served) -> bool {
 }
 
 #[tokio::test]
-async fn dns_rebinding_and_cross_site_web_sockets_reach_nobody() {
+async fn dns_rebinding_and_cross_site_web_sockets_are_refused() {
     let mut served = serve(config()).await;
     let port = served.port;
     for (more, status) in [
@@ -46,18 +46,18 @@ async fn dns_rebinding_and_cross_site_web_sockets_reach_nobody() {
         let answer = served.ask(upgrade_of(&more)).await;
         assert_eq!(status_of(&answer), status, "{more}: {answer}");
     }
-    assert!(!came_out(&mut served).await);
+    assert!(!was_accepted(&mut served).await);
     let counts = served.web.counts();
     assert_eq!((counts.refused_host, counts.refused_origin, counts.refused_token), (1, 2, 2));
     assert_eq!((counts.refused_malformed, counts.admitted, counts.web_sockets), (3, 0, 0));
-    // The same with nothing wrong about it.
+    // A valid request is accepted.
     let right = format!("Host: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\n{BEARER}");
     assert_eq!(status_of(&served.ask(upgrade_of(&right)).await), 101);
 }
 
-/// Images and scripts name no origin, and cookies know no port.
+/// Images and scripts send no `Origin`, and cookies are shared by all ports of a host.
 #[tokio::test]
-async fn a_page_of_elsewhere_starts_nothing_by_what_names_no_origin() {
+async fn cross_site_requests_without_an_origin_start_nothing() {
     let mut served = serve(config()).await;
     let host = format!("Host: 127.0.0.1:{}\r\n", served.port);
     let cookie = served.cookie("").await.unwrap();
@@ -73,9 +73,9 @@ async fn a_page_of_elsewhere_starts_nothing_by_what_names_no_origin() {
             assert_eq!(status_of(&answer), 403, "{path} {more}: {answer}");
         }
     }
-    assert!(!came_out(&mut served).await);
+    assert!(!was_accepted(&mut served).await);
     assert_eq!((served.web.counts().refused_origin, served.web.counts().admitted), (16, 0));
-    // Its own page may; a person who follows a link from elsewhere finds the page.
+    // The server's own page may do this, and a link from another site opens the page.
     for (path, site, status) in
         [("/", "cross-site", 200), ("/rpc", "same-origin", 405), ("/rpc", "none", 405)]
     {
@@ -86,7 +86,7 @@ async fn a_page_of_elsewhere_starts_nothing_by_what_names_no_origin() {
 }
 
 #[tokio::test]
-async fn an_unauthenticated_proxy_is_not_to_be_had() {
+async fn listening_beyond_loopback_needs_a_token_and_tls() {
     let clear = |host: &str| Place::Tcp { host: host.into(), port: 0 };
     let open =
         |place| ServerConfig { access: Access::Anybody, ..ServerConfig::new(place, token()) };
@@ -95,7 +95,7 @@ async fn an_unauthenticated_proxy_is_not_to_be_had() {
         ServerConfig::new(clear("::"), token()),
         open(clear("0.0.0.0")),
     ] {
-        let Err(error) = HttpServer::listen(config).await else { panic!("it listens") };
+        let Err(error) = HttpServer::listen(config).await else { panic!("the server listens") };
         assert!(matches!(error.kind(), ErrorKind::Unauthenticated), "{error}");
     }
     let exposed = ServerConfig {
@@ -103,7 +103,7 @@ async fn an_unauthenticated_proxy_is_not_to_be_had() {
         ..ServerConfig::new(clear("0.0.0.0"), token())
     };
     assert!(HttpServer::listen(exposed).await.is_ok());
-    // Near, without a token: it is said of each that anybody may have made it.
+    // On loopback without a token, channels are marked as unauthenticated.
     let mut served = serve(open(clear("127.0.0.1"))).await;
     let (_stream, channel) = served.raw().await;
     assert!(channel.control().capabilities().unauthenticated);
@@ -113,10 +113,10 @@ async fn an_unauthenticated_proxy_is_not_to_be_had() {
 }
 
 #[tokio::test]
-async fn a_client_learns_why_it_is_not_let_in() {
+async fn a_client_learns_why_it_was_refused() {
     let served = serve(config()).await;
     let url = served.url().to_string();
-    for (token, kind) in [(None, 401), (Some("another-token-than-that"), 401)] {
+    for (token, kind) in [(None, 401), (Some("not-the-token-of-the-server"), 401)] {
         let token = token.map(|token| Token::new(token).unwrap());
         let registry = registry_with(ClientConfig { token, ..ClientConfig::default() });
         let error = refused(&registry, &url).await;
@@ -135,7 +135,7 @@ async fn a_client_learns_why_it_is_not_let_in() {
 }
 
 #[tokio::test]
-async fn a_token_is_in_no_text_that_anybody_prints() {
+async fn debug_output_does_not_contain_the_token() {
     let config = config();
     let client = ClientConfig { token: Some(token()), ..ClientConfig::default() };
     for shown in [format!("{config:?}"), format!("{client:?}"), format!("{:?}", token())] {
@@ -143,9 +143,9 @@ async fn a_token_is_in_no_text_that_anybody_prints() {
     }
 }
 
-/// What a person does with the URL that the program prints.
+/// The steps of a person who opens the printed URL.
 #[tokio::test]
-async fn a_page_gets_in_by_a_one_time_url_and_a_cookie() {
+async fn a_page_logs_in_with_a_one_time_url_and_a_cookie() {
     let mut served = serve(config()).await;
     let (url, port) = (served.web.one_time_url().unwrap().unwrap(), served.port);
     let prefix = format!("http://127.0.0.1:{port}");
@@ -155,30 +155,30 @@ async fn a_page_gets_in_by_a_one_time_url_and_a_cookie() {
     };
     assert_eq!(status_of(&served.ask(get("/", "")).await), 401);
     let foreign = get(path, "Origin: http://evil.example\r\n");
-    assert_eq!(status_of(&served.ask(foreign).await), 403, "the key is not spent");
+    assert_eq!(status_of(&served.ask(foreign).await), 403, "the key is not used up");
     let answer = served.ask(get(path, "")).await;
     assert_eq!(status_of(&answer), 303, "{answer}");
     assert!(answer.contains("\r\nlocation: ./\r\n"), "{answer}");
     let cookie = answer.split("set-cookie: ").nth(1).unwrap().split("\r\n").next().unwrap();
     assert!(cookie.ends_with("; HttpOnly; SameSite=Strict"), "{cookie}");
-    assert_eq!(status_of(&served.ask(get(path, "")).await), 403, "a second time");
+    assert_eq!(status_of(&served.ask(get(path, "")).await), 403, "the key was used before");
     let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
     let page = served.ask(get("/", &cookie)).await;
     assert_eq!(status_of(&page), 200);
     assert!(page.contains("default-src 'none'"), "{page}");
     assert_eq!(status_of(&served.ask(get("/page.js", &cookie)).await), 200);
-    // The page's own WebSocket, and one of a foreign page, to which a browser gives no such cookie, but
-    // another program might.
+    // The page's own WebSocket, and one of a foreign page. A browser would not send this cookie for a foreign page,
+    // but another program might.
     let own = format!("Origin: http://127.0.0.1:{port}\r\n{cookie}");
     assert_eq!(status_of(&served.ask(upgrade(port, &own)).await), 101);
     assert!(served.plain.accept().await.is_ok());
     let foreign = format!("Origin: http://evil.example\r\n{cookie}");
     assert_eq!(status_of(&served.ask(upgrade(port, &foreign)).await), 403);
-    assert!(!came_out(&mut served).await);
+    assert!(!was_accepted(&mut served).await);
 }
 
 #[tokio::test]
-async fn a_script_gets_in_by_a_subprotocol_and_is_told_of_another() {
+async fn a_script_logs_in_with_a_subprotocol_that_is_not_echoed() {
     let served = serve(config()).await;
     let ask = |protocols: &str| {
         served.ask(upgrade(served.port, &format!("Sec-WebSocket-Protocol: {protocols}\r\n")))
@@ -199,7 +199,7 @@ async fn a_script_gets_in_by_a_subprotocol_and_is_told_of_another() {
 }
 
 #[tokio::test]
-async fn health_needs_no_token_and_says_nothing_else() {
+async fn health_needs_no_token_and_reveals_nothing_else() {
     let served = serve(config()).await;
     let port = served.port;
     let ask = |path: &str, more: &str| {
@@ -214,12 +214,12 @@ async fn health_needs_no_token_and_says_nothing_else() {
     assert_eq!(status_of(&ask("/health", "Origin: http://evil.example\r\n").await), 403);
     assert_eq!(status_of(&ask("/metrics", "").await), 401);
     assert_eq!(status_of(&ask("/metrics", BEARER).await), 200);
-    assert_eq!(status_of(&ask("/elsewhere", "").await), 401, "what there is, is not told");
+    assert_eq!(status_of(&ask("/elsewhere", "").await), 401, "unknown paths are not revealed");
     assert_eq!(status_of(&ask("/elsewhere", BEARER).await), 404);
 }
 
 #[tokio::test]
-async fn what_is_counted_can_be_asked_for() {
+async fn metrics_contain_the_counters() {
     let served = serve(config()).await;
     served.web.set_metrics(|| "tieline_up 1\n".into());
     let port = served.port;
@@ -246,7 +246,7 @@ async fn what_is_counted_can_be_asked_for() {
     ] {
         assert!(text.lines().any(|it| it == line), "{line}: {text}");
     }
-    // Each name is described once, in front of what is told of it.
+    // Each metric has exactly one TYPE line.
     let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let names: Vec<&str> = names.map(|line| line.split(' ').next().unwrap()).collect();
     for line in text.lines().filter(|line| !line.starts_with('#')).skip(1) {
@@ -256,7 +256,7 @@ async fn what_is_counted_can_be_asked_for() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_for_a_web_socket_is_answered() {
+async fn invalid_web_socket_requests_get_an_error_status() {
     let served = serve(config()).await;
     let right = upgrade(served.port, BEARER);
     for (from, to, status) in [
@@ -291,12 +291,12 @@ async fn header_bombs_are_cut_off() {
     let answer = served.ask(long).await;
     assert!(["", "414", "431"].contains(&answer.get(9..12).unwrap_or_default()), "{answer}");
     assert_eq!(served.web.counts().admitted, 0);
-    // The next one is served.
+    // A valid request is still served.
     assert_eq!(status_of(&served.ask(upgrade(served.port, BEARER)).await), 101);
 }
 
 #[tokio::test]
-async fn slow_headers_are_waited_for_within_the_deadline() {
+async fn slow_headers_time_out() {
     let _clock = FastClock::start();
     let served = serve(config()).await;
     let begun = tokio::time::Instant::now();
@@ -306,7 +306,7 @@ async fn slow_headers_are_waited_for_within_the_deadline() {
     let _ = stream.read_to_end(&mut rest).await;
     let took = begun.elapsed();
     assert!(took >= Duration::from_secs(29) && took < Duration::from_secs(60), "{took:?}");
-    // One that was served and idles, too.
+    // An idle connection after a response times out as well.
     let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
     let request = format!("GET /health HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n\r\n", served.port);
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -317,7 +317,7 @@ async fn slow_headers_are_waited_for_within_the_deadline() {
 }
 
 #[tokio::test]
-async fn those_who_say_nothing_make_room_for_those_who_do() {
+async fn unauthenticated_connections_are_evicted_for_new_ones() {
     let limits = ServerLimits { connections_per_peer: 20, ..ServerLimits::default() };
     let mut served = serve(ServerConfig { limits, ..config() }).await;
     let (_honest, first) = served.raw().await;
@@ -333,7 +333,7 @@ async fn those_who_say_nothing_make_room_for_those_who_do() {
     let mut echoed = [0; 7];
     honest.read_exact(&mut echoed).await.unwrap();
     assert_eq!(&echoed[2..], b"hello");
-    // The first of them was sent away.
+    // The oldest of them was evicted.
     let mut rest = Vec::new();
     let _ = trickling[0].read_to_end(&mut rest).await;
     assert!(first.control().close_reason().is_none());
@@ -342,7 +342,7 @@ async fn those_who_say_nothing_make_room_for_those_who_do() {
 }
 
 #[tokio::test]
-async fn web_sockets_beyond_the_bound_are_refused() {
+async fn web_sockets_beyond_the_limit_are_refused() {
     let limits = ServerLimits { connections: 3, ..ServerLimits::default() };
     let mut served = serve(ServerConfig { limits, ..config() }).await;
     let mut kept = Vec::new();
@@ -351,10 +351,10 @@ async fn web_sockets_beyond_the_bound_are_refused() {
     }
     assert_eq!(served.ask(upgrade(served.port, BEARER)).await, "");
     assert_eq!(served.web.counts().refused_busy, 1);
-    // One that goes makes room, as soon as the last of it is dropped.
+    // A connection's place is free as soon as its last half is dropped.
     kept.pop();
     let (_stream, _channel) = served.raw().await;
-    // Nobody accepts.
+    // The backlog is full when no one accepts.
     let limits = ServerLimits { backlog: 2, ..ServerLimits::default() };
     let mut served = serve(ServerConfig { limits, ..config() }).await;
     let mut waiting = Vec::new();
@@ -368,9 +368,9 @@ async fn web_sockets_beyond_the_bound_are_refused() {
     assert_eq!(status_of(&served.ask(upgrade(served.port, BEARER)).await), 101);
 }
 
-/// What only looks like a server does not get anything.
+/// Responses of servers that are not WebSocket servers.
 #[tokio::test]
-async fn a_client_takes_no_answer_that_does_not_fit() {
+async fn a_client_refuses_invalid_handshake_responses() {
     for (answer, says) in [
         ("HTTP/1.1 200 OK\r\n\r\n", "answered with status 200"),
         (
@@ -400,10 +400,12 @@ async fn a_client_takes_no_answer_that_does_not_fit() {
         assert!(error.to_string().contains(says), "{answer:?}: {error}");
         assert_eq!(error.is_retryable(), says == "the line has ended", "{answer:?}: {error}");
     }
-    // It is waited for no longer than connecting may take.
+    // A missing response is subject to the connect timeout.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url: Endpoint = format!("ws://{}/", listener.local_addr().unwrap()).parse().unwrap();
     let options = Options { connect_timeout: Duration::from_millis(100), ..Options::default() };
-    let Err(error) = registry().connect(&url, &options).await else { panic!("who answered?") };
+    let Err(error) = registry().connect(&url, &options).await else {
+        panic!("connected without a response")
+    };
     assert!(matches!(error.kind(), ErrorKind::TimedOut(_)), "{error}");
 }

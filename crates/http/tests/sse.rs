@@ -1,4 +1,4 @@
-//! Lines by server-sent events and POST that end with their stream: what comes, what is refused, how it ends.
+//! Lines over server-sent events and POST that end with their stream: delivery, refusals and the end.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -15,7 +15,7 @@ use support::{Served, TOKEN, config, end, message, serve, status_of};
 use tieline_http::{ServerConfig, ServerLimits, WebLine};
 use tieline_transport::{Acceptor, Channel, CloseReason, SenderExt};
 
-/// A server without sessions: what it has are plain lines.
+/// Starts a server without sessions: every stream is a plain line.
 async fn plain() -> Served {
     plain_with(config()).await
 }
@@ -33,7 +33,7 @@ async fn pair(served: &mut Served) -> (Stream, WebLine) {
 }
 
 #[tokio::test]
-async fn a_stream_says_where_to_post_and_both_ways_are_a_line() {
+async fn a_stream_and_its_posts_form_a_line() {
     let mut served = plain().await;
     let (mut stream, line) = pair(&mut served).await;
     for header in [
@@ -48,7 +48,7 @@ async fn a_stream_says_where_to_post_and_both_ways_are_a_line() {
         "{}",
         stream.uri
     );
-    assert_eq!(stream.first, "", "it cannot be resumed");
+    assert_eq!(stream.first, "", "a plain stream has no ids");
     let (mut sender, mut receiver) = line.split();
     sender.send("{\"hello\":1}").await.unwrap();
     assert_eq!(stream.message().await, "{\"hello\":1}");
@@ -63,12 +63,12 @@ async fn a_stream_says_where_to_post_and_both_ways_are_a_line() {
             assert_eq!(message(&mut receiver).await, expected);
         }
     }
-    assert_eq!(status_of(&stream.post("", "").await), 202, "nothing is nothing");
-    // What is no UTF-8 is in base64.
+    assert_eq!(status_of(&stream.post("", "").await), 202, "an empty body is no message");
+    // A message that is not UTF-8 is sent in base64.
     sender.send(&b"\xff\x00"[..]).await.unwrap();
     let event = stream.event().await.unwrap();
     assert_eq!((&*event.event, &*event.data), ("binary", &b"_wA="[..]));
-    // And a message with line breaks does not become two.
+    // A message with line breaks stays one message.
     sender.send("a\r\nid: x\r\n\r\ndata: b").await.unwrap();
     assert_eq!(stream.message().await, "a\nid: x\n\ndata: b");
     let counts = served.web.counts();
@@ -76,10 +76,10 @@ async fn a_stream_says_where_to_post_and_both_ways_are_a_line() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_line_is_the_last_event_and_says_why() {
+async fn the_last_event_tells_why_the_line_ended() {
     let mut served = plain().await;
     let exit = tieline_transport::ChildExit {
-        // It has ended with 3.
+        // Exit status 3.
         status: ExitStatus::from_raw(if cfg!(unix) { 3 << 8 } else { 3 }),
         stderr_tail: "a secret path".into(),
         unterminated: false,
@@ -87,7 +87,7 @@ async fn the_end_of_a_line_is_the_last_event_and_says_why() {
         unread: None,
         guardian_lost: false,
     };
-    for (reason, said) in [
+    for (reason, expected) in [
         (None, r#"{"code":1000,"reason":""}"#),
         (
             Some(CloseReason::ChildExited(exit.into())),
@@ -98,35 +98,35 @@ async fn the_end_of_a_line_is_the_last_event_and_says_why() {
         let (mut stream, line) = pair(&mut served).await;
         let control = line.control().clone();
         let (mut sender, receiver) = line.split();
-        sender.send("last words").await.unwrap();
+        sender.send("last message").await.unwrap();
         if let Some(reason) = reason {
             control.say_at_close(reason);
         }
-        // Both ways of ending it.
-        if said.contains("1011") {
+        // A line ends when it is closed or dropped.
+        if expected.contains("1011") {
             drop((sender, receiver));
         } else {
             sender.close().await.unwrap();
         }
-        assert_eq!(stream.message().await, "last words");
+        assert_eq!(stream.message().await, "last message");
         let event = stream.event().await.unwrap();
-        assert_eq!((&*event.event, &*event.data), ("end", said.as_bytes()));
+        assert_eq!((&*event.event, &*event.data), ("end", expected.as_bytes()));
         stream.end().await;
         assert_eq!(status_of(&stream.post("{}", "").await), 404);
     }
 }
 
 #[tokio::test]
-async fn the_end_of_a_stream_is_the_end_of_its_line() {
+async fn a_line_ends_with_its_stream() {
     let mut served = plain().await;
     let (stream, line) = pair(&mut served).await;
     let (mut sender, mut receiver) = line.split();
     assert_eq!(status_of(&stream.post("{\"id\":1}", "").await), 202);
     drop(stream);
-    assert_eq!(message(&mut receiver).await, "{\"id\":1}", "what was accepted arrives");
+    assert_eq!(message(&mut receiver).await, "{\"id\":1}", "accepted messages arrive");
     assert!(matches!(end(&mut receiver).await, CloseReason::ByPeer));
     assert!(sender.send("x").await.is_err());
-    // Said by DELETE, it still hears what is on its way.
+    // After a DELETE, the client still receives messages in flight.
     let (mut stream, line) = pair(&mut served).await;
     let (mut sender, mut receiver) = line.split();
     let more = format!("Authorization: Bearer {TOKEN}\r\n");
@@ -141,7 +141,7 @@ async fn the_end_of_a_stream_is_the_end_of_its_line() {
 }
 
 #[tokio::test]
-async fn only_who_began_a_stream_posts_to_it() {
+async fn only_the_client_of_a_stream_can_post_to_it() {
     let mut served = plain().await;
     let (stream, line) = pair(&mut served).await;
     let (_sender, mut receiver) = line.split();
@@ -156,7 +156,7 @@ async fn only_who_began_a_stream_posts_to_it() {
     ] {
         assert_eq!(status_of(&post(served.port, &uri, "{}", "").await), 404, "{uri}");
     }
-    // Somebody else who may come in: a browser, with a cookie of its own.
+    // Another authenticated client: a browser with its own cookie.
     let url = served.web.one_time_url().unwrap().unwrap();
     let key = url.split("?key=").nth(1).unwrap();
     let host = format!("Host: 127.0.0.1:{}\r\n", served.port);
@@ -168,17 +168,17 @@ async fn only_who_began_a_stream_posts_to_it() {
         assert_eq!(status_of(&head), 404);
     }
     assert_eq!(status_of(&post_as(served.port, &stream.uri, "{}", "").await), 401);
-    // And the cookie's own stream is its own.
+    // The stream of the cookie's client accepts only its own POST requests.
     let (other, line) = tokio::join!(Stream::open_as(served.port, &cookie), served.plain.accept());
     let (other, _line) = (other.unwrap(), line.unwrap());
-    assert_eq!(status_of(&other.post("{}", "").await), 404, "that is posted with the token");
+    assert_eq!(status_of(&other.post("{}", "").await), 404, "posted with the token");
     assert_eq!(status_of(&post_as(served.port, &other.uri, "{}", &cookie).await), 202);
     assert_eq!(status_of(&stream.post("mine", "").await), 202);
     assert_eq!(message(&mut receiver).await, "mine");
 }
 
 #[tokio::test]
-async fn a_post_that_is_repeated_counts_once_and_one_that_is_missing_is_noticed() {
+async fn repeated_posts_count_once_and_missing_ones_are_detected() {
     let mut served = plain().await;
     let (stream, line) = pair(&mut served).await;
     let (_sender, mut receiver) = line.split();
@@ -209,7 +209,7 @@ async fn a_post_that_is_repeated_counts_once_and_one_that_is_missing_is_noticed(
 }
 
 #[tokio::test]
-async fn a_body_is_held_against_its_limit_before_it_is_read() {
+async fn a_body_is_checked_against_the_limit_before_it_is_read() {
     let mut config = config();
     config.web_socket.channel.max_message = tieline_proto::ByteSize::kib(64);
     let mut served = plain_with(config).await;
@@ -222,11 +222,11 @@ async fn a_body_is_held_against_its_limit_before_it_is_read() {
             assert_eq!(message(&mut receiver).await, body);
         }
     }
-    // One that only says that it is long.
+    // A body that only announces its length.
     let host = format!("Host: 127.0.0.1:{}\r\nAuthorization: Bearer {TOKEN}\r\n", served.port);
     let long = format!("POST {} HTTP/1.1\r\n{host}Content-Length: 99999999999\r\n\r\n", stream.uri);
     assert_eq!(status_of(&served.ask(long).await), 413);
-    // And one that does not say it.
+    // A body that does not announce its length.
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     let chunked = format!(
         "POST {} HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n{chunk}1\r\nx\r\n0\r\n\r\n",
@@ -237,7 +237,7 @@ async fn a_body_is_held_against_its_limit_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn who_posts_more_than_is_taken_waits_and_is_told_to_come_later() {
+async fn posts_beyond_the_queue_wait_and_then_get_503() {
     let mut config = config();
     config.limits = ServerLimits { take_wait: Duration::from_millis(200), ..config.limits };
     let mut served = plain_with(config).await;
@@ -248,7 +248,7 @@ async fn who_posts_more_than_is_taken_waits_and_is_told_to_come_later() {
     let refused = stream.post("more", "Tieline-Sequence: 2\r\n").await;
     assert_eq!(status_of(&refused), 503);
     assert!(refused.contains("retry-after: 1\r\n"), "{refused}");
-    // It has not counted. What waits is taken when there is room.
+    // The refused POST did not count. A waiting one is accepted when the queue has room.
     let waiting = stream.post("more", "Tieline-Sequence: 2\r\n");
     let taking = async { message(&mut receiver).await.len() };
     let (answer, length) = tokio::join!(waiting, taking);
@@ -278,47 +278,47 @@ async fn other_methods_and_protocols_are_refused() {
         let Err(refused) = Stream::open(served.port, more).await else { panic!("{more}") };
         assert_eq!(status_of(&refused), 400);
     }
-    // Nobody takes sessions here.
+    // This server accepts no sessions.
     let Err(refused) = Stream::open(served.port, "Tieline-Protocol: tieline.1\r\n").await else {
-        panic!("it was let in")
+        panic!("the stream was accepted")
     };
     assert_eq!(status_of(&refused), 503);
 }
 
 #[tokio::test]
-async fn there_are_no_more_streams_than_may_be() {
+async fn streams_beyond_the_limit_are_refused() {
     let mut config = config();
     config.limits.event_streams = 2;
     let mut served = plain_with(config).await;
     let (first, _line) = pair(&mut served).await;
     let _second = pair(&mut served).await;
-    let Err(refused) = Stream::open(served.port, "").await else { panic!("it was let in") };
+    let Err(refused) = Stream::open(served.port, "").await else { panic!("accepted") };
     assert_eq!(status_of(&refused), 503);
     let uri = first.uri.clone();
     drop(first);
-    // Its name goes with it.
+    // The name is released with the stream.
     while status_of(&post(served.port, &uri, "", "").await) != 404 {}
     assert!(Stream::open(served.port, "").await.is_ok());
 }
 
 #[tokio::test]
-async fn a_server_that_shuts_down_says_so_and_lets_posts_finish() {
+async fn a_server_reports_its_shutdown_and_delivers_accepted_posts() {
     let mut served = plain().await;
     let (mut stream, line) = pair(&mut served).await;
     let (_sender, mut receiver) = line.split();
     assert_eq!(status_of(&stream.post("accepted", "").await), 202);
     served.web.close(Duration::from_secs(30)).await;
     let event = stream.event().await.unwrap();
-    let said = r#"{"code":1001,"reason":"shutting down"}"#;
-    assert_eq!((&*event.event, &*event.data), ("end", said.as_bytes()));
+    let expected = r#"{"code":1001,"reason":"shutting down"}"#;
+    assert_eq!((&*event.event, &*event.data), ("end", expected.as_bytes()));
     stream.end().await;
     assert_eq!(message(&mut receiver).await, "accepted");
     assert!(matches!(end(&mut receiver).await, CloseReason::ByUs));
 }
 
-/// Nothing that is read from the other side becomes a line of the stream.
+/// Nothing in a message or header becomes a field of the stream.
 #[tokio::test]
-async fn no_field_can_be_put_into_a_stream() {
+async fn fields_cannot_be_injected_into_a_stream() {
     let mut served = plain().await;
     let (mut stream, line) = pair(&mut served).await;
     let (mut sender, _receiver) = line.split();

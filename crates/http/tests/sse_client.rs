@@ -1,4 +1,4 @@
-//! Our client of events and POSTs: plain against a server that speaks them, and as the carrier of a session.
+//! tieline's client for event streams and POST, for plain lines and as the carrier of a session.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -29,7 +29,7 @@ async fn pair(served: &mut Served) -> (BoxChannel, BoxChannel) {
 
 #[tokio::test]
 async fn messages_of_every_kind_go_both_ways_in_order() {
-    // Sessions are there, too, and a plain client has none.
+    // The server supports sessions, but a plain client does not use them.
     let mut served = serve(config()).await;
     let (client, server) = pair(&mut served).await;
     assert_eq!(client.control().info().kind.as_str(), "http");
@@ -42,7 +42,7 @@ async fn messages_of_every_kind_go_both_ways_in_order() {
         sending.unwrap();
         assert!(got == *sent, "{} bytes", sent.len());
     }
-    // Back, line breaks are those of events.
+    // In this direction, line breaks are those of events.
     for sent in ["{\"a\":\"ü\"}", "two\nlines", " blank "] {
         back.send(sent).await.unwrap();
         assert_eq!(message(&mut receiver).await, sent);
@@ -79,14 +79,14 @@ async fn messages_of_every_kind_go_both_ways_in_order() {
     tokio::join!(up, down, at_server, at_client);
     assert!(
         served.web.counts().posts < 2_500,
-        "what waits goes together: {:?}",
+        "waiting messages share a POST: {:?}",
         served.web.counts()
     );
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn events_go_over_a_unix_socket() {
+async fn events_work_over_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let endpoint = format!("http-unix:{}", folder.path().join("a.sock").display());
     let endpoint: Endpoint = endpoint.parse().unwrap();
@@ -107,23 +107,23 @@ async fn events_go_over_a_unix_socket() {
 }
 
 #[tokio::test]
-async fn whoever_closes_the_other_hears_it_and_what_came_before() {
+async fn each_side_receives_the_close_of_the_other_and_earlier_messages() {
     let mut served = serve(config()).await;
-    // The client.
+    // The client closes.
     let (client, server) = pair(&mut served).await;
     let (mut sender, mut receiver) = client.split();
     let (mut back, mut came) = server.split();
     sender.send("last").await.unwrap();
-    back.send("on its way").await.unwrap();
+    back.send("in flight").await.unwrap();
     sender.close().await.unwrap();
     assert_eq!(message(&mut came).await, "last");
     assert!(matches!(end(&mut came).await, CloseReason::ByPeer));
     back.send("good bye").await.unwrap();
     back.close().await.unwrap();
-    assert_eq!(message(&mut receiver).await, "on its way");
+    assert_eq!(message(&mut receiver).await, "in flight");
     assert_eq!(message(&mut receiver).await, "good bye");
     assert!(matches!(end(&mut receiver).await, CloseReason::ByUs));
-    // The server.
+    // The server closes.
     for (reason, code) in [(None, None), (Some(CloseReason::Overrun), Some(1013))] {
         let (client, server) = pair(&mut served).await;
         let (mut sender, mut receiver) = client.split();
@@ -135,19 +135,19 @@ async fn whoever_closes_the_other_hears_it_and_what_came_before() {
         }
         drop((back, came));
         assert_eq!(message(&mut receiver).await, "last");
-        let said = match end(&mut receiver).await {
+        let received = match end(&mut receiver).await {
             CloseReason::ByPeerBecause(close) => Some(close.code.get()),
             CloseReason::ByPeer => None,
             other => panic!("{other}"),
         };
-        assert_eq!(said, code);
+        assert_eq!(received, code);
         assert!(sender.send("x").await.is_err());
     }
-    // Dropped altogether.
+    // The client is dropped.
     let (client, server) = pair(&mut served).await;
     drop(client);
     assert!(end(&mut server.split().1).await.is_clean());
-    // A server that shuts down.
+    // The server shuts down.
     let (client, _server) = pair(&mut served).await;
     served.web.close(Duration::from_secs(30)).await;
     let reason = end(&mut client.split().1).await;
@@ -158,7 +158,7 @@ async fn whoever_closes_the_other_hears_it_and_what_came_before() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_is_the_end_of_a_plain_line() {
+async fn a_plain_line_ends_with_its_connection() {
     let hosts = vec!["127.0.0.1".into()];
     let mut served = serve(ServerConfig { hosts, ..config() }).await;
     let port = shears(served.port, || Some(4_000)).await;
@@ -178,9 +178,9 @@ async fn a_connection_that_is_cut_is_the_end_of_a_plain_line() {
     assert!(matches!(end(&mut came).await, CloseReason::ByPeer));
 }
 
-/// Behind our own end, too.
+/// This also holds after the client has closed its side.
 #[tokio::test]
-async fn an_event_of_which_only_a_part_comes_is_no_clean_end() {
+async fn an_incomplete_event_is_not_a_clean_end() {
     for (rest, is_clean) in [("", true), ("data: half", false)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -206,7 +206,7 @@ async fn an_event_of_which_only_a_part_comes_is_no_clean_end() {
 }
 
 #[tokio::test]
-async fn what_is_no_stream_of_events_is_told_from_one() {
+async fn responses_that_are_not_event_streams_are_refused() {
     for (answer, expected) in [
         ("HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n", "the server answered with status 404"),
         ("HTTP/1.1 200 x\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n", "text/html"),
@@ -232,8 +232,7 @@ async fn what_is_no_stream_of_events_is_told_from_one() {
         assert!(error.to_string().contains(expected), "{error}");
     }
     let served = serve(config()).await;
-    let plain = tieline_transport::Registry::new();
-    let mut registry = plain;
+    let mut registry = tieline_transport::Registry::new();
     tieline_http::register(&mut registry, tieline_http::ClientConfig::default());
     let error = refused(&registry, &url(served.port).to_string()).await;
     assert!(matches!(error.kind(), ErrorKind::Denied { status: 401 }), "{error}");
@@ -243,9 +242,9 @@ async fn what_is_no_stream_of_events_is_told_from_one() {
     }
 }
 
-/// One that speaks events, but no sessions, is not taken for one that does.
+/// The server supports events, but no sessions.
 #[tokio::test]
-async fn a_session_is_asked_for_and_has_to_be_granted() {
+async fn a_session_must_be_granted_by_the_server() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -260,12 +259,12 @@ async fn a_session_is_asked_for_and_has_to_be_granted() {
     let url: Endpoint = format!("resume+{}", url(port)).parse().unwrap();
     let connector =
         tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
-    let Err(error) = connector.connect().await else { panic!("there is a session") };
+    let Err(error) = connector.connect().await else { panic!("a session was established") };
     assert!(matches!(error.kind(), ErrorKind::Handshake { protocol: "session", .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_session_survives_a_thousand_streams_that_are_cut_in_mid_event() {
+async fn a_session_survives_a_thousand_streams_cut_in_mid_event() {
     let url = |port| format!("resume+http://127.0.0.1:{port}/sse");
     support::cuts::a_thousand(url, |counts| counts.event_streams).await;
 }

@@ -1,4 +1,4 @@
-//! A GET that is given up before it is answered: its session is not left to nobody.
+//! The session of a GET that was abandoned before its response is not leaked.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../../link/tests/support/by_hand.rs"]
@@ -17,10 +17,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A server by hand that takes the next session.
+/// Accepts the next session by hand and welcomes it.
 async fn granted(acceptor: &mut WebAcceptor) -> ByHand {
     let mut server = ByHand::over(acceptor.accept().await.unwrap());
-    let Some(Frame::Hello(hello)) = server.hear().await else { panic!("no greeting") };
+    let Some(Frame::Hello(hello)) = server.hear().await else { panic!("not a Hello") };
     assert!(hello.resumes.is_none());
     let (session, secret) = (SessionId([1; 16]), Secret([2; 16]));
     let position = Position::default();
@@ -28,9 +28,9 @@ async fn granted(acceptor: &mut WebAcceptor) -> ByHand {
     server
 }
 
-/// Where there is room for one stream, another is only let in when that one is forgotten.
+/// The limit is one stream, so another one is accepted only after the first was forgotten.
 #[tokio::test]
-async fn a_session_whose_get_was_given_up_is_forgotten_after_its_grace() {
+async fn the_session_of_an_abandoned_get_is_forgotten_after_its_grace() {
     let limits = ServerLimits {
         event_streams: 1,
         event_grace: Duration::from_millis(1),
@@ -49,7 +49,7 @@ async fn a_session_whose_get_was_given_up_is_forgotten_after_its_grace() {
         stream.first
     );
     socket.write_all(head.as_bytes()).await.unwrap();
-    // It has taken the place of the one before, which sees to nothing any more; and it goes.
+    // The new GET has replaced the first stream, which no longer manages the session. Then it disconnects.
     let _unanswered = acceptor.accept().await.unwrap();
     drop(socket);
 
@@ -57,12 +57,12 @@ async fn a_session_whose_get_was_given_up_is_forgotten_after_its_grace() {
         loop {
             tokio::select! {
                 opened = Stream::open(port, "") => {
-                    let refused = opened.err().expect("nobody has answered");
+                    let refused = opened.err().expect("the stream was opened");
                     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
                 }
                 _ = acceptor.accept() => return,
             }
         }
     };
-    timeout(LIMIT, another).await.expect("nobody else is ever let in");
+    timeout(LIMIT, another).await.expect("no other stream was accepted");
 }

@@ -1,11 +1,12 @@
-//! Events and POST against what others wrote: `eventsource` and fetch of Node, the MCP SDK at either end, Python.
+//! Events and POST with third-party implementations: Node's `eventsource` and fetch, the client and server of the MCP
+//! SDK, and Python's urllib.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 
 use support::events::{Numbers, shears};
-use support::sdk::{fixtures, node, says_ok, sdk_behind, started};
+use support::sdk::{fixtures, node, prints_ok, sdk_behind, started};
 use support::{LIMIT, TOKEN, config, end, message, registry_with, serve};
 use tieline_http::{ClientConfig, ServerConfig};
 use tieline_link::{LineOptions, Session, SessionOptions, Sessions};
@@ -14,7 +15,7 @@ use tieline_transport::{
 };
 use tokio::process::Command;
 
-/// Gives back what comes until there is enough, or until the other side is done.
+/// Echoes messages until the client sends `enough` or ends the line.
 async fn echo(channel: impl Channel) -> CloseReason {
     let (mut sender, mut receiver) = channel.split();
     loop {
@@ -28,11 +29,11 @@ async fn echo(channel: impl Channel) -> CloseReason {
 }
 
 #[tokio::test]
-async fn eventsource_of_node_goes_on_where_it_was_cut() {
+async fn node_eventsource_resumes_where_it_was_cut() {
     let hosts = vec!["127.0.0.1".into()];
     let served = serve(ServerConfig { hosts, ..config() }).await;
     let mut numbers = Numbers(7);
-    // A few times, as it waits for three seconds each time.
+    // Only a few times, because it waits three seconds before each reconnection.
     let mut times = 0;
     let port = shears(served.port, move || {
         times += 1;
@@ -47,36 +48,36 @@ async fn eventsource_of_node_goes_on_where_it_was_cut() {
     let serving = async {
         let session: Session = Acceptor::accept(&mut sessions).await.unwrap();
         let reason = echo(session).await;
-        // It has heard the end already; what is left is its program's to do.
+        // The client has received the end; the script still has to exit.
         if reason.is_clean() {
             std::future::pending::<()>().await;
         }
         reason
     };
     tokio::select! {
-        () = says_ok(command) => {}
+        () = prints_ok(command) => {}
         reason = serving => panic!("{reason}"),
     }
     assert!(served.web.counts().event_streams > 1, "{:?}", served.web.counts());
 }
 
 #[tokio::test]
-async fn urllib_of_python_is_a_client() {
+async fn python_urllib_works_as_a_client() {
     let mut served = serve(config()).await;
     served.resumable = None;
     let mut command = Command::new(fixtures("TIELINE_PYTHON_FIXTURES").join("bin/python"));
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/python/events_peer.py"));
     command.args([&format!("http://127.0.0.1:{}/sse", served.port), TOKEN]).kill_on_drop(true);
     let serving = async { echo(Acceptor::accept(&mut served.plain).await.unwrap()).await };
-    let both = async { tokio::join!(says_ok(command), serving) };
-    let ((), reason) = tokio::time::timeout(LIMIT, both).await.expect("it hangs");
+    let both = async { tokio::join!(prints_ok(command), serving) };
+    let ((), reason) = tokio::time::timeout(LIMIT, both).await.expect("timed out");
     assert!(matches!(reason, CloseReason::ByPeer), "{reason}");
 }
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2024-11-05","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
 
 #[tokio::test]
-async fn the_mcp_sdks_server_is_a_server() {
+async fn the_mcp_sdk_server_works_as_a_server() {
     let (_server, url) = started().await;
     let registry = registry_with(ClientConfig::default());
     let channel = registry.connect(&url, &Options::default()).await.unwrap();
@@ -101,15 +102,14 @@ async fn the_mcp_sdks_server_is_a_server() {
     assert!(matches!(end(&mut receiver).await, CloseReason::ByUs));
 }
 
-/// Their client of the older pair of HTTP and SSE, with a server of theirs behind: what it says passes through a
-/// plain line here.
+/// The SDK's client for the older HTTP+SSE transport, connected to the SDK's server through a plain line.
 #[tokio::test]
-async fn the_mcp_sdks_client_is_a_client() {
+async fn the_mcp_sdk_client_works_as_a_client() {
     let mut served = serve(config()).await;
     served.resumable = None;
     let mut command = node();
     command.args(["mcp", &format!("http://127.0.0.1:{}/sse", served.port), TOKEN]);
     let serving = sdk_behind(&mut served);
-    let both = async { tokio::join!(says_ok(command), serving) };
-    tokio::time::timeout(LIMIT, both).await.expect("it hangs");
+    let both = async { tokio::join!(prints_ok(command), serving) };
+    tokio::time::timeout(LIMIT, both).await.expect("timed out");
 }

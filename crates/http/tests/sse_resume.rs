@@ -1,5 +1,5 @@
-//! An EventSource that is cut off comes back by its last event's id: nothing is lost, nothing doubled, and where
-//! that cannot be, it is said.
+//! An EventSource that is cut off resumes from its last event's id: nothing is lost or duplicated, and if that is
+//! impossible, the response says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -16,7 +16,7 @@ use tieline_testkit::clock::FastClock;
 use tieline_transport::{Acceptor, Channel, CloseReason, SenderExt};
 
 #[tokio::test]
-async fn every_event_has_the_number_of_its_message_and_what_is_missed_comes_again() {
+async fn events_have_message_numbers_and_missed_ones_are_replayed() {
     let mut served = sessions().await;
     let (mut stream, mut sender, mut receiver) = pair(&mut served).await;
     let name = name_of(&stream).to_owned();
@@ -33,26 +33,26 @@ async fn every_event_has_the_number_of_its_message_and_what_is_missed_comes_agai
     assert_eq!(message(&mut receiver).await, "before");
     drop(stream);
     sender.send("6").await.unwrap();
-    // The last one that was received is what it says, whatever was written.
+    // The server trusts the id that the client sends, whatever was written.
     let mut stream = again(served.port, &format!("{name}.3")).await.unwrap();
     assert_eq!((name_of(&stream), &*stream.first), (&*name, &*format!("{name}.3")));
     for number in 4..=6 {
         assert_eq!(stream.message().await, format!("{number}"));
     }
-    assert_eq!(status_of(&stream.post("behind", "").await), 202);
-    assert_eq!(message(&mut receiver).await, "behind");
+    assert_eq!(status_of(&stream.post("after", "").await), 202);
+    assert_eq!(message(&mut receiver).await, "after");
     let counts = served.web.counts();
     assert_eq!((counts.event_streams, counts.posts), (2, 2));
 }
 
 #[tokio::test]
-async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
+async fn a_thousand_cuts_in_mid_event_lose_and_duplicate_nothing() {
     const STREAMS: u64 = 1000;
     let seed = 0x5eed_0001;
     let mut served = sessions().await;
     let (mut is_first, mut numbers) = (true, Numbers(seed));
     let port = shears(served.port, move || {
-        // Before there was an event with an id, nobody could come back.
+        // A client cannot resume before it has received an event with an id.
         let least = if std::mem::take(&mut is_first) { 1_000 } else { 1 };
         Some(least + numbers.below(4_000) as usize)
     })
@@ -63,7 +63,7 @@ async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
     let serving = async {
         let session = Acceptor::accept(&mut served.sessions).await.unwrap();
         let (mut sender, mut receiver) = session.split();
-        // Who confirms before much can have come lacks nothing, ever.
+        // A client that confirms early never misses a message.
         assert_eq!(message(&mut receiver).await, "up 0");
         let down = async {
             let mut number = 0_u64;
@@ -85,14 +85,14 @@ async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
             0
         };
         let counts = tokio::join!(down, up);
-        // The session stays until its client has it all.
+        // The session stays until its client has received everything.
         (counts, sender, receiver)
     };
-    // What was received last, its number, and where to post.
+    // The id of the last event, the number of messages received, and the URL for POST requests.
     let (seen, mut seeing) = tokio::sync::watch::channel((String::new(), 0_u64, String::new()));
     let posting = async {
         for number in 0_u64.. {
-            // A message for every fourth event.
+            // Sends one message for every fourth event.
             let (last, _, uri) = {
                 let known =
                     seeing.wait_for(|(last, count, _)| !last.is_empty() && *count >= 4 * number);
@@ -101,7 +101,7 @@ async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
             let is_last = web.counts().event_streams > STREAMS;
             let body = if is_last { "last".into() } else { format!("up {number}") };
             let header = format!("Tieline-Sequence: {}\r\nLast-Event-ID: {last}\r\n", number + 1);
-            // As often as it takes; the answer is cut off, too, and nobody knows then whether it was taken.
+            // Repeats the POST until it succeeds: if its response is cut off, the client cannot tell.
             while status_of(&post(port, &uri, &body, &header).await) != 202 {}
             if is_last {
                 done.store(1, Relaxed);
@@ -144,7 +144,7 @@ async fn a_thousand_cuts_in_mid_event_lose_and_double_nothing() {
 }
 
 #[tokio::test]
-async fn the_newer_of_two_streams_has_the_session() {
+async fn the_newer_of_two_streams_gets_the_session() {
     let mut served = sessions().await;
     let (mut older, mut sender, _receiver) = pair(&mut served).await;
     sender.send("1").await.unwrap();
@@ -156,7 +156,7 @@ async fn the_newer_of_two_streams_has_the_session() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_program_is_the_last_event_and_who_has_it_need_not_come_again() {
+async fn the_end_of_a_program_is_the_last_event_after_which_resuming_gets_204() {
     let mut served = sessions().await;
     let (mut stream, mut sender, receiver) = pair(&mut served).await;
     let name = name_of(&stream).to_owned();
@@ -171,27 +171,29 @@ async fn the_end_of_a_program_is_the_last_event_and_who_has_it_need_not_come_aga
     let last = stream.event().await.unwrap();
     assert_eq!((&*last.event, &*last.data), ("end", &br#"{"code":1000,"reason":""}"#[..]));
     assert_eq!(last.id, format!("{name}.3"));
-    // Nobody would take what is posted now, nor has anybody been given such an event.
+    // The session accepts no more messages, and an id that was never sent is invalid.
     assert_eq!(status_of(&stream.post("4", "").await), 410);
     let never = again(served.port, &format!("{name}.{}", u64::MAX)).await;
     assert_eq!(status_of(&never.err().unwrap()), 400);
     stream.end().await;
-    // One that was cut off on the way gets all the same what it lacks.
+    // A client that was cut off before the end still gets what it lacks.
     let mut stream = again(served.port, &format!("{name}.1")).await.unwrap();
     assert_eq!(stream.message().await, "2");
     assert_eq!(stream.event().await.unwrap().event, "end");
     stream.end().await;
     for _ in 0..2 {
-        let Err(over) = again(served.port, &format!("{name}.3")).await else { panic!("it came") };
+        let Err(over) = again(served.port, &format!("{name}.3")).await else {
+            panic!("the stream was resumed")
+        };
         assert_eq!(status_of(&over), 204, "{over}");
     }
     let answer = post(served.port, &format!("/sse?session={name}"), "x", "").await;
     assert_eq!(status_of(&answer), 410);
 }
 
-/// The session's protocol does not say that its server goes.
+/// The session protocol itself does not report a shutdown.
 #[tokio::test]
-async fn the_end_of_a_program_whose_server_goes_says_so() {
+async fn the_end_of_a_program_during_a_shutdown_has_code_1001() {
     let mut served = sessions().await;
     served.web.set_ready(false);
     let (mut stream, mut sender, receiver) = pair(&mut served).await;
@@ -203,7 +205,7 @@ async fn the_end_of_a_program_whose_server_goes_says_so() {
 }
 
 #[tokio::test]
-async fn a_session_that_breaks_off_says_what_nobody_can_have_any_more() {
+async fn a_broken_session_reports_messages_that_are_no_longer_kept() {
     let mut served = sessions().await;
     let (mut stream, mut sender, receiver) = pair(&mut served).await;
     let name = name_of(&stream).to_owned();
@@ -211,7 +213,7 @@ async fn a_session_that_breaks_off_says_what_nobody_can_have_any_more() {
         sender.send(text).await.unwrap();
         assert_eq!(stream.message().await, text);
     }
-    // Without an end of its direction: nothing is kept of it.
+    // The session breaks off without an end, so nothing of it is kept.
     drop((sender, receiver));
     assert_eq!(stream.event().await.unwrap().event, "end");
     stream.end().await;
@@ -222,7 +224,7 @@ async fn a_session_that_breaks_off_says_what_nobody_can_have_any_more() {
 }
 
 #[tokio::test]
-async fn who_is_done_says_so_with_a_stream_or_without() {
+async fn a_client_can_end_its_session_with_or_without_a_stream() {
     let mut served = sessions().await;
     let more = format!("Authorization: Bearer {TOKEN}\r\n");
     for is_open in [true, false] {
@@ -249,7 +251,7 @@ async fn who_is_done_says_so_with_a_stream_or_without() {
 }
 
 #[tokio::test]
-async fn nobody_elses_session_can_be_had() {
+async fn a_session_of_another_client_cannot_be_resumed() {
     let mut served = sessions().await;
     let (mut stream, mut sender, _receiver) = pair(&mut served).await;
     sender.send("1").await.unwrap();
@@ -259,7 +261,9 @@ async fn nobody_elses_session_can_be_had() {
     let (head, _) = ask("GET", served.port, &format!("/?key={key}"), "", "").await;
     let cookie = head.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap();
     let more = format!("Cookie: {cookie}\r\nLast-Event-ID: {id}\r\n");
-    let Err(refused) = Stream::open_as(served.port, &more).await else { panic!("it came") };
+    let Err(refused) = Stream::open_as(served.port, &more).await else {
+        panic!("the stream was resumed")
+    };
     assert_eq!(status_of(&refused), 404);
     for id in ["x", ".", "x.1", "\u{e4}.1", &id.replace('.', ":"), &format!("{}.1", "A".repeat(22))]
     {
@@ -267,11 +271,11 @@ async fn nobody_elses_session_can_be_had() {
         assert!(matches!(status_of(&refused), 404 | 400), "{id}");
     }
     sender.send("2").await.unwrap();
-    assert_eq!(stream.message().await, "2", "it was left in peace");
+    assert_eq!(stream.message().await, "2", "the original stream was not affected");
 }
 
 #[tokio::test]
-async fn a_post_waits_for_its_stream_and_not_for_ever() {
+async fn a_post_waits_for_its_stream_for_a_limited_time() {
     let mut config = ServerConfig { hosts: vec!["127.0.0.1".into()], ..config() };
     config.limits.take_wait = Duration::from_millis(200);
     let mut served = sessions_with(config).await;
@@ -281,7 +285,7 @@ async fn a_post_waits_for_its_stream_and_not_for_ever() {
     assert_eq!(stream.message().await, "1");
     drop(stream);
     let header = "Tieline-Sequence: 1\r\n";
-    // It is not known at once that it is gone, and what was accepted before that arrives.
+    // The server does not notice at once that the stream is gone. What it accepts until then arrives.
     let mut accepted = 0;
     while status_of(&post(served.port, &uri, "early", "").await) == 202 {
         accepted += 1;
@@ -298,7 +302,7 @@ async fn a_post_waits_for_its_stream_and_not_for_ever() {
 }
 
 #[tokio::test]
-async fn a_client_that_stays_away_for_its_grace_is_forgotten() {
+async fn a_session_is_forgotten_after_its_grace() {
     let _clock = FastClock::start();
     let mut config = config();
     config.limits.event_grace = Duration::from_secs(30);
@@ -310,7 +314,7 @@ async fn a_client_that_stays_away_for_its_grace_is_forgotten() {
     drop(stream);
     let reason = end(&mut receiver).await;
     assert!(reason.to_string().contains("the session was not resumed within 30s"), "{reason}");
-    // What it would have heard nobody knows, wherever it stands.
+    // The missing messages are unknown, whatever the last id is.
     for last in [0, 1, 2] {
         let Err(over) = again(served.port, &format!("{name}.{last}")).await else { panic!() };
         assert_eq!(status_of(&over), 410, "{over}");

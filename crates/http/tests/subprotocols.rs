@@ -17,7 +17,7 @@ fn offering(names: &[&str]) -> ClientConfig {
     ClientConfig { subprotocols, ..client() }
 }
 
-/// The one that an answer grants.
+/// Returns the subprotocol that a response grants.
 fn granted(answer: &str) -> Option<&str> {
     let line =
         answer.lines().find(|line| line.to_lowercase().starts_with("sec-websocket-protocol:"))?;
@@ -50,7 +50,7 @@ async fn the_server_grants_the_first_that_it_knows() {
         assert_eq!(granted(&answer), expected, "{offered:?}: {answer}");
         served.plain.accept().await.unwrap();
     }
-    // One that asks for a session gets one.
+    // A request for a session takes precedence.
     let more = format!("{BEARER}Sec-WebSocket-Protocol: mcp, tieline.1\r\n");
     let answer = served.ask(upgrade(served.port, &more)).await;
     assert_eq!(granted(&answer), Some("tieline.1"), "{answer}");
@@ -73,7 +73,7 @@ async fn the_client_connects_if_one_that_it_offers_is_granted() {
     assert!(error.to_string().contains("none of the subprotocols offered: unknown"), "{error}");
 }
 
-/// Answers one handshake with these header lines.
+/// Starts a server that answers one handshake with these header lines. Returns its port.
 async fn granting(lines: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -88,7 +88,7 @@ async fn granting(lines: &'static str) -> u16 {
             accept_key(key)
         );
         stream.write_all(answer.as_bytes()).await.unwrap();
-        // Until the client goes.
+        // Waits until the client disconnects.
         let _ = tokio::time::timeout(LIMIT, head(&mut stream)).await;
     });
     port

@@ -1,4 +1,4 @@
-//! `wss:` and `https:`: who is trusted, and who is not.
+//! `wss:` and `https:`: which certificates are trusted, and errors.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -15,7 +15,7 @@ fn trusting() -> tieline_transport::Registry {
 }
 
 #[tokio::test]
-async fn web_sockets_and_events_go_through_tls() {
+async fn web_sockets_and_events_work_over_tls() {
     let mut served = serve(tls(None)).await;
     assert!(served.web.endpoint().to_string().starts_with("https://127.0.0.1:"));
     assert!(served.web.one_time_url().unwrap().unwrap().starts_with("https://127.0.0.1:"));
@@ -38,13 +38,13 @@ async fn web_sockets_and_events_go_through_tls() {
 }
 
 #[tokio::test]
-async fn a_server_that_nobody_vouches_for_gets_nothing() {
+async fn a_server_with_an_untrusted_certificate_is_refused() {
     let served = serve(tls(None)).await;
     let url = format!("wss://127.0.0.1:{}/ws", served.port);
     let error = support::refused(&registry(), &url).await;
     assert!(matches!(error.kind(), ErrorKind::Tls), "{error}");
     assert!(!error.is_retryable() && std::error::Error::source(&error).is_some(), "{error:?}");
-    // One that is vouched for, by another name.
+    // A trusted certificate for another name.
     let served = serve(ServerConfig {
         place: Place::Tcp { host: "127.0.0.2".into(), port: 0 },
         ..tls(None)
@@ -56,7 +56,7 @@ async fn a_server_that_nobody_vouches_for_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_without_a_certificate_is_kept_out_where_one_is_asked_for() {
+async fn a_client_without_a_required_certificate_is_refused() {
     let served = serve(tls(Some("root.pem"))).await;
     let url = format!("wss://127.0.0.1:{}/ws", served.port);
     let error = support::refused(&trusting(), &url).await;
@@ -66,7 +66,7 @@ async fn a_client_without_a_certificate_is_kept_out_where_one_is_asked_for() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn curl_shows_its_certificate_where_one_is_asked_for() {
+async fn curl_presents_a_required_certificate() {
     let served = serve(tls(Some("root.pem"))).await;
     let output = tokio::process::Command::new("curl")
         .args(["--silent", "--max-time", "30", "--cacert"])
@@ -78,12 +78,12 @@ async fn curl_shows_its_certificate_where_one_is_asked_for() {
         .arg(format!("https://127.0.0.1:{}/health", served.port))
         .output()
         .await
-        .expect("curl is a program that the tests need");
+        .expect("this test needs curl");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "live\n", "{output:?}");
 }
 
 #[tokio::test]
-async fn plain_http_on_a_tls_port_and_tls_on_a_plain_one_come_to_nothing() {
+async fn plain_http_to_a_tls_port_and_tls_to_a_plain_port_fail() {
     let served = serve(tls(None)).await;
     let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
     stream.write_all(b"GET /health HTTP/1.1\r\n\r\n").await.unwrap();
@@ -96,9 +96,9 @@ async fn plain_http_on_a_tls_port_and_tls_on_a_plain_one_come_to_nothing() {
     assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::Closed(_)), "{error}");
 }
 
-/// Nothing is said where TLS should begin.
+/// The client sends nothing.
 #[tokio::test]
-async fn a_slow_handshake_is_waited_for_within_the_deadline() {
+async fn a_slow_handshake_times_out() {
     let _clock = FastClock::start();
     let served = serve(tls(None)).await;
     let begun = tokio::time::Instant::now();
@@ -117,7 +117,7 @@ async fn beyond_loopback_a_token_and_tls_are_enough() {
 }
 
 #[tokio::test]
-async fn files_that_are_none_are_told_by_name() {
+async fn errors_name_invalid_certificate_files() {
     for (certificate, key, named) in [
         ("missing.pem", "server.key.pem", "missing.pem"),
         ("server.pem", "missing.pem", "missing.pem"),
@@ -127,7 +127,7 @@ async fn files_that_are_none_are_told_by_name() {
         let tls = ServerTls { certificate: file(certificate), key: file(key), client_roots: None };
         let Err(error) = HttpServer::listen(ServerConfig { tls: Some(tls), ..config() }).await
         else {
-            panic!("{certificate} and {key} are taken")
+            panic!("{certificate} and {key} were accepted")
         };
         assert!(matches!(error.kind(), ErrorKind::Tls), "{error}");
         assert!(error.hint().unwrap().contains(named), "{error:?}");

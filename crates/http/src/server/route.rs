@@ -184,7 +184,9 @@ async fn serve(
         (&Method::POST, RPC_PATH) => rpc::call(server, owner, request).await,
         (_, RPC_PATH) => method_not_allowed("POST"),
         (&Method::GET | &Method::HEAD, "/metrics") => server.metrics(),
-        (&Method::GET | &Method::HEAD, path) => page::at(path, &server.page).unwrap_or_else(not_found),
+        (&Method::GET | &Method::HEAD, path) => {
+            page::at(path, &server.page).unwrap_or_else(not_found)
+        }
         _ => not_found(),
     }
 }

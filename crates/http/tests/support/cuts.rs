@@ -1,4 +1,4 @@
-//! A session over more than a thousand connections, each of which is cut in mid-message.
+//! A session over more than a thousand connections, each cut in the middle of a message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,12 +15,12 @@ use super::events::{Numbers, shears};
 use super::{config, message, registry, serve};
 
 const CONNECTIONS: u64 = 1_000;
-/// So many messages are said for each that is heard, and so many ahead.
+/// How many messages the server sends for each one that it receives, and how many it may be ahead.
 const DOWN_FOR_UP: u64 = 8;
 const AHEAD: u64 = 64;
 
-/// Both sides say numbered messages until as many connections were made: all arrive, once and in order.
-/// `url` leads to a port, `made` says how many of the server's connections count.
+/// Both sides send numbered messages until [`CONNECTIONS`] connections were made. Each message arrives once and in
+/// order. `url` returns the URL for a port, `made` the number of relevant connections from the server's counters.
 pub async fn a_thousand(url: impl Fn(u16) -> String, made: impl Fn(&ServerCounts) -> u64) {
     let seed = 0x5eed_0002;
     let hosts = vec!["127.0.0.1".into()];
@@ -28,7 +28,7 @@ pub async fn a_thousand(url: impl Fn(u16) -> String, made: impl Fn(&ServerCounts
     let cuts = Arc::new(AtomicU64::new(0));
     let (counted, mut numbers) = (cuts.clone(), Numbers(seed));
     let port = shears(served.port, move || match counted.fetch_add(1, Relaxed) {
-        // Cut in mid handshake; then there has to be a session at first.
+        // The first connection is cut during the handshake; the next ones live long enough to start a session.
         0 => Some(50),
         1..=3 => Some(1_500),
         _ => Some(300 + numbers.below(4_000) as usize),
@@ -64,8 +64,8 @@ pub async fn a_thousand(url: impl Fn(u16) -> String, made: impl Fn(&ServerCounts
                 server.send("last").await.unwrap();
                 return number;
             }
-            // What comes again with every connection is alone a measure of the shears. Whoever never stops
-            // has the other side say nothing for as long as there are cuts.
+            // Every connection starts with a replay of what is unacknowledged. If the server never paused,
+            // the replay alone would exceed what passes before the next cut, and the client would send nothing.
             hearing
                 .wait_for(|up| number <= (up * DOWN_FOR_UP).saturating_add(AHEAD))
                 .await

@@ -1,4 +1,4 @@
-//! A client of streams of events, by hand: HTTP over a socket, and the events of an answer.
+//! A hand-written client for event streams: HTTP over a socket, and the events of a response.
 
 use std::time::Duration;
 
@@ -10,23 +10,23 @@ use tokio::time::timeout;
 
 use super::{LIMIT, TOKEN, head, status_of};
 
-/// A stream of events.
+/// An open event stream.
 pub struct Stream {
     socket: TcpStream,
     pub head: String,
     parser: Parser,
     chunks: Chunks,
     events: std::collections::VecDeque<Event>,
-    /// Where to post, as the server says it.
+    /// The URL for POST requests, as the server sent it.
     pub endpoint: String,
-    /// The same as the path of a request.
+    /// The same as a request path.
     pub uri: String,
-    /// The id of the event that said so.
+    /// The id of the event that contained it.
     pub first: String,
     pub port: u16,
 }
 
-/// The body of an answer in chunks (RFC 9112, section 7.1).
+/// Decodes a chunked response body (RFC 9112, section 7.1).
 #[derive(Default)]
 struct Chunks {
     raw: BytesMut,
@@ -35,7 +35,7 @@ struct Chunks {
 }
 
 impl Chunks {
-    /// What is there of the body.
+    /// Returns the next available part of the body.
     fn take(&mut self) -> Option<BytesMut> {
         if self.is_over {
             return None;
@@ -65,7 +65,7 @@ impl Chunks {
 }
 
 impl Stream {
-    /// Asks for one with further header lines; the answer's head, if it is another than 200.
+    /// Opens a stream with additional header lines. Returns the response head if the status is not 200.
     pub async fn open(port: u16, more: &str) -> Result<Self, String> {
         Self::open_as(port, &format!("Authorization: Bearer {TOKEN}\r\n{more}")).await
     }
@@ -96,9 +96,9 @@ impl Stream {
         &self.socket
     }
 
-    /// The next event; `None` at the end of the stream, whether it was cut off or not.
+    /// Returns the next event, or `None` at the end of the stream, whether it was cut off or not.
     pub async fn event(&mut self) -> Option<Event> {
-        timeout(LIMIT, self.next()).await.expect("no event")
+        timeout(LIMIT, self.next()).await.expect("timed out waiting for an event")
     }
 
     async fn next(&mut self) -> Option<Event> {
@@ -126,14 +126,14 @@ impl Stream {
         }
     }
 
-    /// The next message, as text.
+    /// Returns the next message as text.
     pub async fn message(&mut self) -> String {
         let event = self.event().await.expect("the stream has ended");
         assert_eq!(event.event, "", "{event:?}");
         String::from_utf8(event.data.to_vec()).unwrap()
     }
 
-    /// Nothing more comes.
+    /// Asserts that the stream ends without another event.
     pub async fn end(&mut self) {
         if let Some(event) = self.event().await {
             panic!("{event:?}");
@@ -145,7 +145,7 @@ impl Stream {
     }
 }
 
-/// Posts something, over a connection of its own; the head of the answer.
+/// Sends a POST request over a new connection. Returns the response head.
 pub async fn post(port: u16, uri: &str, body: impl AsRef<[u8]>, more: &str) -> String {
     let more = format!("Authorization: Bearer {TOKEN}\r\n{more}");
     post_as(port, uri, body, &more).await
@@ -155,7 +155,7 @@ pub async fn post_as(port: u16, uri: &str, body: impl AsRef<[u8]>, more: &str) -
     ask("POST", port, uri, body, more).await.0
 }
 
-/// A request over a connection of its own; head and body of the answer.
+/// Sends a request over a new connection. Returns the head and body of the response.
 pub async fn ask(
     method: &str,
     port: u16,
@@ -173,12 +173,14 @@ pub async fn ask(
     let _ = socket.write_all(&[request.as_bytes(), body].concat()).await;
     let head = head(&mut socket).await;
     let mut rest = Vec::new();
-    let _ = timeout(Duration::from_secs(60), socket.read_to_end(&mut rest)).await.expect("no end");
+    let _ = timeout(Duration::from_secs(60), socket.read_to_end(&mut rest))
+        .await
+        .expect("timed out waiting for the end of the response");
     (head, String::from_utf8_lossy(&rest).into_owned())
 }
 
-/// Passes connections on, each way, and cuts each one when so many bytes of the answers were passed on.
-/// The numbers that the function gives are taken in turn.
+/// Forwards connections and cuts each one after a number of response bytes. Calls `after` for the number for each
+/// connection; `None` does not cut. Returns the port to connect to.
 pub async fn shears(to: u16, mut after: impl FnMut() -> Option<usize> + Send + 'static) -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -211,7 +213,7 @@ pub async fn shears(to: u16, mut after: impl FnMut() -> Option<usize> + Send + '
                     let _ = up.await;
                     std::future::pending::<()>().await;
                 };
-                // With either way the other is gone, too.
+                // When one direction ends, both are closed.
                 tokio::select! {
                     () = down => {}
                     () = up => {}
@@ -222,7 +224,7 @@ pub async fn shears(to: u16, mut after: impl FnMut() -> Option<usize> + Send + '
     port
 }
 
-/// Numbers that look random, the same for the same seed.
+/// A pseudo-random number generator (xorshift); the seed determines its output.
 pub struct Numbers(pub u64);
 
 impl Numbers {

@@ -1,4 +1,4 @@
-//! A server of the web on a port of its own, and clients for it, also such as nobody wants.
+//! A web server on a free port, and clients for it, including hostile ones.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unreachable_pub)]
 
@@ -26,16 +26,16 @@ use tokio::sync::Notify;
 
 pub const TOKEN: &str = "the-token-of-these-tests";
 
-/// A header line with it.
+/// A header line with the token.
 pub const BEARER: &str = "Authorization: Bearer the-token-of-these-tests\r\n";
 
-/// Long enough for any machine, short enough for a test that hangs.
+/// A time limit that no working test reaches on any machine, and that ends a hanging one.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Served {
     pub web: HttpServer,
     pub plain: WebAcceptor,
-    /// Dropped, there are no sessions.
+    /// If it is dropped, the server has no sessions.
     pub resumable: Option<WebAcceptor>,
     pub port: u16,
 }
@@ -48,12 +48,12 @@ pub fn config() -> ServerConfig {
     ServerConfig::new(Place::Tcp { host: "127.0.0.1".into(), port: 0 }, token())
 }
 
-/// Of the certificates and keys for tests.
+/// Returns the path of a test certificate or key.
 pub fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
 }
 
-/// A server with TLS.
+/// Returns the configuration of a server with TLS.
 pub fn tls(client_roots: Option<&str>) -> ServerConfig {
     let client_roots = client_roots.map(file);
     let tls =
@@ -61,7 +61,7 @@ pub fn tls(client_roots: Option<&str>) -> ServerConfig {
     ServerConfig { tls: Some(tls), ..config() }
 }
 
-/// A client that trusts it, and may show a certificate.
+/// Returns the TLS configuration of a client that trusts the server and may present a certificate.
 pub fn tls_client(certificate: Option<&str>) -> ClientTls {
     let identity = certificate.map(|name| ClientIdentity {
         certificate: file(&format!("{name}.pem")),
@@ -70,7 +70,7 @@ pub fn tls_client(certificate: Option<&str>) -> ClientTls {
     ClientTls { extra_roots: Some(file("root.pem")), identity }
 }
 
-/// A client that has the token.
+/// Returns the configuration of a client that has the token.
 pub fn client() -> ClientConfig {
     ClientConfig { token: Some(token()), ..ClientConfig::default() }
 }
@@ -87,7 +87,7 @@ impl Served {
         format!("ws://127.0.0.1:{}/ws", self.port).parse().unwrap()
     }
 
-    /// A client and what the server got of it.
+    /// Connects a client and returns both ends.
     pub async fn pair(&mut self) -> (BoxChannel, WebChannel) {
         let url = self.url();
         let registry = registry();
@@ -97,7 +97,7 @@ impl Served {
         (client.unwrap(), server.unwrap().into_web_socket().unwrap())
     }
 
-    /// A socket that was upgraded by hand, and what the server got of it.
+    /// Returns a raw socket after a WebSocket upgrade, and the server's end of it.
     pub async fn raw(&mut self) -> (TcpStream, WebChannel) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         let upgrade = upgrade(self.port, &format!("Authorization: Bearer {TOKEN}\r\n"));
@@ -106,7 +106,7 @@ impl Served {
         (stream, self.plain.accept().await.unwrap().into_web_socket().unwrap())
     }
 
-    /// What a browser is given that opens a one-time URL, as a header line; `line` is one more of its own.
+    /// Opens a one-time URL with an additional header line, as a browser would. Returns the cookie as a header line.
     pub async fn cookie(&self, line: &str) -> Option<String> {
         let url = self.web.one_time_url().unwrap().unwrap();
         let path = url.splitn(4, '/').nth(3).unwrap();
@@ -117,17 +117,16 @@ impl Served {
         Some(format!("Cookie: {cookie}\r\n"))
     }
 
-    /// What the server answers to these bytes, as far as it does before it ends the connection or the
-    /// head is whole.
+    /// Sends these bytes and returns the response head, or what arrived of it before the connection ended.
     pub async fn ask(&self, request: impl AsRef<[u8]>) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
-        // It may answer and go before it has read all.
+        // The server may respond and close before it has read everything.
         let _ = stream.write_all(request.as_ref()).await;
         head(&mut stream).await
     }
 }
 
-/// A registry with the schemes of the web, and the token.
+/// Returns a registry with the web schemes and the token.
 pub fn registry() -> Registry {
     registry_with(client())
 }
@@ -138,12 +137,12 @@ pub fn registry_with(config: ClientConfig) -> Registry {
     registry
 }
 
-/// A request for a WebSocket with further header lines.
+/// Returns a WebSocket upgrade request with additional header lines.
 pub fn upgrade(port: u16, more: &str) -> String {
     upgrade_of(&format!("Host: 127.0.0.1:{port}\r\n{more}"))
 }
 
-/// The same without a host.
+/// Returns the same request without a `Host` header.
 pub fn upgrade_of(more: &str) -> String {
     format!(
         "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -151,7 +150,7 @@ pub fn upgrade_of(more: &str) -> String {
     )
 }
 
-/// All up to the empty line, or to the end.
+/// Reads up to the empty line that ends the head, or to the end of the connection.
 pub async fn head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     let reading = async {
@@ -162,7 +161,7 @@ pub async fn head(stream: &mut TcpStream) -> String {
             }
         }
     };
-    tokio::time::timeout(LIMIT, reading).await.expect("no answer");
+    tokio::time::timeout(LIMIT, reading).await.expect("timed out waiting for a response");
     String::from_utf8_lossy(&head).into_owned()
 }
 
@@ -174,7 +173,7 @@ pub fn status_of(head: &str) -> u16 {
     head.split(' ').nth(1).and_then(|it| it.parse().ok()).unwrap_or_default()
 }
 
-/// The answer to a key (RFC 6455, section 4.2.2).
+/// Returns the `Sec-WebSocket-Accept` for a key (RFC 6455, section 4.2.2).
 pub fn accept_key(key: &str) -> String {
     use base64::prelude::*;
     let keyed = [key, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat();
@@ -182,7 +181,7 @@ pub fn accept_key(key: &str) -> String {
     BASE64_STANDARD.encode(digest)
 }
 
-/// A frame of a client.
+/// Returns a masked client frame.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x11, 0x22, 0x33, 0x44];
     let mut frame = vec![first];
@@ -202,7 +201,7 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The code of the close frame that comes, behind whatever else does; `None` if the stream ends first.
+/// Skips frames up to the close frame and returns its code, or `None` if the stream ends first.
 pub async fn close_code(stream: &mut TcpStream) -> Option<u16> {
     let reading = async {
         loop {
@@ -219,17 +218,20 @@ pub async fn close_code(stream: &mut TcpStream) -> Option<u16> {
             }
         }
     };
-    tokio::time::timeout(LIMIT, reading).await.expect("no close frame")
+    tokio::time::timeout(LIMIT, reading).await.expect("timed out waiting for a close frame")
 }
 
 pub async fn message(receiver: &mut impl Receiver) -> Bytes {
-    match tokio::time::timeout(LIMIT, receiver.recv()).await.expect("no message") {
+    match tokio::time::timeout(LIMIT, receiver.recv())
+        .await
+        .expect("timed out waiting for a message")
+    {
         Incoming::Message(message) => message,
-        other => panic!("no message: {other:?}"),
+        other => panic!("not a message: {other:?}"),
     }
 }
 
-/// The end, behind whatever else comes.
+/// Skips everything up to the end of the line and returns its reason.
 pub async fn end(receiver: &mut impl Receiver) -> CloseReason {
     let reading = async {
         loop {
@@ -238,10 +240,10 @@ pub async fn end(receiver: &mut impl Receiver) -> CloseReason {
             }
         }
     };
-    tokio::time::timeout(LIMIT, reading).await.expect("no end")
+    tokio::time::timeout(LIMIT, reading).await.expect("timed out waiting for the end of the line")
 }
 
-/// Gives back what comes, until the end, and says why it ended.
+/// Echoes messages until the line ends, and returns the reason.
 pub async fn echo(channel: impl Channel) -> CloseReason {
     let (mut sender, mut receiver) = channel.split();
     loop {
@@ -257,26 +259,26 @@ pub async fn echo(channel: impl Channel) -> CloseReason {
 
 pub async fn refused(registry: &Registry, url: &str) -> TransportError {
     match registry.connect(&url.parse().unwrap(), &Options::default()).await {
-        Ok(_) => panic!("{url} was let in"),
+        Ok(_) => panic!("{url} was accepted"),
         Err(error) => error,
     }
 }
 
-/// Passes connections on, and cuts them all when told.
+/// Forwards connections, and cuts all of them when notified. Returns the port to connect to.
 pub async fn cutter(to: u16) -> (u16, Arc<Notify>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let cut = Arc::new(Notify::new());
-    let told = cut.clone();
+    let notified = cut.clone();
     tokio::spawn(async move {
         loop {
             let (mut near, _) = listener.accept().await.unwrap();
-            let told = told.clone();
+            let notified = notified.clone();
             tokio::spawn(async move {
                 let mut far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
                 tokio::select! {
                     _ = copy_bidirectional(&mut near, &mut far) => {}
-                    () = told.notified() => {}
+                    () = notified.notified() => {}
                 }
             });
         }

@@ -1,4 +1,4 @@
-//! A server with sessions, and EventSources that come to it and come again.
+//! A server with sessions, and EventSources that connect and reconnect.
 
 use tieline_http::{HttpServer, ServerConfig};
 use tieline_link::{

@@ -1,4 +1,4 @@
-//! Programs of others from the fixtures: `eventsource` of Node, and the MCP SDK at either end.
+//! Third-party programs from the fixtures: Node's `eventsource`, and the client and server of the MCP SDK.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -10,26 +10,26 @@ use tokio::process::{Child, Command};
 
 use super::{LIMIT, Served, registry_with};
 
-/// Where the fixtures are; without them there is no test.
+/// Returns the folder of the fixtures; panics if it is not set.
 pub fn fixtures(variable: &str) -> PathBuf {
     let folder = std::env::var_os(variable);
     PathBuf::from(folder.unwrap_or_else(|| panic!("{variable} is not set: run `cargo xtask test`")))
 }
 
-/// `events-peer.js`, which is told what to do by its arguments.
+/// Returns a command that runs `events-peer.js`; its arguments select what it does.
 pub fn node() -> Command {
     let mut command = Command::new("node");
     command.arg(fixtures("TIELINE_NODE_FIXTURES").join("events-peer.js")).kill_on_drop(true);
     command
 }
 
-pub async fn says_ok(mut command: Command) {
+pub async fn prints_ok(mut command: Command) {
     let running = tokio::time::timeout(LIMIT, command.output());
-    let output = running.await.expect("it hangs").unwrap();
+    let output = running.await.expect("the fixture hangs").unwrap();
     assert!(output.status.success() && output.stdout == b"ok\n", "{output:?}");
 }
 
-/// A server of the SDK, on a port.
+/// Starts a server of the SDK. Returns it with its URL.
 pub async fn started() -> (Child, Endpoint) {
     let mut server = node();
     let server = server.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -39,7 +39,7 @@ pub async fn started() -> (Child, Endpoint) {
     (server, format!("http://127.0.0.1:{}/mcp/sse", line.trim()).parse().unwrap())
 }
 
-/// Joins the next plain line of `served` to a server of the SDK, until either ends.
+/// Bridges the next plain line of `served` to a server of the SDK, until one of them ends.
 pub async fn sdk_behind(served: &mut Served) {
     let (_server, url) = started().await;
     let near = Acceptor::accept(&mut served.plain).await.unwrap();
