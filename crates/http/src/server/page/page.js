@@ -126,12 +126,12 @@ restore();
 const line = connect("ws", { storage });
 line.onmessage = (message) => add("in", message);
 line.onreset = ({ why, unknown, unsent }) => {
-  const lost = `${unsent.length} messages were not delivered, ${unknown.length} may not have been`;
-  add("bad", `the session was lost (${why}): ${lost}. A new session has started, with a new process`);
+  const lost = `Messages not delivered: ${unsent.length}, perhaps not delivered: ${unknown.length}`;
+  add("bad", `the session was lost: ${why}. ${lost}. A new session starts, with a new process`);
 };
 line.onclose = ({ why, unknown, unsent }) => {
   const count = unknown.length + unsent.length;
-  const lost = count ? `; ${count} messages may not have been delivered` : "";
+  const lost = count ? `. Messages perhaps not delivered: ${count}` : "";
   add(why ? "bad" : "note", `ended${why ? `: ${why}` : ""}${lost}`);
 };
 line.onstate = async ({ name, since, why }) => {
@@ -147,8 +147,8 @@ line.onstate = async ({ name, since, why }) => {
   }
 };
 
-// JSON may be typed on several lines, and is sent on one: a line break cannot be inside of its strings.
-// Otherwise each line is a message.
+// Returns the messages in a text. JSON may be typed on several lines and is sent on one: its strings cannot contain
+// line breaks. Otherwise each line is a message.
 function messagesIn(text) {
   if (jsonError(text) === null) return [text.replace(/\s*\n\s*/g, " ")];
   return text.split("\n").filter((line) => line.trim());
