@@ -12,7 +12,7 @@ use tieline_rpc::{CallError, Dialect, PeerOptions, Router};
 use tieline_transport::{CloseReason, Endpoint, Options};
 
 const TEXT: &str = r#"def greet(name: str) -> str:
-    """Says hello to somebody."""
+    """Says hello to someone."""
     return "hello " + name
 
 greet("you")
@@ -58,7 +58,7 @@ async fn language_server_works_from_initialize_through_hover_to_exit() {
     let hover: Value = within("hover", hover).await.unwrap();
     let shown = hover["contents"]["value"].as_str().unwrap();
     assert!(shown.contains("greet(name: str) -> str"), "{shown}");
-    assert!(shown.contains("Says hello to somebody."), "{shown}");
+    assert!(shown.contains("Says hello to someone."), "{shown}");
     let diagnostics = heard.next("textDocument/publishDiagnostics").await;
     assert_eq!(diagnostics["uri"], uri);
 

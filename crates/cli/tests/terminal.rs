@@ -14,7 +14,7 @@ use support::*;
 
 /// Prints its process ID, session and controlling terminal, and whether it can open that terminal.
 const WHERE: &str = "set -- $(cat /proc/$$/stat); echo $$ session $6 terminal $7; \
-                     if (: </dev/tty) 2>/dev/null; then echo asks; else echo asks nobody; fi; read -r line";
+                     if (: </dev/tty) 2>/dev/null; then echo asks; else echo asks no terminal; fi; read -r line";
 
 /// Runs tieline on a new terminal. Returns its output up to a line with these words.
 fn at_a_terminal(args: &[&str], words: &str) -> Vec<String> {
@@ -59,7 +59,7 @@ fn programs_have_no_controlling_terminal() {
     let holds = ["auto", "descent"].map(|hold| format!("--hold={hold}"));
     for hold in &holds {
         for args in [&["connect", &exec, hold][..], &["bridge", "stdio:", &exec, hold]] {
-            let said = at_a_terminal(args, "asks nobody");
+            let said = at_a_terminal(args, "asks no terminal");
             is_detached(said.iter().find(|line| line.contains(" session ")).unwrap());
             // `connect` warns about it when input is typed.
             let is_told = said.iter().any(|line| line.contains("has no terminal"));

@@ -218,7 +218,7 @@ async fn send_without_a_line_times_out() {
         messages
     });
     world.waits(1).await;
-    let error = client.send("in vain").await.unwrap_err();
+    let error = client.send("unsent").await.unwrap_err();
     assert!(
         matches!(error.kind(), ErrorKind::TimedOut(limit) if limit.as_secs() == 9),
         "{error:?}"

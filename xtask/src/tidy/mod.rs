@@ -6,6 +6,7 @@
 mod arrows;
 mod code;
 mod compiler;
+mod idioms;
 mod length;
 mod sans_io;
 mod unused;
@@ -31,6 +32,7 @@ Usage: cargo xtask tidy
   sans-io  the protocol crate uses no socket, file, clock, thread or runtime
   unused   every dependency is used in the sources it is declared for
   words    no paths of one machine, no download addresses in a package-lock.json
+  idioms   no words that CONTRIBUTING.md advises against, such as \"whoever\"
   length   no Rust file above 600 lines; a note above 400
 
 Each finding is one line: where, what, and what to do. Notes do not fail.";
@@ -70,6 +72,7 @@ type Check = fn(&Workspace) -> Result<Vec<Finding>, Failure>;
 /// Quick ones first: the compiler takes minutes on a fresh machine.
 const CHECKS: &[(&str, Check)] = &[
     ("words", words::check),
+    ("idioms", idioms::check),
     ("length", length::check),
     ("arrows", arrows::check),
     ("sans-io", sans_io::check),

@@ -16,7 +16,7 @@ fn run(heartbeat: &mut Heartbeat, from: u64, end: u64) -> Vec<(u64, HeartbeatEve
         while let Some(event) = heartbeat.poll(now) {
             events.push((now.as_secs(), event));
         }
-        assert!(heartbeat.next_wake() > now, "woken in vain at {now:?}");
+        assert!(heartbeat.next_wake() > now, "woken without effect at {now:?}");
         now = heartbeat.next_wake();
     }
     events
@@ -306,7 +306,7 @@ proptest! {
                 continue;
             }
             let wake = heartbeat.next_wake().as_secs();
-            prop_assert!(wake > now, "woken in vain at {now}");
+            prop_assert!(wake > now, "woken without effect at {now}");
             now = next.peek().map_or(wake, |(at, _)| wake.min(*at));
         }
         events.retain(|(at, _)| *at <= end);
