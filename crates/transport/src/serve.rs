@@ -1,5 +1,6 @@
 //! The accept loop of a server.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -95,7 +96,10 @@ where
             _ = &mut stop => break Ok(()),
             Some(finished) = handlers.join_next() => log_panic(finished),
             accepted = acceptor.accept(), if has_room => match accepted {
-                Ok(channel) => _ = handlers.spawn(handler(channel)),
+                Ok(channel) => match catch_unwind(AssertUnwindSafe(|| handler(channel))) {
+                    Ok(handling) => _ = handlers.spawn(handling),
+                    Err(_) => tracing::error!("the handler of a channel panicked"),
+                },
                 Err(error) if error.is_retryable() => {
                     tracing::warn!(%error, "cannot accept a connection; trying again");
                     tokio::select! {
@@ -108,6 +112,15 @@ where
         }
     };
     let drained = timeout(options.drain, async {
+        // Keeps the listener working for sessions that resume. New channels are refused.
+        let mut refusing = pin!(async {
+            loop {
+                match acceptor.accept().await {
+                    Ok(channel) => _ = channel.control().end(CloseReason::ByUs),
+                    Err(_) => sleep(PAUSE).await,
+                }
+            }
+        });
         loop {
             tokio::select! {
                 biased;
@@ -115,11 +128,7 @@ where
                     Some(finished) => log_panic(finished),
                     None => break,
                 },
-                // Keeps the listener working for sessions that resume. New channels are refused.
-                accepted = acceptor.accept() => match accepted {
-                    Ok(channel) => _ = channel.control().end(CloseReason::ByUs),
-                    Err(_) => sleep(PAUSE).await,
-                },
+                () = &mut refusing => {}
             }
         }
     });
@@ -179,6 +188,26 @@ mod tests {
         let (mut bad, mut bad_receiver) = connect(&registry).await.split();
         bad.send("panic").await.unwrap();
         assert!(matches!(bad_receiver.recv().await, Incoming::End(_)));
+        let (mut sender, mut receiver) = connect(&registry).await.split();
+        sender.send("a").await.unwrap();
+        assert_eq!(receiver.next_message().await.unwrap(), "a");
+        drop((sender, receiver, stop));
+        serving.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn panic_before_a_handler_starts_leaves_the_server() {
+        let registry = Registry::new();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let acceptor = listen(&registry).await;
+        let is_first = std::sync::atomic::AtomicBool::new(true);
+        let handler = move |channel| {
+            assert!(!is_first.swap(false, Ordering::Relaxed));
+            echo(channel)
+        };
+        let serving = tokio::spawn(serve(acceptor, ServeOptions::default(), stopped, handler));
+        let (_sender, mut receiver) = connect(&registry).await.split();
+        assert_eq!(receiver.next_message().await, None);
         let (mut sender, mut receiver) = connect(&registry).await.split();
         sender.send("a").await.unwrap();
         assert_eq!(receiver.next_message().await.unwrap(), "a");

@@ -318,8 +318,9 @@ pub trait ReceiverExt: Receiver {
         Recv(self)
     }
 
-    /// Waits for the next message and skips everything else: faults, which the
-    /// [`Control`](crate::Control) counts and which are logged here, and [resets](Incoming::Reset). Returns
+    /// Waits for the next message and skips everything else: faults and [resets](Incoming::Reset). The
+    /// [`Control`](crate::Control) counts faults, and both are logged, faults at debug level. Use
+    /// [`recv`](Self::recv) on a Link to learn of a reset, after which messages may be lost. Returns
     /// `None` when the line has ended; [`Control::close_reason`](crate::Control::close_reason) says why.
     /// Cancel-safe, like [`recv`](Self::recv).
     fn next_message(&mut self) -> impl Future<Output = Option<Bytes>> + Send {
@@ -327,8 +328,13 @@ pub trait ReceiverExt: Receiver {
             loop {
                 match self.recv().await {
                     Incoming::Message(message) => return Some(message),
-                    Incoming::Fault(fault) => tracing::warn!("skipped a message: {fault}"),
-                    Incoming::Reset(_) => {}
+                    Incoming::Fault(fault) => tracing::debug!("skipped a message: {fault}"),
+                    Incoming::Reset(reset) => {
+                        tracing::warn!(
+                            "the line was replaced, messages may be lost: {}",
+                            reset.cause
+                        );
+                    }
                     Incoming::End(_) => return None,
                 }
             }
