@@ -276,12 +276,12 @@ impl Reader {
         self.kind = kind;
         match (self.shared.content, kind) {
             (Content::Carrier, Kind::Text) => Err(Violation::Unsupported),
-            (Content::Carrier, Kind::Binary) => Ok(Some(self.whole(payload, None))),
+            (Content::Carrier, Kind::Binary) => Ok(Some(self.incoming(payload, None))),
             (Content::Verbatim, kind) => {
                 if kind == Kind::Binary {
                     self.shared.heard_binary.store(true, Relaxed);
                 }
-                Ok(Some(self.whole(payload, None)))
+                Ok(Some(self.incoming(payload, None)))
             }
             (Content::Plain(limits), Kind::Binary) if !payload.is_empty() => {
                 // Binary messages, too, may hold JSON on several lines.
@@ -289,18 +289,18 @@ impl Reader {
                 let line =
                     is_spread.then(|| json::to_one_line(&payload, limits.unwrap_or_default()));
                 let message = line.and_then(Result::ok).unwrap_or(payload);
-                Ok(Some(self.whole(message, limits)))
+                Ok(Some(self.incoming(message, limits)))
             }
             (Content::Plain(limits), Kind::Text) => {
                 let text = trimmed(payload);
                 let is_spread = memchr2(b'\n', b'\r', &text).is_some();
                 if !is_spread && !text.is_empty() {
-                    return Ok(Some(self.whole(text, limits)));
+                    return Ok(Some(self.incoming(text, limits)));
                 }
                 // JSON on several lines is joined to one line, as line-based framings need it. Any other text
                 // has one message on each line.
                 if let Ok(line) = json::to_one_line(&text, limits.unwrap_or_default()) {
-                    return Ok(Some(self.whole(line, limits)));
+                    return Ok(Some(self.incoming(line, limits)));
                 }
                 self.rest = text;
                 match self.next_line() {
@@ -325,13 +325,14 @@ impl Reader {
             self.rest.advance(self.rest.len().min(1));
             if !line.is_empty() {
                 let Content::Plain(limits) = self.shared.content else { return None };
-                return Some(self.whole(line, limits));
+                return Some(self.incoming(line, limits));
             }
         }
         None
     }
 
-    fn whole(&self, message: Bytes, limits: Option<Limits>) -> Incoming {
+    /// Counts a message, which becomes a fault if it is not JSON as required.
+    fn incoming(&self, message: Bytes, limits: Option<Limits>) -> Incoming {
         match limits.and_then(|limits| Fault::unless_json(&message, limits)) {
             None => {
                 self.shared.counts.messages_in.fetch_add(1, Relaxed);

@@ -36,7 +36,8 @@ const MAX_MESSAGES: usize = 1024;
 #[derive(Default)]
 pub(super) struct PostBody {
     body: BytesMut,
-    whole: Bytes,
+    /// The only message, for servers that take one in each POST.
+    single: Bytes,
     count: usize,
     is_ours: bool,
     ends_input: bool,
@@ -49,7 +50,7 @@ impl PostBody {
         let mut batch = Self { is_ours, ..Self::default() };
         match is_ours {
             true => batch.push(&first),
-            false => batch.whole = first,
+            false => batch.single = first,
         }
         batch
     }
@@ -114,7 +115,7 @@ impl PostClient {
         self.sequence += 1;
         let (body, kind) = match batch.is_ours {
             true => (batch.body.freeze(), FRAMES),
-            false => (batch.whole, "application/json"),
+            false => (batch.single, "application/json"),
         };
         let mut attempt = 1;
         loop {

@@ -137,9 +137,9 @@ pub(crate) fn line(status: StatusCode, text: &str) -> Response<Body> {
 
 /// How long a body may pause, and how long it may take in all, whatever its length.
 const LIMIT: Duration = Duration::from_secs(60);
-/// For each this many bytes a body may take one more second: slow connections are accepted, trickling bodies
-/// are not.
-const LEAST_A_SECOND: usize = 8 * 1024;
+/// A body may take one more second for each this many bytes: slow connections are accepted, but not bodies that
+/// trickle in.
+const MIN_BYTES_PER_SECOND: usize = 8 * 1024;
 
 /// Reads the body of a request: at most `max` bytes, without a pause of more than a minute, within a minute and
 /// one more second for each 8 KiB received. Returns it with its part of the budget, which must be kept as long
@@ -197,7 +197,7 @@ async fn gather(
     // The first bytes of each body are not counted.
     let mut granted = SHORT;
     loop {
-        let more = Duration::from_secs((kept.len() / LEAST_A_SECOND) as u64);
+        let more = Duration::from_secs((kept.len() / MIN_BYTES_PER_SECOND) as u64);
         let frame = poll_fn(|cx| {
             let polled = Pin::new(&mut body).poll_frame(cx);
             if polled.is_pending() {

@@ -53,7 +53,7 @@ pub(super) fn not_let_in(status: StatusCode, why: &str) -> Response<Body> {
 }
 
 /// Whether the client asks for HTML, as browsers do when a person opens a URL.
-pub(super) fn is_for_a_person(headers: &HeaderMap) -> bool {
+pub(super) fn accepts_html(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|it| it.to_str().ok());
     accepted.flat_map(|it| it.split(',')).any(|it| {
         let kind = it.split(';').next().unwrap_or_default();
@@ -86,7 +86,7 @@ mod tests {
             for accept in accept {
                 headers.append(header::ACCEPT, HeaderValue::from_static(accept));
             }
-            assert_eq!(is_for_a_person(&headers), is_person, "{accept:?}");
+            assert_eq!(accepts_html(&headers), is_person, "{accept:?}");
         }
     }
 

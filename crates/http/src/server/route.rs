@@ -242,7 +242,7 @@ fn exchange(server: &Server, context: &ConnectionContext, request: &Parts) -> Re
 /// Refuses an unauthenticated request, with an HTML page for browsers.
 fn turn_away(server: &Server, request: &Parts, refused: Refused) -> Response<Body> {
     let mut response = refuse(server, refused.clone());
-    if page::is_for_a_person(&request.headers) {
+    if page::accepts_html(&request.headers) {
         let (parts, body) = page::not_let_in(refused.status, &refused.text).into_parts();
         response.headers_mut().extend(parts.headers);
         *response.body_mut() = body;

@@ -312,3 +312,33 @@ fn only_the_newest_unused_one_time_keys_are_valid() {
     assert!(keys[1..].iter().all(|key| access.exchange(key.reveal()).is_some()));
     assert!(lock(&access.keys).kept.is_empty());
 }
+
+#[test]
+fn refusals_name_the_host_or_origin_and_the_option() {
+    let access = access(|_| {});
+    let text = |lines: &[(&str, &str)]| {
+        access.admit(&request("/ws", lines), None).unwrap_err().text.into_owned()
+    };
+    let own = ("host", "localhost:8080");
+    let host = |host| text(&[("host", host)]);
+    let origin = |origin| text(&[own, ("origin", origin)]);
+    for (text, expected) in [
+        (
+            host("Example.org:8080"),
+            "unrecognized Host header: example.org; add it with --allow-host example.org",
+        ),
+        (host("[::2]"), "unrecognized Host header: [::2]; add it with --allow-host [::2]"),
+        (host(&"x".repeat(256)), "unrecognized Host header"),
+        (
+            origin("https://[::2]:443"),
+            "origin not allowed: https://[::2]; add it with --allow-origin https://[::2]",
+        ),
+        (
+            origin("HTTP://example.org:81"),
+            "origin not allowed: http://example.org:81; add it with --allow-origin http://example.org:81",
+        ),
+    ] {
+        assert_eq!(text, expected);
+    }
+    assert!(origin("null").contains("not the origin of a page"));
+}

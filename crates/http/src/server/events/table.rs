@@ -58,7 +58,7 @@ struct Epitaph {
 /// The result of looking up a name.
 pub(super) enum Found {
     Live(Arc<Stream>),
-    /// The stream has ended; with the number of its last event, or `None` if events were lost.
+    /// The stream has ended. The number of its last event, or `None` if that is unknown or events were lost.
     Over(Option<Sequence>),
     /// The name is unknown, or its stream belongs to another owner.
     Nothing,
