@@ -93,7 +93,7 @@ impl<'a> Line<'a> {
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Joined {
         let (to_far, to_near) = (&self.to_far, &self.to_near);
-        let far_control = far.control().clone();
+        let far_control = &far.control().clone();
         // Without half-close, passing on the end of input closes the line, so answers are waited for first.
         let half_close = far_control.capabilities().half_close;
         let dialogue = self.dialogue.as_deref();
@@ -103,19 +103,19 @@ impl<'a> Line<'a> {
             let passing = Passing::between(source, sink);
             Watch { dialogue, awaited: awaited.as_ref(), passing, held: self.held.as_ref() }
         };
-        let watch_up = watch(near_control, &far_control);
-        let watch_down = watch(&far_control, near_control);
+        let watch_up = watch(near_control, far_control);
+        let watch_down = watch(far_control, near_control);
         let unanswered = dialogue.map(Dialogue::requests).or(awaited.as_ref());
         let (far_sender, far_receiver) = far.split();
         let own = self.dialogue.as_ref().map(|dialogue| dialogue.to_far.clone());
         let mut far_sender = WithOwn::new(far_sender, own);
         let mut far_receiver = Restored::new(far_receiver, self.dialogue.clone());
         // Once the near side has ended its input, a disconnect is noticed without a write.
-        let last_word = AtomicBool::new(false);
+        let last_word = &AtomicBool::new(false);
 
         let mut down = Box::pin(async {
             loop {
-                let watch_sink = Some(&last_word);
+                let watch_sink = Some(last_word);
                 match to_near.pump(&mut far_receiver, near_sender, watch_down, watch_sink).await {
                     PumpEnd::Reset(reset) => {
                         self.restarted.fetch_add(1, Relaxed);
@@ -139,8 +139,9 @@ impl<'a> Line<'a> {
                 }
             }
         });
-        let mut up = Box::pin(async {
-            let end = match to_far.pump(near_receiver, &mut far_sender, watch_up, None).await {
+        let far_input = &mut far_sender;
+        let mut up = Box::pin(async move {
+            let end = match to_far.pump(near_receiver, far_input, watch_up, None).await {
                 // The program at the far side belongs to the session that was lost.
                 PumpEnd::Reset(reset) => PumpEnd::Broken(reset.cause),
                 PumpEnd::Source(reason) if is_failure(&reason) => PumpEnd::Broken(reason),
@@ -164,11 +165,10 @@ impl<'a> Line<'a> {
                 let mut looks = tokio::time::interval(LOOK);
                 let flush = poll_fn(|cx| {
                     while looks.poll_tick(cx).is_ready() {
-                        let (left, came) =
-                            (far_sender.outgoing().left, far_control.info().bytes_in);
+                        let (left, came) = (far_input.outgoing().left, far_control.info().bytes_in);
                         moved.store(left.wrapping_add(came), Relaxed);
                     }
-                    let _ = far_sender.poll_flush(cx);
+                    let _ = far_input.poll_flush(cx);
                     Poll::<()>::Pending
                 });
                 // With HTTP, the end of input is a separate request, and answers still arrive after it.
@@ -185,24 +185,28 @@ impl<'a> Line<'a> {
                 }
             }
             // A far side that stopped reading needs no end of input.
-            let _ = far_sender.close().await;
-            end
+            let _ = far_input.close().await;
+            (end, far_input)
         });
         let mut answered = pin!(self.answered_before_fault(half_close));
         let mut out_of_memory = pin!(self.out_of_memory());
         let mut up_is_over = false;
+        // The sender to the far side, once its input has ended.
+        let mut closed = None;
         let outcome = loop {
             tokio::select! {
                 reason = &mut out_of_memory => break Outcome::Broken(reason),
-                end = &mut up, if !up_is_over => match end {
+                (end, sender) = &mut up, if !up_is_over => match end {
                     PumpEnd::Broken(reason) if to_far.fault().is_none() => {
                         break Outcome::Broken(reason);
                     }
                     _ => {
                         up_is_over = true;
+                        closed = Some(sender);
                         last_word.store(true, Relaxed);
                     }
                 },
+                never = keep_alive(&mut closed) => match never {},
                 fault = &mut answered => break Outcome::Broken(fault),
                 end = &mut down => break match end {
                     PumpEnd::Source(reason) => Outcome::Far(reason),
@@ -228,7 +232,7 @@ impl<'a> Line<'a> {
                 if let CloseReason::NotPassedOn(_) = reason {
                     far_control.say_at_close(reason.clone());
                 }
-                let stopped = stop_far(&mut far_sender, &far_control, grace).await;
+                let stopped = stop_far(&mut far_sender, far_control, grace).await;
                 let far = with_exit(reason, stopped);
                 match to_far.fault().cloned() {
                     Some(near) => BridgeEnd::Near { near, far },
@@ -254,7 +258,7 @@ impl<'a> Line<'a> {
                 }
                 drop(up);
                 let far = tokio::select! {
-                    far = stop_far(&mut far_sender, &far_control, grace) => far,
+                    far = stop_far(&mut far_sender, far_control, grace) => far,
                     never = discard(&mut far_receiver) => match never {},
                 };
                 BridgeEnd::Near { near, far }
@@ -262,7 +266,7 @@ impl<'a> Line<'a> {
             Outcome::Stop => {
                 drop(up);
                 // What the far side sends while it is being stopped is still delivered.
-                let stopped = stop_far(&mut far_sender, &far_control, grace);
+                let stopped = stop_far(&mut far_sender, far_control, grace);
                 let last_words = timeout_at(stopped_by, &mut down);
                 let (far, delivered) = tokio::join!(stopped, last_words);
                 (out_of_grace, was_stopped) = (delivered.is_err(), true);
@@ -514,6 +518,17 @@ fn sees_our_processes(control: &Control) -> bool {
         TransportKind::UNIX => control.peer().is_some_and(|peer| peer.pid.is_some()),
         _ => false,
     }
+}
+
+/// Keeps the line of a sender alive after it was closed: web senders send pings only while they are polled.
+async fn keep_alive(closed: &mut Option<&mut impl Sender>) -> Infallible {
+    poll_fn(|cx| {
+        if let Some(sender) = closed {
+            let _ = sender.poll_flush(cx);
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Reads and discards messages, so that a far side that is being stopped does not block on its output.

@@ -15,8 +15,8 @@ use tieline_http::{ClientConfig, HttpServer, Place, ServerConfig, Token, WebSock
 use tieline_link::{LineOptions, SessionOptions, Sessions, connector};
 use tieline_testkit::clock::FastClock;
 use tieline_transport::{
-    BoxChannel, Channel, ChannelConfig, DynAcceptor, Endpoint, Options, ReceiverExt, Registry,
-    SenderExt,
+    BoxChannel, Channel, ChannelConfig, DynAcceptor, Endpoint, Incoming, Options, ReceiverExt,
+    Registry, SenderExt,
 };
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -98,8 +98,39 @@ async fn receive_slowly(line: BoxChannel, (count, length): (usize, usize)) {
     let _ = receiver.recv().await;
 }
 
+/// Receives the end of input, and then sends all messages. Never returns, because that would end the line.
+async fn answer_after_the_end(line: BoxChannel, (count, length): (usize, usize)) {
+    let (mut sender, mut receiver) = line.split();
+    let incoming = receiver.recv().await;
+    assert!(matches!(incoming, Incoming::End(_)), "{incoming:?}");
+    for _ in 0..count {
+        sender.send(vec![b'x'; length]).await.unwrap();
+    }
+    pending().await
+}
+
+/// Ends the input, receives one message, pauses, and receives all others.
+async fn end_input_and_receive_slowly(line: BoxChannel, (count, length): (usize, usize)) {
+    let (mut sender, mut receiver) = line.split();
+    sender.close().await.unwrap();
+    assert_eq!(message(&mut receiver).await.len(), length);
+    sleep(BUSY).await;
+    for _ in 1..count {
+        assert_eq!(message(&mut receiver).await.len(), length);
+    }
+}
+
+/// Who reads nothing for a while.
+#[derive(Clone, Copy)]
+enum Busy {
+    Program,
+    Client,
+    /// A client that has ended its input.
+    ClientAfterInput,
+}
+
 /// Sends messages between a user and a program over a line of this kind while the reader is busy.
-async fn all_arrives(kind: &str, program_is_busy: bool, amount: (usize, usize)) {
+async fn all_arrives(kind: &str, busy: Busy, amount: (usize, usize)) {
     let mut registry = Registry::new();
     let token = Some(Token::new("the-token-of-these-tests").unwrap());
     tieline_http::register(&mut registry, ClientConfig { token, ..ClientConfig::default() });
@@ -109,10 +140,26 @@ async fn all_arrives(kind: &str, program_is_busy: bool, amount: (usize, usize)) 
     // `tieline connect` at one end, `tieline serve` at the other.
     let connect = tokio::spawn(bridge(near, client, Bridge::default(), pending()));
     let serve = tokio::spawn(bridge(server, far, Bridge::default(), pending()));
-    let (sender, reader) = if program_is_busy { (user, program) } else { (program, user) };
+    let arrives = async {
+        let (sender, reader) = match busy {
+            Busy::Program => (user, program),
+            Busy::Client => (program, user),
+            Busy::ClientAfterInput => {
+                tokio::select! {
+                    () = end_input_and_receive_slowly(user, amount) => {}
+                    () = answer_after_the_end(program, amount) => {}
+                }
+                return;
+            }
+        };
+        tokio::select! {
+            () = send_all(sender, amount) => {}
+            () = async { receive_slowly(reader, amount).await; pending().await } => {}
+        }
+    };
     tokio::select! {
-        () = send_all(sender, amount) => {}
-        () = async { receive_slowly(reader, amount).await; pending().await } => {}
+        biased;
+        () = arrives => {}
         report = connect => panic!("{kind}: connect ended: {:?}", report.unwrap()),
         report = serve => panic!("{kind}: serve ended: {:?}", report.unwrap()),
     }
@@ -124,9 +171,9 @@ async fn everything_arrives_at_a_busy_program_or_client() {
     let _clock = FastClock::start();
     let mut lines = JoinSet::new();
     for kind in ["ws", "http", "resume+ws", "resume+http"] {
-        for program_is_busy in [true, false] {
+        for busy in [Busy::Program, Busy::Client, Busy::ClientAfterInput] {
             for amount in AMOUNTS {
-                lines.spawn(all_arrives(kind, program_is_busy, amount));
+                lines.spawn(all_arrives(kind, busy, amount));
             }
         }
     }
