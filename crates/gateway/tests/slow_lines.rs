@@ -25,17 +25,18 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 /// How long a write may make no progress.
-const STALL: Duration = Duration::from_secs(2);
-/// With these values, a line that receives nothing fails after 2.5 s.
+/// Long enough for threads that wait for a busy processor.
+const STALL: Duration = Duration::from_secs(6);
+/// With these values, a line that receives nothing fails after 6 s.
 const HEARTBEAT: HeartbeatConfig = HeartbeatConfig {
-    idle: Duration::from_millis(500),
-    timeout: Duration::from_secs(1),
+    idle: Duration::from_secs(2),
+    timeout: Duration::from_secs(2),
     misses: 2,
     passes: 2,
 };
-/// In bytes per second. The 64 KiB buffer of a TCP reader is filled about six times per second.
-const RATE: usize = 400_000;
-/// Takes ten seconds at that rate, five times the stall timeout.
+/// In bytes per second. The 64 KiB buffer of a TCP reader is filled about three times per second.
+const RATE: usize = 200_000;
+/// Takes twenty seconds at that rate, more than three times the stall timeout.
 const LONG: usize = 4_000_000;
 /// Only fails a test that hangs.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -77,7 +78,7 @@ fn options() -> Options {
 }
 
 fn session_options(heartbeat: HeartbeatConfig) -> SessionOptions {
-    SessionOptions { heartbeat, ..SessionOptions::default() }
+    SessionOptions { heartbeat, handshake_timeout: LIMIT, ..SessionOptions::default() }
 }
 
 fn certificate(name: &str) -> PathBuf {
@@ -308,6 +309,18 @@ async fn assert_none_failed(mut lines: JoinSet<()>) {
     assert_eq!(failed, 0, "lines failed");
 }
 
+/// Sends a message over a new line, and returns how many connections it took.
+async fn exchange_once(kind: &str, is_up: bool, length: usize, slow: Slow) -> u64 {
+    let line = Line::new(kind, slow).await;
+    let (from, to) = match is_up {
+        true => (line.client, line.server),
+        false => (line.server, line.client),
+    };
+    exchange(kind, length, from, to).await;
+    let _ = line.relay.send(());
+    tokio::task::spawn_blocking(|| line.connections.join()).await.unwrap().unwrap()
+}
+
 /// Sends a message of this length over a line of each of these kinds, in both directions.
 async fn exchange_over_all(
     kinds: impl Iterator<Item = (&'static str, u64)>,
@@ -318,17 +331,10 @@ async fn exchange_over_all(
     for (kind, connections) in kinds {
         for is_up in [true, false] {
             lines.spawn(async move {
-                let line = Line::new(kind, slow).await;
-                let (from, to) = match is_up {
-                    true => (line.client, line.server),
-                    false => (line.server, line.client),
-                };
                 let name = format!("{kind}, {}", if is_up { "up" } else { "down" });
-                let through = exchange(&name, length, from, to);
-                tokio::time::timeout(LIMIT, through).await.unwrap_or_else(|_| panic!("{name}"));
-                let _ = line.relay.send(());
-                let used = tokio::task::spawn_blocking(|| line.connections.join()).await.unwrap();
-                assert!(used.unwrap() <= connections, "{name}: reconnected");
+                let used = tokio::time::timeout(LIMIT, exchange_once(kind, is_up, length, slow));
+                let used = used.await.unwrap_or_else(|_| panic!("{name}: timed out"));
+                assert!(used <= connections, "{name}: reconnected");
             });
         }
     }
@@ -346,7 +352,7 @@ async fn long_message_over_a_slow_line_arrives_without_a_reconnect() {
 async fn long_message_to_a_slow_reader_with_a_small_receive_buffer_arrives() {
     let slow = Slow { rate: None, heartbeat: HEARTBEAT, is_narrow: true };
     let kinds = KINDS.into_iter().filter(|(kind, _)| !kind.ends_with("unix"));
-    exchange_over_all(kinds, LONG / 4, slow).await;
+    exchange_over_all(kinds, LONG / 2, slow).await;
 }
 
 /// Reads a line slowly, answers, and then slowly writes a line of the same length.
@@ -371,8 +377,8 @@ os.read(0, 1)
 
 #[tokio::test]
 async fn slow_program_receives_and_sends_a_long_message() {
-    // 16 KiB at a time, 25 times per second.
-    let (length, step, pause) = (LONG.to_string(), "16384", "0.04");
+    // 16 KiB at a time, 12 times per second.
+    let (length, step, pause) = (LONG.to_string(), "16384", "0.08");
     let program = Endpoint::exec("python3", ["-c", SLOW_PROGRAM, &length, step, pause]);
     let channel = Registry::new().connect(&program, &options()).await.unwrap();
     let (mut sender, mut receiver) = channel.split();
@@ -418,16 +424,18 @@ async fn line_whose_reader_reads_nothing_is_stalled() {
         }
         for is_up in [true, false] {
             lines.spawn(async move {
-                let line = Line::new(kind, slow).await;
-                let (from, to) = match is_up {
-                    true => (line.client, line.server),
-                    false => (line.server, line.client),
-                };
                 let name = format!("{kind}, {}", if is_up { "up" } else { "down" });
-                let reason = tokio::time::timeout(LIMIT, flood(from)).await;
+                let flooding = async {
+                    let line = Line::new(kind, slow).await;
+                    let (from, _to) = match is_up {
+                        true => (line.client, line.server),
+                        false => (line.server, line.client),
+                    };
+                    flood(from).await
+                };
+                let reason = tokio::time::timeout(LIMIT, flooding).await;
                 let reason = reason.unwrap_or_else(|_| panic!("{name} did not end"));
                 assert!(matches!(reason, CloseReason::Stalled), "{name}: {reason:?}");
-                drop(to);
             });
         }
     }
