@@ -50,7 +50,7 @@ fn one_time_url_admits_one_browser_and_the_page_talks_to_the_program() {
     assert_eq!(browser.open(site.url()), 401);
     let said = browser.run("return document.body.innerText");
     assert!(said.as_str().unwrap().contains("tieline serve printed"), "{said}");
-    assert_eq!(site.clients(), 1);
+    site.wait_clients(1);
     browser.stop();
     site.stop();
 }
@@ -151,7 +151,7 @@ fn a_reloaded_page_resumes_its_process() {
     let expected: Vec<_> = (0..3).map(|round| format!("{pid} round {round}")).collect();
     assert_eq!(answers, expected);
     assert_eq!(browser.shown("out"), ["round 0", "round 1", "round 2"]);
-    assert_eq!(site.clients(), 1);
+    site.wait_clients(1);
     // The end button ends the session and the process; the next page starts another.
     browser.run("end.click()");
     browser.wait("document.querySelector('#state.ended')");
@@ -160,7 +160,7 @@ fn a_reloaded_page_resumes_its_process() {
     browser.say("again");
     browser.wait("document.querySelectorAll('li.in').length === 4");
     assert!(!browser.shown("in")[3].starts_with(&format!("{pid} ")));
-    assert_eq!(site.clients(), 2);
+    site.wait_clients(2);
     browser.stop();
     site.stop();
 }
@@ -226,7 +226,7 @@ fn a_page_reloaded_in_mid_stream_loses_and_repeats_no_line() {
     let why = browser.run(&close.replace("return new", "line.close(); return new"));
     assert_eq!(why, json!({ "why": null, "unknown": [], "unsent": [] }));
     assert_eq!(browser.run("return sessionStorage.next"), LINES.to_string());
-    assert_eq!(site.clients(), 1);
+    site.wait_clients(1);
     browser.stop();
     site.stop();
 }
@@ -285,7 +285,7 @@ fn the_page_works_below_a_path_prefix() {
         browser.say("and again");
         browser.wait("document.querySelectorAll('li.in').length === 2");
         assert_eq!(browser.shown("in"), ["below the prefix", "and again"]);
-        assert_eq!(site.clients(), 1);
+        site.wait_clients(1);
         // The prefix without its slash redirects to the page.
         assert_eq!(browser.open(url.trim_end_matches('/')), 200);
         browser.wait(CONNECTED);

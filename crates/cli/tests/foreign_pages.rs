@@ -97,7 +97,7 @@ fn a_page_of_a_foreign_origin_starts_no_program() {
     }
     site.serve.program.wait_stderr_times("--allow-origin", 14);
     // Only the client of the server's own page.
-    assert_eq!(site.clients(), 1);
+    site.wait_clients(1);
     browser.stop();
     site.stop();
 }
@@ -162,7 +162,7 @@ fn a_page_of_an_allowed_origin_is_admitted_with_cookie_or_token() {
     browser.open(&format!("http://localhost:{port}/page"));
     assert_eq!(browser.run(&echo(&with_token)), 1006);
     assert_eq!(browser.run(&events(site.url())), "closed");
-    assert_eq!(site.clients(), 4);
+    site.wait_clients(4);
     browser.stop();
     site.stop();
 }
@@ -187,7 +187,7 @@ fn a_rebound_dns_name_is_refused() {
     // Under its own name it accepts every client, as configured.
     assert_eq!(browser.open(site.url()), 200);
     browser.wait(CONNECTED);
-    assert_eq!(site.clients(), 1);
+    site.wait_clients(1);
     browser.stop();
     site.stop();
 }

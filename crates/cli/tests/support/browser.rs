@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::proc::MARK;
-use super::{LIMIT, Program, Serve, Talk, browser_driver, new_mark, tieline};
+use super::{LIMIT, Program, Serve, Talk, browser_driver, new_mark, tieline, until};
 
 pub(crate) const TOKEN: &str = "the-token-of-these-tests";
 
@@ -63,6 +63,13 @@ impl WebSite {
         stream.read_to_string(&mut metrics).unwrap();
         let count = metrics.lines().find_map(|line| line.strip_prefix("tieline_clients_total "));
         count.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
+    }
+
+    /// Waits until this many clients have connected. The server counts a client after it has answered its request.
+    #[track_caller]
+    pub(crate) fn wait_clients(&self, count: u32) {
+        until("the clients are counted", || self.clients() >= count);
+        assert_eq!(self.clients(), count);
     }
 
     pub(crate) fn stop(mut self) {
