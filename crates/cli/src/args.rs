@@ -20,6 +20,7 @@ use clap::{Parser, Subcommand};
 use tieline_transport::redact;
 
 use crate::shell::quote;
+use values::duration;
 
 pub(crate) use call::Call;
 pub(crate) use chaos::{Bytes, Chaos};
@@ -35,7 +36,7 @@ pub(crate) use web::{TOKEN, WebServer};
 /// Connect two processes with a line that carries whole messages
 #[derive(Parser)]
 #[command(name = "tieline", version, after_help = EXAMPLES, max_term_width = 100)]
-#[command(propagate_version = true, disable_help_subcommand = true)]
+#[command(propagate_version = true)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) logging: Logging,
@@ -155,18 +156,40 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Suggests `--` when a program's name is given without it; clap has tips for options only.
+/// Suggests what to write in place of an argument that does not exist; clap has tips for similar options only.
 fn with_tip(mut error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return error };
     let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
-    if error.kind() == ErrorKind::UnknownArgument
-        && !word.starts_with('-')
-        && usage.contains("[-- <COMMAND>...]")
-    {
-        let tip = format!("write `--` before the program and its arguments: -- {}", quote(word));
+    if error.kind() != ErrorKind::UnknownArgument {
+        return error;
+    }
+    if let Some(tip) = tip(word, &usage) {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+        // Clap suggests to pass an unknown option to the program.
+        error.remove(ContextKind::TrailingArg);
     }
     error
+}
+
+/// Returns the tip for an unexpected argument of the command with this usage.
+fn tip(word: &str, usage: &str) -> Option<String> {
+    let is_option = word.starts_with('-');
+    Some(match word.split('=').next().unwrap_or_default() {
+        "--port" => "write the port in an endpoint: --listen http://127.0.0.1:8080".into(),
+        "--config" => {
+            "there is no configuration file; write the options on the command line".into()
+        }
+        _ if !is_option && usage.contains("[-- <COMMAND>...]") => match duration(word) {
+            Ok(_) => format!("write the time directly after the option: --resume={word}"),
+            Err(_) => {
+                format!("write `--` before the program and its arguments: -- {}", quote(word))
+            }
+        },
+        _ if !is_option && usage.contains("<METHOD> [PARAMS]") => {
+            "write the parameters as one JSON value, for example '[2,3]'".into()
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -209,5 +232,20 @@ mod tests {
         };
         assert!(tip_for(&["serve", "cat"]) && tip_for(&["-v", "serve", "--resume", "cat", "-n"]));
         assert!(!tip_for(&["connect", "unix:/x", "cat"]) && !tip_for(&["serve", "--cat"]));
+    }
+
+    #[test]
+    fn unexpected_arguments_get_a_tip_that_says_what_to_write() {
+        for (typed, says) in [
+            (&["serve", "--resume", "5m", "--", "cat"][..], "--resume=5m"),
+            (&["serve", "--port", "8080", "--", "cat"], "--listen http://127.0.0.1:8080"),
+            (&["serve", "--port=8080", "--", "cat"], "--listen http://127.0.0.1:8080"),
+            (&["serve", "--config", "x"], "there is no configuration file"),
+            (&["call", "exec:cat", "add", "2", "3"], "as one JSON value, for example '[2,3]'"),
+        ] {
+            let error = Args::try_parse_from([&["tieline"], typed].concat()).err().unwrap();
+            let text = with_tip(error).to_string();
+            assert!(text.contains(says) && !text.contains("as a value"), "{typed:?}: {text}");
+        }
     }
 }

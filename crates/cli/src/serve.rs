@@ -175,10 +175,12 @@ async fn entrances(
     let (resume, most) = (args.resume, args.max_connections);
     let served = Served { resume, most, framing: args.framing };
     let (mut acceptors, mut endpoints) = (Vec::new(), Vec::new());
-    if args.web.public_url.is_some() && !args.listen.iter().any(Sites::is_one) {
-        let why = "--public-url has no effect: it needs an http: or https: endpoint to listen on. Add one, \
-                   for example --listen http://127.0.0.1:8080";
-        return Err(Failure::Usage(why.into()));
+    if let Some(option) = args.web.first_given().filter(|_| !args.listen.iter().any(Sites::is_one))
+    {
+        return Err(Failure::Usage(format!(
+            "{option} has no effect: it needs an http: or https: endpoint to listen on. Add one, for \
+             example --listen http://127.0.0.1:8080"
+        )));
     }
     if served.resume.is_some() {
         // Checked before anything is opened.

@@ -399,6 +399,9 @@ fn a_public_url_and_a_subprotocol_are_checked() {
         (&["--subprotocol", "tieline.1"], "a subprotocol must"),
         (&["--subprotocol", "a b"], "a subprotocol must"),
         (&["--public-url", "https://example.org/"], "--listen http://127.0.0.1:8080"),
+        (&["--token-file", "token"], "--token-file has no effect"),
+        (&["--session-grace", "5m"], "--session-grace has no effect"),
+        (&["--tls-cert", "a", "--tls-key", "b"], "--tls-cert has no effect"),
     ] {
         let mut command = tieline(["serve"]);
         let finished = Program::run(command.args(args).args(["--", "cat"]), "");

@@ -22,7 +22,7 @@ pub(crate) struct Call {
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) endpoint: Endpoint,
     /// Method to call
-    #[arg(value_name = "METHOD")]
+    #[arg(value_name = "METHOD", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) method: String,
     /// Parameters: a JSON array or object, or `-` to read them from stdin
     #[arg(value_name = "PARAMS", allow_hyphen_values = true)]

@@ -183,6 +183,24 @@ impl WebServer {
         })
     }
 
+    /// Returns the first of these options that is on the command line. The environment variable does not
+    /// count: it may be meant for other commands.
+    pub(crate) fn first_given(&self) -> Option<&'static str> {
+        let given = [
+            ("--token", self.tokens.token.is_some()),
+            ("--token-file", self.tokens.token_file.is_some()),
+            ("--allow-unauthenticated-web", self.allow_unauthenticated_web),
+            ("--expose-without-token-and-tls", self.expose_without_token_and_tls),
+            ("--allow-host", !self.allow_host.is_empty()),
+            ("--allow-origin", !self.allow_origin.is_empty()),
+            ("--public-url", self.public_url.is_some()),
+            ("--subprotocol", !self.subprotocol.is_empty()),
+            ("--tls-cert", self.tls_cert.is_some()),
+            ("--session-grace", self.session_grace.is_some()),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+    }
+
     /// Returns the configuration of a server on `endpoint` that admits clients by `access`.
     pub(crate) fn config(
         &self,
