@@ -47,6 +47,10 @@ impl Sender for Escaped {
         self.0.unwritten()
     }
 
+    fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_acknowledged(cx)
+    }
+
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         self.0.poll_flush(cx)
     }

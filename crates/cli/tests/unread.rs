@@ -11,6 +11,9 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use support::*;
+use tieline_link::{SessionOptions, listen};
+use tieline_testkit::wait::block_on;
+use tieline_transport::{Channel, Endpoint, Options, Receiver, Registry, SenderExt};
 
 const TWO: &str = "{\"a\":1}\n{\"b\":2}\n";
 
@@ -134,9 +137,38 @@ fn web_and_session_clients_learn_what_the_program_did_not_read() {
             [args, &[serve.endpoint()], if args[0] == "call" { &["m"] } else { &[] }].concat();
         let finished = Program::run(&mut tieline(&args), TWO);
         assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{args:?}: {finished:?}");
-        names_place_and_hint(&finished, serve.endpoint());
+        // There is a hint only if the input was sent before the program ended.
+        let place = format!("tieline: {}: ", serve.endpoint());
+        assert!(finished.stderr.contains(&place), "{args:?}: {finished:?}");
     }
     serve.stop();
+}
+
+/// The server's program can end between the arrival of a message and the check for unread input, so the
+/// server's session ends without a word about it.
+#[test]
+fn message_that_a_session_never_acknowledges_fails_the_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let endpoint = Endpoint::unix(directory.path().join("s")).resumable();
+    let finished = block_on(async {
+        let (registry, options) = (Registry::new(), Options::default());
+        let session = SessionOptions::default();
+        let mut acceptor = listen(&registry, &endpoint, &options, session).await.unwrap();
+        let mut connect = Program::start(&mut tieline(["connect", &endpoint.to_string()]));
+        let (mut sender, receiver) = acceptor.accept().await.unwrap().split();
+        connect.send_raw(b"{\"a\":1}\n");
+        while !receiver.holds_part() {
+            tokio::task::yield_now().await;
+        }
+        drop(receiver);
+        sender.close().await.unwrap();
+        drop(sender);
+        tokio::task::spawn_blocking(move || connect.wait()).await.unwrap()
+    });
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    let told = "; 0 of 1 messages sent were acknowledged";
+    assert!(finished.stderr.contains(told), "{finished:?}");
+    names_place_and_hint(&finished, &endpoint.to_string());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Helpers for the end of a line.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub(crate) fn is_fault(reason: &CloseReason) -> bool {
 
 /// Returns why the far side ended. If a program closes its stdout first, its exit status is only known after
 /// it was stopped.
-pub(crate) fn with_exit(reason: CloseReason, stopped: CloseReason) -> CloseReason {
+fn with_exit(reason: CloseReason, stopped: CloseReason) -> CloseReason {
     use CloseReason::{ByUs, ChildExited, StdoutClosed, Unterminated};
 
     match (&reason, &stopped) {
@@ -85,5 +86,45 @@ pub(crate) async fn stop_far(
             }
             reason
         }
+    }
+}
+
+/// Ends a far side that has ended its output for `reason`, and returns why it ended.
+pub(crate) async fn end_far(
+    reason: CloseReason,
+    far: &mut impl Sender,
+    control: &Control,
+    grace: Duration,
+) -> CloseReason {
+    let reason = acknowledged(reason, far, control, grace).await;
+    let stopped = stop_far(far, control, grace).await;
+    with_exit(reason, stopped)
+}
+
+/// Waits until the session of a far side that has ended cleanly has acknowledged all messages, for at most
+/// `grace`. Messages may have arrived after its program ended. Returns why the far side ended: if it has
+/// ended its session without them, the reason says how many it has acknowledged.
+async fn acknowledged(
+    reason: CloseReason,
+    far: &mut impl Sender,
+    control: &Control,
+    grace: Duration,
+) -> CloseReason {
+    if !control.capabilities().is_session || !reason.is_clean() {
+        return reason;
+    }
+    let acknowledged = async {
+        // A session ends only when both sides have ended their input.
+        let _ = far.close().await;
+        poll_fn(|cx| far.poll_acknowledged(cx)).await;
+    };
+    let _ = tokio::time::timeout(grace, acknowledged).await;
+    match control.close_reason() {
+        Some(CloseReason::SessionLost(lost))
+            if lost.delivered.acknowledged < lost.delivered.sent =>
+        {
+            CloseReason::SessionLost(lost)
+        }
+        _ => reason,
     }
 }

@@ -17,7 +17,7 @@ use tokio::task::coop;
 use tokio::time::{Instant, timeout_at};
 
 use crate::dialogue::Dialogue;
-use crate::ending::{explain, is_failure, is_fault, is_other_framing, stop_far, with_exit};
+use crate::ending::{end_far, explain, is_failure, is_fault, is_other_framing, stop_far};
 use crate::held::Held;
 use crate::outbox::Outbox;
 use crate::own::WithOwn;
@@ -232,8 +232,7 @@ impl<'a> Line<'a> {
                 if let CloseReason::NotPassedOn(_) = reason {
                     far_control.say_at_close(reason.clone());
                 }
-                let stopped = stop_far(&mut far_sender, far_control, grace).await;
-                let far = with_exit(reason, stopped);
+                let far = end_far(reason, &mut far_sender, far_control, grace).await;
                 match to_far.fault().cloned() {
                     Some(near) => BridgeEnd::Near { near, far },
                     None => BridgeEnd::Far(far),
@@ -274,9 +273,12 @@ impl<'a> Line<'a> {
                 BridgeEnd::Stopped(far)
             }
         };
+        // A session that this side has ended may not have had the time to acknowledge.
+        let ended_here = !matches!(end, BridgeEnd::Far(_)) && far_control.capabilities().is_session;
+        let unwritten = if ended_here { 0 } else { far_sender.unwritten() };
         match &end {
             BridgeEnd::Far(far) | BridgeEnd::Near { far, .. } | BridgeEnd::Stopped(far) => {
-                self.note_unread(far, far_sender.unwritten());
+                self.note_unread(far, unwritten);
             }
         }
         let patience = match was_stopped {

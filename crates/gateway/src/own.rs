@@ -227,4 +227,8 @@ impl<S: Sender> Sender for WithOwn<S> {
     fn unwritten(&self) -> usize {
         self.sender.unwritten()
     }
+
+    fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.sender.poll_acknowledged(cx)
+    }
 }

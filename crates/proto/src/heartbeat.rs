@@ -18,9 +18,10 @@ use std::time::Duration;
 /// The configuration of a [`Heartbeat`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeartbeatConfig {
-    /// How long a line may be idle before a ping is sent, and the interval of further pings; 10 s by default.
+    /// How long a line may be idle before a ping is sent, and the interval of further pings; 10 s by default,
+    /// at least 1 ms.
     pub idle: Duration,
-    /// How long to wait for the response to a ping; 5 s by default.
+    /// How long to wait for the response to a ping; 5 s by default, at least 1 ms.
     pub timeout: Duration,
     /// The number of consecutive missed responses after which the peer is down; 2 by default. 0 counts as 1.
     pub misses: u32,
@@ -97,9 +98,15 @@ const MAX_PATIENCE: Duration = Duration::from_secs(60);
 /// peer's machine is unreachable; if more do, the peer does not read.
 const BLOCKED: u64 = 64 * 1024;
 
+/// The shortest [`idle`](HeartbeatConfig::idle) and [`timeout`](HeartbeatConfig::timeout): if both were zero,
+/// every call of [`Heartbeat::poll`] would return a ping.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 impl Heartbeat {
     /// Creates the heartbeat of a line that was connected at `now`, which counts as the first sign of life.
-    pub fn new(config: HeartbeatConfig, now: Duration) -> Self {
+    pub fn new(mut config: HeartbeatConfig, now: Duration) -> Self {
+        config.idle = config.idle.max(SHORTEST);
+        config.timeout = config.timeout.max(SHORTEST);
         Self {
             config,
             last_life: now,

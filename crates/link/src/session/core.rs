@@ -155,7 +155,9 @@ pub(super) enum Waits {
     Room,
     /// All messages are written.
     Written,
-    /// The other end has acknowledged everything.
+    /// The other end has acknowledged all messages.
+    Acknowledged,
+    /// The other end has acknowledged everything, including the end of this direction.
     Settled,
 }
 
@@ -267,6 +269,7 @@ impl Core {
         let is_free = match self.sender_waits {
             Waits::Room => self.machine.has_room(),
             Waits::Written => is_written || self.machine.has_room() || !self.has_line(),
+            Waits::Acknowledged => self.machine.kept().0 == 0,
             Waits::Settled => self.machine.is_settled(),
         };
         if is_free { self.sender.take() } else { None }

@@ -157,6 +157,22 @@ impl Sender for SessionSender {
         Poll::Pending
     }
 
+    /// The bytes of messages that the other end has not acknowledged, also after the session has ended.
+    fn unwritten(&self) -> usize {
+        self.shared.core().machine.kept().1
+    }
+
+    fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut core = self.shared.core();
+        if core.machine.kept().0 == 0 || core.end.is_some() {
+            return Poll::Ready(());
+        }
+        let task = core.wait_to_send(cx.waker(), Waits::Acknowledged);
+        drop(core);
+        task.into_iter().for_each(Waker::wake);
+        Poll::Pending
+    }
+
     /// Acknowledgements from the other end count as progress, too.
     fn outgoing(&self) -> Outgoing {
         let core = self.shared.core();

@@ -348,3 +348,18 @@ fn stall_limit_below_the_time_of_two_misses_has_no_effect() {
     let events = run_sending(&mut heartbeat().with_stall_limit(s(10)), 29, blocked);
     assert_eq!(events.last(), Some(&(25, HeartbeatEvent::Down)), "{events:?}");
 }
+
+#[test]
+fn polling_ends_even_if_all_times_are_zero() {
+    let config = HeartbeatConfig { idle: s(0), timeout: s(0), ..HeartbeatConfig::default() };
+    // A peer that does not read, and one that does not respond.
+    for (limit, waiting) in [(s(30), BLOCKED + 1), (s(0), 0)] {
+        let mut heartbeat = Heartbeat::new(config, s(0)).with_stall_limit(limit);
+        for now in [s(0), s(1), s(2)] {
+            heartbeat.sending(now, 0, waiting);
+            let events = std::iter::from_fn(|| heartbeat.poll(now));
+            assert!(events.take(10).count() < 10, "endless events at {now:?}");
+            assert!(heartbeat.next_wake() > now, "woken in vain at {now:?}");
+        }
+    }
+}

@@ -110,9 +110,18 @@ pub trait Sender: Send + 'static {
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>>;
 
     /// Returns how many bytes that were sent have not reached the operating system: they are still queued,
-    /// or were discarded when this half ended. Returns 0, the default, if that is not known.
+    /// or were discarded when this half ended. For a session: how many the other side has not acknowledged.
+    /// Returns 0, the default, if that is not known.
     fn unwritten(&self) -> usize {
         0
+    }
+
+    /// Polls until the other side has acknowledged all messages that were sent, or the line has ended. After
+    /// that, [`unwritten`](Self::unwritten) says what was not delivered. Ready at once, the default, where
+    /// nothing is acknowledged.
+    fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Ready(())
     }
 
     /// Polls until the other side is gone altogether, so that nothing sent will be read. Never ready where
@@ -409,6 +418,10 @@ impl Sender for Box<dyn Sender> {
 
     fn unwritten(&self) -> usize {
         (**self).unwritten()
+    }
+
+    fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_acknowledged(cx)
     }
 }
 
