@@ -1,13 +1,12 @@
 //! Pings while the receiver is not reading.
 //!
-//! The receiver drives the heartbeat, and is not polled while its consumer is busy with earlier messages. The
-//! other side's pings then wait unread behind its data, and it would consider this side dead. So the sender
-//! pings while the receiver does not read. It cannot read the answers, so it judges the other side only by
-//! whether the sent bytes leave this machine.
+//! The receiver drives the heartbeat, and is not polled while its consumer is busy with earlier messages, also
+//! after a receive that was cancelled. The other side's pings then wait unread behind its data, and it would
+//! consider this side dead. So the sender pings while the receiver does not read. It cannot read the answers, so
+//! it judges the other side only by whether the sent bytes leave this machine.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -72,7 +71,7 @@ impl Keepalive {
 
     fn ping(&mut self, shared: &Shared) -> Result<bool, SendError> {
         let mut out = shared.out();
-        if shared.is_reading.load(Relaxed) || out.has_ended() {
+        if shared.drives_heartbeat(self.interval / 10) || out.has_ended() {
             self.still = None;
             return Ok(false);
         }
@@ -89,3 +88,6 @@ impl Keepalive {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

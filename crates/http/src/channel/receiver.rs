@@ -240,6 +240,7 @@ impl Reader {
             if pulse.timer.is_elapsed() || pulse.timer.deadline() > wake {
                 pulse.timer.as_mut().reset(wake);
             }
+            self.shared.poll_receiver_by(pulse.timer.deadline());
             // Unconstrained, because a timer that is out of budget does not register the waker.
             let timer = pin!(coop::unconstrained(pulse.timer.as_mut())).poll(cx);
             if pings {

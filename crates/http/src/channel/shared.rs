@@ -3,11 +3,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use tieline_proto::websocket::{Close, CloseCode};
 use tieline_transport::{
     Backing, CloseReason, ConnectionInfo, Control, Incoming, Principal, ReceiverExt, SendError,
 };
+use tokio::time::Instant;
 
 use super::out::Out;
 use super::reason::close_for;
@@ -28,8 +30,10 @@ pub(crate) struct Shared {
     pub(super) control: Control,
     /// This side has queued its close frame on its own initiative.
     pub(super) is_closing: AtomicBool,
-    /// The receiver waits for bytes, and so drives the heartbeat.
+    /// The receiver waited for bytes when it was last polled.
     pub(super) is_reading: AtomicBool,
+    /// When a receiver that waits is polled next at the latest, for its heartbeat.
+    polled_by: Mutex<Option<Instant>>,
     wakers: Arc<Wakers>,
     /// The waker of `wakers`, which every write waits with.
     waker: Waker,
@@ -67,6 +71,7 @@ impl Shared {
             control,
             is_closing: AtomicBool::new(false),
             is_reading: AtomicBool::new(false),
+            polled_by: Mutex::default(),
             wakers,
             waker,
         }
@@ -75,6 +80,18 @@ impl Shared {
     #[inline]
     pub(super) fn out(&self) -> MutexGuard<'_, Out> {
         lock(&self.out)
+    }
+
+    /// Records when the receiver's heartbeat has to be polled next.
+    pub(super) fn poll_receiver_by(&self, deadline: Instant) {
+        *lock(&self.polled_by) = Some(deadline);
+    }
+
+    /// Returns whether the receiver waits for bytes, and so drives the heartbeat. A receive that was cancelled
+    /// leaves the receiver waiting, but then it is not polled in time, give or take `slack`.
+    pub(super) fn drives_heartbeat(&self, slack: Duration) -> bool {
+        let is_late = |by: Instant| Instant::now().saturating_duration_since(by) > slack;
+        self.is_reading.load(Relaxed) && !lock(&self.polled_by).is_some_and(is_late)
     }
 
     /// Polls something that writes. If it has to wait, `side` is registered and will be woken together with
