@@ -86,7 +86,8 @@ fn every_subcommand_has_help_with_examples() {
     let names = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let names: Vec<_> = names.filter_map(|line| line.split_whitespace().next()).collect();
     assert!(names.len() >= 5 && names.contains(&"serve"), "{names:?}");
-    for name in names {
+    for name in names.into_iter().filter(|name| *name != "help") {
+        assert_eq!(help(&["help", name]), help(&[name, "--help"]));
         for flag in ["--help", "-h"] {
             let usage = format!("Usage: tieline {name}");
             assert!(help(&[name, flag]).contains(&usage), "{name}");

@@ -133,13 +133,13 @@ impl Shared {
     /// Handles the failure of `sending`'s line: removes it and notifies the receiver.
     pub(crate) fn broken(&self, sending: &mut Sending, reason: CloseReason) {
         drop(sending.take());
-        let nobody_reads = {
+        let is_unread = {
             let mut life = self.life();
             life.failure = Some(reason.clone());
             life.is_receiver_gone
         };
         self.is_broken.store(true, Ordering::Release);
-        if nobody_reads { self.finish(reason) } else { self.wake(false) }
+        if is_unread { self.finish(reason) } else { self.wake(false) }
     }
 
     /// Gives up the current line, for a reason of this side.

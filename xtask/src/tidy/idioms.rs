@@ -21,9 +21,10 @@ const IDIOMS: [(&str, &str); 8] = [
 ];
 
 /// Files that quote the idioms, and texts about the Unix user `nobody`.
-const ALLOWED: [&str; 4] = [
+const ALLOWED: [&str; 5] = [
     "CONTRIBUTING.md",
     "xtask/src/tidy/idioms.rs",
+    "crates/cli/tests/status.rs",
     "crates/transport/src/unix/held.rs",
     "crates/transport/tests/unix/other_users.rs",
 ];

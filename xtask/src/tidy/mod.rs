@@ -32,7 +32,7 @@ Usage: cargo xtask tidy
   sans-io  the protocol crate uses no socket, file, clock, thread or runtime
   unused   every dependency is used in the sources it is declared for
   words    no paths of one machine, no download addresses in a package-lock.json
-  idioms   no words that CONTRIBUTING.md advises against, such as \"whoever\"
+  idioms   no words that CONTRIBUTING.md advises against, and what to write instead
   length   no Rust file above 600 lines; a note above 400
 
 Each finding is one line: where, what, and what to do. Notes do not fail.";

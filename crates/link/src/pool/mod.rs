@@ -64,7 +64,7 @@ impl Pool {
         self
     }
 
-    /// Retries attempts to connect that fail [retryably](TransportError::is_retryable), while the budget allows
+    /// Retries attempts to connect that fail [retryably](tieline_transport::TransportError::is_retryable), while the budget allows
     /// it, and at most until [`acquire_timeout`](PoolConfig::acquire_timeout). Give several pools of one
     /// server the same budget, so that their retries together do not make an overload worse. Without this,
     /// each caller gets the first error.

@@ -66,7 +66,7 @@ async fn connect(path: &Path) -> Result<UnixConnection, TransportError> {
 }
 
 /// Makes a helper process run as `NOBODY`, with `path` in its environment.
-fn as_nobody<'a>(helper: &'a mut Command, path: &Path) -> &'a mut Command {
+fn as_other_user<'a>(helper: &'a mut Command, path: &Path) -> &'a mut Command {
     use std::os::unix::process::CommandExt;
     helper.uid(NOBODY).gid(NOBODY).env(PATH, path).current_dir("/");
     helper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped())

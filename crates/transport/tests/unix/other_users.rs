@@ -26,7 +26,7 @@ fn client_of_another_user_is_refused_unless_allowed() {
             let mut listener = Unix.listen(&config).await.unwrap();
             // Only a careless owner makes the socket accessible to others.
             set_mode(&path, 0o666);
-            let client = as_nobody(&mut client, &path).spawn().unwrap();
+            let client = as_other_user(&mut client, &path).spawn().unwrap();
             if is_allowed {
                 let mut accepted = accept(&mut listener).await;
                 assert_eq!(accepted.info().peer.unwrap().uid, NOBODY);
@@ -63,7 +63,7 @@ fn server_of_another_user_is_refused_unless_allowed() {
     needs_root("another user listens");
     let (directory, path) = place();
     set_mode(directory.path(), 0o777);
-    let mut server = as_nobody(&mut server, &path).spawn().unwrap();
+    let mut server = as_other_user(&mut server, &path).spawn().unwrap();
     let mut report = BufReader::new(server.stdout.take().unwrap()).lines();
     assert!(report.any(|line| line.unwrap() == "ready"));
     block_on(async {
@@ -106,7 +106,7 @@ fn lock_file_of_another_user_has_its_own_error() {
     set_mode(directory.path(), 0o777);
     std::fs::write(lock_file(&path), "").unwrap();
     set_mode(&lock_file(&path), 0o600);
-    helper::finish(as_nobody(&mut locked_out, &path).spawn().unwrap());
+    helper::finish(as_other_user(&mut locked_out, &path).spawn().unwrap());
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn denied_access_of_another_user_is_permission_denied() {
         }
         let _foreign = StdListener::bind(directory.path().join("open/socket")).unwrap();
         set_mode(&directory.path().join("open/socket"), 0o600);
-        helper::finish(as_nobody(&mut nobody, directory.path()).spawn().unwrap());
+        helper::finish(as_other_user(&mut nobody, directory.path()).spawn().unwrap());
     });
 }
 

@@ -54,7 +54,7 @@ fn another_user_never_connects_during_ten_thousand_binds() {
     });
     needs_root("another user connects in a loop");
     let (_directory, path) = place();
-    let mut connector = as_nobody(&mut connector, &path).spawn().unwrap();
+    let mut connector = as_other_user(&mut connector, &path).spawn().unwrap();
     let mut report = BufReader::new(connector.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(report.any(|line| line == "ready"));
     helper::succeeds(binder.env(PATH, &path));

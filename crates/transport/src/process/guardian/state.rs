@@ -206,7 +206,7 @@ enum Containment {
 
 /// Signals all other processes in the PID namespace of which this process is the init. Does nothing
 /// elsewhere, where it would signal every process on the machine.
-fn signal_everybody(signal: Signal) {
+fn signal_namespace(signal: Signal) {
     if getpid() == Pid::INIT {
         let _ = kill_process_group(Pid::INIT, signal);
     }
@@ -299,7 +299,7 @@ impl GuardianState {
         match &self.containment {
             Containment::Descent => {}
             Containment::Cgroup(group) => group.kill(),
-            Containment::Namespace => return signal_everybody(Signal::KILL),
+            Containment::Namespace => return signal_namespace(Signal::KILL),
         }
         match self.child {
             // Usually there are no other processes and no need to search: this is called again when the
@@ -318,7 +318,7 @@ impl GuardianState {
     /// Sends SIGTERM and SIGCONT to all.
     fn terminate(&self) {
         match self.containment {
-            Containment::Namespace => tree::ENDING.into_iter().for_each(signal_everybody),
+            Containment::Namespace => tree::ENDING.into_iter().for_each(signal_namespace),
             _ => tree::terminate(),
         }
     }
