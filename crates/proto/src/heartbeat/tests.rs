@@ -359,7 +359,7 @@ fn polling_ends_even_if_all_times_are_zero() {
             heartbeat.sending(now, 0, waiting);
             let events = std::iter::from_fn(|| heartbeat.poll(now));
             assert!(events.take(10).count() < 10, "endless events at {now:?}");
-            assert!(heartbeat.next_wake() > now, "woken in vain at {now:?}");
+            assert!(heartbeat.next_wake() > now, "woken without effect at {now:?}");
         }
     }
 }
