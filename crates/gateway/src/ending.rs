@@ -1,12 +1,16 @@
 //! Helpers for the end of a line.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tieline_proto::FrameError;
 use tieline_proto::jsonrpc::{Dialect, PARSE_ERROR, write_error};
-use tieline_transport::{CloseReason, Control, Sender, SenderExt};
+use tieline_transport::{CloseReason, Control, Incoming, Receiver, Sender, SenderExt};
+
+use crate::unanswered::MAX_CALLS;
 
 /// Returns whether the near side failed, rather than only ending its input.
 pub(crate) fn is_failure(reason: &CloseReason) -> bool {
@@ -127,4 +131,29 @@ async fn acknowledged(
         }
         _ => reason,
     }
+}
+
+/// Keeps the line of a sender alive after it was closed: web senders send pings only while they are polled.
+pub(crate) async fn keep_alive(closed: &mut Option<&mut impl Sender>) -> Infallible {
+    poll_fn(|cx| {
+        if let Some(sender) = closed {
+            let _ = sender.poll_flush(cx);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Receives the messages that have already arrived, at most [`MAX_CALLS`]. Returns their size in bytes.
+pub(crate) fn waiting(receiver: &mut impl Receiver) -> u64 {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut bytes = 0;
+    for _ in 0..MAX_CALLS {
+        match receiver.poll_recv(&mut cx) {
+            Poll::Ready(Incoming::Message(message)) => bytes += message.len() as u64,
+            Poll::Ready(Incoming::End(_)) | Poll::Pending => break,
+            Poll::Ready(_) => {}
+        }
+    }
+    bytes
 }

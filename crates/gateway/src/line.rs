@@ -17,7 +17,9 @@ use tokio::task::coop;
 use tokio::time::{Instant, timeout_at};
 
 use crate::dialogue::Dialogue;
-use crate::ending::{end_far, explain, is_failure, is_fault, is_other_framing, stop_far};
+use crate::ending::{
+    end_far, explain, is_failure, is_fault, is_other_framing, keep_alive, stop_far, waiting,
+};
 use crate::held::Held;
 use crate::outbox::Outbox;
 use crate::own::WithOwn;
@@ -200,6 +202,13 @@ impl<'a> Line<'a> {
                     PumpEnd::Broken(reason) if to_far.fault().is_none() => {
                         break Outcome::Broken(reason);
                     }
+                    // The queue was discarded. A transport that ends its whole line for this reports it itself.
+                    PumpEnd::Sink(reason @ CloseReason::NoMemory(_))
+                        if far_control.close_reason().is_none() =>
+                    {
+                        break Outcome::Broken(reason);
+                    }
+                    // With any other failed write, the far side's own end is the reason.
                     _ => {
                         up_is_over = true;
                         closed = Some(sender);
@@ -485,20 +494,6 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Receives the messages that have already arrived, at most [`MAX_CALLS`]. Returns their size in bytes.
-fn waiting(receiver: &mut impl Receiver) -> u64 {
-    let mut cx = Context::from_waker(Waker::noop());
-    let mut bytes = 0;
-    for _ in 0..MAX_CALLS {
-        match receiver.poll_recv(&mut cx) {
-            Poll::Ready(Incoming::Message(message)) => bytes += message.len() as u64,
-            Poll::Ready(Incoming::End(_)) | Poll::Pending => break,
-            Poll::Ready(_) => {}
-        }
-    }
-    bytes
-}
-
 enum Outcome {
     /// The far side ended.
     Far(CloseReason),
@@ -520,17 +515,6 @@ fn sees_our_processes(control: &Control) -> bool {
         TransportKind::UNIX => control.peer().is_some_and(|peer| peer.pid.is_some()),
         _ => false,
     }
-}
-
-/// Keeps the line of a sender alive after it was closed: web senders send pings only while they are polled.
-async fn keep_alive(closed: &mut Option<&mut impl Sender>) -> Infallible {
-    poll_fn(|cx| {
-        if let Some(sender) = closed {
-            let _ = sender.poll_flush(cx);
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 /// Reads and discards messages, so that a far side that is being stopped does not block on its output.

@@ -2,15 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, Overflow, bridge};
-use tieline_proto::ByteSize;
 use tieline_proto::jsonrpc::Dialect;
+use tieline_proto::{ByteSize, LengthPrefix};
 use tieline_transport::{
-    Channel, CloseReason, Incoming, MemoryBudget, MemoryChannel, Receiver, ReceiverExt, Sender,
-    SenderExt, memory_pair,
+    Capabilities, Channel, ChannelConfig, CloseReason, ControlBuilder, Endpoint, FramedChannel,
+    Incoming, IoConnection, MemoryBudget, MemoryChannel, PerformanceProfile, Receiver, ReceiverExt,
+    Sender, SenderExt, TransportKind, memory_pair,
 };
+use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -162,4 +165,44 @@ async fn ids_of_unanswered_requests_share_a_bound() {
     sending.shutdown().await;
     reading.shutdown().await;
     lines.end().await;
+}
+
+/// A program that reads nothing until its input ends, and then exits.
+#[tokio::test(start_paused = true)]
+async fn line_ends_for_the_queue_to_a_program_and_not_for_its_exit() {
+    let budget = MemoryBudget::new(ByteSize::mib(1));
+    let (end, program) = tokio::io::duplex(64 * 1024);
+    let (read, write) = tokio::io::split(end);
+    let control = ControlBuilder {
+        kind: TransportKind::PIPE,
+        endpoint: Endpoint::memory("program"),
+        peer: None,
+        capabilities: Capabilities { half_close: true, ..Capabilities::default() },
+        profile: PerformanceProfile {
+            connect: Duration::from_secs(1),
+            round_trip: Duration::from_secs(1),
+            throughput: ByteSize::mib(1),
+        },
+        backing: Arc::new(()),
+    };
+    let connection = IoConnection::new(read, write, control.build());
+    let framing = LengthPrefix::new(ByteSize::mib(4));
+    let far = FramedChannel::new(connection, framing, ChannelConfig::default());
+    let far = far.within(Some(&budget));
+    let (client, near) = memory_pair();
+    let (mut sender, _receiver) = client.boxed().split();
+    let report = tokio::spawn(bridge(near.boxed(), far.boxed(), Bridge::default(), pending()));
+    sender.send(vec![b'x'; 2 * MIB]).await.unwrap();
+    let reading = tokio::spawn(async move {
+        let mut program = program;
+        let mut received = Vec::new();
+        program.read_to_end(&mut received).await.unwrap();
+        received.len()
+    });
+    let report = timeout(LIMIT, report).await.expect("the line did not end");
+    let end = report.unwrap().end;
+    let is_it = matches!(&end, BridgeEnd::Near { near: CloseReason::NoMemory(_), .. });
+    assert!(is_it, "{end}");
+    assert!(reading.await.unwrap() < 2 * MIB);
+    assert_eq!(budget.used().bytes(), 0);
 }
