@@ -68,6 +68,9 @@ pub(crate) struct Passing {
     /// The source is a session: received messages count as delivered, so one that cannot be passed on ends
     /// the direction.
     from_session: bool,
+    /// The sink is this process's stdout: bytes that wait when its reader is gone are lost output. Elsewhere they may
+    /// be bytes that only were not acknowledged yet.
+    to_stdio: bool,
 }
 
 impl Passing {
@@ -80,6 +83,7 @@ impl Passing {
             converts,
             from_frames: framing(source) == Some(FramingKind::LengthPrefix),
             from_session: source.capabilities().is_session,
+            to_stdio: sink.kind() == TransportKind::STDIO,
         }
     }
 }
@@ -246,7 +250,12 @@ impl<'a> Direction<'a> {
                 }
                 let watches = watch_sink.is_some_and(|watch| watch.load(Relaxed));
                 if watches && sink.poll_gone(cx).is_ready() {
-                    return Poll::Ready(Err(SendError::Closed(Box::new(CloseReason::ByPeer))));
+                    let is_cut = watch.passing.to_stdio && sink.outgoing().waiting > 0;
+                    let reason = match is_cut {
+                        true => std::io::Error::from(std::io::ErrorKind::BrokenPipe).into(),
+                        false => CloseReason::ByPeer,
+                    };
+                    return Poll::Ready(Err(SendError::Closed(Box::new(reason))));
                 }
                 Poll::Pending
             });
@@ -439,5 +448,69 @@ fn closed(error: SendError) -> CloseReason {
         SendError::Closed(reason) => *reason,
         // Flushing and closing refuse no single message.
         _ => CloseReason::ByUs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic)]
+
+    use std::task::Context;
+
+    use tieline_transport::Outgoing;
+
+    use super::*;
+
+    /// A source that sends nothing.
+    struct Silent;
+
+    impl Receiver for Silent {
+        fn poll_recv(&mut self, _: &mut Context<'_>) -> Poll<Incoming> {
+            Poll::Pending
+        }
+    }
+
+    /// A sink whose reader is gone, with this many bytes that were not written.
+    struct Gone(u64);
+
+    impl Sender for Gone {
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+            Poll::Pending
+        }
+
+        fn start_send(&mut self, _: Bytes) -> Result<(), SendError> {
+            Ok(())
+        }
+
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+            Poll::Pending
+        }
+
+        fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+            Poll::Pending
+        }
+
+        fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+
+        fn outgoing(&self) -> Outgoing {
+            Outgoing::new(0, self.0)
+        }
+    }
+
+    #[tokio::test]
+    async fn output_that_waits_when_the_reader_of_stdout_goes_is_an_error() {
+        let options = Bridge::default();
+        let is_watched = AtomicBool::new(true);
+        for (to_stdio, waiting, is_clean) in [(true, 0, true), (true, 1, false), (false, 1, true)] {
+            let passing = Passing { to_stdio, ..Passing::default() };
+            let watch = Watch { passing, ..Watch::default() };
+            let direction = Direction::new(&options, Side::Server);
+            let (mut source, mut sink) = (Silent, Gone(waiting));
+            let end = direction.pump(&mut source, &mut sink, watch, Some(&is_watched));
+            let PumpEnd::Sink(reason) = end.await else { panic!("the sink has not ended") };
+            assert_eq!(reason.is_clean(), is_clean, "{to_stdio} {waiting}: {reason}");
+        }
     }
 }
