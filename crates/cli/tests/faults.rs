@@ -9,15 +9,20 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
-use support::Serve;
 use support::site::{Site, TOKEN};
+use support::{Serve, children_of, until};
 
 fn web_socket(site: &Site) -> TcpStream {
+    web_socket_with(site, "")
+}
+
+/// Opens a WebSocket with additional header lines.
+fn web_socket_with(site: &Site, more: &str) -> TcpStream {
     let mut stream = TcpStream::connect(site.authority()).unwrap();
     let head = format!(
         "GET /ws HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\nUpgrade: websocket\r\n\
          Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n",
         site.authority()
     );
     stream.write_all(head.as_bytes()).unwrap();
@@ -84,6 +89,20 @@ fn a_web_socket_receives_the_echo_before_the_close_code_of_its_violation() {
     }
     let said = site.stop();
     assert!(said.contains("lost=0"), "{said}");
+}
+
+#[test]
+fn violation_after_the_end_of_input_is_logged_as_a_fault() {
+    let site = Site::start(&["--", "sleep", "1000"]);
+    let mut stream = web_socket_with(&site, "Sec-WebSocket-Extensions: tieline-half-close\r\n");
+    stream.write_all(&[frame(0x8b, ""), frame(TEXT, "too late")].concat()).unwrap();
+    let (first, close) = next(&mut stream);
+    assert_eq!((first, &close[..2]), (0x88, &1002_u16.to_be_bytes()[..]));
+    until("the program is gone", || children_of(site.program.pid()).is_empty());
+    let said = site.stop();
+    let fault = "the line has ended: the client's side has ended: broken framing: \
+                 a message follows the end of input";
+    assert!(said.contains(fault), "{said}");
 }
 
 /// The server waits for the program's answer.

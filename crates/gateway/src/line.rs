@@ -221,9 +221,13 @@ impl<'a> Line<'a> {
                     PumpEnd::Source(reason) => Outcome::Far(reason),
                     PumpEnd::Sink(reason) if to_far.fault().is_some() => Outcome::Broken(reason),
                     PumpEnd::Sink(reason) => {
-                        // A session that was given up has a more precise reason than the failed send.
-                        let lost = |it: &CloseReason| matches!(it, CloseReason::SessionLost(_));
-                        Outcome::Deaf(near_control.close_reason().filter(lost).unwrap_or(reason))
+                        // A lost session, or a fault after the end of input, is more precise than the
+                        // failed send.
+                        let is_precise = |it: &CloseReason| {
+                            matches!(it, CloseReason::SessionLost(_)) || is_fault(it)
+                        };
+                        let known = near_control.close_reason().filter(is_precise);
+                        Outcome::Deaf(known.unwrap_or(reason))
                     }
                     // Already handled.
                     PumpEnd::Reset(_) | PumpEnd::Broken(_) => continue,

@@ -371,6 +371,8 @@ impl Reader {
             self.pulse = None;
             return self.release();
         }
+        // Recorded before the sender can notice that the line is closed.
+        self.shared.control.end(reason.clone());
         self.shared.out().close(Some(&close_for(Some(&reason))), reason.clone());
         self.leave(reason, LINGER, true);
     }
