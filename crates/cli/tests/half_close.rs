@@ -83,6 +83,16 @@ fn program_that_goes_on_after_the_end_of_its_input_is_heard() {
     site.stop();
 }
 
+/// Longer than a program that is being stopped may go on after the end of its input.
+#[test]
+fn program_that_goes_on_for_long_after_the_end_of_its_input_is_heard() {
+    let (site, endpoints) = server("cat; sleep 4; echo done");
+    for endpoint in &endpoints {
+        ends(&mut site.connect(endpoint), "hello\n", 0, "hello\ndone\n");
+    }
+    site.stop();
+}
+
 #[test]
 fn program_that_fails_after_the_end_of_its_input_is_reported() {
     let (site, endpoints) = server("cat; exit 3");

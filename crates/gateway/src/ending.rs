@@ -134,10 +134,11 @@ async fn acknowledged(
 }
 
 /// Keeps the line of a sender alive after it was closed: web senders send pings only while they are polled.
+/// Closing again is harmless. A flush would fail, and a link would end a program for that.
 pub(crate) async fn keep_alive(closed: &mut Option<&mut impl Sender>) -> Infallible {
     poll_fn(|cx| {
         if let Some(sender) = closed {
-            let _ = sender.poll_flush(cx);
+            let _ = sender.poll_close(cx);
         }
         Poll::Pending
     })

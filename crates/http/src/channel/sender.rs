@@ -149,6 +149,8 @@ impl Sender for WebSender {
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         if self.is_done {
+            // Pings are still sent while the receiver is not reading.
+            let _ = self.poll_flush(cx);
             return Poll::Ready(Ok(()));
         }
         {
