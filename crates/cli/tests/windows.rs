@@ -184,7 +184,10 @@ fn a_unix_socket_is_unsupported_with_a_hint_to_use_a_pipe() {
     let output = run(&mut tieline(["call", "unix:/tmp/a", "add"]), "");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("unsupported platform") && stderr.contains("use pipe:"), "{stderr}");
+    assert!(
+        stderr.contains("unsupported on this operating system") && stderr.contains("use pipe:"),
+        "{stderr}"
+    );
 }
 
 /// The server shares our console, in a separate process group so that the event does not reach the test.
