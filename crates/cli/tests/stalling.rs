@@ -43,12 +43,13 @@ fn a_program_busy_beyond_the_client_stall_timeout_gets_everything() {
     let busy = format!("head -c 1 >/dev/null; sleep 3; head -c {LONG} | wc -c; cat");
     for scheme in ["unix", "ws", "http"] {
         let directory = tempfile::tempdir().unwrap();
-        let mut listen = format!("unix:{}", directory.path().join("0.sock").display());
-        if scheme != "unix" {
-            listen = "http://127.0.0.1:0".into();
-        }
-        let mut command = tieline(["serve", "--listen", &listen, "--allow-unauthenticated-web"]);
-        command.args(short).args(sh(&busy));
+        let socket = format!("unix:{}", directory.path().join("0.sock").display());
+        let listen = match scheme {
+            "unix" => &["--listen", &*socket][..],
+            _ => &["--listen", "http://127.0.0.1:0", "--allow-unauthenticated-web"],
+        };
+        let mut command = tieline(["serve"]);
+        command.args(listen).args(short).args(sh(&busy));
         let mut server = Program::start(&mut command);
         let endpoint = server.line().unwrap();
         let endpoint = match scheme {
