@@ -88,7 +88,7 @@ pub(crate) fn run(role: Role, socket: PathBuf) -> Result<()> {
         std::process::exit(0);
     });
     runtime()?.block_on(role(socket))?;
-    // A role that served a single client returns before it is told to exit.
+    // A role that served a single client returns before it gets the request to exit.
     let _ = end.join();
     Ok(())
 }

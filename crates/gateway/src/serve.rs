@@ -290,7 +290,7 @@ async fn run(
         // Cannot fail: the server, which has the sender, outlives this task.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     });
-    // Until the client has a far side, it is told here that the server is stopping.
+    // Until the client has a far side, it learns here that the server is stopping.
     let control = arrival.client.control().clone();
     let gone = || {
         control.say_at_close(CloseReason::ByUs);

@@ -356,7 +356,7 @@ async fn client_without_a_program_gets_an_error_response_if_the_dialect_is_known
         let report = tokio::spawn(server.run(async {
             let _ = stopped.await;
         }));
-        // Five failures open the breaker, which the sixth client is told.
+        // Five failures open the breaker, and the sixth client gets an error that says so.
         let mut texts = Vec::new();
         for _ in 0..6 {
             let received = ask(&registry, &endpoint).await;

@@ -179,7 +179,7 @@
 //!
 //! # Circuit breakers
 //!
-//! A [`SharedBreaker`] permits calls and is told their outcomes. It opens after 5 consecutive failures, or
+//! A [`SharedBreaker`] permits calls and records their outcomes. It opens after 5 consecutive failures, or
 //! when half of at least 20 calls within 30 s have failed. It stays open for 5 s, and 1.6 times as long
 //! each time that one of the following three trial calls fails, up to 300 s.
 //!

@@ -168,7 +168,7 @@ fn invalid_greetings_are_refused_in_the_clients_own_terms() {
             let Some(Frame::Refused { refusal, .. }) = answer else { panic!("{answer:?}") };
             assert_eq!(refusal, refused);
         }
-        // A client that sends lines is told how to ask for a session.
+        // A client that sends lines gets a text that says how to ask for a session.
         let is_told = |incoming| match incoming {
             Incoming::End(reason @ CloseReason::Protocol(FrameError::UnexpectedSession)) => {
                 assert!(reason.to_string().ends_with("or add --resume"), "{reason}");

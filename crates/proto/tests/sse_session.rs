@@ -1,5 +1,5 @@
 //! An `EventSession` connected to a `Session` as its server, over connections that break at any point. The
-//! client receives each message once and in order, or is told which messages are gone.
+//! client receives each message once and in order, or learns which messages are gone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::VecDeque;

@@ -11,7 +11,7 @@ use super::frames::{Answered, NoAnswer, is_lost_answer, names};
 /// The pending requests. An entry lives as long as its [`Waiting`].
 pub(super) struct Calls {
     table: Mutex<Table>,
-    /// The ids of abandoned requests, which the program has to be told to cancel.
+    /// The ids of abandoned requests, which the program must still be asked to cancel.
     withdrawn: mpsc::UnboundedSender<String>,
 }
 

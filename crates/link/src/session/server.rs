@@ -22,7 +22,7 @@ use crate::shared::lock;
 pub(super) struct Table {
     pub(super) live: Mutex<HashMap<SessionId, Weak<Shared>>>,
     /// Sessions that both ends have ended. The last acknowledgement may have been lost with its connection,
-    /// so a client that asks is told again. Oldest first, at most [`EPITAPHS`].
+    /// so a client that asks gets the same answer again. Oldest first, at most [`EPITAPHS`].
     over: Mutex<VecDeque<Epitaph>>,
 }
 
