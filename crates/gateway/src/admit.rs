@@ -156,13 +156,9 @@ impl Receiver for FirstMessage {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::sync::Arc;
-
     use tieline_proto::Lines;
-    use tieline_transport::{
-        Capabilities, ChannelConfig, ControlBuilder, Endpoint, FramedChannel, IoConnection,
-        PerformanceProfile, ReceiverExt, TransportKind,
-    };
+    use tieline_testkit::duplex::framed;
+    use tieline_transport::{Capabilities, ReceiverExt, TransportKind};
     use tokio::io::{AsyncWriteExt, DuplexStream};
     use tokio::time::sleep;
 
@@ -171,21 +167,8 @@ mod tests {
     /// Returns an unauthenticated client's own end, and the channel to it.
     fn client() -> (DuplexStream, BoxChannel) {
         let (own, end) = tokio::io::duplex(64 * 1024);
-        let (read, write) = tokio::io::split(end);
-        let control = ControlBuilder {
-            kind: TransportKind::MEMORY,
-            endpoint: Endpoint::memory("client"),
-            peer: None,
-            capabilities: Capabilities { unauthenticated: true, ..Capabilities::default() },
-            profile: PerformanceProfile {
-                connect: Duration::from_secs(1),
-                round_trip: Duration::from_secs(1),
-                throughput: ByteSize::mib(1),
-            },
-            backing: Arc::new(()),
-        };
-        let connection = IoConnection::new(read, write, control.build());
-        let channel = FramedChannel::new(connection, Lines::default(), ChannelConfig::default());
+        let capabilities = Capabilities { unauthenticated: true, ..Capabilities::default() };
+        let channel = framed(end, Lines::default(), TransportKind::MEMORY, capabilities);
         (own, channel.boxed())
     }
 

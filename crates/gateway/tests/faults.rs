@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,9 +10,9 @@ use support::message;
 use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, bridge};
 use tieline_proto::jsonrpc::Dialect;
 use tieline_proto::{ByteSize, LengthPrefix};
+use tieline_testkit::duplex;
 use tieline_transport::{
-    Capabilities, Channel, ChannelConfig, CloseReason, ControlBuilder, Endpoint, FramedChannel,
-    Incoming, IoConnection, MemoryChannel, PerformanceProfile, Receiver, ReceiverExt, SenderExt,
+    Capabilities, Channel, CloseReason, Incoming, MemoryChannel, Receiver, ReceiverExt, SenderExt,
     TransportKind, memory_pair,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -35,22 +34,9 @@ struct Test {
 
 fn start(dialect: Option<Dialect>) -> Test {
     let (client, end) = tokio::io::duplex(64 * 1024);
-    let (read, write) = tokio::io::split(end);
-    let control = ControlBuilder {
-        kind: TransportKind::MEMORY,
-        endpoint: Endpoint::memory("client"),
-        peer: None,
-        capabilities: Capabilities { half_close: true, ..Capabilities::default() },
-        profile: PerformanceProfile {
-            connect: Duration::from_secs(1),
-            round_trip: Duration::from_secs(1),
-            throughput: ByteSize::mib(1),
-        },
-        backing: Arc::new(()),
-    };
-    let connection = IoConnection::new(read, write, control.build());
+    let capabilities = Capabilities { half_close: true, ..Capabilities::default() };
     let framing = LengthPrefix::new(LIMIT);
-    let near = FramedChannel::new(connection, framing, ChannelConfig::default());
+    let near = duplex::framed(end, framing, TransportKind::MEMORY, capabilities);
     let (far, program) = memory_pair();
     let options = Bridge { dialect, ..Bridge::default() };
     let (stop, stopped) = oneshot::channel::<()>();

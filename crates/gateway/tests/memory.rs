@@ -2,16 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::future::pending;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_gateway::{Bridge, BridgeEnd, BridgeReport, Overflow, bridge};
 use tieline_proto::jsonrpc::Dialect;
 use tieline_proto::{ByteSize, LengthPrefix};
+use tieline_testkit::duplex;
 use tieline_transport::{
-    Capabilities, Channel, ChannelConfig, CloseReason, ControlBuilder, Endpoint, FramedChannel,
-    Incoming, IoConnection, MemoryBudget, MemoryChannel, PerformanceProfile, Receiver, ReceiverExt,
-    Sender, SenderExt, TransportKind, memory_pair,
+    Capabilities, Channel, CloseReason, Incoming, MemoryBudget, MemoryChannel, Receiver,
+    ReceiverExt, Sender, SenderExt, TransportKind, memory_pair,
 };
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
@@ -172,22 +171,9 @@ async fn ids_of_unanswered_requests_share_a_bound() {
 async fn line_ends_for_the_queue_to_a_program_and_not_for_its_exit() {
     let budget = MemoryBudget::new(ByteSize::mib(1));
     let (end, program) = tokio::io::duplex(64 * 1024);
-    let (read, write) = tokio::io::split(end);
-    let control = ControlBuilder {
-        kind: TransportKind::PIPE,
-        endpoint: Endpoint::memory("program"),
-        peer: None,
-        capabilities: Capabilities { half_close: true, ..Capabilities::default() },
-        profile: PerformanceProfile {
-            connect: Duration::from_secs(1),
-            round_trip: Duration::from_secs(1),
-            throughput: ByteSize::mib(1),
-        },
-        backing: Arc::new(()),
-    };
-    let connection = IoConnection::new(read, write, control.build());
+    let capabilities = Capabilities { half_close: true, ..Capabilities::default() };
     let framing = LengthPrefix::new(ByteSize::mib(4));
-    let far = FramedChannel::new(connection, framing, ChannelConfig::default());
+    let far = duplex::framed(end, framing, TransportKind::PIPE, capabilities);
     let far = far.within(Some(&budget));
     let (client, near) = memory_pair();
     let (mut sender, _receiver) = client.boxed().split();

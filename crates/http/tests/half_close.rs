@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use support::{
-    BEARER, Served, accept_key, close_code, config, end, frame, head, message, serve, upgrade,
+    BEARER, Served, accept_key, close_code, closed, config, end, frame, head, message, serve,
+    upgrade,
 };
 use tieline_http::{ClientConfig, WebChannel};
 use tieline_proto::HeartbeatConfig;
 use tieline_testkit::clock::FastClock;
-use tieline_transport::{
-    Acceptor, BoxChannel, Channel, CloseReason, SendError, Sender, SenderExt, TransportError,
-};
+use tieline_transport::{Acceptor, BoxChannel, Channel, CloseReason, SenderExt, TransportError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -29,13 +28,6 @@ async fn raw(served: &mut Served) -> (TcpStream, WebChannel) {
     let head = head(&mut stream).await;
     assert!(head.contains("sec-websocket-extensions: tieline-half-close\r\n"), "{head}");
     (stream, served.plain.accept().await.unwrap().into_web_socket().unwrap())
-}
-
-async fn closed(sender: &mut impl Sender) -> CloseReason {
-    match sender.send("too late").await {
-        Err(SendError::Closed(reason)) => *reason,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[tokio::test]

@@ -5,10 +5,10 @@ mod support;
 
 use bytes::Bytes;
 use support::events::{Stream, ask};
-use support::{BEARER, LIMIT, Served, config, end, head, message, registry, serve, status_of};
-use tieline_transport::{
-    Acceptor, BoxChannel, Channel, CloseReason, Options, SendError, Sender, SenderExt,
+use support::{
+    BEARER, LIMIT, Served, closed, config, end, head, message, registry, serve, status_of,
 };
+use tieline_transport::{Acceptor, BoxChannel, Channel, CloseReason, Options, SenderExt};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -21,13 +21,6 @@ async fn pair(served: &mut Served) -> (BoxChannel, BoxChannel) {
     let connecting = registry.connect(&url, &options);
     let (client, server) = tokio::join!(connecting, Acceptor::accept(&mut served.plain));
     (client.unwrap(), server.unwrap().boxed())
-}
-
-async fn closed(sender: &mut impl Sender) -> CloseReason {
-    match sender.send("too late").await {
-        Err(SendError::Closed(reason)) => *reason,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[tokio::test]

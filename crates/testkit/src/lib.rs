@@ -7,6 +7,7 @@
 //! - [`misbehave`] is a program that does what programs must not do, and finds its surviving processes.
 //! - [`network`] is a transport over a simulated network, in virtual time.
 //! - [`random`] generates numbers from a seed.
+//! - [`duplex`] makes channels over byte streams in memory.
 //! - [`session_sim`] drives two ends of a session over a virtual network.
 //! - [`wait`] waits for events, with a limit that turns a hang into a failure.
 //!
@@ -16,6 +17,7 @@
 #[cfg(feature = "clock")]
 pub mod clock;
 pub mod conformance;
+pub mod duplex;
 #[cfg(any(unix, windows))]
 pub mod helper;
 #[cfg(target_os = "linux")]

@@ -1,13 +1,9 @@
 //! Helpers for tests of a line.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
-use std::time::Duration;
-
 use tieline_proto::{ByteSize, Framing, Lines};
-use tieline_transport::{
-    Channel, ChannelConfig, ControlBuilder, Endpoint, FramedChannel, Incoming, IoConnection,
-    PerformanceProfile, Receiver, ReceiverExt, TransportKind,
-};
+use tieline_testkit::duplex::framed;
+use tieline_transport::{Capabilities, Channel, Incoming, Receiver, ReceiverExt, TransportKind};
 
 /// Receives the next message, as text.
 pub(crate) async fn message(receiver: &mut impl Receiver) -> String {
@@ -36,22 +32,7 @@ pub(crate) fn lines_pair_of(left: ByteSize, right: ByteSize) -> (impl Channel, i
 /// Returns two ends of a line, each with its framing.
 pub(crate) fn framed_pair<F: Framing>(left: F, right: F) -> (impl Channel, impl Channel) {
     let ends = tokio::io::duplex(64 * 1024);
-    let framed = |end, framing| {
-        let (read, write) = tokio::io::split(end);
-        let control = ControlBuilder {
-            kind: TransportKind::MEMORY,
-            endpoint: Endpoint::memory("lines"),
-            peer: None,
-            capabilities: Default::default(),
-            profile: PerformanceProfile {
-                connect: Duration::from_secs(1),
-                round_trip: Duration::from_secs(1),
-                throughput: ByteSize::mib(1),
-            },
-            backing: std::sync::Arc::new(()),
-        };
-        let connection = IoConnection::new(read, write, control.build());
-        FramedChannel::new(connection, framing, ChannelConfig::default())
-    };
+    let framed =
+        |end, framing| framed(end, framing, TransportKind::MEMORY, Capabilities::default());
     (framed(ends.0, left), framed(ends.1, right))
 }

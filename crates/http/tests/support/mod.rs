@@ -18,7 +18,7 @@ use tieline_http::{
 };
 use tieline_transport::{
     Acceptor, BoxChannel, Channel, CloseReason, Endpoint, Incoming, Options, Receiver, ReceiverExt,
-    Registry, SenderExt, TransportError,
+    Registry, SendError, Sender, SenderExt, TransportError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -228,6 +228,14 @@ pub async fn message(receiver: &mut impl Receiver) -> Bytes {
     {
         Incoming::Message(message) => message,
         other => panic!("not a message: {other:?}"),
+    }
+}
+
+/// Returns why a sender takes no message.
+pub async fn closed(sender: &mut impl Sender) -> CloseReason {
+    match sender.send("too late").await {
+        Err(SendError::Closed(reason)) => *reason,
+        other => panic!("{other:?}"),
     }
 }
 
