@@ -442,6 +442,7 @@ impl Dialogue {
                 *bytes -= length;
             }
         }
+        asked.hold();
     }
 
     /// Returns whether the client's messages wait for the handshake with the new program.

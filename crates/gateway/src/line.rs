@@ -229,8 +229,9 @@ impl<'a> Line<'a> {
                         let known = near_control.close_reason().filter(is_precise);
                         Outcome::Deaf(known.unwrap_or(reason))
                     }
-                    // Already handled.
-                    PumpEnd::Reset(_) | PumpEnd::Broken(_) => continue,
+                    // `down` handles these itself, so this line has ended as they say.
+                    PumpEnd::Reset(reset) => Outcome::Broken(reset.cause),
+                    PumpEnd::Broken(reason) => Outcome::Broken(reason),
                 },
                 () = &mut stop => break Outcome::Stop,
             }

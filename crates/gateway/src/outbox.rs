@@ -295,6 +295,14 @@ impl Sender for Outbox {
         self.client.poll_close(cx)
     }
 
+    fn unwritten(&self) -> usize {
+        self.client.unwritten()
+    }
+
+    fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.client.poll_acknowledged(cx)
+    }
+
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.client.poll_gone(cx)
     }

@@ -34,7 +34,8 @@ impl Restored {
         Self { receiver, dialogue, deadline: None, cause: CloseReason::ByUs, end: None }
     }
 
-    fn begin(&mut self, dialogue: &Dialogue, reset: &Reset) {
+    fn begin(&mut self, reset: &Reset) {
+        let Some(dialogue) = &self.dialogue else { return };
         self.cause = reset.cause.clone();
         let is_session = matches!(reset.cause, CloseReason::SessionLost(_));
         let begun = dialogue.restarted(is_session);
@@ -54,8 +55,8 @@ impl Restored {
 
 impl Receiver for Restored {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        let Some(dialogue) = self.dialogue.clone() else { return self.receiver.poll_recv(cx) };
         for _ in 0..SWALLOWED {
+            let Some(dialogue) = &self.dialogue else { return self.receiver.poll_recv(cx) };
             if let Some(reason) = &self.end {
                 return Poll::Ready(Incoming::End(reason.clone()));
             }
@@ -66,7 +67,7 @@ impl Receiver for Restored {
                     Err(problem) => self.fail(problem),
                 },
                 Poll::Ready(Incoming::Reset(reset)) => {
-                    self.begin(&dialogue, &reset);
+                    self.begin(&reset);
                     return Poll::Ready(Incoming::Reset(reset));
                 }
                 Poll::Ready(other) => return Poll::Ready(other),

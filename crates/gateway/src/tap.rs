@@ -251,20 +251,25 @@ fn encode(to: &mut Vec<u8>, record: &Record) {
     let time = humantime::format_rfc3339_micros(printable(*time));
     let head = format!(r#"{{"time":"{time}","line":{line},"from":"{from}","#);
     to.extend_from_slice(head.as_bytes());
-    match (json::to_one_line(message, json::Limits::default()), std::str::from_utf8(message)) {
-        (Ok(json), _) => {
+    match json::to_one_line(message, json::Limits::default()) {
+        Ok(json) => {
             to.extend_from_slice(br#""message":"#);
             to.extend_from_slice(&json);
         }
-        (_, Ok(text)) => {
-            let text = serde_json::Value::from(text);
-            to.extend_from_slice(format!(r#""text":{text}"#).as_bytes());
-        }
-        (_, Err(_)) => {
-            to.extend_from_slice(br#""hex":""#);
-            message.iter().for_each(|byte| to.extend_from_slice(format!("{byte:02x}").as_bytes()));
-            to.push(b'"');
-        }
+        Err(_) => match std::str::from_utf8(message) {
+            Ok(text) => {
+                let text = serde_json::Value::from(text);
+                to.extend_from_slice(format!(r#""text":{text}"#).as_bytes());
+            }
+            Err(_) => {
+                to.extend_from_slice(br#""hex":""#);
+                for byte in message {
+                    // Writing to a `Vec` cannot fail.
+                    let _ = write!(to, "{byte:02x}");
+                }
+                to.push(b'"');
+            }
+        },
     }
     to.extend_from_slice(b"}\n");
 }

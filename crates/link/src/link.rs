@@ -290,6 +290,12 @@ impl Sender for LinkSender {
         sending.unwritten + sending.line.as_ref().map_or(0, Sender::unwritten)
     }
 
+    fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut sending = lock(&self.0.sending);
+        self.0.register_sender(cx.waker());
+        sending.line.as_mut().map_or(Poll::Ready(()), |line| line.poll_acknowledged(cx))
+    }
+
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut sending = lock(&self.0.sending);
         self.0.register_sender(cx.waker());

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
-use tieline_link::{SessionOptions, connector, listen};
+use tieline_link::{Link, LinkOptions, SessionOptions, connector, listen};
 use tieline_testkit::wait::block_on;
 use tieline_transport::{
-    BoxChannel, Channel, CloseReason, Endpoint, Incoming, Options, Receiver, ReceiverExt, Registry,
-    Sender, SenderExt,
+    BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, Endpoint, Incoming, Options,
+    Receiver, ReceiverExt, Registry, Sender, SenderExt, TransportError,
 };
 
 /// Returns both ends of a session.
@@ -51,6 +53,37 @@ fn message_that_the_other_end_drops_when_it_ends_stays_unacknowledged() {
         };
         assert_eq!((lost.delivered.acknowledged, lost.delivered.sent), (0, 1), "{lost}");
     });
+}
+
+/// A gateway puts a link around every target.
+#[test]
+fn link_over_a_session_waits_for_the_acknowledgement() {
+    block_on(async {
+        let (client, server) = pair().await;
+        let connector = Once(Mutex::new(Some(client)));
+        let link = Link::connect(Arc::new(connector), LinkOptions::default()).await.unwrap();
+        let ((mut to_server, _from_server), (_to_client, mut from_client)) =
+            (link.split(), server.split());
+        to_server.send("one").await.unwrap();
+        let mut acknowledged = Box::pin(poll_fn(|cx| to_server.poll_acknowledged(cx)));
+        let early = poll_fn(|cx| Poll::Ready(acknowledged.as_mut().poll(cx).is_ready())).await;
+        assert!(!early, "the message was not received yet");
+        assert!(matches!(from_client.recv().await, Incoming::Message(_)));
+        tokio::select! {
+            () = acknowledged => {}
+            more = from_client.recv() => panic!("{more:?}"),
+        }
+    });
+}
+
+/// Yields one channel.
+struct Once(Mutex<Option<BoxChannel>>);
+
+impl DynConnector for Once {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        let channel = self.0.lock().unwrap().take().unwrap();
+        Box::pin(async { Ok(channel) })
+    }
 }
 
 #[test]

@@ -160,6 +160,10 @@ impl Framing for LengthPrefix {
         !self.block.is_empty() || !buffer.is_empty()
     }
 
+    fn unread(&self, buffer: &BytesMut) -> usize {
+        self.block.len().saturating_sub(self.at) + buffer.len()
+    }
+
     fn missing(&self, buffer: &BytesMut) -> usize {
         announced(buffer)
             .filter(|length| *length <= self.max_message.bytes())

@@ -261,7 +261,7 @@ impl fmt::Display for InvalidProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Json(error) => error.fmt(f),
-            Self::NotAnObject => f.write_str("the message is neither an object nor an array"),
+            Self::NotAnObject => f.write_str("the message is not an object or an array of objects"),
             Self::EmptyBatch => f.write_str("the batch is empty"),
             Self::LongBatch => write!(f, "the batch has more than {MAX_BATCH} messages"),
             Self::NoBatches => f.write_str("batches are not supported"),
