@@ -50,12 +50,12 @@ async fn join(
     line.end_with_parent(&signals)?;
     let options = line.options();
     // The far side first: nothing is read from the near side before the far side is connected.
-    let place = far;
-    let far = sessions::connect(registry, &place, &options).await?;
+    let far_endpoint = far;
+    let far = sessions::connect(registry, &far_endpoint, &options).await?;
     // Checked first, because connecting takes over stdout.
     let is_terminal = matches!(near.address(), Address::Stdio) && std::io::stdout().is_terminal();
-    let near_place = near;
-    let mut near = sessions::connect(registry, &near_place, &options).await?;
+    let near_endpoint = near;
+    let mut near = sessions::connect(registry, &near_endpoint, &options).await?;
     if is_terminal && !screen.raw {
         near = terminal::escaped(near);
     }
@@ -80,10 +80,11 @@ async fn join(
     match &report.end {
         BridgeEnd::Stopped(_) => return Err(Failure::Said("stopped by a signal".into())),
         end if !end.is_clean() => {
-            let place = if let BridgeEnd::Near { .. } = end { near_place } else { place };
+            let endpoint =
+                if let BridgeEnd::Near { .. } = end { near_endpoint } else { far_endpoint };
             let hint = end.hint().map(str::to_owned);
             return Err(Failure::Ended {
-                sentence: format!("{place}: the line has ended: {end}"),
+                sentence: format!("{endpoint}: the line has ended: {end}"),
                 hint,
             });
         }
@@ -102,6 +103,6 @@ async fn join(
     };
     match [lost, unread].into_iter().flatten().collect::<Vec<_>>().join(", and ") {
         nothing if nothing.is_empty() => recorded,
-        losses => Err(Failure::Said(format!("{place}: {losses}"))),
+        losses => Err(Failure::Said(format!("{far_endpoint}: {losses}"))),
     }
 }

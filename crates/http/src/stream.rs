@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
@@ -359,9 +360,9 @@ impl hyper::rt::Read for Hyper {
         cx: &mut Context<'_>,
         mut into: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut bytes = [0; READ];
+        let mut bytes = [const { MaybeUninit::uninit() }; READ];
         let room = bytes.len().min(into.remaining());
-        let mut buffer = ReadBuf::new(bytes.get_mut(..room).unwrap_or_default());
+        let mut buffer = ReadBuf::uninit(bytes.get_mut(..room).unwrap_or_default());
         let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
         if let (Poll::Ready(Err(error)), Some(watched)) = (&polled, &self.watched) {
             watched.failed(error);

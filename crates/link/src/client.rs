@@ -18,8 +18,7 @@ use crate::link::{Link, LinkOptions, LinkSender};
 use crate::receiver::LinkReceiver;
 use crate::session::SessionOptions;
 use crate::shared::{Shared, lock};
-use crate::state::StatePublisher;
-use crate::state::{State, States};
+use crate::state::{State, StatePublisher, States};
 
 /// The options of a [`Client`].
 #[derive(Clone, Copy, Debug)]

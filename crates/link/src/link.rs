@@ -10,11 +10,9 @@ use tieline_transport::{
 };
 
 use crate::receiver::{LinkReceiver, Receiving};
-use crate::recovery::Decider;
-use crate::recovery::Recovery;
+use crate::recovery::{Decider, Recovery};
 use crate::shared::{Behind, Sending, Shared, lock};
-use crate::state::StatePublisher;
-use crate::state::{State, States};
+use crate::state::{State, StatePublisher, States};
 
 /// The options of a [`Link`].
 #[derive(Clone, Copy, Debug, Default)]

@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::Waker;
 
 use crate::receiver::Receiving;
-use crate::state::State;
-use crate::state::StatePublisher;
+use crate::state::{State, StatePublisher};
 use tieline_transport::{
     Backing, BoxFuture, ChildExit, CloseReason, ConnectionInfo, Control, DynConnector, Health,
     PeerIdentity, Principal, Sender, Traffic,

@@ -12,8 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug_span, field};
 
 use crate::error::{CallError, Meanwhile, NotSent};
-use crate::peer::Peer;
-use crate::peer::serialize;
+use crate::peer::{Peer, serialize};
 use crate::shared::{News, Shared};
 
 /// A call that has not been made yet; [`call`](Self::call) makes it.

@@ -18,8 +18,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use self::gate::EpochGate;
 use crate::error::{CallError, Meanwhile, NotSent};
-use crate::options::PeerOptions;
-use crate::options::weight;
+use crate::options::{PeerOptions, weight};
 use crate::peer::Bound;
 
 /// With this many messages waiting to be sent, no further requests are started.

@@ -13,11 +13,9 @@ use tieline_proto::FramingKind;
 use crate::PeerIdentity;
 use crate::close::{ChildExit, CloseReason};
 use crate::endpoint::Endpoint;
-use crate::info::Meter;
-use crate::info::{Capabilities, ConnectionInfo, Health, TransportKind};
+use crate::info::{Capabilities, ConnectionInfo, Health, Meter, TransportKind};
 use crate::principal::Principal;
-use crate::profile::PerformanceProfile;
-use crate::profile::SlowLog;
+use crate::profile::{PerformanceProfile, SlowLog};
 
 /// A boxed future, for the object-safe versions of the async traits.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -229,6 +229,8 @@ mod tests {
         tokio::task::yield_now().await;
         sender.send("b").await.unwrap();
         assert_eq!(receiver.next_message().await.unwrap(), "b");
+        let (_late_sender, mut late) = connect(&registry).await.split();
+        assert_eq!(late.next_message().await, None, "a new channel is refused");
         serving.await.unwrap().unwrap();
         assert_eq!(receiver.next_message().await, None);
     }

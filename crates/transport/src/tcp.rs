@@ -13,11 +13,9 @@ use tokio::time::timeout;
 use crate::connection::{IoConnection, ReadEnd, WriteEnd};
 use crate::control::ControlBuilder;
 use crate::endpoint::{Address, Endpoint};
-use crate::error::common_kind;
-use crate::error::{ConfigError, ErrorKind, Operation, TransportError};
+use crate::error::{ConfigError, ErrorKind, Operation, TransportError, common_kind};
 use crate::info::{Capabilities, TransportKind};
-use crate::options::Options;
-use crate::options::validate_timeout;
+use crate::options::{Options, validate_timeout};
 use crate::profile::PerformanceProfile;
 use crate::transport::{Listener, Transport, TransportConfig};
 

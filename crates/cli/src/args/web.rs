@@ -186,17 +186,32 @@ impl WebServer {
     /// Returns the first of these options that is on the command line. The environment variable does not
     /// count: it may be meant for other commands.
     pub(crate) fn first_given(&self) -> Option<&'static str> {
+        // Destructured, so that a forgotten option is an unused variable. The two that are left out require
+        // --tls-cert.
+        let Self {
+            tokens: Tokens { token, token_file },
+            allow_unauthenticated_web,
+            expose_without_token_and_tls,
+            allow_host,
+            allow_origin,
+            public_url,
+            subprotocol,
+            tls_cert,
+            tls_key: _,
+            tls_client_ca: _,
+            session_grace,
+        } = self;
         let given = [
-            ("--token", self.tokens.token.is_some()),
-            ("--token-file", self.tokens.token_file.is_some()),
-            ("--allow-unauthenticated-web", self.allow_unauthenticated_web),
-            ("--expose-without-token-and-tls", self.expose_without_token_and_tls),
-            ("--allow-host", !self.allow_host.is_empty()),
-            ("--allow-origin", !self.allow_origin.is_empty()),
-            ("--public-url", self.public_url.is_some()),
-            ("--subprotocol", !self.subprotocol.is_empty()),
-            ("--tls-cert", self.tls_cert.is_some()),
-            ("--session-grace", self.session_grace.is_some()),
+            ("--token", token.is_some()),
+            ("--token-file", token_file.is_some()),
+            ("--allow-unauthenticated-web", *allow_unauthenticated_web),
+            ("--expose-without-token-and-tls", *expose_without_token_and_tls),
+            ("--allow-host", !allow_host.is_empty()),
+            ("--allow-origin", !allow_origin.is_empty()),
+            ("--public-url", public_url.is_some()),
+            ("--subprotocol", !subprotocol.is_empty()),
+            ("--tls-cert", tls_cert.is_some()),
+            ("--session-grace", session_grace.is_some()),
         ];
         given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
     }

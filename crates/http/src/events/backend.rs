@@ -146,8 +146,7 @@ impl ChannelBackend {
 
     /// Records that the end of the input was sent. Returns false if messages are still queued before it.
     pub(crate) fn ended_input(&self) -> bool {
-        let mut state = self.0.state();
-        state.ended_input()
+        self.0.state().ended_input()
     }
 
     /// Completes when both halves of the channel are dropped, or the line has ended.

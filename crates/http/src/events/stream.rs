@@ -98,9 +98,8 @@ impl Progress {
     }
 }
 
-/// Creates a body and its writer. `progress` is that of the connection. Bytes waiting beyond 64 KiB are
-/// counted in
-/// `memory`.
+/// Creates a body and its writer. `progress` is that of the connection. Bytes that are not written yet count
+/// against `memory`, beyond 64 KiB.
 pub(crate) fn stream(
     progress: Arc<Progress>,
     memory: Option<&MemoryBudget>,

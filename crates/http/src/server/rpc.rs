@@ -6,6 +6,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use hyper::{Request, Response, StatusCode};
+use memchr::memchr2;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{
     Answers, Dialect, Invalid, Message, Response as Answer, classify, write_error,
@@ -169,7 +170,7 @@ impl Asked {
 
 /// Removes line breaks, for programs that read messages by lines.
 fn on_one_line(message: &Bytes, limits: Limits) -> Bytes {
-    match message.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+    match memchr2(b'\n', b'\r', message).is_some() {
         false => message.clone(),
         true => tieline_proto::json::to_one_line(message, limits).unwrap_or_default(),
     }

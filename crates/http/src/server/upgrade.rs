@@ -78,7 +78,7 @@ pub(super) fn web_socket(
             principal: owner.principal,
             unauthenticated: server.access.is_open(),
             memory: server.memory.clone(),
-            held: Some(Box::new(Present { server: server.clone(), id, permit })),
+            held: Some(Box::new(Present { server: server.clone(), id, _permit: permit })),
         };
         let mut config = server.web_socket;
         if is_resumable {
@@ -98,12 +98,11 @@ pub(super) fn web_socket(
 struct Present {
     server: Arc<Server>,
     id: u64,
-    permit: Arc<super::limiter::ConnectionPermit>,
+    _permit: Arc<super::limiter::ConnectionPermit>,
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        let _ = &self.permit;
         self.server.gone(self.id);
     }
 }

@@ -12,8 +12,7 @@ use super::driver::Driver;
 use super::shared::Shared;
 use super::{Session, SessionReceiver, SessionSender};
 use crate::link::{Link, LinkOptions};
-use crate::state::State;
-use crate::state::StatePublisher;
+use crate::state::{State, StatePublisher};
 
 /// Assembles a session over the first connection of `connector`.
 pub(super) async fn assemble(

@@ -7,8 +7,7 @@ use bytes::Bytes;
 use tieline_transport::{CloseReason, Incoming};
 
 use super::shared::Shared;
-use crate::receiver::LinkReceiver;
-use crate::receiver::{Gathered, Live};
+use crate::receiver::{Gathered, LinkReceiver, Live};
 
 /// How many frames are read before they are processed.
 pub(super) const BATCH: usize = 64;

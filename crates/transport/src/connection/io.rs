@@ -8,8 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Connection, ReadEnd, WriteEnd};
-use crate::control::Control;
-use crate::control::Lifeline;
+use crate::control::{Control, Lifeline};
 
 /// A connection over any two byte streams. The built-in transports yield it, and custom transports can use
 /// it. It counts bytes for its [`Control`], and aborts the [`Backing`](crate::Backing) when its last half

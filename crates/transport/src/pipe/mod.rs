@@ -20,8 +20,7 @@ pub use system::{PipeConnection, PipeListener};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{ConfigError, TransportError};
 use crate::info::TransportKind;
-use crate::options::Options;
-use crate::options::validate_timeout;
+use crate::options::{Options, validate_timeout};
 use crate::profile::PerformanceProfile;
 use crate::transport::{Transport, TransportConfig};
 

@@ -58,14 +58,14 @@ pub fn is_signal_ignored(number: i32) -> bool {
 
 static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Returns whether this process was started with its stdout closed (`>&-`). What is written to stdout is lost then,
-/// without an error: the standard library has put the null device in its place. Always false outside Linux.
+/// Returns whether this process was started with its stdout closed (`>&-`). Output to stdout is then lost without
+/// an error: the standard library has put the null device in its place. Always false outside Linux.
 pub fn was_started_without_stdout() -> bool {
     STDOUT_WAS_CLOSED.load(Relaxed)
 }
 
-/// Runs before the standard library opens the null device for descriptors that are closed: afterwards there is no
-/// way to tell.
+/// Runs before the standard library opens the null device for descriptors that are closed: afterwards a
+/// closed stdout cannot be detected.
 #[cfg(target_os = "linux")]
 extern "C" fn look_at_stdout() {
     // SAFETY: this asks for the flags of a number, which need not be an open descriptor.

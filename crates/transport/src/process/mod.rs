@@ -50,8 +50,7 @@ use crate::environment::Environment;
 use crate::error::{ConfigError, ErrorKind, Operation, TransportError};
 use crate::guardian::{Guardian, Hold};
 use crate::info::TransportKind;
-use crate::options::validate_timeout;
-use crate::options::{Options, StopTimeouts};
+use crate::options::{Options, StopTimeouts, validate_timeout};
 use crate::profile::PerformanceProfile;
 use crate::transport::{NoListener, Transport, TransportConfig};
 #[cfg(windows)]

@@ -19,8 +19,7 @@ use super::{
     stream_socket,
 };
 use crate::endpoint::Endpoint;
-use crate::error::common_kind;
-use crate::error::{ErrorKind, Operation, TransportError};
+use crate::error::{ErrorKind, Operation, TransportError, common_kind};
 use crate::throttle::WarnThrottle;
 use crate::transport::Listener;
 

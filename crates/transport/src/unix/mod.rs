@@ -30,8 +30,7 @@ use crate::control::ControlBuilder;
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{ConfigError, ErrorKind, Operation, TransportError};
 use crate::info::{Capabilities, TransportKind};
-use crate::options::Options;
-use crate::options::validate_timeout;
+use crate::options::{Options, validate_timeout};
 use crate::profile::PerformanceProfile;
 use crate::transport::{Transport, TransportConfig};
 

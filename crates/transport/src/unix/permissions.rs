@@ -8,8 +8,7 @@ use rustix::io::Errno;
 
 use super::{UnixConfig, directory, from_root};
 use crate::endpoint::Endpoint;
-use crate::error::common_kind;
-use crate::error::{ErrorKind, Operation, TransportError};
+use crate::error::{ErrorKind, Operation, TransportError, common_kind};
 
 const OWNER_ALONE: u32 = 0o600;
 

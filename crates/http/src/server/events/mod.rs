@@ -263,11 +263,16 @@ pub(super) fn delete(
         Ok(stream) => {
             session::leave(server, owner, &stream);
             stream.leaves.notify_one();
-            let mut response = line(StatusCode::NO_CONTENT, "");
-            *response.body_mut() = Body::Whole(Bytes::new());
-            response
+            no_content()
         }
     }
+}
+
+/// Returns 204, which makes an EventSource stop reconnecting.
+fn no_content() -> Response<Body> {
+    let mut response = line(StatusCode::NO_CONTENT, "");
+    *response.body_mut() = Body::Whole(Bytes::new());
+    response
 }
 
 /// Finds the stream that a request names, if it belongs to `owner`.

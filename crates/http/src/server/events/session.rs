@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::carrier::{Carrier, Ended, bye};
 use super::table::{Found, Line, Stream, read_id};
-use super::{Refusal, TOO_MANY, begin, channel_of, no, welcome};
+use super::{Refusal, TOO_MANY, begin, channel_of, no, no_content, welcome};
 use crate::channel::lock;
 use crate::events::stream::BodyWriter;
 use crate::events::{ChannelBackend, ChannelParams, Outward, pair};
@@ -37,6 +37,8 @@ use crate::server::{Server, WebLine};
 /// Posted messages are kept until the session has acknowledged them.
 const POSTED: SessionConfig =
     SessionConfig { replay_messages: 256, replay_bytes: 1 << 20, commits: true };
+const UNKNOWN_STREAM: &str = "unknown stream in Last-Event-ID; leave it out to open a new one";
+
 /// How long the handshake may take. It stays in this process.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -169,22 +171,16 @@ pub(super) async fn open(
             match server.events.find(name, owner) {
                 Found::Live(stream) => (stream, last),
                 // The client has received everything.
-                Found::Over(Some(end)) if last >= end => return over(),
+                Found::Over(Some(end)) if last >= end => return no_content(),
                 Found::Over(end) => return gone(last, end),
                 Found::Nothing => {
-                    return line(
-                        StatusCode::NOT_FOUND,
-                        "unknown stream in Last-Event-ID; leave it out to open a new one",
-                    );
+                    return line(StatusCode::NOT_FOUND, UNKNOWN_STREAM);
                 }
             }
         }
     };
     let Line::Session(session) = &stream.line else {
-        return line(
-            StatusCode::NOT_FOUND,
-            "unknown stream in Last-Event-ID; leave it out to open a new one",
-        );
+        return line(StatusCode::NOT_FOUND, UNKNOWN_STREAM);
     };
     let mut attending =
         Attending { server, stream: &stream, owner, is_new: id.is_none(), generation: None };
@@ -202,7 +198,7 @@ pub(super) async fn open(
         Err(Unopened::Stale(Stale::Over)) => {
             attending.is_done();
             leave(server, owner, &stream);
-            over()
+            no_content()
         }
         Err(Unopened::Stale(Stale::NeverSent)) => {
             line(StatusCode::BAD_REQUEST, "Last-Event-ID names an event that was not sent")
@@ -416,13 +412,6 @@ pub(super) fn leave(server: &Arc<Server>, owner: Owner, stream: &Arc<Stream>) {
             }
         });
     }
-}
-
-/// Returns 204, which makes an EventSource stop reconnecting.
-fn over() -> Response<Body> {
-    let mut response = line(StatusCode::NO_CONTENT, "");
-    *response.body_mut() = Body::Whole(Bytes::new());
-    response
 }
 
 /// Returns 410: events that the client lacks are not kept any more. `end` is the number of the last event, if

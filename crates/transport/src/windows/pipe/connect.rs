@@ -11,8 +11,7 @@ use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
 
 use super::{End, PipeConnection, connection, path};
 use crate::endpoint::Endpoint;
-use crate::error::common_kind;
-use crate::error::{ErrorKind, Operation, TransportError};
+use crate::error::{ErrorKind, Operation, TransportError, common_kind};
 use crate::pipe::PipeConfig;
 use crate::windows::{is_code, security};
 
