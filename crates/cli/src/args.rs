@@ -2,6 +2,8 @@
 
 mod call;
 mod chaos;
+#[cfg(unix)]
+mod claude;
 mod connect;
 mod line;
 mod logging;
@@ -24,14 +26,14 @@ use values::duration;
 
 pub(crate) use call::Call;
 pub(crate) use chaos::{Bytes, Chaos};
+#[cfg(unix)]
+pub(crate) use claude::{Claude, Output};
 pub(crate) use connect::{Bridge, Connect, Screen};
 pub(crate) use line::Line;
-pub(crate) use logging::{LogFormat, Logging};
+pub(crate) use logging::Logging;
 pub(crate) use serve::Serve;
 pub(crate) use status::Status;
-#[cfg(unix)]
-pub(crate) use values::message_size;
-pub(crate) use web::{TOKEN, WebServer};
+pub(crate) use web::WebServer;
 
 /// Connect two processes with a line that carries whole messages
 #[derive(Parser)]
@@ -95,7 +97,7 @@ pub(crate) enum Command {
     /// Ctrl-C, the program and everything it started are ended. The exit status is 1 if the program is missing
     /// or the answer is an error.
     #[cfg(unix)]
-    Claude(crate::claude::Claude),
+    Claude(Claude),
     /// Show what this user's servers are doing
     ///
     /// Each `tieline serve` answers its own user on a socket next to the default ones, unless it runs with
@@ -129,7 +131,7 @@ Examples:
 
 impl Args {
     /// Parses the command line; on a usage error, prints it and exits.
-    pub(crate) fn understand() -> Self {
+    pub(crate) fn parse_or_exit() -> Self {
         Self::try_parse().unwrap_or_else(|error| with_tip(without_secrets(error)).exit())
     }
 }

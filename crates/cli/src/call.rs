@@ -1,7 +1,6 @@
 //! `tieline call`: calls one JSON-RPC method.
 
 use std::error::Error;
-use std::io::{IsTerminal, Read, Write};
 use std::time::Duration;
 
 use tieline_proto::ByteSize;
@@ -9,7 +8,6 @@ use tieline_proto::json::{self, Limits};
 use tieline_proto::jsonrpc::InvalidProblem;
 use tieline_rpc::{Answer, CallError, Peer, PeerOptions, Router, TraceParent};
 use tieline_transport::StopTimeouts;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::args::Call;
@@ -17,10 +15,11 @@ use crate::pretty::pretty;
 use crate::report::Failure;
 use crate::sessions;
 use crate::signals::Signals;
-use crate::terminal;
+use crate::stdin::read_stdin;
+use crate::stdout::Printer;
 
 /// How long an abandoned call may take to send its cancellation.
-const FAREWELL: Duration = Duration::from_millis(200);
+const CANCEL_TIMEOUT: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(args: Call) -> Result<(), Failure> {
     let signals = Signals::listen()?;
@@ -28,7 +27,7 @@ pub(crate) async fn run(args: Call) -> Result<(), Failure> {
     let stop = async {
         signals.first().await;
         // A call in flight stops by itself and sends a cancellation first.
-        sleep(FAREWELL * 2).await;
+        sleep(CANCEL_TIMEOUT * 2).await;
     };
     tokio::select! {
         called = call(&args, &signals) => called,
@@ -46,11 +45,11 @@ async fn is_unread(args: &Call) {
 }
 
 fn unread() -> Failure {
-    Failure::Said("stdout was closed before the response was complete".into())
+    Failure::other("stdout was closed before the response was complete")
 }
 
 fn stopped() -> Failure {
-    Failure::Said("stopped by a signal".into())
+    Failure::other("stopped by a signal")
 }
 
 async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
@@ -67,7 +66,7 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
         () = is_unread(args) => return Err(unread()),
     };
     let Ok(connected) = connected else {
-        return Err(Failure::Said(format!(
+        return Err(Failure::other(format!(
             "cannot connect to {}: not connected within --timeout",
             args.endpoint
         )));
@@ -84,7 +83,7 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
     let driver = tokio::spawn(driver);
     if args.notify {
         let sent = peer.notify_raw(&args.method, params.as_deref()).await;
-        sent.map_err(|why| Failure::Said(format!("{}: {}: {why}", args.endpoint, args.method)))?;
+        sent.map_err(|why| Failure::other(format!("{}: {}: {why}", args.endpoint, args.method)))?;
     } else {
         let mut call = peer.method(&args.method);
         if let Some(params) = params {
@@ -105,7 +104,7 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
             Ok(result) => result,
             Err(why) => {
                 // Sends a cancellation if the dialect has one.
-                let _ = timeout(FAREWELL, peer.close()).await;
+                let _ = timeout(CANCEL_TIMEOUT, peer.close()).await;
                 return Err(why);
             }
         };
@@ -130,7 +129,7 @@ fn failed(args: &Call, error: &CallError) -> Failure {
         CallError::Unknown(reason) => reason.hint().map(str::to_owned),
         _ => None,
     };
-    Failure::Ended { sentence, hint }
+    Failure::Other { sentence, hint }
 }
 
 /// Divides `limit` among the stages of stopping a program, for a program whose response has arrived.
@@ -173,7 +172,7 @@ async fn params(text: Option<&str>, limit: ByteSize) -> Result<Option<Vec<u8>>, 
         Some(text) => text.as_bytes().to_vec(),
     };
     if text.len() > limit.bytes() {
-        return Err(Failure::Said(format!("PARAMS are larger than --max-message ({limit})")));
+        return Err(Failure::other(format!("PARAMS are larger than --max-message ({limit})")));
     }
     // On one line, as the lines framing requires. The message around PARAMS takes one level of nesting.
     let usual = Limits::default();
@@ -183,84 +182,6 @@ async fn params(text: Option<&str>, limit: ByteSize) -> Result<Option<Vec<u8>>, 
     match text.trim_ascii().first() {
         Some(b'[' | b'{') => Ok(Some(text.trim_ascii().to_vec())),
         _ => Err(not("are not an array or an object".into())),
-    }
-}
-
-/// Reads stdin to its end, or one byte more than `limit`. A separate thread reads, so that signals are
-/// handled meanwhile.
-pub(crate) async fn read_stdin(limit: ByteSize) -> std::io::Result<Vec<u8>> {
-    let (done, wait) = oneshot::channel();
-    std::thread::Builder::new().name("tieline-params".into()).spawn(move || {
-        let mut text = Vec::new();
-        let most = limit.bytes() as u64 + 1;
-        let read = std::io::stdin().take(most).read_to_end(&mut text);
-        let _ = done.send(read.map(|_| text));
-    })?;
-    wait.await.unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()))
-}
-
-/// Prints to stdout from a separate thread, so that signals are handled while the reader is slow. Text for
-/// a terminal is escaped.
-#[derive(Clone)]
-pub(crate) struct Printer {
-    texts: mpsc::Sender<Vec<u8>>,
-    pub(crate) is_terminal: bool,
-}
-
-impl Printer {
-    /// Starts the thread. The second value reports whether everything was printed.
-    pub(crate) fn start() -> std::io::Result<(Self, Printed)> {
-        let (texts, mut queue) = mpsc::channel::<Vec<u8>>(64);
-        let (done, wait) = oneshot::channel();
-        std::thread::Builder::new().name("tieline-print".into()).spawn(move || {
-            let mut stdout = std::io::stdout().lock();
-            let mut print = |text: Vec<u8>| {
-                stdout.write_all(&text)?;
-                stdout.flush()
-            };
-            let mut printed = Ok(());
-            while printed.is_ok() {
-                let Some(text) = queue.blocking_recv() else { break };
-                printed = print(text);
-            }
-            let _ = done.send(printed);
-        })?;
-        let is_terminal = std::io::stdout().is_terminal();
-        Ok((Self { texts, is_terminal }, Printed(wait)))
-    }
-
-    /// Completes when nothing more can be printed.
-    pub(crate) async fn closed(&self) {
-        self.texts.closed().await;
-    }
-
-    /// Prints a line.
-    pub(crate) async fn print(&self, mut line: Vec<u8>) {
-        line.push(b'\n');
-        self.write(line).await;
-    }
-
-    /// Prints part of a line, or several lines.
-    pub(crate) async fn write(&self, text: Vec<u8>) {
-        self.write_as_it_is(if self.is_terminal { terminal::lines(&text) } else { text }).await;
-    }
-
-    /// Prints without escaping: only for tieline's own control sequences.
-    pub(crate) async fn write_as_it_is(&self, text: Vec<u8>) {
-        // A failure is reported by `Printed`.
-        let _ = self.texts.send(text).await;
-    }
-}
-
-/// The result of printing.
-pub(crate) struct Printed(oneshot::Receiver<std::io::Result<()>>);
-
-impl Printed {
-    /// Completes when all printers are dropped and everything is printed, or when printing fails.
-    pub(crate) async fn all(self) -> Result<(), Failure> {
-        let printed = self.0.await.unwrap_or(Ok(()));
-        printed
-            .map_err(|error| Failure::Said(format!("cannot write all output to stdout: {error}")))
     }
 }
 

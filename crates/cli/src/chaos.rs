@@ -39,7 +39,7 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
     let listen = shown(&args.listen, chaos.endpoint(), &args.target)?;
     // An error is ignored: the proxy also runs if its output is not read.
     let _ = writeln!(std::io::stdout(), "{listen}");
-    tracing::info!("forwarding {listen} to {target}; {}", harm(&faults));
+    tracing::info!("forwarding {listen} to {target}; {}", describe(&faults));
     let report = chaos.run(signals.first()).await;
     let ChaosReport { connections, refused, cut, to_target, to_client, dropped, corrupted, .. } =
         report;
@@ -77,30 +77,30 @@ fn shown(listen: &Bytes, bound: &Endpoint, target: &Bytes) -> Result<String, Tra
 }
 
 /// Describes the faults of each connection.
-fn harm(faults: &Faults) -> String {
-    let mut harm = Vec::new();
+fn describe(faults: &Faults) -> String {
+    let mut faulty = Vec::new();
     if let Some(time) = faults.cut_every {
-        harm.push(format!("cut after {}", humantime::format_duration(time)));
+        faulty.push(format!("cut after {}", humantime::format_duration(time)));
     }
     if !faults.delay.is_zero() {
-        harm.push(format!("delayed by {}", humantime::format_duration(faults.delay)));
+        faulty.push(format!("delayed by {}", humantime::format_duration(faults.delay)));
     }
     if let Some(rate) = faults.throttle {
-        harm.push(format!("limited to {rate} per second in each direction"));
+        faulty.push(format!("limited to {rate} per second in each direction"));
     }
     if faults.blackhole {
-        harm.push("discarded".to_owned());
+        faulty.push("discarded".to_owned());
     }
     if faults.corrupt > 0.0 {
-        harm.push(format!(
+        faulty.push(format!(
             "corrupted by a bit flip in one of {} bytes with seed {}",
             1.0 / faults.corrupt,
             faults.seed
         ));
     }
-    match harm.is_empty() {
+    match faulty.is_empty() {
         true => "no faults are configured; see --help".to_owned(),
-        false => format!("each connection is {}", harm.join(", ")),
+        false => format!("each connection is {}", faulty.join(", ")),
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn faults_are_described() {
         let none = Faults::default();
-        assert!(harm(&none).starts_with("no faults"));
+        assert!(describe(&none).starts_with("no faults"));
         let all = Faults {
             cut_every: Some(Duration::from_secs(5)),
             delay: Duration::from_millis(200),
@@ -123,7 +123,7 @@ mod tests {
             seed: 7,
         };
         assert_eq!(
-            harm(&all),
+            describe(&all),
             "each connection is cut after 5s, delayed by 200ms, limited to 64KiB per second in each \
              direction, discarded, corrupted by a bit flip in one of 1000 bytes with seed 7"
         );

@@ -1,8 +1,14 @@
 //! Options for child processes, shared by all commands.
 
+use std::time::Duration;
+
 use tieline_transport::{Environment, Guardian, Options};
 
-use crate::args::TOKEN;
+/// How long exiting waits for killed processes to be gone.
+pub(crate) const KILLED_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The environment variable that holds the token, for clients and servers.
+pub(crate) const TOKEN: &str = "TIELINE_TOKEN";
 
 /// Returns default options, with a guardian and the environment for child processes.
 pub(crate) fn options() -> Options {

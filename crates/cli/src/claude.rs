@@ -1,67 +1,15 @@
 //! `tieline claude`: sends one prompt to the Claude CLI and prints the answer.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-
-use clap::{Args, ValueEnum};
 use tieline_agents::claude::{Error, Message, Options, query};
-use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE};
+use tieline_proto::ByteSize;
 use tieline_transport::{ChannelConfig, CloseReason};
 
-use crate::args::message_size;
-use crate::call::{Printer, read_stdin};
+use crate::args::{Claude, Output};
 use crate::children;
 use crate::report::Failure;
 use crate::signals::Signals;
-
-#[derive(Args)]
-#[command(after_help = "\
-Examples:
-  tieline claude -p 'What is in this directory?'
-  git diff | tieline claude -p - --model sonnet
-  tieline claude -p 'Fix the tests' --permission-mode acceptEdits --allow 'Bash(cargo *)'
-  tieline claude -p 'Summarize' --output json | jq 'select(.type == \"result\").total_cost_usd'
-  tieline claude -p 'hello' -- --setting-sources= --effort=low")]
-pub(crate) struct Claude {
-    /// Prompt to send, or `-` to read it from stdin
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    prompt: String,
-    /// Print the answer as it is generated (text), or every message, one JSON object per line (json)
-    #[arg(long, value_name = "FORMAT", default_value = "text", hide_possible_values = true)]
-    output: Output,
-    /// Claude program to run [default: `claude` in PATH or in its installers' directories]
-    #[arg(long, value_name = "FILE")]
-    program: Option<PathBuf>,
-    /// Model to use
-    #[arg(long, value_name = "NAME")]
-    model: Option<String>,
-    /// Permission mode, for example acceptEdits or plan
-    #[arg(long, value_name = "MODE")]
-    permission_mode: Option<String>,
-    /// Allow a tool, for example 'Bash(cargo *)'; may be repeated
-    #[arg(long, value_name = "TOOL")]
-    allow: Vec<String>,
-    /// Continue session ID
-    #[arg(long, value_name = "ID")]
-    resume: Option<String>,
-    /// Run the program in directory DIR
-    #[arg(long, value_name = "DIR")]
-    cwd: Option<PathBuf>,
-    /// Refuse messages larger than SIZE, for example 512KiB or 64MiB
-    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE, value_parser = message_size)]
-    max_message: ByteSize,
-    /// Further options, passed to the program unchanged
-    #[arg(last = true, value_name = "OPTION")]
-    more: Vec<OsString>,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Output {
-    /// The answer
-    Text,
-    /// Every message
-    Json,
-}
+use crate::stdin::read_stdin;
+use crate::stdout::Printer;
 
 pub(crate) async fn run(args: Claude) -> Result<(), Failure> {
     let signals = Signals::listen()?;
@@ -69,9 +17,9 @@ pub(crate) async fn run(args: Claude) -> Result<(), Failure> {
         asked = ask(args) => asked,
         // Dropping the answer ends the program and its descendants.
         () = tieline_transport::stdout_closed() => {
-            Err(Failure::Said("stdout was closed before the answer was complete".into()))
+            Err(Failure::other("stdout was closed before the answer was complete"))
         }
-        () = signals.first() => Err(Failure::Said("stopped by a signal".into())),
+        () = signals.first() => Err(Failure::other("stopped by a signal")),
     }
 }
 
@@ -121,9 +69,9 @@ async fn ask(args: Claude) -> Result<(), Failure> {
 async fn from_stdin(limit: ByteSize) -> Result<String, Failure> {
     let text = read_stdin(limit).await?;
     if text.len() > limit.bytes() {
-        return Err(Failure::Said(format!("the prompt is larger than --max-message ({limit})")));
+        return Err(Failure::other(format!("the prompt is larger than --max-message ({limit})")));
     }
-    String::from_utf8(text).map_err(|_| Failure::Said("the prompt is not valid UTF-8".into()))
+    String::from_utf8(text).map_err(|_| Failure::other("the prompt is not valid UTF-8"))
 }
 
 impl Claude {
@@ -150,7 +98,7 @@ impl Claude {
 fn failure(error: Error) -> Failure {
     match error {
         Error::Launch(error) => Failure::Transport(error),
-        error => Failure::Said(error.to_string()),
+        error => Failure::other(error.to_string()),
     }
 }
 
@@ -179,7 +127,7 @@ impl Outcome {
             Self { answered: false, .. } => "the program ended without a result".to_owned(),
             _ => return Ok(()),
         };
-        Err(Failure::Said(format!("claude: {why}")))
+        Err(Failure::other(format!("claude: {why}")))
     }
 }
 

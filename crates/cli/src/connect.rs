@@ -66,7 +66,7 @@ async fn join(
         tieline_gateway::Bridge { tap, dialect, grace, isolated, memory, ..Default::default() };
     let report = tokio::select! {
         report = tieline_gateway::bridge(near, far, how, signals.first()) => report,
-        () = signals.second() => return Err(Failure::Said("stopped at once by a second signal".into())),
+        () = signals.second() => return Err(Failure::other("stopped at once by a second signal")),
     };
     let recorded = signals.written(tap_end).await;
     tracing::debug!(
@@ -78,12 +78,12 @@ async fn join(
         report.end
     );
     match &report.end {
-        BridgeEnd::Stopped(_) => return Err(Failure::Said("stopped by a signal".into())),
+        BridgeEnd::Stopped(_) => return Err(Failure::other("stopped by a signal")),
         end if !end.is_clean() => {
             let endpoint =
                 if let BridgeEnd::Near { .. } = end { near_endpoint } else { far_endpoint };
             let hint = end.hint().map(str::to_owned);
-            return Err(Failure::Ended {
+            return Err(Failure::Other {
                 sentence: format!("{endpoint}: the line has ended: {end}"),
                 hint,
             });
@@ -103,6 +103,6 @@ async fn join(
     };
     match [lost, unread].into_iter().flatten().collect::<Vec<_>>().join(", and ") {
         nothing if nothing.is_empty() => recorded,
-        losses => Err(Failure::Said(format!("{far_endpoint}: {losses}"))),
+        losses => Err(Failure::other(format!("{far_endpoint}: {losses}"))),
     }
 }

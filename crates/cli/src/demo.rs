@@ -17,7 +17,7 @@ pub(crate) async fn run() -> Result<(), Failure> {
     if reason.is_clean() {
         return Ok(());
     }
-    Err(Failure::Said(format!("the line has ended: {reason}")))
+    Err(Failure::other(format!("the line has ended: {reason}")))
 }
 
 fn agent() -> Router {

@@ -23,7 +23,7 @@ const SMALL_STACK: usize = 64 * 1024;
 /// Checks the stack size, which even parsing the command line needs.
 pub(crate) fn check_stack() -> Result<(), Failure> {
     match getrlimit(Resource::Stack).current {
-        Some(bytes) if bytes < LEAST_STACK => Err(Failure::Said(format!(
+        Some(bytes) if bytes < LEAST_STACK => Err(Failure::other(format!(
             "the stack limit is {} KiB, but tieline needs {} KiB. Raise it with ulimit -s",
             bytes / 1024,
             LEAST_STACK / 1024
@@ -44,7 +44,7 @@ fn check_files() -> Result<(), Failure> {
     match opened {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
             let limit = getrlimit(Resource::Nofile).current.unwrap_or_default();
-            Err(Failure::Said(format!(
+            Err(Failure::other(format!(
                 "too few free file descriptors: the limit is {limit}. Raise it with ulimit -n"
             )))
         }
@@ -63,7 +63,7 @@ fn check_threads(count: usize) -> Result<(), Failure> {
         })
     });
     started.map_err(|error| {
-        Failure::Said(format!(
+        Failure::other(format!(
             "cannot start {count} threads: {error}. Raise the process limit (ulimit -u, or the \
              container's pids limit), or end other processes of this user"
         ))

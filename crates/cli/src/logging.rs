@@ -14,7 +14,8 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use crate::args::{LogFormat, Logging};
+use crate::args::Logging;
+use crate::report::LogFormat;
 use crate::stderr::Stderr;
 
 /// Starts logging. `RUST_LOG`, if set, selects what is logged, for example `info,tieline_gateway=debug`.

@@ -24,6 +24,8 @@ mod shell;
 mod signals;
 mod status;
 mod stderr;
+mod stdin;
+mod stdout;
 mod terminal;
 mod web;
 
@@ -33,19 +35,16 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 
-#[cfg(unix)]
-use args::LogFormat;
 use args::{Args, Command};
 use report::Failure;
+#[cfg(unix)]
+use report::LogFormat;
 #[cfg(unix)]
 use tieline_transport::Address;
 use tieline_transport::Guardian;
 
 /// How long exiting waits for stderr to be written.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// How long exiting waits for killed processes to be gone.
-const LAST_BREATH: Duration = Duration::from_secs(2);
+const STDERR_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     // Must come first: this program is started again as the guardian of each child.
@@ -55,10 +54,10 @@ fn main() -> ExitCode {
     #[cfg(unix)]
     if let Err(failure) = limits::check_stack() {
         failure.print(LogFormat::Text);
-        stderr::flush(LAST_WORDS);
+        stderr::flush(STDERR_TIMEOUT);
         return failure.status();
     }
-    let args = Args::understand();
+    let args = Args::parse_or_exit();
     logging::start(&args.logging);
     adopt_orphans();
     let format = args.logging.log_format;
@@ -69,8 +68,8 @@ fn main() -> ExitCode {
             failure.status()
         }
     };
-    tieline_transport::until_children_are_gone(LAST_BREATH);
-    stderr::flush(LAST_WORDS);
+    tieline_transport::until_children_are_gone(children::KILLED_TIMEOUT);
+    stderr::flush(STDERR_TIMEOUT);
     status
 }
 
@@ -94,9 +93,8 @@ fn check_stdout(command: &Command) -> Result<(), Failure> {
         _ => true,
     };
     match needs_stdout && tieline_transport::was_started_without_stdout() {
-        true => Err(Failure::Said(
-            "stdout is closed, so the output would be lost. Open it, or redirect it to /dev/null"
-                .into(),
+        true => Err(Failure::other(
+            "stdout is closed, so the output would be lost. Open it, or redirect it to /dev/null",
         )),
         false => Ok(()),
     }

@@ -21,7 +21,7 @@ pub(crate) async fn listen(
     served: Served,
 ) -> Result<Box<dyn DynAcceptor>, Failure> {
     let elsewhere =
-        |problem| Failure::Said(format!("{problem}. Or choose an endpoint with --listen"));
+        |problem| Failure::other(format!("{problem}. Or choose an endpoint with --listen"));
     let directory = directory().map_err(elsewhere)?;
     let name = socket_name(program);
     let places = (1..=MAX_NUMBER).map(|number| match number {
@@ -31,7 +31,7 @@ pub(crate) async fn listen(
     let acceptor = sessions::listen_at_first_free(registry, places, options, served).await?;
     acceptor.ok_or_else(|| {
         let directory = directory.display();
-        Failure::Said(format!(
+        Failure::other(format!(
             "{MAX_NUMBER} sockets in {directory} are in use. Choose an endpoint with --listen"
         ))
     })

@@ -25,7 +25,7 @@ pub(crate) async fn listen(
     });
     let acceptor = sessions::listen_at_first_free(registry, places, options, served).await?;
     acceptor.ok_or_else(|| {
-        Failure::Said(format!(
+        Failure::other(format!(
             "{MAX_NUMBER} pipes named {name} are in use. Choose an endpoint with --listen"
         ))
     })

@@ -5,11 +5,20 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use clap::ValueEnum;
 use serde_json::Value;
 use tieline_transport::{ErrorKind, TransportError};
 
-use crate::args::LogFormat;
 use crate::terminal;
+
+/// How log lines and the error of a command are printed.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Readable text
+    Text,
+    /// One JSON object per line
+    Json,
+}
 
 /// Why a command failed.
 pub(crate) enum Failure {
@@ -17,11 +26,9 @@ pub(crate) enum Failure {
     Transport(TransportError),
     /// A usage error: the command line can never work.
     Usage(String),
-    /// Any other failure, as one sentence.
-    Said(String),
-    /// A line that ended with an error.
-    Ended {
-        /// What ended, where, and why.
+    /// Any other failure.
+    Other {
+        /// What failed, on what, and why.
         sentence: String,
         /// What to do about it.
         hint: Option<String>,
@@ -29,6 +36,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Returns a failure that is neither a transport error nor a usage error, without a hint.
+    pub(crate) fn other(sentence: impl Into<String>) -> Self {
+        Self::Other { sentence: sentence.into(), hint: None }
+    }
+
     /// Prints it on stderr.
     pub(crate) fn print(&self, format: LogFormat) {
         let text = match format {
@@ -43,7 +55,7 @@ impl Failure {
         let error = match self {
             Self::Transport(error) => error,
             Self::Usage(_) => return ExitCode::from(2),
-            Self::Said(_) | Self::Ended { .. } => return ExitCode::FAILURE,
+            Self::Other { .. } => return ExitCode::FAILURE,
         };
         match error.kind() {
             ErrorKind::InvalidConfig(_)
@@ -57,8 +69,8 @@ impl Failure {
     /// Formats it as one JSON line, like the log's.
     fn json(&self) -> String {
         let (message, because, hint) = match self {
-            Self::Said(sentence) | Self::Usage(sentence) => (sentence.clone(), None, None),
-            Self::Ended { sentence, hint } => (sentence.clone(), None, hint.as_deref()),
+            Self::Usage(sentence) => (sentence.clone(), None, None),
+            Self::Other { sentence, hint } => (sentence.clone(), None, hint.as_deref()),
             Self::Transport(error) => {
                 let because = error.source().map(ToString::to_string);
                 (error.to_string(), because, error.hint())
@@ -71,8 +83,8 @@ impl Failure {
     /// Formats it as text. Each line is escaped, because it may quote the other side and go to a terminal.
     fn text(&self) -> String {
         let mut lines = match self {
-            Self::Said(sentence) | Self::Usage(sentence) => vec![format!("tieline: {sentence}")],
-            Self::Ended { sentence, hint } => {
+            Self::Usage(sentence) => vec![format!("tieline: {sentence}")],
+            Self::Other { sentence, hint } => {
                 let hint = hint.iter().map(|hint| format!("  hint: {hint}"));
                 std::iter::once(format!("tieline: {sentence}")).chain(hint).collect()
             }
@@ -110,13 +122,13 @@ impl From<TransportError> for Failure {
 
 impl From<String> for Failure {
     fn from(sentence: String) -> Self {
-        Self::Said(sentence)
+        Self::other(sentence)
     }
 }
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::Said(error.to_string())
+        Self::other(error.to_string())
     }
 }
 
@@ -124,9 +136,7 @@ impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Transport(error) => error.fmt(f),
-            Self::Said(sentence) | Self::Usage(sentence) | Self::Ended { sentence, .. } => {
-                sentence.fmt(f)
-            }
+            Self::Usage(sentence) | Self::Other { sentence, .. } => sentence.fmt(f),
         }
     }
 }

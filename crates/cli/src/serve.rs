@@ -12,13 +12,14 @@ use tieline_transport::{
     DynAcceptor, DynConnector, Endpoint, Options, ProcessAccount, ProcessCounts, Registry, resolve,
 };
 
-use crate::args::{LogFormat, Logging, Serve};
+use crate::args::{Logging, Serve};
+use crate::children::KILLED_TIMEOUT;
 use crate::rendezvous;
-use crate::report::{Failure, json_line};
+use crate::report::{Failure, LogFormat, json_line};
 use crate::sessions::{self, Served};
 use crate::shell::{demo_call, quote};
 use crate::signals::Signals;
-use crate::status::{About, Offer};
+use crate::status::{StatusServer, StatusSource};
 use crate::web::Sites;
 
 pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
@@ -42,8 +43,8 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     server.restart(args.restart);
     server.account(account.clone());
     let mut sites = Sites::of(&program.name);
-    let Entrances { acceptors, endpoints } =
-        entrances(&args, &registry, &program, &mut sites).await?;
+    let Listeners { acceptors, endpoints } =
+        listen_all(&args, &registry, &program, &mut sites).await?;
     let target = target(&args, &registry, &program, &account)?;
     for acceptor in acceptors {
         server.add(acceptor, target.clone());
@@ -52,13 +53,13 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let watch = server.watch();
     let memory = args.line.memory();
     sites.export(&watch, &memory);
-    let offer = if args.no_status { None } else { offer(&registry).await };
-    let about = About::new(program.name.clone(), &endpoints, watch.clone(), memory);
+    let status = if args.no_status { None } else { status_server(&registry).await };
+    let source = StatusSource::new(program.name.clone(), &endpoints, watch.clone(), memory);
     announce(&endpoints, &program, &sites, logging)?;
 
-    let asked = async {
-        match offer {
-            Some(offer) => offer.run(about).await,
+    let answering = async {
+        match status {
+            Some(status) => status.run(source).await,
             None => pending().await,
         }
     };
@@ -72,11 +73,11 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     };
     let served = tokio::select! {
         report = server.run(stop) => report,
-        never = asked => match never {},
+        never = answering => match never {},
         () = signals.second() => {
             // Dropping the server has dropped all lines.
-            log_programs(account.settled(crate::LAST_BREATH).await);
-            return Err(Failure::Said("stopped at once by a second signal".into()));
+            log_programs(account.settled(KILLED_TIMEOUT).await);
+            return Err(Failure::other("stopped at once by a second signal"));
         }
     };
     sites.close().await;
@@ -88,9 +89,9 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
 }
 
 /// Listens for `tieline status`. If that fails, the server runs without it.
-async fn offer(registry: &Registry) -> Option<Offer> {
-    let offered = Offer::listen(registry).await;
-    offered.map_err(|why| tracing::warn!("tieline status cannot ask this server: {why}")).ok()
+async fn status_server(registry: &Registry) -> Option<StatusServer> {
+    let listening = StatusServer::listen(registry).await;
+    listening.map_err(|why| tracing::warn!("tieline status cannot ask this server: {why}")).ok()
 }
 
 /// Logs how the programs ended, and whether their guardians or jobs have confirmed that no process is left.
@@ -160,18 +161,18 @@ impl Program {
     }
 }
 
-struct Entrances {
+struct Listeners {
     acceptors: Vec<Box<dyn DynAcceptor>>,
     /// The endpoints that clients use, with their framing.
     endpoints: Vec<Endpoint>,
 }
 
-async fn entrances(
+async fn listen_all(
     args: &Serve,
     registry: &Registry,
     program: &Program,
     sites: &mut Sites,
-) -> Result<Entrances, Failure> {
+) -> Result<Listeners, Failure> {
     let (resume, most) = (args.resume, args.max_connections);
     let served = Served { resume, most, framing: args.framing };
     let (mut acceptors, mut endpoints) = (Vec::new(), Vec::new());
@@ -210,7 +211,7 @@ async fn entrances(
         endpoints.push(acceptor.endpoint().clone());
         acceptors.push(acceptor);
     }
-    Ok(Entrances { acceptors, endpoints })
+    Ok(Listeners { acceptors, endpoints })
 }
 
 /// Returns the options for clients' lines.
@@ -229,7 +230,7 @@ fn target(
     account: &ProcessAccount,
 ) -> Result<Arc<dyn DynConnector>, Failure> {
     let (command, arguments) =
-        program.argv.split_first().ok_or_else(|| Failure::Said("there is no command".into()))?;
+        program.argv.split_first().ok_or_else(|| Failure::other("there is no command"))?;
     let endpoint = Endpoint::exec(command, arguments).with_framing(args.framing);
     let env = args.environment();
     let (cwd, account) = (args.cwd.clone(), Some(account.clone()));

@@ -73,7 +73,7 @@ impl Signals {
     pub(crate) async fn written(&self, tap: Option<TapEnd>) -> Result<(), Failure> {
         let Some(tap) = tap else { return Ok(()) };
         let incomplete =
-            |why: &str| Err(Failure::Said(format!("the --tap file is incomplete: {why}")));
+            |why: &str| Err(Failure::other(format!("the --tap file is incomplete: {why}")));
         tokio::select! {
             written = tap.written() => match written {
                 Ok(()) => Ok(()),

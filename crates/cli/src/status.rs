@@ -1,9 +1,9 @@
 //! `tieline status`: asks this user's servers what they are doing, and prints the responses.
 
-mod offer;
-#[cfg_attr(windows, path = "status/place_pipe.rs")]
-mod place;
-mod said;
+mod response;
+mod server;
+#[cfg_attr(windows, path = "status/pipe.rs")]
+mod socket;
 mod table;
 
 use std::io::IsTerminal;
@@ -15,22 +15,23 @@ use tieline_transport::{Endpoint, ErrorKind, Options, Registry};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-pub(crate) use offer::{About, Offer};
+pub(crate) use server::{StatusServer, StatusSource};
 
 use crate::args::Status;
-use crate::call::Printer;
+
 use crate::report::Failure;
 use crate::signals::Signals;
+use crate::stdout::Printer;
 use crate::terminal;
 
 /// The JSON-RPC method that servers answer.
 const METHOD: &str = "status";
 
 /// How long a server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The interval of `--watch`.
-const EVERY: Duration = Duration::from_secs(1);
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Moves the cursor to the top and clears the terminal.
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -43,7 +44,7 @@ pub(crate) async fn run(args: Status) -> Result<(), Failure> {
         () = printer.closed() => Ok(()),
         () = signals.first() => match args.watch {
             true => Ok(()),
-            false => Err(Failure::Said("stopped by a signal".into())),
+            false => Err(Failure::other("stopped by a signal")),
         },
     };
     drop(printer);
@@ -53,7 +54,7 @@ pub(crate) async fn run(args: Status) -> Result<(), Failure> {
 
 async fn look(args: &Status, printer: &Printer) -> Result<(), Failure> {
     let redraws = args.watch && !args.json && std::io::stdout().is_terminal();
-    let mut ticks = interval(EVERY);
+    let mut ticks = interval(WATCH_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_first = true;
     loop {
@@ -63,7 +64,7 @@ async fn look(args: &Status, printer: &Printer) -> Result<(), Failure> {
             true => json!({ "serves": answers }).to_string(),
             false if answers.is_empty() => format!(
                 "no server of this user found in {}. Start one with: tieline serve -- COMMAND\n",
-                place::name()
+                socket::directory_name()
             ),
             false => table::of(&answers),
         };
@@ -86,7 +87,7 @@ async fn look(args: &Status, printer: &Printer) -> Result<(), Failure> {
 /// listens there.
 async fn ask_all(wanted: Option<&Endpoint>) -> Result<Vec<Value>, Failure> {
     let mut asked = JoinSet::new();
-    for (pid, endpoint) in place::all()? {
+    for (pid, endpoint) in socket::all()? {
         asked.spawn(async move { (pid, ask(&endpoint).await) });
     }
     let mut asked = asked.join_all().await;
@@ -94,38 +95,38 @@ async fn ask_all(wanted: Option<&Endpoint>) -> Result<Vec<Value>, Failure> {
     let mut answers = Vec::new();
     for (pid, answer) in asked {
         match answer {
-            Answer::Said(said) if wanted.is_none_or(|it| said::listens_at(&said, it)) => {
-                answers.push(said);
+            Answer::Status(status) if wanted.is_none_or(|it| response::listens_at(&status, it)) => {
+                answers.push(status);
             }
-            Answer::Said(_) | Answer::Gone => {}
-            Answer::Silent(why) => {
+            Answer::Status(_) | Answer::Gone => {}
+            Answer::Failed(why) => {
                 let text = format!("tieline: the server with pid {pid} does not answer: {why}");
                 crate::stderr::say((terminal::line(&text) + "\n").as_bytes());
             }
         }
     }
     match wanted {
-        Some(endpoint) if answers.is_empty() => Err(Failure::Said(format!(
+        Some(endpoint) if answers.is_empty() => Err(Failure::other(format!(
             "no server of this user found in {} listens on {endpoint}. `tieline status` lists the \
              servers that can be asked; one started with --no-status cannot",
-            place::name()
+            socket::directory_name()
         ))),
         _ => Ok(answers),
     }
 }
 
 enum Answer {
-    Said(Value),
+    Status(Value),
     /// The server has exited, or was killed and left its socket.
     Gone,
-    Silent(String),
+    Failed(String),
 }
 
 async fn ask(endpoint: &Endpoint) -> Answer {
     match ask_once(endpoint).await {
         // Either it has just exited, or it closed this connection to accept others: try once more.
         None => {
-            ask_once(endpoint).await.unwrap_or(Answer::Silent("it closed the connection".into()))
+            ask_once(endpoint).await.unwrap_or(Answer::Failed("it closed the connection".into()))
         }
         Some(answer) => answer,
     }
@@ -133,25 +134,25 @@ async fn ask(endpoint: &Endpoint) -> Answer {
 
 /// Returns `None` if the connection was lost.
 async fn ask_once(endpoint: &Endpoint) -> Option<Answer> {
-    let options = Options { connect_timeout: PATIENCE, ..Options::default() };
+    let options = Options { connect_timeout: RESPONSE_TIMEOUT, ..Options::default() };
     let channel = match Registry::new().connect(endpoint, &options).await {
         Ok(channel) => channel,
         Err(error) => {
             return Some(match error.kind() {
                 ErrorKind::Refused | ErrorKind::NotFound => Answer::Gone,
-                kind => Answer::Silent(kind.to_string()),
+                kind => Answer::Failed(kind.to_string()),
             });
         }
     };
     let (peer, driver) = Peer::new(channel, (), PeerOptions::new(Dialect::STRICT));
-    let call = peer.method(METHOD).timeout(PATIENCE).call::<Value>();
+    let call = peer.method(METHOD).timeout(RESPONSE_TIMEOUT).call::<Value>();
     tokio::select! {
         // A response that arrived before the end of the connection counts.
         biased;
         answer = call => match answer {
-            Ok(said) => Some(Answer::Said(said)),
+            Ok(status) => Some(Answer::Status(status)),
             Err(CallError::Unknown(_) | CallError::NotSent(_)) => None,
-            Err(error) => Some(Answer::Silent(error.to_string())),
+            Err(error) => Some(Answer::Failed(error.to_string())),
         },
         _ = driver => None,
     }

@@ -1,6 +1,8 @@
 //! Logging options.
 
-use clap::{Args as Group, ValueEnum};
+use clap::Args as Group;
+
+use crate::report::LogFormat;
 
 #[derive(Group)]
 #[command(next_help_heading = "Logging")]
@@ -31,12 +33,4 @@ impl Logging {
             (false, _) => tracing::Level::TRACE,
         }
     }
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// Readable text
-    Text,
-    /// One JSON object per line
-    Json,
 }

@@ -57,7 +57,7 @@ pub(super) fn variable_name(name: &str) -> Result<String, String> {
     }
 }
 
-pub(crate) fn message_size(text: &str) -> Result<ByteSize, String> {
+pub(super) fn message_size(text: &str) -> Result<ByteSize, String> {
     let max_message = text.parse().map_err(|error: ByteSizeError| error.to_string())?;
     valid(ChannelConfig { max_message, ..ChannelConfig::default() })?;
     Ok(max_message)

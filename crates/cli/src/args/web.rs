@@ -12,10 +12,8 @@ use tieline_proto::FramingKind;
 use tieline_transport::{ConfigError, Endpoint, Registry};
 
 use super::values::up_to_a_day;
+use crate::children::TOKEN;
 use crate::report::Failure;
-
-/// The environment variable that holds the token, for clients and servers.
-pub(crate) const TOKEN: &str = "TIELINE_TOKEN";
 
 /// The token from the command line, a file or the environment.
 #[derive(Group)]
@@ -54,7 +52,7 @@ impl Tokens {
 const LONGEST_FILE: u64 = 1024;
 
 fn read(file: &Path) -> Result<Token, Failure> {
-    let failed = |why: String| Failure::Said(format!("--token-file {}: {why}", file.display()));
+    let failed = |why: String| Failure::other(format!("--token-file {}: {why}", file.display()));
     let mut text = String::new();
     let opened = tieline_transport::open_secret(file).map_err(|error| failed(error.to_string()))?;
     std::io::Read::read_to_string(&mut std::io::Read::take(opened, LONGEST_FILE), &mut text)

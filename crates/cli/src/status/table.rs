@@ -6,22 +6,21 @@ use serde_json::Value;
 
 use crate::terminal;
 
-use super::said::{Breaker, Identity, Line, Memory, Program, Serve, Session, ago};
+use super::response::{Breaker, Identity, Line, Memory, Program, ServerStatus, Session, ago};
 
 /// Formats each server, with a table of its clients.
 pub(super) fn of(answers: &[Value]) -> String {
     let mut text = String::new();
     for answer in answers {
-        let serve = Serve::deserialize(answer);
         if !text.is_empty() {
             text.push('\n');
         }
-        text.push_str(&about(&serve));
+        text.push_str(&server(&ServerStatus::deserialize(answer)));
     }
     text
 }
 
-impl Serve {
+impl ServerStatus {
     /// Parses as much as is understood, with control characters escaped.
     fn deserialize(answer: &Value) -> Self {
         let mut answer = answer.clone();
@@ -39,13 +38,13 @@ fn escape(value: &mut Value) {
     }
 }
 
-fn about(serve: &Serve) -> String {
-    let Serve { pid, command, connections, totals, lines, .. } = serve;
+fn server(status: &ServerStatus) -> String {
+    let ServerStatus { pid, command, connections, totals, lines, .. } = status;
     let mut text = format!(
         "{command}: pid {pid}, up {}, tieline {}\n  listening on {}\n",
-        time(&serve.since),
-        serve.version,
-        serve.listeners.join(" "),
+        time(&status.since),
+        status.version,
+        status.listeners.join(" "),
     );
     text.push_str(&format!(
         "  clients: {} now, {} in total, {} refused; failed lines: {}; restarts: {}\n",
@@ -60,7 +59,7 @@ fn about(serve: &Serve) -> String {
         totals.bytes_in,
         totals.bytes_out
     ));
-    if let Some(Memory { used_bytes, limit_bytes, refused }) = &serve.memory {
+    if let Some(Memory { used_bytes, limit_bytes, refused }) = &status.memory {
         let mib = |bytes: &u64| bytes.div_ceil(1 << 20);
         text.push_str(&format!(
             "  memory for messages and queues: {} MiB of {} MiB; lines ended at the limit: {refused}\n",
@@ -68,7 +67,7 @@ fn about(serve: &Serve) -> String {
             mib(limit_bytes)
         ));
     }
-    if let Some(Breaker { state, retry_in_ms }) = &serve.breaker {
+    if let Some(Breaker { state, retry_in_ms }) = &status.breaker {
         let again = retry_in_ms.map(|left| rounded(Duration::from_millis(left)));
         let again = again.map_or_else(String::new, |left| format!("; next attempt in {left}"));
         text.push_str(&format!("  the program fails to start: breaker {state}{again}\n"));
@@ -85,8 +84,8 @@ fn about(serve: &Serve) -> String {
         let rows = std::iter::once(head.map(str::to_owned)).chain(rows);
         text.push_str(&aligned(&rows.collect::<Vec<_>>()));
     }
-    if serve.lines_left_out > 0 {
-        text.push_str(&format!("  and {} more\n", serve.lines_left_out));
+    if status.lines_left_out > 0 {
+        text.push_str(&format!("  and {} more\n", status.lines_left_out));
     }
     text
 }

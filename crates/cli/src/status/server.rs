@@ -12,20 +12,21 @@ use tieline_transport::{BoxChannel, Endpoint, MemoryBudget, Registry};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::place::Place;
-use super::{METHOD, said};
+use super::METHOD;
+use super::response::ServerStatus;
+use super::socket::StatusSocket;
 
 /// How many connections are kept; for one more, the oldest is closed, which is most likely idle.
 const MAX_CONNECTIONS: usize = 16;
 
 /// How long a connection is kept.
-const ATTENTION: Duration = Duration::from_secs(5);
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(5);
 
 /// How long to wait after a failed accept.
-const PAUSE: Duration = Duration::from_secs(1);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The sources of a status response.
-pub(crate) struct About {
+pub(crate) struct StatusSource {
     pub(super) since: (Instant, SystemTime),
     pub(super) command: String,
     pub(super) listeners: Vec<Endpoint>,
@@ -33,7 +34,7 @@ pub(crate) struct About {
     pub(super) memory: MemoryBudget,
 }
 
-impl About {
+impl StatusSource {
     /// Describes a server that starts now. `command` is the name to print; `listeners` must be absolute
     /// endpoints.
     pub(crate) fn new(
@@ -49,17 +50,17 @@ impl About {
 }
 
 /// The socket or pipe that receives status requests. Dropping it removes the socket.
-pub(crate) struct Offer(Place);
+pub(crate) struct StatusServer(StatusSocket);
 
-impl Offer {
+impl StatusServer {
     /// Starts to listen for this user only, whichever users are served.
     pub(crate) async fn listen(registry: &Registry) -> Result<Self, String> {
-        Place::take(registry).await.map(Self)
+        StatusSocket::take(registry).await.map(Self)
     }
 
     /// Answers requests until it is dropped, which closes all connections.
-    pub(crate) async fn run(mut self, about: About) -> Infallible {
-        let about = Arc::new(about);
+    pub(crate) async fn run(mut self, source: StatusSource) -> Infallible {
+        let source = Arc::new(source);
         let mut asking = JoinSet::new();
         let mut in_order: VecDeque<AbortHandle> = VecDeque::new();
         loop {
@@ -70,11 +71,11 @@ impl Offer {
                         if in_order.len() >= MAX_CONNECTIONS && let Some(first) = in_order.pop_front() {
                             first.abort();
                         }
-                        in_order.push_back(asking.spawn(answer(channel, about.clone())));
+                        in_order.push_back(asking.spawn(answer(channel, source.clone())));
                     }
                     Err(error) => {
                         tracing::debug!("{error}");
-                        sleep(PAUSE).await;
+                        sleep(ACCEPT_RETRY_DELAY).await;
                     }
                 },
             }
@@ -82,11 +83,11 @@ impl Offer {
     }
 }
 
-async fn answer(channel: BoxChannel, about: Arc<About>) {
+async fn answer(channel: BoxChannel, source: Arc<StatusSource>) {
     let router = Router::new().raw_request(METHOD, move |_, _| {
-        let said = serde_json::to_vec(&said::Serve::of(&about));
-        Answer::Now(said.map(Bytes::from).map_err(ErrorObject::internal))
+        let status = serde_json::to_vec(&ServerStatus::of(&source));
+        Answer::Now(status.map(Bytes::from).map_err(ErrorObject::internal))
     });
     let (_peer, driver) = Peer::new(channel, router, PeerOptions::default());
-    let _ = timeout(ATTENTION, driver).await;
+    let _ = timeout(CONNECTION_LIFETIME, driver).await;
 }

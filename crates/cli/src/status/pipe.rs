@@ -13,9 +13,9 @@ const PIPES: &str = r"\\.\pipe\";
 const MAX_NAMES: usize = 4096;
 
 /// This server's pipe. Windows removes it when the process ends.
-pub(super) struct Place(Box<dyn DynAcceptor>);
+pub(super) struct StatusSocket(Box<dyn DynAcceptor>);
 
-impl Place {
+impl StatusSocket {
     /// Listens.
     pub(super) async fn take(registry: &Registry) -> Result<Self, String> {
         let name = format!("{BEGINNING}{}", std::process::id());
@@ -30,8 +30,8 @@ impl Place {
     }
 }
 
-/// Returns the place where servers are looked for, for messages.
-pub(super) fn name() -> String {
+/// Returns the name of the directory in which servers are looked for, for messages.
+pub(super) fn directory_name() -> String {
     PIPES.into()
 }
 

@@ -18,13 +18,13 @@ const MAX_ATTEMPTS: u32 = 8;
 const MAX_NAMES: usize = 4096;
 
 /// This server's socket. Dropping it removes the socket and its lock file.
-pub(super) struct Place {
+pub(super) struct StatusSocket {
     /// `Some` until it is dropped.
     acceptor: Option<Box<dyn DynAcceptor>>,
     lock: PathBuf,
 }
 
-impl Place {
+impl StatusSocket {
     /// Listens, and removes the sockets of servers that were killed.
     pub(super) async fn take(registry: &Registry) -> Result<Self, String> {
         let directory = rendezvous::directory()?;
@@ -62,7 +62,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for StatusSocket {
     fn drop(&mut self) {
         self.acceptor = None;
         // Other lock files are kept because another process may be about to take them. Only this process
@@ -71,8 +71,8 @@ impl Drop for Place {
     }
 }
 
-/// Returns the place where servers are looked for, for messages.
-pub(super) fn name() -> String {
+/// Returns the name of the directory in which servers are looked for, for messages.
+pub(super) fn directory_name() -> String {
     rendezvous::place().display().to_string()
 }
 

@@ -12,7 +12,7 @@ use tieline_http::{Place, WebAddress};
 use tieline_proto::BreakerState;
 use tieline_transport::{Address, Endpoint, PeerIdentity, SessionInfo};
 
-use super::About;
+use super::StatusSource;
 
 /// How many lines a response lists; the rest are counted.
 const MAX_LINES: usize = 1024;
@@ -22,7 +22,7 @@ const CAUSE: usize = 300;
 
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
-pub(super) struct Serve {
+pub(super) struct ServerStatus {
     pub(super) version: String,
     pub(super) pid: u32,
     /// When the server started, in RFC 3339, as all times here.
@@ -161,29 +161,29 @@ pub(super) struct Totals {
     pub(super) lost: u64,
 }
 
-impl Serve {
-    pub(super) fn of(about: &About) -> Self {
-        let view = about.watch.now();
+impl ServerStatus {
+    pub(super) fn of(source: &StatusSource) -> Self {
+        let view = source.watch.now();
         let traffic = view.traffic;
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
-            since: rfc3339(about.since.1),
-            command: about.command.clone(),
-            listeners: about.listeners.iter().map(|it| it.exact().to_string()).collect(),
+            since: rfc3339(source.since.1),
+            command: source.command.clone(),
+            listeners: source.listeners.iter().map(|it| it.exact().to_string()).collect(),
             connections: Connections {
                 now: view.lines.len() as u64,
                 ever: view.came,
                 refused: view.report.refused,
             },
             memory: Some(Memory {
-                used_bytes: about.memory.used().bytes() as u64,
-                limit_bytes: about.memory.limit().bytes() as u64,
-                refused: about.memory.refused(),
+                used_bytes: source.memory.used().bytes() as u64,
+                limit_bytes: source.memory.limit().bytes() as u64,
+                refused: source.memory.refused(),
             }),
             breaker: Breaker::of(view.breaker, view.retry_after),
             lines_left_out: view.lines.len().saturating_sub(MAX_LINES),
-            lines: view.lines.into_iter().take(MAX_LINES).map(|it| Line::of(it, about)).collect(),
+            lines: view.lines.into_iter().take(MAX_LINES).map(|it| Line::of(it, source)).collect(),
             totals: Totals {
                 messages_in: traffic.messages_in,
                 messages_out: traffic.messages_out,
@@ -215,9 +215,9 @@ fn millis(time: Duration) -> u64 {
 }
 
 impl Line {
-    fn of(LineView { id, client, program, .. }: LineView, about: &About) -> Self {
+    fn of(LineView { id, client, program, .. }: LineView, source: &StatusSource) -> Self {
         // Computed from the start, so that a change of the system clock does not move times already sent.
-        let (begin, at_begin) = about.since;
+        let (begin, at_begin) = source.since;
         let time = |moment: Instant| rfc3339(at_begin + moment.saturating_duration_since(begin));
         Self {
             id,
@@ -290,8 +290,8 @@ impl From<ProgramView> for Program {
 }
 
 /// Returns whether a status response lists `endpoint` among its listeners.
-pub(super) fn listens_at(said: &Value, endpoint: &Endpoint) -> bool {
-    let listeners = said.get("listeners").and_then(Value::as_array).into_iter().flatten();
+pub(super) fn listens_at(status: &Value, endpoint: &Endpoint) -> bool {
+    let listeners = status.get("listeners").and_then(Value::as_array).into_iter().flatten();
     let listeners = listeners.filter_map(|it| it.as_str()?.parse::<Endpoint>().ok());
     let wanted = place(endpoint.address());
     listeners.into_iter().any(|it| place(it.address()) == wanted)
