@@ -96,7 +96,7 @@ impl Server {
     /// Dropping the future closes everything at once.
     pub async fn run(self, stop: impl Future<Output = ()>) -> ServerReport {
         let Self { entrances, max_connections, bridge, restart, account, watch } = self;
-        let (arrived, mut arrivals) = mpsc::channel(1);
+        let (arrived, mut arrivals) = mpsc::channel(entrances.len().max(1));
         let mut entrances: JoinSet<()> =
             entrances.into_iter().map(|entrance| accept(entrance, arrived.clone())).collect();
         drop(arrived);
@@ -133,8 +133,12 @@ impl Server {
                 }
             }
         }
-        drop(arrivals);
         entrances.shutdown().await;
+        while let Ok(Arrival { client, .. }) = arrivals.try_recv() {
+            lines.watch.came();
+            lines.refuse("the server is stopping");
+            client.control().say_at_close(CloseReason::ByUs);
+        }
         turned_away.shutdown().await;
         stopping.send_replace(true);
         let hard_stop = from_now(grace.saturating_add(HARD_STOP));
@@ -181,16 +185,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 async fn accept(entrance: Entrance, arrivals: mpsc::Sender<Arrival>) {
     let Entrance { mut acceptor, target } = entrance;
     let mut pause = None;
-    loop {
+    // With a place reserved for it, no client waits here that the server does not know of.
+    while let Ok(place) = arrivals.reserve().await {
         match acceptor.accept().await {
             Ok(client) => {
                 if pause.take().is_some() {
                     tracing::info!("accepting again on {}", acceptor.endpoint());
                 }
                 let target = target.clone();
-                if arrivals.send(Arrival { client, target }).await.is_err() {
-                    return;
-                }
+                place.send(Arrival { client, target });
             }
             Err(error) => {
                 if pause.is_none() {

@@ -314,6 +314,54 @@ async fn failed_accept_is_retried_with_growing_pauses() {
     server.abort();
 }
 
+/// An acceptor with one client, that reports when a second one is asked for.
+struct Single {
+    endpoint: Endpoint,
+    client: Option<BoxChannel>,
+    emptied: Option<oneshot::Sender<()>>,
+}
+
+impl DynAcceptor for Single {
+    fn accept(&mut self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        if let Some(client) = self.client.take() {
+            return Box::pin(std::future::ready(Ok(client)));
+        }
+        let _ = self.emptied.take().map(|emptied| emptied.send(()));
+        Box::pin(pending())
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+/// Each of several acceptors hands over its client while the server begins to stop, in any order.
+#[tokio::test(start_paused = true)]
+async fn clients_that_are_accepted_while_the_server_stops_are_refused() {
+    for _ in 0..50 {
+        let mut server = Server::new(8, Bridge::default());
+        let (mut clients, mut stops) = (Vec::new(), Vec::new());
+        for _ in 0..4 {
+            let (ours, client) = memory_pair();
+            let (emptied, stop) = oneshot::channel();
+            clients.push(client);
+            stops.push(stop);
+            let (client, emptied) = (Some(ours.boxed()), Some(emptied));
+            let acceptor = Single { endpoint: Endpoint::memory("door"), client, emptied };
+            server.add(Box::new(acceptor), Arc::new(Never::Connects));
+        }
+        let stop = async {
+            for stop in stops {
+                stop.await.unwrap();
+            }
+        };
+        assert_eq!(server.run(stop).await.refused, 4);
+        for client in clients {
+            assert!(matches!(client.split().1.recv().await, Incoming::End(_)));
+        }
+    }
+}
+
 /// Sends a request from a new client. Returns what the client receives until the end of its line.
 async fn ask(registry: &Registry, endpoint: &Endpoint) -> Vec<serde_json::Value> {
     let client = registry.connect(endpoint, &Options::default()).await.unwrap();

@@ -8,6 +8,7 @@
 //!                                   WebAcceptor, plain  ◀── upgrade, events ──▶  WebAcceptor, resumable
 //! ```
 
+mod acceptor;
 mod access;
 mod body;
 mod body_budget;
@@ -31,14 +32,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use tieline_proto::json::Limits;
-use tieline_transport::{
-    Acceptor, Address, BoxChannel, Channel, CloseReason, Control, Endpoint, ErrorKind,
-    MemoryBudget, Operation, Receiver, Sender, TransportError,
-};
+use tieline_transport::{Address, Endpoint, MemoryBudget, TransportError};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
+pub use acceptor::{WebAcceptor, WebLine};
 pub use config::{Access, ServerConfig, ServerLimits};
 pub use count::ServerCounts;
 
@@ -49,8 +48,7 @@ use self::events::Table;
 use self::limiter::ConnectionLimiter;
 use self::listen::{Socket, endpoint_of, keep};
 use crate::address::Place;
-use crate::channel::{Shared, WebChannel, WebSocketConfig, lock};
-use crate::events::EventChannel;
+use crate::channel::{Shared, WebSocketConfig, lock};
 use crate::public_url::PublicUrl;
 use crate::subprotocol::Subprotocol;
 
@@ -151,8 +149,8 @@ impl HttpServer {
             closing: watch::Sender::new(false),
         });
         let listening = tokio::spawn(keep(server.clone(), socket, tls)).abort_handle();
-        let plain = WebAcceptor { arrivals: plain_arrivals, endpoint: endpoint.clone() };
-        let resumable = WebAcceptor { arrivals: resumable_arrivals, endpoint };
+        let plain = WebAcceptor::new(plain_arrivals, endpoint.clone());
+        let resumable = WebAcceptor::new(resumable_arrivals, endpoint);
         Ok((Self { server, listening }, plain, resumable))
     }
 
@@ -202,11 +200,10 @@ impl HttpServer {
         let server = &self.server;
         server.is_ready.store(false, Relaxed);
         self.listening.abort();
-        server.closing.send_replace(true);
         let closed = async {
             // One task for each, so that progress of one does not poll all others.
             let mut tasks = JoinSet::new();
-            for web_socket in lock(&server.present).values().filter_map(Weak::upgrade) {
+            for web_socket in server.begin_closing() {
                 tasks.spawn(poll_fn(move |cx| web_socket.poll_going_away(cx)));
             }
             while tasks.join_next().await.is_some() {}
@@ -224,72 +221,20 @@ impl Drop for HttpServer {
     }
 }
 
-/// Yields the lines of an [`HttpServer`]. Dropping it refuses further ones.
-pub struct WebAcceptor {
-    arrivals: mpsc::Receiver<WebLine>,
-    endpoint: Endpoint,
-}
-
-/// A line that a client opened, over any of the supported protocols.
-#[non_exhaustive]
-pub enum WebLine {
-    /// A WebSocket.
-    WebSocket(Box<WebChannel>),
-    /// An event stream with POSTs in the other direction, or a call by POST.
-    Events(EventChannel),
-}
-
-impl WebLine {
-    /// Returns the WebSocket, if it is one.
-    pub fn into_web_socket(self) -> Option<WebChannel> {
-        match self {
-            Self::WebSocket(channel) => Some(*channel),
-            Self::Events(_) => None,
-        }
-    }
-}
-
-impl Channel for WebLine {
-    type Sender = Box<dyn Sender>;
-    type Receiver = Box<dyn Receiver>;
-
-    fn control(&self) -> &Control {
-        match self {
-            Self::WebSocket(channel) => channel.control(),
-            Self::Events(channel) => channel.control(),
-        }
-    }
-
-    fn split(self) -> (Self::Sender, Self::Receiver) {
-        self.boxed().split()
-    }
-
-    fn boxed(self) -> BoxChannel {
-        match self {
-            Self::WebSocket(channel) => channel.boxed(),
-            Self::Events(channel) => channel.boxed(),
-        }
-    }
-}
-
-impl Acceptor for WebAcceptor {
-    type Channel = WebLine;
-
-    async fn accept(&mut self) -> Result<WebLine, TransportError> {
-        self.arrivals.recv().await.ok_or_else(|| {
-            let kind = ErrorKind::Closed(CloseReason::ByUs);
-            TransportError::new(kind, Operation::Accept).at(&self.endpoint)
-        })
-    }
-
-    fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-}
-
 impl Server {
-    fn present(&self, id: u64, shared: &Arc<Shared>) {
-        lock(&self.present).insert(id, Arc::downgrade(shared));
+    /// Adds a WebSocket to the open ones. Returns false if the server is closing, and so has not told it.
+    #[must_use]
+    fn present(&self, id: u64, shared: &Arc<Shared>) -> bool {
+        let mut present = lock(&self.present);
+        present.insert(id, Arc::downgrade(shared));
+        !*self.closing.borrow()
+    }
+
+    /// Marks the server as closing and returns the WebSockets that are open until then.
+    fn begin_closing(&self) -> Vec<Arc<Shared>> {
+        let present = lock(&self.present);
+        self.closing.send_replace(true);
+        present.values().filter_map(Weak::upgrade).collect()
     }
 
     fn gone(&self, id: u64) {

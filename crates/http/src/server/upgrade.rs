@@ -1,5 +1,6 @@
 //! WebSocket upgrades. The request is accepted only if its line can be queued for the acceptor.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tieline_proto::ByteSize;
 use tieline_proto::session::OVERHEAD;
 use tieline_proto::websocket::Role;
 use tieline_transport::{Owner, TransportKind};
+use tokio::sync::mpsc::OwnedPermit;
 use tokio::time::timeout;
 
 use super::access::protocols;
@@ -87,11 +89,20 @@ pub(super) fn web_socket(
             config.channel.max_message = ByteSize::new(max);
         }
         let channel = WebChannel::new(made, config);
-        server.present(id, channel.shared());
-        count(&server.counters.web_sockets);
-        place.send(WebLine::WebSocket(Box::new(channel)));
+        opened(&server, id, channel, place).await;
     });
     switched(&key, chosen, half_close)
+}
+
+/// Queues a new WebSocket for its acceptor. If the server has begun to close meanwhile, tells the client.
+async fn opened(server: &Server, id: u64, channel: WebChannel, place: OwnedPermit<WebLine>) {
+    let shared = channel.shared().clone();
+    let is_open = server.present(id, &shared);
+    count(&server.counters.web_sockets);
+    place.send(WebLine::WebSocket(Box::new(channel)));
+    if !is_open {
+        poll_fn(|cx| shared.poll_going_away(cx)).await;
+    }
 }
 
 /// Keeps the WebSocket in the server's list of open ones, until this is dropped.
@@ -168,4 +179,114 @@ fn switched(key: &HeaderValue, protocol: Option<HeaderValue>, half_close: bool) 
 
 fn texts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use std::pin::pin;
+
+    use tieline_transport::{Acceptor, Channel, CloseReason, Incoming, ReceiverExt, TransportKind};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::{HttpServer, ServerConfig, WebAcceptor};
+    use super::*;
+    use crate::address::Place;
+    use crate::server::limiter::Admission;
+    use crate::stream::Stream;
+    use crate::token::Token;
+
+    /// Longer than any test takes.
+    const GRACE: Duration = Duration::from_secs(600);
+    /// Ends a test that hangs.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// A server with one client, whose WebSocket is about to be opened.
+    struct Opening {
+        http: HttpServer,
+        plain: WebAcceptor,
+        client: TcpStream,
+        channel: WebChannel,
+        id: u64,
+        place: OwnedPermit<WebLine>,
+    }
+
+    async fn opening() -> Opening {
+        let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
+        let config = ServerConfig::new(place, Token::new("the-token-of-this-test").unwrap());
+        let (http, plain, _) = HttpServer::listen(config).await.unwrap();
+        let server = http.server.clone();
+        let Admission::Admitted(permit) = server.limiter.try_admit(None) else { panic!() };
+        let id = permit.id;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let made = Made {
+            stream: Stream::Tcp(listener.accept().await.unwrap().0),
+            read: BytesMut::new(),
+            role: Role::Server,
+            content: Content::Plain(None),
+            half_close: false,
+            kind: TransportKind::custom("ws"),
+            endpoint: server.endpoint.clone(),
+            peer: None,
+            principal: None,
+            unauthenticated: false,
+            memory: None,
+            held: Some(Box::new(Present { server: server.clone(), id, _permit: Arc::new(permit) })),
+        };
+        let channel = WebChannel::new(made, server.web_socket);
+        let place = server.plain.clone().try_reserve_owned().unwrap();
+        Opening { http, plain, client, channel, id, place }
+    }
+
+    /// Receives a close frame and returns its code.
+    async fn close_code(client: &mut TcpStream) -> u16 {
+        let mut head = [0; 4];
+        client.read_exact(&mut head).await.unwrap();
+        let [first, _, code @ ..] = head;
+        assert_eq!(first, 0x88);
+        u16::from_be_bytes(code)
+    }
+
+    #[tokio::test]
+    async fn client_whose_web_socket_opens_during_shutdown_is_told() {
+        let Opening { http, mut plain, mut client, channel, id, place } = opening().await;
+        let server = http.server.clone();
+        let mut closing = pin!(http.close(GRACE));
+        // The list of open WebSockets is read here, without the new one.
+        tokio::select! {
+            biased;
+            () = &mut closing => panic!("a connection is open"),
+            () = std::future::ready(()) => {}
+        }
+        opened(&server, id, channel, place).await;
+        let whole = async {
+            let (_sender, mut receiver) = plain.accept().await.unwrap().split();
+            assert_eq!(close_code(&mut client).await, 1001);
+            // The same close frame from the client, masked with zeros.
+            client.write_all(b"\x88\x82\0\0\0\0\x03\xe9").await.unwrap();
+            assert!(matches!(receiver.recv().await, Incoming::End(CloseReason::ByUs)));
+        };
+        timeout(LIMIT, whole).await.unwrap();
+        timeout(LIMIT, closing).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn client_whose_web_socket_opens_without_an_acceptor_is_told() {
+        let Opening { http, plain, mut client, channel, id, place } = opening().await;
+        drop(plain);
+        opened(&http.server, id, channel, place).await;
+        assert_eq!(timeout(LIMIT, close_code(&mut client)).await.unwrap(), 1001);
+        timeout(LIMIT, http.close(GRACE)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn client_whose_web_socket_is_never_accepted_is_told() {
+        let Opening { http, plain, mut client, channel, id, place } = opening().await;
+        opened(&http.server, id, channel, place).await;
+        drop(plain);
+        assert_eq!(timeout(LIMIT, close_code(&mut client)).await.unwrap(), 1001);
+        timeout(LIMIT, http.close(GRACE)).await.unwrap();
+    }
 }

@@ -1,0 +1,97 @@
+//! The lines of a web server, and what accepts them.
+
+use tieline_transport::{
+    Acceptor, BoxChannel, Channel, CloseReason, Control, Endpoint, ErrorKind, Operation, Receiver,
+    Sender, TransportError,
+};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::channel::WebChannel;
+use crate::events::EventChannel;
+
+/// Yields the lines of an [`HttpServer`](super::HttpServer). Dropping it refuses further ones, and
+/// those that were not accepted yet.
+pub struct WebAcceptor {
+    arrivals: mpsc::Receiver<WebLine>,
+    endpoint: Endpoint,
+    runtime: Handle,
+}
+
+impl WebAcceptor {
+    /// Must be called in a tokio runtime.
+    pub(super) fn new(arrivals: mpsc::Receiver<WebLine>, endpoint: Endpoint) -> Self {
+        Self { arrivals, endpoint, runtime: Handle::current() }
+    }
+}
+
+impl Drop for WebAcceptor {
+    fn drop(&mut self) {
+        let mut arrivals = std::mem::replace(&mut self.arrivals, mpsc::channel(1).1);
+        arrivals.close();
+        // In a task, because a request that holds a place in the queue may still put its line there, and the
+        // queue would keep it as long as the server lives.
+        self.runtime.spawn(async move {
+            while let Some(line) = arrivals.recv().await {
+                line.control().say_at_close(CloseReason::ByUs);
+            }
+        });
+    }
+}
+
+/// A line that a client opened, over any of the supported protocols.
+#[non_exhaustive]
+pub enum WebLine {
+    /// A WebSocket.
+    WebSocket(Box<WebChannel>),
+    /// An event stream with POSTs in the other direction, or a call by POST.
+    Events(EventChannel),
+}
+
+impl WebLine {
+    /// Returns the WebSocket, if it is one.
+    pub fn into_web_socket(self) -> Option<WebChannel> {
+        match self {
+            Self::WebSocket(channel) => Some(*channel),
+            Self::Events(_) => None,
+        }
+    }
+}
+
+impl Channel for WebLine {
+    type Sender = Box<dyn Sender>;
+    type Receiver = Box<dyn Receiver>;
+
+    fn control(&self) -> &Control {
+        match self {
+            Self::WebSocket(channel) => channel.control(),
+            Self::Events(channel) => channel.control(),
+        }
+    }
+
+    fn split(self) -> (Self::Sender, Self::Receiver) {
+        self.boxed().split()
+    }
+
+    fn boxed(self) -> BoxChannel {
+        match self {
+            Self::WebSocket(channel) => channel.boxed(),
+            Self::Events(channel) => channel.boxed(),
+        }
+    }
+}
+
+impl Acceptor for WebAcceptor {
+    type Channel = WebLine;
+
+    async fn accept(&mut self) -> Result<WebLine, TransportError> {
+        self.arrivals.recv().await.ok_or_else(|| {
+            let kind = ErrorKind::Closed(CloseReason::ByUs);
+            TransportError::new(kind, Operation::Accept).at(&self.endpoint)
+        })
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
