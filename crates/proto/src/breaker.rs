@@ -203,15 +203,17 @@ impl Breaker {
 
     /// Applies the changes of stage that depend on time only, as of the moment at which they were due.
     fn settle(&mut self, now: Duration, random: f64) {
-        if let Stage::HalfOpen { under_way: 1.., deadline, .. } = self.stage
-            && deadline <= now
-        {
-            self.open(deadline, random);
+        match self.stage {
+            Stage::HalfOpen { under_way: 1.., deadline, .. } if deadline <= now => {
+                self.open(deadline, random);
+            }
+            _ => {}
         }
-        if let Stage::Open { until } = self.stage
-            && until <= now
-        {
-            self.enter(Stage::HalfOpen { under_way: 0, passed: 0, deadline: Duration::MAX });
+        match self.stage {
+            Stage::Open { until } if until <= now => {
+                self.enter(Stage::HalfOpen { under_way: 0, passed: 0, deadline: Duration::MAX });
+            }
+            _ => {}
         }
     }
 

@@ -1,4 +1,4 @@
-//! Escaping untrusted text for terminals and logs.
+//! Text for people: escaping what is untrusted, and truncating.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -20,10 +20,9 @@ pub fn printable_lines(text: &[u8]) -> Cow<'_, str> {
 }
 
 fn escape(text: &[u8], is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if let Ok(text) = std::str::from_utf8(text)
-        && !text.contains(&is_escaped)
-    {
-        return Cow::Borrowed(text);
+    match std::str::from_utf8(text) {
+        Ok(text) if !text.contains(&is_escaped) => return Cow::Borrowed(text),
+        _ => {}
     }
     let mut out = String::with_capacity(text.len() + 16);
     for chunk in text.utf8_chunks() {
@@ -42,9 +41,26 @@ fn escape(text: &[u8], is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Returns the longest part of `text`, from its start, that is at most `most` bytes long.
+pub(crate) fn truncated(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_truncated_between_characters() {
+        for (most, expected) in [(0, ""), (1, "a"), (2, "a"), (3, "aé"), (4, "aéb"), (9, "aéb")]
+        {
+            assert_eq!(truncated("aéb", most), expected);
+        }
+    }
 
     #[test]
     fn control_characters_and_invalid_utf8_are_escaped() {

@@ -213,7 +213,7 @@ impl Ours {
                     let event = self.session.receive(self.begun.elapsed(), frame).unwrap();
                     if let Some(Received::Message { message, .. }) = event {
                         self.received.push(String::from_utf8(message.into()).unwrap());
-                        if self.received.len().is_multiple_of(70) {
+                        if self.received.len() % 70 == 0 {
                             return false;
                         }
                     }

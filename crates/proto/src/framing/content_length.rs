@@ -69,9 +69,8 @@ impl ContentLength {
                 let header = *line;
                 return Ok(Some((self.admit(length)?, header)));
             }
-            if let Some(found) = content_length(text)?
-                && length.replace(found).is_some()
-            {
+            let earlier = content_length(text)?.and_then(|found| length.replace(found));
+            if earlier.is_some() {
                 return Err(FrameError::DuplicateContentLength);
             }
         }

@@ -42,11 +42,13 @@ impl LengthPrefix {
     /// one, which ends at `end`, is complete.
     fn fill(&mut self, buffer: &mut BytesMut, end: usize) -> bool {
         let window = buffer.get(..BLOCK).unwrap_or(buffer);
+        let complete = |last: usize| {
+            let length = announced(window.get(last..)?)?;
+            let fits = length <= self.max_message.bytes() && length + PREFIX <= window.len() - last;
+            fits.then_some(length)
+        };
         let mut last = end;
-        while let Some(length) = announced(window.get(last..).unwrap_or_default())
-            && length <= self.max_message.bytes()
-            && length + PREFIX <= window.len() - last
-        {
+        while let Some(length) = complete(last) {
             last += PREFIX + length;
         }
         if last == end {
@@ -69,11 +71,10 @@ impl LengthPrefix {
         if buffer.len() - PREFIX < length {
             return Ok(None);
         }
-        if length + PREFIX <= SHORT
-            && self.fill(buffer, length + PREFIX)
-            && let Some(message) = self.next()
-        {
-            return Ok(Some(Frame::Message(message)));
+        if length + PREFIX <= SHORT && self.fill(buffer, length + PREFIX) {
+            if let Some(message) = self.next() {
+                return Ok(Some(Frame::Message(message)));
+            }
         }
         buffer.advance(PREFIX);
         Ok(Some(Frame::Message(take_message(buffer, length, 0))))

@@ -45,9 +45,7 @@ impl Lines {
     #[inline(never)]
     fn find(&mut self, buffer: &mut BytesMut) -> Found {
         loop {
-            if let Some(gone) = self.discarding
-                && !self.discard(gone, buffer)
-            {
+            if self.discarding.is_some_and(|gone| !self.discard(gone, buffer)) {
                 return Found::Nothing;
             }
             let fresh = buffer.get(self.scanned..).unwrap_or_default();

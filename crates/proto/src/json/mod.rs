@@ -120,9 +120,10 @@ pub fn check(text: &[u8], limits: Limits) -> Result<(), JsonError> {
 
 fn check_utf8(text: &[u8]) -> Result<(), JsonError> {
     // Most text is ASCII, which is faster to check.
-    let (words, rest) = text.as_chunks::<8>();
-    let all = words.iter().fold(0, |all, word| all | u64::from_le_bytes(*word));
-    let high = rest.iter().fold(0, |all, byte| all | byte) >> 7;
+    let words = text.chunks_exact(8);
+    let high = words.remainder().iter().fold(0, |all, byte| all | byte) >> 7;
+    let words = words.filter_map(|word| word.try_into().ok()).map(u64::from_le_bytes);
+    let all = words.fold(0, |all, word| all | word);
     if all & u64::from_le_bytes([0x80; 8]) == 0 && high == 0 {
         return Ok(());
     }

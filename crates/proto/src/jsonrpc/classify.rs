@@ -139,10 +139,10 @@ impl Members {
             first = false;
             let slot = self.slot(&key);
             let value = scanner.value()?;
-            if let Some((name, slot)) = slot
-                && slot.replace(value.into()).is_some()
-            {
-                self.doubled = self.doubled.or(Some(name));
+            if let Some((name, slot)) = slot {
+                if slot.replace(value.into()).is_some() {
+                    self.doubled = self.doubled.or(Some(name));
+                }
             }
         }
         Ok(())
@@ -190,9 +190,7 @@ fn judge(message: &[u8], members: &Members, dialect: &Dialect) -> Result<Shape, 
             return Err(InvalidProblem::Wrong("jsonrpc"));
         }
     }
-    if let Some(id) = members.id
-        && !is_id(id.of(message))
-    {
+    if members.id.is_some_and(|id| !is_id(id.of(message))) {
         return Err(InvalidProblem::Wrong("id"));
     }
     if let Some(method) = members.method_name(message) {

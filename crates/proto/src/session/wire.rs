@@ -4,6 +4,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{Malformed, Refusal, Secret, Sequence, SessionId};
 use crate::byte_size::ByteSize;
+use crate::printable::truncated;
 
 /// The version of the protocol that is supported.
 pub const VERSION: u8 = 1;
@@ -179,15 +180,13 @@ impl Frame {
         let Some(([DATA, numbers @ ..], _)) = frame.split_first_chunk::<OVERHEAD>() else {
             return Err(frame);
         };
-        let (numbers, _) = numbers.as_chunks();
-        match numbers {
-            [sequence, acknowledged] if *sequence != [0; 8] => {
-                let numbers = (u64::from_be_bytes(*sequence), u64::from_be_bytes(*acknowledged));
-                frame.advance(OVERHEAD);
-                Ok((numbers.0, numbers.1, frame))
-            }
-            _ => Err(frame),
+        let numbers = u128::from_be_bytes(*numbers);
+        let (sequence, acknowledged) = ((numbers >> 64) as u64, numbers as u64);
+        if sequence == 0 {
+            return Err(frame);
         }
+        frame.advance(OVERHEAD);
+        Ok((sequence, acknowledged, frame))
     }
 
     /// Decodes a frame.
@@ -300,11 +299,9 @@ impl Head {
     /// Encodes the head of a data frame.
     pub(super) fn of_message(sequence: Sequence, acknowledged: Sequence) -> Self {
         let mut bytes = [DATA; OVERHEAD];
-        if let Some((_, numbers)) = bytes.split_first_mut()
-            && let Some((first, second)) = numbers.split_at_mut_checked(8)
-        {
-            first.copy_from_slice(&sequence.to_be_bytes());
-            second.copy_from_slice(&acknowledged.to_be_bytes());
+        let numbers = (u128::from(sequence) << 64) | u128::from(acknowledged);
+        if let Some((_, place)) = bytes.split_first_mut() {
+            place.copy_from_slice(&numbers.to_be_bytes());
         }
         Self { bytes, length: OVERHEAD }
     }
@@ -350,13 +347,10 @@ pub fn is_refusal(frame: &[u8]) -> bool {
 }
 
 fn texted(front: &[u8], text: &str) -> Bytes {
-    let mut end = text.len().min(MAX_TEXT);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut out = BytesMut::with_capacity(front.len() + end);
+    let text = truncated(text, MAX_TEXT);
+    let mut out = BytesMut::with_capacity(front.len() + text.len());
     out.put_slice(front);
-    out.put_slice(text.get(..end).unwrap_or_default().as_bytes());
+    out.put_slice(text.as_bytes());
     out.freeze()
 }
 

@@ -181,9 +181,10 @@ impl EventSession {
     /// Records that the events up to this one were written to the client's connection. They may not have
     /// arrived.
     pub fn wrote(&mut self, now: Duration, sequence: Sequence) {
-        while let Some((number, length)) = self.unproven.get(self.written).copied()
-            && number <= sequence
-        {
+        while let Some(&(number, length)) = self.unproven.get(self.written) {
+            if number > sequence {
+                break;
+            }
             self.written += 1;
             self.written_bytes += length;
         }

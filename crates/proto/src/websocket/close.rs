@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::Violation;
 use super::header::MAX_CONTROL;
+use crate::printable::truncated;
 
 /// A close status code (RFC 6455, section 7.4, and the IANA registry of close codes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,11 +103,7 @@ impl Close {
     }
 
     pub(super) fn payload(&self) -> Vec<u8> {
-        let mut text = self.text.as_str();
-        while text.len() > MAX_CONTROL - 2 {
-            let (before, _) = text.split_at(text.floor_char_boundary(MAX_CONTROL - 2));
-            text = before;
-        }
+        let text = truncated(&self.text, MAX_CONTROL - 2);
         [&self.code.0.to_be_bytes()[..], text.as_bytes()].concat()
     }
 }

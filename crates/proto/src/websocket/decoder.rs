@@ -105,9 +105,7 @@ impl Decoder {
                 return Ok(None);
             }
             buffer.advance(header.size);
-            if let Some(mask) = header.mask
-                && let Some(payload) = buffer.get_mut(..length)
-            {
+            if let (Some(mask), Some(payload)) = (header.mask, buffer.get_mut(..length)) {
                 apply_mask(mask, payload);
             }
             let event = match header.opcode {
