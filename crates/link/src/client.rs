@@ -15,9 +15,10 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::link::{Link, LinkOptions, LinkSender};
+use crate::lock::lock;
 use crate::receiver::LinkReceiver;
 use crate::session::SessionOptions;
-use crate::shared::{Shared, lock};
+use crate::shared_link::SharedLink;
 use crate::state::{State, StatePublisher, States};
 
 /// The options of a [`Client`].
@@ -56,7 +57,7 @@ enum Slot {
 }
 
 struct Connection {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLink>,
     control: Control,
     sender: Arc<tokio::sync::Mutex<LinkSender>>,
     receiver: Arc<Mutex<Option<LinkReceiver>>>,

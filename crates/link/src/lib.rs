@@ -239,12 +239,13 @@ mod breaker;
 mod client;
 mod health;
 mod link;
+mod lock;
 mod pool;
 mod receiver;
 mod recovery;
 mod retries;
 mod session;
-mod shared;
+mod shared_link;
 mod state;
 mod sync;
 

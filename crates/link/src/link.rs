@@ -9,9 +9,10 @@ use tieline_transport::{
     TransportError,
 };
 
+use crate::lock::lock;
 use crate::receiver::{LinkReceiver, Receiving};
 use crate::recovery::{Decider, Recovery};
-use crate::shared::{Behind, Sending, Shared, lock};
+use crate::shared_link::{LinkBacking, Sending, SharedLink};
 use crate::state::{State, StatePublisher, States};
 
 /// The options of a [`Link`].
@@ -69,7 +70,7 @@ impl Link {
         let recovery = options.recovery.unwrap_or_else(|| Recovery::suiting(&info));
         let receiving = Receiving::new(receiver, of_line.clone(), Decider::new(recovery))
             .carrying(options.is_carrier);
-        let shared = Shared::new(connector, told, sender, receiving, of_line.clone());
+        let shared = SharedLink::new(connector, told, sender, receiving, of_line.clone());
         let shared = Arc::new(shared);
         let control = ControlBuilder {
             kind: info.kind,
@@ -77,7 +78,7 @@ impl Link {
             peer: None,
             capabilities: of_line.capabilities(),
             profile: of_line.profile(),
-            backing: Arc::new(Behind(Arc::downgrade(&shared))),
+            backing: Arc::new(LinkBacking(Arc::downgrade(&shared))),
         };
         let control = control.build();
         if let Some(framing) = of_line.framing() {
@@ -88,7 +89,7 @@ impl Link {
         Ok(Self { sender: LinkSender(shared.clone()), receiver: LinkReceiver(shared), control })
     }
 
-    pub(crate) fn shared(&self) -> Arc<Shared> {
+    pub(crate) fn shared(&self) -> Arc<SharedLink> {
         self.sender.0.clone()
     }
 
@@ -115,7 +116,7 @@ impl Channel for Link {
 ///
 /// While there is no line, senders wait, and nothing is queued. Once this half is closed or dropped, the link
 /// no longer reconnects.
-pub struct LinkSender(Arc<Shared>);
+pub struct LinkSender(Arc<SharedLink>);
 
 impl LinkSender {
     /// Waits for the next line or the end.

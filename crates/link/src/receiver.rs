@@ -13,15 +13,16 @@ use tieline_transport::{
 };
 use tokio::time::{Instant, Sleep};
 
+use crate::lock::lock;
 use crate::recovery::{Decider, Next, WELL_AFTER};
-use crate::shared::{Shared, lock};
+use crate::shared_link::SharedLink;
 use crate::state::State;
 
 /// The incoming half of a [`Link`](crate::Link).
 ///
 /// The task that receives does the link's work: this half detects a loss and connects the next line. Once
 /// it is dropped, the link no longer reconnects; messages are still sent as long as the current line lasts.
-pub struct LinkReceiver(pub(crate) Arc<Shared>);
+pub struct LinkReceiver(pub(crate) Arc<SharedLink>);
 
 impl Receiver for LinkReceiver {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
@@ -157,12 +158,12 @@ pub(crate) struct Receiving {
 }
 
 enum Stage {
-    Live(Line),
+    Live(LiveLine),
     Away(Away),
     Ended,
 }
 
-struct Line {
+struct LiveLine {
     receiver: Box<dyn Receiver>,
     control: Control,
     since: Instant,
@@ -187,7 +188,7 @@ struct Away {
 
 impl Receiving {
     pub(crate) fn new(receiver: Box<dyn Receiver>, control: Control, decider: Decider) -> Self {
-        let stage = Stage::Live(Line::new(receiver, control));
+        let stage = Stage::Live(LiveLine::new(receiver, control));
         Self { stage, epoch: 1, decider, is_carrier: false }
     }
 
@@ -209,7 +210,7 @@ impl Receiving {
         Some(cause)
     }
 
-    fn poll(&mut self, shared: &Arc<Shared>, cx: &mut Context<'_>) -> Poll<Incoming> {
+    fn poll(&mut self, shared: &Arc<SharedLink>, cx: &mut Context<'_>) -> Poll<Incoming> {
         loop {
             match &mut self.stage {
                 Stage::Live(live) => {
@@ -246,7 +247,7 @@ impl Receiving {
     }
 
     /// Handles the end of the line, after all its messages were received.
-    fn lost(&mut self, shared: &Shared, reason: CloseReason) {
+    fn lost(&mut self, shared: &SharedLink, reason: CloseReason) {
         let Stage::Live(live) = std::mem::replace(&mut self.stage, Stage::Ended) else { return };
         let cause = shared.cause(reason);
         let restarts = self.epoch - 1;
@@ -292,7 +293,7 @@ impl Receiving {
     }
 
     /// Handles a failed attempt.
-    fn failed(&mut self, shared: &Shared, error: TransportError) {
+    fn failed(&mut self, shared: &SharedLink, error: TransportError) {
         let Stage::Away(away) = &mut self.stage else { return };
         let (cause, next) = self.decider.failed(error, self.epoch - 1);
         match next {
@@ -310,7 +311,7 @@ impl Receiving {
     }
 
     /// Installs the next line. Returns `None` if the link is ending.
-    fn back(&mut self, shared: &Shared, channel: BoxChannel) -> Option<Reset> {
+    fn back(&mut self, shared: &SharedLink, channel: BoxChannel) -> Option<Reset> {
         let Stage::Away(away) = std::mem::replace(&mut self.stage, Stage::Ended) else {
             return None;
         };
@@ -321,13 +322,13 @@ impl Receiving {
             return None;
         };
         self.epoch += 1;
-        self.stage = Stage::Live(Line::new(receiver, control));
+        self.stage = Stage::Live(LiveLine::new(receiver, control));
         shared.publish(State::Connected { epoch: self.epoch });
         Some(Reset { epoch: self.epoch, lost, cause: away.cause })
     }
 }
 
-impl Line {
+impl LiveLine {
     fn new(receiver: Box<dyn Receiver>, control: Control) -> Self {
         Self {
             receiver,
@@ -345,7 +346,7 @@ impl Line {
     }
 
     /// Stops a line in stages after its sender has failed. The end is then received.
-    fn poll_broken(&mut self, shared: &Shared, cx: &mut Context<'_>) {
+    fn poll_broken(&mut self, shared: &SharedLink, cx: &mut Context<'_>) {
         if !shared.is_broken.load(Ordering::Acquire) {
             return;
         }
@@ -367,7 +368,7 @@ impl Away {
     /// Returns the outcome of an attempt when it is ready.
     fn poll(
         &mut self,
-        shared: &Shared,
+        shared: &SharedLink,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BoxChannel, TransportError>> {
         // Two instances of a program at once might conflict over shared resources.

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use tieline_proto::{Backoff, BackoffConfig, RetryBudget, RetryBudgetConfig};
 
+use crate::lock::lock;
 use crate::recovery::random;
-use crate::shared::lock;
 
 /// A [retry budget](RetryBudget) shared by all callers of one server, so that retries do not make an
 /// overload worse. Clones refer to the same budget. It has no task.

@@ -6,22 +6,24 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tieline_proto::session::{
-    Farewell, Frame, LARGEST_GREETING, Lease, Malformed, Refusal, Secret, SessionId, Welcome,
+    Frame, LARGEST_GREETING, Lease, Malformed, Refusal, Secret, SessionId,
 };
 use tieline_transport::{
     Acceptor, BoxChannel, BoxFuture, Channel, CloseReason, Control, DynAcceptor, Endpoint,
-    ErrorKind, Incoming, Operation, Owner, Receiver, ReceiverExt, SenderExt, TransportError,
+    ErrorKind, Incoming, Operation, Owner, Receiver, ReceiverExt, TransportError,
 };
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::assemble::assemble;
-use super::core::{Offer, Role};
-use super::server::{Handed, Server, Table, random};
-use super::shared::Shared;
-use super::{LineOptions, Session, SessionOptions};
-use crate::shared::lock;
+use super::assemble::{Session, assemble};
+use super::handed::Handed;
+use super::options::{LineOptions, SessionOptions};
+use super::refuse::{farewell, refuse};
+use super::shared_session::SharedSession;
+use super::state::{Offer, OnOver, Role, ServerRole, random};
+use super::table::Table;
+use crate::lock::lock;
 
 /// How many connections may be in their handshake at once; more wait to be accepted.
 const HANDSHAKES: usize = 256;
@@ -202,17 +204,15 @@ impl HandshakeLimiter {
             return Err((offer.line, Refusal::Full));
         };
         let id = SessionId(id);
-        let (lease, welcome) = Lease::new(id, owner, Secret(secret));
-        let server = Server {
-            lease,
-            first: Some(welcome),
-            offer: Some(offer),
-            offered: Arc::new(Notify::new()),
-            table: Arc::downgrade(&self.table),
-            grace: self.options.grace,
-        };
-        let shared =
-            Arc::new(Shared::new(Role::Server(Box::new(server)), self.options, self.line.clone()));
+        let (table, grace) = (Arc::downgrade(&self.table), self.options.grace);
+        let on_over: OnOver = Box::new(move |lease, position| {
+            if let Some(table) = table.upgrade() {
+                table.over(lease, position, grace);
+            }
+        });
+        let server = ServerRole::new(Lease::new(id, owner, Secret(secret)), offer, on_over);
+        let role = Role::Server(Box::new(server));
+        let shared = Arc::new(SharedSession::new(role, self.options, self.line.clone()));
         lock(&self.table.live).insert(id, Arc::downgrade(&shared));
         let handed = Handed { shared: Arc::downgrade(&shared) };
         // This fails if the client has disconnected already.
@@ -225,51 +225,16 @@ impl HandshakeLimiter {
 
 /// Passes a connection to the session that it resumes, if its client is authorized.
 fn hand_over(
-    session: &Arc<Shared>,
+    session: &Arc<SharedSession>,
     offer: Offer,
     owner: &Owner,
 ) -> Result<(), (BoxChannel, Refusal)> {
     let replaced = {
-        let mut core = session.core();
-        let position = offer.hello.position;
-        let fits = core.machine.check(position);
-        let Role::Server(server) = &mut core.role else {
-            return Err((offer.line, Refusal::Unknown));
-        };
-        if let Err(refusal) = server.lease.check(&offer.hello, owner).and(fits) {
-            return Err((offer.line, refusal));
-        }
-        server.offered.notify_one();
-        let replaced = server.offer.replace(offer);
-        session.fence(&mut core, CloseReason::ByPeer);
+        let mut state = session.state();
+        let replaced = state.offer(offer, owner)?;
+        session.fence(&mut state, CloseReason::ByPeer);
         replaced
     };
     drop(replaced);
     Ok(())
-}
-
-/// Tells the client of a session that has ended once more that it is over, with its final position.
-async fn farewell(line: BoxChannel, limit: Duration, welcome: Welcome) {
-    let received = welcome.position.received;
-    let bye = Frame::Bye(Farewell { received, text: String::new() });
-    say(line, limit, [Frame::Welcome(welcome), bye]).await;
-}
-
-/// Sends a refusal and closes the connection. A client that does not read it is not waited for.
-pub(super) async fn refuse(line: BoxChannel, limit: Duration, refusal: Refusal, text: &str) {
-    say(line, limit, [Frame::Refused { refusal, text: text.to_owned() }]).await;
-}
-
-/// Sends these frames and closes the connection.
-async fn say(line: BoxChannel, limit: Duration, frames: impl IntoIterator<Item = Frame>) {
-    let (mut sender, mut receiver) = line.split();
-    let _ = timeout(limit, async {
-        for frame in frames {
-            let _ = sender.send(frame.to_bytes()).await;
-        }
-        let _ = sender.close().await;
-        // Closing a connection with unread data may discard what was sent, so read until the peer closes.
-        while let Incoming::Message(_) = receiver.recv().await {}
-    })
-    .await;
 }

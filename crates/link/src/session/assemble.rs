@@ -1,4 +1,4 @@
-//! Assembling a session, and the backing of its control.
+//! A session, how it is assembled, and the backing of its control.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -6,17 +6,64 @@ use tieline_transport::{
     Backing, BoxFuture, Channel, ChildExit, CloseReason, ConnectionInfo, Control, ControlBuilder,
     DynConnector, Health, PeerIdentity, Principal, Traffic, TransportError,
 };
-use tokio::task::AbortHandle;
 
 use super::driver::Driver;
-use super::shared::Shared;
-use super::{Session, SessionReceiver, SessionSender};
+use super::lifeline::Lifeline;
+use super::receiver::SessionReceiver;
+use super::sender::SessionSender;
+use super::shared_session::SharedSession;
 use crate::link::{Link, LinkOptions};
-use crate::state::{State, StatePublisher};
+use crate::state::{State, StatePublisher, States};
+
+/// A [`Channel`] that survives the loss of its connections: messages in flight are sent again on the next
+/// one, and none is delivered twice.
+///
+/// *Within a session every message is delivered once, in order, or the session ends with an error that says
+/// what was delivered.* If the server no longer knows a client's session, the client begins a new one: its
+/// receiver returns [`Reset`](tieline_transport::Incoming::Reset) with
+/// [`SessionLost`](tieline_transport::CloseReason::SessionLost) as the cause, and its sender reports once
+/// how many messages may be [lost](tieline_transport::SendError::Lost). Until the receiver has returned
+/// that reset, the sender accepts no messages, so a message meant for the lost session never reaches the
+/// new one.
+///
+/// While there is no connection, messages are accepted until the replay buffer is full; then senders wait.
+/// [`settle`](SessionSender::settle) waits until the other end has acknowledged all messages.
+///
+/// Dropping both halves ends the session at once, and informs the other end if that is possible without
+/// waiting. If the sender was [closed](tieline_transport::SenderExt::close) before, the sent messages may
+/// still arrive: the session continues in the background, as long as the runtime does, until the other end
+/// has acknowledged them or the grace period is over.
+pub struct Session {
+    /// Dropped before the sender, so that dropping a whole session does not first end one direction.
+    receiver: SessionReceiver,
+    sender: SessionSender,
+    control: Control,
+    states: States,
+}
+
+impl Session {
+    /// Returns the states from now on. Call this before splitting the session; the result outlives it.
+    pub fn states(&self) -> States {
+        self.states.clone()
+    }
+}
+
+impl Channel for Session {
+    type Sender = SessionSender;
+    type Receiver = SessionReceiver;
+
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
+    fn split(self) -> (SessionSender, SessionReceiver) {
+        (self.sender, self.receiver)
+    }
+}
 
 /// Assembles a session over the first connection of `connector`.
 pub(super) async fn assemble(
-    shared: Arc<Shared>,
+    shared: Arc<SharedSession>,
     connector: Arc<dyn DynConnector>,
 ) -> Result<Session, TransportError> {
     let options = LinkOptions { recovery: shared.options.recovery, is_carrier: true };
@@ -33,7 +80,7 @@ pub(super) async fn assemble(
         peer: of_link.peer(),
         capabilities,
         profile: of_link.profile(),
-        backing: Arc::new(Behind {
+        backing: Arc::new(SessionBacking {
             shared: Arc::downgrade(&shared),
             total: shared.total.clone(),
             link: of_link.clone(),
@@ -49,28 +96,14 @@ pub(super) async fn assemble(
     Ok(Session { sender, receiver, control, states })
 }
 
-/// Held by both halves. Dropping the last one ends the session.
-pub(super) struct Lifeline {
-    shared: Arc<Shared>,
-    task: AbortHandle,
-}
-
-impl Drop for Lifeline {
-    fn drop(&mut self) {
-        if self.shared.leave() {
-            self.task.abort();
-        }
-    }
-}
-
 /// The backing of the session's control. It does not keep the session alive.
-struct Behind {
-    shared: Weak<Shared>,
+struct SessionBacking {
+    shared: Weak<SharedSession>,
     total: Arc<OnceLock<Traffic>>,
     link: Control,
 }
 
-impl Backing for Behind {
+impl Backing for SessionBacking {
     fn health(&self) -> Health {
         self.link.health()
     }
@@ -90,9 +123,9 @@ impl Backing for Behind {
         match (self.total.get(), self.shared.upgrade()) {
             (Some(total), _) => total.add_to(info),
             (None, Some(shared)) => {
-                let core = shared.core();
-                shared.count(&core).add_to(info);
-                info.session = Some(Box::new(core.info()));
+                let state = shared.state();
+                shared.count(&state).add_to(info);
+                info.session = Some(Box::new(state.info()));
             }
             (None, None) => {}
         }

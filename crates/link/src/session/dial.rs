@@ -8,19 +8,29 @@ use tieline_transport::{
     Operation, Receiver, ReceiverExt, SenderExt, TransportError,
 };
 
-use super::assemble::assemble;
-use super::core::Role;
-use super::shared::Shared;
-use super::{LineOptions, Session, SessionOptions};
+use super::assemble::{Session, assemble};
+use super::options::{LineOptions, SessionOptions};
+use super::shared_session::SharedSession;
+use super::state::Role;
 
-pub(super) async fn connect(
-    dialer: Arc<dyn DynConnector>,
-    options: SessionOptions,
-    line: LineOptions,
-) -> Result<Session, TransportError> {
-    let shared = Arc::new(Shared::new(Role::Client(None), options, line));
-    let dialing = Dialing { dialer, shared: Arc::downgrade(&shared) };
-    assemble(shared, Arc::new(dialing)).await
+impl Session {
+    /// Connects with `connector` and requests a session. The connector's channels must use the framing
+    /// `length-prefix`, with a limit that is [`OVERHEAD`](tieline_proto::session::OVERHEAD) bytes above that of the session's messages.
+    ///
+    /// Cancel-safe: a dropped attempt leaves nothing running. Requires a tokio runtime.
+    ///
+    /// # Errors
+    /// The first connection failed, or the other end did not grant a session.
+    pub async fn connect(
+        connector: Arc<dyn DynConnector>,
+        options: SessionOptions,
+        line: LineOptions,
+    ) -> Result<Self, TransportError> {
+        options.validate()?;
+        let shared = Arc::new(SharedSession::new(Role::Client(None), options, line));
+        let dialing = Dialing { dialer: connector, shared: Arc::downgrade(&shared) };
+        assemble(shared, Arc::new(dialing)).await
+    }
 }
 
 /// How often a new session is requested if the connection breaks before the response. Each time, a server
@@ -30,7 +40,7 @@ const ASKS: usize = 3;
 /// The client's connector, which performs the handshake on each connection.
 struct Dialing {
     dialer: Arc<dyn DynConnector>,
-    shared: Weak<Shared>,
+    shared: Weak<SharedSession>,
 }
 
 /// The response to a greeting.
@@ -40,7 +50,11 @@ enum Answer {
 }
 
 impl Dialing {
-    async fn greet(&self, shared: &Shared, greeting: Frame) -> Result<Answer, TransportError> {
+    async fn greet(
+        &self,
+        shared: &SharedSession,
+        greeting: Frame,
+    ) -> Result<Answer, TransportError> {
         let line = self.dialer.connect().await?;
         let control = line.control().clone();
         let endpoint = control.endpoint().clone().resumable();
@@ -91,7 +105,7 @@ impl Dialing {
         // If the session no longer exists, the second iteration requests a new one.
         for _ in 0..2 {
             let shared = self.shared.upgrade().ok_or_else(gone)?;
-            let (greeting, resumes) = shared.greeting();
+            let (greeting, resumes) = shared.state().greeting();
             let answer = loop {
                 match self.greet(&shared, Frame::Hello(greeting.clone())).await {
                     // For an existing session the Link reconnects. A first connection is not retried by the
@@ -107,7 +121,7 @@ impl Dialing {
                 Answer::Granted(line, welcome) => match shared.welcomed(&welcome) {
                     Ok(()) => return Ok(line),
                     Err(reason) => {
-                        shared.core().doom = Some(reason.clone());
+                        shared.state().doom(reason.clone());
                         return Err(TransportError::new(
                             ErrorKind::Closed(reason),
                             Operation::Connect,
@@ -115,7 +129,7 @@ impl Dialing {
                     }
                 },
                 Answer::Refused(refusal, text, _) if resumes && is_about_it(refusal) => {
-                    if !shared.forget(refusal, text) {
+                    if !shared.state().forget(refusal, text, &shared.options) {
                         break;
                     }
                 }

@@ -7,23 +7,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
-use tieline_transport::{CloseReason, LostBy};
+use tieline_transport::{CloseReason, Incoming, LostBy};
 use tokio::time::Sleep;
 
 use super::intake::Intake;
-use super::shared::Shared;
+use super::shared_session::SharedSession;
+use crate::receiver::Gathered;
 
 /// How many batches are processed before other tasks run.
 const BATCHES: usize = 16;
 
-/// How long an acknowledgement waits at most for a message to carry it.
-const PATIENCE: Duration = Duration::from_millis(100);
-
-/// How often to check for a system suspend, if the other end may be on another machine.
-const LOOK: Duration = Duration::from_secs(2);
-
 pub(super) struct Driver {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSession>,
     timer: Pin<Box<Sleep>>,
     /// When the timer fires.
     armed: Option<Duration>,
@@ -31,81 +26,74 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<SharedSession>) -> Self {
         let timer = Box::pin(tokio::time::sleep_until(shared.begun()));
         let is_remote = shared.is_remote();
         Self { shared, timer, armed: None, is_remote }
+    }
+
+    /// Reads frames from the current connection, and lets the Link reconnect. Returns why the Link has
+    /// ended, if it has.
+    fn gather(&self, intake: &mut Intake, cx: &mut Context<'_>, room: bool) -> Option<CloseReason> {
+        let shared = &self.shared;
+        loop {
+            let (connection, is_fenced) = shared.state().connection();
+            if let (true, Some(link)) = (is_fenced, shared.link()) {
+                // The connection was fenced before the Link had installed it, so it is given up only now.
+                link.give_up_line(CloseReason::ByPeer);
+            }
+            if !room && !is_fenced && !shared.is_broken() {
+                return None;
+            }
+            // Frames that are skipped here are sent again over the next connection.
+            let takes = room && !is_fenced;
+            match intake.gather(connection, takes, cx) {
+                Gathered::All => return None,
+                Gathered::Many if takes => return None,
+                Gathered::Other(Incoming::End(reason)) => return Some(reason),
+                // A new connection. Frames of the previous one are sent again, and do not prove that the
+                // other end has seen the new welcome.
+                Gathered::Other(Incoming::Reset(_)) => intake.batch.clear(),
+                Gathered::Many | Gathered::Other(_) => {}
+            }
+        }
     }
 
     /// Processes received frames and writes waiting ones. Fails with the reason if the session is over.
     fn work(&mut self, intake: &mut Intake) -> Result<(), CloseReason> {
         let Self { shared, is_remote, .. } = self;
         let wall = is_remote.then(|| SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
-        let mut core = shared.core();
-        if std::mem::take(&mut core.ends_soon) {
-            core.machine.end();
-        }
-        let received = shared.receive_all(&mut core, intake);
-        shared.listen_for_life(&mut core, wall);
-        let receiver = if core.inbound.is_empty() { None } else { core.receiver.take() };
-        let written = shared.pump(&mut core);
-        let sender = core.free_sender(written.is_ready());
-        let is_over = core.is_over() && (written.is_ready() || !core.has_line());
-        let by_us = core.is_closing;
-        let lingers = core.lingers_until;
-        let has_lingered = lingers.is_some() && core.machine.is_settled() && written.is_ready();
-        let expired = lingers.filter(|until| *until <= core.now && !has_lingered);
-        let expired = expired.map(|_| core.lost(LostBy::Expired(shared.options.grace)));
-        core.count_memory();
-        let doom = core.doom.take().or(expired);
-        drop(core);
+        let mut state = shared.state();
+        state.end_if_dropped();
+        let received = shared.receive_all(&mut state, intake);
+        shared.listen_for_life(&mut state, wall);
+        let receiver = state.free_receiver();
+        let written = state.pump();
+        let sender = state.free_sender(written.is_ready());
+        state.count_memory();
+        let verdict = state.verdict(written.is_ready(), shared.options.grace);
+        drop(state);
         sender.into_iter().chain(receiver).for_each(Waker::wake);
         received?;
-        if let Some(doom) = doom {
-            return Err(doom);
-        }
-        match is_over || has_lingered {
-            true if by_us => Err(CloseReason::ByUs),
-            true => Err(CloseReason::ByPeer),
-            false => Ok(()),
-        }
+        verdict.map_or(Ok(()), Err)
     }
 
     /// Sets the timer for the next acknowledgement, heartbeat or other deadline. Returns whether it has
     /// fired.
     fn watch_the_clock(&mut self, cx: &mut Context<'_>) -> bool {
-        {
-            let mut core = self.shared.core();
-            // Messages that wait for the consumer will have to be acknowledged.
-            let waits = (!core.inbound.is_empty()).then(|| core.now.saturating_add(PATIENCE));
-            let has_line = core.has_line();
-            let due = core.machine.wake_at().or(waits).filter(|_| has_line);
-            let beat = has_line.then(|| core.heartbeat.next_wake());
-            // Timers may stop during a suspend and continue with the remaining time, so poll for suspends.
-            let look = (has_line && self.is_remote).then(|| core.now.saturating_add(LOOK));
-            let next =
-                [due, beat, look, core.lingers_until, core.lent_until].into_iter().flatten().min();
-            let Some(next) = next else {
-                core.is_timed = false;
-                self.armed = None;
-                return false;
-            };
-            if self.armed.is_none_or(|armed| next < armed) {
-                self.armed = Some(next);
-                self.timer.as_mut().reset(self.shared.begun() + next);
-            }
-            core.is_timed = due.is_some();
+        let Some(next) = self.shared.state().next_wake(self.is_remote) else {
+            self.armed = None;
+            return false;
+        };
+        if self.armed.is_none_or(|armed| next < armed) {
+            self.armed = Some(next);
+            self.timer.as_mut().reset(self.shared.begun() + next);
         }
         if self.timer.as_mut().poll(cx).is_ready() {
             self.armed = None;
             return true;
         }
         false
-    }
-
-    /// Returns whether the sender was closed. Then there may be no caller left that learns of lost messages.
-    fn was_closed(&self) -> bool {
-        self.shared.core().is_closed
     }
 
     /// Ends the session. Sends a farewell with the reason after a violation, and an empty one after a
@@ -120,7 +108,7 @@ impl Driver {
                     }
                     None
                 }
-                LostBy::Farewell(text) if !text.is_empty() && self.was_closed() => {
+                LostBy::Farewell(text) if !text.is_empty() && self.shared.state().was_closed() => {
                     if let Some(endpoint) = self.shared.endpoint() {
                         tracing::warn!(%endpoint, "a session ended with undelivered messages: {lost}");
                     }
@@ -137,7 +125,7 @@ impl Driver {
             _ => None,
         };
         if let Some(words) = words {
-            self.shared.say_farewell(&words);
+            self.shared.state().say_farewell(&words);
         }
         self.shared.finish(reason);
     }
@@ -153,16 +141,15 @@ impl Future for Driver {
         intake.begin_turn();
         for _ in 0..BATCHES {
             let (reads, room) = {
-                let mut core = shared.core();
-                shared.register_task(&mut core, cx.waker());
-                if core.end.is_some() {
+                let mut state = shared.state();
+                state.register_task(shared.now(), cx.waker());
+                if state.is_finished() {
                     return Poll::Ready(());
                 }
-                core.is_held_up = core.is_full();
-                (shared.takes_reading(&mut core), !core.is_held_up)
+                state.begin_turn(shared.is_broken())
             };
-            let ended = if reads { intake.gather(&shared, cx, room) } else { None };
-            let ended = ended.map(|reason| shared.core().ended(reason));
+            let ended = if reads { this.gather(&mut intake, cx, room) } else { None };
+            let ended = ended.map(|reason| shared.state().ended(reason));
             let is_full = intake.is_full();
             if let Some(reason) = this.work(&mut intake).err().or(ended) {
                 this.over(reason);

@@ -7,15 +7,14 @@ use std::task::{Context, Poll, Waker, ready};
 use tieline_proto::session::Sequence;
 use tieline_transport::{CloseReason, Incoming, Receiver};
 
-use super::assemble::Lifeline;
-use super::core::{Core, Item};
-use super::shared::Shared;
+use super::lifeline::Lifeline;
+use super::shared_session::SharedSession;
+use super::state::{Item, SessionState};
 use crate::receiver::Live;
-use crate::shared::remember;
 
 /// The incoming half of a [`Session`](super::Session).
 pub struct SessionReceiver {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSession>,
     _lifeline: Arc<Lifeline>,
     /// Items taken from the session's queue in one go, to be returned one by one.
     taken: VecDeque<Item>,
@@ -27,7 +26,7 @@ pub struct SessionReceiver {
 }
 
 impl SessionReceiver {
-    pub(super) fn new(shared: Arc<Shared>, lifeline: Arc<Lifeline>) -> Self {
+    pub(super) fn new(shared: Arc<SharedSession>, lifeline: Arc<Lifeline>) -> Self {
         Self {
             shared,
             _lifeline: lifeline,
@@ -51,32 +50,20 @@ impl SessionReceiver {
 
     /// Acknowledges the returned messages, and takes those that wait. Returns the task to wake.
     fn take_over(
-        shared: &Shared,
-        core: &mut Core,
+        shared: &SharedSession,
+        state: &mut SessionState,
         given: Sequence,
         taken: &mut VecDeque<Item>,
         has_more: bool,
     ) -> Option<Waker> {
-        let is_present = core.generation == core.given_generation;
-        if !shared.options.session.commits && is_present {
-            let now = core.now;
-            core.machine.commit(now, given);
-        }
-        let owes = if has_more { core.machine.owes_much() } else { core.machine.owes(core.now) };
-        if owes {
-            let _ = shared.pump(core);
-        }
-        core.take_inbound(taken);
-        let nudges = core.is_held_up
-            || core.is_over()
-            || (!core.is_timed && core.machine.wake_at().is_some());
-        if nudges { core.task.clone() } else { None }
+        let given = (!shared.options.session.commits).then_some(given);
+        state.give(given, has_more, taken)
     }
 
     /// Acknowledges the returned messages without waiting for more.
     fn commit(&mut self) {
         let Self { shared, taken, given, .. } = self;
-        let nudged = Self::take_over(shared, &mut shared.core(), *given, taken, false);
+        let nudged = Self::take_over(shared, &mut shared.state(), *given, taken, false);
         nudged.into_iter().for_each(Waker::wake);
     }
 
@@ -88,39 +75,39 @@ impl SessionReceiver {
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self { shared, taken, has_more, given, .. } = self;
         let intake = shared.try_intake();
-        let mut core = shared.core();
-        let mut woken = [Self::take_over(shared, &mut core, *given, taken, *has_more), None];
+        let mut state = shared.state();
+        let mut woken = [Self::take_over(shared, &mut state, *given, taken, *has_more), None];
         let mut lent = None;
         if taken.is_empty() {
-            remember(&mut core.receiver, cx.waker());
+            state.register_receiver(cx.waker());
             match intake {
                 Some(intake) => {
-                    if let Some(is_new) = core.lend_reading(|| shared.now()) {
+                    if let Some(is_new) = state.lend_reading(|| shared.now()) {
                         if is_new {
                             // The task must set its timer.
-                            woken = [core.task.clone(), None];
+                            woken = [state.task(), None];
                         }
-                        lent = Some((intake, core.lines));
+                        lent = Some((intake, state.connection().0));
                     }
                 }
                 // The task is reading. What woke us may be for it to read.
-                None => woken = [core.take_back_reading().or(woken[0].take()), None],
+                None => woken = [state.take_back_reading().or(woken[0].take()), None],
             }
         }
-        if lent.is_none() && std::mem::take(has_more) && core.machine.owes(core.now) {
+        if lent.is_none() && std::mem::take(has_more) {
             // The task reads the rest, so this is the time to acknowledge.
-            let _ = shared.pump(&mut core);
+            state.acknowledge();
         }
-        drop(core);
-        if let Some((mut intake, lines)) = lent {
-            let live = intake.read(lines, cx);
+        drop(state);
+        if let Some((mut intake, connection)) = lent {
+            let live = intake.read(connection, cx);
             let had_more = std::mem::replace(has_more, live == Live::Many);
             if live == Live::All && intake.batch.is_empty() && !had_more && woken[0].is_none() {
                 return Poll::Pending;
             }
-            let mut core = shared.core();
-            let [task, sender] = shared.was_read(&mut core, &mut intake, live);
-            core.take_inbound(taken);
+            let mut state = shared.state();
+            let [task, sender] = shared.was_read(&mut state, &mut intake, live);
+            state.take_inbound(taken);
             woken = [task.or(woken[0].take()), sender];
             if matches!(live, Live::Many | Live::One) && taken.is_empty() {
                 // No other event will wake us for what is left to read.
@@ -146,11 +133,7 @@ impl Receiver for SessionReceiver {
                 }
                 Some(Item::Reset(reset)) => {
                     self.given = 0;
-                    let sender = {
-                        let mut core = self.shared.core();
-                        core.given_generation += 1;
-                        core.sender.take()
-                    };
+                    let sender = self.shared.state().reset_given();
                     sender.into_iter().for_each(Waker::wake);
                     return Poll::Ready(Incoming::Reset(reset));
                 }
@@ -168,13 +151,13 @@ impl Receiver for SessionReceiver {
     }
 
     fn holds_part(&self) -> bool {
-        !self.taken.is_empty() || !self.shared.core().inbound.is_empty()
+        !self.taken.is_empty() || self.shared.state().has_inbound()
     }
 
     /// The bytes of messages that were not returned, and so not acknowledged.
     fn unread(&self) -> u64 {
-        let core = self.shared.core();
-        self.taken.iter().chain(&core.inbound).map(Item::length).sum()
+        let state = self.shared.state();
+        self.taken.iter().map(Item::length).sum::<u64>() + state.unread()
     }
 }
 
@@ -190,7 +173,7 @@ impl Drop for SessionReceiver {
 /// end no longer keeps it. It is cheap to clone, and does not keep the session alive.
 #[derive(Clone)]
 pub struct Commits {
-    shared: Weak<Shared>,
+    shared: Weak<SharedSession>,
 }
 
 impl Commits {
@@ -199,19 +182,7 @@ impl Commits {
     /// receiver has returned the [`Reset`](Incoming::Reset), this does nothing.
     pub fn commit(&self, sequence: Sequence) {
         let Some(shared) = self.shared.upgrade() else { return };
-        let task = {
-            let mut core = shared.core();
-            if core.given_generation != core.generation {
-                return;
-            }
-            let now = shared.now();
-            core.now = now;
-            core.machine.commit(now, sequence);
-            if core.machine.owes(now) {
-                let _ = shared.pump(&mut core);
-            }
-            if core.is_timed { None } else { core.task.clone() }
-        };
+        let task = shared.state().commit(shared.now(), sequence);
         task.into_iter().for_each(Waker::wake);
     }
 }

@@ -38,10 +38,9 @@ async fn peer_is_pinged_at_once_after_a_suspend() {
     // Two checks, between which the wall clock advances by an hour.
     let shared = &sender.shared;
     for wall in [0, 3600] {
-        let mut core = shared.core();
-        core.slept = if wall == 0 { Default::default() } else { core.slept.clone() };
-        shared.listen_for_life(&mut core, Some(Duration::from_secs(wall)));
-        let _ = shared.pump(&mut core);
+        let mut state = shared.state();
+        shared.listen_for_life(&mut state, Some(Duration::from_secs(wall)));
+        let _ = state.pump();
     }
     let begun = tokio::time::Instant::now();
     while let Incoming::Message(frame) = from_client.recv().await {
@@ -59,10 +58,10 @@ async fn consumer_that_polls_while_the_task_reads_leaves_reading_to_the_task() {
     let shared = &sender.shared;
     let mut cx = Context::from_waker(Waker::noop());
     assert!(receiver.poll_recv(&mut cx).is_pending());
-    assert!(shared.core().lent_until.is_some(), "the consumer must read");
+    assert!(shared.state().is_lent(), "the consumer must read");
     let at_it = shared.intake();
     assert!(receiver.poll_recv(&mut cx).is_pending());
     // A message may have woken the consumer. The task must read it instead.
-    assert!(shared.core().lent_until.is_none(), "the task must read");
+    assert!(!shared.state().is_lent(), "the task must read");
     drop(at_it);
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::Waker;
 
+use crate::lock::{lock, remember};
 use crate::receiver::Receiving;
 use crate::state::{State, StatePublisher};
 use tieline_transport::{
@@ -13,7 +14,7 @@ use tieline_transport::{
     PeerIdentity, Principal, Sender, Traffic,
 };
 
-pub(crate) struct Shared {
+pub(crate) struct SharedLink {
     pub(crate) connector: Arc<dyn DynConnector>,
     told: StatePublisher,
     pub(crate) sending: Mutex<Sending>,
@@ -81,7 +82,7 @@ struct Life {
     is_news: bool,
 }
 
-impl Shared {
+impl SharedLink {
     pub(crate) fn new(
         connector: Arc<dyn DynConnector>,
         told: StatePublisher,
@@ -302,7 +303,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedLink {
     fn drop(&mut self) {
         self.life().is_leaving = true;
         self.finish(CloseReason::ByUs);
@@ -310,15 +311,15 @@ impl Drop for Shared {
 }
 
 /// The backing of the link's control. It does not keep the link alive.
-pub(crate) struct Behind(pub(crate) Weak<Shared>);
+pub(crate) struct LinkBacking(pub(crate) Weak<SharedLink>);
 
-impl Behind {
+impl LinkBacking {
     fn line(&self) -> Option<Control> {
         self.0.upgrade()?.life().line.clone()
     }
 }
 
-impl Backing for Behind {
+impl Backing for LinkBacking {
     fn health(&self) -> Health {
         self.line().map_or(Health::Down, |line| line.health())
     }
@@ -371,16 +372,4 @@ impl Backing for Behind {
             shared.abort();
         }
     }
-}
-
-/// Stores the waker of a waiting task, replacing an earlier one.
-pub(crate) fn remember(place: &mut Option<Waker>, waker: &Waker) {
-    match place {
-        Some(known) => known.clone_from(waker),
-        none => *none = Some(waker.clone()),
-    }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

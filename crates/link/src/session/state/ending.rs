@@ -1,0 +1,109 @@
+//! How the directions of a session end, and why the session does.
+
+use std::time::Duration;
+
+use tieline_transport::CloseReason;
+
+#[derive(Default)]
+pub(super) struct Ending {
+    /// This side has ended its direction.
+    is_closing: bool,
+    /// This side has ended its direction by closing the sender, not by dropping it.
+    is_closed: bool,
+    /// The sender was dropped, and the task is to send the end. If the receiver is dropped too, only a
+    /// farewell is sent.
+    ends_soon: bool,
+    /// Both halves were dropped after closing. Sent messages may still arrive until this time.
+    lingers_until: Option<Duration>,
+    /// The other end has ended its direction.
+    has_peer_ended: bool,
+    /// Nothing more is sent, because the next message cannot be delivered.
+    is_undeliverable: bool,
+    /// The task is to end the session for this reason. Set where locks of the Link are held.
+    doom: Option<CloseReason>,
+    /// The session is over for this reason.
+    reason: Option<CloseReason>,
+}
+
+impl Ending {
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// The sender was closed.
+    pub(super) fn close(&mut self) {
+        self.is_closing = true;
+        self.is_closed = true;
+    }
+
+    /// The sender was dropped.
+    pub(super) fn sender_gone(&mut self) {
+        self.is_closing = true;
+        self.ends_soon = true;
+    }
+
+    /// Returns once whether the task is to send the end.
+    pub(super) fn take_end(&mut self) -> bool {
+        std::mem::take(&mut self.ends_soon)
+    }
+
+    pub(super) fn lingers_until(&self) -> Option<Duration> {
+        self.lingers_until
+    }
+
+    pub(super) fn linger(&mut self, until: Duration) {
+        self.lingers_until = Some(until);
+    }
+
+    pub(super) fn has_peer_ended(&self) -> bool {
+        self.has_peer_ended
+    }
+
+    /// Records that the other end has ended its direction. Returns which side ended its own first.
+    pub(super) fn peer_ended(&mut self) -> CloseReason {
+        self.has_peer_ended = true;
+        self.by()
+    }
+
+    /// Returns the reason of an end that both sides agree on.
+    pub(super) fn by(&self) -> CloseReason {
+        if self.is_closing { CloseReason::ByUs } else { CloseReason::ByPeer }
+    }
+
+    pub(super) fn is_undeliverable(&self) -> bool {
+        self.is_undeliverable
+    }
+
+    pub(super) fn undeliverable(&mut self) {
+        self.is_undeliverable = true;
+    }
+
+    pub(super) fn is_doomed(&self) -> bool {
+        self.doom.is_some()
+    }
+
+    /// Lets the task end the session. The first reason is kept.
+    pub(super) fn doom(&mut self, reason: CloseReason) {
+        self.doom.get_or_insert(reason);
+    }
+
+    pub(super) fn take_doom(&mut self) -> Option<CloseReason> {
+        self.doom.take()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.reason.is_some()
+    }
+
+    pub(super) fn reason(&self) -> Option<&CloseReason> {
+        self.reason.as_ref()
+    }
+
+    pub(super) fn finish(&mut self, reason: CloseReason) {
+        self.reason = Some(reason);
+    }
+}

@@ -1,0 +1,324 @@
+//! The state of a session under its main lock: the protocol's state machine, and groups that each keep
+//! their own rules. The session's halves, its task and its handshakes change it through methods only.
+//!
+//! | group | content |
+//! |---|---|
+//! | `inbound` | what waits for the consumer |
+//! | `reading` | who reads the connection |
+//! | `liveness` | the heartbeat of the connection |
+//! | `progress` | timed messages, and connections lost in vain |
+//! | `renewal` | the replacement of a lost session |
+//! | `ending` | the ends of both directions and of the session |
+//! | `wakers` | the tasks to wake |
+//!
+//! The methods are in `receive` (what arrives, and the consumer's part), `send`, `connect` (handshakes and
+//! new connections) and here (everything else).
+
+mod connect;
+mod ending;
+mod inbound;
+mod liveness;
+mod progress;
+mod reading;
+mod receive;
+mod renewal;
+mod role;
+mod send;
+mod wakers;
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tieline_proto::json::Limits;
+use tieline_proto::session::{Farewell, Frame, Position, Session as Machine};
+use tieline_proto::{HeartbeatConfig, HeartbeatEvent};
+use tieline_transport::{
+    Account, CloseReason, Control, LostBy, SendError, Sender, SessionInfo, SessionLost, Traffic,
+};
+
+use self::ending::Ending;
+use self::inbound::Inbound;
+use self::liveness::Liveness;
+use self::progress::Progress;
+use self::reading::Reading;
+use self::renewal::Renewal;
+use self::wakers::Wakers;
+use super::options::SessionOptions;
+use crate::link::LinkSender;
+
+pub(super) use self::inbound::Item;
+pub(super) use self::role::{Offer, OnOver, Role, ServerRole, random};
+pub(super) use self::wakers::Waits;
+
+/// Messages of at least this size update the memory account when they are sent or taken. Smaller ones are
+/// counted when the queue is full, and by the task.
+const LARGE: usize = 64 * 1024;
+
+/// How long an acknowledgement waits at most for a message to carry it.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How often to check for a system suspend, if the other end may be on another machine.
+const LOOK: Duration = Duration::from_secs(2);
+
+pub(super) struct SessionState {
+    machine: Machine,
+    role: Role,
+    /// What the connections are sent on.
+    line: Option<LinkSender>,
+    /// The number of the current connection.
+    connection: u64,
+    /// When the task was last polled, or when the consumer began to read: at most about 100 ms ago while
+    /// there is activity. The clock is not read for every message.
+    now: Duration,
+    /// If set, received messages must be JSON within these limits.
+    json: Option<Limits>,
+    heartbeat: HeartbeatConfig,
+    /// The memory account of kept messages and of those that wait for the consumer.
+    account: Account,
+    /// Messages of earlier generations, and faults of all.
+    counted: Traffic,
+    inbound: Inbound,
+    reading: Reading,
+    liveness: Liveness,
+    progress: Progress,
+    renewal: Renewal,
+    ending: Ending,
+    wakers: Wakers,
+}
+
+impl SessionState {
+    pub(super) fn new(
+        role: Role,
+        options: &SessionOptions,
+        json: Option<Limits>,
+        account: Account,
+    ) -> Self {
+        Self {
+            machine: options.machine(),
+            role,
+            line: None,
+            connection: 0,
+            now: Duration::ZERO,
+            json,
+            heartbeat: options.heartbeat,
+            account,
+            counted: Traffic::default(),
+            inbound: Inbound::default(),
+            reading: Reading::default(),
+            liveness: Liveness::new(options.heartbeat),
+            progress: Progress::new(),
+            renewal: Renewal::default(),
+            ending: Ending::default(),
+            wakers: Wakers::default(),
+        }
+    }
+
+    /// Sets the sending half of the Link that carries the session.
+    pub(super) fn carried(&mut self, line: LinkSender) {
+        self.line = Some(line);
+    }
+
+    /// Returns whether there is a connection at present.
+    pub(super) fn has_line(&self) -> bool {
+        self.line.as_ref().is_some_and(LinkSender::has_line)
+    }
+
+    /// Returns whether both ends have ended the session.
+    pub(super) fn is_settled(&self) -> bool {
+        self.machine.is_settled()
+    }
+
+    /// Returns why the session is over, as the sender's error.
+    pub(super) fn closed(&self) -> Option<SendError> {
+        self.ending.reason().map(|reason| SendError::Closed(Box::new(reason.clone())))
+    }
+
+    /// Returns whether the session is over.
+    pub(super) fn is_finished(&self) -> bool {
+        self.ending.is_over()
+    }
+
+    /// Returns whether the sender was closed. Then there may be no caller left that learns of lost messages.
+    pub(super) fn was_closed(&self) -> bool {
+        self.ending.is_closed()
+    }
+
+    /// Registers the session's task, which is being polled.
+    pub(super) fn register_task(&mut self, now: Duration, waker: &Waker) {
+        self.now = now;
+        self.wakers.register_task(waker);
+    }
+
+    /// Lets the session's task end the session. The first reason is kept.
+    pub(super) fn doom(&mut self, reason: CloseReason) {
+        self.ending.doom(reason);
+    }
+
+    /// Returns why the task is to end the session now, if it is. `is_written` says that nothing is left to
+    /// write.
+    pub(super) fn verdict(&mut self, is_written: bool, grace: Duration) -> Option<CloseReason> {
+        let lingers = self.ending.lingers_until();
+        let has_lingered = lingers.is_some() && self.machine.is_settled() && is_written;
+        if let Some(doom) = self.ending.take_doom() {
+            return Some(doom);
+        }
+        if !has_lingered && lingers.is_some_and(|until| until <= self.now) {
+            return Some(self.lost(LostBy::Expired(grace)));
+        }
+        let is_over = self.machine.is_over() && (is_written || !self.has_line());
+        (is_over || has_lingered).then(|| self.ending.by())
+    }
+
+    /// Records the end of the session. Returns all waiting tasks, and the sending half of the Link.
+    pub(super) fn finish(
+        &mut self,
+        reason: CloseReason,
+    ) -> ([Option<Waker>; 4], Option<LinkSender>) {
+        self.ending.finish(reason.clone());
+        if !self.ending.has_peer_ended() {
+            self.inbound.push(Item::End(reason));
+        }
+        let position = self.final_position();
+        if let Role::Server(server) = &self.role {
+            server.over(position);
+        }
+        (self.wakers.take_all(), self.line.take())
+    }
+
+    /// Handles the drop of a session that did not end.
+    pub(super) fn abandon(&self) {
+        if let (Role::Server(server), false) = (&self.role, self.is_finished()) {
+            server.over(None);
+        }
+    }
+
+    /// Returns the session's last position if both ends have ended it.
+    fn final_position(&self) -> Option<Position> {
+        self.machine.is_over().then(|| self.machine.position())
+    }
+
+    /// Handles the drop of both halves: if the sender was closed before, the session lingers until the other
+    /// end has acknowledged everything. Returns whether it does.
+    pub(super) fn linger(&mut self, until: Duration) -> bool {
+        let lingers =
+            self.ending.is_closed() && !self.machine.is_settled() && !self.ending.is_over();
+        if lingers {
+            self.ending.linger(until);
+            self.wakers.wake_task();
+        }
+        lingers
+    }
+
+    /// Tells the other end that the session is over, if that is possible without waiting.
+    pub(super) fn say_farewell(&mut self, text: &str) {
+        // Received messages that were not consumed are lost with the session, so they are not acknowledged.
+        let received = self.machine.position().acknowledged;
+        let _ = self.pump();
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Some(line) = &mut self.line
+            && let Poll::Ready(Ok(())) = line.poll_ready(&mut cx)
+        {
+            let farewell = Farewell { received, text: text.to_owned() };
+            let _ = line.start_send(Frame::Bye(farewell).to_bytes());
+            let _ = line.poll_flush(&mut cx);
+        }
+    }
+
+    /// Pings the other end when the connection is idle, or after a suspend if it may be on another machine.
+    /// Returns true if it does not respond, so that the connection is to be given up.
+    pub(super) fn is_dead(
+        &mut self,
+        wall: Option<Duration>,
+        line: impl FnOnce() -> Option<Control>,
+    ) -> bool {
+        if let Some(wall) = wall {
+            self.liveness.look_for_suspend(self.now, wall);
+        }
+        if self.has_line()
+            && self.liveness.next_wake() <= self.now
+            && let Some(line) = line()
+        {
+            self.liveness.look_at_line(self.now, &line.info(), self.line_outgoing());
+        }
+        while self.has_line()
+            && let Some(event) = self.liveness.poll(self.now)
+        {
+            match event {
+                HeartbeatEvent::Ping => self.machine.ping(self.connection),
+                HeartbeatEvent::Down => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// Returns when the task must be polled next: for an acknowledgement, a heartbeat or another deadline.
+    pub(super) fn next_wake(&mut self, is_remote: bool) -> Option<Duration> {
+        // Messages that wait for the consumer will have to be acknowledged.
+        let waits = (!self.inbound.is_empty()).then(|| self.now.saturating_add(PATIENCE));
+        let has_line = self.has_line();
+        let due = self.machine.wake_at().or(waits).filter(|_| has_line);
+        let beat = has_line.then(|| self.liveness.next_wake());
+        // Timers may stop during a suspend and continue with the remaining time, so poll for suspends.
+        let look = (has_line && is_remote).then(|| self.now.saturating_add(LOOK));
+        let others = [beat, look, self.ending.lingers_until(), self.reading.lent_until()];
+        self.wakers.set_task_timed(due.is_some());
+        [due].into_iter().chain(others).flatten().min()
+    }
+
+    /// Updates the memory account with the kept messages and those that wait for the consumer. If the
+    /// budget is exceeded, the session ends when its task is polled next.
+    pub(super) fn count_memory(&mut self) {
+        let held = self.machine.kept().1 + self.inbound.held_bytes();
+        let counted = self.account.set(held).and_then(|()| match self.wakers.task() {
+            Some(task) => self.account.check(task),
+            None => Ok(()),
+        });
+        if let Err(refused) = counted
+            && !self.ending.is_doomed()
+        {
+            let lost = self.lost(LostBy::Line(refused.into()));
+            self.ending.doom(lost);
+            self.wakers.wake_task();
+        }
+    }
+
+    /// Returns the number of messages over all connections.
+    pub(super) fn count(&self) -> Traffic {
+        let mut counted = self.counted;
+        counted.messages_out += self.machine.delivered().sent;
+        // The end of a direction is numbered, but is not a message.
+        let end = u64::from(self.ending.has_peer_ended());
+        counted.messages_in += self.machine.position().received - end;
+        counted
+    }
+
+    /// Returns the session's state for its control.
+    pub(super) fn info(&self) -> SessionInfo {
+        let mut info = SessionInfo::default();
+        info.epoch = self.role.epoch();
+        info.is_connected = self.has_line();
+        (info.kept_messages, info.kept_bytes) = self.machine.kept();
+        info.waiting_messages = self.inbound.len();
+        info.latency = self.progress.latency().clone();
+        info
+    }
+
+    /// Returns the close reason for losing the session, with what was delivered.
+    pub(super) fn lost(&self, cause: LostBy) -> CloseReason {
+        let epoch = self.role.epoch();
+        let delivered = self.machine.delivered();
+        CloseReason::SessionLost(Arc::new(SessionLost { delivered, epoch, cause }))
+    }
+
+    /// Returns why the session has ended with its Link. If a lost session was not replaced yet, that is why
+    /// it was lost.
+    pub(super) fn ended(&self, reason: CloseReason) -> CloseReason {
+        match (reason, self.renewal.cause()) {
+            (CloseReason::ByUs, _) => CloseReason::ByUs,
+            (_, Some(cause)) => cause.clone(),
+            (reason, None) => self.lost(LostBy::Line(reason)),
+        }
+    }
+}

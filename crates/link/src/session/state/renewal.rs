@@ -1,0 +1,62 @@
+//! The replacement of a lost session by a new one, and what was lost with it.
+
+use tieline_transport::CloseReason;
+
+#[derive(Default)]
+pub(super) struct Renewal {
+    /// The number of the session: one that could not be resumed is replaced by a new one.
+    generation: u64,
+    /// The generation that the consumer last received from.
+    given_generation: u64,
+    /// The session was lost with this many messages; the consumer receives this reset once there is another.
+    reset: Option<(u64, CloseReason)>,
+    /// Lost messages of an earlier session that the sender has not reported yet.
+    untold: u64,
+}
+
+impl Renewal {
+    /// Returns whether the consumer still has to receive a reset.
+    pub(super) fn is_pending(&self) -> bool {
+        self.generation != self.given_generation
+    }
+
+    /// Replaces the session, which has lost this many messages.
+    pub(super) fn begin(&mut self, lost: u64, cause: CloseReason) {
+        self.generation += 1;
+        self.untold += lost;
+        let before = self.reset.take().map_or(0, |(lost, _)| lost);
+        self.reset = Some((before + lost, cause));
+    }
+
+    /// Counts a message for the lost session as lost.
+    pub(super) fn lose_one(&mut self) {
+        self.untold += 1;
+        if let Some((lost, _)) = &mut self.reset {
+            *lost += 1;
+        }
+    }
+
+    /// Returns why the session was lost, unless it was replaced already.
+    pub(super) fn cause(&self) -> Option<&CloseReason> {
+        self.reset.as_ref().map(|(_, cause)| cause)
+    }
+
+    /// Returns the reset for the consumer, now that there is another session.
+    pub(super) fn take_reset(&mut self) -> Option<(u64, CloseReason)> {
+        self.reset.take()
+    }
+
+    /// Records that the consumer has received a reset.
+    pub(super) fn given(&mut self) {
+        self.given_generation += 1;
+    }
+
+    pub(super) fn has_untold(&self) -> bool {
+        self.untold > 0
+    }
+
+    /// Returns how many messages were lost since the last call.
+    pub(super) fn take_untold(&mut self) -> u64 {
+        std::mem::take(&mut self.untold)
+    }
+}

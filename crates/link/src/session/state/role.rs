@@ -1,0 +1,117 @@
+//! Which end of a session this is, and what only that end knows.
+
+use std::sync::Arc;
+
+use tieline_proto::ByteSize;
+use tieline_proto::session::{
+    Hello, Lease, Position, Refusal, Secret, Sequence, Session as Machine, Ticket, Welcome,
+};
+use tieline_transport::{BoxChannel, Owner};
+use tokio::sync::Notify;
+
+/// Which end of the session this is.
+pub(in crate::session) enum Role {
+    /// The ticket to resume the session; `None` before it was granted.
+    Client(Option<Ticket>),
+    Server(Box<ServerRole>),
+}
+
+impl Role {
+    pub(super) fn epoch(&self) -> u64 {
+        match self {
+            Self::Client(ticket) => ticket.as_ref().map_or(0, Ticket::epoch),
+            Self::Server(server) => server.lease.epoch(),
+        }
+    }
+
+    /// Records that a frame was received over the current connection.
+    pub(super) fn seen(&mut self) {
+        if let Self::Server(server) = self {
+            server.lease.seen();
+        }
+    }
+}
+
+/// A connection on which a client has sent its greeting.
+pub(in crate::session) struct Offer {
+    pub(in crate::session) line: BoxChannel,
+    /// The message limit after the handshake.
+    pub(in crate::session) usual: Option<ByteSize>,
+    pub(in crate::session) hello: Hello,
+}
+
+/// Called when a server's session is over, with its final position if both ends have ended it.
+pub(in crate::session) type OnOver = Box<dyn Fn(&Lease<Owner>, Option<Position>) + Send + Sync>;
+
+/// The state of the server's end of a session, besides its messages.
+pub(in crate::session) struct ServerRole {
+    lease: Lease<Owner>,
+    /// The first welcome, until it was sent.
+    first: Option<Welcome>,
+    offer: Option<Offer>,
+    offered: Arc<Notify>,
+    on_over: OnOver,
+}
+
+impl ServerRole {
+    /// Creates the state of a session that begins on an offered connection.
+    pub(in crate::session) fn new(
+        (lease, welcome): (Lease<Owner>, Welcome),
+        offer: Offer,
+        on_over: OnOver,
+    ) -> Self {
+        let offered = Arc::new(Notify::new());
+        Self { lease, first: Some(welcome), offer: Some(offer), offered, on_over }
+    }
+
+    /// Returns whether the session has not begun yet.
+    pub(in crate::session) fn is_new(&self) -> bool {
+        self.first.is_some()
+    }
+
+    /// Returns a connection that was offered, and what tells of the next one.
+    pub(in crate::session) fn take_offer(&mut self) -> (Option<Offer>, Arc<Notify>) {
+        (self.offer.take(), self.offered.clone())
+    }
+
+    /// Checks whether this client may resume the session.
+    pub(super) fn check(&self, hello: &Hello, owner: &Owner) -> Result<(), Refusal> {
+        self.lease.check(hello, owner)
+    }
+
+    /// Offers a connection to the connector. Returns the one that it replaces.
+    pub(super) fn offer(&mut self, offer: Offer) -> Option<Offer> {
+        self.offered.notify_one();
+        self.offer.replace(offer)
+    }
+
+    /// Begins or resumes the session. Returns the welcome, and what the other end has received.
+    pub(super) fn grant(
+        &mut self,
+        hello: &Hello,
+        owner: &Owner,
+        machine: &mut Machine,
+    ) -> Result<(Welcome, Sequence), Refusal> {
+        if let Some(welcome) = self.first.take() {
+            return Ok((welcome, 0));
+        }
+        let secret = Secret(random().ok_or(Refusal::Full)?);
+        let position = machine.position();
+        self.lease.check(hello, owner)?;
+        machine.resume(hello.position)?;
+        let welcome = self.lease.resume(hello, owner, secret, position)?;
+        Ok((welcome, hello.position.received))
+    }
+
+    /// Reports that the session is over.
+    pub(super) fn over(&self, position: Option<Position>) {
+        (self.on_over)(&self.lease, position);
+    }
+}
+
+/// Returns unpredictable random bits.
+pub(in crate::session) fn random() -> Option<[u8; 16]> {
+    let mut bits = [0; 16];
+    getrandom::fill(&mut bits).ok()?;
+    Some(bits)
+}

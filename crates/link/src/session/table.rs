@@ -1,0 +1,67 @@
+//! The sessions of a server.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, Weak};
+use std::time::Duration;
+
+use tieline_proto::session::{Hello, Lease, Position, Secret, SessionId, Welcome};
+use tieline_transport::{Owner, from_now};
+use tokio::time::Instant;
+
+use super::shared_session::SharedSession;
+use super::state::random;
+use crate::lock::lock;
+
+/// The live sessions, and those that have ended recently.
+#[derive(Default)]
+pub(super) struct Table {
+    pub(super) live: Mutex<HashMap<SessionId, Weak<SharedSession>>>,
+    /// Sessions that both ends have ended. The last acknowledgement may have been lost with its connection,
+    /// so a client that asks gets the same answer again. Oldest first, at most [`EPITAPHS`].
+    over: Mutex<VecDeque<Epitaph>>,
+}
+
+/// How many ended sessions are remembered.
+const EPITAPHS: usize = 1024;
+
+struct Epitaph {
+    lease: Lease<Owner>,
+    position: Position,
+    until: Instant,
+}
+
+impl Table {
+    /// Removes a session. `position` is its final one if both ends have ended it; its client may then still
+    /// ask for it during the grace period.
+    pub(super) fn over(&self, lease: &Lease<Owner>, position: Option<Position>, grace: Duration) {
+        if let Some(position) = position {
+            self.bury(Epitaph { lease: lease.clone(), position, until: from_now(grace) });
+        }
+        lock(&self.live).remove(&lease.session());
+    }
+
+    fn bury(&self, epitaph: Epitaph) {
+        let mut over = lock(&self.over);
+        let now = Instant::now();
+        while over.len() >= EPITAPHS || over.front().is_some_and(|oldest| oldest.until < now) {
+            over.pop_front();
+        }
+        over.push_back(epitaph);
+    }
+
+    /// Returns the final state of an ended session, as a welcome for the client that is authorized to
+    /// resume it.
+    pub(super) fn epitaph(&self, hello: &Hello, owner: &Owner) -> Option<Welcome> {
+        let mut over = lock(&self.over);
+        let position = hello.position;
+        let epitaph = over
+            .iter_mut()
+            .find(|it| it.until >= Instant::now() && it.lease.check(hello, owner).is_ok())?;
+        // Only if the client has received everything.
+        if position.received != epitaph.position.sent {
+            return None;
+        }
+        let secret = Secret(random()?);
+        epitaph.lease.resume(hello, owner, secret, epitaph.position).ok()
+    }
+}
