@@ -39,6 +39,8 @@ mod running;
 mod stats;
 #[cfg(unix)]
 mod valgrind;
+#[cfg(unix)]
+mod workspace;
 
 #[cfg(unix)]
 fn main() -> std::process::ExitCode {

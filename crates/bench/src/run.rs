@@ -1,7 +1,6 @@
 //! Runs the command line and prints the table.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::compare::{Bench, Result, runtime};
@@ -10,6 +9,7 @@ use crate::pin::Pinned;
 use crate::report::{Line, Verdict, table};
 use crate::rows::calls::counted;
 use crate::rows::{self, ROWS, Row};
+use crate::workspace::workspace_root;
 use crate::{machine, peer};
 
 pub(crate) fn main() -> ExitCode {
@@ -104,12 +104,4 @@ Machine: {}
         bench.rounds(),
         machine::facts(),
     )
-}
-
-/// Finds the root through cargo, so that a binary built in one checkout never writes to another.
-pub(crate) fn workspace_root() -> Result<PathBuf> {
-    let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
-        .ok_or("start it as `cargo xtask bench`: CARGO_MANIFEST_DIR is not set")?;
-    let root = PathBuf::from(manifest).ancestors().nth(2).map(PathBuf::from);
-    root.ok_or_else(|| "the crate is not in a workspace".into())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::shared::Shared;
+use crate::shared_peer::SharedPeer;
 
 /// The responses to one batch. They are sent as one message once the last is complete.
 pub(crate) struct Batch(Mutex<Answers>);
@@ -21,17 +21,17 @@ impl Batch {
     }
 
     /// Adds one response; `None` if the request gets none.
-    pub(crate) fn answered(&self, message: Option<Vec<u8>>, shared: &Shared) {
+    pub(crate) fn answered(&self, message: Option<Vec<u8>>, shared: &SharedPeer) {
         self.add(message, 0, shared);
     }
 
     /// Adds the response to a request that is refused.
-    pub(crate) fn refused(&self, message: Vec<u8>, shared: &Shared) {
+    pub(crate) fn refused(&self, message: Vec<u8>, shared: &SharedPeer) {
         let length = message.len();
         self.add(Some(message), length, shared);
     }
 
-    fn add(&self, message: Option<Vec<u8>>, refusal: usize, shared: &Shared) {
+    fn add(&self, message: Option<Vec<u8>>, refusal: usize, shared: &SharedPeer) {
         let mut answers = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         answers.refusal += refusal;
         if let Some(message) = message {

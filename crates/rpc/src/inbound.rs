@@ -16,14 +16,14 @@ use crate::batch::Batch;
 use crate::error::ErrorObject;
 use crate::handler::{Answer, Handler, Outcome};
 use crate::peer::Peer;
-use crate::shared::Shared;
+use crate::shared_peer::SharedPeer;
 
 /// Runs notifications one at a time in the order of arrival, and requests concurrently. A request
 /// starts only after the notifications that arrived before it.
 pub(crate) struct Inbound<H> {
     handler: Arc<H>,
     peer: Peer,
-    shared: Arc<Shared>,
+    shared: Arc<SharedPeer>,
     /// How many messages have arrived.
     arrived: u64,
     notifications: VecDeque<(u64, Ordered)>,
@@ -67,7 +67,7 @@ struct Reply {
 }
 
 impl<H: Handler> Inbound<H> {
-    pub(crate) fn new(handler: H, peer: Peer, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(handler: H, peer: Peer, shared: Arc<SharedPeer>) -> Self {
         Self {
             handler: Arc::new(handler),
             peer,

@@ -13,7 +13,7 @@ use tracing::{Instrument, Span, debug_span, field};
 
 use crate::error::{CallError, Meanwhile, NotSent};
 use crate::peer::{Peer, serialize};
-use crate::shared::{News, Shared};
+use crate::shared_peer::{News, SharedPeer};
 
 /// A call that has not been made yet; [`call`](Self::call) makes it.
 ///
@@ -201,7 +201,7 @@ async fn within<T>(deadline: Option<Instant>, what: impl Future<Output = T>) -> 
 
 /// Abandons the call on drop. Has no effect once the response was taken.
 struct Call<'a> {
-    shared: &'a Shared,
+    shared: &'a SharedPeer,
     id: CallId,
 }
 

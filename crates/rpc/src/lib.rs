@@ -162,7 +162,7 @@ mod invocation;
 mod options;
 mod peer;
 mod router;
-mod shared;
+mod shared_peer;
 
 pub use driver::Driver;
 pub use error::{CallError, ErrorObject, Meanwhile, NotSent};
@@ -171,5 +171,5 @@ pub use invocation::Invocation;
 pub use options::PeerOptions;
 pub use peer::Peer;
 pub use router::Router;
-pub use shared::UnclaimedAnswers;
+pub use shared_peer::UnclaimedAnswers;
 pub use tieline_proto::jsonrpc::{Dialect, Notification, Request, TraceParent};

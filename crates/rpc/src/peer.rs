@@ -11,7 +11,7 @@ use crate::error::{CallError, ErrorObject, NotSent};
 use crate::handler::Handler;
 use crate::invocation::Invocation;
 use crate::options::PeerOptions;
-use crate::shared::{Shared, UnclaimedAnswers};
+use crate::shared_peer::{Bound, SharedPeer, UnclaimedAnswers};
 
 /// One side of a JSON-RPC line, used to call the other side from any task. Cheap to clone.
 ///
@@ -19,17 +19,9 @@ use crate::shared::{Shared, UnclaimedAnswers};
 /// is dropped; dropping the handles does not end it.
 #[derive(Clone)]
 pub struct Peer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedPeer>,
     control: Control,
     bound: Option<Bound>,
-}
-
-/// Restricts a handle to one line of a Link.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bound {
-    pub(crate) line: u64,
-    /// Whether its messages may go first while the reset handler runs.
-    pub(crate) goes_first: bool,
 }
 
 impl Peer {
@@ -41,7 +33,7 @@ impl Peer {
         options: PeerOptions,
     ) -> (Self, Driver<C, H>) {
         let control = channel.control().clone();
-        let shared = Arc::new(Shared::new(options));
+        let shared = Arc::new(SharedPeer::new(options));
         let peer = Self { shared: shared.clone(), control, bound: None };
         let driver = Driver::new(channel, handler, peer.clone(), shared);
         (peer, driver)
@@ -166,7 +158,7 @@ impl Peer {
         self.bound
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &SharedPeer {
         &self.shared
     }
 }

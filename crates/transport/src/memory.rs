@@ -114,7 +114,7 @@ impl Transport for Memory {
     fn config(&self, endpoint: &Endpoint, _: &Options) -> Result<MemoryConfig, TransportError> {
         match endpoint.address() {
             Address::Memory(name) => Ok(MemoryConfig::new(name)),
-            _ => Err(crate::registry::foreign(endpoint)),
+            _ => Err(crate::endpoint::foreign(endpoint)),
         }
     }
 

@@ -279,12 +279,6 @@ fn locate(error: TransportError, endpoint: &Endpoint) -> TransportError {
     if error.endpoint().is_some() { error } else { error.at(endpoint) }
 }
 
-/// Returns the error for a transport that was registered for a scheme it does not implement.
-pub(crate) fn foreign(endpoint: &Endpoint) -> TransportError {
-    let problem = format!("`{}:` is not an endpoint of this transport", endpoint.scheme());
-    TransportError::new(ErrorKind::InvalidEndpoint { problem }, Operation::Configure).at(endpoint)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -104,7 +104,7 @@ impl Transport for Tcp {
 
     fn config(&self, endpoint: &Endpoint, options: &Options) -> Result<TcpConfig, TransportError> {
         let Address::Tcp { host, port } = endpoint.address() else {
-            return Err(crate::registry::foreign(endpoint));
+            return Err(crate::endpoint::foreign(endpoint));
         };
         Ok(TcpConfig {
             connect_timeout: options.connect_timeout,

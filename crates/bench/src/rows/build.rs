@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::compare::{Bench, Result};
 use crate::report::{Goal, Line, Unit};
-use crate::run::workspace_root;
+use crate::workspace::workspace_root;
 
 const TIMES: u32 = 3;
 const PROGRAM: [&str; 3] = ["--locked", "--package", "tieline-cli"];

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fmt;
 
-use super::bad;
+use super::invalid::invalid;
 use crate::error::TransportError;
 
 pub(super) fn write(f: &mut fmt::Formatter<'_>, argv: &[OsString]) -> fmt::Result {
@@ -24,22 +24,22 @@ fn is_plain(word: &str) -> bool {
 
 pub(super) fn parse(text: &str) -> Result<Vec<OsString>, TransportError> {
     if text.contains('\0') {
-        return Err(bad("a command line cannot contain a NUL byte".into(), ""));
+        return Err(invalid("a command line cannot contain a NUL byte".into(), ""));
     }
     let text = text.trim_start();
     let argv = if text.starts_with('[') { parse_array(text)? } else { parse_words(text)? };
     if argv.first().is_none_or(String::is_empty) {
-        return Err(bad("`exec:` needs a program".into(), "write it like exec:cat"));
+        return Err(invalid("`exec:` needs a program".into(), "write it like exec:cat"));
     }
     if argv.iter().any(|arg| arg.contains('\0')) {
-        return Err(bad("an argument cannot contain a NUL byte".into(), ""));
+        return Err(invalid("an argument cannot contain a NUL byte".into(), ""));
     }
     Ok(argv.into_iter().map(OsString::from).collect())
 }
 
 fn parse_array(text: &str) -> Result<Vec<String>, TransportError> {
     serde_json::from_str(text).map_err(|error| {
-        bad(format!("the text after `exec:` is not a JSON array of strings: {error}"), "")
+        invalid(format!("the text after `exec:` is not a JSON array of strings: {error}"), "")
     })
 }
 
@@ -61,7 +61,7 @@ fn parse_words(text: &str) -> Result<Vec<String>, TransportError> {
     }
     if quote.is_some() {
         let hint = "close it, or write the exact form: exec:[\"program\",\"argument\"]";
-        return Err(bad("a quote is not closed".into(), hint));
+        return Err(invalid("a quote is not closed".into(), hint));
     }
     words.extend(word);
     Ok(words)

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 
-use super::bad;
+use super::invalid::invalid;
 use crate::error::TransportError;
 
 /// Writes UTF-8 unchanged, and control characters, `%`, `?` and all other bytes as `%XX`.
@@ -40,7 +40,7 @@ pub(super) fn decode(text: &str) -> Result<OsString, TransportError> {
             digits.and_then(|(&[high, low], after)| Some((hex(high)? << 4 | hex(low)?, after)));
         let Some((byte, after)) = decoded else {
             let problem = "`%` is not followed by two hexadecimal digits".into();
-            return Err(bad(problem, "write a percent sign as %25"));
+            return Err(invalid(problem, "write a percent sign as %25"));
         };
         bytes.push(byte);
         rest = after;
@@ -61,5 +61,5 @@ fn from_bytes(bytes: Vec<u8>) -> Result<OsString, TransportError> {
 #[cfg(not(unix))]
 fn from_bytes(bytes: Vec<u8>) -> Result<OsString, TransportError> {
     let text = String::from_utf8(bytes);
-    text.map(Into::into).map_err(|_| bad("the path is not UTF-8".into(), ""))
+    text.map(Into::into).map_err(|_| invalid("the path is not UTF-8".into(), ""))
 }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{bad, percent};
+use super::invalid::invalid;
+use super::percent;
 use crate::error::TransportError;
 
 /// The directory of named pipes on Windows.
@@ -27,19 +28,19 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
 pub(super) fn parse(rest: &str) -> Result<String, TransportError> {
     let name = rest.strip_prefix(PIPES).unwrap_or(rest);
     if name.contains('?') {
-        return Err(bad(
+        return Err(invalid(
             "a pipe endpoint takes no options after `?`".into(),
             "if the name has a question mark, write it as %3F",
         ));
     }
     if name.starts_with(r"\\") {
         let problem = format!("`{name}` is not a pipe on this machine");
-        return Err(bad(problem, r"write it like pipe:agent or pipe:\\.\pipe\agent"));
+        return Err(invalid(problem, r"write it like pipe:agent or pipe:\\.\pipe\agent"));
     }
     let name = percent::decode(name)?.into_string();
-    let name = name.map_err(|_| bad("the name of a pipe is not UTF-8".into(), ""))?;
+    let name = name.map_err(|_| invalid("the name of a pipe is not UTF-8".into(), ""))?;
     match name.is_empty() {
-        true => Err(bad("`pipe:` needs a name".into(), "write it like pipe:agent")),
+        true => Err(invalid("`pipe:` needs a name".into(), "write it like pipe:agent")),
         false => Ok(name),
     }
 }

@@ -117,7 +117,7 @@ impl Transport for Pipe {
     #[cfg_attr(not(windows), expect(unused_variables))]
     fn config(&self, endpoint: &Endpoint, options: &Options) -> Result<PipeConfig, TransportError> {
         let Address::Pipe(name) = endpoint.address() else {
-            return Err(crate::registry::foreign(endpoint));
+            return Err(crate::endpoint::foreign(endpoint));
         };
         #[cfg(not(windows))]
         return Err(elsewhere::unsupported(crate::Operation::Configure).at(endpoint));

@@ -175,10 +175,10 @@ impl Transport for Process {
         options: &Options,
     ) -> Result<ProcessConfig, TransportError> {
         let Address::Exec(argv) = endpoint.address() else {
-            return Err(crate::registry::foreign(endpoint));
+            return Err(crate::endpoint::foreign(endpoint));
         };
         let (program, args) =
-            argv.split_first().ok_or_else(|| crate::registry::foreign(endpoint))?;
+            argv.split_first().ok_or_else(|| crate::endpoint::foreign(endpoint))?;
         Ok(ProcessConfig {
             cwd: options.cwd.clone(),
             env: options.env.clone(),

@@ -76,7 +76,7 @@ impl Transport for Stdio {
     fn config(&self, endpoint: &Endpoint, _: &Options) -> Result<StdioConfig, TransportError> {
         match endpoint.address() {
             Address::Stdio => Ok(StdioConfig),
-            _ => Err(crate::registry::foreign(endpoint)),
+            _ => Err(crate::endpoint::foreign(endpoint)),
         }
     }
 

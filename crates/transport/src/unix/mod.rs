@@ -167,7 +167,7 @@ impl Transport for Unix {
         let address = match endpoint.address() {
             Address::Unix(path) => UnixAddress::Path(path.into()),
             Address::UnixAbstract(name) => UnixAddress::Abstract(name.clone()),
-            _ => return Err(crate::registry::foreign(endpoint)),
+            _ => return Err(crate::endpoint::foreign(endpoint)),
         };
         Ok(UnixConfig {
             address,

@@ -6,9 +6,16 @@ use std::task::Waker;
 
 use tieline_transport::CloseReason;
 
-use super::{Outgoing, Shared, State};
+use super::{Outgoing, PeerState, SharedPeer};
 use crate::error::NotSent;
-use crate::peer::Bound;
+
+/// Restricts a handle to one line of a Link.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound {
+    pub(crate) line: u64,
+    /// Whether its messages may go first while the reset handler runs.
+    pub(crate) goes_first: bool,
+}
 
 /// Controls access to the queue.
 pub(super) struct EpochGate {
@@ -50,14 +57,14 @@ impl EpochGate {
     }
 }
 
-impl Shared {
+impl SharedPeer {
     /// Waits until a message of `length` bytes may be queued, including the wait for room.
     pub(super) async fn admit(
         &self,
         length: usize,
         bound: Option<Bound>,
         is_call: bool,
-    ) -> Result<(usize, MutexGuard<'_, State>), NotSent> {
+    ) -> Result<(usize, MutexGuard<'_, PeerState>), NotSent> {
         loop {
             let weight = self.reserve(length).await?;
             let moved = {
