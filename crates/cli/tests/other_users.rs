@@ -73,6 +73,18 @@ fn mode_of(path: &Path) -> u32 {
 const SCHEMES: [(&str, &str); 3] =
     [("unix", "unix"), ("resume+unix", "resume+unix"), ("http-unix", "ws-unix")];
 
+/// All of these. A plain client at a listener for sessions is refused for its user, too.
+const ALL_SCHEMES: [(&str, &str); 8] = [
+    ("unix", "unix"),
+    ("content-length+unix", "content-length+unix"),
+    ("length-prefix+unix", "length-prefix+unix"),
+    ("resume+unix", "resume+unix"),
+    ("resume+unix", "unix"),
+    ("http-unix", "ws-unix"),
+    ("http-unix", "http-unix"),
+    ("http-unix", "resume+ws-unix"),
+];
+
 #[test]
 fn only_the_allowed_user_is_admitted() {
     let place = Place::new();
@@ -87,6 +99,38 @@ fn only_the_allowed_user_is_admitted() {
         serve.signal(Signal::TERM);
         let finished = serve.finish();
         assert!(!finished.stderr.contains("other users cannot connect"), "{finished:?}");
+    }
+}
+
+/// Whether it sends something, ends its input at once, or waits for the server.
+#[test]
+fn refused_user_gets_the_reason() {
+    let place = Place::new();
+    for (listen, connect) in ALL_SCHEMES {
+        let serve = place.serve(listen, &["--allow-uid", &OTHER.to_string()]);
+        let is_told = |finished: Finished| {
+            let found = (finished.code, &*finished.stdout);
+            assert_eq!(found, (Some(1), ""), "{listen} {connect}: {finished:?}");
+            let says = ["does not accept", "user", "--allow-uid"];
+            let told = says.iter().all(|says| finished.stderr.contains(says));
+            assert!(told, "{listen} {connect}: {finished:?}");
+        };
+        let command = |args: &[&str]| {
+            let mut command = std::process::Command::new(place.program());
+            command.args(args).env_clear().env("TIELINE_TOKEN", TOKEN);
+            command.current_dir("/").uid(THIRD).gid(THIRD);
+            command
+        };
+        let endpoint = place.endpoint(connect);
+        let args = ["connect", "--allow-uid", "0", &endpoint];
+        is_told(Program::run(&mut command(&args), "{\"n\":1}\n"));
+        is_told(Program::run(&mut command(&args), ""));
+        is_told(Program::run(&mut command(&args), "{\"n\":1}\n".repeat(100_000)));
+        is_told(Program::start(&mut command(&args)).wait());
+        let args = ["call", "--allow-uid", "0", &endpoint, "ping"];
+        is_told(Program::run(&mut command(&args), ""));
+        serve.signal(Signal::TERM);
+        serve.finish();
     }
 }
 

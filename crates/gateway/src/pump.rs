@@ -14,7 +14,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tieline_proto::json::{self, Limits};
 use tieline_proto::jsonrpc::Message;
-use tieline_proto::{Fault, FrameError, FramingKind, session};
+use tieline_proto::{Fault, FrameError, FramingKind};
 use tieline_transport::{
     CloseReason, Control, Incoming, NotPassedOn, Receiver, Refused, Reset, SendError, Sender,
     SenderExt, TransportKind, WarnThrottle,
@@ -263,9 +263,9 @@ impl<'a> Direction<'a> {
                 Ok(Incoming::Message(message))
                     if number == 1
                         && watch.passing.from_frames
-                        && session::is_refusal(&message) =>
+                        && let Some(refusal) = FrameError::of_refusal(&message) =>
                 {
-                    let reason = CloseReason::Protocol(FrameError::UnexpectedSession);
+                    let reason = CloseReason::Protocol(refusal);
                     self.note_end(&reason);
                     return PumpEnd::Source(reason);
                 }

@@ -199,6 +199,18 @@ impl Connector for WebConnector {
 }
 
 impl Dialer {
+    /// Returns the error for a response with another status than the expected one.
+    pub(crate) fn denied(&self, status: StatusCode) -> TransportError {
+        let error = failed(ErrorKind::Denied { status: status.as_u16() });
+        match (&self.address.place, status) {
+            (Place::Unix(_), StatusCode::FORBIDDEN) => error.with_hint(
+                "the server does not accept your user (add it to the server's --allow-uid), or not \
+                 this Host or Origin header (--allow-host or --allow-origin)",
+            ),
+            _ => error,
+        }
+    }
+
     pub(crate) fn new(client: Arc<Client>, address: WebAddress, options: &Options) -> Self {
         let (allow_uids, connect_timeout) = (options.allow_uids.clone(), options.connect_timeout);
         let memory = options.memory.clone();
@@ -328,7 +340,7 @@ impl WebConnector {
     fn check(&self, response: &Response<Incoming>, key: &str) -> Result<bool, TransportError> {
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(failed(ErrorKind::Denied { status: status.as_u16() }));
+            return Err(self.dialer.denied(status));
         }
         let headers = response.headers();
         if !has_word(all(headers, &header::UPGRADE), "websocket")

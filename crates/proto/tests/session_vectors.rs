@@ -97,7 +97,7 @@ fn refusal(code: u64) -> Refusal {
     use Refusal::*;
     let known = [
         Version, Unknown, Secret, Principal, Epoch, Gap, NeverSent, Full, Draining, Malformed,
-        Unasked,
+        Unasked, User,
     ];
     let code = u8::try_from(code).unwrap();
     (1..).zip(known).find(|(number, _)| *number == code).map_or(Other(code), |(_, known)| known)

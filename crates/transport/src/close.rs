@@ -117,6 +117,10 @@ impl CloseReason {
             Self::NotPassedOn(_) => {
                 "send only JSON, or use an endpoint with length-prefix+ for other data"
             }
+            Self::Protocol(FrameError::UserNotAccepted) => {
+                "ask the owner of the server to allow your user (serve --allow-uid UID; `id -u` \
+                 prints the uid)"
+            }
             Self::SessionLost(_) => {
                 "send unacknowledged messages again if receiving them twice does no harm"
             }
@@ -152,6 +156,7 @@ impl fmt::Display for CloseReason {
             Self::InputUnread(bytes) => {
                 write!(f, "the far side ended without reading the last {bytes} bytes of its input")
             }
+            Self::Protocol(error @ FrameError::UserNotAccepted) => write!(f, "refused: {error}"),
             Self::Protocol(error) => write!(f, "broken framing: {error}"),
             Self::Io(error) => error.fmt(f),
         }

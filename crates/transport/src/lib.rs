@@ -116,7 +116,9 @@ pub use registry::{Registry, Scheme};
 pub use serve::{ServeOptions, serve};
 pub use tcp::{Tcp, TcpConfig, TcpConnection, TcpListener};
 pub use throttle::WarnThrottle;
-pub use transport::{DynListener, DynTransport, Listener, NoListener, Transport, TransportConfig};
+pub use transport::{
+    DynListener, DynTransport, Listener, NoListener, RefusalNotice, Transport, TransportConfig,
+};
 
 #[cfg(any(unix, windows))]
 pub use process::{

@@ -2,6 +2,8 @@
 
 use std::future::Future;
 
+use bytes::Bytes;
+
 use crate::connection::{BoxConnection, Connection};
 use crate::control::BoxFuture;
 use crate::endpoint::Endpoint;
@@ -83,6 +85,21 @@ pub trait Listener: Send + 'static {
 
     /// Returns the endpoint on which it listens.
     fn endpoint(&self) -> &Endpoint;
+
+    /// Sets what a peer gets before it is disconnected because its user is not allowed; nothing by default.
+    /// Without effect where the system alone decides which users may connect.
+    fn refuse_with(&mut self, notice: RefusalNotice) {
+        let _ = notice;
+    }
+}
+
+/// What a listener sends to a peer whose user is not allowed.
+#[derive(Clone, Debug, Default)]
+pub struct RefusalNotice {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// The peer must send something first, because a response before its request would be an error.
+    pub is_response: bool,
 }
 
 /// The object-safe version of [`Transport`], which takes endpoints instead of configurations.

@@ -27,7 +27,7 @@ use super::reference::resolve;
 use super::{BINARY, END, ENDPOINT, EVENT_STREAM, HALF_CLOSE, PROTOCOL, YES};
 use crate::address::WebAddress;
 use crate::channel::reason_of;
-use crate::client::{Client, Dialer, MAX_HEADERS, failed, gone, lost, no_session, one};
+use crate::client::{Client, Dialer, MAX_HEADERS, gone, lost, no_session, one};
 use crate::credentials::unsendable;
 use crate::handshake::{PLAIN, RESUMABLE};
 use crate::stream::Hyper;
@@ -113,7 +113,7 @@ impl EventConnector {
         let response = send.send_request(self.request()?).await.map_err(&gone)?;
         let status = response.status();
         if status != StatusCode::OK {
-            return Err(failed(ErrorKind::Denied { status: status.as_u16() }));
+            return Err(self.dialer.denied(status));
         }
         let kind = one(response.headers(), &header::CONTENT_TYPE).unwrap_or_default();
         if kind.split(';').next().map(str::trim) != Some(EVENT_STREAM) {

@@ -6,6 +6,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(unix)]
+use bytes::Bytes;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -15,7 +17,9 @@ use tieline_transport::{
     Address, Endpoint, ErrorKind, Operation, PeerIdentity, TransportError, WarnThrottle,
 };
 #[cfg(unix)]
-use tieline_transport::{Connection, Listener, Transport, Unix, UnixConfig, UnixListener};
+use tieline_transport::{
+    Connection, Listener, RefusalNotice, Transport, Unix, UnixConfig, UnixListener,
+};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -81,7 +85,9 @@ impl Socket {
                 let allow_uids = config.allow_uids.clone();
                 let (mode, group) = (config.socket_mode, config.socket_group);
                 let unix = UnixConfig { allow_uids, mode, group, ..UnixConfig::new(path) };
-                Ok((Self::Unix(Box::new(Unix.listen(&unix).await?)), None))
+                let mut listener = Unix.listen(&unix).await?;
+                listener.refuse_with(RefusalNotice { bytes: user_refusal(), is_response: true });
+                Ok((Self::Unix(Box::new(listener)), None))
             }
             #[cfg(not(unix))]
             Place::Unix(_) => Err(fail(ErrorKind::UnsupportedPlatform)),
@@ -109,6 +115,19 @@ impl Socket {
             }
         }
     }
+}
+
+/// Returns the response to clients whose user is not allowed.
+#[cfg(unix)]
+fn user_refusal() -> Bytes {
+    let text =
+        "this server does not accept your user; its owner can start it with --allow-uid UID\n";
+    let length = text.len();
+    format!(
+        "HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain; charset=utf-8\r\n\
+         content-length: {length}\r\nconnection: close\r\n\r\n{text}"
+    )
+    .into()
 }
 
 /// Accepts connections until it is aborted.

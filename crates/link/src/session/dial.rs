@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
+use tieline_proto::FrameError;
 use tieline_proto::session::{Frame, LARGEST_GREETING, Refusal, Welcome};
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, Endpoint, ErrorKind, Incoming,
@@ -135,7 +136,13 @@ impl Dialing {
                 }
                 Answer::Refused(refusal, text, endpoint) => {
                     tracing::debug!(%refusal, text, "the session was refused");
-                    let error = TransportError::handshake("session", refusal.to_string());
+                    let error = match refusal {
+                        Refusal::User => {
+                            let reason = CloseReason::Protocol(FrameError::UserNotAccepted);
+                            TransportError::new(ErrorKind::Closed(reason), Operation::Connect)
+                        }
+                        _ => TransportError::handshake("session", refusal.to_string()),
+                    };
                     return Err(error.retryable(refusal.may_pass()).at(&endpoint));
                 }
             }

@@ -19,8 +19,8 @@ const LONGEST_HEADER: usize = 64;
 enum First {
     /// A `Content-Length` header line.
     ContentLength,
-    /// The refusal that a listener for sessions sends to other clients.
-    Refusal,
+    /// The refusal that a listener sends to clients that it does not accept.
+    Refusal(FrameError),
     /// The beginning of one of these, too short to decide.
     Unclear,
     /// Neither of these.
@@ -65,8 +65,7 @@ fn refusal(first: &[u8]) -> First {
     match frame.get(..length) {
         _ if !is_possible => First::Other,
         None => First::Unclear,
-        Some(frame) if session::is_refusal(frame) => First::Refusal,
-        Some(_) => First::Other,
+        Some(frame) => FrameError::of_refusal(frame).map_or(First::Other, First::Refusal),
     }
 }
 
@@ -74,16 +73,16 @@ fn refusal(first: &[u8]) -> First {
 pub(super) fn expect_lines(first: &[u8]) -> Result<bool, FrameError> {
     match look(first) {
         First::ContentLength => Err(FrameError::UnexpectedContentLength),
-        First::Refusal => Err(FrameError::UnexpectedSession),
+        First::Refusal(refusal) => Err(refusal),
         First::Unclear => Ok(false),
         First::Other => Ok(true),
     }
 }
 
-/// Fails if the peer accepts only sessions. Returns whether enough bytes were seen to decide.
+/// Fails if the peer refuses this client. Returns whether enough bytes were seen to decide.
 pub(super) fn expect_no_refusal(first: &[u8]) -> Result<bool, FrameError> {
     match look(first) {
-        First::Refusal => Err(FrameError::UnexpectedSession),
+        First::Refusal(refusal) => Err(refusal),
         First::Unclear if first.first() == Some(&0) => Ok(false),
         _ => Ok(true),
     }
@@ -214,7 +213,8 @@ mod tests {
         for (whole, first) in [
             (&b"Content-Length: 12\r\n"[..], First::ContentLength),
             (b"content-length:2\r\n", First::ContentLength),
-            (&refused[..], First::Refusal),
+            (&refused[..], First::Refusal(FrameError::UnexpectedSession)),
+            (&session::user_refusal()[..], First::Refusal(FrameError::UserNotAccepted)),
         ] {
             assert_eq!(look(whole), first);
             assert_eq!(look(&[whole, b"and more"].concat()), first);

@@ -25,6 +25,7 @@ pub use lines::Lines;
 
 use crate::byte_size::ByteSize;
 use crate::json::JsonError;
+use crate::session::{self, Refusal};
 use crate::websocket::Violation;
 use crate::write_buf::WriteBuf;
 
@@ -255,10 +256,23 @@ pub enum FrameError {
     UnexpectedLines,
     /// The peer accepts only sessions, and this line is not a session.
     UnexpectedSession,
+    /// The peer does not accept processes of this process's user.
+    UserNotAccepted,
     /// The first message of a client that is not authenticated is not JSON.
     FirstNotJson,
     /// The peer violated the WebSocket protocol.
     WebSocket(Violation),
+}
+
+impl FrameError {
+    /// Returns the error for a client's first message if it is a frame of the session protocol that refuses
+    /// the client, although it has not asked for a session.
+    pub fn of_refusal(frame: &[u8]) -> Option<Self> {
+        session::refusal_of(frame).map(|refusal| match refusal {
+            Refusal::User => Self::UserNotAccepted,
+            _ => Self::UnexpectedSession,
+        })
+    }
 }
 
 impl fmt::Display for FrameError {
@@ -296,6 +310,9 @@ impl fmt::Display for FrameError {
             Self::UnexpectedSession => f.write_str(
                 "the other side accepts only sessions; put resume+ in front of the endpoint, or add --resume",
             ),
+            Self::UserNotAccepted => {
+                f.write_str("the other side does not accept processes of this user")
+            }
             Self::FirstNotJson => f.write_str(
                 "the first message is not JSON, which is required of clients that are not authenticated",
             ),

@@ -36,9 +36,9 @@ pub use ticket::Ticket;
 pub use violation::Violation;
 pub use wire::{
     Farewell, Frame, Head, Hello, LARGEST_GREETING, OVERHEAD, Position, VERSION, Welcome,
-    is_refusal,
+    user_refusal,
 };
-pub(crate) use wire::{LONGEST_REFUSAL, may_be_refusal};
+pub(crate) use wire::{LONGEST_REFUSAL, may_be_refusal, refusal_of};
 
 use incoming::Incoming;
 use outgoing::Outgoing;

@@ -31,6 +31,9 @@ pub enum Refusal {
     /// The first bytes were not a frame: the client uses another protocol and has not asked for a session,
     /// or the greeting was damaged in transit.
     Unasked,
+    /// The listener does not accept processes of the client's user. It sends this before it reads anything,
+    /// also to clients that have not asked for a session.
+    User,
     /// A reason that this version does not know.
     Other(u8),
 }
@@ -69,6 +72,7 @@ impl Refusal {
             Self::Draining => 9,
             Self::Malformed => 10,
             Self::Unasked => 11,
+            Self::User => 12,
             Self::Other(code) => code,
         }
     }
@@ -86,6 +90,7 @@ impl Refusal {
             9 => Self::Draining,
             10 => Self::Malformed,
             11 => Self::Unasked,
+            12 => Self::User,
             other => Self::Other(other),
         }
     }
@@ -110,6 +115,7 @@ impl fmt::Display for Refusal {
             Self::Draining => "the other side is shutting down",
             Self::Malformed => "the first frame was not a session greeting",
             Self::Unasked => "the first bytes were not a session frame",
+            Self::User => "the other side does not accept processes of this user",
             Self::Other(code) => return write!(f, "refused with the unknown code {code}"),
         })
     }

@@ -337,13 +337,26 @@ pub(crate) fn may_be_refusal(start: &[u8]) -> bool {
     start.iter().zip([REFUSED, VERSION]).all(|(byte, expected)| *byte == expected)
 }
 
-/// Returns whether `frame` is the response of a listener for sessions to a client that has not asked for
-/// one: a refusal with text.
-pub fn is_refusal(frame: &[u8]) -> bool {
-    let [REFUSED, VERSION, code, text @ ..] = frame else { return false };
-    let refusal = Refusal::of(*code);
+/// Returns the refusal if `frame` is the response of a listener to a client that may not have asked for a
+/// session, with text: of a listener for sessions, or of one that does not accept the client's user.
+pub(crate) fn refusal_of(frame: &[u8]) -> Option<Refusal> {
+    let [REFUSED, VERSION, code, text @ ..] = frame else { return None };
     let is_text = !text.is_empty() && std::str::from_utf8(text).is_ok();
-    is_text && matches!(refusal, Refusal::Unasked | Refusal::Malformed)
+    let refusal = Refusal::of(*code);
+    let fits = matches!(refusal, Refusal::Unasked | Refusal::Malformed | Refusal::User);
+    (is_text && fits).then_some(refusal)
+}
+
+/// Returns the bytes with which a listener refuses a client because of its user, whatever the framing of the
+/// line: a length-prefixed refusal, whose text ends with a line feed for clients that read lines.
+pub fn user_refusal() -> Bytes {
+    let text =
+        "this server does not accept your user; its owner can start it with --allow-uid UID\n";
+    let frame = Frame::Refused { refusal: Refusal::User, text: text.to_owned() }.to_bytes();
+    let mut bytes = BytesMut::with_capacity(4 + frame.len());
+    bytes.put_u32(frame.len().try_into().unwrap_or_default());
+    bytes.put(frame);
+    bytes.freeze()
 }
 
 fn texted(front: &[u8], text: &str) -> Bytes {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use tieline_proto::Framing;
+use tieline_proto::session::user_refusal;
 
 use super::{Acceptor, Channel, Connector, FramedReceiver, FramedSender};
 use crate::budget::MemoryBudget;
@@ -11,7 +12,7 @@ use crate::control::Control;
 use crate::endpoint::Endpoint;
 use crate::error::TransportError;
 use crate::options::ChannelConfig;
-use crate::transport::{Listener, Transport, TransportConfig};
+use crate::transport::{Listener, RefusalNotice, Transport, TransportConfig};
 
 /// A [`Connector`] over the transport `T` with the framing `F`.
 #[derive(Clone, Debug)]
@@ -51,7 +52,8 @@ impl<T: Transport, F: Framing> Framed<T, F> {
     /// # Errors
     /// As [`Transport::listen`].
     pub async fn listen(self) -> Result<FramedAcceptor<T::Listener, F>, TransportError> {
-        let listener = self.transport.listen(&self.config).await?;
+        let mut listener = self.transport.listen(&self.config).await?;
+        listener.refuse_with(RefusalNotice { bytes: user_refusal(), is_response: false });
         let Self { framing, channel, memory, .. } = self;
         Ok(FramedAcceptor { listener, framing, channel, memory })
     }

@@ -10,7 +10,8 @@ use rustix::net::SocketAddrUnix;
 use tokio::net::UnixStream;
 
 use super::{
-    UnixAddress, UnixConfig, UnixConnection, admit, directory, socket_address, stream_socket,
+    UnixAddress, UnixConfig, UnixConnection, admit, connection, directory, socket_address,
+    stream_socket,
 };
 use crate::endpoint::Endpoint;
 use crate::error::{ErrorKind, Operation, TransportError};
@@ -36,7 +37,8 @@ pub(super) async fn connect(
         let kind = crate::error::common_kind(&error);
         TransportError::new(kind, Operation::Connect).at(endpoint).because(error)
     })?;
-    admit(stream, config, endpoint, Operation::Connect)
+    let peer = admit(&stream, config, endpoint, Operation::Connect)?;
+    Ok(connection(stream, peer, endpoint))
 }
 
 /// Connects; waits while the backlog is full, because a live listener will make room.

@@ -14,14 +14,15 @@ use tokio::net::UnixListener as TokioListener;
 use super::connect::connect_once;
 use super::lock::SocketLock;
 use super::permissions;
+use super::refuse::Refused;
 use super::{
-    UnixAddress, UnixConfig, UnixConnection, admit, directory, from_root, socket_address,
-    stream_socket,
+    UnixAddress, UnixConfig, UnixConnection, admit, connection, directory, from_root,
+    socket_address, stream_socket,
 };
 use crate::endpoint::Endpoint;
 use crate::error::{ErrorKind, Operation, TransportError, common_kind};
 use crate::throttle::WarnThrottle;
-use crate::transport::Listener;
+use crate::transport::{Listener, RefusalNotice};
 
 /// A listener on a Unix socket. Dropping it stops listening and removes the socket, if the one at the path
 /// is still its own; the empty lock file beside it stays.
@@ -31,6 +32,7 @@ pub struct UnixListener {
     config: UnixConfig,
     endpoint: Endpoint,
     refusals: WarnThrottle,
+    refused: Refused,
     /// Dropped before the lock, so that the next holder of the lock does not find this socket.
     _socket: SocketFile,
     _lock: SocketLock,
@@ -61,6 +63,7 @@ pub(super) fn listen(
         config: config.clone(),
         endpoint,
         refusals,
+        refused: Refused::default(),
         _socket: socket_file,
         _lock: lock,
     })
@@ -72,29 +75,37 @@ impl Listener for UnixListener {
     async fn accept(&mut self) -> Result<UnixConnection, TransportError> {
         loop {
             let accepted = self.listener.accept().await;
-            let admitted = match accepted {
-                Ok((stream, _)) => admit(stream, &self.config, &self.endpoint, Operation::Accept),
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
                 Err(error) => {
                     let kind = common_kind(&error);
                     let failed = TransportError::new(kind, Operation::Accept).because(error);
                     return Err(failed.at(&self.endpoint));
                 }
             };
-            match admitted {
+            match admit(&stream, &self.config, &self.endpoint, Operation::Accept) {
+                Ok(peer) => return Ok(connection(stream, peer, &self.endpoint)),
+                Err(error) if matches!(error.kind(), ErrorKind::ResourcesExhausted) => {
+                    return Err(error);
+                }
                 // A refused client must not make the listener fail.
-                Err(error) if !matches!(error.kind(), ErrorKind::ResourcesExhausted) => {
+                Err(error) => {
                     // Clients of other users could fill the log.
                     if let Some(suppressed) = self.refusals.admit(Instant::now()) {
                         tracing::warn!(suppressed, "refused a connection: {error}");
                     }
+                    self.refused.tell(stream);
                 }
-                result => return result,
             }
         }
     }
 
     fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    fn refuse_with(&mut self, notice: RefusalNotice) {
+        self.refused.notice = notice;
     }
 }
 

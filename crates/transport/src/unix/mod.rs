@@ -7,6 +7,7 @@ mod identity;
 mod listen;
 mod lock;
 mod permissions;
+mod refuse;
 mod write_half;
 
 use std::ffi::OsString;
@@ -272,13 +273,13 @@ fn stream_socket() -> rustix::io::Result<OwnedFd> {
     }
 }
 
-/// Creates the connection for a connected stream, unless the peer's user is not allowed.
+/// Returns the peer of a connected stream, unless its user is not allowed.
 fn admit(
-    stream: UnixStream,
+    stream: &UnixStream,
     config: &UnixConfig,
     endpoint: &Endpoint,
     operation: Operation,
-) -> Result<UnixConnection, TransportError> {
+) -> Result<PeerIdentity, TransportError> {
     let credentials = stream.peer_cred().map_err(|error| {
         TransportError::new(crate::error::common_kind(&error), operation)
             .at(endpoint)
@@ -292,6 +293,11 @@ fn admit(
     if !config.is_allowed(&peer, operation) {
         return Err(TransportError::new(ErrorKind::PeerNotAllowed(peer), operation).at(endpoint));
     }
+    Ok(peer)
+}
+
+/// Creates the connection for a connected stream.
+fn connection(stream: UnixStream, peer: PeerIdentity, endpoint: &Endpoint) -> UnixConnection {
     let (read, write) = stream.into_split();
     let control = ControlBuilder {
         kind: TransportKind::UNIX,
@@ -306,7 +312,7 @@ fn admit(
         profile: PROFILE,
         backing: Arc::new(()),
     };
-    Ok(IoConnection::new(read, UnixWriteHalf::new(write), control.build()))
+    IoConnection::new(read, UnixWriteHalf::new(write), control.build())
 }
 
 /// Returns a path's directory; a bare name is in the current one.
