@@ -58,7 +58,7 @@ async fn every_early_response_arrives_after_the_whole_body() {
         ("PUT /sse", format!("{host}{BEARER}"), 405),
         ("PUT /rpc", format!("{host}{BEARER}"), 405),
         ("POST /rpc", format!("{host}{BEARER}"), 413),
-        ("POST /ws", format!("{host}{BEARER}"), 426),
+        ("POST /ws", format!("{host}{BEARER}"), 405),
         ("GET /ws", format!("{host}{BEARER}Upgrade: websocket\r\nConnection: Upgrade\r\n"), 400),
         ("GET /ws", format!("{host}Upgrade: websocket\r\nConnection: Upgrade\r\n"), 401),
         ("GET /sse", format!("{host}{BEARER}Tieline-Protocol: other\r\n"), 400),

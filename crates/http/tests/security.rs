@@ -268,7 +268,7 @@ async fn invalid_web_socket_requests_get_an_error_status() {
         ("Sec-WebSocket-Version: 13\r\n", "", 426),
         ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "", 400),
         ("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ=", 400),
-        ("GET /ws", "POST /ws", 400),
+        ("GET /ws", "POST /ws", 405),
         ("GET /ws HTTP/1.1", "GET /ws HTTP/1.0", 400),
     ] {
         let answer = served.ask(right.replace(from, to)).await;

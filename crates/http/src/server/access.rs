@@ -17,10 +17,9 @@ use tieline_transport::{Principal, TransportError};
 
 use super::config::{Access, ServerConfig};
 use super::count::Cause;
-use super::rpc::RPC_PATH;
-use crate::address::{Place, WS_PATH, authority_of};
+use super::routes::Gate;
+use crate::address::{Place, authority_of};
 use crate::channel::lock;
-use crate::events::SSE_PATH;
 use crate::handshake::{TOKEN_PREFIX, words};
 use crate::public_url::PublicUrl;
 use crate::token::{Fingerprint, Token};
@@ -56,11 +55,6 @@ pub(super) struct Origin {
     is_secure: bool,
     host: String,
     port: u16,
-}
-
-/// Whether the request's path is one that can start a program.
-fn starts_something(request: &Parts) -> bool {
-    [WS_PATH, SSE_PATH, RPC_PATH].contains(&request.uri.path())
 }
 
 /// Whether the request is not a browser's cross-site request. Requests for images and scripts have no Origin
@@ -202,11 +196,12 @@ impl AccessPolicy {
         }
     }
 
-    /// Checks the Host and Origin headers of the request. `local` is the local address of the connection.
-    /// Returns the page's origin if the request has one.
+    /// Checks the Host and Origin headers of the request. `gate` is that of its path, `local` the local address
+    /// of the connection. Returns the page's origin if the request has one.
     pub(super) fn admit(
         &self,
         request: &Parts,
+        gate: Gate,
         local: Option<SocketAddr>,
     ) -> Result<Option<Origin>, Refused> {
         let host = one(&request.headers, &header::HOST).ok_or(MALFORMED_HOST)?;
@@ -225,7 +220,7 @@ impl AccessPolicy {
         let Some(origin) = one(&request.headers, &header::ORIGIN) else {
             return match request.headers.contains_key(header::ORIGIN) {
                 true => Err(MALFORMED_ORIGIN),
-                false if starts_something(request) && !is_own_fetch(&request.headers) => {
+                false if gate == Gate::Program && !is_own_fetch(&request.headers) => {
                     Err(CROSS_SITE)
                 }
                 false => Ok(None),

@@ -3,7 +3,7 @@
 //! ```text
 //!   listener ─▶ ConnectionLimiter ─▶ TLS ─▶ hyper (head, limits) ─▶ AccessPolicy (host, origin, token)
 //!                                                                          │
-//!                                /health  /metrics  /  ◀── route ──────────┤
+//!                                /health  /metrics  /  ◀── Routes ─────────┤
 //!                                                                          ▼ /ws  /sse  /rpc
 //!                                   WebAcceptor, plain  ◀── upgrade, events ──▶  WebAcceptor, resumable
 //! ```
@@ -19,6 +19,7 @@ mod limiter;
 mod listen;
 mod page;
 mod route;
+mod routes;
 mod rpc;
 mod upgrade;
 
@@ -47,6 +48,7 @@ use self::count::Counters;
 use self::events::Table;
 use self::limiter::ConnectionLimiter;
 use self::listen::{Socket, endpoint_of, keep};
+use self::routes::Routes;
 use crate::address::Place;
 use crate::channel::{Shared, WebSocketConfig, lock};
 use crate::public_url::PublicUrl;
@@ -62,6 +64,7 @@ pub struct HttpServer {
 struct Server {
     endpoint: Endpoint,
     is_secure: bool,
+    routes: Routes,
     access: AccessPolicy,
     public_url: Option<PublicUrl>,
     /// The HTML of the page.
@@ -125,6 +128,7 @@ impl HttpServer {
         let server = Arc::new(Server {
             endpoint: endpoint.clone(),
             is_secure: config.tls.is_some(),
+            routes: Routes::new(),
             access: AccessPolicy::new(&config, bound),
             public_url: config.public_url,
             page: page::html(config.program_name.as_deref()),

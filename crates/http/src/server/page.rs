@@ -33,6 +33,10 @@ pub(super) fn html(name: Option<&str>) -> Bytes {
     include_str!("page/page.html").replace("NAME", &escaped).into()
 }
 
+/// The paths of the page's parts.
+pub(super) const PAGE_PATHS: [&str; 5] =
+    ["/", "/page.css", "/page.js", "/tieline.js", "/session.js"];
+
 /// Returns the part of the page at this path, if there is one. `html` is that of [`html`].
 pub(super) fn at(path: &str, html: &Bytes) -> Option<Response<Body>> {
     let (content_type, text) = match path {
@@ -104,7 +108,7 @@ mod tests {
 
     #[test]
     fn page_uses_nothing_that_the_policy_forbids() {
-        for path in ["/", "/page.css", "/page.js", "/tieline.js", "/session.js"] {
+        for path in PAGE_PATHS {
             let part = at(path, &html(None)).unwrap();
             assert!(part.headers().contains_key(header::CONTENT_SECURITY_POLICY));
         }

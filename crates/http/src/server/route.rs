@@ -20,17 +20,11 @@ use super::count::{Cause, count};
 use super::events;
 use super::limiter::ConnectionPermit;
 use super::listen::drain_limits;
-use super::rpc::{self, RPC_PATH};
-use super::{page, upgrade};
-use crate::address::WS_PATH;
+use super::routes::{Gate, Handler, Routes};
+use super::{page, rpc, upgrade};
 use crate::drain::{self, DrainLimits};
-use crate::events::SSE_PATH;
 use crate::events::stream::Progress;
 use crate::stream::Hyper;
-
-/// The headers that pages of other origins may set.
-const ASKABLE: &str = "authorization, content-type, last-event-id, tieline-sequence, \
-                       tieline-protocol, tieline-half-close";
 
 /// The response to a one-time URL whose key is unknown or used up.
 const USED_KEY: Refused = Refused {
@@ -104,21 +98,22 @@ async fn judge(
     let (mut parts, body) = request.into_parts();
     // The path is needed for access control, so the prefix is removed first.
     let is_bare_prefix = strip_prefix(server, &mut parts);
-    let asked_of = match server.access.admit(&parts, context.local) {
+    let path = parts.uri.path();
+    let gate = server.routes.gate(path);
+    let asked_of = match server.access.admit(&parts, gate, context.local) {
         Ok(origin) => origin.and(parts.headers.get(header::ORIGIN).cloned()),
         Err(refused) => return refuse(server, refused),
     };
-    let mut response = match (&parts.method, parts.uri.path()) {
-        (&Method::GET | &Method::HEAD, "/health") => line(StatusCode::OK, "live"),
-        (&Method::GET | &Method::HEAD, "/health/ready") => match server.is_ready.load(Relaxed) {
-            true => line(StatusCode::OK, "ready"),
-            false => line(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
-        },
+    let mut response = match (&parts.method, path) {
         (&Method::GET | &Method::HEAD, _) if is_bare_prefix => to_prefix(server, &parts),
         (&Method::GET, "/") if parts.uri.query().is_some_and(|it| it.starts_with("key=")) => {
             exchange(server, context, &parts)
         }
-        _ if is_preflight(&parts) => preflight(asked_of.is_some()),
+        _ if is_preflight(&parts) => preflight(&server.routes, path, asked_of.is_some()),
+        _ if gate == Gate::Public => {
+            let request = Request::from_parts(parts, body);
+            serve(server, context, context.owner(None), request).await
+        }
         _ => match server.access.authenticate(&parts.headers) {
             Err(refused) => turn_away(server, &parts, refused),
             Ok(principal) => {
@@ -168,34 +163,40 @@ fn to_prefix(server: &Server, request: &Parts) -> Response<Body> {
     response
 }
 
-/// Handles an authenticated request. Nothing is started before this point.
+/// Handles a request that has passed its gate. Nothing is started before this point.
 async fn serve(
     server: &Arc<Server>,
     context: &ConnectionContext,
     owner: Owner,
     request: Request<Inbound>,
 ) -> Response<Body> {
-    match (request.method(), request.uri().path()) {
-        (_, WS_PATH) => upgrade::web_socket(server, context, owner, request),
-        (&Method::GET, SSE_PATH) => events::open(server, context, owner, &request).await,
-        (&Method::POST, SSE_PATH) => events::post(server, owner, request).await,
-        (&Method::DELETE, SSE_PATH) => events::delete(server, owner, &request),
-        (_, SSE_PATH) => method_not_allowed("GET, POST, DELETE"),
-        (&Method::POST, RPC_PATH) => rpc::call(server, owner, request).await,
-        (_, RPC_PATH) => method_not_allowed("POST"),
-        (&Method::GET | &Method::HEAD, "/metrics") => server.metrics(),
-        (&Method::GET | &Method::HEAD, path) => {
-            page::at(path, &server.page).unwrap_or_else(not_found)
-        }
-        _ => not_found(),
+    let path = request.uri().path();
+    let Some(handler) = server.routes.find(request.method().as_str(), path) else {
+        return server.routes.methods(path).map_or_else(not_found, |it| method_not_allowed(&it));
+    };
+    match handler {
+        Handler::Live => line(StatusCode::OK, "live"),
+        Handler::Ready => match server.is_ready.load(Relaxed) {
+            true => line(StatusCode::OK, "ready"),
+            false => line(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+        },
+        Handler::Metrics => server.metrics(),
+        Handler::Page => page::at(path, &server.page).unwrap_or_else(not_found),
+        Handler::WebSocket => upgrade::web_socket(server, context, owner, request),
+        Handler::OpenEvents => events::open(server, context, owner, &request).await,
+        Handler::PostEvents => events::post(server, owner, request).await,
+        Handler::DeleteEvents => events::delete(server, owner, &request),
+        Handler::Rpc => rpc::call(server, owner, request).await,
     }
 }
 
 /// Returns 405 with the methods that are allowed.
-fn method_not_allowed(methods: &'static str) -> Response<Body> {
+fn method_not_allowed(methods: &str) -> Response<Body> {
     let text = format!("method not allowed; use {}", methods.replace(", ", " or "));
     let mut response = line(StatusCode::METHOD_NOT_ALLOWED, &text);
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    if let Ok(methods) = HeaderValue::try_from(methods) {
+        response.headers_mut().insert(header::ALLOW, methods);
+    }
     response
 }
 
@@ -250,18 +251,19 @@ fn turn_away(server: &Server, request: &Parts, refused: Refused) -> Response<Bod
     response
 }
 
-fn preflight(is_page: bool) -> Response<Body> {
-    if !is_page {
-        return not_found();
-    }
+/// Tells the page of an allowed origin what it may send to a path.
+fn preflight(routes: &Routes, path: &str, is_page: bool) -> Response<Body> {
+    let Some(methods) = routes.methods(path).filter(|_| is_page) else { return not_found() };
     let mut response = line(StatusCode::OK, "");
     let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     for (name, value) in [
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, ASKABLE),
-        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, methods),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, routes.headers(path)),
     ] {
-        headers.insert(name, HeaderValue::from_static(value));
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
     }
     response
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode, Version};
 use tieline_proto::ByteSize;
 use tieline_proto::session::OVERHEAD;
 use tieline_proto::websocket::Role;
@@ -133,8 +133,8 @@ fn check(request: &Request<Inbound>) -> Result<HeaderValue, Box<Response<Body>>>
         response.headers_mut().insert(header::UPGRADE, upgrade);
         return Err(Box::new(response));
     }
-    if request.method() != Method::GET || request.version() != Version::HTTP_11 {
-        return bad("a WebSocket upgrade must be a GET request of HTTP/1.1");
+    if request.version() != Version::HTTP_11 {
+        return bad("a WebSocket upgrade must be a request of HTTP/1.1");
     }
     let has_body = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
     if has_body || headers.contains_key(header::TRANSFER_ENCODING) {

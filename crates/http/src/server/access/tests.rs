@@ -24,7 +24,7 @@ fn request(uri: &str, lines: &[(&str, &str)]) -> Parts {
 
 fn judge(access: &AccessPolicy, lines: &[(&str, &str)]) -> u16 {
     let local = Some("127.0.0.1:8080".parse().unwrap());
-    match access.admit(&request("/ws", lines), local) {
+    match access.admit(&request("/ws", lines), Gate::Program, local) {
         Ok(_) => 200,
         Err(refused) => refused.status.as_u16(),
     }
@@ -108,7 +108,11 @@ fn forty_forms_of_host() {
         ("http://localhost:8080/ws", "evil.example", false),
     ] {
         let request = request(uri, &[("host", host)]);
-        assert_eq!(access.admit(&request, local).is_ok(), is_admitted, "{uri} {host}");
+        assert_eq!(
+            access.admit(&request, Gate::Program, local).is_ok(),
+            is_admitted,
+            "{uri} {host}"
+        );
     }
 }
 
@@ -193,7 +197,7 @@ fn local_address_of_connection_is_an_allowed_host() {
         [("192.0.2.7:8080", true), ("192.0.2.7:81", false), ("192.0.2.8:8080", false)]
     {
         let request = request("/ws", &[("host", host)]);
-        assert_eq!(access.admit(&request, local).is_ok(), is_admitted, "{host}");
+        assert_eq!(access.admit(&request, Gate::Program, local).is_ok(), is_admitted, "{host}");
     }
 }
 
@@ -317,7 +321,7 @@ fn only_the_newest_unused_one_time_keys_are_valid() {
 fn refusals_name_the_host_or_origin_and_the_option() {
     let access = access(|_| {});
     let text = |lines: &[(&str, &str)]| {
-        access.admit(&request("/ws", lines), None).unwrap_err().text.into_owned()
+        access.admit(&request("/ws", lines), Gate::Program, None).unwrap_err().text.into_owned()
     };
     let own = ("host", "localhost:8080");
     let host = |host| text(&[("host", host)]);
