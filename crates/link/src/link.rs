@@ -10,9 +10,9 @@ use tieline_transport::{
 };
 
 use crate::lock::lock;
-use crate::receiver::{LinkReceiver, Receiving};
+use crate::receiver::LinkReceiver;
 use crate::recovery::{Decider, Recovery};
-use crate::shared_link::{LinkBacking, Sending, SharedLink};
+use crate::shared_link::{LinkBacking, Receiving, Sending, SharedLink};
 use crate::state::{State, StatePublisher, States};
 
 /// The options of a [`Link`].

@@ -63,6 +63,7 @@ mod guardian;
 mod info;
 mod memory;
 mod options;
+mod owner;
 mod pipe;
 mod principal;
 mod profile;
@@ -109,8 +110,9 @@ pub use memory::{
     Memory, MemoryChannel, MemoryConfig, MemoryConnection, MemoryListener, memory_pair,
 };
 pub use options::{ChannelConfig, Options, StopTimeouts};
+pub use owner::Owner;
 pub use pipe::{Pipe, PipeConfig, PipeConnection, PipeListener};
-pub use principal::{Owner, Principal};
+pub use principal::Principal;
 pub use profile::PerformanceProfile;
 pub use registry::{Registry, Scheme};
 pub use serve::{ServeOptions, serve};

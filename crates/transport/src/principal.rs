@@ -2,9 +2,6 @@
 
 use std::fmt;
 
-use crate::PeerIdentity;
-use crate::control::Control;
-
 /// The identity of an authenticated peer as 32 bytes, such as the hash of a token or certificate. Equal
 /// values mean the same peer. The server that authenticates clients creates it; it is only compared, and
 /// `Debug` does not show it, because it may be derived from a secret.
@@ -21,34 +18,6 @@ impl Principal {
 impl fmt::Debug for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Principal(…)")
-    }
-}
-
-/// The owner of a resource: the user that the operating system reports, and the principal that was
-/// authenticated, where they exist. Two owners are equal only if both parts are.
-#[derive(Clone, Copy, Debug)]
-pub struct Owner {
-    /// The user.
-    pub user: Option<PeerIdentity>,
-    /// The authenticated principal.
-    pub principal: Option<Principal>,
-}
-
-impl Owner {
-    /// Returns the owner of a connection.
-    pub fn of(connection: &Control) -> Self {
-        Self { user: connection.peer(), principal: connection.principal() }
-    }
-}
-
-impl PartialEq for Owner {
-    fn eq(&self, other: &Self) -> bool {
-        let is_same_user = match (&self.user, &other.user) {
-            (Some(one), Some(other)) => one.is_same_user(other),
-            (None, None) => true,
-            _ => false,
-        };
-        is_same_user && self.principal == other.principal
     }
 }
 

@@ -43,7 +43,7 @@ impl SessionReceiver {
         self.given
     }
 
-    /// Returns a handle to commit messages, for sessions that [commit](super::SessionConfig::commits).
+    /// Returns a handle to commit messages, for sessions that [commit](tieline_proto::session::SessionConfig::commits).
     pub fn commits(&self) -> Commits {
         Commits { shared: Arc::downgrade(&self.shared) }
     }

@@ -4,7 +4,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
 
-use super::detect::expect_no_refusal;
+use super::first_bytes::expect_no_refusal;
 use super::{
     EncodeError, Ending, Frame, FrameError, Framing, FramingKind, Truncated, refuse_oversize,
     take_message,

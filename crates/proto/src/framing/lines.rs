@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2, memrchr};
 
 use super::copies::{BLOCK, SHORT, block, take_message};
-use super::detect::expect_lines;
+use super::first_bytes::expect_lines;
 use super::{
     EncodeError, Ending, Fault, Frame, FrameError, Framing, FramingKind, Truncated, refuse_oversize,
 };

@@ -7,6 +7,7 @@
 mod content_length;
 mod copies;
 mod detect;
+mod first_bytes;
 mod json;
 mod length_prefix;
 mod lines;
@@ -272,6 +273,15 @@ impl FrameError {
             Refusal::User => Self::UserNotAccepted,
             _ => Self::UnexpectedSession,
         })
+    }
+}
+
+impl From<Violation> for FrameError {
+    fn from(violation: Violation) -> Self {
+        match violation {
+            Violation::Oversize { length, limit } => Self::Oversize { length, limit },
+            other => Self::WebSocket(other),
+        }
     }
 }
 

@@ -241,20 +241,3 @@ fn params(params: Option<Span>, message: &[u8]) -> Result<Option<Span>, InvalidP
 fn invalid(problem: InvalidProblem) -> Shape {
     Shape::Invalid { id: None, problem, is_response: false, has_method: false }
 }
-
-/// Returns the value of the member `name` of a JSON object, as it was written.
-pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let mut scanner = Scanner::new(object, Limits::default()).ok()?;
-    let mut first = true;
-    if !scanner.enter(b'{').ok()? {
-        return None;
-    }
-    while let Some(key) = scanner.next_key(first).ok()? {
-        first = false;
-        let value = scanner.value().ok()?;
-        if *key == *name.as_bytes() {
-            return object.get(value);
-        }
-    }
-    None
-}

@@ -1,7 +1,6 @@
 //! The differences between protocols based on JSON-RPC, as data.
 
-use super::classify::member;
-use super::write::write_notification;
+use super::member::member;
 use super::{OVERLOADED, Request, TraceParent};
 
 /// A protocol based on JSON-RPC, described by its differences from others.
@@ -265,13 +264,6 @@ impl Dialect {
         let message = request.message();
         let (before, behind) = message.split_at_checked(offset(message, number)?)?;
         Some([before, b"null", behind.get(number.len()..)?].concat())
-    }
-
-    /// Returns the notification that cancels the call with `id`; `None` if the dialect has none.
-    pub fn cancellation(&self, id: &[u8]) -> Option<Vec<u8>> {
-        let cancel = self.cancel?;
-        let params = [b"{\"", cancel.id.as_bytes(), b"\":", id, b"}"].concat();
-        Some(write_notification(self, cancel.method, Some(&params)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Writing messages, each into one allocation of exactly its length. Raw JSON is copied unchecked: the caller
 //! guarantees that it is JSON.
 
-use super::Dialect;
+use super::dialect::Dialect;
 use crate::json::escape;
 
 /// Writes a request; `id` and `params` are raw JSON.
@@ -42,6 +42,15 @@ pub fn write_error(
     let error: [&[u8]; 5] =
         [b",\"error\":{\"code\":", code.as_bytes(), b",\"message\":\"", text.as_bytes(), b"\""];
     [open(dialect), ID, id, &error.concat(), name, data, b"}}"].concat()
+}
+
+impl Dialect {
+    /// Returns the notification that cancels the call with `id`; `None` if the dialect has none.
+    pub fn cancellation(&self, id: &[u8]) -> Option<Vec<u8>> {
+        let cancel = self.cancel?;
+        let params = [b"{\"", cancel.id.as_bytes(), b"\":", id, b"}"].concat();
+        Some(write_notification(self, cancel.method, Some(&params)))
+    }
 }
 
 const ID: &[u8] = b"\"id\":";

@@ -35,13 +35,15 @@ pub use refusal::{Malformed, Refusal};
 pub use ticket::Ticket;
 pub use violation::Violation;
 pub use wire::{
-    Farewell, Frame, Head, Hello, LARGEST_GREETING, OVERHEAD, Position, VERSION, Welcome,
-    user_refusal,
+    Farewell, Frame, Head, Hello, LARGEST_GREETING, OVERHEAD, Position, Welcome, user_refusal,
 };
 pub(crate) use wire::{LONGEST_REFUSAL, may_be_refusal, refusal_of};
 
 use incoming::Incoming;
 use outgoing::Outgoing;
+
+/// The version of the protocol that is supported.
+pub const VERSION: u8 = 1;
 
 /// The sequence number of a message in its direction. The first is 1.
 pub type Sequence = u64;

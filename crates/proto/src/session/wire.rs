@@ -2,12 +2,9 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Malformed, Refusal, Secret, Sequence, SessionId};
+use super::{Malformed, Refusal, Secret, Sequence, SessionId, VERSION};
 use crate::byte_size::ByteSize;
 use crate::printable::truncated;
-
-/// The version of the protocol that is supported.
-pub const VERSION: u8 = 1;
 
 /// How many bytes a frame adds to the message that it carries.
 pub const OVERHEAD: usize = 1 + 8 + 8;

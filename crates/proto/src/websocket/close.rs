@@ -116,3 +116,16 @@ impl fmt::Display for Close {
         }
     }
 }
+
+impl Violation {
+    /// Returns the code of the close frame that reports this violation to the peer.
+    pub fn close_code(&self) -> CloseCode {
+        match self {
+            Self::NotUtf8 => CloseCode::INVALID_PAYLOAD,
+            Self::Oversize { .. } => CloseCode::TOO_BIG,
+            Self::TooManyFrames => CloseCode::POLICY,
+            Self::Unsupported => CloseCode::UNSUPPORTED,
+            _ => CloseCode::PROTOCOL_ERROR,
+        }
+    }
+}

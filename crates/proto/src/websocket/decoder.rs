@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 
-use super::header::{Header, Opcode, apply_mask};
+use super::header::{Header, Opcode};
+use super::mask::apply_mask;
 use super::utf8::Utf8;
 use super::{Close, Event, Kind, Role, Violation};
 use crate::byte_size::ByteSize;

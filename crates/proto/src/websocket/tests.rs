@@ -2,6 +2,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::*;
+use crate::byte_size::ByteSize;
 use crate::write_buf::WriteBuf;
 use std::time::Duration;
 

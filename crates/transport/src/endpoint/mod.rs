@@ -160,8 +160,8 @@ impl Endpoint {
     pub fn absolute(&self) -> Self {
         #[cfg(unix)]
         if let Address::Unix(path) = &self.address
-            && let Ok(path) = crate::unix::from_root(path.as_ref())
-            && path.as_os_str().len() <= crate::unix::MAX_PATH
+            && let Ok(path) = crate::unix::path::from_root(path.as_ref())
+            && path.as_os_str().len() <= crate::unix::path::MAX_PATH
         {
             return Self { address: Address::Unix(path.into()), ..self.clone() };
         }
@@ -222,7 +222,7 @@ mod tests {
         let session = Endpoint::unix(here.join("x.sock")).resumable();
         assert_eq!(carrier.absolute().to_string(), session.to_string());
         // The relative path fits in a socket address, the absolute one does not.
-        let long = format!("unix:{}", "x".repeat(crate::unix::MAX_PATH));
+        let long = format!("unix:{}", "x".repeat(crate::unix::path::MAX_PATH));
         assert_eq!(named(&long), long);
     }
 

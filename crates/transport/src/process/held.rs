@@ -6,10 +6,10 @@ use std::process::{Child, ExitStatus};
 
 use rustix::process::{Pid, Signal};
 
+use super::end::End;
 use super::ended;
 #[cfg(target_os = "linux")]
 use super::guardian::handle::GuardianHandle;
-use super::lifecycle::End;
 use super::reaper::{self, Reaped};
 use crate::control::BoxFuture;
 

@@ -2,15 +2,24 @@
 
 use std::sync::Arc;
 
+use super::config::{PROFILE, ProcessConfig};
 use super::lifecycle::Lifecycle;
+use super::pipes::ChildStdout;
+use super::resolve;
 use super::start::{Started, launch_failed, start};
-use super::{ChildStdin, ChildStdout, PROFILE, ProcessConfig, ProcessConnection, resolve};
+use super::stdin::ChildStdin;
 use crate::connection::IoConnection;
 use crate::control::ControlBuilder;
 use crate::endpoint::Endpoint;
 use crate::error::TransportError;
 use crate::info::{Capabilities, TransportKind};
 use crate::transport::TransportConfig;
+
+/// The connection to a child process.
+///
+/// Shutting down the write half closes the child's stdin. The stream ends when the child's stdout does, or
+/// [`StopTimeouts::drain`](crate::StopTimeouts::drain) after the child has ended, whichever comes first.
+pub type ProcessConnection = IoConnection<ChildStdout, ChildStdin>;
 
 pub(super) async fn launch(
     config: &ProcessConfig,

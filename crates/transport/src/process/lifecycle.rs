@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::ProcessConfig;
+use super::config::ProcessConfig;
+use super::end::End;
 use super::held::{self, Held};
 use super::stderr::Stderr;
 use super::unread::Unread;
@@ -22,15 +23,6 @@ use crate::control::{Backing, BoxFuture};
 use crate::info::Health;
 use crate::options::StopTimeouts;
 use crate::throttle::WarnThrottle;
-
-/// How a child ended.
-pub(crate) enum End {
-    /// It exited or was killed, with this status if known.
-    Status(Option<ExitStatus>),
-    /// Its guardian was killed from outside, and the kernel killed the child with it.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-    GuardianLost,
-}
 
 /// The phases of a child's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

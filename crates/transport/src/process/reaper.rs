@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 #[cfg(target_os = "linux")]
-use super::guardian::{handle::LastWords, keeper::Silence};
+use super::guardian::{keeper::Silence, last_words::LastWords};
 
 /// Called once a process is reaped, with the number of other processes that its guardian killed, if the
 /// guardian reported that none is left.

@@ -7,12 +7,13 @@ use std::process::Command;
 
 use tokio::net::unix::pipe;
 
+use super::config::ProcessConfig;
 #[cfg(target_os = "linux")]
 use super::guardian::handle::{GuardianHandle, Refused};
 use super::held::Held;
 use super::inherited::{self, Program};
 use super::pipes::ToChild;
-use super::{ProcessConfig, reaper};
+use super::reaper;
 use crate::error::{ErrorKind, Operation, TransportError};
 #[cfg(target_os = "linux")]
 use crate::guardian::Hold;

@@ -13,11 +13,12 @@ use tokio::net::UnixListener as TokioListener;
 
 use super::connect::connect_once;
 use super::lock::SocketLock;
+use super::path::from_root;
 use super::permissions;
 use super::refuse::Refused;
 use super::{
-    UnixAddress, UnixConfig, UnixConnection, admit, connection, directory, from_root,
-    socket_address, stream_socket,
+    UnixAddress, UnixConfig, UnixConnection, admit, connection, directory, socket_address,
+    stream_socket,
 };
 use crate::endpoint::Endpoint;
 use crate::error::{ErrorKind, Operation, TransportError, common_kind};

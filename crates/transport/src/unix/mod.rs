@@ -6,14 +6,14 @@ mod held;
 mod identity;
 mod listen;
 mod lock;
+pub(crate) mod path;
 mod permissions;
 mod refuse;
 mod write_half;
 
 use std::ffi::OsString;
-use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ pub use identity::PeerIdentity;
 pub use listen::UnixListener;
 pub use write_half::UnixWriteHalf;
 
+use self::path::MAX_PATH;
 use crate::connection::{IoConnection, ReadEnd};
 use crate::control::ControlBuilder;
 use crate::endpoint::{Address, Endpoint};
@@ -198,20 +199,6 @@ const PROFILE: PerformanceProfile = PerformanceProfile {
     round_trip: Duration::from_micros(100),
     throughput: ByteSize::new(1_000_000_000),
 };
-
-/// The longest path that fits in a socket address, excluding its terminating NUL.
-pub(crate) const MAX_PATH: usize = if cfg!(target_os = "macos") { 103 } else { 107 };
-
-/// Returns the absolute form of a path. If it contains `..`, symbolic links are resolved, so that the
-/// result does not depend on directories that may be removed.
-pub(crate) fn from_root(path: &Path) -> io::Result<PathBuf> {
-    let path = std::path::absolute(path)?;
-    let comes_back = path.components().any(|part| part == Component::ParentDir);
-    match (path.parent(), path.file_name()) {
-        (Some(directory), Some(name)) if comes_back => Ok(directory.canonicalize()?.join(name)),
-        _ => Ok(path),
-    }
-}
 
 fn socket_address(
     config: &UnixConfig,

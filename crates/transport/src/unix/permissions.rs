@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Gid, Mode};
 use rustix::io::Errno;
 
-use super::{UnixConfig, directory, from_root};
+use super::path::from_root;
+use super::{UnixConfig, directory};
 use crate::endpoint::Endpoint;
 use crate::error::{ErrorKind, Operation, TransportError, common_kind};
 

@@ -8,17 +8,19 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, OnceLock};
 
-use rustix::net::{RecvFlags, SendFlags, Shutdown, shutdown};
+use rustix::net::{SendFlags, Shutdown, shutdown};
 use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use super::last_words::LastWords;
 use super::wire::{MAX_MESSAGE_BYTES, Order, Report, Request, send};
 use crate::control::BoxFuture;
 use crate::environment::Environment;
 use crate::guardian;
 use crate::guardian::{Guardian, Hold};
-use crate::process::{ProcessConfig, reaper, reaper::Reaped};
+use crate::process::config::ProcessConfig;
+use crate::process::reaper::{self, Reaped};
 
 /// A child and its guardian, held by the guardian's socket. Dropping it kills them at once.
 pub(in super::super) struct GuardianHandle {
@@ -163,7 +165,7 @@ impl GuardianHandle {
         // The last reports can still be read.
         let _ = shutdown(&*self.line, Shutdown::Write);
         wake(&guardian);
-        let words = LastWords { killed: self.gone.get().copied(), ..LastWords::default() };
+        let words = LastWords::after(self.gone.get().copied());
         reaper::reap_guardian(guardian, self.line.clone(), words, then);
     }
 }
@@ -177,34 +179,6 @@ impl Drop for GuardianHandle {
 /// Continues a guardian that was stopped by a signal. It must be our child and not reaped.
 pub(in super::super) fn wake(guardian: &Child) {
     let _ = rustix::process::kill_process(Pid::from_child(guardian), Signal::CONT);
-}
-
-/// The last reports of a guardian that was told to end.
-#[derive(Default)]
-pub(in super::super) struct LastWords {
-    part: Vec<u8>,
-    /// How many processes it killed, once it has reported that none is left.
-    pub(in super::super) killed: Option<u32>,
-}
-
-impl LastWords {
-    /// Reads new reports. Returns true if there were any.
-    pub(in super::super) fn hear(&mut self, line: &UnixStream) -> bool {
-        let mut said = [0; 64 * Report::LENGTH];
-        let mut has_spoken = false;
-        while let Ok((_, length @ 1..)) = rustix::net::recv(line, &mut said, RecvFlags::DONTWAIT) {
-            has_spoken = true;
-            self.part.extend_from_slice(said.get(..length).unwrap_or_default());
-            let (reports, rest) = self.part.as_chunks();
-            for report in reports {
-                if let Some(Report::Gone(killed)) = Report::decode(*report) {
-                    self.killed = Some(killed.unsigned_abs());
-                }
-            }
-            self.part = rest.to_vec();
-        }
-        has_spoken
-    }
 }
 
 /// The child cannot be contained as requested.

@@ -2,17 +2,20 @@
 //!
 //! Locks are taken in the order `receiving`, `sending`, `life`. No task is woken while `life` is locked.
 
+mod receiving;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::Waker;
 
 use crate::lock::{lock, remember};
-use crate::receiver::Receiving;
 use crate::state::{State, StatePublisher};
 use tieline_transport::{
     Backing, BoxFuture, ChildExit, CloseReason, ConnectionInfo, Control, DynConnector, Health,
     PeerIdentity, Principal, Sender, Traffic,
 };
+
+pub(crate) use self::receiving::Receiving;
 
 pub(crate) struct SharedLink {
     pub(crate) connector: Arc<dyn DynConnector>,
