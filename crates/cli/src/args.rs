@@ -5,6 +5,7 @@ mod chaos;
 #[cfg(unix)]
 mod claude;
 mod connect;
+mod credentials;
 mod line;
 mod logging;
 mod memory;
@@ -209,6 +210,10 @@ mod tests {
         for (typed, says) in [
             (&["serve", "--token", "abc"][..], "invalid value '…' for '--token <TOKEN>'"),
             (&["serve", "--token=abc"], "invalid value '…' for '--token <TOKEN>'"),
+            (&["connect", "ws://a", "--header", "X abc"], "invalid value '…' for '--header"),
+            (&["connect", "ws://a", "--header=abc"], "invalid value '…' for '--header"),
+            (&["connect", "ws://a", "--basic", "me:abc"], "pass the password with"),
+            (&["connect", "ws://a", "--basic=me:abc"], "pass the password with"),
             (&["serve", "--token", "x abc"], "invalid value '…' for '--token <TOKEN>'"),
             (&["connect", "x --token=abc"], "invalid value 'x --token=…' for '<ENDPOINT>'"),
             (&["connect", "nope:[\"x\",\"abc\"]x+"], "nope"),

@@ -55,6 +55,7 @@ fn stopped() -> Failure {
 async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
     let begun = Instant::now();
     args.reach.for_programs_at(&[&args.endpoint])?;
+    args.web.check_for(&[&args.endpoint])?;
     let mut options = args.reach.options();
     options.stop = in_all(options.stop.terminate);
     let params = params(args.params.as_deref(), options.channel.max_message).await?;

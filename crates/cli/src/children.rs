@@ -10,6 +10,13 @@ pub(crate) const KILLED_TIMEOUT: Duration = Duration::from_secs(2);
 /// The environment variable that holds the token, for clients and servers.
 pub(crate) const TOKEN: &str = "TIELINE_TOKEN";
 
+/// The environment variables that hold a client's headers, one on each line, and the password of --basic.
+pub(crate) const HEADERS: &str = "TIELINE_HEADERS";
+pub(crate) const PASSWORD: &str = "TIELINE_PASSWORD";
+
+/// The variables with secrets that are for this program only.
+const SECRETS: [&str; 3] = [TOKEN, HEADERS, PASSWORD];
+
 /// Returns default options, with a guardian and the environment for child processes.
 pub(crate) fn options() -> Options {
     Options { guardian: Some(guardian()), env: environment(None), ..Options::default() }
@@ -20,11 +27,11 @@ pub(crate) fn guardian() -> Guardian {
     Guardian::of_this_program()
 }
 
-/// Returns a child's environment: the variables named in `passed`, or all except the web token.
+/// Returns a child's environment: the variables named in `passed`, or all except the secrets for the web.
 pub(crate) fn environment(passed: Option<&[String]>) -> Environment {
     match passed {
         Some(names) => Environment::only(names),
-        None => Environment::default().without(TOKEN),
+        None => SECRETS.into_iter().fold(Environment::default(), Environment::without),
     }
 }
 
@@ -49,8 +56,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn token_reaches_a_child_only_if_passed_by_name() {
-        let ours = || [("PATH", "/bin"), (TOKEN, "secret")].map(|(n, v)| (n.into(), v.into()));
+    fn secrets_for_the_web_reach_a_child_only_if_passed_by_name() {
+        let secrets = [(TOKEN, "secret"), (HEADERS, "X: secret"), (PASSWORD, "secret")];
+        let ours = || {
+            let all = [("PATH", "/bin")].into_iter().chain(secrets);
+            all.map(|(name, value)| (name.into(), value.into())).collect::<Vec<_>>()
+        };
         let names = |env: Environment| {
             env.resolve(ours()).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
         };

@@ -27,10 +27,12 @@ pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
         }
     }
     let far = if args.resume { sessions::resumable(args.endpoint)? } else { args.endpoint };
+    args.web.check_for(&[&far])?;
     join(&args.web.registry()?, Endpoint::stdio(), far, args.dialect, args.screen, args.line).await
 }
 
 pub(crate) async fn bridge(args: Bridge) -> Result<(), Failure> {
+    args.web.check_for(&[&args.near, &args.far])?;
     let framings = [&args.near, &args.far].map(Endpoint::framing);
     let framing = framings.into_iter().flatten().find(|it| *it == FramingKind::LengthPrefix);
     let registry = args.web.registry_for(framing.unwrap_or_default())?;

@@ -108,7 +108,7 @@ fn server(is_tls: bool, heartbeat: HeartbeatConfig) -> ServerConfig {
 
 fn registry(heartbeat: HeartbeatConfig) -> Registry {
     let mut registry = Registry::new();
-    let tls = ClientTls { extra_roots: Some(certificate("root.pem")), identity: None };
+    let tls = ClientTls { extra_roots: Some(certificate("root.pem")), ..ClientTls::default() };
     let token = Some(Token::new(TOKEN).unwrap());
     let heartbeat = Some(heartbeat);
     let config = ClientConfig { token, tls, heartbeat, ..ClientConfig::default() };

@@ -1,16 +1,11 @@
 //! The client: connects to a WebSocket endpoint.
 
-use std::convert::Infallible;
 use std::error::Error;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use hyper::body::{Body, Frame, Incoming};
-use hyper::client::conn::http1;
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap};
 use hyper::http::request::Builder;
 use hyper::{Request, Response, StatusCode};
@@ -32,8 +27,11 @@ use crate::channel::{Content, Made, WebChannel, WebSocketConfig};
 use crate::credentials::unsendable;
 use crate::events::EventStreams;
 use crate::handshake::{HALF_CLOSE, RESUMABLE, accept, has_word, key};
-use crate::stream::{Hyper, Stream};
+use crate::proxy::{PROXY, Proxies, Proxy, Route};
+use crate::request_header::{BasicAuth, RequestHeader};
+use crate::stream::Stream;
 use crate::subprotocol::Subprotocol;
+use crate::switch::{Empty, switch};
 use crate::tls::{ClientTls, Trust};
 use crate::token::Token;
 
@@ -42,10 +40,17 @@ use crate::token::Token;
 pub struct ClientConfig {
     /// Sent as `Authorization: Bearer`, only to the endpoint's host: redirects are not followed.
     pub token: Option<Token>,
-    /// Allows sending the token to other machines without TLS, where it can be read on the network. By
-    /// default that is [refused](ErrorKind::CleartextCredential). Only `localhost` and loopback addresses
-    /// count as this machine.
+    /// Sent as `Authorization: Basic`, instead of a token.
+    pub basic: Option<BasicAuth>,
+    /// Added to every request. `Authorization` and `Origin` may be among them if nothing else here sets them.
+    pub headers: Vec<RequestHeader>,
+    /// Allows sending token, password and [credentials](RequestHeader::is_credential) among the headers to other
+    /// machines without TLS, where they can be read on the network. By default that is
+    /// [refused](ErrorKind::CleartextCredential). Only `localhost` and loopback addresses count as this machine.
     pub send_token_without_tls: bool,
+    /// Through which proxies servers are reached. By default none are, whatever the environment says: use
+    /// [`Proxies::from_env`].
+    pub proxies: Proxies,
     /// Sent as `Origin`, for servers that require one; none by default.
     pub origin: Option<String>,
     /// Subprotocols that a WebSocket offers, the preferred one first; none by default. If the server chooses
@@ -63,7 +68,10 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             token: None,
+            basic: None,
+            headers: Vec::new(),
             send_token_without_tls: false,
+            proxies: Proxies::default(),
             origin: None,
             subprotocols: Vec::new(),
             tls: ClientTls::default(),
@@ -113,6 +121,7 @@ pub(crate) struct Client {
 pub(crate) struct Dialer {
     pub(crate) client: Arc<Client>,
     pub(crate) address: WebAddress,
+    route: Route,
     allow_uids: Vec<u32>,
     pub(crate) connect_timeout: Duration,
     pub(crate) memory: Option<MemoryBudget>,
@@ -144,7 +153,7 @@ impl WebSockets {
         let channel = options.channel;
         let config = WebSocketConfig { channel, heartbeat, verbatim, ..WebSocketConfig::default() };
         Ok(WebConnector {
-            dialer: Dialer::new(self.0.clone(), address, options),
+            dialer: Dialer::new(self.0.clone(), endpoint, address, options)?,
             endpoint: endpoint.clone(),
             kind: kind_of(endpoint),
             content,
@@ -199,29 +208,34 @@ impl Connector for WebConnector {
 }
 
 impl Dialer {
-    /// Returns the error for a response with another status than the expected one.
-    pub(crate) fn denied(&self, status: StatusCode) -> TransportError {
-        let error = failed(ErrorKind::Denied { status: status.as_u16() });
-        match (&self.address.place, status) {
-            (Place::Unix(_), StatusCode::FORBIDDEN) => error.with_hint(
-                "the server does not accept your user (add it to the server's --allow-uid), or not \
-                 this Host or Origin header (--allow-host or --allow-origin)",
-            ),
-            _ => error,
-        }
-    }
-
-    pub(crate) fn new(client: Arc<Client>, address: WebAddress, options: &Options) -> Self {
+    /// Creates a dialer for `address`, which is that of `endpoint`.
+    ///
+    /// # Errors
+    /// The headers contradict each other, or the proxy for this server is invalid.
+    pub(crate) fn new(
+        client: Arc<Client>,
+        endpoint: &Endpoint,
+        address: WebAddress,
+        options: &Options,
+    ) -> Result<Self, TransportError> {
+        client.config.check_headers()?;
+        let route = client.config.proxies.route(endpoint, &address)?;
         let (allow_uids, connect_timeout) = (options.allow_uids.clone(), options.connect_timeout);
         let memory = options.memory.clone();
-        Self { client, address, allow_uids, connect_timeout, memory }
+        Ok(Self { client, address, route, allow_uids, connect_timeout, memory })
     }
 
     pub(crate) async fn reach(&self) -> Result<(Stream, Option<PeerIdentity>), TransportError> {
         self.client.config.may_go_to(&self.address)?;
         match &self.address.place {
             Place::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreached)?;
+                let stream = match &self.route {
+                    Route::Direct => {
+                        TcpStream::connect((host.as_str(), *port)).await.map_err(unreached)?
+                    }
+                    Route::Tunnel(proxy) => proxy.tunnel(&self.address.place.to_string()).await?,
+                    Route::Forward(proxy) => proxy.connect().await?,
+                };
                 // Messages are written in batches already; Nagle's algorithm would only delay them.
                 let _ = stream.set_nodelay(true);
                 Ok(match self.address.is_secure {
@@ -257,51 +271,63 @@ impl Dialer {
         let limit = self.connect_timeout;
         let made = timeout(limit, dialing).await;
         made.unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut(limit))))
-            .map_err(|error| error.at(endpoint))
+            .map_err(|error| self.naming_proxy(error).at(endpoint))
+    }
+
+    /// Adds the proxy to the hint of an error that does not name it.
+    fn naming_proxy(&self, error: TransportError) -> TransportError {
+        let names_it = matches!(error.kind(), ErrorKind::Handshake { protocol: PROXY, .. });
+        let Some(proxy) = self.route.proxy().filter(|_| !names_it) else { return error };
+        let hint = error.hint().map(|hint| format!("{hint}; ")).unwrap_or_default();
+        error.with_hint(format!("{hint}the connection goes through the proxy {proxy}"))
+    }
+
+    /// Returns what a request names: the path, or the whole URL where a proxy forwards it.
+    pub(crate) fn uri(&self, path: &str) -> String {
+        match self.route.forwarder() {
+            None => path.to_owned(),
+            Some(_) => format!("http://{}{path}", self.address.host_header()),
+        }
+    }
+
+    /// Returns the error for a response with another status than the expected one.
+    pub(crate) fn denied(&self, status: StatusCode) -> TransportError {
+        let error = failed(ErrorKind::Denied { status: status.as_u16() });
+        match (&self.address.place, status) {
+            (Place::Unix(_), StatusCode::FORBIDDEN) => error.with_hint(
+                "the server does not accept your user (add it to the server's --allow-uid), or not \
+                 this Host or Origin header (--allow-host or --allow-origin)",
+            ),
+            (_, StatusCode::PROXY_AUTHENTICATION_REQUIRED) => {
+                self.route.forwarder().map_or(error, |proxy| proxy.denied(status))
+            }
+            _ => error,
+        }
     }
 
     /// Adds the `Host` header and the client's credentials to a request.
     pub(crate) fn introduce(&self, request: Builder) -> Result<Builder, TransportError> {
-        self.client.config.introduce(request, &self.address)
+        let request = self.client.config.introduce(request, &self.address)?;
+        Ok(match self.route.forwarder().and_then(Proxy::credentials) {
+            Some((name, value)) => request.header(name, value),
+            None => request,
+        })
     }
 }
 
 impl WebConnector {
     async fn dial(&self) -> Result<WebChannel, TransportError> {
-        let gone = gone(no_web_socket);
         let (stream, peer) = self.dialer.reach().await?;
         let key = key()?;
         let request = self.request(&key)?;
-        let mut builder = http1::Builder::new();
-        builder.max_header_size(MAX_HEADERS).max_buf_size(MAX_HEADERS);
-        let (mut send, connection) = builder.handshake(Hyper::new(stream)).await.map_err(&gone)?;
-        let mut connection = std::pin::pin!(connection.with_upgrades());
-        let mut answered = std::pin::pin!(send.send_request(request));
-        let response = tokio::select! {
-            biased;
-            response = &mut answered => response.map_err(&gone)?,
-            // The connection has ended; the response may have been read already.
-            ended = &mut connection => match ended {
-                Ok(()) => answered.await.map_err(&gone)?,
-                Err(error) => return Err(gone(error)),
-            },
-        };
-        let half_close = self.check(&response, &key)?;
-        let mut upgrade = std::pin::pin!(hyper::upgrade::on(response));
-        let upgraded = tokio::select! {
-            biased;
-            upgraded = &mut upgrade => upgraded,
-            _ = &mut connection => upgrade.await,
-        };
-        let parts = upgraded.map_err(&gone)?.downcast::<Hyper>().map_err(|_| {
-            no_web_socket("the upgraded connection has an unexpected type".to_owned())
-        })?;
+        let check = |response: &Response<Incoming>| self.check(response, &key);
+        let switched = switch(stream, request, check, gone(no_web_socket)).await?;
         let made = Made {
-            stream: parts.io.stream,
-            read: BytesMut::from(parts.read_buf),
+            stream: switched.stream,
+            read: switched.read,
             role: Role::Client,
             content: self.content,
-            half_close,
+            half_close: switched.checked,
             kind: self.kind,
             endpoint: self.endpoint.clone(),
             peer,
@@ -471,25 +497,6 @@ pub(crate) fn lost(reason: impl Into<CloseReason>) -> TransportError {
     failed(ErrorKind::Closed(reason.into())).with_hint(
         "the connection ended during the handshake: try again, or check the server's log",
     )
-}
-
-/// An empty body.
-struct Empty;
-
-impl Body for Empty {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(None)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        true
-    }
 }
 
 #[cfg(test)]

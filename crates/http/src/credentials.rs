@@ -2,26 +2,53 @@
 
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Builder;
-use tieline_transport::{ErrorKind, Operation, TransportError};
+use tieline_transport::{ConfigError, ErrorKind, Operation, TransportError};
 
 use crate::address::WebAddress;
 use crate::client::ClientConfig;
+use crate::request_header::RequestHeader;
+
+/// The maximum number of headers that a user adds.
+const MAX_HEADERS: usize = 32;
 
 impl ClientConfig {
+    /// Checks that no header is set twice that HTTP permits once, and that there are not too many.
+    ///
+    /// # Errors
+    /// They contradict each other, or are more than 32.
+    pub(crate) fn check_headers(&self) -> Result<(), TransportError> {
+        let given = |name| self.headers.iter().filter(|header| *header.name() == name).count();
+        let (token, basic) = (usize::from(self.token.is_some()), usize::from(self.basic.is_some()));
+        let origin = usize::from(self.origin.is_some());
+        let must = if token + basic + given(header::AUTHORIZATION) > 1 {
+            "set Authorization once: as a token, as a password, or as a header"
+        } else if origin + given(header::ORIGIN) > 1 {
+            "set Origin once"
+        } else if self.headers.len() > MAX_HEADERS {
+            "be at most 32"
+        } else {
+            return Ok(());
+        };
+        Err(ConfigError { field: "headers", must }.into())
+    }
+
     /// Checks, before connecting, that the client may send its credentials to `address`.
     ///
     /// # Errors
-    /// [`CleartextCredential`](ErrorKind::CleartextCredential): the token would be sent in clear text.
+    /// [`CleartextCredential`](ErrorKind::CleartextCredential): a credential would be sent in clear text.
     pub(crate) fn may_go_to(&self, address: &WebAddress) -> Result<(), TransportError> {
         // Only the two ends can read the traffic.
         let is_private = address.is_secure || address.is_on_this_machine();
-        match self.token.is_none() || self.send_token_without_tls || is_private {
+        let has_credentials = self.token.is_some()
+            || self.basic.is_some()
+            || self.headers.iter().any(RequestHeader::is_credential);
+        match !has_credentials || self.send_token_without_tls || is_private {
             true => Ok(()),
             false => Err(TransportError::new(ErrorKind::CleartextCredential, Operation::Connect)),
         }
     }
 
-    /// Adds the `Host`, `Authorization` and `Origin` headers to a request.
+    /// Adds the `Host`, `Authorization` and `Origin` headers to a request, and those of the user.
     ///
     /// # Errors
     /// It [may not be sent there](Self::may_go_to), or a value is not valid in a header.
@@ -38,9 +65,15 @@ impl ClientConfig {
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }
+        if let Some(basic) = &self.basic {
+            request = request.header(header::AUTHORIZATION, basic.value());
+        }
         if let Some(origin) = &self.origin {
             let value = HeaderValue::try_from(origin).map_err(|_| unsendable("the origin"))?;
             request = request.header(header::ORIGIN, value);
+        }
+        for header in &self.headers {
+            request = request.header(header.name(), header.value());
         }
         Ok(request)
     }
@@ -56,6 +89,7 @@ mod tests {
     use hyper::Request;
 
     use super::*;
+    use crate::request_header::BasicAuth;
     use crate::token::Token;
 
     fn introduced(url: &str, config: &ClientConfig) -> Result<Builder, TransportError> {
@@ -108,5 +142,55 @@ mod tests {
             // A client without a token can connect anywhere.
             assert!(introduced(url, &ClientConfig::default()).is_ok(), "{url}");
         }
+    }
+
+    #[test]
+    fn passwords_and_secret_headers_are_credentials_too() {
+        let basic = Some(BasicAuth::new("me", "secret").unwrap());
+        let headers = |text: &str| vec![text.parse::<RequestHeader>().unwrap()];
+        let marked = vec![RequestHeader::new("X-Trace", "1").unwrap().credential()];
+        for (config, is_secret) in [
+            (ClientConfig { basic, ..ClientConfig::default() }, true),
+            (ClientConfig { headers: headers("Cookie: a"), ..ClientConfig::default() }, true),
+            (ClientConfig { headers: headers("X-Trace: 1"), ..ClientConfig::default() }, false),
+            (ClientConfig { headers: marked, ..ClientConfig::default() }, true),
+        ] {
+            let far = introduced("ws://example.org/ws", &config);
+            assert_eq!(far.is_err(), is_secret, "{config:?}");
+            for url in ["wss://example.org/ws", "ws://127.0.0.1/ws"] {
+                assert!(introduced(url, &config).is_ok(), "{url}: {config:?}");
+            }
+            assert!(!format!("{config:?}").contains("secret"), "{config:?}");
+        }
+    }
+
+    #[test]
+    fn headers_that_contradict_each_other_are_refused() {
+        let token = Some(Token::new("a-token-to-be-kept-secret").unwrap());
+        let basic = Some(BasicAuth::new("me", "secret").unwrap());
+        let headers = |text: &str| text.lines().map(|line| line.parse().unwrap()).collect();
+        let base = ClientConfig::default;
+        let many = vec!["X: 1"; MAX_HEADERS].join("\n");
+        for (config, says) in [
+            (ClientConfig { token: token.clone(), basic, ..base() }, "Authorization once"),
+            (
+                ClientConfig { token, headers: headers("authorization: x"), ..base() },
+                "Authorization once",
+            ),
+            (
+                ClientConfig { headers: headers("Authorization: x\nauthorization: y"), ..base() },
+                "once",
+            ),
+            (
+                ClientConfig { origin: Some("x".into()), headers: headers("Origin: x"), ..base() },
+                "Origin once",
+            ),
+            (ClientConfig { headers: headers(&format!("{many}\nX: 1")), ..base() }, "at most 32"),
+        ] {
+            let error = config.check_headers().unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        let config = ClientConfig { headers: headers(&many), ..base() };
+        assert!(config.check_headers().is_ok());
     }
 }

@@ -51,10 +51,13 @@ mod credentials;
 mod drain;
 mod events;
 mod handshake;
+mod proxy;
 mod public_url;
+mod request_header;
 mod server;
 mod stream;
 mod subprotocol;
+mod switch;
 mod task;
 mod tls;
 mod token;
@@ -64,7 +67,9 @@ pub use channel::{WebChannel, WebReceiver, WebSender, WebSocketConfig};
 pub use client::{ClientConfig, connect, register};
 pub use events::{EventChannel, EventReceiver, EventSender};
 pub use handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX};
+pub use proxy::Proxies;
 pub use public_url::PublicUrl;
+pub use request_header::{BasicAuth, RequestHeader};
 pub use server::{
     Access, HttpServer, ServerConfig, ServerCounts, ServerLimits, WebAcceptor, WebLine,
 };

@@ -5,13 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tieline_transport::{ErrorKind, Operation, Principal, TransportError, open_secret};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use tieline_transport::{
+    ConfigError, ErrorKind, Operation, Principal, TransportError, open_secret,
+};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -81,6 +85,10 @@ pub struct ClientTls {
     pub extra_roots: Option<PathBuf>,
     /// The client certificate, for servers that ask for one.
     pub identity: Option<ClientIdentity>,
+    /// Accepts every certificate, whoever issued it and for whichever name: anyone on the network path can
+    /// pretend to be the server, read everything, and change it. Each client that is created with this logs a
+    /// warning. It excludes [`extra_roots`](Self::extra_roots). False by default.
+    pub accept_any_certificate: bool,
 }
 
 /// A client certificate and its key.
@@ -101,6 +109,12 @@ pub(crate) struct Trust {
 
 impl Trust {
     pub(crate) fn of(tls: ClientTls) -> Self {
+        if tls.accept_any_certificate {
+            tracing::warn!(
+                "TLS certificates are not checked: anyone on the network path can pretend to be the server, \
+                 and read and change everything, credentials included"
+            );
+        }
         Self { made: OnceLock::new(), tls }
     }
 
@@ -132,20 +146,20 @@ impl Trust {
     }
 
     fn config(&self) -> Result<Arc<ClientConfig>, TransportError> {
-        let mut roots = match &self.tls.extra_roots {
-            Some(path) => roots_in(path)?,
-            None => RootCertStore::empty(),
+        let provider = Arc::new(default_provider());
+        let builder = ClientConfig::builder_with_details(provider.clone(), Arc::new(Clock))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable(Path::new("TLS"), error))?;
+        let config = match (self.tls.accept_any_certificate, &self.tls.extra_roots) {
+            (true, None) => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
+            (true, Some(_)) => {
+                let must = "be absent if any certificate is accepted";
+                return Err(ConfigError { field: "extra_roots", must }.into());
+            }
+            (false, extra) => builder.with_root_certificates(roots(extra.as_deref())?),
         };
-        let system = rustls_native_certs::load_native_certs();
-        for error in &system.errors {
-            tracing::debug!("cannot read a root certificate of the system: {error}");
-        }
-        let (_added, _ignored) = roots.add_parsable_certificates(system.certs);
-        let config =
-            ClientConfig::builder_with_details(Arc::new(default_provider()), Arc::new(Clock))
-                .with_safe_default_protocol_versions()
-                .map_err(|error| unusable(Path::new("TLS"), error))?
-                .with_root_certificates(roots);
         let mut config = match &self.tls.identity {
             None => config.with_no_client_auth(),
             Some(ClientIdentity { certificate, key }) => config
@@ -154,6 +168,58 @@ impl Trust {
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
+    }
+}
+
+/// Returns the system's root certificates, and those in the file `extra`.
+fn roots(extra: Option<&Path>) -> Result<RootCertStore, TransportError> {
+    let mut roots = extra.map_or_else(|| Ok(RootCertStore::empty()), roots_in)?;
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::debug!("cannot read a root certificate of the system: {error}");
+    }
+    let (_added, _ignored) = roots.add_parsable_certificates(system.certs);
+    Ok(roots)
+}
+
+/// Accepts every certificate. The server must still have the certificate's key.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -15,7 +15,7 @@ use support::{
     BEARER, LIMIT, Served, TOKEN, config, echo, frame, message, registry, serve, status_of,
 };
 use tempfile::TempDir;
-use tieline_http::ServerConfig;
+use tieline_http::{BasicAuth, ClientConfig, RequestHeader, ServerConfig};
 use tieline_link::{LineOptions, SessionOptions, Sessions};
 use tieline_proto::HeartbeatConfig;
 use tieline_transport::{Acceptor, Channel, Endpoint, Options, SenderExt};
@@ -162,6 +162,45 @@ async fn messages_of_all_sizes_pass_at_once_with_and_without_a_session() {
     let served = serve(named()).await;
     let nginx = Nginx::before(served.port, "").await;
     messages_pass(served, &nginx, "").await;
+}
+
+/// nginx asks for a password, and shows the server the token in its place.
+#[tokio::test]
+async fn a_password_for_nginx_and_headers_pass() {
+    let mut served = serve(named()).await;
+    let passwords = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(passwords.path(), "me:{PLAIN}open sesame\n").unwrap();
+    let server = format!(
+        "location / {{ proxy_pass http://127.0.0.1:{}; proxy_http_version 1.1; proxy_buffering off;\n\
+         auth_basic me; auth_basic_user_file {};\n\
+         if ($http_x_api_key != abc) {{ return 418; }}\n\
+         proxy_set_header Host $host; proxy_set_header Authorization \"Bearer {TOKEN}\";\n\
+         proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; }}\n}}",
+        served.port,
+        passwords.path().display()
+    );
+    let map = "map $http_upgrade $connection_upgrade { default upgrade; '' close; }";
+    let nginx = Nginx::start(map, &server).await;
+    let client = |password, key| ClientConfig {
+        basic: Some(BasicAuth::new("me", password).unwrap()),
+        headers: vec![RequestHeader::new("X-Api-Key", key).unwrap()],
+        ..ClientConfig::default()
+    };
+    for (scheme, path) in [("ws", "ws"), ("http", "sse")] {
+        let (url, options) = (nginx.url(scheme, path), Options::default());
+        for (password, key, status) in [("wrong", "abc", 401), ("open sesame", "wrong", 418)] {
+            let registry = support::registry_with(client(password, key));
+            let error = registry.connect(&url, &options).await.err().unwrap();
+            assert!(error.to_string().contains(&format!("status {status}")), "{error}");
+        }
+        let registry = support::registry_with(client("open sesame", "abc"));
+        let connecting = registry.connect(&url, &options);
+        let (client, server) = tokio::join!(connecting, served.plain.accept());
+        tokio::spawn(echo(server.unwrap()));
+        let (mut sender, mut receiver) = client.unwrap().split();
+        sender.send("hello").await.unwrap();
+        assert_eq!(message(&mut receiver).await, "hello");
+    }
 }
 
 /// Asserts that messages of all sizes are echoed over each transport below `prefix`.

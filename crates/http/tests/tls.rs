@@ -4,7 +4,7 @@
 mod support;
 
 use support::{config, echo, file, message, registry, registry_with, serve, tls, tls_client};
-use tieline_http::{ClientConfig, HttpServer, Place, ServerConfig, ServerTls};
+use tieline_http::{ClientConfig, ClientTls, HttpServer, Place, ServerConfig, ServerTls};
 use tieline_testkit::clock::FastClock;
 use tieline_transport::{Acceptor, Channel, Endpoint, ErrorKind, Options, SenderExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -94,6 +94,27 @@ async fn plain_http_to_a_tls_port_and_tls_to_a_plain_port_fail() {
     let url = format!("wss://127.0.0.1:{}/ws", served.port);
     let error = support::refused(&trusting(), &url).await;
     assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::Closed(_)), "{error}");
+}
+
+#[tokio::test]
+async fn any_certificate_is_accepted_only_where_that_was_asked_for() {
+    let accepting = ClientTls { accept_any_certificate: true, ..ClientTls::default() };
+    let client = |tls| registry_with(ClientConfig { tls, ..support::client() });
+    let mut served = serve(tls(None)).await;
+    for path in ["wss://127.0.0.1:PORT/ws", "https://127.0.0.1:PORT/sse"] {
+        let url: Endpoint = path.replace("PORT", &served.port.to_string()).parse().unwrap();
+        let (registry, options) = (client(accepting.clone()), Options::default());
+        let connecting = registry.connect(&url, &options);
+        let (client, server) = tokio::join!(connecting, served.plain.accept());
+        tokio::spawn(echo(server.unwrap()));
+        let (mut sender, mut receiver) = client.unwrap().split();
+        sender.send("hello").await.unwrap();
+        assert_eq!(message(&mut receiver).await, "hello");
+    }
+    let url = format!("wss://127.0.0.1:{}/ws", served.port);
+    let both = ClientTls { extra_roots: Some(file("root.pem")), ..accepting };
+    let error = support::refused(&client(both), &url).await;
+    assert!(matches!(error.kind(), ErrorKind::InvalidConfig(_)), "{error}");
 }
 
 /// The client sends nothing.

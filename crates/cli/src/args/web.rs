@@ -1,23 +1,25 @@
 //! Options for web endpoints.
 
-use std::path::{Path, PathBuf};
+use std::env::VarError;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as Group;
 use tieline_http::{
-    Access, ClientConfig, ClientIdentity, ClientTls, PublicUrl, ServerConfig, ServerTls,
+    Access, ClientConfig, ClientIdentity, ClientTls, Proxies, PublicUrl, ServerConfig, ServerTls,
     Subprotocol, Token,
 };
 use tieline_proto::FramingKind;
 use tieline_transport::{ConfigError, Endpoint, Registry};
 
+use super::credentials::{Credentials, read};
 use super::values::up_to_a_day;
 use crate::children::TOKEN;
 use crate::report::Failure;
 
 /// The token from the command line, a file or the environment.
 #[derive(Group)]
-struct Tokens {
+pub(super) struct Tokens {
     /// Authenticate with TOKEN
     ///
     /// Other users of this machine can see it in the process list: prefer --token-file, or the environment
@@ -30,35 +32,47 @@ struct Tokens {
 }
 
 impl Tokens {
-    fn find(&self) -> Result<Option<Token>, Failure> {
-        if let Some(token) = &self.token {
-            return Ok(Some(token.clone()));
+    pub(super) fn find(&self) -> Result<Option<Token>, Failure> {
+        if let Some(token) = self.on_command_line()? {
+            return Ok(Some(token));
         }
-        if let Some(file) = &self.token_file {
-            return read(file).map(Some);
-        }
-        match std::env::var(TOKEN) {
-            Ok(text) if text.is_empty() => Ok(None),
-            Ok(text) => {
-                token(&text).map(Some).map_err(|why| Failure::Usage(format!("{TOKEN}: {why}")))
+        let token = variable(TOKEN)?.map(|text| token(&text)).transpose();
+        token.map_err(|why| Failure::Usage(format!("{TOKEN}: {why}")))
+    }
+
+    /// Returns the token of an option, not that of the environment.
+    pub(super) fn on_command_line(&self) -> Result<Option<Token>, Failure> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok(Some(token.clone())),
+            (None, Some(file)) => {
+                let text = read("--token-file", file, LONGEST_FILE)?;
+                let failed =
+                    |why| Failure::other(format!("--token-file {}: {why}", file.display()));
+                token(&text).map(Some).map_err(failed)
             }
-            Err(std::env::VarError::NotPresent) => Ok(None),
-            Err(error) => Err(Failure::Usage(format!("{TOKEN}: {error}"))),
+            (None, None) => Ok(None),
         }
+    }
+
+    /// Returns the options by name, and whether each is on the command line.
+    pub(super) fn given(&self) -> [(&'static str, bool); 2] {
+        let Self { token, token_file } = self;
+        [("--token", token.is_some()), ("--token-file", token_file.is_some())]
+    }
+}
+
+/// Returns the value of an environment variable, unless it is empty.
+pub(super) fn variable(name: &str) -> Result<Option<String>, Failure> {
+    match std::env::var(name) {
+        Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        // The error would quote the value.
+        Err(VarError::NotUnicode(_)) => Err(Failure::Usage(format!("{name} is not UTF-8"))),
     }
 }
 
 /// The longest token file: the longest token and its line ending fit.
 const LONGEST_FILE: u64 = 1024;
-
-fn read(file: &Path) -> Result<Token, Failure> {
-    let failed = |why: String| Failure::other(format!("--token-file {}: {why}", file.display()));
-    let mut text = String::new();
-    let opened = tieline_transport::open_secret(file).map_err(|error| failed(error.to_string()))?;
-    std::io::Read::read_to_string(&mut std::io::Read::take(opened, LONGEST_FILE), &mut text)
-        .map_err(|error| failed(error.to_string()))?;
-    token(text.trim_end_matches(['\r', '\n'])).map_err(failed)
-}
 
 /// Parses a token. The error does not quote the text: it may be a mistyped secret.
 fn token(text: &str) -> Result<Token, String> {
@@ -78,10 +92,7 @@ fn public_url(text: &str) -> Result<PublicUrl, String> {
 #[command(next_help_heading = "Options for ws:, wss:, http: and https: endpoints")]
 pub(crate) struct WebClient {
     #[command(flatten)]
-    tokens: Tokens,
-    /// Send the token to other machines without TLS, where anyone on the network path can read it
-    #[arg(long)]
-    send_token_without_tls: bool,
+    credentials: Credentials,
     /// Offer a WebSocket subprotocol, for example mcp; may be repeated, preferred first
     ///
     /// Fails if the server selects none of those offered.
@@ -90,6 +101,11 @@ pub(crate) struct WebClient {
     /// Also trust the CA certificates in this PEM file
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
+    /// Accept every certificate of a server: anyone on the network path can read and change everything
+    ///
+    /// Only for tests. Prefer --tls-ca with the server's own certificate or its issuer.
+    #[arg(long, conflicts_with = "tls_ca")]
+    accept_any_certificate: bool,
     /// Client certificate chain, as PEM, for servers that require one
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -99,6 +115,32 @@ pub(crate) struct WebClient {
 }
 
 impl WebClient {
+    /// Refuses options of these that have no effect on a line between these endpoints. The environment does not
+    /// count: it may be meant for other commands.
+    pub(crate) fn check_for(&self, endpoints: &[&Endpoint]) -> Result<(), Failure> {
+        // Destructured, so that a forgotten option is an unused variable. The one that is left out requires
+        // --tls-cert.
+        let Self { credentials, subprotocol, tls_ca, accept_any_certificate, tls_cert, tls_key: _ } =
+            self;
+        let has = |schemes: &[&str]| endpoints.iter().any(|it| schemes.contains(&it.scheme()));
+        let with_tls = ["wss", "https"];
+        let all = ["ws", "ws-unix", "http", "http-unix"];
+        let web = credentials.given().chain([("--subprotocol", !subprotocol.is_empty())]);
+        let tls = [
+            ("--tls-ca", tls_ca.is_some()),
+            ("--accept-any-certificate", *accept_any_certificate),
+            ("--tls-cert", tls_cert.is_some()),
+        ];
+        let web = web.map(|it| (it, has(&all) || has(&with_tls), "a ws:, wss:, http: or https:"));
+        let tls = tls.into_iter().map(|it| (it, has(&with_tls), "a wss: or https:"));
+        match web.chain(tls).find(|((_, is_given), has_effect, _)| *is_given && !has_effect) {
+            None => Ok(()),
+            Some(((option, _), _, needs)) => Err(Failure::Usage(format!(
+                "{option} has no effect: it needs {needs} endpoint, and there is none"
+            ))),
+        }
+    }
+
     /// Returns a registry with all transports, including the web's.
     pub(crate) fn registry(&self) -> Result<Registry, Failure> {
         self.registry_for(FramingKind::Lines)
@@ -114,14 +156,14 @@ impl WebClient {
             }
             _ => None,
         };
-        let tls = ClientTls { extra_roots: self.tls_ca.clone(), identity };
+        let accept_any_certificate = self.accept_any_certificate;
+        let tls = ClientTls { extra_roots: self.tls_ca.clone(), identity, accept_any_certificate };
         let config = ClientConfig {
-            token: self.tokens.find()?,
-            send_token_without_tls: self.send_token_without_tls,
             verbatim: framing == FramingKind::LengthPrefix,
             tls,
             subprotocols: self.subprotocol.clone(),
-            ..ClientConfig::default()
+            proxies: Proxies::from_env(),
+            ..self.credentials.client()?
         };
         tieline_http::register(&mut registry, config);
         Ok(registry)
@@ -187,7 +229,7 @@ impl WebServer {
         // Destructured, so that a forgotten option is an unused variable. The two that are left out require
         // --tls-cert.
         let Self {
-            tokens: Tokens { token, token_file },
+            tokens,
             allow_unauthenticated_web,
             expose_without_token_and_tls,
             allow_host,
@@ -200,8 +242,6 @@ impl WebServer {
             session_grace,
         } = self;
         let given = [
-            ("--token", token.is_some()),
-            ("--token-file", token_file.is_some()),
             ("--allow-unauthenticated-web", *allow_unauthenticated_web),
             ("--expose-without-token-and-tls", *expose_without_token_and_tls),
             ("--allow-host", !allow_host.is_empty()),
@@ -211,7 +251,8 @@ impl WebServer {
             ("--tls-cert", tls_cert.is_some()),
             ("--session-grace", session_grace.is_some()),
         ];
-        given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+        let mut given = tokens.given().into_iter().chain(given);
+        given.find(|(_, is_given)| *is_given).map(|(option, _)| option)
     }
 
     /// Returns the configuration of a server on `endpoint` that admits clients by `access`.

@@ -19,6 +19,9 @@ pub(crate) fn tieline<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Com
     let mut command = Command::new("/usr/bin/env");
     command.args(["--default-signal=HUP,INT", env!("CARGO_BIN_EXE_tieline")]);
     command.args(args).env_remove("RUST_LOG").env_remove("XDG_RUNTIME_DIR");
+    for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(proxy).env_remove(proxy.to_ascii_lowercase());
+    }
     command
 }
 

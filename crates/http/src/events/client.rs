@@ -58,7 +58,7 @@ impl Scheme for EventStreams {
             return Err(error.with_hint("omit the framing: events delimit messages themselves"));
         }
         Ok(Box::new(EventConnector {
-            dialer: Arc::new(Dialer::new(self.0.clone(), address, options)),
+            dialer: Arc::new(Dialer::new(self.0.clone(), endpoint, address, options)?),
             endpoint: endpoint.clone(),
             kind: TransportKind::custom(match endpoint.scheme() {
                 "https" => "https",
@@ -175,7 +175,7 @@ impl EventConnector {
     }
 
     fn request(&self) -> Result<Request<FullBody>, TransportError> {
-        let request = Request::get(&self.dialer.address.target)
+        let request = Request::get(self.dialer.uri(&self.dialer.address.target))
             .header(header::ACCEPT, EVENT_STREAM)
             .header(header::CACHE_CONTROL, "no-store")
             .header(PROTOCOL, self.protocol());

@@ -13,7 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use tieline_transport::CloseReason;
+use tieline_transport::{CloseReason, ErrorKind};
 use tokio::time::timeout;
 
 use super::stream::Progress;
@@ -139,8 +139,14 @@ impl PostClient {
                 status if status.is_success() => Ok(()),
                 StatusCode::SERVICE_UNAVAILABLE if self.is_ours => Err(CloseReason::Stalled),
                 status => {
-                    let text =
-                        format!("the server answered a POST with status {}", status.as_u16());
+                    let error = self.dialer.denied(status);
+                    let text = match error.kind() {
+                        ErrorKind::Denied { status } => {
+                            format!("the server answered a POST with status {status}")
+                        }
+                        // The proxy.
+                        problem => problem.to_string(),
+                    };
                     Err(io::Error::other(text).into())
                 }
             };
@@ -160,7 +166,7 @@ impl PostClient {
         kind: Option<PostKind>,
     ) -> Result<StatusCode, Lost> {
         let not_sent = |error: io::Error| Lost { is_sent: false, error };
-        let mut request = Request::builder().method(method).uri(&self.target);
+        let mut request = Request::builder().method(method).uri(self.dialer.uri(&self.target));
         if let Some(kind) = kind {
             let content_type = HeaderValue::from_static(kind.content_type);
             request = request.header(header::CONTENT_TYPE, content_type);

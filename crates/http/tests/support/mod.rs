@@ -4,6 +4,7 @@
 
 pub mod cuts;
 pub mod events;
+pub mod proxy;
 pub mod resume;
 pub mod sdk;
 
@@ -67,7 +68,7 @@ pub fn tls_client(certificate: Option<&str>) -> ClientTls {
         certificate: file(&format!("{name}.pem")),
         key: file(&format!("{name}.key.pem")),
     });
-    ClientTls { extra_roots: Some(file("root.pem")), identity }
+    ClientTls { extra_roots: Some(file("root.pem")), identity, ..ClientTls::default() }
 }
 
 /// Returns the configuration of a client that has the token.

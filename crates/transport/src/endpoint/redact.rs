@@ -16,7 +16,7 @@ const MAX_ARGUMENTS: usize = 8;
 const LEFT_OUT: &str = "…";
 
 /// Parts of option and variable names whose values are secrets.
-const SECRET_NAMES: [&str; 11] = [
+const SECRET_NAMES: [&str; 13] = [
     "token",
     "secret",
     "pass",
@@ -24,6 +24,8 @@ const SECRET_NAMES: [&str; 11] = [
     "key",
     "credential",
     "auth",
+    "header",
+    "basic",
     "bearer",
     "cookie",
     "jwt",
@@ -168,7 +170,8 @@ fn option_with_secret(word: &str) -> Option<&'static str> {
     SECRET_OPTIONS.into_iter().find(|option| word.len() > option.len() && word.starts_with(option))
 }
 
-fn is_secret_name(name: &str) -> bool {
+/// Returns whether the name of an option, variable or header sounds as if its value were a secret.
+pub fn is_secret_name(name: &str) -> bool {
     let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
     let plain = plain.to_ascii_lowercase();
     SECRET_NAMES.iter().any(|part| plain.contains(part))
@@ -218,6 +221,7 @@ mod tests {
             (&["-p", "say it"], "exec:x -p …"),
             (&["-H", "Authorization: Bearer abc"], r#"exec:["x","-H","Authorization: …"]"#),
             (&["-H", "X-Api-Key:abc"], "exec:x -H X-Api-Key:…"),
+            (&["--header", "X-Me: abc", "y"], "exec:x --header … y"),
             (&["-c", "export TOKEN=abc; y"], r#"exec:["x","-c","export TOKEN=…"]"#),
             (&["--password=a,b;c&d", "x=y,z"], "exec:x --password=… x=y,z"),
             (&["--password=a b c"], "exec:x --password=…"),

@@ -235,7 +235,7 @@ impl fmt::Display for ErrorKind {
             }
             Self::Denied { status } => write!(f, "the server answered with status {status}"),
             Self::CleartextCredential => {
-                f.write_str("the token would be sent in clear text (no TLS)")
+                f.write_str("a token, password or other credential would be sent in clear text (no TLS)")
             }
             Self::Tls => f.write_str("the TLS handshake failed"),
             Self::NotConnected => f.write_str("not connected"),

@@ -1,0 +1,148 @@
+//! Options for the headers and credentials of outgoing web lines. Values can come from a file or the environment,
+//! because the command line is in the list of processes.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::Args as Group;
+use tieline_http::{BasicAuth, ClientConfig, RequestHeader};
+use tieline_transport::ConfigError;
+
+use super::web::{Tokens, variable};
+use crate::children::{HEADERS, PASSWORD};
+use crate::report::Failure;
+
+/// The longest file with headers, and the longest with a password.
+const LONGEST_HEADERS: u64 = 64 * 1024;
+const LONGEST_PASSWORD: u64 = 8 * 1024;
+
+/// What a client shows to a web server.
+#[derive(Group)]
+pub(super) struct Credentials {
+    #[command(flatten)]
+    tokens: Tokens,
+    /// Authenticate with a user name and the password from --password-file or TIELINE_PASSWORD
+    ///
+    /// Sent as `Authorization: Basic`, in place of the token in TIELINE_TOKEN.
+    #[arg(long, value_name = "USER", value_parser = user)]
+    #[arg(conflicts_with_all = ["token", "token_file"])]
+    basic: Option<String>,
+    /// Read the password of --basic from FILE, which contains nothing else
+    #[arg(long, value_name = "FILE", requires = "basic")]
+    password_file: Option<PathBuf>,
+    /// Add a header to each request, for example 'X-Trace: 1'; may be repeated
+    ///
+    /// Other users of this machine can see the value in the process list: for a secret, prefer --header-file,
+    /// or the environment variable TIELINE_HEADERS, with one header on each line.
+    #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
+    header: Vec<RequestHeader>,
+    /// Add the headers in FILE, one `NAME: VALUE` on each line, to each request
+    #[arg(long, value_name = "FILE")]
+    header_file: Option<PathBuf>,
+    /// Send credentials to other machines without TLS, where anyone on the network path can read them
+    #[arg(long)]
+    send_token_without_tls: bool,
+}
+
+impl Credentials {
+    /// Returns these options by name, and whether each is on the command line.
+    pub(super) fn given(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        // Destructured, so that a forgotten option is an unused variable.
+        let Self { tokens, basic, password_file, header, header_file, send_token_without_tls } =
+            self;
+        tokens.given().into_iter().chain([
+            ("--basic", basic.is_some()),
+            ("--password-file", password_file.is_some()),
+            ("--header", !header.is_empty()),
+            ("--header-file", header_file.is_some()),
+            ("--send-token-without-tls", *send_token_without_tls),
+        ])
+    }
+
+    /// Returns a client with these credentials.
+    pub(super) fn client(&self) -> Result<ClientConfig, Failure> {
+        let mut headers = self.header.clone();
+        if let Some(file) = &self.header_file {
+            let named = format!("--header-file {}", file.display());
+            headers.extend(secret_headers(&named, &read("--header-file", file, LONGEST_HEADERS)?)?);
+        }
+        let is_authorization = RequestHeader::is_authorization;
+        let replaces_token = self.basic.is_some() || headers.iter().any(is_authorization);
+        if let Some(text) = variable(HEADERS)? {
+            headers.extend(secret_headers(HEADERS, &text)?);
+        }
+        let token = match replaces_token {
+            true => self.tokens.on_command_line()?,
+            false => self.tokens.find()?,
+        };
+        let basic = self.basic.as_deref().map(|user| self.password(user)).transpose()?;
+        let authorizations = headers.iter().filter(|header| is_authorization(header)).count();
+        if authorizations + usize::from(basic.is_some()) + usize::from(token.is_some()) > 1 {
+            let why = "the header Authorization can be set once: by --token, --token-file, --basic, --header, \
+                       --header-file, TIELINE_TOKEN or TIELINE_HEADERS";
+            return Err(Failure::Usage(why.into()));
+        }
+        let send_token_without_tls = self.send_token_without_tls;
+        Ok(ClientConfig {
+            token,
+            basic,
+            headers,
+            send_token_without_tls,
+            ..ClientConfig::default()
+        })
+    }
+
+    fn password(&self, user: &str) -> Result<BasicAuth, Failure> {
+        let password = match &self.password_file {
+            Some(file) => Some(read("--password-file", file, LONGEST_PASSWORD)?),
+            // An empty password is one.
+            None => std::env::var(PASSWORD).ok(),
+        };
+        let Some(password) = password else {
+            let why = format!("--basic needs a password: pass --password-file, or set {PASSWORD}");
+            return Err(Failure::Usage(why));
+        };
+        BasicAuth::new(user, &password)
+            .map_err(|error| Failure::Usage(format!("the password of --basic must {}", error.must)))
+    }
+}
+
+/// Parses headers, one on each line. They are credentials: otherwise they could be on the command line.
+fn secret_headers(place: &str, text: &str) -> Result<Vec<RequestHeader>, Failure> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let parsed = lines.map(|(at, line)| {
+        let header = line.parse::<RequestHeader>().map_err(|error: ConfigError| {
+            Failure::Usage(format!("{place}, line {}: a header must {}", at + 1, error.must))
+        });
+        header.map(RequestHeader::credential)
+    });
+    parsed.collect()
+}
+
+/// Reads a file with a secret, without the line break at its end.
+pub(super) fn read(option: &str, file: &Path, longest: u64) -> Result<String, Failure> {
+    let failed = |why: String| Failure::other(format!("{option} {}: {why}", file.display()));
+    let mut text = String::new();
+    let opened = tieline_transport::open_secret(file).map_err(|error| failed(error.to_string()))?;
+    let length = opened.take(longest + 1).read_to_string(&mut text);
+    let length = length.map_err(|error| failed(error.to_string()))?;
+    if length as u64 > longest {
+        return Err(failed(format!("the file has more than {longest} bytes")));
+    }
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn header(text: &str) -> Result<RequestHeader, String> {
+    text.parse().map_err(|error: ConfigError| format!("a header must {}", error.must))
+}
+
+/// Checks a user name. The error does not quote it: it may be followed by a password.
+fn user(text: &str) -> Result<String, String> {
+    match text.contains(':') {
+        true => Err("a user name has no colon; pass the password with --password-file".into()),
+        false if BasicAuth::new(text, "").is_err() => {
+            Err("a user name is not empty and has no control characters".into())
+        }
+        false => Ok(text.to_owned()),
+    }
+}
